@@ -1,0 +1,398 @@
+"""HTTP as the routes see it: a table of routes, requests decoded and bounded, answers encoded.
+
+Written on bare ASGI: on the hot routes a web framework's layers cost more than all of ours together (see
+docs/decisions), and one table gives routing, decoding, the OpenAPI document and its tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, get_args, get_origin, get_type_hints
+from urllib.parse import parse_qsl
+
+import msgspec
+from msgspec import Struct
+
+from perdure.api.problems import INTERNAL, Problem, encode, problem_of
+from perdure.app.services import App
+from perdure.domain.accounts import Caller
+from perdure.domain.errors import InvalidInput, NotFound, PerdureError, TooLarge, UnsupportedMedia
+from perdure.domain.ids import Prefix, check_id
+
+log = logging.getLogger("perdure.api")
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+MAX_BODY = 10 * 1000 * 1000
+"""Bytes of a request's body."""
+MAX_DEPTH = 100
+"""Nesting of JSON in a body: what lies deeper is refused, whether or not anybody would look at it."""
+BODY_TIMEOUT = 30.0
+"""Seconds that a body may take to arrive."""
+MAX_QUERY = 16_384
+
+
+class Call:
+    """One request, decoded: what a handler gets."""
+
+    __slots__ = ("app", "body", "caller", "headers", "params", "path", "query")
+
+    def __init__(self, app: App, caller: Caller, path: str, params: dict[str, str], headers: dict[bytes, bytes]) -> None:
+        self.app = app
+        self.caller = caller
+        self.path = path
+        self.params = params
+        self.headers = headers
+        self.query: Any = None
+        self.body: Any = None
+
+    def header(self, name: bytes) -> str | None:
+        """A header's text (names in lower case)."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+
+class Reply(Struct, frozen=True):
+    """An answer that is not simply a 200 with JSON."""
+
+    body: bytes = b""
+    status: int = 200
+    content_type: bytes = b"application/json"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Stream(Struct, frozen=True):
+    """An answer that is sent by this ASGI application."""
+
+    run: Asgi
+
+
+Handler = Callable[[Call], Awaitable[Any]]
+
+
+class Route(Struct, frozen=True):
+    """One operation.
+
+    Attributes:
+        ids: for each path parameter the kind of id it must be; a parameter that is left out is taken as it is.
+        query: a struct of the query parameters; tuple fields may be repeated.
+        body, returns: the types of the bodies; `returns` None means no content.
+        status: of a successful answer.
+        errors: statuses of errors beside those that every operation has.
+        public: needs no credentials.
+    """
+
+    method: str
+    path: str
+    operation_id: str
+    summary: str
+    tag: str
+    handler: Handler
+    ids: dict[str, Prefix] = {}
+    query: type[Struct] | None = None
+    body: Any = None
+    body_example: Any = None
+    returns: Any = None
+    status: int = 200
+    errors: tuple[int, ...] = ()
+    public: bool = False
+    content: str = "application/json"
+    description: str | None = None
+
+
+class _Node:
+    __slots__ = ("fixed", "name", "routes", "variable")
+
+    def __init__(self) -> None:
+        self.fixed: dict[str, _Node] = {}
+        self.variable: _Node | None = None
+        self.name = ""
+        self.routes: dict[str, _Compiled] = {}
+
+
+class _Compiled:
+    """A route with what is computed once."""
+
+    __slots__ = ("decoder", "many", "names", "query", "route")
+
+    def __init__(self, route: Route) -> None:
+        self.route = route
+        self.names = tuple(re.findall(r"{(\w+)}", route.path))
+        self.decoder = None if route.body is None else msgspec.json.Decoder(route.body)
+        self.query = route.query
+        self.many: frozenset[str] = frozenset()
+        if route.query is not None:
+            hints = get_type_hints(route.query)
+            self.many = frozenset(name for name, hint in hints.items() if get_origin(hint) is tuple or _has_tuple(hint))
+
+
+def _has_tuple(hint: Any) -> bool:
+    return any(get_origin(part) is tuple for part in get_args(hint))
+
+
+class Router:
+    """Finds the route of a path: a tree of segments, fixed ones before variables."""
+
+    def __init__(self, routes: tuple[Route, ...]) -> None:
+        self.routes = routes
+        self._root = _Node()
+        for route in routes:
+            node = self._root
+            for segment in route.path.strip("/").split("/"):
+                if segment.startswith("{"):
+                    if node.variable is None:
+                        node.variable = _Node()
+                    node = node.variable
+                else:
+                    node = node.fixed.setdefault(segment, _Node())
+            node.routes[route.method] = _Compiled(route)
+
+    def find(self, path: str) -> tuple[dict[str, _Compiled], list[str]] | None:
+        """The routes at a path by method, and the values of its variables."""
+        found: list[str] = []
+        node = self._find(self._root, path.strip("/").split("/"), 0, found)
+        return None if node is None or not node.routes else (node.routes, found)
+
+    def _find(self, node: _Node, segments: list[str], index: int, found: list[str]) -> _Node | None:
+        if index == len(segments):
+            return node
+        fixed = node.fixed.get(segments[index])
+        if fixed is not None:
+            deeper = self._find(fixed, segments, index + 1, found)
+            if deeper is not None and deeper.routes:
+                return deeper
+        if node.variable is not None and segments[index]:
+            found.append(segments[index])
+            deeper = self._find(node.variable, segments, index + 1, found)
+            if deeper is not None and deeper.routes:
+                return deeper
+            found.pop()
+        return None
+
+
+Authenticate = Callable[[dict[bytes, bytes]], Awaitable[Caller]]
+NOBODY = Caller("", "", "member")
+
+
+class Api:
+    """The ASGI application."""
+
+    def __init__(self, app: App, routes: tuple[Route, ...], authenticate: Authenticate) -> None:
+        self._app = app
+        self._router = Router(routes)
+        self._authenticate = authenticate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"only HTTP is spoken here, not {scope['type']}")
+        path: str = scope["path"]
+        try:
+            answer = await self._answer(scope, path, receive)
+        except PerdureError as error:
+            answer = problem_reply(problem_of(error, path), _retry(error))
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception:
+            log.exception("%s %s failed", scope["method"], path)
+            answer = problem_reply(msgspec.structs.replace(INTERNAL, instance=path[:200]))
+        if isinstance(answer, Stream):
+            await answer.run(scope, receive, send)
+            return
+        await _send(send, answer)
+
+    async def _answer(self, scope: Scope, path: str, receive: Receive) -> Reply | Stream:
+        if path.startswith("/api/"):
+            path = path[4:]
+        found = self._router.find(path)
+        if found is None:
+            raise NotFound("route")
+        methods, values = found
+        compiled = methods.get(scope["method"])
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        if compiled is None:
+            return _wrong_method(path, methods)
+        route = compiled.route
+        caller = NOBODY if route.public else await self._authenticate(headers)
+        params = dict(zip(compiled.names, values, strict=True))
+        for name, prefix in route.ids.items():
+            check_id(params[name], prefix, name)
+        call = Call(self._app, caller, path, params, headers)
+        if compiled.query is not None:
+            call.query = _query(scope["query_string"], compiled)
+        if compiled.decoder is not None:
+            call.body = decode(compiled.decoder, await read_json(headers, receive))
+        elif route.method in ("POST", "PUT", "PATCH"):
+            await read_body(headers, receive)
+        result = await route.handler(call)
+        if isinstance(result, Reply | Stream):
+            return result
+        if route.returns is None:
+            return Reply(b"", 204)
+        return Reply(encode(result), route.status)
+
+
+def _retry(error: PerdureError) -> tuple[tuple[bytes, bytes], ...]:
+    if error.retry_after is None:
+        return ()
+    return ((b"retry-after", str(max(1, round(error.retry_after))).encode()),)
+
+
+def problem_reply(problem: Problem, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Reply:
+    """An error as an answer."""
+    if problem.status == 401:
+        headers = (*headers, (b"www-authenticate", b"Bearer"))
+    return Reply(encode(problem), problem.status, b"application/problem+json", headers)
+
+
+def _wrong_method(path: str, methods: dict[str, _Compiled]) -> Reply:
+    allowed = ", ".join(sorted(methods))
+    error = PerdureError(f"this path takes {allowed}", code="method_not_allowed")
+    problem = msgspec.structs.replace(problem_of(error, path), status=405, title="Method not allowed")
+    return problem_reply(problem, ((b"allow", allowed.encode()),))
+
+
+async def _send(send: Send, reply: Reply) -> None:
+    headers = [(b"content-type", reply.content_type)] if reply.body or reply.status != 204 else []
+    headers += [(b"content-length", str(len(reply.body)).encode()), (b"x-content-type-options", b"nosniff"), *reply.headers]
+    if reply.status == 204:
+        headers = [pair for pair in headers if pair[0] != b"content-length"]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": reply.body})
+
+
+async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int = MAX_BODY) -> bytes:
+    """The whole body.
+
+    Raises:
+        TooLarge: over the limit, by its length header or by what arrives.
+        InvalidInput: it did not arrive in time.
+    """
+    declared = headers.get(b"content-length", b"0")
+    if not declared.isdigit():
+        raise InvalidInput("the Content-Length header is not a number")
+    if int(declared) > limit:
+        raise TooLarge(f"the body may hold {limit} bytes")
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body"):
+        return _within(body, limit)
+    parts, size = [body], len(body)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            while message.get("more_body"):
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ConnectionResetError("the client left")
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > limit:
+                    raise TooLarge(f"the body may hold {limit} bytes")
+    except TimeoutError:
+        raise InvalidInput("the body did not arrive in time", code="body_timeout") from None
+    return b"".join(parts)
+
+
+def _within(body: bytes, limit: int) -> bytes:
+    if len(body) > limit:
+        raise TooLarge(f"the body may hold {limit} bytes")
+    return body
+
+
+async def read_json(headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    """The body of a request that must be JSON."""
+    media = headers.get(b"content-type", b"").split(b";", 1)[0].strip().lower()
+    body = await read_body(headers, receive)
+    if media != b"application/json" and not media.endswith(b"+json"):
+        raise UnsupportedMedia("send JSON, with the content type application/json")
+    if not body:
+        raise InvalidInput("the body is missing", code="missing_body")
+    return body
+
+
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_LONG_NUMBER = re.compile(rb"\d{19}")
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+
+
+def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    """The body as its type.
+
+    Raises:
+        InvalidInput: not JSON, not of the type, or holding what cannot be stored: NUL characters, numbers beyond 64 bits,
+            nesting beyond 100.
+    """
+    if body.count(b"[") + body.count(b"{") >= MAX_DEPTH:
+        _check_depth(body)
+    if b"\\u0000" in body and _NUL.search(body):
+        raise InvalidInput("NUL characters are not allowed", code="invalid_json")
+    try:
+        value = decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(_explain(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+        raise InvalidInput("the body is not valid JSON", code="invalid_json") from None
+    if _LONG_NUMBER.search(body):
+        _check_numbers(value)
+    return value
+
+
+def _explain(error: msgspec.ValidationError) -> str:
+    text = str(error)
+    return text.replace("`$.", "`").replace("`$", "`body")[:500]
+
+
+def _check_depth(body: bytes) -> None:
+    depth = 0
+    for match in _TOKENS.finditer(body):
+        token = body[match.start()]
+        if token in b"[{":
+            depth += 1
+            if depth >= MAX_DEPTH:
+                raise InvalidInput(f"JSON may be nested {MAX_DEPTH - 1} deep", code="nesting_too_deep")
+        elif token in b"]}":
+            depth -= 1
+
+
+def _check_numbers(value: Any) -> None:
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, bool):
+            continue
+        if isinstance(item, int) and not -(1 << 63) <= item < 1 << 63:
+            raise InvalidInput("a whole number must fit in 64 bits", code="number_out_of_range")
+        if isinstance(item, dict):
+            stack.extend(item.values())
+        elif isinstance(item, list | tuple):
+            stack.extend(item)
+        elif isinstance(item, Struct):
+            stack.extend(getattr(item, name) for name in item.__struct_fields__)
+
+
+def _query(raw: bytes, compiled: _Compiled) -> Any:
+    """The query parameters as their struct; unknown ones are ignored."""
+    if len(raw) > MAX_QUERY:
+        raise InvalidInput("the query string is too long")
+    given: dict[str, Any] = {}
+    if raw:
+        try:
+            pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=500)
+        except (UnicodeDecodeError, ValueError):
+            raise InvalidInput("the query string is not valid UTF-8") from None
+        for name, value in pairs:
+            if "\x00" in value:
+                raise InvalidInput(f"`{name[:100]}` must not hold NUL characters", field=name[:100])
+            if name in compiled.many:
+                given.setdefault(name, []).append(value)
+            else:
+                given[name] = value
+    try:
+        return msgspec.convert(given, compiled.query, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(_explain(error)) from None

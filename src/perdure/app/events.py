@@ -1,0 +1,110 @@
+"""Reading logs: lists with filters, counts, and what a model call was shown."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from perdure.app.services import App
+from perdure.domain.accounts import Caller
+from perdure.domain.events import Event, LlmGenerationData
+from perdure.domain.history import HISTORY_TYPES, Conversation
+from perdure.domain.messages import Message
+from perdure.domain.times import Timestamp, to_rfc3339
+from perdure.store.database import Tx
+from perdure.store.events import EventFilter, count_kinds, events_after, list_events
+from perdure.store.rows import to_json
+from perdure.store.sessions import get_session
+
+NO_LIMIT = 1 << 60
+
+
+class KindCount(Struct, frozen=True):
+    """How many events of a kind there are."""
+
+    event_type: str
+    count: int
+
+
+class EventsSummary(Struct, frozen=True, omit_defaults=True):
+    """What a log holds, in numbers."""
+
+    total: int
+    turn_count: int
+    error_count: int
+    by_type: tuple[KindCount, ...]
+    first_ts: Timestamp | None = None
+    last_ts: Timestamp | None = None
+
+
+async def page_of_events(
+    app: App, caller: Caller, session_id: str, want: EventFilter, limit: int, *, newest_first: bool = False
+) -> list[Event]:
+    """The events that match, oldest first unless asked otherwise."""
+
+    async def work(tx: Tx) -> list[Event]:
+        row = await get_session(tx, caller.organization_id, session_id)
+        events = await list_events(tx, row.id, want, limit, newest_first=newest_first)
+        return [await fill_prompt(tx, event) if event.type == "llm.generation" else event for event in events]
+
+    heavy = limit > 100 or want.text is not None or "llm.generation" in want.types or not want.types
+    return await app.database.read(work, long=heavy)
+
+
+async def events_around(app: App, caller: Caller, session_id: str, sequence: int, window: int, want: EventFilter) -> list[Event]:
+    """`window` events on each side of one, and that one, oldest first."""
+
+    async def work(tx: Tx) -> list[Event]:
+        row = await get_session(tx, caller.organization_id, session_id)
+        replace = msgspec.structs.replace
+        older = await list_events(tx, row.id, replace(want, before=sequence + 1), window + 1, newest_first=True)
+        newer = await list_events(tx, row.id, replace(want, after=sequence), window)
+        return [await fill_prompt(tx, event) if event.type == "llm.generation" else event for event in [*reversed(older), *newer]]
+
+    return await app.database.read(work, long=True)
+
+
+async def summary_of_events(app: App, caller: Caller, session_id: str) -> EventsSummary:
+    """Counts by kind, and the first and last instant."""
+
+    async def work(tx: Tx) -> EventsSummary:
+        row = await get_session(tx, caller.organization_id, session_id)
+        kinds = await count_kinds(tx, row.id)
+        counts = {kind: count for kind, count, _, _ in kinds}
+        return EventsSummary(
+            total=sum(counts.values()),
+            turn_count=counts.get("turn.started", 0),
+            error_count=counts.get("turn.failed", 0),
+            by_type=tuple(KindCount(kind, count) for kind, count, _, _ in kinds),
+            first_ts=to_rfc3339(min(k[2] for k in kinds)) if kinds else None,
+            last_ts=to_rfc3339(max(k[3] for k in kinds)) if kinds else None,
+        )
+
+    return await app.database.read(work, long=True)
+
+
+async def fill_prompt(tx: Tx, event: Event) -> Event:
+    """An `llm.generation` event with the messages that the model was shown, rebuilt from the log (promise P7)."""
+    data: LlmGenerationData = event.decoded()
+    if data.messages is not None:
+        return event
+    messages: list[Message] = []
+    if data.prompt is not None:
+        messages = await prompt_messages(tx, event.session_id, data.prompt.after, data.prompt.through)
+    filled = msgspec.structs.replace(data, prompt=None, messages=tuple(messages))
+    return msgspec.structs.replace(event, data=to_json(filled), _wire=None)
+
+
+async def prompt_messages(tx: Tx, session_id: str, after: int, through: int) -> list[Message]:
+    """The conversation between two sequences, as a model call up to the second one saw it."""
+    conversation = Conversation()
+    cursor = after
+    while cursor < through:
+        page = await events_after(tx, session_id, cursor, limit=1000, until=through)
+        if not page:
+            break
+        for event in page:
+            if event.type in HISTORY_TYPES:
+                conversation.feed(event, event.sequence)
+        cursor = page[-1].sequence
+    return conversation.prompt(NO_LIMIT)[0]

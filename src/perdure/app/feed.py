@@ -1,0 +1,206 @@
+"""Following a session: a cursor on its log, and the live text that is being written at its end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import msgspec
+from msgspec import Struct
+
+from perdure.app.events import fill_prompt
+from perdure.app.services import App
+from perdure.domain.errors import NotFound
+from perdure.domain.events import (
+    LIVE_TYPES,
+    Event,
+    OutputMessageDeltaData,
+    ReasonThinkingDeltaData,
+    ToolOutputDeltaData,
+    ToolProgressData,
+)
+from perdure.domain.ids import new_event_id
+from perdure.domain.times import to_rfc3339
+from perdure.store.bus import Appended, Live
+from perdure.store.database import Tx
+from perdure.store.events import events_after
+from perdure.store.rows import to_json
+from perdure.store.sessions import look_session
+
+POLL_EVERY = 5.0
+"""Seconds after which a follower looks at the log although no wake-up came: wake-ups may be lost."""
+
+PAGE = 500
+
+_LIVE_TYPE = {
+    "text": "output.message.delta",
+    "thinking": "reason.thinking.delta",
+    "progress": "tool.progress",
+    "stdout": "tool.output.delta",
+    "stderr": "tool.output.delta",
+}
+
+
+class Frame(Struct, frozen=True):
+    """One event for a follower. `data` is its wire JSON."""
+
+    id: str
+    type: str
+    data: bytes
+
+
+class Want(Struct, frozen=True):
+    """Which kinds of event a follower wants; empty `types` means all."""
+
+    types: frozenset[str] = frozenset()
+    exclude: frozenset[str] = frozenset()
+
+    def __contains__(self, kind: str) -> bool:
+        return (not self.types or kind in self.types) and kind not in self.exclude
+
+
+class Follower:
+    """Iterate over frames: what is in the log after `after`, then what comes, without a gap or a repeat at the seam.
+
+    `next` gives None when nothing came for a while, so that the caller can send a sign of life.
+    """
+
+    def __init__(self, app: App, org_id: str, session_id: str, after: int, want: Want) -> None:
+        self._app = app
+        self._org_id = org_id
+        self._session_id = session_id
+        self._cursor = after
+        self._want = want
+        self._live = any(kind in want for kind in LIVE_TYPES)
+        self._sent: dict[str, int] = {}
+        self._ear = app.bus.subscribe(session_id)
+        self._behind = True
+        self._joined = False
+        self.gone = False
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._app.bus.unsubscribe(self._ear)
+
+    async def frames(self, timeout: float) -> list[Frame]:
+        """The next frames, waiting for at most `timeout` seconds: an empty list is a sign that nothing happened."""
+        if not self._behind and not await self._ear.wait(min(timeout, POLL_EVERY)):
+            self._behind = True  # no wake-up: look at the log all the same
+            return await self._read()
+        if self._behind:
+            found = await self._read()
+            if found or self._behind:
+                return found
+            found = await self._join()
+            if found:
+                return found
+        signals, lost = self._ear.drain()
+        self._behind = lost
+        found = []
+        for signal in signals:
+            found += await self._take(signal)
+        return found
+
+    async def _read(self) -> list[Frame]:
+        cursor, session_id = self._cursor, self._session_id
+
+        async def body(tx: Tx) -> tuple[bool, list[Event]]:
+            events = await events_after(tx, session_id, cursor, limit=PAGE)
+            if events:
+                return True, events
+            row = await look_session(tx, session_id)
+            return row is not None and row.deleted_at is None, events
+
+        alive, events = await self._app.database.read(body)
+        self._behind = len(events) == PAGE
+        if not alive:
+            self.gone = True
+        return await self._logged(events)
+
+    async def _join(self) -> list[Frame]:
+        """Once, at the end of the log: what is being written right now."""
+        if self._joined or not self._live:
+            return []
+        self._joined = True
+        return [frame for live in await self._app.bus.drafts(self._session_id) for frame in self._delta(live)]
+
+    async def _take(self, signal: Appended | Live) -> list[Frame]:
+        if isinstance(signal, Live):
+            return self._delta(signal) if self._live else []
+        if signal.head <= self._cursor:
+            return []
+        events = signal.events
+        if not events or events[0].sequence > self._cursor + 1:
+            self._behind = True
+            return await self._read()
+        return await self._logged([event for event in events if event.sequence > self._cursor])
+
+    async def _logged(self, events: list[Event] | tuple[Event, ...]) -> list[Frame]:
+        found = []
+        for event in events:
+            self._cursor = event.sequence
+            if event.type in ("output.message.completed", "reason.completed"):
+                self._sent.clear()
+            if event.type not in self._want:
+                continue
+            if event.type == "llm.generation":
+                event = await self._app.database.read(lambda tx, event=event: fill_prompt(tx, event), long=True)  # type: ignore[misc]
+            found.append(Frame(event.id, event.type, event.wire()))
+        return found
+
+    def _delta(self, live: Live) -> list[Frame]:
+        kind = _LIVE_TYPE[live.kind]
+        if kind not in self._want or (live.sequence < self._cursor and live.kind in ("text", "thinking")):
+            return []
+        key = f"{live.kind}/{live.key}"
+        sent = 0 if live.offset == 0 and len(live.text) == len(live.accumulated) else self._sent.get(key, 0)
+        whole = len(live.accumulated)
+        if live.kind in ("text", "thinking"):
+            if whole <= sent:
+                return []
+            self._sent[key] = whole
+        # Nearly every follower is where the runner is, so one wire form serves them all.
+        if live.frames is None:
+            live.frames = {}
+        shared = str(sent)
+        data = live.frames.get(shared)
+        if data is None:
+            data = live.frames[shared] = _wire(live, kind, sent, self._app.now())
+        return [Frame(data[7:45].decode(), kind, data)]
+
+
+def _wire(live: Live, kind: str, sent: int, now: int) -> bytes:
+    data: msgspec.Struct
+    match live.kind:
+        case "text":
+            data = OutputMessageDeltaData(live.turn_id, live.accumulated[sent:], live.accumulated, live.key)
+        case "thinking":
+            data = ReasonThinkingDeltaData(live.turn_id, live.accumulated[sent:], live.accumulated, live.key)
+        case "progress":
+            data = ToolProgressData(live.key, live.name, live.text)
+        case "stdout" | "stderr":
+            data = ToolOutputDeltaData(live.key, live.name, live.text, live.kind)
+    return (
+        f'{{"id":"{new_event_id(live.sequence, now // 1000)}","type":"{kind}","ts":"{to_rfc3339(now)}",'
+        f'"session_id":"{live.session_id}","context":{live.context},"data":{to_json(data)}}}'
+    ).encode()
+
+
+async def open_follower(app: App, org_id: str, session_id: str, after: int, want: Want) -> Follower:
+    """A follower of the organization's session. Raises NotFound."""
+
+    async def body(tx: Tx) -> None:
+        row = await look_session(tx, session_id)
+        if row is None or row.org_id != org_id or row.deleted_at is not None:
+            raise NotFound("session")
+
+    await app.database.read(body)
+    return Follower(app, org_id, session_id, after, want)
+
+
+async def follow(follower: Follower, timeout: float) -> AsyncIterator[list[Frame]]:
+    """Batches of frames until the session is gone; an empty batch when `timeout` seconds passed in silence."""
+    try:
+        while not follower.gone:
+            yield await follower.frames(timeout)
+    finally:
+        follower.close()

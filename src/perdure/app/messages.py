@@ -1,0 +1,160 @@
+"""Messages: post one (it starts a turn, or steers the running one), read them; answer client-side tool calls."""
+
+from __future__ import annotations
+
+import msgspec
+
+from perdure.app.services import App
+from perdure.app.sessions import check_model, write_at_head
+from perdure.domain.accounts import Caller
+from perdure.domain.errors import Conflict, InvalidInput, NotFound, TooLarge
+from perdure.domain.events import Event, EventContext, InputMessageData, NewEvent, ToolCompletedData
+from perdure.domain.history import result_message
+from perdure.domain.ids import check_id, span_of
+from perdure.domain.messages import ContentPart, CreateMessage, ImageFilePart, ImagePart, Message, TextPart
+from perdure.domain.times import Micros, to_rfc3339
+from perdure.domain.tools import SubmittedToolResults, SubmitToolResults, ToolCallResult
+from perdure.domain.turn import CallState, TurnState, fold, open_client_calls
+from perdure.store.bus import Appended
+from perdure.store.database import Tx
+from perdure.store.events import events_after, events_of_kinds
+from perdure.store.queue import Job
+from perdure.store.rows import to_json
+from perdure.store.sessions import SessionRow, append, get_session
+
+MAX_RESULT = 100 * 1024
+"""Bytes of one client-side tool result (wire contract: 100 KB)."""
+
+MESSAGE_TYPES = ("input.message", "output.message.completed", "tool.completed")
+
+
+def check_message(body: CreateMessage) -> None:
+    """Accept only parts that can be sent to a model.
+
+    Raises:
+        InvalidInput: an image without a source or with two, or a text that is blank where there is nothing else.
+    """
+    for index, part in enumerate(body.message.content):
+        where = f"message.content[{index}]"
+        if isinstance(part, ImagePart):
+            if (part.url is None) == (part.base64 is None):
+                raise InvalidInput(f"`{where}` needs either `url` or `base64`", field=where)
+            if part.base64 is not None and part.media_type is None:
+                raise InvalidInput(f"`{where}.media_type` is required with `base64`", field=where)
+            if part.url is not None and not part.url.startswith(("https://", "http://", "data:image/")):
+                raise InvalidInput(f"`{where}.url` must be an http(s) or data URL", field=where)
+        if isinstance(part, ImageFilePart):
+            check_id(part.image_id, "image", f"{where}.image_id")
+            raise NotFound("image")
+    if all(isinstance(part, TextPart) and not part.text.strip() for part in body.message.content):
+        raise InvalidInput("`message.content` must not be empty", field="message.content")
+
+
+async def post_message(app: App, caller: Caller, session_id: str, body: CreateMessage) -> Message:
+    """Write a message into the session. When this returns it is durable, and a runner is on its way (promise P1)."""
+    check_message(body)
+    now = app.now()
+    message_id = app.new_id("message")
+
+    async def work(tx: Tx) -> tuple[SessionRow, tuple[Event, ...]]:
+        row = await get_session(tx, caller.organization_id, session_id, lock=True)
+        if body.controls is not None and body.controls.model_id is not None:
+            await check_model(tx, caller.organization_id, body.controls.model_id, "controls.model_id")
+        running = row.status in ("active", "waiting_for_tool_results") and row.turn_id is not None
+        turn_id = row.turn_id if running and row.turn_id else app.new_id("turn")
+        message = _message(body, message_id, now)
+        context = EventContext(turn_id, message_id, None, turn_id, span_of(turn_id))
+        event = NewEvent("input.message", InputMessageData(message), context, now, body.metadata, body.tags)
+        after, stored = await append(tx, row, [event], now=now)
+        if row.status != "active":
+            await app.queue.enqueue(tx, Job(row.org_id, row.id))
+        return after, stored
+
+    row, stored = await write_at_head(app, work)
+    app.bus.publish(Appended(row.id, row.head, stored))
+    return msgspec.structs.replace(_message(body, message_id, now), sequence=row.head, session_id=row.id)
+
+
+def _message(body: CreateMessage, message_id: str, now: Micros) -> Message:
+    content: tuple[ContentPart, ...] = body.message.content
+    return Message(
+        message_id, "user", content, to_rfc3339(now), controls=body.controls, external_actor=body.external_actor,
+        metadata=body.metadata, tags=body.tags,
+    )  # fmt: skip
+
+
+async def list_messages(app: App, caller: Caller, session_id: str) -> list[Message]:
+    """The session's messages, rebuilt from its log, oldest first."""
+
+    async def work(tx: Tx) -> list[Message]:
+        row = await get_session(tx, caller.organization_id, session_id)
+        messages: list[Message] = []
+        before = row.head
+        while before > 0:
+            page = await events_of_kinds(tx, row.id, MESSAGE_TYPES, before=before, limit=1000)
+            messages.extend(_as_message(event) for event in page)
+            if len(page) < 1000:
+                break
+            before = page[-1].sequence - 1
+        return messages[::-1]
+
+    return await app.database.read(work, long=True)
+
+
+def _as_message(event: Event) -> Message:
+    data = event.decoded()
+    message = result_message(data, event.ts, event.id) if isinstance(data, ToolCompletedData) else data.message
+    return msgspec.structs.replace(message, sequence=event.sequence, session_id=event.session_id)
+
+
+async def submit_tool_results(app: App, caller: Caller, session_id: str, body: SubmitToolResults) -> SubmittedToolResults:
+    """Take a client's answers to its open calls, all of them at once, and let the turn go on."""
+    for index, result in enumerate(body.tool_results):
+        if result.error is None and len(msgspec.json.encode(result.result)) > MAX_RESULT:
+            raise TooLarge(f"`tool_results[{index}].result` is over {MAX_RESULT} bytes", code="tool_result_too_large")
+    now = app.now()
+
+    async def work(tx: Tx) -> tuple[SessionRow, tuple[Event, ...]]:
+        row = await get_session(tx, caller.organization_id, session_id, lock=True)
+        if row.status != "waiting_for_tool_results":
+            raise Conflict("the session does not wait for tool results", code="not_waiting_for_tool_results")
+        events = await events_after(tx, row.id, row.turn_after, limit=100_000, until=row.head)
+        state = fold(events, TurnState(head=row.turn_after))
+        calls = _matched(open_client_calls(state), body.tool_results)
+        after, stored = await append(tx, row, [_result_event(state, call, result, now) for call, result in calls], now=now)
+        await app.queue.enqueue(tx, Job(row.org_id, row.id))
+        return after, stored
+
+    row, stored = await write_at_head(app, work)
+    app.bus.publish(Appended(row.id, row.head, stored))
+    return SubmittedToolResults(len(body.tool_results), row.status)
+
+
+def _matched(calls: tuple[CallState, ...], results: tuple[ToolCallResult, ...]) -> list[tuple[CallState, ToolCallResult]]:
+    """Each open call with its answer, in the order of the calls."""
+    given: dict[str, ToolCallResult] = {}
+    wanted = {call.id for call in calls}
+    for index, result in enumerate(results):
+        where = f"tool_results[{index}].tool_call_id"
+        if result.tool_call_id not in wanted:
+            raise InvalidInput(f"`{where}`: no open call has this id", code="unknown_tool_call", field=where)
+        if result.tool_call_id in given:
+            raise InvalidInput(f"`{where}`: this call is answered twice", code="repeated_tool_call", field=where)
+        given[result.tool_call_id] = result
+    missing = [call.id for call in calls if call.id not in given]
+    if missing:
+        raise InvalidInput(f"`tool_results`: no answer for {', '.join(missing)}", code="missing_tool_call", field="tool_results")
+    return [(call, given[call.id]) for call in calls]
+
+
+def _result_event(state: TurnState, call: CallState, result: ToolCallResult, now: Micros) -> NewEvent:
+    exec_id = state.exec_id or ""
+    context = EventContext(
+        state.turn_id, state.input_message_id, exec_id, state.turn_id, span_of(exec_id, call.id), span_of(exec_id, "act")
+    )
+    good = result.error is None
+    text = result.result if isinstance(result.result, str) else to_json(result.result)
+    data = ToolCompletedData(
+        call.id, call.name, good, "success" if good else "error", (TextPart(text),) if good else None, result.error
+    )
+    return NewEvent("tool.completed", data, context, now)

@@ -1,0 +1,339 @@
+"""Sessions: create, read, list, change, delete, cancel, pin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import UNSET
+
+from perdure.app.services import App
+from perdure.domain.accounts import Caller
+from perdure.domain.errors import InvalidInput, NotFound, StaleHead
+from perdure.domain.events import (
+    EventContext,
+    InputMessageData,
+    NewEvent,
+    OutputMessageCompletedData,
+    SessionIdledData,
+    SessionStartedData,
+    TurnCancelledData,
+)
+from perdure.domain.ids import check_id, span_of
+from perdure.domain.links import Page
+from perdure.domain.messages import Message, TextPart
+from perdure.domain.sessions import (
+    CancelledTurn,
+    CreateSession,
+    Session,
+    SessionConfig,
+    UpdateSession,
+    action_links,
+    clean_tags,
+    clean_title,
+)
+from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
+from perdure.domain.tools import BuiltinTool, ToolDefinition
+from perdure.store.agents import AgentRow, HarnessRow, agent_by_name, get_agent, get_harness, harness_by_name, harness_chain
+from perdure.store.bus import Appended, Stop
+from perdure.store.database import Tx
+from perdure.store.providers import get_model
+from perdure.store.rows import to_json
+from perdure.store.sessions import (
+    SessionFilter,
+    SessionRow,
+    add_session,
+    append,
+    clear_pin,
+    get_session,
+    list_sessions,
+    mark_deleted,
+    pinned_among,
+    set_pin,
+    update_session,
+)
+
+DEFAULT_HARNESS = "generic"
+"""The built-in harness of sessions that name none (wire contract)."""
+
+WORKSPACE = "workspace_"
+
+
+async def features_of(app: App, tx: Tx, row: SessionRow, known: dict[tuple[str, str | None], Any] | None = None) -> tuple[str, ...]:
+    """What the session's active capabilities declare, over all layers. `known` remembers layers within one request."""
+    key = (row.harness_id, row.agent_id)
+    layers = None if known is None else known.get(key)
+    if layers is None:
+        layers = []
+        try:
+            layers += [h.config_struct().capabilities for h in await harness_chain(tx, row.org_id, row.harness_id)]
+            if row.agent_id is not None:
+                layers.append((await get_agent(tx, row.org_id, row.agent_id)).config_struct().capabilities)
+        except NotFound:
+            pass
+        if known is not None:
+            known[key] = layers
+    return app.registry.features([*layers, row.config_struct().capabilities])
+
+
+def to_session(row: SessionRow, *, features: tuple[str, ...], pinned: bool | None) -> Session:
+    """The row as clients see it."""
+    config = row.config_struct()
+    url = f"/v1/sessions/{row.id}"
+    return Session(
+        id=row.id,
+        organization_id=row.org_id,
+        harness_id=row.harness_id,
+        owner_principal_id=f"principal_{row.owner_id[5:]}",
+        workspace_id=f"{WORKSPACE}{row.id[8:]}",
+        status=row.status,
+        created_at=to_rfc3339(row.created_at),
+        updated_at=to_rfc3339(row.updated_at),
+        self_url=url,
+        view_url=url,
+        ui_link=url,
+        tags=row.tag_list(),
+        capabilities=config.capabilities,
+        tools=config.tools,
+        features=features,
+        agent_id=row.agent_id,
+        title=row.title,
+        locale=row.locale,
+        model_id=row.model_id,
+        system_prompt=config.system_prompt,
+        max_iterations=config.max_iterations,
+        parallel_tool_calls=config.parallel_tool_calls,
+        initial_files=config.initial_files,
+        network_access=config.network_access,
+        hints=config.hints,
+        is_pinned=pinned,
+        preview=row.preview,
+        output_preview=row.output_preview,
+        usage=row.usage_struct(),
+        forked_from_session_id=row.forked_from_id,
+        forked_from_sequence=row.forked_from_sequence,
+        started_at=maybe_rfc3339(row.started_at),
+        finished_at=maybe_rfc3339(row.finished_at),
+        allowed_actions=action_links(row.id, row.status, bool(pinned)),
+    )
+
+
+async def _shown(app: App, tx: Tx, caller: Caller, row: SessionRow) -> Session:
+    pinned = await pinned_among(tx, caller.user_id, (row.id,))
+    return to_session(row, features=await features_of(app, tx, row), pinned=row.id in pinned)
+
+
+async def create_session(app: App, caller: Caller, body: CreateSession) -> Session:
+    """Make a session; its log begins with `session.started`."""
+    tags, title = clean_tags(body.tags), clean_title(body.title)
+    app.registry.check(body.capabilities)
+    check_tools(body.tools)
+    now = app.now()
+
+    async def work(tx: Tx) -> Session:
+        agent, harness = await _layers_for(tx, caller.organization_id, body)
+        if body.model_id is not None:
+            await check_model(tx, caller.organization_id, body.model_id)
+        row = _new_row(app, caller, body, harness, agent, title, tags, now)
+        started = SessionStartedData(row.harness_id, row.agent_id, row.model_id)
+        await add_session(tx, row)
+        row, _ = await append(tx, row, [NewEvent("session.started", started, EventContext(), now)], now=now)
+        return to_session(row, features=await features_of(app, tx, row), pinned=False)
+
+    return await app.database.write(work)
+
+
+def _new_row(
+    app: App, caller: Caller, body: CreateSession, harness: HarnessRow, agent: AgentRow | None, title: str | None,
+    tags: tuple[str, ...], now: Micros,
+) -> SessionRow:  # fmt: skip
+    config = SessionConfig(
+        body.capabilities, body.tools, body.system_prompt, body.max_iterations, body.parallel_tool_calls, body.initial_files,
+        body.network_access, body.hints,
+    )  # fmt: skip
+    return SessionRow(
+        id=app.new_id("session"), org_id=caller.organization_id, owner_id=caller.user_id, harness_id=harness.id,
+        agent_id=agent.id if agent else None, title=title, tags=to_json(tags), locale=body.locale, model_id=body.model_id,
+        config=to_json(config), forked_from_id=None, forked_from_sequence=None, created_at=now, updated_at=now - 1, deleted_at=None,
+        epoch=0, recoveries=0, claimed_head=-1, head=0, status="started", turn_id=None, turn_after=0, wake_at=None, preview=None,
+        output_preview=None, usage=None, started_at=None, finished_at=None,
+    )  # fmt: skip
+
+
+async def _layers_for(tx: Tx, org_id: str, body: CreateSession) -> tuple[AgentRow | None, HarnessRow]:
+    if body.agent_id is not None and body.agent_name is not None:
+        raise InvalidInput("give `agent_id` or `agent_name`, not both", field="agent_id")
+    if body.harness_id is not None and body.harness_name is not None:
+        raise InvalidInput("give `harness_id` or `harness_name`, not both", field="harness_id")
+    agent: AgentRow | None = None
+    if body.agent_id is not None:
+        agent = await get_agent(tx, org_id, check_id(body.agent_id, "agent", "agent_id"))
+    elif body.agent_name is not None:
+        agent = await agent_by_name(tx, org_id, body.agent_name)
+        if agent is None:
+            raise NotFound("agent")
+    if agent is not None and agent.status != "active":
+        raise InvalidInput("this agent is archived and cannot start sessions", code="agent_archived", field="agent_id")
+    if body.harness_id is None and body.harness_name is None and agent is not None:
+        return agent, await get_harness(tx, org_id, agent.harness_id)
+    return agent, await find_harness(tx, org_id, body.harness_id, body.harness_name)
+
+
+async def find_harness(tx: Tx, org_id: str, harness_id: str | None, name: str | None) -> HarnessRow:
+    """The harness of this id or name; without either the organization's default. Raises NotFound."""
+    if harness_id is not None:
+        found = await get_harness(tx, org_id, check_id(harness_id, "harness", "harness_id"))
+    else:
+        by_name = await harness_by_name(tx, org_id, name or DEFAULT_HARNESS)
+        if by_name is None:
+            raise NotFound("harness")
+        found = by_name
+    if found.status != "active":
+        raise InvalidInput("this harness is archived", code="harness_archived", field="harness_id")
+    return found
+
+
+async def check_model(tx: Tx, org_id: str, model_id: str, field: str = "model_id") -> None:
+    """Accept only a model of the organization. Raises InvalidId or NotFound."""
+    await get_model(tx, org_id, check_id(model_id, "model", field))
+
+
+def check_tools(tools: tuple[ToolDefinition, ...]) -> None:
+    """Accept only tools with distinct names and object schemas.
+
+    Raises:
+        InvalidInput: a name twice, or parameters that are not the JSON Schema of an object.
+    """
+    names: set[str] = set()
+    for index, tool in enumerate(tools):
+        where = f"tools[{index}]"
+        if tool.name in names:
+            raise InvalidInput(f"`{where}.name`: two tools are named {tool.name!r}", code="duplicate_tool", field=where)
+        names.add(tool.name)
+        if tool.parameters.get("type", "object") != "object":
+            raise InvalidInput(f"`{where}.parameters` must be the JSON Schema of an object", field=where)
+        if isinstance(tool, BuiltinTool) and tool.policy == "requires_approval":
+            raise InvalidInput(f"`{where}.policy`: approvals are not available yet", code="not_available", field=where)
+
+
+async def read_session(app: App, caller: Caller, session_id: str) -> Session:
+    """One session."""
+
+    async def work(tx: Tx) -> Session:
+        return await _shown(app, tx, caller, await get_session(tx, caller.organization_id, session_id))
+
+    return await app.database.read(work)
+
+
+async def page_of_sessions(app: App, caller: Caller, want: SessionFilter, offset: int, limit: int) -> Page[Session]:
+    """A page of sessions, newest first."""
+
+    async def work(tx: Tx) -> Page[Session]:
+        rows, total = await list_sessions(tx, caller.organization_id, want, offset, limit)
+        pinned = await pinned_among(tx, caller.user_id, [row.id for row in rows])
+        known: dict[tuple[str, str | None], Any] = {}
+        shown = [to_session(row, features=await features_of(app, tx, row, known), pinned=row.id in pinned) for row in rows]
+        return Page(tuple(shown), total, offset, limit)
+
+    return await app.database.read(work, long=bool(want.search or want.tags))
+
+
+async def change_session(app: App, caller: Caller, session_id: str, body: UpdateSession) -> Session:
+    """Change what the caller named, and nothing else; a running turn goes on undisturbed."""
+    changes: dict[str, Any] = {}
+    if body.title is not UNSET:
+        changes["title"] = clean_title(body.title)
+    if body.tags is not UNSET:
+        changes["tags"] = to_json(clean_tags(body.tags))
+    if body.locale is not UNSET:
+        changes["locale"] = body.locale
+    if body.model_id is not UNSET:
+        changes["model_id"] = body.model_id
+    if not changes:
+        return await read_session(app, caller, session_id)
+    now = app.now()
+
+    async def work(tx: Tx) -> Session:
+        row = await get_session(tx, caller.organization_id, session_id)
+        if isinstance(body.model_id, str):
+            await check_model(tx, caller.organization_id, body.model_id)
+        return await _shown(app, tx, caller, await update_session(tx, row, changes, now))
+
+    return await app.database.write(work)
+
+
+async def delete_session(app: App, caller: Caller, session_id: str) -> None:
+    """Delete a session, also in the middle of a turn: its runner is fenced off and stopped."""
+    now = app.now()
+
+    async def work(tx: Tx) -> SessionRow:
+        row = await get_session(tx, caller.organization_id, session_id, lock=True)
+        if row.status in ("active", "waiting_for_tool_results"):
+            row, _ = await append(tx, row, cancel_events(app, row, "the session was deleted", now), now=now, fence=True)
+        await mark_deleted(tx, row, now)
+        return row
+
+    row = await app.database.write(work)
+    app.bus.publish(Stop(row.id, row.epoch + 1))
+    app.bus.publish(Appended(row.id, row.head))
+
+
+def cancel_events(app: App, row: SessionRow, reason: str, now: Micros) -> list[NewEvent]:
+    """What a cancel leaves in the log: the turn's end, a word from each side, and rest."""
+    turn_id = row.turn_id or app.new_id("turn")
+    context = EventContext(turn_id=turn_id, trace_id=turn_id, span_id=span_of(turn_id))
+    notice = {"cancel_notice": True}
+    asked = Message(
+        app.new_id("message"), "user", (TextPart("[The user asked to cancel this turn.]"),), to_rfc3339(now), metadata=notice
+    )
+    said = Message(
+        app.new_id("message"), "agent", (TextPart("The turn was cancelled."),), to_rfc3339(now), "final_answer", metadata=notice
+    )
+    return [
+        NewEvent("turn.cancelled", TurnCancelledData(turn_id, reason), context, now),
+        NewEvent("input.message", InputMessageData(asked), context, now),
+        NewEvent("output.message.completed", OutputMessageCompletedData(said), context, now),
+        NewEvent("session.idled", SessionIdledData(turn_id), context, now),
+    ]
+
+
+async def cancel_turn(app: App, caller: Caller, session_id: str) -> CancelledTurn:
+    """Cancel the running or waiting turn; nothing to do is no error."""
+    now = app.now()
+
+    async def work(tx: Tx) -> tuple[SessionRow, Any]:
+        row = await get_session(tx, caller.organization_id, session_id, lock=True)
+        if row.status not in ("active", "waiting_for_tool_results"):
+            return row, None
+        return await append(tx, row, cancel_events(app, row, "cancelled by the user", now), now=now, fence=True)
+
+    row, stored = await write_at_head(app, work)
+    if stored is None:
+        return CancelledTurn("no_op", "No turn is running.")
+    app.bus.publish(Stop(row.id, row.epoch))
+    app.bus.publish(Appended(row.id, row.head, stored))
+    return CancelledTurn("cancelled", "The turn was cancelled.")
+
+
+async def write_at_head(app: App, work: Any, attempts: int = 20) -> Any:
+    """Run a transaction that appends under the row's lock; on databases that let it slip between, read and try again."""
+    for attempt in range(attempts):
+        try:
+            return await app.database.write(work)
+        except StaleHead:
+            if attempt == attempts - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+async def pin_session(app: App, caller: Caller, session_id: str, *, pinned: bool) -> None:
+    """Pin or unpin for the caller; saying it twice is fine."""
+    now = app.now()
+
+    async def work(tx: Tx) -> None:
+        row = await get_session(tx, caller.organization_id, session_id)
+        if pinned:
+            await set_pin(tx, row, caller.user_id, now)
+        else:
+            await clear_pin(tx, row, caller.user_id)
+
+    await app.database.write(work)

@@ -1,0 +1,115 @@
+"""The port of capabilities and tools.
+
+A capability is data and pure functions of its configuration; a tool is a description and a coroutine function. Whoever writes
+one says honestly what the tool does to the world (`ToolHints`): approval goes by it, and so does recovery (promise P5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from msgspec import Struct
+
+from perdure.domain.events import FileWrittenData
+from perdure.domain.messages import JsonObject
+from perdure.domain.times import Micros
+from perdure.domain.tools import ToolHints
+from perdure.store.database import Database
+
+READ_ONLY = ToolHints(readonly=True, idempotent=True)
+REPEATABLE = ToolHints(readonly=False, idempotent=True)
+"""Changes something, but doing it twice comes to the same as once."""
+ONCE = ToolHints(readonly=False, idempotent=False)
+
+TOOL_TIMEOUT = 60.0
+"""Seconds that a tool may take unless it says otherwise (wire contract)."""
+
+TOOL_OUTPUT = 64 * 1024
+"""Characters of a tool's output that are kept (wire contract)."""
+
+
+class ToolContext(Struct, frozen=True):
+    """What a tool may know and touch: one session of one organization.
+
+    Attributes:
+        now: the present, in microseconds.
+        progress: shows a line to followers while the tool runs; it is not logged.
+        output: streams a piece of output (`stdout` or `stderr`) to followers; it is not logged.
+    """
+
+    org_id: str
+    session_id: str
+    turn_id: str
+    tool_call_id: str
+    database: Database
+    now: Callable[[], Micros]
+    progress: Callable[[str], None]
+    output: Callable[[str, str], None]
+    locale: str | None = None
+
+
+class ToolOutcome(Struct, frozen=True):
+    """What a tool gives back: a value for the model (text, or anything JSON can hold), and what it wrote."""
+
+    value: Any
+    files: tuple[FileWrittenData, ...] = ()
+
+
+ToolRun = Callable[[ToolContext, JsonObject], Awaitable[ToolOutcome]]
+
+
+class Tool(Struct, frozen=True):
+    """A tool that runs on the server.
+
+    Attributes:
+        parameters: a JSON Schema of an object; arguments that break it never reach `run`.
+        run: does it. It raises `ToolError` for what the model should know; anything else becomes an error result as well.
+        timeout: seconds.
+    """
+
+    name: str
+    description: str
+    parameters: JsonObject
+    run: ToolRun
+    hints: ToolHints = ONCE
+    display_name: str | None = None
+    timeout: float = TOOL_TIMEOUT
+
+
+def no_tools(config: Any) -> tuple[Tool, ...]:
+    """For capabilities without tools."""
+    return ()
+
+
+def no_prompt(config: Any) -> str | None:
+    """For capabilities that say nothing to the model."""
+    return None
+
+
+class Capability(Struct, frozen=True):
+    """Something a session can do.
+
+    Attributes:
+        features: what clients can rely on when it is active (`file_system`, `schedules` ...).
+        dependencies: ids of capabilities that come along.
+        aliases: other ids that mean this one.
+        config_schema: a JSON Schema of its configuration; None when it takes none.
+        tools, prompt: pure functions of the configuration.
+    """
+
+    id: str
+    name: str
+    description: str
+    category: str
+    features: tuple[str, ...] = ()
+    dependencies: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    config_schema: JsonObject | None = None
+    tools: Callable[[Any], tuple[Tool, ...]] = no_tools
+    prompt: Callable[[Any], str | None] = no_prompt
+
+
+def schema(properties: JsonObject, *required: str) -> JsonObject:
+    """A JSON Schema of an object with these properties and no others."""
+    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}

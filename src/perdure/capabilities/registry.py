@@ -1,0 +1,109 @@
+"""Which capabilities there are, and what a set of references comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jsonschema_rs
+from msgspec import Struct
+
+from perdure.capabilities.base import Capability, Tool
+from perdure.capabilities.current_time import CURRENT_TIME
+from perdure.capabilities.session import SESSION
+from perdure.capabilities.session_file_system import SESSION_FILE_SYSTEM
+from perdure.capabilities.stateless_todo_list import STATELESS_TODO_LIST
+from perdure.domain.errors import InvalidInput
+from perdure.domain.tools import CapabilityRef
+
+BUILT_IN: tuple[Capability, ...] = (
+    CURRENT_TIME,
+    SESSION,
+    SESSION_FILE_SYSTEM,
+    STATELESS_TODO_LIST,
+)
+
+
+class Active(Struct, frozen=True):
+    """A capability with the configuration that won."""
+
+    capability: Capability
+    config: Any
+
+
+class Registry:
+    """The capabilities of this server, by id and alias."""
+
+    def __init__(self, capabilities: Iterable[Capability] = BUILT_IN) -> None:
+        self._by_id = {capability.id: capability for capability in capabilities}
+        self._names: dict[str, Capability] = dict(self._by_id)
+        for capability in self._by_id.values():
+            self._names.update(dict.fromkeys(capability.aliases, capability))
+        self._validators: dict[str, jsonschema_rs.Validator] = {
+            capability.id: jsonschema_rs.validator_for(capability.config_schema)
+            for capability in self._by_id.values()
+            if capability.config_schema is not None
+        }
+
+    def all(self) -> list[Capability]:
+        """Every capability, by id."""
+        return [self._by_id[key] for key in sorted(self._by_id)]
+
+    def get(self, ref: str) -> Capability | None:
+        """The capability of this id or alias."""
+        return self._names.get(ref)
+
+    def check(self, refs: Iterable[CapabilityRef], field: str = "capabilities") -> None:
+        """Accept only known capabilities whose configuration fits.
+
+        Raises:
+            InvalidInput: names the reference at fault.
+        """
+        for index, ref in enumerate(refs):
+            where = f"{field}[{index}]"
+            capability = self.get(ref.ref)
+            if capability is None:
+                raise InvalidInput(f"`{where}.ref`: there is no capability {ref.ref!r}", code="unknown_capability", field=where)
+            validator = self._validators.get(capability.id)
+            if ref.config is None or validator is None:
+                continue
+            error = next(iter(validator.iter_errors(ref.config)), None)
+            if error is not None:
+                path = "".join(f"[{step!r}]" for step in error.instance_path)
+                raise InvalidInput(f"`{where}.config{path}`: {error.message[:200]}", code="invalid_capability_config", field=where)
+
+    def resolve(self, layers: Iterable[Iterable[CapabilityRef]]) -> tuple[Active, ...]:
+        """Merge the layers, lowest first: by id, a later layer's configuration wins; what they depend on comes before them.
+
+        References that this server does not know (a plug-in that was removed) are left out.
+        """
+        merged: dict[str, Any] = {}
+        for layer in layers:
+            for ref in layer:
+                capability = self.get(ref.ref)
+                if capability is not None:
+                    merged[capability.id] = ref.config if ref.config is not None else merged.get(capability.id)
+        ordered: dict[str, Active] = {}
+        for identifier in merged:
+            self._add(identifier, merged, ordered)
+        return tuple(ordered.values())
+
+    def _add(self, identifier: str, merged: Mapping[str, Any], ordered: dict[str, Active], depth: int = 0) -> None:
+        capability = self._names.get(identifier)
+        if capability is None or capability.id in ordered or depth > 10:
+            return
+        for dependency in capability.dependencies:
+            self._add(dependency, merged, ordered, depth + 1)
+        ordered[capability.id] = Active(capability, merged.get(capability.id))
+
+    def features(self, layers: Iterable[Iterable[CapabilityRef]]) -> tuple[str, ...]:
+        """The union of what the active capabilities declare, sorted."""
+        return tuple(sorted({feature for active in self.resolve(layers) for feature in active.capability.features}))
+
+    def tool(self, name: str) -> tuple[Capability, Tool] | None:
+        """The tool of this name, whatever capability has it: for tools that clients define as `builtin`."""
+        for capability in self._by_id.values():
+            for tool in capability.tools(None):
+                if tool.name == name:
+                    return capability, tool
+        return None

@@ -1,0 +1,217 @@
+"""`perdure chat`: a conversation at a terminal, or answers to the lines of a pipe.
+
+The event loop runs while there is something to wait for; between turns the program waits in `input`, so that line
+editing and Ctrl-C work as everywhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from perdure.cli.common import FAILED, INTERRUPTED, MODEL_ADVICE, CommandFailed, complain, explain, make_console
+from perdure.cli.render import TurnPrinter, printable, short
+from perdure.cli.sessions import last_messages, print_messages, print_session
+from perdure.client import Client, WireEvent, data_of, turn_failure
+from perdure.domain.errors import PerdureError
+from perdure.domain.events import ENDED_TURN
+from perdure.domain.ids import is_id
+from perdure.domain.messages import Controls, text_of
+
+if TYPE_CHECKING:
+    from perdure.domain.sessions import Session
+
+HELP = """\
+/new             a new session
+/title WORDS     name this session
+/tags WORD ...   tag this session (without words: no tags)
+/show            this session's fields
+/help            this
+/quit            leave (Ctrl-D does too); the session stays
+Ctrl-C while an answer comes: cancel the turn."""
+
+
+def chat(client: Client, session_id: str | None, agent: str | None, model: str | None) -> int:
+    """Run the conversation; the exit status."""
+    with asyncio.Runner() as runner:
+        try:
+            talk = runner.run(_open(client, session_id, agent, model))
+            if sys.stdin.isatty():
+                return _converse(runner, talk)
+            return _answer_lines(runner, talk)
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        finally:
+            runner.run(client.close())
+
+
+class Chat:
+    """A session that is talked to, and the choices that go with each message."""
+
+    def __init__(self, client: Client, session: Session, agent: str | None, model_id: str | None) -> None:
+        self.client = client
+        self.session = session
+        self.agent = agent
+        self.controls = None if model_id is None else Controls(model_id=model_id)
+
+    async def renew(self) -> None:
+        """Go on in a new session, with the same agent and model."""
+        self.session = await self.client.create_session(agent_name=self.agent, agent_id=self._agent_id())
+
+    def _agent_id(self) -> str | None:
+        return self.session.agent_id if self.agent is None else None
+
+
+async def _open(client: Client, session_id: str | None, agent: str | None, model: str | None) -> Chat:
+    models = [one for one in await client.list_models() if one.enabled]
+    model_id = model
+    if model is not None and not is_id(model, "model"):
+        named = [one.id for one in models if model in (one.model_id, one.display_name)]
+        if not named:
+            known = ", ".join(sorted(one.model_id for one in models)) or "none"
+            raise CommandFailed(f"no model is called {model!r} here; known are: {known}")
+        model_id = named[0]
+    if session_id is not None:
+        return Chat(client, await client.get_session(session_id), agent, model_id)
+    if not models:
+        raise CommandFailed("this server has no model yet.\n" + MODEL_ADVICE.replace("$URL", client.transport.base_url))
+    return Chat(client, await client.create_session(agent_name=agent), agent, model_id)
+
+
+# --- without a terminal ----------------------------------------------------------
+
+
+def _answer_lines(runner: asyncio.Runner, talk: Chat) -> int:
+    status = 0
+    for line in sys.stdin:
+        text = line.strip()
+        if text:
+            try:
+                print(runner.run(_answer(talk, text)), flush=True)
+            except PerdureError as error:
+                complain(explain(error))
+                status = FAILED
+    return status
+
+
+async def _answer(talk: Chat, text: str) -> str:
+    answer = ""
+    try:
+        async with aclosing(talk.client.run(talk.session.id, text, controls=talk.controls)) as events:
+            async for event in events:
+                _refuse_client_tools(event)
+                if (failure := turn_failure(event)) is not None:
+                    raise failure
+                if event.type == "output.message.completed":
+                    answer = text_of(data_of(event).message.content)
+    except (asyncio.CancelledError, CommandFailed):
+        await _cancel(talk)
+        raise
+    return answer
+
+
+def _refuse_client_tools(event: WireEvent) -> None:
+    if event.type == "tool.call_requested":
+        names = ", ".join(call.name for call in data_of(event).tool_calls)
+        raise CommandFailed(f"the agent asked for client-side tools, which this program cannot run: {names}")
+
+
+# --- at a terminal ----------------------------------------------------------------
+
+
+def _converse(runner: asyncio.Runner, talk: Chat) -> int:
+    import readline  # noqa: F401 - importing it gives `input` line editing and history
+
+    console = make_console()
+    printer = TurnPrinter(console)
+    runner.run(_greet(talk, printer))
+    prompt = "\001\033[1;36m\002>\001\033[0m\002 " if console.color_system else "> "
+    while True:
+        try:
+            line = input(prompt).strip()
+        except (EOFError, KeyboardInterrupt):
+            console.print()
+            return 0
+        if line in ("/quit", "/exit"):
+            return 0
+        if line:
+            try:
+                runner.run(_command(talk, line, printer) if line.startswith("/") else _turn(talk, line, printer))
+            except PerdureError as error:
+                printer.note(f"error: {printable(explain(error))}", "red")
+
+
+async def _greet(talk: Chat, printer: TurnPrinter) -> None:
+    session = talk.session
+    client_tools = [tool.name for tool in session.tools if type(tool).__name__ == "ClientSideTool"]
+    since = await talk.client.last_event_id(session.id)
+    print_messages(await last_messages(talk.client, session.id, 6))
+    printer.note(f"{session.id}{f' · {short(session.title)}' if session.title else ''} · /help")
+    if client_tools:
+        printer.note(
+            f"This session has tools that its client runs ({', '.join(client_tools)}). This program cannot run them: "
+            "when the agent asks for one, your next message goes on without its result.",
+            "yellow",
+        )
+    # Asked after the log's end was noted: the end of a turn that runs now cannot be missed.
+    session = talk.session = await talk.client.get_session(session.id)
+    if session.status == "active":
+        printer.note("A turn is running.")
+        await _watch(talk, _until_turn_ends(talk.client.follow(session.id, since, exclude=("llm.generation",))), printer)
+
+
+async def _until_turn_ends(events: AsyncGenerator[WireEvent, None]) -> AsyncGenerator[WireEvent, None]:
+    async with aclosing(events):
+        async for event in events:
+            yield event
+            if event.type in ENDED_TURN:
+                return
+
+
+async def _turn(talk: Chat, text: str, printer: TurnPrinter) -> None:
+    printer.wait()
+    await _watch(talk, talk.client.run(talk.session.id, text, controls=talk.controls), printer)
+
+
+async def _watch(talk: Chat, events: AsyncGenerator[WireEvent, None], printer: TurnPrinter) -> None:
+    """Print the events of a turn until it ends or waits for tools that nobody here can run. Ctrl-C cancels the turn."""
+    try:
+        async with aclosing(events):
+            async for event in events:
+                printer.show(event)
+                if event.type == "tool.call_requested":
+                    printer.note("This program cannot run them. Your next message goes on without their results.", "yellow")
+                    return
+    except asyncio.CancelledError:
+        if (task := asyncio.current_task()) is not None:
+            task.uncancel()
+        printer.note((await _cancel(talk)), "yellow")
+    finally:
+        printer.close()
+
+
+async def _cancel(talk: Chat) -> str:
+    return (await talk.client.cancel(talk.session.id)).message
+
+
+async def _command(talk: Chat, line: str, printer: TurnPrinter) -> None:
+    word, *rest = line.split()
+    match word:
+        case "/help":
+            printer.note(HELP)
+        case "/new":
+            await talk.renew()
+            printer.note(f"{talk.session.id} · new")
+        case "/title":
+            talk.session = await talk.client.update_session(talk.session.id, title=" ".join(rest) or None)
+            printer.note(f"title: {talk.session.title or 'none'}")
+        case "/tags":
+            talk.session = await talk.client.update_session(talk.session.id, tags=tuple(rest))
+            printer.note(f"tags: {', '.join(talk.session.tags) or 'none'}")
+        case "/show":
+            print_session(await talk.client.get_session(talk.session.id))
+        case _:
+            printer.note(f"no command {word}; /help lists them")

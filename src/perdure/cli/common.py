@@ -1,0 +1,86 @@
+"""What the commands share: how to reach the server, how to enter the event loop, how to end in one readable line."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from perdure.domain.errors import PerdureError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from perdure.client import Client
+
+T = TypeVar("T")
+
+DEFAULT_URL = "http://127.0.0.1:9000"
+FAILED = 1
+INTERRUPTED = 130
+
+Url = Annotated[str, typer.Option("--url", envvar="PERDURE_URL", help="Where the server is.")]
+Token = Annotated[str | None, typer.Option("--token", envvar="PERDURE_TOKEN", help="A key, where the server asks for one.")]
+Org = Annotated[str | None, typer.Option("--org", envvar="PERDURE_ORG", help="The organization, for a key that opens several.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+class CommandFailed(PerdureError):
+    """A command cannot do what it was asked to; the message says why, and what to do."""
+
+    code = "command_failed"
+
+
+def connect(url: str, token: str | None, org: str | None, *, retries: int = 2) -> Client:
+    """A client of the server at this address; nothing is sent yet."""
+    from perdure.client import Client
+
+    try:
+        return Client(url, token, org, retries=retries)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--url") from error
+
+
+def enter(main: Coroutine[Any, Any, T], run: Callable[[Coroutine[Any, Any, T]], T] = asyncio.run) -> T:
+    """Run a command's coroutine to its end. Ctrl-C cancels it, and the program ends with status 130."""
+    try:
+        return run(main)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Where people read: colours and movement on a terminal only, plain lines of any length elsewhere."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def explain(error: PerdureError) -> str:
+    """The error in words, with the next step where there is an obvious one."""
+    message = error.message
+    status = getattr(error, "status", None)
+    if error.code == "unreachable":
+        return f"{message}\nStart a server with `perdure serve`, or name another one with --url or PERDURE_URL."
+    if status == 401:
+        return f"{message}\nGive a key with --token or PERDURE_TOKEN; `perdure keys create` makes one."
+    if error.code == "model_not_configured":
+        return f"{message}\n{MODEL_ADVICE}"
+    return message
+
+
+def complain(message: str) -> None:
+    """Print an error where errors go."""
+    print(f"error: {message}", file=sys.stderr)
+
+
+MODEL_ADVICE = """\
+Register one over HTTP, for example a server that speaks OpenAI's chat protocol:
+  curl -s $URL/v1/providers -H 'Content-Type: application/json' \\
+    -d '{"name": "local", "provider_type": "openai_completions", "base_url": "http://127.0.0.1:8080/v1"}'
+  curl -s $URL/v1/providers/PROVIDER_ID/models -H 'Content-Type: application/json' \\
+    -d '{"model_id": "the-models-name", "display_name": "My model"}'
+docs/guide/getting-started.md shows it step by step."""

@@ -1,0 +1,358 @@
+"""`perdure demo`: a session works, is killed, and goes on. All is real, but for one model where the screen says so.
+
+Every claim that it prints has been checked; what cannot be confirmed ends the demo with status 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, aclosing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from rich.text import Text
+
+from perdure.cli.common import CommandFailed, make_console
+from perdure.cli.demo_server import DemoServer
+from perdure.cli.local_model import start_local_model
+from perdure.cli.render import TurnPrinter, duration
+from perdure.cli.sessions import print_session
+from perdure.client import CapabilityRef, Client, Controls, WireEvent, data_of, turn_failure
+from perdure.domain.events import ENDED_TURN
+from perdure.domain.messages import text_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from perdure.domain.providers import Model
+    from perdure.domain.sessions import Session
+
+QUESTION = "What is the capital of France? Answer in one sentence."
+TOOL_QUESTION = "What time is it? Use your tool."
+STORY = "Tell me a long story about a lighthouse keeper and a storm. At least five hundred words."
+TITLE, TAGS = "A session that would not die", ("demo", "survivor")
+PROMPT = "You are a friendly assistant. Answer briefly unless you are asked for more."
+
+KILL_AFTER = 80
+"""Characters of the story on screen when the server is killed: enough to see, far from its end."""
+
+TURN_TIMEOUT = 180.0
+"""Seconds for one turn, the resumed one included; the small model takes about ten on two busy cores."""
+
+
+Meanwhile = Callable[[WireEvent, TurnPrinter], Awaitable[None]]
+
+
+class Choice(Struct, frozen=True):
+    """The model that answers, and where it is."""
+
+    label: str
+    provider_type: str
+    name: str
+    base_url: str | None = None
+    api_key: str | None = None
+    small: bool = False
+
+
+_VENDORS = (
+    ("OPENAI_API_KEY", "openai", "gpt-5-mini", "OPENAI_BASE_URL"),
+    ("ANTHROPIC_API_KEY", "anthropic", "claude-haiku-4-5", "ANTHROPIC_BASE_URL"),
+)
+
+
+async def demo() -> None:
+    """Show it all.
+
+    Raises:
+        CommandFailed: something did not happen as promised.
+    """
+    task = asyncio.current_task()
+    if task is not None:
+        # Ended from outside is ended tidily, too.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    started = time.monotonic()
+    show = Show(make_console())
+    show.title("Perdure: a session works, is killed, and goes on")
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perdure-demo-")))
+        choice = await _choose_model(show, stack)
+        server = DemoServer(folder)
+        stack.push_async_callback(server.stop)
+        with show.step("server") as step:
+            await server.start()
+            step.said = f"{server.url}, process {server.pid}, SQLite in {folder}"
+        client = await stack.enter_async_context(Client(server.url))
+        await Demo(show, server, client, choice).play()
+    show.ending(time.monotonic() - started)
+
+
+async def _choose_model(show: Show, stack: AsyncExitStack) -> Choice:
+    """A vendor's model when there is a key for one, else the small model on this machine."""
+    wanted = os.environ.get("PERDURE_DEMO_MODEL")
+    for variable, provider_type, model, url in _VENDORS:
+        key = os.environ.get(variable)
+        if key:
+            name = wanted or model
+            show.line("model", f"{name}, because {variable} is set (PERDURE_DEMO_MODEL picks another)")
+            return Choice(name, provider_type, name, os.environ.get(url) or None, key)
+    with show.step("model", "loading the small model") as step:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perdure"
+        local = await start_local_model(cache)
+        stack.push_async_callback(local.stop)
+        step.said = "SmolLM2, 135 million parameters, on this machine (llama.cpp); no key, no network"
+    return Choice(local.model_name, "openai_completions", local.model_name, local.base_url, small=True)
+
+
+class Demo:
+    """The play: a server, a client, and what is known of them so far."""
+
+    def __init__(self, show: Show, server: DemoServer, client: Client, choice: Choice) -> None:
+        self._show = show
+        self._server = server
+        self._client = client
+        self._choice = choice
+        self._asked: list[str] = []
+
+    async def play(self) -> None:
+        """All acts, in order."""
+        with self._show.step("set up") as step:
+            model = await self._register(self._choice)
+            session = await self._make_session(model)
+            step.said = f"provider, model, agent and session, over HTTP: {session.id}"
+        self._show.gap()
+        await self._ask(session)
+        await self._use_tool(session)
+        await self._rename(session)
+        await self._kill_and_go_on(session)
+        await self._check_log(session)
+
+    async def _register(self, choice: Choice) -> Model:
+        provider = await self._client.create_provider(
+            name=f"demo {choice.label}",
+            provider_type=choice.provider_type,
+            base_url=choice.base_url,
+            api_key=choice.api_key,
+        )
+        return await self._client.create_model(provider.id, model_id=choice.name, display_name=choice.label)
+
+    async def _make_session(self, model: Model) -> Session:
+        tools = (CapabilityRef("current_time"),)
+        agent = await self._client.create_agent(
+            name="demo", system_prompt=PROMPT, default_model_id=model.id, harness_name="base", capabilities=tools
+        )
+        return await self._client.create_session(agent_id=agent.id, title="Demo")
+
+    # --- one turn -------------------------------------------------------------
+
+    async def _turn(
+        self, session: Session, text: str, *, controls: Controls | None = None, meanwhile: Meanwhile | None = None
+    ) -> list[WireEvent]:
+        """Ask, print what happens, and hand back the events; the turn must complete."""
+        self._show.you(text.partition(" [[sim ")[0])
+        self._asked.append(text)
+        events: list[WireEvent] = []
+        printer = self._show.printer()
+        printer.wait()
+        stream = self._client.run(session.id, text, controls=controls)
+        try:
+            async with asyncio.timeout(TURN_TIMEOUT), aclosing(stream):
+                async for event in stream:
+                    printer.show(event)
+                    events.append(event)
+                    if meanwhile is not None:
+                        await meanwhile(event, printer)
+        except TimeoutError:
+            raise CommandFailed(f"the demo failed: a turn took over {TURN_TIMEOUT:.0f} s") from None
+        finally:
+            printer.close()
+        failure = turn_failure(events[-1])
+        _require(failure is None, f"the turn did not complete: {failure} ({events[-1].type})")
+        return events
+
+    async def _ask(self, session: Session) -> None:
+        events = await self._turn(session, QUESTION)
+        _require(_answer(events), "the model's answer was empty")
+        self._show.done(events[-1])
+
+    async def _use_tool(self, session: Session) -> None:
+        events: list[WireEvent] = []
+        if not self._choice.small:
+            events = await self._turn(session, TOOL_QUESTION)
+        if not any(_is_clock(event) for event in events):
+            self._show.remark(
+                "A model this small is no good at tools. In the next turn the simulated model stands in for it:\n"
+                "it reads its lines from the message. The tool, the log and the loop are the real ones."
+                if self._choice.small
+                else "The model did not use the tool, so the simulated model shows how that looks."
+            )
+            simulated = await self._register(Choice("the simulated model", "llmsim", "llmsim"))
+            events = await self._turn(session, _clock_script(), controls=Controls(model_id=simulated.id))
+        _require(any(_is_clock(event) for event in events), "no tool ran")
+        self._show.done(events[-1])
+
+    async def _rename(self, session: Session) -> None:
+        with self._show.step("PATCH") as step:
+            changed = await self._client.update_session(session.id, title=TITLE, tags=TAGS)
+            _require(changed.title == TITLE and changed.tags == TAGS, "the session was not renamed")
+            step.said = "renamed and tagged"
+        print_session(changed)
+        self._show.gap()
+
+    # --- the kill -------------------------------------------------------------
+
+    async def _kill_and_go_on(self, session: Session) -> None:
+        """Ask for something long, kill the server while the answer streams, start it again, and see the turn end."""
+        killed: datetime | None = None
+
+        async def strike(event: WireEvent, printer: TurnPrinter) -> None:
+            nonlocal killed
+            if killed is None and _is_under_way(event):
+                printer.close()
+                killed = await self._kill_and_restart()
+                printer.wait("the turn goes on by itself")
+
+        events = await self._turn(session, STORY, meanwhile=strike)
+        if killed is None:
+            raise CommandFailed("the demo failed: the answer was over before the server could be killed")
+        _require(datetime.fromisoformat(events[-1].ts) > killed, "the turn was over before the server was killed")
+        self._show.done(events[-1])
+
+    async def _kill_and_restart(self) -> datetime:
+        pid = self._server.pid
+        await self._server.kill()
+        moment = datetime.now(UTC)
+        self._show.line("kill -9", f"process {pid} is gone, in the middle of a sentence", "red")
+        with self._show.step("restart", "starting the server again") as step:
+            await self._server.start()
+            step.said = f"the same data, a new process ({self._server.pid}); the client finds it by itself"
+        return moment
+
+    # --- the proof ------------------------------------------------------------
+
+    async def _check_log(self, session: Session) -> None:
+        with self._show.step("check", "reading the whole log") as step:
+            events = await self._whole_log(session)
+            numbers = [event.sequence for event in events]
+            _require(numbers == list(range(1, len(events) + 1)), f"the log has gaps: {numbers}")
+            asked = [text_of(data_of(event).message.content) for event in events if event.type == "input.message"]
+            _require(asked == self._asked, "a message is missing, or came twice")
+            turns = Counter(event.context.turn_id for event in events if event.type == "turn.started")
+            ends = Counter(event.context.turn_id for event in events if event.type in ENDED_TURN)
+            _require(turns == ends and set(ends.values()) == {1}, f"turns did not end once each: {turns}, {ends}")
+            now = await self._client.get_session(session.id)
+            _require((now.status, now.title, now.tags) == ("idle", TITLE, TAGS), "the session is not as it was left")
+            step.said = (
+                f"{len(events)} events, numbered 1 to {len(events)} without a gap; {len(asked)} messages, each there "
+                f"once; {len(turns)} turns, each ended once; title and tags kept"
+            )
+        self._show.gap()
+
+    async def _whole_log(self, session: Session) -> list[WireEvent]:
+        events: list[WireEvent] = []
+        while page := await self._client.list_events(session.id, after_sequence=len(events), limit=500):
+            events.extend(page)
+        return events
+
+
+def _clock_script() -> str:
+    steps = [
+        {"tool_calls": [{"name": "get_current_time", "arguments": {}}]},
+        {"text": "There it is, from the server's clock."},
+    ]
+    return f"{TOOL_QUESTION} [[sim {json.dumps(steps)}]]"
+
+
+def _is_clock(event: WireEvent) -> bool:
+    return event.type == "tool.completed" and data_of(event).tool_name == "get_current_time" and data_of(event).success
+
+
+def _is_under_way(event: WireEvent) -> bool:
+    return event.type == "output.message.delta" and len(data_of(event).accumulated) >= KILL_AFTER
+
+
+def _answer(events: list[WireEvent]) -> str:
+    texts = [text_of(data_of(event).message.content) for event in events if event.type == "output.message.completed"]
+    return texts[-1].strip() if texts else ""
+
+
+def _require(holds: object, otherwise: str) -> None:
+    if not holds:
+        raise CommandFailed(f"the demo failed: {otherwise}")
+
+
+class Step:
+    """A step that is going on; `said` is what is printed beside its name when it is done."""
+
+    said = ""
+
+
+class Show:
+    """What the audience sees: one line a step, a spinner while it takes, plain lines without a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def gap(self) -> None:
+        self._console.print()
+
+    def title(self, text: str) -> None:
+        self._console.print(Text(f"\n{text}\n", style="bold"))
+
+    @contextmanager
+    def step(self, name: str, words: str = "") -> Iterator[Step]:
+        """Show the step, and its time when it took any."""
+        step, started = Step(), time.monotonic()
+        if self._console.is_terminal:
+            with self._console.status(f"[dim]{words or name} ...[/dim]", spinner="dots"):
+                yield step
+        else:
+            yield step
+        took = time.monotonic() - started
+        self.line(name, step.said + (f"  {duration(took * 1000)}" if took >= 0.1 else ""))
+
+    def line(self, name: str, text: str, style: str = "green") -> None:
+        self._console.print(Text.assemble((f"{name:<10}", style), text))
+
+    def remark(self, text: str) -> None:
+        self._console.print(Text(text, style="dim"))
+
+    def you(self, text: str) -> None:
+        self._console.print(Text.assemble(("you       ", "bold cyan"), text))
+
+    def printer(self) -> TurnPrinter:
+        return TurnPrinter(self._console, indent=" " * 10)
+
+    def done(self, event: WireEvent) -> None:
+        """Sum up a completed turn."""
+        data = data_of(event)
+        usage = data.usage
+        tokens = f", {usage.output_tokens} tokens" if usage is not None else ""
+        first = data.time_to_first_token_ms
+        started = f", first word after {duration(first)}" if first is not None else ""
+        self._console.print(Text(f"          turn completed in {duration(data.duration_ms)}{started}{tokens}\n", style="dim"))
+
+    def ending(self, seconds: float) -> None:
+        command = _own_name()
+        text = Text.assemble(("All of this was checked.", "bold green"), (f"  {duration(seconds * 1000)}\n", "dim"))
+        text.append("Go on with\n")
+        text.append(f"  {command} serve", "bold").append("   a server of your own\n")
+        text.append(f"  {command} chat ", "bold").append("   talk to an agent on it\n")
+        text.append("docs/guide/getting-started.md tells how to give it a model.")
+        self._console.print(text)
+
+
+def _own_name() -> str:
+    """How the user can call this program again: as it was called."""
+    called = sys.argv[0]
+    return called if Path(called).name == "perdure" else "perdure"

@@ -1,0 +1,111 @@
+"""A real server in a process of its own, for the demo to kill."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from pathlib import Path
+
+from perdure.cli.common import CommandFailed
+
+START_TIMEOUT = 60.0
+STOP_TIMEOUT = 15.0
+"""Seconds; a server that is asked to stop gives its running turns 10."""
+
+_READY = "listening on "
+
+
+class DemoServer:
+    """`perdure serve` on loopback with this data folder; its log goes to `server.log` beside the data."""
+
+    def __init__(self, folder: Path) -> None:
+        self._data = folder / "data"
+        self._log = folder / "server.log"
+        self._process: Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self.port = 0
+        self.url = ""
+
+    @property
+    def pid(self) -> int:
+        """The process's id; 0 when none runs."""
+        return self._process.pid if self._process is not None else 0
+
+    async def start(self) -> None:
+        """Start it, on the same port as before, and return when it serves.
+
+        Raises:
+            CommandFailed: it did not; the message has the end of its log.
+        """
+        with self._log.open("ab") as log:
+            process = self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "perdure.cli", "serve", "--port", str(self.port), "--data", str(self._data)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=PIPE,
+                stderr=log,
+                # The user's own configuration is for the user's own server.
+                env={name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")},
+                start_new_session=True,  # Ctrl-C in the terminal is the demo's to answer
+            )
+        try:
+            url = await asyncio.wait_for(_ready_url(process), START_TIMEOUT)
+        except TimeoutError:
+            url = None
+        if url is None:
+            await self.kill()
+            raise CommandFailed(f"the server did not start:\n{self.log_end()}")
+        self.url, self.port = url, int(url.rpartition(":")[2])
+        self._reader = asyncio.create_task(_drain(process))
+
+    async def kill(self) -> None:
+        """Kill it with -9: no warning, no time to tidy up."""
+        if self._process is not None:
+            if self._process.returncode is None:
+                self._process.kill()
+            await self._gone(self._process)
+
+    async def stop(self) -> None:
+        """Ask it to stop; kill it when it does not."""
+        process = self._process
+        if process is None:
+            return
+        if process.returncode is None:
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_TIMEOUT)
+        except TimeoutError:
+            process.kill()
+        await self._gone(process)
+
+    async def _gone(self, process: Process) -> None:
+        await process.wait()
+        if self._reader is not None:
+            await self._reader
+        self._process = self._reader = None
+
+    def log_end(self) -> str:
+        """The last lines that the server logged."""
+        try:
+            lines = self._log.read_text("utf-8", "replace").splitlines()
+        except OSError:
+            lines = []
+        return "\n".join(lines[-15:]) or "(it said nothing)"
+
+
+async def _ready_url(process: Process) -> str | None:
+    """The address that the server prints once it serves; None when it ends without."""
+    if process.stdout is not None:
+        async for line in process.stdout:
+            text = line.decode("utf-8", "replace").strip()
+            if text.startswith(_READY):
+                return text.removeprefix(_READY)
+    return None
+
+
+async def _drain(process: Process) -> None:
+    """Read on to the end, so that the server never waits for us."""
+    if process.stdout is not None:
+        while await process.stdout.read(65_536):
+            pass

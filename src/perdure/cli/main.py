@@ -1,0 +1,135 @@
+"""The `perdure` command. Whatever is slow to import waits until a command needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perdure import __version__
+from perdure.cli import sessions
+from perdure.cli.common import DEFAULT_URL, FAILED, Org, Token, Url, complain, connect, enter, explain
+from perdure.domain.errors import PerdureError
+
+app = typer.Typer(
+    name="perdure",
+    help="A durable server for agent sessions.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+keys = typer.Typer(help="Keys that clients show to the server.", no_args_is_help=True)
+app.add_typer(sessions.app, name="sessions")
+app.add_typer(keys, name="keys")
+
+Data = Annotated[Path | None, typer.Option("--data", help="The data folder.", show_default=False)]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option("--database-url", help="A PostgreSQL URL, instead of SQLite in the data folder.", show_default=False),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"perdure {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    _version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)] = False,
+) -> None:
+    """A durable server for agent sessions."""
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(f"perdure {__version__}")
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="The address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="The port; 0 picks a free one.", min=0, max=65535, show_default="9000")] = None,
+    data: Data = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Run the server: the API and the worker."""
+    import uvloop
+
+    from perdure.settings import load
+    from perdure.wiring import serve as run_server
+
+    enter(run_server(load(host=host, port=port, data=data, database_url=database_url)), uvloop.run)
+
+
+@app.command()
+def chat(
+    session_id: Annotated[str | None, typer.Argument(help="A session to go on with.", show_default=False)] = None,
+    agent: Annotated[str | None, typer.Option(help="The agent of a new session, by name.", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="The model to use, by id or name.", show_default="the agent's")] = None,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """Talk to an agent. Without a terminal: answer each line of standard input."""
+    from perdure.cli.chat import chat as run_chat
+
+    if session_id is not None and agent is not None:
+        raise typer.BadParameter("a session's agent is chosen when it is made", param_hint="--agent")
+    raise typer.Exit(run_chat(connect(url, token, org), session_id, agent, model))
+
+
+@app.command()
+def demo() -> None:
+    """Watch a session work, get killed and go on: a real server, a real model, nothing to configure."""
+    from perdure.cli.demo import demo as run_demo
+
+    enter(run_demo())
+
+
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "cli",
+    data: Data = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Make a key and print it, once: only a hash of it is kept."""
+    from perdure.settings import load
+    from perdure.wiring import create_key as make_key
+
+    token = enter(make_key(load(data=data, database_url=database_url), name))
+    print(token)
+    print(
+        "It is not shown again. Clients send it as `Authorization: Bearer ...`; this program takes PERDURE_TOKEN.",
+        file=sys.stderr,
+    )
+
+
+def main() -> None:
+    """The entry point: every failure ends in one readable line and status 1 (2 for wrong usage)."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        app()
+    except PerdureError as error:
+        _fail(error, explain(error))
+    except Exception as error:  # noqa: BLE001 - the outermost frame: there is nobody left to tell but the user
+        _fail(error, f"{type(error).__name__}: {error} (PERDURE_DEBUG=1 shows where)")
+
+
+def _fail(error: Exception, message: str) -> None:
+    if os.environ.get("PERDURE_DEBUG") == "1":
+        raise error
+    complain(message)
+    sys.exit(FAILED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""A turn, as a person at a terminal sees it happen."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from rich.cells import cell_len
+from rich.text import Text
+
+from perdure.client import data_of, turn_failure
+from perdure.domain.events import WireEvent
+from perdure.domain.messages import Message, TextPart, ToolCallPart, text_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def printable(text: str) -> str:
+    """The text without control characters: what a model or a tool says must not steer the terminal."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
+
+
+def short(value: Any, limit: int = 100) -> str:
+    """A JSON value or a text in one line of at most `limit` characters."""
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    line = " ".join(printable(text[: 4 * limit]).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def duration(millis: float | None) -> str:
+    """A time span for people: `0.4 ms`, `12 ms`, `3.4 s`, `2 min 5 s`."""
+    if millis is None:
+        return ""
+    if millis < 1:
+        return f"{millis:.1f} ms"
+    if millis < 1000:
+        return f"{millis:.0f} ms"
+    seconds = millis / 1000
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+
+
+def outcome(message: Message) -> str:
+    """The text of a message, in one line, with what else it carries."""
+    calls = [part.name for part in message.content if isinstance(part, ToolCallPart)]
+    others = sum(not isinstance(part, TextPart | ToolCallPart) for part in message.content)
+    notes = [f"calls {name}" for name in calls] + ([f"{others} more part(s)"] if others else [])
+    return " ".join([short(text_of(message.content), 160), *(f"[{note}]" for note in notes)]).strip()
+
+
+def brief(event: WireEvent) -> str:
+    """What an event says, in one short line."""
+    data = data_of(event)
+    match event.type:
+        case "input.message" | "output.message.completed":
+            return outcome(data.message)
+        case "output.message.delta" | "reason.thinking.delta" | "tool.output.delta":
+            return short(data.delta)
+        case "tool.started":
+            return f"{data.tool_call.name} {short(data.tool_call.arguments)}"
+        case "tool.completed":
+            return f"{data.tool_name} {data.status} {duration(data.duration_ms)} {short(data.error or '')}".strip()
+        case "tool.call_requested":
+            return ", ".join(call.name for call in data.tool_calls)
+        case "turn.completed":
+            return f"{data.iterations} model call(s), {duration(data.duration_ms)}"
+        case "llm.generation":
+            usage = data.metadata.usage
+            tokens = "" if usage is None else f"{usage.input_tokens} in, {usage.output_tokens} out, "
+            return f"{data.metadata.model} {tokens}{duration(data.metadata.duration_ms)}"
+        case "file.written":
+            return f"{data.path} {data.size_bytes} bytes"
+    failure = turn_failure(event)
+    return "" if failure is None else f"{short(failure.message)} ({failure.code})"
+
+
+class Flow:
+    """Lays out streamed text: indented, and broken between words at the width, if there is one.
+
+    A word that may go on in the next piece is held back until it is known where it ends.
+    """
+
+    def __init__(self, indent: str, width: int | None) -> None:
+        self._indent = indent
+        self._width = width
+        self._held = ""
+        self._column = 0
+        self._space = ""
+
+    def feed(self, piece: str) -> str:
+        """What can be printed now."""
+        *ready, self._held = re.split(r"(\s+)", self._held + piece)
+        return "".join(map(self._place, ready))
+
+    def end(self) -> str:
+        """The rest; the next piece begins a line."""
+        rest = self._place(self._held)
+        self._held, self._column, self._space = "", 0, ""
+        return rest
+
+    def _place(self, token: str) -> str:
+        if not token:
+            return ""
+        if token.isspace():
+            lines = token.count("\n")
+            self._column, self._space = (0, "") if lines else (self._column, token)
+            return "\n" * lines
+        size = cell_len(token)
+        if self._width is not None and self._column > 0 and self._column + len(self._space) + size > self._width:
+            placed = f"\n{self._indent}{token}"
+            self._column = len(self._indent) + size
+        else:
+            before = self._indent if self._column == 0 else self._space
+            placed = before + token
+            self._column = (self._column or 0) + len(before) + size
+        self._space = ""
+        return placed
+
+
+class TurnPrinter:
+    """Prints events as they come: text as it streams, thinking dimmed, tools with arguments, results and times.
+
+    Deltas carry the whole text so far, so a piece that was missed or came twice shows no difference; a text that begins
+    anew (the call was made again) begins on a new line.
+    """
+
+    def __init__(self, console: Console, *, indent: str = "") -> None:
+        self._console = console
+        self._indent = indent
+        self._flow = Flow(indent, console.width if console.is_terminal else None)
+        self._status: Status | None = None
+        self._key = ""
+        self._text = ""
+        self._style = ""
+        self._line_open = False
+
+    def wait(self, words: str = "thinking") -> None:
+        """Show that something is going on, until there is something to print. Terminals only."""
+        if self._status is None and self._console.is_terminal and not self._line_open:
+            self._status = self._console.status(f"[dim]{words}[/dim]", spinner="dots")
+            self._status.start()
+
+    def note(self, text: str, style: str = "dim") -> None:
+        """A line of our own."""
+        self._end_line()
+        self._console.print(Text(f"{self._indent}{text}", style=style))
+
+    def close(self) -> None:
+        """Leave the terminal tidy; the printer can go on afterwards."""
+        self._end_line()
+        self._key = self._text = ""
+
+    def show(self, event: WireEvent) -> None:
+        """Print what this event is to a person; most are nothing."""
+        data = data_of(event)
+        match event.type:
+            case "reason.started":
+                self.wait()
+            case "reason.thinking.delta":
+                self._stream(f"thinking/{data.message_id}", data.accumulated, "dim italic")
+            case "output.message.delta":
+                self._stream(data.message_id or data.turn_id, data.accumulated, "")
+            case "output.message.completed":
+                if data.error_code is None:
+                    self._stream(data.message.id, text_of(data.message.content), "")
+                self.close()
+            case "tool.started":
+                self.note(f"→ {data.tool_call.name} {short(data.tool_call.arguments)}", "cyan")
+                self.wait(data.tool_call.name)
+            case "tool.completed":
+                self._tool_completed(data)
+            case "tool.progress":
+                self.note(f"  {data.tool_name}: {short(data.message)}")
+            case "tool.call_requested":
+                names = ", ".join(f"{call.name} {short(call.arguments, 60)}" for call in data.tool_calls)
+                self.note(f"→ for a client to run: {names}", "yellow")
+            case "turn.cancelled":
+                self.note("cancelled", "yellow")
+            case _:
+                failure = turn_failure(event)
+                if failure is not None:
+                    self.note(f"✗ {printable(failure.message)} ({failure.code})", "red")
+
+    def _tool_completed(self, data: Any) -> None:
+        took = duration(data.duration_ms)
+        if data.success:
+            parts = data.result or ()
+            said = short(text_of(parts)) if all(isinstance(part, TextPart) for part in parts) else short(parts)
+            self.note(f"← {data.tool_name} {said} {f'({took})' if took else ''}".rstrip(), "green")
+        else:
+            self.note(f"← {data.tool_name} {data.status}: {short(data.error or '')}", "red")
+
+    def _stream(self, key: str, whole: str, style: str) -> None:
+        if key != self._key or not whole.startswith(self._text):
+            self._end_line()
+            if key == self._key:
+                self.note("(the model begins anew)")
+            self._key, self._text, self._style = key, "", style
+        piece, self._text = whole[len(self._text) :], whole
+        if piece:
+            self._stop_waiting()
+            self._write(self._flow.feed(printable(piece)))
+            self._line_open = True
+
+    def _write(self, text: str) -> None:
+        if text:
+            self._console.print(Text(text, style=self._style), end="")
+            self._console.file.flush()
+
+    def _end_line(self) -> None:
+        self._stop_waiting()
+        if self._line_open:
+            self._write(self._flow.end())
+            self._console.print()
+            self._line_open = False
+
+    def _stop_waiting(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None

@@ -1,0 +1,327 @@
+"""`perdure sessions ...`: look at sessions, follow them, change them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from perdure.cli.common import DEFAULT_URL, Json, Org, Token, Url, connect, enter, make_console
+
+if TYPE_CHECKING:
+    from perdure.client import Client, WireEvent
+    from perdure.domain.sessions import Session
+
+app = typer.Typer(help="Look at sessions, follow them, change them.", no_args_is_help=True)
+
+SessionId = Annotated[str, typer.Argument(help="The session's id.", show_default=False)]
+
+
+@app.command("list")
+def list_sessions(
+    limit: Annotated[int, typer.Option(help="How many, newest first.", min=1, max=10_000)] = 20,
+    search: Annotated[str | None, typer.Option(help="Part of the title.", show_default=False)] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A tag; repeat it: all must match.", show_default=False)] = None,
+    status: Annotated[str | None, typer.Option(help="started, active, idle ...", show_default=False)] = None,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """List sessions, newest first."""
+    enter(_list(connect(url, token, org), limit, {"search": search, "tags": tag or (), "status": status}, as_json))
+
+
+async def _list(client: Client, limit: int, filters: dict[str, Any], as_json: bool) -> None:
+    async with client:
+        found: list[Session] = []
+        async with aclosing(client.iterate_sessions(**filters, limit=min(limit, 100))) as pages:
+            async for session in pages:
+                found.append(session)
+                if len(found) == limit:
+                    break
+    if as_json:
+        _print_json(found)
+    else:
+        _print_table(found)
+
+
+def _print_table(sessions: list[Session]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from perdure.cli.render import short
+
+    console = make_console()
+    if not sessions:
+        console.print("No sessions.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name, fold in (("SESSION", False), ("STATUS", False), ("UPDATED", False), ("TITLE", True), ("TAGS", True)):
+        table.add_column(name, no_wrap=not fold, overflow="fold")
+    for session in sessions:
+        table.add_row(
+            session.id,
+            Text(session.status, style=_STATUS_STYLES.get(session.status, "")),
+            ago(session.updated_at),
+            short(session.title or session.preview or "", 60),
+            short(", ".join(session.tags), 60),
+        )
+    # Off a terminal there is no width to keep to.
+    console.print(table, width=None if console.is_terminal else 200)
+
+
+@app.command()
+def show(
+    session_id: SessionId,
+    messages: Annotated[int, typer.Option("--messages", "-m", help="How many of the last messages.", min=0, max=500)] = 6,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """Show a session and its last messages."""
+    enter(_show(connect(url, token, org), session_id, messages, as_json))
+
+
+async def _show(client: Client, session_id: str, count: int, as_json: bool) -> None:
+    async with client:
+        session = await client.get_session(session_id)
+        if as_json:
+            _print_json([session])
+            return
+        events = await last_messages(client, session_id, count)
+    print_session(session)
+    print_messages(events)
+
+
+async def last_messages(client: Client, session_id: str, count: int) -> list[WireEvent]:
+    """The events of the session's last messages, oldest first."""
+    if not count:
+        return []
+    kinds = ("input.message", "output.message.completed")
+    return list(reversed(await client.list_events(session_id, types=kinds, newest_first=True, limit=count)))
+
+
+def print_session(session: Session) -> None:
+    """The session, field by field."""
+    from rich.text import Text
+
+    from perdure.cli.render import printable
+
+    console = make_console()
+    usage = session.usage
+    rows = {
+        "session": session.id,
+        "title": session.title,
+        "tags": ", ".join(session.tags),
+        "status": session.status,
+        "agent": session.agent_id,
+        "model": session.model_id,
+        "capabilities": ", ".join(capability.ref for capability in session.capabilities),
+        "tokens": None if usage is None else f"{usage.input_tokens} in, {usage.output_tokens} out",
+        "created": f"{session.created_at} ({ago(session.created_at)})",
+        "updated": f"{session.updated_at} ({ago(session.updated_at)})",
+    }
+    for name, value in rows.items():
+        if value:
+            style = _STATUS_STYLES.get(session.status, "") if name == "status" else ""
+            console.print(Text.assemble((f"{name:<13}", "dim"), (printable(value), style)))
+
+
+def print_messages(events: Iterable[WireEvent]) -> None:
+    """Messages, one line each."""
+    from rich.text import Text
+
+    from perdure.cli.render import outcome
+    from perdure.client import data_of
+
+    console = make_console()
+    for event in events:
+        message = data_of(event).message
+        console.print(Text.assemble((f"{message.role:>5}  ", "bold" if message.role == "user" else "dim"), outcome(message)))
+
+
+@app.command()
+def tail(
+    session_id: SessionId,
+    since: Annotated[str | None, typer.Option(help="Begin after this event's id.", show_default=False)] = None,
+    last: Annotated[int, typer.Option("--last", "-n", help="Begin with this many of the last events.", min=0, max=1000)] = 10,
+    types: Annotated[
+        list[str] | None,
+        typer.Option("--types", help="Only these kinds of events; repeat it or use commas.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """Follow a session's events as they happen, until Ctrl-C.
+
+    Pieces of live text (output.message.delta ...) are shown only when asked for by type.
+    """
+    kinds = [kind for group in types or () for kind in group.split(",") if kind]
+    client = connect(url, token, org)
+    try:
+        enter(_tail(client, session_id, since, last, kinds, as_json))
+    except typer.Exit:
+        return  # Ctrl-C is how a tail ends
+
+
+async def _tail(client: Client, session_id: str, since: str | None, last: int, types: list[str], as_json: bool) -> None:
+    from perdure.domain.events import LIVE_TYPES
+
+    exclude = () if types else tuple(sorted(LIVE_TYPES))
+    async with client:
+        if since is None:
+            since = await _event_before_last(client, session_id, last)
+        print_event = _print_json_line if as_json else _event_printer()
+        async with aclosing(client.follow(session_id, since, types, exclude)) as events:
+            async for event in events:
+                print_event(event)
+
+
+async def _event_before_last(client: Client, session_id: str, last: int) -> str | None:
+    """The id of the event before the last `last` ones; None when there are not so many."""
+    newest = await client.list_events(session_id, newest_first=True, limit=1)
+    if not newest or newest[0].sequence is None or newest[0].sequence <= last:
+        return None
+    before = await client.list_events(session_id, before_sequence=newest[0].sequence - last + 1, newest_first=True, limit=1)
+    return before[0].id
+
+
+def _print_json_line(event: WireEvent) -> None:
+    import msgspec
+
+    sys.stdout.write(msgspec.json.encode(event).decode() + "\n")
+    sys.stdout.flush()
+
+
+def _event_printer() -> Any:
+    from rich.text import Text
+
+    from perdure.cli.render import brief
+
+    console = make_console()
+
+    def print_event(event: WireEvent) -> None:
+        style = next((style for end, style in _EVENT_STYLES if event.type.endswith(end)), "")
+        when = event.ts[11:23]
+        line = Text.assemble((f"{when} {event.sequence or '':>6} ", "dim"), (f"{event.type:<26} ", style), brief(event))
+        console.print(line)
+
+    return print_event
+
+
+@app.command()
+def update(
+    session_id: SessionId,
+    title: Annotated[str | None, typer.Option(help="The new title.", show_default=False)] = None,
+    clear_title: Annotated[bool, typer.Option("--clear-title", help="Take the title away.")] = False,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="A tag; repeat it. The given ones replace the old.", show_default=False)
+    ] = None,
+    clear_tags: Annotated[bool, typer.Option("--clear-tags", help="Take all tags away.")] = False,
+    model: Annotated[str | None, typer.Option(help="The id of the session's own model.", show_default=False)] = None,
+    clear_model: Annotated[bool, typer.Option("--clear-model", help="Back to the agent's model.")] = False,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """Change a session's title, tags or model; also while a turn runs."""
+    changes: dict[str, Any] = {}
+    for name, value, clear, cleared in (
+        ("title", title, clear_title, None),
+        ("tags", tuple(tag) if tag else None, clear_tags, ()),
+        ("model_id", model, clear_model, None),
+    ):
+        if clear and value is not None:
+            raise typer.BadParameter("set it or clear it, not both", param_hint=f"--{name.removesuffix('_id')}")
+        if clear or value is not None:
+            changes[name] = cleared if clear else value
+    if not changes:
+        raise typer.BadParameter("nothing to change: give --title, --tag, --model or one of --clear-...")
+    enter(_update(connect(url, token, org), session_id, changes, as_json))
+
+
+async def _update(client: Client, session_id: str, changes: dict[str, Any], as_json: bool) -> None:
+    async with client:
+        session = await client.update_session(session_id, **changes)
+    if as_json:
+        _print_json([session])
+    else:
+        print_session(session)
+
+
+@app.command()
+def cancel(session_id: SessionId, url: Url = DEFAULT_URL, token: Token = None, org: Org = None) -> None:
+    """Stop a session's running turn."""
+    enter(_cancel(connect(url, token, org), session_id))
+
+
+async def _cancel(client: Client, session_id: str) -> None:
+    async with client:
+        done = await client.cancel(session_id)
+    print(done.message)
+
+
+@app.command()
+def delete(
+    session_ids: Annotated[list[str], typer.Argument(help="One or more ids.", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """Delete sessions for good, their running turns cancelled first. Asks when there is a terminal to ask on."""
+    if not yes:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("nobody can be asked here: give --yes", param_hint="--yes")
+        typer.confirm(f"Delete {len(session_ids)} session(s) and all their events?", abort=True)
+    enter(_delete(connect(url, token, org), session_ids))
+
+
+async def _delete(client: Client, session_ids: list[str]) -> None:
+    async with client:
+        for session_id in session_ids:
+            await client.delete_session(session_id)
+            print(f"deleted {session_id}")
+
+
+def ago(ts: str) -> str:
+    """How long ago an RFC 3339 time was, in words."""
+    seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(ts)).total_seconds())
+    for size, name in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {name}{'s' if count > 1 else ''} ago"
+    return "just now"
+
+
+def _print_json(sessions: list[Session]) -> None:
+    """One JSON object a line."""
+    import msgspec
+
+    for session in sessions:
+        print(msgspec.json.encode(session).decode())
+
+
+_STATUS_STYLES = {
+    "active": "green",
+    "waiting_for_tool_results": "yellow",
+    "paused": "yellow",
+    "idle": "",
+    "started": "dim",
+}
+_EVENT_STYLES = (
+    (".failed", "red"),
+    (".cancelled", "yellow"),
+    (".sealed", "red"),
+    (".completed", "green"),
+    (".message", "bold"),
+)

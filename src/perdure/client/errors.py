@@ -1,0 +1,122 @@
+"""What can go wrong for a caller of the client.
+
+PerdureError (perdure.domain.errors)
+├── ApiError         the server refused: `status`, `code`, `message`, `problem`
+│   ├── NotFound     404  not there, or somebody else's
+│   ├── Conflict     409  the resource's state does not allow it
+│   └── RateLimited  429  `retry_after`, in seconds, where the server named it
+├── Unreachable      nobody answered, and trying again did not help
+├── BadAnswer        something answered that does not speak this protocol
+└── TurnFailed       a turn ended without an answer: failed, cancelled or sealed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import msgspec
+
+from perdure.domain.errors import PerdureError
+from perdure.domain.messages import JsonObject
+
+
+class ApiError(PerdureError):
+    """The server refused a request.
+
+    Attributes:
+        status: the HTTP status.
+        code: a stable word for what is wrong (`invalid_id`, `session_not_found` ...).
+        message: what to mend, for a person.
+        problem: the whole `application/problem+json` body; empty when the answer had none.
+        retry_after: seconds to wait before trying again, where the server named them.
+    """
+
+    def __init__(self, status: int, code: str, message: str, problem: JsonObject, *, retry_after: float | None = None) -> None:
+        super().__init__(message, code=code, retry_after=retry_after)
+        self.status = status
+        self.problem = problem
+
+
+class NotFound(ApiError):
+    """404: it does not exist, or it belongs to somebody else."""
+
+
+class Conflict(ApiError):
+    """409: the resource's state does not allow it."""
+
+
+class RateLimited(ApiError):
+    """429: too many requests."""
+
+
+class Unreachable(PerdureError):
+    """Nobody answered at the base URL, or the connection broke, as often as it was tried."""
+
+    code = "unreachable"
+
+
+class BadAnswer(PerdureError):
+    """The answer is not what a Perdure server says. Is the base URL that of another program?"""
+
+    code = "bad_answer"
+
+
+class TurnFailed(PerdureError):
+    """A turn ended without an answer.
+
+    Attributes:
+        ended_by: the event that ended it: `turn.failed`, `turn.cancelled` or `turn.sealed`.
+        turn_id: which turn.
+        code: for `turn.failed` its error code (`provider_auth`, `model_not_configured` ...).
+    """
+
+    def __init__(self, ended_by: str, turn_id: str, message: str, code: str) -> None:
+        super().__init__(message, code=code)
+        self.ended_by = ended_by
+        self.turn_id = turn_id
+
+
+_BY_STATUS: dict[int, type[ApiError]] = {404: NotFound, 409: Conflict, 429: RateLimited}
+
+
+def error_of(status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
+    """The error that an answer with this status stands for. Bodies of any kind are understood, also a proxy's HTML."""
+    problem = _problem(body)
+    code = problem.get("code")
+    message = problem.get("detail") or problem.get("title") or f"the server answered with status {status}"
+    kind = _BY_STATUS.get(status, ApiError)
+    return kind(
+        status,
+        code if isinstance(code, str) else f"http_{status}",
+        str(message),
+        problem,
+        retry_after=_retry_after(headers.get("retry-after"), problem.get("retry_after_seconds")),
+    )
+
+
+def _problem(body: bytes) -> JsonObject:
+    try:
+        return msgspec.json.decode(body, type=JsonObject)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return {}
+
+
+def _retry_after(header: str | None, seconds: object) -> float | None:
+    """The wait in seconds: the body's figure, else the header's (a number or a date)."""
+    if isinstance(seconds, int | float):
+        return max(0.0, float(seconds))
+    if header is None:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        moment = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

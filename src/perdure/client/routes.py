@@ -1,0 +1,133 @@
+"""Methods of the client that are one request each, made from what differs: path, body, result.
+
+A method takes exactly the fields of its body's struct, under their names: a field is defined once, in the domain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Struct
+
+from perdure.client.errors import BadAnswer
+from perdure.client.transport import Params, Transport
+from perdure.domain.links import Listing
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Caller:
+    """Who makes the requests: the client."""
+
+    transport: Transport
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        result: type[R],
+        *,
+        params: Params = (),
+        body: Struct | None = None,
+        headers: dict[str, str] | None = None,
+        repeatable: bool | None = None,
+    ) -> R:
+        """One request and its answer, decoded.
+
+        Raises:
+            BadAnswer: the answer cannot be read as a `result`.
+        """
+        answer = await self.transport.request(method, path, params=params, body=body, headers=headers, repeatable=repeatable)
+        try:
+            return msgspec.json.decode(answer, type=result)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadAnswer(f"the answer to {method} {path} is not understood: {error}") from error
+
+
+def path_of(template: str, *ids: str) -> str:
+    """The path with the ids in its `{}`; what an id holds can never change the route."""
+    if not all(ids):
+        raise ValueError(f"an empty id for {template}")
+    return template.format(*(quote(one, safe="") for one in ids))
+
+
+def creates(
+    path: str, body: Callable[P, Struct], result: type[R], about: str
+) -> Callable[Concatenate[Caller, P], Coroutine[Any, Any, R]]:
+    """A method that posts the fields of `body`."""
+
+    async def call(self: Caller, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await self.call("POST", path, result, body=body(*args, **kwargs))
+
+    call.__doc__ = f"{about}\n\nTakes the fields of `{body.__name__}`."
+    return call
+
+
+def creates_under(
+    path: str, body: Callable[P, Struct], result: type[R], about: str
+) -> Callable[Concatenate[Caller, str, P], Coroutine[Any, Any, R]]:
+    """A method that posts the fields of `body` to what an id names."""
+
+    async def call(self: Caller, parent_id: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await self.call("POST", path_of(path, parent_id), result, body=body(*args, **kwargs))
+
+    call.__doc__ = f"{about}\n\nTakes an id, then the fields of `{body.__name__}`."
+    return call
+
+
+def updates(
+    path: str, body: Callable[P, Struct], result: type[R], about: str
+) -> Callable[Concatenate[Caller, str, P], Coroutine[Any, Any, R]]:
+    """A method that changes the fields that are given: what is not given stays, None clears."""
+
+    async def call(self: Caller, resource_id: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await self.call("PATCH", path_of(path, resource_id), result, body=body(*args, **kwargs))
+
+    call.__doc__ = f"{about}\n\nTakes an id, then the fields of `{body.__name__}`: what is not given stays, None clears."
+    return call
+
+
+def reads(path: str, result: type[R], about: str) -> Callable[[Caller, str], Coroutine[Any, Any, R]]:
+    """A method that gets what an id names."""
+
+    async def call(self: Caller, resource_id: str, /) -> R:
+        return await self.call("GET", path_of(path, resource_id), result)
+
+    call.__doc__ = about
+    return call
+
+
+def lists(path: str, item: type[R], about: str) -> Callable[[Caller], Coroutine[Any, Any, tuple[R, ...]]]:
+    """A method that gets a whole list."""
+
+    async def call(self: Caller, /) -> tuple[R, ...]:
+        listing: Listing[R] = await self.call("GET", path, Listing[item])  # type: ignore[valid-type]
+        return listing.data
+
+    call.__doc__ = about
+    return call
+
+
+def lists_under(path: str, item: type[R], about: str) -> Callable[[Caller, str], Coroutine[Any, Any, tuple[R, ...]]]:
+    """A method that gets the whole list under what an id names."""
+
+    async def call(self: Caller, parent_id: str, /) -> tuple[R, ...]:
+        listing: Listing[R] = await self.call("GET", path_of(path, parent_id), Listing[item])  # type: ignore[valid-type]
+        return listing.data
+
+    call.__doc__ = about
+    return call
+
+
+def sends(method: str, path: str, about: str) -> Callable[[Caller, str], Coroutine[Any, Any, None]]:
+    """A method without a body and without a result, on what an id names."""
+
+    async def call(self: Caller, resource_id: str, /) -> None:
+        await self.transport.request(method, path_of(path, resource_id))
+
+    call.__doc__ = about
+    return call

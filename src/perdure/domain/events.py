@@ -1,0 +1,423 @@
+"""Events: what a session's log is made of, and the live deltas that only pass by.
+
+One struct per kind of `data`; `EVENT_DATA` names them all. A stored event's data stays JSON until somebody needs to look inside.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from perdure.domain.messages import ContentPart, JsonObject, Message, Usage
+from perdure.domain.times import Micros, Timestamp, to_rfc3339
+
+
+class EventContext(Struct, frozen=True, omit_defaults=True):
+    """Where an event belongs. trace_id is the turn; reason and act are spans under it, a model call under reason, tools under act."""
+
+    turn_id: str | None = None
+    input_message_id: str | None = None
+    exec_id: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+    parent_span_id: str | None = None
+
+
+# --- data: messages ---------------------------------------------------------
+
+
+class InputMessageData(Struct, frozen=True):
+    message: Message
+
+
+class OutputMessageStartedData(Struct, frozen=True, omit_defaults=True):
+    turn_id: str
+    message_id: str | None = None
+    model: str | None = None
+    iteration: int | None = None
+
+
+class OutputMessageDeltaData(Struct, frozen=True, omit_defaults=True):
+    turn_id: str
+    delta: str
+    accumulated: str
+    message_id: str | None = None
+
+
+class ModelMetadata(Struct, frozen=True, omit_defaults=True):
+    model: str
+    model_id: str | None = None
+    provider_id: str | None = None
+
+
+class OutputMessageCompletedData(Struct, frozen=True, omit_defaults=True):
+    message: Message
+    metadata: ModelMetadata | None = None
+    usage: Usage | None = None
+    error_code: str | None = None
+    error_fields: JsonObject | None = None
+    error_disclosure: str | None = None
+
+
+# --- data: session and turn -------------------------------------------------
+
+
+class SessionStartedData(Struct, frozen=True, omit_defaults=True):
+    harness_id: str
+    agent_id: str | None = None
+    model_id: str | None = None
+
+
+class SessionActivatedData(Struct, frozen=True):
+    turn_id: str
+    input_message_id: str
+
+
+class SessionIdledData(Struct, frozen=True, omit_defaults=True):
+    turn_id: str
+    iterations: int | None = None
+    usage: Usage | None = None
+
+
+class TurnStartedData(Struct, frozen=True, omit_defaults=True):
+    turn_id: str
+    input_message_id: str
+    input_content: str | None = None
+
+
+class TurnCompletedData(Struct, frozen=True, omit_defaults=True):
+    turn_id: str
+    iterations: int
+    status: str | None = None
+    duration_ms: int | None = None
+    usage: Usage | None = None
+    llm_call_count: int | None = None
+    tool_call_count: int | None = None
+    time_to_first_token_ms: int | None = None
+    final_message_id: str | None = None
+    final_answer_preview: str | None = None
+    input_content: str | None = None
+
+
+class TurnFailedData(Struct, frozen=True, omit_defaults=True):
+    turn_id: str
+    error: str
+    error_code: str | None = None
+    error_fields: JsonObject | None = None
+    error_disclosure: str | None = None
+    usage: Usage | None = None
+
+
+class TurnCancelledData(Struct, frozen=True, omit_defaults=True):
+    turn_id: str
+    reason: str | None = None
+    usage: Usage | None = None
+
+
+class TurnSealedData(Struct, frozen=True, omit_defaults=True):
+    turn_id: str
+    reason: Literal["no_progress", "budget"]
+    detail: str | None = None
+    iterations: int | None = None
+    usage: Usage | None = None
+
+
+# --- data: reason (one model call) ------------------------------------------
+
+
+class ReasonStartedData(Struct, frozen=True, omit_defaults=True):
+    harness_id: str
+    agent_id: str | None = None
+    metadata: ModelMetadata | None = None
+    iteration: int | None = None
+
+
+class ReasonCompletedData(Struct, frozen=True, omit_defaults=True):
+    success: bool
+    has_tool_calls: bool
+    tool_call_count: int
+    duration_ms: int | None = None
+    text_preview: str | None = None
+    error: str | None = None
+    error_code: str | None = None
+    usage: Usage | None = None
+
+
+class ReasonThinkingStartedData(Struct, frozen=True, omit_defaults=True):
+    turn_id: str
+    model: str | None = None
+
+
+class ReasonThinkingDeltaData(Struct, frozen=True, omit_defaults=True):
+    turn_id: str
+    delta: str
+    accumulated: str
+    message_id: str | None = None
+
+
+class ReasonThinkingCompletedData(Struct, frozen=True):
+    turn_id: str
+    thinking: str
+
+
+class LlmRetryInfo(Struct, frozen=True):
+    attempts: int
+    total_wait_ms: int
+
+
+class LlmGenerationMetadata(Struct, frozen=True, omit_defaults=True):
+    model: str
+    success: bool
+    provider: str | None = None
+    duration_ms: int | None = None
+    time_to_first_token_ms: int | None = None
+    usage: Usage | None = None
+    finish_reasons: tuple[str, ...] | None = None
+    response_id: str | None = None
+    retry: LlmRetryInfo | None = None
+    error: str | None = None
+
+
+class ToolCall(Struct, frozen=True):
+    id: str
+    name: str
+    arguments: Any
+
+
+class LlmGenerationOutput(Struct, frozen=True, omit_defaults=True):
+    text: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+class PromptRef(Struct, frozen=True):
+    """Which part of the log a model call was shown: the messages after `after` and up to `through` (sequences)."""
+
+    after: int
+    through: int
+
+
+class LlmGenerationData(Struct, frozen=True, omit_defaults=True):
+    """One model call. Stored with `prompt` and without `messages`; readers get `messages` filled from the log (promise P7)."""
+
+    metadata: LlmGenerationMetadata
+    output: LlmGenerationOutput
+    prompt: PromptRef | None = None
+    messages: tuple[Message, ...] | None = None
+
+
+# --- data: act (one batch of tool calls) ------------------------------------
+
+
+class ToolCallSummary(Struct, frozen=True, omit_defaults=True):
+    id: str
+    name: str
+    display_name: str | None = None
+    narration: str | None = None
+
+
+class ActStartedData(Struct, frozen=True, omit_defaults=True):
+    tool_calls: tuple[ToolCallSummary, ...]
+    headline: str | None = None
+
+
+class ActCompletedData(Struct, frozen=True, omit_defaults=True):
+    completed: bool
+    success_count: int
+    error_count: int
+    duration_ms: int | None = None
+
+
+class ToolStartedData(Struct, frozen=True, omit_defaults=True):
+    tool_call: ToolCall
+    display_name: str | None = None
+    replayable: bool = False
+    """Whether the tool may be run again after a crash (it is read-only or idempotent): promise P5."""
+
+
+class ToolCompletedData(Struct, frozen=True, omit_defaults=True):
+    tool_call_id: str
+    tool_name: str
+    success: bool
+    status: Literal["success", "error", "timeout", "cancelled", "interrupted", "rejected"]
+    result: tuple[ContentPart, ...] | None = None
+    error: str | None = None
+    duration_ms: int | None = None
+    display_name: str | None = None
+    capability_id: str | None = None
+    capability_name: str | None = None
+
+
+class ToolProgressData(Struct, frozen=True, omit_defaults=True):
+    tool_call_id: str
+    tool_name: str
+    message: str
+    display_name: str | None = None
+
+
+class ToolOutputDeltaData(Struct, frozen=True):
+    tool_call_id: str
+    tool_name: str
+    delta: str
+    stream: Literal["stdout", "stderr"]
+
+
+class ToolCallRequestedData(Struct, frozen=True, omit_defaults=True):
+    tool_calls: tuple[ToolCall, ...]
+    tool_summaries: tuple[ToolCallSummary, ...] | None = None
+
+
+class FileWrittenData(Struct, frozen=True):
+    path: str
+    operation: str
+    created: bool
+    size_bytes: int
+
+
+class ContextCompactingData(Struct, frozen=True, omit_defaults=True):
+    messages_before: int
+    reason: str | None = None
+
+
+class ContextCompactedData(Struct, frozen=True, omit_defaults=True):
+    messages_before: int
+    messages_after: int
+    duration_ms: int
+    strategy_used: str
+    summary: str | None = None
+    through: int | None = None
+
+
+EVENT_DATA: dict[str, type[Struct]] = {
+    "input.message": InputMessageData,
+    "output.message.started": OutputMessageStartedData,
+    "output.message.delta": OutputMessageDeltaData,
+    "output.message.completed": OutputMessageCompletedData,
+    "session.started": SessionStartedData,
+    "session.activated": SessionActivatedData,
+    "session.idled": SessionIdledData,
+    "turn.started": TurnStartedData,
+    "turn.completed": TurnCompletedData,
+    "turn.failed": TurnFailedData,
+    "turn.cancelled": TurnCancelledData,
+    "turn.sealed": TurnSealedData,
+    "reason.started": ReasonStartedData,
+    "reason.completed": ReasonCompletedData,
+    "reason.thinking.started": ReasonThinkingStartedData,
+    "reason.thinking.delta": ReasonThinkingDeltaData,
+    "reason.thinking.completed": ReasonThinkingCompletedData,
+    "act.started": ActStartedData,
+    "act.completed": ActCompletedData,
+    "tool.started": ToolStartedData,
+    "tool.completed": ToolCompletedData,
+    "tool.progress": ToolProgressData,
+    "tool.output.delta": ToolOutputDeltaData,
+    "tool.call_requested": ToolCallRequestedData,
+    "llm.generation": LlmGenerationData,
+    "context.compacting": ContextCompactingData,
+    "context.compacted": ContextCompactedData,
+    "file.written": FileWrittenData,
+}
+
+LIVE_TYPES = frozenset({"output.message.delta", "reason.thinking.delta", "tool.progress", "tool.output.delta"})
+"""Kinds that are shown while they happen and never logged: what completes them replaces them."""
+
+RESERVED_TYPES = frozenset(
+    f"{family}.{what}"
+    for family, whats in {
+        "task": ("created", "updated", "message.sent", "message.received"),
+        "budget": ("warning", "exceeded", "paused", "resumed"),
+        "reason": ("item", "recovered"),
+        "tool": ("call_repaired",),
+        "transcript": ("repaired",),
+        "capability": ("usage",),
+        "output.message": ("replaced",),
+    }.items()
+    for what in whats
+)
+"""Kinds that the wire contract knows and this server does not emit yet: filters accept them."""
+
+KNOWN_TYPES = frozenset(EVENT_DATA) | RESERVED_TYPES
+
+ENDED_TURN = frozenset({"turn.completed", "turn.failed", "turn.cancelled", "turn.sealed"})
+"""Every turn ends with one of these (promise P4)."""
+
+
+class NewEvent(Struct, frozen=True):
+    """An event that is to be appended: sequence and id come with the append."""
+
+    type: str
+    data: Struct
+    context: EventContext
+    ts: Micros
+    metadata: JsonObject | None = None
+    tags: tuple[str, ...] | None = None
+
+    def decoded(self) -> Any:
+        """The data, as `Event.decoded` gives it."""
+        return self.data
+
+    def context_struct(self) -> EventContext:
+        """The context, as `Event.context_struct` gives it."""
+        return self.context
+
+
+class Event(Struct):
+    """An event of the log (or a live one), its data and context still JSON.
+
+    `_wire` remembers the wire form, since one event goes to many followers.
+    """
+
+    id: str
+    session_id: str
+    sequence: int
+    type: str
+    ts: Micros
+    context: str
+    data: str
+    metadata: str | None = None
+    tags: str | None = None
+    _wire: bytes | None = None
+
+    def wire(self) -> bytes:
+        """The event as JSON, as clients see it."""
+        if self._wire is None:
+            extra = "" if self.metadata is None else f',"metadata":{self.metadata}'
+            if self.tags is not None:
+                extra += f',"tags":{self.tags}'
+            self._wire = (
+                f'{{"id":"{self.id}","type":"{self.type}","ts":"{to_rfc3339(self.ts)}","session_id":"{self.session_id}",'
+                f'"sequence":{self.sequence},"context":{self.context},"data":{self.data}{extra}}}'
+            ).encode()
+        return self._wire
+
+    def decoded(self) -> Any:
+        """The data as its struct."""
+        return decode_data(self.type, self.data)
+
+    def context_struct(self) -> EventContext:
+        return _CONTEXT.decode(self.context)
+
+
+class WireEvent(Struct, frozen=True, omit_defaults=True):
+    """An event as clients see it: the schema of `Event.wire()`, and what the Python client decodes."""
+
+    id: str
+    type: Annotated[str, Meta(examples=["turn.completed"])]
+    ts: Timestamp
+    session_id: str
+    context: EventContext
+    data: Raw
+    sequence: int | None = None
+    metadata: Any = None
+    tags: tuple[str, ...] | None = None
+
+
+_DECODERS = {kind: msgspec.json.Decoder(data) for kind, data in EVENT_DATA.items()}
+_CONTEXT = msgspec.json.Decoder(EventContext)
+
+
+def decode_data(kind: str, data: str | bytes) -> Any:
+    """The data of an event of this kind, as its struct."""
+    return _DECODERS[kind].decode(data)

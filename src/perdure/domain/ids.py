@@ -1,0 +1,85 @@
+"""Ids: `<prefix>_<32 lower-case hex>`, a UUIDv7 inside (RFC 9562, section 5.7).
+
+An event's id also carries its sequence number, in 40 of the 62 bits that RFC 9562 leaves to the application, so that an id
+is a cursor without a look-up. A live delta's id carries the sequence of the event before it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from hashlib import blake2b
+from typing import Literal
+
+from perdure.domain.errors import InvalidId
+
+Prefix = Literal[
+    "org", "user", "harness", "agent", "session", "message", "event", "turn", "exec", "model", "provider",
+    "sched", "image", "task", "workspace", "principal", "file", "token", "agentver",
+]  # fmt: skip
+
+MAX_SEQUENCE = (1 << 31) - 1
+"""The largest sequence: the wire contract types it as a 32-bit signed integer."""
+
+_HEX = re.compile(r"[0-9a-f]{32}")
+_SEQUENCE_BITS = 40
+_TAIL_BITS = 22
+
+
+def _uuid7_hex(millis: int, random_a: int, random_b: int) -> str:
+    value = (millis & (1 << 48) - 1) << 80 | 0x7 << 76 | (random_a & 0xFFF) << 64 | 0b10 << 62 | random_b & (1 << 62) - 1
+    return f"{value:032x}"
+
+
+def new_id(prefix: Prefix, millis: int | None = None) -> str:
+    """A fresh id. `millis` (Unix time in milliseconds) is given by tests and simulations; else it is now."""
+    noise = int.from_bytes(os.urandom(10), "big")
+    now = time.time_ns() // 1_000_000 if millis is None else millis
+    return f"{prefix}_{_uuid7_hex(now, noise >> 62, noise)}"
+
+
+def event_id(sequence: int, millis: int, noise: int) -> str:
+    """The id of the event with this sequence; `noise` is at least 34 random bits."""
+    tail = (sequence & (1 << _SEQUENCE_BITS) - 1) << _TAIL_BITS | noise & (1 << _TAIL_BITS) - 1
+    return f"event_{_uuid7_hex(millis, noise >> _TAIL_BITS, tail)}"
+
+
+def new_event_id(sequence: int, millis: int | None = None) -> str:
+    """`event_id` with the present time and fresh noise."""
+    now = time.time_ns() // 1_000_000 if millis is None else millis
+    return event_id(sequence, now, int.from_bytes(os.urandom(5), "big"))
+
+
+def sequence_of(event: str) -> int:
+    """The sequence inside an event's id.
+
+    Raises:
+        InvalidId: this is not an event's id.
+    """
+    check_id(event, "event")
+    return int(event[-16:], 16) >> _TAIL_BITS & (1 << _SEQUENCE_BITS) - 1
+
+
+def is_id(text: str, prefix: Prefix) -> bool:
+    """Whether the text has the form of an id of this kind."""
+    head = len(prefix) + 1
+    return len(text) == head + 32 and text.startswith(f"{prefix}_") and _HEX.fullmatch(text, head) is not None
+
+
+def check_id(text: str, prefix: Prefix, field: str | None = None) -> str:
+    """The text itself, when it has the form of an id of this kind.
+
+    Raises:
+        InvalidId: wrong prefix, wrong length, upper case, a bare UUID ...
+    """
+    if not is_id(text, prefix):
+        raise InvalidId(prefix, field)
+    return text
+
+
+def span_of(identifier: str, name: str = "") -> str:
+    """A 16-hex-digit span id that is the same whenever it is asked for the same thing, across processes and restarts."""
+    if not name:
+        return identifier[-16:]
+    return blake2b(f"{identifier}/{name}".encode(), digest_size=8).hexdigest()

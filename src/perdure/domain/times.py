@@ -1,0 +1,41 @@
+"""Instants as integer microseconds since the Unix epoch (UTC), and their RFC 3339 form on the wire."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from msgspec import Meta
+
+Micros = int
+"""Microseconds since 1970-01-01T00:00:00Z: what the databases hold."""
+
+Timestamp = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, examples=["2026-03-14T09:26:53.589793Z"])]
+"""RFC 3339, UTC, `Z`, six digits of a second: what the wire shows."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)")
+
+
+def to_rfc3339(micros: Micros) -> str:
+    """The wire form of an instant, always with six fractional digits."""
+    moment = _EPOCH + timedelta(microseconds=micros)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond:06d}Z"
+
+
+def maybe_rfc3339(micros: Micros | None) -> str | None:
+    """`to_rfc3339` for an instant that may be missing."""
+    return None if micros is None else to_rfc3339(micros)
+
+
+def from_rfc3339(text: str) -> Micros:
+    """The instant that an RFC 3339 text with an offset names.
+
+    Raises:
+        ValueError: the text is not RFC 3339, has no offset, or names no real day.
+    """
+    if not _RFC3339.fullmatch(text):
+        raise ValueError(f"not an RFC 3339 time with an offset: {text[:40]!r}")
+    moment = datetime.fromisoformat(text.upper())
+    return (moment - _EPOCH) // timedelta(microseconds=1)

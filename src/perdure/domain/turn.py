@@ -1,0 +1,344 @@
+"""The turn: state is a fold over the events since the turn's first message; what to do next is a pure function of the state.
+
+    fold(events) -> TurnState            next_action(TurnState, TurnRules) ->
+                                           StartTurn | CallModel | RunTools | AwaitClient | ExpireCalls | Finish | Fail | Nothing
+
+Recovery is not a special path: a new runner folds the same events and asks the same question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from perdure.domain.events import (
+    ENDED_TURN,
+    Event,
+    InputMessageData,
+    NewEvent,
+    OutputMessageCompletedData,
+    ReasonCompletedData,
+    ToolCall,
+    ToolCallRequestedData,
+    ToolCompletedData,
+    ToolStartedData,
+)
+from perdure.domain.messages import Usage, preview_of, text_of, tool_calls_of
+from perdure.domain.times import Micros
+
+NO_USAGE = Usage(0, 0)
+
+
+class CallState(Struct, frozen=True):
+    """One tool call of the model's last answer."""
+
+    id: str
+    name: str
+    arguments: Any
+    started: bool = False
+    replayable: bool = False
+    requested: bool = False
+    done: bool = False
+    failed: bool = False
+
+
+class TurnState(Struct, frozen=True):
+    """All that the next step depends on.
+
+    Attributes:
+        turn_id: the running turn, or None between turns.
+        pending: messages that no model call has seen yet, oldest first, as (id, turn id it was given, preview); the one that
+            began the turn is not among them.
+        reasoning: a model call was begun and has not ended.
+        exec_id: the execution (one model call and its tools) that is going on.
+        prompt_through: the sequence up to which the model call going on sees the log.
+        calls: the tool calls of the last answer; empty when it had none, or all results have been shown to the model.
+        requested_at: since when a client is waited for.
+        failure: the code and words of a model call that failed for good.
+        last_turn_id: the turn before, once it has ended.
+        head: the sequence of the last event folded in; begin with the sequence before the first.
+    """
+
+    turn_id: str | None = None
+    input_message_id: str | None = None
+    input_content: str | None = None
+    started: bool = False
+    started_at: Micros = 0
+    pending: tuple[tuple[str, str, str], ...] = ()
+    iteration: int = 0
+    reasoning: bool = False
+    answered: bool = False
+    exec_id: str | None = None
+    output_message_id: str | None = None
+    reason_started_at: Micros = 0
+    prompt_through: int = 0
+    calls: tuple[CallState, ...] = ()
+    acting: bool = False
+    act_started_at: Micros = 0
+    requested_at: Micros | None = None
+    llm_calls: int = 0
+    tool_calls: int = 0
+    usage: Usage = NO_USAGE
+    time_to_first_token_ms: int | None = None
+    final_message_id: str | None = None
+    final_preview: str | None = None
+    failure: tuple[str, str] | None = None
+    last_turn_id: str | None = None
+    head: int = 0
+
+
+class TurnRules(Struct, frozen=True):
+    """What the assembled layers say about the turn.
+
+    Attributes:
+        max_iterations: model calls in one turn; the turn fails beyond it.
+        client_tools: names of tools that the caller runs.
+        client_timeout: microseconds until an unanswered client call becomes an error (300 s: the wire contract).
+    """
+
+    max_iterations: int = 200
+    client_tools: frozenset[str] = frozenset()
+    client_timeout: Micros = 300_000_000
+
+
+class Nothing(Struct, frozen=True):
+    """Idle, or parked: no job, no coroutine, no timer."""
+
+
+class StartTurn(Struct, frozen=True):
+    """Begin the turn of a message that waits, then call the model."""
+
+    turn_id: str
+    message_id: str
+    input_content: str
+
+
+class CallModel(Struct, frozen=True):
+    """Call the model. `resumed`: the call was begun before (its start is in the log), a new attempt takes its place."""
+
+    resumed: bool
+
+
+class RunTools(Struct, frozen=True):
+    """Run these calls, side by side. `started` ones were begun by a runner that died."""
+
+    calls: tuple[CallState, ...]
+
+
+class AwaitClient(Struct, frozen=True):
+    """Hand these calls to the caller and park."""
+
+    calls: tuple[CallState, ...]
+
+
+class ExpireCalls(Struct, frozen=True):
+    """The caller did not answer in time: each of these calls gets an error result and the turn goes on."""
+
+    calls: tuple[CallState, ...]
+
+
+class Finish(Struct, frozen=True):
+    """The turn is complete."""
+
+
+class Fail(Struct, frozen=True):
+    """The turn cannot go on."""
+
+    code: str
+    message: str
+
+
+Action = Nothing | StartTurn | CallModel | RunTools | AwaitClient | ExpireCalls | Finish | Fail
+
+
+AnyEvent = Event | NewEvent
+"""A log without gaps needs no numbers: each event is the one after the state's head."""
+
+
+def fold(events: Iterable[AnyEvent], state: TurnState | None = None) -> TurnState:
+    """The state after these events, beginning with `state`. fold(a + b) == fold(b, fold(a))."""
+    current = state or TurnState()
+    for event in events:
+        current = apply(current, event)
+    return current
+
+
+def apply(state: TurnState, event: AnyEvent) -> TurnState:
+    """The state after one more event."""
+    handler = _HANDLERS.get(event.type)
+    head = state.head + 1
+    if handler is not None:
+        state = handler(state, event)
+    return msgspec.structs.replace(state, head=head)
+
+
+def _input_message(state: TurnState, event: AnyEvent) -> TurnState:
+    data: InputMessageData = event.decoded()
+    if data.message.metadata and data.message.metadata.get("cancel_notice"):
+        return state
+    turn_id = event.context_struct().turn_id or ""
+    entry = (data.message.id, turn_id, preview_of(text_of(data.message.content)))
+    return msgspec.structs.replace(state, pending=(*state.pending, entry))
+
+
+def _turn_started(state: TurnState, event: AnyEvent) -> TurnState:
+    context = event.context_struct()
+    content = next((text for message, _, text in state.pending if message == context.input_message_id), None)
+    return TurnState(
+        turn_id=context.turn_id,
+        input_message_id=context.input_message_id,
+        input_content=content,
+        started=True,
+        started_at=event.ts,
+        pending=tuple(entry for entry in state.pending if entry[0] != context.input_message_id),
+    )
+
+
+def _turn_ended(state: TurnState, event: AnyEvent) -> TurnState:
+    # A cancel covers everything that was asked before it; any other end leaves unseen messages to the next turn.
+    return TurnState(last_turn_id=state.turn_id, pending=() if event.type == "turn.cancelled" else state.pending)
+
+
+def _reason_started(state: TurnState, event: AnyEvent) -> TurnState:
+    return msgspec.structs.replace(
+        state,
+        iteration=state.iteration + 1,
+        reasoning=True,
+        answered=False,
+        exec_id=event.context_struct().exec_id,
+        reason_started_at=event.ts,
+        prompt_through=state.head + 1,
+        pending=(),
+        calls=(),
+        acting=False,
+        output_message_id=None,
+    )
+
+
+def _output_started(state: TurnState, event: AnyEvent) -> TurnState:
+    return msgspec.structs.replace(state, output_message_id=event.decoded().message_id)
+
+
+def _output_completed(state: TurnState, event: AnyEvent) -> TurnState:
+    data: OutputMessageCompletedData = event.decoded()
+    if not state.reasoning:
+        return state
+    calls = tuple(CallState(part.id, part.name, part.arguments) for part in tool_calls_of(data.message))
+    return msgspec.structs.replace(
+        state,
+        calls=calls,
+        tool_calls=state.tool_calls + len(calls),
+        answered=not calls,
+        final_message_id=data.message.id,
+        final_preview=preview_of(text_of(data.message.content)),
+    )
+
+
+def _generation(state: TurnState, event: AnyEvent) -> TurnState:
+    metadata = event.decoded().metadata
+    first = state.time_to_first_token_ms
+    if first is None and metadata.time_to_first_token_ms is not None:
+        first = (state.reason_started_at - state.started_at) // 1000 + metadata.time_to_first_token_ms
+    return msgspec.structs.replace(
+        state, llm_calls=state.llm_calls + 1, usage=state.usage.plus(metadata.usage), time_to_first_token_ms=first
+    )
+
+
+def _reason_completed(state: TurnState, event: AnyEvent) -> TurnState:
+    data: ReasonCompletedData = event.decoded()
+    failure = None if data.success else (data.error_code or "model_error", data.error or "the model call failed")
+    return msgspec.structs.replace(state, reasoning=False, failure=failure)
+
+
+def _mark(state: TurnState, call_id: str, **marks: bool) -> TurnState:
+    calls = tuple(msgspec.structs.replace(call, **marks) if call.id == call_id else call for call in state.calls)
+    return msgspec.structs.replace(state, calls=calls)
+
+
+def _act_started(state: TurnState, event: AnyEvent) -> TurnState:
+    return msgspec.structs.replace(state, acting=True, act_started_at=event.ts)
+
+
+def _act_completed(state: TurnState, event: AnyEvent) -> TurnState:
+    return msgspec.structs.replace(state, acting=False)
+
+
+def _tool_started(state: TurnState, event: AnyEvent) -> TurnState:
+    data: ToolStartedData = event.decoded()
+    return _mark(state, data.tool_call.id, started=True, replayable=data.replayable)
+
+
+def _tool_completed(state: TurnState, event: AnyEvent) -> TurnState:
+    data: ToolCompletedData = event.decoded()
+    state = _mark(state, data.tool_call_id, done=True, failed=not data.success)
+    waiting = any(call.requested and not call.done for call in state.calls)
+    return state if waiting else msgspec.structs.replace(state, requested_at=None)
+
+
+def _requested(state: TurnState, event: AnyEvent) -> TurnState:
+    data: ToolCallRequestedData = event.decoded()
+    for call in data.tool_calls:
+        state = _mark(state, call.id, requested=True)
+    return msgspec.structs.replace(state, requested_at=event.ts)
+
+
+_HANDLERS = {
+    "input.message": _input_message,
+    "turn.started": _turn_started,
+    "reason.started": _reason_started,
+    "output.message.started": _output_started,
+    "output.message.completed": _output_completed,
+    "llm.generation": _generation,
+    "reason.completed": _reason_completed,
+    "act.started": _act_started,
+    "act.completed": _act_completed,
+    "tool.started": _tool_started,
+    "tool.completed": _tool_completed,
+    "tool.call_requested": _requested,
+    **dict.fromkeys(ENDED_TURN, _turn_ended),
+}
+
+
+def open_client_calls(state: TurnState) -> tuple[CallState, ...]:
+    """The calls that a client was asked to answer and has not."""
+    return tuple(call for call in state.calls if call.requested and not call.done)
+
+
+def next_action(state: TurnState, rules: TurnRules, now: Micros) -> Action:
+    """What a runner of this session has to do next. Pure; `now` decides only whether a client's time is up."""
+    if not state.started:
+        if not state.pending:
+            return Nothing()
+        message_id, turn_id, content = state.pending[0]
+        return StartTurn(turn_id, message_id, content)
+    if state.reasoning:
+        return CallModel(resumed=True)
+    if state.failure is not None:
+        return Fail(*state.failure)
+    undone = tuple(call for call in state.calls if not call.done)
+    if undone:
+        return _with_calls(state, undone, rules, now)
+    if state.answered and not state.pending:
+        return Finish()
+    if state.iteration >= rules.max_iterations:
+        return Fail("max_iterations", f"The turn reached its limit of {rules.max_iterations} model calls.")
+    return CallModel(resumed=False)
+
+
+def _with_calls(state: TurnState, undone: tuple[CallState, ...], rules: TurnRules, now: Micros) -> Action:
+    own = tuple(call for call in undone if call.name not in rules.client_tools and not call.requested)
+    if own:
+        return RunTools(own)
+    if state.requested_at is None:
+        return AwaitClient(undone)
+    if state.pending or now >= state.requested_at + rules.client_timeout:
+        return ExpireCalls(undone)
+    return Nothing()
+
+
+def as_tool_call(call: CallState) -> ToolCall:
+    """The call in the shape that events carry."""
+    return ToolCall(call.id, call.name, call.arguments)

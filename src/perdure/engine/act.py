@@ -1,0 +1,182 @@
+"""One batch of tool calls: side by side, bounded, each ending in a result or in an error that the model is told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import lru_cache
+from typing import Any
+
+import jsonschema_rs
+import msgspec
+
+from perdure.capabilities.base import ToolContext, ToolOutcome
+from perdure.domain.errors import PerdureError
+from perdure.domain.events import ActCompletedData, NewEvent, ToolCompletedData
+from perdure.domain.messages import JsonObject, TextPart
+from perdure.domain.turn import CallState, TurnState
+from perdure.engine.assemble import Assembly, BoundTool
+from perdure.engine.run import Run
+from perdure.store.bus import Live, LiveKind
+from perdure.store.rows import to_json
+
+log = logging.getLogger("perdure.act")
+
+INTERRUPTED = (
+    "This call was interrupted: the server stopped while it ran. It may or may not have taken effect; "
+    "look at the present state before you try again."
+)
+
+
+async def act(run: Run, assembly: Assembly, calls: tuple[CallState, ...]) -> list[NewEvent]:
+    """Run the calls that are not running yet, wait for the first in order, and give the events of all that are done in a row.
+
+    Results enter the log in the order of the calls. The rest keeps running: the loop asks again.
+    """
+    state = run.state
+    for call in calls:
+        if call.id not in run.tools:
+            run.tools[call.id] = asyncio.create_task(_one(run, assembly, state, call))
+    events = list(await asyncio.shield(run.tools[calls[0].id]))
+    done = 1
+    # Give calls that end at the same time the chance to share the append.
+    await asyncio.sleep(0)
+    while done < len(calls) and run.tools[calls[done].id].done():
+        events += run.tools[calls[done].id].result()
+        done += 1
+    if done == len(calls):
+        events.append(_completed(run, state, events))
+        run.tools.clear()
+    return events
+
+
+def _completed(run: Run, state: TurnState, events: list[NewEvent]) -> NewEvent:
+    now = run.engine.clock.now()
+    results = [event.data for event in events if isinstance(event.data, ToolCompletedData)]
+    good = sum(1 for result in results if result.success) + sum(1 for call in state.calls if call.done and not call.failed)
+    bad = sum(1 for result in results if not result.success) + sum(1 for call in state.calls if call.done and call.failed)
+    duration = (now - state.act_started_at) // 1000 if state.act_started_at else None
+    return NewEvent("act.completed", ActCompletedData(True, good, bad, duration), run.act_context(state), now)
+
+
+async def _one(run: Run, assembly: Assembly, state: TurnState, call: CallState) -> list[NewEvent]:
+    """The events that end one call. Never raises, except when the run itself is cancelled."""
+    bound = assembly.bound.get(call.name)
+    begun = run.engine.clock.elapsed()
+    outcome: ToolOutcome | None = None
+    status, error = "error", ""
+    try:
+        outcome = await _attempt(run, bound, state, call)
+        status = "success"
+    except TimeoutError:
+        seconds = bound.tool.timeout if bound else 0
+        status, error = "timeout", f"The tool did not finish within {seconds:g} seconds."
+    except _Interrupted:
+        status, error = "interrupted", INTERRUPTED
+    except PerdureError as refused:
+        error = refused.message
+    except Exception as failure:
+        log.exception("tool %s failed", call.name)
+        error = f"The tool failed: {type(failure).__name__}."
+    duration = round((run.engine.clock.elapsed() - begun) * 1000)
+    now = run.engine.clock.now()
+    context = run.tool_context(state, call.id)
+    result = None if outcome is None else (TextPart(_text_of(outcome.value, run.engine.policy.tool_output)),)
+    data = ToolCompletedData(
+        tool_call_id=call.id,
+        tool_name=call.name,
+        success=outcome is not None,
+        status=status,  # type: ignore[arg-type]
+        result=result,
+        error=error or None,
+        duration_ms=duration,
+        display_name=bound.tool.display_name if bound else None,
+        capability_id=bound.capability_id if bound else None,
+        capability_name=bound.capability_name if bound else None,
+    )
+    files = [] if outcome is None else [NewEvent("file.written", written, context, now) for written in outcome.files]
+    return [*files, NewEvent("tool.completed", data, context, now)]
+
+
+class _Interrupted(Exception):
+    """A runner that died had begun the call, and it must not be made twice (promise P5)."""
+
+
+async def _attempt(run: Run, bound: BoundTool | None, state: TurnState, call: CallState) -> ToolOutcome:
+    if bound is None:
+        raise PerdureError(f"There is no tool {call.name!r}.", code="unknown_tool")
+    arguments = check_arguments(bound, call.arguments)
+    if call.started and not call.replayable and call.id not in run.fresh:
+        raise _Interrupted
+    if bound.needs_approval:
+        raise PerdureError(f"The tool {call.name!r} needs an approval that cannot be given here.", code="needs_approval")
+    context = _context(run, state, call)
+    return await asyncio.wait_for(bound.tool.run(context, arguments), bound.tool.timeout)
+
+
+def check_arguments(bound: BoundTool, arguments: Any) -> JsonObject:
+    """The arguments, when they fit the tool's schema.
+
+    Raises:
+        PerdureError: says what is wrong in words that a model can act on.
+    """
+    if isinstance(arguments, str):
+        raise PerdureError("The arguments are not valid JSON.", code="invalid_arguments")
+    validator = _validator(to_json(bound.tool.parameters))
+    problems = [
+        f"{_path(error)}: {error.message[:200]}" for error, _ in zip(validator.iter_errors(arguments), range(5), strict=False)
+    ]
+    if problems:
+        raise PerdureError("Invalid arguments. " + "; ".join(problems), code="invalid_arguments")
+    if not isinstance(arguments, dict):
+        raise PerdureError("The arguments must be a JSON object.", code="invalid_arguments")
+    return arguments
+
+
+@lru_cache(maxsize=512)
+def _validator(schema: str) -> jsonschema_rs.Validator:
+    return jsonschema_rs.validator_for(msgspec.json.decode(schema))
+
+
+def _path(error: jsonschema_rs.ValidationError) -> str:
+    return "/".join(str(step) for step in error.instance_path) or "arguments"
+
+
+def _context(run: Run, state: TurnState, call: CallState) -> ToolContext:
+    engine, row, turn_id = run.engine, run.row, state.turn_id or ""
+    wire_context = to_json(run.tool_context(state, call.id))
+    written: dict[LiveKind, int] = {}
+
+    def publish(kind: LiveKind, text: str) -> None:
+        offset = written.get(kind, 0)
+        written[kind] = offset + len(text)
+        engine.bus.publish(
+            Live(row.id, turn_id, call.id, kind, state.head, offset, text, text, name=call.name, context=wire_context)
+        )
+
+    def progress(text: str) -> None:
+        publish("progress", text[:2000])
+
+    def output(stream: str, text: str) -> None:
+        publish("stderr" if stream == "stderr" else "stdout", text)
+
+    return ToolContext(
+        org_id=row.org_id,
+        session_id=row.id,
+        turn_id=turn_id,
+        tool_call_id=call.id,
+        database=engine.database,
+        now=engine.clock.now,
+        progress=progress,
+        output=output,
+        locale=row.locale,
+    )
+
+
+def _text_of(value: Any, limit: int) -> str:
+    """The value as text for the model, cut in the middle when it is over the limit."""
+    text = value if isinstance(value, str) else to_json(value)
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"

@@ -1,0 +1,152 @@
+"""The loop: ask what is next, say so in the log, do it, and again, until the session is idle or parked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from perdure.domain.errors import Fenced, PerdureError
+from perdure.domain.turn import (
+    AwaitClient,
+    CallModel,
+    ExpireCalls,
+    Fail,
+    Finish,
+    Nothing,
+    RunTools,
+    StartTurn,
+    TurnRules,
+    TurnState,
+    next_action,
+)
+from perdure.engine.act import act
+from perdure.engine.announce import begin_act, begin_reason, begin_turn, expire, fail, finish, request_client, seal
+from perdure.engine.assemble import Assembly, ModelChoice, assemble, choose_model, load_layers
+from perdure.engine.reason import reason
+from perdure.engine.run import Run, open_run
+from perdure.engine.services import Engine
+from perdure.store.database import Tx
+from perdure.store.sessions import release
+
+log = logging.getLogger("perdure.engine")
+
+
+async def advance(engine: Engine, session_id: str) -> None:
+    """Take the session as far as it goes. Returns quietly when somebody else has it, or there is nothing to do."""
+    run: Run | None = None
+    finished = False
+    try:
+        run = await open_run(engine, session_id)
+        if run is None:
+            return
+        if run.row.recoveries > engine.policy.max_recoveries:
+            while not await run.commit(seal(run, run.state)):
+                pass
+        while await _step(run):
+            pass
+        finished = True
+    except Fenced:
+        log.debug("session %s was taken over", session_id)
+    finally:
+        if run is not None:
+            await _let_go(run, finished)
+
+
+async def _let_go(run: Run, finished: bool) -> None:
+    run.engine.leases.pop(run.row.id, None)
+    for task in run.tools.values():
+        task.cancel()
+    if finished:
+        run.engine.histories.keep(run.row.id, run.conversation)
+        return
+    task = asyncio.current_task()
+    if run.claimed and task is not None and task.cancelling():
+        # A planned stop is no failed recovery. If this is lost too, only the count of recoveries is one higher.
+        row = run.row
+        with contextlib.suppress(PerdureError, asyncio.CancelledError):
+            await run.engine.database.write(lambda tx: release(tx, row))
+
+
+async def _step(run: Run) -> bool:
+    """One action; whether there may be another."""
+    state = run.ahead
+    trouble = None if run.prepared is not None or not _needs_layers(state) else await _prepare(run)
+    rules = run.prepared[0].rules if run.prepared else TurnRules(max_iterations=run.engine.policy.max_iterations)
+    action = next_action(state, rules, run.engine.clock.now())
+    if trouble is not None and isinstance(action, CallModel | RunTools | AwaitClient):
+        action = trouble
+    match action:
+        case Nothing():
+            return bool(run.facts) and not await run.commit(())
+        case StartTurn():
+            return await _start(run, state, action)
+        case Finish():
+            await run.commit(finish(run, state))
+        case Fail(code=code, message=message):
+            await run.commit(fail(run, state, code, message))
+            run.prepared = None
+        case ExpireCalls():
+            await run.commit(expire(run, state, action))
+        case CallModel() | RunTools() | AwaitClient():
+            await _work(run, state, action)
+    return True
+
+
+def _needs_layers(state: TurnState) -> bool:
+    return bool(state.started or state.pending) and not (state.answered and not state.pending and not state.reasoning)
+
+
+async def _prepare(run: Run) -> Fail | None:
+    """Assemble the layers and choose the model, afresh for each model call; trouble fails the turn, in words."""
+    engine, row = run.engine, run.row
+
+    async def body(tx: Tx) -> tuple[Assembly, ModelChoice | None, str | None]:
+        layers = await load_layers(tx, row)
+        archived = layers.agent.name if layers.agent is not None and layers.agent.status != "active" else None
+        assembly = assemble(layers, engine.registry, engine.policy.max_iterations)
+        return assembly, await choose_model(engine, tx, layers, run.controls), archived
+
+    try:
+        assembly, choice, archived = await engine.database.read(body)
+    except PerdureError as error:
+        log.warning("session %s cannot be assembled: %s", row.id, error.message)
+        return Fail(error.code, error.message)
+    if archived is not None:
+        return Fail("agent_archived", f"The agent {archived!r} has been archived.")
+    if choice is None:
+        return Fail("model_not_configured", "No model is configured for this session.")
+    run.prepared = (assembly, choice)
+    return None
+
+
+async def _start(run: Run, state: TurnState, action: StartTurn) -> bool:
+    """Begin a turn and, in the same append, its first model call."""
+    begun, opening = begin_turn(run, state, action)
+    if run.prepared is None:
+        await run.commit(opening)  # the next step fails the turn, in words
+        return True
+    assembly, choice = run.prepared
+    if await run.commit(opening + begin_reason(run, begun, choice)):
+        run.facts = await reason(run, assembly, choice)
+    return True
+
+
+async def _work(run: Run, state: TurnState, action: CallModel | RunTools | AwaitClient) -> None:
+    """A step that needs the layers: announce it, do it, keep what came of it as facts."""
+    if run.prepared is None:
+        raise AssertionError("a step that needs the layers was reached without them")
+    assembly, choice = run.prepared
+    match action:
+        case CallModel(resumed=resumed):
+            if await run.commit([] if resumed else begin_reason(run, state, choice)):
+                run.facts = await reason(run, assembly, choice)
+        case RunTools(calls=calls):
+            if await run.commit(begin_act(run, state, assembly, calls)):
+                run.fresh.update(call.id for call in calls if not call.started)
+                marked = {call.id: call for call in run.state.calls}
+                run.facts = await act(run, assembly, tuple(marked[call.id] for call in calls))
+                if run.facts[-1].type == "act.completed":
+                    run.prepared = None  # layers may have changed while tools ran: the next model call sees them as they are
+        case AwaitClient():
+            await run.commit(request_client(run, state, assembly, action))

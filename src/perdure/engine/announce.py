@@ -1,0 +1,168 @@
+"""The events that open and close the steps of a turn."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from perdure.domain.events import (
+    ActStartedData,
+    ModelMetadata,
+    NewEvent,
+    OutputMessageCompletedData,
+    OutputMessageStartedData,
+    ReasonStartedData,
+    SessionActivatedData,
+    SessionIdledData,
+    ToolCallRequestedData,
+    ToolCallSummary,
+    ToolCompletedData,
+    ToolStartedData,
+    TurnCompletedData,
+    TurnFailedData,
+    TurnSealedData,
+    TurnStartedData,
+)
+from perdure.domain.messages import Message, TextPart
+from perdure.domain.times import to_rfc3339
+from perdure.domain.turn import AwaitClient, CallState, ExpireCalls, StartTurn, TurnState, as_tool_call
+from perdure.engine.assemble import Assembly, ModelChoice
+from perdure.engine.run import Run
+
+ADVICE = {
+    "model_not_configured": "No model is set up for this session yet. Register a provider and a model, or choose one with `model_id`.",
+    "provider_auth": "The model provider refused the credentials. Check the provider's API key.",
+    "provider_rate_limited": "The model provider is limiting requests and did not recover in time. Please try again later.",
+    "quota_exceeded": "The model provider's quota is used up.",
+    "provider_unavailable": "The model provider could not be reached. Please try again later.",
+    "provider_timeout": "The model took too long to answer. Please try again.",
+    "context_length_exceeded": "The conversation is too long for this model, even after leaving out its oldest part.",
+    "max_iterations": "I stopped here: this turn reached its limit of model calls. Send a message to go on.",
+    "agent_archived": "This session's agent has been archived, so it cannot go on.",
+}
+"""What a person reads when a turn fails, by error code."""
+
+
+def begin_turn(run: Run, state: TurnState, action: StartTurn) -> tuple[TurnState, list[NewEvent]]:
+    """The state and the events of a turn that begins."""
+    turn_id = action.turn_id
+    if not turn_id or turn_id == state.last_turn_id:
+        turn_id = run.engine.new_id("turn")
+    now = run.engine.clock.now()
+    begun = TurnState(turn_id=turn_id, input_message_id=action.message_id, started=True, started_at=now, pending=state.pending)
+    context = run.turn_context(begun)
+    return begun, [
+        NewEvent("session.activated", SessionActivatedData(turn_id, action.message_id), context, now),
+        NewEvent("turn.started", TurnStartedData(turn_id, action.message_id, action.input_content or None), context, now),
+    ]
+
+
+def begin_reason(run: Run, state: TurnState, choice: ModelChoice) -> list[NewEvent]:
+    """The events that announce a model call; its message has its id from here on, whatever runner completes it."""
+    now = run.engine.clock.now()
+    context = run.reason_context(replace(state, exec_id=run.engine.new_id("exec")))
+    metadata = ModelMetadata(choice.model.model_id, choice.model.id, choice.provider.id)
+    iteration = state.iteration + 1
+    started = ReasonStartedData(run.row.harness_id, run.row.agent_id, metadata, iteration)
+    output = OutputMessageStartedData(state.turn_id or "", run.engine.new_id("message"), choice.model.model_id, iteration)
+    return [NewEvent("reason.started", started, context, now), NewEvent("output.message.started", output, context, now)]
+
+
+def begin_act(run: Run, state: TurnState, assembly: Assembly, calls: tuple[CallState, ...]) -> list[NewEvent]:
+    """The events that must be in the log before a tool runs (promise P5); none for calls that were begun before."""
+    now = run.engine.clock.now()
+    fresh = [call for call in calls if not call.started]
+    if not fresh:
+        return []
+    summaries = tuple(ToolCallSummary(call.id, call.name, _display_name(assembly, call.name)) for call in fresh)
+    events: list[NewEvent] = []
+    if not state.acting:
+        events.append(NewEvent("act.started", ActStartedData(summaries), run.act_context(state), now))
+    for call in fresh:
+        bound = assembly.bound.get(call.name)
+        hints = bound.tool.hints if bound else None
+        replayable = bool(hints and (hints.readonly or hints.idempotent))
+        data = ToolStartedData(as_tool_call(call), _display_name(assembly, call.name), replayable)
+        events.append(NewEvent("tool.started", data, run.tool_context(state, call.id), now))
+    return events
+
+
+def _display_name(assembly: Assembly, name: str) -> str | None:
+    bound = assembly.bound.get(name)
+    if bound is not None:
+        return bound.tool.display_name
+    client = assembly.client.get(name)
+    return client.display_name if client is not None else None
+
+
+def request_client(run: Run, state: TurnState, assembly: Assembly, action: AwaitClient) -> list[NewEvent]:
+    """Ask the caller to run its tools; the session parks with this."""
+    now = run.engine.clock.now()
+    calls = tuple(as_tool_call(call) for call in action.calls)
+    summaries = tuple(ToolCallSummary(call.id, call.name, _display_name(assembly, call.name)) for call in action.calls)
+    return [NewEvent("tool.call_requested", ToolCallRequestedData(calls, summaries), run.act_context(state), now)]
+
+
+def expire(run: Run, state: TurnState, action: ExpireCalls) -> list[NewEvent]:
+    """Error results for calls that the caller left open."""
+    now = run.engine.clock.now()
+    status, error = "timeout", "The client did not answer this call in time."
+    if state.pending:
+        status, error = "cancelled", "cancelled: the user sent a new message"
+    return [
+        NewEvent(
+            "tool.completed",
+            ToolCompletedData(call.id, call.name, False, status, error=error),  # type: ignore[arg-type]
+            run.tool_context(state, call.id),
+            now,
+        )
+        for call in action.calls
+    ]
+
+
+def finish(run: Run, state: TurnState) -> list[NewEvent]:
+    """The turn is complete, and the session idle."""
+    now = run.engine.clock.now()
+    turn_id, context = state.turn_id or "", run.turn_context(state)
+    data = TurnCompletedData(
+        turn_id=turn_id,
+        iterations=state.iteration,
+        status="completed",
+        duration_ms=(now - state.started_at) // 1000,
+        usage=state.usage,
+        llm_call_count=state.llm_calls,
+        tool_call_count=state.tool_calls,
+        time_to_first_token_ms=state.time_to_first_token_ms,
+        final_message_id=state.final_message_id,
+        final_answer_preview=state.final_preview or None,
+        input_content=state.input_content or None,
+    )
+    return [NewEvent("turn.completed", data, context, now), _idle(state, run, now)]
+
+
+def _idle(state: TurnState, run: Run, now: int) -> NewEvent:
+    data = SessionIdledData(state.turn_id or "", state.iteration, state.usage)
+    return NewEvent("session.idled", data, run.turn_context(state), now)
+
+
+def fail(run: Run, state: TurnState, code: str, message: str) -> list[NewEvent]:
+    """The turn failed: a message that a person can read, the failure, and rest, unless somebody already asked for more."""
+    now = run.engine.clock.now()
+    turn_id, context = state.turn_id or "", run.turn_context(state)
+    words = ADVICE.get(code, "Something went wrong while I worked on this. Please try again.")
+    said = Message(
+        run.engine.new_id("message"), "agent", (TextPart(words),), to_rfc3339(now), "final_answer", metadata={"error": True}
+    )
+    events = [
+        NewEvent("output.message.completed", OutputMessageCompletedData(said, error_code=code), context, now),
+        NewEvent("turn.failed", TurnFailedData(turn_id, message, code, usage=state.usage), context, now),
+    ]
+    return events if state.pending else [*events, _idle(state, run, now)]
+
+
+def seal(run: Run, state: TurnState) -> list[NewEvent]:
+    """The turn was taken up again and again without getting anywhere: no more."""
+    now = run.engine.clock.now()
+    detail = f"The turn was recovered {run.row.recoveries - 1} times without progress."
+    data = TurnSealedData(state.turn_id or "", "no_progress", detail, state.iteration, state.usage)
+    events = [NewEvent("turn.sealed", data, run.turn_context(state), now)]
+    return events if state.pending else [*events, _idle(state, run, now)]

@@ -1,0 +1,95 @@
+"""Conversations kept at hand between turns.
+
+A log only grows, so a conversation folded up to some sequence is right for ever: nothing has to be invalidated, only what came
+since is read. Dropping one costs a read, never correctness.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from perdure.domain.events import Event
+from perdure.domain.history import HISTORY_TYPES, Conversation
+from perdure.store.database import Tx
+from perdure.store.events import events_of_kinds
+
+PAGE = 500
+"""Events read at a time."""
+
+
+class Histories:
+    """The most recently used conversations, bounded by about how many tokens they hold together.
+
+    Args:
+        budget: tokens held in all; 4,000,000 tokens are some 20 to 40 MB.
+    """
+
+    def __init__(self, budget: int = 4_000_000) -> None:
+        self._budget = budget
+        self._held: OrderedDict[str, tuple[Conversation, int]] = OrderedDict()
+        self._total = 0
+
+    def take(self, session_id: str) -> Conversation | None:
+        """The conversation held for this session; it leaves the store, so that one runner has it alone."""
+        found = self._held.pop(session_id, None)
+        if found is None:
+            return None
+        self._total -= found[1]
+        return found[0]
+
+    def keep(self, session_id: str, conversation: Conversation) -> None:
+        """Hold a conversation for the next turn."""
+        self.take(session_id)
+        tokens = conversation.tokens() + 100
+        self._held[session_id] = (conversation, tokens)
+        self._total += tokens
+        while self._total > self._budget and self._held:
+            _, (_, dropped) = self._held.popitem(last=False)
+            self._total -= dropped
+
+
+async def read_conversation(tx: Tx, session_id: str, through: int, budget: int, held: Conversation | None = None) -> Conversation:
+    """The conversation up to a sequence: what is held, brought up to date, or else the newest of it within the budget.
+
+    Args:
+        budget: about how many tokens have to be there, if the log has them.
+    """
+    if held is not None and held.head <= through:
+        await _catch_up(tx, session_id, held, through)
+        return held
+    newest: list[Event] = []
+    before, size = through, 0
+    while True:
+        page = await events_of_kinds(tx, session_id, HISTORY_TYPES, before=before, limit=PAGE)
+        newest.extend(page)
+        size += sum(len(event.data) for event in page)
+        if len(page) < PAGE:
+            cut = False
+            break
+        if size > budget * 6:  # JSON of a message is longer than its text: 6 characters a token is ample
+            cut = True
+            break
+        before = page[-1].sequence - 1
+    events = newest[::-1]
+    if cut:
+        first = next((i for i, event in enumerate(events) if event.type == "input.message"), 0)
+        events = events[first:]
+    conversation = Conversation(cut=cut)
+    for event in events:
+        conversation.feed(event, event.sequence)
+    conversation.head = through
+    return conversation
+
+
+async def _catch_up(tx: Tx, session_id: str, held: Conversation, through: int) -> None:
+    missed: list[Event] = []
+    before = through
+    while before > held.head:
+        page = await events_of_kinds(tx, session_id, HISTORY_TYPES, before=before, after=held.head, limit=PAGE)
+        missed.extend(page)
+        if len(page) < PAGE:
+            break
+        before = page[-1].sequence - 1
+    for event in reversed(missed):
+        held.feed(event, event.sequence)
+    held.head = through

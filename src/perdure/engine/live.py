@@ -1,0 +1,87 @@
+"""Live text: gathered for a moment, then published; never logged."""
+
+from __future__ import annotations
+
+import asyncio
+
+from perdure.llm.driver import DeltaKind
+from perdure.store.bus import Bus, Live
+
+SLOWDOWN = 1_000_000
+"""Characters a second. A delta shows followers the whole text so far, so long texts are shown less often: this bounds the traffic."""
+
+
+class LiveText:
+    """The text of one message while it is being written.
+
+    The first piece goes out at once; after it, pieces are gathered for `interval` seconds.
+    """
+
+    def __init__(
+        self, bus: Bus, *, session_id: str, turn_id: str, message_id: str, sequence: int, interval: float, context: str
+    ) -> None:
+        self._bus = bus
+        self._session_id = session_id
+        self._turn_id = turn_id
+        self._message_id = message_id
+        self._sequence = sequence
+        self._interval = interval
+        self._context = context
+        self._timer: asyncio.TimerHandle | None = None
+        self._pending: dict[DeltaKind, list[str]] = {}
+        self._whole: dict[DeltaKind, str] = {}
+
+    def add(self, kind: DeltaKind, text: str) -> None:
+        """Take in a piece."""
+        if not text:
+            return
+        self._pending.setdefault(kind, []).append(text)
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            if kind not in self._whole:
+                self._flush()
+            size = max((len(whole) for whole in self._whole.values()), default=0)
+            self._timer = loop.call_later(max(self._interval, size / SLOWDOWN), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._flush()
+
+    def _flush(self) -> None:
+        for kind, pieces in self._pending.items():
+            text = "".join(pieces)
+            before = self._whole.get(kind, "")
+            whole = self._whole[kind] = before + text
+            self._bus.publish(
+                Live(
+                    self._session_id,
+                    self._turn_id,
+                    self._message_id,
+                    kind,
+                    self._sequence,
+                    len(before),
+                    text,
+                    whole,
+                    context=self._context,
+                )  # fmt: skip
+            )
+        self._pending.clear()
+
+    def restart(self) -> None:
+        """The attempt failed: what comes next begins anew."""
+        self._pending.clear()
+        self._whole.clear()
+
+    def finish(self) -> None:
+        """Publish what is left; the completed message follows."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._flush()
+
+    def stop(self) -> None:
+        """No more, not even what is left."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._pending.clear()

@@ -1,0 +1,242 @@
+"""One model call: streamed, retried, and turned into the events that say what came of it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from perdure.domain.errors import ModelError
+from perdure.domain.events import (
+    LlmGenerationData,
+    LlmGenerationMetadata,
+    LlmGenerationOutput,
+    LlmRetryInfo,
+    ModelMetadata,
+    NewEvent,
+    OutputMessageCompletedData,
+    PromptRef,
+    ReasonCompletedData,
+    ReasonThinkingCompletedData,
+    ReasonThinkingStartedData,
+    ToolCall,
+)
+from perdure.domain.messages import ContentPart, ImageFilePart, Message, TextPart, ToolCallPart, preview_of
+from perdure.domain.times import to_rfc3339
+from perdure.domain.turn import TurnState
+from perdure.engine.assemble import Assembly, ModelChoice
+from perdure.engine.live import LiveText
+from perdure.engine.run import Run
+from perdure.llm.driver import DeltaKind, ModelRequest, ModelResponse
+from perdure.store.rows import to_json
+
+MAX_SHRINKS = 3
+"""How often a prompt that the model finds too long is halved and tried again."""
+
+
+class Outcome(msgspec.Struct):
+    """What a model call came to, over all its attempts."""
+
+    response: ModelResponse | None
+    error: ModelError | None
+    attempts: int
+    waited: float
+    duration: float
+    first: float | None
+    after: int
+
+
+class _Call:
+    """The attempts of one model call."""
+
+    def __init__(self, run: Run, state: TurnState, assembly: Assembly, choice: ModelChoice) -> None:
+        self.run, self.state, self.assembly, self.choice = run, state, assembly, choice
+        engine = run.engine
+        self.engine, self.clock, self.policy = engine, engine.clock, engine.policy
+        self.live = LiveText(
+            engine.bus,
+            session_id=run.row.id,
+            turn_id=state.turn_id or "",
+            message_id=state.output_message_id or "",
+            sequence=state.head,
+            interval=engine.policy.delta_interval,
+            context=to_json(run.reason_context(state)),
+        )
+        self.started = self.clock.elapsed()
+        self.first: float | None = None
+        self.budget = engine.policy.history_tokens
+
+    def on_delta(self, kind: DeltaKind, text: str) -> None:
+        if self.first is None:
+            self.first = self.clock.elapsed() - self.started
+        self.live.add(kind, text)
+
+    def request(self) -> tuple[ModelRequest, int]:
+        messages, after = self.run.conversation.prompt(self.budget)
+        controls = self.run.controls
+        effort = controls.reasoning.effort if controls and controls.reasoning else None
+        request = ModelRequest(
+            model=self.choice.model.model_id,
+            system=self.assembly.system,
+            messages=[_without_files(message) for message in messages],
+            tools=self.assembly.specs,
+            reasoning_effort=effort,
+            parallel_tool_calls=self.assembly.parallel_tool_calls,
+            cache_key=self.run.row.id,
+        )
+        return request, after
+
+    async def make(self) -> Outcome:
+        """Try until it is answered or there is no point in trying."""
+        waited, attempts, shrinks, after = 0.0, 0, 0, 0
+        while True:
+            attempts += 1
+            try:
+                request, after = self.request()
+                response = await self.choice.driver.generate(request, self.on_delta)
+                self.live.finish()
+                return self._outcome(response, None, attempts, waited, after)
+            except ModelError as error:
+                self.live.restart()
+                if error.code == "context_length_exceeded" and shrinks < MAX_SHRINKS and self._shrink():
+                    shrinks += 1
+                    continue
+                if not error.transient or attempts >= self.policy.model_attempts:
+                    self.live.stop()
+                    return self._outcome(None, error, attempts, waited, after)
+                pause = self._pause(attempts, error)
+            except BaseException:
+                self.live.stop()
+                raise
+            waited += pause
+            await self.clock.sleep(pause)
+
+    def _shrink(self) -> bool:
+        before = self.run.conversation.tokens()
+        self.budget = max(before // 2, 1)
+        self.run.conversation.prompt(self.budget)
+        return self.run.conversation.tokens() < before
+
+    def _pause(self, attempt: int, error: ModelError) -> float:
+        backoff = self.policy.backoff * 2 ** (attempt - 1) * (1 + self.engine.jitter() / 4)
+        return min(max(backoff, error.retry_after or 0.0), self.policy.backoff_limit)
+
+    def _outcome(
+        self, response: ModelResponse | None, error: ModelError | None, attempts: int, waited: float, after: int
+    ) -> Outcome:
+        return Outcome(response, error, attempts, waited, self.clock.elapsed() - self.started, self.first, after)
+
+
+def _without_files(message: Message) -> Message:
+    """Uploaded images are not kept yet: a call that refers to one is told so instead of failing the turn."""
+    if not any(isinstance(part, ImageFilePart) for part in message.content):
+        return message
+    parts: list[ContentPart] = [
+        TextPart(f"[image {part.image_id} is not available]") if isinstance(part, ImageFilePart) else part
+        for part in message.content
+    ]
+    return msgspec.structs.replace(message, content=tuple(parts))
+
+
+async def reason(run: Run, assembly: Assembly, choice: ModelChoice) -> list[NewEvent]:
+    """Make the model call that the log has announced; the events that complete it."""
+    state = run.state
+    outcome = await _Call(run, state, assembly, choice).make()
+    if outcome.response is None:
+        return _failed(run, state, choice, outcome)
+    return _answered(run, state, choice, outcome, outcome.response)
+
+
+def _generation(run: Run, state: TurnState, choice: ModelChoice, outcome: Outcome) -> LlmGenerationData:
+    response, error = outcome.response, outcome.error
+    retry = LlmRetryInfo(outcome.attempts, round(outcome.waited * 1000)) if outcome.attempts > 1 else None
+    metadata = LlmGenerationMetadata(
+        model=choice.model.model_id,
+        success=response is not None,
+        provider=choice.provider.provider_type,
+        duration_ms=round(outcome.duration * 1000),
+        time_to_first_token_ms=None if outcome.first is None else round(outcome.first * 1000),
+        usage=response.usage if response else None,
+        finish_reasons=(response.finish_reason,) if response else None,
+        response_id=response.response_id if response else None,
+        retry=retry,
+        error=error.message if error else None,
+    )
+    calls = tuple(ToolCall(call.id, call.name, call.arguments) for call in response.tool_calls) if response else ()
+    output = LlmGenerationOutput(response.text or None if response else None, calls)
+    return LlmGenerationData(metadata, output, PromptRef(outcome.after, state.prompt_through))
+
+
+def _failed(run: Run, state: TurnState, choice: ModelChoice, outcome: Outcome) -> list[NewEvent]:
+    now = run.engine.clock.now()
+    error = outcome.error or ModelError("no answer", code="provider_bad_response")
+    completed = ReasonCompletedData(
+        success=False,
+        has_tool_calls=False,
+        tool_call_count=0,
+        duration_ms=round(outcome.duration * 1000),
+        error=error.message,
+        error_code=error.code,
+    )
+    return [
+        NewEvent("llm.generation", _generation(run, state, choice, outcome), run.generation_context(state), now),
+        NewEvent("reason.completed", completed, run.reason_context(state), now),
+    ]
+
+
+def _answered(run: Run, state: TurnState, choice: ModelChoice, outcome: Outcome, response: ModelResponse) -> list[NewEvent]:
+    now = run.engine.clock.now()
+    turn_id = state.turn_id or ""
+    reasoning = run.reason_context(state)
+    events: list[NewEvent] = []
+    if response.thinking:
+        started = ReasonThinkingStartedData(turn_id, choice.model.model_id)
+        events.append(NewEvent("reason.thinking.started", started, reasoning, now))
+        events.append(
+            NewEvent("reason.thinking.completed", ReasonThinkingCompletedData(turn_id, response.thinking), reasoning, now)
+        )
+    calls = _distinct(response.tool_calls)
+    message = _message(run, state, choice, response, calls, now)
+    metadata = ModelMetadata(choice.model.model_id, choice.model.id, choice.provider.id)
+    completed = ReasonCompletedData(
+        success=True,
+        has_tool_calls=bool(calls),
+        tool_call_count=len(calls),
+        duration_ms=round(outcome.duration * 1000),
+        text_preview=preview_of(response.text) or None,
+        usage=response.usage,
+    )
+    events += [
+        NewEvent("output.message.completed", OutputMessageCompletedData(message, metadata, response.usage), reasoning, now),
+        NewEvent("llm.generation", _generation(run, state, choice, outcome), run.generation_context(state), now),
+        NewEvent("reason.completed", completed, reasoning, now),
+    ]
+    return events
+
+
+def _message(
+    run: Run, state: TurnState, choice: ModelChoice, response: ModelResponse, calls: tuple[ToolCallPart, ...], now: int
+) -> Message:
+    parts: tuple[ContentPart, ...] = (TextPart(response.text),) if response.text or not calls else ()
+    return Message(
+        id=state.output_message_id or run.engine.new_id("message"),
+        role="agent",
+        content=(*parts, *calls),
+        created_at=to_rfc3339(now),
+        phase="commentary" if calls else "final_answer",
+        thinking=response.thinking,
+        thinking_signature=response.thinking_signature,
+        reasoning_provider=choice.driver.provider_type if response.reasoning_items else None,
+        reasoning_items=response.reasoning_items or None,
+    )
+
+
+def _distinct(calls: tuple[ToolCallPart, ...]) -> tuple[ToolCallPart, ...]:
+    """The calls with ids that occur once: results are matched by id."""
+    seen: set[str] = set()
+    distinct = []
+    for index, call in enumerate(calls):
+        identity = call.id or f"call_{index}"
+        while identity in seen:
+            identity = f"{identity}_{index}"
+        seen.add(identity)
+        distinct.append(call if identity == call.id else msgspec.structs.replace(call, id=identity))
+    return tuple(distinct)

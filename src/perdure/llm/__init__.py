@@ -1,0 +1,1 @@
+"""Models: one port (`driver`), and a driver for each wire protocol."""

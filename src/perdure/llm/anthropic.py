@@ -1,0 +1,210 @@
+"""Anthropic Messages (`anthropic`).
+
+How hard a model thinks follows `reasoning_effort`. Claude 4.6 and later take the word itself (`low` to `max`) and
+decide on their own how long to think; earlier ones, and other models behind this protocol, get a number of tokens:
+see `THINKING_TOKENS`.
+
+The provider's options:
+
+    headers         more HTTP headers, `anthropic-beta` for one
+    bearer          True sends the key as `Authorization: Bearer`, for gateways
+    max_tokens      the bound on an answer when a call names none; else see `default_max_tokens`
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from perdure.domain.errors import ModelError
+from perdure.domain.messages import JsonObject
+from perdure.llm.anthropic_answer import MessagesAnswer
+from perdure.llm.anthropic_wire import (
+    PROVIDER_TYPE,
+    encoded_tools,
+    fragment,
+    marked,
+    missing,
+    system_blocks,
+    turns,
+)
+from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, ProviderConfig, ToolSpec
+from perdure.llm.http import Endpoint, Http
+from perdure.llm.openai_common import MAX_LISTED, listed_models, next_page, text_map
+from perdure.llm.replay import Replay
+from perdure.llm.wire import Fragment, FragmentCache, ToolCache, arranged, dumps
+
+DEFAULT_BASE = "https://api.anthropic.com"
+API_VERSION = "2023-06-01"
+
+THINKING_TOKENS = {"minimal": 1_024, "low": 4_096, "medium": 10_240, "high": 24_576, "xhigh": 24_576, "max": 24_576}
+"""Tokens of thinking that a word of effort stands for. 1,024 is the vendor's minimum; the largest leaves 7,424 of the
+32,000 tokens that are these models' default bound to the answer itself."""
+
+LEAST_THINKING = 1_024
+
+MAX_PAGES = 10
+_PAGE = 1_000
+_NO_THINKING = frozenset({"none", "off", "disabled"})
+_VERSION = re.compile(r"claude-(?:[a-z]+-)?(\d+)(?:[-.](\d{1,2})(?!\d))?")
+_NEWEST = (99, 0)
+
+
+def claude_version(model: str) -> tuple[int, int] | None:
+    """Major and minor version in a Claude's name; the newest for a Claude without a number, None for other models."""
+    name = model.lower()
+    found = _VERSION.search(name)
+    if found:
+        return int(found[1]), int(found[2] or 0)
+    return _NEWEST if "claude" in name else None
+
+
+def default_max_tokens(model: str) -> int:
+    """The bound on an answer, in tokens, when the call names none: the protocol requires one.
+
+    It is what every model of the generation accepts (the vendor's table of models): 64,000 since Claude 4.6, whose
+    thinking counts as answer (the limit is 128,000 there); 32,000 for Claude 3.7 to 4.5 (Opus 4's limit); 8,192 for
+    Claude 3.5 and for other models; 4,096 before.
+    """
+    version = claude_version(model)
+    if version is None or (3, 5) <= version < (3, 7):
+        return 8_192
+    if version < (3, 5):
+        return 4_096
+    return 32_000 if version < (4, 6) else 64_000
+
+
+class AnthropicDriver:
+    """A driver for Anthropic, or for a server that speaks its Messages protocol.
+
+    Args:
+        config: where, and with which key; see the module's text for `options`.
+        http: the process's connection pool.
+        cache: the process's encoded messages.
+    """
+
+    provider_type = PROVIDER_TYPE
+
+    def __init__(self, config: ProviderConfig, http: Http, cache: FragmentCache) -> None:
+        self._http = http
+        self._cache = cache
+        base, mark, query = (config.base_url or DEFAULT_BASE).strip().partition("?")
+        base = base.rstrip("/").removesuffix("/v1")
+        key = (config.api_key or "").strip()
+        credentials: dict[str, str] = {}
+        if key:
+            credentials = {"Authorization": f"Bearer {key}"} if config.options.get("bearer") else {"x-api-key": key}
+        headers = {"anthropic-version": API_VERSION, **text_map(config.options.get("headers"))}
+        self._endpoint = Endpoint(base + mark + query, credentials, headers)
+        self._url = self._endpoint.url("/v1/messages")
+        limit = config.options.get("max_tokens")
+        self._max_tokens = limit if isinstance(limit, int) and limit > 0 else None
+        self._tools = ToolCache(lambda tools: encoded_tools(tools, mark=False))
+        self._marked_tools = ToolCache(lambda tools: encoded_tools(tools, mark=True))
+        self._replay = Replay()
+
+    async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
+        """One streamed call. Raises: ModelError."""
+        bare = self._replay.bare(request)
+        try:
+            return await self._call(request, on_delta, bare)
+        except ModelError as error:
+            if not self._replay.refused(request, error, bare):
+                raise
+        return await self._call(request, on_delta, len(request.messages))
+
+    async def _call(self, request: ModelRequest, on_delta: OnDelta, bare: int) -> ModelResponse:
+        answer = MessagesAnswer(on_delta, self._endpoint.secrets)
+        await self._http.stream(self._endpoint, self._url, self.encoded(request, bare), answer.feed)
+        return answer.finished(request)
+
+    async def list_models(self) -> list[ListedModel]:
+        """What `GET /v1/models` names, page by page. Raises: ModelError."""
+        models: list[ListedModel] = []
+        after: str | None = None
+        for _ in range(MAX_PAGES):
+            query = {"limit": str(_PAGE)} | ({"after_id": after} if after else {})
+            body = await self._http.get_json(self._endpoint, self._endpoint.url("/v1/models", query))
+            models += listed_models(body)
+            after = next_page(body)
+            if after is None:
+                break
+        return models[:MAX_LISTED]
+
+    def encoded(self, request: ModelRequest, bare: int = 0) -> bytes:
+        """The request's body.
+
+        Args:
+            request: the call.
+            bare: how many messages, from the first, go without their reasoning.
+        """
+        model = request.model
+        found: list[Fragment] = []
+        if bare:
+            head = request.messages[:bare]
+            found = self._cache.fragments("anthropic-bare", head, lambda message: fragment(message, None))
+        rest = request.messages[bare:] if bare else request.messages
+        found += self._cache.fragments(f"anthropic/{model}", rest, lambda message: fragment(message, model))
+        ordered = arranged(found, missing)
+        settings = self._settings(request, ordered)
+        if request.prompt_caching:
+            ordered = marked(ordered)
+        body = [b'{"messages":[', turns(ordered), b"]"]
+        if request.tools:
+            body += (b',"tools":', self._tools_of(request))
+        if request.system:
+            body += (b',"system":', system_blocks(request.system, mark=request.prompt_caching))
+        body += (b",", dumps(settings)[1:])
+        return b"".join(body)
+
+    def _tools_of(self, request: ModelRequest) -> bytes:
+        tools: Sequence[ToolSpec] = request.tools
+        return (self._marked_tools if request.prompt_caching else self._tools).encoded(tools)
+
+    def _settings(self, request: ModelRequest, ordered: Sequence[Fragment]) -> JsonObject:
+        bound = request.max_output_tokens or self._max_tokens or default_max_tokens(request.model)
+        settings: JsonObject = {"model": request.model, "stream": True, "max_tokens": bound}
+        version = claude_version(request.model)
+        if version is not None and version >= (4, 6):
+            settings |= _adaptive(request.reasoning_effort, version)
+        elif request.reasoning_effort is not None and _may_think(ordered):
+            settings |= _budgeted(request.reasoning_effort, bound)
+        # Thinking fixes the temperature, and Claude 4.7 and later refuse one.
+        if request.temperature is not None and "thinking" not in settings and (version is None or version < (4, 7)):
+            settings["temperature"] = request.temperature
+        if request.tools and request.parallel_tool_calls is False:
+            settings["tool_choice"] = {"type": "auto", "disable_parallel_tool_use": True}
+        return settings
+
+
+def _adaptive(effort: str | None, version: tuple[int, int]) -> JsonObject:
+    """Claude 4.6 and later. Since 5 they think unless told otherwise, and show what they think only on demand."""
+    shown: JsonObject = {"thinking": {"type": "adaptive", "display": "summarized"}}
+    if effort is None:
+        return shown if version >= (5, 0) else {}
+    if effort in _NO_THINKING:
+        # Not every model of the fifth generation can be told not to think: all take the least effort.
+        return {**shown, "output_config": {"effort": "low"}} if version >= (5, 0) else {}
+    return {**shown, "output_config": {"effort": "low" if effort == "minimal" else effort}}
+
+
+def _budgeted(effort: str, bound: int) -> JsonObject:
+    """Earlier models: a number of tokens, at most three quarters of the bound; nothing where that is below the minimum.
+
+    Raises:
+        ModelError: the word of effort is unknown.
+    """
+    if effort in _NO_THINKING:
+        return {}
+    wanted = THINKING_TOKENS.get(effort)
+    if wanted is None:
+        words = ", ".join(THINKING_TOKENS)
+        raise ModelError(f"unknown reasoning effort {effort!r}: use {words} or none", code="invalid_model_request")
+    tokens = min(wanted, bound * 3 // 4)
+    return {"thinking": {"type": "enabled", "budget_tokens": tokens}} if tokens >= LEAST_THINKING else {}
+
+
+def _may_think(ordered: Sequence[Fragment]) -> bool:
+    """In the middle of a tool loop, these models accept thinking only where the loop's last step began with it."""
+    last = next((part for part in reversed(ordered) if part.role == "assistant"), None)
+    return last is None or last.thinks or not last.calls

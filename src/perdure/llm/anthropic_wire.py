@@ -1,0 +1,190 @@
+"""Messages in Anthropic's form: blocks, gathered into turns of user and assistant that take turns strictly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perdure.domain.messages import ImagePart, JsonObject, Message, TextPart, ToolCallPart, ToolResultPart
+from perdure.llm.driver import ToolSpec
+from perdure.llm.wire import (
+    CONTINUE,
+    NO_CONTENT,
+    NO_RESULT,
+    Fragment,
+    argument_object,
+    dumps,
+    image_data,
+    parameters_of,
+    plain_id,
+    plain_name,
+    refuse_files,
+    result_text,
+    unpacked,
+    woven,
+)
+
+PROVIDER_TYPE = "anthropic"
+_MARK = b',"cache_control":{"type":"ephemeral"}}'
+_THOUGHTS = frozenset({"thinking", "redacted_thinking"})
+
+
+def fragment(message: Message, model: str | None) -> Fragment:
+    """The message's blocks; `model` is for which reasoning is kept, None for none.
+
+    Raises:
+        ModelError: an image cannot be sent.
+    """
+    refuse_files(message.content)
+    if message.role == "agent":
+        return _assistant(message, model)
+    results = [part for part in message.content if isinstance(part, ToolResultPart)]
+    if message.role == "tool_result" and results:
+        return _results(message, results)
+    if message.role == "system":
+        # The protocol has one system prompt, at the top. What is said later keeps its place, and shows who says it.
+        text = "".join(part.text for part in message.content if isinstance(part, TextPart)).strip()
+        return Fragment("system", dumps(_text(f"<system>\n{text}\n</system>")))
+    blocks = _shown(message) or [_text(NO_CONTENT)]
+    return Fragment("user", b",".join(dumps(block) for block in blocks))
+
+
+def _assistant(message: Message, model: str | None) -> Fragment:
+    pieces = woven(message, [] if model is None else unpacked(message, PROVIDER_TYPE, model))
+    blocks: list[JsonObject] = []
+    for piece in pieces:
+        if isinstance(piece, str):
+            # Blank text is refused, and so is blank space at the end of the last words.
+            if piece.strip():
+                blocks.append(_text(piece))
+        elif isinstance(piece, ToolCallPart):
+            call = {
+                "id": plain_id(piece.id),
+                "name": plain_name(piece.name, 128),
+                "input": argument_object(piece.arguments),
+            }
+            blocks.append({"type": "tool_use", **call})
+        else:
+            blocks.append(piece)
+    while blocks and blocks[-1].get("type") in _THOUGHTS:
+        blocks.pop()
+    return Fragment(
+        "assistant",
+        b",".join(dumps(block) for block in blocks),
+        calls=tuple(piece.id for piece in pieces if isinstance(piece, ToolCallPart)),
+        thinks=bool(blocks) and blocks[0].get("type") in _THOUGHTS,
+    )
+
+
+def _results(message: Message, results: list[ToolResultPart]) -> Fragment:
+    blocks = [_result(part.tool_call_id, _result_text(part), is_error=part.error is not None) for part in results]
+    shown = _shown(message)
+    if shown:
+        text = blocks[0].get("content")
+        blocks[0]["content"] = ([_text(text)] if text else []) + shown
+    return Fragment("user", b",".join(dumps(block) for block in blocks), answers=tuple(part.tool_call_id for part in results))
+
+
+def _result_text(part: ToolResultPart) -> str:
+    """The protocol has a flag for errors, so the text does without the word."""
+    text = result_text(part)
+    return text if part.error is None else text.removeprefix("Error: ") or "error"
+
+
+def _result(call_id: str, text: str, *, is_error: bool) -> JsonObject:
+    block: JsonObject = {"type": "tool_result", "tool_use_id": plain_id(call_id)}
+    if text.strip():
+        block["content"] = text
+    if is_error:
+        block |= {"is_error": True, "content": text if text.strip() else "error"}
+    return block
+
+
+def missing(call_id: str) -> Fragment:
+    """A result for a call that the history has none for."""
+    return Fragment("user", dumps(_result(call_id, NO_RESULT, is_error=True)), answers=(call_id,))
+
+
+def _text(text: str) -> JsonObject:
+    return {"type": "text", "text": text}
+
+
+def _shown(message: Message) -> list[JsonObject]:
+    blocks: list[JsonObject] = []
+    for part in message.content:
+        if isinstance(part, TextPart) and part.text.strip():
+            blocks.append(_text(part.text))
+        elif isinstance(part, ImagePart):
+            inline = image_data(part)
+            source: JsonObject = (
+                {"type": "url", "url": part.url}
+                if inline is None
+                else {"type": "base64", "media_type": inline[0], "data": inline[1]}
+            )
+            blocks.append({"type": "image", "source": source})
+    return blocks
+
+
+def turns(fragments: Sequence[Fragment]) -> bytes:
+    """The fragments as messages, those of one side merged, results before everything else of the user's turn.
+
+    The conversation begins and ends with the user, as the protocol requires; a word is put in where it would not.
+    """
+    out: list[bytes] = []
+    results: list[bytes] = []
+    blocks: list[bytes] = []
+    side = ""
+
+    def close() -> None:
+        content = b",".join(results + blocks)
+        if content:
+            out.append(b'{"role":"%b","content":[%b]}' % (side.encode(), content))
+        results.clear()
+        blocks.clear()
+
+    for part in fragments:
+        if not part.data:
+            continue
+        owner = "assistant" if part.role == "assistant" else "user"
+        if owner != side:
+            close()
+            if not out and owner == "assistant":
+                out.append(b'{"role":"user","content":[%b]}' % dumps(_text(NO_CONTENT)))
+            side = owner
+        (results if part.answers else blocks).append(part.data)
+    close()
+    if side != "user":
+        out.append(b'{"role":"user","content":[%b]}' % dumps(_text(CONTINUE)))
+    return b",".join(out)
+
+
+def marked(fragments: list[Fragment]) -> list[Fragment]:
+    """The fragments with a cache mark on the last block of the last user turn."""
+    for index in range(len(fragments) - 1, -1, -1):
+        part = fragments[index]
+        if part.role == "assistant":
+            break
+        if part.data and not part.answers:
+            return [*fragments[:index], _marked(part), *fragments[index + 1 :]]
+    # Only results: within the turn they keep their order.
+    if fragments and fragments[-1].data and fragments[-1].role != "assistant":
+        return [*fragments[:-1], _marked(fragments[-1])]
+    return fragments
+
+
+def _marked(part: Fragment) -> Fragment:
+    # The last block is an object, so its last byte is the brace to move.
+    return Fragment(part.role, part.data[:-1] + _MARK, part.calls, part.answers, part.late, part.thinks)
+
+
+def system_blocks(system: str, *, mark: bool) -> bytes:
+    """The system prompt, marked for caching or not."""
+    block = dumps(_text(system if system.strip() else NO_CONTENT))
+    return b"[" + (block[:-1] + _MARK if mark else block) + b"]"
+
+
+def encoded_tools(tools: Sequence[ToolSpec], *, mark: bool) -> bytes:
+    """The tools on offer, the last one marked for caching or not."""
+    values = [dumps({"name": tool.name, "description": tool.description, "input_schema": parameters_of(tool)}) for tool in tools]
+    if mark and values:
+        values[-1] = values[-1][:-1] + _MARK
+    return b"[" + b",".join(values) + b"]"

@@ -1,0 +1,298 @@
+"""HTTP towards model vendors: one connection pool per process, streaming answers, every failure a `ModelError`.
+
+No redirect is followed (it would carry the key elsewhere), no cookie is kept (organizations share the pool), and no
+error names a key or an address with credentials in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aiohttp import (
+    ClientConnectorCertificateError,
+    ClientConnectorError,
+    ClientError,
+    ClientOSError,
+    ClientResponse,
+    ClientSession,
+    ClientSSLError,
+    ClientTimeout,
+    DummyCookieJar,
+    ServerDisconnectedError,
+    TCPConnector,
+)
+from multidict import CIMultiDict
+from yarl import URL
+
+from perdure.domain.errors import InvalidInput, ModelError
+from perdure.llm.failures import bad_response, disguised, redacted, refusal
+from perdure.llm.sse import MAX_LINE, MAX_TOTAL, SseParser
+
+Feed = Callable[[bytes], bool]
+"""Takes one SSE payload; True when the answer is complete and nothing more need be read."""
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds for the TCP connection and for TLS."""
+
+READ_TIMEOUT = 300.0
+"""Seconds without a byte: reasoning models may be silent for minutes before the first one."""
+
+LIST_TIMEOUT = 30.0
+"""Seconds for a whole answer of a list endpoint."""
+
+MAX_BODY = 16 << 20
+"""Bytes of an answer that is not a stream."""
+
+_KEEP_ALIVE = 60.0
+_ERROR_BODY = 64 << 10
+_ERROR_TIMEOUT = 10.0
+# The vendor's last bytes are usually there already; a connection that was read to its end can be used again.
+_DRAIN_TIMEOUT = 0.1
+# A dead connection shows at once. Later than this, in seconds, the vendor may have begun to work.
+_STALE_WITHIN = 1.0
+# aiohttp wants larger bodies as files.
+_LARGE_BODY = 1 << 20
+
+
+class Endpoint:
+    """Where a driver calls, and what it says about itself.
+
+    Attributes:
+        base: the base URL, without a slash at its end.
+        host: its host name, in lower case.
+    """
+
+    __slots__ = ("_headers", "_query", "_secrets", "base", "host")
+
+    def __init__(self, base: str, credentials: Mapping[str, str], headers: Mapping[str, str] | None = None) -> None:
+        """Check and prepare.
+
+        Args:
+            base: an `http` or `https` URL; its query, if any, goes with every call.
+            credentials: header -> secret value. The secrets are struck out of every error.
+            headers: more headers; their values count as secrets too.
+
+        Raises:
+            InvalidInput: the URL or a header's value cannot be used.
+        """
+        try:
+            url = URL(base)
+            usable = url.scheme in {"http", "https"} and bool(url.host)
+        except ValueError:
+            usable, url = False, URL()
+        if not usable:
+            raise InvalidInput("`base_url` must be an http or https URL", field="base_url")
+        self.host = (url.host or "").lower()
+        self._query = url.query_string
+        self.base = url.with_query(None).with_fragment(None).human_repr().rstrip("/")
+        everything = {**credentials, **(headers or {})}
+        for name, value in everything.items():
+            if not (name.isascii() and value.isascii() and value.isprintable() and name.isprintable()):
+                raise InvalidInput("a key or header holds characters that HTTP does not allow", field="api_key")
+        self._headers = CIMultiDict(
+            {"Accept-Encoding": "identity", "Content-Type": "application/json", "User-Agent": "perdure", **everything}
+        )
+        secrets = [value.removeprefix("Bearer ") for value in everything.values()]
+        secrets += [url.password or "", *url.query.values()]
+        # Short values ("beta", "1") are no secrets, and striking them out would garble the text.
+        self._secrets = tuple(sorted({secret for secret in secrets if len(secret) >= 6}, key=len, reverse=True))
+
+    def url(self, path: str, query: Mapping[str, str] | None = None) -> URL:
+        """The address of `path` (which begins with a slash) under the base."""
+        url = URL(self.base + path)
+        if self._query:
+            url = url.with_query(self._query)
+        return url.update_query(query) if query else url
+
+    @property
+    def headers(self) -> CIMultiDict[str]:
+        """What every call carries. Not to be changed."""
+        return self._headers
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not appear in an error, longest first."""
+        return self._secrets
+
+    def clean(self, error: ModelError) -> ModelError:
+        """The same error, with nothing secret in its message."""
+        text = redacted(error.message, self._secrets)
+        if text == error.message:
+            return error
+        return ModelError(text, code=error.code, transient=error.transient, retry_after=error.retry_after, status=error.status)
+
+
+class Http:
+    """The connection pool. Make one per process; it opens when first used, inside the running loop.
+
+    Args:
+        connect_timeout: seconds for connecting.
+        read_timeout: seconds until the first byte, and between bytes.
+        max_line: bytes of one line of a stream.
+        max_total: bytes of a whole stream.
+    """
+
+    def __init__(
+        self,
+        *,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        read_timeout: float = READ_TIMEOUT,
+        max_line: int = MAX_LINE,
+        max_total: int = MAX_TOTAL,
+    ) -> None:
+        self._timeout = ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=read_timeout)
+        self._max_line = max_line
+        self._max_total = max_total
+        self._sessions: dict[bool, ClientSession] = {}
+
+    def _session(self, *, fresh: bool = False) -> ClientSession:
+        """The pool, or one that opens a new connection for every call."""
+        session = self._sessions.get(fresh)
+        if session is None or session.closed:
+            connector = (
+                TCPConnector(limit=0, ttl_dns_cache=60, force_close=True)
+                if fresh
+                else TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=_KEEP_ALIVE)
+            )
+            session = ClientSession(connector=connector, cookie_jar=DummyCookieJar(), timeout=self._timeout)
+            self._sessions[fresh] = session
+        return session
+
+    async def close(self) -> None:
+        """Close all connections; a later call opens new ones."""
+        sessions = list(self._sessions.values())
+        self._sessions.clear()
+        for session in sessions:
+            await session.close()
+
+    async def _post(self, endpoint: Endpoint, url: URL, body: bytes) -> ClientResponse:
+        """POST. A kept connection that turns out to be dead (its server had just closed it) is replaced, once."""
+        began = time.monotonic()
+        for fresh in (False, True):
+            data: Any = body if len(body) < _LARGE_BODY else io.BytesIO(body)
+            try:
+                return await self._session(fresh=fresh).post(url, data=data, headers=endpoint.headers, allow_redirects=False)
+            except (ServerDisconnectedError, ClientOSError) as error:
+                known = isinstance(error, ClientConnectorError) or time.monotonic() - began > _STALE_WITHIN
+                if fresh or known:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def stream(self, endpoint: Endpoint, url: URL, body: bytes, feed: Feed) -> None:
+        """POST `body`, and hand every SSE payload of the answer to `feed` until that is satisfied or the stream ends.
+
+        Whether the answer is complete is for `feed`'s owner to know. Cancelling closes the connection at once.
+
+        Raises:
+            ModelError: whatever went wrong.
+        """
+        response: ClientResponse | None = None
+        try:
+            response = await self._post(endpoint, url, body)
+            if not 200 <= response.status < 300:
+                raise await _refused(endpoint, response)
+            if response.content_type in {"text/html", "application/json"}:
+                raise await _no_stream(endpoint, response)
+            await self._pump(response, feed)
+        except ModelError as error:
+            raise endpoint.clean(error) from None
+        except TimeoutError as error:
+            raise _timed_out(error, answering=response is not None) from None
+        except (ClientError, OSError) as error:
+            raise endpoint.clean(_broken(error, answering=response is not None)) from None
+        finally:
+            # Does nothing to a connection that was read to its end: that one is back in the pool.
+            if response is not None:
+                response.close()
+
+    async def _pump(self, response: ClientResponse, feed: Feed) -> None:
+        parser = SseParser(self._max_line, self._max_total)
+        content = response.content
+        while chunk := await content.readany():
+            for payload in parser.feed(chunk):
+                if feed(payload):
+                    if not content.at_eof():
+                        await _drain(response)
+                    return
+        for payload in parser.flush():
+            if feed(payload):
+                return
+
+    async def get_json(self, endpoint: Endpoint, url: URL) -> bytes:
+        """GET a JSON document of up to `MAX_BODY` bytes, within `LIST_TIMEOUT` seconds.
+
+        Raises:
+            ModelError: whatever went wrong.
+        """
+        response: ClientResponse | None = None
+        try:
+            async with asyncio.timeout(LIST_TIMEOUT):
+                response = await self._session().get(url, headers=endpoint.headers, allow_redirects=False)
+                if not 200 <= response.status < 300:
+                    raise await _refused(endpoint, response)
+                body = await _limited(response, MAX_BODY + 1)
+                if len(body) > MAX_BODY:
+                    raise bad_response("the provider's list is beyond all bounds", transient=False)
+                return body
+        except ModelError as error:
+            raise endpoint.clean(error) from None
+        except TimeoutError as error:
+            raise _timed_out(error, answering=response is not None) from None
+        except (ClientError, OSError) as error:
+            raise endpoint.clean(_broken(error, answering=response is not None)) from None
+        finally:
+            if response is not None:
+                response.close()
+
+
+async def _drain(response: ClientResponse) -> None:
+    with contextlib.suppress(TimeoutError, ClientError, OSError):
+        async with asyncio.timeout(_DRAIN_TIMEOUT):
+            while await response.content.readany():
+                pass
+
+
+async def _limited(response: ClientResponse, limit: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while size < limit and (piece := await response.content.readany()):
+        pieces.append(piece)
+        size += len(piece)
+    return b"".join(pieces)[:limit]
+
+
+async def _refused(endpoint: Endpoint, response: ClientResponse) -> ModelError:
+    body = b""
+    with contextlib.suppress(TimeoutError, ClientError, OSError):
+        async with asyncio.timeout(_ERROR_TIMEOUT):
+            body = await _limited(response, _ERROR_BODY)
+    return refusal(response.status, response.headers, body, endpoint.secrets)
+
+
+async def _no_stream(endpoint: Endpoint, response: ClientResponse) -> ModelError:
+    """A success that is no stream: an error in disguise, or a page from something between here and the vendor."""
+    body = b""
+    with contextlib.suppress(TimeoutError, ClientError, OSError):
+        async with asyncio.timeout(_ERROR_TIMEOUT):
+            body = await _limited(response, _ERROR_BODY)
+    return disguised(response.content_type, body, endpoint.secrets)
+
+
+def _timed_out(error: TimeoutError, *, answering: bool) -> ModelError:
+    what = "went silent" if answering else "did not answer in time"
+    return ModelError(f"the provider {what} ({type(error).__name__})", code="provider_timeout", transient=True)
+
+
+def _broken(error: Exception, *, answering: bool) -> ModelError:
+    if answering:
+        return bad_response(f"the connection to the provider broke in the middle of the answer ({type(error).__name__})")
+    if isinstance(error, ClientConnectorCertificateError | ClientSSLError):
+        return ModelError(f"the provider's TLS cannot be trusted: {error}", code="provider_unavailable")
+    return ModelError(
+        f"the provider cannot be reached: {error or type(error).__name__}", code="provider_unavailable", transient=True
+    )

@@ -1,0 +1,104 @@
+"""What the two OpenAI protocols share: address, key, list of models, and what a model's name tells."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from perdure.llm.answers import count
+from perdure.llm.driver import ListedModel, ProviderConfig
+from perdure.llm.failures import bad_response
+from perdure.llm.http import Endpoint
+
+DEFAULT_BASE = "https://api.openai.com/v1"
+
+MAX_LISTED = 10_000
+"""Models taken from a list; gateways name hundreds."""
+
+_VERSION = re.compile(r"/v\d+[a-z0-9]*(/|$)")
+# o1, o3, o4-mini, gpt-5 and later, codex; not the chat variants, which do not reason.
+_REASONS = re.compile(r"(^|/)(o\d|gpt-([5-9]|\d\d)|codex|computer-use)(?!.*chat)")
+_PHASED = re.compile(r"(^|/)gpt-(5\.[3-9]|5\.\d\d|[6-9]|\d\d)")
+
+
+def endpoint_of(config: ProviderConfig) -> Endpoint:
+    """The endpoint for a configuration: `base_url` as it is when it names a version (`/v1`), else with `/v1` added.
+
+    Raises:
+        InvalidInput: the URL or the key cannot be used.
+    """
+    base = (config.base_url or DEFAULT_BASE).strip()
+    head, mark, query = base.partition("?")
+    head = head.rstrip("/")
+    if not _VERSION.search(head):
+        head += "/v1"
+    key = (config.api_key or "").strip()
+    credentials = {"Authorization": f"Bearer {key}"} if key else {}
+    return Endpoint(head + mark + query, credentials, text_map(config.options.get("headers")))
+
+
+def text_map(value: Any) -> dict[str, str]:
+    """An option that holds names and texts, whatever was stored there."""
+    return {str(name): str(text) for name, text in value.items()} if isinstance(value, dict) else {}
+
+
+def thinks(model: str) -> bool:
+    """Whether this is one of OpenAI's reasoning models, by its name."""
+    return _REASONS.search(model.lower()) is not None
+
+
+def knows_phases(model: str) -> bool:
+    """Whether the model wants to read its earlier messages' phase (GPT-5.3 and later), by its name."""
+    return _PHASED.search(model.lower()) is not None
+
+
+def cache_key(name: str) -> str:
+    """OpenAI takes up to 64 characters."""
+    return name[-64:]
+
+
+def listed_models(body: bytes) -> list[ListedModel]:
+    """The models of a list answer, in its order.
+
+    Raises:
+        ModelError: the answer is not a list of models.
+    """
+    try:
+        value = msgspec.json.decode(body)
+    except (ValueError, RecursionError):
+        raise bad_response("the provider's list of models is not JSON") from None
+    entries = value.get("data", value.get("models")) if isinstance(value, dict) else value
+    if not isinstance(entries, list):
+        raise bad_response("the provider's list of models is not a list")
+    models = [_listed(entry) for entry in entries[:MAX_LISTED] if isinstance(entry, dict)]
+    return [model for model in models if model is not None]
+
+
+def _listed(entry: dict[str, Any]) -> ListedModel | None:
+    model = entry.get("id") or entry.get("name")
+    if not isinstance(model, str) or not model:
+        return None
+    meta = entry.get("meta")
+    meta = meta if isinstance(meta, dict) else {}
+    windows = (
+        entry.get("context_length"),
+        entry.get("context_window"),
+        entry.get("max_model_len"),
+        entry.get("max_input_tokens"),
+        meta.get("n_ctx"),
+    )
+    title = entry.get("display_name") or entry.get("name")
+    return ListedModel(
+        model,
+        title if isinstance(title, str) and title != model else None,
+        next((tokens for tokens in map(count, windows) if tokens), None),
+    )
+
+
+def next_page(body: bytes) -> str | None:
+    """The cursor of the next page of a list answer, when it says that there is one."""
+    value = msgspec.json.decode(body)
+    last = value.get("last_id") if isinstance(value, dict) and value.get("has_more") else None
+    return last if isinstance(last, str) and last else None

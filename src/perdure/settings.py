@@ -1,0 +1,82 @@
+"""Settings: from the environment (`PERDURE_*`), overridden by the command line."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from perdure.domain.errors import InvalidInput
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Everything that can be set. Each field is also the environment variable PERDURE_<NAME>.
+
+    Attributes:
+        host: the address to listen on.
+        port: the port to listen on; 0 picks a free one.
+        data: the folder of the embedded database and the master key.
+        database_url: a PostgreSQL URL; empty for the embedded SQLite.
+        master_key: 32 bytes as base64 or hex, that wrap every secret; empty for a file in the data folder.
+        drain_seconds: how long running turns may go on after a request to stop.
+        stream_cycle_seconds: after which a live stream is ended so that it moves on.
+        heartbeat_seconds: of silence after which a live stream shows a sign of life.
+        history_tokens: about how many tokens of history a model call is shown.
+        max_iterations: model calls in one turn, where no layer says otherwise.
+        model_attempts: how often a model call is tried.
+        log_level: debug, info, warning or error.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 9000
+    data: str = "./perdure-data"
+    database_url: str = ""
+    master_key: str = ""
+    drain_seconds: float = 10.0
+    stream_cycle_seconds: float = 300.0
+    heartbeat_seconds: float = 30.0
+    history_tokens: int = 100_000
+    max_iterations: int = 200
+    model_attempts: int = 5
+    log_level: str = "info"
+
+    @property
+    def data_folder(self) -> Path:
+        return Path(self.data)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """The settings of an environment; overrides that are None do not count.
+
+    Raises:
+        InvalidInput: names the variable that does not fit.
+    """
+    source = os.environ if environment is None else environment
+    given: dict[str, Any] = {}
+    for name in Settings.__struct_fields__:
+        value = source.get(f"PERDURE_{name.upper()}")
+        if value is not None and value != "":
+            given[name] = value
+    given |= {name: value for name, value in overrides.items() if value is not None}
+    try:
+        settings = msgspec.convert({key: str(value) for key, value in given.items()}, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"setting {error}", code="invalid_setting") from None
+    if not 0 <= settings.port <= 65535:
+        raise InvalidInput("setting `port` must be between 0 and 65535", code="invalid_setting")
+    return settings

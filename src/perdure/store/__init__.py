@@ -1,0 +1,1 @@
+"""The only SQL. Two dialects meet in `sqlite` and `postgres`; every other statement is written once, for both."""

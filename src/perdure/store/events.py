@@ -1,0 +1,106 @@
+"""Reading logs. Events are written by `sessions.append` only, and never changed."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from msgspec import Struct
+
+from perdure.domain.events import Event
+from perdure.domain.times import Micros
+from perdure.store.database import Tx
+from perdure.store.rows import like_pattern, to_json
+
+EVENT_COLUMNS = (
+    "session_id", "sequence", "org_id", "id", "type", "ts", "turn_id", "exec_id", "tool_name", "context", "data", "metadata", "tags",
+)  # fmt: skip
+
+_READ = "id, session_id, sequence, type, ts, context, data, metadata, tags"
+
+
+def noise() -> int:
+    """Random bits for an event's id; ids are names, not secrets."""
+    return random.getrandbits(40)
+
+
+async def events_after(tx: Tx, session_id: str, after: int, *, limit: int = 1000, until: int | None = None) -> list[Event]:
+    """Events with a sequence over `after` (and up to `until`), oldest first."""
+    bound = "" if until is None else " AND sequence <= ?"
+    args: list[Any] = [session_id, after] if until is None else [session_id, after, until]
+    rows = await tx.all(
+        f"SELECT {_READ} FROM events WHERE session_id = ? AND sequence > ?{bound} ORDER BY sequence LIMIT ?", *args, limit
+    )
+    return [Event(*row) for row in rows]
+
+
+async def events_of_kinds(
+    tx: Tx, session_id: str, kinds: tuple[str, ...], *, before: int, after: int = 0, limit: int = 500
+) -> list[Event]:
+    """Events of these kinds with after < sequence <= before, NEWEST first."""
+    marks = ", ".join("?" * len(kinds))
+    rows = await tx.all(
+        f"SELECT {_READ} FROM events WHERE session_id = ? AND sequence > ? AND sequence <= ? AND type IN ({marks})"
+        " ORDER BY sequence DESC LIMIT ?",
+        session_id, after, before, *kinds, limit,
+    )  # fmt: skip
+    return [Event(*row) for row in rows]
+
+
+class EventFilter(Struct, frozen=True):
+    """What a list of events is narrowed by; None or empty means any. Sequences are exclusive bounds."""
+
+    types: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    after: int | None = None
+    before: int | None = None
+    from_ts: Micros | None = None
+    to_ts: Micros | None = None
+    turn_id: str | None = None
+    exec_id: str | None = None
+    tool_name: str | None = None
+    tags: tuple[str, ...] = ()
+    text: str | None = None
+
+
+def _where(session_id: str, want: EventFilter) -> tuple[str, list[Any]]:
+    parts, args = ["session_id = ?"], [session_id]
+    plain: list[tuple[str, Any]] = [
+        ("sequence > ?", want.after),
+        ("sequence < ?", want.before),
+        ("ts >= ?", want.from_ts),
+        ("ts <= ?", want.to_ts),
+        ("turn_id = ?", want.turn_id),
+        ("exec_id = ?", want.exec_id),
+        ("tool_name = ?", want.tool_name),
+        ("LOWER(data) LIKE ? ESCAPE '!'", None if want.text is None else like_pattern(to_json(want.text)[1:-1])),
+    ]
+    for sql, value in plain:
+        if value is not None:
+            parts.append(sql)
+            args.append(value)
+    for names, word in ((want.types, "IN"), (want.exclude, "NOT IN")):
+        if names:
+            parts.append(f"type {word} ({', '.join('?' * len(names))})")
+            args.extend(names)
+    for tag in want.tags:
+        escaped = to_json(tag).replace("!", "!!").replace("%", "!%").replace("_", "!_")
+        parts.append("tags LIKE ? ESCAPE '!'")
+        args.append(f"%{escaped}%")
+    return " AND ".join(parts), args
+
+
+async def list_events(tx: Tx, session_id: str, want: EventFilter, limit: int, *, newest_first: bool = False) -> list[Event]:
+    """The events that match, oldest first unless asked otherwise."""
+    where, args = _where(session_id, want)
+    order = "DESC" if newest_first else "ASC"
+    rows = await tx.all(f"SELECT {_READ} FROM events WHERE {where} ORDER BY sequence {order} LIMIT ?", *args, limit)
+    return [Event(*row) for row in rows]
+
+
+async def count_kinds(tx: Tx, session_id: str) -> list[tuple[str, int, Micros, Micros]]:
+    """For each kind of event: its count, and the instants of its first and last."""
+    rows = await tx.all(
+        "SELECT type, COUNT(*), MIN(ts), MAX(ts) FROM events WHERE session_id = ? GROUP BY type ORDER BY type", session_id
+    )
+    return [(row[0], row[1], row[2], row[3]) for row in rows]

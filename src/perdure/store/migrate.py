@@ -1,0 +1,76 @@
+"""Migrations: numbered SQL files, forward only, each in one transaction, under a lock.
+
+A file is written once for both databases; `{{name}}` stands for the few words that differ (`WORDS`).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from importlib.resources import files
+
+from perdure.domain.errors import Unavailable
+from perdure.store.database import Database, Tx
+
+WORDS = {
+    "sqlite": {"blob": "BLOB", "clustered": " WITHOUT ROWID", "bigserial": "INTEGER", "unlogged": "TABLE", "bytewise": ""},
+    "postgres": {
+        "blob": "BYTEA",
+        "clustered": "",
+        "bigserial": "BIGSERIAL",
+        "unlogged": "UNLOGGED TABLE",
+        "bytewise": ' COLLATE "C"',
+    },
+}
+
+_NUMBERED = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+_LOCK = 0x70657264  # "perd": the advisory lock that one migrating process holds
+
+
+def load_migrations() -> list[tuple[int, str, str]]:
+    """Every migration as (number, file name, SQL), in order."""
+    found = []
+    for entry in files("perdure.store").joinpath("migrations").iterdir():
+        match = _NUMBERED.fullmatch(entry.name)
+        if match:
+            found.append((int(match[1]), entry.name, entry.read_text(encoding="utf-8")))
+    return sorted(found)
+
+
+def statements_of(sql: str, dialect: str) -> list[str]:
+    """The file's statements in this dialect. A statement ends with a semicolon at a line's end."""
+    for name, word in WORDS[dialect].items():
+        sql = sql.replace("{{" + name + "}}", word)
+    sql = re.sub(r"--[^\n]*", "", sql)
+    return [part.strip() for part in re.split(r";\s*(?:\n|$)", sql) if part.strip()]
+
+
+async def migrate(database: Database) -> list[str]:
+    """Bring the database up to date; the names of the files that were applied.
+
+    Raises:
+        Unavailable: the database was made by a newer version of Perdure.
+    """
+    migrations = load_migrations()
+
+    async def body(tx: Tx) -> list[str]:
+        if tx.dialect == "postgres":
+            await tx.run(f"SELECT pg_advisory_xact_lock({_LOCK})")
+        await tx.run(
+            "CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at BIGINT NOT NULL)"
+        )
+        done = {row[0] for row in await tx.all("SELECT number FROM migrations")}
+        newest = migrations[-1][0]
+        if done and max(done) > newest:
+            raise Unavailable(f"the database is at migration {max(done)}, this version knows {newest}: use a newer Perdure")
+        applied = []
+        for number, name, sql in migrations:
+            if number in done:
+                continue
+            for statement in statements_of(sql, tx.dialect):
+                await tx.run(statement)
+            await tx.run("INSERT INTO migrations VALUES (?, ?, ?)", number, name, time.time_ns() // 1000)
+            applied.append(name)
+        return applied
+
+    return await database.write(body)

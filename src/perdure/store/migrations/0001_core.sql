@@ -1,0 +1,229 @@
+-- The core: organizations, users, keys; providers and models; harnesses and agents; sessions and their logs; files.
+-- Every row of a session carries its organization and its session; nothing joins across organizations.
+
+CREATE TABLE organizations (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    default_model_id TEXT,
+    default_harness_id TEXT,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL
+);
+
+CREATE TABLE users (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    email TEXT NOT NULL,
+    created_at BIGINT NOT NULL
+);
+
+CREATE TABLE memberships (
+    org_id TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    role TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (org_id, user_id)
+){{clustered}};
+
+CREATE INDEX memberships_by_user ON memberships (user_id);
+
+-- Personal access tokens: only the SHA-256 of a token is kept.
+CREATE TABLE tokens (
+    id TEXT PRIMARY KEY,
+    hash TEXT NOT NULL UNIQUE,
+    user_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    hint TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    expires_at BIGINT,
+    last_used_at BIGINT,
+    revoked_at BIGINT
+);
+
+-- One row a database: the key that wraps the organizations' data keys is checked against it.
+CREATE TABLE org_keys (
+    org_id TEXT PRIMARY KEY,
+    wrapped {{blob}} NOT NULL,
+    created_at BIGINT NOT NULL
+);
+
+CREATE TABLE providers (
+    id TEXT PRIMARY KEY,
+    org_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    provider_type TEXT NOT NULL,
+    base_url TEXT,
+    api_key {{blob}},
+    status TEXT NOT NULL,
+    last_synced_at BIGINT,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL
+);
+
+CREATE INDEX providers_by_org ON providers (org_id, created_at);
+
+CREATE TABLE models (
+    id TEXT PRIMARY KEY,
+    org_id TEXT NOT NULL,
+    provider_id TEXT NOT NULL,
+    model_id TEXT NOT NULL,
+    display_name TEXT NOT NULL,
+    capabilities TEXT NOT NULL,
+    enabled INTEGER NOT NULL,
+    is_favorite INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL
+);
+
+CREATE INDEX models_by_provider ON models (org_id, provider_id);
+
+CREATE TABLE harnesses (
+    id TEXT PRIMARY KEY,
+    org_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    display_name TEXT,
+    description TEXT,
+    system_prompt TEXT,
+    parent_harness_id TEXT,
+    default_model_id TEXT,
+    tags TEXT NOT NULL,
+    config TEXT NOT NULL,
+    is_built_in INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    archived_at BIGINT
+);
+
+CREATE UNIQUE INDEX harnesses_by_name ON harnesses (org_id, name) WHERE status = 'active';
+
+CREATE TABLE agents (
+    id TEXT PRIMARY KEY,
+    org_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    display_name TEXT,
+    description TEXT,
+    system_prompt TEXT NOT NULL,
+    harness_id TEXT NOT NULL,
+    default_model_id TEXT,
+    tags TEXT NOT NULL,
+    config TEXT NOT NULL,
+    status TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    archived_at BIGINT
+);
+
+CREATE UNIQUE INDEX agents_by_name ON agents (org_id, name) WHERE status = 'active';
+
+CREATE INDEX agents_by_age ON agents (org_id, created_at, id);
+
+-- head .. finished_at are the projection of the session's log, written with each append and nowhere else.
+CREATE TABLE sessions (
+    id TEXT PRIMARY KEY,
+    org_id TEXT NOT NULL,
+    owner_id TEXT NOT NULL,
+    harness_id TEXT NOT NULL,
+    agent_id TEXT,
+    title TEXT,
+    tags TEXT NOT NULL,
+    locale TEXT,
+    model_id TEXT,
+    config TEXT NOT NULL,
+    forked_from_id TEXT,
+    forked_from_sequence BIGINT,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    deleted_at BIGINT,
+    epoch BIGINT NOT NULL,
+    recoveries INTEGER NOT NULL,
+    claimed_head BIGINT NOT NULL,
+    head BIGINT NOT NULL,
+    status TEXT NOT NULL,
+    turn_id TEXT,
+    turn_after BIGINT NOT NULL,
+    wake_at BIGINT,
+    preview TEXT,
+    output_preview TEXT,
+    usage TEXT,
+    started_at BIGINT,
+    finished_at BIGINT
+);
+
+CREATE INDEX sessions_by_age ON sessions (org_id, created_at, id) WHERE deleted_at IS NULL;
+
+CREATE INDEX sessions_by_agent ON sessions (org_id, agent_id, created_at) WHERE deleted_at IS NULL AND agent_id IS NOT NULL;
+
+CREATE INDEX sessions_active ON sessions (updated_at) WHERE status = 'active' AND deleted_at IS NULL;
+
+CREATE INDEX sessions_due ON sessions (wake_at) WHERE wake_at IS NOT NULL AND deleted_at IS NULL;
+
+CREATE TABLE pins (
+    session_id TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    org_id TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (session_id, user_id)
+){{clustered}};
+
+CREATE TABLE events (
+    session_id TEXT NOT NULL,
+    sequence BIGINT NOT NULL,
+    org_id TEXT NOT NULL,
+    id TEXT NOT NULL,
+    type TEXT NOT NULL,
+    ts BIGINT NOT NULL,
+    turn_id TEXT,
+    exec_id TEXT,
+    tool_name TEXT,
+    context TEXT NOT NULL,
+    data TEXT NOT NULL,
+    metadata TEXT,
+    tags TEXT,
+    PRIMARY KEY (session_id, sequence)
+){{clustered}};
+
+CREATE TABLE files (
+    session_id TEXT NOT NULL,
+    path TEXT{{bytewise}} NOT NULL,
+    org_id TEXT NOT NULL,
+    id TEXT NOT NULL,
+    is_directory INTEGER NOT NULL,
+    is_readonly INTEGER NOT NULL,
+    content {{blob}},
+    is_text INTEGER NOT NULL,
+    size_bytes BIGINT NOT NULL,
+    hash TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    PRIMARY KEY (session_id, path)
+);
+
+-- Answers to requests that carried an Idempotency-Key; kept for a day.
+CREATE TABLE idempotency (
+    org_id TEXT NOT NULL,
+    key TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    status INTEGER NOT NULL,
+    body {{blob}} NOT NULL,
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (org_id, key)
+);
+
+-- What is being said right now, for followers on other machines who join in the middle: a row for each message that takes
+-- longer than a moment, removed when it is complete. Losing a row loses nothing.
+CREATE {{unlogged}} drafts (
+    session_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    key TEXT NOT NULL,
+    org_id TEXT NOT NULL,
+    turn_id TEXT NOT NULL,
+    sequence BIGINT NOT NULL,
+    start BIGINT NOT NULL,
+    name TEXT NOT NULL,
+    context TEXT NOT NULL,
+    text TEXT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    PRIMARY KEY (session_id, kind, key)
+);

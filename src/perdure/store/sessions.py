@@ -1,0 +1,337 @@
+"""Sessions' rows, and the append: the one way in which a log grows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from perdure.domain.errors import Fenced, NotFound, StaleHead
+from perdure.domain.events import Event, NewEvent
+from perdure.domain.ids import event_id
+from perdure.domain.messages import Usage
+from perdure.domain.sessions import Projection, SessionConfig, Status, project
+from perdure.domain.times import Micros
+from perdure.store.database import LOCK_ROW, Tx
+from perdure.store.events import EVENT_COLUMNS, noise
+from perdure.store.rows import columns, insert, like_pattern, to_json, values
+
+
+class SessionRow(Struct, frozen=True):
+    """A session's row. From `head` on it is the projection of the log."""
+
+    id: str
+    org_id: str
+    owner_id: str
+    harness_id: str
+    agent_id: str | None
+    title: str | None
+    tags: str
+    locale: str | None
+    model_id: str | None
+    config: str
+    forked_from_id: str | None
+    forked_from_sequence: int | None
+    created_at: Micros
+    updated_at: Micros
+    deleted_at: Micros | None
+    epoch: int
+    recoveries: int
+    claimed_head: int
+    head: int
+    status: Status
+    turn_id: str | None
+    turn_after: int
+    wake_at: Micros | None
+    preview: str | None
+    output_preview: str | None
+    usage: str | None
+    started_at: Micros | None
+    finished_at: Micros | None
+
+    def projection(self) -> Projection:
+        usage = None if self.usage is None else _USAGE.decode(self.usage)
+        return Projection(
+            self.head, self.status, self.turn_id, self.turn_after, self.wake_at, self.preview, self.output_preview, usage,
+            self.started_at, self.finished_at,
+        )  # fmt: skip
+
+    def usage_struct(self) -> Usage | None:
+        return None if self.usage is None else _USAGE.decode(self.usage)
+
+    def config_struct(self) -> SessionConfig:
+        return _CONFIG.decode(self.config)
+
+    def tag_list(self) -> tuple[str, ...]:
+        return () if self.tags == "[]" else _TAGS.decode(self.tags)
+
+
+_USAGE = msgspec.json.Decoder(Usage)
+_CONFIG = msgspec.json.Decoder(SessionConfig)
+_TAGS = msgspec.json.Decoder(tuple[str, ...])
+_COLUMNS = columns(SessionRow)
+_INSERT = insert("sessions", SessionRow)
+_GET = f"SELECT {_COLUMNS} FROM sessions WHERE id = ? AND org_id = ? AND deleted_at IS NULL"
+_LOOK = f"SELECT {_COLUMNS} FROM sessions WHERE id = ?"
+
+LATER = "updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at + 1 END"
+"""`updated_at` moves on every change and never backwards, whatever the clock does."""
+
+_APPEND = (
+    "UPDATE sessions SET head = ?, epoch = ?, recoveries = ?, status = ?, turn_id = ?, turn_after = ?, wake_at = ?, preview = ?,"
+    f" output_preview = ?, usage = ?, started_at = ?, finished_at = ?, {LATER}"
+    " WHERE id = ? AND org_id = ? AND head = ? AND epoch = ? AND deleted_at IS NULL"
+)
+_INSERT_EVENTS = f"INSERT INTO events ({', '.join(EVENT_COLUMNS)})"
+
+
+async def add_session(tx: Tx, row: SessionRow) -> None:
+    """Insert a new session."""
+    await tx.run(_INSERT, *values(row))
+
+
+async def get_session(tx: Tx, org_id: str, session_id: str, *, lock: bool = False) -> SessionRow:
+    """The organization's session; `lock` holds its row until the commit.
+
+    Raises:
+        NotFound: it never existed, was deleted, or is another organization's: the same answer.
+    """
+    found = await tx.one(_GET + (LOCK_ROW[tx.dialect] if lock else ""), session_id, org_id)
+    if found is None:
+        raise NotFound("session")
+    return SessionRow(*found)
+
+
+async def look_session(tx: Tx, session_id: str) -> SessionRow | None:
+    """The row for the server's own use (a runner, a sweep), deleted ones included."""
+    found = await tx.one(_LOOK, session_id)
+    return None if found is None else SessionRow(*found)
+
+
+async def append(
+    tx: Tx, row: SessionRow, events: Sequence[NewEvent], *, now: Micros, claim: bool = False, fence: bool = False
+) -> tuple[SessionRow, tuple[Event, ...]]:
+    """Append events to the session's log at the head and epoch that `row` holds, and write the projection with them.
+
+    Args:
+        row: the session as the caller last saw it: its head and its epoch are what the append expects.
+        now: the present, in microseconds.
+        claim: also take the session over (epoch + 1): the first append of a fresh turn.
+        fence: also make every runner of it stop (epoch + 1): a cancel.
+
+    Returns:
+        The row as it is now, and the events as stored.
+
+    Raises:
+        StaleHead: the log has grown meanwhile. Read on, decide again.
+        Fenced: the session was claimed, cancelled or deleted meanwhile.
+    """
+    after = project(row.projection(), events)
+    stored = tuple(_stored(row, index, event) for index, event in enumerate(events, row.head + 1))
+    epoch = row.epoch + 1 if claim or fence else row.epoch
+    usage = None if after.usage is None else to_json(after.usage)
+    new = msgspec.structs.replace(
+        row, epoch=epoch, recoveries=0, head=after.head, status=after.status, turn_id=after.turn_id, turn_after=after.turn_after,
+        wake_at=after.wake_at, preview=after.preview, output_preview=after.output_preview, usage=usage,
+        started_at=after.started_at, finished_at=after.finished_at, updated_at=max(now, row.updated_at + 1),
+    )  # fmt: skip
+    update = (
+        new.head, new.epoch, 0, new.status, new.turn_id, new.turn_after, new.wake_at, new.preview, new.output_preview,
+        new.usage, new.started_at, new.finished_at, now, now, row.id, row.org_id, row.head, row.epoch,
+    )  # fmt: skip
+    rows = [_event_row(row.org_id, event, new_event) for event, new_event in zip(stored, events, strict=True)]
+    if not await tx.append(_APPEND, update, _INSERT_EVENTS, rows):
+        raise await _why(tx, row)
+    return new, stored
+
+
+async def _why(tx: Tx, row: SessionRow) -> StaleHead | Fenced:
+    found = await tx.one("SELECT epoch, deleted_at FROM sessions WHERE id = ? AND org_id = ?", row.id, row.org_id)
+    if found is None or found[1] is not None or found[0] != row.epoch:
+        return Fenced()
+    return StaleHead()
+
+
+def _stored(row: SessionRow, sequence: int, event: NewEvent) -> Event:
+    return Event(
+        event_id(sequence, event.ts // 1000, noise()),
+        row.id,
+        sequence,
+        event.type,
+        event.ts,
+        to_json(event.context),
+        to_json(event.data),
+        None if event.metadata is None else to_json(event.metadata),
+        None if event.tags is None else to_json(event.tags),
+    )
+
+
+def _event_row(org_id: str, event: Event, new: NewEvent) -> tuple[Any, ...]:
+    tool = getattr(new.data, "tool_name", None) or getattr(getattr(new.data, "tool_call", None), "name", None)
+    return (
+        event.session_id, event.sequence, org_id, event.id, event.type, event.ts, new.context.turn_id, new.context.exec_id, tool,
+        event.context, event.data, event.metadata, event.tags,
+    )  # fmt: skip
+
+
+async def claim(tx: Tx, row: SessionRow) -> SessionRow:
+    """Take over a session whose turn has begun: epoch + 1, and one more recovery if the log has not moved since the last.
+
+    Raises:
+        Fenced: somebody else was quicker.
+    """
+    recoveries = row.recoveries + 1 if row.claimed_head == row.head else 1
+    done = await tx.run(
+        "UPDATE sessions SET epoch = epoch + 1, recoveries = ?, claimed_head = ? WHERE id = ? AND epoch = ? AND head = ?"
+        " AND deleted_at IS NULL",
+        recoveries, row.head, row.id, row.epoch, row.head,
+    )  # fmt: skip
+    if done != 1:
+        raise await _why(tx, row)
+    return msgspec.structs.replace(row, epoch=row.epoch + 1, recoveries=recoveries, claimed_head=row.head)
+
+
+async def release(tx: Tx, row: SessionRow) -> None:
+    """Give a claim back in good order (a planned stop): it does not count as a recovery."""
+    await tx.run("UPDATE sessions SET recoveries = 0, claimed_head = -1 WHERE id = ? AND epoch = ?", row.id, row.epoch)
+
+
+async def update_session(tx: Tx, row: SessionRow, changes: dict[str, Any], now: Micros) -> SessionRow:
+    """Change columns that are not the log's; never touches the head or the epoch, so a running turn is not disturbed."""
+    sets = ", ".join(f"{name} = ?" for name in changes)
+    found = await tx.one(
+        f"UPDATE sessions SET {sets}, {LATER} WHERE id = ? AND org_id = ? AND deleted_at IS NULL RETURNING {_COLUMNS}",
+        *changes.values(), now, now, row.id, row.org_id,
+    )  # fmt: skip
+    if found is None:
+        raise NotFound("session")
+    return SessionRow(*found)
+
+
+async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
+    """Hide a session from every route and fence its runner; `purge_session` removes what it held."""
+    await tx.run(
+        "UPDATE sessions SET deleted_at = ?, epoch = epoch + 1, status = 'idle', wake_at = NULL WHERE id = ? AND org_id = ?",
+        now, row.id, row.org_id,
+    )  # fmt: skip
+    for table in ("pins", "files", "drafts"):
+        await tx.run(f"DELETE FROM {table} WHERE session_id = ? AND org_id = ?", row.id, row.org_id)
+
+
+async def purge_deleted(tx: Tx, before: Micros, limit: int = 20, batch: int = 2000) -> int:
+    """Remove the logs of sessions deleted before an instant, a bounded batch at a time; how many rows went."""
+    gone = 0
+    for (session_id,) in await tx.all("SELECT id FROM sessions WHERE deleted_at < ? LIMIT ?", before, limit):
+        found = await tx.one("SELECT MIN(sequence) FROM events WHERE session_id = ?", session_id)
+        if found is None or found[0] is None:
+            gone += await tx.run("DELETE FROM sessions WHERE id = ?", session_id)
+        else:
+            gone += await tx.run("DELETE FROM events WHERE session_id = ? AND sequence < ?", session_id, found[0] + batch)
+    return gone
+
+
+class SessionFilter(Struct, frozen=True):
+    """What a list of sessions is narrowed by; None means any."""
+
+    agent_id: str | None = None
+    search: str | None = None
+    tags: tuple[str, ...] = ()
+    status: str | None = None
+    pinned_by: str | None = None
+    created_after: Micros | None = None
+    created_before: Micros | None = None
+
+
+def _where(org_id: str, want: SessionFilter) -> tuple[str, list[Any]]:
+    parts, args = ["org_id = ? AND deleted_at IS NULL"], [org_id]
+    plain: list[tuple[str, Any]] = [
+        ("agent_id = ?", want.agent_id),
+        ("status = ?", want.status),
+        ("created_at > ?", want.created_after),
+        ("created_at < ?", want.created_before),
+        ("id IN (SELECT session_id FROM pins WHERE user_id = ?)", want.pinned_by),
+        ("LOWER(title) LIKE ? ESCAPE '!'", None if want.search is None else like_pattern(want.search)),
+    ]
+    for sql, value in plain:
+        if value is not None:
+            parts.append(sql)
+            args.append(value)
+    for tag in want.tags:
+        # A tag stands in the JSON array between quotes; its own quotes are escaped there, so this finds whole tags only.
+        escaped = to_json(tag).replace("!", "!!").replace("%", "!%").replace("_", "!_")
+        parts.append("tags LIKE ? ESCAPE '!'")
+        args.append(f"%{escaped}%")
+    return " AND ".join(parts), args
+
+
+async def list_sessions(tx: Tx, org_id: str, want: SessionFilter, offset: int, limit: int) -> tuple[list[SessionRow], int]:
+    """A page, newest first, and how many match in all."""
+    where, args = _where(org_id, want)
+    rows = await tx.all(
+        f"SELECT {_COLUMNS} FROM sessions WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?", *args, limit, offset
+    )
+    total = await tx.one(f"SELECT COUNT(*) FROM sessions WHERE {where}", *args)
+    return [SessionRow(*row) for row in rows], 0 if total is None else total[0]
+
+
+async def count_by_status(tx: Tx, org_id: str) -> dict[str, int]:
+    """How many sessions there are in each status."""
+    rows = await tx.all("SELECT status, COUNT(*) FROM sessions WHERE org_id = ? AND deleted_at IS NULL GROUP BY status", org_id)
+    return {row[0]: row[1] for row in rows}
+
+
+async def set_pin(tx: Tx, row: SessionRow, user_id: str, now: Micros) -> None:
+    """Pin for a user; once is enough."""
+    await tx.run(
+        "INSERT INTO pins (session_id, user_id, org_id, created_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        row.id, user_id, row.org_id, now,
+    )  # fmt: skip
+
+
+async def clear_pin(tx: Tx, row: SessionRow, user_id: str) -> None:
+    """Unpin for a user."""
+    await tx.run("DELETE FROM pins WHERE session_id = ? AND user_id = ?", row.id, user_id)
+
+
+async def pinned_among(tx: Tx, user_id: str, session_ids: Sequence[str]) -> set[str]:
+    """Which of these sessions the user has pinned."""
+    if not session_ids:
+        return set()
+    marks = ", ".join("?" * len(session_ids))
+    rows = await tx.all(f"SELECT session_id FROM pins WHERE user_id = ? AND session_id IN ({marks})", user_id, *session_ids)
+    return {row[0] for row in rows}
+
+
+async def unfinished(tx: Tx, before: Micros, limit: int = 1000) -> list[tuple[str, str]]:
+    """Active sessions whose row has not moved since an instant, as (organization, session): what a sweep looks at."""
+    rows = await tx.all(
+        "SELECT org_id, id FROM sessions WHERE status = 'active' AND deleted_at IS NULL AND updated_at < ? ORDER BY updated_at LIMIT ?",
+        before, limit,
+    )  # fmt: skip
+    return [(row[0], row[1]) for row in rows]
+
+
+async def due(tx: Tx, now: Micros, limit: int = 200) -> list[tuple[str, str]]:
+    """Parked sessions whose time has come, as (organization, session)."""
+    rows = await tx.all(
+        "SELECT org_id, id FROM sessions WHERE wake_at IS NOT NULL AND deleted_at IS NULL AND wake_at <= ? ORDER BY wake_at LIMIT ?",
+        now, limit,
+    )  # fmt: skip
+    return [(row[0], row[1]) for row in rows]
+
+
+async def epochs_of(tx: Tx, session_ids: Sequence[str]) -> dict[str, int]:
+    """The epochs of these sessions: a runner whose own is older has lost its claim. Deleted ones count as lost."""
+    if not session_ids:
+        return {}
+    marks = ", ".join("?" * len(session_ids))
+    rows = await tx.all(f"SELECT id, epoch FROM sessions WHERE deleted_at IS NULL AND id IN ({marks})", *session_ids)
+    return {row[0]: row[1] for row in rows}
+
+
+def now_micros() -> Micros:
+    """The present, in microseconds since the epoch."""
+    return time.time_ns() // 1000

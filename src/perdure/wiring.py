@@ -1,0 +1,315 @@
+"""The composition root: settings in, a running server out. The only module that knows every ring."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import IO, Any
+
+import uvicorn
+from msgspec import Struct
+
+from perdure import __version__
+from perdure.api import agents as agent_routes
+from perdure.api import messages as message_routes
+from perdure.api import providers as provider_routes
+from perdure.api import sessions as session_routes
+from perdure.api.http import Api, Authenticate, Route
+from perdure.api.openapi import build_document
+from perdure.api.system import document_routes, health_route
+from perdure.app.accounts import authenticate, bootstrap, create_token, login_required
+from perdure.app.services import App
+from perdure.capabilities.registry import Registry
+from perdure.domain.accounts import Caller
+from perdure.domain.errors import Forbidden, InvalidInput, Unavailable
+from perdure.engine.histories import Histories
+from perdure.engine.services import Engine, Policy, SystemClock
+from perdure.llm.driver import Driver, ProviderConfig
+from perdure.llm.registry import DriverPool, known_types
+from perdure.settings import Settings
+from perdure.store.bus import Bus, LocalBus
+from perdure.store.crypto import Vault, load_master_key, parse_master_key
+from perdure.store.database import Database
+from perdure.store.migrate import migrate
+from perdure.store.providers import ProviderRow
+from perdure.store.queue import LocalQueue, Queue
+from perdure.store.sqlite import open_sqlite
+from perdure.worker.sweep import Sweep
+from perdure.worker.worker import Worker
+
+log = logging.getLogger("perdure")
+
+ENVIRONMENT_KEYS = {"openai": "OPENAI_API_KEY", "openai_completions": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
+"""Where a provider's key is looked for when it has none of its own."""
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "testserver"})
+
+
+class Drivers:
+    """The model drivers of this process."""
+
+    def __init__(self) -> None:
+        self.pool = DriverPool()
+
+    def known_types(self) -> tuple[str, ...]:
+        return known_types()
+
+    def driver_for(self, row: ProviderRow, key: str | None) -> Driver:
+        return self.pool.driver(row.id, row.updated_at, lambda: _config(row, key))
+
+
+def _config(row: ProviderRow, key: str | None) -> ProviderConfig:
+    # A key of the environment belongs to the vendor's own address: it is never sent anywhere else.
+    if key is None and row.base_url is None:
+        key = os.environ.get(ENVIRONMENT_KEYS.get(row.provider_type, ""))
+    return ProviderConfig(row.provider_type, row.base_url, key)
+
+
+class Parts(Struct, frozen=True):
+    """What `open_parts` opens."""
+
+    database: Database
+    bus: Bus
+    queue: Queue
+    app: App
+    engine: Engine
+
+
+class _Spawner:
+    """Keeps hold of tasks that nobody awaits."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Future[Any]] = set()
+
+    def __call__(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def lock_folder(settings: Settings) -> IO[str]:
+    """Hold the data folder for this process: SQLite here has one writer.
+
+    Raises:
+        Unavailable: another server has it.
+    """
+    try:
+        settings.data_folder.mkdir(parents=True, exist_ok=True)
+        handle = (settings.data_folder / "lock").open("w")
+    except OSError as error:
+        raise Unavailable(f"cannot use the data folder {settings.data!r}: {error.strerror}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        raise Unavailable(
+            f"another Perdure server uses the data folder {settings.data!r}. For several processes set PERDURE_DATABASE_URL to a "
+            "PostgreSQL database."
+        ) from None
+    return handle
+
+
+@contextlib.asynccontextmanager
+async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
+    """Open the database, bring it up to date, and put the parts together."""
+    async with contextlib.AsyncExitStack() as stack:
+        database, bus, queue = await _open_store(settings, stack)
+        master = parse_master_key(settings.master_key) if settings.master_key else None
+        vault = Vault(master or load_master_key(settings.data_folder / "master.key"))
+        await vault.check(database)
+        drivers = Drivers()
+        stack.push_async_callback(drivers.pool.close)
+        registry, clock = Registry(), SystemClock()
+        app = App(database, queue, bus, registry, vault, drivers)
+        policy = Policy(
+            model_attempts=settings.model_attempts, history_tokens=settings.history_tokens, max_iterations=settings.max_iterations
+        )
+        engine = Engine(database, queue, bus, registry, vault, drivers.driver_for, Histories(), clock, {}, policy)
+        yield Parts(database, bus, queue, app, engine)
+
+
+async def _open_store(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[Database, Bus, Queue]:
+    if not settings.database_url:
+        stack.enter_context(lock_folder(settings))
+        database: Database = await open_sqlite(settings.data_folder / "perdure.db")
+        stack.push_async_callback(database.close)
+        await migrate(database)
+        return database, LocalBus(), LocalQueue(_Spawner())
+    from perdure.store.postgres import open_postgres
+    from perdure.store.postgres_bus import PostgresBus
+    from perdure.store.postgres_notify import open_notifier
+    from perdure.store.postgres_queue import open_postgres_queue
+
+    postgres = await open_postgres(settings.database_url)
+    stack.push_async_callback(postgres.close)
+    await migrate(postgres)
+    notifier = await open_notifier(postgres)
+    stack.push_async_callback(notifier.close)
+    bus = PostgresBus(postgres, notifier)
+    stack.push_async_callback(bus.close)
+    queue = await open_postgres_queue(postgres, notifier)
+    stack.push_async_callback(queue.close)
+    return postgres, bus, queue
+
+
+def authenticator(app: App, owner: Caller, *, login: bool) -> Authenticate:
+    """How requests are authenticated: by token, or, on loopback without any token, as the owner."""
+
+    async def by_token(headers: dict[bytes, bytes]) -> Caller:
+        authorization, organization = headers.get(b"authorization"), headers.get(b"x-org-id")
+        return await authenticate(
+            app,
+            None if authorization is None else authorization.decode("latin-1"),
+            None if organization is None else organization.decode("latin-1"),
+        )
+
+    async def as_owner(headers: dict[bytes, bytes]) -> Caller:
+        # Without a login, a web page in the user's browser must not get in: it would come under a name of its own.
+        host = headers.get(b"host", b"").decode("latin-1").rsplit(":", 1)[0]
+        if host not in LOOPBACK_NAMES:
+            raise Forbidden("without a login this server answers only to localhost", code="host_not_allowed")
+        organization = headers.get(b"x-org-id")
+        if organization is not None and organization.decode("latin-1") != owner.organization_id:
+            raise InvalidInput("there is no such organization here", code="invalid_id", field="X-Org-Id")
+        return owner
+
+    return by_token if login else as_owner
+
+
+def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[], int]) -> tuple[Route, ...]:
+    """Every route of the server."""
+    stream = message_routes.StreamSettings(closing, settings.stream_cycle_seconds, settings.heartbeat_seconds)
+    document: dict[str, Any] = {}
+
+    def made() -> dict[str, Any]:
+        if not document:
+            document.update(build_document(routes, __version__))
+        return document
+
+    routes: tuple[Route, ...] = (
+        *session_routes.ROUTES,
+        *message_routes.ROUTES,
+        message_routes.stream_route(stream),
+        *agent_routes.ROUTES,
+        *provider_routes.ROUTES,
+        health_route(running),
+        *document_routes(made),
+    )
+    return routes
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: a stop drains the worker first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+
+async def serve(settings: Settings, announce: Callable[[str], None] | None = None) -> None:
+    """Run the server until it is told to stop (SIGTERM, SIGINT).
+
+    Args:
+        announce: gets `listening on http://...` once; prints it if not given.
+
+    Raises:
+        Unavailable, Forbidden: it cannot start; the message says what to do.
+    """
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    _raise_file_limit()
+    async with open_parts(settings) as parts:
+        owner = await bootstrap(parts.app)
+        login = await login_required(parts.app)
+        if not login and not settings.is_loopback:
+            raise Forbidden(
+                f"refusing to listen on {settings.host} without a login: run `perdure keys create` first, or listen on 127.0.0.1"
+            )
+        worker = Worker(parts.engine)
+        sweep = Sweep(parts.engine, worker)
+        closing = asyncio.Event()
+        routes = all_routes(settings, closing, lambda: worker.running)
+        api = Api(parts.app, routes, authenticator(parts.app, owner, login=login))
+        listener = _listen(settings)
+        await worker.start()
+        await sweep.once(stale_after=0 if parts.database.dialect == "sqlite" else 10_000_000)
+        sweeping = asyncio.create_task(sweep.run())
+        gc.collect()
+        gc.freeze()
+        try:
+            await _run(settings, api, listener, worker, closing, announce or _print)
+        finally:
+            sweeping.cancel()
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise Unavailable(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+    listener.listen(4096)
+    listener.setblocking(False)
+    return listener
+
+
+async def _run(
+    settings: Settings, api: Api, listener: socket.socket, worker: Worker, closing: asyncio.Event, announce: Callable[[str], None]
+) -> None:
+    config = uvicorn.Config(
+        api, lifespan="off", log_config=None, access_log=False, http="httptools", ws="none", server_header=False, date_header=False,
+        timeout_keep_alive=75, timeout_graceful_shutdown=5, backlog=4096, limit_concurrency=None,
+    )  # fmt: skip
+    server = _Server(config)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.001)
+    host, port = listener.getsockname()[:2]
+    announce(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}")
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    left = await worker.drain(settings.drain_seconds)
+    if left:
+        log.info("%d running turns are left to be resumed at the next start", left)
+    closing.set()
+    server.should_exit = True
+    await serving
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+
+
+def _raise_file_limit() -> None:
+    """Every follower is a socket: use as many as the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else 65_536
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+async def create_key(settings: Settings, name: str) -> str:
+    """A new access token of the first organization's owner; from the first one on, requests need a login."""
+    async with open_parts(settings) as parts:
+        owner = await bootstrap(parts.app)
+        return await create_token(parts.app, owner, name)

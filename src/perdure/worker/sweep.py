@@ -1,0 +1,67 @@
+"""The sweep: sessions that should be running and are not, parked ones whose time has come, and what deleted ones left behind.
+
+The queue is a hint; the session's row is the truth. Whatever a crash, a lost wake-up or a lost job leaves behind is found here.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from perdure.domain.errors import PerdureError
+from perdure.engine.services import Engine
+from perdure.store.database import Tx
+from perdure.store.queue import Job
+from perdure.store.sessions import due, purge_deleted, unfinished
+from perdure.worker.worker import Worker
+
+log = logging.getLogger("perdure.sweep")
+
+SWEEP_EVERY = 2.0
+"""Seconds between two sweeps."""
+
+STALE_AFTER = 10_000_000
+"""Microseconds without a sign of life after which an active session is looked at: longer than a queue takes to hand out a job."""
+
+PURGE_AFTER = 3_600_000_000
+"""Microseconds that a deleted session's log is kept before it is removed."""
+
+
+class Sweep:
+    """Runs beside a worker, in every process that has one."""
+
+    def __init__(self, engine: Engine, worker: Worker) -> None:
+        self._engine = engine
+        self._worker = worker
+
+    async def run(self) -> None:
+        """Sweep for ever."""
+        while True:
+            await self._engine.clock.sleep(SWEEP_EVERY)
+            try:
+                await self.once()
+            except PerdureError as error:
+                log.warning("the sweep failed: %s", error.message)
+            except Exception:
+                log.exception("the sweep failed")
+
+    async def once(self, *, stale_after: int = STALE_AFTER) -> int:
+        """One sweep; how many sessions were enqueued. At start `stale_after` is 0: nothing can be running yet."""
+        engine, now = self._engine, self._engine.clock.now()
+
+        async def look(tx: Tx) -> list[tuple[str, str]]:
+            return [*await unfinished(tx, now - stale_after), *await due(tx, now)]
+
+        found = [pair for pair in await engine.database.read(look) if not self._worker.runs(pair[1])]
+        if found:
+            await engine.database.write(lambda tx: self._enqueue(tx, found))
+        await engine.database.write(lambda tx: purge_deleted(tx, now - PURGE_AFTER)) if self._purges(now) else None
+        return len(found)
+
+    def _purges(self, now: int) -> bool:
+        """About once a minute is enough."""
+        return now // 1_000_000 % 60 < SWEEP_EVERY
+
+    async def _enqueue(self, tx: Tx, found: list[tuple[str, str]]) -> None:
+        for org_id, session_id in found:
+            if not await self._engine.queue.has_live_job(tx, session_id):
+                await self._engine.queue.enqueue(tx, Job(org_id, session_id))

@@ -1,0 +1,113 @@
+"""The worker: hands sessions to the engine, one runner each, and takes them away when they are lost, cancelled or drained."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from perdure.domain.errors import PerdureError
+from perdure.engine.advance import advance
+from perdure.engine.services import Engine
+from perdure.store.bus import Stop
+from perdure.store.queue import Job
+from perdure.store.sessions import epochs_of
+
+log = logging.getLogger("perdure.worker")
+
+WATCH_EVERY = 0.5
+"""Seconds between two looks at the epochs of what runs here: a cancel whose signal was lost still takes effect within a second."""
+
+
+class Worker:
+    """The runners of one process."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._watch: asyncio.Task[None] | None = None
+        engine.bus.on_stop(self._on_stop)
+
+    @property
+    def running(self) -> int:
+        """How many sessions are being advanced here."""
+        return len(self._running)
+
+    def runs(self, session_id: str) -> bool:
+        """Whether this session is being advanced here."""
+        return session_id in self._running
+
+    async def start(self) -> None:
+        """Begin to take jobs."""
+        self._watch = asyncio.create_task(self._watch_epochs())
+        await self._engine.queue.start(self.handle)
+
+    async def handle(self, job: Job) -> None:
+        """Advance a session; returns when it is idle, parked or lost.
+
+        A job for a session that runs here waits for that runner, then looks again: whatever the runner has seen, the log decides.
+        """
+        session_id = job.session_id
+        while (present := self._running.get(session_id)) is not None:
+            await asyncio.wait([present])
+        if self._draining:
+            return
+        task = asyncio.create_task(self._advance(session_id))
+        self._running[session_id] = task
+        self._idle.clear()
+        task.add_done_callback(lambda done: self._forget(session_id, done))
+        await asyncio.wait([task])
+
+    def _forget(self, session_id: str, task: asyncio.Task[None]) -> None:
+        if self._running.get(session_id) is task:
+            del self._running[session_id]
+        if not self._running:
+            self._idle.set()
+
+    async def _advance(self, session_id: str) -> None:
+        try:
+            await advance(self._engine, session_id)
+        except PerdureError as error:
+            log.warning("session %s stopped: %s; it will be taken up again", session_id, error.message)
+        except Exception:
+            log.exception("session %s stopped; it will be taken up again", session_id)
+
+    def _on_stop(self, stop: Stop) -> None:
+        task = self._running.get(stop.session_id)
+        if task is not None:
+            task.cancel()
+
+    async def _watch_epochs(self) -> None:
+        """Look at the epochs of what runs here: who cancels or deletes raises the epoch, and its signal may be lost."""
+        while True:
+            await self._engine.clock.sleep(WATCH_EVERY)
+            ids = list(self._running)
+            if not ids:
+                continue
+            try:
+                epochs = await self._engine.database.read(lambda tx, ids=ids: epochs_of(tx, ids))  # type: ignore[misc]
+            except PerdureError as error:
+                log.warning("cannot look at the running sessions: %s", error.message)
+                continue
+            for session_id in ids:
+                held = self._engine.leases.get(session_id)
+                if held is not None and epochs.get(session_id, held + 1) > held:
+                    self._on_stop(Stop(session_id, epochs.get(session_id, 0)))
+
+    async def drain(self, grace: float) -> int:
+        """Stop: take no more jobs, give what runs `grace` seconds, then leave the rest to be resumed; how many that were."""
+        self._draining = True
+        await self._engine.queue.stop()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), grace)
+        left = list(self._running.values())
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=5)
+        if self._watch is not None:
+            self._watch.cancel()
+        return len(left)

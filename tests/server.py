@@ -1,0 +1,91 @@
+"""A real Perdure server as a process of its own, for journeys and crash tests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+START_LIMIT = 30.0
+
+
+class Server:
+    """`perdure serve` on a data folder; it can be killed and started again on the same data.
+
+    Attributes:
+        url: where it listens; it keeps its port over restarts.
+        data: its data folder.
+    """
+
+    def __init__(self, data: Path, *, database_url: str = "", environment: dict[str, str] | None = None, port: int = 0) -> None:
+        self.data = data
+        self.url = ""
+        self._port = port
+        self._environment = {"PERDURE_DATABASE_URL": database_url, **(environment or {})}
+        self._process: asyncio.subprocess.Process | None = None
+        self.log = data / "server.log"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    async def start(self) -> None:
+        self.data.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "perdure.cli", "serve", "--port", str(self._port), "--data", str(self.data),
+                stdout=asyncio.subprocess.PIPE, stderr=log, env={**os.environ, **self._environment},
+            )  # fmt: skip
+        assert self._process.stdout is not None
+        line = (await asyncio.wait_for(self._process.stdout.readline(), START_LIMIT)).decode()
+        if not line.startswith("listening on "):
+            raise RuntimeError(f"the server did not start: {line!r}\n{self.log.read_text()[-2000:]}")
+        self.url = line.split()[-1]
+        self._port = int(self.url.rsplit(":", 1)[1])
+
+    async def kill(self, number: int = signal.SIGKILL) -> None:
+        """End the process, at once unless told otherwise, and wait until it is gone."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
+            await self._process.wait()
+
+    async def stop(self) -> int:
+        """Ask it to stop; its exit status."""
+        await self.kill(signal.SIGTERM)
+        assert self._process is not None and self._process.returncode is not None
+        return self._process.returncode
+
+    async def restart(self, number: int = signal.SIGKILL) -> None:
+        await self.kill(number)
+        await self.start()
+
+    async def __aenter__(self) -> Server:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            # The gentle way first: only so is the process's coverage written.
+            await asyncio.wait_for(self.kill(signal.SIGTERM), 15)
+        except TimeoutError:
+            await self.kill()
+
+
+async def use_simulated_model(http: httpx.AsyncClient) -> str:
+    """Register the simulated model as the organization's default; its id."""
+    provider = await post(http, "/v1/providers", {"name": "Simulated", "provider_type": "llmsim"})
+    model = await post(http, f"/v1/providers/{provider['id']}/models", {"model_id": "simulated", "display_name": "Simulated"})
+    return str(model["id"])
+
+
+async def post(http: httpx.AsyncClient, path: str, body: Any, status: int = 201) -> Any:
+    """POST JSON and expect a status; the answer's JSON."""
+    answer = await http.post(path, json=body)
+    assert answer.status_code == status, answer.text
+    return answer.json()

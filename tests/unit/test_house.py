@@ -1,0 +1,112 @@
+"""The rules of the house that no other tool checks."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from tools.sizes import oversized
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "src" / "perdure"
+RINGS = {"domain", "store", "llm", "capabilities", "engine", "app", "api", "worker", "cli"}
+OUTSIDE_THE_RINGS = {"__init__", "settings", "wiring", "client"}
+
+# Written so that this file does not contain what it looks for.
+REGISTRY_HOSTS = re.compile(
+    r"pypi\.[o]rg|pythonhosted\.[o]rg|registry\.npmjs\.[o]rg|crates\.[i]o|proxy\.golang\.[o]rg|repo1?\.maven\.[o]rg|deb\.debian\.[o]rg"
+)
+MACHINE_PATHS = re.compile(r"/work/(?:main|shared|\.library)|(?<![\w.])/[r]oot/|(?<![\w.])/[U]sers/")
+
+
+def _project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+
+def _files_of_the_project() -> list[Path]:
+    """What git tracks, or would once it is added."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def _lines_that_match(pattern: re.Pattern[str]) -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)}:{number}: {found[0]}"
+        for path in _files_of_the_project()
+        for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1)
+        if (found := pattern.search(line))
+    ]
+
+
+def test_no_function_and_no_file_is_too_long_to_be_read() -> None:
+    assert list(oversized(PACKAGE)) == []
+
+
+def test_a_long_function_and_a_long_file_are_found(tmp_path: Path) -> None:
+    (tmp_path / "fine.py").write_text("def short():\n" + "    x = 1\n" * 59)
+    (tmp_path / "long_function.py").write_text("\n\nasync def long():\n" + "    x = 1\n" * 60)
+    (tmp_path / "long_file.py").write_text("x = 1\n" * 501)
+    assert [line.removeprefix(f"{tmp_path}/") for line in oversized(tmp_path)] == [
+        "long_file.py: 501 lines (a file has up to 500)",
+        "long_function.py:3: long has 61 lines (a function has up to 60)",
+    ]
+
+
+def test_every_folder_of_the_package_is_a_ring_and_every_ring_is_there() -> None:
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders - OUTSIDE_THE_RINGS == RINGS
+
+
+def test_only_the_composition_root_the_settings_and_the_client_stand_outside_the_rings() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} <= OUTSIDE_THE_RINGS
+
+
+def test_the_import_contract_knows_every_ring() -> None:
+    rings_contract = _project()["tool"]["importlinter"]["contracts"][0]
+    layers = [name.strip() for layer in rings_contract["layers"] for name in layer.split("|")]
+    assert sorted(layers) == sorted(RINGS)
+
+
+def test_no_file_names_a_package_registry() -> None:
+    assert _lines_that_match(REGISTRY_HOSTS) == []
+
+
+def test_no_file_names_a_path_of_the_machine_it_was_made_on() -> None:
+    assert _lines_that_match(MACHINE_PATHS) == []
+
+
+def test_every_dependency_is_locked() -> None:
+    project = _project()["project"]
+    wanted = [
+        *project["dependencies"],
+        *(name for extra in project["optional-dependencies"].values() for name in extra),
+    ]
+    locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE))
+    assert {re.split(r"[^a-z0-9-]", requirement)[0] for requirement in wanted} - locked == set()
+
+
+def test_the_wheel_carries_the_migrations_and_the_type_marker(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    carried = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("perdure/")}
+    source = {
+        f"perdure/{path.relative_to(PACKAGE)}" for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert carried == source
+    assert "perdure/py.typed" in carried

