@@ -29,6 +29,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         history_tokens: about how many tokens of history a model call is shown.
         max_iterations: model calls in one turn, where no layer says otherwise.
         model_attempts: how often a model call is tried.
+        client_tool_timeout_seconds: how long a caller may take to answer its tool calls.
+        approval_timeout_seconds: how long a person may take to allow a tool call.
         log_level: debug, info, warning or error.
     """
 
@@ -43,6 +45,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     history_tokens: int = 100_000
     max_iterations: int = 200
     model_attempts: int = 5
+    client_tool_timeout_seconds: float = 300.0
+    approval_timeout_seconds: float = 900.0
     log_level: str = "info"
 
     @property

@@ -131,7 +131,11 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         registry, clock = Registry(), SystemClock()
         app = App(database, queue, bus, registry, vault, drivers)
         policy = Policy(
-            model_attempts=settings.model_attempts, history_tokens=settings.history_tokens, max_iterations=settings.max_iterations
+            model_attempts=settings.model_attempts,
+            history_tokens=settings.history_tokens,
+            max_iterations=settings.max_iterations,
+            client_timeout=settings.client_tool_timeout_seconds,
+            approval_timeout=settings.approval_timeout_seconds,
         )
         engine = Engine(database, queue, bus, registry, vault, drivers.driver_for, Histories(), clock, {}, policy)
         yield Parts(database, bus, queue, app, engine)
@@ -253,7 +257,7 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)
+    print(line, flush=True)  # noqa: T201 (what scripts wait for)
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -283,7 +287,7 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started and not serving.done():
+    while not server.started and not serving.done():  # noqa: ASYNC110 (uvicorn has no event for it)
         await asyncio.sleep(0.001)
     host, port = listener.getsockname()[:2]
     announce(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}")

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from array import array
 from collections.abc import Awaitable, Callable, MutableMapping
+from itertools import accumulate
 from typing import Any, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
@@ -36,6 +38,9 @@ MAX_DEPTH = 100
 BODY_TIMEOUT = 30.0
 """Seconds that a body may take to arrive."""
 MAX_QUERY = 16_384
+"""Bytes of a query string."""
+MAX_PARAMETERS = 500
+"""Parameters in a query string."""
 
 
 class Call:
@@ -119,7 +124,7 @@ class _Node:
 class _Compiled:
     """A route with what is computed once."""
 
-    __slots__ = ("decoder", "many", "names", "query", "route")
+    __slots__ = ("decoder", "known", "many", "names", "query", "route")
 
     def __init__(self, route: Route) -> None:
         self.route = route
@@ -127,8 +132,10 @@ class _Compiled:
         self.decoder = None if route.body is None else msgspec.json.Decoder(route.body)
         self.query = route.query
         self.many: frozenset[str] = frozenset()
+        self.known: frozenset[str] = frozenset()
         if route.query is not None:
             hints = get_type_hints(route.query)
+            self.known = frozenset(hints)
             self.many = frozenset(name for name, hint in hints.items() if get_origin(hint) is tuple or _has_tuple(hint))
 
 
@@ -196,10 +203,10 @@ class Api:
             answer = await self._answer(scope, path, receive)
         except PerdureError as error:
             answer = problem_reply(problem_of(error, path), _retry(error))
-        except (asyncio.CancelledError, ConnectionError):
-            raise
+        except _ClientLeft:
+            return
         except Exception:
-            log.exception("%s %s failed", scope["method"], path)
+            log.exception("%s %r failed", scope["method"], path)
             answer = problem_reply(msgspec.structs.replace(INTERNAL, instance=path[:200]))
         if isinstance(answer, Stream):
             await answer.run(scope, receive, send)
@@ -266,6 +273,10 @@ async def _send(send: Send, reply: Reply) -> None:
     await send({"type": "http.response.body", "body": reply.body})
 
 
+class _ClientLeft(Exception):
+    """The connection ended before the request was complete: there is nothing to do, and nobody to tell."""
+
+
 async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int = MAX_BODY) -> bytes:
     """The whole body.
 
@@ -276,123 +287,142 @@ async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int = 
     declared = headers.get(b"content-length", b"0")
     if not declared.isdigit():
         raise InvalidInput("the Content-Length header is not a number")
-    if int(declared) > limit:
+    # A number too long to be read is over the limit as well.
+    if len(declared) > 18 or int(declared) > limit:
         raise TooLarge(f"the body may hold {limit} bytes")
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body"):
-        return _within(body, limit)
-    parts, size = [body], len(body)
+    parts: list[bytes] = []
+    size = 0
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
-            while message.get("more_body"):
+            while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise ConnectionResetError("the client left")
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
+                    raise _ClientLeft
+                part: bytes = message.get("body", b"")
+                size += len(part)
                 if size > limit:
                     raise TooLarge(f"the body may hold {limit} bytes")
+                parts.append(part)
+                if not message.get("more_body"):
+                    return parts[0] if len(parts) == 1 else b"".join(parts)
     except TimeoutError:
         raise InvalidInput("the body did not arrive in time", code="body_timeout") from None
-    return b"".join(parts)
-
-
-def _within(body: bytes, limit: int) -> bytes:
-    if len(body) > limit:
-        raise TooLarge(f"the body may hold {limit} bytes")
-    return body
 
 
 async def read_json(headers: dict[bytes, bytes], receive: Receive) -> bytes:
     """The body of a request that must be JSON."""
-    media = headers.get(b"content-type", b"").split(b";", 1)[0].strip().lower()
+    media, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
+    media = media.strip()
     body = await read_body(headers, receive)
     if media != b"application/json" and not media.endswith(b"+json"):
         raise UnsupportedMedia("send JSON, with the content type application/json")
+    charset = _CHARSET.search(parameters)
+    if charset is not None and charset[1] not in (b"utf-8", b"utf8", b"us-ascii"):
+        raise UnsupportedMedia("send JSON in UTF-8")
     if not body:
         raise InvalidInput("the body is missing", code="missing_body")
     return body
 
 
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-_LONG_NUMBER = re.compile(rb"\d{19}")
-_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+_CHARSET = re.compile(rb"charset\s*=\s*\"?([^\s;\"]*)")
+
+# Possessive (`*+`), so that no body, however made, costs more than one pass and a fixed amount of memory.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*+\\u0000")
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_BIG_NUMBER = re.compile(rb"[\[:,\s]-?(?:\d{19}|[\d.]++[eE]\+?\d{3})")
+
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+"""What a bracket does to the depth, as signed bytes."""
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_ANYTHING = msgspec.json.Decoder()
 
 
 def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     """The body as its type.
 
+    All of the body is looked at, also what the type does not know and would skip.
+
     Raises:
-        InvalidInput: not JSON, not of the type, or holding what cannot be stored: NUL characters, numbers beyond 64 bits,
-            nesting beyond 100.
+        InvalidInput: not JSON, not of the type, or holding what cannot be stored and given back: NUL characters, whole
+            numbers beyond 64 bits, others beyond a double, nesting beyond 99.
     """
     if body.count(b"[") + body.count(b"{") >= MAX_DEPTH:
         _check_depth(body)
     if b"\\u0000" in body and _NUL.search(body):
         raise InvalidInput("NUL characters are not allowed", code="invalid_json")
     try:
+        if not body.isascii():
+            body.decode()
         value = decoder.decode(body)
+        if _BIG_NUMBER.search(body):
+            _check_numbers(_ANYTHING.decode(body))
     except msgspec.ValidationError as error:
-        raise InvalidInput(_explain(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
-        raise InvalidInput("the body is not valid JSON", code="invalid_json") from None
-    if _LONG_NUMBER.search(body):
-        _check_numbers(value)
+        raise _refusal(error) from None
+    except UnicodeDecodeError:
+        raise InvalidInput("the body is not valid UTF-8", code="invalid_json") from None
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        raise InvalidInput(f"the body is not valid JSON: {str(error)[:200]}", code="invalid_json") from None
     return value
 
 
-def _explain(error: msgspec.ValidationError) -> str:
+_PLACE = re.compile(r" - at `(key` in `)?\$\.?([^`]*)`$")
+
+
+def _refusal(error: msgspec.ValidationError) -> InvalidInput:
+    """The decoder's complaint, with the place first and as the error's field."""
     text = str(error)
-    return text.replace("`$.", "`").replace("`$", "`body")[:500]
+    code = "number_out_of_range" if "out of range" in text else None
+    place = _PLACE.search(text)
+    if place is None or not place[2]:
+        return InvalidInput(_lower(_PLACE.sub("", text)), code=code)
+    words = _lower(text[: place.start()])
+    return InvalidInput(f"`{place[2][:200]}`{' has a key:' if place[1] else ':'} {words}", code=code, field=place[2][:200])
+
+
+def _lower(text: str) -> str:
+    return (text[:1].lower() + text[1:])[:300]
 
 
 def _check_depth(body: bytes) -> None:
-    depth = 0
-    for match in _TOKENS.finditer(body):
-        token = body[match.start()]
-        if token in b"[{":
-            depth += 1
-            if depth >= MAX_DEPTH:
-                raise InvalidInput(f"JSON may be nested {MAX_DEPTH - 1} deep", code="nesting_too_deep")
-        elif token in b"]}":
-            depth -= 1
+    steps = array("b", _STRING.sub(b"", body).translate(_STEPS, _NO_BRACKETS))
+    if max(accumulate(steps), default=0) >= MAX_DEPTH:
+        raise InvalidInput(f"JSON may be nested {MAX_DEPTH - 1} deep", code="nesting_too_deep")
 
 
 def _check_numbers(value: Any) -> None:
     stack = [value]
     while stack:
         item = stack.pop()
-        if isinstance(item, bool):
-            continue
-        if isinstance(item, int) and not -(1 << 63) <= item < 1 << 63:
-            raise InvalidInput("a whole number must fit in 64 bits", code="number_out_of_range")
         if isinstance(item, dict):
             stack.extend(item.values())
-        elif isinstance(item, list | tuple):
+        elif isinstance(item, list):
             stack.extend(item)
-        elif isinstance(item, Struct):
-            stack.extend(getattr(item, name) for name in item.__struct_fields__)
+        elif isinstance(item, int) and not -(1 << 63) <= item < 1 << 63:
+            raise InvalidInput("a whole number must fit in 64 bits", code="number_out_of_range")
 
 
 def _query(raw: bytes, compiled: _Compiled) -> Any:
     """The query parameters as their struct; unknown ones are ignored."""
-    if len(raw) > MAX_QUERY:
-        raise InvalidInput("the query string is too long")
     given: dict[str, Any] = {}
-    if raw:
-        try:
-            pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=500)
-        except (UnicodeDecodeError, ValueError):
-            raise InvalidInput("the query string is not valid UTF-8") from None
-        for name, value in pairs:
-            if "\x00" in value:
-                raise InvalidInput(f"`{name[:100]}` must not hold NUL characters", field=name[:100])
-            if name in compiled.many:
-                given.setdefault(name, []).append(value)
-            else:
-                given[name] = value
+    for name, value in _pairs(raw) if raw else ():
+        if "\x00" in value:
+            raise InvalidInput(f"`{name[:100]}` must not hold NUL characters", field=name[:100])
+        if name in compiled.many:
+            given.setdefault(name, []).append(value)
+        elif name in given and name in compiled.known:
+            raise InvalidInput(f"`{name}` is given twice", field=name)
+        else:
+            given[name] = value
     try:
         return msgspec.convert(given, compiled.query, strict=False)
     except msgspec.ValidationError as error:
-        raise InvalidInput(_explain(error)) from None
+        raise _refusal(error) from None
+
+
+def _pairs(raw: bytes) -> list[tuple[str, str]]:
+    if len(raw) > MAX_QUERY or raw.count(b"&") >= MAX_PARAMETERS:
+        raise InvalidInput(f"the query string may hold {MAX_QUERY} bytes and {MAX_PARAMETERS} parameters")
+    try:
+        return parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict")
+    except ValueError:
+        raise InvalidInput("the query string is not valid UTF-8") from None

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 from perdure.api.http import Call, Reply, Route, Stream
 from perdure.api.sessions import IDS, moment
 from perdure.api.sse import EventStream
+from perdure.app import approvals as use_approvals
 from perdure.app import events as use_events
 from perdure.app import messages as use
 from perdure.app.events import EventsSummary
@@ -19,7 +20,7 @@ from perdure.domain.events import KNOWN_TYPES, Event, WireEvent
 from perdure.domain.ids import MAX_SEQUENCE, check_id, sequence_of
 from perdure.domain.links import Listing
 from perdure.domain.messages import CreateMessage, Message
-from perdure.domain.tools import SubmittedToolResults, SubmitToolResults
+from perdure.domain.tools import SubmitApprovals, SubmittedToolResults, SubmitToolResults
 from perdure.store.events import EventFilter
 
 Kinds = Annotated[tuple[Annotated[str, Meta(max_length=100)], ...], Meta(max_length=40)]
@@ -84,6 +85,10 @@ async def list_messages(call: Call) -> Listing[Message]:
 
 async def submit_tool_results(call: Call) -> SubmittedToolResults:
     return await use.submit_tool_results(call.app, call.caller, call.params["session_id"], call.body)
+
+
+async def submit_approvals(call: Call) -> SubmittedToolResults:
+    return await use_approvals.submit_approvals(call.app, call.caller, call.params["session_id"], call.body)
 
 
 def _events_reply(events: list[Event]) -> Reply:
@@ -177,6 +182,19 @@ ROUTES = (
     Route("POST", _ONE + "/tool-results", "submit_tool_results", "Answer the open client-side tool calls, all at once", "messages",
           submit_tool_results, ids=IDS, body=SubmitToolResults, body_example=_RESULTS, returns=SubmittedToolResults,
           errors=(404, 409)),
+    Route(
+        "POST",
+        _ONE + "/tool-approvals",
+        "submit_tool_approvals",
+        "Allow or reject tool calls that are held back",
+        "messages",
+        submit_approvals,
+        ids=IDS,
+        body=SubmitApprovals,
+        body_example={"decisions": [{"tool_call_id": "call_1", "decision": "allow"}]},
+        returns=SubmittedToolResults,
+        errors=(404, 409),
+    ),
     Route("GET", _ONE + "/events", "list_events", "List a session's events, oldest first", "events", list_events, ids=IDS,
           query=ListEvents, returns=Listing[WireEvent], errors=(404,)),
     Route("GET", _ONE + "/events/summary", "events_summary", "Count a session's events", "events", events_summary, ids=IDS,

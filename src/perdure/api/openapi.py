@@ -49,7 +49,7 @@ def build_document(routes: tuple[Route, ...], version: str) -> dict[str, Any]:
             },
         },
     }
-    return msgspec.json.decode(_rename(msgspec.json.encode(document)))
+    return msgspec.json.decode(_rename(msgspec.json.encode(document)), type=dict[str, Any])
 
 
 def _clean(name: str) -> str:

@@ -30,7 +30,7 @@ from perdure.store.agents import HarnessRow, add_harness
 from perdure.store.database import Tx
 from perdure.store.rows import to_json
 
-TOKEN_PREFIX = "pdr_pat_"
+TOKEN_PREFIX = "pdr_pat_"  # noqa: S105 (how tokens begin, not one)
 
 GENERIC_CAPABILITIES = ("session_file_system", "session", "current_time", "stateless_todo_list")
 """What the built-in harness `generic` turns on."""

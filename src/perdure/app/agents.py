@@ -160,9 +160,9 @@ async def page_of_agents(app: App, caller: Caller, search: str | None, archived:
 async def change_agent(app: App, caller: Caller, ref: str, body: UpdateAgent) -> Agent:
     """Change what the caller named, and nothing else."""
     if body.capabilities is not UNSET:
-        app.registry.check(body.capabilities)  # type: ignore[arg-type]
+        app.registry.check(body.capabilities)
     if body.tools is not UNSET:
-        check_tools(body.tools)  # type: ignore[arg-type]
+        check_tools(body.tools)
     now = app.now()
 
     async def work(tx: Tx) -> Agent:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import msgspec
 from msgspec import Struct
 
@@ -20,16 +18,20 @@ from perdure.domain.events import (
 )
 from perdure.domain.ids import new_event_id
 from perdure.domain.times import to_rfc3339
-from perdure.store.bus import Appended, Live
+from perdure.store.bus import DRAFTED, Appended, Live
 from perdure.store.database import Tx
-from perdure.store.events import events_after
+from perdure.store.events import events_after, events_of_kinds
 from perdure.store.rows import to_json
 from perdure.store.sessions import look_session
 
 POLL_EVERY = 5.0
 """Seconds after which a follower looks at the log although no wake-up came: wake-ups may be lost."""
 
-PAGE = 500
+PAGE = 100
+"""Events read at a time: all that is held in memory for a follower who reads slowly."""
+
+_ENDINGS = ("output.message.completed", "reason.completed", "session.idled")
+"""With each of these, what was being said is in the log, or never will be."""
 
 _LIVE_TYPE = {
     "text": "output.message.delta",
@@ -59,16 +61,17 @@ class Want(Struct, frozen=True):
 
 
 class Follower:
-    """Iterate over frames: what is in the log after `after`, then what comes, without a gap or a repeat at the seam.
+    """A cursor: what is in the log after `after`, then what comes, without a gap or a repeat at the seam.
 
-    `next` gives None when nothing came for a while, so that the caller can send a sign of life.
+    Args:
+        said: a sequence up to which all that was being said has ended; live text that began before it is stale.
     """
 
-    def __init__(self, app: App, org_id: str, session_id: str, after: int, want: Want) -> None:
+    def __init__(self, app: App, session_id: str, after: int, said: int, want: Want) -> None:
         self._app = app
-        self._org_id = org_id
         self._session_id = session_id
         self._cursor = after
+        self._said = said
         self._want = want
         self._live = any(kind in want for kind in LIVE_TYPES)
         self._sent: dict[str, int] = {}
@@ -83,18 +86,13 @@ class Follower:
 
     async def frames(self, timeout: float) -> list[Frame]:
         """The next frames, waiting for at most `timeout` seconds: an empty list is a sign that nothing happened."""
-        if not self._behind and not await self._ear.wait(min(timeout, POLL_EVERY)):
-            self._behind = True  # no wake-up: look at the log all the same
-            return await self._read()
         if self._behind:
             found = await self._read()
-            if found or self._behind:
-                return found
-            found = await self._join()
-            if found:
-                return found
-        signals, lost = self._ear.drain()
-        self._behind = lost
+            return found + await self._join()
+        if not await self._ear.wait(min(timeout, POLL_EVERY)):
+            self._behind = True  # no wake-up came: look at the log all the same, the next time
+            return []
+        signals, self._behind = self._ear.drain()
         found = []
         for signal in signals:
             found += await self._take(signal)
@@ -105,7 +103,7 @@ class Follower:
 
         async def body(tx: Tx) -> tuple[bool, list[Event]]:
             events = await events_after(tx, session_id, cursor, limit=PAGE)
-            if events:
+            if events and events[-1].type != "session.idled":  # a session is deleted at rest: its turn is ended first
                 return True, events
             row = await look_session(tx, session_id)
             return row is not None and row.deleted_at is None, events
@@ -118,15 +116,21 @@ class Follower:
 
     async def _join(self) -> list[Frame]:
         """Once, at the end of the log: what is being written right now."""
-        if self._joined or not self._live:
+        if self._joined or self._behind or not self._live:
             return []
         self._joined = True
-        return [frame for live in await self._app.bus.drafts(self._session_id) for frame in self._delta(live)]
+        drafts = await self._app.bus.drafts(self._session_id)
+        # Whatever was heard up to now is part of the drafts.
+        heard = [signal for signal in self._ear.signals if not (isinstance(signal, Live) and signal.kind in DRAFTED)]
+        self._ear.signals.clear()
+        self._ear.signals.extend(heard)
+        return [frame for live in drafts for frame in self._delta(live)]
 
     async def _take(self, signal: Appended | Live) -> list[Frame]:
         if isinstance(signal, Live):
             return self._delta(signal) if self._live else []
         if signal.head <= self._cursor:
+            self._behind = self._behind or signal.head == 0  # the session was deleted
             return []
         events = signal.events
         if not events or events[0].sequence > self._cursor + 1:
@@ -138,37 +142,40 @@ class Follower:
         found = []
         for event in events:
             self._cursor = event.sequence
-            if event.type in ("output.message.completed", "reason.completed"):
+            if event.type in _ENDINGS:
+                self._said = event.sequence
                 self._sent.clear()
             if event.type not in self._want:
                 continue
+            shown = event
             if event.type == "llm.generation":
-                event = await self._app.database.read(lambda tx, event=event: fill_prompt(tx, event), long=True)  # type: ignore[misc]
-            found.append(Frame(event.id, event.type, event.wire()))
+                shown = await self._app.database.read(lambda tx, event=event: fill_prompt(tx, event), long=True)  # type: ignore[misc]
+            found.append(Frame(shown.id, shown.type, shown.wire()))
         return found
 
     def _delta(self, live: Live) -> list[Frame]:
         kind = _LIVE_TYPE[live.kind]
-        if kind not in self._want or (live.sequence < self._cursor and live.kind in ("text", "thinking")):
+        if kind not in self._want or (live.sequence < self._said and live.kind in DRAFTED):
             return []
         key = f"{live.kind}/{live.key}"
         sent = 0 if live.offset == 0 and len(live.text) == len(live.accumulated) else self._sent.get(key, 0)
         whole = len(live.accumulated)
-        if live.kind in ("text", "thinking"):
+        if live.kind in DRAFTED:
             if whole <= sent:
                 return []
             self._sent[key] = whole
         # Nearly every follower is where the runner is, so one wire form serves them all.
         if live.frames is None:
             live.frames = {}
-        shared = str(sent)
+        shared = f"{sent}/{self._cursor}"
         data = live.frames.get(shared)
         if data is None:
-            data = live.frames[shared] = _wire(live, kind, sent, self._app.now())
+            data = live.frames[shared] = _wire(live, kind, sent, self._cursor, self._app.now())
         return [Frame(data[7:45].decode(), kind, data)]
 
 
-def _wire(live: Live, kind: str, sent: int, now: int) -> bytes:
+def _wire(live: Live, kind: str, sent: int, after: int, now: int) -> bytes:
+    """The wire form; its id is a cursor: that of the last event which the follower has seen."""
     data: msgspec.Struct
     match live.kind:
         case "text":
@@ -180,7 +187,7 @@ def _wire(live: Live, kind: str, sent: int, now: int) -> bytes:
         case "stdout" | "stderr":
             data = ToolOutputDeltaData(live.key, live.name, live.text, live.kind)
     return (
-        f'{{"id":"{new_event_id(live.sequence, now // 1000)}","type":"{kind}","ts":"{to_rfc3339(now)}",'
+        f'{{"id":"{new_event_id(after, now // 1000)}","type":"{kind}","ts":"{to_rfc3339(now)}",'
         f'"session_id":"{live.session_id}","context":{live.context},"data":{to_json(data)}}}'
     ).encode()
 
@@ -188,19 +195,13 @@ def _wire(live: Live, kind: str, sent: int, now: int) -> bytes:
 async def open_follower(app: App, org_id: str, session_id: str, after: int, want: Want) -> Follower:
     """A follower of the organization's session. Raises NotFound."""
 
-    async def body(tx: Tx) -> None:
+    async def body(tx: Tx) -> int:
         row = await look_session(tx, session_id)
         if row is None or row.org_id != org_id or row.deleted_at is not None:
             raise NotFound("session")
+        ended = await events_of_kinds(tx, session_id, _ENDINGS, before=after, limit=1) if after else []
+        return ended[0].sequence if ended else 0
 
-    await app.database.read(body)
-    return Follower(app, org_id, session_id, after, want)
+    said = await app.database.read(body)
+    return Follower(app, session_id, after, said, want)
 
-
-async def follow(follower: Follower, timeout: float) -> AsyncIterator[list[Frame]]:
-    """Batches of frames until the session is gone; an empty batch when `timeout` seconds passed in silence."""
-    try:
-        while not follower.gone:
-            yield await follower.frames(timeout)
-    finally:
-        follower.close()

@@ -13,7 +13,7 @@ from perdure.domain.history import result_message
 from perdure.domain.ids import check_id, span_of
 from perdure.domain.messages import ContentPart, CreateMessage, ImageFilePart, ImagePart, Message, TextPart
 from perdure.domain.times import Micros, to_rfc3339
-from perdure.domain.tools import SubmittedToolResults, SubmitToolResults, ToolCallResult
+from perdure.domain.tools import APPROVE, SubmittedToolResults, SubmitToolResults, ToolCallResult
 from perdure.domain.turn import CallState, TurnState, fold, open_client_calls
 from perdure.store.bus import Appended
 from perdure.store.database import Tx
@@ -92,13 +92,18 @@ async def list_messages(app: App, caller: Caller, session_id: str) -> list[Messa
         before = row.head
         while before > 0:
             page = await events_of_kinds(tx, row.id, MESSAGE_TYPES, before=before, limit=1000)
-            messages.extend(_as_message(event) for event in page)
+            messages.extend(_as_message(event) for event in page if not _is_question(event))
             if len(page) < 1000:
                 break
             before = page[-1].sequence - 1
         return messages[::-1]
 
     return await app.database.read(work, long=True)
+
+
+def _is_question(event: Event) -> bool:
+    """Whether this is the answer to "may this call run?": the log's matter, not the conversation's."""
+    return event.type == "tool.completed" and event.decoded().tool_name == APPROVE
 
 
 def _as_message(event: Event) -> Message:
@@ -118,8 +123,7 @@ async def submit_tool_results(app: App, caller: Caller, session_id: str, body: S
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
         if row.status != "waiting_for_tool_results":
             raise Conflict("the session does not wait for tool results", code="not_waiting_for_tool_results")
-        events = await events_after(tx, row.id, row.turn_after, limit=100_000, until=row.head)
-        state = fold(events, TurnState(head=row.turn_after))
+        state = await read_turn(tx, row)
         calls = _matched(open_client_calls(state), body.tool_results)
         after, stored = await append(tx, row, [_result_event(state, call, result, now) for call, result in calls], now=now)
         await app.queue.enqueue(tx, Job(row.org_id, row.id))
@@ -128,6 +132,17 @@ async def submit_tool_results(app: App, caller: Caller, session_id: str, body: S
     row, stored = await write_at_head(app, work)
     app.bus.publish(Appended(row.id, row.head, stored))
     return SubmittedToolResults(len(body.tool_results), row.status)
+
+
+async def read_turn(tx: Tx, row: SessionRow) -> TurnState:
+    """The state of the session's present turn, folded from its log."""
+    state = TurnState(head=row.turn_after)
+    while state.head < row.head:
+        page = await events_after(tx, row.id, state.head, limit=1000, until=row.head)
+        if not page:
+            break
+        state = fold(page, state)
+    return state
 
 
 def _matched(calls: tuple[CallState, ...], results: tuple[ToolCallResult, ...]) -> list[tuple[CallState, ToolCallResult]]:

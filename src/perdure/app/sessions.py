@@ -32,7 +32,7 @@ from perdure.domain.sessions import (
     clean_title,
 )
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
-from perdure.domain.tools import BuiltinTool, ToolDefinition
+from perdure.domain.tools import APPROVE, ToolDefinition
 from perdure.store.agents import AgentRow, HarnessRow, agent_by_name, get_agent, get_harness, harness_by_name, harness_chain
 from perdure.store.bus import Appended, Stop
 from perdure.store.database import Tx
@@ -211,8 +211,8 @@ def check_tools(tools: tuple[ToolDefinition, ...]) -> None:
         names.add(tool.name)
         if tool.parameters.get("type", "object") != "object":
             raise InvalidInput(f"`{where}.parameters` must be the JSON Schema of an object", field=where)
-        if isinstance(tool, BuiltinTool) and tool.policy == "requires_approval":
-            raise InvalidInput(f"`{where}.policy`: approvals are not available yet", code="not_available", field=where)
+        if tool.name == APPROVE:
+            raise InvalidInput(f"`{where}.name`: {APPROVE!r} is reserved", code="reserved_tool_name", field=where)
 
 
 async def read_session(app: App, caller: Caller, session_id: str) -> Session:
@@ -274,7 +274,7 @@ async def delete_session(app: App, caller: Caller, session_id: str) -> None:
 
     row = await app.database.write(work)
     app.bus.publish(Stop(row.id, row.epoch + 1))
-    app.bus.publish(Appended(row.id, row.head))
+    app.bus.publish(Appended(row.id, 0))
 
 
 def cancel_events(app: App, row: SessionRow, reason: str, now: Micros) -> list[NewEvent]:

@@ -87,6 +87,11 @@ def no_prompt(config: Any) -> str | None:
     return None
 
 
+def no_gate(config: Any, tool: Tool) -> bool:
+    """For capabilities that hold no tool back."""
+    return False
+
+
 class Capability(Struct, frozen=True):
     """Something a session can do.
 
@@ -96,6 +101,7 @@ class Capability(Struct, frozen=True):
         aliases: other ids that mean this one.
         config_schema: a JSON Schema of its configuration; None when it takes none.
         tools, prompt: pure functions of the configuration.
+        gate: whether calls of a tool, this capability's or another's, wait for somebody's leave.
     """
 
     id: str
@@ -108,6 +114,7 @@ class Capability(Struct, frozen=True):
     config_schema: JsonObject | None = None
     tools: Callable[[Any], tuple[Tool, ...]] = no_tools
     prompt: Callable[[Any], str | None] = no_prompt
+    gate: Callable[[Any, Tool], bool] = no_gate
 
 
 def schema(properties: JsonObject, *required: str) -> JsonObject:

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import tempfile
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -322,7 +323,13 @@ class Show:
         self.line(name, step.said + (f"  {duration(took * 1000)}" if took >= 0.1 else ""))
 
     def line(self, name: str, text: str, style: str = "green") -> None:
-        self._console.print(Text.assemble((f"{name:<10}", style), text))
+        self._console.print(Text.assemble((f"{name:<10}", style), self._folded(text)))
+
+    def _folded(self, text: str) -> str:
+        """On a terminal the text stays in its column."""
+        if not self._console.is_terminal:
+            return text
+        return textwrap.fill(text, max(self._console.width - 11, 30)).replace("\n", "\n" + " " * 10)
 
     def remark(self, text: str) -> None:
         self._console.print(Text(text, style="dim"))

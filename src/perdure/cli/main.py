@@ -82,7 +82,7 @@ def chat(
 
     if session_id is not None and agent is not None:
         raise typer.BadParameter("a session's agent is chosen when it is made", param_hint="--agent")
-    raise typer.Exit(run_chat(connect(url, token, org), session_id, agent, model))
+    raise typer.Exit(run_chat(connect(url, token, org, retries=4), session_id, agent, model))
 
 
 @app.command()

@@ -141,7 +141,7 @@ class TurnPrinter:
     def wait(self, words: str = "thinking") -> None:
         """Show that something is going on, until there is something to print. Terminals only."""
         if self._status is None and self._console.is_terminal and not self._line_open:
-            self._status = self._console.status(f"[dim]{words}[/dim]", spinner="dots")
+            self._status = self._console.status(Text(words, style="dim"), spinner="dots")
             self._status.start()
 
     def note(self, text: str, style: str = "dim") -> None:

@@ -68,8 +68,8 @@ def _print_table(sessions: list[Session]) -> None:
             session.id,
             Text(session.status, style=_STATUS_STYLES.get(session.status, "")),
             ago(session.updated_at),
-            short(session.title or session.preview or "", 60),
-            short(", ".join(session.tags), 60),
+            Text(short(session.title or session.preview or "", 60)),
+            Text(short(", ".join(session.tags), 60)),
         )
     # Off a terminal there is no width to keep to.
     console.print(table, width=None if console.is_terminal else 200)

@@ -292,7 +292,6 @@ class Client(Caller):
     create_harness = routes.creates("/v1/harnesses", CreateHarness, Harness, "Make a harness.")
     get_harness = routes.reads("/v1/harnesses/{}", Harness, "The harness.")
     list_harnesses = routes.lists("/v1/harnesses", Harness, "Harnesses of the organization, the built-in ones too.")
-    delete_harness = routes.sends("DELETE", "/v1/harnesses/{}", "Archive a harness.")
 
     async def list_capabilities(self, *, search: str | None = None, offset: int = 0, limit: int = 100) -> Page[CapabilityInfo]:
         """What this server can give a session."""

@@ -266,6 +266,8 @@ class ToolOutputDeltaData(Struct, frozen=True):
 class ToolCallRequestedData(Struct, frozen=True, omit_defaults=True):
     tool_calls: tuple[ToolCall, ...]
     tool_summaries: tuple[ToolCallSummary, ...] | None = None
+    timeout_ms: int = 300_000
+    """How long an answer is waited for: 5 minutes for results (wire contract)."""
 
 
 class FileWrittenData(Struct, frozen=True):

@@ -13,7 +13,7 @@ from perdure.domain.events import NewEvent
 from perdure.domain.links import AllowedAction
 from perdure.domain.messages import JsonObject, Usage, preview_of, text_of
 from perdure.domain.times import Micros, Timestamp
-from perdure.domain.tools import Capabilities, CapabilityRef, ToolDefinition, Tools
+from perdure.domain.tools import APPROVE, Capabilities, CapabilityRef, ToolDefinition, Tools
 
 Status = Literal["started", "active", "idle", "waiting_for_tool_results", "paused"]
 
@@ -157,10 +157,6 @@ class Projection(Struct, frozen=True):
     finished_at: Micros | None = None
 
 
-CLIENT_TIMEOUT: Micros = 300_000_000
-"""How long a client may take to answer its tool calls: 5 minutes (wire contract)."""
-
-
 def project(projection: Projection, events: Iterable[NewEvent]) -> Projection:
     """The projection after these events, which follow its head without a gap."""
     for event in events:
@@ -192,8 +188,8 @@ def _project_one(old: Projection, event: NewEvent) -> Projection:
             usage = data.metadata.usage  # type: ignore[attr-defined]
             return replace(old, head=head, usage=usage.plus(old.usage) if usage else old.usage)
         case "tool.call_requested":
-            return replace(old, head=head, status="waiting_for_tool_results", wake_at=event.ts + CLIENT_TIMEOUT)
-        case "tool.completed" if old.status == "waiting_for_tool_results":
+            return replace(old, head=head, status="waiting_for_tool_results", wake_at=event.ts + data.timeout_ms * 1000)  # type: ignore[attr-defined]
+        case "tool.completed" if old.status == "waiting_for_tool_results" and data.tool_name != APPROVE:  # type: ignore[attr-defined]
             return replace(old, head=head, status="active", wake_at=None)
         case "session.activated":
             return replace(old, head=head, status="active", wake_at=None)

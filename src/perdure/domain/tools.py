@@ -76,6 +76,29 @@ class SubmitToolResults(Struct, frozen=True):
     tool_results: Annotated[tuple[ToolCallResult, ...], Meta(min_length=1, max_length=128)]
 
 
+APPROVE = "approve_tool_call"
+"""The name under which a caller is asked whether a tool call may run (wire contract); no tool may have it."""
+
+APPROVAL_PREFIX = "approve_"
+"""The id of the question about a call is the call's id behind this."""
+
+Decision = Literal["allow", "allow_always", "reject", "reject_always"]
+"""`..._always` also decides every later call of that tool in the session."""
+
+
+class ApprovalDecision(Struct, frozen=True):
+    """Somebody's word on one call. `tool_call_id` is the call's id, or that of the question about it."""
+
+    tool_call_id: Annotated[str, Meta(min_length=1, max_length=200)]
+    decision: Decision
+
+
+class SubmitApprovals(Struct, frozen=True):
+    """The body of `POST /v1/sessions/{session_id}/tool-approvals`: decisions on some or all of the open questions."""
+
+    decisions: Annotated[tuple[ApprovalDecision, ...], Meta(min_length=1, max_length=128)]
+
+
 class SubmittedToolResults(Struct, frozen=True):
     """How many results were taken, and the session's status afterwards."""
 

@@ -9,13 +9,14 @@ Recovery is not a special path: a new runner folds the same events and asks the 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
 from perdure.domain.events import (
     ENDED_TURN,
+    ActStartedData,
     Event,
     InputMessageData,
     NewEvent,
@@ -28,6 +29,7 @@ from perdure.domain.events import (
 )
 from perdure.domain.messages import Usage, preview_of, text_of, tool_calls_of
 from perdure.domain.times import Micros
+from perdure.domain.tools import APPROVAL_PREFIX, APPROVE
 
 NO_USAGE = Usage(0, 0)
 
@@ -43,6 +45,7 @@ class CallState(Struct, frozen=True):
     requested: bool = False
     done: bool = False
     failed: bool = False
+    approval: Literal["", "requested", "allowed"] = ""
 
 
 class TurnState(Struct, frozen=True):
@@ -56,7 +59,8 @@ class TurnState(Struct, frozen=True):
         exec_id: the execution (one model call and its tools) that is going on.
         prompt_through: the sequence up to which the model call going on sees the log.
         calls: the tool calls of the last answer; empty when it had none, or all results have been shown to the model.
-        requested_at: since when a client is waited for.
+        expires_at: until when a client's results or approvals are waited for, or None.
+        act_calls: ids of the calls of the batch that runs, or ran last.
         failure: the code and words of a model call that failed for good.
         last_turn_id: the turn before, once it has ended.
         head: the sequence of the last event folded in; begin with the sequence before the first.
@@ -77,8 +81,9 @@ class TurnState(Struct, frozen=True):
     prompt_through: int = 0
     calls: tuple[CallState, ...] = ()
     acting: bool = False
+    act_calls: frozenset[str] = frozenset()
     act_started_at: Micros = 0
-    requested_at: Micros | None = None
+    expires_at: Micros | None = None
     llm_calls: int = 0
     tool_calls: int = 0
     usage: Usage = NO_USAGE
@@ -96,12 +101,12 @@ class TurnRules(Struct, frozen=True):
     Attributes:
         max_iterations: model calls in one turn; the turn fails beyond it.
         client_tools: names of tools that the caller runs.
-        client_timeout: microseconds until an unanswered client call becomes an error (300 s: the wire contract).
+        gated: names of tools that run only after somebody has allowed the call.
     """
 
     max_iterations: int = 200
     client_tools: frozenset[str] = frozenset()
-    client_timeout: Micros = 300_000_000
+    gated: frozenset[str] = frozenset()
 
 
 class Nothing(Struct, frozen=True):
@@ -134,8 +139,14 @@ class AwaitClient(Struct, frozen=True):
     calls: tuple[CallState, ...]
 
 
+class AskApproval(Struct, frozen=True):
+    """Ask whether these calls may run, and park."""
+
+    calls: tuple[CallState, ...]
+
+
 class ExpireCalls(Struct, frozen=True):
-    """The caller did not answer in time: each of these calls gets an error result and the turn goes on."""
+    """Nobody answered in time, or a new message came instead: each of these calls gets an error result and the turn goes on."""
 
     calls: tuple[CallState, ...]
 
@@ -151,7 +162,7 @@ class Fail(Struct, frozen=True):
     message: str
 
 
-Action = Nothing | StartTurn | CallModel | RunTools | AwaitClient | ExpireCalls | Finish | Fail
+Action = Nothing | StartTurn | CallModel | RunTools | AskApproval | AwaitClient | ExpireCalls | Finish | Fail
 
 
 AnyEvent = Event | NewEvent
@@ -259,7 +270,9 @@ def _mark(state: TurnState, call_id: str, **marks: bool) -> TurnState:
 
 
 def _act_started(state: TurnState, event: AnyEvent) -> TurnState:
-    return msgspec.structs.replace(state, acting=True, act_started_at=event.ts)
+    data: ActStartedData = event.decoded()
+    calls = frozenset(call.id for call in data.tool_calls)
+    return msgspec.structs.replace(state, acting=True, act_calls=calls, act_started_at=event.ts)
 
 
 def _act_completed(state: TurnState, event: AnyEvent) -> TurnState:
@@ -273,16 +286,28 @@ def _tool_started(state: TurnState, event: AnyEvent) -> TurnState:
 
 def _tool_completed(state: TurnState, event: AnyEvent) -> TurnState:
     data: ToolCompletedData = event.decoded()
-    state = _mark(state, data.tool_call_id, done=True, failed=not data.success)
-    waiting = any(call.requested and not call.done for call in state.calls)
-    return state if waiting else msgspec.structs.replace(state, requested_at=None)
+    if data.tool_name == APPROVE:
+        call_id = data.tool_call_id.removeprefix(APPROVAL_PREFIX)
+        state = _mark_approval(state, call_id, "allowed" if data.success else "")
+    else:
+        state = _mark(state, data.tool_call_id, done=True, failed=not data.success)
+    waiting = any((call.requested or call.approval == "requested") and not call.done for call in state.calls)
+    return state if waiting else msgspec.structs.replace(state, expires_at=None)
 
 
 def _requested(state: TurnState, event: AnyEvent) -> TurnState:
     data: ToolCallRequestedData = event.decoded()
     for call in data.tool_calls:
-        state = _mark(state, call.id, requested=True)
-    return msgspec.structs.replace(state, requested_at=event.ts)
+        if call.name == APPROVE:
+            state = _mark_approval(state, call.id.removeprefix(APPROVAL_PREFIX), "requested")
+        else:
+            state = _mark(state, call.id, requested=True)
+    return msgspec.structs.replace(state, expires_at=event.ts + data.timeout_ms * 1000)
+
+
+def _mark_approval(state: TurnState, call_id: str, approval: Literal["", "requested", "allowed"]) -> TurnState:
+    calls = tuple(msgspec.structs.replace(call, approval=approval) if call.id == call_id else call for call in state.calls)
+    return msgspec.structs.replace(state, calls=calls)
 
 
 _HANDLERS = {
@@ -328,15 +353,28 @@ def next_action(state: TurnState, rules: TurnRules, now: Micros) -> Action:
     return CallModel(resumed=False)
 
 
+def open_approvals(state: TurnState) -> tuple[CallState, ...]:
+    """The calls that wait for somebody's leave."""
+    return tuple(call for call in state.calls if call.approval == "requested" and not call.done)
+
+
 def _with_calls(state: TurnState, undone: tuple[CallState, ...], rules: TurnRules, now: Micros) -> Action:
-    own = tuple(call for call in undone if call.name not in rules.client_tools and not call.requested)
+    own = tuple(call for call in undone if _may_run(call, rules))
     if own:
         return RunTools(own)
-    if state.requested_at is None:
-        return AwaitClient(undone)
-    if state.pending or now >= state.requested_at + rules.client_timeout:
-        return ExpireCalls(undone)
-    return Nothing()
+    asked = open_approvals(state) or open_client_calls(state)
+    if asked:
+        late = state.expires_at is not None and now >= state.expires_at
+        return ExpireCalls(asked) if state.pending or late else Nothing()
+    gated = tuple(call for call in undone if call.name in rules.gated)
+    return AskApproval(gated) if gated else AwaitClient(undone)
+
+
+def _may_run(call: CallState, rules: TurnRules) -> bool:
+    """Whether the server runs this call now: it is not the caller's, and nobody has to be asked (any more)."""
+    if call.requested or call.approval == "requested" or call.name in rules.client_tools:
+        return False
+    return call.started or call.approval == "allowed" or call.name not in rules.gated
 
 
 def as_tool_call(call: CallState) -> ToolCall:

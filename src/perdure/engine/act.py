@@ -22,6 +22,8 @@ from perdure.store.rows import to_json
 
 log = logging.getLogger("perdure.act")
 
+REJECTED = "The user does not allow calls of this tool in this session."
+
 INTERRUPTED = (
     "This call was interrupted: the server stopped while it ran. It may or may not have taken effect; "
     "look at the present state before you try again."
@@ -52,11 +54,11 @@ async def act(run: Run, assembly: Assembly, calls: tuple[CallState, ...]) -> lis
 
 def _completed(run: Run, state: TurnState, events: list[NewEvent]) -> NewEvent:
     now = run.engine.clock.now()
-    results = [event.data for event in events if isinstance(event.data, ToolCompletedData)]
-    good = sum(1 for result in results if result.success) + sum(1 for call in state.calls if call.done and not call.failed)
-    bad = sum(1 for result in results if not result.success) + sum(1 for call in state.calls if call.done and call.failed)
+    outcomes = [event.data.success for event in events if isinstance(event.data, ToolCompletedData)]
+    outcomes += [not call.failed for call in state.calls if call.done and call.id in state.act_calls]
     duration = (now - state.act_started_at) // 1000 if state.act_started_at else None
-    return NewEvent("act.completed", ActCompletedData(True, good, bad, duration), run.act_context(state), now)
+    data = ActCompletedData(True, outcomes.count(True), outcomes.count(False), duration)
+    return NewEvent("act.completed", data, run.act_context(state), now)
 
 
 async def _one(run: Run, assembly: Assembly, state: TurnState, call: CallState) -> list[NewEvent]:
@@ -108,8 +110,8 @@ async def _attempt(run: Run, bound: BoundTool | None, state: TurnState, call: Ca
     arguments = check_arguments(bound, call.arguments)
     if call.started and not call.replayable and call.id not in run.fresh:
         raise _Interrupted
-    if bound.needs_approval:
-        raise PerdureError(f"The tool {call.name!r} needs an approval that cannot be given here.", code="needs_approval")
+    if bound.rejected:
+        raise PerdureError(REJECTED, code="rejected")
     context = _context(run, state, call)
     return await asyncio.wait_for(bound.tool.run(context, arguments), bound.tool.timeout)
 

@@ -8,6 +8,7 @@ import logging
 
 from perdure.domain.errors import Fenced, PerdureError
 from perdure.domain.turn import (
+    AskApproval,
     AwaitClient,
     CallModel,
     ExpireCalls,
@@ -21,7 +22,7 @@ from perdure.domain.turn import (
     next_action,
 )
 from perdure.engine.act import act
-from perdure.engine.announce import begin_act, begin_reason, begin_turn, expire, fail, finish, request_client, seal
+from perdure.engine.announce import ask_approval, begin_act, begin_reason, begin_turn, expire, fail, finish, request_client, seal
 from perdure.engine.assemble import Assembly, ModelChoice, assemble, choose_model, load_layers
 from perdure.engine.reason import reason
 from perdure.engine.run import Run, open_run
@@ -60,8 +61,8 @@ async def _let_go(run: Run, finished: bool) -> None:
     if finished:
         run.engine.histories.keep(run.row.id, run.conversation)
         return
-    task = asyncio.current_task()
-    if run.claimed and task is not None and task.cancelling():
+    me = asyncio.current_task()
+    if run.claimed and me is not None and me.cancelling():
         # A planned stop is no failed recovery. If this is lost too, only the count of recoveries is one higher.
         row = run.row
         with contextlib.suppress(PerdureError, asyncio.CancelledError):
@@ -74,7 +75,7 @@ async def _step(run: Run) -> bool:
     trouble = None if run.prepared is not None or not _needs_layers(state) else await _prepare(run)
     rules = run.prepared[0].rules if run.prepared else TurnRules(max_iterations=run.engine.policy.max_iterations)
     action = next_action(state, rules, run.engine.clock.now())
-    if trouble is not None and isinstance(action, CallModel | RunTools | AwaitClient):
+    if trouble is not None and isinstance(action, CallModel | RunTools | AskApproval | AwaitClient):
         action = trouble
     match action:
         case Nothing():
@@ -88,7 +89,7 @@ async def _step(run: Run) -> bool:
             run.prepared = None
         case ExpireCalls():
             await run.commit(expire(run, state, action))
-        case CallModel() | RunTools() | AwaitClient():
+        case CallModel() | RunTools() | AskApproval() | AwaitClient():
             await _work(run, state, action)
     return True
 
@@ -132,7 +133,7 @@ async def _start(run: Run, state: TurnState, action: StartTurn) -> bool:
     return True
 
 
-async def _work(run: Run, state: TurnState, action: CallModel | RunTools | AwaitClient) -> None:
+async def _work(run: Run, state: TurnState, action: CallModel | RunTools | AskApproval | AwaitClient) -> None:
     """A step that needs the layers: announce it, do it, keep what came of it as facts."""
     if run.prepared is None:
         raise AssertionError("a step that needs the layers was reached without them")
@@ -148,5 +149,7 @@ async def _work(run: Run, state: TurnState, action: CallModel | RunTools | Await
                 run.facts = await act(run, assembly, tuple(marked[call.id] for call in calls))
                 if run.facts[-1].type == "act.completed":
                     run.prepared = None  # layers may have changed while tools ran: the next model call sees them as they are
+        case AskApproval():
+            await run.commit(ask_approval(run, state, assembly, action))
         case AwaitClient():
             await run.commit(request_client(run, state, assembly, action))

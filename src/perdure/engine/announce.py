@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec.structs import replace
 
 from perdure.domain.events import (
@@ -13,6 +15,7 @@ from perdure.domain.events import (
     ReasonStartedData,
     SessionActivatedData,
     SessionIdledData,
+    ToolCall,
     ToolCallRequestedData,
     ToolCallSummary,
     ToolCompletedData,
@@ -24,7 +27,8 @@ from perdure.domain.events import (
 )
 from perdure.domain.messages import Message, TextPart
 from perdure.domain.times import to_rfc3339
-from perdure.domain.turn import AwaitClient, CallState, ExpireCalls, StartTurn, TurnState, as_tool_call
+from perdure.domain.tools import APPROVAL_PREFIX, APPROVE
+from perdure.domain.turn import AskApproval, AwaitClient, CallState, ExpireCalls, StartTurn, TurnState, as_tool_call
 from perdure.engine.assemble import Assembly, ModelChoice
 from perdure.engine.run import Run
 
@@ -99,24 +103,44 @@ def request_client(run: Run, state: TurnState, assembly: Assembly, action: Await
     now = run.engine.clock.now()
     calls = tuple(as_tool_call(call) for call in action.calls)
     summaries = tuple(ToolCallSummary(call.id, call.name, _display_name(assembly, call.name)) for call in action.calls)
-    return [NewEvent("tool.call_requested", ToolCallRequestedData(calls, summaries), run.act_context(state), now)]
+    data = ToolCallRequestedData(calls, summaries, round(run.engine.policy.client_timeout * 1000))
+    return [NewEvent("tool.call_requested", data, run.act_context(state), now)]
+
+
+def ask_approval(run: Run, state: TurnState, assembly: Assembly, action: AskApproval) -> list[NewEvent]:
+    """Ask whether calls may run; the session parks with this."""
+    now = run.engine.clock.now()
+    questions = tuple(
+        ToolCall(
+            f"{APPROVAL_PREFIX}{call.id}",
+            APPROVE,
+            {"tool_call_id": call.id, "tool_name": call.name, "arguments": call.arguments},
+        )
+        for call in action.calls
+    )
+    summaries = tuple(
+        ToolCallSummary(question.id, APPROVE, _display_name(assembly, call.name), f"May {call.name} run?")
+        for question, call in zip(questions, action.calls, strict=True)
+    )
+    data = ToolCallRequestedData(questions, summaries, round(run.engine.policy.approval_timeout * 1000))
+    return [NewEvent("tool.call_requested", data, run.act_context(state), now)]
 
 
 def expire(run: Run, state: TurnState, action: ExpireCalls) -> list[NewEvent]:
-    """Error results for calls that the caller left open."""
+    """Error results for calls that were left open, and an answer to each question about one."""
     now = run.engine.clock.now()
-    status, error = "timeout", "The client did not answer this call in time."
-    if state.pending:
-        status, error = "cancelled", "cancelled: the user sent a new message"
-    return [
-        NewEvent(
-            "tool.completed",
-            ToolCompletedData(call.id, call.name, False, status, error=error),  # type: ignore[arg-type]
-            run.tool_context(state, call.id),
-            now,
-        )
-        for call in action.calls
-    ]
+    waited: Literal["timeout", "cancelled"] = "cancelled" if state.pending else "timeout"
+    events: list[NewEvent] = []
+    for call in action.calls:
+        context = run.tool_context(state, call.id)
+        error = "cancelled: the user sent a new message" if state.pending else "The client did not answer this call in time."
+        if call.approval == "requested":
+            question = ToolCompletedData(f"{APPROVAL_PREFIX}{call.id}", APPROVE, False, waited, error=error)
+            events.append(NewEvent("tool.completed", question, context, now))
+            error = error if state.pending else "Nobody allowed this call in time, so it was rejected."
+        status = waited if call.approval != "requested" or state.pending else "rejected"
+        events.append(NewEvent("tool.completed", ToolCompletedData(call.id, call.name, False, status, error=error), context, now))
+    return events
 
 
 def finish(run: Run, state: TurnState) -> list[NewEvent]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+import msgspec
 from msgspec import Struct
 
 from perdure.capabilities.base import Tool
-from perdure.capabilities.registry import Registry
+from perdure.capabilities.registry import Active, Registry
 from perdure.domain.errors import InvalidInput, NotFound
 from perdure.domain.messages import Controls
 from perdure.domain.tools import BuiltinTool, CapabilityRef, ClientSideTool, ToolDefinition
@@ -19,7 +20,7 @@ from perdure.store.accounts import get_organization
 from perdure.store.agents import AgentRow, HarnessRow, get_agent, harness_chain
 from perdure.store.database import Tx
 from perdure.store.providers import ModelRow, ProviderRow, get_model, get_provider
-from perdure.store.sessions import SessionRow
+from perdure.store.sessions import SessionRow, standing_approvals
 
 
 class Layers(Struct, frozen=True):
@@ -28,6 +29,8 @@ class Layers(Struct, frozen=True):
     session: SessionRow
     harnesses: tuple[HarnessRow, ...]
     agent: AgentRow | None
+    standing: dict[str, str] = {}
+    """Decisions that hold for every call of a tool in this session, by the tool's name."""
 
 
 class BoundTool(Struct, frozen=True):
@@ -36,7 +39,8 @@ class BoundTool(Struct, frozen=True):
     tool: Tool
     capability_id: str
     capability_name: str
-    needs_approval: bool = False
+    gated: bool = False
+    rejected: bool = False
 
 
 class Assembly(Struct, frozen=True):
@@ -63,7 +67,7 @@ async def load_layers(tx: Tx, session: SessionRow) -> Layers:
     """Read the rows. Raises NotFound when one of them is gone."""
     harnesses = await harness_chain(tx, session.org_id, session.harness_id)
     agent = None if session.agent_id is None else await get_agent(tx, session.org_id, session.agent_id)
-    return Layers(session, tuple(harnesses), agent)
+    return Layers(session, tuple(harnesses), agent, await standing_approvals(tx, session.id))
 
 
 def capability_layers(layers: Layers) -> list[tuple[CapabilityRef, ...]]:
@@ -94,6 +98,7 @@ def assemble(layers: Layers, registry: Registry, max_iterations: int) -> Assembl
     session = layers.session.config_struct()
     agent = None if layers.agent is None else layers.agent.config_struct()
     client = _add_definitions((*(() if agent is None else agent.tools), *session.tools), bound, registry)
+    bound = {name: _decided(each, active, layers.standing.get(name)) for name, each in bound.items()}
     sections += _prompts(layers, session.system_prompt)
     limit = session.max_iterations or (agent.max_iterations if agent else None) or max_iterations
     parallel = session.parallel_tool_calls
@@ -102,8 +107,18 @@ def assemble(layers: Layers, registry: Registry, max_iterations: int) -> Assembl
     specs = [ToolSpec(b.tool.name, b.tool.description, b.tool.parameters) for b in bound.values()]
     specs += [ToolSpec(tool.name, tool.description, tool.parameters) for tool in client.values()]
     features = sorted({feature for each in active for feature in each.capability.features})
-    rules = TurnRules(max_iterations=limit, client_tools=frozenset(client))
+    gated_names = frozenset(name for name, each in bound.items() if each.gated)
+    rules = TurnRules(max_iterations=limit, client_tools=frozenset(client), gated=gated_names)
     return Assembly("\n\n".join(sections), tuple(specs), bound, client, tuple(features), rules, parallel)
+
+
+def _decided(bound: BoundTool, active: tuple[Active, ...], standing: str | None) -> BoundTool:
+    """The tool with what is known of its gate: a standing decision, or whether somebody has to be asked."""
+    if standing is not None:
+        return msgspec.structs.replace(bound, gated=False, rejected=standing == "reject_always")
+    if any(each.capability.gate(each.config, bound.tool) for each in active):
+        return msgspec.structs.replace(bound, gated=True)
+    return bound
 
 
 def _add_definitions(

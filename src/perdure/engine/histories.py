@@ -58,13 +58,12 @@ async def read_conversation(tx: Tx, session_id: str, through: int, budget: int, 
         await _catch_up(tx, session_id, held, through)
         return held
     newest: list[Event] = []
-    before, size = through, 0
+    before, size, cut = through, 0, False
     while True:
         page = await events_of_kinds(tx, session_id, HISTORY_TYPES, before=before, limit=PAGE)
         newest.extend(page)
         size += sum(len(event.data) for event in page)
         if len(page) < PAGE:
-            cut = False
             break
         if size > budget * 6:  # JSON of a message is longer than its text: 6 characters a token is ample
             cut = True

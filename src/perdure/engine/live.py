@@ -52,19 +52,9 @@ class LiveText:
             text = "".join(pieces)
             before = self._whole.get(kind, "")
             whole = self._whole[kind] = before + text
-            self._bus.publish(
-                Live(
-                    self._session_id,
-                    self._turn_id,
-                    self._message_id,
-                    kind,
-                    self._sequence,
-                    len(before),
-                    text,
-                    whole,
-                    context=self._context,
-                )  # fmt: skip
-            )
+            live = Live(self._session_id, self._turn_id, self._message_id, kind, self._sequence, len(before), text, whole)
+            live.context = self._context
+            self._bus.publish(live)
         self._pending.clear()
 
     def restart(self) -> None:

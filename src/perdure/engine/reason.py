@@ -116,7 +116,7 @@ class _Call:
         return self.run.conversation.tokens() < before
 
     def _pause(self, attempt: int, error: ModelError) -> float:
-        backoff = self.policy.backoff * 2 ** (attempt - 1) * (1 + self.engine.jitter() / 4)
+        backoff: float = self.policy.backoff * 2 ** (attempt - 1) * (1 + self.engine.jitter() / 4)
         return min(max(backoff, error.retry_after or 0.0), self.policy.backoff_limit)
 
     def _outcome(

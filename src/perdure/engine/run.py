@@ -92,7 +92,7 @@ class Run:
 
         found, events = await self.engine.database.read(body)
         if found is None or found.deleted_at is not None or found.epoch != epoch:
-            raise Fenced()
+            raise Fenced
         self._take_in(events)
         self.row = msgspec.structs.replace(found, head=self.state.head)
 

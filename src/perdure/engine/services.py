@@ -60,6 +60,8 @@ class Policy(Struct, frozen=True):
         history_tokens: about how many tokens of history a model call is shown, where the model's own limit is not known.
         max_iterations: model calls in one turn, where no layer says otherwise.
         max_recoveries: how often a turn is taken up again without the log moving before it is sealed (wire contract: 3).
+        client_timeout, approval_timeout: seconds that a client's results, or a person's leave, are waited for (wire contract:
+            5 and 15 minutes).
         tool_output: characters of a tool's output that are kept (wire contract: 64 KB).
     """
 
@@ -71,6 +73,8 @@ class Policy(Struct, frozen=True):
     max_iterations: int = 200
     max_recoveries: int = 3
     tool_output: int = 64 * 1024
+    client_timeout: float = 300.0
+    approval_timeout: float = 900.0
 
 
 DriverSource = Callable[[ProviderRow, "str | None"], Driver]

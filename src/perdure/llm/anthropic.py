@@ -37,9 +37,9 @@ from perdure.llm.wire import Fragment, FragmentCache, ToolCache, arranged, dumps
 DEFAULT_BASE = "https://api.anthropic.com"
 API_VERSION = "2023-06-01"
 
-THINKING_TOKENS = {"minimal": 1_024, "low": 4_096, "medium": 10_240, "high": 24_576, "xhigh": 24_576, "max": 24_576}
-"""Tokens of thinking that a word of effort stands for. 1,024 is the vendor's minimum; the largest leaves 7,424 of the
-32,000 tokens that are these models' default bound to the answer itself."""
+THINKING_TOKENS = {"minimal": 1_024, "low": 4_000, "medium": 10_000, "high": 24_000, "xhigh": 24_000, "max": 24_000}
+"""Tokens of thinking that a word of effort stands for. 1,024 is the vendor's minimum; the most is three quarters of these
+models' default bound (32,000), so that a quarter is left for the answer itself."""
 
 LEAST_THINKING = 1_024
 

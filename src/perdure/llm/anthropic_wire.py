@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import structs
+
 from perdure.domain.messages import ImagePart, JsonObject, Message, TextPart, ToolCallPart, ToolResultPart
 from perdure.llm.driver import ToolSpec
 from perdure.llm.wire import (
@@ -18,6 +20,7 @@ from perdure.llm.wire import (
     plain_id,
     plain_name,
     refuse_files,
+    result_fragment,
     result_text,
     unpacked,
     woven,
@@ -81,7 +84,7 @@ def _results(message: Message, results: list[ToolResultPart]) -> Fragment:
     if shown:
         text = blocks[0].get("content")
         blocks[0]["content"] = ([_text(text)] if text else []) + shown
-    return Fragment("user", b",".join(dumps(block) for block in blocks), answers=tuple(part.tool_call_id for part in results))
+    return result_fragment([(part.tool_call_id, dumps(block)) for part, block in zip(results, blocks, strict=True)])
 
 
 def _result_text(part: ToolResultPart) -> str:
@@ -173,7 +176,7 @@ def marked(fragments: list[Fragment]) -> list[Fragment]:
 
 def _marked(part: Fragment) -> Fragment:
     # The last block is an object, so its last byte is the brace to move.
-    return Fragment(part.role, part.data[:-1] + _MARK, part.calls, part.answers, part.late, part.thinks)
+    return structs.replace(part, data=part.data[:-1] + _MARK)
 
 
 def system_blocks(system: str, *, mark: bool) -> bytes:

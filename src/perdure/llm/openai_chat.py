@@ -39,11 +39,13 @@ from perdure.llm.wire import (
     ToolCache,
     argument_object,
     arranged,
+    calls_of,
     dumps,
     image_url,
     parameters_of,
     plain_id,
     refuse_files,
+    result_fragment,
     result_text,
     unpacked,
 )
@@ -166,7 +168,7 @@ class OpenAiChatDriver:
         return Fragment("system" if role == "system" else "user", dumps({"role": role, "content": _content(message)}))
 
     def _assistant(self, message: Message, model: str) -> Fragment:
-        calls = [part for part in message.content if isinstance(part, ToolCallPart)]
+        calls = calls_of(message)
         extras = {
             block.item["tool_call_id"]: block.item["extra_content"]
             for block in unpacked(message, PROVIDER_TYPE, model)
@@ -201,12 +203,10 @@ def _results(message: Message) -> Fragment:
     results = [part for part in message.content if isinstance(part, ToolResultPart)]
     if not results:
         return Fragment("user", dumps({"role": "user", "content": _content(message)}))
-    values = [
-        dumps({"role": "tool", "tool_call_id": _wire_id(part.tool_call_id), "content": result_text(part)}) for part in results
-    ]
+    values = [(part.tool_call_id, dumps(_tool(part.tool_call_id, result_text(part)))) for part in results]
     rest = any(isinstance(part, TextPart | ImagePart) for part in message.content)
     late = dumps({"role": "user", "content": _content(message)}) if rest else b""
-    return Fragment("user", b",".join(values), answers=tuple(part.tool_call_id for part in results), late=late)
+    return result_fragment(values, late)
 
 
 def _content(message: Message) -> str | list[JsonObject]:
@@ -222,7 +222,11 @@ def _content(message: Message) -> str | list[JsonObject]:
 
 
 def _missing(call_id: str) -> Fragment:
-    return Fragment("user", dumps({"role": "tool", "tool_call_id": _wire_id(call_id), "content": f"Error: {NO_RESULT}"}))
+    return Fragment("user", dumps(_tool(call_id, f"Error: {NO_RESULT}")))
+
+
+def _tool(call_id: str, text: str) -> JsonObject:
+    return {"role": "tool", "tool_call_id": _wire_id(call_id), "content": text}
 
 
 def _encoded_tools(tools: Sequence[ToolSpec]) -> bytes:

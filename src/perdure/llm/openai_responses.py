@@ -38,6 +38,7 @@ from perdure.llm.wire import (
     plain_id,
     plain_name,
     refuse_files,
+    result_fragment,
     result_text,
     unpacked,
     woven,
@@ -192,13 +193,13 @@ def _assistant(message: Message, model: str | None, *, phased: bool) -> Fragment
 
 def _results(message: Message, results: list[ToolResultPart]) -> Fragment:
     shown = [part for part in message.content if isinstance(part, TextPart | ImagePart)]
-    values: list[bytes] = []
+    values: list[tuple[str, bytes]] = []
     for number, part in enumerate(results):
         output: Any = result_text(part)
         if shown and number == 0:
             output = ([_input_text(output)] if output else []) + _content(message)
-        values.append(dumps({"type": "function_call_output", "call_id": plain_id(part.tool_call_id), "output": output}))
-    return Fragment("user", b",".join(values), answers=tuple(part.tool_call_id for part in results))
+        values.append((part.tool_call_id, dumps(_output(part.tool_call_id, output))))
+    return result_fragment(values)
 
 
 def _user(content: list[JsonObject]) -> JsonObject:
@@ -221,8 +222,11 @@ def _content(message: Message) -> list[JsonObject]:
 
 
 def _missing(call_id: str) -> Fragment:
-    value = {"type": "function_call_output", "call_id": plain_id(call_id), "output": f"Error: {NO_RESULT}"}
-    return Fragment("user", dumps(value))
+    return Fragment("user", dumps(_output(call_id, f"Error: {NO_RESULT}")))
+
+
+def _output(call_id: str, output: Any) -> JsonObject:
+    return {"type": "function_call_output", "call_id": plain_id(call_id), "output": output}
 
 
 def _encoded_tools(tools: Sequence[ToolSpec]) -> bytes:

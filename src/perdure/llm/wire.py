@@ -54,6 +54,7 @@ class Fragment(Struct, frozen=True):
         calls: ids of the tool calls in it.
         answers: ids of the calls that it has results for.
         late: JSON values that must wait until all results of the turn are there.
+        several: where the message holds more than one result: each of them.
         thinks: it begins with the model's signed reasoning.
     """
 
@@ -62,6 +63,7 @@ class Fragment(Struct, frozen=True):
     calls: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
     late: bytes = b""
+    several: tuple[Fragment, ...] = ()
     thinks: bool = False
 
 
@@ -176,13 +178,14 @@ def arranged(fragments: Iterable[Fragment], missing: Callable[[str], Fragment]) 
                 out.append(fragment)
                 waiting.extend(fragment.calls)
         elif fragment.answers:
-            if any(call in waiting for call in fragment.answers):
-                out.append(fragment)
-                waiting = [call for call in waiting if call not in fragment.answers]
-                if fragment.late:
-                    late.append(Fragment("user", fragment.late))
-                if not waiting:
-                    settle()
+            for answer in fragment.several or (fragment,):
+                if answer.answers[0] in waiting:
+                    out.append(answer)
+                    waiting.remove(answer.answers[0])
+            if fragment.late:
+                late.append(Fragment("user", fragment.late))
+            if not waiting:
+                settle()
         elif fragment.role == "assistant":
             settle()
             out.append(fragment)
@@ -191,6 +194,20 @@ def arranged(fragments: Iterable[Fragment], missing: Callable[[str], Fragment]) 
             held.append(fragment)
     settle()
     return out
+
+
+def result_fragment(results: Sequence[tuple[str, bytes]], late: bytes = b"") -> Fragment:
+    """A message's results, each the id of its call and one JSON value."""
+    if len(results) == 1:
+        return Fragment("user", results[0][1], answers=(results[0][0],), late=late)
+    several = tuple(Fragment("user", data, answers=(call,)) for call, data in results)
+    data = b",".join(data for _, data in results)
+    return Fragment("user", data, answers=tuple(call for call, _ in results), late=late, several=several)
+
+
+def calls_of(message: Message) -> list[ToolCallPart]:
+    """The message's calls; of two with the same id, which no vendor accepts, the first."""
+    return list({part.id: part for part in reversed(message.content) if isinstance(part, ToolCallPart)}.values())[::-1]
 
 
 # --- an agent message's parts, in the order in which the model gave them ------
@@ -239,7 +256,7 @@ def woven(message: Message, reasoning: Sequence[Reasoning]) -> list[Piece]:
     Reasoning that nothing follows is left out: vendors refuse it there.
     """
     text = "".join(part.text for part in message.content if isinstance(part, TextPart))
-    calls = [part for part in message.content if isinstance(part, ToolCallPart)]
+    calls = calls_of(message)
     out: list[Piece] = []
     at = called = 0
     for block in reasoning:

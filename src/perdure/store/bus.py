@@ -20,7 +20,7 @@ LiveKind = Literal["text", "thinking", "stdout", "stderr", "progress"]
 
 
 class Appended(Struct, frozen=True):
-    """The log of a session has grown to `head`. `events` are the new ones, where the sender is in this process."""
+    """The log of a session has grown to `head` (0: it was deleted). `events` are the new ones, where the sender is in this process."""
 
     session_id: str
     head: int

@@ -49,6 +49,10 @@ class Tx(Protocol):
         """
         ...
 
+    async def take_time(self) -> None:
+        """Let the statements of this transaction take as long as they need: it is a migration."""
+        ...
+
     def after_commit(self, call: Callable[[], None]) -> None:
         """Have this called on the event loop once the transaction is durable; never if it fails."""
         ...

@@ -54,6 +54,7 @@ async def migrate(database: Database) -> list[str]:
     migrations = load_migrations()
 
     async def body(tx: Tx) -> list[str]:
+        await tx.take_time()
         if tx.dialect == "postgres":
             await tx.run(f"SELECT pg_advisory_xact_lock({_LOCK})")
         await tx.run(

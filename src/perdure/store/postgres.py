@@ -38,6 +38,8 @@ ACQUIRE_SECONDS = 10.0
 """How long a caller waits for a free connection before it is told that the database is busy."""
 COMMAND_SECONDS = 40.0
 """The client's own limit for a statement, for a server that does not answer at all: over the server's limits."""
+PATIENT_SECONDS, PATIENT_LOCK_SECONDS = 3600.0, 60
+"""A migration's limits: for a statement, and for waiting until another process has migrated."""
 CLOSE_SECONDS = 10.0
 ATTEMPTS = 5
 """How often a body is run before its conflict or its broken connection is reported."""
@@ -90,6 +92,7 @@ class PostgresTx:
         """The asyncpg connection, for what belongs to PostgreSQL alone (the queue)."""
         self.callbacks: list[Callable[[], None]] = []
         self._appends = appends
+        self._seconds: float | None = None
 
     async def all(self, sql: str, *args: Any) -> list[Row]:
         return cast("list[Row]", await self.connection.fetch(numbered(sql), *args))
@@ -98,7 +101,7 @@ class PostgresTx:
         return cast("Row | None", await self.connection.fetchrow(numbered(sql), *args))
 
     async def run(self, sql: str, *args: Any) -> int:
-        status = await self.connection.execute(numbered(sql), *args)
+        status = await self.connection.execute(numbered(sql), *args, timeout=self._seconds)
         count = status.rpartition(" ")[2]  # "UPDATE 3", "INSERT 0 1", "CREATE TABLE"
         return int(count) if count.isdecimal() else 0
 
@@ -123,6 +126,11 @@ class PostgresTx:
         self._appends[update, insert] = statement
         return statement
 
+    async def take_time(self) -> None:
+        self._seconds = PATIENT_SECONDS
+        await self.run("SET LOCAL statement_timeout = 0")
+        await self.run(f"SET LOCAL lock_timeout = '{PATIENT_LOCK_SECONDS}s'")
+
     def after_commit(self, call: Callable[[], None]) -> None:
         self.callbacks.append(call)
 
@@ -140,6 +148,8 @@ class PostgresDatabase:
         self._closed = False
 
     async def write(self, body: Body[T]) -> T:
+        if self._closed:
+            raise Unavailable("the database is closed")
         # In a task of its own: a cancelled caller leaves its transaction whole, callbacks included, as on SQLite.
         task = asyncio.ensure_future(self._write(body))
         self._writes.add(task)
@@ -163,6 +173,8 @@ class PostgresDatabase:
         raise AssertionError("the last attempt returns or raises")
 
     async def read(self, body: Body[T], *, long: bool = False) -> T:
+        if self._closed:
+            raise Unavailable("the database is closed")
         for left in reversed(range(ATTEMPTS)):
             connection = await self._acquire()
             try:
@@ -204,8 +216,6 @@ class PostgresDatabase:
         return await _open_pool(self._url, 1, size, settings)
 
     async def _acquire(self) -> Any:
-        if self._closed:
-            raise Unavailable("the database is closed")
         try:
             async with asyncio.timeout(ACQUIRE_SECONDS):
                 return await self._pool.acquire()
@@ -307,7 +317,8 @@ def is_connection_error(error: BaseException) -> bool:
 
     if isinstance(error, asyncpg.PostgresError):
         return (_sqlstate(error) or "").startswith(_ENDED)
-    return isinstance(error, OSError | asyncpg.InterfaceError)
+    # An internal error is what a statement meets when the server's farewell has come, but the connection's end has not.
+    return isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError)
 
 
 def _is_lost(connection: Any, error: BaseException) -> bool:
@@ -316,7 +327,7 @@ def _is_lost(connection: Any, error: BaseException) -> bool:
 
     if not is_connection_error(error):
         return False
-    if isinstance(error, asyncpg.PostgresError):
+    if isinstance(error, asyncpg.PostgresError | asyncpg.InternalClientError):
         return True
     try:
         return bool(connection.is_closed())
@@ -365,6 +376,6 @@ def _no_connection(error: Exception) -> Exception:
 
     if isinstance(error, TimeoutError):
         return Unavailable("the database has no connection to spare, or does not answer")
-    if isinstance(error, OSError | asyncpg.PostgresError | asyncpg.InterfaceError):
+    if isinstance(error, OSError | asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError):
         return Unavailable(f"cannot connect to the database: {error}")
     return error

@@ -217,7 +217,7 @@ async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
         "UPDATE sessions SET deleted_at = ?, epoch = epoch + 1, status = 'idle', wake_at = NULL WHERE id = ? AND org_id = ?",
         now, row.id, row.org_id,
     )  # fmt: skip
-    for table in ("pins", "files", "drafts"):
+    for table in ("pins", "files", "drafts", "standing_approvals"):
         await tx.run(f"DELETE FROM {table} WHERE session_id = ? AND org_id = ?", row.id, row.org_id)
 
 
@@ -303,6 +303,21 @@ async def pinned_among(tx: Tx, user_id: str, session_ids: Sequence[str]) -> set[
     marks = ", ".join("?" * len(session_ids))
     rows = await tx.all(f"SELECT session_id FROM pins WHERE user_id = ? AND session_id IN ({marks})", user_id, *session_ids)
     return {row[0] for row in rows}
+
+
+async def standing_approvals(tx: Tx, session_id: str) -> dict[str, str]:
+    """Decisions that hold for every call of a tool in the session, by the tool's name."""
+    rows = await tx.all("SELECT tool_name, decision FROM standing_approvals WHERE session_id = ?", session_id)
+    return {row[0]: row[1] for row in rows}
+
+
+async def set_standing_approval(tx: Tx, row: SessionRow, tool_name: str, decision: str) -> None:
+    """Let a decision hold for every later call of a tool; the last one counts."""
+    await tx.run(
+        "INSERT INTO standing_approvals (session_id, tool_name, org_id, decision) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (session_id, tool_name) DO UPDATE SET decision = excluded.decision",
+        row.id, tool_name, row.org_id, decision,
+    )  # fmt: skip
 
 
 async def unfinished(tx: Tx, before: Micros, limit: int = 1000) -> list[tuple[str, str]]:

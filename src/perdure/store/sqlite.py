@@ -10,6 +10,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -50,6 +51,9 @@ class SqliteTx:
             marks = ",".join("?" * len(rows[0]))
             self._connection.executemany(f"{insert} VALUES ({marks})", rows)
         return True
+
+    async def take_time(self) -> None:
+        pass  # nothing here is cut off
 
     def after_commit(self, call: Callable[[], None]) -> None:
         self.callbacks.append(call)
@@ -103,6 +107,8 @@ class SqliteDatabase:
         return await future
 
     async def read(self, body: Body[T], *, long: bool = False) -> T:
+        if self._closed:
+            raise Unavailable("the database is closed")
         if not long:
             return _drive(body, SqliteTx(self._reader))
         return await self._loop.run_in_executor(self._long, self._read_long, body)
@@ -148,7 +154,7 @@ class SqliteDatabase:
                 self._attempt(job, alone=len(group) == 1)
             if writer.in_transaction:
                 writer.execute("COMMIT")
-        except BaseException as error:  # the whole group failed: each of its callers is told
+        except BaseException as error:  # noqa: BLE001 (the whole group failed: each of its callers is told)
             if writer.in_transaction:
                 writer.execute("ROLLBACK")
             for job in group:
@@ -161,7 +167,7 @@ class SqliteDatabase:
             writer.execute("SAVEPOINT one")
         try:
             job.result = _drive(job.body, job.tx)
-        except BaseException as error:  # handed to the caller through its future
+        except BaseException as error:  # noqa: BLE001 (handed to the caller through its future)
             job.error = error
             if alone:
                 writer.execute("ROLLBACK")
@@ -191,6 +197,18 @@ def _settle(group: list[_Job]) -> None:
             job.future.set_result(job.result)
 
 
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch a new file to the write-ahead log; if another process is doing just that, wait for it (SQLite does not)."""
+    for left in reversed(range(50)):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if not left:
+                raise
+        time.sleep(0.02)
+
+
 def _connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
     mode = "ro" if readonly else "rwc"
     connection = sqlite3.connect(
@@ -200,10 +218,16 @@ def _connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
     connection.execute("PRAGMA temp_store=MEMORY")
     connection.execute("PRAGMA cache_size=-8192")
     if not readonly:
-        connection.execute("PRAGMA journal_mode=WAL")
+        _use_wal(connection)
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=OFF")
     return connection
+
+
+def _make_file(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.touch(mode=0o600)
 
 
 async def open_sqlite(path: Path) -> SqliteDatabase:
@@ -213,9 +237,7 @@ async def open_sqlite(path: Path) -> SqliteDatabase:
         Unavailable: the file cannot be opened or is no database.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            path.touch(mode=0o600)
+        _make_file(path)
         writer = _connect(path)
         reader = _connect(path, readonly=True)
         reader.execute("SELECT 1")

@@ -10,7 +10,7 @@ from perdure.domain.errors import PerdureError
 from perdure.engine.advance import advance
 from perdure.engine.services import Engine
 from perdure.store.bus import Stop
-from perdure.store.queue import Job
+from perdure.store.queue import Job, PutBack
 from perdure.store.sessions import epochs_of
 
 log = logging.getLogger("perdure.worker")
@@ -49,17 +49,22 @@ class Worker:
         """Advance a session; returns when it is idle, parked or lost.
 
         A job for a session that runs here waits for that runner, then looks again: whatever the runner has seen, the log decides.
+
+        Raises:
+            PutBack: this process stops, and the session is not where its log leads.
         """
         session_id = job.session_id
         while (present := self._running.get(session_id)) is not None:
             await asyncio.wait([present])
         if self._draining:
-            return
+            raise PutBack
         task = asyncio.create_task(self._advance(session_id))
         self._running[session_id] = task
         self._idle.clear()
         task.add_done_callback(lambda done: self._forget(session_id, done))
         await asyncio.wait([task])
+        if self._draining and task.cancelled():
+            raise PutBack
 
     def _forget(self, session_id: str, task: asyncio.Task[None]) -> None:
         if self._running.get(session_id) is task:
@@ -76,8 +81,9 @@ class Worker:
             log.exception("session %s stopped; it will be taken up again", session_id)
 
     def _on_stop(self, stop: Stop) -> None:
-        task = self._running.get(stop.session_id)
-        if task is not None:
+        task, held = self._running.get(stop.session_id), self._engine.leases.get(stop.session_id)
+        # A runner without a claim is fenced at its first append; one with a newer claim is not meant.
+        if task is not None and held is not None and held < stop.epoch:
             task.cancel()
 
     async def _watch_epochs(self) -> None:
@@ -93,9 +99,8 @@ class Worker:
                 log.warning("cannot look at the running sessions: %s", error.message)
                 continue
             for session_id in ids:
-                held = self._engine.leases.get(session_id)
-                if held is not None and epochs.get(session_id, held + 1) > held:
-                    self._on_stop(Stop(session_id, epochs.get(session_id, 0)))
+                held = self._engine.leases.get(session_id, 0)
+                self._on_stop(Stop(session_id, epochs.get(session_id, held + 1)))
 
     async def drain(self, grace: float) -> int:
         """Stop: take no more jobs, give what runs `grace` seconds, then leave the rest to be resumed; how many that were."""

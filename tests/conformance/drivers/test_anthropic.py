@@ -201,7 +201,7 @@ async def test_answers_are_bounded_by_the_call_or_the_options_or_the_model(vendo
 
 
 @pytest.mark.parametrize(
-    ("effort", "tokens"), [("low", 4_096), ("medium", 10_240), ("high", 24_576), ("minimal", 1_024), ("none", None)]
+    ("effort", "tokens"), [("low", 4_000), ("medium", 10_000), ("high", 24_000), ("minimal", 1_024), ("none", None)]
 )
 async def test_effort_is_a_number_of_tokens_for_earlier_models(
     vendor: Vendor, connect: Connect, effort: str, tokens: int | None

@@ -167,6 +167,15 @@ CREATE TABLE pins (
     PRIMARY KEY (session_id, user_id)
 ){{clustered}};
 
+-- "Always allow" and "always reject", for a tool in a session.
+CREATE TABLE standing_approvals (
+    session_id TEXT NOT NULL,
+    tool_name TEXT NOT NULL,
+    org_id TEXT NOT NULL,
+    decision TEXT NOT NULL,
+    PRIMARY KEY (session_id, tool_name)
+){{clustered}};
+
 CREATE TABLE events (
     session_id TEXT NOT NULL,
     sequence BIGINT NOT NULL,

@@ -1,0 +1,86 @@
+"""Approvals: a person's word on tool calls that are held back."""
+
+from __future__ import annotations
+
+from perdure.app.messages import read_turn
+from perdure.app.services import App
+from perdure.app.sessions import write_at_head
+from perdure.domain.accounts import Caller
+from perdure.domain.errors import Conflict, InvalidInput
+from perdure.domain.events import Event, EventContext, NewEvent, SessionActivatedData, ToolCompletedData
+from perdure.domain.ids import span_of
+from perdure.domain.messages import TextPart
+from perdure.domain.times import Micros
+from perdure.domain.tools import APPROVAL_PREFIX, APPROVE, ApprovalDecision, Decision, SubmitApprovals, SubmittedToolResults
+from perdure.domain.turn import CallState, TurnState, open_approvals
+from perdure.store.bus import Appended
+from perdure.store.database import Tx
+from perdure.store.queue import Job
+from perdure.store.sessions import SessionRow, append, get_session, set_standing_approval
+
+REJECTED = "The user rejected this call."
+
+
+async def submit_approvals(app: App, caller: Caller, session_id: str, body: SubmitApprovals) -> SubmittedToolResults:
+    """Take decisions on some or all of the open questions; with the last one the turn goes on."""
+    now = app.now()
+
+    async def work(tx: Tx) -> tuple[SessionRow, tuple[Event, ...], int]:
+        row = await get_session(tx, caller.organization_id, session_id, lock=True)
+        state = await read_turn(tx, row)
+        open_calls = open_approvals(state)
+        if row.status != "waiting_for_tool_results" or not open_calls:
+            raise Conflict("the session does not wait for an approval", code="not_waiting_for_approval")
+        decided = _decided(open_calls, body.decisions)
+        for call, decision in decided:
+            if decision.endswith("_always"):
+                await set_standing_approval(tx, row, call.name, decision)
+        events = [event for call, decision in decided for event in _decision_events(state, call, decision, now)]
+        if len(decided) == len(open_calls):
+            data = SessionActivatedData(state.turn_id or "", state.input_message_id or "")
+            context = EventContext(state.turn_id, state.input_message_id, None, state.turn_id, span_of(state.turn_id or ""))
+            events.append(NewEvent("session.activated", data, context, now))
+            await app.queue.enqueue(tx, Job(row.org_id, row.id))
+        after, stored = await append(tx, row, events, now=now)
+        return after, stored, len(decided)
+
+    row, stored, count = await write_at_head(app, work)
+    app.bus.publish(Appended(row.id, row.head, stored))
+    return SubmittedToolResults(count, row.status)
+
+
+def _decided(calls: tuple[CallState, ...], decisions: tuple[ApprovalDecision, ...]) -> list[tuple[CallState, Decision]]:
+    """Each decided call, in the order of the calls. A standing decision covers every open call of the same tool."""
+    given: dict[str, Decision] = {}
+    by_id = {call.id: call for call in calls} | {f"{APPROVAL_PREFIX}{call.id}": call for call in calls}
+    for index, each in enumerate(decisions):
+        where = f"decisions[{index}].tool_call_id"
+        call = by_id.get(each.tool_call_id)
+        if call is None:
+            raise InvalidInput(f"`{where}`: no open question has this id", code="unknown_tool_call", field=where)
+        if call.id in given:
+            raise InvalidInput(f"`{where}`: this call is decided twice", code="repeated_tool_call", field=where)
+        given[call.id] = each.decision
+    standing = {call.name: given[call.id] for call in calls if given.get(call.id, "").endswith("_always")}
+    return [(call, given.get(call.id, standing.get(call.name))) for call in calls if call.id in given or call.name in standing]  # type: ignore[misc]
+
+
+def _decision_events(state: TurnState, call: CallState, decision: Decision, now: Micros) -> list[NewEvent]:
+    exec_id = state.exec_id or ""
+    context = EventContext(
+        state.turn_id, state.input_message_id, exec_id, state.turn_id, span_of(exec_id, call.id), span_of(exec_id, "act")
+    )
+    allowed = decision.startswith("allow")
+    answer = ToolCompletedData(
+        f"{APPROVAL_PREFIX}{call.id}",
+        APPROVE,
+        allowed,
+        "success" if allowed else "rejected",
+        (TextPart(decision),) if allowed else None,
+        None if allowed else REJECTED,
+    )
+    events = [NewEvent("tool.completed", answer, context, now)]
+    if not allowed:
+        rejected = ToolCompletedData(call.id, call.name, False, "rejected", error=REJECTED)
+        events.append(NewEvent("tool.completed", rejected, context, now))
+    return events

@@ -1,0 +1,45 @@
+"""Fixtures for suites that hold for every implementation of a port: `database` comes in both kinds."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from perdure.store.database import Database
+from perdure.store.migrate import migrate
+from tests.conformance.places import Place
+from tests.postgres_server import PostgresServer
+
+
+@pytest_asyncio.fixture(params=["sqlite", "postgres"])
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
+    """An empty database, not yet migrated, that a test may open several times."""
+    if request.param == "sqlite":
+        place = Place("sqlite", str(tmp_path / "perdure.db"))
+        yield place
+        await place.close()
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    place = Place("postgres", await server.create_database())
+    yield place
+    await place.close()
+    await server.drop_database(place.url)
+
+
+@pytest_asyncio.fixture
+async def database(place: Place) -> Database:
+    """A migrated database: SQLite, then PostgreSQL."""
+    database = await place.open()
+    await migrate(database)
+    return database
+
+
+@pytest_asyncio.fixture
+async def postgres_place(postgres_url: str) -> AsyncIterator[Place]:
+    """An empty PostgreSQL database, for tests of what only it does."""
+    place = Place("postgres", postgres_url)
+    yield place
+    await place.close()

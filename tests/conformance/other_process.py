@@ -1,0 +1,114 @@
+"""Another process on the same database, for tests that need a real one: `python -m tests.conformance.other_process`.
+
+It is told what to be, says what it does in lines on its standard output, and ends when its standard input does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from perdure.store.bus import Appended, Live
+from perdure.store.migrate import migrate
+from perdure.store.postgres_bus import PostgresBus
+from perdure.store.postgres_notify import open_notifier
+from perdure.store.postgres_queue import open_postgres_queue
+from perdure.store.queue import Job
+from tests.conformance.places import open_database, postgres, soon
+
+
+class Other:
+    """The test's end of it."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+
+    async def line(self) -> str:
+        """The next thing it says."""
+        assert self.process.stdout is not None
+        return (await soon(self.process.stdout.readline())).decode().strip()
+
+    async def kill(self) -> None:
+        """-9."""
+        self.process.kill()
+        await soon(self.process.wait())
+
+
+@asynccontextmanager
+async def other_process(*arguments: str) -> AsyncIterator[Other]:
+    """Another process, ended at the end of the block if it still runs."""
+    root = Path(__file__).parents[2]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", __name__, *arguments, stdin=PIPE, stdout=PIPE, cwd=root, env=dict(os.environ)
+    )
+    try:
+        yield Other(process)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        await soon(process.wait())
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+async def hear() -> AsyncIterator[str]:
+    """What the test says, line by line."""
+    loop = asyncio.get_running_loop()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        yield line.strip()
+
+
+async def migrating(url: str) -> None:
+    database = await open_database(url)
+    say("ready")
+    async for _ in hear():
+        say(",".join(await migrate(database)) or "nothing")
+    await database.close()
+
+
+async def working(url: str) -> None:
+    """Takes jobs and never finishes one."""
+    database = postgres(await open_database(url))
+    notifier = await open_notifier(database)
+    queue = await open_postgres_queue(database, notifier)
+
+    async def handle(job: Job) -> None:
+        say(f"{job.org_id} {job.session_id}")
+        await asyncio.Event().wait()
+
+    await queue.start(handle)
+    say("ready")
+    async for _ in hear():
+        pass
+    await queue.close()
+    await notifier.close()
+    await database.close()
+
+
+async def speaking(url: str, session_id: str) -> None:
+    """Says each line that it hears, as a runner would, and then that the log has grown."""
+    database = postgres(await open_database(url))
+    notifier = await open_notifier(database)
+    bus = PostgresBus(database, notifier)
+    say("ready")
+    whole = ""
+    async for line in hear():
+        before, whole = whole, whole + line
+        bus.publish(Live(session_id, "turn", "message", "text", 1, len(before), line, whole, context='{"turn_id":"t"}'))
+        bus.publish(Appended(session_id, len(whole)))
+    await bus.close()
+    await notifier.close()
+    await database.close()
+
+
+ROLES = {"migrate": migrating, "work": working, "speak": speaking}
+
+if __name__ == "__main__":
+    asyncio.run(ROLES[sys.argv[1]](*sys.argv[2:]))

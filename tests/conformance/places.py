@@ -1,0 +1,122 @@
+"""What the suites here share: fresh databases of both kinds, a wire that can be cut, and waiting without sleeping."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from perdure.store.database import Database
+from perdure.store.postgres import PostgresDatabase, open_postgres
+from perdure.store.sqlite import open_sqlite
+
+T = TypeVar("T")
+
+PATIENCE = 20.0
+"""Seconds after which what was to happen is held not to happen."""
+
+
+async def soon(what: Awaitable[T]) -> T:
+    """The result of something that must come about within `PATIENCE`."""
+    async with asyncio.timeout(PATIENCE):
+        return await what
+
+
+async def eventually(look: Callable[[], Awaitable[T]], done: Callable[[T], bool] = bool) -> T:
+    """Look again and again until what is seen is `done`."""
+    async with asyncio.timeout(PATIENCE):
+        while not done(seen := await look()):
+            await asyncio.sleep(0.01)
+        return seen
+
+
+class Place:
+    """Where a fresh database is. Each `open` is a `Database` of its own, as another process would have it."""
+
+    def __init__(self, kind: str, url: str) -> None:
+        self.kind = kind
+        self.url = url
+        self._opened: list[Database] = []
+
+    async def open(self) -> Database:
+        database = await open_database(self.url)
+        self._opened.append(database)
+        return database
+
+    async def close(self) -> None:
+        for database in self._opened:
+            await database.close()
+
+
+async def open_database(url: str) -> Database:
+    """The database at a `postgresql://` URL, or in a file at a path."""
+    if url.startswith("postgresql://"):
+        return await open_postgres(url, min_size=1, max_size=8)
+    return await open_sqlite(Path(url))
+
+
+def postgres(database: Database) -> PostgresDatabase:
+    """The same database, for tests of what only PostgreSQL does."""
+    assert isinstance(database, PostgresDatabase)
+    return database
+
+
+class Wire:
+    """A TCP relay before a server: `cut` breaks every connection and refuses new ones, `mend` lets them in again."""
+
+    def __init__(self, url: str) -> None:
+        self._target = urlsplit(url)
+        self._server: asyncio.Server | None = None
+        self._port = 0
+        self._pumps: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        user = self._target.netloc.rpartition("@")[0]
+        return urlunsplit(self._target._replace(netloc=f"{user}@127.0.0.1:{self._port}"))
+
+    async def mend(self) -> None:
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for pump in list(self._pumps):
+            pump.cancel()
+        if self._pumps:
+            await asyncio.wait(self._pumps)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(self._target.hostname, self._target.port)
+        pumps = [asyncio.create_task(_pump(reader, there[1])), asyncio.create_task(_pump(there[0], writer))]
+        self._pumps.update(pumps)
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            for end in (writer, there[1]):
+                end.transport.abort()
+            self._pumps.difference_update(pumps)
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+
+
+@asynccontextmanager
+async def wire_to(url: str) -> AsyncIterator[Wire]:
+    """A whole wire to the server of this URL."""
+    wire = Wire(url)
+    await wire.mend()
+    try:
+        yield wire
+    finally:
+        await wire.cut()

@@ -1,0 +1,460 @@
+"""The Database port: what holds for both databases, then what each of them does by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perdure.domain.errors import InvalidInput, Unavailable
+from perdure.store.database import LOCK_ROW, Database, Tx
+from perdure.store.migrate import WORDS
+from perdure.store.postgres import numbered, open_postgres
+from perdure.store.sqlite import open_sqlite
+from tests.conformance.places import Place, postgres, soon, wire_to
+
+INSERT = "INSERT INTO things (id, text, number, data) VALUES (?, ?, ?, ?)"
+MOVE = "UPDATE heads SET head = ?, note = ? WHERE id = ? AND head = ?"
+LOG = "INSERT INTO log (id, sequence, text, data, note)"
+
+
+@pytest.fixture
+async def store(place: Place) -> Database:
+    """A database with a few plain tables."""
+    database = await place.open()
+    blob = WORDS[database.dialect]["blob"]
+
+    async def body(tx: Tx) -> None:
+        await tx.run(f"CREATE TABLE things (id TEXT PRIMARY KEY, text TEXT, number BIGINT, data {blob})")
+        await tx.run("CREATE TABLE heads (id TEXT PRIMARY KEY, head BIGINT NOT NULL, note TEXT)")
+        await tx.run(
+            f"CREATE TABLE log (id TEXT NOT NULL, sequence BIGINT NOT NULL, text TEXT NOT NULL, data {blob}, note TEXT,"
+            " PRIMARY KEY (id, sequence))"
+        )
+
+    await database.write(body)
+    return database
+
+
+def adding(name: str, number: int = 0, then: Exception | None = None) -> Callable[[Tx], Awaitable[str]]:
+    """A body that adds a thing and, perhaps, fails."""
+
+    async def body(tx: Tx) -> str:
+        await tx.run(INSERT, name, None, number, None)
+        if then is not None:
+            raise then
+        return name
+
+    return body
+
+
+async def rows(database: Database, sql: str, *args: Any) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in await database.read(lambda tx: tx.all(sql, *args))]
+
+
+async def names(database: Database) -> set[str]:
+    return {row[0] for row in await rows(database, "SELECT id FROM things")}
+
+
+async def test_what_a_transaction_wrote_is_read_afterwards_by_everybody(store: Database, place: Place) -> None:
+    assert await store.write(adding("a", 7)) == "a"
+    other = await place.open()
+    for database in (store, other):
+        assert await rows(database, "SELECT id, number FROM things") == [("a", 7)]
+        assert await database.read(lambda tx: tx.one("SELECT 1 FROM things WHERE id = ?", "b")) is None
+
+
+async def test_a_body_that_raises_changes_nothing(store: Database) -> None:
+    with pytest.raises(InvalidInput, match="no good"):
+        await store.write(adding("a", then=InvalidInput("no good")))
+    assert await names(store) == set()
+
+
+async def test_a_statement_that_fails_undoes_its_whole_transaction(store: Database) -> None:
+    await store.write(adding("a"))
+
+    async def body(tx: Tx) -> None:
+        await tx.run(INSERT, "b", None, 0, None)
+        await tx.run(INSERT, "a", None, 0, None)
+
+    with pytest.raises(Exception, match=r"(?i)unique"):
+        await store.write(body)
+    assert await names(store) == {"a"}
+
+
+async def test_transactions_that_fail_do_not_hurt_those_beside_them(store: Database) -> None:
+    trouble = [InvalidInput("no") if number % 3 == 0 else None for number in range(60)]
+    bodies = [adding(f"t{number}", number, then) for number, then in enumerate(trouble)]
+    results = await soon(asyncio.gather(*map(store.write, bodies), return_exceptions=True))
+    for number, result in enumerate(results):
+        assert isinstance(result, InvalidInput) if number % 3 == 0 else result == f"t{number}"
+    assert await names(store) == {f"t{number}" for number in range(60) if number % 3}
+
+
+async def test_rivals_for_a_row_lose_no_update(store: Database) -> None:
+    await store.write(adding("counter", 0))
+
+    async def body(tx: Tx) -> None:
+        row = await tx.one("SELECT number FROM things WHERE id = ?" + LOCK_ROW[tx.dialect], "counter")
+        assert row is not None
+        await tx.run("UPDATE things SET number = ? WHERE id = ?", row[0] + 1, "counter")
+
+    await soon(asyncio.gather(*(store.write(body) for _ in range(50))))
+    assert await rows(store, "SELECT number FROM things") == [(50,)]
+
+
+async def test_a_call_after_the_commit_finds_it_durable(store: Database, place: Place) -> None:
+    other = await place.open()
+    seen: asyncio.Queue[set[str]] = asyncio.Queue()
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def look() -> None:
+        seen.put_nowait(await names(other))
+
+    async def body(tx: Tx) -> None:
+        tx.after_commit(lambda: tasks.add(asyncio.create_task(look())))
+        await tx.run(INSERT, "a", None, 0, None)
+
+    await store.write(body)
+    assert await soon(seen.get()) == {"a"}
+
+
+async def test_a_call_after_the_commit_is_not_made_when_there_is_none(store: Database) -> None:
+    calls: list[str] = []
+
+    async def body(tx: Tx) -> None:
+        tx.after_commit(lambda: calls.append("failed"))
+        raise InvalidInput("no")
+
+    async def good(tx: Tx) -> None:
+        await tx.run(INSERT, "a", None, 0, None)
+        tx.after_commit(lambda: calls.append("first"))
+        tx.after_commit(lambda: calls.append("second"))
+
+    results = await asyncio.gather(store.write(body), store.write(good), return_exceptions=True)
+    assert isinstance(results[0], InvalidInput)
+    assert calls == ["first", "second"]
+
+
+async def test_a_call_after_the_commit_that_fails_spoils_nothing(store: Database, caplog: pytest.LogCaptureFixture) -> None:
+    called = asyncio.Event()
+
+    def fail() -> None:
+        raise ValueError("spoilt")
+
+    async def body(tx: Tx) -> str:
+        tx.after_commit(fail)
+        tx.after_commit(called.set)
+        await tx.run(INSERT, "a", None, 0, None)
+        return "done"
+
+    assert await soon(asyncio.gather(store.write(body), store.write(adding("b")))) == ["done", "b"]
+    assert called.is_set()
+    assert "spoilt" in caplog.text
+
+
+async def test_a_cancelled_caller_leaves_a_whole_transaction(store: Database) -> None:
+    done = asyncio.Event()
+
+    async def body(tx: Tx) -> None:
+        for number in range(10):
+            await tx.run(INSERT, f"t{number}", None, number, None)
+        tx.after_commit(done.set)
+
+    task = asyncio.create_task(store.write(body))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await soon(done.wait())
+    assert len(await names(store)) == 10
+
+
+async def appending(tx: Tx, expected: int, texts: list[str], note: str | None = None) -> bool:
+    head = expected + len(texts)
+    new = [("s", expected + place, text, text.encode(), note) for place, text in enumerate(texts, 1)]
+    return await tx.append(MOVE, (head, note, "s", expected), LOG, new)
+
+
+async def test_an_append_moves_the_head_and_adds_its_rows_in_order(store: Database) -> None:
+    await store.write(lambda tx: tx.run("INSERT INTO heads VALUES ('s', 0, NULL)"))
+    assert await store.write(lambda tx: appending(tx, 0, ["a?", "b'"]))
+    assert await store.write(lambda tx: appending(tx, 2, ["c"], "what is ?"))
+    assert await rows(store, "SELECT * FROM heads") == [("s", 3, "what is ?")]
+    assert await rows(store, "SELECT * FROM log ORDER BY sequence") == [
+        ("s", 1, "a?", b"a?", None),
+        ("s", 2, "b'", b"b'", None),
+        ("s", 3, "c", b"c", "what is ?"),
+    ]
+
+
+async def test_an_append_that_names_another_head_adds_nothing(store: Database) -> None:
+    await store.write(lambda tx: tx.run("INSERT INTO heads VALUES ('s', 0, NULL)"))
+    assert not await store.write(lambda tx: appending(tx, 1, ["a"]))
+    assert not await store.write(lambda tx: appending(tx, 1, []))
+    assert await rows(store, "SELECT * FROM heads") == [("s", 0, None)]
+    assert await rows(store, "SELECT * FROM log") == []
+
+
+async def test_an_append_without_rows_is_the_guarded_update(store: Database) -> None:
+    await store.write(lambda tx: tx.run("INSERT INTO heads VALUES ('s', 0, NULL)"))
+    assert await store.write(lambda tx: appending(tx, 0, [], "seen"))
+    assert await rows(store, "SELECT * FROM heads") == [("s", 0, "seen")]
+
+
+async def test_fifty_writers_at_once_leave_a_log_without_a_gap(store: Database) -> None:
+    await store.write(lambda tx: tx.run("INSERT INTO heads VALUES ('s', 0, NULL)"))
+
+    async def writer(me: int) -> None:
+        for turn in range(4):
+            texts = [f"{me}/{turn}/{part}" for part in range(1 + turn % 3)]
+            while True:
+                head = (await rows(store, "SELECT head FROM heads"))[0][0]
+                if await store.write(lambda tx, head=head, texts=texts: appending(tx, head, texts)):  # type: ignore[misc]
+                    break
+
+    await soon(asyncio.gather(*map(writer, range(50))))
+    log = await rows(store, "SELECT sequence, text FROM log ORDER BY sequence")
+    assert [sequence for sequence, _ in log] == list(range(1, 50 * 7 + 1))
+    assert await rows(store, "SELECT head FROM heads") == [(350,)]
+    assert {text for _, text in log} == {f"{me}/{t}/{p}" for me in range(50) for t in range(4) for p in range(1 + t % 3)}
+    # What one append added stands together, in its own order.
+    places = {text: sequence for sequence, text in log}
+    assert all(places[f"{me}/2/{part}"] == places[f"{me}/2/0"] + part for me in range(50) for part in range(3))
+
+
+TEXTS = [
+    "",
+    "plain",
+    'it\'s a "quoted" \\ ? % _ $1 text\r\n\t',
+    "Grüße, 世界, мир, עולם, \N{GRINNING FACE}\N{FAMILY}\N{MUSICAL SYMBOL G CLEF}e\N{COMBINING ACUTE ACCENT}\ufeff",
+    json.dumps({"nul": "a\0b", "escape": "\x1b", "high": "\N{GRINNING FACE}"}),
+    "\x01\x1f\x7f\x85\u2028\ufffd\uffff\U0010ffff",
+    "x" * 3_000_000,
+]
+
+
+async def test_texts_and_bytes_come_back_as_they_were(store: Database) -> None:
+    blobs = [b"", bytes(range(256)) * 8_000, None]
+    numbers = [0, -1, 2**62, -(2**63), None]
+    written = [(f"t{place}", TEXTS[place], numbers[place % len(numbers)], blobs[place % len(blobs)]) for place in range(len(TEXTS))]
+    await store.write(lambda tx: tx.run_many(INSERT, written))
+    assert await rows(store, "SELECT id, text, number, data FROM things ORDER BY id") == written
+    for _, text, _, _ in written:
+        assert await rows(store, "SELECT COUNT(*) FROM things WHERE text = ?", text) == [(1,)]
+
+
+async def test_statements_tell_how_many_rows_they_touched(store: Database) -> None:
+    async def body(tx: Tx) -> list[Any]:
+        await tx.run_many(INSERT, [(f"t{number}", "?", number, None) for number in range(5)])
+        return [
+            await tx.run("UPDATE things SET text = 'why?' WHERE number >= ?", 2),
+            await tx.run(INSERT + " ON CONFLICT (id) DO NOTHING", "t1", None, 1, None),
+            await tx.run(INSERT + " ON CONFLICT (id) DO UPDATE SET number = excluded.number", "t1", None, 9, None),
+            await tx.run("DELETE FROM things WHERE number > ?", 100),
+            [tuple(row) for row in await tx.all("DELETE FROM things WHERE number = ? RETURNING id, text", 9)],
+        ]
+
+    assert await store.write(body) == [3, 0, 1, 0, [("t1", "?")]]
+
+
+async def test_a_long_read_sees_the_same(store: Database) -> None:
+    await store.write(adding("a"))
+    body: Callable[[Tx], Awaitable[Any]] = lambda tx: tx.one("SELECT id FROM things")  # noqa: E731 - one body, two ways
+    for found in await asyncio.gather(*(store.read(body, long=number % 2 == 0) for number in range(8))):
+        assert tuple(found) == ("a",)
+
+
+async def test_closing_finishes_what_was_begun_and_refuses_the_rest(store: Database, place: Place) -> None:
+    writes = [asyncio.create_task(store.write(adding(f"t{number}"))) for number in range(20)]
+    await asyncio.sleep(0)
+    await soon(store.close())
+    await soon(asyncio.gather(*writes))
+    await store.close()
+    with pytest.raises(Unavailable):
+        await store.write(adding("late"))
+    with pytest.raises(Unavailable):
+        await names(store)
+    assert len(await names(await place.open())) == 20
+
+
+# --- SQLite ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_file_that_is_no_database_is_refused_with_a_reason(tmp_path: Path) -> None:
+    path = tmp_path / "perdure.db"
+    path.write_bytes(b"something else entirely, and long enough to be looked at" * 100)
+    with pytest.raises(Unavailable, match=r"perdure\.db"):
+        await open_sqlite(path)
+
+
+async def test_a_new_file_is_only_its_owners(tmp_path: Path) -> None:
+    database = await open_sqlite(tmp_path / "data" / "perdure.db")
+    await database.close()
+    assert (tmp_path / "data" / "perdure.db").stat().st_mode & 0o077 == 0
+
+
+async def test_a_body_that_waits_for_something_else_is_refused_on_sqlite(tmp_path: Path) -> None:
+    database = await open_sqlite(tmp_path / "perdure.db")
+
+    async def body(tx: Tx) -> None:
+        await asyncio.sleep(0)
+
+    with pytest.raises(RuntimeError, match="await nothing but its transaction"):
+        await database.write(body)
+    await database.close()
+
+
+# --- PostgreSQL -----------------------------------------------------------------------------------------------------
+
+
+def test_question_marks_become_numbers_except_in_quotes() -> None:
+    assert numbered("SELECT ? WHERE a = '?''?' AND b = ?") == "SELECT $1 WHERE a = '?''?' AND b = $2"
+    assert numbered("SELECT 1") == "SELECT 1"
+
+
+async def test_connections_that_the_server_ended_are_replaced_unseen(postgres_place: Place) -> None:
+    database, other = await postgres_place.open(), await postgres_place.open()
+    await database.write(lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BYTEA)"))
+    await asyncio.gather(*(database.read(lambda tx: tx.one("SELECT 1")) for _ in range(8)))
+    ended = await other.read(
+        lambda tx: tx.all(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    )
+    assert ended
+    await soon(asyncio.gather(*(database.write(adding(f"t{number}")) for number in range(20))))
+    assert len(await names(database)) == 20
+
+
+async def test_a_transaction_cut_off_in_the_middle_is_run_again(postgres_place: Place) -> None:
+    database, other = await postgres_place.open(), await postgres_place.open()
+    await database.write(lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BYTEA)"))
+    runs: list[int] = []
+
+    async def body(tx: Tx) -> None:
+        await tx.run(INSERT, "a", None, 0, None)
+        row = await tx.one("SELECT pg_backend_pid()")
+        assert row is not None
+        runs.append(row[0])
+        if len(runs) == 1:
+            await other.read(lambda tx: tx.one("SELECT pg_terminate_backend(?, 5000)", runs[0]))
+        await tx.run(INSERT, "b", None, 0, None)
+
+    await soon(database.write(body))
+    assert len(runs) == 2
+    assert await rows(database, "SELECT id FROM things") == [("a",), ("b",)]
+
+
+async def test_while_the_server_is_away_callers_are_told_and_later_served(postgres_place: Place) -> None:
+    async with wire_to(postgres_place.url) as wire:
+        database = await open_postgres(wire.url, min_size=2, max_size=4)
+        await wire.cut()
+        with pytest.raises(Unavailable):
+            await soon(database.read(lambda tx: tx.one("SELECT 1")))
+        with pytest.raises(Unavailable):
+            await soon(database.write(lambda tx: tx.run("CREATE TABLE lost (id TEXT)")))
+        await wire.mend()
+        assert await soon(database.read(lambda tx: tx.one("SELECT to_regclass('lost')"))) == (None,)
+        await database.write(lambda tx: tx.run("CREATE TABLE kept (id TEXT)"))
+        await database.close()
+
+
+async def test_a_deadlock_is_resolved_by_running_one_body_again(postgres_place: Place) -> None:
+    database = await postgres_place.open()
+    await database.write(lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BYTEA)"))
+    await database.write(lambda tx: tx.run_many(INSERT, [("a", None, 0, None), ("b", None, 0, None)]))
+    both = asyncio.Barrier(2)
+    runs: list[str] = []
+
+    def crossing(first: str, second: str) -> Callable[[Tx], Awaitable[None]]:
+        async def body(tx: Tx) -> None:
+            runs.append(first)
+            await tx.run("UPDATE things SET number = number + 1 WHERE id = ?", first)
+            if len(runs) <= 2:
+                await both.wait()
+            await tx.run("UPDATE things SET number = number + 1 WHERE id = ?", second)
+
+        return body
+
+    await soon(asyncio.gather(database.write(crossing("a", "b")), database.write(crossing("b", "a"))))
+    assert len(runs) == 3
+    assert await rows(database, "SELECT number FROM things") == [(2,), (2,)]
+
+
+async def test_a_statement_that_takes_too_long_is_ended_and_the_url_may_say_how_long(postgres_place: Place) -> None:
+    database = await open_postgres(postgres_place.url + "?statement_timeout=50", min_size=1, max_size=1)
+    with pytest.raises(Unavailable, match="too busy"):
+        await soon(database.write(lambda tx: tx.one("SELECT pg_sleep(60)")))
+    assert await soon(database.read(lambda tx: tx.one("SHOW statement_timeout"))) == ("50ms",)
+    await database.close()
+
+
+async def test_a_lock_that_is_not_let_go_makes_others_unavailable_not_stuck(postgres_place: Place) -> None:
+    holder = await postgres_place.open()
+    await holder.write(lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BYTEA)"))
+    await holder.write(adding("a"))
+    rival = await open_postgres(postgres_place.url + "?lock_timeout=50", min_size=1, max_size=1)
+    held, free = asyncio.Event(), asyncio.Event()
+
+    async def holding(tx: Tx) -> None:
+        await tx.one("SELECT 1 FROM things FOR UPDATE")
+        held.set()
+        await free.wait()
+
+    task = asyncio.create_task(holder.write(holding))
+    await soon(held.wait())
+    with pytest.raises(Unavailable):
+        await soon(rival.write(lambda tx: tx.run("UPDATE things SET number = 1")))
+    free.set()
+    await soon(task)
+    assert await soon(rival.write(lambda tx: tx.run("UPDATE things SET number = 1"))) == 1
+    await rival.close()
+
+
+async def test_a_transaction_that_idles_is_ended_by_the_server_and_its_locks_with_it(postgres_place: Place) -> None:
+    url = postgres_place.url + "?idle_in_transaction_session_timeout=50"
+    database, other = await open_postgres(url, min_size=1, max_size=1), await postgres_place.open()
+    await other.write(lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BYTEA)"))
+    await other.write(adding("a"))
+    held = asyncio.Event()
+
+    async def idling(tx: Tx) -> None:
+        await tx.one("SELECT 1 FROM things FOR UPDATE")
+        if not held.is_set():
+            held.set()
+            await other.write(lambda tx: tx.run("UPDATE things SET number = 5"))
+        await tx.run("UPDATE things SET number = number + 1")
+
+    await soon(database.write(idling))
+    assert await rows(other, "SELECT number FROM things") == [(6,)]
+    await database.close()
+
+
+async def test_a_refused_connection_is_told_without_the_password(postgres_place: Place) -> None:
+    user, _, rest = postgres_place.url.removeprefix("postgresql://").partition(":")
+    address = rest.rpartition("@")[2]
+    for url in (f"postgresql://{user}:s3cret-s3cret@{address}", "postgresql://u:s3cret-s3cret@127.0.0.1:1/db"):
+        with pytest.raises(Unavailable) as caught:
+            await soon(open_postgres(url))
+        assert "s3cret" not in caught.value.message
+        assert caught.value.retryable
+
+
+async def test_without_the_driver_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    with pytest.raises(Unavailable, match=r"perdure\[postgres\]"):
+        await open_postgres("postgresql://somewhere/else")
+
+
+async def test_connections_say_whose_they_are_and_leave_nothing_behind(postgres_place: Place) -> None:
+    database = postgres(await postgres_place.open())
+    assert await database.read(lambda tx: tx.one("SHOW application_name")) == ("perdure",)
+    connection = await database.connect(application_name="other")
+    assert await connection.fetchval("SHOW application_name") == "other"
+    await connection.close()
