@@ -31,7 +31,10 @@ TOOL = "get_current_time"
 _ORDER = re.compile(rb"bench\(([^)]*)\)")
 _RESULT = re.compile(rb'"role"\s*:\s*"tool"')
 _ROLE = re.compile(rb'"role"\s*:')
-_CHUNK = '{"id":"chat-1","object":"chat.completion.chunk","created":1,"model":"bench","choices":[{"index":0,"delta":%s,"finish_reason":%s}]}'
+_CHUNK = (
+    '{"id":"chat-1","object":"chat.completion.chunk","created":1,"model":"bench","choices":[{"index":0,"delta":%s,'
+    '"finish_reason":%s}]}'
+)
 _USAGE = (
     '{"id":"chat-1","object":"chat.completion.chunk","created":1,"model":"bench","choices":[],"usage":{"prompt_tokens":100,'
     '"completion_tokens":%d,"total_tokens":%d,"prompt_tokens_details":{"cached_tokens":60}}}'
@@ -50,14 +53,15 @@ class Script(Struct, frozen=True):
         return f"bench(tools={self.tools} tokens={self.tokens} every={self.every:g} first={self.first:g})"
 
 
-class Stats(Struct):
+class Stats(Struct, omit_defaults=True):
     """What has come in since the start."""
 
     calls: int = 0
     open: int = 0
     most_open: int = 0
-    last_messages: int = 0
-    last_bytes: int = 0
+    messages: int = 0
+    size: int = 0
+    last: bytes = b""
 
 
 def script_of(body: bytes) -> tuple[Script, int]:
@@ -90,6 +94,7 @@ class _Call:
         self._sent = 0
         self._loop = asyncio.get_running_loop()
         self._began = 0.0
+        self.over = False
         self._timer = self._loop.call_later(script.first / 1000, self._begin) if script.first else None
         if self._timer is None:
             self._begin()
@@ -134,6 +139,7 @@ class _Call:
     def _finish(self, reason: str) -> None:
         tokens = self._script.tokens
         self._talk.write(_delta("{}", f'"{reason}"') + _event(_USAGE % (tokens, 100 + tokens)) + _event("[DONE]") + b"0\r\n\r\n")
+        self.over = True
         self._talk.done()
 
 
@@ -183,12 +189,15 @@ class _Talk(asyncio.Protocol):
         stats.calls += 1
         stats.open += 1
         stats.most_open = max(stats.most_open, stats.open)
-        stats.last_messages, stats.last_bytes = len(_ROLE.findall(body)), len(body)
+        stats.last = body
         script, rounds = script_of(body)
-        self._call = _Call(self, script, rounds, stats.calls)
+        call = _Call(self, script, rounds, stats.calls)
+        self._call = None if call.over else call
 
     def _tell(self) -> None:
-        body = msgspec.json.encode(self._stats)
+        stats = self._stats
+        told = Stats(stats.calls, stats.open, stats.most_open, len(_ROLE.findall(stats.last)), len(stats.last))
+        body = msgspec.json.encode(told)
         head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         self._transport.write(head.encode() + body)
 

@@ -31,6 +31,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         model_attempts: how often a model call is tried.
         client_tool_timeout_seconds: how long a caller may take to answer its tool calls.
         approval_timeout_seconds: how long a person may take to allow a tool call.
+        rate_limit: requests a second for each access token, on average; twice as many at once; 0 for no limit.
         log_level: debug, info, warning or error.
     """
 
@@ -47,6 +48,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     model_attempts: int = 5
     client_tool_timeout_seconds: float = 300.0
     approval_timeout_seconds: float = 900.0
+    rate_limit: float = 0.0
     log_level: str = "info"
 
     @property

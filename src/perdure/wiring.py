@@ -17,20 +17,25 @@ from typing import IO, Any
 
 import uvicorn
 from msgspec import Struct
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from perdure import __version__
+from perdure.api import accounts as account_routes
 from perdure.api import agents as agent_routes
 from perdure.api import messages as message_routes
 from perdure.api import providers as provider_routes
 from perdure.api import sessions as session_routes
 from perdure.api.http import Api, Authenticate, Route
+from perdure.api.limits import RateLimit
 from perdure.api.openapi import build_document
+from perdure.api.sse import EXTENSION
 from perdure.api.system import document_routes, health_route
-from perdure.app.accounts import authenticate, bootstrap, create_token, login_required
+from perdure.app.accounts import bootstrap
+from perdure.app.login import authenticate, caller_in, create_token, login_required
 from perdure.app.services import App
 from perdure.capabilities.registry import Registry
-from perdure.domain.accounts import Caller
-from perdure.domain.errors import Forbidden, InvalidInput, Unavailable
+from perdure.domain.accounts import Caller, CreateToken
+from perdure.domain.errors import Forbidden, Unavailable
 from perdure.engine.histories import Histories
 from perdure.engine.services import Engine, Policy, SystemClock
 from perdure.llm.driver import Driver, ProviderConfig
@@ -165,28 +170,31 @@ async def _open_store(settings: Settings, stack: contextlib.AsyncExitStack) -> t
     return postgres, bus, queue
 
 
-def authenticator(app: App, owner: Caller, *, login: bool) -> Authenticate:
+def authenticator(app: App, owner: Caller, limit: RateLimit, *, login: bool) -> Authenticate:
     """How requests are authenticated: by token, or, on loopback without any token, as the owner."""
 
     async def by_token(headers: dict[bytes, bytes]) -> Caller:
-        authorization, organization = headers.get(b"authorization"), headers.get(b"x-org-id")
-        return await authenticate(
-            app,
-            None if authorization is None else authorization.decode("latin-1"),
-            None if organization is None else organization.decode("latin-1"),
-        )
+        authorization = _text(headers, b"authorization")
+        caller = await authenticate(app, authorization, _text(headers, b"x-org-id"))
+        limit.take(authorization or "")
+        return caller
 
     async def as_owner(headers: dict[bytes, bytes]) -> Caller:
         # Without a login, a web page in the user's browser must not get in: it would come under a name of its own.
-        host = headers.get(b"host", b"").decode("latin-1").rsplit(":", 1)[0]
+        host = (_text(headers, b"host") or "").rsplit(":", 1)[0]
         if host not in LOOPBACK_NAMES:
             raise Forbidden("without a login this server answers only to localhost", code="host_not_allowed")
-        organization = headers.get(b"x-org-id")
-        if organization is not None and organization.decode("latin-1") != owner.organization_id:
-            raise InvalidInput("there is no such organization here", code="invalid_id", field="X-Org-Id")
-        return owner
+        organization = _text(headers, b"x-org-id")
+        if organization is None or organization == owner.organization_id:
+            return owner
+        return await app.database.read(lambda tx: caller_in(tx, owner.user_id, organization))
 
     return by_token if login else as_owner
+
+
+def _text(headers: dict[bytes, bytes], name: bytes) -> str | None:
+    value = headers.get(name)
+    return None if value is None else value.decode("latin-1")
 
 
 def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[], int]) -> tuple[Route, ...]:
@@ -204,11 +212,20 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *message_routes.ROUTES,
         message_routes.stream_route(stream),
         *agent_routes.ROUTES,
+        *account_routes.ROUTES,
         *provider_routes.ROUTES,
         health_route(running),
         *document_routes(made),
     )
     return routes
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's, with a way for a route to give up a connection whose client reads nothing: closing would wait for it."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {EXTENSION: {"abort": self.transport.abort}}
 
 
 class _Server(uvicorn.Server):
@@ -243,7 +260,7 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
         sweep = Sweep(parts.engine, worker)
         closing = asyncio.Event()
         routes = all_routes(settings, closing, lambda: worker.running)
-        api = Api(parts.app, routes, authenticator(parts.app, owner, login=login))
+        api = Api(parts.app, routes, authenticator(parts.app, owner, RateLimit(settings.rate_limit), login=login))
         listener = _listen(settings)
         await worker.start()
         await sweep.once(stale_after=0 if parts.database.dialect == "sqlite" else 10_000_000)
@@ -278,7 +295,7 @@ async def _run(
     settings: Settings, api: Api, listener: socket.socket, worker: Worker, closing: asyncio.Event, announce: Callable[[str], None]
 ) -> None:
     config = uvicorn.Config(
-        api, lifespan="off", log_config=None, access_log=False, http="httptools", ws="none", server_header=False, date_header=False,
+        api, lifespan="off", log_config=None, access_log=False, http=_Protocol, ws="none", server_header=False, date_header=False,
         timeout_keep_alive=75, timeout_graceful_shutdown=5, backlog=4096, limit_concurrency=None,
     )  # fmt: skip
     server = _Server(config)
@@ -316,4 +333,5 @@ async def create_key(settings: Settings, name: str) -> str:
     """A new access token of the first organization's owner; from the first one on, requests need a login."""
     async with open_parts(settings) as parts:
         owner = await bootstrap(parts.app)
-        return await create_token(parts.app, owner, name)
+        token = await create_token(parts.app, owner, CreateToken(name))
+        return token.token or ""

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from perdure.domain.events import Event
 from perdure.store.bus import Appended, Live
 from perdure.store.migrate import migrate
 from perdure.store.postgres_bus import PostgresBus
@@ -102,7 +103,8 @@ async def speaking(url: str, session_id: str) -> None:
     async for line in hear():
         before, whole = whole, whole + line
         bus.publish(Live(session_id, "turn", "message", "text", 1, len(before), line, whole, context='{"turn_id":"t"}'))
-        bus.publish(Appended(session_id, len(whole)))
+        grown = Event("event", session_id, len(whole), "input.message", 0, "{}", "{}", None, None)
+        bus.publish(Appended(session_id, len(whole), (grown,)))
     await bus.close()
     await notifier.close()
     await database.close()

@@ -207,6 +207,24 @@ async def test_an_append_without_rows_is_the_guarded_update(store: Database) -> 
     assert await rows(store, "SELECT * FROM heads") == [("s", 0, "seen")]
 
 
+async def test_a_single_write_is_an_append_like_any_other(store: Database) -> None:
+    await store.write(lambda tx: tx.run("INSERT INTO heads VALUES ('s', 0, NULL)"), single=True)
+    called: list[int] = []
+
+    async def body(tx: Tx) -> int | None:
+        if await appending(tx, 0, ["a", "b"]):
+            tx.after_commit(lambda: called.append(1))
+            return None
+        row = await tx.one("SELECT head FROM heads")
+        assert row is not None
+        return int(row[0])
+
+    assert await store.write(body, single=True) is None
+    assert await store.write(body, single=True) == 2
+    assert called == [1]
+    assert await rows(store, "SELECT sequence FROM log ORDER BY sequence") == [(1,), (2,)]
+
+
 async def test_fifty_writers_at_once_leave_a_log_without_a_gap(store: Database) -> None:
     await store.write(lambda tx: tx.run("INSERT INTO heads VALUES ('s', 0, NULL)"))
 
@@ -215,7 +233,7 @@ async def test_fifty_writers_at_once_leave_a_log_without_a_gap(store: Database) 
             texts = [f"{me}/{turn}/{part}" for part in range(1 + turn % 3)]
             while True:
                 head = (await rows(store, "SELECT head FROM heads"))[0][0]
-                if await store.write(lambda tx, head=head, texts=texts: appending(tx, head, texts)):  # type: ignore[misc]
+                if await store.write(lambda tx, head=head, texts=texts: appending(tx, head, texts), single=turn % 2 == 0):  # type: ignore[misc]
                     break
 
     await soon(asyncio.gather(*map(writer, range(50))))
@@ -349,6 +367,21 @@ async def test_a_transaction_cut_off_in_the_middle_is_run_again(postgres_place: 
     await soon(database.write(body))
     assert len(runs) == 2
     assert await rows(database, "SELECT id FROM things") == [("a",), ("b",)]
+
+
+async def test_a_single_write_that_is_more_is_refused_before_it_does_harm(postgres_place: Place) -> None:
+    database = await postgres_place.open()
+    await database.write(lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BYTEA)"))
+
+    async def two(tx: Tx) -> None:
+        await adding("a")(tx)
+        await adding("b")(tx)
+
+    with pytest.raises(RuntimeError, match="one statement"):
+        await database.write(two, single=True)
+    with pytest.raises(RuntimeError, match="one statement"):
+        await database.write(lambda tx: tx.run_many(INSERT, []), single=True)
+    assert await names(database) == {"a"}
 
 
 async def test_while_the_server_is_away_callers_are_told_and_later_served(postgres_place: Place) -> None:

@@ -49,6 +49,10 @@ async def update(client: Client) -> Any:
     return await client.update_session(SESSION_ID, title="x")
 
 
+async def cancel(client: Client) -> Any:
+    return await client.cancel(SESSION_ID)
+
+
 async def pin(client: Client) -> Any:
     return await client.pin_session(SESSION_ID)
 
@@ -128,8 +132,8 @@ async def test_the_same_key_goes_with_every_attempt_to_send_a_message() -> None:
 
 @pytest.mark.parametrize(
     ("call", "ok"),
-    [(get, answers(200, SESSION)), (pin, answers(204)), (send_hi, answers(201, MESSAGE))],
-    ids=["GET", "PUT", "a message"],
+    [(get, answers(200, SESSION)), (pin, answers(204)), (send_hi, answers(201, MESSAGE)), (create, answers(201, SESSION))],
+    ids=["GET", "PUT", "a message", "a new session"],
 )
 @pytest.mark.parametrize("trouble", [cuts(), answers(503, {}), answers(429, {})], ids=["cut", "503", "429"])
 async def test_what_may_be_repeated_is_sent_again(call: Callable[[Client], Awaitable[Any]], ok: Handler, trouble: Handler) -> None:
@@ -138,7 +142,7 @@ async def test_what_may_be_repeated_is_sent_again(call: Callable[[Client], Await
     assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize("call", [create, update], ids=["POST", "PATCH"])
+@pytest.mark.parametrize("call", [cancel, update], ids=["POST", "PATCH"])
 async def test_what_must_not_be_repeated_is_not(call: Callable[[Client], Awaitable[Any]]) -> None:
     async with FakeServer(cuts()) as server, Client(server.url) as client:
         with pytest.raises(Unreachable):
@@ -151,8 +155,8 @@ async def test_what_must_not_be_repeated_is_not(call: Callable[[Client], Awaitab
 
 
 async def test_anything_is_sent_again_when_it_was_turned_away_for_now() -> None:
-    async with FakeServer(script(answers(429, {}), answers(201, SESSION))) as server, Client(server.url) as client:
-        await create(client)
+    async with FakeServer(script(answers(429, {}), answers(200, SESSION))) as server, Client(server.url) as client:
+        await update(client)
     assert len(server.requests) == 2
 
 

@@ -19,6 +19,8 @@ import msgspec
 from msgspec import Struct
 
 from perdure.api.problems import INTERNAL, Problem, encode, problem_of
+from perdure.app.etags import etag_of, parse_tags
+from perdure.app.idempotency import Replayed, fingerprint, once
 from perdure.app.services import App
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, NotFound, PerdureError, TooLarge, UnsupportedMedia
@@ -46,7 +48,7 @@ MAX_PARAMETERS = 500
 class Call:
     """One request, decoded: what a handler gets."""
 
-    __slots__ = ("app", "body", "caller", "headers", "params", "path", "query")
+    __slots__ = ("app", "body", "caller", "headers", "if_match", "params", "path", "query")
 
     def __init__(self, app: App, caller: Caller, path: str, params: dict[str, str], headers: dict[bytes, bytes]) -> None:
         self.app = app
@@ -56,6 +58,7 @@ class Call:
         self.headers = headers
         self.query: Any = None
         self.body: Any = None
+        self.if_match: frozenset[str] | None = None
 
     def header(self, name: bytes) -> str | None:
         """A header's text (names in lower case)."""
@@ -91,6 +94,7 @@ class Route(Struct, frozen=True):
         status: of a successful answer.
         errors: statuses of errors beside those that every operation has.
         public: needs no credentials.
+        etag: answers carry an entity tag, and `If-None-Match` or `If-Match` are honoured.
     """
 
     method: str
@@ -107,6 +111,7 @@ class Route(Struct, frozen=True):
     status: int = 200
     errors: tuple[int, ...] = ()
     public: bool = False
+    etag: bool = False
     content: str = "application/json"
     description: str | None = None
 
@@ -203,6 +208,8 @@ class Api:
             answer = await self._answer(scope, path, receive)
         except PerdureError as error:
             answer = problem_reply(problem_of(error, path), _retry(error))
+        except Replayed as before:
+            answer = Reply(before.body, before.status, headers=((b"idempotency-replayed", b"true"),))
         except _ClientLeft:
             return
         except Exception:
@@ -232,16 +239,34 @@ class Api:
         call = Call(self._app, caller, path, params, headers)
         if compiled.query is not None:
             call.query = _query(scope["query_string"], compiled)
+        raw = b""
         if compiled.decoder is not None:
-            call.body = decode(compiled.decoder, await read_json(headers, receive))
+            raw = await read_json(headers, receive)
+            call.body = decode(compiled.decoder, raw)
         elif route.method in ("POST", "PUT", "PATCH"):
-            await read_body(headers, receive)
-        result = await route.handler(call)
-        if isinstance(result, Reply | Stream):
-            return result
-        if route.returns is None:
-            return Reply(b"", 204)
-        return Reply(encode(result), route.status)
+            raw = await read_body(headers, receive)
+        key = headers.get(b"idempotency-key")
+        if key is not None and route.status == 201 and route.method == "POST":
+            call.app = once(self._app, caller, key.decode("latin-1"), fingerprint(route.method, path, raw))
+        if route.etag and (wanted := headers.get(b"if-match")) is not None:
+            call.if_match = parse_tags(wanted.decode("latin-1"))
+        return _reply(route, headers, await route.handler(call))
+
+
+def _reply(route: Route, headers: dict[bytes, bytes], result: Any) -> Reply | Stream:
+    if isinstance(result, Reply | Stream):
+        return result
+    if route.returns is None:
+        return Reply(b"", 204)
+    body = encode(result)
+    if not route.etag:
+        return Reply(body, route.status)
+    tag = etag_of(body)
+    mark = ((b"etag", f'"{tag}"'.encode()),)
+    known = headers.get(b"if-none-match")
+    if known is not None and route.method == "GET" and {tag, "*"} & parse_tags(known.decode("latin-1")):
+        return Reply(b"", 304, headers=mark)
+    return Reply(body, route.status, headers=mark)
 
 
 def _retry(error: PerdureError) -> tuple[tuple[bytes, bytes], ...]:
@@ -267,7 +292,7 @@ def _wrong_method(path: str, methods: dict[str, _Compiled]) -> Reply:
 async def _send(send: Send, reply: Reply) -> None:
     headers = [(b"content-type", reply.content_type)] if reply.body or reply.status != 204 else []
     headers += [(b"content-length", str(len(reply.body)).encode()), (b"x-content-type-options", b"nosniff"), *reply.headers]
-    if reply.status == 204:
+    if reply.status in (204, 304):
         headers = [pair for pair in headers if pair[0] != b"content-length"]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})

@@ -15,9 +15,11 @@ _REF = "#/components/schemas/{name}"
 _STATUS_WORDS = {
     400: "The request is malformed or breaks a rule",
     401: "No valid credentials",
+    403: "Not allowed",
     404: "Not there, or not yours",
     405: "Not a method of this path",
     409: "The resource's state does not allow it",
+    412: "It has changed since it was read",
     413: "Too large",
     415: "Not JSON",
     429: "Too many requests",

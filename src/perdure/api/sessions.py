@@ -70,7 +70,7 @@ async def get_session(call: Call) -> Session:
 
 
 async def update_session(call: Call) -> Session:
-    return await use.change_session(call.app, call.caller, call.params["session_id"], call.body)
+    return await use.change_session(call.app, call.caller, call.params["session_id"], call.body, call.if_match)
 
 
 async def delete_session(call: Call) -> None:
@@ -97,9 +97,10 @@ ROUTES = (
           body_example=_EXAMPLE, returns=Session, status=201, errors=(404,)),
     Route("GET", "/v1/sessions", "list_sessions", "List sessions, newest first", "sessions", list_sessions, query=ListSessions,
           returns=Page[Session]),
-    Route("GET", _ONE, "get_session", "Get a session", "sessions", get_session, ids=IDS, returns=Session, errors=(404,)),
+    Route("GET", _ONE, "get_session", "Get a session", "sessions", get_session, ids=IDS, returns=Session, errors=(404,), etag=True),
     Route("PATCH", _ONE, "update_session", "Change a session; fields that are left out stay", "sessions", update_session, ids=IDS,
-          body=UpdateSession, body_example={"title": "Refund done", "tags": ["support", "done"]}, returns=Session, errors=(404,)),
+          body=UpdateSession, body_example={"title": "Refund done", "tags": ["support", "done"]}, returns=Session,
+          errors=(404, 412), etag=True),
     Route("DELETE", _ONE, "delete_session", "Delete a session, also in the middle of a turn", "sessions", delete_session, ids=IDS,
           status=204, errors=(404,)),
     Route("POST", _ONE + "/cancel", "cancel_turn", "Cancel the running turn", "sessions", cancel_turn, ids=IDS,

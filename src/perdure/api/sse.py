@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
 
 from perdure.api.http import Receive, Scope, Send
 from perdure.app.feed import Follower, Frame
+from perdure.domain.errors import Unavailable
 
 HEARTBEAT = 30.0
 """Seconds of silence before a comment keeps the connection alive (wire contract)."""
@@ -16,10 +16,17 @@ HEARTBEAT = 30.0
 CYCLE = 300.0
 """Seconds after which a connection is ended, give or take a fifth, so that followers spread over processes (wire contract)."""
 
-SLOW = 10.0
-"""Seconds that one batch may take to be taken in; a slower follower is cut off and resumes by id."""
+PIECE = 64 * 1024
+"""Bytes that are handed to a connection at a time."""
 
-RETRY_MS = 1000
+SLOW = 10.0
+"""Seconds that a piece may wait until the one before it is taken in: who reads less than 6 KB/s is cut off, and resumes by id."""
+
+LAST_WORDS = 1.0
+"""Seconds that a stream's last frame may wait before the connection is given up without it."""
+
+EXTENSION = "perdure"
+"""The ASGI extension of our server: `abort` ends the connection at once, whatever it still holds."""
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -47,6 +54,8 @@ class EventStream:
         self._closing = closing
         self._heartbeat = heartbeat
         self._until = time.monotonic() + cycle * random.uniform(0.8, 1.2)  # noqa: S311 (spreads load, guards nothing)
+        self._whole = True
+        """Whether what was sent ends with the end of a frame."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         writer = asyncio.create_task(self._write(send))
@@ -54,46 +63,62 @@ class EventStream:
         closing = asyncio.create_task(self._closing.wait())
         try:
             await asyncio.wait({writer, leaving, closing}, return_when=asyncio.FIRST_COMPLETED)
-            if closing.done() and not writer.done() and not leaving.done():
+            if leaving.done():
+                return
+            if not writer.done():
                 writer.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await writer
-                await _end(send, "shutdown")
+                await asyncio.wait({writer})
+            await self._end(scope, send, "shutdown" if writer.cancelled() else writer.result())
         finally:
             for task in (writer, leaving, closing):
                 task.cancel()
             self._follower.close()
-        if writer.done() and not writer.cancelled() and writer.exception() is not None:
-            raise writer.exception()  # type: ignore[misc]
 
-    async def _write(self, send: Send) -> None:
+    async def _write(self, send: Send) -> str:
+        """Send what happens; why that ended."""
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        await _part(send, CONNECTED)
+        try:
+            return await self._tell(send)
+        except TimeoutError:
+            return "slow_consumer"
+        except Unavailable:
+            return "unavailable"
+
+    async def _tell(self, send: Send) -> str:
+        await self._say(send, CONNECTED)
         spoke = time.monotonic()
         while not self._follower.gone:
             frames = await self._follower.frames(min(self._heartbeat, max(self._until - time.monotonic(), 0.01)))
             now = time.monotonic()
             if frames:
-                await _part(send, b"".join(map(frame_bytes, frames)))
-                spoke = time.monotonic()
-                if spoke - now > SLOW:
-                    await _end(send, "slow_consumer")
-                    return
+                await self._say(send, b"".join(map(frame_bytes, frames)))
+                spoke = now
             elif now - spoke >= self._heartbeat:
-                await _part(send, b": heartbeat\n\n")
+                await self._say(send, b": heartbeat\n\n")
                 spoke = now
             if now >= self._until:
-                await _end(send, "connection_cycle")
+                return "connection_cycle"
+        return "session_deleted"
+
+    async def _say(self, send: Send, body: bytes) -> None:
+        """Send whole frames. Raises TimeoutError when the follower does not take them in."""
+        for start in range(0, len(body), PIECE):
+            async with asyncio.timeout(SLOW):
+                await send({"type": "http.response.body", "body": body[start : start + PIECE], "more_body": True})
+            self._whole = start + PIECE >= len(body)
+
+    async def _end(self, scope: Scope, send: Send, reason: str) -> None:
+        """Say why the stream ends, or give the connection up when that cannot be said."""
+        if self._whole:
+            try:
+                async with asyncio.timeout(LAST_WORDS):
+                    await send({"type": "http.response.body", "body": disconnecting(reason), "more_body": False})
                 return
-        await _end(send, "session_deleted")
-
-
-async def _part(send: Send, body: bytes) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-async def _end(send: Send, reason: str) -> None:
-    await send({"type": "http.response.body", "body": disconnecting(reason), "more_body": False})
+            except TimeoutError:
+                pass
+        abort = scope.get("extensions", {}).get(EXTENSION, {}).get("abort")
+        if abort is not None:
+            abort()
 
 
 async def _wait_for_end(receive: Receive) -> None:

@@ -1,44 +1,65 @@
-"""Who is calling; and what a fresh installation begins with."""
+"""Organizations and their users; and what a fresh installation begins with."""
 
 from __future__ import annotations
 
-import hashlib
-import secrets
+from typing import Any
 
+import msgspec
+from msgspec import UNSET
+
+from perdure.app.login import to_token
 from perdure.app.services import App
-from perdure.domain.accounts import Caller
+from perdure.app.sessions import check_model, find_harness
+from perdure.domain.accounts import (
+    AddUser,
+    Caller,
+    CreateOrganization,
+    DeletedAccount,
+    ExportedOrganization,
+    ExportedUser,
+    Organization,
+    Profile,
+    ResolvedOrganization,
+    SwitchedOrganization,
+    UpdateOrganization,
+    UpdateProfile,
+    User,
+    UserRole,
+    require,
+)
 from perdure.domain.agents import HarnessConfig
-from perdure.domain.errors import InvalidInput, Unauthenticated
+from perdure.domain.errors import Conflict, InvalidInput, NotFound
 from perdure.domain.ids import check_id
-from perdure.domain.times import Micros
+from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
 from perdure.domain.tools import CapabilityRef
 from perdure.store.accounts import (
     OrganizationRow,
-    TokenRow,
     UserRow,
-    add_membership,
     add_organization,
-    add_token,
     add_user,
-    any_token,
+    delete_user,
     first_organization,
+    get_organization,
+    get_user,
+    members_of,
     memberships_of,
-    owner_of,
-    token_by_hash,
+    organization_holding,
+    owners_of,
+    rename_user,
+    set_membership,
+    tokens_of,
+    update_organization,
+    user_by_email,
 )
 from perdure.store.agents import HarnessRow, add_harness
 from perdure.store.database import Tx
 from perdure.store.rows import to_json
 
-TOKEN_PREFIX = "pdr_pat_"  # noqa: S105 (how tokens begin, not one)
-
 GENERIC_CAPABILITIES = ("session_file_system", "session", "current_time", "stateless_todo_list")
 """What the built-in harness `generic` turns on."""
 
-
-def hash_token(token: str) -> str:
-    """What is kept of a token. It has 256 random bits, so a plain hash gives nothing away."""
-    return hashlib.sha256(token.encode()).hexdigest()
+_BOOTSTRAP_LOCK = 0x70657265
+"""The advisory lock under which one process makes the first organization."""
 
 
 async def bootstrap(app: App) -> Caller:
@@ -47,80 +68,243 @@ async def bootstrap(app: App) -> Caller:
 
     async def work(tx: Tx) -> Caller:
         if tx.dialect == "postgres":
-            await tx.run("SELECT pg_advisory_xact_lock(1885700964)")
+            await tx.run(f"SELECT pg_advisory_xact_lock({_BOOTSTRAP_LOCK})")
         found = await first_organization(tx)
         if found is None:
-            return await _found(app, tx, now)
-        owner = await owner_of(tx, found.id)
-        return Caller(found.id, owner or "", "owner")
+            user = UserRow(app.new_id("user"), "Owner", "owner@localhost", now)
+            await add_user(tx, user)
+            org_id = await _found(app, tx, "Default", user.id, now)
+            return Caller(org_id, user.id, "owner")
+        owners = await owners_of(tx, found.id)
+        return Caller(found.id, owners[0] if owners else "", "owner")
 
     return await app.database.write(work)
 
 
-async def _found(app: App, tx: Tx, now: Micros) -> Caller:
-    org_id, user_id = app.new_id("org"), app.new_id("user")
-    await add_organization(tx, OrganizationRow(org_id, "Default", None, None, now, now))
-    await add_user(tx, UserRow(user_id, "Owner", "owner@localhost", now))
-    await add_membership(tx, org_id, user_id, "owner", now)
+async def _found(app: App, tx: Tx, name: str, owner_id: str, now: Micros) -> str:
+    """Make an organization with its data key and built-in harnesses; its id."""
+    org_id = app.new_id("org")
+    await add_organization(tx, OrganizationRow(org_id, name, None, None, None, now, now))
+    await set_membership(tx, org_id, owner_id, "owner", now)
     await app.vault.add_org(tx, org_id, now)
     await add_built_in_harnesses(app, tx, org_id, now)
-    return Caller(org_id, user_id, "owner")
+    return org_id
 
 
 async def add_built_in_harnesses(app: App, tx: Tx, org_id: str, now: Micros) -> None:
     """`base` (nothing) and `generic` (the default), read-only, in every organization."""
-    for name, display, description, capabilities in (
+    harnesses: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
         ("base", "Base", "Nothing but the model.", ()),
         ("generic", "Generic", "Files, a to-do list, the time and the session itself.", GENERIC_CAPABILITIES),
-    ):
-        config = HarnessConfig(capabilities=tuple(CapabilityRef(ref) for ref in capabilities))
+    )
+    for name, display, description, capabilities in harnesses:
+        config = to_json(HarnessConfig(capabilities=tuple(CapabilityRef(ref) for ref in capabilities)))
         row = HarnessRow(
-            app.new_id("harness"), org_id, name, display, description, None, None, None, "[]", to_json(config), 1, "active", now, now,
-            None,
+            app.new_id("harness"), org_id, name, display, description, None, None, None, "[]", config, 1, "active", now, now, None
         )  # fmt: skip
         await add_harness(tx, row)
 
 
-async def create_token(app: App, caller: Caller, name: str, expires_at: Micros | None = None) -> str:
-    """A new access token of the caller, in the clear: it is shown now and never again."""
-    token = TOKEN_PREFIX + secrets.token_urlsafe(32)
-    row = TokenRow(app.new_id("token"), hash_token(token), caller.user_id, name, token[-4:], app.now(), expires_at, None, None)
-    await app.database.write(lambda tx: add_token(tx, row))
-    return token
+def to_organization(row: OrganizationRow) -> Organization:
+    """The row as clients see it."""
+    return Organization(
+        row.id, row.name, to_rfc3339(row.created_at), to_rfc3339(row.updated_at), {}, row.default_model_id,
+        row.default_harness_id, None, maybe_rfc3339(row.onboarding_completed_at),
+    )  # fmt: skip
 
 
-async def login_required(app: App) -> bool:
-    """Whether requests need credentials: from the first token on."""
-    return await app.database.read(any_token)
+async def all_organizations(app: App, caller: Caller) -> list[Organization]:
+    """The caller's organizations."""
+
+    async def work(tx: Tx) -> list[Organization]:
+        found = [await get_organization(tx, org_id) for org_id, _ in await memberships_of(tx, caller.user_id)]
+        return [to_organization(row) for row in found if row is not None]
+
+    return await app.database.read(work)
 
 
-async def authenticate(app: App, authorization: str | None, organization: str | None) -> Caller:
-    """Who calls with this `Authorization` (a token, with or without `Bearer`) and `X-Org-Id`.
-
-    Raises:
-        Unauthenticated: no token, or one that is unknown, expired or revoked: the same answer for each.
-        InvalidInput: the user belongs to several organizations and the header does not say which.
-    """
-    token = (authorization or "").removeprefix("Bearer ").strip()
-    if not token.startswith(TOKEN_PREFIX) or len(token) > 200:
-        raise Unauthenticated("give a valid access token in the Authorization header")
+async def create_organization(app: App, caller: Caller, body: CreateOrganization) -> Organization:
+    """Make an organization that the caller owns."""
     now = app.now()
 
+    async def work(tx: Tx) -> Organization:
+        org_id = await _found(app, tx, body.name, caller.user_id, now)
+        return to_organization(OrganizationRow(org_id, body.name, None, None, None, now, now))
+
+    return await app.database.write(work)
+
+
+async def _own(tx: Tx, caller: Caller, org_id: str) -> tuple[OrganizationRow, UserRole]:
+    """One of the caller's organizations and the caller's role in it. Raises NotFound."""
+    check_id(org_id, "org", "org")
+    roles = dict(await memberships_of(tx, caller.user_id))
+    row = await get_organization(tx, org_id) if org_id in roles else None
+    if row is None:
+        raise NotFound("organization")
+    return row, roles[org_id]
+
+
+async def read_organization(app: App, caller: Caller, org_id: str) -> Organization:
+    """One of the caller's organizations."""
+
+    async def work(tx: Tx) -> Organization:
+        return to_organization((await _own(tx, caller, org_id))[0])
+
+    return await app.database.read(work)
+
+
+async def change_organization(app: App, caller: Caller, org_id: str, body: UpdateOrganization) -> Organization:
+    """Change what the caller named, and nothing else; admins only."""
+    now = app.now()
+
+    async def work(tx: Tx) -> Organization:
+        row, role = await _own(tx, caller, org_id)
+        require(Caller(org_id, caller.user_id, role), "admin")
+        changes: dict[str, Any] = {}
+        if body.name is not UNSET:
+            changes["name"] = body.name
+        if body.default_model_id is not UNSET:
+            if isinstance(body.default_model_id, str):
+                await check_model(tx, org_id, body.default_model_id, "default_model_id")
+            changes["default_model_id"] = body.default_model_id
+        if body.default_harness_id is not UNSET and body.default_harness_name is not UNSET:
+            raise InvalidInput("give `default_harness_id` or `default_harness_name`, not both", field="default_harness_id")
+        if isinstance(body.default_harness_id, str):
+            changes["default_harness_id"] = (await find_harness(tx, org_id, body.default_harness_id, None)).id
+        elif isinstance(body.default_harness_name, str):
+            changes["default_harness_id"] = (await find_harness(tx, org_id, None, body.default_harness_name)).id
+        elif body.default_harness_id is None:
+            changes["default_harness_id"] = None
+        return await _changed(tx, row, changes, now)
+
+    return await app.database.write(work)
+
+
+async def _changed(tx: Tx, row: OrganizationRow, changes: dict[str, Any], now: Micros) -> Organization:
+    if changes:
+        changes["updated_at"] = max(now, row.updated_at + 1)
+        await update_organization(tx, row.id, changes)
+    return to_organization(msgspec.structs.replace(row, **changes))
+
+
+async def complete_onboarding(app: App, caller: Caller, org_id: str) -> Organization:
+    """Remember that the organization has been set up; saying it twice is fine."""
+    now = app.now()
+
+    async def work(tx: Tx) -> Organization:
+        row, role = await _own(tx, caller, org_id)
+        require(Caller(org_id, caller.user_id, role), "admin")
+        done = row.onboarding_completed_at is not None
+        return await _changed(tx, row, {} if done else {"onboarding_completed_at": now}, now)
+
+    return await app.database.write(work)
+
+
+def to_user(row: UserRow, role: UserRole) -> User:
+    """The row as the organization's members see it."""
+    return User(row.id, row.name, row.email, (role,), to_rfc3339(row.created_at))
+
+
+async def all_users(app: App, caller: Caller, search: str | None) -> list[User]:
+    """The organization's users."""
+    found = await app.database.read(lambda tx: members_of(tx, caller.organization_id, search))
+    return [to_user(row, role) for row, role in found]
+
+
+async def add_member(app: App, caller: Caller, body: AddUser) -> User:
+    """Make a user, or let a known one in; admins only, and nobody grants more than they have."""
+    require(caller, "admin")
+    require(caller, body.role)
+    now = app.now()
+
+    async def work(tx: Tx) -> User:
+        row = await user_by_email(tx, body.email)
+        if row is None:
+            row = UserRow(app.new_id("user"), body.name, body.email, now)
+            await add_user(tx, row)
+        elif any(org_id == caller.organization_id for org_id, _ in await memberships_of(tx, row.id)):
+            raise Conflict("this user is a member already", code="already_member")
+        await set_membership(tx, caller.organization_id, row.id, body.role, now)
+        return to_user(row, body.role)
+
+    return await app.database.write(work)
+
+
+async def member_caller(app: App, caller: Caller, user_id: str) -> Caller:
+    """Act for a member of the organization (to make a token for it); admins only, and not for someone above them."""
+    require(caller, "admin")
+
     async def work(tx: Tx) -> Caller:
-        row = await token_by_hash(tx, hash_token(token))
-        if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
-            raise Unauthenticated("give a valid access token in the Authorization header")
-        memberships = await memberships_of(tx, row.user_id)
-        if organization is not None:
-            check_id(organization, "org", "X-Org-Id")
-            memberships = [each for each in memberships if each[0] == organization]
-        elif len(memberships) > 1:
-            raise InvalidInput(
-                "you belong to several organizations: say which in the X-Org-Id header", code="organization_required"
-            )
-        if not memberships:
-            raise Unauthenticated("this token gives no access to that organization")
-        org_id, role = memberships[0]
-        return Caller(org_id, row.user_id, role)
+        role = dict(await memberships_of(tx, user_id)).get(caller.organization_id)
+        if role is None:
+            raise NotFound("user")
+        require(caller, role)
+        return Caller(caller.organization_id, user_id, role)
+
+    return await app.database.read(work)
+
+
+async def read_profile(app: App, caller: Caller) -> Profile:
+    """The caller's own account."""
+    row = await app.database.read(lambda tx: get_user(tx, caller.user_id))
+    return Profile(row.id, row.name, row.email)
+
+
+async def change_profile(app: App, caller: Caller, body: UpdateProfile) -> Profile:
+    """Rename the caller."""
+
+    async def work(tx: Tx) -> Profile:
+        row = await get_user(tx, caller.user_id)
+        await rename_user(tx, row.id, body.name)
+        return Profile(row.id, body.name, row.email)
+
+    return await app.database.write(work)
+
+
+async def delete_account(app: App, caller: Caller) -> DeletedAccount:
+    """Remove the caller's account. The only owner of an organization has to hand it over first."""
+
+    async def work(tx: Tx) -> DeletedAccount:
+        for org_id, role in await memberships_of(tx, caller.user_id):
+            if role == "owner" and await owners_of(tx, org_id) == [caller.user_id]:
+                raise Conflict("you are the only owner of an organization", code="last_owner")
+        await delete_user(tx, caller.user_id)
+        return DeletedAccount(True)
+
+    return await app.database.write(work)
+
+
+async def export_account(app: App, caller: Caller) -> ExportedUser:
+    """Everything that is kept about the caller's account."""
+
+    async def work(tx: Tx) -> ExportedUser:
+        row = await get_user(tx, caller.user_id)
+        memberships = await memberships_of(tx, row.id)
+        named = [(await get_organization(tx, org_id), role) for org_id, role in memberships]
+        organizations = tuple(ExportedOrganization(each.id, each.name, role) for each, role in named if each is not None)
+        tokens = tuple(to_token(each) for each in await tokens_of(tx, row.id))
+        return ExportedUser(to_rfc3339(app.now()), to_user(row, caller.role), organizations, tokens)
+
+    return await app.database.read(work)
+
+
+async def switch_organization(app: App, caller: Caller, org_id: str) -> SwitchedOrganization:
+    """Say whether the caller may work in an organization: requests choose it with `X-Org-Id`, nothing is remembered."""
+
+    async def work(tx: Tx) -> SwitchedOrganization:
+        return SwitchedOrganization((await _own(tx, caller, org_id))[0].id, True)
+
+    return await app.database.read(work)
+
+
+async def resolve_organization(app: App, caller: Caller, resource_id: str) -> ResolvedOrganization:
+    """The organization that holds a resource, if it is one of the caller's. Raises NotFound."""
+
+    async def work(tx: Tx) -> ResolvedOrganization:
+        org_id = resource_id if resource_id.startswith("org_") else await organization_holding(tx, resource_id)
+        if org_id is None:
+            raise NotFound("resource")
+        row, _ = await _own(tx, caller, org_id)
+        return ResolvedOrganization(row.id, row.name)
 
     return await app.database.read(work)

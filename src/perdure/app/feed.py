@@ -204,4 +204,3 @@ async def open_follower(app: App, org_id: str, session_id: str, after: int, want
 
     said = await app.database.read(body)
     return Follower(app, session_id, after, said, want)
-

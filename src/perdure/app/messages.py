@@ -56,7 +56,7 @@ async def post_message(app: App, caller: Caller, session_id: str, body: CreateMe
     now = app.now()
     message_id = app.new_id("message")
 
-    async def work(tx: Tx) -> tuple[SessionRow, tuple[Event, ...]]:
+    async def work(tx: Tx) -> Message:
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
         if body.controls is not None and body.controls.model_id is not None:
             await check_model(tx, caller.organization_id, body.controls.model_id, "controls.model_id")
@@ -68,11 +68,11 @@ async def post_message(app: App, caller: Caller, session_id: str, body: CreateMe
         after, stored = await append(tx, row, [event], now=now)
         if row.status != "active":
             await app.queue.enqueue(tx, Job(row.org_id, row.id))
-        return after, stored
+        tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
+        return msgspec.structs.replace(message, sequence=after.head, session_id=after.id)
 
-    row, stored = await write_at_head(app, work)
-    app.bus.publish(Appended(row.id, row.head, stored))
-    return msgspec.structs.replace(_message(body, message_id, now), sequence=row.head, session_id=row.id)
+    posted: Message = await write_at_head(app, work)
+    return posted
 
 
 def _message(body: CreateMessage, message_id: str, now: Micros) -> Message:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET
 
 from perdure.app.services import App
-from perdure.domain.accounts import Caller
+from perdure.domain.accounts import Caller, require
 from perdure.domain.errors import InvalidInput
 from perdure.domain.links import AllowedAction
 from perdure.domain.providers import CreateModel, CreateProvider, Model, Provider, UpdateModel, UpdateProvider
@@ -71,6 +71,7 @@ def _check_type(app: App, provider_type: str) -> None:
 
 async def create_provider(app: App, caller: Caller, body: CreateProvider) -> Provider:
     """Register a provider; its key is sealed at once."""
+    require(caller, "admin")
     _check_type(app, body.provider_type)
     key = body.api_key or (body.credentials or {}).get("api_key")
     now, provider_id = app.now(), app.new_id("provider")
@@ -97,6 +98,7 @@ async def all_providers(app: App, caller: Caller) -> list[Provider]:
 
 async def change_provider(app: App, caller: Caller, provider_id: str, body: UpdateProvider) -> Provider:
     """Change what the caller named, and nothing else."""
+    require(caller, "admin")
     if isinstance(body.provider_type, str):
         _check_type(app, body.provider_type)
     now = app.now()
@@ -117,6 +119,7 @@ async def change_provider(app: App, caller: Caller, provider_id: str, body: Upda
 
 async def remove_provider(app: App, caller: Caller, provider_id: str) -> None:
     """Delete a provider and its models."""
+    require(caller, "admin")
     now = app.now()
 
     async def work(tx: Tx) -> None:
@@ -136,6 +139,7 @@ async def _forget_default(tx: Tx, org_id: str, models: set[str], now: int) -> No
 
 async def create_model(app: App, caller: Caller, provider_id: str, body: CreateModel) -> Model:
     """Register a model. The organization's first one becomes its default."""
+    require(caller, "admin")
     now = app.now()
 
     async def work(tx: Tx) -> Model:
@@ -180,6 +184,7 @@ async def all_models(app: App, caller: Caller, provider_id: str | None = None, *
 
 async def change_model(app: App, caller: Caller, model_id: str, body: UpdateModel) -> Model:
     """Change what the caller named, and nothing else."""
+    require(caller, "admin")
     now = app.now()
 
     async def work(tx: Tx) -> Model:
@@ -201,6 +206,7 @@ async def change_model(app: App, caller: Caller, model_id: str, body: UpdateMode
 
 async def remove_model(app: App, caller: Caller, model_id: str) -> None:
     """Delete a model; sessions that name it fall back to the next claim."""
+    require(caller, "admin")
     now = app.now()
 
     async def work(tx: Tx) -> None:

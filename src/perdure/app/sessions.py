@@ -6,6 +6,7 @@ from typing import Any
 
 from msgspec import UNSET
 
+from perdure.app.etags import check_match
 from perdure.app.services import App
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, NotFound, StaleHead
@@ -33,6 +34,7 @@ from perdure.domain.sessions import (
 )
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
 from perdure.domain.tools import APPROVE, ToolDefinition
+from perdure.store.accounts import get_organization
 from perdure.store.agents import AgentRow, HarnessRow, agent_by_name, get_agent, get_harness, harness_by_name, harness_chain
 from perdure.store.bus import Appended, Stop
 from perdure.store.database import Tx
@@ -183,12 +185,20 @@ async def find_harness(tx: Tx, org_id: str, harness_id: str | None, name: str | 
     if harness_id is not None:
         found = await get_harness(tx, org_id, check_id(harness_id, "harness", "harness_id"))
     else:
-        by_name = await harness_by_name(tx, org_id, name or DEFAULT_HARNESS)
-        if by_name is None:
-            raise NotFound("harness")
-        found = by_name
+        found = await _named_harness(tx, org_id, name)
     if found.status != "active":
         raise InvalidInput("this harness is archived", code="harness_archived", field="harness_id")
+    return found
+
+
+async def _named_harness(tx: Tx, org_id: str, name: str | None) -> HarnessRow:
+    if name is None:
+        organization = await get_organization(tx, org_id)
+        if organization is not None and organization.default_harness_id is not None:
+            return await get_harness(tx, org_id, organization.default_harness_id)
+    found = await harness_by_name(tx, org_id, name or DEFAULT_HARNESS)
+    if found is None:
+        raise NotFound("harness")
     return found
 
 
@@ -237,7 +247,9 @@ async def page_of_sessions(app: App, caller: Caller, want: SessionFilter, offset
     return await app.database.read(work, long=bool(want.search or want.tags))
 
 
-async def change_session(app: App, caller: Caller, session_id: str, body: UpdateSession) -> Session:
+async def change_session(
+    app: App, caller: Caller, session_id: str, body: UpdateSession, if_match: frozenset[str] | None = None
+) -> Session:
     """Change what the caller named, and nothing else; a running turn goes on undisturbed."""
     changes: dict[str, Any] = {}
     if body.title is not UNSET:
@@ -248,17 +260,19 @@ async def change_session(app: App, caller: Caller, session_id: str, body: Update
         changes["locale"] = body.locale
     if body.model_id is not UNSET:
         changes["model_id"] = body.model_id
-    if not changes:
-        return await read_session(app, caller, session_id)
     now = app.now()
 
     async def work(tx: Tx) -> Session:
-        row = await get_session(tx, caller.organization_id, session_id)
+        row = await get_session(tx, caller.organization_id, session_id, lock=if_match is not None)
+        if if_match is not None:
+            check_match(if_match, await _shown(app, tx, caller, row))
+        if not changes:
+            return await _shown(app, tx, caller, row)
         if isinstance(body.model_id, str):
             await check_model(tx, caller.organization_id, body.model_id)
         return await _shown(app, tx, caller, await update_session(tx, row, changes, now))
 
-    return await app.database.write(work)
+    return await (app.database.write(work) if changes else app.database.read(work))
 
 
 async def delete_session(app: App, caller: Caller, session_id: str) -> None:

@@ -107,16 +107,16 @@ class Flow:
             return ""
         if token.isspace():
             lines = token.count("\n")
-            self._column, self._space = (0, "") if lines else (self._column, token)
+            self._column = 0 if lines else self._column
+            self._space = token.rpartition("\n")[2]
             return "\n" * lines
         size = cell_len(token)
         if self._width is not None and self._column > 0 and self._column + len(self._space) + size > self._width:
             placed = f"\n{self._indent}{token}"
             self._column = len(self._indent) + size
         else:
-            before = self._indent if self._column == 0 else self._space
-            placed = before + token
-            self._column = (self._column or 0) + len(before) + size
+            placed = f"{'' if self._column else self._indent}{self._space}{token}"
+            self._column += cell_len(placed)
         self._space = ""
         return placed
 
@@ -136,6 +136,7 @@ class TurnPrinter:
         self._key = ""
         self._text = ""
         self._style = ""
+        self._thought = False
         self._line_open = False
 
     def wait(self, words: str = "thinking") -> None:
@@ -159,9 +160,14 @@ class TurnPrinter:
         data = data_of(event)
         match event.type:
             case "reason.started":
+                self._thought = False
                 self.wait()
             case "reason.thinking.delta":
+                self._thought = True
                 self._stream(f"thinking/{data.message_id}", data.accumulated, "dim italic")
+            case "reason.thinking.completed":
+                if not self._thought:  # too quick to be seen live
+                    self._stream("thinking", data.thinking, "dim italic")
             case "output.message.delta":
                 self._stream(data.message_id or data.turn_id, data.accumulated, "")
             case "output.message.completed":

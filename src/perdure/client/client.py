@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from types import TracebackType
@@ -54,8 +53,8 @@ class Client(Caller):
         organization: which one to work in, when the token's user belongs to several.
         timeout: seconds for connecting and for each read and write.
         retries: how often a request is sent again, at most. Sent again are requests that certainly did not arrive, that
-            were turned away for now (429), or that do no harm when repeated: GET, PUT, DELETE, and messages, which
-            carry a key.
+            were turned away for now (429), or that do no harm when repeated: GET, PUT, DELETE, and what makes
+            something new (sessions, messages ...), which carries an idempotency key.
 
     Every method raises `ApiError` (or one of its kinds) when the server refuses, `Unreachable` when nobody answers,
     `BadAnswer` when the answer is not a Perdure server's.
@@ -174,8 +173,7 @@ class Client(Caller):
             path_of(f"{_SESSION}/messages", session_id),
             Message,
             body=body,
-            headers={"Idempotency-Key": idempotency_key or uuid.uuid4().hex},
-            repeatable=True,
+            once=idempotency_key or routes.new_key(),
         )
 
     list_messages = routes.lists_under(f"{_SESSION}/messages", Message, "The session's messages, oldest first.")

@@ -5,6 +5,7 @@ A method takes exactly the fields of its body's struct, under their names: a fie
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import quote
@@ -33,19 +34,28 @@ class Caller:
         *,
         params: Params = (),
         body: Struct | None = None,
-        headers: dict[str, str] | None = None,
-        repeatable: bool | None = None,
+        once: str | None = None,
     ) -> R:
         """One request and its answer, decoded.
+
+        Args:
+            once: an idempotency key: the server takes the request once, however often it is sent.
 
         Raises:
             BadAnswer: the answer cannot be read as a `result`.
         """
+        headers = None if once is None else {"Idempotency-Key": once}
+        repeatable = None if once is None else True
         answer = await self.transport.request(method, path, params=params, body=body, headers=headers, repeatable=repeatable)
         try:
             return msgspec.json.decode(answer, type=result)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BadAnswer(f"the answer to {method} {path} is not understood: {error}") from error
+
+
+def new_key() -> str:
+    """A fresh idempotency key."""
+    return uuid.uuid4().hex
 
 
 def path_of(template: str, *ids: str) -> str:
@@ -61,7 +71,7 @@ def creates(
     """A method that posts the fields of `body`."""
 
     async def call(self: Caller, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self.call("POST", path, result, body=body(*args, **kwargs))
+        return await self.call("POST", path, result, body=body(*args, **kwargs), once=new_key())
 
     call.__doc__ = f"{about}\n\nTakes the fields of `{body.__name__}`."
     return call
@@ -73,7 +83,7 @@ def creates_under(
     """A method that posts the fields of `body` to what an id names."""
 
     async def call(self: Caller, parent_id: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self.call("POST", path_of(path, parent_id), result, body=body(*args, **kwargs))
+        return await self.call("POST", path_of(path, parent_id), result, body=body(*args, **kwargs), once=new_key())
 
     call.__doc__ = f"{about}\n\nTakes an id, then the fields of `{body.__name__}`."
     return call

@@ -1,12 +1,19 @@
-"""Organizations, users, and who is calling."""
+"""Organizations, users, access tokens, and who is calling."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from perdure.domain.errors import Forbidden
+from perdure.domain.times import Timestamp
 
 UserRole = Literal["owner", "admin", "member"]
+RANK: dict[UserRole, int] = {"member": 0, "admin": 1, "owner": 2}
+Label = Annotated[str, Meta(min_length=1, max_length=200)]
+Email = Annotated[str, Meta(min_length=3, max_length=254, pattern=r"^[^\s@]+@[^\s@]+$", examples=["ada@example.com"])]
+"""254 characters: the longest address that RFC 5321 can carry."""
 
 
 class Caller(Struct, frozen=True):
@@ -15,3 +22,133 @@ class Caller(Struct, frozen=True):
     organization_id: str
     user_id: str
     role: UserRole = "owner"
+
+
+def require(caller: Caller, role: UserRole) -> None:
+    """Accept only callers of at least this role.
+
+    Raises:
+        Forbidden: theirs is lower.
+    """
+    if RANK[caller.role] < RANK[role]:
+        raise Forbidden(f"this needs the role {role} in the organization", code="role_required")
+
+
+class CreateOrganization(Struct, frozen=True):
+    """The body of `POST /v1/orgs`."""
+
+    name: Label
+
+
+class UpdateOrganization(Struct, frozen=True):
+    """The body of `PATCH /v1/orgs/{org}`."""
+
+    name: Label | UnsetType = UNSET
+    default_model_id: str | None | UnsetType = UNSET
+    default_harness_id: str | None | UnsetType = UNSET
+    default_harness_name: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
+
+
+class Organization(Struct, frozen=True, omit_defaults=True):
+    """An organization, as clients see it."""
+
+    id: str
+    name: str
+    created_at: Timestamp
+    updated_at: Timestamp
+    default_provider_per_service: dict[str, str]
+    default_model_id: str | None = None
+    default_harness_id: str | None = None
+    base_harness_id: str | None = None
+    onboarding_completed_at: Timestamp | None = None
+
+
+class User(Struct, frozen=True, omit_defaults=True):
+    """A member of the organization; `roles` are those in it."""
+
+    id: str
+    name: str
+    email: str
+    roles: tuple[str, ...]
+    created_at: Timestamp
+
+
+class AddUser(Struct, frozen=True):
+    """The body of `POST /v1/users`: make a user, or let a known one in."""
+
+    email: Email
+    name: Label
+    role: UserRole = "member"
+
+
+class UpdateProfile(Struct, frozen=True):
+    """The body of `PATCH /v1/users/me`."""
+
+    name: Label
+
+
+class Profile(Struct, frozen=True):
+    """The caller's own account."""
+
+    id: str
+    name: str
+    email: str
+
+
+class CreateToken(Struct, frozen=True, omit_defaults=True):
+    """The body of `POST /v1/users/me/tokens`."""
+
+    name: Label
+    expires_at: Timestamp | None = None
+
+
+class Token(Struct, frozen=True, omit_defaults=True):
+    """An access token. `token` is the secret itself: it is there once, when the token is made."""
+
+    id: str
+    name: str
+    hint: str
+    created_at: Timestamp
+    token: str | None = None
+    expires_at: Timestamp | None = None
+    last_used_at: Timestamp | None = None
+    revoked_at: Timestamp | None = None
+
+
+class SwitchOrganization(Struct, frozen=True):
+    """The body of `POST /v1/users/me/switch-org`."""
+
+    org_id: str
+
+
+class SwitchedOrganization(Struct, frozen=True):
+    """The organization to name in `X-Org-Id` from now on."""
+
+    org_id: str
+    success: bool
+
+
+class ResolvedOrganization(Struct, frozen=True):
+    """Which organization a resource belongs to."""
+
+    org_id: str
+    org_name: str
+
+
+class DeletedAccount(Struct, frozen=True):
+    deleted: bool
+
+
+class ExportedOrganization(Struct, frozen=True):
+    id: str
+    name: str
+    role: str
+
+
+class ExportedUser(Struct, frozen=True):
+    """Everything that is kept about the caller's account."""
+
+    exported_at: Timestamp
+    user: User
+    organizations: tuple[ExportedOrganization, ...]
+    personal_access_tokens: tuple[Token, ...]

@@ -29,10 +29,14 @@ class EventContext(Struct, frozen=True, omit_defaults=True):
 
 
 class InputMessageData(Struct, frozen=True):
+    """A message came in: from a client, or, after a cancel, the note that it was asked for."""
+
     message: Message
 
 
 class OutputMessageStartedData(Struct, frozen=True, omit_defaults=True):
+    """A model call begins to write a message. The message keeps this id, whatever process completes it."""
+
     turn_id: str
     message_id: str | None = None
     model: str | None = None
@@ -40,6 +44,8 @@ class OutputMessageStartedData(Struct, frozen=True, omit_defaults=True):
 
 
 class OutputMessageDeltaData(Struct, frozen=True, omit_defaults=True):
+    """A piece of a message's text while it is written; only live."""
+
     turn_id: str
     delta: str
     accumulated: str
@@ -53,6 +59,8 @@ class ModelMetadata(Struct, frozen=True, omit_defaults=True):
 
 
 class OutputMessageCompletedData(Struct, frozen=True, omit_defaults=True):
+    """An agent's message is complete: a model's answer, or words about a failure or a cancel."""
+
     message: Message
     metadata: ModelMetadata | None = None
     usage: Usage | None = None
@@ -65,29 +73,39 @@ class OutputMessageCompletedData(Struct, frozen=True, omit_defaults=True):
 
 
 class SessionStartedData(Struct, frozen=True, omit_defaults=True):
+    """The session was created; always the first event."""
+
     harness_id: str
     agent_id: str | None = None
     model_id: str | None = None
 
 
 class SessionActivatedData(Struct, frozen=True):
+    """The session begins to work on a message, or goes on after the last approval."""
+
     turn_id: str
     input_message_id: str
 
 
 class SessionIdledData(Struct, frozen=True, omit_defaults=True):
+    """The session rests and waits for a message."""
+
     turn_id: str
     iterations: int | None = None
     usage: Usage | None = None
 
 
 class TurnStartedData(Struct, frozen=True, omit_defaults=True):
+    """A turn begins."""
+
     turn_id: str
     input_message_id: str
     input_content: str | None = None
 
 
 class TurnCompletedData(Struct, frozen=True, omit_defaults=True):
+    """A turn ended well; what it came to."""
+
     turn_id: str
     iterations: int
     status: str | None = None
@@ -102,6 +120,8 @@ class TurnCompletedData(Struct, frozen=True, omit_defaults=True):
 
 
 class TurnFailedData(Struct, frozen=True, omit_defaults=True):
+    """A turn ended without an answer; a message with words for a person stands before it."""
+
     turn_id: str
     error: str
     error_code: str | None = None
@@ -111,12 +131,16 @@ class TurnFailedData(Struct, frozen=True, omit_defaults=True):
 
 
 class TurnCancelledData(Struct, frozen=True, omit_defaults=True):
+    """A turn was cancelled, or its session deleted."""
+
     turn_id: str
     reason: str | None = None
     usage: Usage | None = None
 
 
 class TurnSealedData(Struct, frozen=True, omit_defaults=True):
+    """A turn was given up: it was recovered too often without getting anywhere, or a budget is spent."""
+
     turn_id: str
     reason: Literal["no_progress", "budget"]
     detail: str | None = None
@@ -128,6 +152,8 @@ class TurnSealedData(Struct, frozen=True, omit_defaults=True):
 
 
 class ReasonStartedData(Struct, frozen=True, omit_defaults=True):
+    """A model call begins."""
+
     harness_id: str
     agent_id: str | None = None
     metadata: ModelMetadata | None = None
@@ -135,6 +161,8 @@ class ReasonStartedData(Struct, frozen=True, omit_defaults=True):
 
 
 class ReasonCompletedData(Struct, frozen=True, omit_defaults=True):
+    """A model call ended, over all its attempts."""
+
     success: bool
     has_tool_calls: bool
     tool_call_count: int
@@ -146,11 +174,15 @@ class ReasonCompletedData(Struct, frozen=True, omit_defaults=True):
 
 
 class ReasonThinkingStartedData(Struct, frozen=True, omit_defaults=True):
+    """The model thought before it answered."""
+
     turn_id: str
     model: str | None = None
 
 
 class ReasonThinkingDeltaData(Struct, frozen=True, omit_defaults=True):
+    """A piece of the model's thinking while it is written; only live."""
+
     turn_id: str
     delta: str
     accumulated: str
@@ -158,6 +190,8 @@ class ReasonThinkingDeltaData(Struct, frozen=True, omit_defaults=True):
 
 
 class ReasonThinkingCompletedData(Struct, frozen=True):
+    """The model's thinking as a whole, where the vendor shows it."""
+
     turn_id: str
     thinking: str
 
@@ -218,11 +252,15 @@ class ToolCallSummary(Struct, frozen=True, omit_defaults=True):
 
 
 class ActStartedData(Struct, frozen=True, omit_defaults=True):
+    """A batch of tool calls of one answer begins."""
+
     tool_calls: tuple[ToolCallSummary, ...]
     headline: str | None = None
 
 
 class ActCompletedData(Struct, frozen=True, omit_defaults=True):
+    """All calls of the batch have their results."""
+
     completed: bool
     success_count: int
     error_count: int
@@ -230,6 +268,8 @@ class ActCompletedData(Struct, frozen=True, omit_defaults=True):
 
 
 class ToolStartedData(Struct, frozen=True, omit_defaults=True):
+    """A tool is about to run on the server. This is in the log before the tool begins."""
+
     tool_call: ToolCall
     display_name: str | None = None
     replayable: bool = False
@@ -237,6 +277,8 @@ class ToolStartedData(Struct, frozen=True, omit_defaults=True):
 
 
 class ToolCompletedData(Struct, frozen=True, omit_defaults=True):
+    """A tool call has its result, or the error that the model is told; also the answer to a question for approval."""
+
     tool_call_id: str
     tool_name: str
     success: bool
@@ -250,6 +292,8 @@ class ToolCompletedData(Struct, frozen=True, omit_defaults=True):
 
 
 class ToolProgressData(Struct, frozen=True, omit_defaults=True):
+    """What a running tool says about how far it is; only live."""
+
     tool_call_id: str
     tool_name: str
     message: str
@@ -257,6 +301,8 @@ class ToolProgressData(Struct, frozen=True, omit_defaults=True):
 
 
 class ToolOutputDeltaData(Struct, frozen=True):
+    """A piece of a running tool's output; only live."""
+
     tool_call_id: str
     tool_name: str
     delta: str
@@ -264,6 +310,8 @@ class ToolOutputDeltaData(Struct, frozen=True):
 
 
 class ToolCallRequestedData(Struct, frozen=True, omit_defaults=True):
+    """The session waits for a client: to run these calls, or to allow them (`approve_tool_call`)."""
+
     tool_calls: tuple[ToolCall, ...]
     tool_summaries: tuple[ToolCallSummary, ...] | None = None
     timeout_ms: int = 300_000
@@ -271,6 +319,8 @@ class ToolCallRequestedData(Struct, frozen=True, omit_defaults=True):
 
 
 class FileWrittenData(Struct, frozen=True):
+    """A tool wrote a file of the session."""
+
     path: str
     operation: str
     created: bool
@@ -278,11 +328,15 @@ class FileWrittenData(Struct, frozen=True):
 
 
 class ContextCompactingData(Struct, frozen=True, omit_defaults=True):
+    """The history is about to be shortened; not emitted yet."""
+
     messages_before: int
     reason: str | None = None
 
 
 class ContextCompactedData(Struct, frozen=True, omit_defaults=True):
+    """The history was shortened; not emitted yet."""
+
     messages_before: int
     messages_after: int
     duration_ms: int

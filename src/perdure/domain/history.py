@@ -12,7 +12,7 @@ from hashlib import blake2b
 import msgspec
 from msgspec import Struct
 
-from perdure.domain.events import ToolCompletedData
+from perdure.domain.events import Event, ToolCompletedData
 from perdure.domain.messages import ContentPart, Message, TextPart, ToolCallPart, ToolResultPart, text_of, tool_calls_of
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import AnyEvent
@@ -88,7 +88,7 @@ class Conversation:
                     self._add(data.message, sequence)
                     self._calls = tool_calls_of(data.message)
             case "tool.completed":
-                message = result_message(event.decoded(), event.ts)
+                message = result_message(event.decoded(), event.ts, event.id if isinstance(event, Event) else None)
                 self._results[event.decoded().tool_call_id] = (message, sequence)
 
     def prompt(self, budget: int) -> tuple[list[Message], int]:

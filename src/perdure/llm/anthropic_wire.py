@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import structs
 
-from perdure.domain.messages import ImagePart, JsonObject, Message, TextPart, ToolCallPart, ToolResultPart
+from perdure.domain.messages import ContentPart, ImagePart, JsonObject, Message, TextPart, ToolCallPart, ToolResultPart
 from perdure.llm.driver import ToolSpec
 from perdure.llm.wire import (
     CONTINUE,
@@ -20,8 +20,8 @@ from perdure.llm.wire import (
     plain_id,
     plain_name,
     refuse_files,
+    result_content,
     result_fragment,
-    result_text,
     unpacked,
     woven,
 )
@@ -47,7 +47,7 @@ def fragment(message: Message, model: str | None) -> Fragment:
         # The protocol has one system prompt, at the top. What is said later keeps its place, and shows who says it.
         text = "".join(part.text for part in message.content if isinstance(part, TextPart)).strip()
         return Fragment("system", dumps(_text(f"<system>\n{text}\n</system>")))
-    blocks = _shown(message) or [_text(NO_CONTENT)]
+    blocks = _shown(message.content) or [_text(NO_CONTENT)]
     return Fragment("user", b",".join(dumps(block) for block in blocks))
 
 
@@ -79,18 +79,20 @@ def _assistant(message: Message, model: str | None) -> Fragment:
 
 
 def _results(message: Message, results: list[ToolResultPart]) -> Fragment:
-    blocks = [_result(part.tool_call_id, _result_text(part), is_error=part.error is not None) for part in results]
-    shown = _shown(message)
-    if shown:
-        text = blocks[0].get("content")
-        blocks[0]["content"] = ([_text(text)] if text else []) + shown
-    return result_fragment([(part.tool_call_id, dumps(block)) for part, block in zip(results, blocks, strict=True)])
-
-
-def _result_text(part: ToolResultPart) -> str:
-    """The protocol has a flag for errors, so the text does without the word."""
-    text = result_text(part)
-    return text if part.error is None else text.removeprefix("Error: ") or "error"
+    shown = _shown(message.content)
+    values: list[tuple[str, bytes]] = []
+    for part in results:
+        text, images = result_content(part)
+        if part.error is not None:
+            # The protocol has a flag for errors, so the text does without the word.
+            text = text.removeprefix("Error: ")
+        block = _result(part.tool_call_id, text, is_error=part.error is not None)
+        # What the message shows besides its results goes with the first of them.
+        if images or shown:
+            block["content"] = ([_text(text)] if text.strip() else []) + _shown(images) + shown
+            shown = []
+        values.append((part.tool_call_id, dumps(block)))
+    return result_fragment(values)
 
 
 def _result(call_id: str, text: str, *, is_error: bool) -> JsonObject:
@@ -111,9 +113,9 @@ def _text(text: str) -> JsonObject:
     return {"type": "text", "text": text}
 
 
-def _shown(message: Message) -> list[JsonObject]:
+def _shown(parts: Sequence[ContentPart]) -> list[JsonObject]:
     blocks: list[JsonObject] = []
-    for part in message.content:
+    for part in parts:
         if isinstance(part, TextPart) and part.text.strip():
             blocks.append(_text(part.text))
         elif isinstance(part, ImagePart):

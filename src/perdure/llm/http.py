@@ -89,8 +89,10 @@ class Endpoint:
             raise InvalidInput("`base_url` must be an http or https URL", field="base_url")
         self.host = (url.host or "").lower()
         self._query = url.query_string
-        self.base = url.with_query(None).with_fragment(None).human_repr().rstrip("/")
+        self.base = str(url.with_query(None).with_fragment(None)).rstrip("/")
         everything = {**credentials, **(headers or {})}
+        if url.user is not None and any(name.lower() == "authorization" for name in everything):
+            raise InvalidInput("credentials stand in `base_url` and in a header: one of them must go", field="base_url")
         for name, value in everything.items():
             if not (name.isascii() and value.isascii() and value.isprintable() and name.isprintable()):
                 raise InvalidInput("a key or header holds characters that HTTP does not allow", field="api_key")

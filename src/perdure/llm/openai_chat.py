@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.messages import (
+    ContentPart,
     ImagePart,
     JsonObject,
     Message,
@@ -45,8 +46,8 @@ from perdure.llm.wire import (
     parameters_of,
     plain_id,
     refuse_files,
+    result_content,
     result_fragment,
-    result_text,
     unpacked,
 )
 
@@ -165,7 +166,7 @@ class OpenAiChatDriver:
         if message.role == "tool_result":
             return _results(message)
         role = "system" if message.role == "system" else "user"
-        return Fragment("system" if role == "system" else "user", dumps({"role": role, "content": _content(message)}))
+        return Fragment("system" if role == "system" else "user", dumps({"role": role, "content": _content(message.content)}))
 
     def _assistant(self, message: Message, model: str) -> Fragment:
         calls = calls_of(message)
@@ -202,17 +203,22 @@ def _results(message: Message) -> Fragment:
     """`tool` messages hold text only: images that a tool gave follow in a user message, after all results."""
     results = [part for part in message.content if isinstance(part, ToolResultPart)]
     if not results:
-        return Fragment("user", dumps({"role": "user", "content": _content(message)}))
-    values = [(part.tool_call_id, dumps(_tool(part.tool_call_id, result_text(part)))) for part in results]
-    rest = any(isinstance(part, TextPart | ImagePart) for part in message.content)
-    late = dumps({"role": "user", "content": _content(message)}) if rest else b""
-    return result_fragment(values, late)
+        return Fragment("user", dumps({"role": "user", "content": _content(message.content)}))
+    values: list[tuple[str, bytes]] = []
+    shown: list[TextPart | ImagePart] = [part for part in message.content if isinstance(part, TextPart | ImagePart)]
+    for part in results:
+        text, images = result_content(part)
+        values.append((part.tool_call_id, dumps(_tool(part.tool_call_id, text))))
+        shown += images
+    return result_fragment(values, dumps({"role": "user", "content": _content(shown)}) if shown else b"")
 
 
-def _content(message: Message) -> str | list[JsonObject]:
-    parts = [part for part in message.content if isinstance(part, TextPart | ImagePart)]
-    if not any(isinstance(part, ImagePart) for part in parts) and len(parts) <= 1:
-        return text_of(message.content)
+def _content(content: Sequence[ContentPart]) -> str | list[JsonObject]:
+    parts = [part for part in content if isinstance(part, TextPart | ImagePart)]
+    if not parts:
+        return ""
+    if len(parts) == 1 and isinstance(parts[0], TextPart):
+        return parts[0].text
     return [
         {"type": "text", "text": part.text}
         if isinstance(part, TextPart)

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.errors import ModelError
-from perdure.domain.messages import ImagePart, JsonObject, Message, TextPart, ToolCallPart, ToolResultPart, Usage
+from perdure.domain.messages import ContentPart, ImagePart, JsonObject, Message, TextPart, ToolCallPart, ToolResultPart, Usage
 from perdure.llm.answers import Answer, CallInProgress, count, cut_off, decoded
 from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, ProviderConfig, ToolSpec
 from perdure.llm.failures import in_stream
@@ -38,8 +38,8 @@ from perdure.llm.wire import (
     plain_id,
     plain_name,
     refuse_files,
+    result_content,
     result_fragment,
-    result_text,
     unpacked,
     woven,
 )
@@ -159,8 +159,8 @@ def _fragment(message: Message, model: str | None, phased: bool) -> Fragment:
     if message.role == "tool_result" and results:
         return _results(message, results)
     if message.role == "system":
-        return Fragment("system", dumps({"type": "message", "role": "system", "content": _content(message)}))
-    return Fragment("user", dumps(_user(_content(message))))
+        return Fragment("system", dumps({"type": "message", "role": "system", "content": _content(message.content)}))
+    return Fragment("user", dumps(_user(_content(message.content))))
 
 
 def _assistant(message: Message, model: str | None, *, phased: bool) -> Fragment:
@@ -192,12 +192,15 @@ def _assistant(message: Message, model: str | None, *, phased: bool) -> Fragment
 
 
 def _results(message: Message, results: list[ToolResultPart]) -> Fragment:
-    shown = [part for part in message.content if isinstance(part, TextPart | ImagePart)]
+    shown: list[ContentPart] = [part for part in message.content if isinstance(part, TextPart | ImagePart)]
     values: list[tuple[str, bytes]] = []
-    for number, part in enumerate(results):
-        output: Any = result_text(part)
-        if shown and number == 0:
-            output = ([_input_text(output)] if output else []) + _content(message)
+    for part in results:
+        output: Any
+        output, images = result_content(part)
+        # What the message shows besides its results goes with the first of them.
+        if images or shown:
+            output = ([_input_text(output)] if output else []) + _content([*images, *shown])
+            shown = []
         values.append((part.tool_call_id, dumps(_output(part.tool_call_id, output))))
     return result_fragment(values)
 
@@ -210,12 +213,12 @@ def _input_text(text: str) -> JsonObject:
     return {"type": "input_text", "text": text}
 
 
-def _content(message: Message) -> list[JsonObject]:
+def _content(parts: Sequence[ContentPart]) -> list[JsonObject]:
     content = [
         _input_text(part.text)
         if isinstance(part, TextPart)
         else {"type": "input_image", "image_url": image_url(part), "detail": "auto"}
-        for part in message.content
+        for part in parts
         if isinstance(part, TextPart | ImagePart)
     ]
     return content or [_input_text("")]

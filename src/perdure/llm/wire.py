@@ -7,6 +7,7 @@ caller shortened is encoded again.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -305,13 +306,25 @@ def argument_object(arguments: Any) -> JsonObject:
     return arguments if isinstance(arguments, dict) else {"invalid_arguments": arguments}
 
 
-def result_text(part: ToolResultPart) -> str:
-    """A tool's result in words; an error begins with `Error: `."""
+_PARTS = frozenset({"text", "image"})
+
+
+def result_content(part: ToolResultPart) -> tuple[str, list[ImagePart]]:
+    """A tool's result in words (an error begins with `Error: `), and the images in it.
+
+    A result that is a list of text and image parts is content; any other is a value, told as JSON.
+    """
     result = part.result
+    images: list[ImagePart] = []
+    if isinstance(result, list) and all(isinstance(one, dict) and one.get("type") in _PARTS for one in result):
+        with contextlib.suppress(msgspec.ValidationError):
+            images = [msgspec.convert(one, ImagePart) for one in result if one["type"] == "image"]
+    if images:
+        result = "\n".join(str(one.get("text", "")) for one in result if one["type"] == "text")
     text = result if isinstance(result, str) else "" if result is None else dumps(result).decode()
-    if part.error is None:
-        return text
-    return f"Error: {part.error}\n{text}" if text else f"Error: {part.error}"
+    if part.error is not None:
+        text = f"Error: {part.error}\n{text}" if text else f"Error: {part.error}"
+    return text, images
 
 
 def parameters_of(tool: ToolSpec) -> JsonObject:

@@ -1,13 +1,16 @@
-"""Organizations, users, memberships and access tokens."""
+"""Rows of organizations, users, memberships and access tokens."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from msgspec import Struct
 
 from perdure.domain.accounts import UserRole
+from perdure.domain.errors import NotFound
 from perdure.domain.times import Micros
 from perdure.store.database import Tx
-from perdure.store.rows import columns, insert, values
+from perdure.store.rows import assignments, columns, insert, like_pattern, values
 
 
 class OrganizationRow(Struct, frozen=True):
@@ -15,6 +18,7 @@ class OrganizationRow(Struct, frozen=True):
     name: str
     default_model_id: str | None
     default_harness_id: str | None
+    onboarding_completed_at: Micros | None
     created_at: Micros
     updated_at: Micros
 
@@ -40,31 +44,81 @@ class TokenRow(Struct, frozen=True):
     revoked_at: Micros | None
 
 
+_ORGANIZATION = columns(OrganizationRow)
+_USER = columns(UserRow)
+_TOKEN = columns(TokenRow)
+
+
 async def add_organization(tx: Tx, row: OrganizationRow) -> None:
     await tx.run(insert("organizations", OrganizationRow), *values(row))
 
 
 async def get_organization(tx: Tx, org_id: str) -> OrganizationRow | None:
-    found = await tx.one(f"SELECT {columns(OrganizationRow)} FROM organizations WHERE id = ?", org_id)
+    found = await tx.one(f"SELECT {_ORGANIZATION} FROM organizations WHERE id = ?", org_id)
     return None if found is None else OrganizationRow(*found)
+
+
+async def update_organization(tx: Tx, org_id: str, changes: dict[str, Any]) -> None:
+    await tx.run(f"UPDATE organizations SET {assignments(changes)} WHERE id = ?", *changes.values(), org_id)
 
 
 async def first_organization(tx: Tx) -> OrganizationRow | None:
     """The oldest organization: the one that a fresh installation begins with."""
-    found = await tx.one(f"SELECT {columns(OrganizationRow)} FROM organizations ORDER BY created_at, id LIMIT 1")
+    found = await tx.one(f"SELECT {_ORGANIZATION} FROM organizations ORDER BY created_at, id LIMIT 1")
     return None if found is None else OrganizationRow(*found)
 
 
 async def set_default_model(tx: Tx, org_id: str, model_id: str | None, now: Micros) -> None:
-    await tx.run("UPDATE organizations SET default_model_id = ?, updated_at = ? WHERE id = ?", model_id, now, org_id)
+    await update_organization(tx, org_id, {"default_model_id": model_id, "updated_at": now})
 
 
 async def add_user(tx: Tx, row: UserRow) -> None:
     await tx.run(insert("users", UserRow), *values(row))
 
 
-async def add_membership(tx: Tx, org_id: str, user_id: str, role: UserRole, now: Micros) -> None:
-    await tx.run("INSERT INTO memberships (org_id, user_id, role, created_at) VALUES (?, ?, ?, ?)", org_id, user_id, role, now)
+async def get_user(tx: Tx, user_id: str) -> UserRow:
+    """Raises NotFound."""
+    found = await tx.one(f"SELECT {_USER} FROM users WHERE id = ?", user_id)
+    if found is None:
+        raise NotFound("user")
+    return UserRow(*found)
+
+
+async def user_by_email(tx: Tx, email: str) -> UserRow | None:
+    found = await tx.one(f"SELECT {_USER} FROM users WHERE LOWER(email) = ?", email.lower())
+    return None if found is None else UserRow(*found)
+
+
+async def rename_user(tx: Tx, user_id: str, name: str) -> None:
+    await tx.run("UPDATE users SET name = ? WHERE id = ?", name, user_id)
+
+
+async def delete_user(tx: Tx, user_id: str) -> None:
+    """Remove a user with its memberships, tokens and pins. What it made stays with the organization."""
+    for table in ("memberships", "tokens", "pins"):
+        await tx.run(f"DELETE FROM {table} WHERE user_id = ?", user_id)
+    await tx.run("DELETE FROM users WHERE id = ?", user_id)
+
+
+async def members_of(tx: Tx, org_id: str, search: str | None) -> list[tuple[UserRow, UserRole]]:
+    """The organization's users and their roles, oldest first."""
+    narrowed = "" if search is None else " AND (LOWER(u.name) LIKE ? ESCAPE '!' OR LOWER(u.email) LIKE ? ESCAPE '!')"
+    args = [] if search is None else [like_pattern(search)] * 2
+    rows = await tx.all(
+        f"SELECT {columns(UserRow, alias='u')}, m.role FROM memberships m JOIN users u ON u.id = m.user_id"
+        f" WHERE m.org_id = ?{narrowed} ORDER BY u.created_at, u.id LIMIT 1000",
+        org_id, *args,
+    )  # fmt: skip
+    return [(UserRow(*row[:-1]), row[-1]) for row in rows]
+
+
+async def set_membership(tx: Tx, org_id: str, user_id: str, role: UserRole, now: Micros) -> None:
+    """Let a user in, or change its role."""
+    await tx.run(
+        "INSERT INTO memberships (org_id, user_id, role, created_at) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (org_id, user_id) DO UPDATE SET role = excluded.role",
+        org_id, user_id, role, now,
+    )  # fmt: skip
 
 
 async def memberships_of(tx: Tx, user_id: str) -> list[tuple[str, UserRole]]:
@@ -73,12 +127,10 @@ async def memberships_of(tx: Tx, user_id: str) -> list[tuple[str, UserRole]]:
     return [(row[0], row[1]) for row in rows]
 
 
-async def owner_of(tx: Tx, org_id: str) -> str | None:
-    """The organization's oldest owner."""
-    found = await tx.one(
-        "SELECT user_id FROM memberships WHERE org_id = ? AND role = 'owner' ORDER BY created_at, user_id LIMIT 1", org_id
-    )
-    return None if found is None else found[0]
+async def owners_of(tx: Tx, org_id: str) -> list[str]:
+    """The organization's owners, oldest membership first."""
+    rows = await tx.all("SELECT user_id FROM memberships WHERE org_id = ? AND role = 'owner' ORDER BY created_at, user_id", org_id)
+    return [row[0] for row in rows]
 
 
 async def add_token(tx: Tx, row: TokenRow) -> None:
@@ -86,10 +138,47 @@ async def add_token(tx: Tx, row: TokenRow) -> None:
 
 
 async def token_by_hash(tx: Tx, digest: str) -> TokenRow | None:
-    found = await tx.one(f"SELECT {columns(TokenRow)} FROM tokens WHERE hash = ?", digest)
+    found = await tx.one(f"SELECT {_TOKEN} FROM tokens WHERE hash = ?", digest)
     return None if found is None else TokenRow(*found)
+
+
+async def tokens_of(tx: Tx, user_id: str) -> list[TokenRow]:
+    """A user's tokens, newest first."""
+    rows = await tx.all(f"SELECT {_TOKEN} FROM tokens WHERE user_id = ? ORDER BY created_at DESC, id DESC LIMIT 1000", user_id)
+    return [TokenRow(*row) for row in rows]
+
+
+async def revoke_token(tx: Tx, user_id: str, token_id: str, now: Micros) -> bool:
+    """End a user's token; whether there is such a one."""
+    touched = await tx.run(
+        "UPDATE tokens SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ? AND user_id = ?", now, token_id, user_id
+    )
+    return touched == 1
+
+
+async def touch_token(tx: Tx, token_id: str, now: Micros) -> None:
+    """Remember when a token was last used."""
+    await tx.run("UPDATE tokens SET last_used_at = ? WHERE id = ?", now, token_id)
 
 
 async def any_token(tx: Tx) -> bool:
     """Whether there is a token at all: from the first one on, requests need credentials."""
     return await tx.one("SELECT 1 FROM tokens LIMIT 1") is not None
+
+
+_HOLDERS = {
+    "session": "sessions",
+    "agent": "agents",
+    "harness": "harnesses",
+    "provider": "providers",
+    "model": "models",
+}
+
+
+async def organization_holding(tx: Tx, resource_id: str) -> str | None:
+    """The organization that a resource belongs to."""
+    table = _HOLDERS.get(resource_id.rsplit("_", 1)[0])
+    if table is None:
+        return None
+    found = await tx.one(f"SELECT org_id FROM {table} WHERE id = ?", resource_id)
+    return None if found is None else found[0]

@@ -66,10 +66,14 @@ class Database(Protocol):
 
     dialect: str
 
-    async def write(self, body: Body[T]) -> T:
+    async def write(self, body: Body[T], *, single: bool = False) -> T:
         """Run the body in one transaction; when this returns it is durable, when it raises nothing was changed.
 
         The body may be run again after a serialization conflict, so it must not change anything but the database.
+
+        Args:
+            single: a promise that one `append` or `run` is all that the body changes, and that nothing comes after it:
+                the database may then do without the round trips that open and close a transaction.
         """
         ...
 

@@ -49,6 +49,7 @@ OLDEST = 150000
 _PARAMETER = re.compile(r"'(?:[^']|'')*'|\?")
 _INSERT = re.compile(r"\s*INSERT\s+INTO\s+(\w+)\s*\(([^)]*)\)\s*", re.IGNORECASE)
 _CONFLICTS = ("40001", "40P01", "0A000")  # serialization failure, deadlock, a plan that a migration has outdated
+_TAKEN = "23505"  # a rival took the same unique name between a body's look and its insert: run again, the body sees it
 _ENDED = ("08", "57P", "25P03", "25P04")  # no connection; shutting down or starting up; idle or open for too long
 _BUSY = ("53", "57014", "55P03")  # no memory, disk or connection left; took too long; waited too long for a lock
 _UNKNOWN = "the connection to the database broke while a transaction was being committed: it may or may not have happened"
@@ -135,6 +136,38 @@ class PostgresTx:
         self.callbacks.append(call)
 
 
+class _SingleTx(PostgresTx):
+    """A transaction that is one statement, which commits by itself. It can look before it, and nothing comes after it."""
+
+    spent = False
+
+    async def all(self, sql: str, *args: Any) -> list[Row]:
+        self._check()
+        return await super().all(sql, *args)
+
+    async def one(self, sql: str, *args: Any) -> Row | None:
+        self._check()
+        return await super().one(sql, *args)
+
+    async def run(self, sql: str, *args: Any) -> int:
+        self._check()
+        count = await super().run(sql, *args)
+        self.spent = count > 0
+        return count
+
+    async def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        raise RuntimeError("a single write is one statement")
+
+    async def append(self, update: str, args: Sequence[Any], insert: str, rows: Sequence[Sequence[Any]]) -> bool:
+        self._check()
+        self.spent = await super().append(update, args, insert, rows)
+        return self.spent
+
+    def _check(self) -> None:
+        if self.spent:
+            raise RuntimeError("a single write is one statement, and it has been made")
+
+
 class PostgresDatabase:
     """The scale-out database. Make it with `open_postgres`."""
 
@@ -147,21 +180,21 @@ class PostgresDatabase:
         self._writes: set[asyncio.Task[Any]] = set()
         self._closed = False
 
-    async def write(self, body: Body[T]) -> T:
+    async def write(self, body: Body[T], *, single: bool = False) -> T:
         if self._closed:
             raise Unavailable("the database is closed")
         # In a task of its own: a cancelled caller leaves its transaction whole, callbacks included, as on SQLite.
-        task = asyncio.ensure_future(self._write(body))
+        task = asyncio.ensure_future(self._write(body, single))
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
         return await asyncio.shield(task)
 
-    async def _write(self, body: Body[T]) -> T:
+    async def _write(self, body: Body[T], single: bool) -> T:
         for left in reversed(range(ATTEMPTS)):
             connection = await self._acquire()
-            tx = PostgresTx(connection, self._appends)
+            tx = (_SingleTx if single else PostgresTx)(connection, self._appends)
             try:
-                result = await _transact(connection, tx, body)
+                result = await (_do_alone if single else _transact)(connection, tx, body)
             except Exception as error:  # noqa: BLE001 - raised again unless the body may be repeated
                 _repeat_or_raise(connection, error, left)
             else:
@@ -246,6 +279,15 @@ async def _transact(connection: Any, tx: PostgresTx, body: Body[T]) -> T:
             raise Unavailable(_UNKNOWN) from error
         raise
     return result
+
+
+async def _do_alone(connection: Any, tx: PostgresTx, body: Body[T]) -> T:
+    try:
+        return await body(tx)
+    except Exception as error:
+        if _is_lost(connection, error) or type(error) is TimeoutError:
+            raise Unavailable(_UNKNOWN) from error
+        raise
 
 
 async def open_postgres(url: str, *, min_size: int = 2, max_size: int = 10) -> PostgresDatabase:
@@ -352,7 +394,7 @@ def _repeat_or_raise(connection: Any, error: Exception, left: int) -> None:
     """Return when the body may be run again: nothing of it was committed, and there are attempts `left`."""
     lost = _is_lost(connection, error)
     state = _sqlstate(error) or ""
-    if left and (lost or state in _CONFLICTS):
+    if left and (lost or state in _CONFLICTS or state == _TAKEN):
         return
     if lost:
         raise Unavailable("the connection to the database broke") from error

@@ -218,10 +218,19 @@ class Notifier:
                 if not await self._wait(PING_SECONDS, lambda: bool(self._pending) or self._closing):
                     await connection.execute("SELECT 1", timeout=REPLY_SECONDS)
                 continue
-            await connection.execute(_NOTIFY, self._pack(), timeout=REPLY_SECONDS)
+            await self._send_pending(connection)
             self._resting = True
             await self._wait(GATHER_SECONDS, lambda: len(self._pending) >= BATCH or self._closing)
             self._resting = False
+
+    async def _send_pending(self, connection: Any) -> None:
+        frames, self._pending = self._pending, deque()
+        try:
+            await connection.execute(_NOTIFY, self._pack(frames), timeout=REPLY_SECONDS)
+        except Exception as error:
+            if is_connection_error(error) or isinstance(error, TimeoutError):
+                self._pending.extendleft(reversed(frames))  # to be said on the next connection
+            raise
 
     async def _wait(self, seconds: float, done: Callable[[], bool]) -> bool:
         """Wait until `done`, at most so long; whether it is."""
@@ -241,29 +250,28 @@ class Notifier:
         if self._due is not None and not self._due.done():
             self._due.set_result(None)
 
-    def _pack(self) -> list[str]:
-        """Everything that waits, as payloads within PostgreSQL's limit."""
+    def _pack(self, frames: Iterable[Frame]) -> list[str]:
+        """The frames as payloads within PostgreSQL's limit."""
         packets: list[str] = []
-        frames: list[str] = []
+        texts: list[str] = []
         size = 0
-        while self._pending:
-            text = _encode(self._pending.popleft())
+        for text in map(_encode, frames):
             length = len(text.encode()) + 1
             if length > PAYLOAD_LIMIT - 64:
                 continue  # an absurdly long name or context; what is lost on the bus is found in the log
-            if frames and size + length > PAYLOAD_LIMIT - 64:
-                packets.append(self._packet(frames))
-                frames, size = [], 0
-            frames.append(text)
+            if texts and size + length > PAYLOAD_LIMIT - 64:
+                packets.append(self._packet(texts))
+                texts, size = [], 0
+            texts.append(text)
             size += length
-        if frames:
-            packets.append(self._packet(frames))
+        if texts:
+            packets.append(self._packet(texts))
         return packets
 
-    def _packet(self, frames: list[str]) -> str:
+    def _packet(self, texts: list[str]) -> str:
         # The number makes each payload its own: of equal ones in a transaction PostgreSQL delivers one.
         self._number += 1
-        return f"{self._own},{self._number},[{','.join(frames)}]]"
+        return f"{self._own},{self._number},[{','.join(texts)}]]"
 
     def _shed(self) -> None:
         """Make room: without live text, and with only the last word on each log."""

@@ -99,7 +99,7 @@ class SqliteDatabase:
         self._thread = threading.Thread(target=self._write_forever, name="perdure-write", daemon=True)
         self._thread.start()
 
-    async def write(self, body: Body[T]) -> T:
+    async def write(self, body: Body[T], *, single: bool = False) -> T:
         if self._closed:
             raise Unavailable("the database is closed")
         future: asyncio.Future[T] = self._loop.create_future()

@@ -25,7 +25,7 @@ class Worker:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._draining = False
+        self._draining = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self._watch: asyncio.Task[None] | None = None
@@ -56,14 +56,14 @@ class Worker:
         session_id = job.session_id
         while (present := self._running.get(session_id)) is not None:
             await asyncio.wait([present])
-        if self._draining:
+        if self._draining.is_set():
             raise PutBack
         task = asyncio.create_task(self._advance(session_id))
         self._running[session_id] = task
         self._idle.clear()
         task.add_done_callback(lambda done: self._forget(session_id, done))
         await asyncio.wait([task])
-        if self._draining and task.cancelled():
+        if self._draining.is_set() and task.cancelled():
             raise PutBack
 
     def _forget(self, session_id: str, task: asyncio.Task[None]) -> None:
@@ -104,7 +104,7 @@ class Worker:
 
     async def drain(self, grace: float) -> int:
         """Stop: take no more jobs, give what runs `grace` seconds, then leave the rest to be resumed; how many that were."""
-        self._draining = True
+        self._draining.set()
         await self._engine.queue.stop()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), grace)

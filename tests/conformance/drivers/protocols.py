@@ -34,7 +34,7 @@ class Wire(Protocol):
         text: Sequence[str] = (),
         calls: Sequence[Call] = (),
         thinking: Sequence[str] = (),
-        counts: Counts = Counts(),  # noqa: B008
+        counts: Counts = Counts(),
         finish: str = "stop",
     ) -> list[bytes]:
         """The SSE events of a whole answer. `finish`: `stop`, `length` or `content_filter`."""
@@ -67,7 +67,7 @@ class ChatWire:
         text: Sequence[str] = (),
         calls: Sequence[Call] = (),
         thinking: Sequence[str] = (),
-        counts: Counts = Counts(),  # noqa: B008
+        counts: Counts = Counts(),
         finish: str = "stop",
     ) -> list[bytes]:
         events = [self._chunk({"role": "assistant", "content": None})]
@@ -115,7 +115,7 @@ class ResponsesWire(ChatWire):
         text: Sequence[str] = (),
         calls: Sequence[Call] = (),
         thinking: Sequence[str] = (),
-        counts: Counts = Counts(),  # noqa: B008
+        counts: Counts = Counts(),
         finish: str = "stop",
     ) -> list[bytes]:
         base = {"id": "resp-1", "object": "response", "model": "model-1", "status": "in_progress", "output": []}
@@ -240,7 +240,7 @@ class MessagesWire:
         text: Sequence[str] = (),
         calls: Sequence[Call] = (),
         thinking: Sequence[str] = (),
-        counts: Counts = Counts(),  # noqa: B008
+        counts: Counts = Counts(),
         finish: str = "stop",
     ) -> list[bytes]:
         blocks: list[bytes] = []

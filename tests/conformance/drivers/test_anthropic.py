@@ -149,6 +149,10 @@ async def test_images_are_sent_by_url_and_inline(vendor: Vendor, connect: Connec
         inline,
     ]
     assert body["messages"][2]["content"][0]["content"] == [text("a picture"), inline]
+    parts = [{"type": "text", "text": "a picture"}, {"type": "image", "base64": PNG}]
+    body = await sent(vendor, connect, user("Hi"), agent(call("c1")), result("c1", parts, "half"))
+    assert body["messages"][2]["content"][0]["content"] == [text("half\na picture"), inline]
+    assert body["messages"][2]["content"][0]["is_error"] is True
 
 
 async def test_cache_marks_end_the_system_prompt_the_tools_and_the_last_turn(vendor: Vendor, connect: Connect) -> None:
@@ -306,7 +310,7 @@ async def test_thinking_goes_to_its_own_kind_of_provider_and_model_only(vendor: 
 
 
 async def test_earlier_models_do_not_begin_to_think_in_the_middle_of_a_tool_loop(vendor: Vendor, connect: Connect) -> None:
-    fields = {"model": OLD, "reasoning_effort": "low"}
+    fields: dict[str, Any] = {"model": OLD, "reasoning_effort": "low"}
     without = agent("Looking.", call("c1"))
     body = await sent(vendor, connect, user("Hi"), without, result("c1", "x"), user("Hurry"), **fields)
     assert "thinking" not in body

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from perdure.domain.errors import ModelError
@@ -115,8 +116,6 @@ async def test_settings_are_sent(vendor: Vendor, connect: Connect) -> None:
 
 
 async def test_openais_own_hosts_get_what_only_they_know(http: Http) -> None:
-    import msgspec
-
     driver = driver_at("https://api.openai.com/v1/", http)
     request = ask(user("Hi"), model="gpt-5-mini", max_output_tokens=9, temperature=0.5, cache_key="k" * 70)
     body = msgspec.json.decode(driver.encoded(request))
@@ -160,6 +159,15 @@ async def test_images_that_a_tool_gave_follow_after_all_results(vendor: Vendor, 
         result("c2", "x"),
     )
     assert [message["role"] for message in body["messages"]] == ["user", "assistant", "tool", "tool", "user"]
+    inside = await sent(
+        vendor,
+        connect,
+        user("Hi"),
+        agent(call("c1"), call("c2")),
+        result("c1", [{"type": "text", "text": "see"}, {"type": "image", "base64": PNG}]),
+        result("c2", "x"),
+    )
+    assert inside["messages"][1:] == body["messages"][1:]
     assert body["messages"][4]["content"] == [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}]
 
 
@@ -310,7 +318,7 @@ async def test_a_server_that_gives_no_reason_must_at_least_say_done(vendor: Vend
 
 
 async def test_cache_counts_of_other_servers_are_understood(vendor: Vendor, connect: Connect) -> None:
-    usage = {"prompt_tokens": 9, "completion_tokens": 1, "prompt_cache_hit_tokens": 4}
+    usage: dict[str, Any] = {"prompt_tokens": 9, "completion_tokens": 1, "prompt_cache_hit_tokens": 4}
     response = await answered(vendor, connect, chunk({"content": "a"}, "stop", usage=usage), chunk({}, usage=None))
     assert (response.usage.input_tokens, response.usage.cache_read_tokens) == (9, 4)
     usage = {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cache_write_tokens": 5}}
@@ -333,8 +341,6 @@ async def test_models_are_listed_with_what_servers_say_of_them(vendor: Vendor, c
         {"nothing": 1},
         "odd",
     ]
-    import msgspec
-
     vendor.will(Reply([msgspec.json.encode({"object": "list", "data": data})], headers=JSON))
     assert await connect(TYPE).list_models() == [
         ListedModel("a", None, 5),
@@ -364,7 +370,6 @@ async def test_base_urls_may_name_the_version_or_not(http: Http, base: str | Non
 
 async def test_without_a_key_no_credentials_are_sent(vendor: Vendor, http: Http) -> None:
     vendor.will(Reply(WIRE.answer(["ok"])))
-    driver = driver_at(vendor.url, http, headers={"X-Title": "perdure"})
     driver = OpenAiChatDriver(ProviderConfig(TYPE, vendor.url, None, {"headers": {"X-Title": "t"}}), http, FragmentCache())
     await driver.generate(ask(user("Hi")), Heard())
     assert "authorization" not in vendor.asked[-1].headers
@@ -379,8 +384,6 @@ async def test_several_text_parts_stay_apart(vendor: Vendor, connect: Connect) -
 
 async def test_a_result_message_without_a_result_is_a_users_word(vendor: Vendor, connect: Connect) -> None:
     odd = result("c1")
-    import msgspec
-
     odd = msgspec.structs.replace(odd, content=(TextPart("plain"),))
     body = await sent(vendor, connect, user("Hi"), odd)
     assert body["messages"][1] == {"role": "user", "content": "plain"}

@@ -213,6 +213,9 @@ async def test_images_are_sent_and_come_with_results_too(vendor: Vendor, connect
         "image_url": "https://example.com/a.png",
         "detail": "auto",
     }
+    parts = [{"type": "text", "text": "a picture"}, {"type": "image", "base64": PNG}]
+    inside = await sent(vendor, connect, user("Hi"), agent(call("c1")), result("c1", parts))
+    assert inside["input"][1:] == body["input"][1:]
     assert body["input"][2]["output"] == [
         {"type": "input_text", "text": "a picture"},
         {"type": "input_image", "image_url": f"data:image/png;base64,{PNG}", "detail": "auto"},

@@ -186,6 +186,8 @@ async def test_a_stream_that_ends_politely_but_too_early_is_a_passing_fault(vend
         b"data: {nonsense\n\n",
         b"data: \xff\xfe\n\n",
         b"data: [1, 2]\n\n",
+        b'data: {"usage": ' + b"[" * 90000 + b"\n\n",
+        b'data: {"usage":' + b"[" * 9000 + b"]" * 9000 + b"}\n\n",
         b"data: " + b"[" * 9000 + b"\n\n",
         b"\x00" * 99,
     ],

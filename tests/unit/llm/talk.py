@@ -8,7 +8,6 @@ from typing import Any
 from perdure.domain.ids import new_id
 from perdure.domain.messages import (
     ContentPart,
-    JsonObject,
     Message,
     TextPart,
     ToolCallPart,
@@ -89,6 +88,3 @@ class Heard:
 
     def pieces(self, kind: str) -> list[str]:
         return [piece for one, piece in self.deltas if one == kind]
-
-
-Json = JsonObject

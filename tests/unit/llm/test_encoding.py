@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.domain.messages import ImagePart, Message, TextPart, ToolCallPart, ToolResultPart
+from perdure.domain.messages import ImagePart, Message, Role, TextPart, ToolCallPart, ToolResultPart
 from perdure.llm.anthropic import AnthropicDriver
 from perdure.llm.driver import ModelRequest, ProviderConfig, ToolSpec
 from perdure.llm.http import Http
@@ -45,11 +45,14 @@ BLOCKS = st.lists(
 )
 
 
+ROLES: tuple[Role, ...] = ("system", "user", "agent", "tool_result")
+
+
 @st.composite
 def messages(draw: st.DrawFn) -> list[Message]:
     out = []
     for number in range(draw(st.integers(0, 8))):
-        role = draw(st.sampled_from(["system", "user", "agent", "tool_result"]))
+        role: Role = draw(st.sampled_from(ROLES))
         content = tuple(draw(st.lists(PARTS, max_size=4)))
         blocks = packed("m", draw(BLOCKS)) if role == "agent" else ()
         out.append(

@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.domain.messages import Message, TextPart, ToolResultPart
+from perdure.domain.messages import ImagePart, Message, TextPart, ToolResultPart
 from perdure.llm.driver import ProviderConfig, ToolSpec
 from perdure.llm.http import Http
 from perdure.llm.openai_chat import OpenAiChatDriver
@@ -22,8 +22,8 @@ from perdure.llm.wire import (
     packed,
     plain_id,
     plain_name,
+    result_content,
     result_fragment,
-    result_text,
     unpacked,
     woven,
 )
@@ -165,9 +165,17 @@ def test_values_that_json_cannot_hold_are_replaced() -> None:
 
 
 def test_results_are_told_in_words() -> None:
-    assert result_text(ToolResultPart("c", "plain")) == "plain"
-    assert result_text(ToolResultPart("c", [1, "ü"])) == '[1,"ü"]'
-    assert result_text(ToolResultPart("c")) == ""
+    assert result_content(ToolResultPart("c", "plain")) == ("plain", [])
+    assert result_content(ToolResultPart("c", [1, "ü"])) == ('[1,"ü"]', [])
+    assert result_content(ToolResultPart("c", [])) == ("[]", [])
+    assert result_content(ToolResultPart("c", [{"type": "text", "text": "a"}]))[0] == '[{"type":"text","text":"a"}]'
+    assert result_content(ToolResultPart("c")) == ("", [])
+
+
+def test_images_in_a_result_are_images() -> None:
+    assert result_content(ToolResultPart("c", [{"type": "image", "url": 7}])) == ('[{"type":"image","url":7}]', [])
+    parts = [{"type": "text", "text": "a"}, {"type": "image", "base64": "iVBORw0KGgo="}, {"type": "text", "text": "b"}]
+    assert result_content(ToolResultPart("c", parts, "half")) == ("Error: half\na\nb", [ImagePart(base64="iVBORw0KGgo=")])
 
 
 @given(st.text(max_size=100))

@@ -6,6 +6,7 @@ CREATE TABLE organizations (
     name TEXT NOT NULL,
     default_model_id TEXT,
     default_harness_id TEXT,
+    onboarding_completed_at BIGINT,
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL
 );

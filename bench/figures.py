@@ -1,0 +1,138 @@
+"""The figures: what each is called, its unit, and the target that it should keep."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+Figures = dict[str, float]
+Once = Callable[[], Awaitable[Figures]]
+"""Measures once; a measure is run several times, and the median counts."""
+
+
+class Scale(Struct, frozen=True):
+    """How much of everything is done. The defaults are the full suite; `QUICK` is for a first look."""
+
+    rounds: int = 3
+    starts: int = 5
+    rest: float = 4.0
+    turns: int = 300
+    tool_turns: int = 60
+    turns_at_once: int = 2_500
+    requests: int = 8_000
+    streams: int = 60
+    long_streams: int = 30
+    followers: int = 500
+    crowd: int = 500
+    crowd_seconds: int = 12
+    old_events: int = 10_000
+    old_messages: int = 1_000
+    history_turns: int = 120
+    few_sessions: int = 1_000
+    many_sessions: int = 100_000
+    pages: int = 60
+    memory_requests: int = 50_000
+    memory_turns: int = 4_000
+
+
+QUICK = Scale(
+    rounds=1, starts=2, rest=2.0, turns=60, tool_turns=15, turns_at_once=500, requests=1_500, streams=15, long_streams=8,
+    followers=150, crowd=150, crowd_seconds=3, old_events=1_500, old_messages=200, history_turns=30, many_sessions=10_000, pages=20,
+    memory_requests=6_000, memory_turns=500,
+)  # fmt: skip
+
+
+class Figure(Struct, frozen=True):
+    """One row of the table.
+
+    Attributes:
+        measure: the measure that gives it.
+        bound: the target: `under` or `over` this, or None where none was set.
+    """
+
+    key: str
+    measure: str
+    text: str
+    unit: str
+    bound: float | None = None
+    better: Literal["under", "over"] = "under"
+
+    def kept(self, value: float) -> bool | None:
+        """Whether the value keeps the target; None where there is no target."""
+        if self.bound is None:
+            return None
+        return value < self.bound if self.better == "under" else value >= self.bound
+
+    @property
+    def target(self) -> str:
+        """The target in words."""
+        return "" if self.bound is None else f"{'<' if self.better == 'under' else '>='} {shown(self.bound)}"
+
+
+def shown(value: float) -> str:
+    """A number with as many digits as mean something."""
+    if value != value:  # not a number: nothing was measured  # noqa: PLR0124
+        return "-"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def tail(values: Sequence[float], share: float = 0.99) -> float:
+    """The value that this share of all does not exceed."""
+    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
+
+
+FIGURES = (
+    Figure("cold_start_s", "start", "start to ready, on data that is there", "s", 1.0),
+    Figure("first_start_s", "start", "start to ready, on an empty folder or database", "s"),
+    Figure("idle_mb", "start", "idle: resident memory", "MB", 80),
+    Figure("idle_cpu_pct", "start", "idle: CPU", "%"),
+    Figure("turn_ms", "turns", "text turn, one at a time: POST to turn.completed", "ms", 5),
+    Figure("turn_p99_ms", "turns", "the same, 99 of 100 are under", "ms"),
+    Figure("turn_cpu_ms", "turns", "the same, server CPU", "ms", 4),
+    Figure("turn_database_cpu_ms", "turns", "the same, PostgreSQL's CPU", "ms"),
+    Figure("round_ms", "turns", "a round of tools", "ms", 3),
+    Figure("round_cpu_ms", "turns", "the same, server CPU", "ms"),
+    Figure("turns_per_s_16", "turns", "text turns, 16 at once", "/s"),
+    Figure("turns_per_s_64", "turns", "text turns, 64 at once", "/s", 300, "over"),
+    Figure("turns_cpu_ms_64", "turns", "the same, server CPU a turn", "ms"),
+    Figure("get_per_s", "requests", "GET a session, 16 at once", "/s", 4000, "over"),
+    Figure("get_cpu_ms", "requests", "the same, server CPU", "ms"),
+    Figure("patch_per_s", "requests", "PATCH a session, 16 at once, durable", "/s", 3000, "over"),
+    Figure("patch_cpu_ms", "requests", "the same, server CPU", "ms"),
+    Figure("create_per_s", "requests", "create a session, 16 at once, durable", "/s"),
+    Figure("create_cpu_ms", "requests", "the same, server CPU", "ms"),
+    Figure("list_per_s", "requests", "list 50 of 1,000 sessions, 16 at once", "/s"),
+    Figure("list_cpu_ms", "requests", "the same, server CPU", "ms"),
+    Figure("first_token_added_ms", "streams", "first token: added to the model's own time", "ms", 3),
+    Figure("one_token_added_ms", "streams", "the same, where the answer is that one token", "ms"),
+    Figure("long_added_ms", "streams", "500 tokens at 0 ms: added", "ms", 25),
+    Figure("long_cpu_ms", "streams", "the same, server CPU", "ms"),
+    Figure("follower_kb", "followers", "an idle follower: memory", "KB", 40),
+    Figure("followers_cpu_pct", "followers", "all idle followers: CPU", "%"),
+    Figure("crowd_done_pct", "crowd", "500 turns that stream for 12 s, at once: done", "%", 100, "over"),
+    Figure("crowd_first_token_ms", "crowd", "the same, first token: median", "ms", 1000),
+    Figure("crowd_last_first_token_ms", "crowd", "the same, first token: the last of all", "ms", 1000),
+    Figure("crowd_late_s", "crowd", "the same, all done after the model", "s"),
+    Figure("crowd_stream_kb", "crowd", "the same, memory at the peak, a stream", "KB"),
+    Figure("crowd_cpu_pct", "crowd", "the same, CPU", "%"),
+    Figure("old_cpu_ratio", "history", "turn after 10,000 events against an empty session: CPU", "x", 1.1),
+    Figure("old_wall_ratio", "history", "the same, wall", "x", 1.1),
+    Figure("old_cold_ms", "history", "the same, the first one after a restart", "ms"),
+    Figure("turn_bytes", "history", "bytes stored for a text turn", "bytes"),
+    Figure("messages_added_ms", "history", "1,000 old messages, all sent: added", "ms", 5),
+    Figure("messages_added_cpu_ms", "history", "the same, server CPU", "ms"),
+    Figure("list_page_ms", "scale", "list 50 of 1,000 sessions", "ms"),
+    Figure("list_ratio", "scale", "the same of 100,000", "x", 2),
+    Figure("search_page_ms", "scale", "search in 1,000 sessions", "ms"),
+    Figure("search_ratio", "scale", "the same in 100,000", "x", 2),
+    Figure("rare_page_ms", "scale", "search for a title that one session has, of 1,000", "ms"),
+    Figure("rare_ratio", "scale", "the same of 100,000", "x", 2),
+    Figure("deep_ratio", "scale", "the last page of 100,000 against that of 1,000", "x"),
+    Figure("requests_mb", "memory", "memory gained over 50,000 requests", "MB", 5),
+    Figure("turns_mb", "memory", "memory gained over 4,000 turns in as many sessions", "MB"),
+)
+"""Targets: the issues "Heart" and "Session API"."""

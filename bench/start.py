@@ -1,0 +1,55 @@
+"""Starting, and doing nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from statistics import median
+
+from bench.figures import Figures, Once, Scale
+from bench.place import Place, Server, Stopwatch
+from bench.wire import connect
+
+
+@contextlib.asynccontextmanager
+async def start(place: Place, scale: Scale) -> AsyncIterator[Once]:
+    """From the start of the process to the first good answer of /health; then what it takes to be there."""
+
+    async def once() -> Figures:
+        began = time.perf_counter()
+        async with place.server() as first:
+            await _ready(first)
+            first_start = time.perf_counter() - began
+            await first.stop()
+            times = [await _cold(place, first) for _ in range(scale.starts)]
+        async with place.server() as server:
+            await _ready(server)
+            await asyncio.sleep(2)
+            watch = Stopwatch(server)
+            await asyncio.sleep(scale.rest)
+            idle = watch.cpu() / watch.wall()
+            return {
+                "cold_start_s": median(times),
+                "first_start_s": first_start,
+                "idle_mb": server.rss(),
+                "idle_cpu_pct": idle * 100,
+            }
+
+    yield once
+
+
+async def _cold(place: Place, before: Server) -> float:
+    began = time.perf_counter()
+    server = await place.start(before.settings)
+    await _ready(server)
+    took = time.perf_counter() - began
+    await server.stop()
+    return took
+
+
+async def _ready(server: Server) -> None:
+    line = await connect(server.url)
+    await line.send("GET", "/health")
+    line.close()

@@ -1,0 +1,200 @@
+"""Every error code: what it means and what to do. The reference page and `/docs/errors` are made from this.
+
+A test fails while a code that the source can emit is missing here.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class ErrorCode(Struct, frozen=True):
+    """A stable word for something that can go wrong.
+
+    Attributes:
+        status: of the HTTP answer; None where it is not an answer.
+    """
+
+    code: str
+    status: int | None
+    meaning: str
+    remedy: str
+
+
+def _answers(status: int, *rows: tuple[str, str, str]) -> tuple[ErrorCode, ...]:
+    return tuple(ErrorCode(code, status, meaning, remedy) for code, meaning, remedy in rows)
+
+
+ANSWERS = (
+    *_answers(
+        400,
+        (
+            "agent_archived",
+            "The agent is archived and starts no sessions.",
+            "Use another, or bring it back with `PATCH` and the status `active`.",
+        ),
+        ("body_timeout", "The body did not arrive within 30 seconds.", "Send it again."),
+        ("duplicate_tool", "Two tools have the same name.", "Rename one of them."),
+        ("harness_archived", "The harness is archived.", "Use another."),
+        (
+            "invalid_capability_config",
+            "A capability's configuration does not fit its schema.",
+            "`GET /v1/capabilities/{capability_id}` shows the schema.",
+        ),
+        (
+            "invalid_etag",
+            "`If-Match` or `If-None-Match` is not a list of entity tags.",
+            "Send the `ETag` as it was given, with its quotes.",
+        ),
+        (
+            "invalid_id",
+            "What stands in an id's place is not an id of that kind.",
+            "An id is its kind, `_` and 32 lower-case hex digits. Send it as it was given.",
+        ),
+        (
+            "invalid_idempotency_key",
+            "The `Idempotency-Key` is empty, too long or not printable ASCII.",
+            "Use up to 255 printable ASCII characters.",
+        ),
+        ("invalid_json", "The body is not JSON in UTF-8, or holds a NUL character.", "The message names the place."),
+        (
+            "invalid_request",
+            "A field or parameter is missing, of the wrong type or against a rule.",
+            "`field` names it, the message says what would fit.",
+        ),
+        ("missing_body", "The request needs a body.", "Send JSON, `{}` at least."),
+        ("missing_tool_call", "An open tool call has no answer among the results.", "Answer all open calls together."),
+        ("nesting_too_deep", "The body's JSON is nested 100 deep or deeper.", "Flatten it."),
+        ("number_out_of_range", "A whole number does not fit in 64 bits, or another one in a double.", "Send it as a string."),
+        ("organization_required", "The token's user belongs to several organizations.", "Name one in the `X-Org-Id` header."),
+        ("repeated_tool_call", "A call is answered twice in one request.", "Answer each once."),
+        ("reserved_tool_name", "A tool may not have this name.", "Rename it."),
+        ("unknown_capability", "There is no such capability on this server.", "`GET /v1/capabilities` lists them."),
+        ("unknown_event_type", "There is no such type of event.", "See the list of event types."),
+        ("unknown_provider_type", "This server does not speak that provider's protocol.", "The message lists the types."),
+        ("unknown_tool_call", "No open call has this id.", "Take the ids from the last `tool.call_requested` event."),
+    ),
+    *_answers(
+        401,
+        ("unauthenticated", "No token, or one that is unknown, expired or revoked.", "Send `Authorization: Bearer pdr_pat_...`."),
+    ),
+    *_answers(
+        403,
+        ("forbidden", "The caller may not do this.", "Ask an owner of the organization."),
+        (
+            "host_not_allowed",
+            "A server without a login answers only to `localhost` and loopback addresses.",
+            "Use one of them, or set up a login with `perdure keys create`.",
+        ),
+        ("role_required", "The caller's role does not allow this.", "Ask an owner of the organization."),
+    ),
+    *_answers(
+        404,
+        ("agent_not_found", "There is no such agent here.", "It may be another organization's: the answer is the same."),
+        ("capability_not_found", "There is no such capability.", "`GET /v1/capabilities` lists them."),
+        ("harness_not_found", "There is no such harness here.", "`GET /v1/harnesses` lists them."),
+        ("image_not_found", "There is no such image here.", "Send the image itself, or its URL."),
+        ("model_not_found", "There is no such model here.", "`GET /v1/models` lists them."),
+        ("not_found", "It is not here.", "Look at the id."),
+        ("provider_not_found", "There is no such provider here.", "`GET /v1/providers` lists them."),
+        ("route_not_found", "There is nothing at this path.", "`/docs` lists the routes."),
+        (
+            "session_not_found",
+            "There is no such session here, or it was deleted.",
+            "It may be another organization's: the answer is the same.",
+        ),
+    ),
+    *_answers(405, ("method_not_allowed", "The path does not take this method.", "`Allow` lists those that it takes.")),
+    *_answers(
+        409,
+        ("conflict", "The resource's state does not allow this.", "Read it again."),
+        ("idempotency_key_reused", "The `Idempotency-Key` belongs to another request.", "Use a new key for a new request."),
+        ("name_taken", "Another one has this name.", "Choose another name."),
+        (
+            "not_waiting_for_approval",
+            "The session does not wait for an approval.",
+            "Somebody was quicker, the time was up, or the turn was cancelled. Read the events.",
+        ),
+        (
+            "not_waiting_for_tool_results",
+            "The session does not wait for tool results.",
+            "Somebody was quicker, the time was up, or the turn was cancelled. Read the events.",
+        ),
+    ),
+    *_answers(412, ("precondition_failed", "The resource has changed since it was read.", "Read it again and decide anew.")),
+    *_answers(
+        413,
+        ("too_large", "The body is over 10 MB.", "Send less."),
+        ("tool_result_too_large", "A tool result is over 100 KB.", "Shorten it, or say where it is."),
+    ),
+    *_answers(
+        415, ("unsupported_media_type", "The body is not declared as JSON in UTF-8.", "Send `Content-Type: application/json`.")
+    ),
+    *_answers(429, ("rate_limited", "Too many requests.", "Wait for `Retry-After` seconds.")),
+    *_answers(431, ("headers_too_large", "The request's line and headers are over 64 KB.", "Send less.")),
+    *_answers(500, ("internal", "The server made a mistake.", "It is in the server's log. Please report it.")),
+    *_answers(503, ("unavailable", "The database does not answer, or the server is stopping.", "Try again in a moment.")),
+)
+"""Codes of answers, by status."""
+
+TURNS = (
+    ErrorCode("agent_archived", None, "The session's agent was archived.", "Bring it back, or use a new session."),
+    ErrorCode("content_filtered", None, "The vendor's filter refused the conversation or the answer.", "Say it in another way."),
+    ErrorCode(
+        "context_length_exceeded",
+        None,
+        "The conversation is too long for the model, however much was left out.",
+        "Use a model with a larger window, or a new session.",
+    ),
+    ErrorCode("duplicate_tool", None, "Two of the session's tools have the same name.", "Rename one of them in the agent."),
+    ErrorCode(
+        "invalid_model_request",
+        None,
+        "The vendor refused the request.",
+        "The error says why; often the model cannot do what was asked of it (tools, images).",
+    ),
+    ErrorCode(
+        "max_iterations", None, "The turn reached its limit of model calls.", "Send a message to go on, or raise `max_iterations`."
+    ),
+    ErrorCode(
+        "model_not_configured",
+        None,
+        "No model is set up, or all that have a claim are disabled.",
+        "Register a provider and a model.",
+    ),
+    ErrorCode("model_not_found", None, "The vendor does not know the model.", "Look at the model's `model_id`."),
+    ErrorCode("provider_auth", None, "The vendor refused the key.", "Give the provider a valid `api_key`."),
+    ErrorCode(
+        "provider_bad_response",
+        None,
+        "What came back is not what the protocol promises.",
+        "Look at `base_url` and `provider_type`.",
+    ),
+    ErrorCode("provider_rate_limited", None, "The vendor limits requests, and did not recover in time.", "Send a message later."),
+    ErrorCode("provider_timeout", None, "The model took too long.", "Send a message to try again."),
+    ErrorCode("provider_unavailable", None, "The vendor could not be reached, or failed.", "Send a message later."),
+    ErrorCode("quota_exceeded", None, "The vendor's quota is used up.", "Raise it with the vendor."),
+)
+"""The `error_code` of `turn.failed` events."""
+
+TOOLS = (
+    ErrorCode("invalid_arguments", None, "The model's arguments do not fit the tool's schema.", "The model is told what is wrong."),
+    ErrorCode("rejected", None, "A person did not allow the call.", "The model is told."),
+    ErrorCode("tool_error", None, "The tool refused or failed.", "The model is told why."),
+    ErrorCode("unknown_tool", None, "The model asked for a tool that the session does not have.", "The model is told."),
+)
+"""Why a tool call ends in an error. The model reads the words; the turn goes on."""
+
+PROGRAMS = (
+    ErrorCode("bad_answer", None, "Something answered that is not a Perdure server.", "Look at the URL."),
+    ErrorCode("command_failed", None, "A command could not do its work.", "The message says why."),
+    ErrorCode("invalid_setting", None, "A setting does not fit.", "The message names it."),
+    ErrorCode("local_model_unavailable", None, "The small local model cannot be started.", "The message says why."),
+    ErrorCode("unreachable", None, "Nobody answers there.", "Start the server, or look at the URL."),
+)
+"""Codes of the `perdure` command and the Python client; what the server answers has its own code."""
+
+INSIDE = ("fenced", "stale_head")
+"""Codes that never leave the server: signals between its own parts."""
+
+BY_CODE = {error.code: error for error in (*PROGRAMS, *TOOLS, *TURNS, *ANSWERS)}

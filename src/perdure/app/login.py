@@ -1,0 +1,119 @@
+"""Access tokens, and who a request comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+
+from perdure.app.services import App
+from perdure.domain.accounts import Caller, CreateToken, Token
+from perdure.domain.errors import InvalidInput, NotFound, Unauthenticated
+from perdure.domain.ids import check_id
+from perdure.domain.times import Micros, from_rfc3339, maybe_rfc3339, to_rfc3339
+from perdure.store.accounts import (
+    TokenRow,
+    add_token,
+    any_token,
+    memberships_of,
+    revoke_token,
+    token_by_hash,
+    tokens_of,
+    touch_token,
+)
+from perdure.store.database import Tx
+
+TOKEN_PREFIX = "pdr_pat_"  # noqa: S105 (how tokens begin, not one)
+
+USED_EVERY = 60_000_000
+"""Microseconds: `last_used_at` is this exact, so that not every request writes."""
+
+_REFUSED = "give a valid access token in the Authorization header"
+
+
+def hash_token(token: str) -> str:
+    """What is kept of a token. It has 256 random bits, so a plain hash gives nothing away."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def to_token(row: TokenRow, secret: str | None = None) -> Token:
+    """The row as its owner sees it; the secret only when it has just been made."""
+    return Token(
+        row.id, row.name, row.hint, to_rfc3339(row.created_at), secret, maybe_rfc3339(row.expires_at),
+        maybe_rfc3339(row.last_used_at), maybe_rfc3339(row.revoked_at),
+    )  # fmt: skip
+
+
+async def create_token(app: App, caller: Caller, body: CreateToken) -> Token:
+    """A new access token of the caller, with its secret: it is shown now and never again."""
+    expires: Micros | None = None
+    if body.expires_at is not None:
+        try:
+            expires = from_rfc3339(body.expires_at)
+        except ValueError:
+            raise InvalidInput("`expires_at` must be an RFC 3339 time with an offset", field="expires_at") from None
+        if expires <= app.now():
+            raise InvalidInput("`expires_at` lies in the past", field="expires_at")
+    secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
+    row = TokenRow(app.new_id("token"), hash_token(secret), caller.user_id, body.name, secret[-4:], app.now(), expires, None, None)
+    await app.database.write(lambda tx: add_token(tx, row))
+    return to_token(row, secret)
+
+
+async def list_tokens(app: App, caller: Caller) -> list[Token]:
+    """The caller's tokens, newest first, revoked ones included."""
+    return [to_token(row) for row in await app.database.read(lambda tx: tokens_of(tx, caller.user_id))]
+
+
+async def end_token(app: App, caller: Caller, token_id: str) -> None:
+    """Revoke one of the caller's tokens; it stops working at once."""
+    now = app.now()
+    if not await app.database.write(lambda tx: revoke_token(tx, caller.user_id, token_id, now)):
+        raise NotFound("token")
+
+
+async def login_required(app: App) -> bool:
+    """Whether requests need credentials: from the first token on."""
+    return await app.database.read(any_token)
+
+
+async def authenticate(app: App, authorization: str | None, organization: str | None) -> Caller:
+    """Who calls with this `Authorization` (a token, with or without `Bearer`) and `X-Org-Id`.
+
+    Raises:
+        Unauthenticated: no token, or one that is unknown, expired or revoked: the same answer for each.
+        InvalidInput: the user belongs to several organizations and the header does not say which.
+    """
+    token = (authorization or "").removeprefix("Bearer ").strip()
+    if not token.startswith(TOKEN_PREFIX) or len(token) > 200:
+        raise Unauthenticated(_REFUSED)
+    now = app.now()
+
+    async def work(tx: Tx) -> tuple[Caller, TokenRow]:
+        row = await token_by_hash(tx, hash_token(token))
+        if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
+            raise Unauthenticated(_REFUSED)
+        return await caller_in(tx, row.user_id, organization), row
+
+    caller, row = await app.database.read(work)
+    if row.last_used_at is None or now - row.last_used_at >= USED_EVERY:
+        await app.database.write(lambda tx: touch_token(tx, row.id, now))
+    return caller
+
+
+async def caller_in(tx: Tx, user_id: str, organization: str | None) -> Caller:
+    """The user in the organization that it names, or in its only one.
+
+    Raises:
+        Unauthenticated: it does not belong there.
+        InvalidInput: it belongs to several and names none.
+    """
+    memberships = await memberships_of(tx, user_id)
+    if organization is not None:
+        check_id(organization, "org", "X-Org-Id")
+        memberships = [each for each in memberships if each[0] == organization]
+    elif len(memberships) > 1:
+        raise InvalidInput("you belong to several organizations: say which in the X-Org-Id header", code="organization_required")
+    if not memberships:
+        raise Unauthenticated("you do not belong to that organization")
+    org_id, role = memberships[0]
+    return Caller(org_id, user_id, role)

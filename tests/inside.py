@@ -1,0 +1,123 @@
+"""Perdure inside the test's own process, so that a test can bring its own tools."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from perdure.app.accounts import bootstrap
+from perdure.app.messages import post_message
+from perdure.app.providers import create_model, create_provider
+from perdure.app.sessions import cancel_turn, create_session
+from perdure.capabilities.base import Capability, Tool, ToolContext, ToolOutcome, schema
+from perdure.capabilities.registry import BUILT_IN, Registry
+from perdure.domain.accounts import Caller
+from perdure.domain.errors import ToolError
+from perdure.domain.events import Event
+from perdure.domain.messages import CreateMessage, InputMessage, TextPart
+from perdure.domain.providers import CreateModel, CreateProvider
+from perdure.domain.sessions import CreateSession
+from perdure.domain.tools import CapabilityRef
+from perdure.settings import Settings
+from perdure.store.events import events_after
+from perdure.wiring import Parts, open_parts
+from perdure.worker.worker import Worker
+from tests.talk import PATIENCE, Json
+
+
+class Gate:
+    """Tools that meet each other, hang or break."""
+
+    def __init__(self, parties: int) -> None:
+        self.reached = asyncio.Event()
+        self.open = asyncio.Event()
+        self.left = asyncio.Event()
+        self._barrier = asyncio.Barrier(parties)
+        self.capability = Capability(
+            id="gate",
+            name="Gate",
+            description="For tests.",
+            category="test",
+            tools=lambda config: (
+                Tool("meet", "Wait for the others.", schema({}), self._meet),
+                Tool("wait", "Wait to be let through.", schema({}), self._wait),
+                Tool("hang", "Never end.", schema({}), self._hang, timeout=0.1),
+                Tool("explode", "Fail in a way nobody thought of.", schema({}), _explode),
+                Tool("refuse", "Refuse.", schema({}), _refuse),
+            ),
+        )
+
+    async def _meet(self, context: ToolContext, arguments: Json) -> ToolOutcome:
+        return ToolOutcome(await self._barrier.wait() >= 0)
+
+    async def _wait(self, context: ToolContext, arguments: Json) -> ToolOutcome:
+        self.reached.set()
+        try:
+            await self.open.wait()
+        finally:
+            self.left.set()
+        return ToolOutcome("through")
+
+    async def _hang(self, context: ToolContext, arguments: Json) -> ToolOutcome:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def _explode(context: ToolContext, arguments: Json) -> ToolOutcome:
+    raise ZeroDivisionError("secret detail")
+
+
+async def _refuse(context: ToolContext, arguments: Json) -> ToolOutcome:
+    raise ToolError("Not on a Sunday.")
+
+
+class House:
+    """Perdure in this process, so that a test can bring its own tools."""
+
+    def __init__(self, parts: Parts, owner: Caller, session_id: str) -> None:
+        self.parts = parts
+        self.owner = owner
+        self.session_id = session_id
+
+    async def say(self, text: str) -> None:
+        body = CreateMessage(InputMessage((TextPart(text),)))
+        await post_message(self.parts.app, self.owner, self.session_id, body)
+
+    async def cancel(self) -> None:
+        await cancel_turn(self.parts.app, self.owner, self.session_id)
+
+    async def until_idle(self) -> list[Event]:
+        """The whole log, once the session rests."""
+        ear = self.parts.bus.subscribe(self.session_id)
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                events = await self.parts.database.read(lambda tx: events_after(tx, self.session_id, 0))
+                if events[-1].type == "session.idled":
+                    return events
+                await ear.wait(1)
+                ear.drain()
+
+
+@asynccontextmanager
+async def house_with(gate: Gate, folder: Path) -> AsyncIterator[House]:
+    async with open_parts(Settings(data=str(folder))) as opened:
+        registry = Registry((*BUILT_IN, gate.capability))
+        app, engine = replace(opened.app, registry=registry), replace(opened.engine, registry=registry)
+        parts = replace(opened, app=app, engine=engine)
+        owner = await bootstrap(parts.app)
+        provider = await create_provider(parts.app, owner, CreateProvider("Simulated", "llmsim"))
+        await create_model(parts.app, owner, provider.id, CreateModel("simulated", "Simulated"))
+        session = await create_session(parts.app, owner, CreateSession(capabilities=(CapabilityRef("gate"),)))
+        worker = Worker(parts.engine)
+        await worker.start()
+        yield House(parts, owner, session.id)
+        await worker.drain(0)
+
+
+def outcomes(events: list[Event]) -> list[Any]:
+    return [event.decoded() for event in events if event.type == "tool.completed"]

@@ -1,0 +1,176 @@
+"""Cancelling: the turn ends at once, whatever it was doing, and the session is free for the next message."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+
+from tests.golden.events import check_events
+from tests.inside import Gate, house_with, outcomes
+from tests.server import Server, post
+from tests.talk import call, kinds_of, new_talk, script, text_in, when
+
+SLOW = {"text": "word " * 2000, "delay_ms": 50}
+WEATHER = {"type": "client_side", "name": "weather", "description": "The weather.", "parameters": {"type": "object"}}
+CANCELLED = ["turn.cancelled", "input.message", "output.message.completed", "session.idled"]
+
+
+async def test_a_cancel_in_the_middle_of_an_answer_leaves_exactly_these_events(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, harness_name="base")
+    async with talk.follow() as stream:
+        await talk.say(script({"text": "word " * 100, "delay_ms": 50}, ask="Count."))
+        await stream.until("output.message.delta")
+        assert await talk.cancel() == "cancelled"
+        frames = await stream.until("session.idled")
+    assert [frame.kind for frame in frames if frame.logged] == CANCELLED
+    assert (await talk.read())["status"] == "idle"
+    check_events("cancelled_turn", await talk.events())
+    asked, said = (await talk.messages())[-2:]
+    assert (asked["role"], said["role"]) == ("user", "agent")
+    assert "cancel" in text_in(asked)
+    assert "cancelled" in text_in(said)
+
+
+async def test_after_a_cancel_nothing_runs_and_nothing_more_is_said(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    async with talk.follow() as stream:
+        await talk.say(script(SLOW))
+        await stream.until("output.message.delta")
+        await talk.cancel()
+        await stream.until("session.idled")
+        await when(lambda: _nothing_runs(api), patience=1)
+        events = await talk.turn({"text": "Fine."}, ask="Now this.")
+        later = await stream.until("session.idled")
+    assert events[-2]["type"] == "turn.completed"
+    assert {frame.data["context"]["turn_id"] for frame in later} == {events[0]["context"]["turn_id"]}
+
+
+async def test_the_models_connection_is_closed_within_a_second(sqlite_server: Server) -> None:
+    async with endless_model() as (url, asked, hung_up), httpx.AsyncClient(base_url=sqlite_server.url) as http:
+        provider = await post(
+            http, "/v1/providers", {"name": "Endless", "provider_type": "openai_completions", "base_url": url, "api_key": "x"}
+        )
+        model = await post(http, f"/v1/providers/{provider['id']}/models", {"model_id": "endless", "display_name": "Endless"})
+        talk = await new_talk(http, model_id=model["id"])
+        await talk.say("Talk for ever.")
+        await asyncio.wait_for(asked.wait(), 10)
+        await talk.cancel()
+        await asyncio.wait_for(hung_up.wait(), 1)
+
+
+async def test_a_cancel_ends_the_wait_between_two_attempts(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    await talk.say(script({"fail": {"retry_after": 50}}))
+    await talk.logged_until("output.message.started")
+    await talk.cancel()
+    assert kinds_of(await talk.logged_until("session.idled"))[-4:] == CANCELLED
+    await when(lambda: _nothing_runs(api), patience=1)
+
+
+async def test_a_session_that_waits_for_its_client_can_be_cancelled(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, tools=[WEATHER])
+    await talk.say(script({"tool_calls": [call("weather", "call_1")]}))
+    await talk.logged_until("tool.call_requested")
+    assert "cancel" in [action["rel"] for action in (await talk.read())["allowed_actions"]]
+    assert await talk.cancel() == "cancelled"
+    assert kinds_of(await talk.events())[-4:] == CANCELLED
+    assert "cancel" not in [action["rel"] for action in (await talk.read())["allowed_actions"]]
+    late = await talk.answer({"tool_call_id": "call_1", "result": "sun"}, status=409)
+    assert late["code"] == "not_waiting_for_tool_results"
+    assert (await talk.turn({"text": "Next."}))[-2]["type"] == "turn.completed"
+
+
+async def test_there_is_nothing_to_cancel_before_and_after_a_turn(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    assert await talk.cancel() == "no_op"
+    await talk.turn({"text": "Done."})
+    before = await talk.events()
+    assert await talk.cancel() == "no_op"
+    assert await talk.events() == before
+
+
+async def test_of_two_cancels_at_once_one_finds_nothing_to_do(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    await talk.say(script(SLOW))
+    await talk.logged_until("turn.started")
+    assert sorted(await asyncio.gather(talk.cancel(), talk.cancel())) == ["cancelled", "no_op"]
+    assert kinds_of(await talk.events()).count("turn.cancelled") == 1
+
+
+async def test_a_message_right_behind_a_cancel_is_worked_on_in_a_turn_of_its_own(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    for number in range(5):
+        await talk.say(script(SLOW))
+        await talk.cancel()
+        message = await talk.say(script({"text": f"Answer {number}."}))
+        events = await talk.logged_until("session.idled", after=message["sequence"] - 1)
+        assert kinds_of(events)[-2] == "turn.completed"
+        assert (await talk.read())["output_preview"] == f"Answer {number}."
+    turns = [event["context"]["turn_id"] for event in await talk.events(types="turn.started")]
+    assert len(set(turns)) == len(turns)
+
+
+async def test_a_cancel_covers_the_messages_that_were_waiting(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    await talk.say(script(SLOW))
+    await talk.logged_until("output.message.started")
+    await talk.say(script({"text": "Never said."}))
+    await talk.cancel()
+    assert kinds_of(await talk.events())[-4:] == CANCELLED
+    assert kinds_of(await talk.turn({"text": "Said."})).count("turn.started") == 1
+    assert "Never said." not in [text_in(message) for message in await talk.messages()]
+
+
+async def test_a_cancel_ends_the_tools_that_run(tmp_path: Path) -> None:
+    gate = Gate(parties=2)
+    async with house_with(gate, tmp_path) as house:
+        await house.say(script({"tool_calls": [call("wait"), call("meet")]}))
+        await gate.reached.wait()
+        await house.cancel()
+        events = await house.until_idle()
+        assert [event.type for event in events[-4:]] == CANCELLED
+        assert outcomes(events) == []
+        await asyncio.wait_for(gate.left.wait(), 1)
+        await house.say(script({"text": "Back."}))
+        assert (await house.until_idle())[-2].type == "turn.completed"
+
+
+async def test_what_was_cancelled_is_part_of_what_the_model_is_told_next(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, tools=[WEATHER])
+    await talk.say(script({"tool_calls": [call("weather", "call_1")]}, ask="Rain?"))
+    await talk.logged_until("tool.call_requested")
+    await talk.cancel()
+    generation = [event for event in await talk.turn({"text": "Hm."}) if event["type"] == "llm.generation"][0]
+    shown = generation["data"]["messages"]
+    assert [message["role"] for message in shown] == ["user", "agent", "tool_result", "user", "agent", "user"]
+    assert shown[2]["content"][0]["error"]
+
+
+async def _nothing_runs(http: httpx.AsyncClient) -> bool:
+    return bool((await http.get("/health")).json()["running_sessions"] == 0)
+
+
+@asynccontextmanager
+async def endless_model() -> AsyncIterator[tuple[str, asyncio.Event, asyncio.Event]]:
+    """A model server that says one word and then nothing: its base URL, and events for being asked and hung up on."""
+    asked, hung_up = asyncio.Event(), asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        chunk = {"choices": [{"index": 0, "delta": {"content": "Well"}}]}
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: " + json.dumps(chunk).encode() + b"\n\n")
+        await writer.drain()
+        asked.set()
+        while await reader.read(65536):
+            pass
+        hung_up.set()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", asked, hung_up

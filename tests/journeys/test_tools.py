@@ -1,0 +1,115 @@
+"""Tool calls: in rounds, side by side within a round, and every mishap told to the model instead of failing the turn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.golden.events import check_events
+from tests.inside import Gate, house_with, outcomes
+from tests.talk import Json, call, kinds_of, new_talk, script
+
+
+def results_in(events: list[Json]) -> list[Json]:
+    return [event["data"] for event in events if event["type"] == "tool.completed"]
+
+
+async def test_a_round_of_tools_leaves_exactly_these_events(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, harness_name="base", capabilities=[{"ref": "session"}])
+    usage = {"input_tokens": 20, "output_tokens": 4}
+    steps = [
+        {"text": "I name it.", "tool_calls": [call("write_session_title", title="Holidays")], "usage": usage},
+        {"text": "It has a name.", "usage": usage},
+    ]
+    await talk.turn(*steps, ask="Name this session.")
+    check_events("tool_round", await talk.events())
+
+
+async def test_results_come_in_the_order_of_the_calls(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    calls = [call("write_file", path="/a", content="a"), call("get_current_time"), call("get_session_info"), call("nothing")]
+    events = await talk.turn({"tool_calls": calls}, {"text": "Done."})
+    kinds = kinds_of(events)
+    assert kinds.count("act.started") == kinds.count("act.completed") == 1
+    assert [kind for kind in kinds if kind.startswith("tool.")] == ["tool.started"] * 4 + ["tool.completed"] * 4
+    asked = next(event["data"]["message"]["content"] for event in events if event["type"] == "output.message.completed")
+    assert [result["tool_call_id"] for result in results_in(events)] == [part["id"] for part in asked]
+    act = next(event["data"] for event in events if event["type"] == "act.completed")
+    assert (act["success_count"], act["error_count"]) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (call("get_current_time", timezone=7), "timezone"),
+        (call("write_file", path="/a"), "content"),
+        (call("get_current_time", zone="UTC"), "zone"),
+        ({"name": "get_current_time", "arguments": "{not json"}, "not valid JSON"),
+        ({"name": "get_current_time", "arguments": [1]}, "object"),
+        ({"name": "get_current_time", "arguments": None}, "object"),
+        (call("no_such_tool", x=1), "no_such_tool"),
+        (call("get_current_time", timezone="Mars/Olympus"), "Mars/Olympus"),
+        (call("read_file", path="/missing"), "/missing"),
+    ],
+    ids=["wrong type", "missing", "unknown name", "not JSON", "a list", "null", "unknown tool", "refused", "failed"],
+)
+async def test_a_call_that_cannot_be_made_becomes_an_error_that_the_model_sees(
+    api: httpx.AsyncClient, wrong: Json, words: str
+) -> None:
+    talk = await new_talk(api)
+    events = await talk.turn({"tool_calls": [wrong]}, {"text": "I see."})
+    (result,) = results_in(events)
+    assert (result["success"], result["status"]) == (False, "error")
+    assert words in result["error"]
+    shown = [event["data"]["messages"] for event in events if event["type"] == "llm.generation"][-1]
+    assert shown[-1]["content"][0]["error"] == result["error"]
+    assert events[-2]["type"] == "turn.completed"
+
+
+async def test_calls_that_share_an_id_are_told_apart(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    twins = [call("get_current_time", "same"), call("get_session_info", "same")]
+    results = results_in(await talk.turn({"tool_calls": twins}, {"text": "Done."}))
+    assert [result["tool_name"] for result in results] == ["get_current_time", "get_session_info"]
+    assert all(result["success"] for result in results)
+    assert len({result["tool_call_id"] for result in results}) == 2
+
+
+async def test_a_long_output_is_cut_in_the_middle(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    content = "begin " + "x" * 100_000 + " end"
+    write = {"tool_calls": [call("write_file", path="/long.txt", content=content)]}
+    events = await talk.turn(write, {"tool_calls": [call("read_file", path="/long.txt")]}, {"text": "Done."})
+    text = results_in(events)[1]["result"][0]["text"]
+    assert len(text) < 66_000
+    assert "characters left out" in text
+
+
+async def test_the_calls_of_one_answer_run_at_the_same_time(tmp_path: Path) -> None:
+    async with house_with(Gate(parties=3), tmp_path) as house:
+        await house.say(script({"tool_calls": [call("meet"), call("meet"), call("meet")]}, {"text": "Met."}))
+        assert [each.status for each in outcomes(await house.until_idle())] == ["success"] * 3
+
+
+async def test_a_quick_call_waits_in_line_behind_a_slow_one(tmp_path: Path) -> None:
+    gate = Gate(parties=1)
+    async with house_with(gate, tmp_path) as house:
+        await house.say(script({"tool_calls": [call("wait"), call("meet")]}, {"text": "Done."}))
+        await gate.reached.wait()
+        gate.open.set()
+        assert [each.tool_name for each in outcomes(await house.until_idle())] == ["wait", "meet"]
+
+
+async def test_a_tool_that_hangs_breaks_or_refuses_is_an_error_for_the_model(tmp_path: Path) -> None:
+    async with house_with(Gate(parties=1), tmp_path) as house:
+        await house.say(script({"tool_calls": [call("hang"), call("explode"), call("refuse"), call("meet")]}, {"text": "I see."}))
+        events = await house.until_idle()
+        assert [each.status for each in outcomes(events)] == ["timeout", "error", "error", "success"]
+        said = [each.error for each in outcomes(events)]
+        assert "0.1 seconds" in said[0]
+        assert "ZeroDivisionError" in said[1]
+        assert "secret detail" not in said[1]
+        assert said[2] == "Not on a Sunday."
+        assert events[-2].type == "turn.completed"

@@ -1,0 +1,73 @@
+"""An event loop in which time is a number: nothing waits, timers fire in order, and every run is the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+
+class Stuck(Exception):
+    """Everything waits for something that will never come."""
+
+
+class _Jump:
+    """The place of the selector: where a real loop would sleep, time jumps to the next timer."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+
+    def select(self, timeout: float | None) -> list[Any]:
+        if timeout is None:
+            self._loop.on_quiet()
+        elif timeout > 0:
+            self._loop.now += timeout
+        return []
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """The standard loop over a clock of its own, without files, threads or signals."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self._selector = _Jump(self)
+        self._clock_resolution = 1e-9
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def _process_events(self, event_list: list[Any]) -> None:
+        pass
+
+    def _write_to_self(self) -> None:
+        pass
+
+    def on_quiet(self) -> None:
+        """Nothing is ready and no timer is set."""
+        if not self._waiting:
+            raise Stuck
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+        self._waiting.clear()
+
+    async def quiet(self) -> None:
+        """Wait until nothing is left to happen by itself."""
+        future = self.create_future()
+        self._waiting.append(future)
+        await future
+
+    def timers(self) -> int:
+        """How many timers are set."""
+        return sum(1 for handle in self._scheduled if not handle.cancelled())
+
+
+def run_virtually(main: Callable[[VirtualLoop], Coroutine[Any, Any, None]]) -> None:
+    """Run a coroutine function on a loop of its own."""
+    loop = VirtualLoop()
+    try:
+        loop.run_until_complete(main(loop))
+    finally:
+        loop.close()

@@ -1,0 +1,69 @@
+"""The model: it plays the script that the newest user message names, and says which call this was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from perdure.domain.errors import ModelError
+from perdure.domain.messages import Message, ToolCallPart, Usage, text_of
+from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta
+from tests.simulation.scenarios import Step
+
+if TYPE_CHECKING:
+    from tests.simulation.world import Process
+
+ANSWER = "answer"
+"""What answers begin with; the number of the model call follows."""
+
+
+def message_text(number: int, script: int | None) -> str:
+    """A message that plays a script."""
+    return f"message {number} plays {'-' if script is None else script}"
+
+
+class ScriptedDriver:
+    """A driver in one process; what it has said is known to the world."""
+
+    provider_type = "llmsim"
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
+        process, world = self._process, self._process.world
+        number = world.begin_call(process, request)
+        await process.point("model.before")
+        asked, position = _place(request)
+        step = self._step(asked, position)
+        if step.seconds:
+            await process.pause(step.seconds)
+        attempts = world.attempts[asked.id, position] = world.attempts.get((asked.id, position), 0) + 1
+        if step.failures < 0:
+            raise ModelError("simulated", code="provider_auth")
+        if attempts <= step.failures:
+            raise ModelError("simulated", code="provider_rate_limited", transient=True, retry_after=1.0)
+        on_delta("text", f"{ANSWER} ")
+        await process.point("model.during")
+        on_delta("text", str(number))
+        prefix = "call" if world.scenario.repeat_ids else f"call_{number}"
+        calls = tuple(ToolCallPart(f"{prefix}_{index}", name, arguments) for index, (name, arguments) in enumerate(step.calls))
+        await process.point("model.after")
+        return ModelResponse(f"{ANSWER} {number}", calls, usage=Usage(10 + number, 2))
+
+    def _step(self, asked: Message, position: int) -> Step:
+        name = text_of(asked.content).rsplit(" ", 1)[1]
+        script = () if name == "-" else self._process.world.scenario.scripts[int(name)]
+        return script[position] if position < len(script) else Step()
+
+    async def list_models(self) -> list[ListedModel]:
+        return []
+
+
+def _place(request: ModelRequest) -> tuple[Message, int]:
+    """The newest user message, and how many answers came after it."""
+    answers = 0
+    for message in reversed(request.messages):
+        if message.role == "user":
+            return message, answers
+        answers += message.role == "agent"
+    raise AssertionError("a prompt without a user message")

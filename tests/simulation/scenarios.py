@@ -1,0 +1,127 @@
+"""What sessions are made to live through: the model's scripts, and what the client does."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+CLIENT_TOOL = "ask_user"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One answer of the model.
+
+    Attributes:
+        calls: tools that it asks for, with their arguments.
+        seconds: how long it takes.
+        failures: how many attempts fail first, in a way that may pass; -1 for a failure that does not.
+    """
+
+    calls: tuple[tuple[str, Any], ...] = ()
+    seconds: float = 0.0
+    failures: int = 0
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A life of a session.
+
+    Attributes:
+        scripts: what the model answers; each message says which one it plays.
+        actions: what the client does: `post K` (a message that plays script K), `rest` (wait until nothing happens any more),
+            `answer`, `wait S`, `cancel`, `delete`, `patch`.
+        repeat_ids: the model gives its calls the same ids in every answer.
+        approvals: tools that change something wait for somebody's leave.
+        window: tokens of history that the model is shown; None for all.
+    """
+
+    name: str
+    scripts: tuple[tuple[Step, ...], ...]
+    actions: tuple[str, ...]
+    max_iterations: int | None = None
+    repeat_ids: bool = False
+    approvals: bool = False
+    window: int | None = None
+
+
+def _calls(*names: str) -> Step:
+    return Step(tuple((name, {}) for name in names))
+
+
+TEXT = Step()
+ONE_TURN = ("post 0", "rest")
+
+SCENARIOS = (
+    Scenario("text", ((TEXT,),), ONE_TURN),
+    Scenario("tool", ((_calls("once"), TEXT),), ONE_TURN),
+    Scenario(
+        "parallel",
+        ((Step((("once", {"seconds": 2.0}), ("again", {"seconds": 1.0}), ("look", {}), ("once", {"seconds": 3.0}))), TEXT),),
+        ONE_TURN,
+    ),
+    Scenario("rounds", ((_calls("once"), _calls("once", "again"), TEXT),), ONE_TURN, repeat_ids=True),
+    Scenario("retries", ((Step(failures=2), TEXT),), ONE_TURN),
+    Scenario("failure", ((Step(failures=-1),), (TEXT,)), ("post 0", "post 1", "rest")),
+    Scenario("client", ((_calls(CLIENT_TOOL, "once"), TEXT),), ("post 0", "rest", "answer", "rest")),
+    Scenario("expiry", ((_calls(CLIENT_TOOL, CLIENT_TOOL), TEXT),), ("post 0", "rest", "wait 301", "rest")),
+    Scenario("superseded", ((_calls(CLIENT_TOOL), TEXT), (TEXT,)), ("post 0", "rest", "post 1", "rest")),
+    Scenario(
+        "trouble",
+        ((Step((("refuse", {}), ("burst", {}), ("once", {"seconds": 9.0}), ("nowhere", {}), ("look", {"seconds": "x"}))), TEXT),),
+        ONE_TURN,
+    ),
+    Scenario("steering", ((Step(seconds=3.0), TEXT), (TEXT,)), ("post 0", "wait 1", "post 1", "rest", "post 1", "rest")),
+    Scenario(
+        "cancelling",
+        ((Step(seconds=20.0),), (Step((("once", {"seconds": 4.0}), ("look", {}))), TEXT), (TEXT,)),
+        ("post 0", "wait 1", "cancel", "post 1", "wait 1", "cancel", "post 2", "rest"),
+    ),
+    Scenario("limit", ((_calls("look"), _calls("look"), _calls("look"), TEXT), (TEXT,)), ("post 0", "rest", "post 1", "rest"), 2),
+    Scenario(
+        "approval",
+        ((_calls("once", "look", "again"), TEXT),),
+        ("post 0", "rest", "decide allow", "decide reject", "rest"),
+        approvals=True,
+    ),
+    Scenario("deleted", ((Step((("once", {"seconds": 2.0}),)), TEXT),), ("post 0", "wait 1", "patch", "delete", "rest")),
+)
+
+
+def by_name(name: str) -> Scenario:
+    """The scenario of this name."""
+    return next(scenario for scenario in SCENARIOS if scenario.name == name)
+
+
+def draw_scenario(rng: random.Random) -> Scenario:
+    """Any life at all."""
+    if rng.random() < 0.3:
+        return rng.choice(SCENARIOS)
+    scripts = tuple(_draw_script(rng) for _ in range(rng.randint(1, 3)))
+    actions: list[str] = []
+    for _ in range(rng.randint(1, 3)):
+        actions.append(f"post {rng.randrange(len(scripts))}")
+        if rng.random() < 0.6:
+            actions.append(rng.choice(("rest", "rest", "wait 0.1", "wait 2", "wait 12", "wait 301")))
+        if rng.random() < 0.3:
+            actions.append(rng.choice(("answer", "decide allow", "decide reject", "cancel", "patch", "answer")))
+    if rng.random() < 0.05:
+        actions.append("delete")
+    return Scenario(
+        "drawn", scripts, (*actions, "rest"),
+        max_iterations=rng.choice((None, None, None, 1, 2)),
+        repeat_ids=rng.random() < 0.25,
+        approvals=rng.random() < 0.2,
+        window=rng.choice((None, None, None, None, 40)),
+    )  # fmt: skip
+
+
+def _draw_script(rng: random.Random) -> tuple[Step, ...]:
+    steps = []
+    for _ in range(rng.choice((0, 1, 1, 2, 3))):
+        names = rng.choices(("once", "again", "look", "refuse", "burst", CLIENT_TOOL, "nowhere"), (6, 3, 3, 1, 1, 2, 1), k=rng.randint(1, 4))
+        calls = tuple((name, {"seconds": rng.choice((0.5, 2.0, 9.0))} if rng.random() < 0.3 else {}) for name in names)
+        steps.append(Step(calls, rng.choice((0, 0, 0, 1, 15)), rng.choice((0, 0, 0, 0, 1, 2))))
+    last = Step(seconds=rng.choice((0, 0, 0, 2, 30)), failures=rng.choice((0, 0, 0, 0, 0, 1, -1)))
+    return (*steps, last)

@@ -1,0 +1,154 @@
+"""One real SQLite database for many simulated sessions, and the witness that sees every commit of one of them.
+
+Reads and writes run where they are called: no thread, no disk flush, the same statements and the same transactions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from perdure.app.accounts import bootstrap
+from perdure.app.providers import create_model, create_provider
+from perdure.app.services import App
+from perdure.capabilities.registry import Registry
+from perdure.domain.accounts import Caller
+from perdure.domain.events import Event, NewEvent
+from perdure.domain.providers import CreateModel, CreateProvider
+from perdure.domain.sessions import Projection, project
+from perdure.store.bus import LocalBus
+from perdure.store.crypto import Vault
+from perdure.store.database import Body, T
+from perdure.store.migrate import migrate
+from perdure.store.queue import LocalQueue
+from perdure.store.rows import columns
+from perdure.store.sessions import SessionRow
+from perdure.store.sqlite import SqliteTx, _connect, _drive
+from tests.simulation.tools import SIMULATION
+
+EVENTS = "SELECT id, session_id, sequence, type, ts, context, data, metadata, tags FROM events WHERE session_id = ?"
+ROW = f"SELECT {columns(SessionRow)} FROM sessions WHERE id = ?"
+
+
+class Store:
+    """The database file, with what every session stands on: an organization, a provider and a model."""
+
+    dialect = "sqlite"
+
+    def __init__(self, folder: Path) -> None:
+        self.writer = _connect(folder / "simulation.db")
+        self.writer.execute("PRAGMA synchronous=OFF")
+        self.reader = _connect(folder / "simulation.db", readonly=True)
+        self.vault = Vault(bytes(32))
+        self.registry = Registry([*Registry().all(), SIMULATION])
+        self.caller: Caller = asyncio.run(self._found())
+
+    async def _found(self) -> Caller:
+        await migrate(self)
+        app = App(self, LocalQueue(asyncio.ensure_future), LocalBus(), self.registry, self.vault, _Known())
+        caller = await bootstrap(app)
+        provider = await create_provider(app, caller, CreateProvider("Simulation", "llmsim"))
+        await create_model(app, caller, provider.id, CreateModel("simulated", "Simulated"))
+        return caller
+
+    def commit(self, body: Body[T], before_commit: Callable[[], None]) -> tuple[T, list[Callable[[], None]]]:
+        """Run a transaction; its result, and what waits for its commit."""
+        tx = SqliteTx(self.writer)
+        self.writer.execute("BEGIN IMMEDIATE")
+        try:
+            result = _drive(body, tx)
+            before_commit()
+        except BaseException:
+            self.writer.execute("ROLLBACK")
+            raise
+        self.writer.execute("COMMIT")
+        return result, tx.callbacks
+
+    async def write(self, body: Body[T]) -> T:
+        result, callbacks = self.commit(body, lambda: None)
+        for call in callbacks:
+            call()
+        return result
+
+    async def read(self, body: Body[T], *, long: bool = False) -> T:
+        return _drive(body, SqliteTx(self.reader))
+
+    async def close(self) -> None:
+        self.reader.close()
+        self.writer.close()
+
+    def row(self, session_id: str) -> SessionRow:
+        return SessionRow(*self.reader.execute(ROW, (session_id,)).fetchone())
+
+    def events(self, session_id: str) -> list[Event]:
+        return [Event(*row) for row in self.reader.execute(f"{EVENTS} ORDER BY sequence", (session_id,))]
+
+    def forget(self, session_id: str) -> None:
+        """Make room: the file stays small however many schedules are played."""
+        self.writer.execute("BEGIN IMMEDIATE")
+        for table, column in (("events", "session_id"), ("standing_approvals", "session_id"), ("sessions", "id")):
+            self.writer.execute(f"DELETE FROM {table} WHERE {column} = ?", (session_id,))
+        self.writer.execute("COMMIT")
+
+
+class _Known:
+    def known_types(self) -> tuple[str, ...]:
+        return ("llmsim",)
+
+    def driver_for(self, row: Any, key: str | None) -> Any:
+        raise NotImplementedError
+
+
+class Witness:
+    """Sees each transaction that touches the session, just before it commits, and judges it by promises P2 and P3.
+
+    It keeps its own copy of the log, its own projection, and who holds the session.
+    """
+
+    def __init__(self, store: Store, session_id: str, blame: Callable[[str], None]) -> None:
+        self._store = store
+        self._session_id = session_id
+        self._blame = blame
+        self.log: list[Event] = []
+        self.row = store.row(session_id)
+        self._projection = Projection()
+        self._holder: object = None
+        self._take_in()
+
+    def look(self, role: str, who: object) -> None:
+        """Called inside the transaction. `role` is `engine` or `app`; `who` is the runner, if it is one."""
+        before = self.row
+        found = self._store.writer.execute(ROW, (self._session_id,)).fetchone()
+        self.row = after = SessionRow(*found)
+        if after == before:
+            return
+        self._judge_epoch(before, after, role, who)
+        if after.updated_at < before.updated_at:
+            self._blame(f"updated_at went back from {before.updated_at} to {after.updated_at}")
+        if after.head != before.head or after.status != before.status:
+            self._take_in()
+
+    def _judge_epoch(self, before: SessionRow, after: SessionRow, role: str, who: object) -> None:
+        step, grown = after.epoch - before.epoch, after.head - before.head
+        if grown < 0:
+            self._blame(f"P2: the head went back from {before.head} to {after.head}")
+        if step not in {0, 1, 2} or (step == 2 and after.deleted_at is None):
+            self._blame(f"P3: the epoch went from {before.epoch} to {after.epoch}")
+        if role == "app":
+            self._holder = None if step else self._holder
+        elif step:
+            self._holder = who
+        elif grown and self._holder is not who:
+            self._blame(f"P3: a runner that does not hold the session appended {before.head + 1} to {after.head}")
+
+    def _take_in(self) -> None:
+        known = self.log[-1].sequence if self.log else 0
+        rows = self._store.writer.execute(f"{EVENTS} AND sequence > ? ORDER BY sequence", (self._session_id, known)).fetchall()
+        fresh = [Event(*row) for row in rows]
+        self.log += fresh
+        decoded = [NewEvent(event.type, event.decoded(), event.context_struct(), event.ts) for event in fresh]
+        self._projection = project(self._projection, decoded)
+        if self.row.deleted_at is None and self.row.projection() != self._projection:
+            self._blame(f"the row's projection is {self.row.projection()}, its log's is {self._projection}")

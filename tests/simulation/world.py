@@ -1,0 +1,266 @@
+"""The world of one schedule: its time, its processes, what the client was told, and what was done outside."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from perdure.app.services import App
+from perdure.domain.errors import ModelError, Unavailable
+from perdure.domain.events import Event
+from perdure.domain.ids import Prefix
+from perdure.domain.messages import Message
+from perdure.engine.histories import Histories
+from perdure.engine.services import Engine, Policy
+from perdure.store.bus import LocalBus, Signal, Stop
+from perdure.store.database import Body, T
+from perdure.store.queue import LocalQueue
+from perdure.worker.sweep import Sweep
+from perdure.worker.worker import Worker
+from tests.simulation.loop import VirtualLoop
+from tests.simulation.model import ScriptedDriver
+from tests.simulation.scenarios import Scenario
+from tests.simulation.store import Store, Witness
+from tests.simulation.tools import HANDS
+
+BEGIN = 1_800_000_000_000_000
+"""The instant at which every schedule begins, in microseconds."""
+
+
+class Crash(BaseException):
+    """The process that runs this has died: nothing that it would still do happens."""
+
+
+class Plan(Protocol):
+    """What happens at which point."""
+
+    def at(self, number: int, where: str) -> str | None:
+        """The kind of thing that happens at the point with this number, if any."""
+        ...
+
+
+@dataclass
+class ModelCall:
+    """A call that reached the model. `head` and `current` tell what was in the log, and whether its runner held the session."""
+
+    messages: tuple[Message, ...]
+    head: int
+    current: bool
+
+
+@dataclass
+class Effect:
+    """Something that a tool did, for good."""
+
+    call_id: str
+    tool: str
+    word: str
+    head: int
+    current: bool
+
+
+@dataclass
+class Told:
+    """What the client knows: acknowledged messages by id with their sequences, and the titles that the session may have."""
+
+    messages: dict[str, int] = field(default_factory=dict)
+    titles: set[str | None] = field(default_factory=lambda: {None})
+    deleted: bool = False
+    deletion_tried: bool = False
+
+
+class World:
+    """One schedule's world."""
+
+    def __init__(self, loop: VirtualLoop, store: Store, scenario: Scenario, plan: Plan, rng: random.Random) -> None:
+        self.loop, self.store, self.scenario, self.plan, self.rng = loop, store, scenario, plan, rng
+        self.processes: list[Process] = []
+        self.session_id = ""
+        self.witness: Witness | None = None
+        self.told = Told()
+        self.calls: list[ModelCall] = []
+        self.attempts: dict[tuple[str, int], int] = {}
+        self.effects: list[Effect] = []
+        self.violations: list[str] = []
+        self.trace: list[str] = []
+        self.passed = 0
+        self.lossy = False
+        self.counting = False
+        self.inject: Callable[[Process, str, str], Coroutine[Any, Any, None]] | None = None
+        loop.set_task_factory(_owned_task)  # type: ignore[arg-type]
+        loop.set_exception_handler(self._on_unhandled)
+
+    def now(self) -> int:
+        return BEGIN + round(self.loop.now * 1_000_000)
+
+    def blame(self, what: str) -> None:
+        self.note(f"VIOLATION {what}")
+        self.violations.append(what)
+
+    def note(self, what: str) -> None:
+        self.trace.append(f"{self.loop.now:9.3f} {what}")
+
+    def new_id(self, prefix: Prefix) -> str:
+        return f"{prefix}_{self.rng.getrandbits(128):032x}"
+
+    def start(self) -> Process:
+        """One more process."""
+        process = Process(self, f"P{len(self.processes) + 1}")
+        self.processes.append(process)
+        return process
+
+    def live(self) -> list[Process]:
+        return [process for process in self.processes if process.alive]
+
+    def log(self) -> list[Event]:
+        return self.store.events(self.session_id)
+
+    def is_current(self, process: Process) -> bool:
+        """Whether that process holds the session as far as it knows, and it is right."""
+        held = process.engine.leases.get(self.session_id)
+        return held is not None and held == self.store.row(self.session_id).epoch
+
+    def _on_unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, Crash):
+            self.blame(f"{context.get('message')}: {error!r}")
+
+
+class Process:
+    """A server process: the real engine, worker, sweep, queue and bus, on ports that can fail under it."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.name, self.alive = world, name, True
+        self.thawed: asyncio.Future[None] | None = None
+        self.tasks: dict[asyncio.Task[Any], None] = {}
+        bus, queue, store = _Bus(world), LocalQueue(self.spawn), world.store
+        driver = ScriptedDriver(self)
+        policy = Policy(history_tokens=world.scenario.window or 100_000)
+        self.engine = Engine(
+            _Port(self, "engine"), queue, bus, store.registry, store.vault, lambda row, key: driver, Histories(), self, {}, policy,
+            world.new_id, lambda: 0.5,
+        )  # fmt: skip
+        self.app = App(_Port(self, "app"), queue, bus, store.registry, store.vault, store.drivers, world.now, world.new_id)
+        self.worker = Worker(self.engine)
+        self.sweep = Sweep(self.engine, self.worker)
+        self.queue = queue
+
+    def now(self) -> int:
+        return self.world.now()
+
+    def elapsed(self) -> float:
+        return self.world.loop.now
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    pause = sleep
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run something in this process."""
+        context = contextvars.copy_context()
+        context.run(HANDS.set, self)
+        return self.world.loop.create_task(work, context=context)
+
+    def kill(self) -> None:
+        """No step of this process happens any more, nor any of its last words."""
+        self.alive = False
+        self.world.note(f"{self.name} dies")
+        here = asyncio.current_task()
+        for task in list(self.tasks):
+            if task is not here:
+                task.cancel()
+
+    async def point(self, where: str) -> None:
+        """A place where anything may happen."""
+        await self._check()
+        world = self.world
+        if not world.counting or world.inject is None:
+            return
+        number = world.passed
+        world.passed += 1
+        kind = world.plan.at(number, where)
+        world.note(f"{self.name} {number} {where}{' ' + kind if kind else ''}")
+        if kind is not None:
+            await world.inject(self, where, kind)
+            await self._check()
+
+    async def _check(self) -> None:
+        while self.alive and self.thawed is not None:
+            await asyncio.wait([self.thawed])
+        if not self.alive:
+            raise Crash
+
+    def fault(self, where: str) -> None:
+        """What the surroundings do when they fail at this place."""
+        if where.startswith("model."):
+            raise ModelError("simulated", code="provider_unavailable", transient=True)
+        if where.startswith("tool."):
+            raise RuntimeError("simulated")
+        raise Unavailable("simulated: the database is away")
+
+    def touch_world(self, tool: str, call_id: str) -> str:
+        world = self.world
+        word = f"{tool} {len(world.effects)}"
+        head = world.store.row(world.session_id).head
+        world.effects.append(Effect(call_id, tool, word, head, world.is_current(self)))
+        world.note(f"{self.name} effect {word} for {call_id}")
+        return word
+
+
+def _owned_task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **more: Any) -> asyncio.Task[Any]:
+    """A task that knows which process it dies with."""
+    task = asyncio.Task(work, loop=loop, **more)
+    context = more.get("context")
+    process = context.get(HANDS) if context is not None else HANDS.get(None)
+    if isinstance(process, Process):
+        process.tasks[task] = None
+        task.add_done_callback(lambda done: process.tasks.pop(done, None))
+    return task
+
+
+class _Bus(LocalBus):
+    """The real bus; where the schedule says so it loses the signals that it may lose."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def publish(self, signal: Signal) -> None:
+        if not (self._world.lossy and isinstance(signal, Stop)):
+            super().publish(signal)
+
+
+class _Port:
+    """The database as one part of one process sees it."""
+
+    dialect = "sqlite"
+
+    def __init__(self, process: Process, role: str) -> None:
+        self._process, self._role = process, role
+
+    async def write(self, body: Body[T]) -> T:
+        process, world = self._process, self._process.world
+        await process.point(f"{self._role}.write")
+        who = asyncio.current_task()
+
+        def look() -> None:
+            if world.witness is not None:
+                world.witness.look(self._role, who)
+
+        result, callbacks = world.store.commit(body, look)
+        await process.point(f"{self._role}.committed")
+        for call in callbacks:
+            call()
+        return result
+
+    async def read(self, body: Body[T], *, long: bool = False) -> T:
+        await self._process.point(f"{self._role}.read")
+        return await self._process.world.store.read(body)
+
+    async def close(self) -> None:
+        pass

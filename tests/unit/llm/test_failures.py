@@ -1,0 +1,72 @@
+"""What vendors say when a call fails: waits, secrets, shapes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure.domain.errors import ModelError
+from perdure.llm.failures import MAX_WAIT, in_stream, redacted, refusal, retry_after
+from perdure.llm.http import Endpoint
+
+NOW = 1_700_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "3"}, 3.0),
+        ({"retry-after": "0.25"}, 0.25),
+        ({"retry-after": "-3"}, 0.0),
+        ({"retry-after": "99999999"}, MAX_WAIT),
+        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+        ({"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
+        ({"retry-after": "Tue, 14 Nov 2023 22:13:30 GMT"}, 10.0),
+        ({"retry-after": "Tue, 14 Nov 2023 22:13:00 GMT"}, 0.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": ""}, None),
+    ],
+)
+def test_waits_are_read_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers, NOW) == seconds
+
+
+def test_what_looks_like_a_key_is_struck_out_even_if_it_is_not_ours() -> None:
+    text = redacted("key sk-proj-abcdefgh12345 or Bearer abc.def.ghi123 or mine: hunter22", ["hunter22"])
+    assert text == "key [redacted] or [redacted] or mine: [redacted]"
+
+
+def test_credentials_in_the_address_count_as_secrets() -> None:
+    endpoint = Endpoint("https://user:pass-word@example.com/v1?code=query-secret", {"x-api-key": "key-secret"})
+    error = endpoint.clean(ModelError("pass-word query-secret key-secret", code="provider_auth"))
+    assert error.message == "[redacted] [redacted] [redacted]"
+    assert str(endpoint.url("/models", {"limit": "1"})) == (
+        "https://user:pass-word@example.com/v1/models?code=query-secret&limit=1"
+    )
+
+
+@given(status=st.integers(300, 599), body=st.binary(max_size=200))
+def test_any_error_answer_becomes_a_model_error(status: int, body: bytes) -> None:
+    error = refusal(status, {}, body, ["secret-key"])
+    assert error.message
+    assert error.status == status
+    assert len(error.message) <= 500
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["error", "message", "type", "code", "status", "detail"]), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@given(JSON)
+def test_any_error_object_in_a_stream_becomes_a_model_error(error: object) -> None:
+    assert in_stream(error, []).message

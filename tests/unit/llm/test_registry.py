@@ -1,0 +1,70 @@
+"""From a configuration to a driver, and the drivers of a process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from perdure.domain.errors import InvalidInput
+from perdure.llm.driver import ProviderConfig
+from perdure.llm.http import Http
+from perdure.llm.registry import MAX_DRIVERS, DriverPool, known_types, make_driver
+
+
+@pytest.mark.parametrize("provider_type", known_types())
+async def test_every_known_type_has_a_driver_that_knows_its_type(provider_type: str) -> None:
+    assert make_driver(ProviderConfig(provider_type), Http()).provider_type == provider_type
+
+
+async def test_an_unknown_type_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InvalidInput, match="openai, openai_completions, anthropic, llmsim") as caught:
+        make_driver(ProviderConfig("abacus"), Http())
+    assert caught.value.field == "provider_type"
+
+
+@pytest.mark.parametrize("provider_type", ["openai", "openai_completions", "anthropic"])
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("base_url", {"base_url": "ftp://example.com"}),
+        ("base_url", {"base_url": "example.com/v1"}),
+        ("base_url", {"base_url": "http://"}),
+        ("base_url", {"base_url": "http://[::1"}),
+        ("base_url", {"base_url": "http://me:pass@example.com", "options": {"headers": {"authorization": "two"}}}),
+        ("api_key", {"api_key": "two\r\nlines"}),
+        ("api_key", {"api_key": "schlüssel"}),
+        ("api_key", {"options": {"headers": {"X-A": "a\nb"}}}),
+    ],
+)
+async def test_a_configuration_that_cannot_work_is_refused_without_showing_the_key(
+    provider_type: str, field: str, fields: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        make_driver(ProviderConfig(provider_type, **fields), Http())
+    assert caught.value.field == field
+    assert "two" not in caught.value.message
+
+
+async def test_a_pool_keeps_a_driver_until_its_provider_changes() -> None:
+    pool = DriverPool()
+    made: list[str] = []
+
+    def config() -> ProviderConfig:
+        made.append("made")
+        return ProviderConfig("openai", None, "key")
+
+    first = pool.driver("provider_1", 1, config)
+    assert pool.driver("provider_1", 1, config) is first
+    assert pool.driver("provider_2", 1, config) is not first
+    assert pool.driver("provider_1", 2, config) is not first
+    assert len(made) == 3
+    await pool.close()
+    assert pool.driver("provider_1", 2, config) is not first
+
+
+async def test_a_pool_is_bounded() -> None:
+    pool = DriverPool()
+    for number in range(MAX_DRIVERS + 5):
+        pool.driver(f"provider_{number}", 1, lambda: ProviderConfig("llmsim"))
+    assert len(pool._drivers) == MAX_DRIVERS

@@ -1,0 +1,218 @@
+"""The command line's parts that need no server: what is printed of a turn, and that every command is documented."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from typer.main import get_command
+
+from perdure.cli.common import explain
+from perdure.cli.main import app
+from perdure.cli.render import Flow, TurnPrinter, brief, duration, printable, short
+from perdure.cli.sessions import ago
+from perdure.client import ApiError, TurnFailed, Unreachable, WireEvent
+from perdure.domain.ids import new_event_id, new_id
+from perdure.domain.times import to_rfc3339
+
+REFERENCE = (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").read_text("utf-8")
+TURN = new_id("turn")
+USAGE = {"input_tokens": 1, "output_tokens": 2}
+NOW = "2026-03-14T09:26:53.589793Z"
+
+
+# --- the reference ----------------------------------------------------------------
+
+
+def commands(command: Any, path: str = "perdure") -> Iterator[tuple[str, Any]]:
+    """Every command with its full name."""
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield path, command
+    else:
+        for name, one in below.items():
+            yield from commands(one, f"{path} {name}")
+
+
+COMMANDS = dict(commands(get_command(app)))
+SHARED = {"--url", "--token", "--org", "--help"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_is_documented(name: str) -> None:
+    _, found, rest = REFERENCE.partition(f"\n## `{name}`\n")
+    assert found, f"docs/reference/cli.md has no section `{name}`"
+    section = rest.partition("\n## ")[0]
+    options = {option for parameter in COMMANDS[name].params for option in parameter.opts if option.startswith("--")}
+    assert {option for option in options - SHARED if f"`{option}`" not in section} == set()
+    documented = set(re.findall(r"`(--[a-z-]+)`", section))
+    assert documented - options - {"--version", "--since", "--types"} == set()
+
+
+def test_no_section_describes_a_command_that_is_not_there() -> None:
+    assert set(re.findall(r"^## `(perdure [a-z ]+)`$", REFERENCE, re.MULTILINE)) == set(COMMANDS)
+
+
+def test_every_command_says_what_it_is_for() -> None:
+    assert all(command.help for command in COMMANDS.values())
+    assert isinstance(app, typer.Typer)
+
+
+# --- a turn on the screen ------------------------------------------------------------
+
+
+def event(kind: str, data: dict[str, Any], sequence: int = 1) -> WireEvent:
+    wire = {
+        "id": new_event_id(sequence), "type": kind, "ts": NOW, "session_id": new_id("session"), "sequence": sequence,
+        "context": {}, "data": data,
+    }  # fmt: skip
+    return msgspec.json.decode(msgspec.json.encode(wire), type=WireEvent)
+
+
+def text(whole: str, message: str = "message_1", kind: str = "output.message.delta") -> WireEvent:
+    return event(kind, {"turn_id": TURN, "delta": "?", "accumulated": whole, "message_id": message})
+
+
+def completed(whole: str, message: str = "message_1", **more: Any) -> WireEvent:
+    content = [{"type": "text", "text": whole}]
+    return event(
+        "output.message.completed", {"message": {"id": message, "role": "agent", "content": content, "created_at": NOW}, **more}
+    )
+
+
+def printed(*events: WireEvent, indent: str = "", width: int | None = None) -> str:
+    """What a pipe gets; with a width: what a terminal gets, without its control sequences."""
+    out = io.StringIO()
+    console = Console(
+        file=out, force_terminal=width is not None, width=width or 80, highlight=False, soft_wrap=True, color_system=None
+    )
+    printer = TurnPrinter(console, indent=indent)
+    for one in events:
+        printer.show(one)
+    printer.close()
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+
+
+def test_text_is_printed_once_however_its_pieces_come() -> None:
+    assert printed(text("He"), text("Hello"), text("He"), text("Hello you"), completed("Hello you.")).endswith("Hello you.\n")
+    assert printed(text("He"), text("Hello"), completed("Hello you.")) == "Hello you.\n"
+    assert printed(completed("Hello.")) == "Hello.\n"
+    assert printed(text("Hello."), completed("Hello.")) == "Hello.\n"
+
+
+def test_a_text_that_begins_anew_is_printed_anew() -> None:
+    assert printed(text("One more"), text("Two"), completed("Two more.")) == "One more\n(the model begins anew)\nTwo more.\n"
+
+
+def test_thinking_comes_before_the_text_also_when_it_was_too_quick_to_be_seen() -> None:
+    thought = event("reason.thinking.completed", {"turn_id": TURN, "thinking": "Hm, hm."})
+    seen = text("Hm,", kind="reason.thinking.delta")
+    assert printed(thought, completed("Yes.")) == "Hm, hm.\nYes.\n"
+    assert printed(seen, text("Y"), thought, completed("Yes.")) == "Hm,\nYes.\n"
+
+
+def test_tools_are_shown_with_arguments_results_and_times() -> None:
+    started = event("tool.started", {"tool_call": {"id": "1", "name": "look_up", "arguments": {"order": 4711}}})
+    done = {"tool_call_id": "1", "tool_name": "look_up"}
+    good = event(
+        "tool.completed",
+        {**done, "success": True, "status": "success", "result": [{"type": "text", "text": "a\nb"}], "duration_ms": 12},
+    )
+    bad = event("tool.completed", {**done, "success": False, "status": "timeout", "error": "too slow"})
+    image = event(
+        "tool.completed", {**done, "success": True, "status": "success", "result": [{"type": "image", "url": "https://x"}]}
+    )
+    progress = event("tool.progress", {"tool_call_id": "1", "tool_name": "look_up", "message": "half way"})
+    assert printed(text("I look."), started, progress, good, bad, image) == (
+        'I look.\n→ look_up {"order":4711}\n  look_up: half way\n← look_up a b (12 ms)\n← look_up timeout: too slow\n'
+        '← look_up [{"type":"image","url":"https://x"}]\n'
+    )
+
+
+def test_how_a_turn_ends_is_shown_unless_it_ends_well() -> None:
+    failed = event("turn.failed", {"turn_id": TURN, "error": "bad key", "error_code": "provider_auth"})
+    assert printed(completed("Sorry.", error_code="provider_auth"), failed) == "✗ bad key (provider_auth)\n"
+    assert printed(event("turn.cancelled", {"turn_id": TURN})) == "cancelled\n"
+    assert (
+        printed(event("turn.sealed", {"turn_id": TURN, "reason": "no_progress"}))
+        == "✗ the turn was sealed: no_progress (turn_sealed)\n"
+    )
+    assert printed(event("turn.completed", {"turn_id": TURN, "iterations": 1})) == ""
+
+
+def test_what_a_model_says_cannot_steer_the_terminal() -> None:
+    shown = printed(text("a\x1b[2Jb\x07"), completed("a\x1b[2Jb\x07\x9b1mc\td\n"))
+    assert shown == "a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}1mc     d\n\n"
+    assert printed(event("tool.started", {"tool_call": {"id": "1", "name": "x", "arguments": "[red]\x1b"}})).startswith("→ x [red]")
+    assert printable("a\r\nb") == "a\nb"
+
+
+def test_on_a_terminal_text_keeps_to_its_column_and_breaks_between_words() -> None:
+    shown = printed(
+        text("one two thr"), text("one two three four\nfi"), completed("one two three four\nfive"), indent="  ", width=12
+    )
+    assert shown == "  one two\n  three four\n  five\n"
+
+
+@given(st.text(alphabet="ab \n\t漢", max_size=80), st.lists(st.integers(0, 80), max_size=6), st.integers(1, 20))
+def test_flowing_text_loses_nothing_but_white_space_where_lines_break(whole: str, cuts: list[int], width: int) -> None:
+    edges = [0, *sorted(cuts), len(whole)]
+    flow = Flow("  ", width)
+    shown = "".join(flow.feed(whole[a:b]) for a, b in pairwise(edges)) + flow.end()
+    assert shown.split() == whole.split()
+    plain = Flow("", None)
+    assert plain.feed(whole) + plain.end() == re.sub(r"[ \t]+(?=\n|$)", "", whole)
+
+
+# --- words and figures ------------------------------------------------------------------
+
+
+def test_durations_are_written_for_people() -> None:
+    assert [duration(ms) for ms in (None, 0.42, 12.3, 3_400, 125_000)] == ["", "0.4 ms", "12 ms", "3.4 s", "2 min 5 s"]
+
+
+def test_values_are_shown_in_one_line() -> None:
+    assert short({"a": [1, "x"]}) == '{"a":[1,"x"]}'
+    assert short("one\n two\tthree", 9) == "one two …"
+
+
+def test_times_are_told_as_people_do() -> None:
+    import time
+
+    now = time.time_ns() // 1000
+    spans = {0: "just now", 61: "1 minute ago", 7_300: "2 hours ago", 90_000: "1 day ago"}
+    assert [ago(to_rfc3339(now - seconds * 1_000_000)) for seconds in spans] == list(spans.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "words"),
+    [
+        ("output.message.delta", {"turn_id": TURN, "delta": "Hel\nlo", "accumulated": "x"}, "Hel lo"),
+        ("tool.started", {"tool_call": {"id": "1", "name": "x", "arguments": {}}}, "x {}"),
+        ("tool.call_requested", {"tool_calls": [{"id": "1", "name": "x", "arguments": {}}]}, "x"),
+        ("turn.completed", {"turn_id": TURN, "iterations": 2, "duration_ms": 1500}, "2 model call(s), 1.5 s"),
+        ("turn.failed", {"turn_id": TURN, "error": "no", "error_code": "provider_auth"}, "no (provider_auth)"),
+        ("file.written", {"path": "/a", "operation": "write", "created": True, "size_bytes": 3}, "/a 3 bytes"),
+        ("llm.generation", {"metadata": {"model": "m", "success": True, "usage": USAGE}, "output": {}}, "m 1 in, 2 out,"),
+        ("some.thing.newer", {"a": 1}, ""),
+    ],
+)  # fmt: skip
+def test_an_event_has_a_short_line(kind: str, data: dict[str, Any], words: str) -> None:
+    assert brief(event(kind, data)).strip() == words
+
+
+def test_errors_come_with_the_next_step_where_there_is_one() -> None:
+    assert "perdure serve" in explain(Unreachable("no answer"))
+    assert "PERDURE_TOKEN" in explain(ApiError(401, "unauthenticated", "give a token", {}))
+    assert "/v1/providers" in explain(TurnFailed("turn.failed", TURN, "no model", "model_not_configured"))
+    assert explain(ApiError(409, "conflict", "not now", {})) == "not now"
