@@ -10,9 +10,9 @@ from statistics import median
 import asyncpg
 
 from bench.figures import Figures, Once, Scale
-from bench.model import Script, Stats
+from bench.model import Script
 from bench.place import Place, Server, Stopwatch
-from bench.site import Seat, Site, open_site
+from bench.site import Seat, Site, open_site, told
 from bench.wire import connect
 
 TEXT = Script()
@@ -103,7 +103,7 @@ async def _messages(place: Place, site: Site, long: Seat, scale: Scale) -> Figur
 
 async def _check_sent(place: Place, messages: int) -> None:
     line = await connect(place.model)
-    stats = Stats(**await line.json("GET", "/stats"))
+    stats = await told(line)
     line.close()
     if stats.messages < messages:
         raise RuntimeError(f"the model was sent {stats.messages} messages, not {messages}")

@@ -29,9 +29,9 @@ async def memory(place: Place, scale: Scale) -> AsyncIterator[Once]:
             async def work(line: Connection, number: int) -> None:
                 await mixed[number % len(mixed)](line, number)
 
-            async def turn(_line: Connection, _number: int) -> None:
-                seat = await site.seat()
-                await seat.turn(_line, TEXT)
+            async def turn(line: Connection, _number: int) -> None:
+                seat = await site.seat(over=line)
+                await seat.turn(line, TEXT)
                 seat.close()
 
             await site.at_once(AT_ONCE, scale.memory_requests // 5, work)

@@ -12,7 +12,7 @@ What it shall do stands in the newest message that holds it, so that it reaches 
 It reads no JSON: it looks for that text, and counts roles behind it. So a call with a long history costs hardly more than
 a short one, and what a measure shows is the server's.
 
-`GET /stats` tells how many calls there were, how many were open at most, and how large the last one was.
+`GET /stats` tells how many calls there were, how many were open at most, how large the last one was and when it came.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
+import time
 from typing import Any
 
 import msgspec
@@ -54,13 +55,22 @@ class Script(Struct, frozen=True):
 
 
 class Stats(Struct, omit_defaults=True):
-    """What has come in since the start."""
+    """What has come in since the start.
+
+    Attributes:
+        messages: how many the last call held.
+        size: of the last call, in bytes.
+        received, began: when the last call was here, and when its answer's first piece was sent, by `time.perf_counter`; on
+            one machine that clock is the same for all processes.
+    """
 
     calls: int = 0
     open: int = 0
     most_open: int = 0
     messages: int = 0
     size: int = 0
+    received: float = 0.0
+    began: float = 0.0
     last: bytes = b""
 
 
@@ -132,6 +142,8 @@ class _Call:
 
     def _piece(self) -> None:
         self._sent += 1
+        if self._sent == 1:
+            self._talk.began()
         text = "END." if self._sent == self._script.tokens else f"word{self._sent} "
         role = '"role":"assistant",' if self._sent == 1 else ""
         self._talk.write(_delta(f'{{{role}"content":"{text}"}}'))
@@ -163,6 +175,9 @@ class _Talk(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         self._transport.write(data)
 
+    def began(self) -> None:
+        self._stats.began = time.perf_counter()
+
     def done(self) -> None:
         self._call = None
         self._stats.open -= 1
@@ -186,6 +201,7 @@ class _Talk(asyncio.Protocol):
 
     def _answer(self, body: bytes) -> None:
         stats = self._stats
+        stats.received = time.perf_counter()
         stats.calls += 1
         stats.open += 1
         stats.most_open = max(stats.most_open, stats.open)
@@ -196,8 +212,8 @@ class _Talk(asyncio.Protocol):
 
     def _tell(self) -> None:
         stats = self._stats
-        told = Stats(stats.calls, stats.open, stats.most_open, len(_ROLE.findall(stats.last)), len(stats.last))
-        body = msgspec.json.encode(told)
+        stats.messages, stats.size = len(_ROLE.findall(stats.last)), len(stats.last)
+        body = msgspec.json.encode(msgspec.structs.replace(stats, last=b""))
         head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         self._transport.write(head.encode() + body)
 

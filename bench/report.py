@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sqlite3
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -95,7 +96,7 @@ def flush_time(times: int = 50) -> float:
 
 def print_table(columns: list[Column], facts: dict[str, Any], title: str) -> None:
     """The table; with a second column also what the first one's figures are to the second's."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 132)
     pinned = "server and client each on a core of their own" if facts["pinned"] else "nothing pinned"
     console.print(
         f"{facts['processor']}, {facts['cores']} cores ({pinned}), {facts['memory_gb']} GB, {facts['system']}, Python "

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from bench.model import TOOL, Script
+from bench.model import TOOL, Script, Stats
 from bench.place import Server
 from bench.wire import Connection, connect
 
@@ -21,8 +21,9 @@ LIVE = ("output.message.delta", *WHOLE)
 
 
 class Turn(Struct, frozen=True):
-    """One turn as its client saw it; seconds from the moment before the POST."""
+    """One turn as its client saw it; seconds from the moment before the POST, which was at `began`."""
 
+    began: float
     total: float
     first: float | None
     pieces: int
@@ -56,7 +57,7 @@ class Seat:
             elif frame.event in ENDED:
                 if frame.event != "turn.completed" or not whole:
                     raise RuntimeError(f"a turn did not end as it should: {frame.event} {frame.data[:300]!r}")
-                return Turn(frame.at - began, None if first is None else first - began, pieces)
+                return Turn(began, frame.at - began, None if first is None else first - began, pieces)
 
     def close(self) -> None:
         """Stop following."""
@@ -76,14 +77,16 @@ class Site:
         answer = await (over or self.desk).send("POST", "/v1/sessions", self._session)
         return str(msgspec.json.decode(answer)["id"])
 
-    async def seat(self, kinds: Sequence[str] = WHOLE) -> Seat:
+    async def seat(self, kinds: Sequence[str] = WHOLE, over: Connection | None = None) -> Seat:
         """A new session, followed."""
-        return await self.seat_of(await self.session(), kinds)
+        return await self._follow(await self.session(over), kinds)
 
     async def seat_of(self, session_id: str, kinds: Sequence[str] = WHOLE) -> Seat:
-        """A session that is there, followed from now on: what is in its log already is not read."""
+        """A session that has a past, followed from now on."""
         newest = await self.desk.json("GET", f"/v1/sessions/{session_id}/events?limit=1&order_desc=true")
-        since = f"&since_id={newest['data'][0]['id']}" if newest["data"] else ""
+        return await self._follow(session_id, kinds, f"&since_id={newest['data'][0]['id']}")
+
+    async def _follow(self, session_id: str, kinds: Sequence[str], since: str = "") -> Seat:
         feed = await connect(self.server.url)
         feed.follow("GET", f"/v1/sessions/{session_id}/sse?{'&'.join(f'types={kind}' for kind in kinds)}{since}")
         frame = await feed.frame()
@@ -145,6 +148,11 @@ def capability_of(tool: str) -> str:
     return tool.removeprefix("get_")
 
 
+async def told(model: Connection) -> Stats:
+    """What the model knows of its calls."""
+    return Stats(**await model.json("GET", "/stats"))
+
+
 async def direct(model: Connection, script: Script) -> Turn:
     """The same call made at the model itself: what a measure of a stream is compared with."""
     body = msgspec.json.encode({"model": "bench", "stream": True, "messages": [{"role": "user", "content": f"Hello. {script}"}]})
@@ -159,4 +167,4 @@ async def direct(model: Connection, script: Script) -> Turn:
         last = frame.at
         if frame.data == b"[DONE]":
             await model.rest()
-            return Turn(last - began, None if first is None else first - began, pieces)
+            return Turn(began, last - began, None if first is None else first - began, pieces)

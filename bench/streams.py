@@ -11,7 +11,7 @@ from statistics import median
 from bench.figures import Figures, Once, Scale
 from bench.model import Script
 from bench.place import Place, Stopwatch
-from bench.site import LIVE, Seat, Site, Turn, direct, open_site
+from bench.site import LIVE, Seat, Site, Turn, direct, open_site, told
 from bench.wire import Connection, connect
 
 SLOW = Script(tokens=8, every=5)
@@ -27,13 +27,11 @@ async def streams(place: Place, scale: Scale) -> AsyncIterator[Once]:
         model = await connect(place.model)
 
         async def once() -> Figures:
-            found: Figures = {}
             async with site.seats(10, LIVE) as seats:
-                first = await _compare(site, seats, model, SLOW, scale.streams)
-                found["first_token_added_ms"] = first[0]
-                found["one_token_added_ms"] = (await _compare(site, seats, model, SHORT, scale.streams))[0]
+                found = await _first(site, seats, model, scale.streams)
+                found["one_token_added_ms"] = await _whole(site, seats, model, SHORT, scale.streams)
                 watch = Stopwatch(server)
-                found["long_added_ms"] = (await _compare(site, seats, model, LONG, scale.long_streams))[1]
+                found["long_added_ms"] = await _whole(site, seats, model, LONG, scale.long_streams)
                 found["long_cpu_ms"] = watch.cpu() / scale.long_streams * 1e3
             return found
 
@@ -41,16 +39,33 @@ async def streams(place: Place, scale: Scale) -> AsyncIterator[Once]:
         model.close()
 
 
-async def _compare(site: Site, seats: list[Seat], model: Connection, script: Script, count: int) -> tuple[float, float]:
-    """Milliseconds added to the first piece and to the whole; each turn next to a direct call."""
-    through: list[Turn] = []
-    straight: list[Turn] = []
+async def _first(site: Site, seats: list[Seat], model: Connection, count: int) -> Figures:
+    """The first piece, without the model's own time: on its way to the model and back, less what a direct call takes."""
+    to, back, straight = [], [], []
     for i in range(count):
-        through.append(await seats[i % len(seats)].turn(site.desk, script))
-        straight.append(await direct(model, script))
-    first = median(t.first or t.total for t in through) - median(t.first or t.total for t in straight)
-    total = median(t.total for t in through) - median(t.total for t in straight)
-    return first * 1e3, total * 1e3
+        turn = await seats[i % len(seats)].turn(site.desk, SLOW)
+        call = await told(model)
+        to.append(call.received - turn.began)
+        back.append(turn.began + (turn.first or turn.total) - call.began)
+        turn = await direct(model, SLOW)
+        call = await told(model)
+        straight.append((turn.first or turn.total) - (call.began - call.received))
+    added = [there + here for there, here in zip(to, back, strict=True)]
+    return {
+        "first_token_added_ms": (median(added) - median(straight)) * 1e3,
+        "to_model_ms": median(to) * 1e3,
+        "from_model_ms": median(back) * 1e3,
+    }
+
+
+async def _whole(site: Site, seats: list[Seat], model: Connection, script: Script, count: int) -> float:
+    """Milliseconds added to the whole of an answer; each turn next to a direct call."""
+    through: list[float] = []
+    straight: list[float] = []
+    for i in range(count):
+        through.append((await seats[i % len(seats)].turn(site.desk, script)).total)
+        straight.append((await direct(model, script)).total)
+    return (median(through) - median(straight)) * 1e3
 
 
 @contextlib.asynccontextmanager

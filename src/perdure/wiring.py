@@ -17,7 +17,6 @@ from typing import IO, Any
 
 import uvicorn
 from msgspec import Struct
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from perdure import __version__
 from perdure.api import accounts as account_routes
@@ -25,10 +24,11 @@ from perdure.api import agents as agent_routes
 from perdure.api import messages as message_routes
 from perdure.api import providers as provider_routes
 from perdure.api import sessions as session_routes
+from perdure.api import storage as storage_routes
 from perdure.api.http import Api, Authenticate, Route
 from perdure.api.limits import RateLimit
 from perdure.api.openapi import build_document
-from perdure.api.sse import EXTENSION
+from perdure.api.protocol import HttpProtocol
 from perdure.api.system import document_routes, health_route
 from perdure.app.accounts import bootstrap
 from perdure.app.login import authenticate, caller_in, create_token, login_required
@@ -40,7 +40,7 @@ from perdure.engine.histories import Histories
 from perdure.engine.services import Engine, Policy, SystemClock
 from perdure.llm.driver import Driver, ProviderConfig
 from perdure.llm.registry import DriverPool, known_types
-from perdure.settings import Settings
+from perdure.settings import Settings, is_loopback
 from perdure.store.bus import Bus, LocalBus
 from perdure.store.crypto import Vault, load_master_key, parse_master_key
 from perdure.store.database import Database
@@ -55,8 +55,6 @@ log = logging.getLogger("perdure")
 
 ENVIRONMENT_KEYS = {"openai": "OPENAI_API_KEY", "openai_completions": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 """Where a provider's key is looked for when it has none of its own."""
-
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]", "testserver"})
 
 
 class Drivers:
@@ -181,8 +179,7 @@ def authenticator(app: App, owner: Caller, limit: RateLimit, *, login: bool) -> 
 
     async def as_owner(headers: dict[bytes, bytes]) -> Caller:
         # Without a login, a web page in the user's browser must not get in: it would come under a name of its own.
-        host = (_text(headers, b"host") or "").rsplit(":", 1)[0]
-        if host not in LOOPBACK_NAMES:
+        if not is_loopback(_name_in(_text(headers, b"host") or "")):
             raise Forbidden("without a login this server answers only to localhost", code="host_not_allowed")
         organization = _text(headers, b"x-org-id")
         if organization is None or organization == owner.organization_id:
@@ -190,6 +187,12 @@ def authenticator(app: App, owner: Caller, limit: RateLimit, *, login: bool) -> 
         return await app.database.read(lambda tx: caller_in(tx, owner.user_id, organization))
 
     return by_token if login else as_owner
+
+
+def _name_in(host: str) -> str:
+    """The name or address of a Host header, without the port."""
+    host = host.lower()
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
 
 
 def _text(headers: dict[bytes, bytes], name: bytes) -> str | None:
@@ -213,19 +216,12 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         message_routes.stream_route(stream),
         *agent_routes.ROUTES,
         *account_routes.ROUTES,
+        *storage_routes.ROUTES,
         *provider_routes.ROUTES,
         health_route(running),
         *document_routes(made),
     )
     return routes
-
-
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's, with a way for a route to give up a connection whose client reads nothing: closing would wait for it."""
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope["extensions"] = {EXTENSION: {"abort": self.transport.abort}}
 
 
 class _Server(uvicorn.Server):
@@ -295,7 +291,7 @@ async def _run(
     settings: Settings, api: Api, listener: socket.socket, worker: Worker, closing: asyncio.Event, announce: Callable[[str], None]
 ) -> None:
     config = uvicorn.Config(
-        api, lifespan="off", log_config=None, access_log=False, http=_Protocol, ws="none", server_header=False, date_header=False,
+        api, lifespan="off", log_config=None, access_log=False, http=HttpProtocol, ws="none", server_header=False, date_header=False,
         timeout_keep_alive=75, timeout_graceful_shutdown=5, backlog=4096, limit_concurrency=None,
     )  # fmt: skip
     server = _Server(config)

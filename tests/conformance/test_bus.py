@@ -270,7 +270,9 @@ async def test_texts_of_any_length_and_kind_arrive_whole(pair: tuple[Bus, Bus]) 
     texts = ["\N{GRINNING FACE}" * 3_000, '\0\x01\x1b"\\' * 5_000, "Grüße " * 20_000, "x", "\u2028" * 1_201]
     for text in texts:
         speaker.say(text)
+        await listener.ear.wait(20)
     await listener.until_text("".join(texts))
+    assert [signal.text for signal in listener.signals if isinstance(signal, Live)] == texts
 
 
 async def test_a_tools_output_passes_between_processes(pair: tuple[Bus, Bus]) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 
 from tests.golden.events import check_events
 from tests.inside import Gate, house_with, outcomes
-from tests.server import Server, post
+from tests.server import Server
+from tests.stub_model import endless_model, use_model_at
 from tests.talk import call, kinds_of, new_talk, script, text_in, when
 
 SLOW = {"text": "word " * 2000, "delay_ms": 50}
@@ -52,11 +50,7 @@ async def test_after_a_cancel_nothing_runs_and_nothing_more_is_said(api: httpx.A
 
 async def test_the_models_connection_is_closed_within_a_second(sqlite_server: Server) -> None:
     async with endless_model() as (url, asked, hung_up), httpx.AsyncClient(base_url=sqlite_server.url) as http:
-        provider = await post(
-            http, "/v1/providers", {"name": "Endless", "provider_type": "openai_completions", "base_url": url, "api_key": "x"}
-        )
-        model = await post(http, f"/v1/providers/{provider['id']}/models", {"model_id": "endless", "display_name": "Endless"})
-        talk = await new_talk(http, model_id=model["id"])
+        talk = await new_talk(http, model_id=await use_model_at(http, url))
         await talk.say("Talk for ever.")
         await asyncio.wait_for(asked.wait(), 10)
         await talk.cancel()
@@ -145,7 +139,7 @@ async def test_what_was_cancelled_is_part_of_what_the_model_is_told_next(api: ht
     await talk.say(script({"tool_calls": [call("weather", "call_1")]}, ask="Rain?"))
     await talk.logged_until("tool.call_requested")
     await talk.cancel()
-    generation = [event for event in await talk.turn({"text": "Hm."}) if event["type"] == "llm.generation"][0]
+    generation = next(event for event in await talk.turn({"text": "Hm."}) if event["type"] == "llm.generation")
     shown = generation["data"]["messages"]
     assert [message["role"] for message in shown] == ["user", "agent", "tool_result", "user", "agent", "user"]
     assert shown[2]["content"][0]["error"]
@@ -153,24 +147,3 @@ async def test_what_was_cancelled_is_part_of_what_the_model_is_told_next(api: ht
 
 async def _nothing_runs(http: httpx.AsyncClient) -> bool:
     return bool((await http.get("/health")).json()["running_sessions"] == 0)
-
-
-@asynccontextmanager
-async def endless_model() -> AsyncIterator[tuple[str, asyncio.Event, asyncio.Event]]:
-    """A model server that says one word and then nothing: its base URL, and events for being asked and hung up on."""
-    asked, hung_up = asyncio.Event(), asyncio.Event()
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        chunk = {"choices": [{"index": 0, "delta": {"content": "Well"}}]}
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: " + json.dumps(chunk).encode() + b"\n\n")
-        await writer.drain()
-        asked.set()
-        while await reader.read(65536):
-            pass
-        hung_up.set()
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", asked, hung_up

@@ -44,7 +44,8 @@ async def test_the_posted_message_is_answered_with_its_place_in_the_log(api: htt
     said = await talk.say("Hello.", metadata={"ticket": 4711}, tags=["greeting"])
     assert (said["role"], said["sequence"], said["session_id"]) == ("user", 2, talk.id)
     logged = (await talk.logged_until("session.idled"))[1]
-    assert logged["id"] and logged["sequence"] == said["sequence"]
+    assert logged["id"]
+    assert logged["sequence"] == said["sequence"]
     assert (logged["metadata"], logged["tags"]) == ({"ticket": 4711}, ["greeting"])
     assert (await talk.messages())[0] == said
 
@@ -219,7 +220,7 @@ async def test_a_real_model_answers_live_and_counts_its_tokens(sqlite_server: Se
         assert deltas[-1]["accumulated"] == "".join(delta["delta"] for delta in deltas) == text_in(answer["message"])
         assert answer["usage"]["input_tokens"] > answer["usage"].get("cache_read_tokens", 0)
         assert answer["usage"]["output_tokens"] > 1
-        again = [event for event in await _second_turn(talk) if event["type"] == "llm.generation"][0]["data"]
+        again = next(event for event in await _second_turn(talk) if event["type"] == "llm.generation")["data"]
         assert [message["role"] for message in again["messages"]] == ["user", "agent", "user"]
         assert again["metadata"]["usage"]["cache_read_tokens"] > 0
 

@@ -47,7 +47,7 @@ class Store:
 
     async def _found(self) -> Caller:
         await migrate(self)
-        app = App(self, LocalQueue(asyncio.ensure_future), LocalBus(), self.registry, self.vault, _Known())
+        app = App(self, LocalQueue(asyncio.ensure_future), LocalBus(), self.registry, self.vault, Known())
         caller = await bootstrap(app)
         provider = await create_provider(app, caller, CreateProvider("Simulation", "llmsim"))
         await create_model(app, caller, provider.id, CreateModel("simulated", "Simulated"))
@@ -93,7 +93,7 @@ class Store:
         self.writer.execute("COMMIT")
 
 
-class _Known:
+class Known:
     def known_types(self) -> tuple[str, ...]:
         return ("llmsim",)
 
@@ -127,6 +127,8 @@ class Witness:
         self._judge_epoch(before, after, role, who)
         if after.updated_at < before.updated_at:
             self._blame(f"updated_at went back from {before.updated_at} to {after.updated_at}")
+        if after.title != before.title and (role == "engine" or after.head != before.head):
+            self._blame("an append changed the title")
         if after.head != before.head or after.status != before.status:
             self._take_in()
 

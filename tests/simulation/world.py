@@ -16,6 +16,7 @@ from perdure.domain.ids import Prefix
 from perdure.domain.messages import Message
 from perdure.engine.histories import Histories
 from perdure.engine.services import Engine, Policy
+from perdure.llm.driver import ModelRequest
 from perdure.store.bus import LocalBus, Signal, Stop
 from perdure.store.database import Body, T
 from perdure.store.queue import LocalQueue
@@ -24,7 +25,7 @@ from perdure.worker.worker import Worker
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.model import ScriptedDriver
 from tests.simulation.scenarios import Scenario
-from tests.simulation.store import Store, Witness
+from tests.simulation.store import Known, Store, Witness
 from tests.simulation.tools import HANDS
 
 BEGIN = 1_800_000_000_000_000
@@ -65,10 +66,9 @@ class Effect:
 
 @dataclass
 class Told:
-    """What the client knows: acknowledged messages by id with their sequences, and the titles that the session may have."""
+    """What the client knows: acknowledged messages by id with their sequences, and what became of a deletion."""
 
     messages: dict[str, int] = field(default_factory=dict)
-    titles: set[str | None] = field(default_factory=lambda: {None})
     deleted: bool = False
     deletion_tried: bool = False
 
@@ -111,6 +111,7 @@ class World:
         """One more process."""
         process = Process(self, f"P{len(self.processes) + 1}")
         self.processes.append(process)
+        process.spawn(process.queue.start(process.worker.handle))
         return process
 
     def live(self) -> list[Process]:
@@ -123,6 +124,11 @@ class World:
         """Whether that process holds the session as far as it knows, and it is right."""
         held = process.engine.leases.get(self.session_id)
         return held is not None and held == self.store.row(self.session_id).epoch
+
+    def begin_call(self, process: Process, request: ModelRequest) -> int:
+        """A call reaches the model; its number."""
+        self.calls.append(ModelCall(tuple(request.messages), self.store.row(self.session_id).head, self.is_current(process)))
+        return len(self.calls) - 1
 
     def _on_unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -144,7 +150,7 @@ class Process:
             _Port(self, "engine"), queue, bus, store.registry, store.vault, lambda row, key: driver, Histories(), self, {}, policy,
             world.new_id, lambda: 0.5,
         )  # fmt: skip
-        self.app = App(_Port(self, "app"), queue, bus, store.registry, store.vault, store.drivers, world.now, world.new_id)
+        self.app = App(_Port(self, "app"), queue, bus, store.registry, store.vault, Known(), world.now, world.new_id)
         self.worker = Worker(self.engine)
         self.sweep = Sweep(self.engine, self.worker)
         self.queue = queue

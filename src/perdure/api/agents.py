@@ -10,7 +10,11 @@ from perdure.api.http import Call, Reply, Route
 from perdure.api.problems import encode
 from perdure.api.sessions import Limit, Offset
 from perdure.app import agents as use
-from perdure.domain.agents import Agent, CapabilityInfo, CreateAgent, CreateHarness, Harness, UpdateAgent
+from perdure.app import capabilities as use_capabilities
+from perdure.app import harnesses as use_harnesses
+from perdure.domain.agents import Agent, CreateAgent, UpdateAgent
+from perdure.domain.capabilities import CapabilityInfo
+from perdure.domain.harnesses import CreateHarness, Harness
 from perdure.domain.errors import InvalidId
 from perdure.domain.ids import Prefix, check_id, is_id
 from perdure.domain.links import Listing, Page
@@ -81,26 +85,25 @@ async def delete_agent(call: Call) -> None:
 
 
 async def create_harness(call: Call) -> Harness:
-    return await use.create_harness(call.app, call.caller, call.body)
+    return await use_harnesses.create_harness(call.app, call.caller, call.body)
 
 
 async def list_harnesses(call: Call) -> Listing[Harness]:
     query: ListHarnesses = call.query
-    return Listing(tuple(await use.all_harnesses(call.app, call.caller, query.search or None, query.include_archived)))
+    return Listing(tuple(await use_harnesses.all_harnesses(call.app, call.caller, query.search or None, query.include_archived)))
 
 
 async def get_harness(call: Call) -> Harness:
-    return await use.read_harness(call.app, call.caller, reference(call, "harness_id", "harness"))
+    return await use_harnesses.read_harness(call.app, call.caller, reference(call, "harness_id", "harness"))
 
 
 async def list_capabilities(call: Call) -> Page[CapabilityInfo]:
     query: ListCapabilities = call.query
-    found = use.all_capabilities(call.app, query.search)
-    return Page(tuple(found[query.offset : query.offset + query.limit]), len(found), query.offset, query.limit)
+    return use_capabilities.page_of_capabilities(call.app, query.search, query.offset, query.limit)
 
 
 async def get_capability(call: Call) -> CapabilityInfo:
-    return use.read_capability(call.app, call.params["capability_id"])
+    return use_capabilities.read_capability(call.app, call.params["capability_id"])
 
 
 _AGENT = {"name": "support-desk", "system_prompt": "You answer questions about orders.", "capabilities": [{"ref": "current_time"}]}
@@ -108,13 +111,13 @@ _HARNESS = {"name": "support", "system_prompt": "Answer briefly.", "capabilities
 
 ROUTES = (
     Route("POST", "/v1/agents", "create_agent", "Create an agent, or update the one with this id or name", "agents", create_agent,
-          body=CreateAgent, body_example=_AGENT, returns=Agent, status=201, errors=(404, 409)),
+          body=CreateAgent, body_example=_AGENT, returns=Agent, status=201, other=(200,), errors=(404, 409)),
     Route("GET", "/v1/agents", "list_agents", "List agents, newest first", "agents", list_agents, query=ListAgents,
           returns=Page[Agent]),
     Route("GET", "/v1/agents/{agent_id}", "get_agent", "Get an agent by id or name", "agents", get_agent, returns=Agent,
           errors=(404,)),
     Route("PUT", "/v1/agents/{agent_id}", "upsert_agent", "Create or replace the agent with this id", "agents", upsert_agent,
-          body=CreateAgent, body_example=_AGENT, returns=Agent, status=201, errors=(404, 409)),
+          ids={"agent_id": "agent"}, body=CreateAgent, body_example=_AGENT, returns=Agent, status=201, other=(200,), errors=(404, 409)),
     Route("PATCH", "/v1/agents/{agent_id}", "update_agent", "Change an agent; fields that are left out stay", "agents", update_agent,
           body=UpdateAgent, body_example={"description": "First level support"}, returns=Agent, errors=(404, 409)),
     Route("DELETE", "/v1/agents/{agent_id}", "delete_agent", "Archive an agent", "agents", delete_agent, status=204, errors=(404,)),

@@ -46,6 +46,7 @@ ANSWERS = (
             "`If-Match` or `If-None-Match` is not a list of entity tags.",
             "Send the `ETag` as it was given, with its quotes.",
         ),
+        ("invalid_http", "What came in is not an HTTP/1.1 request.", "Use an HTTP client; for HTTPS, a proxy before the server."),
         (
             "invalid_id",
             "What stands in an id's place is not an id of that kind.",

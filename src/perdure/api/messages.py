@@ -17,7 +17,7 @@ from perdure.app.events import EventsSummary
 from perdure.app.feed import Want, open_follower
 from perdure.domain.errors import InvalidInput
 from perdure.domain.events import KNOWN_TYPES, Event, WireEvent
-from perdure.domain.ids import MAX_SEQUENCE, check_id, sequence_of
+from perdure.domain.ids import MAX_SEQUENCE, Prefix, check_id, sequence_of
 from perdure.domain.links import Listing
 from perdure.domain.messages import CreateMessage, Message
 from perdure.domain.tools import SubmitApprovals, SubmittedToolResults, SubmitToolResults
@@ -75,6 +75,11 @@ def cursor_of(since_id: str | None, after: int | None, field: str = "since_id") 
     return after or 0
 
 
+def id_of(text: str | None, prefix: Prefix, field: str) -> str | None:
+    """An id of the query, if it is there. Raises InvalidId."""
+    return None if text is None else check_id(text, prefix, field)
+
+
 async def create_message(call: Call) -> Message:
     return await use.post_message(call.app, call.caller, call.params["session_id"], call.body)
 
@@ -110,8 +115,8 @@ async def list_events(call: Call) -> Reply:
         before=query.before_sequence,
         from_ts=moment(query.from_ts, "from_ts"),
         to_ts=moment(query.to_ts, "to_ts"),
-        turn_id=query.turn_id if query.turn_id is not None else query.trace_id,
-        exec_id=query.exec_id,
+        turn_id=id_of(query.turn_id, "turn", "turn_id") or id_of(query.trace_id, "turn", "trace_id"),
+        exec_id=id_of(query.exec_id, "exec", "exec_id"),
         tool_name=query.tool_name,
         tags=query.tags,
         text=query.q or None,

@@ -1,53 +1,122 @@
-"""The server's own OpenAPI 3.1 document, made from the table of routes."""
+"""The server's own OpenAPI 3.1 document, made from the table of routes, the types of their bodies, `words` and `fields`."""
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from perdure.api.examples import ERROR, EVENT_STREAM, example_of
+from perdure.api.fields import FIELDS
 from perdure.api.http import Route
-from perdure.api.problems import Problem
+from perdure.api.problems import STATUS, Problem
+from perdure.api.words import OPERATIONS, TAGS
+from perdure.domain.events import EVENT_DATA
+from perdure.domain.ids import Prefix
 
 _REF = "#/components/schemas/{name}"
-_STATUS_WORDS = {
-    400: "The request is malformed or breaks a rule",
-    401: "No valid credentials",
-    403: "Not allowed",
-    404: "Not there, or not yours",
-    405: "Not a method of this path",
-    409: "The resource's state does not allow it",
-    412: "It has changed since it was read",
-    413: "Too large",
-    415: "Not JSON",
-    429: "Too many requests",
-    503: "A part of the server is not ready",
+_NAMES = {"Problem": "ErrorResponse", "WireEvent": "Event"}
+"""Names of schemas that differ from those of our types."""
+
+_TITLES = dict(STATUS.values()) | {405: "Method not allowed"}
+
+IDS: dict[str, Prefix] = {
+    "agent_id": "agent", "around": "event", "default_model_id": "model", "exec_id": "exec", "final_message_id": "message",
+    "forked_from_session_id": "session", "harness_id": "harness", "image_id": "image", "input_message_id": "message",
+    "message_id": "message", "model_id": "model", "org_id": "org", "organization_id": "org", "owner_principal_id": "principal",
+    "parent_harness_id": "harness", "provider_id": "provider", "session_id": "session", "trace_id": "turn", "turn_id": "turn",
+    "user_id": "user", "workspace_id": "workspace", "Agent.id": "agent", "CreateAgent.id": "agent", "Event.id": "event",
+    "Harness.id": "harness", "Message.id": "message", "Model.id": "model", "Organization.id": "org", "Provider.id": "provider",
+    "Session.id": "session", "Token.id": "token", "User.id": "user",
+}  # fmt: skip
+"""Fields that hold an id, looked up like `FIELDS`."""
+
+_NO_IDS = frozenset({"CreateModel.model_id", "Model.model_id", "UpdateModel.model_id"})
+"""Fields of these names that do not: the vendor's names of models."""
+
+_NAMED: dict[str, Prefix] = {"agent_id": "agent", "harness_id": "harness"}
+"""Parameters of paths that take a name as well, unless the route says that it must be an id."""
+
+_PATTERNS = {
+    "since_id": "^(event_[0-9a-f]{32})?$",
+    "CreateSession.title": r"^[^\u0000-\u001f\u007f-\u009f]*$",
+    "UpdateSession.title": r"^[^\u0000-\u001f\u007f-\u009f]*$",
+}
+
+_HEADERS: dict[str, dict[str, Any]] = {
+    "Organization": {
+        "name": "X-Org-Id",
+        "description": "The organization to work in; needed when the caller belongs to several.",
+        "schema": {"type": "string", "pattern": "^org_[0-9a-f]{32}$"},
+    },
+    "IdempotencyKey": {
+        "name": "Idempotency-Key",
+        "description": (
+            "Any text of your own. The same request with the same key gets the first answer again, and changes nothing; another "
+            "request with that key is refused. Kept for a day."
+        ),
+        "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+    },
+    "IfMatch": {
+        "name": "If-Match",
+        "description": "The `ETag` that was read: refuses with 412 when the resource has changed since.",
+        "schema": {"type": "string", "pattern": r'^(\*|"[!#-~]*")$'},
+    },
+    "IfNoneMatch": {
+        "name": "If-None-Match",
+        "description": "The `ETag` that was read: answers 304, without a body, while the resource is the same.",
+        "schema": {"type": "string", "pattern": r'^(\*|"[!#-~]*")$'},
+    },
+    "LastEventId": {
+        "name": "Last-Event-ID",
+        "description": "As `since_id`; what browsers send when they connect again.",
+        "schema": {"type": "string", "pattern": "^(event_[0-9a-f]{32})?$"},
+    },
 }
 
 
 def build_document(routes: tuple[Route, ...], version: str) -> dict[str, Any]:
     """The document as a JSON value."""
-    types: list[Any] = [Problem]
+    types: list[Any] = [Problem, *EVENT_DATA.values()]
     for route in routes:
         types += [kind for kind in (route.body, route.returns, route.query) if kind is not None]
-    schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
-    by_type = dict(zip(map(id, types), schemas, strict=True))
-    named = {_clean(name): schema for name, schema in components.items()}
+    found, components = msgspec.json.schema_components(types, ref_template=_REF)
+    by_type = dict(zip(map(id, types), found, strict=True))
+    queries = {route.query.__name__ for route in routes if route.query is not None}
+    schemas = {_clean(name): _explained(_clean(name), each) for name, each in components.items() if name not in queries}
+    schemas["Event"]["properties"]["data"]["anyOf"] = [
+        {"$ref": _REF.format(name=name)} for name in dict.fromkeys(kind.__name__ for kind in EVENT_DATA.values())
+    ]
     paths: dict[str, Any] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, by_type, components)
     document = {
         "openapi": "3.1.0",
-        "info": {"title": "Perdure", "version": version, "description": "A durable harness for LLM agents."},
+        "info": {
+            "title": "Perdure",
+            "version": version,
+            "summary": "A durable harness for LLM agents.",
+            "description": "Every path is served below `/api` as well. Lists, errors and times look the same everywhere.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
         "servers": [{"url": "/"}, {"url": "/api"}],
         "security": [{"token": []}],
+        "tags": [{"name": name, "description": TAGS.get(name, "")} for name in dict.fromkeys(route.tag for route in routes)],
         "paths": paths,
         "components": {
-            "schemas": named,
+            "schemas": dict(sorted(schemas.items())),
+            "responses": {f"Error{status}": _error(status) for status in sorted({s for route in routes for s in errors_of(route)})},
+            "parameters": {name: {"in": "header", "required": False, **header} for name, header in _HEADERS.items()},
             "securitySchemes": {
-                "token": {"type": "http", "scheme": "bearer", "description": "A personal access token (`pdr_pat_...`)."}
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An access token (`pdr_pat_...`). A server on loopback without any token asks for none.",
+                }
             },
         },
     }
@@ -55,11 +124,12 @@ def build_document(routes: tuple[Route, ...], version: str) -> dict[str, Any]:
 
 
 def _clean(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_")
+    return "_".join(_NAMES.get(part, part) for part in name.split("_"))
 
 
 def _rename(document: bytes) -> bytes:
-    """References to generic types, with names that OpenAPI allows."""
+    """References to our types, with names that OpenAPI allows."""
     return re.sub(
         rb'"#/components/schemas/([^"]+)"',
         lambda match: b'"#/components/schemas/' + _clean(match[1].decode()).encode() + b'"',
@@ -67,13 +137,45 @@ def _rename(document: bytes) -> bytes:
     )
 
 
+def _look_up(table: dict[str, Any], schema: str, field: str) -> Any:
+    return table.get(f"{schema}.{field}", table.get(field))
+
+
+def _explained(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """A component with words, patterns of ids, and without noise."""
+    schema.pop("title", None)
+    if name in FIELDS:
+        schema["description"] = FIELDS[name]
+    elif "description" in schema:
+        schema["description"] = " ".join(inspect.cleandoc(schema["description"]).split())
+    for field, each in schema.get("properties", {}).items():
+        _explain(name, field, each)
+    return schema
+
+
+def _explain(name: str, field: str, schema: dict[str, Any]) -> None:
+    words = _look_up(FIELDS, name, field)
+    if words is not None:
+        schema["description"] = words
+    if schema.get("default", ...) is None:
+        del schema["default"]
+    prefix = None if f"{name}.{field}" in _NO_IDS else _look_up(IDS, name, field)
+    pattern = _look_up(_PATTERNS, name, field) if prefix is None else f"^{prefix}_[0-9a-f]{{32}}$"
+    if pattern is not None:
+        for branch in (schema, *schema.get("anyOf", ())):
+            if branch.get("type") == "string" and "enum" not in branch:
+                branch["pattern"] = pattern
+
+
 def _operation(route: Route, by_type: dict[int, Any], components: dict[str, Any]) -> dict[str, Any]:
     operation: dict[str, Any] = {"operationId": route.operation_id, "summary": route.summary, "tags": [route.tag]}
-    if route.description:
-        operation["description"] = route.description
+    description = route.description or OPERATIONS.get(route.operation_id)
+    if description:
+        operation["description"] = description
     parameters = [_path_parameter(name, route) for name in re.findall(r"{(\w+)}", route.path)]
     if route.query is not None:
-        parameters += _query_parameters(route.query, components)
+        parameters += _query_parameters(route.query, components[route.query.__name__])
+    parameters += [{"$ref": f"#/components/parameters/{name}"} for name in _headers_of(route)]
     if parameters:
         operation["parameters"] = parameters
     if route.body is not None:
@@ -81,40 +183,100 @@ def _operation(route: Route, by_type: dict[int, Any], components: dict[str, Any]
         if route.body_example is not None:
             content["example"] = route.body_example
         operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+    elif route.text_limit:
+        text: dict[str, Any] = {"schema": {"type": "string"}}
+        if route.body_example is not None:
+            text["example"] = route.body_example
+        operation["requestBody"] = {"required": True, "content": {"text/plain": text}}
     operation["responses"] = _responses(route, by_type)
     if route.public:
         operation["security"] = []
     return operation
 
 
+def _headers_of(route: Route) -> Iterable[str]:
+    if route.public:
+        return
+    yield "Organization"
+    if route.method == "POST" and route.status == 201:
+        yield "IdempotencyKey"
+    if route.etag:
+        yield "IfNoneMatch" if route.method == "GET" else "IfMatch"
+    if route.content == "text/event-stream":
+        yield "LastEventId"
+
+
 def _path_parameter(name: str, route: Route) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": "string"}
     prefix = route.ids.get(name)
+    schema: dict[str, Any] = {"type": "string"}
+    words = _look_up(FIELDS, route.operation_id, name) or f"The {name.removesuffix('_id').replace('_', ' ')}."
     if prefix is not None:
         schema["pattern"] = f"^{prefix}_[0-9a-f]{{32}}$"
-    return {"name": name, "in": "path", "required": True, "schema": schema}
+        words = f"The {'organization' if prefix == 'org' else prefix}'s id."
+    elif name in _NAMED:
+        schema["pattern"] = f"^({_NAMED[name]}_[0-9a-f]{{32}}|[a-z0-9-]{{1,64}})$"
+        words = f"The {_NAMED[name]}'s id or name."
+    return {"name": name, "in": "path", "required": True, "description": words, "schema": schema}
 
 
-def _query_parameters(query: type[Struct], components: dict[str, Any]) -> list[dict[str, Any]]:
-    properties = components[query.__name__]["properties"]
-    return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in properties.items()]
+def _query_parameters(query: type[Struct], schema: dict[str, Any]) -> list[dict[str, Any]]:
+    found = []
+    for name, each in schema["properties"].items():
+        _explain(query.__name__, name, each)
+        parameter = {"name": name, "in": "query", "required": name in schema.get("required", ())}
+        if "description" in each:
+            parameter["description"] = each["description"]
+        # A parameter that is there has a value: null is said by leaving it out.
+        branches = [branch for branch in each.get("anyOf", ()) if branch != {"type": "null"}]
+        rest = {key: value for key, value in each.items() if key not in ("anyOf", "description")}
+        only = branches[0] if len(branches) == 1 else {"anyOf": branches} if branches else {}
+        found.append({**parameter, "schema": {**only, **rest}})
+    return found
+
+
+def errors_of(route: Route) -> set[int]:
+    """The statuses of errors that an operation can answer with."""
+    if route.public:
+        return set(route.errors)
+    errors = {400, 401, 403, 429, 503, *route.errors}
+    if route.method in ("POST", "PUT", "PATCH"):
+        errors.add(413)
+    if route.body is not None or route.text_limit:
+        errors.add(415)
+    if "IdempotencyKey" in _headers_of(route):
+        errors.add(409)
+    return errors
 
 
 def _responses(route: Route, by_type: dict[int, Any]) -> dict[str, Any]:
-    good: dict[str, Any] = {"description": "Done"}
-    if route.returns is not None:
+    good: dict[str, Any] = {"description": "No content." if route.status == 204 else "Done."}
+    if route.content != "application/json":
+        frames = {"example": EVENT_STREAM} if route.content == "text/event-stream" else {}
+        good["content"] = {route.content: {"schema": {"type": "string"}, **frames}}
+    elif route.returns is not None:
         good["content"] = {route.content: {"schema": by_type[id(route.returns)]}}
-    elif route.content != "application/json":
-        good["content"] = {route.content: {"schema": {"type": "string"}}}
-    responses = {str(route.status): good}
-    if route.status == 201:
-        responses["200"] = good
-    bad = {400, 503, *route.errors} | (set() if route.public else {401})
-    if route.body is not None:
-        bad |= {413, 415}
-    for status in sorted(bad):
-        responses[str(status)] = {
-            "description": _STATUS_WORDS[status],
-            "content": {"application/problem+json": {"schema": {"$ref": _REF.format(name="Problem")}}},
+        example = example_of(route.returns)
+        if example is not None:
+            good["content"][route.content]["example"] = example
+    if route.etag:
+        good["headers"] = {"ETag": {"description": "The version of the resource.", "schema": {"type": "string"}}}
+    responses = {str(status): good for status in (route.status, *route.other)}
+    if route.etag and route.method == "GET":
+        responses["304"] = {"description": "It is still the same."}
+    for status in errors_of(route):
+        responses[str(status)] = {"$ref": f"#/components/responses/Error{status}"}
+    return dict(sorted(responses.items()))
+
+
+def _error(status: int) -> dict[str, Any]:
+    schema = {"$ref": _REF.format(name="Problem")}
+    example = {**ERROR, "status": status, "title": _TITLES[status]} if status == 400 else None
+    content = {"schema": schema} if example is None else {"schema": schema, "example": example}
+    answer: dict[str, Any] = {"description": f"{_TITLES[status]}.", "content": {"application/problem+json": content}}
+    if status in (429, 503):
+        answer["headers"] = {
+            "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
         }
-    return responses
+    if status == 401:
+        answer["headers"] = {"WWW-Authenticate": {"description": "How to log in.", "schema": {"type": "string"}}}
+    return answer

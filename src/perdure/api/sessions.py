@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from perdure.api.http import Call, Route
+from perdure.api.http import Call, Reply, Route
+from perdure.app import copies
 from perdure.app import sessions as use
 from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import Prefix, check_id
 from perdure.domain.links import Page
-from perdure.domain.sessions import CancelledTurn, CreateSession, Session, Status, UpdateSession
+from perdure.domain.sessions import CancelledTurn, CreateSession, ForkSession, Session, SessionStats, Status, UpdateSession
 from perdure.domain.times import Micros, Timestamp, from_rfc3339
 from perdure.store.sessions import SessionFilter
 
@@ -89,6 +90,19 @@ async def unpin_session(call: Call) -> None:
     await use.pin_session(call.app, call.caller, call.params["session_id"], pinned=False)
 
 
+async def fork_session(call: Call) -> Session:
+    return await copies.fork_session(call.app, call.caller, call.params["session_id"], call.body)
+
+
+async def export_session_jsonl(call: Call) -> Reply:
+    body = await copies.export_session(call.app, call.caller, call.params["session_id"])
+    return Reply(body, content_type=b"application/x-ndjson")
+
+
+async def get_session_stats(call: Call) -> SessionStats:
+    return await copies.session_stats(call.app, call.caller)
+
+
 _EXAMPLE: Any = {"title": "Refund of order 4711", "tags": ["support"], "agent_name": "support-desk"}
 _ONE = "/v1/sessions/{session_id}"
 
@@ -97,6 +111,12 @@ ROUTES = (
           body_example=_EXAMPLE, returns=Session, status=201, errors=(404,)),
     Route("GET", "/v1/sessions", "list_sessions", "List sessions, newest first", "sessions", list_sessions, query=ListSessions,
           returns=Page[Session]),
+    Route("GET", "/v1/sessions/stats", "get_session_stats", "Count sessions by status", "sessions", get_session_stats,
+          returns=SessionStats),
+    Route("POST", _ONE + "/fork", "fork_session", "Copy a session up to a point of its log", "sessions", fork_session, ids=IDS,
+          body=ForkSession, body_example={"title": "Another way", "from_sequence": 12}, returns=Session, status=201, errors=(404,)),
+    Route("GET", _ONE + "/export", "export_session_jsonl", "Export a session's messages as JSON lines", "sessions",
+          export_session_jsonl, ids=IDS, content="application/x-ndjson", errors=(404,)),
     Route("GET", _ONE, "get_session", "Get a session", "sessions", get_session, ids=IDS, returns=Session, errors=(404,), etag=True),
     Route("PATCH", _ONE, "update_session", "Change a session; fields that are left out stay", "sessions", update_session, ids=IDS,
           body=UpdateSession, body_example={"title": "Refund done", "tags": ["support", "done"]}, returns=Session,

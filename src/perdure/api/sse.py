@@ -6,7 +6,8 @@ import asyncio
 import random
 import time
 
-from perdure.api.http import Receive, Scope, Send
+from perdure.api.decoding import Receive
+from perdure.api.http import Scope, Send
 from perdure.app.feed import Follower, Frame
 from perdure.domain.errors import Unavailable
 
@@ -88,10 +89,10 @@ class EventStream:
         await self._say(send, CONNECTED)
         spoke = time.monotonic()
         while not self._follower.gone:
-            frames = await self._follower.frames(min(self._heartbeat, max(self._until - time.monotonic(), 0.01)))
+            news = await self._news()
             now = time.monotonic()
-            if frames:
-                await self._say(send, b"".join(map(frame_bytes, frames)))
+            if news:
+                await self._say(send, news)
                 spoke = now
             elif now - spoke >= self._heartbeat:
                 await self._say(send, b": heartbeat\n\n")
@@ -99,6 +100,11 @@ class EventStream:
             if now >= self._until:
                 return "connection_cycle"
         return "session_deleted"
+
+    async def _news(self) -> bytes:
+        """What has come; nothing after a time of silence."""
+        frames = await self._follower.frames(min(self._heartbeat, max(self._until - time.monotonic(), 0.01)))
+        return b"".join(map(frame_bytes, frames))
 
     async def _say(self, send: Send, body: bytes) -> None:
         """Send whole frames. Raises TimeoutError when the follower does not take them in."""

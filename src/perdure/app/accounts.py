@@ -27,8 +27,8 @@ from perdure.domain.accounts import (
     UserRole,
     require,
 )
-from perdure.domain.agents import HarnessConfig
 from perdure.domain.errors import Conflict, InvalidInput, NotFound
+from perdure.domain.harnesses import HarnessConfig
 from perdure.domain.ids import check_id
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
 from perdure.domain.tools import CapabilityRef
@@ -51,11 +51,11 @@ from perdure.store.accounts import (
     update_organization,
     user_by_email,
 )
-from perdure.store.agents import HarnessRow, add_harness
 from perdure.store.database import Tx
+from perdure.store.harnesses import HarnessRow, add_harness
 from perdure.store.rows import to_json
 
-GENERIC_CAPABILITIES = ("session_file_system", "session", "current_time", "stateless_todo_list")
+GENERIC_CAPABILITIES = ("session_file_system", "session_storage", "session", "current_time", "stateless_todo_list")
 """What the built-in harness `generic` turns on."""
 
 _BOOTSTRAP_LOCK = 0x70657265

@@ -1,4 +1,4 @@
-"""Agents and harnesses: the layers under a session."""
+"""Agents: create, read, list, change, copy, archive."""
 
 from __future__ import annotations
 
@@ -7,42 +7,34 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from perdure.app.agent_snapshots import record_change
+from perdure.app.etags import check_match, etag_of
+from perdure.app.initial_files import content_of
 from perdure.app.services import App
 from perdure.app.sessions import check_model, check_tools, find_harness
 from perdure.domain.accounts import Caller
-from perdure.domain.agents import (
-    Agent,
-    AgentConfig,
-    CapabilityInfo,
-    CreateAgent,
-    CreateHarness,
-    Harness,
-    HarnessConfig,
-    UpdateAgent,
-)
+from perdure.domain.agent_versions import ChangeKind
+from perdure.domain.agents import Agent, AgentConfig, CreateAgent, UpdateAgent
 from perdure.domain.errors import Conflict, InvalidInput, NotFound
 from perdure.domain.ids import check_id, is_id
 from perdure.domain.links import AllowedAction, Page
-from perdure.domain.sessions import clean_tags
+from perdure.domain.resources import NameCheck, ResourceStats, check_free_word, copy_name, copy_stem, is_reserved, require_manager
+from perdure.domain.sessions import InitialFile, clean_tags
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
 from perdure.store.agents import (
-    MAX_PARENTS,
     AgentRow,
-    HarnessRow,
     add_agent,
-    add_harness,
     agent_by_name,
+    agent_names,
     get_agent,
-    get_harness,
-    harness_by_name,
-    harness_chain,
+    holder_of_agent,
     list_agents,
-    list_harnesses,
-    session_counts,
     update_agent,
 )
 from perdure.store.database import Tx
+from perdure.store.harnesses import HarnessRow
 from perdure.store.rows import to_json
+from perdure.store.stats import resource_stats, session_counts
 
 
 def to_agent(row: AgentRow, *, sessions: int | None = None) -> Agent:
@@ -52,6 +44,9 @@ def to_agent(row: AgentRow, *, sessions: int | None = None) -> Agent:
         AllowedAction("self", "GET", url, "get_agent"),
         AllowedAction("update", "PATCH", url, "update_agent"),
         AllowedAction("delete", "DELETE", url, "delete_agent"),
+        AllowedAction("copy", "POST", f"{url}/copy", "copy_agent"),
+        AllowedAction("export", "GET", f"{url}/export", "export_agent"),
+        AllowedAction("versions", "GET", f"{url}/versions", "list_agent_versions"),
     ]
     return Agent(
         id=row.id, name=row.name, system_prompt=row.system_prompt, harness_id=row.harness_id, status=row.status,
@@ -59,17 +54,22 @@ def to_agent(row: AgentRow, *, sessions: int | None = None) -> Agent:
         capabilities=config.capabilities, tools=config.tools, tags=row.tag_list(), display_name=row.display_name,
         description=row.description, default_model_id=row.default_model_id, initial_files=config.initial_files,
         max_iterations=config.max_iterations, parallel_tool_calls=config.parallel_tool_calls,
-        network_access=config.network_access, archived_at=maybe_rfc3339(row.archived_at),
+        network_access=config.network_access, default_version_id=row.default_version_id,
+        forked_from_agent_id=row.forked_from_agent_id, forked_from_version_id=row.forked_from_version_id,
+        root_agent_id=row.root_agent_id, archived_at=maybe_rfc3339(row.archived_at),
+        deleted_at=to_rfc3339(row.updated_at) if row.status == "deleted" else None,
         session_count=UNSET if sessions is None else sessions, app_count=UNSET if sessions is None else 0,
         allowed_actions=tuple(actions),
     )  # fmt: skip
 
 
-async def create_agent(app: App, caller: Caller, body: CreateAgent, agent_id: str | None = None) -> tuple[Agent, bool]:
-    """Make an agent, or update the one with this id or name; whether it is new."""
+async def create_agent(
+    app: App, caller: Caller, body: CreateAgent, agent_id: str | None = None, kind: ChangeKind = "auto"
+) -> tuple[Agent, bool]:
+    """Make an agent, or replace the one with this id or name; whether it is new."""
+    require_manager(caller, "agent")
     tags = clean_tags(body.tags)
-    app.registry.check(body.capabilities)
-    check_tools(body.tools)
+    _check_parts(app, body.capabilities, body.tools, body.initial_files)
     wanted = agent_id or body.id
     if wanted is not None:
         check_id(wanted, "agent", "id")
@@ -84,35 +84,90 @@ async def create_agent(app: App, caller: Caller, body: CreateAgent, agent_id: st
         config = AgentConfig(
             body.capabilities, body.tools, body.initial_files, body.max_iterations, body.parallel_tool_calls, body.network_access
         )
+        given: dict[str, Any] = {
+            "name": body.name, "display_name": body.display_name, "description": body.description,
+            "system_prompt": body.system_prompt, "harness_id": harness.id, "default_model_id": body.default_model_id,
+            "tags": to_json(tags), "config": to_json(config), "status": "active", "archived_at": None,
+        }  # fmt: skip
+        if old is not None:
+            return await apply_changes(app, tx, caller, old, given, now, kind=kind), False
         row = AgentRow(
-            old.id if old else wanted or app.new_id("agent"), org_id, body.name, body.display_name, body.description,
-            body.system_prompt, harness.id, body.default_model_id, to_json(tags), to_json(config), "active",
-            old.created_at if old else now, max(now, old.updated_at + 1) if old else now, None,
+            id=wanted or app.new_id("agent"), org_id=org_id, created_at=now, updated_at=now, **given
         )  # fmt: skip
-        if old is None:
-            await add_agent(tx, row)
-        else:
-            names = [name for name in AgentRow.__struct_fields__ if name not in ("id", "org_id", "created_at")]
-            await update_agent(tx, org_id, old.id, {name: getattr(row, name) for name in names})
-        return to_agent(row), old is None
+        return await insert_agent(app, tx, caller, row, kind=kind), True
 
     return await app.database.write(work)
 
 
+async def insert_agent(
+    app: App, tx: Tx, caller: Caller, row: AgentRow, *, kind: ChangeKind = "auto", source: str | None = None
+) -> Agent:
+    """Add an agent under a name that must be free, and its first version."""
+    check_free_word(row.name)
+    if await agent_by_name(tx, row.org_id, row.name) is not None:
+        raise _taken(row.name)
+    await add_agent(tx, row)
+    await record_change(app, tx, caller, None, row, kind=kind, source=source)
+    return to_agent(row)
+
+
+async def apply_changes(
+    app: App, tx: Tx, caller: Caller, row: AgentRow, changes: dict[str, Any], now: Micros, *, kind: ChangeKind = "auto",
+    summary: str | None = None, source: str | None = None, keep: bool = True,
+) -> Agent:  # fmt: skip
+    """Change columns of an agent whose row is locked, and unless `keep` is off leave a version behind."""
+    new = msgspec.structs.replace(row, **changes)
+    if new.status == "active" and (new.name != row.name or row.status != "active"):
+        check_free_word(new.name)
+        if await agent_by_name(tx, row.org_id, new.name) is not None:
+            raise _taken(new.name)
+    changes = {**changes, "updated_at": max(now, row.updated_at + 1)}
+    new = msgspec.structs.replace(new, updated_at=changes["updated_at"])
+    await update_agent(tx, row.org_id, row.id, changes)
+    if keep:
+        await record_change(app, tx, caller, row, new, kind=kind, summary=summary, source=source)
+    return to_agent(new)
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(f"another agent is named {name!r}", code="name_taken")
+
+
+def _check_parts(app: App, capabilities: Any, tools: Any, files: Any) -> None:
+    if capabilities is not UNSET:
+        app.registry.check(capabilities)
+    if tools is not UNSET:
+        check_tools(tools)
+    if files is not UNSET:
+        check_files(files)
+
+
+def check_files(files: tuple[InitialFile, ...]) -> None:
+    """Accept only files that a session can begin with.
+
+    Raises:
+        InvalidInput: a path or a base64 is not valid, or a path is there twice.
+    """
+    seen: set[str] = set()
+    for index, file in enumerate(files):
+        where = f"initial_files[{index}]"
+        path, _ = content_of(file, where)
+        if path in seen:
+            raise InvalidInput(f"`{where}.path`: {path!r} is there twice", field=where)
+        seen.add(path)
+
+
 async def _existing(tx: Tx, org_id: str, agent_id: str | None, name: str) -> AgentRow | None:
-    by_name = await agent_by_name(tx, org_id, name)
+    """The agent that an upsert replaces, its row locked."""
     if agent_id is None:
-        return by_name
-    found = await tx.one("SELECT org_id FROM agents WHERE id = ?", agent_id)
-    if found is None:
-        if by_name is not None:
-            raise Conflict(f"another agent is named {name!r}", code="name_taken")
+        return await agent_by_name(tx, org_id, name, lock=True)
+    holder = await holder_of_agent(tx, agent_id)
+    if holder is None:
         return None
-    if found[0] != org_id:
+    row = await get_agent(tx, org_id, agent_id, lock=True)
+    if row.status == "deleted":
         raise NotFound("agent")
-    if by_name is not None and by_name.id != agent_id:
-        raise Conflict(f"another agent is named {name!r}", code="name_taken")
-    return await get_agent(tx, org_id, agent_id)
+    return row
 
 
 async def _harness_for(tx: Tx, org_id: str, harness_id: str | None, name: str | None) -> HarnessRow:
@@ -121,16 +176,10 @@ async def _harness_for(tx: Tx, org_id: str, harness_id: str | None, name: str | 
     return await find_harness(tx, org_id, harness_id, name)
 
 
-async def find_agent(tx: Tx, org_id: str, ref: str) -> AgentRow:
-    """The agent of this id or name, archived ones by id only. Raises NotFound."""
-    if is_id(ref, "agent"):
-        row = await get_agent(tx, org_id, ref)
-    else:
-        by_name = await agent_by_name(tx, org_id, ref)
-        if by_name is None:
-            raise NotFound("agent")
-        row = by_name
-    if row.status == "deleted":
+async def find_agent(tx: Tx, org_id: str, ref: str, *, lock: bool = False) -> AgentRow:
+    """The agent of this id or name, archived ones by id only; `lock` holds its row until the commit. Raises NotFound."""
+    row = await (get_agent(tx, org_id, ref, lock=lock) if is_id(ref, "agent") else agent_by_name(tx, org_id, ref, lock=lock))
+    if row is None or row.status == "deleted":
         raise NotFound("agent")
     return row
 
@@ -139,11 +188,14 @@ async def read_agent(app: App, caller: Caller, ref: str) -> Agent:
     """One agent, by id or name, with how many sessions it has."""
 
     async def work(tx: Tx) -> Agent:
-        row = await find_agent(tx, caller.organization_id, ref)
-        counts = await session_counts(tx, row.org_id, "agent_id", (row.id,))
-        return to_agent(row, sessions=counts.get(row.id, 0))
+        return await _counted(tx, await find_agent(tx, caller.organization_id, ref))
 
-    return await app.database.read(work)
+    return await app.database.read(work, long=True)
+
+
+async def _counted(tx: Tx, row: AgentRow) -> Agent:
+    counts = await session_counts(tx, row.org_id, "agent_id", (row.id,))
+    return to_agent(row, sessions=counts.get(row.id, 0))
 
 
 async def page_of_agents(app: App, caller: Caller, search: str | None, archived: bool, offset: int, limit: int) -> Page[Agent]:
@@ -154,39 +206,37 @@ async def page_of_agents(app: App, caller: Caller, search: str | None, archived:
         counts = await session_counts(tx, caller.organization_id, "agent_id", tuple(row.id for row in rows))
         return Page(tuple(to_agent(row, sessions=counts.get(row.id, 0)) for row in rows), total, offset, limit)
 
-    return await app.database.read(work)
+    return await app.database.read(work, long=True)
 
 
-async def change_agent(app: App, caller: Caller, ref: str, body: UpdateAgent) -> Agent:
+async def change_agent(app: App, caller: Caller, ref: str, body: UpdateAgent, if_match: frozenset[str] | None = None) -> Agent:
     """Change what the caller named, and nothing else."""
-    if body.capabilities is not UNSET:
-        app.registry.check(body.capabilities)
-    if body.tools is not UNSET:
-        check_tools(body.tools)
+    require_manager(caller, "agent")
+    _check_parts(app, body.capabilities, body.tools, body.initial_files)
     now = app.now()
 
     async def work(tx: Tx) -> Agent:
-        row = await find_agent(tx, caller.organization_id, ref)
+        row = await find_agent(tx, caller.organization_id, ref, lock=True)
+        await _check_version(tx, row, if_match)
         changes = await _agent_changes(tx, row, body, now)
-        if not changes:
-            return to_agent(row)
-        changes["updated_at"] = max(now, row.updated_at + 1)
-        await update_agent(tx, row.org_id, row.id, changes)
-        return to_agent(msgspec.structs.replace(row, **changes))
+        return await apply_changes(app, tx, caller, row, changes, now) if changes else to_agent(row)
 
     return await app.database.write(work)
 
 
+async def _check_version(tx: Tx, row: AgentRow, wanted: frozenset[str] | None) -> None:
+    """Accept the tag of a read, which counts sessions, and that of a change, which does not."""
+    if wanted is None or etag_of(msgspec.json.encode(to_agent(row))) in wanted:
+        return
+    check_match(wanted, await _counted(tx, row))
+
+
 async def _agent_changes(tx: Tx, row: AgentRow, body: UpdateAgent, now: Micros) -> dict[str, Any]:
     given = {name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET}
-    plain = ("system_prompt", "display_name", "description", "default_model_id")
+    plain = ("name", "system_prompt", "display_name", "description", "default_model_id")
     changes = {name: given[name] for name in plain if name in given}
     if given.get("default_model_id") is not None:
         await check_model(tx, row.org_id, given["default_model_id"], "default_model_id")
-    if "name" in given and given["name"] != row.name:
-        if await agent_by_name(tx, row.org_id, given["name"]) is not None:
-            raise Conflict(f"another agent is named {given['name']!r}", code="name_taken")
-        changes["name"] = given["name"]
     if "harness_id" in given or "harness_name" in given:
         harness = await _harness_for(tx, row.org_id, given.get("harness_id"), given.get("harness_name"))
         changes["harness_id"] = harness.id
@@ -196,126 +246,54 @@ async def _agent_changes(tx: Tx, row: AgentRow, body: UpdateAgent, now: Micros) 
     if parts:
         changes["config"] = to_json(msgspec.structs.replace(row.config_struct(), **parts))
     if "status" in given and given["status"] != row.status:
-        if given["status"] == "active" and await agent_by_name(tx, row.org_id, changes.get("name", row.name)) is not None:
-            raise Conflict("another agent has taken this name", code="name_taken")
-        changes |= {"status": given["status"], "archived_at": now if given["status"] == "archived" else None}
+        changes |= {"status": given["status"], "archived_at": None if given["status"] == "active" else row.archived_at or now}
     return changes
 
 
 async def archive_agent(app: App, caller: Caller, ref: str) -> None:
     """Hide an agent from lists and keep it from starting sessions; those it has stop, in words, at their next step."""
+    require_manager(caller, "agent")
     now = app.now()
 
     async def work(tx: Tx) -> None:
-        row = await find_agent(tx, caller.organization_id, ref)
+        row = await find_agent(tx, caller.organization_id, ref, lock=True)
         if row.status != "archived":
-            await update_agent(
-                tx, row.org_id, row.id, {"status": "archived", "archived_at": now, "updated_at": max(now, row.updated_at + 1)}
-            )
+            await apply_changes(app, tx, caller, row, {"status": "archived", "archived_at": now}, now)
 
     await app.database.write(work)
 
 
-def to_harness(row: HarnessRow, *, sessions: int | None = None) -> Harness:
-    """The row as clients see it."""
-    config, url = row.config_struct(), f"/v1/harnesses/{row.id}"
-    return Harness(
-        id=row.id, name=row.name, status=row.status, is_built_in=bool(row.is_built_in), created_at=to_rfc3339(row.created_at),
-        updated_at=to_rfc3339(row.updated_at), self_url=url, view_url=url, ui_link=url, capabilities=config.capabilities,
-        tags=row.tag_list(), system_prompt=row.system_prompt, display_name=row.display_name, description=row.description,
-        parent_harness_id=row.parent_harness_id, default_model_id=row.default_model_id, initial_files=config.initial_files,
-        network_access=config.network_access, parallel_tool_calls=config.parallel_tool_calls,
-        embedder_metadata=config.embedder_metadata, archived_at=maybe_rfc3339(row.archived_at),
-        session_count=UNSET if sessions is None else sessions, app_count=UNSET if sessions is None else 0,
-        allowed_actions=(AllowedAction("self", "GET", url, "get_harness"),),
-    )  # fmt: skip
-
-
-async def find_any_harness(tx: Tx, org_id: str, ref: str) -> HarnessRow:
-    """The harness of this id or name. Raises NotFound."""
-    if is_id(ref, "harness"):
-        return await get_harness(tx, org_id, ref)
-    found = await harness_by_name(tx, org_id, ref)
-    if found is None:
-        raise NotFound("harness")
-    return found
-
-
-async def create_harness(app: App, caller: Caller, body: CreateHarness) -> Harness:
-    """Make a harness."""
-    tags = clean_tags(body.tags)
-    app.registry.check(body.capabilities)
+async def copy_agent(app: App, caller: Caller, ref: str) -> Agent:
+    """A new agent with the same configuration, under the next free name `...-copy`."""
+    require_manager(caller, "agent")
     now = app.now()
 
-    async def work(tx: Tx) -> Harness:
-        org_id = caller.organization_id
-        if await harness_by_name(tx, org_id, body.name) is not None:
-            raise Conflict(f"another harness is named {body.name!r}", code="name_taken")
-        if body.parent_harness_id is not None:
-            chain = await harness_chain(tx, org_id, check_id(body.parent_harness_id, "harness", "parent_harness_id"))
-            if len(chain) >= MAX_PARENTS:
-                raise InvalidInput(f"harnesses inherit at most {MAX_PARENTS} deep", field="parent_harness_id")
-        if body.default_model_id is not None:
-            await check_model(tx, org_id, body.default_model_id, "default_model_id")
-        config = HarnessConfig(body.capabilities, body.initial_files, body.network_access, None, body.embedder_metadata)
-        row = HarnessRow(
-            app.new_id("harness"), org_id, body.name, body.display_name, body.description, body.system_prompt,
-            body.parent_harness_id, body.default_model_id, to_json(tags), to_json(config), 0, "active", now, now, None,
+    async def work(tx: Tx) -> Agent:
+        source = await find_agent(tx, caller.organization_id, ref)
+        taken = await agent_names(tx, source.org_id, copy_stem(source.name))
+        row = msgspec.structs.replace(
+            source, id=app.new_id("agent"), name=copy_name(source.name, taken), status="active", created_at=now,
+            updated_at=now, archived_at=None, default_version_id=None, forked_from_agent_id=None, forked_from_version_id=None,
+            root_agent_id=None,
         )  # fmt: skip
-        await add_harness(tx, row)
-        return to_harness(row)
+        return await insert_agent(app, tx, caller, row)
 
     return await app.database.write(work)
 
 
-async def read_harness(app: App, caller: Caller, ref: str) -> Harness:
-    """One harness, by id or name."""
-
-    async def work(tx: Tx) -> Harness:
-        row = await find_any_harness(tx, caller.organization_id, ref)
-        counts = await session_counts(tx, row.org_id, "harness_id", (row.id,))
-        return to_harness(row, sessions=counts.get(row.id, 0))
-
-    return await app.database.read(work)
+async def check_agent_name(app: App, caller: Caller, name: str, exclude_id: str | None) -> NameCheck:
+    """Whether an agent could have this name; the one with `exclude_id` may have it already."""
+    if is_reserved(name):
+        return NameCheck(False)
+    row = await app.database.read(lambda tx: agent_by_name(tx, caller.organization_id, name))
+    return NameCheck(row is None or row.id == exclude_id)
 
 
-async def all_harnesses(app: App, caller: Caller, search: str | None, archived: bool) -> list[Harness]:
-    """Every harness, built-in ones first."""
+async def agent_stats(app: App, caller: Caller, ref: str) -> ResourceStats:
+    """What an agent's sessions come to."""
 
-    async def work(tx: Tx) -> list[Harness]:
-        rows = await list_harnesses(tx, caller.organization_id, search, archived)
-        counts = await session_counts(tx, caller.organization_id, "harness_id", tuple(row.id for row in rows))
-        return [to_harness(row, sessions=counts.get(row.id, 0)) for row in rows]
+    async def work(tx: Tx) -> ResourceStats:
+        row = await find_agent(tx, caller.organization_id, ref)
+        return await resource_stats(tx, row.org_id, "agent_id", row.id)
 
-    return await app.database.read(work)
-
-
-def all_capabilities(app: App, search: str | None) -> list[CapabilityInfo]:
-    """What this server can do, by id."""
-    found = [_capability_info(app, capability.id) for capability in app.registry.all()]
-    wanted = (search or "").lower()
-    return [info for info in found if wanted in f"{info.id} {info.name} {info.description}".lower()]
-
-
-def read_capability(app: App, ref: str) -> CapabilityInfo:
-    """One capability, by id or alias. Raises NotFound."""
-    if app.registry.get(ref) is None:
-        raise NotFound("capability")
-    return _capability_info(app, ref)
-
-
-def _capability_info(app: App, ref: str) -> CapabilityInfo:
-    capability = app.registry.get(ref)
-    if capability is None:
-        raise NotFound("capability")
-    url = f"/v1/capabilities/{capability.id}"
-    tools = tuple(
-        {"name": tool.name, "display_name": tool.display_name, "description": tool.description, "parameters": tool.parameters}
-        for tool in capability.tools(None)
-    )
-    return CapabilityInfo(
-        id=capability.id, name=capability.name, description=capability.description, status="available", self_url=url,
-        view_url=url, ui_link=url, features=capability.features, dependencies=capability.dependencies,
-        category=capability.category, aliases=capability.aliases, config_schema=capability.config_schema,
-        system_prompt=capability.prompt(None), tool_definitions=tools,
-    )  # fmt: skip
+    return await app.database.read(work, long=True)

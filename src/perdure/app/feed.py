@@ -27,8 +27,11 @@ from perdure.store.sessions import look_session
 POLL_EVERY = 5.0
 """Seconds after which a follower looks at the log although no wake-up came: wake-ups may be lost."""
 
-PAGE = 100
-"""Events read at a time: all that is held in memory for a follower who reads slowly."""
+PAGE = 500
+"""Events read at a time."""
+
+FILL = 256 * 1024
+"""Bytes after which a batch is full; the rest stays in the log. This bounds what a follower who reads slowly holds in memory."""
 
 _ENDINGS = ("output.message.completed", "reason.completed", "session.idled")
 """With each of these, what was being said is in the log, or never will be."""
@@ -95,6 +98,9 @@ class Follower:
         signals, self._behind = self._ear.drain()
         found = []
         for signal in signals:
+            if self._behind:  # the log tells the rest, and the drafts what is being said at its end
+                self._joined = False
+                break
             found += await self._take(signal)
         return found
 
@@ -110,12 +116,12 @@ class Follower:
 
         alive, events = await self._app.database.read(body)
         self._behind = len(events) == PAGE
-        if not alive:
-            self.gone = True
-        return await self._logged(events)
+        found = await self._logged(events)
+        self.gone = not alive and not self._behind
+        return found
 
     async def _join(self) -> list[Frame]:
-        """Once, at the end of the log: what is being written right now."""
+        """At the end of the log, once unless signals were missed: what is being written right now."""
         if self._joined or self._behind or not self._live:
             return []
         self._joined = True
@@ -139,8 +145,12 @@ class Follower:
         return await self._logged([event for event in events if event.sequence > self._cursor])
 
     async def _logged(self, events: list[Event] | tuple[Event, ...]) -> list[Frame]:
-        found = []
+        found: list[Frame] = []
+        size = 0
         for event in events:
+            if size > FILL:
+                self._behind = True
+                break
             self._cursor = event.sequence
             if event.type in _ENDINGS:
                 self._said = event.sequence
@@ -151,6 +161,7 @@ class Follower:
             if event.type == "llm.generation":
                 shown = await self._app.database.read(lambda tx, event=event: fill_prompt(tx, event), long=True)  # type: ignore[misc]
             found.append(Frame(shown.id, shown.type, shown.wire()))
+            size += len(found[-1].data)
         return found
 
     def _delta(self, live: Live) -> list[Frame]:

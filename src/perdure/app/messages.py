@@ -6,6 +6,7 @@ import msgspec
 
 from perdure.app.services import App
 from perdure.app.sessions import check_model, write_at_head
+from perdure.app.storage import without_secrets
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, InvalidInput, NotFound, TooLarge
 from perdure.domain.events import Event, EventContext, InputMessageData, NewEvent, ToolCompletedData
@@ -65,7 +66,7 @@ async def post_message(app: App, caller: Caller, session_id: str, body: CreateMe
         message = _message(body, message_id, now)
         context = EventContext(turn_id, message_id, None, turn_id, span_of(turn_id))
         event = NewEvent("input.message", InputMessageData(message), context, now, body.metadata, body.tags)
-        after, stored = await append(tx, row, [event], now=now)
+        after, stored = await append(tx, row, await without_secrets(app, tx, row, [event]), now=now)
         if row.status != "active":
             await app.queue.enqueue(tx, Job(row.org_id, row.id))
         tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
@@ -125,7 +126,8 @@ async def submit_tool_results(app: App, caller: Caller, session_id: str, body: S
             raise Conflict("the session does not wait for tool results", code="not_waiting_for_tool_results")
         state = await read_turn(tx, row)
         calls = _matched(open_client_calls(state), body.tool_results)
-        after, stored = await append(tx, row, [_result_event(state, call, result, now) for call, result in calls], now=now)
+        events = [_result_event(state, call, result, now) for call, result in calls]
+        after, stored = await append(tx, row, await without_secrets(app, tx, row, events), now=now)
         await app.queue.enqueue(tx, Job(row.org_id, row.id))
         return after, stored
 

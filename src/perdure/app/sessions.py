@@ -7,6 +7,7 @@ from typing import Any
 from msgspec import UNSET
 
 from perdure.app.etags import check_match
+from perdure.app.initial_files import write_initial_files
 from perdure.app.services import App
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, NotFound, StaleHead
@@ -35,9 +36,11 @@ from perdure.domain.sessions import (
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
 from perdure.domain.tools import APPROVE, ToolDefinition
 from perdure.store.accounts import get_organization
-from perdure.store.agents import AgentRow, HarnessRow, agent_by_name, get_agent, get_harness, harness_by_name, harness_chain
+from perdure.store.agent_versions import get_agent_at
+from perdure.store.agents import AgentRow, agent_by_name, get_agent
 from perdure.store.bus import Appended, Stop
 from perdure.store.database import Tx
+from perdure.store.harnesses import HarnessRow, get_harness, harness_by_name, harness_chain
 from perdure.store.providers import get_model
 from perdure.store.rows import to_json
 from perdure.store.sessions import (
@@ -60,16 +63,17 @@ DEFAULT_HARNESS = "generic"
 WORKSPACE = "workspace_"
 
 
-async def features_of(app: App, tx: Tx, row: SessionRow, known: dict[tuple[str, str | None], Any] | None = None) -> tuple[str, ...]:
+async def features_of(app: App, tx: Tx, row: SessionRow, known: dict[Any, Any] | None = None) -> tuple[str, ...]:
     """What the session's active capabilities declare, over all layers. `known` remembers layers within one request."""
-    key = (row.harness_id, row.agent_id)
+    key = (row.harness_id, row.agent_id, row.agent_version_id)
     layers = None if known is None else known.get(key)
     if layers is None:
         layers = []
         try:
             layers += [h.config_struct().capabilities for h in await harness_chain(tx, row.org_id, row.harness_id)]
             if row.agent_id is not None:
-                layers.append((await get_agent(tx, row.org_id, row.agent_id)).config_struct().capabilities)
+                agent = await get_agent_at(tx, row.org_id, row.agent_id, row.agent_version_id)
+                layers.append(agent.config_struct().capabilities)
         except NotFound:
             pass
         if known is not None:
@@ -98,6 +102,7 @@ def to_session(row: SessionRow, *, features: tuple[str, ...], pinned: bool | Non
         tools=config.tools,
         features=features,
         agent_id=row.agent_id,
+        agent_version_id=row.agent_version_id,
         title=row.title,
         locale=row.locale,
         model_id=row.model_id,
@@ -138,6 +143,10 @@ async def create_session(app: App, caller: Caller, body: CreateSession) -> Sessi
         row = _new_row(app, caller, body, harness, agent, title, tags, now)
         started = SessionStartedData(row.harness_id, row.agent_id, row.model_id)
         await add_session(tx, row)
+        chain = await harness_chain(tx, row.org_id, row.harness_id)
+        layers = [each.config_struct().initial_files for each in chain]
+        layers += [agent.config_struct().initial_files] if agent else []
+        await write_initial_files(tx, row, [*layers, body.initial_files], now)
         row, _ = await append(tx, row, [NewEvent("session.started", started, EventContext(), now)], now=now)
         return to_session(row, features=await features_of(app, tx, row), pinned=False)
 
@@ -157,7 +166,7 @@ def _new_row(
         agent_id=agent.id if agent else None, title=title, tags=to_json(tags), locale=body.locale, model_id=body.model_id,
         config=to_json(config), forked_from_id=None, forked_from_sequence=None, created_at=now, updated_at=now - 1, deleted_at=None,
         epoch=0, recoveries=0, claimed_head=-1, head=0, status="started", turn_id=None, turn_after=0, wake_at=None, preview=None,
-        output_preview=None, usage=None, started_at=None, finished_at=None,
+        output_preview=None, usage=None, started_at=None, finished_at=None, agent_version_id=agent.default_version_id if agent else None,
     )  # fmt: skip
 
 
@@ -173,8 +182,12 @@ async def _layers_for(tx: Tx, org_id: str, body: CreateSession) -> tuple[AgentRo
         agent = await agent_by_name(tx, org_id, body.agent_name)
         if agent is None:
             raise NotFound("agent")
+    if agent is not None and agent.status == "deleted":
+        raise NotFound("agent")
     if agent is not None and agent.status != "active":
         raise InvalidInput("this agent is archived and cannot start sessions", code="agent_archived", field="agent_id")
+    if agent is not None and agent.default_version_id is not None:
+        agent = await get_agent_at(tx, org_id, agent.id, agent.default_version_id)
     if body.harness_id is None and body.harness_name is None and agent is not None:
         return agent, await get_harness(tx, org_id, agent.harness_id)
     return agent, await find_harness(tx, org_id, body.harness_id, body.harness_name)
@@ -186,6 +199,8 @@ async def find_harness(tx: Tx, org_id: str, harness_id: str | None, name: str | 
         found = await get_harness(tx, org_id, check_id(harness_id, "harness", "harness_id"))
     else:
         found = await _named_harness(tx, org_id, name)
+    if found.status == "deleted":
+        raise NotFound("harness")
     if found.status != "active":
         raise InvalidInput("this harness is archived", code="harness_archived", field="harness_id")
     return found
@@ -240,7 +255,7 @@ async def page_of_sessions(app: App, caller: Caller, want: SessionFilter, offset
     async def work(tx: Tx) -> Page[Session]:
         rows, total = await list_sessions(tx, caller.organization_id, want, offset, limit)
         pinned = await pinned_among(tx, caller.user_id, [row.id for row in rows])
-        known: dict[tuple[str, str | None], Any] = {}
+        known: dict[Any, Any] = {}
         shown = [to_session(row, features=await features_of(app, tx, row, known), pinned=row.id in pinned) for row in rows]
         return Page(tuple(shown), total, offset, limit)
 

@@ -15,6 +15,7 @@ from perdure.domain.events import FileWrittenData
 from perdure.domain.messages import JsonObject
 from perdure.domain.times import Micros
 from perdure.domain.tools import ToolHints
+from perdure.store.crypto import Vault
 from perdure.store.database import Database
 
 READ_ONLY = ToolHints(readonly=True, idempotent=True)
@@ -43,6 +44,7 @@ class ToolContext(Struct, frozen=True):
     turn_id: str
     tool_call_id: str
     database: Database
+    vault: Vault
     now: Callable[[], Micros]
     progress: Callable[[str], None]
     output: Callable[[str, str], None]
@@ -66,6 +68,7 @@ class Tool(Struct, frozen=True):
         parameters: a JSON Schema of an object; arguments that break it never reach `run`.
         run: does it. It raises `ToolError` for what the model should know; anything else becomes an error result as well.
         timeout: seconds.
+        secret_arguments: arguments whose values are secrets: they reach the tool, and nothing else.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Tool(Struct, frozen=True):
     hints: ToolHints = ONCE
     display_name: str | None = None
     timeout: float = TOOL_TIMEOUT
+    secret_arguments: tuple[str, ...] = ()
 
 
 def no_tools(config: Any) -> tuple[Tool, ...]:

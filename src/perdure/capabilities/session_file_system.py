@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import base64
-import posixpath
 
 from perdure.capabilities.base import ONCE, READ_ONLY, REPEATABLE, Capability, Tool, ToolContext, ToolOutcome, schema
 from perdure.domain.errors import ToolError
 from perdure.domain.events import FileWrittenData
 from perdure.domain.messages import JsonObject
+from perdure.domain.paths import MAX_PATH, clean_path
 from perdure.store.database import Tx
 from perdure.store.files import FileRow, bytes_held, get_file, list_files, put_file
 
 MAX_FILE = 10 * 1024 * 1024
 MAX_TOTAL = 100 * 1024 * 1024
 """Bytes that a file, and all files of a session, may hold."""
-MAX_PATH = 1024
 DEFAULT_LINES = 2000
 """Lines that `read_file` gives unless asked: enough for most source files, small enough for a prompt."""
 
 
-def clean_path(path: str) -> str:
-    """An absolute, normal path: `a/../b` is `/b`, and nothing climbs above `/`.
+def tool_path(path: str) -> str:
+    """The normal form of a path that the model wrote.
 
     Raises:
-        ToolError: empty, too long, or with NUL or other control characters.
+        ToolError: empty, too long, or with control characters.
     """
-    if not path.strip() or len(path) > MAX_PATH or any(ch < " " for ch in path):
+    clean = clean_path(path)
+    if clean is None:
         raise ToolError(f"a path has 1 to {MAX_PATH} characters and no control characters")
-    return posixpath.normpath("/" + path.strip().lstrip("/"))
+    return clean
 
 
 async def _entry(tx: Tx, context: ToolContext, path: str) -> FileRow:
@@ -63,7 +63,7 @@ async def _store(tx: Tx, context: ToolContext, path: str, content: bytes, is_tex
 
 
 async def _read_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    path = clean_path(arguments["path"])
+    path = tool_path(arguments["path"])
     row = await context.database.read(lambda tx: _entry(tx, context, path))
     content = bytes(row.content or b"")
     if not row.is_text:
@@ -80,7 +80,7 @@ async def _read_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome
 
 
 async def _write_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    path = clean_path(arguments["path"])
+    path = tool_path(arguments["path"])
     is_text = arguments.get("encoding", "text") == "text"
     try:
         content = arguments["content"].encode() if is_text else base64.b64decode(arguments["content"], validate=True)
@@ -91,7 +91,7 @@ async def _write_file(context: ToolContext, arguments: JsonObject) -> ToolOutcom
 
 
 async def _edit_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    path = clean_path(arguments["path"])
+    path = tool_path(arguments["path"])
     old, new = arguments["old_text"], arguments["new_text"]
     everywhere = bool(arguments.get("replace_all"))
 
@@ -114,7 +114,7 @@ async def _edit_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome
 
 
 async def _list_directory(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    path = clean_path(arguments.get("path") or "/")
+    path = tool_path(arguments.get("path") or "/")
     entries = await context.database.read(lambda tx: list_files(tx, context.org_id, context.session_id, path))
     deep = bool(arguments.get("recursive"))
     depth = path.rstrip("/").count("/") + 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from pathlib import Path
@@ -62,8 +64,7 @@ class DemoServer:
     async def kill(self) -> None:
         """Kill it with -9: no warning, no time to tidy up."""
         if self._process is not None:
-            if self._process.returncode is None:
-                self._process.kill()
+            _send(self._process, signal.SIGKILL)
             await self._gone(self._process)
 
     async def stop(self) -> None:
@@ -71,12 +72,11 @@ class DemoServer:
         process = self._process
         if process is None:
             return
-        if process.returncode is None:
-            process.terminate()
+        _send(process, signal.SIGTERM)
         try:
             await asyncio.wait_for(process.wait(), STOP_TIMEOUT)
         except TimeoutError:
-            process.kill()
+            _send(process, signal.SIGKILL)
         await self._gone(process)
 
     async def _gone(self, process: Process) -> None:
@@ -92,6 +92,13 @@ class DemoServer:
         except OSError:
             lines = []
         return "\n".join(lines[-15:]) or "(it said nothing)"
+
+
+def _send(process: Process, number: int) -> None:
+    """Send a signal. Not by the process's own methods: they would take its exit status from under the event loop."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
 
 
 async def _ready_url(process: Process) -> str | None:

@@ -14,8 +14,10 @@ from perdure.client.errors import TurnFailed
 from perdure.client.follow import IDLE_TIMEOUT, PATIENCE, TurnWatch, follow
 from perdure.client.routes import Caller, path_of
 from perdure.client.transport import Transport
-from perdure.domain.agents import Agent, CapabilityInfo, CreateAgent, CreateHarness, Harness, UpdateAgent
+from perdure.domain.agents import Agent, CreateAgent, UpdateAgent
+from perdure.domain.capabilities import CapabilityInfo
 from perdure.domain.events import ENDED_TURN, EVENT_DATA, LIVE_TYPES, WireEvent, decode_data
+from perdure.domain.harnesses import CreateHarness, Harness
 from perdure.domain.links import Listing, Page
 from perdure.domain.messages import (
     Controls,

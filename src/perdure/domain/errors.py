@@ -10,6 +10,7 @@
     ├── PreconditionFailed        412  the resource changed since it was read
     ├── TooLarge                  413  over a size limit
     ├── UnsupportedMedia          415  not a body we read
+    ├── HeadersTooLarge           431  over the limit of what comes before a body
     ├── RateLimited               429  too many requests
     ├── Unavailable               503  a part of the server is not ready
     ├── StaleHead                  -   an append named a head that has moved: read on, decide again
@@ -86,6 +87,10 @@ class PreconditionFailed(PerdureError):
 
 class TooLarge(PerdureError):
     code = "too_large"
+
+
+class HeadersTooLarge(PerdureError):
+    code = "headers_too_large"
 
 
 class UnsupportedMedia(PerdureError):

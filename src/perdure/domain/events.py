@@ -456,6 +456,14 @@ class Event(Struct):
         return _CONTEXT.decode(self.context)
 
 
+def is_cancel_notice(message: Message, event: Event | NewEvent) -> bool:
+    """Whether this `input.message` only says that its turn was cancelled: nobody has to answer it.
+
+    A client may write the same metadata; but the event of what a client wrote names its message.
+    """
+    return bool(message.metadata and message.metadata.get("cancel_notice")) and event.context_struct().input_message_id is None
+
+
 class WireEvent(Struct, frozen=True, omit_defaults=True):
     """An event as clients see it: the schema of `Event.wire()`, and what the Python client decodes."""
 

@@ -12,7 +12,7 @@ from hashlib import blake2b
 import msgspec
 from msgspec import Struct
 
-from perdure.domain.events import Event, ToolCompletedData
+from perdure.domain.events import Event, ToolCompletedData, is_cancel_notice
 from perdure.domain.messages import ContentPart, Message, TextPart, ToolCallPart, ToolResultPart, text_of, tool_calls_of
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import AnyEvent
@@ -69,12 +69,19 @@ class Conversation:
         self._results: dict[str, tuple[Message, int]] = {}
         self._reasoning = False
 
-    def feed(self, event: AnyEvent, sequence: int) -> None:
-        """Take in the next event of the log (kinds that do not matter may be left out)."""
+    def feed(self, event: AnyEvent, sequence: int, event_id: str | None = None) -> None:
+        """Take in the next event of the log (kinds that do not matter may be left out).
+
+        Args:
+            event_id: the id that a new event got when it was appended.
+        """
         self.head = sequence
         match event.type:
             case "input.message":
-                self._waiting.append((event.decoded().message, sequence))
+                message = event.decoded().message
+                if is_cancel_notice(message, event):
+                    self._reasoning = False  # the model call that was going on, if any, will never answer
+                self._waiting.append((message, sequence))
             case "reason.started":
                 self._flush(event.ts)
                 self._reasoning = True
@@ -88,7 +95,7 @@ class Conversation:
                     self._add(data.message, sequence)
                     self._calls = tool_calls_of(data.message)
             case "tool.completed":
-                message = result_message(event.decoded(), event.ts, event.id if isinstance(event, Event) else None)
+                message = result_message(event.decoded(), event.ts, event.id if isinstance(event, Event) else event_id)
                 self._results[event.decoded().tool_call_id] = (message, sequence)
 
     def prompt(self, budget: int) -> tuple[list[Message], int]:

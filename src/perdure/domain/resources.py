@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container
+from collections.abc import Container
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from perdure.domain.accounts import Caller, UserRole
-from perdure.domain.errors import Forbidden, InvalidInput, TooLarge
+from perdure.domain.accounts import RANK, Caller, UserRole, require
+from perdure.domain.errors import InvalidInput, TooLarge
 from perdure.domain.sessions import InitialFile
 from perdure.domain.times import Timestamp
 
@@ -19,9 +19,7 @@ MAX_NAME = 64
 MAX_CONFIG = 1_000_000
 """Bytes of JSON that an agent's or a harness's configuration may hold, its files included. Versions keep all of it."""
 
-Name = Annotated[
-    str, Meta(min_length=1, max_length=MAX_NAME, pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$(?!\n)", examples=["support-desk"])
-]
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$(?!\n)", examples=["support-desk"])]
 """Addressable names (wire contract): lower-case words with hyphens, unique in the organization."""
 AnyName = Annotated[str, Meta(max_length=MAX_NAME)]
 DisplayName = Annotated[str, Meta(max_length=200)]
@@ -31,11 +29,8 @@ Files = Annotated[tuple[InitialFile, ...], Meta(max_length=100)]
 RESERVED_NAMES = frozenset({"analyze", "check-name", "config", "import", "preview"})
 """Words that stand where a name could stand in a path."""
 
-MANAGERS: dict[str, frozenset[UserRole]] = {
-    "agent": frozenset({"owner", "admin", "member"}),
-    "harness": frozenset({"owner", "admin"}),
-}
-"""Who may make, change and archive what. Harnesses lie under many agents, so members leave them alone."""
+MANAGERS: dict[str, UserRole] = {"agent": "member", "harness": "admin"}
+"""The least role that makes, changes and archives. Harnesses lie under many agents, so members leave them alone."""
 
 
 class NameCheck(Struct, frozen=True):
@@ -82,22 +77,22 @@ class ResourceStats(Struct, frozen=True, omit_defaults=True):
 
 def policies_of(role: UserRole, kind: str) -> ResourceConfig:
     """What a role may do with resources of a kind (`agent`, `harness`)."""
-    return ResourceConfig({f"{kind}.manage": role in MANAGERS[kind]})
+    return ResourceConfig({f"{kind}.manage": RANK[role] >= RANK[MANAGERS[kind]]})
 
 
 def require_manager(caller: Caller, kind: str) -> None:
-    """Accept only a caller who may change resources of this kind.
+    """Accept only a caller who may change resources of this kind. Raises Forbidden."""
+    require(caller, MANAGERS[kind])
 
-    Raises:
-        Forbidden: the caller's role does not allow it.
-    """
-    if caller.role not in MANAGERS[kind]:
-        raise Forbidden(f"your role ({caller.role}) may not change a {kind}")
+
+def is_reserved(name: str) -> bool:
+    """Whether the name is a word of the API's paths."""
+    return name in RESERVED_NAMES
 
 
 def check_free_word(name: str) -> str:
-    """The name itself, unless it is a word of the API's paths. Raises InvalidInput."""
-    if name in RESERVED_NAMES:
+    """The name itself. Raises InvalidInput when it is reserved."""
+    if is_reserved(name):
         raise InvalidInput(f"`name`: {name!r} is reserved", code="reserved_name", field="name")
     return name
 
@@ -112,14 +107,18 @@ def check_size(config: bytes | str) -> None:
 _COPY = re.compile(r"-copy(-[0-9]+)?$")
 
 
-def copy_name(name: str, taken: Callable[[str], bool] | Container[str]) -> str:
-    """A free name for a copy: `name-copy`, `name-copy-2` ... `taken` says which are not free."""
-    is_taken = taken if callable(taken) else taken.__contains__
+def copy_stem(name: str) -> str:
+    """What the names of all copies of this name begin with."""
+    return _COPY.sub("", name)[:40].rstrip("-")
+
+
+def copy_name(name: str, taken: Container[str]) -> str:
+    """A free name for a copy: `name-copy`, `name-copy-2` ..."""
     base = _COPY.sub("", name)
     number = 1
     while True:
         ending = "-copy" if number == 1 else f"-copy-{number}"
         found = base[: MAX_NAME - len(ending)].rstrip("-") + ending
-        if not is_taken(found):
+        if found not in taken:
             return found
         number += 1

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from perdure.domain.errors import InvalidInput
-from perdure.domain.events import NewEvent
+from perdure.domain.events import NewEvent, is_cancel_notice
 from perdure.domain.links import AllowedAction
 from perdure.domain.messages import JsonObject, Usage, preview_of, text_of
 from perdure.domain.times import Micros, Timestamp
@@ -107,6 +107,7 @@ class Session(Struct, frozen=True, omit_defaults=True):
     tools: tuple[ToolDefinition, ...]
     features: tuple[str, ...]
     agent_id: str | None = None
+    agent_version_id: str | None = None
     title: str | None = None
     locale: str | None = None
     model_id: str | None = None
@@ -126,6 +127,29 @@ class Session(Struct, frozen=True, omit_defaults=True):
     started_at: Timestamp | None = None
     finished_at: Timestamp | None = None
     allowed_actions: tuple[AllowedAction, ...] = ()
+
+
+class ForkSession(Struct, frozen=True, omit_defaults=True):
+    """The body of `POST /v1/sessions/{session_id}/fork`: what is left out is as in the original."""
+
+    from_sequence: Annotated[int, Meta(ge=1, le=2_147_483_647)] | None = None
+    title: Title | None = None
+    tags: Tags | None = None
+    agent_id: str | None = None
+    model_id: str | None = None
+    locale: Locale | None = None
+    system_prompt: Prompt | None = None
+
+
+class SessionStats(Struct, frozen=True):
+    """How many sessions there are in each status."""
+
+    total: int
+    started: int
+    active: int
+    idle: int
+    waiting_for_tool_results: int
+    paused: int
 
 
 class CancelledTurn(Struct, frozen=True):
@@ -171,8 +195,7 @@ def _project_one(old: Projection, event: NewEvent) -> Projection:
     match event.type:
         case "input.message":
             message = data.message  # type: ignore[attr-defined]
-            notice = bool(message.metadata and message.metadata.get("cancel_notice"))
-            if notice:
+            if is_cancel_notice(message, event):
                 return replace(old, head=head)
             preview = old.preview if old.preview is not None else preview_of(text_of(message.content))
             if old.status in ("active", "waiting_for_tool_results"):
@@ -189,7 +212,10 @@ def _project_one(old: Projection, event: NewEvent) -> Projection:
             return replace(old, head=head, usage=usage.plus(old.usage) if usage else old.usage)
         case "tool.call_requested":
             return replace(old, head=head, status="waiting_for_tool_results", wake_at=event.ts + data.timeout_ms * 1000)  # type: ignore[attr-defined]
-        case "tool.completed" if old.status == "waiting_for_tool_results" and data.tool_name != APPROVE:  # type: ignore[attr-defined]
+        case "tool.completed" if old.status == "waiting_for_tool_results":
+            # A word on a question, or the rejection that it comes to, may leave others open: `session.activated` follows the last.
+            if data.tool_name == APPROVE or data.status == "rejected":  # type: ignore[attr-defined]
+                return replace(old, head=head)
             return replace(old, head=head, status="active", wake_at=None)
         case "session.activated":
             return replace(old, head=head, status="active", wake_at=None)

@@ -26,6 +26,7 @@ from perdure.domain.events import (
     ToolCallRequestedData,
     ToolCompletedData,
     ToolStartedData,
+    is_cancel_notice,
 )
 from perdure.domain.messages import Usage, preview_of, text_of, tool_calls_of
 from perdure.domain.times import Micros
@@ -188,7 +189,7 @@ def apply(state: TurnState, event: AnyEvent) -> TurnState:
 
 def _input_message(state: TurnState, event: AnyEvent) -> TurnState:
     data: InputMessageData = event.decoded()
-    if data.message.metadata and data.message.metadata.get("cancel_notice"):
+    if is_cancel_notice(data.message, event):
         return state
     turn_id = event.context_struct().turn_id or ""
     entry = (data.message.id, turn_id, preview_of(text_of(data.message.content)))

@@ -10,12 +10,14 @@ from typing import Any
 import jsonschema_rs
 import msgspec
 
+from perdure.capabilities.assembly import BoundTool
 from perdure.capabilities.base import ToolContext, ToolOutcome
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import ActCompletedData, NewEvent, ToolCompletedData
 from perdure.domain.messages import JsonObject, TextPart
+from perdure.domain.storage import is_mark
 from perdure.domain.turn import CallState, TurnState
-from perdure.engine.assemble import Assembly, BoundTool
+from perdure.engine.assemble import Assembly
 from perdure.engine.run import Run
 from perdure.store.bus import Live, LiveKind
 from perdure.store.rows import to_json
@@ -107,13 +109,24 @@ class _Interrupted(Exception):
 async def _attempt(run: Run, bound: BoundTool | None, state: TurnState, call: CallState) -> ToolOutcome:
     if bound is None:
         raise PerdureError(f"There is no tool {call.name!r}.", code="unknown_tool")
-    arguments = check_arguments(bound, call.arguments)
+    arguments = check_arguments(bound, run.withheld.get(call.id, call.arguments))
+    _check_withheld(run, bound, call)
     if call.started and not call.replayable and call.id not in run.fresh:
         raise _Interrupted
     if bound.rejected:
         raise PerdureError(REJECTED, code="rejected")
     context = _context(run, state, call)
     return await asyncio.wait_for(bound.tool.run(context, arguments), bound.tool.timeout)
+
+
+def _check_withheld(run: Run, bound: BoundTool, call: CallState) -> None:
+    """A call whose secret arguments went with the runner that had them cannot be made: only their names are in the log."""
+    if call.id in run.withheld or not isinstance(call.arguments, dict):
+        return
+    if any(is_mark(call.arguments.get(name)) for name in bound.tool.secret_arguments):
+        raise PerdureError(
+            "The call was interrupted, and its secret arguments were not kept. Make the call again.", code="interrupted"
+        )
 
 
 def check_arguments(bound: BoundTool, arguments: Any) -> JsonObject:
@@ -168,6 +181,7 @@ def _context(run: Run, state: TurnState, call: CallState) -> ToolContext:
         turn_id=turn_id,
         tool_call_id=call.id,
         database=engine.database,
+        vault=engine.vault,
         now=engine.clock.now,
         progress=progress,
         output=output,

@@ -7,6 +7,7 @@ import contextlib
 import logging
 
 from perdure.domain.errors import Fenced, PerdureError
+from perdure.domain.storage import Redactor
 from perdure.domain.turn import (
     AskApproval,
     AwaitClient,
@@ -29,6 +30,7 @@ from perdure.engine.run import Run, open_run
 from perdure.engine.services import Engine
 from perdure.store.database import Tx
 from perdure.store.sessions import release
+from perdure.store.storage import open_secrets
 
 log = logging.getLogger("perdure.engine")
 
@@ -104,6 +106,7 @@ async def _prepare(run: Run) -> Fail | None:
 
     async def body(tx: Tx) -> tuple[Assembly, ModelChoice | None, str | None]:
         layers = await load_layers(tx, row)
+        run.redactor = Redactor(await open_secrets(tx, engine.vault, row.org_id, row.id))
         archived = layers.agent.name if layers.agent is not None and layers.agent.status != "active" else None
         assembly = assemble(layers, engine.registry, engine.policy.max_iterations)
         return assembly, await choose_model(engine, tx, layers, run.controls), archived
@@ -119,6 +122,13 @@ async def _prepare(run: Run) -> Fail | None:
         return Fail("model_not_configured", "No model is configured for this session.")
     run.prepared = (assembly, choice)
     return None
+
+
+async def _look_for_secrets(run: Run) -> None:
+    """Know the secrets as they are after the tools ran: one of them may have written, or read, a new one."""
+    row, vault = run.row, run.engine.vault
+    secrets = await run.engine.database.read(lambda tx: open_secrets(tx, vault, row.org_id, row.id))
+    run.redactor.learn(secrets)
 
 
 async def _start(run: Run, state: TurnState, action: StartTurn) -> bool:
@@ -147,6 +157,7 @@ async def _work(run: Run, state: TurnState, action: CallModel | RunTools | AskAp
                 run.fresh.update(call.id for call in calls if not call.started)
                 marked = {call.id: call for call in run.state.calls}
                 run.facts = await act(run, assembly, tuple(marked[call.id] for call in calls))
+                await _look_for_secrets(run)
                 if run.facts[-1].type == "act.completed":
                     run.prepared = None  # layers may have changed while tools ran: the next model call sees them as they are
         case AskApproval():

@@ -140,6 +140,9 @@ def expire(run: Run, state: TurnState, action: ExpireCalls) -> list[NewEvent]:
             error = error if state.pending else "Nobody allowed this call in time, so it was rejected."
         status = waited if call.approval != "requested" or state.pending else "rejected"
         events.append(NewEvent("tool.completed", ToolCompletedData(call.id, call.name, False, status, error=error), context, now))
+    if not state.pending and any(call.approval == "requested" for call in action.calls):
+        data = SessionActivatedData(state.turn_id or "", state.input_message_id or "")
+        events.append(NewEvent("session.activated", data, run.turn_context(state), now))
     return events
 
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from typing import Any
-from xml.sax.saxutils import quoteattr
 
-import msgspec
 from msgspec import Struct
 
-from perdure.capabilities.base import Tool
-from perdure.capabilities.registry import Active, Registry
-from perdure.domain.errors import InvalidInput, NotFound
+from perdure.capabilities.assembly import BoundTool, Layer, agent_layer, harness_layer, merge_layers
+from perdure.capabilities.registry import Registry
+from perdure.domain.errors import NotFound
 from perdure.domain.messages import Controls
-from perdure.domain.tools import BuiltinTool, CapabilityRef, ClientSideTool, ToolDefinition
+from perdure.domain.tools import ClientSideTool
 from perdure.domain.turn import TurnRules
 from perdure.engine.services import Engine
 from perdure.llm.driver import Driver, ToolSpec
 from perdure.store.accounts import get_organization
-from perdure.store.agents import AgentRow, HarnessRow, get_agent, harness_chain
+from perdure.store.agent_versions import get_agent_at
+from perdure.store.agents import AgentRow
 from perdure.store.database import Tx
+from perdure.store.harnesses import HarnessRow, harness_chain
 from perdure.store.providers import ModelRow, ProviderRow, get_model, get_provider
 from perdure.store.sessions import SessionRow, standing_approvals
 
@@ -31,16 +31,6 @@ class Layers(Struct, frozen=True):
     agent: AgentRow | None
     standing: dict[str, str] = {}
     """Decisions that hold for every call of a tool in this session, by the tool's name."""
-
-
-class BoundTool(Struct, frozen=True):
-    """A tool of this session, and the capability that brought it."""
-
-    tool: Tool
-    capability_id: str
-    capability_name: str
-    gated: bool = False
-    rejected: bool = False
 
 
 class Assembly(Struct, frozen=True):
@@ -66,17 +56,10 @@ class ModelChoice(Struct, frozen=True):
 async def load_layers(tx: Tx, session: SessionRow) -> Layers:
     """Read the rows. Raises NotFound when one of them is gone."""
     harnesses = await harness_chain(tx, session.org_id, session.harness_id)
-    agent = None if session.agent_id is None else await get_agent(tx, session.org_id, session.agent_id)
+    agent = None
+    if session.agent_id is not None:
+        agent = await get_agent_at(tx, session.org_id, session.agent_id, session.agent_version_id)
     return Layers(session, tuple(harnesses), agent, await standing_approvals(tx, session.id))
-
-
-def capability_layers(layers: Layers) -> list[tuple[CapabilityRef, ...]]:
-    """The capability references of each layer, lowest first."""
-    found = [harness.config_struct().capabilities for harness in layers.harnesses]
-    if layers.agent is not None:
-        found.append(layers.agent.config_struct().capabilities)
-    found.append(layers.session.config_struct().capabilities)
-    return found
 
 
 def assemble(layers: Layers, registry: Registry, max_iterations: int) -> Assembly:
@@ -85,74 +68,21 @@ def assemble(layers: Layers, registry: Registry, max_iterations: int) -> Assembl
     Raises:
         InvalidInput: two tools have the same name.
     """
-    active = registry.resolve(capability_layers(layers))
-    bound: dict[str, BoundTool] = {}
-    sections: list[str] = []
-    for each in active:
-        capability = each.capability
-        for tool in capability.tools(each.config):
-            bound[tool.name] = BoundTool(tool, capability.id, capability.name)
-        prompt = capability.prompt(each.config)
-        if prompt:
-            sections.append(_section("capability", prompt, id=capability.id))
     session = layers.session.config_struct()
-    agent = None if layers.agent is None else layers.agent.config_struct()
-    client = _add_definitions((*(() if agent is None else agent.tools), *session.tools), bound, registry)
-    bound = {name: _decided(each, active, layers.standing.get(name)) for name, each in bound.items()}
-    sections += _prompts(layers, session.system_prompt)
+    stack = [harness_layer(row) for row in layers.harnesses]
+    agent = None
+    if layers.agent is not None:
+        stack.append(agent_layer(layers.agent))
+        agent = layers.agent.config_struct()
+    stack.append(Layer("session", None, session.system_prompt, session.capabilities, session.tools))
+    merged = merge_layers(stack, registry, layers.standing)
     limit = session.max_iterations or (agent.max_iterations if agent else None) or max_iterations
     parallel = session.parallel_tool_calls
     if parallel is None and agent is not None:
         parallel = agent.parallel_tool_calls
-    specs = [ToolSpec(b.tool.name, b.tool.description, b.tool.parameters) for b in bound.values()]
-    specs += [ToolSpec(tool.name, tool.description, tool.parameters) for tool in client.values()]
-    features = sorted({feature for each in active for feature in each.capability.features})
-    gated_names = frozenset(name for name, each in bound.items() if each.gated)
-    rules = TurnRules(max_iterations=limit, client_tools=frozenset(client), gated=gated_names)
-    return Assembly("\n\n".join(sections), tuple(specs), bound, client, tuple(features), rules, parallel)
-
-
-def _decided(bound: BoundTool, active: tuple[Active, ...], standing: str | None) -> BoundTool:
-    """The tool with what is known of its gate: a standing decision, or whether somebody has to be asked."""
-    if standing is not None:
-        return msgspec.structs.replace(bound, gated=False, rejected=standing == "reject_always")
-    if any(each.capability.gate(each.config, bound.tool) for each in active):
-        return msgspec.structs.replace(bound, gated=True)
-    return bound
-
-
-def _add_definitions(
-    definitions: tuple[ToolDefinition, ...], bound: dict[str, BoundTool], registry: Registry
-) -> dict[str, ClientSideTool]:
-    client: dict[str, ClientSideTool] = {}
-    defined: set[str] = set()
-    for definition in definitions:
-        name = definition.name
-        if name in defined or (isinstance(definition, ClientSideTool) and name in bound):
-            raise InvalidInput(f"two tools are named {name!r}", code="duplicate_tool", field="tools")
-        defined.add(name)
-        if isinstance(definition, BuiltinTool):
-            found = registry.tool(name)
-            if found is not None:
-                capability, tool = found
-                bound[name] = BoundTool(tool, capability.id, capability.name, definition.policy == "requires_approval")
-        else:
-            client[name] = definition
-    return client
-
-
-def _prompts(layers: Layers, session_prompt: str | None) -> list[str]:
-    sections = [_section("harness", row.system_prompt, name=row.name) for row in layers.harnesses if row.system_prompt]
-    if layers.agent is not None and layers.agent.system_prompt:
-        sections.append(_section("agent", layers.agent.system_prompt, name=layers.agent.name))
-    if session_prompt:
-        sections.append(_section("session", session_prompt))
-    return sections
-
-
-def _section(tag: str, text: str, **attributes: str) -> str:
-    named = "".join(f" {key}={quoteattr(value)}" for key, value in attributes.items())
-    return f"<{tag}{named}>\n{text.strip()}\n</{tag}>"
+    gated = frozenset(name for name, each in merged.bound.items() if each.gated)
+    rules = TurnRules(max_iterations=limit, client_tools=frozenset(merged.client), gated=gated)
+    return Assembly(merged.system, merged.specs(), merged.bound, merged.client, merged.features(), rules, parallel)
 
 
 def model_candidates(layers: Layers, controls: Controls | None) -> list[str]:

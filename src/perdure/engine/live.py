@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from perdure.domain.storage import Redactor
 from perdure.llm.driver import DeltaKind
 from perdure.store.bus import Bus, Live
 
@@ -18,7 +19,16 @@ class LiveText:
     """
 
     def __init__(
-        self, bus: Bus, *, session_id: str, turn_id: str, message_id: str, sequence: int, interval: float, context: str
+        self,
+        bus: Bus,
+        *,
+        session_id: str,
+        turn_id: str,
+        message_id: str,
+        sequence: int,
+        interval: float,
+        context: str,
+        redactor: Redactor,
     ) -> None:
         self._bus = bus
         self._session_id = session_id
@@ -27,8 +37,10 @@ class LiveText:
         self._sequence = sequence
         self._interval = interval
         self._context = context
+        self._redactor = redactor
         self._timer: asyncio.TimerHandle | None = None
         self._pending: dict[DeltaKind, list[str]] = {}
+        self._raw: dict[DeltaKind, str] = {}
         self._whole: dict[DeltaKind, str] = {}
 
     def add(self, kind: DeltaKind, text: str) -> None:
@@ -47,19 +59,38 @@ class LiveText:
         self._timer = None
         self._flush()
 
-    def _flush(self) -> None:
+    def _flush(self, *, final: bool = False) -> None:
         for kind, pieces in self._pending.items():
-            text = "".join(pieces)
             before = self._whole.get(kind, "")
-            whole = self._whole[kind] = before + text
-            live = Live(self._session_id, self._turn_id, self._message_id, kind, self._sequence, len(before), text, whole)
-            live.context = self._context
-            self._bus.publish(live)
+            whole = self._shown(kind, "".join(pieces), final=final)
+            self._whole[kind] = whole
+            if len(whole) > len(before):
+                live = Live(
+                    self._session_id,
+                    self._turn_id,
+                    self._message_id,
+                    kind,
+                    self._sequence,
+                    len(before),
+                    whole[len(before) :],
+                    whole,
+                )
+                live.context = self._context
+                self._bus.publish(live)
         self._pending.clear()
+
+    def _shown(self, kind: DeltaKind, text: str, *, final: bool) -> str:
+        """The whole text so far, without secrets. Its end is held back while it may be the beginning of one."""
+        raw = self._raw[kind] = self._raw.get(kind, "") + text
+        if not self._redactor:
+            return raw
+        clean = self._redactor.text(raw)
+        return clean if final else clean[: max(len(clean) - self._redactor.longest + 1, len(self._whole.get(kind, "")))]
 
     def restart(self) -> None:
         """The attempt failed: what comes next begins anew."""
         self._pending.clear()
+        self._raw.clear()
         self._whole.clear()
 
     def finish(self) -> None:
@@ -67,7 +98,10 @@ class LiveText:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._flush()
+        if self._redactor:
+            for kind in self._raw:
+                self._pending.setdefault(kind, [])
+        self._flush(final=True)
 
     def stop(self) -> None:
         """No more, not even what is left."""

@@ -59,6 +59,7 @@ class _Call:
             sequence=state.head,
             interval=engine.policy.delta_interval,
             context=to_json(run.reason_context(state)),
+            redactor=run.redactor,
         )
         self.started = self.clock.elapsed()
         self.first: float | None = None
@@ -142,7 +143,7 @@ async def reason(run: Run, assembly: Assembly, choice: ModelChoice) -> list[NewE
     outcome = await _Call(run, state, assembly, choice).make()
     if outcome.response is None:
         return _failed(run, state, choice, outcome)
-    return _answered(run, state, choice, outcome, outcome.response)
+    return _answered(run, state, assembly, choice, outcome, outcome.response)
 
 
 def _generation(run: Run, state: TurnState, choice: ModelChoice, outcome: Outcome) -> LlmGenerationData:
@@ -182,7 +183,9 @@ def _failed(run: Run, state: TurnState, choice: ModelChoice, outcome: Outcome) -
     ]
 
 
-def _answered(run: Run, state: TurnState, choice: ModelChoice, outcome: Outcome, response: ModelResponse) -> list[NewEvent]:
+def _answered(
+    run: Run, state: TurnState, assembly: Assembly, choice: ModelChoice, outcome: Outcome, response: ModelResponse
+) -> list[NewEvent]:
     now = run.engine.clock.now()
     turn_id = state.turn_id or ""
     reasoning = run.reason_context(state)
@@ -194,6 +197,7 @@ def _answered(run: Run, state: TurnState, choice: ModelChoice, outcome: Outcome,
             NewEvent("reason.thinking.completed", ReasonThinkingCompletedData(turn_id, response.thinking), reasoning, now)
         )
     calls = _distinct(response.tool_calls)
+    _withhold(run, assembly, calls)
     message = _message(run, state, choice, response, calls, now)
     metadata = ModelMetadata(choice.model.model_id, choice.model.id, choice.provider.id)
     completed = ReasonCompletedData(
@@ -227,6 +231,21 @@ def _message(
         reasoning_provider=choice.driver.provider_type if response.reasoning_items else None,
         reasoning_items=response.reasoning_items or None,
     )
+
+
+def _withhold(run: Run, assembly: Assembly, calls: tuple[ToolCallPart, ...]) -> None:
+    """Keep secret arguments for the tool, and out of everything else from here on."""
+    for call in calls:
+        bound = assembly.bound.get(call.name)
+        if bound is None or not isinstance(call.arguments, dict):
+            continue
+        for name in bound.tool.secret_arguments:
+            value = call.arguments.get(name)
+            if isinstance(value, str) and call.arguments.get("operation", "set") == "set":
+                run.redactor.add(str(call.arguments.get("key", name)), value)
+    if run.redactor:
+        for call in calls:
+            run.withheld[call.id] = call.arguments
 
 
 def _distinct(calls: tuple[ToolCallPart, ...]) -> tuple[ToolCallPart, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -13,6 +14,9 @@ from perdure.domain.events import Event, EventContext, NewEvent
 from perdure.domain.history import Conversation
 from perdure.domain.ids import span_of
 from perdure.domain.messages import Controls
+from perdure.domain.redaction import redact_event
+from perdure.domain.storage import Redactor
+from perdure.domain.times import Micros
 from perdure.domain.turn import TurnState, fold
 from perdure.engine.assemble import Assembly, ModelChoice
 from perdure.engine.histories import read_conversation
@@ -38,6 +42,9 @@ class Run:
         self.tools: dict[str, asyncio.Task[list[NewEvent]]] = {}
         self.fresh: set[str] = set()
         """Calls that this very runner has announced, and so may run."""
+        self.redactor = Redactor({})
+        self.withheld: dict[str, Any] = {}
+        """Arguments with secrets in them, by call id, as the model wrote them: the log holds them without."""
         self.prepared: tuple[Assembly, ModelChoice] | None = None
         self.controls: Controls | None = None
 
@@ -55,9 +62,9 @@ class Run:
         Raises:
             Fenced: the session is somebody else's now.
         """
-        batch = [*self.facts, *opening]
-        if not batch:
+        if not self.facts and not opening:
             return True
+        batch = self._redacted([*self.facts, *opening])
         row, fresh, now = self.row, not self.claimed, self.engine.clock.now()
         try:
             self.row, stored = await self.engine.database.write(lambda tx: append(tx, row, batch, now=now, claim=fresh))
@@ -68,17 +75,22 @@ class Run:
             self.claimed = True
             self.engine.leases[self.row.id] = self.row.epoch
         self.facts = []
-        self._take_in(batch)
+        self._take_in(batch, stored)
         self.engine.bus.publish(Appended(self.row.id, self.row.head, stored))
         return True
 
-    def _take_in(self, events: Sequence[NewEvent] | Sequence[Event]) -> None:
-        sequence = self.state.head
-        for event in events:
-            sequence += 1
-            self.conversation.feed(event, sequence)
+    def _redacted(self, events: list[NewEvent]) -> list[NewEvent]:
+        """The events without secrets: what is not in the log cannot leak from it."""
+        if not self.redactor:
+            return events
+        return [redact_event(event, self.redactor) for event in events]
+
+    def _take_in(self, events: Sequence[NewEvent | Event], stored: Sequence[Event]) -> None:
+        for event, kept in zip(events, stored, strict=True):
+            self.conversation.feed(event, kept.sequence, kept.id)
             if event.type == "input.message":
                 self.controls = event.decoded().message.controls
+                self.prepared = None  # it may have chosen another model
         self.state = fold(events, self.state)
 
     async def _catch_up(self) -> None:
@@ -93,7 +105,7 @@ class Run:
         found, events = await self.engine.database.read(body)
         if found is None or found.deleted_at is not None or found.epoch != epoch:
             raise Fenced
-        self._take_in(events)
+        self._take_in(events, events)
         self.row = msgspec.structs.replace(found, head=self.state.head)
 
     # --- contexts and spans -------------------------------------------------
@@ -134,38 +146,52 @@ async def open_run(engine: Engine, session_id: str) -> Run | None:
     A turn that has not begun is claimed by its first append. One that has begun is claimed here, before anything is done:
     whoever ran it before can append nothing any more.
     """
+    while (opened := await _look(engine, session_id)) is not None:
+        row = opened.row
+        state = fold(opened.events, TurnState(head=row.turn_after))
+        if state.started:
+            try:
+                row = await engine.database.write(lambda tx, row=row: claim(tx, row))  # type: ignore[misc]
+            except StaleHead:
+                engine.histories.keep(session_id, opened.conversation)
+                continue  # somebody wrote in between, and counts on this runner to see it
+            engine.leases[row.id] = row.epoch
+        run = Run(engine, row, state, opened.conversation, claimed=state.started)
+        for event in opened.events:
+            if event.type == "input.message":
+                run.controls = event.decoded().message.controls
+        return run
+    return None
+
+
+async def _look(engine: Engine, session_id: str) -> Opened | None:
+    """The session as it is, or None when it is at rest or gone."""
     held = engine.histories.take(session_id)
+    now = engine.clock.now()
 
     async def body(tx: Tx) -> Opened | None:
         row = await look_session(tx, session_id)
-        if row is None or row.deleted_at is not None or row.status not in ("active", "waiting_for_tool_results"):
+        if row is None or not _calls_for_a_runner(row, now):
             return None
         events: list[Event] = []
         after = row.turn_after
         while after < row.head:
             page = await events_after(tx, session_id, after, limit=PAGE, until=row.head)
             if not page:
-                break
+                return None  # deleted, and its log is being removed
             events.extend(page)
             after = page[-1].sequence
         conversation = await read_conversation(tx, session_id, row.head, engine.policy.history_tokens, held)
         return Opened(row, events, conversation)
 
     opened = await engine.database.read(body)
-    if opened is None:
-        if held is not None:
-            engine.histories.keep(session_id, held)
-        return None
-    row = opened.row
-    state = fold(opened.events, TurnState(head=row.turn_after))
-    if state.head != row.head:
-        return None  # the log grew between the two reads: whoever appended has woken a runner, or the sweep will
-    begun = state.started
-    if begun:
-        row = await engine.database.write(lambda tx: claim(tx, row))
-        engine.leases[row.id] = row.epoch
-    run = Run(engine, row, state, opened.conversation, claimed=begun)
-    for event in opened.events:
-        if event.type == "input.message":
-            run.controls = event.decoded().message.controls
-    return run
+    if opened is None and held is not None:
+        engine.histories.keep(session_id, held)
+    return opened
+
+
+def _calls_for_a_runner(row: SessionRow, now: Micros) -> bool:
+    """Whether there is something to do. A parked session is left alone until its time has come: a job too many is no recovery."""
+    if row.deleted_at is not None:
+        return False
+    return row.status == "active" or (row.status == "waiting_for_tool_results" and row.wake_at is not None and row.wake_at <= now)

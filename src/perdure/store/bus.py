@@ -61,27 +61,32 @@ class Stop(Struct, frozen=True):
 Signal = Appended | Live | Stop
 
 SUBSCRIPTION_LIMIT = 256
-"""Signals that a follower may fall behind before the oldest are dropped (it re-reads the log then): bounds memory."""
+SUBSCRIPTION_SIZE = 512 * 1024
+"""Signals, and characters in them, that a follower may fall behind before they are dropped (it re-reads the log then): bounds memory."""
 
 
 class Subscription:
     """A follower's ear: a bounded queue of signals of one session."""
 
-    __slots__ = ("_ready", "lost", "session_id", "signals")
+    __slots__ = ("_ready", "_size", "lost", "session_id", "signals")
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
         self.signals: deque[Appended | Live] = deque()
         self.lost = False
         """Whether signals were dropped since the last `drain`: the log has to be read again."""
+        self._size = 0
         self._ready: asyncio.Future[None] | None = None
 
     def push(self, signal: Appended | Live) -> None:
         """Hand in a signal; wakes the follower."""
-        if len(self.signals) >= SUBSCRIPTION_LIMIT:
+        size = _size_of(signal)
+        if len(self.signals) >= SUBSCRIPTION_LIMIT or (self.signals and self._size + size > SUBSCRIPTION_SIZE):
             self.signals.clear()
+            self._size = 0
             self.lost = True
         self.signals.append(signal)
+        self._size += size
         if self._ready is not None and not self._ready.done():
             self._ready.set_result(None)
 
@@ -95,6 +100,7 @@ class Subscription:
         """What has come in since the last call, and whether something was dropped."""
         signals, lost = list(self.signals), self.lost
         self.signals.clear()
+        self._size = 0
         self.lost = False
         return signals, lost
 
@@ -111,6 +117,10 @@ class Subscription:
             timer.cancel()
             self._ready = None
         return bool(self.signals or self.lost)
+
+
+def _size_of(signal: Appended | Live) -> int:
+    return len(signal.accumulated) if isinstance(signal, Live) else sum(len(event.data) for event in signal.events)
 
 
 def _finish(future: asyncio.Future[None]) -> None:

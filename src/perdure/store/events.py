@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from perdure.domain.events import Event
+from perdure.domain.ids import event_id
 from perdure.domain.times import Micros
 from perdure.store.database import Tx
 from perdure.store.rows import like_pattern, to_json
@@ -96,6 +97,23 @@ async def list_events(tx: Tx, session_id: str, want: EventFilter, limit: int, *,
     order = "DESC" if newest_first else "ASC"
     rows = await tx.all(f"SELECT {_READ} FROM events WHERE {where} ORDER BY sequence {order} LIMIT ?", *args, limit)
     return [Event(*row) for row in rows]
+
+
+async def copy_events(tx: Tx, source: str, target: str, through: int) -> None:
+    """Copy a log up to a sequence into another session's, with ids of its own."""
+    names = [name for name in EVENT_COLUMNS if name not in ("session_id", "id")]
+    cursor = 0
+    while cursor < through:
+        rows = await tx.all(
+            f"SELECT {', '.join(names)} FROM events WHERE session_id = ? AND sequence > ? AND sequence <= ? ORDER BY sequence LIMIT 500",
+            source, cursor, through,
+        )  # fmt: skip
+        if not rows:
+            return
+        copies = [(target, event_id(row[0], row[3] // 1000, noise()), *row) for row in rows]
+        marks = ", ".join("?" * (len(names) + 2))
+        await tx.run_many(f"INSERT INTO events (session_id, id, {', '.join(names)}) VALUES ({marks})", copies)
+        cursor = rows[-1][0]
 
 
 async def count_kinds(tx: Tx, session_id: str) -> list[tuple[str, int, Micros, Micros]]:

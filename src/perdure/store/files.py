@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+import msgspec
 from msgspec import Struct
 
 from perdure.domain.ids import new_id
@@ -96,6 +97,13 @@ async def _put_folders(tx: Tx, org_id: str, session_id: str, path: str, now: Mic
         folder = "/" + "/".join(parts[:depth])
         row = FileRow(session_id, folder, org_id, new_id("file"), 1, 0, None, 0, 0, "", now, now)
         await tx.run(f"INSERT INTO files ({_FILE}) VALUES ({', '.join('?' * 12)}) ON CONFLICT DO NOTHING", *values(row))
+
+
+async def copy_files(tx: Tx, source: str, target: str, now: Micros) -> None:
+    """Give a session a copy of another's files."""
+    for row in await tx.all(f"SELECT {_FILE} FROM files WHERE session_id = ?", source):
+        copy = msgspec.structs.replace(FileRow(*row), session_id=target, id=new_id("file"), created_at=now, updated_at=now)
+        await tx.run(f"INSERT INTO files ({_FILE}) VALUES ({', '.join('?' * 12)})", *values(copy))
 
 
 async def delete_file(tx: Tx, org_id: str, session_id: str, path: str) -> int:

@@ -64,6 +64,8 @@ class _Heard(Struct):
     context: str
     sequence: int
     text: str = ""
+    told: int = 0
+    """How much of the text the followers here have been handed."""
     at: float = 0.0
 
     def live(self, session_id: str, kind: str, key: str, offset: int, text: str) -> Live:
@@ -162,11 +164,11 @@ class PostgresBus(LocalBus):
         if frame.offset > have:
             self._ask(frame, have)
             return
-        text = frame.text[have - frame.offset :]
+        heard.text += frame.text[have - frame.offset :]
         heard.sequence, heard.at = frame.sequence, time.monotonic()
-        if text:
-            heard.text += text
-            self.deliver(heard.live(*where, have, text))
+        if heard.told < len(heard.text) and not frame.more:
+            told, heard.told = heard.told, len(heard.text)
+            self.deliver(heard.live(*where, told, heard.text[told:]))
 
     def _ask(self, frame: Said, have: int) -> None:
         asked, place = self._asked.setdefault(frame.session_id, {}), _place(frame.kind, frame.key)
@@ -198,7 +200,7 @@ class PostgresBus(LocalBus):
         with contextlib.suppress(Unavailable):  # the log will tell the whole story
             rows = await self._database.read(lambda tx: tx.all(_READ, session_id, int(STALE_SECONDS * 1_000_000)))
         found = {
-            _place(kind, key): _Heard(start, turn_id, name, context, sequence, text)
+            _place(kind, key): _Heard(start, turn_id, name, context, sequence, text, len(text))
             for kind, key, turn_id, sequence, start, name, context, text in rows
         }
         silent = time.monotonic() - STALE_SECONDS

@@ -56,8 +56,8 @@ class Grown(Struct, array_like=True, tag="a", frozen=True):
 class Said(Struct, array_like=True, tag="l", frozen=True):
     """A piece of live text.
 
-    `start` numbers the text's beginning: another number, another text. What follows it comes with the first piece, and
-    with an answer to `Missing`.
+    `start` numbers the text's beginning: another number, another text. `more`: the rest follows at once. The fields
+    after it come with the first piece, and with an answer to `Missing`.
     """
 
     session_id: str
@@ -67,6 +67,7 @@ class Said(Struct, array_like=True, tag="l", frozen=True):
     offset: int
     text: str
     start: int
+    more: bool = False
     turn_id: str = ""
     name: str = ""
     context: str = ""
@@ -108,10 +109,11 @@ def pieces(frame: Said) -> Iterable[Said]:
     if len(frame.text) <= TEXT_LIMIT:
         yield frame
         return
-    yield msgspec.structs.replace(frame, text=frame.text[:TEXT_LIMIT])
-    for start in range(TEXT_LIMIT, len(frame.text), TEXT_LIMIT):
-        text = frame.text[start : start + TEXT_LIMIT]
-        yield Said(frame.session_id, frame.kind, frame.key, frame.sequence, frame.offset + start, text, frame.start)
+    yield msgspec.structs.replace(frame, text=frame.text[:TEXT_LIMIT], more=True)
+    where = (frame.session_id, frame.kind, frame.key, frame.sequence)
+    for begin in range(TEXT_LIMIT, len(frame.text), TEXT_LIMIT):
+        text, more = frame.text[begin : begin + TEXT_LIMIT], begin + TEXT_LIMIT < len(frame.text)
+        yield Said(*where, frame.offset + begin, text, frame.start, more)
 
 
 class Notifier:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -45,3 +45,25 @@ def like_pattern(text: str) -> str:
     """A LIKE pattern for "contains this text", to be used with `ESCAPE '!'` and a lower-cased column."""
     escaped = text.lower().replace("!", "!!").replace("%", "!%").replace("_", "!_")
     return f"%{escaped}%"
+
+
+def named(org_id: str, search: str | None, archived: bool) -> tuple[str, list[Any]]:
+    """The WHERE, with its arguments, of an organization's agents or harnesses whose names or descriptions hold a text."""
+    parts, args = ["org_id = ?"], [org_id]
+    parts.append("status <> 'deleted'" if archived else "status = 'active'")
+    if search is not None:
+        looked_at = ("name", "display_name", "description")
+        parts.append("(" + " OR ".join(f"LOWER(COALESCE({name}, '')) LIKE ? ESCAPE '!'" for name in looked_at) + ")")
+        args += [like_pattern(search)] * len(looked_at)
+    return " AND ".join(parts), args
+
+
+_JSON_NUMBER = {
+    "sqlite": "CAST(json_extract({column}, '$.{name}') AS {kind})",
+    "postgres": "CAST(CAST({column} AS json) ->> '{name}' AS {kind})",
+}
+
+
+def json_number(dialect: str, column: str, name: str, kind: Literal["BIGINT", "DOUBLE PRECISION"]) -> str:
+    """A number out of a column that holds a JSON object, NULL where it has none of that name."""
+    return _JSON_NUMBER[dialect].format(column=column, name=name, kind=kind)

@@ -51,6 +51,8 @@ class SessionRow(Struct, frozen=True):
     usage: str | None
     started_at: Micros | None
     finished_at: Micros | None
+    agent_version_id: str | None = None
+    """The version of the agent that the session runs; None lets it follow the agent. Not part of the projection."""
 
     def projection(self) -> Projection:
         usage = None if self.usage is None else _USAGE.decode(self.usage)
@@ -217,7 +219,7 @@ async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
         "UPDATE sessions SET deleted_at = ?, epoch = epoch + 1, status = 'idle', wake_at = NULL WHERE id = ? AND org_id = ?",
         now, row.id, row.org_id,
     )  # fmt: skip
-    for table in ("pins", "files", "drafts", "standing_approvals"):
+    for table in ("pins", "files", "drafts", "standing_approvals", "key_values", "secrets"):
         await tx.run(f"DELETE FROM {table} WHERE session_id = ? AND org_id = ?", row.id, row.org_id)
 
 

@@ -210,6 +210,27 @@ CREATE TABLE files (
     PRIMARY KEY (session_id, path)
 );
 
+CREATE TABLE key_values (
+    session_id TEXT NOT NULL,
+    key TEXT{{bytewise}} NOT NULL,
+    org_id TEXT NOT NULL,
+    value TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    PRIMARY KEY (session_id, key)
+);
+
+-- Sealed with the organization's data key, bound to session and name.
+CREATE TABLE secrets (
+    session_id TEXT NOT NULL,
+    name TEXT{{bytewise}} NOT NULL,
+    org_id TEXT NOT NULL,
+    sealed {{blob}} NOT NULL,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    PRIMARY KEY (session_id, name)
+);
+
 -- Answers to requests that carried an Idempotency-Key; kept for a day.
 CREATE TABLE idempotency (
     org_id TEXT NOT NULL,

@@ -1,0 +1,236 @@
+"""What answers look like, for the OpenAPI document. A test holds them against the types."""
+
+from __future__ import annotations
+
+from typing import Any, get_args, get_origin
+
+from perdure.domain.links import Listing, Page
+
+_NUMBER = "0192f0c1b2a37b5c8d4e5f60718293a4"
+_TIME = "2026-03-14T09:26:53.589793Z"
+_LATER = "2026-03-14T09:26:54.731204Z"
+_SESSION_ID = f"session_{_NUMBER}"
+_TURN_ID = f"turn_{_NUMBER}"
+_MESSAGE_ID = f"message_{_NUMBER}"
+_ORG_ID = f"org_{_NUMBER}"
+_HARNESS_ID = f"harness_{_NUMBER}"
+_AGENT_ID = f"agent_{_NUMBER}"
+_MODEL_ID = f"model_{_NUMBER}"
+_PROVIDER_ID = f"provider_{_NUMBER}"
+
+
+def _links(url: str) -> dict[str, str]:
+    return {"self_url": url, "view_url": url, "ui_link": url}
+
+
+_SESSION: dict[str, Any] = {
+    "id": _SESSION_ID,
+    "organization_id": _ORG_ID,
+    "harness_id": _HARNESS_ID,
+    "owner_principal_id": f"principal_{_NUMBER}",
+    "workspace_id": f"workspace_{_NUMBER}",
+    "agent_id": _AGENT_ID,
+    "title": "Refund of order 4711",
+    "tags": ["support"],
+    "status": "idle",
+    "capabilities": [{"ref": "current_time"}],
+    "tools": [],
+    "features": ["file_system"],
+    "is_pinned": False,
+    "preview": "Where is my refund?",
+    "output_preview": "It is on its way.",
+    "usage": {"input_tokens": 812, "output_tokens": 34, "cache_read_tokens": 768},
+    "created_at": _TIME,
+    "updated_at": _LATER,
+    "started_at": _TIME,
+    "allowed_actions": [
+        {"rel": "self", "method": "GET", "href": f"/v1/sessions/{_SESSION_ID}", "operation_id": "get_session"},
+        {"rel": "delete", "method": "DELETE", "href": f"/v1/sessions/{_SESSION_ID}", "operation_id": "delete_session"},
+    ],
+    **_links(f"/v1/sessions/{_SESSION_ID}"),
+}
+
+_MESSAGE: dict[str, Any] = {
+    "id": _MESSAGE_ID,
+    "session_id": _SESSION_ID,
+    "sequence": 2,
+    "role": "user",
+    "content": [{"type": "text", "text": "What is the capital of France?"}],
+    "created_at": _TIME,
+}
+_EVENT: dict[str, Any] = {
+    "id": "event_0192f0c1b2a37b5c8000000000c2d3e4",
+    "type": "turn.started",
+    "ts": _TIME,
+    "session_id": _SESSION_ID,
+    "sequence": 3,
+    "context": {"turn_id": _TURN_ID, "input_message_id": _MESSAGE_ID, "trace_id": _TURN_ID, "span_id": "8d4e5f60718293a4"},
+    "data": {"turn_id": _TURN_ID, "input_message_id": _MESSAGE_ID, "input_content": "What is the capital of France?"},
+}
+
+_AGENT: dict[str, Any] = {
+    "id": _AGENT_ID,
+    "name": "support-desk",
+    "system_prompt": "You answer questions about orders.",
+    "harness_id": _HARNESS_ID,
+    "status": "active",
+    "capabilities": [{"ref": "current_time"}],
+    "tools": [],
+    "tags": [],
+    "session_count": 3,
+    "app_count": 0,
+    "created_at": _TIME,
+    "updated_at": _TIME,
+    **_links(f"/v1/agents/{_AGENT_ID}"),
+}
+
+_HARNESS: dict[str, Any] = {
+    "id": _HARNESS_ID,
+    "name": "generic",
+    "display_name": "Generic",
+    "description": "Files, a to-do list, the time and the session itself.",
+    "status": "active",
+    "is_built_in": True,
+    "capabilities": [{"ref": "session_file_system"}, {"ref": "current_time"}],
+    "tags": [],
+    "session_count": 3,
+    "app_count": 0,
+    "created_at": _TIME,
+    "updated_at": _TIME,
+    **_links(f"/v1/harnesses/{_HARNESS_ID}"),
+}
+
+_CAPABILITY: dict[str, Any] = {
+    "id": "current_time",
+    "name": "Current time",
+    "description": "Lets the agent ask for the present date and time in any time zone.",
+    "status": "available",
+    "category": "utility",
+    "features": [],
+    "dependencies": [],
+    "tool_definitions": [
+        {
+            "name": "get_current_time",
+            "description": "The present date and time.",
+            "parameters": {"type": "object", "properties": {}},
+        }
+    ],
+    **_links("/v1/capabilities/current_time"),
+}
+
+_PROVIDER: dict[str, Any] = {
+    "id": _PROVIDER_ID,
+    "name": "Local",
+    "provider_type": "openai_completions",
+    "base_url": "http://127.0.0.1:8080/v1",
+    "api_key_set": True,
+    "status": "active",
+    "created_at": _TIME,
+    "updated_at": _TIME,
+    **_links(f"/v1/providers/{_PROVIDER_ID}"),
+}
+
+_MODEL: dict[str, Any] = {
+    "id": _MODEL_ID,
+    "model_id": "smollm2-135m",
+    "display_name": "SmolLM2 135M",
+    "provider_id": _PROVIDER_ID,
+    "provider_name": "Local",
+    "provider_type": "openai_completions",
+    "capabilities": [],
+    "enabled": True,
+    "is_favorite": False,
+    "source": "manual",
+    "created_at": _TIME,
+    "updated_at": _TIME,
+    **_links(f"/v1/models/{_MODEL_ID}"),
+}
+
+_ORGANIZATION: dict[str, Any] = {
+    "id": _ORG_ID,
+    "name": "Acme",
+    "default_model_id": _MODEL_ID,
+    "default_provider_per_service": {},
+    "created_at": _TIME,
+    "updated_at": _TIME,
+}
+_USER: dict[str, Any] = {"id": f"user_{_NUMBER}", "name": "Ada", "email": "ada@example.com"}
+_MEMBER = {**_USER, "roles": ["member"], "created_at": _TIME}
+
+BY_TYPE: dict[str, Any] = {
+    "Session": _SESSION,
+    "CancelledTurn": {"status": "cancelled", "message": "The turn was cancelled."},
+    "Message": _MESSAGE,
+    "SubmittedToolResults": {"accepted": 1, "status": "active"},
+    "WireEvent": _EVENT,
+    "EventsSummary": {
+        "total": 9,
+        "turn_count": 1,
+        "error_count": 0,
+        "by_type": [{"event_type": "turn.started", "count": 1}],
+        "first_ts": _TIME,
+        "last_ts": _LATER,
+    },
+    "Agent": _AGENT,
+    "Harness": _HARNESS,
+    "CapabilityInfo": _CAPABILITY,
+    "Provider": _PROVIDER,
+    "Model": _MODEL,
+    "Organization": _ORGANIZATION,
+    "ResolvedOrganization": {"org_id": _ORG_ID, "org_name": "Acme"},
+    "SwitchedOrganization": {"org_id": _ORG_ID, "success": True},
+    "User": _MEMBER,
+    "Profile": _USER,
+    "DeletedAccount": {"deleted": True},
+    "ExportedUser": {
+        "exported_at": _LATER,
+        "user": _MEMBER,
+        "organizations": [{"id": _ORG_ID, "name": "Acme", "role": "owner"}],
+        "personal_access_tokens": [],
+    },
+    "Token": {"id": f"token_{_NUMBER}", "name": "build server", "hint": "x8Qd", "created_at": _TIME, "expires_at": _LATER},
+    "Health": {
+        "status": "ok",
+        "version": "0.1.0",
+        "database": "ok",
+        "queue": "ok",
+        "running_sessions": 2,
+        "waiting_jobs": 0,
+    },
+}
+"""By the name of the type of the answer."""
+
+
+def example_of(kind: Any) -> Any:
+    """An answer of this type; None where there is no example yet."""
+    origin = get_origin(kind)
+    if origin in (Page, Listing):
+        one = BY_TYPE.get(get_args(kind)[0].__name__)
+        if one is None:
+            return None
+        return {"data": [one], "total": 1, "offset": 0, "limit": 20} if origin is Page else {"data": [one]}
+    if origin is dict:
+        return {"openapi": "3.1.0", "info": {"title": "Perdure", "version": "0.1.0"}, "paths": {}}
+    return BY_TYPE.get(kind.__name__)
+
+
+EVENT_STREAM = (
+    'event: connected\ndata: {"status":"connected"}\n\n'
+    f"id: {_EVENT['id']}\nevent: turn.started\nretry: 1000\n"
+    f'data: {{"id":"{_EVENT["id"]}","type":"turn.started","ts":"{_TIME}","session_id":"{_SESSION_ID}","sequence":3,'
+    f'"context":{{"turn_id":"{_TURN_ID}"}},"data":{{"turn_id":"{_TURN_ID}","input_message_id":"{_MESSAGE_ID}"}}}}\n\n'
+)
+
+ERROR: dict[str, Any] = {
+    "type": "/docs/errors#invalid_id",
+    "title": "Bad request",
+    "status": 400,
+    "code": "invalid_id",
+    "detail": "`session_id` must be an id of the form session_<32 lower-case hex digits>",
+    "error": {
+        "code": "invalid_id",
+        "message": "`session_id` must be an id of the form session_<32 lower-case hex digits>",
+    },
+    "instance": "/v1/sessions/42",
+    "field": "session_id",
+}

@@ -1,0 +1,51 @@
+"""Agents out to files and back in."""
+
+from __future__ import annotations
+
+import asyncio
+
+from perdure.app.agents import create_agent, find_agent
+from perdure.app.services import App
+from perdure.domain.accounts import Caller
+from perdure.domain.agent_files import read_agent_file, write_agent_file
+from perdure.domain.agents import Agent, CreateAgent
+from perdure.domain.errors import NotFound
+from perdure.domain.examples import AGENT_EXAMPLES
+from perdure.store.agents import AgentRow
+from perdure.store.database import Tx
+from perdure.store.harnesses import get_harness
+
+
+async def export_agent(app: App, caller: Caller, ref: str) -> tuple[str, str]:
+    """An agent's name, and the agent as Markdown with front matter. The harness is named, so that the file can travel."""
+
+    async def work(tx: Tx) -> tuple[AgentRow, str]:
+        row = await find_agent(tx, caller.organization_id, ref)
+        return row, (await get_harness(tx, row.org_id, row.harness_id)).name
+
+    row, harness_name = await app.database.read(work)
+    # Large files take long to write and to read: not on the event loop.
+    return row.name, await asyncio.to_thread(write_agent_file, as_created(row, harness_name))
+
+
+def as_created(row: AgentRow, harness_name: str) -> CreateAgent:
+    """What would create this agent anew."""
+    config = row.config_struct()
+    return CreateAgent(
+        row.name, row.system_prompt, None, row.display_name, row.description, None, harness_name, row.default_model_id,
+        config.capabilities, config.tools, row.tag_list(), config.initial_files, config.max_iterations,
+        config.parallel_tool_calls, config.network_access,
+    )  # fmt: skip
+
+
+async def import_agent(app: App, caller: Caller, text: str) -> tuple[Agent, bool]:
+    """Make the agent that a file describes, or replace the one of that name; whether it is new."""
+    return await create_agent(app, caller, await asyncio.to_thread(read_agent_file, text), kind="import")
+
+
+async def import_agent_example(app: App, caller: Caller, name: str) -> tuple[Agent, bool]:
+    """The same with one of the examples. Raises NotFound."""
+    found = next((each for each in AGENT_EXAMPLES if each.name == name), None)
+    if found is None:
+        raise NotFound("agent example")
+    return await create_agent(app, caller, found, kind="import")

@@ -1,0 +1,84 @@
+"""Snapshots: each change of an agent's configuration leaves a version behind, in the transaction that makes it."""
+
+from __future__ import annotations
+
+from perdure.app.services import App
+from perdure.capabilities.assembly import agent_layer, harness_layer, merge_layers
+from perdure.capabilities.registry import Registry
+from perdure.domain.accounts import Caller
+from perdure.domain.agent_versions import ChangeKind, ResolvedConfig, hash_of_config, next_semver
+from perdure.domain.resources import check_size
+from perdure.domain.times import Micros
+from perdure.domain.tools import CapabilityRef
+from perdure.store.agent_versions import AgentVersionRow, add_version, authored_of, latest_version
+from perdure.store.agents import AgentRow
+from perdure.store.database import Tx
+from perdure.store.harnesses import harness_chain
+from perdure.store.rows import to_json
+
+
+async def resolve_agent(tx: Tx, registry: Registry, row: AgentRow) -> ResolvedConfig:
+    """What an agent comes to over its harness.
+
+    Raises:
+        InvalidInput: two tools have the same name.
+    """
+    chain = await harness_chain(tx, row.org_id, row.harness_id)
+    merged = merge_layers([*map(harness_layer, chain), agent_layer(row)], registry)
+    config = row.config_struct()
+    models = [row.default_model_id, *(each.default_model_id for each in reversed(chain))]
+    return ResolvedConfig(
+        system_prompt=merged.system,
+        harnesses=tuple(each.name for each in chain),
+        capabilities=tuple(CapabilityRef(each.capability.id, each.config) for each in merged.active),
+        features=merged.features(),
+        tools=(*merged.bound, *merged.client),
+        default_model_id=next((each for each in models if each is not None), None),
+        max_iterations=config.max_iterations,
+        parallel_tool_calls=config.parallel_tool_calls,
+    )
+
+
+async def record_change(
+    app: App, tx: Tx, caller: Caller, before: AgentRow | None, row: AgentRow, *, kind: ChangeKind = "auto",
+    summary: str | None = None, source: str | None = None,
+) -> AgentVersionRow | None:  # fmt: skip
+    """Keep the agent as it is now as a version, if its configuration is another than before (or it is new).
+
+    Raises:
+        InvalidInput: two of the agent's tools have the same name.
+        TooLarge: the configuration is over the limit.
+    """
+    parent = None
+    if before is not None:
+        if hash_of_config(authored_of(before)) == hash_of_config(authored_of(row)):
+            return None
+        parent = await version_of(app, tx, caller, before)
+    return await add_snapshot(app, tx, caller, row, parent, kind=kind, summary=summary, source=source)
+
+
+async def version_of(app: App, tx: Tx, caller: Caller, row: AgentRow) -> AgentVersionRow:
+    """The newest version with the configuration that the agent has now."""
+    found = await latest_version(tx, row.org_id, row.id, hash_of_config(authored_of(row)))
+    # Agents from before there were versions have none.
+    return found or await add_snapshot(app, tx, caller, row, None)
+
+
+async def add_snapshot(
+    app: App, tx: Tx, caller: Caller, row: AgentRow, parent: AgentVersionRow | None, *, kind: ChangeKind = "auto",
+    summary: str | None = None, source: str | None = None,
+) -> AgentVersionRow:  # fmt: skip
+    """Write a version of the agent as it is now, whatever there is already. The agent's row must be locked."""
+    latest = await latest_version(tx, row.org_id, row.id)
+    authored = authored_of(row)
+    config = to_json(authored)
+    check_size(config)
+    number = next_semver(None if latest is None else latest.semver(), kind)
+    now: Micros = app.now()
+    version = AgentVersionRow(
+        app.new_id("agentver"), row.org_id, row.id, 1 if latest is None else latest.version_number + 1,
+        None if parent is None else parent.id, source, kind, *number, summary, hash_of_config(authored), config,
+        to_json(await resolve_agent(tx, app.registry, row)), caller.user_id, now,
+    )  # fmt: skip
+    await add_version(tx, version)
+    return version

@@ -1,0 +1,147 @@
+"""Versions of agents: list, make, choose the default, compare, go back, branch off."""
+
+from __future__ import annotations
+
+import msgspec
+
+from perdure.app.agent_snapshots import add_snapshot, version_of
+from perdure.app.agents import apply_changes, find_agent, insert_agent, to_agent
+from perdure.app.services import App
+from perdure.app.sessions import check_model, find_harness
+from perdure.domain.accounts import Caller
+from perdure.domain.agent_versions import (
+    AgentVersion,
+    AgentVersionDiff,
+    CreateAgentVersion,
+    ForkAgentVersion,
+    ResolvedConfig,
+    RollbackAgentVersion,
+    SetDefaultAgentVersion,
+    diff_configs,
+    is_published,
+)
+from perdure.domain.agents import Agent
+from perdure.domain.ids import check_id
+from perdure.domain.resources import require_manager
+from perdure.domain.times import to_rfc3339
+from perdure.store.agent_versions import AgentVersionRow, get_version, list_versions, with_authored
+from perdure.store.agents import AgentRow, update_agent
+from perdure.store.database import Tx
+
+_RESOLVED = msgspec.json.Decoder(ResolvedConfig)
+_CONFIGURED = ("system_prompt", "harness_id", "display_name", "description", "default_model_id", "tags", "config")
+"""The columns of an agent that a version sets."""
+
+
+def to_version(row: AgentVersionRow) -> AgentVersion:
+    """The row as clients see it."""
+    return AgentVersion(
+        id=row.id, agent_id=row.agent_id, version_number=row.version_number, version=".".join(map(str, row.semver())),
+        semver_major=row.semver_major, semver_minor=row.semver_minor, semver_patch=row.semver_patch, change_kind=row.change_kind,
+        is_published=is_published(row.change_kind), config_hash=row.config_hash, authored_config=row.authored(),
+        resolved_config=_RESOLVED.decode(row.resolved_config), created_at=to_rfc3339(row.created_at), summary=row.summary,
+        parent_version_id=row.parent_version_id, source_version_id=row.source_version_id,
+        created_by_principal_id=f"principal_{row.created_by[5:]}",
+    )  # fmt: skip
+
+
+async def all_versions(app: App, caller: Caller, ref: str, offset: int, limit: int) -> tuple[AgentVersion, ...]:
+    """A page of an agent's versions, newest first."""
+
+    async def work(tx: Tx) -> list[AgentVersionRow]:
+        agent = await find_agent(tx, caller.organization_id, ref)
+        return await list_versions(tx, agent.org_id, agent.id, offset, limit)
+
+    return tuple(map(to_version, await app.database.read(work, long=True)))
+
+
+async def create_version(app: App, caller: Caller, ref: str, body: CreateAgentVersion) -> AgentVersion:
+    """Keep the agent as it is now as a version that was made on purpose."""
+    require_manager(caller, "agent")
+
+    async def work(tx: Tx) -> AgentVersion:
+        agent = await find_agent(tx, caller.organization_id, ref, lock=True)
+        parent = await version_of(app, tx, caller, agent)
+        kind = body.change_kind or "manual"
+        return to_version(await add_snapshot(app, tx, caller, agent, parent, kind=kind, summary=body.summary))
+
+    return await app.database.write(work)
+
+
+async def set_default_version(app: App, caller: Caller, ref: str, body: SetDefaultAgentVersion) -> Agent:
+    """Let new sessions of the agent run this version, whatever becomes of the agent; None: let them follow it again."""
+    require_manager(caller, "agent")
+    if body.version_id is not None:
+        check_id(body.version_id, "agentver", "version_id")
+    now = app.now()
+
+    async def work(tx: Tx) -> Agent:
+        agent = await find_agent(tx, caller.organization_id, ref, lock=True)
+        if body.version_id is not None:
+            await get_version(tx, agent.org_id, agent.id, body.version_id)
+        changes = {"default_version_id": body.version_id, "updated_at": max(now, agent.updated_at + 1)}
+        await update_agent(tx, agent.org_id, agent.id, changes)
+        return to_agent(msgspec.structs.replace(agent, **changes))
+
+    return await app.database.write(work)
+
+
+async def diff_versions(app: App, caller: Caller, ref: str, from_id: str, to_id: str) -> AgentVersionDiff:
+    """How two versions of an agent differ."""
+
+    async def work(tx: Tx) -> tuple[AgentVersionRow, AgentVersionRow]:
+        agent = await find_agent(tx, caller.organization_id, ref)
+        return await get_version(tx, agent.org_id, agent.id, from_id), await get_version(tx, agent.org_id, agent.id, to_id)
+
+    old, new = map(to_version, await app.database.read(work))
+    return AgentVersionDiff(
+        from_id,
+        to_id,
+        diff_configs(old.authored_config, new.authored_config),
+        diff_configs(old.resolved_config, new.resolved_config),
+    )
+
+
+async def roll_back(app: App, caller: Caller, ref: str, version_id: str, body: RollbackAgentVersion) -> Agent:
+    """Set the agent's configuration to what it was at a version; unless told otherwise that is a new version."""
+    require_manager(caller, "agent")
+    now = app.now()
+
+    async def work(tx: Tx) -> Agent:
+        agent = await find_agent(tx, caller.organization_id, ref, lock=True)
+        version = await get_version(tx, agent.org_id, agent.id, version_id)
+        back = await _usable(tx, with_authored(agent, version.authored()))
+        return await apply_changes(
+            app, tx, caller, agent, {name: getattr(back, name) for name in _CONFIGURED}, now, kind="rollback",
+            summary=body.summary, source=version.id, keep=body.save_version is not False,
+        )  # fmt: skip
+
+    return await app.database.write(work)
+
+
+async def fork_version(app: App, caller: Caller, ref: str, version_id: str, body: ForkAgentVersion) -> Agent:
+    """A new agent that begins as a version of another, and remembers where it comes from."""
+    require_manager(caller, "agent")
+    now = app.now()
+
+    async def work(tx: Tx) -> Agent:
+        agent = await find_agent(tx, caller.organization_id, ref)
+        version = await get_version(tx, agent.org_id, agent.id, version_id)
+        then = await _usable(tx, with_authored(agent, version.authored()))
+        row = msgspec.structs.replace(
+            then, id=app.new_id("agent"), name=body.name, display_name=body.display_name or then.display_name,
+            description=body.description or then.description, status="active", created_at=now, updated_at=now, archived_at=None,
+            default_version_id=None, forked_from_agent_id=agent.id, forked_from_version_id=version.id,
+            root_agent_id=agent.root_agent_id or agent.id,
+        )  # fmt: skip
+        return await insert_agent(app, tx, caller, row, kind="fork", source=version.id)
+
+    return await app.database.write(work)
+
+
+async def _usable(tx: Tx, row: AgentRow) -> AgentRow:
+    """Accept a state only if what it stands on is still there. Raises InvalidInput or NotFound."""
+    await find_harness(tx, row.org_id, row.harness_id, None)
+    if row.default_model_id is not None:
+        await check_model(tx, row.org_id, row.default_model_id, "default_model_id")
+    return row

@@ -1,0 +1,282 @@
+"""Harnesses: create, read, list, change, copy, archive. Built-in ones can be read and copied only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from perdure.app.agents import check_files
+from perdure.app.services import App
+from perdure.app.sessions import check_model
+from perdure.domain.accounts import Caller
+from perdure.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
+from perdure.domain.examples import HARNESS_EXAMPLES
+from perdure.domain.harnesses import MAX_DEPTH, CreateHarness, Harness, HarnessConfig, HarnessExample, UpdateHarness
+from perdure.domain.ids import check_id, is_id
+from perdure.domain.links import AllowedAction
+from perdure.domain.resources import (
+    NameCheck,
+    ResourceStats,
+    check_free_word,
+    check_size,
+    copy_name,
+    copy_stem,
+    is_reserved,
+    require_manager,
+)
+from perdure.domain.sessions import clean_tags
+from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
+from perdure.store.accounts import get_organization
+from perdure.store.database import Tx
+from perdure.store.harnesses import (
+    HarnessRow,
+    add_harness,
+    get_harness,
+    harness_by_name,
+    harness_chain,
+    harness_names,
+    hold_inheritance,
+    levels_below,
+    list_harnesses,
+    update_harness,
+)
+from perdure.store.rows import to_json
+from perdure.store.stats import resource_stats, session_counts
+
+
+def to_harness(row: HarnessRow, *, sessions: int | None = None) -> Harness:
+    """The row as clients see it; `sessions` is shown where it was counted."""
+    config, url = row.config_struct(), f"/v1/harnesses/{row.id}"
+    actions = [AllowedAction("self", "GET", url, "get_harness"), AllowedAction("copy", "POST", f"{url}/copy", "copy_harness")]
+    if not row.is_built_in:
+        actions.append(AllowedAction("update", "PATCH", url, "update_harness"))
+        actions.append(AllowedAction("delete", "DELETE", url, "delete_harness"))
+    return Harness(
+        id=row.id, name=row.name, status=row.status, is_built_in=bool(row.is_built_in), created_at=to_rfc3339(row.created_at),
+        updated_at=to_rfc3339(row.updated_at), self_url=url, view_url=url, ui_link=url, capabilities=config.capabilities,
+        tags=row.tag_list(), system_prompt=row.system_prompt, display_name=row.display_name, description=row.description,
+        parent_harness_id=row.parent_harness_id, default_model_id=row.default_model_id, initial_files=config.initial_files,
+        network_access=config.network_access, parallel_tool_calls=config.parallel_tool_calls,
+        embedder_metadata=config.embedder_metadata, archived_at=maybe_rfc3339(row.archived_at),
+        deleted_at=to_rfc3339(row.updated_at) if row.status == "deleted" else None,
+        session_count=UNSET if sessions is None else sessions, app_count=UNSET if sessions is None else 0,
+        allowed_actions=tuple(actions),
+    )  # fmt: skip
+
+
+async def find_any_harness(tx: Tx, org_id: str, ref: str, *, lock: bool = False) -> HarnessRow:
+    """The harness of this id or name, archived ones by id only; `lock` holds its row until the commit. Raises NotFound."""
+    row = await harness_by_name(tx, org_id, ref) if not is_id(ref, "harness") else None
+    if row is None or lock:
+        row = await get_harness(tx, org_id, ref if row is None else row.id, lock=lock)
+    if row.status == "deleted":
+        raise NotFound("harness")
+    return row
+
+
+async def create_harness(app: App, caller: Caller, body: CreateHarness) -> Harness:
+    """Make a harness."""
+    require_manager(caller, "harness")
+    tags = clean_tags(body.tags)
+    app.registry.check(body.capabilities)
+    check_files(body.initial_files)
+    now = app.now()
+
+    async def work(tx: Tx) -> Harness:
+        org_id = caller.organization_id
+        if body.default_model_id is not None:
+            await check_model(tx, org_id, body.default_model_id, "default_model_id")
+        config = HarnessConfig(body.capabilities, body.initial_files, body.network_access, None, body.embedder_metadata)
+        row = HarnessRow(
+            app.new_id("harness"), org_id, body.name, body.display_name, body.description, body.system_prompt,
+            body.parent_harness_id, body.default_model_id, to_json(tags), to_json(config), 0, "active", now, now, None,
+        )  # fmt: skip
+        return await _insert(tx, row)
+
+    return await app.database.write(work)
+
+
+async def _insert(tx: Tx, row: HarnessRow) -> Harness:
+    await _check_name(tx, row)
+    check_size(row.config + (row.system_prompt or ""))
+    if row.parent_harness_id is not None:
+        await _check_parent(tx, row.org_id, row.parent_harness_id, None)
+    await add_harness(tx, row)
+    return to_harness(row)
+
+
+async def _check_name(tx: Tx, row: HarnessRow) -> None:
+    check_free_word(row.name)
+    if await harness_by_name(tx, row.org_id, row.name) is not None:
+        raise Conflict(f"another harness is named {row.name!r}", code="name_taken")
+
+
+async def _check_parent(tx: Tx, org_id: str, parent_id: str, child: HarnessRow | None) -> None:
+    """Accept a parent that leads to no cycle and to no line over the limit. Raises InvalidInput or NotFound."""
+    field = "parent_harness_id"
+    await hold_inheritance(tx, org_id)
+    chain = await harness_chain(tx, org_id, check_id(parent_id, "harness", field))
+    if chain[-1].status == "deleted":
+        raise NotFound("harness")
+    if chain[-1].status != "active":
+        raise InvalidInput("this harness is archived", code="harness_archived", field=field)
+    below = 0
+    if child is not None:
+        if any(row.id == child.id for row in chain):
+            raise InvalidInput("a harness cannot inherit from itself", code="harness_cycle", field=field)
+        below = await levels_below(tx, org_id, child.id)
+    if len(chain) + 1 + below > MAX_DEPTH:
+        raise InvalidInput(f"a line of inheritance holds {MAX_DEPTH} harnesses at most", code="harness_too_deep", field=field)
+
+
+async def read_harness(app: App, caller: Caller, ref: str) -> Harness:
+    """One harness, by id or name, with how many sessions it has."""
+
+    async def work(tx: Tx) -> Harness:
+        row = await find_any_harness(tx, caller.organization_id, ref)
+        counts = await session_counts(tx, row.org_id, "harness_id", (row.id,))
+        return to_harness(row, sessions=counts.get(row.id, 0))
+
+    return await app.database.read(work, long=True)
+
+
+async def all_harnesses(app: App, caller: Caller, search: str | None, archived: bool) -> list[Harness]:
+    """Every harness, built-in ones first."""
+
+    async def work(tx: Tx) -> list[Harness]:
+        rows = await list_harnesses(tx, caller.organization_id, search, archived)
+        counts = await session_counts(tx, caller.organization_id, "harness_id", tuple(row.id for row in rows))
+        return [to_harness(row, sessions=counts.get(row.id, 0)) for row in rows]
+
+    return await app.database.read(work, long=True)
+
+
+async def change_harness(app: App, caller: Caller, ref: str, body: UpdateHarness) -> Harness:
+    """Change what the caller named, and nothing else."""
+    require_manager(caller, "harness")
+    if body.capabilities is not UNSET:
+        app.registry.check(body.capabilities)
+    if body.initial_files is not UNSET:
+        check_files(body.initial_files)
+    now = app.now()
+
+    async def work(tx: Tx) -> Harness:
+        row = await _changeable(tx, caller, ref)
+        changes = await _changes(tx, row, body, now)
+        if changes:
+            changes["updated_at"] = max(now, row.updated_at + 1)
+            await update_harness(tx, row.org_id, row.id, changes)
+        return to_harness(msgspec.structs.replace(row, **changes))
+
+    return await app.database.write(work)
+
+
+async def _changeable(tx: Tx, caller: Caller, ref: str) -> HarnessRow:
+    row = await find_any_harness(tx, caller.organization_id, ref, lock=True)
+    if row.is_built_in:
+        raise Forbidden(f"the harness {row.name!r} is built in and cannot be changed: copy it", code="built_in_read_only")
+    return row
+
+
+async def _changes(tx: Tx, row: HarnessRow, body: UpdateHarness, now: Micros) -> dict[str, Any]:
+    given = {name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET}
+    plain = ("name", "system_prompt", "display_name", "description", "default_model_id", "parent_harness_id")
+    changes = {name: given[name] for name in plain if name in given}
+    if given.get("default_model_id") is not None:
+        await check_model(tx, row.org_id, given["default_model_id"], "default_model_id")
+    if given.get("parent_harness_id") is not None:
+        await _check_parent(tx, row.org_id, given["parent_harness_id"], row)
+    if "tags" in given:
+        changes["tags"] = to_json(clean_tags(given["tags"]))
+    parts = {name: given[name] for name in HarnessConfig.__struct_fields__ if name in given}
+    if parts:
+        changes["config"] = to_json(msgspec.structs.replace(row.config_struct(), **parts))
+    if "status" in given and given["status"] != row.status:
+        changes |= {"status": given["status"], "archived_at": None if given["status"] == "active" else row.archived_at or now}
+    new = msgspec.structs.replace(row, **changes)
+    check_size(new.config + (new.system_prompt or ""))
+    if new.status == "active" and (new.name != row.name or row.status != "active"):
+        await _check_name(tx, new)
+    if new.status != "active":
+        await _check_not_default(tx, row)
+    return changes
+
+
+async def _check_not_default(tx: Tx, row: HarnessRow) -> None:
+    organization = await get_organization(tx, row.org_id)
+    if organization is not None and organization.default_harness_id == row.id:
+        raise Conflict("this harness is the organization's default: choose another first", code="harness_in_use")
+
+
+async def archive_harness(app: App, caller: Caller, ref: str) -> None:
+    """Hide a harness from lists and from those who look for one to stand on; what stands on it goes on."""
+    require_manager(caller, "harness")
+    now = app.now()
+
+    async def work(tx: Tx) -> None:
+        row = await _changeable(tx, caller, ref)
+        if row.status == "active":
+            await _check_not_default(tx, row)
+            moved = max(now, row.updated_at + 1)
+            await update_harness(tx, row.org_id, row.id, {"status": "archived", "archived_at": now, "updated_at": moved})
+
+    await app.database.write(work)
+
+
+async def copy_harness(app: App, caller: Caller, ref: str) -> Harness:
+    """A new harness with the same configuration, under the next free name `...-copy`; a built-in one's can be changed."""
+    require_manager(caller, "harness")
+    now = app.now()
+
+    async def work(tx: Tx) -> Harness:
+        source = await find_any_harness(tx, caller.organization_id, ref)
+        taken = await harness_names(tx, source.org_id, copy_stem(source.name))
+        row = msgspec.structs.replace(
+            source, id=app.new_id("harness"), name=copy_name(source.name, taken), is_built_in=0, status="active", created_at=now,
+            updated_at=now, archived_at=None,
+        )  # fmt: skip
+        return await _insert(tx, row)
+
+    return await app.database.write(work)
+
+
+async def check_harness_name(app: App, caller: Caller, name: str, exclude_id: str | None) -> NameCheck:
+    """Whether a harness could have this name; the one with `exclude_id` may have it already."""
+    if is_reserved(name):
+        return NameCheck(False)
+    row = await app.database.read(lambda tx: harness_by_name(tx, caller.organization_id, name))
+    return NameCheck(row is None or row.id == exclude_id)
+
+
+async def harness_stats(app: App, caller: Caller, ref: str) -> ResourceStats:
+    """What a harness's sessions come to."""
+
+    async def work(tx: Tx) -> ResourceStats:
+        row = await find_any_harness(tx, caller.organization_id, ref)
+        return await resource_stats(tx, row.org_id, "harness_id", row.id)
+
+    return await app.database.read(work, long=True)
+
+
+def harness_examples(app: App) -> list[HarnessExample]:
+    """The examples that this server has the capabilities for."""
+    return [each.shown for each in HARNESS_EXAMPLES if all(app.registry.get(ref.ref) for ref in each.shown.capabilities)]
+
+
+async def import_harness(app: App, caller: Caller, example: str) -> Harness:
+    """Make the harness of an example. Raises NotFound."""
+    names = {each.name for each in harness_examples(app)}
+    found = next((each for each in HARNESS_EXAMPLES if each.shown.name == example and example in names), None)
+    if found is None:
+        raise NotFound("harness example")
+    shown, parent_id = found.shown, None
+    if shown.parent_name is not None:
+        name = shown.parent_name
+        parent = await app.database.read(lambda tx: find_any_harness(tx, caller.organization_id, name))
+        parent_id = parent.id
+    body = CreateHarness(
+        shown.name, shown.display_name, shown.description, parent_id, found.system_prompt, None, shown.capabilities, shown.tags
+    )
+    return await create_harness(app, caller, body)

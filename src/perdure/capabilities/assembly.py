@@ -1,0 +1,134 @@
+"""Layers into one: the capabilities that are active, the tools they come to, and the system prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+from xml.sax.saxutils import quoteattr
+
+import msgspec
+from msgspec import Struct
+
+from perdure.capabilities.base import Tool
+from perdure.capabilities.registry import Active, Registry
+from perdure.domain.errors import InvalidInput
+from perdure.domain.tools import BuiltinTool, CapabilityRef, ClientSideTool, ToolDefinition
+from perdure.llm.driver import ToolSpec
+from perdure.store.agents import AgentRow
+from perdure.store.harnesses import HarnessRow
+
+
+class Layer(Struct, frozen=True):
+    """What one layer brings to the prompt and the tools."""
+
+    kind: Literal["harness", "agent", "session"]
+    name: str | None
+    system_prompt: str | None
+    capabilities: tuple[CapabilityRef, ...] = ()
+    tools: tuple[ToolDefinition, ...] = ()
+
+
+def harness_layer(row: HarnessRow) -> Layer:
+    """What a harness brings; its parents are layers of their own."""
+    return Layer("harness", row.name, row.system_prompt, row.config_struct().capabilities)
+
+
+def agent_layer(row: AgentRow) -> Layer:
+    """What an agent brings."""
+    config = row.config_struct()
+    return Layer("agent", row.name, row.system_prompt, config.capabilities, config.tools)
+
+
+class BoundTool(Struct, frozen=True):
+    """A tool that runs here, and the capability that brought it."""
+
+    tool: Tool
+    capability_id: str
+    capability_name: str
+    gated: bool = False
+    rejected: bool = False
+
+
+class Merged(Struct, frozen=True):
+    """What layers come to.
+
+    Attributes:
+        active: the capabilities in force, each after those that it depends on.
+        bound, client: the tools by name: those that run here, and those that callers run.
+    """
+
+    system: str
+    active: tuple[Active, ...]
+    bound: dict[str, BoundTool]
+    client: dict[str, ClientSideTool]
+
+    def specs(self) -> tuple[ToolSpec, ...]:
+        """The tools as the model gets them."""
+        here = [ToolSpec(each.tool.name, each.tool.description, each.tool.parameters) for each in self.bound.values()]
+        return (*here, *(ToolSpec(tool.name, tool.description, tool.parameters) for tool in self.client.values()))
+
+    def features(self) -> tuple[str, ...]:
+        """The union of what the active capabilities declare, sorted."""
+        return tuple(sorted({feature for each in self.active for feature in each.capability.features}))
+
+
+def merge_layers(layers: Sequence[Layer], registry: Registry, standing: dict[str, str] | None = None) -> Merged:
+    """Merge layers, lowest first.
+
+    Args:
+        standing: decisions that hold for every call of a tool, by the tool's name.
+
+    Raises:
+        InvalidInput: two tools have the same name.
+    """
+    active = registry.resolve(layer.capabilities for layer in layers)
+    bound: dict[str, BoundTool] = {}
+    sections: list[str] = []
+    for each in active:
+        capability = each.capability
+        for tool in capability.tools(each.config):
+            bound[tool.name] = BoundTool(tool, capability.id, capability.name)
+        prompt = capability.prompt(each.config)
+        if prompt:
+            sections.append(_section("capability", prompt, id=capability.id))
+    client = _add_definitions([tool for layer in layers for tool in layer.tools], bound, registry)
+    decided = {name: _decided(each, active, (standing or {}).get(name)) for name, each in bound.items()}
+    for layer in layers:
+        if layer.system_prompt:
+            named = {} if layer.name is None else {"name": layer.name}
+            sections.append(_section(layer.kind, layer.system_prompt, **named))
+    return Merged("\n\n".join(sections), active, decided, client)
+
+
+def _decided(bound: BoundTool, active: tuple[Active, ...], standing: str | None) -> BoundTool:
+    """The tool with what is known of its gate: a standing decision, or whether somebody has to be asked."""
+    if standing is not None:
+        return msgspec.structs.replace(bound, gated=False, rejected=standing == "reject_always")
+    if any(each.capability.gate(each.config, bound.tool) for each in active):
+        return msgspec.structs.replace(bound, gated=True)
+    return bound
+
+
+def _add_definitions(
+    definitions: Sequence[ToolDefinition], bound: dict[str, BoundTool], registry: Registry
+) -> dict[str, ClientSideTool]:
+    client: dict[str, ClientSideTool] = {}
+    defined: set[str] = set()
+    for definition in definitions:
+        name = definition.name
+        if name in defined or (isinstance(definition, ClientSideTool) and name in bound):
+            raise InvalidInput(f"two tools are named {name!r}", code="duplicate_tool", field="tools")
+        defined.add(name)
+        if isinstance(definition, BuiltinTool):
+            found = registry.tool(name)
+            if found is not None:
+                capability, tool = found
+                bound[name] = BoundTool(tool, capability.id, capability.name, definition.policy == "requires_approval")
+        else:
+            client[name] = definition
+    return client
+
+
+def _section(tag: str, text: str, **attributes: str) -> str:
+    named = "".join(f" {key}={quoteattr(value)}" for key, value in attributes.items())
+    return f"<{tag}{named}>\n{text.strip()}\n</{tag}>"

@@ -1,0 +1,74 @@
+"""Agents as files: Markdown with the prompt as its text and everything else as YAML front matter."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from perdure.domain.agents import CreateAgent
+from perdure.domain.errors import InvalidInput
+from perdure.domain.front_matter import join_front_matter, read_yaml, split_front_matter
+from perdure.domain.resources import MAX_NAME
+
+MAX_FILE = 4 * 1024 * 1024
+"""Bytes of a file: the largest configuration, in YAML's roomier form."""
+
+
+class AgentFile(CreateAgent, Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """An agent as a file says it: what can be created, and no field that is not known."""
+
+
+def write_agent_file(agent: CreateAgent) -> str:
+    """The file of an agent; `read_agent_file` gives the same agent back."""
+    front = msgspec.to_builtins(agent)
+    prompt = front.pop("system_prompt")
+    if prompt and prompt == prompt.strip() and "\r" not in prompt:
+        return join_front_matter(front, prompt)
+    # The text's ends are trimmed when a file is read, and its line ends are made one kind.
+    return join_front_matter({**front, "system_prompt": prompt}, "")
+
+
+def read_agent_file(text: str) -> CreateAgent:
+    """The agent that a text describes: Markdown with front matter, a YAML or JSON document, or a prompt and nothing else.
+
+    Raises:
+        InvalidInput: it cannot be read, holds a field that no agent has, or no prompt.
+    """
+    front, body = split_front_matter(text)
+    if front is None:
+        return _without_front_matter(body.strip())
+    fields = read_yaml(front)
+    return _agent({} if fields is None else fields, body.strip())
+
+
+def _without_front_matter(text: str) -> CreateAgent:
+    if not text:
+        raise InvalidInput("the text is empty", code="empty_file")
+    if text.startswith("{") or (_FIELD.match(text) and _NAMED.search(text)):
+        return _agent(read_yaml(text), "")
+    words = re.findall(r"[a-z0-9]+", text.partition("\n")[0].lower())
+    name = "-".join(words)[:MAX_NAME].strip("-")
+    return _agent({"name": name or "imported-agent"}, text)
+
+
+_FIELD = re.compile(r"[a-z_]+:(\s|$)", re.MULTILINE)
+_NAMED = re.compile(r"^name:\s", re.MULTILINE)
+"""What tells a YAML document from a prompt: it begins with a field, and names its agent."""
+
+
+def _agent(fields: Any, prompt: str) -> CreateAgent:
+    if not isinstance(fields, dict):
+        raise InvalidInput("the front matter must be a mapping of fields", code="invalid_front_matter")
+    if prompt and "system_prompt" in fields:
+        raise InvalidInput("the prompt is there twice: as text, and as `system_prompt`", field="system_prompt")
+    if prompt:
+        fields = {**fields, "system_prompt": prompt}
+    if "system_prompt" not in fields:
+        raise InvalidInput("there is no prompt: write it after the front matter", field="system_prompt")
+    try:
+        return msgspec.convert(fields, AgentFile)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(str(error).replace("`$.", "`")[:500], code="invalid_front_matter") from None

@@ -1,0 +1,110 @@
+"""Rows of agents' versions: written once, never changed."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from perdure.domain.agent_versions import AuthoredConfig, ChangeKind, Semver
+from perdure.domain.agents import AgentConfig
+from perdure.domain.errors import NotFound
+from perdure.domain.times import Micros
+from perdure.store.agents import AgentRow, get_agent
+from perdure.store.database import Tx
+from perdure.store.rows import columns, insert, to_json, values
+
+
+class AgentVersionRow(Struct, frozen=True):
+    id: str
+    org_id: str
+    agent_id: str
+    version_number: int
+    parent_version_id: str | None
+    source_version_id: str | None
+    change_kind: ChangeKind
+    semver_major: int
+    semver_minor: int
+    semver_patch: int
+    summary: str | None
+    config_hash: str
+    authored_config: str
+    resolved_config: str
+    created_by: str
+    created_at: Micros
+
+    def semver(self) -> Semver:
+        return self.semver_major, self.semver_minor, self.semver_patch
+
+    def authored(self) -> AuthoredConfig:
+        return _AUTHORED.decode(self.authored_config)
+
+
+_AUTHORED = msgspec.json.Decoder(AuthoredConfig)
+_COLUMNS = columns(AgentVersionRow)
+
+
+def authored_of(row: AgentRow) -> AuthoredConfig:
+    """What a version keeps of an agent."""
+    config = row.config_struct()
+    return AuthoredConfig(
+        row.system_prompt, row.harness_id, row.display_name, row.description, row.default_model_id, row.tag_list(),
+        config.capabilities, config.tools, config.initial_files, config.max_iterations, config.parallel_tool_calls,
+        config.network_access,
+    )  # fmt: skip
+
+
+def with_authored(row: AgentRow, config: AuthoredConfig) -> AgentRow:
+    """The agent as it was at a version."""
+    brought = AgentConfig(
+        config.capabilities, config.tools, config.initial_files, config.max_iterations, config.parallel_tool_calls,
+        config.network_access,
+    )  # fmt: skip
+    return msgspec.structs.replace(
+        row, system_prompt=config.system_prompt, harness_id=config.harness_id, display_name=config.display_name,
+        description=config.description, default_model_id=config.default_model_id, tags=to_json(config.tags),
+        config=to_json(brought),
+    )  # fmt: skip
+
+
+async def add_version(tx: Tx, row: AgentVersionRow) -> None:
+    await tx.run(insert("agent_versions", AgentVersionRow), *values(row))
+
+
+async def get_version(tx: Tx, org_id: str, agent_id: str, version_id: str) -> AgentVersionRow:
+    """Raises NotFound, also for another agent's version."""
+    found = await tx.one(
+        f"SELECT {_COLUMNS} FROM agent_versions WHERE id = ? AND org_id = ? AND agent_id = ?", version_id, org_id, agent_id
+    )
+    if found is None:
+        raise NotFound("agent version")
+    return AgentVersionRow(*found)
+
+
+async def latest_version(tx: Tx, org_id: str, agent_id: str, config_hash: str | None = None) -> AgentVersionRow | None:
+    """The agent's newest version, or the newest with this configuration."""
+    where, args = "agent_id = ? AND org_id = ?", [agent_id, org_id]
+    if config_hash is not None:
+        where, args = f"{where} AND config_hash = ?", [*args, config_hash]
+    found = await tx.one(f"SELECT {_COLUMNS} FROM agent_versions WHERE {where} ORDER BY version_number DESC LIMIT 1", *args)
+    return None if found is None else AgentVersionRow(*found)
+
+
+async def list_versions(tx: Tx, org_id: str, agent_id: str, offset: int, limit: int) -> list[AgentVersionRow]:
+    """Newest first."""
+    rows = await tx.all(
+        f"SELECT {_COLUMNS} FROM agent_versions WHERE agent_id = ? AND org_id = ? ORDER BY version_number DESC LIMIT ? OFFSET ?",
+        agent_id, org_id, limit, offset,
+    )  # fmt: skip
+    return [AgentVersionRow(*row) for row in rows]
+
+
+async def get_agent_at(tx: Tx, org_id: str, agent_id: str, version_id: str | None) -> AgentRow:
+    """The agent as it was at a version, or as it is now. Name, status and all that is no configuration are of now.
+
+    Raises:
+        NotFound: there is no such agent, or it has no such version.
+    """
+    row = await get_agent(tx, org_id, agent_id)
+    if version_id is None:
+        return row
+    return with_authored(row, (await get_version(tx, org_id, agent_id, version_id)).authored())

@@ -1,0 +1,104 @@
+"""Rows of harnesses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from perdure.domain.errors import NotFound
+from perdure.domain.harnesses import MAX_DEPTH, HarnessConfig
+from perdure.domain.resources import LifeStatus
+from perdure.domain.times import Micros
+from perdure.store.database import LOCK_ROW, Tx
+from perdure.store.rows import assignments, columns, insert, named, values
+
+
+class HarnessRow(Struct, frozen=True):
+    id: str
+    org_id: str
+    name: str
+    display_name: str | None
+    description: str | None
+    system_prompt: str | None
+    parent_harness_id: str | None
+    default_model_id: str | None
+    tags: str
+    config: str
+    is_built_in: int
+    status: LifeStatus
+    created_at: Micros
+    updated_at: Micros
+    archived_at: Micros | None
+
+    def config_struct(self) -> HarnessConfig:
+        return _CONFIG.decode(self.config)
+
+    def tag_list(self) -> tuple[str, ...]:
+        return msgspec.json.decode(self.tags, type=tuple[str, ...])
+
+
+_CONFIG = msgspec.json.Decoder(HarnessConfig)
+_COLUMNS = columns(HarnessRow)
+
+
+async def add_harness(tx: Tx, row: HarnessRow) -> None:
+    await tx.run(insert("harnesses", HarnessRow), *values(row))
+
+
+async def get_harness(tx: Tx, org_id: str, harness_id: str, *, lock: bool = False) -> HarnessRow:
+    """The organization's harness; `lock` holds its row until the commit. Raises NotFound."""
+    sql = f"SELECT {_COLUMNS} FROM harnesses WHERE id = ? AND org_id = ?"
+    found = await tx.one(sql + (LOCK_ROW[tx.dialect] if lock else ""), harness_id, org_id)
+    if found is None:
+        raise NotFound("harness")
+    return HarnessRow(*found)
+
+
+async def harness_by_name(tx: Tx, org_id: str, name: str) -> HarnessRow | None:
+    """The live harness of this name."""
+    found = await tx.one(f"SELECT {_COLUMNS} FROM harnesses WHERE org_id = ? AND name = ? AND status = 'active'", org_id, name)
+    return None if found is None else HarnessRow(*found)
+
+
+async def harness_names(tx: Tx, org_id: str, stem: str) -> set[str]:
+    """The names of live harnesses that begin with these letters, digits and hyphens."""
+    sql = "SELECT name FROM harnesses WHERE org_id = ? AND status = 'active' AND name LIKE ?"
+    return {row[0] for row in await tx.all(sql, org_id, f"{stem}%")}
+
+
+async def harness_chain(tx: Tx, org_id: str, harness_id: str) -> list[HarnessRow]:
+    """The harness and its parents, the topmost parent first, `MAX_DEPTH` of them at most. Raises NotFound."""
+    chain = [await get_harness(tx, org_id, harness_id)]
+    while chain[0].parent_harness_id is not None and len(chain) < MAX_DEPTH:
+        chain.insert(0, await get_harness(tx, org_id, chain[0].parent_harness_id))
+    return chain
+
+
+async def hold_inheritance(tx: Tx, org_id: str) -> None:
+    """One change of an organization's inheritance at a time, until the commit: two at once could make a cycle."""
+    await tx.one(f"SELECT id FROM organizations WHERE id = ?{LOCK_ROW[tx.dialect]}", org_id)
+
+
+async def levels_below(tx: Tx, org_id: str, harness_id: str) -> int:
+    """How many levels of harnesses inherit from this one, `MAX_DEPTH` at most."""
+    found = await tx.one(
+        "WITH RECURSIVE below (id, level) AS (SELECT id, 0 FROM harnesses WHERE id = ? UNION ALL"
+        " SELECT h.id, b.level + 1 FROM harnesses h JOIN below b ON h.parent_harness_id = b.id"
+        f" WHERE h.org_id = ? AND h.status <> 'deleted' AND b.level < {MAX_DEPTH})"
+        " SELECT COALESCE(MAX(level), 0) FROM below",
+        harness_id, org_id,
+    )  # fmt: skip
+    return 0 if found is None else int(found[0])
+
+
+async def list_harnesses(tx: Tx, org_id: str, search: str | None, archived: bool) -> list[HarnessRow]:
+    """Built-in ones first, then by age."""
+    where, args = named(org_id, search, archived)
+    rows = await tx.all(f"SELECT {_COLUMNS} FROM harnesses WHERE {where} ORDER BY is_built_in DESC, created_at, id", *args)
+    return [HarnessRow(*row) for row in rows]
+
+
+async def update_harness(tx: Tx, org_id: str, harness_id: str, changes: dict[str, Any]) -> None:
+    await tx.run(f"UPDATE harnesses SET {assignments(changes)} WHERE id = ? AND org_id = ?", *changes.values(), harness_id, org_id)

@@ -1,0 +1,80 @@
+"""Rows of a session's key-values and secrets."""
+
+from __future__ import annotations
+
+from perdure.domain.times import Micros
+from perdure.store.crypto import Vault
+from perdure.store.database import Tx
+
+
+async def get_value(tx: Tx, session_id: str, key: str) -> str | None:
+    found = await tx.one("SELECT value FROM key_values WHERE session_id = ? AND key = ?", session_id, key)
+    return None if found is None else found[0]
+
+
+async def set_value(tx: Tx, org_id: str, session_id: str, key: str, value: str, now: Micros) -> None:
+    await tx.run(
+        "INSERT INTO key_values (session_id, key, org_id, value, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (session_id, key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at",
+        session_id, key, org_id, value, now, now,
+    )  # fmt: skip
+
+
+async def delete_value(tx: Tx, session_id: str, key: str) -> bool:
+    """Whether there was one."""
+    return await tx.run("DELETE FROM key_values WHERE session_id = ? AND key = ?", session_id, key) == 1
+
+
+async def list_values(tx: Tx, session_id: str) -> list[tuple[str, str, Micros, Micros]]:
+    """Key, value, made and changed at, by key."""
+    rows = await tx.all("SELECT key, value, created_at, updated_at FROM key_values WHERE session_id = ? ORDER BY key", session_id)
+    return [(row[0], row[1], row[2], row[3]) for row in rows]
+
+
+async def count_values(tx: Tx, session_id: str) -> int:
+    found = await tx.one("SELECT COUNT(*) FROM key_values WHERE session_id = ?", session_id)
+    return 0 if found is None else int(found[0])
+
+
+def place_of(session_id: str, name: str) -> str:
+    """What a session's secret is bound to."""
+    return f"secret/{session_id}/{name}"
+
+
+async def set_secret(tx: Tx, vault: Vault, org_id: str, session_id: str, name: str, value: str, now: Micros) -> None:
+    sealed = await vault.seal(tx, org_id, value, place_of(session_id, name))
+    await tx.run(
+        "INSERT INTO secrets (session_id, name, org_id, sealed, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (session_id, name) DO UPDATE SET sealed = excluded.sealed, updated_at = excluded.updated_at",
+        session_id, name, org_id, sealed, now, now,
+    )  # fmt: skip
+
+
+async def get_secret(tx: Tx, vault: Vault, org_id: str, session_id: str, name: str) -> str | None:
+    found = await tx.one("SELECT sealed FROM secrets WHERE session_id = ? AND name = ? AND org_id = ?", session_id, name, org_id)
+    return None if found is None else await vault.open(tx, org_id, found[0], place_of(session_id, name))
+
+
+async def delete_secret(tx: Tx, session_id: str, name: str) -> bool:
+    """Whether there was one."""
+    return await tx.run("DELETE FROM secrets WHERE session_id = ? AND name = ?", session_id, name) == 1
+
+
+async def list_secrets(tx: Tx, session_id: str) -> list[tuple[str, Micros, Micros]]:
+    """Name, made and changed at, by name."""
+    rows = await tx.all("SELECT name, created_at, updated_at FROM secrets WHERE session_id = ? ORDER BY name", session_id)
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+async def open_secrets(tx: Tx, vault: Vault, org_id: str, session_id: str) -> dict[str, str]:
+    """Every secret of a session in the clear: to know what must not be shown."""
+    rows = await tx.all("SELECT name, sealed FROM secrets WHERE session_id = ? AND org_id = ?", session_id, org_id)
+    return {row[0]: await vault.open(tx, org_id, row[1], place_of(session_id, row[0])) for row in rows}
+
+
+async def copy_storage(tx: Tx, vault: Vault, org_id: str, source: str, target: str, now: Micros) -> None:
+    """Give a session a copy of another's key-values and secrets."""
+    for key, value, _, _ in await list_values(tx, source):
+        await set_value(tx, org_id, target, key, value, now)
+    for name, value in (await open_secrets(tx, vault, org_id, source)).items():
+        await set_secret(tx, vault, org_id, target, name, value, now)

@@ -1,0 +1,136 @@
+"""A session's life as its resource shows it, also while a turn runs."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+
+from perdure.domain.ids import new_id
+from tests.talk import body_of, call, kinds_of, new_talk, script
+
+WEATHER = {"type": "client_side", "name": "weather", "description": "The weather.", "parameters": {"type": "object"}}
+SLOW = {"text": "one two three four five six seven eight", "delay_ms": 60}
+
+
+async def test_a_session_is_started_then_active_then_idle_and_so_again(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    assert (await talk.read())["status"] == "started"
+    for _ in range(2):
+        message = await talk.say(script(SLOW))
+        assert (await talk.read())["status"] == "active"
+        await talk.logged_until("session.idled", after=message["sequence"])
+        assert (await talk.read())["status"] == "idle"
+
+
+async def test_a_session_that_needs_its_client_says_so_until_it_has_the_answer(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, tools=[WEATHER])
+    await talk.say(script({"tool_calls": [call("weather", "call_1")]}, SLOW))
+    await talk.logged_until("tool.call_requested")
+    assert (await talk.read())["status"] == "waiting_for_tool_results"
+    assert (await talk.answer({"tool_call_id": "call_1", "result": 1}))["status"] == "active"
+    assert (await talk.read())["status"] == "active"
+    await talk.logged_until("session.idled")
+    assert (await talk.read())["status"] == "idle"
+
+
+async def test_a_failed_turn_leaves_the_session_idle(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    await talk.turn({"fail": {"code": "provider_auth"}})
+    session = await talk.read()
+    assert (session["status"], session.get("finished_at")) == ("idle", None)
+
+
+async def test_the_first_turns_beginning_is_remembered(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    assert "started_at" not in await talk.read()
+    await talk.turn({"text": "One."})
+    started_at = (await talk.read())["started_at"]
+    assert started_at == next(event["ts"] for event in await talk.events(types="turn.started"))
+    await talk.turn({"text": "Two."})
+    assert (await talk.read())["started_at"] == started_at
+
+
+async def test_a_change_during_a_turn_does_not_disturb_it(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    quiet = await new_talk(api)
+    await quiet.turn(SLOW)
+    async with talk.follow() as stream:
+        await talk.say(script(SLOW))
+        await stream.until("output.message.delta")
+        for number in range(20):
+            changed = await api.patch(talk.path(), json={"title": f"Title {number}", "tags": [f"tag {number}"]})
+            assert changed.json()["status"] == "active"
+        await stream.until("session.idled")
+    session = await talk.read()
+    assert (session["title"], session["tags"]) == ("Title 19", ["tag 19"])
+    assert kinds_of(await talk.events()) == kinds_of(await quiet.events())
+
+
+async def test_every_change_moves_updated_at_forward(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    created = (await talk.read())["updated_at"]
+    changes = [(await api.patch(talk.path(), json={"title": str(number)})).json() for number in range(5)]
+    seen = [created, *(change["updated_at"] for change in changes)]
+    await talk.turn({"text": "Hello."})
+    seen.append((await talk.read())["updated_at"])
+    assert seen == sorted(set(seen))
+    assert (await api.patch(talk.path(), json={})).json()["updated_at"] == seen[-1]
+
+
+async def test_the_session_tool_gives_the_title(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, title="Untitled")
+    events = await talk.turn({"tool_calls": [call("write_session_title", title="  A trip to Rome ")]}, {"text": "Named."})
+    assert (await talk.read())["title"] == "A trip to Rome"
+    assert events[-2]["type"] == "turn.completed"
+    refused = await talk.turn({"tool_calls": [call("write_session_title", title="\u0007")]}, {"text": "No."})
+    assert "control characters" in next(event["data"]["error"] for event in refused if event["type"] == "tool.completed")
+    assert (await talk.read())["title"] == "A trip to Rome"
+
+
+async def test_a_session_deleted_during_a_turn_is_gone_everywhere(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    async with talk.follow() as stream:
+        await talk.say(script(SLOW))
+        await stream.until("output.message.delta")
+        assert (await api.delete(talk.path())).status_code == 204
+        frames = await stream.to_end()
+    assert "turn.cancelled" in [frame.kind for frame in frames]
+    assert (frames[-1].kind, frames[-1].data["reason"]) == ("disconnecting", "session_deleted")
+    asked = [
+        ("GET", "", None),
+        ("PATCH", "", {"title": "x"}),
+        ("DELETE", "", None),
+        ("GET", "/events", None),
+        ("GET", "/events/summary", None),
+        ("GET", "/sse", None),
+        ("GET", "/messages", None),
+        ("POST", "/messages", body_of("Hello?")),
+        ("POST", "/tool-results", {"tool_results": [{"tool_call_id": "call_1", "result": 1}]}),
+        ("POST", "/cancel", None),
+        ("PUT", "/pin", None),
+        ("DELETE", "/pin", None),
+    ]
+    for method, rest, body in asked:
+        answer = await api.request(method, talk.path(rest), json=body)
+        assert (answer.status_code, answer.json()["code"]) == (404, "session_not_found"), (method, rest)
+    listed = (await api.get("/v1/sessions", params={"limit": 100})).json()["data"]
+    assert talk.id not in [session["id"] for session in listed]
+
+
+async def test_a_session_that_never_was_looks_like_one_that_was_deleted(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    await api.delete(talk.path())
+    gone = (await api.get(talk.path())).json()
+    never = (await api.get(f"/v1/sessions/{new_id('session')}")).json()
+    assert {**gone, "instance": ""} == {**never, "instance": ""}
+
+
+async def test_sessions_do_not_mix(api: httpx.AsyncClient) -> None:
+    talks = await asyncio.gather(*(new_talk(api) for _ in range(10)))
+    steps = {"tool_calls": [call("write_file", path="/mine", content="x"), call("get_session_info")]}
+    logs = await asyncio.gather(*(talk.turn(steps, {"text": f"I am {talk.id}."}) for talk in talks))
+    for talk, log in zip(talks, logs, strict=True):
+        assert {event["session_id"] for event in log} == {talk.id}
+        assert [event["sequence"] for event in log] == list(range(2, 2 + len(log)))
+        assert (await talk.read())["output_preview"] == f"I am {talk.id}."

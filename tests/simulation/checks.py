@@ -1,0 +1,263 @@
+"""What must hold once a schedule has come to rest: promises P1 to P5, read from the log and from the world outside it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from perdure.domain.events import ENDED_TURN, Event
+from perdure.domain.messages import Message, ToolResultPart, text_of, tool_calls_of
+from perdure.domain.tools import APPROVE
+from perdure.domain.turn import TurnState, fold
+from perdure.engine.histories import read_conversation
+from tests.simulation.model import ANSWER
+from tests.simulation.tools import REPLAYABLE
+from tests.simulation.world import World
+
+Key = tuple[str, ...]
+
+
+async def check_world(world: World) -> None:
+    """Blame the world for every promise that it broke."""
+    log = world.log()
+    check_log(world, log)
+    check_turns(world, log)
+    check_messages(world, log)
+    check_tools(world, log)
+    check_prompts(world, log)
+    await check_histories(world)
+    row = world.store.row(world.session_id)
+    if world.told.deleted and row.deleted_at is None:
+        world.blame("a deletion was acknowledged and did not happen")
+    for process in world.live():
+        if process.worker.running or process.engine.leases or process.queue.depth():
+            world.blame(f"{process.name} still holds something of a session at rest")
+    if world.loop.timers():
+        world.blame("a session at rest holds a timer")
+
+
+def check_log(world: World, log: list[Event]) -> None:
+    """P2: gapless, in order, nothing changed since it was committed; and it folds to rest."""
+    if [event.sequence for event in log] != list(range(1, len(log) + 1)):
+        world.blame(f"P2: sequences {[event.sequence for event in log]}")
+    if world.witness is not None and log != world.witness.log:
+        world.blame("P2: the log is not what was committed to it")
+    if len({event.id for event in log}) != len(log):
+        world.blame("P2: an event's id occurs twice")
+    row = world.store.row(world.session_id)
+    state = fold(log, TurnState())
+    again = fold(log[row.turn_after :], TurnState(head=row.turn_after))
+    if row.deleted_at is None and (state.head, state.turn_id, state.calls, state.pending) != (
+        again.head, again.turn_id, again.calls, again.pending,
+    ):  # fmt: skip
+        world.blame(f"the fold of the turn is {again}, that of the whole log {state}")
+    if row.status in {"idle", "started"} and (again.started or again.pending or row.turn_id is not None):
+        world.blame(f"P4: the session is {row.status} and its turn is not over: {again}")
+
+
+class _Turns:
+    """The order in which the events of a log may come, written down once more and independently."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.turn: str | None = None
+        self._ended: set[str] = set()
+        self._exec: str | None = None
+        self._calls: dict[str, str] = {}
+        self._acting = False
+
+    def take(self, event: Event) -> None:
+        context, data = event.context_struct(), event.decoded()
+        if event.type in ENDED_TURN:
+            self._end(event, context.turn_id or "")
+            return
+        match event.type:
+            case "turn.started":
+                self._need(self.turn is None, event, "a turn begins in a turn")
+                self._need(context.turn_id not in self._ended, event, "an ended turn begins again")
+                self.turn = context.turn_id
+            case "session.idled":
+                self._need(self.turn is None, event, "idle in the middle of a turn")
+            case "reason.started":
+                self._need(self._exec is None, event, "two model calls at once")
+                self._need(all(state == "done" for state in self._calls.values()), event, "a model call before all results")
+                self._exec, self._calls, self._acting = context.exec_id, {}, False
+            case "reason.completed":
+                self._need(self._exec == context.exec_id, event, "the end of another model call")
+                self._exec = None
+            case "output.message.completed" if self._exec is not None and data.error_code is None:
+                self._calls = {call.id: "open" for call in tool_calls_of(data.message)}
+            case "act.started" | "act.completed":
+                self._need(self._acting == (event.type == "act.completed"), event, "act out of order")
+                self._acting = event.type == "act.started"
+            case "tool.started":
+                self._need(self._exec is None and self._calls.get(data.tool_call.id) == "open", event, "a call starts")
+                self._calls[data.tool_call.id] = "started"
+            case "tool.completed" if data.tool_name != APPROVE:
+                self._need(self._calls.get(data.tool_call_id) in {"open", "started"}, event, "a call ends")
+                self._calls[data.tool_call_id] = "done"
+        if event.type.split(".")[0] in {"turn", "reason", "act", "tool", "llm"}:
+            self._need(self.turn is not None and context.turn_id == self.turn, event, "outside its turn")
+
+    def _end(self, event: Event, turn_id: str) -> None:
+        self._need(turn_id not in self._ended, event, "a turn ends twice")
+        self._need(self.turn == turn_id or (self.turn is None and event.type == "turn.cancelled"), event, "the end of another turn")
+        self._ended.add(turn_id)
+        self.turn, self._exec, self._calls, self._acting = None, None, {}, False
+
+    def _need(self, holds: bool, event: Event, what: str) -> None:
+        if not holds:
+            self._world.blame(f"P4: {event.sequence} {event.type}: {what}")
+
+
+def check_turns(world: World, log: list[Event]) -> None:
+    """P4: every turn that began has exactly one end, and within it things come in order."""
+    turns = _Turns(world)
+    for event in log:
+        turns.take(event)
+    if turns.turn is not None:
+        world.blame("P4: a turn has no end")
+    row = world.store.row(world.session_id)
+    if row.status == "idle" and row.deleted_at is None and log[-1].type != "session.idled":
+        world.blame("P4: idle without saying so")
+
+
+def check_messages(world: World, log: list[Event]) -> None:
+    """P1: what was acknowledged is in the log where the client was told, and was seen, or covered by the end of its turn."""
+    found = {event.decoded().message.id: event.sequence for event in log if event.type == "input.message"}
+    for message_id, sequence in world.told.messages.items():
+        if found.get(message_id) != sequence:
+            world.blame(f"P1: message {message_id} was acknowledged at {sequence} and is at {found.get(message_id)}")
+        elif not (world.told.deletion_tried or any(_covers(event, message_id) for event in log[sequence:])):
+            world.blame(f"P1: message {sequence} was never worked on")
+
+
+def _covers(event: Event, message_id: str) -> bool:
+    if event.type in {"reason.started", "turn.cancelled"}:
+        return True
+    return event.type in {"turn.failed", "turn.sealed"} and event.context_struct().input_message_id == message_id
+
+
+def check_tools(world: World, log: list[Event]) -> None:
+    """P5: what was done was announced first, a once-only call is done at most once, and not after the model was told of its end."""
+    starts: dict[str, list[int]] = {}
+    ends: dict[str, list[int]] = {}
+    for event in log:
+        if event.type == "tool.started":
+            starts.setdefault(event.decoded().tool_call.id, []).append(event.sequence)
+        elif event.type == "tool.completed":
+            ends.setdefault(event.decoded().tool_call_id, []).append(event.sequence)
+            _check_result(world, event.decoded())
+    done = Counter(effect.call_id for effect in world.effects if effect.tool not in REPLAYABLE)
+    for call_id, times in done.items():
+        if times > len(starts.get(call_id, ())):
+            world.blame(f"P5: the call {call_id} was made {times} times")
+    for effect in world.effects:
+        begun = [sequence for sequence in starts.get(effect.call_id, ()) if sequence <= effect.head]
+        if not begun:
+            world.blame(f"P5: {effect.word} was done before its call was announced")
+        elif effect.current and any(begun[-1] < sequence <= effect.head for sequence in ends.get(effect.call_id, ())):
+            world.blame(f"P5: {effect.word} was done after the end of its call")
+
+
+def _check_result(world: World, data: Any) -> None:
+    """A success names an effect that its call had."""
+    if data.success and data.tool_name in {"once", "again", "look"}:
+        said = text_of(data.result)
+        if not any(effect.word == said and effect.call_id == data.tool_call_id for effect in world.effects):
+            world.blame(f"the result {said!r} of {data.tool_call_id} is nobody's")
+
+
+# --- conversations ----------------------------------------------------------
+
+
+def key_of(message: Message) -> Key:
+    """What tells messages apart: results by their call."""
+    if message.role == "tool_result":
+        part = message.content[0]
+        assert isinstance(part, ToolResultPart)
+        return ("result", part.tool_call_id, str(part.result), str(part.error)[:40])
+    return (message.role, message.id)
+
+
+def expected_prompt(log: list[Event], through: int) -> list[Key]:
+    """What a model call begun at this sequence sees: every message at the place where the conversation had got to.
+
+    A message of the user comes before the answers to model calls that began after it; results follow their answer, in the order of
+    its calls.
+    """
+    begun: dict[str, int] = {}
+    results: dict[tuple[str, str], Key] = {}
+    placed: list[tuple[int, Message]] = []
+    execution = ""
+    for event in log[:through]:
+        match event.type:
+            case "reason.started":
+                execution = event.context_struct().exec_id or ""
+                begun[execution] = event.sequence
+            case "input.message":
+                placed.append((event.sequence, event.decoded().message))
+            case "output.message.completed" if event.decoded().error_code is None:
+                own = event.context_struct().exec_id or ""
+                placed.append((begun.get(own, event.sequence), event.decoded().message))
+            case "tool.completed":
+                data = event.decoded()
+                result = None if data.result is None else text_of(data.result)
+                results[execution, data.tool_call_id] = ("result", data.tool_call_id, str(result), str(data.error)[:40])
+    execution_at = {sequence: name for name, sequence in begun.items()}
+    expected: list[Key] = []
+    for place, message in sorted(placed, key=lambda pair: pair[0]):
+        expected.append(key_of(message))
+        for call in tool_calls_of(message):
+            missing = ("result", call.id, "None", "This call did not finish: the turn ended")
+            expected.append(results.get((execution_at.get(place, ""), call.id), missing))
+    return expected
+
+
+def check_prompts(world: World, log: list[Event]) -> None:
+    """What the model saw is what the log says, and fit to be sent to a vendor; what it said is what the log holds."""
+    for number, call in enumerate(world.calls):
+        seen = [key_of(message) for message in call.messages]
+        check_order(world, number, call.messages)
+        begun = [event.sequence for event in log[: call.head] if event.type == "reason.started"]
+        if not call.current or not begun:
+            continue
+        expected = expected_prompt(log, begun[-1])
+        if world.scenario.window is not None:
+            expected = expected[len(expected) - len(seen) :]
+        if seen != expected:
+            world.blame(f"model call {number} saw {seen}, expected {expected}")
+    for event in log:
+        if event.type == "output.message.completed":
+            said = text_of(event.decoded().message.content)
+            if said.startswith(ANSWER) and int(said.split()[1]) >= len(world.calls):
+                world.blame(f"{said!r} was never said")
+
+
+def check_order(world: World, number: int, messages: tuple[Message, ...]) -> None:
+    """The order that vendors insist on: a user begins and never an agent ends; every call has its result, right behind it."""
+    due: list[str] = []
+    last = ""
+    for message in messages:
+        if message.role == "tool_result":
+            if not due or key_of(message)[1] != due.pop(0):
+                world.blame(f"model call {number} saw a result out of order")
+        elif due or (message.role == "agent" and last in {"", "agent"}):
+            world.blame(f"model call {number} saw a {message.role} message after {last or 'nothing'}")
+        due += [call.id for call in tool_calls_of(message)]
+        last = message.role
+    if due or last not in {"user", "tool_result"}:
+        world.blame(f"model call {number} ended with a {last} message")
+
+
+async def check_histories(world: World) -> None:
+    """A conversation kept from turn to turn is the one that the whole log gives."""
+    row = world.store.row(world.session_id)
+    for process in world.live():
+        held = process.engine.histories.take(world.session_id)
+        if held is None or world.scenario.window is not None:
+            continue
+        kept = await world.store.read(lambda tx, held=held: read_conversation(tx, row.id, row.head, 100_000, held))
+        whole = await world.store.read(lambda tx: read_conversation(tx, row.id, row.head, 100_000))
+        if vars(kept) != vars(whole):
+            world.blame(f"{process.name} kept another conversation: {vars(kept)} instead of {vars(whole)}")

@@ -1,0 +1,120 @@
+"""The client: it makes requests, remembers what was acknowledged, and lives with servers that die under it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from perdure.app.approvals import submit_approvals
+from perdure.app.messages import post_message, submit_tool_results
+from perdure.app.sessions import cancel_turn, change_session, create_session, delete_session
+from perdure.domain.errors import Conflict, InvalidInput, NotFound, Unavailable
+from perdure.domain.messages import CreateMessage, InputMessage, TextPart
+from perdure.domain.sessions import CreateSession, UpdateSession
+from perdure.domain.tools import (
+    ApprovalDecision,
+    CapabilityRef,
+    ClientSideTool,
+    Decision,
+    SubmitApprovals,
+    SubmitToolResults,
+    ToolCallResult,
+)
+from perdure.domain.turn import TurnState, fold, open_approvals, open_client_calls
+from tests.simulation.model import message_text
+from tests.simulation.scenarios import CLIENT_TOOL
+from tests.simulation.store import Witness
+from tests.simulation.world import Crash, Process, World
+
+
+class Client:
+    """Requests to the processes of one world; each runs in the process that serves it and dies with it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.sent = 0
+
+    def server(self) -> Process:
+        """A process that lives; a new one, if none does."""
+        live = self.world.live()
+        return self.world.rng.choice(live) if live else self.world.start()
+
+    async def create(self) -> None:
+        """The session, and the witness of all that happens to it."""
+        world, scenario = self.world, self.world.scenario
+        refs = [CapabilityRef("simulation")]
+        if scenario.approvals:
+            refs.append(CapabilityRef("tool_approval", {"mode": "protective"}))
+        body = CreateSession(
+            harness_name="base",
+            capabilities=tuple(refs),
+            tools=(ClientSideTool(CLIENT_TOOL, "Ask.", {"type": "object"}),),
+            max_iterations=scenario.max_iterations,
+        )
+        world.session_id = (await create_session(self.server().app, world.store.caller, body)).id
+        world.witness = Witness(world.store, world.session_id, world.blame)
+
+    async def post(self, script: int | None, server: Process | None = None) -> bool:
+        """Post a message; whether it was acknowledged."""
+        self.sent += 1
+        metadata = {"cancel_notice": True} if self.sent % 3 == 0 else None  # a client may write what it likes
+        body = CreateMessage(InputMessage((TextPart(message_text(self.sent, script)),)), metadata=metadata)
+
+        async def call(process: Process) -> None:
+            message = await post_message(process.app, self.world.store.caller, self.world.session_id, body)
+            self.world.told.messages[message.id] = message.sequence or 0
+
+        return await self._ask("post", call, server)
+
+    async def cancel(self, server: Process | None = None) -> None:
+        await self._ask("cancel", lambda process: cancel_turn(process.app, self.world.store.caller, self.world.session_id), server)
+
+    async def delete(self, server: Process | None = None) -> None:
+        async def call(process: Process) -> None:
+            await delete_session(process.app, self.world.store.caller, self.world.session_id)
+            self.world.told.deleted = True
+
+        self.world.told.deletion_tried = True
+        await self._ask("delete", call, server)
+
+    async def patch(self, server: Process | None = None) -> None:
+        body = UpdateSession(title=f"title {self.world.loop.now}")
+        await self._ask("patch", lambda process: change_session(process.app, self.world.store.caller, self.world.session_id, body), server)
+
+    async def answer(self, decision: Decision = "allow", limit: int | None = None, server: Process | None = None) -> None:
+        """Answer what the session asks for: its client's results, or leave for (some of) its calls."""
+        row = self.world.store.row(self.world.session_id)
+        state = fold(self.world.log()[row.turn_after :], TurnState(head=row.turn_after))
+        approvals, calls = open_approvals(state)[:limit], open_client_calls(state)
+
+        async def call(process: Process) -> None:
+            caller, session_id = self.world.store.caller, self.world.session_id
+            if approvals:
+                decisions = tuple(ApprovalDecision(call.id, decision) for call in approvals)
+                await submit_approvals(process.app, caller, session_id, SubmitApprovals(decisions))
+            else:
+                results = tuple(ToolCallResult(call.id, {"said": "yes"}) for call in calls)
+                await submit_tool_results(process.app, caller, session_id, SubmitToolResults(results))
+
+        if approvals or calls:
+            await self._ask("answer", call, server)
+
+    async def _ask(self, what: str, call: Callable[[Process], Awaitable[Any]], server: Process | None) -> bool:
+        process = server or self.server()
+        task = process.spawn(_call(call, process))
+        await asyncio.wait([task])
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        self.world.note(f"{process.name} {what}: {'done' if error is None else repr(error)}")
+        allowed: tuple[type[BaseException], ...] = (Crash, Unavailable, asyncio.CancelledError)
+        if what == "answer":
+            allowed += (Conflict, InvalidInput)  # somebody else was quicker
+        if self.world.told.deletion_tried:
+            allowed += (NotFound,)
+        if error is not None and not isinstance(error, allowed):
+            self.world.blame(f"the request {what} failed: {error!r}")
+        return error is None
+
+
+async def _call(call: Callable[[Process], Awaitable[Any]], process: Process) -> None:
+    await call(process)

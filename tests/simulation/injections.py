@@ -1,0 +1,122 @@
+"""What can happen at a point: a crash, a stall, a message, a cancel ..."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+
+from perdure.domain.errors import PerdureError
+from perdure.store.queue import Job
+from tests.simulation.client import Client
+from tests.simulation.world import Crash, Process, World
+
+LATE = 11.0
+"""Seconds after which a sweep takes an active session for forgotten, and one more."""
+
+
+class Injections:
+    """The things that happen, by name, in one world."""
+
+    def __init__(self, world: World, client: Client) -> None:
+        self._world, self._client = world, client
+        world.inject = self.happen
+
+    async def happen(self, process: Process, where: str, kind: str) -> None:
+        await KINDS[kind](self, process, where)
+
+    def another(self, process: Process) -> Process:
+        """A process beside this one."""
+        others = [each for each in self._world.live() if each is not process]
+        return others[0] if others else self._world.start()
+
+    async def crash(self, process: Process, where: str) -> None:
+        """The process dies here; the one that takes its place looks at once for what was left."""
+        process.kill()
+        raise Crash
+
+    async def fault(self, process: Process, where: str) -> None:
+        """What is called at this point fails."""
+        process.fault(where)
+
+    async def stall(self, process: Process, where: str) -> None:
+        """This step takes so long that another process takes the session over and goes on; then it comes back."""
+        await self._overtake_later(process)
+
+    async def freeze(self, process: Process, where: str) -> None:
+        """The whole process stands still meanwhile, and comes back."""
+        process.thawed = self._world.loop.create_future()
+        thawed = process.thawed
+        try:
+            await self._overtake_later(process)
+        finally:
+            process.thawed = None
+            thawed.set_result(None)
+
+    async def _overtake_later(self, process: Process) -> None:
+        other = self.another(process)
+        await process.pause(LATE)
+        other.spawn(sweep(other))
+        await process.pause(self._world.rng.choice((0.0, 0.0, 1.0, 40.0)))
+
+    async def overtake(self, process: Process, where: str) -> None:
+        """Another process starts, and takes over whatever it finds unfinished: two runners race from here."""
+        other = self.another(process)
+        other.spawn(sweep(other, stale_after=0))
+
+    async def wake(self, process: Process, where: str) -> None:
+        """A job is delivered once more."""
+        process.queue.put(Job(self._world.store.caller.organization_id, self._world.session_id))
+
+    async def wake_elsewhere(self, process: Process, where: str) -> None:
+        await self.wake(self.another(process), where)
+
+    async def message(self, process: Process, where: str) -> None:
+        await self._client.post(None, process)
+
+    async def message_elsewhere(self, process: Process, where: str) -> None:
+        await self._client.post(None, self.another(process))
+
+    async def cancel(self, process: Process, where: str) -> None:
+        await self._client.cancel(process)
+
+    async def cancel_elsewhere(self, process: Process, where: str) -> None:
+        await self._client.cancel(self.another(process))
+
+    async def delete(self, process: Process, where: str) -> None:
+        await self._client.delete(process)
+
+    async def delete_elsewhere(self, process: Process, where: str) -> None:
+        await self._client.delete(self.another(process))
+
+    async def patch(self, process: Process, where: str) -> None:
+        await self._client.patch(process)
+
+    async def answer(self, process: Process, where: str) -> None:
+        await self._client.answer(server=process)
+
+    async def decide(self, process: Process, where: str) -> None:
+        """A decision on one of several open questions."""
+        await self._client.answer(self._world.rng.choice(("allow", "reject", "reject_always")), 1, process)
+
+    async def linger(self, process: Process, where: str) -> None:
+        """This step takes a moment: others go first."""
+        await process.pause(self._world.rng.choice((0.0, 0.0, 0.001, 0.5, 4.0)))
+
+
+async def sweep(process: Process, **how: int) -> None:
+    """One sweep, as the server's own loop does it."""
+    with contextlib.suppress(PerdureError):
+        await process.sweep.once(**how)
+
+
+KINDS: dict[str, Callable[[Injections, Process, str], Awaitable[None]]] = {
+    name: getattr(Injections, name)
+    for name in (
+        "crash", "fault", "stall", "freeze", "overtake", "wake", "wake_elsewhere", "message", "message_elsewhere", "cancel", "cancel_elsewhere",
+        "delete", "delete_elsewhere", "patch", "answer", "decide", "linger",
+    )
+}  # fmt: skip
+
+ROUGH = frozenset({"crash", "fault", "stall", "freeze"})
+GENTLE = frozenset(KINDS) - ROUGH
+"""What the server must get over at once, without a sweep: no process dies, nothing fails and nothing stalls."""

@@ -1,0 +1,219 @@
+"""One schedule: a scenario, a plan of what happens where, then rest, then judgement."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from perdure.store.sessions import SessionRow
+from tests.simulation.checks import check_world
+from tests.simulation.client import Client
+from tests.simulation.injections import GENTLE, KINDS, LATE, Injections, sweep
+from tests.simulation.loop import Stuck, VirtualLoop
+from tests.simulation.scenarios import Scenario, by_name, draw_scenario
+from tests.simulation.store import Store
+from tests.simulation.world import World
+
+PATIENCE = 80
+"""Sweeps after which a session that is still not at rest has broken promise P4."""
+
+
+class Violation(AssertionError):
+    """A promise was broken."""
+
+
+@dataclass
+class Listed:
+    """These things at these points."""
+
+    things: dict[int, str]
+
+    def at(self, number: int, where: str) -> str | None:
+        return self.things.get(number)
+
+
+class Drawn:
+    """Things drawn at random, up to a number of them."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._rate = rng.choice((0.02, 0.05, 0.1, 0.2, 0.5))
+        self._left = rng.choice((1, 2, 3, 5, 8, 13))
+        kinds = rng.sample(sorted(KINDS), k=rng.randint(2, 8))
+        self._kinds = ["linger", *kinds]
+        self.gentle = GENTLE.issuperset(self._kinds)
+
+    def at(self, number: int, where: str) -> str | None:
+        if self._left == 0 or self._rng.random() >= self._rate:
+            return None
+        self._left -= 1
+        return self._rng.choice(self._kinds)
+
+
+class Schedule:
+    """A schedule that can be played once, and named so that it can be played again."""
+
+    def __init__(self, scenario: Scenario, plan: Listed | Drawn, rng: random.Random, name: str, *, lossy: bool, gentle: bool) -> None:
+        self.scenario, self.plan, self.rng, self.name, self.lossy, self.gentle = scenario, plan, rng, name, lossy, gentle
+        self.points = 0
+
+    def play(self, store: Store) -> World:
+        """Play it.
+
+        Raises:
+            Violation: a promise was broken; the message holds the history and the command that replays it.
+        """
+        loop = VirtualLoop()
+        world = World(loop, store, self.scenario, self.plan, self.rng)
+        with _strict_logging(world):
+            try:
+                loop.run_until_complete(self._live(world))
+            except Stuck:
+                world.blame("everything waits for ever")
+            except Exception as error:
+                world.blame(f"the harness stumbled: {error!r}")
+                raise Violation(self._report(world)) from error
+            finally:
+                loop.close()
+        self.points = world.passed
+        if world.session_id:
+            store.forget(world.session_id)
+        if world.violations:
+            raise Violation(self._report(world))
+        return world
+
+    def _report(self, world: World) -> str:
+        log = "\n".join(f"  {event.sequence:3} {event.type}" for event in world.witness.log) if world.witness else ""
+        return (
+            f"{world.violations[0]}\nreplay: PERDURE_SIMULATION_SEED='{self.name}' .venv/bin/pytest tests/simulation/test_replay.py\n"
+            + "\n".join(world.trace)
+            + f"\nthe log:\n{log}"
+        )
+
+    async def _live(self, world: World) -> None:
+        client = Client(world)
+        Injections(world, client)
+        for _ in range(self.rng.choice((1, 2))):
+            world.start()
+        await client.create()
+        world.lossy, world.counting = self.lossy, True
+        for action in self.scenario.actions:
+            await self._act(world, client, *action.split())
+        await self._rest(world)
+        await self._expire(world)
+        world.counting = False
+        await check_world(world)
+        for process in world.live():
+            process.kill()
+        await world.loop.quiet()
+
+    async def _act(self, world: World, client: Client, verb: str, what: str = "") -> None:
+        match verb:
+            case "post":
+                if not await client.post(int(what)):
+                    await client.post(int(what))
+            case "rest":
+                await self._rest(world)
+            case "wait":
+                await asyncio.sleep(float(what))
+            case "decide":
+                await client.answer("allow" if what == "allow" else "reject", 1)
+            case _:
+                await getattr(client, verb)()
+
+    async def _rest(self, world: World) -> None:
+        """Wait until the session is at rest, with nothing but sweeps and new processes to help it."""
+        await world.loop.quiet()
+        if self.gentle and world.store.row(world.session_id).status == "active":
+            world.blame("P4: nothing died, failed or stalled, and the session still needs a sweep to go on")
+        for _ in range(PATIENCE):
+            if not world.live():
+                process = world.start()
+                process.spawn(sweep(process, stale_after=0))
+                await world.loop.quiet()
+                continue
+            if at_rest(world.store.row(world.session_id), world.now()):
+                return
+            await asyncio.sleep(LATE)
+            for process in world.live():
+                process.spawn(sweep(process))
+            await world.loop.quiet()
+        world.blame(f"P4: the session never comes to rest: {world.store.row(world.session_id)}")
+
+    async def _expire(self, world: World) -> None:
+        """A parked session goes on by itself when its client's time is up, as often as it parks."""
+        for _ in range(PATIENCE):
+            row = world.store.row(world.session_id)
+            if row.status != "waiting_for_tool_results" or world.violations:
+                return
+            if world.loop.timers() or any(each.worker.running or each.queue.depth() for each in world.live()):
+                world.blame("a parked session holds a timer, a task or a job")
+            await asyncio.sleep(max(0, (row.wake_at or 0) - world.now()) / 1_000_000 + 1)
+            for process in world.live():
+                process.spawn(sweep(process))
+            await self._rest(world)
+
+
+def at_rest(row: SessionRow, now: int) -> bool:
+    """Whether nothing is left to be done for the session now."""
+    if row.deleted_at is not None or row.status in {"idle", "started"}:
+        return True
+    return row.status == "waiting_for_tool_results" and row.wake_at is not None and row.wake_at > now
+
+
+def listed(scenario: Scenario, things: dict[int, str]) -> Schedule:
+    """A schedule of these things at these points."""
+    name = f"{scenario.name}:{','.join(f'{point}={kind}' for point, kind in things.items())}"
+    gentle = GENTLE.issuperset(things.values())
+    return Schedule(scenario, Listed(things), random.Random(name), name, lossy=False, gentle=gentle)
+
+
+def drawn(seed: int) -> Schedule:
+    """The schedule of this seed."""
+    rng = random.Random(seed)
+    scenario, plan = draw_scenario(rng), Drawn(rng)
+    return Schedule(scenario, plan, rng, str(seed), lossy=rng.random() < 0.3, gentle=plan.gentle)
+
+
+def named(name: str) -> Schedule:
+    """The schedule of this name: a seed, or `scenario:point=kind,...`."""
+    if name.isdecimal():
+        return drawn(int(name))
+    scenario, _, rest = name.partition(":")
+    things = {int(point): kind for point, _, kind in (pair.partition("=") for pair in rest.split(",") if pair)}
+    return listed(by_name(scenario), things)
+
+
+def wanted() -> str | None:
+    """The one schedule that is to be replayed, if any."""
+    return os.environ.get("PERDURE_SIMULATION_SEED")
+
+
+class _Strict(logging.Handler):
+    """An error in the log of a worker, a sweep or the store is a failure that was only hushed up."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.WARNING)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._world.note(f"{record.name}: {record.getMessage()}")
+        if record.levelno >= logging.ERROR and record.name != "perdure.act":
+            self._world.blame(f"{record.getMessage()}: {record.exc_info[1]!r}" if record.exc_info else record.getMessage())
+
+
+@contextmanager
+def _strict_logging(world: World) -> Iterator[None]:
+    logger, handler = logging.getLogger("perdure"), _Strict(world)
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.propagate = True
+        logger.removeHandler(handler)

@@ -1,0 +1,176 @@
+"""The OpenAPI document: valid, complete, and true to the routes and the types."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema_rs
+import msgspec
+import pytest
+from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
+
+from perdure.api.examples import BY_TYPE, ERROR
+from perdure.api.fields import FIELDS
+from perdure.api.http import Route
+from perdure.api.openapi import IDS, build_document
+from perdure.api.problems import Problem
+from perdure.api.words import OPERATIONS, TAGS
+from perdure.settings import Settings
+from perdure.wiring import all_routes
+
+METHODS = ("get", "put", "post", "delete", "patch")
+
+
+def every_route() -> tuple[Route, ...]:
+    return all_routes(Settings(), asyncio.Event(), lambda: 0)
+
+
+ROUTES = every_route()
+DOCUMENT = build_document(ROUTES, "1.2.3")
+SCHEMAS: dict[str, Any] = DOCUMENT["components"]["schemas"]
+WITH_BODY = [route for route in ROUTES if route.body is not None]
+WITH_ANSWER = [route for route in ROUTES if route.returns is not None and route.content == "application/json"]
+
+
+def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, item in DOCUMENT["paths"].items():
+        for method, operation in item.items():
+            assert method in METHODS
+            yield method, path, operation
+
+
+def validator_of(schema: dict[str, Any]) -> jsonschema_rs.Validator:
+    """A validator of a schema of the document."""
+    return jsonschema_rs.Draft202012Validator({**schema, "components": {"schemas": SCHEMAS}})
+
+
+def broken_by(schema: dict[str, Any], value: Any) -> list[str]:
+    return [f"{error.instance_path}: {error.message}" for error in validator_of(schema).iter_errors(value)]
+
+
+def name_of(route: Route) -> str:
+    return route.operation_id
+
+
+def test_the_document_is_valid_openapi_31() -> None:
+    assert [f"{error.instance_path}: {error.message}"[:300] for error in OPENAPI_31_VALIDATOR.iter_errors(DOCUMENT)] == []
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_schema_is_a_valid_json_schema(name: str) -> None:
+    jsonschema_rs.meta.validate({**SCHEMAS[name], "$schema": "https://json-schema.org/draft/2020-12/schema"})
+
+
+def test_every_reference_leads_somewhere() -> None:
+    text = msgspec.json.encode(DOCUMENT).decode()
+    for section, name in set(re.findall(r'"#/components/(\w+)/([^"]+)"', text)):
+        assert name in DOCUMENT["components"][section]
+
+
+def test_the_document_has_every_route_once() -> None:
+    assert {(method.upper(), path) for method, path, _ in operations()} == {(route.method, route.path) for route in ROUTES}
+    assert len(DOCUMENT["paths"]) == len({route.path for route in ROUTES})
+
+
+def test_operation_ids_are_unique_words() -> None:
+    names = [route.operation_id for route in ROUTES]
+    assert len(set(names)) == len(names)
+    assert [name for name in names if not re.fullmatch(r"[a-z]+(_[a-z]+)*", name)] == []
+
+
+def test_every_operation_and_every_parameter_is_described() -> None:
+    for _, _, operation in operations():
+        name = operation["operationId"]
+        assert operation["summary"], name
+        assert operation.get("description"), f"{name}: describe it in api/words.py"
+        for parameter in operation.get("parameters", ()):
+            assert "$ref" in parameter or parameter.get("description"), f"{name}: describe {parameter['name']} in api/words.py"
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_every_field_is_described(name: str) -> None:
+    assert [field for field, schema in SCHEMAS[name].get("properties", {}).items() if not schema.get("description")] == []
+
+
+def test_every_tag_is_described() -> None:
+    assert {tag["name"]: tag["description"] for tag in DOCUMENT["tags"]} == {route.tag: TAGS[route.tag] for route in ROUTES}
+
+
+def test_no_words_are_left_over_from_what_is_gone() -> None:
+    fields = {name for schema in SCHEMAS.values() for name in schema.get("properties", {})}
+    owned = {f"{name}.{field}" for name, schema in SCHEMAS.items() for field in schema.get("properties", {})}
+    queries = {route.query for route in ROUTES if route.query is not None}
+    fields |= {field for query in queries for field in query.__struct_fields__}
+    owned |= {f"{query.__name__}.{field}" for query in queries for field in query.__struct_fields__}
+    known = {route.operation_id for route in ROUTES}
+    assert {name for name in FIELDS if name not in fields | owned | set(SCHEMAS)} == set()
+    assert {name for name in IDS if name not in fields | owned | {"user_id"}} == set()
+    assert set(OPERATIONS) - known == set()
+    assert set(TAGS) - {route.tag for route in ROUTES} == set()
+    assert {"Event" if name == "WireEvent" else name for name in BY_TYPE} - set(SCHEMAS) == set()
+
+
+@pytest.mark.parametrize("route", WITH_BODY, ids=name_of)
+def test_every_body_has_an_example_that_fits(route: Route) -> None:
+    content = DOCUMENT["paths"][route.path][route.method.lower()]["requestBody"]["content"]["application/json"]
+    assert "example" in content, "give the route a body_example"
+    assert broken_by(content["schema"], content["example"]) == []
+    msgspec.convert(content["example"], route.body)
+
+
+@pytest.mark.parametrize("route", WITH_ANSWER, ids=name_of)
+def test_every_answer_has_an_example_that_fits(route: Route) -> None:
+    content = DOCUMENT["paths"][route.path][route.method.lower()]["responses"][str(route.status)]["content"]["application/json"]
+    assert "example" in content, "give the type an example in api/examples.py"
+    assert broken_by(content["schema"], content["example"]) == []
+    msgspec.json.decode(msgspec.json.encode(content["example"]), type=route.returns)
+
+
+def test_the_example_of_an_error_fits() -> None:
+    assert broken_by({"$ref": "#/components/schemas/ErrorResponse"}, ERROR) == []
+    msgspec.convert(ERROR, Problem)
+
+
+def test_errors_are_problem_documents() -> None:
+    for answer in DOCUMENT["components"]["responses"].values():
+        schema = answer["content"]["application/problem+json"]["schema"]
+        assert schema == {"$ref": "#/components/schemas/ErrorResponse"}
+    assert {"type", "title", "status", "detail", "instance", "code", "error"} <= set(SCHEMAS["ErrorResponse"]["properties"])
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=name_of)
+def test_every_id_in_a_path_has_the_pattern_of_its_kind(route: Route) -> None:
+    given = DOCUMENT["paths"][route.path][route.method.lower()].get("parameters", ())
+    parameters = {each["name"]: each for each in given if each.get("in") == "path"}
+    assert set(parameters) == set(re.findall(r"{(\w+)}", route.path))
+    for name, prefix in route.ids.items():
+        assert parameters[name]["schema"]["pattern"] == f"^{prefix}_[0-9a-f]{{32}}$"
+
+
+def test_ids_in_bodies_have_the_pattern_of_their_kind() -> None:
+    pattern = "^agent_[0-9a-f]{32}$"
+    assert SCHEMAS["Session"]["properties"]["agent_id"]["anyOf"][0]["pattern"] == pattern
+    assert SCHEMAS["Agent"]["properties"]["id"]["pattern"] == pattern
+    assert "pattern" not in SCHEMAS["CreateModel"]["properties"]["model_id"]
+
+
+def test_public_operations_ask_for_no_token_and_all_others_may_refuse_one() -> None:
+    for _, _, operation in operations():
+        if operation.get("security") == []:
+            assert "401" not in operation["responses"]
+        else:
+            assert {"400", "401", "403", "503"} <= set(operation["responses"])
+
+
+def test_an_upsert_says_both_of_its_statuses_and_a_creation_only_one() -> None:
+    assert {"200", "201"} <= set(DOCUMENT["paths"]["/v1/agents"]["post"]["responses"])
+    assert "200" not in DOCUMENT["paths"]["/v1/sessions"]["post"]["responses"]
+
+
+def test_the_data_of_an_event_is_one_of_the_kinds_that_there_are() -> None:
+    kinds = [each["$ref"] for each in SCHEMAS["Event"]["properties"]["data"]["anyOf"]]
+    assert "#/components/schemas/TurnCompletedData" in kinds
+    assert len(kinds) > 20
