@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import AsyncIterator
 from statistics import median
 
@@ -58,9 +59,12 @@ async def _play(site: Site, seats: list[Seat], script: Script, count: int) -> li
 async def _crowd(site: Site, count: int, limit: int) -> tuple[float, float]:
     """Turns a second, and the server's CPU milliseconds for each; eight sessions for each worker, in turn."""
     async with site.seats(count * 8) as seats:
+        free = deque(seats)
 
-        async def play(line: Connection, number: int) -> None:
-            await seats[number % len(seats)].turn(line, TEXT)
+        async def play(line: Connection, _number: int) -> None:
+            seat = free.popleft()
+            await seat.turn(line, TEXT)
+            free.append(seat)
 
         await site.at_once(count, count * 2, play)
         watch = Stopwatch(site.server)

@@ -12,7 +12,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import IO, Any
 
 import uvicorn
@@ -20,7 +20,11 @@ from msgspec import Struct
 
 from perdure import __version__
 from perdure.api import accounts as account_routes
+from perdure.api import agent_versions as agent_version_routes
 from perdure.api import agents as agent_routes
+from perdure.api import capabilities as capability_routes
+from perdure.api import databases as database_routes
+from perdure.api import harnesses as harness_routes
 from perdure.api import messages as message_routes
 from perdure.api import providers as provider_routes
 from perdure.api import sessions as session_routes
@@ -32,14 +36,17 @@ from perdure.api.protocol import HttpProtocol
 from perdure.api.system import document_routes, health_route
 from perdure.app.accounts import bootstrap
 from perdure.app.login import authenticate, caller_in, create_token, login_required
+from perdure.app.predefined import add_predefined
 from perdure.app.services import App
 from perdure.capabilities.registry import Registry
 from perdure.domain.accounts import Caller, CreateToken
 from perdure.domain.errors import Forbidden, Unavailable
+from perdure.domain.providers import ProviderSecrets
 from perdure.engine.histories import Histories
 from perdure.engine.services import Engine, Policy, SystemClock
+from perdure.llm.catalog import Catalog
 from perdure.llm.driver import Driver, ProviderConfig
-from perdure.llm.registry import DriverPool, known_types
+from perdure.llm.registry import DriverPool, config_of, known_types, vendor_key
 from perdure.settings import Settings, is_loopback
 from perdure.store.bus import Bus, LocalBus
 from perdure.store.crypto import Vault, load_master_key, parse_master_key
@@ -53,28 +60,29 @@ from perdure.worker.worker import Worker
 
 log = logging.getLogger("perdure")
 
-ENVIRONMENT_KEYS = {"openai": "OPENAI_API_KEY", "openai_completions": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
-"""Where a provider's key is looked for when it has none of its own."""
-
 
 class Drivers:
-    """The model drivers of this process."""
+    """The model drivers of this process.
 
-    def __init__(self) -> None:
+    Args:
+        environment: where vendors' keys are looked for when a provider has none of its own.
+    """
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         self.pool = DriverPool()
+        self._environment = environment
 
     def known_types(self) -> tuple[str, ...]:
         return known_types()
 
-    def driver_for(self, row: ProviderRow, key: str | None) -> Driver:
-        return self.pool.driver(row.id, row.updated_at, lambda: _config(row, key))
+    def environment_key(self, provider_type: str) -> bool:
+        return vendor_key(provider_type, self._environment) is not None
 
+    def driver_for(self, row: ProviderRow, secrets: ProviderSecrets) -> Driver:
+        def config() -> ProviderConfig:
+            return config_of(row.provider_type, row.base_url, secrets, row.option_struct(), self._environment)
 
-def _config(row: ProviderRow, key: str | None) -> ProviderConfig:
-    # A key of the environment belongs to the vendor's own address: it is never sent anywhere else.
-    if key is None and row.base_url is None:
-        key = os.environ.get(ENVIRONMENT_KEYS.get(row.provider_type, ""))
-    return ProviderConfig(row.provider_type, row.base_url, key)
+        return self.pool.driver(row.id, row.updated_at, config)
 
 
 class Parts(Struct, frozen=True):
@@ -132,7 +140,8 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         drivers = Drivers()
         stack.push_async_callback(drivers.pool.close)
         registry, clock = Registry(), SystemClock()
-        app = App(database, queue, bus, registry, vault, drivers)
+        catalog = Catalog()
+        app = App(database, queue, bus, registry, vault, drivers, catalog=catalog)
         policy = Policy(
             model_attempts=settings.model_attempts,
             history_tokens=settings.history_tokens,
@@ -140,7 +149,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             client_timeout=settings.client_tool_timeout_seconds,
             approval_timeout=settings.approval_timeout_seconds,
         )
-        engine = Engine(database, queue, bus, registry, vault, drivers.driver_for, Histories(), clock, {}, policy)
+        engine = Engine(database, queue, bus, registry, vault, drivers.driver_for, Histories(), clock, {}, policy, catalog=catalog)
         yield Parts(database, bus, queue, app, engine)
 
 
@@ -215,8 +224,12 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *message_routes.ROUTES,
         message_routes.stream_route(stream),
         *agent_routes.ROUTES,
+        *agent_version_routes.ROUTES,
+        *harness_routes.ROUTES,
+        *capability_routes.ROUTES,
         *account_routes.ROUTES,
         *storage_routes.ROUTES,
+        *database_routes.ROUTES,
         *provider_routes.ROUTES,
         health_route(running),
         *document_routes(made),
@@ -247,6 +260,8 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
     _raise_file_limit()
     async with open_parts(settings) as parts:
         owner = await bootstrap(parts.app)
+        for name in await add_predefined(parts.app, owner.organization_id):
+            log.info("%s is set up: its key is in the environment", name)
         login = await login_required(parts.app)
         if not login and not settings.is_loopback:
             raise Forbidden(

@@ -16,6 +16,7 @@ import sys
 import termios
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import psutil
 import pytest
 
 from perdure import __version__
-from perdure.client import Client, ClientSideTool, is_live
+from perdure.client import BuiltinTool, CapabilityRef, Client, ClientSideTool, is_live
 from tests.server import Server
 from tests.unit.fake_server import FakeServer, answers
 
@@ -421,6 +422,43 @@ async def test_going_on_with_a_session_shows_where_it_stands(client: Client, ser
         assert await terminal.end() == 0
     finally:
         terminal.close()
+
+
+async def test_calls_that_need_leave_are_asked_about(client: Client, server: Server) -> None:
+    gated = BuiltinTool("get_current_time", "The time.", {"type": "object"}, policy="requires_approval")
+    session = await client.create_session(tools=(gated,), capabilities=(CapabilityRef("current_time"),))
+    done = await perdure("chat", session.id, url=server.url, given=script(CLOCK, {"text": "Never."}))
+    assert (done.status, done.out) == (1, "")
+    assert "nobody can be asked here: get_current_time" in done.err
+    await client.send_message(session.id, script(CLOCK, CLOCK, {"text": "It is late."}))
+    async with aclosing(
+        client.follow(session.id, await client.last_event_id(session.id), types=("tool.call_requested",))
+    ) as events:
+        async for _ in events:
+            break
+    terminal = Terminal(*PERDURE, "chat", session.id, **environment(server.url))
+    try:
+        await terminal.see('? may get_current_time run? {"timezone":"UTC"}')
+        await terminal.see("ne[v]er: ")
+        terminal.type("perhaps\n")
+        await terminal.see("ne[v]er: ")
+        terminal.type("no\n")
+        await terminal.see("rejected")
+        await terminal.see("ne[v]er: ")
+        terminal.type("y\n")
+        await terminal.see("← get_current_time {")
+        await terminal.see("It is late.\n")
+        await terminal.see("> ")
+        terminal.type(script(CLOCK, {"text": "Never."}) + "\n")
+        await terminal.see("ne[v]er: ")
+        terminal.type("\x03")
+        await terminal.see("ancelled")
+        await terminal.see("> ")
+        terminal.type("\x04")
+        assert await terminal.end() == 0
+    finally:
+        terminal.close()
+    assert (await client.get_session(session.id)).status == "idle"
 
 
 async def test_a_killed_server_does_not_end_the_conversation(chat: Terminal, server: Server) -> None:

@@ -215,7 +215,7 @@ def expected_prompt(log: list[Event], through: int) -> list[Key]:
 
 
 def check_prompts(world: World, log: list[Event]) -> None:
-    """What the model saw is what the log says, and fit to be sent to a vendor; what it said is what the log holds."""
+    """What the model saw is what the log says, and fit to be sent to a vendor; what it said is in the log."""
     for number, call in enumerate(world.calls):
         seen = [key_of(message) for message in call.messages]
         check_order(world, number, call.messages)
@@ -227,11 +227,23 @@ def check_prompts(world: World, log: list[Event]) -> None:
             expected = expected[len(expected) - len(seen) :]
         if seen != expected:
             world.blame(f"model call {number} saw {seen}, expected {expected}")
+    check_answers(world, log)
+
+
+def check_answers(world: World, log: list[Event]) -> None:
+    """Each answer in the log was given by a model call that had seen the log up to the beginning of that call, and no other."""
+    begun: dict[str, int] = {}
     for event in log:
-        if event.type == "output.message.completed":
-            said = text_of(event.decoded().message.content)
-            if said.startswith(ANSWER) and int(said.split()[1]) >= len(world.calls):
-                world.blame(f"{said!r} was never said")
+        execution = event.context_struct().exec_id or ""
+        if event.type == "reason.started":
+            begun[execution] = event.sequence
+        if event.type != "output.message.completed" or execution not in begun:
+            continue
+        number = int(text_of(event.decoded().message.content).removeprefix(ANSWER))
+        seen = [key_of(message) for message in world.calls[number].messages]
+        expected = expected_prompt(log, begun[execution])
+        if seen != (expected if world.scenario.window is None else expected[len(expected) - len(seen) :]):
+            world.blame(f"answer {number} in the log was given to {seen}, not to {expected}")
 
 
 def check_order(world: World, number: int, messages: tuple[Message, ...]) -> None:

@@ -101,10 +101,18 @@ class Client:
             await self._ask("answer", call, server)
 
     async def _ask(self, what: str, call: Callable[[Process], Awaitable[Any]], server: Process | None) -> bool:
+        """Have a process serve a request; whether it was answered."""
         process = server or self.server()
-        task = process.spawn(_call(call, process))
+        task = process.spawn(self._serve(what, call, process))
         await asyncio.wait([task])
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        return not task.cancelled() and task.result()
+
+    async def _serve(self, what: str, call: Callable[[Process], Awaitable[Any]], process: Process) -> bool:
+        error: BaseException | None = None
+        try:
+            await call(process)
+        except BaseException as raised:
+            error = raised
         self.world.note(f"{process.name} {what}: {'done' if error is None else repr(error)}")
         allowed: tuple[type[BaseException], ...] = (Crash, Unavailable, asyncio.CancelledError)
         if what == "answer":
@@ -114,7 +122,3 @@ class Client:
         if error is not None and not isinstance(error, allowed):
             self.world.blame(f"the request {what} failed: {error!r}")
         return error is None
-
-
-async def _call(call: Callable[[Process], Awaitable[Any]], process: Process) -> None:
-    await call(process)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
@@ -33,6 +34,18 @@ class Injections:
         """The process dies here; the one that takes its place looks at once for what was left."""
         process.kill()
         raise Crash
+
+    async def stop(self, process: Process, where: str) -> None:
+        """The process is told to stop, and gives its runners a moment to end by themselves."""
+        process.stopping = True
+        grace = self._world.rng.choice((0.0, 0.5, 30.0))
+
+        async def stop() -> None:
+            await asyncio.wait([process.spawn(process.worker.drain(grace))])
+            if process.alive:
+                process.kill()
+
+        self._world.keep(stop())
 
     async def fault(self, process: Process, where: str) -> None:
         """What is called at this point fails."""
@@ -112,11 +125,11 @@ async def sweep(process: Process, **how: int) -> None:
 KINDS: dict[str, Callable[[Injections, Process, str], Awaitable[None]]] = {
     name: getattr(Injections, name)
     for name in (
-        "crash", "fault", "stall", "freeze", "overtake", "wake", "wake_elsewhere", "message", "message_elsewhere", "cancel", "cancel_elsewhere",
+        "crash", "stop", "fault", "stall", "freeze", "overtake", "wake", "wake_elsewhere", "message", "message_elsewhere", "cancel", "cancel_elsewhere",
         "delete", "delete_elsewhere", "patch", "answer", "decide", "linger",
     )
 }  # fmt: skip
 
-ROUGH = frozenset({"crash", "fault", "stall", "freeze"})
+ROUGH = frozenset({"crash", "stop", "fault", "stall", "freeze"})
 GENTLE = frozenset(KINDS) - ROUGH
 """What the server must get over at once, without a sweep: no process dies, nothing fails and nothing stalls."""

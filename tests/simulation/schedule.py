@@ -79,6 +79,7 @@ class Schedule:
                 world.blame(f"the harness stumbled: {error!r}")
                 raise Violation(self._report(world)) from error
             finally:
+                loop.run_until_complete(_bury(world))
                 loop.close()
         self.points = world.passed
         if world.session_id:
@@ -98,6 +99,8 @@ class Schedule:
     async def _live(self, world: World) -> None:
         client = Client(world)
         Injections(world, client)
+        if isinstance(self.plan, Drawn) and self.rng.random() < 0.5:
+            world.skews = [self.rng.randrange(-5_000_000, 5_000_000) for _ in range(5)]
         for _ in range(self.rng.choice((1, 2))):
             world.start()
         await client.create()
@@ -108,9 +111,6 @@ class Schedule:
         await self._expire(world)
         world.counting = False
         await check_world(world)
-        for process in world.live():
-            process.kill()
-        await world.loop.quiet()
 
     async def _act(self, world: World, client: Client, verb: str, what: str = "") -> None:
         match verb:
@@ -157,6 +157,13 @@ class Schedule:
             for process in world.live():
                 process.spawn(sweep(process))
             await self._rest(world)
+
+
+async def _bury(world: World) -> None:
+    """Nothing of this schedule reaches into the next one."""
+    for process in world.live():
+        process.kill()
+    await world.loop.quiet()
 
 
 def at_rest(row: SessionRow, now: int) -> bool:

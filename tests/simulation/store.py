@@ -18,6 +18,7 @@ from perdure.domain.accounts import Caller
 from perdure.domain.events import Event, NewEvent
 from perdure.domain.providers import CreateModel, CreateProvider
 from perdure.domain.sessions import Projection, project
+from perdure.engine.services import Policy
 from perdure.store.bus import LocalBus
 from perdure.store.crypto import Vault
 from perdure.store.database import Body, T
@@ -115,6 +116,7 @@ class Witness:
         self.row = store.row(session_id)
         self._projection = Projection()
         self._holder: object = None
+        self._claims = 0
         self._take_in()
 
     def look(self, role: str, who: object) -> None:
@@ -131,6 +133,7 @@ class Witness:
             self._blame("an append changed the title")
         if after.head != before.head or after.status != before.status:
             self._take_in()
+        self._claims = self._claims + 1 if after.head == before.head and after.epoch != before.epoch else 0
 
     def _judge_epoch(self, before: SessionRow, after: SessionRow, role: str, who: object) -> None:
         step, grown = after.epoch - before.epoch, after.head - before.head
@@ -152,5 +155,7 @@ class Witness:
         self.log += fresh
         decoded = [NewEvent(event.type, event.decoded(), event.context_struct(), event.ts) for event in fresh]
         self._projection = project(self._projection, decoded)
+        if any(event.type == "turn.sealed" for event in fresh) and self._claims <= Policy().max_recoveries:
+            self._blame(f"P4: sealed after {self._claims} recoveries")
         if self.row.deleted_at is None and self.row.projection() != self._projection:
             self._blame(f"the row's projection is {self.row.projection()}, its log's is {self._projection}")

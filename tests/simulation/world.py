@@ -88,7 +88,9 @@ class World:
         self.violations: list[str] = []
         self.trace: list[str] = []
         self.passed = 0
+        self._kept: list[asyncio.Task[None]] = []
         self.lossy = False
+        self.skews: list[int] = []
         self.counting = False
         self.inject: Callable[[Process, str, str], Coroutine[Any, Any, None]] | None = None
         loop.set_task_factory(_owned_task)  # type: ignore[arg-type]
@@ -114,8 +116,14 @@ class World:
         process.spawn(process.queue.start(process.worker.handle))
         return process
 
+    def keep(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something that belongs to no process."""
+        task = self.loop.create_task(work, context=contextvars.Context())
+        self._kept.append(task)
+
     def live(self) -> list[Process]:
-        return [process for process in self.processes if process.alive]
+        """The processes that take requests and jobs."""
+        return [process for process in self.processes if process.alive and not process.stopping]
 
     def log(self) -> list[Event]:
         return self.store.events(self.session_id)
@@ -140,7 +148,8 @@ class Process:
     """A server process: the real engine, worker, sweep, queue and bus, on ports that can fail under it."""
 
     def __init__(self, world: World, name: str) -> None:
-        self.world, self.name, self.alive = world, name, True
+        self.world, self.name, self.alive, self.stopping = world, name, True, False
+        self.skew = world.skews.pop() if world.skews else 0
         self.thawed: asyncio.Future[None] | None = None
         self.tasks: dict[asyncio.Task[Any], None] = {}
         bus, queue, store = _Bus(world), LocalQueue(self.spawn), world.store
@@ -150,13 +159,13 @@ class Process:
             _Port(self, "engine"), queue, bus, store.registry, store.vault, lambda row, key: driver, Histories(), self, {}, policy,
             world.new_id, lambda: 0.5,
         )  # fmt: skip
-        self.app = App(_Port(self, "app"), queue, bus, store.registry, store.vault, Known(), world.now, world.new_id)
+        self.app = App(_Port(self, "app"), queue, bus, store.registry, store.vault, Known(), self.now, world.new_id)
         self.worker = Worker(self.engine)
         self.sweep = Sweep(self.engine, self.worker)
         self.queue = queue
 
     def now(self) -> int:
-        return self.world.now()
+        return self.world.now() + self.skew
 
     def elapsed(self) -> float:
         return self.world.loop.now

@@ -190,7 +190,9 @@ class QueryDecoder:
         self._kind = kind
         self._many: set[str] = set()
         self._readers: dict[str, Callable[[str], Any]] = {}
-        for name, hint in get_type_hints(kind).items():
+        on_wire = {each.name: each.encode_name for each in msgspec.structs.fields(kind)}
+        for own_name, hint in get_type_hints(kind).items():
+            name = on_wire[own_name]
             kinds = set(_kinds_in(hint))
             if tuple in kinds:
                 self._many.add(name)

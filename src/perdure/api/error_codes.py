@@ -35,7 +35,10 @@ ANSWERS = (
         ),
         ("body_timeout", "The body did not arrive within 30 seconds.", "Send it again."),
         ("duplicate_tool", "Two tools have the same name.", "Rename one of them."),
+        ("empty_file", "The text that was sent is empty.", "Send an agent's file, or a prompt."),
         ("harness_archived", "The harness is archived.", "Use another."),
+        ("harness_cycle", "A harness would inherit from itself, perhaps by way of others.", "Choose another parent."),
+        ("harness_too_deep", "Over 8 harnesses would inherit from one another in a line.", "Choose a parent nearer to the top."),
         (
             "invalid_capability_config",
             "A capability's configuration does not fit its schema.",
@@ -45,6 +48,11 @@ ANSWERS = (
             "invalid_etag",
             "`If-Match` or `If-None-Match` is not a list of entity tags.",
             "Send the `ETag` as it was given, with its quotes.",
+        ),
+        (
+            "invalid_front_matter",
+            "The front matter is not YAML, or holds what no agent has.",
+            "The message names the line or the field. Anchors, tags and unknown fields are not taken.",
         ),
         ("invalid_http", "What came in is not an HTTP/1.1 request.", "Use an HTTP client; for HTTPS, a proxy before the server."),
         (
@@ -63,14 +71,32 @@ ANSWERS = (
             "A field or parameter is missing, of the wrong type or against a rule.",
             "`field` names it, the message says what would fit.",
         ),
+        ("invalid_text", "The body is not text in UTF-8, or holds a NUL character.", "Send text in UTF-8."),
         ("missing_body", "The request needs a body.", "Send JSON, `{}` at least."),
+        (
+            "models_not_listed",
+            "There is no list of models at the provider's address.",
+            "Look at `base_url`; or register the models by hand.",
+        ),
         ("missing_tool_call", "An open tool call has no answer among the results.", "Answer all open calls together."),
         ("nesting_too_deep", "The body's JSON is nested 100 deep or deeper.", "Flatten it."),
         ("number_out_of_range", "A whole number does not fit in 64 bits, or another one in a double.", "Send it as a string."),
         ("organization_required", "The token's user belongs to several organizations.", "Name one in the `X-Org-Id` header."),
         ("repeated_tool_call", "A call is answered twice in one request.", "Answer each once."),
+        ("reserved_name", "The name is a word of the API's own paths.", "Choose another name."),
         ("reserved_tool_name", "A tool may not have this name.", "Rename it."),
+        (
+            "secret_in_url",
+            "A URL that others can read holds credentials.",
+            "Put them into `api_key` or `options.headers`.",
+        ),
+        (
+            "secret_would_move",
+            "The change would send the stored key or headers to another address.",
+            "Give them again, or `null`, together with the new address.",
+        ),
         ("unknown_capability", "There is no such capability on this server.", "`GET /v1/capabilities` lists them."),
+        ("unknown_credential", "This type of provider has no such credential.", "`GET /v1/providers/config` lists them."),
         ("unknown_event_type", "There is no such type of event.", "See the list of event types."),
         ("unknown_provider_type", "This server does not speak that provider's protocol.", "The message lists the types."),
         ("unknown_tool_call", "No open call has this id.", "Take the ids from the last `tool.call_requested` event."),
@@ -81,6 +107,7 @@ ANSWERS = (
     ),
     *_answers(
         403,
+        ("built_in_read_only", "What came with the server cannot be changed.", "Copy it, and change the copy."),
         ("forbidden", "The caller may not do this.", "Ask an owner of the organization."),
         (
             "host_not_allowed",
@@ -91,8 +118,11 @@ ANSWERS = (
     ),
     *_answers(
         404,
+        ("agent_example_not_found", "There is no such example.", "The guide to agents names them."),
         ("agent_not_found", "There is no such agent here.", "It may be another organization's: the answer is the same."),
+        ("agent_version_not_found", "The agent has no such version.", "`GET /v1/agents/{agent_id}/versions` lists them."),
         ("capability_not_found", "There is no such capability.", "`GET /v1/capabilities` lists them."),
+        ("harness_example_not_found", "There is no such example.", "`GET /v1/harness-examples` lists them."),
         ("harness_not_found", "There is no such harness here.", "`GET /v1/harnesses` lists them."),
         ("image_not_found", "There is no such image here.", "Send the image itself, or its URL."),
         ("model_not_found", "There is no such model here.", "`GET /v1/models` lists them."),
@@ -109,6 +139,7 @@ ANSWERS = (
     *_answers(
         409,
         ("conflict", "The resource's state does not allow this.", "Read it again."),
+        ("harness_in_use", "The harness is the organization's default.", "Choose another default first."),
         ("idempotency_key_reused", "The `Idempotency-Key` belongs to another request.", "Use a new key for a new request."),
         ("name_taken", "Another one has this name.", "Choose another name."),
         (
@@ -171,12 +202,19 @@ TURNS = (
         "What came back is not what the protocol promises.",
         "Look at `base_url` and `provider_type`.",
     ),
+    ErrorCode(
+        "provider_misconfigured",
+        None,
+        "No call can be made with the provider's address, key and options.",
+        "The error says why. Change the provider, or the key in the server's environment.",
+    ),
     ErrorCode("provider_rate_limited", None, "The vendor limits requests, and did not recover in time.", "Send a message later."),
     ErrorCode("provider_timeout", None, "The model took too long.", "Send a message to try again."),
     ErrorCode("provider_unavailable", None, "The vendor could not be reached, or failed.", "Send a message later."),
     ErrorCode("quota_exceeded", None, "The vendor's quota is used up.", "Raise it with the vendor."),
 )
-"""The `error_code` of `turn.failed` events."""
+"""The `error_code` of `turn.failed` events. What a provider says while its models are listed has the same codes: as an answer with
+status 400 when the caller can mend it, else 502."""
 
 TOOLS = (
     ErrorCode("invalid_arguments", None, "The model's arguments do not fit the tool's schema.", "The model is told what is wrong."),

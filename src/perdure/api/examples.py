@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import UnionType
 from typing import Any, get_args, get_origin
 
 from perdure.domain.links import Listing, Page
@@ -84,6 +85,60 @@ _AGENT: dict[str, Any] = {
     **_links(f"/v1/agents/{_AGENT_ID}"),
 }
 
+_PROMPT = "You answer questions about orders."
+_TOOL: dict[str, Any] = {
+    "type": "builtin",
+    "name": "get_current_time",
+    "description": "The present date and time.",
+    "parameters": {"type": "object", "properties": {}},
+    "capability_id": "current_time",
+    "policy": "auto",
+}
+_VERSION: dict[str, Any] = {
+    "id": f"agentver_{_NUMBER}",
+    "agent_id": _AGENT_ID,
+    "version_number": 4,
+    "version": "1.1.0",
+    "semver_major": 1,
+    "semver_minor": 1,
+    "semver_patch": 0,
+    "change_kind": "minor",
+    "is_published": True,
+    "config_hash": "5feceb66ffc86f38d952786c6d696c79c2dbc239dd4e91b46729d73a27fb57e9",
+    "authored_config": {"system_prompt": _PROMPT, "harness_id": _HARNESS_ID},
+    "resolved_config": {
+        "system_prompt": f"<agent>\n{_PROMPT}\n</agent>",
+        "harnesses": ["base"],
+        "capabilities": [],
+        "features": [],
+        "tools": [],
+    },
+    "created_at": _TIME,
+    "summary": "Knows about refunds",
+    "parent_version_id": "agentver_0192f0c1b2a37b5c8d4e5f60718293a3",
+    "created_by_principal_id": f"principal_{_NUMBER}",
+}
+_STATS: dict[str, Any] = {
+    "session_count": 3,
+    "started_session_count": 1,
+    "active_session_count": 0,
+    "idle_session_count": 2,
+    "waiting_for_tool_results_session_count": 0,
+    "execution_count": 7,
+    "total_input_tokens": 8120,
+    "total_output_tokens": 340,
+    "total_cache_read_tokens": 4096,
+    "total_cache_creation_tokens": 0,
+    "total_cost_usd": 0.0121,
+    "total_estimated_cost_usd": 0.0121,
+    "total_actual_cost_usd": 0.0,
+    "total_session_duration_ms": 90500,
+    "avg_session_duration_ms": 45250,
+    "first_session_at": _TIME,
+    "last_session_at": _LATER,
+    "last_execution_at": _LATER,
+}
+
 _HARNESS: dict[str, Any] = {
     "id": _HARNESS_ID,
     "name": "generic",
@@ -141,6 +196,8 @@ _MODEL: dict[str, Any] = {
     "enabled": True,
     "is_favorite": False,
     "source": "manual",
+    "healthy": True,
+    "context_tokens": 8192,
     "created_at": _TIME,
     "updated_at": _TIME,
     **_links(f"/v1/models/{_MODEL_ID}"),
@@ -172,10 +229,57 @@ BY_TYPE: dict[str, Any] = {
         "last_ts": _LATER,
     },
     "Agent": _AGENT,
+    "AgentVersion": _VERSION,
+    "AgentVersionDiff": {
+        "from_version_id": _VERSION["parent_version_id"],
+        "to_version_id": _VERSION["id"],
+        "authored_diff": [{"op": "replace", "path": "/system_prompt", "value": _PROMPT, "old": "You answer questions."}],
+        "resolved_diff": [],
+    },
+    "AgentPreview": {"system_prompt": f"<agent>\n{_PROMPT}\n</agent>", "tools": [_TOOL], "findings": []},
+    "Analysis": {
+        "findings": [
+            {
+                "rule_id": "prompt_short",
+                "category": "completeness",
+                "severity": "suggestion",
+                "message": "The prompt hardly says what the agent is for.",
+                "source": "builtin",
+                "location": {"field": "system_prompt"},
+            }
+        ]
+    },
+    "NameCheck": {"available": True},
+    "ResourceConfig": {"policies": {"agent.manage": True}},
+    "ResourceStats": _STATS,
     "Harness": _HARNESS,
+    "HarnessExample": {
+        "name": "notebook",
+        "display_name": "Notebook",
+        "description": "Keeps what it learns in files.",
+        "capabilities": [{"ref": "session_file_system"}],
+        "tags": ["files"],
+        "dev_only": False,
+        "parent_name": "base",
+    },
+    "HarnessPreview": {"system_prompt": "<harness>\nAnswer briefly.\n</harness>", "tools": [_TOOL]},
     "CapabilityInfo": _CAPABILITY,
     "Provider": _PROVIDER,
     "Model": _MODEL,
+    "ProvidersConfig": {
+        "drivers": [
+            {
+                "driver": "openai",
+                "credential_schema": {
+                    "fields": [{"name": "api_key", "label": "API key", "field_type": "password", "required": True}],
+                    "instructions_markdown": "Make a key at [platform.openai.com](https://platform.openai.com/api-keys).",
+                },
+                "supports_oauth": False,
+            }
+        ],
+        "policies": {"provider.manage": True},
+    },
+    "SyncedModels": {"status": "success", "created": 12, "updated": 3, "stale": 1},
     "Organization": _ORGANIZATION,
     "ResolvedOrganization": {"org_id": _ORG_ID, "org_name": "Acme"},
     "SwitchedOrganization": {"org_id": _ORG_ID, "success": True},
@@ -203,12 +307,17 @@ BY_TYPE: dict[str, Any] = {
 
 def example_of(kind: Any) -> Any:
     """An answer of this type; None where there is no example yet."""
+    if isinstance(kind, UnionType):
+        kind = get_args(kind)[0]
     origin = get_origin(kind)
     if origin in (Page, Listing):
         one = BY_TYPE.get(get_args(kind)[0].__name__)
         if one is None:
             return None
         return {"data": [one], "total": 1, "offset": 0, "limit": 20} if origin is Page else {"data": [one]}
+    if origin is tuple:
+        one = BY_TYPE.get(get_args(kind)[0].__name__)
+        return None if one is None else [one]
     if origin is dict:
         return {"openapi": "3.1.0", "info": {"title": "Perdure", "version": "0.1.0"}, "paths": {}}
     return BY_TYPE.get(kind.__name__)

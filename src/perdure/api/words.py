@@ -67,20 +67,66 @@ OPERATIONS: dict[str, str] = {
         "It is hidden from lists and starts no more sessions. Those that it has stop, with words that a person can read, at their "
         "next step. `PATCH` with the status `active` brings it back."
     ),
+    "copy_agent": "The copy gets the next free name that ends in `-copy`, and versions of its own.",
+    "export_agent": "The prompt is the text; everything else is YAML front matter. `import_agent` takes it back.",
+    "import_agent": (
+        "Markdown with YAML front matter, a YAML or JSON document, or a prompt and nothing else. The agent of that name is replaced "
+        "(200), or made (201). With `from-example` the body may be empty."
+    ),
+    "preview_agent": "The prompt put together and the tools, as the model would get them; nothing is stored.",
+    "analyze_agent": "Fixed rules; no model is asked, nothing is stored.",
+    "check_agent_name": "What is malformed as a name is refused; a free name can be taken by somebody else a moment later.",
+    "agent_config": "By the role that the caller has in the organization.",
+    "get_agent_stats": "Over all its sessions that were not deleted.",
+    "list_agent_versions": "Every change of an agent's configuration leaves a version behind.",
+    "create_agent_version": (
+        "Marks the agent as it is now, with a number and a summary of your own choice: `major` and `minor` move that part of the "
+        "number, everything else its last part."
+    ),
+    "set_default_agent_version": (
+        "Sessions that are made from now on run this version, whatever becomes of the agent; `null` lets them follow the agent again. "
+        "Sessions that are there stay as they are."
+    ),
+    "diff_agent_versions": "JSON Patches (RFC 6902) that turn the first version into the second.",
+    "fork_agent_version": "The new agent remembers where it comes from.",
+    "rollback_agent_version": (
+        "Sets the configuration back, not the name or the status. The result is a new version, unless `save_version` is false."
+    ),
     "create_harness": "A harness inherits from its parent, if it names one.",
     "list_harnesses": "The built-in ones come first.",
     "get_harness": "By id, or by name.",
+    "update_harness": "Built-in ones cannot be changed, only copied. A harness cannot inherit from itself, also not by way of others.",
+    "delete_harness": "It is hidden from lists, and nothing new can stand on it; what does already goes on. Built-in ones stay.",
+    "copy_harness": "The copy gets the next free name that ends in `-copy`. That of a built-in harness can be changed.",
+    "list_examples": "Those that this server has the capabilities for.",
+    "import_harness": "Under the example's own name, which must be free.",
+    "preview_harness": "With its parents: the prompt put together and the tools, as the model would get them.",
+    "check_harness_name": "What is malformed as a name is refused; a free name can be taken by somebody else a moment later.",
+    "harness_config": "By the role that the caller has in the organization.",
+    "get_harness_stats": "Over all its sessions that were not deleted.",
     "list_capabilities": "By id, each with its tools.",
     "get_capability": "By id, or by another id that means the same.",
-    "create_provider": "The key is kept encrypted; no answer shows it again.",
+    "create_provider": (
+        "Address, key and options are checked for what can be told without a call. The key and the headers are kept encrypted; no "
+        "answer shows them again."
+    ),
     "list_providers": "Oldest first.",
     "get_provider": "Without its key.",
-    "update_provider": "A field that is left out stays; `null` clears `base_url` and `api_key`.",
+    "update_provider": (
+        "A field that is left out stays, in `options` too; `null` clears. With another host in `base_url` the key and the headers "
+        "have to be given again (or `null`): nobody can have a stored secret sent elsewhere."
+    ),
+    "provider_config": "For each type of provider the form of its credentials; and what the caller's role allows.",
+    "sync_models": (
+        "New models are registered (those that do not converse, switched off), known ones learn their window; those that were found "
+        "earlier and are named no more become stale: hidden from lists, until they are named again. Nothing is deleted."
+    ),
+    "model_config": "By the role that the caller has in the organization.",
     "delete_provider": "Its models go with it. Sessions that name one of them use the next model that has a claim.",
     "create_model": "The first model that is registered becomes the organization's default.",
-    "list_provider_models": "Oldest first.",
-    "list_all_models": "Of all providers, oldest first.",
-    "get_model": "With the name and type of its provider.",
+    "list_provider_models": "Oldest first, with what is known about each.",
+    "list_all_models": "Of all providers, oldest first, with what is known about each.",
+    "get_model": "With its provider, and with what is known about it: limits, abilities, prices.",
     "update_model": "A field that is left out stays.",
     "delete_model": "Sessions that name it use the next model that has a claim.",
     "list_organizations": "Those that the caller belongs to.",

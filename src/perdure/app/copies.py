@@ -23,6 +23,7 @@ from perdure.domain.sessions import (
 from perdure.domain.times import Micros
 from perdure.store.agents import get_agent
 from perdure.store.database import Tx
+from perdure.store.databases import copy_databases
 from perdure.store.events import copy_events, events_after
 from perdure.store.files import copy_files
 from perdure.store.rows import to_json
@@ -51,6 +52,7 @@ async def fork_session(app: App, caller: Caller, session_id: str, body: ForkSess
         await add_session(tx, row)
         await copy_events(tx, source.id, row.id, through)
         await copy_files(tx, source.id, row.id, now)
+        await copy_databases(tx, source.id, row.id)
         await copy_storage(tx, app.vault, source.org_id, source.id, row.id, now)
         if row.status in ("active", "waiting_for_tool_results"):
             row, _ = await append(

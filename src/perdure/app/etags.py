@@ -26,8 +26,9 @@ def parse_tags(header: str) -> frozenset[str]:
     """
     if header.strip() == "*":
         return frozenset("*")
-    found, position = [], 0
-    while position < len(header):
+    found: list[str] = []
+    position = 0
+    while position < len(header) or not found:
         match = _TAGS.match(header, position)
         if match is None:
             raise InvalidInput('an entity tag looks like "0123abcd"', code="invalid_etag")

@@ -54,7 +54,7 @@ class _Guarded:
         self._place = (org_id, key, print_, now)
         self.dialect = inner.dialect
 
-    async def write(self, body: Body[T]) -> T:
+    async def write(self, body: Body[T], *, single: bool = False) -> T:
         async def guarded(tx: Tx) -> T:
             org_id, key, print_, now = self._place
             await tx.run("DELETE FROM idempotency WHERE org_id = ? AND key = ? AND created_at < ?", org_id, key, now - KEPT)

@@ -165,7 +165,8 @@ def _undescribed(parameters: JsonObject) -> list[str]:
 
 def _about_size(merged: Merged) -> Iterator[Finding]:
     if len(merged.system) > LONG_PROMPT:
-        yield Finding("prompt_long", "cost", "info", f"The assembled prompt has {len(merged.system)} characters; each model call pays for it.")
+        message = f"The assembled prompt has {len(merged.system)} characters; each model call pays for it."
+        yield Finding("prompt_long", "cost", "info", message)
     count = len(merged.bound) + len(merged.client)
     if count > MANY_TOOLS:
         yield Finding("many_tools", "cost", "info", f"The model gets {count} tools; it chooses better among fewer.")

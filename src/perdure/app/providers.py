@@ -5,14 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
+from perdure.app.provider_settings import Settings, changed_settings, form_of, settings_of
 from perdure.app.services import App
-from perdure.domain.accounts import Caller, require
+from perdure.domain.accounts import RANK, Caller, require
 from perdure.domain.errors import InvalidInput
+from perdure.domain.ids import check_id
 from perdure.domain.links import AllowedAction
-from perdure.domain.providers import CreateModel, CreateProvider, Model, Provider, UpdateModel, UpdateProvider
+from perdure.domain.model_profiles import ModelProfile
+from perdure.domain.providers import (
+    CreateModel,
+    CreateProvider,
+    DriverCredentials,
+    Model,
+    ModelSource,
+    Provider,
+    ProviderOptions,
+    ProvidersConfig,
+    UpdateModel,
+    UpdateProvider,
+)
 from perdure.domain.times import maybe_rfc3339, to_rfc3339
+from perdure.llm.catalog import Place
+from perdure.llm.model_table import vendor_of
+from perdure.llm.registry import KINDS
 from perdure.store.accounts import get_organization, set_default_model
 from perdure.store.database import Tx
 from perdure.store.providers import (
@@ -26,39 +43,92 @@ from perdure.store.providers import (
     get_provider,
     list_models,
     list_providers,
+    open_secrets,
+    seal_secrets,
     update_model,
     update_provider,
 )
 from perdure.store.rows import to_json
 
+# --- views --------------------------------------------------------------------
+
 
 def to_provider(row: ProviderRow) -> Provider:
-    """The row as clients see it: of the key only whether there is one."""
+    """The row as clients see it: of what is secret, only what there is."""
     url = f"/v1/providers/{row.id}"
+    options = row.option_struct()
+    kind = KINDS.get(row.provider_type)
+    sync = AllowedAction("sync", "POST", f"{url}/sync-models", "sync_models")
     return Provider(
-        id=row.id, name=row.name, provider_type=row.provider_type, api_key_set=row.api_key is not None, status=row.status,
+        id=row.id, name=row.name, provider_type=row.provider_type, api_key_set=bool(row.api_key_set), status=row.status,
         created_at=to_rfc3339(row.created_at), updated_at=to_rfc3339(row.updated_at), self_url=url, view_url=url, ui_link=url,
-        base_url=row.base_url, last_synced_at=maybe_rfc3339(row.last_synced_at),
+        base_url=row.base_url, options=None if options == ProviderOptions() else options, header_names=row.header_list(),
+        trace=row.trace_struct(), last_synced_at=maybe_rfc3339(row.last_synced_at),
         allowed_actions=(
             AllowedAction("self", "GET", url, "get_provider"),
+            AllowedAction("models", "GET", f"{url}/models", "list_provider_models"),
             AllowedAction("update", "PATCH", url, "update_provider"),
             AllowedAction("delete", "DELETE", url, "delete_provider"),
+            *((sync,) if kind is not None and kind.lists_models else ()),
         ),
     )  # fmt: skip
 
 
-def to_model(row: ModelRow, provider: ProviderRow | None = None) -> Model:
-    """The row as clients see it; with its provider's name and kind where that is at hand."""
+class Served(Struct, frozen=True):
+    """A model's surroundings: its provider, whether that has the key it needs, and what is known about the model."""
+
+    provider: ProviderRow
+    keyed: bool
+    profile: ModelProfile | None = None
+
+
+def to_model(row: ModelRow, served: Served | None = None) -> Model:
+    """The row as clients see it; with its provider and its profile where they are at hand."""
     url = f"/v1/models/{row.id}"
-    return Model(
+    seen = Model(
         id=row.id, model_id=row.model_id, display_name=row.display_name, provider_id=row.provider_id,
         capabilities=row.capability_list(), enabled=bool(row.enabled), is_favorite=bool(row.is_favorite), source=row.source,
         created_at=to_rfc3339(row.created_at), updated_at=to_rfc3339(row.updated_at), self_url=url, view_url=url, ui_link=url,
-        healthy=UNSET if provider is None else bool(row.enabled) and provider.status == "active",
-        provider_name=UNSET if provider is None else provider.name,
-        provider_type=UNSET if provider is None else provider.provider_type,
-        allowed_actions=(AllowedAction("self", "GET", url, "get_model"), AllowedAction("delete", "DELETE", url, "delete_model")),
+        context_tokens=row.context_tokens, stale_since=maybe_rfc3339(row.stale_since),
+        allowed_actions=(
+            AllowedAction("self", "GET", url, "get_model"),
+            AllowedAction("update", "PATCH", url, "update_model"),
+            AllowedAction("delete", "DELETE", url, "delete_model"),
+        ),
     )  # fmt: skip
+    if served is None:
+        return seen
+    provider = served.provider
+    vendor = "llmsim" if provider.provider_type == "llmsim" else vendor_of(row.model_id)
+    usable = bool(row.enabled) and row.stale_since is None and provider.status == "active" and served.keyed
+    return msgspec.structs.replace(
+        seen,
+        healthy=usable,
+        provider_name=provider.name,
+        provider_type=provider.provider_type,
+        model_vendor=UNSET if vendor is None else vendor,
+        profile=UNSET if served.profile is None else served.profile,
+    )
+
+
+def _is_keyed(app: App, row: ProviderRow) -> bool:
+    """Whether the provider has the key that it needs: a vendor's own address needs one, others may do without."""
+    kind = KINDS.get(row.provider_type)
+    if row.api_key_set or row.base_url is not None or kind is None or kind.environment is None:
+        return True
+    return app.drivers.environment_key(row.provider_type)
+
+
+async def _seen(app: App, rows: list[tuple[ModelRow, ProviderRow]]) -> list[Model]:
+    places = [Place(provider.provider_type, provider.base_url, row.model_id) for row, provider in rows]
+    profiles = await app.catalog.profiles(places)
+    return [
+        to_model(row, Served(provider, _is_keyed(app, provider), profiles[place]))
+        for (row, provider), place in zip(rows, places, strict=True)
+    ]
+
+
+# --- providers ----------------------------------------------------------------
 
 
 def _check_type(app: App, provider_type: str) -> None:
@@ -69,17 +139,35 @@ def _check_type(app: App, provider_type: str) -> None:
         )
 
 
+def providers_config(app: App, caller: Caller) -> ProvidersConfig:
+    """The types of provider that there are, what each needs to know, and what the caller's role allows."""
+    drivers = tuple(
+        DriverCredentials(name, form_of(KINDS[name], in_environment=app.drivers.environment_key(name)), False)
+        for name in app.drivers.known_types()
+    )
+    return ProvidersConfig(drivers, policies(caller, "provider"))
+
+
+def policies(caller: Caller, kind: str) -> dict[str, bool]:
+    """What the caller's role allows with providers or models: all of it is for admins."""
+    return {f"{kind}.manage": RANK[caller.role] >= RANK["admin"]}
+
+
 async def create_provider(app: App, caller: Caller, body: CreateProvider) -> Provider:
-    """Register a provider; its key is sealed at once."""
+    """Register a provider; what is secret of it is sealed at once."""
     require(caller, "admin")
     _check_type(app, body.provider_type)
-    key = body.api_key or (body.credentials or {}).get("api_key")
+    settings = settings_of(body)
     now, provider_id = app.now(), app.new_id("provider")
 
     async def work(tx: Tx) -> Provider:
         org_id = caller.organization_id
-        sealed = None if key is None else await app.vault.seal(tx, org_id, key, f"provider/{provider_id}")
-        row = ProviderRow(provider_id, org_id, body.name, body.provider_type, body.base_url, sealed, "active", None, now, now)
+        sealed = await seal_secrets(app.vault, tx, org_id, provider_id, settings.secrets)
+        row = ProviderRow(
+            id=provider_id, org_id=org_id, name=body.name, provider_type=body.provider_type, base_url=body.base_url, **sealed,
+            options=to_json(settings.options), trace=None if body.trace is None else to_json(body.trace), status="active",
+            last_synced_at=None, created_at=now, updated_at=now,
+        )  # fmt: skip
         await add_provider(tx, row)
         return to_provider(row)
 
@@ -102,14 +190,21 @@ async def change_provider(app: App, caller: Caller, provider_id: str, body: Upda
     if isinstance(body.provider_type, str):
         _check_type(app, body.provider_type)
     now = app.now()
+    given = {name for name in body.__struct_fields__ if getattr(body, name) is not UNSET}
 
     async def work(tx: Tx) -> Provider:
-        row = await get_provider(tx, caller.organization_id, provider_id)
-        changes = {name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET}
-        if not changes:
+        row = await get_provider(tx, caller.organization_id, provider_id, lock=True)
+        if not given:
             return to_provider(row)
-        if changes.get("api_key") is not None:
-            changes["api_key"] = await app.vault.seal(tx, row.org_id, changes["api_key"], f"provider/{row.id}")
+        changes: dict[str, Any] = {name: getattr(body, name) for name in given & {"name", "provider_type", "base_url", "status"}}
+        if "trace" in given:
+            changes["trace"] = None if body.trace is None else to_json(body.trace)
+        if given - {"name", "status", "trace"}:
+            before = Settings(row.provider_type, row.base_url, await open_secrets(app.vault, tx, row), row.option_struct())
+            after = changed_settings(before, body)
+            changes["options"] = to_json(after.options)
+            if after.secrets != before.secrets:
+                changes |= await seal_secrets(app.vault, tx, row.org_id, row.id, after.secrets)
         changes["updated_at"] = max(now, row.updated_at + 1)
         await update_provider(tx, row.org_id, row.id, changes)
         return to_provider(msgspec.structs.replace(row, **changes))
@@ -123,12 +218,15 @@ async def remove_provider(app: App, caller: Caller, provider_id: str) -> None:
     now = app.now()
 
     async def work(tx: Tx) -> None:
-        row = await get_provider(tx, caller.organization_id, provider_id)
+        row = await get_provider(tx, caller.organization_id, provider_id, lock=True)
         models = {model.id for model in await list_models(tx, row.org_id, row.id)}
         await delete_provider(tx, row.org_id, row.id)
         await _forget_default(tx, row.org_id, models, now)
 
     await app.database.write(work)
+
+
+# --- models -------------------------------------------------------------------
 
 
 async def _forget_default(tx: Tx, org_id: str, models: set[str], now: int) -> None:
@@ -137,66 +235,84 @@ async def _forget_default(tx: Tx, org_id: str, models: set[str], now: int) -> No
         await set_default_model(tx, org_id, None, now)
 
 
+async def default_if_none(tx: Tx, org_id: str, model_id: str, now: int) -> None:
+    """Make a model the organization's default, if it has none."""
+    organization = await get_organization(tx, org_id)
+    if organization is not None and organization.default_model_id is None:
+        await set_default_model(tx, org_id, model_id, now)
+
+
 async def create_model(app: App, caller: Caller, provider_id: str, body: CreateModel) -> Model:
     """Register a model. The organization's first one becomes its default."""
     require(caller, "admin")
     now = app.now()
 
     async def work(tx: Tx) -> Model:
-        org_id = caller.organization_id
-        provider = await get_provider(tx, org_id, provider_id)
+        provider = await get_provider(tx, caller.organization_id, provider_id, lock=True)
         row = ModelRow(
-            app.new_id("model"), org_id, provider.id, body.model_id, body.display_name, to_json(body.capabilities),
-            int(body.enabled), int(body.is_favorite), "manual", now, now,
+            id=app.new_id("model"), org_id=provider.org_id, provider_id=provider.id, model_id=body.model_id,
+            display_name=body.display_name, capabilities=to_json(body.capabilities), enabled=int(body.enabled),
+            is_favorite=int(body.is_favorite), source="manual", context_tokens=None, stale_since=None, created_at=now, updated_at=now,
         )  # fmt: skip
         await add_model(tx, row)
-        organization = await get_organization(tx, org_id)
-        if organization is not None and organization.default_model_id is None:
-            await set_default_model(tx, org_id, row.id, now)
+        await default_if_none(tx, row.org_id, row.id, now)
         return to_model(row)
 
     return await app.database.write(work)
 
 
 async def read_model(app: App, caller: Caller, model_id: str) -> Model:
-    """One model, with its provider's name and kind."""
+    """One model, with its provider and its profile."""
 
-    async def work(tx: Tx) -> Model:
+    async def work(tx: Tx) -> tuple[ModelRow, ProviderRow]:
         row = await get_model(tx, caller.organization_id, model_id)
-        return to_model(row, await get_provider(tx, row.org_id, row.provider_id))
+        return row, await get_provider(tx, row.org_id, row.provider_id)
 
-    return await app.database.read(work)
+    return (await _seen(app, [await app.database.read(work)]))[0]
 
 
-async def all_models(app: App, caller: Caller, provider_id: str | None = None, *, favorites: bool = False) -> list[Model]:
-    """Every model (of one provider, if given), oldest first."""
+async def all_models(
+    app: App, caller: Caller, provider_id: str | None = None, *,
+    source: ModelSource | None = None, favorites: bool = False, stale: bool = False,
+) -> list[Model]:  # fmt: skip
+    """Every model (of one provider, if given), oldest first; those that their provider no longer names only if asked for."""
 
-    async def work(tx: Tx) -> list[Model]:
+    async def work(tx: Tx) -> list[tuple[ModelRow, ProviderRow]]:
         org_id = caller.organization_id
         if provider_id is not None:
             await get_provider(tx, org_id, provider_id)
         providers = {row.id: row for row in await list_providers(tx, org_id)}
         rows = await list_models(tx, org_id, provider_id)
-        return [to_model(row, providers.get(row.provider_id)) for row in rows if row.is_favorite or not favorites]
+        return [(row, providers[row.provider_id]) for row in rows if row.provider_id in providers]
 
-    return await app.database.read(work)
+    def wanted(row: ModelRow) -> bool:
+        return source in (None, row.source) and (stale or row.stale_since is None) and (not favorites or bool(row.is_favorite))
+
+    return await _seen(app, [pair for pair in await app.database.read(work, long=True) if wanted(pair[0])])
 
 
 async def change_model(app: App, caller: Caller, model_id: str, body: UpdateModel) -> Model:
     """Change what the caller named, and nothing else."""
     require(caller, "admin")
     now = app.now()
+    if isinstance(body.provider_id, str):
+        check_id(body.provider_id, "provider", "provider_id")
 
     async def work(tx: Tx) -> Model:
         row = await get_model(tx, caller.organization_id, model_id)
         changes: dict[str, Any] = {name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET}
         if not changes:
             return to_model(row)
+        if "provider_id" in changes:
+            await get_provider(tx, row.org_id, changes["provider_id"], lock=True)
         if "capabilities" in changes:
             changes["capabilities"] = to_json(changes["capabilities"])
         for flag in ("enabled", "is_favorite"):
             if flag in changes:
                 changes[flag] = int(changes[flag])
+        if changes.get("provider_id", row.provider_id) != row.provider_id or changes.get("model_id", row.model_id) != row.model_id:
+            # What the provider's list said was about another model.
+            changes |= {"context_tokens": None, "stale_since": None}
         changes["updated_at"] = max(now, row.updated_at + 1)
         await update_model(tx, row.org_id, row.id, changes)
         return to_model(msgspec.structs.replace(row, **changes))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from perdure.capabilities.registry import Registry
 from perdure.domain.ids import Prefix, new_id
+from perdure.domain.providers import ProviderSecrets
 from perdure.domain.times import Micros
+from perdure.llm.catalog import Catalog
 from perdure.llm.driver import Driver
 from perdure.store.bus import Bus
 from perdure.store.crypto import Vault
@@ -24,15 +26,15 @@ class Drivers(Protocol):
 
     def known_types(self) -> tuple[str, ...]: ...
 
-    def driver_for(self, row: ProviderRow, key: str | None) -> Driver: ...
+    def environment_key(self, provider_type: str) -> bool:
+        """Whether the server's environment holds a key of that vendor."""
+        ...
+
+    def driver_for(self, row: ProviderRow, secrets: ProviderSecrets) -> Driver: ...
 
 
 class App(Struct, frozen=True):
-    """The services behind every use case.
-
-    Attributes:
-        client_timeout: microseconds that a client may take to answer its tool calls.
-    """
+    """The services behind every use case."""
 
     database: Database
     queue: Queue
@@ -42,3 +44,4 @@ class App(Struct, frozen=True):
     drivers: Drivers
     now: Callable[[], Micros] = now_micros
     new_id: Callable[[Prefix], str] = new_id
+    catalog: Catalog = field(default_factory=Catalog)

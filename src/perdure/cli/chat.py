@@ -17,9 +17,10 @@ from perdure.cli.render import TurnPrinter, printable, short
 from perdure.cli.sessions import last_messages, print_messages, print_session
 from perdure.client import Client, WireEvent, data_of, turn_failure
 from perdure.domain.errors import PerdureError
-from perdure.domain.events import ENDED_TURN
+from perdure.domain.events import ENDED_TURN, ToolCall
 from perdure.domain.ids import is_id
 from perdure.domain.messages import Controls, text_of
+from perdure.domain.tools import APPROVE, ApprovalDecision, Decision
 
 if TYPE_CHECKING:
     from perdure.domain.sessions import Session
@@ -32,6 +33,11 @@ HELP = """\
 /help            this
 /quit            leave (Ctrl-D does too); the session stays
 Ctrl-C while an answer comes: cancel the turn."""
+
+DECISIONS: dict[str, Decision] = {
+    "y": "allow", "yes": "allow", "a": "allow_always", "always": "allow_always",
+    "n": "reject", "no": "reject", "v": "reject_always", "never": "reject_always",
+}  # fmt: skip
 
 
 def chat(client: Client, session_id: str | None, agent: str | None, model: str | None) -> int:
@@ -56,6 +62,10 @@ class Chat:
         self.session = session
         self.agent = agent
         self.controls = None if model_id is None else Controls(model_id=model_id)
+        self.questions: list[ToolCall] = []
+        """What the turn waits for: leave to run these calls."""
+        self.seen: str | None = None
+        """The last event of the turn that was shown."""
 
     async def renew(self) -> None:
         """Go on in a new session, with the same agent and model."""
@@ -102,7 +112,7 @@ async def _answer(talk: Chat, text: str) -> str:
     try:
         async with aclosing(talk.client.run(talk.session.id, text, controls=talk.controls)) as events:
             async for event in events:
-                _refuse_client_tools(event)
+                _refuse_to_wait(event)
                 if (failure := turn_failure(event)) is not None:
                     raise failure
                 if event.type == "output.message.completed":
@@ -113,9 +123,13 @@ async def _answer(talk: Chat, text: str) -> str:
     return answer
 
 
-def _refuse_client_tools(event: WireEvent) -> None:
+def _refuse_to_wait(event: WireEvent) -> None:
     if event.type == "tool.call_requested":
-        names = ", ".join(call.name for call in data_of(event).tool_calls)
+        calls = data_of(event).tool_calls
+        held = ", ".join(call.arguments["tool_name"] for call in calls if call.name == APPROVE)
+        if held:
+            raise CommandFailed(f"a tool call waits for somebody's leave, and nobody can be asked here: {held}")
+        names = ", ".join(call.name for call in calls)
         raise CommandFailed(f"the agent asked for client-side tools, which this program cannot run: {names}")
 
 
@@ -128,6 +142,7 @@ def _converse(runner: asyncio.Runner, talk: Chat) -> int:
     console = make_console()
     printer = TurnPrinter(console)
     runner.run(_greet(talk, printer))
+    _decide(runner, talk, printer)
     prompt = "\001\033[1;36m\002>\001\033[0m\002 " if console.color_system else "> "
     while True:
         try:
@@ -140,6 +155,7 @@ def _converse(runner: asyncio.Runner, talk: Chat) -> int:
         if line:
             try:
                 runner.run(_command(talk, line, printer) if line.startswith("/") else _turn(talk, line, printer))
+                _decide(runner, talk, printer)
             except PerdureError as error:
                 printer.note(f"error: {printable(explain(error))}", "red")
 
@@ -160,7 +176,47 @@ async def _greet(talk: Chat, printer: TurnPrinter) -> None:
     session = talk.session = await talk.client.get_session(session.id)
     if session.status == "active":
         printer.note("A turn is running.")
-        await _watch(talk, _until_turn_ends(talk.client.follow(session.id, since, exclude=("llm.generation",))), printer)
+        await _watch(talk, _until_turn_ends(_follow(talk, since)), printer)
+    elif session.status == "waiting_for_tool_results":
+        (asked,) = await talk.client.list_events(session.id, types=("tool.call_requested",), newest_first=True, limit=1)
+        await _watch(talk, _only(asked), printer)
+        talk.seen = since
+
+
+async def _only(event: WireEvent) -> AsyncGenerator[WireEvent, None]:
+    yield event
+
+
+def _decide(runner: asyncio.Runner, talk: Chat, printer: TurnPrinter) -> None:
+    """Ask about each call that waits for leave, and let the turn go on; Ctrl-C instead of an answer cancels it."""
+    while talk.questions:
+        decisions = []
+        for question in talk.questions:
+            call = question.arguments
+            printer.note(f"? may {printable(call['tool_name'])} run? {short(call['arguments'], 400)}", "yellow")
+            answer = ""
+            while answer not in DECISIONS:
+                try:
+                    answer = input("  [y]es, [a]lways, [n]o, ne[v]er: ").strip().lower()
+                except (EOFError, KeyboardInterrupt):
+                    talk.questions = []
+                    printer.note(runner.run(_cancel(talk)), "yellow")
+                    return
+            decisions.append(ApprovalDecision(call["tool_call_id"], DECISIONS[answer]))
+        talk.questions = []
+        try:
+            runner.run(_go_on(talk, decisions, printer))
+        except PerdureError as error:
+            printer.note(f"error: {printable(explain(error))}", "red")
+
+
+async def _go_on(talk: Chat, decisions: list[ApprovalDecision], printer: TurnPrinter) -> None:
+    await talk.client.submit_tool_approvals(talk.session.id, decisions)
+    await _watch(talk, _until_turn_ends(_follow(talk, talk.seen)), printer)
+
+
+def _follow(talk: Chat, since: str | None) -> AsyncGenerator[WireEvent, None]:
+    return talk.client.follow(talk.session.id, since, exclude=("llm.generation",))
 
 
 async def _until_turn_ends(events: AsyncGenerator[WireEvent, None]) -> AsyncGenerator[WireEvent, None]:
@@ -182,8 +238,11 @@ async def _watch(talk: Chat, events: AsyncGenerator[WireEvent, None], printer: T
         async with aclosing(events):
             async for event in events:
                 printer.show(event)
+                talk.seen = event.id
                 if event.type == "tool.call_requested":
-                    printer.note("This program cannot run them. Your next message goes on without their results.", "yellow")
+                    talk.questions = [call for call in data_of(event).tool_calls if call.name == APPROVE]
+                    if not talk.questions:
+                        printer.note("This program cannot run that. Your next message goes on without its result.", "yellow")
                     return
     except asyncio.CancelledError:
         if (task := asyncio.current_task()) is not None:

@@ -197,6 +197,7 @@ class Demo:
                 if self._choice.small
                 else "The model did not use the tool, so the simulated model shows how that looks."
             )
+            self._show.gap()
             simulated = await self._register(Choice("the simulated model", "llmsim", "llmsim"))
             events = await self._turn(session, _clock_script(), controls=Controls(model_id=simulated.id))
         _require(any(_is_clock(event) for event in events), "no tool ran")

@@ -12,6 +12,7 @@ from rich.text import Text
 from perdure.client import data_of, turn_failure
 from perdure.domain.events import WireEvent
 from perdure.domain.messages import Message, TextPart, ToolCallPart, text_of
+from perdure.domain.tools import APPROVE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -131,7 +132,10 @@ class TurnPrinter:
     def __init__(self, console: Console, *, indent: str = "") -> None:
         self._console = console
         self._indent = indent
-        self._flow = Flow(indent, console.width if console.is_terminal else None)
+        width = console.width if console.is_terminal else None
+        self._flow = Flow(indent, width)
+        # What is left of a line for a tool's arguments or result, beside its name and time.
+        self._room = 100 if width is None else max(width - len(indent) - 36, 20)
         self._status: Status | None = None
         self._key = ""
         self._text = ""
@@ -175,15 +179,16 @@ class TurnPrinter:
                     self._stream(data.message.id, text_of(data.message.content), "")
                 self.close()
             case "tool.started":
-                self.note(f"→ {data.tool_call.name} {short(data.tool_call.arguments)}", "cyan")
+                self.note(f"→ {data.tool_call.name} {short(data.tool_call.arguments, self._room)}", "cyan")
                 self.wait(data.tool_call.name)
-            case "tool.completed":
+            case "tool.completed" if data.tool_name != APPROVE:
                 self._tool_completed(data)
             case "tool.progress":
                 self.note(f"  {data.tool_name}: {short(data.message)}")
             case "tool.call_requested":
-                names = ", ".join(f"{call.name} {short(call.arguments, 60)}" for call in data.tool_calls)
-                self.note(f"→ for a client to run: {names}", "yellow")
+                for call in data.tool_calls:
+                    if call.name != APPROVE:
+                        self.note(f"→ for a client to run: {call.name} {short(call.arguments, self._room)}", "yellow")
             case "turn.cancelled":
                 self.note("cancelled", "yellow")
             case _:
@@ -195,7 +200,7 @@ class TurnPrinter:
         took = duration(data.duration_ms)
         if data.success:
             parts = data.result or ()
-            said = short(text_of(parts)) if all(isinstance(part, TextPart) for part in parts) else short(parts)
+            said = short(text_of(parts) if all(isinstance(part, TextPart) for part in parts) else parts, self._room)
             self.note(f"← {data.tool_name} {said} {f'({took})' if took else ''}".rstrip(), "green")
         else:
             self.note(f"← {data.tool_name} {data.status}: {short(data.error or '')}", "red")

@@ -9,10 +9,11 @@ from perdure.client.client import Client, data_of, is_live, turn_failure
 from perdure.client.errors import ApiError, BadAnswer, Conflict, NotFound, RateLimited, TurnFailed, Unreachable
 from perdure.domain.events import WireEvent
 from perdure.domain.messages import Controls, ImagePart, Message, ReasoningConfig, TextPart
-from perdure.domain.tools import BuiltinTool, CapabilityRef, ClientSideTool, ToolCallResult
+from perdure.domain.tools import ApprovalDecision, BuiltinTool, CapabilityRef, ClientSideTool, ToolCallResult
 
 __all__ = [
     "ApiError",
+    "ApprovalDecision",
     "BadAnswer",
     "BuiltinTool",
     "CapabilityRef",

@@ -39,7 +39,13 @@ from perdure.domain.providers import (
     UpdateProvider,
 )
 from perdure.domain.sessions import CancelledTurn, CreateSession, Session, Status, UpdateSession
-from perdure.domain.tools import SubmittedToolResults, SubmitToolResults, ToolCallResult
+from perdure.domain.tools import (
+    ApprovalDecision,
+    SubmitApprovals,
+    SubmittedToolResults,
+    SubmitToolResults,
+    ToolCallResult,
+)
 
 _SESSION = "/v1/sessions/{}"
 
@@ -241,8 +247,8 @@ class Client(Caller):
     ) -> AsyncGenerator[WireEvent, None]:
         """Send a message and hand out what happens, from the message itself to the event that ends its turn.
 
-        A session that waits for client-side tool results shows `tool.call_requested`; answer it with
-        `submit_tool_results`, from within the loop or elsewhere, and the turn goes on.
+        A session that waits for somebody shows `tool.call_requested`; answer it with `submit_tool_results`, or with
+        `submit_tool_approvals` where it asks for leave, from within the loop or elsewhere, and the turn goes on.
         """
         since = await self.last_event_id(session_id)
         message = await self.send_message(session_id, content, controls=controls)
@@ -274,6 +280,11 @@ class Client(Caller):
         """Answer the open client-side tool calls: all of them, each once."""
         path = path_of(f"{_SESSION}/tool-results", session_id)
         return await self.call("POST", path, SubmittedToolResults, body=SubmitToolResults(tuple(results)))
+
+    async def submit_tool_approvals(self, session_id: str, decisions: Iterable[ApprovalDecision]) -> SubmittedToolResults:
+        """Decide on tool calls that are held back, some or all of them: `tool.call_requested` has asked with `approve_tool_call`."""
+        path = path_of(f"{_SESSION}/tool-approvals", session_id)
+        return await self.call("POST", path, SubmittedToolResults, body=SubmitApprovals(tuple(decisions)))
 
     # --- agents, harnesses, capabilities --------------------------------------
 

@@ -40,7 +40,7 @@ def read_agent_file(text: str) -> CreateAgent:
     front, body = split_front_matter(text)
     if front is None:
         return _without_front_matter(body.strip())
-    fields = read_yaml(front)
+    fields = read_yaml(f"\n{front}")  # so that a complaint names the line of the file
     return _agent({} if fields is None else fields, body.strip())
 
 

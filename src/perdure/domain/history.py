@@ -63,6 +63,10 @@ class Conversation:
         self.head = head
         self.cut = cut
         """Whether there are older messages than the ones held here."""
+        self.cut_to: int | None = None
+        """The budget that made it forget messages the last time; None while it holds all that it was made with."""
+        self.ceilings: dict[str, int] = {}
+        """By model: budgets that turned out to be needed, because a longer prompt was refused."""
         self._entries: list[Entry] = []
         self._waiting: list[tuple[Message, int]] = []
         self._calls: tuple[ToolCallPart, ...] = ()
@@ -105,7 +109,7 @@ class Conversation:
         """
         total = self.tokens()
         if total > budget:
-            self._drop(total, budget - budget // 4)
+            self._drop(total, budget)
         after = self._entries[0].sequence - 1 if self.cut and self._entries else 0
         return [entry.message for entry in self._entries], after
 
@@ -113,8 +117,9 @@ class Conversation:
         """About how many tokens the conversation takes, as far as it is held here."""
         return sum(entry.tokens for entry in self._entries)
 
-    def _drop(self, total: int, target: int) -> None:
-        """Forget the oldest: up to the first user message that brings the rest under the target. The last one always stays."""
+    def _drop(self, total: int, budget: int) -> None:
+        """Forget the oldest: up to the first user message that leaves a quarter of the budget free. The last one always stays."""
+        target = budget - budget // 4
         begin = 0
         for index, entry in enumerate(self._entries):
             if index and entry.message.role == "user":
@@ -125,6 +130,7 @@ class Conversation:
         if begin:
             del self._entries[:begin]
             self.cut = True
+            self.cut_to = budget
 
     def _add(self, message: Message, sequence: int) -> None:
         self._entries.append(Entry(message, sequence, estimate_tokens(message)))

@@ -219,8 +219,10 @@ def _project_one(old: Projection, event: NewEvent) -> Projection:
             return replace(old, head=head, status="active", wake_at=None)
         case "session.activated":
             return replace(old, head=head, status="active", wake_at=None)
-        case "turn.failed" | "turn.sealed":
-            return replace(old, head=head, finished_at=event.ts if event.type == "turn.sealed" else old.finished_at)
+        case "turn.sealed":
+            return replace(old, head=head, turn_id=None, finished_at=event.ts)
+        case "turn.completed" | "turn.failed" | "turn.cancelled":
+            return replace(old, head=head, turn_id=None)
         case "session.idled":
             return replace(old, head=head, status="idle", turn_id=None, turn_after=head, wake_at=None)
     return replace(old, head=head)

@@ -35,6 +35,7 @@ from perdure.engine.run import Run
 ADVICE = {
     "model_not_configured": "No model is set up for this session yet. Register a provider and a model, or choose one with `model_id`.",
     "provider_auth": "The model provider refused the credentials. Check the provider's API key.",
+    "provider_misconfigured": "The model provider's settings cannot be used. Somebody who manages it has to look at them.",
     "provider_rate_limited": "The model provider is limiting requests and did not recover in time. Please try again later.",
     "quota_exceeded": "The model provider's quota is used up.",
     "provider_unavailable": "The model provider could not be reached. Please try again later.",

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from perdure.capabilities.assembly import BoundTool, Layer, agent_layer, harness_layer, merge_layers
 from perdure.capabilities.registry import Registry
-from perdure.domain.errors import NotFound
+from perdure.domain.errors import InvalidInput, NotFound
 from perdure.domain.messages import Controls
 from perdure.domain.tools import ClientSideTool
 from perdure.domain.turn import TurnRules
@@ -19,7 +19,7 @@ from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow
 from perdure.store.database import Tx
 from perdure.store.harnesses import HarnessRow, harness_chain
-from perdure.store.providers import ModelRow, ProviderRow, get_model, get_provider
+from perdure.store.providers import ModelRow, ProviderRow, get_model, get_provider, open_secrets
 from perdure.store.sessions import SessionRow, standing_approvals
 
 
@@ -94,23 +94,38 @@ def model_candidates(layers: Layers, controls: Controls | None) -> list[str]:
 
 
 async def choose_model(engine: Engine, tx: Tx, layers: Layers, controls: Controls | None) -> ModelChoice | None:
-    """The model for the next call, or None when none is configured. A model that was deleted gives way to the next claim."""
+    """The model for the next call, or None when none is configured.
+
+    A model that was deleted or switched off gives way to the next claim; the organization's default has the last one.
+
+    Raises:
+        InvalidInput: the provider's settings cannot be used.
+    """
     org_id = layers.session.org_id
-    candidates = model_candidates(layers, controls)
-    if not candidates:
-        organization = await get_organization(tx, org_id)
-        if organization is not None and organization.default_model_id is not None:
-            candidates = [organization.default_model_id]
-    for candidate in candidates:
-        try:
-            model = await get_model(tx, org_id, candidate)
-            provider = await get_provider(tx, org_id, model.provider_id)
-        except NotFound:
-            continue
-        if not model.enabled or provider.status != "active":
-            continue
-        key = None
-        if provider.api_key is not None:
-            key = await engine.vault.open(tx, org_id, provider.api_key, f"provider/{provider.id}")
-        return ModelChoice(model, provider, engine.drivers(provider, key))
-    return None
+    for candidate in model_candidates(layers, controls):
+        found = await _choice(engine, tx, org_id, candidate)
+        if found is not None:
+            return found
+    organization = await get_organization(tx, org_id)
+    if organization is None or organization.default_model_id is None:
+        return None
+    return await _choice(engine, tx, org_id, organization.default_model_id)
+
+
+async def _choice(engine: Engine, tx: Tx, org_id: str, model_id: str) -> ModelChoice | None:
+    try:
+        model = await get_model(tx, org_id, model_id)
+        provider = await get_provider(tx, org_id, model.provider_id)
+    except NotFound:
+        return None
+    if not model.enabled or provider.status != "active":
+        return None
+    secrets = await open_secrets(engine.vault, tx, provider)
+    try:
+        driver = engine.drivers(provider, secrets)
+    except InvalidInput as error:
+        # It was fine when it was set up; the environment's key is one thing that nobody looked at then.
+        raise InvalidInput(
+            f"the provider {provider.name!r} cannot be used: {error.message}", code="provider_misconfigured"
+        ) from None
+    return ModelChoice(model, provider, driver)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 import msgspec
 
-from perdure.domain.errors import ModelError
+from perdure.domain.errors import ModelError, PerdureError
 from perdure.domain.events import (
     LlmGenerationData,
     LlmGenerationMetadata,
@@ -20,11 +23,15 @@ from perdure.domain.events import (
     ToolCall,
 )
 from perdure.domain.messages import ContentPart, ImageFilePart, Message, TextPart, ToolCallPart, preview_of
+from perdure.domain.model_profiles import ModelProfile
 from perdure.domain.times import to_rfc3339
 from perdure.domain.turn import TurnState
 from perdure.engine.assemble import Assembly, ModelChoice
+from perdure.engine.budget import history_budget, is_wider, priced
+from perdure.engine.histories import read_conversation
 from perdure.engine.live import LiveText
 from perdure.engine.run import Run
+from perdure.llm.catalog import Place
 from perdure.llm.driver import DeltaKind, ModelRequest, ModelResponse
 from perdure.store.rows import to_json
 
@@ -47,8 +54,9 @@ class Outcome(msgspec.Struct):
 class _Call:
     """The attempts of one model call."""
 
-    def __init__(self, run: Run, state: TurnState, assembly: Assembly, choice: ModelChoice) -> None:
+    def __init__(self, run: Run, state: TurnState, assembly: Assembly, choice: ModelChoice, budget: int) -> None:
         self.run, self.state, self.assembly, self.choice = run, state, assembly, choice
+        self.budget = budget
         engine = run.engine
         self.engine, self.clock, self.policy = engine, engine.clock, engine.policy
         self.live = LiveText(
@@ -63,7 +71,6 @@ class _Call:
         )
         self.started = self.clock.elapsed()
         self.first: float | None = None
-        self.budget = engine.policy.history_tokens
 
     def on_delta(self, kind: DeltaKind, text: str) -> None:
         if self.first is None:
@@ -82,6 +89,7 @@ class _Call:
             reasoning_effort=effort,
             parallel_tool_calls=self.assembly.parallel_tool_calls,
             cache_key=self.run.row.id,
+            prompt_caching=self.choice.provider.provider_type == "anthropic",
         )
         return request, after
 
@@ -113,6 +121,7 @@ class _Call:
     def _shrink(self) -> bool:
         before = self.run.conversation.tokens()
         self.budget = max(before // 2, 1)
+        self.run.conversation.ceilings[self.choice.model.id] = self.budget
         self.run.conversation.prompt(self.budget)
         return self.run.conversation.tokens() < before
 
@@ -139,11 +148,38 @@ def _without_files(message: Message) -> Message:
 
 async def reason(run: Run, assembly: Assembly, choice: ModelChoice) -> list[NewEvent]:
     """Make the model call that the log has announced; the events that complete it."""
-    state = run.state
-    outcome = await _Call(run, state, assembly, choice).make()
-    if outcome.response is None:
-        return _failed(run, state, choice, outcome)
+    state, catalog = run.state, run.engine.catalog
+    place = Place(choice.provider.provider_type, choice.provider.base_url, choice.model.model_id)
+    profile = catalog.at_hand(place)
+    budget = history_budget(run.engine.policy.history_tokens, choice, profile, assembly)
+    budget = min(budget, run.conversation.ceilings.get(choice.model.id, budget))
+    await _widen(run, budget)
+    # The price is looked for while the model works: the first look-up in a process takes a moment.
+    pricing = None if catalog.is_ready(place) else asyncio.ensure_future(catalog.profile(place))
+    try:
+        outcome = await _Call(run, state, assembly, choice, budget).make()
+        if outcome.response is None:
+            return _failed(run, state, choice, outcome)
+        outcome.response = _with_cost(outcome.response, profile if pricing is None else await pricing)
+    finally:
+        if pricing is not None:
+            pricing.cancel()
     return _answered(run, state, assembly, choice, outcome, outcome.response)
+
+
+async def _widen(run: Run, budget: int) -> None:
+    """Read the conversation again when it was cut for a model with a much smaller window."""
+    if not is_wider(run, budget):
+        return
+    row_id, head = run.row.id, run.state.head
+    with contextlib.suppress(PerdureError):  # the shorter conversation is good enough to go on with
+        wider = await run.engine.database.read(lambda tx: read_conversation(tx, row_id, head, budget))
+        wider.ceilings = run.conversation.ceilings
+        run.conversation = wider
+
+
+def _with_cost(response: ModelResponse, profile: ModelProfile | None) -> ModelResponse:
+    return msgspec.structs.replace(response, usage=priced(response.usage, profile))
 
 
 def _generation(run: Run, state: TurnState, choice: ModelChoice, outcome: Outcome) -> LlmGenerationData:

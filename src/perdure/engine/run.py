@@ -67,7 +67,9 @@ class Run:
         batch = self._redacted([*self.facts, *opening])
         row, fresh, now = self.row, not self.claimed, self.engine.clock.now()
         try:
-            self.row, stored = await self.engine.database.write(lambda tx: append(tx, row, batch, now=now, claim=fresh))
+            self.row, stored = await self.engine.database.write(
+                lambda tx: append(tx, row, batch, now=now, claim=fresh), single=True
+            )
         except StaleHead:
             await self._catch_up()
             return False

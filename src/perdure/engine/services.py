@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from perdure.capabilities.registry import Registry
 from perdure.domain.ids import Prefix, new_id
+from perdure.domain.providers import ProviderSecrets
 from perdure.domain.times import Micros
 from perdure.engine.histories import Histories
+from perdure.llm.catalog import Catalog
 from perdure.llm.driver import Driver
 from perdure.store.bus import Bus
 from perdure.store.crypto import Vault
@@ -57,7 +59,7 @@ class Policy(Struct, frozen=True):
         backoff: seconds before the second attempt; it doubles from there, with up to a quarter of jitter.
         backoff_limit: the most seconds between two attempts, a vendor's Retry-After included.
         delta_interval: seconds over which live text is gathered (DESIGN: about 50 ms).
-        history_tokens: about how many tokens of history a model call is shown, where the model's own limit is not known.
+        history_tokens: about how many tokens of history a model call is shown at most; less where the model takes less.
         max_iterations: model calls in one turn, where no layer says otherwise.
         max_recoveries: how often a turn is taken up again without the log moving before it is sealed (wire contract: 3).
         client_timeout, approval_timeout: seconds that a client's results, or a person's leave, are waited for (wire contract:
@@ -77,8 +79,8 @@ class Policy(Struct, frozen=True):
     approval_timeout: float = 900.0
 
 
-DriverSource = Callable[[ProviderRow, "str | None"], Driver]
-"""The driver for a provider with this (opened) key."""
+DriverSource = Callable[[ProviderRow, ProviderSecrets], Driver]
+"""The driver for a provider with these (opened) secrets. Raises InvalidInput: none can be made of them."""
 
 
 class Engine(Struct, frozen=True):
@@ -97,3 +99,4 @@ class Engine(Struct, frozen=True):
     policy: Policy = Policy()
     new_id: Callable[[Prefix], str] = new_id
     jitter: Callable[[], float] = random.random
+    catalog: Catalog = field(default_factory=Catalog)

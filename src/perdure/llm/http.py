@@ -30,6 +30,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from perdure.domain.errors import InvalidInput, ModelError
+from perdure.llm.addresses import GuardedResolver, is_refused_host
 from perdure.llm.failures import bad_response, disguised, redacted, refusal
 from perdure.llm.sse import MAX_LINE, MAX_TOTAL, SseParser
 
@@ -88,8 +89,13 @@ class Endpoint:
         if not usable:
             raise InvalidInput("`base_url` must be an http or https URL", field="base_url")
         self.host = (url.host or "").lower()
+        if is_refused_host(self.host):
+            raise InvalidInput("`base_url` leads to a cloud's metadata service, which is no place for a model", field="base_url")
         self._query = url.query_string
         self.base = str(url.with_query(None).with_fragment(None)).rstrip("/")
+        twice = {name.lower() for name in credentials} & {name.lower() for name in headers or {}}
+        if twice:
+            raise InvalidInput(f"the key and the header {twice.pop()!r} say the same: one of them must go", field="options.headers")
         everything = {**credentials, **(headers or {})}
         if url.user is not None and any(name.lower() == "authorization" for name in everything):
             raise InvalidInput("credentials stand in `base_url` and in a header: one of them must go", field="base_url")
@@ -157,9 +163,9 @@ class Http:
         session = self._sessions.get(fresh)
         if session is None or session.closed:
             connector = (
-                TCPConnector(limit=0, ttl_dns_cache=60, force_close=True)
+                TCPConnector(limit=0, ttl_dns_cache=60, resolver=GuardedResolver(), force_close=True)
                 if fresh
-                else TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=_KEEP_ALIVE)
+                else TCPConnector(limit=0, ttl_dns_cache=60, resolver=GuardedResolver(), keepalive_timeout=_KEEP_ALIVE)
             )
             session = ClientSession(connector=connector, cookie_jar=DummyCookieJar(), timeout=self._timeout)
             self._sessions[fresh] = session

@@ -7,8 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
+
+import msgspec
+from msgspec import Struct
 
 from perdure.domain.errors import InvalidInput
+from perdure.domain.providers import ProviderOptions, ProviderSecrets
 from perdure.llm.anthropic import AnthropicDriver
 from perdure.llm.driver import Driver, ProviderConfig
 from perdure.llm.http import Http
@@ -22,19 +27,67 @@ Factory = Callable[[ProviderConfig, Http, FragmentCache], Driver]
 MAX_DRIVERS = 1_000
 """Drivers that a pool keeps; one is a few kilobytes."""
 
-FACTORIES: Mapping[str, Factory] = MappingProxyType(
+
+class DriverKind(Struct, frozen=True):
+    """A type of provider.
+
+    Attributes:
+        title: what people call it.
+        environment: the variable that the vendor's own tools read the key from.
+        key_needed: whether to ask people for a key. Servers of one's own mostly do without.
+        options: what it can be told besides, see `ProviderOptions`.
+        help: how to get a key, in Markdown.
+    """
+
+    factory: Factory
+    title: str
+    environment: str | None = None
+    key_needed: bool = False
+    lists_models: bool = True
+    options: frozenset[str] = frozenset()
+    help: str = ""
+
+
+KINDS: Mapping[str, DriverKind] = MappingProxyType(
     {
-        "openai": OpenAiResponsesDriver,
-        "openai_completions": OpenAiChatDriver,
-        "anthropic": AnthropicDriver,
-        "llmsim": lambda config, http, cache: SimulatedDriver(),
+        "openai": DriverKind(
+            OpenAiResponsesDriver, "OpenAI", "OPENAI_API_KEY", key_needed=True,
+            options=frozenset({"headers", "reasoning", "reasoning_summary"}),
+            help="Make a key at [platform.openai.com](https://platform.openai.com/api-keys). Without `base_url` it goes to OpenAI.",
+        ),
+        "openai_completions": DriverKind(
+            OpenAiChatDriver, "OpenAI Chat Completions", "OPENAI_API_KEY",
+            options=frozenset({"headers", "include_usage", "max_tokens_field", "reasoning_content"}),
+            help=(
+                "For any server that speaks Chat Completions: give its `base_url`, mostly ending in `/v1`, and the key if it wants "
+                "one. Without `base_url` it goes to OpenAI."
+            ),
+        ),
+        "anthropic": DriverKind(
+            AnthropicDriver, "Anthropic", "ANTHROPIC_API_KEY", key_needed=True,
+            options=frozenset({"headers", "bearer", "max_tokens"}),
+            help=(
+                "Make a key at [platform.claude.com](https://platform.claude.com/settings/keys). Without `base_url` it goes to "
+                "Anthropic."
+            ),
+        ),
+        "llmsim": DriverKind(
+            lambda config, http, cache: SimulatedDriver(), "Simulated model", lists_models=False,
+            help="Nothing to fill in: it is a simulation, for tests.",
+        ),
     }
-)
+)  # fmt: skip
 
 
 def known_types() -> tuple[str, ...]:
     """The types of provider that there are drivers for."""
-    return tuple(FACTORIES)
+    return tuple(KINDS)
+
+
+def vendor_key(provider_type: str, environment: Mapping[str, str]) -> str | None:
+    """The key that the environment holds for a type of provider; an empty one is none."""
+    kind = KINDS.get(provider_type)
+    return None if kind is None or kind.environment is None else environment.get(kind.environment, "").strip() or None
 
 
 def make_driver(config: ProviderConfig, http: Http, cache: FragmentCache | None = None) -> Driver:
@@ -46,13 +99,34 @@ def make_driver(config: ProviderConfig, http: Http, cache: FragmentCache | None 
         cache: the process's encoded messages; a new one if none is given.
 
     Raises:
-        InvalidInput: the type is unknown, or the address or the key cannot be used; `field` says which.
+        InvalidInput: the type is unknown, or the address, the key or an option cannot be used; `field` says which.
     """
-    factory = FACTORIES.get(config.provider_type)
-    if factory is None:
+    kind = KINDS.get(config.provider_type)
+    if kind is None:
         known = ", ".join(known_types())
         raise InvalidInput(f"unknown provider type {config.provider_type!r}; known: {known}", field="provider_type")
-    return factory(config, http, cache or FragmentCache())
+    for option in config.options:
+        if option not in kind.options:
+            raise InvalidInput(f"`{option}` is not an option of {config.provider_type}", field=f"options.{option}")
+    return kind.factory(config, http, cache or FragmentCache())
+
+
+def config_of(
+    provider_type: str, base_url: str | None, secrets: ProviderSecrets, options: ProviderOptions, environment: Mapping[str, str]
+) -> ProviderConfig:
+    """What a provider's driver is made from.
+
+    Args:
+        environment: where the vendor's key is looked for when the provider has none of its own. It belongs to the vendor's own
+            address: it is never sent anywhere else.
+    """
+    key = secrets.api_key
+    if key is None and base_url is None:
+        key = vendor_key(provider_type, environment)
+    told: dict[str, Any] = msgspec.to_builtins(options)
+    if secrets.headers:
+        told["headers"] = secrets.headers
+    return ProviderConfig(provider_type, base_url, key, told)
 
 
 class DriverPool:

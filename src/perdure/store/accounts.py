@@ -85,7 +85,7 @@ async def get_user(tx: Tx, user_id: str) -> UserRow:
 
 
 async def user_by_email(tx: Tx, email: str) -> UserRow | None:
-    found = await tx.one(f"SELECT {_USER} FROM users WHERE LOWER(email) = ?", email.lower())
+    found = await tx.one(f"SELECT {_USER} FROM users WHERE LOWER(email) = LOWER(?)", email)
     return None if found is None else UserRow(*found)
 
 
@@ -102,7 +102,7 @@ async def delete_user(tx: Tx, user_id: str) -> None:
 
 async def members_of(tx: Tx, org_id: str, search: str | None) -> list[tuple[UserRow, UserRole]]:
     """The organization's users and their roles, oldest first."""
-    narrowed = "" if search is None else " AND (LOWER(u.name) LIKE ? ESCAPE '!' OR LOWER(u.email) LIKE ? ESCAPE '!')"
+    narrowed = "" if search is None else " AND (LOWER(u.name) LIKE LOWER(?) ESCAPE '!' OR LOWER(u.email) LIKE LOWER(?) ESCAPE '!')"
     args = [] if search is None else [like_pattern(search)] * 2
     rows = await tx.all(
         f"SELECT {columns(UserRow, alias='u')}, m.role FROM memberships m JOIN users u ON u.id = m.user_id"

@@ -74,7 +74,7 @@ def _where(session_id: str, want: EventFilter) -> tuple[str, list[Any]]:
         ("turn_id = ?", want.turn_id),
         ("exec_id = ?", want.exec_id),
         ("tool_name = ?", want.tool_name),
-        ("LOWER(data) LIKE ? ESCAPE '!'", None if want.text is None else like_pattern(to_json(want.text)[1:-1])),
+        ("LOWER(data) LIKE LOWER(?) ESCAPE '!'", None if want.text is None else like_pattern(to_json(want.text)[1:-1])),
     ]
     for sql, value in plain:
         if value is not None:

@@ -97,6 +97,7 @@ class PostgresBus(LocalBus):
         self._over: set[str] = set()
         self._purged = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
         self._keeping: asyncio.Task[None] | None = None
         self._closed = False
         notifier.on_frames(self._receive)
@@ -226,11 +227,13 @@ class PostgresBus(LocalBus):
         if self._closed:
             return
         loop = asyncio.get_running_loop()
+        due = loop.time() + seconds
         if self._timer is not None:
-            if self._timer.when() <= loop.time() + seconds:
+            # Remembered here: a timer of uvloop that is due at once does not tell.
+            if self._timer_due <= due:
                 return
             self._timer.cancel()
-        self._timer = loop.call_later(seconds, self._tick)
+        self._timer, self._timer_due = loop.call_later(seconds, self._tick), due
 
     def _tick(self) -> None:
         self._timer = None

@@ -8,25 +8,39 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.errors import NotFound
-from perdure.domain.providers import ModelSource, ProviderStatus
+from perdure.domain.providers import ModelSource, ProviderOptions, ProviderSecrets, ProviderStatus, ProviderTrace
 from perdure.domain.times import Micros
-from perdure.store.database import Tx
-from perdure.store.rows import assignments, columns, insert, values
+from perdure.store.crypto import Vault
+from perdure.store.database import LOCK_ROW, Tx
+from perdure.store.rows import assignments, columns, insert, to_json, values
 
 
 class ProviderRow(Struct, frozen=True):
-    """`api_key` is sealed for the place `provider/<id>`."""
+    """`secrets` are sealed for the place `provider/<id>`; `api_key_set` and `header_names` tell what is in them."""
 
     id: str
     org_id: str
     name: str
     provider_type: str
     base_url: str | None
-    api_key: bytes | None
+    secrets: bytes | None
+    api_key_set: int
+    options: str
+    header_names: str
+    trace: str | None
     status: ProviderStatus
     last_synced_at: Micros | None
     created_at: Micros
     updated_at: Micros
+
+    def option_struct(self) -> ProviderOptions:
+        return _OPTIONS.decode(self.options)
+
+    def header_list(self) -> tuple[str, ...]:
+        return _NAMES.decode(self.header_names)
+
+    def trace_struct(self) -> ProviderTrace | None:
+        return None if self.trace is None else _TRACE.decode(self.trace)
 
 
 class ModelRow(Struct, frozen=True):
@@ -39,24 +53,49 @@ class ModelRow(Struct, frozen=True):
     enabled: int
     is_favorite: int
     source: ModelSource
+    context_tokens: int | None
+    stale_since: Micros | None
     created_at: Micros
     updated_at: Micros
 
     def capability_list(self) -> tuple[str, ...]:
-        return msgspec.json.decode(self.capabilities, type=tuple[str, ...])
+        return _NAMES.decode(self.capabilities)
 
+
+_NAMES = msgspec.json.Decoder(tuple[str, ...])
+_OPTIONS = msgspec.json.Decoder(ProviderOptions)
+_SECRETS = msgspec.json.Decoder(ProviderSecrets)
+_TRACE = msgspec.json.Decoder(ProviderTrace)
 
 _PROVIDER = columns(ProviderRow)
 _MODEL = columns(ModelRow)
+
+
+async def open_secrets(vault: Vault, tx: Tx, row: ProviderRow) -> ProviderSecrets:
+    """What is sealed of a provider. Raises Unavailable: another master key sealed it."""
+    if row.secrets is None:
+        return ProviderSecrets()
+    return _SECRETS.decode(await vault.open(tx, row.org_id, row.secrets, f"provider/{row.id}"))
+
+
+async def seal_secrets(vault: Vault, tx: Tx, org_id: str, provider_id: str, secrets: ProviderSecrets) -> dict[str, Any]:
+    """The columns that hold these secrets."""
+    empty = secrets.api_key is None and not secrets.headers
+    return {
+        "secrets": None if empty else await vault.seal(tx, org_id, to_json(secrets), f"provider/{provider_id}"),
+        "api_key_set": int(secrets.api_key is not None),
+        "header_names": to_json(tuple(secrets.headers)),
+    }
 
 
 async def add_provider(tx: Tx, row: ProviderRow) -> None:
     await tx.run(insert("providers", ProviderRow), *values(row))
 
 
-async def get_provider(tx: Tx, org_id: str, provider_id: str) -> ProviderRow:
-    """Raises NotFound."""
-    found = await tx.one(f"SELECT {_PROVIDER} FROM providers WHERE id = ? AND org_id = ?", provider_id, org_id)
+async def get_provider(tx: Tx, org_id: str, provider_id: str, *, lock: bool = False) -> ProviderRow:
+    """Raises NotFound. With `lock` nobody else changes it until the commit."""
+    held = LOCK_ROW[tx.dialect] if lock else ""
+    found = await tx.one(f"SELECT {_PROVIDER} FROM providers WHERE id = ? AND org_id = ?{held}", provider_id, org_id)
     if found is None:
         raise NotFound("provider")
     return ProviderRow(*found)
@@ -80,6 +119,18 @@ async def delete_provider(tx: Tx, org_id: str, provider_id: str) -> None:
 
 async def add_model(tx: Tx, row: ModelRow) -> None:
     await tx.run(insert("models", ModelRow), *values(row))
+
+
+async def add_models(tx: Tx, rows: list[ModelRow]) -> None:
+    await tx.run_many(insert("models", ModelRow), [values(row) for row in rows])
+
+
+async def refresh_models(tx: Tx, rows: list[ModelRow]) -> None:
+    """Write what a provider's own list tells about models that are known."""
+    await tx.run_many(
+        "UPDATE models SET display_name = ?, context_tokens = ?, stale_since = ?, updated_at = ? WHERE id = ? AND org_id = ?",
+        [(row.display_name, row.context_tokens, row.stale_since, row.updated_at, row.id, row.org_id) for row in rows],
+    )
 
 
 async def get_model(tx: Tx, org_id: str, model_id: str) -> ModelRow:

@@ -42,8 +42,11 @@ def to_json(value: Any) -> str:
 
 
 def like_pattern(text: str) -> str:
-    """A LIKE pattern for "contains this text", to be used with `ESCAPE '!'` and a lower-cased column."""
-    escaped = text.lower().replace("!", "!!").replace("%", "!%").replace("_", "!_")
+    """A LIKE pattern for "contains this text", to be used as `LOWER(column) LIKE LOWER(?) ESCAPE '!'`.
+
+    The database lowers both sides, so that whatever it takes for the lower case of a letter, a text contains itself.
+    """
+    escaped = text.replace("!", "!!").replace("%", "!%").replace("_", "!_")
     return f"%{escaped}%"
 
 
@@ -53,7 +56,7 @@ def named(org_id: str, search: str | None, archived: bool) -> tuple[str, list[An
     parts.append("status <> 'deleted'" if archived else "status = 'active'")
     if search is not None:
         looked_at = ("name", "display_name", "description")
-        parts.append("(" + " OR ".join(f"LOWER(COALESCE({name}, '')) LIKE ? ESCAPE '!'" for name in looked_at) + ")")
+        parts.append("(" + " OR ".join(f"LOWER(COALESCE({name}, '')) LIKE LOWER(?) ESCAPE '!'" for name in looked_at) + ")")
         args += [like_pattern(search)] * len(looked_at)
     return " AND ".join(parts), args
 

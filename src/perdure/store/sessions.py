@@ -219,7 +219,7 @@ async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
         "UPDATE sessions SET deleted_at = ?, epoch = epoch + 1, status = 'idle', wake_at = NULL WHERE id = ? AND org_id = ?",
         now, row.id, row.org_id,
     )  # fmt: skip
-    for table in ("pins", "files", "drafts", "standing_approvals", "key_values", "secrets"):
+    for table in ("pins", "files", "drafts", "standing_approvals", "key_values", "secrets", "sql_databases"):
         await tx.run(f"DELETE FROM {table} WHERE session_id = ? AND org_id = ?", row.id, row.org_id)
 
 
@@ -255,7 +255,7 @@ def _where(org_id: str, want: SessionFilter) -> tuple[str, list[Any]]:
         ("created_at > ?", want.created_after),
         ("created_at < ?", want.created_before),
         ("id IN (SELECT session_id FROM pins WHERE user_id = ?)", want.pinned_by),
-        ("LOWER(title) LIKE ? ESCAPE '!'", None if want.search is None else like_pattern(want.search)),
+        ("LOWER(title) LIKE LOWER(?) ESCAPE '!'", None if want.search is None else like_pattern(want.search)),
     ]
     for sql, value in plain:
         if value is not None:

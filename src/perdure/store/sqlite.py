@@ -209,6 +209,10 @@ def _use_wal(connection: sqlite3.Connection) -> None:
         time.sleep(0.02)
 
 
+def _fold(text: str | None) -> str | None:
+    return None if text is None else text.casefold()
+
+
 def _connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
     mode = "ro" if readonly else "rwc"
     connection = sqlite3.connect(
@@ -217,6 +221,9 @@ def _connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
     connection.execute("PRAGMA busy_timeout=5000")
     connection.execute("PRAGMA temp_store=MEMORY")
     connection.execute("PRAGMA cache_size=-8192")
+    # SQLite's own LOWER and LIKE know the case of ASCII only, and LIKE never tells it apart.
+    connection.create_function("lower", 1, _fold, deterministic=True)
+    connection.execute("PRAGMA case_sensitive_like=ON")
     if not readonly:
         _use_wal(connection)
         connection.execute("PRAGMA synchronous=FULL")

@@ -54,7 +54,11 @@ CREATE TABLE providers (
     name TEXT NOT NULL,
     provider_type TEXT NOT NULL,
     base_url TEXT,
-    api_key {{blob}},
+    secrets {{blob}},
+    api_key_set INTEGER NOT NULL,
+    options TEXT NOT NULL,
+    header_names TEXT NOT NULL,
+    trace TEXT,
     status TEXT NOT NULL,
     last_synced_at BIGINT,
     created_at BIGINT NOT NULL,
@@ -73,6 +77,8 @@ CREATE TABLE models (
     enabled INTEGER NOT NULL,
     is_favorite INTEGER NOT NULL,
     source TEXT NOT NULL,
+    context_tokens BIGINT,
+    stale_since BIGINT,
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL
 );
@@ -226,6 +232,20 @@ CREATE TABLE secrets (
     name TEXT{{bytewise}} NOT NULL,
     org_id TEXT NOT NULL,
     sealed {{blob}} NOT NULL,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    PRIMARY KEY (session_id, name)
+);
+
+-- Each is one SQLite image, replaced as a whole, by compare and set on its version.
+CREATE TABLE sql_databases (
+    session_id TEXT NOT NULL,
+    name TEXT{{bytewise}} NOT NULL,
+    org_id TEXT NOT NULL,
+    version BIGINT NOT NULL,
+    image {{blob}} NOT NULL,
+    size_bytes BIGINT NOT NULL,
+    page_count BIGINT NOT NULL,
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL,
     PRIMARY KEY (session_id, name)

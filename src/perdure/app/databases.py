@@ -1,0 +1,83 @@
+"""A session's SQL databases over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+
+from perdure.app.services import App
+from perdure.capabilities.sql_engine import describe
+from perdure.domain.accounts import Caller
+from perdure.domain.databases import MAX_DATABASES, CreateDatabase, DatabaseInfo, DatabaseSchema
+from perdure.domain.errors import Conflict, NotFound
+from perdure.domain.times import to_rfc3339
+from perdure.store.database import Tx
+from perdure.store.databases import DatabaseRow, add_database, drop_database, get_database, list_databases, read_image
+from perdure.store.sessions import get_session
+
+
+def to_database(row: DatabaseRow) -> DatabaseInfo:
+    """The row as clients see it."""
+    return DatabaseInfo(row.name, row.size_bytes, row.page_count, to_rfc3339(row.created_at), to_rfc3339(row.updated_at))
+
+
+async def all_databases(app: App, caller: Caller, session_id: str) -> list[DatabaseInfo]:
+    """The session's databases, by name."""
+
+    async def work(tx: Tx) -> list[DatabaseInfo]:
+        row = await get_session(tx, caller.organization_id, session_id)
+        return [to_database(each) for each in await list_databases(tx, row.id)]
+
+    return await app.database.read(work)
+
+
+async def create_database(app: App, caller: Caller, session_id: str, body: CreateDatabase) -> DatabaseInfo:
+    """Make an empty database."""
+    now = app.now()
+
+    async def work(tx: Tx) -> DatabaseInfo:
+        row = await get_session(tx, caller.organization_id, session_id, lock=True)
+        if len(await list_databases(tx, row.id)) >= MAX_DATABASES:
+            raise Conflict(f"a session holds at most {MAX_DATABASES} databases", code="too_many_databases")
+        if not await add_database(tx, row.org_id, row.id, body.name, now):
+            raise Conflict(f"there is a database {body.name!r} already", code="database_exists")
+        return to_database(DatabaseRow(body.name, 1, 0, 0, now, now))
+
+    return await app.database.write(work)
+
+
+async def read_database(app: App, caller: Caller, session_id: str, name: str) -> DatabaseInfo:
+    """One database. Raises NotFound."""
+
+    async def work(tx: Tx) -> DatabaseInfo:
+        row = await get_session(tx, caller.organization_id, session_id)
+        found = await get_database(tx, row.id, name)
+        if found is None:
+            raise NotFound("database")
+        return to_database(found)
+
+    return await app.database.read(work)
+
+
+async def remove_database(app: App, caller: Caller, session_id: str, name: str) -> None:
+    """Drop a database with all that is in it."""
+
+    async def work(tx: Tx) -> None:
+        row = await get_session(tx, caller.organization_id, session_id)
+        if not await drop_database(tx, row.id, name):
+            raise NotFound("database")
+
+    await app.database.write(work)
+
+
+async def schema_of(app: App, caller: Caller, session_id: str, name: str) -> DatabaseSchema:
+    """A database's tables, views and columns."""
+
+    async def work(tx: Tx) -> bytes:
+        row = await get_session(tx, caller.organization_id, session_id)
+        found = await read_image(tx, row.id, name)
+        if found is None:
+            raise NotFound("database")
+        return found[1]
+
+    image = await app.database.read(work, long=True)
+    return DatabaseSchema(name, await asyncio.to_thread(describe, image))

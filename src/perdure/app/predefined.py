@@ -1,0 +1,77 @@
+"""What the server's environment sets up: a provider for each vendor whose key is in it, with one model."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from perdure.app.providers import default_if_none
+from perdure.app.services import App
+from perdure.domain.providers import ProviderOptions
+from perdure.store.database import Tx
+from perdure.store.providers import ModelRow, ProviderRow, add_model, add_provider, list_providers
+from perdure.store.rows import to_json
+
+
+class Predefined(Struct, frozen=True):
+    """A vendor, and the model to begin with: the one that it recommends for most work (their pages of models, November 2026)."""
+
+    provider_type: str
+    name: str
+    model_id: str
+    display_name: str
+
+
+PREDEFINED = (
+    Predefined("openai", "OpenAI", "gpt-6.1-sol", "GPT-6.1 Sol"),
+    Predefined("anthropic", "Anthropic", "claude-sonnet-5-5", "Claude Sonnet 5.5"),
+)
+
+_LOCK = 0x70657266
+"""The advisory lock under which one process adds them."""
+
+
+def preferred_model(provider_type: str) -> str | None:
+    """The vendor's name of the model to begin with."""
+    return next((each.model_id for each in PREDEFINED if each.provider_type == provider_type), None)
+
+
+async def add_predefined(app: App, org_id: str) -> list[str]:
+    """Make a provider for each vendor whose key is in the environment, where the organization has none of that type yet.
+
+    The key is not stored: each call takes it from the environment, and it goes to the vendor's own address only. Doing it twice
+    is fine.
+
+    Returns:
+        the names of the providers that were made.
+    """
+    wanted = [each for each in PREDEFINED if app.drivers.environment_key(each.provider_type)]
+    if not wanted:
+        return []
+    now = app.now()
+
+    async def work(tx: Tx) -> list[str]:
+        if tx.dialect == "postgres":
+            await tx.run(f"SELECT pg_advisory_xact_lock({_LOCK})")
+        there = {row.provider_type for row in await list_providers(tx, org_id)}
+        made = [each for each in wanted if each.provider_type not in there]
+        for each in made:
+            await _add(app, tx, org_id, each, now)
+        return [each.name for each in made]
+
+    return await app.database.write(work)
+
+
+async def _add(app: App, tx: Tx, org_id: str, wanted: Predefined, now: int) -> None:
+    provider = ProviderRow(
+        id=app.new_id("provider"), org_id=org_id, name=wanted.name, provider_type=wanted.provider_type, base_url=None, secrets=None,
+        api_key_set=0, options=to_json(ProviderOptions()), header_names="[]", trace=None, status="active", last_synced_at=None,
+        created_at=now, updated_at=now,
+    )  # fmt: skip
+    await add_provider(tx, provider)
+    model = ModelRow(
+        id=app.new_id("model"), org_id=org_id, provider_id=provider.id, model_id=wanted.model_id,
+        display_name=wanted.display_name, capabilities="[]", enabled=1, is_favorite=0, source="predefined", context_tokens=None,
+        stale_since=None, created_at=now, updated_at=now,
+    )  # fmt: skip
+    await add_model(tx, model)
+    await default_if_none(tx, org_id, model.id, now)

@@ -1,0 +1,191 @@
+"""Running a model's SQL on an SQLite image in memory: no files, no extensions, no other database; bounded in time, size and rows.
+
+The image comes from the session's row and goes back as a whole, so any worker can open it.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import time
+from typing import Any
+
+from msgspec import Struct
+
+from perdure.domain.databases import MAX_DATABASE
+from perdure.domain.errors import ToolError
+
+TIME_LIMIT = 5.0
+"""Seconds that one statement may run."""
+
+MAX_ROWS = 1_000
+"""Rows of a query's answer (wire contract)."""
+
+MAX_CELL = 1_000_000
+"""Bytes of one value, and of one statement."""
+
+PAGE_SIZE = 4096
+STEPS = 1_000
+"""Virtual-machine steps between two looks at the clock: well under a millisecond."""
+
+_SAFE_PRAGMAS = frozenset(
+    {
+        "table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo", "foreign_key_list", "foreign_keys",
+        "integrity_check", "quick_check", "user_version", "data_version", "page_size", "encoding",
+    }
+)  # fmt: skip
+_BANNED_FUNCTIONS = frozenset(
+    {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit", "sqlite_log", "randomblob", "zeroblob"}
+)
+_SAFE_MODULES = frozenset({"fts5", "fts4", "fts3", "rtree", "json_each", "json_tree"})
+_WRITES = frozenset(
+    {
+        sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE, sqlite3.SQLITE_CREATE_TABLE, sqlite3.SQLITE_DROP_TABLE,
+        sqlite3.SQLITE_CREATE_INDEX, sqlite3.SQLITE_DROP_INDEX, sqlite3.SQLITE_CREATE_VIEW, sqlite3.SQLITE_DROP_VIEW,
+        sqlite3.SQLITE_CREATE_TRIGGER, sqlite3.SQLITE_DROP_TRIGGER, sqlite3.SQLITE_ALTER_TABLE, sqlite3.SQLITE_REINDEX,
+        sqlite3.SQLITE_ANALYZE, sqlite3.SQLITE_CREATE_VTABLE, sqlite3.SQLITE_DROP_VTABLE,
+        sqlite3.SQLITE_CREATE_TEMP_TABLE, sqlite3.SQLITE_CREATE_TEMP_INDEX, sqlite3.SQLITE_CREATE_TEMP_VIEW,
+        sqlite3.SQLITE_CREATE_TEMP_TRIGGER,
+    }
+)  # fmt: skip
+
+
+class Answer(Struct, frozen=True):
+    """What a statement gave. `image` is the database afterwards, None if nothing changed."""
+
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[Any, ...], ...] = ()
+    truncated: bool = False
+    affected: int = 0
+    last_row_id: int | None = None
+    image: bytes | None = None
+    pages: int = 0
+
+
+def run_sql(image: bytes, sql: str, parameters: Any, *, reading: bool) -> Answer:
+    """Run one statement. Blocking: call it in a thread.
+
+    Args:
+        reading: refuse whatever would change the database.
+
+    Raises:
+        ToolError: the SQL is wrong, is not allowed, or runs out of its bounds.
+    """
+    connection = _open(image)
+    try:
+        before = connection.total_changes
+        schema = _schema_version(connection)
+        _guard(connection, reading=reading)
+        answer = _execute(connection, sql, parameters)
+        connection.set_authorizer(None)
+        connection.set_progress_handler(None, 0)
+        if reading or (connection.total_changes == before and _schema_version(connection) == schema):
+            return answer
+        connection.commit()
+        return _with_image(connection, answer)
+    except sqlite3.OperationalError as error:
+        if "interrupted" in str(error):
+            raise ToolError(f"the statement ran over {TIME_LIMIT:g} seconds") from None
+        raise ToolError(f"SQL error: {str(error)[:300]}") from None
+    except sqlite3.DatabaseError as error:
+        reason = "not allowed here" if "not authorized" in str(error) or "prohibited" in str(error) else str(error)[:300]
+        raise ToolError(f"SQL error: {reason}") from None
+    except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, TypeError) as error:
+        raise ToolError(f"SQL error: {str(error)[:300]}") from None
+    finally:
+        connection.close()
+
+
+def _open(image: bytes) -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    if image:
+        connection.deserialize(image)
+    connection.execute(f"PRAGMA max_page_count={MAX_DATABASE // PAGE_SIZE}")
+    connection.execute("PRAGMA temp_store=FILE")
+    connection.execute("PRAGMA cache_size=-4096")
+    connection.execute("PRAGMA trusted_schema=OFF")
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_CELL)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, MAX_CELL)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_EXPR_DEPTH, 200)
+    return connection
+
+
+def _guard(connection: sqlite3.Connection, *, reading: bool) -> None:
+    until = time.monotonic() + TIME_LIMIT
+    connection.set_progress_handler(lambda: 1 if time.monotonic() > until else 0, STEPS)
+
+    def allow(action: int, first: str | None, second: str | None, database: str | None, trigger: str | None) -> int:
+        if action in (sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH):
+            return sqlite3.SQLITE_DENY
+        if action == sqlite3.SQLITE_PRAGMA and not _pragma_allowed((first or "").lower(), second, reading=reading):
+            return sqlite3.SQLITE_DENY
+        if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in _BANNED_FUNCTIONS:
+            return sqlite3.SQLITE_DENY
+        if action == sqlite3.SQLITE_CREATE_VTABLE and (second or "").lower() not in _SAFE_MODULES:
+            return sqlite3.SQLITE_DENY
+        if reading and action in _WRITES:
+            return sqlite3.SQLITE_DENY
+        return sqlite3.SQLITE_OK
+
+    connection.set_authorizer(allow)
+
+
+def _pragma_allowed(name: str, value: str | None, *, reading: bool) -> bool:
+    return name in _SAFE_PRAGMAS and not (reading and name == "user_version" and value is not None)
+
+
+def _execute(connection: sqlite3.Connection, sql: str, parameters: Any) -> Answer:
+    before = connection.total_changes
+    cursor = connection.execute(sql, parameters if parameters is not None else ())
+    if cursor.description is None:
+        return Answer(affected=connection.total_changes - before, last_row_id=cursor.lastrowid or None)
+    names = tuple(column[0] for column in cursor.description)
+    rows = cursor.fetchmany(MAX_ROWS + 1)
+    shown = tuple(tuple(_cell(value) for value in row) for row in rows[:MAX_ROWS])
+    return Answer(names, shown, len(rows) > MAX_ROWS, connection.total_changes - before)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _schema_version(connection: sqlite3.Connection) -> tuple[int, int]:
+    return connection.execute("PRAGMA schema_version").fetchone()[0], connection.execute("PRAGMA user_version").fetchone()[0]
+
+
+def _with_image(connection: sqlite3.Connection, answer: Answer) -> Answer:
+    image = connection.serialize()
+    if len(image) > MAX_DATABASE:
+        raise ToolError(f"a database may hold {MAX_DATABASE} bytes")
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    return Answer(answer.columns, answer.rows, answer.truncated, answer.affected, answer.last_row_id, image, pages)
+
+
+def describe(image: bytes) -> tuple[dict[str, Any], ...]:
+    """The tables and views with their columns. Blocking: call it in a thread."""
+    connection = _open(image)
+    try:
+        found = connection.execute(
+            "SELECT name, type, sql FROM sqlite_schema WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%' ORDER BY name LIMIT 500"
+        ).fetchall()
+        return tuple(
+            {
+                "name": name,
+                "type": kind,
+                "sql": sql,
+                "columns": [
+                    {"name": column[1], "type": column[2], "not_null": bool(column[3]), "primary_key": bool(column[5])}
+                    for column in connection.execute("SELECT * FROM pragma_table_info(?)", (name,)).fetchall()
+                ],
+            }
+            for name, kind, sql in found
+        )
+    except sqlite3.Error as error:
+        raise ToolError(f"the database cannot be read: {str(error)[:200]}") from None
+    finally:
+        connection.close()

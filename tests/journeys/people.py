@@ -1,0 +1,56 @@
+"""What journeys over agents and harnesses share."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import httpx
+
+from tests.server import post
+from tests.talk import Json
+
+PROMPT = "You answer questions about orders, in one sentence each."
+
+
+def fresh(word: str) -> str:
+    """A name that nothing else has."""
+    return f"{word}-{uuid.uuid4().hex[:12]}"
+
+
+async def get(http: httpx.AsyncClient, path: str, status: int = 200, **query: Any) -> Any:
+    """GET and expect a status; the answer's JSON."""
+    answer = await http.get(path, params=query)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+async def patch(http: httpx.AsyncClient, path: str, body: Json, status: int = 200) -> Json:
+    """PATCH and expect a status; the answer's JSON."""
+    answer = await http.patch(path, json=body)
+    assert answer.status_code == status, answer.text
+    found: Json = answer.json()
+    return found
+
+
+async def new_agent(http: httpx.AsyncClient, **fields: Any) -> Json:
+    """A fresh agent under a fresh name."""
+    made: Json = await post(http, "/v1/agents", {"name": fresh("desk"), "system_prompt": PROMPT, **fields})
+    return made
+
+
+async def new_harness(http: httpx.AsyncClient, **fields: Any) -> Json:
+    """A fresh harness under a fresh name."""
+    made: Json = await post(http, "/v1/harnesses", {"name": fresh("house"), **fields})
+    return made
+
+
+async def elsewhere(http: httpx.AsyncClient) -> dict[str, str]:
+    """Headers that work in another organization of the same user."""
+    return {"X-Org-Id": (await post(http, "/v1/orgs", {"name": "Elsewhere"}))["id"]}
+
+
+def without(resource: Json, *names: str) -> Json:
+    """The resource without these fields, and without what goes with its id."""
+    left_out = {*names, "id", "self_url", "view_url", "ui_link", "allowed_actions", "created_at", "updated_at"}
+    return {name: value for name, value in resource.items() if name not in left_out}

@@ -1,0 +1,344 @@
+"""What is let in as a body or a query string, and what is refused, with which words."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import MutableMapping
+from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Meta, Struct
+
+from perdure.api import decoding
+from perdure.api.decoding import MAX_BODY, MAX_DEPTH, ClientLeft, QueryDecoder, decode, read_body, read_json
+from perdure.domain.errors import InvalidInput, TooLarge, UnsupportedMedia
+
+ANYTHING: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+
+# What can be stored everywhere: no NUL, no surrogates, 64 bits.
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 63) - 1) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner),
+    max_leaves=20,
+)
+
+
+class Body(Struct):
+    """A body to decode."""
+
+    title: Annotated[str, Meta(max_length=5)] | None = None
+    count: Annotated[int, Meta(ge=1, le=10)] = 1
+    free: Any = None
+
+
+BODY = msgspec.json.Decoder(Body)
+
+
+def refused(decoder: msgspec.json.Decoder[Any], body: bytes) -> InvalidInput:
+    with pytest.raises(InvalidInput) as caught:
+        decode(decoder, body)
+    return caught.value
+
+
+@given(JSON)
+def test_every_json_value_that_can_be_stored_comes_through_unchanged(value: Any) -> None:
+    assert decode(ANYTHING, json.dumps(value, ensure_ascii=False).encode()) == value
+    assert decode(ANYTHING, json.dumps(value, ensure_ascii=True).encode()) == value
+
+
+@given(JSON)
+def test_what_is_ignored_is_let_in_as_well(value: Any) -> None:
+    assert decode(BODY, json.dumps({"nobody_knows": value, "count": 2}).encode()) == Body(count=2)
+
+
+BAD = {
+    "NaN": b"NaN",
+    "infinity": b"Infinity",
+    "minus infinity": b"-Infinity",
+    "beyond a double": b"1e400",
+    "beyond a double, negative": b"-1E+400",
+    "beyond a double, long": b"9" * 400 + b".5",
+    "400 digits": b"9" * 400,
+    "5000 digits": b"-" + b"9" * 5000,
+    "just beyond 64 bits": b"9223372036854775808",
+    "NUL, escaped": b'"a\\u0000b"',
+    "NUL after an escaped backslash": b'"a\\\\\\u0000b"',
+    "NUL in a key": b'{"\\u0000": 1}',
+    "NUL, raw": b'"a\x00b"',
+    "a control character": b'"a\x01b"',
+    "a line break": b'"a\nb"',
+    "a high surrogate alone": b'"\\ud800"',
+    "a low surrogate alone": b'"\\udc00"',
+    "surrogates the wrong way round": b'"\\udc00\\ud800"',
+    "a surrogate in a key": b'{"\\ud800": 1}',
+    "bytes that are no UTF-8": b'"\xff\xfe"',
+    "an overlong encoding": b'"\xc0\x80"',
+    "an encoded surrogate": b'"\xed\xa0\x80"',
+    "nesting of 100": b"[" * (MAX_DEPTH - 1) + b"]" * (MAX_DEPTH - 1),
+    "nesting of 100,000": b"[" * 100_000 + b"]" * 100_000,
+    "nesting without an end": b'{"a":' * 100_000,
+    "single quotes": b"'a'",
+    "a comment": b"/* a */ 1",
+    "a leading zero": b"01",
+    "a plus sign": b"+1",
+    "hexadecimal": b"0x10",
+    "a trailing comma": b"[1,]",
+    "a bad escape": b'"\\x41"',
+}
+
+
+@pytest.mark.parametrize("field", ["free", "nobody_knows"])
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
+def test_what_cannot_be_stored_or_is_no_json_is_refused_wherever_it_stands(bad: bytes, field: str) -> None:
+    error = refused(BODY, b'{"' + field.encode() + b'": ' + bad + b"}")
+    assert error.code in ("invalid_json", "nesting_too_deep", "number_out_of_range")
+    assert len(error.message) < 400
+
+
+@pytest.mark.parametrize("body", [b"", b" ", b"{", b'{"a":', b"{}{}", b"\xef\xbb\xbf{}", '{"title":"x"}'.encode("utf-16")])
+def test_what_is_no_json_at_all_is_refused(body: bytes) -> None:
+    assert refused(BODY, body).code == "invalid_json"
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"x"', b"null", b"1", b"true"])
+def test_what_is_no_object_is_refused(body: bytes) -> None:
+    assert refused(BODY, body).code == "invalid_request"
+
+
+def test_nesting_up_to_the_limit_is_let_in_and_brackets_in_strings_are_not_counted() -> None:
+    deep = b"[" * (MAX_DEPTH - 1) + b"]" * (MAX_DEPTH - 1)
+    assert decode(ANYTHING, deep) is not None
+    brackets = '[{"\\' * 500
+    assert decode(ANYTHING, json.dumps([brackets, brackets]).encode()) == [brackets, brackets]
+    assert decode(ANYTHING, json.dumps([[]] * 500).encode()) == [[]] * 500
+
+
+@given(st.lists(st.text('[{"\\ax'), min_size=60), st.integers(0, 2 * MAX_DEPTH))
+def test_depth_is_that_of_the_brackets_outside_strings(strings: list[str], depth: int) -> None:
+    value: Any = strings
+    for _ in range(depth):
+        value = [value, *strings[:2]]
+    body = json.dumps(value).encode()
+    if depth + 1 < MAX_DEPTH:
+        assert decode(ANYTHING, body) == value
+    else:
+        assert refused(ANYTHING, body).code == "nesting_too_deep"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a":"' + b"[{" * 60 + b'\\"' * 500_000,
+        b'{"a":"' + b"[{" * 60 + b"x" * 1_000_000,
+        b'{"a":' + b'"' * 1_000_001,
+        b'{"a":"' + b"\\" * 1_000_000 + b'\\u0000"}',
+        b"[" * 1_000_000,
+        b'{"a":' + b"1" * 1_000_000,
+        b'{"a":[' + b"[]," * 300_000,
+    ],
+    ids=["escaped quotes", "no end of a string", "quotes", "backslashes", "brackets", "digits", "empty lists"],
+)
+def test_a_body_made_to_be_slow_is_refused_in_one_pass(body: bytes) -> None:
+    refused(BODY, body)
+
+
+def test_an_escaped_backslash_before_u0000_is_just_text() -> None:
+    assert decode(ANYTHING, b'"\\\\u0000"') == "\\u0000"
+
+
+def test_of_a_key_that_is_there_twice_the_last_one_counts() -> None:
+    assert decode(BODY, b'{"count": 2, "count": 3}').count == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "words"),
+    [
+        (b'{"title": 5}', "title", "`title`: expected `str | null`, got `int`"),
+        (b'{"title": "too long"}', "title", "`title`: expected `str` of length <= 5"),
+        (b'{"count": 11}', "count", "`count`: expected `int` <= 10"),
+        (b"[]", None, "expected `object`, got `array`"),
+        (b'{"free": 1e999}', "free", "`free`: number out of range"),
+    ],
+)
+def test_a_refusal_names_the_place_and_what_would_fit(body: bytes, field: str | None, words: str) -> None:
+    error = refused(BODY, body)
+    assert (error.field, error.message) == (field, words)
+
+
+class Wire:
+    """Where a body comes from, piece by piece."""
+
+    def __init__(self, *parts: bytes, cut: bool = False) -> None:
+        self._parts = list(parts)
+        self._cut = cut
+
+    async def __call__(self) -> MutableMapping[str, Any]:
+        if not self._parts:
+            if self._cut:
+                return {"type": "http.disconnect"}
+            await asyncio.Event().wait()
+        part = self._parts.pop(0)
+        return {"type": "http.request", "body": part, "more_body": bool(self._parts) or self._cut}
+
+
+async def test_a_body_comes_together_from_its_pieces() -> None:
+    assert await read_body({}, Wire(b"one ", b"", b"two")) == b"one two"
+    assert await read_body({}, Wire(b"all")) == b"all"
+
+
+async def test_a_body_over_the_limit_is_refused_by_its_length_or_as_soon_as_it_passes_it() -> None:
+    for declared in (str(MAX_BODY + 1), "9" * 19, "9" * 5000):
+        with pytest.raises(TooLarge):
+            await read_body({b"content-length": declared.encode()}, Wire())
+    with pytest.raises(TooLarge):
+        await read_body({}, Wire(b"x" * MAX_BODY, b"x", b"never read"))
+    assert len(await read_body({}, Wire(b"x" * MAX_BODY))) == MAX_BODY
+
+
+@pytest.mark.parametrize("declared", [b"-1", b"1.5", b"ten", b""])
+async def test_a_length_that_is_no_number_is_refused(declared: bytes) -> None:
+    with pytest.raises(InvalidInput):
+        await read_body({b"content-length": declared}, Wire(b"{}"))
+
+
+@pytest.mark.parametrize("wire", [Wire(cut=True), Wire(b'{"title":"x"}', cut=True)])
+async def test_a_body_whose_sender_left_is_no_body(wire: Wire) -> None:
+    with pytest.raises(ClientLeft):
+        await read_body({}, wire)
+
+
+@pytest.mark.parametrize("parts", [(), (b"{", b"")])
+async def test_a_body_that_does_not_come_is_not_waited_for_for_ever(
+    parts: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "BODY_TIMEOUT", 0.01)
+    wire = Wire(*parts)
+
+    async def endless() -> MutableMapping[str, Any]:
+        return {**await wire(), "more_body": True}
+
+    with pytest.raises(InvalidInput) as caught:
+        await read_body({}, endless)
+    assert caught.value.code == "body_timeout"
+
+
+@pytest.mark.parametrize(
+    "media",
+    [
+        b"application/json",
+        b"APPLICATION/JSON; Charset=UTF-8",
+        b"application/json;charset=utf8",
+        b'application/json; charset="utf-8"',
+        b"application/merge-patch+json",
+        b"application/json; profile=x",
+    ],
+)
+async def test_json_goes_by_several_names(media: bytes) -> None:
+    assert await read_json({b"content-type": media}, Wire(b"{}")) == b"{}"
+
+
+@pytest.mark.parametrize(
+    "media",
+    [
+        None,
+        b"",
+        b"json",
+        b"text/plain",
+        b"text/json",
+        b"application/x-www-form-urlencoded",
+        b"multipart/form-data; boundary=x",
+        b"application/json; charset=utf-16",
+        b"application/json; charset=latin-1",
+    ],
+)
+async def test_anything_else_is_not_read_as_json(media: bytes | None) -> None:
+    with pytest.raises(UnsupportedMedia):
+        await read_json({} if media is None else {b"content-type": media}, Wire(b"{}"))
+
+
+async def test_an_empty_body_is_missing() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        await read_json({b"content-type": b"application/json"}, Wire(b""))
+    assert caught.value.code == "missing_body"
+
+
+class Query(Struct):
+    """A query to decode."""
+
+    text: Annotated[str, Meta(max_length=10)] | None = None
+    kind: Literal["a", "b"] | None = None
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+    place: Annotated[int, Meta(ge=0)] | None = None
+    flag: bool | None = None
+    tags: Annotated[tuple[Annotated[str, Meta(max_length=5)], ...], Meta(max_length=2)] = ()
+
+
+QUERY = QueryDecoder(Query)
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"", Query()),
+        (b"text=&unknown=%00&unknown=2", Query(text="")),
+        (b"text=null&limit=1", Query(text="null", limit=1)),
+        (b"text=%F0%9F%98%80+%2B&place=007", Query(text="😀 +", place=7)),
+        (b"flag=true&kind=b", Query(flag=True, kind="b")),
+        (b"flag=0&tags=x&tags=y", Query(flag=False, tags=("x", "y"))),
+        (b"&&=&text=1", Query(text="1")),
+    ],
+)
+def test_a_query_becomes_its_struct(raw: bytes, expected: Query) -> None:
+    assert QUERY.decode(raw) == expected
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"limit=0",
+        b"limit=101",
+        b"limit=-1",
+        b"limit=1e1",
+        b"limit=1.0",
+        b"limit=1_0",
+        b"limit=%201",
+        b"limit=",
+        b"limit=null",
+        b"limit=%D9%A3",
+        b"limit=99999999999999999999",
+        b"limit=" + b"9" * 5000,
+        b"place=-1",
+        b"flag=yes",
+        b"flag=",
+        b"flag=null",
+        b"kind=c",
+        b"kind=null",
+        b"kind=",
+        b"text=" + b"x" * 11,
+        b"text=%00",
+        b"text=%ff",
+        b"text=%ed%a0%80",
+        b"text=\xc3\xa9",
+        b"text=1&text=2",
+        b"limit=1&limit=1",
+        b"tags=a&tags=b&tags=c",
+        b"tags=toolong",
+        b"x=" + b"y" * 20_000,
+        b"&".join(b"a=1" for _ in range(600)),
+    ],
+)
+def test_a_query_that_does_not_fit_is_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        QUERY.decode(raw)
+    assert len(caught.value.message) < 400
+
+
+@given(TEXT.filter(lambda text: len(text) <= 10))
+def test_text_in_a_query_comes_through_unchanged(text: str) -> None:
+    assert QUERY.decode(urlencode({"text": text}).encode()) == Query(text=text)
