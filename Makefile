@@ -14,7 +14,7 @@ WORKERS ?= 2
 # More arguments for pytest, the demo or the benchmarks.
 ARGS ?=
 
-.PHONY: help install check size test demo bench fmt lock clean
+.PHONY: help install check size test demo docs bench fmt lock clean
 
 help:
 	@echo 'make install   .venv with the perdure command and all that tests need'
@@ -22,6 +22,7 @@ help:
 	@echo 'make test      all checks and all tests'
 	@echo 'make check     format, lint, types, imports, sizes'
 	@echo 'make fmt       format the code and mend what the linter can'
+	@echo 'make docs      write the reference pages that are made from the code'
 	@echo 'make bench     the benchmarks'
 	@echo 'make lock      new lock files from pyproject.toml (ARGS=--upgrade for the newest versions)'
 	@echo 'make clean     remove what was made here'
@@ -48,6 +49,9 @@ demo: install
 
 bench: install
 	@$(BIN)/python -m bench $(ARGS)
+
+docs: install
+	@$(BIN)/python -m tools.reference
 
 fmt: install
 	@$(BIN)/ruff check --quiet --fix-only $(CODE)

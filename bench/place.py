@@ -119,7 +119,8 @@ async def _spawn(arguments: list[str], log: Path, environment: dict[str, str] | 
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
             cwd=ROOT,
-            env={**os.environ, **(environment or {})},
+            # No vendor's key: a server that finds one sets up that vendor's model, and it would be the default.
+            env={**os.environ, "OPENAI_API_KEY": "", "ANTHROPIC_API_KEY": "", **(environment or {})},
         )
     assert process.stdout is not None
     line = (await asyncio.wait_for(process.stdout.readline(), START_SECONDS)).decode()

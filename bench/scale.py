@@ -21,7 +21,7 @@ from perdure.domain.sessions import SessionConfig
 from perdure.settings import Settings
 from perdure.store.database import Tx
 from perdure.store.rows import insert, to_json, values
-from perdure.store.sessions import SessionRow
+from perdure.store.sessions import SessionRow, count_sessions
 from perdure.wiring import open_parts
 
 WORDS = (
@@ -73,6 +73,7 @@ async def fill(settings: Settings, count: int) -> None:
 
             async def write(tx: Tx, batch: list[tuple[object, ...]] = batch) -> None:
                 await tx.run_many(insert("sessions", SessionRow), batch)
+                await count_sessions(tx, owner.organization_id, len(batch))
 
             await parts.database.write(write)
 

@@ -23,6 +23,7 @@ from perdure.domain.messages import CreateMessage, InputMessage, TextPart
 from perdure.domain.providers import CreateModel, CreateProvider
 from perdure.domain.sessions import CreateSession
 from perdure.domain.tools import CapabilityRef
+from perdure.llm.catalog import Catalog
 from perdure.settings import Settings
 from perdure.store.events import events_after
 from perdure.wiring import Parts, open_parts
@@ -104,10 +105,10 @@ class House:
 
 
 @asynccontextmanager
-async def house_with(gate: Gate, folder: Path) -> AsyncIterator[House]:
+async def house_with(gate: Gate, folder: Path, catalog: Catalog | None = None) -> AsyncIterator[House]:
     async with open_parts(Settings(data=str(folder))) as opened:
-        registry = Registry((*BUILT_IN, gate.capability))
-        app, engine = replace(opened.app, registry=registry), replace(opened.engine, registry=registry)
+        mine: dict[str, Any] = {"registry": Registry((*BUILT_IN, gate.capability)), "catalog": catalog or opened.app.catalog}
+        app, engine = replace(opened.app, **mine), replace(opened.engine, **mine)
         parts = replace(opened, app=app, engine=engine)
         owner = await bootstrap(parts.app)
         provider = await create_provider(parts.app, owner, CreateProvider("Simulated", "llmsim"))

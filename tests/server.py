@@ -13,6 +13,9 @@ import httpx
 
 START_LIMIT = 30.0
 
+NO_KEYS = {"OPENAI_API_KEY": "", "ANTHROPIC_API_KEY": ""}
+"""A developer's own keys are no business of the tests: a server would set up the vendors' models."""
+
 
 class Server:
     """`perdure serve` on a data folder; it can be killed and started again on the same data.
@@ -40,7 +43,7 @@ class Server:
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "perdure.cli", "serve", "--port", str(self._port), "--data", str(self.data),
-                stdout=asyncio.subprocess.PIPE, stderr=log, env={**os.environ, **self._environment},
+                stdout=asyncio.subprocess.PIPE, stderr=log, env={**os.environ, **NO_KEYS, **self._environment},
             )  # fmt: skip
         assert self._process.stdout is not None
         line = (await asyncio.wait_for(self._process.stdout.readline(), START_LIMIT)).decode()

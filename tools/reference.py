@@ -23,6 +23,11 @@ from perdure.wiring import all_routes
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
 
+DISCONNECTING = (
+    "The last frame: connect again with the last id, after `retry_ms`. The `reason`: `connection_cycle` (every five minutes or so), "
+    "`slow_consumer` (too much was waiting), `shutdown`, `unavailable` (the database does not answer) or `session_deleted`."
+)
+
 NOTE = "<!-- Made by tools/reference.py from the code: change it there. -->"
 
 
@@ -33,11 +38,6 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 def page(title: str, *parts: str) -> str:
     return "\n\n".join([f"# {title}", NOTE, *parts]) + "\n"
-
-
-def sentences(kind: type) -> str:
-    """A docstring on one line."""
-    return " ".join(inspect.cleandoc(kind.__doc__ or "").split())
 
 
 def setting_words() -> dict[str, str]:
@@ -64,9 +64,9 @@ def settings_page() -> str:
         rows.append((f"`PERDURE_{name.upper()}`", shown, words[name][0].upper() + words[name][1:]))
     return page(
         "Settings",
-        "The server reads its settings from environment variables; an empty one counts as not set. `perdure serve` has options for the "
-        "first few (`--host`, `--port`, `--data`, `--database-url`), which win. A value that does not fit stops the start, with the name of "
-        "the setting.",
+        "The server reads its settings from environment variables; an empty one counts as not set. `perdure serve` has options for "
+        "the first few (`--host`, `--port`, `--data`, `--database-url`), which win. A value that does not fit stops the start, with "
+        "the name of the setting.",
         table(("variable", "default", "meaning"), rows),
         "Settings of the `perdure` command itself (`PERDURE_URL`, `PERDURE_TOKEN`, `PERDURE_ORG`, `PERDURE_DEBUG`) are in "
         "[its reference](cli.md). Keys of model vendors may also stand in the vendors' own variables (`OPENAI_API_KEY`, "
@@ -83,7 +83,7 @@ def fields_of(name: str, schemas: dict[str, Any]) -> Iterator[str]:
 def events_page(schemas: dict[str, Any]) -> str:
     def rows(live: bool) -> list[tuple[str, ...]]:
         return [
-            (f"`{kind}`", sentences(data), ", ".join(fields_of(data.__name__, schemas)))
+            (f"`{kind}`", schemas[data.__name__]["description"], ", ".join(fields_of(data.__name__, schemas)))
             for kind, data in EVENT_DATA.items()
             if (kind in LIVE_TYPES) is live
         ]
@@ -112,12 +112,7 @@ def events_page(schemas: dict[str, Any]) -> str:
             [
                 ("`connected`", "The first frame. Its data is `{\"status\":\"connected\"}`."),
                 ("an event's type", "Its data is the event; `id:` is the event's id."),
-                (
-                    "`disconnecting`",
-                    "The last frame: connect again with the last id, after `retry_ms`. The `reason`: `connection_cycle` (every five "
-                    "minutes or so), `slow_consumer` (too much was waiting), `shutdown`, `unavailable` (the database does not "
-                    "answer) or `session_deleted`.",
-                ),
+                ("`disconnecting`", DISCONNECTING),
                 ("a comment", "`: heartbeat` after 30 seconds of silence."),
             ],
         ),
@@ -161,14 +156,14 @@ def capability_part(capability: Capability) -> list[str]:
     parts = [f"## `{capability.id}`", " ".join([capability.description, *facts])]
     if capability.config_schema is not None:
         rows = [
-            (f"`{name}`", schema_words(schema), schema.get("description", ""))
+            (f"`{name}`", schema_words(schema), str(schema.get("description", "")))
             for name, schema in capability.config_schema.get("properties", {}).items()
         ]
         parts.append(table(("configuration", "", "meaning"), rows))
     tools = capability.tools(None)
     if tools:
-        rows = [(f"`{tool.name}`", tool.description, ", ".join(arguments_of(tool)), on_recovery(tool)) for tool in tools]
-        parts.append(table(("tool", "what the model is told", "arguments", "after a crash"), rows))
+        calls = [(f"`{tool.name}`", tool.description, ", ".join(arguments_of(tool)), on_recovery(tool)) for tool in tools]
+        parts.append(table(("tool", "what the model is told", "arguments", "after a crash"), calls))
     return parts
 
 
@@ -192,11 +187,11 @@ def capabilities_page() -> str:
     parts = [part for capability in Registry().all() for part in capability_part(capability)]
     return page(
         "Capabilities",
-        "A harness, an agent or a session turns capabilities on: `\"capabilities\": [{\"ref\": \"current_time\"}]`, with `config` where one takes a "
-        "configuration. Layers add up; for the same capability the later layer's configuration wins. `GET /v1/capabilities` lists what a "
-        "server has.",
-        "`?` marks arguments that may be left out. When a server dies in the middle of a call, the call is run again only if doing it twice "
-        "comes to the same as once; otherwise the model is told that it was interrupted.",
+        'A harness, an agent or a session turns capabilities on: `"capabilities": [{"ref": "current_time"}]`, with `config` where one '
+        "takes a configuration. Layers add up; for the same capability the later layer's configuration wins. `GET /v1/capabilities` "
+        "lists what a server has.",
+        "`?` marks arguments that may be left out. When a server dies in the middle of a call, the call is run again only if doing it "
+        "twice comes to the same as once; otherwise the model is told that it was interrupted.",
         *parts,
     )  # fmt: skip
 
@@ -212,8 +207,8 @@ def errors_page(schemas: dict[str, Any]) -> str:
     return page(
         "Errors",
         "An answer that is not a success is `application/problem+json`: " + ", ".join(fields_of("ErrorResponse", schemas)) + ". "
-        "`code` is for programs and does not change; `detail` is for people and says what to mend; `field` is the path of what is at fault, "
-        "if that is one thing. `error` has `code` and `message` once more, for clients that look there.",
+        "`code` is for programs and does not change; `detail` is for people and says what to mend; `field` is the path of what is at "
+        "fault, if that is one thing. `error` has `code` and `message` once more, for clients that look there.",
         "A request that was refused has changed nothing. 429 and 503 may carry `Retry-After`.",
         "## Answers",
         codes(ANSWERS),

@@ -24,15 +24,15 @@ class Settings(Struct, frozen=True, kw_only=True):
         database_url: a PostgreSQL URL; empty for the embedded SQLite.
         master_key: 32 bytes as base64 or hex, that wrap every secret; empty for a file in the data folder.
         drain_seconds: how long running turns may go on after a request to stop.
-        stream_cycle_seconds: after which a live stream is ended so that it moves on.
-        heartbeat_seconds: of silence after which a live stream shows a sign of life.
-        history_tokens: about how many tokens of history a model call is shown.
+        stream_cycle_seconds: about how long a live stream lasts; its follower then connects again, perhaps elsewhere.
+        heartbeat_seconds: how long a live stream is silent before it shows a sign of life.
+        history_tokens: about how many tokens of history a model call is shown at most; less where its window is smaller.
         max_iterations: model calls in one turn, where no layer says otherwise.
         model_attempts: how often a model call is tried.
         client_tool_timeout_seconds: how long a caller may take to answer its tool calls.
         approval_timeout_seconds: how long a person may take to allow a tool call.
         rate_limit: requests a second for each access token, on average; twice as many at once; 0 for no limit.
-        log_level: debug, info, warning or error.
+        log_level: how much is logged: debug, info, warning or error.
     """
 
     host: str = "127.0.0.1"

@@ -27,6 +27,7 @@ from perdure.api import databases as database_routes
 from perdure.api import harnesses as harness_routes
 from perdure.api import messages as message_routes
 from perdure.api import providers as provider_routes
+from perdure.api import schedules as schedule_routes
 from perdure.api import sessions as session_routes
 from perdure.api import storage as storage_routes
 from perdure.api.http import Api, Authenticate, Route
@@ -55,6 +56,7 @@ from perdure.store.migrate import migrate
 from perdure.store.providers import ProviderRow
 from perdure.store.queue import LocalQueue, Queue
 from perdure.store.sqlite import open_sqlite
+from perdure.worker.scheduler import Scheduler
 from perdure.worker.sweep import Sweep
 from perdure.worker.worker import Worker
 
@@ -190,6 +192,10 @@ def authenticator(app: App, owner: Caller, limit: RateLimit, *, login: bool) -> 
         # Without a login, a web page in the user's browser must not get in: it would come under a name of its own.
         if not is_loopback(_name_in(_text(headers, b"host") or "")):
             raise Forbidden("without a login this server answers only to localhost", code="host_not_allowed")
+        # And it needs no name for a request whose answer it does not have to see: browsers say where such a one comes from.
+        origin = _text(headers, b"origin")
+        if origin is not None and not is_loopback(_name_in(origin.partition("://")[2])):
+            raise Forbidden("without a login this server takes no requests of web pages from elsewhere", code="origin_not_allowed")
         organization = _text(headers, b"x-org-id")
         if organization is None or organization == owner.organization_id:
             return owner
@@ -229,6 +235,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *capability_routes.ROUTES,
         *account_routes.ROUTES,
         *storage_routes.ROUTES,
+        *schedule_routes.ROUTES,
         *database_routes.ROUTES,
         *provider_routes.ROUTES,
         health_route(running),
@@ -276,12 +283,14 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
         await worker.start()
         await sweep.once(stale_after=0 if parts.database.dialect == "sqlite" else 10_000_000)
         sweeping = asyncio.create_task(sweep.run())
+        scheduling = asyncio.create_task(Scheduler(parts.app).run())
         gc.collect()
         gc.freeze()
         try:
             await _run(settings, api, listener, worker, closing, announce or _print)
         finally:
             sweeping.cancel()
+            scheduling.cancel()
 
 
 def _print(line: str) -> None:
@@ -307,7 +316,7 @@ async def _run(
 ) -> None:
     config = uvicorn.Config(
         api, lifespan="off", log_config=None, access_log=False, http=HttpProtocol, ws="none", server_header=False, date_header=False,
-        timeout_keep_alive=75, timeout_graceful_shutdown=5, backlog=4096, limit_concurrency=None,
+        timeout_keep_alive=75, timeout_graceful_shutdown=5, backlog=4096, limit_concurrency=None, proxy_headers=False,
     )  # fmt: skip
     server = _Server(config)
     stop = asyncio.Event()

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from perdure.domain.ids import new_id
-from tests.journeys.people import PROMPT, elsewhere, fresh, get, new_agent, new_harness, patch, without
+from tests.journeys.people import PROMPT, elsewhere, fresh, get, new_agent, new_harness, patch, watched_model, without
 from tests.server import post
 from tests.talk import Json, call, new_talk
 
@@ -121,9 +121,9 @@ async def test_only_what_is_named_changes_and_null_clears_what_can_be_empty(api:
         ("initial_files", [{"path": "/a", "content": "%", "encoding": "base64"}], "invalid_request"),
         ("initial_files", [{"path": "/a", "content": ""}, {"path": "a", "content": ""}], "invalid_request"),
         ("harness_id", "generic", "invalid_id"),
-        ("harness_id", new_id("harness"), "harness_not_found"),
+        ("harness_id", f"harness_{'0' * 32}", "harness_not_found"),
         ("harness_name", "nowhere", "harness_not_found"),
-        ("default_model_id", new_id("model"), "model_not_found"),
+        ("default_model_id", f"model_{'0' * 32}", "model_not_found"),
         ("status", "gone", "invalid_request"),
     ],
 )
@@ -148,7 +148,7 @@ async def test_a_configuration_has_a_limit_that_its_files_count_towards(api: htt
     agent = await new_agent(api)
     body = {"initial_files": [{"path": "/big", "content": "x" * 1_000_001}]}
     assert (await patch(api, f"/v1/agents/{agent['id']}", body, 413))["code"] == "too_large"
-    assert (await get(api, f"/v1/agents/{agent['id']}"))["initial_files"] == []
+    assert "initial_files" not in await get(api, f"/v1/agents/{agent['id']}")
 
 
 async def test_two_agents_cannot_have_one_name_but_an_archived_ones_is_free(api: httpx.AsyncClient) -> None:
@@ -260,20 +260,27 @@ async def test_an_example_makes_an_agent_that_works(http: httpx.AsyncClient) -> 
 async def test_a_preview_is_what_the_model_gets(api: httpx.AsyncClient) -> None:
     shape: Json = {"system_prompt": PROMPT, "capabilities": [{"ref": "current_time"}], "tools": [LOOK_UP]}
     preview = await post(api, "/v1/agents/preview", {**shape, "harness_name": "generic"}, 200)
-    agent = await new_agent(api, **shape)
-    talk = await new_talk(api, agent_id=agent["id"])
-    await talk.turn({"text": "Hi."})
-    (call_,) = await talk.events(types="llm.generation")
-    shown = call_["data"]["messages"][0]
-    assert shown["role"] == "system"
-    assert shown["content"][0]["text"] == preview["system_prompt"].replace("<agent>", f'<agent name="{agent["name"]}">')
-    assert {tool["name"] for tool in preview["tools"]} >= {"read_file", "get_current_time", "look_up"}
-    alone = await post(api, "/v1/agents/preview", shape, 200)
-    assert [(tool["name"], tool["type"]) for tool in alone["tools"]] == [
+    async with watched_model(api) as model:
+        agent = await new_agent(api, **shape, default_model_id=model.id)
+        talk = await new_talk(api, agent_id=agent["id"])
+        model.will_answer()
+        await talk.turn()
+        assert model.told == preview["system_prompt"].replace("<agent>", f'<agent name="{agent["name"]}">')
+        assert model.tools == [tool["name"] for tool in preview["tools"]]
+        assert {"read_file", "get_current_time", "look_up"} <= set(model.tools)
+
+
+async def test_a_preview_without_a_harness_shows_the_agent_by_itself(api: httpx.AsyncClient) -> None:
+    shape: Json = {"system_prompt": PROMPT, "capabilities": [{"ref": "current_time"}], "tools": [LOOK_UP]}
+    preview = await post(api, "/v1/agents/preview", shape, 200)
+    assert [(tool["name"], tool["type"]) for tool in preview["tools"]] == [
         ("get_current_time", "builtin"),
         ("look_up", "client_side"),
     ]
-    assert alone["system_prompt"] == f"<agent>\n{PROMPT}\n</agent>"
+    assert preview["system_prompt"] == f"<agent>\n{PROMPT}\n</agent>"
+    assert (await post(api, "/v1/agents/preview", {**shape, "harness_id": "generic"}, 400))["code"] == "invalid_id"
+    both = {**shape, "harness_name": "generic", "harness_id": f"harness_{'0' * 32}"}
+    assert (await post(api, "/v1/agents/preview", both, 400))["field"] == "harness_id"
 
 
 async def test_an_analysis_names_what_deserves_a_second_look(api: httpx.AsyncClient) -> None:
@@ -384,6 +391,22 @@ async def test_another_organization_sees_nothing_of_it(api: httpx.AsyncClient) -
     answer = await api.post("/v1/agents", json={"name": agent["name"], "system_prompt": PROMPT}, headers=headers)
     assert answer.status_code == 201
     assert without(await get(api, base), "session_count", "app_count") == without(agent)
+
+
+@pytest.mark.parametrize("origin", ["https://example.com", "http://localhost.example.com", "null", "http://127.0.0.1.nip.io:9000"])
+async def test_a_web_page_from_elsewhere_cannot_slip_an_agent_in(api: httpx.AsyncClient, origin: str) -> None:
+    name = fresh("slipped")
+    headers = {"content-type": "text/plain", "origin": origin}
+    answer = await api.post("/v1/agents/import", content=f"---\nname: {name}\n---\nHi.", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (403, "origin_not_allowed")
+    await get(api, f"/v1/agents/{name}", 404)
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:3000", "http://127.0.0.1:9000", "http://[::1]:3000"])
+async def test_a_web_page_of_this_machine_can_make_one(api: httpx.AsyncClient, origin: str) -> None:
+    text = f"---\nname: {fresh('local')}\n---\nHi."
+    answer = await api.post("/v1/agents/import", content=text, headers={"content-type": "text/plain", "origin": origin})
+    assert answer.status_code == 201
 
 
 @pytest.mark.parametrize("ref", ["Agent", "agent_1", "agent_" + "A" * 32, "a" * 65, "a%20b", "%F0%9F%99%82"])

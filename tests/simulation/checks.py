@@ -6,15 +6,14 @@ from collections import Counter
 from typing import Any
 
 from perdure.domain.events import ENDED_TURN, Event
-from perdure.domain.messages import Message, ToolResultPart, text_of, tool_calls_of
+from perdure.domain.messages import text_of, tool_calls_of
 from perdure.domain.tools import APPROVE
 from perdure.domain.turn import TurnState, fold
 from perdure.engine.histories import read_conversation
+from tests.simulation.conversations import disorder, expected_prompt, key_of
 from tests.simulation.model import ANSWER
 from tests.simulation.tools import REPLAYABLE
 from tests.simulation.world import World
-
-Key = tuple[str, ...]
 
 
 async def check_world(world: World) -> None:
@@ -65,6 +64,7 @@ class _Turns:
         self._exec: str | None = None
         self._calls: dict[str, str] = {}
         self._acting = False
+        self._unseen: set[str] = set()
 
     def take(self, event: Event) -> None:
         context, data = event.context_struct(), event.decoded()
@@ -72,16 +72,20 @@ class _Turns:
             self._end(event, context.turn_id or "")
             return
         match event.type:
+            case "input.message" if context.input_message_id is not None:
+                self._unseen.add(context.input_message_id)
             case "turn.started":
                 self._need(self.turn is None, event, "a turn begins in a turn")
                 self._need(context.turn_id not in self._ended, event, "an ended turn begins again")
                 self.turn = context.turn_id
             case "session.idled":
                 self._need(self.turn is None, event, "idle in the middle of a turn")
+                self._need(not self._unseen, event, "idle with messages unseen")
             case "reason.started":
                 self._need(self._exec is None, event, "two model calls at once")
                 self._need(all(state == "done" for state in self._calls.values()), event, "a model call before all results")
                 self._exec, self._calls, self._acting = context.exec_id, {}, False
+                self._unseen.clear()
             case "reason.completed":
                 self._need(self._exec == context.exec_id, event, "the end of another model call")
                 self._exec = None
@@ -100,9 +104,12 @@ class _Turns:
             self._need(self.turn is not None and context.turn_id == self.turn, event, "outside its turn")
 
     def _end(self, event: Event, turn_id: str) -> None:
+        if event.type == "turn.failed":
+            self._need(event.decoded().error_code != "unavailable", event, "a turn pays for a database that was away")
         self._need(turn_id not in self._ended, event, "a turn ends twice")
         self._need(self.turn == turn_id or (self.turn is None and event.type == "turn.cancelled"), event, "the end of another turn")
         self._ended.add(turn_id)
+        self._unseen = set() if event.type == "turn.cancelled" else self._unseen - {event.context_struct().input_message_id or ""}
         self.turn, self._exec, self._calls, self._acting = None, None, {}, False
 
     def _need(self, holds: bool, event: Event, what: str) -> None:
@@ -171,54 +178,12 @@ def _check_result(world: World, data: Any) -> None:
 # --- conversations ----------------------------------------------------------
 
 
-def key_of(message: Message) -> Key:
-    """What tells messages apart: results by their call."""
-    if message.role == "tool_result":
-        part = message.content[0]
-        assert isinstance(part, ToolResultPart)
-        return ("result", part.tool_call_id, str(part.result), str(part.error)[:40])
-    return (message.role, message.id)
-
-
-def expected_prompt(log: list[Event], through: int) -> list[Key]:
-    """What a model call begun at this sequence sees: every message at the place where the conversation had got to.
-
-    A message of the user comes before the answers to model calls that began after it; results follow their answer, in the order of
-    its calls.
-    """
-    begun: dict[str, int] = {}
-    results: dict[tuple[str, str], Key] = {}
-    placed: list[tuple[int, Message]] = []
-    execution = ""
-    for event in log[:through]:
-        match event.type:
-            case "reason.started":
-                execution = event.context_struct().exec_id or ""
-                begun[execution] = event.sequence
-            case "input.message":
-                placed.append((event.sequence, event.decoded().message))
-            case "output.message.completed" if event.decoded().error_code is None:
-                own = event.context_struct().exec_id or ""
-                placed.append((begun.get(own, event.sequence), event.decoded().message))
-            case "tool.completed":
-                data = event.decoded()
-                result = None if data.result is None else text_of(data.result)
-                results[execution, data.tool_call_id] = ("result", data.tool_call_id, str(result), str(data.error)[:40])
-    execution_at = {sequence: name for name, sequence in begun.items()}
-    expected: list[Key] = []
-    for place, message in sorted(placed, key=lambda pair: pair[0]):
-        expected.append(key_of(message))
-        for call in tool_calls_of(message):
-            missing = ("result", call.id, "None", "This call did not finish: the turn ended")
-            expected.append(results.get((execution_at.get(place, ""), call.id), missing))
-    return expected
-
-
 def check_prompts(world: World, log: list[Event]) -> None:
     """What the model saw is what the log says, and fit to be sent to a vendor; what it said is in the log."""
     for number, call in enumerate(world.calls):
         seen = [key_of(message) for message in call.messages]
-        check_order(world, number, call.messages)
+        for refused in disorder(call.messages):
+            world.blame(f"model call {number} saw {refused}")
         begun = [event.sequence for event in log[: call.head] if event.type == "reason.started"]
         if not call.current or not begun:
             continue
@@ -244,22 +209,6 @@ def check_answers(world: World, log: list[Event]) -> None:
         expected = expected_prompt(log, begun[execution])
         if seen != (expected if world.scenario.window is None else expected[len(expected) - len(seen) :]):
             world.blame(f"answer {number} in the log was given to {seen}, not to {expected}")
-
-
-def check_order(world: World, number: int, messages: tuple[Message, ...]) -> None:
-    """The order that vendors insist on: a user begins and never an agent ends; every call has its result, right behind it."""
-    due: list[str] = []
-    last = ""
-    for message in messages:
-        if message.role == "tool_result":
-            if not due or key_of(message)[1] != due.pop(0):
-                world.blame(f"model call {number} saw a result out of order")
-        elif due or (message.role == "agent" and last in {"", "agent"}):
-            world.blame(f"model call {number} saw a {message.role} message after {last or 'nothing'}")
-        due += [call.id for call in tool_calls_of(message)]
-        last = message.role
-    if due or last not in {"user", "tool_result"}:
-        world.blame(f"model call {number} ended with a {last} message")
 
 
 async def check_histories(world: World) -> None:

@@ -80,7 +80,9 @@ class Client:
 
     async def patch(self, server: Process | None = None) -> None:
         body = UpdateSession(title=f"title {self.world.loop.now}")
-        await self._ask("patch", lambda process: change_session(process.app, self.world.store.caller, self.world.session_id, body), server)
+        await self._ask(
+            "patch", lambda process: change_session(process.app, self.world.store.caller, self.world.session_id, body), server
+        )
 
     async def answer(self, decision: Decision = "allow", limit: int | None = None, server: Process | None = None) -> None:
         """Answer what the session asks for: its client's results, or leave for (some of) its calls."""
@@ -111,7 +113,7 @@ class Client:
         error: BaseException | None = None
         try:
             await call(process)
-        except BaseException as raised:
+        except BaseException as raised:  # noqa: BLE001 - judged below
             error = raised
         self.world.note(f"{process.name} {what}: {'done' if error is None else repr(error)}")
         allowed: tuple[type[BaseException], ...] = (Crash, Unavailable, asyncio.CancelledError)

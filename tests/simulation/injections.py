@@ -20,12 +20,12 @@ class Injections:
 
     def __init__(self, world: World, client: Client) -> None:
         self._world, self._client = world, client
-        world.inject = self.happen
+        world.inject = self._happen
 
-    async def happen(self, process: Process, where: str, kind: str) -> None:
+    async def _happen(self, process: Process, where: str, kind: str) -> None:
         await KINDS[kind](self, process, where)
 
-    def another(self, process: Process) -> Process:
+    def _another(self, process: Process) -> Process:
         """A process beside this one."""
         others = [each for each in self._world.live() if each is not process]
         return others[0] if others else self._world.start()
@@ -66,14 +66,14 @@ class Injections:
             thawed.set_result(None)
 
     async def _overtake_later(self, process: Process) -> None:
-        other = self.another(process)
+        other = self._another(process)
         await process.pause(LATE)
         other.spawn(sweep(other))
         await process.pause(self._world.rng.choice((0.0, 0.0, 1.0, 40.0)))
 
     async def overtake(self, process: Process, where: str) -> None:
         """Another process starts, and takes over whatever it finds unfinished: two runners race from here."""
-        other = self.another(process)
+        other = self._another(process)
         other.spawn(sweep(other, stale_after=0))
 
     async def wake(self, process: Process, where: str) -> None:
@@ -81,25 +81,25 @@ class Injections:
         process.queue.put(Job(self._world.store.caller.organization_id, self._world.session_id))
 
     async def wake_elsewhere(self, process: Process, where: str) -> None:
-        await self.wake(self.another(process), where)
+        await self.wake(self._another(process), where)
 
     async def message(self, process: Process, where: str) -> None:
         await self._client.post(None, process)
 
     async def message_elsewhere(self, process: Process, where: str) -> None:
-        await self._client.post(None, self.another(process))
+        await self._client.post(None, self._another(process))
 
     async def cancel(self, process: Process, where: str) -> None:
         await self._client.cancel(process)
 
     async def cancel_elsewhere(self, process: Process, where: str) -> None:
-        await self._client.cancel(self.another(process))
+        await self._client.cancel(self._another(process))
 
     async def delete(self, process: Process, where: str) -> None:
         await self._client.delete(process)
 
     async def delete_elsewhere(self, process: Process, where: str) -> None:
-        await self._client.delete(self.another(process))
+        await self._client.delete(self._another(process))
 
     async def patch(self, process: Process, where: str) -> None:
         await self._client.patch(process)
@@ -110,6 +110,10 @@ class Injections:
     async def decide(self, process: Process, where: str) -> None:
         """A decision on one of several open questions."""
         await self._client.answer(self._world.rng.choice(("allow", "reject", "reject_always")), 1, process)
+
+    async def unplug(self, process: Process, where: str) -> None:
+        """The model's provider is set up wrongly, for a while."""
+        self._world.unplugged += 1
 
     async def linger(self, process: Process, where: str) -> None:
         """This step takes a moment: others go first."""
@@ -123,12 +127,9 @@ async def sweep(process: Process, **how: int) -> None:
 
 
 KINDS: dict[str, Callable[[Injections, Process, str], Awaitable[None]]] = {
-    name: getattr(Injections, name)
-    for name in (
-        "crash", "stop", "fault", "stall", "freeze", "overtake", "wake", "wake_elsewhere", "message", "message_elsewhere", "cancel", "cancel_elsewhere",
-        "delete", "delete_elsewhere", "patch", "answer", "decide", "linger",
-    )
-}  # fmt: skip
+    name: method for name, method in vars(Injections).items() if not name.startswith("_")
+}
+"""Every method of `Injections` is a kind of thing that happens."""
 
 ROUGH = frozenset({"crash", "stop", "fault", "stall", "freeze"})
 GENTLE = frozenset(KINDS) - ROUGH

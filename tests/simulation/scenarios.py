@@ -120,7 +120,9 @@ def draw_scenario(rng: random.Random) -> Scenario:
 def _draw_script(rng: random.Random) -> tuple[Step, ...]:
     steps = []
     for _ in range(rng.choice((0, 1, 1, 2, 3))):
-        names = rng.choices(("once", "again", "look", "refuse", "burst", CLIENT_TOOL, "nowhere"), (6, 3, 3, 1, 1, 2, 1), k=rng.randint(1, 4))
+        names = rng.choices(
+            ("once", "again", "look", "refuse", "burst", CLIENT_TOOL, "nowhere"), (6, 3, 3, 1, 1, 2, 1), k=rng.randint(1, 4)
+        )
         calls = tuple((name, {"seconds": rng.choice((0.5, 2.0, 9.0))} if rng.random() < 0.3 else {}) for name in names)
         steps.append(Step(calls, rng.choice((0, 0, 0, 1, 15)), rng.choice((0, 0, 0, 0, 1, 2))))
     last = Step(seconds=rng.choice((0, 0, 0, 2, 30)), failures=rng.choice((0, 0, 0, 0, 0, 1, -1)))

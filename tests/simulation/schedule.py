@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from tests.simulation.injections import GENTLE, KINDS, LATE, Injections, sweep
 from tests.simulation.loop import Stuck, VirtualLoop
 from tests.simulation.scenarios import Scenario, by_name, draw_scenario
 from tests.simulation.store import Store
-from tests.simulation.world import World
+from tests.simulation.world import Plan, World
 
 PATIENCE = 80
 """Sweeps after which a session that is still not at rest has broken promise P4."""
@@ -35,6 +34,21 @@ class Listed:
 
     def at(self, number: int, where: str) -> str | None:
         return self.things.get(number)
+
+
+@dataclass
+class Repeated:
+    """The same thing at every such place, up to a number of times."""
+
+    where: str
+    kind: str
+    times: int = 1000
+
+    def at(self, number: int, where: str) -> str | None:
+        if where != self.where or self.times == 0:
+            return None
+        self.times -= 1
+        return self.kind
 
 
 class Drawn:
@@ -58,7 +72,7 @@ class Drawn:
 class Schedule:
     """A schedule that can be played once, and named so that it can be played again."""
 
-    def __init__(self, scenario: Scenario, plan: Listed | Drawn, rng: random.Random, name: str, *, lossy: bool, gentle: bool) -> None:
+    def __init__(self, scenario: Scenario, plan: Plan, rng: random.Random, name: str, *, lossy: bool, gentle: bool) -> None:
         self.scenario, self.plan, self.rng, self.name, self.lossy, self.gentle = scenario, plan, rng, name, lossy, gentle
         self.points = 0
 
@@ -91,7 +105,7 @@ class Schedule:
     def _report(self, world: World) -> str:
         log = "\n".join(f"  {event.sequence:3} {event.type}" for event in world.witness.log) if world.witness else ""
         return (
-            f"{world.violations[0]}\nreplay: PERDURE_SIMULATION_SEED='{self.name}' .venv/bin/pytest tests/simulation/test_replay.py\n"
+            f"{world.violations[0]}\nreplay: PERDURE_SIMULATION_SEED='{self.name}' .venv/bin/pytest tests/simulation/test_drawn.py\n"
             + "\n".join(world.trace)
             + f"\nthe log:\n{log}"
         )
@@ -99,18 +113,21 @@ class Schedule:
     async def _live(self, world: World) -> None:
         client = Client(world)
         Injections(world, client)
-        if isinstance(self.plan, Drawn) and self.rng.random() < 0.5:
-            world.skews = [self.rng.randrange(-5_000_000, 5_000_000) for _ in range(5)]
-        for _ in range(self.rng.choice((1, 2))):
-            world.start()
-        await client.create()
-        world.lossy, world.counting = self.lossy, True
+        await self._open(world, client)
         for action in self.scenario.actions:
             await self._act(world, client, *action.split())
         await self._rest(world)
         await self._expire(world)
         world.counting = False
         await check_world(world)
+
+    async def _open(self, world: World, client: Client) -> None:
+        if isinstance(self.plan, Drawn) and self.rng.random() < 0.5:
+            world.skews = [self.rng.randrange(-5_000_000, 5_000_000) for _ in range(5)]
+        for _ in range(self.rng.choice((1, 2))):
+            world.start()
+        await client.create()
+        world.lossy, world.counting = self.lossy, True
 
     async def _act(self, world: World, client: Client, verb: str, what: str = "") -> None:
         match verb:
@@ -173,6 +190,25 @@ def at_rest(row: SessionRow, now: int) -> bool:
     return row.status == "waiting_for_tool_results" and row.wake_at is not None and row.wake_at > now
 
 
+class Staged(Schedule):
+    """A scene: what happens is written out, in virtual time; the promises are not judged at the end, but at every append."""
+
+    def __init__(self, scenario: Scenario, scene: Callable[[World, Client], Awaitable[None]]) -> None:
+        super().__init__(scenario, Listed({}), random.Random(0), scenario.name, lossy=False, gentle=False)
+        self._scene = scene
+
+    async def _live(self, world: World) -> None:
+        client = Client(world)
+        world.start()
+        await client.create()
+        await self._scene(world, client)
+
+
+def repeated(scenario: Scenario, where: str, kind: str, times: int = 1000) -> Schedule:
+    """A schedule in which the same thing happens at every such place."""
+    return Schedule(scenario, Repeated(where, kind, times), random.Random(0), f"{kind} at every {where}", lossy=False, gentle=False)
+
+
 def listed(scenario: Scenario, things: dict[int, str]) -> Schedule:
     """A schedule of these things at these points."""
     name = f"{scenario.name}:{','.join(f'{point}={kind}' for point, kind in things.items())}"
@@ -194,11 +230,6 @@ def named(name: str) -> Schedule:
     scenario, _, rest = name.partition(":")
     things = {int(point): kind for point, _, kind in (pair.partition("=") for pair in rest.split(",") if pair)}
     return listed(by_name(scenario), things)
-
-
-def wanted() -> str | None:
-    """The one schedule that is to be replayed, if any."""
-    return os.environ.get("PERDURE_SIMULATION_SEED")
 
 
 class _Strict(logging.Handler):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from perdure.app.accounts import bootstrap
 from perdure.app.providers import create_model, create_provider
@@ -67,7 +67,7 @@ class Store:
         self.writer.execute("COMMIT")
         return result, tx.callbacks
 
-    async def write(self, body: Body[T]) -> T:
+    async def write(self, body: Body[T], *, single: bool = False) -> T:
         result, callbacks = self.commit(body, lambda: None)
         for call in callbacks:
             call()
@@ -77,6 +77,12 @@ class Store:
         return _drive(body, SqliteTx(self.reader))
 
     async def close(self) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.reader.close()
         self.writer.close()
 
@@ -98,7 +104,10 @@ class Known:
     def known_types(self) -> tuple[str, ...]:
         return ("llmsim",)
 
-    def driver_for(self, row: Any, key: str | None) -> Any:
+    def environment_key(self, provider_type: str) -> bool:
+        return False
+
+    def driver_for(self, row: Any, secrets: Any) -> Any:
         raise NotImplementedError
 
 
@@ -133,7 +142,10 @@ class Witness:
             self._blame("an append changed the title")
         if after.head != before.head or after.status != before.status:
             self._take_in()
-        self._claims = self._claims + 1 if after.head == before.head and after.epoch != before.epoch else 0
+        if after.head != before.head:
+            self._claims = 0
+        elif after.epoch != before.epoch:
+            self._claims += 1
 
     def _judge_epoch(self, before: SessionRow, after: SessionRow, role: str, who: object) -> None:
         step, grown = after.epoch - before.epoch, after.head - before.head

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from perdure.app.services import App
-from perdure.domain.errors import ModelError, Unavailable
+from perdure.domain.errors import InvalidInput, ModelError, Unavailable
 from perdure.domain.events import Event
 from perdure.domain.ids import Prefix
 from perdure.domain.messages import Message
@@ -90,6 +90,8 @@ class World:
         self.passed = 0
         self._kept: list[asyncio.Task[None]] = []
         self.lossy = False
+        self.unplugged = 0
+        """How often from now on no driver can be made."""
         self.skews: list[int] = []
         self.counting = False
         self.inject: Callable[[Process, str, str], Coroutine[Any, Any, None]] | None = None
@@ -153,10 +155,10 @@ class Process:
         self.thawed: asyncio.Future[None] | None = None
         self.tasks: dict[asyncio.Task[Any], None] = {}
         bus, queue, store = _Bus(world), LocalQueue(self.spawn), world.store
-        driver = ScriptedDriver(self)
+        self.driver = ScriptedDriver(self)
         policy = Policy(history_tokens=world.scenario.window or 100_000)
         self.engine = Engine(
-            _Port(self, "engine"), queue, bus, store.registry, store.vault, lambda row, key: driver, Histories(), self, {}, policy,
+            _Port(self, "engine"), queue, bus, store.registry, store.vault, self.driver_for, Histories(), self, {}, policy,
             world.new_id, lambda: 0.5,
         )  # fmt: skip
         self.app = App(_Port(self, "app"), queue, bus, store.registry, store.vault, Known(), self.now, world.new_id)
@@ -218,6 +220,13 @@ class Process:
             raise RuntimeError("simulated")
         raise Unavailable("simulated: the database is away")
 
+    def driver_for(self, row: object, secrets: object) -> ScriptedDriver:
+        """The driver, unless somebody has just broken the provider's settings."""
+        if self.world.unplugged:
+            self.world.unplugged -= 1
+            raise InvalidInput("simulated: these settings cannot be used")
+        return self.driver
+
     def touch_world(self, tool: str, call_id: str) -> str:
         world = self.world
         word = f"{tool} {len(world.effects)}"
@@ -258,7 +267,7 @@ class _Port:
     def __init__(self, process: Process, role: str) -> None:
         self._process, self._role = process, role
 
-    async def write(self, body: Body[T]) -> T:
+    async def write(self, body: Body[T], *, single: bool = False) -> T:
         process, world = self._process, self._process.world
         await process.point(f"{self._role}.write")
         who = asyncio.current_task()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from typing import Any
 
 import jsonschema_rs
@@ -12,12 +13,15 @@ import msgspec
 import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
+from perdure.api.error_codes import ANSWERS
 from perdure.api.examples import BY_TYPE, ERROR
 from perdure.api.fields import FIELDS
 from perdure.api.http import Route
 from perdure.api.openapi import IDS, build_document
-from perdure.api.problems import Problem
+from perdure.api.pages import api_page, errors_page
+from perdure.api.problems import Problem, problem_of
 from perdure.api.words import OPERATIONS, TAGS
+from perdure.domain.errors import InvalidInput, NotFound, PerdureError
 from perdure.settings import Settings
 from perdure.wiring import all_routes
 
@@ -174,3 +178,55 @@ def test_the_data_of_an_event_is_one_of_the_kinds_that_there_are() -> None:
     kinds = [each["$ref"] for each in SCHEMAS["Event"]["properties"]["data"]["anyOf"]]
     assert "#/components/schemas/TurnCompletedData" in kinds
     assert len(kinds) > 20
+
+
+class Anchors(HTMLParser):
+    """What a page can be linked to, what it links to, and whether its elements are closed in order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: set[str] = set()
+        self.scripts = 0
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        self.links |= {value for name, value in attrs if name in ("href", "src") and value}
+        self.scripts += tag == "script" or any(name.startswith("on") for name in given)
+        if tag in ("section", "table", "details", "pre", "a", "code", "h2", "h3", "h4", "p", "nav", "ul"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.open:
+            assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("page", [api_page(DOCUMENT), errors_page()], ids=["api", "errors"])
+def test_the_pages_need_nothing_from_elsewhere_and_no_script(page: str) -> None:
+    found = Anchors(page)
+    assert found.scripts == 0
+    assert found.open == []
+    assert len(set(found.ids)) == len(found.ids)
+    assert [link for link in found.links if not link.startswith(("#", "/docs", "/api-doc/"))] == []
+    assert {link[1:] for link in found.links if link.startswith("#")} - set(found.ids) == set()
+
+
+def test_the_page_has_a_place_for_every_operation_and_every_type() -> None:
+    ids = set(Anchors(api_page(DOCUMENT)).ids)
+    assert {route.operation_id for route in ROUTES} | {f"type-{name}" for name in SCHEMAS} <= ids
+
+
+def test_what_an_error_names_as_its_type_is_a_place_on_the_page_of_errors() -> None:
+    ids = set(Anchors(errors_page()).ids)
+    assert {error.code for error in ANSWERS} | {f"status-{error.status}" for error in ANSWERS} <= ids
+    for error in (NotFound("session"), InvalidInput("x"), PerdureError("x")):
+        assert problem_of(error, "/").type.removeprefix("/docs/errors#") in ids
+
+
+def test_text_from_elsewhere_is_text_on_the_page() -> None:
+    odd = {"Odd": {"description": "<script>alert(1)</script> & `<b>`"}}
+    page = api_page({**DOCUMENT, "components": {**DOCUMENT["components"], "schemas": odd}})
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; <code>&lt;b&gt;</code>" in page

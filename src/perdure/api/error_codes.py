@@ -100,6 +100,14 @@ ANSWERS = (
         ("unknown_event_type", "There is no such type of event.", "See the list of event types."),
         ("unknown_provider_type", "This server does not speak that provider's protocol.", "The message lists the types."),
         ("unknown_tool_call", "No open call has this id.", "Take the ids from the last `tool.call_requested` event."),
+        ("fork_too_long", "A fork would copy over 100,000 events.", "Fork from an earlier place."),
+        ("too_many_secrets", "The session would hold too many secrets.", "Delete some."),
+        (
+            "invalid_cron",
+            "The cron expression is malformed, or names a day that never comes.",
+            "Five fields: minute, hour, day, month, weekday.",
+        ),
+        ("too_many_schedules", "The session has as many schedules as it can have.", "Turn one off, or delete one."),
     ),
     *_answers(
         401,
@@ -113,6 +121,11 @@ ANSWERS = (
             "host_not_allowed",
             "A server without a login answers only to `localhost` and loopback addresses.",
             "Use one of them, or set up a login with `perdure keys create`.",
+        ),
+        (
+            "origin_not_allowed",
+            "A server without a login takes no requests of web pages that come from another machine.",
+            "Serve the page from this machine, or set up a login with `perdure keys create`.",
         ),
         ("role_required", "The caller's role does not allow this.", "Ask an owner of the organization."),
     ),
@@ -134,6 +147,12 @@ ANSWERS = (
             "There is no such session here, or it was deleted.",
             "It may be another organization's: the answer is the same.",
         ),
+        ("database_not_found", "The session has no such database.", "`GET /v1/sessions/{session_id}/databases` lists them."),
+        ("organization_not_found", "There is no such organization, or the caller is no member.", "`GET /v1/orgs` lists them."),
+        ("resource_not_found", "Nothing has this id, or the caller may not see it.", "Look at the id."),
+        ("token_not_found", "The caller has no such token.", "`GET /v1/users/me/tokens` lists them."),
+        ("user_not_found", "The organization has no such user.", "`GET /v1/users` lists them."),
+        ("schedule_not_found", "The session has no such schedule.", "`GET /v1/sessions/{session_id}/schedules` lists them."),
     ),
     *_answers(405, ("method_not_allowed", "The path does not take this method.", "`Allow` lists those that it takes.")),
     *_answers(
@@ -152,6 +171,10 @@ ANSWERS = (
             "The session does not wait for tool results.",
             "Somebody was quicker, the time was up, or the turn was cancelled. Read the events.",
         ),
+        ("already_member", "The user belongs to the organization already.", "There is nothing to do."),
+        ("database_exists", "The session has a database of this name.", "Choose another name."),
+        ("last_owner", "The caller is the only owner of an organization.", "Make somebody else an owner first."),
+        ("too_many_databases", "The session has as many databases as it can hold.", "Delete one."),
     ),
     *_answers(412, ("precondition_failed", "The resource has changed since it was read.", "Read it again and decide anew.")),
     *_answers(
@@ -218,6 +241,7 @@ status 400 when the caller can mend it, else 502."""
 
 TOOLS = (
     ErrorCode("invalid_arguments", None, "The model's arguments do not fit the tool's schema.", "The model is told what is wrong."),
+    ErrorCode("interrupted", None, "A crash came in the middle, and the tool must not run twice.", "The model is told."),
     ErrorCode("rejected", None, "A person did not allow the call.", "The model is told."),
     ErrorCode("tool_error", None, "The tool refused or failed.", "The model is told why."),
     ErrorCode("unknown_tool", None, "The model asked for a tool that the session does not have.", "The model is told."),

@@ -7,6 +7,7 @@ its type's docstring, unless it has words here.
 from __future__ import annotations
 
 from perdure.api.provider_fields import PROVIDERS
+from perdure.api.session_fields import SESSION_PARTS
 
 _LAYERS = {
     "capabilities": "What is turned on here, on top of the layers below.",
@@ -248,6 +249,7 @@ _AGENTS = {
 }
 
 _EVENTS = {
+    "LlmGenerationData": "One model call: which model, what it was shown, what it gave, and what that took.",
     "Event": "Something that happened in a session: a line of its log, or a live event, which only passes by.",
     "Event.type": "What happened.",
     "ts": "When.",
@@ -435,5 +437,5 @@ _ACCOUNTS = {
 
 FIELDS: dict[str, str] = {
     **_ACCOUNTS,
-    **_EVENTS, **_LAYERS, **_ENTITIES, **_SESSIONS, **_MESSAGES, **_TOOLS, **_AGENTS, **PROVIDERS, **_LISTS, **_SYSTEM,
+    **_EVENTS, **_LAYERS, **_ENTITIES, **_SESSIONS, **_MESSAGES, **_TOOLS, **_AGENTS, **PROVIDERS, **SESSION_PARTS, **_LISTS, **_SYSTEM,
 }  # fmt: skip

@@ -20,7 +20,7 @@ from perdure.app.etags import etag_of, parse_tags
 from perdure.app.idempotency import Replayed, fingerprint, once
 from perdure.app.services import App
 from perdure.domain.accounts import Caller
-from perdure.domain.errors import NotFound, PerdureError
+from perdure.domain.errors import InvalidInput, NotFound, PerdureError
 from perdure.domain.ids import Prefix, check_id
 
 log = logging.getLogger("perdure.api")
@@ -213,8 +213,11 @@ class Api:
         route = compiled.route
         caller = NOBODY if route.public else await self._authenticate(headers)
         params = dict(zip(compiled.names, values, strict=True))
-        for name, prefix in route.ids.items():
-            check_id(params[name], prefix, name)
+        for name, text in params.items():
+            if name in route.ids:
+                check_id(text, route.ids[name], name)
+            elif "\x00" in text:
+                raise InvalidInput(f"`{name}` must not hold NUL characters", field=name)
         call = Call(self._app, caller, path, params, headers)
         if compiled.query is not None:
             call.query = compiled.query.decode(scope["query_string"])

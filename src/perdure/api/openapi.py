@@ -31,7 +31,7 @@ IDS: dict[str, Prefix] = {
     "parent_harness_id": "harness", "provider_id": "provider", "session_id": "session", "trace_id": "turn", "turn_id": "turn",
     "user_id": "user", "workspace_id": "workspace", "Agent.id": "agent", "CreateAgent.id": "agent", "Event.id": "event",
     "Harness.id": "harness", "Message.id": "message", "Model.id": "model", "Organization.id": "org", "Provider.id": "provider",
-    "Session.id": "session", "Token.id": "token", "User.id": "user", "AgentVersion.id": "agentver",
+    "Schedule.id": "sched", "Session.id": "session", "Token.id": "token", "User.id": "user", "AgentVersion.id": "agentver",
     "agent_version_id": "agentver", "created_by_principal_id": "principal", "default_version_id": "agentver",
     "forked_from_agent_id": "agent", "forked_from_version_id": "agentver", "from_version_id": "agentver",
     "parent_version_id": "agentver", "root_agent_id": "agent", "source_version_id": "agentver", "to_version_id": "agentver",

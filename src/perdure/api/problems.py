@@ -73,6 +73,7 @@ INTERNAL = Problem(
     code="internal",
     detail="The server made a mistake. It has been logged.",
     error=ErrorBody("internal", "The server made a mistake. It has been logged."),
+    type="/docs/errors#internal",
 )
 
 encode = msgspec.json.Encoder().encode

@@ -67,6 +67,8 @@ class EventStream:
             if leaving.done():
                 return
             if not writer.done():
+                self._follower.hurry()
+                await asyncio.wait({writer}, timeout=LAST_WORDS)
                 writer.cancel()
                 await asyncio.wait({writer})
             await self._end(scope, send, "shutdown" if writer.cancelled() else writer.result())
@@ -97,6 +99,8 @@ class EventStream:
             elif now - spoke >= self._heartbeat:
                 await self._say(send, b": heartbeat\n\n")
                 spoke = now
+            if self._closing.is_set() and not self._follower.behind:
+                return "shutdown"
             if now >= self._until:
                 return "connection_cycle"
         return "session_deleted"

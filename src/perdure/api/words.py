@@ -4,6 +4,9 @@ from __future__ import annotations
 
 TAGS: dict[str, str] = {
     "sessions": "A session is one conversation, for as long as you like: a log of events, and what follows from it.",
+    "session storage": "Key-values and secrets that a session keeps for its tools.",
+    "session schedules": "Messages that come to a session by themselves.",
+    "session databases": "SQLite databases that belong to a session.",
     "messages": "What is said in a session, and the answers of clients to its tool calls.",
     "events": "The session's log, read in pages or followed live.",
     "agents": "A prompt, a model and abilities under a name.",
@@ -34,6 +37,22 @@ OPERATIONS: dict[str, str] = {
     ),
     "pin_session": "Doing it twice is fine.",
     "unpin_session": "Doing it twice is fine.",
+    "get_session_stats": "Over the whole organization; deleted ones do not count.",
+    "fork_session": "The copy goes its own way: nothing that happens in one reaches the other. What is left out is as in the original.",
+    "export_session_jsonl": "One message a line, oldest first.",
+    "list_keys": "With their values, by key.",
+    "list_secrets": "Their values are never shown.",
+    "batch_set_secrets": "They are kept encrypted, and blanked wherever they would appear. Secrets that are not named stay.",
+    "list_session_schedules": "Those that are off or over are among them.",
+    "create_session_schedule": "By a cron expression or once; at most 5 of a session's schedules can be on.",
+    "get_session_schedule": "With the time when it comes next.",
+    "update_session_schedule": "A field that is left out stays.",
+    "delete_session_schedule": "What it has sent stays.",
+    "list_databases": "By name.",
+    "create_database": "The agent's tools make one as well when they first write to it.",
+    "get_database": "With its size.",
+    "delete_database": "With all that is in it.",
+    "get_schema": "Tables and views, with their columns.",
     "create_message": (
         "When this is answered, the message is on disk and will be worked on, whatever dies when. Between turns it starts one; in the "
         "middle of a turn it steers that turn: the next model call sees it. When the session waits for a client, the open calls count as "
@@ -143,7 +162,7 @@ OPERATIONS: dict[str, str] = {
     "export_user_data": "The account, its organizations and its tokens, without their secrets.",
     "switch_org": "Changes nothing on the server: it says whether `X-Org-Id` may name the organization.",
     "list_tokens": "Without their secrets.",
-    "create_token": "The secret is in this answer and never again. From the first token on, every request needs one.",
+    "create_token": "The secret is in this answer and never again. Once there is a token, the server asks for one from its next start on.",
     "revoke_token": "Requests with it are refused from now on.",
     "create_user_token": "The secret is in this answer and never again.",
     "health": "For load balancers and the like: 200 when the server can work, 503 when it cannot.",

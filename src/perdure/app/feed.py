@@ -83,6 +83,15 @@ class Follower:
         self._joined = False
         self.gone = False
 
+    @property
+    def behind(self) -> bool:
+        """Whether more is known to have happened than was told."""
+        return self._behind or self._ear.lost or bool(self._ear.signals)
+
+    def hurry(self) -> None:
+        """Look at the log once more, now."""
+        self._ear.lose()
+
     def close(self) -> None:
         """Stop listening."""
         self._app.bus.unsubscribe(self._ear)

@@ -130,7 +130,9 @@ def _compare(app: App, provider: ProviderRow, known: list[ModelRow], named: dict
             if row.stale_since is None:
                 changed.append(msgspec.structs.replace(row, stale_since=now, updated_at=max(now, row.updated_at + 1)))
     have = {row.model_id for row in known}
-    new = [_discovered(app, provider, model, now) for model in named.values() if model.model_id not in have]
+    unknown = [model for model in named.values() if model.model_id not in have]
+    # A microsecond apart: lists are by age, and so keep the provider's order.
+    new = [_discovered(app, provider, model, now + index) for index, model in enumerate(unknown)]
     return _Changes(new, changed, updated, stale, _default([*known, *new], named, provider.provider_type))
 
 

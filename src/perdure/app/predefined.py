@@ -54,8 +54,8 @@ async def add_predefined(app: App, org_id: str) -> list[str]:
             await tx.run(f"SELECT pg_advisory_xact_lock({_LOCK})")
         there = {row.provider_type for row in await list_providers(tx, org_id)}
         made = [each for each in wanted if each.provider_type not in there]
-        for each in made:
-            await _add(app, tx, org_id, each, now)
+        for index, each in enumerate(made):
+            await _add(app, tx, org_id, each, now + index)  # lists are by age
         return [each.name for each in made]
 
     return await app.database.write(work)

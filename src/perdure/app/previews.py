@@ -5,14 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+import msgspec
+
 from perdure.app.services import App
 from perdure.app.sessions import check_tools, find_harness
 from perdure.capabilities.assembly import Layer, Merged, harness_layer, merge_layers
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput
-from perdure.domain.ids import check_id
 from perdure.domain.messages import JsonObject
-from perdure.domain.previews import AgentPreview, Analysis, Finding, FindingLocation, HarnessPreview, PreviewAgent, PreviewHarness
+from perdure.domain.previews import (
+    AgentPreview,
+    Analysis,
+    Category,
+    Finding,
+    FindingLocation,
+    HarnessPreview,
+    PreviewAgent,
+    PreviewHarness,
+    Severity,
+)
 from perdure.domain.tools import BuiltinTool, CapabilityRef, ClientSideTool, ToolDefinition
 from perdure.store.database import Tx
 from perdure.store.harnesses import HarnessRow, harness_chain
@@ -46,11 +57,7 @@ async def analyze_agent(app: App, caller: Caller, body: PreviewAgent) -> Analysi
 async def preview_harness(app: App, caller: Caller, body: PreviewHarness) -> HarnessPreview:
     """What the model would get of this harness and its parents."""
     app.registry.check(body.capabilities)
-    chain: list[HarnessRow] = []
-    parent_id = body.parent_harness_id
-    if parent_id is not None:
-        check_id(parent_id, "harness", "parent_harness_id")
-        chain = await app.database.read(lambda tx: harness_chain(tx, caller.organization_id, parent_id))
+    chain = await _chain(app, caller, body.parent_harness_id, None)
     own = Layer("harness", None, body.system_prompt, body.capabilities)
     merged = merge_layers([*map(harness_layer, chain), own], app.registry)
     return HarnessPreview(merged.system, _tools(merged))
@@ -59,14 +66,7 @@ async def preview_harness(app: App, caller: Caller, body: PreviewHarness) -> Har
 async def _look_at(app: App, caller: Caller, body: PreviewAgent) -> tuple[Merged, tuple[Finding, ...]]:
     if body.harness_id is not None and body.harness_name is not None:
         raise InvalidInput("give `harness_id` or `harness_name`, not both", field="harness_id")
-
-    async def work(tx: Tx) -> list[HarnessRow]:
-        if body.harness_id is None and body.harness_name is None:
-            return []
-        harness = await find_harness(tx, caller.organization_id, body.harness_id, body.harness_name)
-        return await harness_chain(tx, caller.organization_id, harness.id)
-
-    layers = [harness_layer(row) for row in await app.database.read(work)]
+    layers = [harness_layer(row) for row in await _chain(app, caller, body.harness_id, body.harness_name)]
     findings: list[Finding] = []
     capabilities = tuple(_usable_capabilities(app, body.capabilities, findings))
     below = merge_layers([*layers, Layer("agent", None, None, capabilities)], app.registry)
@@ -74,6 +74,18 @@ async def _look_at(app: App, caller: Caller, body: PreviewAgent) -> tuple[Merged
     merged = merge_layers([*layers, Layer("agent", None, body.system_prompt, capabilities, tuple(tools))], app.registry)
     findings += [*_about_prompt(body.system_prompt), *_about_tools(body.tools), *_about_size(merged)]
     return merged, tuple(findings)
+
+
+async def _chain(app: App, caller: Caller, harness_id: str | None, name: str | None) -> list[HarnessRow]:
+    """The harness and its parents, the topmost first; nothing when none is named."""
+    if harness_id is None and name is None:
+        return []
+
+    async def work(tx: Tx) -> list[HarnessRow]:
+        harness = await find_harness(tx, caller.organization_id, harness_id, name)
+        return await harness_chain(tx, harness.org_id, harness.id)
+
+    return await app.database.read(work)
 
 
 def _usable_capabilities(app: App, refs: tuple[CapabilityRef, ...], findings: list[Finding]) -> Iterator[CapabilityRef]:
@@ -88,9 +100,7 @@ def _usable_capabilities(app: App, refs: tuple[CapabilityRef, ...], findings: li
             yield ref
 
 
-def _usable_tools(
-    app: App, below: Merged, tools: tuple[ToolDefinition, ...], findings: list[Finding]
-) -> list[ToolDefinition]:  # fmt: skip
+def _usable_tools(app: App, below: Merged, tools: tuple[ToolDefinition, ...], findings: list[Finding]) -> list[ToolDefinition]:
     """Those that could be stored; each of the others is a finding, and so is a tool that nothing here runs."""
     usable: list[ToolDefinition] = []
     for index, tool in enumerate(tools):
@@ -107,53 +117,63 @@ def _usable_tools(
         usable.append(tool)
         if isinstance(tool, BuiltinTool) and app.registry.tool(tool.name) is None:
             message = f"`{where}`: no tool named {tool.name!r} runs on this server, so the model will not get it"
-            findings.append(
-                Finding("unknown_builtin_tool", "structure", "warning", message, fix="Make it a client-side tool.",
-                        location=FindingLocation(f"{where}.name"))
-            )  # fmt: skip
+            fix = "Make it a client-side tool."
+            findings.append(_found("unknown_builtin_tool", "effectiveness", "warning", message, f"{where}.name", fix))
     return usable
 
 
+def _found(
+    rule: str, category: Category, severity: Severity, message: str, field: str | None = None, fix: str | None = None
+) -> Finding:
+    return Finding(rule, category, severity, message, "builtin", fix, None if field is None else FindingLocation(field))
+
+
 def _refused(rule: str, message: str, field: str) -> Finding:
-    return Finding(rule, "structure", "warning", message, location=FindingLocation(field))
+    return _found(rule, "structure", "warning", message, field)
 
 
 def _about_prompt(prompt: str) -> Iterator[Finding]:
     field = "system_prompt"
     text = prompt.strip()
     if not text:
-        yield Finding("prompt_empty", "completeness", "warning", "The agent has no prompt.", fix="Say what it is for.",
-                      location=FindingLocation(field))  # fmt: skip
+        yield _found("prompt_empty", "completeness", "warning", "The agent has no prompt.", field, "Say what it is for.")
     elif len(text) < SHORT_PROMPT:
-        yield Finding("prompt_short", "completeness", "suggestion", "The prompt hardly says what the agent is for.",
-                      fix="Name its task, its limits and the form of its answers.", location=FindingLocation(field))  # fmt: skip
-    for rule, category, pattern, message, fix in (
-        ("secret_in_prompt", "safety", _SECRET, "This looks like a key. Prompts are shown and logged.",
-         "Revoke it, and keep its successor in a secret store."),
-        ("unfilled_placeholder", "completeness", _PLACEHOLDER, "This looks like something to be filled in.", "Fill it in, or remove it."),
-    ):  # fmt: skip
-        match = pattern.search(prompt)
-        if match is not None:
-            start, end = (len(prompt[:at].encode()) for at in match.span())
-            yield Finding(rule, category, "warning", message, fix=fix, location=FindingLocation(field, start, end))  # type: ignore[arg-type]
+        fix = "Name its task, its limits and the form of its answers."
+        yield _found("prompt_short", "completeness", "suggestion", "The prompt hardly says what the agent is for.", field, fix)
+    secret, gap = _SECRET.search(prompt), _PLACEHOLDER.search(prompt)
+    if secret is not None:
+        message = "This looks like a key. Prompts are shown and logged."
+        fix = "Revoke it, and keep its successor in a secret store."
+        yield _at(_found("secret_in_prompt", "safety", "warning", message, field, fix), prompt, secret)
+    if gap is not None:
+        message = "This looks like something to be filled in."
+        yield _at(
+            _found("unfilled_placeholder", "completeness", "warning", message, field, "Fill it in, or remove it."), prompt, gap
+        )
+
+
+def _at(finding: Finding, text: str, match: re.Match[str]) -> Finding:
+    start, end = (len(text[:place].encode()) for place in match.span())
+    return msgspec.structs.replace(finding, location=FindingLocation("system_prompt", start, end))
 
 
 def _about_tools(tools: tuple[ToolDefinition, ...]) -> Iterator[Finding]:
     for index, tool in enumerate(tools):
         where = f"tools[{index}]"
         if not tool.description.strip():
-            yield Finding("tool_undescribed", "effectiveness", "warning", f"The tool {tool.name!r} has no description.",
-                          fix="Say what it does and when to use it.", location=FindingLocation(f"{where}.description"))  # fmt: skip
+            message = f"The tool {tool.name!r} has no description."
+            fix = "Say what it does and when to use it."
+            yield _found("tool_undescribed", "effectiveness", "warning", message, f"{where}.description", fix)
         bare = _undescribed(tool.parameters)
         if bare:
-            yield Finding("parameters_undescribed", "effectiveness", "suggestion",
-                          f"Parameters of {tool.name!r} have no description: {', '.join(bare[:5])}.",
-                          fix="Say what to put there.", location=FindingLocation(f"{where}.parameters"))  # fmt: skip
+            message = f"Parameters of {tool.name!r} have no description: {', '.join(bare[:5])}."
+            fix = "Say what to put there."
+            yield _found("parameters_undescribed", "effectiveness", "suggestion", message, f"{where}.parameters", fix)
         hints = tool.hints
         if isinstance(tool, BuiltinTool) and hints is not None and hints.destructive and tool.policy == "auto":
-            yield Finding("destructive_without_approval", "safety", "suggestion",
-                          f"The tool {tool.name!r} destroys, and nobody is asked.", fix="Set its policy to `requires_approval`.",
-                          location=FindingLocation(f"{where}.policy"))  # fmt: skip
+            message = f"The tool {tool.name!r} destroys, and nobody is asked."
+            fix = "Set its policy to `requires_approval`."
+            yield _found("destructive_without_approval", "safety", "suggestion", message, f"{where}.policy", fix)
 
 
 def _undescribed(parameters: JsonObject) -> list[str]:
@@ -166,10 +186,10 @@ def _undescribed(parameters: JsonObject) -> list[str]:
 def _about_size(merged: Merged) -> Iterator[Finding]:
     if len(merged.system) > LONG_PROMPT:
         message = f"The assembled prompt has {len(merged.system)} characters; each model call pays for it."
-        yield Finding("prompt_long", "cost", "info", message)
+        yield _found("prompt_long", "cost", "info", message)
     count = len(merged.bound) + len(merged.client)
     if count > MANY_TOOLS:
-        yield Finding("many_tools", "cost", "info", f"The model gets {count} tools; it chooses better among fewer.")
+        yield _found("many_tools", "cost", "info", f"The model gets {count} tools; it chooses better among fewer.")
 
 
 def _tools(merged: Merged) -> tuple[JsonObject, ...]:

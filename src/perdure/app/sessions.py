@@ -43,6 +43,7 @@ from perdure.store.database import Tx
 from perdure.store.harnesses import HarnessRow, get_harness, harness_by_name, harness_chain
 from perdure.store.providers import get_model
 from perdure.store.rows import to_json
+from perdure.store.schedules import active_counts
 from perdure.store.sessions import (
     SessionFilter,
     SessionRow,
@@ -66,7 +67,7 @@ WORKSPACE = "workspace_"
 async def features_of(app: App, tx: Tx, row: SessionRow, known: dict[Any, Any] | None = None) -> tuple[str, ...]:
     """What the session's active capabilities declare, over all layers. `known` remembers layers within one request."""
     key = (row.harness_id, row.agent_id, row.agent_version_id)
-    layers = None if known is None else known.get(key)
+    layers, features = (None, ()) if known is None else known.get(key, (None, ()))
     if layers is None:
         layers = []
         try:
@@ -76,12 +77,14 @@ async def features_of(app: App, tx: Tx, row: SessionRow, known: dict[Any, Any] |
                 layers.append(agent.config_struct().capabilities)
         except NotFound:
             pass
+        features = app.registry.features(layers)
         if known is not None:
-            known[key] = layers
-    return app.registry.features([*layers, row.config_struct().capabilities])
+            known[key] = (layers, features)
+    own = row.config_struct().capabilities
+    return app.registry.features([*layers, own]) if own else features
 
 
-def to_session(row: SessionRow, *, features: tuple[str, ...], pinned: bool | None) -> Session:
+def to_session(row: SessionRow, *, features: tuple[str, ...], pinned: bool | None, schedules: int = 0) -> Session:
     """The row as clients see it."""
     config = row.config_struct()
     url = f"/v1/sessions/{row.id}"
@@ -113,6 +116,7 @@ def to_session(row: SessionRow, *, features: tuple[str, ...], pinned: bool | Non
         network_access=config.network_access,
         hints=config.hints,
         is_pinned=pinned,
+        active_schedule_count=schedules,
         preview=row.preview,
         output_preview=row.output_preview,
         usage=row.usage_struct(),
@@ -126,7 +130,8 @@ def to_session(row: SessionRow, *, features: tuple[str, ...], pinned: bool | Non
 
 async def _shown(app: App, tx: Tx, caller: Caller, row: SessionRow) -> Session:
     pinned = await pinned_among(tx, caller.user_id, (row.id,))
-    return to_session(row, features=await features_of(app, tx, row), pinned=row.id in pinned)
+    schedules = await active_counts(tx, (row.id,))
+    return to_session(row, features=await features_of(app, tx, row), pinned=row.id in pinned, schedules=schedules.get(row.id, 0))
 
 
 async def create_session(app: App, caller: Caller, body: CreateSession) -> Session:
@@ -256,7 +261,13 @@ async def page_of_sessions(app: App, caller: Caller, want: SessionFilter, offset
         rows, total = await list_sessions(tx, caller.organization_id, want, offset, limit)
         pinned = await pinned_among(tx, caller.user_id, [row.id for row in rows])
         known: dict[Any, Any] = {}
-        shown = [to_session(row, features=await features_of(app, tx, row, known), pinned=row.id in pinned) for row in rows]
+        counts = await active_counts(tx, [row.id for row in rows])
+        shown = [
+            to_session(
+                row, features=await features_of(app, tx, row, known), pinned=row.id in pinned, schedules=counts.get(row.id, 0)
+            )
+            for row in rows
+        ]
         return Page(tuple(shown), total, offset, limit)
 
     return await app.database.read(work, long=bool(want.search or want.tags))

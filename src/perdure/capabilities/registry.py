@@ -12,6 +12,7 @@ from perdure.capabilities.base import Capability, Tool
 from perdure.capabilities.current_time import CURRENT_TIME
 from perdure.capabilities.session import SESSION
 from perdure.capabilities.session_file_system import SESSION_FILE_SYSTEM
+from perdure.capabilities.session_schedule import SESSION_SCHEDULE
 from perdure.capabilities.session_sql_database import SESSION_SQL_DATABASE
 from perdure.capabilities.session_storage import SESSION_STORAGE
 from perdure.capabilities.stateless_todo_list import STATELESS_TODO_LIST
@@ -23,6 +24,7 @@ BUILT_IN: tuple[Capability, ...] = (
     CURRENT_TIME,
     SESSION,
     SESSION_FILE_SYSTEM,
+    SESSION_SCHEDULE,
     SESSION_SQL_DATABASE,
     SESSION_STORAGE,
     STATELESS_TODO_LIST,

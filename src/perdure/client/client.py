@@ -35,6 +35,8 @@ from perdure.domain.providers import (
     CreateProvider,
     Model,
     Provider,
+    SyncedModels,
+    SyncNotSupported,
     UpdateModel,
     UpdateProvider,
 )
@@ -316,6 +318,13 @@ class Client(Caller):
     list_providers = routes.lists("/v1/providers", Provider, "Providers of the organization.")
     update_provider = routes.updates("/v1/providers/{}", UpdateProvider, Provider, "Change a provider.")
     delete_provider = routes.sends("DELETE", "/v1/providers/{}", "Remove a provider and its models.")
+
+    async def sync_models(self, provider_id: str) -> SyncedModels | SyncNotSupported:
+        """Read the provider's own list of models: new ones are registered, those that are gone hidden."""
+        kind: Any = SyncedModels | SyncNotSupported
+        done: SyncedModels | SyncNotSupported = await self.call("POST", path_of("/v1/providers/{}/sync-models", provider_id), kind)
+        return done
+
     create_model = routes.creates_under("/v1/providers/{}/models", CreateModel, Model, "Register a provider's model.")
     list_provider_models = routes.lists_under("/v1/providers/{}/models", Model, "A provider's models.")
     get_model = routes.reads("/v1/models/{}", Model, "The model.")

@@ -13,6 +13,7 @@
     ├── HeadersTooLarge           431  over the limit of what comes before a body
     ├── RateLimited               429  too many requests
     ├── Unavailable               503  a part of the server is not ready
+    │   └── Unreadable            503  a secret cannot be opened: waiting does not help
     ├── StaleHead                  -   an append named a head that has moved: read on, decide again
     ├── Fenced                     -   an append named an epoch that has passed: stop
     ├── ModelError                 -   a model call failed (see its `code`)
@@ -105,6 +106,10 @@ class RateLimited(PerdureError):
 class Unavailable(PerdureError):
     code = "unavailable"
     retryable = True
+
+
+class Unreadable(Unavailable):
+    retryable = False
 
 
 class StaleHead(PerdureError):

@@ -13,7 +13,16 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.events import Event, ToolCompletedData, is_cancel_notice
-from perdure.domain.messages import ContentPart, Message, TextPart, ToolCallPart, ToolResultPart, text_of, tool_calls_of
+from perdure.domain.messages import (
+    ContentPart,
+    ImageFilePart,
+    Message,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+    text_of,
+    tool_calls_of,
+)
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import AnyEvent
 
@@ -67,7 +76,10 @@ class Conversation:
         """The budget that made it forget messages the last time; None while it holds all that it was made with."""
         self.ceilings: dict[str, int] = {}
         """By model: budgets that turned out to be needed, because a longer prompt was refused."""
+        self.has_files = False
+        """Whether a message that came refers to an uploaded file."""
         self._entries: list[Entry] = []
+        self._tokens = 0
         self._waiting: list[tuple[Message, int]] = []
         self._calls: tuple[ToolCallPart, ...] = ()
         self._results: dict[str, tuple[Message, int]] = {}
@@ -107,33 +119,40 @@ class Conversation:
 
         Where the window begins moves rarely, and then by a quarter of the budget, so that vendors' prompt caches stay warm.
         """
-        total = self.tokens()
-        if total > budget:
-            self._drop(total, budget)
+        if self._tokens > budget:
+            self._drop(budget)
         after = self._entries[0].sequence - 1 if self.cut and self._entries else 0
         return [entry.message for entry in self._entries], after
 
     def tokens(self) -> int:
         """About how many tokens the conversation takes, as far as it is held here."""
-        return sum(entry.tokens for entry in self._entries)
+        return self._tokens
 
-    def _drop(self, total: int, budget: int) -> None:
+    def weight(self) -> int:
+        """About how many bytes of memory it takes (measured: 0.6 KB for itself, 0.5 KB for each message beside its text)."""
+        return 600 + 450 * len(self._entries) + CHARACTERS_PER_TOKEN * self._tokens
+
+    def _drop(self, budget: int) -> None:
         """Forget the oldest: up to the first user message that leaves a quarter of the budget free. The last one always stays."""
         target = budget - budget // 4
-        begin = 0
+        begin, left, total = 0, self._tokens, self._tokens
         for index, entry in enumerate(self._entries):
             if index and entry.message.role == "user":
-                begin = index
+                begin, left = index, total
                 if total <= target:
                     break
             total -= entry.tokens
         if begin:
             del self._entries[:begin]
+            self._tokens = left
             self.cut = True
             self.cut_to = budget
 
     def _add(self, message: Message, sequence: int) -> None:
-        self._entries.append(Entry(message, sequence, estimate_tokens(message)))
+        tokens = estimate_tokens(message)
+        self._entries.append(Entry(message, sequence, tokens))
+        self._tokens += tokens
+        self.has_files = self.has_files or any(isinstance(part, ImageFilePart) for part in message.content)
 
     def _flush(self, now: Micros) -> None:
         for call in self._calls:

@@ -155,6 +155,17 @@ def _add(left: int | None, right: int | None) -> int | None:
     return None if left is None and right is None else (left or 0) + (right or 0)
 
 
+def storable(text: str) -> str:
+    """The text, with U+FFFD for NUL and `?` for half a surrogate pair, which no database or no JSON can hold."""
+    if "\x00" in text:
+        text = text.replace("\x00", "\ufffd")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
+
+
 def text_of(content: tuple[ContentPart, ...]) -> str:
     """The text parts, joined."""
     return "".join(part.text for part in content if isinstance(part, TextPart))

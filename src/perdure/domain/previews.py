@@ -48,7 +48,7 @@ class Finding(Struct, frozen=True, omit_defaults=True):
     category: Category
     severity: Severity
     message: str
-    source: Literal["builtin"] = "builtin"
+    source: Literal["builtin"]
     fix: str | None = None
     location: FindingLocation | None = None
 

@@ -15,13 +15,13 @@ Timestamp = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, examp
 """RFC 3339, UTC, `Z`, six digits of a second: what the wire shows."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - the same instant; its text is made in a third of the time
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)")
 
 
 def to_rfc3339(micros: Micros) -> str:
     """The wire form of an instant, always with six fractional digits."""
-    moment = _EPOCH + timedelta(microseconds=micros)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond:06d}Z"
+    return (_NAIVE_EPOCH + timedelta(microseconds=micros)).isoformat(timespec="microseconds") + "Z"
 
 
 def maybe_rfc3339(micros: Micros | None) -> str | None:

@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from perdure.domain.messages import JsonObject
 
-ToolName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$", examples=["look_up_order"])]
+ToolName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$(?!\n)", examples=["look_up_order"])]
 """What the model vendors accept as a function's name."""
 
 ToolPolicy = Literal["auto", "requires_approval"]

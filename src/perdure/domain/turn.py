@@ -55,7 +55,7 @@ class TurnState(Struct, frozen=True):
     Attributes:
         turn_id: the running turn, or None between turns.
         pending: messages that no model call has seen yet, oldest first, as (id, turn id it was given, preview); the one that
-            began the turn is not among them.
+            began the turn is not among them. The turn id is empty once that turn is over.
         reasoning: a model call was begun and has not ended.
         exec_id: the execution (one model call and its tools) that is going on.
         prompt_through: the sequence up to which the model call going on sees the log.
@@ -63,7 +63,6 @@ class TurnState(Struct, frozen=True):
         expires_at: until when a client's results or approvals are waited for, or None.
         act_calls: ids of the calls of the batch that runs, or ran last.
         failure: the code and words of a model call that failed for good.
-        last_turn_id: the turn before, once it has ended.
         head: the sequence of the last event folded in; begin with the sequence before the first.
     """
 
@@ -92,7 +91,6 @@ class TurnState(Struct, frozen=True):
     final_message_id: str | None = None
     final_preview: str | None = None
     failure: tuple[str, str] | None = None
-    last_turn_id: str | None = None
     head: int = 0
 
 
@@ -115,7 +113,7 @@ class Nothing(Struct, frozen=True):
 
 
 class StartTurn(Struct, frozen=True):
-    """Begin the turn of a message that waits, then call the model."""
+    """Begin the turn of a message that waits, then call the model. An empty `turn_id` asks for a new one."""
 
     turn_id: str
     message_id: str
@@ -211,7 +209,11 @@ def _turn_started(state: TurnState, event: AnyEvent) -> TurnState:
 
 def _turn_ended(state: TurnState, event: AnyEvent) -> TurnState:
     # A cancel covers everything that was asked before it; any other end leaves unseen messages to the next turn.
-    return TurnState(last_turn_id=state.turn_id, pending=() if event.type == "turn.cancelled" else state.pending)
+    if event.type == "turn.cancelled":
+        return TurnState()
+    # What was to steer this turn will begin another one.
+    ended = state.turn_id
+    return TurnState(pending=tuple((message, "" if turn == ended else turn, text) for message, turn, text in state.pending))
 
 
 def _reason_started(state: TurnState, event: AnyEvent) -> TurnState:

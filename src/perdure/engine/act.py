@@ -107,12 +107,12 @@ class _Interrupted(Exception):
 
 
 async def _attempt(run: Run, bound: BoundTool | None, state: TurnState, call: CallState) -> ToolOutcome:
+    if call.started and not call.replayable and call.id not in run.fresh:
+        raise _Interrupted  # before all else: whatever is wrong with it now, it may have run
     if bound is None:
         raise PerdureError(f"There is no tool {call.name!r}.", code="unknown_tool")
     arguments = check_arguments(bound, run.withheld.get(call.id, call.arguments))
     _check_withheld(run, bound, call)
-    if call.started and not call.replayable and call.id not in run.fresh:
-        raise _Interrupted
     if bound.rejected:
         raise PerdureError(REJECTED, code="rejected")
     context = _context(run, state, call)

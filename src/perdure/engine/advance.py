@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 
-from perdure.domain.errors import Fenced, PerdureError
+from perdure.domain.errors import Fenced, PerdureError, Unavailable
 from perdure.domain.storage import Redactor
 from perdure.domain.turn import (
     AskApproval,
@@ -38,7 +38,7 @@ log = logging.getLogger("perdure.engine")
 async def advance(engine: Engine, session_id: str) -> None:
     """Take the session as far as it goes. Returns quietly when somebody else has it, or there is nothing to do."""
     run: Run | None = None
-    finished = False
+    finished, blameless = False, False
     try:
         run = await open_run(engine, session_id)
         if run is None:
@@ -51,24 +51,32 @@ async def advance(engine: Engine, session_id: str) -> None:
         finished = True
     except Fenced:
         log.debug("session %s was taken over", session_id)
+    except (Unavailable, asyncio.CancelledError):
+        blameless = True
+        raise
     finally:
         if run is not None:
-            await _let_go(run, finished)
+            await _let_go(run, finished, blameless)
 
 
-async def _let_go(run: Run, finished: bool) -> None:
+async def _let_go(run: Run, finished: bool, blameless: bool) -> None:
     run.engine.leases.pop(run.row.id, None)
-    for task in run.tools.values():
-        task.cancel()
+    _stop_tools(run)
     if finished:
         run.engine.histories.keep(run.row.id, run.conversation)
         return
-    me = asyncio.current_task()
-    if run.claimed and me is not None and me.cancelling():
-        # A planned stop is no failed recovery. If this is lost too, only the count of recoveries is one higher.
+    if run.claimed and blameless:
+        # A planned stop, or a database that went away, is no failed recovery of the turn. If this is lost too, only the
+        # count of recoveries is one higher.
         row = run.row
         with contextlib.suppress(PerdureError, asyncio.CancelledError):
             await run.engine.database.write(lambda tx: release(tx, row))
+
+
+def _stop_tools(run: Run) -> None:
+    for task in run.tools.values():
+        task.cancel()
+    run.tools.clear()
 
 
 async def _step(run: Run) -> bool:
@@ -87,7 +95,8 @@ async def _step(run: Run) -> bool:
         case Finish():
             await run.commit(finish(run, state))
         case Fail(code=code, message=message):
-            await run.commit(fail(run, state, code, message))
+            if await run.commit(fail(run, state, code, message)):
+                _stop_tools(run)  # a message that came while they ran had the layers assembled afresh, and they cannot be
             run.prepared = None
         case ExpireCalls():
             await run.commit(expire(run, state, action))
@@ -114,6 +123,8 @@ async def _prepare(run: Run) -> Fail | None:
     try:
         assembly, choice, archived = await engine.database.read(body)
     except PerdureError as error:
+        if error.retryable:
+            raise  # the database is away: no fault of the turn, which is taken up again
         log.warning("session %s cannot be assembled: %s", row.id, error.message)
         return Fail(error.code, error.message)
     if archived is not None:

@@ -49,9 +49,7 @@ ADVICE = {
 
 def begin_turn(run: Run, state: TurnState, action: StartTurn) -> tuple[TurnState, list[NewEvent]]:
     """The state and the events of a turn that begins."""
-    turn_id = action.turn_id
-    if not turn_id or turn_id == state.last_turn_id:
-        turn_id = run.engine.new_id("turn")
+    turn_id = action.turn_id or run.engine.new_id("turn")
     now = run.engine.clock.now()
     begun = TurnState(turn_id=turn_id, input_message_id=action.message_id, started=True, started_at=now, pending=state.pending)
     context = run.turn_context(begun)

@@ -18,13 +18,13 @@ PAGE = 500
 
 
 class Histories:
-    """The most recently used conversations, bounded by about how many tokens they hold together.
+    """The most recently used conversations, bounded by about how much memory they take together.
 
     Args:
-        budget: tokens held in all; 4,000,000 tokens are some 20 to 40 MB.
+        budget: bytes, as `Conversation.weight` estimates them: 64 MB are some 40,000 short conversations.
     """
 
-    def __init__(self, budget: int = 4_000_000) -> None:
+    def __init__(self, budget: int = 64_000_000) -> None:
         self._budget = budget
         self._held: OrderedDict[str, tuple[Conversation, int]] = OrderedDict()
         self._total = 0
@@ -40,9 +40,9 @@ class Histories:
     def keep(self, session_id: str, conversation: Conversation) -> None:
         """Hold a conversation for the next turn."""
         self.take(session_id)
-        tokens = conversation.tokens() + 100
-        self._held[session_id] = (conversation, tokens)
-        self._total += tokens
+        weight = conversation.weight()
+        self._held[session_id] = (conversation, weight)
+        self._total += weight
         while self._total > self._budget and self._held:
             _, (_, dropped) = self._held.popitem(last=False)
             self._total -= dropped

@@ -22,7 +22,7 @@ from perdure.domain.events import (
     ReasonThinkingStartedData,
     ToolCall,
 )
-from perdure.domain.messages import ContentPart, ImageFilePart, Message, TextPart, ToolCallPart, preview_of
+from perdure.domain.messages import ContentPart, ImageFilePart, Message, TextPart, ToolCallPart, preview_of, storable
 from perdure.domain.model_profiles import ModelProfile
 from perdure.domain.times import to_rfc3339
 from perdure.domain.turn import TurnState
@@ -75,7 +75,7 @@ class _Call:
     def on_delta(self, kind: DeltaKind, text: str) -> None:
         if self.first is None:
             self.first = self.clock.elapsed() - self.started
-        self.live.add(kind, text)
+        self.live.add(kind, storable(text))
 
     def request(self) -> tuple[ModelRequest, int]:
         messages, after = self.run.conversation.prompt(self.budget)
@@ -84,7 +84,7 @@ class _Call:
         request = ModelRequest(
             model=self.choice.model.model_id,
             system=self.assembly.system,
-            messages=[_without_files(message) for message in messages],
+            messages=[_without_files(message) for message in messages] if self.run.conversation.has_files else messages,
             tools=self.assembly.specs,
             reasoning_effort=effort,
             parallel_tool_calls=self.assembly.parallel_tool_calls,
@@ -100,7 +100,7 @@ class _Call:
             attempts += 1
             try:
                 request, after = self.request()
-                response = await self.choice.driver.generate(request, self.on_delta)
+                response = _storable(await self.choice.driver.generate(request, self.on_delta))
                 self.live.finish()
                 return self._outcome(response, None, attempts, waited, after)
             except ModelError as error:
@@ -144,6 +144,18 @@ def _without_files(message: Message) -> Message:
         for part in message.content
     ]
     return msgspec.structs.replace(message, content=tuple(parts))
+
+
+def _storable(response: ModelResponse) -> ModelResponse:
+    """What a model says may hold anything; the log's tables do not."""
+    return msgspec.structs.replace(
+        response,
+        text=storable(response.text),
+        thinking=None if response.thinking is None else storable(response.thinking),
+        tool_calls=tuple(
+            msgspec.structs.replace(call, id=storable(call.id), name=storable(call.name)) for call in response.tool_calls
+        ),
+    )
 
 
 async def reason(run: Run, assembly: Assembly, choice: ModelChoice) -> list[NewEvent]:

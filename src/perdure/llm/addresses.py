@@ -1,7 +1,7 @@
 """Where model calls may not go: the addresses at which clouds hand out a machine's own credentials.
 
 Everything else may be reached, this machine and private networks too: that is where local model servers are. Providers are
-set up by admins (docs/decisions/provider-addresses.md).
+set up by admins (docs/decisions/0013-where-model-calls-may-go.md).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _parsed(text: str) -> IPv4Address | IPv6Address | None:
     try:
         # Decimal, hexadecimal and shortened forms, as the system's resolver takes them.
         return IPv4Address(socket.inet_aton(text)) if text[:1].isdigit() else None
-    except (OSError, UnicodeError):
+    except (OSError, ValueError):
         return None
 
 

@@ -1,6 +1,6 @@
 """Prices of models, from the `genai-prices` package's own copy of them: nothing is fetched.
 
-The package brings its whole table (0.1 s and 26 MB on the machine of docs/decisions/model-prices.md), so it is imported by
+The package brings its whole table (0.1 s and some 10 MB, docs/decisions/0012-prices-of-models.md), so it is imported by
 the first look-up, never before. Look-ups are for a thread, not for the event loop.
 """
 

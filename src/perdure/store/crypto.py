@@ -14,7 +14,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from perdure.domain.errors import Unavailable
+from perdure.domain.errors import Unavailable, Unreadable
 from perdure.domain.times import Micros
 from perdure.store.database import Database, Tx
 
@@ -69,7 +69,7 @@ def _open(key: bytes, sealed: bytes, place: str) -> bytes:
     try:
         return AESGCM(key).decrypt(sealed[:_NONCE], sealed[_NONCE:], place.encode())
     except InvalidTag:
-        raise Unavailable("a secret cannot be opened: is this the master key that sealed it?") from None
+        raise Unreadable("a secret cannot be opened: is this the master key that sealed it?") from None
 
 
 class Vault:
@@ -89,7 +89,7 @@ class Vault:
         if key is None:
             row = await tx.one("SELECT wrapped FROM org_keys WHERE org_id = ?", org_id)
             if row is None:
-                raise Unavailable("the organization has no data key")
+                raise Unreadable("the organization has no data key")
             key = self._data_keys[org_id] = _open(self._master, bytes(row[0]), f"org-key/{org_id}")
         return key
 

@@ -18,6 +18,9 @@ log = logging.getLogger("perdure.worker")
 WATCH_EVERY = 0.5
 """Seconds between two looks at the epochs of what runs here: a cancel whose signal was lost still takes effect within a second."""
 
+PAUSES = (0.1, 0.5, 2.0)
+"""Seconds before a session is tried again that stopped because the database was not there; after the last it is the sweep's."""
+
 
 class Worker:
     """The runners of one process."""
@@ -73,12 +76,18 @@ class Worker:
             self._idle.set()
 
     async def _advance(self, session_id: str) -> None:
-        try:
-            await advance(self._engine, session_id)
-        except PerdureError as error:
-            log.warning("session %s stopped: %s; it will be taken up again", session_id, error.message)
-        except Exception:
-            log.exception("session %s stopped; it will be taken up again", session_id)
+        for pause in (*PAUSES, None):
+            try:
+                await advance(self._engine, session_id)
+                return
+            except PerdureError as error:
+                log.warning("session %s stopped: %s; it will be taken up again", session_id, error.message)
+                if pause is None or not error.retryable:
+                    return
+            except Exception:
+                log.exception("session %s stopped; it will be taken up again", session_id)
+                return
+            await self._engine.clock.sleep(pause)
 
     def _on_stop(self, stop: Stop) -> None:
         task, held = self._running.get(stop.session_id), self._engine.leases.get(stop.session_id)

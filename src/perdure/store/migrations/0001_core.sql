@@ -134,6 +134,7 @@ CREATE TABLE sessions (
     harness_id TEXT NOT NULL,
     agent_id TEXT,
     title TEXT,
+    title_folded TEXT GENERATED ALWAYS AS (LOWER(title)) STORED,
     tags TEXT NOT NULL,
     locale TEXT,
     model_id TEXT,
@@ -158,13 +159,23 @@ CREATE TABLE sessions (
     finished_at BIGINT
 );
 
-CREATE INDEX sessions_by_age ON sessions (org_id, created_at, id) WHERE deleted_at IS NULL;
+-- A search reads every title of the organization, so they are in this index, ready to be compared.
+CREATE INDEX sessions_by_age ON sessions (org_id, created_at, id, title_folded) WHERE deleted_at IS NULL;
 
 CREATE INDEX sessions_by_agent ON sessions (org_id, agent_id, created_at) WHERE deleted_at IS NULL AND agent_id IS NOT NULL;
 
 CREATE INDEX sessions_active ON sessions (updated_at) WHERE status = 'active' AND deleted_at IS NULL;
 
 CREATE INDEX sessions_due ON sessions (wake_at) WHERE wake_at IS NOT NULL AND deleted_at IS NULL;
+
+-- How many sessions an organization has: the sum over its shards, of which there are several so that transactions which
+-- create sessions do not wait for one another.
+CREATE TABLE session_totals (
+    org_id TEXT NOT NULL,
+    shard INTEGER NOT NULL,
+    sessions BIGINT NOT NULL,
+    PRIMARY KEY (org_id, shard)
+){{clustered}};
 
 CREATE TABLE pins (
     session_id TEXT NOT NULL,
@@ -250,6 +261,29 @@ CREATE TABLE sql_databases (
     updated_at BIGINT NOT NULL,
     PRIMARY KEY (session_id, name)
 );
+
+-- next_at is NULL when a schedule is off or over. Whoever moves it on has the firing.
+CREATE TABLE schedules (
+    id TEXT PRIMARY KEY,
+    org_id TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    name TEXT,
+    message TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    cron TEXT,
+    at BIGINT,
+    timezone TEXT NOT NULL,
+    enabled INTEGER NOT NULL,
+    next_at BIGINT,
+    last_fired_at BIGINT,
+    fire_count BIGINT NOT NULL,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL
+);
+
+CREATE INDEX schedules_by_session ON schedules (session_id, created_at);
+
+CREATE INDEX schedules_due ON schedules (next_at) WHERE next_at IS NOT NULL;
 
 -- Answers to requests that carried an Idempotency-Key; kept for a day.
 CREATE TABLE idempotency (

@@ -1,0 +1,94 @@
+"""Rows of schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from perdure.domain.errors import NotFound
+from perdure.domain.schedules import ScheduleKind
+from perdure.domain.times import Micros
+from perdure.store.database import Tx
+from perdure.store.rows import assignments, columns, insert, values
+
+
+class ScheduleRow(Struct, frozen=True):
+    """`next_at` is NULL when the schedule is off or over: only rows with one are looked at."""
+
+    id: str
+    org_id: str
+    session_id: str
+    name: str | None
+    message: str
+    kind: ScheduleKind
+    cron: str | None
+    at: Micros | None
+    timezone: str
+    enabled: int
+    next_at: Micros | None
+    last_fired_at: Micros | None
+    fire_count: int
+    created_at: Micros
+    updated_at: Micros
+
+
+_ROW = columns(ScheduleRow)
+
+
+async def add_schedule(tx: Tx, row: ScheduleRow) -> None:
+    await tx.run(insert("schedules", ScheduleRow), *values(row))
+
+
+async def get_schedule(tx: Tx, session_id: str, schedule_id: str) -> ScheduleRow:
+    """Raises NotFound."""
+    found = await tx.one(f"SELECT {_ROW} FROM schedules WHERE id = ? AND session_id = ?", schedule_id, session_id)
+    if found is None:
+        raise NotFound("schedule")
+    return ScheduleRow(*found)
+
+
+async def list_schedules(tx: Tx, session_id: str) -> list[ScheduleRow]:
+    """A session's schedules, oldest first."""
+    rows = await tx.all(f"SELECT {_ROW} FROM schedules WHERE session_id = ? ORDER BY created_at, id", session_id)
+    return [ScheduleRow(*row) for row in rows]
+
+
+async def update_schedule(tx: Tx, schedule_id: str, changes: dict[str, Any]) -> None:
+    await tx.run(f"UPDATE schedules SET {assignments(changes)} WHERE id = ?", *changes.values(), schedule_id)
+
+
+async def delete_schedule(tx: Tx, session_id: str, schedule_id: str) -> bool:
+    """Whether there was one."""
+    return await tx.run("DELETE FROM schedules WHERE id = ? AND session_id = ?", schedule_id, session_id) == 1
+
+
+async def due_schedules(tx: Tx, now: Micros, limit: int = 100) -> list[ScheduleRow]:
+    """Those whose time has come, the longest overdue first."""
+    rows = await tx.all(
+        f"SELECT {_ROW} FROM schedules WHERE next_at IS NOT NULL AND next_at <= ? ORDER BY next_at LIMIT ?", now, limit
+    )
+    return [ScheduleRow(*row) for row in rows]
+
+
+async def take_firing(tx: Tx, row: ScheduleRow, next_at: Micros | None, now: Micros) -> bool:
+    """Claim this firing: whoever moves `next_at` on has it, everybody else finds it moved."""
+    touched = await tx.run(
+        "UPDATE schedules SET next_at = ?, enabled = ?, last_fired_at = ?, fire_count = fire_count + 1, updated_at = ?"
+        " WHERE id = ? AND next_at = ?",
+        next_at, int(next_at is not None), now, now, row.id, row.next_at,
+    )  # fmt: skip
+    return touched == 1
+
+
+async def active_counts(tx: Tx, session_ids: Sequence[str]) -> dict[str, int]:
+    """How many enabled schedules each of these sessions has; none for those that are missing."""
+    if not session_ids:
+        return {}
+    marks = ", ".join("?" * len(session_ids))
+    rows = await tx.all(
+        f"SELECT session_id, COUNT(*) FROM schedules WHERE enabled = 1 AND session_id IN ({marks}) GROUP BY session_id",
+        *session_ids,
+    )
+    return {row[0]: row[1] for row in rows}

@@ -1,0 +1,122 @@
+"""The `perdure` command as a process of its own, with and without a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from typing import Any
+
+from perdure.client import Client
+
+PERDURE = (sys.executable, "-m", "perdure.cli")
+LIMIT = 30.0
+"""Seconds that anything may take on a busy machine."""
+
+
+class Done:
+    """What a finished command left behind."""
+
+    def __init__(self, status: int, out: bytes, err: bytes) -> None:
+        self.status = status
+        self.out = out.decode()
+        self.err = err.decode()
+
+
+def environment(url: str = "", **more: str) -> dict[str, str]:
+    """The test's own environment without anybody's settings or keys."""
+    kept = {name: value for name, value in os.environ.items() if not re.match("PERDURE_|OPENAI_|ANTHROPIC_", name)}
+    return {**kept, "PERDURE_URL": url, "TERM": "xterm-256color", "COLUMNS": "100", **more}
+
+
+async def perdure(*arguments: str, url: str = "", given: str = "", limit: float = LIMIT, **more: str) -> Done:
+    """Run the command to its end, without a terminal."""
+    process = await asyncio.create_subprocess_exec(
+        *PERDURE, *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(url, **more)
+    )
+    out, err = await asyncio.wait_for(process.communicate(given.encode()), limit)
+    return Done(process.returncode or 0, out, err)
+
+
+def script(*steps: dict[str, Any], words: str = "Please.") -> str:
+    return f"{words} [[sim {json.dumps(steps)}]]"
+
+
+async def use_simulated_model(client: Client) -> None:
+    """Register the simulated model as the default."""
+    provider = await client.create_provider(name="Simulated", provider_type="llmsim")
+    await client.create_model(provider.id, model_id="simulated", display_name="The simulated one")
+
+
+class Terminal:
+    """A person at a terminal: sees what is printed, without colours and movement, and types."""
+
+    def __init__(self, *arguments: str, **env: str) -> None:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+
+        def take_terminal() -> None:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+        self.process = subprocess.Popen(
+            arguments,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=env,
+            start_new_session=True,
+            preexec_fn=take_terminal,  # noqa: PLW1509 - makes one system call and takes no lock
+        )
+        os.close(slave)
+        self._raw = ""
+        self._taken = 0
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    async def see(self, part: str) -> str:
+        """Wait until it is printed; what was printed up to there since the last time."""
+        deadline = time.monotonic() + LIMIT
+        while (found := self.whole.find(part, self._taken)) < 0:
+            assert await asyncio.to_thread(self._read), f"the program ended without {part!r}: {self.whole}"
+            assert time.monotonic() < deadline, f"never saw {part!r}: {self.whole}"
+        before, self._taken = self._taken, found + len(part)
+        return self.whole[before : self._taken]
+
+    @property
+    def whole(self) -> str:
+        """Everything that was printed."""
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\x01\x02]", "", self._raw)
+
+    def _read(self) -> bool:
+        """Take in what there is; whether there may be more."""
+        if not select.select([self._master], [], [], 0.2)[0]:
+            return True
+        try:
+            data = os.read(self._master, 65536)
+        except OSError:
+            return False
+        self._raw += data.decode(errors="replace")
+        return bool(data)
+
+    async def end(self) -> int:
+        """The exit status, once everything that it prints has been read."""
+        deadline = time.monotonic() + LIMIT
+        while await asyncio.to_thread(self._read):
+            assert time.monotonic() < deadline, f"the program never ended: {self.whole}"
+        return await asyncio.to_thread(self.process.wait, LIMIT)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self._master)

@@ -1,0 +1,117 @@
+"""What must hold after a storm, whatever died when: the promises, read from the servers and from the database itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import httpx
+
+from perdure.domain.events import ENDED_TURN, Event, NewEvent
+from perdure.domain.sessions import Projection, project
+from perdure.store.database import Database, Tx
+from perdure.store.events import events_after
+from perdure.store.postgres import open_postgres
+from perdure.store.sessions import SessionRow, look_session
+from perdure.store.sqlite import open_sqlite
+from tests.crash.storm import COUNTER, Session, Storm
+from tests.talk import Json, Talk, text_in
+
+
+async def check_storm(storm: Storm, url: str) -> None:
+    """Everything that clients can see."""
+    assert storm.refused == []
+    async with httpx.AsyncClient(base_url=url, timeout=30) as http:
+        for session in storm.sessions:
+            talk = Talk(http, session.id)
+            events = [event for page in [await _whole_log(talk)] for event in page]
+            check_log(events)
+            check_messages(session, events)
+            check_followers(session, events)
+            await check_tools(talk, events)
+            assert (await talk.read())["status"] in ("idle", "started")
+
+
+async def _whole_log(talk: Talk) -> list[Json]:
+    events: list[Json] = []
+    while page := await talk.events(after_sequence=len(events)):
+        events += page
+    return events
+
+
+def check_log(events: list[Json]) -> None:
+    """Gapless; every turn that began has one end, and nothing after it."""
+    assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
+    assert len({event["id"] for event in events}) == len(events)
+    begun: set[str] = set()
+    ended: set[str] = set()
+    for event in events:
+        turn_id = event["context"].get("turn_id")
+        if event["type"] == "turn.started":
+            assert turn_id not in begun
+            begun.add(turn_id)
+        elif event["type"] not in ("input.message", "session.activated", "session.idled", "session.started"):
+            assert turn_id in begun, event
+            assert turn_id not in ended, f"{event['type']} after the end of its turn"
+        if event["type"] in ENDED_TURN:
+            assert event["type"] == "turn.completed", event
+            ended.add(turn_id)
+    assert begun == ended
+    steps = Counter(event["type"] for event in events)
+    assert steps["reason.started"] == steps["reason.completed"] == steps["llm.generation"]
+    assert steps["act.started"] == steps["act.completed"]
+    executions = Counter(event["context"]["exec_id"] for event in events if event["type"] == "llm.generation")
+    assert set(executions.values()) <= {1}, "a model call was answered twice"
+
+
+def check_messages(session: Session, events: list[Json]) -> None:
+    """Each acknowledged message is there once, unchanged, where it was said to be, and the model was shown it."""
+    logged = {event["data"]["message"]["id"]: event for event in events if event["type"] == "input.message"}
+    assert len(logged) == len(session.acknowledged)
+    shown = {message["id"] for event in events if event["type"] == "llm.generation" for message in event["data"]["messages"]}
+    for message in session.acknowledged:
+        event = logged[message["id"]]
+        assert event["sequence"] == message["sequence"]
+        assert text_in(event["data"]["message"]) == text_in(message)
+        assert message["id"] in shown, "a message was never worked on"
+
+
+def check_followers(session: Session, events: list[Json]) -> None:
+    """Its follower saw the log: every event once, in order, as it still is."""
+    assert session.seen == events[: len(session.seen)]
+    assert len(session.seen) == len(events)
+
+
+async def check_tools(talk: Talk, events: list[Json]) -> None:
+    """Every call was answered once, and nothing was done twice behind the model's back."""
+    started = [event["data"]["tool_call"]["id"] for event in events if event["type"] == "tool.started"]
+    results = [event["data"] for event in events if event["type"] == "tool.completed"]
+    assert sorted(started) == sorted(result["tool_call_id"] for result in results)
+    assert len(set(started)) == len(started)
+    edits = [result["status"] for result in results if result["tool_name"] == "edit_file"]
+    assert set(edits) <= {"success", "interrupted"}
+    await talk.turn({"tool_calls": [{"name": "read_file", "arguments": {"path": COUNTER}}]}, {"text": "Counted."})
+    read = (await talk.events(types="tool.completed", after_sequence=len(events)))[0]["data"]["result"][0]["text"]
+    assert edits.count("success") <= read.count("x") <= len(edits)
+
+
+async def check_rows(storm: Storm, data: Path, database_url: str) -> None:
+    """Each session's row is what its log comes to. The servers must have been stopped."""
+    database: Database = await open_postgres(database_url) if database_url else await open_sqlite(data / "perdure.db")
+    try:
+        for session in storm.sessions:
+            row, events = await database.read(lambda tx, session=session: _row_and_log(tx, session.id))
+            assert row.projection() == project(Projection(), map(_as_new, events))
+            assert row.head == len(events)
+    finally:
+        await database.close()
+
+
+async def _row_and_log(tx: Tx, session_id: str) -> tuple[SessionRow, list[Event]]:
+    row = await look_session(tx, session_id)
+    assert row is not None
+    return row, await events_after(tx, session_id, 0, limit=1_000_000)
+
+
+def _as_new(event: Event) -> NewEvent:
+    return NewEvent(event.type, event.decoded(), event.context_struct(), event.ts)

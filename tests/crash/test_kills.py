@@ -1,0 +1,56 @@
+"""kill -9 at any moment under load: nothing acknowledged is lost, nothing is done twice, everything ends."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import httpx
+
+from tests.crash.checks import check_rows, check_storm
+from tests.crash.storm import Storm, crashes, seed
+from tests.server import Server, use_simulated_model
+
+KEY = {"PERDURE_MASTER_KEY": "11" * 32}
+
+
+async def prepare(server: Server) -> None:
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+        await use_simulated_model(http)
+
+
+async def test_a_server_on_sqlite_is_killed_again_and_again(tmp_path: Path) -> None:
+    chance = random.Random(seed())
+    async with Server(tmp_path) as server:
+        await prepare(server)
+        storm = Storm([server.url], chance, sessions=6, clients=4, messages=10)
+        began = time.monotonic()
+        await storm.run(server.restart, crashes(4))
+        print(f"the storm took {time.monotonic() - began:.1f} s")
+        await check_storm(storm, server.url)
+    await check_rows(storm, tmp_path, "")
+
+
+async def test_a_server_on_postgresql_is_killed_again_and_again(postgres_url: str, tmp_path: Path) -> None:
+    chance = random.Random(seed())
+    async with Server(tmp_path, database_url=postgres_url) as server:
+        await prepare(server)
+        storm = Storm([server.url], chance, sessions=6, clients=4, messages=8)
+        await storm.run(server.restart, crashes(2))
+        await check_storm(storm, server.url)
+    await check_rows(storm, tmp_path, postgres_url)
+
+
+async def test_either_of_two_servers_on_postgresql_is_killed_again_and_again(postgres_url: str, tmp_path: Path) -> None:
+    chance = random.Random(seed())
+    left = Server(tmp_path / "left", database_url=postgres_url, environment=KEY)
+    right = Server(tmp_path / "right", database_url=postgres_url, environment=KEY)
+    async with left, right:
+        await prepare(left)
+        storm = Storm([left.url, right.url], chance, sessions=6, clients=4, messages=10)
+        began = time.monotonic()
+        await storm.run(lambda: chance.choice([left, right]).restart(), crashes(4))
+        print(f"the storm took {time.monotonic() - began:.1f} s")
+        await check_storm(storm, left.url)
+    await check_rows(storm, tmp_path, postgres_url)

@@ -1,0 +1,34 @@
+"""The database hangs up in the middle of everything: nothing is lost, and the worst that a client hears is "try again"."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import asyncpg
+
+from tests.crash.checks import check_rows, check_storm
+from tests.crash.storm import Storm, crashes, seed
+from tests.crash.test_kills import prepare
+from tests.server import Server
+
+HANG_UP = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+
+
+async def test_every_connection_is_cut_again_and_again(postgres_url: str, tmp_path: Path) -> None:
+    chance = random.Random(seed())
+
+    async def hang_up() -> None:
+        connection = await asyncpg.connect(postgres_url)
+        try:
+            await connection.execute(HANG_UP)
+        finally:
+            await connection.close()
+
+    async with Server(tmp_path, database_url=postgres_url) as server:
+        await prepare(server)
+        storm = Storm([server.url], chance, sessions=6, clients=4, messages=10)
+        await storm.run(hang_up, crashes(6))
+        await check_storm(storm, server.url)
+        assert "Traceback" not in server.log.read_text()
+    await check_rows(storm, tmp_path, postgres_url)

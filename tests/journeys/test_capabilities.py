@@ -1,0 +1,69 @@
+"""Capabilities: what there is, how it is found, and what their configurations may hold."""
+
+from __future__ import annotations
+
+import httpx
+import jsonschema_rs
+import pytest
+
+from perdure.capabilities.registry import BUILT_IN
+from tests.journeys.people import get, new_agent
+from tests.server import post
+
+IDS = sorted(capability.id for capability in BUILT_IN)
+
+
+async def test_every_capability_is_listed_once_in_order(api: httpx.AsyncClient) -> None:
+    page = await get(api, "/v1/capabilities", limit=100)
+    assert [each["id"] for each in page["data"]] == IDS
+    assert page["total"] == len(IDS)
+
+
+async def test_pages_are_cut_where_they_are_asked_to_be(api: httpx.AsyncClient) -> None:
+    found: list[str] = []
+    for offset in range(0, len(IDS) + 2, 2):
+        page = await get(api, "/v1/capabilities", offset=offset, limit=2)
+        assert (page["total"], page["offset"], page["limit"]) == (len(IDS), offset, 2)
+        found += [each["id"] for each in page["data"]]
+    assert found == IDS
+    for query in ({"limit": 0}, {"limit": 101}, {"offset": -1}, {"limit": "x"}):
+        await get(api, "/v1/capabilities", 400, **query)
+
+
+async def test_a_search_looks_at_ids_names_and_descriptions_in_any_case(api: httpx.AsyncClient) -> None:
+    for search in ("current_time", "CURRENT TIME", "any time zone"):
+        assert [each["id"] for each in (await get(api, "/v1/capabilities", search=search))["data"]] == ["current_time"]
+    assert (await get(api, "/v1/capabilities", search="no such thing"))["data"] == []
+
+
+@pytest.mark.parametrize("capability", BUILT_IN, ids=lambda each: each.id)
+async def test_a_capability_is_found_by_its_id_and_by_its_other_names(api: httpx.AsyncClient, capability: object) -> None:
+    (known,) = [each for each in BUILT_IN if each is capability]
+    for ref in (known.id, *known.aliases):
+        found = await get(api, f"/v1/capabilities/{ref}")
+        assert (found["id"], found["self_url"]) == (known.id, f"/v1/capabilities/{known.id}")
+        assert [tool["name"] for tool in found.get("tool_definitions", ())] == [tool.name for tool in known.tools(None)]
+        if known.config_schema is not None:
+            jsonschema_rs.meta.validate(found["config_schema"])
+
+
+async def test_what_there_is_not_is_not_found(api: httpx.AsyncClient) -> None:
+    assert (await get(api, "/v1/capabilities/nothing", 404))["code"] == "capability_not_found"
+
+
+@pytest.mark.parametrize("config", [None, {}, {"mode": "off"}])
+async def test_a_configuration_that_fits_is_kept_as_it_is(api: httpx.AsyncClient, config: object) -> None:
+    ref = {"ref": "tool_approval"} if config is None else {"ref": "tool_approval", "config": config}
+    assert (await new_agent(api, capabilities=[ref]))["capabilities"] == [ref]
+
+
+@pytest.mark.parametrize("config", [{"mode": "sometimes"}, {"more": 1}, [], "off", 1])
+@pytest.mark.parametrize("path", ["/v1/agents", "/v1/harnesses", "/v1/sessions"])
+async def test_a_configuration_that_does_not_fit_is_refused_with_its_place(
+    api: httpx.AsyncClient, path: str, config: object
+) -> None:
+    body = {"capabilities": [{"ref": "session"}, {"ref": "tool_approval", "config": config}]}
+    if path != "/v1/sessions":
+        body |= {"name": "never-made", "system_prompt": "x"}  # type: ignore[dict-item]
+    problem = await post(api, path, body, 400)
+    assert (problem["code"], problem["field"]) == ("invalid_capability_config", "capabilities[1]")

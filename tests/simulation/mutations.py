@@ -1,0 +1,222 @@
+"""Ways to break the server, each against a promise: what a simulation is worth is which of them it notices.
+
+Each takes pytest's `monkeypatch`, which mends the server afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from perdure.app import sessions as use
+from perdure.domain import history, turn
+from perdure.domain.turn import CallState, Finish, TurnState
+from perdure.engine import act, advance, announce, run
+from perdure.engine.run import Run
+from perdure.store import sessions as rows
+from perdure.store.queue import LocalQueue
+from perdure.worker.sweep import Sweep
+
+Patch = pytest.MonkeyPatch
+
+
+def appends_do_not_expect_a_head(patch: Patch) -> None:
+    patch.setattr(rows, "_APPEND", rows._APPEND.replace("AND head = ?", "AND ? IS NOT NULL"))
+
+
+def appends_do_not_expect_an_epoch(patch: Patch) -> None:
+    patch.setattr(rows, "_APPEND", rows._APPEND.replace("AND epoch = ?", "AND ? IS NOT NULL"))
+
+
+def appends_number_from_the_log_and_overwrite(patch: Patch) -> None:
+    patch.setattr(rows, "_INSERT_EVENTS", rows._INSERT_EVENTS.replace("INSERT INTO", "INSERT OR REPLACE INTO"))
+    patch.setattr(rows, "_APPEND", rows._APPEND.replace("AND head = ? AND epoch = ?", "AND ? + ? IS NOT NULL"))
+
+
+def a_claim_does_not_raise_the_epoch(patch: Patch) -> None:
+    async def claim(tx: Any, row: Any) -> Any:
+        return row
+
+    patch.setattr(run, "claim", claim)
+
+
+def a_first_append_does_not_claim(patch: Patch) -> None:
+    real = run.append
+    patch.setattr(run, "append", lambda tx, row, events, *, now, claim: real(tx, row, events, now=now))
+
+
+def a_cancel_does_not_fence(patch: Patch) -> None:
+    real = use.append
+    patch.setattr(use, "append", lambda tx, row, events, *, now, fence=False: real(tx, row, events, now=now))
+
+
+def tools_run_before_their_announcement_is_committed(patch: Patch) -> None:
+    real = announce.begin_act
+
+    def begin_act(run: Run, state: TurnState, assembly: Any, calls: tuple[CallState, ...]) -> Any:
+        for call in calls:
+            if call.id not in run.tools:
+                run.fresh.add(call.id)
+                run.tools[call.id] = asyncio.create_task(act._one(run, assembly, state, call))
+        return real(run, state, assembly, calls)
+
+    patch.setattr(advance, "begin_act", begin_act)
+
+
+def every_tool_is_taken_for_repeatable(patch: Patch) -> None:
+    real = announce.ToolStartedData
+    patch.setattr(announce, "ToolStartedData", lambda call, name, replayable: real(call, name, True))
+
+
+def every_announced_call_is_taken_for_fresh(patch: Patch) -> None:
+    real = run.open_run
+
+    async def open_run(engine: Any, session_id: str) -> Run | None:
+        opened = await real(engine, session_id)
+        if opened is not None:
+            opened.fresh.update(call.id for call in opened.state.calls)
+        return opened
+
+    patch.setattr(advance, "open_run", open_run)
+
+
+def a_finish_forgets_messages_that_wait(patch: Patch) -> None:
+    real = turn.next_action
+
+    def next_action(state: TurnState, *rest: Any) -> Any:
+        return Finish() if state.started and state.answered and not state.reasoning else real(state, *rest)
+
+    patch.setattr(advance, "next_action", next_action)
+
+
+def a_new_turn_forgets_messages_that_wait(patch: Patch) -> None:
+    real = turn._turn_ended
+    ended = {kind: lambda state, event: msgspec.structs.replace(real(state, event), pending=()) for kind in turn.ENDED_TURN}
+    patch.setattr(turn, "_HANDLERS", {**turn._HANDLERS, **ended})
+
+
+def a_cancel_leaves_what_was_asked_before(patch: Patch) -> None:
+    def ended(state: TurnState, event: Any) -> TurnState:
+        return TurnState(last_turn_id=state.turn_id, pending=state.pending)
+
+    patch.setattr(turn, "_HANDLERS", {**turn._HANDLERS, "turn.cancelled": ended})
+
+
+def jobs_are_lost(patch: Patch) -> None:
+    async def enqueue(self: LocalQueue, tx: Any, job: Any) -> None:
+        pass
+
+    patch.setattr(LocalQueue, "enqueue", enqueue)
+
+
+def nobody_sweeps(patch: Patch) -> None:
+    async def once(self: Sweep, **how: int) -> int:
+        return 0
+
+    patch.setattr(Sweep, "once", once)
+
+
+def the_turn_ends_without_rest(patch: Patch) -> None:
+    real = announce.finish
+    patch.setattr(advance, "finish", lambda run, state: real(run, state)[:-1])
+
+
+def facts_are_dropped_when_the_log_has_moved(patch: Patch) -> None:
+    real = Run._catch_up
+
+    async def catch_up(self: Run) -> None:
+        await real(self)
+        self.facts = []
+
+    patch.setattr(Run, "_catch_up", catch_up)
+
+
+def the_runner_does_not_look_who_holds_the_session(patch: Patch) -> None:
+    async def why(tx: Any, row: Any) -> Any:
+        return rows.StaleHead()
+
+    async def catch_up(self: Run) -> None:
+        row = await self.engine.database.read(lambda tx: rows.look_session(tx, self.row.id))
+        events = await self.engine.database.read(lambda tx: run.events_after(tx, row.id, self.state.head))
+        self._take_in(events, events)
+        self.row = msgspec.structs.replace(row, head=self.state.head)
+
+    patch.setattr(rows, "_why", why)
+    patch.setattr(Run, "_catch_up", catch_up)
+
+
+def results_are_shown_in_the_order_in_which_they_came(patch: Patch) -> None:
+    def flush(self: history.Conversation, now: int) -> None:
+        for message, sequence in sorted(self._results.values(), key=lambda pair: -pair[1]):
+            self._add(message, sequence)
+        self._calls = ()
+        self._results.clear()
+        for message, sequence in self._waiting:
+            self._add(message, sequence)
+        self._waiting.clear()
+
+    patch.setattr(history.Conversation, "_flush", flush)
+
+
+def messages_are_shown_where_they_stand_in_the_log(patch: Patch) -> None:
+    real = history.Conversation.feed
+
+    def feed(self: history.Conversation, event: Any, *rest: Any) -> None:
+        real(self, event, *rest)
+        if event.type == "input.message":
+            self._flush(event.ts)
+
+    patch.setattr(history.Conversation, "feed", feed)
+
+
+def the_projection_forgets_usage(patch: Patch) -> None:
+    patch.setattr(rows, "_APPEND", rows._APPEND.replace("usage = ?", "usage = CASE WHEN ? IS NULL THEN usage ELSE usage END"))
+
+
+def an_append_writes_the_title_back(patch: Patch) -> None:
+    real = run.append
+
+    async def append(tx: Any, row: Any, events: Any, **how: Any) -> Any:
+        await tx.run("UPDATE sessions SET title = ? WHERE id = ?", row.title, row.id)
+        return await real(tx, row, events, **how)
+
+    patch.setattr(run, "append", append)
+
+
+def turns_are_sealed_early(patch: Patch) -> None:
+    real = run.claim
+
+    async def claim(tx: Any, row: Any) -> Any:
+        return msgspec.structs.replace(await real(tx, row), recoveries=4)
+
+    patch.setattr(run, "claim", claim)
+
+
+MUTATIONS: tuple[Callable[[Patch], None], ...] = (
+    appends_do_not_expect_a_head,
+    appends_do_not_expect_an_epoch,
+    appends_number_from_the_log_and_overwrite,
+    a_claim_does_not_raise_the_epoch,
+    a_first_append_does_not_claim,
+    a_cancel_does_not_fence,
+    tools_run_before_their_announcement_is_committed,
+    every_tool_is_taken_for_repeatable,
+    every_announced_call_is_taken_for_fresh,
+    a_finish_forgets_messages_that_wait,
+    a_new_turn_forgets_messages_that_wait,
+    a_cancel_leaves_what_was_asked_before,
+    jobs_are_lost,
+    nobody_sweeps,
+    the_turn_ends_without_rest,
+    facts_are_dropped_when_the_log_has_moved,
+    the_runner_does_not_look_who_holds_the_session,
+    results_are_shown_in_the_order_in_which_they_came,
+    messages_are_shown_where_they_stand_in_the_log,
+    the_projection_forgets_usage,
+    an_append_writes_the_title_back,
+    turns_are_sealed_early,
+)

@@ -1,0 +1,30 @@
+"""Schedules drawn at random, by their seeds: any life of a session, many things at any points.
+
+`PERDURE_SIMULATIONS=n` plays the first n seeds; `PERDURE_SIMULATION_SEED=name` plays the one schedule that a failure names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import pytest
+
+from tests.simulation.schedule import drawn, named
+from tests.simulation.store import Store
+
+COUNT = int(os.environ.get("PERDURE_SIMULATIONS", "4000"))
+NAMED = os.environ.get("PERDURE_SIMULATION_SEED")
+PARTS = 8
+BATCHES: list[Iterable[str]] = [[NAMED]] if NAMED else [map(str, range(part, COUNT, PARTS)) for part in range(PARTS)]
+
+
+@pytest.mark.parametrize("names", BATCHES, ids=[NAMED] if NAMED else [f"part-{part}" for part in range(PARTS)])
+def test_in_every_drawn_schedule_the_promises_hold(names: Iterable[str], store: Store) -> None:
+    for name in names:
+        named(name).play(store)
+
+
+@pytest.mark.parametrize("seed", range(0, 200, 20))
+def test_a_seed_gives_the_same_history_every_time(seed: int, store: Store) -> None:
+    assert drawn(seed).play(store).trace == drawn(seed).play(store).trace

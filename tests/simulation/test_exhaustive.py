@@ -1,0 +1,50 @@
+"""Everything that can happen, at every point of every scenario; in the small ones also two things at any two points.
+
+A point stands before and after every append, model call and tool call, and before every read. Together with `test_drawn` these
+are more than 15,000 schedules.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.injections import KINDS
+from tests.simulation.scenarios import SCENARIOS, Scenario, by_name
+from tests.simulation.schedule import listed
+from tests.simulation.store import Store
+
+SMALL = ("text", "tool")
+PAIRS = (
+    ("crash", "crash"),
+    ("crash", "message"),
+    ("crash", "cancel"),
+    ("stall", "crash"),
+    ("stall", "message_elsewhere"),
+    ("freeze", "stall"),
+    ("overtake", "message"),
+    ("wake_elsewhere", "cancel"),
+    ("message", "cancel_elsewhere"),
+    ("message", "fault"),
+)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_whatever_happens_at_whatever_point_the_promises_hold(scenario: Scenario, store: Store) -> None:
+    undisturbed = listed(scenario, {})
+    undisturbed.play(store)
+    for point in range(undisturbed.points):
+        for kind in KINDS:
+            listed(scenario, {point: kind}).play(store)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_whatever_two_things_happen_at_whatever_points_the_promises_hold(name: str, first: str, second: str, store: Store) -> None:
+    scenario = by_name(name)
+    undisturbed = listed(scenario, {})
+    undisturbed.play(store)
+    for point in range(undisturbed.points):
+        disturbed = listed(scenario, {point: first})
+        disturbed.play(store)
+        for later in range(point + 1, disturbed.points):
+            listed(scenario, {point: first, later: second}).play(store)

@@ -1,0 +1,160 @@
+"""The worker and the sweep in virtual time: stops, drains, jobs that come too often, turns that kill."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from perdure.store.bus import Stop
+from perdure.store.queue import Job, PutBack
+from tests.simulation.client import Client
+from tests.simulation.scenarios import CLIENT_TOOL, Scenario, Step
+from tests.simulation.schedule import Staged, repeated
+from tests.simulation.store import Store
+from tests.simulation.world import World
+
+SLOW = Scenario("slow", ((Step(seconds=60.0),),), ("post 0", "rest"))
+PARKED = Scenario("parked", ((Step(((CLIENT_TOOL, {}),)), Step()),), ("post 0", "rest"))
+
+
+def _kinds(world: World) -> Counter[str]:
+    assert world.witness is not None
+    return Counter(event.type for event in world.witness.log)
+
+
+def _job(world: World) -> Job:
+    return Job(world.store.caller.organization_id, world.session_id)
+
+
+def test_a_turn_that_kills_every_process_that_takes_it_up_is_sealed_after_three_recoveries(store: Store) -> None:
+    world = repeated(SLOW, "model.during", "crash").play(store)
+    assert len(world.calls) == 1 + 3
+    assert _kinds(world)["turn.sealed"] == 1
+
+
+def test_planned_stops_never_seal_a_turn(store: Store) -> None:
+    world = repeated(SLOW, "model.before", "stop", times=10).play(store)
+    assert len(world.calls) == 11
+    assert _kinds(world)["turn.completed"] == 1
+
+
+def test_a_cancel_whose_signal_is_lost_stops_the_model_call_within_a_second(store: Store) -> None:
+    async def scene(world: World, client: Client) -> None:
+        process = world.live()[0]
+        world.lossy = True
+        process.spawn(process.worker.start())
+        await client.post(0)
+        await asyncio.sleep(5)
+        assert process.worker.running == 1
+        await client.cancel()
+        await asyncio.sleep(1)
+        assert process.worker.running == 0
+
+    Staged(SLOW, scene).play(store)
+
+
+def test_a_stop_that_is_meant_for_an_older_runner_leaves_the_present_one_alone(store: Store) -> None:
+    async def scene(world: World, client: Client) -> None:
+        process = world.live()[0]
+        await client.post(0)
+        await asyncio.sleep(1)
+        held = process.engine.leases[world.session_id]
+        process.engine.bus.publish(Stop(world.session_id, held))
+        await asyncio.sleep(1)
+        assert process.worker.runs(world.session_id)
+        process.engine.bus.publish(Stop(world.session_id, held + 1))
+        await asyncio.sleep(1)
+        assert not process.worker.runs(world.session_id)
+
+    Staged(SLOW, scene).play(store)
+
+
+def test_a_worker_told_to_stop_gives_its_turn_back_without_a_mark_and_another_completes_it(store: Store) -> None:
+    async def scene(world: World, client: Client) -> None:
+        first, second = world.live()[0], world.start()
+        await client.post(0, first)
+        await asyncio.sleep(1)
+        task = first.spawn(first.worker.drain(10.0))
+        await asyncio.wait([task])
+        assert task.result() == 1
+        row = world.store.row(world.session_id)
+        assert (row.status, row.recoveries, row.claimed_head) == ("active", 0, -1)
+        await asyncio.sleep(1)
+        second.spawn(second.sweep.once())
+        await world.loop.quiet()
+        assert world.store.row(world.session_id).status == "idle"
+
+    Staged(SLOW, scene).play(store)
+
+
+def test_a_worker_that_stops_lets_short_turns_end_and_puts_new_jobs_back(store: Store) -> None:
+    async def scene(world: World, client: Client) -> None:
+        process = world.live()[0]
+        await client.post(0)
+        await asyncio.sleep(55)
+        task = process.spawn(process.worker.drain(10.0))
+        await asyncio.wait([task])
+        assert task.result() == 0
+        assert world.store.row(world.session_id).status == "idle"
+        refused = process.spawn(process.worker.handle(_job(world)))
+        await asyncio.wait([refused])
+        assert isinstance(refused.exception(), PutBack)
+
+    Staged(SLOW, scene).play(store)
+
+
+def test_jobs_for_a_session_that_runs_wait_for_its_runner(store: Store) -> None:
+    async def scene(world: World, client: Client) -> None:
+        process = world.live()[0]
+        await client.post(0)
+        for _ in range(3):
+            process.queue.put(_job(world))
+        await asyncio.sleep(30)
+        assert process.worker.running == 1
+        await world.loop.quiet()
+        assert len(world.calls) == 1
+        assert _kinds(world)["turn.completed"] == 1
+
+    Staged(SLOW, scene).play(store)
+
+
+def test_jobs_for_a_parked_session_leave_it_as_it_is(store: Store) -> None:
+    async def scene(world: World, client: Client) -> None:
+        process = world.live()[0]
+        await client.post(0)
+        await world.loop.quiet()
+        parked = world.store.row(world.session_id)
+        assert parked.status == "waiting_for_tool_results"
+        for _ in range(10):
+            process.queue.put(_job(world))
+            await world.loop.quiet()
+        assert world.store.row(world.session_id) == parked
+
+    Staged(PARKED, scene).play(store)
+
+
+def test_a_sweep_leaves_alone_what_runs_in_its_process_and_takes_what_is_forgotten_elsewhere(store: Store) -> None:
+    async def scene(world: World, client: Client) -> None:
+        first, second = world.live()[0], world.start()
+        await client.post(0, first)
+        await asyncio.sleep(11)
+        sweeps = [first.spawn(first.sweep.once()), second.spawn(second.sweep.once())]
+        await asyncio.wait(sweeps)
+        assert [sweep.result() for sweep in sweeps] == [0, 1]
+
+    Staged(SLOW, scene).play(store)
+
+
+@pytest.mark.parametrize("seconds", [299, 301])
+def test_a_client_has_five_minutes_to_answer(seconds: int, store: Store) -> None:
+    async def scene(world: World, client: Client) -> None:
+        process = world.live()[0]
+        await client.post(0)
+        await asyncio.sleep(seconds)
+        process.spawn(process.sweep.once())
+        await world.loop.quiet()
+        assert world.store.row(world.session_id).status == ("waiting_for_tool_results" if seconds < 300 else "idle")
+
+    Staged(PARKED, scene).play(store)

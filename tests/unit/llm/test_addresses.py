@@ -1,0 +1,78 @@
+"""Where model calls may not go."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from aiohttp.abc import ResolveResult
+
+from perdure.domain.errors import InvalidInput, ModelError
+from perdure.llm.addresses import GuardedResolver, is_refused_host
+from perdure.llm.driver import ProviderConfig
+from perdure.llm.http import Http
+from perdure.llm.registry import make_driver
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["169.254.169.254", "169.254.170.2", "2852039166", "0xa9fea9fe", "0251.0376.0251.0376", "169.254.43518", "::ffff:169.254.169.254",
+     "[::ffff:a9fe:a9fe]", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1", "fe80::1", "fd00:ec2::254", "100.100.100.200", "168.63.129.16",
+     "metadata.google.internal", "METADATA.google.internal.", "metadata"],
+)  # fmt: skip
+def test_a_clouds_metadata_service_is_refused_however_it_is_written(host: str) -> None:
+    assert is_refused_host(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "localhost", "::1", "10.0.0.7", "192.168.1.5", "172.16.0.1", "fd12:3456::1", "gpu-box", "api.openai.com", "8.8.8.8",
+     "models.example.com", "::ffff:127.0.0.1", "1.2.3.4.example.com", "2130706433", "7eleven.example"],
+)  # fmt: skip
+def test_everything_else_may_be_reached(host: str) -> None:
+    assert not is_refused_host(host)
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "[::ffff:169.254.169.254]", "2852039166"])
+@pytest.mark.parametrize("provider_type", ["openai", "openai_completions", "anthropic"])
+async def test_no_driver_is_made_for_it(provider_type: str, host: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        make_driver(ProviderConfig(provider_type, f"http://{host}/v1"), Http())
+    assert caught.value.field == "base_url"
+
+
+class _Points:
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = addresses
+
+    async def resolve(self, host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
+        return [ResolveResult(hostname=host, host=each, port=port, family=family, proto=0, flags=0) for each in self.addresses]
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_a_name_that_points_there_is_refused_when_it_is_called() -> None:
+    resolver = GuardedResolver()
+    resolver._inner = _Points("169.254.169.254")  # type: ignore[assignment]
+    with pytest.raises(ModelError) as caught:
+        await resolver.resolve("rebound.example.com", 80)
+    assert not caught.value.transient
+    resolver._inner = _Points("169.254.169.254", "10.0.0.7")  # type: ignore[assignment]
+    assert [each["host"] for each in await resolver.resolve("rebound.example.com", 80)] == ["10.0.0.7"]
+    await resolver.close()
+
+
+async def test_the_system_resolves_names() -> None:
+    assert {each["host"] for each in await GuardedResolver().resolve("localhost", 80)} <= {"127.0.0.1", "::1"}
+
+
+async def test_a_call_by_a_name_that_points_there_fails_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def resolve(self: GuardedResolver, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:
+        raise ModelError("no place for a model", code="provider_unavailable")
+
+    monkeypatch.setattr(GuardedResolver, "resolve", resolve)
+    http = Http(connect_timeout=2, read_timeout=2)
+    with pytest.raises(ModelError, match="no place for a model"):
+        await make_driver(ProviderConfig("openai_completions", "http://rebound.example.com/v1"), http).list_models()
+    await http.close()

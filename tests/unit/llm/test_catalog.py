@@ -1,0 +1,95 @@
+"""What is known about models, looked up once."""
+
+from __future__ import annotations
+
+import pytest
+
+from perdure.domain.model_profiles import ModelCost, ModelLimits
+from perdure.llm import catalog as catalog_module
+from perdure.llm.catalog import FRESH, Catalog, Place
+from perdure.llm.prices import Listed, Seller
+
+MINI = Place("openai", None, "gpt-5-mini")
+NEW = Place("openai", None, "gpt-99")
+OWN = Place("openai_completions", "http://127.0.0.1:8080/v1", "smollm2-135m")
+COST = ModelCost(1.0, 2.0)
+
+
+class PriceList:
+    """A price list that knows one price, and counts how often it is asked."""
+
+    def __init__(self, listed: Listed | None = Listed("Mini", "Small.", 400_000, COST)) -> None:  # noqa: B008
+        self.listed = listed
+        self.asked: list[tuple[Seller, str]] = []
+        self.now = 0.0
+
+    def __call__(self, seller: Seller, model: str) -> Listed | None:
+        self.asked.append((seller, model))
+        return self.listed
+
+    def catalog(self) -> Catalog:
+        return Catalog(self, lambda: self.now)
+
+
+async def test_limits_are_at_hand_before_the_price_is_looked_up() -> None:
+    catalog = PriceList().catalog()
+    assert not catalog.is_ready(MINI)
+    before = catalog.at_hand(MINI)
+    assert before is not None
+    assert (before.limits, before.cost) == (ModelLimits(400_000, 128_000), None)
+    after = await catalog.profile(MINI)
+    assert after is not None
+    assert (after.name, after.description, after.limits, after.cost) == ("Mini", "Small.", ModelLimits(400_000, 128_000), COST)
+    assert catalog.is_ready(MINI)
+    assert catalog.at_hand(MINI) == after
+
+
+async def test_a_price_is_looked_up_once_and_again_when_it_may_have_changed() -> None:
+    prices = PriceList()
+    catalog = prices.catalog()
+    for _ in range(3):
+        await catalog.profiles((MINI, MINI))
+    assert prices.asked == [(Seller(vendor="openai"), "gpt-5-mini")]
+    prices.now = FRESH
+    assert not catalog.is_ready(MINI)
+    assert catalog.at_hand(MINI) is not None
+    await catalog.profile(MINI)
+    assert len(prices.asked) == 2
+
+
+async def test_nobody_is_asked_for_the_price_of_a_model_of_ones_own() -> None:
+    prices = PriceList()
+    catalog = prices.catalog()
+    assert catalog.is_ready(OWN)
+    profile = await catalog.profile(OWN)
+    assert profile is not None
+    assert (profile.family, profile.open_weights, profile.cost, profile.limits) == ("smollm", True, None, None)
+    assert await catalog.profile(Place("openai_completions", "http://127.0.0.1:8080/v1", "who-knows")) is None
+    assert prices.asked == []
+
+
+async def test_the_simulated_model_has_a_profile_and_no_price() -> None:
+    prices = PriceList()
+    profile = await prices.catalog().profile(Place("llmsim", None, "anything"))
+    assert profile is not None
+    assert (profile.family, profile.tool_call, profile.cost) == ("llmsim", True, None)
+    assert prices.asked == []
+
+
+async def test_a_model_that_only_the_price_list_knows_is_taken_for_one_like_others() -> None:
+    profile = await PriceList(Listed("GPT-99", None, 2_000_000, COST)).catalog().profile(NEW)
+    assert profile is not None
+    assert (profile.name, profile.family, profile.tool_call, profile.cost) == ("GPT-99", "gpt", True, COST)
+    assert profile.limits == ModelLimits(2_000_000, 2_000_000)
+
+
+async def test_what_nobody_knows_has_no_profile() -> None:
+    assert await PriceList(None).catalog().profile(NEW) is None
+    assert await PriceList(Listed("Talker")).catalog().profile(NEW) is None
+
+
+async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog_module, "MAX_KEPT", 10)
+    catalog = PriceList().catalog()
+    await catalog.profiles(Place("openai", None, f"gpt-5-{number}") for number in range(25))
+    assert len(catalog._kept) == 10

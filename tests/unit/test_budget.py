@@ -1,0 +1,80 @@
+"""How much of a conversation fits into a call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from perdure.domain.messages import Usage
+from perdure.domain.model_profiles import ModelCost, ModelLimits, ModelProfile
+from perdure.domain.turn import TurnRules
+from perdure.engine.assemble import Assembly, ModelChoice
+from perdure.engine.budget import history_budget, priced
+from perdure.llm.driver import ToolSpec
+from perdure.store.providers import ModelRow
+
+SETTING = 100_000
+
+
+def choice(window: int | None) -> Any:
+    """A choice of a model whose provider's list names this window."""
+    row = ModelRow("model_1", "org_1", "provider_1", "m", "M", "[]", 1, 0, "discovered", window, None, 0, 0)
+    return ModelChoice(row, None, None)  # type: ignore[arg-type]
+
+
+def profile(context: int | None = None, output: int = 8_000, cost: ModelCost | None = None) -> ModelProfile:
+    limits = None if context is None else ModelLimits(context, output)
+    return ModelProfile("m", "m", False, False, True, True, False, False, limits=limits, cost=cost)
+
+
+def assembly(system: str = "", *tools: ToolSpec) -> Assembly:
+    return Assembly(system, tools, {}, {}, (), TurnRules(max_iterations=1), None)
+
+
+@pytest.mark.parametrize(
+    ("listed", "known", "expected"),
+    [
+        (None, None, SETTING),
+        (None, profile(), SETTING),
+        (None, profile(400_000, 128_000), SETTING),
+        (None, profile(100_000, 8_000), 92_000),
+        (None, profile(8_192, 8_192), 6_144),
+        (8_000, None, 6_000),
+        (8_000, profile(400_000, 128_000), 6_000),
+        (64_000, profile(8_000, 4_000), 60_000),
+    ],
+    ids=[
+        "no window is known",
+        "a profile without one",
+        "a window larger than the setting",
+        "room for the longest answer is left",
+        "but not more than a quarter",
+        "the provider's list names one",
+        "the provider's list is nearer to the truth than what is known of the model",
+        "in both directions",
+    ],
+)
+def test_the_window_bounds_the_history(listed: int | None, known: ModelProfile | None, expected: int) -> None:
+    assert history_budget(SETTING, choice(listed), known, assembly()) == expected
+
+
+def test_prompt_and_tools_take_their_part_of_the_window() -> None:
+    tool = ToolSpec("t" * 100, "d" * 1_900, {"type": "object", "properties": {}})
+    plain = history_budget(SETTING, choice(8_000), None, assembly())
+    assert history_budget(SETTING, choice(8_000), None, assembly("x" * 4_000)) == plain - 1_000
+    assert plain - 520 < history_budget(SETTING, choice(8_000), None, assembly("", tool)) < plain - 500
+
+
+def test_something_is_left_for_the_conversation_however_long_the_prompt_is() -> None:
+    assert history_budget(SETTING, choice(8_000), None, assembly("x" * 1_000_000)) == 1_000
+    assert history_budget(SETTING, choice(1), None, assembly("x" * 1_000_000)) == 1
+
+
+def test_a_call_has_a_cost_where_its_price_is_known() -> None:
+    usage = Usage(1_000, 100, cache_read_tokens=500)
+    cost = ModelCost(0.25, 2.0, 0.025)
+    assert priced(usage, profile(cost=cost)) == Usage(1_000, 100, 500, None, 0.0003375)
+    assert priced(usage, profile()) is usage
+    assert priced(usage, None) is usage
+    assert priced(None, profile(cost=cost)) is None
