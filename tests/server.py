@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -61,14 +61,15 @@ class Server:
     async def stop(self) -> int:
         """Ask it to stop; its exit status."""
         await self.kill(signal.SIGTERM)
-        assert self._process is not None and self._process.returncode is not None
+        assert self._process is not None
+        assert self._process.returncode is not None
         return self._process.returncode
 
     async def restart(self, number: int = signal.SIGKILL) -> None:
         await self.kill(number)
         await self.start()
 
-    async def __aenter__(self) -> Server:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 

@@ -264,6 +264,7 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))  # it says what `listening on` says
     _raise_file_limit()
     async with open_parts(settings) as parts:
         owner = await bootstrap(parts.app)

@@ -20,7 +20,7 @@ async def columns_of(database: Database) -> set[tuple[str, str]]:
 
     async def body(tx: Tx) -> set[tuple[str, str]]:
         if tx.dialect == "sqlite":
-            sql = "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'"
+            sql = "SELECT m.name, c.name FROM sqlite_master m, pragma_table_xinfo(m.name) c WHERE m.type = 'table'"
         else:
             sql = "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'"
         return {(row[0], row[1]) for row in await tx.all(sql)}

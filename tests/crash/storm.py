@@ -18,8 +18,8 @@ from perdure.client.sse import SseParser
 from perdure.domain.events import LIVE_TYPES
 from tests.talk import Json, body_of, call, new_talk, script
 
-PATIENCE = 90.0
-"""Seconds after which a storm that does not come to rest is a failure."""
+PATIENCE = 60.0
+"""Seconds, and as many again for every four crashes, after which a storm that does not come to rest is a failure."""
 
 AWAY = 0.02
 """Seconds between two attempts to reach a server that is down."""
@@ -60,34 +60,33 @@ class Storm:
         refused: answers with a status that no client should ever see.
     """
 
-    def __init__(self, urls: list[str], chance: random.Random, *, sessions: int, clients: int, messages: int) -> None:
+    def __init__(self, urls: list[str], chance: random.Random, *, crashes: int, sessions: int = 6, clients: int = 4) -> None:
         self.urls = urls
         self.chance = chance
         self.sessions: list[Session] = []
         self.refused: list[str] = []
-        self._counts = (sessions, clients, messages)
+        self._crashes = crashes
+        self._counts = (sessions, clients, 4 + 2 * crashes)
         self._events = 0
         self._grown = asyncio.Condition()
-        self._quiet = False
         self._http = httpx.AsyncClient(timeout=20, limits=httpx.Limits(max_connections=None))
 
-    async def run(self, crash: Any, times: int) -> None:
-        """Post everything while `crash()` is awaited that often at random moments; return when all is at rest."""
+    async def run(self, crash: Any) -> None:
+        """Post everything while `crash()` is awaited now and then, at random moments; return when all is at rest."""
         sessions, clients, messages = self._counts
         files = [{"path": COUNTER, "content": "|"}]
         made = [await self._when_there(lambda url: self._create(url, files)) for _ in range(sessions)]
         self.sessions = [Session(session_id) for session_id in made]
-        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(PATIENCE * (1 + self._crashes / 4)), asyncio.TaskGroup() as group:
             followers = [group.create_task(self._follow(session)) for session in self.sessions]
             posts = [group.create_task(self._post(number, messages)) for number in range(clients)]
-            for _ in range(times):
+            for _ in range(self._crashes):
                 await self._after(self.chance.randrange(5, 60))
                 await asyncio.sleep(self.chance.random() * 0.05)
                 await crash()
             await asyncio.gather(*posts)
             for session in self.sessions:
                 await self._rest(session)
-            self._quiet = True
             for follower in followers:
                 follower.cancel()
         await self._http.aclose()

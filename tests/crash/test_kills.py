@@ -24,9 +24,9 @@ async def test_a_server_on_sqlite_is_killed_again_and_again(tmp_path: Path) -> N
     chance = random.Random(seed())
     async with Server(tmp_path) as server:
         await prepare(server)
-        storm = Storm([server.url], chance, sessions=6, clients=4, messages=10)
+        storm = Storm([server.url], chance, crashes=crashes(4))
         began = time.monotonic()
-        await storm.run(server.restart, crashes(4))
+        await storm.run(server.restart)
         print(f"the storm took {time.monotonic() - began:.1f} s")
         await check_storm(storm, server.url)
     await check_rows(storm, tmp_path, "")
@@ -36,8 +36,8 @@ async def test_a_server_on_postgresql_is_killed_again_and_again(postgres_url: st
     chance = random.Random(seed())
     async with Server(tmp_path, database_url=postgres_url) as server:
         await prepare(server)
-        storm = Storm([server.url], chance, sessions=6, clients=4, messages=8)
-        await storm.run(server.restart, crashes(2))
+        storm = Storm([server.url], chance, crashes=crashes(2))
+        await storm.run(server.restart)
         await check_storm(storm, server.url)
     await check_rows(storm, tmp_path, postgres_url)
 
@@ -48,9 +48,9 @@ async def test_either_of_two_servers_on_postgresql_is_killed_again_and_again(pos
     right = Server(tmp_path / "right", database_url=postgres_url, environment=KEY)
     async with left, right:
         await prepare(left)
-        storm = Storm([left.url, right.url], chance, sessions=6, clients=4, messages=10)
+        storm = Storm([left.url, right.url], chance, crashes=crashes(4))
         began = time.monotonic()
-        await storm.run(lambda: chance.choice([left, right]).restart(), crashes(4))
+        await storm.run(lambda: chance.choice([left, right]).restart())
         print(f"the storm took {time.monotonic() - began:.1f} s")
         await check_storm(storm, left.url)
     await check_rows(storm, tmp_path, postgres_url)

@@ -27,8 +27,8 @@ async def test_every_connection_is_cut_again_and_again(postgres_url: str, tmp_pa
 
     async with Server(tmp_path, database_url=postgres_url) as server:
         await prepare(server)
-        storm = Storm([server.url], chance, sessions=6, clients=4, messages=10)
-        await storm.run(hang_up, crashes(6))
+        storm = Storm([server.url], chance, crashes=crashes(6))
+        await storm.run(hang_up)
         await check_storm(storm, server.url)
         assert "Traceback" not in server.log.read_text()
     await check_rows(storm, tmp_path, postgres_url)

@@ -61,7 +61,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def timers(self) -> int:
         """How many timers are set."""
-        return sum(1 for handle in self._scheduled if not handle.cancelled())
+        return sum(not handle.cancelled() for handle in self._scheduled)
 
 
 def run_virtually(main: Callable[[VirtualLoop], Coroutine[Any, Any, None]]) -> None:

@@ -101,7 +101,7 @@ def a_new_turn_forgets_messages_that_wait(patch: Patch) -> None:
 
 def a_cancel_leaves_what_was_asked_before(patch: Patch) -> None:
     def ended(state: TurnState, event: Any) -> TurnState:
-        return TurnState(last_turn_id=state.turn_id, pending=state.pending)
+        return TurnState(pending=state.pending)
 
     patch.setattr(turn, "_HANDLERS", {**turn._HANDLERS, "turn.cancelled": ended})
 

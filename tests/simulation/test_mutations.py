@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -19,8 +20,9 @@ def test_a_server_that_is_broken_like_this_is_found_out(
     mutation: Callable[[pytest.MonkeyPatch], None], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mutation(monkeypatch)
-    with pytest.raises(Violation):
+    with pytest.raises(Violation) as found:
         _play_all(store)
+    assert not re.search("TypeError|AttributeError|NameError", str(found.value)), "the mutation itself is broken"
 
 
 def _play_all(store: Store) -> None:

@@ -209,6 +209,12 @@ TURNS = (
         "The error says why; often the model cannot do what was asked of it (tools, images).",
     ),
     ErrorCode(
+        "loop_detected",
+        None,
+        "The agent kept making the same tool calls, and `loop_detection` stopped the turn.",
+        "Send a message that says what to do differently.",
+    ),
+    ErrorCode(
         "max_iterations", None, "The turn reached its limit of model calls.", "Send a message to go on, or raise `max_iterations`."
     ),
     ErrorCode(
@@ -242,6 +248,7 @@ status 400 when the caller can mend it, else 502."""
 TOOLS = (
     ErrorCode("invalid_arguments", None, "The model's arguments do not fit the tool's schema.", "The model is told what is wrong."),
     ErrorCode("interrupted", None, "A crash came in the middle, and the tool must not run twice.", "The model is told."),
+    ErrorCode("repeated_call", None, "`loop_detection`: the same calls were made too often in a row.", "The model is told."),
     ErrorCode("rejected", None, "A person did not allow the call.", "The model is told."),
     ErrorCode("tool_error", None, "The tool refused or failed.", "The model is told why."),
     ErrorCode("unknown_tool", None, "The model asked for a tool that the session does not have.", "The model is told."),

@@ -308,6 +308,7 @@ _EVENTS = {
     "headline": "What it is for.",
     "completed": "Whether all calls have their results.",
     "success_count": "How many went well.",
+    "outcome": "What was mended: `name`, `arguments` or `name_and_arguments`.",
     "ActCompletedData.error_count": "How many did not.",
     "tool_call": "The call.",
     "tool_name": "The tool.",

@@ -9,7 +9,7 @@ from xml.sax.saxutils import quoteattr
 import msgspec
 from msgspec import Struct
 
-from perdure.capabilities.base import Tool
+from perdure.capabilities.base import Behaviour, Tool
 from perdure.capabilities.registry import Active, Registry
 from perdure.domain.errors import InvalidInput
 from perdure.domain.tools import BuiltinTool, CapabilityRef, ClientSideTool, ToolDefinition
@@ -61,6 +61,7 @@ class Merged(Struct, frozen=True):
     active: tuple[Active, ...]
     bound: dict[str, BoundTool]
     client: dict[str, ClientSideTool]
+    behaviour: Behaviour
 
     def specs(self) -> tuple[ToolSpec, ...]:
         """The tools as the model gets them."""
@@ -97,7 +98,10 @@ def merge_layers(layers: Sequence[Layer], registry: Registry, standing: dict[str
         if layer.system_prompt:
             named = {} if layer.name is None else {"name": layer.name}
             sections.append(_section(layer.kind, layer.system_prompt, **named))
-    return Merged("\n\n".join(sections), active, decided, client)
+    behaviour = Behaviour()
+    for each in active:
+        behaviour = each.capability.behave(each.config, behaviour)
+    return Merged("\n\n".join(sections), active, decided, client, behaviour)
 
 
 def _decided(bound: BoundTool, active: tuple[Active, ...], standing: str | None) -> BoundTool:

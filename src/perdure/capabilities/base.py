@@ -96,6 +96,24 @@ def no_gate(config: Any, tool: Tool) -> bool:
     return False
 
 
+class Behaviour(Struct, frozen=True):
+    """How the loop behaves; None leaves it to what it does by itself.
+
+    Attributes:
+        loop_limit: repetitions of the same calls before the agent is told; 0 for never.
+    """
+
+    prompt_caching: bool | None = None
+    parallel_tool_calls: bool | None = None
+    loop_limit: int = 0
+    repair_tool_calls: bool = False
+
+
+def no_behaviour(config: Any, behaviour: Behaviour) -> Behaviour:
+    """For capabilities that leave the loop as it is."""
+    return behaviour
+
+
 class Capability(Struct, frozen=True):
     """Something a session can do.
 
@@ -105,6 +123,7 @@ class Capability(Struct, frozen=True):
         aliases: other ids that mean this one.
         config_schema: a JSON Schema of its configuration; None when it takes none.
         tools, prompt: pure functions of the configuration.
+        behave: changes how the loop behaves.
         gate: whether calls of a tool, this capability's or another's, wait for somebody's leave.
     """
 
@@ -119,6 +138,7 @@ class Capability(Struct, frozen=True):
     tools: Callable[[Any], tuple[Tool, ...]] = no_tools
     prompt: Callable[[Any], str | None] = no_prompt
     gate: Callable[[Any, Tool], bool] = no_gate
+    behave: Callable[[Any, Behaviour], Behaviour] = no_behaviour
 
 
 def schema(properties: JsonObject, *required: str) -> JsonObject:

@@ -10,6 +10,9 @@ from msgspec import Struct
 
 from perdure.capabilities.base import Capability, Tool
 from perdure.capabilities.current_time import CURRENT_TIME
+from perdure.capabilities.loop_detection import LOOP_DETECTION
+from perdure.capabilities.parallel_tool_calls import PARALLEL_TOOL_CALLS
+from perdure.capabilities.prompt_caching import PROMPT_CACHING
 from perdure.capabilities.session import SESSION
 from perdure.capabilities.session_file_system import SESSION_FILE_SYSTEM
 from perdure.capabilities.session_schedule import SESSION_SCHEDULE
@@ -17,6 +20,7 @@ from perdure.capabilities.session_sql_database import SESSION_SQL_DATABASE
 from perdure.capabilities.session_storage import SESSION_STORAGE
 from perdure.capabilities.stateless_todo_list import STATELESS_TODO_LIST
 from perdure.capabilities.tool_approval import TOOL_APPROVAL
+from perdure.capabilities.tool_call_repair import TOOL_CALL_REPAIR
 from perdure.domain.errors import InvalidInput
 from perdure.domain.tools import CapabilityRef
 
@@ -28,6 +32,10 @@ BUILT_IN: tuple[Capability, ...] = (
     SESSION_SQL_DATABASE,
     SESSION_STORAGE,
     STATELESS_TODO_LIST,
+    LOOP_DETECTION,
+    PARALLEL_TOOL_CALLS,
+    PROMPT_CACHING,
+    TOOL_CALL_REPAIR,
     TOOL_APPROVAL,
 )
 

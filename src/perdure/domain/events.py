@@ -318,6 +318,15 @@ class ToolCallRequestedData(Struct, frozen=True, omit_defaults=True):
     """How long an answer is waited for: 5 minutes for results (wire contract)."""
 
 
+class ToolCallRepairedData(Struct, frozen=True):
+    """A slip in a tool call that was mended; `outcome` says what: name, arguments or name_and_arguments."""
+
+    tool_call_id: str
+    tool_name: str
+    turn_id: str
+    outcome: str
+
+
 class FileWrittenData(Struct, frozen=True):
     """A tool wrote a file of the session."""
 
@@ -370,6 +379,7 @@ EVENT_DATA: dict[str, type[Struct]] = {
     "tool.progress": ToolProgressData,
     "tool.output.delta": ToolOutputDeltaData,
     "tool.call_requested": ToolCallRequestedData,
+    "tool.call_repaired": ToolCallRepairedData,
     "llm.generation": LlmGenerationData,
     "context.compacting": ContextCompactingData,
     "context.compacted": ContextCompactedData,
@@ -385,7 +395,6 @@ RESERVED_TYPES = frozenset(
         "task": ("created", "updated", "message.sent", "message.received"),
         "budget": ("warning", "exceeded", "paused", "resumed"),
         "reason": ("item", "recovered"),
-        "tool": ("call_repaired",),
         "transcript": ("repaired",),
         "capability": ("usage",),
         "output.message": ("replaced",),

@@ -12,7 +12,7 @@ from hashlib import blake2b
 import msgspec
 from msgspec import Struct
 
-from perdure.domain.events import Event, ToolCompletedData, is_cancel_notice
+from perdure.domain.events import Event, OutputMessageCompletedData, ToolCompletedData, is_cancel_notice
 from perdure.domain.messages import (
     ContentPart,
     ImageFilePart,
@@ -104,12 +104,7 @@ class Conversation:
             case "reason.completed":
                 self._reasoning = False
             case "output.message.completed":
-                data = event.decoded()
-                if data.error_code is None:
-                    if not self._reasoning:
-                        self._flush(event.ts)
-                    self._add(data.message, sequence)
-                    self._calls = tool_calls_of(data.message)
+                self._answer(event, sequence)
             case "tool.completed":
                 message = result_message(event.decoded(), event.ts, event.id if isinstance(event, Event) else event_id)
                 self._results[event.decoded().tool_call_id] = (message, sequence)
@@ -153,6 +148,17 @@ class Conversation:
         self._entries.append(Entry(message, sequence, tokens))
         self._tokens += tokens
         self.has_files = self.has_files or any(isinstance(part, ImageFilePart) for part in message.content)
+
+    def _answer(self, event: AnyEvent, sequence: int) -> None:
+        data: OutputMessageCompletedData = event.decoded()
+        if data.error_code is not None:
+            return
+        if not self._reasoning:
+            if event.context_struct().exec_id is not None:
+                return  # the call began before what is held here: this stands before the oldest message that is
+            self._flush(event.ts)
+        self._add(data.message, sequence)
+        self._calls = tool_calls_of(data.message)
 
     def _flush(self, now: Micros) -> None:
         for call in self._calls:

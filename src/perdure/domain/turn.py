@@ -61,6 +61,7 @@ class TurnState(Struct, frozen=True):
         prompt_through: the sequence up to which the model call going on sees the log.
         calls: the tool calls of the last answer; empty when it had none, or all results have been shown to the model.
         expires_at: until when a client's results or approvals are waited for, or None.
+        asked: the calls of the last answer as text, to be compared with the next; repeats: how often in a row they were the same.
         act_calls: ids of the calls of the batch that runs, or ran last.
         failure: the code and words of a model call that failed for good.
         head: the sequence of the last event folded in; begin with the sequence before the first.
@@ -84,6 +85,8 @@ class TurnState(Struct, frozen=True):
     act_calls: frozenset[str] = frozenset()
     act_started_at: Micros = 0
     expires_at: Micros | None = None
+    asked: str = ""
+    repeats: int = 0
     llm_calls: int = 0
     tool_calls: int = 0
     usage: Usage = NO_USAGE
@@ -100,12 +103,14 @@ class TurnRules(Struct, frozen=True):
     Attributes:
         max_iterations: model calls in one turn; the turn fails beyond it.
         client_tools: names of tools that the caller runs.
+        loop_limit: how often the same calls may be repeated before the model is told; the turn fails after twice as many. 0: no limit.
         gated: names of tools that run only after somebody has allowed the call.
     """
 
     max_iterations: int = 200
     client_tools: frozenset[str] = frozenset()
     gated: frozenset[str] = frozenset()
+    loop_limit: int = 0
 
 
 class Nothing(Struct, frozen=True):
@@ -241,8 +246,11 @@ def _output_completed(state: TurnState, event: AnyEvent) -> TurnState:
     if not state.reasoning:
         return state
     calls = tuple(CallState(part.id, part.name, part.arguments) for part in tool_calls_of(data.message))
+    asked = msgspec.json.encode([(call.name, call.arguments) for call in calls]).decode() if calls else ""
     return msgspec.structs.replace(
         state,
+        asked=asked,
+        repeats=state.repeats + 1 if asked and asked == state.asked else 0,
         calls=calls,
         tool_calls=state.tool_calls + len(calls),
         answered=not calls,
@@ -351,6 +359,8 @@ def next_action(state: TurnState, rules: TurnRules, now: Micros) -> Action:
         return _with_calls(state, undone, rules, now)
     if state.answered and not state.pending:
         return Finish()
+    if rules.loop_limit and state.repeats >= 2 * rules.loop_limit:
+        return Fail("loop_detected", f"The same tool calls were made {state.repeats + 1} times in a row.")
     if state.iteration >= rules.max_iterations:
         return Fail("max_iterations", f"The turn reached its limit of {rules.max_iterations} model calls.")
     return CallModel(resumed=False)

@@ -70,7 +70,7 @@ async def _one(run: Run, assembly: Assembly, state: TurnState, call: CallState) 
     outcome: ToolOutcome | None = None
     status, error = "error", ""
     try:
-        outcome = await _attempt(run, bound, state, call)
+        outcome = await _attempt(run, assembly, bound, state, call)
         status = "success"
     except TimeoutError:
         seconds = bound.tool.timeout if bound else 0
@@ -106,7 +106,7 @@ class _Interrupted(Exception):
     """A runner that died had begun the call, and it must not be made twice (promise P5)."""
 
 
-async def _attempt(run: Run, bound: BoundTool | None, state: TurnState, call: CallState) -> ToolOutcome:
+async def _attempt(run: Run, assembly: Assembly, bound: BoundTool | None, state: TurnState, call: CallState) -> ToolOutcome:
     if call.started and not call.replayable and call.id not in run.fresh:
         raise _Interrupted  # before all else: whatever is wrong with it now, it may have run
     if bound is None:
@@ -115,6 +115,12 @@ async def _attempt(run: Run, bound: BoundTool | None, state: TurnState, call: Ca
     _check_withheld(run, bound, call)
     if bound.rejected:
         raise PerdureError(REJECTED, code="rejected")
+    if 0 < assembly.rules.loop_limit <= state.repeats:
+        raise PerdureError(
+            f"You have made exactly these calls {state.repeats + 1} times in a row, so this one was not made. "
+            "Use the results you have, or try something else.",
+            code="repeated_call",
+        )
     context = _context(run, state, call)
     return await asyncio.wait_for(bound.tool.run(context, arguments), bound.tool.timeout)
 

@@ -42,6 +42,7 @@ ADVICE = {
     "provider_timeout": "The model took too long to answer. Please try again.",
     "context_length_exceeded": "The conversation is too long for this model, even after leaving out its oldest part.",
     "max_iterations": "I stopped here: this turn reached its limit of model calls. Send a message to go on.",
+    "loop_detected": "I kept repeating the same step without getting any further, so I stopped.",
     "agent_archived": "This session's agent has been archived, so it cannot go on.",
 }
 """What a person reads when a turn fails, by error code."""

@@ -7,6 +7,7 @@ from typing import Any
 from msgspec import Struct
 
 from perdure.capabilities.assembly import BoundTool, Layer, agent_layer, harness_layer, merge_layers
+from perdure.capabilities.base import Behaviour
 from perdure.capabilities.registry import Registry
 from perdure.domain.errors import InvalidInput, NotFound
 from perdure.domain.messages import Controls
@@ -43,6 +44,7 @@ class Assembly(Struct, frozen=True):
     features: tuple[str, ...]
     rules: TurnRules
     parallel_tool_calls: bool | None
+    behaviour: Behaviour
 
 
 class ModelChoice(Struct, frozen=True):
@@ -80,9 +82,12 @@ def assemble(layers: Layers, registry: Registry, max_iterations: int) -> Assembl
     parallel = session.parallel_tool_calls
     if parallel is None and agent is not None:
         parallel = agent.parallel_tool_calls
+    behaviour = merged.behaviour
+    if parallel is None:
+        parallel = behaviour.parallel_tool_calls
     gated = frozenset(name for name, each in merged.bound.items() if each.gated)
-    rules = TurnRules(max_iterations=limit, client_tools=frozenset(merged.client), gated=gated)
-    return Assembly(merged.system, merged.specs(), merged.bound, merged.client, merged.features(), rules, parallel)
+    rules = TurnRules(max_iterations=limit, client_tools=frozenset(merged.client), gated=gated, loop_limit=behaviour.loop_limit)
+    return Assembly(merged.system, merged.specs(), merged.bound, merged.client, merged.features(), rules, parallel, behaviour)
 
 
 def model_candidates(layers: Layers, controls: Controls | None) -> list[str]:

@@ -21,9 +21,11 @@ from perdure.domain.events import (
     ReasonThinkingCompletedData,
     ReasonThinkingStartedData,
     ToolCall,
+    ToolCallRepairedData,
 )
 from perdure.domain.messages import ContentPart, ImageFilePart, Message, TextPart, ToolCallPart, preview_of, storable
 from perdure.domain.model_profiles import ModelProfile
+from perdure.domain.repair import repair_arguments, repair_name
 from perdure.domain.times import to_rfc3339
 from perdure.domain.turn import TurnState
 from perdure.engine.assemble import Assembly, ModelChoice
@@ -89,9 +91,14 @@ class _Call:
             reasoning_effort=effort,
             parallel_tool_calls=self.assembly.parallel_tool_calls,
             cache_key=self.run.row.id,
-            prompt_caching=self.choice.provider.provider_type == "anthropic",
+            prompt_caching=self._marks(),
         )
         return request, after
+
+    def _marks(self) -> bool:
+        """Whether the prompt is marked for caching: as a capability says, else where the vendor charges less for marks."""
+        wanted = self.assembly.behaviour.prompt_caching
+        return self.choice.provider.provider_type == "anthropic" if wanted is None else wanted
 
     async def make(self) -> Outcome:
         """Try until it is answered or there is no point in trying."""
@@ -244,7 +251,8 @@ def _answered(
         events.append(
             NewEvent("reason.thinking.completed", ReasonThinkingCompletedData(turn_id, response.thinking), reasoning, now)
         )
-    calls = _distinct(response.tool_calls)
+    calls, repaired = _repaired(run, state, assembly, _distinct(response.tool_calls))
+    events += repaired
     _withhold(run, assembly, calls)
     message = _message(run, state, choice, response, calls, now)
     metadata = ModelMetadata(choice.model.model_id, choice.model.id, choice.provider.id)
@@ -279,6 +287,27 @@ def _message(
         reasoning_provider=choice.driver.provider_type if response.reasoning_items else None,
         reasoning_items=response.reasoning_items or None,
     )
+
+
+def _repaired(
+    run: Run, state: TurnState, assembly: Assembly, calls: tuple[ToolCallPart, ...]
+) -> tuple[tuple[ToolCallPart, ...], list[NewEvent]]:
+    """The calls with small slips mended, and an event for each that was."""
+    if not assembly.behaviour.repair_tool_calls:
+        return calls, []
+    known = {*assembly.bound, *assembly.client}
+    mended: list[ToolCallPart] = []
+    events: list[NewEvent] = []
+    for call in calls:
+        name = repair_name(call.name, known)
+        arguments = repair_arguments(call.arguments) if isinstance(call.arguments, str) else None
+        better = msgspec.structs.replace(call, name=name or call.name, arguments=call.arguments if arguments is None else arguments)
+        mended.append(better)
+        if better != call:
+            outcome = "name" if arguments is None else "arguments" if name is None else "name_and_arguments"
+            data = ToolCallRepairedData(call.id, better.name, state.turn_id or "", outcome)
+            events.append(NewEvent("tool.call_repaired", data, run.reason_context(state), run.engine.clock.now()))
+    return tuple(mended), events
 
 
 def _withhold(run: Run, assembly: Assembly, calls: tuple[ToolCallPart, ...]) -> None:

@@ -1,0 +1,84 @@
+"""Mending tool calls that are almost right: arguments that are almost JSON, names in another spelling."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Collection
+from typing import Any
+
+import msgspec
+
+LONGEST = 100_000
+"""Characters of arguments that are looked at; longer ones are left as they are."""
+
+_FENCE = re.compile(r"^\s*```[a-zA-Z]*\s*|\s*```\s*$")
+_TRAILING_COMMA = re.compile(r",\s*([}\]])")
+
+
+def repair_arguments(text: str) -> dict[str, Any] | None:
+    """The object that the text means, or None where that cannot be told for sure."""
+    if len(text) > LONGEST:
+        return None
+    trimmed = _FENCE.sub("", text).strip()
+    begin, end = trimmed.find("{"), trimmed.rfind("}")
+    candidates = [trimmed, _TRAILING_COMMA.sub(r"\1", trimmed)]
+    if begin >= 0 and end > begin:
+        candidates.append(_TRAILING_COMMA.sub(r"\1", trimmed[begin : end + 1]))
+    if begin >= 0:
+        candidates.append(_closed(_TRAILING_COMMA.sub(r"\1", trimmed[begin:])))
+    for candidate in candidates:
+        for read in (msgspec.json.decode, ast.literal_eval):
+            try:
+                value = read(candidate)
+            except (msgspec.DecodeError, ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+                continue
+            if isinstance(value, str) and value.lstrip().startswith("{"):
+                return repair_arguments(value)
+            if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+                return _plain(value)
+    return {} if not trimmed else None
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any] | None:
+    """The value if JSON can hold it."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value), type=dict[str, Any])
+    except (msgspec.EncodeError, msgspec.DecodeError, TypeError, OverflowError, RecursionError, ValueError):
+        return None
+
+
+def _closed(text: str) -> str:
+    """The text with the quotes and brackets closed that were left open."""
+    stack: list[str] = []
+    quoted = escaped = False
+    for ch in text:
+        if quoted:
+            if escaped:
+                escaped = False
+            elif ch == "\\":
+                escaped = True
+            elif ch == '"':
+                quoted = False
+        elif ch == '"':
+            quoted = True
+        elif ch in "{[":
+            stack.append("}" if ch == "{" else "]")
+        elif ch in "}]" and stack:
+            stack.pop()
+    return text + ('"' if quoted else "") + "".join(reversed(stack))
+
+
+def repair_name(name: str, known: Collection[str]) -> str | None:
+    """The one known name that this is another spelling of: case, hyphens, blanks, a prefix such as `functions.`."""
+    if name in known:
+        return None
+    wanted = _folded(name)
+    found = [each for each in known if _folded(each) == wanted] or [
+        each for each in known if _folded(re.split(r"[.:/]", name)[-1]) == _folded(each)
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())

@@ -1,0 +1,48 @@
+"""What the loop does for an agent that slips or goes in circles."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+
+from tests.talk import Json, call, new_talk
+
+REPEAT = {"tool_calls": [call("get_current_time", timezone="UTC")]}
+
+
+def results_in(events: list[Json]) -> list[Json]:
+    return [event["data"] for event in events if event["type"] == "tool.completed"]
+
+
+async def test_an_agent_that_repeats_itself_is_told_and_then_stopped(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, capabilities=[{"ref": "loop_detection", "config": {"limit": 2}}])
+    await talk.say("[[sim " + json.dumps([REPEAT] * 10) + "]]")
+    events = await talk.logged_until("session.idled")
+    assert [result["success"] for result in results_in(events)] == [True, True, False, False, False]
+    assert "in a row" in results_in(events)[-1]["error"]
+    failed = next(event["data"] for event in events if event["type"] == "turn.failed")
+    assert failed["error_code"] == "loop_detected"
+
+
+async def test_an_agent_without_loop_detection_may_repeat_itself(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    events = await talk.turn(*[REPEAT] * 6, {"text": "Enough."})
+    assert [result["success"] for result in results_in(events)] == [True] * 6
+
+
+async def test_a_call_with_slips_is_mended_when_the_session_asks_for_it(api: httpx.AsyncClient) -> None:
+    slip = {"tool_calls": [{"name": "Get-Current-Time", "arguments": "{'timezone': 'Europe/Paris',}"}]}
+    talk = await new_talk(api, capabilities=[{"ref": "tool_call_repair"}])
+    events = await talk.turn(slip, {"text": "Done."})
+    repaired = next(event["data"] for event in events if event["type"] == "tool.call_repaired")
+    assert repaired["outcome"] == "name_and_arguments"
+    (result,) = results_in(events)
+    assert json.loads(result["result"][0]["text"])["timezone"] == "Europe/Paris"
+
+
+async def test_a_call_with_slips_is_an_error_result_otherwise(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    slip = {"tool_calls": [{"name": "get_current_time", "arguments": "{'timezone': 'UTC'}"}]}
+    (result,) = results_in(await talk.turn(slip, {"text": "Done."}))
+    assert "not valid JSON" in result["error"]

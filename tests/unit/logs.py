@@ -1,0 +1,224 @@
+"""Valid logs of sessions, drawn by hypothesis: prefixes of everything that clients, runners and crashes can leave behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from perdure.domain.events import (
+    ActCompletedData,
+    ActStartedData,
+    Event,
+    EventContext,
+    InputMessageData,
+    LlmGenerationData,
+    LlmGenerationMetadata,
+    LlmGenerationOutput,
+    NewEvent,
+    OutputMessageCompletedData,
+    OutputMessageStartedData,
+    ReasonCompletedData,
+    ReasonStartedData,
+    SessionActivatedData,
+    SessionIdledData,
+    ToolCallRequestedData,
+    ToolCallSummary,
+    ToolCompletedData,
+    ToolStartedData,
+    TurnCancelledData,
+    TurnCompletedData,
+    TurnFailedData,
+    TurnSealedData,
+    TurnStartedData,
+)
+from perdure.domain.ids import event_id
+from perdure.domain.messages import Message, TextPart, ToolCallPart, Usage
+from perdure.domain.times import to_rfc3339
+from perdure.domain.turn import (
+    Action,
+    AskApproval,
+    AwaitClient,
+    CallModel,
+    CallState,
+    ExpireCalls,
+    Fail,
+    Finish,
+    RunTools,
+    StartTurn,
+    TurnRules,
+    TurnState,
+    as_tool_call,
+    fold,
+    next_action,
+    open_client_calls,
+)
+from perdure.store.rows import to_json
+
+CLIENT = "ask_user"
+RULES = TurnRules(max_iterations=4, client_tools=frozenset({CLIENT}))
+MOVES = ("step", "step", "step", "step", "message", "cancel", "answer", "wait", "seal")
+HARNESS = "harness_00000000000070008000000000000000"
+
+
+class Writer:
+    """Writes a log: the runner's part follows `next_action`, the client's part comes when it likes."""
+
+    def __init__(self, choose: st.DrawFn) -> None:
+        self._choose = choose
+        self.events: list[NewEvent] = []
+        self.state = TurnState()
+        self.now = 1_800_000_000_000_000
+        self.count = 0
+
+    def move(self, name: str) -> None:
+        match name:
+            case "message":
+                self.message()
+            case "cancel" if self.state.started or self.state.pending:
+                self.cancel()
+            case "answer":
+                self._complete(open_client_calls(self.state), success=True)
+            case "wait":
+                self.now += 301_000_000
+            case "seal" if self.state.started:
+                self._end(TurnSealedData(self.state.turn_id or "", "no_progress"), "turn.sealed")
+            case "step":
+                self.act(next_action(self.state, RULES, self.now))
+
+    def message(self, metadata: dict[str, Any] | None = None) -> Message:
+        turn_id = self.state.turn_id or self._id("turn")
+        message = Message(self._id("message"), "user", (TextPart("Hello?"),), to_rfc3339(self.now), metadata=metadata)
+        self._write("input.message", InputMessageData(message), EventContext(turn_id, message.id))
+        return message
+
+    def act(self, action: Action) -> None:
+        """What a runner appends for this action."""
+        state = self.state
+        match action:
+            case StartTurn(turn_id=turn_id, message_id=message_id, input_content=content):
+                context = EventContext(turn_id or self._id("turn"), message_id)
+                self._write("session.activated", SessionActivatedData(context.turn_id or "", message_id), context)
+                self._write("turn.started", TurnStartedData(context.turn_id or "", message_id, content), context)
+                self._reason()
+            case CallModel(resumed=True):
+                self._answer()
+            case CallModel():
+                self._reason()
+            case RunTools(calls=calls):
+                self._run(calls)
+            case AskApproval():
+                raise AssertionError("no tool of these logs is gated")
+            case AwaitClient(calls=calls):
+                self._write("tool.call_requested", ToolCallRequestedData(tuple(as_tool_call(call) for call in calls)))
+            case ExpireCalls(calls=calls):
+                self._complete(calls, success=False)
+            case Finish():
+                self._end(TurnCompletedData(state.turn_id or "", state.iteration), "turn.completed")
+            case Fail(code=code, message=words):
+                said = Message(self._id("message"), "agent", (TextPart("Sorry."),), to_rfc3339(self.now), "final_answer")
+                self._write("output.message.completed", OutputMessageCompletedData(said, error_code=code))
+                self._end(TurnFailedData(state.turn_id or "", words, code), "turn.failed")
+
+    def _reason(self) -> None:
+        execution = self._id("exec")
+        context = EventContext(self.state.turn_id, self.state.input_message_id, execution)
+        self._write("reason.started", ReasonStartedData(HARNESS), context)
+        self._write("output.message.started", OutputMessageStartedData(self.state.turn_id or "", self._id("message")))
+
+    def _answer(self) -> None:
+        good = self._choose(st.integers(0, 9)) > 0
+        names = self._choose(st.lists(st.sampled_from(("once", "look", CLIENT)), max_size=3)) if good else []
+        prefix = self._choose(st.sampled_from(("call", self._id("call"))))
+        calls = tuple(ToolCallPart(f"{prefix}_{index}", name, {}) for index, name in enumerate(names))
+        if good:
+            parts = (TextPart("So."), *calls)
+            message = Message(self.state.output_message_id or "", "agent", parts, to_rfc3339(self.now))
+            self._write("output.message.completed", OutputMessageCompletedData(message))
+        metadata = LlmGenerationMetadata("model", good, time_to_first_token_ms=5, usage=Usage(7, 2) if good else None)
+        self._write("llm.generation", LlmGenerationData(metadata, LlmGenerationOutput()))
+        error = None if good else "broken"
+        self._write("reason.completed", ReasonCompletedData(good, bool(calls), len(calls), error=error, error_code=error))
+
+    def _run(self, calls: tuple[CallState, ...]) -> None:
+        """Announce the calls, or end some of them: those of a runner that died may have been announced before."""
+        fresh = [call for call in calls if not call.started]
+        if fresh:
+            summaries = tuple(ToolCallSummary(call.id, call.name) for call in fresh)
+            self._write("act.started", ActStartedData(summaries))
+            for call in fresh:
+                self._write("tool.started", ToolStartedData(as_tool_call(call), replayable=call.name == "look"))
+            return
+        done = self._choose(st.integers(1, len(calls)))
+        self._complete(calls[:done], success=self._choose(st.booleans()))
+        if done == len(calls):
+            self._write("act.completed", ActCompletedData(True, 0, 0))
+
+    def _complete(self, calls: tuple[CallState, ...], *, success: bool) -> None:
+        for call in calls:
+            result = (TextPart(f"{call.id} is {len(self.events)}"),) if success else None
+            status, error = ("success", None) if success else ("error", "no")
+            self._write("tool.completed", ToolCompletedData(call.id, call.name, success, status, result, error))
+
+    def cancel(self) -> None:
+        context = EventContext(self.state.turn_id or self._id("turn"))
+        notice = {"cancel_notice": True}
+        asked = Message(self._id("message"), "user", (TextPart("Stop."),), to_rfc3339(self.now), metadata=notice)
+        said = Message(self._id("message"), "agent", (TextPart("Stopped."),), to_rfc3339(self.now), metadata=notice)
+        self._write("turn.cancelled", TurnCancelledData(context.turn_id or ""), context)
+        self._write("input.message", InputMessageData(asked), context)
+        self._write("output.message.completed", OutputMessageCompletedData(said), context)
+        self._write("session.idled", SessionIdledData(context.turn_id or ""), context)
+
+    def _end(self, data: Any, kind: str) -> None:
+        context = EventContext(self.state.turn_id, self.state.input_message_id)
+        rest = not self.state.pending
+        self._write(kind, data, context)
+        if rest:
+            self._write("session.idled", SessionIdledData(context.turn_id or ""), context)
+
+    def _write(self, kind: str, data: Any, context: EventContext | None = None) -> None:
+        state = self.state
+        event = NewEvent(kind, data, context or EventContext(state.turn_id, state.input_message_id, state.exec_id), self.now)
+        self.now += 1_000
+        self.events.append(event)
+        self.state = fold([event], state)
+
+    def _id(self, prefix: str) -> str:
+        self.count += 1
+        return f"{prefix}_{self.count:032x}"
+
+
+def stored(events: list[NewEvent]) -> list[Event]:
+    """The events as the log holds them."""
+    return [
+        Event(
+            event_id(sequence, event.ts // 1000, sequence),
+            "session_00000000000070008000000000000000",
+            sequence,
+            event.type,
+            event.ts,
+            to_json(event.context),
+            to_json(event.data),
+        )
+        for sequence, event in enumerate(events, 1)
+    ]
+
+
+@st.composite
+def logs(draw: st.DrawFn, *, whole: bool = False) -> list[NewEvent]:
+    """A log, cut off anywhere, or (`whole`) only between two appends."""
+    writer = Writer(draw)
+    for name in draw(st.lists(st.sampled_from(MOVES), max_size=40)):
+        writer.move(name)
+    return writer.events if whole else writer.events[: draw(st.integers(0, len(writer.events)))]
+
+
+def finish(writer: Writer, limit: int = 200) -> None:
+    """Let the runner go on, and time pass, until nothing is left to be done."""
+    for _ in range(limit):
+        if not writer.state.started and not writer.state.pending:
+            return
+        writer.act(next_action(writer.state, RULES, writer.now))
+        writer.now += 301_000_000
+    raise AssertionError(f"not at rest after {limit} steps: {writer.state}")

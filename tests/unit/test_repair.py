@@ -1,0 +1,58 @@
+"""Mending tool calls that are almost right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure.domain.repair import repair_arguments, repair_name
+
+OBJECTS = st.dictionaries(
+    st.text(max_size=8), st.recursive(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(), st.lists, max_leaves=5)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ('{"a": 1,}', {"a": 1}),
+        ('{"a": [1, 2,],}', {"a": [1, 2]}),
+        ('```json\n{"a": 1}\n```', {"a": 1}),
+        ('Here you are: {"a": 1} as asked', {"a": 1}),
+        ("{'a': 'b', 'c': True}", {"a": "b", "c": True}),
+        ('{"a": {"b": [1, 2', {"a": {"b": [1, 2]}}),
+        ('{"a": "unfinished', {"a": "unfinished"}),
+        ('"{\\"a\\": 1}"', {"a": 1}),
+        ("", {}),
+    ],
+)
+def test_arguments_that_are_almost_json_are_read_as_they_were_meant(text: str, meant: dict[str, Any]) -> None:
+    assert repair_arguments(text) == meant
+
+
+@pytest.mark.parametrize("text", ["no object here", "[1, 2]", "{1: 2}", "{" * 5000, "__import__('os')"])
+def test_what_cannot_be_told_for_sure_is_left_alone(text: str) -> None:
+    assert repair_arguments(text) is None
+
+
+@given(OBJECTS)
+def test_whatever_python_prints_of_an_object_is_read_back(value: dict[str, Any]) -> None:
+    assert repair_arguments(repr(value)) == value
+
+
+@given(st.text())
+def test_no_text_breaks_the_repair(text: str) -> None:
+    result = repair_arguments(text)
+    assert result is None or isinstance(result, dict)
+
+
+def test_a_name_in_another_spelling_is_found_only_when_it_can_mean_one_tool() -> None:
+    known = {"read_file", "write_file", "list_directory"}
+    assert repair_name("readFile", known) == "read_file"
+    assert repair_name("functions.write-file", known) == "write_file"
+    assert repair_name("read_file", known) is None
+    assert repair_name("remove_file", known) is None
+    assert repair_name("a_b", {"ab", "a-b"}) is None
