@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-CODE := $(wildcard src tests tools bench)
+CODE := $(wildcard src tests tools bench examples)
 # Test processes; `make test WORKERS=0` runs all in one.
 WORKERS ?= 2
 # More arguments for pytest, the demo or the benchmarks.

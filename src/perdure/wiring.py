@@ -39,7 +39,8 @@ from perdure.app.accounts import bootstrap
 from perdure.app.login import authenticate, caller_in, create_token, login_required
 from perdure.app.predefined import add_predefined
 from perdure.app.services import App
-from perdure.capabilities.registry import Registry
+from perdure.capabilities.plugins import load_plugins
+from perdure.capabilities.registry import BUILT_IN, Registry
 from perdure.domain.accounts import Caller, CreateToken
 from perdure.domain.errors import Forbidden, Unavailable
 from perdure.domain.providers import ProviderSecrets
@@ -141,7 +142,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         await vault.check(database)
         drivers = Drivers()
         stack.push_async_callback(drivers.pool.close)
-        registry, clock = Registry(), SystemClock()
+        registry, clock = Registry((*BUILT_IN, *load_plugins(BUILT_IN))), SystemClock()
         catalog = Catalog()
         app = App(database, queue, bus, registry, vault, drivers, catalog=catalog)
         policy = Policy(

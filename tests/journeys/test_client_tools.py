@@ -8,8 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from perdure.domain.ids import new_id
 from tests.golden.events import check_events
-from tests.server import Server, use_simulated_model
+from tests.server import Server, post, use_simulated_model
 from tests.talk import Json, Talk, call, kinds_of, new_talk, script
 
 WEATHER = {
@@ -128,8 +129,14 @@ async def test_of_two_answers_at_once_one_is_taken(api: httpx.AsyncClient) -> No
     assert kinds_of(await talk.logged_until("session.idled")).count("tool.completed") == 1
 
 
-async def test_a_call_of_a_tool_that_both_sides_could_run_is_the_clients(api: httpx.AsyncClient) -> None:
-    refused = await api.post("/v1/sessions", json={"tools": [{**WEATHER, "name": "weather"}, {**WEATHER, "name": "weather"}]})
+@pytest.mark.parametrize(
+    "names", [("weather", "weather"), ("write_file",), ("get_order",)], ids=["its own", "a capability's", "the agent's"]
+)
+async def test_a_name_that_is_taken_is_refused(api: httpx.AsyncClient, names: tuple[str, ...]) -> None:
+    agent = {"name": f"clerk-{new_id('agent')[-8:]}", "system_prompt": "Help.", "tools": [{**WEATHER, "name": "get_order"}]}
+    agent_id = (await post(api, "/v1/agents", agent))["id"]
+    tools = [{**WEATHER, "name": name} for name in names]
+    refused = await api.post("/v1/sessions", json={"agent_id": agent_id, "tools": tools})
     assert (refused.status_code, refused.json()["code"]) == (400, "duplicate_tool")
 
 

@@ -55,6 +55,7 @@ async def test_a_stop_lets_short_turns_end_begins_no_new_ones_and_loses_nothing(
     events = await later.logged_until("session.idled")
     check_one_whole_turn(events)
     assert events[1]["data"]["message"]["id"] == message["id"]
+    assert next(event["ts"] for event in events if event["type"] == "turn.started") > ended[-1].data["ts"]
 
 
 async def test_a_turn_that_outlasts_the_stop_is_resumed_at_the_next_start(database_url: str, tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import httpx
 
 from perdure.domain.ids import new_id
-from tests.talk import body_of, call, kinds_of, new_talk, script
+from tests.talk import Json, call, kinds_of, new_talk, script
 
 WEATHER = {"type": "client_side", "name": "weather", "description": "The weather.", "parameters": {"type": "object"}}
 SLOW = {"text": "one two three four five six seven eight", "delay_ms": 60}
@@ -88,6 +89,22 @@ async def test_the_session_tool_gives_the_title(api: httpx.AsyncClient) -> None:
     assert (await talk.read())["title"] == "A trip to Rome"
 
 
+async def operations_on_a_session(api: httpx.AsyncClient) -> list[tuple[str, str, Json | None]]:
+    """Method, rest of the path and an example body of everything that can be done with a session."""
+    found: list[tuple[str, str, Json | None]] = []
+    for path, methods in (await api.get("/api-doc/openapi.json")).json()["paths"].items():
+        if path.startswith("/v1/sessions/{session_id}"):
+            rest = re.sub(
+                r"{(\w+)}",
+                lambda name: new_id("sched") if name[1] == "schedule_id" else "x",
+                path.removeprefix("/v1/sessions/{session_id}"),
+            )
+            for method, operation in methods.items():
+                content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+                found.append((method.upper(), rest, content.get("example")))
+    return sorted(found, key=lambda each: (each[1], each[0]))
+
+
 async def test_a_session_deleted_during_a_turn_is_gone_everywhere(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     async with talk.follow() as stream:
@@ -97,23 +114,11 @@ async def test_a_session_deleted_during_a_turn_is_gone_everywhere(api: httpx.Asy
         frames = await stream.to_end()
     assert "turn.cancelled" in [frame.kind for frame in frames]
     assert (frames[-1].kind, frames[-1].data["reason"]) == ("disconnecting", "session_deleted")
-    asked = [
-        ("GET", "", None),
-        ("PATCH", "", {"title": "x"}),
-        ("DELETE", "", None),
-        ("GET", "/events", None),
-        ("GET", "/events/summary", None),
-        ("GET", "/sse", None),
-        ("GET", "/messages", None),
-        ("POST", "/messages", body_of("Hello?")),
-        ("POST", "/tool-results", {"tool_results": [{"tool_call_id": "call_1", "result": 1}]}),
-        ("POST", "/cancel", None),
-        ("PUT", "/pin", None),
-        ("DELETE", "/pin", None),
-    ]
-    for method, rest, body in asked:
+    operations = await operations_on_a_session(api)
+    assert len(operations) > 11
+    for method, rest, body in operations:
         answer = await api.request(method, talk.path(rest), json=body)
-        assert (answer.status_code, answer.json()["code"]) == (404, "session_not_found"), (method, rest)
+        assert (answer.status_code, answer.json()["code"]) == (404, "session_not_found"), (method, rest, answer.text)
     listed = (await api.get("/v1/sessions", params={"limit": 100})).json()["data"]
     assert talk.id not in [session["id"] for session in listed]
 

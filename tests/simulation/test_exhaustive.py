@@ -24,7 +24,8 @@ PAIRS = (
     ("overtake", "message"),
     ("wake_elsewhere", "cancel"),
     ("message", "cancel_elsewhere"),
-    ("message", "fault"),
+    ("message", "crash"),
+    ("unplug", "message"),
 )
 
 

@@ -9,6 +9,7 @@ from msgspec import UNSET
 from perdure.app.etags import check_match
 from perdure.app.initial_files import write_initial_files
 from perdure.app.services import App
+from perdure.capabilities.assembly import Layer, agent_layer, harness_layer, merge_layers
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, NotFound, StaleHead
 from perdure.domain.events import (
@@ -149,6 +150,10 @@ async def create_session(app: App, caller: Caller, body: CreateSession) -> Sessi
         started = SessionStartedData(row.harness_id, row.agent_id, row.model_id)
         await add_session(tx, row)
         chain = await harness_chain(tx, row.org_id, row.harness_id)
+        if body.tools or body.capabilities:
+            # A name twice, over all layers, is refused now rather than at the first turn.
+            own = Layer("session", None, None, body.capabilities, body.tools)
+            merge_layers([*map(harness_layer, chain), *([agent_layer(agent)] if agent else []), own], app.registry)
         layers = [each.config_struct().initial_files for each in chain]
         layers += [agent.config_struct().initial_files] if agent else []
         await write_initial_files(tx, row, [*layers, body.initial_files], now)

@@ -1,0 +1,59 @@
+"""A capability that somebody else's package brings."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from perdure.capabilities.plugins import load_plugins
+from perdure.capabilities.registry import BUILT_IN
+from perdure.domain.errors import Unavailable
+from tests.server import Server, use_simulated_model
+from tests.talk import call, new_talk
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "dice"
+
+
+def installed(folder: Path) -> str:
+    """The example as pip would leave it: the module, and what says where its capability is; a value for PYTHONPATH."""
+    info = folder / "perdure_dice-0.1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: perdure-dice\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text("[perdure.capabilities]\ndice = perdure_dice:DICE\n")
+    (folder / "perdure_dice.py").write_text((EXAMPLE / "perdure_dice.py").read_text())
+    return str(folder)
+
+
+async def test_an_installed_package_adds_a_capability_that_the_model_can_use(tmp_path: Path) -> None:
+    environment = {"PYTHONPATH": installed(tmp_path / "site")}
+    async with Server(tmp_path / "data", environment=environment) as server, httpx.AsyncClient(base_url=server.url) as http:
+        await use_simulated_model(http)
+        shown: dict[str, Any] = (await http.get("/v1/capabilities/dice")).json()
+        assert [tool["name"] for tool in shown["tool_definitions"]] == ["roll_dice"]
+        talk = await new_talk(http, capabilities=[{"ref": "dice"}])
+        events = await talk.turn({"tool_calls": [call("roll_dice", count=3, sides=1)]}, {"text": "Three."})
+        result = next(event["data"] for event in events if event["type"] == "tool.completed")
+        assert json.loads(result["result"][0]["text"]) == {"rolls": [1, 1, 1], "sum": 3}
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ("no_such_module:X", "cannot be loaded"),
+        ("json:dumps", "is not a Capability"),
+        ("perdure.capabilities.current_time:CURRENT_TIME", "that name is taken"),
+    ],
+)
+def test_a_plugin_that_is_none_stops_the_start_in_words(value: str, complaint: str) -> None:
+    with pytest.raises(Unavailable, match=complaint):
+        load_plugins(BUILT_IN, [EntryPoint("mine", value, "perdure.capabilities")])
+
+
+def test_the_example_says_the_same_as_its_package() -> None:
+    assert 'dice = "perdure_dice:DICE"' in (EXAMPLE / "pyproject.toml").read_text()
+    assert len((EXAMPLE / "perdure_dice.py").read_text().splitlines()) <= 30
