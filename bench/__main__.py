@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import pstats
+import signal
 import sys
 import tempfile
 import time
@@ -17,7 +18,7 @@ import uvloop
 
 from bench.figures import QUICK, Scale
 from bench.place import Cores, Place, Process, choose_cores, pin, start_process
-from bench.report import Column, machine, print_table
+from bench.report import Column, machine, markdown, print_table
 from bench.suite import MEASURES
 from perdure import __version__
 from tests.postgres_server import PostgresServer, postgres_server
@@ -37,6 +38,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--profile", type=Path, metavar="FILE", help="profile the server's main thread; slow, so figures mean little"
     )
+    parser.add_argument("--markdown", action="store_true", help="measure nothing: print the last results as a table for the docs")
     given = parser.parse_args()
     unknown = [name for name in given.measure if name not in MEASURES]
     if unknown:
@@ -47,6 +49,11 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Measure, print, and keep."""
     given = arguments()
+    if given.markdown:
+        print(markdown([msgspec.json.decode(path.read_bytes()) for path in sorted(given.out.glob("latest*.json"))][::-1]))
+        return 0
+    # Told to end, it ends as on Ctrl-C: the processes that it started end with it.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     scale = QUICK if given.quick else Scale()
     if given.rounds or given.profile:
         scale = msgspec.structs.replace(scale, rounds=given.rounds or 1)
@@ -73,7 +80,7 @@ async def measure(given: argparse.Namespace, scale: Scale, cores: Cores, postgre
         model = await start_process(["-m", "bench.model"], Path(folder) / "log")
         try:
             places = make_places(given, cores, postgres, model)
-            columns = [Column(place.name, {}) for place in places]
+            columns = [Column(place.name, postgres is None, {}) for place in places]
             for name in given.measure or MEASURES:
                 began = time.perf_counter()
                 say(f"{name} ...")

@@ -50,6 +50,7 @@ class Figure(Struct, frozen=True):
     Attributes:
         measure: the measure that gives it.
         bound: the target: `under` or `over` this, or None where none was set.
+        everywhere: the target is for every database, not for the embedded default only.
     """
 
     key: str
@@ -58,6 +59,7 @@ class Figure(Struct, frozen=True):
     unit: str
     bound: float | None = None
     better: Literal["under", "over"] = "under"
+    everywhere: bool = False
 
     def kept(self, value: float) -> bool | None:
         """Whether the value keeps the target; None where there is no target."""
@@ -121,20 +123,20 @@ FIGURES = (
     Figure("crowd_late_s", "crowd", "the same, all done after the model", "s"),
     Figure("crowd_stream_kb", "crowd", "the same, memory at the peak, a stream", "KB"),
     Figure("crowd_cpu_pct", "crowd", "the same, CPU", "%"),
-    Figure("old_cpu_ratio", "history", "turn after 10,000 events against an empty session: CPU", "x", 1.1),
-    Figure("old_wall_ratio", "history", "the same, wall", "x", 1.1),
+    Figure("old_cpu_ratio", "history", "turn after 10,000 events against an empty session: CPU", "x", 1.1, everywhere=True),
+    Figure("old_wall_ratio", "history", "the same, wall", "x", 1.1, everywhere=True),
     Figure("old_cold_ms", "history", "the same, the first one after a restart", "ms"),
     Figure("turn_bytes", "history", "bytes stored for a text turn", "bytes"),
     Figure("messages_added_ms", "history", "1,000 old messages, all sent: added", "ms", 5),
     Figure("messages_added_cpu_ms", "history", "the same, server CPU", "ms"),
     Figure("list_page_ms", "scale", "list 50 of 1,000 sessions", "ms"),
-    Figure("list_ratio", "scale", "the same of 100,000", "x", 2),
+    Figure("list_ratio", "scale", "the same of 100,000", "x", 2, everywhere=True),
     Figure("search_page_ms", "scale", "search in 1,000 sessions", "ms"),
-    Figure("search_ratio", "scale", "the same in 100,000", "x", 2),
+    Figure("search_ratio", "scale", "the same in 100,000", "x", 2, everywhere=True),
     Figure("rare_page_ms", "scale", "search for a title that one session has, of 1,000", "ms"),
-    Figure("rare_ratio", "scale", "the same of 100,000", "x", 2),
+    Figure("rare_ratio", "scale", "the same of 100,000", "x", 2, everywhere=True),
     Figure("deep_ratio", "scale", "the last page of 100,000 against that of 1,000", "x"),
-    Figure("requests_mb", "memory", "memory gained over 50,000 requests", "MB", 5),
+    Figure("requests_mb", "memory", "memory gained over 50,000 requests", "MB", 5, everywhere=True),
     Figure("turns_mb", "memory", "memory gained over 4,000 turns in as many sessions", "MB"),
 )
 """Targets: the issues "Heart" and "Session API"."""

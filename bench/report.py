@@ -8,6 +8,7 @@ import sqlite3
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,9 +36,10 @@ class Row(Struct, frozen=True):
 
 
 class Column(Struct):
-    """What one version of the server gave."""
+    """What one version of the server gave. `embedded`: on the embedded default, which most targets are for."""
 
     name: str
+    embedded: bool
     found: dict[str, list[float]]
 
     def add(self, figures: Figures) -> None:
@@ -47,14 +49,13 @@ class Column(Struct):
 
     def rows(self) -> list[Row]:
         """The figures that were measured, in the order of `FIGURES`."""
-        return [_row(figure, self.found[figure.key]) for figure in FIGURES if figure.key in self.found]
+        return [_row(figure, self.found[figure.key], self.embedded) for figure in FIGURES if figure.key in self.found]
 
 
-def _row(figure: Figure, runs: list[float]) -> Row:
+def _row(figure: Figure, runs: list[float], embedded: bool) -> Row:
     value = median(runs)
-    return Row(
-        figure.key, figure.measure, figure.text, figure.unit, figure.target, value, tuple(runs), figure.kept(value)
-    )  # fmt: skip
+    target, kept = (figure.target, figure.kept(value)) if embedded or figure.everywhere else ("", None)
+    return Row(figure.key, figure.measure, figure.text, figure.unit, target, value, tuple(runs), kept)
 
 
 def machine(cores: Cores) -> dict[str, Any]:
@@ -126,6 +127,21 @@ def print_table(columns: list[Column], facts: dict[str, Any], title: str) -> Non
             cells += ["-", "-"] if theirs is None else [shown(theirs.value), _ratio(row.value, theirs.value)]
         table.add_row(*cells, verdict)
     console.print(table)
+
+
+def markdown(results: Sequence[dict[str, Any]]) -> str:
+    """The table of docs/reference/performance.md: one column for each database."""
+    columns = [{row["key"]: row for row in result["figures"]} for result in results]
+    lines = [
+        f"| figure | target | {' | '.join(result['database'] for result in results)} |",
+        "| --- | --- |" + " --- |" * len(results),
+    ]
+    for figure in FIGURES:
+        found = [column.get(figure.key) for column in columns]
+        if any(found):
+            values = [f"{shown(row['value'])} {row['unit']}" if row else "" for row in found]
+            lines.append(f"| {figure.text} | {figure.target.replace('<', '&lt;')} | {' | '.join(values)} |")
+    return "\n".join(lines)
 
 
 def _ratio(ours: float, theirs: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         return is_loopback(self.host)
 
 
+@lru_cache(maxsize=64)  # asked for every request, nearly always the same name
 def is_loopback(host: str) -> bool:
     """Whether a name or address, in lower case, can only mean this machine."""
     if host == "localhost":

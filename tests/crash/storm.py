@@ -57,6 +57,7 @@ class Storm:
     """The load. `urls` are the servers; a client whose server is away goes to another one, or to the same once more.
 
     Attributes:
+        crashes: how often `run` crashes something.
         refused: answers with a status that no client should ever see.
     """
 
@@ -65,7 +66,7 @@ class Storm:
         self.chance = chance
         self.sessions: list[Session] = []
         self.refused: list[str] = []
-        self._crashes = crashes
+        self.crashes = crashes
         self._counts = (sessions, clients, 4 + 2 * crashes)
         self._events = 0
         self._grown = asyncio.Condition()
@@ -77,10 +78,10 @@ class Storm:
         files = [{"path": COUNTER, "content": "|"}]
         made = [await self._when_there(lambda url: self._create(url, files)) for _ in range(sessions)]
         self.sessions = [Session(session_id) for session_id in made]
-        async with asyncio.timeout(PATIENCE * (1 + self._crashes / 4)), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(PATIENCE * (1 + self.crashes / 4)), asyncio.TaskGroup() as group:
             followers = [group.create_task(self._follow(session)) for session in self.sessions]
             posts = [group.create_task(self._post(number, messages)) for number in range(clients)]
-            for _ in range(self._crashes):
+            for _ in range(self.crashes):
                 await self._after(self.chance.randrange(5, 60))
                 await asyncio.sleep(self.chance.random() * 0.05)
                 await crash()

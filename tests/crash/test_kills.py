@@ -13,6 +13,8 @@ from tests.crash.storm import Storm, crashes, seed
 from tests.server import Server, use_simulated_model
 
 KEY = {"PERDURE_MASTER_KEY": "11" * 32}
+RECOVERIES = 3
+"""How often a turn is taken up again without getting anywhere (wire contract)."""
 
 
 async def prepare(server: Server) -> None:
@@ -24,11 +26,11 @@ async def test_a_server_on_sqlite_is_killed_again_and_again(tmp_path: Path) -> N
     chance = random.Random(seed())
     async with Server(tmp_path) as server:
         await prepare(server)
-        storm = Storm([server.url], chance, crashes=crashes(4))
+        storm = Storm([server.url], chance, crashes=crashes(3))
         began = time.monotonic()
         await storm.run(server.restart)
         print(f"the storm took {time.monotonic() - began:.1f} s")
-        await check_storm(storm, server.url)
+        await check_storm(storm, server.url, may_seal=storm.crashes > RECOVERIES)
     await check_rows(storm, tmp_path, "")
 
 
@@ -38,7 +40,7 @@ async def test_a_server_on_postgresql_is_killed_again_and_again(postgres_url: st
         await prepare(server)
         storm = Storm([server.url], chance, crashes=crashes(2))
         await storm.run(server.restart)
-        await check_storm(storm, server.url)
+        await check_storm(storm, server.url, may_seal=storm.crashes > RECOVERIES)
     await check_rows(storm, tmp_path, postgres_url)
 
 
@@ -48,9 +50,9 @@ async def test_either_of_two_servers_on_postgresql_is_killed_again_and_again(pos
     right = Server(tmp_path / "right", database_url=postgres_url, environment=KEY)
     async with left, right:
         await prepare(left)
-        storm = Storm([left.url, right.url], chance, crashes=crashes(4))
+        storm = Storm([left.url, right.url], chance, crashes=crashes(3))
         began = time.monotonic()
         await storm.run(lambda: chance.choice([left, right]).restart())
         print(f"the storm took {time.monotonic() - began:.1f} s")
-        await check_storm(storm, left.url)
+        await check_storm(storm, left.url, may_seal=storm.crashes > RECOVERIES)
     await check_rows(storm, tmp_path, postgres_url)

@@ -94,11 +94,8 @@ async def operations_on_a_session(api: httpx.AsyncClient) -> list[tuple[str, str
     found: list[tuple[str, str, Json | None]] = []
     for path, methods in (await api.get("/api-doc/openapi.json")).json()["paths"].items():
         if path.startswith("/v1/sessions/{session_id}"):
-            rest = re.sub(
-                r"{(\w+)}",
-                lambda name: new_id("sched") if name[1] == "schedule_id" else "x",
-                path.removeprefix("/v1/sessions/{session_id}"),
-            )
+            rest = path.removeprefix("/v1/sessions/{session_id}")
+            rest = re.sub(r"{\w+}", lambda name: new_id("sched") if name[0] == "{schedule_id}" else "x", rest)
             for method, operation in methods.items():
                 content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
                 found.append((method.upper(), rest, content.get("example")))

@@ -52,24 +52,28 @@ class Injections:
         process.fault(where)
 
     async def stall(self, process: Process, where: str) -> None:
-        """This step takes so long that another process takes the session over and goes on; then it comes back."""
-        await self._overtake_later(process)
+        """This step takes so long that another process takes the session over; sooner or later it comes back."""
+        await self._overtake_later(process, self._world.rng.choice((0.0, 0.0, 1.0, 40.0)))
+
+    async def oversleep(self, process: Process, where: str) -> None:
+        """This step takes so long that another process goes through with the turn before it comes back."""
+        await self._overtake_later(process, 40.0)
 
     async def freeze(self, process: Process, where: str) -> None:
         """The whole process stands still meanwhile, and comes back."""
         process.thawed = self._world.loop.create_future()
         thawed = process.thawed
         try:
-            await self._overtake_later(process)
+            await self._overtake_later(process, self._world.rng.choice((0.0, 1.0, 40.0)))
         finally:
             process.thawed = None
             thawed.set_result(None)
 
-    async def _overtake_later(self, process: Process) -> None:
+    async def _overtake_later(self, process: Process, then: float) -> None:
         other = self._another(process)
         await process.pause(LATE)
         other.spawn(sweep(other))
-        await process.pause(self._world.rng.choice((0.0, 0.0, 1.0, 40.0)))
+        await process.pause(then)
 
     async def overtake(self, process: Process, where: str) -> None:
         """Another process starts, and takes over whatever it finds unfinished: two runners race from here."""
@@ -131,6 +135,6 @@ KINDS: dict[str, Callable[[Injections, Process, str], Awaitable[None]]] = {
 }
 """Every method of `Injections` is a kind of thing that happens."""
 
-ROUGH = frozenset({"crash", "stop", "fault", "stall", "freeze"})
+ROUGH = frozenset({"crash", "stop", "fault", "stall", "oversleep", "freeze"})
 GENTLE = frozenset(KINDS) - ROUGH
 """What the server must get over at once, without a sweep: no process dies, nothing fails and nothing stalls."""

@@ -38,14 +38,18 @@ class Listed:
 
 @dataclass
 class Repeated:
-    """The same thing at every such place, up to a number of times."""
+    """The same thing at every such place, up to a number of times, after so many of them."""
 
     where: str
     kind: str
-    times: int = 1000
+    times: int
+    after: int
 
     def at(self, number: int, where: str) -> str | None:
         if where != self.where or self.times == 0:
+            return None
+        if self.after > 0:
+            self.after -= 1
             return None
         self.times -= 1
         return self.kind
@@ -204,9 +208,11 @@ class Staged(Schedule):
         await self._scene(world, client)
 
 
-def repeated(scenario: Scenario, where: str, kind: str, times: int = 1000) -> Schedule:
+def repeated(scenario: Scenario, where: str, kind: str, times: int = 1000, after: int = 0) -> Schedule:
     """A schedule in which the same thing happens at every such place."""
-    return Schedule(scenario, Repeated(where, kind, times), random.Random(0), f"{kind} at every {where}", lossy=False, gentle=False)
+    return Schedule(
+        scenario, Repeated(where, kind, times, after), random.Random(0), f"{kind} at every {where}", lossy=False, gentle=False
+    )
 
 
 def listed(scenario: Scenario, things: dict[int, str]) -> Schedule:

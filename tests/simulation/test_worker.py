@@ -10,7 +10,7 @@ import pytest
 from perdure.store.bus import Stop
 from perdure.store.queue import Job, PutBack
 from tests.simulation.client import Client
-from tests.simulation.scenarios import CLIENT_TOOL, Scenario, Step
+from tests.simulation.scenarios import CLIENT_TOOL, Scenario, Step, by_name
 from tests.simulation.schedule import Staged, repeated
 from tests.simulation.store import Store
 from tests.simulation.world import World
@@ -158,3 +158,9 @@ def test_a_client_has_five_minutes_to_answer(seconds: int, store: Store) -> None
         assert world.store.row(world.session_id).status == ("waiting_for_tool_results" if seconds < 300 else "idle")
 
     Staged(PARKED, scene).play(store)
+
+
+def test_a_runner_that_stalls_while_it_announces_a_tool_and_loses_the_session_does_not_run_it(store: Store) -> None:
+    for skipped in range(5):
+        world = repeated(by_name("tool"), "engine.committed", "oversleep", times=1, after=skipped).play(store)
+        assert all(effect.current for effect in world.effects)

@@ -21,6 +21,7 @@ from perdure.domain.links import AllowedAction, Page
 from perdure.domain.resources import NameCheck, ResourceStats, check_free_word, copy_name, copy_stem, is_reserved, require_manager
 from perdure.domain.sessions import InitialFile, clean_tags
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
+from perdure.store.accounts import lock_organization
 from perdure.store.agents import (
     AgentRow,
     add_agent,
@@ -77,6 +78,7 @@ async def create_agent(
 
     async def work(tx: Tx) -> tuple[Agent, bool]:
         org_id = caller.organization_id
+        await lock_organization(tx, org_id)  # one at a time: whoever comes second under a name finds the first
         harness = await _harness_for(tx, org_id, body.harness_id, body.harness_name)
         if body.default_model_id is not None:
             await check_model(tx, org_id, body.default_model_id, "default_model_id")

@@ -39,7 +39,7 @@ IMAGE_TOKENS = 1_000
 """About what the vendors charge for one image of ordinary size."""
 
 
-class Entry(Struct, frozen=True):
+class Entry(Struct, frozen=True, gc=False):
     """A message of the conversation, where it stands in the log, and about how many tokens it takes."""
 
     message: Message

@@ -44,7 +44,7 @@ class Assembly(Struct, frozen=True):
     features: tuple[str, ...]
     rules: TurnRules
     parallel_tool_calls: bool | None
-    behaviour: Behaviour
+    behaviour: Behaviour = Behaviour()
 
 
 class ModelChoice(Struct, frozen=True):

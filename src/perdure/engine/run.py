@@ -28,6 +28,10 @@ from perdure.store.sessions import SessionRow, append, claim, look_session
 
 PAGE = 1000
 
+STALLED = 2.0
+"""Seconds after which an append that succeeded comes back so late that the claim is looked at again: well under the time after
+which a sweep takes a session for forgotten."""
+
 
 class Run:
     """What the runner knows: the row and state as of the head, and the outcomes that are not in the log yet (`facts`)."""
@@ -65,7 +69,7 @@ class Run:
         if not self.facts and not opening:
             return True
         batch = self._redacted([*self.facts, *opening])
-        row, fresh, now = self.row, not self.claimed, self.engine.clock.now()
+        row, fresh, now, sent = self.row, not self.claimed, self.engine.clock.now(), self.engine.clock.elapsed()
         try:
             self.row, stored = await self.engine.database.write(
                 lambda tx: append(tx, row, batch, now=now, claim=fresh), single=True
@@ -79,6 +83,8 @@ class Run:
         self.facts = []
         self._take_in(batch, stored)
         self.engine.bus.publish(Appended(self.row.id, self.row.head, stored))
+        if self.engine.clock.elapsed() - sent > STALLED:
+            await self._catch_up()  # another runner may have the session by now: then nothing is done in its place
         return True
 
     def _redacted(self, events: list[NewEvent]) -> list[NewEvent]:

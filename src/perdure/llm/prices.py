@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,6 +39,7 @@ class Listed(Struct, frozen=True):
     cost: ModelCost | None = None
 
 
+@lru_cache(maxsize=1000)  # asked for every model call
 def seller_of(provider_type: str, base_url: str | None) -> Seller | None:
     """Whose prices hold for a provider; None when there can be none: a simulated model, or a server of one's own."""
     vendor = _VENDORS.get(provider_type)

@@ -46,7 +46,7 @@ _ENTRY_OVERHEAD = 400
 _encode = msgspec.json.encode
 
 
-class Fragment(Struct, frozen=True):
+class Fragment(Struct, frozen=True, gc=False):
     """A message as a vendor reads it.
 
     Attributes:
@@ -68,7 +68,7 @@ class Fragment(Struct, frozen=True):
     thinks: bool = False
 
 
-class _Entry(Struct, frozen=True):
+class _Entry(Struct, frozen=True, gc=False):
     content: tuple[ContentPart, ...]
     items: tuple[JsonObject, ...] | None
     fragment: Fragment

@@ -9,7 +9,7 @@ from msgspec import Struct
 from perdure.domain.accounts import UserRole
 from perdure.domain.errors import NotFound
 from perdure.domain.times import Micros
-from perdure.store.database import Tx
+from perdure.store.database import LOCK_ROW, Tx
 from perdure.store.rows import assignments, columns, insert, like_pattern, values
 
 
@@ -56,6 +56,11 @@ async def add_organization(tx: Tx, row: OrganizationRow) -> None:
 async def get_organization(tx: Tx, org_id: str) -> OrganizationRow | None:
     found = await tx.one(f"SELECT {_ORGANIZATION} FROM organizations WHERE id = ?", org_id)
     return None if found is None else OrganizationRow(*found)
+
+
+async def lock_organization(tx: Tx, org_id: str) -> None:
+    """Hold the organization's row until the commit, for the rare changes that must come one after the other."""
+    await tx.one(f"SELECT id FROM organizations WHERE id = ?{LOCK_ROW[tx.dialect]}", org_id)
 
 
 async def update_organization(tx: Tx, org_id: str, changes: dict[str, Any]) -> None:

@@ -1,0 +1,78 @@
+"""Our API document against the wire contract, route by route; what differs is in one table, with its reason.
+
+contract.json is the structure of the contract for the core areas (see extract.py); the table is in
+docs/reference/compatibility.md. Each check that fails must be there, and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from perdure.api.openapi import build_document
+from tests.contract.areas import AREAS, contract, operations
+from tests.contract.compare import Check, Comparison
+from tests.journeys.world import ROUTES
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "compatibility.md"
+
+CONTRACT = contract()
+DOCUMENT = build_document(ROUTES, "0")
+
+
+def compared() -> dict[str, dict[Check, bool]]:
+    """The checks of each area."""
+    found: dict[str, dict[Check, bool]] = {}
+    for name, _ in AREAS:
+        comparison = Comparison(CONTRACT, DOCUMENT)
+        for area, method, path, operation in operations(CONTRACT):
+            if area == name:
+                comparison.operation(method, path, operation)
+        found[name] = comparison.checks
+    return found
+
+
+CHECKS = compared()
+
+
+def table() -> list[tuple[str, list[str], str]]:
+    """The rows of the page's table: what, where (one or more places), why."""
+    rows = []
+    for line in PAGE.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("|") and len(cells) == 3 and not cells[0].startswith("---") and cells[1].startswith("`"):
+            rows.append((cells[0], re.findall(r"`([^`]+)`", cells[1]), cells[2]))
+    return rows
+
+
+def test_every_difference_from_the_contract_is_listed_and_nothing_else() -> None:
+    differences = {check for checks in CHECKS.values() for check, good in checks.items() if not good}
+    listed = [(place, what) for what, places, _ in table() for place in places]
+    assert sorted(differences - set(listed)) == []
+    assert sorted(set(listed) - differences) == []
+    assert sorted({each for each in listed if listed.count(each) > 1}) == []
+
+
+def test_every_row_of_the_table_has_a_reason() -> None:
+    rows = table()
+    assert rows
+    assert [places for _, places, reason in rows if len(reason.split()) < 4] == []
+
+
+def test_the_share_of_the_contract_that_is_covered_is_told_for_each_area(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = []
+    for name, checks in CHECKS.items():
+        good = sum(checks.values())
+        lines.append(f"  {name:<18} {good:>5} of {len(checks):>5} checks  {100 * good / len(checks):5.1f} %")
+        assert good, name
+    with capsys.disabled():
+        # Where tests run in processes of their own, only their stderr reaches the terminal.
+        print("\nThe wire contract, covered:", *lines, sep="\n", file=sys.stderr)
+
+
+def test_every_operation_of_the_contract_belongs_to_one_area() -> None:
+    known = {name for name, _ in AREAS}
+    assert {area for area, *_ in operations(CONTRACT)} == known
