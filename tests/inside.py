@@ -49,6 +49,7 @@ class Gate:
                 Tool("wait", "Wait to be let through.", schema({}), self._wait),
                 Tool("hang", "Never end.", schema({}), self._hang, timeout=0.1),
                 Tool("explode", "Fail in a way nobody thought of.", schema({}), _explode),
+                Tool("report", "Say how it goes.", schema({}), _report),
                 Tool("refuse", "Refuse.", schema({}), _refuse),
             ),
         )
@@ -71,6 +72,14 @@ class Gate:
 
 async def _explode(context: ToolContext, arguments: Json) -> ToolOutcome:
     raise ZeroDivisionError("secret detail")
+
+
+async def _report(context: ToolContext, arguments: Json) -> ToolOutcome:
+    context.progress("Half done.")
+    for piece in ("one ", "two "):
+        context.output("stdout", piece)
+    context.output("stderr", "oops")
+    return ToolOutcome("all done")
 
 
 async def _refuse(context: ToolContext, arguments: Json) -> ToolOutcome:

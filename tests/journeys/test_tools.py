@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import httpx
 import pytest
 
+from perdure.app.feed import Frame, Want, open_follower
+from perdure.domain.events import LIVE_TYPES
 from tests.golden.events import check_events
 from tests.inside import Gate, house_with, outcomes
 from tests.talk import Json, call, kinds_of, new_talk, script
@@ -113,3 +116,23 @@ async def test_a_tool_that_hangs_breaks_or_refuses_is_an_error_for_the_model(tmp
         assert "secret detail" not in said[1]
         assert said[2] == "Not on a Sunday."
         assert events[-2].type == "turn.completed"
+
+
+async def test_followers_see_a_tools_progress_and_output_while_it_runs_and_the_log_keeps_only_the_result(tmp_path: Path) -> None:
+    async with house_with(Gate(parties=1), tmp_path) as house:
+        follower = await open_follower(house.parts.app, house.owner.organization_id, house.session_id, 0, Want())
+        await house.say(script({"tool_calls": [call("report", "call_1")]}, {"text": "Thank you."}))
+        frames: list[Frame] = []
+        while not frames or frames[-1].type != "session.idled":
+            frames += await follower.frames(1)
+        follower.close()
+        live = [json.loads(frame.data) for frame in frames if frame.type.startswith("tool.") and frame.type in LIVE_TYPES]
+        assert [(each["type"], each["data"].get("message") or each["data"]["delta"]) for each in live] == [
+            ("tool.progress", "Half done."),
+            ("tool.output.delta", "one "),
+            ("tool.output.delta", "two "),
+            ("tool.output.delta", "oops"),
+        ]
+        assert [each["data"].get("stream") for each in live] == [None, "stdout", "stdout", "stderr"]
+        assert {each["data"]["tool_call_id"] for each in live} == {"call_1"}
+        assert not LIVE_TYPES & {event.type for event in await house.until_idle()}

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
 import pytest
 
@@ -16,11 +15,11 @@ from tests.simulation.store import Store
 COUNT = int(os.environ.get("PERDURE_SIMULATIONS", "4000"))
 NAMED = os.environ.get("PERDURE_SIMULATION_SEED")
 PARTS = 8
-BATCHES: list[Iterable[str]] = [[NAMED]] if NAMED else [map(str, range(part, COUNT, PARTS)) for part in range(PARTS)]
+BATCHES = [[NAMED]] if NAMED else [[str(seed) for seed in range(part, COUNT, PARTS)] for part in range(PARTS)]
 
 
 @pytest.mark.parametrize("names", BATCHES, ids=[NAMED] if NAMED else [f"part-{part}" for part in range(PARTS)])
-def test_in_every_drawn_schedule_the_promises_hold(names: Iterable[str], store: Store) -> None:
+def test_in_every_drawn_schedule_the_promises_hold(names: list[str], store: Store) -> None:
     for name in names:
         named(name).play(store)
 

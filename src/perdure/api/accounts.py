@@ -145,10 +145,10 @@ ROUTES = (
     Route("GET", "/v1/users/me/tokens", "list_tokens", "List the caller's access tokens", "users", list_tokens,
           returns=Listing[Token]),
     Route("POST", "/v1/users/me/tokens", "create_token", "Make an access token; its secret is shown once", "users", create_token,
-          body=CreateToken, body_example=_TOKEN, returns=Token, status=201),
+          body=CreateToken, body_example=_TOKEN, returns=Token, status=201, replayable=False),
     Route("DELETE", "/v1/users/me/tokens/{token_id}", "revoke_token", "Revoke an access token", "users", revoke_token,
           ids={"token_id": "token"}, status=204, errors=(404,)),
     Route("POST", "/v1/users/{user_id}/tokens", "create_user_token", "Make an access token for a member", "users",
-          create_user_token, ids={"user_id": "user"}, body=CreateToken, body_example=_TOKEN, returns=Token, status=201,
+          create_user_token, ids={"user_id": "user"}, body=CreateToken, body_example=_TOKEN, returns=Token, status=201, replayable=False,
           errors=(403, 404)),
 )  # fmt: skip

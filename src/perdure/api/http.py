@@ -81,6 +81,7 @@ class Route(Struct, frozen=True):
         other: further statuses with the same body.
         errors: statuses of errors beside those that every operation has.
         public: needs no credentials.
+        replayable: an Idempotency-Key gets the first answer again; not where the answer is a secret that is shown once.
         etag: answers carry an entity tag, and `If-None-Match` or `If-Match` are honoured.
     """
 
@@ -101,6 +102,7 @@ class Route(Struct, frozen=True):
     errors: tuple[int, ...] = ()
     public: bool = False
     etag: bool = False
+    replayable: bool = True
     content: str = "application/json"
     description: str | None = None
 
@@ -231,7 +233,7 @@ class Api:
         elif route.method in ("POST", "PUT", "PATCH"):
             raw = await read_body(headers, receive)
         key = headers.get(b"idempotency-key")
-        if key is not None and route.status == 201 and route.method == "POST":
+        if key is not None and route.status == 201 and route.method == "POST" and route.replayable:
             call.app = once(self._app, caller, key.decode("latin-1"), fingerprint(route.method, path, raw))
         if route.etag and (wanted := headers.get(b"if-match")) is not None:
             call.if_match = parse_tags(wanted.decode("latin-1"))

@@ -202,7 +202,7 @@ def _headers_of(route: Route) -> Iterable[str]:
     if route.public:
         return
     yield "Organization"
-    if route.method == "POST" and route.status == 201:
+    if route.method == "POST" and route.status == 201 and route.replayable:
         yield "IdempotencyKey"
     if route.etag:
         yield "IfNoneMatch" if route.method == "GET" else "IfMatch"

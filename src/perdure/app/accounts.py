@@ -26,6 +26,7 @@ from perdure.domain.accounts import (
     User,
     UserRole,
     require,
+    require_own_token,
 )
 from perdure.domain.errors import Conflict, InvalidInput, NotFound
 from perdure.domain.harnesses import HarnessConfig
@@ -117,7 +118,7 @@ async def all_organizations(app: App, caller: Caller) -> list[Organization]:
     """The caller's organizations."""
 
     async def work(tx: Tx) -> list[Organization]:
-        found = [await get_organization(tx, org_id) for org_id, _ in await memberships_of(tx, caller.user_id)]
+        found = [await get_organization(tx, org_id) for org_id, _ in await _memberships(tx, caller)]
         return [to_organization(row) for row in found if row is not None]
 
     return await app.database.read(work)
@@ -125,6 +126,7 @@ async def all_organizations(app: App, caller: Caller) -> list[Organization]:
 
 async def create_organization(app: App, caller: Caller, body: CreateOrganization) -> Organization:
     """Make an organization that the caller owns."""
+    require_own_token(caller)
     now = app.now()
 
     async def work(tx: Tx) -> Organization:
@@ -134,10 +136,16 @@ async def create_organization(app: App, caller: Caller, body: CreateOrganization
     return await app.database.write(work)
 
 
+async def _memberships(tx: Tx, caller: Caller) -> list[tuple[str, UserRole]]:
+    """The organizations that the caller's token reaches, with the role in each."""
+    found = await memberships_of(tx, caller.user_id)
+    return [each for each in found if each[0] == caller.organization_id] if caller.bound else found
+
+
 async def _own(tx: Tx, caller: Caller, org_id: str) -> tuple[OrganizationRow, UserRole]:
     """One of the caller's organizations and the caller's role in it. Raises NotFound."""
     check_id(org_id, "org", "org")
-    roles = dict(await memberships_of(tx, caller.user_id))
+    roles = dict(await _memberships(tx, caller))
     row = await get_organization(tx, org_id) if org_id in roles else None
     if row is None:
         raise NotFound("organization")
@@ -239,7 +247,8 @@ async def member_caller(app: App, caller: Caller, user_id: str) -> Caller:
         if role is None:
             raise NotFound("user")
         require(caller, role)
-        return Caller(caller.organization_id, user_id, role)
+        # Who makes a token knows it: it must not open what else the member belongs to.
+        return Caller(caller.organization_id, user_id, role, bound=True)
 
     return await app.database.read(work)
 
@@ -252,6 +261,7 @@ async def read_profile(app: App, caller: Caller) -> Profile:
 
 async def change_profile(app: App, caller: Caller, body: UpdateProfile) -> Profile:
     """Rename the caller."""
+    require_own_token(caller)
 
     async def work(tx: Tx) -> Profile:
         row = await get_user(tx, caller.user_id)
@@ -263,6 +273,7 @@ async def change_profile(app: App, caller: Caller, body: UpdateProfile) -> Profi
 
 async def delete_account(app: App, caller: Caller) -> DeletedAccount:
     """Remove the caller's account. The only owner of an organization has to hand it over first."""
+    require_own_token(caller)
 
     async def work(tx: Tx) -> DeletedAccount:
         for org_id, role in await memberships_of(tx, caller.user_id):
@@ -276,6 +287,7 @@ async def delete_account(app: App, caller: Caller) -> DeletedAccount:
 
 async def export_account(app: App, caller: Caller) -> ExportedUser:
     """Everything that is kept about the caller's account."""
+    require_own_token(caller)
 
     async def work(tx: Tx) -> ExportedUser:
         row = await get_user(tx, caller.user_id)

@@ -39,12 +39,12 @@ def to_token(row: TokenRow, secret: str | None = None) -> Token:
     """The row as its owner sees it; the secret only when it has just been made."""
     return Token(
         row.id, row.name, row.hint, to_rfc3339(row.created_at), secret, maybe_rfc3339(row.expires_at),
-        maybe_rfc3339(row.last_used_at), maybe_rfc3339(row.revoked_at),
+        maybe_rfc3339(row.last_used_at), maybe_rfc3339(row.revoked_at), row.org_id,
     )  # fmt: skip
 
 
 async def create_token(app: App, caller: Caller, body: CreateToken) -> Token:
-    """A new access token of the caller, with its secret: it is shown now and never again."""
+    """A new access token of the caller, with its secret: it is shown now and never again. A bound caller's is bound as well."""
     expires: Micros | None = None
     if body.expires_at is not None:
         try:
@@ -54,21 +54,34 @@ async def create_token(app: App, caller: Caller, body: CreateToken) -> Token:
         if expires <= app.now():
             raise InvalidInput("`expires_at` lies in the past", field="expires_at")
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
-    row = TokenRow(app.new_id("token"), hash_token(secret), caller.user_id, body.name, secret[-4:], app.now(), expires, None, None)
+    bound = caller.organization_id if caller.bound else None
+    row = TokenRow(
+        app.new_id("token"), hash_token(secret), caller.user_id, body.name, secret[-4:], app.now(), expires, None, None, bound
+    )  # fmt: skip
     await app.database.write(lambda tx: add_token(tx, row))
     return to_token(row, secret)
 
 
 async def list_tokens(app: App, caller: Caller) -> list[Token]:
     """The caller's tokens, newest first, revoked ones included."""
-    return [to_token(row) for row in await app.database.read(lambda tx: tokens_of(tx, caller.user_id))]
+    return [to_token(row) for row in await app.database.read(lambda tx: _tokens(tx, caller))]
+
+
+async def _tokens(tx: Tx, caller: Caller) -> list[TokenRow]:
+    rows = await tokens_of(tx, caller.user_id)
+    return [row for row in rows if row.org_id == caller.organization_id] if caller.bound else rows
 
 
 async def end_token(app: App, caller: Caller, token_id: str) -> None:
     """Revoke one of the caller's tokens; it stops working at once."""
     now = app.now()
-    if not await app.database.write(lambda tx: revoke_token(tx, caller.user_id, token_id, now)):
-        raise NotFound("token")
+
+    async def work(tx: Tx) -> None:
+        if token_id not in {row.id for row in await _tokens(tx, caller)}:
+            raise NotFound("token")
+        await revoke_token(tx, caller.user_id, token_id, now)
+
+    await app.database.write(work)
 
 
 async def login_required(app: App) -> bool:
@@ -92,7 +105,7 @@ async def authenticate(app: App, authorization: str | None, organization: str | 
         row = await token_by_hash(tx, hash_token(token))
         if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
             raise Unauthenticated(_REFUSED)
-        return await caller_in(tx, row.user_id, organization), row
+        return await caller_in(tx, row.user_id, organization, bound_to=row.org_id), row
 
     caller, row = await app.database.read(work)
     if row.last_used_at is None or now - row.last_used_at >= USED_EVERY:
@@ -100,14 +113,14 @@ async def authenticate(app: App, authorization: str | None, organization: str | 
     return caller
 
 
-async def caller_in(tx: Tx, user_id: str, organization: str | None) -> Caller:
-    """The user in the organization that it names, or in its only one.
+async def caller_in(tx: Tx, user_id: str, organization: str | None, bound_to: str | None = None) -> Caller:
+    """The user in the organization that it names, or in its only one; `bound_to` leaves no other.
 
     Raises:
         Unauthenticated: it does not belong there.
         InvalidInput: it belongs to several and names none.
     """
-    memberships = await memberships_of(tx, user_id)
+    memberships = [each for each in await memberships_of(tx, user_id) if bound_to in (None, each[0])]
     if organization is not None:
         check_id(organization, "org", "X-Org-Id")
         memberships = [each for each in memberships if each[0] == organization]
@@ -116,4 +129,4 @@ async def caller_in(tx: Tx, user_id: str, organization: str | None) -> Caller:
     if not memberships:
         raise Unauthenticated("you do not belong to that organization")
     org_id, role = memberships[0]
-    return Caller(org_id, user_id, role)
+    return Caller(org_id, user_id, role, bound_to is not None)

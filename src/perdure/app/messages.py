@@ -123,7 +123,7 @@ async def submit_tool_results(app: App, caller: Caller, session_id: str, body: S
     async def work(tx: Tx) -> tuple[SessionRow, tuple[Event, ...]]:
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
         if row.status != "waiting_for_tool_results":
-            raise Conflict("the session does not wait for tool results", code="not_waiting_for_tool_results")
+            raise Conflict("the session is not waiting for tool results", code="not_waiting_for_tool_results")
         state = await read_turn(tx, row)
         calls = _matched(open_client_calls(state), body.tool_results)
         events = [_result_event(state, call, result, now) for call, result in calls]

@@ -17,11 +17,16 @@ Email = Annotated[str, Meta(min_length=3, max_length=254, pattern=r"^[^\s@]+@[^\
 
 
 class Caller(Struct, frozen=True):
-    """Who makes a request, and in which organization: everything it touches belongs there (promise P8)."""
+    """Who makes a request, and in which organization: everything it touches belongs there (promise P8).
+
+    Attributes:
+        bound: the token works in this organization only, because somebody else made it for the user.
+    """
 
     organization_id: str
     user_id: str
     role: UserRole = "owner"
+    bound: bool = False
 
 
 def require(caller: Caller, role: UserRole) -> None:
@@ -32,6 +37,16 @@ def require(caller: Caller, role: UserRole) -> None:
     """
     if RANK[caller.role] < RANK[role]:
         raise Forbidden(f"this needs the role {role} in the organization", code="role_required")
+
+
+def require_own_token(caller: Caller) -> None:
+    """Accept only a token that the user made: what follows reaches beyond one organization.
+
+    Raises:
+        Forbidden: somebody else made it.
+    """
+    if caller.bound:
+        raise Forbidden("this needs a token that you made yourself: yours works in one organization only", code="own_token_required")
 
 
 class CreateOrganization(Struct, frozen=True):
@@ -113,6 +128,7 @@ class Token(Struct, frozen=True, omit_defaults=True):
     expires_at: Timestamp | None = None
     last_used_at: Timestamp | None = None
     revoked_at: Timestamp | None = None
+    organization_id: str | None = None
 
 
 class SwitchOrganization(Struct, frozen=True):

@@ -31,7 +31,10 @@ class UserRow(Struct, frozen=True):
 
 
 class TokenRow(Struct, frozen=True):
-    """An access token: `hash` is the SHA-256 of the secret, `hint` its last four characters."""
+    """An access token: `hash` is the SHA-256 of the secret, `hint` its last four characters.
+
+    With an `org_id` it works in that organization only.
+    """
 
     id: str
     hash: str
@@ -42,6 +45,7 @@ class TokenRow(Struct, frozen=True):
     expires_at: Micros | None
     last_used_at: Micros | None
     revoked_at: Micros | None
+    org_id: str | None
 
 
 _ORGANIZATION = columns(OrganizationRow)

@@ -1,0 +1,305 @@
+"""With a login: every operation of the server's own document, without credentials, from another organization, by a mere member.
+
+What is checked is found in the document, so an operation that is added is checked from its first day.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+
+from tests.journeys.keyed import add_member, person, with_login
+from tests.journeys.people import fresh
+from tests.journeys.world import complaint
+from tests.server import Server, post, use_simulated_model
+from tests.talk import Json, Talk, body_of, script
+
+ENDLESS = {"stream_sse"}
+"""Its answer does not end; a refusal does."""
+
+OF_THE_SERVER = {"capability_id"}
+"""Parameters that name what is the same for everybody."""
+
+NEEDS_ADMIN = {
+    "create_harness", "import_harness", "update_harness", "delete_harness", "copy_harness", "create_provider", "update_provider",
+    "delete_provider", "sync_models", "create_model", "update_model", "delete_model", "update_organization",
+    "complete_org_onboarding", "add_user", "create_user_token",
+}  # fmt: skip
+
+
+class Operation(NamedTuple):
+    """One operation of the document."""
+
+    id: str
+    method: str
+    path: str
+    query: Json
+    body: Json
+    public: bool
+
+    @property
+    def names(self) -> list[str]:
+        return re.findall(r"{(\w+)}", self.path)
+
+    def at(self, values: dict[str, str]) -> str:
+        return re.sub(r"{(\w+)}", lambda match: values[match[1]], self.path)
+
+    async def send(self, http: httpx.AsyncClient, values: dict[str, str], **more: Any) -> httpx.Response:
+        query = {name: values[example] if example in values else example for name, example in self.query.items()}
+        return await http.request(self.method, self.at(values), params=query, **self.body, **more)
+
+
+REQUIRED = {"name": "nobodys-name", "id": "session_id", "from-example": "notebook"}
+"""What stands in the parameters of queries that must be there."""
+
+
+def operations_in(document: Json) -> Iterator[Operation]:
+    for path, item in document["paths"].items():
+        for method, each in item.items():
+            body: Json = {}
+            for kind, content in each.get("requestBody", {}).get("content", {}).items():
+                example = content.get("example", {})
+                body = {"json": example} if kind == "application/json" else {"content": str(example), "headers": {"content-type": kind}}
+            needed = (given for given in each.get("parameters", ()) if given.get("in") == "query" and given["required"])
+            query = {given["name"]: REQUIRED[given["name"]] for given in needed}
+            yield Operation(each["operationId"], method.upper(), path, query, body, each.get("security") == [])
+
+
+class Place:
+    """A server, and an organization of it with one of everything that a path can name.
+
+    Attributes:
+        http: an owner, at work in the organization.
+        values: for each parameter of a path, what is there.
+        marks: the ids and words that nobody else must see.
+    """
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self.http = http
+        self.values: dict[str, str] = {}
+        self.marks: set[str] = set()
+
+    async def fill(self) -> None:
+        http = self.http
+        mark = fresh("kept")
+        me = (await http.get("/v1/users/me")).json()
+        organization = (await http.get("/v1/sessions", params={"limit": 1})).request.headers["x-org-id"]
+        provider = await post(http, "/v1/providers", {"name": mark, "provider_type": "llmsim"})
+        model = await post(http, f"/v1/providers/{provider['id']}/models", {"model_id": "simulated", "display_name": mark})
+        harness = await post(http, "/v1/harnesses", {"name": mark})
+        agent = await post(http, "/v1/agents", {"name": mark, "system_prompt": mark})
+        version = await post(http, f"/v1/agents/{agent['id']}/versions", {}, 200)
+        session = await post(http, "/v1/sessions", {"title": mark, "tags": [mark], "agent_id": agent["id"], "model_id": model["id"]})
+        base = f"/v1/sessions/{session['id']}"
+        await post(http, f"{base}/messages", body_of(script({"text": mark})))
+        await Talk(http, session["id"]).logged_until("session.idled")
+        schedule = await post(http, f"{base}/schedules", {"message": mark, "cron": "0 9 * * *"})
+        database = "kept_" + mark[-8:]
+        await post(http, f"{base}/databases", {"name": database})
+        await http.put(f"{base}/storage/secrets", json={"secrets": {"KEPT": mark}})
+        token = (await http.get("/v1/users/me/tokens")).json()["data"][-1]
+        self.values = {
+            "org": organization, "user_id": me["id"], "token_id": token["id"], "provider_id": provider["id"], "model": model["id"],
+            "harness_id": harness["id"], "agent_id": agent["id"], "version_id": version["id"], "from_version_id": version["id"],
+            "to_version_id": version["id"], "session_id": session["id"], "schedule_id": schedule["id"], "name": database,
+            "capability_id": "current_time", "workspace_id": session["workspace_id"], "path": "kept.txt",
+        }  # fmt: skip
+        self.marks = {value for name, value in self.values.items() if name not in OF_THE_SERVER and len(value) > 10} | {mark}
+
+    def of(self, operation: Operation) -> dict[str, str]:
+        """The values for an operation: a parameter called `id` means what its path is about."""
+        return {**self.values, "id": self.values["model" if operation.path.startswith("/v1/models") else "provider_id"]}
+
+
+class Scene(NamedTuple):
+    """One server, two organizations that know nothing of each other, and the operations."""
+
+    server: Server
+    mine: Place
+    other: Place
+    operations: list[Operation]
+
+    async def state(self) -> dict[str, str]:
+        """What the first organization sees of itself."""
+        found = {}
+        for each in self.operations:
+            if each.method == "GET" and not each.public and each.id not in ENDLESS | {"list_tokens", "export_user_data"}:
+                found[f"{each.id}"] = (await each.send(self.mine.http, self.mine.of(each))).text
+        return found
+
+
+@pytest.fixture
+async def scene(any_server: Server) -> AsyncIterator[Scene]:
+    """Two people of two organizations, neither of whom belongs to anything else."""
+    token = await with_login(any_server)
+    async with person(any_server, token) as http:
+        first = (await http.get("/v1/orgs")).json()["data"][0]["id"]
+        second = (await post(http, "/v1/orgs", {"name": "Second"}))["id"]
+        async with person(any_server, token, second) as founder:
+            _, others_token = await add_member(founder, "carol", "owner")
+        async with person(any_server, token, first) as founder:
+            _, my_token = await add_member(founder, "alice", "owner")
+        async with person(any_server, my_token, first) as mine, person(any_server, others_token, second) as other:
+            places = Place(mine), Place(other)
+            for place in places:
+                await place.fill()
+            document = (await http.get("/api-doc/openapi.json")).json()
+            yield Scene(any_server, *places, list(operations_in(document)))
+    assert "Traceback" not in Path(any_server.log).read_text()
+
+
+async def test_without_good_credentials_nothing_but_the_public_operations_answers(scene: Scene) -> None:
+    before, told = await scene.state(), []
+    bad = [None, "", "Bearer", "Bearer pdr_pat_" + "A" * 43, "Basic b3duZXI6", "pdr_pat_", "Bearer " + "x" * 5000]
+    async with httpx.AsyncClient(base_url=scene.server.url, timeout=30) as nobody:
+        for each in scene.operations:
+            for number, authorization in enumerate(bad if each.method == "GET" else bad[:4]):
+                headers = {} if authorization is None else {"authorization": authorization}
+                path = ("/api" if number % 2 else "") + each.at(scene.mine.of(each))
+                body = {**each.body, "headers": {**each.body.get("headers", {}), **headers}}
+                answer = await nobody.request(each.method, path, **body)
+                if each.public and answer.status_code != 200:
+                    told.append(f"{each.id}: {answer.status_code}")
+                elif not each.public and (answer.status_code, complaint(answer), answer.headers.get("www-authenticate")) != (401, None, "Bearer"):
+                    told.append(f"{each.id} with {authorization!r}: {answer.status_code} {answer.text[:80]}")
+    assert told == []
+    assert {each.id for each in scene.operations if each.public} == {"health", "openapi_document", "docs", "docs_errors"}
+    assert await scene.state() == before
+
+
+async def test_no_id_of_another_organization_is_known_anywhere_in_a_path(scene: Scene) -> None:
+    before, told = await scene.state(), []
+    for each in scene.operations:
+        for name in each.names:
+            if name in OF_THE_SERVER:
+                continue
+            # This one is theirs, the others are one's own: a parent of one's own does not open a child of somebody else's.
+            path_values = scene.other.of(each) | {name: scene.mine.of(each)[name]}
+            if name == "path":
+                continue
+            answer = await each.send(scene.other.http, path_values)
+            if (answer.status_code, complaint(answer)) != (404, None):
+                told.append(f"{each.id} {name}: {answer.status_code} {answer.text[:120]}")
+            elif scene.mine.marks & set(re.findall(r"[\w-]+", answer.text.replace(path_values[name], ""))):
+                told.append(f"{each.id} {name} tells: {answer.text[:200]}")
+    assert told == []
+    assert await scene.state() == before
+
+
+async def test_no_list_shows_anything_of_another_organization(scene: Scene) -> None:
+    told, seen = [], set()
+    for each in scene.operations:
+        if each.method != "GET" or each.public or each.id in ENDLESS:
+            continue
+        answer = await each.send(scene.other.http, scene.other.of(each))
+        told += [f"{each.id} shows {mark}" for mark in scene.mine.marks if mark in answer.text]
+        seen |= {mark for mark in scene.other.marks if mark in answer.text}
+    assert told == []
+    # The test sees what it looks for: one's own things are all shown somewhere.
+    assert scene.other.marks - seen == set()
+
+
+async def test_no_query_and_no_body_reaches_into_another_organization(scene: Scene) -> None:
+    theirs, own, http = scene.mine.values, scene.other.values, scene.other.http
+    session, agent = f"/v1/sessions/{own['session_id']}", f"/v1/agents/{own['agent_id']}"
+    event = (await scene.mine.http.get(f"/v1/sessions/{theirs['session_id']}/events")).json()["data"][0]["id"]
+    before, told = await scene.state(), []
+    bodies: list[tuple[str, str, Json]] = [
+        ("POST", "/v1/sessions", {"agent_id": theirs["agent_id"]}),
+        ("POST", "/v1/sessions", {"harness_id": theirs["harness_id"]}),
+        ("POST", "/v1/sessions", {"model_id": theirs["model"]}),
+        ("PATCH", session, {"model_id": theirs["model"]}),
+        ("POST", f"{session}/fork", {"agent_id": theirs["agent_id"]}),
+        ("POST", f"{session}/fork", {"model_id": theirs["model"]}),
+        ("POST", f"{session}/messages", body_of("x", controls={"model_id": theirs["model"]})),
+        ("POST", "/v1/agents", {"name": "new", "system_prompt": "x", "harness_id": theirs["harness_id"]}),
+        ("POST", "/v1/agents", {"name": "new", "system_prompt": "x", "default_model_id": theirs["model"]}),
+        ("POST", "/v1/agents", {"id": theirs["agent_id"], "name": "new", "system_prompt": "x"}),
+        ("PATCH", agent, {"harness_id": theirs["harness_id"]}),
+        ("PATCH", agent, {"default_model_id": theirs["model"]}),
+        ("POST", f"{agent}/versions/default", {"version_id": theirs["version_id"]}),
+        ("POST", "/v1/agents/preview", {"system_prompt": "x", "harness_id": theirs["harness_id"]}),
+        ("POST", "/v1/harnesses", {"name": "new", "parent_harness_id": theirs["harness_id"]}),
+        ("POST", "/v1/harnesses", {"name": "new", "default_model_id": theirs["model"]}),
+        ("PATCH", f"/v1/harnesses/{own['harness_id']}", {"parent_harness_id": theirs["harness_id"]}),
+        ("PATCH", f"/v1/harnesses/{own['harness_id']}", {"default_model_id": theirs["model"]}),
+        ("PATCH", f"/v1/models/{own['model']}", {"provider_id": theirs["provider_id"]}),
+        ("PATCH", f"/v1/orgs/{own['org']}", {"default_model_id": theirs["model"]}),
+        ("PATCH", f"/v1/orgs/{own['org']}", {"default_harness_id": theirs["harness_id"]}),
+        ("POST", "/v1/users/me/switch-org", {"org_id": theirs["org"]}),
+        ("GET", f"/v1/resolve-org?id={theirs['session_id']}", {}),
+        ("GET", f"/v1/resolve-org?id={theirs['org']}", {}),
+    ]
+    for method, path, body in bodies:
+        answer = await http.request(method, path, **({"json": body} if body else {}))
+        if answer.status_code not in (400, 404) or complaint(answer) is not None:
+            told.append(f"{method} {path} {body}: {answer.status_code} {answer.text[:120]}")
+    assert told == []
+    assert (await http.get("/v1/sessions", params={"agent_id": theirs["agent_id"]})).json()["total"] == 0
+    # An event's id is a place in a log, whichever: one's own log is shown.
+    for cursor in ("around", "since_id"):
+        events = (await http.get(f"{session}/events", params={cursor: event})).json()["data"]
+        assert {each["session_id"] for each in events} == {own["session_id"]}
+    assert await scene.state() == before
+    for name in ("agent_name", "harness_name"):
+        answer = await http.post("/v1/sessions", json={name: [mark for mark in scene.mine.marks if mark.startswith("kept-")][0]})
+        assert answer.status_code == 404, name
+
+
+async def test_the_header_that_picks_an_organization_opens_only_ones_own(scene: Scene) -> None:
+    told = []
+    for each in scene.operations:
+        if each.public:
+            continue
+        body = {**each.body, "headers": {**each.body.get("headers", {}), "x-org-id": scene.mine.values["org"]}}
+        answer = await scene.other.http.request(each.method, each.at(scene.mine.of(each)), **body)
+        if (answer.status_code, complaint(answer)) != (401, None):
+            told.append(f"{each.id}: {answer.status_code}")
+    assert told == []
+
+
+async def test_a_mere_member_is_refused_exactly_what_needs_an_admin(scene: Scene) -> None:
+    _, token = await add_member(scene.mine.http, "dave")
+    assert {each.id for each in scene.operations} >= NEEDS_ADMIN
+    before, told = await scene.state(), []
+    async with person(scene.server, token) as member:
+        for each in scene.operations:
+            if each.id in NEEDS_ADMIN:
+                answer = await each.send(member, scene.mine.of(each))
+                if (answer.status_code, complaint(answer)) != (403, None) or answer.json()["code"] != "role_required":
+                    told.append(f"{each.id}: {answer.status_code} {answer.text[:120]}")
+        assert told == []
+        assert await scene.state() == before
+        for each in scene.operations:
+            if each.id not in NEEDS_ADMIN | ENDLESS | {"delete_account"} and not each.public:
+                answer = await each.send(member, scene.mine.of(each))
+                if answer.status_code in (401, 403) or answer.status_code >= 500:
+                    told.append(f"{each.id}: {answer.status_code} {answer.text[:120]}")
+    assert told == []
+
+
+async def test_an_admin_makes_nobody_an_owner_and_no_token_for_one(scene: Scene) -> None:
+    _, token = await add_member(scene.mine.http, "erin", "admin")
+    async with person(scene.server, token) as admin:
+        owner = await admin.post("/v1/users", json={"email": "o@example.com", "name": "O", "role": "owner"})
+        taken = await admin.post(f"/v1/users/{scene.mine.values['user_id']}/tokens", json={"name": "mine"})
+        for answer in (owner, taken):
+            assert (answer.status_code, complaint(answer)) == (403, None), answer.text
+        await post(admin, "/v1/users", {"email": "p@example.com", "name": "P", "role": "admin"})
+
+
+async def test_who_lets_a_known_person_in_gets_no_key_to_where_else_they_are(scene: Scene) -> None:
+    them, http = scene.mine.values["user_id"], scene.other.http
+    email = next(each["email"] for each in (await scene.mine.http.get("/v1/users")).json()["data"] if each["id"] == them)
+    known = await http.post("/v1/users", json={"email": email, "name": "Known", "role": "member"})
+    assert known.status_code in (201, 409), known.text
+    made = await http.post(f"/v1/users/{them}/tokens", json={"name": "theirs"})
+    if made.status_code == 201:
+        async with person(scene.server, made.json()["token"]) as caught:
+            assert (await caught.get("/v1/sessions", headers={"x-org-id": scene.mine.values["org"]})).status_code == 401
+            assert scene.mine.values["org"] not in (await caught.get("/v1/orgs")).text
