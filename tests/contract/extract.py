@@ -86,7 +86,8 @@ def extract(document: dict[str, Any]) -> dict[str, Any]:
 def write(found: dict[str, Any], place: Path) -> None:
     """One path or schema a line: small, and changes can be read."""
     parts = (
-        f'"{part}":{{\n' + ",\n".join(f"{json.dumps(name)}:{json.dumps(each, separators=(',', ':'))}" for name, each in items.items())
+        f'"{part}":{{\n'
+        + ",\n".join(f"{json.dumps(name)}:{json.dumps(each, separators=(',', ':'))}" for name, each in items.items())
         for part, items in found.items()
     )
     place.write_text("{" + "\n},\n".join(parts) + "\n}}\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 Schema = dict[str, Any]
@@ -13,7 +15,7 @@ class Shape(NamedTuple):
     kind: str
     name: str = ""
     values: frozenset[Any] | None = None
-    fields: dict[str, Any] = {}
+    fields: Mapping[str, Any] = MappingProxyType({})
     required: frozenset[str] = frozenset()
     items: Any = None
     rest: Any = None
@@ -65,7 +67,7 @@ class Shapes:
         return Shape(kind, name, items=schema.get("items") if kind == "array" else None)
 
     def _all_of(self, parts: list[Any], name: str) -> Shape:
-        fields: dict[str, Any] = {}
+        fields: Mapping[str, Any] = MappingProxyType({})
         required: frozenset[str] = frozenset()
         kind, first = "any", ""
         for part in parts:

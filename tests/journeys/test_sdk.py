@@ -240,7 +240,10 @@ async def test_every_filter_of_the_list_of_events_is_understood(sdk: Everruns) -
     assert kinds == ["turn.started", "turn.completed"]
     rest = await sdk.events.list(session_id, exclude=["turn.started", "turn.completed"], limit=1000)
     assert len(rest) == len(events) - 2
-    assert {each.type for each in await sdk.events.list(session_id, tool_name="get_current_time")} >= {"tool.started", "tool.completed"}
+    assert {each.type for each in await sdk.events.list(session_id, tool_name="get_current_time")} >= {
+        "tool.started",
+        "tool.completed",
+    }
     assert await found(tags=["nothing"]) == []
     assert "output.message.completed" in [each.type for each in await sdk.events.list(session_id, q="of all times")]
 
@@ -298,8 +301,7 @@ async def test_the_client_of_one_agent_finds_the_routes_of_sessions_below_v1(pla
 
 
 def at(tmp_path: Path, database_url: str, **environment: str) -> Server:
-    server = Server(tmp_path / "data", database_url=database_url, environment=environment)
-    return server
+    return Server(tmp_path / "data", database_url=database_url, environment=environment)
 
 
 def check_once_each(events: list[Event]) -> None:
@@ -316,7 +318,9 @@ async def test_a_stream_goes_on_after_the_server_was_killed_and_came_back(tmp_pa
             session = await sdk.sessions.create()
             stream = sdk.events.stream(session.id, exclude=["output.message.delta"])
             seen, killed = [], False
-            await sdk.messages.create(session.id, script({"tool_calls": [call("get_current_time")]}, {"text": "x y z", "delay_ms": 400}))
+            await sdk.messages.create(
+                session.id, script({"tool_calls": [call("get_current_time")]}, {"text": "x y z", "delay_ms": 400})
+            )
             async with asyncio.timeout(60):
                 async for event in stream:
                     seen.append(event)

@@ -127,6 +127,11 @@ ANSWERS = (
             "A server without a login takes no requests of web pages that come from another machine.",
             "Serve the page from this machine, or set up a login with `perdure keys create`.",
         ),
+        (
+            "own_token_required",
+            "Somebody else made this token for the user, so it works in one organization only.",
+            "Use a token that the user made.",
+        ),
         ("role_required", "The caller's role does not allow this.", "Ask an owner of the organization."),
     ),
     *_answers(

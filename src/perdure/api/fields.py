@@ -428,6 +428,7 @@ _ACCOUNTS = {
     "token": "The secret.",
     "CreateToken.name": "What it is for.",
     "Token.name": "What it is for.",
+    "Token.organization_id": "The only organization that it works in, where somebody else made it for the user.",
     "org_id": "The organization.",
     "org_name": "What it is called.",
     "SwitchedOrganization.success": "Always true: otherwise there is an error.",

@@ -94,8 +94,8 @@ def _answer(result: Any) -> tuple[int, bytes]:
 
 
 def once(app: App, caller: Caller, key: str, print_: str) -> App:
-    """The services for a request that carries a key."""
-    database = _Guarded(app.database, caller.organization_id, check_key(key), print_, app.now())
+    """The services for a request that carries a key: one of the caller's own, whatever keys others choose."""
+    database = _Guarded(app.database, caller.organization_id, f"{caller.user_id} {check_key(key)}", print_, app.now())
     return msgspec.structs.replace(app, database=database)
 
 

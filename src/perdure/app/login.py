@@ -54,9 +54,9 @@ async def create_token(app: App, caller: Caller, body: CreateToken) -> Token:
         if expires <= app.now():
             raise InvalidInput("`expires_at` lies in the past", field="expires_at")
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
-    bound = caller.organization_id if caller.bound else None
     row = TokenRow(
-        app.new_id("token"), hash_token(secret), caller.user_id, body.name, secret[-4:], app.now(), expires, None, None, bound
+        app.new_id("token"), hash_token(secret), caller.user_id, body.name, secret[-4:], app.now(), expires, None, None,
+        bound_to(caller),
     )  # fmt: skip
     await app.database.write(lambda tx: add_token(tx, row))
     return to_token(row, secret)
@@ -64,24 +64,20 @@ async def create_token(app: App, caller: Caller, body: CreateToken) -> Token:
 
 async def list_tokens(app: App, caller: Caller) -> list[Token]:
     """The caller's tokens, newest first, revoked ones included."""
-    return [to_token(row) for row in await app.database.read(lambda tx: _tokens(tx, caller))]
+    rows = await app.database.read(lambda tx: tokens_of(tx, caller.user_id, bound_to(caller)))
+    return [to_token(row) for row in rows]
 
 
-async def _tokens(tx: Tx, caller: Caller) -> list[TokenRow]:
-    rows = await tokens_of(tx, caller.user_id)
-    return [row for row in rows if row.org_id == caller.organization_id] if caller.bound else rows
+def bound_to(caller: Caller) -> str | None:
+    """The only organization that the caller's token opens, if there is only one."""
+    return caller.organization_id if caller.bound else None
 
 
 async def end_token(app: App, caller: Caller, token_id: str) -> None:
     """Revoke one of the caller's tokens; it stops working at once."""
     now = app.now()
-
-    async def work(tx: Tx) -> None:
-        if token_id not in {row.id for row in await _tokens(tx, caller)}:
-            raise NotFound("token")
-        await revoke_token(tx, caller.user_id, token_id, now)
-
-    await app.database.write(work)
+    if not await app.database.write(lambda tx: revoke_token(tx, caller.user_id, token_id, now, bound_to(caller))):
+        raise NotFound("token")
 
 
 async def login_required(app: App) -> bool:
@@ -105,7 +101,7 @@ async def authenticate(app: App, authorization: str | None, organization: str | 
         row = await token_by_hash(tx, hash_token(token))
         if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
             raise Unauthenticated(_REFUSED)
-        return await caller_in(tx, row.user_id, organization, bound_to=row.org_id), row
+        return await caller_in(tx, row.user_id, organization, only=row.org_id), row
 
     caller, row = await app.database.read(work)
     if row.last_used_at is None or now - row.last_used_at >= USED_EVERY:
@@ -113,14 +109,14 @@ async def authenticate(app: App, authorization: str | None, organization: str | 
     return caller
 
 
-async def caller_in(tx: Tx, user_id: str, organization: str | None, bound_to: str | None = None) -> Caller:
-    """The user in the organization that it names, or in its only one; `bound_to` leaves no other.
+async def caller_in(tx: Tx, user_id: str, organization: str | None, only: str | None = None) -> Caller:
+    """The user in the organization that it names, or in its only one; `only` leaves no other.
 
     Raises:
         Unauthenticated: it does not belong there.
         InvalidInput: it belongs to several and names none.
     """
-    memberships = [each for each in await memberships_of(tx, user_id) if bound_to in (None, each[0])]
+    memberships = [each for each in await memberships_of(tx, user_id) if only in (None, each[0])]
     if organization is not None:
         check_id(organization, "org", "X-Org-Id")
         memberships = [each for each in memberships if each[0] == organization]
@@ -129,4 +125,4 @@ async def caller_in(tx: Tx, user_id: str, organization: str | None, bound_to: st
     if not memberships:
         raise Unauthenticated("you do not belong to that organization")
     org_id, role = memberships[0]
-    return Caller(org_id, user_id, role, bound_to is not None)
+    return Caller(org_id, user_id, role, only is not None)

@@ -64,6 +64,9 @@ DEFAULT_HARNESS = "generic"
 
 WORKSPACE = "workspace_"
 
+FAR = 1000
+"""Sessions that a read may pass over on the event loop: 0.05 ms."""
+
 
 async def features_of(app: App, tx: Tx, row: SessionRow, known: dict[Any, Any] | None = None) -> tuple[str, ...]:
     """What the session's active capabilities declare, over all layers. `known` remembers layers within one request."""
@@ -275,7 +278,8 @@ async def page_of_sessions(app: App, caller: Caller, want: SessionFilter, offset
         ]
         return Page(tuple(shown), total, offset, limit)
 
-    return await app.database.read(work, long=bool(want.search or want.tags))
+    # The newest sessions are at hand; whatever narrows the list, or lies far back, may have to be looked for.
+    return await app.database.read(work, long=want != SessionFilter() or offset > FAR)
 
 
 async def change_session(

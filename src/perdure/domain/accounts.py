@@ -46,7 +46,9 @@ def require_own_token(caller: Caller) -> None:
         Forbidden: somebody else made it.
     """
     if caller.bound:
-        raise Forbidden("this needs a token that you made yourself: yours works in one organization only", code="own_token_required")
+        raise Forbidden(
+            "this needs a token that you made yourself: yours works in one organization only", code="own_token_required"
+        )
 
 
 class CreateOrganization(Struct, frozen=True):

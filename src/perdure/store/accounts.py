@@ -151,16 +151,24 @@ async def token_by_hash(tx: Tx, digest: str) -> TokenRow | None:
     return None if found is None else TokenRow(*found)
 
 
-async def tokens_of(tx: Tx, user_id: str) -> list[TokenRow]:
-    """A user's tokens, newest first."""
-    rows = await tx.all(f"SELECT {_TOKEN} FROM tokens WHERE user_id = ? ORDER BY created_at DESC, id DESC LIMIT 1000", user_id)
+async def tokens_of(tx: Tx, user_id: str, bound_to: str | None = None) -> list[TokenRow]:
+    """A user's tokens, or only those that work in `bound_to` and nowhere else, newest first."""
+    narrowed, args = ("", []) if bound_to is None else (" AND org_id = ?", [bound_to])
+    rows = await tx.all(
+        f"SELECT {_TOKEN} FROM tokens WHERE user_id = ?{narrowed} ORDER BY created_at DESC, id DESC LIMIT 1000", user_id, *args
+    )
     return [TokenRow(*row) for row in rows]
 
 
-async def revoke_token(tx: Tx, user_id: str, token_id: str, now: Micros) -> bool:
-    """End a user's token; whether there is such a one."""
+async def revoke_token(tx: Tx, user_id: str, token_id: str, now: Micros, bound_to: str | None = None) -> bool:
+    """End a user's token, or only one that works in `bound_to` and nowhere else; whether there is such a one."""
+    narrowed, args = ("", []) if bound_to is None else (" AND org_id = ?", [bound_to])
     touched = await tx.run(
-        "UPDATE tokens SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ? AND user_id = ?", now, token_id, user_id
+        f"UPDATE tokens SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ? AND user_id = ?{narrowed}",
+        now,
+        token_id,
+        user_id,
+        *args,
     )
     return touched == 1
 

@@ -1,0 +1,187 @@
+"""The same request again changes nothing (Idempotency-Key), and nobody overwrites what they have not seen (ETag)."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.journeys.keyed import add_member, person, with_login
+from tests.journeys.people import fresh, get, new_agent
+from tests.journeys.whole_api import Operation, Place, operations_in
+from tests.journeys.world import complaint
+from tests.server import Server
+from tests.talk import Json, body_of, new_talk
+
+KEY = "#/components/parameters/IdempotencyKey"
+
+OF_ITS_OWN: dict[str, Json] = {
+    "create_harness": {"name": "made-once"},
+    "create_organization": {"name": "Made once"},
+    "create_session_schedule": {"message": "x", "cron": "0 9 * * *"},
+}
+"""Bodies where the document's example would name what is not there."""
+
+
+def key(text: str | None = None) -> dict[str, str]:
+    return {"idempotency-key": text or fresh("key")}
+
+
+def refusal(answer: httpx.Response) -> tuple[int, str]:
+    assert complaint(answer) is None, answer.text
+    return answer.status_code, answer.json()["code"]
+
+
+async def count(http: httpx.AsyncClient, path: str) -> int:
+    found: Json = await get(http, path, limit=1)
+    return int(found["total"])
+
+
+async def test_every_operation_that_takes_a_key_answers_the_same_request_the_same_way(any_server: Server) -> None:
+    token = await with_login(any_server)
+    async with person(any_server, token) as http:
+        document = (await http.get("/api-doc/openapi.json")).json()
+        http.headers["x-org-id"] = (await get(http, "/v1/orgs"))["data"][0]["id"]
+        place = Place(http)
+        await place.fill()
+        takers = {each["operationId"] for item in document["paths"].values() for each in item.values() if _takes_key(each)}
+        assert len(takers) > 10
+        told = []
+        for each in operations_in(document):
+            if each.id in takers:
+                told += await _twice(http, place, each)
+    assert told == []
+
+
+def _takes_key(operation: Json) -> bool:
+    return any(each.get("$ref") == KEY for each in operation.get("parameters", ()))
+
+
+async def _twice(http: httpx.AsyncClient, place: Place, operation: Operation) -> list[str]:
+    """What is wrong with two equal requests under one key, and with another one."""
+    body = {"json": OF_ITS_OWN[operation.id]} if operation.id in OF_ITS_OWN else operation.body
+    headers = {**body.get("headers", {}), **key()}
+    request: Json = {"params": operation.query, **body, "headers": headers}
+    answers = [await http.request(operation.method, operation.at(place.of(operation)), **request) for _ in range(2)]
+    shown = [(each.status_code, each.content) for each in answers]
+    if answers[0].status_code not in (200, 201):
+        return [f"{operation.id}: {answers[0].status_code} {answers[0].text[:160]}"]
+    if shown[0] != shown[1] or answers[1].headers.get("idempotency-replayed") != "true":
+        return [f"{operation.id}: {shown}"]
+    return []
+
+
+async def test_another_request_under_a_used_key_is_refused_and_does_nothing(api: httpx.AsyncClient) -> None:
+    mine = key()
+    before = await count(api, "/v1/sessions")
+    assert (await api.post("/v1/sessions", json={"title": "one"}, headers=mine)).status_code == 201
+    for path, body in (("/v1/sessions", {"title": "two"}), ("/v1/agents", {"name": fresh("a"), "system_prompt": "x"})):
+        assert refusal(await api.post(path, json=body, headers=mine)) == (409, "idempotency_key_reused")
+    assert await count(api, "/v1/sessions") == before + 1
+
+
+async def test_many_at_once_under_one_key_make_one(api: httpx.AsyncClient) -> None:
+    mine, title = key(), fresh("once")
+    answers = await asyncio.gather(*(api.post("/v1/sessions", json={"title": title}, headers=mine) for _ in range(20)))
+    assert {each.status_code for each in answers} == {201}
+    assert len({each.content for each in answers}) == 1
+    assert sum(each.headers.get("idempotency-replayed") == "true" for each in answers) == 19
+    assert (await get(api, "/v1/sessions", search=title))["total"] == 1
+
+
+async def test_a_message_that_is_sent_again_is_said_once_and_starts_one_turn(api: httpx.AsyncClient) -> None:
+    talk, mine = await new_talk(api), key()
+    answers = await asyncio.gather(*(api.post(talk.path("/messages"), json=body_of("Hello."), headers=mine) for _ in range(10)))
+    assert {(each.status_code, each.json()["id"]) for each in answers} == {(201, answers[0].json()["id"])}
+    await talk.logged_until("session.idled")
+    again = await api.post(talk.path("/messages"), json=body_of("Hello."), headers=mine)
+    assert again.content == answers[0].content
+    kinds = [each["type"] for each in await talk.events()]
+    assert (kinds.count("input.message"), kinds.count("turn.started")) == (1, 1)
+
+
+async def test_a_refused_request_does_not_use_its_key_up(api: httpx.AsyncClient) -> None:
+    mine = key()
+    assert (await api.post("/v1/sessions", json={"agent_name": "nobody-here"}, headers=mine)).status_code == 404
+    assert (await api.post("/v1/sessions", json={"title": "now"}, headers=mine)).status_code == 201
+
+
+@pytest.mark.parametrize("bad", ["", "x" * 256, "caf\xe9", "tab\there"])
+async def test_a_key_that_is_none_is_refused(api: httpx.AsyncClient, bad: str) -> None:
+    answer = await api.post("/v1/sessions", json={}, headers=[(b"idempotency-key", bad.encode("latin-1"))])
+    assert refusal(answer) == (400, "invalid_idempotency_key")
+
+
+async def test_a_key_is_remembered_over_a_restart(any_server: Server, http: httpx.AsyncClient) -> None:
+    mine = key()
+    first = await http.post("/v1/sessions", json={"title": "kept"}, headers=mine)
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        await any_server.restart(number)
+        again = await http.post("/v1/sessions", json={"title": "kept"}, headers=mine)
+        assert (again.status_code, again.content) == (201, first.content)
+    assert await count(http, "/v1/sessions") == 1
+
+
+async def test_a_key_belongs_to_the_one_who_used_it(any_server: Server) -> None:
+    token = await with_login(any_server)
+    async with person(any_server, token) as owner:
+        _, theirs = await add_member(owner, "gil")
+        mine = key()
+        first = await owner.post("/v1/sessions", json={"title": "x"}, headers=mine)
+        async with person(any_server, theirs) as member:
+            second = await member.post("/v1/sessions", json={"title": "x"}, headers=mine)
+        assert (first.status_code, second.status_code) == (201, 201)
+        assert first.json()["id"] != second.json()["id"]
+
+
+async def kept(http: httpx.AsyncClient, kind: str) -> str:
+    """The path of a session or an agent."""
+    made: Any = (await new_talk(http, title="kept")).path() if kind == "session" else f"/v1/agents/{(await new_agent(http))['id']}"
+    return str(made)
+
+
+CHANGE = {"session": {"title": "changed"}, "agent": {"description": "changed"}}
+
+
+@pytest.mark.parametrize("kind", ["session", "agent"])
+async def test_what_has_not_changed_is_not_sent_again(api: httpx.AsyncClient, kind: str) -> None:
+    path = await kept(api, kind)
+    first = await api.get(path)
+    tag = first.headers["etag"]
+    for match in (tag, f'"other", {tag}', f"W/{tag}", "*"):
+        again = await api.get(path, headers={"if-none-match": match})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag), match
+    assert (await api.get(path, headers={"if-none-match": '"other"'})).content == first.content
+    changed = await api.patch(path, json=CHANGE[kind])
+    assert changed.headers["etag"] != tag
+    assert (await api.get(path, headers={"if-none-match": tag})).status_code == 200
+    # What a change answers is a version that was seen, too.
+    assert (await api.patch(path, json={"tags": ["x"]}, headers={"if-match": changed.headers["etag"]})).status_code == 200
+    assert refusal(await api.get(path, headers={"if-none-match": "bare"})) == (400, "invalid_etag")
+
+
+@pytest.mark.parametrize("kind", ["session", "agent"])
+async def test_who_has_not_seen_the_last_change_does_not_overwrite_it(api: httpx.AsyncClient, kind: str) -> None:
+    path = await kept(api, kind)
+    tag = (await api.get(path)).headers["etag"]
+    assert (await api.patch(path, json=CHANGE[kind], headers={"if-match": tag})).status_code == 200
+    seen = (await api.get(path)).json()
+    stale = await api.patch(path, json={"tags": ["lost"]}, headers={"if-match": tag})
+    assert refusal(stale) == (412, "precondition_failed")
+    assert (await api.get(path)).json() == seen
+    assert (await api.patch(path, json={"tags": ["any"]}, headers={"if-match": "*"})).status_code == 200
+    assert refusal(await api.patch(path, json={}, headers={"if-match": "bare"})) == (400, "invalid_etag")
+
+
+@pytest.mark.parametrize("kind", ["session", "agent"])
+async def test_of_many_who_change_the_same_version_one_wins(api: httpx.AsyncClient, kind: str) -> None:
+    path = await kept(api, kind)
+    tag = (await api.get(path)).headers["etag"]
+    bodies = [{"tags": [f"tag-{number}"]} for number in range(8)]
+    answers = await asyncio.gather(*(api.patch(path, json=body, headers={"if-match": tag}) for body in bodies))
+    assert sorted(each.status_code for each in answers) == [200] + [412] * 7
+    winner = next(each for each in answers if each.status_code == 200)
+    assert (await api.get(path)).json()["tags"] == winner.json()["tags"]

@@ -1,0 +1,109 @@
+"""Every operation of the server's own document, and an organization with one of everything to use it on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import httpx
+
+from tests.journeys.people import fresh
+from tests.server import post
+from tests.talk import Json, Talk, body_of, script
+
+ENDLESS = {"stream_sse"}
+"""Its answer does not end; a refusal does."""
+
+OF_THE_SERVER = {"capability_id"}
+"""Parameters that name what is the same for everybody."""
+
+
+class Operation(NamedTuple):
+    """One operation of the document."""
+
+    id: str
+    method: str
+    path: str
+    query: Json
+    body: Json
+    public: bool
+
+    @property
+    def names(self) -> list[str]:
+        return re.findall(r"{(\w+)}", self.path)
+
+    def at(self, values: dict[str, str]) -> str:
+        return re.sub(r"{(\w+)}", lambda match: values[match[1]], self.path)
+
+    async def send(self, http: httpx.AsyncClient, values: dict[str, str], **more: Any) -> httpx.Response:
+        query = {name: values.get(example, example) for name, example in self.query.items()}
+        return await http.request(self.method, self.at(values), params=query, **self.body, **more)
+
+
+REQUIRED = {"name": "nobodys-name", "id": "session_id", "from-example": "notebook"}
+"""What stands in the parameters of queries that must be there."""
+
+
+def operations_in(document: Json) -> Iterator[Operation]:
+    for path, item in document["paths"].items():
+        for method, each in item.items():
+            body: Json = {}
+            for kind, content in each.get("requestBody", {}).get("content", {}).items():
+                example = content.get("example", {})
+                body = (
+                    {"json": example}
+                    if kind == "application/json"
+                    else {"content": str(example), "headers": {"content-type": kind}}
+                )
+            needed = (given for given in each.get("parameters", ()) if given.get("in") == "query" and given["required"])
+            query = {given["name"]: REQUIRED[given["name"]] for given in needed}
+            yield Operation(each["operationId"], method.upper(), path, query, body, each.get("security") == [])
+
+
+class Place:
+    """A server, and an organization of it with one of everything that a path can name.
+
+    Attributes:
+        http: an owner, at work in the organization.
+        values: for each parameter of a path, what is there.
+        marks: the ids and words that nobody else must see.
+    """
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self.http = http
+        self.values: dict[str, str] = {}
+        self.marks: set[str] = set()
+
+    async def fill(self) -> None:
+        http = self.http
+        mark = fresh("kept")
+        me = (await http.get("/v1/users/me")).json()
+        organization = (await http.get("/v1/sessions", params={"limit": 1})).request.headers["x-org-id"]
+        provider = await post(http, "/v1/providers", {"name": mark, "provider_type": "llmsim"})
+        model = await post(http, f"/v1/providers/{provider['id']}/models", {"model_id": "simulated", "display_name": mark})
+        harness = await post(http, "/v1/harnesses", {"name": mark})
+        agent = await post(http, "/v1/agents", {"name": mark, "system_prompt": mark})
+        version = await post(http, f"/v1/agents/{agent['id']}/versions", {}, 200)
+        session = await post(
+            http, "/v1/sessions", {"title": mark, "tags": [mark], "agent_id": agent["id"], "model_id": model["id"]}
+        )
+        base = f"/v1/sessions/{session['id']}"
+        await post(http, f"{base}/messages", body_of(script({"text": mark})))
+        await Talk(http, session["id"]).logged_until("session.idled")
+        schedule = await post(http, f"{base}/schedules", {"message": mark, "cron": "0 9 * * *"})
+        database = "kept_" + mark[-8:]
+        await post(http, f"{base}/databases", {"name": database})
+        await http.put(f"{base}/storage/secrets", json={"secrets": {"KEPT": mark}})
+        token = (await http.get("/v1/users/me/tokens")).json()["data"][-1]
+        self.values = {
+            "org": organization, "user_id": me["id"], "token_id": token["id"], "provider_id": provider["id"], "model": model["id"],
+            "harness_id": harness["id"], "agent_id": agent["id"], "version_id": version["id"], "from_version_id": version["id"],
+            "to_version_id": version["id"], "session_id": session["id"], "schedule_id": schedule["id"], "name": database,
+            "capability_id": "current_time", "workspace_id": session["workspace_id"], "path": "kept.txt",
+        }  # fmt: skip
+        self.marks = {value for name, value in self.values.items() if name not in OF_THE_SERVER and len(value) > 10} | {mark}
+
+    def of(self, operation: Operation) -> dict[str, str]:
+        """The values for an operation: a parameter called `id` means what its path is about."""
+        return {**self.values, "id": self.values["model" if operation.path.startswith("/v1/models") else "provider_id"]}
