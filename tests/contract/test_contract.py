@@ -62,12 +62,17 @@ def test_every_row_of_the_table_has_a_reason() -> None:
     assert [places for _, places, reason in rows if len(reason.split()) < 4] == []
 
 
+def share(checks: dict[Check, bool]) -> str:
+    """How much is covered. A route that is not there counts once among the checks, so routes are told apart from details."""
+    routes = [good for (_, what), good in checks.items() if what == "route"]
+    good = sum(checks.values())
+    return f"{sum(routes):>3} of {len(routes):>3} routes, {good:>4} of {len(checks):>4} checks {100 * good / len(checks):6.1f} %"
+
+
 def test_the_share_of_the_contract_that_is_covered_is_told_for_each_area(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = []
-    for name, checks in CHECKS.items():
-        good = sum(checks.values())
-        lines.append(f"  {name:<18} {good:>5} of {len(checks):>5} checks  {100 * good / len(checks):5.1f} %")
-        assert good, name
+    every = {(name, *check): good for name, checks in CHECKS.items() for check, good in checks.items()}
+    assert sum(every.values()) > 0.9 * len(every)
+    lines = [f"  {name:<18}{share(checks)}" for name, checks in CHECKS.items()]
     with capsys.disabled():
         # Where tests run in processes of their own, only their stderr reaches the terminal.
         print("\nThe wire contract, covered:", *lines, sep="\n", file=sys.stderr)

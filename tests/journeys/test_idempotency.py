@@ -19,6 +19,8 @@ from tests.talk import Json, body_of, new_talk
 KEY = "#/components/parameters/IdempotencyKey"
 
 OF_ITS_OWN: dict[str, Json] = {
+    "create_session": {"title": "made once"},
+    "fork_session": {},
     "create_harness": {"name": "made-once"},
     "create_organization": {"name": "Made once"},
     "create_session_schedule": {"message": "x", "cron": "0 9 * * *"},

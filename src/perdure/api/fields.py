@@ -348,6 +348,8 @@ _LISTS = {
     "data": "What is on this page.",
     "total": "How many match in all.",
     "offset": "How many to skip.",
+    "next_url": "The next slice, under the same conditions; absent at the end.",
+    "prev_url": "The slice before this; absent at the beginning.",
     "limit": "How many to give.",
     "search": "Part of the title, name or description, in any case.",
     "ListSessions.search": "Part of the title, in any case.",

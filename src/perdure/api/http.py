@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 from msgspec import Struct
@@ -22,6 +23,7 @@ from perdure.app.services import App
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, NotFound, PerdureError
 from perdure.domain.ids import Prefix, check_id
+from perdure.domain.links import Page
 
 log = logging.getLogger("perdure.api")
 
@@ -237,7 +239,25 @@ class Api:
             call.app = once(self._app, caller, key.decode("latin-1"), fingerprint(route.method, path, raw))
         if route.etag and (wanted := headers.get(b"if-match")) is not None:
             call.if_match = parse_tags(wanted.decode("latin-1"))
-        return _reply(route, headers, await route.handler(call))
+        result = await route.handler(call)
+        if isinstance(result, Page):
+            result = linked(result, path, scope["query_string"])
+        return _reply(route, headers, result)
+
+
+def linked(page: Page[Any], path: str, query: bytes) -> Page[Any]:
+    """The page with the URLs of the slices beside it, which keep the conditions of its own query."""
+    rest = [pair for pair in parse_qsl(query.decode("latin-1"), keep_blank_values=True) if pair[0] != "offset"]
+
+    def url(offset: int) -> str:
+        return f"{path}?{urlencode([*rest, ('offset', offset)])}"
+
+    following = page.offset + page.limit
+    return msgspec.structs.replace(
+        page,
+        next_url=url(following) if following < page.total else None,
+        prev_url=url(max(0, page.offset - page.limit)) if page.offset else None,
+    )
 
 
 def _reply(route: Route, headers: dict[bytes, bytes], result: Any) -> Reply | Stream:

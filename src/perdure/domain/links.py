@@ -19,13 +19,18 @@ class AllowedAction(Struct, frozen=True, omit_defaults=True):
     hint: str | None = None
 
 
-class Page(Struct, Generic[T], frozen=True):
-    """A slice of a list: `total` counts all that match, `offset` and `limit` are those of the request."""
+class Page(Struct, Generic[T], frozen=True, omit_defaults=True):
+    """A slice of a list: `total` counts all that match, `offset` and `limit` are those of the request.
+
+    `next_url` and `prev_url` lead to the slices beside it, where there is something.
+    """
 
     data: tuple[T, ...]
     total: int
     offset: int
     limit: int
+    next_url: str | None = None
+    prev_url: str | None = None
 
 
 class Listing(Struct, Generic[T], frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterable
 from typing import Annotated
 from urllib.parse import quote
@@ -107,19 +108,18 @@ class Redactor:
         return text
 
 
+NESTED = 5
+"""How deep in strings of JSON within JSON a secret is still found: a tool's arguments inside a message inside an event is three."""
+
+
 def forms_of(value: str) -> Iterable[str]:
     """The ways in which a value may stand in a text."""
     raw = value.encode()
-    escaped = msgspec.json.encode(value).decode()[1:-1]
-    forms = {
-        value,
-        escaped,
-        quote(value, safe=""),
-        quote(value),
-        base64.b64encode(raw).decode(),
-        base64.urlsafe_b64encode(raw).decode(),
-    }
+    forms = {value, quote(value, safe=""), quote(value), base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()}
     forms |= {form.rstrip("=") for form in forms if form.endswith("=")}
-    # A secret's JSON form inside a JSON text that is itself a string of JSON.
-    forms.add(msgspec.json.encode(escaped).decode()[1:-1])
+    for escaped in (msgspec.json.encode(value).decode()[1:-1], json.dumps(value)[1:-1]):
+        form = escaped
+        for _ in range(NESTED):
+            forms.add(form)
+            form = msgspec.json.encode(form).decode()[1:-1]
     return {form for form in forms if len(form) >= SHORTEST_REDACTED}

@@ -1,0 +1,105 @@
+"""SQL databases of a session: useful, and no way out."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+
+from perdure.capabilities.sql_engine import run_sql
+from perdure.domain.errors import ToolError
+from tests.talk import Json, Talk, call, new_talk
+
+
+def values_in(events: list[Json]) -> list[Json]:
+    return [json.loads(event["data"]["result"][0]["text"]) for event in events if event["type"] == "tool.completed"]
+
+
+async def new_sql_talk(api: httpx.AsyncClient) -> Talk:
+    return await new_talk(api, capabilities=[{"ref": "session_sql_database"}])
+
+
+async def test_the_model_makes_a_table_fills_it_and_asks_it(api: httpx.AsyncClient) -> None:
+    talk = await new_sql_talk(api)
+    steps = [
+        {"tool_calls": [call("sql_execute", sql="create table orders (id integer primary key, item text)")]},
+        {"tool_calls": [call("sql_execute", sql="insert into orders (item) values (?), (?)", params=["tea", "it's"])]},
+        {"tool_calls": [call("sql_query", sql="select * from orders order by id"), call("sql_schema")]},
+    ]
+    made, filled, asked, schema = values_in(await talk.turn(*steps, {"text": "Done."}))
+    assert made["rows_affected"] == 0
+    assert (filled["rows_affected"], filled["last_row_id"]) == (2, 2)
+    assert asked == {"columns": ["id", "item"], "rows": [[1, "tea"], [2, "it's"]], "row_count": 2}
+    assert schema["tables"][0]["name"] == "orders"
+    (info,) = (await api.get(talk.path("/databases"))).json()["data"]
+    assert info["name"] == "main"
+    assert info["page_count"] * 4096 == info["size_bytes"]
+    described = (await api.get(talk.path("/databases/main/schema"))).json()
+    assert [column["name"] for column in described["tables"][0]["columns"]] == ["id", "item"]
+
+
+async def test_databases_are_made_found_and_dropped_over_http(api: httpx.AsyncClient) -> None:
+    talk = await new_sql_talk(api)
+    assert (await api.post(talk.path("/databases"), json={"name": "stock"})).status_code == 201
+    assert (await api.post(talk.path("/databases"), json={"name": "stock"})).json()["code"] == "database_exists"
+    assert (await api.post(talk.path("/databases"), json={"name": "No Good"})).status_code == 400
+    assert (await api.get(talk.path("/databases/stock"))).json()["size_bytes"] == 0
+    assert (await api.delete(talk.path("/databases/stock"))).status_code == 204
+    assert (await api.get(talk.path("/databases/stock"))).status_code == 404
+
+
+async def test_changes_of_calls_made_side_by_side_are_all_kept(api: httpx.AsyncClient) -> None:
+    talk = await new_sql_talk(api)
+    inserts = [call("sql_execute", sql=f"insert into t values ({n})") for n in range(4)]
+    steps = [{"tool_calls": [call("sql_execute", sql="create table t (n)")]}, {"tool_calls": inserts}]
+    query = {"tool_calls": [call("sql_query", sql="select count(*) from t")]}
+    assert values_in(await talk.turn(*steps, query, {"text": "Done."}))[-1]["rows"] == [[4]]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "attach '/etc/passwd' as x",
+        "vacuum into '/tmp/leak.db'",
+        "select load_extension('x')",
+        "pragma journal_mode=wal",
+        "pragma temp_store_directory='/tmp'",
+        "select * from pragma_database_list",
+        "create virtual table v using csv(filename='/etc/passwd')",
+        "select writefile('/tmp/x', 'y')",
+        "select readfile('/etc/passwd')",
+        "select 1; select 2",
+        "select zeroblob(2000000000)",
+        "select fts3_tokenizer('simple')",
+        "with recursive c(n, s) as (select 1, 'x' union all select n + 1, s || s from c limit 60) select length(s) from c",
+        "with recursive c(n) as (select 1 union all select n + 1 from c) insert into t select randomblob(1000) from c",
+        "not even sql",
+    ],
+)
+def test_what_leads_out_or_grows_without_bounds_is_refused(sql: str) -> None:
+    image = run_sql(b"", "create table t (a)", None, reading=False).image
+    assert image is not None
+    with pytest.raises(ToolError):
+        run_sql(image, sql, None, reading=False)
+
+
+def test_a_statement_that_never_ends_is_stopped() -> None:
+    with pytest.raises(ToolError, match="5 seconds"):
+        run_sql(b"", "with recursive c(n) as (select 1 union all select n + 1 from c) select count(*) from c", None, reading=True)
+
+
+@pytest.mark.parametrize("sql", ["insert into t values (1)", "drop table t", "create table u (a)", "pragma user_version = 5"])
+def test_a_query_changes_nothing(sql: str) -> None:
+    image = run_sql(b"", "create table t (a)", None, reading=False).image
+    assert image is not None
+    with pytest.raises(ToolError, match="not allowed"):
+        run_sql(image, sql, None, reading=True)
+
+
+def test_a_long_answer_is_cut_and_says_so() -> None:
+    answer = run_sql(
+        b"", "with recursive c(n) as (select 1 union all select n + 1 from c limit 5000) select n from c", None, reading=True
+    )
+    assert len(answer.rows) == 1000
+    assert answer.truncated

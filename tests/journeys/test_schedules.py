@@ -1,0 +1,109 @@
+"""Schedules: messages that come by themselves, each exactly once."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+
+from perdure.domain.errors import InvalidInput
+from perdure.domain.schedules import next_firing
+from perdure.domain.times import from_rfc3339, to_rfc3339
+from tests.server import Server
+from tests.talk import Json, call, new_talk
+
+
+def soon(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+
+
+async def test_a_message_comes_at_its_time_and_is_worked_on_once(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, capabilities=[{"ref": "session_schedule"}])
+    made = (await api.post(talk.path("/schedules"), json={"message": "Time to look.", "at": soon(1)})).json()
+    assert (await talk.read())["active_schedule_count"] == 1
+    events = await talk.logged_until("turn.completed")
+    (message,) = [event["data"]["message"] for event in events if event["type"] == "input.message"]
+    assert message["content"][0]["text"] == "Time to look."
+    assert message["metadata"]["scheduled"]["schedule_id"] == made["id"]
+    session = await talk.read()
+    assert session["active_schedule_count"] == 0
+    assert "schedules" in session["features"]
+    over = (await api.get(talk.path(f"/schedules/{made['id']}"))).json()
+    assert (over["enabled"], over["fire_count"], over.get("next_at")) == (False, 1, None)
+
+
+async def test_what_was_missed_while_the_server_was_down_comes_once(any_server: Server, http: httpx.AsyncClient) -> None:
+    talk = await new_talk(http)
+    await http.post(talk.path("/schedules"), json={"message": "Missed.", "at": soon(1)})
+    await any_server.kill()
+    await any_server.start()
+    events = await talk.logged_until("turn.completed")
+    await any_server.restart()
+    assert [event["type"] for event in await talk.events()].count("input.message") == 1
+    assert [event["type"] for event in events].count("input.message") == 1
+
+
+async def test_the_agent_makes_lists_and_cancels_its_own_schedules(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, capabilities=[{"ref": "session_schedule"}])
+    steps = [
+        {"tool_calls": [call("create_schedule", message="m", cron="0 9 * * mon-fri", timezone="Europe/Berlin")]},
+        {"tool_calls": [call("create_schedule", message="m", cron="nonsense"), call("list_schedules")]},
+    ]
+    events = await talk.turn(*steps, {"text": "Done."})
+    results = [event["data"] for event in events if event["type"] == "tool.completed"]
+    assert [result["success"] for result in results] == [True, False, True]
+    (known,) = (await api.get(talk.path("/schedules"))).json()["data"]
+    await talk.turn({"tool_calls": [call("cancel_schedule", id=known["id"])]}, {"text": "Gone."})
+    assert (await api.get(talk.path("/schedules"))).json()["data"] == []
+
+
+async def test_a_session_has_at_most_five_active_schedules(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    answers = [await api.post(talk.path("/schedules"), json={"message": "m", "cron": "0 0 1 1 *"}) for _ in range(6)]
+    assert [answer.status_code for answer in answers] == [201] * 5 + [400]
+    first = answers[0].json()["id"]
+    off = (await api.patch(talk.path(f"/schedules/{first}"), json={"enabled": False})).json()
+    assert off.get("next_at") is None
+    assert (await api.post(talk.path("/schedules"), json={"message": "m", "cron": "0 0 1 1 *"})).status_code == 201
+    assert (await api.patch(talk.path(f"/schedules/{first}"), json={"enabled": True})).json()["code"] == "too_many_schedules"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"message": "m"},
+        {"message": "m", "cron": "* * * * *", "at": "2999-01-01T00:00:00Z"},
+        {"message": "m", "at": "2001-01-01T00:00:00Z"},
+        {"message": "m", "at": "soon"},
+        {"message": "m", "cron": "* * * * * *"},
+        {"message": "m", "cron": "61 * * * *"},
+        {"message": "m", "cron": "0 0 31 2 *"},
+        {"message": "m", "cron": "0 0 * * *", "timezone": "Mars/Olympus"},
+        {"message": "", "cron": "0 0 * * *"},
+    ],
+)
+async def test_a_schedule_that_can_never_come_is_refused(api: httpx.AsyncClient, body: Json) -> None:
+    talk = await new_talk(api)
+    answer = await api.post(talk.path("/schedules"), json=body)
+    assert answer.status_code == 400, answer.text
+    assert (await api.get(talk.path("/schedules"))).json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("cron", "after", "comes"),
+    [
+        ("30 2 * * *", "2026-03-28T12:00:00+01:00", "2026-03-29T03:00:00+02:00"),
+        ("30 2 * * *", "2026-03-29T12:00:00+02:00", "2026-03-30T02:30:00+02:00"),
+        ("30 2 * * *", "2026-10-24T12:00:00+02:00", "2026-10-25T02:30:00+02:00"),
+        ("30 2 * * *", "2026-10-25T02:30:00+02:00", "2026-10-26T02:30:00+01:00"),
+        ("0 9 * * mon-fri", "2026-11-27T12:00:00+01:00", "2026-11-30T09:00:00+01:00"),
+    ],
+)
+def test_changes_of_clocks_neither_skip_nor_repeat_a_firing(cron: str, after: str, comes: str) -> None:
+    assert to_rfc3339(next_firing(cron, "Europe/Berlin", from_rfc3339(after))) == to_rfc3339(from_rfc3339(comes))
+
+
+def test_six_fields_are_no_cron_expression() -> None:
+    with pytest.raises(InvalidInput, match="5 fields"):
+        next_firing("0 * * * * *", "UTC", 0)
