@@ -22,12 +22,14 @@ class Shape(NamedTuple):
 
     @property
     def tag(self) -> str | None:
-        """The value of `type` that tells this object from its siblings."""
-        given = self.fields.get("type")
-        if not isinstance(given, dict):
-            return None
-        values = given.get("enum", [given["const"]] if "const" in given else [])
-        return values[0] if len(values) == 1 else None
+        """The one value of `type` or `status` that tells this object from its siblings."""
+        for name in ("type", "status"):
+            given = self.fields.get(name)
+            if isinstance(given, dict):
+                values = given.get("enum", [given["const"]] if "const" in given else [])
+                if len(values) == 1:
+                    return str(values[0])
+        return None
 
 
 class Shapes:
