@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 import hypothesis
@@ -10,6 +11,9 @@ import pytest_asyncio
 
 from perdure.cli.local_model import LocalModel, start_local_model
 from tests.postgres_server import PostgresServer, postgres_server
+
+# A shell ignores Ctrl-C in what it runs in the background, and every process inherits that: the commands that tests interrupt too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no bug, so there is no deadline; a failure prints the line that replays it.
 hypothesis.settings.register_profile("perdure", deadline=None, print_blob=True)
