@@ -7,9 +7,9 @@ from perdure.app.services import App
 from perdure.app.sessions import write_at_head
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, InvalidInput
-from perdure.domain.events import Event, EventContext, NewEvent, SessionActivatedData, ToolCompletedData
-from perdure.domain.ids import span_of
+from perdure.domain.events import Event, NewEvent, SessionActivatedData, ToolCompletedData
 from perdure.domain.messages import TextPart
+from perdure.domain.spans import tool_context, turn_context
 from perdure.domain.times import Micros
 from perdure.domain.tools import APPROVAL_PREFIX, APPROVE, ApprovalDecision, Decision, SubmitApprovals, SubmittedToolResults
 from perdure.domain.turn import CallState, TurnState, open_approvals
@@ -38,8 +38,7 @@ async def submit_approvals(app: App, caller: Caller, session_id: str, body: Subm
         events = [event for call, decision in decided for event in _decision_events(state, call, decision, now)]
         if len(decided) == len(open_calls):
             data = SessionActivatedData(state.turn_id or "", state.input_message_id or "")
-            context = EventContext(state.turn_id, state.input_message_id, None, state.turn_id, span_of(state.turn_id or ""))
-            events.append(NewEvent("session.activated", data, context, now))
+            events.append(NewEvent("session.activated", data, turn_context(state), now))
             await app.queue.enqueue(tx, Job(row.org_id, row.id))
         after, stored = await append(tx, row, events, now=now)
         return after, stored, len(decided)
@@ -66,10 +65,7 @@ def _decided(calls: tuple[CallState, ...], decisions: tuple[ApprovalDecision, ..
 
 
 def _decision_events(state: TurnState, call: CallState, decision: Decision, now: Micros) -> list[NewEvent]:
-    exec_id = state.exec_id or ""
-    context = EventContext(
-        state.turn_id, state.input_message_id, exec_id, state.turn_id, span_of(exec_id, call.id), span_of(exec_id, "act")
-    )
+    context = tool_context(state, call.id)
     allowed = decision.startswith("allow")
     answer = ToolCompletedData(
         f"{APPROVAL_PREFIX}{call.id}",

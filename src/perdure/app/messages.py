@@ -9,10 +9,11 @@ from perdure.app.sessions import check_model, write_at_head
 from perdure.app.storage import without_secrets
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, InvalidInput, NotFound, TooLarge
-from perdure.domain.events import Event, EventContext, InputMessageData, NewEvent, ToolCompletedData
+from perdure.domain.events import Event, InputMessageData, NewEvent, ToolCompletedData
 from perdure.domain.history import result_message
-from perdure.domain.ids import check_id, span_of
+from perdure.domain.ids import check_id
 from perdure.domain.messages import ContentPart, CreateMessage, ImageFilePart, ImagePart, Message, TextPart
+from perdure.domain.spans import message_context, tool_context
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.tools import APPROVE, SubmittedToolResults, SubmitToolResults, ToolCallResult
 from perdure.domain.turn import CallState, TurnState, fold, open_client_calls
@@ -61,19 +62,27 @@ async def post_message(app: App, caller: Caller, session_id: str, body: CreateMe
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
         if body.controls is not None and body.controls.model_id is not None:
             await check_model(tx, caller.organization_id, body.controls.model_id, "controls.model_id")
-        running = row.status in ("active", "waiting_for_tool_results") and row.turn_id is not None
-        turn_id = row.turn_id if running and row.turn_id else app.new_id("turn")
         message = _message(body, message_id, now)
-        context = EventContext(turn_id, message_id, None, turn_id, span_of(turn_id))
-        event = NewEvent("input.message", InputMessageData(message), context, now, body.metadata, body.tags)
-        after, stored = await append(tx, row, await without_secrets(app, tx, row, [event]), now=now)
-        if row.status != "active":
-            await app.queue.enqueue(tx, Job(row.org_id, row.id))
-        tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
+        after = await take_in(app, tx, row, message, now)
         return msgspec.structs.replace(message, sequence=after.head, session_id=after.id)
 
     posted: Message = await write_at_head(app, work)
     return posted
+
+
+async def take_in(app: App, tx: Tx, row: SessionRow, message: Message, now: Micros) -> SessionRow:
+    """Write a user's message into a session whose row is locked: it starts a turn, or steers the one that runs or waits.
+
+    The message, the session's new state and its job are one transaction (promise P1).
+    """
+    running = row.turn_id if row.status in ("active", "waiting_for_tool_results") else None
+    context = message_context(running or app.new_id("turn"), message.id)
+    event = NewEvent("input.message", InputMessageData(message), context, now, message.metadata, message.tags)
+    after, stored = await append(tx, row, await without_secrets(app, tx, row, [event]), now=now)
+    if row.status != "active":
+        await app.queue.enqueue(tx, Job(row.org_id, row.id))
+    tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
+    return after
 
 
 def _message(body: CreateMessage, message_id: str, now: Micros) -> Message:
@@ -165,13 +174,9 @@ def _matched(calls: tuple[CallState, ...], results: tuple[ToolCallResult, ...]) 
 
 
 def _result_event(state: TurnState, call: CallState, result: ToolCallResult, now: Micros) -> NewEvent:
-    exec_id = state.exec_id or ""
-    context = EventContext(
-        state.turn_id, state.input_message_id, exec_id, state.turn_id, span_of(exec_id, call.id), span_of(exec_id, "act")
-    )
     good = result.error is None
     text = result.result if isinstance(result.result, str) else to_json(result.result)
     data = ToolCompletedData(
         call.id, call.name, good, "success" if good else "error", (TextPart(text),) if good else None, result.error
     )
-    return NewEvent("tool.completed", data, context, now)
+    return NewEvent("tool.completed", data, tool_context(state, call.id), now)

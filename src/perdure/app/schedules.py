@@ -6,20 +6,16 @@ from typing import Any
 
 from msgspec import UNSET
 
+from perdure.app.messages import take_in
 from perdure.app.services import App
 from perdure.app.sessions import write_at_head
-from perdure.app.storage import without_secrets
 from perdure.capabilities.session_schedule import insert_schedule, new_schedule
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, NotFound
-from perdure.domain.events import EventContext, InputMessageData, NewEvent
-from perdure.domain.ids import span_of
 from perdure.domain.messages import Message, TextPart
 from perdure.domain.schedules import MAX_ACTIVE, CreateSchedule, Schedule, UpdateSchedule, first_firing, next_firing
 from perdure.domain.times import Micros, from_rfc3339, maybe_rfc3339, to_rfc3339
-from perdure.store.bus import Appended
 from perdure.store.database import Tx
-from perdure.store.queue import Job
 from perdure.store.schedules import (
     ScheduleRow,
     delete_schedule,
@@ -29,7 +25,7 @@ from perdure.store.schedules import (
     take_firing,
     update_schedule,
 )
-from perdure.store.sessions import append, get_session
+from perdure.store.sessions import get_session
 
 
 def to_schedule(row: ScheduleRow) -> Schedule:
@@ -145,14 +141,7 @@ async def _fire(app: App, tx: Tx, row: ScheduleRow, now: Micros) -> int:
     next_at = None if row.cron is None else next_firing(row.cron, row.timezone, now)
     if not await take_firing(tx, row, next_at, now):
         return 0
-    running = session.turn_id if session.status in ("active", "waiting_for_tool_results") else None
-    turn_id, message_id = running or app.new_id("turn"), app.new_id("message")
     marked = {"scheduled": {"schedule_id": row.id, "due_at": to_rfc3339(row.next_at or now)}}
-    message = Message(message_id, "user", (TextPart(row.message),), to_rfc3339(now), metadata=marked)
-    context = EventContext(turn_id, message_id, None, turn_id, span_of(turn_id))
-    events = await without_secrets(app, tx, session, [NewEvent("input.message", InputMessageData(message), context, now, marked)])
-    after, stored = await append(tx, session, events, now=now)
-    if session.status != "active":
-        await app.queue.enqueue(tx, Job(session.org_id, session.id))
-    tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
+    message = Message(app.new_id("message"), "user", (TextPart(row.message),), to_rfc3339(now), metadata=marked)
+    await take_in(app, tx, session, message, now)
     return 1

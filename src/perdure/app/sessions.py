@@ -21,7 +21,7 @@ from perdure.domain.events import (
     SessionStartedData,
     TurnCancelledData,
 )
-from perdure.domain.ids import check_id, span_of
+from perdure.domain.ids import check_id
 from perdure.domain.links import Page
 from perdure.domain.messages import Message, TextPart
 from perdure.domain.sessions import (
@@ -34,6 +34,7 @@ from perdure.domain.sessions import (
     clean_tags,
     clean_title,
 )
+from perdure.domain.spans import message_context
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
 from perdure.domain.tools import APPROVE, ToolDefinition
 from perdure.store.accounts import get_organization
@@ -329,7 +330,7 @@ async def delete_session(app: App, caller: Caller, session_id: str) -> None:
 def cancel_events(app: App, row: SessionRow, reason: str, now: Micros) -> list[NewEvent]:
     """What a cancel leaves in the log: the turn's end, a word from each side, and rest."""
     turn_id = row.turn_id or app.new_id("turn")
-    context = EventContext(turn_id=turn_id, trace_id=turn_id, span_id=span_of(turn_id))
+    context = message_context(turn_id, None)
     notice = {"cancel_notice": True}
     asked = Message(
         app.new_id("message"), "user", (TextPart("[The user asked to cancel this turn.]"),), to_rfc3339(now), metadata=notice

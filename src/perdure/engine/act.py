@@ -15,6 +15,7 @@ from perdure.capabilities.base import ToolContext, ToolOutcome
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import ActCompletedData, NewEvent, ToolCompletedData
 from perdure.domain.messages import JsonObject, TextPart
+from perdure.domain.spans import act_context, tool_context
 from perdure.domain.storage import is_mark
 from perdure.domain.turn import CallState, TurnState
 from perdure.engine.assemble import Assembly
@@ -60,7 +61,7 @@ def _completed(run: Run, state: TurnState, events: list[NewEvent]) -> NewEvent:
     outcomes += [not call.failed for call in state.calls if call.done and call.id in state.act_calls]
     duration = (now - state.act_started_at) // 1000 if state.act_started_at else None
     data = ActCompletedData(True, outcomes.count(True), outcomes.count(False), duration)
-    return NewEvent("act.completed", data, run.act_context(state), now)
+    return NewEvent("act.completed", data, act_context(state), now)
 
 
 async def _one(run: Run, assembly: Assembly, state: TurnState, call: CallState) -> list[NewEvent]:
@@ -84,7 +85,7 @@ async def _one(run: Run, assembly: Assembly, state: TurnState, call: CallState) 
         error = f"The tool failed: {type(failure).__name__}."
     duration = round((run.engine.clock.elapsed() - begun) * 1000)
     now = run.engine.clock.now()
-    context = run.tool_context(state, call.id)
+    context = tool_context(state, call.id)
     result = None if outcome is None else (TextPart(_text_of(outcome.value, run.engine.policy.tool_output)),)
     data = ToolCompletedData(
         tool_call_id=call.id,
@@ -165,7 +166,7 @@ def _path(error: jsonschema_rs.ValidationError) -> str:
 
 def _context(run: Run, state: TurnState, call: CallState) -> ToolContext:
     engine, row, turn_id = run.engine, run.row, state.turn_id or ""
-    wire_context = to_json(run.tool_context(state, call.id))
+    wire_context = to_json(tool_context(state, call.id))
     written: dict[LiveKind, int] = {}
 
     def publish(kind: LiveKind, text: str) -> None:

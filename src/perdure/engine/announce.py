@@ -26,6 +26,7 @@ from perdure.domain.events import (
     TurnStartedData,
 )
 from perdure.domain.messages import Message, TextPart
+from perdure.domain.spans import act_context, reason_context, tool_context, turn_context
 from perdure.domain.times import to_rfc3339
 from perdure.domain.tools import APPROVAL_PREFIX, APPROVE
 from perdure.domain.turn import AskApproval, AwaitClient, CallState, ExpireCalls, StartTurn, TurnState, as_tool_call
@@ -53,7 +54,7 @@ def begin_turn(run: Run, state: TurnState, action: StartTurn) -> tuple[TurnState
     turn_id = action.turn_id or run.engine.new_id("turn")
     now = run.engine.clock.now()
     begun = TurnState(turn_id=turn_id, input_message_id=action.message_id, started=True, started_at=now, pending=state.pending)
-    context = run.turn_context(begun)
+    context = turn_context(begun)
     return begun, [
         NewEvent("session.activated", SessionActivatedData(turn_id, action.message_id), context, now),
         NewEvent("turn.started", TurnStartedData(turn_id, action.message_id, action.input_content or None), context, now),
@@ -63,7 +64,7 @@ def begin_turn(run: Run, state: TurnState, action: StartTurn) -> tuple[TurnState
 def begin_reason(run: Run, state: TurnState, choice: ModelChoice) -> list[NewEvent]:
     """The events that announce a model call; its message has its id from here on, whatever runner completes it."""
     now = run.engine.clock.now()
-    context = run.reason_context(replace(state, exec_id=run.engine.new_id("exec")))
+    context = reason_context(replace(state, exec_id=run.engine.new_id("exec")))
     metadata = ModelMetadata(choice.model.model_id, choice.model.id, choice.provider.id)
     iteration = state.iteration + 1
     started = ReasonStartedData(run.row.harness_id, run.row.agent_id, metadata, iteration)
@@ -80,13 +81,13 @@ def begin_act(run: Run, state: TurnState, assembly: Assembly, calls: tuple[CallS
     summaries = tuple(ToolCallSummary(call.id, call.name, _display_name(assembly, call.name)) for call in fresh)
     events: list[NewEvent] = []
     if not state.acting:
-        events.append(NewEvent("act.started", ActStartedData(summaries), run.act_context(state), now))
+        events.append(NewEvent("act.started", ActStartedData(summaries), act_context(state), now))
     for call in fresh:
         bound = assembly.bound.get(call.name)
         hints = bound.tool.hints if bound else None
         replayable = bool(hints and (hints.readonly or hints.idempotent))
         data = ToolStartedData(as_tool_call(call), _display_name(assembly, call.name), replayable)
-        events.append(NewEvent("tool.started", data, run.tool_context(state, call.id), now))
+        events.append(NewEvent("tool.started", data, tool_context(state, call.id), now))
     return events
 
 
@@ -104,7 +105,7 @@ def request_client(run: Run, state: TurnState, assembly: Assembly, action: Await
     calls = tuple(as_tool_call(call) for call in action.calls)
     summaries = tuple(ToolCallSummary(call.id, call.name, _display_name(assembly, call.name)) for call in action.calls)
     data = ToolCallRequestedData(calls, summaries, round(run.engine.policy.client_timeout * 1000))
-    return [NewEvent("tool.call_requested", data, run.act_context(state), now)]
+    return [NewEvent("tool.call_requested", data, act_context(state), now)]
 
 
 def ask_approval(run: Run, state: TurnState, assembly: Assembly, action: AskApproval) -> list[NewEvent]:
@@ -123,7 +124,7 @@ def ask_approval(run: Run, state: TurnState, assembly: Assembly, action: AskAppr
         for question, call in zip(questions, action.calls, strict=True)
     )
     data = ToolCallRequestedData(questions, summaries, round(run.engine.policy.approval_timeout * 1000))
-    return [NewEvent("tool.call_requested", data, run.act_context(state), now)]
+    return [NewEvent("tool.call_requested", data, act_context(state), now)]
 
 
 def expire(run: Run, state: TurnState, action: ExpireCalls) -> list[NewEvent]:
@@ -132,7 +133,7 @@ def expire(run: Run, state: TurnState, action: ExpireCalls) -> list[NewEvent]:
     waited: Literal["timeout", "cancelled"] = "cancelled" if state.pending else "timeout"
     events: list[NewEvent] = []
     for call in action.calls:
-        context = run.tool_context(state, call.id)
+        context = tool_context(state, call.id)
         error = "cancelled: the user sent a new message" if state.pending else "The client did not answer this call in time."
         if call.approval == "requested":
             question = ToolCompletedData(f"{APPROVAL_PREFIX}{call.id}", APPROVE, False, waited, error=error)
@@ -142,14 +143,14 @@ def expire(run: Run, state: TurnState, action: ExpireCalls) -> list[NewEvent]:
         events.append(NewEvent("tool.completed", ToolCompletedData(call.id, call.name, False, status, error=error), context, now))
     if not state.pending and any(call.approval == "requested" for call in action.calls):
         data = SessionActivatedData(state.turn_id or "", state.input_message_id or "")
-        events.append(NewEvent("session.activated", data, run.turn_context(state), now))
+        events.append(NewEvent("session.activated", data, turn_context(state), now))
     return events
 
 
 def finish(run: Run, state: TurnState) -> list[NewEvent]:
     """The turn is complete, and the session idle."""
     now = run.engine.clock.now()
-    turn_id, context = state.turn_id or "", run.turn_context(state)
+    turn_id, context = state.turn_id or "", turn_context(state)
     data = TurnCompletedData(
         turn_id=turn_id,
         iterations=state.iteration,
@@ -168,13 +169,13 @@ def finish(run: Run, state: TurnState) -> list[NewEvent]:
 
 def _idle(state: TurnState, run: Run, now: int) -> NewEvent:
     data = SessionIdledData(state.turn_id or "", state.iteration, state.usage)
-    return NewEvent("session.idled", data, run.turn_context(state), now)
+    return NewEvent("session.idled", data, turn_context(state), now)
 
 
 def fail(run: Run, state: TurnState, code: str, message: str) -> list[NewEvent]:
     """The turn failed: a message that a person can read, the failure, and rest, unless somebody already asked for more."""
     now = run.engine.clock.now()
-    turn_id, context = state.turn_id or "", run.turn_context(state)
+    turn_id, context = state.turn_id or "", turn_context(state)
     words = ADVICE.get(code, "Something went wrong while I worked on this. Please try again.")
     said = Message(
         run.engine.new_id("message"), "agent", (TextPart(words),), to_rfc3339(now), "final_answer", metadata={"error": True}
@@ -191,5 +192,5 @@ def seal(run: Run, state: TurnState) -> list[NewEvent]:
     now = run.engine.clock.now()
     detail = f"The turn was recovered {run.row.recoveries - 1} times without progress."
     data = TurnSealedData(state.turn_id or "", "no_progress", detail, state.iteration, state.usage)
-    events = [NewEvent("turn.sealed", data, run.turn_context(state), now)]
+    events = [NewEvent("turn.sealed", data, turn_context(state), now)]
     return events if state.pending else [*events, _idle(state, run, now)]

@@ -26,6 +26,7 @@ from perdure.domain.events import (
 from perdure.domain.messages import ContentPart, ImageFilePart, Message, TextPart, ToolCallPart, preview_of, storable
 from perdure.domain.model_profiles import ModelProfile
 from perdure.domain.repair import repair_arguments, repair_name
+from perdure.domain.spans import generation_context, reason_context
 from perdure.domain.times import to_rfc3339
 from perdure.domain.turn import TurnState
 from perdure.engine.assemble import Assembly, ModelChoice
@@ -68,7 +69,7 @@ class _Call:
             message_id=state.output_message_id or "",
             sequence=state.head,
             interval=engine.policy.delta_interval,
-            context=to_json(run.reason_context(state)),
+            context=to_json(reason_context(state)),
             redactor=run.redactor,
         )
         self.started = self.clock.elapsed()
@@ -233,8 +234,8 @@ def _failed(run: Run, state: TurnState, choice: ModelChoice, outcome: Outcome) -
         error_code=error.code,
     )
     return [
-        NewEvent("llm.generation", _generation(run, state, choice, outcome), run.generation_context(state), now),
-        NewEvent("reason.completed", completed, run.reason_context(state), now),
+        NewEvent("llm.generation", _generation(run, state, choice, outcome), generation_context(state), now),
+        NewEvent("reason.completed", completed, reason_context(state), now),
     ]
 
 
@@ -243,7 +244,7 @@ def _answered(
 ) -> list[NewEvent]:
     now = run.engine.clock.now()
     turn_id = state.turn_id or ""
-    reasoning = run.reason_context(state)
+    reasoning = reason_context(state)
     events: list[NewEvent] = []
     if response.thinking:
         started = ReasonThinkingStartedData(turn_id, choice.model.model_id)
@@ -266,7 +267,7 @@ def _answered(
     )
     events += [
         NewEvent("output.message.completed", OutputMessageCompletedData(message, metadata, response.usage), reasoning, now),
-        NewEvent("llm.generation", _generation(run, state, choice, outcome), run.generation_context(state), now),
+        NewEvent("llm.generation", _generation(run, state, choice, outcome), generation_context(state), now),
         NewEvent("reason.completed", completed, reasoning, now),
     ]
     return events
@@ -306,7 +307,7 @@ def _repaired(
         if better != call:
             outcome = "name" if arguments is None else "arguments" if name is None else "name_and_arguments"
             data = ToolCallRepairedData(call.id, better.name, state.turn_id or "", outcome)
-            events.append(NewEvent("tool.call_repaired", data, run.reason_context(state), run.engine.clock.now()))
+            events.append(NewEvent("tool.call_repaired", data, reason_context(state), run.engine.clock.now()))
     return tuple(mended), events
 
 

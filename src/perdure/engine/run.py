@@ -10,9 +10,8 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.errors import Fenced, StaleHead
-from perdure.domain.events import Event, EventContext, NewEvent
+from perdure.domain.events import Event, NewEvent
 from perdure.domain.history import Conversation
-from perdure.domain.ids import span_of
 from perdure.domain.messages import Controls
 from perdure.domain.redaction import redact_event
 from perdure.domain.storage import Redactor
@@ -115,31 +114,6 @@ class Run:
             raise Fenced
         self._take_in(events, events)
         self.row = msgspec.structs.replace(found, head=self.state.head)
-
-    # --- contexts and spans -------------------------------------------------
-
-    def context(self, state: TurnState, span: str, parent: str | None, exec_id: str | None = None) -> EventContext:
-        """The context of an event of this turn."""
-        return EventContext(state.turn_id, state.input_message_id, exec_id, state.turn_id, span, parent)
-
-    def turn_context(self, state: TurnState) -> EventContext:
-        return self.context(state, span_of(state.turn_id or ""), None)
-
-    def reason_context(self, state: TurnState) -> EventContext:
-        exec_id = state.exec_id or ""
-        return self.context(state, span_of(exec_id), span_of(state.turn_id or ""), exec_id)
-
-    def generation_context(self, state: TurnState) -> EventContext:
-        exec_id = state.exec_id or ""
-        return self.context(state, span_of(exec_id, "generation"), span_of(exec_id), exec_id)
-
-    def act_context(self, state: TurnState) -> EventContext:
-        exec_id = state.exec_id or ""
-        return self.context(state, span_of(exec_id, "act"), span_of(state.turn_id or ""), exec_id)
-
-    def tool_context(self, state: TurnState, call_id: str) -> EventContext:
-        exec_id = state.exec_id or ""
-        return self.context(state, span_of(exec_id, call_id), span_of(exec_id, "act"), exec_id)
 
 
 class Opened(Struct):
