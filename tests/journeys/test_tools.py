@@ -9,7 +9,9 @@ import httpx
 import pytest
 
 from perdure.app.feed import Frame, Want, open_follower
+from perdure.app.storage import put_secrets
 from perdure.domain.events import LIVE_TYPES
+from perdure.domain.storage import SetSecrets
 from tests.golden.events import check_events
 from tests.inside import Gate, house_with, outcomes
 from tests.talk import Json, call, kinds_of, new_talk, script
@@ -136,3 +138,25 @@ async def test_followers_see_a_tools_progress_and_output_while_it_runs_and_the_l
         assert [each["data"].get("stream") for each in live] == [None, "stdout", "stdout", "stderr"]
         assert {each["data"]["tool_call_id"] for each in live} == {"call_1"}
         assert not LIVE_TYPES & {event.type for event in await house.until_idle()}
+
+
+async def test_followers_see_no_secret_in_what_a_tool_shows_even_when_it_comes_in_pieces(tmp_path: Path) -> None:
+    async with house_with(Gate(parties=1), tmp_path) as house:
+        app, owner = house.parts.app, house.owner
+        await put_secrets(app, owner, house.session_id, SetSecrets({"COUNT": "one two", "PART": "Half"}))
+        follower = await open_follower(
+            app,
+            owner.organization_id,
+            house.session_id,
+            0,
+            Want(frozenset({"tool.output.delta", "tool.progress", "session.idled"})),
+        )
+        await house.say(script({"tool_calls": [call("report")]}, {"text": "Thank you."}))
+        frames: list[Frame] = []
+        while not frames or frames[-1].type != "session.idled":
+            frames += await follower.frames(10)
+        follower.close()
+        data = [json.loads(frame.data)["data"] for frame in frames[:-1]]
+        assert next(each["message"] for each in data if "message" in each) == "[secret PART] done."
+        assert "".join(each["delta"] for each in data if each.get("stream") == "stdout") == "[secret COUNT] "
+        assert "".join(each["delta"] for each in data if each.get("stream") == "stderr") == "oops"

@@ -19,6 +19,7 @@ from perdure.domain.spans import act_context, tool_context
 from perdure.domain.storage import is_mark
 from perdure.domain.turn import CallState, TurnState
 from perdure.engine.assemble import Assembly
+from perdure.engine.live import ToolText
 from perdure.engine.run import Run
 from perdure.store.bus import Live, LiveKind
 from perdure.store.rows import to_json
@@ -122,8 +123,12 @@ async def _attempt(run: Run, assembly: Assembly, bound: BoundTool | None, state:
             "Use the results you have, or try something else.",
             code="repeated_call",
         )
-    context = _context(run, state, call)
-    return await asyncio.wait_for(bound.tool.run(context, arguments), bound.tool.timeout)
+    shown = _shown(run, state, call)
+    context = _context(run, state, call, shown)
+    try:
+        return await asyncio.wait_for(bound.tool.run(context, arguments), bound.tool.timeout)
+    finally:
+        shown.finish()
 
 
 def _check_withheld(run: Run, bound: BoundTool, call: CallState) -> None:
@@ -164,34 +169,28 @@ def _path(error: jsonschema_rs.ValidationError) -> str:
     return "/".join(str(step) for step in error.instance_path) or "arguments"
 
 
-def _context(run: Run, state: TurnState, call: CallState) -> ToolContext:
-    engine, row, turn_id = run.engine, run.row, state.turn_id or ""
-    wire_context = to_json(tool_context(state, call.id))
-    written: dict[LiveKind, int] = {}
+def _shown(run: Run, state: TurnState, call: CallState) -> ToolText:
+    session_id, turn_id, bus = run.row.id, state.turn_id or "", run.engine.bus
+    context = to_json(tool_context(state, call.id))
 
-    def publish(kind: LiveKind, text: str) -> None:
-        offset = written.get(kind, 0)
-        written[kind] = offset + len(text)
-        engine.bus.publish(
-            Live(row.id, turn_id, call.id, kind, state.head, offset, text, text, name=call.name, context=wire_context)
-        )
+    def publish(kind: LiveKind, offset: int, text: str) -> None:
+        bus.publish(Live(session_id, turn_id, call.id, kind, state.head, offset, text, text, name=call.name, context=context))
 
-    def progress(text: str) -> None:
-        publish("progress", text[:2000])
+    return ToolText(run.redactor, publish)
 
-    def output(stream: str, text: str) -> None:
-        publish("stderr" if stream == "stderr" else "stdout", text)
 
+def _context(run: Run, state: TurnState, call: CallState, shown: ToolText) -> ToolContext:
+    engine, row = run.engine, run.row
     return ToolContext(
         org_id=row.org_id,
         session_id=row.id,
-        turn_id=turn_id,
+        turn_id=state.turn_id or "",
         tool_call_id=call.id,
         database=engine.database,
         vault=engine.vault,
         now=engine.clock.now,
-        progress=progress,
-        output=output,
+        progress=shown.progress,
+        output=shown.output,
         locale=row.locale,
     )
 

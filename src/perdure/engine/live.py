@@ -3,13 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from perdure.domain.storage import Redactor
 from perdure.llm.driver import DeltaKind
-from perdure.store.bus import Bus, Live
+from perdure.store.bus import Bus, Live, LiveKind
 
 SLOWDOWN = 1_000_000
 """Characters a second. A delta shows followers the whole text so far, so long texts are shown less often: this bounds the traffic."""
+
+
+class ToolText:
+    """What a tool shows while it runs, without secrets. The end of a stream is held back while it may be the beginning of one.
+
+    Args:
+        publish: sends a piece on its way: its kind, its offset in the stream, and the text.
+    """
+
+    def __init__(self, redactor: Redactor, publish: Callable[[LiveKind, int, str], None]) -> None:
+        self._redactor = redactor
+        self._publish = publish
+        self._held: dict[LiveKind, str] = {}
+        self._sent: dict[LiveKind, int] = {}
+
+    def progress(self, text: str) -> None:
+        """Show a line."""
+        self._send("progress", self._redactor.text(text[:2000]))
+
+    def output(self, stream: str, text: str) -> None:
+        """Show a piece of `stdout` or `stderr`."""
+        kind: LiveKind = "stderr" if stream == "stderr" else "stdout"
+        clean = self._redactor.text(self._held.pop(kind, "") + text)
+        ready = max(len(clean) - self._redactor.longest + 1, 0) if self._redactor else len(clean)
+        self._held[kind] = clean[ready:]
+        self._send(kind, clean[:ready])
+
+    def finish(self) -> None:
+        """Show what was held back."""
+        for kind, text in self._held.items():
+            self._send(kind, text)
+        self._held.clear()
+
+    def _send(self, kind: LiveKind, text: str) -> None:
+        if text:
+            offset = self._sent.get(kind, 0)
+            self._sent[kind] = offset + len(text)
+            self._publish(kind, offset, text)
 
 
 class LiveText:
