@@ -110,3 +110,18 @@ async def test_a_stored_secret_is_unreadable_in_the_database_file(tmp_path: Path
         await http.put(talk.path("/storage/secrets"), json={"secrets": {"TOKEN": "plainly-to-be-seen"}})
     held = b"".join(path.read_bytes() for path in (tmp_path / "data").glob("perdure.db*"))
     assert b"plainly" not in held
+
+
+async def test_a_message_with_a_secret_in_it_is_answered_and_kept_for_its_key_without(tmp_path: Path) -> None:
+    async with Server(tmp_path / "data") as server, httpx.AsyncClient(base_url=server.url) as http:
+        await use_simulated_model(http)
+        talk = await new_talk(http)
+        await http.put(talk.path("/storage/secrets"), json={"secrets": {"TOKEN": "plainly-to-be-seen"}})
+        body = {"message": {"content": [{"type": "text", "text": "Use plainly-to-be-seen."}]}}
+        key = {"Idempotency-Key": "once"}
+        answers = [await http.post(talk.path("/messages"), json=body, headers=key) for _ in range(2)]
+        assert [answer.json()["content"][0]["text"] for answer in answers] == ["Use [secret TOKEN]."] * 2
+        assert answers[0].json()["id"] == answers[1].json()["id"]
+        await talk.logged_until("session.idled")
+    held = b"".join(path.read_bytes() for path in (tmp_path / "data").glob("perdure.db*"))
+    assert b"plainly" not in held

@@ -62,27 +62,30 @@ async def post_message(app: App, caller: Caller, session_id: str, body: CreateMe
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
         if body.controls is not None and body.controls.model_id is not None:
             await check_model(tx, caller.organization_id, body.controls.model_id, "controls.model_id")
-        message = _message(body, message_id, now)
-        after = await take_in(app, tx, row, message, now)
-        return msgspec.structs.replace(message, sequence=after.head, session_id=after.id)
+        return await take_in(app, tx, row, _message(body, message_id, now), now)
 
     posted: Message = await write_at_head(app, work)
     return posted
 
 
-async def take_in(app: App, tx: Tx, row: SessionRow, message: Message, now: Micros) -> SessionRow:
+async def take_in(app: App, tx: Tx, row: SessionRow, message: Message, now: Micros) -> Message:
     """Write a user's message into a session whose row is locked: it starts a turn, or steers the one that runs or waits.
 
     The message, the session's new state and its job are one transaction (promise P1).
+
+    Returns:
+        The message as the log holds it: should somebody have written one of the session's secrets into it, without.
     """
     running = row.turn_id if row.status in ("active", "waiting_for_tool_results") else None
     context = message_context(running or app.new_id("turn"), message.id)
     event = NewEvent("input.message", InputMessageData(message), context, now, message.metadata, message.tags)
-    after, stored = await append(tx, row, await without_secrets(app, tx, row, [event]), now=now)
+    (logged,) = await without_secrets(app, tx, row, [event])
+    after, stored = await append(tx, row, [logged], now=now)
     if row.status != "active":
         await app.queue.enqueue(tx, Job(row.org_id, row.id))
     tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
-    return after
+    taken: Message = logged.decoded().message
+    return msgspec.structs.replace(taken, sequence=after.head, session_id=after.id)
 
 
 def _message(body: CreateMessage, message_id: str, now: Micros) -> Message:
