@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +66,19 @@ def main() -> int:
             pin(cores.server)
             postgres = stack.enter_context(postgres_server())
         pin(cores.client)
-        columns = uvloop.run(measure(given, scale, cores, postgres))
+        # Kept after each measure: what a later one meets does not cost what was measured before.
+        columns = uvloop.run(measure(given, scale, cores, postgres, lambda found: save(given, found, facts, scale)))
     title = f"Perdure {__version__} on {given.database}{', quick: less of everything' if given.quick else ''}"
     print_table(columns, facts, title)
-    print(f"\n{save(given, columns, facts, scale)}")
     if given.profile:
         pstats.Stats(str(given.profile)).sort_stats("tottime").print_stats(45)
     return 0
 
 
-async def measure(given: argparse.Namespace, scale: Scale, cores: Cores, postgres: PostgresServer | None) -> list[Column]:
-    """Run the measures, each as often as there are rounds, the places in turn."""
+async def measure(
+    given: argparse.Namespace, scale: Scale, cores: Cores, postgres: PostgresServer | None, keep: Callable[[list[Column]], None]
+) -> list[Column]:
+    """Run the measures, each as often as there are rounds, the places in turn; `keep` gets what there is after each."""
     with tempfile.TemporaryDirectory(prefix="perdure-bench-model-") as folder:
         model = await start_process(["-m", "bench.model"], Path(folder) / "log")
         try:
@@ -85,6 +88,7 @@ async def measure(given: argparse.Namespace, scale: Scale, cores: Cores, postgre
                 began = time.perf_counter()
                 say(f"{name} ...")
                 await run(name, places, columns, scale)
+                keep(columns)
                 say(f"{name}: {time.perf_counter() - began:.0f} s\n")
             return columns
         finally:
@@ -111,7 +115,7 @@ async def run(name: str, places: list[Place], columns: list[Column], scale: Scal
                 column.add(await once())
 
 
-def save(given: argparse.Namespace, columns: list[Column], facts: dict[str, Any], scale: Scale) -> Path:
+def save(given: argparse.Namespace, columns: list[Column], facts: dict[str, Any], scale: Scale) -> None:
     """Write `latest.json` (`latest-postgres.json`); figures of measures that were not run now stay as they were."""
     given.out.mkdir(parents=True, exist_ok=True)
     path: Path = given.out / ("latest.json" if given.database == "sqlite" else f"latest-{given.database}.json")
@@ -129,7 +133,6 @@ def save(given: argparse.Namespace, columns: list[Column], facts: dict[str, Any]
     if len(columns) > 1:
         result["against"] = {row.key: row.value for row in columns[1].rows()}
     path.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
-    return path
 
 
 def say(text: str) -> None:

@@ -130,18 +130,23 @@ def print_table(columns: list[Column], facts: dict[str, Any], title: str) -> Non
 
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:
-    """The table of docs/reference/performance.md: one column for each database."""
+    """The table of docs/reference/performance.md: one column for each database, and whether the first keeps the targets."""
     columns = [{row["key"]: row for row in result["figures"]} for result in results]
-    lines = [
-        f"| figure | target | {' | '.join(result['database'] for result in results)} |",
-        "| --- | --- |" + " --- |" * len(results),
-    ]
+    head = [results[0]["database"], "", *(result["database"] for result in results[1:])]
+    lines = [f"| what | target | {' | '.join(head)} |", "| --- | --- |" + " --- |" * len(head)]
     for figure in FIGURES:
         found = [column.get(figure.key) for column in columns]
         if any(found):
-            values = [f"{shown(row['value'])} {row['unit']}" if row else "" for row in found]
-            lines.append(f"| {figure.text} | {figure.target.replace('<', '&lt;')} | {' | '.join(values)} |")
+            first, *others = [_with_unit(row["value"], figure.unit) if row else "" for row in found]
+            kept = figure.kept(found[0]["value"]) if found[0] else None
+            verdict = {True: "kept", False: "**missed**", None: ""}[kept]
+            target = f"{figure.target} {figure.unit}" if figure.target else ""
+            lines.append(f"| {' | '.join([figure.text, target.replace('<', '&lt;'), first, verdict, *others])} |")
     return "\n".join(lines)
+
+
+def _with_unit(value: float, unit: str) -> str:
+    return f"{shown(value)}{'' if unit in {'/s', 'x', '%'} else ' '}{unit}"
 
 
 def _ratio(ours: float, theirs: float) -> str:

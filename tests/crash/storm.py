@@ -136,6 +136,10 @@ class Storm:
     async def _rest(self, session: Session) -> None:
         while await self._when_there(lambda url: self._status(url, session)) != "idle":
             await asyncio.sleep(AWAY)
+        # A follower on another server hears of the last events a moment later than the row shows them.
+        total = await self._when_there(lambda url: self._total(url, session))
+        while len(session.seen) < total:
+            await asyncio.sleep(AWAY)
 
     async def _status(self, url: str, session: Session) -> str:
         answer = await self._http.get(url + session.path())
@@ -143,6 +147,13 @@ class Storm:
             raise ConnectionError
         answer.raise_for_status()
         return str(answer.json()["status"])
+
+    async def _total(self, url: str, session: Session) -> int:
+        answer = await self._http.get(url + session.path("/events/summary"))
+        if answer.status_code == 503:
+            raise ConnectionError
+        answer.raise_for_status()
+        return int(answer.json()["total"])
 
     async def _when_there(self, ask: Any) -> Any:
         """Ask one server after the other until one of them is there to answer."""
