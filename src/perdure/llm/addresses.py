@@ -1,7 +1,8 @@
-"""Where model calls may not go: the addresses at which clouds hand out a machine's own credentials.
+"""Where calls to the outside may not go.
 
-Everything else may be reached, this machine and private networks too: that is where local model servers are. Providers are
-set up by admins (docs/decisions/0013-where-model-calls-may-go.md).
+Model calls may go nearly anywhere, this machine and private networks included: that is where local model servers are, and
+providers are set up by admins. Only the addresses at which clouds hand out a machine's own credentials are refused
+(docs/decisions/0013-where-model-calls-may-go.md). Tools go where a model says, so for them `is_public_address` counts.
 """
 
 from __future__ import annotations
@@ -44,6 +45,32 @@ def is_refused_address(text: str) -> bool:
         if inner is not None:
             address = inner
     return address.is_link_local or address in _METADATA_ADDRESSES
+
+
+def plain_address(text: str) -> str | None:
+    """An IP address in its usual spelling, out of any of its spellings; an IPv6 address that stands for an IPv4 one as the latter.
+
+    None for what is no address.
+    """
+    address = _parsed(text.strip("[]").rstrip("."))
+    if isinstance(address, IPv6Address):
+        address = _inside(address) or address
+    return None if address is None else str(address)
+
+
+def is_public_address(text: str) -> bool:
+    """Whether an IP address, in any of its spellings, is one that everybody on the internet reaches at the same place.
+
+    Private, loopback, link-local, shared, multicast, unspecified, reserved and documentation addresses are not, nor are
+    clouds' metadata services, nor any address that only stands for one of these. What is no address is not either.
+    """
+    plain = plain_address(text)
+    if plain is None or is_refused_address(plain):
+        return False
+    address = ipaddress.ip_address(plain)
+    if isinstance(address, IPv6Address) and (address.is_site_local or address.teredo is not None):
+        return False
+    return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 def _parsed(text: str) -> IPv4Address | IPv6Address | None:
