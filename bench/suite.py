@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 from bench.figures import Once, Scale
+from bench.files import files
 from bench.history import history
 from bench.memory import memory
 from bench.place import Place
@@ -26,6 +27,7 @@ MEASURES: dict[str, Measure] = {
     "followers": followers,
     "crowd": crowd,
     "history": history,
+    "files": files,
     "scale": scale,
     "memory": memory,
 }

@@ -14,6 +14,9 @@ from msgspec import Struct
 
 from perdure.domain.errors import InvalidInput
 
+LARGEST_FILE = 64 * 1024 * 1024
+"""Bytes; the most that `max_file_bytes` may allow: a file that is written is held in memory, several times over."""
+
 
 class Settings(Struct, frozen=True, kw_only=True):
     """Everything that can be set. Each field is also the environment variable PERDURE_<NAME>.
@@ -32,7 +35,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         model_attempts: how often a model call is tried.
         client_tool_timeout_seconds: how long a caller may take to answer its tool calls.
         approval_timeout_seconds: how long a person may take to allow a tool call.
+        private_addresses: whether tools (`web_fetch`, `bash`) may reach private networks and this machine: true or false.
         rate_limit: requests a second for each access token, on average; twice as many at once; 0 for no limit.
+        max_file_bytes: how much one file may hold.
+        max_session_file_bytes: how much all files of a session, or of a workspace, may hold together.
         log_level: how much is logged: debug, info, warning or error.
     """
 
@@ -49,7 +55,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     model_attempts: int = 5
     client_tool_timeout_seconds: float = 300.0
     approval_timeout_seconds: float = 900.0
+    private_addresses: bool = False
     rate_limit: float = 0.0
+    max_file_bytes: int = 10_485_760
+    max_session_file_bytes: int = 104_857_600
     log_level: str = "info"
 
     @property
@@ -92,4 +101,9 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Sett
         raise InvalidInput(f"setting {error}", code="invalid_setting") from None
     if not 0 <= settings.port <= 65535:
         raise InvalidInput("setting `port` must be between 0 and 65535", code="invalid_setting")
+    if not 1 <= settings.max_file_bytes <= LARGEST_FILE or settings.max_session_file_bytes < 1:
+        raise InvalidInput(
+            f"setting `max_file_bytes` must be between 1 and {LARGEST_FILE}, `max_session_file_bytes` 1 or more",
+            code="invalid_setting",
+        )
     return settings

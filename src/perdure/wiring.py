@@ -30,6 +30,8 @@ from perdure.api import providers as provider_routes
 from perdure.api import schedules as schedule_routes
 from perdure.api import sessions as session_routes
 from perdure.api import storage as storage_routes
+from perdure.api import workspaces as workspace_routes
+from perdure.api.files import file_routes
 from perdure.api.http import Api, Authenticate, Route
 from perdure.api.limits import RateLimit
 from perdure.api.openapi import build_document
@@ -43,6 +45,7 @@ from perdure.capabilities.plugins import load_plugins
 from perdure.capabilities.registry import BUILT_IN, Registry
 from perdure.domain.accounts import Caller, CreateToken
 from perdure.domain.errors import Forbidden, Unavailable
+from perdure.domain.files import FileLimits
 from perdure.domain.providers import ProviderSecrets
 from perdure.engine.histories import Histories
 from perdure.engine.services import Engine, Policy, SystemClock
@@ -144,13 +147,16 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         stack.push_async_callback(drivers.pool.close)
         registry, clock = Registry((*BUILT_IN, *load_plugins(BUILT_IN))), SystemClock()
         catalog = Catalog()
-        app = App(database, queue, bus, registry, vault, drivers, catalog=catalog)
+        limits = FileLimits(settings.max_file_bytes, settings.max_session_file_bytes)
+        app = App(database, queue, bus, registry, vault, drivers, catalog=catalog, file_limits=limits)
         policy = Policy(
             model_attempts=settings.model_attempts,
             history_tokens=settings.history_tokens,
             max_iterations=settings.max_iterations,
             client_timeout=settings.client_tool_timeout_seconds,
             approval_timeout=settings.approval_timeout_seconds,
+            private_addresses=settings.private_addresses,
+            file_limits=limits,
         )
         engine = Engine(database, queue, bus, registry, vault, drivers.driver_for, Histories(), clock, {}, policy, catalog=catalog)
         yield Parts(database, bus, queue, app, engine)
@@ -238,6 +244,8 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *storage_routes.ROUTES,
         *schedule_routes.ROUTES,
         *database_routes.ROUTES,
+        *workspace_routes.ROUTES,
+        *file_routes(settings.max_file_bytes),
         *provider_routes.ROUTES,
         health_route(running),
         *document_routes(made),

@@ -61,7 +61,7 @@ async def test_only_what_is_named_changes_and_null_clears_what_can_be_empty(api:
         ("name", "generic", "name_taken"),
         ("capabilities", [{"ref": "nothing"}], "unknown_capability"),
         ("capabilities", [{"ref": "tool_approval", "config": {"more": 1}}], "invalid_capability_config"),
-        ("initial_files", [{"path": "/a", "content": "%", "encoding": "base64"}], "invalid_request"),
+        ("initial_files", [{"path": "/a", "content": "%", "encoding": "base64"}], "invalid_content"),
         ("parent_harness_id", "generic", "invalid_id"),
         ("parent_harness_id", f"harness_{'0' * 32}", "harness_not_found"),
         ("default_model_id", f"model_{'0' * 32}", "model_not_found"),

@@ -24,6 +24,8 @@ OF_ITS_OWN: dict[str, Json] = {
     "create_harness": {"name": "made-once"},
     "create_organization": {"name": "Made once"},
     "create_session_schedule": {"message": "x", "cron": "0 9 * * *"},
+    "copy_file": {"src_path": "/kept.txt", "dst_path": "/copied-once.txt"},
+    "session_copy_file": {"src_path": "/kept.txt", "dst_path": "/copied-twice.txt"},
 }
 """Bodies where the document's example would name what is not there."""
 
@@ -67,7 +69,8 @@ async def _twice(http: httpx.AsyncClient, place: Place, operation: Operation) ->
     body = {"json": OF_ITS_OWN[operation.id]} if operation.id in OF_ITS_OWN else operation.body
     headers = {**body.get("headers", {}), **key()}
     request: Json = {"params": operation.query, **body, "headers": headers}
-    answers = [await http.request(operation.method, operation.at(place.of(operation)), **request) for _ in range(2)]
+    url = operation.at(place.of(operation) | {"path": fresh("new")})
+    answers = [await http.request(operation.method, url, **request) for _ in range(2)]
     shown = [(each.status_code, each.content) for each in answers]
     if answers[0].status_code not in (200, 201):
         return [f"{operation.id}: {answers[0].status_code} {answers[0].text[:160]}"]

@@ -146,6 +146,9 @@ class Things:
                     self.id("model")
                     made = self.made("/v1/sessions", {"title": "Thing", "tags": ["thing"]})
                     self.made(f"/v1/sessions/{made}/messages", {"message": {"content": [{"type": "text", "text": SCRIPT}]}})
+                case "workspace":
+                    made = self.made("/v1/workspaces", {"name": f"thing-{self._count}"})
+                    self.made(f"/v1/workspaces/{made}/fs/notes.md", {"content": "noted"})
                 case _:
                     return None
             self._known[kind] = made

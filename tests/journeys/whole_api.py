@@ -94,6 +94,7 @@ class Place:
         schedule = await post(http, f"{base}/schedules", {"message": mark, "cron": "0 9 * * *"})
         database = "kept_" + mark[-8:]
         await post(http, f"{base}/databases", {"name": database})
+        await post(http, f"{base}/fs/kept.txt", {"content": mark})
         await http.put(f"{base}/storage/secrets", json={"secrets": {"KEPT": mark}})
         token = (await http.get("/v1/users/me/tokens")).json()["data"][-1]
         self.values = {

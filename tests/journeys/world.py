@@ -64,6 +64,9 @@ class World:
         self.ids["agent"] = (await post(http, "/v1/agents", {"name": name, "system_prompt": "Help."}))["id"]
         self.ids["harness"] = (await post(http, "/v1/harnesses", {"name": name}))["id"]
         self.ids["session"] = (await post(http, "/v1/sessions", {"title": "kept", "tags": ["kept"]}))["id"]
+        self.ids["workspace"] = (await post(http, "/v1/workspaces", {"name": name}))["id"]
+        for place in ("session", "workspace"):
+            await post(http, f"/v1/{place}s/{self.ids[place]}/fs/kept.md", {"content": "kept"})
 
     def path(self, route: Route, **given: str) -> str:
         """The route's path with ids that exist, or at least could."""
@@ -80,6 +83,7 @@ class World:
         paths = [
             session, f"{session}/events?limit=1000", f"{session}/messages", "/v1/sessions?limit=100", f"/v1/agents/{ids['agent']}",
             "/v1/agents?limit=100&include_archived=true", f"/v1/harnesses/{ids['harness']}", "/v1/harnesses?include_archived=true",
+            f"{session}/fs?recursive=true", f"/v1/workspaces/{ids['workspace']}", f"/v1/workspaces/{ids['workspace']}/fs?recursive=true",
             "/v1/providers", "/v1/models", f"/v1/orgs/{ids['org']}", "/v1/users", "/v1/users/me/tokens",
         ]  # fmt: skip
         found = {}

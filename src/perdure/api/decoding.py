@@ -39,6 +39,9 @@ class ClientLeft(Exception):
 async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int = MAX_BODY) -> bytes:
     """The whole body.
 
+    Args:
+        limit: bytes; where it is over `MAX_BODY`, the body may take longer in proportion.
+
     Raises:
         TooLarge: over the limit, by its length header or by what arrives.
         InvalidInput: it did not arrive in time.
@@ -52,7 +55,7 @@ async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int = 
     parts: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(BODY_TIMEOUT):
+        async with asyncio.timeout(BODY_TIMEOUT * max(1, limit / MAX_BODY)):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -68,11 +71,11 @@ async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int = 
         raise InvalidInput("the body did not arrive in time", code="body_timeout") from None
 
 
-async def read_json(headers: dict[bytes, bytes], receive: Receive) -> bytes:
-    """The body of a request that must be JSON."""
+async def read_json(headers: dict[bytes, bytes], receive: Receive, limit: int = MAX_BODY) -> bytes:
+    """The body of a request that must be JSON, of up to `limit` bytes."""
     media, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
     media = media.strip()
-    body = await read_body(headers, receive)
+    body = await read_body(headers, receive, limit)
     if media != b"application/json" and not media.endswith(b"+json"):
         raise UnsupportedMedia("send JSON, with the content type application/json")
     charset = _CHARSET.search(parameters)

@@ -39,6 +39,7 @@ ANSWERS = (
         ("harness_archived", "The harness is archived.", "Use another."),
         ("harness_cycle", "A harness would inherit from itself, perhaps by way of others.", "Choose another parent."),
         ("harness_too_deep", "Over 8 harnesses would inherit from one another in a line.", "Choose a parent nearer to the top."),
+        ("invalid_content", "A file's content is not base64, or not text.", "Encode it again; text goes without an encoding."),
         (
             "invalid_capability_config",
             "A capability's configuration does not fit its schema.",
@@ -67,11 +68,22 @@ ANSWERS = (
         ),
         ("invalid_json", "The body is not JSON in UTF-8, or holds a NUL character.", "The message names the place."),
         (
+            "invalid_path",
+            "That cannot be the path of a file, or not of what was asked for.",
+            "The message says why. Names are separated by `/`, and hold no backslash and nothing that is not seen.",
+        ),
+        (
+            "invalid_pattern",
+            "The pattern is not a regular expression, or not a glob.",
+            "Regular expressions are those of RE2, without look-around and references back.",
+        ),
+        (
             "invalid_request",
             "A field or parameter is missing, of the wrong type or against a rule.",
             "`field` names it, the message says what would fit.",
         ),
         ("invalid_text", "The body is not text in UTF-8, or holds a NUL character.", "Send text in UTF-8."),
+        ("is_a_folder", "There is a folder where a file was meant.", "Name a file in it."),
         ("missing_body", "The request needs a body.", "Send JSON, `{}` at least."),
         (
             "models_not_listed",
@@ -116,6 +128,7 @@ ANSWERS = (
     *_answers(
         403,
         ("built_in_read_only", "What came with the server cannot be changed.", "Copy it, and change the copy."),
+        ("file_read_only", "The file, or one in the folder, is read-only.", "`PUT` it with `is_readonly: false` first."),
         ("forbidden", "The caller may not do this.", "Ask an owner of the organization."),
         (
             "host_not_allowed",
@@ -140,6 +153,7 @@ ANSWERS = (
         ("agent_not_found", "There is no such agent here.", "It may be another organization's: the answer is the same."),
         ("agent_version_not_found", "The agent has no such version.", "`GET /v1/agents/{agent_id}/versions` lists them."),
         ("capability_not_found", "There is no such capability.", "`GET /v1/capabilities` lists them."),
+        ("file_not_found", "There is nothing at this path.", "List the folder."),
         ("harness_example_not_found", "There is no such example.", "`GET /v1/harness-examples` lists them."),
         ("harness_not_found", "There is no such harness here.", "`GET /v1/harnesses` lists them."),
         ("image_not_found", "There is no such image here.", "Send the image itself, or its URL."),
@@ -158,14 +172,22 @@ ANSWERS = (
         ("token_not_found", "The caller has no such token.", "`GET /v1/users/me/tokens` lists them."),
         ("user_not_found", "The organization has no such user.", "`GET /v1/users` lists them."),
         ("schedule_not_found", "The session has no such schedule.", "`GET /v1/sessions/{session_id}/schedules` lists them."),
+        (
+            "workspace_not_found",
+            "There is no such workspace here, or its session was deleted.",
+            "It may be another organization's: the answer is the same.",
+        ),
     ),
     *_answers(405, ("method_not_allowed", "The path does not take this method.", "`Allow` lists those that it takes.")),
     *_answers(
         409,
         ("conflict", "The resource's state does not allow this.", "Read it again."),
+        ("file_exists", "There is something at this path already.", "`PUT` changes it; or choose another path."),
+        ("folder_not_empty", "The folder has something in it.", "Say `recursive=true` to delete it all."),
         ("harness_in_use", "The harness is the organization's default.", "Choose another default first."),
         ("idempotency_key_reused", "The `Idempotency-Key` belongs to another request.", "Use a new key for a new request."),
         ("name_taken", "Another one has this name.", "Choose another name."),
+        ("not_a_folder", "A file stands where a folder was meant.", "Choose another path, or delete the file."),
         (
             "not_waiting_for_approval",
             "The session does not wait for an approval.",
@@ -176,6 +198,8 @@ ANSWERS = (
             "The session does not wait for tool results.",
             "Somebody was quicker, the time was up, or the turn was cancelled. Read the events.",
         ),
+        ("workspace_archived", "The workspace is archived.", "Bring it back with `PATCH` and the status `active`."),
+        ("workspace_of_session", "The workspace goes with its session.", "Delete the session."),
         ("already_member", "The user belongs to the organization already.", "There is nothing to do."),
         ("database_exists", "The session has a database of this name.", "Choose another name."),
         ("last_owner", "The caller is the only owner of an organization.", "Make somebody else an owner first."),
@@ -184,11 +208,16 @@ ANSWERS = (
     *_answers(412, ("precondition_failed", "The resource has changed since it was read.", "Read it again and decide anew.")),
     *_answers(
         413,
+        ("file_too_large", "The file is over 10 MB, or what the server allows.", "Split it."),
+        ("too_many_files", "The workspace would hold over 20,000 files and folders.", "Delete some, or pack them."),
         ("too_large", "The body is over 10 MB.", "Send less."),
         ("tool_result_too_large", "A tool result is over 100 KB.", "Shorten it, or say where it is."),
+        ("workspace_full", "The workspace's files would be over 100 MB, or what the server allows.", "Delete some."),
     ),
     *_answers(
-        415, ("unsupported_media_type", "The body is not declared as JSON in UTF-8.", "Send `Content-Type: application/json`.")
+        415,
+        ("no_preview", "Only text files can be previewed.", "Download the file."),
+        ("unsupported_media_type", "The body is not declared as JSON in UTF-8.", "Send `Content-Type: application/json`."),
     ),
     *_answers(429, ("rate_limited", "Too many requests.", "Wait for `Retry-After` seconds.")),
     *_answers(431, ("headers_too_large", "The request's line and headers are over 64 KB.", "Send less.")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import UnionType
 from typing import Any, get_args, get_origin
 
+from perdure.api.file_words import FILE_EXAMPLES
 from perdure.domain.links import Listing, Page
 
 _NUMBER = "0192f0c1b2a37b5c8d4e5f60718293a4"
@@ -215,6 +216,7 @@ _USER: dict[str, Any] = {"id": f"user_{_NUMBER}", "name": "Ada", "email": "ada@e
 _MEMBER = {**_USER, "roles": ["member"], "created_at": _TIME}
 
 BY_TYPE: dict[str, Any] = {
+    **FILE_EXAMPLES,
     "Session": _SESSION,
     "CancelledTurn": {"status": "cancelled", "message": "The turn was cancelled."},
     "SessionStats": {"total": 44, "started": 1, "active": 2, "idle": 40, "waiting_for_tool_results": 1, "paused": 0},

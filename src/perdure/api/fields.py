@@ -6,6 +6,7 @@ its type's docstring, unless it has words here.
 
 from __future__ import annotations
 
+from perdure.api.file_words import FILE_FIELDS
 from perdure.api.provider_fields import PROVIDERS
 from perdure.api.session_fields import SESSION_PARTS
 
@@ -441,5 +442,6 @@ _ACCOUNTS = {
 
 FIELDS: dict[str, str] = {
     **_ACCOUNTS,
-    **_EVENTS, **_LAYERS, **_ENTITIES, **_SESSIONS, **_MESSAGES, **_TOOLS, **_AGENTS, **PROVIDERS, **SESSION_PARTS, **_LISTS, **_SYSTEM,
+    **_EVENTS, **_LAYERS, **_ENTITIES, **_SESSIONS, **_MESSAGES, **_TOOLS, **_AGENTS, **PROVIDERS, **SESSION_PARTS,
+    **FILE_FIELDS, **_LISTS, **_SYSTEM,
 }  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import urllib.parse
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -15,7 +16,7 @@ from urllib.parse import parse_qsl, urlencode
 import msgspec
 from msgspec import Struct
 
-from perdure.api.decoding import ClientLeft, QueryDecoder, Receive, decode, read_body, read_json, read_text
+from perdure.api.decoding import MAX_BODY, ClientLeft, QueryDecoder, Receive, decode, read_body, read_json, read_text
 from perdure.api.problems import INTERNAL, Problem, encode, problem_of
 from perdure.app.etags import etag_of, parse_tags
 from perdure.app.idempotency import Replayed, fingerprint, once
@@ -77,8 +78,11 @@ class Route(Struct, frozen=True):
     Attributes:
         ids: for each path parameter the kind of id it must be; a parameter that is left out is taken as it is.
         query: a struct of the query parameters; tuple fields may be repeated.
+        rest: the last path parameter, where it takes the rest of the path, slashes included.
+        body_limit: bytes of the body; where it is 0, as many as for any other operation.
         text_limit: where it is not 0, the body is text of up to so many bytes instead of JSON.
         body, returns: the types of the bodies; `returns` None means no content.
+        also: another type that the answer may have.
         status: of a successful answer.
         other: further statuses with the same body.
         errors: statuses of errors beside those that every operation has.
@@ -97,8 +101,11 @@ class Route(Struct, frozen=True):
     query: type[Struct] | None = None
     body: Any = None
     body_example: Any = None
+    rest: str = ""
+    body_limit: int = 0
     text_limit: int = 0
     returns: Any = None
+    also: Any = None
     status: int = 200
     other: tuple[int, ...] = ()
     errors: tuple[int, ...] = ()
@@ -110,12 +117,12 @@ class Route(Struct, frozen=True):
 
 
 class _Node:
-    __slots__ = ("fixed", "name", "routes", "variable")
+    __slots__ = ("fixed", "rest", "routes", "variable")
 
     def __init__(self) -> None:
         self.fixed: dict[str, _Node] = {}
         self.variable: _Node | None = None
-        self.name = ""
+        self.rest: _Node | None = None
         self.routes: dict[str, _Compiled] = {}
 
 
@@ -132,7 +139,7 @@ class _Compiled:
 
 
 class Router:
-    """Finds the route of a path: a tree of segments, fixed ones before variables."""
+    """Finds the route of a path: a tree of segments, fixed ones before variables, and those before what takes the rest."""
 
     def __init__(self, routes: tuple[Route, ...]) -> None:
         self.routes = routes
@@ -140,7 +147,11 @@ class Router:
         for route in routes:
             node = self._root
             for segment in route.path.strip("/").split("/"):
-                if segment.startswith("{"):
+                if route.rest and segment == f"{{{route.rest}}}":
+                    if node.rest is None:
+                        node.rest = _Node()
+                    node = node.rest
+                elif segment.startswith("{"):
                     if node.variable is None:
                         node.variable = _Node()
                     node = node.variable
@@ -168,6 +179,9 @@ class Router:
             if deeper is not None and deeper.routes:
                 return deeper
             found.pop()
+        if node.rest is not None:
+            found.append("/".join(segments[index:]))
+            return node.rest
         return None
 
 
@@ -217,6 +231,8 @@ class Api:
         route = compiled.route
         caller = NOBODY if route.public else await self._authenticate(headers)
         params = dict(zip(compiled.names, values, strict=True))
+        if route.rest:
+            _check_text(scope["raw_path"])
         for name, text in params.items():
             if name in route.ids:
                 check_id(text, route.ids[name], name)
@@ -227,7 +243,7 @@ class Api:
             call.query = compiled.query.decode(scope["query_string"])
         raw = b""
         if compiled.decoder is not None:
-            raw = await read_json(headers, receive)
+            raw = await read_json(headers, receive, route.body_limit or MAX_BODY)
             call.body = decode(compiled.decoder, raw)
         elif route.text_limit:
             call.body = await read_text(headers, receive, route.text_limit)
@@ -258,6 +274,14 @@ def linked(page: Page[Any], path: str, query: bytes) -> Page[Any]:
         next_url=url(following) if following < page.total else None,
         prev_url=url(max(0, page.offset - page.limit)) if page.offset else None,
     )
+
+
+def _check_text(raw_path: bytes) -> None:
+    """Refuse a path that is not UTF-8 once it is decoded: the server would see marks in place of what was meant."""
+    try:
+        urllib.parse.unquote_to_bytes(raw_path).decode()
+    except UnicodeDecodeError:
+        raise InvalidInput("the path is not valid UTF-8", code="invalid_path", field="path") from None
 
 
 def _reply(route: Route, headers: dict[bytes, bytes], result: Any) -> Reply | Stream:

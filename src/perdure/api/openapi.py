@@ -17,9 +17,10 @@ from perdure.api.problems import STATUS, Problem
 from perdure.api.words import OPERATIONS, TAGS
 from perdure.domain.events import EVENT_DATA
 from perdure.domain.ids import Prefix
+from perdure.domain.paths import MAX_PATH
 
 _REF = "#/components/schemas/{name}"
-_NAMES = {"Problem": "ErrorResponse", "WireEvent": "Event"}
+_NAMES = {"Listing": "ListResponse", "Problem": "ErrorResponse", "WireEvent": "Event"}
 """Names of schemas that differ from those of our types."""
 
 _TITLES = dict(STATUS.values()) | {405: "Method not allowed"}
@@ -35,11 +36,13 @@ IDS: dict[str, Prefix] = {
     "agent_version_id": "agentver", "created_by_principal_id": "principal", "default_version_id": "agentver",
     "forked_from_agent_id": "agent", "forked_from_version_id": "agentver", "from_version_id": "agentver",
     "parent_version_id": "agentver", "root_agent_id": "agent", "source_version_id": "agentver", "to_version_id": "agentver",
-    "version_id": "agentver",
+    "version_id": "agentver", "Workspace.id": "workspace",
 }  # fmt: skip
 """Fields that hold an id, looked up like `FIELDS`."""
 
-_NO_IDS = frozenset({"CreateModel.model_id", "Model.model_id", "UpdateModel.model_id"})
+_NO_IDS = frozenset(
+    {"CreateModel.model_id", "Model.model_id", "UpdateModel.model_id", "FileInfo.session_id", "SessionFile.session_id"}
+)
 """Fields of these names that do not: the vendor's names of models."""
 
 _NAMED: dict[str, Prefix] = {"agent_id": "agent", "harness_id": "harness"}
@@ -87,7 +90,7 @@ def build_document(routes: tuple[Route, ...], version: str) -> dict[str, Any]:
     """The document as a JSON value."""
     types: list[Any] = [Problem, *EVENT_DATA.values()]
     for route in routes:
-        types += [kind for kind in (route.body, route.returns, route.query) if kind is not None]
+        types += [kind for kind in (route.body, route.returns, route.also, route.query) if kind is not None]
     found, components = msgspec.json.schema_components(types, ref_template=_REF)
     by_type = dict(zip(map(id, types), found, strict=True))
     queries = {route.query.__name__ for route in routes if route.query is not None}
@@ -213,6 +216,8 @@ def _headers_of(route: Route) -> Iterable[str]:
 def _path_parameter(name: str, route: Route) -> dict[str, Any]:
     prefix = route.ids.get(name)
     schema: dict[str, Any] = {"type": "string"}
+    if name == route.rest:
+        schema |= {"minLength": 1, "maxLength": MAX_PATH}
     words = _look_up(FIELDS, route.operation_id, name) or f"The {name.removesuffix('_id').replace('_', ' ')}."
     if prefix is not None:
         schema["pattern"] = f"^{prefix}_[0-9a-f]{{32}}$"
@@ -258,7 +263,8 @@ def _responses(route: Route, by_type: dict[int, Any]) -> dict[str, Any]:
         frames = {"example": EVENT_STREAM} if route.content == "text/event-stream" else {}
         good["content"] = {route.content: {"schema": {"type": "string"}, **frames}}
     elif route.returns is not None:
-        good["content"] = {route.content: {"schema": by_type[id(route.returns)]}}
+        kinds = [by_type[id(kind)] for kind in (route.returns, route.also) if kind is not None]
+        good["content"] = {route.content: {"schema": kinds[0] if len(kinds) == 1 else {"anyOf": kinds}}}
         example = example_of(route.returns)
         if example is not None:
             good["content"][route.content]["example"] = example

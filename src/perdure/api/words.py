@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from perdure.api.file_words import FILE_OPERATIONS, FILE_TAGS
+
 TAGS: dict[str, str] = {
+    **FILE_TAGS,
     "sessions": "A session is one conversation, for as long as you like: a log of events, and what follows from it.",
     "session storage": "Key-values and secrets that a session keeps for its tools.",
     "session schedules": "Messages that come to a session by themselves.",
@@ -20,6 +23,7 @@ TAGS: dict[str, str] = {
 }
 
 OPERATIONS: dict[str, str] = {
+    **FILE_OPERATIONS,
     "create_session": (
         "Everything is optional. Without a harness it is the agent's; without an agent either it is the built-in `generic`. The "
         "harness and the agent are given by id or by name, not by both."

@@ -56,7 +56,9 @@ from perdure.store.database import Tx
 from perdure.store.harnesses import HarnessRow, add_harness
 from perdure.store.rows import to_json
 
-GENERIC_CAPABILITIES = ("session_file_system", "session_storage", "session", "current_time", "stateless_todo_list")
+GENERIC_CAPABILITIES = (
+    "session_file_system", "bashkit_shell", "session_storage", "session", "current_time", "stateless_todo_list",
+)  # fmt: skip
 """What the built-in harness `generic` turns on."""
 
 _BOOTSTRAP_LOCK = 0x70657265
@@ -96,7 +98,7 @@ async def add_built_in_harnesses(app: App, tx: Tx, org_id: str, now: Micros) -> 
     """`base` (nothing) and `generic` (the default), read-only, in every organization."""
     harnesses: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
         ("base", "Base", "Nothing but the model.", ()),
-        ("generic", "Generic", "Files, a to-do list, the time and the session itself.", GENERIC_CAPABILITIES),
+        ("generic", "Generic", "Files, a shell, a to-do list, the time and the session itself.", GENERIC_CAPABILITIES),
     )
     for name, display, description, capabilities in harnesses:
         config = to_json(HarnessConfig(capabilities=tuple(CapabilityRef(ref) for ref in capabilities)))

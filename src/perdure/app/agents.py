@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from perdure.app.agent_snapshots import record_change
 from perdure.app.etags import check_match, etag_of
-from perdure.app.initial_files import content_of
+from perdure.app.initial_files import checked_file
 from perdure.app.services import App
 from perdure.app.sessions import check_model, check_tools, find_harness
 from perdure.domain.accounts import Caller
@@ -153,7 +153,7 @@ def check_files(files: tuple[InitialFile, ...]) -> None:
     seen: set[str] = set()
     for index, file in enumerate(files):
         where = f"initial_files[{index}]"
-        path, _ = content_of(file, where)
+        path, _ = checked_file(file, where)
         if path in seen:
             raise InvalidInput(f"`{where}.path`: {path!r} is there twice", field=where)
         seen.add(path)

@@ -25,10 +25,12 @@ from perdure.store.agents import get_agent
 from perdure.store.database import Tx
 from perdure.store.databases import copy_databases
 from perdure.store.events import copy_events, events_after
-from perdure.store.files import copy_files
+from perdure.store.files import copy_tree
 from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, add_session, append, count_by_status, get_session
+from perdure.store.shell_states import copy_shell_state
 from perdure.store.storage import copy_storage
+from perdure.store.workspaces import get_workspace, hold_workspace
 
 MAX_FORK = 100_000
 """Events that a fork may copy: bounds the length of its transaction."""
@@ -51,8 +53,9 @@ async def fork_session(app: App, caller: Caller, session_id: str, body: ForkSess
         row = await _copied_row(app, tx, caller, source, body, through, now)
         await add_session(tx, row)
         await copy_events(tx, source.id, row.id, through)
-        await copy_files(tx, source.id, row.id, now)
+        await _copy_files(tx, source, row, now)
         await copy_databases(tx, source.id, row.id)
+        await copy_shell_state(tx, source.id, row.id)
         await copy_storage(tx, app.vault, source.org_id, source.id, row.id, now)
         if row.status in ("active", "waiting_for_tool_results"):
             row, _ = await append(
@@ -61,6 +64,13 @@ async def fork_session(app: App, caller: Caller, session_id: str, body: ForkSess
         return to_session(row, features=await features_of(app, tx, row), pinned=False)
 
     return await app.database.write(work)
+
+
+async def _copy_files(tx: Tx, source: SessionRow, row: SessionRow, now: Micros) -> None:
+    """Give the copy a workspace of its own, with the same files: their contents are not copied."""
+    if (await get_workspace(tx, source.org_id, source.workspace())).file_count:
+        await hold_workspace(tx, row.org_id, row.workspace())
+        await copy_tree(tx, row.org_id, source.workspace(), row.workspace(), now)
 
 
 async def _copied_row(
@@ -78,7 +88,7 @@ async def _copied_row(
     usage = None if projection.usage is None else to_json(projection.usage)
     return msgspec.structs.replace(
         source, id=app.new_id("session"), owner_id=caller.user_id, agent_id=body.agent_id or source.agent_id,
-        agent_version_id=version_id,
+        agent_version_id=version_id, workspace_id=None,
         title=clean_title(body.title) if body.title is not None else source.title,
         tags=to_json(clean_tags(body.tags)) if body.tags is not None else source.tags, locale=body.locale or source.locale,
         model_id=body.model_id or source.model_id, config=to_json(config), forked_from_id=source.id, forked_from_sequence=through,

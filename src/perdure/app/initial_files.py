@@ -1,42 +1,56 @@
-"""The files that a session starts with."""
+"""The files that a session starts with: those that its capabilities bring, then the harness's, the agent's and its own."""
 
 from __future__ import annotations
 
-import base64
-import binascii
+import msgspec
 
+from perdure.app.services import App
 from perdure.domain.errors import InvalidInput
+from perdure.domain.files import Content, FileLimits, content_of, decoded
 from perdure.domain.paths import clean_path
 from perdure.domain.sessions import InitialFile
 from perdure.domain.times import Micros
+from perdure.domain.tools import CapabilityRef
 from perdure.store.database import Tx
-from perdure.store.files import put_file
+from perdure.store.file_changes import FileWrite, write_files
+from perdure.store.files import get_entries
 from perdure.store.sessions import SessionRow
+from perdure.store.workspaces import hold_for_writing
 
 
-def content_of(file: InitialFile, field: str) -> tuple[str, bytes]:
-    """The normal path and the bytes of a file that a layer brings.
+def checked_file(file: InitialFile, field: str, limit: int = FileLimits().file) -> tuple[str, Content]:
+    """The normal path and the content of a file that a layer brings.
 
     Raises:
         InvalidInput: the path or the base64 is not valid.
+        TooLarge: over the limit of a file, in bytes.
     """
-    path = clean_path(file.path)
-    if path is None or path == "/":
-        raise InvalidInput(f"`{field}.path` is not a valid file path", field=field)
-    if file.encoding == "text":
-        return path, file.content.encode()
-    try:
-        return path, base64.b64decode(file.content, validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidInput(f"`{field}.content` is not valid base64", field=field) from None
+    path = clean_path(file.path, f"{field}.path")
+    if path == "/":
+        raise InvalidInput(f"`{field}.path` is not a file's path", code="invalid_path", field=f"{field}.path")
+    return path, content_of(decoded(file.content, file.encoding, limit, f"{field}.content"))
 
 
-async def write_initial_files(tx: Tx, row: SessionRow, layers: list[tuple[InitialFile, ...]], now: Micros) -> None:
-    """Write the files that the layers bring into a new session, a later layer's over an earlier one's."""
-    merged: dict[str, tuple[InitialFile, bytes]] = {}
+def mounts(app: App, layers: list[tuple[CapabilityRef, ...]]) -> tuple[InitialFile, ...]:
+    """The files that the active capabilities bring, read-only."""
+    found = [file for each in app.registry.resolve(layers) for file in each.capability.files(each.config)]
+    return tuple(msgspec.structs.replace(file, is_readonly=True) for file in found)
+
+
+async def write_initial_files(app: App, tx: Tx, row: SessionRow, layers: list[tuple[InitialFile, ...]], now: Micros) -> None:
+    """Write the files that the layers bring where a new session works, a later layer's over an earlier one's.
+
+    In a workspace that others share, what is there already stays as it is.
+    """
+    merged: dict[str, FileWrite] = {}
     for layer in layers:
         for index, file in enumerate(layer):
-            path, content = content_of(file, f"initial_files[{index}]")
-            merged[path] = (file, content)
-    for path, (file, content) in merged.items():
-        await put_file(tx, row.org_id, row.id, path, content, is_text=file.encoding == "text", readonly=file.is_readonly, now=now)
+            path, content = checked_file(file, f"initial_files[{index}]", app.file_limits.file)
+            merged[path] = FileWrite(path, content, readonly=file.is_readonly)
+    if not merged:
+        return
+    space = await hold_for_writing(tx, row.org_id, row.workspace())
+    if space.file_count:
+        for path in await get_entries(tx, row.org_id, space.id, merged):
+            del merged[path]
+    await write_files(tx, space, list(merged.values()), app.file_limits, now)

@@ -7,10 +7,11 @@ from typing import Any
 from msgspec import UNSET
 
 from perdure.app.etags import check_match
-from perdure.app.initial_files import write_initial_files
+from perdure.app.initial_files import mounts, write_initial_files
 from perdure.app.services import App
 from perdure.capabilities.assembly import Layer, agent_layer, harness_layer, merge_layers
 from perdure.domain.accounts import Caller
+from perdure.domain.agents import AgentConfig
 from perdure.domain.errors import InvalidInput, NotFound, StaleHead
 from perdure.domain.events import (
     EventContext,
@@ -21,6 +22,7 @@ from perdure.domain.events import (
     SessionStartedData,
     TurnCancelledData,
 )
+from perdure.domain.harnesses import HarnessConfig
 from perdure.domain.ids import check_id
 from perdure.domain.links import Page
 from perdure.domain.messages import Message, TextPart
@@ -42,6 +44,7 @@ from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow, agent_by_name, get_agent
 from perdure.store.bus import Appended, Stop
 from perdure.store.database import Tx
+from perdure.store.file_changes import remove_files
 from perdure.store.harnesses import HarnessRow, get_harness, harness_by_name, harness_chain
 from perdure.store.providers import get_model
 from perdure.store.rows import to_json
@@ -59,11 +62,10 @@ from perdure.store.sessions import (
     set_pin,
     update_session,
 )
+from perdure.store.workspaces import forsaken_workspace, hold_for_writing
 
 DEFAULT_HARNESS = "generic"
 """The built-in harness of sessions that name none (wire contract)."""
-
-WORKSPACE = "workspace_"
 
 FAR = 1000
 """Sessions that a read may pass over on the event loop: 0.05 ms."""
@@ -98,7 +100,7 @@ def to_session(row: SessionRow, *, features: tuple[str, ...], pinned: bool | Non
         organization_id=row.org_id,
         harness_id=row.harness_id,
         owner_principal_id=f"principal_{row.owner_id[5:]}",
-        workspace_id=f"{WORKSPACE}{row.id[8:]}",
+        workspace_id=row.workspace(),
         status=row.status,
         created_at=to_rfc3339(row.created_at),
         updated_at=to_rfc3339(row.updated_at),
@@ -150,6 +152,8 @@ async def create_session(app: App, caller: Caller, body: CreateSession) -> Sessi
         agent, harness = await _layers_for(tx, caller.organization_id, body)
         if body.model_id is not None:
             await check_model(tx, caller.organization_id, body.model_id)
+        if body.workspace_id is not None:
+            await hold_for_writing(tx, caller.organization_id, check_id(body.workspace_id, "workspace", "workspace_id"))
         row = _new_row(app, caller, body, harness, agent, title, tags, now)
         started = SessionStartedData(row.harness_id, row.agent_id, row.model_id)
         await add_session(tx, row)
@@ -158,9 +162,10 @@ async def create_session(app: App, caller: Caller, body: CreateSession) -> Sessi
             # A name twice, over all layers, is refused now rather than at the first turn.
             own = Layer("session", None, None, body.capabilities, body.tools)
             merge_layers([*map(harness_layer, chain), *([agent_layer(agent)] if agent else []), own], app.registry)
-        layers = [each.config_struct().initial_files for each in chain]
-        layers += [agent.config_struct().initial_files] if agent else []
-        await write_initial_files(tx, row, [*layers, body.initial_files], now)
+        configs: list[HarnessConfig | AgentConfig | SessionConfig] = [each.config_struct() for each in chain]
+        configs += [*([agent.config_struct()] if agent else []), row.config_struct()]
+        files = [mounts(app, [each.capabilities for each in configs]), *(each.initial_files for each in configs)]
+        await write_initial_files(app, tx, row, files, now)
         row, _ = await append(tx, row, [NewEvent("session.started", started, EventContext(), now)], now=now)
         return to_session(row, features=await features_of(app, tx, row), pinned=False)
 
@@ -181,6 +186,7 @@ def _new_row(
         config=to_json(config), forked_from_id=None, forked_from_sequence=None, created_at=now, updated_at=now - 1, deleted_at=None,
         epoch=0, recoveries=0, claimed_head=-1, head=0, status="started", turn_id=None, turn_after=0, wake_at=None, preview=None,
         output_preview=None, usage=None, started_at=None, finished_at=None, agent_version_id=agent.default_version_id if agent else None,
+        workspace_id=body.workspace_id,
     )  # fmt: skip
 
 
@@ -320,6 +326,9 @@ async def delete_session(app: App, caller: Caller, session_id: str) -> None:
         if row.status in ("active", "waiting_for_tool_results"):
             row, _ = await append(tx, row, cancel_events(app, row, "the session was deleted", now), now=now, fence=True)
         await mark_deleted(tx, row, now)
+        space = await forsaken_workspace(tx, row.org_id, row.id, row.workspace())
+        if space is not None:
+            await remove_files(tx, space, now)
         return row
 
     row = await app.database.write(work)

@@ -12,6 +12,8 @@ from msgspec import Struct
 from perdure.capabilities.base import Behaviour, Tool
 from perdure.capabilities.registry import Active, Registry
 from perdure.domain.errors import InvalidInput
+from perdure.domain.network import NetworkRules, combine
+from perdure.domain.sessions import NetworkAccess
 from perdure.domain.tools import BuiltinTool, CapabilityRef, ClientSideTool, ToolDefinition
 from perdure.llm.driver import ToolSpec
 from perdure.store.agents import AgentRow
@@ -26,17 +28,19 @@ class Layer(Struct, frozen=True):
     system_prompt: str | None
     capabilities: tuple[CapabilityRef, ...] = ()
     tools: tuple[ToolDefinition, ...] = ()
+    network: NetworkAccess | None = None
 
 
 def harness_layer(row: HarnessRow) -> Layer:
     """What a harness brings; its parents are layers of their own."""
-    return Layer("harness", row.name, row.system_prompt, row.config_struct().capabilities)
+    config = row.config_struct()
+    return Layer("harness", row.name, row.system_prompt, config.capabilities, network=config.network_access)
 
 
 def agent_layer(row: AgentRow) -> Layer:
     """What an agent brings."""
     config = row.config_struct()
-    return Layer("agent", row.name, row.system_prompt, config.capabilities, config.tools)
+    return Layer("agent", row.name, row.system_prompt, config.capabilities, config.tools, config.network_access)
 
 
 class BoundTool(Struct, frozen=True):
@@ -55,6 +59,7 @@ class Merged(Struct, frozen=True):
     Attributes:
         active: the capabilities in force, each after those that it depends on.
         bound, client: the tools by name: those that run here, and those that callers run.
+        network: the hosts that tools may reach.
     """
 
     system: str
@@ -62,6 +67,7 @@ class Merged(Struct, frozen=True):
     bound: dict[str, BoundTool]
     client: dict[str, ClientSideTool]
     behaviour: Behaviour
+    network: NetworkRules = NetworkRules()
 
     def specs(self) -> tuple[ToolSpec, ...]:
         """The tools as the model gets them."""
@@ -101,7 +107,7 @@ def merge_layers(layers: Sequence[Layer], registry: Registry, standing: dict[str
     behaviour = Behaviour()
     for each in active:
         behaviour = each.capability.behave(each.config, behaviour)
-    return Merged("\n\n".join(sections), active, decided, client, behaviour)
+    return Merged("\n\n".join(sections), active, decided, client, behaviour, combine(layer.network for layer in layers))
 
 
 def _decided(bound: BoundTool, active: tuple[Active, ...], standing: str | None) -> BoundTool:

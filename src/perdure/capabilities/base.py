@@ -12,7 +12,10 @@ from typing import Any
 from msgspec import Struct
 
 from perdure.domain.events import FileWrittenData
+from perdure.domain.files import FileLimits
 from perdure.domain.messages import JsonObject
+from perdure.domain.network import NetworkRules
+from perdure.domain.sessions import InitialFile
 from perdure.domain.times import Micros
 from perdure.domain.tools import ToolHints
 from perdure.store.crypto import Vault
@@ -34,13 +37,16 @@ class ToolContext(Struct, frozen=True):
     """What a tool may know and touch: one session of one organization.
 
     Attributes:
+        workspace_id: where the session's files are.
         now: the present, in microseconds.
         progress: shows a line to followers while the tool runs; it is not logged.
         output: streams a piece of output (`stdout` or `stderr`) to followers; it is not logged.
+        network: the hosts that the session's tools may reach.
     """
 
     org_id: str
     session_id: str
+    workspace_id: str
     turn_id: str
     tool_call_id: str
     database: Database
@@ -49,6 +55,8 @@ class ToolContext(Struct, frozen=True):
     progress: Callable[[str], None]
     output: Callable[[str, str], None]
     locale: str | None = None
+    network: NetworkRules = NetworkRules()
+    file_limits: FileLimits = FileLimits()
 
 
 class ToolOutcome(Struct, frozen=True):
@@ -91,6 +99,11 @@ def no_prompt(config: Any) -> str | None:
     return None
 
 
+def no_files(config: Any) -> tuple[InitialFile, ...]:
+    """For capabilities that bring no files."""
+    return ()
+
+
 def no_gate(config: Any, tool: Tool) -> bool:
     """For capabilities that hold no tool back."""
     return False
@@ -123,6 +136,7 @@ class Capability(Struct, frozen=True):
         aliases: other ids that mean this one.
         config_schema: a JSON Schema of its configuration; None when it takes none.
         tools, prompt: pure functions of the configuration.
+        files: files that a session with it begins with, read-only; a pure function of the configuration as well.
         behave: changes how the loop behaves.
         gate: whether calls of a tool, this capability's or another's, wait for somebody's leave.
     """
@@ -137,6 +151,7 @@ class Capability(Struct, frozen=True):
     config_schema: JsonObject | None = None
     tools: Callable[[Any], tuple[Tool, ...]] = no_tools
     prompt: Callable[[Any], str | None] = no_prompt
+    files: Callable[[Any], tuple[InitialFile, ...]] = no_files
     gate: Callable[[Any, Tool], bool] = no_gate
     behave: Callable[[Any, Behaviour], Behaviour] = no_behaviour
 

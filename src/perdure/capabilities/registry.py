@@ -9,6 +9,7 @@ import jsonschema_rs
 from msgspec import Struct
 
 from perdure.capabilities.base import Capability, Tool
+from perdure.capabilities.bashkit_shell import BASHKIT_SHELL
 from perdure.capabilities.current_time import CURRENT_TIME
 from perdure.capabilities.loop_detection import LOOP_DETECTION
 from perdure.capabilities.parallel_tool_calls import PARALLEL_TOOL_CALLS
@@ -21,10 +22,12 @@ from perdure.capabilities.session_storage import SESSION_STORAGE
 from perdure.capabilities.stateless_todo_list import STATELESS_TODO_LIST
 from perdure.capabilities.tool_approval import TOOL_APPROVAL
 from perdure.capabilities.tool_call_repair import TOOL_CALL_REPAIR
+from perdure.capabilities.web_fetch import WEB_FETCH
 from perdure.domain.errors import InvalidInput
 from perdure.domain.tools import CapabilityRef
 
 BUILT_IN: tuple[Capability, ...] = (
+    BASHKIT_SHELL,
     CURRENT_TIME,
     SESSION,
     SESSION_FILE_SYSTEM,
@@ -32,6 +35,7 @@ BUILT_IN: tuple[Capability, ...] = (
     SESSION_SQL_DATABASE,
     SESSION_STORAGE,
     STATELESS_TODO_LIST,
+    WEB_FETCH,
     LOOP_DETECTION,
     PARALLEL_TOOL_CALLS,
     PROMPT_CACHING,

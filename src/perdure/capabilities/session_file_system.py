@@ -2,165 +2,203 @@
 
 from __future__ import annotations
 
-import base64
+from typing import cast
 
+from perdure.capabilities import file_reading as reading
 from perdure.capabilities.base import ONCE, READ_ONLY, REPEATABLE, Capability, Tool, ToolContext, ToolOutcome, schema
-from perdure.domain.errors import ToolError
+from perdure.capabilities.file_reading import DEFAULT_LINES, MOUNT, read_row, sized, tool_path
+from perdure.domain.errors import PreconditionFailed, ToolError
 from perdure.domain.events import FileWrittenData
+from perdure.domain.files import MAX_PATTERN, Content, Encoding, content_of, decoded
 from perdure.domain.messages import JsonObject
-from perdure.domain.paths import MAX_PATH, clean_path
+from perdure.domain.paths import MAX_PATH
+from perdure.domain.tools import ToolHints
+from perdure.store.blobs import send_ahead
 from perdure.store.database import Tx
-from perdure.store.files import FileRow, bytes_held, get_file, list_files, put_file
+from perdure.store.file_changes import FileWrite, Written, delete_path, write_file
+from perdure.store.files import FileRow
+from perdure.store.workspaces import hold_for_writing
 
-MAX_FILE = 10 * 1024 * 1024
-MAX_TOTAL = 100 * 1024 * 1024
-"""Bytes that a file, and all files of a session, may hold."""
-DEFAULT_LINES = 2000
-"""Lines that `read_file` gives unless asked: enough for most source files, small enough for a prompt."""
-
-
-def tool_path(path: str) -> str:
-    """The normal form of a path that the model wrote.
-
-    Raises:
-        ToolError: empty, too long, or with control characters.
-    """
-    clean = clean_path(path)
-    if clean is None:
-        raise ToolError(f"a path has 1 to {MAX_PATH} characters and no control characters")
-    return clean
+EDITS = 5
+"""How often an edit is made anew on a file that somebody else has changed meanwhile."""
 
 
-async def _entry(tx: Tx, context: ToolContext, path: str) -> FileRow:
-    found = await get_file(tx, context.org_id, context.session_id, path)
-    if found is None:
-        raise ToolError(f"there is no file {path}")
-    if found.is_directory:
-        raise ToolError(f"{path} is a directory")
-    return found
+async def _write(context: ToolContext, write: FileWrite) -> Written:
+    async def body(tx: Tx) -> Written:
+        if write.content is not None:
+            await send_ahead(tx, context.org_id, write.content, context.now())
+        space = await hold_for_writing(tx, context.org_id, context.workspace_id)
+        return await write_file(tx, space, write, context.file_limits, context.now())
+
+    return await context.database.write(body)
 
 
-async def _store(tx: Tx, context: ToolContext, path: str, content: bytes, is_text: bool) -> FileWrittenData:
-    if path == "/":
-        raise ToolError("/ is a directory")
-    if len(content) > MAX_FILE:
-        raise ToolError(f"a file may hold {MAX_FILE} bytes; this would be {len(content)}")
-    old = await get_file(tx, context.org_id, context.session_id, path)
-    if old is not None and old.is_directory:
-        raise ToolError(f"{path} is a directory")
-    if old is not None and old.is_readonly:
-        raise ToolError(f"{path} is read-only")
-    parts = path.strip("/").split("/")[:-1]
-    for depth in range(1, len(parts) + 1):
-        above = await get_file(tx, context.org_id, context.session_id, "/" + "/".join(parts[:depth]))
-        if above is not None and not above.is_directory:
-            raise ToolError(f"{above.path} is a file, not a directory")
-    held = await bytes_held(tx, context.org_id, context.session_id) - (old.size_bytes if old else 0)
-    if held + len(content) > MAX_TOTAL:
-        raise ToolError(f"the session's files may hold {MAX_TOTAL} bytes together")
-    created = await put_file(tx, context.org_id, context.session_id, path, content, is_text=is_text, now=context.now())
-    return FileWrittenData(path, "write", created, len(content))
+def _event(written: Written, operation: str) -> FileWrittenData:
+    return FileWrittenData(written.row.path, operation, written.created, written.row.size_bytes)
 
 
-async def _read_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    path = tool_path(arguments["path"])
-    row = await context.database.read(lambda tx: _entry(tx, context, path))
-    content = bytes(row.content or b"")
-    if not row.is_text:
-        answer: JsonObject = {"path": path, "encoding": "base64", "content": base64.b64encode(content).decode(), "hash": row.hash}
-        return ToolOutcome(answer)
-    lines = content.decode("utf-8", "replace").splitlines(keepends=True)
-    first = arguments.get("offset") or 1
-    limit = arguments.get("limit") or DEFAULT_LINES
-    shown = lines[first - 1 : first - 1 + limit]
-    answer = {"path": path, "content": "".join(shown), "hash": row.hash, "lines": len(lines)}
-    if len(shown) < len(lines):
-        answer["shown"] = f"lines {first} to {first - 1 + len(shown)}"
-    return ToolOutcome(answer)
+def _expected(arguments: JsonObject) -> frozenset[str] | None:
+    wanted = arguments.get("expected_hash")
+    return None if wanted is None else frozenset((wanted,))
 
 
 async def _write_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    path = tool_path(arguments["path"])
-    is_text = arguments.get("encoding", "text") == "text"
-    try:
-        content = arguments["content"].encode() if is_text else base64.b64decode(arguments["content"], validate=True)
-    except ValueError:
-        raise ToolError("the content is not valid base64") from None
-    written = await context.database.write(lambda tx: _store(tx, context, path, content, is_text))
-    return ToolOutcome({"path": path, "created": written.created, "size_bytes": written.size_bytes}, (written,))
+    path = await tool_path(context, arguments["path"])
+    text, encoding = arguments["content"], cast("Encoding", arguments.get("encoding") or "text")
+
+    def make() -> Content:
+        return content_of(decoded(text, encoding, context.file_limits.file))
+
+    content = await sized(len(text), make)
+    written = await _write(context, FileWrite(path, content, expected=_expected(arguments)))
+    answer = {"path": path, "created": written.created, "size_bytes": written.row.size_bytes, "hash": content.hash}
+    return ToolOutcome(answer, (_event(written, "write"),))
 
 
 async def _edit_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    path = tool_path(arguments["path"])
-    old, new = arguments["old_text"], arguments["new_text"]
-    everywhere = bool(arguments.get("replace_all"))
-
-    async def body(tx: Tx) -> tuple[FileWrittenData, int]:
-        row = await _entry(tx, context, path)
-        expected = arguments.get("expected_hash")
-        if expected is not None and expected != row.hash:
+    path, expected = await tool_path(context, arguments["path"]), _expected(arguments)
+    for left in reversed(range(EDITS)):
+        row, data = await read_row(context, path)
+        if expected is not None and row.hash not in expected:
             raise ToolError(f"{path} has changed since it was read: read it again")
-        text = bytes(row.content or b"").decode("utf-8", "replace")
-        count = text.count(old)
-        if count == 0:
-            raise ToolError(f"the old text does not occur in {path}")
-        if count > 1 and not everywhere:
-            raise ToolError(f"the old text occurs {count} times in {path}: give more of it, or set replace_all")
-        changed = text.replace(old, new).encode()
-        return await _store(tx, context, path, changed, True), count
+        content, count = await sized(len(data), _edited, row, data, arguments)
+        try:
+            # Only on top of what was read just now: what somebody else writes in between is not lost.
+            written = await _write(context, FileWrite(path, content, old=True, expected=frozenset((row.hash,))))
+        except PreconditionFailed:
+            if not left:
+                raise
+            continue
+        answer = {"path": path, "replaced": count, "size_bytes": written.row.size_bytes, "hash": content.hash}
+        return ToolOutcome(answer, (_event(written, "edit"),))
+    raise AssertionError("unreachable")
 
-    written, count = await context.database.write(body)
-    return ToolOutcome({"path": path, "replaced": count, "size_bytes": written.size_bytes}, (written,))
+
+def _edited(row: FileRow, data: bytes, arguments: JsonObject) -> tuple[Content, int]:
+    """The content after an edit, and how many places were changed. Raises ToolError."""
+    path, old, new = row.path, arguments["old_text"], arguments["new_text"]
+    if not row.is_text:
+        raise ToolError(f"{path} is not text: write it anew with write_file")
+    if old == new:
+        raise ToolError("the new text is the same as the old one")
+    text = data.decode()
+    count = text.count(old)
+    if count == 0:
+        raise ToolError(f"the old text does not occur in {path}")
+    if count > 1 and not arguments.get("replace_all"):
+        raise ToolError(f"the old text occurs {count} times in {path}: give more of it, or set replace_all")
+    return content_of(text.replace(old, new).encode()), count
 
 
-async def _list_directory(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    path = tool_path(arguments.get("path") or "/")
-    entries = await context.database.read(lambda tx: list_files(tx, context.org_id, context.session_id, path))
-    deep = bool(arguments.get("recursive"))
-    depth = path.rstrip("/").count("/") + 1
-    shown = [entry for entry in entries if deep or entry.path.count("/") == depth]
-    return ToolOutcome(
-        {
-            "path": path,
-            "entries": [
-                {"path": e.path, "type": "directory"}
-                if e.is_directory
-                else {"path": e.path, "type": "file", "size_bytes": e.size_bytes}
-                for e in shown[:1000]
-            ],
-            "truncated": len(shown) > 1000,
-        }
-    )
+async def _delete_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+    path = await tool_path(context, arguments["path"])
+    recursive = bool(arguments.get("recursive"))
+
+    async def body(tx: Tx) -> int:
+        space = await hold_for_writing(tx, context.org_id, context.workspace_id)
+        return await delete_path(tx, space, path, recursive=recursive, expected=_expected(arguments), now=context.now())
+
+    gone = await context.database.write(body)
+    if not gone:
+        return ToolOutcome({"path": path, "deleted": 0, "note": "nothing was there"})
+    return ToolOutcome({"path": path, "deleted": gone}, (FileWrittenData(path, "delete", False, 0),))
 
 
 _PATH = {"type": "string", "minLength": 1, "maxLength": MAX_PATH, "description": "Absolute path, such as /notes/plan.md."}
+_FOLDER = {**_PATH, "description": "The folder; / if left out."}
+_DEEP = {"type": "boolean", "description": "With what is in the folders in it."}
+_PATTERN = {"type": "string", "minLength": 1, "maxLength": MAX_PATTERN}
+_EXPECTED = {
+    "type": "string",
+    "pattern": "^[0-9a-f]{64}$",
+    "description": "The hash that was read: a file that has changed since is refused.",
+}
+_FROM_ONE = {"type": "integer", "minimum": 1}
 
-TOOLS = (
+READING = (
     Tool(
         name="read_file",
-        description="Read a file. Text comes with the number of its lines and the hash of its content.",
+        description=(
+            "Read a file. Text comes in whole lines, with their number in all and the hash of the content; anything else in base64."
+        ),
         parameters=schema(
             {
                 "path": _PATH,
-                "offset": {"type": "integer", "minimum": 1, "description": "First line to show, counted from 1."},
-                "limit": {
-                    "type": "integer",
-                    "minimum": 1,
-                    "maximum": 100_000,
-                    "description": f"Lines to show; {DEFAULT_LINES} if left out.",
-                },
+                "offset": {**_FROM_ONE, "description": "First line to show, counted from 1."},
+                "limit": {**_FROM_ONE, "maximum": 100_000, "description": f"Lines to show; {DEFAULT_LINES} if left out."},
+                "numbered": {"type": "boolean", "description": "Put each line's number before it."},
+                "byte_offset": {"type": "integer", "minimum": 0, "description": "First byte to show of a file that is not text."},
             },
             "path",
         ),
-        run=_read_file,
+        run=reading.read_file,
         hints=READ_ONLY,
         display_name="Read file",
     ),
     Tool(
+        name="read_many_files",
+        description="Read several text files at once, as far as there is room.",
+        parameters=schema({"paths": {"type": "array", "items": _PATH, "minItems": 1, "maxItems": 50}}, "paths"),
+        run=reading.read_many_files,
+        hints=READ_ONLY,
+        display_name="Read files",
+    ),
+    Tool(
+        name="list_directory",
+        description="List what is in a folder.",
+        parameters=schema({"path": _FOLDER, "recursive": _DEEP}),
+        run=reading.list_directory,
+        hints=READ_ONLY,
+        display_name="List directory",
+    ),
+    Tool(
+        name="glob",
+        description=(
+            "Find files by their paths: * and ? within a name, ** across folders, [a-z], {a,b}. A pattern without a / is for the name "
+            "in any folder."
+        ),
+        parameters=schema({"pattern": {**_PATTERN, "description": "Such as **/*.md."}, "path": _FOLDER}, "pattern"),
+        run=reading.glob,
+        hints=READ_ONLY,
+        display_name="Find files",
+    ),
+    Tool(
+        name="grep_files",
+        description="Search the lines of text files with a regular expression (RE2: no look-around, no references back).",
+        parameters=schema(
+            {
+                "pattern": _PATTERN,
+                "path_pattern": {**_PATTERN, "description": "Only files whose paths fit this glob, such as *.md."},
+                "path": {**_PATH, "description": "Only this folder or file; / if left out."},
+                "ignore_case": {"type": "boolean"},
+            },
+            "pattern",
+        ),
+        run=reading.grep_files,
+        hints=READ_ONLY,
+        display_name="Search files",
+    ),
+    Tool(
+        name="stat_file",
+        description="Tell what is at a path: type, size, hash, times.",
+        parameters=schema({"path": _PATH}, "path"),
+        run=reading.stat_file,
+        hints=READ_ONLY,
+        display_name="File facts",
+    ),
+)
+
+WRITING = (
+    Tool(
         name="write_file",
         description="Write a file, replacing what it held. Folders above it are made.",
         parameters=schema(
-            {"path": _PATH, "content": {"type": "string"}, "encoding": {"type": "string", "enum": ["text", "base64"]}},
+            {
+                "path": _PATH,
+                "content": {"type": "string"},
+                "encoding": {"type": "string", "enum": ["text", "base64"], "description": "What content is; text if left out."},
+                "expected_hash": _EXPECTED,
+            },
             "path",
             "content",
         ),
@@ -177,10 +215,7 @@ TOOLS = (
                 "old_text": {"type": "string", "minLength": 1},
                 "new_text": {"type": "string"},
                 "replace_all": {"type": "boolean"},
-                "expected_hash": {
-                    "type": "string",
-                    "description": "The hash that read_file gave: a file changed since is refused.",
-                },
+                "expected_hash": _EXPECTED,
             },
             "path",
             "old_text",
@@ -191,21 +226,26 @@ TOOLS = (
         display_name="Edit file",
     ),
     Tool(
-        name="list_directory",
-        description="List what is in a folder.",
-        parameters=schema({"path": {**_PATH, "description": "/ if left out."}, "recursive": {"type": "boolean"}}),
-        run=_list_directory,
-        hints=READ_ONLY,
-        display_name="List directory",
+        name="delete_file",
+        description="Delete a file, or a folder; one with something in it only with recursive.",
+        parameters=schema({"path": _PATH, "recursive": _DEEP, "expected_hash": _EXPECTED}, "path"),
+        run=_delete_file,
+        hints=ToolHints(readonly=False, destructive=True, idempotent=True),
+        display_name="Delete file",
     ),
 )
+
+TOOLS = (*READING, *WRITING)
 
 SESSION_FILE_SYSTEM = Capability(
     id="session_file_system",
     name="File system",
-    description="Gives the session files of its own: the agent reads, writes, edits and lists them.",
+    description="Gives the session files of its own: the agent reads, writes, edits, searches and deletes them.",
     category="files",
     features=("file_system",),
     tools=lambda config: TOOLS,
-    prompt=lambda config: "You have files of your own that last as long as this session. Paths are absolute and begin with /.",
+    prompt=lambda config: (
+        f"You have files of your own that last as long as this session. Paths are absolute and begin with /; {MOUNT} is another name "
+        "of the top."
+    ),
 )

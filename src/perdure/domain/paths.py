@@ -1,18 +1,91 @@
-"""Paths of a session's files: absolute, normal, and never out of the session, since there is nothing outside."""
+"""Paths of files: absolute, in one form, and never out of their workspace, since there is nothing outside.
+
+Files live in the database, so a path is only a name: no link, device or other machine can be behind it.
+"""
 
 from __future__ import annotations
 
-import posixpath
+import unicodedata
+from uuid import UUID, uuid5
+
+from perdure.domain.errors import InvalidInput
 
 MAX_PATH = 1024
-"""Characters of a path."""
+"""Bytes of a path in UTF-8: what every database can index."""
+MAX_NAME = 255
+"""Bytes of one name in UTF-8: what the usual file systems take, so that a workspace can be unpacked anywhere."""
+MAX_DEPTH = 64
+"""Names in a path."""
+
+RESERVED = "_"
+"""A name that nothing at the top can have: `/fs/_/...` are the routes that do something with files."""
+
+_UNSEEN = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
+"""Characters that turn text around without being seen: a name with them is not what it looks like."""
 
 
-def clean_path(path: str) -> str | None:
-    """The absolute, normal form: `a/../b` is `/b`, and nothing climbs above `/`. None for a path that cannot be one:
+def clean_path(path: str, field: str = "path") -> str:
+    """The absolute, normal form: `a/../b` is `/b`, nothing climbs above `/`, and names that look the same are the same (NFC).
 
-    empty, too long, or with control characters.
+    Raises:
+        InvalidInput: it cannot be a path; the message says why.
     """
-    if not path.strip() or len(path) > MAX_PATH or any(ch < " " or ch == "\x7f" for ch in path):
-        return None
-    return posixpath.normpath("/" + path.strip().lstrip("/"))
+    if len(path) > MAX_PATH:
+        raise _refused(field, f"may hold {MAX_PATH} bytes")
+    text = unicodedata.normalize("NFC", path).strip(" ")
+    if not text:
+        raise _refused(field, "must not be empty")
+    names: list[str] = []
+    for name in text.split("/"):
+        if name == "..":
+            del names[-1:]
+        elif name not in ("", "."):
+            names.append(_checked(name, field))
+    if names[:1] == [RESERVED]:
+        raise _refused(field, f"must not begin with /{RESERVED}, which is kept for the server's own routes")
+    clean = "/" + "/".join(names)
+    if len(clean.encode()) > MAX_PATH or len(names) > MAX_DEPTH:
+        raise _refused(field, f"may hold {MAX_PATH} bytes and {MAX_DEPTH} names")
+    return clean
+
+
+def _checked(name: str, field: str) -> str:
+    if any(unicodedata.category(ch) in ("Cc", "Cs", "Zl", "Zp") or ch in _UNSEEN for ch in name):
+        raise _refused(field, "must not hold control characters or others that are not seen")
+    if "\\" in name:
+        raise _refused(field, "must not hold backslashes: names are separated by /")
+    if name != name.strip():
+        raise _refused(field, "must not hold names that begin or end with a space")
+    if len(name.encode()) > MAX_NAME:
+        raise _refused(field, f"may hold names of {MAX_NAME} bytes")
+    return name
+
+
+def _refused(field: str, words: str) -> InvalidInput:
+    return InvalidInput(f"`{field}` {words}", code="invalid_path", field=field)
+
+
+def name_of(path: str) -> str:
+    """The last name of a clean path; `/` for the top."""
+    return path.rpartition("/")[2] or "/"
+
+
+def parent_of(path: str) -> str:
+    """The folder that a clean path is in; the top is in itself."""
+    return path.rpartition("/")[0] or "/"
+
+
+def folders_above(path: str) -> list[str]:
+    """The folders that a clean path is in, the topmost first, without `/` itself."""
+    names = path.split("/")[1:-1]
+    return ["/" + "/".join(names[:depth]) for depth in range(1, len(names) + 1)]
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Whether a clean path lies in a folder, at any depth."""
+    return path != folder and path.startswith(folder.rstrip("/") + "/")
+
+
+def file_id(workspace_id: str, path: str) -> str:
+    """The id of what is at a path: a bare UUID (wire contract), the same for as long as it is there."""
+    return str(uuid5(UUID(workspace_id[-32:]), path))

@@ -64,6 +64,7 @@ class CreateSession(Struct, frozen=True, omit_defaults=True):
     initial_files: Annotated[tuple[InitialFile, ...], Meta(max_length=100)] = ()
     network_access: NetworkAccess | None = None
     hints: JsonObject | None = None
+    workspace_id: str | None = None
 
 
 class UpdateSession(Struct, frozen=True, omit_defaults=True):

@@ -124,7 +124,7 @@ async def _attempt(run: Run, assembly: Assembly, bound: BoundTool | None, state:
             code="repeated_call",
         )
     shown = _shown(run, state, call)
-    context = _context(run, state, call, shown)
+    context = _context(run, assembly, state, call, shown)
     try:
         return await asyncio.wait_for(bound.tool.run(context, arguments), bound.tool.timeout)
     finally:
@@ -179,11 +179,12 @@ def _shown(run: Run, state: TurnState, call: CallState) -> ToolText:
     return ToolText(run.redactor, publish)
 
 
-def _context(run: Run, state: TurnState, call: CallState, shown: ToolText) -> ToolContext:
+def _context(run: Run, assembly: Assembly, state: TurnState, call: CallState, shown: ToolText) -> ToolContext:
     engine, row = run.engine, run.row
     return ToolContext(
         org_id=row.org_id,
         session_id=row.id,
+        workspace_id=row.workspace(),
         turn_id=state.turn_id or "",
         tool_call_id=call.id,
         database=engine.database,
@@ -192,6 +193,8 @@ def _context(run: Run, state: TurnState, call: CallState, shown: ToolText) -> To
         progress=shown.progress,
         output=shown.output,
         locale=row.locale,
+        network=msgspec.structs.replace(assembly.network, private=engine.policy.private_addresses),
+        file_limits=engine.policy.file_limits,
     )
 
 

@@ -11,6 +11,7 @@ from perdure.capabilities.base import Behaviour
 from perdure.capabilities.registry import Registry
 from perdure.domain.errors import InvalidInput, NotFound
 from perdure.domain.messages import Controls
+from perdure.domain.network import NetworkRules
 from perdure.domain.tools import ClientSideTool
 from perdure.domain.turn import TurnRules
 from perdure.engine.services import Engine
@@ -45,6 +46,7 @@ class Assembly(Struct, frozen=True):
     rules: TurnRules
     parallel_tool_calls: bool | None
     behaviour: Behaviour = Behaviour()
+    network: NetworkRules = NetworkRules()
 
 
 class ModelChoice(Struct, frozen=True):
@@ -76,7 +78,7 @@ def assemble(layers: Layers, registry: Registry, max_iterations: int) -> Assembl
     if layers.agent is not None:
         stack.append(agent_layer(layers.agent))
         agent = layers.agent.config_struct()
-    stack.append(Layer("session", None, session.system_prompt, session.capabilities, session.tools))
+    stack.append(Layer("session", None, session.system_prompt, session.capabilities, session.tools, session.network_access))
     merged = merge_layers(stack, registry, layers.standing)
     limit = session.max_iterations or (agent.max_iterations if agent else None) or max_iterations
     parallel = session.parallel_tool_calls
@@ -87,7 +89,9 @@ def assemble(layers: Layers, registry: Registry, max_iterations: int) -> Assembl
         parallel = behaviour.parallel_tool_calls
     gated = frozenset(name for name, each in merged.bound.items() if each.gated)
     rules = TurnRules(max_iterations=limit, client_tools=frozenset(merged.client), gated=gated, loop_limit=behaviour.loop_limit)
-    return Assembly(merged.system, merged.specs(), merged.bound, merged.client, merged.features(), rules, parallel, behaviour)
+    return Assembly(
+        merged.system, merged.specs(), merged.bound, merged.client, merged.features(), rules, parallel, behaviour, merged.network
+    )
 
 
 def model_candidates(layers: Layers, controls: Controls | None) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Protocol
 from msgspec import Struct, field
 
 from perdure.capabilities.registry import Registry
+from perdure.domain.files import FileLimits
 from perdure.domain.ids import Prefix, new_id
 from perdure.domain.providers import ProviderSecrets
 from perdure.domain.times import Micros
@@ -64,7 +65,9 @@ class Policy(Struct, frozen=True):
         max_recoveries: how often a turn is taken up again without the log moving before it is sealed (wire contract: 3).
         client_timeout, approval_timeout: seconds that a client's results, or a person's leave, are waited for (wire contract:
             5 and 15 minutes).
+        private_addresses: whether tools may reach private networks and this machine.
         tool_output: characters of a tool's output that are kept (wire contract: 64 KB).
+        file_limits: how much the files of a session may hold.
     """
 
     model_attempts: int = 5
@@ -77,6 +80,8 @@ class Policy(Struct, frozen=True):
     tool_output: int = 64 * 1024
     client_timeout: float = 300.0
     approval_timeout: float = 900.0
+    private_addresses: bool = False
+    file_limits: FileLimits = FileLimits()
 
 
 DriverSource = Callable[[ProviderRow, ProviderSecrets], Driver]

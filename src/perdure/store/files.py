@@ -1,37 +1,25 @@
-"""Files of a session: text or bytes under absolute paths, in the database."""
+"""Rows of files and folders: a tree for each workspace. What they hold is in `blobs`; how they change, in `file_changes`."""
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterable
 
-import msgspec
 from msgspec import Struct
 
-from perdure.domain.ids import new_id
+from perdure.domain.errors import InvalidInput, NotFound
+from perdure.domain.files import MAX_ENTRIES
 from perdure.domain.times import Micros
 from perdure.store.database import Tx
-from perdure.store.rows import columns, values
+from perdure.store.rows import columns, insert
 
 
 class FileRow(Struct, frozen=True):
-    session_id: str
+    """A file, or a folder, which has no content. The top, `/`, has no row: it is always there."""
+
+    workspace_id: str
     path: str
     org_id: str
-    id: str
-    is_directory: int
-    is_readonly: int
-    content: bytes | None
-    is_text: int
-    size_bytes: int
-    hash: str
-    created_at: Micros
-    updated_at: Micros
-
-
-class FileEntry(Struct, frozen=True):
-    """A file without its content."""
-
-    path: str
+    parent: str
     is_directory: int
     is_readonly: int
     is_text: int
@@ -41,75 +29,92 @@ class FileEntry(Struct, frozen=True):
     updated_at: Micros
 
 
-_FILE = columns(FileRow)
-_ENTRY = columns(FileEntry)
+COLUMNS = columns(FileRow)
+INSERT = insert("files", FileRow)
+_FROM = f"SELECT {COLUMNS} FROM files WHERE workspace_id = ? AND org_id = ?"
+_MANY = 500
+"""Paths in one statement."""
 
 
-def hash_of(content: bytes) -> str:
-    """The content's SHA-256, in hex."""
-    return hashlib.sha256(content).hexdigest()
+def top(org_id: str, workspace_id: str, now: Micros) -> FileRow:
+    """What stands for `/`."""
+    return FileRow(workspace_id, "/", org_id, "/", 1, 0, 0, 0, "", now, now)
 
 
-async def get_file(tx: Tx, org_id: str, session_id: str, path: str) -> FileRow | None:
-    found = await tx.one(f"SELECT {_FILE} FROM files WHERE session_id = ? AND path = ? AND org_id = ?", session_id, path, org_id)
+def below(folder: str) -> tuple[str, str]:
+    """The bounds of the paths that begin with a folder: the first is among them, the second is not."""
+    # The character after "/" is "0".
+    prefix = folder.rstrip("/")
+    return prefix + "/", prefix + "0"
+
+
+async def get_entry(tx: Tx, org_id: str, workspace_id: str, path: str) -> FileRow | None:
+    """What is at a clean path."""
+    if path == "/":
+        return top(org_id, workspace_id, 0)
+    found = await tx.one(f"{_FROM} AND path = ?", workspace_id, org_id, path)
     return None if found is None else FileRow(*found)
 
 
-async def list_files(tx: Tx, org_id: str, session_id: str, under: str, limit: int = 10_000) -> list[FileEntry]:
-    """Everything below a folder (`/` for all), by path."""
-    prefix = under.rstrip("/") + "/"
-    # The character after "/" bounds the range of paths that begin with the prefix.
-    rows = await tx.all(
-        f"SELECT {_ENTRY} FROM files WHERE session_id = ? AND org_id = ? AND path >= ? AND path < ? ORDER BY path LIMIT ?",
-        session_id, org_id, prefix, prefix[:-1] + "0", limit,
-    )  # fmt: skip
-    return [FileEntry(*row) for row in rows]
+async def need_entry(tx: Tx, org_id: str, workspace_id: str, path: str) -> FileRow:
+    """The same. Raises NotFound."""
+    found = await get_entry(tx, org_id, workspace_id, path)
+    if found is None:
+        raise missing(path)
+    return found
 
 
-async def bytes_held(tx: Tx, org_id: str, session_id: str) -> int:
-    """The size of all files of the session, in bytes."""
-    found = await tx.one("SELECT COALESCE(SUM(size_bytes), 0) FROM files WHERE session_id = ? AND org_id = ?", session_id, org_id)
-    return 0 if found is None else int(found[0])
+async def need_file(tx: Tx, org_id: str, workspace_id: str, path: str) -> FileRow:
+    """The file at a clean path. Raises NotFound, and InvalidInput for a folder."""
+    found = await need_entry(tx, org_id, workspace_id, path)
+    if found.is_directory:
+        raise is_a_folder(path)
+    return found
 
 
-async def put_file(
-    tx: Tx, org_id: str, session_id: str, path: str, content: bytes, *, is_text: bool, readonly: bool = False, now: Micros
-) -> bool:
-    """Write a file, and the folders above it; whether it is new."""
-    old = await tx.one("SELECT id FROM files WHERE session_id = ? AND path = ?", session_id, path)
-    await _put_folders(tx, org_id, session_id, path, now)
-    if old is not None:
-        await tx.run(
-            "UPDATE files SET content = ?, is_text = ?, size_bytes = ?, hash = ?, updated_at = ? WHERE session_id = ? AND path = ?",
-            content, int(is_text), len(content), hash_of(content), now, session_id, path,
-        )  # fmt: skip
-        return False
-    row = FileRow(
-        session_id, path, org_id, new_id("file"), 0, int(readonly), content, int(is_text), len(content), hash_of(content), now, now
+def missing(path: str) -> NotFound:
+    """The error of a path where nothing is."""
+    return NotFound(f"file {path}", code="file_not_found")
+
+
+def is_a_folder(path: str) -> InvalidInput:
+    """The error of a folder where a file was meant."""
+    return InvalidInput(f"{path} is a folder", code="is_a_folder", field="path")
+
+
+async def get_entries(tx: Tx, org_id: str, workspace_id: str, paths: Iterable[str]) -> dict[str, FileRow]:
+    """Those of these clean paths that are there."""
+    every = sorted({path for path in paths if path != "/"})
+    found: dict[str, FileRow] = {}
+    for begin in range(0, len(every), _MANY):
+        some = every[begin : begin + _MANY]
+        marks = ", ".join("?" * len(some))
+        for row in await tx.all(f"{_FROM} AND path IN ({marks})", workspace_id, org_id, *some):
+            found[row[1]] = FileRow(*row)
+    return found
+
+
+async def list_children(tx: Tx, org_id: str, workspace_id: str, folder: str) -> list[FileRow]:
+    """What is in a folder itself, by path."""
+    rows = await tx.all(f"{_FROM} AND parent = ? ORDER BY path LIMIT ?", workspace_id, org_id, folder, MAX_ENTRIES)
+    return [FileRow(*row) for row in rows]
+
+
+async def list_tree(tx: Tx, org_id: str, workspace_id: str, folder: str = "/") -> list[FileRow]:
+    """What is in a folder and in the folders in it, by path."""
+    sql = f"{_FROM} AND path >= ? AND path < ? ORDER BY path LIMIT ?"
+    rows = await tx.all(sql, workspace_id, org_id, *below(folder), MAX_ENTRIES)
+    return [FileRow(*row) for row in rows]
+
+
+async def copy_tree(tx: Tx, org_id: str, source: str, target: str, now: Micros) -> None:
+    """Give a workspace that holds nothing all that another one holds; no content is copied."""
+    picked = COLUMNS.replace("workspace_id", "?", 1)
+    await tx.run(
+        f"INSERT INTO files ({COLUMNS}) SELECT {picked} FROM files WHERE workspace_id = ? AND org_id = ?", target, source, org_id
     )
-    await tx.run(f"INSERT INTO files ({_FILE}) VALUES ({', '.join('?' * 12)})", *values(row))
-    return True
-
-
-async def _put_folders(tx: Tx, org_id: str, session_id: str, path: str, now: Micros) -> None:
-    parts = path.strip("/").split("/")[:-1]
-    for depth in range(1, len(parts) + 1):
-        folder = "/" + "/".join(parts[:depth])
-        row = FileRow(session_id, folder, org_id, new_id("file"), 1, 0, None, 0, 0, "", now, now)
-        await tx.run(f"INSERT INTO files ({_FILE}) VALUES ({', '.join('?' * 12)}) ON CONFLICT DO NOTHING", *values(row))
-
-
-async def copy_files(tx: Tx, source: str, target: str, now: Micros) -> None:
-    """Give a session a copy of another's files."""
-    for row in await tx.all(f"SELECT {_FILE} FROM files WHERE session_id = ?", source):
-        copy = msgspec.structs.replace(FileRow(*row), session_id=target, id=new_id("file"), created_at=now, updated_at=now)
-        await tx.run(f"INSERT INTO files ({_FILE}) VALUES ({', '.join('?' * 12)})", *values(copy))
-
-
-async def delete_file(tx: Tx, org_id: str, session_id: str, path: str) -> int:
-    """Remove a file, or a folder with all that is in it; how many entries went."""
-    prefix = path.rstrip("/") + "/"
-    return await tx.run(
-        "DELETE FROM files WHERE session_id = ? AND org_id = ? AND (path = ? OR (path >= ? AND path < ?))",
-        session_id, org_id, path, prefix, prefix[:-1] + "0",
+    await tx.run(
+        "UPDATE workspaces SET size_bytes = (SELECT COALESCE(SUM(size_bytes), 0) FROM files WHERE workspace_id = ? AND org_id = ?),"
+        " file_count = (SELECT COUNT(*) FROM files WHERE workspace_id = ? AND org_id = ?), updated_at = ? WHERE id = ? AND org_id = ?",
+        target, org_id, target, org_id, now, target, org_id,
     )  # fmt: skip

@@ -13,13 +13,21 @@ from perdure.domain.errors import Unavailable
 from perdure.store.database import Database, Tx
 
 WORDS = {
-    "sqlite": {"blob": "BLOB", "clustered": " WITHOUT ROWID", "bigserial": "INTEGER", "unlogged": "TABLE", "bytewise": ""},
+    "sqlite": {
+        "blob": "BLOB",
+        "clustered": " WITHOUT ROWID",
+        "bigserial": "INTEGER",
+        "unlogged": "TABLE",
+        "bytewise": "",
+        "updated": "",
+    },
     "postgres": {
         "blob": "BYTEA",
         "clustered": "",
         "bigserial": "BIGSERIAL",
         "unlogged": "UNLOGGED TABLE",
         "bytewise": ' COLLATE "C"',
+        "updated": " WITH (fillfactor = 80)",
     },
 }
 

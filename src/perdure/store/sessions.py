@@ -16,6 +16,7 @@ from perdure.domain.ids import event_id
 from perdure.domain.messages import Usage
 from perdure.domain.sessions import Projection, SessionConfig, Status, project
 from perdure.domain.times import Micros
+from perdure.domain.workspaces import own_workspace
 from perdure.store.database import LOCK_ROW, Tx
 from perdure.store.events import EVENT_COLUMNS, noise
 from perdure.store.rows import columns, insert, like_pattern, to_json, values
@@ -54,6 +55,12 @@ class SessionRow(Struct, frozen=True):
     finished_at: Micros | None
     agent_version_id: str | None = None
     """The version of the agent that the session runs; None lets it follow the agent. Not part of the projection."""
+    workspace_id: str | None = None
+    """The workspace that it shares; None for its own. Not part of the projection."""
+
+    def workspace(self) -> str:
+        """The id of the workspace where its files are."""
+        return self.workspace_id or own_workspace(self.id)
 
     def projection(self) -> Projection:
         usage = None if self.usage is None else _USAGE.decode(self.usage)
@@ -234,7 +241,16 @@ async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
         "UPDATE sessions SET deleted_at = ?, epoch = epoch + 1, status = 'idle', wake_at = NULL WHERE id = ? AND org_id = ?",
         now, row.id, row.org_id,
     )  # fmt: skip
-    for table in ("pins", "files", "drafts", "standing_approvals", "key_values", "secrets", "sql_databases", "schedules"):
+    for table in (
+        "pins",
+        "drafts",
+        "standing_approvals",
+        "key_values",
+        "secrets",
+        "sql_databases",
+        "schedules",
+        "shell_states",
+    ):
         await tx.run(f"DELETE FROM {table} WHERE session_id = ? AND org_id = ?", row.id, row.org_id)
     await count_sessions(tx, row.org_id, -1)
 

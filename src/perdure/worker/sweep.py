@@ -9,6 +9,7 @@ import logging
 
 from perdure.domain.errors import PerdureError
 from perdure.engine.services import Engine
+from perdure.store.blobs import KEPT, purge_blobs
 from perdure.store.database import Tx
 from perdure.store.queue import Job
 from perdure.store.sessions import due, purge_deleted, unfinished
@@ -54,7 +55,9 @@ class Sweep:
         found = [pair for pair in await engine.database.read(look) if not self._worker.runs(pair[1])]
         if found:
             await engine.database.write(lambda tx: self._enqueue(tx, found))
-        await engine.database.write(lambda tx: purge_deleted(tx, now - PURGE_AFTER)) if self._purges(now) else None
+        if self._purges(now):
+            await engine.database.write(lambda tx: purge_deleted(tx, now - PURGE_AFTER))
+            await engine.database.write(lambda tx: purge_blobs(tx, now - KEPT))
         return len(found)
 
     def _purges(self, now: int) -> bool:

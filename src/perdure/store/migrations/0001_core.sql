@@ -156,15 +156,19 @@ CREATE TABLE sessions (
     output_preview TEXT,
     usage TEXT,
     started_at BIGINT,
-    finished_at BIGINT
-);
+    finished_at BIGINT,
+    workspace_id TEXT
+){{updated}};
 
 -- A search reads every title of the organization, so they are in this index, ready to be compared.
 CREATE INDEX sessions_by_age ON sessions (org_id, created_at, id, title_folded) WHERE deleted_at IS NULL;
 
 CREATE INDEX sessions_by_agent ON sessions (org_id, agent_id, created_at) WHERE deleted_at IS NULL AND agent_id IS NOT NULL;
 
-CREATE INDEX sessions_active ON sessions (updated_at) WHERE status = 'active' AND deleted_at IS NULL;
+CREATE INDEX sessions_by_workspace ON sessions (workspace_id) WHERE workspace_id IS NOT NULL;
+
+-- No index names updated_at: appends that change neither status nor title leave all indexes alone.
+CREATE INDEX sessions_active ON sessions (id) WHERE status = 'active' AND deleted_at IS NULL;
 
 CREATE INDEX sessions_due ON sessions (wake_at) WHERE wake_at IS NOT NULL AND deleted_at IS NULL;
 
@@ -211,20 +215,63 @@ CREATE TABLE events (
     PRIMARY KEY (session_id, sequence)
 ){{clustered}};
 
+-- Where files are. A session's own workspace has its session_id, and a row once it holds something. size_bytes and
+-- file_count are kept up with every change of its files.
+CREATE TABLE workspaces (
+    id TEXT PRIMARY KEY,
+    org_id TEXT NOT NULL,
+    session_id TEXT,
+    name TEXT NOT NULL,
+    description TEXT,
+    status TEXT NOT NULL,
+    size_bytes BIGINT NOT NULL,
+    file_count BIGINT NOT NULL,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    archived_at BIGINT
+);
+
+CREATE UNIQUE INDEX workspaces_by_name ON workspaces (org_id, name) WHERE status = 'active' AND session_id IS NULL;
+
+-- hash is empty for folders; what has it is in blobs.
 CREATE TABLE files (
-    session_id TEXT NOT NULL,
+    workspace_id TEXT NOT NULL,
     path TEXT{{bytewise}} NOT NULL,
     org_id TEXT NOT NULL,
-    id TEXT NOT NULL,
+    parent TEXT{{bytewise}} NOT NULL,
     is_directory INTEGER NOT NULL,
     is_readonly INTEGER NOT NULL,
-    content {{blob}},
     is_text INTEGER NOT NULL,
     size_bytes BIGINT NOT NULL,
     hash TEXT NOT NULL,
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL,
-    PRIMARY KEY (session_id, path)
+    PRIMARY KEY (workspace_id, path)
+);
+
+CREATE INDEX files_by_parent ON files (workspace_id, parent, path);
+
+CREATE INDEX files_by_hash ON files (org_id, hash) WHERE is_directory = 0;
+
+-- Contents, once for each organization, by their SHA-256. released_at is set when a file lets go of one: then it may be that no
+-- file has it any more.
+CREATE TABLE blobs (
+    org_id TEXT NOT NULL,
+    hash TEXT NOT NULL,
+    size_bytes BIGINT NOT NULL,
+    released_at BIGINT,
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (org_id, hash)
+){{clustered}};
+
+CREATE INDEX blobs_released ON blobs (released_at) WHERE released_at IS NOT NULL;
+
+CREATE TABLE blob_parts (
+    org_id TEXT NOT NULL,
+    hash TEXT NOT NULL,
+    part INTEGER NOT NULL,
+    content {{blob}} NOT NULL,
+    PRIMARY KEY (org_id, hash, part)
 );
 
 CREATE TABLE key_values (

@@ -1,0 +1,88 @@
+"""Files: many small ones written and searched, a large one in and out, and a fork of all of them."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator
+from statistics import median
+
+import msgspec
+
+from bench.figures import Figures, Once, Scale
+from bench.place import Place, Stopwatch
+from bench.site import Site, open_site
+from bench.wire import Connection
+
+AT_ONCE = 16
+SMALL, SMALL_SIZE = 1_000, 4_096
+"""How many small files there are, and how long each is, in bytes."""
+LARGE = 10 * 1024 * 1024
+EVERY = 50
+"""One small file in so many has the line that is searched for."""
+TIMES = 5
+
+WORDS = ("river", "stone", "cloud", "meadow", "lantern", "harbour", "orchard", "window", "paper", "winter")
+
+
+def text(number: int) -> str:
+    """About 4 KB of lines of words, the same in every run, and different for each file."""
+    pick = random.Random(number)
+    lines = [" ".join(pick.choices(WORDS, k=9)) for _ in range(80)]
+    if number % EVERY == 0:
+        lines[40] = f"needle {number}"
+    return "\n".join(lines)[: SMALL_SIZE - 1] + "\n"
+
+
+@contextlib.asynccontextmanager
+async def files(place: Place, _scale: Scale) -> AsyncIterator[Once]:
+    """Over HTTP, each round on a fresh server; what is written is durable before it is answered."""
+    bodies = [msgspec.json.encode({"content": text(number)}) for number in range(SMALL)]
+
+    async def once() -> Figures:
+        async with place.server() as server, open_site(server, place.model) as site:
+            session = f"/v1/sessions/{await site.session()}"
+            found = await _small(site, f"{session}/fs", bodies)
+            found |= await _large(site, f"{session}/fs")
+            began = time.perf_counter()
+            await site.desk.json("POST", f"{session}/fork", {})
+            return {**found, "files_fork_ms": (time.perf_counter() - began) * 1e3}
+
+    yield once
+
+
+async def _small(site: Site, base: str, bodies: list[bytes]) -> Figures:
+    async def write(line: Connection, number: int) -> None:
+        await line.send("POST", f"{base}/notes/{number % 20}/{number}.txt", bodies[number])
+
+    watch = Stopwatch(site.server)
+    rate = await site.at_once(AT_ONCE, SMALL, write)
+    found = {"files_written_per_s": rate, "files_written_cpu_ms": watch.cpu() / SMALL * 1e3}
+    for name, pattern, matches in (("found", "^needle [0-9]+$", SMALL // EVERY), ("missed", "nothing.*like.*this", 0)):
+        times = []
+        for _ in range(TIMES):
+            began = time.perf_counter()
+            answer = await site.desk.json("POST", f"{base}/_/grep", {"pattern": pattern})
+            times.append(time.perf_counter() - began)
+            if len(answer["data"]) != matches:
+                raise RuntimeError(f"{pattern!r} was found in {len(answer['data'])} files, not in {matches}")
+        found[f"files_grep_{name}_ms"] = median(times) * 1e3
+    return found
+
+
+async def _large(site: Site, base: str) -> Figures:
+    times: dict[str, list[float]] = {"in": [], "out": []}
+    for number in range(TIMES):
+        data = random.Random(number).randbytes(LARGE)
+        body = msgspec.json.encode({"content": base64.b64encode(data).decode(), "encoding": "base64"})
+        began = time.perf_counter()
+        await site.desk.send("POST", f"{base}/large-{number}.bin", body)
+        between = time.perf_counter()
+        back = await site.desk.send("GET", f"{base}/_/download/large-{number}.bin")
+        times["in"].append(between - began)
+        times["out"].append(time.perf_counter() - between)
+        if back != data:
+            raise RuntimeError("the large file did not come back as it was")
+    return {f"files_large_{way}_ms": median(taken) * 1e3 for way, taken in times.items()}

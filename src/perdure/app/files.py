@@ -1,0 +1,312 @@
+"""Files over HTTP: of a workspace, or of a session, which is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from msgspec import UNSET, Struct
+
+from perdure.app.services import App
+from perdure.app.storage import without_secrets
+from perdure.capabilities.file_reading import sized
+from perdure.capabilities.file_search import grep
+from perdure.domain.accounts import Caller
+from perdure.domain.errors import InvalidInput, NotFound, PreconditionFailed
+from perdure.domain.events import EventContext, FileWrittenData, NewEvent
+from perdure.domain.files import (
+    LONG,
+    Content,
+    CreateFile,
+    DeletedFile,
+    Encoding,
+    FileInfo,
+    FileStat,
+    GrepFiles,
+    GrepMatch,
+    GrepResult,
+    GrepResults,
+    SessionFile,
+    UpdateFile,
+    content_of,
+    decoded,
+    encoded,
+)
+from perdure.domain.links import Listing
+from perdure.domain.paths import clean_path, file_id, name_of
+from perdure.domain.times import to_rfc3339
+from perdure.store import file_changes as changes
+from perdure.store.blobs import parts_of, read_content, read_part, send_ahead
+from perdure.store.bus import Appended
+from perdure.store.database import Tx
+from perdure.store.files import FileRow, list_children, list_tree, need_entry, need_file
+from perdure.store.sessions import SessionRow, append, get_session
+from perdure.store.workspaces import WorkspaceRow, get_workspace, hold_for_writing
+
+T = TypeVar("T")
+
+MAX_LINES = 1_000
+"""Matching lines in one answer."""
+PREVIEWED = 1_000_000
+"""Bytes of a file that a preview shows."""
+
+
+class At(Struct, frozen=True):
+    """Where the files are: one of the two ids is given."""
+
+    session_id: str | None = None
+    workspace_id: str | None = None
+
+
+class OpenFile(Struct, frozen=True):
+    """A file to be sent: its parts do not change and stay readable, however slowly they are taken."""
+
+    row: FileRow
+    read: Callable[[int], Awaitable[bytes]]
+
+    @property
+    def parts(self) -> int:
+        return parts_of(self.row.size_bytes)
+
+
+# --- where ------------------------------------------------------------------
+
+
+async def _workspace_id(tx: Tx, caller: Caller, at: At) -> str:
+    """The workspace to read from. Raises NotFound."""
+    if at.session_id is not None:
+        return (await get_session(tx, caller.organization_id, at.session_id)).workspace()
+    return (await get_workspace(tx, caller.organization_id, at.workspace_id or "")).id
+
+
+async def _hold(tx: Tx, caller: Caller, at: At) -> tuple[WorkspaceRow, SessionRow | None]:
+    """The workspace to change, and the session whose log is to tell of it; both rows are held, the session's first."""
+    org_id, session_id, workspace_id = caller.organization_id, at.session_id, at.workspace_id or ""
+    session = None
+    if session_id is not None:
+        session = await get_session(tx, org_id, session_id, lock=True)
+        workspace_id = session.workspace()
+    else:
+        owner = (await get_workspace(tx, org_id, workspace_id)).session_id
+        if owner is not None:
+            session = await _alive(tx, org_id, owner)
+    return await hold_for_writing(tx, org_id, workspace_id), session
+
+
+async def _alive(tx: Tx, org_id: str, session_id: str) -> SessionRow | None:
+    """The session, unless it was deleted and others live on in its workspace."""
+    try:
+        return await get_session(tx, org_id, session_id, lock=True)
+    except NotFound:
+        return None
+
+
+async def _changing(
+    app: App, caller: Caller, at: At, work: Callable[[Tx, WorkspaceRow], Awaitable[tuple[T, FileWrittenData | None]]],
+    content: Content | None = None,
+) -> T:  # fmt: skip
+    """Change files in one transaction with the event that tells of it."""
+    now = app.now()
+
+    async def body(tx: Tx) -> T:
+        if content is not None:
+            await send_ahead(tx, caller.organization_id, content, now)
+        space, session = await _hold(tx, caller, at)
+        result, told = await work(tx, space)
+        if told is not None and session is not None:
+            events = [NewEvent("file.written", told, EventContext(), now)]
+            row, stored = await append(tx, session, await without_secrets(app, tx, session, events), now=now)
+            tx.after_commit(lambda: app.bus.publish(Appended(row.id, row.head, stored)))
+        return result
+
+    return await app.database.write(body)
+
+
+# --- shapes -----------------------------------------------------------------
+
+
+def _info(row: FileRow) -> FileInfo:
+    return FileInfo(
+        id=file_id(row.workspace_id, row.path), session_id=_uuid(row.workspace_id), path=row.path, name=name_of(row.path),
+        is_directory=bool(row.is_directory), is_readonly=bool(row.is_readonly), size_bytes=row.size_bytes,
+        created_at=to_rfc3339(row.created_at), updated_at=to_rfc3339(row.updated_at), hash=row.hash or None,
+    )  # fmt: skip
+
+
+def _file(row: FileRow, content: str | None = None) -> SessionFile:
+    encoding: Encoding = "text" if row.is_text else "base64"
+    return SessionFile(
+        id=file_id(row.workspace_id, row.path), session_id=_uuid(row.workspace_id), path=row.path, name=name_of(row.path),
+        is_directory=bool(row.is_directory), is_readonly=bool(row.is_readonly), size_bytes=row.size_bytes,
+        created_at=to_rfc3339(row.created_at), updated_at=to_rfc3339(row.updated_at), hash=row.hash or None, content=content,
+        encoding=UNSET if content is None else encoding,
+    )  # fmt: skip
+
+
+def _uuid(workspace_id: str) -> str:
+    hexes = workspace_id[-32:]
+    return "-".join((hexes[:8], hexes[8:12], hexes[12:16], hexes[16:20], hexes[20:]))
+
+
+async def _content(app: App, text: str | None, encoding: Encoding | None) -> Content:
+    """What a body means. Raises InvalidInput and TooLarge."""
+    given = text or ""
+
+    def make() -> Content:
+        return content_of(decoded(given, encoding or "text", app.file_limits.file))
+
+    return await sized(len(given), make)
+
+
+# --- reading ----------------------------------------------------------------
+
+
+async def list_folder(app: App, caller: Caller, at: At, path: str, *, recursive: bool) -> Listing[FileInfo]:
+    """What is in a folder. Raises NotFound."""
+    folder = clean_path(path)
+    look = list_tree if recursive else list_children
+
+    async def work(tx: Tx) -> list[FileRow]:
+        return await look(tx, caller.organization_id, await _workspace_id(tx, caller, at), folder)
+
+    return Listing(tuple(_info(row) for row in await app.database.read(work, long=True)))
+
+
+async def read_path(app: App, caller: Caller, at: At, path: str, *, recursive: bool) -> SessionFile | Listing[FileInfo]:
+    """A file with its content, or what is in a folder. Raises NotFound."""
+    clean, org_id = clean_path(path), caller.organization_id
+
+    async def work(tx: Tx) -> FileRow:
+        return await need_entry(tx, org_id, await _workspace_id(tx, caller, at), clean)
+
+    row = await app.database.read(work)
+    if row.is_directory:
+        return await list_folder(app, caller, at, clean, recursive=recursive)
+    data = await app.database.read(lambda tx: read_content(tx, org_id, row.hash, row.size_bytes), long=row.size_bytes > LONG)
+    return _file(row, await sized(len(data), encoded, data, bool(row.is_text)))
+
+
+async def stat_path(app: App, caller: Caller, at: At, path: str) -> FileStat:
+    """What is at a path. Raises NotFound."""
+    clean = clean_path(path)
+
+    async def work(tx: Tx) -> FileRow:
+        space = await _workspace_id(tx, caller, at)
+        return await need_entry(tx, caller.organization_id, space, clean)
+
+    row = await app.database.read(work)
+    return FileStat(
+        path=row.path, name=name_of(row.path), is_directory=bool(row.is_directory), is_readonly=bool(row.is_readonly),
+        size_bytes=row.size_bytes, created_at=to_rfc3339(row.created_at), updated_at=to_rfc3339(row.updated_at),
+        hash=row.hash or None,
+    )  # fmt: skip
+
+
+async def open_file(app: App, caller: Caller, at: At, path: str) -> OpenFile:
+    """A file, to be read part by part. Raises NotFound, and InvalidInput for a folder."""
+    clean, org_id = clean_path(path), caller.organization_id
+
+    async def work(tx: Tx) -> FileRow:
+        return await need_file(tx, org_id, await _workspace_id(tx, caller, at), clean)
+
+    row = await app.database.read(work)
+
+    async def read(part: int) -> bytes:
+        return await app.database.read(lambda tx: read_part(tx, org_id, row.hash, part), long=True)
+
+    return OpenFile(row, read)
+
+
+async def grep_files(app: App, caller: Caller, at: At, body: GrepFiles) -> GrepResults:
+    """The lines of text files that match."""
+    workspace_id = await app.database.read(lambda tx: _workspace_id(tx, caller, at))
+    search = await grep(app.database, caller.organization_id, workspace_id, body.pattern, glob=body.path_pattern, limit=MAX_LINES)
+    found = tuple(
+        GrepResult(each.path, tuple(GrepMatch(each.path, line.number, line.text) for line in each.lines)) for each in search.found
+    )
+    return GrepResults(found, search.cut is not None)
+
+
+# --- changing ---------------------------------------------------------------
+
+
+async def create_path(app: App, caller: Caller, at: At, path: str, body: CreateFile) -> SessionFile:
+    """Make a file or folder that is not there yet."""
+    clean, now = clean_path(path), app.now()
+    if body.is_directory and (body.content is not None or body.is_readonly):
+        raise InvalidInput("a folder has no content, and cannot be read-only", field="is_directory")
+    content = None if body.is_directory else await _content(app, body.content, body.encoding)
+    write = changes.FileWrite(clean, content, new=True, readonly=body.is_readonly)
+
+    async def work(tx: Tx, space: WorkspaceRow) -> tuple[SessionFile, FileWrittenData]:
+        row = (await changes.write_file(tx, space, write, app.file_limits, now)).row
+        return _file(row), FileWrittenData(clean, "write", True, row.size_bytes)
+
+    return await _changing(app, caller, at, work, content)
+
+
+async def update_path(
+    app: App, caller: Caller, at: At, path: str, body: UpdateFile, if_match: frozenset[str] | None
+) -> SessionFile:
+    """Change a file's content, its read-only flag, or both; lifting the flag makes way for the content."""
+    clean, now = clean_path(path), app.now()
+    expected = _both(if_match, body.expected_hash)
+    content = None if body.content is None else await _content(app, body.content, body.encoding)
+
+    async def work(tx: Tx, space: WorkspaceRow) -> tuple[SessionFile, FileWrittenData | None]:
+        if content is None:
+            row = await need_file(tx, space.org_id, space.id, clean)
+            changes.check_expected(expected, row)
+            row = row if body.is_readonly is None else await changes.set_readonly(tx, row, body.is_readonly, now)
+            return _file(row), None
+        write = changes.FileWrite(
+            clean, content, old=True, expected=expected, readonly=body.is_readonly, force=body.is_readonly is False
+        )
+        row = (await changes.write_file(tx, space, write, app.file_limits, now)).row
+        return _file(row), FileWrittenData(clean, "write", False, row.size_bytes)
+
+    return await _changing(app, caller, at, work, content)
+
+
+def _both(if_match: frozenset[str] | None, expected: str | None) -> frozenset[str] | None:
+    """The hashes that are accepted, if both the header and the body may say so."""
+    if expected is None:
+        return if_match
+    return frozenset((expected,)) if if_match is None or {"*", expected} & if_match else frozenset()
+
+
+async def delete_path(
+    app: App, caller: Caller, at: At, path: str, *, recursive: bool, if_match: frozenset[str] | None
+) -> DeletedFile:
+    """Delete a file or folder; nothing there is no error."""
+    clean, now = clean_path(path), app.now()
+
+    async def work(tx: Tx, space: WorkspaceRow) -> tuple[DeletedFile, FileWrittenData | None]:
+        gone = await changes.delete_path(tx, space, clean, recursive=recursive, expected=if_match, now=now)
+        if not gone and if_match is not None:
+            raise PreconditionFailed(f"{clean} is not there any more")
+        return DeletedFile(gone > 0), FileWrittenData(clean, "delete", False, 0) if gone else None
+
+    return await _changing(app, caller, at, work)
+
+
+async def move_path(app: App, caller: Caller, at: At, source: str, target: str) -> SessionFile:
+    """Give a file or folder another path."""
+    src, dst, now = clean_path(source, "src_path"), clean_path(target, "dst_path"), app.now()
+
+    async def work(tx: Tx, space: WorkspaceRow) -> tuple[SessionFile, FileWrittenData]:
+        row = await changes.move_path(tx, space, src, dst, app.file_limits, now)
+        return _file(row), FileWrittenData(dst, "move", True, row.size_bytes)
+
+    return await _changing(app, caller, at, work)
+
+
+async def copy_path(app: App, caller: Caller, at: At, source: str, target: str) -> SessionFile:
+    """Copy a file or folder."""
+    src, dst, now = clean_path(source, "src_path"), clean_path(target, "dst_path"), app.now()
+
+    async def work(tx: Tx, space: WorkspaceRow) -> tuple[SessionFile, FileWrittenData]:
+        row = await changes.copy_path(tx, space, src, dst, app.file_limits, now)
+        return _file(row), FileWrittenData(dst, "write", True, row.size_bytes)
+
+    return await _changing(app, caller, at, work)

@@ -1,0 +1,127 @@
+"""Workspaces: make, read, list, change, archive."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from perdure.app.services import App
+from perdure.domain.accounts import Caller
+from perdure.domain.errors import Conflict, InvalidInput
+from perdure.domain.links import AllowedAction
+from perdure.domain.sessions import has_control
+from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
+from perdure.domain.workspaces import CreateWorkspace, UpdateWorkspace, Workspace
+from perdure.store.database import Tx
+from perdure.store.workspaces import (
+    WorkspaceRow,
+    add_workspace,
+    get_workspace,
+    hold_workspace,
+    list_workspaces,
+    update_workspace,
+    workspace_by_name,
+)
+
+OWN_NAME = "A session's files"
+"""What a session's own workspace is called unless somebody gave it a name."""
+
+
+def to_workspace(row: WorkspaceRow) -> Workspace:
+    """The row as clients see it."""
+    url = f"/v1/workspaces/{row.id}"
+    actions = [
+        AllowedAction("self", "GET", url, "get_workspace"),
+        AllowedAction("files", "GET", f"{url}/fs", "get_root"),
+        AllowedAction("update", "PATCH", url, "update_workspace"),
+    ]
+    if row.session_id is None and row.status == "active":
+        actions.append(AllowedAction("delete", "DELETE", url, "delete_workspace"))
+    return Workspace(
+        id=row.id, name=row.name or OWN_NAME, status=row.status, size_bytes=row.size_bytes, file_count=row.file_count,
+        created_at=to_rfc3339(row.created_at), updated_at=to_rfc3339(row.updated_at), self_url=url, view_url=url, ui_link=url,
+        description=row.description, session_id=row.session_id, archived_at=maybe_rfc3339(row.archived_at),
+        allowed_actions=tuple(actions),
+    )  # fmt: skip
+
+
+def _clean(name: str) -> str:
+    trimmed = name.strip()
+    if not trimmed or has_control(trimmed):
+        raise InvalidInput("`name` must hold something, and no control characters", field="name")
+    return trimmed
+
+
+async def create_workspace(app: App, caller: Caller, body: CreateWorkspace) -> Workspace:
+    """Make a workspace that belongs to no session, for sessions to share."""
+    name, now = _clean(body.name), app.now()
+
+    async def work(tx: Tx) -> Workspace:
+        row = WorkspaceRow(
+            app.new_id("workspace"), caller.organization_id, None, name, body.description, "active", 0, 0, now, now, None
+        )
+        await _check_name(tx, row)
+        await add_workspace(tx, row)
+        return to_workspace(row)
+
+    return await app.database.write(work)
+
+
+async def _check_name(tx: Tx, row: WorkspaceRow) -> None:
+    if row.session_id is None and await workspace_by_name(tx, row.org_id, row.name) is not None:
+        raise Conflict(f"another workspace is named {row.name!r}", code="name_taken")
+
+
+async def all_workspaces(app: App, caller: Caller, search: str | None, archived: bool) -> list[Workspace]:
+    """The organization's workspaces, newest first, without sessions' own ones."""
+    rows = await app.database.read(lambda tx: list_workspaces(tx, caller.organization_id, search, archived), long=True)
+    return [to_workspace(row) for row in rows]
+
+
+async def read_workspace(app: App, caller: Caller, workspace_id: str) -> Workspace:
+    """One workspace."""
+    return to_workspace(await app.database.read(lambda tx: get_workspace(tx, caller.organization_id, workspace_id)))
+
+
+async def change_workspace(app: App, caller: Caller, workspace_id: str, body: UpdateWorkspace) -> Workspace:
+    """Change what the caller named, and nothing else."""
+    given = {name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET}
+    if "name" in given:
+        given["name"] = _clean(given["name"])
+    now = app.now()
+
+    async def work(tx: Tx) -> Workspace:
+        if not given:
+            return to_workspace(await get_workspace(tx, caller.organization_id, workspace_id))
+        return await _changed(tx, await hold_workspace(tx, caller.organization_id, workspace_id), given, now)
+
+    return await (app.database.write(work) if given else app.database.read(work))
+
+
+async def archive_workspace(app: App, caller: Caller, workspace_id: str) -> None:
+    """Hide a workspace from lists and from new sessions; its files can be read, and no longer changed."""
+    now = app.now()
+
+    async def work(tx: Tx) -> None:
+        await _changed(tx, await hold_workspace(tx, caller.organization_id, workspace_id), {"status": "archived"}, now)
+
+    await app.database.write(work)
+
+
+async def _changed(tx: Tx, row: WorkspaceRow, given: dict[str, Any], now: Micros) -> Workspace:
+    changes = {name: value for name, value in given.items() if value != getattr(row, name)}
+    status = changes.get("status")
+    if status == "archived" and row.session_id is not None:
+        raise Conflict("this workspace goes with its session: delete that", code="workspace_of_session")
+    if status is not None:
+        changes["archived_at"] = None if status == "active" else now
+    if not changes:
+        return to_workspace(row)
+    changes["updated_at"] = max(now, row.updated_at + 1)
+    new = msgspec.structs.replace(row, **changes)
+    if new.status == "active" and (new.name != row.name or row.status != "active"):
+        await _check_name(tx, new)
+    await update_workspace(tx, row, changes)
+    return to_workspace(new)

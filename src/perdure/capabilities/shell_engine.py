@@ -1,0 +1,235 @@
+"""Running bash commands in a sandbox inside this process (bashkit): its files are a tree in memory, and there is no host.
+
+Every command gets an instance of its own, so none of the limits that an instance counts over its life is ever used up. What
+a shell remembers travels as a bash script that the shell itself writes (`declare -p` and the like): it means the same to
+every version of the sandbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from perdure.domain.errors import ToolError
+from perdure.domain.network import NetworkRules
+from perdure.llm.addresses import plain_address
+
+if TYPE_CHECKING:
+    import bashkit
+
+HOME = "/workspace"
+"""Where the session's files are."""
+
+MAX_COMMANDS = 90_000
+MAX_ITERATIONS = 100_000
+"""Commands in one call, and rounds of one loop. The sandbox itself ends at 100,000 commands."""
+
+MAX_STATE = 256 * 1024
+"""Characters of what a shell remembers."""
+
+MAX_LIVE = 512 * 1024
+"""Characters of output that followers are shown while a command runs; the result holds more."""
+
+_GATHER = 0.05
+"""Seconds over which output is gathered before followers see it."""
+
+_MAX_OUTPUT = 1024 * 1024
+# What every instance sets by itself, or what is about one command only.
+_OWN = frozenset(
+    {
+        "BASHOPTS", "BASH_VERSINFO", "BASH_VERSION", "EUID", "UID", "PPID", "SHELLOPTS", "HOSTNAME", "HOSTTYPE", "MACHTYPE", "OSTYPE",
+        "OPTIND", "PIPESTATUS", "PS4", "SHELL", "SHLVL", "USER", "_", "PWD", "RANDOM", "SECONDS", "LINENO", "BASHPID",
+    }
+)  # fmt: skip
+_DECLARATION = re.compile(r"declare -\S+ (\w+)")
+
+
+class Ran(Struct, frozen=True):
+    """What a command came to.
+
+    Attributes:
+        state: the script that brings the shell back; None when it is too long to be kept.
+        problem: why the sandbox ended it before it was done.
+    """
+
+    exit_code: int
+    stdout: str
+    stderr: str
+    state: str | None
+    truncated: bool = False
+    problem: str | None = None
+
+
+class _Output:
+    """Takes pieces of output from whatever thread the sandbox runs on, and hands them on, gathered, on the event loop's."""
+
+    def __init__(self, show: Callable[[str, str], None]) -> None:
+        self._show = show
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._pieces: dict[str, list[str]] = {"stdout": [], "stderr": []}
+        self._sizes = {"stdout": 0, "stderr": 0}
+        self._shown = {"stdout": 0, "stderr": 0}
+        self._budget = MAX_LIVE
+        self._scheduled = False
+        self._closed = False
+
+    def __call__(self, stdout: str, stderr: str) -> None:
+        with self._lock:
+            for stream, text in (("stdout", stdout), ("stderr", stderr)):
+                if text and self._sizes[stream] < _MAX_OUTPUT:
+                    self._pieces[stream].append(text)
+                    self._sizes[stream] += len(text)
+            if self._scheduled or self._closed:
+                return
+            self._scheduled = True
+        self._loop.call_soon_threadsafe(self._loop.call_later, _GATHER, self.flush)
+
+    def text(self, stream: str) -> str:
+        """All of a stream so far, up to what is kept."""
+        with self._lock:
+            return "".join(self._pieces[stream])[:_MAX_OUTPUT]
+
+    def close(self) -> None:
+        """Show what is left, and nothing after it."""
+        self._closed = True
+        self.flush()
+
+    def flush(self) -> None:
+        """Show what came in since the last time."""
+        with self._lock:
+            self._scheduled = False
+            fresh = {}
+            for stream, pieces in self._pieces.items():
+                fresh[stream] = "".join(pieces[self._shown[stream] :])
+                self._shown[stream] = len(pieces)
+        for stream, text in fresh.items():
+            if text and self._budget > 0:
+                self._show(stream, text[: self._budget])
+                self._budget -= len(text)
+                if self._budget <= 0:
+                    self._show("stderr", "\n[more output is not shown live]\n")
+
+
+async def run_command(
+    command: str, tree: bashkit.FileSystem, state: str | None, rules: NetworkRules, seconds: float, show: Callable[[str, str], None]
+) -> Ran:
+    """Run a command on a tree of files, which it may change.
+
+    Args:
+        state: what the shell remembered after the last command.
+        seconds: how long it may run.
+        show: gets the output while it comes in, with the stream's name.
+    """
+    from bashkit import Bash
+
+    shell = Bash(
+        cwd=HOME, username="agent", hostname="session", max_commands=MAX_COMMANDS, max_loop_iterations=MAX_ITERATIONS,
+        timeout_seconds=seconds, network=network_for(rules),
+    )  # fmt: skip
+    shell.mount(HOME, tree)
+    if state:
+        await _execute(shell, state)
+    output = _Output(show)
+    try:
+        result = await _execute(shell, command, output)
+    finally:
+        output.close()
+    truncated = bool(result.stdout_truncated or result.stderr_truncated)
+    problem: str | None = result.error
+    if problem is None:
+        return Ran(result.exit_code, result.stdout, result.stderr, await _state_of(shell), truncated)
+    stderr = output.text("stderr")
+    if not stderr.endswith(problem):
+        stderr += f"bash: {problem}\n"
+    return Ran(result.exit_code or 1, output.text("stdout"), stderr, await _state_of(shell), truncated, problem)
+
+
+async def _execute(shell: bashkit.Bash, script: str, output: _Output | None = None) -> bashkit.ExecResult:
+    from bashkit import BashError
+
+    try:
+        return await shell.execute(script, on_output=output)
+    except BashError as error:
+        raise ToolError(f"the shell failed: {str(error)[:500]}") from None
+
+
+async def _state_of(shell: bashkit.Bash) -> str | None:
+    """A script that makes another shell like this one: functions, aliases, options, variables, folder."""
+    functions = await _execute(shell, "builtin declare -f; builtin alias; builtin shopt -p")
+    variables = await _execute(shell, "builtin declare -p")
+    if any(each.error or each.stdout_truncated for each in (functions, variables)):
+        return None
+    lines = [line for line in functions.stdout.splitlines() if not line.startswith("shopt -u ")]
+    lines += [line for line in variables.stdout.splitlines() if not _is_own(line)]
+    script = "\n".join([*lines, f"builtin cd -- {shlex.quote(shell.shell_state().cwd)}"])
+    return script if len(script) <= MAX_STATE and "\0" not in script else None
+
+
+def _is_own(line: str) -> bool:
+    named = _DECLARATION.match(line)
+    return named is not None and named[1] in _OWN
+
+
+def network_for(rules: NetworkRules) -> Any:
+    """What the sandbox is told of the network: nothing, unless hosts are allowed by name; it knows no patterns."""
+    names = [name for name in rules.named() if rules.private or plain_address(name) is None]
+    if not names:
+        return None
+    hosts = [f"[{name}]" if ":" in name else name for name in names]
+    return {
+        "allow": [f"{scheme}://{host}" for host in hosts for scheme in ("https", "http")],
+        "block_private_ips": not rules.private,
+    }
+
+
+def plant(files: Mapping[str, bytes], folders: list[str]) -> tuple[bashkit.FileSystem, list[str]]:
+    """A tree of these files, and the paths of those that it cannot hold (the sandbox takes 10,000,000 bytes a file)."""
+    from bashkit import FileSystem
+
+    tree = FileSystem()
+    for entry in tree.read_dir("/"):
+        tree.remove(f"/{entry['name']}", recursive=True)
+    made: set[str] = set()
+    for folder in [*folders, *(path.rpartition("/")[0] for path in files)]:
+        if folder and folder not in made:
+            tree.mkdir(folder, recursive=True)
+            made.add(folder)
+    left_out = []
+    for path, content in files.items():
+        try:
+            tree.write_file(path, content)
+        except RuntimeError:
+            left_out.append(path)
+    return tree, left_out
+
+
+class Stamp(Struct, frozen=True):
+    """What shows whether a file of a tree was written."""
+
+    size: int
+    modified: float
+
+
+def look(tree: bashkit.FileSystem) -> tuple[dict[str, Stamp], set[str]]:
+    """The files of a tree, and its folders. Links and the like are neither."""
+    files: dict[str, Stamp] = {}
+    folders: set[str] = set()
+    waiting = ["/"] if tree.exists("/") else []
+    while waiting:
+        folder = waiting.pop()
+        for entry in tree.read_dir(folder):
+            path = f"{folder.rstrip('/')}/{entry['name']}"
+            about = entry["metadata"]
+            if about["file_type"] == "directory":
+                folders.add(path)
+                waiting.append(path)
+            elif about["file_type"] == "file":
+                files[path] = Stamp(about["size"], about["modified"])
+    return files, folders

@@ -1,0 +1,132 @@
+"""Contents of files: kept once for an organization under their SHA-256, in parts, and never changed.
+
+Whoever needs a content names its hash; so copies, forks and files that many sessions begin with cost no bytes. A content that
+may have lost its last file is marked `released_at`; `purge_blobs` looks at marked ones an hour later and removes those that no
+file names. The hour is what makes it safe without counting: every transaction that saw a file with a content, and is about to
+give that content to another file, has long ended by then (a statement's limit is 30 seconds).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from perdure.domain.files import Content
+from perdure.domain.times import Micros
+from perdure.store.database import Tx
+
+PART = 256 * 1024
+"""Bytes of a part: what a reader holds at once."""
+KEPT = 3_600_000_000
+"""Microseconds between a content's last release and its removal."""
+_MANY = 500
+"""Hashes in one statement."""
+
+
+def parts_of(size: int) -> int:
+    """How many parts a content of so many bytes has."""
+    return -(-size // PART)
+
+
+def _slices(hashes: Iterable[str]) -> list[tuple[list[str], str]]:
+    """The hashes in slices, each with its marks for an IN."""
+    every = sorted(set(hashes))
+    slices = [every[begin : begin + _MANY] for begin in range(0, len(every), _MANY)]
+    return [(each, ", ".join("?" * len(each))) for each in slices]
+
+
+async def keep_contents(tx: Tx, org_id: str, contents: Iterable[Content], now: Micros) -> None:
+    """Have these contents kept; those that are there already are not sent again."""
+    wanted = {each.hash: each for each in contents}
+    held: set[str] = set()
+    for some, marks in _slices(wanted):
+        rows = await tx.all(f"SELECT hash, released_at FROM blobs WHERE org_id = ? AND hash IN ({marks})", org_id, *some)
+        held |= {row[0] for row in rows if row[1] is None}
+        for row in rows:
+            # Marked: the mark is taken off, unless the content is removed at this very moment.
+            if row[1] is not None and await _retain(tx, org_id, row[0]):
+                held.add(row[0])
+    for hash_ in sorted(wanted.keys() - held):
+        await _add(tx, org_id, wanted[hash_], now)
+
+
+async def send_ahead(tx: Tx, org_id: str, content: Content, now: Micros) -> None:
+    """Have a long content kept before any row is locked, so that nobody waits while it is on its way."""
+    if len(content.data) > PART:
+        await keep_contents(tx, org_id, (content,), now)
+
+
+async def _retain(tx: Tx, org_id: str, hash_: str) -> bool:
+    return await tx.run("UPDATE blobs SET released_at = NULL WHERE org_id = ? AND hash = ?", org_id, hash_) == 1
+
+
+async def _add(tx: Tx, org_id: str, content: Content, now: Micros) -> None:
+    size = len(content.data)
+    sql = "INSERT INTO blobs (org_id, hash, size_bytes, released_at, created_at) VALUES (?, ?, ?, NULL, ?) ON CONFLICT DO NOTHING"
+    while await tx.run(sql, org_id, content.hash, size, now) == 0:
+        # Somebody else has added it since it was looked for, and may even have let go of it.
+        if await _retain(tx, org_id, content.hash):
+            return
+    rows = [(org_id, content.hash, part, content.data[part * PART : (part + 1) * PART]) for part in range(parts_of(size))]
+    if rows:
+        await tx.run_many("INSERT INTO blob_parts (org_id, hash, part, content) VALUES (?, ?, ?, ?)", rows)
+
+
+async def read_content(tx: Tx, org_id: str, hash_: str, size: int) -> bytes:
+    """A whole content of this size, in bytes."""
+    rows = await tx.all("SELECT content FROM blob_parts WHERE org_id = ? AND hash = ? ORDER BY part", org_id, hash_)
+    return _joined(hash_, size, [row[0] for row in rows])
+
+
+async def read_part(tx: Tx, org_id: str, hash_: str, part: int) -> bytes:
+    """One part of a content, counted from 0."""
+    row = await tx.one("SELECT content FROM blob_parts WHERE org_id = ? AND hash = ? AND part = ?", org_id, hash_, part)
+    return _joined(hash_, None, [] if row is None else [row[0]])
+
+
+async def read_contents(tx: Tx, org_id: str, sizes: dict[str, int]) -> dict[str, bytes]:
+    """Several contents by hash, given their sizes in bytes."""
+    parts: dict[str, list[bytes]] = {hash_: [] for hash_ in sizes}
+    for some, marks in _slices(sizes):
+        rows = await tx.all(
+            f"SELECT hash, content FROM blob_parts WHERE org_id = ? AND hash IN ({marks}) ORDER BY hash, part", org_id, *some
+        )
+        for row in rows:
+            parts[row[0]].append(row[1])
+    return {hash_: _joined(hash_, sizes[hash_], found) for hash_, found in parts.items()}
+
+
+def _joined(hash_: str, size: int | None, parts: Sequence[bytes]) -> bytes:
+    data = bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+    if len(data) != size if size is not None else not parts:
+        raise RuntimeError(f"the content {hash_} is not whole")
+    return data
+
+
+async def release_contents(tx: Tx, org_id: str, hashes: Iterable[str], now: Micros) -> None:
+    """Mark contents that a file has just let go of."""
+    for some, marks in _slices(hashes):
+        await tx.run(f"UPDATE blobs SET released_at = ? WHERE org_id = ? AND hash IN ({marks})", now, org_id, *some)
+
+
+_NAMED = "EXISTS (SELECT 1 FROM files WHERE files.org_id = blobs.org_id AND files.hash = blobs.hash AND files.is_directory = 0)"
+
+
+async def purge_blobs(tx: Tx, before: Micros, limit: int = 200) -> int:
+    """Remove contents released before an instant that no file names, a bounded batch at a time; how many went."""
+    rows = await tx.all("SELECT org_id, hash FROM blobs WHERE released_at < ? ORDER BY released_at LIMIT ?", before, limit)
+    gone = 0
+    for org_id, hash_ in sorted((row[0], row[1]) for row in rows):
+        # Each statement looks at the mark again: a writer that has taken it off meanwhile wins.
+        await tx.run(
+            f"UPDATE blobs SET released_at = NULL WHERE org_id = ? AND hash = ? AND released_at < ? AND {_NAMED}",
+            org_id,
+            hash_,
+            before,
+        )
+        removed = await tx.run(
+            f"DELETE FROM blobs WHERE org_id = ? AND hash = ? AND released_at < ? AND NOT {_NAMED}", org_id, hash_, before
+        )
+        if removed:
+            await tx.run("DELETE FROM blob_parts WHERE org_id = ? AND hash = ?", org_id, hash_)
+            gone += 1
+    return gone

@@ -1,0 +1,137 @@
+"""Rows of workspaces.
+
+A session's own workspace gets its row when the first file is written; until then it is as if there were an empty one.
+A workspace's row is locked by every change of its files, so that what a change has looked at stays as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from perdure.domain.errors import Conflict, NotFound
+from perdure.domain.times import Micros
+from perdure.domain.workspaces import WorkspaceStatus
+from perdure.store.database import LOCK_ROW, Tx
+from perdure.store.rows import assignments, columns, insert, like_pattern, values
+
+
+class WorkspaceRow(Struct, frozen=True):
+    """`session_id` is that of the session whose own it is; None for one that was made by itself."""
+
+    id: str
+    org_id: str
+    session_id: str | None
+    name: str
+    description: str | None
+    status: WorkspaceStatus
+    size_bytes: int
+    file_count: int
+    created_at: Micros
+    updated_at: Micros
+    archived_at: Micros | None
+
+
+_COLUMNS = columns(WorkspaceRow)
+_INSERT = insert("workspaces", WorkspaceRow)
+
+
+async def add_workspace(tx: Tx, row: WorkspaceRow) -> None:
+    await tx.run(_INSERT, *values(row))
+
+
+async def _stored(tx: Tx, org_id: str, workspace_id: str, *, lock: bool) -> WorkspaceRow | None:
+    sql = f"SELECT {_COLUMNS} FROM workspaces WHERE id = ? AND org_id = ?"
+    found = await tx.one(sql + (LOCK_ROW[tx.dialect] if lock else ""), workspace_id, org_id)
+    return None if found is None else WorkspaceRow(*found)
+
+
+async def _of_session(tx: Tx, org_id: str, workspace_id: str, *, lock: bool) -> WorkspaceRow:
+    """The row that a session's own workspace would have. Raises NotFound."""
+    session_id = f"session_{workspace_id[-32:]}"
+    sql = "SELECT created_at, workspace_id FROM sessions WHERE id = ? AND org_id = ? AND deleted_at IS NULL"
+    found = await tx.one(sql + (LOCK_ROW[tx.dialect] if lock else ""), session_id, org_id)
+    if found is None or found[1] is not None:
+        raise NotFound("workspace")
+    return WorkspaceRow(workspace_id, org_id, session_id, "", None, "active", 0, 0, found[0], found[0], None)
+
+
+async def get_workspace(tx: Tx, org_id: str, workspace_id: str) -> WorkspaceRow:
+    """The organization's workspace.
+
+    Raises:
+        NotFound: it never existed, went with its session, or is another organization's: the same answer.
+    """
+    row = await _stored(tx, org_id, workspace_id, lock=False)
+    return row or await _of_session(tx, org_id, workspace_id, lock=False)
+
+
+async def hold_workspace(tx: Tx, org_id: str, workspace_id: str) -> WorkspaceRow:
+    """The same, with its row locked until the commit, and made if need be: before every change. Raises NotFound."""
+    row = await _stored(tx, org_id, workspace_id, lock=True)
+    if row is not None:
+        return row
+    # The session's row is held, so that it cannot be deleted while it gets a workspace.
+    made = await _of_session(tx, org_id, workspace_id, lock=True)
+    await tx.run(f"{_INSERT} ON CONFLICT DO NOTHING", *values(made))
+    return await _stored(tx, org_id, workspace_id, lock=True) or made
+
+
+async def hold_for_writing(tx: Tx, org_id: str, workspace_id: str) -> WorkspaceRow:
+    """`hold_workspace` for a change of its files. Raises NotFound, and Conflict when it is archived."""
+    row = await hold_workspace(tx, org_id, workspace_id)
+    if row.status != "active":
+        raise Conflict("this workspace is archived: its files can be read only", code="workspace_archived")
+    return row
+
+
+async def workspace_by_name(tx: Tx, org_id: str, name: str) -> WorkspaceRow | None:
+    """The active workspace of this name, sessions' own ones aside."""
+    sql = f"SELECT {_COLUMNS} FROM workspaces WHERE org_id = ? AND name = ? AND status = 'active' AND session_id IS NULL"
+    found = await tx.one(sql, org_id, name)
+    return None if found is None else WorkspaceRow(*found)
+
+
+async def list_workspaces(tx: Tx, org_id: str, search: str | None, archived: bool) -> list[WorkspaceRow]:
+    """Those that were made by themselves, newest first."""
+    where, args = "org_id = ? AND session_id IS NULL", [org_id]
+    if not archived:
+        where += " AND status = 'active'"
+    if search is not None:
+        where += " AND (LOWER(name) LIKE ? ESCAPE '!' OR LOWER(COALESCE(description, '')) LIKE ? ESCAPE '!')"
+        args += [like_pattern(search)] * 2
+    rows = await tx.all(f"SELECT {_COLUMNS} FROM workspaces WHERE {where} ORDER BY created_at DESC, id DESC", *args)
+    return [WorkspaceRow(*row) for row in rows]
+
+
+async def update_workspace(tx: Tx, row: WorkspaceRow, changes: dict[str, Any]) -> None:
+    await tx.run(f"UPDATE workspaces SET {assignments(changes)} WHERE id = ? AND org_id = ?", *changes.values(), row.id, row.org_id)
+
+
+async def count_in_workspace(tx: Tx, row: WorkspaceRow, size: int, entries: int) -> None:
+    """Add to what a workspace holds: bytes, and files and folders."""
+    if size or entries:
+        await tx.run(
+            "UPDATE workspaces SET size_bytes = size_bytes + ?, file_count = file_count + ? WHERE id = ? AND org_id = ?",
+            size, entries, row.id, row.org_id,
+        )  # fmt: skip
+
+
+async def forsaken_workspace(tx: Tx, org_id: str, session_id: str, workspace_id: str) -> WorkspaceRow | None:
+    """The workspace that nobody can reach any more once this session is deleted, its row locked; None if there is none.
+
+    That is a session's own, when that session and every other one that shares it are deleted.
+    """
+    row = await _stored(tx, org_id, workspace_id, lock=True)
+    if row is None or row.session_id is None:
+        return None
+    left = await tx.one(
+        "SELECT id FROM sessions WHERE org_id = ? AND deleted_at IS NULL AND id <> ? AND (id = ? OR workspace_id = ?) LIMIT 1",
+        org_id, session_id, row.session_id, workspace_id,
+    )  # fmt: skip
+    return row if left is None else None
+
+
+async def remove_workspace(tx: Tx, row: WorkspaceRow) -> None:
+    await tx.run("DELETE FROM workspaces WHERE id = ? AND org_id = ?", row.id, row.org_id)

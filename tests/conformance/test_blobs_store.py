@@ -1,0 +1,128 @@
+"""Contents of files, on both databases: kept once, shared, and removed when no file names them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+
+from perdure.domain.files import Content, content_of
+from perdure.store.blobs import PART, keep_contents, read_contents, read_part, release_contents
+from perdure.store.database import Database
+from perdure.store.files import copy_tree
+from tests.conformance.desk import NOW, ORG, OTHER, Desk, count
+from tests.conformance.places import soon
+
+
+@pytest.fixture
+async def desk(database: Database) -> Desk:
+    return await Desk(database).open()
+
+
+@pytest.mark.parametrize("size", [0, 1, PART - 1, PART, PART + 1, 3 * PART, 10 * 1024 * 1024])
+async def test_a_content_comes_back_as_it_was(desk: Desk, size: int) -> None:
+    data = os.urandom(size)
+    written = await desk.write("/blob", data)
+    assert written.row.size_bytes == size
+    assert await desk.read("/blob") == data
+    assert await count(desk.database, "blob_parts") == -(-size // PART)
+
+
+async def test_a_content_can_be_read_part_by_part(desk: Desk) -> None:
+    data = os.urandom(2 * PART + 7)
+    row = (await desk.write("/blob", data)).row
+    parts = [await desk.database.read(lambda tx, n=n: read_part(tx, ORG, row.hash, n)) for n in range(3)]  # type: ignore[misc]
+    assert b"".join(parts) == data
+    with pytest.raises(RuntimeError, match="not whole"):
+        await desk.database.read(lambda tx: read_part(tx, ORG, row.hash, 3))
+
+
+async def test_the_same_content_is_kept_once_in_an_organization(database: Database) -> None:
+    first, second = await Desk(database).open(), await Desk(database).open()
+    data = os.urandom(2 * PART)
+    await first.write_all(("/a", data), ("/b", data), ("/c/d", data))
+    await second.write("/e", data)
+    assert (await count(database, "blobs"), await count(database, "blob_parts")) == (1, 2)
+    elsewhere = await Desk(database, OTHER).open()
+    await elsewhere.write("/a", data)
+    assert (await count(database, "blobs"), await count(database, "blob_parts")) == (2, 4)
+
+
+async def test_a_copy_and_a_fork_cost_no_content(database: Database) -> None:
+    desk, fork = await Desk(database).open(), await Desk(database).open()
+    await desk.write_all(("/src/a", os.urandom(PART)), ("/src/deep/b", b"b"), ("/c", b"c"))
+    await desk.copy("/src", "/copy")
+    await database.write(lambda tx: copy_tree(tx, ORG, desk.id, fork.id, NOW))
+    assert await count(database, "blobs") == 3
+    assert await fork.tree() == await desk.tree()
+    assert await fork.read("/copy/deep/b") == b"b"
+    was, now = await desk.row(), await fork.row()
+    assert (now.size_bytes, now.file_count) == (was.size_bytes, was.file_count) == (2 * PART + 3, 9)
+    await fork.write("/c", b"changed")
+    assert await desk.read("/c") == b"c"
+
+
+async def test_several_contents_are_read_together(desk: Desk) -> None:
+    data = {f"/{number}": os.urandom(number * 1000) for number in range(1, 1200, 7)}
+    rows = [written.row for written in await desk.write_all(*data.items())]
+    sizes = {row.hash: row.size_bytes for row in rows}
+    found = await desk.database.read(lambda tx: read_contents(tx, ORG, sizes))
+    assert {row.path: found[row.hash] for row in rows} == data
+
+
+async def test_what_no_file_names_any_more_is_removed_after_an_hour(desk: Desk) -> None:
+    await desk.write_all(("/a", b"a"), ("/b", os.urandom(2 * PART)), ("/kept", b"kept"))
+    await desk.write("/a", b"changed")
+    await desk.delete("/b")
+    assert await desk.purge(hours=0.5) == 0
+    assert await count(desk.database, "blobs") == 4
+    assert await desk.purge() == 2
+    assert (await count(desk.database, "blobs"), await count(desk.database, "blob_parts")) == (2, 2)
+    assert await desk.read("/a") == b"changed"
+    assert await desk.read("/kept") == b"kept"
+    assert await desk.purge() == 0
+
+
+async def test_a_content_that_another_file_still_has_stays(desk: Desk) -> None:
+    await desk.write_all(("/a", b"same"), ("/b", b"same"))
+    await desk.copy("/a", "/c")
+    for path in ("/a", "/b"):
+        await desk.delete(path)
+        assert await desk.purge() == 0
+        assert await desk.read("/c") == b"same"
+    await desk.delete("/c")
+    assert await desk.purge() == 1
+
+
+async def test_a_content_that_is_written_again_in_time_stays(desk: Desk) -> None:
+    await desk.write("/a", b"again")
+    await desk.delete("/a")
+    await desk.write("/b", b"again")
+    assert await desk.purge() == 0
+    assert await desk.read("/b") == b"again"
+
+
+async def test_removing_contents_and_writing_them_again_at_once_loses_none(desk: Desk) -> None:
+    contents = [content_of(b"%d" % number) for number in range(12)]
+
+    async def release(content: Content) -> None:
+        await desk.database.write(lambda tx: release_contents(tx, ORG, (content.hash,), NOW))
+
+    for turn in range(8):
+        for content in contents:
+            await desk.database.write(lambda tx, content=content: keep_contents(tx, ORG, (content,), NOW))  # type: ignore[misc]
+            await release(content)
+        writes = [desk.write(f"/{turn}-{index}", content.data) for index, content in enumerate(contents)]
+        await soon(asyncio.gather(desk.purge(), *writes, desk.purge()))
+        for index, content in enumerate(contents):
+            assert await desk.read(f"/{turn}-{index}") == content.data
+            await desk.delete(f"/{turn}-{index}")
+
+
+async def test_many_writers_of_one_new_content_end_with_one(database: Database) -> None:
+    desks = [await Desk(database).open() for _ in range(8)]
+    data = os.urandom(PART + 1)
+    await soon(asyncio.gather(*(desk.write("/same", data) for desk in desks)))
+    assert (await count(database, "blobs"), await count(database, "blob_parts")) == (1, 2)
+    assert [await desk.read("/same") for desk in desks] == [data] * 8
