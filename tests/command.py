@@ -19,6 +19,8 @@ from typing import Any
 from perdure.client import Client
 
 PERDURE = (sys.executable, "-m", "perdure.cli")
+TAKE_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
+"""Makes standard input the terminal of this process and becomes the command that follows."""
 LIMIT = 30.0
 """Seconds that anything may take on a busy machine."""
 
@@ -64,17 +66,14 @@ class Terminal:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
 
-        def take_terminal() -> None:
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
+        # A process of its own takes the terminal: code between fork and exec would run among this one's threads.
         self.process = subprocess.Popen(
-            arguments,
+            (sys.executable, "-IS", "-c", TAKE_TERMINAL, *arguments),
             stdin=slave,
             stdout=slave,
             stderr=slave,
             env=env,
             start_new_session=True,
-            preexec_fn=take_terminal,  # noqa: PLW1509 - makes one system call and takes no lock
         )
         os.close(slave)
         self._raw = ""

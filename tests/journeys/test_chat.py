@@ -111,10 +111,9 @@ async def test_calls_that_need_leave_are_asked_about(client: Client, server: Ser
     done = await perdure("chat", session.id, url=server.url, given=script(CLOCK, {"text": "Never."}))
     assert (done.status, done.out) == (1, "")
     assert "nobody can be asked here: get_current_time" in done.err
+    before = await client.last_event_id(session.id)
     await client.send_message(session.id, script(CLOCK, CLOCK, {"text": "It is late."}))
-    async with aclosing(
-        client.follow(session.id, await client.last_event_id(session.id), types=("tool.call_requested",))
-    ) as events:
+    async with aclosing(client.follow(session.id, before, types=("tool.call_requested",))) as events:
         async for _ in events:
             break
     terminal = Terminal(*PERDURE, "chat", session.id, **environment(server.url))
