@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from perdure.domain.compaction import summary_message
 from perdure.domain.events import ENDED_TURN, Event
 from perdure.domain.messages import text_of, tool_calls_of
 from perdure.domain.tools import APPROVE
 from perdure.domain.turn import TurnState, fold
 from perdure.engine.histories import read_conversation
-from tests.simulation.conversations import disorder, expected_prompt, key_of
-from tests.simulation.model import ANSWER
+from tests.simulation.conversations import Key, disorder, expected_prompt, key_of
+from tests.simulation.model import ANSWER, SUMMARY
 from tests.simulation.tools import REPLAYABLE
 from tests.simulation.world import World
 
@@ -187,12 +188,54 @@ def check_prompts(world: World, log: list[Event]) -> None:
         begun = [event.sequence for event in log[: call.head] if event.type == "reason.started"]
         if not call.current or not begun:
             continue
-        expected = expected_prompt(log, begun[-1])
-        if world.scenario.window is not None:
-            expected = expected[len(expected) - len(seen) :]
+        expected = _expected(world, log, begun[-1], call.head, seen)
         if seen != expected:
             world.blame(f"model call {number} saw {seen}, expected {expected}")
     check_answers(world, log)
+    check_summaries(world, log)
+
+
+def _expected(world: World, log: list[Event], begun: int, head: int, seen: list[Key]) -> list[Key]:
+    """What a call begun there is shown when the log has come to that head; a window shows the end of it."""
+    summary = next((event for event in reversed(log[:head]) if event.type == "context.compacted" and event.decoded().summary), None)
+    if summary is None:
+        expected = expected_prompt(log, begun)
+        return expected if world.scenario.window is None else expected[len(expected) - len(seen) :]
+    data = summary.decoded()
+    head_key = key_of(summary_message(data.summary, summary.sequence, summary.ts))
+    rest = expected_prompt(log, begun, data.after)
+    return [head_key, *rest[max(len(rest) - len(seen) + 1, 0) :]]
+
+
+def check_summaries(world: World, log: list[Event]) -> None:
+    """A summary was made from all that it stands for: the summary before it and every message up to where the rest begins."""
+    after, before = 0, ""
+    for event in log:
+        if event.type != "context.compacted" or not event.decoded().summary:
+            continue
+        data = event.decoded()
+        if len(data.steps) == 1:
+            given = world.summaries[int(data.summary.removeprefix(SUMMARY))]
+            for said in [before, *_said_between(log, after, data.after)]:
+                if said not in given:
+                    world.blame(f"the summary {event.sequence} was made without {said!r}")
+        if data.messages_after > data.messages_before:
+            world.blame(f"the summary {event.sequence} makes nothing shorter")
+        after, before = data.after, data.summary
+
+
+def _said_between(log: list[Event], after: int, through: int) -> list[str]:
+    begun: dict[str, int] = {}
+    said = []
+    for event in log[: through + 1]:
+        execution = event.context_struct().exec_id or ""
+        if event.type == "reason.started":
+            begun[execution] = event.sequence
+        elif event.type not in {"input.message", "output.message.completed"} or getattr(event.decoded(), "error_code", None):
+            continue
+        elif after < begun.get(execution, event.sequence) <= through:
+            said.append(text_of(event.decoded().message.content))
+    return said
 
 
 def check_answers(world: World, log: list[Event]) -> None:
@@ -206,8 +249,8 @@ def check_answers(world: World, log: list[Event]) -> None:
             continue
         number = int(text_of(event.decoded().message.content).removeprefix(ANSWER))
         seen = [key_of(message) for message in world.calls[number].messages]
-        expected = expected_prompt(log, begun[execution])
-        if seen != (expected if world.scenario.window is None else expected[len(expected) - len(seen) :]):
+        expected = _expected(world, log, begun[execution], world.calls[number].head, seen)
+        if seen != expected:
             world.blame(f"answer {number} in the log was given to {seen}, not to {expected}")
 
 
@@ -216,7 +259,7 @@ async def check_histories(world: World) -> None:
     row = world.store.row(world.session_id)
     for process in world.live():
         held = process.engine.histories.take(world.session_id)
-        if held is None or world.scenario.window is not None:
+        if held is None or (world.scenario.window is not None and (held.cut or not world.scenario.compaction)):
             continue
         kept = await world.store.read(lambda tx, held=held: read_conversation(tx, row.id, row.head, 100_000, held))
         whole = await world.store.read(lambda tx: read_conversation(tx, row.id, row.head, 100_000))

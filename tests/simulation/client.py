@@ -46,6 +46,8 @@ class Client:
         refs = [CapabilityRef("simulation")]
         if scenario.approvals:
             refs.append(CapabilityRef("tool_approval", {"mode": "protective"}))
+        if scenario.compaction:
+            refs.append(CapabilityRef("context_compaction"))
         body = CreateSession(
             harness_name="base",
             capabilities=tuple(refs),

@@ -19,11 +19,11 @@ def key_of(message: Message) -> Key:
     return (message.role, message.id)
 
 
-def expected_prompt(log: Sequence[Event], through: int) -> list[Key]:
+def expected_prompt(log: Sequence[Event], through: int, after: int = 0) -> list[Key]:
     """What a model call begun at this sequence sees: every message at the place where the conversation had got to.
 
     A message of the user comes before the answers to model calls that began after it; results follow their answer, in the order of
-    its calls.
+    its calls. What has its place up to `after` is left out.
     """
     begun: dict[str, int] = {}
     results: dict[tuple[str, str], Key] = {}
@@ -46,6 +46,8 @@ def expected_prompt(log: Sequence[Event], through: int) -> list[Key]:
     execution_at = {sequence: name for name, sequence in begun.items()}
     expected: list[Key] = []
     for place, message in sorted(placed, key=lambda pair: pair[0]):
+        if place <= after:
+            continue
         expected.append(key_of(message))
         for call in tool_calls_of(message):
             missing = ("result", call.id, "None", "This call did not finish: the turn ended")

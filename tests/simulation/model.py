@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from perdure.domain.compaction import SYSTEM
 from perdure.domain.errors import ModelError
 from perdure.domain.messages import Message, ToolCallPart, Usage, text_of
 from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 ANSWER = "answer"
 """What answers begin with; the number of the model call follows."""
+
+
+SUMMARY = "summary"
+"""What summaries begin with; the number of the call that wrote it follows."""
 
 
 def message_text(number: int, script: int | None) -> str:
@@ -30,6 +35,8 @@ class ScriptedDriver:
         self._process = process
 
     async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
+        if request.system == SYSTEM:
+            return await self._sum_up(request)
         process, world = self._process, self._process.world
         number = world.begin_call(process, request)
         await process.point("model.before")
@@ -50,9 +57,18 @@ class ScriptedDriver:
         await process.point("model.after")
         return ModelResponse(f"{ANSWER} {number}", calls, usage=Usage(10 + number, 2))
 
+    async def _sum_up(self, request: ModelRequest) -> ModelResponse:
+        process, world = self._process, self._process.world
+        await process.point("model.before")
+        world.summaries.append("".join(text_of(message.content) for message in request.messages))
+        number = len(world.summaries) - 1
+        await process.point("model.after")
+        return ModelResponse(f"{SUMMARY} {number}", usage=Usage(5, 1))
+
     def _step(self, asked: Message, position: int) -> Step:
         name = text_of(asked.content).rsplit(" ", 1)[1]
-        script = () if name == "-" else self._process.world.scenario.scripts[int(name)]
+        # A summary in the place of the message that named the script: then there is none any more.
+        script = self._process.world.scenario.scripts[int(name)] if name.isdecimal() else ()
         return script[position] if position < len(script) else Step()
 
     async def list_models(self) -> list[ListedModel]:

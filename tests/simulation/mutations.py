@@ -151,12 +151,12 @@ def the_runner_does_not_look_who_holds_the_session(patch: Patch) -> None:
 
 def results_are_shown_in_the_order_in_which_they_came(patch: Patch) -> None:
     def flush(self: history.Conversation, now: int) -> None:
-        for message, sequence in sorted(self._results.values(), key=lambda pair: -pair[1]):
-            self._add(message, sequence)
+        for message in reversed(self._results.values()):
+            self._add(message, self._begin)
         self._calls = ()
         self._results.clear()
         for message, sequence in self._waiting:
-            self._add(message, sequence)
+            self._add(message, sequence - 1)
         self._waiting.clear()
 
     patch.setattr(history.Conversation, "_flush", flush)
@@ -171,6 +171,17 @@ def messages_are_shown_where_they_stand_in_the_log(patch: Patch) -> None:
             self._flush(event.ts)
 
     patch.setattr(history.Conversation, "feed", feed)
+
+
+def a_summary_takes_the_place_of_one_message_too_many(patch: Patch) -> None:
+    real = history.Conversation.split
+
+    def split(self: history.Conversation, keep: int) -> Any:
+        parts = real(self, keep)
+        later = [] if parts is None else [each.begin for each in self._entries if each.begin > parts[1]]
+        return (parts[0], later[0]) if parts is not None and later else parts
+
+    patch.setattr(history.Conversation, "split", split)
 
 
 def the_projection_forgets_usage(patch: Patch) -> None:
@@ -216,6 +227,7 @@ MUTATIONS: tuple[Callable[[Patch], None], ...] = (
     the_runner_does_not_look_who_holds_the_session,
     results_are_shown_in_the_order_in_which_they_came,
     messages_are_shown_where_they_stand_in_the_log,
+    a_summary_takes_the_place_of_one_message_too_many,
     the_projection_forgets_usage,
     an_append_writes_the_title_back,
     turns_are_sealed_early,

@@ -35,6 +35,7 @@ class Scenario:
         repeat_ids: the model gives its calls the same ids in every answer.
         approvals: tools that change something wait for somebody's leave.
         window: tokens of history that the model is shown; None for all.
+        compaction: the older part of the history is summed up when it fills the window.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Scenario:
     repeat_ids: bool = False
     approvals: bool = False
     window: int | None = None
+    compaction: bool = False
 
 
 def _calls(*names: str) -> Step:
@@ -85,6 +87,7 @@ SCENARIOS = (
         ("post 0", "rest", "decide allow", "decide reject", "rest"),
         approvals=True,
     ),
+    Scenario("compaction", ((_calls(*["look"] * 6), TEXT),), ("post 0", "rest") * 4, window=260, compaction=True),
     Scenario("deleted", ((Step((("once", {"seconds": 2.0}),)), TEXT),), ("post 0", "wait 1", "patch", "delete", "rest")),
 )
 
@@ -108,12 +111,14 @@ def draw_scenario(rng: random.Random) -> Scenario:
             actions.append(rng.choice(("answer", "decide allow", "decide reject", "cancel", "patch", "answer")))
     if rng.random() < 0.05:
         actions.append("delete")
+    window = rng.choice((None, None, None, None, 40, 260))
     return Scenario(
         "drawn", scripts, (*actions, "rest"),
         max_iterations=rng.choice((None, None, None, 1, 2)),
         repeat_ids=rng.random() < 0.25,
         approvals=rng.random() < 0.2,
-        window=rng.choice((None, None, None, None, 40)),
+        window=window,
+        compaction=window == 260,
     )  # fmt: skip
 
 

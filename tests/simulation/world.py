@@ -83,6 +83,8 @@ class World:
         self.witness: Witness | None = None
         self.told = Told()
         self.calls: list[ModelCall] = []
+        self.summaries: list[str] = []
+        """What the model was given to sum up, one for each summary."""
         self.attempts: dict[tuple[str, int], int] = {}
         self.effects: list[Effect] = []
         self.violations: list[str] = []

@@ -57,7 +57,7 @@ from perdure.store.harnesses import HarnessRow, add_harness
 from perdure.store.rows import to_json
 
 GENERIC_CAPABILITIES = (
-    "session_file_system", "bashkit_shell", "session_storage", "session", "current_time", "stateless_todo_list",
+    "session_file_system", "bashkit_shell", "session_storage", "session", "current_time", "stateless_todo_list", "context_compaction",
 )  # fmt: skip
 """What the built-in harness `generic` turns on."""
 

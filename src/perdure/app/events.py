@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from perdure.app.services import App
 from perdure.domain.accounts import Caller
-from perdure.domain.events import Event, LlmGenerationData
+from perdure.domain.events import Event, LlmGenerationData, PromptRef
 from perdure.domain.history import HISTORY_TYPES, Conversation
 from perdure.domain.messages import Message
 from perdure.domain.times import Timestamp, to_rfc3339
@@ -90,21 +90,24 @@ async def fill_prompt(tx: Tx, event: Event) -> Event:
         return event
     messages: list[Message] = []
     if data.prompt is not None:
-        messages = await prompt_messages(tx, event.session_id, data.prompt.after, data.prompt.through)
+        messages = await prompt_messages(tx, event.session_id, data.prompt)
     filled = msgspec.structs.replace(data, prompt=None, messages=tuple(messages))
     return msgspec.structs.replace(event, data=to_json(filled), _wire=None)
 
 
-async def prompt_messages(tx: Tx, session_id: str, after: int, through: int) -> list[Message]:
-    """The conversation between two sequences, as a model call up to the second one saw it."""
+async def prompt_messages(tx: Tx, session_id: str, prompt: PromptRef) -> list[Message]:
+    """The conversation as a model call saw it."""
     conversation = Conversation()
-    cursor = after
-    while cursor < through:
-        page = await events_after(tx, session_id, cursor, limit=1000, until=through)
+    if prompt.summary is not None:
+        for event in await events_after(tx, session_id, prompt.summary - 1, limit=1):
+            conversation.feed(event, event.sequence)
+    cursor = prompt.after
+    while cursor < prompt.through:
+        page = await events_after(tx, session_id, cursor, limit=1000, until=prompt.through)
         if not page:
             break
         for event in page:
             if event.type in HISTORY_TYPES:
                 conversation.feed(event, event.sequence)
         cursor = page[-1].sequence
-    return conversation.prompt(NO_LIMIT)[0]
+    return conversation.prompt(NO_LIMIT)[0] if prompt.before is None else conversation.messages_before(prompt.before)

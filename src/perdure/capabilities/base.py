@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from perdure.domain.compaction import Compaction
 from perdure.domain.events import FileWrittenData
 from perdure.domain.files import FileLimits
 from perdure.domain.messages import JsonObject
@@ -114,12 +115,14 @@ class Behaviour(Struct, frozen=True):
 
     Attributes:
         loop_limit: repetitions of the same calls before the agent is told; 0 for never.
+        compaction: when the history is summed up; None for never: then its oldest part is left out.
     """
 
     prompt_caching: bool | None = None
     parallel_tool_calls: bool | None = None
     loop_limit: int = 0
     repair_tool_calls: bool = False
+    compaction: Compaction | None = None
 
 
 def no_behaviour(config: Any, behaviour: Behaviour) -> Behaviour:

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from perdure.capabilities.base import Capability, Tool
 from perdure.capabilities.bashkit_shell import BASHKIT_SHELL
+from perdure.capabilities.context_compaction import CONTEXT_COMPACTION
 from perdure.capabilities.current_time import CURRENT_TIME
 from perdure.capabilities.loop_detection import LOOP_DETECTION
 from perdure.capabilities.parallel_tool_calls import PARALLEL_TOOL_CALLS
@@ -36,6 +37,7 @@ BUILT_IN: tuple[Capability, ...] = (
     SESSION_STORAGE,
     STATELESS_TODO_LIST,
     WEB_FETCH,
+    CONTEXT_COMPACTION,
     LOOP_DETECTION,
     PARALLEL_TOOL_CALLS,
     PROMPT_CACHING,

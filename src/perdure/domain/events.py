@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from perdure.domain.compaction import ContextCompactedData, ContextCompactingData
 from perdure.domain.messages import ContentPart, JsonObject, Message, Usage
 from perdure.domain.times import Micros, Timestamp, to_rfc3339
 
@@ -225,11 +226,18 @@ class LlmGenerationOutput(Struct, frozen=True, omit_defaults=True):
     tool_calls: tuple[ToolCall, ...] = ()
 
 
-class PromptRef(Struct, frozen=True):
-    """Which part of the log a model call was shown: the messages after `after` and up to `through` (sequences)."""
+class PromptRef(Struct, frozen=True, omit_defaults=True):
+    """Which part of the log a model call was shown: the messages after `after` and up to `through` (sequences).
+
+    Attributes:
+        summary: the sequence of the `context.compacted` event whose summary came first.
+        before: only the messages before the one that begins there: what a summary was made from.
+    """
 
     after: int
     through: int
+    summary: int | None = None
+    before: int | None = None
 
 
 class LlmGenerationData(Struct, frozen=True, omit_defaults=True):
@@ -334,24 +342,6 @@ class FileWrittenData(Struct, frozen=True):
     operation: str
     created: bool
     size_bytes: int
-
-
-class ContextCompactingData(Struct, frozen=True, omit_defaults=True):
-    """The history is about to be shortened; not emitted yet."""
-
-    messages_before: int
-    reason: str | None = None
-
-
-class ContextCompactedData(Struct, frozen=True, omit_defaults=True):
-    """The history was shortened; not emitted yet."""
-
-    messages_before: int
-    messages_after: int
-    duration_ms: int
-    strategy_used: str
-    summary: str | None = None
-    through: int | None = None
 
 
 EVENT_DATA: dict[str, type[Struct]] = {

@@ -3,6 +3,8 @@
 A message enters the conversation at the first model call that can see it, not where it happens to stand in the log: one that
 came while the model was answering follows that answer. Results follow their calls, in the order of the calls; a call whose
 result never came gets one that says so, since the vendors refuse a call without a result.
+
+A `context.compacted` event puts a summary in the place of the older part. Nothing is removed from the log by it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,13 @@ from hashlib import blake2b
 import msgspec
 from msgspec import Struct
 
-from perdure.domain.events import Event, OutputMessageCompletedData, ToolCompletedData, is_cancel_notice
+from perdure.domain.compaction import ContextCompactedData, summary_message
+from perdure.domain.events import (
+    Event,
+    OutputMessageCompletedData,
+    ToolCompletedData,
+    is_cancel_notice,
+)
 from perdure.domain.messages import (
     ContentPart,
     ImageFilePart,
@@ -26,7 +34,9 @@ from perdure.domain.messages import (
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import AnyEvent
 
-HISTORY_TYPES = ("input.message", "reason.started", "reason.completed", "output.message.completed", "tool.completed")
+HISTORY_TYPES = (
+    "input.message", "reason.started", "reason.completed", "output.message.completed", "tool.completed", "context.compacted",
+)  # fmt: skip
 """The kinds of event that the conversation is made of."""
 
 CHARACTERS_PER_TOKEN = 4
@@ -40,10 +50,16 @@ IMAGE_TOKENS = 1_000
 
 
 class Entry(Struct, frozen=True, gc=False):
-    """A message of the conversation, where it stands in the log, and about how many tokens it takes."""
+    """A message of the conversation.
+
+    Attributes:
+        begin: the sequence after which the log has to be folded for this message to be the first; results have that of the
+            message that called for them. It never goes down from one entry to the next.
+        tokens: about how many it takes.
+    """
 
     message: Message
-    sequence: int
+    begin: int
     tokens: int
 
 
@@ -78,12 +94,17 @@ class Conversation:
         """By model: budgets that turned out to be needed, because a longer prompt was refused."""
         self.has_files = False
         """Whether a message that came refers to an uploaded file."""
+        self.summary: Message | None = None
+        """What stands in the place of the messages that were compacted."""
+        self.summary_at: int | None = None
+        """The sequence of the event that brought the summary."""
         self._entries: list[Entry] = []
         self._tokens = 0
         self._waiting: list[tuple[Message, int]] = []
         self._calls: tuple[ToolCallPart, ...] = ()
-        self._results: dict[str, tuple[Message, int]] = {}
+        self._results: dict[str, Message] = {}
         self._reasoning = False
+        self._begin = 0
 
     def feed(self, event: AnyEvent, sequence: int, event_id: str | None = None) -> None:
         """Take in the next event of the log (kinds that do not matter may be left out).
@@ -101,27 +122,67 @@ class Conversation:
             case "reason.started":
                 self._flush(event.ts)
                 self._reasoning = True
+                self._begin = sequence - 1
             case "reason.completed":
                 self._reasoning = False
             case "output.message.completed":
                 self._answer(event, sequence)
             case "tool.completed":
                 message = result_message(event.decoded(), event.ts, event.id if isinstance(event, Event) else event_id)
-                self._results[event.decoded().tool_call_id] = (message, sequence)
+                self._results[event.decoded().tool_call_id] = message
+            case "context.compacted":
+                self._compacted(event, sequence)
 
     def prompt(self, budget: int) -> tuple[list[Message], int]:
-        """The newest messages within about `budget` tokens, and the sequence before the first of them (0: all are there).
+        """The newest messages within about `budget` tokens, and the sequence after which the log gives them (0: all are there).
 
-        Where the window begins moves rarely, and then by a quarter of the budget, so that vendors' prompt caches stay warm.
+        A summary comes first; it is not part of what that sequence gives. Where the window begins moves rarely, and then by a
+        quarter of the budget, so that vendors' prompt caches stay warm.
         """
         if self._tokens > budget:
             self._drop(budget)
-        after = self._entries[0].sequence - 1 if self.cut and self._entries else 0
-        return [entry.message for entry in self._entries], after
+        after = self._entries[0].begin if (self.cut or self.summary) and self._entries else 0
+        head = [] if self.summary is None else [self.summary]
+        return [*head, *(entry.message for entry in self._entries)], after
+
+    def messages_before(self, begin: int) -> list[Message]:
+        """The messages that stand before the one that begins there, the summary first."""
+        head = [] if self.summary is None else [self.summary]
+        return [*head, *(entry.message for entry in self._entries if entry.begin < begin)]
 
     def tokens(self) -> int:
         """About how many tokens the conversation takes, as far as it is held here."""
         return self._tokens
+
+    def waiting_tokens(self) -> int:
+        """About how many tokens the next model call adds: messages and results that came since the last one."""
+        return sum(map(estimate_tokens, (*self._waiting_messages(), *self._results.values())))
+
+    def count(self) -> int:
+        """How many messages the next model call sees, as far as they are held here."""
+        return len(self._entries) + len(self._waiting) + len(self._results) + (self.summary is not None)
+
+    def split(self, keep: int) -> tuple[list[Entry], int] | None:
+        """The older part, to be summed up, and the sequence after which the log gives the rest.
+
+        The rest begins with a message of the user or the agent, so that no result loses its call.
+
+        Args:
+            keep: tokens that the rest may take; the newest step stays whatever it takes.
+
+        Returns:
+            None when there is nothing to part with.
+        """
+        size, at = 0, 0
+        for index in range(len(self._entries) - 1, 0, -1):
+            entry = self._entries[index]
+            size += entry.tokens
+            if entry.message.role == "tool_result":
+                continue
+            if at and size > keep:
+                break
+            at = index
+        return (self._entries[:at], self._entries[at].begin) if at else None
 
     def weight(self) -> int:
         """About how many bytes of memory it takes (measured: 0.6 KB for itself, 0.5 KB for each message beside its text)."""
@@ -143,9 +204,9 @@ class Conversation:
             self.cut = True
             self.cut_to = budget
 
-    def _add(self, message: Message, sequence: int) -> None:
+    def _add(self, message: Message, begin: int) -> None:
         tokens = estimate_tokens(message)
-        self._entries.append(Entry(message, sequence, tokens))
+        self._entries.append(Entry(message, begin, tokens))
         self._tokens += tokens
         self.has_files = self.has_files or any(isinstance(part, ImageFilePart) for part in message.content)
 
@@ -157,19 +218,32 @@ class Conversation:
             if event.context_struct().exec_id is not None:
                 return  # the call began before what is held here: this stands before the oldest message that is
             self._flush(event.ts)
-        self._add(data.message, sequence)
+            self._begin = sequence - 1
+        self._add(data.message, self._begin)
         self._calls = tool_calls_of(data.message)
 
     def _flush(self, now: Micros) -> None:
         for call in self._calls:
-            found = self._results.get(call.id)
-            message, sequence = found if found is not None else (missing_result(call, now), self.head)
-            self._add(message, sequence)
+            self._add(self._results.get(call.id) or missing_result(call, now), self._begin)
         self._calls = ()
         self._results.clear()
         for message, sequence in self._waiting:
-            self._add(message, sequence)
+            self._add(message, sequence - 1)
         self._waiting.clear()
+
+    def _waiting_messages(self) -> tuple[Message, ...]:
+        return tuple(message for message, _ in self._waiting)
+
+    def _compacted(self, event: AnyEvent, sequence: int) -> None:
+        data: ContextCompactedData = event.decoded()
+        if data.after is None or data.summary is None or sequence < (self.summary_at or 0):
+            return  # there was no summary to be had, or a newer one is known
+        after = data.after
+        self._entries = [entry for entry in self._entries if entry.begin >= after]
+        self.summary, self.summary_at = summary_message(data.summary, sequence, event.ts), sequence
+        self._tokens = estimate_tokens(self.summary) + sum(entry.tokens for entry in self._entries)
+        self.cut = False
+        self.cut_to = None
 
 
 def result_message(data: ToolCompletedData, ts: Micros, event_id: str | None = None) -> Message:

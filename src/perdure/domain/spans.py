@@ -5,6 +5,8 @@ trace_id is the turn; reason and act are spans under it, a model call is one und
 
 from __future__ import annotations
 
+import msgspec
+
 from perdure.domain.events import EventContext
 from perdure.domain.ids import span_of
 from perdure.domain.turn import TurnState
@@ -30,6 +32,18 @@ def generation_context(state: TurnState) -> EventContext:
     """Of the call to the vendor."""
     exec_id = state.exec_id or ""
     return _context(state, span_of(exec_id, "generation"), span_of(exec_id), exec_id)
+
+
+def compaction_context(state: TurnState) -> EventContext:
+    """Of a compaction that begins now; what ends it has the same."""
+    turn_id = state.turn_id or ""
+    return _context(state, span_of(turn_id, f"compaction/{state.head}"), span_of(turn_id))
+
+
+def summary_context(compaction: EventContext, number: int) -> EventContext:
+    """Of one of the calls to the vendor that a compaction takes."""
+    span = compaction.span_id or ""
+    return msgspec.structs.replace(compaction, span_id=span_of(span, f"generation/{number}"), parent_span_id=span)
 
 
 def act_context(state: TurnState) -> EventContext:

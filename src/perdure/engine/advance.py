@@ -25,6 +25,7 @@ from perdure.domain.turn import (
 from perdure.engine.act import act
 from perdure.engine.announce import ask_approval, begin_act, begin_reason, begin_turn, expire, fail, finish, request_client, seal
 from perdure.engine.assemble import Assembly, ModelChoice, assemble, choose_model, load_layers
+from perdure.engine.compact import compact, is_full
 from perdure.engine.reason import reason
 from perdure.engine.run import Run, open_run
 from perdure.engine.services import Engine
@@ -149,6 +150,9 @@ async def _start(run: Run, state: TurnState, action: StartTurn) -> bool:
         await run.commit(opening)  # the next step fails the turn, in words
         return True
     assembly, choice = run.prepared
+    if is_full(run, assembly, choice):
+        await run.commit(opening)  # the next step makes room for the call
+        return True
     if await run.commit(opening + begin_reason(run, begun, choice)):
         run.facts = await reason(run, assembly, choice)
     return True
@@ -161,7 +165,9 @@ async def _work(run: Run, state: TurnState, action: CallModel | RunTools | AskAp
     assembly, choice = run.prepared
     match action:
         case CallModel(resumed=resumed):
-            if await run.commit([] if resumed else begin_reason(run, state, choice)):
+            if not resumed and is_full(run, assembly, choice):
+                await compact(run, assembly, choice, "proactive_budget")
+            elif await run.commit([] if resumed else begin_reason(run, state, choice)):
                 run.facts = await reason(run, assembly, choice)
         case RunTools(calls=calls):
             if await run.commit(begin_act(run, state, assembly, calls)):

@@ -9,6 +9,7 @@ from perdure.domain.history import CHARACTERS_PER_TOKEN
 from perdure.domain.messages import Usage
 from perdure.domain.model_profiles import ModelProfile, cost_of
 from perdure.engine.assemble import Assembly, ModelChoice
+from perdure.engine.generation import place_of
 from perdure.engine.run import Run
 
 ANSWER_SHARE = 4
@@ -33,6 +34,22 @@ def history_budget(setting: int, choice: ModelChoice, profile: ModelProfile | No
     answer = window // ANSWER_SHARE if limits is None else min(window // ANSWER_SHARE, limits.output)
     free = window - answer - _fixed_tokens(assembly)
     return max(1, min(setting, max(free, window // LEAST_SHARE)))
+
+
+def room(run: Run, assembly: Assembly, choice: ModelChoice) -> int:
+    """About how many tokens of conversation the next call may carry; less where the model has refused a longer prompt."""
+    profile = run.engine.catalog.at_hand(place_of(choice))
+    budget = history_budget(run.engine.policy.history_tokens, choice, profile, assembly)
+    return min(budget, run.conversation.ceilings.get(choice.model.id, budget))
+
+
+def least_room(run: Run, choice: ModelChoice) -> int:
+    """The least that `room` may come to, without measuring the prompt and the tools."""
+    profile = run.engine.catalog.at_hand(place_of(choice))
+    window = choice.model.context_tokens or (profile.limits.context if profile is not None and profile.limits else None)
+    setting = run.engine.policy.history_tokens
+    least = setting if window is None else min(setting, window // LEAST_SHARE)
+    return min(least, run.conversation.ceilings.get(choice.model.id, least))
 
 
 def _fixed_tokens(assembly: Assembly) -> int:

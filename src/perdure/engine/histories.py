@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from perdure.domain.compaction import ContextCompactedData
 from perdure.domain.events import Event
 from perdure.domain.history import HISTORY_TYPES, Conversation
 from perdure.store.database import Tx
-from perdure.store.events import events_of_kinds
+from perdure.store.events import events_of_kinds, last_compaction
 
 PAGE = 500
 """Events read at a time."""
@@ -59,8 +60,9 @@ async def read_conversation(tx: Tx, session_id: str, through: int, budget: int, 
         return held
     newest: list[Event] = []
     before, size, cut = through, 0, False
+    summary, begin = await _summary(tx, session_id, through)
     while True:
-        page = await events_of_kinds(tx, session_id, HISTORY_TYPES, before=before, limit=PAGE)
+        page = await events_of_kinds(tx, session_id, HISTORY_TYPES, before=before, after=begin, limit=PAGE)
         newest.extend(page)
         size += sum(len(event.data) for event in page)
         if len(page) < PAGE:
@@ -74,10 +76,21 @@ async def read_conversation(tx: Tx, session_id: str, through: int, budget: int, 
         first = next((i for i, event in enumerate(events) if event.type == "input.message"), 0)
         events = events[first:]
     conversation = Conversation(cut=cut)
-    for event in events:
+    for event in events if summary is None else (summary, *events):
         conversation.feed(event, event.sequence)
     conversation.head = through
     return conversation
+
+
+async def _summary(tx: Tx, session_id: str, through: int) -> tuple[Event | None, int]:
+    """The event with the summary that the conversation begins with, and the sequence after which it goes on."""
+    found = await last_compaction(tx, session_id, through)
+    while found is not None:
+        data: ContextCompactedData = found.decoded()
+        if data.after is not None:
+            return found, data.after
+        found = await last_compaction(tx, session_id, found.sequence - 1)  # that one came to nothing
+    return None, 0
 
 
 async def _catch_up(tx: Tx, session_id: str, held: Conversation, through: int) -> None:

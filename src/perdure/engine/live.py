@@ -73,7 +73,8 @@ class LiveText:
         self._session_id = session_id
         self._turn_id = turn_id
         self._message_id = message_id
-        self._sequence = sequence
+        self.sequence = sequence
+        """Of the newest event in the log: live text follows it."""
         self._interval = interval
         self._context = context
         self._redactor = redactor
@@ -109,7 +110,7 @@ class LiveText:
                     self._turn_id,
                     self._message_id,
                     kind,
-                    self._sequence,
+                    self.sequence,
                     len(before),
                     whole[len(before) :],
                     whole,

@@ -9,10 +9,6 @@ import msgspec
 
 from perdure.domain.errors import ModelError, PerdureError
 from perdure.domain.events import (
-    LlmGenerationData,
-    LlmGenerationMetadata,
-    LlmGenerationOutput,
-    LlmRetryInfo,
     ModelMetadata,
     NewEvent,
     OutputMessageCompletedData,
@@ -20,7 +16,6 @@ from perdure.domain.events import (
     ReasonCompletedData,
     ReasonThinkingCompletedData,
     ReasonThinkingStartedData,
-    ToolCall,
     ToolCallRepairedData,
 )
 from perdure.domain.messages import ContentPart, ImageFilePart, Message, TextPart, ToolCallPart, preview_of, storable
@@ -30,28 +25,17 @@ from perdure.domain.spans import generation_context, reason_context
 from perdure.domain.times import to_rfc3339
 from perdure.domain.turn import TurnState
 from perdure.engine.assemble import Assembly, ModelChoice
-from perdure.engine.budget import history_budget, is_wider, priced
+from perdure.engine.budget import is_wider, priced, room
+from perdure.engine.compact import compact
+from perdure.engine.generation import Outcome, generation_data, pause_after, place_of, storable_response
 from perdure.engine.histories import read_conversation
 from perdure.engine.live import LiveText
 from perdure.engine.run import Run
-from perdure.llm.catalog import Place
 from perdure.llm.driver import DeltaKind, ModelRequest, ModelResponse
 from perdure.store.rows import to_json
 
 MAX_SHRINKS = 3
 """How often a prompt that the model finds too long is halved and tried again."""
-
-
-class Outcome(msgspec.Struct):
-    """What a model call came to, over all its attempts."""
-
-    response: ModelResponse | None
-    error: ModelError | None
-    attempts: int
-    waited: float
-    duration: float
-    first: float | None
-    after: int
 
 
 class _Call:
@@ -80,21 +64,22 @@ class _Call:
             self.first = self.clock.elapsed() - self.started
         self.live.add(kind, storable(text))
 
-    def request(self) -> tuple[ModelRequest, int]:
-        messages, after = self.run.conversation.prompt(self.budget)
+    def request(self) -> tuple[ModelRequest, PromptRef]:
+        conversation = self.run.conversation
+        messages, after = conversation.prompt(self.budget)
         controls = self.run.controls
         effort = controls.reasoning.effort if controls and controls.reasoning else None
         request = ModelRequest(
             model=self.choice.model.model_id,
             system=self.assembly.system,
-            messages=[_without_files(message) for message in messages] if self.run.conversation.has_files else messages,
+            messages=[_without_files(message) for message in messages] if conversation.has_files else messages,
             tools=self.assembly.specs,
             reasoning_effort=effort,
             parallel_tool_calls=self.assembly.parallel_tool_calls,
             cache_key=self.run.row.id,
             prompt_caching=self._marks(),
         )
-        return request, after
+        return request, PromptRef(after, self.state.prompt_through, conversation.summary_at)
 
     def _marks(self) -> bool:
         """Whether the prompt is marked for caching: as a capability says, else where the vendor charges less for marks."""
@@ -103,44 +88,53 @@ class _Call:
 
     async def make(self) -> Outcome:
         """Try until it is answered or there is no point in trying."""
-        waited, attempts, shrinks, after = 0.0, 0, 0, 0
+        waited, attempts, shrinks = 0.0, 0, 0
         while True:
             attempts += 1
+            request, prompt = self.request()
             try:
-                request, after = self.request()
-                response = _storable(await self.choice.driver.generate(request, self.on_delta))
+                response = storable_response(await self.choice.driver.generate(request, self.on_delta))
                 self.live.finish()
-                return self._outcome(response, None, attempts, waited, after)
+                return self._outcome(response, None, attempts, waited, prompt)
             except ModelError as error:
                 self.live.restart()
-                if error.code == "context_length_exceeded" and shrinks < MAX_SHRINKS and self._shrink():
+                if error.code == "context_length_exceeded" and shrinks < MAX_SHRINKS and await self._shorten():
                     shrinks += 1
                     continue
                 if not error.transient or attempts >= self.policy.model_attempts:
                     self.live.stop()
-                    return self._outcome(None, error, attempts, waited, after)
-                pause = self._pause(attempts, error)
+                    return self._outcome(None, error, attempts, waited, prompt)
+                pause = pause_after(self.engine, attempts, error)
             except BaseException:
                 self.live.stop()
                 raise
             waited += pause
             await self.clock.sleep(pause)
 
+    async def _shorten(self) -> bool:
+        """Show the model less, after it has found the prompt too long; whether that can be done."""
+        refused = self.run.conversation.tokens()
+        if not await compact(self.run, self.assembly, self.choice, "request_too_large"):
+            return self._shrink()
+        self.live.sequence = self.run.state.head
+        self._limit(max(refused * 9 // 10, 1))
+        return True
+
+    def _limit(self, budget: int) -> None:
+        """Remember that this model takes no more."""
+        self.budget = budget
+        self.run.conversation.ceilings[self.choice.model.id] = budget
+
     def _shrink(self) -> bool:
         before = self.run.conversation.tokens()
-        self.budget = max(before // 2, 1)
-        self.run.conversation.ceilings[self.choice.model.id] = self.budget
+        self._limit(max(before // 2, 1))
         self.run.conversation.prompt(self.budget)
         return self.run.conversation.tokens() < before
 
-    def _pause(self, attempt: int, error: ModelError) -> float:
-        backoff: float = self.policy.backoff * 2 ** (attempt - 1) * (1 + self.engine.jitter() / 4)
-        return min(max(backoff, error.retry_after or 0.0), self.policy.backoff_limit)
-
     def _outcome(
-        self, response: ModelResponse | None, error: ModelError | None, attempts: int, waited: float, after: int
+        self, response: ModelResponse | None, error: ModelError | None, attempts: int, waited: float, prompt: PromptRef
     ) -> Outcome:
-        return Outcome(response, error, attempts, waited, self.clock.elapsed() - self.started, self.first, after)
+        return Outcome(response, error, attempts, waited, self.clock.elapsed() - self.started, self.first, prompt)
 
 
 def _without_files(message: Message) -> Message:
@@ -154,25 +148,12 @@ def _without_files(message: Message) -> Message:
     return msgspec.structs.replace(message, content=tuple(parts))
 
 
-def _storable(response: ModelResponse) -> ModelResponse:
-    """What a model says may hold anything; the log's tables do not."""
-    return msgspec.structs.replace(
-        response,
-        text=storable(response.text),
-        thinking=None if response.thinking is None else storable(response.thinking),
-        tool_calls=tuple(
-            msgspec.structs.replace(call, id=storable(call.id), name=storable(call.name)) for call in response.tool_calls
-        ),
-    )
-
-
 async def reason(run: Run, assembly: Assembly, choice: ModelChoice) -> list[NewEvent]:
     """Make the model call that the log has announced; the events that complete it."""
     state, catalog = run.state, run.engine.catalog
-    place = Place(choice.provider.provider_type, choice.provider.base_url, choice.model.model_id)
+    place = place_of(choice)
     profile = catalog.at_hand(place)
-    budget = history_budget(run.engine.policy.history_tokens, choice, profile, assembly)
-    budget = min(budget, run.conversation.ceilings.get(choice.model.id, budget))
+    budget = room(run, assembly, choice)
     await _widen(run, budget)
     # The price is looked for while the model works: the first look-up in a process takes a moment.
     pricing = None if catalog.is_ready(place) else asyncio.ensure_future(catalog.profile(place))
@@ -202,26 +183,6 @@ def _with_cost(response: ModelResponse, profile: ModelProfile | None) -> ModelRe
     return msgspec.structs.replace(response, usage=priced(response.usage, profile))
 
 
-def _generation(run: Run, state: TurnState, choice: ModelChoice, outcome: Outcome) -> LlmGenerationData:
-    response, error = outcome.response, outcome.error
-    retry = LlmRetryInfo(outcome.attempts, round(outcome.waited * 1000)) if outcome.attempts > 1 else None
-    metadata = LlmGenerationMetadata(
-        model=choice.model.model_id,
-        success=response is not None,
-        provider=choice.provider.provider_type,
-        duration_ms=round(outcome.duration * 1000),
-        time_to_first_token_ms=None if outcome.first is None else round(outcome.first * 1000),
-        usage=response.usage if response else None,
-        finish_reasons=(response.finish_reason,) if response else None,
-        response_id=response.response_id if response else None,
-        retry=retry,
-        error=error.message if error else None,
-    )
-    calls = tuple(ToolCall(call.id, call.name, call.arguments) for call in response.tool_calls) if response else ()
-    output = LlmGenerationOutput(response.text or None if response else None, calls)
-    return LlmGenerationData(metadata, output, PromptRef(outcome.after, state.prompt_through))
-
-
 def _failed(run: Run, state: TurnState, choice: ModelChoice, outcome: Outcome) -> list[NewEvent]:
     now = run.engine.clock.now()
     error = outcome.error or ModelError("no answer", code="provider_bad_response")
@@ -234,7 +195,7 @@ def _failed(run: Run, state: TurnState, choice: ModelChoice, outcome: Outcome) -
         error_code=error.code,
     )
     return [
-        NewEvent("llm.generation", _generation(run, state, choice, outcome), generation_context(state), now),
+        NewEvent("llm.generation", generation_data(choice, outcome), generation_context(state), now),
         NewEvent("reason.completed", completed, reason_context(state), now),
     ]
 
@@ -267,7 +228,7 @@ def _answered(
     )
     events += [
         NewEvent("output.message.completed", OutputMessageCompletedData(message, metadata, response.usage), reasoning, now),
-        NewEvent("llm.generation", _generation(run, state, choice, outcome), generation_context(state), now),
+        NewEvent("llm.generation", generation_data(choice, outcome), generation_context(state), now),
         NewEvent("reason.completed", completed, reasoning, now),
     ]
     return events

@@ -48,6 +48,8 @@ class Run:
         self.redactor = Redactor({})
         self.withheld: dict[str, Any] = {}
         """Arguments with secrets in them, by call id, as the model wrote them: the log holds them without."""
+        self.uncompactable = False
+        """Whether a compaction was tried in this run and came to nothing."""
         self.prepared: tuple[Assembly, ModelChoice] | None = None
         self.controls: Controls | None = None
 

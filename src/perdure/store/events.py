@@ -48,6 +48,16 @@ async def events_of_kinds(
     return [Event(*row) for row in rows]
 
 
+async def last_compaction(tx: Tx, session_id: str, through: int) -> Event | None:
+    """The newest `context.compacted` event up to a sequence."""
+    row = await tx.one(
+        f"SELECT {_READ} FROM events WHERE session_id = ? AND sequence <= ? AND type = 'context.compacted'"
+        " ORDER BY sequence DESC LIMIT 1",
+        session_id, through,
+    )  # fmt: skip
+    return None if row is None else Event(*row)
+
+
 class EventFilter(Struct, frozen=True):
     """What a list of events is narrowed by; None or empty means any. Sequences are exclusive bounds."""
 

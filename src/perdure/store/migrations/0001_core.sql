@@ -215,6 +215,9 @@ CREATE TABLE events (
     PRIMARY KEY (session_id, sequence)
 ){{clustered}};
 
+-- Few sessions have any: a conversation is read from its last summary on.
+CREATE INDEX events_compacted ON events (session_id, sequence) WHERE type = 'context.compacted';
+
 -- Where files are. A session's own workspace has its session_id, and a row once it holds something. size_bytes and
 -- file_count are kept up with every change of its files.
 CREATE TABLE workspaces (

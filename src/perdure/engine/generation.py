@@ -1,0 +1,81 @@
+"""What a model call came to, and the `llm.generation` event that says so."""
+
+from __future__ import annotations
+
+import msgspec
+
+from perdure.domain.errors import ModelError
+from perdure.domain.events import (
+    LlmGenerationData,
+    LlmGenerationMetadata,
+    LlmGenerationOutput,
+    LlmRetryInfo,
+    PromptRef,
+    ToolCall,
+)
+from perdure.domain.messages import storable
+from perdure.engine.assemble import ModelChoice
+from perdure.engine.services import Engine
+from perdure.llm.catalog import Place
+from perdure.llm.driver import ModelResponse
+
+
+class Outcome(msgspec.Struct):
+    """What a model call came to, over all its attempts.
+
+    Attributes:
+        waited, duration, first: seconds: between attempts, altogether, and until the first piece of text.
+        prompt: what the model was shown.
+    """
+
+    response: ModelResponse | None
+    error: ModelError | None
+    attempts: int
+    waited: float
+    duration: float
+    first: float | None
+    prompt: PromptRef
+
+
+def place_of(choice: ModelChoice) -> Place:
+    """Where the model is, for its limits and prices."""
+    return Place(choice.provider.provider_type, choice.provider.base_url, choice.model.model_id)
+
+
+def pause_after(engine: Engine, attempt: int, error: ModelError) -> float:
+    """Seconds before the next attempt: doubling, with jitter, and no less than the vendor asks for."""
+    policy = engine.policy
+    backoff: float = policy.backoff * 2 ** (attempt - 1) * (1 + engine.jitter() / 4)
+    return min(max(backoff, error.retry_after or 0.0), policy.backoff_limit)
+
+
+def storable_response(response: ModelResponse) -> ModelResponse:
+    """What a model says may hold anything; the log's tables do not."""
+    return msgspec.structs.replace(
+        response,
+        text=storable(response.text),
+        thinking=None if response.thinking is None else storable(response.thinking),
+        tool_calls=tuple(
+            msgspec.structs.replace(call, id=storable(call.id), name=storable(call.name)) for call in response.tool_calls
+        ),
+    )
+
+
+def generation_data(choice: ModelChoice, outcome: Outcome) -> LlmGenerationData:
+    """The event's data."""
+    response, error = outcome.response, outcome.error
+    retry = LlmRetryInfo(outcome.attempts, round(outcome.waited * 1000)) if outcome.attempts > 1 else None
+    metadata = LlmGenerationMetadata(
+        model=choice.model.model_id,
+        success=response is not None,
+        provider=choice.provider.provider_type,
+        duration_ms=round(outcome.duration * 1000),
+        time_to_first_token_ms=None if outcome.first is None else round(outcome.first * 1000),
+        usage=response.usage if response else None,
+        finish_reasons=(response.finish_reason,) if response else None,
+        response_id=response.response_id if response else None,
+        retry=retry,
+        error=error.message if error else None,
+    )
+    calls = tuple(ToolCall(call.id, call.name, call.arguments) for call in response.tool_calls) if response else ()
+    return LlmGenerationData(metadata, LlmGenerationOutput(response.text or None if response else None, calls), outcome.prompt)

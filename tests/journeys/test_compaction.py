@@ -1,0 +1,218 @@
+"""A conversation that fills its room: summed up by the model, nothing lost, and found again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.server import Server, post, use_simulated_model
+from tests.talk import Json, Talk, call, kinds_of, new_talk, script, text_in
+
+ROOM = 1_500
+"""Tokens of history that a model call carries here."""
+LONG = "a long story " * 90
+"""Some 300 tokens."""
+MEMORY = "The user keeps bees and has told long stories."
+
+
+def rules(*steps: Json, **more: object) -> list[Json]:
+    """The capability, with a script for the simulated model to play when it is asked for a summary."""
+    return [{"ref": "context_compaction", "config": {"instructions": script(*steps, ask="Be brief."), **more}}]
+
+
+@pytest.fixture
+async def narrow_server(database_url: str, tmp_path: Path) -> AsyncIterator[Server]:
+    """A server that shows models little history, on each of the databases in turn."""
+    async with Server(tmp_path / "data", database_url=database_url, environment={"PERDURE_HISTORY_TOKENS": str(ROOM)}) as running:
+        yield running
+
+
+@pytest.fixture
+async def narrow(narrow_server: Server) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=narrow_server.url, timeout=30) as client:
+        await use_simulated_model(client)
+        yield client
+
+
+async def told(talk: Talk, turns: int, begin: int = 0) -> list[Json]:
+    """That many turns with long messages, numbered from `begin`; the events of the last one."""
+    events: list[Json] = []
+    for number in range(begin, begin + turns):
+        events = await talk.turn({"text": f"Noted {number}."}, ask=f"Story {number}: {LONG}")
+    return events
+
+
+def only(events: list[Json], kind: str) -> Json:
+    (found,) = [event for event in events if event["type"] == kind]
+    return found
+
+
+async def shown(talk: Talk) -> list[Json]:
+    """What the newest model call of a turn was shown."""
+    messages: list[Json] = (await talk.events(types="llm.generation"))[-1]["data"]["messages"]
+    return messages
+
+
+async def test_the_older_part_gives_way_to_a_summary_and_stays_in_the_log(narrow: httpx.AsyncClient) -> None:
+    talk = await new_talk(narrow, capabilities=rules({"text": MEMORY}))
+    await told(talk, 3)
+    before = await talk.read()
+    events = await told(talk, 1, begin=3)
+    kinds = kinds_of(events)
+    begin = kinds.index("context.compacting")
+    assert kinds[begin : begin + 4] == ["context.compacting", "llm.generation", "context.compacted", "reason.started"]
+    compacting, compacted = only(events, "context.compacting")["data"], only(events, "context.compacted")["data"]
+    assert (compacting["reason"], compacting["strategy"]) == ("proactive_budget", "summary")
+    assert (compacted["strategy_used"], compacted["summary"]) == ("summary", MEMORY)
+    assert compacting["messages_before"] == compacted["messages_before"] > compacted["messages_after"]
+    spans = [only(events, f"context.{word}")["context"]["span_id"] for word in ("compacting", "compacted")]
+    assert spans[0] == spans[1] == events[begin + 1]["context"]["parent_span_id"]
+
+    seen = await shown(talk)
+    assert MEMORY in text_in(seen[0])
+    assert (seen[0]["role"], len(seen)) == ("user", compacted["messages_after"])
+    assert "Story 3" in text_in(seen[-1])
+    assert not any("Story 0" in text_in(message) for message in seen)
+    assert [text_in(message)[:7] for message in await talk.messages() if message["role"] == "user"] == [
+        f"Story {number}" for number in range(4)
+    ]
+    # Three calls so far, one for the summary, and one for the answer.
+    usage = (await talk.read())["usage"]["input_tokens"] - before["usage"]["input_tokens"]
+    spent = [event["data"]["metadata"]["usage"]["input_tokens"] for event in await talk.events(types="llm.generation")]
+    assert len(spent) == 5
+    assert usage == sum(spent[3:])
+
+
+async def test_the_model_that_sums_up_is_given_what_was_said_and_what_tools_gave(narrow: httpx.AsyncClient) -> None:
+    talk = await new_talk(narrow, harness_name="base", capabilities=[{"ref": "session_storage"}, *rules({"text": MEMORY})])
+    await talk.turn(
+        {"tool_calls": [call("kv_store", operation="set", key="hive", value="seven")]}, {"text": "Kept."}, ask=f"Keep this. {LONG}"
+    )
+    await told(talk, 3)
+    asked = next(event for event in await talk.events(types="llm.generation") if event["data"]["output"].get("text") == MEMORY)
+    record = asked["data"]["messages"]
+    assert [message["role"] for message in record[:4]] == ["user", "agent", "tool_result", "agent"]
+    assert text_in(record[0]).startswith("Keep this.")
+
+
+async def test_a_summary_takes_up_the_one_before_it(narrow: httpx.AsyncClient) -> None:
+    talk = await new_talk(narrow, capabilities=rules({"text": MEMORY}))
+    await told(talk, 8)
+    compacted = await talk.events(types="context.compacted")
+    assert len(compacted) >= 2
+    second = next(event for event in await talk.events(types="llm.generation") if event["sequence"] == compacted[1]["sequence"] - 1)
+    assert MEMORY in text_in(second["data"]["messages"][0])
+    assert sum(MEMORY in text_in(message) for message in await shown(talk)) == 1
+
+
+async def test_a_server_that_was_restarted_goes_on_from_the_summary(narrow_server: Server, narrow: httpx.AsyncClient) -> None:
+    talk = await new_talk(narrow, capabilities=rules({"text": MEMORY}))
+    await told(talk, 4)
+    held = await shown(talk)
+    await narrow_server.restart()
+    await talk.turn({"text": "Here again."}, ask="Go on.")
+    seen = await shown(talk)
+    assert [message["id"] for message in seen[: len(held)]] == [message["id"] for message in held]
+    assert [message["role"] for message in seen[len(held) :]] == ["agent", "user"]
+
+
+async def test_a_copy_of_a_session_has_its_summary(narrow: httpx.AsyncClient) -> None:
+    talk = await new_talk(narrow, capabilities=rules({"text": MEMORY}))
+    await told(talk, 4)
+    copy = Talk(narrow, (await post(narrow, talk.path("/fork"), {}))["id"])
+    await copy.turn({"text": "I am the copy."}, ask="Who are you?")
+    assert MEMORY in text_in((await shown(copy))[0])
+    assert (await shown(copy))[-1]["role"] == "user"
+
+
+async def test_one_long_turn_is_summed_up_between_its_steps(narrow: httpx.AsyncClient) -> None:
+    talk = await new_talk(narrow, harness_name="base", capabilities=[{"ref": "session_storage"}, *rules({"text": MEMORY})])
+    step = {"text": LONG, "tool_calls": [call("kv_store", operation="list")]}
+    events = await talk.turn(*[step] * 5, {"text": "Done."})
+    kinds = kinds_of(events)
+    assert kinds[-2:] == ["turn.completed", "session.idled"]
+    at = kinds.index("context.compacted")
+    assert (kinds[at + 1], events[at]["data"]["summary"]) == ("reason.started", MEMORY)
+    seen = next(event for event in await talk.events(types="llm.generation", after_sequence=events[at]["sequence"]))
+    assert [message["role"] for message in seen["data"]["messages"]][:3] == ["user", "agent", "tool_result"]
+
+
+async def test_a_prompt_that_the_model_finds_too_long_is_summed_up_and_sent_again(narrow: httpx.AsyncClient) -> None:
+    talk = await new_talk(narrow, capabilities=rules({"text": MEMORY}))
+    await told(talk, 2)
+    too_long = {"fail": {"code": "context_length_exceeded", "message": "too many tokens", "times": 1}, "text": "Now it fits."}
+    events = await talk.turn(too_long, ask="Short.")
+    assert only(events, "context.compacting")["data"]["reason"] == "request_too_large"
+    kinds = kinds_of(events)
+    assert kinds.index("reason.started") < kinds.index("context.compacted") < kinds.index("output.message.completed")
+    assert text_in(only(events, "output.message.completed")["data"]["message"]) == "Now it fits."
+    seen = await shown(talk)
+    assert MEMORY in text_in(seen[0])
+    assert text_in(seen[-1]).startswith("Short.")
+    assert only(events, "turn.completed")["data"]["llm_call_count"] == 2
+
+
+async def test_a_turn_goes_on_without_a_summary_when_there_is_none_to_be_had(narrow: httpx.AsyncClient) -> None:
+    talk = await new_talk(narrow, capabilities=rules({"fail": {"code": "content_filtered", "message": "no", "transient": False}}))
+    events = await told(talk, 6)
+    assert kinds_of(events)[-2:] == ["turn.completed", "session.idled"]
+    compacted = (await talk.events(types="context.compacted"))[-1]["data"]
+    assert (compacted["strategy_used"], compacted["error"]) == ("none", "no")
+    assert compacted["messages_after"] == compacted["messages_before"]
+    assert "Story 5" in text_in((await shown(talk))[-1])
+
+
+async def test_without_the_capability_the_oldest_part_is_left_out(narrow: httpx.AsyncClient) -> None:
+    talk = await new_talk(narrow, harness_name="base")
+    await told(talk, 6)
+    assert await talk.events(types="context.compacted") == []
+    assert "Story 5" in text_in((await shown(talk))[-1])
+    assert not any("Story 0" in text_in(message) for message in await shown(talk))
+
+
+async def asked_of(talk: Talk, **arguments: object) -> Json:
+    """What `query_history` answers."""
+    events = await talk.turn({"tool_calls": [call("query_history", **arguments)]}, {"text": "Found."})
+    done = only(events, "tool.completed")["data"]
+    assert done["success"], done
+    answer: Json = json.loads(done["result"][0]["text"])
+    return answer
+
+
+async def test_the_agent_finds_what_it_is_not_shown_any_more(narrow: httpx.AsyncClient) -> None:
+    talk = await new_talk(narrow, capabilities=rules({"text": MEMORY}))
+    await talk.turn({"text": "Noted: the hive is in Łódź."}, ask=f"The hive stands in ŁÓDŹ, under the old lime tree. {LONG}")
+    await told(talk, 5)
+    assert not any("lime tree" in text_in(message) for message in await shown(talk))
+    found = await asked_of(talk, query="łódź TREE")
+    (message,) = found["messages"]
+    assert (message["role"], found["next_before"]) == ("user", None)
+    assert "under the old lime tree" in message["text"]
+    around = await asked_of(talk, around=message["sequence"])
+    assert [each["role"] for each in around["messages"][:2]] == ["user", "agent"]
+    assert len(around["messages"][0]["text"]) > 1000
+
+
+async def test_what_is_found_comes_in_pages_newest_first(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    for number in range(5):
+        await talk.turn({"text": f"Bee number {number}."}, ask="Count.")
+    found: list[Json] = []
+    more: dict[str, int] = {}
+    while not found or more:
+        answer = await asked_of(talk, query="bee number", limit=3, **more)
+        found += answer["messages"]
+        more = {"before": answer["next_before"]} if answer["next_before"] else {}
+    assert [each["sequence"] for each in found] == sorted((each["sequence"] for each in found), reverse=True)
+    assert [each["text"] for each in found if each["role"] == "agent"] == [f"Bee number {number}." for number in (4, 3, 2, 1, 0)]
+    assert (await asked_of(talk, query="wasp", before=found[0]["sequence"]))["messages"] == []
+
+
+async def test_a_configuration_that_makes_no_sense_is_refused(api: httpx.AsyncClient) -> None:
+    for config in ({"at": 2}, {"at": "much"}, {"keep": 0}, {"else": 1}, {"instructions": "x" * 4001}):
+        answer = await api.post("/v1/sessions", json={"capabilities": [{"ref": "context_compaction", "config": config}]})
+        assert answer.status_code == 400, (config, answer.text)
