@@ -77,6 +77,7 @@ class Tool(Struct, frozen=True):
         parameters: a JSON Schema of an object; arguments that break it never reach `run`.
         run: does it. It raises `ToolError` for what the model should know; anything else becomes an error result as well.
         timeout: seconds.
+        spill: whether an output over the limit is kept in a file; not for tools that read what is kept already.
         secret_arguments: arguments whose values are secrets: they reach the tool, and nothing else.
     """
 
@@ -87,6 +88,7 @@ class Tool(Struct, frozen=True):
     hints: ToolHints = ONCE
     display_name: str | None = None
     timeout: float = TOOL_TIMEOUT
+    spill: bool = True
     secret_arguments: tuple[str, ...] = ()
 
 
@@ -115,6 +117,8 @@ class Behaviour(Struct, frozen=True):
 
     Attributes:
         loop_limit: repetitions of the same calls before the agent is told; 0 for never.
+        output_limit: characters of a tool's output that the model is shown; None for as many as are kept.
+        output_head: share of them that comes from its beginning, the rest from its end.
         compaction: when the history is summed up; None for never: then its oldest part is left out.
     """
 
@@ -122,6 +126,8 @@ class Behaviour(Struct, frozen=True):
     parallel_tool_calls: bool | None = None
     loop_limit: int = 0
     repair_tool_calls: bool = False
+    output_limit: int | None = None
+    output_head: float = 0.5
     compaction: Compaction | None = None
 
 

@@ -145,6 +145,7 @@ QUERY_HISTORY = Tool(
     ),
     run=_query_history,
     hints=READ_ONLY,
+    spill=False,
 )
 
 

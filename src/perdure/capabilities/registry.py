@@ -13,6 +13,7 @@ from perdure.capabilities.bashkit_shell import BASHKIT_SHELL
 from perdure.capabilities.context_compaction import CONTEXT_COMPACTION
 from perdure.capabilities.current_time import CURRENT_TIME
 from perdure.capabilities.loop_detection import LOOP_DETECTION
+from perdure.capabilities.output_truncation import OUTPUT_TRUNCATION
 from perdure.capabilities.parallel_tool_calls import PARALLEL_TOOL_CALLS
 from perdure.capabilities.prompt_caching import PROMPT_CACHING
 from perdure.capabilities.session import SESSION
@@ -39,6 +40,7 @@ BUILT_IN: tuple[Capability, ...] = (
     WEB_FETCH,
     CONTEXT_COMPACTION,
     LOOP_DETECTION,
+    OUTPUT_TRUNCATION,
     PARALLEL_TOOL_CALLS,
     PROMPT_CACHING,
     TOOL_CALL_REPAIR,

@@ -133,6 +133,7 @@ READING = (
         ),
         run=reading.read_file,
         hints=READ_ONLY,
+        spill=False,
         display_name="Read file",
     ),
     Tool(
@@ -141,6 +142,7 @@ READING = (
         parameters=schema({"paths": {"type": "array", "items": _PATH, "minItems": 1, "maxItems": 50}}, "paths"),
         run=reading.read_many_files,
         hints=READ_ONLY,
+        spill=False,
         display_name="Read files",
     ),
     Tool(
@@ -149,6 +151,7 @@ READING = (
         parameters=schema({"path": _FOLDER, "recursive": _DEEP}),
         run=reading.list_directory,
         hints=READ_ONLY,
+        spill=False,
         display_name="List directory",
     ),
     Tool(
@@ -160,6 +163,7 @@ READING = (
         parameters=schema({"pattern": {**_PATTERN, "description": "Such as **/*.md."}, "path": _FOLDER}, "pattern"),
         run=reading.glob,
         hints=READ_ONLY,
+        spill=False,
         display_name="Find files",
     ),
     Tool(
@@ -176,6 +180,7 @@ READING = (
         ),
         run=reading.grep_files,
         hints=READ_ONLY,
+        spill=False,
         display_name="Search files",
     ),
     Tool(
@@ -184,6 +189,7 @@ READING = (
         parameters=schema({"path": _PATH}, "path"),
         run=reading.stat_file,
         hints=READ_ONLY,
+        spill=False,
         display_name="File facts",
     ),
 )

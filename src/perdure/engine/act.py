@@ -20,6 +20,7 @@ from perdure.domain.storage import is_mark
 from perdure.domain.turn import CallState, TurnState
 from perdure.engine.assemble import Assembly
 from perdure.engine.live import ToolText
+from perdure.engine.outputs import shown_output
 from perdure.engine.run import Run
 from perdure.store.bus import Live, LiveKind
 from perdure.store.rows import to_json
@@ -87,7 +88,8 @@ async def _one(run: Run, assembly: Assembly, state: TurnState, call: CallState) 
     duration = round((run.engine.clock.elapsed() - begun) * 1000)
     now = run.engine.clock.now()
     context = tool_context(state, call.id)
-    result = None if outcome is None else (TextPart(_text_of(outcome.value, run.engine.policy.tool_output)),)
+    shown = None if outcome is None else await shown_output(run, assembly, bound, call, outcome.value)
+    result = None if shown is None else (TextPart(shown.text),)
     data = ToolCompletedData(
         tool_call_id=call.id,
         tool_name=call.name,
@@ -100,7 +102,8 @@ async def _one(run: Run, assembly: Assembly, state: TurnState, call: CallState) 
         capability_id=bound.capability_id if bound else None,
         capability_name=bound.capability_name if bound else None,
     )
-    files = [] if outcome is None else [NewEvent("file.written", written, context, now) for written in outcome.files]
+    written = () if outcome is None or shown is None else (*outcome.files, *shown.files)
+    files = [NewEvent("file.written", each, context, now) for each in written]
     return [*files, NewEvent("tool.completed", data, context, now)]
 
 
@@ -196,12 +199,3 @@ def _context(run: Run, assembly: Assembly, state: TurnState, call: CallState, sh
         network=msgspec.structs.replace(assembly.network, private=engine.policy.private_addresses),
         file_limits=engine.policy.file_limits,
     )
-
-
-def _text_of(value: Any, limit: int) -> str:
-    """The value as text for the model, cut in the middle when it is over the limit."""
-    text = value if isinstance(value, str) else to_json(value)
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]}\n[... {len(text) - 2 * half} characters left out ...]\n{text[-half:]}"

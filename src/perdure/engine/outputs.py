@@ -1,0 +1,101 @@
+"""What a tool gave, as the model is shown it: whole, or its beginning and its end, with the whole in a file of the session."""
+
+from __future__ import annotations
+
+import asyncio
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from perdure.capabilities.assembly import BoundTool
+from perdure.domain.errors import PerdureError
+from perdure.domain.events import FileWrittenData
+from perdure.domain.files import content_of
+from perdure.domain.turn import CallState
+from perdure.engine.assemble import Assembly
+from perdure.engine.run import Run
+from perdure.store.database import Tx
+from perdure.store.file_changes import FileWrite, write_file
+from perdure.store.rows import to_json
+from perdure.store.workspaces import hold_for_writing
+
+FOLDER = "/.outputs"
+"""Where whole outputs are kept: beside the session's own files, out of the way of a plain `ls`."""
+
+LEAST_SHOWN = 200
+"""Characters of a text that are shown, whatever else the answer holds."""
+
+
+class Shown(Struct, frozen=True):
+    """What the model is shown, and the file that was written for it, if one was."""
+
+    text: str
+    files: tuple[FileWrittenData, ...] = ()
+
+
+async def shown_output(run: Run, assembly: Assembly, bound: BoundTool | None, call: CallState, value: Any) -> Shown:
+    """The value as text. When it is over the limit, the whole goes to a file, if the session has files and the tool reads none.
+
+    The file's name comes from the call, so that a call that is made again writes the same file again. It holds no secrets,
+    like everything else that can be read back.
+    """
+    rules = assembly.behaviour
+    limit = min(run.engine.policy.tool_output, rules.output_limit or run.engine.policy.tool_output)
+    text = value if isinstance(value, str) else to_json(value)
+    if len(text) <= limit:
+        return Shown(text)
+    # Before it is cut: half a secret would not be found any more.
+    text = run.redactor.text(text)
+    whole = text if isinstance(value, str) else msgspec.json.decode(text)
+    field, body = _longest(whole, limit)
+    room = max(limit - (len(text) - len(body)), LEAST_SHOWN) if field else limit
+    files: tuple[FileWrittenData, ...] = ()
+    where = ""
+    if bound is not None and bound.tool.spill and "file_system" in assembly.features:
+        files = await _kept(run, call, body, "txt" if field or isinstance(value, str) else "json")
+        where = f"; all of it is in {files[0].path}, for read_file with `offset` and `limit`, or grep_files" if files else ""
+    cut = _cut(body, room, rules.output_head, where)
+    if isinstance(whole, dict) and field:
+        return Shown(to_json({**whole, field: cut}), files)
+    return Shown(cut, files)
+
+
+def _longest(whole: Any, limit: int) -> tuple[str, str]:
+    """The text that makes it long: a field of an object and its text, when all the rest is short; else the whole as text."""
+    if isinstance(whole, str):
+        return "", whole
+    if isinstance(whole, dict):
+        texts = {name: each for name, each in whole.items() if isinstance(each, str)}
+        field = max(texts, key=lambda name: len(texts[name]), default="")
+        if field and len(to_json({**whole, field: ""})) <= limit // 2:
+            return field, texts[field]
+    return "", msgspec.json.format(to_json(whole), indent=1)
+
+
+def _cut(text: str, limit: int, head: float, where: str) -> str:
+    if len(text) <= limit:
+        return text
+    first = int(limit * head)
+    last = limit - first
+    end = text[-last:] if last else ""
+    return f"{text[:first]}\n[... {len(text) - first - last} characters left out{where} ...]\n{end}"
+
+
+async def _kept(run: Run, call: CallState, text: str, suffix: str) -> tuple[FileWrittenData, ...]:
+    """Write the whole output to its file; nothing when there is no room for it."""
+    engine, row = run.engine, run.row
+    mark = blake2b(f"{run.state.turn_id}/{call.id}".encode(), digest_size=8).hexdigest()
+    path = f"{FOLDER}/{call.name}-{mark}.{suffix}"
+    content = await asyncio.to_thread(lambda: content_of(text.encode(errors="replace")))
+
+    async def work(tx: Tx) -> FileWrittenData:
+        space = await hold_for_writing(tx, row.org_id, row.workspace())
+        written = await write_file(tx, space, FileWrite(path, content, force=True), engine.policy.file_limits, engine.clock.now())
+        return FileWrittenData(path, "write", written.created, written.row.size_bytes)
+
+    try:
+        return (await engine.database.write(work),)
+    except PerdureError:
+        return ()  # the workspace is full, or archived: what is shown says how much is missing
