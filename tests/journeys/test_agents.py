@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from perdure.capabilities.assembly import NOT_READ
 from perdure.domain.ids import new_id
 from tests.journeys.people import PROMPT, elsewhere, fresh, get, new_agent, new_harness, patch, watched_model, without
 from tests.server import post
@@ -265,7 +266,11 @@ async def test_a_preview_is_what_the_model_gets(api: httpx.AsyncClient) -> None:
         talk = await new_talk(api, agent_id=agent["id"])
         model.will_answer()
         await talk.turn()
-        assert model.told == preview["system_prompt"].replace("<agent>", f'<agent name="{agent["name"]}">')
+        # There is no AGENTS.md in this session, so nothing stands where a preview says that it will.
+        unread = f'<capability id="agent_instructions">\n{NOT_READ}\n</capability>\n\n'
+        assert unread in preview["system_prompt"]
+        expected = preview["system_prompt"].replace(unread, "").replace("<agent>", f'<agent name="{agent["name"]}">')
+        assert model.told == expected
         assert model.tools == [tool["name"] for tool in preview["tools"]]
         assert {"read_file", "get_current_time", "look_up"} <= set(model.tools)
 

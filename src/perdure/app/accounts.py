@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import msgspec
@@ -53,20 +54,35 @@ from perdure.store.accounts import (
     user_by_email,
 )
 from perdure.store.database import Tx
-from perdure.store.harnesses import HarnessRow, add_harness
+from perdure.store.harnesses import HarnessRow, add_harness, follow_built_in
 from perdure.store.rows import to_json
 
+log = logging.getLogger("perdure.accounts")
+
 GENERIC_CAPABILITIES = (
-    "session_file_system", "bashkit_shell", "session_storage", "session", "current_time", "stateless_todo_list", "context_compaction",
+    "session_file_system", "bashkit_shell", "session_storage", "session", "current_time", "stateless_todo_list",
+    "agent_instructions", "context_compaction",
 )  # fmt: skip
 """What the built-in harness `generic` turns on."""
+
+BUILT_IN_HARNESSES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+    ("base", "Base", "Nothing but the model.", ()),
+    (
+        "generic", "Generic", "Files with their instructions (AGENTS.md), a shell, a to-do list, the time and the session itself.",
+        GENERIC_CAPABILITIES,
+    ),
+)  # fmt: skip
+"""Name, display name, description and capabilities of the harnesses that every organization has."""
 
 _BOOTSTRAP_LOCK = 0x70657265
 """The advisory lock under which one process makes the first organization."""
 
 
 async def bootstrap(app: App) -> Caller:
-    """Make the first organization, its owner and the built-in harnesses, if there is none; the owner."""
+    """Make the first organization, its owner and the built-in harnesses, if there is none; the owner.
+
+    The built-in harnesses of all organizations follow the code.
+    """
     now = app.now()
 
     async def work(tx: Tx) -> Caller:
@@ -78,6 +94,7 @@ async def bootstrap(app: App) -> Caller:
             await add_user(tx, user)
             org_id = await _found(app, tx, "Default", user.id, now)
             return Caller(org_id, user.id, "owner")
+        await _follow_built_in_harnesses(app, tx, now)
         owners = await owners_of(tx, found.id)
         return Caller(found.id, owners[0] if owners else "", "owner")
 
@@ -96,16 +113,28 @@ async def _found(app: App, tx: Tx, name: str, owner_id: str, now: Micros) -> str
 
 async def add_built_in_harnesses(app: App, tx: Tx, org_id: str, now: Micros) -> None:
     """`base` (nothing) and `generic` (the default), read-only, in every organization."""
-    harnesses: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
-        ("base", "Base", "Nothing but the model.", ()),
-        ("generic", "Generic", "Files, a shell, a to-do list, the time and the session itself.", GENERIC_CAPABILITIES),
-    )
-    for name, display, description, capabilities in harnesses:
-        config = to_json(HarnessConfig(capabilities=tuple(CapabilityRef(ref) for ref in capabilities)))
-        row = HarnessRow(
-            app.new_id("harness"), org_id, name, display, description, None, None, None, "[]", config, 1, "active", now, now, None
-        )  # fmt: skip
+    for row in _built_in_harnesses(app, org_id, now):
         await add_harness(tx, row)
+
+
+async def _follow_built_in_harnesses(app: App, tx: Tx, now: Micros) -> None:
+    """Organizations from before this version get the built-in harnesses as they are now."""
+    for row in _built_in_harnesses(app, "", now):
+        changed = await follow_built_in(tx, row, now)
+        if changed:
+            log.info("the built-in harness %s is new in %d organizations", row.name, changed)
+
+
+def _built_in_harnesses(app: App, org_id: str, now: Micros) -> list[HarnessRow]:
+    rows = []
+    for name, display, description, capabilities in BUILT_IN_HARNESSES:
+        config = to_json(HarnessConfig(capabilities=tuple(CapabilityRef(ref) for ref in capabilities)))
+        rows.append(
+            HarnessRow(
+                app.new_id("harness"), org_id, name, display, description, None, None, None, "[]", config, 1, "active", now, now, None
+            )
+        )  # fmt: skip
+    return rows
 
 
 def to_organization(row: OrganizationRow) -> Organization:

@@ -46,7 +46,7 @@ _SECRET = re.compile(
 async def preview_agent(app: App, caller: Caller, body: PreviewAgent) -> AgentPreview:
     """What the model would get of this agent: the prompt and the tools; and the findings."""
     merged, findings = await _look_at(app, caller, body)
-    return AgentPreview(merged.system, _tools(merged), findings)
+    return AgentPreview(merged.preview(), _tools(merged), findings)
 
 
 async def analyze_agent(app: App, caller: Caller, body: PreviewAgent) -> Analysis:
@@ -60,7 +60,7 @@ async def preview_harness(app: App, caller: Caller, body: PreviewHarness) -> Har
     chain = await _chain(app, caller, body.parent_harness_id, None)
     own = Layer("harness", None, body.system_prompt, body.capabilities)
     merged = merge_layers([*map(harness_layer, chain), own], app.registry)
-    return HarnessPreview(merged.system, _tools(merged))
+    return HarnessPreview(merged.preview(), _tools(merged))
 
 
 async def _look_at(app: App, caller: Caller, body: PreviewAgent) -> tuple[Merged, tuple[Finding, ...]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Literal
 from xml.sax.saxutils import quoteattr
 
@@ -53,21 +54,60 @@ class BoundTool(Struct, frozen=True):
     rejected: bool = False
 
 
+class Section(Struct, frozen=True):
+    """A piece of the system prompt; with `reading`, one that this capability has to be asked for, by id."""
+
+    text: str
+    reading: str | None = None
+
+
+NOT_READ = "(read from the session before each model call)"
+"""What stands in a preview for what cannot be known before there is a session."""
+
+_TAGS = re.compile(r"<(?=[\s/]{0,20}(?:capability|harness|agent|session)\b)", re.IGNORECASE)
+
+
+def system_prompt(sections: Sequence[Section], read: Mapping[str, str]) -> str:
+    """The sections as one text.
+
+    Args:
+        read: what the capabilities said that were asked. It comes from files and the like, so nothing in it can end its section
+            or look like the beginning of another one.
+    """
+    texts = []
+    for section in sections:
+        if section.reading is None:
+            texts.append(section.text)
+        elif said := read.get(section.reading, "").strip():
+            texts.append(_section("capability", _TAGS.sub("&lt;", said), id=section.reading))
+    return "\n\n".join(texts)
+
+
 class Merged(Struct, frozen=True):
     """What layers come to.
 
     Attributes:
+        sections: the system prompt.
         active: the capabilities in force, each after those that it depends on.
         bound, client: the tools by name: those that run here, and those that callers run.
         network: the hosts that tools may reach.
     """
 
-    system: str
+    sections: tuple[Section, ...]
     active: tuple[Active, ...]
     bound: dict[str, BoundTool]
     client: dict[str, ClientSideTool]
     behaviour: Behaviour
     network: NetworkRules = NetworkRules()
+
+    @property
+    def system(self) -> str:
+        """The system prompt as far as it is the same for every session."""
+        return system_prompt(self.sections, {})
+
+    def preview(self) -> str:
+        """The system prompt, with a word where something of the session's would stand."""
+        return system_prompt(self.sections, {each.reading: NOT_READ for each in self.sections if each.reading is not None})
 
     def specs(self) -> tuple[ToolSpec, ...]:
         """The tools as the model gets them."""
@@ -90,24 +130,26 @@ def merge_layers(layers: Sequence[Layer], registry: Registry, standing: dict[str
     """
     active = registry.resolve(layer.capabilities for layer in layers)
     bound: dict[str, BoundTool] = {}
-    sections: list[str] = []
+    sections: list[Section] = []
     for each in active:
         capability = each.capability
         for tool in capability.tools(each.config):
             bound[tool.name] = BoundTool(tool, capability.id, capability.name)
         prompt = capability.prompt(each.config)
         if prompt:
-            sections.append(_section("capability", prompt, id=capability.id))
+            sections.append(Section(_section("capability", prompt, id=capability.id)))
+        if capability.read_prompt is not None:
+            sections.append(Section("", capability.id))
     client = _add_definitions([tool for layer in layers for tool in layer.tools], bound, registry)
     decided = {name: _decided(each, active, (standing or {}).get(name)) for name, each in bound.items()}
     for layer in layers:
         if layer.system_prompt:
             named = {} if layer.name is None else {"name": layer.name}
-            sections.append(_section(layer.kind, layer.system_prompt, **named))
+            sections.append(Section(_section(layer.kind, layer.system_prompt, **named)))
     behaviour = Behaviour()
     for each in active:
         behaviour = each.capability.behave(each.config, behaviour)
-    return Merged("\n\n".join(sections), active, decided, client, behaviour, combine(layer.network for layer in layers))
+    return Merged(tuple(sections), active, decided, client, behaviour, combine(layer.network for layer in layers))
 
 
 def _decided(bound: BoundTool, active: tuple[Active, ...], standing: str | None) -> BoundTool:

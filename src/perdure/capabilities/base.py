@@ -70,6 +70,34 @@ class ToolOutcome(Struct, frozen=True):
 ToolRun = Callable[[ToolContext, JsonObject], Awaitable[ToolOutcome]]
 
 
+class PromptContext(Struct, frozen=True):
+    """What may be looked at to say something in a session's prompt.
+
+    Attributes:
+        workspace_id: where the session's files are.
+        now: the present, in microseconds.
+        redact: blanks the session's secrets. What is given back is stripped of them as well: this is for who cuts a text, so
+            that no half of one is left.
+    """
+
+    org_id: str
+    session_id: str
+    workspace_id: str
+    database: Database
+    now: Callable[[], Micros]
+    redact: Callable[[str], str]
+    locale: str | None = None
+
+
+PromptReading = Callable[[Any, PromptContext], Awaitable[str | None]]
+
+READING_TIMEOUT = 10.0
+"""Seconds that a capability may take to say something in a prompt."""
+
+READING_OUTPUT = 64 * 1024
+"""Characters that a capability may say in a prompt, of what it has read."""
+
+
 class Tool(Struct, frozen=True):
     """A tool that runs on the server.
 
@@ -145,6 +173,8 @@ class Capability(Struct, frozen=True):
         aliases: other ids that mean this one.
         config_schema: a JSON Schema of its configuration; None when it takes none.
         tools, prompt: pure functions of the configuration.
+        read_prompt: what else is said to the model, for one that has to look first: at the session's files or rows. It is asked anew
+            before each model call, so it should be quick, and it must change nothing. None, or an empty text, says nothing.
         files: files that a session with it begins with, read-only; a pure function of the configuration as well.
         behave: changes how the loop behaves.
         gate: whether calls of a tool, this capability's or another's, wait for somebody's leave.
@@ -160,6 +190,7 @@ class Capability(Struct, frozen=True):
     config_schema: JsonObject | None = None
     tools: Callable[[Any], tuple[Tool, ...]] = no_tools
     prompt: Callable[[Any], str | None] = no_prompt
+    read_prompt: PromptReading | None = None
     files: Callable[[Any], tuple[InitialFile, ...]] = no_files
     gate: Callable[[Any, Tool], bool] = no_gate
     behave: Callable[[Any, Behaviour], Behaviour] = no_behaviour

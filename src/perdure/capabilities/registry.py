@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema_rs
 from msgspec import Struct
 
+from perdure.capabilities.agent_instructions import AGENT_INSTRUCTIONS
 from perdure.capabilities.base import Capability, Tool
 from perdure.capabilities.bashkit_shell import BASHKIT_SHELL
 from perdure.capabilities.context_compaction import CONTEXT_COMPACTION
@@ -29,6 +30,7 @@ from perdure.domain.errors import InvalidInput
 from perdure.domain.tools import CapabilityRef
 
 BUILT_IN: tuple[Capability, ...] = (
+    AGENT_INSTRUCTIONS,
     BASHKIT_SHELL,
     CURRENT_TIME,
     SESSION,

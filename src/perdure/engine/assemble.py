@@ -6,9 +6,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from perdure.capabilities.assembly import BoundTool, Layer, agent_layer, harness_layer, merge_layers
+from perdure.capabilities.assembly import BoundTool, Layer, Section, agent_layer, harness_layer, merge_layers
 from perdure.capabilities.base import Behaviour
-from perdure.capabilities.registry import Registry
+from perdure.capabilities.registry import Active, Registry
 from perdure.domain.errors import InvalidInput, NotFound
 from perdure.domain.messages import Controls
 from perdure.domain.network import NetworkRules
@@ -47,6 +47,8 @@ class Assembly(Struct, frozen=True):
     parallel_tool_calls: bool | None
     behaviour: Behaviour = Behaviour()
     network: NetworkRules = NetworkRules()
+    sections: tuple[Section, ...] = ()
+    active: tuple[Active, ...] = ()
 
 
 class ModelChoice(Struct, frozen=True):
@@ -90,8 +92,9 @@ def assemble(layers: Layers, registry: Registry, max_iterations: int) -> Assembl
     gated = frozenset(name for name, each in merged.bound.items() if each.gated)
     rules = TurnRules(max_iterations=limit, client_tools=frozenset(merged.client), gated=gated, loop_limit=behaviour.loop_limit)
     return Assembly(
-        merged.system, merged.specs(), merged.bound, merged.client, merged.features(), rules, parallel, behaviour, merged.network
-    )
+        merged.system, merged.specs(), merged.bound, merged.client, merged.features(), rules, parallel, behaviour, merged.network,
+        merged.sections, merged.active,
+    )  # fmt: skip
 
 
 def model_candidates(layers: Layers, controls: Controls | None) -> list[str]:

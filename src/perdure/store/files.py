@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
 from perdure.domain.errors import InvalidInput, NotFound
 from perdure.domain.files import MAX_ENTRIES
 from perdure.domain.times import Micros
+from perdure.store.blobs import PART
 from perdure.store.database import Tx
 from perdure.store.rows import columns, insert
 
@@ -92,6 +93,24 @@ async def get_entries(tx: Tx, org_id: str, workspace_id: str, paths: Iterable[st
         for row in await tx.all(f"{_FROM} AND path IN ({marks})", workspace_id, org_id, *some):
             found[row[1]] = FileRow(*row)
     return found
+
+
+async def read_heads(
+    tx: Tx, org_id: str, workspace_id: str, paths: Sequence[str], size: int = PART
+) -> dict[str, tuple[int, bytes]]:
+    """Of those of these text files that are there and hold something: the size and the first bytes, by path. One statement.
+
+    Args:
+        size: bytes of each file, up to those of a part.
+    """
+    marks = ", ".join("?" * len(paths))
+    rows = await tx.all(
+        "SELECT f.path, f.size_bytes, substr(p.content, 1, ?) FROM files f"
+        " JOIN blob_parts p ON p.org_id = f.org_id AND p.hash = f.hash AND p.part = 0"
+        f" WHERE f.workspace_id = ? AND f.org_id = ? AND f.is_directory = 0 AND f.is_text = 1 AND f.path IN ({marks})",
+        min(size, PART), workspace_id, org_id, *paths,
+    )  # fmt: skip
+    return {row[0]: (row[1], bytes(row[2])) for row in rows}
 
 
 async def list_children(tx: Tx, org_id: str, workspace_id: str, folder: str) -> list[FileRow]:

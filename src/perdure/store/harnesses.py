@@ -47,6 +47,17 @@ async def add_harness(tx: Tx, row: HarnessRow) -> None:
     await tx.run(insert("harnesses", HarnessRow), *values(row))
 
 
+async def follow_built_in(tx: Tx, like: HarnessRow, now: Micros) -> int:
+    """Make the built-in harness of this name the same in every organization, for those where it is not; how many those were."""
+    what = (like.display_name, like.description, like.config)
+    return await tx.run(
+        "UPDATE harnesses SET display_name = ?, description = ?, config = ?,"
+        " updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at + 1 END"
+        " WHERE is_built_in = 1 AND name = ? AND (display_name <> ? OR description <> ? OR config <> ?)",
+        *what, now, now, like.name, *what,
+    )  # fmt: skip
+
+
 async def get_harness(tx: Tx, org_id: str, harness_id: str, *, lock: bool = False) -> HarnessRow:
     """The organization's harness; `lock` holds its row until the commit. Raises NotFound."""
     sql = f"SELECT {_COLUMNS} FROM harnesses WHERE id = ? AND org_id = ?"
