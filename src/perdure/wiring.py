@@ -61,6 +61,7 @@ from perdure.store.providers import ProviderRow
 from perdure.store.queue import LocalQueue, Queue
 from perdure.store.sqlite import open_sqlite
 from perdure.worker.scheduler import Scheduler
+from perdure.worker.sorter import Sorter
 from perdure.worker.sweep import Sweep
 from perdure.worker.worker import Worker
 
@@ -294,6 +295,7 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
         await sweep.once(stale_after=0 if parts.database.dialect == "sqlite" else 10_000_000)
         sweeping = asyncio.create_task(sweep.run())
         scheduling = asyncio.create_task(Scheduler(parts.app).run())
+        sorting = asyncio.create_task(Sorter(parts.database).run())
         gc.collect()
         gc.freeze()
         try:
@@ -301,6 +303,7 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
         finally:
             sweeping.cancel()
             scheduling.cancel()
+            sorting.cancel()
 
 
 def _print(line: str) -> None:

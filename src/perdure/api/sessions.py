@@ -14,7 +14,7 @@ from perdure.domain.ids import Prefix, check_id
 from perdure.domain.links import Page
 from perdure.domain.sessions import CancelledTurn, CreateSession, ForkSession, Session, SessionStats, Status, UpdateSession
 from perdure.domain.times import Micros, Timestamp, from_rfc3339
-from perdure.store.sessions import SessionFilter
+from perdure.store.session_lists import SessionFilter
 
 Offset = Annotated[int, Meta(ge=0, le=10_000_000)]
 Limit = Annotated[int, Meta(ge=1, le=100)]

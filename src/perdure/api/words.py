@@ -28,7 +28,10 @@ OPERATIONS: dict[str, str] = {
         "Everything is optional. Without a harness it is the agent's; without an agent either it is the built-in `generic`. The "
         "harness and the agent are given by id or by name, not by both."
     ),
-    "list_sessions": "All filters must match. `total` counts what matches, whatever the page.",
+    "list_sessions": (
+        "All filters must match. `total` counts what matches, whatever the page. With `search` or `tags` it is exact up to 1,000; a "
+        "greater one means that there are at least so many, and it is always greater than `offset` + `limit` while more follows."
+    ),
     "get_session": "The session as it is now.",
     "update_session": (
         "Allowed at any time, also while a turn runs, which it does not disturb. A field that is left out stays, `null` clears it; an "

@@ -49,14 +49,13 @@ from perdure.store.harnesses import HarnessRow, get_harness, harness_by_name, ha
 from perdure.store.providers import get_model
 from perdure.store.rows import to_json
 from perdure.store.schedules import active_counts
+from perdure.store.session_lists import SessionFilter, list_sessions
 from perdure.store.sessions import (
-    SessionFilter,
     SessionRow,
     add_session,
     append,
     clear_pin,
     get_session,
-    list_sessions,
     mark_deleted,
     pinned_among,
     set_pin,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -59,6 +60,17 @@ def named(org_id: str, search: str | None, archived: bool) -> tuple[str, list[An
         parts.append("(" + " OR ".join(f"LOWER(COALESCE({name}, '')) LIKE LOWER(?) ESCAPE '!'" for name in looked_at) + ")")
         args += [like_pattern(search)] * len(looked_at)
     return " AND ".join(parts), args
+
+
+_AMONG = {
+    "sqlite": "{column} IN (SELECT value FROM json_each(?))",
+    "postgres": "{column} = ANY(CAST(? AS {kind}[]))",
+}
+
+
+def among(dialect: str, column: str, kind: Literal["BIGINT", "TEXT"], wanted: Sequence[int] | Sequence[str]) -> tuple[str, Any]:
+    """The condition that a column has one of many values, and its one argument: the same statement however many there are."""
+    return _AMONG[dialect].format(column=column, kind=kind), to_json(wanted) if dialect == "sqlite" else list(wanted)
 
 
 _JSON_NUMBER = {

@@ -19,7 +19,7 @@ from perdure.domain.times import Micros
 from perdure.domain.workspaces import own_workspace
 from perdure.store.database import LOCK_ROW, Tx
 from perdure.store.events import EVENT_COLUMNS, noise
-from perdure.store.rows import columns, insert, like_pattern, to_json, values
+from perdure.store.rows import columns, insert, to_json, values
 
 
 class SessionRow(Struct, frozen=True):
@@ -89,6 +89,12 @@ _LOOK = f"SELECT {_COLUMNS} FROM sessions WHERE id = ?"
 
 SHARDS = 16
 """Rows that count the sessions of one organization on PostgreSQL, where a row is locked until its transaction has committed."""
+
+BUSY_STATUSES = ("active", "waiting_for_tool_results", "paused")
+"""Statuses that few sessions are in at any time."""
+
+BUSY = "status IN ('active', 'waiting_for_tool_results', 'paused')"
+"""The condition of the index of such sessions: SQLite uses it where a statement has the same condition, in the same words."""
 
 LATER = "updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at + 1 END"
 """`updated_at` moves on every change and never backwards, whatever the clock does."""
@@ -226,6 +232,8 @@ async def release(tx: Tx, row: SessionRow) -> None:
 async def update_session(tx: Tx, row: SessionRow, changes: dict[str, Any], now: Micros) -> SessionRow:
     """Change columns that are not the log's; never touches the head or the epoch, so a running turn is not disturbed."""
     sets = ", ".join(f"{name} = ?" for name in changes)
+    if "title" in changes or "tags" in changes:
+        sets += ", search_slot = NULL"  # the index has it as it was
     found = await tx.one(
         f"UPDATE sessions SET {sets}, {LATER} WHERE id = ? AND org_id = ? AND deleted_at IS NULL RETURNING {_COLUMNS}",
         *changes.values(), now, now, row.id, row.org_id,
@@ -265,56 +273,6 @@ async def purge_deleted(tx: Tx, before: Micros, limit: int = 20, batch: int = 20
         else:
             gone += await tx.run("DELETE FROM events WHERE session_id = ? AND sequence < ?", session_id, found[0] + batch)
     return gone
-
-
-class SessionFilter(Struct, frozen=True):
-    """What a list of sessions is narrowed by; None means any."""
-
-    agent_id: str | None = None
-    search: str | None = None
-    tags: tuple[str, ...] = ()
-    status: str | None = None
-    pinned_by: str | None = None
-    created_after: Micros | None = None
-    created_before: Micros | None = None
-
-
-def _where(org_id: str, want: SessionFilter) -> tuple[str, list[Any]]:
-    parts, args = ["org_id = ? AND deleted_at IS NULL"], [org_id]
-    plain: list[tuple[str, Any]] = [
-        ("agent_id = ?", want.agent_id),
-        ("status = ?", want.status),
-        ("created_at > ?", want.created_after),
-        ("created_at < ?", want.created_before),
-        ("id IN (SELECT session_id FROM pins WHERE user_id = ?)", want.pinned_by),
-        ("title_folded LIKE LOWER(?) ESCAPE '!'", None if want.search is None else like_pattern(want.search)),
-    ]
-    for sql, value in plain:
-        if value is not None:
-            parts.append(sql)
-            args.append(value)
-    for tag in want.tags:
-        # A tag stands in the JSON array between quotes; its own quotes are escaped there, so this finds whole tags only.
-        escaped = to_json(tag).replace("!", "!!").replace("%", "!%").replace("_", "!_")
-        parts.append("tags LIKE ? ESCAPE '!'")
-        args.append(f"%{escaped}%")
-    return " AND ".join(parts), args
-
-
-async def list_sessions(tx: Tx, org_id: str, want: SessionFilter, offset: int, limit: int) -> tuple[list[SessionRow], int]:
-    """A page, newest first, and how many match in all."""
-    where, args = _where(org_id, want)
-    rows = await tx.all(
-        f"SELECT {_COLUMNS} FROM sessions WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?", *args, limit, offset
-    )
-    if len(rows) < limit and (rows or not offset):
-        return [SessionRow(*row) for row in rows], offset + len(rows)
-    if want == SessionFilter():
-        total = await tx.one("SELECT CAST(COALESCE(SUM(sessions), 0) AS BIGINT) FROM session_totals WHERE org_id = ?", org_id)
-    else:
-        # `created_at >= 0` always holds; it leads SQLite to the index that has the titles.
-        total = await tx.one(f"SELECT COUNT(*) FROM sessions WHERE {where} AND created_at >= 0", *args)
-    return [SessionRow(*row) for row in rows], 0 if total is None else total[0]
 
 
 async def count_by_status(tx: Tx, org_id: str) -> dict[str, int]:
@@ -363,7 +321,8 @@ async def set_standing_approval(tx: Tx, row: SessionRow, tool_name: str, decisio
 async def unfinished(tx: Tx, before: Micros, limit: int = 1000) -> list[tuple[str, str]]:
     """Active sessions whose row has not moved since an instant, as (organization, session): what a sweep looks at."""
     rows = await tx.all(
-        "SELECT org_id, id FROM sessions WHERE status = 'active' AND deleted_at IS NULL AND updated_at < ? ORDER BY updated_at LIMIT ?",
+        f"SELECT org_id, id FROM sessions WHERE {BUSY} AND status = 'active' AND deleted_at IS NULL AND updated_at < ?"
+        " ORDER BY updated_at LIMIT ?",
         before, limit,
     )  # fmt: skip
     return [(row[0], row[1]) for row in rows]

@@ -157,18 +157,24 @@ CREATE TABLE sessions (
     usage TEXT,
     started_at BIGINT,
     finished_at BIGINT,
-    workspace_id TEXT
+    workspace_id TEXT,
+    search_slot BIGINT
 ){{updated}};
 
--- A search reads every title of the organization, so they are in this index, ready to be compared.
-CREATE INDEX sessions_by_age ON sessions (org_id, created_at, id, title_folded) WHERE deleted_at IS NULL;
+CREATE INDEX sessions_by_age ON sessions (org_id, created_at, id) WHERE deleted_at IS NULL;
+
+-- A search reads these one by one, so their titles are in this index, ready to be compared. The others it finds by search_terms.
+CREATE INDEX sessions_unsorted ON sessions (org_id, created_at, id, title_folded) WHERE search_slot IS NULL AND deleted_at IS NULL;
+
+CREATE INDEX sessions_by_slot ON sessions (org_id, search_slot, title_folded) WHERE search_slot IS NOT NULL AND deleted_at IS NULL;
 
 CREATE INDEX sessions_by_agent ON sessions (org_id, agent_id, created_at) WHERE deleted_at IS NULL AND agent_id IS NOT NULL;
 
 CREATE INDEX sessions_by_workspace ON sessions (workspace_id) WHERE workspace_id IS NOT NULL;
 
 -- No index names updated_at: appends that change neither status nor title leave all indexes alone.
-CREATE INDEX sessions_active ON sessions (id) WHERE status = 'active' AND deleted_at IS NULL;
+CREATE INDEX sessions_busy ON sessions (status, org_id, created_at, id)
+    WHERE status IN ('active', 'waiting_for_tool_results', 'paused') AND deleted_at IS NULL;
 
 CREATE INDEX sessions_due ON sessions (wake_at) WHERE wake_at IS NOT NULL AND deleted_at IS NULL;
 
@@ -181,6 +187,24 @@ CREATE TABLE session_totals (
     PRIMARY KEY (org_id, shard)
 ){{clustered}};
 
+-- Which sessions of a segment have a term: up to three characters of the title, a tag, or the agent. The session at a
+-- segment's position p has segment * 2,048 + p as its search_slot; one that has another slot by now, or none, has left the segment.
+CREATE TABLE search_terms (
+    org_id TEXT NOT NULL,
+    segment BIGINT NOT NULL,
+    term TEXT{{bytewise}} NOT NULL,
+    members {{blob}} NOT NULL,
+    PRIMARY KEY (org_id, segment, term)
+){{clustered}};
+
+-- newest is when the youngest session in it was created.
+CREATE TABLE search_segments (
+    org_id TEXT NOT NULL,
+    segment BIGINT NOT NULL,
+    newest BIGINT NOT NULL,
+    PRIMARY KEY (org_id, segment)
+){{clustered}};
+
 CREATE TABLE pins (
     session_id TEXT NOT NULL,
     user_id TEXT NOT NULL,
@@ -188,6 +212,8 @@ CREATE TABLE pins (
     created_at BIGINT NOT NULL,
     PRIMARY KEY (session_id, user_id)
 ){{clustered}};
+
+CREATE INDEX pins_by_user ON pins (user_id, org_id);
 
 -- "Always allow" and "always reject", for a tool in a session.
 CREATE TABLE standing_approvals (

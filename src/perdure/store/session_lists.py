@@ -1,0 +1,157 @@
+"""Lists of sessions: filters, pages, and how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from perdure.domain.times import Micros
+from perdure.store.database import Row, Tx
+from perdure.store.rows import among, columns, like_pattern, to_json
+from perdure.store.search import candidates, searched_terms, segments_by_age
+from perdure.store.sessions import BUSY, BUSY_STATUSES, SessionRow
+
+EXACT = 1000
+"""A search counts so many matches; of more it says that there are more."""
+
+_COLUMNS = columns(SessionRow)
+_FIRST, _MORE = 4, 16
+"""Segments that a search looks up at first, and how many times more in each further step."""
+_FAR = 1000
+"""Rows that are passed over as they are; further ones by their ids alone, of which an index has many on a page."""
+_COMPARED = 400
+"""Candidates that are compared at once, at least."""
+
+Key = tuple[Micros, str]
+"""What lists are ordered by, the greatest first: when the session was created, and its id."""
+
+
+class SessionFilter(Struct, frozen=True):
+    """What a list of sessions is narrowed by; None means any."""
+
+    agent_id: str | None = None
+    search: str | None = None
+    tags: tuple[str, ...] = ()
+    status: str | None = None
+    pinned_by: str | None = None
+    created_after: Micros | None = None
+    created_before: Micros | None = None
+
+
+def _where(org_id: str, want: SessionFilter) -> tuple[str, list[Any]]:
+    parts, args = ["org_id = ? AND deleted_at IS NULL"], [org_id]
+    plain: list[tuple[str, Any]] = [
+        ("agent_id = ?", want.agent_id),
+        (f"{BUSY} AND status = ?" if want.status in BUSY_STATUSES else "status = ?", want.status),
+        ("created_at > ?", want.created_after),
+        ("created_at < ?", want.created_before),
+        ("title_folded LIKE LOWER(?) ESCAPE '!'", None if want.search is None else like_pattern(want.search)),
+    ]
+    for sql, value in plain:
+        if value is not None:
+            parts.append(sql)
+            args.append(value)
+    if want.pinned_by is not None:
+        parts.append("id IN (SELECT session_id FROM pins WHERE user_id = ? AND org_id = ?)")
+        args += [want.pinned_by, org_id]
+    for tag in want.tags:
+        # A tag stands in the JSON array between quotes; its own quotes are escaped there, so this finds whole tags only.
+        escaped = to_json(tag).replace("!", "!!").replace("%", "!%").replace("_", "!_")
+        parts.append("tags LIKE ? ESCAPE '!'")
+        args.append(f"%{escaped}%")
+    return " AND ".join(parts), args
+
+
+async def list_sessions(tx: Tx, org_id: str, want: SessionFilter, offset: int, limit: int) -> tuple[list[SessionRow], int]:
+    """A page, newest first, and how many match in all.
+
+    With a text or tags to search for, the number is exact up to `EXACT`; above it, and above the end of the page, it means that there
+    are at least so many.
+    """
+    if want.search is not None or want.tags:
+        return await _search(tx, org_id, want, offset, limit)
+    where, args = _where(org_id, want)
+    order = "ORDER BY created_at DESC, id DESC"
+    page = f"{where} {order} LIMIT ? OFFSET ?"
+    if offset > _FAR:
+        page = f"id IN (SELECT id FROM sessions WHERE {page}) {order}"
+    rows = await tx.all(f"SELECT {_COLUMNS} FROM sessions WHERE {page}", *args, limit, offset)
+    if len(rows) < limit and (rows or not offset):
+        return [SessionRow(*row) for row in rows], offset + len(rows)
+    if want == SessionFilter():
+        total = await tx.one("SELECT CAST(COALESCE(SUM(sessions), 0) AS BIGINT) FROM session_totals WHERE org_id = ?", org_id)
+    else:
+        total = await tx.one(f"SELECT COUNT(*) FROM sessions WHERE {where}", *args)
+    return [SessionRow(*row) for row in rows], 0 if total is None else total[0]
+
+
+async def _search(tx: Tx, org_id: str, want: SessionFilter, offset: int, limit: int) -> tuple[list[SessionRow], int]:
+    where, args = _where(org_id, want)
+    enough = max(offset + limit, EXACT) + 1
+    newest_first = f"ORDER BY created_at DESC, id DESC LIMIT {enough}"
+    if want.pinned_by is not None or want.status in BUSY_STATUSES:
+        # These are few, and indexes of their own lead to them.
+        keys = _keys(await tx.all(f"SELECT created_at, id FROM sessions WHERE {where} {newest_first}", *args))
+        total = len(keys)
+    else:
+        # First what is not in the index: what is sorted in between the two looks is seen twice then, rather than not at all.
+        unsorted = await tx.all(f"SELECT created_at, id FROM sessions WHERE {where} AND search_slot IS NULL {newest_first}", *args)
+        keys, total = await _sorted_in(tx, org_id, want, _keys(unsorted), offset + limit, enough)
+    page = sorted(keys, reverse=True)[offset : offset + limit]
+    if not page:
+        return [], min(total, enough)
+    chosen, ids = among(tx.dialect, "id", "TEXT", [key[1] for key in page])
+    rows = [SessionRow(*row) for row in await tx.all(f"SELECT {_COLUMNS} FROM sessions WHERE {chosen} AND org_id = ?", ids, org_id)]
+    return sorted(rows, key=lambda row: (row.created_at, row.id), reverse=True), min(total, enough)
+
+
+def _keys(rows: Sequence[Row]) -> set[Key]:
+    return {(created_at, session_id) for created_at, session_id in rows}
+
+
+async def _sorted_in(tx: Tx, org_id: str, want: SessionFilter, keys: set[Key], certain: int, enough: int) -> tuple[set[Key], int]:
+    """Go through the index, the youngest segments first, until the page's keys are certain and there are enough in all.
+
+    Args:
+        keys: what matches outside of the index.
+        certain: how many of the first keys the page needs.
+    """
+    ages = await segments_by_age(tx, org_id)
+    if not ages:
+        return keys, len(keys)
+    where, args = _where(org_id, want)
+    folded = None if want.search is None else await tx.one("SELECT LOWER(CAST(? AS TEXT))", want.search)
+    terms = searched_terms(None if folded is None else folded[0], want.tags, want.agent_id)
+    total, begin, size = len(keys), 0, _FIRST
+    while begin < len(ages):
+        step, begin, size = ages[begin : begin + size], begin + size, size * _MORE
+        slots = await candidates(tx, org_id, [segment for segment, _ in step], terms)
+        for newest, batch in _batches(step, slots):
+            settled = sum(created_at > newest for created_at, _ in keys) >= certain
+            if settled and total >= enough:
+                return keys, total
+            if not settled:
+                match, wanted = among(tx.dialect, "search_slot", "BIGINT", batch)
+                more = _keys(await tx.all(f"SELECT created_at, id FROM sessions WHERE {where} AND {match}", *args, wanted)) - keys
+                keys, total = keys | more, total + len(more)
+                continue
+            left = batch
+            while left and total < enough:  # only their number matters, and no more of them than are needed
+                match, wanted = among(tx.dialect, "search_slot", "BIGINT", left[: enough - total])
+                counted = await tx.one(f"SELECT COUNT(*) FROM sessions WHERE {where} AND {match}", *args, wanted)
+                left, total = left[enough - total :], total + (0 if counted is None else counted[0])
+    return keys, total
+
+
+def _batches(step: Sequence[tuple[int, Micros]], slots: dict[int, list[int]]) -> Iterator[tuple[Micros, list[int]]]:
+    """The segments' candidates, some hundred at a time, with the age of the youngest session that may be among them or after them."""
+    batch: list[int] = []
+    youngest = 0
+    for index, (segment, newest) in enumerate(step):
+        youngest = youngest if batch else newest
+        batch = batch + slots.get(segment, [])
+        if len(batch) >= _COMPARED or (batch and index == len(step) - 1):
+            yield youngest, batch
+            batch = []
