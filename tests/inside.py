@@ -51,6 +51,7 @@ class Gate:
                 Tool("explode", "Fail in a way nobody thought of.", schema({}), _explode),
                 Tool("report", "Say how it goes.", schema({}), _report),
                 Tool("refuse", "Refuse.", schema({}), _refuse),
+                Tool("mumble", "Say what is no text.", schema({"how": {"type": "string"}}, "how"), _mumble),
             ),
         )
 
@@ -84,6 +85,17 @@ async def _report(context: ToolContext, arguments: Json) -> ToolOutcome:
 
 async def _refuse(context: ToolContext, arguments: Json) -> ToolOutcome:
     raise ToolError("Not on a Sunday.")
+
+
+async def _mumble(context: ToolContext, arguments: Json) -> ToolOutcome:
+    match arguments["how"]:
+        case "text":
+            return ToolOutcome("half \udcff")
+        case "inside":
+            return ToolOutcome({"half \udcff": ["\ud800"]})
+        case "object":
+            return ToolOutcome(object())
+    raise ToolError("half \udcff")
 
 
 class House:

@@ -120,6 +120,19 @@ async def test_a_tool_that_hangs_breaks_or_refuses_is_an_error_for_the_model(tmp
         assert events[-2].type == "turn.completed"
 
 
+async def test_what_a_tool_says_that_no_log_can_hold_is_mended_or_an_error_and_never_the_turns_end(tmp_path: Path) -> None:
+    async with house_with(Gate(parties=1), tmp_path) as house:
+        calls = [call("mumble", how=how) for how in ("text", "inside", "object", "error")]
+        await house.say(script({"tool_calls": calls}, {"text": "I see."}))
+        events = await house.until_idle()
+        text, inside, thing, error = outcomes(events)
+        assert text.result[0].text == "half ?"
+        assert json.loads(inside.result[0].text) == {"half ?": ["?"]}
+        assert thing.error == "The tool failed: TypeError."
+        assert error.error == "half ?"
+        assert events[-2].type == "turn.completed"
+
+
 async def test_followers_see_a_tools_progress_and_output_while_it_runs_and_the_log_keeps_only_the_result(tmp_path: Path) -> None:
     async with house_with(Gate(parties=1), tmp_path) as house:
         follower = await open_follower(house.parts.app, house.owner.organization_id, house.session_id, 0, Want())

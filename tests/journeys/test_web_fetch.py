@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -69,3 +70,22 @@ async def test_every_layer_can_narrow_where_tools_go_and_none_can_widen_it(intra
         assert (await fetched(talk, here))["success"] is reached, access
         for host in ("b.test", "elsewhere.example"):
             assert "may reach" in (await fetched(talk, f"http://{host}/"))["error"]
+
+
+async def test_a_site_whose_headers_are_no_text_does_not_harm_the_turn(intranet: httpx.AsyncClient) -> None:
+    """Header bytes that are no UTF-8 come out of the client as halves of surrogate pairs, which nothing can store."""
+    kinds = {b"/page": b"text/ht\xffml", b"/other": b"appl\xff/zip", b"/odd": b"text/plain; charset=\xff"}
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = (await reader.readuntil(b"\r\n\r\n")).split()[1]
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: " + kinds[path] + b"\r\nContent-Length: 5\r\n\r\nhello")
+        await writer.drain()
+        writer.close()
+
+    talk = await new_talk(intranet, **WEB)
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as site:
+        url = "http://127.0.0.1:{}".format(site.sockets[0].getsockname()[1])
+        page, other, odd = [await fetched(talk, url + path.decode()) for path in kinds]
+    assert "hello" in page["result"][0]["text"]
+    assert "appl?/zip" in other["error"]
+    assert "hello" in odd["result"][0]["text"]

@@ -18,6 +18,7 @@ from msgspec import Struct
 from yarl import URL
 
 from perdure.domain.errors import ToolError
+from perdure.domain.messages import storable
 from perdure.domain.network import NetworkRules, plain_host
 from perdure.llm.addresses import is_public_address, is_refused_address, is_refused_host, plain_address
 
@@ -160,7 +161,8 @@ def _reachable(address: str, rules: NetworkRules) -> bool:
 
 
 async def _page(response: ClientResponse, url: URL, max_bytes: int) -> Page:
-    named = response.headers.get("Content-Type", "")
+    # Bytes of a header that are no text come as halves of surrogate pairs.
+    named = storable(response.headers.get("Content-Type", ""))
     kind, _, rest = named.partition(";")
     body, truncated = await _body(response, max_bytes)
     charset = next(
@@ -217,7 +219,7 @@ def _reason(error: ClientError) -> str:
         if isinstance(cause, _Refused):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
-    return (str(error) or type(error).__name__)[:300]
+    return storable(str(error) or type(error).__name__)[:300]
 
 
 def _short(url: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from functools import lru_cache
 from typing import Any
@@ -14,7 +15,7 @@ from perdure.capabilities.assembly import BoundTool
 from perdure.capabilities.base import ToolContext, ToolOutcome
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import ActCompletedData, NewEvent, ToolCompletedData
-from perdure.domain.messages import JsonObject, TextPart
+from perdure.domain.messages import JsonObject, TextPart, storable
 from perdure.domain.spans import act_context, tool_context
 from perdure.domain.storage import is_mark
 from perdure.domain.turn import CallState, TurnState
@@ -81,7 +82,7 @@ async def _one(run: Run, assembly: Assembly, state: TurnState, call: CallState) 
     except _Interrupted:
         status, error = "interrupted", INTERRUPTED
     except PerdureError as refused:
-        error = refused.message
+        error = storable(refused.message)
     except Exception as failure:
         log.exception("tool %s failed", call.name)
         error = f"The tool failed: {type(failure).__name__}."
@@ -129,9 +130,19 @@ async def _attempt(run: Run, assembly: Assembly, bound: BoundTool | None, state:
     shown = _shown(run, state, call)
     context = _context(run, assembly, state, call, shown)
     try:
-        return await asyncio.wait_for(bound.tool.run(context, arguments), bound.tool.timeout)
+        return _loggable(await asyncio.wait_for(bound.tool.run(context, arguments), bound.tool.timeout))
     finally:
         shown.finish()
+
+
+def _loggable(outcome: ToolOutcome) -> ToolOutcome:
+    """The outcome with its value as text that the log can hold; what cannot be written as JSON is the tool's failure."""
+    value = outcome.value
+    try:
+        text = storable(value) if isinstance(value, str) else to_json(value)
+    except UnicodeEncodeError:  # halves of surrogate pairs somewhere inside
+        text = storable(json.dumps(value, ensure_ascii=False, default=str))
+    return msgspec.structs.replace(outcome, value=text)
 
 
 def _check_withheld(run: Run, bound: BoundTool, call: CallState) -> None:
