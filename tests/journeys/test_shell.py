@@ -7,6 +7,7 @@ import json
 import httpx
 import pytest
 
+from perdure.capabilities.shell_engine import MAX_FILES, MAX_FOLDERS, look, plant
 from tests.server import Server, post
 from tests.talk import Json, Talk, call, new_talk, script, text_in, when
 
@@ -203,6 +204,61 @@ async def test_a_read_only_file_stays_and_that_is_said(api: httpx.AsyncClient) -
     assert answer["notes"] == ["/rules.txt was not written: /rules.txt is read-only"]
     assert "not removed" in (await bash(talk, "rm rules.txt"))["notes"][0]
     assert (await bash(talk, "cat rules.txt free.txt"))["stdout"] == "fixedfree\n"
+
+
+async def test_what_somebody_else_changed_while_a_command_ran_stays_as_they_left_it(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    await bash(talk, "mkdir -p old/deep keep; echo one | tee log gone mine old/deep/a old/b keep/c")
+    command = "echo on; sleep 1; for f in log gone mine new; do echo me >> $f; done; echo same > same; rm -r old keep"
+    async with talk.follow() as stream:
+        await talk.say(script({"tool_calls": [call("bash", command=command)]}, {"text": "Done."}))
+        await stream.until("tool.output.delta")
+        for path in ("log", "keep/c"):
+            assert (await api.put(talk.path(f"/fs/{path}"), json={"content": "other\n"})).status_code == 200
+        for path, content in (("new", "other\n"), ("same", "same\n"), ("old/deep/late", "late\n")):
+            await post(api, talk.path(f"/fs/{path}"), {"content": content})
+        assert (await api.delete(talk.path("/fs/gone"))).status_code == 200
+        done = (await stream.until("tool.completed"))[-1].data["data"]
+    notes = json.loads(done["result"][0]["text"])["notes"]
+    assert sorted(notes) == [
+        "/gone was not written: it was changed meanwhile",
+        "/keep/c was not removed: it was changed meanwhile",
+        "/log was not written: it was changed meanwhile",
+        "/new was not written: it was changed meanwhile",
+    ]
+    assert (await bash(talk, "cat log new same mine; find . -type f | sort"))["stdout"].split() == [
+        "other", "other", "same", "one", "me", "./keep/c", "./log", "./mine", "./new", "./old/deep/late", "./same",
+    ]  # fmt: skip
+
+
+async def test_a_file_that_the_shell_cannot_see_is_not_lost_when_a_command_writes_to_it(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    await post(api, talk.path("/fs/big.txt"), {"content": "a" * 10_200_000})
+    answer = await bash(talk, "ls; echo more >> big.txt")
+    assert answer["stdout"] == ""
+    assert "/big.txt was not written: the shell cannot see what it holds" in answer["notes"]
+    assert (await post(api, talk.path("/fs/_/stat"), {"path": "/big.txt"}, 200))["size_bytes"] == 10_200_000
+
+
+async def test_a_change_is_kept_though_size_and_time_of_the_file_are_as_before(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    await bash(talk, "echo aaa > f")
+    await bash(talk, "touch -r f time; echo bbb > f; touch -r time f; rm time")
+    assert await content(talk, "/f") == "bbb\n"
+
+
+def test_more_files_than_the_shell_can_hold_are_named() -> None:
+    files = {f"/f{number}": b"x" for number in range(MAX_FILES + 5_000)}
+    planted = plant(files, ["/folder"])
+    assert planted.unseen == {f"/f{number}" for number in range(MAX_FILES, MAX_FILES + 5_000)}
+    assert len(look(planted.tree)[0]) == MAX_FILES
+
+
+def test_more_folders_than_the_shell_can_hold_do_not_keep_it_from_the_others() -> None:
+    folders = [f"/d{number}" for number in range(MAX_FOLDERS + 100)]
+    planted = plant({"/d1/a": b"x", f"/d{MAX_FOLDERS + 1}/b": b"x"}, folders)
+    assert planted.unseen == {*folders[MAX_FOLDERS:], f"/d{MAX_FOLDERS + 1}/b"}
+    assert look(planted.tree)[0] == ["/d1/a"]
 
 
 async def test_bytes_that_are_no_text_survive_the_way_through_the_shell(api: httpx.AsyncClient) -> None:

@@ -84,7 +84,7 @@ async def test_a_site_whose_headers_are_no_text_does_not_harm_the_turn(intranet:
 
     talk = await new_talk(intranet, **WEB)
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as site:
-        url = "http://127.0.0.1:{}".format(site.sockets[0].getsockname()[1])
+        url = f"http://127.0.0.1:{site.sockets[0].getsockname()[1]}"
         page, other, odd = [await fetched(talk, url + path.decode()) for path in kinds]
     assert "hello" in page["result"][0]["text"]
     assert "appl?/zip" in other["error"]

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from perdure.capabilities.base import ONCE, Capability, Tool, ToolContext, ToolOutcome, schema
-from perdure.capabilities.shell_engine import HOME, Ran, Stamp, look, plant, run_command
-from perdure.capabilities.shell_files import Changes, Held, Saved, hash_content, load, save
+from perdure.capabilities.shell_engine import HOME, Planted, Ran, look, plant, run_command
+from perdure.capabilities.shell_files import Changes, Held, Saved, load, save
+from perdure.domain.files import Content, content_of
 from perdure.domain.messages import JsonObject
 from perdure.store.database import Tx
 from perdure.store.shell_states import read_shell_state, write_shell_state
-
-if TYPE_CHECKING:
-    import bashkit
 
 DEFAULT_TIMEOUT = 30
 MAX_TIMEOUT = 120
@@ -23,17 +20,21 @@ MAX_COMMAND = 100_000
 """Characters of one command."""
 
 
+MAX_NOTES = 20
+"""Things that could not be done which the model is told one by one."""
+
+
 async def _bash(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     seconds = float(arguments.get("timeout") or DEFAULT_TIMEOUT)
-    held, state = await context.database.read(lambda tx: _before(tx, context))
-    tree, left_out, planted = await asyncio.to_thread(_planted, held)
-    ran = await run_command(arguments["command"], tree, state, context.network, seconds, context.output)
-    changes = await asyncio.to_thread(_changes, tree, held, planted, frozenset(left_out))
+    held, state = await context.database.read(lambda tx: _before(tx, context), long=True)
+    planted = await asyncio.to_thread(plant, held.files, held.folders)
+    ran = await run_command(arguments["command"], planted.tree, state, context.network, seconds, context.output)
+    changes = await asyncio.to_thread(_changes, planted, held)
     saved = Saved()
     fresh = ran.state if ran.state is not None and ran.state != state else None
     if changes or fresh is not None:
         saved = await context.database.write(lambda tx: _after(tx, context, held, changes, fresh))
-    return ToolOutcome(_answer(ran, saved, left_out), saved.events)
+    return ToolOutcome(_answer(ran, saved, planted.unseen), saved.events)
 
 
 async def _before(tx: Tx, context: ToolContext) -> tuple[Held, str | None]:
@@ -48,34 +49,33 @@ async def _after(tx: Tx, context: ToolContext, held: Held, changes: Changes, sta
     return saved
 
 
-def _planted(held: Held) -> tuple[bashkit.FileSystem, list[str], dict[str, Stamp]]:
-    tree, left_out = plant(held.files, list(held.folders))
-    files, _ = look(tree)
-    return tree, left_out, files
+def _changes(planted: Planted, held: Held) -> Changes:
+    """What is otherwise in the tree than it was in the session's files.
 
-
-def _changes(tree: bashkit.FileSystem, held: Held, planted: dict[str, Stamp], left_out: frozenset[str]) -> Changes:
-    """What is otherwise in the tree than it was in the session's files."""
-    files, folders = look(tree)
-    written: dict[str, bytes] = {}
-    for path, stamp in files.items():
-        if planted.get(path) == stamp:
-            continue
-        content = tree.read_file(path)
-        if held.hashes.get(path) != hash_content(content):
-            written[path] = content
-    removed = tuple(path for path in held.files if path not in files and path not in left_out)
-    gone = tuple(folder for folder in held.folders if folder not in folders)
+    Contents are compared, not sizes and times: a command may set a file's time as it likes.
+    """
+    files, folders = look(planted.tree)
+    written: dict[str, Content] = {}
+    for path in files:
+        content = planted.tree.read_file(path)
+        if content != held.files.get(path):
+            written[path] = content_of(content)
+    there = set(files)
+    removed = tuple(path for path in held.files if path not in there and path not in planted.unseen)
+    gone = tuple(folder for folder in held.folders if folder not in folders and folder not in planted.unseen)
     full = {path.rpartition("/")[0] for path in (*files, *folders)}
-    made = tuple(sorted(folder for folder in folders if folder not in held.folders and folder not in full))
-    return Changes(written, removed, gone, made)
+    known = set(held.folders)
+    made = tuple(sorted(folder for folder in folders if folder not in known and folder not in full))
+    return Changes(written, removed, gone, made, planted.unseen)
 
 
-def _answer(ran: Ran, saved: Saved, left_out: list[str]) -> JsonObject:
+def _answer(ran: Ran, saved: Saved, unseen: frozenset[str]) -> JsonObject:
     answer: JsonObject = {"exit_code": ran.exit_code}
     if ran.stderr:
         answer["stderr"] = ran.stderr
-    notes = [*saved.notes, *(f"{HOME}{path} is too large for the shell, which cannot see it" for path in left_out)]
+    notes = [*saved.notes, *(f"{HOME}{path} is more than the shell can hold: it cannot see it" for path in sorted(unseen))]
+    if len(notes) > MAX_NOTES:
+        notes[MAX_NOTES:] = [f"... and the same, or the like, of {len(notes) - MAX_NOTES} more"]
     if ran.truncated:
         notes.append("the output was longer than what is kept of it")
     if ran.state is None:

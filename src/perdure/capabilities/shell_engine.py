@@ -11,7 +11,7 @@ import asyncio
 import re
 import shlex
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -29,6 +29,9 @@ HOME = "/workspace"
 MAX_COMMANDS = 90_000
 MAX_ITERATIONS = 100_000
 """Commands in one call, and rounds of one loop. The sandbox itself ends at 100,000 commands."""
+
+MAX_FILES, MAX_FOLDERS = 10_000, 9_990
+"""Files and folders of a tree: what the sandbox holds, some folders of its own aside."""
 
 MAX_STATE = 256 * 1024
 """Characters of what a shell remembers."""
@@ -189,47 +192,52 @@ def network_for(rules: NetworkRules) -> Any:
     }
 
 
-def plant(files: Mapping[str, bytes], folders: list[str]) -> tuple[bashkit.FileSystem, list[str]]:
-    """A tree of these files, and the paths of those that it cannot hold (the sandbox takes 10,000,000 bytes a file)."""
+class Planted(Struct, frozen=True):
+    """A tree for a shell, and the paths of the files and folders that it cannot hold."""
+
+    tree: bashkit.FileSystem
+    unseen: frozenset[str]
+
+
+def plant(files: Mapping[str, bytes], folders: Sequence[str]) -> Planted:
+    """A tree of these files and folders (each after the one that it is in), as far as the sandbox can hold them.
+
+    It takes 10,000,000 bytes a file and 100,000,000 altogether, and so many files and folders.
+    """
     from bashkit import FileSystem
 
     tree = FileSystem()
     for entry in tree.read_dir("/"):
         tree.remove(f"/{entry['name']}", recursive=True)
-    made: set[str] = set()
-    for folder in [*folders, *(path.rpartition("/")[0] for path in files)]:
-        if folder and folder not in made:
-            tree.mkdir(folder, recursive=True)
-            made.add(folder)
-    left_out = []
-    for path, content in files.items():
+    unseen: set[str] = set()
+    # Beyond its counts every attempt would fail, and only after a look at all that is there.
+    unseen.update(folders[MAX_FOLDERS:], list(files)[MAX_FILES:])
+    for folder in folders[:MAX_FOLDERS]:
         try:
-            tree.write_file(path, content)
+            tree.mkdir(folder, recursive=True)
         except RuntimeError:
-            left_out.append(path)
-    return tree, left_out
+            unseen.add(folder)
+    for path in list(files)[:MAX_FILES]:
+        try:
+            tree.write_file(path, files[path])
+        except RuntimeError:
+            unseen.add(path)
+    return Planted(tree, frozenset(unseen))
 
 
-class Stamp(Struct, frozen=True):
-    """What shows whether a file of a tree was written."""
-
-    size: int
-    modified: float
-
-
-def look(tree: bashkit.FileSystem) -> tuple[dict[str, Stamp], set[str]]:
+def look(tree: bashkit.FileSystem) -> tuple[list[str], set[str]]:
     """The files of a tree, and its folders. Links and the like are neither."""
-    files: dict[str, Stamp] = {}
+    files: list[str] = []
     folders: set[str] = set()
     waiting = ["/"] if tree.exists("/") else []
     while waiting:
         folder = waiting.pop()
         for entry in tree.read_dir(folder):
             path = f"{folder.rstrip('/')}/{entry['name']}"
-            about = entry["metadata"]
-            if about["file_type"] == "directory":
+            kind = entry["metadata"]["file_type"]
+            if kind == "directory":
                 folders.add(path)
                 waiting.append(path)
-            elif about["file_type"] == "file":
-                files[path] = Stamp(about["size"], about["modified"])
+            elif kind == "file":
+                files.append(path)
     return files, folders

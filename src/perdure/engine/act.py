@@ -136,13 +136,16 @@ async def _attempt(run: Run, assembly: Assembly, bound: BoundTool | None, state:
 
 
 def _loggable(outcome: ToolOutcome) -> ToolOutcome:
-    """The outcome with its value as text that the log can hold; what cannot be written as JSON is the tool's failure."""
+    """The outcome with a value that the log can hold; what cannot be written as JSON is the tool's failure."""
     value = outcome.value
     try:
-        text = storable(value) if isinstance(value, str) else to_json(value)
+        if isinstance(value, str):
+            return msgspec.structs.replace(outcome, value=storable(value))
+        to_json(value)
     except UnicodeEncodeError:  # halves of surrogate pairs somewhere inside
-        text = storable(json.dumps(value, ensure_ascii=False, default=str))
-    return msgspec.structs.replace(outcome, value=text)
+        value = json.loads(storable(json.dumps(value, ensure_ascii=False, default=str)))
+        return msgspec.structs.replace(outcome, value=value)
+    return outcome
 
 
 def _check_withheld(run: Run, bound: BoundTool, call: CallState) -> None:

@@ -17,6 +17,9 @@ from perdure.store.files import INSERT, FileRow, below, get_entries, is_a_folder
 from perdure.store.rows import values
 from perdure.store.workspaces import WorkspaceRow, count_in_workspace, remove_workspace
 
+_MANY = 500
+"""Paths in one statement."""
+
 
 class FileWrite(Struct, frozen=True):
     """A file to be written.
@@ -206,6 +209,18 @@ async def delete_path(
     await release_contents(tx, space.org_id, {row.hash for row in rows} - {""}, now)
     await count_in_workspace(tx, space, -sum(row.size_bytes for row in rows), -len(rows))
     return len(rows)
+
+
+async def remove_entries(tx: Tx, space: WorkspaceRow, rows: Sequence[FileRow], now: Micros) -> None:
+    """Remove files, and folders that are empty then, which were looked at while the workspace was held."""
+    for begin in range(0, len(rows), _MANY):
+        some = [row.path for row in rows[begin : begin + _MANY]]
+        marks = ", ".join("?" * len(some))
+        await tx.run(
+            f"DELETE FROM files WHERE workspace_id = ? AND org_id = ? AND path IN ({marks})", space.id, space.org_id, *some
+        )
+    await release_contents(tx, space.org_id, {row.hash for row in rows} - {""}, now)
+    await count_in_workspace(tx, space, -sum(row.size_bytes for row in rows), -len(rows))
 
 
 def _check_writable(rows: Sequence[FileRow]) -> None:

@@ -119,6 +119,19 @@ async def list_children(tx: Tx, org_id: str, workspace_id: str, folder: str) -> 
     return [FileRow(*row) for row in rows]
 
 
+async def children_of(tx: Tx, org_id: str, workspace_id: str, folders: Iterable[str]) -> dict[str, list[str]]:
+    """The paths of what is in each of several folders itself."""
+    every = sorted(folders)
+    found: dict[str, list[str]] = {}
+    for begin in range(0, len(every), _MANY):
+        some = every[begin : begin + _MANY]
+        marks = ", ".join("?" * len(some))
+        sql = f"SELECT parent, path FROM files WHERE workspace_id = ? AND org_id = ? AND parent IN ({marks})"
+        for parent, path in await tx.all(sql, workspace_id, org_id, *some):
+            found.setdefault(parent, []).append(path)
+    return found
+
+
 async def list_tree(tx: Tx, org_id: str, workspace_id: str, folder: str = "/") -> list[FileRow]:
     """What is in a folder and in the folders in it, by path."""
     sql = f"{_FROM} AND path >= ? AND path < ? ORDER BY path LIMIT ?"
