@@ -101,7 +101,7 @@ async def check_tools(talk: Talk, events: list[Json]) -> None:
     assert len(set(started)) == len(started)
     assert len({result["tool_call_id"] for result in results}) == len(results) <= len(started)
     edits = [result["status"] for result in results if result["tool_name"] == "edit_file"]
-    assert set(edits) <= {"success", "interrupted"}
+    assert set(edits) <= {"success", "interrupted"}, [result.get("error") for result in results]
     await talk.turn({"tool_calls": [{"name": "read_file", "arguments": {"path": COUNTER}}]}, {"text": "Counted."})
     read = (await talk.events(types="tool.completed", after_sequence=len(events)))[0]["data"]["result"][0]["text"]
     calls = [event["data"]["tool_call"]["name"] for event in events if event["type"] == "tool.started"]

@@ -229,9 +229,10 @@ async def test_a_run_ends_with_its_turn_although_the_server_was_killed(server: S
 async def test_a_message_that_meets_a_restarting_server_is_taken_once(server: Server, client: Client) -> None:
     session = await client.create_session()
     await server.kill()
-    sending = asyncio.create_task(client.send_message(session.id, script({"text": "Here."})))
-    await server.start()
-    message = await sending
+    async with Client(server.url, retries=10) as patient:
+        sending = asyncio.create_task(patient.send_message(session.id, script({"text": "Here."})))
+        await server.start()
+        message = await sending
     events = await take_until_idle(client, session.id, types=("input.message", "session.idled"))
     assert [data_of(event).message.id for event in events if event.type == "input.message"] == [message.id]
 

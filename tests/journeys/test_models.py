@@ -310,7 +310,7 @@ async def test_a_prompt_that_turned_out_too_long_for_one_model_is_not_too_long_f
 ) -> None:
     provider = await vendor_provider(api, vendor)
     narrow, wide = await new_model(api, provider, "narrow"), await new_model(api, provider, "wide")
-    talk = await new_talk(api)
+    talk = await new_talk(api, harness_name="base")
 
     async def say(model: Json, *replies: Reply) -> int:
         vendor.will(*replies)

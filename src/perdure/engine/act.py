@@ -13,7 +13,7 @@ import msgspec
 
 from perdure.capabilities.assembly import BoundTool
 from perdure.capabilities.base import ToolContext, ToolOutcome
-from perdure.domain.errors import PerdureError
+from perdure.domain.errors import PerdureError, Unavailable
 from perdure.domain.events import ActCompletedData, NewEvent, ToolCompletedData
 from perdure.domain.messages import JsonObject, TextPart, storable
 from perdure.domain.spans import act_context, tool_context
@@ -30,10 +30,8 @@ log = logging.getLogger("perdure.act")
 
 REJECTED = "The user does not allow calls of this tool in this session."
 
-INTERRUPTED = (
-    "This call was interrupted: the server stopped while it ran. It may or may not have taken effect; "
-    "look at the present state before you try again."
-)
+UNCERTAIN = "It may or may not have taken effect; look at the present state before you try again."
+INTERRUPTED = f"This call was interrupted: the server stopped while it ran. {UNCERTAIN}"
 
 
 async def act(run: Run, assembly: Assembly, calls: tuple[CallState, ...]) -> list[NewEvent]:
@@ -83,6 +81,8 @@ async def _one(run: Run, assembly: Assembly, state: TurnState, call: CallState) 
         status, error = "interrupted", INTERRUPTED
     except PerdureError as refused:
         error = storable(refused.message)
+        if isinstance(refused, Unavailable) and refused.retryable:  # the database went away, perhaps with the answer only
+            status, error = "interrupted", f"{error}. {UNCERTAIN}"
     except Exception as failure:
         log.exception("tool %s failed", call.name)
         error = f"The tool failed: {type(failure).__name__}."
