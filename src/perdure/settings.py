@@ -27,6 +27,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         data: the folder of the embedded database and the master key.
         database_url: a PostgreSQL URL; empty for the embedded SQLite.
         master_key: 32 bytes as base64 or hex, that wrap every secret; empty for a file in the data folder.
+        master_key_previous: the master key before that one, accepted as well while keys are being rotated.
         drain_seconds: how long running turns may go on after a request to stop.
         stream_cycle_seconds: about how long a live stream lasts; its follower then connects again, perhaps elsewhere.
         heartbeat_seconds: how long a live stream is silent before it shows a sign of life.
@@ -47,6 +48,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     data: str = "./perdure-data"
     database_url: str = ""
     master_key: str = ""
+    master_key_previous: str = ""
     drain_seconds: float = 10.0
     stream_cycle_seconds: float = 300.0
     heartbeat_seconds: float = 30.0

@@ -44,7 +44,7 @@ from perdure.app.services import App
 from perdure.capabilities.plugins import load_plugins
 from perdure.capabilities.registry import BUILT_IN, Registry
 from perdure.domain.accounts import Caller, CreateToken
-from perdure.domain.errors import Forbidden, Unavailable
+from perdure.domain.errors import Forbidden, InvalidInput, Unavailable
 from perdure.domain.files import FileLimits
 from perdure.domain.providers import ProviderSecrets
 from perdure.engine.histories import Histories
@@ -54,8 +54,18 @@ from perdure.llm.driver import Driver, ProviderConfig
 from perdure.llm.registry import DriverPool, config_of, known_types, vendor_key
 from perdure.settings import Settings, is_loopback
 from perdure.store.bus import Bus, LocalBus
-from perdure.store.crypto import Vault, load_master_key, parse_master_key
+from perdure.store.crypto import Vault
 from perdure.store.database import Database
+from perdure.store.master_key import (
+    hold_key_files,
+    key_id,
+    make_key_file,
+    new_master_key,
+    parse_master_key,
+    promote_key,
+    read_key_files,
+    stage_key,
+)
 from perdure.store.migrate import migrate
 from perdure.store.providers import ProviderRow
 from perdure.store.queue import LocalQueue, Queue
@@ -130,8 +140,8 @@ def lock_folder(settings: Settings) -> IO[str]:
     except OSError:
         handle.close()
         raise Unavailable(
-            f"another Perdure server uses the data folder {settings.data!r}. For several processes set PERDURE_DATABASE_URL to a "
-            "PostgreSQL database."
+            f"another Perdure server uses the data folder {settings.data!r}: stop it first. "
+            "For several processes set PERDURE_DATABASE_URL to a PostgreSQL database."
         ) from None
     return handle
 
@@ -141,9 +151,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
     """Open the database, bring it up to date, and put the parts together."""
     async with contextlib.AsyncExitStack() as stack:
         database, bus, queue = await _open_store(settings, stack)
-        master = parse_master_key(settings.master_key) if settings.master_key else None
-        vault = Vault(master or load_master_key(settings.data_folder / "master.key"))
-        await vault.check(database)
+        vault = await open_vault(settings, database)
         drivers = Drivers()
         stack.push_async_callback(drivers.pool.close)
         registry, clock = Registry((*BUILT_IN, *load_plugins(BUILT_IN))), SystemClock()
@@ -161,6 +169,32 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         )
         engine = Engine(database, queue, bus, registry, vault, drivers.driver_for, Histories(), clock, {}, policy, catalog=catalog)
         yield Parts(database, bus, queue, app, engine)
+
+
+def master_keys(settings: Settings) -> list[bytes]:
+    """The master keys that this process has, the one to begin with first. Raises Unavailable: one is not a key."""
+    given = [parse_master_key(key) for key in (settings.master_key, settings.master_key_previous) if key]
+    return given if settings.master_key else [*read_key_files(settings.data_folder), *given]
+
+
+async def open_vault(settings: Settings, database: Database) -> Vault:
+    """The vault of this database, over a fresh key file if it needs one, and with an interrupted rotation brought to its end.
+
+    Raises:
+        Unavailable: the master key in force is not here.
+    """
+    vault = Vault(lambda: master_keys(settings))
+    current = await vault.check(database)
+    if settings.master_key:
+        return vault
+    if current is None:
+        make_key_file(settings.data_folder)
+        return Vault(lambda: master_keys(settings))
+    if len(read_key_files(settings.data_folder)) > 1:
+        # Not while another process rotates: it will end that itself.
+        with contextlib.suppress(Unavailable), hold_key_files(settings.data_folder, wait=False):
+            promote_key(settings.data_folder, current)
+    return vault
 
 
 async def _open_store(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[Database, Bus, Queue]:
@@ -368,3 +402,53 @@ async def create_key(settings: Settings, name: str) -> str:
         owner = await bootstrap(parts.app)
         token = await create_token(parts.app, owner, CreateToken(name))
         return token.token or ""
+
+
+class Rotation(Struct, frozen=True):
+    """What a rotation of the master key came to."""
+
+    key: str
+    """The name of the master key that is now in force."""
+    rewrapped: int
+    """How many data keys were wrapped anew."""
+
+
+async def rotate_master(settings: Settings, new_key: bytes | None) -> Rotation:
+    """Wrap every data key under a new master key; what they seal stays as it is, so servers may run meanwhile.
+
+    With the key in the settings: from PERDURE_MASTER_KEY_PREVIOUS to PERDURE_MASTER_KEY. Else the data folder's file gets
+    `new_key`, or a fresh one.
+
+    Raises:
+        InvalidInput: the settings name no key to go to, or both they and the caller do.
+        Unavailable: another server has the data folder, or another rotation is under way.
+    """
+    folder = settings.data_folder
+    if settings.master_key:
+        if new_key is not None:
+            raise InvalidInput("the master key is a setting: the new key goes into PERDURE_MASTER_KEY", code="invalid_setting")
+        if not settings.master_key_previous:
+            raise InvalidInput(ROTATION_STEPS, code="invalid_setting")
+        async with open_parts(settings) as parts:
+            return await _rewrap(parts, parse_master_key(settings.master_key))
+    async with open_parts(settings) as parts:
+        with hold_key_files(folder, wait=False):
+            promote_key(folder, await parts.database.read(parts.app.vault.current))
+            key = new_key or new_master_key()
+            stage_key(folder, key)
+            done = await _rewrap(parts, key)
+            promote_key(folder, done.key)
+            return done
+
+
+async def _rewrap(parts: Parts, key: bytes) -> Rotation:
+    vault = parts.app.vault
+    return Rotation(key_id(key), await parts.database.write(lambda tx: vault.rewrap(tx, key, parts.app.now())))
+
+
+ROTATION_STEPS = """\
+the master key is a setting, so the new one has to come from there:
+  1. give every server PERDURE_MASTER_KEY_PREVIOUS (the key it has now) and PERDURE_MASTER_KEY (a new one, 32 random bytes
+     as base64 or hex, for example from `openssl rand -base64 32`), and restart them, one after the other if you like;
+  2. run this command with the same two settings;
+  3. take PERDURE_MASTER_KEY_PREVIOUS away again."""

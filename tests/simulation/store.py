@@ -42,7 +42,7 @@ class Store:
         self.writer = _connect(folder / "simulation.db")
         self.writer.execute("PRAGMA synchronous=OFF")
         self.reader = _connect(folder / "simulation.db", readonly=True)
-        self.vault = Vault(bytes(32))
+        self.vault = Vault(lambda: (bytes(32),))
         self.registry = Registry([*Registry().all(), SIMULATION])
         self.caller: Caller = asyncio.run(self._found())
 

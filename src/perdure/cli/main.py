@@ -111,6 +111,42 @@ def create_key(
     )
 
 
+@keys.command("rotate-master")
+def rotate_master_key(
+    new_key: Annotated[
+        Path | None,
+        typer.Option("--new-key", help="A file with the new key; `-` reads standard input.", show_default="a fresh key"),
+    ] = None,
+    data: Data = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Put a new master key in the old one's place. Secrets stay as they are: only what opens them changes.
+
+    With the key in PERDURE_MASTER_KEY: goes to it from PERDURE_MASTER_KEY_PREVIOUS. Else: the file master.key in the data folder gets
+    a new key. Servers on PostgreSQL may run meanwhile; a server on SQLite has to be stopped.
+    """
+    from perdure.settings import load
+    from perdure.store.master_key import parse_master_key
+    from perdure.wiring import rotate_master
+
+    settings = load(data=data, database_url=database_url)
+    given = None if new_key is None else parse_master_key(_read_text(new_key))
+    done = enter(rotate_master(settings, given))
+    print(f"Data keys wrapped anew: {done.rewrapped}, under the master key {done.key}.")
+    if settings.master_key:
+        print("PERDURE_MASTER_KEY_PREVIOUS is not needed any more: take it from the servers' settings.")
+    else:
+        print(f"It is in {settings.data_folder / 'master.key'}. Backups made until now need the key that was there before.")
+
+
+def _read_text(path: Path) -> str:
+    """The text of a file, or of standard input for `-`."""
+    try:
+        return sys.stdin.read() if str(path) == "-" else path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"cannot read {path}", param_hint="--new-key") from error
+
+
 def main() -> None:
     """The entry point: every failure ends in one readable line and status 1 (2 for wrong usage)."""
     for stream in (sys.stdout, sys.stderr):

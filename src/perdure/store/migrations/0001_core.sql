@@ -41,9 +41,17 @@ CREATE TABLE tokens (
     revoked_at BIGINT
 );
 
--- One row a database: the key that wraps the organizations' data keys is checked against it.
+-- One row a database: the name of the master key in force.
+CREATE TABLE sealing (
+    one INTEGER PRIMARY KEY,
+    master_id TEXT NOT NULL,
+    changed_at BIGINT NOT NULL
+);
+
+-- Each organization's data key, wrapped by the master key of that name.
 CREATE TABLE org_keys (
     org_id TEXT PRIMARY KEY,
+    master_id TEXT NOT NULL,
     wrapped {{blob}} NOT NULL,
     created_at BIGINT NOT NULL
 );
