@@ -219,6 +219,20 @@ BY_TYPE: dict[str, Any] = {
     **FILE_EXAMPLES,
     "Session": _SESSION,
     "CancelledTurn": {"status": "cancelled", "message": "The turn was cancelled."},
+    "SessionContextReport": {
+        "session_id": _SESSION_ID,
+        "model": "gpt-5",
+        "estimated_input_tokens": 2310,
+        "sections": [
+            {"key": "system_prompt", "label": "System prompt", "tokens": 410, "items": 2},
+            {"key": "user_messages", "label": "Messages of the user", "tokens": 1900, "items": 12},
+        ],
+        "contributions": [
+            {"section_key": "system_prompt", "source_id": "support-desk", "label": "Agent support-desk", "tokens": 290},
+            {"section_key": "system_prompt", "source_id": "session_file_system", "label": "Files", "tokens": 120},
+        ],
+        "context_window_tokens": 400000,
+    },
     "SessionStats": {"total": 44, "started": 1, "active": 2, "idle": 40, "waiting_for_tool_results": 1, "paused": 0},
     "KeyValue": {"key": "customer_id", "value": "4711", "created_at": _TIME, "updated_at": _TIME},
     "SecretInfo": {"name": "SHOP_TOKEN", "created_at": _TIME, "updated_at": _TIME},

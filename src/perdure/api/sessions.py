@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from perdure.api.http import Call, Reply, Route
-from perdure.app import copies
+from perdure.app import context_reports, copies
 from perdure.app import sessions as use
+from perdure.domain.context_reports import SessionContextReport
 from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import Prefix, check_id
 from perdure.domain.links import Page
@@ -99,6 +100,10 @@ async def export_session_jsonl(call: Call) -> Reply:
     return Reply(body, content_type=b"application/x-ndjson")
 
 
+async def get_session_context_report(call: Call) -> SessionContextReport:
+    return await context_reports.context_report(call.app, call.caller, call.params["session_id"])
+
+
 async def get_session_stats(call: Call) -> SessionStats:
     return await copies.session_stats(call.app, call.caller)
 
@@ -117,6 +122,8 @@ ROUTES = (
           body=ForkSession, body_example={"title": "Another way", "from_sequence": 12}, returns=Session, status=201, errors=(404,)),
     Route("GET", _ONE + "/export", "export_session_jsonl", "Export a session's messages as JSON lines", "sessions",
           export_session_jsonl, ids=IDS, content="application/x-ndjson", errors=(404,)),
+    Route("GET", _ONE + "/context-report", "get_session_context_report", "See what fills a session's context", "sessions",
+          get_session_context_report, ids=IDS, returns=SessionContextReport, errors=(404,)),
     Route("GET", _ONE, "get_session", "Get a session", "sessions", get_session, ids=IDS, returns=Session, errors=(404,), etag=True),
     Route("PATCH", _ONE, "update_session", "Change a session; fields that are left out stay", "sessions", update_session, ids=IDS,
           body=UpdateSession, body_example={"title": "Refund done", "tags": ["support", "done"]}, returns=Session,

@@ -24,6 +24,10 @@ TAGS: dict[str, str] = {
 
 OPERATIONS: dict[str, str] = {
     **FILE_OPERATIONS,
+    "get_session_context_report": (
+        "What the next model call would carry: the prompt, the tools, the messages, by kind and by whoever brings them. Tokens are "
+        "estimated from characters; what vendors count is in the usage of each call."
+    ),
     "create_session": (
         "Everything is optional. Without a harness it is the agent's; without an agent either it is the built-in `generic`. The "
         "harness and the agent are given by id or by name, not by both."

@@ -96,7 +96,13 @@ async def fill_prompt(tx: Tx, event: Event) -> Event:
 
 
 async def prompt_messages(tx: Tx, session_id: str, prompt: PromptRef) -> list[Message]:
-    """The conversation as a model call saw it."""
+    """The messages that a model call was shown."""
+    conversation = await conversation_of(tx, session_id, prompt)
+    return conversation.prompt(NO_LIMIT)[0] if prompt.before is None else conversation.messages_before(prompt.before)
+
+
+async def conversation_of(tx: Tx, session_id: str, prompt: PromptRef) -> Conversation:
+    """The conversation that this part of the log gives."""
     conversation = Conversation()
     if prompt.summary is not None:
         for event in await events_after(tx, session_id, prompt.summary - 1, limit=1):
@@ -110,4 +116,4 @@ async def prompt_messages(tx: Tx, session_id: str, prompt: PromptRef) -> list[Me
             if event.type in HISTORY_TYPES:
                 conversation.feed(event, event.sequence)
         cursor = page[-1].sequence
-    return conversation.prompt(NO_LIMIT)[0] if prompt.before is None else conversation.messages_before(prompt.before)
+    return conversation

@@ -54,11 +54,23 @@ class BoundTool(Struct, frozen=True):
     rejected: bool = False
 
 
-class Section(Struct, frozen=True):
-    """A piece of the system prompt; with `reading`, one that this capability has to be asked for, by id."""
+SourceKind = Literal["capability", "harness", "agent", "session"]
 
+
+class Section(Struct, frozen=True):
+    """A piece of the system prompt.
+
+    Attributes:
+        kind, source: who says it: a capability by its id, a layer by its name.
+        label: the same for people.
+        text: as it stands in the prompt; empty for what the capability has to be asked for (`reads`).
+    """
+
+    kind: SourceKind
+    source: str
+    label: str
     text: str
-    reading: str | None = None
+    reads: bool = False
 
 
 NOT_READ = "(read from the session before each model call)"
@@ -74,13 +86,15 @@ def system_prompt(sections: Sequence[Section], read: Mapping[str, str]) -> str:
         read: what the capabilities said that were asked. It comes from files and the like, so nothing in it can end its section
             or look like the beginning of another one.
     """
-    texts = []
-    for section in sections:
-        if section.reading is None:
-            texts.append(section.text)
-        elif said := read.get(section.reading, "").strip():
-            texts.append(_section("capability", _TAGS.sub("&lt;", said), id=section.reading))
-    return "\n\n".join(texts)
+    return "\n\n".join(text for section in sections if (text := section_text(section, read)))
+
+
+def section_text(section: Section, read: Mapping[str, str]) -> str:
+    """One section as it stands in the prompt; empty when a capability that was asked had nothing to say."""
+    if not section.reads:
+        return section.text
+    said = read.get(section.source, "").strip()
+    return _section("capability", _TAGS.sub("&lt;", said), id=section.source) if said else ""
 
 
 class Merged(Struct, frozen=True):
@@ -107,7 +121,7 @@ class Merged(Struct, frozen=True):
 
     def preview(self) -> str:
         """The system prompt, with a word where something of the session's would stand."""
-        return system_prompt(self.sections, {each.reading: NOT_READ for each in self.sections if each.reading is not None})
+        return system_prompt(self.sections, {each.source: NOT_READ for each in self.sections if each.reads})
 
     def specs(self) -> tuple[ToolSpec, ...]:
         """The tools as the model gets them."""
@@ -137,15 +151,18 @@ def merge_layers(layers: Sequence[Layer], registry: Registry, standing: dict[str
             bound[tool.name] = BoundTool(tool, capability.id, capability.name)
         prompt = capability.prompt(each.config)
         if prompt:
-            sections.append(Section(_section("capability", prompt, id=capability.id)))
+            text = _section("capability", prompt, id=capability.id)
+            sections.append(Section("capability", capability.id, capability.name, text))
         if capability.read_prompt is not None:
-            sections.append(Section("", capability.id))
+            sections.append(Section("capability", capability.id, capability.name, "", reads=True))
     client = _add_definitions([tool for layer in layers for tool in layer.tools], bound, registry)
     decided = {name: _decided(each, active, (standing or {}).get(name)) for name, each in bound.items()}
     for layer in layers:
         if layer.system_prompt:
             named = {} if layer.name is None else {"name": layer.name}
-            sections.append(Section(_section(layer.kind, layer.system_prompt, **named)))
+            text = _section(layer.kind, layer.system_prompt, **named)
+            label = f"{layer.kind.capitalize()} {layer.name}" if layer.name else layer.kind.capitalize()
+            sections.append(Section(layer.kind, layer.name or layer.kind, label, text))
     behaviour = Behaviour()
     for each in active:
         behaviour = each.capability.behave(each.config, behaviour)

@@ -145,6 +145,11 @@ class Conversation:
         head = [] if self.summary is None else [self.summary]
         return [*head, *(entry.message for entry in self._entries)], after
 
+    def upcoming(self) -> list[Message]:
+        """What the next model call would be shown, were there no bound: also results and messages that came since the last one."""
+        head = [] if self.summary is None else [self.summary]
+        return [*head, *(entry.message for entry in self._entries), *self._results.values(), *self._waiting_messages()]
+
     def messages_before(self, begin: int) -> list[Message]:
         """The messages that stand before the one that begins there, the summary first."""
         head = [] if self.summary is None else [self.summary]

@@ -26,7 +26,7 @@ from perdure.engine.act import act
 from perdure.engine.announce import ask_approval, begin_act, begin_reason, begin_turn, expire, fail, finish, request_client, seal
 from perdure.engine.assemble import Assembly, ModelChoice, assemble, choose_model, load_layers
 from perdure.engine.compact import compact, is_full
-from perdure.engine.prompts import read_prompts
+from perdure.engine.prompts import with_read_prompts
 from perdure.engine.reason import reason
 from perdure.engine.run import Run, open_run
 from perdure.engine.services import Engine
@@ -124,7 +124,7 @@ async def _prepare(run: Run) -> Fail | None:
 
     try:
         assembly, choice, archived = await engine.database.read(body)
-        assembly = await read_prompts(run, assembly)
+        assembly = await with_read_prompts(run, assembly)
     except PerdureError as error:
         if error.retryable:
             raise  # the database is away: no fault of the turn, which is taken up again

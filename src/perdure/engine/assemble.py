@@ -9,7 +9,7 @@ from msgspec import Struct
 from perdure.capabilities.assembly import BoundTool, Layer, Section, agent_layer, harness_layer, merge_layers
 from perdure.capabilities.base import Behaviour
 from perdure.capabilities.registry import Active, Registry
-from perdure.domain.errors import InvalidInput, NotFound
+from perdure.domain.errors import InvalidInput
 from perdure.domain.messages import Controls
 from perdure.domain.network import NetworkRules
 from perdure.domain.tools import ClientSideTool
@@ -21,7 +21,7 @@ from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow
 from perdure.store.database import Tx
 from perdure.store.harnesses import HarnessRow, harness_chain
-from perdure.store.providers import ModelRow, ProviderRow, get_model, get_provider, open_secrets
+from perdure.store.providers import ModelRow, ProviderRow, open_secrets, usable_model
 from perdure.store.sessions import SessionRow, standing_approvals
 
 
@@ -125,13 +125,10 @@ async def choose_model(engine: Engine, tx: Tx, layers: Layers, controls: Control
 
 
 async def _choice(engine: Engine, tx: Tx, org_id: str, model_id: str) -> ModelChoice | None:
-    try:
-        model = await get_model(tx, org_id, model_id)
-        provider = await get_provider(tx, org_id, model.provider_id)
-    except NotFound:
+    found = await usable_model(tx, org_id, model_id)
+    if found is None:
         return None
-    if not model.enabled or provider.status != "active":
-        return None
+    model, provider = found
     secrets = await open_secrets(engine.vault, tx, provider)
     try:
         driver = engine.drivers(provider, secrets)

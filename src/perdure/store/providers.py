@@ -88,6 +88,16 @@ async def seal_secrets(vault: Vault, tx: Tx, org_id: str, provider_id: str, secr
     }
 
 
+async def usable_model(tx: Tx, org_id: str, model_id: str) -> tuple[ModelRow, ProviderRow] | None:
+    """A model that may be called now, and its provider; None when one of them is gone or switched off."""
+    try:
+        model = await get_model(tx, org_id, model_id)
+        provider = await get_provider(tx, org_id, model.provider_id)
+    except NotFound:
+        return None
+    return (model, provider) if model.enabled and provider.status == "active" else None
+
+
 async def add_provider(tx: Tx, row: ProviderRow) -> None:
     await tx.run(insert("providers", ProviderRow), *values(row))
 

@@ -1,0 +1,185 @@
+"""What the next model call of a session would carry, and who brings it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+
+from perdure.app.events import conversation_of
+from perdure.app.services import App
+from perdure.capabilities.assembly import Layer, Merged, agent_layer, harness_layer, merge_layers, section_text
+from perdure.capabilities.base import PromptContext
+from perdure.capabilities.prompts import read_prompts
+from perdure.domain.accounts import Caller
+from perdure.domain.compaction import ContextCompactedData
+from perdure.domain.context_reports import ContextReportContribution, ContextReportSection, SessionContextReport
+from perdure.domain.events import LlmGenerationData, PromptRef
+from perdure.domain.history import CHARACTERS_PER_TOKEN, estimate_tokens
+from perdure.domain.messages import Message, ToolResultPart, tool_calls_of
+from perdure.domain.storage import Redactor
+from perdure.llm.catalog import Place
+from perdure.store.accounts import get_organization
+from perdure.store.agent_versions import get_agent_at
+from perdure.store.database import Tx
+from perdure.store.events import events_of_kinds
+from perdure.store.harnesses import harness_chain
+from perdure.store.providers import ModelRow, ProviderRow, usable_model
+from perdure.store.rows import to_json
+from perdure.store.sessions import SessionRow, get_session
+from perdure.store.storage import open_secrets
+
+LABELS = {
+    "system_prompt": "System prompt",
+    "tools": "Tools",
+    "summary": "Summary of earlier messages",
+    "user_messages": "Messages of the user",
+    "agent_messages": "Messages of the agent",
+    "tool_results": "Results of tools",
+}
+"""The sections, in the order in which a model gets them."""
+
+CLIENT_SIDE = "client_side"
+"""The source of tools that callers run."""
+
+LOOK_BACK = 20
+"""Model calls and compactions that are looked at to find where the present context begins."""
+
+
+class _Found(Struct, frozen=True):
+    row: SessionRow
+    merged: Merged
+    model: tuple[ModelRow, ProviderRow] | None
+    messages: list[Message]
+    summary: Message | None
+    redactor: Redactor
+
+
+class _Sums:
+    """Tokens and items by section, and tokens by source."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, int] = defaultdict(int)
+        self.items: dict[str, int] = defaultdict(int)
+        self.sources: dict[tuple[str, str], tuple[str, int]] = {}
+
+    def add(self, section: str, tokens: int, source: str | None = None, label: str = "") -> None:
+        self.tokens[section] += tokens
+        self.items[section] += 1
+        if source is not None:
+            _, before = self.sources.get((section, source), ("", 0))
+            self.sources[section, source] = (label, before + tokens)
+
+
+async def context_report(app: App, caller: Caller, session_id: str) -> SessionContextReport:
+    """The report. Tokens are estimated from characters; what a vendor counts is in the usage of each call."""
+    found = await app.database.read(lambda tx: _look(app, tx, caller.organization_id, session_id), long=True)
+    row = found.row
+    context = PromptContext(
+        org_id=row.org_id, session_id=row.id, workspace_id=row.workspace(), database=app.database, now=app.now,
+        redact=found.redactor.text, locale=row.locale,
+    )  # fmt: skip
+    sums = _Sums()
+    _add_prompt(sums, found.merged, await read_prompts(found.merged.active, context))
+    _add_tools(sums, found.merged)
+    _add_messages(sums, found.messages, found.summary)
+    model, window = "", None
+    if found.model is not None:
+        about, provider = found.model
+        profile = app.catalog.at_hand(Place(provider.provider_type, provider.base_url, about.model_id))
+        limits = None if profile is None else profile.limits
+        model, window = about.model_id, about.context_tokens or (None if limits is None else limits.context)
+    return SessionContextReport(
+        session_id=row.id,
+        model=model,
+        estimated_input_tokens=sum(sums.tokens.values()),
+        sections=tuple(
+            ContextReportSection(key, label, sums.tokens[key], sums.items[key]) for key, label in LABELS.items() if sums.items[key]
+        ),
+        contributions=tuple(
+            ContextReportContribution(key, source, label, tokens) for (key, source), (label, tokens) in sums.sources.items()
+        ),
+        context_window_tokens=window,
+        cumulative_usage=row.projection().usage,
+    )
+
+
+async def _look(app: App, tx: Tx, org_id: str, session_id: str) -> _Found:
+    row = await get_session(tx, org_id, session_id)
+    chain = await harness_chain(tx, org_id, row.harness_id)
+    layers = [harness_layer(each) for each in chain]
+    models = [row.model_id, *(each.default_model_id for each in reversed(chain))]
+    if row.agent_id is not None:
+        agent = await get_agent_at(tx, org_id, row.agent_id, row.agent_version_id)
+        layers.append(agent_layer(agent))
+        models.insert(1, agent.default_model_id)
+    own = row.config_struct()
+    layers.append(Layer("session", None, own.system_prompt, own.capabilities, own.tools, own.network_access))
+    conversation = await conversation_of(tx, row.id, await _present_prompt(tx, row))
+    redactor = Redactor(await open_secrets(tx, app.vault, org_id, row.id))
+    return _Found(
+        row,
+        merge_layers(layers, app.registry),
+        await _model(tx, org_id, models),
+        conversation.upcoming(),
+        conversation.summary,
+        redactor,
+    )
+
+
+async def _model(tx: Tx, org_id: str, candidates: Sequence[str | None]) -> tuple[ModelRow, ProviderRow] | None:
+    """The model that a message without wishes of its own would go to."""
+    organization = await get_organization(tx, org_id)
+    for candidate in (*candidates, None if organization is None else organization.default_model_id):
+        found = None if candidate is None else await usable_model(tx, org_id, candidate)
+        if found is not None:
+            return found
+    return None
+
+
+async def _present_prompt(tx: Tx, row: SessionRow) -> PromptRef:
+    """The part of the log that the next call begins with: that of the last call, or what a compaction has left since."""
+    kinds = ("llm.generation", "context.compacted")
+    for event in await events_of_kinds(tx, row.id, kinds, before=row.head, limit=LOOK_BACK):
+        data: LlmGenerationData | ContextCompactedData = event.decoded()
+        if isinstance(data, ContextCompactedData):
+            if data.after is not None:
+                return PromptRef(data.after, row.head, event.sequence)
+        elif data.prompt is not None and data.prompt.before is None:
+            return msgspec.structs.replace(data.prompt, through=row.head)
+    return PromptRef(0, row.head)
+
+
+def _tokens(text: str) -> int:
+    return len(text) // CHARACTERS_PER_TOKEN
+
+
+def _add_prompt(sums: _Sums, merged: Merged, read: dict[str, str]) -> None:
+    for section in merged.sections:
+        text = section_text(section, read)
+        if text:
+            sums.add("system_prompt", _tokens(text), section.source, section.label)
+
+
+def _add_tools(sums: _Sums, merged: Merged) -> None:
+    for spec in merged.specs():
+        bound = merged.bound.get(spec.name)
+        source, label = (CLIENT_SIDE, "Client-side tools") if bound is None else (bound.capability_id, bound.capability_name)
+        sums.add("tools", _tokens(spec.name + spec.description + to_json(spec.parameters)), source, label)
+
+
+def _add_messages(sums: _Sums, messages: Sequence[Message], summary: Message | None) -> None:
+    names: dict[str, str] = {}
+    for message in messages:
+        names.update((call.id, call.name) for call in tool_calls_of(message))
+        tokens = estimate_tokens(message)
+        if message is summary:
+            sums.add("summary", tokens)
+        elif message.role == "tool_result":
+            part = message.content[0]
+            name = names.get(part.tool_call_id, "") if isinstance(part, ToolResultPart) else ""
+            sums.add("tool_results", tokens, name or "unknown", name or "unknown")
+        else:
+            sums.add("agent_messages" if message.role == "agent" else "user_messages", tokens)
