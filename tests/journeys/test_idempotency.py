@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import Any
 
 import httpx
 import pytest
 
 from tests.journeys.keyed import add_member, person, with_login
-from tests.journeys.people import fresh, get, new_agent
+from tests.journeys.people import fresh, get, new_agent, new_harness
 from tests.journeys.whole_api import Operation, Place, operations_in
 from tests.journeys.world import complaint
 from tests.server import Server
-from tests.talk import Json, body_of, new_talk
+from tests.talk import Json, body_of, call, new_talk, script
 
 KEY = "#/components/parameters/IdempotencyKey"
 
@@ -142,16 +141,22 @@ async def test_a_key_belongs_to_the_one_who_used_it(any_server: Server) -> None:
         assert first.json()["id"] != second.json()["id"]
 
 
+KINDS = pytest.mark.parametrize("kind", ["session", "agent", "harness"])
+
+
 async def kept(http: httpx.AsyncClient, kind: str) -> str:
-    """The path of a session or an agent."""
-    made: Any = (await new_talk(http, title="kept")).path() if kind == "session" else f"/v1/agents/{(await new_agent(http))['id']}"
-    return str(made)
+    """The path of a session, an agent or a harness."""
+    if kind == "session":
+        return (await new_talk(http, title="kept")).path()
+    if kind == "agent":
+        return f"/v1/agents/{(await new_agent(http))['id']}"
+    return f"/v1/harnesses/{(await new_harness(http))['id']}"
 
 
-CHANGE = {"session": {"title": "changed"}, "agent": {"description": "changed"}}
+CHANGE = {"session": {"title": "changed"}, "agent": {"description": "changed"}, "harness": {"description": "changed"}}
 
 
-@pytest.mark.parametrize("kind", ["session", "agent"])
+@KINDS
 async def test_what_has_not_changed_is_not_sent_again(api: httpx.AsyncClient, kind: str) -> None:
     path = await kept(api, kind)
     first = await api.get(path)
@@ -168,7 +173,7 @@ async def test_what_has_not_changed_is_not_sent_again(api: httpx.AsyncClient, ki
     assert refusal(await api.get(path, headers={"if-none-match": "bare"})) == (400, "invalid_etag")
 
 
-@pytest.mark.parametrize("kind", ["session", "agent"])
+@KINDS
 async def test_who_has_not_seen_the_last_change_does_not_overwrite_it(api: httpx.AsyncClient, kind: str) -> None:
     path = await kept(api, kind)
     tag = (await api.get(path)).headers["etag"]
@@ -181,7 +186,7 @@ async def test_who_has_not_seen_the_last_change_does_not_overwrite_it(api: httpx
     assert refusal(await api.patch(path, json={}, headers={"if-match": "bare"})) == (400, "invalid_etag")
 
 
-@pytest.mark.parametrize("kind", ["session", "agent"])
+@KINDS
 async def test_of_many_who_change_the_same_version_one_wins(api: httpx.AsyncClient, kind: str) -> None:
     path = await kept(api, kind)
     tag = (await api.get(path)).headers["etag"]
@@ -190,3 +195,38 @@ async def test_of_many_who_change_the_same_version_one_wins(api: httpx.AsyncClie
     assert sorted(each.status_code for each in answers) == [200] + [412] * 7
     winner = next(each for each in answers if each.status_code == 200)
     assert (await api.get(path)).json()["tags"] == winner.json()["tags"]
+
+
+@pytest.mark.parametrize("kind", ["agent", "harness"])
+async def test_who_changes_an_agent_or_a_harness_is_not_held_up_by_sessions_that_begin(api: httpx.AsyncClient, kind: str) -> None:
+    path = await kept(api, kind)
+    tag = (await api.get(path)).headers["etag"]
+    await new_talk(api, **{f"{kind}_id": path.rsplit("/", 1)[1]})
+    counted = await api.get(path, headers={"if-none-match": tag})
+    assert (counted.status_code, counted.json()["session_count"]) == (200, 1)
+    assert (await api.patch(path, json=CHANGE[kind], headers={"if-match": tag})).status_code == 200
+    assert refusal(await api.patch(path, json=CHANGE[kind], headers={"if-match": tag})) == (412, "precondition_failed")
+
+
+async def test_who_changes_a_session_is_held_up_by_others_who_do_and_not_by_its_turns(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(
+        api, title="kept", tools=[{"type": "client_side", "name": "ask", "description": "", "parameters": {"type": "object"}}]
+    )
+    tag = (await api.get(talk.path())).headers["etag"]
+    await talk.say(
+        script(
+            {"tool_calls": [call("ask", "c")]}, {"tool_calls": [call("write_session_title", title="the model's")]}, {"text": "."}
+        )
+    )
+    await talk.logged_until("tool.call_requested")
+    assert (await api.put(talk.path("/pin"))).status_code == 204
+    waiting = await api.get(talk.path(), headers={"if-none-match": tag})
+    assert (waiting.status_code, waiting.json()["status"]) == (200, "waiting_for_tool_results")
+    assert waiting.headers["etag"] != tag
+    changed = await api.patch(talk.path(), json={"tags": ["a"]}, headers={"if-match": tag})
+    assert changed.status_code == 200
+    await talk.answer({"tool_call_id": "c", "result": "yes"})
+    await talk.logged_until("session.idled")
+    assert (await talk.read())["title"] == "the model's"
+    late = await api.patch(talk.path(), json={"title": "mine"}, headers={"if-match": changed.headers["etag"]})
+    assert refusal(late) == (412, "precondition_failed")

@@ -49,7 +49,7 @@ async def get_harness(call: Call) -> Harness:
 
 
 async def update_harness(call: Call) -> Harness:
-    return await use.change_harness(call.app, call.caller, harness_reference(call), call.body)
+    return await use.change_harness(call.app, call.caller, harness_reference(call), call.body, call.if_match)
 
 
 async def delete_harness(call: Call) -> None:
@@ -107,9 +107,11 @@ ROUTES = (
     Route("POST", "/v1/harnesses/preview", "preview_harness", "Show what the model would get of a harness", "harnesses",
           preview_harness, body=PreviewHarness, body_example={"system_prompt": "Answer briefly."}, returns=HarnessPreview,
           errors=(404,)),
-    Route("GET", _ONE, "get_harness", "Get a harness by id or name", "harnesses", get_harness, returns=Harness, errors=(404,)),
+    Route("GET", _ONE, "get_harness", "Get a harness by id or name", "harnesses", get_harness, returns=Harness, errors=(404,),
+          etag=True),
     Route("PATCH", _ONE, "update_harness", "Change a harness; fields that are left out stay", "harnesses", update_harness,
-          body=UpdateHarness, body_example={"description": "For the support team"}, returns=Harness, errors=(404, 409)),
+          body=UpdateHarness, body_example={"description": "For the support team"}, returns=Harness,
+          errors=(404, 409, 412), etag=True),
     Route("DELETE", _ONE, "delete_harness", "Archive a harness", "harnesses", delete_harness, status=204, errors=(404, 409)),
     Route("POST", _ONE + "/copy", "copy_harness", "Copy a harness", "harnesses", copy_harness, returns=Harness, status=201,
           errors=(404, 409)),

@@ -292,7 +292,7 @@ def _reply(route: Route, headers: dict[bytes, bytes], result: Any) -> Reply | St
     body = encode(result)
     if not route.etag:
         return Reply(body, route.status)
-    tag = etag_of(body)
+    tag = etag_of(result, body)
     mark = ((b"etag", f'"{tag}"'.encode()),)
     known = headers.get(b"if-none-match")
     if known is not None and route.method == "GET" and {tag, "*"} & parse_tags(known.decode("latin-1")):

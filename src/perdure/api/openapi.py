@@ -70,7 +70,10 @@ _HEADERS: dict[str, dict[str, Any]] = {
     },
     "IfMatch": {
         "name": "If-Match",
-        "description": "The `ETag` that was read: refuses with 412 when the resource has changed since.",
+        "description": (
+            "The `ETag` that was read: refuses with 412 when somebody has changed the resource since. What changes by itself (a turn that "
+            "runs, a count) does not matter."
+        ),
         "schema": {"type": "string", "pattern": r'^(\*|"[!#-~]*")$'},
     },
     "IfNoneMatch": {

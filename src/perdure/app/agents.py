@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET
 
 from perdure.app.agent_snapshots import record_change
-from perdure.app.etags import check_match, etag_of
+from perdure.app.etags import check_match
 from perdure.app.initial_files import checked_file
 from perdure.app.services import App
 from perdure.app.sessions import check_model, check_tools, find_harness
@@ -190,14 +190,11 @@ async def read_agent(app: App, caller: Caller, ref: str) -> Agent:
     """One agent, by id or name, with how many sessions it has."""
 
     async def work(tx: Tx) -> Agent:
-        return await _counted(tx, await find_agent(tx, caller.organization_id, ref))
+        row = await find_agent(tx, caller.organization_id, ref)
+        counts = await session_counts(tx, row.org_id, "agent_id", (row.id,))
+        return to_agent(row, sessions=counts.get(row.id, 0))
 
     return await app.database.read(work, long=True)
-
-
-async def _counted(tx: Tx, row: AgentRow) -> Agent:
-    counts = await session_counts(tx, row.org_id, "agent_id", (row.id,))
-    return to_agent(row, sessions=counts.get(row.id, 0))
 
 
 async def page_of_agents(app: App, caller: Caller, search: str | None, archived: bool, offset: int, limit: int) -> Page[Agent]:
@@ -219,18 +216,11 @@ async def change_agent(app: App, caller: Caller, ref: str, body: UpdateAgent, if
 
     async def work(tx: Tx) -> Agent:
         row = await find_agent(tx, caller.organization_id, ref, lock=True)
-        await _check_version(tx, row, if_match)
+        check_match(if_match, to_agent(row))
         changes = await _agent_changes(tx, row, body, now)
         return await apply_changes(app, tx, caller, row, changes, now) if changes else to_agent(row)
 
     return await app.database.write(work)
-
-
-async def _check_version(tx: Tx, row: AgentRow, wanted: frozenset[str] | None) -> None:
-    """Accept the tag of a read, which counts sessions, and that of a change, which does not."""
-    if wanted is None or etag_of(msgspec.json.encode(to_agent(row))) in wanted:
-        return
-    check_match(wanted, await _counted(tx, row))
 
 
 async def _agent_changes(tx: Tx, row: AgentRow, body: UpdateAgent, now: Micros) -> dict[str, Any]:

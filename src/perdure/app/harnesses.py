@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET
 
 from perdure.app.agents import check_files
+from perdure.app.etags import check_match
 from perdure.app.services import App
 from perdure.app.sessions import check_model
 from perdure.domain.accounts import Caller
@@ -153,7 +154,9 @@ async def all_harnesses(app: App, caller: Caller, search: str | None, archived: 
     return await app.database.read(work, long=True)
 
 
-async def change_harness(app: App, caller: Caller, ref: str, body: UpdateHarness) -> Harness:
+async def change_harness(
+    app: App, caller: Caller, ref: str, body: UpdateHarness, if_match: frozenset[str] | None = None
+) -> Harness:
     """Change what the caller named, and nothing else."""
     require_manager(caller, "harness")
     if body.capabilities is not UNSET:
@@ -164,6 +167,7 @@ async def change_harness(app: App, caller: Caller, ref: str, body: UpdateHarness
 
     async def work(tx: Tx) -> Harness:
         row = await _changeable(tx, caller, ref)
+        check_match(if_match, to_harness(row))
         changes = await _changes(tx, row, body, now)
         if changes:
             changes["updated_at"] = max(now, row.updated_at + 1)

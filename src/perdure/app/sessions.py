@@ -306,7 +306,7 @@ async def change_session(
     async def work(tx: Tx) -> Session:
         row = await get_session(tx, caller.organization_id, session_id, lock=if_match is not None)
         if if_match is not None:
-            check_match(if_match, await _shown(app, tx, caller, row))
+            check_match(if_match, to_session(row, features=(), pinned=None))
         if not changes:
             return await _shown(app, tx, caller, row)
         if isinstance(body.model_id, str):

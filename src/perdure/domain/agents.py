@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from perdure.domain.links import AllowedAction
 from perdure.domain.resources import AnyName, Description, DisplayName, Files, LifeStatus, Name
@@ -98,3 +98,7 @@ class Agent(Struct, frozen=True, omit_defaults=True):
     session_count: int | UnsetType = UNSET
     app_count: int | UnsetType = UNSET
     allowed_actions: tuple[AllowedAction, ...] = ()
+
+    def editable(self) -> Agent:
+        """What a client can change: all but the counts."""
+        return structs.replace(self, session_count=UNSET, app_count=UNSET)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from perdure.domain.links import AllowedAction
 from perdure.domain.resources import Description, DisplayName, Files, LifeStatus, Name
@@ -91,6 +91,10 @@ class Harness(Struct, frozen=True, omit_defaults=True):
     session_count: int | UnsetType = UNSET
     app_count: int | UnsetType = UNSET
     allowed_actions: tuple[AllowedAction, ...] = ()
+
+    def editable(self) -> Harness:
+        """What a client can change: all but the counts."""
+        return structs.replace(self, session_count=UNSET, app_count=UNSET)
 
 
 class HarnessExample(Struct, frozen=True, omit_defaults=True):

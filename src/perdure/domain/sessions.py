@@ -129,6 +129,10 @@ class Session(Struct, frozen=True, omit_defaults=True):
     finished_at: Timestamp | None = None
     allowed_actions: tuple[AllowedAction, ...] = ()
 
+    def editable(self) -> tuple[object, ...]:
+        """What a client can change."""
+        return tuple(getattr(self, name) for name in UpdateSession.__struct_fields__)
+
 
 class ForkSession(Struct, frozen=True, omit_defaults=True):
     """The body of `POST /v1/sessions/{session_id}/fork`: what is left out is as in the original."""
