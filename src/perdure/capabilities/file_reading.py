@@ -133,7 +133,7 @@ async def read_many_files(context: ToolContext, arguments: JsonObject) -> ToolOu
         if not row.is_text:
             shown.append({"path": row.path, "size_bytes": row.size_bytes, "hash": row.hash, "error": "not text: use read_file"})
             continue
-        one = _lines(row, data, 1, DEFAULT_LINES, False, room)
+        one = await sized(len(data), _lines, row, data, 1, DEFAULT_LINES, False, room)
         room -= len(one["content"])
         shown.append(one)
     return ToolOutcome({"files": shown})

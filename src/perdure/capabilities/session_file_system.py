@@ -9,7 +9,7 @@ from perdure.capabilities.base import ONCE, READ_ONLY, REPEATABLE, Capability, T
 from perdure.capabilities.file_reading import DEFAULT_LINES, MOUNT, read_row, sized, tool_path
 from perdure.domain.errors import PreconditionFailed, ToolError
 from perdure.domain.events import FileWrittenData
-from perdure.domain.files import MAX_PATTERN, Content, Encoding, content_of, decoded
+from perdure.domain.files import MAX_PATTERN, Content, Encoding, content_of, decoded, too_large
 from perdure.domain.messages import JsonObject
 from perdure.domain.paths import MAX_PATH
 from perdure.domain.tools import ToolHints
@@ -61,7 +61,7 @@ async def _edit_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome
         row, data = await read_row(context, path)
         if expected is not None and row.hash not in expected:
             raise ToolError(f"{path} has changed since it was read: read it again")
-        content, count = await sized(len(data), _edited, row, data, arguments)
+        content, count = await sized(len(data), _edited, row, data, arguments, context.file_limits.file)
         try:
             # Only on top of what was read just now: what somebody else writes in between is not lost.
             written = await _write(context, FileWrite(path, content, old=True, expected=frozenset((row.hash,))))
@@ -74,8 +74,8 @@ async def _edit_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome
     raise AssertionError("unreachable")
 
 
-def _edited(row: FileRow, data: bytes, arguments: JsonObject) -> tuple[Content, int]:
-    """The content after an edit, and how many places were changed. Raises ToolError."""
+def _edited(row: FileRow, data: bytes, arguments: JsonObject, limit: int) -> tuple[Content, int]:
+    """The content after an edit, and how many places were changed. Raises ToolError, and TooLarge over a limit in bytes."""
     path, old, new = row.path, arguments["old_text"], arguments["new_text"]
     if not row.is_text:
         raise ToolError(f"{path} is not text: write it anew with write_file")
@@ -87,6 +87,8 @@ def _edited(row: FileRow, data: bytes, arguments: JsonObject) -> tuple[Content, 
         raise ToolError(f"the old text does not occur in {path}")
     if count > 1 and not arguments.get("replace_all"):
         raise ToolError(f"the old text occurs {count} times in {path}: give more of it, or set replace_all")
+    if len(data) + count * (len(new.encode()) - len(old.encode())) > limit:
+        raise too_large(limit)  # before it is made: a short edit of many places may come to any size
     return content_of(text.replace(old, new).encode()), count
 
 

@@ -1,0 +1,70 @@
+"""File tools and the shell on both databases: what they cost whoever else is at work."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any
+
+import pytest
+
+from perdure.capabilities.base import ToolContext, ToolOutcome
+from perdure.capabilities.bashkit_shell import BASH
+from perdure.capabilities.session_file_system import TOOLS
+from perdure.domain.errors import TooLarge
+from perdure.domain.ids import new_id
+from perdure.store.crypto import Vault
+from perdure.store.database import Body, Database, T
+from tests.conformance.desk import NOW, ORG, Desk
+
+TOOL = {tool.name: tool for tool in (*TOOLS, BASH)}
+
+
+class Watched:
+    """A database that remembers how it was read."""
+
+    def __init__(self, inner: Database) -> None:
+        self.inner = inner
+        self.dialect = inner.dialect
+        self.reads: list[bool] = []
+
+    async def read(self, body: Body[T], *, long: bool = False) -> T:
+        self.reads.append(long)
+        return await self.inner.read(body, long=long)
+
+    async def write(self, body: Body[T], *, single: bool = False) -> T:
+        return await self.inner.write(body, single=single)
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+@pytest.fixture
+async def desk(database: Database) -> Desk:
+    return await Desk(database).open()
+
+
+async def use(desk: Desk, name: str, database: Database | None = None, **arguments: Any) -> ToolOutcome:
+    context = ToolContext(
+        org_id=ORG, session_id=new_id("session"), workspace_id=desk.id, turn_id="", tool_call_id="",
+        database=database or desk.database, vault=Vault(b"k" * 32), now=lambda: NOW, progress=lambda text: None,
+        output=lambda stream, text: None, file_limits=desk.limits,
+    )  # fmt: skip
+    return await TOOL[name].run(context, arguments)
+
+
+async def test_an_edit_of_many_places_is_refused_before_it_is_made(desk: Desk) -> None:
+    await desk.write("/a", b"a" * 1_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLarge):
+            await use(desk, "edit_file", path="/a", old_text="a", new_text="b" * 1_000, replace_all=True)
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
+async def test_the_shell_reads_the_files_off_the_event_loop(desk: Desk) -> None:
+    await desk.write("/a", b"hi\n")
+    watched = Watched(desk.database)
+    assert (await use(desk, "bash", watched, command="cat a")).value["stdout"] == "hi\n"
+    assert watched.reads == [True]
