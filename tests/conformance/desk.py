@@ -91,7 +91,7 @@ class Desk:
 
     async def purge(self, hours: float = 2) -> int:
         before = int(self.now + (hours - 1) * HOUR)
-        return await self.database.write(lambda tx: purge_blobs(tx, before))
+        return (await self.database.write(lambda tx: purge_blobs(tx, before))).gone
 
 
 async def count(database: Database, table: str) -> int:

@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.domain.files import Content, content_of
-from perdure.store.blobs import PART, keep_contents, read_contents, read_part, release_contents
+from perdure.engine.services import SystemClock
+from perdure.settings import Settings
+from perdure.store.blobs import PART, Purged, keep_contents, purge_blobs, read_contents, read_part, release_contents
 from perdure.store.database import Database
 from perdure.store.files import copy_tree
-from tests.conformance.desk import NOW, ORG, OTHER, Desk, count
-from tests.conformance.places import soon
+from perdure.wiring import open_parts
+from perdure.worker.sweep import Sweep
+from perdure.worker.worker import Worker
+from tests.conformance.desk import HOUR, NOW, ORG, OTHER, Desk, count
+from tests.conformance.places import Place, soon
+
+
+class Fixed(SystemClock):
+    """A clock that stands still."""
+
+    def __init__(self, now: int) -> None:
+        self._now = now
+
+    def now(self) -> int:
+        return self._now
 
 
 @pytest.fixture
@@ -82,6 +99,30 @@ async def test_what_no_file_names_any_more_is_removed_after_an_hour(desk: Desk) 
     assert await desk.read("/a") == b"changed"
     assert await desk.read("/kept") == b"kept"
     assert await desk.purge() == 0
+
+
+async def test_a_batch_of_removals_is_bounded_in_number_and_in_bytes(desk: Desk) -> None:
+    sizes = [7_000_000, 8_000_000, 9_000_000, 5, 6]
+    for number, size in enumerate(sizes):
+        await desk.write(f"/{number}", bytes([number]) * size)
+        await desk.delete(f"/{number}")
+        desk.now += 1
+    purge = lambda limit: desk.database.write(lambda tx: purge_blobs(tx, NOW + HOUR, limit))  # noqa: E731
+    assert await purge(200) == Purged(2, more=True)
+    assert await purge(2) == Purged(2, more=True)
+    assert await purge(2) == Purged(1, more=False)
+    assert await purge(2) == Purged(0, more=False)
+
+
+async def test_a_sweep_removes_contents_as_fast_as_they_come(place: Place, tmp_path: Path) -> None:
+    url = place.url if place.kind == "postgres" else ""
+    async with open_parts(Settings(data=str(tmp_path / "data"), database_url=url)) as parts:
+        desk = await Desk(parts.database).open()
+        await desk.write_all(*((f"/all/{number}", b"%d" % number) for number in range(1_000)))
+        await desk.delete("/all", recursive=True)
+        engine = replace(parts.engine, clock=Fixed((NOW // 60_000_000 + 120) * 60_000_000))
+        await Sweep(engine, Worker(engine)).once()
+        assert await count(parts.database, "blobs") == 0
 
 
 async def test_a_content_that_another_file_still_has_stays(desk: Desk) -> None:

@@ -26,6 +26,9 @@ STALE_AFTER = 10_000_000
 PURGE_AFTER = 3_600_000_000
 """Microseconds that a deleted session's log is kept before it is removed."""
 
+PURGE_SECONDS = 1.0
+"""How long, about once a minute, contents without a file are removed: some ten thousand small ones, or 300 MB."""
+
 
 class Sweep:
     """Runs beside a worker, in every process that has one."""
@@ -57,8 +60,15 @@ class Sweep:
             await engine.database.write(lambda tx: self._enqueue(tx, found))
         if self._purges(now):
             await engine.database.write(lambda tx: purge_deleted(tx, now - PURGE_AFTER))
-            await engine.database.write(lambda tx: purge_blobs(tx, now - KEPT))
+            await self._purge_contents(now)
         return len(found)
+
+    async def _purge_contents(self, now: int) -> None:
+        """Batch by batch, so that others can write in between; as many as come in by far, without keeping the sweep."""
+        clock, began = self._engine.clock, self._engine.clock.elapsed()
+        while (await self._engine.database.write(lambda tx: purge_blobs(tx, now - KEPT))).more:
+            if clock.elapsed() - began > PURGE_SECONDS:
+                return
 
     def _purges(self, now: int) -> bool:
         """About once a minute is enough."""
