@@ -85,12 +85,8 @@ async def read_conversation(tx: Tx, session_id: str, through: int, budget: int, 
 async def _summary(tx: Tx, session_id: str, through: int) -> tuple[Event | None, int]:
     """The event with the summary that the conversation begins with, and the sequence after which it goes on."""
     found = await last_compaction(tx, session_id, through)
-    while found is not None:
-        data: ContextCompactedData = found.decoded()
-        if data.after is not None:
-            return found, data.after
-        found = await last_compaction(tx, session_id, found.sequence - 1)  # that one came to nothing
-    return None, 0
+    data: ContextCompactedData | None = None if found is None else found.decoded()
+    return (None, 0) if data is None or data.after is None else (found, data.after)
 
 
 async def _catch_up(tx: Tx, session_id: str, held: Conversation, through: int) -> None:

@@ -49,10 +49,11 @@ async def events_of_kinds(
 
 
 async def last_compaction(tx: Tx, session_id: str, through: int) -> Event | None:
-    """The newest `context.compacted` event up to a sequence."""
+    """The newest `context.compacted` event up to a sequence that has a summary: those that came to nothing are passed over."""
+    # Within the JSON of a text, quotes stand behind backslashes: only the field itself is found.
     row = await tx.one(
         f"SELECT {_READ} FROM events WHERE session_id = ? AND sequence <= ? AND type = 'context.compacted'"
-        " ORDER BY sequence DESC LIMIT 1",
+        """ AND data LIKE '%"strategy_used":"summary"%' ORDER BY sequence DESC LIMIT 1""",
         session_id, through,
     )  # fmt: skip
     return None if row is None else Event(*row)
