@@ -14,7 +14,10 @@ from perdure.domain.errors import TooLarge
 from perdure.domain.ids import new_id
 from perdure.store.crypto import Vault
 from perdure.store.database import Body, Database, T
-from tests.conformance.desk import NOW, ORG, Desk
+from perdure.store.sessions import mark_deleted
+from perdure.store.shell_states import read_shell_state, write_shell_state
+from tests.conformance.desk import NOW, ORG, Desk, count
+from tests.conformance.test_workspaces_store import new_session
 
 TOOL = {tool.name: tool for tool in (*TOOLS, BASH)}
 
@@ -68,3 +71,12 @@ async def test_the_shell_reads_the_files_off_the_event_loop(desk: Desk) -> None:
     watched = Watched(desk.database)
     assert (await use(desk, "bash", watched, command="cat a")).value["stdout"] == "hi\n"
     assert watched.reads == [True]
+
+
+async def test_a_command_that_outlives_its_session_leaves_no_memory_behind(database: Database) -> None:
+    row = await new_session(database)
+    await database.write(lambda tx: write_shell_state(tx, ORG, row.id, "X=1", NOW))
+    assert await database.read(lambda tx: read_shell_state(tx, ORG, row.id)) == "X=1"
+    await database.write(lambda tx: mark_deleted(tx, row, NOW))
+    await database.write(lambda tx: write_shell_state(tx, ORG, row.id, "X=2", NOW))
+    assert await count(database, "shell_states") == 0

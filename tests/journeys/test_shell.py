@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -229,6 +230,18 @@ async def test_what_somebody_else_changed_while_a_command_ran_stays_as_they_left
     assert (await bash(talk, "cat log new same mine; find . -type f | sort"))["stdout"].split() == [
         "other", "other", "same", "one", "me", "./keep/c", "./log", "./mine", "./new", "./old/deep/late", "./same",
     ]  # fmt: skip
+
+
+async def test_in_an_archived_workspace_a_command_runs_and_changes_no_file(api: httpx.AsyncClient) -> None:
+    space = await post(api, "/v1/workspaces", {"name": f"Put away {uuid4().hex}"})
+    talk = await new_talk(api, workspace_id=space["id"])
+    await bash(talk, "echo one > f")
+    assert (await api.delete(f"/v1/workspaces/{space['id']}")).status_code == 204
+    answer = await bash(talk, "cat f; echo two > f; X=1")
+    assert answer["stdout"] == "one\n"
+    assert answer["notes"] == ["no file was changed: this workspace is archived: its files can be read only"]
+    assert (await bash(talk, "cat f; echo $X"))["stdout"] == "one\n1\n"
+    assert ().status_code == 200
 
 
 async def test_a_file_that_the_shell_cannot_see_is_not_lost_when_a_command_writes_to_it(api: httpx.AsyncClient) -> None:

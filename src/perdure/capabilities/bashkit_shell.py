@@ -43,10 +43,9 @@ async def _before(tx: Tx, context: ToolContext) -> tuple[Held, str | None]:
 
 async def _after(tx: Tx, context: ToolContext, held: Held, changes: Changes, state: str | None) -> Saved:
     """Files and state in one transaction: a command has left all its traces, or none."""
-    saved = await save(tx, context, held, changes) if changes else Saved()
     if state is not None:
         await write_shell_state(tx, context.org_id, context.session_id, state, context.now())
-    return saved
+    return await save(tx, context, held, changes) if changes else Saved()
 
 
 def _changes(planted: Planted, held: Held) -> Changes:

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from perdure.domain.errors import ToolError
 from perdure.domain.network import NetworkRules
-from perdure.llm.addresses import plain_address
+from perdure.llm.addresses import is_refused_host, plain_address
 
 if TYPE_CHECKING:
     import bashkit
@@ -182,7 +182,7 @@ def _is_own(line: str) -> bool:
 
 def network_for(rules: NetworkRules) -> Any:
     """What the sandbox is told of the network: nothing, unless hosts are allowed by name; it knows no patterns."""
-    names = [name for name in rules.named() if rules.private or plain_address(name) is None]
+    names = [name for name in rules.named() if not is_refused_host(name) and (rules.private or plain_address(name) is None)]
     if not names:
         return None
     hosts = [f"[{name}]" if ":" in name else name for name in names]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from perdure.capabilities.base import ToolContext
-from perdure.domain.errors import InvalidInput, PerdureError
+from perdure.domain.errors import Conflict, InvalidInput, PerdureError
 from perdure.domain.events import FileWrittenData
 from perdure.domain.files import Content
 from perdure.domain.paths import clean_path
@@ -74,7 +74,10 @@ async def save(tx: Tx, context: ToolContext, held: Held, changes: Changes) -> Sa
 
     A file that somebody else has changed since the command began stays as they left it.
     """
-    space = await hold_for_writing(tx, context.org_id, context.workspace_id)
+    try:
+        space = await hold_for_writing(tx, context.org_id, context.workspace_id)
+    except Conflict as error:
+        return Saved(notes=(f"no file was changed: {error.message}",))
     there = await get_entries(tx, space.org_id, space.id, (*changes.removed, *changes.written, *changes.made_folders))
     notes: list[str] = []
     removed = await _remove(tx, space, context, held, changes, there, notes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perdure.domain.times import Micros
-from perdure.store.database import Tx
+from perdure.store.database import LOCK_ROW, Tx
 
 
 async def read_shell_state(tx: Tx, org_id: str, session_id: str) -> str | None:
@@ -12,6 +12,13 @@ async def read_shell_state(tx: Tx, org_id: str, session_id: str) -> str | None:
 
 
 async def write_shell_state(tx: Tx, org_id: str, session_id: str, snapshot: str, now: Micros) -> None:
+    """Keep what a session's shell remembers, unless the session was deleted: nobody would remove it any more.
+
+    Holds the session's row, so it comes before anything that holds its workspace's.
+    """
+    sql = "SELECT id FROM sessions WHERE id = ? AND org_id = ? AND deleted_at IS NULL"
+    if await tx.one(sql + LOCK_ROW[tx.dialect], session_id, org_id) is None:
+        return
     await tx.run(
         "INSERT INTO shell_states (session_id, org_id, snapshot, updated_at) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (session_id) DO UPDATE SET snapshot = excluded.snapshot, updated_at = excluded.updated_at",
