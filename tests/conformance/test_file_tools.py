@@ -49,7 +49,7 @@ async def desk(database: Database) -> Desk:
 async def use(desk: Desk, name: str, database: Database | None = None, **arguments: Any) -> ToolOutcome:
     context = ToolContext(
         org_id=ORG, session_id=new_id("session"), workspace_id=desk.id, turn_id="", tool_call_id="",
-        database=database or desk.database, vault=Vault(b"k" * 32), now=lambda: NOW, progress=lambda text: None,
+        database=database or desk.database, vault=Vault(lambda: [b"k" * 32]), now=lambda: NOW, progress=lambda text: None,
         output=lambda stream, text: None, file_limits=desk.limits,
     )  # fmt: skip
     return await TOOL[name].run(context, arguments)
