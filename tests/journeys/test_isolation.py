@@ -22,7 +22,7 @@ from tests.talk import Json, body_of
 NEEDS_ADMIN = {
     "create_harness", "import_harness", "update_harness", "delete_harness", "copy_harness", "create_provider", "update_provider",
     "delete_provider", "sync_models", "create_model", "update_model", "delete_model", "update_organization",
-    "complete_org_onboarding", "add_user", "create_user_token",
+    "complete_org_onboarding", "add_user", "create_user_token", "update_user", "remove_user",
 }  # fmt: skip
 
 

@@ -23,12 +23,14 @@ from perdure.domain.accounts import (
     Token,
     UpdateOrganization,
     UpdateProfile,
+    UpdateUser,
     User,
 )
 from perdure.domain.ids import Prefix
 from perdure.domain.links import Listing
 
 ORG: dict[str, Prefix] = {"org": "org"}
+USER: dict[str, Prefix] = {"user_id": "user"}
 
 
 class ListUsers(Struct, frozen=True):
@@ -73,6 +75,18 @@ async def list_users(call: Call) -> Listing[User]:
 
 async def add_user(call: Call) -> User:
     return await use.add_member(call.app, call.caller, call.body)
+
+
+async def get_user(call: Call) -> User:
+    return await use.read_member(call.app, call.caller, call.params["user_id"])
+
+
+async def update_user(call: Call) -> User:
+    return await use.change_member(call.app, call.caller, call.params["user_id"], call.body)
+
+
+async def remove_user(call: Call) -> None:
+    await use.remove_member(call.app, call.caller, call.params["user_id"])
 
 
 async def get_profile(call: Call) -> Profile:
@@ -148,7 +162,13 @@ ROUTES = (
           body=CreateToken, body_example=_TOKEN, returns=Token, status=201, replayable=False),
     Route("DELETE", "/v1/users/me/tokens/{token_id}", "revoke_token", "Revoke an access token", "users", revoke_token,
           ids={"token_id": "token"}, status=204, errors=(404,)),
+    Route("GET", "/v1/users/{user_id}", "get_user", "Get one of the organization's users", "users", get_user, ids=USER, returns=User,
+          errors=(404,)),
+    Route("PATCH", "/v1/users/{user_id}", "update_user", "Change what a member of the organization is", "users", update_user, ids=USER,
+          body=UpdateUser, body_example={"role": "admin"}, returns=User, errors=(403, 404, 409)),
+    Route("DELETE", "/v1/users/{user_id}", "remove_user", "Remove a member from the organization, or leave it", "users", remove_user,
+          ids=USER, status=204, errors=(403, 404, 409)),
     Route("POST", "/v1/users/{user_id}/tokens", "create_user_token", "Make an access token for a member", "users",
-          create_user_token, ids={"user_id": "user"}, body=CreateToken, body_example=_TOKEN, returns=Token, status=201, replayable=False,
+          create_user_token, ids=USER, body=CreateToken, body_example=_TOKEN, returns=Token, status=201, replayable=False,
           errors=(403, 404)),
 )  # fmt: skip

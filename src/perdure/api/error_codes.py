@@ -202,7 +202,7 @@ ANSWERS = (
         ("workspace_of_session", "The workspace goes with its session.", "Delete the session."),
         ("already_member", "The user belongs to the organization already.", "There is nothing to do."),
         ("database_exists", "The session has a database of this name.", "Choose another name."),
-        ("last_owner", "The caller is the only owner of an organization.", "Make somebody else an owner first."),
+        ("last_owner", "An organization would be left without an owner.", "Make somebody else an owner first."),
         ("too_many_databases", "The session has as many databases as it can hold.", "Delete one."),
     ),
     *_answers(412, ("precondition_failed", "The resource has changed since it was read.", "Read it again and decide anew.")),

@@ -439,6 +439,7 @@ _ACCOUNTS = {
     "UpdateProfile.name": "What people call them.",
     "roles": "What they may do: `owner`, `admin` or `member`.",
     "AddUser.role": "What they may do.",
+    "UpdateUser.role": "What they may do from now on.",
     "ExportedOrganization.name": "What people call it.",
     "ExportedOrganization.role": "What the caller may do in it.",
     "ExportedUser.organizations": "Those that they belong to.",

@@ -176,6 +176,15 @@ OPERATIONS: dict[str, str] = {
     "create_token": "The secret is in this answer and never again. Once there is a token, the server asks for one from its next start on.",
     "revoke_token": "Requests with it are refused from now on.",
     "create_user_token": "The secret is in this answer and never again.",
+    "get_user": "`roles` are those in this organization.",
+    "update_user": (
+        "For admins. Nobody grants more than they have, nor changes somebody above them; the last owner stays one. It holds from the "
+        "next request on."
+    ),
+    "remove_user": (
+        "For admins, and not for somebody above them; everybody may leave. Their tokens stop working here at once, and those that work "
+        "nowhere else are revoked; an open stream ends within minutes. Sessions and all else that they made stay. The last owner cannot go."
+    ),
     "health": "For load balancers and the like: 200 when the server can work, 503 when it cannot.",
     "openapi_document": "OpenAPI 3.1, made from the table of routes that serves the requests.",
     "docs": "This document as a page, without anything from elsewhere.",

@@ -24,6 +24,7 @@ from perdure.domain.accounts import (
     SwitchedOrganization,
     UpdateOrganization,
     UpdateProfile,
+    UpdateUser,
     User,
     UserRole,
     require,
@@ -40,9 +41,11 @@ from perdure.store.accounts import (
     add_organization,
     add_user,
     delete_user,
+    end_membership,
     first_organization,
     get_organization,
     get_user,
+    lock_organization,
     members_of,
     memberships_of,
     organization_holding,
@@ -269,14 +272,72 @@ async def add_member(app: App, caller: Caller, body: AddUser) -> User:
     return await app.database.write(work)
 
 
+async def read_member(app: App, caller: Caller, user_id: str) -> User:
+    """One of the organization's users."""
+
+    async def work(tx: Tx) -> User:
+        role = await _role_of(tx, caller, user_id)
+        return to_user(await get_user(tx, user_id), role)
+
+    return await app.database.read(work)
+
+
+async def _role_of(tx: Tx, caller: Caller, user_id: str) -> UserRole:
+    """What a member of the caller's organization is there. Raises NotFound."""
+    role = dict(await memberships_of(tx, user_id)).get(caller.organization_id)
+    if role is None:
+        raise NotFound("user")
+    return role
+
+
+async def change_member(app: App, caller: Caller, user_id: str, body: UpdateUser) -> User:
+    """Change what a member is; admins only, nobody grants more than they have or changes who is above them."""
+    now = app.now()
+
+    async def work(tx: Tx) -> User:
+        await lock_organization(tx, caller.organization_id)
+        role = await _role_of(tx, caller, user_id)
+        require(caller, "admin")
+        require(caller, role)
+        row = await get_user(tx, user_id)
+        if body.role is UNSET or body.role == role:
+            return to_user(row, role)
+        require(caller, body.role)
+        await _check_not_last(tx, caller.organization_id, user_id, role)
+        await set_membership(tx, caller.organization_id, user_id, body.role, now)
+        return to_user(row, body.role)
+
+    return await app.database.write(work)
+
+
+async def remove_member(app: App, caller: Caller, user_id: str) -> None:
+    """Put a member out of the organization, or leave it; admins only, except for leaving, and not who is above them."""
+    now = app.now()
+
+    async def work(tx: Tx) -> None:
+        await lock_organization(tx, caller.organization_id)
+        role = await _role_of(tx, caller, user_id)
+        if user_id != caller.user_id:
+            require(caller, "admin")
+            require(caller, role)
+        await _check_not_last(tx, caller.organization_id, user_id, role)
+        await end_membership(tx, caller.organization_id, user_id, now)
+
+    await app.database.write(work)
+
+
+async def _check_not_last(tx: Tx, org_id: str, user_id: str, role: UserRole) -> None:
+    """Keep an owner in the organization, whose row the caller has locked: of two owners who go at once, one comes second."""
+    if role == "owner" and await owners_of(tx, org_id) == [user_id]:
+        raise Conflict("an organization needs an owner, and this is the last one", code="last_owner")
+
+
 async def member_caller(app: App, caller: Caller, user_id: str) -> Caller:
     """Act for a member of the organization (to make a token for it); admins only, and not for someone above them."""
     require(caller, "admin")
 
     async def work(tx: Tx) -> Caller:
-        role = dict(await memberships_of(tx, user_id)).get(caller.organization_id)
-        if role is None:
-            raise NotFound("user")
+        role = await _role_of(tx, caller, user_id)
         require(caller, role)
         # Who makes a token knows it: it must not open what else the member belongs to.
         return Caller(caller.organization_id, user_id, role, bound=True)
@@ -307,9 +368,10 @@ async def delete_account(app: App, caller: Caller) -> DeletedAccount:
     require_own_token(caller)
 
     async def work(tx: Tx) -> DeletedAccount:
+        for org_id, _ in sorted(await memberships_of(tx, caller.user_id)):
+            await lock_organization(tx, org_id)
         for org_id, role in await memberships_of(tx, caller.user_id):
-            if role == "owner" and await owners_of(tx, org_id) == [caller.user_id]:
-                raise Conflict("you are the only owner of an organization", code="last_owner")
+            await _check_not_last(tx, org_id, caller.user_id, role)
         await delete_user(tx, caller.user_id)
         return DeletedAccount(True)
 

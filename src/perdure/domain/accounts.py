@@ -98,6 +98,12 @@ class AddUser(Struct, frozen=True):
     role: UserRole = "member"
 
 
+class UpdateUser(Struct, frozen=True):
+    """The body of `PATCH /v1/users/{user_id}`: what a member is in the organization."""
+
+    role: UserRole | UnsetType = UNSET
+
+
 class UpdateProfile(Struct, frozen=True):
     """The body of `PATCH /v1/users/me`."""
 

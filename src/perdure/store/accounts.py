@@ -130,6 +130,14 @@ async def set_membership(tx: Tx, org_id: str, user_id: str, role: UserRole, now:
     )  # fmt: skip
 
 
+async def end_membership(tx: Tx, org_id: str, user_id: str, now: Micros) -> None:
+    """Put a user out, with its pins there and the tokens that open nothing else. The user itself stays, and what it made."""
+    await tx.run("DELETE FROM memberships WHERE org_id = ? AND user_id = ?", org_id, user_id)
+    await tx.run("DELETE FROM pins WHERE org_id = ? AND user_id = ?", org_id, user_id)
+    # A later membership must not bring them back to life.
+    await tx.run("UPDATE tokens SET revoked_at = COALESCE(revoked_at, ?) WHERE user_id = ? AND org_id = ?", now, user_id, org_id)
+
+
 async def memberships_of(tx: Tx, user_id: str) -> list[tuple[str, UserRole]]:
     """The organizations that a user belongs to, oldest membership first, with the role in each."""
     rows = await tx.all("SELECT org_id, role FROM memberships WHERE user_id = ? ORDER BY created_at, org_id", user_id)
