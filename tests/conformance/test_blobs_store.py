@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from perdure.domain.files import Content, content_of
 from perdure.engine.services import SystemClock
 from perdure.settings import Settings
-from perdure.store.blobs import PART, Purged, keep_contents, purge_blobs, read_contents, read_part, release_contents
-from perdure.store.database import Database
+from perdure.store.blobs import PART, keep_contents, purge_blobs, read_contents, read_part, release_contents
+from perdure.store.database import Database, Purged
 from perdure.store.files import copy_tree
 from perdure.wiring import open_parts
 from perdure.worker.sweep import Sweep

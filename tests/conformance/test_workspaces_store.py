@@ -17,7 +17,7 @@ from perdure.store.database import Database, Tx
 from perdure.store.file_changes import (
     remove_files,
 )
-from perdure.store.sessions import SessionRow, add_session, get_session, mark_deleted
+from perdure.store.sessions import SessionRow, add_session, get_session, mark_deleted, purge_deleted
 from perdure.store.workspaces import (
     forsaken_workspace,
     get_workspace,
@@ -135,3 +135,17 @@ async def test_what_was_written_is_there_after_the_database_was_opened_again(pla
     await database.close()
     desk.database = await place.open()
     assert await desk.read("/a") == data
+
+
+async def test_deleted_sessions_are_removed_batch_by_batch_until_none_is_left(database: Database) -> None:
+    for _ in range(25):
+        row = await new_session(database)
+        await database.write(lambda tx, row=row: mark_deleted(tx, row, NOW))  # type: ignore[misc]
+    batches = []
+    while True:
+        batches.append(await database.write(lambda tx: purge_deleted(tx, NOW + 1)))
+        if not batches[-1].more:
+            break
+    assert sum(batch.gone for batch in batches) >= 25
+    assert len(batches) > 2
+    assert await database.read(lambda tx: tx.all("SELECT id FROM sessions WHERE deleted_at IS NOT NULL")) == []

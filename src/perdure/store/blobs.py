@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from msgspec import Struct
-
 from perdure.domain.files import Content
 from perdure.domain.times import Micros
-from perdure.store.database import Tx
+from perdure.store.database import Purged, Tx
 
 PART = 256 * 1024
 """Bytes of a part: what a reader holds at once."""
@@ -113,13 +111,6 @@ async def release_contents(tx: Tx, org_id: str, hashes: Iterable[str], now: Micr
 
 
 _NAMED = "EXISTS (SELECT 1 FROM files WHERE files.org_id = blobs.org_id AND files.hash = blobs.hash AND files.is_directory = 0)"
-
-
-class Purged(Struct, frozen=True):
-    """How many contents went, and whether there are more to look at."""
-
-    gone: int
-    more: bool
 
 
 async def purge_blobs(tx: Tx, before: Micros, limit: int = 200) -> Purged:

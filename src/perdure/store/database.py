@@ -12,10 +12,19 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
+from msgspec import Struct
+
 log = logging.getLogger("perdure.store")
 
 T = TypeVar("T")
 Row = Sequence[Any]
+
+
+class Purged(Struct, frozen=True):
+    """How much one batch of a clean-up removed, and whether there is more to look at."""
+
+    gone: int
+    more: bool
 
 
 class Tx(Protocol):

@@ -17,7 +17,7 @@ from perdure.domain.messages import Usage
 from perdure.domain.sessions import Projection, SessionConfig, Status, project
 from perdure.domain.times import Micros
 from perdure.domain.workspaces import own_workspace
-from perdure.store.database import LOCK_ROW, Tx
+from perdure.store.database import LOCK_ROW, Purged, Tx
 from perdure.store.events import EVENT_COLUMNS, noise
 from perdure.store.rows import columns, insert, to_json, values
 
@@ -263,8 +263,8 @@ async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
     await count_sessions(tx, row.org_id, -1)
 
 
-async def purge_deleted(tx: Tx, before: Micros, limit: int = 20, batch: int = 2000) -> int:
-    """Remove the logs of sessions deleted before an instant, a bounded batch at a time; how many rows went."""
+async def purge_deleted(tx: Tx, before: Micros, limit: int = 20, batch: int = 500) -> Purged:
+    """Remove the logs of sessions deleted before an instant, a bounded batch of rows at a time."""
     gone = 0
     for (session_id,) in await tx.all("SELECT id FROM sessions WHERE deleted_at < ? LIMIT ?", before, limit):
         found = await tx.one("SELECT MIN(sequence) FROM events WHERE session_id = ?", session_id)
@@ -272,7 +272,7 @@ async def purge_deleted(tx: Tx, before: Micros, limit: int = 20, batch: int = 20
             gone += await tx.run("DELETE FROM sessions WHERE id = ?", session_id)
         else:
             gone += await tx.run("DELETE FROM events WHERE session_id = ? AND sequence < ?", session_id, found[0] + batch)
-    return gone
+    return Purged(gone, gone > 0)
 
 
 async def count_by_status(tx: Tx, org_id: str) -> dict[str, int]:

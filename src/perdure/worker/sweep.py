@@ -6,11 +6,12 @@ The queue is a hint; the session's row is the truth. Whatever a crash, a lost wa
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 
 from perdure.domain.errors import PerdureError
 from perdure.engine.services import Engine
 from perdure.store.blobs import KEPT, purge_blobs
-from perdure.store.database import Tx
+from perdure.store.database import Purged, Tx
 from perdure.store.queue import Job
 from perdure.store.sessions import due, purge_deleted, unfinished
 from perdure.worker.worker import Worker
@@ -27,7 +28,8 @@ PURGE_AFTER = 3_600_000_000
 """Microseconds that a deleted session's log is kept before it is removed."""
 
 PURGE_SECONDS = 1.0
-"""How long, about once a minute, contents without a file are removed: some ten thousand small ones, or 300 MB."""
+"""How long, about once a minute, each of these is removed: logs of deleted sessions, and contents without a file (some ten thousand
+small ones, or 300 MB)."""
 
 
 class Sweep:
@@ -59,14 +61,14 @@ class Sweep:
         if found:
             await engine.database.write(lambda tx: self._enqueue(tx, found))
         if self._purges(now):
-            await engine.database.write(lambda tx: purge_deleted(tx, now - PURGE_AFTER))
-            await self._purge_contents(now)
+            await self._repeat(lambda tx: purge_deleted(tx, now - PURGE_AFTER))
+            await self._repeat(lambda tx: purge_blobs(tx, now - KEPT))
         return len(found)
 
-    async def _purge_contents(self, now: int) -> None:
+    async def _repeat(self, purge: Callable[[Tx], Awaitable[Purged]]) -> None:
         """Batch by batch, so that others can write in between; as many as come in by far, without keeping the sweep."""
         clock, began = self._engine.clock, self._engine.clock.elapsed()
-        while (await self._engine.database.write(lambda tx: purge_blobs(tx, now - KEPT))).more:
+        while (await self._engine.database.write(purge)).more:
             if clock.elapsed() - began > PURGE_SECONDS:
                 return
 
