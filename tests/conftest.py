@@ -47,3 +47,9 @@ async def local_model(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
 def llama_url(local_model: LocalModel) -> str:
     """The real model server's base URL, which ends in `/v1`."""
     return local_model.base_url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Each of the databases in turn, empty: the URL of a PostgreSQL, or nothing for SQLite in the data folder."""
+    return str(request.getfixturevalue("postgres_url")) if request.param == "postgres" else ""

@@ -32,6 +32,8 @@ class Server:
         self._environment = {"PERDURE_DATABASE_URL": database_url, **(environment or {})}
         self._process: asyncio.subprocess.Process | None = None
         self.log = data / "server.log"
+        self.program: tuple[str, ...] = ("-m", "perdure.cli")
+        """What the interpreter is given before the arguments of the command."""
 
     @property
     def pid(self) -> int:
@@ -42,8 +44,9 @@ class Server:
         self.data.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "perdure.cli", "serve", "--port", str(self._port), "--data", str(self.data),
-                stdout=asyncio.subprocess.PIPE, stderr=log, env={**os.environ, **NO_KEYS, **self._environment},
+                sys.executable, *self.program, "serve", "--port", str(self._port), "--data", str(self.data),
+                stdout=asyncio.subprocess.PIPE, stderr=log,
+                env={**os.environ, **NO_KEYS, "PYTHONPATH": str(Path(__file__).parents[1]), **self._environment},
             )  # fmt: skip
         assert self._process.stdout is not None
         line = (await asyncio.wait_for(self._process.stdout.readline(), START_LIMIT)).decode()

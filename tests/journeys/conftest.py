@@ -20,12 +20,6 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
         yield running
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def database_url(request: pytest.FixtureRequest) -> str:
-    """Each of the databases in turn, empty: the URL of a PostgreSQL, or nothing for SQLite in the data folder."""
-    return str(request.getfixturevalue("postgres_url")) if request.param == "postgres" else ""
-
-
 @pytest.fixture
 async def any_server(database_url: str, tmp_path: Path) -> AsyncIterator[Server]:
     """A server on each of the databases in turn."""

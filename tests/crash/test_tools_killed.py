@@ -1,0 +1,194 @@
+"""kill -9 in the middle of each built-in tool (promise P5): what may be done again is, and what may not is told to the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from perdure.capabilities.registry import BUILT_IN
+from tests.crash.hanging import HangingServer, Moment
+from tests.server import Server, use_simulated_model
+from tests.talk import Json, Talk, call, new_talk, script, when
+
+Arguments = dict[str, Any]
+TOOLS = {tool.name: (capability.id, tool) for capability in BUILT_IN for tool in capability.tools(None)}
+
+
+async def _value(talk: Talk, path: str) -> Any:
+    answer = await talk.http.get(talk.path(path))
+    return answer.json() if answer.status_code == 200 else None
+
+
+async def _file(talk: Talk, path: str) -> str | None:
+    found = await _value(talk, f"/fs{path}")
+    return None if found is None else str(found["content"])
+
+
+async def _written(talk: Talk) -> int:
+    return int(await _file(talk, "/new") == "text")
+
+
+async def _edited(talk: Talk) -> int:
+    return len(await _file(talk, "/a") or "") - len("one")
+
+
+async def _deleted(talk: Talk) -> int:
+    return int(await _file(talk, "/a") is None)
+
+
+async def _appended(talk: Talk) -> int:
+    return (await _file(talk, "/log") or "").count("line")
+
+
+async def _titled(talk: Talk) -> int:
+    return int((await talk.read()).get("title") == "A title")
+
+
+async def _kept(talk: Talk) -> int:
+    return len((await _value(talk, "/storage/keys"))["data"])
+
+
+async def _sealed(talk: Talk) -> int:
+    return len((await _value(talk, "/storage/secrets"))["data"])
+
+
+async def _scheduled(talk: Talk) -> int:
+    return len((await _value(talk, "/schedules"))["data"])
+
+
+async def _inserted(talk: Talk) -> int:
+    data = await talk.turn({"tool_calls": [call("sql_query", database="db", sql="SELECT COUNT(*) AS n FROM t")]}, {"text": "So."})
+    done = next(event["data"] for event in data if event["type"] == "tool.completed")
+    return int(json.loads(done["result"][0]["text"])["rows"][0][0])
+
+
+@dataclass
+class Case:
+    """How a tool is called, and how often its effect can be seen afterwards."""
+
+    arguments: Arguments = field(default_factory=dict)
+    before: tuple[tuple[str, Arguments], ...] = ()
+    effects: Callable[[Talk], Awaitable[int]] | None = None
+
+
+MAKE_TABLE = (("sql_execute", {"database": "db", "sql": "CREATE TABLE t (a)"}),)
+FILE = (("write_file", {"path": "/a", "content": "one"}),)
+CASES = {
+    "bash": Case({"command": "echo line >> /workspace/log"}, effects=_appended),
+    "query_history": Case({"query": "please"}),
+    "get_current_time": Case({"timezone": "UTC"}),
+    "get_session_info": Case(),
+    "write_session_title": Case({"title": "A title"}, effects=_titled),
+    "read_file": Case({"path": "/a"}, FILE),
+    "read_many_files": Case({"paths": ["/a"]}, FILE),
+    "list_directory": Case({"path": "/"}, FILE),
+    "grep_files": Case({"pattern": "one"}, FILE),
+    "glob": Case({"pattern": "*"}, FILE),
+    "stat_file": Case({"path": "/a"}, FILE),
+    "write_file": Case({"path": "/new", "content": "text"}, effects=_written),
+    "edit_file": Case({"path": "/a", "old_text": "e", "new_text": "ee"}, FILE, effects=_edited),
+    "delete_file": Case({"path": "/a"}, FILE, effects=_deleted),
+    "create_schedule": Case({"message": "Wake up.", "cron": "0 9 * * *"}, effects=_scheduled),
+    "cancel_schedule": Case({"id": f"sched_{'0' * 32}"}),
+    "list_schedules": Case(),
+    "sql_execute": Case({"database": "db", "sql": "INSERT INTO t VALUES (1)"}, MAKE_TABLE, effects=_inserted),
+    "sql_query": Case({"database": "db", "sql": "SELECT * FROM t"}, MAKE_TABLE),
+    "sql_schema": Case({"database": "db"}, MAKE_TABLE),
+    "kv_store": Case({"operation": "set", "key": "hive", "value": "seven"}, effects=_kept),
+    "secret_store": Case({"operation": "set", "key": "pass", "value": "correct-horse-battery"}, effects=_sealed),
+    "write_todos": Case({"todos": [{"content": "Look.", "status": "pending", "active_form": "Looking"}]}),
+    "web_fetch": Case({"url": "{server}/health"}),
+}
+SECRET_ARGUMENTS = frozenset(name for name, (_, tool) in TOOLS.items() if tool.secret_arguments)
+ASKS_IN_VAIN = frozenset({"cancel_schedule"})
+"""There is nothing to cancel: the call fails, and fails again."""
+
+
+def test_every_tool_of_the_server_is_killed_here() -> None:
+    assert set(CASES) == set(TOOLS)
+
+
+async def _begin(http: httpx.AsyncClient, server: Server, name: str) -> Talk:
+    """A session in which this tool has stopped in the middle, or is about to."""
+    case, (capability, _) = CASES[name], TOOLS[name]
+    talk = await new_talk(http, harness_name="base", capabilities=[{"ref": capability}])
+    for earlier, given in case.before:
+        await talk.turn({"tool_calls": [call(earlier, **given)]}, {"text": "Ready."})
+    given = {key: value.format(server=server.url) if isinstance(value, str) else value for key, value in case.arguments.items()}
+    await talk.say(script({"tool_calls": [{"name": name, "arguments": given, "id": f"hang_{name}"}]}, {"text": "Done."}))
+    return talk
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_tool_that_was_killed_is_made_again_only_if_it_may_be(moment: Moment, database_url: str, tmp_path: Path) -> None:
+    server = HangingServer(tmp_path / "data", moment, database_url=database_url, environment={"PERDURE_PRIVATE_ADDRESSES": "true"})
+    async with server, httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+        await use_simulated_model(http)
+        talks = {name: await _begin(http, server, name) for name in CASES}
+
+        async def all_hang() -> bool:
+            # A call that fails does not hang after it: cancelling what is not there.
+            return server.hanging() >= {f"hang_{name}" for name in CASES if moment == "before" or name not in ASKS_IN_VAIN}
+
+        await when(all_hang)
+        await server.restart()
+        for name, talk in talks.items():
+            await _check(talk, name, moment)
+
+
+async def _check(talk: Talk, name: str, moment: Moment) -> None:
+    hints, case = TOOLS[name][1].hints, CASES[name]
+    again = bool(hints.readonly or hints.idempotent)
+    await talk.logged_until("session.idled", after=(await _last_message(talk)))
+    events = await talk.events()
+    begun = [event for event in events if event["type"] == "tool.started" and event["data"]["tool_call"]["id"] == f"hang_{name}"]
+    (done,) = [
+        event["data"] for event in events if event["type"] == "tool.completed" and event["data"]["tool_call_id"] == f"hang_{name}"
+    ]
+    assert len(begun) == 1, name
+    assert [event["type"] for event in events[-2:]] == ["turn.completed", "session.idled"], name
+    if name in ASKS_IN_VAIN:
+        assert done["status"] == "error", (name, done)
+    elif name in SECRET_ARGUMENTS and again:
+        # Its secret went with the process: only the model can give it once more.
+        assert "interrupted" in done["error"], (name, done)
+    elif again:
+        assert done["status"] == "success", (name, done)
+    else:
+        assert done["status"] == "interrupted", (name, done)
+        assert "may or may not have taken effect" in done["error"], name
+    if case.effects is not None:
+        repeated = again and name not in SECRET_ARGUMENTS
+        assert await case.effects(talk) == int(repeated or moment == "after"), name
+
+
+async def _last_message(talk: Talk) -> int:
+    messages = await talk.events(types="input.message")
+    return int(messages[-1]["sequence"])
+
+
+async def test_a_command_that_is_killed_while_it_runs_has_changed_nothing(database_url: str, tmp_path: Path) -> None:
+    async with (
+        Server(tmp_path / "data", database_url=database_url) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=30) as http,
+    ):
+        await use_simulated_model(http)
+        talk = await new_talk(http)
+        await talk.turn({"tool_calls": [call("bash", command="echo one > a; X=1")]}, {"text": "Ready."})
+        command = "echo two > a; echo new > b; X=2; echo begun; sleep 100"
+        async with talk.follow(types="tool.output.delta") as stream:
+            await talk.say(script({"tool_calls": [call("bash", command=command)]}, {"text": "Done."}))
+            await stream.until("tool.output.delta", where=lambda data: "begun" in json.dumps(data))
+        await server.restart()
+        await talk.logged_until("session.idled", after=await _last_message(talk))
+        assert await _file(talk, "/a") == "one\n"
+        assert await _file(talk, "/b") is None
+        events = await talk.turn({"tool_calls": [call("bash", command="cat a; echo $X")]}, {"text": "So."})
+        done: Json = next(event["data"] for event in events if event["type"] == "tool.completed")
+        assert json.loads(done["result"][0]["text"])["stdout"] == "one\n1\n"
