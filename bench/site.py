@@ -37,7 +37,7 @@ class Seat:
         self._path = f"/v1/sessions/{session_id}/messages"
         self._feed = feed
 
-    async def turn(self, post: Connection, script: Script) -> Turn:
+    async def turn(self, post: Connection, script: Script | str) -> Turn:
         """Send a message and follow its turn to the end.
 
         Raises:

@@ -14,6 +14,7 @@ from bench.requests import requests
 from bench.scale import scale
 from bench.start import start
 from bench.streams import crowd, followers, streams
+from bench.tools import tools
 from bench.turns import turns
 
 Measure = Callable[[Place, Scale], AbstractAsyncContextManager[Once]]
@@ -28,6 +29,7 @@ MEASURES: dict[str, Measure] = {
     "crowd": crowd,
     "history": history,
     "files": files,
+    "tools": tools,
     "scale": scale,
     "memory": memory,
 }

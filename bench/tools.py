@@ -1,0 +1,84 @@
+"""What each tool costs: rounds of one tool in a turn, less the same rounds of a tool that does nothing but tell the time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from statistics import median
+from typing import Any
+
+import msgspec
+
+from bench.figures import Figures, Once, Scale
+from bench.place import Place
+from bench.site import Seat, Site, open_site
+
+ROUNDS = 20
+"""Calls of the tool in a turn, one after the other."""
+TURNS = 7
+
+FOUR_KB = "0123456789abcde\n" * 256
+EMPTY = ("get_current_time", {"timezone": "UTC"})
+CALLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bash": ("bash", {"command": "echo hi"}),
+    "read_file": ("read_file", {"path": "/notes.txt"}),
+    "write_file": ("write_file", {"path": "/notes.txt", "content": FOUR_KB}),
+    "grep_files": ("grep_files", {"pattern": "needle"}),
+    "kv_set": ("kv_store", {"operation": "set", "key": "count", "value": "seven"}),
+    "kv_get": ("kv_store", {"operation": "get", "key": "count"}),
+    "sql_execute": ("sql_execute", {"database": "shop", "sql": "INSERT INTO orders VALUES (1, 'one')"}),
+    "sql_query": ("sql_query", {"database": "shop", "sql": "SELECT * FROM orders LIMIT 10"}),
+    "title": ("write_session_title", {"title": "Orders of the day"}),
+}
+PREPARED = (
+    ("sql_execute", {"database": "shop", "sql": "CREATE TABLE orders (id, name)"}),
+    ("write_file", {"path": "/notes.txt", "content": FOUR_KB}),
+)
+
+
+@contextlib.asynccontextmanager
+async def tools(place: Place, _scale: Scale) -> AsyncIterator[Once]:
+    """In young sessions on the built-in harness with SQL databases; the simulated model calls."""
+    async with place.server() as server, open_site(server, place.model) as site:
+        body = {"model_id": await _simulated(site), "capabilities": [{"ref": "session_sql_database"}]}
+
+        async def once() -> Figures:
+            found: Figures = {}
+            empty: list[float] = []
+            for name, call in CALLS.items():
+                pairs = []
+                for _ in range(TURNS):
+                    seat = await site.seat_of(str((await site.desk.json("POST", "/v1/sessions", body))["id"]))
+                    await seat.turn(site.desk, _script((*PREPARED, EMPTY, call)))
+                    pairs.append((await _round(site, seat, EMPTY), await _round(site, seat, call)))
+                    await _check(site, seat)
+                    seat.close()
+                empty += [without for without, _ in pairs]
+                found[f"tool_{name}_ms"] = max(median(taken - without for without, taken in pairs), 0.0)
+            return {"tool_empty_ms": median(empty), **found}
+
+        yield once
+
+
+async def _simulated(site: Site) -> str:
+    provider = await site.desk.json("POST", "/v1/providers", {"name": "Simulated", "provider_type": "llmsim"})
+    about = {"model_id": "simulated", "display_name": "Simulated"}
+    return str((await site.desk.json("POST", f"/v1/providers/{provider['id']}/models", about))["id"])
+
+
+def _script(calls: Any) -> str:
+    steps = [{"tool_calls": [{"name": name, "arguments": arguments}]} for name, arguments in calls]
+    return f"[[sim {json.dumps([*steps, {'text': 'END.'}])}]]"
+
+
+async def _round(site: Site, seat: Seat, call: tuple[str, dict[str, Any]]) -> float:
+    """Milliseconds of a model call, this tool call and what they take in the log."""
+    return (await seat.turn(site.desk, _script([call] * ROUNDS))).total / (ROUNDS + 1) * 1e3
+
+
+async def _check(site: Site, seat: Seat) -> None:
+    """A tool that fails may be as quick as it likes."""
+    done = await site.desk.json("GET", f"/v1/sessions/{seat.session_id}/events?types=tool.completed&limit=1&order_desc=true")
+    if not done["data"][0]["data"]["success"]:
+        raise RuntimeError(f"a tool failed: {msgspec.json.encode(done)[:300]!r}")
