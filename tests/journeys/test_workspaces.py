@@ -60,6 +60,7 @@ async def test_workspaces_are_listed_and_searched(api: httpx.AsyncClient) -> Non
     await new_talk(api)
     found = (await get(api, "/v1/workspaces", search=word))["data"]
     assert [each["id"] for each in found] == [second["id"], first["id"]]
+    assert (await get(api, "/v1/workspaces", search=f"{word.upper()} H"))["data"] == found[:1]
     await api.delete(one(second))
     assert [each["id"] for each in (await get(api, "/v1/workspaces", search=word))["data"]] == [first["id"]]
     with_archived = (await get(api, "/v1/workspaces", search=word, include_archived="true"))["data"]

@@ -99,7 +99,7 @@ async def list_workspaces(tx: Tx, org_id: str, search: str | None, archived: boo
     if not archived:
         where += " AND status = 'active'"
     if search is not None:
-        where += " AND (LOWER(name) LIKE ? ESCAPE '!' OR LOWER(COALESCE(description, '')) LIKE ? ESCAPE '!')"
+        where += " AND (LOWER(name) LIKE LOWER(?) ESCAPE '!' OR LOWER(COALESCE(description, '')) LIKE LOWER(?) ESCAPE '!')"
         args += [like_pattern(search)] * 2
     rows = await tx.all(f"SELECT {_COLUMNS} FROM workspaces WHERE {where} ORDER BY created_at DESC, id DESC", *args)
     return [WorkspaceRow(*row) for row in rows]
