@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack
 from typing import NamedTuple
+from uuid import UUID
 
 import httpx
 import pytest
@@ -173,3 +174,18 @@ async def test_everybody_may_leave(place: Place) -> None:
         assert (await http.delete(f"/v1/users/{user['id']}")).status_code == 204
         assert refusal(await http.get("/v1/users"))[0] == 401
     assert set(roles((await get(place.owner, "/v1/users"))["data"])) == {"Owner", "stayer"}
+
+
+async def test_a_session_says_whose_it_is_and_a_fork_is_its_makers(place: Place) -> None:
+    me = (await get(place.owner, "/v1/users/me"))["id"]
+    user, token = await add_member(place.owner, "maker")
+    async with person(place.server, token) as http:
+        made = await post(http, "/v1/sessions", {"title": "theirs"})
+    fork = await post(place.owner, f"/v1/sessions/{made['id']}/fork", {})
+    listed = (await get(place.owner, "/v1/sessions"))["data"]
+    for session, owner_id in ((made, user["id"]), (fork, me)):
+        hexes = owner_id.removeprefix("user_")
+        owner = {"id": f"principal_{hexes}", "kind": "user", "subject_id": str(UUID(hexes))}
+        assert (session["owner"], session["effective_owner"], session["owner_principal_id"]) == (owner, owner, owner["id"])
+        assert session["resolved_owner_user_id"] == owner["subject_id"]
+        assert owner in [each["owner"] for each in listed]

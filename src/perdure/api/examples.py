@@ -30,6 +30,8 @@ _SESSION: dict[str, Any] = {
     "organization_id": _ORG_ID,
     "harness_id": _HARNESS_ID,
     "owner_principal_id": f"principal_{_NUMBER}",
+    "owner": {"id": f"principal_{_NUMBER}", "kind": "user", "subject_id": "0192f0c1-b2a3-7b5c-8d4e-5f60718293a4"},
+    "resolved_owner_user_id": "0192f0c1-b2a3-7b5c-8d4e-5f60718293a4",
     "workspace_id": f"workspace_{_NUMBER}",
     "agent_id": _AGENT_ID,
     "title": "Refund of order 4711",

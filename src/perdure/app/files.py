@@ -33,6 +33,7 @@ from perdure.domain.files import (
     decoded,
     encoded,
 )
+from perdure.domain.ids import uuid_of
 from perdure.domain.links import Listing
 from perdure.domain.paths import clean_path, file_id, name_of
 from perdure.domain.times import to_rfc3339
@@ -130,7 +131,7 @@ async def _changing(
 
 def _info(row: FileRow) -> FileInfo:
     return FileInfo(
-        id=file_id(row.workspace_id, row.path), session_id=_uuid(row.workspace_id), path=row.path, name=name_of(row.path),
+        id=file_id(row.workspace_id, row.path), session_id=uuid_of(row.workspace_id), path=row.path, name=name_of(row.path),
         is_directory=bool(row.is_directory), is_readonly=bool(row.is_readonly), size_bytes=row.size_bytes,
         created_at=to_rfc3339(row.created_at), updated_at=to_rfc3339(row.updated_at), hash=row.hash or None,
     )  # fmt: skip
@@ -143,16 +144,11 @@ def _infos(rows: Sequence[FileRow]) -> tuple[FileInfo, ...]:
 def _file(row: FileRow, content: str | None = None) -> SessionFile:
     encoding: Encoding = "text" if row.is_text else "base64"
     return SessionFile(
-        id=file_id(row.workspace_id, row.path), session_id=_uuid(row.workspace_id), path=row.path, name=name_of(row.path),
+        id=file_id(row.workspace_id, row.path), session_id=uuid_of(row.workspace_id), path=row.path, name=name_of(row.path),
         is_directory=bool(row.is_directory), is_readonly=bool(row.is_readonly), size_bytes=row.size_bytes,
         created_at=to_rfc3339(row.created_at), updated_at=to_rfc3339(row.updated_at), hash=row.hash or None, content=content,
         encoding=UNSET if content is None else encoding,
     )  # fmt: skip
-
-
-def _uuid(workspace_id: str) -> str:
-    hexes = workspace_id[-32:]
-    return "-".join((hexes[:8], hexes[8:12], hexes[12:16], hexes[16:20], hexes[20:]))
 
 
 async def _content(app: App, text: str | None, encoding: Encoding | None) -> Content:

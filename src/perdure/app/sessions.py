@@ -10,7 +10,7 @@ from perdure.app.etags import check_match
 from perdure.app.initial_files import mounts, write_initial_files
 from perdure.app.services import App
 from perdure.capabilities.assembly import Layer, agent_layer, harness_layer, merge_layers
-from perdure.domain.accounts import Caller
+from perdure.domain.accounts import Caller, PrincipalSummary
 from perdure.domain.agents import AgentConfig
 from perdure.domain.errors import InvalidInput, NotFound, StaleHead
 from perdure.domain.events import (
@@ -23,7 +23,7 @@ from perdure.domain.events import (
     TurnCancelledData,
 )
 from perdure.domain.harnesses import HarnessConfig
-from perdure.domain.ids import check_id
+from perdure.domain.ids import check_id, uuid_of
 from perdure.domain.links import Page
 from perdure.domain.messages import Message, TextPart
 from perdure.domain.sessions import (
@@ -93,12 +93,13 @@ async def features_of(app: App, tx: Tx, row: SessionRow, known: dict[Any, Any] |
 def to_session(row: SessionRow, *, features: tuple[str, ...], pinned: bool | None, schedules: int = 0) -> Session:
     """The row as clients see it."""
     config = row.config_struct()
+    owner = PrincipalSummary(f"principal_{row.owner_id[5:]}", "user", uuid_of(row.owner_id))
     url = f"/v1/sessions/{row.id}"
     return Session(
         id=row.id,
         organization_id=row.org_id,
         harness_id=row.harness_id,
-        owner_principal_id=f"principal_{row.owner_id[5:]}",
+        owner_principal_id=owner.id,
         workspace_id=row.workspace(),
         status=row.status,
         created_at=to_rfc3339(row.created_at),
@@ -130,6 +131,9 @@ def to_session(row: SessionRow, *, features: tuple[str, ...], pinned: bool | Non
         forked_from_sequence=row.forked_from_sequence,
         started_at=maybe_rfc3339(row.started_at),
         finished_at=maybe_rfc3339(row.finished_at),
+        owner=owner,
+        effective_owner=owner,
+        resolved_owner_user_id=owner.subject_id,
         allowed_actions=action_links(row.id, row.status, bool(pinned)),
     )
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from perdure.domain.errors import Forbidden
+from perdure.domain.ids import Uuid
 from perdure.domain.times import Timestamp
 
 UserRole = Literal["owner", "admin", "member"]
@@ -88,6 +89,14 @@ class User(Struct, frozen=True, omit_defaults=True):
     email: str
     roles: tuple[str, ...]
     created_at: Timestamp
+
+
+class PrincipalSummary(Struct, frozen=True, omit_defaults=True):
+    """Whose something is: here always a user, whose id holds the same UUID as the principal's."""
+
+    id: str
+    kind: Literal["user", "agent_identity", "system"]
+    subject_id: Uuid | None = None
 
 
 class AddUser(Struct, frozen=True):

@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from perdure.domain.errors import InvalidInput, TooLarge
+from perdure.domain.ids import Uuid
 from perdure.domain.paths import MAX_PATH
 from perdure.domain.times import Timestamp
 
 Encoding = Literal["text", "base64"]
-Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 Path = Annotated[str, Meta(min_length=1, max_length=MAX_PATH, examples=["/notes/plan.md"])]
 Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 """SHA-256, in hex."""

@@ -10,7 +10,9 @@ import random
 import re
 import time
 from hashlib import blake2b
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from perdure.domain.errors import InvalidId
 
@@ -18,6 +20,8 @@ Prefix = Literal[
     "org", "user", "harness", "agent", "session", "message", "event", "turn", "exec", "model", "provider",
     "sched", "image", "task", "workspace", "principal", "file", "token", "agentver",
 ]  # fmt: skip
+
+Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 
 MAX_SEQUENCE = (1 << 31) - 1
 """The largest sequence: the wire contract types it as a 32-bit signed integer."""
@@ -79,6 +83,12 @@ def check_id(text: str, prefix: Prefix, field: str | None = None) -> str:
     if not is_id(text, prefix):
         raise InvalidId(prefix, field)
     return text
+
+
+def uuid_of(identifier: str) -> str:
+    """The UUID in an id, as the wire contract has it in places."""
+    hexes = identifier[-32:]
+    return "-".join((hexes[:8], hexes[8:12], hexes[12:16], hexes[16:20], hexes[20:]))
 
 
 def span_of(identifier: str, name: str = "") -> str:

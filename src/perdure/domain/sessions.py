@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from perdure.domain.accounts import PrincipalSummary
 from perdure.domain.errors import InvalidInput
 from perdure.domain.events import NewEvent, is_cancel_notice
+from perdure.domain.ids import Uuid
 from perdure.domain.links import AllowedAction
 from perdure.domain.messages import JsonObject, Usage, preview_of, text_of
 from perdure.domain.times import Micros, Timestamp
@@ -127,6 +129,9 @@ class Session(Struct, frozen=True, omit_defaults=True):
     forked_from_sequence: int | None = None
     started_at: Timestamp | None = None
     finished_at: Timestamp | None = None
+    owner: PrincipalSummary | None = None
+    effective_owner: PrincipalSummary | None = None
+    resolved_owner_user_id: Uuid | None = None
     allowed_actions: tuple[AllowedAction, ...] = ()
 
     def editable(self) -> tuple[object, ...]:
