@@ -7,6 +7,7 @@ systematic ones.
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import re
 import subprocess
@@ -39,7 +40,11 @@ DOCUMENT = build_document(all_routes(Settings(), asyncio.Event(), lambda: 0), __
 
 
 def _tested_document() -> dict[str, Any]:
-    """The document without the header that picks an organization: the tests stay in one."""
+    """The document without the header that picks an organization: the tests stay in one.
+
+    It is a copy in full: walking through chains of requests writes links into it.
+    """
+    document = copy.deepcopy(DOCUMENT)
     paths = {
         path: {
             method: {
@@ -50,9 +55,9 @@ def _tested_document() -> dict[str, Any]:
             }
             for method, operation in item.items()
         }
-        for path, item in DOCUMENT["paths"].items()
+        for path, item in document["paths"].items()
     }
-    return {**DOCUMENT, "paths": paths, "servers": [{"url": "/"}]}
+    return {**document, "paths": paths, "servers": [{"url": "/"}]}
 
 
 load_all_checks()
