@@ -10,8 +10,9 @@ from msgspec import Struct
 
 from perdure.app.events import conversation_of
 from perdure.app.services import App
-from perdure.capabilities.assembly import Layer, Merged, agent_layer, harness_layer, merge_layers, section_text
+from perdure.capabilities.assembly import Merged, section_text
 from perdure.capabilities.base import PromptContext
+from perdure.capabilities.layers import load_layers, model_of
 from perdure.capabilities.prompts import read_prompts
 from perdure.domain.accounts import Caller
 from perdure.domain.compaction import ContextCompactedData
@@ -19,14 +20,12 @@ from perdure.domain.context_reports import ContextReportContribution, ContextRep
 from perdure.domain.events import LlmGenerationData, PromptRef
 from perdure.domain.history import CHARACTERS_PER_TOKEN, estimate_tokens
 from perdure.domain.messages import Message, ToolResultPart, tool_calls_of
+from perdure.domain.model_profiles import window_of
 from perdure.domain.storage import Redactor
 from perdure.llm.catalog import Place
-from perdure.store.accounts import get_organization
-from perdure.store.agent_versions import get_agent_at
 from perdure.store.database import Tx
 from perdure.store.events import events_of_kinds
-from perdure.store.harnesses import harness_chain
-from perdure.store.providers import ModelRow, ProviderRow, usable_model
+from perdure.store.providers import ModelRow, ProviderRow
 from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, get_session
 from perdure.store.storage import open_secrets
@@ -89,8 +88,7 @@ async def context_report(app: App, caller: Caller, session_id: str) -> SessionCo
     if found.model is not None:
         about, provider = found.model
         profile = app.catalog.at_hand(Place(provider.provider_type, provider.base_url, about.model_id))
-        limits = None if profile is None else profile.limits
-        model, window = about.model_id, about.context_tokens or (None if limits is None else limits.context)
+        model, window = about.model_id, window_of(about.context_tokens, profile)
     return SessionContextReport(
         session_id=row.id,
         model=model,
@@ -108,35 +106,11 @@ async def context_report(app: App, caller: Caller, session_id: str) -> SessionCo
 
 async def _look(app: App, tx: Tx, org_id: str, session_id: str) -> _Found:
     row = await get_session(tx, org_id, session_id)
-    chain = await harness_chain(tx, org_id, row.harness_id)
-    layers = [harness_layer(each) for each in chain]
-    models = [row.model_id, *(each.default_model_id for each in reversed(chain))]
-    if row.agent_id is not None:
-        agent = await get_agent_at(tx, org_id, row.agent_id, row.agent_version_id)
-        layers.append(agent_layer(agent))
-        models.insert(1, agent.default_model_id)
-    own = row.config_struct()
-    layers.append(Layer("session", None, own.system_prompt, own.capabilities, own.tools, own.network_access))
+    layers = await load_layers(tx, row)
     conversation = await conversation_of(tx, row.id, await _present_prompt(tx, row))
     redactor = Redactor(await open_secrets(tx, app.vault, org_id, row.id))
-    return _Found(
-        row,
-        merge_layers(layers, app.registry),
-        await _model(tx, org_id, models),
-        conversation.upcoming(),
-        conversation.summary,
-        redactor,
-    )
-
-
-async def _model(tx: Tx, org_id: str, candidates: Sequence[str | None]) -> tuple[ModelRow, ProviderRow] | None:
-    """The model that a message without wishes of its own would go to."""
-    organization = await get_organization(tx, org_id)
-    for candidate in (*candidates, None if organization is None else organization.default_model_id):
-        found = None if candidate is None else await usable_model(tx, org_id, candidate)
-        if found is not None:
-            return found
-    return None
+    model = await model_of(tx, layers)
+    return _Found(row, layers.merged(app.registry), model, conversation.upcoming(), conversation.summary, redactor)
 
 
 async def _present_prompt(tx: Tx, row: SessionRow) -> PromptRef:

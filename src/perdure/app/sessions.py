@@ -9,7 +9,7 @@ from msgspec import UNSET
 from perdure.app.etags import check_match
 from perdure.app.initial_files import mounts, write_initial_files
 from perdure.app.services import App
-from perdure.capabilities.assembly import Layer, agent_layer, harness_layer, merge_layers
+from perdure.capabilities.layers import Layers
 from perdure.domain.accounts import Caller, PrincipalSummary
 from perdure.domain.agents import AgentConfig
 from perdure.domain.errors import InvalidInput, NotFound, StaleHead
@@ -163,8 +163,7 @@ async def create_session(app: App, caller: Caller, body: CreateSession) -> Sessi
         chain = await harness_chain(tx, row.org_id, row.harness_id)
         if body.tools or body.capabilities:
             # A name twice, over all layers, is refused now rather than at the first turn.
-            own = Layer("session", None, None, body.capabilities, body.tools)
-            merge_layers([*map(harness_layer, chain), *([agent_layer(agent)] if agent else []), own], app.registry)
+            Layers(row, tuple(chain), agent).merged(app.registry)
         configs: list[HarnessConfig | AgentConfig | SessionConfig] = [each.config_struct() for each in chain]
         configs += [*([agent.config_struct()] if agent else []), row.config_struct()]
         files = [mounts(app, [each.capabilities for each in configs]), *(each.initial_files for each in configs)]

@@ -106,3 +106,8 @@ def cost_of(cost: ModelCost, usage: Usage) -> float:
     write_price = price.input if price.cache_write is None else price.cache_write
     total = plain * price.input + read * read_price + written * write_price + usage.output_tokens * price.output
     return total / TOKENS_PER_PRICE
+
+
+def window_of(listed: int | None, profile: ModelProfile | None) -> int | None:
+    """A model's window in tokens: the one that its provider's own list names, else the one that it is known for."""
+    return listed or (profile.limits.context if profile is not None and profile.limits is not None else None)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 
+from perdure.capabilities.layers import load_layers
 from perdure.domain.errors import Fenced, PerdureError, Unavailable
 from perdure.domain.storage import Redactor
 from perdure.domain.turn import (
@@ -24,7 +25,7 @@ from perdure.domain.turn import (
 )
 from perdure.engine.act import act
 from perdure.engine.announce import ask_approval, begin_act, begin_reason, begin_turn, expire, fail, finish, request_client, seal
-from perdure.engine.assemble import Assembly, ModelChoice, assemble, choose_model, load_layers
+from perdure.engine.assemble import Assembly, ModelChoice, assemble, choose_model
 from perdure.engine.compact import compact, is_full
 from perdure.engine.prompts import with_read_prompts
 from perdure.engine.reason import reason

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from perdure.domain.history import CHARACTERS_PER_TOKEN
 from perdure.domain.messages import Usage
-from perdure.domain.model_profiles import ModelProfile, cost_of
+from perdure.domain.model_profiles import ModelProfile, cost_of, window_of
 from perdure.engine.assemble import Assembly, ModelChoice
 from perdure.engine.generation import place_of
 from perdure.engine.run import Run
@@ -23,12 +23,9 @@ COST_DIGITS = 10
 
 
 def history_budget(setting: int, choice: ModelChoice, profile: ModelProfile | None, assembly: Assembly) -> int:
-    """About how many tokens of conversation a call may carry: the setting, or what fits into the model's window.
-
-    The window is the one that the provider's own list names, else the one that the model is known for.
-    """
+    """About how many tokens of conversation a call may carry: the setting, or what fits into the model's window."""
     limits = None if profile is None else profile.limits
-    window = choice.model.context_tokens or (None if limits is None else limits.context)
+    window = window_of(choice.model.context_tokens, profile)
     if window is None:
         return setting
     answer = window // ANSWER_SHARE if limits is None else min(window // ANSWER_SHARE, limits.output)
@@ -46,7 +43,7 @@ def room(run: Run, assembly: Assembly, choice: ModelChoice) -> int:
 def least_room(run: Run, choice: ModelChoice) -> int:
     """The least that `room` may come to, without measuring the prompt and the tools."""
     profile = run.engine.catalog.at_hand(place_of(choice))
-    window = choice.model.context_tokens or (profile.limits.context if profile is not None and profile.limits else None)
+    window = window_of(choice.model.context_tokens, profile)
     setting = run.engine.policy.history_tokens
     least = setting if window is None else min(setting, window // LEAST_SHARE)
     return min(least, run.conversation.ceilings.get(choice.model.id, least))
