@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from perdure.domain.files import Content
 from perdure.domain.times import Micros
 from perdure.store.database import Purged, Tx
+from perdure.store.rows import among
 
 PART = 256 * 1024
 """Bytes of a part: what a reader holds at once."""
@@ -20,8 +21,6 @@ KEPT = 3_600_000_000
 """Microseconds between a content's last release and its removal."""
 PURGED = 16 * 1024 * 1024
 """Bytes that one batch removes, if no content is longer: everybody's writes wait for it on SQLite (measured: 3 ms for each MB)."""
-_MANY = 500
-"""Hashes in one statement."""
 
 
 def parts_of(size: int) -> int:
@@ -29,24 +28,18 @@ def parts_of(size: int) -> int:
     return -(-size // PART)
 
 
-def _slices(hashes: Iterable[str]) -> list[tuple[list[str], str]]:
-    """The hashes in slices, each with its marks for an IN."""
-    every = sorted(set(hashes))
-    slices = [every[begin : begin + _MANY] for begin in range(0, len(every), _MANY)]
-    return [(each, ", ".join("?" * len(each))) for each in slices]
-
-
 async def keep_contents(tx: Tx, org_id: str, contents: Iterable[Content], now: Micros) -> None:
     """Have these contents kept; those that are there already are not sent again."""
     wanted = {each.hash: each for each in contents}
-    held: set[str] = set()
-    for some, marks in _slices(wanted):
-        rows = await tx.all(f"SELECT hash, released_at FROM blobs WHERE org_id = ? AND hash IN ({marks})", org_id, *some)
-        held |= {row[0] for row in rows if row[1] is None}
-        for row in rows:
-            # Marked: the mark is taken off, unless the content is removed at this very moment.
-            if row[1] is not None and await _retain(tx, org_id, row[0]):
-                held.add(row[0])
+    if not wanted:
+        return
+    match, hashes = among(tx.dialect, "hash", "TEXT", sorted(wanted))
+    rows = await tx.all(f"SELECT hash, released_at FROM blobs WHERE org_id = ? AND {match} ORDER BY hash", org_id, hashes)
+    held = {row[0] for row in rows if row[1] is None}
+    for row in rows:
+        # Marked: the mark is taken off, unless the content is removed at this very moment.
+        if row[1] is not None and await _retain(tx, org_id, row[0]):
+            held.add(row[0])
     for hash_ in sorted(wanted.keys() - held):
         await _add(tx, org_id, wanted[hash_], now)
 
@@ -88,12 +81,10 @@ async def read_part(tx: Tx, org_id: str, hash_: str, part: int) -> bytes:
 async def read_contents(tx: Tx, org_id: str, sizes: dict[str, int]) -> dict[str, bytes]:
     """Several contents by hash, given their sizes in bytes."""
     parts: dict[str, list[bytes]] = {hash_: [] for hash_ in sizes}
-    for some, marks in _slices(sizes):
-        rows = await tx.all(
-            f"SELECT hash, content FROM blob_parts WHERE org_id = ? AND hash IN ({marks}) ORDER BY hash, part", org_id, *some
-        )
-        for row in rows:
-            parts[row[0]].append(row[1])
+    match, hashes = among(tx.dialect, "hash", "TEXT", list(sizes))
+    sql = f"SELECT hash, content FROM blob_parts WHERE org_id = ? AND {match} ORDER BY hash, part"
+    for row in await tx.all(sql, org_id, hashes) if sizes else ():
+        parts[row[0]].append(row[1])
     return {hash_: _joined(hash_, sizes[hash_], found) for hash_, found in parts.items()}
 
 
@@ -106,8 +97,10 @@ def _joined(hash_: str, size: int | None, parts: Sequence[bytes]) -> bytes:
 
 async def release_contents(tx: Tx, org_id: str, hashes: Iterable[str], now: Micros) -> None:
     """Mark contents that a file has just let go of."""
-    for some, marks in _slices(hashes):
-        await tx.run(f"UPDATE blobs SET released_at = ? WHERE org_id = ? AND hash IN ({marks})", now, org_id, *some)
+    released = sorted(set(hashes))
+    if released:
+        match, some = among(tx.dialect, "hash", "TEXT", released)
+        await tx.run(f"UPDATE blobs SET released_at = ? WHERE org_id = ? AND {match}", now, org_id, some)
 
 
 _NAMED = "EXISTS (SELECT 1 FROM files WHERE files.org_id = blobs.org_id AND files.hash = blobs.hash AND files.is_directory = 0)"

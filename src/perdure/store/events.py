@@ -96,9 +96,8 @@ def _where(session_id: str, want: EventFilter) -> tuple[str, list[Any]]:
             parts.append(f"type {word} ({', '.join('?' * len(names))})")
             args.extend(names)
     for tag in want.tags:
-        escaped = to_json(tag).replace("!", "!!").replace("%", "!%").replace("_", "!_")
         parts.append("tags LIKE ? ESCAPE '!'")
-        args.append(f"%{escaped}%")
+        args.append(like_pattern(to_json(tag)))
     return " AND ".join(parts), args
 
 

@@ -14,11 +14,8 @@ from perdure.domain.times import Micros
 from perdure.store.blobs import keep_contents, release_contents
 from perdure.store.database import Tx
 from perdure.store.files import INSERT, FileRow, below, get_entries, is_a_folder, list_tree, missing
-from perdure.store.rows import values
+from perdure.store.rows import among, values
 from perdure.store.workspaces import WorkspaceRow, count_in_workspace, remove_workspace
-
-_MANY = 500
-"""Paths in one statement."""
 
 
 class FileWrite(Struct, frozen=True):
@@ -213,12 +210,9 @@ async def delete_path(
 
 async def remove_entries(tx: Tx, space: WorkspaceRow, rows: Sequence[FileRow], now: Micros) -> None:
     """Remove files, and folders that are empty then, which were looked at while the workspace was held."""
-    for begin in range(0, len(rows), _MANY):
-        some = [row.path for row in rows[begin : begin + _MANY]]
-        marks = ", ".join("?" * len(some))
-        await tx.run(
-            f"DELETE FROM files WHERE workspace_id = ? AND org_id = ? AND path IN ({marks})", space.id, space.org_id, *some
-        )
+    match, paths = among(tx.dialect, "path", "TEXT", [row.path for row in rows])
+    if rows:
+        await tx.run(f"DELETE FROM files WHERE workspace_id = ? AND org_id = ? AND {match}", space.id, space.org_id, paths)
     await release_contents(tx, space.org_id, {row.hash for row in rows} - {""}, now)
     await count_in_workspace(tx, space, -sum(row.size_bytes for row in rows), -len(rows))
 

@@ -11,7 +11,7 @@ from perdure.domain.files import MAX_ENTRIES
 from perdure.domain.times import Micros
 from perdure.store.blobs import PART
 from perdure.store.database import Tx
-from perdure.store.rows import columns, insert
+from perdure.store.rows import among, columns, insert
 
 
 class FileRow(Struct, frozen=True):
@@ -33,8 +33,6 @@ class FileRow(Struct, frozen=True):
 COLUMNS = columns(FileRow)
 INSERT = insert("files", FileRow)
 _FROM = f"SELECT {COLUMNS} FROM files WHERE workspace_id = ? AND org_id = ?"
-_MANY = 500
-"""Paths in one statement."""
 
 
 def top(org_id: str, workspace_id: str, now: Micros) -> FileRow:
@@ -86,13 +84,10 @@ def is_a_folder(path: str) -> InvalidInput:
 async def get_entries(tx: Tx, org_id: str, workspace_id: str, paths: Iterable[str]) -> dict[str, FileRow]:
     """Those of these clean paths that are there."""
     every = sorted({path for path in paths if path != "/"})
-    found: dict[str, FileRow] = {}
-    for begin in range(0, len(every), _MANY):
-        some = every[begin : begin + _MANY]
-        marks = ", ".join("?" * len(some))
-        for row in await tx.all(f"{_FROM} AND path IN ({marks})", workspace_id, org_id, *some):
-            found[row[1]] = FileRow(*row)
-    return found
+    if not every:
+        return {}
+    match, wanted = among(tx.dialect, "path", "TEXT", every)
+    return {row[1]: FileRow(*row) for row in await tx.all(f"{_FROM} AND {match}", workspace_id, org_id, wanted)}
 
 
 async def read_heads(
@@ -103,12 +98,12 @@ async def read_heads(
     Args:
         size: bytes of each file, up to those of a part.
     """
-    marks = ", ".join("?" * len(paths))
+    match, wanted = among(tx.dialect, "f.path", "TEXT", paths)
     rows = await tx.all(
         "SELECT f.path, f.size_bytes, substr(p.content, 1, ?) FROM files f"
         " JOIN blob_parts p ON p.org_id = f.org_id AND p.hash = f.hash AND p.part = 0"
-        f" WHERE f.workspace_id = ? AND f.org_id = ? AND f.is_directory = 0 AND f.is_text = 1 AND f.path IN ({marks})",
-        min(size, PART), workspace_id, org_id, *paths,
+        f" WHERE f.workspace_id = ? AND f.org_id = ? AND f.is_directory = 0 AND f.is_text = 1 AND {match}",
+        min(size, PART), workspace_id, org_id, wanted,
     )  # fmt: skip
     return {row[0]: (row[1], bytes(row[2])) for row in rows}
 
@@ -123,12 +118,10 @@ async def children_of(tx: Tx, org_id: str, workspace_id: str, folders: Iterable[
     """The paths of what is in each of several folders itself."""
     every = sorted(folders)
     found: dict[str, list[str]] = {}
-    for begin in range(0, len(every), _MANY):
-        some = every[begin : begin + _MANY]
-        marks = ", ".join("?" * len(some))
-        sql = f"SELECT parent, path FROM files WHERE workspace_id = ? AND org_id = ? AND parent IN ({marks})"
-        for parent, path in await tx.all(sql, workspace_id, org_id, *some):
-            found.setdefault(parent, []).append(path)
+    match, wanted = among(tx.dialect, "parent", "TEXT", every)
+    sql = f"SELECT parent, path FROM files WHERE workspace_id = ? AND org_id = ? AND {match}"
+    for parent, path in await tx.all(sql, workspace_id, org_id, wanted) if every else ():
+        found.setdefault(parent, []).append(path)
     return found
 
 

@@ -58,9 +58,8 @@ def _where(org_id: str, want: SessionFilter) -> tuple[str, list[Any]]:
         args += [want.pinned_by, org_id]
     for tag in want.tags:
         # A tag stands in the JSON array between quotes; its own quotes are escaped there, so this finds whole tags only.
-        escaped = to_json(tag).replace("!", "!!").replace("%", "!%").replace("_", "!_")
         parts.append("tags LIKE ? ESCAPE '!'")
-        args.append(f"%{escaped}%")
+        args.append(like_pattern(to_json(tag)))
     return " AND ".join(parts), args
 
 
