@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from msgspec import UNSET, Struct
 
@@ -22,6 +22,7 @@ from perdure.domain.files import (
     DeletedFile,
     Encoding,
     FileInfo,
+    FileLimits,
     FileStat,
     GrepFiles,
     GrepMatch,
@@ -36,7 +37,7 @@ from perdure.domain.files import (
 from perdure.domain.ids import uuid_of
 from perdure.domain.links import Listing
 from perdure.domain.paths import clean_path, file_id, name_of
-from perdure.domain.times import to_rfc3339
+from perdure.domain.times import Micros, to_rfc3339
 from perdure.store import file_changes as changes
 from perdure.store.blobs import parts_of, read_content, read_part, send_ahead
 from perdure.store.bus import Appended
@@ -129,26 +130,26 @@ async def _changing(
 # --- shapes -----------------------------------------------------------------
 
 
-def _info(row: FileRow) -> FileInfo:
-    return FileInfo(
-        id=file_id(row.workspace_id, row.path), session_id=uuid_of(row.workspace_id), path=row.path, name=name_of(row.path),
-        is_directory=bool(row.is_directory), is_readonly=bool(row.is_readonly), size_bytes=row.size_bytes,
-        created_at=to_rfc3339(row.created_at), updated_at=to_rfc3339(row.updated_at), hash=row.hash or None,
-    )  # fmt: skip
+def _about(row: FileRow) -> dict[str, Any]:
+    """What every answer says of a file or folder."""
+    return {
+        "path": row.path, "name": name_of(row.path), "is_directory": bool(row.is_directory), "is_readonly": bool(row.is_readonly),
+        "size_bytes": row.size_bytes, "created_at": to_rfc3339(row.created_at), "updated_at": to_rfc3339(row.updated_at),
+        "hash": row.hash or None,
+    }  # fmt: skip
+
+
+def _named(row: FileRow) -> dict[str, Any]:
+    return {"id": file_id(row.workspace_id, row.path), "session_id": uuid_of(row.workspace_id), **_about(row)}
 
 
 def _infos(rows: Sequence[FileRow]) -> tuple[FileInfo, ...]:
-    return tuple(map(_info, rows))
+    return tuple(FileInfo(**_named(row)) for row in rows)
 
 
 def _file(row: FileRow, content: str | None = None) -> SessionFile:
     encoding: Encoding = "text" if row.is_text else "base64"
-    return SessionFile(
-        id=file_id(row.workspace_id, row.path), session_id=uuid_of(row.workspace_id), path=row.path, name=name_of(row.path),
-        is_directory=bool(row.is_directory), is_readonly=bool(row.is_readonly), size_bytes=row.size_bytes,
-        created_at=to_rfc3339(row.created_at), updated_at=to_rfc3339(row.updated_at), hash=row.hash or None, content=content,
-        encoding=UNSET if content is None else encoding,
-    )  # fmt: skip
+    return SessionFile(**_named(row), content=content, encoding=UNSET if content is None else encoding)
 
 
 async def _content(app: App, text: str | None, encoding: Encoding | None) -> Content:
@@ -200,11 +201,7 @@ async def stat_path(app: App, caller: Caller, at: At, path: str) -> FileStat:
         return await need_entry(tx, caller.organization_id, space, clean)
 
     row = await app.database.read(work)
-    return FileStat(
-        path=row.path, name=name_of(row.path), is_directory=bool(row.is_directory), is_readonly=bool(row.is_readonly),
-        size_bytes=row.size_bytes, created_at=to_rfc3339(row.created_at), updated_at=to_rfc3339(row.updated_at),
-        hash=row.hash or None,
-    )  # fmt: skip
+    return FileStat(**_about(row))
 
 
 async def open_file(app: App, caller: Caller, at: At, path: str) -> OpenFile:
@@ -297,21 +294,22 @@ async def delete_path(
 
 async def move_path(app: App, caller: Caller, at: At, source: str, target: str) -> SessionFile:
     """Give a file or folder another path."""
-    src, dst, now = clean_path(source, "src_path"), clean_path(target, "dst_path"), app.now()
-
-    async def work(tx: Tx, space: WorkspaceRow) -> tuple[SessionFile, FileWrittenData]:
-        row = await changes.move_path(tx, space, src, dst, app.file_limits, now)
-        return _file(row), FileWrittenData(dst, "move", True, row.size_bytes)
-
-    return await _changing(app, caller, at, work)
+    return await _placing(app, caller, at, source, target, changes.move_path, "move")
 
 
 async def copy_path(app: App, caller: Caller, at: At, source: str, target: str) -> SessionFile:
     """Copy a file or folder."""
+    return await _placing(app, caller, at, source, target, changes.copy_path, "write")
+
+
+_Place = Callable[[Tx, WorkspaceRow, str, str, FileLimits, Micros], Awaitable[FileRow]]
+
+
+async def _placing(app: App, caller: Caller, at: At, source: str, target: str, place: _Place, operation: str) -> SessionFile:
     src, dst, now = clean_path(source, "src_path"), clean_path(target, "dst_path"), app.now()
 
     async def work(tx: Tx, space: WorkspaceRow) -> tuple[SessionFile, FileWrittenData]:
-        row = await changes.copy_path(tx, space, src, dst, app.file_limits, now)
-        return _file(row), FileWrittenData(dst, "write", True, row.size_bytes)
+        row = await place(tx, space, src, dst, app.file_limits, now)
+        return _file(row), FileWrittenData(dst, operation, True, row.size_bytes)
 
     return await _changing(app, caller, at, work)

@@ -59,19 +59,9 @@ class FileStat(Struct, frozen=True, omit_defaults=True):
     hash: str | None = None
 
 
-class SessionFile(Struct, frozen=True, omit_defaults=True):
+class SessionFile(FileInfo, frozen=True, omit_defaults=True):
     """A file or folder. Only reading a file brings its content along."""
 
-    id: Uuid
-    session_id: Uuid
-    path: str
-    name: str
-    is_directory: bool
-    is_readonly: bool
-    size_bytes: int
-    created_at: Timestamp
-    updated_at: Timestamp
-    hash: str | None = None
     content: str | None = None
     encoding: Encoding | UnsetType = UNSET
 
@@ -101,11 +91,8 @@ class CopyFile(Struct, frozen=True):
     dst_path: Path
 
 
-class MoveFile(Struct, frozen=True):
+class MoveFile(CopyFile, frozen=True):
     """The body that moves a file or folder."""
-
-    src_path: Path
-    dst_path: Path
 
 
 class StatFile(Struct, frozen=True):
