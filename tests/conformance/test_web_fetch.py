@@ -284,7 +284,7 @@ async def test_of_several_addresses_only_the_public_ones_are_tried() -> None:
         async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
             return [*await super().resolve("one", port), *await super().resolve("two", port)]
 
-    checked = web_client._CheckedResolver(Mixed(one=["10.0.0.1"], two=["93.184.215.14"]), PUBLIC)
+    checked = web_client.checked_resolver(Mixed(one=["10.0.0.1"], two=["93.184.215.14"]), PUBLIC)
     assert [each["host"] for each in await checked.resolve("mixed.test")] == ["93.184.215.14"]
 
 

@@ -7,12 +7,11 @@ checked: a name that points elsewhere a moment later leads nowhere. Size and tim
 from __future__ import annotations
 
 import asyncio
-import socket
 import zlib
 from typing import Any
 
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import AbstractResolver
 from aiohttp.resolver import ThreadedResolver
 from msgspec import Struct
 from yarl import URL
@@ -20,7 +19,7 @@ from yarl import URL
 from perdure.domain.errors import ToolError
 from perdure.domain.messages import storable
 from perdure.domain.network import NetworkRules, plain_host
-from perdure.llm.addresses import is_public_address, is_refused_address, is_refused_host, plain_address
+from perdure.llm.addresses import CheckedResolver, is_public_address, is_refused_address, is_refused_host, plain_address
 
 MAX_BYTES = 1_000_000
 """Bytes of an answer that are read, decompressed."""
@@ -65,22 +64,9 @@ class _Refused(OSError):
     """No address of a name may be reached. An OSError, because that is what resolvers may raise."""
 
 
-class _CheckedResolver(AbstractResolver):
-    """A resolver that gives only addresses that may be reached; the connector connects to those and looks nothing up again."""
-
-    def __init__(self, inner: AbstractResolver, rules: NetworkRules) -> None:
-        self._inner = inner
-        self._rules = rules
-
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
-        found = await self._inner.resolve(host, port, family)
-        allowed = [each for each in found if _reachable(each["host"], self._rules)]
-        if not allowed:
-            raise _Refused(f"{host} is not a public host")
-        return allowed
-
-    async def close(self) -> None:
-        await self._inner.close()
+def checked_resolver(inner: AbstractResolver, rules: NetworkRules) -> CheckedResolver:
+    """A resolver that gives only addresses that these rules let a tool reach."""
+    return CheckedResolver(inner, lambda address: _reachable(address, rules), lambda host: _Refused(f"{host} is not a public host"))
 
 
 async def fetch(url: str, rules: NetworkRules, *, max_bytes: int = MAX_BYTES, resolver: AbstractResolver | None = None) -> Page:
@@ -92,7 +78,7 @@ async def fetch(url: str, rules: NetworkRules, *, max_bytes: int = MAX_BYTES, re
     Raises:
         ToolError: it may not, or cannot, be had; in words for the model.
     """
-    checked = _CheckedResolver(resolver or ThreadedResolver(), rules)
+    checked = checked_resolver(resolver or ThreadedResolver(), rules)
     connector = TCPConnector(resolver=checked, use_dns_cache=False, force_close=True)
     try:
         async with (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -96,27 +97,37 @@ def _inside(address: IPv6Address) -> IPv4Address | None:
     return None
 
 
-class GuardedResolver(AbstractResolver):
-    """The system's resolver, without the addresses that may not be reached: a name can change where it points at any time."""
+class CheckedResolver(AbstractResolver):
+    """A resolver that gives only addresses that may be reached; the connector connects to those and looks nothing up again.
 
-    def __init__(self) -> None:
-        self._inner = ThreadedResolver()
+    Args:
+        inner: where names are looked up.
+        permits: whether an address may be reached.
+        refuse: the error of a host none of whose addresses may.
+    """
+
+    def __init__(self, inner: AbstractResolver, permits: Callable[[str], bool], refuse: Callable[[str], Exception]) -> None:
+        self._inner = inner
+        self._permits = permits
+        self._refuse = refuse
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
-        """The addresses of a host.
-
-        Raises:
-            ModelError: they may not be reached.
-            OSError: there is no such host.
-        """
+        """The addresses of a host. Raises what `refuse` makes, and OSError when there is no such host."""
         found = await self._inner.resolve(host, port, family)
-        allowed = [each for each in found if not is_refused_address(each["host"])]
-        if found and not allowed:
-            raise refused(host)
+        allowed = [each for each in found if self._permits(each["host"])]
+        if not allowed:
+            raise self._refuse(host)
         return allowed
 
     async def close(self) -> None:
         await self._inner.close()
+
+
+class GuardedResolver(CheckedResolver):
+    """The system's resolver, for calls to models: a name can change where it points at any time. It raises ModelError."""
+
+    def __init__(self) -> None:
+        super().__init__(ThreadedResolver(), lambda address: not is_refused_address(address), refused)
 
 
 def refused(host: str) -> ModelError:
