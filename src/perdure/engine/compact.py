@@ -30,9 +30,9 @@ from perdure.domain.messages import Message
 from perdure.domain.spans import compaction_context, summary_context
 from perdure.engine.assemble import Assembly, ModelChoice
 from perdure.engine.budget import least_room, priced, room
-from perdure.engine.generation import Outcome, generation_data, pause_after, place_of, storable_response
+from perdure.engine.generation import Outcome, attempted, generation_data, place_of
 from perdure.engine.run import Run
-from perdure.llm.driver import DeltaKind, ModelRequest, ModelResponse
+from perdure.llm.driver import DeltaKind, ModelRequest
 
 LEAST = 0.1
 """Share of the room that a compaction ahead of time must free, or it is not worth its model call."""
@@ -190,24 +190,13 @@ class _Summing:
             system=SYSTEM,
             messages=asked(record_of(messages), summary, self.rules.instructions, engine.clock.now()),
         )
-        began, attempts, waited = engine.clock.elapsed(), 0, 0.0
-        while True:
-            attempts += 1
-            try:
-                response: ModelResponse | None = storable_response(await self.choice.driver.generate(request, _unseen))
-                error = None
-                break
-            except ModelError as failure:
-                response, error = None, failure
-                if not failure.transient or attempts >= engine.policy.model_attempts:
-                    break
-                pause = pause_after(engine, attempts, failure)
-            waited += pause
-            await engine.clock.sleep(pause)
+        began = engine.clock.elapsed()
+        tried = await attempted(engine, lambda: self.choice.driver.generate(request, _unseen))
+        response = tried.response
         if response is not None:
             profile = await engine.catalog.profile(place_of(self.choice))
             response = msgspec.structs.replace(response, usage=priced(response.usage, profile), tool_calls=())
-        return Outcome(response, error, attempts, waited, engine.clock.elapsed() - began, None, prompt)
+        return Outcome(response, tried.error, tried.count, tried.waited, engine.clock.elapsed() - began, None, prompt)
 
 
 def _unseen(kind: DeltaKind, text: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import msgspec
 
 from perdure.domain.errors import ModelError
@@ -42,11 +44,50 @@ def place_of(choice: ModelChoice) -> Place:
     return Place(choice.provider.provider_type, choice.provider.base_url, choice.model.model_id)
 
 
-def pause_after(engine: Engine, attempt: int, error: ModelError) -> float:
+def _pause_after(engine: Engine, attempt: int, error: ModelError) -> float:
     """Seconds before the next attempt: doubling, with jitter, and no less than the vendor asks for."""
     policy = engine.policy
     backoff: float = policy.backoff * 2 ** (attempt - 1) * (1 + engine.jitter() / 4)
     return min(max(backoff, error.retry_after or 0.0), policy.backoff_limit)
+
+
+class Attempts(msgspec.Struct, frozen=True):
+    """What came of trying: an answer or the last error, how often it was tried, and the seconds waited in between."""
+
+    response: ModelResponse | None
+    error: ModelError | None
+    count: int
+    waited: float
+
+
+async def no_recovery(error: ModelError) -> bool:
+    """For calls that nothing can be done for but to make them again."""
+    return False
+
+
+async def attempted(
+    engine: Engine,
+    generate: Callable[[], Awaitable[ModelResponse]],
+    recover: Callable[[ModelError], Awaitable[bool]] = no_recovery,
+) -> Attempts:
+    """Make a model call until it is answered or there is no point in trying.
+
+    Args:
+        recover: called after each failure; whether the call is another one now, to be made at once.
+    """
+    count, waited = 0, 0.0
+    while True:
+        count += 1
+        try:
+            return Attempts(storable_response(await generate()), None, count, waited)
+        except ModelError as error:
+            if await recover(error):
+                continue
+            if not error.transient or count >= engine.policy.model_attempts:
+                return Attempts(None, error, count, waited)
+            pause = _pause_after(engine, count, error)
+        waited += pause
+        await engine.clock.sleep(pause)
 
 
 def storable_response(response: ModelResponse) -> ModelResponse:

@@ -27,7 +27,7 @@ from perdure.domain.turn import TurnState
 from perdure.engine.assemble import Assembly, ModelChoice
 from perdure.engine.budget import is_wider, priced, room
 from perdure.engine.compact import compact
-from perdure.engine.generation import Outcome, generation_data, pause_after, place_of, storable_response
+from perdure.engine.generation import Outcome, attempted, generation_data, place_of
 from perdure.engine.histories import read_conversation
 from perdure.engine.live import LiveText
 from perdure.engine.run import Run
@@ -45,7 +45,7 @@ class _Call:
         self.run, self.state, self.assembly, self.choice = run, state, assembly, choice
         self.budget = budget
         engine = run.engine
-        self.engine, self.clock, self.policy = engine, engine.clock, engine.policy
+        self.engine, self.clock = engine, engine.clock
         self.live = LiveText(
             engine.bus,
             session_id=run.row.id,
@@ -58,6 +58,9 @@ class _Call:
         )
         self.started = self.clock.elapsed()
         self.first: float | None = None
+        self.shrinks = 0
+        self.prompt = PromptRef(0, state.prompt_through)
+        """What the newest attempt was shown."""
 
     def on_delta(self, kind: DeltaKind, text: str) -> None:
         if self.first is None:
@@ -88,28 +91,28 @@ class _Call:
 
     async def make(self) -> Outcome:
         """Try until it is answered or there is no point in trying."""
-        waited, attempts, shrinks = 0.0, 0, 0
-        while True:
-            attempts += 1
-            request, prompt = self.request()
-            try:
-                response = storable_response(await self.choice.driver.generate(request, self.on_delta))
-                self.live.finish()
-                return self._outcome(response, None, attempts, waited, prompt)
-            except ModelError as error:
-                self.live.restart()
-                if error.code == "context_length_exceeded" and shrinks < MAX_SHRINKS and await self._shorten():
-                    shrinks += 1
-                    continue
-                if not error.transient or attempts >= self.policy.model_attempts:
-                    self.live.stop()
-                    return self._outcome(None, error, attempts, waited, prompt)
-                pause = pause_after(self.engine, attempts, error)
-            except BaseException:
-                self.live.stop()
-                raise
-            waited += pause
-            await self.clock.sleep(pause)
+        try:
+            tried = await attempted(self.engine, self._generate, self._recover)
+        except BaseException:
+            self.live.stop()
+            raise
+        if tried.response is None:
+            self.live.stop()
+        else:
+            self.live.finish()
+        duration = self.clock.elapsed() - self.started
+        return Outcome(tried.response, tried.error, tried.count, tried.waited, duration, self.first, self.prompt)
+
+    async def _generate(self) -> ModelResponse:
+        request, self.prompt = self.request()
+        return await self.choice.driver.generate(request, self.on_delta)
+
+    async def _recover(self, error: ModelError) -> bool:
+        self.live.restart()
+        if error.code != "context_length_exceeded" or self.shrinks >= MAX_SHRINKS or not await self._shorten():
+            return False
+        self.shrinks += 1
+        return True
 
     async def _shorten(self) -> bool:
         """Show the model less, after it has found the prompt too long; whether that can be done."""
@@ -130,11 +133,6 @@ class _Call:
         self._limit(max(before // 2, 1))
         self.run.conversation.prompt(self.budget)
         return self.run.conversation.tokens() < before
-
-    def _outcome(
-        self, response: ModelResponse | None, error: ModelError | None, attempts: int, waited: float, prompt: PromptRef
-    ) -> Outcome:
-        return Outcome(response, error, attempts, waited, self.clock.elapsed() - self.started, self.first, prompt)
 
 
 def _without_files(message: Message) -> Message:
