@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from perdure.capabilities.base import ONCE, Capability, Tool, ToolContext, ToolOutcome, schema
-from perdure.capabilities.shell_engine import HOME, Planted, Ran, look, plant, run_command
+from perdure.capabilities.file_reading import MOUNT
+from perdure.capabilities.shell_engine import Planted, Ran, look, plant, run_command
 from perdure.capabilities.shell_files import Changes, Held, Saved, load, save
 from perdure.domain.files import Content, content_of
 from perdure.domain.messages import JsonObject
@@ -72,7 +73,7 @@ def _answer(ran: Ran, saved: Saved, unseen: frozenset[str]) -> JsonObject:
     answer: JsonObject = {"exit_code": ran.exit_code}
     if ran.stderr:
         answer["stderr"] = ran.stderr
-    notes = [*saved.notes, *(f"{HOME}{path} is more than the shell can hold: it cannot see it" for path in sorted(unseen))]
+    notes = [*saved.notes, *(f"{MOUNT}{path} is more than the shell can hold: it cannot see it" for path in sorted(unseen))]
     if len(notes) > MAX_NOTES:
         notes[MAX_NOTES:] = [f"... and the same, or the like, of {len(notes) - MAX_NOTES} more"]
     if ran.truncated:
@@ -88,7 +89,7 @@ BASH = Tool(
     name="bash",
     display_name="Shell",
     description=(
-        f"Run a bash command. The session's files are in {HOME}: /notes.md of the file tools is {HOME}/notes.md here. Changes there, "
+        f"Run a bash command. The session's files are in {MOUNT}: /notes.md of the file tools is {MOUNT}/notes.md here. Changes there, "
         "the folder, variables and functions last until the next command; all else, /tmp too, goes when the command ends. The usual "
         "text tools are there (grep, sed, awk, jq, sort, find, tar ...), but no other programs, and nothing goes on in the background."
     ),

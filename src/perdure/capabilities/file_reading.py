@@ -13,6 +13,7 @@ from perdure.domain.errors import PerdureError
 from perdure.domain.files import LONG
 from perdure.domain.messages import JsonObject
 from perdure.domain.paths import clean_path
+from perdure.domain.texts import without_middle
 from perdure.domain.times import to_rfc3339
 from perdure.store.blobs import read_content
 from perdure.store.database import Tx
@@ -111,10 +112,7 @@ def _lines(row: FileRow, data: bytes, first: int, limit: int, numbered: bool, ro
 
 
 def _cut(line: str) -> str:
-    if len(line) <= MAX_LINE:
-        return line
-    half = MAX_LINE // 2
-    return f"{line[:half]}[... {len(line) - 2 * half} characters left out ...]{line[-half:]}"
+    return without_middle(line, MAX_LINE, lambda left: f"[... {left} characters left out ...]")
 
 
 async def read_many_files(context: ToolContext, arguments: JsonObject) -> ToolOutcome:

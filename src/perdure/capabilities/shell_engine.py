@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from perdure.capabilities.file_reading import MOUNT
 from perdure.domain.errors import ToolError
 from perdure.domain.network import NetworkRules
 from perdure.llm.addresses import is_refused_host, plain_address
 
 if TYPE_CHECKING:
     import bashkit
-
-HOME = "/workspace"
-"""Where the session's files are."""
 
 MAX_COMMANDS = 90_000
 MAX_ITERATIONS = 100_000
@@ -133,10 +131,10 @@ async def run_command(
     from bashkit import Bash
 
     shell = Bash(
-        cwd=HOME, username="agent", hostname="session", max_commands=MAX_COMMANDS, max_loop_iterations=MAX_ITERATIONS,
+        cwd=MOUNT, username="agent", hostname="session", max_commands=MAX_COMMANDS, max_loop_iterations=MAX_ITERATIONS,
         timeout_seconds=seconds, network=network_for(rules),
     )  # fmt: skip
-    shell.mount(HOME, tree)
+    shell.mount(MOUNT, tree)
     if state:
         await _execute(shell, state)
     output = _Output(show)

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.messages import Message, TextPart, ToolCallPart, ToolResultPart
+from perdure.domain.texts import without_middle
 from perdure.domain.times import Micros, to_rfc3339
 
 AT = 0.8
@@ -140,10 +141,7 @@ def _written(message: Message) -> str:
 
 
 def _cut(text: str, limit: int) -> str:
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]} [...] {text[-half:]}"
+    return without_middle(text, limit, lambda left: " [...] ")
 
 
 def summary_message(summary: str, sequence: int, ts: Micros) -> Message:

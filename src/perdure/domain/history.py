@@ -142,18 +142,15 @@ class Conversation:
         if self._tokens > budget:
             self._drop(budget)
         after = self._entries[0].begin if (self.cut or self.summary) and self._entries else 0
-        head = [] if self.summary is None else [self.summary]
-        return [*head, *(entry.message for entry in self._entries)], after
+        return [*self._head(), *(entry.message for entry in self._entries)], after
 
     def upcoming(self) -> list[Message]:
         """What the next model call would be shown, were there no bound: also results and messages that came since the last one."""
-        head = [] if self.summary is None else [self.summary]
-        return [*head, *(entry.message for entry in self._entries), *self._results.values(), *self._waiting_messages()]
+        return [*self._head(), *(entry.message for entry in self._entries), *self._results.values(), *self._waiting_messages()]
 
     def messages_before(self, begin: int) -> list[Message]:
         """The messages that stand before the one that begins there, the summary first."""
-        head = [] if self.summary is None else [self.summary]
-        return [*head, *(entry.message for entry in self._entries if entry.begin < begin)]
+        return [*self._head(), *(entry.message for entry in self._entries if entry.begin < begin)]
 
     def tokens(self) -> int:
         """About how many tokens the conversation takes, as far as it is held here."""
@@ -235,6 +232,9 @@ class Conversation:
         for message, sequence in self._waiting:
             self._add(message, sequence - 1)
         self._waiting.clear()
+
+    def _head(self) -> list[Message]:
+        return [] if self.summary is None else [self.summary]
 
     def _waiting_messages(self) -> tuple[Message, ...]:
         return tuple(message for message, _ in self._waiting)

@@ -21,7 +21,7 @@ from perdure.domain.storage import is_mark
 from perdure.domain.turn import CallState, TurnState
 from perdure.engine.assemble import Assembly
 from perdure.engine.live import ToolText
-from perdure.engine.outputs import shown_output
+from perdure.engine.outputs import Given, shown_output
 from perdure.engine.run import Run
 from perdure.store.bus import Live, LiveKind
 from perdure.store.rows import to_json
@@ -69,10 +69,10 @@ async def _one(run: Run, assembly: Assembly, state: TurnState, call: CallState) 
     """The events that end one call. Never raises, except when the run itself is cancelled."""
     bound = assembly.bound.get(call.name)
     begun = run.engine.clock.elapsed()
-    outcome: ToolOutcome | None = None
+    given: Given | None = None
     status, error = "error", ""
     try:
-        outcome = await _attempt(run, assembly, bound, state, call)
+        given = await _attempt(run, assembly, bound, state, call)
         status = "success"
     except TimeoutError:
         seconds = bound.tool.timeout if bound else 0
@@ -89,12 +89,12 @@ async def _one(run: Run, assembly: Assembly, state: TurnState, call: CallState) 
     duration = round((run.engine.clock.elapsed() - begun) * 1000)
     now = run.engine.clock.now()
     context = tool_context(state, call.id)
-    shown = None if outcome is None else await shown_output(run, assembly, bound, call, outcome.value)
+    shown = None if given is None else await shown_output(run, assembly, bound, call, given)
     result = None if shown is None else (TextPart(shown.text),)
     data = ToolCompletedData(
         tool_call_id=call.id,
         tool_name=call.name,
-        success=outcome is not None,
+        success=given is not None,
         status=status,  # type: ignore[arg-type]
         result=result,
         error=error or None,
@@ -103,8 +103,7 @@ async def _one(run: Run, assembly: Assembly, state: TurnState, call: CallState) 
         capability_id=bound.capability_id if bound else None,
         capability_name=bound.capability_name if bound else None,
     )
-    written = () if outcome is None or shown is None else (*outcome.files, *shown.files)
-    files = [NewEvent("file.written", each, context, now) for each in written]
+    files = [] if shown is None else [NewEvent("file.written", each, context, now) for each in shown.files]
     return [*files, NewEvent("tool.completed", data, context, now)]
 
 
@@ -112,7 +111,7 @@ class _Interrupted(Exception):
     """A runner that died had begun the call, and it must not be made twice (promise P5)."""
 
 
-async def _attempt(run: Run, assembly: Assembly, bound: BoundTool | None, state: TurnState, call: CallState) -> ToolOutcome:
+async def _attempt(run: Run, assembly: Assembly, bound: BoundTool | None, state: TurnState, call: CallState) -> Given:
     if call.started and not call.replayable and call.id not in run.fresh:
         raise _Interrupted  # before all else: whatever is wrong with it now, it may have run
     if bound is None:
@@ -130,22 +129,22 @@ async def _attempt(run: Run, assembly: Assembly, bound: BoundTool | None, state:
     shown = _shown(run, state, call)
     context = _context(run, assembly, state, call, shown)
     try:
-        return _loggable(await asyncio.wait_for(bound.tool.run(context, arguments), bound.tool.timeout))
+        return _given(await asyncio.wait_for(bound.tool.run(context, arguments), bound.tool.timeout))
     finally:
         shown.finish()
 
 
-def _loggable(outcome: ToolOutcome) -> ToolOutcome:
-    """The outcome with a value that the log can hold; what cannot be written as JSON is the tool's failure."""
+def _given(outcome: ToolOutcome) -> Given:
+    """The outcome with its value as text that the log can hold; what cannot be written as JSON is the tool's failure."""
     value = outcome.value
+    if isinstance(value, str):
+        value = storable(value)
+        return Given(value, value, outcome.files)
     try:
-        if isinstance(value, str):
-            return msgspec.structs.replace(outcome, value=storable(value))
-        to_json(value)
+        return Given(value, to_json(value), outcome.files)
     except UnicodeEncodeError:  # halves of surrogate pairs somewhere inside
         value = json.loads(storable(json.dumps(value, ensure_ascii=False, default=str)))
-        return msgspec.structs.replace(outcome, value=value)
-    return outcome
+        return Given(value, to_json(value), outcome.files)
 
 
 def _check_withheld(run: Run, bound: BoundTool, call: CallState) -> None:

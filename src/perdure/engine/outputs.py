@@ -13,9 +13,11 @@ from perdure.capabilities.assembly import BoundTool
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import FileWrittenData
 from perdure.domain.files import content_of
+from perdure.domain.texts import without_middle
 from perdure.domain.turn import CallState
 from perdure.engine.assemble import Assembly
 from perdure.engine.run import Run
+from perdure.store.blobs import send_ahead
 from perdure.store.database import Tx
 from perdure.store.file_changes import FileWrite, write_file
 from perdure.store.rows import to_json
@@ -28,14 +30,22 @@ LEAST_SHOWN = 200
 """Characters of a text that are shown, whatever else the answer holds."""
 
 
+class Given(Struct, frozen=True):
+    """What a tool gave: a value, the same as text, and the files that it wrote."""
+
+    value: Any
+    text: str
+    files: tuple[FileWrittenData, ...] = ()
+
+
 class Shown(Struct, frozen=True):
-    """What the model is shown, and the file that was written for it, if one was."""
+    """What the model is shown, and the files that were written: by the tool, and for its output."""
 
     text: str
     files: tuple[FileWrittenData, ...] = ()
 
 
-async def shown_output(run: Run, assembly: Assembly, bound: BoundTool | None, call: CallState, value: Any) -> Shown:
+async def shown_output(run: Run, assembly: Assembly, bound: BoundTool | None, call: CallState, given: Given) -> Shown:
     """The value as text. When it is over the limit, the whole goes to a file, if the session has files and the tool reads none.
 
     The file's name comes from the call, so that a call that is made again writes the same file again. It holds no secrets,
@@ -43,23 +53,23 @@ async def shown_output(run: Run, assembly: Assembly, bound: BoundTool | None, ca
     """
     rules = assembly.behaviour
     limit = min(run.engine.policy.tool_output, rules.output_limit or run.engine.policy.tool_output)
-    text = value if isinstance(value, str) else to_json(value)
-    if len(text) <= limit:
-        return Shown(text)
+    if len(given.text) <= limit:
+        return Shown(given.text, given.files)
     # Before it is cut: half a secret would not be found any more.
-    text = run.redactor.text(text)
-    whole = text if isinstance(value, str) else msgspec.json.decode(text)
+    text = run.redactor.text(given.text)
+    plain = isinstance(given.value, str)
+    whole = text if plain else msgspec.json.decode(text)
     field, body = _longest(whole, limit)
     room = max(limit - (len(text) - len(body)), LEAST_SHOWN) if field else limit
     files: tuple[FileWrittenData, ...] = ()
     where = ""
     if bound is not None and bound.tool.spill and "file_system" in assembly.features:
-        files = await _kept(run, call, body, "txt" if field or isinstance(value, str) else "json")
+        files = await _kept(run, call, body, "txt" if field or plain else "json")
         where = f"; all of it is in {files[0].path}, for read_file with `offset` and `limit`, or grep_files" if files else ""
-    cut = _cut(body, room, rules.output_head, where)
+    cut = without_middle(body, room, lambda left: f"\n[... {left} characters left out{where} ...]\n", rules.output_head)
     if isinstance(whole, dict) and field:
-        return Shown(to_json({**whole, field: cut}), files)
-    return Shown(cut, files)
+        cut = to_json({**whole, field: cut})
+    return Shown(cut, (*given.files, *files))
 
 
 def _longest(whole: Any, limit: int) -> tuple[str, str]:
@@ -74,15 +84,6 @@ def _longest(whole: Any, limit: int) -> tuple[str, str]:
     return "", msgspec.json.format(to_json(whole), indent=1)
 
 
-def _cut(text: str, limit: int, head: float, where: str) -> str:
-    if len(text) <= limit:
-        return text
-    first = int(limit * head)
-    last = limit - first
-    end = text[-last:] if last else ""
-    return f"{text[:first]}\n[... {len(text) - first - last} characters left out{where} ...]\n{end}"
-
-
 async def _kept(run: Run, call: CallState, text: str, suffix: str) -> tuple[FileWrittenData, ...]:
     """Write the whole output to its file; nothing when there is no room for it."""
     engine, row = run.engine, run.row
@@ -91,6 +92,7 @@ async def _kept(run: Run, call: CallState, text: str, suffix: str) -> tuple[File
     content = await asyncio.to_thread(lambda: content_of(text.encode(errors="replace")))
 
     async def work(tx: Tx) -> FileWrittenData:
+        await send_ahead(tx, row.org_id, content, engine.clock.now())
         space = await hold_for_writing(tx, row.org_id, row.workspace())
         written = await write_file(tx, space, FileWrite(path, content, force=True), engine.policy.file_limits, engine.clock.now())
         return FileWrittenData(path, "write", written.created, written.row.size_bytes)

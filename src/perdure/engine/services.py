@@ -10,6 +10,7 @@ from typing import Protocol
 
 from msgspec import Struct, field
 
+from perdure.capabilities.base import TOOL_OUTPUT
 from perdure.capabilities.registry import Registry
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import Prefix, new_id
@@ -77,7 +78,7 @@ class Policy(Struct, frozen=True):
     history_tokens: int = 100_000
     max_iterations: int = 200
     max_recoveries: int = 3
-    tool_output: int = 64 * 1024
+    tool_output: int = TOOL_OUTPUT
     client_timeout: float = 300.0
     approval_timeout: float = 900.0
     private_addresses: bool = False
