@@ -21,9 +21,15 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
 
 
 @pytest.fixture
-async def any_server(database_url: str, tmp_path: Path) -> AsyncIterator[Server]:
+def environment() -> dict[str, str]:
+    """The settings of `any_server`: a module with a fixture of this name has others."""
+    return {}
+
+
+@pytest.fixture
+async def any_server(database_url: str, tmp_path: Path, environment: dict[str, str]) -> AsyncIterator[Server]:
     """A server on each of the databases in turn."""
-    async with Server(tmp_path / "data", database_url=database_url) as running:
+    async with Server(tmp_path / "data", database_url=database_url, environment=environment) as running:
         yield running
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.server import Server, post, use_simulated_model
+from tests.server import Server, post
 from tests.talk import Json, Talk, call, kinds_of, new_talk, script, text_in
 
 ROOM = 1_500
@@ -25,17 +23,9 @@ def rules(*steps: Json, **more: object) -> list[Json]:
 
 
 @pytest.fixture
-async def narrow_server(database_url: str, tmp_path: Path) -> AsyncIterator[Server]:
-    """A server that shows models little history, on each of the databases in turn."""
-    async with Server(tmp_path / "data", database_url=database_url, environment={"PERDURE_HISTORY_TOKENS": str(ROOM)}) as running:
-        yield running
-
-
-@pytest.fixture
-async def narrow(narrow_server: Server) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=narrow_server.url, timeout=30) as client:
-        await use_simulated_model(client)
-        yield client
+def environment() -> dict[str, str]:
+    """Models are shown little history."""
+    return {"PERDURE_HISTORY_TOKENS": str(ROOM)}
 
 
 async def told(talk: Talk, turns: int, begin: int = 0) -> list[Json]:
@@ -57,8 +47,8 @@ async def shown(talk: Talk) -> list[Json]:
     return messages
 
 
-async def test_the_older_part_gives_way_to_a_summary_and_stays_in_the_log(narrow: httpx.AsyncClient) -> None:
-    talk = await new_talk(narrow, capabilities=rules({"text": MEMORY}))
+async def test_the_older_part_gives_way_to_a_summary_and_stays_in_the_log(http: httpx.AsyncClient) -> None:
+    talk = await new_talk(http, capabilities=rules({"text": MEMORY}))
     await told(talk, 3)
     before = await talk.read()
     events = await told(talk, 1, begin=3)
@@ -87,8 +77,8 @@ async def test_the_older_part_gives_way_to_a_summary_and_stays_in_the_log(narrow
     assert usage == sum(spent[3:])
 
 
-async def test_the_model_that_sums_up_is_given_what_was_said_and_what_tools_gave(narrow: httpx.AsyncClient) -> None:
-    talk = await new_talk(narrow, harness_name="base", capabilities=[{"ref": "session_storage"}, *rules({"text": MEMORY})])
+async def test_the_model_that_sums_up_is_given_what_was_said_and_what_tools_gave(http: httpx.AsyncClient) -> None:
+    talk = await new_talk(http, harness_name="base", capabilities=[{"ref": "session_storage"}, *rules({"text": MEMORY})])
     await talk.turn(
         {"tool_calls": [call("kv_store", operation="set", key="hive", value="seven")]}, {"text": "Kept."}, ask=f"Keep this. {LONG}"
     )
@@ -99,8 +89,8 @@ async def test_the_model_that_sums_up_is_given_what_was_said_and_what_tools_gave
     assert text_in(record[0]).startswith("Keep this.")
 
 
-async def test_a_summary_takes_up_the_one_before_it(narrow: httpx.AsyncClient) -> None:
-    talk = await new_talk(narrow, capabilities=rules({"text": MEMORY}))
+async def test_a_summary_takes_up_the_one_before_it(http: httpx.AsyncClient) -> None:
+    talk = await new_talk(http, capabilities=rules({"text": MEMORY}))
     await told(talk, 8)
     compacted = await talk.events(types="context.compacted")
     assert len(compacted) >= 2
@@ -109,28 +99,28 @@ async def test_a_summary_takes_up_the_one_before_it(narrow: httpx.AsyncClient) -
     assert sum(MEMORY in text_in(message) for message in await shown(talk)) == 1
 
 
-async def test_a_server_that_was_restarted_goes_on_from_the_summary(narrow_server: Server, narrow: httpx.AsyncClient) -> None:
-    talk = await new_talk(narrow, capabilities=rules({"text": MEMORY}))
+async def test_a_server_that_was_restarted_goes_on_from_the_summary(any_server: Server, http: httpx.AsyncClient) -> None:
+    talk = await new_talk(http, capabilities=rules({"text": MEMORY}))
     await told(talk, 4)
     held = await shown(talk)
-    await narrow_server.restart()
+    await any_server.restart()
     await talk.turn({"text": "Here again."}, ask="Go on.")
     seen = await shown(talk)
     assert [message["id"] for message in seen[: len(held)]] == [message["id"] for message in held]
     assert [message["role"] for message in seen[len(held) :]] == ["agent", "user"]
 
 
-async def test_a_copy_of_a_session_has_its_summary(narrow: httpx.AsyncClient) -> None:
-    talk = await new_talk(narrow, capabilities=rules({"text": MEMORY}))
+async def test_a_copy_of_a_session_has_its_summary(http: httpx.AsyncClient) -> None:
+    talk = await new_talk(http, capabilities=rules({"text": MEMORY}))
     await told(talk, 4)
-    copy = Talk(narrow, (await post(narrow, talk.path("/fork"), {}))["id"])
+    copy = Talk(http, (await post(http, talk.path("/fork"), {}))["id"])
     await copy.turn({"text": "I am the copy."}, ask="Who are you?")
     assert MEMORY in text_in((await shown(copy))[0])
     assert (await shown(copy))[-1]["role"] == "user"
 
 
-async def test_one_long_turn_is_summed_up_between_its_steps(narrow: httpx.AsyncClient) -> None:
-    talk = await new_talk(narrow, harness_name="base", capabilities=[{"ref": "session_storage"}, *rules({"text": MEMORY})])
+async def test_one_long_turn_is_summed_up_between_its_steps(http: httpx.AsyncClient) -> None:
+    talk = await new_talk(http, harness_name="base", capabilities=[{"ref": "session_storage"}, *rules({"text": MEMORY})])
     step = {"text": LONG, "tool_calls": [call("kv_store", operation="list")]}
     events = await talk.turn(*[step] * 5, {"text": "Done."})
     kinds = kinds_of(events)
@@ -141,8 +131,8 @@ async def test_one_long_turn_is_summed_up_between_its_steps(narrow: httpx.AsyncC
     assert [message["role"] for message in seen["data"]["messages"]][:3] == ["user", "agent", "tool_result"]
 
 
-async def test_a_prompt_that_the_model_finds_too_long_is_summed_up_and_sent_again(narrow: httpx.AsyncClient) -> None:
-    talk = await new_talk(narrow, capabilities=rules({"text": MEMORY}))
+async def test_a_prompt_that_the_model_finds_too_long_is_summed_up_and_sent_again(http: httpx.AsyncClient) -> None:
+    talk = await new_talk(http, capabilities=rules({"text": MEMORY}))
     await told(talk, 2)
     too_long = {"fail": {"code": "context_length_exceeded", "message": "too many tokens", "times": 1}, "text": "Now it fits."}
     events = await talk.turn(too_long, ask="Short.")
@@ -156,8 +146,8 @@ async def test_a_prompt_that_the_model_finds_too_long_is_summed_up_and_sent_agai
     assert only(events, "turn.completed")["data"]["llm_call_count"] == 2
 
 
-async def test_a_turn_goes_on_without_a_summary_when_there_is_none_to_be_had(narrow: httpx.AsyncClient) -> None:
-    talk = await new_talk(narrow, capabilities=rules({"fail": {"code": "content_filtered", "message": "no", "transient": False}}))
+async def test_a_turn_goes_on_without_a_summary_when_there_is_none_to_be_had(http: httpx.AsyncClient) -> None:
+    talk = await new_talk(http, capabilities=rules({"fail": {"code": "content_filtered", "message": "no", "transient": False}}))
     events = await told(talk, 6)
     assert kinds_of(events)[-2:] == ["turn.completed", "session.idled"]
     compacted = (await talk.events(types="context.compacted"))[-1]["data"]
@@ -166,8 +156,8 @@ async def test_a_turn_goes_on_without_a_summary_when_there_is_none_to_be_had(nar
     assert "Story 5" in text_in((await shown(talk))[-1])
 
 
-async def test_without_the_capability_the_oldest_part_is_left_out(narrow: httpx.AsyncClient) -> None:
-    talk = await new_talk(narrow, harness_name="base")
+async def test_without_the_capability_the_oldest_part_is_left_out(http: httpx.AsyncClient) -> None:
+    talk = await new_talk(http, harness_name="base")
     await told(talk, 6)
     assert await talk.events(types="context.compacted") == []
     assert "Story 5" in text_in((await shown(talk))[-1])
@@ -183,8 +173,8 @@ async def asked_of(talk: Talk, **arguments: object) -> Json:
     return answer
 
 
-async def test_the_agent_finds_what_it_is_not_shown_any_more(narrow: httpx.AsyncClient) -> None:
-    talk = await new_talk(narrow, capabilities=rules({"text": MEMORY}))
+async def test_the_agent_finds_what_it_is_not_shown_any_more(http: httpx.AsyncClient) -> None:
+    talk = await new_talk(http, capabilities=rules({"text": MEMORY}))
     await talk.turn({"text": "Noted: the hive is in Łódź."}, ask=f"The hive stands in ŁÓDŹ, under the old lime tree. {LONG}")
     await told(talk, 5)
     assert not any("lime tree" in text_in(message) for message in await shown(talk))

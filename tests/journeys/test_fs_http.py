@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.journeys.people import elsewhere, get
 from tests.journeys.trees import Tree, code, sha
-from tests.server import Server, post
+from tests.server import post
 from tests.talk import Json, Talk, new_talk
 
 
@@ -296,18 +294,13 @@ async def test_ten_megabytes_go_in_and_come_out(one: Tree) -> None:
 
 
 @pytest.fixture
-async def small(database_url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """A server that allows little."""
-    little = {"PERDURE_MAX_FILE_BYTES": "1000", "PERDURE_MAX_SESSION_FILE_BYTES": "2500"}
-    async with (
-        Server(tmp_path / "data", database_url=database_url, environment=little) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=30) as client,
-    ):
-        yield client
+def environment() -> dict[str, str]:
+    """Little is allowed."""
+    return {"PERDURE_MAX_FILE_BYTES": "1000", "PERDURE_MAX_SESSION_FILE_BYTES": "2500"}
 
 
-async def test_the_limits_are_settings(small: httpx.AsyncClient) -> None:
-    talk = await new_talk(small)
+async def test_the_limits_are_settings(http: httpx.AsyncClient) -> None:
+    talk = await new_talk(http)
     tree = Tree(talk, talk.path())
     assert code(await tree.create("a", 413, content="x" * 1001)) == "file_too_large"
     assert code(await tree.create("a", 413, content="é" * 501)) == "file_too_large"
@@ -318,7 +311,7 @@ async def test_the_limits_are_settings(small: httpx.AsyncClient) -> None:
     await tree.put("a", content="")
     await tree.create("c", content="c" * 501)
     files = [{"path": f"/{number}", "content": "x" * 900} for number in range(3)]
-    refused = await small.post("/v1/sessions", json={"initial_files": files})
+    refused = await http.post("/v1/sessions", json={"initial_files": files})
     assert (refused.status_code, code(refused.json())) == (413, "workspace_full")
 
 

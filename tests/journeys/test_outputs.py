@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.server import Server, use_simulated_model
 from tests.talk import Json, Talk, call, kinds_of, new_talk
 
 NUMBERS = "seq 100001 130000"
@@ -118,19 +115,13 @@ async def test_the_file_holds_no_secret(api: httpx.AsyncClient) -> None:
 
 
 @pytest.fixture
-async def small(database_url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """A server that allows few bytes of files."""
-    little = {"PERDURE_MAX_FILE_BYTES": "100000", "PERDURE_MAX_SESSION_FILE_BYTES": "100000"}
-    async with (
-        Server(tmp_path / "data", database_url=database_url, environment=little) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=30) as client,
-    ):
-        await use_simulated_model(client)
-        yield client
+def environment() -> dict[str, str]:
+    """Few bytes of files are allowed."""
+    return {"PERDURE_MAX_FILE_BYTES": "100000", "PERDURE_MAX_SESSION_FILE_BYTES": "100000"}
 
 
-async def test_an_output_that_does_not_fit_into_the_workspace_is_cut_and_the_turn_goes_on(small: httpx.AsyncClient) -> None:
-    talk = await new_talk(small)
+async def test_an_output_that_does_not_fit_into_the_workspace_is_cut_and_the_turn_goes_on(http: httpx.AsyncClient) -> None:
+    talk = await new_talk(http)
     answer, events = await ran(talk, "bash", command=NUMBERS)
     assert written(events) == []
     assert "characters left out ..." in answer["stdout"]
