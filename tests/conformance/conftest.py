@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from perdure.store.database import Database
 from perdure.store.migrate import migrate
+from tests.conformance.desk import Desk
 from tests.conformance.places import Place
 from tests.postgres_server import PostgresServer
 
@@ -43,3 +44,9 @@ async def postgres_place(postgres_url: str) -> AsyncIterator[Place]:
     place = Place("postgres", postgres_url)
     yield place
     await place.close()
+
+
+@pytest.fixture
+async def desk(database: Database) -> Desk:
+    """A workspace with files, on each of the databases in turn."""
+    return await Desk(database).open()

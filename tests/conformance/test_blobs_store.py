@@ -32,11 +32,6 @@ class Fixed(SystemClock):
         return self._now
 
 
-@pytest.fixture
-async def desk(database: Database) -> Desk:
-    return await Desk(database).open()
-
-
 @pytest.mark.parametrize("size", [0, 1, PART - 1, PART, PART + 1, 3 * PART, 10 * 1024 * 1024])
 async def test_a_content_comes_back_as_it_was(desk: Desk, size: int) -> None:
     data = os.urandom(size)

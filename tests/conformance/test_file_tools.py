@@ -41,11 +41,6 @@ class Watched:
         await self.inner.close()
 
 
-@pytest.fixture
-async def desk(database: Database) -> Desk:
-    return await Desk(database).open()
-
-
 async def use(desk: Desk, name: str, database: Database | None = None, **arguments: Any) -> ToolOutcome:
     context = ToolContext(
         org_id=ORG, session_id=new_id("session"), workspace_id=desk.id, turn_id="", tool_call_id="",

@@ -27,11 +27,6 @@ from tests.conformance.desk import NOW, ORG, OTHER, Desk, refused
 from tests.conformance.places import soon
 
 
-@pytest.fixture
-async def desk(database: Database) -> Desk:
-    return await Desk(database).open()
-
-
 async def test_folders_above_a_file_are_made_and_listed(desk: Desk) -> None:
     await desk.write_all(("/a/b/c", b"1"), ("/a/d", b"2"), ("/e", b"3"))
     assert await desk.tree() == ["/a/", "/a/b/", "/a/b/c", "/a/d", "/e"]

@@ -7,7 +7,6 @@ import os
 from typing import Any
 
 import msgspec
-import pytest
 
 from perdure.domain.errors import Conflict, NotFound
 from perdure.domain.ids import new_id
@@ -25,11 +24,6 @@ from perdure.store.workspaces import (
 )
 from tests.conformance.desk import NOW, ORG, Desk, count, refused
 from tests.conformance.places import Place, soon
-
-
-@pytest.fixture
-async def desk(database: Database) -> Desk:
-    return await Desk(database).open()
 
 
 def session(**fields: Any) -> SessionRow:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,11 @@ async def sdk(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[Eve
 
 async def followed(client: Any, session_id: str, until: str = "session.idled", **options: Any) -> list[Event]:
     """The events of a session up to the first of a type."""
-    stream = client.events.stream(session_id, **options)
+    return await taken(client.events.stream(session_id, **options), until)
+
+
+async def taken(stream: AsyncGenerator[Event, None], until: str) -> list[Event]:
+    """The events of a stream up to the first of a type; the stream is closed."""
     seen = []
     async with asyncio.timeout(PATIENCE):
         async for event in stream:
@@ -420,14 +424,7 @@ async def test_the_client_of_one_agent_follows_cancels_and_decides(place: Place,
 
 async def streamed(agent: AgentClient, session_id: str, until: str, **options: Any) -> list[Event]:
     """The events of a session up to the first of a type, as the client of one agent follows them."""
-    stream, seen = agent.stream_events(session_id, **options), []
-    async with asyncio.timeout(PATIENCE):
-        async for event in stream:
-            seen.append(event)
-            if event.type == until:
-                break
-    await stream.aclose()
-    return seen
+    return await taken(agent.stream_events(session_id, **options), until)
 
 
 NOT_HERE = {
