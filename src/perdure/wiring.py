@@ -43,6 +43,7 @@ from perdure.app.predefined import add_predefined
 from perdure.app.services import App
 from perdure.capabilities.plugins import load_plugins
 from perdure.capabilities.registry import BUILT_IN, Registry
+from perdure.capabilities.sandbox import Sandbox
 from perdure.domain.accounts import Caller, CreateToken
 from perdure.domain.errors import Forbidden, InvalidInput, Unavailable
 from perdure.domain.files import FileLimits
@@ -155,9 +156,10 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         drivers = Drivers()
         stack.push_async_callback(drivers.pool.close)
         registry, clock = Registry((*BUILT_IN, *load_plugins(BUILT_IN))), SystemClock()
-        catalog = Catalog()
+        catalog, sandbox = Catalog(), Sandbox()
+        stack.push_async_callback(sandbox.close)
         limits = FileLimits(settings.max_file_bytes, settings.max_session_file_bytes)
-        app = App(database, queue, bus, registry, vault, drivers, catalog=catalog, file_limits=limits)
+        app = App(database, queue, bus, registry, vault, drivers, catalog=catalog, file_limits=limits, sandbox=sandbox)
         policy = Policy(
             model_attempts=settings.model_attempts,
             history_tokens=settings.history_tokens,
@@ -167,7 +169,9 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             private_addresses=settings.private_addresses,
             file_limits=limits,
         )
-        engine = Engine(database, queue, bus, registry, vault, drivers.driver_for, Histories(), clock, {}, policy, catalog=catalog)
+        engine = Engine(
+            database, queue, bus, registry, vault, drivers.driver_for, Histories(), clock, {}, policy, catalog=catalog, sandbox=sandbox
+        )  # fmt: skip
         yield Parts(database, bus, queue, app, engine)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from perdure.capabilities.base import ToolContext, ToolOutcome
 from perdure.capabilities.bashkit_shell import BASH
+from perdure.capabilities.sandbox import Sandbox
 from perdure.capabilities.session_file_system import TOOLS
 from perdure.domain.errors import TooLarge
 from perdure.domain.ids import new_id
@@ -44,8 +45,8 @@ class Watched:
 async def use(desk: Desk, name: str, database: Database | None = None, **arguments: Any) -> ToolOutcome:
     context = ToolContext(
         org_id=ORG, session_id=new_id("session"), workspace_id=desk.id, turn_id="", tool_call_id="",
-        database=database or desk.database, vault=Vault(lambda: [b"k" * 32]), now=lambda: NOW, progress=lambda text: None,
-        output=lambda stream, text: None, file_limits=desk.limits,
+        database=database or desk.database, vault=Vault(lambda: (b"k" * 32,)), now=lambda: NOW, progress=lambda text: None,
+        output=lambda stream, text: None, sandbox=Sandbox(), redact=str, file_limits=desk.limits,
     )  # fmt: skip
     return await TOOL[name].run(context, arguments)
 

@@ -16,6 +16,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from perdure.capabilities import web_client
 from perdure.capabilities.base import ToolContext
+from perdure.capabilities.sandbox import Sandbox
 from perdure.capabilities.web_client import Page, fetch
 from perdure.capabilities.web_fetch import WEB_FETCH_TOOL
 from perdure.domain.errors import ToolError
@@ -92,7 +93,7 @@ async def tool(url: str, rules: NetworkRules = INSIDE, **arguments: object) -> d
 
     def nothing(*_: object) -> None: ...
 
-    context = ToolContext("", "", "", "", "", None, None, lambda: 0, nothing, nothing, network=rules)  # type: ignore[arg-type]
+    context = ToolContext("", "", "", "", "", None, None, lambda: 0, nothing, nothing, Sandbox(), str, network=rules)  # type: ignore[arg-type]
     value: dict[str, object] = (await WEB_FETCH_TOOL.run(context, {"url": url, **arguments})).value
     return value
 

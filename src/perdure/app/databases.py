@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from perdure.app.services import App
-from perdure.capabilities.sql_engine import describe
+from perdure.capabilities.session_sql_database import schema_of as describe
 from perdure.domain.accounts import Caller
 from perdure.domain.databases import MAX_DATABASES, CreateDatabase, DatabaseInfo, DatabaseSchema
 from perdure.domain.errors import Conflict, NotFound
@@ -80,4 +78,4 @@ async def schema_of(app: App, caller: Caller, session_id: str, name: str) -> Dat
         return found[1]
 
     image = await app.database.read(work, long=True)
-    return DatabaseSchema(name, await asyncio.to_thread(describe, image))
+    return DatabaseSchema(name, tuple(await describe(app.sandbox, image)))

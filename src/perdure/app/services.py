@@ -8,6 +8,7 @@ from typing import Protocol
 from msgspec import Struct, field
 
 from perdure.capabilities.registry import Registry
+from perdure.capabilities.sandbox import Sandbox
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import Prefix, new_id
 from perdure.domain.providers import ProviderSecrets
@@ -47,3 +48,4 @@ class App(Struct, frozen=True):
     new_id: Callable[[Prefix], str] = new_id
     catalog: Catalog = field(default_factory=Catalog)
     file_limits: FileLimits = FileLimits()
+    sandbox: Sandbox = field(default_factory=Sandbox)

@@ -8,9 +8,8 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from perdure.capabilities.base import Capability, PromptContext, schema
-from perdure.capabilities.file_reading import MOUNT
 from perdure.domain.errors import InvalidInput
-from perdure.domain.paths import MAX_PATH, clean_path
+from perdure.domain.paths import MAX_PATH, MOUNT, clean_path
 from perdure.store.files import read_heads
 
 FILES = ("AGENTS.md",)

@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from perdure.capabilities.sandbox import Sandbox
 from perdure.domain.compaction import Compaction
 from perdure.domain.events import FileWrittenData
 from perdure.domain.files import FileLimits
@@ -42,6 +43,8 @@ class ToolContext(Struct, frozen=True):
         now: the present, in microseconds.
         progress: shows a line to followers while the tool runs; it is not logged.
         output: streams a piece of output (`stdout` or `stderr`) to followers; it is not logged.
+        sandbox: processes of their own for work that may go wrong in ways that nobody here survives.
+        redact: blanks the session's secrets, for what a tool makes readable outside the log: a title. What it gives back is blanked anyhow.
         network: the hosts that the session's tools may reach.
     """
 
@@ -55,6 +58,8 @@ class ToolContext(Struct, frozen=True):
     now: Callable[[], Micros]
     progress: Callable[[str], None]
     output: Callable[[str, str], None]
+    sandbox: Sandbox
+    redact: Callable[[str], str]
     locale: str | None = None
     network: NetworkRules = NetworkRules()
     file_limits: FileLimits = FileLimits()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from perdure.capabilities.base import ONCE, Capability, Tool, ToolContext, ToolOutcome, schema
-from perdure.capabilities.file_reading import MOUNT
-from perdure.capabilities.shell_engine import Planted, Ran, look, plant, run_command
+from perdure.capabilities.shell_engine import Differences, Network, Ran, ShellDone, ShellJob
 from perdure.capabilities.shell_files import Changes, Held, Saved, load, save
-from perdure.domain.files import Content, content_of
+from perdure.domain.files import content_of
 from perdure.domain.messages import JsonObject
+from perdure.domain.network import NetworkRules
+from perdure.domain.paths import MOUNT
+from perdure.llm.addresses import is_refused_host, plain_address
 from perdure.store.database import Tx
 from perdure.store.shell_states import read_shell_state, write_shell_state
 
@@ -28,14 +31,14 @@ MAX_NOTES = 20
 async def _bash(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     seconds = float(arguments.get("timeout") or DEFAULT_TIMEOUT)
     held, state = await context.database.read(lambda tx: _before(tx, context), long=True)
-    planted = await asyncio.to_thread(plant, held.files, held.folders)
-    ran = await run_command(arguments["command"], planted.tree, state, context.network, seconds, context.output)
-    changes = await asyncio.to_thread(_changes, planted, held)
+    job = ShellJob(arguments["command"], held.files, held.folders, state, network_for(context.network), seconds)
+    done = await context.sandbox.run(job, ShellDone, seconds, context.output)
+    changes, ran = await asyncio.to_thread(_changes, done.differences), done.ran
     saved = Saved()
     fresh = ran.state if ran.state is not None and ran.state != state else None
     if changes or fresh is not None:
         saved = await context.database.write(lambda tx: _after(tx, context, held, changes, fresh))
-    return ToolOutcome(_answer(ran, saved, planted.unseen), saved.events)
+    return ToolOutcome(_answer(ran, saved, done.differences.unseen), saved.events)
 
 
 async def _before(tx: Tx, context: ToolContext) -> tuple[Held, str | None]:
@@ -49,31 +52,25 @@ async def _after(tx: Tx, context: ToolContext, held: Held, changes: Changes, sta
     return await save(tx, context, held, changes) if changes else Saved()
 
 
-def _changes(planted: Planted, held: Held) -> Changes:
-    """What is otherwise in the tree than it was in the session's files.
-
-    Contents are compared, not sizes and times: a command may set a file's time as it likes.
-    """
-    files, folders = look(planted.tree)
-    written: dict[str, Content] = {}
-    for path in files:
-        content = planted.tree.read_file(path)
-        if content != held.files.get(path):
-            written[path] = content_of(content)
-    there = set(files)
-    removed = tuple(path for path in held.files if path not in there and path not in planted.unseen)
-    gone = tuple(folder for folder in held.folders if folder not in folders and folder not in planted.unseen)
-    full = {path.rpartition("/")[0] for path in (*files, *folders)}
-    known = set(held.folders)
-    made = tuple(sorted(folder for folder in folders if folder not in known and folder not in full))
-    return Changes(written, removed, gone, made, planted.unseen)
+def _changes(found: Differences) -> Changes:
+    written = {path: content_of(content) for path, content in found.written.items()}
+    return Changes(written, found.removed, found.removed_folders, found.made_folders, frozenset(found.unseen))
 
 
-def _answer(ran: Ran, saved: Saved, unseen: frozenset[str]) -> JsonObject:
+def network_for(rules: NetworkRules) -> Network | None:
+    """What the sandbox is told of the network: nothing, unless hosts are allowed by name; it knows no patterns."""
+    names = [name for name in rules.named() if not is_refused_host(name) and (rules.private or plain_address(name) is None)]
+    if not names:
+        return None
+    hosts = [f"[{name}]" if ":" in name else name for name in names]
+    return Network([f"{scheme}://{host}" for host in hosts for scheme in ("https", "http")], block_private_ips=not rules.private)
+
+
+def _answer(ran: Ran, saved: Saved, unseen: Sequence[str]) -> JsonObject:
     answer: JsonObject = {"exit_code": ran.exit_code}
     if ran.stderr:
         answer["stderr"] = ran.stderr
-    notes = [*saved.notes, *(f"{MOUNT}{path} is more than the shell can hold: it cannot see it" for path in sorted(unseen))]
+    notes = [*saved.notes, *(f"{MOUNT}{path} is more than the shell can hold: it cannot see it" for path in unseen)]
     if len(notes) > MAX_NOTES:
         notes[MAX_NOTES:] = [f"... and the same, or the like, of {len(notes) - MAX_NOTES} more"]
     if ran.truncated:

@@ -12,7 +12,7 @@ from perdure.capabilities.file_search import find, grep
 from perdure.domain.errors import PerdureError
 from perdure.domain.files import LONG
 from perdure.domain.messages import JsonObject
-from perdure.domain.paths import clean_path
+from perdure.domain.paths import MOUNT, clean_path
 from perdure.domain.texts import without_middle
 from perdure.domain.times import to_rfc3339
 from perdure.store.blobs import read_content
@@ -22,9 +22,6 @@ from perdure.store.files import FileRow, get_entry, list_children, list_tree, ne
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-MOUNT = "/workspace"
-"""Where a shell shows the files. A model that has seen it there may write it before a path."""
 
 DEFAULT_LINES = 2_000
 """Lines that `read_file` gives unless asked: enough for most source files, small enough for a prompt."""

@@ -6,12 +6,12 @@ from typing import cast
 
 from perdure.capabilities import file_reading as reading
 from perdure.capabilities.base import ONCE, READ_ONLY, REPEATABLE, Capability, Tool, ToolContext, ToolOutcome, schema
-from perdure.capabilities.file_reading import DEFAULT_LINES, MOUNT, read_row, sized, tool_path
+from perdure.capabilities.file_reading import DEFAULT_LINES, read_row, sized, tool_path
 from perdure.domain.errors import PreconditionFailed, ToolError
 from perdure.domain.events import FileWrittenData
 from perdure.domain.files import MAX_PATTERN, Content, Encoding, content_of, decoded, too_large
 from perdure.domain.messages import JsonObject
-from perdure.domain.paths import MAX_PATH
+from perdure.domain.paths import MAX_PATH, MOUNT
 from perdure.domain.tools import ToolHints
 from perdure.store.blobs import send_ahead
 from perdure.store.database import Tx

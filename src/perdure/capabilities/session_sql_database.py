@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 
 from perdure.capabilities.base import ONCE, READ_ONLY, Capability, Tool, ToolContext, ToolOutcome, schema
-from perdure.capabilities.sql_engine import MAX_ROWS, Answer, describe, run_sql
+from perdure.capabilities.sandbox import Sandbox
+from perdure.capabilities.sql_engine import MAX_ROWS, TIME_LIMIT, Answer, SchemaJob, SqlJob
 from perdure.domain.databases import MAX_DATABASES, NAME_PATTERN
 from perdure.domain.errors import ToolError
 from perdure.domain.messages import JsonObject
 from perdure.store.database import Tx
 from perdure.store.databases import add_database, list_databases, read_image, write_image
+from perdure.store.rows import to_json
 
 _NAME = re.compile(NAME_PATTERN)
 DEFAULT = "main"
@@ -46,10 +47,20 @@ async def _sql_execute(context: ToolContext, arguments: JsonObject) -> ToolOutco
     name = _name(arguments)
     for _ in range(ATTEMPTS):
         version, image = await _image(context, name, make=True)
-        answer = await asyncio.to_thread(run_sql, image, arguments["sql"], arguments.get("params"), reading=False)
+        answer = await _run(context, image, arguments, reading=False)
         if answer.image is None or await _kept(context, name, version, answer):
             return ToolOutcome(_shown(answer) | {"rows_affected": answer.affected, "last_row_id": answer.last_row_id})
     raise ToolError("the database is being changed by somebody else: try again")
+
+
+async def _run(context: ToolContext, image: bytes, arguments: JsonObject, *, reading: bool) -> Answer:
+    job = SqlJob(image, arguments["sql"], to_json(arguments.get("params")).encode(), reading)
+    return await context.sandbox.run(job, Answer, TIME_LIMIT)
+
+
+async def schema_of(sandbox: Sandbox, image: bytes) -> list[JsonObject]:
+    """The tables and views of a database with their columns. Raises ToolError."""
+    return await sandbox.run(SchemaJob(image), list[JsonObject], TIME_LIMIT)
 
 
 async def _kept(context: ToolContext, name: str, version: int, answer: Answer) -> bool:
@@ -60,7 +71,7 @@ async def _kept(context: ToolContext, name: str, version: int, answer: Answer) -
 
 async def _sql_query(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     _, image = await _image(context, _name(arguments), make=False)
-    answer = await asyncio.to_thread(run_sql, image, arguments["sql"], arguments.get("params"), reading=True)
+    answer = await _run(context, image, arguments, reading=True)
     return ToolOutcome(_shown(answer))
 
 
@@ -69,7 +80,7 @@ def _shown(answer: Answer) -> JsonObject:
         return {}
     shown: JsonObject = {"columns": list(answer.columns), "rows": [list(row) for row in answer.rows], "row_count": len(answer.rows)}
     if answer.truncated:
-        shown["truncated"] = f"only the first {MAX_ROWS} rows are shown"
+        shown["truncated"] = f"only the first {len(answer.rows)} rows are shown"
     return shown
 
 
@@ -83,7 +94,7 @@ async def _sql_schema(context: ToolContext, arguments: JsonObject) -> ToolOutcom
         arguments = {"database": found[0].name}
     name = _name(arguments)
     _, image = await _image(context, name, make=False)
-    return ToolOutcome({"database": name, "tables": list(await asyncio.to_thread(describe, image))})
+    return ToolOutcome({"database": name, "tables": await schema_of(context.sandbox, image)})
 
 
 _DATABASE = {"type": "string", "maxLength": 63, "description": f"The database's name; {DEFAULT} if left out."}

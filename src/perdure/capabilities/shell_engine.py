@@ -1,4 +1,4 @@
-"""Running bash commands in a sandbox inside this process (bashkit): its files are a tree in memory, and there is no host.
+"""Running bash commands (bashkit): their files are a tree in memory, and there is no host. Runs in the sandbox's processes.
 
 Every command gets an instance of its own, so none of the limits that an instance counts over its life is ever used up. What
 a shell remembers travels as a bash script that the shell itself writes (`declare -p` and the like): it means the same to
@@ -12,14 +12,12 @@ import re
 import shlex
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 
-from perdure.capabilities.file_reading import MOUNT
 from perdure.domain.errors import ToolError
-from perdure.domain.network import NetworkRules
-from perdure.llm.addresses import is_refused_host, plain_address
+from perdure.domain.paths import MOUNT
 
 if TYPE_CHECKING:
     import bashkit
@@ -51,6 +49,30 @@ _OWN = frozenset(
 _DECLARATION = re.compile(r"declare -\S+ (\w+)")
 
 
+class Network(Struct, frozen=True):
+    """What a shell may reach: these addresses and all below them; private ones only if they are not blocked."""
+
+    allow: list[str]
+    block_private_ips: bool
+
+
+class ShellJob(Struct, frozen=True, tag="shell"):
+    """A command, and what it is run on.
+
+    Attributes:
+        files, folders: what the workspace holds; each folder after the one that it is in.
+        state: what the shell remembered after the last command.
+        seconds: how long it may run.
+    """
+
+    command: str
+    files: dict[str, bytes]
+    folders: tuple[str, ...]
+    state: str | None
+    network: Network | None
+    seconds: float
+
+
 class Ran(Struct, frozen=True):
     """What a command came to.
 
@@ -65,6 +87,28 @@ class Ran(Struct, frozen=True):
     state: str | None
     truncated: bool = False
     problem: str | None = None
+
+
+class Differences(Struct, frozen=True):
+    """What is otherwise in the files than it was.
+
+    Attributes:
+        made_folders: those with nothing in them; others come along with their files.
+        unseen: files and folders that the sandbox could not hold.
+    """
+
+    written: dict[str, bytes]
+    removed: tuple[str, ...]
+    removed_folders: tuple[str, ...]
+    made_folders: tuple[str, ...]
+    unseen: tuple[str, ...]
+
+
+class ShellDone(Struct, frozen=True):
+    """What a job came to."""
+
+    ran: Ran
+    differences: Differences
 
 
 class _Output:
@@ -118,28 +162,34 @@ class _Output:
                     self._show("stderr", "\n[more output is not shown live]\n")
 
 
-async def run_command(
-    command: str, tree: bashkit.FileSystem, state: str | None, rules: NetworkRules, seconds: float, show: Callable[[str, str], None]
-) -> Ran:
-    """Run a command on a tree of files, which it may change.
+async def run_shell(job: ShellJob, show: Callable[[str, str], None]) -> ShellDone:
+    """Run a command on files.
 
     Args:
-        state: what the shell remembered after the last command.
-        seconds: how long it may run.
         show: gets the output while it comes in, with the stream's name.
+
+    Raises:
+        ToolError: the sandbox failed.
     """
+    planted = plant(job.files, job.folders)
+    ran = await run_command(job, planted.tree, show)
+    return ShellDone(ran, differences(planted, job))
+
+
+async def run_command(job: ShellJob, tree: bashkit.FileSystem, show: Callable[[str, str], None]) -> Ran:
+    """Run a command on a tree of files, which it may change."""
     from bashkit import Bash
 
     shell = Bash(
         cwd=MOUNT, username="agent", hostname="session", max_commands=MAX_COMMANDS, max_loop_iterations=MAX_ITERATIONS,
-        timeout_seconds=seconds, network=network_for(rules),
+        timeout_seconds=job.seconds, network=None if job.network is None else to_builtins(job.network),
     )  # fmt: skip
     shell.mount(MOUNT, tree)
-    if state:
-        await _execute(shell, state)
+    if job.state:
+        await _execute(shell, job.state)
     output = _Output(show)
     try:
-        result = await _execute(shell, command, output)
+        result = await _execute(shell, job.command, output)
     finally:
         output.close()
     truncated = bool(result.stdout_truncated or result.stderr_truncated)
@@ -158,7 +208,7 @@ async def _execute(shell: bashkit.Bash, script: str, output: _Output | None = No
     try:
         return await shell.execute(script, on_output=output)
     except BashError as error:
-        raise ToolError(f"the shell failed: {str(error)[:500]}") from None
+        raise ToolError(f"the shell failed: {error}") from None
 
 
 async def _state_of(shell: bashkit.Bash) -> str | None:
@@ -176,18 +226,6 @@ async def _state_of(shell: bashkit.Bash) -> str | None:
 def _is_own(line: str) -> bool:
     named = _DECLARATION.match(line)
     return named is not None and named[1] in _OWN
-
-
-def network_for(rules: NetworkRules) -> Any:
-    """What the sandbox is told of the network: nothing, unless hosts are allowed by name; it knows no patterns."""
-    names = [name for name in rules.named() if not is_refused_host(name) and (rules.private or plain_address(name) is None)]
-    if not names:
-        return None
-    hosts = [f"[{name}]" if ":" in name else name for name in names]
-    return {
-        "allow": [f"{scheme}://{host}" for host in hosts for scheme in ("https", "http")],
-        "block_private_ips": not rules.private,
-    }
 
 
 class Planted(Struct, frozen=True):
@@ -239,3 +277,23 @@ def look(tree: bashkit.FileSystem) -> tuple[list[str], set[str]]:
             elif kind == "file":
                 files.append(path)
     return files, folders
+
+
+def differences(planted: Planted, before: ShellJob) -> Differences:
+    """What is otherwise in the tree than it was in the files.
+
+    Contents are compared, not sizes and times: a command may set a file's time as it likes.
+    """
+    files, folders = look(planted.tree)
+    written: dict[str, bytes] = {}
+    for path in files:
+        content = planted.tree.read_file(path)
+        if content != before.files.get(path):
+            written[path] = content
+    there = set(files)
+    removed = tuple(path for path in before.files if path not in there and path not in planted.unseen)
+    gone = tuple(folder for folder in before.folders if folder not in folders and folder not in planted.unseen)
+    full = {path.rpartition("/")[0] for path in (*files, *folders)}
+    known = set(before.folders)
+    made = tuple(sorted(folder for folder in folders if folder not in known and folder not in full))
+    return Differences(written, removed, gone, made, tuple(sorted(planted.unseen)))

@@ -1,6 +1,7 @@
 """Running a model's SQL on an SQLite image in memory: no files, no extensions, no other database; bounded in time, size and rows.
 
-The image comes from the session's row and goes back as a whole, so any worker can open it.
+The image comes from the session's row and goes back as a whole, so any worker can open it. Runs in the sandbox's processes: what
+one statement can take of memory, and how long one function can take, is known to nobody.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ MAX_ROWS = 1_000
 MAX_CELL = 1_000_000
 """Bytes of one value, and of one statement."""
 
+MAX_ANSWER = 4_000_000
+"""Characters of all values of an answer together: far more than a model is shown of it."""
+
+MAX_COLUMNS = 500
+"""Of a table and of an answer: all values of a row are in memory at once."""
+
 PAGE_SIZE = 4096
 STEPS = 1_000
 """Virtual-machine steps between two looks at the clock: well under a millisecond."""
@@ -34,20 +41,23 @@ _SAFE_PRAGMAS = frozenset(
         "integrity_check", "quick_check", "user_version", "data_version", "page_size", "encoding",
     }
 )  # fmt: skip
-_BANNED_FUNCTIONS = frozenset(
-    {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit", "sqlite_log", "randomblob", "zeroblob"}
-)
+_BANNED_FUNCTIONS = frozenset({"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit", "sqlite_log"})
 _SAFE_MODULES = frozenset({"fts5", "fts4", "fts3", "rtree", "json_each", "json_tree"})
-_WRITES = frozenset(
-    {
-        sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE, sqlite3.SQLITE_CREATE_TABLE, sqlite3.SQLITE_DROP_TABLE,
-        sqlite3.SQLITE_CREATE_INDEX, sqlite3.SQLITE_DROP_INDEX, sqlite3.SQLITE_CREATE_VIEW, sqlite3.SQLITE_DROP_VIEW,
-        sqlite3.SQLITE_CREATE_TRIGGER, sqlite3.SQLITE_DROP_TRIGGER, sqlite3.SQLITE_ALTER_TABLE, sqlite3.SQLITE_REINDEX,
-        sqlite3.SQLITE_ANALYZE, sqlite3.SQLITE_CREATE_VTABLE, sqlite3.SQLITE_DROP_VTABLE,
-        sqlite3.SQLITE_CREATE_TEMP_TABLE, sqlite3.SQLITE_CREATE_TEMP_INDEX, sqlite3.SQLITE_CREATE_TEMP_VIEW,
-        sqlite3.SQLITE_CREATE_TEMP_TRIGGER,
-    }
-)  # fmt: skip
+
+
+class SqlJob(Struct, frozen=True, tag="sql"):
+    """A statement to run on an image. `parameters` are JSON; `reading` refuses whatever would change the database."""
+
+    image: bytes
+    sql: str
+    parameters: bytes
+    reading: bool
+
+
+class SchemaJob(Struct, frozen=True, tag="schema"):
+    """An image to describe."""
+
+    image: bytes
 
 
 class Answer(Struct, frozen=True):
@@ -63,7 +73,7 @@ class Answer(Struct, frozen=True):
 
 
 def run_sql(image: bytes, sql: str, parameters: Any, *, reading: bool) -> Answer:
-    """Run one statement. Blocking: call it in a thread.
+    """Run one statement.
 
     Args:
         reading: refuse whatever would change the database.
@@ -86,12 +96,16 @@ def run_sql(image: bytes, sql: str, parameters: Any, *, reading: bool) -> Answer
     except sqlite3.OperationalError as error:
         if "interrupted" in str(error):
             raise ToolError(f"the statement ran over {TIME_LIMIT:g} seconds") from None
-        raise ToolError(f"SQL error: {str(error)[:300]}") from None
+        if "disk I/O" in str(error):  # there is no disk but for what is sorted
+            raise ToolError("SQL error: the statement needs more room than it may have") from None
+        if "readonly" in str(error):
+            raise ToolError("SQL error: not allowed here: a query changes nothing") from None
+        raise ToolError(f"SQL error: {error}") from None
     except sqlite3.DatabaseError as error:
-        reason = "not allowed here" if "not authorized" in str(error) or "prohibited" in str(error) else str(error)[:300]
+        reason = "not allowed here" if "not authorized" in str(error) or "prohibited" in str(error) else str(error)
         raise ToolError(f"SQL error: {reason}") from None
     except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, TypeError) as error:
-        raise ToolError(f"SQL error: {str(error)[:300]}") from None
+        raise ToolError(f"SQL error: {error}") from None
     finally:
         connection.close()
 
@@ -108,6 +122,7 @@ def _open(image: bytes) -> sqlite3.Connection:
     connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, MAX_CELL)
     connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
     connection.setlimit(sqlite3.SQLITE_LIMIT_EXPR_DEPTH, 200)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_COLUMN, MAX_COLUMNS)
     return connection
 
 
@@ -124,10 +139,10 @@ def _guard(connection: sqlite3.Connection, *, reading: bool) -> None:
             return sqlite3.SQLITE_DENY
         if action == sqlite3.SQLITE_CREATE_VTABLE and (second or "").lower() not in _SAFE_MODULES:
             return sqlite3.SQLITE_DENY
-        if reading and action in _WRITES:
-            return sqlite3.SQLITE_DENY
         return sqlite3.SQLITE_OK
 
+    if reading:
+        connection.execute("PRAGMA query_only=ON")
     connection.set_authorizer(allow)
 
 
@@ -141,9 +156,15 @@ def _execute(connection: sqlite3.Connection, sql: str, parameters: Any) -> Answe
     if cursor.description is None:
         return Answer(affected=connection.total_changes - before, last_row_id=cursor.lastrowid or None)
     names = tuple(column[0] for column in cursor.description)
-    rows = cursor.fetchmany(MAX_ROWS + 1)
-    shown = tuple(tuple(_cell(value) for value in row) for row in rows[:MAX_ROWS])
-    return Answer(names, shown, len(rows) > MAX_ROWS, connection.total_changes - before)
+    rows: list[tuple[Any, ...]] = []
+    room, truncated = MAX_ANSWER, False
+    for row in cursor:
+        room -= sum(len(value) if isinstance(value, str) else 8 for value in row)
+        truncated = len(rows) >= MAX_ROWS or room < 0
+        if truncated:
+            break
+        rows.append(tuple(_cell(value) for value in row))
+    return Answer(names, tuple(rows), truncated, connection.total_changes - before)
 
 
 def _cell(value: Any) -> Any:
@@ -167,7 +188,7 @@ def _with_image(connection: sqlite3.Connection, answer: Answer) -> Answer:
 
 
 def describe(image: bytes) -> tuple[dict[str, Any], ...]:
-    """The tables and views with their columns. Blocking: call it in a thread."""
+    """The tables and views with their columns. Raises ToolError."""
     connection = _open(image)
     try:
         found = connection.execute(
@@ -186,6 +207,6 @@ def describe(image: bytes) -> tuple[dict[str, Any], ...]:
             for name, kind, sql in found
         )
     except sqlite3.Error as error:
-        raise ToolError(f"the database cannot be read: {str(error)[:200]}") from None
+        raise ToolError(f"the database cannot be read: {error}") from None
     finally:
         connection.close()

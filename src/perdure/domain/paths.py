@@ -17,6 +17,9 @@ MAX_NAME = 255
 MAX_DEPTH = 64
 """Names in a path."""
 
+MOUNT = "/workspace"
+"""Where a shell finds the session's files, and what other tools take for another name of their root."""
+
 RESERVED = "_"
 """A name that nothing at the top can have: `/fs/_/...` are the routes that do something with files."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import traceback
 from functools import lru_cache
 from typing import Any
 
@@ -27,6 +28,9 @@ from perdure.store.bus import Live, LiveKind
 from perdure.store.rows import to_json
 
 log = logging.getLogger("perdure.act")
+
+MAX_ERROR = 2_000
+"""Characters of an error that the model is told."""
 
 REJECTED = "The user does not allow calls of this tool in this session."
 
@@ -80,11 +84,12 @@ async def _one(run: Run, assembly: Assembly, state: TurnState, call: CallState) 
     except _Interrupted:
         status, error = "interrupted", INTERRUPTED
     except PerdureError as refused:
-        error = storable(refused.message)
+        error = _words(run, refused.message)
         if isinstance(refused, Unavailable) and refused.retryable:  # the database went away, perhaps with the answer only
             status, error = "interrupted", f"{error}. {UNCERTAIN}"
-    except Exception as failure:
-        log.exception("tool %s failed", call.name)
+    except Exception as failure:  # noqa: BLE001 (whatever it is: the call has failed, and the model is told)
+        trace = run.redactor.text(traceback.format_exc())
+        log.error("tool %s failed\n%s", call.name, trace)  # noqa: TRY400 (it would print what was just blanked)
         error = f"The tool failed: {type(failure).__name__}."
     duration = round((run.engine.clock.elapsed() - begun) * 1000)
     now = run.engine.clock.now()
@@ -105,6 +110,12 @@ async def _one(run: Run, assembly: Assembly, state: TurnState, call: CallState) 
     )
     files = [] if shown is None else [NewEvent("file.written", each, context, now) for each in shown.files]
     return [*files, NewEvent("tool.completed", data, context, now)]
+
+
+def _words(run: Run, message: str) -> str:
+    """What an error says, without secrets; only then cut: half a secret would not be found any more."""
+    text = run.redactor.text(storable(message))
+    return text if len(text) <= MAX_ERROR else f"{text[:MAX_ERROR]} ..."
 
 
 class _Interrupted(Exception):
@@ -166,9 +177,7 @@ def check_arguments(bound: BoundTool, arguments: Any) -> JsonObject:
     if isinstance(arguments, str):
         raise PerdureError("The arguments are not valid JSON.", code="invalid_arguments")
     validator = _validator(to_json(bound.tool.parameters))
-    problems = [
-        f"{_path(error)}: {error.message[:200]}" for error, _ in zip(validator.iter_errors(arguments), range(5), strict=False)
-    ]
+    problems = [f"{_path(error)}: {error.message}" for error, _ in zip(validator.iter_errors(arguments), range(5), strict=False)]
     if problems:
         raise PerdureError("Invalid arguments. " + "; ".join(problems), code="invalid_arguments")
     if not isinstance(arguments, dict):
@@ -178,7 +187,8 @@ def check_arguments(bound: BoundTool, arguments: Any) -> JsonObject:
 
 @lru_cache(maxsize=512)
 def _validator(schema: str) -> jsonschema_rs.Validator:
-    return jsonschema_rs.validator_for(msgspec.json.decode(schema))
+    # Messages name the place and not the value, which may be a secret; and what a schema refers to is not fetched.
+    return jsonschema_rs.validator_for(msgspec.json.decode(schema), mask="the value", offline=True)
 
 
 def _path(error: jsonschema_rs.ValidationError) -> str:
@@ -208,6 +218,8 @@ def _context(run: Run, assembly: Assembly, state: TurnState, call: CallState, sh
         now=engine.clock.now,
         progress=shown.progress,
         output=shown.output,
+        sandbox=engine.sandbox,
+        redact=run.redactor.text,
         locale=row.locale,
         network=msgspec.structs.replace(assembly.network, private=engine.policy.private_addresses),
         file_limits=engine.policy.file_limits,

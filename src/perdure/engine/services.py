@@ -12,6 +12,7 @@ from msgspec import Struct, field
 
 from perdure.capabilities.base import TOOL_OUTPUT
 from perdure.capabilities.registry import Registry
+from perdure.capabilities.sandbox import Sandbox
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import Prefix, new_id
 from perdure.domain.providers import ProviderSecrets
@@ -106,3 +107,4 @@ class Engine(Struct, frozen=True):
     new_id: Callable[[Prefix], str] = new_id
     jitter: Callable[[], float] = random.random
     catalog: Catalog = field(default_factory=Catalog)
+    sandbox: Sandbox = field(default_factory=Sandbox)

@@ -1,0 +1,182 @@
+"""Work on what a model wrote happens in processes of their own, which may run out of memory, hang or crash: that ends one call.
+
+A process does one job at a time and is used again. It has none of our environment, files or connections; what it may use is
+bounded by the system (`sandbox_child.py`), and here by time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from perdure.capabilities.sandbox_child import HEADER, MODULE, Frame, Gave, Job, Refused, Shown
+from perdure.domain.errors import ToolError
+
+T = TypeVar("T")
+
+AT_ONCE = 16
+"""Jobs that run at the same time; others wait for one of them to end."""
+
+KEPT = 2
+"""Processes that wait for work: starting one takes a tenth of a second, and waiting takes 40 MB."""
+
+IDLE_SECONDS = 120.0
+"""How long they wait."""
+
+GRACE = 5.0
+"""Seconds beyond a job's own limit after which its process is killed."""
+
+_PASSED_ON = ("LD_LIBRARY_PATH", "PYTHONPATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR")
+"""What a process gets of our environment. There are keys of vendors in it, of the database, and the master key."""
+
+_CALM = {"MALLOC_ARENA_MAX": "2", "TOKIO_WORKER_THREADS": "2"}
+"""Threads and their heaps take addresses, which are bounded, one for each of the machine's cores if nobody says otherwise."""
+
+STOPPED = "It was stopped: it took more memory than it may have, was nested too deep, or hung."
+
+_ANSWER: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
+
+
+class Sandbox:
+    """The processes of one server. Nothing runs before the first job."""
+
+    def __init__(self, at_once: int = AT_ONCE) -> None:
+        self._places = asyncio.Semaphore(at_once)
+        self._idle: list[_Child] = []
+        self._closed = False
+
+    async def run(self, job: Job, kind: type[T], seconds: float, show: Callable[[str, str], None] | None = None) -> T:
+        """Do a job in a process of its own.
+
+        Args:
+            kind: what comes back.
+            seconds: how long the job takes at most by its own account; it is killed somewhat later.
+            show: gets the output while it comes in, with the stream's name.
+
+        Raises:
+            ToolError: the job refused, or its process did not survive it.
+        """
+        async with self._places:
+            gave = None
+            while gave is None:
+                gave = await self._attempt(await self._take(), job, seconds, show)
+        if isinstance(gave, Refused):
+            raise ToolError(gave.message)
+        return msgspec.msgpack.decode(gave.value, type=kind)
+
+    async def close(self) -> None:
+        """End every process that waits; one that works is ended when its caller is."""
+        self._closed = True
+        for child in self._idle:
+            child.end()
+        await asyncio.gather(*(child.gone() for child in self._idle))
+        self._idle.clear()
+
+    async def _attempt(
+        self, child: _Child, job: Job, seconds: float, show: Callable[[str, str], None] | None
+    ) -> Gave | Refused | None:
+        """Do the job in this process; None when the process was gone before it had the job, though it had waited for one."""
+        fit = False
+        try:
+            async with asyncio.timeout(seconds + GRACE):
+                gave = await child.do(job, show)
+            fit = not gave.retire
+            return gave
+        except (TimeoutError, OSError, asyncio.IncompleteReadError):
+            if child.waited and not child.begun:
+                return None
+            raise ToolError(STOPPED) from None
+        finally:
+            self._give_back(child, fit=fit)
+
+    async def _take(self) -> _Child:
+        while self._idle:
+            child = self._idle.pop()
+            if child.rouse():
+                return child
+        return _Child(await _start())
+
+    def _give_back(self, child: _Child, *, fit: bool) -> None:
+        if not fit or self._closed or len(self._idle) >= KEPT:
+            child.end()
+            return
+        self._idle.append(child)
+        child.rest(self._idle)
+
+
+async def _start() -> Process:
+    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | _CALM
+    # What it complains about may quote what it works on.
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", MODULE, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment, cwd="/",
+        start_new_session=True,
+    )  # fmt: skip
+
+
+class _Child:
+    """One process, and the two pipes to it.
+
+    Attributes:
+        waited: whether it has waited since its last job.
+        begun: whether it has the job that it was given.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.waited = self.begun = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def do(self, job: Job, show: Callable[[str, str], None] | None) -> Gave | Refused:
+        """Send a job and read what comes back."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        if stdin is None or stdout is None:
+            raise AssertionError("a child has pipes")
+        self.begun = False
+        frame = msgspec.msgpack.encode(job)
+        stdin.write(HEADER.pack(len(frame)))
+        stdin.write(frame)
+        del frame
+        await stdin.drain()
+        while True:
+            (length,) = HEADER.unpack(await stdout.readexactly(HEADER.size))
+            answer = _ANSWER.decode(await stdout.readexactly(length))
+            self.begun = True
+            if isinstance(answer, Gave | Refused):
+                return answer
+            if isinstance(answer, Shown) and show is not None:
+                show(answer.stream, answer.text)
+
+    def rest(self, among: list[_Child]) -> None:
+        """Wait for work, not for ever."""
+
+        def leave() -> None:
+            with contextlib.suppress(ValueError):
+                among.remove(self)
+            self.end()
+
+        self.waited = True
+        self._timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, leave)
+
+    def rouse(self) -> bool:
+        """Whether it is still there, and may be given work."""
+        if self._timer is not None:
+            self._timer.cancel()
+        return self._process.returncode is None
+
+    def end(self) -> None:
+        """Kill it, whatever it does."""
+        if self._timer is not None:
+            self._timer.cancel()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def gone(self) -> Any:
+        """Wait for its end."""
+        return await self._process.wait()

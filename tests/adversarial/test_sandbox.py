@@ -1,0 +1,271 @@
+"""What ends a process ends a call: commands and statements that crash, hang or swell, and what their processes know of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import psutil
+import pytest
+
+from perdure.capabilities import sandbox as sandbox_module
+from perdure.capabilities import sandbox_child
+from perdure.capabilities.sandbox import KEPT, Sandbox
+from perdure.capabilities.sandbox_child import HEADER, Begun, Frame, Gave, Refused, Shown, answer_to, serve
+from perdure.capabilities.shell_engine import ShellDone, ShellJob
+from perdure.capabilities.sql_engine import Answer, SchemaJob, SqlJob
+from perdure.domain.errors import ToolError
+from tests.adversarial.attack import done, use, works
+from tests.server import Server, use_simulated_model
+from tests.talk import PATIENCE, call, new_talk, script, when
+
+CRASHES = {
+    "a deep condition": "[[ -n x" + " && -n x" * 8_000 + " ]]",
+    "a deep test": "[ " + "\\( " * 16_000 + "x" + " \\)" * 16_000 + " ]",
+    "a deep value of jq": "jq -n '" + "[" * 20_000 + "1" + "]" * 20_000 + "'",
+    "a recursion of jq": "jq -n '[recurse([.,.])]'",
+    "a recursion of eval": 'x=\'eval "$x"\'; eval "$x"',
+}
+"""Each of these overflows the stack of the process that it runs in."""
+HANGS = "echo a > a; uniq -f 9999999999999999999 a"
+
+
+def shell(command: str, seconds: float = 5.0, **files: bytes) -> ShellJob:
+    return ShellJob(command, {f"/{name}": content for name, content in files.items()}, (), None, None, seconds)
+
+
+def sql(statement: str, image: bytes = b"") -> SqlJob:
+    return SqlJob(image, statement, b"null", reading=False)
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    made = Sandbox(at_once=3)
+    yield made
+    await made.close()
+    assert psutil.Process().children() == [] or not _ours()
+
+
+def _ours() -> list[psutil.Process]:
+    """The sandbox's processes of this test process."""
+    found = []
+    for child in psutil.Process().children():
+        try:
+            if sandbox_child.MODULE in child.cmdline():
+                found.append(child)
+        except psutil.Error:  # gone meanwhile
+            continue
+    return found
+
+
+async def echo(sandbox: Sandbox) -> str:
+    return (await sandbox.run(shell("echo hi"), ShellDone, 5)).ran.stdout
+
+
+# --- a server whose tools are misused -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", CRASHES.values(), ids=CRASHES.keys())
+async def test_a_command_that_crashes_its_process_ends_and_has_changed_nothing(one: httpx.AsyncClient, command: str) -> None:
+    talk = await new_talk(one)
+    await works(talk, "bash", command="echo kept > file; X=1")
+    data = await use(talk, "bash", command=f"echo lost > file; X=2; {command}")
+    assert (data["status"], data["error"].split(":")[0]) == ("error", "It was stopped")
+    assert (await works(talk, "bash", command="cat file; echo $X"))["stdout"] == "kept\n1\n"
+
+
+async def test_commands_of_others_go_on_when_one_crashes(one: httpx.AsyncClient) -> None:
+    talk = await new_talk(one)
+    crash, fine = call("bash", command=CRASHES["a recursion of eval"]), call("bash", command="sleep 0.3; echo fine")
+    results = await done(talk, fine, crash, fine, crash, fine)
+    assert [result["success"] for result in results] == [True, False, True, False, True]
+
+
+async def test_a_command_that_nothing_inside_can_stop_is_stopped_from_outside(one: httpx.AsyncClient) -> None:
+    began = time.monotonic()
+    data = await use(await new_talk(one), "bash", command=HANGS, timeout=1)
+    assert data["error"].startswith("It was stopped")
+    assert time.monotonic() - began < PATIENCE
+
+
+SWELLING = {
+    "a hundred nested queries": "WITH "
+    + ",".join(["v0 AS (SELECT 1 AS a)", *(f"v{n} AS (SELECT x.a FROM v{n - 1} x, v{n - 1} y)" for n in range(1, 40))])
+    + " SELECT * FROM v39",
+    "an aggregate": "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
+    " SELECT json_group_array(printf('%.*c', 999000, 'x')) FROM c",
+    "a sorter": "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
+    " SELECT printf('%.*c', 999000, 'x') || x AS y FROM c ORDER BY y",
+}
+
+
+@pytest.mark.parametrize("statement", SWELLING.values(), ids=SWELLING.keys())
+async def test_a_statement_that_swells_is_stopped(one: httpx.AsyncClient, sqlite_server: Server, statement: str) -> None:
+    before = psutil.Process(sqlite_server.pid).memory_info().rss
+    data = await use(await new_talk(one, capabilities=[{"ref": "session_sql_database"}]), "sql_execute", sql=statement)
+    assert "than it may have" in data["error"], data
+    assert psutil.Process(sqlite_server.pid).memory_info().rss < before + 50_000_000
+
+
+async def test_a_function_that_nothing_can_interrupt_is_stopped(one: httpx.AsyncClient) -> None:
+    many = (
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT sum(instr(printf('%.*c', 999000, 'x'),"
+        " printf('%.*c', 400000, 'x') || 'y' || x)) FROM c"
+    )
+    talk = await new_talk(one, capabilities=[{"ref": "session_sql_database"}])
+    assert (await use(talk, "sql_execute", sql=many))["error"].startswith("It was stopped")
+    assert (await works(talk, "sql_execute", sql="CREATE TABLE t (a)"))["rows_affected"] == 0
+
+
+async def test_a_cancelled_turn_ends_its_command(one: httpx.AsyncClient, sqlite_server: Server) -> None:
+    talk = await new_talk(one)
+    async with talk.follow(types="tool.output.delta") as stream:
+        await talk.say(script({"tool_calls": [call("bash", command="echo begun; sleep 100", timeout=100)]}, {"text": "x"}))
+        await stream.until("tool.output.delta")
+    running = {each.pid for each in psutil.Process(sqlite_server.pid).children()}
+    await talk.cancel()
+
+    async def one_fewer() -> bool:
+        return not running <= {each.pid for each in psutil.Process(sqlite_server.pid).children()}
+
+    await when(one_fewer)
+
+
+async def test_its_processes_leave_with_the_server_whatever_they_do(tmp_path: Path) -> None:
+    async with Server(tmp_path / "data") as server, httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+        await use_simulated_model(http)
+        for command in ("echo rest", "echo begun; sleep 100", "echo begun; while :; do x=$x$x; x=; done"):
+            talk = await new_talk(http)
+            async with talk.follow(types="tool.output.delta") as stream:
+                await talk.say(script({"tool_calls": [call("bash", command=command, timeout=100)]}, {"text": "x"}))
+                await stream.until("tool.output.delta")
+        children = psutil.Process(server.pid).children()
+        assert len(children) >= 2
+        await server.kill()
+        assert psutil.wait_procs(children, timeout=PATIENCE)[1] == []
+
+
+# --- the processes ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_process_is_used_again_and_no_more_wait_than_are_kept(sandbox: Sandbox) -> None:
+    assert await echo(sandbox) == "hi\n"
+    (first,) = _ours()
+    assert await echo(sandbox) == "hi\n"
+    assert _ours() == [first]
+    await asyncio.gather(*(sandbox.run(shell("sleep 0.2"), ShellDone, 5) for _ in range(3)))
+    await when(lambda: _counted(KEPT))
+
+
+async def _counted(count: int) -> bool:
+    return len(_ours()) == count
+
+
+async def test_those_that_wait_too_long_leave(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox_module, "IDLE_SECONDS", 0.05)
+    assert await echo(sandbox) == "hi\n"
+    await when(lambda: _counted(0))
+    assert await echo(sandbox) == "hi\n"
+
+
+async def test_one_that_was_killed_while_it_waited_is_replaced(sandbox: Sandbox) -> None:
+    await echo(sandbox)
+    (waiting,) = _ours()
+    waiting.kill()
+    await when(lambda: _counted(0))
+    assert await echo(sandbox) == "hi\n"
+
+
+async def test_no_more_run_than_may_and_others_wait_for_them(sandbox: Sandbox) -> None:
+    running = [asyncio.create_task(sandbox.run(shell("sleep 0.4; echo x"), ShellDone, 5)) for _ in range(7)]
+    most = 0
+    while not all(task.done() for task in running):
+        most = max(most, len(_ours()))
+        await asyncio.sleep(0.02)
+    assert [task.result().ran.stdout for task in running] == ["x\n"] * 7
+    assert most <= 3 + 1  # one may be on its way out
+
+
+async def test_it_knows_nothing_of_ours(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PERDURE_MASTER_KEY", "11" * 32)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-ours")
+    with (tmp_path / "open").open("w"):
+        await echo(sandbox)
+        (child,) = _ours()
+        held = child.environ()
+        assert not {name for name in held if name.startswith(("PERDURE", "OPENAI", "AWS", "DATABASE", "HOME"))}, held
+        assert [opened.path for opened in child.open_files() if str(tmp_path) in opened.path] == []
+        assert child.net_connections() == []
+        assert child.cwd() == "/"
+
+
+async def test_files_of_a_full_workspace_find_room_in_it(sandbox: Sandbox) -> None:
+    files = {f"f{number}": b"0123456789abcde\n" * 600_000 for number in range(10)}
+    command = "for f in f?; do echo x >> $f; done; wc -c f? | tail -1"
+    found = await sandbox.run(shell(command, 60, **files), ShellDone, 60)
+    assert (found.ran.exit_code, found.ran.stdout.split()) == (0, ["96000020", "total"]), found.ran
+    assert len(found.differences.written) == 10
+
+
+async def test_what_grew_is_not_kept(sandbox: Sandbox) -> None:
+    await sandbox.run(sql("SELECT length(group_concat(hex(zeroblob(400000)))) FROM (VALUES (1))"), Answer, 5)
+    (small,) = _ours()
+    rows = ",".join(["(hex(zeroblob(499000)))"] * 45)
+    image = (await sandbox.run(sql("CREATE TABLE t (a)"), Answer, 5)).image
+    grown = await sandbox.run(sql(f"INSERT INTO t VALUES {rows}", image or b""), Answer, 5)
+    assert len(grown.image or b"") > 40_000_000
+    await asyncio.gather(*(sandbox.run(SchemaJob(grown.image or b""), list[Any], 5) for _ in range(2)))
+    assert _ours() == [] or small not in _ours() or small.memory_info().rss < sandbox_child.USED_UP
+
+
+# --- the other end, in this process -----------------------------------------------------------------------------------
+
+
+def frames(data: bytes) -> list[Frame]:
+    found, at = [], 0
+    while at < len(data):
+        (length,) = HEADER.unpack_from(data, at)
+        at += HEADER.size + length
+        found.append(msgspec.msgpack.decode(data[at - length : at], type=Frame))
+    return found
+
+
+def test_jobs_are_answered_one_after_the_other_with_their_output_before() -> None:
+    jobs = [shell("echo hi"), sql("SELECT 1"), SchemaJob(b"")]
+    encoded = [msgspec.msgpack.encode(job) for job in jobs]
+    sink = io.BytesIO()
+    before = signal.getsignal(signal.SIGALRM)
+    serve(io.BytesIO(b"".join(HEADER.pack(len(each)) + each for each in encoded)), sink)
+    begun, shown, *rest = frames(sink.getvalue())
+    assert (begun, shown) == (Begun(), Shown("stdout", "hi\n"))
+    assert [type(answer) for answer in rest] == [Gave, Begun, Gave, Begun, Gave]
+    assert signal.getsignal(signal.SIGALRM) == before
+
+
+@pytest.mark.parametrize(
+    ("raised", "words", "retire"),
+    [
+        (ToolError("no"), "no", None),
+        (MemoryError(), "more memory", True),
+        (SystemError("a panic"), "It failed: SystemError.", True),
+        (KeyboardInterrupt(), "It failed: KeyboardInterrupt.", True),
+    ],
+)
+def test_whatever_goes_wrong_is_answered(
+    monkeypatch: pytest.MonkeyPatch, raised: BaseException, words: str, retire: bool | None
+) -> None:
+    def fail(image: bytes) -> None:
+        raise raised
+
+    monkeypatch.setattr(sandbox_child, "describe", fail)
+    answer = answer_to(SchemaJob(b""), lambda stream, text: None)
+    assert isinstance(answer, Refused)
+    assert words in answer.message
+    assert retire is None or answer.retire is retire
