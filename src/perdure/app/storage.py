@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from perdure.app.services import App
 from perdure.domain.accounts import Caller
-from perdure.domain.errors import InvalidInput
 from perdure.domain.events import NewEvent
 from perdure.domain.redaction import redact_event
-from perdure.domain.storage import MAX_SECRETS, KeyValue, Redactor, SecretInfo, SecretsSet, SetSecrets
+from perdure.domain.storage import KeyValue, Redactor, SecretInfo, SecretsSet, SetSecrets, check_room
 from perdure.domain.times import to_rfc3339
 from perdure.store.database import Tx
 from perdure.store.sessions import SessionRow, get_session
-from perdure.store.storage import list_secrets, list_values, open_secrets, set_secret
+from perdure.store.storage import list_secrets, list_values, open_secrets, secret_sizes, set_secret
 
 
 async def without_secrets(app: App, tx: Tx, row: SessionRow, events: list[NewEvent]) -> list[NewEvent]:
@@ -47,9 +46,7 @@ async def put_secrets(app: App, caller: Caller, session_id: str, body: SetSecret
 
     async def work(tx: Tx) -> SecretsSet:
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
-        known = {name for name, _, _ in await list_secrets(tx, row.id)}
-        if len(known | set(body.secrets)) > MAX_SECRETS:
-            raise InvalidInput(f"a session holds at most {MAX_SECRETS} secrets", code="too_many_secrets", field="secrets")
+        check_room(await secret_sizes(tx, row.id), body.secrets)
         for name, value in body.secrets.items():
             await set_secret(tx, app.vault, row.org_id, row.id, name, value, now)
         return SecretsSet(len(body.secrets))

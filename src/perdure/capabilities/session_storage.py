@@ -5,7 +5,7 @@ from __future__ import annotations
 from perdure.capabilities.base import REPEATABLE, Capability, Tool, ToolContext, ToolOutcome, schema
 from perdure.domain.errors import ToolError
 from perdure.domain.messages import JsonObject
-from perdure.domain.storage import MAX_KEY, MAX_KEYS, MAX_SECRET, MAX_SECRETS, MAX_VALUE, mark_of
+from perdure.domain.storage import MAX_KEY, MAX_KEYS, MAX_SECRET, MAX_VALUE, check_room, mark_of
 from perdure.store.database import Tx
 from perdure.store.storage import (
     count_values,
@@ -15,6 +15,7 @@ from perdure.store.storage import (
     get_value,
     list_secrets,
     list_values,
+    secret_sizes,
     set_secret,
     set_value,
 )
@@ -66,9 +67,7 @@ async def _secret_store(context: ToolContext, arguments: JsonObject) -> ToolOutc
     text = _needed(arguments, "value")
 
     async def body(tx: Tx) -> None:
-        known = {each for each, _, _ in await list_secrets(tx, session_id)}
-        if name not in known and len(known) >= MAX_SECRETS:
-            raise ToolError(f"a session holds at most {MAX_SECRETS} secrets: delete one first")
+        check_room(await secret_sizes(tx, session_id), {name: text})
         await set_secret(tx, vault, context.org_id, session_id, name, text, context.now())
 
     await context.database.write(body)

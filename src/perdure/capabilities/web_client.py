@@ -122,11 +122,11 @@ def checked_url(text: str, rules: NetworkRules) -> URL:
         url = URL(text.strip())
         port = url.port
     except ValueError:
-        raise ToolError(f"{_short(text)!r} is not a URL") from None
+        raise ToolError(f"{_short(text)} is not a URL") from None
     if len(text) > MAX_URL:
         raise ToolError(f"a URL has at most {MAX_URL} characters")
     if url.scheme not in ("http", "https") or not url.raw_host:
-        raise ToolError(f"{_short(text)!r}: only http and https URLs can be fetched")
+        raise ToolError(f"{_short(text)}: only http and https URLs can be fetched")
     if url.user is not None or url.password is not None:
         raise ToolError("a URL with a user name or password in it is not fetched")
     if port not in _PORTS and (port or 0) < _FIRST_FREE_PORT:
@@ -205,8 +205,8 @@ def _reason(error: ClientError) -> str:
         if isinstance(cause, _Refused):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
-    return storable(str(error) or type(error).__name__)[:300]
+    return storable(str(error) or type(error).__name__)
 
 
 def _short(url: str) -> str:
-    return url if len(url) <= 200 else url[:200] + "..."
+    return url if len(url) <= MAX_URL else url[:MAX_URL] + "..."

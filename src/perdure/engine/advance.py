@@ -135,6 +135,7 @@ async def _prepare(run: Run) -> Fail | None:
         return Fail("agent_archived", f"The agent {archived!r} has been archived.")
     if choice is None:
         return Fail("model_not_configured", "No model is configured for this session.")
+    run.redactor.known = frozenset((*assembly.bound, *assembly.client))
     run.prepared = (assembly, choice)
     return None
 

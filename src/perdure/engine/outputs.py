@@ -56,9 +56,9 @@ async def shown_output(run: Run, assembly: Assembly, bound: BoundTool | None, ca
     if len(given.text) <= limit:
         return Shown(given.text, given.files)
     # Before it is cut: half a secret would not be found any more.
-    text = run.redactor.text(given.text)
     plain = isinstance(given.value, str)
-    whole = text if plain else msgspec.json.decode(text)
+    whole = run.redactor.value(given.value if plain else msgspec.json.decode(given.text))
+    text = whole if plain else to_json(whole)
     field, body = _longest(whole, limit)
     room = max(limit - (len(text) - len(body)), LEAST_SHOWN) if field else limit
     files: tuple[FileWrittenData, ...] = ()

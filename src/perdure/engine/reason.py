@@ -31,6 +31,7 @@ from perdure.engine.generation import Outcome, attempted, generation_data, place
 from perdure.engine.histories import read_conversation
 from perdure.engine.live import LiveText
 from perdure.engine.run import Run
+from perdure.engine.withhold import shown_response, withhold
 from perdure.llm.driver import DeltaKind, ModelRequest, ModelResponse
 from perdure.store.rows import to_json
 
@@ -213,15 +214,17 @@ def _answered(
         )
     calls, repaired = _repaired(run, state, assembly, _distinct(response.tool_calls))
     events += repaired
-    _withhold(run, assembly, calls)
-    message = _message(run, state, choice, response, calls, now)
+    shown = withhold(run, assembly, calls)
+    outcome = msgspec.structs.replace(outcome, response=shown_response(response, calls, shown))
+    message = _message(run, state, choice, response, shown, now)
     metadata = ModelMetadata(choice.model.model_id, choice.model.id, choice.provider.id)
     completed = ReasonCompletedData(
         success=True,
         has_tool_calls=bool(calls),
         tool_call_count=len(calls),
         duration_ms=round(outcome.duration * 1000),
-        text_preview=preview_of(response.text) or None,
+        # Before it is cut: half a secret would not be found any more.
+        text_preview=preview_of(run.redactor.text(response.text)) or None,
         usage=response.usage,
     )
     events += [
@@ -268,21 +271,6 @@ def _repaired(
             data = ToolCallRepairedData(call.id, better.name, state.turn_id or "", outcome)
             events.append(NewEvent("tool.call_repaired", data, reason_context(state), run.engine.clock.now()))
     return tuple(mended), events
-
-
-def _withhold(run: Run, assembly: Assembly, calls: tuple[ToolCallPart, ...]) -> None:
-    """Keep secret arguments for the tool, and out of everything else from here on."""
-    for call in calls:
-        bound = assembly.bound.get(call.name)
-        if bound is None or not isinstance(call.arguments, dict):
-            continue
-        for name in bound.tool.secret_arguments:
-            value = call.arguments.get(name)
-            if isinstance(value, str) and call.arguments.get("operation", "set") == "set":
-                run.redactor.add(str(call.arguments.get("key", name)), value)
-    if run.redactor:
-        for call in calls:
-            run.withheld[call.id] = call.arguments
 
 
 def _distinct(calls: tuple[ToolCallPart, ...]) -> tuple[ToolCallPart, ...]:

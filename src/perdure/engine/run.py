@@ -55,8 +55,8 @@ class Run:
 
     @property
     def ahead(self) -> TurnState:
-        """The state once the facts are in the log."""
-        return fold(self.facts, self.state)
+        """The state once the facts are in the log, and so without secrets: previews are cut from what is in it."""
+        return fold(self._redacted(self.facts), self.state)
 
     async def commit(self, opening: Sequence[NewEvent]) -> bool:
         """Append the facts and the events that open the next step, in one batch.

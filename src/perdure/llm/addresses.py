@@ -113,7 +113,10 @@ class CheckedResolver(AbstractResolver):
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
         """The addresses of a host. Raises what `refuse` makes, and OSError when there is no such host."""
-        found = await self._inner.resolve(host, port, family)
+        try:
+            found = await self._inner.resolve(host, port, family)
+        except UnicodeError:  # a part of the name is empty, or too long
+            raise OSError(f"{host} cannot be the name of a host") from None
         allowed = [each for each in found if self._permits(each["host"])]
         if not allowed:
             raise self._refuse(host)

@@ -66,6 +66,12 @@ async def list_secrets(tx: Tx, session_id: str) -> list[tuple[str, Micros, Micro
     return [(row[0], row[1], row[2]) for row in rows]
 
 
+async def secret_sizes(tx: Tx, session_id: str) -> dict[str, int]:
+    """The bytes that each secret takes as it is sealed: a few more than it has."""
+    rows = await tx.all("SELECT name, LENGTH(sealed) FROM secrets WHERE session_id = ?", session_id)
+    return {row[0]: row[1] for row in rows}
+
+
 async def open_secrets(tx: Tx, vault: Vault, org_id: str, session_id: str) -> dict[str, str]:
     """Every secret of a session in the clear: to know what must not be shown."""
     rows = await tx.all("SELECT name, sealed FROM secrets WHERE session_id = ? AND org_id = ?", session_id, org_id)
