@@ -23,8 +23,9 @@ MOUNT = "/workspace"
 RESERVED = "_"
 """A name that nothing at the top can have: `/fs/_/...` are the routes that do something with files."""
 
-_UNSEEN = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
-"""Characters that turn text around without being seen: a name with them is not what it looks like."""
+_SEEN = frozenset("\u200c\u200d\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd")
+"""Format characters that belong to words: the joiners of many scripts and of emoji, and signs under which Arabic numbers stand. All
+others are not seen, or turn text around: a name with them is not what it looks like."""
 
 
 def clean_path(path: str, field: str = "path") -> str:
@@ -53,7 +54,7 @@ def clean_path(path: str, field: str = "path") -> str:
 
 
 def _checked(name: str, field: str) -> str:
-    if any(unicodedata.category(ch) in ("Cc", "Cs", "Zl", "Zp") or ch in _UNSEEN for ch in name):
+    if any(unicodedata.category(ch) in ("Cc", "Cf", "Cs", "Zl", "Zp") and ch not in _SEEN for ch in name):
         raise _refused(field, "must not hold control characters or others that are not seen")
     if "\\" in name:
         raise _refused(field, "must not hold backslashes: names are separated by /")
