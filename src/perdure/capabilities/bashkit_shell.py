@@ -76,7 +76,7 @@ def _answer(ran: Ran, saved: Saved, unseen: Sequence[str]) -> JsonObject:
     if ran.truncated:
         notes.append("the output was longer than what is kept of it")
     if ran.state is None:
-        notes.append("variables, functions and the folder are as before this command: they are too much to be kept")
+        notes.append("variables, functions and the folder are as before this command: what it left of them cannot be kept")
     if notes:
         answer["notes"] = notes
     return answer | {"stdout": ran.stdout}

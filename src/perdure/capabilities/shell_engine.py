@@ -217,8 +217,11 @@ async def _state_of(shell: bashkit.Bash) -> str | None:
     variables = await _execute(shell, "builtin declare -p")
     if any(each.error or each.stdout_truncated for each in (functions, variables)):
         return None
-    lines = [line for line in functions.stdout.splitlines() if not line.startswith("shopt -u ")]
-    lines += [line for line in variables.stdout.splitlines() if not _is_own(line)]
+    if "shopt -" not in functions.stdout or "declare -" not in variables.stdout:
+        return None  # the command has sent all output elsewhere, or put something of its own in the place of `builtin`
+    # Variables first: a function may be called `declare`.
+    lines = [line for line in variables.stdout.splitlines() if not _is_own(line)]
+    lines += [line for line in functions.stdout.splitlines() if not line.startswith("shopt -u ")]
     script = "\n".join([*lines, f"builtin cd -- {shlex.quote(shell.shell_state().cwd)}"])
     return script if len(script) <= MAX_STATE and "\0" not in script else None
 
