@@ -16,6 +16,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any
 
 import msgspec
@@ -35,7 +36,7 @@ TEMPORARY = 256 << 20
 """Bytes of a file that it may write: what SQLite sorts and has no room for in memory."""
 
 USED_UP = 300 << 20
-"""Bytes of memory after which it is not used again: it does not give them back."""
+"""Bytes of memory with which it is not used again."""
 
 LONGEST = 200
 """Seconds after which the system ends a job that nobody else ended."""
@@ -88,9 +89,9 @@ def answer_to(job: Job, show: Callable[[str, str], None]) -> Gave | Refused:
     """The last frame of a job."""
     try:
         value = msgspec.msgpack.encode(work(job, show))
-        return Gave(value, _peak() > USED_UP)
+        return Gave(value, _held() > USED_UP)
     except ToolError as refused:
-        return Refused(refused.message, _peak() > USED_UP)
+        return Refused(refused.message, _held() > USED_UP)
     except MemoryError:
         return Refused(f"It was stopped: {OUT_OF_MEMORY}.", retire=True)
     except BaseException as error:  # noqa: BLE001 (a panic of the libraries is none of Python's usual exceptions)
@@ -131,10 +132,12 @@ def confine() -> None:
             resource.setrlimit(limit, (bound, bound))
 
 
-def _peak() -> int:
-    """Bytes of memory that this process has had at most."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def _held() -> int:
+    """Bytes of memory that this process holds. Its peak, which is known everywhere, begins with that of the server that made it."""
+    try:
+        return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _leave_with_the_server() -> None:

@@ -177,7 +177,12 @@ def check_arguments(bound: BoundTool, arguments: Any) -> JsonObject:
     if isinstance(arguments, str):
         raise PerdureError("The arguments are not valid JSON.", code="invalid_arguments")
     validator = _validator(to_json(bound.tool.parameters))
-    problems = [f"{_path(error)}: {error.message}" for error, _ in zip(validator.iter_errors(arguments), range(5), strict=False)]
+    try:
+        problems = [
+            f"{_path(error)}: {error.message}" for error, _ in zip(validator.iter_errors(arguments), range(5), strict=False)
+        ]
+    except ValueError:  # a few hundred levels
+        raise PerdureError("Invalid arguments. They are nested too deep.", code="invalid_arguments") from None
     if problems:
         raise PerdureError("Invalid arguments. " + "; ".join(problems), code="invalid_arguments")
     if not isinstance(arguments, dict):
