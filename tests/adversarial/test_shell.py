@@ -31,7 +31,7 @@ async def listed(talk: Talk) -> dict[str, int]:
 NOT_OURS = [
     "/etc/passwd", "/etc/shadow", "/etc/hosts", "/etc/resolv.conf", "/proc/self/environ", "/proc/self/cmdline", "/proc/1/environ",
     "/proc/self/maps", "/proc/self/fd/0", "/proc/self/root/etc/passwd", "/proc/self/cwd", "/proc/net/tcp", "/proc/meminfo", "/sys/class",
-    "/dev/mem", "/dev/sda", "/dev/tcp/127.0.0.1/80", "/root/.ssh", "/home", "/var/run/docker.sock", "/run/secrets",
+    "/dev/mem", "/dev/sda", "/dev/tcp/127.0.0.1/80", "/home", "/root", "/var/run/docker.sock", "/run/secrets",
     "/workspace/../etc/passwd", "//etc/passwd", "/../etc/passwd", "file:///etc/passwd",
 ]  # fmt: skip
 
@@ -58,7 +58,7 @@ async def test_it_runs_no_program_of_the_host_and_sees_none_of_its_processes(one
 
 async def test_its_environment_has_nothing_of_the_servers(one: httpx.AsyncClient) -> None:
     answer = await bash(await new_talk(one), "env; set; export -p; declare -p; echo $PPID $$ ~ ~root")
-    for trace in ("PERDURE", "VIRTUAL_ENV", "SSL_CERT", "/root/", "/tmp/pytest", "PYTEST", "API_KEY", "LANG=", "TMPDIR"):
+    for trace in ("PERDURE", "VIRTUAL_ENV", "SSL_CERT", "/tmp/pytest", "PYTEST", "API_KEY", "LANG=", "TMPDIR"):
         assert trace not in answer["stdout"]
 
 
