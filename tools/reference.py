@@ -17,6 +17,7 @@ from perdure.api.error_codes import ANSWERS, PROGRAMS, TOOLS, TURNS, ErrorCode
 from perdure.api.openapi import build_document
 from perdure.capabilities.base import Capability, Tool
 from perdure.capabilities.registry import Registry
+from perdure.capabilities.tool_approval import TOOL_APPROVAL
 from perdure.domain.events import EVENT_DATA, LIVE_TYPES, RESERVED_TYPES
 from perdure.settings import Settings
 from perdure.wiring import all_routes
@@ -162,8 +163,11 @@ def capability_part(capability: Capability) -> list[str]:
         parts.append(table(("configuration", "", "meaning"), rows))
     tools = capability.tools(None)
     if tools:
-        calls = [(f"`{tool.name}`", tool.description, ", ".join(arguments_of(tool)), on_recovery(tool)) for tool in tools]
-        parts.append(table(("tool", "what the model is told", "arguments", "after a crash"), calls))
+        calls = [
+            (f"`{tool.name}`", tool.description, ", ".join(arguments_of(tool)), on_recovery(tool), held_back(tool))
+            for tool in tools
+        ]
+        parts.append(table(("tool", "what the model is told", "arguments", "after a crash", "asked about"), calls))
     return parts
 
 
@@ -183,6 +187,12 @@ def on_recovery(tool: Tool) -> str:
     return "run again" if tool.hints.readonly or tool.hints.idempotent else "not run again"
 
 
+def held_back(tool: Tool) -> str:
+    """In which modes of `tool_approval` a person is asked before the tool runs."""
+    modes = [mode for mode in ("normal", "protective") if TOOL_APPROVAL.gate({"mode": mode}, tool)]
+    return ", ".join(f"`{mode}`" for mode in modes)
+
+
 def capabilities_page() -> str:
     parts = [part for capability in Registry().all() for part in capability_part(capability)]
     return page(
@@ -191,7 +201,8 @@ def capabilities_page() -> str:
         "takes a configuration. Layers add up; for the same capability the later layer's configuration wins. `GET /v1/capabilities` "
         "lists what a server has.",
         "`?` marks arguments that may be left out. When a server dies in the middle of a call, the call is run again only if doing it "
-        "twice comes to the same as once; otherwise the model is told that it was interrupted.",
+        "twice comes to the same as once; otherwise the model is told that it was interrupted. *Asked about* names the modes of "
+        "[`tool_approval`](#tool_approval) that hold calls of the tool back until somebody allows them.",
         *parts,
     )  # fmt: skip
 

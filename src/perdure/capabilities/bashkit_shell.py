@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from perdure.capabilities.base import ONCE, Capability, Tool, ToolContext, ToolOutcome, schema
+from perdure.capabilities.base import Capability, Tool, ToolContext, ToolOutcome, schema
 from perdure.capabilities.shell_engine import Differences, Network, Ran, ShellDone, ShellJob
 from perdure.capabilities.shell_files import Changes, Held, Saved, load, save
 from perdure.domain.files import content_of
 from perdure.domain.messages import JsonObject
 from perdure.domain.network import NetworkRules
 from perdure.domain.paths import MOUNT
+from perdure.domain.tools import ToolHints
 from perdure.llm.addresses import is_refused_host, plain_address
 from perdure.store.database import Tx
 from perdure.store.shell_states import read_shell_state, write_shell_state
@@ -103,7 +104,7 @@ BASH = Tool(
         "command",
     ),
     run=_bash,
-    hints=ONCE,
+    hints=ToolHints(readonly=False, destructive=True, idempotent=False, open_world=True),
     timeout=MAX_TIMEOUT + 20.0,
 )
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 
-from perdure.capabilities.base import ONCE, READ_ONLY, Capability, Tool, ToolContext, ToolOutcome, schema
+from perdure.capabilities.base import READ_ONLY, Capability, Tool, ToolContext, ToolOutcome, schema
 from perdure.capabilities.sandbox import Sandbox
 from perdure.capabilities.sql_engine import MAX_ROWS, TIME_LIMIT, Answer, SchemaJob, SqlJob
 from perdure.domain.databases import MAX_DATABASES, NAME_PATTERN
 from perdure.domain.errors import ToolError
 from perdure.domain.messages import JsonObject
+from perdure.domain.tools import ToolHints
 from perdure.store.database import Tx
 from perdure.store.databases import add_database, list_databases, read_image, write_image
 from perdure.store.rows import to_json
@@ -109,7 +110,7 @@ TOOLS = (
         description="Run one SQLite statement that changes a database of this session. A database is made when it is first written.",
         parameters=schema({"sql": _SQL, "params": _PARAMS, "database": _DATABASE}, "sql"),
         run=_sql_execute,
-        hints=ONCE,
+        hints=ToolHints(readonly=False, destructive=True, idempotent=False),
     ),
     Tool(
         name="sql_query",

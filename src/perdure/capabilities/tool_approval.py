@@ -12,19 +12,22 @@ _MODES = ("off", "normal", "protective")
 def _gate(config: Any, tool: Tool) -> bool:
     """Whether a call of this tool has to be allowed first.
 
-    `normal` holds back what destroys or reaches outside; `protective` whatever is not read-only.
+    `normal` holds back what may destroy, or change things outside of the session. `protective` lets through only what reads
+    inside of it: what is asked of others, such as an address, tells them something.
     """
     mode = (config or {}).get("mode", "normal")
     hints = tool.hints
-    if mode == "off" or hints.readonly:
+    if mode == "off":
         return False
-    return mode == "protective" or bool(hints.destructive or hints.open_world)
+    if mode == "protective":
+        return not hints.readonly or bool(hints.open_world)
+    return bool(hints.destructive or (hints.open_world and not hints.readonly))
 
 
 TOOL_APPROVAL = Capability(
     id="tool_approval",
     name="Tool approval",
-    description="Holds tool calls back until a person allows them: those that destroy or reach outside, or all that change something.",
+    description="Holds tool calls back until a person allows them: those that may destroy, or all that do more than read in the session.",
     category="safety",
     config_schema=schema(
         {
@@ -32,7 +35,10 @@ TOOL_APPROVAL = Capability(
                 "type": "string",
                 "enum": list(_MODES),
                 "default": "normal",
-                "description": "off: nothing is held back; normal: what destroys or reaches outside; protective: all but reading.",
+                "description": (
+                    "off: nothing is held back; normal: what may destroy, or change things outside; protective: all but reading "
+                    "in the session."
+                ),
             }
         }
     ),

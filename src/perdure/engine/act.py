@@ -32,7 +32,8 @@ log = logging.getLogger("perdure.act")
 MAX_ERROR = 2_000
 """Characters of an error that the model is told."""
 
-REJECTED = "The user does not allow calls of this tool in this session."
+REJECTED = "rejected"
+"""The code of a call that a person has said no to, once for all."""
 
 UNCERTAIN = "It may or may not have taken effect; look at the present state before you try again."
 INTERRUPTED = f"This call was interrupted: the server stopped while it ran. {UNCERTAIN}"
@@ -84,7 +85,7 @@ async def _one(run: Run, assembly: Assembly, state: TurnState, call: CallState) 
     except _Interrupted:
         status, error = "interrupted", INTERRUPTED
     except PerdureError as refused:
-        error = _words(run, refused.message)
+        status, error = "rejected" if refused.code == REJECTED else "error", _words(run, refused.message)
         if isinstance(refused, Unavailable) and refused.retryable:  # the database went away, perhaps with the answer only
             status, error = "interrupted", f"{error}. {UNCERTAIN}"
     except Exception as failure:  # noqa: BLE001 (whatever it is: the call has failed, and the model is told)
@@ -130,7 +131,7 @@ async def _attempt(run: Run, assembly: Assembly, bound: BoundTool | None, state:
     arguments = check_arguments(bound, run.withheld.get(call.id, call.arguments))
     _check_withheld(run, bound, call)
     if bound.rejected:
-        raise PerdureError(REJECTED, code="rejected")
+        raise PerdureError("The user does not allow calls of this tool in this session.", code=REJECTED)
     if 0 < assembly.rules.loop_limit <= state.repeats:
         raise PerdureError(
             f"You have made exactly these calls {state.repeats + 1} times in a row, so this one was not made. "

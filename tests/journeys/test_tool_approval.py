@@ -1,0 +1,230 @@
+"""Calls that wait for a person: which ones, what each word on them does, and what becomes of them without one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+
+from perdure.capabilities.registry import BUILT_IN
+from perdure.capabilities.tool_approval import TOOL_APPROVAL
+from tests.server import Server, post, use_simulated_model
+from tests.talk import Json, Talk, call, new_talk, script
+
+READING = {
+    "get_current_time", "get_session_info", "glob", "grep_files", "list_directory", "list_schedules", "query_history", "read_file",
+    "read_many_files", "sql_query", "sql_schema", "stat_file", "write_todos",
+}  # fmt: skip
+CHANGING = {
+    "cancel_schedule", "create_schedule", "edit_file", "kv_store", "secret_store", "write_file", "write_session_title", "web_fetch",
+}  # fmt: skip
+DESTROYING = {"bash", "delete_file", "sql_execute"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "asked"),
+    [("off", set()), ("normal", DESTROYING), (None, DESTROYING), ("protective", DESTROYING | CHANGING)],
+)
+def test_each_mode_asks_about_these_built_in_tools_and_no_others(mode: str | None, asked: set[str]) -> None:
+    tools = [tool for capability in BUILT_IN for tool in capability.tools(None)]
+    assert {tool.name for tool in tools} == READING | CHANGING | DESTROYING
+    config = None if mode is None else {"mode": mode}
+    assert {tool.name for tool in tools if TOOL_APPROVAL.gate(config, tool)} == asked
+
+
+def gated(mode: str, *more: str) -> Json:
+    """The fields of a session with this mode."""
+    return {"capabilities": [{"ref": "tool_approval", "config": {"mode": mode}}, *({"ref": each} for each in more)]}
+
+
+async def asked(talk: Talk, *steps: Json) -> list[Json]:
+    """Post a script; the questions that it comes to, in order."""
+    message = await talk.say(script(*steps))
+    return await questions(talk, message["sequence"])
+
+
+async def questions(talk: Talk, after: int) -> list[Json]:
+    """The questions that the session parks with next."""
+    event = (await talk.logged_until("tool.call_requested", after=after))[-1]
+    assert {each["name"] for each in event["data"]["tool_calls"]} == {"approve_tool_call"}
+    assert (await talk.read())["status"] == "waiting_for_tool_results"
+    return [each["arguments"] for each in event["data"]["tool_calls"]]
+
+
+async def decide(talk: Talk, status: int = 200, **decisions: str) -> Json:
+    """Give a word on each of these calls."""
+    given = [{"tool_call_id": call_id, "decision": decision} for call_id, decision in decisions.items()]
+    return await post(talk.http, talk.path("/tool-approvals"), {"decisions": given}, status)
+
+
+async def outcomes(talk: Talk) -> dict[str, str]:
+    """The status of every call so far, those about questions aside."""
+    events = await talk.events(types="tool.completed")
+    return {
+        each["data"]["tool_call_id"]: each["data"]["status"] for each in events if each["data"]["tool_name"] != "approve_tool_call"
+    }
+
+
+async def text_of(talk: Talk, path: str) -> str | None:
+    """What a file of the session holds; None without it."""
+    answer = await talk.http.get(talk.path(f"/fs{path}"))
+    return answer.json()["content"] if answer.status_code == 200 else None
+
+
+async def test_what_destroys_waits_and_what_does_not_runs_first(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, **gated("normal", "session_sql_database"))
+    calls = [
+        call("bash", "call_1", command="echo gone > /workspace/a"), call("write_file", "call_2", path="/a", content="here"),
+        call("sql_execute", "call_3", sql="CREATE TABLE t (x)"), call("read_file", "call_4", path="/b"),
+        call("delete_file", "call_5", path="/c"), call("kv_store", "call_6", operation="set", key="k", value="v"),
+    ]  # fmt: skip
+    wanted = await asked(talk, {"tool_calls": calls}, {"text": "Done."})
+    assert [(each["tool_call_id"], each["tool_name"]) for each in wanted] == [
+        ("call_1", "bash"), ("call_3", "sql_execute"), ("call_5", "delete_file"),
+    ]  # fmt: skip
+    assert wanted[0]["arguments"] == {"command": "echo gone > /workspace/a"}
+    assert set(await outcomes(talk)) == {"call_2", "call_4", "call_6"}
+    assert await text_of(talk, "/a") == "here"
+    assert await decide(talk, call_1="allow", call_3="allow", call_5="reject") == {"accepted": 3, "status": "active"}
+    await talk.logged_until("session.idled")
+    assert await text_of(talk, "/a") == "gone\n"
+    done = await outcomes(talk)
+    assert (done["call_1"], done["call_3"], done["call_5"]) == ("success", "success", "rejected")
+
+
+async def test_protective_asks_about_every_change_and_about_addresses_elsewhere(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, **gated("protective", "web_fetch"))
+    calls = [
+        call("write_file", "call_1", path="/a", content="x"), call("list_directory", "call_2"),
+        call("web_fetch", "call_3", url="http://192.0.2.1/?what=secret"), call("get_current_time", "call_4"),
+    ]  # fmt: skip
+    wanted = await asked(talk, {"tool_calls": calls}, {"text": "Done."})
+    assert [each["tool_name"] for each in wanted] == ["write_file", "web_fetch"]
+    await decide(talk, call_1="reject", call_3="reject")
+    await talk.logged_until("session.idled")
+    assert await outcomes(talk) == {"call_1": "rejected", "call_2": "success", "call_3": "rejected", "call_4": "success"}
+    assert await text_of(talk, "/a") is None
+
+
+async def test_off_asks_about_nothing_and_a_session_may_turn_the_gate_of_its_agent_off(api: httpx.AsyncClient) -> None:
+    agent = await post(api, "/v1/agents", {"name": "careful", "system_prompt": "Be careful.", **gated("protective")})
+    strict = await new_talk(api, agent_id=agent["id"])
+    assert len(await asked(strict, {"tool_calls": [call("bash", "call_1", command="true")]}, {"text": "Done."})) == 1
+    free = await new_talk(api, agent_id=agent["id"], **gated("off"))
+    await free.turn({"tool_calls": [call("bash", "call_1", command="true")]}, {"text": "Done."})
+    assert await outcomes(free) == {"call_1": "success"}
+
+
+async def test_a_tool_whose_definition_says_so_is_asked_about_without_any_capability(api: httpx.AsyncClient) -> None:
+    clock = {"type": "builtin", "name": "get_current_time", "description": "", "parameters": {}, "policy": "requires_approval"}
+    talk = await new_talk(api, tools=[clock])
+    assert len(await asked(talk, {"tool_calls": [call("get_current_time", "call_1")]}, {"text": "Late."})) == 1
+    await decide(talk, call_1="allow")
+    await talk.logged_until("session.idled")
+    assert await outcomes(talk) == {"call_1": "success"}
+
+
+async def test_a_yes_is_for_one_call_and_the_next_one_is_asked_about_again(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, **gated("normal"))
+    again = {"tool_calls": [call("bash", "call_2", command="echo two")]}
+    await asked(talk, {"tool_calls": [call("bash", "call_1", command="echo one")]}, again, {"text": "Done."})
+    await decide(talk, approve_call_1="allow")
+    assert [each["tool_call_id"] for each in await questions(talk, (await talk.events())[-1]["sequence"])] == ["call_2"]
+    await decide(talk, call_2="reject")
+    await talk.logged_until("session.idled")
+    assert await outcomes(talk) == {"call_1": "success", "call_2": "rejected"}
+
+
+@pytest.mark.parametrize(("decision", "becomes"), [("allow_always", "success"), ("reject_always", "rejected")])
+async def test_a_word_for_always_also_decides_what_is_open_and_what_comes_later_in_this_session(
+    api: httpx.AsyncClient, decision: str, becomes: str
+) -> None:
+    talk = await new_talk(api, **gated("normal"))
+    both = [call("bash", "call_1", command="echo one"), call("bash", "call_2", command="echo two")]
+    await asked(talk, {"tool_calls": both}, {"tool_calls": [call("bash", "call_3", command="echo three")]}, {"text": "Done."})
+    assert (await decide(talk, call_2=decision))["accepted"] == 2
+    await talk.logged_until("session.idled")
+    await talk.turn({"tool_calls": [call("bash", "call_4", command="echo four")]}, {"text": "Done."})
+    assert await outcomes(talk) == dict.fromkeys(("call_1", "call_2", "call_3", "call_4"), becomes)
+    other = await new_talk(api, **gated("normal"))
+    assert len(await asked(other, {"tool_calls": [call("bash", "call_1", command="echo one")]}, {"text": "Done."})) == 1
+
+
+async def test_the_model_is_told_of_a_no_and_goes_on(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, **gated("normal"))
+    await asked(talk, {"tool_calls": [call("bash", "call_1", command="rm -r /workspace")]}, {"text": "As you wish."})
+    await decide(talk, call_1="reject")
+    events = await talk.logged_until("session.idled")
+    shown = [event["data"]["messages"] for event in events if event["type"] == "llm.generation"][-1]
+    (told,) = [message["content"][0] for message in shown if message["role"] == "tool_result"]
+    assert "rejected" in told["error"]
+    assert events[-1]["type"] == "session.idled"
+
+
+async def test_some_decisions_leave_the_others_open_and_nothing_runs_before_the_last(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, **gated("normal"))
+    calls = [call("bash", "call_1", command="echo x > /workspace/a"), call("delete_file", "call_2", path="/b")]
+    await asked(talk, {"tool_calls": calls}, {"text": "Done."})
+    assert await decide(talk, call_1="allow") == {"accepted": 1, "status": "waiting_for_tool_results"}
+    problem = await decide(talk, 400, call_1="allow")
+    assert problem["code"] == "unknown_tool_call"
+    assert await decide(talk, call_2="reject") == {"accepted": 1, "status": "active"}
+    await talk.logged_until("session.idled")
+    assert await outcomes(talk) == {"call_1": "success", "call_2": "rejected"}
+
+
+async def test_decisions_that_cannot_be_are_refused_and_decide_nothing(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, **gated("normal"))
+    await asked(talk, {"tool_calls": [call("bash", "call_1", command="true")]}, {"text": "Done."})
+    twice = {"tool_call_id": "call_1", "decision": "allow"}
+    for body, code in (
+        ({"decisions": [{"tool_call_id": "call_9", "decision": "allow"}]}, "unknown_tool_call"),
+        ({"decisions": [twice, {**twice, "tool_call_id": "approve_call_1"}]}, "repeated_tool_call"),
+        ({"decisions": [{**twice, "decision": "perhaps"}]}, "invalid_request"),
+        ({"decisions": []}, "invalid_request"),
+        ({}, "invalid_request"),
+    ):
+        assert (await post(api, talk.path("/tool-approvals"), body, 400))["code"] == code
+    assert (await talk.read())["status"] == "waiting_for_tool_results"
+    assert (await talk.answer({"tool_call_id": "call_1", "result": 1}, status=400))["code"] == "unknown_tool_call"
+    await decide(talk, call_1="allow")
+    await talk.logged_until("session.idled")
+    assert (await decide(talk, 409, call_1="allow"))["code"] == "not_waiting_for_approval"
+
+
+async def test_a_new_message_withdraws_the_questions(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, **gated("normal"))
+    await asked(talk, {"tool_calls": [call("bash", "call_1", command="echo x > /workspace/a")]}, {"text": "Done."})
+    message = await talk.say("Never mind.")
+    await talk.logged_until("session.idled", after=message["sequence"])
+    assert await outcomes(talk) == {"call_1": "cancelled"}
+    assert await text_of(talk, "/a") is None
+    assert (await decide(talk, 409, call_1="allow"))["code"] == "not_waiting_for_approval"
+
+
+async def test_questions_outlive_a_kill_and_without_an_answer_the_call_is_rejected(database_url: str, tmp_path: Path) -> None:
+    async with Server(tmp_path / "data", database_url=database_url) as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+            await use_simulated_model(http)
+            late, answered = [await new_talk(http, **gated("normal")) for _ in range(2)]
+            for talk in (late, answered):
+                await asked(talk, {"tool_calls": [call("bash", "call_1", command="echo hi")]}, {"text": "Done."})
+        await server.kill()
+    environment = {"PERDURE_APPROVAL_TIMEOUT_SECONDS": "0.1"}
+    async with (
+        Server(tmp_path / "data", database_url=database_url, environment=environment) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=30) as http,
+    ):
+        answered.http = late.http = http
+        await decide(answered, call_1="allow")
+        await answered.logged_until("session.idled")
+        assert await outcomes(answered) == {"call_1": "success"}
+        # What was asked before keeps the time that it was given; what is asked now has a tenth of a second.
+        fresh = await new_talk(http, **gated("normal"))
+        await fresh.say(script({"tool_calls": [call("bash", "call_1", command="echo hi")]}, {"text": "Done."}))
+        events = await fresh.logged_until("session.idled")
+        assert await outcomes(fresh) == {"call_1": "rejected"}
+        assert "Nobody allowed" in json.dumps(events)
+        assert (await late.read())["status"] == "waiting_for_tool_results"
