@@ -44,7 +44,7 @@ WORDS = (
 COMMON = "maple"
 """In one title of five or so: every page of the search is full."""
 MIDDLE = "maple north"
-"""In one title of ninety or so: so many have to be counted that the whole index is gone through."""
+"""In one title of ninety or so: a thousand sessions hold it only on a second page, and a great part of the index is gone through."""
 RARE = "zephyr"
 """In the title of the oldest session only."""
 BATCH = 5_000

@@ -33,7 +33,7 @@ OPERATIONS: dict[str, str] = {
         "harness and the agent are given by id or by name, not by both."
     ),
     "list_sessions": (
-        "All filters must match. `total` counts what matches, whatever the page. With `search` or `tags` it is exact up to 1,000; a "
+        "All filters must match. `total` counts what matches, whatever the page. With `search` or `tags` it is exact up to 200; a "
         "greater one means that there are at least so many, and it is always greater than `offset` + `limit` while more follows."
     ),
     "get_session": "The session as it is now.",

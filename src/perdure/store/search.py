@@ -187,10 +187,17 @@ async def drop_segment(tx: Tx, org_id: str, segment: int) -> None:
         await tx.run(f"DELETE FROM {table} WHERE org_id = ? AND segment = ?", org_id, segment)
 
 
-async def segments_by_age(tx: Tx, org_id: str) -> list[tuple[int, Micros]]:
-    """The organization's segments, each with the time at which its youngest session was created; the youngest first."""
-    rows = await tx.all("SELECT segment, newest FROM search_segments WHERE org_id = ? ORDER BY newest DESC, segment DESC", org_id)
-    return [(row[0], row[1]) for row in rows]
+async def segments_by_age(tx: Tx, org_id: str, text: str | None) -> tuple[list[tuple[int, Micros]], str | None]:
+    """The organization's segments, each with the time at which its youngest session was created, the youngest first.
+
+    If there are any, also the text as the database folds titles.
+    """
+    rows = await tx.all(
+        "SELECT segment, newest, (SELECT LOWER(CAST(? AS TEXT))) FROM search_segments WHERE org_id = ?"
+        " ORDER BY newest DESC, segment DESC",
+        text, org_id,
+    )  # fmt: skip
+    return [(row[0], row[1]) for row in rows], rows[0][2] if rows else None
 
 
 async def candidates(tx: Tx, org_id: str, segments: Sequence[int], terms: Sequence[str]) -> dict[int, list[int]]:

@@ -13,12 +13,12 @@ from perdure.store.rows import among, columns, like_pattern, to_json
 from perdure.store.search import candidates, searched_terms, segments_by_age
 from perdure.store.sessions import BUSY, BUSY_STATUSES, SessionRow
 
-EXACT = 1000
+EXACT = 200
 """A search counts so many matches; of more it says that there are more."""
 
 _COLUMNS = columns(SessionRow)
-_FIRST, _MORE = 4, 16
-"""Segments that a search looks up at first, and how many times more in each further step."""
+_FEW, _MANY = 4, 64
+"""Segments that a search looks up at once: at first and at least, and at most."""
 _FAR = 1000
 """Rows that are passed over as they are; further ones by their ids alone, of which an index has many on a page."""
 _COMPARED = 400
@@ -117,15 +117,14 @@ async def _sorted_in(tx: Tx, org_id: str, want: SessionFilter, keys: set[Key], c
         keys: what matches outside of the index.
         certain: how many of the first keys the page needs.
     """
-    ages = await segments_by_age(tx, org_id)
+    ages, folded = await segments_by_age(tx, org_id, want.search)
     if not ages:
         return keys, len(keys)
     where, args = _where(org_id, want)
-    folded = None if want.search is None else await tx.one("SELECT LOWER(CAST(? AS TEXT))", want.search)
-    terms = searched_terms(None if folded is None else folded[0], want.tags, want.agent_id)
-    total, begin, size = len(keys), 0, _FIRST
+    terms = searched_terms(folded, want.tags, want.agent_id)
+    total, begin, size = len(keys), 0, _FEW
     while begin < len(ages):
-        step, begin, size = ages[begin : begin + size], begin + size, size * _MORE
+        step, begin = ages[begin : begin + size], begin + size
         slots = await candidates(tx, org_id, [segment for segment, _ in step], terms)
         for newest, batch in _batches(step, slots):
             settled = sum(created_at > newest for created_at, _ in keys) >= certain
@@ -141,6 +140,8 @@ async def _sorted_in(tx: Tx, org_id: str, want: SessionFilter, keys: set[Key], c
                 match, wanted = among(tx.dialect, "search_slot", "BIGINT", left[: enough - total])
                 counted = await tx.one(f"SELECT COUNT(*) FROM sessions WHERE {where} AND {match}", *args, wanted)
                 left, total = left[enough - total :], total + (0 if counted is None else counted[0])
+        # As many more as are likely to hold what is missing, if the older ones are like those that were looked up.
+        size = min(_MANY, max(_FEW, (enough - total) * begin * 5 // (4 * max(total, 1))))
     return keys, total
 
 
