@@ -1,18 +1,12 @@
-"""`perdure demo`, and the guide, do what they say."""
+"""`perdure demo` does what it says."""
 
 from __future__ import annotations
 
-import asyncio
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 
-from perdure.client import Client, is_live
-from tests.command import LIMIT, PERDURE, Terminal, environment, perdure
-from tests.server import Server
+from tests.command import PERDURE, Terminal, environment, perdure
 from tests.unit.fake_server import FakeServer, answers
 
 # --- the demo ----------------------------------------------------------------------
@@ -72,28 +66,3 @@ async def test_a_demo_that_cannot_be_true_fails(tmp_path: Path) -> None:
     assert "sk-wrong" not in done.out + done.err
     assert "error: the demo failed: the turn did not complete" in done.err
     assert list(tmp_path.iterdir()) == []
-
-
-# --- the guides --------------------------------------------------------------------
-
-
-async def test_the_getting_started_guide_works_as_written(server: Server, llama_url: str) -> None:
-    guide = (Path(__file__).parents[2] / "docs" / "guide" / "getting-started.md").read_text("utf-8")
-    blocks = re.findall(r"```bash\n(.*?)```", guide, re.DOTALL)
-    process = await asyncio.create_subprocess_exec(
-        "bash", "-euo", "pipefail", "-c", "\n".join(blocks),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment(URL=server.url, LOCAL=llama_url),
-    )  # fmt: skip
-    out, _ = await asyncio.wait_for(process.communicate(), LIMIT)
-    assert process.returncode == 0, out.decode()
-    (python,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", python.replace("http://127.0.0.1:9000", server.url), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    out, _ = await asyncio.wait_for(process.communicate(), LIMIT)
-    assert process.returncode == 0, out.decode()
-    assert len(out.split()) > 3
-    async with Client(server.url) as client:
-        titles = {session.title: session for session in (await client.list_sessions()).data}
-        assert titles["Paris"].tags == ("trial", "geography")
-        assert not any(is_live(event) for event in await client.list_events(titles["From Python"].id))

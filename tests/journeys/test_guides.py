@@ -1,0 +1,211 @@
+"""Every block of code in the README and the guides is run as it stands there, or is listed here with the reason why not.
+
+The blocks of a page run in order against a server of their own, in one shell and one Python, as a reader would paste them. What is
+changed in them stands in `INSTEAD`; what cannot run stands in `NOT_RUN`.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import json
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+
+from perdure.client import Client
+from tests.command import LIMIT, environment, script
+from tests.server import Server, use_simulated_model
+
+ROOT = Path(__file__).parents[2]
+PAGES = ["README.md", *sorted(f"docs/guide/{path.name}" for path in (ROOT / "docs" / "guide").glob("*.md"))]
+
+INSTALLS = "installs; `make install` has been run, or this test could not"
+SERVES = "starts the server that the other blocks use, and goes on until it is stopped"
+VENDOR = "needs a vendor's key or server"
+FOLLOWS = "follows for ever; tests/journeys/test_stream.py and test_cli.py follow"
+
+NOT_RUN = {
+    ("README.md", "make demo"): "tests/journeys/test_demo.py runs it",
+    ("README.md", "make test"): "runs this very test",
+    ("README.md", "make install && . .venv/bin/activate"): INSTALLS,
+    ("README.md", "curl -N $URL/v1/sessions/$SESSION/sse"): FOLLOWS,
+    ("docs/guide/getting-started.md", "make install"): INSTALLS,
+    ("docs/guide/getting-started.md", "perdure serve\n"): SERVES,
+    ("docs/guide/getting-started.md", "OPENAI=$(post /v1/providers"): VENDOR,
+    ("docs/guide/getting-started.md", "curl -N $URL/v1/sessions/$SESSION/sse"): FOLLOWS,
+    (
+        "docs/guide/getting-started.md",
+        "perdure keys create --name laptop",
+    ): "the server has to be stopped; tests/journeys/test_cli.py",
+    ("docs/guide/getting-started.md", "perdure serve --database-url postgresql://"): "needs a database; most journeys have one",
+    ("docs/guide/models.md", "OPENAI_API_KEY=sk-... perdure serve"): VENDOR,
+    ("docs/guide/models.md", "curl -fsS -X POST $URL/v1/providers/$PROVIDER/sync-models"): VENDOR,
+    ("docs/guide/models.md", '{"status": "success", "created": 12'): "an answer, not a request",
+    ("docs/guide/capabilities.md", "pip install ./examples/dice"): "installs; tests/journeys/test_plugin.py uses the example",
+    ("docs/guide/secrets.md", "perdure keys rotate-master"): "the server has to be stopped; tests/journeys/test_rotate_master.py",
+}
+"""Blocks that are not run, by page and how they begin, and why."""
+
+CLOCK = {"tool_calls": [{"name": "get_current_time", "arguments": {}}]}
+WEATHER = {"tool_calls": [{"name": "weather", "arguments": {"city": "Rome"}}]}
+WRITE = {"tool_calls": [{"name": "write_file", "arguments": {"path": "/list.md", "content": "Milk"}}]}
+
+INSTEAD = {
+    # The simulated model stands in for the one on the reader's machine, and is told to call what the example waits for.
+    '"openai_completions", "base_url": "http://127.0.0.1:8080/v1"': '"llmsim"',
+    '"openai_completions", "base_url": "\'$LOCAL\'"': '"llmsim"',
+    '"Tell me a story"': json.dumps(script(CLOCK, {"text": "Once."})),
+    '"Do I need an umbrella in Rome?"': json.dumps(script(WEATHER, {"text": "No."})),
+    '"Write a shopping list to /list.md."': json.dumps(script(WRITE, {"text": "Written."})),
+}
+
+
+class Block(NamedTuple):
+    """A block of code: where it is, what it is written in, what it says."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def blocks_of(page: str) -> list[Block]:
+    text = (ROOT / page).read_text("utf-8")
+    found = re.finditer(r"^```(.*)\n((?:.*\n)*?)```$", text, re.MULTILINE)
+    return [Block(page, text.count("\n", 0, each.start()) + 1, each[1], each[2]) for each in found]
+
+
+def reasons_not_to_run(block: Block) -> list[tuple[str, str]]:
+    """The lines of the table that this block is meant by."""
+    return [(page, begins) for page, begins in NOT_RUN if page == block.page and block.text.startswith(begins)]
+
+
+def to_run(page: str) -> list[Block]:
+    return [block for block in blocks_of(page) if not reasons_not_to_run(block)]
+
+
+def helpers() -> Block:
+    """What other pages call the helpers of Getting started."""
+    (block,) = (each for each in blocks_of("docs/guide/getting-started.md") if "id_of() {" in each.text)
+    return block
+
+
+class Reader:
+    """Somebody who pastes what a page says into a shell and a Python, in an empty folder with `.venv` in it."""
+
+    def __init__(self, server: Server, shell: asyncio.subprocess.Process, client: Client) -> None:
+        self._server = server
+        self._shell = shell
+        self._names: dict[str, Any] = {"client": client}
+
+    async def run(self, block: Block) -> None:
+        text = block.text.replace("http://127.0.0.1:9000", self._server.url)
+        for said, instead in INSTEAD.items():
+            text = text.replace(said, instead)
+        async with asyncio.timeout(LIMIT):
+            match block.language:
+                case "bash":
+                    await self._paste(text)
+                case "python" if "asyncio.run(" in text:
+                    await self._program(text)
+                case "python":
+                    await self._piece(text)
+                case "json":
+                    await self._request("/v1/sessions", "application/json", text)
+                case "markdown":
+                    await self._request("/v1/agents/import", "text/plain", text)
+                case language:
+                    raise AssertionError(f"nobody knows how to run {language!r}: list the block in NOT_RUN")
+
+    async def _paste(self, text: str) -> None:
+        assert self._shell.stdin is not None
+        assert self._shell.stdout is not None
+        self._shell.stdin.write(f"{text}\necho\necho --done--\n".encode())
+        out = []
+        async for line in self._shell.stdout:
+            if line == b"--done--\n":
+                return
+            out.append(line.decode())
+        raise AssertionError("the shell ended: " + "".join(out))
+
+    async def _program(self, text: str) -> None:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        out, _ = await process.communicate()
+        assert process.returncode == 0, out.decode()
+        assert out.strip()
+
+    async def _piece(self, text: str) -> None:
+        """As at the prompt of `python -m asyncio`."""
+        waiting = eval(compile(text, "<guide>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), self._names)
+        if inspect.isawaitable(waiting):
+            await waiting
+
+    async def _request(self, path: str, media: str, body: str) -> None:
+        async with httpx.AsyncClient(base_url=self._server.url) as http:
+            answer = await http.post(path, content=body, headers={"content-type": media})
+        assert answer.status_code in (200, 201), answer.text
+
+
+@asynccontextmanager
+async def reader_of(server: Server, folder: Path) -> AsyncIterator[Reader]:
+    (folder / ".venv").symlink_to(sys.prefix)
+    shell = await asyncio.create_subprocess_exec(
+        "bash", "-euo", "pipefail", cwd=folder, env=environment(URL=server.url, PERDURE_TOKEN="none-yet"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        async with Client(server.url) as client:
+            yield Reader(server, shell, client)
+    finally:
+        if shell.returncode is None:
+            shell.kill()
+        await shell.wait()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if to_run(page)])
+async def test_every_block_of_a_page_works_as_it_stands(page: str, server: Server, tmp_path: Path) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    async with httpx.AsyncClient(base_url=server.url) as http:
+        await use_simulated_model(http)
+        # The agent of Getting started, which other pages speak of; that page itself makes it anew.
+        (await http.post("/v1/agents", json={"name": "helper", "system_prompt": "You help."})).raise_for_status()
+    async with reader_of(server, tmp_path) as reader:
+        first = [helpers()] if "the helpers of [Getting started]" in text else []
+        for block in first + to_run(page):
+            try:
+                await reader.run(block)
+            except Exception as error:
+                raise AssertionError(f"{block.place} does not work: {error}") from error
+
+
+def all_blocks() -> Iterator[Block]:
+    for page in PAGES:
+        yield from blocks_of(page)
+
+
+def test_every_line_of_the_table_means_one_block() -> None:
+    meant = [key for block in all_blocks() for key in reasons_not_to_run(block)]
+    assert sorted(meant) == sorted(NOT_RUN)
+
+
+def test_every_fence_opens_a_block_that_is_looked_at() -> None:
+    for page in PAGES:
+        assert (ROOT / page).read_text("utf-8").count("```") == 2 * len(blocks_of(page)), page
+
+
+def test_what_is_put_instead_still_stands_in_the_pages() -> None:
+    texts = "".join(block.text for block in all_blocks())
+    assert [said for said in INSTEAD if said not in texts] == []
