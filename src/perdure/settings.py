@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 from collections.abc import Mapping
 from functools import lru_cache
@@ -11,11 +12,18 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import FieldInfo, fields
 
 from perdure.domain.errors import InvalidInput
 
 LARGEST_FILE = 64 * 1024 * 1024
 """Bytes; the most that `max_file_bytes` may allow: a file that is written is held in memory, several times over."""
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+_WORDS = {"log_level": ("debug", "info", "warning", "error")}
+_BOUNDS = {"port": (0, 65_535), "max_file_bytes": (1, LARGEST_FILE)}
+"""From where to where a number may be; others are 1 or more if they are whole, 0 or more if not."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -97,15 +105,24 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Sett
         if value is not None and value != "":
             given[name] = value
     given |= {name: value for name, value in overrides.items() if value is not None}
+    return Settings(**{each.name: _checked(each, str(given[each.name])) for each in fields(Settings) if each.name in given})
+
+
+def _checked(field: FieldInfo, text: str) -> Any:
+    """The value of a setting. Raises InvalidInput."""
     try:
-        settings = msgspec.convert({key: str(value) for key, value in given.items()}, Settings, strict=False)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"setting {error}", code="invalid_setting") from None
-    if not 0 <= settings.port <= 65535:
-        raise InvalidInput("setting `port` must be between 0 and 65535", code="invalid_setting")
-    if not 1 <= settings.max_file_bytes <= LARGEST_FILE or settings.max_session_file_bytes < 1:
-        raise InvalidInput(
-            f"setting `max_file_bytes` must be between 1 and {LARGEST_FILE}, `max_session_file_bytes` 1 or more",
-            code="invalid_setting",
-        )
-    return settings
+        value = msgspec.convert(text, field.type, strict=False)
+    except msgspec.ValidationError:
+        raise _misfit(field, _KINDS[field.type], text) from None
+    if field.name in _WORDS and value.lower() not in _WORDS[field.name]:
+        raise _misfit(field, f"one of {', '.join(_WORDS[field.name])}", text)
+    if not isinstance(value, bool | str):
+        least, most = _BOUNDS.get(field.name, (0 if field.type is float else 1, math.inf))
+        if not (least <= value <= most and math.isfinite(value)):
+            wanted = f"{least} or more" if most == math.inf else f"between {least} and {most}"
+            raise _misfit(field, wanted, text)
+    return value
+
+
+def _misfit(field: FieldInfo, wanted: str, text: str) -> InvalidInput:
+    return InvalidInput(f"the setting PERDURE_{field.name.upper()} must be {wanted}, not {text[:40]!r}", code="invalid_setting")

@@ -1,0 +1,48 @@
+"""Settings from the environment: what they are when nothing is said, and what is refused, by name."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from perdure.domain.errors import InvalidInput
+from perdure.settings import Settings, load
+
+
+def test_without_an_environment_the_defaults_hold_and_an_empty_variable_counts_as_none() -> None:
+    assert load({}) == load({"PERDURE_PORT": "", "PERDURE_DATA": ""}) == Settings()
+
+
+def test_the_command_line_wins_over_the_environment() -> None:
+    assert load({"PERDURE_PORT": "1", "PERDURE_HOST": "::1"}, port=2, host=None) == Settings(port=2, host="::1")
+
+
+def test_values_are_read_as_what_they_are() -> None:
+    read = load(
+        {"PERDURE_RATE_LIMIT": "2.5", "PERDURE_PRIVATE_ADDRESSES": "true", "PERDURE_DATA": "7", "PERDURE_LOG_LEVEL": "WARNING"}
+    )
+    assert (read.rate_limit, read.private_addresses, read.data, read.log_level) == (2.5, True, "7", "WARNING")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("PORT", "abc", "a whole number"),
+        ("PORT", "70000", "between 0 and 65535"),
+        ("RATE_LIMIT", "much", "a number"),
+        ("RATE_LIMIT", "-1", "0 or more"),
+        ("DRAIN_SECONDS", "nan", "0 or more"),
+        ("DRAIN_SECONDS", "inf", "0 or more"),
+        ("MODEL_ATTEMPTS", "0", "1 or more"),
+        ("MAX_FILE_BYTES", "0", "between 1 and 67108864"),
+        ("PRIVATE_ADDRESSES", "maybe", "true or false"),
+        ("LOG_LEVEL", "loud", "one of debug, info, warning, error"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_with_the_name_of_the_setting_and_what_would(
+    name: str, value: str, wanted: str
+) -> None:
+    words = f"the setting PERDURE_{name} must be {wanted}, not {value!r}"
+    with pytest.raises(InvalidInput, match=f"^{re.escape(words)}$"):
+        load({f"PERDURE_{name}": value})
