@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import gc
 import logging
@@ -356,7 +357,8 @@ def _listen(settings: Settings) -> socket.socket:
         listener.bind((settings.host, settings.port))
     except OSError as error:
         listener.close()
-        raise Unavailable(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+        advice = " (is a server running already? --port takes another one)" if error.errno == errno.EADDRINUSE else ""
+        raise Unavailable(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}{advice}") from error
     listener.listen(4096)
     listener.setblocking(False)
     return listener

@@ -17,6 +17,7 @@ from perdure import __version__
 from perdure.client import Client, ClientSideTool
 from tests.command import LIMIT, PERDURE, environment, perdure, script, use_simulated_model
 from tests.server import Server
+from tests.unit.fake_server import FakeServer, answers
 
 CLOCK = {"tool_calls": [{"name": "get_current_time", "arguments": {"timezone": "UTC"}}]}
 WEATHER = ClientSideTool("weather", "The weather in a city.", {"type": "object"})
@@ -71,6 +72,28 @@ async def test_no_server_is_said_in_words_with_what_to_do(arguments: list[str], 
     assert "perdure serve" in second
 
 
+async def test_another_program_at_the_address_is_not_taken_for_a_server() -> None:
+    async with FakeServer(answers(404, {})) as other:
+        done = await perdure("sessions", "list", url=other.url)
+    assert (done.status, done.out) == (1, "")
+    assert "another program" in done.err
+
+
+async def test_a_database_that_does_not_answer_is_named_without_its_password(unused_url: str, tmp_path: Path) -> None:
+    place = unused_url.removeprefix("http://")
+    done = await perdure("serve", "--data", str(tmp_path), "--database-url", f"postgresql://me:hidden@{place}/mine")
+    assert (done.status, done.out) == (1, "")
+    assert done.err == f"error: cannot connect to the database at {place}: Connection refused\n"
+
+
+@pytest.mark.parametrize("url", ["sqlite:///mine.db", "localhost/mine", "postgresql+asyncpg://me:hidden@localhost/mine"])
+async def test_a_database_url_of_another_kind_is_answered_with_one_that_would_do(url: str, tmp_path: Path) -> None:
+    done = await perdure("serve", "--data", str(tmp_path), "--database-url", url)
+    assert (done.status, done.out) == (1, "")
+    assert "must look like postgresql://user:password@host:5432/database" in done.err
+    assert "hidden" not in done.err
+
+
 @pytest.fixture
 def unused_url() -> Iterator[str]:
     """An address where nobody listens: the port is taken, but not served."""
@@ -118,7 +141,7 @@ async def test_sessions_are_listed_shown_changed_and_deleted(client: Client, ser
     gone = await perdure("sessions", "delete", first.id, second.id, "--yes", url=server.url)
     assert gone.out.splitlines() == [f"deleted {first.id}", f"deleted {second.id}"]
     missing = await perdure("sessions", "show", first.id, url=server.url)
-    assert (missing.status, missing.err) == (1, "error: no such session\n")
+    assert (missing.status, missing.err) == (1, "error: no such session; `perdure sessions list` shows those there are.\n")
 
 
 class Tail:
@@ -250,4 +273,5 @@ async def test_serving_anywhere_needs_a_key_and_the_key_opens_the_door(tmp_path:
         taken = await perdure("serve", "--port", server.url.rpartition(":")[2], "--data", str(tmp_path / "other"))
         assert (taken.status, taken.out) == (1, "")
         assert "error: cannot listen on" in taken.err
+        assert "--port" in taken.err
         assert await server.stop() == 0

@@ -37,11 +37,11 @@ NOT_RUN = {
     ("README.md", "make demo"): "tests/journeys/test_demo.py runs it",
     ("README.md", "make test"): "runs this very test",
     ("README.md", "make install && . .venv/bin/activate"): INSTALLS,
-    ("README.md", "curl -N $URL/v1/sessions/$SESSION/sse"): FOLLOWS,
+    ("README.md", "curl -sN $URL/v1/sessions/$SESSION/sse"): FOLLOWS,
     ("docs/guide/getting-started.md", "make install"): INSTALLS,
     ("docs/guide/getting-started.md", "perdure serve\n"): SERVES,
     ("docs/guide/getting-started.md", "OPENAI=$(post /v1/providers"): VENDOR,
-    ("docs/guide/getting-started.md", "curl -N $URL/v1/sessions/$SESSION/sse"): FOLLOWS,
+    ("docs/guide/getting-started.md", "curl -sN $URL/v1/sessions/$SESSION/sse"): FOLLOWS,
     (
         "docs/guide/getting-started.md",
         "perdure keys create --name laptop",

@@ -339,6 +339,12 @@ def test_a_query_that_does_not_fit_is_refused(raw: bytes) -> None:
     assert len(caught.value.message) < 400
 
 
+def test_a_word_that_is_none_of_the_choices_is_answered_with_the_choices() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        QUERY.decode(b"kind=c")
+    assert (caught.value.message, caught.value.field) == ("`kind` must be one of a, b", "kind")
+
+
 @given(TEXT.filter(lambda text: len(text) <= 10))
 def test_text_in_a_query_comes_through_unchanged(text: str) -> None:
     assert QUERY.decode(urlencode({"text": text}).encode()) == Query(text=text)

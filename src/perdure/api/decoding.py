@@ -193,10 +193,12 @@ class QueryDecoder:
         self._kind = kind
         self._many: set[str] = set()
         self._readers: dict[str, Callable[[str], Any]] = {}
+        self._choices: dict[str, list[str]] = {}
         on_wire = {each.name: each.encode_name for each in msgspec.structs.fields(kind)}
         for own_name, hint in get_type_hints(kind).items():
             name = on_wire[own_name]
             kinds = set(_kinds_in(hint))
+            self._choices[name] = [each for each in _kinds_in(hint) if isinstance(each, str)]
             if tuple in kinds:
                 self._many.add(name)
             self._readers[name] = _boolean if bool in kinds else _whole if int in kinds else str
@@ -219,11 +221,15 @@ class QueryDecoder:
         try:
             return msgspec.convert(given, self._kind)
         except msgspec.ValidationError as error:
-            raise _refusal(error) from None
+            refusal = _refusal(error)
+            name = (refusal.field or "").partition("[")[0]
+            if choices := self._choices.get(name):
+                raise InvalidInput(f"`{name}` must be one of {', '.join(choices)}", field=refusal.field) from None
+            raise refusal from None
 
 
 def _kinds_in(hint: Any) -> Iterator[Any]:
-    """The plain types in a hint: `Annotated[int, ...] | None` holds int and NoneType."""
+    """The plain types in a hint, and the words of a Literal: `Annotated[int, ...] | None` holds int and NoneType."""
     origin = get_origin(hint)
     if origin is tuple:
         yield tuple

@@ -222,7 +222,7 @@ class Api:
             path = path[4:]
         found = self._router.find(path)
         if found is None:
-            raise NotFound("route")
+            raise NotFound("route; `/docs` lists those there are", code="route_not_found")
         methods, values = found
         compiled = methods.get(scope["method"])
         headers: dict[bytes, bytes] = dict(scope["headers"])

@@ -81,7 +81,7 @@ async def _open(client: Client, session_id: str | None, agent: str | None, model
     if model is not None and not is_id(model, "model"):
         named = [one.id for one in models if model in (one.model_id, one.display_name)]
         if not named:
-            known = ", ".join(sorted(one.model_id for one in models)) or "none"
+            known = ", ".join(sorted({one.model_id for one in models})) or "none"
             raise CommandFailed(f"no model is called {model!r} here; known are: {known}")
         model_id = named[0]
     if session_id is not None:

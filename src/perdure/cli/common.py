@@ -67,6 +67,10 @@ def explain(error: PerdureError) -> str:
         return f"{message}\nStart a server with `perdure serve`, or name another one with --url or PERDURE_URL."
     if status == 401:
         return f"{message}\nGive a key with --token or PERDURE_TOKEN; `perdure keys create` makes one."
+    if error.code == "session_not_found":
+        return f"{message}; `perdure sessions list` shows those there are."
+    if error.code == f"http_{status}":  # no body that this API answers with
+        return f"{message}, in words that are not Perdure's. Does --url or PERDURE_URL name another program?"
     if error.code == "model_not_configured":
         return f"{message}\n{MODEL_ADVICE}"
     return message

@@ -17,6 +17,7 @@ from perdure.domain.errors import PerdureError
 app = typer.Typer(
     name="perdure",
     help="A durable server for agent sessions.",
+    epilog="Begin with `perdure demo`, or with `perdure serve` and, in another terminal, `perdure chat`.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -26,7 +27,7 @@ keys = typer.Typer(help="Keys that clients show to the server.", no_args_is_help
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(keys, name="keys")
 
-Data = Annotated[Path | None, typer.Option("--data", help="The data folder.", show_default=False)]
+Data = Annotated[Path | None, typer.Option("--data", help="The data folder.", show_default="./perdure-data")]
 DatabaseUrl = Annotated[
     str | None,
     typer.Option("--database-url", help="A PostgreSQL URL, instead of SQLite in the data folder.", show_default=False),
@@ -59,7 +60,7 @@ def serve(
     data: Data = None,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Run the server: the API and the worker."""
+    """Run the server: the API and the worker. What else can be set stands in environment variables (docs/reference/settings.md)."""
     import uvloop
 
     from perdure.settings import load

@@ -301,6 +301,6 @@ def _broken(error: Exception, *, answering: bool) -> ModelError:
         return bad_response(f"the connection to the provider broke in the middle of the answer ({type(error).__name__})")
     if isinstance(error, ClientConnectorCertificateError | ClientSSLError):
         return ModelError(f"the provider's TLS cannot be trusted: {error}", code="provider_unavailable")
-    return ModelError(
-        f"the provider cannot be reached: {error or type(error).__name__}", code="provider_unavailable", transient=True
-    )
+    # The library speaks of TLS whether or not there was to be any.
+    words = str(error).replace(" ssl:default", "") or type(error).__name__
+    return ModelError(f"the provider cannot be reached: {words}", code="provider_unavailable", transient=True)

@@ -240,7 +240,7 @@ class PostgresDatabase:
         try:
             return await asyncpg.connect(self._url, **_options(self._url, settings))
         except Exception as error:
-            raise _no_connection(error) from error
+            raise _no_connection(error, self._url) from error
 
     async def open_pool(self, size: int, **settings: str) -> Any:
         """A pool of its own, for work that must not wait behind that of the callers. `settings` are server settings.
@@ -255,7 +255,7 @@ class PostgresDatabase:
             async with asyncio.timeout(ACQUIRE_SECONDS):
                 return await self._pool.acquire()
         except Exception as error:
-            raise _no_connection(error) from error
+            raise _no_connection(error, self._url) from error
 
     async def _release(self, connection: Any) -> None:
         try:
@@ -327,7 +327,7 @@ async def _open_pool(url: str, min_size: int, max_size: int, settings: dict[str,
             url, min_size=min_size, max_size=max_size, reset=_no_reset, max_queries=1_000_000, **_options(url, settings)
         )
     except Exception as error:
-        raise _no_connection(error) from error
+        raise _no_connection(error, url) from error
 
 
 def _options(url: str, settings: dict[str, str]) -> dict[str, Any]:
@@ -414,12 +414,24 @@ def _pause(left: int) -> float:
     return 0.005 * float(2 ** (ATTEMPTS - 1 - left)) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
-def _no_connection(error: Exception) -> Exception:
+def _no_connection(error: Exception, url: str) -> Exception:
     """`Unavailable` for a failure to connect; without the URL, which holds a password."""
     import asyncpg
 
     if isinstance(error, TimeoutError):
         return Unavailable("the database has no connection to spare, or does not answer")
     if isinstance(error, OSError | asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError):
-        return Unavailable(f"cannot connect to the database: {error}")
+        if isinstance(error, asyncpg.ClientConfigurationError):
+            return Unavailable(f"the database URL must look like postgresql://user:password@host:5432/database ({error})")
+        words = (isinstance(error, OSError) and error.strerror) or str(error)
+        return Unavailable(f"cannot connect to the database{_place_of(url)}: {words}")
     return error
+
+
+def _place_of(url: str) -> str:
+    """Where the URL leads, in words; nothing if it names no host."""
+    try:
+        parts = urlsplit(url)
+        return f" at {parts.hostname}:{parts.port or 5432}" if parts.hostname else ""
+    except ValueError:
+        return ""
