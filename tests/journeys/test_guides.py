@@ -51,6 +51,10 @@ NOT_RUN = {
     ("docs/guide/models.md", "curl -fsS -X POST $URL/v1/providers/$PROVIDER/sync-models"): VENDOR,
     ("docs/guide/models.md", '{"status": "success", "created": 12'): "an answer, not a request",
     ("docs/guide/capabilities.md", "pip install ./examples/dice"): "installs; tests/journeys/test_plugin.py uses the example",
+    (
+        "docs/guide/tools.md",
+        "post /v1/sessions/$SESSION/tool-approvals",
+    ): "needs a call that waits; tests/journeys/test_tool_approval.py has some",
     ("docs/guide/secrets.md", "perdure keys rotate-master"): "the server has to be stopped; tests/journeys/test_rotate_master.py",
 }
 """Blocks that are not run, by page and how they begin, and why."""
