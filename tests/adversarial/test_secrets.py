@@ -179,6 +179,28 @@ async def test_where_a_text_is_cut_no_half_of_it_is_left(one: httpx.AsyncClient)
     assert_clean(await everything(talk))
 
 
+async def test_a_secret_that_begins_with_another_is_not_shown_in_part_while_it_comes_in(each: httpx.AsyncClient) -> None:
+    talk = await holding(each, "hunter2")
+    await keep(talk, "hunter2-Zebra-4711", "LONG")
+    command = "for c in h u n t e r 2 - Z e b r a - 4 7 1 1; do printf %s $c; sleep 0.06; done"
+    async with talk.follow() as stream:
+        await talk.say(unseen({"tool_calls": [call("bash", command=command)]}, {"text": "Done."}))
+        frames = await stream.until("session.idled")
+    pieces = [frame.data["data"]["delta"] for frame in frames if frame.kind == "tool.output.delta"]
+    assert "".join(pieces) == "[secret LONG]"
+
+
+async def test_a_value_that_is_replaced_while_tools_run_is_in_none_of_their_results(each: httpx.AsyncClient) -> None:
+    talk = await new_talk(each, capabilities=ALL)
+    assert (await each.post(talk.path("/fs/key"), json={"content": SECRET})).status_code == 201
+    await keep(talk, SECRET)
+    calls = [call("read_file", path="/key"), call("secret_store", operation="set", key="TOKEN", value="another")]
+    await turn(talk, {"tool_calls": calls}, {"tool_calls": [call("read_file", path="/key")]}, {"text": f"It was {SECRET}."})
+    shown = json.dumps(await talk.events(), ensure_ascii=False)
+    assert "[secret TOKEN]" in shown
+    assert_clean(shown)
+
+
 # --- secrets that a model stores -----------------------------------------------------------------------------------------
 
 
@@ -271,6 +293,14 @@ async def test_secrets_have_a_size_together(each: httpx.AsyncClient) -> None:
     await keep(talk, "y" * 32_000, "SAME")
     async with httpx.AsyncClient(base_url=each.base_url, timeout=2) as impatient:
         await Talk(impatient, talk.id).say('"' * 1000)
+
+
+@pytest.mark.parametrize("depth", [99, 480, 900])
+async def test_a_session_with_a_secret_bears_arguments_of_any_depth(each: httpx.AsyncClient, depth: int) -> None:
+    talk = await holding(each)
+    deep = Raw("[" * depth + f'"{quote(SECRET)}"' + "]" * depth)
+    events = await turn(talk, {"tool_calls": [{"name": "write_todos", "arguments": {"todos": deep}}]}, {"text": "Done."})
+    assert_clean(json.dumps(events))
 
 
 # --- beside the log --------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ def redact_event(event: NewEvent, redactor: Redactor) -> NewEvent:
     data = _clean(event.data, redactor)
     metadata = redactor.value(event.metadata)
     tags = None if event.tags is None else tuple(redactor.text(tag) for tag in event.tags)
-    if data is event.data and metadata == event.metadata and tags == event.tags:
+    if data is event.data and metadata is event.metadata and tags == event.tags:
         return event
     return msgspec.structs.replace(event, data=data, metadata=metadata, tags=tags)
 
@@ -41,8 +41,7 @@ def _clean(value: Any, redactor: Redactor) -> Any:
         cleaned = tuple(_clean(each, redactor) for each in value)
         return value if all(after is before for after, before in zip(cleaned, value, strict=True)) else cleaned
     if isinstance(value, str | dict | list):
-        clean = redactor.value(value)
-        return value if clean == value else clean
+        return redactor.value(value)
     return value
 
 

@@ -94,66 +94,147 @@ class Redactor:
 
     Attributes:
         known: words that are nobody's secret (the names of tools): a text that is one of them, and nothing else, stays.
+        longest: characters of the longest form that is looked for.
     """
 
     def __init__(self, secrets: dict[str, str]) -> None:
         self.known: frozenset[str] = frozenset()
-        self._needles: list[tuple[str, str]] = []
-        for name, value in secrets.items():
-            self.add(name, value)
+        self.longest = 0
+        self._values: set[str] = set()
+        self._marks: dict[str, str] = {}
+        self._heads: dict[str, list[str]] = {}
+        self._pattern: Any = None
+        self.learn(secrets)
 
     def __bool__(self) -> bool:
-        return bool(self._needles)
-
-    @property
-    def longest(self) -> int:
-        """Characters of the longest form that is looked for."""
-        return max((len(needle) for needle, _ in self._needles), default=0)
-
-    def add(self, name: str, value: str) -> None:
-        """Look for one more."""
-        if len(value) < SHORTEST_REDACTED:
-            return
-        mark = mark_of(name)
-        self._needles += [(form, mark) for form in forms_of(value)]
+        return bool(self._marks)
 
     def learn(self, secrets: dict[str, str]) -> None:
         """Look for these as well; what is looked for already stays, a value that was replaced included."""
-        known = {needle for needle, _ in self._needles}
         for name, value in secrets.items():
-            if value not in known:
-                self.add(name, value)
+            if len(value) < SHORTEST_REDACTED or value in self._values:
+                continue
+            self._values.add(value)
+            for form in forms_of(value):
+                if form not in self._marks:
+                    self._marks[form] = mark_of(name)
+                    self._heads.setdefault(form[:SHORTEST_REDACTED], []).append(form)
+                    self.longest = max(self.longest, len(form))
+            self._pattern = None
 
     def text(self, text: str) -> str:
-        """The text without secrets. It may be JSON within JSON: the replacement needs no escaping there.
+        """The text without secrets, the very same if there are none. It may be JSON within JSON: marks need no escaping there.
 
         Secrets are found in the text as it was given: what is put in their place is not looked at again.
         """
-        spans = [(at, at + len(needle), mark) for needle, mark in self._needles for at in _places(text, needle)]
-        if not spans or text in self.known:
-            return text
-        spans.sort(key=lambda span: (span[0], -span[1]))
-        pieces: list[str] = []
-        done = 0
-        for begin, end, mark in spans:
-            if begin >= done:
-                pieces += (text[done:begin], mark)
-            # One secret may be part of another, or overlap it: what is left of it goes as well.
-            done = max(done, end)
-        return "".join([*pieces, text[done:]])
+        spans = self.spans(text)
+        return text if not spans or text in self.known else blanked(text, spans, 0, len(text))[0]
 
     def value(self, value: Any) -> Any:
-        """What JSON can hold, without secrets: in its texts and keys, and in its numbers, which become texts."""
+        """What JSON can hold, without secrets: in its texts and keys, and in its numbers, which become texts.
+
+        The very same if there are none. However deep it is nested, none of our own calls are.
+        """
+        root, changed = [value], False
+        waiting: list[tuple[Any, Any]] = [(root, 0)]
+        while waiting:
+            holder, key = waiting.pop()
+            before = holder[key]
+            if isinstance(before, dict):
+                after: Any = {self.text(name): each for name, each in before.items()}
+                changed = changed or any(name not in before for name in after)
+                waiting += [(after, name) for name in after]
+            elif isinstance(before, list | tuple):
+                after = list(before)
+                waiting += [(after, index) for index in range(len(after))]
+            else:
+                after = self._plain(before)
+                changed = changed or after is not before
+            holder[key] = after
+        return root[0] if changed else value
+
+    def _plain(self, value: Any) -> Any:
         if isinstance(value, str):
             return self.text(value)
-        if isinstance(value, dict):
-            return {self.text(key): self.value(each) for key, each in value.items()}
-        if isinstance(value, list | tuple):
-            return [self.value(each) for each in value]
         if isinstance(value, int | float) and not isinstance(value, bool):
             clean = self.text(written := str(value))
-            return value if clean == written else clean
+            return value if clean is written else clean
         return value
+
+    def spans(self, text: str) -> list[Span]:
+        """Where secrets stand in a text, from its beginning on."""
+        found = [
+            (at, at + len(form), self._marks[form])
+            for head in self._heads_in(text)
+            for form in self._heads[head]
+            for at in _places(text, form)
+        ]
+        found.sort(key=lambda span: (span[0], -span[1]))
+        return found
+
+    def _heads_in(self, text: str) -> Iterable[str]:
+        """The beginnings of forms that occur in a text: a pass over it for all of them, where one for each would take long."""
+        if len(text) < SHORTEST_REDACTED or not self._heads:
+            return ()
+        if self._pattern is None:
+            self._pattern = _any_of(self._heads)
+        heads = set()
+        try:
+            for match in self._pattern.finditer(text):
+                begin = match.start()
+                # Others may begin inside of it: those are not told.
+                for at in range(begin, begin + SHORTEST_REDACTED):
+                    if (head := text[at : at + SHORTEST_REDACTED]) in self._heads:
+                        heads.add(head)
+        except UnicodeEncodeError:  # halves of surrogate pairs
+            return self._heads
+        return heads
+
+
+class Blanking:
+    """Text that comes in pieces, without secrets. Its end is held back while it may be the beginning of one."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._held = ""
+        self._done = 0
+        """Characters of what is held that belong to a secret which has been replaced."""
+
+    def feed(self, text: str, *, last: bool = False) -> str:
+        """What can be shown after this piece. `last`: nothing more comes, so nothing is held back."""
+        held = self._held + text
+        ready = len(held) if last else max(len(held) - max(self._redactor.longest - 1, 0), 0)
+        clean, done = blanked(held, self._redactor.spans(held), self._done, ready)
+        self._held, self._done = held[ready:], max(done - ready, 0)
+        return clean
+
+
+Span = tuple[int, int, str]
+"""Where something begins and ends in a text, and what is put in its place."""
+
+
+def blanked(text: str, spans: Iterable[Span], done: int, end: int) -> tuple[str, int]:
+    """A text from `done` to `end` with marks in the places of secrets, and where the last of those that begin in it ends."""
+    pieces: list[str] = []
+    for begin, after, mark in spans:
+        if begin >= end:
+            break
+        if begin >= done:
+            pieces += (text[done:begin], mark)
+        # One secret may be part of another, or overlap it: what is left of it goes as well.
+        done = max(done, after)
+    return "".join([*pieces, text[done:end]]), done
+
+
+def _any_of(words: Iterable[str]) -> Any:
+    import re2  # it takes a moment to load
+
+    options = re2.Options()
+    options.never_capture, options.log_errors = True, False
+    try:
+        return re2.compile("|".join(map(re2.escape, words)), options)
+    finally:
+        re2.purge()  # else the library keeps the beginnings of everybody's secrets
 
 
 def _places(text: str, needle: str) -> Iterator[int]:

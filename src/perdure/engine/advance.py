@@ -8,7 +8,6 @@ import logging
 
 from perdure.capabilities.layers import load_layers
 from perdure.domain.errors import Fenced, PerdureError, Unavailable
-from perdure.domain.storage import Redactor
 from perdure.domain.turn import (
     AskApproval,
     AwaitClient,
@@ -118,7 +117,8 @@ async def _prepare(run: Run) -> Fail | None:
 
     async def body(tx: Tx) -> tuple[Assembly, ModelChoice | None, str | None]:
         layers = await load_layers(tx, row)
-        run.redactor = Redactor(await open_secrets(tx, engine.vault, row.org_id, row.id))
+        # As well as those from before: what tools gave meanwhile may hold one that has been replaced since.
+        run.redactor.learn(await open_secrets(tx, engine.vault, row.org_id, row.id))
         archived = layers.agent.name if layers.agent is not None and layers.agent.status != "active" else None
         assembly = assemble(layers, engine.registry, engine.policy.max_iterations)
         return assembly, await choose_model(engine, tx, layers, run.controls), archived

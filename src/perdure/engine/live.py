@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from perdure.domain.storage import Redactor
+from perdure.domain.storage import Blanking, Redactor
 from perdure.llm.driver import DeltaKind
 from perdure.store.bus import Bus, Live, LiveKind
 
 SLOWDOWN = 1_000_000
 """Characters a second. A delta shows followers the whole text so far, so long texts are shown less often: this bounds the traffic."""
+
+
+MAX_LINE = 2_000
+"""Characters of a line about how a tool is getting on."""
 
 
 class ToolText:
@@ -23,26 +27,24 @@ class ToolText:
     def __init__(self, redactor: Redactor, publish: Callable[[LiveKind, int, str], None]) -> None:
         self._redactor = redactor
         self._publish = publish
-        self._held: dict[LiveKind, str] = {}
+        self._streams: dict[LiveKind, Blanking] = {}
         self._sent: dict[LiveKind, int] = {}
 
     def progress(self, text: str) -> None:
         """Show a line."""
-        self._send("progress", self._redactor.text(text[:2000]))
+        self._send("progress", self._redactor.text(text)[:MAX_LINE])
 
     def output(self, stream: str, text: str) -> None:
         """Show a piece of `stdout` or `stderr`."""
         kind: LiveKind = "stderr" if stream == "stderr" else "stdout"
-        clean = self._redactor.text(self._held.pop(kind, "") + text)
-        ready = max(len(clean) - self._redactor.longest + 1, 0) if self._redactor else len(clean)
-        self._held[kind] = clean[ready:]
-        self._send(kind, clean[:ready])
+        if kind not in self._streams:
+            self._streams[kind] = Blanking(self._redactor)
+        self._send(kind, self._streams[kind].feed(text))
 
     def finish(self) -> None:
         """Show what was held back."""
-        for kind, text in self._held.items():
-            self._send(kind, text)
-        self._held.clear()
+        for kind, stream in self._streams.items():
+            self._send(kind, stream.feed("", last=True))
 
     def _send(self, kind: LiveKind, text: str) -> None:
         if text:
@@ -80,7 +82,7 @@ class LiveText:
         self._redactor = redactor
         self._timer: asyncio.TimerHandle | None = None
         self._pending: dict[DeltaKind, list[str]] = {}
-        self._raw: dict[DeltaKind, str] = {}
+        self._streams: dict[DeltaKind, Blanking] = {}
         self._whole: dict[DeltaKind, str] = {}
 
     def add(self, kind: DeltaKind, text: str) -> None:
@@ -102,7 +104,9 @@ class LiveText:
     def _flush(self, *, final: bool = False) -> None:
         for kind, pieces in self._pending.items():
             before = self._whole.get(kind, "")
-            whole = self._shown(kind, "".join(pieces), final=final)
+            if kind not in self._streams:
+                self._streams[kind] = Blanking(self._redactor)
+            whole = before + self._streams[kind].feed("".join(pieces), last=final)
             self._whole[kind] = whole
             if len(whole) > len(before):
                 live = Live(
@@ -119,18 +123,10 @@ class LiveText:
                 self._bus.publish(live)
         self._pending.clear()
 
-    def _shown(self, kind: DeltaKind, text: str, *, final: bool) -> str:
-        """The whole text so far, without secrets. Its end is held back while it may be the beginning of one."""
-        raw = self._raw[kind] = self._raw.get(kind, "") + text
-        if not self._redactor:
-            return raw
-        clean = self._redactor.text(raw)
-        return clean if final else clean[: max(len(clean) - self._redactor.longest + 1, len(self._whole.get(kind, "")))]
-
     def restart(self) -> None:
         """The attempt failed: what comes next begins anew."""
         self._pending.clear()
-        self._raw.clear()
+        self._streams.clear()
         self._whole.clear()
 
     def finish(self) -> None:
@@ -138,9 +134,8 @@ class LiveText:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._redactor:
-            for kind in self._raw:
-                self._pending.setdefault(kind, [])
+        for kind in self._streams:
+            self._pending.setdefault(kind, [])
         self._flush(final=True)
 
     def stop(self) -> None:

@@ -21,8 +21,7 @@ def withhold(run: Run, assembly: Assembly, calls: tuple[ToolCallPart, ...]) -> t
     for call in calls:
         bound = assembly.bound.get(call.name)
         blanked, secrets = (call.arguments, {}) if bound is None else blank_secrets(bound.tool, call.arguments)
-        for name, value in secrets.items():
-            run.redactor.add(name, value)
+        run.redactor.learn(secrets)
         shown.append(call if blanked is call.arguments else msgspec.structs.replace(call, arguments=blanked))
     if run.redactor or any(after is not before for after, before in zip(shown, calls, strict=True)):
         for call in calls:
