@@ -17,7 +17,7 @@ import pytest
 
 from perdure.capabilities import sandbox as sandbox_module
 from perdure.capabilities import sandbox_child
-from perdure.capabilities.sandbox import KEPT, Sandbox
+from perdure.capabilities.sandbox import AT_ONCE, KEPT, SHARES, Sandbox
 from perdure.capabilities.sandbox_child import HEADER, Begun, Frame, Gave, Refused, Shown, answer_to, serve
 from perdure.capabilities.shell_engine import ShellDone, ShellJob
 from perdure.capabilities.sql_engine import Answer, SchemaJob, SqlJob
@@ -223,6 +223,49 @@ async def test_what_grew_is_not_kept(sandbox: Sandbox) -> None:
     assert len(grown.image or b"") > 40_000_000
     await asyncio.gather(*(sandbox.run(SchemaJob(grown.image or b""), list[Any], 5) for _ in range(2)))
     assert _ours() == [] or small not in _ours() or small.memory_info().rss < sandbox_child.USED_UP
+
+
+async def test_what_one_session_or_organization_has_to_wait_for_nobody_else_does(sandbox: Sandbox) -> None:
+    wide = Sandbox()
+    first = [asyncio.create_task(wide.run(shell("sleep 60", 60), ShellDone, 60, whose=("a", "s"))) for _ in range(SHARES[1] + 2)]
+    try:
+        async with asyncio.timeout(PATIENCE):
+            for other in (("a", "t"), ("b", "u")):
+                assert (await wide.run(shell("echo hi"), ShellDone, 5, whose=other)).ran.stdout == "hi\n"
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await wide.run(shell("echo hi"), ShellDone, 5, whose=("a", "s"))
+    finally:
+        for task in first:
+            task.cancel()
+        await asyncio.gather(*first, return_exceptions=True)
+    async with asyncio.timeout(PATIENCE):
+        assert (await wide.run(shell("echo hi"), ShellDone, 5, whose=("a", "s"))).ran.stdout == "hi\n"
+    await wide.close()
+    assert sum(SHARES) <= AT_ONCE
+
+
+async def test_when_no_process_can_be_started_the_model_is_told(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as without:
+        without.setattr("sys.executable", "/nowhere/python")
+        with pytest.raises(ToolError, match="There is no process"):
+            await echo(sandbox)
+    assert await echo(sandbox) == "hi\n"
+
+
+async def test_it_is_found_from_another_folder(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As with `PYTHONPATH=src`, or a folder that was added while running."""
+    (tmp_path / "only_here.py").write_text("from perdure.capabilities.sandbox_child import main\nmain()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(".")
+    monkeypatch.setattr(sandbox_module, "MODULE", "only_here")
+    assert await echo(sandbox) == "hi\n"
+
+
+async def test_a_pipe_of_a_full_workspace_is_refused_in_the_shells_own_words(sandbox: Sandbox) -> None:
+    files = {f"f{number}": b"0123456789abcde\n" * 620_000 for number in range(10)}
+    ran = (await sandbox.run(shell("cat f? | wc -c", 60, **files), ShellDone, 60)).ran
+    assert "resource limit exceeded" in (ran.problem or "")
 
 
 # --- the other end, in this process -----------------------------------------------------------------------------------

@@ -78,4 +78,4 @@ async def schema_of(app: App, caller: Caller, session_id: str, name: str) -> Dat
         return found[1]
 
     image = await app.database.read(work, long=True)
-    return DatabaseSchema(name, tuple(await describe(app.sandbox, image)))
+    return DatabaseSchema(name, tuple(await describe(app.sandbox, image, (caller.organization_id, session_id))))

@@ -64,6 +64,11 @@ class ToolContext(Struct, frozen=True):
     network: NetworkRules = NetworkRules()
     file_limits: FileLimits = FileLimits()
 
+    @property
+    def whose(self) -> tuple[str, str]:
+        """The organization and the session: for whom the sandbox works."""
+        return self.org_id, self.session_id
+
 
 class ToolOutcome(Struct, frozen=True):
     """What a tool gives back: a value for the model (text, or anything JSON can hold), and what it wrote."""

@@ -33,7 +33,7 @@ async def _bash(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     seconds = float(arguments.get("timeout") or DEFAULT_TIMEOUT)
     held, state = await context.database.read(lambda tx: _before(tx, context), long=True)
     job = ShellJob(arguments["command"], held.files, held.folders, state, network_for(context.network), seconds)
-    done = await context.sandbox.run(job, ShellDone, seconds, context.output)
+    done = await context.sandbox.run(job, ShellDone, seconds, context.output, whose=context.whose)
     changes, ran = await asyncio.to_thread(_changes, done.differences), done.ran
     saved = Saved()
     fresh = ran.state if ran.state is not None and ran.state != state else None

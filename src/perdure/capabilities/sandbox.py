@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -21,8 +23,16 @@ from perdure.domain.errors import ToolError
 
 T = TypeVar("T")
 
-AT_ONCE = 16
+log = logging.getLogger("perdure.sandbox")
+
+AT_ONCE = 32
 """Jobs that run at the same time; others wait for one of them to end."""
+
+SHARES = (24, 4)
+"""How many of them may be of one organization, and of one session: a job that does nothing but wait keeps its place, too."""
+
+PIECE = 1 << 20
+"""Bytes that are handed to a pipe, or taken from it, at once: the event loop does nothing else meanwhile."""
 
 KEPT = 2
 """Processes that wait for work: starting one takes a tenth of a second, and waiting takes 40 MB."""
@@ -33,12 +43,13 @@ IDLE_SECONDS = 120.0
 GRACE = 5.0
 """Seconds beyond a job's own limit after which its process is killed."""
 
-_PASSED_ON = ("LD_LIBRARY_PATH", "PYTHONPATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR")
+_PASSED_ON = ("LD_LIBRARY_PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR")
 """What a process gets of our environment. There are keys of vendors in it, of the database, and the master key."""
 
 _CALM = {"MALLOC_ARENA_MAX": "2", "TOKIO_WORKER_THREADS": "2"}
 """Threads and their heaps take addresses, which are bounded, one for each of the machine's cores if nobody says otherwise."""
 
+NO_PROCESS = "There is no process to run it in at the moment. Nothing was done: try again later."
 STOPPED = "It was stopped: it took more memory than it may have, was nested too deep, or hung."
 
 _ANSWER: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
@@ -49,27 +60,45 @@ class Sandbox:
 
     def __init__(self, at_once: int = AT_ONCE) -> None:
         self._places = asyncio.Semaphore(at_once)
+        self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._idle: list[_Child] = []
         self._closed = False
 
-    async def run(self, job: Job, kind: type[T], seconds: float, show: Callable[[str, str], None] | None = None) -> T:
+    async def run(
+        self,
+        job: Job,
+        kind: type[T],
+        seconds: float,
+        show: Callable[[str, str], None] | None = None,
+        *,
+        whose: tuple[str, ...] = (),
+    ) -> T:
         """Do a job in a process of its own.
 
         Args:
             kind: what comes back.
             seconds: how long the job takes at most by its own account; it is killed somewhat later.
             show: gets the output while it comes in, with the stream's name.
+            whose: the organization and the session for which it is done; without, it has no share but all.
 
         Raises:
-            ToolError: the job refused, or its process did not survive it.
+            ToolError: the job refused, its process did not survive it, or there is none.
         """
-        async with self._places:
+        async with contextlib.AsyncExitStack() as held:
+            # A session's own first: who waits for those keeps nobody else from a place.
+            for share in [self._share(owner, count) for owner, count in zip(whose, SHARES, strict=False)][::-1]:
+                await held.enter_async_context(share)
+            await held.enter_async_context(self._places)
             gave = None
             while gave is None:
                 gave = await self._attempt(await self._take(), job, seconds, show)
         if isinstance(gave, Refused):
             raise ToolError(gave.message)
         return msgspec.msgpack.decode(gave.value, type=kind)
+
+    def _share(self, owner: str, count: int) -> asyncio.Semaphore:
+        """Whose places are counted while somebody has one, or waits."""
+        return self._shares.setdefault(owner, asyncio.Semaphore(count))
 
     async def close(self) -> None:
         """End every process that waits; one that works is ended when its caller is."""
@@ -113,11 +142,21 @@ class Sandbox:
 
 async def _start() -> Process:
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | _CALM
-    # What it complains about may quote what it works on.
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", MODULE, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment, cwd="/",
-        start_new_session=True,
-    )  # fmt: skip
+    # It finds what we have found, from another folder, however we were told of it.
+    environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, sys.path))
+    try:
+        # What it complains about may quote what it works on.
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", MODULE, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment, cwd="/",
+            start_new_session=True,
+        )  # fmt: skip
+    except OSError as error:  # too many processes, or open files
+        log.warning("no process can be started: %s", error.strerror)
+        raise ToolError(NO_PROCESS) from None
+
+
+def _sizes(length: int) -> list[int]:
+    return [min(PIECE, length - at) for at in range(0, length, PIECE)]
 
 
 class _Child:
@@ -141,12 +180,13 @@ class _Child:
         self.begun = False
         frame = msgspec.msgpack.encode(job)
         stdin.write(HEADER.pack(len(frame)))
-        stdin.write(frame)
+        for at in range(0, len(frame), PIECE):
+            stdin.write(frame[at : at + PIECE])
+            await stdin.drain()
         del frame
-        await stdin.drain()
         while True:
             (length,) = HEADER.unpack(await stdout.readexactly(HEADER.size))
-            answer = _ANSWER.decode(await stdout.readexactly(length))
+            answer = _ANSWER.decode(b"".join([await stdout.readexactly(size) for size in _sizes(length)]))
             self.begun = True
             if isinstance(answer, Gave | Refused):
                 return answer

@@ -29,8 +29,9 @@ from perdure.domain.errors import ToolError
 MODULE = "perdure.capabilities.sandbox_child"
 HEADER = struct.Struct("!Q")
 
-MEMORY = 1 << 30
-"""Bytes of addresses that a process may have: a full workspace, once as it was and once as it is, and as much again on its way."""
+MEMORY = 3 << 29
+"""Bytes of addresses that a process may have: a full workspace, once as it was and once as it is, and as much again on its way. A
+pipe of all of it, which the shell refuses in words of its own, takes 1 GB before it does."""
 
 TEMPORARY = 256 << 20
 """Bytes of a file that it may write: what SQLite sorts and has no room for in memory."""

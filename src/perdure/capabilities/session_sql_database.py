@@ -56,12 +56,12 @@ async def _sql_execute(context: ToolContext, arguments: JsonObject) -> ToolOutco
 
 async def _run(context: ToolContext, image: bytes, arguments: JsonObject, *, reading: bool) -> Answer:
     job = SqlJob(image, arguments["sql"], to_json(arguments.get("params")).encode(), reading)
-    return await context.sandbox.run(job, Answer, TIME_LIMIT)
+    return await context.sandbox.run(job, Answer, TIME_LIMIT, whose=context.whose)
 
 
-async def schema_of(sandbox: Sandbox, image: bytes) -> list[JsonObject]:
+async def schema_of(sandbox: Sandbox, image: bytes, whose: tuple[str, str]) -> list[JsonObject]:
     """The tables and views of a database with their columns. Raises ToolError."""
-    return await sandbox.run(SchemaJob(image), list[JsonObject], TIME_LIMIT)
+    return await sandbox.run(SchemaJob(image), list[JsonObject], TIME_LIMIT, whose=whose)
 
 
 async def _kept(context: ToolContext, name: str, version: int, answer: Answer) -> bool:
@@ -95,7 +95,7 @@ async def _sql_schema(context: ToolContext, arguments: JsonObject) -> ToolOutcom
         arguments = {"database": found[0].name}
     name = _name(arguments)
     _, image = await _image(context, name, make=False)
-    return ToolOutcome({"database": name, "tables": await schema_of(context.sandbox, image)})
+    return ToolOutcome({"database": name, "tables": await schema_of(context.sandbox, image, context.whose)})
 
 
 _DATABASE = {"type": "string", "maxLength": 63, "description": f"The database's name; {DEFAULT} if left out."}
