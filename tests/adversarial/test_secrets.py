@@ -176,6 +176,15 @@ async def test_where_a_text_is_cut_no_half_of_it_is_left(one: httpx.AsyncClient)
         await use(talk, "get_current_time", timezone="x" * ahead + secret)
         await use(talk, "sql_query", sql=["x" * ahead + secret])
         await use(talk, "bash", command="cat <<E\n" + "x" * (65_536 // 2 - 120 + ahead) + secret + "x" * 40_000 + "\nE")
+    for name, line in (
+        ("short", "x" * 330 + secret),
+        ("long", "x" * 950 + secret + "x" * 3_000),
+        ("full", "x" * 1_048_500 + secret),
+    ):
+        assert (await one.post(talk.path(f"/fs/{name}"), json={"content": line})).status_code == 201
+        await use(talk, "grep_files", pattern="xxx", path=f"/{name}")
+        await use(talk, "read_file", path=f"/{name}")
+        await use(talk, "bash", command=f"cat {name}")
     assert_clean(await everything(talk))
 
 

@@ -13,6 +13,7 @@ from perdure.capabilities.sandbox import Sandbox
 from perdure.capabilities.session_file_system import TOOLS
 from perdure.domain.errors import TooLarge
 from perdure.domain.ids import new_id
+from perdure.domain.storage import Redactor
 from perdure.store.crypto import Vault
 from perdure.store.database import Body, Database, T
 from perdure.store.sessions import mark_deleted
@@ -46,7 +47,7 @@ async def use(desk: Desk, name: str, database: Database | None = None, **argumen
     context = ToolContext(
         org_id=ORG, session_id=new_id("session"), workspace_id=desk.id, turn_id="", tool_call_id="",
         database=database or desk.database, vault=Vault(lambda: (b"k" * 32,)), now=lambda: NOW, progress=lambda text: None,
-        output=lambda stream, text: None, sandbox=Sandbox(), redact=str, file_limits=desk.limits,
+        output=lambda stream, text: None, sandbox=Sandbox(), redactor=Redactor({}), file_limits=desk.limits,
     )  # fmt: skip
     return await TOOL[name].run(context, arguments)
 

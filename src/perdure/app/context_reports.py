@@ -78,7 +78,7 @@ async def context_report(app: App, caller: Caller, session_id: str) -> SessionCo
     row = found.row
     context = PromptContext(
         org_id=row.org_id, session_id=row.id, workspace_id=row.workspace(), database=app.database, now=app.now,
-        redact=found.redactor.text, locale=row.locale,
+        redactor=found.redactor, locale=row.locale,
     )  # fmt: skip
     sums = _Sums()
     _add_prompt(sums, found.merged, await read_prompts(found.merged.active, context))

@@ -42,7 +42,7 @@ async def _read_prompt(config: Any, context: PromptContext) -> str | None:
             continue  # the same instructions under another name
         seen.add(found[path])
         size, data = found[path]
-        text = _shown(context.redact(data.decode(errors="ignore")), size > len(data), path, room)
+        text = _shown(context.redactor.text(data.decode(errors="ignore")), size > len(data), path, room)
         room = max(0, room - len(text))
         shown.append(f"<instructions file={quoteattr(path)}>\n{text}\n</instructions>")
     return "\n\n".join([_INTRODUCTION, *shown]) if shown else None

@@ -18,6 +18,7 @@ from perdure.domain.files import FileLimits
 from perdure.domain.messages import JsonObject
 from perdure.domain.network import NetworkRules
 from perdure.domain.sessions import InitialFile
+from perdure.domain.storage import Redactor
 from perdure.domain.times import Micros
 from perdure.domain.tools import ToolHints
 from perdure.store.crypto import Vault
@@ -44,7 +45,8 @@ class ToolContext(Struct, frozen=True):
         progress: shows a line to followers while the tool runs; it is not logged.
         output: streams a piece of output (`stdout` or `stderr`) to followers; it is not logged.
         sandbox: processes of their own for work that may go wrong in ways that nobody here survives.
-        redact: blanks the session's secrets, for what a tool makes readable outside the log: a title. What it gives back is blanked anyhow.
+        redactor: blanks the session's secrets, for what a tool makes readable outside the log (a title), and for what it cuts:
+            half a secret would not be found any more. What it gives back is blanked anyhow.
         network: the hosts that the session's tools may reach.
     """
 
@@ -59,7 +61,7 @@ class ToolContext(Struct, frozen=True):
     progress: Callable[[str], None]
     output: Callable[[str, str], None]
     sandbox: Sandbox
-    redact: Callable[[str], str]
+    redactor: Redactor
     locale: str | None = None
     network: NetworkRules = NetworkRules()
     file_limits: FileLimits = FileLimits()
@@ -86,7 +88,7 @@ class PromptContext(Struct, frozen=True):
     Attributes:
         workspace_id: where the session's files are.
         now: the present, in microseconds.
-        redact: blanks the session's secrets. What is given back is stripped of them as well: this is for who cuts a text, so
+        redactor: blanks the session's secrets. What is given back is stripped of them as well: this is for who cuts a text, so
             that no half of one is left.
     """
 
@@ -95,7 +97,7 @@ class PromptContext(Struct, frozen=True):
     workspace_id: str
     database: Database
     now: Callable[[], Micros]
-    redact: Callable[[str], str]
+    redactor: Redactor
     locale: str | None = None
 
 

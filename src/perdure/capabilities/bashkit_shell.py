@@ -12,6 +12,7 @@ from perdure.domain.files import content_of
 from perdure.domain.messages import JsonObject
 from perdure.domain.network import NetworkRules
 from perdure.domain.paths import MOUNT
+from perdure.domain.storage import Redactor
 from perdure.domain.tools import ToolHints
 from perdure.llm.addresses import is_refused_host, plain_address
 from perdure.store.database import Tx
@@ -39,7 +40,7 @@ async def _bash(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     fresh = ran.state if ran.state is not None and ran.state != state else None
     if changes or fresh is not None:
         saved = await context.database.write(lambda tx: _after(tx, context, held, changes, fresh))
-    return ToolOutcome(_answer(ran, saved, done.differences.unseen), saved.events)
+    return ToolOutcome(_answer(ran, saved, done.differences.unseen, context.redactor), saved.events)
 
 
 async def _before(tx: Tx, context: ToolContext) -> tuple[Held, str | None]:
@@ -67,10 +68,13 @@ def network_for(rules: NetworkRules) -> Network | None:
     return Network([f"{scheme}://{host}" for host in hosts for scheme in ("https", "http")], block_private_ips=not rules.private)
 
 
-def _answer(ran: Ran, saved: Saved, unseen: Sequence[str]) -> JsonObject:
+def _answer(ran: Ran, saved: Saved, unseen: Sequence[str], redactor: Redactor) -> JsonObject:
+    stdout, stderr = ran.stdout, ran.stderr
+    if ran.truncated:
+        stdout, stderr = redactor.text(stdout, cut=True), redactor.text(stderr, cut=True)
     answer: JsonObject = {"exit_code": ran.exit_code}
-    if ran.stderr:
-        answer["stderr"] = ran.stderr
+    if stderr:
+        answer["stderr"] = stderr
     notes = [*saved.notes, *(f"{MOUNT}{path} is more than the shell can hold: it cannot see it" for path in unseen)]
     if len(notes) > MAX_NOTES:
         notes[MAX_NOTES:] = [f"... and the same, or the like, of {len(notes) - MAX_NOTES} more"]
@@ -80,7 +84,7 @@ def _answer(ran: Ran, saved: Saved, unseen: Sequence[str]) -> JsonObject:
         notes.append("variables, functions and the folder are as before this command: what it left of them cannot be kept")
     if notes:
         answer["notes"] = notes
-    return answer | {"stdout": ran.stdout}
+    return answer | {"stdout": stdout}
 
 
 BASH = Tool(

@@ -22,6 +22,7 @@ from perdure.store.files import FileRow, get_entry, list_children, list_tree, ne
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Clean = Callable[[str], str]
 
 DEFAULT_LINES = 2_000
 """Lines that `read_file` gives unless asked: enough for most source files, small enough for a prompt."""
@@ -64,7 +65,8 @@ async def read_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     if not row.is_text:
         return ToolOutcome(_binary(row, data, arguments.get("byte_offset") or 0))
     first, limit = arguments.get("offset") or 1, arguments.get("limit") or DEFAULT_LINES
-    return ToolOutcome(await sized(len(data), _lines, row, data, first, limit, bool(arguments.get("numbered")), SHOWN))
+    clean, numbered = context.redactor.text, bool(arguments.get("numbered"))
+    return ToolOutcome(await sized(len(data), _lines, row, data, first, limit, numbered, SHOWN, clean))
 
 
 async def sized(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -84,14 +86,14 @@ def _binary(row: FileRow, data: bytes, offset: int) -> JsonObject:
     return answer
 
 
-def _lines(row: FileRow, data: bytes, first: int, limit: int, numbered: bool, room: int) -> JsonObject:
+def _lines(row: FileRow, data: bytes, first: int, limit: int, numbered: bool, room: int, clean: Clean) -> JsonObject:
     """The answer for a text file: whole lines, as many as were asked for and there is room for, in characters."""
     lines = data.decode().split("\n")
     if lines[-1] == "":
         lines.pop()
     shown: list[str] = []
     for number, line in enumerate(lines[first - 1 : first - 1 + limit], first):
-        text = _cut(line)
+        text = _cut(line, clean)
         text = f"{number:>6}\t{text}" if numbered else text
         if shown and len(text) > room:
             break
@@ -108,8 +110,10 @@ def _lines(row: FileRow, data: bytes, first: int, limit: int, numbered: bool, ro
     return answer
 
 
-def _cut(line: str) -> str:
-    return without_middle(line, MAX_LINE, lambda left: f"[... {left} characters left out ...]")
+def _cut(line: str, clean: Clean) -> str:
+    if len(line) <= MAX_LINE:
+        return line
+    return without_middle(clean(line), MAX_LINE, lambda left: f"[... {left} characters left out ...]")
 
 
 async def read_many_files(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
@@ -128,7 +132,7 @@ async def read_many_files(context: ToolContext, arguments: JsonObject) -> ToolOu
         if not row.is_text:
             shown.append({"path": row.path, "size_bytes": row.size_bytes, "hash": row.hash, "error": "not text: use read_file"})
             continue
-        one = await sized(len(data), _lines, row, data, 1, DEFAULT_LINES, False, room)
+        one = await sized(len(data), _lines, row, data, 1, DEFAULT_LINES, False, room, context.redactor.text)
         room -= len(one["content"])
         shown.append(one)
     return ToolOutcome({"files": shown})
@@ -179,6 +183,7 @@ async def grep_files(context: ToolContext, arguments: JsonObject) -> ToolOutcome
         folder=await tool_path(context, arguments.get("path") or "/"),
         ignore_case=bool(arguments.get("ignore_case")),
         limit=MAX_MATCHES,
+        clean=context.redactor.text,
     )
     matches: list[JsonObject] = []
     cut, room = search.cut, SHOWN

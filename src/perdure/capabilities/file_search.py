@@ -43,9 +43,12 @@ class Search(Struct, frozen=True):
 
 async def grep(
     database: Database, org_id: str, workspace_id: str, regex: str, *, glob: str | None = None, folder: str = "/",
-    ignore_case: bool = False, limit: int,
+    ignore_case: bool = False, limit: int, clean: Callable[[str], str] = str,
 ) -> Search:  # fmt: skip
     """The lines of text files that match a regular expression, by path; at most `limit`.
+
+    Args:
+        clean: what is done to a long line before its ends are left out.
 
     Raises:
         InvalidInput: a pattern cannot be read.
@@ -61,7 +64,7 @@ async def grep(
         if cut or limit <= 0:
             break
         contents = await database.read(_reading(org_id, batch), long=True)
-        more, cut = await asyncio.to_thread(_search, pattern, batch, contents, limit, end)
+        more, cut = await asyncio.to_thread(_search, pattern, batch, contents, limit, end, clean)
         found += more
         limit -= sum(len(each.lines) for each in more)
         searched += len(batch)
@@ -120,13 +123,13 @@ def _reading(org_id: str, batch: list[FileRow]) -> Callable[[Tx], Awaitable[dict
 
 
 def _search(
-    pattern: Pattern, batch: list[FileRow], contents: dict[str, bytes], limit: int, end: float
+    pattern: Pattern, batch: list[FileRow], contents: dict[str, bytes], limit: int, end: float, clean: Callable[[str], str]
 ) -> tuple[list[Found], str | None]:
     found: list[Found] = []
     for row in batch:
         lines: list[LineMatch] = []
         try:
-            for line in matching_lines(pattern, contents[row.hash], limit, lambda: time.monotonic() > end):
+            for line in matching_lines(pattern, contents[row.hash], limit, lambda: time.monotonic() > end, clean):
                 lines.append(line)  # noqa: PERF402 (what was found before the time was up counts)
         except TimeoutError:
             return [*found, *([Found(row.path, tuple(lines))] if lines else [])], OUT_OF_TIME

@@ -30,7 +30,7 @@ async def _read(active: Active, context: PromptContext) -> str:
     if read is None:
         return ""
     try:
-        said = context.redact(str(await asyncio.wait_for(read(active.config, context), READING_TIMEOUT) or ""))
+        said = context.redactor.text(str(await asyncio.wait_for(read(active.config, context), READING_TIMEOUT) or ""))
     except Exception as failure:
         if isinstance(failure, PerdureError) and failure.retryable:
             raise

@@ -27,7 +27,7 @@ async def _get_session_info(context: ToolContext, arguments: JsonObject) -> Tool
 
 async def _write_session_title(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     try:
-        title = clean_title(context.redact(arguments["title"]).strip())
+        title = clean_title(context.redactor.text(arguments["title"]).strip())
     except InvalidInput as error:
         raise ToolError(error.message) from None
     if not title:

@@ -49,7 +49,7 @@ def _shown(row: ScheduleRow) -> JsonObject:
 async def _create_schedule(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     try:
         row = new_schedule(
-            context.org_id, context.session_id, name=None, message=context.redact(arguments["message"]), cron=arguments.get("cron"),
+            context.org_id, context.session_id, name=None, message=context.redactor.text(arguments["message"]), cron=arguments.get("cron"),
             at=arguments.get("at"), timezone=arguments.get("timezone") or "UTC", enabled=True, now=context.now(),
         )  # fmt: skip
         await context.database.write(lambda tx: insert_schedule(tx, row))

@@ -73,8 +73,13 @@ def compile_glob(pattern: str) -> Callable[[str], bool]:
     return fits
 
 
-def matching_lines(pattern: Pattern, content: bytes, limit: int, expired: Callable[[], bool]) -> Iterator[LineMatch]:
+def matching_lines(
+    pattern: Pattern, content: bytes, limit: int, expired: Callable[[], bool], clean: Callable[[str], str] = str
+) -> Iterator[LineMatch]:
     """The lines that match, up to a limit.
+
+    Args:
+        clean: what is done to a line before it is cut.
 
     Raises:
         TimeoutError: `expired` said so.
@@ -97,7 +102,7 @@ def matching_lines(pattern: Pattern, content: bytes, limit: int, expired: Callab
         stop = size if stop < 0 else stop
         number += content.count(b"\n", counted, begin)
         counted, position, limit = begin, stop + 1, limit - 1
-        yield LineMatch(number, _excerpt(content[begin:stop], at - begin))
+        yield LineMatch(number, _excerpt(content[begin:stop], at - begin, clean))
 
 
 def _end_of_piece(content: bytes, begin: int, length: int) -> int:
@@ -113,9 +118,11 @@ def _end_of_piece(content: bytes, begin: int, length: int) -> int:
     return end
 
 
-def _excerpt(line: bytes, at: int) -> str:
+def _excerpt(line: bytes, at: int, clean: Callable[[str], str]) -> str:
     if len(line) <= EXCERPT:
         return line.decode("utf-8", "replace")
+    at = len(clean(line[:at].decode("utf-8", "replace")).encode())
+    line = clean(line.decode("utf-8", "replace")).encode()
     begin = max(0, min(at - EXCERPT // 4, len(line) - EXCERPT))
     cut = line[begin : begin + EXCERPT].decode("utf-8", "ignore")
     return f"{'...' if begin else ''}{cut}{'...' if begin + EXCERPT < len(line) else ''}"

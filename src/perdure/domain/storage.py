@@ -122,12 +122,13 @@ class Redactor:
                     self.longest = max(self.longest, len(form))
             self._pattern = None
 
-    def text(self, text: str) -> str:
+    def text(self, text: str, *, cut: bool = False) -> str:
         """The text without secrets, the very same if there are none. It may be JSON within JSON: marks need no escaping there.
 
-        Secrets are found in the text as it was given: what is put in their place is not looked at again.
+        Secrets are found in the text as it was given: what is put in their place is not looked at again. `cut`: somebody has
+        cut off what came after it, so the beginning of a secret at its end is one as well.
         """
-        spans = self.spans(text)
+        spans = self.spans(text, cut=cut)
         return text if not spans or text in self.known else blanked(text, spans, 0, len(text))[0]
 
     def value(self, value: Any) -> Any:
@@ -161,14 +162,21 @@ class Redactor:
             return value if clean is written else clean
         return value
 
-    def spans(self, text: str) -> list[Span]:
+    def spans(self, text: str, *, cut: bool = False) -> list[Span]:
         """Where secrets stand in a text, from its beginning on."""
+        heads = list(self._heads_in(text))
         found = [
-            (at, at + len(form), self._marks[form])
-            for head in self._heads_in(text)
-            for form in self._heads[head]
-            for at in _places(text, form)
+            (at, at + len(form), self._marks[form]) for head in heads for form in self._heads[head] for at in _places(text, form)
         ]
+        if cut:
+            tail = text[max(len(text) - self.longest, 0) :]
+            found += [
+                (len(text) - len(tail) + at, len(text), self._marks[form])
+                for head in heads
+                for at in _places(tail, head)
+                for form in self._heads[head]
+                if form.startswith(tail[at:])
+            ]
         found.sort(key=lambda span: (span[0], -span[1]))
         return found
 
@@ -200,11 +208,16 @@ class Blanking:
         self._done = 0
         """Characters of what is held that belong to a secret which has been replaced."""
 
-    def feed(self, text: str, *, last: bool = False) -> str:
-        """What can be shown after this piece. `last`: nothing more comes, so nothing is held back."""
+    def feed(self, text: str, *, last: bool = False, cut: bool = False) -> str:
+        """What can be shown after this piece.
+
+        Args:
+            last: nothing more comes, so nothing is held back.
+            cut: there may have been more.
+        """
         held = self._held + text
         ready = len(held) if last else max(len(held) - max(self._redactor.longest - 1, 0), 0)
-        clean, done = blanked(held, self._redactor.spans(held), self._done, ready)
+        clean, done = blanked(held, self._redactor.spans(held, cut=cut), self._done, ready)
         self._held, self._done = held[ready:], max(done - ready, 0)
         return clean
 

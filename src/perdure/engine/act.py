@@ -225,7 +225,7 @@ def _context(run: Run, assembly: Assembly, state: TurnState, call: CallState, sh
         progress=shown.progress,
         output=shown.output,
         sandbox=engine.sandbox,
-        redact=run.redactor.text,
+        redactor=run.redactor,
         locale=row.locale,
         network=msgspec.structs.replace(assembly.network, private=engine.policy.private_addresses),
         file_limits=engine.policy.file_limits,

@@ -44,7 +44,7 @@ class ToolText:
     def finish(self) -> None:
         """Show what was held back."""
         for kind, stream in self._streams.items():
-            self._send(kind, stream.feed("", last=True))
+            self._send(kind, stream.feed("", last=True, cut=True))
 
     def _send(self, kind: LiveKind, text: str) -> None:
         if text:

@@ -26,7 +26,7 @@ async def with_read_prompts(run: Run, assembly: Assembly) -> Assembly:
         workspace_id=row.workspace(),
         database=engine.database,
         now=engine.clock.now,
-        redact=run.redactor.text,
+        redactor=run.redactor,
         locale=row.locale,
     )
     return replace(assembly, system=system_prompt(assembly.sections, await read_prompts(assembly.active, context)))
