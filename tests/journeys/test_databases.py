@@ -39,6 +39,26 @@ async def test_the_model_makes_a_table_fills_it_and_asks_it(api: httpx.AsyncClie
     assert [column["name"] for column in described["tables"][0]["columns"]] == ["id", "item"]
 
 
+async def test_a_view_whose_table_is_gone_hides_no_other_table(api: httpx.AsyncClient) -> None:
+    talk = await new_sql_talk(api)
+    statements = ("create table a (x)", "create view v as select * from a", "drop table a", "create table b (y)")
+    steps = [{"tool_calls": [call("sql_execute", sql=statement)]} for statement in statements]
+    shown = values_in(await talk.turn(*steps, {"tool_calls": [call("sql_schema")]}, {"text": "Done."}))[-1]
+    described = (await api.get(talk.path("/databases/main/schema"))).json()
+    assert described["tables"] == shown["tables"]
+    assert [(each["name"], [column["name"] for column in each["columns"]]) for each in shown["tables"]] == [("b", ["y"]), ("v", [])]
+    assert "no such table" in shown["tables"][1]["error"]
+
+
+async def test_a_database_that_nobody_can_look_at_is_told_so(api: httpx.AsyncClient) -> None:
+    talk = await new_sql_talk(api)
+    doubled = [f"a{n} as (select x from a{n - 1} union all select x from a{n - 1})" for n in range(1, 100)]
+    view = f"create view v as with a0 as (select 1 as x), {', '.join(doubled)} select x from a99"
+    await talk.turn({"tool_calls": [call("sql_execute", sql=view)]}, {"text": "Done."})
+    answer = await api.get(talk.path("/databases/main/schema"))
+    assert (answer.status_code, answer.json()["code"]) == (409, "database_unreadable")
+
+
 async def test_databases_are_made_found_and_dropped_over_http(api: httpx.AsyncClient) -> None:
     talk = await new_sql_talk(api)
     assert (await api.post(talk.path("/databases"), json={"name": "stock"})).status_code == 201

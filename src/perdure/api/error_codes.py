@@ -201,6 +201,11 @@ ANSWERS = (
         ("workspace_archived", "The workspace is archived.", "Bring it back with `PATCH` and the status `active`."),
         ("workspace_of_session", "The workspace goes with its session.", "Delete the session."),
         ("already_member", "The user belongs to the organization already.", "There is nothing to do."),
+        (
+            "database_unreadable",
+            "The tables of a database cannot be looked at.",
+            "`detail` says why; try again, or drop the database.",
+        ),
         ("database_exists", "The session has a database of this name.", "Choose another name."),
         ("last_owner", "An organization would be left without an owner.", "Make somebody else an owner first."),
         ("too_many_databases", "The session has as many databases as it can hold.", "Delete one."),

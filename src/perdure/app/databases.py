@@ -6,7 +6,7 @@ from perdure.app.services import App
 from perdure.capabilities.session_sql_database import schema_of as describe
 from perdure.domain.accounts import Caller
 from perdure.domain.databases import MAX_DATABASES, CreateDatabase, DatabaseInfo, DatabaseSchema
-from perdure.domain.errors import Conflict, NotFound
+from perdure.domain.errors import Conflict, NotFound, ToolError
 from perdure.domain.times import to_rfc3339
 from perdure.store.database import Tx
 from perdure.store.databases import DatabaseRow, add_database, drop_database, get_database, list_databases, read_image
@@ -68,7 +68,11 @@ async def remove_database(app: App, caller: Caller, session_id: str, name: str) 
 
 
 async def schema_of(app: App, caller: Caller, session_id: str, name: str) -> DatabaseSchema:
-    """A database's tables, views and columns."""
+    """A database's tables, views and columns.
+
+    Raises:
+        Conflict: it cannot be read.
+    """
 
     async def work(tx: Tx) -> bytes:
         row = await get_session(tx, caller.organization_id, session_id)
@@ -78,4 +82,8 @@ async def schema_of(app: App, caller: Caller, session_id: str, name: str) -> Dat
         return found[1]
 
     image = await app.database.read(work, long=True)
-    return DatabaseSchema(name, tuple(await describe(app.sandbox, image, (caller.organization_id, session_id))))
+    try:
+        tables = await describe(app.sandbox, image, (caller.organization_id, session_id))
+    except ToolError as error:  # it holds something that takes too long, or too much, to look at
+        raise Conflict(error.message, code="database_unreadable") from None
+    return DatabaseSchema(name, tuple(tables))

@@ -31,6 +31,9 @@ MAX_ANSWER = 4_000_000
 MAX_COLUMNS = 500
 """Of a table and of an answer: all values of a row are in memory at once."""
 
+MAX_DEFINITION = 20_000
+"""Characters that are shown of the statement that made a table."""
+
 PAGE_SIZE = 4096
 STEPS = 1_000
 """Virtual-machine steps between two looks at the clock: well under a millisecond."""
@@ -192,21 +195,24 @@ def describe(image: bytes) -> tuple[dict[str, Any], ...]:
     connection = _open(image)
     try:
         found = connection.execute(
-            "SELECT name, type, sql FROM sqlite_schema WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%' ORDER BY name LIMIT 500"
+            "SELECT name, type, SUBSTR(sql, 1, ?) FROM sqlite_schema"
+            " WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%' ORDER BY name LIMIT 500",
+            (MAX_DEFINITION,),
         ).fetchall()
-        return tuple(
-            {
-                "name": name,
-                "type": kind,
-                "sql": sql,
-                "columns": [
-                    {"name": column[1], "type": column[2], "not_null": bool(column[3]), "primary_key": bool(column[5])}
-                    for column in connection.execute("SELECT * FROM pragma_table_info(?)", (name,)).fetchall()
-                ],
-            }
-            for name, kind, sql in found
-        )
+        return tuple({"name": name, "type": kind, "sql": sql, **_columns(connection, name)} for name, kind, sql in found)
     except sqlite3.Error as error:
         raise ToolError(f"the database cannot be read: {error}") from None
     finally:
         connection.close()
+
+
+def _columns(connection: sqlite3.Connection, name: str) -> dict[str, Any]:
+    """The columns of a table or view, or why nobody can tell: what a view asks for may be gone."""
+    try:
+        found = connection.execute("SELECT * FROM pragma_table_info(?)", (name,)).fetchall()
+    except sqlite3.OperationalError as error:
+        if "interrupted" in str(error):
+            raise
+        return {"columns": [], "error": str(error)}
+    columns = [{"name": each[1], "type": each[2], "not_null": bool(each[3]), "primary_key": bool(each[5])} for each in found]
+    return {"columns": columns}
