@@ -17,6 +17,8 @@ from msgspec import Meta, Struct
 from perdure.api import decoding
 from perdure.api.decoding import MAX_BODY, MAX_DEPTH, ClientLeft, QueryDecoder, decode, read_body, read_json
 from perdure.domain.errors import InvalidInput, TooLarge, UnsupportedMedia
+from perdure.domain.sessions import CreateSession
+from perdure.domain.tools import SubmitApprovals
 
 ANYTHING: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
@@ -343,6 +345,26 @@ def test_a_word_that_is_none_of_the_choices_is_answered_with_the_choices() -> No
     with pytest.raises(InvalidInput) as caught:
         QUERY.decode(b"kind=c")
     assert (caught.value.message, caught.value.field) == ("`kind` must be one of a, b", "kind")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "place", "choices"),
+    [
+        (
+            SubmitApprovals, {"decisions": [{"tool_call_id": "a", "decision": "maybe"}]},
+            "decisions[0].decision", "allow, allow_always, reject, reject_always",
+        ),
+        (CreateSession, {"tools": [{"type": "else"}]}, "tools[0].type", "builtin, client_side"),
+        (
+            CreateSession, {"tools": [{"type": "builtin", "name": "a", "description": "", "parameters": {}, "policy": "ask"}]},
+            "tools[0].policy", "auto, requires_approval",
+        ),
+    ],
+)  # fmt: skip
+def test_a_word_in_a_body_that_is_none_of_the_choices_too(kind: Any, body: Any, place: str, choices: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        decode(msgspec.json.Decoder(kind), json.dumps(body).encode())
+    assert (caught.value.message, caught.value.field) == (f"`{place}` must be one of {choices}", place)
 
 
 @given(TEXT.filter(lambda text: len(text) <= 10))

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import Struct
 
+from perdure.api.choices import words_at
 from perdure.domain.errors import InvalidInput, TooLarge, UnsupportedMedia
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -140,7 +141,7 @@ def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
         if _BIG_NUMBER.search(body):
             _check_numbers(_ANYTHING.decode(body))
     except msgspec.ValidationError as error:
-        raise _refusal(error) from None
+        raise _refusal(error, decoder.type) from None
     except UnicodeDecodeError:
         raise InvalidInput("the body is not valid UTF-8", code="invalid_json") from None
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
@@ -153,15 +154,18 @@ _WHOLE = re.compile(r"-?[0-9]{1,18}")
 _PLACE = re.compile(r" - at `(key` in `)?\$\.?([^`]*)`$")
 
 
-def _refusal(error: msgspec.ValidationError) -> InvalidInput:
-    """The decoder's complaint, with the place first and as the error's field."""
+def _refusal(error: msgspec.ValidationError, kind: Any) -> InvalidInput:
+    """The decoder's complaint about something that should be of this kind, with the place first and as the error's field."""
     text = str(error)
     code = "number_out_of_range" if "out of range" in text else None
     place = _PLACE.search(text)
     if place is None or place[2] in ("", "[...]"):
         return InvalidInput(_lower(_PLACE.sub("", text)), code=code)
+    field = place[2][:200]
+    if text.startswith(("Invalid enum value", "Invalid value")) and (choices := words_at(kind, place[2])):
+        return InvalidInput(f"`{field}` must be one of {', '.join(choices)}", field=field)
     words = _lower(text[: place.start()])
-    return InvalidInput(f"`{place[2][:200]}`{' has a key:' if place[1] else ':'} {words}", code=code, field=place[2][:200])
+    return InvalidInput(f"`{field}`{' has a key:' if place[1] else ':'} {words}", code=code, field=field)
 
 
 def _lower(text: str) -> str:
@@ -193,12 +197,10 @@ class QueryDecoder:
         self._kind = kind
         self._many: set[str] = set()
         self._readers: dict[str, Callable[[str], Any]] = {}
-        self._choices: dict[str, list[str]] = {}
         on_wire = {each.name: each.encode_name for each in msgspec.structs.fields(kind)}
         for own_name, hint in get_type_hints(kind).items():
             name = on_wire[own_name]
             kinds = set(_kinds_in(hint))
-            self._choices[name] = [each for each in _kinds_in(hint) if isinstance(each, str)]
             if tuple in kinds:
                 self._many.add(name)
             self._readers[name] = _boolean if bool in kinds else _whole if int in kinds else str
@@ -221,15 +223,11 @@ class QueryDecoder:
         try:
             return msgspec.convert(given, self._kind)
         except msgspec.ValidationError as error:
-            refusal = _refusal(error)
-            name = (refusal.field or "").partition("[")[0]
-            if choices := self._choices.get(name):
-                raise InvalidInput(f"`{name}` must be one of {', '.join(choices)}", field=refusal.field) from None
-            raise refusal from None
+            raise _refusal(error, self._kind) from None
 
 
 def _kinds_in(hint: Any) -> Iterator[Any]:
-    """The plain types in a hint, and the words of a Literal: `Annotated[int, ...] | None` holds int and NoneType."""
+    """The plain types in a hint: `Annotated[int, ...] | None` holds int and NoneType."""
     origin = get_origin(hint)
     if origin is tuple:
         yield tuple
