@@ -152,9 +152,10 @@ FIGURES = (
     Figure("search_ratio", "scale", "the same in 100,000", "x", 2, everywhere=True),
     Figure("rare_page_ms", "scale", "search for a title that one session has, of 1,000", "ms"),
     Figure("rare_ratio", "scale", "the same of 100,000", "x", 2, everywhere=True),
-    Figure("middle_page_ms", "scale", "search for what one title in ninety has, of 1,000", "ms"),
-    Figure("middle_ratio", "scale", "the same of 100,000, which counts 1,001 instead of 14", "x"),
-    Figure("deep_ratio", "scale", "the last page of 100,000 against that of 1,000", "x"),
+    Figure("middle_page_ms", "scale", "search for what one title in ninety has, 10 of 1,000", "ms"),
+    Figure("middle_ratio", "scale", "the same of 100,000, which counts 201 instead of 14", "x", 2, everywhere=True),
+    Figure("deep_ratio", "scale", "the last page of 100,000 against that of 1,000", "x", 2, everywhere=True),
+    Figure("halfway_ratio", "scale", "the page in the middle, likewise", "x"),
     Figure("requests_mb", "memory", "memory gained over 50,000 requests", "MB", 5, everywhere=True),
     Figure("turns_mb", "memory", "memory gained over 4,000 turns in as many sessions", "MB"),
 )

@@ -14,7 +14,7 @@ from perdure.domain.ids import new_id
 from perdure.store.database import Database, Tx
 from perdure.store.rows import insert, to_json, values
 from perdure.store.search import SEGMENT, add_segment, last_segment, read_unsorted, sort_terms, thin_segments
-from perdure.store.session_lists import EXACT, SessionFilter, list_sessions
+from perdure.store.session_lists import EXACT, FAR, SessionFilter, list_sessions
 from perdure.store.sessions import SessionRow, count_sessions, get_session, mark_deleted, purge_deleted, set_pin, update_session
 from perdure.worker.sorter import Sorter, sort_sessions
 from tests.conformance.places import PATIENCE, eventually, soon
@@ -185,6 +185,20 @@ async def test_a_total_is_exact_up_to_a_bound_and_says_beyond_it_that_there_is_m
         assert await totals("frequent", SEGMENT * 2 - EXACT - 5) == (5, SEGMENT * 2 - EXACT)
         assert await totals("frequent", 5000) == (0, SEGMENT * 2 - EXACT)
         await sort_sessions(database, rest=0)
+
+
+@pytest.mark.parametrize("want", [SessionFilter(), SessionFilter(created_after=-1)], ids=["all", "some"])
+async def test_pages_far_back_hold_what_stands_there_from_whichever_end_they_are_counted(
+    database: Database, want: SessionFilter
+) -> None:
+    count = 2 * FAR + 500
+    rows = [session(number, "plain") for number in range(count)]
+    await keep(database, [*rows, replace(rows[0], id=new_id("session"), org_id=OTHER)])
+    ids, total = await found(database, want)
+    assert (ids, total) == ([row.id for row in reversed(rows)], count)
+    for offset in (FAR + 1, count // 2, count - 97, count - 1, count, count + 1, count * 2):
+        page, told = await database.read(lambda tx, offset=offset: list_sessions(tx, ORG, want, offset, 97))  # type: ignore[misc]
+        assert ([row.id for row in page], told) == (ids[offset : offset + 97], count)
 
 
 async def test_a_search_meets_no_other_organization(database: Database) -> None:

@@ -19,8 +19,8 @@ EXACT = 200
 _COLUMNS = columns(SessionRow)
 _FEW, _MANY = 4, 64
 """Segments that a search looks up at once: at first and at least, and at most."""
-_FAR = 1000
-"""Rows that are passed over as they are; further ones by their ids alone, of which an index has many on a page."""
+FAR = 1000
+"""Rows that are passed over as they are; of further ones, by their ids alone, the fewer: an index has many of them on a page."""
 _COMPARED = 400
 """Candidates that are compared at once, at least."""
 
@@ -72,18 +72,37 @@ async def list_sessions(tx: Tx, org_id: str, want: SessionFilter, offset: int, l
     if want.search is not None or want.tags:
         return await _search(tx, org_id, want, offset, limit)
     where, args = _where(org_id, want)
-    order = "ORDER BY created_at DESC, id DESC"
-    page = f"{where} {order} LIMIT ? OFFSET ?"
-    if offset > _FAR:
-        page = f"id IN (SELECT id FROM sessions WHERE {page}) {order}"
-    rows = await tx.all(f"SELECT {_COLUMNS} FROM sessions WHERE {page}", *args, limit, offset)
-    if len(rows) < limit and (rows or not offset):
-        return [SessionRow(*row) for row in rows], offset + len(rows)
+    if offset > FAR:
+        total = await _total(tx, org_id, want)
+        return await _far_page(tx, where, args, offset, min(limit, total - offset), total), total
+    rows = await tx.all(
+        f"SELECT {_COLUMNS} FROM sessions WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?", *args, limit, offset
+    )
+    found = [SessionRow(*row) for row in rows]
+    ends = len(found) < limit and (found or not offset)
+    return found, offset + len(found) if ends else await _total(tx, org_id, want)
+
+
+async def _total(tx: Tx, org_id: str, want: SessionFilter) -> int:
     if want == SessionFilter():
-        total = await tx.one("SELECT CAST(COALESCE(SUM(sessions), 0) AS BIGINT) FROM session_totals WHERE org_id = ?", org_id)
+        found = await tx.one("SELECT CAST(COALESCE(SUM(sessions), 0) AS BIGINT) FROM session_totals WHERE org_id = ?", org_id)
     else:
-        total = await tx.one(f"SELECT COUNT(*) FROM sessions WHERE {where}", *args)
-    return [SessionRow(*row) for row in rows], 0 if total is None else total[0]
+        where, args = _where(org_id, want)
+        found = await tx.one(f"SELECT COUNT(*) FROM sessions WHERE {where}", *args)
+    return 0 if found is None else int(found[0])
+
+
+async def _far_page(tx: Tx, where: str, args: Sequence[Any], offset: int, length: int, total: int) -> list[SessionRow]:
+    """A page of so many sessions far from the newest, counted from the oldest if that is nearer."""
+    if length <= 0:
+        return []
+    behind = total - offset - length
+    direction, skipped = ("ASC", behind) if behind < offset else ("DESC", offset)
+    page = f"SELECT id FROM sessions WHERE {where} ORDER BY created_at {direction}, id {direction} LIMIT ? OFFSET ?"
+    rows = await tx.all(
+        f"SELECT {_COLUMNS} FROM sessions WHERE id IN ({page}) ORDER BY created_at DESC, id DESC", *args, length, skipped
+    )
+    return [SessionRow(*row) for row in rows]
 
 
 async def _search(tx: Tx, org_id: str, want: SessionFilter, offset: int, limit: int) -> tuple[list[SessionRow], int]:
