@@ -6,7 +6,6 @@ from msgspec import Struct
 
 from perdure.capabilities.assembly import Layer, Merged, agent_layer, harness_layer, merge_layers
 from perdure.capabilities.registry import Registry
-from perdure.store.accounts import get_organization
 from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow
 from perdure.store.database import Tx
@@ -59,7 +58,4 @@ async def model_of(tx: Tx, layers: Layers, wanted: str | None = None) -> tuple[M
         found = None if claim is None else await usable_model(tx, org_id, claim)
         if found is not None:
             return found
-    organization = await get_organization(tx, org_id)
-    if organization is None or organization.default_model_id is None:
-        return None
-    return await usable_model(tx, org_id, organization.default_model_id)
+    return await usable_model(tx, org_id, None)

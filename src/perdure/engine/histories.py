@@ -7,6 +7,7 @@ since is read. Dropping one costs a read, never correctness.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from perdure.domain.compaction import ContextCompactedData
 from perdure.domain.events import Event
@@ -49,14 +50,21 @@ class Histories:
             self._total -= dropped
 
 
-async def read_conversation(tx: Tx, session_id: str, through: int, budget: int, held: Conversation | None = None) -> Conversation:
+async def read_conversation(
+    tx: Tx, session_id: str, through: int, budget: int, held: Conversation | None = None, known: Sequence[Event] = ()
+) -> Conversation:
     """The conversation up to a sequence: what is held, brought up to date, or else the newest of it within the budget.
 
     Args:
         budget: about how many tokens have to be there, if the log has them.
+        known: the newest events of the log up to that sequence, as far as they have been read; none has been left out.
     """
     if held is not None and held.head <= through:
-        await _catch_up(tx, session_id, held, through)
+        missed = known if known and known[0].sequence <= held.head + 1 else await _missed(tx, session_id, held.head, through)
+        for event in missed:
+            if event.sequence > held.head:
+                held.feed(event, event.sequence)
+        held.head = through
         return held
     newest: list[Event] = []
     before, size, cut = through, 0, False
@@ -89,15 +97,13 @@ async def _summary(tx: Tx, session_id: str, through: int) -> tuple[Event | None,
     return (None, 0) if data is None or data.after is None else (found, data.after)
 
 
-async def _catch_up(tx: Tx, session_id: str, held: Conversation, through: int) -> None:
+async def _missed(tx: Tx, session_id: str, after: int, through: int) -> list[Event]:
     missed: list[Event] = []
     before = through
-    while before > held.head:
-        page = await events_of_kinds(tx, session_id, HISTORY_TYPES, before=before, after=held.head, limit=PAGE)
+    while before > after:
+        page = await events_of_kinds(tx, session_id, HISTORY_TYPES, before=before, after=after, limit=PAGE)
         missed.extend(page)
         if len(page) < PAGE:
             break
         before = page[-1].sequence - 1
-    for event in reversed(missed):
-        held.feed(event, event.sequence)
-    held.head = through
+    return missed[::-1]

@@ -165,7 +165,8 @@ async def _look(engine: Engine, session_id: str) -> Opened | None:
                 return None  # deleted, and its log is being removed
             events.extend(page)
             after = page[-1].sequence
-        conversation = await read_conversation(tx, session_id, row.head, engine.policy.history_tokens, held)
+        begun = Conversation() if row.turn_after == 0 else None  # nothing is older than what has been read
+        conversation = await read_conversation(tx, session_id, row.head, engine.policy.history_tokens, held or begun, events)
         return Opened(row, events, conversation)
 
     opened = await engine.database.read(body)

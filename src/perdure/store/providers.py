@@ -88,14 +88,28 @@ async def seal_secrets(vault: Vault, tx: Tx, org_id: str, provider_id: str, secr
     }
 
 
-async def usable_model(tx: Tx, org_id: str, model_id: str) -> tuple[ModelRow, ProviderRow] | None:
-    """A model that may be called now, and its provider; None when one of them is gone or switched off."""
-    try:
-        model = await get_model(tx, org_id, model_id)
-        provider = await get_provider(tx, org_id, model.provider_id)
-    except NotFound:
+_USABLE = (
+    f"SELECT {columns(ModelRow, alias='m')}, {columns(ProviderRow, alias='p')} FROM models m"
+    " JOIN providers p ON p.id = m.provider_id AND p.org_id = m.org_id"
+    " WHERE m.org_id = ? AND m.enabled = 1 AND p.status = 'active'"
+)
+
+
+async def usable_model(tx: Tx, org_id: str, model_id: str | None) -> tuple[ModelRow, ProviderRow] | None:
+    """A model that may be called now, and its provider; None when one of them is gone or switched off.
+
+    Args:
+        model_id: None for the organization's default.
+    """
+    if model_id is None:
+        wanted, args = "(SELECT default_model_id FROM organizations WHERE id = ?)", [org_id, org_id]
+    else:
+        wanted, args = "?", [org_id, model_id]
+    found = await tx.one(f"{_USABLE} AND m.id = {wanted}", *args)
+    if found is None:
         return None
-    return (model, provider) if model.enabled and provider.status == "active" else None
+    width = len(ModelRow.__struct_fields__)
+    return ModelRow(*found[:width]), ProviderRow(*found[width:])
 
 
 async def add_provider(tx: Tx, row: ProviderRow) -> None:
