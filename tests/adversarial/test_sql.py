@@ -161,8 +161,9 @@ def test_views_of_views_are_refused_before_they_are_spelled_out() -> None:
     image = b""
     for statement in ("CREATE VIEW v0 AS SELECT 1 AS a", *views):
         image = run_sql(image, statement, None, reading=False).image or image
-    with pytest.raises(ToolError, match="too many references"):
-        describe(image)
+    refused = [each["name"] for each in describe(image) if "too many references" in each.get("error", "")]
+    assert "v29" in refused
+    assert "v1" not in refused
     with pytest.raises(ToolError, match="too many references"):
         run_sql(image, "SELECT * FROM v29", None, reading=True)
 
