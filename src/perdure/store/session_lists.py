@@ -17,7 +17,7 @@ EXACT = 200
 """A search counts so many matches; of more it says that there are more."""
 
 _COLUMNS = columns(SessionRow)
-_FEW, _MANY = 4, 64
+_FEW, _MANY = 2, 64
 """Segments that a search looks up at once: at first and at least, and at most."""
 FAR = 1000
 """Rows that are passed over as they are; of further ones, by their ids alone, the fewer: an index has many of them on a page."""
@@ -71,10 +71,10 @@ async def list_sessions(tx: Tx, org_id: str, want: SessionFilter, offset: int, l
     """
     if want.search is not None or want.tags:
         return await _search(tx, org_id, want, offset, limit)
-    where, args = _where(org_id, want)
     if offset > FAR:
         total = await _total(tx, org_id, want)
-        return await _far_page(tx, where, args, offset, min(limit, total - offset), total), total
+        return await _far_page(tx, org_id, want, offset, min(limit, total - offset), total), total
+    where, args = _where(org_id, want)
     rows = await tx.all(
         f"SELECT {_COLUMNS} FROM sessions WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?", *args, limit, offset
     )
@@ -92,17 +92,22 @@ async def _total(tx: Tx, org_id: str, want: SessionFilter) -> int:
     return 0 if found is None else int(found[0])
 
 
-async def _far_page(tx: Tx, where: str, args: Sequence[Any], offset: int, length: int, total: int) -> list[SessionRow]:
+async def _far_page(tx: Tx, org_id: str, want: SessionFilter, offset: int, length: int, total: int) -> list[SessionRow]:
     """A page of so many sessions far from the newest, counted from the oldest if that is nearer."""
     if length <= 0:
         return []
+    where, args = _where(org_id, want)
     behind = total - offset - length
     direction, skipped = ("ASC", behind) if behind < offset else ("DESC", offset)
     page = f"SELECT id FROM sessions WHERE {where} ORDER BY created_at {direction}, id {direction} LIMIT ? OFFSET ?"
-    rows = await tx.all(
-        f"SELECT {_COLUMNS} FROM sessions WHERE id IN ({page}) ORDER BY created_at DESC, id DESC", *args, length, skipped
-    )
-    return [SessionRow(*row) for row in rows]
+    return await _rows(tx, org_id, [row[0] for row in await tx.all(page, *args, length, skipped)])
+
+
+async def _rows(tx: Tx, org_id: str, session_ids: Sequence[str]) -> list[SessionRow]:
+    """These sessions, the newest first. Their ids come by themselves: PostgreSQL would read all sessions for a subquery."""
+    chosen, ids = among(tx.dialect, "id", "TEXT", session_ids)
+    rows = await tx.all(f"SELECT {_COLUMNS} FROM sessions WHERE {chosen} AND org_id = ?", ids, org_id)
+    return sorted((SessionRow(*row) for row in rows), key=lambda row: (row.created_at, row.id), reverse=True)
 
 
 async def _search(tx: Tx, org_id: str, want: SessionFilter, offset: int, limit: int) -> tuple[list[SessionRow], int]:
@@ -120,9 +125,7 @@ async def _search(tx: Tx, org_id: str, want: SessionFilter, offset: int, limit: 
     page = sorted(keys, reverse=True)[offset : offset + limit]
     if not page:
         return [], min(total, enough)
-    chosen, ids = among(tx.dialect, "id", "TEXT", [key[1] for key in page])
-    rows = [SessionRow(*row) for row in await tx.all(f"SELECT {_COLUMNS} FROM sessions WHERE {chosen} AND org_id = ?", ids, org_id)]
-    return sorted(rows, key=lambda row: (row.created_at, row.id), reverse=True), min(total, enough)
+    return await _rows(tx, org_id, [key[1] for key in page]), min(total, enough)
 
 
 def _keys(rows: Sequence[Row]) -> set[Key]:
@@ -142,25 +145,28 @@ async def _sorted_in(tx: Tx, org_id: str, want: SessionFilter, keys: set[Key], c
     where, args = _where(org_id, want)
     terms = searched_terms(folded, want.tags, want.agent_id)
     total, begin, size = len(keys), 0, _FEW
-    while begin < len(ages):
+
+    def settled(newest: Micros) -> bool:
+        """Whether nothing that is as old as this, or older, belongs on the page."""
+        return sum(created_at > newest for created_at, _ in keys) >= certain
+
+    while begin < len(ages) and not (total >= enough and settled(ages[begin][1])):
         step, begin = ages[begin : begin + size], begin + size
         slots = await candidates(tx, org_id, [segment for segment, _ in step], terms)
         for newest, batch in _batches(step, slots):
-            settled = sum(created_at > newest for created_at, _ in keys) >= certain
-            if settled and total >= enough:
-                return keys, total
-            if not settled:
+            if not settled(newest):
                 match, wanted = among(tx.dialect, "search_slot", "BIGINT", batch)
                 more = _keys(await tx.all(f"SELECT created_at, id FROM sessions WHERE {where} AND {match}", *args, wanted)) - keys
                 keys, total = keys | more, total + len(more)
                 continue
             left = batch
-            while left and total < enough:  # only their number matters, and no more of them than are needed
-                match, wanted = among(tx.dialect, "search_slot", "BIGINT", left[: enough - total])
+            while left and total < enough:  # only their number matters, and not of many more than are needed
+                some = (enough - total) * 5 // 4
+                match, wanted = among(tx.dialect, "search_slot", "BIGINT", left[:some])
                 counted = await tx.one(f"SELECT COUNT(*) FROM sessions WHERE {where} AND {match}", *args, wanted)
-                left, total = left[enough - total :], total + (0 if counted is None else counted[0])
+                left, total = left[some:], total + (0 if counted is None else counted[0])
         # As many more as are likely to hold what is missing, if the older ones are like those that were looked up.
-        size = min(_MANY, max(_FEW, (enough - total) * begin * 5 // (4 * max(total, 1))))
+        size = min(_MANY, max(_FEW, (enough - total) * begin * 3 // (2 * max(total, 1))))
     return keys, total
 
 
