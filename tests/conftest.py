@@ -14,6 +14,7 @@ import pytest_asyncio
 from perdure.cli.local_model import LocalModel, start_local_model
 from tests.postgres_server import PostgresServer, postgres_server
 from tests.server import Server, use_simulated_model
+from tests.sites import Site, serving
 
 # A shell ignores Ctrl-C in what it runs in the background, and every process inherits that: the commands that tests interrupt too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -120,3 +121,10 @@ async def api(shared_server: Server) -> AsyncIterator[httpx.AsyncClient]:
     """A client of `shared_server`; the simulated model is the organization's default."""
     async with httpx.AsyncClient(base_url=shared_server.url, timeout=30) as client:
         yield client
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    """A web server on this machine whose answers the test decides."""
+    async with serving() as running:
+        yield running

@@ -9,6 +9,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from perdure.domain.network import NetworkRules
+
+INSIDE = NetworkRules(private=True)
+PUBLIC = NetworkRules()
+
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 

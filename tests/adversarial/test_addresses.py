@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -17,17 +16,8 @@ from perdure.domain.network import NetworkRules
 from perdure.llm.addresses import GuardedResolver
 from tests.adversarial.attack import done, refused
 from tests.server import post
-from tests.sites import Names, Site, serving
+from tests.sites import INSIDE, PUBLIC, Names, Site, serving
 from tests.talk import call, new_talk
-
-INSIDE = NetworkRules(private=True)
-PUBLIC = NetworkRules()
-
-
-@pytest.fixture
-async def site() -> AsyncIterator[Site]:
-    async with serving() as running:
-        yield running
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import contextlib
 import gzip
 import json
 import zlib
-from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
@@ -20,16 +19,8 @@ from perdure.capabilities.web_fetch import WEB_FETCH_TOOL
 from perdure.domain.errors import ToolError
 from perdure.domain.network import NetworkRules, combine
 from perdure.domain.sessions import NetworkAccess
-from tests.sites import Names, Site, serving
-
-INSIDE = NetworkRules(private=True)
-PUBLIC = NetworkRules()
-
-
-@pytest.fixture
-async def site() -> AsyncIterator[Site]:
-    async with serving() as running:
-        yield running
+from perdure.domain.storage import Redactor
+from tests.sites import INSIDE, Names, Site
 
 
 def html(body: str, **headers: str) -> web.Response:
@@ -41,7 +32,7 @@ async def tool(url: str, rules: NetworkRules = INSIDE, **arguments: object) -> d
 
     def nothing(*_: object) -> None: ...
 
-    context = ToolContext("", "", "", "", "", None, None, lambda: 0, nothing, nothing, Sandbox(), str, network=rules)  # type: ignore[arg-type]
+    context = ToolContext("", "", "", "", "", None, None, lambda: 0, nothing, nothing, Sandbox(), Redactor({}), network=rules)  # type: ignore[arg-type]
     value: dict[str, object] = (await WEB_FETCH_TOOL.run(context, {"url": url, **arguments})).value
     return value
 
