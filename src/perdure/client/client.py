@@ -13,7 +13,7 @@ from perdure.client import routes
 from perdure.client.errors import TurnFailed
 from perdure.client.follow import IDLE_TIMEOUT, PATIENCE, TurnWatch, follow
 from perdure.client.routes import Caller, path_of
-from perdure.client.transport import Transport
+from perdure.client.transport import RETRIES, Transport
 from perdure.domain.agents import Agent, CreateAgent, UpdateAgent
 from perdure.domain.capabilities import CapabilityInfo
 from perdure.domain.events import ENDED_TURN, EVENT_DATA, LIVE_TYPES, WireEvent, decode_data
@@ -62,7 +62,8 @@ class Client(Caller):
         token: a `pdr_pat_...` key, where the server asks for one.
         organization: which one to work in, when the token's user belongs to several.
         timeout: seconds for connecting and for each read and write.
-        retries: how often a request is sent again, at most. Sent again are requests that certainly did not arrive, that
+        retries: how often a request is sent again, at most; the seven of the default last some ten seconds, in which a
+            server can start again. Sent again are requests that certainly did not arrive, that
             were turned away for now (429), or that do no harm when repeated: GET, PUT, DELETE, and what makes
             something new (sessions, messages ...), which carries an idempotency key.
 
@@ -77,7 +78,7 @@ class Client(Caller):
         organization: str | None = None,
         *,
         timeout: float = 30.0,
-        retries: int = 4,
+        retries: int = RETRIES,
     ) -> None:
         self.transport = Transport(base_url, token, organization, timeout=timeout, retries=retries)
 

@@ -18,6 +18,9 @@ from perdure.client.errors import ApiError, BadAnswer, Unreachable, error_of
 Params = Sequence[tuple[str, str | int | bool | None]]
 """Query parameters; those that are None are left out, a name may come more than once."""
 
+RETRIES = 7
+"""How often a request is sent again unless the caller says otherwise: with their pauses, over some ten seconds."""
+
 LONGEST_WAIT = 30.0
 """Seconds. A server that asks for more than this gets its error handed to the caller instead."""
 
