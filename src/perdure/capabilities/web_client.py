@@ -12,14 +12,20 @@ from typing import Any
 
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from aiohttp.abc import AbstractResolver
-from aiohttp.resolver import ThreadedResolver
 from msgspec import Struct
 from yarl import URL
 
 from perdure.domain.errors import ToolError
 from perdure.domain.messages import storable
 from perdure.domain.network import NetworkRules, plain_host
-from perdure.llm.addresses import CheckedResolver, is_public_address, is_refused_address, is_refused_host, plain_address
+from perdure.llm.addresses import (
+    CheckedResolver,
+    SystemResolver,
+    is_public_address,
+    is_refused_address,
+    is_refused_host,
+    plain_address,
+)
 
 MAX_BYTES = 1_000_000
 """Bytes of an answer that are read, decompressed."""
@@ -78,7 +84,7 @@ async def fetch(url: str, rules: NetworkRules, *, max_bytes: int = MAX_BYTES, re
     Raises:
         ToolError: it may not, or cannot, be had; in words for the model.
     """
-    checked = checked_resolver(resolver or ThreadedResolver(), rules)
+    checked = checked_resolver(resolver or SystemResolver(), rules)
     connector = TCPConnector(resolver=checked, use_dns_cache=False, force_close=True)
     try:
         async with (

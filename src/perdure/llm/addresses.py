@@ -7,13 +7,15 @@ providers are set up by admins. Only the addresses at which clouds hand out a ma
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 import socket
+import threading
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
 
 from perdure.domain.errors import ModelError
 
@@ -97,6 +99,51 @@ def _inside(address: IPv6Address) -> IPv4Address | None:
     return None
 
 
+class SystemResolver(AbstractResolver):
+    """The system's look-ups, each in a thread of its own: one that takes long keeps no other waiting, and not the process's end.
+
+    The event loop's own would share a few threads between the pages that tools ask for and calls to models.
+    """
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+        """The addresses of a host. Raises OSError when there is no such host, and UnicodeError for what cannot be one."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[list[ResolveResult]] = loop.create_future()
+
+        def settle(found: list[ResolveResult], error: Exception | None) -> None:
+            if answer.done():
+                return  # whoever asked has left
+            if error is None:
+                answer.set_result(found)
+            else:
+                answer.set_exception(error)
+
+        def work() -> None:
+            found: list[ResolveResult] = []
+            trouble: Exception | None = None
+            try:
+                found = _look_up(host, port, family)
+            except (OSError, UnicodeError) as error:
+                trouble = error
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(settle, found, trouble)
+
+        threading.Thread(target=work, name="look-up", daemon=True).start()
+        return await answer
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+
+def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
+    found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    return [
+        ResolveResult(hostname=host, host=str(place[0]), port=port, family=kind, proto=protocol, flags=numeric)
+        for kind, _, protocol, _, place in found
+    ]
+
+
 class CheckedResolver(AbstractResolver):
     """A resolver that gives only addresses that may be reached; the connector connects to those and looks nothing up again.
 
@@ -130,7 +177,7 @@ class GuardedResolver(CheckedResolver):
     """The system's resolver, for calls to models: a name can change where it points at any time. It raises ModelError."""
 
     def __init__(self) -> None:
-        super().__init__(ThreadedResolver(), lambda address: not is_refused_address(address), refused)
+        super().__init__(SystemResolver(), lambda address: not is_refused_address(address), refused)
 
 
 def refused(host: str) -> ModelError:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
+from typing import Any
 
 import pytest
 from aiohttp.abc import ResolveResult
 
 from perdure.domain.errors import InvalidInput, ModelError
-from perdure.llm.addresses import GuardedResolver, is_refused_host
+from perdure.llm.addresses import GuardedResolver, SystemResolver, is_refused_host
 from perdure.llm.driver import ProviderConfig
 from perdure.llm.http import Http
 from perdure.llm.registry import make_driver
@@ -65,6 +68,24 @@ async def test_a_name_that_points_there_is_refused_when_it_is_called() -> None:
 
 async def test_the_system_resolves_names() -> None:
     assert {each["host"] for each in await GuardedResolver().resolve("localhost", 80)} <= {"127.0.0.1", "::1"}
+
+
+async def test_a_look_up_that_takes_long_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, over = socket.getaddrinfo, threading.Event()
+
+    def slow(host: str, *args: Any, **kwargs: Any) -> Any:
+        if host.startswith("slow"):
+            over.wait()
+            raise socket.gaierror(socket.EAI_AGAIN, "nobody knows")
+        return real(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    resolver = SystemResolver()
+    waiting = [asyncio.ensure_future(resolver.resolve(f"slow{number}.test", 80)) for number in range(50)]
+    assert await resolver.resolve("localhost", 80)
+    waiting.pop().cancel()
+    over.set()
+    assert all(isinstance(each, OSError) for each in await asyncio.gather(*waiting, return_exceptions=True))
 
 
 async def test_a_call_by_a_name_that_points_there_fails_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
