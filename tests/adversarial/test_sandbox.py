@@ -19,12 +19,13 @@ from perdure.capabilities import sandbox as sandbox_module
 from perdure.capabilities import sandbox_child
 from perdure.capabilities.sandbox import AT_ONCE, KEPT, SHARES, Sandbox
 from perdure.capabilities.sandbox_child import HEADER, Begun, Frame, Gave, Refused, Shown, answer_to, serve
+from perdure.capabilities.sandbox_room import Room
 from perdure.capabilities.shell_engine import ShellDone, ShellJob
 from perdure.capabilities.sql_engine import Answer, SchemaJob, SqlJob
 from perdure.domain.errors import ToolError
 from tests.adversarial.attack import done, use, works
-from tests.server import Server, use_simulated_model
-from tests.talk import PATIENCE, call, new_talk, script, when
+from tests.server import Server, post, use_simulated_model
+from tests.talk import PATIENCE, Talk, call, new_talk, script, when
 
 CRASHES = {
     "a deep condition": "[[ -n x" + " && -n x" * 8_000 + " ]]",
@@ -67,6 +68,12 @@ def _ours() -> list[psutil.Process]:
 
 async def echo(sandbox: Sandbox) -> str:
     return (await sandbox.run(shell("echo hi"), ShellDone, 5)).ran.stdout
+
+
+async def placed(sandbox: Sandbox, command: str, seconds: float, whose: tuple[str, ...] = (), size: int = 0) -> str:
+    """What a command printed that had to wait for its place."""
+    async with sandbox.place(whose, size):
+        return (await sandbox.run(shell(command, seconds), ShellDone, seconds)).ran.stdout
 
 
 # --- a server whose tools are misused -------------------------------------------------------------------------------
@@ -184,12 +191,12 @@ async def test_one_that_was_killed_while_it_waited_is_replaced(sandbox: Sandbox)
 
 
 async def test_no_more_run_than_may_and_others_wait_for_them(sandbox: Sandbox) -> None:
-    running = [asyncio.create_task(sandbox.run(shell("sleep 0.4; echo x"), ShellDone, 5)) for _ in range(7)]
+    running = [asyncio.create_task(placed(sandbox, "sleep 0.4; echo x", 5)) for _ in range(7)]
     most = 0
     while not all(task.done() for task in running):
         most = max(most, len(_ours()))
         await asyncio.sleep(0.02)
-    assert [task.result().ran.stdout for task in running] == ["x\n"] * 7
+    assert [task.result() for task in running] == ["x\n"] * 7
     assert most <= 3 + 1  # one may be on its way out
 
 
@@ -227,22 +234,67 @@ async def test_what_grew_is_not_kept(sandbox: Sandbox) -> None:
 
 async def test_what_one_session_or_organization_has_to_wait_for_nobody_else_does(sandbox: Sandbox) -> None:
     wide = Sandbox()
-    first = [asyncio.create_task(wide.run(shell("sleep 60", 60), ShellDone, 60, whose=("a", "s"))) for _ in range(SHARES[1] + 2)]
+    first = [asyncio.create_task(placed(wide, "sleep 60", 60, ("a", "s"))) for _ in range(SHARES[1] + 2)]
     try:
         async with asyncio.timeout(PATIENCE):
             for other in (("a", "t"), ("b", "u")):
-                assert (await wide.run(shell("echo hi"), ShellDone, 5, whose=other)).ran.stdout == "hi\n"
+                assert await placed(wide, "echo hi", 5, other) == "hi\n"
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
-                await wide.run(shell("echo hi"), ShellDone, 5, whose=("a", "s"))
+                await placed(wide, "echo hi", 5, ("a", "s"))
     finally:
         for task in first:
             task.cancel()
         await asyncio.gather(*first, return_exceptions=True)
     async with asyncio.timeout(PATIENCE):
-        assert (await wide.run(shell("echo hi"), ShellDone, 5, whose=("a", "s"))).ran.stdout == "hi\n"
+        assert await placed(wide, "echo hi", 5, ("a", "s")) == "hi\n"
     await wide.close()
     assert sum(SHARES) <= AT_ONCE
+
+
+async def test_what_is_large_waits_for_room_in_turn_and_what_is_given_up_keeps_nobody_waiting() -> None:
+    room, order = Room(100), asyncio.Queue[str]()
+    leave = {name: asyncio.Event() for name in ("half", "most", "given up", "little", "more than all")}
+
+    async def hold(name: str, size: int) -> None:
+        async with room.hold(size):
+            order.put_nowait(name)
+            await leave[name].wait()
+
+    sizes = {"half": 50, "most": 90, "given up": 90, "little": 10, "more than all": 1_000}
+    tasks = {}
+    for name, size in sizes.items():
+        tasks[name] = asyncio.create_task(hold(name, size))
+        await asyncio.sleep(0)
+    assert await order.get() == "half"
+    assert order.empty()  # there is room for the little one, but it came later
+    tasks["given up"].cancel()
+    leave["half"].set()
+    async with asyncio.timeout(PATIENCE):
+        assert [await order.get(), await order.get()] == ["most", "little"]
+        tasks["most"].cancel()
+        leave["little"].set()
+        assert await order.get() == "more than all"
+        leave["more than all"].set()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        async with room.hold(100):
+            pass
+
+
+async def test_no_command_reads_its_files_before_there_is_room_for_them(one: httpx.AsyncClient, sqlite_server: Server) -> None:
+    talk = await new_talk(one)
+    for number in range(9):
+        assert (await one.post(talk.path(f"/fs/f{number}"), json={"content": "x" * 9_900_000})).status_code == 201
+    process = psutil.Process(sqlite_server.pid)
+    await works(talk, "bash", command="true")
+    before, most = process.memory_info().rss, 0
+    copies = [Talk(one, (await post(one, talk.path("/fork"), {}))["id"]) for _ in range(6)]
+    working = [asyncio.create_task(works(copy, "bash", command="wc -c f0")) for copy in copies]
+    while not all(task.done() for task in working):
+        most = max(most, process.memory_info().rss - before)
+        await asyncio.sleep(0.01)
+    assert all("9900000" in task.result()["stdout"] for task in working)
+    assert most < 450_000_000  # 320 with room for two of them at once, 630 with room for all
 
 
 async def test_when_no_process_can_be_started_the_model_is_told(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from perdure.app.services import App
 from perdure.capabilities.session_sql_database import schema_of as describe
 from perdure.domain.accounts import Caller
 from perdure.domain.databases import MAX_DATABASES, CreateDatabase, DatabaseInfo, DatabaseSchema
-from perdure.domain.errors import Conflict, NotFound, ToolError
+from perdure.domain.errors import Conflict, NotFound, ToolError, Unavailable
 from perdure.domain.times import to_rfc3339
 from perdure.store.database import Tx
 from perdure.store.databases import DatabaseRow, add_database, drop_database, get_database, list_databases, read_image
 from perdure.store.sessions import get_session
+
+PATIENCE = 30.0
+"""Seconds that somebody who asks for a schema waits for a place to look at it."""
 
 
 def to_database(row: DatabaseRow) -> DatabaseInfo:
@@ -72,18 +77,21 @@ async def schema_of(app: App, caller: Caller, session_id: str, name: str) -> Dat
 
     Raises:
         Conflict: it cannot be read.
+        Unavailable: there is too much else to do.
     """
+    info = await read_database(app, caller, session_id, name)
 
     async def work(tx: Tx) -> bytes:
-        row = await get_session(tx, caller.organization_id, session_id)
-        found = await read_image(tx, row.id, name)
+        found = await read_image(tx, session_id, name)
         if found is None:
             raise NotFound("database")
         return found[1]
 
-    image = await app.database.read(work, long=True)
     try:
-        tables = await describe(app.sandbox, image, (caller.organization_id, session_id))
+        async with asyncio.timeout(PATIENCE), app.sandbox.place((caller.organization_id, session_id), info.size_bytes):
+            tables = await describe(app.sandbox, await app.database.read(work, long=True))
     except ToolError as error:  # it holds something that takes too long, or too much, to look at
         raise Conflict(error.message, code="database_unreadable") from None
+    except TimeoutError:
+        raise Unavailable("there are too many databases in use at the moment") from None
     return DatabaseSchema(name, tuple(tables))

@@ -17,6 +17,7 @@ from perdure.domain.tools import ToolHints
 from perdure.llm.addresses import is_refused_host, plain_address
 from perdure.store.database import Tx
 from perdure.store.shell_states import read_shell_state, write_shell_state
+from perdure.store.workspaces import workspace_size
 
 DEFAULT_TIMEOUT = 30
 MAX_TIMEOUT = 120
@@ -32,14 +33,16 @@ MAX_NOTES = 20
 
 async def _bash(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     seconds = float(arguments.get("timeout") or DEFAULT_TIMEOUT)
-    held, state = await context.database.read(lambda tx: _before(tx, context), long=True)
-    job = ShellJob(arguments["command"], held.files, held.folders, state, network_for(context.network), seconds)
-    done = await context.sandbox.run(job, ShellDone, seconds, context.output, whose=context.whose)
-    changes, ran = await asyncio.to_thread(_changes, done.differences), done.ran
-    saved = Saved()
-    fresh = ran.state if ran.state is not None and ran.state != state else None
-    if changes or fresh is not None:
-        saved = await context.database.write(lambda tx: _after(tx, context, held, changes, fresh))
+    size = await context.database.read(lambda tx: workspace_size(tx, context.org_id, context.workspace_id))
+    async with context.sandbox.place(context.whose, size):
+        held, state = await context.database.read(lambda tx: _before(tx, context), long=True)
+        job = ShellJob(arguments["command"], held.files, held.folders, state, network_for(context.network), seconds)
+        done = await context.sandbox.run(job, ShellDone, seconds, context.output)
+        changes, ran = await asyncio.to_thread(_changes, done.differences), done.ran
+        saved = Saved()
+        fresh = ran.state if ran.state is not None and ran.state != state else None
+        if changes or fresh is not None:
+            saved = await context.database.write(lambda tx: _after(tx, context, held, changes, fresh))
     return ToolOutcome(_answer(ran, saved, done.differences.unseen, context.redactor), saved.events)
 
 

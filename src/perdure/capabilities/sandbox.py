@@ -12,13 +12,14 @@ import logging
 import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import msgspec
 
 from perdure.capabilities.sandbox_child import HEADER, MODULE, Frame, Gave, Job, Refused, Shown
+from perdure.capabilities.sandbox_room import Room
 from perdure.domain.errors import ToolError
 
 T = TypeVar("T")
@@ -30,6 +31,9 @@ AT_ONCE = 32
 
 SHARES = (24, 4)
 """How many of them may be of one organization, and of one session: a job that does nothing but wait keeps its place, too."""
+
+ROOM = 256 << 20
+"""Bytes of files and databases that are with processes at once, or on their way: the server itself holds them up to three times."""
 
 PIECE = 1 << 20
 """Bytes that are handed to a pipe, or taken from it, at once: the event loop does nothing else meanwhile."""
@@ -60,38 +64,41 @@ class Sandbox:
 
     def __init__(self, at_once: int = AT_ONCE) -> None:
         self._places = asyncio.Semaphore(at_once)
+        self._room = Room(ROOM)
         self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._idle: list[_Child] = []
         self._closed = False
 
-    async def run(
-        self,
-        job: Job,
-        kind: type[T],
-        seconds: float,
-        show: Callable[[str, str], None] | None = None,
-        *,
-        whose: tuple[str, ...] = (),
-    ) -> T:
-        """Do a job in a process of its own.
+    @contextlib.asynccontextmanager
+    async def place(self, whose: tuple[str, ...], size: int) -> AsyncIterator[None]:
+        """A place for one job after the other, and room for what they work on: get it before you read that.
 
         Args:
-            kind: what comes back.
-            seconds: how long the job takes at most by its own account; it is killed somewhat later.
-            show: gets the output while it comes in, with the stream's name.
-            whose: the organization and the session for which it is done; without, it has no share but all.
-
-        Raises:
-            ToolError: the job refused, its process did not survive it, or there is none.
+            whose: the organization and the session for which it is; without, it has no share but all.
+            size: bytes that the jobs work on, about.
         """
         async with contextlib.AsyncExitStack() as held:
             # A session's own first: who waits for those keeps nobody else from a place.
             for share in [self._share(owner, count) for owner, count in zip(whose, SHARES, strict=False)][::-1]:
                 await held.enter_async_context(share)
             await held.enter_async_context(self._places)
-            gave = None
-            while gave is None:
-                gave = await self._attempt(await self._take(), job, seconds, show)
+            await held.enter_async_context(self._room.hold(size))
+            yield
+
+    async def run(self, job: Job, kind: type[T], seconds: float, show: Callable[[str, str], None] | None = None) -> T:
+        """Do a job in a process of its own. The caller has a `place`.
+
+        Args:
+            kind: what comes back.
+            seconds: how long the job takes at most by its own account; it is killed somewhat later.
+            show: gets the output while it comes in, with the stream's name.
+
+        Raises:
+            ToolError: the job refused, its process did not survive it, or there is none.
+        """
+        gave = None
+        while gave is None:
+            gave = await self._attempt(await self._take(), job, seconds, show)
         if isinstance(gave, Refused):
             raise ToolError(gave.message)
         return msgspec.msgpack.decode(gave.value, type=kind)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import AsyncIterator
 
 from perdure.capabilities.base import READ_ONLY, Capability, Tool, ToolContext, ToolOutcome, schema
 from perdure.capabilities.sandbox import Sandbox
@@ -12,7 +14,7 @@ from perdure.domain.errors import ToolError
 from perdure.domain.messages import JsonObject
 from perdure.domain.tools import ToolHints
 from perdure.store.database import Tx
-from perdure.store.databases import add_database, list_databases, read_image, write_image
+from perdure.store.databases import add_database, get_database, list_databases, read_image, write_image
 from perdure.store.rows import to_json
 
 _NAME = re.compile(NAME_PATTERN)
@@ -47,21 +49,31 @@ async def _image(context: ToolContext, name: str, *, make: bool) -> tuple[int, b
 async def _sql_execute(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     name = _name(arguments)
     for _ in range(ATTEMPTS):
-        version, image = await _image(context, name, make=True)
-        answer = await _run(context, image, arguments, reading=False)
-        if answer.image is None or await _kept(context, name, version, answer):
+        async with _place(context, name):
+            version, image = await _image(context, name, make=True)
+            answer = await _run(context, image, arguments, reading=False)
+            kept = answer.image is None or await _kept(context, name, version, answer)
+        if kept:
             return ToolOutcome(_shown(answer) | {"rows_affected": answer.affected, "last_row_id": answer.last_row_id})
     raise ToolError("the database is being changed by somebody else: try again")
 
 
 async def _run(context: ToolContext, image: bytes, arguments: JsonObject, *, reading: bool) -> Answer:
     job = SqlJob(image, arguments["sql"], to_json(arguments.get("params")).encode(), reading)
-    return await context.sandbox.run(job, Answer, TIME_LIMIT, whose=context.whose)
+    return await context.sandbox.run(job, Answer, TIME_LIMIT)
 
 
-async def schema_of(sandbox: Sandbox, image: bytes, whose: tuple[str, str]) -> list[JsonObject]:
-    """The tables and views of a database with their columns. Raises ToolError."""
-    return await sandbox.run(SchemaJob(image), list[JsonObject], TIME_LIMIT, whose=whose)
+@contextlib.asynccontextmanager
+async def _place(context: ToolContext, name: str) -> AsyncIterator[None]:
+    """A place for work on a database, taken before it is read."""
+    found = await context.database.read(lambda tx: get_database(tx, context.session_id, name))
+    async with context.sandbox.place(context.whose, 0 if found is None else found.size_bytes):
+        yield
+
+
+async def schema_of(sandbox: Sandbox, image: bytes) -> list[JsonObject]:
+    """The tables and views of a database with their columns; the caller has a place. Raises ToolError."""
+    return await sandbox.run(SchemaJob(image), list[JsonObject], TIME_LIMIT)
 
 
 async def _kept(context: ToolContext, name: str, version: int, answer: Answer) -> bool:
@@ -71,8 +83,10 @@ async def _kept(context: ToolContext, name: str, version: int, answer: Answer) -
 
 
 async def _sql_query(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    _, image = await _image(context, _name(arguments), make=False)
-    answer = await _run(context, image, arguments, reading=True)
+    name = _name(arguments)
+    async with _place(context, name):
+        _, image = await _image(context, name, make=False)
+        answer = await _run(context, image, arguments, reading=True)
     return ToolOutcome(_shown(answer))
 
 
@@ -94,8 +108,10 @@ async def _sql_schema(context: ToolContext, arguments: JsonObject) -> ToolOutcom
             return ToolOutcome({"databases": [{"name": row.name, "size_bytes": row.size_bytes} for row in found]})
         arguments = {"database": found[0].name}
     name = _name(arguments)
-    _, image = await _image(context, name, make=False)
-    return ToolOutcome({"database": name, "tables": await schema_of(context.sandbox, image, context.whose)})
+    async with _place(context, name):
+        _, image = await _image(context, name, make=False)
+        tables = await schema_of(context.sandbox, image)
+    return ToolOutcome({"database": name, "tables": tables})
 
 
 _DATABASE = {"type": "string", "maxLength": 63, "description": f"The database's name; {DEFAULT} if left out."}

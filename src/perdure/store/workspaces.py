@@ -57,6 +57,12 @@ async def _of_session(tx: Tx, org_id: str, workspace_id: str, *, lock: bool) -> 
     return WorkspaceRow(workspace_id, org_id, session_id, "", None, "active", 0, 0, found[0], found[0], None)
 
 
+async def workspace_size(tx: Tx, org_id: str, workspace_id: str) -> int:
+    """Bytes that the workspace's files hold together; 0 if it has no row yet."""
+    found = await tx.one("SELECT size_bytes FROM workspaces WHERE id = ? AND org_id = ?", workspace_id, org_id)
+    return 0 if found is None else int(found[0])
+
+
 async def get_workspace(tx: Tx, org_id: str, workspace_id: str) -> WorkspaceRow:
     """The organization's workspace.
 
