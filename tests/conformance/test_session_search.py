@@ -14,7 +14,7 @@ from perdure.domain.ids import new_id
 from perdure.store.database import Database, Tx
 from perdure.store.rows import insert, to_json, values
 from perdure.store.search import SEGMENT, add_segment, last_segment, read_unsorted, sort_terms, thin_segments
-from perdure.store.session_lists import EXACT, FAR, SessionFilter, list_sessions
+from perdure.store.session_lists import COUNTED, EXACT, FAR, SessionFilter, list_sessions
 from perdure.store.sessions import SessionRow, count_sessions, get_session, mark_deleted, purge_deleted, set_pin, update_session
 from perdure.worker.sorter import Sorter, sort_sessions
 from tests.conformance.places import PATIENCE, eventually, soon
@@ -199,6 +199,20 @@ async def test_pages_far_back_hold_what_stands_there_from_whichever_end_they_are
     for offset in (FAR + 1, count // 2, count - 97, count - 1, count, count + 1, count * 2):
         page, told = await database.read(lambda tx, offset=offset: list_sessions(tx, ORG, want, offset, 97))  # type: ignore[misc]
         assert ([row.id for row in page], told) == (ids[offset : offset + 97], count)
+
+
+@pytest.mark.parametrize("want", [SessionFilter(), SessionFilter(created_after=-1)], ids=["all", "some"])
+async def test_beyond_what_is_counted_a_total_says_that_there_is_more_and_pages_go_on(
+    database: Database, want: SessionFilter
+) -> None:
+    count = COUNTED + 300
+    rows = [session(number, "plain") for number in range(count)]
+    await keep(database, rows)
+    ids = [row.id for row in reversed(rows)]
+    for offset in (0, FAR + 1, COUNTED - 97, COUNTED, count - 97, count - 1, count + 1):
+        page, told = await database.read(lambda tx, offset=offset: list_sessions(tx, ORG, want, offset, 97))  # type: ignore[misc]
+        enough = count if want == SessionFilter() else min(count, max(offset + 97, COUNTED) + 1)
+        assert ([row.id for row in page], told) == (ids[offset : offset + 97], enough)
 
 
 async def test_a_search_meets_no_other_organization(database: Database) -> None:

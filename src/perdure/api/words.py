@@ -33,8 +33,9 @@ OPERATIONS: dict[str, str] = {
         "harness and the agent are given by id or by name, not by both."
     ),
     "list_sessions": (
-        "All filters must match. `total` counts what matches, whatever the page. With `search` or `tags` it is exact up to 200; a "
-        "greater one means that there are at least so many, and it is always greater than `offset` + `limit` while more follows."
+        "All filters must match. `total` counts what matches, whatever the page. With `search` or `tags` it is exact up to 200, with "
+        "any other filter up to 5,000; a greater one means that there are at least so many, and it is always greater than `offset` + "
+        "`limit` while more follows."
     ),
     "get_session": "The session as it is now.",
     "update_session": (

@@ -24,6 +24,9 @@ FAR = 1000
 _COMPARED = 400
 """Candidates that are compared at once, at least."""
 
+COUNTED = 5_000
+"""What other filters match is counted so far."""
+
 Key = tuple[Micros, str]
 """What lists are ordered by, the greatest first: when the session was created, and its id."""
 
@@ -66,39 +69,47 @@ def _where(org_id: str, want: SessionFilter) -> tuple[str, list[Any]]:
 async def list_sessions(tx: Tx, org_id: str, want: SessionFilter, offset: int, limit: int) -> tuple[list[SessionRow], int]:
     """A page, newest first, and how many match in all.
 
-    With a text or tags to search for, the number is exact up to `EXACT`; above it, and above the end of the page, it means that there
-    are at least so many.
+    With a text or tags to search for, the number is exact up to `EXACT`, with other filters up to `COUNTED`; above that, and above
+    the end of the page, it means that there are at least so many.
     """
     if want.search is not None or want.tags:
         return await _search(tx, org_id, want, offset, limit)
+    enough = max(offset + limit, COUNTED) + 1
     if offset > FAR:
-        total = await _total(tx, org_id, want)
-        return await _far_page(tx, org_id, want, offset, min(limit, total - offset), total), total
+        total = await _total(tx, org_id, want, enough)
+        behind = total - offset - limit if want == SessionFilter() or total < enough else None
+        return await _far_page(tx, org_id, want, offset, limit, behind), total
     where, args = _where(org_id, want)
     rows = await tx.all(
         f"SELECT {_COLUMNS} FROM sessions WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?", *args, limit, offset
     )
     found = [SessionRow(*row) for row in rows]
     ends = len(found) < limit and (found or not offset)
-    return found, offset + len(found) if ends else await _total(tx, org_id, want)
+    return found, offset + len(found) if ends else await _total(tx, org_id, want, enough)
 
 
-async def _total(tx: Tx, org_id: str, want: SessionFilter) -> int:
+async def _total(tx: Tx, org_id: str, want: SessionFilter, enough: int) -> int:
+    """How many match: all sessions are counted as they come and go, those of a filter here, and no more of them than are `enough`."""
     if want == SessionFilter():
         found = await tx.one("SELECT CAST(COALESCE(SUM(sessions), 0) AS BIGINT) FROM session_totals WHERE org_id = ?", org_id)
     else:
         where, args = _where(org_id, want)
-        found = await tx.one(f"SELECT COUNT(*) FROM sessions WHERE {where}", *args)
+        found = await tx.one(f"SELECT COUNT(*) FROM (SELECT 1 FROM sessions WHERE {where} LIMIT ?) AS matching", *args, enough)
     return 0 if found is None else int(found[0])
 
 
-async def _far_page(tx: Tx, org_id: str, want: SessionFilter, offset: int, length: int, total: int) -> list[SessionRow]:
-    """A page of so many sessions far from the newest, counted from the oldest if that is nearer."""
+async def _far_page(tx: Tx, org_id: str, want: SessionFilter, offset: int, length: int, behind: int | None) -> list[SessionRow]:
+    """A page of so many sessions far from the newest, counted from the oldest if that is nearer.
+
+    Args:
+        behind: how many sessions follow the page (less than 0: so many are missing at its end); None if nobody knows.
+    """
+    direction, skipped = "DESC", offset
+    if behind is not None and behind < offset:
+        direction, skipped, length = "ASC", max(behind, 0), length + min(behind, 0)
     if length <= 0:
         return []
     where, args = _where(org_id, want)
-    behind = total - offset - length
-    direction, skipped = ("ASC", behind) if behind < offset else ("DESC", offset)
     page = f"SELECT id FROM sessions WHERE {where} ORDER BY created_at {direction}, id {direction} LIMIT ? OFFSET ?"
     return await _rows(tx, org_id, [row[0] for row in await tx.all(page, *args, length, skipped)])
 
