@@ -162,12 +162,16 @@ async def test_its_processes_leave_with_the_server_whatever_they_do(tmp_path: Pa
 # --- the processes ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_process_is_used_again_and_no_more_wait_than_are_kept(sandbox: Sandbox) -> None:
+async def test_a_process_is_used_again_and_no_more_wait_long_than_are_kept(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox_module, "SPARE_SECONDS", 0.2)
     assert await echo(sandbox) == "hi\n"
     (first,) = _ours()
     assert await echo(sandbox) == "hi\n"
     assert _ours() == [first]
     await asyncio.gather(*(sandbox.run(shell("sleep 0.2"), ShellDone, 5) for _ in range(3)))
+    assert len(_ours()) == 3
     await when(lambda: _counted(KEPT))
 
 
@@ -177,6 +181,7 @@ async def _counted(count: int) -> bool:
 
 async def test_those_that_wait_too_long_leave(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox_module, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(sandbox_module, "SPARE_SECONDS", 0.05)
     assert await echo(sandbox) == "hi\n"
     await when(lambda: _counted(0))
     assert await echo(sandbox) == "hi\n"

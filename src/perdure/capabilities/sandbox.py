@@ -39,10 +39,10 @@ PIECE = 1 << 20
 """Bytes that are handed to a pipe, or taken from it, at once: the event loop does nothing else meanwhile."""
 
 KEPT = 2
-"""Processes that wait for work: starting one takes a tenth of a second, and waiting takes 40 MB."""
+"""Processes that wait long for work: starting one takes a tenth of a second, and waiting takes 40 MB."""
 
-IDLE_SECONDS = 120.0
-"""How long they wait."""
+IDLE_SECONDS, SPARE_SECONDS = 120.0, 5.0
+"""How long they wait, and how long others do: while there is work for more of them, none is started anew for each job."""
 
 GRACE = 5.0
 """Seconds beyond a job's own limit after which its process is killed."""
@@ -140,11 +140,12 @@ class Sandbox:
         return _Child(await _start())
 
     def _give_back(self, child: _Child, *, fit: bool) -> None:
-        if not fit or self._closed or len(self._idle) >= KEPT:
+        if not fit or self._closed:
             child.end()
             return
+        seconds = IDLE_SECONDS if len(self._idle) < KEPT else SPARE_SECONDS
         self._idle.append(child)
-        child.rest(self._idle)
+        child.rest(self._idle, seconds)
 
 
 async def _start() -> Process:
@@ -200,7 +201,7 @@ class _Child:
             if isinstance(answer, Shown) and show is not None:
                 show(answer.stream, answer.text)
 
-    def rest(self, among: list[_Child]) -> None:
+    def rest(self, among: list[_Child], seconds: float) -> None:
         """Wait for work, not for ever."""
 
         def leave() -> None:
@@ -209,7 +210,7 @@ class _Child:
             self.end()
 
         self.waited = True
-        self._timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, leave)
+        self._timer = asyncio.get_running_loop().call_later(seconds, leave)
 
     def rouse(self) -> bool:
         """Whether it is still there, and may be given work."""
