@@ -69,12 +69,71 @@ async def test_databases_are_made_found_and_dropped_over_http(api: httpx.AsyncCl
     assert (await api.get(talk.path("/databases/stock"))).status_code == 404
 
 
-async def test_changes_of_calls_made_side_by_side_are_all_kept(api: httpx.AsyncClient) -> None:
+async def test_statements_of_one_answer_are_made_in_their_order_and_all_kept(api: httpx.AsyncClient) -> None:
     talk = await new_sql_talk(api)
-    inserts = [call("sql_execute", sql=f"insert into t values ({n})") for n in range(4)]
-    steps = [{"tool_calls": [call("sql_execute", sql="create table t (n)")]}, {"tool_calls": inserts}]
-    query = {"tool_calls": [call("sql_query", sql="select count(*) from t")]}
-    assert values_in(await talk.turn(*steps, query, {"text": "Done."}))[-1]["rows"] == [[4]]
+    inserts = [call("sql_execute", sql=f"insert into t select {n}, count(*) from t") for n in range(12)]
+    ask = call("sql_query", sql="select n, before from t order by before")
+    found = values_in(await talk.turn({"tool_calls": [call("sql_execute", sql="create table t (n, before)"), *inserts, ask]}))
+    assert found[-1]["rows"] == [[n, n] for n in range(12)]
+
+
+async def test_foreign_keys_are_enforced_until_the_agent_says_otherwise(api: httpx.AsyncClient) -> None:
+    talk = await new_sql_talk(api)
+
+    async def ask(tool: str, sql: str) -> str:
+        done = [event for event in await talk.turn({"tool_calls": [call(tool, sql=sql)]}) if event["type"] == "tool.completed"]
+        return str(done[0]["data"].get("error") or done[0]["data"]["result"][0]["text"])
+
+    await ask("sql_execute", "create table person (id integer primary key)")
+    await ask("sql_execute", "create table mail (person references person (id) on delete cascade)")
+    assert "FOREIGN KEY constraint failed" in await ask("sql_execute", "insert into mail values (7)")
+    await ask("sql_execute", "insert into person values (7)")
+    await ask("sql_execute", "insert into mail values (7)")
+    await ask("sql_execute", "delete from person")
+    assert '"rows":[]' in await ask("sql_query", "select * from mail")
+    await ask("sql_execute", "pragma foreign_keys = off")
+    await ask("sql_execute", "insert into mail values (8)")
+    assert '"rows":[["mail",1,"person",0]]' in await ask("sql_query", "pragma foreign_key_check")
+    await ask("sql_execute", "pragma foreign_keys = on")
+    assert "FOREIGN KEY constraint failed" in await ask("sql_execute", "insert into mail values (9)")
+
+
+@pytest.mark.parametrize(
+    ("sql", "why"),
+    [
+        ("begin", "each statement is a transaction of its own"),
+        ("savepoint here", "each statement is a transaction of its own"),
+        ("commit", "each statement is a transaction of its own"),
+        ("rollback", "each statement is a transaction of its own"),
+        ("create temp table u (a)", "would be gone with this statement"),
+        ("create temp view u as select 1", "would be gone with this statement"),
+        ("vacuum", "not allowed here"),
+    ],
+)
+def test_what_would_not_last_is_refused_in_words_and_not_passed_over(sql: str, why: str) -> None:
+    with pytest.raises(ToolError, match=why):
+        run_sql(b"", sql, None, reading=False)
+
+
+@pytest.mark.parametrize(
+    ("statements", "affected"),
+    [
+        (["create virtual table f using fts5 (a)", "insert into f values ('x'), ('y')"], 2),
+        (["create table t (a)", "create trigger r after insert on t when new.a < 9 begin insert into t values (9); end",
+          "insert into t values (1), (2)"], 2),
+        (["create table t (a)", "with recursive c (n) as (select 1 union all select n + 1 from c limit 3000) "
+          "insert into t select n from c returning a"], 3_000),
+        (["create table t (a)", "with n (a) as (values (1), (2)) insert into t select a from n"], 2),
+        (["create table t (a)", "insert into t values (1)", "delete from t"], 1),
+        (["create table t (a)", "insert into t values (1)", "alter table t add column b"], 0),
+    ],
+)  # fmt: skip
+def test_rows_are_counted_that_the_statement_itself_changed(statements: list[str], affected: int) -> None:
+    image = b""
+    for statement in statements:
+        answer = run_sql(image, statement, None, reading=False)
+        image = answer.image or image
+    assert answer.affected == affected
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,7 @@ class Tool(Struct, frozen=True):
         timeout: seconds.
         spill: whether an output over the limit is kept in a file; not for tools that read what is kept already.
         secret_arguments: arguments whose values are secrets: they reach the tool, and nothing else.
+        queue: calls of one answer to tools of the same queue run one after another, in their order; all others side by side.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Tool(Struct, frozen=True):
     timeout: float = TOOL_TIMEOUT
     spill: bool = True
     secret_arguments: tuple[str, ...] = ()
+    queue: str | None = None
 
 
 def no_tools(config: Any) -> tuple[Tool, ...]:

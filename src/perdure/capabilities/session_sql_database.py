@@ -20,6 +20,9 @@ from perdure.store.rows import to_json
 _NAME = re.compile(NAME_PATTERN)
 DEFAULT = "main"
 
+_QUEUE = "sql"
+"""Statements of one answer are meant in their order: an `insert` after the `create table` before it."""
+
 ATTEMPTS = 5
 """How often a change is made anew on a database that somebody else has changed meanwhile."""
 
@@ -115,7 +118,12 @@ async def _sql_schema(context: ToolContext, arguments: JsonObject) -> ToolOutcom
 
 
 _DATABASE = {"type": "string", "maxLength": 63, "description": f"The database's name; {DEFAULT} if left out."}
-_SQL = {"type": "string", "minLength": 1, "maxLength": 100_000, "description": "One SQLite statement."}
+_SQL = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": 100_000,
+    "description": "One SQLite statement. It is a transaction of its own; foreign keys are enforced.",
+}
 _VALUE = {"type": ["string", "number", "boolean", "null"]}
 _PARAMS = {"type": "array", "maxItems": 500, "items": _VALUE, "description": "Values for ? marks."}
 
@@ -127,6 +135,7 @@ TOOLS = (
         parameters=schema({"sql": _SQL, "params": _PARAMS, "database": _DATABASE}, "sql"),
         run=_sql_execute,
         hints=ToolHints(readonly=False, destructive=True, idempotent=False),
+        queue=_QUEUE,
     ),
     Tool(
         name="sql_query",
@@ -135,6 +144,7 @@ TOOLS = (
         parameters=schema({"sql": _SQL, "params": _PARAMS, "database": _DATABASE}, "sql"),
         run=_sql_query,
         hints=READ_ONLY,
+        queue=_QUEUE,
     ),
     Tool(
         name="sql_schema",
@@ -143,6 +153,7 @@ TOOLS = (
         parameters=schema({"database": {**_DATABASE, "description": "The database's name."}}),
         run=_sql_schema,
         hints=READ_ONLY,
+        queue=_QUEUE,
     ),
 )
 

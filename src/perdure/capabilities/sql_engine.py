@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.domain.databases import MAX_DATABASE
 from perdure.domain.errors import ToolError
@@ -41,9 +42,18 @@ STEPS = 1_000
 _SAFE_PRAGMAS = frozenset(
     {
         "table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo", "foreign_key_list", "foreign_keys",
-        "integrity_check", "quick_check", "user_version", "data_version", "page_size", "encoding",
+        "foreign_key_check", "integrity_check", "quick_check", "user_version", "data_version", "page_size", "encoding",
     }
 )  # fmt: skip
+_TRANSACTIONS = frozenset({sqlite3.SQLITE_TRANSACTION, sqlite3.SQLITE_SAVEPOINT})
+_TEMPORARY = frozenset(
+    {
+        sqlite3.SQLITE_CREATE_TEMP_TABLE, sqlite3.SQLITE_CREATE_TEMP_INDEX, sqlite3.SQLITE_CREATE_TEMP_TRIGGER,
+        sqlite3.SQLITE_CREATE_TEMP_VIEW,
+    }
+)  # fmt: skip
+_UNENFORCED = 0x50464B00
+"""The application id of a database whose foreign keys are not enforced: a pragma would be forgotten with its connection."""
 _BANNED_FUNCTIONS = frozenset({"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit", "sqlite_log"})
 _SAFE_MODULES = frozenset({"fts5", "fts4", "fts3", "rtree", "json_each", "json_tree"})
 
@@ -85,17 +95,21 @@ def run_sql(image: bytes, sql: str, parameters: Any, *, reading: bool) -> Answer
         ToolError: the SQL is wrong, is not allowed, or runs out of its bounds.
     """
     connection = _open(image)
+    refusals: list[str] = []
     try:
         before = connection.total_changes
         schema = _schema_version(connection)
-        _guard(connection, reading=reading)
+        _guard(connection, refusals, reading=reading)
         answer = _execute(connection, sql, parameters)
         connection.set_authorizer(None)
         connection.set_progress_handler(None, 0)
-        if reading or (connection.total_changes == before and _schema_version(connection) == schema):
+        if reading:
+            return answer
+        _remember_enforcement(connection)
+        if connection.total_changes == before and _schema_version(connection) == schema:
             return answer
         connection.commit()
-        return _with_image(connection, answer)
+        return _with_image(connection, _counted(connection, answer, before))
     except sqlite3.OperationalError as error:
         if "interrupted" in str(error):
             raise ToolError(f"the statement ran over {TIME_LIMIT:g} seconds") from None
@@ -105,7 +119,8 @@ def run_sql(image: bytes, sql: str, parameters: Any, *, reading: bool) -> Answer
             raise ToolError("SQL error: not allowed here: a query changes nothing") from None
         raise ToolError(f"SQL error: {error}") from None
     except sqlite3.DatabaseError as error:
-        reason = "not allowed here" if "not authorized" in str(error) or "prohibited" in str(error) else str(error)
+        denied = any(words in str(error) for words in ("not authorized", "prohibited", "authorization denied"))
+        reason = (refusals[0] if refusals else "not allowed here") if denied else str(error)
         raise ToolError(f"SQL error: {reason}") from None
     except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError, TypeError) as error:
         raise ToolError(f"SQL error: {error}") from None
@@ -121,6 +136,8 @@ def _open(image: bytes) -> sqlite3.Connection:
     connection.execute("PRAGMA temp_store=FILE")
     connection.execute("PRAGMA cache_size=-4096")
     connection.execute("PRAGMA trusted_schema=OFF")
+    if connection.execute("PRAGMA application_id").fetchone()[0] != _UNENFORCED:
+        connection.execute("PRAGMA foreign_keys=ON")  # who declares them means them
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_CELL)
     connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, MAX_CELL)
     connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
@@ -129,12 +146,19 @@ def _open(image: bytes) -> sqlite3.Connection:
     return connection
 
 
-def _guard(connection: sqlite3.Connection, *, reading: bool) -> None:
+def _guard(connection: sqlite3.Connection, refusals: list[str], *, reading: bool) -> None:
+    """Refuse what is not allowed; `refusals` gets why, where that can be said."""
     until = time.monotonic() + TIME_LIMIT
     connection.set_progress_handler(lambda: 1 if time.monotonic() > until else 0, STEPS)
 
     def allow(action: int, first: str | None, second: str | None, database: str | None, trigger: str | None) -> int:
         if action in (sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH):
+            return sqlite3.SQLITE_DENY
+        if action in _TRANSACTIONS:
+            refusals.append("each statement is a transaction of its own: one that fails changes nothing, and there is no other")
+            return sqlite3.SQLITE_DENY
+        if action in _TEMPORARY:
+            refusals.append("what is temporary would be gone with this statement: make it without TEMP, and drop it afterwards")
             return sqlite3.SQLITE_DENY
         if action == sqlite3.SQLITE_PRAGMA and not _pragma_allowed((first or "").lower(), second, reading=reading):
             return sqlite3.SQLITE_DENY
@@ -150,14 +174,13 @@ def _guard(connection: sqlite3.Connection, *, reading: bool) -> None:
 
 
 def _pragma_allowed(name: str, value: str | None, *, reading: bool) -> bool:
-    return name in _SAFE_PRAGMAS and not (reading and name == "user_version" and value is not None)
+    return name in _SAFE_PRAGMAS and not (reading and name in ("user_version", "foreign_keys") and value is not None)
 
 
 def _execute(connection: sqlite3.Connection, sql: str, parameters: Any) -> Answer:
-    before = connection.total_changes
     cursor = connection.execute(sql, parameters if parameters is not None else ())
     if cursor.description is None:
-        return Answer(affected=connection.total_changes - before, last_row_id=cursor.lastrowid or None)
+        return Answer()
     names = tuple(column[0] for column in cursor.description)
     rows: list[tuple[Any, ...]] = []
     room, truncated = MAX_ANSWER, False
@@ -167,7 +190,23 @@ def _execute(connection: sqlite3.Connection, sql: str, parameters: Any) -> Answe
         if truncated:
             break
         rows.append(tuple(_cell(value) for value in row))
-    return Answer(names, tuple(rows), truncated, connection.total_changes - before)
+    cursor.close()  # a statement that changes and returns rows ends only then
+    return Answer(names, tuple(rows), truncated)
+
+
+def _counted(connection: sqlite3.Connection, answer: Answer, before: int) -> Answer:
+    """The answer with what the statement itself changed: not what triggers, and tables behind a virtual one, did besides."""
+    if connection.total_changes == before:
+        return answer
+    affected, last_row_id = connection.execute("SELECT changes(), last_insert_rowid()").fetchone()
+    return replace(answer, affected=affected, last_row_id=last_row_id or None)
+
+
+def _remember_enforcement(connection: sqlite3.Connection) -> None:
+    enforced = connection.execute("PRAGMA foreign_keys").fetchone()[0]
+    wanted = 0 if enforced else _UNENFORCED
+    if connection.execute("PRAGMA application_id").fetchone()[0] != wanted:
+        connection.execute(f"PRAGMA application_id={wanted}")
 
 
 def _cell(value: Any) -> Any:
@@ -178,16 +217,17 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def _schema_version(connection: sqlite3.Connection) -> tuple[int, int]:
-    return connection.execute("PRAGMA schema_version").fetchone()[0], connection.execute("PRAGMA user_version").fetchone()[0]
+def _schema_version(connection: sqlite3.Connection) -> tuple[int, ...]:
+    """What changes with the database, though no row of it does."""
+    names = ("schema_version", "user_version", "application_id")
+    return tuple(connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
 
 
 def _with_image(connection: sqlite3.Connection, answer: Answer) -> Answer:
     image = connection.serialize()
     if len(image) > MAX_DATABASE:
         raise ToolError(f"a database may hold {MAX_DATABASE} bytes")
-    pages = connection.execute("PRAGMA page_count").fetchone()[0]
-    return Answer(answer.columns, answer.rows, answer.truncated, answer.affected, answer.last_row_id, image, pages)
+    return replace(answer, image=image, pages=connection.execute("PRAGMA page_count").fetchone()[0])
 
 
 def describe(image: bytes) -> tuple[dict[str, Any], ...]:

@@ -45,9 +45,14 @@ async def act(run: Run, assembly: Assembly, calls: tuple[CallState, ...]) -> lis
     Results enter the log in the order of the calls. The rest keeps running: the loop asks again.
     """
     state = run.state
+    last: dict[str, asyncio.Task[list[NewEvent]]] = {}
     for call in calls:
+        bound = assembly.bound.get(call.name)
+        queue = bound.tool.queue if bound else None
         if call.id not in run.tools:
-            run.tools[call.id] = asyncio.create_task(_one(run, assembly, state, call))
+            run.tools[call.id] = asyncio.create_task(_one(run, assembly, state, call, last.get(queue) if queue else None))
+        if queue:
+            last[queue] = run.tools[call.id]
     events = list(await asyncio.shield(run.tools[calls[0].id]))
     done = 1
     # Give calls that end at the same time the chance to share the append.
@@ -70,8 +75,12 @@ def _completed(run: Run, state: TurnState, events: list[NewEvent]) -> NewEvent:
     return NewEvent("act.completed", data, act_context(state), now)
 
 
-async def _one(run: Run, assembly: Assembly, state: TurnState, call: CallState) -> list[NewEvent]:
-    """The events that end one call. Never raises, except when the run itself is cancelled."""
+async def _one(
+    run: Run, assembly: Assembly, state: TurnState, call: CallState, after: asyncio.Task[list[NewEvent]] | None
+) -> list[NewEvent]:
+    """The events that end one call, made once another has ended. Never raises, except when the run itself is cancelled."""
+    if after is not None:
+        await asyncio.wait((after,))
     bound = assembly.bound.get(call.name)
     begun = run.engine.clock.elapsed()
     given: Given | None = None
