@@ -78,6 +78,7 @@ async def test_a_session_has_at_most_five_active_schedules(api: httpx.AsyncClien
         {"message": "m", "at": "soon"},
         {"message": "m", "cron": "* * * * * *"},
         {"message": "m", "cron": "61 * * * *"},
+        {"message": "m", "cron": "@daily"},
         {"message": "m", "cron": "0 0 31 2 *"},
         {"message": "m", "cron": "0 0 * * *", "timezone": "Mars/Olympus"},
         {"message": "", "cron": "0 0 * * *"},
@@ -88,6 +89,22 @@ async def test_a_schedule_that_can_never_come_is_refused(api: httpx.AsyncClient,
     answer = await api.post(talk.path("/schedules"), json=body)
     assert answer.status_code == 400, answer.text
     assert (await api.get(talk.path("/schedules"))).json()["data"] == []
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize(
+    "change",
+    [{"at": "soon"}, {"at": "2001-01-01T00:00:00Z"}, {"cron": "61 * * * *"}, {"cron": "@daily"}, {"timezone": "Mars/Olympus"}],
+)
+async def test_a_change_that_can_never_come_is_refused_also_while_the_schedule_is_off(
+    api: httpx.AsyncClient, change: Json, enabled: bool
+) -> None:
+    talk = await new_talk(api)
+    body = {"message": "m", "cron": "0 0 1 1 *", "enabled": enabled}
+    made = (await api.post(talk.path("/schedules"), json=body)).json()
+    answer = await api.patch(talk.path(f"/schedules/{made['id']}"), json=change)
+    assert answer.status_code == 400, answer.text
+    assert (await api.get(talk.path(f"/schedules/{made['id']}"))).json() == made
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from perdure.capabilities.session_schedule import insert_schedule, new_schedule
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, NotFound
 from perdure.domain.messages import Message, TextPart
-from perdure.domain.schedules import MAX_ACTIVE, CreateSchedule, Schedule, UpdateSchedule, first_firing, next_firing
+from perdure.domain.schedules import MAX_ACTIVE, CreateSchedule, Schedule, UpdateSchedule, first_firing, next_firing, zone_of
 from perdure.domain.times import Micros, from_rfc3339, maybe_rfc3339, to_rfc3339
 from perdure.store.database import Tx
 from perdure.store.schedules import (
@@ -102,9 +102,12 @@ def _changes(row: ScheduleRow, body: UpdateSchedule, now: Micros) -> dict[str, A
     at = given.get("at", None if "cron" in given else maybe_rfc3339(row.at))
     enabled = given.get("enabled", bool(row.enabled))
     if {"cron", "at", "timezone", "enabled"} & given.keys():
-        first = first_firing(cron, at, given.get("timezone", row.timezone), now) if enabled else None
+        zone = given.get("timezone", row.timezone)
+        zone_of(zone)
+        # What is given has to be right, also while the schedule is off; a time that came, and is over, may stay.
+        first = first_firing(cron, at, zone, now) if enabled or {"cron", "at"} & given.keys() else None
         changes |= {"cron": cron, "at": None if at is None else from_rfc3339(at), "kind": "once" if cron is None else "cron"}
-        changes |= {"enabled": int(enabled), "next_at": first}
+        changes |= {"enabled": int(enabled), "next_at": first if enabled else None}
     return changes
 
 

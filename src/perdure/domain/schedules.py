@@ -20,7 +20,7 @@ MAX_KEPT = 100
 
 ScheduleKind = Literal["cron", "once"]
 Instruction = Annotated[str, Meta(min_length=1, max_length=20_000, examples=["Check the mailbox and summarise what is new."])]
-Cron = Annotated[str, Meta(min_length=9, max_length=200, examples=["0 9 * * mon-fri"])]
+Cron = Annotated[str, Meta(min_length=1, max_length=200, examples=["0 9 * * mon-fri"])]
 Zone = Annotated[str, Meta(min_length=1, max_length=64, examples=["Europe/Paris"])]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 
