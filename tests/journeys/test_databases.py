@@ -121,8 +121,8 @@ def test_what_would_not_last_is_refused_in_words_and_not_passed_over(sql: str, w
         (["create virtual table f using fts5 (a)", "insert into f values ('x'), ('y')"], 2),
         (["create table t (a)", "create trigger r after insert on t when new.a < 9 begin insert into t values (9); end",
           "insert into t values (1), (2)"], 2),
-        (["create table t (a)", "with recursive c (n) as (select 1 union all select n + 1 from c limit 3000) "
-          "insert into t select n from c returning a"], 3_000),
+        (["create table t (a)", ("with recursive c (n) as (select 1 union all select n + 1 from c limit 3000) "
+          "insert into t select n from c returning a")], 3_000),
         (["create table t (a)", "with n (a) as (values (1), (2)) insert into t select a from n"], 2),
         (["create table t (a)", "insert into t values (1)", "delete from t"], 1),
         (["create table t (a)", "insert into t values (1)", "alter table t add column b"], 0),

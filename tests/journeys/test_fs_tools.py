@@ -154,6 +154,29 @@ async def test_list_directory_and_glob_find_what_is_there(desk: Desk) -> None:
     assert "pattern" in await desk.fails("glob", pattern="{a")
 
 
+async def test_a_glob_is_meant_from_its_folder_on_and_knows_the_other_name_of_the_top(desk: Desk) -> None:
+    await desk.files(p__src__a="x", src__b="x")
+    assert (await desk.use("glob", pattern="src/*", path="/p"))["paths"] == ["/p/src/a"]
+    assert (await desk.use("glob", pattern="/p/src/*", path="/p"))["paths"] == ["/p/src/a"]
+    assert (await desk.use("glob", pattern="./src/*"))["paths"] == ["/src/b"]
+    assert (await desk.use("glob", pattern="/workspace/p/**"))["paths"] == ["/p/src/a"]
+    found = await desk.use("grep_files", pattern="x", path_pattern="/workspace/src/*")
+    assert [each["path"] for each in found["matches"]] == ["/src/b"]
+    found = await desk.use("grep_files", pattern="x", path_pattern="src/*", path="p")
+    assert [each["path"] for each in found["matches"]] == ["/p/src/a"]
+    await desk.files(workspace__src__c="x")
+    assert (await desk.use("glob", pattern="/workspace/src/*"))["paths"] == ["/workspace/src/c"]
+
+
+async def test_an_edit_that_fails_for_how_lines_end_says_so(desk: Desk) -> None:
+    await desk.files(dos="one\r\ntwo\r\n", unix="one\ntwo\n")
+    assert r"\r\n" in await desk.fails("edit_file", path="/dos", old_text="one\ntwo", new_text="three")
+    assert await desk.fails("edit_file", path="/unix", old_text="one\r\ntwo", new_text="three") == (
+        r"the old text does not occur in /unix: it would, if its lines ended as those of the file do, in \n"
+    )
+    assert await desk.fails("edit_file", path="/dos", old_text="four", new_text="five") == "the old text does not occur in /dos"
+
+
 async def test_grep_files_finds_lines(desk: Desk) -> None:
     await desk.files(**{"a.py": "import os\nimport sys\n", "lib__b.py": "def os_name(): ...\n", "c.md": "os\n"})
     found = await desk.use("grep_files", pattern=r"\bos\b")

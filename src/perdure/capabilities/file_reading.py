@@ -50,6 +50,16 @@ async def tool_path(context: ToolContext, path: str) -> str:
     return clean if found is not None else clean[len(MOUNT) :] or "/"
 
 
+async def tool_pattern(context: ToolContext, pattern: str) -> str:
+    """A glob that the model wrote, where `/workspace` and `.` mean what they mean in a path."""
+    if pattern.startswith("./"):
+        return pattern[1:]
+    if not pattern.startswith(f"{MOUNT}/"):
+        return pattern
+    found = await context.database.read(lambda tx: get_entry(tx, context.org_id, context.workspace_id, MOUNT))
+    return pattern if found is not None else pattern[len(MOUNT) :]
+
+
 async def read_row(context: ToolContext, path: str) -> tuple[FileRow, bytes]:
     """The file at a clean path, with its content. Raises NotFound, and InvalidInput for a folder."""
     org_id = context.org_id
@@ -165,7 +175,8 @@ def _entry(row: FileRow) -> JsonObject:
 async def glob(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     """The paths of files that fit a pattern."""
     folder = await tool_path(context, arguments.get("path") or "/")
-    rows, cut = await find(context.database, context.org_id, context.workspace_id, arguments["pattern"], folder)
+    pattern = await tool_pattern(context, arguments["pattern"])
+    rows, cut = await find(context.database, context.org_id, context.workspace_id, pattern, folder)
     answer: JsonObject = {"paths": [row.path for row in rows[:MAX_LISTED]]}
     if len(rows) > MAX_LISTED:
         cut = f"{len(rows) - MAX_LISTED} more: narrow the pattern down"
@@ -174,12 +185,13 @@ async def glob(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
 
 async def grep_files(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     """Lines that match a regular expression."""
+    wanted = arguments.get("path_pattern")
     search = await grep(
         context.database,
         context.org_id,
         context.workspace_id,
         arguments["pattern"],
-        glob=arguments.get("path_pattern"),
+        glob=None if wanted is None else await tool_pattern(context, wanted),
         folder=await tool_path(context, arguments.get("path") or "/"),
         ignore_case=bool(arguments.get("ignore_case")),
         limit=MAX_MATCHES,

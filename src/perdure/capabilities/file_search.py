@@ -86,20 +86,25 @@ async def _chosen(
     """The files of a folder (or the one file that it is) whose paths fit."""
     fits = None if glob is None else await asyncio.to_thread(compile_glob, glob)
 
-    async def body(tx: Tx) -> list[FileRow]:
+    async def body(tx: Tx) -> tuple[FileRow, list[FileRow]]:
         top = await need_entry(tx, org_id, workspace_id, folder)
-        return await list_tree(tx, org_id, workspace_id, folder) if top.is_directory else [top]
+        return top, await list_tree(tx, org_id, workspace_id, folder) if top.is_directory else [top]
 
-    rows = [row for row in await database.read(body, long=True) if not row.is_directory]
-    return (rows, None) if fits is None else await asyncio.to_thread(_fitting, rows, fits, end)
+    top, rows = await database.read(body, long=True)
+    rows = [row for row in rows if not row.is_directory]
+    if glob is None or fits is None:
+        return rows, None
+    # What is no absolute path is meant from the folder on.
+    base = folder if top.is_directory and folder != "/" and not glob.startswith("/") else ""
+    return await asyncio.to_thread(_fitting, rows, fits, base, end)
 
 
-def _fitting(rows: Sequence[FileRow], fits: Callable[[str], bool], end: float) -> tuple[list[FileRow], str | None]:
+def _fitting(rows: Sequence[FileRow], fits: Callable[[str], bool], base: str, end: float) -> tuple[list[FileRow], str | None]:
     chosen: list[FileRow] = []
     for row in rows:
         if time.monotonic() > end:
             return chosen, OUT_OF_TIME
-        if fits(row.path):
+        if fits(row.path.removeprefix(base)):
             chosen.append(row)
     return chosen, None
 

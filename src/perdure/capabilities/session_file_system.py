@@ -84,12 +84,20 @@ def _edited(row: FileRow, data: bytes, arguments: JsonObject, limit: int) -> tup
     text = data.decode()
     count = text.count(old)
     if count == 0:
-        raise ToolError(f"the old text does not occur in {path}")
+        raise ToolError(f"the old text does not occur in {path}{_line_ends(text, old)}")
     if count > 1 and not arguments.get("replace_all"):
         raise ToolError(f"the old text occurs {count} times in {path}: give more of it, or set replace_all")
     if len(data) + count * (len(new.encode()) - len(old.encode())) > limit:
         raise too_large(limit)  # before it is made: a short edit of many places may come to any size
     return content_of(text.replace(old, new).encode()), count
+
+
+def _line_ends(text: str, old: str) -> str:
+    """What to say when all that differs is how lines end, which is easily overlooked."""
+    if old.replace("\r\n", "\n") not in text.replace("\r\n", "\n"):
+        return ""
+    ends = r"\r\n" if "\r\n" in text else r"\n"
+    return f": it would, if its lines ended as those of the file do, in {ends}"
 
 
 async def _delete_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
@@ -160,7 +168,7 @@ READING = (
         name="glob",
         description=(
             "Find files by their paths: * and ? within a name, ** across folders, [a-z], {a,b}. A pattern without a / is for the name "
-            "in any folder."
+            "in any folder; one that begins with / is from the top, any other from the folder on."
         ),
         parameters=schema({"pattern": {**_PATTERN, "description": "Such as **/*.md."}, "path": _FOLDER}, "pattern"),
         run=reading.glob,
