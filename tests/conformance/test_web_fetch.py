@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import json
+import os
 import zlib
 
 import pytest
@@ -87,6 +88,9 @@ async def test_what_is_no_text_is_refused_in_words(site: Site, kind: str) -> Non
         ("text/html", '<meta charset="utf-8"><p>é'.encode()),
         ("text/plain; charset=utf-16le", "é".encode("utf-16-le")),
         ("text/plain", b"\xef\xbb\xbf\xc3\xa9"),
+        ("text/html", "<p>é</p>".encode()),
+        ("text/html", "<p>é</p>".encode("cp1252")),
+        ("text/html", "<p>é</p>".encode() + "é".encode()[:1]),
         ("text/plain; charset=punycode", "é".encode()),
         ("text/plain; charset=no-such", "é".encode()),
         ("application/xml", '<?xml version="1.0" encoding="iso-8859-15"?><a>é</a>'.encode("iso-8859-15")),
@@ -140,6 +144,27 @@ async def test_compressed_pages_are_read_and_broken_or_unknown_ones_refused(site
     for path in ("/bad", "/brotli"):
         with pytest.raises(ToolError):
             await tool(site.url(path))
+
+
+async def test_a_page_that_is_packed_in_several_goes_is_read_to_its_end(site: Site) -> None:
+    headers = {"Content-Type": "text/plain", "Content-Encoding": "gzip"}
+    packed = b"".join(gzip.compress(text.encode()) for text in ("one, ", "", "two, ", "x" * 200_000, "three"))
+    site.answers["/members"] = web.Response(body=packed, headers=headers)
+    site.answers["/endless"] = web.Response(body=gzip.compress(b"one") + gzip.compress(b"") * 50_000, headers=headers)
+    site.answers["/padded"] = web.Response(body=gzip.compress(b"one") + b"\0" * 512, headers=headers)
+    assert (await tool(site.url("/members")))["content"] == f"one, two, {'x' * 200_000}three"
+    assert (await tool(site.url("/members"), max_bytes=8))["content"] == "one, two"
+    for path in ("/endless", "/padded"):
+        answer = await tool(site.url(path))
+        assert (answer["content"], "truncated" in answer) == ("one", False)
+
+
+async def test_a_packed_page_that_breaks_off_is_told_as_cut(site: Site) -> None:
+    whole = gzip.compress(os.urandom(50_000))
+    site.answers["/cut"] = web.Response(body=whole[:-20_000], headers={"Content-Type": "text/plain", "Content-Encoding": "gzip"})
+    page = await fetch(site.url("/cut"), INSIDE)
+    assert page.truncated
+    assert 20_000 < len(page.body) < 40_000
 
 
 async def test_a_server_that_dawdles_is_left(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

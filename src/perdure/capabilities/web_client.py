@@ -34,6 +34,9 @@ TIME_LIMIT = 20.0
 """Seconds for everything: names, redirects, the answer."""
 
 MAX_REDIRECTS = 5
+MAX_MEMBERS = 100
+"""Texts after the first one that a gzip is read for: each may be empty, and would cost nothing but time."""
+
 MAX_URL = 2048
 _PORTS = frozenset({80, 443})
 _FIRST_FREE_PORT = 1024
@@ -45,6 +48,7 @@ _HEADERS = {
     "Accept": "text/markdown, text/html, application/xhtml+xml, application/json, text/*;q=0.9, */*;q=0.5",
     "Accept-Encoding": "gzip, deflate",
 }
+_GZIP = b"\x1f\x8b"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -181,7 +185,7 @@ async def _body(response: ClientResponse, max_bytes: int) -> tuple[bytes, bool]:
         held += piece[:room] if inflater is None else inflater.feed(piece, room)
         if len(held) > max_bytes:
             return bytes(held[:max_bytes]), True
-    return bytes(held), False
+    return bytes(held), inflater is not None and inflater.wants_more
 
 
 class _Inflater:
@@ -190,8 +194,24 @@ class _Inflater:
     def __init__(self, encoding: str) -> None:
         self._raw_allowed = encoding == "deflate"
         self._engine: Any = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+        self._left = MAX_MEMBERS
+        self.wants_more = False  # whether what came in broke off before its end
 
     def feed(self, piece: bytes, room: int) -> bytes:
+        """What a piece becomes, as far as there is room for it; gzip may hold one text after another."""
+        made = b""
+        while piece and len(made) < room:
+            if self._engine.eof:
+                if not _GZIP.startswith(piece[:2]) or self._left == 0:
+                    break  # nothing of the answer, or no end of it
+                self._engine = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+                self._left -= 1
+            made += self._step(piece, room - len(made))
+            piece = self._engine.unused_data
+        self.wants_more = not self._engine.eof
+        return made
+
+    def _step(self, piece: bytes, room: int) -> bytes:
         try:
             made: bytes = self._engine.decompress(piece, room)
         except zlib.error:
@@ -200,7 +220,7 @@ class _Inflater:
             # "deflate" means with a header; some servers leave it out.
             self._raw_allowed = False
             self._engine = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
-            return self.feed(piece, room)
+            return self._step(piece, room)
         self._raw_allowed = False
         return made
 

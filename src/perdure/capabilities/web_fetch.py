@@ -82,7 +82,16 @@ def _charset(page: Page) -> str:
             return "cp1252"  # what pages that say so are written in, and a superset of what they say
         if _CHARSETS.fullmatch(found):
             return found
-    return "utf-8"
+    return "utf-8" if _is_utf8(page.body) else "cp1252"
+
+
+def _is_utf8(body: bytes) -> bool:
+    """Whether bytes of which nobody says what they are can be UTF-8; a letter at their end may be cut."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(body)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def readable(html: str, url: str, *, markdown: bool) -> str:
