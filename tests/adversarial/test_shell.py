@@ -97,6 +97,9 @@ async def test_links_lead_nowhere_and_are_not_kept(each: httpx.AsyncClient) -> N
     files = await listed(talk)
     assert {"/out", "/up", "/top", "/loop", "/a", "/b", "/soft"} & set(files) == set()
     assert files["/made"] == 4
+    told = {note.split()[0] for note in answer["notes"] if "is a link" in note}
+    assert told >= {f"/workspace/{name}" for name in ("out", "up", "top", "loop", "a", "b", "soft")}
+    assert not told & {f"/workspace{path}" for path in files}
     assert (await bash(talk, "cat file made"))["stdout"] in ("changed\nnew\n", "mine\nnew\n")
 
 

@@ -198,6 +198,13 @@ async def test_what_the_session_allows_by_name_is_all_that_the_shell_reaches(api
     assert ["denied" in line for line in lines] == [False, True, True, True, True], lines
 
 
+async def test_a_script_can_be_run_in_every_command_after_it_was_written(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    await bash(talk, "printf '#!/bin/bash\\necho ran $1\\n' > job.sh; echo 'echo plain' > plain.sh; chmod +x job.sh plain.sh")
+    assert (await bash(talk, "./job.sh twice"))["stdout"] == "ran twice\n"
+    assert "Permission denied" in (await bash(talk, "./plain.sh"))["stderr"]
+
+
 async def test_a_read_only_file_stays_and_that_is_said(api: httpx.AsyncClient) -> None:
     fixed = {"path": "/rules.txt", "content": "fixed", "is_readonly": True}
     talk = await new_talk(api, initial_files=[fixed])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 from perdure.capabilities.base import Capability, Tool, ToolContext, ToolOutcome, schema
 from perdure.capabilities.shell_engine import Differences, Network, Ran, ShellDone, ShellJob
@@ -43,7 +42,7 @@ async def _bash(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
         fresh = ran.state if ran.state is not None and ran.state != state else None
         if changes or fresh is not None:
             saved = await context.database.write(lambda tx: _after(tx, context, held, changes, fresh))
-    return ToolOutcome(_answer(ran, saved, done.differences.unseen, context.redactor), saved.events)
+    return ToolOutcome(_answer(ran, saved, done.differences, context.redactor), saved.events)
 
 
 async def _before(tx: Tx, context: ToolContext) -> tuple[Held, str | None]:
@@ -71,14 +70,17 @@ def network_for(rules: NetworkRules) -> Network | None:
     return Network([f"{scheme}://{host}" for host in hosts for scheme in ("https", "http")], block_private_ips=not rules.private)
 
 
-def _answer(ran: Ran, saved: Saved, unseen: Sequence[str], redactor: Redactor) -> JsonObject:
+def _answer(ran: Ran, saved: Saved, found: Differences, redactor: Redactor) -> JsonObject:
     stdout, stderr = ran.stdout, ran.stderr
     if ran.truncated:
         stdout, stderr = redactor.text(stdout, cut=True), redactor.text(stderr, cut=True)
     answer: JsonObject = {"exit_code": ran.exit_code}
     if stderr:
         answer["stderr"] = stderr
-    notes = [*saved.notes, *(f"{MOUNT}{path} is more than the shell can hold: it cannot see it" for path in unseen)]
+    notes = [*saved.notes, *(f"{MOUNT}{path} is more than the shell can hold: it cannot see it" for path in found.unseen)]
+    notes += [
+        f"{MOUNT}{path} is a link, and gone with this command: make a copy, or go by the file's own path" for path in found.links
+    ]
     if len(notes) > MAX_NOTES:
         notes[MAX_NOTES:] = [f"... and the same, or the like, of {len(notes) - MAX_NOTES} more"]
     if ran.truncated:

@@ -95,6 +95,7 @@ class Differences(Struct, frozen=True):
     Attributes:
         made_folders: those with nothing in them; others come along with their files.
         unseen: files and folders that the sandbox could not hold.
+        links: links that the command made, which are not kept.
     """
 
     written: dict[str, bytes]
@@ -102,6 +103,7 @@ class Differences(Struct, frozen=True):
     removed_folders: tuple[str, ...]
     made_folders: tuple[str, ...]
     unseen: tuple[str, ...]
+    links: tuple[str, ...]
 
 
 class ShellDone(Struct, frozen=True):
@@ -259,14 +261,17 @@ def plant(files: Mapping[str, bytes], folders: Sequence[str]) -> Planted:
     for path in list(files)[:MAX_FILES]:
         try:
             tree.write_file(path, files[path])
+            if files[path].startswith(b"#!"):
+                tree.chmod(path, 0o755)  # modes are not kept, and what begins so is meant to be run
         except RuntimeError:
             unseen.add(path)
     return Planted(tree, frozenset(unseen))
 
 
-def look(tree: bashkit.FileSystem) -> tuple[list[str], set[str]]:
-    """The files of a tree, and its folders. Links and the like are neither."""
+def look(tree: bashkit.FileSystem) -> tuple[list[str], set[str], list[str]]:
+    """The files of a tree, its folders, and its links."""
     files: list[str] = []
+    links: list[str] = []
     folders: set[str] = set()
     waiting = ["/"] if tree.exists("/") else []
     while waiting:
@@ -279,7 +284,9 @@ def look(tree: bashkit.FileSystem) -> tuple[list[str], set[str]]:
                 waiting.append(path)
             elif kind == "file":
                 files.append(path)
-    return files, folders
+            elif kind == "symlink":
+                links.append(path)
+    return files, folders, links
 
 
 def differences(planted: Planted, before: ShellJob) -> Differences:
@@ -287,7 +294,7 @@ def differences(planted: Planted, before: ShellJob) -> Differences:
 
     Contents are compared, not sizes and times: a command may set a file's time as it likes.
     """
-    files, folders = look(planted.tree)
+    files, folders, links = look(planted.tree)
     written: dict[str, bytes] = {}
     for path in files:
         content = planted.tree.read_file(path)
@@ -299,4 +306,4 @@ def differences(planted: Planted, before: ShellJob) -> Differences:
     full = {path.rpartition("/")[0] for path in (*files, *folders)}
     known = set(before.folders)
     made = tuple(sorted(folder for folder in folders if folder not in known and folder not in full))
-    return Differences(written, removed, gone, made, tuple(sorted(planted.unseen)))
+    return Differences(written, removed, gone, made, tuple(sorted(planted.unseen)), tuple(sorted(links)))
