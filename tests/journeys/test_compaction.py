@@ -202,6 +202,14 @@ async def test_what_is_found_comes_in_pages_newest_first(api: httpx.AsyncClient)
     assert (await asked_of(talk, query="wasp", before=found[0]["sequence"]))["messages"] == []
 
 
+async def test_a_search_does_not_show_the_searches_before_it(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api)
+    await asked_of(talk, query="bee")
+    found = (await asked_of(talk))["messages"]
+    assert [each["role"] for each in found] == ["user", "agent", "user"]
+    assert found[1]["text"] == "Found."
+
+
 async def test_a_configuration_that_makes_no_sense_is_refused(api: httpx.AsyncClient) -> None:
     for config in ({"at": 2}, {"at": "much"}, {"keep": 0}, {"else": 1}, {"instructions": "x" * 4001}):
         answer = await api.post("/v1/sessions", json={"capabilities": [{"ref": "context_compaction", "config": config}]})

@@ -58,7 +58,8 @@ def _said(event: Event) -> _Said | None:
                 for call in tool_calls_of(data.message)
                 if call.name != "query_history"
             ]
-            return _Said(event.sequence, "agent", event.ts, "\n".join([text_of(data.message.content), *calls]).strip())
+            text = "\n".join([text_of(data.message.content), *calls]).strip()
+            return _Said(event.sequence, "agent", event.ts, text) if text else None
         case OutputMessageCompletedData():
             return None
     return None if is_cancel_notice(data.message, event) else _Said(event.sequence, "user", event.ts, text_of(data.message.content))
