@@ -61,7 +61,7 @@ def tools_run_before_their_announcement_is_committed(patch: Patch) -> None:
         for call in calls:
             if call.id not in run.tools:
                 run.fresh.add(call.id)
-                run.tools[call.id] = asyncio.create_task(act._one(run, assembly, state, call))
+                run.tools[call.id] = asyncio.create_task(act._one(run, assembly, state, call, None))
         return real(run, state, assembly, calls)
 
     patch.setattr(advance, "begin_act", begin_act)
