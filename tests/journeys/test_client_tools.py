@@ -68,6 +68,39 @@ async def test_the_model_sees_results_and_errors_as_they_were_given(api: httpx.A
     ]
 
 
+async def test_the_model_is_told_of_arguments_that_do_not_fit_and_the_client_is_not_asked(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, harness_name="base", tools=[WEATHER])
+    wrong, broken = call("weather", "call_1", city=7), {"id": "call_3", "name": "weather", "arguments": '{"city": '}
+    await talk.say(script({"tool_calls": [wrong, call("weather", "call_2", city="Rome"), broken]}, {"text": "Once."}))
+    events = await talk.logged_until("tool.call_requested")
+    assert [each["id"] for each in events[-1]["data"]["tool_calls"]] == ["call_2"]
+    refused = [event["data"] for event in events if event["type"] == "tool.completed"]
+    assert [(each["tool_call_id"], each["success"]) for each in refused] == [("call_1", False), ("call_3", False)]
+    assert "city: " in refused[0]["error"]
+    assert "not valid JSON" in refused[1]["error"]
+    await talk.answer(answer("call_2"))
+    events = await talk.logged_until("session.idled")
+    shown = [event["data"]["messages"] for event in events if event["type"] == "llm.generation"][-1]
+    parts = [message["content"][0] for message in shown if message["role"] == "tool_result"]
+    assert [(part["tool_call_id"], "error" in part) for part in parts] == [("call_1", True), ("call_2", False), ("call_3", True)]
+
+
+async def test_a_turn_whose_client_calls_all_misfit_goes_on_by_itself(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, harness_name="base", tools=[WEATHER])
+    events = await talk.turn({"tool_calls": [call("weather", city=7)]}, {"text": "I was wrong."})
+    assert "tool.call_requested" not in kinds_of(events)
+    assert (await talk.read())["output_preview"] == "I was wrong."
+
+
+async def test_a_client_tool_whose_schema_is_none_is_asked_with_any_arguments(api: httpx.AsyncClient) -> None:
+    odd = {**WEATHER, "parameters": {"type": "object", "properties": 5}}
+    talk = await new_talk(api, harness_name="base", tools=[odd])
+    await talk.say(script({"tool_calls": [call("weather", "call_1", city=7)]}, {"text": "So."}))
+    assert [each["id"] for each in (await talk.logged_until("tool.call_requested"))[-1]["data"]["tool_calls"]] == ["call_1"]
+    await talk.answer(answer("call_1"))
+    assert kinds_of(await talk.logged_until("session.idled"))[-1] == "session.idled"
+
+
 async def test_the_servers_own_calls_of_the_same_answer_run_first(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, tools=[WEATHER])
     await talk.say(script({"tool_calls": [call("weather", "call_1"), call("get_current_time", "call_2")]}, {"text": "Both."}))

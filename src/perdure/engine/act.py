@@ -137,7 +137,7 @@ async def _attempt(run: Run, assembly: Assembly, bound: BoundTool | None, state:
         raise _Interrupted  # before all else: whatever is wrong with it now, it may have run
     if bound is None:
         raise PerdureError(f"There is no tool {call.name!r}.", code="unknown_tool")
-    arguments = check_arguments(bound, run.withheld.get(call.id, call.arguments))
+    arguments = check_arguments(bound.tool.parameters, run.withheld.get(call.id, call.arguments))
     _check_withheld(run, bound, call)
     if bound.rejected:
         raise PerdureError("The user does not allow calls of this tool in this session.", code=REJECTED)
@@ -178,15 +178,15 @@ def _check_withheld(run: Run, bound: BoundTool, call: CallState) -> None:
         )
 
 
-def check_arguments(bound: BoundTool, arguments: Any) -> JsonObject:
-    """The arguments, when they fit the tool's schema.
+def check_arguments(parameters: JsonObject, arguments: Any) -> JsonObject:
+    """The arguments, when they fit the tool's schema, `parameters`.
 
     Raises:
         PerdureError: says what is wrong in words that a model can act on.
     """
     if isinstance(arguments, str):
         raise PerdureError("The arguments are not valid JSON.", code="invalid_arguments")
-    validator = _validator(to_json(bound.tool.parameters))
+    validator = _validator(to_json(parameters))
     try:
         problems = [
             f"{_path(error)}: {error.message}" for error, _ in zip(validator.iter_errors(arguments), range(5), strict=False)
@@ -198,6 +198,26 @@ def check_arguments(bound: BoundTool, arguments: Any) -> JsonObject:
     if not isinstance(arguments, dict):
         raise PerdureError("The arguments must be a JSON object.", code="invalid_arguments")
     return arguments
+
+
+def refuse_misfits(run: Run, assembly: Assembly, state: TurnState, calls: tuple[CallState, ...]) -> list[NewEvent]:
+    """The events that end those of a client's calls that do not fit their tool: the model is told, the client is not asked."""
+    now = run.engine.clock.now()
+    events = []
+    for call in calls:
+        tool = assembly.client[call.name]
+        try:
+            _validator(to_json(tool.parameters))
+        except ValueError:  # not a schema: nothing can be said against the call, and the client decides
+            continue
+        try:
+            check_arguments(tool.parameters, call.arguments)
+        except PerdureError as refused:
+            data = ToolCompletedData(
+                call.id, call.name, False, "error", error=_words(run, refused.message), display_name=tool.display_name
+            )
+            events.append(NewEvent("tool.completed", data, tool_context(state, call.id), now))
+    return events
 
 
 @lru_cache(maxsize=512)

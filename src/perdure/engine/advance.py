@@ -22,7 +22,7 @@ from perdure.domain.turn import (
     TurnState,
     next_action,
 )
-from perdure.engine.act import act
+from perdure.engine.act import act, refuse_misfits
 from perdure.engine.announce import ask_approval, begin_act, begin_reason, begin_turn, expire, fail, finish, request_client, seal
 from perdure.engine.assemble import Assembly, ModelChoice, assemble, choose_model
 from perdure.engine.compact import compact, is_full
@@ -183,5 +183,5 @@ async def _work(run: Run, state: TurnState, action: CallModel | RunTools | AskAp
                     run.prepared = None  # layers may have changed while tools ran: the next model call sees them as they are
         case AskApproval():
             await run.commit(ask_approval(run, state, assembly, action))
-        case AwaitClient():
-            await run.commit(request_client(run, state, assembly, action))
+        case AwaitClient(calls=calls):
+            await run.commit(refuse_misfits(run, assembly, state, calls) or request_client(run, state, assembly, action))
