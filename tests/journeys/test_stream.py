@@ -100,6 +100,18 @@ async def test_a_follower_resumes_after_any_event_without_a_gap_or_a_repeat(api:
             assert logged(await stream.until("session.idled")) == events[place + 1 :]
 
 
+async def test_a_browser_that_connects_again_with_its_old_address_goes_on_where_it_was(api: httpx.AsyncClient) -> None:
+    talk = await settled(api)
+    events = await talk.events()
+    for query in ({"since_id": events[1]["id"]}, {"after_sequence": 2}, {"since_id": events[0]["id"], "after_sequence": 2}):
+        async with talk.follow({"Last-Event-ID": events[4]["id"]}, **query) as stream:
+            assert logged(await stream.until("session.idled")) == events[5:]
+        async with talk.follow({"Last-Event-ID": events[0]["id"]}, **query) as stream:
+            assert logged(await stream.until("session.idled")) == events[2:]
+    refused = await api.get(talk.path("/sse"), headers={"Last-Event-ID": "yesterday"})
+    assert (refused.status_code, refused.json()["field"]) == (400, "Last-Event-ID")
+
+
 async def test_a_follower_resumes_after_a_delta_too(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     async with talk.follow() as stream:

@@ -60,6 +60,16 @@ async def test_the_messages_are_rebuilt_from_the_log(api: httpx.AsyncClient) -> 
     assert messages[2]["content"][0]["tool_call_id"] == messages[1]["content"][1]["id"]
 
 
+async def test_events_of_a_turn_and_of_another_trace_are_none(http: httpx.AsyncClient) -> None:
+    talk = await new_talk(http)
+    turns = [(await talk.turn({"text": "One."}))[0]["context"]["turn_id"] for _ in range(2)]
+    both = await talk.events(turn_id=turns[0], trace_id=turns[0])
+    assert both
+    assert both == await talk.events(turn_id=turns[0]) == await talk.events(trace_id=turns[0])
+    assert await talk.events(turn_id=turns[0], trace_id=turns[1]) == []
+    assert await talk.events(turn_id=turns[0], trace_id=turns[1], around=both[0]["id"]) == []
+
+
 async def test_spans_nest_and_the_two_ends_of_each_share_one(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     events = await talk.turn({"tool_calls": [call("get_current_time"), call("get_session_info")]}, {"text": "Done."})

@@ -67,12 +67,9 @@ def check_kinds(kinds: tuple[str, ...], field: str) -> tuple[str, ...]:
     return kinds
 
 
-def cursor_of(since_id: str | None, after: int | None, field: str = "since_id") -> int:
-    """The sequence after which to begin."""
-    if since_id is not None and since_id != "":
-        check_id(since_id, "event", field)
-        return sequence_of(since_id)
-    return after or 0
+def cursor_of(since_id: str | None, field: str = "since_id") -> int:
+    """The sequence after which to begin; 0 where there is no id. Raises InvalidId."""
+    return sequence_of(check_id(since_id, "event", field)) if since_id else 0
 
 
 def id_of(text: str | None, prefix: Prefix, field: str) -> str | None:
@@ -107,7 +104,7 @@ async def list_events(call: Call) -> Reply:
         raise InvalidInput(f"give only one of {', '.join(f'`{name}`' for name in bounds)}", field=bounds[1])
     after = query.after_sequence
     if query.since_id is not None:
-        after = max(cursor_of(query.since_id, None), after or 0)
+        after = max(cursor_of(query.since_id), after or 0)
     want = EventFilter(
         types=check_kinds(query.types, "types"),
         exclude=check_kinds(query.exclude, "exclude"),
@@ -115,7 +112,8 @@ async def list_events(call: Call) -> Reply:
         before=query.before_sequence,
         from_ts=moment(query.from_ts, "from_ts"),
         to_ts=moment(query.to_ts, "to_ts"),
-        turn_id=id_of(query.turn_id, "turn", "turn_id") or id_of(query.trace_id, "turn", "trace_id"),
+        turn_id=id_of(query.turn_id, "turn", "turn_id"),
+        trace_id=id_of(query.trace_id, "turn", "trace_id"),
         exec_id=id_of(query.exec_id, "exec", "exec_id"),
         tool_name=query.tool_name,
         tags=query.tags,
@@ -151,8 +149,12 @@ def stream_route(settings: StreamSettings) -> Route:
     async def stream_sse(call: Call) -> Stream:
         query: FollowEvents = call.query
         want = Want(frozenset(check_kinds(query.types, "types")), frozenset(check_kinds(query.exclude, "exclude")))
-        last = query.since_id or call.header(b"last-event-id")
-        after = cursor_of(last, query.after_sequence)
+        # A browser that connects again keeps the address and adds the header: whichever is further is what was seen.
+        after = max(
+            cursor_of(query.since_id),
+            cursor_of(call.header(b"last-event-id"), "Last-Event-ID"),
+            query.after_sequence or 0,
+        )
         follower = await open_follower(call.app, call.caller.organization_id, call.params["session_id"], after, want)
         return Stream(EventStream(follower, settings.closing, cycle=settings.cycle, heartbeat=settings.heartbeat))
 

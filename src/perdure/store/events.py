@@ -60,7 +60,7 @@ async def last_compaction(tx: Tx, session_id: str, through: int) -> Event | None
 
 
 class EventFilter(Struct, frozen=True):
-    """What a list of events is narrowed by; None or empty means any. Sequences are exclusive bounds."""
+    """What a list of events is narrowed by; None or empty means any. Sequences are exclusive bounds; a trace is a turn."""
 
     types: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -69,6 +69,7 @@ class EventFilter(Struct, frozen=True):
     from_ts: Micros | None = None
     to_ts: Micros | None = None
     turn_id: str | None = None
+    trace_id: str | None = None
     exec_id: str | None = None
     tool_name: str | None = None
     tags: tuple[str, ...] = ()
@@ -83,6 +84,7 @@ def _where(session_id: str, want: EventFilter) -> tuple[str, list[Any]]:
         ("ts >= ?", want.from_ts),
         ("ts <= ?", want.to_ts),
         ("turn_id = ?", want.turn_id),
+        ("turn_id = ?", want.trace_id),
         ("exec_id = ?", want.exec_id),
         ("tool_name = ?", want.tool_name),
         ("LOWER(data) LIKE LOWER(?) ESCAPE '!'", None if want.text is None else like_pattern(to_json(want.text)[1:-1])),
