@@ -39,7 +39,7 @@ from perdure.api.openapi import build_document
 from perdure.api.protocol import HttpProtocol
 from perdure.api.system import document_routes, health_route
 from perdure.app.accounts import bootstrap
-from perdure.app.login import authenticate, caller_in, create_token, login_required
+from perdure.app.login import authenticate, caller_in, create_token, login_required, token_in
 from perdure.app.predefined import add_predefined
 from perdure.app.services import App
 from perdure.capabilities.plugins import load_plugins
@@ -229,13 +229,13 @@ async def _open_store(settings: Settings, stack: contextlib.AsyncExitStack) -> t
 def authenticator(app: App, owner: Caller, limit: RateLimit, *, login: bool) -> Authenticate:
     """How requests are authenticated: by token, or, on loopback without any token, as the owner."""
 
-    async def by_token(headers: dict[bytes, bytes]) -> Caller:
+    async def by_token(headers: dict[bytes, bytes], anywhere: bool) -> Caller:
         authorization = _text(headers, b"authorization")
-        caller = await authenticate(app, authorization, _text(headers, b"x-org-id"))
-        limit.take(authorization or "")
+        caller = await authenticate(app, authorization, _text(headers, b"x-org-id"), anywhere=anywhere)
+        limit.take(token_in(authorization))  # and not the header, which can be written in many ways
         return caller
 
-    async def as_owner(headers: dict[bytes, bytes]) -> Caller:
+    async def as_owner(headers: dict[bytes, bytes], _anywhere: bool) -> Caller:
         # Without a login, a web page in the user's browser must not get in: it would come under a name of its own.
         if not is_loopback(_name_in(_text(headers, b"host") or "")):
             raise Forbidden("without a login this server answers only to localhost", code="host_not_allowed")

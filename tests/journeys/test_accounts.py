@@ -63,7 +63,7 @@ async def test_a_token_is_shown_once_and_kept_only_as_a_hash(place: Place, owner
 
 async def test_a_token_works_with_and_without_bearer_and_not_with_a_letter_changed(place: Place) -> None:
     async with httpx.AsyncClient(base_url=place.server.url) as http:
-        for good in (place.token, f"Bearer {place.token}"):
+        for good in (place.token, f"Bearer {place.token}", f"bearer {place.token}", f"BEARER  {place.token}"):
             assert (await http.get("/v1/users/me", headers={"authorization": good})).status_code == 200
         for bad in (
             place.token[:-1],
@@ -107,6 +107,29 @@ async def test_it_is_remembered_when_a_token_was_last_used(place: Place, owner: 
         await get(http, "/v1/users/me")
     listed = {each["id"]: each for each in (await get(owner, "/v1/users/me/tokens"))["data"]}
     assert listed[made["id"]]["last_used_at"] >= made["created_at"]
+
+
+async def test_who_belongs_to_several_organizations_can_find_them_without_choosing_one(
+    place: Place, owner: httpx.AsyncClient
+) -> None:
+    first = (await get(owner, "/v1/orgs"))["data"][0]
+    session = await post(owner, "/v1/sessions", {})
+    second = await post(owner, "/v1/orgs", {"name": "Second"})
+    assert [each["id"] for each in (await get(owner, "/v1/orgs"))["data"]] == [first["id"], second["id"]]
+    assert (await get(owner, "/v1/users/me"))["email"] == "owner@localhost"
+    assert await get(owner, "/v1/resolve-org", id=session["id"]) == {"org_id": first["id"], "org_name": first["name"]}
+    assert (await post(owner, "/v1/users/me/switch-org", {"org_id": second["id"]}, 200))["success"]
+    for path in ("/v1/sessions", "/v1/users", "/v1/agents"):
+        assert refusal(await owner.get(path)) == (400, "organization_required")
+    answer = await owner.get("/v1/orgs", headers={"x-org-id": new_id("org")})
+    assert refusal(answer)[0] == 401
+
+
+async def test_an_organizations_default_harness_is_named_when_it_is_wrong(owner: httpx.AsyncClient) -> None:
+    path = f"/v1/orgs/{(await get(owner, '/v1/orgs'))['data'][0]['id']}"
+    refused = await owner.patch(path, json={"default_harness_id": "harness_1"})
+    assert refusal(refused) == (400, "invalid_id")
+    assert refused.json()["field"] == "default_harness_id"
 
 
 async def test_who_belongs_to_several_organizations_says_which(place: Place, owner: httpx.AsyncClient) -> None:
@@ -182,6 +205,8 @@ async def test_a_token_that_an_admin_made_stays_in_the_admins_organization(place
 
 async def test_the_caller_is_renamed_and_takes_everything_along(owner: httpx.AsyncClient) -> None:
     assert (await patch(owner, "/v1/users/me", {"name": "Grace"}))["name"] == "Grace"
+    for empty in ({}, {"unknown": 1}):
+        assert (await patch(owner, "/v1/users/me", empty))["name"] == "Grace"
     exported = await get(owner, "/v1/users/me/export")
     assert exported["user"]["name"] == "Grace"
     assert [each["role"] for each in exported["organizations"]] == ["owner"]
@@ -206,6 +231,9 @@ async def test_too_many_requests_are_told_when_to_come_again(tmp_path: Path, dat
             answers = [await http.get("/v1/users/me") for _ in range(12)]
             refused = [each for each in answers if each.status_code != 200]
             assert refused
+            for way in ("{}", "bearer {}", "Bearer  {}"):  # one token, however it is written
+                headers = {"authorization": way.format(token)}
+                assert (await http.get("/v1/users/me", headers=headers)).status_code == 429, way
             assert {refusal(each) for each in refused} == {(429, "rate_limited")}
             assert all(int(each.headers["retry-after"]) >= 1 for each in refused)
             assert all(each.json()["retry_after_seconds"] > 0 for each in refused)

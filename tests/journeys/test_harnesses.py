@@ -194,6 +194,12 @@ async def test_a_preview_puts_the_parents_first(api: httpx.AsyncClient) -> None:
     ] == "harness_not_found"
 
 
+async def test_an_empty_name_is_no_harness(api: httpx.AsyncClient) -> None:
+    for path, body in (("/v1/sessions", {}), ("/v1/agents", {"name": fresh("desk"), "system_prompt": "Hello."})):
+        refused = await api.post(path, json={**body, "harness_name": ""})
+        assert (refused.status_code, refused.json()["code"]) == (404, "harness_not_found"), path
+
+
 async def test_every_example_makes_a_harness_that_works(http: httpx.AsyncClient) -> None:
     examples = await get(http, "/v1/harness-examples")
     assert {each["name"] for each in examples} <= {each.shown.name for each in HARNESS_EXAMPLES}

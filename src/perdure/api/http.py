@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.api.decoding import MAX_BODY, ClientLeft, QueryDecoder, Receive, decode, read_body, read_json, read_text
-from perdure.api.problems import INTERNAL, Problem, encode, problem_of
+from perdure.api.problems import INTERNAL, Problem, encode, problem_of, retry_seconds
 from perdure.app.etags import etag_of, parse_tags
 from perdure.app.idempotency import Replayed, fingerprint, once
 from perdure.app.services import App
@@ -85,8 +85,10 @@ class Route(Struct, frozen=True):
         also: another type that the answer may have.
         status: of a successful answer.
         other: further statuses with the same body.
+        example: of an answer that is not JSON.
         errors: statuses of errors beside those that every operation has.
         public: needs no credentials.
+        anywhere: it is about the caller and not about an organization, so one who belongs to several need not choose.
         replayable: an Idempotency-Key gets the first answer again; not where the answer is a secret that is shown once.
         etag: answers carry an entity tag, and `If-None-Match` or `If-Match` are honoured.
     """
@@ -110,9 +112,11 @@ class Route(Struct, frozen=True):
     other: tuple[int, ...] = ()
     errors: tuple[int, ...] = ()
     public: bool = False
+    anywhere: bool = False
     etag: bool = False
     replayable: bool = True
     content: str = "application/json"
+    example: str | None = None
     description: str | None = None
 
 
@@ -185,7 +189,8 @@ class Router:
         return None
 
 
-Authenticate = Callable[[dict[bytes, bytes]], Awaitable[Caller]]
+Authenticate = Callable[[dict[bytes, bytes], bool], Awaitable[Caller]]
+"""Who sends these headers; and whether it does not matter in which organization."""
 NOBODY = Caller("", "", "member")
 
 
@@ -229,7 +234,7 @@ class Api:
         if compiled is None:
             return _wrong_method(path, methods)
         route = compiled.route
-        caller = NOBODY if route.public else await self._authenticate(headers)
+        caller = NOBODY if route.public else await self._authenticate(headers, route.anywhere)
         params = dict(zip(compiled.names, values, strict=True))
         if route.rest:
             _check_text(scope["raw_path"])
@@ -301,9 +306,8 @@ def _reply(route: Route, headers: dict[bytes, bytes], result: Any) -> Reply | St
 
 
 def _retry(error: PerdureError) -> tuple[tuple[bytes, bytes], ...]:
-    if error.retry_after is None:
-        return ()
-    return ((b"retry-after", str(max(1, round(error.retry_after))).encode()),)
+    seconds = retry_seconds(error)
+    return () if seconds is None else ((b"retry-after", str(seconds).encode()),)
 
 
 def problem_reply(problem: Problem, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Reply:

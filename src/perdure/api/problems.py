@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import msgspec
@@ -50,10 +51,14 @@ class Problem(Struct, frozen=True, omit_defaults=True):
     retry_after_seconds: int | None = None
 
 
+def retry_seconds(error: errors.PerdureError) -> int | None:
+    """Whole seconds after which it may go better: not fewer than are needed."""
+    return None if error.retry_after is None else max(1, math.ceil(error.retry_after))
+
+
 def problem_of(error: errors.PerdureError, instance: str) -> Problem:
     """The problem document of an error at a path."""
     status, title = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), (500, "Internal server error"))
-    retry = None if error.retry_after is None else max(1, round(error.retry_after))
     return Problem(
         title=title,
         status=status,
@@ -63,7 +68,7 @@ def problem_of(error: errors.PerdureError, instance: str) -> Problem:
         type=f"/docs/errors#{error.code}",
         instance=instance[:200],
         field=getattr(error, "field", None),
-        retry_after_seconds=retry,
+        retry_after_seconds=retry_seconds(error),
     )
 
 

@@ -212,9 +212,11 @@ async def change_organization(app: App, caller: Caller, org_id: str, body: Updat
         if body.default_harness_id is not UNSET and body.default_harness_name is not UNSET:
             raise InvalidInput("give `default_harness_id` or `default_harness_name`, not both", field="default_harness_id")
         if isinstance(body.default_harness_id, str):
-            changes["default_harness_id"] = (await find_harness(tx, org_id, body.default_harness_id, None)).id
+            changes["default_harness_id"] = (await find_harness(tx, org_id, body.default_harness_id, None, "default_harness_id")).id
         elif isinstance(body.default_harness_name, str):
-            changes["default_harness_id"] = (await find_harness(tx, org_id, None, body.default_harness_name)).id
+            changes["default_harness_id"] = (
+                await find_harness(tx, org_id, None, body.default_harness_name, "default_harness_name")
+            ).id
         elif body.default_harness_id is None:
             changes["default_harness_id"] = None
         return await _changed(tx, row, changes, now)
@@ -357,6 +359,8 @@ async def change_profile(app: App, caller: Caller, body: UpdateProfile) -> Profi
 
     async def work(tx: Tx) -> Profile:
         row = await get_user(tx, caller.user_id)
+        if body.name is UNSET:
+            return Profile(row.id, row.name, row.email)
         await rename_user(tx, row.id, body.name)
         return Profile(row.id, body.name, row.email)
 

@@ -85,14 +85,22 @@ async def login_required(app: App) -> bool:
     return await app.database.read(any_token)
 
 
-async def authenticate(app: App, authorization: str | None, organization: str | None) -> Caller:
-    """Who calls with this `Authorization` (a token, with or without `Bearer`) and `X-Org-Id`.
+def token_in(authorization: str | None) -> str:
+    """What an `Authorization` header says the token is, with or without `Bearer`, in any case; empty where it is none."""
+    first, *rest = (authorization or "").split() or [""]
+    if not rest:
+        return first
+    return rest[0] if first.lower() == "bearer" and len(rest) == 1 else ""
+
+
+async def authenticate(app: App, authorization: str | None, organization: str | None, *, anywhere: bool = False) -> Caller:
+    """Who calls with this `Authorization` and `X-Org-Id`; `anywhere`: it does not matter in which organization.
 
     Raises:
         Unauthenticated: no token, or one that is unknown, expired or revoked: the same answer for each.
         InvalidInput: the user belongs to several organizations and the header does not say which.
     """
-    token = (authorization or "").removeprefix("Bearer ").strip()
+    token = token_in(authorization)
     if not token.startswith(TOKEN_PREFIX) or len(token) > 200:
         raise Unauthenticated(_REFUSED)
     now = app.now()
@@ -101,7 +109,7 @@ async def authenticate(app: App, authorization: str | None, organization: str | 
         row = await token_by_hash(tx, hash_token(token))
         if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
             raise Unauthenticated(_REFUSED)
-        return await caller_in(tx, row.user_id, organization, only=row.org_id), row
+        return await caller_in(tx, row.user_id, organization, only=row.org_id, anywhere=anywhere), row
 
     caller, row = await app.database.read(work)
     if row.last_used_at is None or now - row.last_used_at >= USED_EVERY:
@@ -109,8 +117,8 @@ async def authenticate(app: App, authorization: str | None, organization: str | 
     return caller
 
 
-async def caller_in(tx: Tx, user_id: str, organization: str | None, only: str | None = None) -> Caller:
-    """The user in the organization that it names, or in its only one; `only` leaves no other.
+async def caller_in(tx: Tx, user_id: str, organization: str | None, only: str | None = None, *, anywhere: bool = False) -> Caller:
+    """The user in the organization that it names, or in its only one (`anywhere`: in one of them); `only` leaves no other.
 
     Raises:
         Unauthenticated: it does not belong there.
@@ -120,7 +128,7 @@ async def caller_in(tx: Tx, user_id: str, organization: str | None, only: str | 
     if organization is not None:
         check_id(organization, "org", "X-Org-Id")
         memberships = [each for each in memberships if each[0] == organization]
-    elif len(memberships) > 1:
+    elif len(memberships) > 1 and not anywhere:
         raise InvalidInput("you belong to several organizations: say which in the X-Org-Id header", code="organization_required")
     if not memberships:
         raise Unauthenticated("you do not belong to that organization")

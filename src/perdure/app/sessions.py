@@ -215,16 +215,16 @@ async def _layers_for(tx: Tx, org_id: str, body: CreateSession) -> tuple[AgentRo
     return agent, await find_harness(tx, org_id, body.harness_id, body.harness_name)
 
 
-async def find_harness(tx: Tx, org_id: str, harness_id: str | None, name: str | None) -> HarnessRow:
+async def find_harness(tx: Tx, org_id: str, harness_id: str | None, name: str | None, field: str = "harness_id") -> HarnessRow:
     """The harness of this id or name; without either the organization's default. Raises NotFound."""
     if harness_id is not None:
-        found = await get_harness(tx, org_id, check_id(harness_id, "harness", "harness_id"))
+        found = await get_harness(tx, org_id, check_id(harness_id, "harness", field))
     else:
         found = await _named_harness(tx, org_id, name)
     if found.status == "deleted":
         raise NotFound("harness")
     if found.status != "active":
-        raise InvalidInput("this harness is archived", code="harness_archived", field="harness_id")
+        raise InvalidInput("this harness is archived", code="harness_archived", field=field)
     return found
 
 
@@ -233,7 +233,7 @@ async def _named_harness(tx: Tx, org_id: str, name: str | None) -> HarnessRow:
         organization = await get_organization(tx, org_id)
         if organization is not None and organization.default_harness_id is not None:
             return await get_harness(tx, org_id, organization.default_harness_id)
-    found = await harness_by_name(tx, org_id, name or DEFAULT_HARNESS)
+    found = await harness_by_name(tx, org_id, DEFAULT_HARNESS if name is None else name)
     if found is None:
         raise NotFound("harness")
     return found

@@ -114,9 +114,9 @@ class UpdateUser(Struct, frozen=True):
 
 
 class UpdateProfile(Struct, frozen=True):
-    """The body of `PATCH /v1/users/me`."""
+    """The body of `PATCH /v1/users/me`: only the fields that are there change."""
 
-    name: Label
+    name: Label | UnsetType = UNSET
 
 
 class Profile(Struct, frozen=True):
