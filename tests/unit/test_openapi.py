@@ -14,7 +14,7 @@ import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from perdure.api.error_codes import ANSWERS
-from perdure.api.examples import BY_TYPE, ERROR
+from perdure.api.examples import BY_TYPE
 from perdure.api.fields import FIELDS
 from perdure.api.http import Route
 from perdure.api.openapi import IDS, build_document
@@ -133,9 +133,21 @@ def test_every_answer_has_an_example_that_fits(route: Route) -> None:
     msgspec.json.decode(msgspec.json.encode(content["example"]), type=route.returns)
 
 
-def test_the_example_of_an_error_fits() -> None:
-    assert broken_by({"$ref": "#/components/schemas/ErrorResponse"}, ERROR) == []
-    msgspec.convert(ERROR, Problem)
+def test_every_error_has_an_example_that_fits_and_whose_code_is_one_of_its_status() -> None:
+    known = {each.code: each.status for each in ANSWERS}
+    for name, answer in DOCUMENT["components"]["responses"].items():
+        example = answer["content"]["application/problem+json"]["example"]
+        assert broken_by({"$ref": "#/components/schemas/ErrorResponse"}, example) == []
+        problem = msgspec.convert(example, Problem)
+        assert f"Error{problem.status}" == name
+        assert known.get(problem.code, 502) == problem.status
+
+
+def test_exports_have_examples_too() -> None:
+    exports = [route for route in ROUTES if route.path.endswith("/export") and route.content != "application/json"]
+    assert {route.operation_id for route in exports} == {"export_agent", "export_session_jsonl"}
+    for route in exports:
+        assert DOCUMENT["paths"][route.path]["get"]["responses"]["200"]["content"][route.content]["example"]
 
 
 def test_errors_are_problem_documents() -> None:

@@ -163,7 +163,7 @@ ROUTES = (
     Route("POST", _ONE + "/copy", "copy_agent", "Copy an agent", "agents", copy_agent, returns=Agent, status=201,
           errors=(404, 409)),
     Route("GET", _ONE + "/export", "export_agent", "Get an agent as Markdown with front matter", "agents", export_agent,
-          content="text/markdown", errors=(404,)),
+          content="text/markdown", example=_FILE, errors=(404,)),
     Route("GET", _ONE + "/stats", "get_agent_stats", "Count what an agent's sessions come to", "agents", get_agent_stats,
           returns=ResourceStats, errors=(404,)),
 )  # fmt: skip

@@ -370,16 +370,32 @@ EVENT_STREAM = (
     f'"context":{{"turn_id":"{_TURN_ID}"}},"data":{{"turn_id":"{_TURN_ID}","input_message_id":"{_MESSAGE_ID}"}}}}\n\n'
 )
 
-ERROR: dict[str, Any] = {
-    "type": "/docs/errors#invalid_id",
-    "title": "Bad request",
-    "status": 400,
-    "code": "invalid_id",
-    "detail": "`session_id` must be an id of the form session_<32 lower-case hex digits>",
-    "error": {
-        "code": "invalid_id",
-        "message": "`session_id` must be an id of the form session_<32 lower-case hex digits>",
-    },
-    "instance": "/v1/sessions/42",
-    "field": "session_id",
+_ERRORS: dict[int, tuple[str, str, dict[str, Any]]] = {
+    400: ("invalid_id", "`session_id` must be an id of the form session_<32 lower-case hex digits>", {"field": "session_id"}),
+    401: ("unauthenticated", "give a valid access token in the Authorization header", {}),
+    403: ("forbidden", "this takes the role admin", {}),
+    404: ("session_not_found", "no such session", {}),
+    409: ("idempotency_key_reused", "this Idempotency-Key belongs to another request", {}),
+    412: ("precondition_failed", "the resource has changed since it was read", {}),
+    413: ("too_large", "the body is over 10 MB", {}),
+    415: ("unsupported_media_type", "send JSON, with the content type application/json", {}),
+    429: ("rate_limited", "too many requests: slow down", {"retry_after_seconds": 1}),
+    502: ("provider_unavailable", "the provider could not be reached", {}),
+    503: ("unavailable", "the database does not answer", {"retry_after_seconds": 1}),
 }
+"""One error of each status: its code, its words, and what else comes with it."""
+
+
+def error_example(status: int, title: str) -> dict[str, Any]:
+    """An example of an error's body."""
+    code, detail, rest = _ERRORS[status]
+    return {
+        "type": f"/docs/errors#{code}",
+        "title": title,
+        "status": status,
+        "code": code,
+        "detail": detail,
+        "error": {"code": code, "message": detail},
+        "instance": f"/v1/sessions/{_SESSION_ID}",
+        **rest,
+    }

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from perdure.api.examples import ERROR, EVENT_STREAM, example_of
+from perdure.api.examples import EVENT_STREAM, error_example, example_of
 from perdure.api.fields import FIELDS
 from perdure.api.http import Route
 from perdure.api.problems import STATUS, Problem
@@ -263,8 +263,8 @@ def errors_of(route: Route) -> set[int]:
 def _responses(route: Route, by_type: dict[int, Any]) -> dict[str, Any]:
     good: dict[str, Any] = {"description": "No content." if route.status == 204 else "Done."}
     if route.content != "application/json":
-        frames = {"example": EVENT_STREAM} if route.content == "text/event-stream" else {}
-        good["content"] = {route.content: {"schema": {"type": "string"}, **frames}}
+        shown = EVENT_STREAM if route.content == "text/event-stream" else route.example
+        good["content"] = {route.content: {"schema": {"type": "string"}, **({} if shown is None else {"example": shown})}}
     elif route.returns is not None:
         kinds = [by_type[id(kind)] for kind in (route.returns, route.also) if kind is not None]
         good["content"] = {route.content: {"schema": kinds[0] if len(kinds) == 1 else {"anyOf": kinds}}}
@@ -283,8 +283,7 @@ def _responses(route: Route, by_type: dict[int, Any]) -> dict[str, Any]:
 
 def _error(status: int) -> dict[str, Any]:
     schema = {"$ref": _REF.format(name="Problem")}
-    example = {**ERROR, "status": status, "title": _TITLES[status]} if status == 400 else None
-    content = {"schema": schema} if example is None else {"schema": schema, "example": example}
+    content = {"schema": schema, "example": error_example(status, _TITLES[status])}
     answer: dict[str, Any] = {"description": f"{_TITLES[status]}.", "content": {"application/problem+json": content}}
     if status in (429, 503):
         answer["headers"] = {

@@ -109,6 +109,12 @@ async def get_session_stats(call: Call) -> SessionStats:
 
 
 _EXAMPLE: Any = {"title": "Refund of order 4711", "tags": ["support"], "agent_name": "support-desk"}
+_LINES = (
+    '{"id":"message_01920000000070008000000000000001","role":"user","content":[{"type":"text","text":"What is the capital of France?"}],'
+    '"created_at":"2026-01-05T09:30:00.000000Z","sequence":2}\n'
+    '{"id":"message_01920000000070008000000000000002","role":"agent","content":[{"type":"text","text":"Paris."}],'
+    '"created_at":"2026-01-05T09:30:01.000000Z","phase":"final_answer","sequence":7}\n'
+)
 _ONE = "/v1/sessions/{session_id}"
 
 ROUTES = (
@@ -121,7 +127,7 @@ ROUTES = (
     Route("POST", _ONE + "/fork", "fork_session", "Copy a session up to a point of its log", "sessions", fork_session, ids=IDS,
           body=ForkSession, body_example={"title": "Another way", "from_sequence": 12}, returns=Session, status=201, errors=(404,)),
     Route("GET", _ONE + "/export", "export_session_jsonl", "Export a session's messages as JSON lines", "sessions",
-          export_session_jsonl, ids=IDS, content="application/x-ndjson", errors=(404,)),
+          export_session_jsonl, ids=IDS, content="application/x-ndjson", example=_LINES, errors=(404,)),
     Route("GET", _ONE + "/context-report", "get_session_context_report", "See what fills a session's context", "sessions",
           get_session_context_report, ids=IDS, returns=SessionContextReport, errors=(404,)),
     Route("GET", _ONE, "get_session", "Get a session", "sessions", get_session, ids=IDS, returns=Session, errors=(404,), etag=True),
