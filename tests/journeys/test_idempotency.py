@@ -107,6 +107,17 @@ async def test_a_message_that_is_sent_again_is_said_once_and_starts_one_turn(api
     assert (kinds.count("input.message"), kinds.count("turn.started")) == (1, 1)
 
 
+async def test_what_was_said_in_a_session_is_not_said_again_once_it_is_deleted(http: httpx.AsyncClient) -> None:
+    talk = await new_talk(http)
+    key = {"Idempotency-Key": "said-and-gone"}
+    for replayed in (None, "true"):
+        answer = await http.post(talk.path("/messages"), json=body_of("A secret."), headers=key)
+        assert (answer.status_code, answer.headers.get("idempotency-replayed")) == (201, replayed)
+    assert (await http.delete(talk.path())).status_code == 204
+    answer = await http.post(talk.path("/messages"), json=body_of("A secret."), headers=key)
+    assert (answer.status_code, answer.json()["code"]) == (404, "session_not_found")
+
+
 async def test_a_refused_request_does_not_use_its_key_up(api: httpx.AsyncClient) -> None:
     mine = key()
     assert (await api.post("/v1/sessions", json={"agent_name": "nobody-here"}, headers=mine)).status_code == 404

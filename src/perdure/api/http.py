@@ -257,7 +257,8 @@ class Api:
             raw = await read_body(headers, receive)
         key = headers.get(b"idempotency-key")
         if key is not None and route.status == 201 and route.method == "POST" and route.replayable:
-            call.app = once(self._app, caller, key.decode("latin-1"), fingerprint(route.method, path, raw))
+            print_ = fingerprint(route.method, path, raw)
+            call.app = once(self._app, caller, key.decode("latin-1"), print_, params.get("session_id"))
         if route.etag and (wanted := headers.get(b"if-match")) is not None:
             call.if_match = parse_tags(wanted.decode("latin-1"))
         result = await route.handler(call)

@@ -15,6 +15,7 @@ from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, InvalidInput
 from perdure.domain.times import Micros
 from perdure.store.database import Body, Database, T, Tx
+from perdure.store.sessions import get_session
 
 KEPT = 86_400_000_000
 """Microseconds that an answer is kept: a day."""
@@ -49,9 +50,10 @@ class _Guarded:
     The transaction's result is the answer: a struct, or a tuple that begins with it and says whether it was created.
     """
 
-    def __init__(self, inner: Database, org_id: str, key: str, print_: str, now: Micros) -> None:
+    def __init__(self, inner: Database, org_id: str, key: str, print_: str, now: Micros, session_id: str | None) -> None:
         self._inner = inner
         self._place = (org_id, key, print_, now)
+        self._session_id = session_id
         self.dialect = inner.dialect
 
     async def write(self, body: Body[T], *, single: bool = False) -> T:
@@ -64,6 +66,8 @@ class _Guarded:
                 org_id, key, print_, 0, b"", now,
             )  # fmt: skip
             if taken is None:
+                if self._session_id is not None:  # what was said in it is gone with it
+                    await get_session(tx, org_id, self._session_id)
                 await _replay(tx, org_id, key, print_)
             result = await body(tx)
             status, answer = _answer(result)
@@ -93,9 +97,13 @@ def _answer(result: Any) -> tuple[int, bytes]:
     return 201, msgspec.json.encode(result)
 
 
-def once(app: App, caller: Caller, key: str, print_: str) -> App:
-    """The services for a request that carries a key: one of the caller's own, whatever keys others choose."""
-    database = _Guarded(app.database, caller.organization_id, f"{caller.user_id} {check_key(key)}", print_, app.now())
+def once(app: App, caller: Caller, key: str, print_: str, session_id: str | None = None) -> App:
+    """The services for a request that carries a key: one of the caller's own, whatever keys others choose.
+
+    A request about a session, `session_id`, is answered again only while that is there.
+    """
+    mine = f"{caller.user_id} {check_key(key)}"
+    database = _Guarded(app.database, caller.organization_id, mine, print_, app.now(), session_id)
     return msgspec.structs.replace(app, database=database)
 
 
