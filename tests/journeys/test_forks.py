@@ -7,6 +7,7 @@ import json
 
 import httpx
 
+from tests.journeys.people import new_agent, patch
 from tests.talk import Talk, call, new_talk
 
 
@@ -43,6 +44,25 @@ async def test_a_fork_in_the_middle_of_a_turn_is_at_rest(api: httpx.AsyncClient)
 async def test_a_fork_from_beyond_the_log_is_refused(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     assert (await api.post(talk.path("/fork"), json={"from_sequence": 99})).json()["field"] == "from_sequence"
+
+
+async def test_a_fork_with_another_agent_is_refused_what_a_new_session_with_it_is(http: httpx.AsyncClient) -> None:
+    tool = {"type": "client_side", "name": "ask", "description": "Ask.", "parameters": {"type": "object"}}
+    talk = await new_talk(http, tools=[tool])
+    clashing = await new_agent(http, tools=[tool])
+    archived, deleted = await new_agent(http), await new_agent(http)
+    await patch(http, archived["self_url"], {"status": "archived"})
+    await patch(http, deleted["self_url"], {"status": "deleted"})
+    for agent, status, code in (
+        (clashing, 400, "duplicate_tool"),
+        (archived, 400, "agent_archived"),
+        (deleted, 404, "agent_not_found"),
+    ):
+        for path, body in (("/v1/sessions", {"tools": [tool]}), (talk.path("/fork"), {})):
+            answer = await http.post(path, json={**body, "agent_id": agent["id"]})
+            assert (answer.status_code, answer.json()["code"]) == (status, code), path
+    fork = await http.post(talk.path("/fork"), json={"agent_id": (other := await new_agent(http))["id"]})
+    assert (fork.status_code, fork.json()["agent_id"]) == (201, other["id"])
 
 
 async def test_an_export_has_a_line_for_each_message(api: httpx.AsyncClient) -> None:

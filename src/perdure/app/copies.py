@@ -6,7 +6,8 @@ import msgspec
 
 from perdure.app.messages import list_messages
 from perdure.app.services import App
-from perdure.app.sessions import cancel_events, check_model, features_of, to_session
+from perdure.app.sessions import cancel_events, check_model, check_startable, features_of, to_session
+from perdure.capabilities.layers import load_layers
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput
 from perdure.domain.events import Event, NewEvent
@@ -51,6 +52,9 @@ async def fork_session(app: App, caller: Caller, session_id: str, body: ForkSess
         if through > MAX_FORK:
             raise InvalidInput(f"a fork copies at most {MAX_FORK} events", code="fork_too_long", field="from_sequence")
         row = await _copied_row(app, tx, caller, source, body, through, now)
+        if body.agent_id is not None:
+            # Another agent's tools may clash with the session's: refused now rather than at the first turn.
+            (await load_layers(tx, row)).merged(app.registry)
         await add_session(tx, row)
         await copy_events(tx, source.id, row.id, through)
         await _copy_files(tx, source, row, now)
@@ -84,7 +88,9 @@ async def _copied_row(
         await check_model(tx, source.org_id, body.model_id)
     version_id = source.agent_version_id
     if body.agent_id is not None:
-        version_id = (await get_agent(tx, source.org_id, check_id(body.agent_id, "agent", "agent_id"))).default_version_id
+        agent = await get_agent(tx, source.org_id, check_id(body.agent_id, "agent", "agent_id"))
+        check_startable(agent)
+        version_id = agent.default_version_id
     usage = None if projection.usage is None else to_json(projection.usage)
     return msgspec.structs.replace(
         source, id=app.new_id("session"), owner_id=caller.user_id, agent_id=body.agent_id or source.agent_id,

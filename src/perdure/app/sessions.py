@@ -204,15 +204,21 @@ async def _layers_for(tx: Tx, org_id: str, body: CreateSession) -> tuple[AgentRo
         agent = await agent_by_name(tx, org_id, body.agent_name)
         if agent is None:
             raise NotFound("agent")
-    if agent is not None and agent.status == "deleted":
-        raise NotFound("agent")
-    if agent is not None and agent.status != "active":
-        raise InvalidInput("this agent is archived and cannot start sessions", code="agent_archived", field="agent_id")
+    if agent is not None:
+        check_startable(agent)
     if agent is not None and agent.default_version_id is not None:
         agent = await get_agent_at(tx, org_id, agent.id, agent.default_version_id)
     if body.harness_id is None and body.harness_name is None and agent is not None:
         return agent, await get_harness(tx, org_id, agent.harness_id)
     return agent, await find_harness(tx, org_id, body.harness_id, body.harness_name)
+
+
+def check_startable(agent: AgentRow) -> None:
+    """Accept only an agent that can begin sessions. Raises NotFound or InvalidInput."""
+    if agent.status == "deleted":
+        raise NotFound("agent")
+    if agent.status != "active":
+        raise InvalidInput("this agent is archived and cannot start sessions", code="agent_archived", field="agent_id")
 
 
 async def find_harness(tx: Tx, org_id: str, harness_id: str | None, name: str | None, field: str = "harness_id") -> HarnessRow:
