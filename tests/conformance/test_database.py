@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import sys
 from collections.abc import Awaitable, Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from perdure.domain.errors import InvalidInput, Unavailable
+from perdure.domain.errors import Fenced, InvalidInput, Unavailable
 from perdure.store.database import LOCK_ROW, Database, Tx
 from perdure.store.migrate import WORDS
 from perdure.store.postgres import numbered, open_postgres
@@ -173,6 +174,31 @@ async def test_a_cancelled_caller_leaves_a_whole_transaction(store: Database) ->
         await task
     await soon(done.wait())
     assert len(await names(store)) == 10
+
+
+async def test_a_write_that_fails_after_its_caller_was_cancelled_complains_to_nobody(store: Database) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+
+    async def body(tx: Tx) -> None:
+        begun.set()
+        await tx.run(INSERT, "t", None, 1, None)
+        ended.set()
+        raise Fenced("taken over")
+
+    task = asyncio.create_task(store.write(body))
+    await soon(begun.wait())
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await soon(ended.wait())
+    if writes := [each for each in asyncio.all_tasks() if each.get_coro().__qualname__.endswith("._write")]:  # type: ignore[union-attr]
+        await asyncio.wait(writes)
+    assert not await names(store)
+    del writes
+    gc.collect()
+    assert complaints == []
 
 
 async def appending(tx: Tx, expected: int, texts: list[str], note: str | None = None) -> bool:

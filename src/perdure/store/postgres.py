@@ -188,8 +188,13 @@ class PostgresDatabase:
         # In a task of its own: a cancelled caller leaves its transaction whole, callbacks included, as on SQLite.
         task = asyncio.ensure_future(self._write(body, single))
         self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
+        task.add_done_callback(self._written)
         return await asyncio.shield(task)
+
+    def _written(self, task: asyncio.Task[Any]) -> None:
+        self._writes.discard(task)
+        if not task.cancelled():
+            task.exception()  # a caller that was cancelled does not fetch it, and nobody has to hear of it
 
     async def _write(self, body: Body[T], single: bool) -> T:
         for left in reversed(range(ATTEMPTS)):
