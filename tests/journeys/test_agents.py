@@ -207,6 +207,15 @@ async def test_lists_are_searched_and_paged(api: httpx.AsyncClient) -> None:
     assert ([each["id"] for each in found["data"]], found["total"]) == ([agents[1]["id"]], 3)
 
 
+@pytest.mark.parametrize("kind", ["agents", "harnesses"])
+async def test_copies_that_are_made_at_once_have_names_of_their_own(http: httpx.AsyncClient, kind: str) -> None:
+    source = await (new_agent if kind == "agents" else new_harness)(http)
+    answers = await asyncio.gather(*(http.post(f"{source['self_url']}/copy") for _ in range(6)))
+    assert [answer.status_code for answer in answers] == [201] * 6
+    stem = f"{source['name']}-copy"
+    assert {answer.json()["name"] for answer in answers} == {stem, *(f"{stem}-{number}" for number in range(2, 7))}
+
+
 async def test_a_copy_is_a_new_agent_with_the_same_configuration(api: httpx.AsyncClient) -> None:
     agent = await new_agent(api, **FULL)
     copies = [await post(api, f"/v1/agents/{agent['id']}/copy", {}) for _ in range(2)]

@@ -261,6 +261,7 @@ async def copy_agent(app: App, caller: Caller, ref: str) -> Agent:
     now = app.now()
 
     async def work(tx: Tx) -> Agent:
+        await lock_organization(tx, caller.organization_id)  # one at a time: each finds the name that the one before took
         source = await find_agent(tx, caller.organization_id, ref)
         taken = await agent_names(tx, source.org_id, copy_stem(source.name))
         row = msgspec.structs.replace(

@@ -29,7 +29,7 @@ from perdure.domain.resources import (
 )
 from perdure.domain.sessions import clean_tags
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
-from perdure.store.accounts import get_organization
+from perdure.store.accounts import get_organization, lock_organization
 from perdure.store.database import Tx
 from perdure.store.harnesses import (
     HarnessRow,
@@ -235,6 +235,7 @@ async def copy_harness(app: App, caller: Caller, ref: str) -> Harness:
     now = app.now()
 
     async def work(tx: Tx) -> Harness:
+        await lock_organization(tx, caller.organization_id)  # one at a time: each finds the name that the one before took
         source = await find_any_harness(tx, caller.organization_id, ref)
         taken = await harness_names(tx, source.org_id, copy_stem(source.name))
         row = msgspec.structs.replace(
