@@ -111,6 +111,8 @@ def test_the_projection_of_a_log_keeps_its_promises(log: list[NewEvent]) -> None
     assert (row.wake_at is not None) == (row.status == "waiting_for_tool_results")
     if row.status in {"idle", "started"}:
         assert row.turn_id is None
+    ends = [event for event in log if event.type in {"turn.started", "turn.sealed"}]
+    assert row.finished_at == (ends[-1].ts if ends and ends[-1].type == "turn.sealed" else None)
     usages = [event.data.metadata.usage for event in log if event.type == "llm.generation"]
     assert (row.usage.input_tokens if row.usage else 0) == sum(usage.input_tokens for usage in usages if usage)
 

@@ -213,7 +213,8 @@ def _project_one(old: Projection, event: NewEvent) -> Projection:
             turn_id = event.context.turn_id
             return replace(old, head=head, status="active", turn_id=turn_id, turn_after=old.head, preview=preview)
         case "turn.started":
-            return replace(old, head=head, turn_id=event.context.turn_id, started_at=old.started_at or event.ts)
+            # Sealed for good, until somebody tries again.
+            return replace(old, head=head, turn_id=event.context.turn_id, started_at=old.started_at or event.ts, finished_at=None)
         case "output.message.completed":
             text = preview_of(text_of(data.message.content))  # type: ignore[attr-defined]
             return replace(old, head=head, output_preview=text or old.output_preview)
