@@ -171,8 +171,9 @@ def stream_route(settings: StreamSettings) -> Route:
         errors=(404,),
         content="text/event-stream",
         description=(
-            "Server-sent events: what is in the log after `since_id` (or the `Last-Event-ID` header), then what happens, without "
-            "a gap or a repeat. Connections are ended now and then with a `disconnecting` frame: resume by the last id."
+            "Server-sent events: what is in the log after `since_id` (or the `Last-Event-ID` header; with both, whichever is further), "
+            "then what happens, without a gap or a repeat. Connections are ended now and then with a `disconnecting` frame: resume by "
+            "the last id."
         ),
     )
 

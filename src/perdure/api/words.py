@@ -73,7 +73,7 @@ OPERATIONS: dict[str, str] = {
     "list_messages": "Rebuilt from the log: what users and the agent said, and the results of tools.",
     "submit_tool_results": (
         "Answers every open call of the last `tool.call_requested` event, each once. What is not answered within the time that the event "
-        "names becomes an error that the model sees."
+        "names becomes an error that the model sees. A call whose arguments do not fit its tool's schema is not asked: the model is told."
     ),
     "submit_tool_approvals": (
         "Decides on some or all of the open questions of the last `tool.call_requested` event; with the last one the turn goes on. "
@@ -160,7 +160,7 @@ OPERATIONS: dict[str, str] = {
     "get_model": "With its provider, and with what is known about it: limits, abilities, prices.",
     "update_model": "A field that is left out stays.",
     "delete_model": "Sessions that name it use the next model that has a claim.",
-    "list_organizations": "Those that the caller belongs to.",
+    "list_organizations": "Those that the caller belongs to. For this nobody has to choose one with `X-Org-Id`.",
     "create_organization": "The caller becomes its owner. It begins with the built-in harnesses.",
     "get_organization": "With its defaults.",
     "update_organization": "A field that is left out stays; `null` clears a default.",
