@@ -239,6 +239,7 @@ WRITING = (
         ),
         run=_edit_file,
         hints=ONCE,
+        queue="edit",  # several edits of one file in one answer are common, and each needs what the one before left
         display_name="Edit file",
     ),
     Tool(
