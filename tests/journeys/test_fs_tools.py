@@ -177,6 +177,26 @@ async def test_an_edit_that_fails_for_how_lines_end_says_so(desk: Desk) -> None:
     assert await desk.fails("edit_file", path="/dos", old_text="four", new_text="five") == "the old text does not occur in /dos"
 
 
+async def test_edits_of_one_file_in_one_answer_are_all_made_in_their_order(desk: Desk) -> None:
+    await desk.files(code="".join(f"v{number} = 0;\n" for number in range(20)), list="0")
+    edits = [call("edit_file", path="/code", old_text=f"v{number} = 0", new_text=f"v{number} = 1") for number in range(20)]
+    edits += [call("edit_file", path="/list", old_text=str(number), new_text=str(number + 1)) for number in range(5)]
+    done = [event["data"] for event in await desk.talk.turn({"tool_calls": edits}) if event["type"] == "tool.completed"]
+    assert [each["success"] for each in done] == [True] * 25
+    assert (await desk.use("read_file", path="/code"))["content"].count("= 1") == 20
+    assert (await desk.use("read_file", path="/list"))["content"] == "5"
+
+
+async def test_a_tool_that_is_not_there_is_answered_with_those_that_are(desk: Desk) -> None:
+    assert (
+        await desk.fails("readfile", path="/a")
+        == "There is no tool 'readfile'. Did you mean: read_file, edit_file, read_many_files"
+    )
+    named = await desk.fails("browser", url="/a")
+    assert named.startswith("There is no tool 'browser'. There are: ")
+    assert {"read_file", "bash", "kv_store"} <= set(named.partition("There are: ")[2].split(", "))
+
+
 async def test_grep_files_finds_lines(desk: Desk) -> None:
     await desk.files(**{"a.py": "import os\nimport sys\n", "lib__b.py": "def os_name(): ...\n", "c.md": "os\n"})
     found = await desk.use("grep_files", pattern=r"\bos\b")

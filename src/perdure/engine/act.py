@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import json
 import logging
 import traceback
@@ -31,6 +32,11 @@ log = logging.getLogger("perdure.act")
 
 MAX_ERROR = 2_000
 """Characters of an error that the model is told."""
+
+MAX_NAMED = 40
+"""Tools that are named to a model that asks for one that is not there."""
+MAX_NAME = 100
+"""Characters of its name that are compared with theirs."""
 
 REJECTED = "rejected"
 """The code of a call that a person has said no to, once for all."""
@@ -136,7 +142,7 @@ async def _attempt(run: Run, assembly: Assembly, bound: BoundTool | None, state:
     if call.started and not call.replayable and call.id not in run.fresh:
         raise _Interrupted  # before all else: whatever is wrong with it now, it may have run
     if bound is None:
-        raise PerdureError(f"There is no tool {call.name!r}.", code="unknown_tool")
+        raise PerdureError(_unknown(call.name, assembly), code="unknown_tool")
     arguments = check_arguments(bound.tool.parameters, run.withheld.get(call.id, call.arguments))
     _check_withheld(run, bound, call)
     if bound.rejected:
@@ -153,6 +159,15 @@ async def _attempt(run: Run, assembly: Assembly, bound: BoundTool | None, state:
         return _given(await asyncio.wait_for(bound.tool.run(context, arguments), bound.tool.timeout))
     finally:
         shown.finish()
+
+
+def _unknown(name: str, assembly: Assembly) -> str:
+    """What to say of a tool that is not there: which are much like it, or else which there are."""
+    known = [spec.name for spec in assembly.specs]
+    close = difflib.get_close_matches(name[:MAX_NAME], known, n=3)
+    others = close or (known if len(known) <= MAX_NAMED else [*known[:MAX_NAMED], "..."])
+    hint = f" {'Did you mean' if close else 'There are'}: {', '.join(others)}" if others else ""
+    return f"There is no tool {name!r}.{hint}"
 
 
 def _given(outcome: ToolOutcome) -> Given:
