@@ -41,6 +41,21 @@ async def test_a_call_with_slips_is_mended_when_the_session_asks_for_it(api: htt
     assert json.loads(result["result"][0]["text"])["timezone"] == "Europe/Paris"
 
 
+async def test_values_in_quotes_and_nulls_are_mended_when_the_session_asks_for_it(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, capabilities=[{"ref": "tool_call_repair"}], initial_files=[{"path": "/a", "content": "1\n2\n3\n"}])
+    slips = [
+        call("read_file", path="/a", offset="2", limit=None),
+        call("read_many_files", paths="/a"),
+        call("read_file", path=None),
+    ]
+    events = await talk.turn({"tool_calls": slips}, {"text": "Done."})
+    assert [event["data"]["outcome"] for event in events if event["type"] == "tool.call_repaired"] == ["arguments"] * 2
+    lines, files, left = results_in(events)
+    assert json.loads(lines["result"][0]["text"])["content"] == "2\n3\n"
+    assert json.loads(files["result"][0]["text"])["files"][0]["path"] == "/a"
+    assert "path" in left["error"]
+
+
 async def test_a_call_with_slips_is_an_error_result_otherwise(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     slip = {"tool_calls": [{"name": "get_current_time", "arguments": "{'timezone': 'UTC'}"}]}

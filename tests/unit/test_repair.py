@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.domain.repair import repair_arguments, repair_name
+from perdure.domain.repair import fit_arguments, repair_arguments, repair_name
 
 OBJECTS = st.dictionaries(
     st.text(max_size=8), st.recursive(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(), st.lists, max_leaves=5)
@@ -47,6 +47,38 @@ def test_whatever_python_prints_of_an_object_is_read_back(value: dict[str, Any])
 def test_no_text_breaks_the_repair(text: str) -> None:
     result = repair_arguments(text)
     assert result is None or isinstance(result, dict)
+
+
+SCHEMA = {
+    "properties": {
+        "count": {"type": "integer"}, "share": {"type": "number"}, "deep": {"type": "boolean"}, "text": {"type": "string"},
+        "paths": {"type": "array", "items": {"type": "string"}}, "any": {"type": ["string", "null"]}, "map": {"type": "object"},
+    },
+    "required": ["text"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ({"count": "5", "share": "0.5", "deep": "true"}, {"count": 5, "share": 0.5, "deep": True}),
+        ({"count": None, "text": None, "any": None, "else": None}, {"text": None, "any": None, "else": None}),
+        ({"paths": "/a"}, {"paths": ["/a"]}),
+        ({"paths": '["/a", "/b"]', "map": '{"a": 1}'}, {"paths": ["/a", "/b"], "map": {"a": 1}}),
+    ],
+)
+def test_values_of_another_type_become_what_they_mean(given: dict[str, Any], meant: dict[str, Any]) -> None:
+    assert fit_arguments(given, SCHEMA) == meant
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"count": "five"}, {"count": "1.5"}, {"count": 1.5}, {"deep": "yes"}, {"text": "5"}, {"text": 5}, {"any": "5"}, {"paths": "[x"},
+     {"map": "[1]"}, {"map": "[" * 90_000}, {"count": "1e999"}],
+)  # fmt: skip
+def test_values_that_may_mean_anything_are_left_alone(value: dict[str, Any]) -> None:
+    assert fit_arguments(value, SCHEMA) == value
+    assert fit_arguments(value, {}) == value
 
 
 def test_a_name_in_another_spelling_is_found_only_when_it_can_mean_one_tool() -> None:

@@ -16,7 +16,10 @@ def _behave(config: Any, behaviour: Behaviour) -> Behaviour:
 TOOL_CALL_REPAIR = Capability(
     id="tool_call_repair",
     name="Tool call repair",
-    description="Mends tool calls whose arguments are not quite JSON, or whose tool is named in another spelling.",
+    description=(
+        "Mends tool calls whose arguments are not quite JSON, or are in quotes or null where they should not be, or whose tool is "
+        "named in another spelling."
+    ),
     category="behaviour",
     behave=_behave,
 )

@@ -82,3 +82,40 @@ def repair_name(name: str, known: Collection[str]) -> str | None:
 
 def _folded(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def fit_arguments(arguments: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """The arguments as a tool's JSON Schema has them, where a value is of another type and can mean one thing only.
+
+    Null for what may be left out is left out; numbers and booleans in quotes lose them; one text for a list of texts is its one
+    entry. What is nested is left alone.
+    """
+    properties, required = schema.get("properties"), schema.get("required", ())
+    if not isinstance(properties, dict):
+        return arguments
+    fitted: dict[str, Any] = {}
+    for name, value in arguments.items():
+        wanted = properties.get(name)
+        wanted = wanted if isinstance(wanted, dict) else {}
+        kind = wanted.get("type")
+        if not isinstance(kind, str):
+            fitted[name] = value
+        elif value is not None:
+            fitted[name] = _fitted(value, kind, wanted) if isinstance(value, str) else value
+        elif kind == "null" or name in required:
+            fitted[name] = value
+    return fitted
+
+
+def _fitted(text: str, kind: str, schema: dict[str, Any]) -> Any:
+    """What a text means where something of this kind is wanted, or the text."""
+    if kind == "array" and not text.lstrip().startswith("["):
+        items = schema.get("items")
+        return [text] if isinstance(items, dict) and items.get("type") == "string" else text
+    types = {"integer": int, "number": float, "boolean": bool, "array": list, "object": dict}
+    if kind not in types or len(text) > LONGEST:
+        return text
+    try:
+        return msgspec.json.decode(text.strip(), type=types[kind])
+    except (msgspec.DecodeError, RecursionError):
+        return text

@@ -20,7 +20,7 @@ from perdure.domain.events import (
 )
 from perdure.domain.messages import ContentPart, ImageFilePart, Message, TextPart, ToolCallPart, preview_of, storable
 from perdure.domain.model_profiles import ModelProfile
-from perdure.domain.repair import repair_arguments, repair_name
+from perdure.domain.repair import fit_arguments, repair_arguments, repair_name
 from perdure.domain.spans import generation_context, reason_context
 from perdure.domain.times import to_rfc3339
 from perdure.domain.turn import TurnState
@@ -264,6 +264,10 @@ def _repaired(
     for call in calls:
         name = repair_name(call.name, known)
         arguments = repair_arguments(call.arguments) if isinstance(call.arguments, str) else None
+        read = call.arguments if arguments is None else arguments
+        tool = assembly.bound.get(name or call.name)
+        if tool is not None and isinstance(read, dict) and (fitted := fit_arguments(read, tool.tool.parameters)) != read:
+            arguments = fitted
         better = msgspec.structs.replace(call, name=name or call.name, arguments=call.arguments if arguments is None else arguments)
         mended.append(better)
         if better != call:
