@@ -57,6 +57,11 @@ async def test_a_page_comes_as_markdown_with_whole_links_and_without_scripts(sit
     assert "AAAA" not in content
 
 
+async def test_a_power_is_not_read_as_another_number(site: Site) -> None:
+    site.answers["/page"] = html("<p>some 10<sup>6</sup> bees</p>")
+    assert (await tool(site.url("/page")))["content"] == "some 10^6^ bees"
+
+
 async def test_a_page_comes_as_text_or_as_it_is_when_asked(site: Site) -> None:
     site.answers["/page"] = html(PAGE)
     text = str((await tool(site.url("/page"), format="text"))["content"])

@@ -104,6 +104,7 @@ def readable(html: str, url: str, *, markdown: bool) -> str:
         max_depth=MAX_DEPTH,
         skip_images=not markdown,
         inline_data_media="alt_text_only",
+        sup_symbol="^",  # otherwise ten to the sixth is a hundred and six
         output_format="markdown" if markdown else "plain",
     )
     try:
