@@ -77,7 +77,13 @@ def _answer(ran: Ran, saved: Saved, found: Differences, redactor: Redactor) -> J
     answer: JsonObject = {"exit_code": ran.exit_code}
     if stderr:
         answer["stderr"] = stderr
-    notes = [*saved.notes, *(f"{MOUNT}{path} is more than the shell can hold: it cannot see it" for path in found.unseen)]
+    notes = [
+        *saved.notes,
+        *(
+            f"{MOUNT}{path} is more than the shell can hold, or has a name that it does not take: it cannot see it"
+            for path in found.unseen
+        ),
+    ]
     notes += [
         f"{MOUNT}{path} is a link, and gone with this command: make a copy, or go by the file's own path" for path in found.links
     ]
