@@ -98,6 +98,16 @@ async def test_foreign_keys_are_enforced_until_the_agent_says_otherwise(api: htt
     assert "FOREIGN KEY constraint failed" in await ask("sql_execute", "insert into mail values (9)")
 
 
+def test_a_full_database_says_so_and_is_small_again_when_its_rows_are_gone() -> None:
+    image = run_sql(b"", "create table t (a)", None, reading=False).image or b""
+    fill = "with recursive c (n) as (select 1 union all select n + 1 from c limit ?) insert into t select zeroblob(500000) from c"
+    with pytest.raises(ToolError, match="may hold 52428800 bytes: delete"):
+        run_sql(image, fill, [110], reading=False)
+    full = run_sql(image, fill, [90], reading=False).image or b""
+    assert len(full) > 45_000_000
+    assert len(run_sql(full, "delete from t", None, reading=False).image or full) < 100_000
+
+
 @pytest.mark.parametrize(
     ("sql", "why"),
     [

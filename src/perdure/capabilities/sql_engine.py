@@ -115,6 +115,8 @@ def run_sql(image: bytes, sql: str, parameters: Any, *, reading: bool) -> Answer
             raise ToolError(f"the statement ran over {TIME_LIMIT:g} seconds") from None
         if "disk I/O" in str(error):  # there is no disk but for what is sorted
             raise ToolError("SQL error: the statement needs more room than it may have") from None
+        if "is full" in str(error):
+            raise ToolError(f"SQL error: a database may hold {MAX_DATABASE} bytes: delete or drop something first") from None
         if "readonly" in str(error):
             raise ToolError("SQL error: not allowed here: a query changes nothing") from None
         raise ToolError(f"SQL error: {error}") from None
@@ -132,6 +134,8 @@ def _open(image: bytes) -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     if image:
         connection.deserialize(image)
+    else:
+        connection.execute("PRAGMA auto_vacuum=FULL")  # each statement reads and writes the whole: what is deleted should not count
     connection.execute(f"PRAGMA max_page_count={MAX_DATABASE // PAGE_SIZE}")
     connection.execute("PRAGMA temp_store=FILE")
     connection.execute("PRAGMA cache_size=-4096")
