@@ -106,6 +106,24 @@ async def test_letters_come_out_right_whatever_they_are_written_in(site: Site, k
     assert "é" in str((await tool(site.url("/page"), format="html"))["content"])
 
 
+@pytest.mark.parametrize(
+    ("charset", "codec", "text"),
+    [
+        ("gb2312", "gbk", "\u93d0\u7181"),
+        ("shift_jis", "cp932", "\u2460\u9ad9"),
+        ("euc-kr", "cp949", "\ubdc1"),
+        ("big5", "big5hkscs", "\u5605"),
+        ("iso-8859-9", "cp1254", "\u201c\u011f\u201d"),
+        ("tis-620", "cp874", "\u0e01\u2026"),
+        ("us-ascii", "cp1252", "\u20ac"),
+    ],
+)
+async def test_pages_use_more_letters_than_the_charset_they_name_has(site: Site, charset: str, codec: str, text: str) -> None:
+    assert text.encode(codec).decode(charset, "replace") != text
+    site.answers["/page"] = web.Response(body=text.encode(codec), headers={"Content-Type": f"text/plain; charset={charset}"})
+    assert (await tool(site.url("/page")))["content"] == text
+
+
 async def test_pages_that_are_nested_without_end_are_converted_or_refused_quickly(site: Site) -> None:
     site.answers["/deep"] = html("<div>" * 100_000 + "x")
     site.answers["/tables"] = html("<table>" * 20_000 + "<a><b>" * 20_000)

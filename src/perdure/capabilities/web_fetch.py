@@ -24,6 +24,12 @@ _CHARSETS = re.compile(
 )
 """Codecs that read text in a time that goes with its length. Python knows others."""
 
+_WIDER = {
+    "ascii": "cp1252", "iso8859-1": "cp1252", "iso8859-9": "cp1254", "iso8859-11": "cp874", "tis-620": "cp874",
+    "gb2312": "gb18030", "gbk": "gb18030", "big5": "big5hkscs", "shift_jis": "cp932", "euc_kr": "cp949",
+}  # fmt: skip
+"""What pages that say so are written in, and a superset of what they say (WHATWG's Encoding Standard)."""
+
 _DECLARED = re.compile(
     rb"""<meta[^>]{0,200}?charset\s*=\s*["']?([\w.:-]{1,40})|<\?xml[^>]{0,100}?encoding\s*=\s*["']([\w.:-]{1,40})""", re.IGNORECASE
 )
@@ -78,8 +84,8 @@ def _charset(page: Page) -> str:
             found = codecs.lookup(name).name if name else ""
         except LookupError:
             continue
-        if found in ("iso8859-1", "ascii"):
-            return "cp1252"  # what pages that say so are written in, and a superset of what they say
+        if found in _WIDER:
+            return _WIDER[found]
         if _CHARSETS.fullmatch(found):
             return found
     return "utf-8" if _is_utf8(page.body) else "cp1252"
