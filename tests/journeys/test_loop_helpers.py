@@ -6,7 +6,7 @@ import json
 
 import httpx
 
-from tests.talk import Json, call, new_talk
+from tests.talk import Json, call, new_talk, script
 
 REPEAT = {"tool_calls": [call("get_current_time", timezone="UTC")]}
 
@@ -54,6 +54,15 @@ async def test_values_in_quotes_and_nulls_are_mended_when_the_session_asks_for_i
     assert json.loads(lines["result"][0]["text"])["content"] == "2\n3\n"
     assert json.loads(files["result"][0]["text"])["files"][0]["path"] == "/a"
     assert "path" in left["error"]
+
+
+async def test_a_client_gets_the_arguments_as_its_tool_has_them(api: httpx.AsyncClient) -> None:
+    parameters = {"type": "object", "properties": {"floor": {"type": "integer"}, "door": {"type": "string"}}, "required": ["floor"]}
+    tool = {"type": "client_side", "name": "open_door", "description": "Opens a door.", "parameters": parameters}
+    talk = await new_talk(api, capabilities=[{"ref": "tool_call_repair"}], tools=[tool])
+    message = await talk.say(script({"tool_calls": [call("open_door", floor="3", door=None)]}, {"text": "Done."}))
+    asked = (await talk.logged_until("tool.call_requested", after=message["sequence"]))[-1]["data"]["tool_calls"]
+    assert [each["arguments"] for each in asked] == [{"floor": 3}]
 
 
 async def test_a_call_with_slips_is_an_error_result_otherwise(api: httpx.AsyncClient) -> None:

@@ -78,7 +78,8 @@ def test_values_of_another_type_become_what_they_mean(given: dict[str, Any], mea
 )  # fmt: skip
 def test_values_that_may_mean_anything_are_left_alone(value: dict[str, Any]) -> None:
     assert fit_arguments(value, SCHEMA) == value
-    assert fit_arguments(value, {}) == value
+    for schema in ({}, {"properties": 1}, {"properties": {"count": True}}, {"properties": {}, "required": True}):
+        assert fit_arguments(value, schema) == value
 
 
 def test_a_name_in_another_spelling_is_found_only_when_it_can_mean_one_tool() -> None:

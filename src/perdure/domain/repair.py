@@ -90,8 +90,8 @@ def fit_arguments(arguments: dict[str, Any], schema: dict[str, Any]) -> dict[str
     Null for what may be left out is left out; numbers and booleans in quotes lose them; one text for a list of texts is its one
     entry. What is nested is left alone.
     """
-    properties, required = schema.get("properties"), schema.get("required", ())
-    if not isinstance(properties, dict):
+    properties, required = schema.get("properties"), schema.get("required", [])
+    if not isinstance(properties, dict) or not isinstance(required, list):
         return arguments
     fitted: dict[str, Any] = {}
     for name, value in arguments.items():

@@ -18,7 +18,7 @@ from perdure.domain.events import (
     ReasonThinkingStartedData,
     ToolCallRepairedData,
 )
-from perdure.domain.messages import ContentPart, ImageFilePart, Message, TextPart, ToolCallPart, preview_of, storable
+from perdure.domain.messages import ContentPart, ImageFilePart, JsonObject, Message, TextPart, ToolCallPart, preview_of, storable
 from perdure.domain.model_profiles import ModelProfile
 from perdure.domain.repair import fit_arguments, repair_arguments, repair_name
 from perdure.domain.spans import generation_context, reason_context
@@ -265,8 +265,7 @@ def _repaired(
         name = repair_name(call.name, known)
         arguments = repair_arguments(call.arguments) if isinstance(call.arguments, str) else None
         read = call.arguments if arguments is None else arguments
-        tool = assembly.bound.get(name or call.name)
-        if tool is not None and isinstance(read, dict) and (fitted := fit_arguments(read, tool.tool.parameters)) != read:
+        if isinstance(read, dict) and (fitted := fit_arguments(read, _parameters(assembly, name or call.name))) != read:
             arguments = fitted
         better = msgspec.structs.replace(call, name=name or call.name, arguments=call.arguments if arguments is None else arguments)
         mended.append(better)
@@ -275,6 +274,13 @@ def _repaired(
             data = ToolCallRepairedData(call.id, better.name, state.turn_id or "", outcome)
             events.append(NewEvent("tool.call_repaired", data, reason_context(state), run.engine.clock.now()))
     return tuple(mended), events
+
+
+def _parameters(assembly: Assembly, name: str) -> JsonObject:
+    """The JSON Schema of a tool's arguments, whoever runs it; an empty one if there is no such tool."""
+    if name in assembly.bound:
+        return assembly.bound[name].tool.parameters
+    return assembly.client[name].parameters if name in assembly.client else {}
 
 
 def _distinct(calls: tuple[ToolCallPart, ...]) -> tuple[ToolCallPart, ...]:
