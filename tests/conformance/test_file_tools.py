@@ -67,7 +67,7 @@ async def test_the_shell_reads_the_files_off_the_event_loop(desk: Desk) -> None:
     await desk.write("/a", b"hi\n")
     watched = Watched(desk.database)
     assert (await use(desk, "bash", watched, command="cat a")).value["stdout"] == "hi\n"
-    assert watched.reads == [True]
+    assert watched.reads == [False, True]  # how much there is, and then the files
 
 
 async def test_a_command_that_outlives_its_session_leaves_no_memory_behind(database: Database) -> None:
