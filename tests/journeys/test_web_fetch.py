@@ -89,3 +89,11 @@ async def test_a_site_whose_headers_are_no_text_does_not_harm_the_turn(intranet:
     assert "hello" in page["result"][0]["text"]
     assert "appl?/zip" in other["error"]
     assert "hello" in odd["result"][0]["text"]
+
+
+@pytest.mark.parametrize("entry", ["10.0.0.0/8", "fd00::/8", "", " ", "/path", "x" * 301])
+async def test_a_host_that_could_not_mean_what_it_says_is_refused(api: httpx.AsyncClient, entry: str) -> None:
+    for which in ("allowed", "blocked"):
+        problem = await post(api, "/v1/sessions", {"network_access": {which: ["example.com", entry]}}, 400)
+        assert problem["field"] == f"network_access.{which}[1]"
+    await post(api, "/v1/sessions", {"network_access": {"blocked": ["x.test"] * 501}}, 400)

@@ -40,11 +40,15 @@ class InitialFile(Struct, frozen=True, omit_defaults=True):
     is_readonly: bool = False
 
 
+HostPattern = Annotated[str, Meta(max_length=300, pattern=r"^(?![0-9A-Fa-f:.]+/[0-9]+\s*$)\s*[^\s/]", examples=["*.example.com"])]
+"""A host, `*.` and a host, or the address of a page there. A range of addresses would only count as its first one."""
+
+
 class NetworkAccess(Struct, frozen=True, omit_defaults=True):
     """Which hosts the session's tools may reach."""
 
-    allowed: tuple[str, ...] = ()
-    blocked: tuple[str, ...] = ()
+    allowed: Annotated[tuple[HostPattern, ...], Meta(max_length=500)] = ()
+    blocked: Annotated[tuple[HostPattern, ...], Meta(max_length=500)] = ()
 
 
 class CreateSession(Struct, frozen=True, omit_defaults=True):
