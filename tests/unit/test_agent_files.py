@@ -38,6 +38,7 @@ PLAIN = st.recursive(
 OBJECT = st.dictionaries(TEXT, PLAIN, max_size=3)
 NAME = st.from_regex(r"[a-z0-9]{1,8}(-[a-z0-9]{1,8}){0,3}", fullmatch=True)
 TOOL_NAME = st.from_regex(r"[a-zA-Z0-9_-]{1,20}", fullmatch=True)
+HOSTS = st.sampled_from(["example.com", "*.example.com", "*", "[::1]", "0x7f.1", "no", "1e3", "b\u00fccher.example"])
 HINTS = st.none() | st.builds(ToolHints, readonly=st.none() | st.booleans(), destructive=st.none() | st.booleans())
 AGENT = st.builds(
     CreateAgent,
@@ -58,7 +59,7 @@ AGENT = st.builds(
     ),
     max_iterations=st.none() | st.integers(1, 1000),
     parallel_tool_calls=st.none() | st.booleans(),
-    network_access=st.none() | st.builds(NetworkAccess, allowed=st.lists(TEXT, max_size=2).map(tuple)),
+    network_access=st.none() | st.builds(NetworkAccess, allowed=st.lists(HOSTS, max_size=2).map(tuple)),
 )
 
 
