@@ -144,6 +144,7 @@ ASKED, QUESTION = replace(ASK, requested=True), replace(DROP, approval="requeste
         ((ASKED,), {"expires_at": 10}, Nothing()),
         ((ASKED,), {"expires_at": 5}, ExpireCalls((ASKED,))),
         ((ASKED,), {"expires_at": 10, "pending": PENDING}, ExpireCalls((ASKED,))),
+        ((ASK, DROP), {"pending": PENDING}, ExpireCalls((ASK, DROP))),
         ((LOOK, DROP), {}, RunTools((LOOK,))),
         ((DROP, ASK), {}, AskApproval((DROP,))),
         ((QUESTION,), {"expires_at": 10}, Nothing()),

@@ -379,6 +379,8 @@ def _with_calls(state: TurnState, undone: tuple[CallState, ...], rules: TurnRule
     if asked:
         late = state.expires_at is not None and now >= state.expires_at
         return ExpireCalls(asked) if state.pending or late else Nothing()
+    if state.pending:
+        return ExpireCalls(undone)  # a message has come before anybody was asked: nobody has to be
     gated = tuple(call for call in undone if call.name in rules.gated)
     return AskApproval(gated) if gated else AwaitClient(undone)
 
