@@ -43,21 +43,20 @@ async def tool_path(context: ToolContext, path: str) -> str:
     Raises:
         InvalidInput: it cannot be a path.
     """
-    clean = clean_path(path)
-    if clean != MOUNT and not clean.startswith(f"{MOUNT}/"):
-        return clean
-    found = await context.database.read(lambda tx: get_entry(tx, context.org_id, context.workspace_id, MOUNT))
-    return clean if found is not None else clean[len(MOUNT) :] or "/"
+    return await _from_top(context, clean_path(path))
 
 
 async def tool_pattern(context: ToolContext, pattern: str) -> str:
     """A glob that the model wrote, where `/workspace` and `.` mean what they mean in a path."""
-    if pattern.startswith("./"):
-        return pattern[1:]
-    if not pattern.startswith(f"{MOUNT}/"):
-        return pattern
+    return pattern[1:] if pattern.startswith("./") else await _from_top(context, pattern)
+
+
+async def _from_top(context: ToolContext, path: str) -> str:
+    """A path, or a pattern of paths, without the other name of the top."""
+    if path != MOUNT and not path.startswith(f"{MOUNT}/"):
+        return path
     found = await context.database.read(lambda tx: get_entry(tx, context.org_id, context.workspace_id, MOUNT))
-    return pattern if found is not None else pattern[len(MOUNT) :]
+    return path if found is not None else path[len(MOUNT) :] or "/"
 
 
 async def read_row(context: ToolContext, path: str) -> tuple[FileRow, bytes]:
