@@ -8,11 +8,11 @@ providers are set up by admins. Only the addresses at which clouds hand out a ma
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from ipaddress import IPv4Address, IPv6Address
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -107,29 +107,17 @@ class SystemResolver(AbstractResolver):
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
         """The addresses of a host. Raises OSError when there is no such host, and UnicodeError for what cannot be one."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[list[ResolveResult]] = loop.create_future()
-
-        def settle(found: list[ResolveResult], error: Exception | None) -> None:
-            if answer.done():
-                return  # whoever asked has left
-            if error is None:
-                answer.set_result(found)
-            else:
-                answer.set_exception(error)
+        answer: Future[list[ResolveResult]] = Future()
+        answer.set_running_or_notify_cancel()  # nobody can call a look-up back
 
         def work() -> None:
-            found: list[ResolveResult] = []
-            trouble: Exception | None = None
             try:
-                found = _look_up(host, port, family)
+                answer.set_result(_look_up(host, port, family))
             except (OSError, UnicodeError) as error:
-                trouble = error
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(settle, found, trouble)
+                answer.set_exception(error)
 
         threading.Thread(target=work, name="look-up", daemon=True).start()
-        return await answer
+        return await asyncio.wrap_future(answer)
 
     async def close(self) -> None:
         """There is nothing to close."""
