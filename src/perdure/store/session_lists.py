@@ -74,32 +74,31 @@ async def list_sessions(tx: Tx, org_id: str, want: SessionFilter, offset: int, l
     """
     if want.search is not None or want.tags:
         return await _search(tx, org_id, want, offset, limit)
-    enough = max(offset + limit, COUNTED) + 1
-    if offset > FAR:
-        total = await _total(tx, org_id, want, enough)
-        behind = total - offset - limit if want == SessionFilter() or total < enough else None
-        return await _far_page(tx, org_id, want, offset, limit, behind), total
     where, args = _where(org_id, want)
+    enough = max(offset + limit, COUNTED) + 1
+
+    async def count() -> int:
+        """How many match: all sessions are counted as they come and go, those of a filter here, no more than are `enough`."""
+        if want == SessionFilter():
+            found = await tx.one("SELECT CAST(COALESCE(SUM(sessions), 0) AS BIGINT) FROM session_totals WHERE org_id = ?", org_id)
+        else:
+            found = await tx.one(f"SELECT COUNT(*) FROM (SELECT 1 FROM sessions WHERE {where} LIMIT ?) AS matching", *args, enough)
+        return 0 if found is None else int(found[0])
+
+    if offset > FAR:
+        total = await count()
+        behind = total - offset - limit if want == SessionFilter() or total < enough else None
+        return await _rows(tx, org_id, await _far_ids(tx, where, args, offset, limit, behind)), total
     rows = await tx.all(
         f"SELECT {_COLUMNS} FROM sessions WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?", *args, limit, offset
     )
     found = [SessionRow(*row) for row in rows]
     ends = len(found) < limit and (found or not offset)
-    return found, offset + len(found) if ends else await _total(tx, org_id, want, enough)
+    return found, offset + len(found) if ends else await count()
 
 
-async def _total(tx: Tx, org_id: str, want: SessionFilter, enough: int) -> int:
-    """How many match: all sessions are counted as they come and go, those of a filter here, and no more of them than are `enough`."""
-    if want == SessionFilter():
-        found = await tx.one("SELECT CAST(COALESCE(SUM(sessions), 0) AS BIGINT) FROM session_totals WHERE org_id = ?", org_id)
-    else:
-        where, args = _where(org_id, want)
-        found = await tx.one(f"SELECT COUNT(*) FROM (SELECT 1 FROM sessions WHERE {where} LIMIT ?) AS matching", *args, enough)
-    return 0 if found is None else int(found[0])
-
-
-async def _far_page(tx: Tx, org_id: str, want: SessionFilter, offset: int, length: int, behind: int | None) -> list[SessionRow]:
-    """A page of so many sessions far from the newest, counted from the oldest if that is nearer.
+async def _far_ids(tx: Tx, where: str, args: Sequence[Any], offset: int, length: int, behind: int | None) -> list[str]:
+    """The sessions of a page of so many far from the newest, counted from the oldest if that is nearer.
 
     Args:
         behind: how many sessions follow the page (less than 0: so many are missing at its end); None if nobody knows.
@@ -109,9 +108,8 @@ async def _far_page(tx: Tx, org_id: str, want: SessionFilter, offset: int, lengt
         direction, skipped, length = "ASC", max(behind, 0), length + min(behind, 0)
     if length <= 0:
         return []
-    where, args = _where(org_id, want)
     page = f"SELECT id FROM sessions WHERE {where} ORDER BY created_at {direction}, id {direction} LIMIT ? OFFSET ?"
-    return await _rows(tx, org_id, [row[0] for row in await tx.all(page, *args, length, skipped)])
+    return [row[0] for row in await tx.all(page, *args, length, skipped)]
 
 
 async def _rows(tx: Tx, org_id: str, session_ids: Sequence[str]) -> list[SessionRow]:
