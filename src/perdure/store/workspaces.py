@@ -59,8 +59,8 @@ async def _of_session(tx: Tx, org_id: str, workspace_id: str, *, lock: bool) -> 
 
 async def workspace_size(tx: Tx, org_id: str, workspace_id: str) -> int:
     """Bytes that the workspace's files hold together; 0 if it has no row yet."""
-    found = await tx.one("SELECT size_bytes FROM workspaces WHERE id = ? AND org_id = ?", workspace_id, org_id)
-    return 0 if found is None else int(found[0])
+    row = await _stored(tx, org_id, workspace_id, lock=False)
+    return 0 if row is None else row.size_bytes
 
 
 async def get_workspace(tx: Tx, org_id: str, workspace_id: str) -> WorkspaceRow:
