@@ -38,7 +38,6 @@ from perdure.store.harnesses import (
     harness_by_name,
     harness_chain,
     harness_names,
-    hold_inheritance,
     levels_below,
     list_harnesses,
     update_harness,
@@ -117,7 +116,7 @@ async def _check_name(tx: Tx, row: HarnessRow) -> None:
 async def _check_parent(tx: Tx, org_id: str, parent_id: str, child: HarnessRow | None) -> None:
     """Accept a parent that leads to no cycle and to no line over the limit. Raises InvalidInput or NotFound."""
     field = "parent_harness_id"
-    await hold_inheritance(tx, org_id)
+    await lock_organization(tx, org_id)  # one change of inheritance at a time: two at once could make a cycle
     chain = await harness_chain(tx, org_id, check_id(parent_id, "harness", field))
     if chain[-1].status == "deleted":
         raise NotFound("harness")

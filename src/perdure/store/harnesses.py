@@ -87,11 +87,6 @@ async def harness_chain(tx: Tx, org_id: str, harness_id: str) -> list[HarnessRow
     return chain
 
 
-async def hold_inheritance(tx: Tx, org_id: str) -> None:
-    """One change of an organization's inheritance at a time, until the commit: two at once could make a cycle."""
-    await tx.one(f"SELECT id FROM organizations WHERE id = ?{LOCK_ROW[tx.dialect]}", org_id)
-
-
 async def levels_below(tx: Tx, org_id: str, harness_id: str) -> int:
     """How many levels of harnesses inherit from this one, `MAX_DEPTH` at most."""
     found = await tx.one(
