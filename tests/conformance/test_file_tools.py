@@ -13,7 +13,7 @@ from perdure.capabilities.sandbox import Sandbox
 from perdure.capabilities.session_file_system import TOOLS
 from perdure.domain.errors import TooLarge
 from perdure.domain.ids import new_id
-from perdure.domain.storage import Redactor
+from perdure.domain.redaction import Redactor
 from perdure.store.crypto import Vault
 from perdure.store.database import Body, Database, T
 from perdure.store.sessions import mark_deleted

@@ -19,8 +19,8 @@ from perdure.capabilities.web_client import Page, fetch
 from perdure.capabilities.web_fetch import WEB_FETCH_TOOL
 from perdure.domain.errors import ToolError
 from perdure.domain.network import NetworkRules, combine
+from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import NetworkAccess
-from perdure.domain.storage import Redactor
 from tests.sites import INSIDE, Names, Site
 
 

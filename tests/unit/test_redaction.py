@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.domain.patterns import EXCERPT, compile_regex, matching_lines
-from perdure.domain.storage import Blanking, Redactor, forms_of
+from perdure.domain.redaction import Blanking, Redactor, forms_of
 from perdure.engine.live import ToolText
 
 FEW = st.text(alphabet='ab"\\ é\ud83d', min_size=4, max_size=9)

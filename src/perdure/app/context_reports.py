@@ -21,7 +21,7 @@ from perdure.domain.events import LlmGenerationData, PromptRef
 from perdure.domain.history import CHARACTERS_PER_TOKEN, estimate_tokens
 from perdure.domain.messages import Message, ToolResultPart, tool_calls_of
 from perdure.domain.model_profiles import window_of
-from perdure.domain.storage import Redactor
+from perdure.domain.redaction import Redactor
 from perdure.llm.catalog import Place
 from perdure.store.database import Tx
 from perdure.store.events import events_of_kinds

@@ -5,8 +5,8 @@ from __future__ import annotations
 from perdure.app.services import App
 from perdure.domain.accounts import Caller
 from perdure.domain.events import NewEvent
-from perdure.domain.redaction import redact_event
-from perdure.domain.storage import KeyValue, Redactor, SecretInfo, SecretsSet, SetSecrets, check_room
+from perdure.domain.redaction import Redactor, redact_event
+from perdure.domain.storage import KeyValue, SecretInfo, SecretsSet, SetSecrets, check_room
 from perdure.domain.times import to_rfc3339
 from perdure.store.database import Tx
 from perdure.store.sessions import SessionRow, get_session

@@ -17,8 +17,8 @@ from perdure.domain.events import FileWrittenData
 from perdure.domain.files import FileLimits
 from perdure.domain.messages import JsonObject
 from perdure.domain.network import NetworkRules
+from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import InitialFile
-from perdure.domain.storage import Redactor
 from perdure.domain.times import Micros
 from perdure.domain.tools import ToolHints
 from perdure.store.crypto import Vault

@@ -11,7 +11,7 @@ from perdure.domain.files import content_of
 from perdure.domain.messages import JsonObject
 from perdure.domain.network import NetworkRules
 from perdure.domain.paths import MOUNT
-from perdure.domain.storage import Redactor
+from perdure.domain.redaction import Redactor
 from perdure.domain.tools import ToolHints
 from perdure.llm.addresses import is_refused_host, plain_address
 from perdure.store.database import Tx

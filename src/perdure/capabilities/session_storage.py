@@ -5,7 +5,8 @@ from __future__ import annotations
 from perdure.capabilities.base import REPEATABLE, Capability, Tool, ToolContext, ToolOutcome, schema
 from perdure.domain.errors import ToolError
 from perdure.domain.messages import JsonObject
-from perdure.domain.storage import MAX_KEY, MAX_KEYS, MAX_SECRET, MAX_VALUE, check_room, mark_of
+from perdure.domain.redaction import mark_of
+from perdure.domain.storage import MAX_KEY, MAX_KEYS, MAX_SECRET, MAX_VALUE, check_room
 from perdure.store.database import Tx
 from perdure.store.storage import (
     count_values,

@@ -18,8 +18,8 @@ from perdure.capabilities.base import ToolContext, ToolOutcome
 from perdure.domain.errors import PerdureError, Unavailable
 from perdure.domain.events import ActCompletedData, NewEvent, ToolCompletedData
 from perdure.domain.messages import JsonObject, TextPart, storable
+from perdure.domain.redaction import is_mark
 from perdure.domain.spans import act_context, tool_context
-from perdure.domain.storage import is_mark
 from perdure.domain.turn import CallState, TurnState
 from perdure.engine.assemble import Assembly
 from perdure.engine.live import ToolText

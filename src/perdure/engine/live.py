@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from perdure.domain.storage import Blanking, Redactor
+from perdure.domain.redaction import Blanking, Redactor
 from perdure.llm.driver import DeltaKind
 from perdure.store.bus import Bus, Live, LiveKind
 

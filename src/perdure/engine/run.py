@@ -13,8 +13,7 @@ from perdure.domain.errors import Fenced, StaleHead
 from perdure.domain.events import Event, NewEvent
 from perdure.domain.history import Conversation
 from perdure.domain.messages import Controls
-from perdure.domain.redaction import redact_event
-from perdure.domain.storage import Redactor
+from perdure.domain.redaction import Redactor, redact_event
 from perdure.domain.times import Micros
 from perdure.domain.turn import TurnState, fold
 from perdure.engine.assemble import Assembly, ModelChoice

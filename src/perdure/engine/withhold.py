@@ -8,7 +8,7 @@ import msgspec
 
 from perdure.capabilities.base import Tool
 from perdure.domain.messages import ToolCallPart
-from perdure.domain.storage import mark_of
+from perdure.domain.redaction import mark_of
 from perdure.engine.assemble import Assembly
 from perdure.engine.run import Run
 from perdure.llm.driver import ModelResponse
