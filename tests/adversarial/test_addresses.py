@@ -39,7 +39,7 @@ ODD_HOSTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("host", [*PRIVATE_HOSTS, *ODD_HOSTS])
+@pytest.mark.parametrize("host", sorted({*PRIVATE_HOSTS, *ODD_HOSTS}))
 async def test_no_spelling_of_a_private_address_nor_an_odd_one_is_reached(site: Site, host: str) -> None:
     site.answers["/"] = web.Response(text="secret")
     with pytest.raises(ToolError):
