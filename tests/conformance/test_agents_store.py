@@ -13,6 +13,7 @@ from perdure.domain.errors import NotFound
 from perdure.domain.harnesses import MAX_DEPTH
 from perdure.domain.ids import new_id
 from perdure.domain.messages import Usage
+from perdure.store.accounts import lock_organization
 from perdure.store.agent_versions import (
     AgentVersionRow,
     add_version,
@@ -41,7 +42,6 @@ from perdure.store.harnesses import (
     harness_by_name,
     harness_chain,
     harness_names,
-    hold_inheritance,
     levels_below,
     list_harnesses,
     update_harness,
@@ -233,7 +233,7 @@ async def test_changes_of_inheritance_wait_for_each_other(database: Database) ->
     await keep(database, counter)
 
     async def body(tx: Tx) -> None:
-        await hold_inheritance(tx, ORG)
+        await lock_organization(tx, ORG)
         row = await get_harness(tx, ORG, counter.id)
         await update_harness(tx, ORG, counter.id, {"description": str(int(row.description or 0) + 1)})
 
