@@ -29,17 +29,28 @@ RESULTS = Path(__file__).with_name("results")
 
 def arguments() -> argparse.Namespace:
     """What was asked for."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the server, from outside, on a real process.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Measure the server, from outside, on a real process."
+    )
     parser.add_argument("measure", nargs="*", help=f"which: {', '.join(MEASURES)}; all if none is named")
     parser.add_argument("--quick", action="store_true", help="less of everything, once: a first look")
     parser.add_argument("--rounds", type=int, help="how often each measure is run; the median counts")
     parser.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
-    parser.add_argument("--against", type=Path, metavar="FOLDER", help="another src folder, measured in turn with this one")
+    parser.add_argument(
+        "--against", type=Path, metavar="FOLDER", help="another src folder, measured in turn with this one"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the JSON goes (bench/results)")
     parser.add_argument(
-        "--profile", type=Path, metavar="FILE", help="profile the server's main thread; slow, so figures mean little"
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="profile the server's main thread; slow, so figures mean little",
     )
-    parser.add_argument("--markdown", action="store_true", help="measure nothing: print the last results as a table for the docs")
+    parser.add_argument(
+        "--markdown",
+        action="store_true",
+        help="measure nothing: print the last results as a table for the docs",
+    )
     given = parser.parse_args()
     unknown = [name for name in given.measure if name not in MEASURES]
     if unknown:
@@ -51,7 +62,13 @@ def main() -> int:
     """Measure, print, and keep."""
     given = arguments()
     if given.markdown:
-        print(markdown([msgspec.json.decode(path.read_bytes()) for path in sorted(given.out.glob("latest*.json"))][::-1]))
+        print(
+            markdown(
+                [msgspec.json.decode(path.read_bytes()) for path in sorted(given.out.glob("latest*.json"))][
+                    ::-1
+                ]
+            )
+        )
         return 0
     # Told to end, it ends as on Ctrl-C: the processes that it started end with it.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
@@ -67,7 +84,9 @@ def main() -> int:
             postgres = stack.enter_context(postgres_server())
         pin(cores.client)
         # Kept after each measure: what a later one meets does not cost what was measured before.
-        columns = uvloop.run(measure(given, scale, cores, postgres, lambda found: save(given, found, facts, scale)))
+        columns = uvloop.run(
+            measure(given, scale, cores, postgres, lambda found: save(given, found, facts, scale))
+        )
     title = f"Perdure {__version__} on {given.database}{', quick: less of everything' if given.quick else ''}"
     print_table(columns, facts, title)
     if given.profile:
@@ -76,9 +95,16 @@ def main() -> int:
 
 
 async def measure(
-    given: argparse.Namespace, scale: Scale, cores: Cores, postgres: PostgresServer | None, keep: Callable[[list[Column]], None]
+    given: argparse.Namespace,
+    scale: Scale,
+    cores: Cores,
+    postgres: PostgresServer | None,
+    keep: Callable[[list[Column]], None],
 ) -> list[Column]:
-    """Run the measures, each as often as there are rounds, the places in turn; `keep` gets what there is after each."""
+    """Run the measures, each as often as there are rounds, the places in turn.
+
+    `keep` gets what there is after each.
+    """
     with tempfile.TemporaryDirectory(prefix="perdure-bench-model-") as folder:
         model = await start_process(["-m", "bench.model"], Path(folder) / "log")
         try:
@@ -95,7 +121,9 @@ async def measure(
             await model.stop()
 
 
-def make_places(given: argparse.Namespace, cores: Cores, postgres: PostgresServer | None, model: Process) -> list[Place]:
+def make_places(
+    given: argparse.Namespace, cores: Cores, postgres: PostgresServer | None, model: Process
+) -> list[Place]:
     """This version, and the one that it is compared with."""
     places = [Place("measured", None, model.url, cores, postgres, given.profile)]
     if given.against:
@@ -116,12 +144,19 @@ async def run(name: str, places: list[Place], columns: list[Column], scale: Scal
 
 
 def save(given: argparse.Namespace, columns: list[Column], facts: dict[str, Any], scale: Scale) -> None:
-    """Write `latest.json` (`latest-postgres.json`); figures of measures that were not run now stay as they were."""
+    """Write `latest.json` (`latest-postgres.json`).
+
+    Figures of measures that were not run now stay as they were.
+    """
     given.out.mkdir(parents=True, exist_ok=True)
-    path: Path = given.out / ("latest.json" if given.database == "sqlite" else f"latest-{given.database}.json")
+    path: Path = given.out / (
+        "latest.json" if given.database == "sqlite" else f"latest-{given.database}.json"
+    )
     before = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    fresh = {row.key: {**msgspec.to_builtins(row), "at": stamp, "quick": given.quick} for row in columns[0].rows()}
+    fresh = {
+        row.key: {**msgspec.to_builtins(row), "at": stamp, "quick": given.quick} for row in columns[0].rows()
+    }
     kept = {row["key"]: row for row in before.get("figures", [])}
     result = {
         "version": __version__,

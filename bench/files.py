@@ -60,7 +60,10 @@ async def _small(site: Site, base: str, bodies: list[bytes]) -> Figures:
     watch = Stopwatch(site.server)
     rate = await site.at_once(AT_ONCE, SMALL, write)
     found = {"files_written_per_s": rate, "files_written_cpu_ms": watch.cpu() / SMALL * 1e3}
-    for name, pattern, matches in (("found", "^needle [0-9]+$", SMALL // EVERY), ("missed", "nothing.*like.*this", 0)):
+    for name, pattern, matches in (
+        ("found", "^needle [0-9]+$", SMALL // EVERY),
+        ("missed", "nothing.*like.*this", 0),
+    ):
         times = []
         for _ in range(TIMES):
             began = time.perf_counter()

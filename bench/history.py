@@ -27,7 +27,10 @@ EVENTS_A_TURN = 11
 
 @contextlib.asynccontextmanager
 async def history(place: Place, scale: Scale) -> AsyncIterator[Once]:
-    """An old session against an empty one, with a bounded window; bytes a turn; and a long history sent as a whole."""
+    """An old session against an empty one, with a bounded window; bytes a turn.
+
+    And a long history sent as a whole.
+    """
     bounded = {"PERDURE_HISTORY_TOKENS": str(WINDOW)}
     async with contextlib.AsyncExitStack() as stack:
         first = await stack.enter_async_context(place.server(bounded))
@@ -131,5 +134,7 @@ async def _size(server: Server) -> int:
         finally:
             await connection.close()
     with contextlib.closing(sqlite3.connect(settings.data_folder / "perdure.db")) as connection:
-        pages, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+        pages, size = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
+        )
         return int(pages * size)

@@ -18,7 +18,10 @@ TEXT = Script()
 
 @contextlib.asynccontextmanager
 async def memory(place: Place, scale: Scale) -> AsyncIterator[Once]:
-    """Memory gained over many requests after a fifth as many to warm up; then over turns, each in a session of its own."""
+    """Memory gained over many requests after a fifth as many to warm up.
+
+    Then over turns, each in a session of its own.
+    """
 
     async def once() -> Figures:
         async with place.server() as server, open_site(server, place.model) as site:

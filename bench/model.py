@@ -9,10 +9,11 @@ What it shall do stands in the newest message that holds it, so that it reaches 
     every    milliseconds before each piece (0)
     first    milliseconds before the first byte of the answer (0)
 
-It reads no JSON: it looks for that text, and counts roles behind it. So a call with a long history costs hardly more than
-a short one, and what a measure shows is the server's.
+It reads no JSON: it looks for that text, and counts roles behind it. So a call with a long history costs
+hardly more than a short one, and what a measure shows is the server's.
 
-`GET /stats` tells how many calls there were, how many were open at most, how large the last one was and when it came.
+`GET /stats` tells how many calls there were, how many were open at most, how large the last one was and when
+it came.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class Stats(Struct, omit_defaults=True):
     Attributes:
         messages: how many the last call held.
         size: of the last call, in bytes.
-        received, began: when the last call was here, and when its answer's first piece was sent, by `time.perf_counter`; on
-            one machine that clock is the same for all processes.
+        received, began: when the last call was here, and when its answer's first piece was sent, by
+            `time.perf_counter`; on one machine that clock is the same for all processes.
     """
 
     calls: int = 0
@@ -114,7 +115,9 @@ class _Call:
             self._timer.cancel()
 
     def _begin(self) -> None:
-        self._talk.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        self._talk.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
         if self._rounds < self._script.tools:
             function = f'{{"name":"{TOOL}","arguments":"{{}}"}}'
             call = f'{{"index":0,"id":"call_{self._number}","type":"function","function":{function}}}'
@@ -150,7 +153,12 @@ class _Call:
 
     def _finish(self, reason: str) -> None:
         tokens = self._script.tokens
-        self._talk.write(_delta("{}", f'"{reason}"') + _event(_USAGE % (tokens, 100 + tokens)) + _event("[DONE]") + b"0\r\n\r\n")
+        self._talk.write(
+            _delta("{}", f'"{reason}"')
+            + _event(_USAGE % (tokens, 100 + tokens))
+            + _event("[DONE]")
+            + b"0\r\n\r\n"
+        )
         self.over = True
         self._talk.done()
 

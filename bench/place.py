@@ -1,4 +1,7 @@
-"""Where things run: processes pinned to cores, a server on a fresh database, and what the system says they use."""
+"""Where things run.
+
+Processes pinned to cores, a server on a fresh database, and what the system says they use.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ Seed = Callable[[Settings], Awaitable[None]]
 
 
 class Cores(Struct, frozen=True):
-    """The core of the server (and of PostgreSQL), and the core of the client and the model. None: not pinned."""
+    """The core of the server (and of PostgreSQL), and the core of the client and the model.
+
+    None: not pinned.
+    """
 
     server: int | None
     client: int | None
@@ -57,13 +63,19 @@ def pin(core: int | None) -> None:
 
 
 def cpu_seconds(pids: list[int]) -> float:
-    """CPU time that these processes have used. On Linux to the nanosecond, else to the system's tick (10 ms)."""
+    """CPU time that these processes have used.
+
+    On Linux to the nanosecond, else to the system's tick (10 ms).
+    """
     total = 0.0
     for pid in pids:
         threads = Path(f"/proc/{pid}/task")
         with contextlib.suppress(OSError, psutil.Error):
             if threads.is_dir():
-                total += sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads.iterdir()) / 1e9
+                total += (
+                    sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads.iterdir())
+                    / 1e9
+                )
             else:
                 used = psutil.Process(pid).cpu_times()
                 total += used.user + used.system
@@ -101,12 +113,16 @@ class Process:
                 await self._process.wait()
 
 
-async def start_process(arguments: list[str], log: Path, environment: dict[str, str] | None = None) -> Process:
+async def start_process(
+    arguments: list[str], log: Path, environment: dict[str, str] | None = None
+) -> Process:
     """Start Python with these arguments and wait for its line. Raises RuntimeError: it ended instead."""
     return Process(*await _spawn(arguments, log, environment))
 
 
-async def _spawn(arguments: list[str], log: Path, environment: dict[str, str] | None) -> tuple[asyncio.subprocess.Process, str]:
+async def _spawn(
+    arguments: list[str], log: Path, environment: dict[str, str] | None
+) -> tuple[asyncio.subprocess.Process, str]:
     """The process, and the address that it says it listens on.
 
     Raises:
@@ -119,7 +135,8 @@ async def _spawn(arguments: list[str], log: Path, environment: dict[str, str] | 
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
             cwd=ROOT,
-            # No vendor's key: a server that finds one sets up that vendor's model, and it would be the default.
+            # No vendor's key: a server that finds one sets up that vendor's model, and it would be the
+            # default.
             env={**os.environ, "OPENAI_API_KEY": "", "ANTHROPIC_API_KEY": "", **(environment or {})},
         )
     assert process.stdout is not None
@@ -133,7 +150,13 @@ async def _spawn(arguments: list[str], log: Path, environment: dict[str, str] | 
 class Server(Process):
     """A Perdure server and where its data is."""
 
-    def __init__(self, process: asyncio.subprocess.Process, url: str, settings: Settings, database: PostgresServer | None) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        url: str,
+        settings: Settings,
+        database: PostgresServer | None,
+    ) -> None:
         super().__init__(process, url)
         self.settings = settings
         self._database = database
@@ -168,7 +191,9 @@ class Place(Struct, frozen=True):
     profile: Path | None = None
 
     @contextlib.asynccontextmanager
-    async def server(self, environment: dict[str, str] | None = None, seed: Seed | None = None) -> AsyncIterator[Server]:
+    async def server(
+        self, environment: dict[str, str] | None = None, seed: Seed | None = None
+    ) -> AsyncIterator[Server]:
         """A server on a fresh database, gone afterwards."""
         folder = Path(tempfile.mkdtemp(prefix="perdure-bench-"))
         url = "" if self.postgres is None else await self.postgres.create_database()
@@ -188,13 +213,21 @@ class Place(Struct, frozen=True):
 
     async def start(self, settings: Settings, environment: dict[str, str] | None = None) -> Server:
         """Start a server on this data; the caller stops it."""
-        given = {"PERDURE_DATABASE_URL": settings.database_url, "PERDURE_LOG_LEVEL": "warning", **(environment or {})}
+        given = {
+            "PERDURE_DATABASE_URL": settings.database_url,
+            "PERDURE_LOG_LEVEL": "warning",
+            **(environment or {}),
+        }
         if self.source is not None:
             given["PYTHONPATH"] = str(self.source)
-        program = ["-m", "perdure.cli"] if self.profile is None else ["-m", "bench.profiled", str(self.profile)]
+        program = (
+            ["-m", "perdure.cli"] if self.profile is None else ["-m", "bench.profiled", str(self.profile)]
+        )
         with self.cores.for_server():
             process, listening = await _spawn(
-                [*program, "serve", "--port", "0", "--data", settings.data], settings.data_folder / "log", given
+                [*program, "serve", "--port", "0", "--data", settings.data],
+                settings.data_folder / "log",
+                given,
             )
         return Server(process, listening, settings, self.postgres)
 

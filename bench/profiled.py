@@ -1,4 +1,6 @@
-"""The `perdure` command under a profiler: `python -m bench.profiled FILE serve ...`. Only the main thread is seen.
+"""The `perdure` command under a profiler: `python -m bench.profiled FILE serve ...`.
+
+Only the main thread is seen.
 
 The profile is written when the server ends; `python -m bench --profile FILE` prints the top of it.
 """

@@ -36,7 +36,10 @@ class Row(Struct, frozen=True):
 
 
 class Column(Struct):
-    """What one version of the server gave. `embedded`: on the embedded default, which most targets are for."""
+    """What one version of the server gave.
+
+    `embedded`: on the embedded default, which most targets are for.
+    """
 
     name: str
     embedded: bool
@@ -49,7 +52,11 @@ class Column(Struct):
 
     def rows(self) -> list[Row]:
         """The figures that were measured, in the order of `FIGURES`."""
-        return [_row(figure, self.found[figure.key], self.embedded) for figure in FIGURES if figure.key in self.found]
+        return [
+            _row(figure, self.found[figure.key], self.embedded)
+            for figure in FIGURES
+            if figure.key in self.found
+        ]
 
 
 def _row(figure: Figure, runs: list[float], embedded: bool) -> Row:
@@ -107,7 +114,12 @@ def print_table(columns: list[Column], facts: dict[str, Any], title: str) -> Non
     first, *others = columns
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("figure")
-    for name in ("target", first.name, "runs", *(f"{other.name} {what}" for other in others for what in ("", "ratio"))):
+    for name in (
+        "target",
+        first.name,
+        "runs",
+        *(f"{other.name} {what}" for other in others for what in ("", "ratio")),
+    ):
         table.add_column(name, justify="right")
     table.add_column("")
     against = [{row.key: row for row in other.rows()} for other in others]
@@ -130,7 +142,10 @@ def print_table(columns: list[Column], facts: dict[str, Any], title: str) -> Non
 
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:
-    """The table of docs/reference/performance.md: one column for each database, and whether the first keeps the targets."""
+    """The table of docs/reference/performance.md.
+
+    One column for each database, and whether the first keeps the targets.
+    """
     columns = [{row["key"]: row for row in result["figures"]} for result in results]
     head = [results[0]["database"], "", *(result["database"] for result in results[1:])]
     lines = [f"| what | target | {' | '.join(head)} |", "| --- | --- |" + " --- |" * len(head)]
@@ -141,7 +156,9 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
             kept = figure.kept(found[0]["value"]) if found[0] else None
             verdict = {True: "kept", False: "**missed**", None: ""}[kept]
             target = f"{figure.target} {figure.unit}" if figure.target else ""
-            lines.append(f"| {' | '.join([figure.text, target.replace('<', '&lt;'), first, verdict, *others])} |")
+            lines.append(
+                f"| {' | '.join([figure.text, target.replace('<', '&lt;'), first, verdict, *others])} |"
+            )
     return "\n".join(lines)
 
 

@@ -1,4 +1,7 @@
-"""Plain requests, at 16 at once: read, change, create, list. What is written is durable before it is answered."""
+"""Plain requests, at 16 at once: read, change, create, list.
+
+What is written is durable before it is answered.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ Work = Callable[[Connection, int], Awaitable[bytes]]
 
 @contextlib.asynccontextmanager
 async def requests(place: Place, scale: Scale) -> AsyncIterator[Once]:
-    """Requests a second and the server's CPU for each. Every round has a fresh server, so that lists stay as long."""
+    """Requests a second and the server's CPU for each.
+
+    Every round has a fresh server, so that lists stay as long.
+    """
 
     async def once() -> Figures:
         async with place.server() as server, open_site(server, place.model) as site:

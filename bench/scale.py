@@ -64,12 +64,37 @@ async def fill(settings: Settings, count: int) -> None:
         config, now = to_json(SessionConfig()), parts.app.now() - count * 1_000_000
         rows = [
             SessionRow(
-                new_id("session"), owner.organization_id, owner.user_id, harness.id, None, title, '["seed"]', None, None, config,
-                None, None, now + i * 1_000_000, now + i * 1_000_000, None, 0, 0, -1, 0, "started", None, 0, None, None, None, None,
-                None, None,
+                new_id("session"),
+                owner.organization_id,
+                owner.user_id,
+                harness.id,
+                None,
+                title,
+                '["seed"]',
+                None,
+                None,
+                config,
+                None,
+                None,
+                now + i * 1_000_000,
+                now + i * 1_000_000,
+                None,
+                0,
+                0,
+                -1,
+                0,
+                "started",
+                None,
+                0,
+                None,
+                None,
+                None,
+                None,
+                None,
+                None,
             )
             for i, title in enumerate(titles(count))
-        ]  # fmt: skip
+        ]
 
         for begin in range(0, count, BATCH):
             batch = [values(row) for row in rows[begin : begin + BATCH]]
@@ -108,7 +133,9 @@ async def scale(place: Place, scale: Scale) -> AsyncIterator[Once]:
                 small, large = await _pages(few, many, query, query, scale.pages)
                 found[f"{name}_page_ms"], found[f"{name}_ratio"] = small * 1e3, large / small
             for name, share in (("deep", 1), ("halfway", 2)):
-                begins = [f"&offset={count // share - 50}" for count in (scale.few_sessions, scale.many_sessions)]
+                begins = [
+                    f"&offset={count // share - 50}" for count in (scale.few_sessions, scale.many_sessions)
+                ]
                 small, large = await _pages(few, many, *begins, scale.pages)
                 found[f"{name}_ratio"] = large / small
             return found
@@ -118,7 +145,9 @@ async def scale(place: Place, scale: Scale) -> AsyncIterator[Once]:
         many.close()
 
 
-async def _pages(few: Connection, many: Connection, small: str, large: str, count: int) -> tuple[float, float]:
+async def _pages(
+    few: Connection, many: Connection, small: str, large: str, count: int
+) -> tuple[float, float]:
     """The median seconds of a page from each, in turn."""
     times: list[list[float]] = [[], []]
     for _ in range(count):

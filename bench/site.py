@@ -1,4 +1,7 @@
-"""Perdure as its clients use it: sessions, messages, and one kept stream for each session that is followed."""
+"""Perdure as its clients use it.
+
+Sessions, messages, and one kept stream for each session that is followed.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,9 @@ class Seat:
         Raises:
             RuntimeError: the turn failed, or its answer did not come whole.
         """
-        body = msgspec.json.encode({"message": {"role": "user", "content": [{"type": "text", "text": f"Hello. {script}"}]}})
+        body = msgspec.json.encode(
+            {"message": {"role": "user", "content": [{"type": "text", "text": f"Hello. {script}"}]}}
+        )
         began = time.perf_counter()
         await post.send("POST", self._path, body)
         first, pieces, whole = None, 0, False
@@ -88,7 +93,9 @@ class Site:
 
     async def _follow(self, session_id: str, kinds: Sequence[str], since: str = "") -> Seat:
         feed = await connect(self.server.url)
-        feed.follow("GET", f"/v1/sessions/{session_id}/sse?{'&'.join(f'types={kind}' for kind in kinds)}{since}")
+        feed.follow(
+            "GET", f"/v1/sessions/{session_id}/sse?{'&'.join(f'types={kind}' for kind in kinds)}{since}"
+        )
         frame = await feed.frame()
         if frame.event != "connected":
             raise RuntimeError(f"expected to be connected, got {frame.event}")
@@ -105,8 +112,13 @@ class Site:
                 seat.close()
             await asyncio.sleep(0)
 
-    async def at_once(self, count: int, limit: int, work: Callable[[Connection, int], Awaitable[Any]]) -> float:
-        """Do `work` `limit` times, `count` at a time, each worker on a connection of its own; how many a second."""
+    async def at_once(
+        self, count: int, limit: int, work: Callable[[Connection, int], Awaitable[Any]]
+    ) -> float:
+        """Do `work` `limit` times, `count` at a time, each worker on a connection of its own.
+
+        How many a second.
+        """
         numbers = iter(range(limit))
         lines = [await connect(self.server.url) for _ in range(count)]
 
@@ -129,13 +141,25 @@ async def open_site(server: Server, model_url: str) -> AsyncIterator[Site]:
     provider = await desk.json(
         "POST",
         "/v1/providers",
-        {"name": "bench", "provider_type": "openai_completions", "base_url": f"{model_url}/v1", "api_key": "none"},
+        {
+            "name": "bench",
+            "provider_type": "openai_completions",
+            "base_url": f"{model_url}/v1",
+            "api_key": "none",
+        },
     )
-    model = await desk.json("POST", f"/v1/providers/{provider['id']}/models", {"model_id": "bench", "display_name": "bench"})
+    model = await desk.json(
+        "POST", f"/v1/providers/{provider['id']}/models", {"model_id": "bench", "display_name": "bench"}
+    )
     agent = await desk.json(
         "POST",
         "/v1/agents",
-        {"name": "bench", "system_prompt": "You help.", "harness_name": "base", "capabilities": [{"ref": capability_of(TOOL)}]},
+        {
+            "name": "bench",
+            "system_prompt": "You help.",
+            "harness_name": "base",
+            "capabilities": [{"ref": capability_of(TOOL)}],
+        },
     )
     try:
         yield Site(server, desk, model["id"], agent["id"])
@@ -155,7 +179,9 @@ async def told(model: Connection) -> Stats:
 
 async def direct(model: Connection, script: Script) -> Turn:
     """The same call made at the model itself: what a measure of a stream is compared with."""
-    body = msgspec.json.encode({"model": "bench", "stream": True, "messages": [{"role": "user", "content": f"Hello. {script}"}]})
+    body = msgspec.json.encode(
+        {"model": "bench", "stream": True, "messages": [{"role": "user", "content": f"Hello. {script}"}]}
+    )
     began = time.perf_counter()
     model.follow("POST", "/v1/chat/completions", body)
     first, pieces, last = None, 0, began

@@ -22,7 +22,9 @@ LONG = Script(tokens=500)
 
 @contextlib.asynccontextmanager
 async def streams(place: Place, scale: Scale) -> AsyncIterator[Once]:
-    """First token, one token and 500 tokens through the server, against the same asked of the model directly."""
+    """First token, one token and 500 tokens through the server, against the same asked of the model
+    directly.
+    """
     async with place.server() as server, open_site(server, place.model) as site:
         model = await connect(place.model)
 
@@ -40,7 +42,10 @@ async def streams(place: Place, scale: Scale) -> AsyncIterator[Once]:
 
 
 async def _first(site: Site, seats: list[Seat], model: Connection, count: int) -> Figures:
-    """The first piece, without the model's own time: on its way to the model and back, less what a direct call takes."""
+    """The first piece, without the model's own time.
+
+    On its way to the model and back, less what a direct call takes.
+    """
     to, back, straight = [], [], []
     for i in range(count):
         turn = await seats[i % len(seats)].turn(site.desk, SLOW)
@@ -70,7 +75,10 @@ async def _whole(site: Site, seats: list[Seat], model: Connection, script: Scrip
 
 @contextlib.asynccontextmanager
 async def followers(place: Place, scale: Scale) -> AsyncIterator[Once]:
-    """Memory and CPU of followers that only wait, each of a session of its own. Every round has a fresh server."""
+    """Memory and CPU of followers that only wait, each of a session of its own.
+
+    Every round has a fresh server.
+    """
 
     async def once() -> Figures:
         async with place.server() as server, open_site(server, place.model) as site:
@@ -100,7 +108,11 @@ async def crowd(place: Place, scale: Scale) -> AsyncIterator[Once]:
     """Many turns that stream for seconds, all begun at once. Every round has a fresh server."""
 
     async def once() -> Figures:
-        async with place.server() as server, open_site(server, place.model) as site, site.seats(scale.crowd, LIVE) as seats:
+        async with (
+            place.server() as server,
+            open_site(server, place.model) as site,
+            site.seats(scale.crowd, LIVE) as seats,
+        ):
             await asyncio.sleep(0.5)
             before = server.rss()
             done = asyncio.Event()

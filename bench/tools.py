@@ -1,4 +1,7 @@
-"""What each tool costs: rounds of one tool in a turn, less the same rounds of a tool that does nothing but tell the time."""
+"""What each tool costs.
+
+Rounds of one tool in a turn, less the same rounds of a tool that does nothing but tell the time.
+"""
 
 from __future__ import annotations
 
@@ -79,6 +82,8 @@ async def _round(site: Site, seat: Seat, call: tuple[str, dict[str, Any]]) -> fl
 
 async def _check(site: Site, seat: Seat) -> None:
     """A tool that fails may be as quick as it likes."""
-    done = await site.desk.json("GET", f"/v1/sessions/{seat.session_id}/events?types=tool.completed&limit=1&order_desc=true")
+    done = await site.desk.json(
+        "GET", f"/v1/sessions/{seat.session_id}/events?types=tool.completed&limit=1&order_desc=true"
+    )
     if not done["data"][0]["data"]["success"]:
         raise RuntimeError(f"a tool failed: {msgspec.json.encode(done)[:300]!r}")

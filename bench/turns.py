@@ -20,13 +20,18 @@ TOOLS = Script(tools=ROUNDS)
 
 @contextlib.asynccontextmanager
 async def turns(place: Place, scale: Scale) -> AsyncIterator[Once]:
-    """Text turns and tool rounds with a model that answers at once. Sessions are young and followed before the clock starts."""
+    """Text turns and tool rounds with a model that answers at once.
+
+    Sessions are young and followed before the clock starts.
+    """
     async with place.server() as server, open_site(server, place.model) as site:
 
         async def once() -> Figures:
             found = await _one_at_a_time(site, scale)
             for count in (16, 64):
-                found[f"turns_per_s_{count}"], found[f"turns_cpu_ms_{count}"] = await _crowd(site, count, scale.turns_at_once)
+                found[f"turns_per_s_{count}"], found[f"turns_cpu_ms_{count}"] = await _crowd(
+                    site, count, scale.turns_at_once
+                )
             return found
 
         yield once

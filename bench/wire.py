@@ -1,4 +1,6 @@
-"""A small HTTP/1.1 client on one socket: it shares its core with the model server, so it must cost next to nothing.
+"""A small HTTP/1.1 client on one socket.
+
+It shares its core with the model server, so it must cost next to nothing.
 
 Answers may have a length or come in chunks; a chunked one can be followed as server-sent events.
 """
@@ -200,5 +202,7 @@ async def connect(url: str) -> Connection:
     """A connection to `http://host:port`."""
     host = url.removeprefix("http://").rstrip("/")
     name, _, port = host.rpartition(":")
-    _, connection = await asyncio.get_running_loop().create_connection(lambda: Connection(host), name, int(port))
+    _, connection = await asyncio.get_running_loop().create_connection(
+        lambda: Connection(host), name, int(port)
+    )
     return connection

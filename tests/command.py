@@ -36,14 +36,21 @@ class Done:
 
 def environment(url: str = "", **more: str) -> dict[str, str]:
     """The test's own environment without anybody's settings or keys."""
-    kept = {name: value for name, value in os.environ.items() if not re.match("PERDURE_|OPENAI_|ANTHROPIC_", name)}
+    kept = {
+        name: value for name, value in os.environ.items() if not re.match("PERDURE_|OPENAI_|ANTHROPIC_", name)
+    }
     return {**kept, "PERDURE_URL": url, "TERM": "xterm-256color", "COLUMNS": "100", **more}
 
 
 async def perdure(*arguments: str, url: str = "", given: str = "", limit: float = LIMIT, **more: str) -> Done:
     """Run the command to its end, without a terminal."""
     process = await asyncio.create_subprocess_exec(
-        *PERDURE, *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(url, **more)
+        *PERDURE,
+        *arguments,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(url, **more),
     )
     out, err = await asyncio.wait_for(process.communicate(given.encode()), limit)
     return Done(process.returncode or 0, out, err)
@@ -66,7 +73,8 @@ class Terminal:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
 
-        # A process of its own takes the terminal: code between fork and exec would run among this one's threads.
+        # A process of its own takes the terminal: code between fork and exec would run among this one's
+        # threads.
         self.process = subprocess.Popen(
             (sys.executable, "-IS", "-c", TAKE_TERMINAL, *arguments),
             stdin=slave,

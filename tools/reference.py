@@ -13,13 +13,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from perdure.api.error_codes import ANSWERS, PROGRAMS, TOOLS, TURNS, ErrorCode
-from perdure.api.openapi import build_document
-from perdure.capabilities.base import Capability, Tool
+from perdure.api.openapi.document import build_document
+from perdure.api.openapi.error_codes import ANSWERS, PROGRAMS, TOOLS, TURNS, ErrorCode
+from perdure.capabilities.port import Capability, Tool
 from perdure.capabilities.registry import Registry
-from perdure.capabilities.tool_approval import TOOL_APPROVAL
+from perdure.tools.built_in import BUILT_IN
 from perdure.domain.events import EVENT_DATA, LIVE_TYPES, RESERVED_TYPES
 from perdure.settings import Settings
+from perdure.tools.tool_approval import TOOL_APPROVAL
 from perdure.wiring import all_routes
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
@@ -34,7 +35,10 @@ NOTE = "<!-- Made by tools/reference.py from the code: change it there. -->"
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
+        for line in lines
+    )
 
 
 def page(title: str, *parts: str) -> str:
@@ -93,7 +97,9 @@ def events_page(schemas: dict[str, Any]) -> str:
         "Events",
         "Everything that happens in a session is an event. `GET /v1/sessions/{session_id}/events` reads them in pages, `.../sse` follows "
         "them; the Python client hands out their data as structs of `perdure.domain.events`.",
-        "An event is an object with " + ", ".join(fields_of("Event", schemas)) + ". `?` marks what may be missing. The log's events are "
+        "An event is an object with "
+        + ", ".join(fields_of("Event", schemas))
+        + ". `?` marks what may be missing. The log's events are "
         "numbered by `sequence`: 1, 2, 3 and so on, without a gap. The `context` says where an event belongs: "
         + ", ".join(fields_of("EventContext", schemas))
         + ". Started and completed share a span.",
@@ -106,18 +112,20 @@ def events_page(schemas: dict[str, Any]) -> str:
         "resume after one, and no `sequence`.",
         table(("type", "what it says", "data"), rows(live=True)),
         "## Known, and not emitted yet",
-        "Filters (`types`, `exclude`) take these as well: " + ", ".join(f"`{kind}`" for kind in sorted(RESERVED_TYPES)) + ".",
+        "Filters (`types`, `exclude`) take these as well: "
+        + ", ".join(f"`{kind}`" for kind in sorted(RESERVED_TYPES))
+        + ".",
         "## Frames of the stream",
         table(
             ("`event:`", "meaning"),
             [
-                ("`connected`", "The first frame. Its data is `{\"status\":\"connected\"}`."),
+                ("`connected`", 'The first frame. Its data is `{"status":"connected"}`.'),
                 ("an event's type", "Its data is the event; `id:` is the event's id."),
                 ("`disconnecting`", DISCONNECTING),
                 ("a comment", "`: heartbeat` after 30 seconds of silence."),
             ],
         ),
-    )  # fmt: skip
+    )
 
 
 def routes_page(document: dict[str, Any]) -> str:
@@ -139,11 +147,11 @@ def routes_page(document: dict[str, Any]) -> str:
         "Every path is served below `/api` as well. A running server explains all parameters, bodies and answers at `/docs` (to read) and "
         "`/api-doc/openapi.json` (for programs).",
         "Common to all: ids look like `session_` and 32 hex digits. Times are RFC 3339, in UTC, to the microsecond. Lists answer "
-        "`{\"data\": [...]}`; those with pages take `offset` and `limit` (1 to 100) and add `total`, `offset` and `limit`. "
+        '`{"data": [...]}`; those with pages take `offset` and `limit` (1 to 100) and add `total`, `offset` and `limit`. '
         "`PATCH` changes the fields that are there; `null` clears; an empty object changes nothing. Unknown fields and parameters are "
         "ignored. Requests that make something take an `Idempotency-Key`. [Errors](errors.md) have one shape.",
         *parts,
-    )  # fmt: skip
+    )
 
 
 def capability_part(capability: Capability) -> list[str]:
@@ -164,10 +172,18 @@ def capability_part(capability: Capability) -> list[str]:
     tools = capability.tools(None)
     if tools:
         calls = [
-            (f"`{tool.name}`", tool.description, ", ".join(arguments_of(tool)), on_recovery(tool), held_back(tool))
+            (
+                f"`{tool.name}`",
+                tool.description,
+                ", ".join(arguments_of(tool)),
+                on_recovery(tool),
+                held_back(tool),
+            )
             for tool in tools
         ]
-        parts.append(table(("tool", "what the model is told", "arguments", "after a crash", "asked about"), calls))
+        parts.append(
+            table(("tool", "what the model is told", "arguments", "after a crash", "asked about"), calls)
+        )
     return parts
 
 
@@ -194,7 +210,7 @@ def held_back(tool: Tool) -> str:
 
 
 def capabilities_page() -> str:
-    parts = [part for capability in Registry().all() for part in capability_part(capability)]
+    parts = [part for capability in Registry(BUILT_IN).all() for part in capability_part(capability)]
     return page(
         "Capabilities",
         'A harness, an agent or a session turns capabilities on: `"capabilities": [{"ref": "current_time"}]`, with `config` where one '
@@ -204,7 +220,7 @@ def capabilities_page() -> str:
         "twice comes to the same as once; otherwise the model is told that it was interrupted. *Asked about* names the modes of "
         "[`tool_approval`](#tool_approval) that hold calls of the tool back until somebody allows them.",
         *parts,
-    )  # fmt: skip
+    )
 
 
 def codes(errors: Iterable[ErrorCode]) -> str:
@@ -217,7 +233,9 @@ def codes(errors: Iterable[ErrorCode]) -> str:
 def errors_page(schemas: dict[str, Any]) -> str:
     return page(
         "Errors",
-        "An answer that is not a success is `application/problem+json`: " + ", ".join(fields_of("ErrorResponse", schemas)) + ". "
+        "An answer that is not a success is `application/problem+json`: "
+        + ", ".join(fields_of("ErrorResponse", schemas))
+        + ". "
         "`code` is for programs and does not change; `detail` is for people and says what to mend; `field` is the path of what is at "
         "fault, if that is one thing. `error` has `code` and `message` once more, for clients that look there.",
         "A request that was refused has changed nothing. 429 and 503 may carry `Retry-After`.",

@@ -1,8 +1,11 @@
-"""A capability of your own: dice for the agent. Install it beside Perdure (`pip install ./examples/dice`) and turn it on with `dice`."""
+"""A capability of your own: dice for the agent.
+
+Install it beside Perdure (`pip install ./examples/dice`) and turn it on with `dice`.
+"""
 
 import random
 
-from perdure.capabilities.base import READ_ONLY, Capability, Tool, ToolContext, ToolOutcome, schema
+from perdure.capabilities.port import READ_ONLY, Capability, Tool, ToolContext, ToolOutcome, schema
 
 
 async def roll(context: ToolContext, arguments: dict[str, int]) -> ToolOutcome:
@@ -13,6 +16,11 @@ async def roll(context: ToolContext, arguments: dict[str, int]) -> ToolOutcome:
 
 WHOLE = {"type": "integer", "minimum": 1, "maximum": 100}
 ROLL = Tool(
-    "roll_dice", "Roll dice and add them up.", schema({"count": WHOLE, "sides": WHOLE}), roll, hints=READ_ONLY, display_name="Dice"
+    "roll_dice",
+    "Roll dice and add them up.",
+    schema({"count": WHOLE, "sides": WHOLE}),
+    roll,
+    hints=READ_ONLY,
+    display_name="Dice",
 )
 DICE = Capability("dice", "Dice", "Lets the agent roll dice.", "games", tools=lambda config: (ROLL,))

@@ -17,7 +17,8 @@ from msgspec.structs import FieldInfo, fields
 from perdure.domain.errors import InvalidInput
 
 LARGEST_FILE = 64 * 1024 * 1024
-"""Bytes; the most that `max_file_bytes` may allow: a file that is written is held in memory, several times over."""
+"""Bytes; the most that `max_file_bytes` may allow: a file that is written is held in memory, several times
+over."""
 
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
@@ -37,15 +38,19 @@ class Settings(Struct, frozen=True, kw_only=True):
         master_key: 32 bytes as base64 or hex, that wrap every secret; empty for a file in the data folder.
         master_key_previous: the master key before that one, accepted as well while keys are being rotated.
         drain_seconds: how long running turns may go on after a request to stop.
-        stream_cycle_seconds: about how long a live stream lasts; its follower then connects again, perhaps elsewhere.
+        stream_cycle_seconds: about how long a live stream lasts; its follower then connects again, perhaps
+            elsewhere.
         heartbeat_seconds: how long a live stream is silent before it shows a sign of life.
-        history_tokens: about how many tokens of history a model call is shown at most; less where its window is smaller.
+        history_tokens: about how many tokens of history a model call is shown at most; less where its window
+            is smaller.
         max_iterations: model calls in one turn, where no layer says otherwise.
         model_attempts: how often a model call is tried.
         client_tool_timeout_seconds: how long a caller may take to answer its tool calls.
         approval_timeout_seconds: how long a person may take to allow a tool call.
-        private_addresses: whether tools (`web_fetch`, `bash`) may reach private networks and this machine: true or false.
-        rate_limit: requests a second for each access token, on average; twice as many at once; 0 for no limit.
+        private_addresses: whether tools (`web_fetch`, `bash`) may reach private networks and this machine:
+            true or false.
+        rate_limit: requests a second for each access token, on average; twice as many at once; 0 for no
+            limit.
         max_file_bytes: how much one file may hold.
         max_session_file_bytes: how much all files of a session, or of a workspace, may hold together.
         log_level: how much is logged: debug, info, warning or error.
@@ -105,7 +110,13 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Sett
         if value is not None and value != "":
             given[name] = value
     given |= {name: value for name, value in overrides.items() if value is not None}
-    return Settings(**{each.name: _checked(each, str(given[each.name])) for each in fields(Settings) if each.name in given})
+    return Settings(
+        **{
+            each.name: _checked(each, str(given[each.name]))
+            for each in fields(Settings)
+            if each.name in given
+        }
+    )
 
 
 def _checked(field: FieldInfo, text: str) -> Any:
@@ -125,4 +136,7 @@ def _checked(field: FieldInfo, text: str) -> Any:
 
 
 def _misfit(field: FieldInfo, wanted: str, text: str) -> InvalidInput:
-    return InvalidInput(f"the setting PERDURE_{field.name.upper()} must be {wanted}, not {text[:40]!r}", code="invalid_setting")
+    return InvalidInput(
+        f"the setting PERDURE_{field.name.upper()} must be {wanted}, not {text[:40]!r}",
+        code="invalid_setting",
+    )

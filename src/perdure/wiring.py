@@ -20,40 +20,40 @@ import uvicorn
 from msgspec import Struct
 
 from perdure import __version__
-from perdure.api import accounts as account_routes
-from perdure.api import agent_versions as agent_version_routes
-from perdure.api import agents as agent_routes
-from perdure.api import capabilities as capability_routes
-from perdure.api import databases as database_routes
-from perdure.api import harnesses as harness_routes
-from perdure.api import messages as message_routes
-from perdure.api import providers as provider_routes
-from perdure.api import schedules as schedule_routes
-from perdure.api import sessions as session_routes
-from perdure.api import storage as storage_routes
-from perdure.api import workspaces as workspace_routes
-from perdure.api.files import file_routes
-from perdure.api.http import Api, Authenticate, Route
-from perdure.api.limits import RateLimit
-from perdure.api.openapi import build_document
-from perdure.api.protocol import HttpProtocol
-from perdure.api.system import document_routes, health_route
+from perdure.api.kernel.http import Api, Authenticate, Route
+from perdure.api.kernel.protocol import HttpProtocol
+from perdure.api.kernel.rate_limit import RateLimit
+from perdure.api.openapi.document import build_document
+from perdure.api.routes import accounts as account_routes
+from perdure.api.routes import agent_versions as agent_version_routes
+from perdure.api.routes import agents as agent_routes
+from perdure.api.routes import capabilities as capability_routes
+from perdure.api.routes import databases as database_routes
+from perdure.api.routes import harnesses as harness_routes
+from perdure.api.routes import messages as message_routes
+from perdure.api.routes import providers as provider_routes
+from perdure.api.routes import schedules as schedule_routes
+from perdure.api.routes import sessions as session_routes
+from perdure.api.routes import storage as storage_routes
+from perdure.api.routes import workspaces as workspace_routes
+from perdure.api.routes.files import file_routes
+from perdure.api.routes.system import document_routes, health_route
 from perdure.app.accounts import bootstrap
+from perdure.app.context import App
 from perdure.app.login import authenticate, caller_in, create_token, login_required, token_in
 from perdure.app.predefined import add_predefined
-from perdure.app.services import App
 from perdure.capabilities.plugins import load_plugins
-from perdure.capabilities.registry import BUILT_IN, Registry
-from perdure.capabilities.sandbox import Sandbox
+from perdure.capabilities.registry import Registry
 from perdure.domain.accounts import Caller, CreateToken
 from perdure.domain.errors import Forbidden, InvalidInput, Unavailable
 from perdure.domain.files import FileLimits
 from perdure.domain.providers import ProviderSecrets
-from perdure.engine.histories import Histories
-from perdure.engine.services import Engine, Policy, SystemClock
+from perdure.engine.context import Engine, Policy, SystemClock
+from perdure.engine.conversation_cache import Histories
 from perdure.llm.catalog import Catalog
 from perdure.llm.driver import Driver, ProviderConfig
 from perdure.llm.registry import DriverPool, config_of, known_types, vendor_key
+from perdure.sandbox.pool import Sandbox
 from perdure.settings import Settings, is_loopback
 from perdure.store.bus import Bus, LocalBus
 from perdure.store.crypto import Vault
@@ -72,6 +72,7 @@ from perdure.store.migrate import migrate
 from perdure.store.providers import ProviderRow
 from perdure.store.queue import LocalQueue, Queue
 from perdure.store.sqlite import open_sqlite
+from perdure.tools.built_in import BUILT_IN
 from perdure.worker.scheduler import Scheduler
 from perdure.worker.sorter import Sorter
 from perdure.worker.sweep import Sweep
@@ -160,7 +161,17 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         catalog, sandbox = Catalog(), Sandbox()
         stack.push_async_callback(sandbox.close)
         limits = FileLimits(settings.max_file_bytes, settings.max_session_file_bytes)
-        app = App(database, queue, bus, registry, vault, drivers, catalog=catalog, file_limits=limits, sandbox=sandbox)
+        app = App(
+            database,
+            queue,
+            bus,
+            registry,
+            vault,
+            drivers,
+            catalog=catalog,
+            file_limits=limits,
+            sandbox=sandbox,
+        )
         policy = Policy(
             model_attempts=settings.model_attempts,
             history_tokens=settings.history_tokens,
@@ -171,19 +182,34 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             file_limits=limits,
         )
         engine = Engine(
-            database, queue, bus, registry, vault, drivers.driver_for, Histories(), clock, {}, policy, catalog=catalog, sandbox=sandbox
-        )  # fmt: skip
+            database,
+            queue,
+            bus,
+            registry,
+            vault,
+            drivers.driver_for,
+            Histories(),
+            clock,
+            {},
+            policy,
+            catalog=catalog,
+            sandbox=sandbox,
+        )
         yield Parts(database, bus, queue, app, engine)
 
 
 def master_keys(settings: Settings) -> list[bytes]:
-    """The master keys that this process has, the one to begin with first. Raises Unavailable: one is not a key."""
+    """The master keys that this process has, the one to begin with first.
+
+    Raises Unavailable: one is not a key.
+    """
     given = [parse_master_key(key) for key in (settings.master_key, settings.master_key_previous) if key]
     return given if settings.master_key else [*read_key_files(settings.data_folder), *given]
 
 
 async def open_vault(settings: Settings, database: Database) -> Vault:
-    """The vault of this database, over a fresh key file if it needs one, and with an interrupted rotation brought to its end.
+    """The vault of this database, over a fresh key file if it needs one, and with an interrupted rotation
+    brought to its end.
 
     Raises:
         Unavailable: the master key in force is not here.
@@ -209,10 +235,10 @@ async def _open_store(settings: Settings, stack: contextlib.AsyncExitStack) -> t
         stack.push_async_callback(database.close)
         await migrate(database)
         return database, LocalBus(), LocalQueue(_Spawner())
-    from perdure.store.postgres import open_postgres
-    from perdure.store.postgres_bus import PostgresBus
-    from perdure.store.postgres_notify import open_notifier
-    from perdure.store.postgres_queue import open_postgres_queue
+    from perdure.store.postgres.bus import PostgresBus
+    from perdure.store.postgres.database import open_postgres
+    from perdure.store.postgres.notify import open_notifier
+    from perdure.store.postgres.queue import open_postgres_queue
 
     postgres = await open_postgres(settings.database_url)
     stack.push_async_callback(postgres.close)
@@ -236,13 +262,18 @@ def authenticator(app: App, owner: Caller, limit: RateLimit, *, login: bool) -> 
         return caller
 
     async def as_owner(headers: dict[bytes, bytes], _anywhere: bool) -> Caller:
-        # Without a login, a web page in the user's browser must not get in: it would come under a name of its own.
+        # Without a login, a web page in the user's browser must not get in: it would come under a name of its
+        # own.
         if not is_loopback(_name_in(_text(headers, b"host") or "")):
             raise Forbidden("without a login this server answers only to localhost", code="host_not_allowed")
-        # And it needs no name for a request whose answer it does not have to see: browsers say where such a one comes from.
+        # And it needs no name for a request whose answer it does not have to see: browsers say where such a
+        # one comes from.
         origin = _text(headers, b"origin")
         if origin is not None and not is_loopback(_name_in(origin.partition("://")[2])):
-            raise Forbidden("without a login this server takes no requests of web pages from elsewhere", code="origin_not_allowed")
+            raise Forbidden(
+                "without a login this server takes no requests of web pages from elsewhere",
+                code="origin_not_allowed",
+            )
         organization = _text(headers, b"x-org-id")
         if organization is None or organization == owner.organization_id:
             return owner
@@ -311,9 +342,13 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
         Unavailable, Forbidden: it cannot start; the message says what to do.
     """
     logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
     )
-    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))  # it says what `listening on` says
+    logging.getLogger("uvicorn").setLevel(
+        max(logging.WARNING, logging.getLogger().level)
+    )  # it says what `listening on` says
     _raise_file_limit()
     async with open_parts(settings) as parts:
         owner = await bootstrap(parts.app)
@@ -328,7 +363,9 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
         sweep = Sweep(parts.engine, worker)
         closing = asyncio.Event()
         routes = all_routes(settings, closing, lambda: worker.running)
-        api = Api(parts.app, routes, authenticator(parts.app, owner, RateLimit(settings.rate_limit), login=login))
+        api = Api(
+            parts.app, routes, authenticator(parts.app, owner, RateLimit(settings.rate_limit), login=login)
+        )
         listener = _listen(settings)
         await worker.start()
         await sweep.once(stale_after=0 if parts.database.dialect == "sqlite" else 10_000_000)
@@ -357,20 +394,42 @@ def _listen(settings: Settings) -> socket.socket:
         listener.bind((settings.host, settings.port))
     except OSError as error:
         listener.close()
-        advice = " (is a server running already? --port takes another one)" if error.errno == errno.EADDRINUSE else ""
-        raise Unavailable(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}{advice}") from error
+        advice = (
+            " (is a server running already? --port takes another one)"
+            if error.errno == errno.EADDRINUSE
+            else ""
+        )
+        raise Unavailable(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}{advice}"
+        ) from error
     listener.listen(4096)
     listener.setblocking(False)
     return listener
 
 
 async def _run(
-    settings: Settings, api: Api, listener: socket.socket, worker: Worker, closing: asyncio.Event, announce: Callable[[str], None]
+    settings: Settings,
+    api: Api,
+    listener: socket.socket,
+    worker: Worker,
+    closing: asyncio.Event,
+    announce: Callable[[str], None],
 ) -> None:
     config = uvicorn.Config(
-        api, lifespan="off", log_config=None, access_log=False, http=HttpProtocol, ws="none", server_header=False, date_header=False,
-        timeout_keep_alive=75, timeout_graceful_shutdown=5, backlog=4096, limit_concurrency=None, proxy_headers=False,
-    )  # fmt: skip
+        api,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        http=HttpProtocol,
+        ws="none",
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=5,
+        backlog=4096,
+        limit_concurrency=None,
+        proxy_headers=False,
+    )
     server = _Server(config)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -420,10 +479,12 @@ class Rotation(Struct, frozen=True):
 
 
 async def rotate_master(settings: Settings, new_key: bytes | None) -> Rotation:
-    """Wrap every data key under a new master key; what they seal stays as it is, so servers may run meanwhile.
+    """Wrap every data key under a new master key.
 
-    With the key in the settings: from PERDURE_MASTER_KEY_PREVIOUS to PERDURE_MASTER_KEY. Else the data folder's file gets
-    `new_key`, or a fresh one.
+    What they seal stays as it is, so servers may run meanwhile.
+
+    With the key in the settings: from PERDURE_MASTER_KEY_PREVIOUS to PERDURE_MASTER_KEY. Else the data
+    folder's file gets `new_key`, or a fresh one.
 
     Raises:
         InvalidInput: the settings name no key to go to, or both they and the caller do.
@@ -432,7 +493,10 @@ async def rotate_master(settings: Settings, new_key: bytes | None) -> Rotation:
     folder = settings.data_folder
     if settings.master_key:
         if new_key is not None:
-            raise InvalidInput("the master key is a setting: the new key goes into PERDURE_MASTER_KEY", code="invalid_setting")
+            raise InvalidInput(
+                "the master key is a setting: the new key goes into PERDURE_MASTER_KEY",
+                code="invalid_setting",
+            )
         if not settings.master_key_previous:
             raise InvalidInput(ROTATION_STEPS, code="invalid_setting")
         async with open_parts(settings) as parts:
@@ -449,7 +513,9 @@ async def rotate_master(settings: Settings, new_key: bytes | None) -> Rotation:
 
 async def _rewrap(parts: Parts, key: bytes) -> Rotation:
     vault = parts.app.vault
-    return Rotation(key_id(key), await parts.database.write(lambda tx: vault.rewrap(tx, key, parts.app.now())))
+    return Rotation(
+        key_id(key), await parts.database.write(lambda tx: vault.rewrap(tx, key, parts.app.now()))
+    )
 
 
 ROTATION_STEPS = """\

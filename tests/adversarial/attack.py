@@ -9,7 +9,8 @@ from tests.talk import Json, Talk, call
 
 
 def unseen(*steps: Json, ask: str = "Please.") -> str:
-    """A message that tells the simulated model what to do, every letter of it written so that only a reader of JSON knows it.
+    """A message that tells the simulated model what to do, every letter of it written so that only a reader
+    of JSON knows it.
 
     So a secret in it is the model's own: the message that the log holds, and the model reads, is not blanked.
     """

@@ -1,4 +1,7 @@
-"""Whatever is tried here, the server must be there afterwards: the same process, with nothing unforeseen in its log."""
+"""Whatever is tried here, the server must be there afterwards.
+
+The same process, with nothing unforeseen in its log.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Addresses that lead inside: however they are written, whoever redirects there, whenever a name changes its mind."""
+"""Addresses that lead inside.
+
+However they are written, whoever redirects there, whenever a name changes its mind.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ import pytest
 from aiohttp import web
 from aiohttp.abc import ResolveResult
 
-from perdure.capabilities import web_client
-from perdure.capabilities.web_client import fetch
 from perdure.domain.errors import ModelError, ToolError
 from perdure.domain.network import NetworkRules
-from perdure.llm.addresses import GuardedResolver
+from perdure.net import web_client
+from perdure.net.addresses import GuardedResolver
+from perdure.net.web_client import fetch
 from tests.adversarial.attack import done, refused
 from tests.server import post
 from tests.sites import INSIDE, PUBLIC, Names, Site, serving
@@ -48,7 +51,14 @@ async def test_no_spelling_of_a_private_address_nor_an_odd_one_is_reached(site: 
 
 
 @pytest.mark.parametrize(
-    "host", ["169.254.169.254", "[fd00:ec2::254]", "metadata.google.internal", "168.63.129.16", "[::ffff:169.254.169.254]"]
+    "host",
+    [
+        "169.254.169.254",
+        "[fd00:ec2::254]",
+        "metadata.google.internal",
+        "168.63.129.16",
+        "[::ffff:169.254.169.254]",
+    ],
 )
 async def test_metadata_services_are_never_reached_even_where_private_addresses_are(host: str) -> None:
     with pytest.raises(ToolError, match="public"):
@@ -66,7 +76,9 @@ async def test_a_name_that_points_inside_is_refused_and_so_is_one_that_changes_i
     assert site.asked == []
 
 
-async def test_the_connection_goes_to_the_address_that_was_checked_and_the_name_is_looked_up_once(site: Site) -> None:
+async def test_the_connection_goes_to_the_address_that_was_checked_and_the_name_is_looked_up_once(
+    site: Site,
+) -> None:
     seen: list[str] = []
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -81,7 +93,9 @@ async def test_the_connection_goes_to_the_address_that_was_checked_and_the_name_
 
 async def test_of_several_addresses_only_the_public_ones_are_tried() -> None:
     class Mixed(Names):
-        async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+        async def resolve(
+            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+        ) -> list[ResolveResult]:
             return [*await super().resolve("one", port), *await super().resolve("two", port)]
 
     checked = web_client.checked_resolver(Mixed(one=["10.0.0.1"], two=["93.184.215.14"]), PUBLIC)
@@ -92,9 +106,18 @@ async def test_a_redirect_is_checked_like_the_first_address(site: Site) -> None:
     async with serving() as hidden:
         hidden.answers["/"] = web.Response(text="secret")
         places = [
-            "file:///etc/passwd", "ftp://example.com/", "gopher://127.0.0.1/", "http://user:pw@127.0.0.1/", "http://127.0.0.1:22/",
-            "http://169.254.169.254/", "http://0xa9fea9fe/", "//[fd00:ec2::254]/", "http://blocked.test/", "http://[", "",
-        ]  # fmt: skip
+            "file:///etc/passwd",
+            "ftp://example.com/",
+            "gopher://127.0.0.1/",
+            "http://user:pw@127.0.0.1/",
+            "http://127.0.0.1:22/",
+            "http://169.254.169.254/",
+            "http://0xa9fea9fe/",
+            "//[fd00:ec2::254]/",
+            "http://blocked.test/",
+            "http://[",
+            "",
+        ]
         rules = NetworkRules(private=True, blocked=("blocked.test",))
         for place in places:
             site.answers["/go"] = web.Response(status=302, headers={"Location": place})
@@ -103,16 +126,24 @@ async def test_a_redirect_is_checked_like_the_first_address(site: Site) -> None:
         assert hidden.asked == []
 
 
-async def test_a_redirect_to_a_name_that_points_inside_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_redirect_to_a_name_that_points_inside_is_refused(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first host counts as public here; the second is what it is."""
     real = web_client.is_public_address
-    monkeypatch.setattr(web_client, "is_public_address", lambda address: address == "127.0.0.1" or real(address))
+    monkeypatch.setattr(
+        web_client, "is_public_address", lambda address: address == "127.0.0.1" or real(address)
+    )
     async with serving() as hidden:
         hidden.answers["/"] = web.Response(text="secret")
         for host in ("inside.test", "127.0.0.2", "[::1]", "127.2"):
             site.answers["/go"] = web.Response(status=307, headers={"Location": hidden.url("/", host)})
             with pytest.raises(ToolError, match="public"):
-                await fetch(site.url("/go"), PUBLIC, resolver=Names(inside_test=["127.0.0.2"], **{"127_2": ["127.0.0.2"]}))
+                await fetch(
+                    site.url("/go"),
+                    PUBLIC,
+                    resolver=Names(inside_test=["127.0.0.2"], **{"127_2": ["127.0.0.2"]}),
+                )
         assert hidden.asked == []
 
 
@@ -130,7 +161,8 @@ async def test_only_web_addresses_are_fetched(url: str) -> None:
         await fetch(url, PUBLIC, resolver=Names())
 
 
-# --- spellings that only some readers understand -----------------------------------------------------------------------
+# --- spellings that only some readers understand
+# -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -154,10 +186,17 @@ async def test_no_odd_url_reaches_this_machine(site: Site, written: str) -> None
     assert site.asked == []
 
 
-async def test_a_name_that_changes_its_mind_between_two_steps_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first address counts as public here. The redirect is to the very same host, which is elsewhere by then."""
+async def test_a_name_that_changes_its_mind_between_two_steps_is_refused(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first address counts as public here.
+
+    The redirect is to the very same host, which is elsewhere by then.
+    """
     real = web_client.is_public_address
-    monkeypatch.setattr(web_client, "is_public_address", lambda address: address == "127.0.0.1" or real(address))
+    monkeypatch.setattr(
+        web_client, "is_public_address", lambda address: address == "127.0.0.1" or real(address)
+    )
     site.answers["/"] = web.Response(status=302, headers={"Location": "/inside"})
     site.answers["/inside"] = web.Response(text="secret")
     names = Names(rebind_test=["127.0.0.1", "127.0.0.2"])
@@ -180,13 +219,17 @@ async def test_no_header_can_be_put_into_a_request(site: Site) -> None:
     assert not any("x-evil" in headers for headers in seen)
 
 
-# --- through the model, and through settings ----------------------------------------------------------------------------
+# --- through the model, and through settings
+# ----------------------------------------------------------------------------
 
 
 async def test_the_model_learns_nothing_of_what_is_inside(each: httpx.AsyncClient) -> None:
     talk = await new_talk(each, capabilities=[{"ref": "web_fetch"}])
     port = each.base_url.port
-    urls = [f"http://{host}:{port}/health" for host in ("127.0.0.1", "localhost", "0x7f.1", "[::ffff:127.0.0.1]", "[fe80::1%25lo]")]
+    urls = [
+        f"http://{host}:{port}/health"
+        for host in ("127.0.0.1", "localhost", "0x7f.1", "[::ffff:127.0.0.1]", "[fe80::1%25lo]")
+    ]
     urls += [f"file:///etc/passwd#{port}", "gopher://127.0.0.1/", "http://169.254.169.254/latest/meta-data/"]
     answers = await done(talk, *(call("web_fetch", url=url) for url in urls))
     assert [answer["success"] for answer in answers] == [False] * len(urls)
@@ -208,9 +251,13 @@ METADATA = [
 
 @pytest.mark.parametrize("host", METADATA)
 @pytest.mark.parametrize("provider_type", ["openai", "openai_completions", "anthropic"])
-async def test_no_model_is_set_up_where_clouds_hand_out_credentials(one: httpx.AsyncClient, provider_type: str, host: str) -> None:
+async def test_no_model_is_set_up_where_clouds_hand_out_credentials(
+    one: httpx.AsyncClient, provider_type: str, host: str
+) -> None:
     for written in (f"http://{host}/v1", f"https://{host}:443/v1", f"http://{host}"):
-        answer = await one.post("/v1/providers", json={"name": "Cloud", "provider_type": provider_type, "base_url": written})
+        answer = await one.post(
+            "/v1/providers", json={"name": "Cloud", "provider_type": provider_type, "base_url": written}
+        )
         assert (answer.status_code, answer.json().get("field")) == (400, "base_url"), (written, answer.text)
 
 
@@ -225,13 +272,22 @@ async def test_no_model_is_set_up_where_clouds_hand_out_credentials(one: httpx.A
     ],
 )  # fmt: skip
 async def test_only_plain_addresses_are_taken_for_models(one: httpx.AsyncClient, written: str) -> None:
-    answer = await one.post("/v1/providers", json={"name": "Odd", "provider_type": "openai", "base_url": written})
+    answer = await one.post(
+        "/v1/providers", json={"name": "Odd", "provider_type": "openai", "base_url": written}
+    )
     assert answer.status_code == 400, answer.text
 
 
-async def test_a_model_at_a_name_that_cannot_be_one_is_not_reached_and_that_is_said(one: httpx.AsyncClient) -> None:
+async def test_a_model_at_a_name_that_cannot_be_one_is_not_reached_and_that_is_said(
+    one: httpx.AsyncClient,
+) -> None:
     for host in ("a" * 70, "a..b", "x." * 120 + "invalid"):
-        body = {"name": "Odd", "provider_type": "openai_completions", "base_url": f"http://{host}.invalid/v1", "api_key": "k"}
+        body = {
+            "name": "Odd",
+            "provider_type": "openai_completions",
+            "base_url": f"http://{host}.invalid/v1",
+            "api_key": "k",
+        }
         provider = await post(one, "/v1/providers", body)
         answer = await one.post(f"/v1/providers/{provider['id']}/sync-models")
         assert answer.json()["code"].startswith("provider_"), answer.text

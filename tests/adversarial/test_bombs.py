@@ -71,7 +71,11 @@ class Soon:
 async def bait(each: httpx.AsyncClient) -> Talk:
     """A session with a file, and with messages, over which a bad pattern would hang."""
     talk = await new_talk(each, title="a" * 400 + "!")
-    await post(each, talk.path("/fs/") + "/".join(["aaaaaaaaaaaaaaaa"] * 20), {"content": ("a" * 20_000 + "!\n") * 10})
+    await post(
+        each,
+        talk.path("/fs/") + "/".join(["aaaaaaaaaaaaaaaa"] * 20),
+        {"content": ("a" * 20_000 + "!\n") * 10},
+    )
     await talk.say("a" * 50_000 + "!")
     await talk.logged_until("session.idled")
     return talk
@@ -84,9 +88,13 @@ async def test_no_pattern_over_files_hangs(bait: Talk) -> None:
             assert answer.status_code in (200, 400), answer.text
     for glob in GLOBS:
         with Soon():
-            answer = await bait.http.post(bait.path("/fs/_/grep"), json={"pattern": "a", "path_pattern": glob})
+            answer = await bait.http.post(
+                bait.path("/fs/_/grep"), json={"pattern": "a", "path_pattern": glob}
+            )
             assert answer.status_code in (200, 400), answer.text
-    calls = [call("grep_files", pattern=regex) for regex in REGEXES] + [call("glob", pattern=glob) for glob in GLOBS]
+    calls = [call("grep_files", pattern=regex) for regex in REGEXES] + [
+        call("glob", pattern=glob) for glob in GLOBS
+    ]
     calls += [call("grep_files", pattern="a", glob=glob) for glob in GLOBS]
     with Soon():
         results = await done(bait, *calls)
@@ -116,7 +124,8 @@ async def test_no_search_hangs_and_no_sign_in_it_means_anything(bait: Talk) -> N
         assert all(result["success"] for result in await done(talk, *calls))
 
 
-# --- bodies -----------------------------------------------------------------------------------------------------------------
+# --- bodies
+# -----------------------------------------------------------------------------------------------------------------
 
 WIDE = {
     "an array": b"[" + b"0," * 400_000 + b"0]",
@@ -127,7 +136,9 @@ WIDE = {
 }
 
 
-async def test_no_body_with_a_great_many_parts_takes_long(one: httpx.AsyncClient, sqlite_server: Server) -> None:
+async def test_no_body_with_a_great_many_parts_takes_long(
+    one: httpx.AsyncClient, sqlite_server: Server
+) -> None:
     talk = await new_talk(one)
     process = psutil.Process(sqlite_server.pid)
     began = process.memory_info().rss
@@ -138,7 +149,9 @@ async def test_no_body_with_a_great_many_parts_takes_long(one: httpx.AsyncClient
         for name, value in WIDE.items():
             spoiled = msgspec.json.encode(route.body_example)[:-1] + b',"nobody_knows":' + value + b"}"
             with Soon():
-                answer = await one.request(route.method, path, content=spoiled, headers={"content-type": "application/json"})
+                answer = await one.request(
+                    route.method, path, content=spoiled, headers={"content-type": "application/json"}
+                )
             assert answer.status_code < 500, (route.operation_id, name, answer.text[:200])
     assert process.memory_info().rss < began + 120_000_000
 
@@ -159,9 +172,10 @@ async def test_nothing_that_is_kept_is_nested_deeper_than_it_can_be_read(each: h
             "parameters": {"type": "object", "properties": nested(depth)},
         }
         bodies: list[tuple[str, Json]] = [
-            ("/v1/sessions", {"tools": [tool]}), ("/v1/sessions", {"hints": nested(depth)}),
+            ("/v1/sessions", {"tools": [tool]}),
+            ("/v1/sessions", {"hints": nested(depth)}),
             ("/v1/agents", {"name": f"deep-{depth}", "system_prompt": "x", "tools": [tool]}),
-        ]  # fmt: skip
+        ]
         for path, body in bodies:
             answer = await each.post(path, json=body)
             assert answer.status_code in (201, 400), answer.text[:300]
@@ -176,14 +190,19 @@ async def test_arguments_of_any_depth_are_an_error_at_worst(each: httpx.AsyncCli
     talk = await new_talk(each)
     tool = {"type": "client_side", "name": "ask", "description": "x", "parameters": {"type": "object"}}
     for name in ("bash", "kv_store", "write_todos", "nothing"):
-        message = await talk.say(f'[[sim [{{"tool_calls":[{{"name":"{name}","arguments":{_deep(depth)}}}]}},{{"text":"Done."}}]]]')
+        message = await talk.say(
+            f'[[sim [{{"tool_calls":[{{"name":"{name}","arguments":{_deep(depth)}}}]}},{{"text":"Done."}}]]]'
+        )
         events = await talk.logged_until("session.idled", after=message["sequence"])
         assert events[-2]["type"] in ("turn.completed", "turn.failed"), events[-2]
     asked = await new_talk(each, tools=[tool])
-    await asked.say(f'[[sim [{{"tool_calls":[{{"id":"ask_1","name":"ask","arguments":{_deep(40)}}}]}},{{"text":"Done."}}]]]')
+    await asked.say(
+        f'[[sim [{{"tool_calls":[{{"id":"ask_1","name":"ask","arguments":{_deep(40)}}}]}},{{"text":"Done."}}]]]'
+    )
     await asked.logged_until("tool.call_requested")
     answer = await each.post(
-        asked.path("/tool-results"), json={"tool_results": [{"tool_call_id": "ask_1", "result": nested(depth // 3)}]}
+        asked.path("/tool-results"),
+        json={"tool_results": [{"tool_call_id": "ask_1", "result": nested(depth // 3)}]},
     )
     assert answer.status_code in (200, 400)
     for one in (talk, asked):
@@ -197,7 +216,9 @@ def _deep(depth: int) -> str:
 
 async def test_a_great_many_calls_at_once_are_all_answered(each: httpx.AsyncClient) -> None:
     talk = await new_talk(each)
-    calls = [call("bash", command=f"echo {number}") for number in range(60)] + [call("get_current_time")] * 200
+    calls = [call("bash", command=f"echo {number}") for number in range(60)] + [
+        call("get_current_time")
+    ] * 200
     results = await done(talk, *calls)
     assert [result["success"] for result in results] == [True] * 260
 
@@ -210,7 +231,8 @@ async def test_a_model_that_repeats_itself_for_ever_is_stopped(one: httpx.AsyncC
     assert sum(event["type"] == "llm.generation" for event in events) <= 6
 
 
-# --- schedules ------------------------------------------------------------------------------------------------------------------
+# --- schedules
+# ------------------------------------------------------------------------------------------------------------------
 
 CRONS = [
     "0 0 30 2 *", "0 0 31 2,4,6,9,11 *", "0 0 31 4 *", "* * * * * *", "@every 1s", "@reboot", "*/0 * * * *", "*/-1 * * * *", "60 * * * *",
@@ -246,11 +268,16 @@ def test_an_expression_that_names_no_time_is_refused_at_once(cron: str) -> None:
 async def test_no_schedule_leads_to_a_file_or_never_ends(each: httpx.AsyncClient) -> None:
     talk = await new_talk(each)
     for zone in ZONES:
-        answer = await each.post(talk.path("/schedules"), json={"message": "m", "cron": "0 0 * * *", "timezone": zone})
+        answer = await each.post(
+            talk.path("/schedules"), json={"message": "m", "cron": "0 0 * * *", "timezone": zone}
+        )
         assert answer.status_code == 400, (zone, answer.text)
         assert "root:" not in answer.text
     data = await use(
-        await new_talk(each, capabilities=[{"ref": "session_schedule"}]), "create_schedule", message="m", cron="0 0 30 2 *"
+        await new_talk(each, capabilities=[{"ref": "session_schedule"}]),
+        "create_schedule",
+        message="m",
+        cron="0 0 30 2 *",
     )
     assert "failed:" not in data["error"]
     assert (await each.get(talk.path("/schedules"))).json()["data"] == []

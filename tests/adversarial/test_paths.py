@@ -1,4 +1,7 @@
-"""Paths and patterns that mean harm: no way out of a workspace, no name that is not one, nothing that hangs."""
+"""Paths and patterns that mean harm.
+
+No way out of a workspace, no name that is not one, nothing that hangs.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from perdure.capabilities.session_file_system import TOOLS as FILE_TOOLS
+from perdure.tools.session_file_system import TOOLS as FILE_TOOLS
 from tests.adversarial.attack import done, use, works
 from tests.journeys.trees import Tree, code, raw
 from tests.server import Server
@@ -18,7 +21,12 @@ from tests.talk import call, new_talk
 async def tree(request: pytest.FixtureRequest, each: httpx.AsyncClient) -> Tree:
     """A session's files, by its own address and by its workspace's."""
     talk = await new_talk(each)
-    return Tree(talk, talk.path() if request.param == "session" else f"/v1/workspaces/{(await talk.read())['workspace_id']}")
+    return Tree(
+        talk,
+        talk.path()
+        if request.param == "session"
+        else f"/v1/workspaces/{(await talk.read())['workspace_id']}",
+    )
 
 
 TRAVERSALS = [
@@ -54,7 +62,12 @@ async def test_no_path_leads_out_of_the_workspace(shared_server: Server, tree: T
     ],
 )  # fmt: skip
 async def test_what_cannot_be_a_path_is_refused(shared_server: Server, tree: Tree, written: str) -> None:
-    for method, body in (("POST", b'{"content":"x"}'), ("PUT", b'{"content":"x"}'), ("DELETE", b""), ("GET", b"")):
+    for method, body in (
+        ("POST", b'{"content":"x"}'),
+        ("PUT", b'{"content":"x"}'),
+        ("DELETE", b""),
+        ("GET", b""),
+    ):
         status, answer = await raw(shared_server, method, f"{tree.base}/fs/{written}", body)
         assert status == 400, (method, answer)
         assert b"Evil" not in answer.partition(b"\r\n\r\n")[0], answer
@@ -83,14 +96,17 @@ async def test_there_are_no_links_only_names(tree: Tree) -> None:
     assert code(await tree.create("link/x", 409, content="x")) == "not_a_folder"
 
 
-@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|a)*b", "(x?){200}y", "(.*a){15}b", "^(([a-z])+.)+[A-Z]([a-z])+$"])
+@pytest.mark.parametrize(
+    "pattern", ["(a+)+$", "(a|a)*b", "(x?){200}y", "(.*a){15}b", "^(([a-z])+.)+[A-Z]([a-z])+$"]
+)
 async def test_a_pattern_that_would_hang_elsewhere_does_not(tree: Tree, pattern: str) -> None:
     await tree.create("bait", content=("a" * 20_000 + "!\n") * 10)
     assert (await tree.act("grep", pattern=pattern))["truncated"] is False
     assert (await tree.http.get("/health")).status_code == 200
 
 
-# --- everywhere else that takes a path ------------------------------------------------------------------------------
+# --- everywhere else that takes a path
+# ------------------------------------------------------------------------------
 
 NO_PATHS = {
     "a backslash": "..\\..\\etc", "NUL": "a\x00b", "a line's end": "a\nb", "an escape": "a\x1b[2Jb", "DEL": "a\x7fb", "C1": "a\x85b",
@@ -125,7 +141,11 @@ TOOLS: dict[str, dict[str, object]] = {
 
 def with_path(arguments: dict[str, object], path: str) -> dict[str, object]:
     return {
-        name: path if value == "@" else [path if each == "@" else each for each in value] if isinstance(value, list) else value
+        name: path
+        if value == "@"
+        else [path if each == "@" else each for each in value]
+        if isinstance(value, list)
+        else value
         for name, value in arguments.items()
     }
 
@@ -139,7 +159,9 @@ async def test_no_tool_takes_what_is_no_path(each: httpx.AsyncClient) -> None:
     talk = await new_talk(each)
     await works(talk, "write_file", path="/fine", content="fine")
     cases = [(name, label) for name in TOOLS for label in NO_PATHS]
-    results = await done(talk, *(call(name, **with_path(TOOLS[name], NO_PATHS[label])) for name, label in cases))
+    results = await done(
+        talk, *(call(name, **with_path(TOOLS[name], NO_PATHS[label])) for name, label in cases)
+    )
     wrong = [
         (case, result)
         for case, result in zip(cases, results, strict=True)
@@ -148,7 +170,9 @@ async def test_no_tool_takes_what_is_no_path(each: httpx.AsyncClient) -> None:
         or "failed:" in str(result.get("error"))
     ]
     assert wrong == []
-    assert [each["path"] for each in (await each.get(talk.path("/fs?recursive=true"))).json()["data"]] == ["/fine"]
+    assert [each["path"] for each in (await each.get(talk.path("/fs?recursive=true"))).json()["data"]] == [
+        "/fine"
+    ]
 
 
 async def test_no_tool_leads_out_of_the_workspace(each: httpx.AsyncClient) -> None:
@@ -176,15 +200,24 @@ async def test_names_that_mean_something_elsewhere_mean_nothing_here(each: httpx
 
 
 def bodies_with(path: str) -> dict[str, object]:
-    """Every body with a path in it, by what comes after the tree's address; those that do not begin with `/fs` stand by themselves."""
+    """Every body with a path in it, by what comes after the tree's address.
+
+    Those that do not begin with `/fs` stand by themselves.
+    """
     return {
-        "/fs/_/copy source": {"src_path": path, "dst_path": "/b"}, "/fs/_/copy target": {"src_path": "/fine", "dst_path": path},
-        "/fs/_/move source": {"src_path": path, "dst_path": "/b"}, "/fs/_/move target": {"src_path": "/fine", "dst_path": path},
+        "/fs/_/copy source": {"src_path": path, "dst_path": "/b"},
+        "/fs/_/copy target": {"src_path": "/fine", "dst_path": path},
+        "/fs/_/move source": {"src_path": path, "dst_path": "/b"},
+        "/fs/_/move target": {"src_path": "/fine", "dst_path": path},
         "/fs/_/stat": {"path": path},
         "/v1/sessions": {"initial_files": [{"path": path, "content": "x"}]},
-        "/v1/agents": {"name": "files", "system_prompt": "x", "initial_files": [{"path": path, "content": "x"}]},
+        "/v1/agents": {
+            "name": "files",
+            "system_prompt": "x",
+            "initial_files": [{"path": path, "content": "x"}],
+        },
         "/v1/harnesses": {"name": "files", "initial_files": [{"path": path, "content": "x"}]},
-    }  # fmt: skip
+    }
 
 
 async def test_no_body_takes_what_is_no_path(tree: Tree) -> None:
@@ -193,8 +226,14 @@ async def test_no_body_takes_what_is_no_path(tree: Tree) -> None:
     for label, path in NO_PATHS.items():
         for where, body in bodies_with(path).items():
             target = where.split()[0]
-            answer = await tree.http.post(tree.base + target if target.startswith("/fs") else target, json=body)
-            if answer.status_code != 400 or answer.json()["code"] not in ("invalid_path", "invalid_request", "invalid_json"):
+            answer = await tree.http.post(
+                tree.base + target if target.startswith("/fs") else target, json=body
+            )
+            if answer.status_code != 400 or answer.json()["code"] not in (
+                "invalid_path",
+                "invalid_request",
+                "invalid_json",
+            ):
                 wrong.append((label, where, answer.status_code, answer.text[:200]))
     assert wrong == []
     assert await tree.paths() == ["/fine"]
@@ -207,7 +246,9 @@ async def test_no_body_leads_out_of_the_workspace(tree: Tree) -> None:
         assert (await tree.act("stat", path=written))["path"] == "/etc/passwd"
         assert (await tree.act("move", src_path=written, dst_path="/moved"))["path"] == "/moved"
         await tree.delete("moved")
-        made = await tree.http.post("/v1/sessions", json={"initial_files": [{"path": written, "content": "x"}]})
+        made = await tree.http.post(
+            "/v1/sessions", json={"initial_files": [{"path": written, "content": "x"}]}
+        )
         assert made.status_code == 201, made.text
         listed = (await tree.http.get(f"/v1/sessions/{made.json()['id']}/fs?recursive=true")).json()["data"]
         assert "/etc/passwd" in [entry["path"] for entry in listed]
@@ -231,10 +272,15 @@ async def test_what_is_shown_as_it_is_cannot_be_more_than_shown(tree: Tree, way:
         assert (await tree.http.get(f"{tree.base}/fs/_/{way}/{written}")).status_code in (400, 404)
 
 
-async def test_a_body_of_a_great_many_files_is_refused_or_kept_and_nothing_between(each: httpx.AsyncClient) -> None:
+async def test_a_body_of_a_great_many_files_is_refused_or_kept_and_nothing_between(
+    each: httpx.AsyncClient,
+) -> None:
     files = [{"path": f"/f{number}", "content": ""} for number in range(30_000)]
     answer = await each.post("/v1/sessions", json={"initial_files": files})
     assert answer.status_code in (400, 413), answer.text[:200]
-    deep = [{"path": "/".join("d" * 60) + f"/{number}/" + "/".join("e" * 3), "content": ""} for number in range(50)]
+    deep = [
+        {"path": "/".join("d" * 60) + f"/{number}/" + "/".join("e" * 3), "content": ""}
+        for number in range(50)
+    ]
     made = await each.post("/v1/sessions", json={"initial_files": deep})
     assert made.status_code in (201, 400), made.text[:200]

@@ -1,4 +1,7 @@
-"""What ends a process ends a call: commands and statements that crash, hang or swell, and what their processes know of ours."""
+"""What ends a process ends a call.
+
+Commands and statements that crash, hang or swell, and what their processes know of ours.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,14 @@ import msgspec
 import psutil
 import pytest
 
-from perdure.capabilities import sandbox as sandbox_module
-from perdure.capabilities import sandbox_child
-from perdure.capabilities.sandbox import AT_ONCE, KEPT, SHARES, Sandbox
-from perdure.capabilities.sandbox_child import HEADER, Begun, Frame, Gave, Refused, Shown, answer_to, serve
-from perdure.capabilities.sandbox_room import Room
-from perdure.capabilities.shell_engine import ShellDone, ShellJob
-from perdure.capabilities.sql_engine import Answer, SchemaJob, SqlJob
 from perdure.domain.errors import ToolError
+from perdure.sandbox import child as sandbox_child
+from perdure.sandbox import pool as sandbox_module
+from perdure.sandbox.child import HEADER, Begun, Frame, Gave, Refused, Shown, answer_to, serve
+from perdure.sandbox.pool import AT_ONCE, KEPT, SHARES, Sandbox
+from perdure.sandbox.room import Room
+from perdure.sandbox.shell import ShellDone, ShellJob
+from perdure.sandbox.sql import Answer, SchemaJob, SqlJob
 from tests.adversarial.attack import done, use, works
 from tests.server import Server, post, use_simulated_model
 from tests.talk import PATIENCE, Talk, call, new_talk, script, when
@@ -39,7 +42,9 @@ HANGS = "echo a > a; uniq -f 9999999999999999999 a"
 
 
 def shell(command: str, seconds: float = 5.0, **files: bytes) -> ShellJob:
-    return ShellJob(command, {f"/{name}": content for name, content in files.items()}, (), None, None, seconds)
+    return ShellJob(
+        command, {f"/{name}": content for name, content in files.items()}, (), None, None, seconds
+    )
 
 
 def sql(statement: str, image: bytes = b"") -> SqlJob:
@@ -70,17 +75,22 @@ async def echo(sandbox: Sandbox) -> str:
     return (await sandbox.run(shell("echo hi"), ShellDone, 5)).ran.stdout
 
 
-async def placed(sandbox: Sandbox, command: str, seconds: float, whose: tuple[str, ...] = (), size: int = 0) -> str:
+async def placed(
+    sandbox: Sandbox, command: str, seconds: float, whose: tuple[str, ...] = (), size: int = 0
+) -> str:
     """What a command printed that had to wait for its place."""
     async with sandbox.place(whose, size):
         return (await sandbox.run(shell(command, seconds), ShellDone, seconds)).ran.stdout
 
 
-# --- a server whose tools are misused -------------------------------------------------------------------------------
+# --- a server whose tools are misused
+# -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", CRASHES.values(), ids=CRASHES.keys())
-async def test_a_command_that_crashes_its_process_ends_and_has_changed_nothing(one: httpx.AsyncClient, command: str) -> None:
+async def test_a_command_that_crashes_its_process_ends_and_has_changed_nothing(
+    one: httpx.AsyncClient, command: str
+) -> None:
     talk = await new_talk(one)
     await works(talk, "bash", command="echo kept > file; X=1")
     data = await use(talk, "bash", command=f"echo lost > file; X=2; {command}")
@@ -90,7 +100,10 @@ async def test_a_command_that_crashes_its_process_ends_and_has_changed_nothing(o
 
 async def test_commands_of_others_go_on_when_one_crashes(one: httpx.AsyncClient) -> None:
     talk = await new_talk(one)
-    crash, fine = call("bash", command=CRASHES["a recursion of eval"]), call("bash", command="sleep 0.3; echo fine")
+    crash, fine = (
+        call("bash", command=CRASHES["a recursion of eval"]),
+        call("bash", command="sleep 0.3; echo fine"),
+    )
     results = await done(talk, fine, crash, fine, crash, fine)
     assert [result["success"] for result in results] == [True, False, True, False, True]
 
@@ -104,7 +117,12 @@ async def test_a_command_that_nothing_inside_can_stop_is_stopped_from_outside(on
 
 SWELLING = {
     "a hundred nested queries": "WITH "
-    + ",".join(["v0 AS (SELECT 1 AS a)", *(f"v{n} AS (SELECT x.a FROM v{n - 1} x, v{n - 1} y)" for n in range(1, 40))])
+    + ",".join(
+        [
+            "v0 AS (SELECT 1 AS a)",
+            *(f"v{n} AS (SELECT x.a FROM v{n - 1} x, v{n - 1} y)" for n in range(1, 40)),
+        ]
+    )
     + " SELECT * FROM v39",
     "an aggregate": "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
     " SELECT json_group_array(printf('%.*c', 999000, 'x')) FROM c",
@@ -114,9 +132,13 @@ SWELLING = {
 
 
 @pytest.mark.parametrize("statement", SWELLING.values(), ids=SWELLING.keys())
-async def test_a_statement_that_swells_is_stopped(one: httpx.AsyncClient, sqlite_server: Server, statement: str) -> None:
+async def test_a_statement_that_swells_is_stopped(
+    one: httpx.AsyncClient, sqlite_server: Server, statement: str
+) -> None:
     before = psutil.Process(sqlite_server.pid).memory_info().rss
-    data = await use(await new_talk(one, capabilities=[{"ref": "session_sql_database"}]), "sql_execute", sql=statement)
+    data = await use(
+        await new_talk(one, capabilities=[{"ref": "session_sql_database"}]), "sql_execute", sql=statement
+    )
     assert "than it may have" in data["error"], data
     assert psutil.Process(sqlite_server.pid).memory_info().rss < before + 50_000_000
 
@@ -134,7 +156,11 @@ async def test_a_function_that_nothing_can_interrupt_is_stopped(one: httpx.Async
 async def test_a_cancelled_turn_ends_its_command(one: httpx.AsyncClient, sqlite_server: Server) -> None:
     talk = await new_talk(one)
     async with talk.follow(types="tool.output.delta") as stream:
-        await talk.say(script({"tool_calls": [call("bash", command="echo begun; sleep 100", timeout=100)]}, {"text": "x"}))
+        await talk.say(
+            script(
+                {"tool_calls": [call("bash", command="echo begun; sleep 100", timeout=100)]}, {"text": "x"}
+            )
+        )
         await stream.until("tool.output.delta")
     running = {each.pid for each in psutil.Process(sqlite_server.pid).children()}
     await talk.cancel()
@@ -146,12 +172,17 @@ async def test_a_cancelled_turn_ends_its_command(one: httpx.AsyncClient, sqlite_
 
 
 async def test_its_processes_leave_with_the_server_whatever_they_do(tmp_path: Path) -> None:
-    async with Server(tmp_path / "data") as server, httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+    async with (
+        Server(tmp_path / "data") as server,
+        httpx.AsyncClient(base_url=server.url, timeout=30) as http,
+    ):
         await use_simulated_model(http)
         for command in ("echo rest", "echo begun; sleep 100", "echo begun; while :; do x=$x$x; x=; done"):
             talk = await new_talk(http)
             async with talk.follow(types="tool.output.delta") as stream:
-                await talk.say(script({"tool_calls": [call("bash", command=command, timeout=100)]}, {"text": "x"}))
+                await talk.say(
+                    script({"tool_calls": [call("bash", command=command, timeout=100)]}, {"text": "x"})
+                )
                 await stream.until("tool.output.delta")
         children = psutil.Process(server.pid).children()
         assert len(children) >= 2
@@ -159,7 +190,8 @@ async def test_its_processes_leave_with_the_server_whatever_they_do(tmp_path: Pa
         assert psutil.wait_procs(children, timeout=PATIENCE)[1] == []
 
 
-# --- the processes ----------------------------------------------------------------------------------------------------
+# --- the processes
+# ----------------------------------------------------------------------------------------------------
 
 
 async def test_a_process_is_used_again_and_no_more_wait_long_than_are_kept(
@@ -205,14 +237,18 @@ async def test_no_more_run_than_may_and_others_wait_for_them(sandbox: Sandbox) -
     assert most <= 3 + 1  # one may be on its way out
 
 
-async def test_it_knows_nothing_of_ours(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_it_knows_nothing_of_ours(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PERDURE_MASTER_KEY", "11" * 32)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-ours")
     with (tmp_path / "open").open("w"):
         await echo(sandbox)
         (child,) = _ours()
         held = child.environ()
-        assert not {name for name in held if name.startswith(("PERDURE", "OPENAI", "AWS", "DATABASE", "HOME"))}, held
+        assert not {
+            name for name in held if name.startswith(("PERDURE", "OPENAI", "AWS", "DATABASE", "HOME"))
+        }, held
         assert [opened.path for opened in child.open_files() if str(tmp_path) in opened.path] == []
         assert child.net_connections() == []
         assert child.cwd() == "/"
@@ -286,10 +322,14 @@ async def test_what_is_large_waits_for_room_in_turn_and_what_is_given_up_keeps_n
             pass
 
 
-async def test_no_command_reads_its_files_before_there_is_room_for_them(one: httpx.AsyncClient, sqlite_server: Server) -> None:
+async def test_no_command_reads_its_files_before_there_is_room_for_them(
+    one: httpx.AsyncClient, sqlite_server: Server
+) -> None:
     talk = await new_talk(one)
     for number in range(9):
-        assert (await one.post(talk.path(f"/fs/f{number}"), json={"content": "x" * 9_900_000})).status_code == 201
+        assert (
+            await one.post(talk.path(f"/fs/f{number}"), json={"content": "x" * 9_900_000})
+        ).status_code == 201
     process = psutil.Process(sqlite_server.pid)
     await works(talk, "bash", command="true")
     before, most = process.memory_info().rss, 0
@@ -302,7 +342,9 @@ async def test_no_command_reads_its_files_before_there_is_room_for_them(one: htt
     assert most < 450_000_000  # 320 with room for two of them at once, 630 with room for all
 
 
-async def test_when_no_process_can_be_started_the_model_is_told(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_when_no_process_can_be_started_the_model_is_told(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as without:
         without.setattr("sys.executable", "/nowhere/python")
         with pytest.raises(ToolError, match="There is no process"):
@@ -310,9 +352,11 @@ async def test_when_no_process_can_be_started_the_model_is_told(sandbox: Sandbox
     assert await echo(sandbox) == "hi\n"
 
 
-async def test_it_is_found_from_another_folder(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_it_is_found_from_another_folder(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """As with `PYTHONPATH=src`, or a folder that was added while running."""
-    (tmp_path / "only_here.py").write_text("from perdure.capabilities.sandbox_child import main\nmain()\n")
+    (tmp_path / "only_here.py").write_text("from perdure.sandbox.child import main\nmain()\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(".")
     monkeypatch.setattr(sandbox_module, "MODULE", "only_here")
@@ -325,7 +369,8 @@ async def test_a_pipe_of_a_full_workspace_is_refused_in_the_shells_own_words(san
     assert "resource limit exceeded" in (ran.problem or "")
 
 
-# --- the other end, in this process -----------------------------------------------------------------------------------
+# --- the other end, in this process
+# -----------------------------------------------------------------------------------
 
 
 def frames(data: bytes) -> list[Frame]:

@@ -1,6 +1,7 @@
 """A stored secret, wherever output can go: it is blanked, also in odd places, and blanking it breaks nothing.
 
-What is found: the value as it is, escaped as JSON (also several times), percent-encoded, and as base64 (also in the middle of more).
+What is found: the value as it is, escaped as JSON (also several times), percent-encoded, and as base64 (also
+    in the middle of more).
 What is not claimed: a value that was turned around, cut in pieces, or encoded in another way.
 """
 
@@ -42,7 +43,9 @@ async def holding(http: httpx.AsyncClient, secret: str = SECRET, **fields: Any) 
 
 
 async def keep(talk: Talk, secret: str, name: str = "TOKEN") -> None:
-    assert (await talk.http.put(talk.path("/storage/secrets"), json={"secrets": {name: secret}})).status_code == 200
+    assert (
+        await talk.http.put(talk.path("/storage/secrets"), json={"secrets": {name: secret}})
+    ).status_code == 200
 
 
 async def everything(talk: Talk) -> str:
@@ -50,11 +53,21 @@ async def everything(talk: Talk) -> str:
     fork = Talk(talk.http, (await post(talk.http, talk.path("/fork"), {}))["id"])
     shown = ""
     for each in (talk, fork):
-        for rest in ("", "/events?limit=1000", "/messages", "/export", "/storage/secrets", "/schedules", "/context-report"):
+        for rest in (
+            "",
+            "/events?limit=1000",
+            "/messages",
+            "/export",
+            "/storage/secrets",
+            "/schedules",
+            "/context-report",
+        ):
             answer = await talk.http.get(each.path(rest))
             shown += answer.text if answer.status_code == 200 else ""
         async with each.follow() as stream:
-            shown += json.dumps([frame.data for frame in await stream.until("session.idled")], ensure_ascii=False)
+            shown += json.dumps(
+                [frame.data for frame in await stream.until("session.idled")], ensure_ascii=False
+            )
     return shown + (await talk.http.get("/v1/sessions", params={"limit": 100})).text
 
 
@@ -76,7 +89,8 @@ def texts_in(value: Any, name: str = "") -> Iterator[str]:
         yield str(value)
 
 
-# --- every way out ----------------------------------------------------------------------------------------------------
+# --- every way out
+# ----------------------------------------------------------------------------------------------------
 
 
 async def test_no_tool_lets_it_out(each: httpx.AsyncClient) -> None:
@@ -98,12 +112,20 @@ async def test_no_tool_lets_it_out(each: httpx.AsyncClient) -> None:
         call(SECRET, a=SECRET),
     ]
     again = [
-        call("read_file", path="/long.txt"), call("grep_files", pattern="hunter2"), call("glob", pattern="*Zebra*"),
-        call("read_many_files", paths=["/long.txt"]), call("list_directory", path="/"), call("kv_store", operation="get", key="k"),
-        call("sql_execute", sql="INSERT INTO t VALUES (?)", params=[SECRET]), call("sql_query", sql=f"SELECT '{SECRET}'"),
-        call("sql_execute", sql=f"nonsense '{SECRET}'"), call("list_schedules"), call("get_session_info"),
-        call("bash", command="cat long.txt; base64 -w 0 long.txt; ls"), call("secret_store", operation="get", key="TOKEN"),
-    ]  # fmt: skip
+        call("read_file", path="/long.txt"),
+        call("grep_files", pattern="hunter2"),
+        call("glob", pattern="*Zebra*"),
+        call("read_many_files", paths=["/long.txt"]),
+        call("list_directory", path="/"),
+        call("kv_store", operation="get", key="k"),
+        call("sql_execute", sql="INSERT INTO t VALUES (?)", params=[SECRET]),
+        call("sql_query", sql=f"SELECT '{SECRET}'"),
+        call("sql_execute", sql=f"nonsense '{SECRET}'"),
+        call("list_schedules"),
+        call("get_session_info"),
+        call("bash", command="cat long.txt; base64 -w 0 long.txt; ls"),
+        call("secret_store", operation="get", key="TOKEN"),
+    ]
     steps = [
         {"text": f"Now {SECRET}.", "tool_calls": calls},
         {"tool_calls": again},
@@ -118,12 +140,16 @@ async def test_no_tool_lets_it_out(each: httpx.AsyncClient) -> None:
 async def test_what_a_caller_writes_beside_a_message_does_not_either(each: httpx.AsyncClient) -> None:
     tool = {"type": "client_side", "name": "ask", "description": "Ask.", "parameters": {"type": "object"}}
     talk = await holding(each, tools=[tool])
-    text = unseen({"tool_calls": [call("ask", "ask_1", question=SECRET, deep={SECRET: [SECRET]})]}, {"text": "Done."})
+    text = unseen(
+        {"tool_calls": [call("ask", "ask_1", question=SECRET, deep={SECRET: [SECRET]})]}, {"text": "Done."}
+    )
     extra: Json = {"metadata": {"note": SECRET, SECRET: {"a": [SECRET]}}, "tags": ["hunter2-Zebra"]}
     await keep(talk, "hunter2-Zebra", "PART")
     await post(each, talk.path("/messages"), body_of(text, **extra))
     await talk.logged_until("tool.call_requested")
-    await talk.answer({"tool_call_id": "ask_1", "result": {SECRET: SECRET, "deep": json.dumps({"a": SECRET})}})
+    await talk.answer(
+        {"tool_call_id": "ask_1", "result": {SECRET: SECRET, "deep": json.dumps({"a": SECRET})}}
+    )
     await talk.logged_until("session.idled")
     assert_clean(await everything(talk))
 
@@ -134,7 +160,8 @@ async def test_the_live_text_of_tools_and_answers_does_not_however_it_is_cut(eac
     async with talk.follow() as stream:
         await talk.say(
             unseen(
-                {"tool_calls": [call("bash", command=command)]}, {"text": "It is hunter2-zebra-4711, is it not?", "delay_ms": 20}
+                {"tool_calls": [call("bash", command=command)]},
+                {"text": "It is hunter2-zebra-4711, is it not?", "delay_ms": 20},
             )
         )
         frames = await stream.until("session.idled")
@@ -159,11 +186,17 @@ async def test_in_the_middle_of_base64_it_is_found(one: httpx.AsyncClient, writt
     talk = await holding(one)
     text = encode(written.encode()).decode()
     events = await turn(talk, {"text": f"Authorization: Basic {text}"})
-    shown = next(event["data"]["message"]["content"][0]["text"] for event in events if event["type"] == "output.message.completed")
+    shown = next(
+        event["data"]["message"]["content"][0]["text"]
+        for event in events
+        if event["type"] == "output.message.completed"
+    )
     assert "[secret TOKEN]" in shown
     left = shown.removeprefix("Authorization: Basic ").replace("[secret TOKEN]", "")
     # A letter or two at each end also hold bits of what stands beside the secret.
-    assert len(left) <= len(text) - len(SECRET.encode()) * 4 // 3 * written.count(SECRET) + 4 * written.count(SECRET)
+    assert len(left) <= len(text) - len(SECRET.encode()) * 4 // 3 * written.count(SECRET) + 4 * written.count(
+        SECRET
+    )
 
 
 async def test_where_a_text_is_cut_no_half_of_it_is_left(one: httpx.AsyncClient) -> None:
@@ -175,7 +208,11 @@ async def test_where_a_text_is_cut_no_half_of_it_is_left(one: httpx.AsyncClient)
         await use(talk, "web_fetch", url=f"http://{'x' * (ahead - 10)}{secret}/")
         await use(talk, "get_current_time", timezone="x" * ahead + secret)
         await use(talk, "sql_query", sql=["x" * ahead + secret])
-        await use(talk, "bash", command="cat <<E\n" + "x" * (65_536 // 2 - 120 + ahead) + secret + "x" * 40_000 + "\nE")
+        await use(
+            talk,
+            "bash",
+            command="cat <<E\n" + "x" * (65_536 // 2 - 120 + ahead) + secret + "x" * 40_000 + "\nE",
+        )
     for name, line in (
         ("short", "x" * 330 + secret),
         ("long", "x" * 950 + secret + "x" * 3_000),
@@ -188,7 +225,9 @@ async def test_where_a_text_is_cut_no_half_of_it_is_left(one: httpx.AsyncClient)
     assert_clean(await everything(talk))
 
 
-async def test_a_secret_that_begins_with_another_is_not_shown_in_part_while_it_comes_in(each: httpx.AsyncClient) -> None:
+async def test_a_secret_that_begins_with_another_is_not_shown_in_part_while_it_comes_in(
+    each: httpx.AsyncClient,
+) -> None:
     talk = await holding(each, "hunter2")
     await keep(talk, "hunter2-Zebra-4711", "LONG")
     command = "for c in h u n t e r 2 - Z e b r a - 4 7 1 1; do printf %s $c; sleep 0.06; done"
@@ -199,18 +238,29 @@ async def test_a_secret_that_begins_with_another_is_not_shown_in_part_while_it_c
     assert "".join(pieces) == "[secret LONG]"
 
 
-async def test_a_value_that_is_replaced_while_tools_run_is_in_none_of_their_results(each: httpx.AsyncClient) -> None:
+async def test_a_value_that_is_replaced_while_tools_run_is_in_none_of_their_results(
+    each: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(each, capabilities=ALL)
     assert (await each.post(talk.path("/fs/key"), json={"content": SECRET})).status_code == 201
     await keep(talk, SECRET)
-    calls = [call("read_file", path="/key"), call("secret_store", operation="set", key="TOKEN", value="another")]
-    await turn(talk, {"tool_calls": calls}, {"tool_calls": [call("read_file", path="/key")]}, {"text": f"It was {SECRET}."})
+    calls = [
+        call("read_file", path="/key"),
+        call("secret_store", operation="set", key="TOKEN", value="another"),
+    ]
+    await turn(
+        talk,
+        {"tool_calls": calls},
+        {"tool_calls": [call("read_file", path="/key")]},
+        {"text": f"It was {SECRET}."},
+    )
     shown = json.dumps(await talk.events(), ensure_ascii=False)
     assert "[secret TOKEN]" in shown
     assert_clean(shown)
 
 
-# --- secrets that a model stores -----------------------------------------------------------------------------------------
+# --- secrets that a model stores
+# -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -235,13 +285,16 @@ async def test_what_a_model_gives_to_be_kept_secret_is_in_no_event_well_formed_o
     each: httpx.AsyncClient, arguments: Any
 ) -> None:
     talk = await new_talk(each, capabilities=ALL)
-    events = await turn(talk, {"tool_calls": [{"name": "secret_store", "arguments": arguments}]}, {"text": "Done."})
+    events = await turn(
+        talk, {"tool_calls": [{"name": "secret_store", "arguments": arguments}]}, {"text": "Done."}
+    )
     data = [event["data"] for event in events if event["type"] not in ("turn.started", "turn.completed")]
     for trace in (*TRACES, "zeb", "4711"):
         assert not any(trace in text for text in texts_in(data)), data
 
 
-# --- blanking breaks nothing ---------------------------------------------------------------------------------------------
+# --- blanking breaks nothing
+# ---------------------------------------------------------------------------------------------
 
 AWKWARD = {
     "text": "a tag of the log's", "content": "a field's name", "true": "a word of JSON", "null": "a word of JSON", "agent": "a role",
@@ -252,7 +305,9 @@ AWKWARD = {
 
 
 @pytest.mark.parametrize("secret", AWKWARD)
-async def test_a_secret_that_looks_like_part_of_the_log_breaks_no_turn(each: httpx.AsyncClient, secret: str) -> None:
+async def test_a_secret_that_looks_like_part_of_the_log_breaks_no_turn(
+    each: httpx.AsyncClient, secret: str
+) -> None:
     talk = await holding(each, secret)
     calls = [
         call("kv_store", operation="set", key="n", value=f"1000 true null {secret}"),
@@ -260,8 +315,16 @@ async def test_a_secret_that_looks_like_part_of_the_log_breaks_no_turn(each: htt
         call("bash", command="echo 1000 true null; echo '{\"a\": null}'; seq 3000; seq 12000"),
         call("write_todos", todos=[{"content": "text", "status": "pending", "active_form": "Doing"}]),
     ]
-    after = [call("sql_query", sql="SELECT 1000 AS a, 'text' AS content FROM t", database="db"), call("get_session_info")]
-    events = await turn(talk, {"text": f"1000 {secret}", "tool_calls": calls}, {"tool_calls": after}, {"text": f"Done: {secret}."})
+    after = [
+        call("sql_query", sql="SELECT 1000 AS a, 'text' AS content FROM t", database="db"),
+        call("get_session_info"),
+    ]
+    events = await turn(
+        talk,
+        {"text": f"1000 {secret}", "tool_calls": calls},
+        {"tool_calls": after},
+        {"text": f"Done: {secret}."},
+    )
     results = [event["data"] for event in events if event["type"] == "tool.completed"]
     assert [result["success"] for result in results] == [True] * 6, results
     await turn(talk, {"text": "Again."})
@@ -272,7 +335,9 @@ async def test_a_secret_in_a_number_is_blanked_as_text(one: httpx.AsyncClient) -
     talk = await holding(one, "4711")
     await works(talk, "sql_execute", sql="CREATE TABLE t (a)")
     events = await turn(
-        talk, {"tool_calls": [call("sql_query", sql="SELECT ? AS pin", params=[Raw("47.11e2")])]}, {"text": "Done."}
+        talk,
+        {"tool_calls": [call("sql_query", sql="SELECT ? AS pin", params=[Raw("47.11e2")])]},
+        {"text": "Done."},
     )
     begun = next(event["data"] for event in events if event["type"] == "tool.started")
     assert begun["tool_call"]["arguments"]["params"] == ["[secret TOKEN].0"]
@@ -283,7 +348,12 @@ async def test_a_secret_in_a_number_is_blanked_as_text(one: httpx.AsyncClient) -
 async def test_marks_do_not_multiply(one: httpx.AsyncClient) -> None:
     """Each secret stands many times in the mark of the one before it."""
     talk = await new_talk(one)
-    for value, name in (("aaaa", "bbbb" * 50), ("bbbb", "cccc" * 50), ("cccc", "dddd" * 50), ("dddd", "eeee" * 50)):
+    for value, name in (
+        ("aaaa", "bbbb" * 50),
+        ("bbbb", "cccc" * 50),
+        ("cccc", "dddd" * 50),
+        ("dddd", "eeee" * 50),
+    ):
         await keep(talk, value, name)
     message = await talk.say("aaaa bbbb")
     assert len(message["content"][0]["text"]) < 500
@@ -305,30 +375,43 @@ async def test_secrets_have_a_size_together(each: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("depth", [99, 480, 900])
-async def test_a_session_with_a_secret_bears_arguments_of_any_depth(each: httpx.AsyncClient, depth: int) -> None:
+async def test_a_session_with_a_secret_bears_arguments_of_any_depth(
+    each: httpx.AsyncClient, depth: int
+) -> None:
     talk = await holding(each)
     deep = Raw("[" * depth + f'"{quote(SECRET)}"' + "]" * depth)
-    events = await turn(talk, {"tool_calls": [{"name": "write_todos", "arguments": {"todos": deep}}]}, {"text": "Done."})
+    events = await turn(
+        talk, {"tool_calls": [{"name": "write_todos", "arguments": {"todos": deep}}]}, {"text": "Done."}
+    )
     assert_clean(json.dumps(events))
 
 
-# --- beside the log --------------------------------------------------------------------------------------------------------
+# --- beside the log
+# --------------------------------------------------------------------------------------------------------
 
 
-async def test_neither_the_servers_log_nor_its_database_has_it_in_the_clear(database_url: str, tmp_path: Path) -> None:
+async def test_neither_the_servers_log_nor_its_database_has_it_in_the_clear(
+    database_url: str, tmp_path: Path
+) -> None:
     async with (
-        Server(tmp_path / "data", database_url=database_url, environment={"PERDURE_LOG_LEVEL": "debug"}) as server,
+        Server(
+            tmp_path / "data", database_url=database_url, environment={"PERDURE_LOG_LEVEL": "debug"}
+        ) as server,
         httpx.AsyncClient(base_url=server.url, timeout=30) as http,
     ):
         await use_simulated_model(http)
         talk = await holding(http)
         key = {"Idempotency-Key": "once"}
         for _ in range(2):
-            said = await http.post(talk.path("/messages"), json=body_of(unseen({"text": SECRET}, ask=SECRET)), headers=key)
+            said = await http.post(
+                talk.path("/messages"), json=body_of(unseen({"text": SECRET}, ask=SECRET)), headers=key
+            )
             assert said.status_code == 201
             assert_clean(said.text)
         await talk.logged_until("session.idled")
-        await done(talk, call("bash", command=f"nonsense '{SECRET}'"), call("sql_query", sql=f"nonsense '{SECRET}'"))
+        await done(
+            talk, call("bash", command=f"nonsense '{SECRET}'"), call("sql_query", sql=f"nonsense '{SECRET}'")
+        )
         for path, body in (
             (talk.path("/messages"), f'{{"{SECRET}'),
             (talk.path("/storage/secrets"), f'{{"secrets": "{SECRET}"}}'),

@@ -1,4 +1,5 @@
-"""Commands that look for the host, for the network, for somebody else's files, or for an end of what there is."""
+"""Commands that look for the host, for the network, for somebody else's files, or for an end of what there
+is."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ async def listed(talk: Talk) -> dict[str, int]:
     return {entry["path"]: entry["size_bytes"] for entry in found if not entry["is_directory"]}
 
 
-# --- the host ---------------------------------------------------------------------------------------------------------------
+# --- the host
+# ---------------------------------------------------------------------------------------------------------------
 
 NOT_OURS = [
     "/etc/passwd", "/etc/shadow", "/etc/hosts", "/etc/resolv.conf", "/proc/self/environ", "/proc/self/cmdline", "/proc/1/environ",
@@ -40,7 +42,9 @@ async def test_no_file_of_the_host_is_there(one: httpx.AsyncClient) -> None:
     talk = await new_talk(one)
     answer = await bash(talk, "; ".join(f"cat {path} 2>/dev/null" for path in NOT_OURS))
     with open("/etc/passwd") as file:  # noqa: PTH123
-        ours = [line for line in file.read().splitlines() if line and not line.startswith(("root:", "nobody:"))]  # it has those too
+        ours = [
+            line for line in file.read().splitlines() if line and not line.startswith(("root:", "nobody:"))
+        ]  # it has those too
     assert not [line for line in ours if line in answer["stdout"]]
     for trace in ("PATH=", "python", "Name:", "nameserver", str(os.getpid())):
         assert trace not in answer["stdout"], answer["stdout"]
@@ -48,9 +52,23 @@ async def test_no_file_of_the_host_is_there(one: httpx.AsyncClient) -> None:
 
 async def test_it_runs_no_program_of_the_host_and_sees_none_of_its_processes(one: httpx.AsyncClient) -> None:
     talk = await new_talk(one)
-    programs = ("python3", "perl", "gcc", "ssh", "git", "sudo", "docker", "sqlite3", "/bin/sh", "/usr/bin/env", "/proc/self/exe")
+    programs = (
+        "python3",
+        "perl",
+        "gcc",
+        "ssh",
+        "git",
+        "sudo",
+        "docker",
+        "sqlite3",
+        "/bin/sh",
+        "/usr/bin/env",
+        "/proc/self/exe",
+    )
     answer = await bash(
-        talk, "; ".join(f"{program} --version" for program in programs) + f"; kill -0 {os.getpid()}; ps aux; kill -9 1"
+        talk,
+        "; ".join(f"{program} --version" for program in programs)
+        + f"; kill -0 {os.getpid()}; ps aux; kill -9 1",
     )
     assert "ersion" not in answer["stdout"]
     assert str(os.getpid()) not in answer["stdout"].split()
@@ -58,7 +76,16 @@ async def test_it_runs_no_program_of_the_host_and_sees_none_of_its_processes(one
 
 async def test_its_environment_has_nothing_of_the_servers(one: httpx.AsyncClient) -> None:
     answer = await bash(await new_talk(one), "env; set; export -p; declare -p; echo $PPID $$ ~ ~root")
-    for trace in ("PERDURE", "VIRTUAL_ENV", "SSL_CERT", "/tmp/pytest", "PYTEST", "API_KEY", "LANG=", "TMPDIR"):
+    for trace in (
+        "PERDURE",
+        "VIRTUAL_ENV",
+        "SSL_CERT",
+        "/tmp/pytest",
+        "PYTEST",
+        "API_KEY",
+        "LANG=",
+        "TMPDIR",
+    ):
         assert trace not in answer["stdout"]
 
 
@@ -81,7 +108,8 @@ async def test_without_leave_nothing_is_reached(one: httpx.AsyncClient, reach: s
     assert "root:" not in answer["stdout"]
 
 
-# --- links, archives, a great many files --------------------------------------------------------------------------------------
+# --- links, archives, a great many files
+# --------------------------------------------------------------------------------------
 
 
 async def test_links_lead_nowhere_and_are_not_kept(each: httpx.AsyncClient) -> None:
@@ -142,10 +170,13 @@ async def test_what_unpacks_to_more_than_there_is_room_for_ends(one: httpx.Async
     assert sum(files.values()) <= 100_000_000
     assert len(files) <= 20_000
     # And it can be cleared away.
-    assert (await use(talk, "bash", command="cat kept; find . -type f -not -name kept -delete", timeout=30))["success"]
+    assert (await use(talk, "bash", command="cat kept; find . -type f -not -name kept -delete", timeout=30))[
+        "success"
+    ]
 
 
-# --- time and memory --------------------------------------------------------------------------------------------------------------
+# --- time and memory
+# --------------------------------------------------------------------------------------------------------------
 
 ENDLESS = {
     "processes": ":(){ :|:& };:",
@@ -180,7 +211,9 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("command", ENDLESS.values(), ids=ENDLESS.keys())
-async def test_what_has_no_end_is_ended_and_the_shell_is_well_afterwards(one: httpx.AsyncClient, command: str) -> None:
+async def test_what_has_no_end_is_ended_and_the_shell_is_well_afterwards(
+    one: httpx.AsyncClient, command: str
+) -> None:
     talk = await new_talk(one)
     began = time.monotonic()
     data = await use(talk, "bash", command=command, timeout=1)
@@ -189,12 +222,25 @@ async def test_what_has_no_end_is_ended_and_the_shell_is_well_afterwards(one: ht
     assert (await bash(talk, "echo well"))["stdout"] == "well\n"
 
 
-# --- what is remembered -----------------------------------------------------------------------------------------------------------
+# --- what is remembered
+# -----------------------------------------------------------------------------------------------------------
 
 POISON = {
-    "a line that looks like the shell's own": ("X=$'a\\ndeclare -- PWD=\"/\"\\nshopt -u x'", "printf '%s' \"$X\" | wc -l", "2\n"),
-    "commands in values": ("X='`touch pwned`$(touch pwned)'; a=('$(touch pwned)')", "ls; echo ${#a[@]}", "1\n"),
-    "commands in keys": ("declare -A m; m['$(touch pwned)']=1; m['\"]; touch pwned; x[\"']=2", "ls; echo ${#m[@]}", "2\n"),
+    "a line that looks like the shell's own": (
+        "X=$'a\\ndeclare -- PWD=\"/\"\\nshopt -u x'",
+        "printf '%s' \"$X\" | wc -l",
+        "2\n",
+    ),
+    "commands in values": (
+        "X='`touch pwned`$(touch pwned)'; a=('$(touch pwned)')",
+        "ls; echo ${#a[@]}",
+        "1\n",
+    ),
+    "commands in keys": (
+        "declare -A m; m['$(touch pwned)']=1; m['\"]; touch pwned; x[\"']=2",
+        "ls; echo ${#m[@]}",
+        "2\n",
+    ),
     "a hook": ("PROMPT_COMMAND='touch pwned'; BASH_ENV=x; PS4='$(touch pwned)'", "ls; echo on", "on\n"),
     "another cd": ("cd() { touch pwned; }", "ls; builtin pwd", "/workspace\n"),
     "another builtin": ("K=kept; builtin() { echo touch pwned; }", "ls; echo [$K]", "[]\n"),
@@ -203,7 +249,11 @@ POISON = {
     "a folder that is gone": ("mkdir d; cd d; rmdir ../d", "ls; pwd", "/workspace\n"),
     "a folder elsewhere": ("mkdir /tmp/x; cd /tmp/x", "ls; pwd", "/workspace\n"),
     "constants": ("readonly PATH IFS K=kept", "ls; echo [$K]", "[kept]\n"),
-    "a program before its name": ("printf 'touch pwned' > ls; chmod +x ls; PATH=.:$PATH", "rm ls; ls; echo on", "on\n"),
+    "a program before its name": (
+        "printf 'touch pwned' > ls; chmod +x ls; PATH=.:$PATH",
+        "rm ls; ls; echo on",
+        "on\n",
+    ),
 }
 
 

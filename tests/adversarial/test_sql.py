@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from perdure.capabilities import sql_engine
-from perdure.capabilities.sql_engine import Answer, describe, run_sql
 from perdure.domain.errors import ToolError
+from perdure.sandbox import sql as sql_engine
+from perdure.sandbox.sql import Answer, describe, run_sql
 from tests.adversarial.attack import refused, use, works
 from tests.talk import Talk, new_talk
 
@@ -27,7 +27,8 @@ def run(*statements: str, reading: bool = False) -> Answer:
     return run_sql(image, statements[-1], None, reading=reading)
 
 
-# --- out of the database ------------------------------------------------------------------------------------------------
+# --- out of the database
+# ------------------------------------------------------------------------------------------------
 
 ESCAPES = {
     "attach": "ATTACH '{place}' AS other",
@@ -80,13 +81,18 @@ def test_no_statement_leaves_its_database(tmp_path: Path, escape: str, reading: 
 def test_a_view_or_a_trigger_does_what_its_caller_may() -> None:
     for made, used in (
         ("CREATE VIEW v AS SELECT load_extension('x')", "SELECT * FROM v"),
-        ("CREATE TRIGGER r AFTER INSERT ON t BEGIN SELECT load_extension('x'); END", "INSERT INTO t VALUES (1)"),
+        (
+            "CREATE TRIGGER r AFTER INSERT ON t BEGIN SELECT load_extension('x'); END",
+            "INSERT INTO t VALUES (1)",
+        ),
         ("CREATE INDEX i ON t (readfile('/etc/passwd'))", "INSERT INTO t VALUES (1)"),
     ):
         with pytest.raises(ToolError, match=r"unsafe use|not authorized|no such function"):
             run("CREATE TABLE t (a)", made, used)
     made = "CREATE TRIGGER r AFTER INSERT ON t BEGIN INSERT INTO u SELECT new.a; END"
-    assert run("CREATE TABLE t (a)", "CREATE TABLE u (a)", made, "INSERT INTO t VALUES (1)", "SELECT * FROM u").rows == ((1,),)
+    assert run(
+        "CREATE TABLE t (a)", "CREATE TABLE u (a)", made, "INSERT INTO t VALUES (1)", "SELECT * FROM u"
+    ).rows == ((1,),)
     with pytest.raises(ToolError, match="changes nothing"):
         run("CREATE TABLE t (a)", "CREATE TABLE u (a)", made, "INSERT INTO t VALUES (1)", reading=True)
 
@@ -107,9 +113,19 @@ def test_a_query_writes_nothing(statement: str) -> None:
 def test_virtual_tables_that_keep_to_the_database_work() -> None:
     words = "CREATE VIRTUAL TABLE t USING {}"
     for module in ("fts5(a)", "fts4(a)"):
-        found = run(words.format(module), "INSERT INTO t VALUES ('one two')", "SELECT a FROM t WHERE t MATCH 'two'", reading=True)
+        found = run(
+            words.format(module),
+            "INSERT INTO t VALUES ('one two')",
+            "SELECT a FROM t WHERE t MATCH 'two'",
+            reading=True,
+        )
         assert found.rows == (("one two",),)
-    assert run(words.format("rtree(id, a, b)"), "INSERT INTO t VALUES (1, 2, 3)", "SELECT id FROM t WHERE a > 1", reading=True).rows
+    assert run(
+        words.format("rtree(id, a, b)"),
+        "INSERT INTO t VALUES (1, 2, 3)",
+        "SELECT id FROM t WHERE a > 1",
+        reading=True,
+    ).rows
     assert run("SELECT value FROM json_each('[1, 2]')", reading=True).rows == ((1,), (2,))
 
 
@@ -129,7 +145,8 @@ def test_what_a_virtual_table_keeps_may_be_spoiled(statements: tuple[str, ...]) 
         run(*statements)
 
 
-# --- more than there is ---------------------------------------------------------------------------------------------------
+# --- more than there is
+# ---------------------------------------------------------------------------------------------------
 
 TOO_MUCH = {
     "a blob": "SELECT zeroblob(1000000000)",
@@ -157,7 +174,10 @@ def test_what_is_too_much_is_refused_in_words(statement: str) -> None:
 
 
 def test_views_of_views_are_refused_before_they_are_spelled_out() -> None:
-    views = [f"CREATE VIEW v{number} AS SELECT x.a FROM v{number - 1} x, v{number - 1} y" for number in range(1, 30)]
+    views = [
+        f"CREATE VIEW v{number} AS SELECT x.a FROM v{number - 1} x, v{number - 1} y"
+        for number in range(1, 30)
+    ]
     image = b""
     for statement in ("CREATE VIEW v0 AS SELECT 1 AS a", *views):
         image = run_sql(image, statement, None, reading=False).image or image
@@ -205,7 +225,8 @@ def test_what_is_no_statement_or_gives_no_text_is_refused_or_gives_nothing(state
     assert answer.rows == ()
 
 
-# --- through the tools ------------------------------------------------------------------------------------------------------
+# --- through the tools
+# ------------------------------------------------------------------------------------------------------
 
 
 async def database(http: httpx.AsyncClient, **fields: Any) -> Talk:
@@ -217,11 +238,15 @@ async def test_what_comes_out_of_a_database_can_be_kept_in_the_log(each: httpx.A
     await works(talk, "sql_execute", sql="CREATE TABLE t (a)")
     sql = "SELECT char(0) || 'a', 9e999, -9e999, 9223372036854775807, x'00ff', '\U0001f600', json('{\"a\": null}')"
     answer = await works(talk, "sql_query", sql=sql)
-    assert answer["rows"] == [["\x00a", None, None, 9223372036854775807, "<2 bytes>", "\U0001f600", '{"a":null}']]
+    assert answer["rows"] == [
+        ["\x00a", None, None, 9223372036854775807, "<2 bytes>", "\U0001f600", '{"a":null}']
+    ]
     assert "int too large" in await refused(talk, "sql_query", sql="SELECT ?", params=[10**30])
 
 
-@pytest.mark.parametrize("name", ["../main", "main; DROP", "MAIN", "a" * 64, "", "é", "sqlite_master", "a\x00b", "/etc/passwd"])
+@pytest.mark.parametrize(
+    "name", ["../main", "main; DROP", "MAIN", "a" * 64, "", "é", "sqlite_master", "a\x00b", "/etc/passwd"]
+)
 async def test_the_name_of_a_database_is_a_name(one: httpx.AsyncClient, name: str) -> None:
     talk = await database(one)
     data = await use(talk, "sql_execute", sql="CREATE TABLE t (a)", database=name)

@@ -66,13 +66,19 @@ class Desk:
         return await self.change(lambda tx, space: write_files(tx, space, every, self.limits, self.now))
 
     async def delete(self, path: str, *, recursive: bool = False, **how: Any) -> int:
-        return await self.change(lambda tx, space: delete_path(tx, space, path, recursive=recursive, now=self.now, **how))
+        return await self.change(
+            lambda tx, space: delete_path(tx, space, path, recursive=recursive, now=self.now, **how)
+        )
 
     async def move(self, source: str, target: str) -> FileRow:
-        return await self.change(lambda tx, space: move_path(tx, space, source, target, self.limits, self.now))
+        return await self.change(
+            lambda tx, space: move_path(tx, space, source, target, self.limits, self.now)
+        )
 
     async def copy(self, source: str, target: str) -> FileRow:
-        return await self.change(lambda tx, space: copy_path(tx, space, source, target, self.limits, self.now))
+        return await self.change(
+            lambda tx, space: copy_path(tx, space, source, target, self.limits, self.now)
+        )
 
     async def read(self, path: str) -> bytes:
         async def body(tx: Tx) -> bytes:

@@ -1,6 +1,9 @@
-"""Another process on the same database, for tests that need a real one: `python -m tests.conformance.other_process`.
+"""Another process on the same database, for tests that need a real one.
 
-It is told what to be, says what it does in lines on its standard output, and ends when its standard input does.
+`python -m tests.conformance.other_process`.
+
+It is told what to be, says what it does in lines on its standard output, and ends when its standard input
+does.
 """
 
 from __future__ import annotations
@@ -16,9 +19,9 @@ from pathlib import Path
 from perdure.domain.events import Event
 from perdure.store.bus import Appended, Live
 from perdure.store.migrate import migrate
-from perdure.store.postgres_bus import PostgresBus
-from perdure.store.postgres_notify import open_notifier
-from perdure.store.postgres_queue import open_postgres_queue
+from perdure.store.postgres.bus import PostgresBus
+from perdure.store.postgres.notify import open_notifier
+from perdure.store.postgres.queue import open_postgres_queue
 from perdure.store.queue import Job
 from tests.conformance.places import open_database, postgres, soon
 
@@ -102,7 +105,11 @@ async def speaking(url: str, session_id: str) -> None:
     whole = ""
     async for line in hear():
         before, whole = whole, whole + line
-        bus.publish(Live(session_id, "turn", "message", "text", 1, len(before), line, whole, context='{"turn_id":"t"}'))
+        bus.publish(
+            Live(
+                session_id, "turn", "message", "text", 1, len(before), line, whole, context='{"turn_id":"t"}'
+            )
+        )
         grown = Event("event", session_id, len(whole), "input.message", 0, "{}", "{}", None, None)
         bus.publish(Appended(session_id, len(whole), (grown,)))
     await bus.close()

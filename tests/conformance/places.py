@@ -1,4 +1,7 @@
-"""What the suites here share: fresh databases of both kinds, a wire that can be cut, and waiting without sleeping."""
+"""What the suites here share.
+
+Fresh databases of both kinds, a wire that can be cut, and waiting without sleeping.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from perdure.store.database import Database
-from perdure.store.postgres import PostgresDatabase, open_postgres
+from perdure.store.postgres.database import PostgresDatabase, open_postgres
 from perdure.store.sqlite import open_sqlite
 
 T = TypeVar("T")
@@ -65,7 +68,10 @@ def postgres(database: Database) -> PostgresDatabase:
 
 
 class Wire:
-    """A TCP relay before a server: `cut` breaks every connection and refuses new ones, `mend` lets them in again."""
+    """A TCP relay before a server.
+
+    `cut` breaks every connection and refuses new ones, `mend` lets them in again.
+    """
 
     def __init__(self, url: str) -> None:
         self._target = urlsplit(url)

@@ -59,31 +59,84 @@ HARNESS_ID = new_id("harness")
 def harness(name: str, parent: str | None = None, **fields: Any) -> HarnessRow:
     row = HarnessRow(
         new_id("harness"), ORG, name, None, None, None, parent, None, "[]", "{}", 0, "active", NOW, NOW, None
-    )  # fmt: skip
+    )
     return msgspec.structs.replace(row, **fields)
 
 
 def agent(name: str, **fields: Any) -> AgentRow:
-    row = AgentRow(new_id("agent"), ORG, name, None, None, "Help.", HARNESS_ID, None, "[]", "{}", "active", NOW, NOW, None)
+    row = AgentRow(
+        new_id("agent"),
+        ORG,
+        name,
+        None,
+        None,
+        "Help.",
+        HARNESS_ID,
+        None,
+        "[]",
+        "{}",
+        "active",
+        NOW,
+        NOW,
+        None,
+    )
     return msgspec.structs.replace(row, **fields)
 
 
 def version(row: AgentRow, number: int, **fields: Any) -> AgentVersionRow:
     config = authored_of(row)
     made = AgentVersionRow(
-        new_id("agentver"), row.org_id, row.id, number, None, None, "auto", 1, 0, number, None, hash_of_config(config),
-        to_json(config), "{}", new_id("user"), NOW,
-    )  # fmt: skip
+        new_id("agentver"),
+        row.org_id,
+        row.id,
+        number,
+        None,
+        None,
+        "auto",
+        1,
+        0,
+        number,
+        None,
+        hash_of_config(config),
+        to_json(config),
+        "{}",
+        new_id("user"),
+        NOW,
+    )
     return msgspec.structs.replace(made, **fields)
 
 
 def session(**fields: Any) -> SessionRow:
     row = SessionRow(
-        id=new_id("session"), org_id=ORG, owner_id=new_id("user"), harness_id=HARNESS_ID, agent_id=None, title=None, tags="[]",
-        locale=None, model_id=None, config="{}", forked_from_id=None, forked_from_sequence=None, created_at=NOW, updated_at=NOW,
-        deleted_at=None, epoch=0, recoveries=0, claimed_head=-1, head=0, status="started", turn_id=None, turn_after=0, wake_at=None,
-        preview=None, output_preview=None, usage=None, started_at=None, finished_at=None,
-    )  # fmt: skip
+        id=new_id("session"),
+        org_id=ORG,
+        owner_id=new_id("user"),
+        harness_id=HARNESS_ID,
+        agent_id=None,
+        title=None,
+        tags="[]",
+        locale=None,
+        model_id=None,
+        config="{}",
+        forked_from_id=None,
+        forked_from_sequence=None,
+        created_at=NOW,
+        updated_at=NOW,
+        deleted_at=None,
+        epoch=0,
+        recoveries=0,
+        claimed_head=-1,
+        head=0,
+        status="started",
+        turn_id=None,
+        turn_after=0,
+        wake_at=None,
+        preview=None,
+        output_preview=None,
+        usage=None,
+        started_at=None,
+        finished_at=None,
+    )
     return msgspec.structs.replace(row, **fields)
 
 
@@ -103,8 +156,16 @@ async def keep(database: Database, *rows: Any) -> None:
 
 
 async def test_a_row_reads_back_as_it_was_written(database: Database) -> None:
-    above = harness("above", tags='["a"]', config='{"capabilities":[{"ref":"x","config":{"deep":[1]}}]}', is_built_in=1)
-    desk = agent("desk", default_version_id="v", forked_from_agent_id="a", forked_from_version_id="b", root_agent_id="c")
+    above = harness(
+        "above", tags='["a"]', config='{"capabilities":[{"ref":"x","config":{"deep":[1]}}]}', is_built_in=1
+    )
+    desk = agent(
+        "desk",
+        default_version_id="v",
+        forked_from_agent_id="a",
+        forked_from_version_id="b",
+        root_agent_id="c",
+    )
     first = version(desk, 1, parent_version_id="p", source_version_id="s", summary="So.")
     await keep(database, above, desk, first)
     assert await database.read(lambda tx: get_harness(tx, ORG, above.id)) == above
@@ -118,7 +179,11 @@ async def test_nothing_is_found_from_another_organization(database: Database) ->
     await keep(database, above, desk, first)
 
     async def body(tx: Tx) -> None:
-        for look in (get_harness(tx, OTHER, above.id), get_agent(tx, OTHER, desk.id), get_version(tx, OTHER, desk.id, first.id)):
+        for look in (
+            get_harness(tx, OTHER, above.id),
+            get_agent(tx, OTHER, desk.id),
+            get_version(tx, OTHER, desk.id, first.id),
+        ):
             with pytest.raises(NotFound):
                 await look
         assert await harness_by_name(tx, OTHER, "above") is None
@@ -169,10 +234,15 @@ async def test_lists_leave_out_the_archived_unless_asked_and_the_deleted_always(
     assert await names(True) == ["desk-active", "desk-archived"]
 
 
-async def test_a_search_looks_at_names_and_descriptions_in_any_case_and_takes_signs_as_they_are(database: Database) -> None:
+async def test_a_search_looks_at_names_and_descriptions_in_any_case_and_takes_signs_as_they_are(
+    database: Database,
+) -> None:
     await keep(
-        database, agent("desk", display_name="Help Desk"), agent("other", description="100% of the DESK_work"), agent("third")
-    )  # fmt: skip
+        database,
+        agent("desk", display_name="Help Desk"),
+        agent("other", description="100% of the DESK_work"),
+        agent("third"),
+    )
 
     async def names(search: str) -> list[str]:
         found, _ = await database.read(lambda tx: list_agents(tx, ORG, search, False, 0, 10))
@@ -192,7 +262,13 @@ async def test_pages_go_from_the_newest_to_the_oldest(database: Database) -> Non
 
 
 async def test_only_names_that_begin_with_the_stem_are_given(database: Database) -> None:
-    await keep(database, agent("desk"), agent("desk-copy"), agent("help-desk"), agent("desk-copy-2", status="archived"))
+    await keep(
+        database,
+        agent("desk"),
+        agent("desk-copy"),
+        agent("help-desk"),
+        agent("desk-copy-2", status="archived"),
+    )
     assert await database.read(lambda tx: agent_names(tx, ORG, "desk")) == {"desk", "desk-copy"}
 
 
@@ -227,7 +303,13 @@ async def test_not_even_a_circle_of_harnesses_is_followed_for_ever(database: Dat
 
 async def test_changes_of_inheritance_wait_for_each_other(database: Database) -> None:
     await database.write(
-        lambda tx: tx.run("INSERT INTO organizations (id, name, created_at, updated_at) VALUES (?, ?, ?, ?)", ORG, "Us", NOW, NOW)
+        lambda tx: tx.run(
+            "INSERT INTO organizations (id, name, created_at, updated_at) VALUES (?, ?, ?, ?)",
+            ORG,
+            "Us",
+            NOW,
+            NOW,
+        )
     )
     counter = harness("counter", description="0")
     await keep(database, counter)
@@ -241,7 +323,9 @@ async def test_changes_of_inheritance_wait_for_each_other(database: Database) ->
     assert (await database.read(lambda tx: get_harness(tx, ORG, counter.id))).description == "12"
 
 
-async def test_versions_come_newest_first_and_the_newest_with_a_configuration_is_found(database: Database) -> None:
+async def test_versions_come_newest_first_and_the_newest_with_a_configuration_is_found(
+    database: Database,
+) -> None:
     desk = agent("desk")
     other = msgspec.structs.replace(desk, system_prompt="Help more.")
     rows = [version(desk, 1), version(other, 2), version(desk, 3), version(other, 4)]
@@ -256,14 +340,21 @@ async def test_versions_come_newest_first_and_the_newest_with_a_configuration_is
     await database.read(body)
 
 
-async def test_an_agent_as_of_a_version_has_its_configuration_and_its_own_name_and_status(database: Database) -> None:
-    then = agent("desk", description="Then.", tags='["then"]', config='{"max_iterations":3}', default_model_id="m")
+async def test_an_agent_as_of_a_version_has_its_configuration_and_its_own_name_and_status(
+    database: Database,
+) -> None:
+    then = agent(
+        "desk", description="Then.", tags='["then"]', config='{"max_iterations":3}', default_model_id="m"
+    )
     first = version(then, 1)
     await keep(database, then, first)
     now = msgspec.structs.replace(
         then, name="front", status="archived", system_prompt="Now.", description=None, tags="[]", config="{}"
     )
-    changes = {name: getattr(now, name) for name in ("name", "status", "system_prompt", "description", "tags", "config")}
+    changes = {
+        name: getattr(now, name)
+        for name in ("name", "status", "system_prompt", "description", "tags", "config")
+    }
     await database.write(lambda tx: update_agent(tx, ORG, then.id, changes))
 
     found = await database.read(lambda tx: get_agent_at(tx, ORG, then.id, first.id))
@@ -274,7 +365,13 @@ async def test_an_agent_as_of_a_version_has_its_configuration_and_its_own_name_a
 
 
 def test_what_a_version_keeps_puts_back_all_that_it_took() -> None:
-    row = agent("desk", description="d", display_name="D", tags='["a"]', config='{"tools":[],"parallel_tool_calls":false}')
+    row = agent(
+        "desk",
+        description="d",
+        display_name="D",
+        tags='["a"]',
+        config='{"tools":[],"parallel_tool_calls":false}',
+    )
     again = with_authored(agent("desk", id=row.id), authored_of(row))
     assert authored_of(again) == authored_of(row)
     assert AuthoredConfig("", "") != authored_of(row)
@@ -299,7 +396,14 @@ async def test_sessions_are_counted_with_their_tokens_turns_and_times(database: 
     sessions = [
         session(agent_id=desk, created_at=NOW - 9 * second),
         session(agent_id=desk, status="idle", usage=usage, started_at=NOW, updated_at=NOW + 3 * second),
-        session(agent_id=desk, status="active", usage=usage, started_at=NOW, updated_at=NOW + 2 * second, finished_at=NOW + second),
+        session(
+            agent_id=desk,
+            status="active",
+            usage=usage,
+            started_at=NOW,
+            updated_at=NOW + 2 * second,
+            finished_at=NOW + second,
+        ),
         session(agent_id=desk, status="idle", usage=usage, started_at=NOW, deleted_at=NOW),
         session(status="idle", usage=usage, started_at=NOW),
     ]
@@ -310,26 +414,52 @@ async def test_sessions_are_counted_with_their_tokens_turns_and_times(database: 
             for kind in ("turn.started", "turn.completed"):
                 await tx.run(
                     "INSERT INTO events (session_id, sequence, org_id, id, type, ts, context, data) VALUES (?, ?, ?, ?, ?, ?, '{}', '{}')",
-                    row.id, 1 if kind == "turn.started" else 2, ORG, new_id("event"), kind, NOW + place,
-                )  # fmt: skip
+                    row.id,
+                    1 if kind == "turn.started" else 2,
+                    ORG,
+                    new_id("event"),
+                    kind,
+                    NOW + place,
+                )
 
     await database.write(turns)
     stats = await database.read(lambda tx: resource_stats(tx, ORG, "agent_id", desk), long=True)
-    assert (stats.session_count, stats.started_session_count, stats.active_session_count, stats.idle_session_count) == (3, 1, 1, 1)
+    assert (
+        stats.session_count,
+        stats.started_session_count,
+        stats.active_session_count,
+        stats.idle_session_count,
+    ) == (3, 1, 1, 1)
     assert (stats.execution_count, stats.last_execution_at) == (3, "2023-11-14T22:13:20.000002Z")
     assert (stats.total_input_tokens, stats.total_output_tokens) == (200, 40)
     assert (stats.total_cache_read_tokens, stats.total_cache_creation_tokens) == (20, 0)
-    assert (stats.total_estimated_cost_usd, stats.total_actual_cost_usd, stats.total_cost_usd) == (0.5, 0.0, 0.5)
+    assert (stats.total_estimated_cost_usd, stats.total_actual_cost_usd, stats.total_cost_usd) == (
+        0.5,
+        0.0,
+        0.5,
+    )
     assert (stats.total_session_duration_ms, stats.avg_session_duration_ms) == (4000, 2000)
-    assert (stats.first_session_at, stats.last_session_at) == ("2023-11-14T22:13:11.000000Z", "2023-11-14T22:13:20.000000Z")
-    assert await database.read(lambda tx: session_counts(tx, ORG, "agent_id", (desk, new_id("agent")))) == {desk: 3}
-    assert await database.read(lambda tx: session_counts(tx, ORG, "harness_id", (HARNESS_ID,))) == {HARNESS_ID: 4}
+    assert (stats.first_session_at, stats.last_session_at) == (
+        "2023-11-14T22:13:11.000000Z",
+        "2023-11-14T22:13:20.000000Z",
+    )
+    assert await database.read(lambda tx: session_counts(tx, ORG, "agent_id", (desk, new_id("agent")))) == {
+        desk: 3
+    }
+    assert await database.read(lambda tx: session_counts(tx, ORG, "harness_id", (HARNESS_ID,))) == {
+        HARNESS_ID: 4
+    }
     assert await database.read(lambda tx: session_counts(tx, ORG, "agent_id", ())) == {}
 
 
 async def test_what_has_no_sessions_counts_nothing(database: Database) -> None:
     stats = await database.read(lambda tx: resource_stats(tx, ORG, "harness_id", new_id("harness")))
-    assert (stats.session_count, stats.total_cost_usd, stats.avg_session_duration_ms, stats.first_session_at) == (
+    assert (
+        stats.session_count,
+        stats.total_cost_usd,
+        stats.avg_session_duration_ms,
+        stats.first_session_at,
+    ) == (
         0,
         0.0,
         None,

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from perdure.domain.files import Content, content_of
-from perdure.engine.services import SystemClock
+from perdure.engine.context import SystemClock
 from perdure.settings import Settings
 from perdure.store.blobs import PART, keep_contents, purge_blobs, read_contents, read_part, release_contents
 from perdure.store.database import Database, Purged

@@ -13,9 +13,9 @@ from perdure.domain.events import Event
 from perdure.store.bus import SUBSCRIPTION_LIMIT, Appended, Bus, Live, LocalBus, Stop, Subscription
 from perdure.store.database import Tx
 from perdure.store.migrate import migrate
-from perdure.store.postgres import PostgresDatabase, open_postgres
-from perdure.store.postgres_bus import PostgresBus
-from perdure.store.postgres_notify import Notifier, open_notifier
+from perdure.store.postgres.bus import PostgresBus
+from perdure.store.postgres.database import PostgresDatabase, open_postgres
+from perdure.store.postgres.notify import Notifier, open_notifier
 from perdure.store.rows import insert, values
 from perdure.store.sessions import SessionRow
 from tests.conformance.other_process import other_process
@@ -88,11 +88,35 @@ async def _on_postgres(request: pytest.FixtureRequest) -> AsyncIterator[Buses]:
 
 def session(name: str) -> SessionRow:
     return SessionRow(
-        id=name, org_id="org_1", owner_id="user_1", harness_id="harness_1", agent_id=None, title=None, tags="[]",
-        locale=None, model_id=None, config="{}", forked_from_id=None, forked_from_sequence=None, created_at=1,
-        updated_at=1, deleted_at=None, epoch=0, recoveries=0, claimed_head=0, head=1, status="active", turn_id="turn_1",
-        turn_after=0, wake_at=None, preview=None, output_preview=None, usage=None, started_at=None, finished_at=None,
-    )  # fmt: skip
+        id=name,
+        org_id="org_1",
+        owner_id="user_1",
+        harness_id="harness_1",
+        agent_id=None,
+        title=None,
+        tags="[]",
+        locale=None,
+        model_id=None,
+        config="{}",
+        forked_from_id=None,
+        forked_from_sequence=None,
+        created_at=1,
+        updated_at=1,
+        deleted_at=None,
+        epoch=0,
+        recoveries=0,
+        claimed_head=0,
+        head=1,
+        status="active",
+        turn_id="turn_1",
+        turn_after=0,
+        wake_at=None,
+        preview=None,
+        output_preview=None,
+        usage=None,
+        started_at=None,
+        finished_at=None,
+    )
 
 
 def event(kind: str, sequence: int) -> Event:
@@ -104,13 +128,19 @@ class Speaker:
 
     def __init__(self, bus: Bus, *, key: str = "message_1", kind: str = "text") -> None:
         self._bus = bus
-        self._live = Live("s", "turn_1", key, "thinking" if kind == "thinking" else "text", 1, 0, "", "", context=CONTEXT)
+        self._live = Live(
+            "s", "turn_1", key, "thinking" if kind == "thinking" else "text", 1, 0, "", "", context=CONTEXT
+        )
 
     def say(self, *texts: str) -> None:
         for text in texts:
             before = self._live.accumulated
             self._live = msgspec.structs.replace(
-                self._live, offset=len(before), text=text, accumulated=before + text, sequence=self._live.sequence + 1
+                self._live,
+                offset=len(before),
+                text=text,
+                accumulated=before + text,
+                sequence=self._live.sequence + 1,
             )
             self._bus.publish(self._live)
 
@@ -167,7 +197,8 @@ class Listener:
         return [signal for signal in self.signals if isinstance(signal, Appended)]
 
 
-# --- within one process ---------------------------------------------------------------------------------------------
+# --- within one process
+# ---------------------------------------------------------------------------------------------
 
 
 async def test_a_follower_hears_its_session_and_no_other_at_once_and_once(bus: Bus) -> None:
@@ -247,7 +278,8 @@ async def test_waiting_ends_after_its_time_or_with_a_loss(bus: Bus) -> None:
     assert ear.drain() == ([], True)
 
 
-# --- between processes ----------------------------------------------------------------------------------------------
+# --- between processes
+# ----------------------------------------------------------------------------------------------
 
 
 async def test_wake_ups_and_live_text_arrive_in_order(pair: tuple[Bus, Bus]) -> None:
@@ -278,10 +310,18 @@ async def test_texts_of_any_length_and_kind_arrive_whole(pair: tuple[Bus, Bus]) 
 async def test_a_tools_output_passes_between_processes(pair: tuple[Bus, Bus]) -> None:
     speaking, listening = pair
     listener = Listener(listening)
-    speaking.publish(Live("s", "turn_1", "call_1", "stderr", 4, 7, "oh", "before oh", name="bash", context=CONTEXT))
+    speaking.publish(
+        Live("s", "turn_1", "call_1", "stderr", 4, 7, "oh", "before oh", name="bash", context=CONTEXT)
+    )
     await listener.more()
     assert isinstance(heard := listener.signals[0], Live)
-    assert (heard.key, heard.kind, heard.text, heard.name, heard.turn_id) == ("call_1", "stderr", "oh", "bash", "turn_1")
+    assert (heard.key, heard.kind, heard.text, heard.name, heard.turn_id) == (
+        "call_1",
+        "stderr",
+        "oh",
+        "bash",
+        "turn_1",
+    )
 
 
 async def test_a_text_that_begins_anew_replaces_what_was_said(pair: tuple[Bus, Bus]) -> None:
@@ -353,7 +393,9 @@ async def test_the_row_of_a_speaker_that_died_is_not_shown(buses: Buses) -> None
     assert await listening.drafts("s") == []
     assert await listening.drafts("gone") == []
     Speaker(await buses.open()).say("Hello")
-    rows = await eventually(lambda: database.read(lambda tx: tx.all("SELECT key FROM drafts ORDER BY key")), _is_alone)
+    rows = await eventually(
+        lambda: database.read(lambda tx: tx.all("SELECT key FROM drafts ORDER BY key")), _is_alone
+    )
     assert [row[0] for row in rows] == ["message_1", "of no session"]
 
 
@@ -426,7 +468,9 @@ async def test_text_that_is_no_text_breaks_nothing(buses: Buses) -> None:
     listener, speaker = Listener(listening), Speaker(speaking)
     speaker.say("half a pair: \ud83d", ".")
     await listener.until_text("half a pair: ?.")
-    drafts = await eventually(lambda: listening.drafts("s"), lambda found: bool(found and found[0].sequence == 3))
+    drafts = await eventually(
+        lambda: listening.drafts("s"), lambda found: bool(found and found[0].sequence == 3)
+    )
     assert drafts[0].text == "half a pair: ?."
 
 

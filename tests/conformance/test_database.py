@@ -40,7 +40,9 @@ async def store(place: Place) -> Database:
     return database
 
 
-async def test_what_a_transaction_wrote_is_read_afterwards_by_everybody(store: Database, place: Place) -> None:
+async def test_what_a_transaction_wrote_is_read_afterwards_by_everybody(
+    store: Database, place: Place
+) -> None:
     assert await store.write(adding("a", 7)) == "a"
     other = await place.open()
     for database in (store, other):
@@ -120,7 +122,9 @@ async def test_a_call_after_the_commit_is_not_made_when_there_is_none(store: Dat
     assert calls == ["first", "second"]
 
 
-async def test_a_call_after_the_commit_that_fails_spoils_nothing(store: Database, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_call_after_the_commit_that_fails_spoils_nothing(
+    store: Database, caplog: pytest.LogCaptureFixture
+) -> None:
     called = asyncio.Event()
 
     def fail() -> None:
@@ -237,17 +241,23 @@ async def test_fifty_writers_at_once_leave_a_log_without_a_gap(store: Database) 
             texts = [f"{me}/{turn}/{part}" for part in range(1 + turn % 3)]
             while True:
                 head = (await rows(store, "SELECT head FROM heads"))[0][0]
-                if await store.write(lambda tx, head=head, texts=texts: appending(tx, head, texts), single=turn % 2 == 0):  # type: ignore[misc]
+                if await store.write(
+                    lambda tx, head=head, texts=texts: appending(tx, head, texts), single=turn % 2 == 0
+                ):  # type: ignore[misc]
                     break
 
     await soon(asyncio.gather(*map(writer, range(50))))
     log = await rows(store, "SELECT sequence, text FROM log ORDER BY sequence")
     assert [sequence for sequence, _ in log] == list(range(1, 50 * 7 + 1))
     assert await rows(store, "SELECT head FROM heads") == [(350,)]
-    assert {text for _, text in log} == {f"{me}/{t}/{p}" for me in range(50) for t in range(4) for p in range(1 + t % 3)}
+    assert {text for _, text in log} == {
+        f"{me}/{t}/{p}" for me in range(50) for t in range(4) for p in range(1 + t % 3)
+    }
     # What one append added stands together, in its own order.
     places = {text: sequence for sequence, text in log}
-    assert all(places[f"{me}/2/{part}"] == places[f"{me}/2/0"] + part for me in range(50) for part in range(3))
+    assert all(
+        places[f"{me}/2/{part}"] == places[f"{me}/2/0"] + part for me in range(50) for part in range(3)
+    )
 
 
 TEXTS = [
@@ -264,7 +274,10 @@ TEXTS = [
 async def test_texts_and_bytes_come_back_as_they_were(store: Database) -> None:
     blobs = [b"", bytes(range(256)) * 8_000, None]
     numbers = [0, -1, 2**62, -(2**63), None]
-    written = [(f"t{place}", TEXTS[place], numbers[place % len(numbers)], blobs[place % len(blobs)]) for place in range(len(TEXTS))]
+    written = [
+        (f"t{place}", TEXTS[place], numbers[place % len(numbers)], blobs[place % len(blobs)])
+        for place in range(len(TEXTS))
+    ]
     await store.write(lambda tx: tx.run_many(INSERT, written))
     assert await rows(store, "SELECT id, text, number, data FROM things ORDER BY id") == written
     for _, text, _, _ in written:
@@ -277,7 +290,9 @@ async def test_statements_tell_how_many_rows_they_touched(store: Database) -> No
         return [
             await tx.run("UPDATE things SET text = 'why?' WHERE number >= ?", 2),
             await tx.run(INSERT + " ON CONFLICT (id) DO NOTHING", "t1", None, 1, None),
-            await tx.run(INSERT + " ON CONFLICT (id) DO UPDATE SET number = excluded.number", "t1", None, 9, None),
+            await tx.run(
+                INSERT + " ON CONFLICT (id) DO UPDATE SET number = excluded.number", "t1", None, 9, None
+            ),
             await tx.run("DELETE FROM things WHERE number > ?", 100),
             [tuple(row) for row in await tx.all("DELETE FROM things WHERE number = ? RETURNING id, text", 9)],
         ]
@@ -305,7 +320,8 @@ async def test_closing_finishes_what_was_begun_and_refuses_the_rest(store: Datab
     assert len(await names(await place.open())) == 20
 
 
-# --- SQLite ---------------------------------------------------------------------------------------------------------
+# --- SQLite
+# ---------------------------------------------------------------------------------------------------------
 
 
 async def test_a_file_that_is_no_database_is_refused_with_a_reason(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""The Database port on PostgreSQL: connections that break, statements that take long, rivals, and what others are told."""
+"""The Database port on PostgreSQL.
+
+Connections that break, statements that take long, rivals, and what others are told.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import pytest
 
 from perdure.domain.errors import Unavailable
 from perdure.store.database import Tx
-from perdure.store.postgres import numbered, open_postgres
+from perdure.store.postgres.database import numbered, open_postgres
 from tests.conformance.places import Place, postgres, soon, wire_to
 from tests.conformance.things import INSERT, adding, names, rows
 
@@ -22,7 +25,9 @@ def test_question_marks_become_numbers_except_in_quotes() -> None:
 
 async def test_connections_that_the_server_ended_are_replaced_unseen(postgres_place: Place) -> None:
     database, other = await postgres_place.open(), await postgres_place.open()
-    await database.write(lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BYTEA)"))
+    await database.write(
+        lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BYTEA)")
+    )
     await asyncio.gather(*(database.read(lambda tx: tx.one("SELECT 1")) for _ in range(8)))
     ended = await other.read(
         lambda tx: tx.all(
@@ -36,7 +41,9 @@ async def test_connections_that_the_server_ended_are_replaced_unseen(postgres_pl
 
 async def test_a_transaction_cut_off_in_the_middle_is_run_again(postgres_place: Place) -> None:
     database, other = await postgres_place.open(), await postgres_place.open()
-    await database.write(lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BYTEA)"))
+    await database.write(
+        lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BYTEA)")
+    )
     runs: list[int] = []
 
     async def body(tx: Tx) -> None:
@@ -55,7 +62,9 @@ async def test_a_transaction_cut_off_in_the_middle_is_run_again(postgres_place: 
 
 async def test_a_single_write_that_is_more_is_refused_before_it_does_harm(postgres_place: Place) -> None:
     database = await postgres_place.open()
-    await database.write(lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BYTEA)"))
+    await database.write(
+        lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BYTEA)")
+    )
 
     async def two(tx: Tx) -> None:
         await adding("a")(tx)
@@ -84,7 +93,9 @@ async def test_while_the_server_is_away_callers_are_told_and_later_served(postgr
 
 async def test_a_deadlock_is_resolved_by_running_one_body_again(postgres_place: Place) -> None:
     database = await postgres_place.open()
-    await database.write(lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BYTEA)"))
+    await database.write(
+        lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BYTEA)")
+    )
     await database.write(lambda tx: tx.run_many(INSERT, [("a", None, 0, None), ("b", None, 0, None)]))
     both = asyncio.Barrier(2)
     runs: list[str] = []
@@ -104,7 +115,9 @@ async def test_a_deadlock_is_resolved_by_running_one_body_again(postgres_place: 
     assert await rows(database, "SELECT number FROM things") == [(2,), (2,)]
 
 
-async def test_a_statement_that_takes_too_long_is_ended_and_the_url_may_say_how_long(postgres_place: Place) -> None:
+async def test_a_statement_that_takes_too_long_is_ended_and_the_url_may_say_how_long(
+    postgres_place: Place,
+) -> None:
     database = await open_postgres(postgres_place.url + "?statement_timeout=50", min_size=1, max_size=1)
     with pytest.raises(Unavailable, match="too busy"):
         await soon(database.write(lambda tx: tx.one("SELECT pg_sleep(60)")))
@@ -114,7 +127,9 @@ async def test_a_statement_that_takes_too_long_is_ended_and_the_url_may_say_how_
 
 async def test_a_lock_that_is_not_let_go_makes_others_unavailable_not_stuck(postgres_place: Place) -> None:
     holder = await postgres_place.open()
-    await holder.write(lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BYTEA)"))
+    await holder.write(
+        lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BYTEA)")
+    )
     await holder.write(adding("a"))
     rival = await open_postgres(postgres_place.url + "?lock_timeout=50", min_size=1, max_size=1)
     held, free = asyncio.Event(), asyncio.Event()
@@ -134,10 +149,14 @@ async def test_a_lock_that_is_not_let_go_makes_others_unavailable_not_stuck(post
     await rival.close()
 
 
-async def test_a_transaction_that_idles_is_ended_by_the_server_and_its_locks_with_it(postgres_place: Place) -> None:
+async def test_a_transaction_that_idles_is_ended_by_the_server_and_its_locks_with_it(
+    postgres_place: Place,
+) -> None:
     url = postgres_place.url + "?idle_in_transaction_session_timeout=50"
     database, other = await open_postgres(url, min_size=1, max_size=1), await postgres_place.open()
-    await other.write(lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BYTEA)"))
+    await other.write(
+        lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BYTEA)")
+    )
     await other.write(adding("a"))
     held = asyncio.Event()
 
@@ -156,7 +175,10 @@ async def test_a_transaction_that_idles_is_ended_by_the_server_and_its_locks_wit
 async def test_a_refused_connection_is_told_without_the_password(postgres_place: Place) -> None:
     user, _, rest = postgres_place.url.removeprefix("postgresql://").partition(":")
     address = rest.rpartition("@")[2]
-    for url in (f"postgresql://{user}:s3cret-s3cret@{address}", "postgresql://u:s3cret-s3cret@127.0.0.1:1/db"):
+    for url in (
+        f"postgresql://{user}:s3cret-s3cret@{address}",
+        "postgresql://u:s3cret-s3cret@127.0.0.1:1/db",
+    ):
         with pytest.raises(Unavailable) as caught:
             await soon(open_postgres(url))
         assert "s3cret" not in caught.value.message

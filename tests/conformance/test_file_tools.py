@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from perdure.capabilities.base import ToolContext, ToolOutcome
-from perdure.capabilities.bashkit_shell import BASH
-from perdure.capabilities.sandbox import Sandbox
-from perdure.capabilities.session_file_system import TOOLS
+from perdure.capabilities.port import ToolContext, ToolOutcome
 from perdure.domain.errors import TooLarge
 from perdure.domain.ids import new_id
 from perdure.domain.redaction import Redactor
+from perdure.sandbox.pool import Sandbox
 from perdure.store.crypto import Vault
 from perdure.store.database import Body, Database, T
 from perdure.store.sessions import mark_deleted
 from perdure.store.shell_states import read_shell_state, write_shell_state
+from perdure.tools.bashkit_shell import BASH
+from perdure.tools.session_file_system import TOOLS
 from tests.conformance.desk import NOW, ORG, Desk, count
 from tests.conformance.test_workspaces_store import new_session
 
@@ -45,10 +45,20 @@ class Watched:
 
 async def use(desk: Desk, name: str, database: Database | None = None, **arguments: Any) -> ToolOutcome:
     context = ToolContext(
-        org_id=ORG, session_id=new_id("session"), workspace_id=desk.id, turn_id="", tool_call_id="",
-        database=database or desk.database, vault=Vault(lambda: (b"k" * 32,)), now=lambda: NOW, progress=lambda text: None,
-        output=lambda stream, text: None, sandbox=Sandbox(), redactor=Redactor({}), file_limits=desk.limits,
-    )  # fmt: skip
+        org_id=ORG,
+        session_id=new_id("session"),
+        workspace_id=desk.id,
+        turn_id="",
+        tool_call_id="",
+        database=database or desk.database,
+        vault=Vault(lambda: (b"k" * 32,)),
+        now=lambda: NOW,
+        progress=lambda text: None,
+        output=lambda stream, text: None,
+        sandbox=Sandbox(),
+        redactor=Redactor({}),
+        file_limits=desk.limits,
+    )
     return await TOOL[name].run(context, arguments)
 
 

@@ -1,4 +1,7 @@
-"""Trees of files, on both databases: what a change may do, and that changes at once do not harm one another."""
+"""Trees of files, on both databases.
+
+What a change may do, and that changes at once do not harm one another.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from perdure.domain.errors import Conflict, Forbidden, InvalidInput, NotFound, PerdureError, PreconditionFailed, TooLarge
+from perdure.domain.errors import (
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    PerdureError,
+    PreconditionFailed,
+    TooLarge,
+)
 from perdure.domain.files import MAX_ENTRIES, FileLimits, content_of
 from perdure.domain.paths import is_below, parent_of
 from perdure.store.database import Database
@@ -42,7 +53,9 @@ async def test_a_folder_ends_where_its_name_ends(desk: Desk) -> None:
     await desk.write_all(*((f"{name}/x", b"x") for name in names))
     assert await desk.tree("/a") == ["/a/x"]
     assert await desk.delete("/a", recursive=True) == 2
-    assert sorted(path for path in await desk.tree() if path.endswith("x")) == sorted(f"{name}/x" for name in names[1:])
+    assert sorted(path for path in await desk.tree() if path.endswith("x")) == sorted(
+        f"{name}/x" for name in names[1:]
+    )
 
 
 async def test_the_same_path_in_another_workspace_or_organization_is_another_file(database: Database) -> None:
@@ -51,8 +64,12 @@ async def test_the_same_path_in_another_workspace_or_organization_is_another_fil
     assert await database.read(lambda tx: get_entry(tx, OTHER, mine.id, "/a")) is None
     assert await database.read(lambda tx: list_tree(tx, OTHER, mine.id)) == []
     assert await other.tree() == []
-    await refused(NotFound, "workspace_not_found", database.write(lambda tx: hold_workspace(tx, OTHER, mine.id)))
-    await refused(NotFound, "workspace_not_found", database.read(lambda tx: get_workspace(tx, OTHER, mine.id)))
+    await refused(
+        NotFound, "workspace_not_found", database.write(lambda tx: hold_workspace(tx, OTHER, mine.id))
+    )
+    await refused(
+        NotFound, "workspace_not_found", database.read(lambda tx: get_workspace(tx, OTHER, mine.id))
+    )
 
 
 async def test_what_a_write_may_ask_for(desk: Desk) -> None:
@@ -62,7 +79,9 @@ async def test_what_a_write_may_ask_for(desk: Desk) -> None:
     await refused(Conflict, "file_exists", desk.write("/a", b"2", new=True))
     changed = await desk.write("/a", b"2", expected=frozenset((row.hash,)))
     assert not changed.created
-    await refused(PreconditionFailed, "precondition_failed", desk.write("/a", b"3", expected=frozenset((row.hash,))))
+    await refused(
+        PreconditionFailed, "precondition_failed", desk.write("/a", b"3", expected=frozenset((row.hash,)))
+    )
     again = await desk.write("/a", b"2", expected=frozenset((row.hash,)))
     assert again.row.hash == changed.row.hash
     assert again.row.updated_at > changed.row.updated_at > row.updated_at
@@ -84,7 +103,9 @@ async def test_files_and_folders_do_not_take_each_others_place(desk: Desk) -> No
 
 async def test_writes_are_made_all_or_none(desk: Desk) -> None:
     await desk.write("/taken/x")
-    await refused(InvalidInput, "is_a_folder", desk.write_all(("/one", b"1"), ("/two/three", b"2"), ("/taken", b"3")))
+    await refused(
+        InvalidInput, "is_a_folder", desk.write_all(("/one", b"1"), ("/two/three", b"2"), ("/taken", b"3"))
+    )
     assert await desk.tree() == ["/taken/", "/taken/x"]
     assert (await desk.row()).file_count == 2
 
@@ -114,7 +135,9 @@ async def test_what_is_deleted(desk: Desk) -> None:
     await desk.write_all(("/a/b", b"1"), ("/c", b"2"))
     await refused(Conflict, "folder_not_empty", desk.delete("/a"))
     await refused(InvalidInput, "invalid_path", desk.delete("/", recursive=True))
-    await refused(PreconditionFailed, "precondition_failed", desk.delete("/c", expected=frozenset(("other",))))
+    await refused(
+        PreconditionFailed, "precondition_failed", desk.delete("/c", expected=frozenset(("other",)))
+    )
     assert await desk.delete("/nothing") == 0
     assert await desk.delete("/a/b") == 1
     assert await desk.delete("/a") == 1
@@ -208,7 +231,10 @@ async def test_a_file_and_a_folder_that_are_made_at_once_do_not_both_come_about(
 async def test_what_a_workspace_is_said_to_hold_is_what_it_holds(desk: Desk) -> None:
     works: list[Awaitable[Any]] = []
     for number in range(20):
-        works += [desk.write(f"/d{number % 3}/f{number % 5}", b"x" * number), desk.delete(f"/d{number % 3}", recursive=True)]
+        works += [
+            desk.write(f"/d{number % 3}/f{number % 5}", b"x" * number),
+            desk.delete(f"/d{number % 3}", recursive=True),
+        ]
         works += [desk.move(f"/d{number % 3}", f"/m{number}"), desk.copy(f"/m{number - 1}", f"/c{number}")]
     done = await soon(asyncio.gather(*works, return_exceptions=True))
     assert [each for each in done if isinstance(each, Exception) and not isinstance(each, PerdureError)] == []
@@ -231,7 +257,9 @@ class Model:
     def ready(self, path: str) -> bool:
         """Whether all above a path are folders, or can be."""
         above, _, _ = path.rpartition("/")
-        return above == "" or (self.held.get(above, b"" if above in self.held else None) is None and self.ready(above))
+        return above == "" or (
+            self.held.get(above, b"" if above in self.held else None) is None and self.ready(above)
+        )
 
     def make_above(self, path: str) -> None:
         above, _, _ = path.rpartition("/")
@@ -253,7 +281,12 @@ class Model:
         return bool(gone)
 
     def bring(self, source: str, target: str, *, move: bool) -> bool:
-        if source not in self.held or target in self.held or is_below(target, source) or not self.ready(target):
+        if (
+            source not in self.held
+            or target in self.held
+            or is_below(target, source)
+            or not self.ready(target)
+        ):
             return False
         brought = {each: data for each, data in self.held.items() if each == source or is_below(each, source)}
         if move:
@@ -290,4 +323,7 @@ async def test_the_tree_does_what_a_simple_one_would_do(desk: Desk, seed: int) -
     rows = await desk.database.read(lambda tx: list_tree(tx, ORG, desk.id))
     assert {row.path: None if row.is_directory else await desk.read(row.path) for row in rows} == model.held
     row = await desk.row()
-    assert (row.file_count, row.size_bytes) == (len(model.held), sum(len(data or b"") for data in model.held.values()))
+    assert (row.file_count, row.size_bytes) == (
+        len(model.held),
+        sum(len(data or b"") for data in model.held.values()),
+    )

@@ -9,7 +9,7 @@ from perdure.domain.compaction import ContextCompactedData
 from perdure.domain.events import EventContext, InputMessageData, NewEvent
 from perdure.domain.ids import new_id
 from perdure.domain.messages import Message, TextPart, text_of
-from perdure.engine.histories import read_conversation
+from perdure.engine.conversation_cache import read_conversation
 from perdure.store.database import Database, Row, Tx
 from perdure.store.sessions import append
 from tests.conformance.desk import NOW

@@ -22,7 +22,9 @@ async def columns_of(database: Database) -> set[tuple[str, str]]:
         if tx.dialect == "sqlite":
             sql = "SELECT m.name, c.name FROM sqlite_master m, pragma_table_xinfo(m.name) c WHERE m.type = 'table'"
         else:
-            sql = "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'"
+            sql = (
+                "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'"
+            )
         return {(row[0], row[1]) for row in await tx.all(sql)}
 
     return await database.read(body)
@@ -56,7 +58,9 @@ async def test_a_database_of_a_newer_version_is_refused(place: Place, database: 
         await migrate(await place.open())
 
 
-async def test_both_databases_end_up_with_the_same_tables(database: Database, tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_both_databases_end_up_with_the_same_tables(
+    database: Database, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     reference = Place("sqlite", str(tmp_path_factory.mktemp("reference") / "perdure.db"))
     await migrate(await reference.open())
     assert await columns_of(database) == await columns_of(await reference.open())
@@ -66,6 +70,9 @@ async def test_both_databases_end_up_with_the_same_tables(database: Database, tm
 @pytest.mark.parametrize("dialect", list(WORDS))
 def test_files_are_cut_into_statements_and_their_words_are_chosen(dialect: str) -> None:
     sql = "-- first; not a statement\nCREATE TABLE a (b {{blob}}); -- then\n\nINSERT INTO a VALUES ('x;y');\n"
-    assert statements_of(sql, dialect) == [f"CREATE TABLE a (b {WORDS[dialect]['blob']})", "INSERT INTO a VALUES ('x;y')"]
+    assert statements_of(sql, dialect) == [
+        f"CREATE TABLE a (b {WORDS[dialect]['blob']})",
+        "INSERT INTO a VALUES ('x;y')",
+    ]
     for _, _, text in load_migrations():
         assert not any("{{" in statement for statement in statements_of(text, dialect))

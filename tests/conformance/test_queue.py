@@ -13,9 +13,9 @@ import pytest_asyncio
 from perdure.domain.errors import InvalidInput, Unavailable
 from perdure.store.database import Database, Tx
 from perdure.store.migrate import migrate
-from perdure.store.postgres import open_postgres
-from perdure.store.postgres_notify import open_notifier
-from perdure.store.postgres_queue import open_postgres_queue
+from perdure.store.postgres.database import open_postgres
+from perdure.store.postgres.notify import open_notifier
+from perdure.store.postgres.queue import open_postgres_queue
 from perdure.store.queue import Job, LocalQueue, PutBack, Queue
 from tests.conformance.other_process import other_process
 from tests.conformance.places import Place, eventually, postgres, soon, wire_to
@@ -186,7 +186,9 @@ async def test_of_two_jobs_of_a_session_one_may_end_and_the_other_is_live(queues
     await eventually(lambda: live(database, queue, "s"), lambda found: not found)
 
 
-async def test_a_handler_that_raises_ends_its_job_and_no_other(queues: Queues, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_handler_that_raises_ends_its_job_and_no_other(
+    queues: Queues, caplog: pytest.LogCaptureFixture
+) -> None:
     database, queue = await queues.open()
     seen: asyncio.Queue[str] = asyncio.Queue()
 
@@ -232,7 +234,8 @@ async def test_closing_ends_the_handlers(queues: Queues) -> None:
     assert desk.running == 0
 
 
-# --- PostgreSQL -----------------------------------------------------------------------------------------------------
+# --- PostgreSQL
+# -----------------------------------------------------------------------------------------------------
 
 
 async def rows_of(database: Database, sql: str) -> list[tuple[object, ...]]:
@@ -248,7 +251,9 @@ async def test_two_workers_share_the_jobs_and_none_is_handled_twice(postgres_que
         await put(database, one, *(f"s{number}" for number in range(start, start + 20)))
     total = await eventually(lambda: _total(desks), lambda seen: sum(seen.values()) >= 400)
     assert total == Counter({f"s{number}": 1 for number in range(400)})
-    await eventually(lambda: rows_of(database, "SELECT count(*) FROM perdure_queue"), lambda rows: rows == [(0,)])
+    await eventually(
+        lambda: rows_of(database, "SELECT count(*) FROM perdure_queue"), lambda rows: rows == [(0,)]
+    )
 
 
 async def _total(desks: tuple[Desk, Desk]) -> Counter[str]:
@@ -277,7 +282,9 @@ async def test_a_killed_workers_job_goes_to_one_that_lives(postgres_queues: Queu
 
 
 @pytest.mark.parametrize("how", ["close", "put back"])
-async def test_a_worker_that_ends_gives_its_jobs_to_another_at_once(postgres_queues: Queues, how: str) -> None:
+async def test_a_worker_that_ends_gives_its_jobs_to_another_at_once(
+    postgres_queues: Queues, how: str
+) -> None:
     (database, one), (_, two) = await postgres_queues.open(), await postgres_queues.open()
     desk, free = Desk(hold=True), asyncio.Event()
 
@@ -331,7 +338,9 @@ async def test_the_queue_outlives_a_server_that_is_away(postgres_place: Place) -
         desk.free.set()
         await wire.mend()
         assert (await desk.next()).session_id == "meanwhile"
-        await eventually(lambda: rows_of(database, "SELECT count(*) FROM perdure_queue"), lambda rows: rows == [(0,)])
+        await eventually(
+            lambda: rows_of(database, "SELECT count(*) FROM perdure_queue"), lambda rows: rows == [(0,)]
+        )
         await queue.close()
         await notifier.close()
         await there.close()
@@ -372,18 +381,24 @@ async def test_its_tables_are_made_once_and_brought_up_to_date(postgres_place: P
     await notifier.close()
 
 
-async def test_the_environment_does_not_name_its_tables(postgres_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_environment_does_not_name_its_tables(
+    postgres_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("PGQUEUER_PREFIX", "QUEUE_TABLE", "TRIGGER", "FUNCTION", "CHANNEL", "PGQUEUER_SCHEMA"):
         monkeypatch.setenv(name, "strange")
     database = postgres(await postgres_place.open())
     notifier = await open_notifier(database)
     await open_postgres_queue(database, notifier)
-    tables = await rows_of(database, "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
+    tables = await rows_of(
+        database, "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
+    )
     assert all(str(name).startswith("perdure_queue") for (name,) in tables)
     await notifier.close()
 
 
-async def test_without_pgqueuer_the_error_says_what_to_install(postgres_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_pgqueuer_the_error_says_what_to_install(
+    postgres_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     database = postgres(await postgres_place.open())
     notifier = await open_notifier(database)
     monkeypatch.setitem(sys.modules, "pgqueuer", None)

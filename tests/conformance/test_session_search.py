@@ -15,7 +15,15 @@ from perdure.store.database import Database, Tx
 from perdure.store.rows import insert, to_json, values
 from perdure.store.search import SEGMENT, add_segment, last_segment, read_unsorted, sort_terms, thin_segments
 from perdure.store.session_lists import COUNTED, EXACT, FAR, SessionFilter, list_sessions
-from perdure.store.sessions import SessionRow, count_sessions, get_session, mark_deleted, purge_deleted, set_pin, update_session
+from perdure.store.sessions import (
+    SessionRow,
+    count_sessions,
+    get_session,
+    mark_deleted,
+    purge_deleted,
+    set_pin,
+    update_session,
+)
 from perdure.worker.sorter import Sorter, sort_sessions
 from tests.conformance.places import PATIENCE, eventually, soon
 
@@ -27,11 +35,39 @@ WORDS = (
 )  # fmt: skip
 
 
-def session(number: int, title: str | None, tags: Sequence[str] = (), org_id: str = ORG, agent_id: str | None = None) -> SessionRow:
+def session(
+    number: int, title: str | None, tags: Sequence[str] = (), org_id: str = ORG, agent_id: str | None = None
+) -> SessionRow:
     return SessionRow(
-        new_id("session"), org_id, OWNER, new_id("harness"), agent_id, title, to_json(tags), None, None, "{}", None, None, NOW + number,
-        NOW + number, None, 0, 0, -1, 0, "idle", None, 0, None, None, None, None, None, None,
-    )  # fmt: skip
+        new_id("session"),
+        org_id,
+        OWNER,
+        new_id("harness"),
+        agent_id,
+        title,
+        to_json(tags),
+        None,
+        None,
+        "{}",
+        None,
+        None,
+        NOW + number,
+        NOW + number,
+        None,
+        0,
+        0,
+        -1,
+        0,
+        "idle",
+        None,
+        0,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+    )
 
 
 async def keep(database: Database, rows: Sequence[SessionRow]) -> None:
@@ -79,7 +115,9 @@ class Oracle:
             folded = None
             if want.search is not None:
                 text = want.search
-                row = await self._database.read(lambda tx, text=text: tx.one("SELECT LOWER(CAST(? AS TEXT))", text))  # type: ignore[misc]
+                row = await self._database.read(
+                    lambda tx, text=text: tx.one("SELECT LOWER(CAST(? AS TEXT))", text)
+                )  # type: ignore[misc]
                 folded = row[0]
             expected = [
                 session_id
@@ -127,9 +165,13 @@ def searches(pick: random.Random) -> list[SessionFilter]:
     ]
 
 
-async def test_a_search_finds_the_same_before_and_after_sorting_and_after_every_change(database: Database) -> None:
+async def test_a_search_finds_the_same_before_and_after_sorting_and_after_every_change(
+    database: Database,
+) -> None:
     pick, oracle = random.Random(11), Oracle(database)
-    rows = [drawn(pick, number // 2) for number in range(2 * SEGMENT + 300)]  # two at a time at the same microsecond
+    rows = [
+        drawn(pick, number // 2) for number in range(2 * SEGMENT + 300)
+    ]  # two at a time at the same microsecond
     await keep(database, rows)
     await oracle.check(*searches(pick))
     assert await sort_sessions(database, rest=0) == 2
@@ -162,7 +204,9 @@ async def test_an_old_session_that_got_its_title_late_stands_where_its_age_says(
             await update_session(tx, row, {"title": "a rarity"}, NOW)
 
     await database.write(rename)
-    newer = [session(10_000 + number, "a rarity" if number % 1000 == 0 else "plain") for number in range(SEGMENT)]
+    newer = [
+        session(10_000 + number, "a rarity" if number % 1000 == 0 else "plain") for number in range(SEGMENT)
+    ]
     await keep(database, newer)
     assert await sort_sessions(database, rest=0) == 1
     expected = [newer[2000].id, newer[1000].id, newer[0].id, late[1].id, late[0].id]
@@ -171,11 +215,18 @@ async def test_an_old_session_that_got_its_title_late_stands_where_its_age_says(
     assert [row.created_at for row in page[0]] == sorted((row.created_at for row in page[0]), reverse=True)
 
 
-async def test_a_total_is_exact_up_to_a_bound_and_says_beyond_it_that_there_is_more(database: Database) -> None:
-    await keep(database, [session(number, "often" if number < EXACT else "frequent") for number in range(SEGMENT * 2)])
+async def test_a_total_is_exact_up_to_a_bound_and_says_beyond_it_that_there_is_more(
+    database: Database,
+) -> None:
+    await keep(
+        database,
+        [session(number, "often" if number < EXACT else "frequent") for number in range(SEGMENT * 2)],
+    )
 
     async def totals(text: str, offset: int) -> tuple[int, int]:
-        rows, total = await database.read(lambda tx: list_sessions(tx, ORG, SessionFilter(search=text), offset, 10))
+        rows, total = await database.read(
+            lambda tx: list_sessions(tx, ORG, SessionFilter(search=text), offset, 10)
+        )
         return len(rows), total
 
     for _ in range(2):
@@ -220,8 +271,12 @@ async def test_a_search_meets_no_other_organization(database: Database) -> None:
     await keep(database, [session(number, "theirs", org_id=OTHER) for number in range(SEGMENT)])
     assert await sort_sessions(database, rest=0) == 2
     for text, count, others in (("ours", EXACT + 1, 0), ("theirs", 0, EXACT + 1)):
-        assert (await database.read(lambda tx, t=text: list_sessions(tx, ORG, SessionFilter(search=t), 0, 1)))[1] == count  # type: ignore[misc]
-        assert (await database.read(lambda tx, t=text: list_sessions(tx, OTHER, SessionFilter(search=t), 0, 1)))[1] == others  # type: ignore[misc]
+        assert (
+            await database.read(lambda tx, t=text: list_sessions(tx, ORG, SessionFilter(search=t), 0, 1))
+        )[1] == count  # type: ignore[misc]
+        assert (
+            await database.read(lambda tx, t=text: list_sessions(tx, OTHER, SessionFilter(search=t), 0, 1))
+        )[1] == others  # type: ignore[misc]
 
 
 async def test_searches_are_narrowed_by_status_pin_and_age_as_well(database: Database) -> None:
@@ -261,7 +316,9 @@ async def test_two_processes_that_sort_the_same_sessions_do_it_once(database: Da
     await keep(database, [session(number, "once") for number in range(SEGMENT)])
     read = await database.read(lambda tx: read_unsorted(tx, ORG))
     terms = sort_terms(read)
-    made = await soon(asyncio.gather(*(database.write(lambda tx: add_segment(tx, ORG, 0, read, terms)) for _ in range(2))))
+    made = await soon(
+        asyncio.gather(*(database.write(lambda tx: add_segment(tx, ORG, 0, read, terms)) for _ in range(2)))
+    )
     assert sorted(made) == [False, True]
     assert len((await found(database, SessionFilter(search="once")))[0]) == SEGMENT
 
@@ -281,12 +338,16 @@ async def test_a_segment_that_most_have_left_is_taken_apart(database: Database) 
     await database.write(leave)
     assert await database.read(lambda tx: thin_segments(tx, ORG)) == [0]
     assert await sort_sessions(database, thin=True, rest=0) == 0
-    assert await database.read(lambda tx: tx.all("SELECT DISTINCT segment FROM search_terms WHERE org_id = ?", ORG)) == [(1,)]
+    assert await database.read(
+        lambda tx: tx.all("SELECT DISTINCT segment FROM search_terms WHERE org_id = ?", ORG)
+    ) == [(1,)]
     assert len((await found(database, SessionFilter(search="stay")))[0]) == 2 * SEGMENT - SEGMENT // 2 - 1
     assert len((await found(database, SessionFilter(search="gone")))[0]) == SEGMENT // 4 + 1
 
 
-async def test_what_is_deleted_and_purged_is_found_no_more_and_leaves_the_rest_findable(database: Database) -> None:
+async def test_what_is_deleted_and_purged_is_found_no_more_and_leaves_the_rest_findable(
+    database: Database,
+) -> None:
     rows = [session(number, f"number {number}.") for number in range(SEGMENT)]
     await keep(database, rows)
     await sort_sessions(database, rest=0)
@@ -319,7 +380,9 @@ async def test_the_sorter_waits_until_there_are_enough(database: Database, count
 async def test_a_long_title_and_a_long_search_are_no_trouble(database: Database) -> None:
     long = "".join(chr(0x1F300 + number) for number in range(500))
     rows = [
-        session(number, long if number == 9 else long[:499] + "x", [f"tag {n} " + "y" * 90 for n in range(50)])
+        session(
+            number, long if number == 9 else long[:499] + "x", [f"tag {n} " + "y" * 90 for n in range(50)]
+        )
         for number in range(SEGMENT)
     ]
     await keep(database, rows)

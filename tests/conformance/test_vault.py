@@ -1,4 +1,7 @@
-"""Secrets and the keys above them, on both databases: what is sealed stays readable while master keys are rotated."""
+"""Secrets and the keys above them, on both databases.
+
+What is sealed stays readable while master keys are rotated.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,10 @@ async def organizations(database: Database, vault: Vault, count: int = 3) -> dic
 
 async def readable(database: Database, vault: Vault, sealed: dict[str, bytes]) -> bool:
     for org, each in sealed.items():
-        if await database.read(lambda tx, org=org, each=each: vault.open(tx, org, each, "here")) != f"secret of {org}":
+        if (
+            await database.read(lambda tx, org=org, each=each: vault.open(tx, org, each, "here"))
+            != f"secret of {org}"
+        ):
             return False
     return True
 
@@ -55,11 +61,15 @@ async def test_rotating_wraps_every_data_key_and_leaves_the_secrets_as_they_are(
 async def test_thousands_of_organizations_are_moved_at_once(database: Database) -> None:
     sealed = await organizations(database, vault_with(OLD), 1)
     (org,) = sealed
-    row = await database.read(lambda tx: tx.one("SELECT master_id, wrapped FROM org_keys WHERE org_id = ?", org))
+    row = await database.read(
+        lambda tx: tx.one("SELECT master_id, wrapped FROM org_keys WHERE org_id = ?", org)
+    )
     assert row is not None
     rows = [(f"{org}/{number}", row[0], row[1], NOW) for number in range(2500)]
     await database.write(
-        lambda tx: tx.run_many("INSERT INTO org_keys (org_id, master_id, wrapped, created_at) VALUES (?, ?, ?, ?)", rows)
+        lambda tx: tx.run_many(
+            "INSERT INTO org_keys (org_id, master_id, wrapped, created_at) VALUES (?, ?, ?, ?)", rows
+        )
     )
     # Those were bound to another organization: they are no data keys of theirs, and that stops everything.
     with pytest.raises(Unreadable):
@@ -73,10 +83,13 @@ async def test_thousands_of_organizations_are_moved_at_once(database: Database) 
     assert await readable(database, vault_with(NEW), sealed)
 
 
-async def test_whoever_has_both_keys_reads_before_and_after_and_writes_under_the_key_in_force(database: Database) -> None:
+async def test_whoever_has_both_keys_reads_before_and_after_and_writes_under_the_key_in_force(
+    database: Database,
+) -> None:
     both = vault_with(NEW, OLD)
     before = await organizations(database, vault_with(OLD))
-    # The settings say "go to NEW", the database is still under OLD: so is what is made now, for those who have only that.
+    # The settings say "go to NEW", the database is still under OLD: so is what is made now, for those who
+    # have only that.
     before |= await organizations(database, both, 1)
     assert await readable(database, vault_with(OLD), before)
     await database.write(lambda tx: both.rewrap(tx, NEW, NOW))
@@ -101,7 +114,9 @@ async def test_a_running_process_without_the_new_key_reads_what_it_knows_and_sea
     assert await readable(database, running, unknown | await organizations(database, running, 1))
 
 
-async def test_organizations_made_while_keys_are_rotated_end_up_under_the_new_one(place: Place, database: Database) -> None:
+async def test_organizations_made_while_keys_are_rotated_end_up_under_the_new_one(
+    place: Place, database: Database
+) -> None:
     other = await place.open()
     both = vault_with(OLD, NEW, NEWER)
     sealed = await organizations(database, both, 1)

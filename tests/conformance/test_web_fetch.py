@@ -1,4 +1,7 @@
-"""Fetching pages: what comes back, within which bounds, and from which hosts. Where it may not go is in tests/adversarial/."""
+"""Fetching pages: what comes back, within which bounds, and from which hosts.
+
+Where it may not go is in tests/adversarial/.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,15 @@ import zlib
 import pytest
 from aiohttp import web
 
-from perdure.capabilities import web_client
-from perdure.capabilities.base import ToolContext
-from perdure.capabilities.sandbox import Sandbox
-from perdure.capabilities.web_client import Page, fetch
-from perdure.capabilities.web_fetch import WEB_FETCH_TOOL
+from perdure.capabilities.port import ToolContext
 from perdure.domain.errors import ToolError
 from perdure.domain.network import NetworkRules, combine
 from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import NetworkAccess
+from perdure.net import web_client
+from perdure.net.web_client import Page, fetch
+from perdure.sandbox.pool import Sandbox
+from perdure.tools.web_fetch import WEB_FETCH_TOOL
 from tests.sites import INSIDE, Names, Site
 
 
@@ -33,12 +36,15 @@ async def tool(url: str, rules: NetworkRules = INSIDE, **arguments: object) -> d
 
     def nothing(*_: object) -> None: ...
 
-    context = ToolContext("", "", "", "", "", None, None, lambda: 0, nothing, nothing, Sandbox(), Redactor({}), network=rules)  # type: ignore[arg-type]
+    context = ToolContext(
+        "", "", "", "", "", None, None, lambda: 0, nothing, nothing, Sandbox(), Redactor({}), network=rules
+    )  # type: ignore[arg-type]
     value: dict[str, object] = (await WEB_FETCH_TOOL.run(context, {"url": url, **arguments})).value
     return value
 
 
-# --- pages -----------------------------------------------------------------------------------------------------------
+# --- pages
+# -----------------------------------------------------------------------------------------------------------
 
 PAGE = """<!doctype html><html><head><title>Pears</title><style>p{}</style><script>evil()</script></head><body><h1>Pears &amp; co</h1>
 <p>See <a href="/more">more</a>.<img src="data:image/png;base64,AAAABBBB" alt="a pear"><pre><code>x = 1
@@ -101,7 +107,9 @@ async def test_what_is_no_text_is_refused_in_words(site: Site, kind: str) -> Non
         ("application/xml", '<?xml version="1.0" encoding="iso-8859-15"?><a>é</a>'.encode("iso-8859-15")),
     ],
 )
-async def test_letters_come_out_right_whatever_they_are_written_in(site: Site, kind: str, body: bytes) -> None:
+async def test_letters_come_out_right_whatever_they_are_written_in(
+    site: Site, kind: str, body: bytes
+) -> None:
     site.answers["/page"] = web.Response(body=body, headers={"Content-Type": kind})
     assert "é" in str((await tool(site.url("/page"), format="html"))["content"])
 
@@ -118,9 +126,13 @@ async def test_letters_come_out_right_whatever_they_are_written_in(site: Site, k
         ("us-ascii", "cp1252", "\u20ac"),
     ],
 )
-async def test_pages_use_more_letters_than_the_charset_they_name_has(site: Site, charset: str, codec: str, text: str) -> None:
+async def test_pages_use_more_letters_than_the_charset_they_name_has(
+    site: Site, charset: str, codec: str, text: str
+) -> None:
     assert text.encode(codec).decode(charset, "replace") != text
-    site.answers["/page"] = web.Response(body=text.encode(codec), headers={"Content-Type": f"text/plain; charset={charset}"})
+    site.answers["/page"] = web.Response(
+        body=text.encode(codec), headers={"Content-Type": f"text/plain; charset={charset}"}
+    )
     assert (await tool(site.url("/page")))["content"] == text
 
 
@@ -134,7 +146,8 @@ async def test_pages_that_are_nested_without_end_are_converted_or_refused_quickl
                 await tool(site.url(path))
 
 
-# --- bounds ----------------------------------------------------------------------------------------------------------
+# --- bounds
+# ----------------------------------------------------------------------------------------------------------
 
 
 async def test_no_more_is_read_than_asked_for(site: Site) -> None:
@@ -152,7 +165,11 @@ async def test_a_bomb_is_never_unpacked(site: Site, encoding: str) -> None:
     packer = zlib.compressobj(9, wbits={"gzip": 31, "deflate": 15, "raw": -15}[encoding])
     bomb = packer.compress(b"0" * 200_000_000) + packer.flush()
     site.answers["/bomb"] = web.Response(
-        body=bomb, headers={"Content-Type": "text/plain", "Content-Encoding": "deflate" if encoding == "raw" else encoding}
+        body=bomb,
+        headers={
+            "Content-Type": "text/plain",
+            "Content-Encoding": "deflate" if encoding == "raw" else encoding,
+        },
     )
     page = await fetch(site.url("/bomb"), INSIDE)
     assert (len(page.body), page.truncated) == (web_client.MAX_BYTES, True)
@@ -173,7 +190,9 @@ async def test_a_page_that_is_packed_in_several_goes_is_read_to_its_end(site: Si
     headers = {"Content-Type": "text/plain", "Content-Encoding": "gzip"}
     packed = b"".join(gzip.compress(text.encode()) for text in ("one, ", "", "two, ", "x" * 200_000, "three"))
     site.answers["/members"] = web.Response(body=packed, headers=headers)
-    site.answers["/endless"] = web.Response(body=gzip.compress(b"one") + gzip.compress(b"") * 50_000, headers=headers)
+    site.answers["/endless"] = web.Response(
+        body=gzip.compress(b"one") + gzip.compress(b"") * 50_000, headers=headers
+    )
     site.answers["/padded"] = web.Response(body=gzip.compress(b"one") + b"\0" * 512, headers=headers)
     assert (await tool(site.url("/members")))["content"] == f"one, two, {'x' * 200_000}three"
     assert (await tool(site.url("/members"), max_bytes=8))["content"] == "one, two"
@@ -184,7 +203,9 @@ async def test_a_page_that_is_packed_in_several_goes_is_read_to_its_end(site: Si
 
 async def test_a_packed_page_that_breaks_off_is_told_as_cut(site: Site) -> None:
     whole = gzip.compress(os.urandom(50_000))
-    site.answers["/cut"] = web.Response(body=whole[:-20_000], headers={"Content-Type": "text/plain", "Content-Encoding": "gzip"})
+    site.answers["/cut"] = web.Response(
+        body=whole[:-20_000], headers={"Content-Type": "text/plain", "Content-Encoding": "gzip"}
+    )
     page = await fetch(site.url("/cut"), INSIDE)
     assert page.truncated
     assert 20_000 < len(page.body) < 40_000
@@ -215,7 +236,8 @@ async def test_redirects_are_followed_five_times_and_no_more(site: Site) -> None
         await tool(site.url("/1"))
 
 
-# --- the session's lists ---------------------------------------------------------------------------------------------
+# --- the session's lists
+# ---------------------------------------------------------------------------------------------
 
 
 def rules_of(*layers: tuple[tuple[str, ...], tuple[str, ...]]) -> NetworkRules:
@@ -227,10 +249,16 @@ def test_without_lists_every_host_is_permitted() -> None:
 
 
 def test_allowed_lists_narrow_and_blocked_ones_add_up() -> None:
-    rules = rules_of((("*.example.com", "example.org"), ()), ((), ("bad.example.com",)), (("a.example.com", "bad.example.com"), ()))
-    assert [host for host in ("a.example.com", "b.example.com", "bad.example.com", "example.org") if rules.permits(host)] == [
-        "a.example.com"
-    ]
+    rules = rules_of(
+        (("*.example.com", "example.org"), ()),
+        ((), ("bad.example.com",)),
+        (("a.example.com", "bad.example.com"), ()),
+    )
+    assert [
+        host
+        for host in ("a.example.com", "b.example.com", "bad.example.com", "example.org")
+        if rules.permits(host)
+    ] == ["a.example.com"]
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,35 @@ from tests.conformance.places import Place, soon
 
 def session(**fields: Any) -> SessionRow:
     row = SessionRow(
-        new_id("session"), ORG, new_id("user"), new_id("harness"), None, None, "[]", None, None, "{}", None, None, NOW, NOW, None,
-        0, 0, -1, 0, "started", None, 0, None, None, None, None, None, None,
-    )  # fmt: skip
+        new_id("session"),
+        ORG,
+        new_id("user"),
+        new_id("harness"),
+        None,
+        None,
+        "[]",
+        None,
+        None,
+        "{}",
+        None,
+        None,
+        NOW,
+        NOW,
+        None,
+        0,
+        0,
+        -1,
+        0,
+        "started",
+        None,
+        0,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+    )
     return msgspec.structs.replace(row, **fields)
 
 
@@ -57,7 +83,9 @@ def desk_of(database: Database, row: SessionRow) -> Desk:
     return desk
 
 
-async def test_a_session_has_a_workspace_of_its_own_without_a_row_until_it_holds_something(database: Database) -> None:
+async def test_a_session_has_a_workspace_of_its_own_without_a_row_until_it_holds_something(
+    database: Database,
+) -> None:
     row = await new_session(database)
     desk = desk_of(database, row)
     assert desk.id == own_workspace(row.id)
@@ -96,7 +124,11 @@ async def test_a_workspace_that_was_made_by_itself_outlives_its_sessions(databas
     desk = await Desk(database).open()
     guest = await new_session(database, workspace_id=desk.id)
     await desk_of(database, guest).write("/a", b"1")
-    await refused(NotFound, "workspace_not_found", database.read(lambda tx: get_workspace(tx, ORG, own_workspace(guest.id))))
+    await refused(
+        NotFound,
+        "workspace_not_found",
+        database.read(lambda tx: get_workspace(tx, ORG, own_workspace(guest.id))),
+    )
     await delete_session(database, guest)
     assert await desk.read("/a") == b"1"
 
@@ -106,7 +138,11 @@ async def test_a_write_and_the_deletion_of_its_session_leave_nothing_behind(data
         row = await new_session(database)
         desk = desk_of(database, row)
         writes = [desk.write(f"/{number}") for number in range(4)]
-        await soon(asyncio.gather(writes[0], writes[1], delete_session(database, row), *writes[2:], return_exceptions=True))
+        await soon(
+            asyncio.gather(
+                writes[0], writes[1], delete_session(database, row), *writes[2:], return_exceptions=True
+            )
+        )
         assert [await count(database, table) for table in ("files", "workspaces")] == [0, 0]
 
 
@@ -142,4 +178,6 @@ async def test_deleted_sessions_are_removed_batch_by_batch_until_none_is_left(da
             break
     assert sum(batch.gone for batch in batches) >= 25
     assert len(batches) > 2
-    assert await database.read(lambda tx: tx.all("SELECT id FROM sessions WHERE deleted_at IS NOT NULL")) == []
+    assert (
+        await database.read(lambda tx: tx.all("SELECT id FROM sessions WHERE deleted_at IS NOT NULL")) == []
+    )

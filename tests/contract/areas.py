@@ -38,7 +38,10 @@ def contract() -> dict[str, Any]:
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """Area, method, path and operation of everything; a session's files are those of its workspace under the session's path."""
+    """Area, method, path and operation of everything.
+
+    A session's files are those of its workspace under the session's path.
+    """
     for path, item in document["paths"].items():
         for method, operation in item.items():
             yield area_of(path), method, path, operation
@@ -49,7 +52,8 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[s
 
 def _of_a_session(operation: dict[str, Any]) -> dict[str, Any]:
     parameters = [
-        {**each, "name": "session_id"} if each["name"] == "workspace_id" else each for each in operation.get("parameters", ())
+        {**each, "name": "session_id"} if each["name"] == "workspace_id" else each
+        for each in operation.get("parameters", ())
     ]
     # Operation ids are unique, so the twin's is our own choice.
     return {**operation, "operationId": None, "parameters": parameters}

@@ -18,15 +18,18 @@ class Comparison:
     """The checks of some operations, each under where it looks and what it looks for.
 
     Attributes:
-        checks: True where ours is as the contract has it. What is looked for: `route` and `operation` (it is there, under that
-            operation id), `parameter` and `field` (it is there), `type`, `values` (of an enumeration), `null` (whether it may be
-            null), `presence` (of a field: a request needs it only where the contract does, an answer always has it where
-            the contract says so).
+        checks: True where ours is as the contract has it. What is looked for: `route` and `operation` (it is
+            there, under that operation id), `parameter` and `field` (it is there), `type`, `values` (of an
+            enumeration), `null` (whether it may be null), `presence` (of a field: a request needs it only
+            where the contract does, an answer always has it where the contract says so).
     """
 
     def __init__(self, contract: Document, ours: Document) -> None:
         self._contract, self._ours = contract, ours
-        self._theirs_shapes, self._ours_shapes = Shapes(contract["schemas"]), Shapes(ours["components"]["schemas"])
+        self._theirs_shapes, self._ours_shapes = (
+            Shapes(contract["schemas"]),
+            Shapes(ours["components"]["schemas"]),
+        )
         self._seen: set[tuple[Any, ...]] = set()
         self.checks: dict[Check, bool] = {}
 
@@ -40,7 +43,12 @@ class Comparison:
             self._note(where, "operation", good=ours["operationId"] == theirs["operationId"])
         self._parameters(where, theirs, ours)
         if "requestBody" in theirs:
-            self._bodies(f"{where} body", theirs["requestBody"]["content"], ours.get("requestBody", {}).get("content", {}), REQUEST)
+            self._bodies(
+                f"{where} body",
+                theirs["requestBody"]["content"],
+                ours.get("requestBody", {}).get("content", {}),
+                REQUEST,
+            )
         for status, content in theirs["responses"].items():
             answer = ours["responses"].get(status)
             if self._note(f"{where} {status}", "answer", good=answer is not None):
@@ -53,7 +61,10 @@ class Comparison:
 
     def _parameters(self, where: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
         known = self._ours["components"]["parameters"]
-        given = [known[each["$ref"].rsplit("/", 1)[1]] if "$ref" in each else each for each in ours.get("parameters", ())]
+        given = [
+            known[each["$ref"].rsplit("/", 1)[1]] if "$ref" in each else each
+            for each in ours.get("parameters", ())
+        ]
         by_name = {(each["in"], each["name"].lower()): each for each in given}
         for each in theirs.get("parameters", ()):
             spot = f"{where} {'?' if each['in'] == 'query' else ''}{each['name']}"
@@ -69,7 +80,9 @@ class Comparison:
 
     def _bodies(self, where: str, theirs: dict[str, Any], ours: dict[str, Any], side: str) -> None:
         for kind, schema in theirs.items():
-            if self._note(where if kind == "application/json" else f"{where} {kind}", "content", good=kind in ours):
+            if self._note(
+                where if kind == "application/json" else f"{where} {kind}", "content", good=kind in ours
+            ):
                 self._schemas(where, schema, ours[kind]["schema"], side)
 
     def _schemas(self, where: str, theirs: Any, ours: Any, side: str) -> None:
@@ -118,7 +131,9 @@ class Comparison:
         if not self._note(where, "field", good=name in ours.fields or ours.rest not in (None, False)):
             return
         wanted, given = name in theirs.required, name in ours.required
-        self._note(where, "presence", good=(wanted or not given) if side == REQUEST else (given or not wanted))
+        self._note(
+            where, "presence", good=(wanted or not given) if side == REQUEST else (given or not wanted)
+        )
         if name in ours.fields:
             self._schemas(where, schema, ours.fields[name], side)
 
@@ -164,7 +179,10 @@ def _values(shapes: list[Shape]) -> frozenset[Any] | None:
 
 
 def _counterpart(theirs: Shape, ours: list[Shape]) -> Shape | None:
-    """The form of ours that goes with one of theirs: by its tag, by its name, or because there is only one."""
+    """The form of ours that goes with one of theirs.
+
+    By its tag, by its name, or because there is only one.
+    """
     if theirs.tag is not None and any(each.tag is not None for each in ours):
         return next((each for each in ours if each.tag == theirs.tag), None)
     named = next((each for each in ours if each.name and each.name == theirs.name), None)

@@ -1,6 +1,8 @@
-"""Makes contract.json, the structure that the API is held to, from the full OpenAPI document of the wire contract.
+"""Makes contract.json, the structure that the API is held to, from the full OpenAPI document of the wire
+contract.
 
-Paths, parameters, names and types of fields, what is required: no prose. Usage: python -m tests.contract.extract DOCUMENT
+Paths, parameters, names and types of fields, what is required: no prose. Usage: python -m
+tests.contract.extract DOCUMENT
 """
 
 from __future__ import annotations
@@ -43,14 +45,21 @@ def operation(full: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"operationId": full["operationId"]}
     if full.get("parameters"):
         found["parameters"] = [
-            {"name": each["name"], "in": each["in"], "required": bool(each.get("required")), "schema": bare(each.get("schema", {}))}
+            {
+                "name": each["name"],
+                "in": each["in"],
+                "required": bool(each.get("required")),
+                "schema": bare(each.get("schema", {})),
+            }
             for each in full["parameters"]
         ]
     if "requestBody" in full:
         body = full["requestBody"]
         found["requestBody"] = {"required": bool(body.get("required")), "content": bodies(body["content"])}
     found["responses"] = {
-        status: bodies(answer.get("content", {})) for status, answer in full["responses"].items() if status.startswith("2")
+        status: bodies(answer.get("content", {}))
+        for status, answer in full["responses"].items()
+        if status.startswith("2")
     }
     return found
 
@@ -87,7 +96,9 @@ def write(found: dict[str, Any], place: Path) -> None:
     """One path or schema a line: small, and changes can be read."""
     parts = (
         f'"{part}":{{\n'
-        + ",\n".join(f"{json.dumps(name)}:{json.dumps(each, separators=(',', ':'))}" for name, each in items.items())
+        + ",\n".join(
+            f"{json.dumps(name)}:{json.dumps(each, separators=(',', ':'))}" for name, each in items.items()
+        )
         for part, items in found.items()
     )
     place.write_text("{" + "\n},\n".join(parts) + "\n}}\n")

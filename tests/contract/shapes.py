@@ -47,7 +47,11 @@ class Shapes:
             return self.of(self._schemas[name], name)
         for key in ("oneOf", "anyOf"):
             if key in schema:
-                return [shape for each in schema[key] for shape in self.of(each, name if len(schema[key]) == 1 else "")]
+                return [
+                    shape
+                    for each in schema[key]
+                    for shape in self.of(each, name if len(schema[key]) == 1 else "")
+                ]
         if "allOf" in schema:
             return [self._all_of(schema["allOf"], name)]
         if "const" in schema or "enum" in schema:
@@ -65,7 +69,14 @@ class Shapes:
     def _plain(kind: str, schema: Schema, name: str) -> Shape:
         if kind == "object":
             required = frozenset(schema.get("required", ()))
-            return Shape(kind, name, None, schema.get("properties", {}), required, rest=schema.get("additionalProperties"))
+            return Shape(
+                kind,
+                name,
+                None,
+                schema.get("properties", {}),
+                required,
+                rest=schema.get("additionalProperties"),
+            )
         return Shape(kind, name, items=schema.get("items") if kind == "array" else None)
 
     def _all_of(self, parts: list[Any], name: str) -> Shape:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.api.openapi import build_document
+from perdure.api.openapi.document import build_document
 from tests.contract.areas import AREAS, contract, operations
 from tests.contract.compare import Check, Comparison
 from tests.journeys.world import ROUTES
@@ -43,7 +43,12 @@ def table() -> list[tuple[str, list[str], str]]:
     rows = []
     for line in PAGE.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("|") and len(cells) == 3 and not cells[0].startswith("---") and cells[1].startswith("`"):
+        if (
+            line.startswith("|")
+            and len(cells) == 3
+            and not cells[0].startswith("---")
+            and cells[1].startswith("`")
+        ):
             rows.append((cells[0], re.findall(r"`([^`]+)`", cells[1]), cells[2]))
     return rows
 
@@ -63,13 +68,18 @@ def test_every_row_of_the_table_has_a_reason() -> None:
 
 
 def share(checks: dict[Check, bool]) -> str:
-    """How much is covered. A route that is not there counts once among the checks, so routes are told apart from details."""
+    """How much is covered.
+
+    A route that is not there counts once among the checks, so routes are told apart from details.
+    """
     routes = [good for (_, what), good in checks.items() if what == "route"]
     good = sum(checks.values())
     return f"{sum(routes):>3} of {len(routes):>3} routes, {good:>4} of {len(checks):>4} checks {100 * good / len(checks):6.1f} %"
 
 
-def test_the_share_of_the_contract_that_is_covered_is_told_for_each_area(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_share_of_the_contract_that_is_covered_is_told_for_each_area(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     every = {(name, *check): good for name, checks in CHECKS.items() for check, good in checks.items()}
     assert sum(every.values()) > 0.9 * len(every)
     lines = [f"  {name:<18}{share(checks)}" for name, checks in CHECKS.items()]

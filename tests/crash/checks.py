@@ -1,4 +1,7 @@
-"""What must hold after a storm, whatever died when: the promises, read from the servers and from the database itself."""
+"""What must hold after a storm, whatever died when.
+
+The promises, read from the servers and from the database itself.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from perdure.domain.events import ENDED_TURN, Event, NewEvent
 from perdure.domain.sessions import Projection, project
 from perdure.store.database import Database, Tx
 from perdure.store.events import events_after
-from perdure.store.postgres import open_postgres
+from perdure.store.postgres.database import open_postgres
 from perdure.store.sessions import SessionRow, look_session
 from perdure.store.sqlite import open_sqlite
 from tests.crash.storm import COUNTER, Session, Storm
@@ -77,15 +80,23 @@ def check_steps(events: list[Json]) -> None:
 
 
 def check_messages(session: Session, events: list[Json], sealed: set[str]) -> None:
-    """Each acknowledged message is there once, unchanged, where it was said to be, and the model was shown it."""
+    """Each acknowledged message is there once, unchanged, where it was said to be, and the model was shown
+    it."""
     logged = {event["data"]["message"]["id"]: event for event in events if event["type"] == "input.message"}
     assert len(logged) == len(session.acknowledged)
-    shown = {message["id"] for event in events if event["type"] == "llm.generation" for message in event["data"]["messages"]}
+    shown = {
+        message["id"]
+        for event in events
+        if event["type"] == "llm.generation"
+        for message in event["data"]["messages"]
+    }
     for message in session.acknowledged:
         event = logged[message["id"]]
         assert event["sequence"] == message["sequence"]
         assert text_in(event["data"]["message"]) == text_in(message)
-        assert message["id"] in shown or event["context"]["turn_id"] in sealed, "a message was never worked on"
+        assert message["id"] in shown or event["context"]["turn_id"] in sealed, (
+            "a message was never worked on"
+        )
 
 
 def check_followers(session: Session, events: list[Json]) -> None:
@@ -102,15 +113,21 @@ async def check_tools(talk: Talk, events: list[Json]) -> None:
     assert len({result["tool_call_id"] for result in results}) == len(results) <= len(started)
     edits = [result["status"] for result in results if result["tool_name"] == "edit_file"]
     assert set(edits) <= {"success", "interrupted"}, [result.get("error") for result in results]
-    await talk.turn({"tool_calls": [{"name": "read_file", "arguments": {"path": COUNTER}}]}, {"text": "Counted."})
-    read = (await talk.events(types="tool.completed", after_sequence=len(events)))[0]["data"]["result"][0]["text"]
+    await talk.turn(
+        {"tool_calls": [{"name": "read_file", "arguments": {"path": COUNTER}}]}, {"text": "Counted."}
+    )
+    read = (await talk.events(types="tool.completed", after_sequence=len(events)))[0]["data"]["result"][0][
+        "text"
+    ]
     calls = [event["data"]["tool_call"]["name"] for event in events if event["type"] == "tool.started"]
     assert edits.count("success") <= read.count("x") <= calls.count("edit_file")
 
 
 async def check_rows(storm: Storm, data: Path, database_url: str) -> None:
     """Each session's row is what its log comes to. The servers must have been stopped."""
-    database: Database = await open_postgres(database_url) if database_url else await open_sqlite(data / "perdure.db")
+    database: Database = (
+        await open_postgres(database_url) if database_url else await open_sqlite(data / "perdure.db")
+    )
     try:
         for session in storm.sessions:
             row, events = await database.read(lambda tx, session=session: _row_and_log(tx, session.id))

@@ -1,4 +1,7 @@
-"""The `perdure` command, killed with -9 at the n-th time that it touches the key files it rotates. A program of its own: see `die_at`."""
+"""The `perdure` command, killed with -9 at the n-th time that it touches the key files it rotates.
+
+A program of its own: see `die_at`.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,13 @@ SURVIVED, KILLED = 0, -signal.SIGKILL
 async def die_at(step: int, *arguments: str) -> int:
     """Run the command until its n-th step with the key files, and no further; its exit status."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, __file__, str(step), *arguments,
-        stdout=asyncio.subprocess.DEVNULL, env=environment(PYTHONPATH=str(Path(__file__).parents[2])),
-    )  # fmt: skip
+        sys.executable,
+        __file__,
+        str(step),
+        *arguments,
+        stdout=asyncio.subprocess.DEVNULL,
+        env=environment(PYTHONPATH=str(Path(__file__).parents[2])),
+    )
     return await asyncio.wait_for(process.wait(), 30)
 
 
@@ -32,8 +39,14 @@ def _main() -> None:
 
     def step(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal left, begun
-        begun = begun or event == "os.remove"  # before it writes a key it clears the place; what comes earlier only looks
-        if begun and event in {"open", "os.rename", "os.remove"} and any(_is_key_file(each, folder) for each in arguments):
+        begun = (
+            begun or event == "os.remove"
+        )  # before it writes a key it clears the place; what comes earlier only looks
+        if (
+            begun
+            and event in {"open", "os.rename", "os.remove"}
+            and any(_is_key_file(each, folder) for each in arguments)
+        ):
             left -= 1
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -44,7 +57,9 @@ def _main() -> None:
 
 def _is_key_file(argument: Any, folder: str) -> bool:
     """Whether it is the path of a key file, or of the folder that is opened to be flushed."""
-    return isinstance(argument, str | os.PathLike) and (str(argument) == folder or "master.key" in str(argument))
+    return isinstance(argument, str | os.PathLike) and (
+        str(argument) == folder or "master.key" in str(argument)
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
-"""`perdure serve` whose tools stop for ever in the middle, to be killed there. A program of its own: see `HangingServer`.
+"""`perdure serve` whose tools stop for ever in the middle, to be killed there.
 
-A call whose id begins with `hang` stops just before its tool runs, or once it has run and before anybody is told.
+A program of its own: see `HangingServer`.
+
+A call whose id begins with `hang` stops just before its tool runs, or once it has run and before anybody is
+told.
 """
 
 from __future__ import annotations
@@ -16,7 +19,10 @@ Moment = Literal["before", "after"]
 
 
 class HangingServer(Server):
-    """A server whose first process stops tools at this moment; once it is started again it is an ordinary one."""
+    """A server whose first process stops tools at this moment.
+
+    Once it is started again it is an ordinary one.
+    """
 
     def __init__(self, data: Path, moment: Moment, **more: Any) -> None:
         super().__init__(data, **more)
@@ -35,7 +41,7 @@ class HangingServer(Server):
 
 def _main() -> None:
     from perdure.cli.main import main
-    from perdure.engine import act
+    from perdure.engine import tool_calls as act
 
     moment, marks = sys.argv[1], Path(sys.argv[2])
     del sys.argv[1:3]

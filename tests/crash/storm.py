@@ -1,6 +1,8 @@
-"""A storm: clients that post, followers that write down what they see, and somebody who kills in the middle of it.
+"""A storm: clients that post, followers that write down what they see, and somebody who kills in the middle
+of it.
 
-Everything random comes from one seed, which is printed. `PERDURE_SEED=n` takes that one, `PERDURE_CRASHES=n` crashes as often.
+Everything random comes from one seed, which is printed. `PERDURE_SEED=n` takes that one, `PERDURE_CRASHES=n`
+crashes as often.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from perdure.domain.events import LIVE_TYPES
 from tests.talk import Json, body_of, call, new_talk, script
 
 PATIENCE = 60.0
-"""Seconds, and as many again for every four crashes, after which a storm that does not come to rest is a failure."""
+"""Seconds, and as many again for every four crashes, after which a storm that does not come to rest is a
+failure."""
 
 AWAY = 0.02
 """Seconds between two attempts to reach a server that is down."""
@@ -54,14 +57,18 @@ class Session:
 
 
 class Storm:
-    """The load. `urls` are the servers; a client whose server is away goes to another one, or to the same once more.
+    """The load. `urls` are the servers.
+
+    A client whose server is away goes to another one, or to the same once more.
 
     Attributes:
         crashes: how often `run` crashes something.
         refused: answers with a status that no client should ever see.
     """
 
-    def __init__(self, urls: list[str], chance: random.Random, *, crashes: int, sessions: int = 6, clients: int = 4) -> None:
+    def __init__(
+        self, urls: list[str], chance: random.Random, *, crashes: int, sessions: int = 6, clients: int = 4
+    ) -> None:
         self.urls = urls
         self.chance = chance
         self.sessions: list[Session] = []
@@ -73,7 +80,10 @@ class Storm:
         self._http = httpx.AsyncClient(timeout=20, limits=httpx.Limits(max_connections=None))
 
     async def run(self, crash: Any) -> None:
-        """Post everything while `crash()` is awaited now and then, at random moments; return when all is at rest."""
+        """Post everything while `crash()` is awaited now and then, at random moments.
+
+        Return when all is at rest.
+        """
         sessions, clients, messages = self._counts
         files = [{"path": COUNTER, "content": "|"}]
         made = [await self._when_there(lambda url: self._create(url, files)) for _ in range(sessions)]
@@ -99,7 +109,10 @@ class Storm:
         return (await new_talk(self._http, initial_files=files)).id
 
     async def _post(self, client: int, messages: int) -> None:
-        """Post messages one after the other, each until it is acknowledged: the key makes a repetition harmless."""
+        """Post messages one after the other, each until it is acknowledged.
+
+        The key makes a repetition harmless.
+        """
         for number in range(messages):
             session = self.chance.choice(self.sessions)
             name = f"client {client} message {number}"
@@ -115,17 +128,31 @@ class Storm:
             [
                 [],
                 [{"tool_calls": [edit], "first_ms": chance.randrange(30)}],
-                [{"tool_calls": [call("get_current_time"), edit, call("write_file", path=f"/{name}", content=name)]}],
+                [
+                    {
+                        "tool_calls": [
+                            call("get_current_time"),
+                            edit,
+                            call("write_file", path=f"/{name}", content=name),
+                        ]
+                    }
+                ],
                 [{"tool_calls": [edit]}, {"text": "More.", "tool_calls": [call("read_file", path=COUNTER)]}],
             ]
         )
-        last = {"text": f"Answer to {name}. " * 3, "first_ms": chance.randrange(100), "delay_ms": chance.choice([0, 0, 5])}
+        last = {
+            "text": f"Answer to {name}. " * 3,
+            "first_ms": chance.randrange(100),
+            "delay_ms": chance.choice([0, 0, 5]),
+        }
         if chance.random() < 0.1:
             last |= {"cut_after": 2, "cut_times": 1}
         return [*rounds, last]
 
     async def _say(self, url: str, session: Session, body: Json, key: str) -> Json:
-        answer = await self._http.post(url + session.path("/messages"), json=body, headers={"Idempotency-Key": key})
+        answer = await self._http.post(
+            url + session.path("/messages"), json=body, headers={"Idempotency-Key": key}
+        )
         if answer.status_code == 503:
             raise ConnectionError
         if answer.status_code != 201:
@@ -191,7 +218,8 @@ class Storm:
             self._grown.notify_all()
 
     async def _after(self, events: int) -> None:
-        """Wait until followers have seen so many more events, or for no longer than the storm takes anyhow."""
+        """Wait until followers have seen so many more events, or for no longer than the storm takes
+        anyhow."""
         wanted = self._events + events
         try:
             async with asyncio.timeout(5), self._grown:

@@ -44,7 +44,9 @@ async def test_a_server_on_postgresql_is_killed_again_and_again(postgres_url: st
     await check_rows(storm, tmp_path, postgres_url)
 
 
-async def test_either_of_two_servers_on_postgresql_is_killed_again_and_again(postgres_url: str, tmp_path: Path) -> None:
+async def test_either_of_two_servers_on_postgresql_is_killed_again_and_again(
+    postgres_url: str, tmp_path: Path
+) -> None:
     chance = random.Random(seed())
     left = Server(tmp_path / "left", database_url=postgres_url, environment=KEY)
     right = Server(tmp_path / "right", database_url=postgres_url, environment=KEY)

@@ -1,4 +1,7 @@
-"""The database hangs up in the middle of everything: nothing is lost, and the worst that a client hears is "try again"."""
+"""The database hangs up in the middle of everything.
+
+Nothing is lost, and the worst that a client hears is "try again".
+"""
 
 from __future__ import annotations
 

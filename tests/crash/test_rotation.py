@@ -1,4 +1,7 @@
-"""A rotation of the master key that is killed: whatever it was doing, every secret can be read, and the next one goes through."""
+"""A rotation of the master key that is killed.
+
+Whatever it was doing, every secret can be read, and the next one goes through.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +86,9 @@ async def test_killed_in_the_middle_of_its_transaction(postgres_url: str, tmp_pa
     holder, looker = [await asyncpg.connect(postgres_url) for _ in range(2)]
     await holder.execute("BEGIN")
     await holder.execute("SELECT * FROM org_keys FOR UPDATE")
-    process = await asyncio.create_subprocess_exec(*PERDURE, *arguments(settings), env=environment(), stderr=subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        *PERDURE, *arguments(settings), env=environment(), stderr=subprocess.PIPE
+    )
     await when(lambda: looker.fetchval("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)"))
     process.send_signal(signal.SIGKILL)
     _, err = await process.communicate()

@@ -1,4 +1,7 @@
-"""kill -9 in the middle of each built-in tool (promise P5): what may be done again is, and what may not is told to the model."""
+"""kill -9 in the middle of each built-in tool (promise P5).
+
+What may be done again is, and what may not is told to the model.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from perdure.capabilities.registry import BUILT_IN
+from perdure.tools.built_in import BUILT_IN
 from tests.crash.hanging import HangingServer, Moment
 from tests.server import Server, use_simulated_model
 from tests.talk import Json, Talk, call, new_talk, script, when
@@ -63,7 +66,9 @@ async def _scheduled(talk: Talk) -> int:
 
 
 async def _inserted(talk: Talk) -> int:
-    data = await talk.turn({"tool_calls": [call("sql_query", database="db", sql="SELECT COUNT(*) AS n FROM t")]}, {"text": "So."})
+    data = await talk.turn(
+        {"tool_calls": [call("sql_query", database="db", sql="SELECT COUNT(*) AS n FROM t")]}, {"text": "So."}
+    )
     done = next(event["data"] for event in data if event["type"] == "tool.completed")
     return int(json.loads(done["result"][0]["text"])["rows"][0][0])
 
@@ -101,7 +106,9 @@ CASES = {
     "sql_query": Case({"database": "db", "sql": "SELECT * FROM t"}, MAKE_TABLE),
     "sql_schema": Case({"database": "db"}, MAKE_TABLE),
     "kv_store": Case({"operation": "set", "key": "hive", "value": "seven"}, effects=_kept),
-    "secret_store": Case({"operation": "set", "key": "pass", "value": "correct-horse-battery"}, effects=_sealed),
+    "secret_store": Case(
+        {"operation": "set", "key": "pass", "value": "correct-horse-battery"}, effects=_sealed
+    ),
     "write_todos": Case({"todos": [{"content": "Look.", "status": "pending", "active_form": "Looking"}]}),
     "web_fetch": Case({"url": "{server}/health"}),
 }
@@ -120,21 +127,35 @@ async def _begin(http: httpx.AsyncClient, server: Server, name: str) -> Talk:
     talk = await new_talk(http, harness_name="base", capabilities=[{"ref": capability}])
     for earlier, given in case.before:
         await talk.turn({"tool_calls": [call(earlier, **given)]}, {"text": "Ready."})
-    given = {key: value.format(server=server.url) if isinstance(value, str) else value for key, value in case.arguments.items()}
-    await talk.say(script({"tool_calls": [{"name": name, "arguments": given, "id": f"hang_{name}"}]}, {"text": "Done."}))
+    given = {
+        key: value.format(server=server.url) if isinstance(value, str) else value
+        for key, value in case.arguments.items()
+    }
+    await talk.say(
+        script({"tool_calls": [{"name": name, "arguments": given, "id": f"hang_{name}"}]}, {"text": "Done."})
+    )
     return talk
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-async def test_a_tool_that_was_killed_is_made_again_only_if_it_may_be(moment: Moment, database_url: str, tmp_path: Path) -> None:
-    server = HangingServer(tmp_path / "data", moment, database_url=database_url, environment={"PERDURE_PRIVATE_ADDRESSES": "true"})
+async def test_a_tool_that_was_killed_is_made_again_only_if_it_may_be(
+    moment: Moment, database_url: str, tmp_path: Path
+) -> None:
+    server = HangingServer(
+        tmp_path / "data",
+        moment,
+        database_url=database_url,
+        environment={"PERDURE_PRIVATE_ADDRESSES": "true"},
+    )
     async with server, httpx.AsyncClient(base_url=server.url, timeout=30) as http:
         await use_simulated_model(http)
         talks = {name: await _begin(http, server, name) for name in CASES}
 
         async def all_hang() -> bool:
             # A call that fails does not hang after it: cancelling what is not there.
-            return server.hanging() >= {f"hang_{name}" for name in CASES if moment == "before" or name not in ASKS_IN_VAIN}
+            return server.hanging() >= {
+                f"hang_{name}" for name in CASES if moment == "before" or name not in ASKS_IN_VAIN
+            }
 
         await when(all_hang)
         await server.restart()
@@ -147,9 +168,15 @@ async def _check(talk: Talk, name: str, moment: Moment) -> None:
     again = bool(hints.readonly or hints.idempotent)
     await talk.logged_until("session.idled", after=(await _last_message(talk)))
     events = await talk.events()
-    begun = [event for event in events if event["type"] == "tool.started" and event["data"]["tool_call"]["id"] == f"hang_{name}"]
+    begun = [
+        event
+        for event in events
+        if event["type"] == "tool.started" and event["data"]["tool_call"]["id"] == f"hang_{name}"
+    ]
     (done,) = [
-        event["data"] for event in events if event["type"] == "tool.completed" and event["data"]["tool_call_id"] == f"hang_{name}"
+        event["data"]
+        for event in events
+        if event["type"] == "tool.completed" and event["data"]["tool_call_id"] == f"hang_{name}"
     ]
     assert len(begun) == 1, name
     assert [event["type"] for event in events[-2:]] == ["turn.completed", "session.idled"], name
@@ -173,7 +200,9 @@ async def _last_message(talk: Talk) -> int:
     return int(messages[-1]["sequence"])
 
 
-async def test_a_command_that_is_killed_while_it_runs_has_changed_nothing(database_url: str, tmp_path: Path) -> None:
+async def test_a_command_that_is_killed_while_it_runs_has_changed_nothing(
+    database_url: str, tmp_path: Path
+) -> None:
     async with (
         Server(tmp_path / "data", database_url=database_url) as server,
         httpx.AsyncClient(base_url=server.url, timeout=30) as http,

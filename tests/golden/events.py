@@ -1,4 +1,6 @@
-"""Logs that are kept to be compared with: what a turn leaves, with everything that differs from run to run made equal.
+"""Logs that are kept to be compared with.
+
+What a turn leaves, with everything that differs from run to run made equal.
 
 `PERDURE_WRITE_GOLDEN=1` writes the files anew; look at the difference before you keep it.
 """
@@ -30,7 +32,11 @@ class _Equalizer:
         if isinstance(value, list):
             return [self(each, key) for each in value]
         if isinstance(value, str):
-            return "<time>" if _TIME.fullmatch(value) else _ID.sub(lambda found: self._name(found[0], found[1]), value)
+            return (
+                "<time>"
+                if _TIME.fullmatch(value)
+                else _ID.sub(lambda found: self._name(found[0], found[1]), value)
+            )
         return "<ms>" if key.endswith("_ms") and key != "timeout_ms" else value
 
     def _name(self, identifier: str, prefix: str | None) -> str:

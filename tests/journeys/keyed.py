@@ -13,7 +13,10 @@ from tests.server import Server, post, use_simulated_model
 
 
 async def with_login(server: Server) -> str:
-    """Set a running server up: the simulated model, and a first token, from which on it asks for one. The token."""
+    """Set a running server up: the simulated model, and a first token, from which on it asks for one.
+
+    The token.
+    """
     async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
         await use_simulated_model(http)
         token = await post(http, "/v1/users/me/tokens", {"name": "first"})
@@ -22,7 +25,9 @@ async def with_login(server: Server) -> str:
 
 
 @asynccontextmanager
-async def person(server: Server, token: str, organization: str | None = None) -> AsyncIterator[httpx.AsyncClient]:
+async def person(
+    server: Server, token: str, organization: str | None = None
+) -> AsyncIterator[httpx.AsyncClient]:
     """A client with this token, in that organization."""
     headers = {"authorization": f"Bearer {token}"} | ({"x-org-id": organization} if organization else {})
     async with httpx.AsyncClient(base_url=server.url, timeout=30, headers=headers) as http:

@@ -56,7 +56,16 @@ async def elsewhere(http: httpx.AsyncClient) -> dict[str, str]:
 
 def without(resource: Json, *names: str) -> Json:
     """The resource without these fields, and without what goes with its id."""
-    left_out = {*names, "id", "self_url", "view_url", "ui_link", "allowed_actions", "created_at", "updated_at"}
+    left_out = {
+        *names,
+        "id",
+        "self_url",
+        "view_url",
+        "ui_link",
+        "allowed_actions",
+        "created_at",
+        "updated_at",
+    }
     return {name: value for name, value in resource.items() if name not in left_out}
 
 
@@ -86,8 +95,15 @@ class Model:
 async def watched_model(http: httpx.AsyncClient) -> AsyncIterator[Model]:
     """A model of a vendor in this process."""
     async with open_vendor() as vendor:
-        place = {"name": "Watched", "provider_type": "openai_completions", "base_url": f"{vendor.url}/v1", "api_key": "key"}
+        place = {
+            "name": "Watched",
+            "provider_type": "openai_completions",
+            "base_url": f"{vendor.url}/v1",
+            "api_key": "key",
+        }
         provider = await post(http, "/v1/providers", place)
-        model = await post(http, f"/v1/providers/{provider['id']}/models", {"model_id": "watched", "display_name": "Watched"})
+        model = await post(
+            http, f"/v1/providers/{provider['id']}/models", {"model_id": "watched", "display_name": "Watched"}
+        )
         yield Model(model["id"], vendor)
         assert (await http.delete(f"/v1/providers/{provider['id']}")).status_code == 204

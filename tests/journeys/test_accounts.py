@@ -53,7 +53,11 @@ async def test_a_token_is_shown_once_and_kept_only_as_a_hash(place: Place, owner
     secret = made["token"]
     assert re.fullmatch(r"pdr_pat_[\w-]{43}", secret)
     listed = (await get(owner, "/v1/users/me/tokens"))["data"]
-    assert (listed[0]["id"], listed[0]["name"], listed[0]["hint"]) == (made["id"], "build server", secret[-4:])
+    assert (listed[0]["id"], listed[0]["name"], listed[0]["hint"]) == (
+        made["id"],
+        "build server",
+        secret[-4:],
+    )
     for path in ("/v1/users/me/tokens", "/v1/users/me/export"):
         assert secret not in (await owner.get(path)).text
     assert place.server.data.exists()
@@ -72,10 +76,15 @@ async def test_a_token_works_with_and_without_bearer_and_not_with_a_letter_chang
             f"Basic {place.token}",
             f"Bearer Bearer {place.token}",
         ):
-            assert refusal(await http.get("/v1/users/me", headers={"authorization": bad})) == (401, "unauthenticated"), bad
+            assert refusal(await http.get("/v1/users/me", headers={"authorization": bad})) == (
+                401,
+                "unauthenticated",
+            ), bad
 
 
-async def test_a_revoked_token_is_refused_at_once_and_revoking_twice_is_fine(place: Place, owner: httpx.AsyncClient) -> None:
+async def test_a_revoked_token_is_refused_at_once_and_revoking_twice_is_fine(
+    place: Place, owner: httpx.AsyncClient
+) -> None:
     made = await post(owner, "/v1/users/me/tokens", {"name": "short-lived"})
     async with person(place.server, made["token"]) as http:
         assert (await http.get("/v1/sessions")).status_code == 200
@@ -97,7 +106,9 @@ async def test_a_token_ends_when_its_time_is_over(place: Place, owner: httpx.Asy
 
         await when(refused)
     for bad in (soon(seconds=-1), "tomorrow", "2030-01-01T00:00:00"):
-        assert (await owner.post("/v1/users/me/tokens", json={"name": "bad", "expires_at": bad})).status_code == 400, bad
+        assert (
+            await owner.post("/v1/users/me/tokens", json={"name": "bad", "expires_at": bad})
+        ).status_code == 400, bad
 
 
 async def test_it_is_remembered_when_a_token_was_last_used(place: Place, owner: httpx.AsyncClient) -> None:
@@ -117,7 +128,10 @@ async def test_who_belongs_to_several_organizations_can_find_them_without_choosi
     second = await post(owner, "/v1/orgs", {"name": "Second"})
     assert [each["id"] for each in (await get(owner, "/v1/orgs"))["data"]] == [first["id"], second["id"]]
     assert (await get(owner, "/v1/users/me"))["email"] == "owner@localhost"
-    assert await get(owner, "/v1/resolve-org", id=session["id"]) == {"org_id": first["id"], "org_name": first["name"]}
+    assert await get(owner, "/v1/resolve-org", id=session["id"]) == {
+        "org_id": first["id"],
+        "org_name": first["name"],
+    }
     assert (await post(owner, "/v1/users/me/switch-org", {"org_id": second["id"]}, 200))["success"]
     for path in ("/v1/sessions", "/v1/users", "/v1/agents"):
         assert refusal(await owner.get(path)) == (400, "organization_required")
@@ -132,7 +146,9 @@ async def test_an_organizations_default_harness_is_named_when_it_is_wrong(owner:
     assert refused.json()["field"] == "default_harness_id"
 
 
-async def test_who_belongs_to_several_organizations_says_which(place: Place, owner: httpx.AsyncClient) -> None:
+async def test_who_belongs_to_several_organizations_says_which(
+    place: Place, owner: httpx.AsyncClient
+) -> None:
     first = (await get(owner, "/v1/orgs"))["data"][0]
     session = await post(owner, "/v1/sessions", {})
     second = await post(owner, "/v1/orgs", {"name": "Second"})
@@ -140,7 +156,10 @@ async def test_who_belongs_to_several_organizations_says_which(place: Place, own
     for organization, total in ((first, 1), (second, 0)):
         async with person(*place, organization["id"]) as http:
             assert (await get(http, "/v1/sessions"))["total"] == total
-            assert [each["id"] for each in (await get(http, "/v1/orgs"))["data"]] == [first["id"], second["id"]]
+            assert [each["id"] for each in (await get(http, "/v1/orgs"))["data"]] == [
+                first["id"],
+                second["id"],
+            ]
     async with person(*place, second["id"]) as http:
         assert refusal(await http.get(f"/v1/sessions/{session['id']}"))[0] == 404
         resolved = await get(http, "/v1/resolve-org", id=session["id"])
@@ -154,7 +173,9 @@ async def test_who_belongs_to_several_organizations_says_which(place: Place, own
     assert refusal(await owner.get("/v1/sessions", headers={"x-org-id": new_id("org")}))[0] == 401
 
 
-async def test_an_organization_is_read_and_changed_by_its_admins(place: Place, owner: httpx.AsyncClient) -> None:
+async def test_an_organization_is_read_and_changed_by_its_admins(
+    place: Place, owner: httpx.AsyncClient
+) -> None:
     organization = (await get(owner, "/v1/orgs"))["data"][0]
     path = f"/v1/orgs/{organization['id']}"
     changed = await patch(owner, path, {"name": "Ours"})
@@ -175,16 +196,25 @@ async def test_an_organization_is_read_and_changed_by_its_admins(place: Place, o
 async def test_users_are_added_once_listed_and_found(place: Place, owner: httpx.AsyncClient) -> None:
     user, token = await add_member(owner, "Ada", "admin")
     assert user["roles"] == ["admin"]
-    assert refusal(await owner.post("/v1/users", json={"email": "ADA@example.com", "name": "Ada"})) == (409, "already_member")
+    assert refusal(await owner.post("/v1/users", json={"email": "ADA@example.com", "name": "Ada"})) == (
+        409,
+        "already_member",
+    )
     assert refusal(await owner.post("/v1/users", json={"email": "no address", "name": "No"}))[0] == 400
     for search in ("ada", "ADA@", "example.c"):
         assert [each["id"] for each in (await get(owner, "/v1/users", search=search))["data"]] == [user["id"]]
     assert (await get(owner, "/v1/users", search="%"))["data"] == []
     async with person(place.server, token) as http:
-        assert await get(http, "/v1/users/me") == {"id": user["id"], "name": "Ada", "email": "Ada@example.com"}
+        assert await get(http, "/v1/users/me") == {
+            "id": user["id"],
+            "name": "Ada",
+            "email": "Ada@example.com",
+        }
 
 
-async def test_a_token_that_an_admin_made_stays_in_the_admins_organization(place: Place, owner: httpx.AsyncClient) -> None:
+async def test_a_token_that_an_admin_made_stays_in_the_admins_organization(
+    place: Place, owner: httpx.AsyncClient
+) -> None:
     first = (await get(owner, "/v1/orgs"))["data"][0]["id"]
     user, token = await add_member(owner, "frank")
     second = (await post(owner, "/v1/orgs", {"name": "Second"}))["id"]
@@ -197,7 +227,9 @@ async def test_a_token_that_an_admin_made_stays_in_the_admins_organization(place
         assert refusal(await http.get(f"/v1/orgs/{second}"))[0] == 404
         own = await post(http, "/v1/users/me/tokens", {"name": "child"})
         assert own["organization_id"] == first
-        assert {each["organization_id"] for each in (await get(http, "/v1/users/me/tokens"))["data"]} == {first}
+        assert {each["organization_id"] for each in (await get(http, "/v1/users/me/tokens"))["data"]} == {
+            first
+        }
         assert refusal(await http.delete(f"/v1/users/me/tokens/{other['id']}"))[0] == 404
         for method, path in (("DELETE", "/v1/users/me"), ("GET", "/v1/users/me/export")):
             assert refusal(await http.request(method, path)) == (403, "own_token_required")
@@ -213,7 +245,9 @@ async def test_the_caller_is_renamed_and_takes_everything_along(owner: httpx.Asy
     assert [each["name"] for each in exported["personal_access_tokens"]] == ["first"]
 
 
-async def test_the_last_owner_stays_and_a_deleted_account_is_gone_at_once(place: Place, owner: httpx.AsyncClient) -> None:
+async def test_the_last_owner_stays_and_a_deleted_account_is_gone_at_once(
+    place: Place, owner: httpx.AsyncClient
+) -> None:
     assert refusal(await owner.delete("/v1/users/me")) == (409, "last_owner")
     session = await post(owner, "/v1/sessions", {"title": "stays"})
     _, heir = await add_member(owner, "heir", "owner")
@@ -225,7 +259,9 @@ async def test_the_last_owner_stays_and_a_deleted_account_is_gone_at_once(place:
 
 
 async def test_too_many_requests_are_told_when_to_come_again(tmp_path: Path, database_url: str) -> None:
-    async with Server(tmp_path / "data", database_url=database_url, environment={"PERDURE_RATE_LIMIT": "2"}) as server:
+    async with Server(
+        tmp_path / "data", database_url=database_url, environment={"PERDURE_RATE_LIMIT": "2"}
+    ) as server:
         token = await with_login(server)
         async with person(server, token) as http:
             answers = [await http.get("/v1/users/me") for _ in range(12)]
@@ -260,7 +296,9 @@ async def _made(http: httpx.AsyncClient) -> dict[str, str]:
     return answer
 
 
-async def test_the_command_makes_the_first_key_and_from_then_on_one_is_needed(tmp_path: Path, database_url: str) -> None:
+async def test_the_command_makes_the_first_key_and_from_then_on_one_is_needed(
+    tmp_path: Path, database_url: str
+) -> None:
     where = ("--data", str(tmp_path / "data"), *(("--database-url", database_url) if database_url else ()))
     made = await perdure("keys", "create", "--name", "laptop", *where)
     token = made.out.strip()

@@ -12,9 +12,8 @@ from perdure.app.accounts import bootstrap
 from perdure.app.messages import post_message
 from perdure.app.providers import create_model, create_provider
 from perdure.app.sessions import create_session
-from perdure.capabilities.agent_instructions import MAX_SHOWN
-from perdure.capabilities.base import Capability, PromptContext, PromptReading
-from perdure.capabilities.registry import BUILT_IN, Registry
+from perdure.capabilities.port import Capability, PromptContext, PromptReading
+from perdure.capabilities.registry import Registry
 from perdure.domain.messages import CreateMessage, InputMessage, TextPart
 from perdure.domain.providers import CreateModel, CreateProvider
 from perdure.domain.sessions import CreateSession, InitialFile
@@ -25,6 +24,8 @@ from perdure.settings import Settings
 from perdure.store.database import Tx
 from perdure.store.harnesses import HarnessRow, harness_by_name
 from perdure.store.storage import set_secret
+from perdure.tools.agent_instructions import MAX_SHOWN
+from perdure.tools.built_in import BUILT_IN
 from perdure.wiring import open_parts
 from tests.talk import Talk, call, new_talk
 
@@ -57,11 +58,16 @@ async def test_what_the_file_says_reaches_the_model_from_the_next_call_on(api: h
     assert await words_in_prompt(talk) < without + 100
 
 
-async def test_an_agent_that_writes_its_instructions_follows_them_in_the_same_turn(api: httpx.AsyncClient) -> None:
+async def test_an_agent_that_writes_its_instructions_follows_them_in_the_same_turn(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api)
     write = {"tool_calls": [call("write_file", path="/AGENTS.md", content="rule " * 500)]}
     await talk.turn(write, {"text": "Done."})
-    first, second = [event["data"]["metadata"]["usage"]["input_tokens"] for event in await talk.events(types="llm.generation")]
+    first, second = [
+        event["data"]["metadata"]["usage"]["input_tokens"]
+        for event in await talk.events(types="llm.generation")
+    ]
     assert second > first + 500
 
 
@@ -80,13 +86,16 @@ async def test_files_that_are_to_be_looked_for_can_be_named_and_nothing_else(api
     await talk.turn({"text": "One."}, ask="Hello.")
     assert 300 < await words_in_prompt(talk) < 900
     for config in ({"files": "AGENTS.md"}, {"files": [""]}, {"files": ["a"] * 11}, {"file": []}):
-        answer = await api.post("/v1/sessions", json={"capabilities": [{"ref": "agent_instructions", "config": config}]})
+        answer = await api.post(
+            "/v1/sessions", json={"capabilities": [{"ref": "agent_instructions", "config": config}]}
+        )
         assert answer.status_code == 400, (config, answer.text)
 
 
 async def test_a_preview_shows_where_the_instructions_will_stand(api: httpx.AsyncClient) -> None:
     answer = await api.post(
-        "/v1/agents/preview", json={"system_prompt": "You help.", "capabilities": [{"ref": "agent_instructions"}]}
+        "/v1/agents/preview",
+        json={"system_prompt": "You help.", "capabilities": [{"ref": "agent_instructions"}]},
     )
     assert answer.status_code == 200, answer.text
     assert '<capability id="agent_instructions">\n(read from the session' in answer.json()["system_prompt"]
@@ -104,7 +113,9 @@ def _speaker(name: str, read_prompt: PromptReading) -> Capability:
     return Capability(id=name, name=name, description="For tests.", category="test", read_prompt=read_prompt)
 
 
-async def _prompt(folder: Path, *files: InitialFile, more: tuple[Capability, ...] = (), secret: str | None = None) -> str:
+async def _prompt(
+    folder: Path, *files: InitialFile, more: tuple[Capability, ...] = (), secret: str | None = None
+) -> str:
     """The system prompt that a model is sent in a session with these files."""
     driver = SimulatedDriver([{"text": "Yes."}])
     async with open_parts(Settings(data=str(folder))) as opened:
@@ -115,10 +126,14 @@ async def _prompt(folder: Path, *files: InitialFile, more: tuple[Capability, ...
         provider = await create_provider(app, owner, CreateProvider("Simulated", "llmsim"))
         await create_model(app, owner, provider.id, CreateModel("simulated", "Simulated"))
         refs = tuple(CapabilityRef(name) for name in ("agent_instructions", *(each.id for each in more)))
-        body = CreateSession(harness_name="base", capabilities=refs, initial_files=files, system_prompt="You help.")
+        body = CreateSession(
+            harness_name="base", capabilities=refs, initial_files=files, system_prompt="You help."
+        )
         session = await create_session(app, owner, body)
         if secret is not None:
-            await app.database.write(lambda tx: set_secret(tx, app.vault, owner.organization_id, session.id, "pass", secret, 1))
+            await app.database.write(
+                lambda tx: set_secret(tx, app.vault, owner.organization_id, session.id, "pass", secret, 1)
+            )
         await post_message(app, owner, session.id, CreateMessage(InputMessage((TextPart("Hello."),))))
         await advance(engine, session.id)
     return driver.requests[-1].system
@@ -153,7 +168,9 @@ async def test_a_file_under_the_shells_name_of_the_folder_is_found_once(tmp_path
 
 
 async def test_a_binary_or_an_empty_file_says_nothing(tmp_path: Path) -> None:
-    for number, file in enumerate((InitialFile("/AGENTS.md", "AAECAwQ=", encoding="base64"), InitialFile("/AGENTS.md", ""))):
+    for number, file in enumerate(
+        (InitialFile("/AGENTS.md", "AAECAwQ=", encoding="base64"), InitialFile("/AGENTS.md", ""))
+    ):
         assert "instructions" not in await _prompt(tmp_path / str(number), file)
 
 
@@ -175,7 +192,9 @@ async def test_a_capability_that_fails_to_read_fails_no_turn(tmp_path: Path) -> 
     assert "a detail" not in system
 
 
-async def test_an_organization_from_before_gets_the_built_in_harnesses_as_they_are_now(database_url: str, tmp_path: Path) -> None:
+async def test_an_organization_from_before_gets_the_built_in_harnesses_as_they_are_now(
+    database_url: str, tmp_path: Path
+) -> None:
     settings = Settings(data=str(tmp_path / "data"), database_url=database_url or None)
     async with open_parts(settings) as parts:
         owner = await bootstrap(parts.app)

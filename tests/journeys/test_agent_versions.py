@@ -1,4 +1,7 @@
-"""Versions of agents: every change leaves one behind; they can be marked, compared, gone back to, branched off and run."""
+"""Versions of agents: every change leaves one behind.
+
+They can be marked, compared, gone back to, branched off and run.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,12 @@ async def test_every_change_of_the_configuration_leaves_a_version_behind(api: ht
     await api.put(path, json={"name": agent["name"], "system_prompt": "Four."})
     found = await versions_of(api, agent)
     assert [each["authored_config"]["system_prompt"] for each in found] == ["Four.", "Three.", "Two.", PROMPT]
-    assert [(each["version_number"], each["version"]) for each in found] == [(4, "1.0.3"), (3, "1.0.2"), (2, "1.0.1"), (1, "1.0.0")]
+    assert [(each["version_number"], each["version"]) for each in found] == [
+        (4, "1.0.3"),
+        (3, "1.0.2"),
+        (2, "1.0.1"),
+        (1, "1.0.0"),
+    ]
     assert {(each["change_kind"], each["is_published"]) for each in found} == {("auto", False)}
     assert len({each["config_hash"] for each in found}) == 4
     assert (await versions_of(api, agent, limit=1, offset=1))[0]["id"] == found[1]["id"]
@@ -53,8 +61,12 @@ async def test_a_refused_change_leaves_none(api: httpx.AsyncClient) -> None:
     assert len(await versions_of(api, agent)) == 1
 
 
-async def test_a_version_shows_what_the_configuration_came_to_over_its_harness(api: httpx.AsyncClient) -> None:
-    top = await new_harness(api, system_prompt="Top.", capabilities=[{"ref": "tool_approval", "config": {"mode": "off"}}])
+async def test_a_version_shows_what_the_configuration_came_to_over_its_harness(
+    api: httpx.AsyncClient,
+) -> None:
+    top = await new_harness(
+        api, system_prompt="Top.", capabilities=[{"ref": "tool_approval", "config": {"mode": "off"}}]
+    )
     low = await new_harness(api, system_prompt="Low.", parent_harness_id=top["id"])
     approval = {"ref": "tool_approval", "config": {"mode": "protective"}}
     agent = await new_agent(api, harness_id=low["id"], capabilities=[approval, {"ref": "current_time"}])
@@ -70,9 +82,15 @@ async def test_a_version_shows_what_the_configuration_came_to_over_its_harness(a
 async def test_a_version_made_on_purpose_has_a_number_and_words_of_ones_own(api: httpx.AsyncClient) -> None:
     agent = await new_agent(api)
     path = f"/v1/agents/{agent['id']}/versions"
-    made = [await post(api, path, body, 200) for body in (
-        {}, {"change_kind": "minor", "summary": "Refunds"}, {"change_kind": "patch"}, {"change_kind": "major"}
-    )]  # fmt: skip
+    made = [
+        await post(api, path, body, 200)
+        for body in (
+            {},
+            {"change_kind": "minor", "summary": "Refunds"},
+            {"change_kind": "patch"},
+            {"change_kind": "major"},
+        )
+    ]
     assert [each["version"] for each in made] == ["1.0.1", "1.1.0", "1.1.1", "2.0.0"]
     assert [each["change_kind"] for each in made] == ["manual", "minor", "patch", "major"]
     assert (made[1]["summary"], made[1]["is_published"]) == ("Refunds", True)
@@ -82,12 +100,19 @@ async def test_a_version_made_on_purpose_has_a_number_and_words_of_ones_own(api:
 
 
 async def test_the_difference_of_two_versions_is_a_json_patch(api: httpx.AsyncClient) -> None:
-    agent = await new_agent(api, harness_name="base", description="Old", network_access={"allowed": ["a.example"]})
+    agent = await new_agent(
+        api, harness_name="base", description="Old", network_access={"allowed": ["a.example"]}
+    )
     path = f"/v1/agents/{agent['id']}"
     await patch(
         api,
         path,
-        {"description": None, "tags": ["new"], "network_access": {"allowed": ["b.example"]}, "capabilities": [{"ref": "session"}]},
+        {
+            "description": None,
+            "tags": ["new"],
+            "network_access": {"allowed": ["b.example"]},
+            "capabilities": [{"ref": "session"}],
+        },
     )
     new, old = await versions_of(api, agent)
     diff = await get(api, path_of(agent, old, f"diff/{new['id']}"))
@@ -122,7 +147,9 @@ async def test_going_back_can_do_without_a_new_version(api: httpx.AsyncClient) -
     path = f"/v1/agents/{agent['id']}"
     await patch(api, path, {"system_prompt": "Two."})
     _, first = await versions_of(api, agent)
-    assert (await post(api, path_of(agent, first, "rollback"), {"save_version": False}, 200))["system_prompt"] == PROMPT
+    assert (await post(api, path_of(agent, first, "rollback"), {"save_version": False}, 200))[
+        "system_prompt"
+    ] == PROMPT
     assert len(await versions_of(api, agent)) == 2
     await patch(api, path, {"system_prompt": "Three."})
     assert (await versions_of(api, agent))[0]["parent_version_id"] == first["id"]
@@ -148,7 +175,9 @@ async def test_a_fork_begins_as_the_version_and_remembers_where_it_comes_from(ap
     agent = await new_agent(api, description="Old", tags=["old"])
     await patch(api, f"/v1/agents/{agent['id']}", {"tags": ["new"]})
     _, first = await versions_of(api, agent)
-    fork = await post(api, path_of(agent, first, "fork"), {"name": fresh("fork"), "display_name": "Fork"}, 200)
+    fork = await post(
+        api, path_of(agent, first, "fork"), {"name": fresh("fork"), "display_name": "Fork"}, 200
+    )
     assert (fork["tags"], fork["description"], fork["display_name"]) == (["old"], "Old", "Fork")
     assert (fork["forked_from_agent_id"], fork["forked_from_version_id"], fork["root_agent_id"]) == (
         agent["id"],
@@ -156,38 +185,60 @@ async def test_a_fork_begins_as_the_version_and_remembers_where_it_comes_from(ap
         agent["id"],
     )
     (version,) = await versions_of(api, fork)
-    assert (version["change_kind"], version["source_version_id"], version["version"]) == ("fork", first["id"], "1.0.0")
+    assert (version["change_kind"], version["source_version_id"], version["version"]) == (
+        "fork",
+        first["id"],
+        "1.0.0",
+    )
     again = await post(api, path_of(fork, version, "fork"), {"name": fresh("fork")}, 200)
     assert (again["forked_from_agent_id"], again["root_agent_id"]) == (fork["id"], agent["id"])
-    assert (await post(api, path_of(agent, first, "fork"), {"name": fork["name"]}, 409))["code"] == "name_taken"
-    assert (await post(api, path_of(agent, first, "fork"), {"name": "import"}, 400))["code"] == "reserved_name"
+    assert (await post(api, path_of(agent, first, "fork"), {"name": fork["name"]}, 409))[
+        "code"
+    ] == "name_taken"
+    assert (await post(api, path_of(agent, first, "fork"), {"name": "import"}, 400))[
+        "code"
+    ] == "reserved_name"
 
 
 async def test_sessions_run_the_default_version_and_stay_with_it(api: httpx.AsyncClient) -> None:
     async with watched_model(api) as model:
-        agent = await new_agent(api, harness_name="base", default_model_id=model.id, capabilities=[{"ref": "current_time"}])
+        agent = await new_agent(
+            api, harness_name="base", default_model_id=model.id, capabilities=[{"ref": "current_time"}]
+        )
         path = f"/v1/agents/{agent['id']}"
         following = await new_talk(api, agent_id=agent["id"])
         (first,) = await versions_of(api, agent)
-        assert (await post(api, f"{path}/versions/default", {"version_id": first["id"]}, 200))["default_version_id"] == first["id"]
+        assert (await post(api, f"{path}/versions/default", {"version_id": first["id"]}, 200))[
+            "default_version_id"
+        ] == first["id"]
         pinned = await new_talk(api, agent_name=agent["name"])
         await patch(api, path, {"system_prompt": "Now.", "capabilities": []})
         late = await new_talk(api, agent_id=agent["id"])
-        for talk, told, version_id in ((following, "Now.", None), (pinned, PROMPT, first["id"]), (late, PROMPT, first["id"])):
+        for talk, told, version_id in (
+            (following, "Now.", None),
+            (pinned, PROMPT, first["id"]),
+            (late, PROMPT, first["id"]),
+        ):
             model.will_answer()
             await talk.turn()
             assert f"\n{told}\n" in model.told
             assert ("get_current_time" in model.tools) == (told == PROMPT)
             assert (await talk.read()).get("agent_version_id") == version_id
-        assert (await post(api, f"{path}/versions/default", {"version_id": None}, 200)).get("default_version_id") is None
+        assert (await post(api, f"{path}/versions/default", {"version_id": None}, 200)).get(
+            "default_version_id"
+        ) is None
         assert "agent_version_id" not in await (await new_talk(api, agent_id=agent["id"])).read()
         copy = await post(api, pinned.path("/fork"), {})
         assert copy["agent_version_id"] == first["id"]
 
 
-async def test_sessions_of_a_version_have_its_harness_its_files_and_its_features(api: httpx.AsyncClient) -> None:
+async def test_sessions_of_a_version_have_its_harness_its_files_and_its_features(
+    api: httpx.AsyncClient,
+) -> None:
     harness = await new_harness(api, capabilities=[{"ref": "session_file_system"}])
-    agent = await new_agent(api, harness_id=harness["id"], initial_files=[{"path": "/then.md", "content": "Then."}])
+    agent = await new_agent(
+        api, harness_id=harness["id"], initial_files=[{"path": "/then.md", "content": "Then."}]
+    )
     path = f"/v1/agents/{agent['id']}"
     (first,) = await versions_of(api, agent)
     await post(api, f"{path}/versions/default", {"version_id": first["id"]}, 200)
@@ -217,6 +268,8 @@ async def test_a_version_of_another_agent_is_not_found(api: httpx.AsyncClient, w
         body = {"name": fresh("fork")} if what == "fork" else {}
         assert (await post(api, path_of(one, theirs, what), body, 404))["code"] == "agent_version_not_found"
     body = {"version_id": theirs["id"]}
-    assert (await post(api, f"/v1/agents/{one['id']}/versions/default", body, 404))["code"] == "agent_version_not_found"
+    assert (await post(api, f"/v1/agents/{one['id']}/versions/default", body, 404))[
+        "code"
+    ] == "agent_version_not_found"
     for bad in ({"version_id": "agentver_1"}, {"version_id": one["id"]}, {}):
         await post(api, f"/v1/agents/{one['id']}/versions/default", bad, 400)

@@ -1,4 +1,7 @@
-"""Agents: made, found, changed, copied, sent to files and back, archived; and what their sessions get of them."""
+"""Agents: made, found, changed, copied, sent to files and back, archived.
+
+And what their sessions get of them.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,35 @@ import pytest
 
 from perdure.capabilities.assembly import NOT_READ
 from perdure.domain.ids import new_id
-from tests.journeys.people import PROMPT, elsewhere, fresh, get, new_agent, new_harness, patch, watched_model, without
+from tests.journeys.people import (
+    PROMPT,
+    elsewhere,
+    fresh,
+    get,
+    new_agent,
+    new_harness,
+    patch,
+    watched_model,
+    without,
+)
 from tests.server import post
 from tests.talk import Json, call, new_talk
 
-LOOK_UP = {"type": "client_side", "name": "look_up", "description": "Look an order up.", "parameters": {"type": "object"}}
+LOOK_UP = {
+    "type": "client_side",
+    "name": "look_up",
+    "description": "Look an order up.",
+    "parameters": {"type": "object"},
+}
 FULL: Json = {
     "display_name": "Support desk",
     "description": "First level",
     "capabilities": [{"ref": "current_time"}, {"ref": "tool_approval", "config": {"mode": "normal"}}],
     "tools": [LOOK_UP],
     "tags": ["support", "eu"],
-    "initial_files": [{"path": "/notes/a.md", "content": "# A\n\nyes: no\n", "encoding": "text", "is_readonly": True}],
+    "initial_files": [
+        {"path": "/notes/a.md", "content": "# A\n\nyes: no\n", "encoding": "text", "is_readonly": True}
+    ],
     "max_iterations": 7,
     "parallel_tool_calls": False,
     "network_access": {"allowed": ["example.com"]},
@@ -29,13 +49,17 @@ FULL: Json = {
 
 
 async def imported(http: httpx.AsyncClient, text: str, status: int = 201, **query: str) -> Json:
-    answer = await http.post("/v1/agents/import", content=text.encode(), headers={"content-type": "text/plain"}, params=query)
+    answer = await http.post(
+        "/v1/agents/import", content=text.encode(), headers={"content-type": "text/plain"}, params=query
+    )
     assert answer.status_code == status, answer.text
     found: Json = answer.json()
     return found
 
 
-async def test_an_agent_keeps_all_that_it_was_given_and_is_found_by_id_and_by_name(api: httpx.AsyncClient) -> None:
+async def test_an_agent_keeps_all_that_it_was_given_and_is_found_by_id_and_by_name(
+    api: httpx.AsyncClient,
+) -> None:
     agent = await new_agent(api, **FULL)
     for ref in (agent["id"], agent["name"]):
         found = await get(api, f"/v1/agents/{ref}")
@@ -46,7 +70,14 @@ async def test_an_agent_keeps_all_that_it_was_given_and_is_found_by_id_and_by_na
         assert found["initial_files"][0]["content"] == FULL["initial_files"][0]["content"]
         assert found["tools"][0]["name"] == "look_up"
         assert (found["session_count"], found["status"]) == (0, "active")
-        assert {action["rel"] for action in found["allowed_actions"]} >= {"self", "update", "delete", "copy", "export", "versions"}
+        assert {action["rel"] for action in found["allowed_actions"]} >= {
+            "self",
+            "update",
+            "delete",
+            "copy",
+            "export",
+            "versions",
+        }
 
 
 async def test_a_known_name_or_id_is_replaced_and_an_unknown_one_is_made(api: httpx.AsyncClient) -> None:
@@ -59,13 +90,17 @@ async def test_a_known_name_or_id_is_replaced_and_an_unknown_one_is_made(api: ht
     assert renamed["id"] == agent["id"]
     chosen = new_id("agent")
     for status in (201, 200):
-        answer = await api.put(f"/v1/agents/{chosen}", json={"name": fresh("chosen"), "system_prompt": PROMPT})
+        answer = await api.put(
+            f"/v1/agents/{chosen}", json={"name": fresh("chosen"), "system_prompt": PROMPT}
+        )
         assert (answer.status_code, answer.json()["id"]) == (status, chosen)
 
 
 async def test_many_at_once_with_one_name_make_one_agent(http: httpx.AsyncClient) -> None:
     body = {"name": "desk", "system_prompt": PROMPT}
-    answers = await asyncio.gather(*(http.post("/v1/agents", json={**body, "description": str(n)}) for n in range(12)))
+    answers = await asyncio.gather(
+        *(http.post("/v1/agents", json={**body, "description": str(n)}) for n in range(12))
+    )
     assert sorted(answer.status_code for answer in answers) == [200] * 11 + [201]
     assert len({answer.json()["id"] for answer in answers}) == 1
     versions = await get(http, "/v1/agents/desk/versions")
@@ -75,9 +110,15 @@ async def test_many_at_once_with_one_name_make_one_agent(http: httpx.AsyncClient
 async def test_many_changes_at_once_lose_none(api: httpx.AsyncClient) -> None:
     agent = await new_agent(api)
     changes: list[Json] = [
-        {"description": "d"}, {"display_name": "D"}, {"max_iterations": 3}, {"parallel_tool_calls": True}, {"tags": ["t"]},
-        {"network_access": {"blocked": ["x"]}}, {"capabilities": [{"ref": "session"}]}, {"tools": [LOOK_UP]},
-    ]  # fmt: skip
+        {"description": "d"},
+        {"display_name": "D"},
+        {"max_iterations": 3},
+        {"parallel_tool_calls": True},
+        {"tags": ["t"]},
+        {"network_access": {"blocked": ["x"]}},
+        {"capabilities": [{"ref": "session"}]},
+        {"tools": [LOOK_UP]},
+    ]
     await asyncio.gather(*(patch(api, f"/v1/agents/{agent['id']}", change) for change in changes))
     found = await get(api, f"/v1/agents/{agent['id']}")
     for change in changes:
@@ -98,7 +139,16 @@ async def test_only_what_is_named_changes_and_null_clears_what_can_be_empty(api:
     changed = await patch(api, path, {"description": None, "max_iterations": None, "unknown": 1})
     assert without(changed) == without(agent, "description", "max_iterations")
     assert changed["updated_at"] > agent["updated_at"]
-    for name in ("name", "system_prompt", "capabilities", "tools", "tags", "initial_files", "harness_id", "status"):
+    for name in (
+        "name",
+        "system_prompt",
+        "capabilities",
+        "tools",
+        "tags",
+        "initial_files",
+        "harness_id",
+        "status",
+    ):
         await patch(api, path, {name: None}, 400)
 
 
@@ -128,17 +178,27 @@ async def test_only_what_is_named_changes_and_null_clears_what_can_be_empty(api:
         ("status", "gone", "invalid_request"),
     ],
 )
-async def test_what_breaks_a_rule_is_refused_and_changes_nothing(api: httpx.AsyncClient, field: str, value: Any, code: str) -> None:
+async def test_what_breaks_a_rule_is_refused_and_changes_nothing(
+    api: httpx.AsyncClient, field: str, value: Any, code: str
+) -> None:
     agent = await new_agent(api, capabilities=[{"ref": "current_time"}])
-    assert (await patch(api, f"/v1/agents/{agent['id']}", {field: value}, 404 if code.endswith("not_found") else 400))[
-        "code"
-    ] == code
-    assert without(await get(api, f"/v1/agents/{agent['id']}"), "session_count", "app_count") == without(agent)
+    assert (
+        await patch(
+            api, f"/v1/agents/{agent['id']}", {field: value}, 404 if code.endswith("not_found") else 400
+        )
+    )["code"] == code
+    assert without(await get(api, f"/v1/agents/{agent['id']}"), "session_count", "app_count") == without(
+        agent
+    )
     if field != "status":
         answer = await api.post(
-            "/v1/agents", json={"name": fresh("desk"), "system_prompt": PROMPT, **agent_fields(field), field: value}
+            "/v1/agents",
+            json={"name": fresh("desk"), "system_prompt": PROMPT, **agent_fields(field), field: value},
         )
-        assert (answer.status_code, answer.json()["code"]) == (404 if code.endswith("not_found") else 400, code)
+        assert (answer.status_code, answer.json()["code"]) == (
+            404 if code.endswith("not_found") else 400,
+            code,
+        )
 
 
 def agent_fields(field: str) -> Json:
@@ -165,13 +225,17 @@ async def test_a_name_can_be_checked_before_it_is_used(api: httpx.AsyncClient) -
     agent = await new_agent(api)
     assert await get(api, "/v1/agents/check-name", name=fresh("free")) == {"available": True}
     assert await get(api, "/v1/agents/check-name", name=agent["name"]) == {"available": False}
-    assert await get(api, "/v1/agents/check-name", name=agent["name"], exclude_id=agent["id"]) == {"available": True}
+    assert await get(api, "/v1/agents/check-name", name=agent["name"], exclude_id=agent["id"]) == {
+        "available": True
+    }
     assert await get(api, "/v1/agents/check-name", name="import") == {"available": False}
     for query in ({}, {"name": "A"}, {"name": "a", "exclude_id": "x"}):
         await get(api, "/v1/agents/check-name", 400, **query)
 
 
-async def test_an_archived_agent_is_hidden_and_starts_nothing_until_it_is_brought_back(api: httpx.AsyncClient) -> None:
+async def test_an_archived_agent_is_hidden_and_starts_nothing_until_it_is_brought_back(
+    api: httpx.AsyncClient,
+) -> None:
     agent = await new_agent(api)
     talk = await new_talk(api, agent_id=agent["id"])
     for _ in range(2):
@@ -208,12 +272,17 @@ async def test_lists_are_searched_and_paged(api: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("kind", ["agents", "harnesses"])
-async def test_copies_that_are_made_at_once_have_names_of_their_own(http: httpx.AsyncClient, kind: str) -> None:
+async def test_copies_that_are_made_at_once_have_names_of_their_own(
+    http: httpx.AsyncClient, kind: str
+) -> None:
     source = await (new_agent if kind == "agents" else new_harness)(http)
     answers = await asyncio.gather(*(http.post(f"{source['self_url']}/copy") for _ in range(6)))
     assert [answer.status_code for answer in answers] == [201] * 6
     stem = f"{source['name']}-copy"
-    assert {answer.json()["name"] for answer in answers} == {stem, *(f"{stem}-{number}" for number in range(2, 7))}
+    assert {answer.json()["name"] for answer in answers} == {
+        stem,
+        *(f"{stem}-{number}" for number in range(2, 7)),
+    }
 
 
 async def test_a_copy_is_a_new_agent_with_the_same_configuration(api: httpx.AsyncClient) -> None:
@@ -247,14 +316,20 @@ async def test_an_agent_goes_out_to_a_file_and_comes_back_as_it_was(api: httpx.A
 
 async def test_a_file_that_is_not_understood_is_refused(api: httpx.AsyncClient) -> None:
     name = fresh("file")
-    assert (await imported(api, f"---\nname: {name}\nmodle: x\n---\nHi.", 400))["code"] == "invalid_front_matter"
-    assert (await imported(api, f"---\nname: {name}\nharness_name: nowhere\n---\nHi.", 404))["code"] == "harness_not_found"
+    assert (await imported(api, f"---\nname: {name}\nmodle: x\n---\nHi.", 400))[
+        "code"
+    ] == "invalid_front_matter"
+    assert (await imported(api, f"---\nname: {name}\nharness_name: nowhere\n---\nHi.", 404))[
+        "code"
+    ] == "harness_not_found"
     assert (await imported(api, "", 400))["code"] == "empty_file"
     sent = api.post("/v1/agents/import", content=b"\xff\xfe", headers={"content-type": "text/plain"})
     assert (await sent).json()["code"] == "invalid_text"
     sent = api.post("/v1/agents/import", content=b"Hi.", headers={"content-type": "application/pdf"})
     assert (await sent).status_code == 415
-    sent = api.post("/v1/agents/import", content=b"x" * (4 * 1024 * 1024 + 1), headers={"content-type": "text/plain"})
+    sent = api.post(
+        "/v1/agents/import", content=b"x" * (4 * 1024 * 1024 + 1), headers={"content-type": "text/plain"}
+    )
     assert (await sent).status_code == 413
     await get(api, f"/v1/agents/{name}", 404)
 
@@ -278,7 +353,9 @@ async def test_a_preview_is_what_the_model_gets(api: httpx.AsyncClient) -> None:
         # There is no AGENTS.md in this session, so nothing stands where a preview says that it will.
         unread = f'<capability id="agent_instructions">\n{NOT_READ}\n</capability>\n\n'
         assert unread in preview["system_prompt"]
-        expected = preview["system_prompt"].replace(unread, "").replace("<agent>", f'<agent name="{agent["name"]}">')
+        expected = (
+            preview["system_prompt"].replace(unread, "").replace("<agent>", f'<agent name="{agent["name"]}">')
+        )
         assert model.told == expected
         assert model.tools == [tool["name"] for tool in preview["tools"]]
         assert {"read_file", "get_current_time", "look_up"} <= set(model.tools)
@@ -292,7 +369,9 @@ async def test_a_preview_without_a_harness_shows_the_agent_by_itself(api: httpx.
         ("look_up", "client_side"),
     ]
     assert preview["system_prompt"] == f"<agent>\n{PROMPT}\n</agent>"
-    assert (await post(api, "/v1/agents/preview", {**shape, "harness_id": "generic"}, 400))["code"] == "invalid_id"
+    assert (await post(api, "/v1/agents/preview", {**shape, "harness_id": "generic"}, 400))[
+        "code"
+    ] == "invalid_id"
     both = {**shape, "harness_name": "generic", "harness_id": f"harness_{'0' * 32}"}
     assert (await post(api, "/v1/agents/preview", both, 400))["field"] == "harness_id"
 
@@ -301,12 +380,22 @@ async def test_an_analysis_names_what_deserves_a_second_look(api: httpx.AsyncCli
     parameters = {"type": "object", "properties": {"id": {"type": "string"}}}
     shape: Json = {
         "system_prompt": "Grüße {{customer}}. Use sk-abcdefghijklmnopqrstuvwx for the shop, please.",
-        "capabilities": [{"ref": "nothing"}, {"ref": "tool_approval", "config": {"mode": "x"}}, {"ref": "current_time"}],
+        "capabilities": [
+            {"ref": "nothing"},
+            {"ref": "tool_approval", "config": {"mode": "x"}},
+            {"ref": "current_time"},
+        ],
         "tools": [
             {**LOOK_UP, "description": " ", "parameters": parameters},
             LOOK_UP,
             {**LOOK_UP, "name": "get_current_time"},
-            {"type": "builtin", "name": "teleport", "description": "Go.", "parameters": {}, "hints": {"destructive": True}},
+            {
+                "type": "builtin",
+                "name": "teleport",
+                "description": "Go.",
+                "parameters": {},
+                "hints": {"destructive": True},
+            },
         ],
     }
     findings = (await post(api, "/v1/agents/analyze", shape, 200))["findings"]
@@ -339,7 +428,9 @@ async def test_an_analysis_names_what_deserves_a_second_look(api: httpx.AsyncCli
     ],
 )
 async def test_an_analysis_looks_at_sizes_too(api: httpx.AsyncClient, shape: Json, rule: str) -> None:
-    assert [each["rule_id"] for each in (await post(api, "/v1/agents/analyze", shape, 200))["findings"]] == [rule]
+    assert [each["rule_id"] for each in (await post(api, "/v1/agents/analyze", shape, 200))["findings"]] == [
+        rule
+    ]
 
 
 async def test_the_counts_of_an_agent_are_those_of_its_sessions(api: httpx.AsyncClient) -> None:
@@ -360,9 +451,13 @@ async def test_the_counts_of_an_agent_are_those_of_its_sessions(api: httpx.Async
 async def test_the_files_of_an_agent_and_its_harness_are_in_its_sessions(api: httpx.AsyncClient) -> None:
     files = [{"path": "/a.md", "content": "harness"}, {"path": "/b.md", "content": "harness"}]
     harness = await new_harness(api, capabilities=[{"ref": "session_file_system"}], initial_files=files)
-    agent = await new_agent(api, harness_id=harness["id"], initial_files=[{"path": "b.md", "content": "agent"}])
+    agent = await new_agent(
+        api, harness_id=harness["id"], initial_files=[{"path": "b.md", "content": "agent"}]
+    )
     talk = await new_talk(api, agent_id=agent["id"])
-    events = await talk.turn({"tool_calls": [call("read_file", path="/a.md"), call("read_file", path="/b.md")]}, {"text": "Read."})
+    events = await talk.turn(
+        {"tool_calls": [call("read_file", path="/a.md"), call("read_file", path="/b.md")]}, {"text": "Read."}
+    )
     results = [str(event["data"]["result"]) for event in events if event["type"] == "tool.completed"]
     assert ["harness" in result for result in results] == [True, False]
     assert "agent" in results[1]
@@ -380,7 +475,9 @@ async def test_a_change_can_be_tied_to_what_was_read(api: httpx.AsyncClient) -> 
     first = await api.patch(path, json={"description": "1"}, headers={"If-Match": tag})
     assert first.status_code == 200
     assert (await api.patch(path, json={"description": "2"}, headers={"If-Match": tag})).status_code == 412
-    assert (await api.patch(path, json={"description": "3"}, headers={"If-Match": first.headers["etag"]})).status_code == 200
+    assert (
+        await api.patch(path, json={"description": "3"}, headers={"If-Match": first.headers["etag"]})
+    ).status_code == 200
 
 
 async def test_another_organization_sees_nothing_of_it(api: httpx.AsyncClient) -> None:
@@ -390,24 +487,36 @@ async def test_another_organization_sees_nothing_of_it(api: httpx.AsyncClient) -
     base = f"/v1/agents/{agent['id']}"
     shape = {"name": fresh("x"), "system_prompt": PROMPT}
     for method, path, body in (
-        ("GET", base, None), ("PATCH", base, {}), ("PUT", base, shape), ("DELETE", base, None), ("POST", f"{base}/copy", {}),
-        ("GET", f"{base}/export", None), ("GET", f"{base}/stats", None), ("GET", f"{base}/versions", None),
-        ("POST", f"{base}/versions", {}), ("POST", f"{base}/versions/default", {"version_id": version["id"]}),
+        ("GET", base, None),
+        ("PATCH", base, {}),
+        ("PUT", base, shape),
+        ("DELETE", base, None),
+        ("POST", f"{base}/copy", {}),
+        ("GET", f"{base}/export", None),
+        ("GET", f"{base}/stats", None),
+        ("GET", f"{base}/versions", None),
+        ("POST", f"{base}/versions", {}),
+        ("POST", f"{base}/versions/default", {"version_id": version["id"]}),
         ("GET", f"{base}/versions/{version['id']}/diff/{version['id']}", None),
         ("POST", f"{base}/versions/{version['id']}/fork", {"name": fresh("x")}),
-        ("POST", f"{base}/versions/{version['id']}/rollback", {}), ("GET", f"/v1/agents/{agent['name']}", None),
+        ("POST", f"{base}/versions/{version['id']}/rollback", {}),
+        ("GET", f"/v1/agents/{agent['name']}", None),
         ("POST", "/v1/sessions", {"agent_id": agent["id"]}),
-    ):  # fmt: skip
+    ):
         answer = await api.request(method, path, json=body, headers=headers)
         assert answer.status_code == 404, f"{method} {path}: {answer.text}"
     answer = await api.get("/v1/agents/check-name", params={"name": agent["name"]}, headers=headers)
     assert answer.json() == {"available": True}
-    answer = await api.post("/v1/agents", json={"name": agent["name"], "system_prompt": PROMPT}, headers=headers)
+    answer = await api.post(
+        "/v1/agents", json={"name": agent["name"], "system_prompt": PROMPT}, headers=headers
+    )
     assert answer.status_code == 201
     assert without(await get(api, base), "session_count", "app_count") == without(agent)
 
 
-@pytest.mark.parametrize("origin", ["https://example.com", "http://localhost.example.com", "null", "http://127.0.0.1.nip.io:9000"])
+@pytest.mark.parametrize(
+    "origin", ["https://example.com", "http://localhost.example.com", "null", "http://127.0.0.1.nip.io:9000"]
+)
 async def test_a_web_page_from_elsewhere_cannot_slip_an_agent_in(api: httpx.AsyncClient, origin: str) -> None:
     name = fresh("slipped")
     headers = {"content-type": "text/plain", "origin": origin}
@@ -419,7 +528,9 @@ async def test_a_web_page_from_elsewhere_cannot_slip_an_agent_in(api: httpx.Asyn
 @pytest.mark.parametrize("origin", ["http://localhost:3000", "http://127.0.0.1:9000", "http://[::1]:3000"])
 async def test_a_web_page_of_this_machine_can_make_one(api: httpx.AsyncClient, origin: str) -> None:
     text = f"---\nname: {fresh('local')}\n---\nHi."
-    answer = await api.post("/v1/agents/import", content=text, headers={"content-type": "text/plain", "origin": origin})
+    answer = await api.post(
+        "/v1/agents/import", content=text, headers={"content-type": "text/plain", "origin": origin}
+    )
     assert answer.status_code == 201
 
 

@@ -1,4 +1,7 @@
-"""Bad input to every route: a 4xx in the contract's shape, nothing changed, everything readable, the server alive."""
+"""Bad input to every route.
+
+A 4xx in the contract's shape, nothing changed, everything readable, the server alive.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ import psutil
 import pytest
 from hypothesis import strategies as st
 
-from perdure.api.http import Route
+from perdure.api.kernel.http import Route
 from perdure.client import Client
 from perdure.domain.ids import new_id
 from tests.journeys.world import ROUTES, World, complaint, head, raw_exchange, strictly, watched
@@ -46,7 +49,13 @@ NO_VALUES = {
     "900 deep": b"[" * 900 + b"]" * 900, "100,000 deep": b"[" * 100_000 + b"]" * 100_000, "no end": b'{"a":' * 50_000,
 }  # fmt: skip
 
-NO_JSON_TYPES = ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/json; charset=utf-16", ""]
+NO_JSON_TYPES = [
+    "text/plain",
+    "application/x-www-form-urlencoded",
+    "multipart/form-data",
+    "application/json; charset=utf-16",
+    "",
+]
 
 ODD_VALUES: list[Any] = [
     None, True, 0, -1, 1.5, 10**18, -(10**18), "", " ", "x", "x" * 5000, "\u202e\u0007", [], [None], [[]], {}, {"a": {}}, [{}], ["x"] * 200,
@@ -149,7 +158,9 @@ async def test_no_free_field_takes_what_cannot_be_stored(world: World) -> None:
     }
     for path, template in places.items():
         for label, value in NO_VALUES.items():
-            trouble = complaint(await world.http.post(path, content=template.replace(b"@", value), headers=JSON_HEADERS))
+            trouble = complaint(
+                await world.http.post(path, content=template.replace(b"@", value), headers=JSON_HEADERS)
+            )
             if trouble is not None:
                 wrong.append(f"{path}, {label}: {trouble}")
     assert wrong == []
@@ -160,7 +171,9 @@ async def test_only_json_is_taken_as_json(world: World) -> None:
     before = await world.state()
     for route in with_bodies():
         for media in NO_JSON_TYPES:
-            answer = await world.send(route, content=msgspec.json.encode(route.body_example), headers={"content-type": media})
+            answer = await world.send(
+                route, content=msgspec.json.encode(route.body_example), headers={"content-type": media}
+            )
             assert (answer.status_code, complaint(answer)) == (415, None), (route.operation_id, media)
         answer = await world.send(route)
         assert answer.status_code in (400, 415), route.operation_id
@@ -176,7 +189,9 @@ async def test_a_body_over_10_mb_is_refused_by_its_length_and_by_what_arrives(wo
             yield b" " * 100_000
 
     # A query that must be there is looked at before the body.
-    taking = [route for route in ROUTES if route.method in ("POST", "PUT", "PATCH") and not needs_query(route)]
+    taking = [
+        route for route in ROUTES if route.method in ("POST", "PUT", "PATCH") and not needs_query(route)
+    ]
     for route in taking:
         oversized = {**JSON_HEADERS, "content-length": str((route.body_limit or LIMIT) + 1)}
         status, problem = await raw_exchange(world.server, head(route.method, world.path(route), oversized))
@@ -226,15 +241,32 @@ async def test_no_query_takes_what_does_not_fit(world: World) -> None:
                 wrong.append(f"{route.operation_id}?{query}: {trouble}")
     session = f"/v1/sessions/{world.ids['session']}"
     others = [
-        "/v1/sessions?limit=0", "/v1/sessions?limit=101", "/v1/sessions?status=nope", "/v1/sessions?pinned=maybe",
-        "/v1/sessions?agent_id=x", "/v1/sessions?created_after=yesterday", "/v1/sessions?created_after=2026-02-30T00:00:00Z",
-        "/v1/sessions?created_before=2026-01-01T00:00:00", f"/v1/sessions?search={'x' * 501}", "/v1/agents?limit=0",
-        "/v1/models?source=nope", f"{session}/events?limit=1001", f"{session}/events?types=nope", f"{session}/events?exclude=",
-        f"{session}/events?since_id=x", f"{session}/events?around=session_{NUMBER}", f"{session}/events?turn_id=x",
-        f"{session}/events?after_sequence=-1", f"{session}/events?after_sequence=1&before_sequence=5", f"{session}/events?window=0",
-        f"{session}/events?before_sequence=99999999999", f"{session}/sse?since_id=x", f"{session}/sse?types=nope",
-        f"/v1/sessions?{'&'.join('a=1' for _ in range(600))}", f"/v1/sessions?search={'%20' * 6000}",
-    ]  # fmt: skip
+        "/v1/sessions?limit=0",
+        "/v1/sessions?limit=101",
+        "/v1/sessions?status=nope",
+        "/v1/sessions?pinned=maybe",
+        "/v1/sessions?agent_id=x",
+        "/v1/sessions?created_after=yesterday",
+        "/v1/sessions?created_after=2026-02-30T00:00:00Z",
+        "/v1/sessions?created_before=2026-01-01T00:00:00",
+        f"/v1/sessions?search={'x' * 501}",
+        "/v1/agents?limit=0",
+        "/v1/models?source=nope",
+        f"{session}/events?limit=1001",
+        f"{session}/events?types=nope",
+        f"{session}/events?exclude=",
+        f"{session}/events?since_id=x",
+        f"{session}/events?around=session_{NUMBER}",
+        f"{session}/events?turn_id=x",
+        f"{session}/events?after_sequence=-1",
+        f"{session}/events?after_sequence=1&before_sequence=5",
+        f"{session}/events?window=0",
+        f"{session}/events?before_sequence=99999999999",
+        f"{session}/sse?since_id=x",
+        f"{session}/sse?types=nope",
+        f"/v1/sessions?{'&'.join('a=1' for _ in range(600))}",
+        f"/v1/sessions?search={'%20' * 6000}",
+    ]
     for path in others:
         trouble = complaint(await world.http.get(path))
         if trouble is not None:
@@ -250,7 +282,12 @@ async def test_odd_texts_in_any_parameter_are_refused_or_answered(world: World) 
         for name in get_type_hints(route.query):
             for text in ODD_TEXTS:
                 answer = await world.send(route, f"{world.path(route)}?{name}={text}")
-                assert answer.status_code == 200 or complaint(answer) is None, (route.operation_id, name, text, answer.text)
+                assert answer.status_code == 200 or complaint(answer) is None, (
+                    route.operation_id,
+                    name,
+                    text,
+                    answer.text,
+                )
 
 
 ODD_HEADERS = [
@@ -319,7 +356,8 @@ async def test_a_request_whose_sender_leaves_changes_nothing(world: World) -> No
     beginnings = [
         head("PATCH", path, {**JSON_HEADERS, "content-length": "100"}),
         head("PATCH", path, {**JSON_HEADERS, "content-length": "100"}) + b'{"title":"changed"}',
-        head("PATCH", path, {**JSON_HEADERS, "transfer-encoding": "chunked"}) + b'13\r\n{"title":"changed"}\r\n',
+        head("PATCH", path, {**JSON_HEADERS, "transfer-encoding": "chunked"})
+        + b'13\r\n{"title":"changed"}\r\n',
         head("DELETE", path, {})[:-2],
         head("POST", f"{path}/cancel", {"content-length": "10"}) + b"{",
     ]
@@ -344,7 +382,8 @@ SCRIPTS = (
     "\U0001f469\u200d\U0001f469\u200d\U0001f467 \u200f\u05e9\u05dc\u05d5\u05dd\u200e \u0645\u0631\u062d\u0628\u0627 e\u0301 "
     "\u200b\u2060\ufeff \u202eback\u202c \U0001d518\u026a \u65e5\u672c\u8a9e \uff46\uff55 \U0010fffd \U0001f3f3\ufe0f\u200d\U0001f308"
 )
-"""A family and a flag of joined emoji, right-to-left marks and text, combining and zero-width characters, all planes."""
+"""A family and a flag of joined emoji, right-to-left marks and text, combining and zero-width characters, all
+planes."""
 
 
 async def test_text_of_any_script_comes_back_unchanged(world: World) -> None:
@@ -357,7 +396,9 @@ async def test_text_of_any_script_comes_back_unchanged(world: World) -> None:
 
             @hypothesis.settings(max_examples=60, derandomize=True, database=None, deadline=None)
             @hypothesis.example(SCRIPTS, [SCRIPTS[:20].strip(), SCRIPTS[-20:].strip()])
-            @hypothesis.given(text, st.lists(text.filter(lambda tag: tag.strip() == tag != ""), max_size=5, unique=True))
+            @hypothesis.given(
+                text, st.lists(text.filter(lambda tag: tag.strip() == tag != ""), max_size=5, unique=True)
+            )
             def holds(title: str, tags: list[str]) -> None:
                 answer = http.patch(path, json={"title": title, "tags": tags})
                 assert answer.status_code == 200, answer.text
@@ -372,9 +413,13 @@ async def test_text_of_any_script_comes_back_unchanged(world: World) -> None:
     await asyncio.to_thread(check)
 
 
-async def test_a_search_does_not_care_for_case_in_any_script_and_tags_are_told_apart_by_it(world: World) -> None:
+async def test_a_search_does_not_care_for_case_in_any_script_and_tags_are_told_apart_by_it(
+    world: World,
+) -> None:
     http = world.http
-    await post(http, "/v1/sessions", {"title": "\u00c4RGER in \u0391\u03a3\u0391", "tags": ["Blau", "\u00c4"]})
+    await post(
+        http, "/v1/sessions", {"title": "\u00c4RGER in \u0391\u03a3\u0391", "tags": ["Blau", "\u00c4"]}
+    )
     for text in ("\u00e4rger", "\u00c4RGER", "\u03b1\u03c3", "IN \u03b1"):
         assert (await http.get("/v1/sessions", params={"search": text})).json()["total"] == 1, text
     for tag, count in (("Blau", 1), ("blau", 0), ("\u00c4", 1), ("\u00e4", 0), ("Bla_", 0), ("%", 0)):
@@ -382,7 +427,10 @@ async def test_a_search_does_not_care_for_case_in_any_script_and_tags_are_told_a
 
 
 async def test_a_model_that_says_what_cannot_be_stored_is_understood_without_it(world: World) -> None:
-    steps = [{"text": "a\x00b", "tool_calls": [{"name": "no\x00tool", "arguments": {"a": "\x00"}}]}, {"text": "c\x00d\ud800e"}]
+    steps = [
+        {"text": "a\x00b", "tool_calls": [{"name": "no\x00tool", "arguments": {"a": "\x00"}}]},
+        {"text": "c\x00d\ud800e"},
+    ]
     async with Client(world.server.url) as client:
         session = await client.create_session(title="odd")
         assert await client.ask(session.id, f"[[sim {json.dumps(steps)}]]") == "c\ufffdd?e"
@@ -394,9 +442,15 @@ async def test_storms_of_bad_input_do_not_make_the_server_grow(world: World) -> 
     process = psutil.Process(world.server.pid)
     path = f"/v1/sessions/{world.ids['session']}"
     bodies = [
-        b'{"a":"' + b"[" * 9_000_000 + b'"}', b"[" * 9_000_000, b'{"a":' * 1_500_000, b'{"title":"' + b"\\" * 9_000_000,
-        b'{"a":[' + b"[]," * 2_000_000, b'{"a":' + b"9" * 9_000_000, b" " * (LIMIT + 1), b'{"title":"' + "é".encode() * 4_500_000 + b'"}',
-    ]  # fmt: skip
+        b'{"a":"' + b"[" * 9_000_000 + b'"}',
+        b"[" * 9_000_000,
+        b'{"a":' * 1_500_000,
+        b'{"title":"' + b"\\" * 9_000_000,
+        b'{"a":[' + b"[]," * 2_000_000,
+        b'{"a":' + b"9" * 9_000_000,
+        b" " * (LIMIT + 1),
+        b'{"title":"' + "é".encode() * 4_500_000 + b'"}',
+    ]
 
     async def storm() -> int:
         for body in bodies:

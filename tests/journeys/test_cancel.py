@@ -14,11 +14,18 @@ from tests.stub_model import endless_model, use_model_at
 from tests.talk import call, kinds_of, new_talk, script, text_in, when
 
 SLOW = {"text": "word " * 2000, "delay_ms": 50}
-WEATHER = {"type": "client_side", "name": "weather", "description": "The weather.", "parameters": {"type": "object"}}
+WEATHER = {
+    "type": "client_side",
+    "name": "weather",
+    "description": "The weather.",
+    "parameters": {"type": "object"},
+}
 CANCELLED = ["turn.cancelled", "input.message", "output.message.completed", "session.idled"]
 
 
-async def test_a_cancel_in_the_middle_of_an_answer_leaves_exactly_these_events(api: httpx.AsyncClient) -> None:
+async def test_a_cancel_in_the_middle_of_an_answer_leaves_exactly_these_events(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api, harness_name="base")
     async with talk.follow() as stream:
         await talk.say(script({"text": "word " * 100, "delay_ms": 50}, ask="Count."))
@@ -49,7 +56,10 @@ async def test_after_a_cancel_nothing_runs_and_nothing_more_is_said(api: httpx.A
 
 
 async def test_the_models_connection_is_closed_within_a_second(sqlite_server: Server) -> None:
-    async with endless_model() as (url, asked, hung_up), httpx.AsyncClient(base_url=sqlite_server.url) as http:
+    async with (
+        endless_model() as (url, asked, hung_up),
+        httpx.AsyncClient(base_url=sqlite_server.url) as http,
+    ):
         talk = await new_talk(http, model_id=await use_model_at(http, url))
         await talk.say("Talk for ever.")
         await asyncio.wait_for(asked.wait(), 10)
@@ -96,7 +106,9 @@ async def test_of_two_cancels_at_once_one_finds_nothing_to_do(api: httpx.AsyncCl
     assert kinds_of(await talk.events()).count("turn.cancelled") == 1
 
 
-async def test_a_message_right_behind_a_cancel_is_worked_on_in_a_turn_of_its_own(api: httpx.AsyncClient) -> None:
+async def test_a_message_right_behind_a_cancel_is_worked_on_in_a_turn_of_its_own(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api)
     for number in range(5):
         await talk.say(script(SLOW))
@@ -139,7 +151,9 @@ async def test_what_was_cancelled_is_part_of_what_the_model_is_told_next(api: ht
     await talk.say(script({"tool_calls": [call("weather", "call_1")]}, ask="Rain?"))
     await talk.logged_until("tool.call_requested")
     await talk.cancel()
-    generation = next(event for event in await talk.turn({"text": "Hm."}) if event["type"] == "llm.generation")
+    generation = next(
+        event for event in await talk.turn({"text": "Hm."}) if event["type"] == "llm.generation"
+    )
     shown = generation["data"]["messages"]
     assert [message["role"] for message in shown] == ["user", "agent", "tool_result", "user", "agent", "user"]
     assert shown[2]["content"][0]["error"]

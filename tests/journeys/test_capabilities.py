@@ -6,7 +6,7 @@ import httpx
 import jsonschema_rs
 import pytest
 
-from perdure.capabilities.registry import BUILT_IN
+from perdure.tools.built_in import BUILT_IN
 from tests.journeys.people import get, new_agent
 from tests.server import post
 
@@ -32,17 +32,23 @@ async def test_pages_are_cut_where_they_are_asked_to_be(api: httpx.AsyncClient) 
 
 async def test_a_search_looks_at_ids_names_and_descriptions_in_any_case(api: httpx.AsyncClient) -> None:
     for search in ("current_time", "CURRENT TIME", "any time zone"):
-        assert [each["id"] for each in (await get(api, "/v1/capabilities", search=search))["data"]] == ["current_time"]
+        assert [each["id"] for each in (await get(api, "/v1/capabilities", search=search))["data"]] == [
+            "current_time"
+        ]
     assert (await get(api, "/v1/capabilities", search="no such thing"))["data"] == []
 
 
 @pytest.mark.parametrize("capability", BUILT_IN, ids=lambda each: each.id)
-async def test_a_capability_is_found_by_its_id_and_by_its_other_names(api: httpx.AsyncClient, capability: object) -> None:
+async def test_a_capability_is_found_by_its_id_and_by_its_other_names(
+    api: httpx.AsyncClient, capability: object
+) -> None:
     (known,) = [each for each in BUILT_IN if each is capability]
     for ref in (known.id, *known.aliases):
         found = await get(api, f"/v1/capabilities/{ref}")
         assert (found["id"], found["self_url"]) == (known.id, f"/v1/capabilities/{known.id}")
-        assert [tool["name"] for tool in found.get("tool_definitions", ())] == [tool.name for tool in known.tools(None)]
+        assert [tool["name"] for tool in found.get("tool_definitions", ())] == [
+            tool.name for tool in known.tools(None)
+        ]
         if known.config_schema is not None:
             jsonschema_rs.meta.validate(found["config_schema"])
 

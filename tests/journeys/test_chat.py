@@ -34,7 +34,9 @@ async def chat(client: Client, server: Server) -> AsyncIterator[Terminal]:
         terminal.close()
 
 
-async def test_a_conversation_shows_text_tools_and_thinking_and_ends_with_ctrl_d(chat: Terminal, client: Client) -> None:
+async def test_a_conversation_shows_text_tools_and_thinking_and_ends_with_ctrl_d(
+    chat: Terminal, client: Client
+) -> None:
     chat.type(script(CLOCK, {"text": "It is late.", "thinking": "Hm, hm."}) + "\n")
     await chat.see('→ get_current_time {"timezone":"UTC"}')
     await chat.see("← get_current_time ")
@@ -60,18 +62,28 @@ async def test_ctrl_c_cancels_the_turn_and_not_the_program(chat: Terminal, clien
     chat.type(script({"text": "Still here."}) + "\n")
     await chat.see("Still here.\n")
     await chat.see("> ")
-    # Should the signal come before the prompt listens, the next key makes it heard: that is how Python's `input` works.
+    # Should the signal come before the prompt listens, the next key makes it heard: that is how Python's
+    # `input` works.
     chat.type("\x03\n")
     assert await chat.end() == 0
     kinds = [event.type for event in await client.list_events(session.id, limit=1000)]
-    assert [kind for kind in kinds if kind.startswith("turn.") and kind != "turn.started"] == ["turn.cancelled", "turn.completed"]
+    assert [kind for kind in kinds if kind.startswith("turn.") and kind != "turn.started"] == [
+        "turn.cancelled",
+        "turn.completed",
+    ]
 
 
 async def test_the_commands_of_the_prompt(chat: Terminal, client: Client) -> None:
     for line, answer in (
-        ("/help", "Ctrl-D"), ("/title An order", "title: An order"), ("/tags a b", "tags: a, b"), ("/show", "An order"),
-        ("/tags", "tags: none"), ("/nonsense", "no command /nonsense"), ("/new", " · new"), ("/title", "title: none"),
-    ):  # fmt: skip
+        ("/help", "Ctrl-D"),
+        ("/title An order", "title: An order"),
+        ("/tags a b", "tags: a, b"),
+        ("/show", "An order"),
+        ("/tags", "tags: none"),
+        ("/nonsense", "no command /nonsense"),
+        ("/new", " · new"),
+        ("/title", "title: none"),
+    ):
         chat.type(line + "\n")
         await chat.see(answer)
         await chat.see("> ")
@@ -93,7 +105,10 @@ async def test_going_on_with_a_session_shows_where_it_stands(client: Client, ser
         await terminal.see("A turn is running.")
         await terminal.see("It takes time.")
         await terminal.see("> ")
-        terminal.type(script({"tool_calls": [{"name": "weather", "arguments": {"city": "Rome"}}]}, {"text": "Never."}) + "\n")
+        terminal.type(
+            script({"tool_calls": [{"name": "weather", "arguments": {"city": "Rome"}}]}, {"text": "Never."})
+            + "\n"
+        )
         await terminal.see('→ for a client to run: weather {"city":"Rome"}')
         await terminal.see("> ")
         terminal.type(script({"text": "Without it, then."}) + "\n")

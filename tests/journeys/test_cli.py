@@ -63,7 +63,9 @@ async def test_wrong_usage_ends_with_status_2(arguments: list[str]) -> None:
     assert "Traceback" not in done.err
 
 
-@pytest.mark.parametrize("arguments", [["sessions", "list"], ["chat"], ["sessions", "tail", "session_1"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["sessions", "list"], ["chat"], ["sessions", "tail", "session_1"]], ids=" ".join
+)
 async def test_no_server_is_said_in_words_with_what_to_do(arguments: list[str], unused_url: str) -> None:
     done = await perdure(*arguments, url=unused_url)
     assert (done.status, done.out) == (1, "")
@@ -79,15 +81,23 @@ async def test_another_program_at_the_address_is_not_taken_for_a_server() -> Non
     assert "another program" in done.err
 
 
-async def test_a_database_that_does_not_answer_is_named_without_its_password(unused_url: str, tmp_path: Path) -> None:
+async def test_a_database_that_does_not_answer_is_named_without_its_password(
+    unused_url: str, tmp_path: Path
+) -> None:
     place = unused_url.removeprefix("http://")
-    done = await perdure("serve", "--data", str(tmp_path), "--database-url", f"postgresql://me:hidden@{place}/mine")
+    done = await perdure(
+        "serve", "--data", str(tmp_path), "--database-url", f"postgresql://me:hidden@{place}/mine"
+    )
     assert (done.status, done.out) == (1, "")
     assert done.err == f"error: cannot connect to the database at {place}: Connection refused\n"
 
 
-@pytest.mark.parametrize("url", ["sqlite:///mine.db", "localhost/mine", "postgresql+asyncpg://me:hidden@localhost/mine"])
-async def test_a_database_url_of_another_kind_is_answered_with_one_that_would_do(url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "url", ["sqlite:///mine.db", "localhost/mine", "postgresql+asyncpg://me:hidden@localhost/mine"]
+)
+async def test_a_database_url_of_another_kind_is_answered_with_one_that_would_do(
+    url: str, tmp_path: Path
+) -> None:
     done = await perdure("serve", "--data", str(tmp_path), "--database-url", url)
     assert (done.status, done.out) == (1, "")
     assert "must look like postgresql://user:password@host:5432/database" in done.err
@@ -120,14 +130,27 @@ async def test_sessions_are_listed_shown_changed_and_deleted(client: Client, ser
     assert [line.split()[0] for line in lines] == ["SESSION", second.id, first.id]
     assert "Order [red]4711[/red]" in lines[2]
     found = await perdure(
-        "sessions", "list", "--search", "order", "--tag", "support", "--status", "started", "--json", url=server.url
+        "sessions",
+        "list",
+        "--search",
+        "order",
+        "--tag",
+        "support",
+        "--status",
+        "started",
+        "--json",
+        url=server.url,
     )
     assert [json.loads(line)["id"] for line in found.out.splitlines()] == [first.id]
 
-    changed = await perdure("sessions", "update", first.id, "--clear-title", "--tag", "a b", "--tag", "c", url=server.url)
+    changed = await perdure(
+        "sessions", "update", first.id, "--clear-title", "--tag", "a b", "--tag", "c", url=server.url
+    )
     assert changed.status == 0
     assert re.search("tags +a b, c", changed.out)
-    renamed = await perdure("sessions", "update", first.id, "--title", "New", "--clear-tags", "--json", url=server.url)
+    renamed = await perdure(
+        "sessions", "update", first.id, "--title", "New", "--clear-tags", "--json", url=server.url
+    )
     assert (json.loads(renamed.out)["title"], json.loads(renamed.out)["tags"]) == ("New", [])
 
     await client.ask(first.id, script({"text": "Paris."}, words="Which city?"))
@@ -135,13 +158,19 @@ async def test_sessions_are_listed_shown_changed_and_deleted(client: Client, ser
     assert re.search("status +idle", shown.out)
     assert re.search(r"user  Which city\?", shown.out)
     assert "agent  Paris." in shown.out
-    assert json.loads((await perdure("sessions", "show", first.id, "--json", url=server.url)).out)["id"] == first.id
+    assert (
+        json.loads((await perdure("sessions", "show", first.id, "--json", url=server.url)).out)["id"]
+        == first.id
+    )
     assert (await perdure("sessions", "cancel", first.id, url=server.url)).status == 0
 
     gone = await perdure("sessions", "delete", first.id, second.id, "--yes", url=server.url)
     assert gone.out.splitlines() == [f"deleted {first.id}", f"deleted {second.id}"]
     missing = await perdure("sessions", "show", first.id, url=server.url)
-    assert (missing.status, missing.err) == (1, "error: no such session; `perdure sessions list` shows those there are.\n")
+    assert (missing.status, missing.err) == (
+        1,
+        "error: no such session; `perdure sessions list` shows those there are.\n",
+    )
 
 
 class Tail:
@@ -169,12 +198,20 @@ class Tail:
 async def tail(url: str, *arguments: str) -> Tail:
     return Tail(
         await asyncio.create_subprocess_exec(
-            *PERDURE, "sessions", "tail", *arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment(url)
+            *PERDURE,
+            "sessions",
+            "tail",
+            *arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            env=environment(url),
         )
     )
 
 
-async def test_a_tail_shows_what_was_and_what_comes_through_a_restart_of_the_server(client: Client, server: Server) -> None:
+async def test_a_tail_shows_what_was_and_what_comes_through_a_restart_of_the_server(
+    client: Client, server: Server
+) -> None:
     session = await client.create_session()
     follower = await tail(server.url, session.id)
     await follower.until("session.started")
@@ -210,7 +247,9 @@ async def test_a_tail_begins_and_chooses_as_it_is_told(client: Client, server: S
 # --- chat through a pipe ---------------------------------------------------------
 
 
-async def test_each_line_of_a_pipe_is_answered_and_nothing_else_is_printed(client: Client, server: Server) -> None:
+async def test_each_line_of_a_pipe_is_answered_and_nothing_else_is_printed(
+    client: Client, server: Server
+) -> None:
     lines = f"{script(CLOCK, {'text': 'One.'})}\n\n{script({'text': 'Two.'})}\n"
     done = await perdure("chat", url=server.url, given=lines)
     assert (done.status, done.out, done.err) == (0, "One.\nTwo.\n", "")
@@ -219,7 +258,9 @@ async def test_each_line_of_a_pipe_is_answered_and_nothing_else_is_printed(clien
 
 
 async def test_a_failed_turn_is_reported_and_the_next_line_taken_up(client: Client, server: Server) -> None:
-    lines = f"{script({'fail': {'code': 'provider_auth', 'message': 'bad key'}})}\n{script({'text': 'Two.'})}\n"
+    lines = (
+        f"{script({'fail': {'code': 'provider_auth', 'message': 'bad key'}})}\n{script({'text': 'Two.'})}\n"
+    )
     done = await perdure("chat", url=server.url, given=lines)
     assert (done.status, done.out) == (1, "Two.\n")
     assert done.err == "error: bad key\n"
@@ -228,7 +269,9 @@ async def test_a_failed_turn_is_reported_and_the_next_line_taken_up(client: Clie
 async def test_a_session_and_a_model_can_be_named(client: Client, server: Server) -> None:
     session = await client.create_session()
     for model in ("simulated", "The simulated one", (await client.list_models())[0].id):
-        done = await perdure("chat", session.id, "--model", model, url=server.url, given=script({"text": "Here."}))
+        done = await perdure(
+            "chat", session.id, "--model", model, url=server.url, given=script({"text": "Here."})
+        )
         assert (done.status, done.out) == (0, "Here.\n")
     assert len(await client.list_messages(session.id)) == 6
     done = await perdure("chat", "--model", "other", url=server.url, given="hi")
@@ -270,7 +313,9 @@ async def test_serving_anywhere_needs_a_key_and_the_key_opens_the_door(tmp_path:
         assert closed.status == 1
         assert "PERDURE_TOKEN" in closed.err
         assert (await perdure("sessions", "list", url=server.url, PERDURE_TOKEN=token)).status == 0
-        taken = await perdure("serve", "--port", server.url.rpartition(":")[2], "--data", str(tmp_path / "other"))
+        taken = await perdure(
+            "serve", "--port", server.url.rpartition(":")[2], "--data", str(tmp_path / "other")
+        )
         assert (taken.status, taken.out) == (1, "")
         assert "error: cannot listen on" in taken.err
         assert "--port" in taken.err

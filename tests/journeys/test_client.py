@@ -30,7 +30,9 @@ from perdure.domain.ids import new_id
 from tests.server import Server
 
 CLOCK = {"tool_calls": [{"name": "get_current_time", "arguments": {}}]}
-WEATHER = ClientSideTool("weather", "The weather in a city.", {"type": "object", "properties": {"city": {"type": "string"}}})
+WEATHER = ClientSideTool(
+    "weather", "The weather in a city.", {"type": "object", "properties": {"city": {"type": "string"}}}
+)
 
 
 def script(*steps: dict[str, Any]) -> str:
@@ -83,7 +85,9 @@ async def test_agents_harnesses_providers_and_models_can_be_managed(client: Clie
     assert changed.api_key_set
     assert (await client.get_provider(provider.id)).name == "Simulated"
     assert (await client.update_model(model.id, display_name="Renamed")).display_name == "Renamed"
-    assert [one.id for one in await client.list_provider_models(provider.id)] == [(await client.get_model(model.id)).id]
+    assert [one.id for one in await client.list_provider_models(provider.id)] == [
+        (await client.get_model(model.id)).id
+    ]
     await client.delete_agent(agent.id)
     assert (await client.list_agents()).data == ()
     await client.delete_model(model.id)
@@ -95,12 +99,20 @@ async def test_asking_gives_the_answer(client: Client) -> None:
     session = await client.create_session()
     assert await client.ask(session.id, script({"text": "Sure."})) == "Sure."
     assert await client.ask(session.id, [TextPart("Well? "), TextPart(script({"text": "Yes."}))]) == "Yes."
-    assert [message.role for message in await client.list_messages(session.id)] == ["user", "agent", "user", "agent"]
+    assert [message.role for message in await client.list_messages(session.id)] == [
+        "user",
+        "agent",
+        "user",
+        "agent",
+    ]
 
 
 async def test_a_run_shows_the_text_as_it_is_written_and_the_tools_as_they_run(client: Client) -> None:
     session = await client.create_session()
-    events = [one async for one in client.run(session.id, script(CLOCK, {"text": "It is late. " * 5, "delay_ms": 10}))]
+    events = [
+        one
+        async for one in client.run(session.id, script(CLOCK, {"text": "It is late. " * 5, "delay_ms": 10}))
+    ]
     kinds = [one.type for one in events]
     assert kinds[0] == "input.message"
     assert kinds[-1] == "turn.completed"
@@ -130,7 +142,10 @@ async def test_client_side_tools_are_answered_from_within_the_loop(client: Clien
             with pytest.raises(ApiError) as caught:
                 await client.submit_tool_results(session.id, [ToolCallResult(rome.id, result="sun")])
             assert caught.value.code == "missing_tool_call"
-            results = [ToolCallResult(rome.id, result={"sky": "clear"}), ToolCallResult(oslo.id, error="no idea")]
+            results = [
+                ToolCallResult(rome.id, result={"sky": "clear"}),
+                ToolCallResult(oslo.id, error="no idea"),
+            ]
             assert (await client.submit_tool_results(session.id, results)).accepted == 2
     assert kinds[-1] == "turn.completed"
     with pytest.raises(Conflict):
@@ -151,7 +166,9 @@ async def test_a_turn_that_fails_or_is_cancelled_says_so(client: Client) -> None
 
 async def test_a_message_steers_a_running_turn_and_both_runs_end_with_it(client: Client) -> None:
     session = await client.create_session()
-    first = asyncio.create_task(client.ask(session.id, script({"tokens": 30, "delay_ms": 20}, {"text": "Never said."})))
+    first = asyncio.create_task(
+        client.ask(session.id, script({"tokens": 30, "delay_ms": 20}, {"text": "Never said."}))
+    )
     async with aclosing(client.follow(session.id, types=("output.message.delta",))) as events:
         async for _ in events:
             break
@@ -193,7 +210,9 @@ def logged(events: list[WireEvent]) -> list[int | None]:
     return [event.sequence for event in events if not is_live(event)]
 
 
-async def test_a_follower_lives_through_the_death_of_the_server_and_misses_nothing(any_server: Server) -> None:
+async def test_a_follower_lives_through_the_death_of_the_server_and_misses_nothing(
+    any_server: Server,
+) -> None:
     async with Client(any_server.url) as client:
         await with_simulated_model(client)
         session = await client.create_session()
@@ -215,7 +234,9 @@ async def test_a_follower_lives_through_the_death_of_the_server_and_misses_nothi
         assert [event.id for event in whole] == [event.id for event in events if not is_live(event)]
 
 
-async def test_a_run_ends_with_its_turn_although_the_server_was_killed(server: Server, client: Client) -> None:
+async def test_a_run_ends_with_its_turn_although_the_server_was_killed(
+    server: Server, client: Client
+) -> None:
     session = await client.create_session()
     kills = 0
     async for event in client.run(session.id, script({"tokens": 300, "delay_ms": 10})):
@@ -257,7 +278,9 @@ async def test_a_follower_begins_where_it_is_told_and_sees_what_it_asked_for(cli
     await client.ask(session.id, script({"text": "One."}))
     since = await client.last_event_id(session.id)
     await client.ask(session.id, script({"text": "Two."}))
-    events = await take_until_idle(client, session.id, since_id=since, exclude=("output.message.delta", "llm.generation"))
+    events = await take_until_idle(
+        client, session.id, since_id=since, exclude=("output.message.delta", "llm.generation")
+    )
     assert data_of(events[0]).message.content[0].text == script({"text": "Two."})
     assert not {"llm.generation", "output.message.delta"} & {event.type for event in events}
     with pytest.raises(ApiError) as caught:

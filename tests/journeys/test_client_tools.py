@@ -1,4 +1,7 @@
-"""Tools that the caller runs: the session parks, costs nothing, and goes on with the answer, or without it when none comes."""
+"""Tools that the caller runs.
+
+The session parks, costs nothing, and goes on with the answer, or without it when none comes.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,10 @@ def answer(call_id: str = "call_1", **fields: object) -> Json:
 async def test_a_client_side_call_leaves_exactly_these_events(api: httpx.AsyncClient) -> None:
     usage = {"input_tokens": 20, "output_tokens": 4}
     talk = await new_talk(api, harness_name="base", tools=[WEATHER])
-    steps = ({"tool_calls": [call("weather", city="Rome")], "usage": usage}, {"text": "Sunny.", "usage": usage})
+    steps = (
+        {"tool_calls": [call("weather", city="Rome")], "usage": usage},
+        {"text": "Sunny.", "usage": usage},
+    )
     await talk.say(script(*steps, ask="Rome?"))
     requested = (await talk.logged_until("tool.call_requested"))[-1]["data"]["tool_calls"]
     assert [(each["name"], each["arguments"]) for each in requested] == [("weather", {"city": "Rome"})]
@@ -68,21 +74,35 @@ async def test_the_model_sees_results_and_errors_as_they_were_given(api: httpx.A
     ]
 
 
-async def test_the_model_is_told_of_arguments_that_do_not_fit_and_the_client_is_not_asked(api: httpx.AsyncClient) -> None:
+async def test_the_model_is_told_of_arguments_that_do_not_fit_and_the_client_is_not_asked(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api, harness_name="base", tools=[WEATHER])
-    wrong, broken = call("weather", "call_1", city=7), {"id": "call_3", "name": "weather", "arguments": '{"city": '}
-    await talk.say(script({"tool_calls": [wrong, call("weather", "call_2", city="Rome"), broken]}, {"text": "Once."}))
+    wrong, broken = (
+        call("weather", "call_1", city=7),
+        {"id": "call_3", "name": "weather", "arguments": '{"city": '},
+    )
+    await talk.say(
+        script({"tool_calls": [wrong, call("weather", "call_2", city="Rome"), broken]}, {"text": "Once."})
+    )
     events = await talk.logged_until("tool.call_requested")
     assert [each["id"] for each in events[-1]["data"]["tool_calls"]] == ["call_2"]
     refused = [event["data"] for event in events if event["type"] == "tool.completed"]
-    assert [(each["tool_call_id"], each["success"]) for each in refused] == [("call_1", False), ("call_3", False)]
+    assert [(each["tool_call_id"], each["success"]) for each in refused] == [
+        ("call_1", False),
+        ("call_3", False),
+    ]
     assert "city: " in refused[0]["error"]
     assert "not valid JSON" in refused[1]["error"]
     await talk.answer(answer("call_2"))
     events = await talk.logged_until("session.idled")
     shown = [event["data"]["messages"] for event in events if event["type"] == "llm.generation"][-1]
     parts = [message["content"][0] for message in shown if message["role"] == "tool_result"]
-    assert [(part["tool_call_id"], "error" in part) for part in parts] == [("call_1", True), ("call_2", False), ("call_3", True)]
+    assert [(part["tool_call_id"], "error" in part) for part in parts] == [
+        ("call_1", True),
+        ("call_2", False),
+        ("call_3", True),
+    ]
 
 
 async def test_a_turn_whose_client_calls_all_misfit_goes_on_by_itself(api: httpx.AsyncClient) -> None:
@@ -96,14 +116,20 @@ async def test_a_client_tool_whose_schema_is_none_is_asked_with_any_arguments(ap
     odd = {**WEATHER, "parameters": {"type": "object", "properties": 5}}
     talk = await new_talk(api, harness_name="base", tools=[odd])
     await talk.say(script({"tool_calls": [call("weather", "call_1", city=7)]}, {"text": "So."}))
-    assert [each["id"] for each in (await talk.logged_until("tool.call_requested"))[-1]["data"]["tool_calls"]] == ["call_1"]
+    assert [
+        each["id"] for each in (await talk.logged_until("tool.call_requested"))[-1]["data"]["tool_calls"]
+    ] == ["call_1"]
     await talk.answer(answer("call_1"))
     assert kinds_of(await talk.logged_until("session.idled"))[-1] == "session.idled"
 
 
 async def test_the_servers_own_calls_of_the_same_answer_run_first(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, tools=[WEATHER])
-    await talk.say(script({"tool_calls": [call("weather", "call_1"), call("get_current_time", "call_2")]}, {"text": "Both."}))
+    await talk.say(
+        script(
+            {"tool_calls": [call("weather", "call_1"), call("get_current_time", "call_2")]}, {"text": "Both."}
+        )
+    )
     events = await talk.logged_until("tool.call_requested")
     requested = events[-1]["data"]["tool_calls"]
     assert [each["id"] for each in requested] == ["call_1"]
@@ -142,7 +168,9 @@ async def test_answers_that_do_not_match_the_open_calls_are_refused_and_change_n
 async def test_a_result_over_100_kb_is_refused_and_one_of_100_kb_is_taken(api: httpx.AsyncClient) -> None:
     talk = await waiting(api, call("weather", "call_1"))
     limit = 100 * 1024
-    assert (await talk.answer(answer(result="x" * (limit - 1)), status=413))["code"] == "tool_result_too_large"
+    assert (await talk.answer(answer(result="x" * (limit - 1)), status=413))[
+        "code"
+    ] == "tool_result_too_large"
     await talk.answer(answer(result="x" * (limit - 2)))
     assert (await talk.logged_until("session.idled"))[-2]["type"] == "turn.completed"
 
@@ -163,17 +191,25 @@ async def test_of_two_answers_at_once_one_is_taken(api: httpx.AsyncClient) -> No
 
 
 @pytest.mark.parametrize(
-    "names", [("weather", "weather"), ("write_file",), ("get_order",)], ids=["its own", "a capability's", "the agent's"]
+    "names",
+    [("weather", "weather"), ("write_file",), ("get_order",)],
+    ids=["its own", "a capability's", "the agent's"],
 )
 async def test_a_name_that_is_taken_is_refused(api: httpx.AsyncClient, names: tuple[str, ...]) -> None:
-    agent = {"name": f"clerk-{new_id('agent')[-8:]}", "system_prompt": "Help.", "tools": [{**WEATHER, "name": "get_order"}]}
+    agent = {
+        "name": f"clerk-{new_id('agent')[-8:]}",
+        "system_prompt": "Help.",
+        "tools": [{**WEATHER, "name": "get_order"}],
+    }
     agent_id = (await post(api, "/v1/agents", agent))["id"]
     tools = [{**WEATHER, "name": name} for name in names]
     refused = await api.post("/v1/sessions", json={"agent_id": agent_id, "tools": tools})
     assert (refused.status_code, refused.json()["code"]) == (400, "duplicate_tool")
 
 
-async def test_a_call_that_nobody_answers_becomes_an_error_and_the_turn_goes_on(database_url: str, tmp_path: Path) -> None:
+async def test_a_call_that_nobody_answers_becomes_an_error_and_the_turn_goes_on(
+    database_url: str, tmp_path: Path
+) -> None:
     environment = {"PERDURE_CLIENT_TOOL_TIMEOUT_SECONDS": "0.3"}
     async with (
         Server(tmp_path, database_url=database_url, environment=environment) as server,
@@ -181,9 +217,18 @@ async def test_a_call_that_nobody_answers_becomes_an_error_and_the_turn_goes_on(
     ):
         await use_simulated_model(http)
         talk = await new_talk(http, tools=[WEATHER])
-        await talk.say(script({"tool_calls": [call("weather", "call_1"), call("weather", "call_2")]}, {"text": "No answer."}))
+        await talk.say(
+            script(
+                {"tool_calls": [call("weather", "call_1"), call("weather", "call_2")]}, {"text": "No answer."}
+            )
+        )
         events = await talk.logged_until("session.idled")
         results = [event["data"] for event in events if event["type"] == "tool.completed"]
-        assert [(each["tool_call_id"], each["status"]) for each in results] == [("call_1", "timeout"), ("call_2", "timeout")]
+        assert [(each["tool_call_id"], each["status"]) for each in results] == [
+            ("call_1", "timeout"),
+            ("call_2", "timeout"),
+        ]
         assert events[-2]["type"] == "turn.completed"
-        assert (await talk.answer(answer(), answer("call_2"), status=409))["code"] == "not_waiting_for_tool_results"
+        assert (await talk.answer(answer(), answer("call_2"), status=409))[
+            "code"
+        ] == "not_waiting_for_tool_results"

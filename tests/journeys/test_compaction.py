@@ -19,7 +19,9 @@ MEMORY = "The user keeps bees and has told long stories."
 
 def rules(*steps: Json, **more: object) -> list[Json]:
     """The capability, with a script for the simulated model to play when it is asked for a summary."""
-    return [{"ref": "context_compaction", "config": {"instructions": script(*steps, ask="Be brief."), **more}}]
+    return [
+        {"ref": "context_compaction", "config": {"instructions": script(*steps, ask="Be brief."), **more}}
+    ]
 
 
 @pytest.fixture
@@ -54,8 +56,16 @@ async def test_the_older_part_gives_way_to_a_summary_and_stays_in_the_log(http: 
     events = await told(talk, 1, begin=3)
     kinds = kinds_of(events)
     begin = kinds.index("context.compacting")
-    assert kinds[begin : begin + 4] == ["context.compacting", "llm.generation", "context.compacted", "reason.started"]
-    compacting, compacted = only(events, "context.compacting")["data"], only(events, "context.compacted")["data"]
+    assert kinds[begin : begin + 4] == [
+        "context.compacting",
+        "llm.generation",
+        "context.compacted",
+        "reason.started",
+    ]
+    compacting, compacted = (
+        only(events, "context.compacting")["data"],
+        only(events, "context.compacted")["data"],
+    )
     assert (compacting["reason"], compacting["strategy"]) == ("proactive_budget", "summary")
     assert (compacted["strategy_used"], compacted["summary"]) == ("summary", MEMORY)
     assert compacting["messages_before"] == compacted["messages_before"] > compacted["messages_after"]
@@ -72,18 +82,31 @@ async def test_the_older_part_gives_way_to_a_summary_and_stays_in_the_log(http: 
     ]
     # Three calls so far, one for the summary, and one for the answer.
     usage = (await talk.read())["usage"]["input_tokens"] - before["usage"]["input_tokens"]
-    spent = [event["data"]["metadata"]["usage"]["input_tokens"] for event in await talk.events(types="llm.generation")]
+    spent = [
+        event["data"]["metadata"]["usage"]["input_tokens"]
+        for event in await talk.events(types="llm.generation")
+    ]
     assert len(spent) == 5
     assert usage == sum(spent[3:])
 
 
-async def test_the_model_that_sums_up_is_given_what_was_said_and_what_tools_gave(http: httpx.AsyncClient) -> None:
-    talk = await new_talk(http, harness_name="base", capabilities=[{"ref": "session_storage"}, *rules({"text": MEMORY})])
+async def test_the_model_that_sums_up_is_given_what_was_said_and_what_tools_gave(
+    http: httpx.AsyncClient,
+) -> None:
+    talk = await new_talk(
+        http, harness_name="base", capabilities=[{"ref": "session_storage"}, *rules({"text": MEMORY})]
+    )
     await talk.turn(
-        {"tool_calls": [call("kv_store", operation="set", key="hive", value="seven")]}, {"text": "Kept."}, ask=f"Keep this. {LONG}"
+        {"tool_calls": [call("kv_store", operation="set", key="hive", value="seven")]},
+        {"text": "Kept."},
+        ask=f"Keep this. {LONG}",
     )
     await told(talk, 3)
-    asked = next(event for event in await talk.events(types="llm.generation") if event["data"]["output"].get("text") == MEMORY)
+    asked = next(
+        event
+        for event in await talk.events(types="llm.generation")
+        if event["data"]["output"].get("text") == MEMORY
+    )
     record = asked["data"]["messages"]
     assert [message["role"] for message in record[:4]] == ["user", "agent", "tool_result", "agent"]
     assert text_in(record[0]).startswith("Keep this.")
@@ -94,12 +117,18 @@ async def test_a_summary_takes_up_the_one_before_it(http: httpx.AsyncClient) -> 
     await told(talk, 8)
     compacted = await talk.events(types="context.compacted")
     assert len(compacted) >= 2
-    second = next(event for event in await talk.events(types="llm.generation") if event["sequence"] == compacted[1]["sequence"] - 1)
+    second = next(
+        event
+        for event in await talk.events(types="llm.generation")
+        if event["sequence"] == compacted[1]["sequence"] - 1
+    )
     assert MEMORY in text_in(second["data"]["messages"][0])
     assert sum(MEMORY in text_in(message) for message in await shown(talk)) == 1
 
 
-async def test_a_server_that_was_restarted_goes_on_from_the_summary(any_server: Server, http: httpx.AsyncClient) -> None:
+async def test_a_server_that_was_restarted_goes_on_from_the_summary(
+    any_server: Server, http: httpx.AsyncClient
+) -> None:
     talk = await new_talk(http, capabilities=rules({"text": MEMORY}))
     await told(talk, 4)
     held = await shown(talk)
@@ -120,25 +149,38 @@ async def test_a_copy_of_a_session_has_its_summary(http: httpx.AsyncClient) -> N
 
 
 async def test_one_long_turn_is_summed_up_between_its_steps(http: httpx.AsyncClient) -> None:
-    talk = await new_talk(http, harness_name="base", capabilities=[{"ref": "session_storage"}, *rules({"text": MEMORY})])
+    talk = await new_talk(
+        http, harness_name="base", capabilities=[{"ref": "session_storage"}, *rules({"text": MEMORY})]
+    )
     step = {"text": LONG, "tool_calls": [call("kv_store", operation="list")]}
     events = await talk.turn(*[step] * 5, {"text": "Done."})
     kinds = kinds_of(events)
     assert kinds[-2:] == ["turn.completed", "session.idled"]
     at = kinds.index("context.compacted")
     assert (kinds[at + 1], events[at]["data"]["summary"]) == ("reason.started", MEMORY)
-    seen = next(event for event in await talk.events(types="llm.generation", after_sequence=events[at]["sequence"]))
+    seen = next(
+        event for event in await talk.events(types="llm.generation", after_sequence=events[at]["sequence"])
+    )
     assert [message["role"] for message in seen["data"]["messages"]][:3] == ["user", "agent", "tool_result"]
 
 
-async def test_a_prompt_that_the_model_finds_too_long_is_summed_up_and_sent_again(http: httpx.AsyncClient) -> None:
+async def test_a_prompt_that_the_model_finds_too_long_is_summed_up_and_sent_again(
+    http: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(http, capabilities=rules({"text": MEMORY}))
     await told(talk, 2)
-    too_long = {"fail": {"code": "context_length_exceeded", "message": "too many tokens", "times": 1}, "text": "Now it fits."}
+    too_long = {
+        "fail": {"code": "context_length_exceeded", "message": "too many tokens", "times": 1},
+        "text": "Now it fits.",
+    }
     events = await talk.turn(too_long, ask="Short.")
     assert only(events, "context.compacting")["data"]["reason"] == "request_too_large"
     kinds = kinds_of(events)
-    assert kinds.index("reason.started") < kinds.index("context.compacted") < kinds.index("output.message.completed")
+    assert (
+        kinds.index("reason.started")
+        < kinds.index("context.compacted")
+        < kinds.index("output.message.completed")
+    )
     assert text_in(only(events, "output.message.completed")["data"]["message"]) == "Now it fits."
     seen = await shown(talk)
     assert MEMORY in text_in(seen[0])
@@ -147,7 +189,9 @@ async def test_a_prompt_that_the_model_finds_too_long_is_summed_up_and_sent_agai
 
 
 async def test_a_turn_goes_on_without_a_summary_when_there_is_none_to_be_had(http: httpx.AsyncClient) -> None:
-    talk = await new_talk(http, capabilities=rules({"fail": {"code": "content_filtered", "message": "no", "transient": False}}))
+    talk = await new_talk(
+        http, capabilities=rules({"fail": {"code": "content_filtered", "message": "no", "transient": False}})
+    )
     events = await told(talk, 6)
     assert kinds_of(events)[-2:] == ["turn.completed", "session.idled"]
     compacted = (await talk.events(types="context.compacted"))[-1]["data"]
@@ -175,7 +219,10 @@ async def asked_of(talk: Talk, **arguments: object) -> Json:
 
 async def test_the_agent_finds_what_it_is_not_shown_any_more(http: httpx.AsyncClient) -> None:
     talk = await new_talk(http, capabilities=rules({"text": MEMORY}))
-    await talk.turn({"text": "Noted: the hive is in Łódź."}, ask=f"The hive stands in ŁÓDŹ, under the old lime tree. {LONG}")
+    await talk.turn(
+        {"text": "Noted: the hive is in Łódź."},
+        ask=f"The hive stands in ŁÓDŹ, under the old lime tree. {LONG}",
+    )
     await told(talk, 5)
     assert not any("lime tree" in text_in(message) for message in await shown(talk))
     found = await asked_of(talk, query="łódź TREE")
@@ -198,7 +245,9 @@ async def test_what_is_found_comes_in_pages_newest_first(api: httpx.AsyncClient)
         found += answer["messages"]
         more = {"before": answer["next_before"]} if answer["next_before"] else {}
     assert [each["sequence"] for each in found] == sorted((each["sequence"] for each in found), reverse=True)
-    assert [each["text"] for each in found if each["role"] == "agent"] == [f"Bee number {number}." for number in (4, 3, 2, 1, 0)]
+    assert [each["text"] for each in found if each["role"] == "agent"] == [
+        f"Bee number {number}." for number in (4, 3, 2, 1, 0)
+    ]
     assert (await asked_of(talk, query="wasp", before=found[0]["sequence"]))["messages"] == []
 
 
@@ -212,5 +261,7 @@ async def test_a_search_does_not_show_the_searches_before_it(api: httpx.AsyncCli
 
 async def test_a_configuration_that_makes_no_sense_is_refused(api: httpx.AsyncClient) -> None:
     for config in ({"at": 2}, {"at": "much"}, {"keep": 0}, {"else": 1}, {"instructions": "x" * 4001}):
-        answer = await api.post("/v1/sessions", json={"capabilities": [{"ref": "context_compaction", "config": config}]})
+        answer = await api.post(
+            "/v1/sessions", json={"capabilities": [{"ref": "context_compaction", "config": config}]}
+        )
         assert answer.status_code == 400, (config, answer.text)

@@ -42,10 +42,15 @@ async def test_a_new_session_has_a_prompt_and_tools_and_no_messages(api: httpx.A
 async def test_messages_and_results_are_told_apart_and_results_by_their_tool(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     await talk.turn(
-        {"tool_calls": [call("bash", command="seq 1 2000"), call("get_current_time", timezone="UTC")]}, {"text": "Done."}
+        {"tool_calls": [call("bash", command="seq 1 2000"), call("get_current_time", timezone="UTC")]},
+        {"text": "Done."},
     )
     whole, sections, shares = await report(talk)
-    assert [sections[key]["items"] for key in ("user_messages", "agent_messages", "tool_results")] == [1, 2, 2]
+    assert [sections[key]["items"] for key in ("user_messages", "agent_messages", "tool_results")] == [
+        1,
+        2,
+        2,
+    ]
     assert shares["tool_results", "bash"] > 2_000 > shares["tool_results", "get_current_time"]
     assert whole["cumulative_usage"] == (await talk.read())["usage"]
 
@@ -64,7 +69,9 @@ async def test_after_a_compaction_the_summary_stands_for_what_it_sums_up(api: ht
     for number in range(3):
         await talk.turn({"text": "Noted."}, ask=f"{number} " + "bees " * 100)
     before = (await report(talk))[1]
-    await talk.turn({"fail": {"code": "context_length_exceeded", "times": 1}, "text": "It fits."}, ask="More.")
+    await talk.turn(
+        {"fail": {"code": "context_length_exceeded", "times": 1}, "text": "It fits."}, ask="More."
+    )
     after = (await report(talk))[1]
     assert "summary" not in before
     assert after["summary"]["items"] == 1

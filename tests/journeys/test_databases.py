@@ -7,13 +7,17 @@ import json
 import httpx
 import pytest
 
-from perdure.capabilities.sql_engine import run_sql
 from perdure.domain.errors import ToolError
+from perdure.sandbox.sql import run_sql
 from tests.talk import Json, Talk, call, new_talk
 
 
 def values_in(events: list[Json]) -> list[Json]:
-    return [json.loads(event["data"]["result"][0]["text"]) for event in events if event["type"] == "tool.completed"]
+    return [
+        json.loads(event["data"]["result"][0]["text"])
+        for event in events
+        if event["type"] == "tool.completed"
+    ]
 
 
 async def new_sql_talk(api: httpx.AsyncClient) -> Talk:
@@ -24,7 +28,11 @@ async def test_the_model_makes_a_table_fills_it_and_asks_it(api: httpx.AsyncClie
     talk = await new_sql_talk(api)
     steps = [
         {"tool_calls": [call("sql_execute", sql="create table orders (id integer primary key, item text)")]},
-        {"tool_calls": [call("sql_execute", sql="insert into orders (item) values (?), (?)", params=["tea", "it's"])]},
+        {
+            "tool_calls": [
+                call("sql_execute", sql="insert into orders (item) values (?), (?)", params=["tea", "it's"])
+            ]
+        },
         {"tool_calls": [call("sql_query", sql="select * from orders order by id"), call("sql_schema")]},
     ]
     made, filled, asked, schema = values_in(await talk.turn(*steps, {"text": "Done."}))
@@ -41,12 +49,20 @@ async def test_the_model_makes_a_table_fills_it_and_asks_it(api: httpx.AsyncClie
 
 async def test_a_view_whose_table_is_gone_hides_no_other_table(api: httpx.AsyncClient) -> None:
     talk = await new_sql_talk(api)
-    statements = ("create table a (x)", "create view v as select * from a", "drop table a", "create table b (y)")
+    statements = (
+        "create table a (x)",
+        "create view v as select * from a",
+        "drop table a",
+        "create table b (y)",
+    )
     steps = [{"tool_calls": [call("sql_execute", sql=statement)]} for statement in statements]
     shown = values_in(await talk.turn(*steps, {"tool_calls": [call("sql_schema")]}, {"text": "Done."}))[-1]
     described = (await api.get(talk.path("/databases/main/schema"))).json()
     assert described["tables"] == shown["tables"]
-    assert [(each["name"], [column["name"] for column in each["columns"]]) for each in shown["tables"]] == [("b", ["y"]), ("v", [])]
+    assert [(each["name"], [column["name"] for column in each["columns"]]) for each in shown["tables"]] == [
+        ("b", ["y"]),
+        ("v", []),
+    ]
     assert "no such table" in shown["tables"][1]["error"]
 
 
@@ -62,7 +78,9 @@ async def test_a_database_that_nobody_can_look_at_is_told_so(api: httpx.AsyncCli
 async def test_databases_are_made_found_and_dropped_over_http(api: httpx.AsyncClient) -> None:
     talk = await new_sql_talk(api)
     assert (await api.post(talk.path("/databases"), json={"name": "stock"})).status_code == 201
-    assert (await api.post(talk.path("/databases"), json={"name": "stock"})).json()["code"] == "database_exists"
+    assert (await api.post(talk.path("/databases"), json={"name": "stock"})).json()[
+        "code"
+    ] == "database_exists"
     assert (await api.post(talk.path("/databases"), json={"name": "No Good"})).status_code == 400
     assert (await api.get(talk.path("/databases/stock"))).json()["size_bytes"] == 0
     assert (await api.delete(talk.path("/databases/stock"))).status_code == 204
@@ -73,7 +91,11 @@ async def test_statements_of_one_answer_are_made_in_their_order_and_all_kept(api
     talk = await new_sql_talk(api)
     inserts = [call("sql_execute", sql=f"insert into t select {n}, count(*) from t") for n in range(12)]
     ask = call("sql_query", sql="select n, before from t order by before")
-    found = values_in(await talk.turn({"tool_calls": [call("sql_execute", sql="create table t (n, before)"), *inserts, ask]}))
+    found = values_in(
+        await talk.turn(
+            {"tool_calls": [call("sql_execute", sql="create table t (n, before)"), *inserts, ask]}
+        )
+    )
     assert found[-1]["rows"] == [[n, n] for n in range(12)]
 
 
@@ -81,7 +103,11 @@ async def test_foreign_keys_are_enforced_until_the_agent_says_otherwise(api: htt
     talk = await new_sql_talk(api)
 
     async def ask(tool: str, sql: str) -> str:
-        done = [event for event in await talk.turn({"tool_calls": [call(tool, sql=sql)]}) if event["type"] == "tool.completed"]
+        done = [
+            event
+            for event in await talk.turn({"tool_calls": [call(tool, sql=sql)]})
+            if event["type"] == "tool.completed"
+        ]
         return str(done[0]["data"].get("error") or done[0]["data"]["result"][0]["text"])
 
     await ask("sql_execute", "create table person (id integer primary key)")
@@ -175,10 +201,17 @@ def test_what_leads_out_or_grows_without_bounds_is_refused(sql: str) -> None:
 
 def test_a_statement_that_never_ends_is_stopped() -> None:
     with pytest.raises(ToolError, match="5 seconds"):
-        run_sql(b"", "with recursive c(n) as (select 1 union all select n + 1 from c) select count(*) from c", None, reading=True)
+        run_sql(
+            b"",
+            "with recursive c(n) as (select 1 union all select n + 1 from c) select count(*) from c",
+            None,
+            reading=True,
+        )
 
 
-@pytest.mark.parametrize("sql", ["insert into t values (1)", "drop table t", "create table u (a)", "pragma user_version = 5"])
+@pytest.mark.parametrize(
+    "sql", ["insert into t values (1)", "drop table t", "create table u (a)", "pragma user_version = 5"]
+)
 def test_a_query_changes_nothing(sql: str) -> None:
     image = run_sql(b"", "create table t (a)", None, reading=False).image
     assert image is not None
@@ -188,7 +221,10 @@ def test_a_query_changes_nothing(sql: str) -> None:
 
 def test_a_long_answer_is_cut_and_says_so() -> None:
     answer = run_sql(
-        b"", "with recursive c(n) as (select 1 union all select n + 1 from c limit 5000) select n from c", None, reading=True
+        b"",
+        "with recursive c(n) as (select 1 union all select n + 1 from c limit 5000) select n from c",
+        None,
+        reading=True,
     )
     assert len(answer.rows) == 1000
     assert answer.truncated

@@ -24,7 +24,14 @@ def processes_with(text: str) -> list[psutil.Process]:
 async def test_the_demo_shows_what_it_promises_and_leaves_nothing_behind(tmp_path: Path) -> None:
     done = await perdure("demo", limit=120, TMPDIR=str(tmp_path), XDG_CACHE_HOME=str(tmp_path / "cache"))
     assert done.status == 0, done.out + done.err
-    for part in ("SmolLM2", "→ get_current_time", "simulated model", "survivor", "kill -9", "All of this was checked"):
+    for part in (
+        "SmolLM2",
+        "→ get_current_time",
+        "simulated model",
+        "survivor",
+        "kill -9",
+        "All of this was checked",
+    ):
         assert part in done.out
     assert "\x1b" not in done.out
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
@@ -32,7 +39,9 @@ async def test_the_demo_shows_what_it_promises_and_leaves_nothing_behind(tmp_pat
 
 
 async def test_ctrl_c_ends_the_demo_tidily(tmp_path: Path) -> None:
-    terminal = Terminal(*PERDURE, "demo", **environment(TMPDIR=str(tmp_path), XDG_CACHE_HOME=str(tmp_path / "cache")))
+    terminal = Terminal(
+        *PERDURE, "demo", **environment(TMPDIR=str(tmp_path), XDG_CACHE_HOME=str(tmp_path / "cache"))
+    )
     try:
         await terminal.see("kill -9")
         await terminal.see("restart")
@@ -60,8 +69,16 @@ async def test_the_demo_uses_a_vendors_model_when_there_is_a_key(tmp_path: Path,
 
 
 async def test_a_demo_that_cannot_be_true_fails(tmp_path: Path) -> None:
-    async with FakeServer(answers(401, {"error": {"type": "authentication_error", "message": "invalid key"}})) as vendor:
-        done = await perdure("demo", limit=120, TMPDIR=str(tmp_path), ANTHROPIC_API_KEY="sk-wrong", ANTHROPIC_BASE_URL=vendor.url)
+    async with FakeServer(
+        answers(401, {"error": {"type": "authentication_error", "message": "invalid key"}})
+    ) as vendor:
+        done = await perdure(
+            "demo",
+            limit=120,
+            TMPDIR=str(tmp_path),
+            ANTHROPIC_API_KEY="sk-wrong",
+            ANTHROPIC_BASE_URL=vendor.url,
+        )
     assert done.status == 1
     assert "sk-wrong" not in done.out + done.err
     assert "error: the demo failed: the turn did not complete" in done.err

@@ -40,7 +40,10 @@ async def test_what_was_written_is_told_by_an_event(api: httpx.AsyncClient) -> N
     await use(talk, "write_file", path="/a.txt", content="é")
     await use(talk, "write_file", path="/a.txt", content="eé")
     written = [event["data"] for event in await talk.events(types="file.written")]
-    assert [(each["path"], each["created"], each["size_bytes"]) for each in written] == [("/a.txt", True, 2), ("/a.txt", False, 3)]
+    assert [(each["path"], each["created"], each["size_bytes"]) for each in written] == [
+        ("/a.txt", True, 2),
+        ("/a.txt", False, 3),
+    ]
 
 
 async def test_calls_of_one_answer_may_write_different_files(api: httpx.AsyncClient) -> None:
@@ -64,7 +67,9 @@ async def test_calls_of_one_answer_may_write_different_files(api: httpx.AsyncCli
         ("edit_file", {"path": "/nothing", "old_text": "a", "new_text": "b"}),
     ],
 )
-async def test_what_cannot_be_done_is_an_error_in_words(api: httpx.AsyncClient, name: str, arguments: Json) -> None:
+async def test_what_cannot_be_done_is_an_error_in_words(
+    api: httpx.AsyncClient, name: str, arguments: Json
+) -> None:
     talk = await new_talk(api)
     await use(talk, "write_file", path="/dir/file", content="present")
     result = await use(talk, name, **arguments)
@@ -87,7 +92,10 @@ async def test_a_session_without_the_capability_has_no_files(api: httpx.AsyncCli
 
 
 async def test_initial_files_are_there_from_the_beginning(api: httpx.AsyncClient) -> None:
-    files = [{"path": "/README", "content": "Read me."}, {"path": "/fixed", "content": "Fixed.", "is_readonly": True}]
+    files = [
+        {"path": "/README", "content": "Read me."},
+        {"path": "/fixed", "content": "Fixed.", "is_readonly": True},
+    ]
     talk = await new_talk(api, initial_files=files)
     assert "Read me." in str(value(await use(talk, "read_file", path="/README")))
     assert "read-only" in (await use(talk, "write_file", path="/fixed", content="x"))["error"]

@@ -12,18 +12,25 @@ from tests.talk import Talk, call, new_talk
 
 
 async def test_a_fork_knows_what_came_before_and_goes_its_own_way(api: httpx.AsyncClient) -> None:
-    talk = await new_talk(api, title="First", tags=["a"], initial_files=[{"path": "notes.txt", "content": "remember"}])
+    talk = await new_talk(
+        api, title="First", tags=["a"], initial_files=[{"path": "notes.txt", "content": "remember"}]
+    )
     await talk.turn({"text": "One."})
     await api.put(talk.path("/storage/secrets"), json={"secrets": {"TOKEN": "a-secret-value"}})
     fork = (await api.post(talk.path("/fork"), json={"title": "Second"})).json()
     other = Talk(api, fork["id"])
     assert (fork["title"], fork["tags"], fork["status"]) == ("Second", ["a"], "idle")
-    assert (fork["forked_from_session_id"], fork["forked_from_sequence"]) == (talk.id, len(await talk.events()))
+    assert (fork["forked_from_session_id"], fork["forked_from_sequence"]) == (
+        talk.id,
+        len(await talk.events()),
+    )
     assert [m["content"] for m in await other.messages()] == [m["content"] for m in await talk.messages()]
     events = await other.turn({"tool_calls": [call("read_file", path="/notes.txt")]}, {"text": "Two."})
     result = next(event["data"] for event in events if event["type"] == "tool.completed")
     assert json.loads(result["result"][0]["text"])["content"] == "remember"
-    assert [each["name"] for each in (await api.get(other.path("/storage/secrets"))).json()["data"]] == ["TOKEN"]
+    assert [each["name"] for each in (await api.get(other.path("/storage/secrets"))).json()["data"]] == [
+        "TOKEN"
+    ]
     assert len(await talk.messages()) == 2
     ids = [event["id"] for event in await talk.events()] + [event["id"] for event in await other.events()]
     assert len(set(ids)) == len(ids)
@@ -46,7 +53,9 @@ async def test_a_fork_from_beyond_the_log_is_refused(api: httpx.AsyncClient) -> 
     assert (await api.post(talk.path("/fork"), json={"from_sequence": 99})).json()["field"] == "from_sequence"
 
 
-async def test_a_fork_with_another_agent_is_refused_what_a_new_session_with_it_is(http: httpx.AsyncClient) -> None:
+async def test_a_fork_with_another_agent_is_refused_what_a_new_session_with_it_is(
+    http: httpx.AsyncClient,
+) -> None:
     tool = {"type": "client_side", "name": "ask", "description": "Ask.", "parameters": {"type": "object"}}
     talk = await new_talk(http, tools=[tool])
     clashing = await new_agent(http, tools=[tool])
@@ -86,7 +95,11 @@ async def test_files_of_all_layers_are_there_from_the_start(api: httpx.AsyncClie
     talk = await new_talk(api, agent_name=name, initial_files=files)
     calls = [call("read_file", path=path) for path in ("/a", "/b", "/bin")]
     events = await talk.turn({"tool_calls": calls}, {"text": "Read."})
-    found = [json.loads(event["data"]["result"][0]["text"])["content"] for event in events if event["type"] == "tool.completed"]
+    found = [
+        json.loads(event["data"]["result"][0]["text"])["content"]
+        for event in events
+        if event["type"] == "tool.completed"
+    ]
     assert found == ["session", "b", data]
 
 

@@ -109,7 +109,12 @@ async def test_files_are_moved_and_copied(tree: Tree) -> None:
 async def test_what_is_at_a_path_is_told(tree: Tree) -> None:
     await tree.create("a/b", content="12345")
     stat = await tree.act("stat", path="/a/b")
-    assert (stat["name"], stat["size_bytes"], stat["is_directory"], stat["hash"]) == ("b", 5, False, sha(b"12345"))
+    assert (stat["name"], stat["size_bytes"], stat["is_directory"], stat["hash"]) == (
+        "b",
+        5,
+        False,
+        sha(b"12345"),
+    )
     assert (await tree.act("stat", path="a"))["is_directory"]
     assert (await tree.act("stat", path="/"))["name"] == "/"
     assert code(await tree.act("stat", 404, path="/c")) == "file_not_found"
@@ -121,7 +126,9 @@ async def test_files_are_searched(tree: Tree) -> None:
     await tree.create("bin", content=base64.b64encode(b"TODO\0").decode(), encoding="base64")
     found = await tree.act("grep", pattern="TODO")
     assert not found["truncated"]
-    assert [(each["path"], [match["line_number"] for match in each["matches"]]) for each in found["data"]] == [
+    assert [
+        (each["path"], [match["line_number"] for match in each["matches"]]) for each in found["data"]
+    ] == [
         ("/a.md", [2]),
         ("/deep/b.txt", [2]),
     ]
@@ -154,7 +161,9 @@ async def test_the_log_tells_what_was_done_to_files(tree: Tree) -> None:
 
 
 async def test_a_turn_goes_on_undisturbed_while_files_come_in(one: Tree) -> None:
-    message = await one.talk.say("Please. [[sim [" + ", ".join(['{"text": "word ", "delay_ms": 20}'] * 5) + "]]]")
+    message = await one.talk.say(
+        "Please. [[sim [" + ", ".join(['{"text": "word ", "delay_ms": 20}'] * 5) + "]]]"
+    )
     await asyncio.gather(*(one.create(f"f{number}", content=str(number)) for number in range(20)))
     events = await one.talk.logged_until("session.idled", after=message["sequence"] - 1)
     assert events[-2]["type"] == "turn.completed"
@@ -189,7 +198,10 @@ async def test_a_file_that_has_changed_since_it_was_read_stays(tree: Tree) -> No
 
 async def test_of_many_who_change_what_they_have_read_one_does(one: Tree) -> None:
     await one.create("a", content="0")
-    tries = [one.http.put(one.url("a"), json={"content": str(number), "expected_hash": sha(b"0")}) for number in range(1, 11)]
+    tries = [
+        one.http.put(one.url("a"), json={"content": str(number), "expected_hash": sha(b"0")})
+        for number in range(1, 11)
+    ]
     statuses = [answer.status_code for answer in await asyncio.gather(*tries)]
     assert sorted(statuses) == [200] + [412] * 9
 
@@ -235,12 +247,17 @@ async def test_a_file_is_downloaded_as_it_is_and_can_do_nothing(tree: Tree) -> N
     assert answer.headers["content-type"] == "application/octet-stream"
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "sandbox" in answer.headers["content-security-policy"]
-    assert answer.headers["content-disposition"] == "attachment; filename=\"a b.html\"; filename*=UTF-8''a%20b.html"
+    assert (
+        answer.headers["content-disposition"]
+        == "attachment; filename=\"a b.html\"; filename*=UTF-8''a%20b.html"
+    )
     assert (await tree.http.get(f"{tree.base}/fs/_/download/dir")).status_code == 400
     assert (await tree.http.get(f"{tree.base}/fs/_/download/nothing")).status_code == 404
 
 
-@pytest.mark.parametrize("name", ['a"; filename="evil.exe', "a;b", "ä.txt", "a%22b", "a'b", "\u540d\u524d.md"])
+@pytest.mark.parametrize(
+    "name", ['a"; filename="evil.exe', "a;b", "ä.txt", "a%22b", "a'b", "\u540d\u524d.md"]
+)
 async def test_a_name_stays_a_name_in_a_header(one: Tree, name: str) -> None:
     await one.create("tmp", content="x")
     await one.act("move", src_path="/tmp", dst_path=f"/{name}")
@@ -322,10 +339,16 @@ async def test_another_organizations_files_are_not_there(tree: Tree) -> None:
     await tree.create("a", content="1")
     foreign = await elsewhere(tree.http)
     body: dict[str, Json] = {
-        "copy": {"src_path": "/a", "dst_path": "/b"}, "move": {"src_path": "/a", "dst_path": "/b"}, "grep": {"pattern": "1"},
+        "copy": {"src_path": "/a", "dst_path": "/b"},
+        "move": {"src_path": "/a", "dst_path": "/b"},
+        "grep": {"pattern": "1"},
         "stat": {"path": "/a"},
-    }  # fmt: skip
-    requests = [("GET", f"{tree.base}/fs", None), ("GET", tree.url("a"), None), ("DELETE", tree.url("a"), None)]
+    }
+    requests = [
+        ("GET", f"{tree.base}/fs", None),
+        ("GET", tree.url("a"), None),
+        ("DELETE", tree.url("a"), None),
+    ]
     requests += [("POST", f"{tree.base}/fs/_/{name}", json) for name, json in body.items()]
     requests += [("POST", tree.url("b"), {"content": "x"}), ("PUT", tree.url("a"), {"content": "x"})]
     requests += [("GET", f"{tree.base}/fs/_/{name}/a", None) for name in ("download", "preview")]

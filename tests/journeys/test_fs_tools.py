@@ -1,4 +1,7 @@
-"""The file tools, each driven by the model loop: what they give, what they refuse, and what the log tells of them."""
+"""The file tools, each driven by the model loop.
+
+What they give, what they refuse, and what the log tells of them.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,18 @@ import pytest
 from msgspec.structs import replace
 
 from perdure.app.accounts import bootstrap
-from perdure.app.copies import fork_session
+from perdure.app.forks import fork_session
 from perdure.app.sessions import create_session
-from perdure.capabilities.base import Capability
-from perdure.capabilities.registry import BUILT_IN, Registry
-from perdure.capabilities.session_file_system import TOOLS
+from perdure.capabilities.port import Capability
+from perdure.capabilities.registry import Registry
 from perdure.domain.sessions import CreateSession, ForkSession, InitialFile
 from perdure.domain.tools import CapabilityRef
 from perdure.settings import Settings
 from perdure.store.blobs import read_content
 from perdure.store.database import Tx
 from perdure.store.files import list_tree
+from perdure.tools.built_in import BUILT_IN
+from perdure.tools.session_file_system import TOOLS
 from perdure.wiring import open_parts
 from tests.journeys.trees import Tree
 from tests.server import Server, post, use_simulated_model
@@ -59,7 +63,9 @@ class Desk:
         return str(result["error"])
 
     async def files(self, **contents: str) -> None:
-        await asyncio.gather(*(self.tree.create(name.replace("__", "/"), content=text) for name, text in contents.items()))
+        await asyncio.gather(
+            *(self.tree.create(name.replace("__", "/"), content=text) for name, text in contents.items())
+        )
 
 
 @pytest.fixture
@@ -127,7 +133,9 @@ async def test_read_many_files_gives_what_it_can(desk: Desk) -> None:
     await desk.files(a="one", b="two\n" * 20_000, c="three")
     await desk.tree.create("bin", content="AAAA", encoding="base64")
     await desk.tree.create("folder", is_directory=True)
-    shown = (await desk.use("read_many_files", paths=["/a", "/missing", "/bin", "/folder", "/a", "b", "/c"]))["files"]
+    shown = (await desk.use("read_many_files", paths=["/a", "/missing", "/bin", "/folder", "/a", "b", "/c"]))[
+        "files"
+    ]
     assert [each["path"] for each in shown] == ["/a", "/missing", "/bin", "/folder", "/b", "/c"]
     assert shown[0]["content"] == "one"
     assert all("error" in each for each in shown[1:4])
@@ -174,14 +182,26 @@ async def test_an_edit_that_fails_for_how_lines_end_says_so(desk: Desk) -> None:
     assert await desk.fails("edit_file", path="/unix", old_text="one\r\ntwo", new_text="three") == (
         r"the old text does not occur in /unix: it would, if its lines ended as those of the file do, in \n"
     )
-    assert await desk.fails("edit_file", path="/dos", old_text="four", new_text="five") == "the old text does not occur in /dos"
+    assert (
+        await desk.fails("edit_file", path="/dos", old_text="four", new_text="five")
+        == "the old text does not occur in /dos"
+    )
 
 
 async def test_edits_of_one_file_in_one_answer_are_all_made_in_their_order(desk: Desk) -> None:
     await desk.files(code="".join(f"v{number} = 0;\n" for number in range(20)), list="0")
-    edits = [call("edit_file", path="/code", old_text=f"v{number} = 0", new_text=f"v{number} = 1") for number in range(20)]
-    edits += [call("edit_file", path="/list", old_text=str(number), new_text=str(number + 1)) for number in range(5)]
-    done = [event["data"] for event in await desk.talk.turn({"tool_calls": edits}) if event["type"] == "tool.completed"]
+    edits = [
+        call("edit_file", path="/code", old_text=f"v{number} = 0", new_text=f"v{number} = 1")
+        for number in range(20)
+    ]
+    edits += [
+        call("edit_file", path="/list", old_text=str(number), new_text=str(number + 1)) for number in range(5)
+    ]
+    done = [
+        event["data"]
+        for event in await desk.talk.turn({"tool_calls": edits})
+        if event["type"] == "tool.completed"
+    ]
     assert [each["success"] for each in done] == [True] * 25
     assert (await desk.use("read_file", path="/code"))["content"].count("= 1") == 20
     assert (await desk.use("read_file", path="/list"))["content"] == "5"
@@ -198,20 +218,28 @@ async def test_a_tool_that_is_not_there_is_answered_with_those_that_are(desk: De
 
 
 async def test_grep_files_finds_lines(desk: Desk) -> None:
-    await desk.files(**{"a.py": "import os\nimport sys\n", "lib__b.py": "def os_name(): ...\n", "c.md": "os\n"})
+    await desk.files(
+        **{"a.py": "import os\nimport sys\n", "lib__b.py": "def os_name(): ...\n", "c.md": "os\n"}
+    )
     found = await desk.use("grep_files", pattern=r"\bos\b")
     assert [(each["path"], each["line_number"]) for each in found["matches"]] == [("/a.py", 1), ("/c.md", 1)]
     assert (found["files_searched"], "truncated" in found) == (3, False)
     found = await desk.use("grep_files", pattern="OS", path_pattern="*.py", ignore_case=True)
     assert [each["line"] for each in found["matches"]] == ["import os", "def os_name(): ..."]
-    assert [each["path"] for each in (await desk.use("grep_files", pattern="os", path="/lib"))["matches"]] == ["/lib/b.py"]
-    assert [each["path"] for each in (await desk.use("grep_files", pattern="os", path="/c.md"))["matches"]] == ["/c.md"]
+    assert [
+        each["path"] for each in (await desk.use("grep_files", pattern="os", path="/lib"))["matches"]
+    ] == ["/lib/b.py"]
+    assert [
+        each["path"] for each in (await desk.use("grep_files", pattern="os", path="/c.md"))["matches"]
+    ] == ["/c.md"]
     assert "regular expression" in await desk.fails("grep_files", pattern="(")
     assert "/nothing" in await desk.fails("grep_files", pattern="x", path="/nothing")
 
 
 async def test_grep_files_does_not_hang_and_bounds_what_it_gives(desk: Desk) -> None:
-    await desk.files(bait=("a" * 5_000 + "!\n") * 5, many="needle\n" * 5_000, long=("needle" + "x" * 20_000 + "\n") * 300)
+    await desk.files(
+        bait=("a" * 5_000 + "!\n") * 5, many="needle\n" * 5_000, long=("needle" + "x" * 20_000 + "\n") * 300
+    )
     assert (await desk.use("grep_files", pattern="(a+)+$"))["matches"] == []
     found = await desk.use("grep_files", pattern="needle", path="/many")
     assert (len(found["matches"]), "truncated" in found) == (300, True)
@@ -223,7 +251,12 @@ async def test_grep_files_does_not_hang_and_bounds_what_it_gives(desk: Desk) -> 
 async def test_stat_file_tells_what_is_at_a_path(desk: Desk) -> None:
     await desk.files(a__b="12345")
     stat = await desk.use("stat_file", path="/a/b")
-    assert (stat["type"], stat["size_bytes"], stat["hash"], stat["is_text"]) == ("file", 5, sha("12345"), True)
+    assert (stat["type"], stat["size_bytes"], stat["hash"], stat["is_text"]) == (
+        "file",
+        5,
+        sha("12345"),
+        True,
+    )
     assert (await desk.use("stat_file", path="/a"))["type"] == "directory"
     assert "/c" in await desk.fails("stat_file", path="/c")
 
@@ -260,7 +293,9 @@ async def test_tools_keep_the_limits_of_the_settings(database_url: str, tmp_path
         assert "1000 bytes" in await desk.fails("write_file", path="/a", content="x" * 1001)
         await desk.use("write_file", path="/a", content="x" * 1000)
         assert "1500 bytes" in await desk.fails("write_file", path="/b", content="x" * 501)
-        assert "1000 bytes" in await desk.fails("edit_file", path="/a", old_text="x", new_text="xx", replace_all=True)
+        assert "1000 bytes" in await desk.fails(
+            "edit_file", path="/a", old_text="x", new_text="xx", replace_all=True
+        )
 
 
 async def test_edit_file_replaces_exactly_what_it_is_told(desk: Desk) -> None:
@@ -280,14 +315,18 @@ async def test_edit_file_refuses_a_stale_hash(desk: Desk) -> None:
     await desk.files(a="first\n")
     read = await desk.use("read_file", path="/a")
     await desk.tree.put("a", content="first, and more\n")
-    words = await desk.fails("edit_file", path="/a", old_text="first", new_text="second", expected_hash=read["hash"])
+    words = await desk.fails(
+        "edit_file", path="/a", old_text="first", new_text="second", expected_hash=read["hash"]
+    )
     assert "changed since it was read" in words
     assert (await desk.tree.read("a"))["content"] == "first, and more\n"
 
 
 async def test_edits_of_one_answer_do_not_lose_one_another(desk: Desk) -> None:
     await desk.files(a="".join(f"<{number}>" for number in range(5)))
-    edits = [call("edit_file", path="/a", old_text=f"<{number}>", new_text=f"[{number}]") for number in range(5)]
+    edits = [
+        call("edit_file", path="/a", old_text=f"<{number}>", new_text=f"[{number}]") for number in range(5)
+    ]
     results = await desk.all(*edits)
     assert [result["success"] for result in results] == [True] * 5
     assert (await desk.tree.read("a"))["content"] == "[0][1][2][3][4]"
@@ -336,7 +375,10 @@ def test_tools_say_honestly_what_they_do() -> None:
     readonly = {name for name, each in hints.items() if each.readonly}
     assert readonly == {"read_file", "read_many_files", "list_directory", "glob", "grep_files", "stat_file"}
     assert {name for name, each in hints.items() if each.destructive} == {"delete_file"}
-    assert {name for name, each in hints.items() if each.idempotent} == readonly | {"write_file", "delete_file"}
+    assert {name for name, each in hints.items() if each.idempotent} == readonly | {
+        "write_file",
+        "delete_file",
+    }
     assert set(hints) == readonly | {"write_file", "edit_file", "delete_file"}
 
 
@@ -347,13 +389,17 @@ async def test_a_path_as_the_shell_shows_it_means_the_same(desk: Desk) -> None:
     await desk.use("write_file", path="/workspace/notes/a", content="1")
     assert await desk.tree.paths(recursive="true") == ["/notes", "/notes/a"]
     assert (await desk.use("read_file", path="workspace/notes/a"))["path"] == "/notes/a"
-    assert [each["path"] for each in (await desk.use("list_directory", path="/workspace"))["entries"]] == ["/notes"]
+    assert [each["path"] for each in (await desk.use("list_directory", path="/workspace"))["entries"]] == [
+        "/notes"
+    ]
     await desk.tree.create("workspace/real", content="2")
     assert (await desk.use("read_file", path="/workspace/real"))["path"] == "/workspace/real"
     assert "/workspace/notes/a" in await desk.fails("read_file", path="/workspace/notes/a")
 
 
-@pytest.mark.parametrize("path", ["../../etc/passwd", "/../etc/passwd", "a/../../etc/passwd", "/etc/./passwd", "etc//passwd"])
+@pytest.mark.parametrize(
+    "path", ["../../etc/passwd", "/../etc/passwd", "a/../../etc/passwd", "/etc/./passwd", "etc//passwd"]
+)
 async def test_no_path_leads_out(desk: Desk, path: str) -> None:
     await desk.use("write_file", path=path, content="mine")
     assert await desk.tree.paths(recursive="true") == ["/etc", "/etc/passwd"]
@@ -361,9 +407,16 @@ async def test_no_path_leads_out(desk: Desk, path: str) -> None:
     assert "/etc/passwd" in await other.fails("read_file", path=path)
 
 
-@pytest.mark.parametrize("path", ["a\nb", "a\u202eb", "a\\b", "/_/x", "/" + "x" * 300, "C:\\x", " ", "a\u0085"])
+@pytest.mark.parametrize(
+    "path", ["a\nb", "a\u202eb", "a\\b", "/_/x", "/" + "x" * 300, "C:\\x", " ", "a\u0085"]
+)
 async def test_a_path_that_cannot_be_one_is_refused_in_words(desk: Desk, path: str) -> None:
-    for name, more in (("write_file", {"content": "x"}), ("read_file", {}), ("delete_file", {}), ("list_directory", {})):
+    for name, more in (
+        ("write_file", {"content": "x"}),
+        ("read_file", {}),
+        ("delete_file", {}),
+        ("list_directory", {}),
+    ):
         assert "path" in await desk.fails(name, path=path, **more)
     assert await desk.tree.paths() == []
 
@@ -375,18 +428,35 @@ async def test_initial_files_of_all_layers_are_there_and_the_latest_wins(api: ht
     def files(layer: str, *names: str) -> list[Json]:
         return [{"path": f"/{name}", "content": layer, "is_readonly": name == "fixed"} for name in names]
 
-    base = await post(api, "/v1/harnesses", {"name": f"base-{os.urandom(4).hex()}", "initial_files": files("parent", "p", "all")})
-    body = {"name": f"child-{os.urandom(4).hex()}", "parent_harness_id": base["id"], "initial_files": files("child", "h", "all")}
+    base = await post(
+        api,
+        "/v1/harnesses",
+        {"name": f"base-{os.urandom(4).hex()}", "initial_files": files("parent", "p", "all")},
+    )
+    body = {
+        "name": f"child-{os.urandom(4).hex()}",
+        "parent_harness_id": base["id"],
+        "initial_files": files("child", "h", "all"),
+    }
     child = await post(api, "/v1/harnesses", body)
     body = {
-        "name": f"agent-{os.urandom(4).hex()}", "system_prompt": "Help.", "harness_id": child["id"],
+        "name": f"agent-{os.urandom(4).hex()}",
+        "system_prompt": "Help.",
+        "harness_id": child["id"],
         "initial_files": files("agent", "a", "all", "fixed"),
-    }  # fmt: skip
+    }
     agent = await post(api, "/v1/agents", body)
     talk = await new_talk(api, agent_id=agent["id"], initial_files=files("session", "s", "all"))
     tree = Tree(talk, talk.path())
     contents = {path: (await tree.read(path))["content"] for path in await tree.paths()}
-    assert contents == {"/p": "parent", "/h": "child", "/a": "agent", "/fixed": "agent", "/s": "session", "/all": "session"}
+    assert contents == {
+        "/p": "parent",
+        "/h": "child",
+        "/a": "agent",
+        "/fixed": "agent",
+        "/s": "session",
+        "/all": "session",
+    }
     assert (await tree.read("fixed"))["is_readonly"]
 
 
@@ -417,7 +487,9 @@ HANDBOOK = Capability(
 )
 
 
-async def test_what_a_capability_brings_is_there_read_only_and_costs_nothing_twice(tmp_path: Path, database_url: str) -> None:
+async def test_what_a_capability_brings_is_there_read_only_and_costs_nothing_twice(
+    tmp_path: Path, database_url: str
+) -> None:
     async with open_parts(Settings(data=str(tmp_path), database_url=database_url)) as parts:
         app = replace(parts.app, registry=Registry((*BUILT_IN, HANDBOOK)))
         owner = await bootstrap(app)
@@ -427,9 +499,15 @@ async def test_what_a_capability_brings_is_there_read_only_and_costs_nothing_twi
         await fork_session(app, owner, session.id, ForkSession())
 
         async def look(tx: Tx) -> tuple[dict[str, bytes], set[int], list[Any]]:
-            rows = [row for row in await list_tree(tx, owner.organization_id, session.workspace_id) if not row.is_directory]
+            rows = [
+                row
+                for row in await list_tree(tx, owner.organization_id, session.workspace_id)
+                if not row.is_directory
+            ]
             held = {row.path: await read_content(tx, row.org_id, row.hash, row.size_bytes) for row in rows}
-            counts = await tx.one("SELECT (SELECT COUNT(*) FROM blobs), (SELECT COUNT(*) FROM files WHERE is_directory = 0)")
+            counts = await tx.one(
+                "SELECT (SELECT COUNT(*) FROM blobs), (SELECT COUNT(*) FROM files WHERE is_directory = 0)"
+            )
             return held, {row.is_readonly for row in rows}, list(counts or ())
 
         held, readonly, counts = await app.database.read(look)
@@ -442,13 +520,18 @@ async def test_what_a_capability_brings_is_there_read_only_and_costs_nothing_twi
 
 
 async def test_writes_that_a_crash_cuts_off_are_made_whole(database_url: str, tmp_path: Path) -> None:
-    """A kill while many large files are being written: each call is made again, and every file is whole (promise P5)."""
+    """A kill while many large files are being written.
+
+    Each call is made again, and every file is whole (promise P5).
+    """
     contents = [hashlib.sha256(b"%d" % number).hexdigest() * 1_000 for number in range(12)]
     async with Server(tmp_path / "data", database_url=database_url) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
             await use_simulated_model(http)
             talk = await new_talk(http)
-            calls = [call("write_file", path=f"/f{number}", content=text) for number, text in enumerate(contents)]
+            calls = [
+                call("write_file", path=f"/f{number}", content=text) for number, text in enumerate(contents)
+            ]
             calls.append(call("edit_file", path="/f0", old_text="nowhere", new_text="x"))
             await talk.say(script({"tool_calls": calls}, {"text": "Done."}))
             async with talk.follow() as stream:

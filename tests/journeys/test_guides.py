@@ -1,7 +1,8 @@
-"""Every block of code in the README and the guides is run as it stands there, or is listed here with the reason why not.
+"""Every block of code in the README and the guides is run as it stands there, or is listed here with the
+reason why not.
 
-The blocks of a page run in order against a server of their own, in one shell and one Python, as a reader would paste them. What is
-changed in them stands in `INSTEAD`; what cannot run stands in `NOT_RUN`.
+The blocks of a page run in order against a server of their own, in one shell and one Python, as a reader
+would paste them. What is changed in them stands in `INSTEAD`; what cannot run stands in `NOT_RUN`.
 """
 
 from __future__ import annotations
@@ -46,16 +47,25 @@ NOT_RUN = {
         "docs/guide/getting-started.md",
         "perdure keys create --name laptop",
     ): "the server has to be stopped; tests/journeys/test_cli.py",
-    ("docs/guide/getting-started.md", "perdure serve --database-url postgresql://"): "needs a database; most journeys have one",
+    (
+        "docs/guide/getting-started.md",
+        "perdure serve --database-url postgresql://",
+    ): "needs a database; most journeys have one",
     ("docs/guide/models.md", "OPENAI_API_KEY=sk-... perdure serve"): VENDOR,
     ("docs/guide/models.md", "curl -fsS -X POST $URL/v1/providers/$PROVIDER/sync-models"): VENDOR,
     ("docs/guide/models.md", '{"status": "success", "created": 12'): "an answer, not a request",
-    ("docs/guide/capabilities.md", "pip install ./examples/dice"): "installs; tests/journeys/test_plugin.py uses the example",
+    (
+        "docs/guide/capabilities.md",
+        "pip install ./examples/dice",
+    ): "installs; tests/journeys/test_plugin.py uses the example",
     (
         "docs/guide/tools.md",
         "post /v1/sessions/$SESSION/tool-approvals",
     ): "needs a call that waits; tests/journeys/test_tool_approval.py has some",
-    ("docs/guide/secrets.md", "perdure keys rotate-master"): "the server has to be stopped; tests/journeys/test_rotate_master.py",
+    (
+        "docs/guide/secrets.md",
+        "perdure keys rotate-master",
+    ): "the server has to be stopped; tests/journeys/test_rotate_master.py",
 }
 """Blocks that are not run, by page and how they begin, and why."""
 
@@ -64,7 +74,8 @@ WEATHER = {"tool_calls": [{"name": "weather", "arguments": {"city": "Rome"}}]}
 WRITE = {"tool_calls": [{"name": "write_file", "arguments": {"path": "/list.md", "content": "Milk"}}]}
 
 INSTEAD = {
-    # The simulated model stands in for the one on the reader's machine, and is told to call what the example waits for.
+    # The simulated model stands in for the one on the reader's machine, and is told to call what the example
+    # waits for.
     '"openai_completions", "base_url": "http://127.0.0.1:8080/v1"': '"llmsim"',
     '"openai_completions", "base_url": "\'$LOCAL\'"': '"llmsim"',
     '"Tell me a story"': json.dumps(script(CLOCK, {"text": "Once."})),
@@ -94,7 +105,9 @@ def blocks_of(page: str) -> list[Block]:
 
 def reasons_not_to_run(block: Block) -> list[tuple[str, str]]:
     """The lines of the table that this block is meant by."""
-    return [(page, begins) for page, begins in NOT_RUN if page == block.page and block.text.startswith(begins)]
+    return [
+        (page, begins) for page, begins in NOT_RUN if page == block.page and block.text.startswith(begins)
+    ]
 
 
 def to_run(page: str) -> list[Block]:
@@ -108,7 +121,8 @@ def helpers() -> Block:
 
 
 class Reader:
-    """Somebody who pastes what a page says into a shell and a Python, in an empty folder with `.venv` in it."""
+    """Somebody who pastes what a page says into a shell and a Python, in an empty folder with `.venv` in
+    it."""
 
     def __init__(self, server: Server, shell: asyncio.subprocess.Process, client: Client) -> None:
         self._server = server
@@ -146,7 +160,9 @@ class Reader:
         raise AssertionError("the shell ended: " + "".join(out))
 
     async def _program(self, text: str) -> None:
-        process = await asyncio.create_subprocess_exec(sys.executable, "-c", text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         out, _ = await process.communicate()
         assert process.returncode == 0, out.decode()
         assert out.strip()
@@ -167,9 +183,15 @@ class Reader:
 async def reader_of(server: Server, folder: Path) -> AsyncIterator[Reader]:
     (folder / ".venv").symlink_to(sys.prefix)
     shell = await asyncio.create_subprocess_exec(
-        "bash", "-euo", "pipefail", cwd=folder, env=environment(URL=server.url, PERDURE_TOKEN="none-yet"),
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        "bash",
+        "-euo",
+        "pipefail",
+        cwd=folder,
+        env=environment(URL=server.url, PERDURE_TOKEN="none-yet"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     try:
         async with Client(server.url) as client:
             yield Reader(server, shell, client)
@@ -185,7 +207,9 @@ async def test_every_block_of_a_page_works_as_it_stands(page: str, server: Serve
     async with httpx.AsyncClient(base_url=server.url) as http:
         await use_simulated_model(http)
         # The agent of Getting started, which other pages speak of; that page itself makes it anew.
-        (await http.post("/v1/agents", json={"name": "helper", "system_prompt": "You help."})).raise_for_status()
+        (
+            await http.post("/v1/agents", json={"name": "helper", "system_prompt": "You help."})
+        ).raise_for_status()
     async with reader_of(server, tmp_path) as reader:
         first = [helpers()] if "the helpers of [Getting started]" in text else []
         for block in first + to_run(page):

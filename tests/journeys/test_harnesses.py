@@ -10,7 +10,14 @@ import httpx
 import pytest
 
 from perdure.app.accounts import bootstrap
-from perdure.app.harnesses import archive_harness, change_harness, copy_harness, create_harness, import_harness, read_harness
+from perdure.app.harnesses import (
+    archive_harness,
+    change_harness,
+    copy_harness,
+    create_harness,
+    import_harness,
+    read_harness,
+)
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Forbidden
 from perdure.domain.examples import HARNESS_EXAMPLES
@@ -18,7 +25,17 @@ from perdure.domain.harnesses import CreateHarness, UpdateHarness
 from perdure.domain.resources import policies_of
 from perdure.settings import Settings
 from perdure.wiring import open_parts
-from tests.journeys.people import PROMPT, elsewhere, fresh, get, new_agent, new_harness, patch, watched_model, without
+from tests.journeys.people import (
+    PROMPT,
+    elsewhere,
+    fresh,
+    get,
+    new_agent,
+    new_harness,
+    patch,
+    watched_model,
+    without,
+)
 from tests.server import post
 from tests.talk import Json, new_talk
 
@@ -33,7 +50,9 @@ FULL: Json = {
 }
 
 
-async def test_a_harness_keeps_all_that_it_was_given_and_is_found_by_id_and_by_name(api: httpx.AsyncClient) -> None:
+async def test_a_harness_keeps_all_that_it_was_given_and_is_found_by_id_and_by_name(
+    api: httpx.AsyncClient,
+) -> None:
     harness = await new_harness(api, **FULL)
     for ref in (harness["id"], harness["name"]):
         found = await get(api, f"/v1/harnesses/{ref}")
@@ -70,11 +89,15 @@ async def test_only_what_is_named_changes_and_null_clears_what_can_be_empty(api:
         ("initial_files", [{"path": "/a", "content": "x" * 1_000_001}], "too_large"),
     ],
 )
-async def test_what_breaks_a_rule_is_refused_and_changes_nothing(api: httpx.AsyncClient, field: str, value: Any, code: str) -> None:
+async def test_what_breaks_a_rule_is_refused_and_changes_nothing(
+    api: httpx.AsyncClient, field: str, value: Any, code: str
+) -> None:
     harness = await new_harness(api)
     status = {"name_taken": 409, "too_large": 413}.get(code, 404 if code.endswith("not_found") else 400)
     assert (await patch(api, f"/v1/harnesses/{harness['id']}", {field: value}, status))["code"] == code
-    assert without(await get(api, f"/v1/harnesses/{harness['id']}"), "session_count", "app_count") == without(harness)
+    assert without(await get(api, f"/v1/harnesses/{harness['id']}"), "session_count", "app_count") == without(
+        harness
+    )
     assert (await post(api, "/v1/harnesses", {"name": fresh("house"), field: value}, status))["code"] == code
 
 
@@ -102,7 +125,9 @@ async def test_no_harness_inherits_from_itself_not_even_by_way_of_others(api: ht
     for parent in (top, middle, low):
         refused = await patch(api, f"/v1/harnesses/{top['id']}", {"parent_harness_id": parent["id"]}, 400)
         assert refused["code"] == "harness_cycle"
-    assert "parent_harness_id" not in await patch(api, f"/v1/harnesses/{middle['id']}", {"parent_harness_id": None})
+    assert "parent_harness_id" not in await patch(
+        api, f"/v1/harnesses/{middle['id']}", {"parent_harness_id": None}
+    )
     await patch(api, f"/v1/harnesses/{top['id']}", {"parent_harness_id": low["id"]})
 
 
@@ -128,7 +153,9 @@ async def test_two_changes_at_once_make_no_circle(api: httpx.AsyncClient) -> Non
         assert sorted(answer.status_code for answer in answers) == [200, 400]
 
 
-async def test_an_archived_harness_takes_nothing_new_on_and_carries_what_it_has(api: httpx.AsyncClient) -> None:
+async def test_an_archived_harness_takes_nothing_new_on_and_carries_what_it_has(
+    api: httpx.AsyncClient,
+) -> None:
     harness = await new_harness(api, capabilities=[{"ref": "current_time"}])
     agent = await new_agent(api, harness_id=harness["id"])
     talk = await new_talk(api, agent_id=agent["id"])
@@ -162,7 +189,9 @@ async def test_the_organizations_default_harness_cannot_be_archived(http: httpx.
     organization = (await get(http, "/v1/orgs"))["data"][0]["id"]
     await patch(http, f"/v1/orgs/{organization}", {"default_harness_id": harness["id"]})
     assert (await http.delete(f"/v1/harnesses/{harness['id']}")).json()["code"] == "harness_in_use"
-    assert (await patch(http, f"/v1/harnesses/{harness['id']}", {"status": "archived"}, 409))["code"] == "harness_in_use"
+    assert (await patch(http, f"/v1/harnesses/{harness['id']}", {"status": "archived"}, 409))[
+        "code"
+    ] == "harness_in_use"
     await patch(http, f"/v1/orgs/{organization}", {"default_harness_id": None})
     assert (await http.delete(f"/v1/harnesses/{harness['id']}")).status_code == 204
 
@@ -176,7 +205,9 @@ async def test_a_built_in_harness_cannot_be_changed_but_copied(api: httpx.AsyncC
         assert (answer.status_code, answer.json()["code"]) == (403, "built_in_read_only")
     copy = await post(api, f"/v1/harnesses/{name}/copy", {})
     assert copy["name"].startswith(f"{name}-copy")
-    assert without(copy, "name", "is_built_in") == without(harness, "name", "is_built_in", "session_count", "app_count")
+    assert without(copy, "name", "is_built_in") == without(
+        harness, "name", "is_built_in", "session_count", "app_count"
+    )
     assert (await patch(api, f"/v1/harnesses/{copy['id']}", {"description": "Mine"}))["description"] == "Mine"
     assert (await get(api, "/v1/harnesses"))["data"][0]["is_built_in"]
 
@@ -185,17 +216,29 @@ async def test_a_preview_puts_the_parents_first(api: httpx.AsyncClient) -> None:
     top = await new_harness(api, system_prompt="Top.", capabilities=[{"ref": "current_time"}])
     body = {"system_prompt": "Low.", "capabilities": [{"ref": "session"}], "parent_harness_id": top["id"]}
     preview = await post(api, "/v1/harnesses/preview", body, 200)
-    assert preview["system_prompt"] == f'<harness name="{top["name"]}">\nTop.\n</harness>\n\n<harness>\nLow.\n</harness>'
-    assert [tool["name"] for tool in preview["tools"]] == ["get_current_time", "get_session_info", "write_session_title"]
+    assert (
+        preview["system_prompt"]
+        == f'<harness name="{top["name"]}">\nTop.\n</harness>\n\n<harness>\nLow.\n</harness>'
+    )
+    assert [tool["name"] for tool in preview["tools"]] == [
+        "get_current_time",
+        "get_session_info",
+        "write_session_title",
+    ]
     assert await post(api, "/v1/harnesses/preview", {}, 200) == {"system_prompt": "", "tools": []}
-    assert (await post(api, "/v1/harnesses/preview", {"capabilities": [{"ref": "x"}]}, 400))["code"] == "unknown_capability"
+    assert (await post(api, "/v1/harnesses/preview", {"capabilities": [{"ref": "x"}]}, 400))[
+        "code"
+    ] == "unknown_capability"
     assert (await post(api, "/v1/harnesses/preview", {"parent_harness_id": f"harness_{'0' * 32}"}, 404))[
         "code"
     ] == "harness_not_found"
 
 
 async def test_an_empty_name_is_no_harness(api: httpx.AsyncClient) -> None:
-    for path, body in (("/v1/sessions", {}), ("/v1/agents", {"name": fresh("desk"), "system_prompt": "Hello."})):
+    for path, body in (
+        ("/v1/sessions", {}),
+        ("/v1/agents", {"name": fresh("desk"), "system_prompt": "Hello."}),
+    ):
         refused = await api.post(path, json={**body, "harness_name": ""})
         assert (refused.status_code, refused.json()["code"]) == (404, "harness_not_found"), path
 
@@ -206,14 +249,20 @@ async def test_every_example_makes_a_harness_that_works(http: httpx.AsyncClient)
     assert {"notebook", "careful"} <= {each["name"] for each in examples}
     for example in examples:
         harness = await post(http, f"/v1/harnesses/import?from-example={example['name']}", {})
-        assert {name: harness[name] for name in ("name", "display_name", "description", "capabilities", "tags")} == {
-            name: example[name] for name in ("name", "display_name", "description", "capabilities", "tags")
-        }
-        assert (await get(http, f"/v1/harnesses/{harness['parent_harness_id']}"))["name"] == example["parent_name"]
+        assert {
+            name: harness[name] for name in ("name", "display_name", "description", "capabilities", "tags")
+        } == {name: example[name] for name in ("name", "display_name", "description", "capabilities", "tags")}
+        assert (await get(http, f"/v1/harnesses/{harness['parent_harness_id']}"))["name"] == example[
+            "parent_name"
+        ]
         talk = await new_talk(http, harness_name=example["name"])
         assert (await talk.turn({"text": "Hi."}))[-2]["type"] == "turn.completed"
-        assert (await post(http, f"/v1/harnesses/import?from-example={example['name']}", {}, 409))["code"] == "name_taken"
-    assert (await post(http, "/v1/harnesses/import?from-example=nothing", {}, 404))["code"] == "harness_example_not_found"
+        assert (await post(http, f"/v1/harnesses/import?from-example={example['name']}", {}, 409))[
+            "code"
+        ] == "name_taken"
+    assert (await post(http, "/v1/harnesses/import?from-example=nothing", {}, 404))[
+        "code"
+    ] == "harness_example_not_found"
     assert "`from-example`" in (await post(http, "/v1/harnesses/import", {}, 400))["detail"]
 
 
@@ -221,7 +270,9 @@ async def test_a_name_can_be_checked_and_the_sessions_are_counted(api: httpx.Asy
     harness = await new_harness(api)
     assert await get(api, "/v1/harnesses/check-name", name=fresh("free")) == {"available": True}
     assert await get(api, "/v1/harnesses/check-name", name=harness["name"]) == {"available": False}
-    assert await get(api, "/v1/harnesses/check-name", name=harness["name"], exclude_id=harness["id"]) == {"available": True}
+    assert await get(api, "/v1/harnesses/check-name", name=harness["name"], exclude_id=harness["id"]) == {
+        "available": True
+    }
     talk = await new_talk(api, harness_id=harness["id"])
     await talk.turn({"text": "Hi."})
     stats = await get(api, f"/v1/harnesses/{harness['name']}/stats")
@@ -230,21 +281,30 @@ async def test_a_name_can_be_checked_and_the_sessions_are_counted(api: httpx.Asy
     assert [each["session_count"] for each in listed] == [1]
 
 
-async def test_another_organization_has_its_own_built_in_ones_and_sees_nothing_of_ours(api: httpx.AsyncClient) -> None:
+async def test_another_organization_has_its_own_built_in_ones_and_sees_nothing_of_ours(
+    api: httpx.AsyncClient,
+) -> None:
     harness = await new_harness(api)
     headers = await elsewhere(api)
     base = f"/v1/harnesses/{harness['id']}"
     for method, path, body in (
-        ("GET", base, None), ("PATCH", base, {}), ("DELETE", base, None), ("POST", f"{base}/copy", {}), ("GET", f"{base}/stats", None),
-        ("GET", f"/v1/harnesses/{harness['name']}", None), ("POST", "/v1/harnesses/preview", {"parent_harness_id": harness["id"]}),
+        ("GET", base, None),
+        ("PATCH", base, {}),
+        ("DELETE", base, None),
+        ("POST", f"{base}/copy", {}),
+        ("GET", f"{base}/stats", None),
+        ("GET", f"/v1/harnesses/{harness['name']}", None),
+        ("POST", "/v1/harnesses/preview", {"parent_harness_id": harness["id"]}),
         ("POST", "/v1/harnesses", {"name": "mine", "parent_harness_id": harness["id"]}),
         ("POST", "/v1/agents", {"name": "mine", "system_prompt": PROMPT, "harness_id": harness["id"]}),
-    ):  # fmt: skip
+    ):
         answer = await api.request(method, path, json=body, headers=headers)
         assert answer.status_code == 404, f"{method} {path}: {answer.text}"
     theirs = (await api.get("/v1/harnesses", headers=headers)).json()["data"]
     assert {each["name"] for each in theirs} >= {"base", "generic"}
-    assert not {each["id"] for each in theirs} & {each["id"] for each in (await get(api, "/v1/harnesses"))["data"]}
+    assert not {each["id"] for each in theirs} & {
+        each["id"] for each in (await get(api, "/v1/harnesses"))["data"]
+    }
 
 
 async def test_members_use_harnesses_and_leave_them_as_they_are(tmp_path: Path) -> None:

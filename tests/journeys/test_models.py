@@ -1,4 +1,5 @@
-"""Models: found by their provider's own list, with limits that bound what they are sent and prices that their calls cost."""
+"""Models: found by their provider's own list, with limits that bound what they are sent and prices that their
+calls cost."""
 
 from __future__ import annotations
 
@@ -52,7 +53,13 @@ def names(listed: list[Json]) -> list[str]:
 async def test_a_providers_list_is_read_and_read_again(api: httpx.AsyncClient, vendor: Vendor) -> None:
     provider = await vendor_provider(api, vendor)
     by_hand = await new_model(api, provider, "by-hand")
-    vendor.will(listing("alpha-1", {"id": "beta-1", "display_name": "Beta", "context_length": 8192}, "text-embedding-3-small"))
+    vendor.will(
+        listing(
+            "alpha-1",
+            {"id": "beta-1", "display_name": "Beta", "context_length": 8192},
+            "text-embedding-3-small",
+        )
+    )
     assert await sync(api, provider) == {"status": "success", "created": 3, "updated": 0, "stale": 0}
     assert vendor.asked[-1].headers["authorization"] == f"Bearer {KEY}"
     found = await models(api, provider)
@@ -66,18 +73,32 @@ async def test_a_providers_list_is_read_and_read_again(api: httpx.AsyncClient, v
     assert synced["updated_at"] > provider["updated_at"]
 
     await api.patch(f"/v1/models/{found[1]['id']}", json={"display_name": "My alpha", "is_favorite": True})
-    vendor.will(listing({"id": "alpha-1", "display_name": "Alpha", "context_length": 4096}, "gamma-1", "text-embedding-3-small"))
+    vendor.will(
+        listing(
+            {"id": "alpha-1", "display_name": "Alpha", "context_length": 4096},
+            "gamma-1",
+            "text-embedding-3-small",
+        )
+    )
     assert await sync(api, provider) == {"status": "success", "created": 1, "updated": 1, "stale": 1}
     found = await models(api, provider)
     assert names(found) == ["by-hand", "alpha-1", "text-embedding-3-small", "gamma-1"]
-    assert (found[1]["display_name"], found[1]["context_tokens"], found[1]["is_favorite"]) == ("My alpha", 4096, True)
+    assert (found[1]["display_name"], found[1]["context_tokens"], found[1]["is_favorite"]) == (
+        "My alpha",
+        4096,
+        True,
+    )
     assert found[0]["id"] == by_hand["id"]
     assert "stale_since" not in found[0]
 
 
-async def test_a_model_that_is_named_no_more_is_hidden_until_it_is_named_again(api: httpx.AsyncClient, vendor: Vendor) -> None:
+async def test_a_model_that_is_named_no_more_is_hidden_until_it_is_named_again(
+    api: httpx.AsyncClient, vendor: Vendor
+) -> None:
     provider = await vendor_provider(api, vendor)
-    vendor.will(listing("alpha-1", "beta-1"), listing("alpha-1"), listing("alpha-1"), listing("alpha-1", "beta-1"))
+    vendor.will(
+        listing("alpha-1", "beta-1"), listing("alpha-1"), listing("alpha-1"), listing("alpha-1", "beta-1")
+    )
     await sync(api, provider)
     beta = (await models(api, provider))[1]
     assert await sync(api, provider) == {"status": "success", "created": 0, "updated": 0, "stale": 1}
@@ -126,9 +147,19 @@ async def test_the_simulated_model_has_no_list(api: httpx.AsyncClient) -> None:
         (reply({"detail": "Not Found"}, 404), 400, "models_not_listed", "base_url"),
         (reply({"error": {"message": "bad version header"}}, 400), 400, "invalid_model_request", "base_url"),
         (reply({"error": {"message": "busy"}}, 503), 502, "provider_unavailable", None),
-        (reply({"error": {"message": "slow down", "code": "rate_limit_exceeded"}}, 429), 502, "provider_rate_limited", None),
+        (
+            reply({"error": {"message": "slow down", "code": "rate_limit_exceeded"}}, 429),
+            502,
+            "provider_rate_limited",
+            None,
+        ),
         (reply({"data": "none"}), 502, "provider_bad_response", None),
-        (Reply([b"<html>Hello</html>"], headers={"Content-Type": "text/html"}), 502, "provider_bad_response", None),
+        (
+            Reply([b"<html>Hello</html>"], headers={"Content-Type": "text/html"}),
+            502,
+            "provider_bad_response",
+            None,
+        ),
         (Reply(before="cut"), 502, "provider_unavailable", None),
     ],
     ids=["key", "quota", "no list", "request", "busy", "rate", "no models", "a page", "cut"],
@@ -155,7 +186,9 @@ async def test_the_client_syncs_and_reads_what_is_known(shared_server: Server, v
     async with Client(shared_server.url) as client:
         simulated = await client.create_provider(name="Simulated", provider_type="llmsim")
         assert await client.sync_models(simulated.id) == SyncNotSupported()
-        provider = await client.create_provider(name="Scripted", provider_type="openai_completions", base_url=vendor.url)
+        provider = await client.create_provider(
+            name="Scripted", provider_type="openai_completions", base_url=vendor.url
+        )
         vendor.will(listing("gpt-oss-20b"))
         assert await client.sync_models(provider.id) == SyncedModels(1, 0, 0)
         (model,) = await client.list_provider_models(provider.id)
@@ -192,7 +225,9 @@ async def test_two_at_once_do_not_register_anything_twice(api: httpx.AsyncClient
     assert len(await models(api, provider)) == 50
 
 
-async def test_the_only_model_of_the_first_provider_becomes_the_default(any_server: Server, vendor: Vendor) -> None:
+async def test_the_only_model_of_the_first_provider_becomes_the_default(
+    any_server: Server, vendor: Vendor
+) -> None:
     async with httpx.AsyncClient(base_url=any_server.url, timeout=30) as client:
         provider = await vendor_provider(client, vendor)
         vendor.will(listing("alpha-1", "beta-1"), listing("beta-1", "text-embedding-3-small"))
@@ -211,8 +246,11 @@ async def test_a_vendors_model_comes_with_limits_and_prices(api: httpx.AsyncClie
     model = await new_model(api, provider, "gpt-5-mini")
     found = (await api.get(f"/v1/models/{model['id']}")).json()
     assert (found["provider_name"], found["provider_type"], found["model_vendor"], found["healthy"]) == (
-        "OpenAI", "openai", "openai", True,
-    )  # fmt: skip
+        "OpenAI",
+        "openai",
+        "openai",
+        True,
+    )
     profile = found["profile"]
     assert profile["limits"] == {"context": 400_000, "output": 128_000}
     assert profile["cost"]["input"] < profile["cost"]["output"]
@@ -243,7 +281,10 @@ async def test_models_are_listed_by_source_and_favor(api: httpx.AsyncClient, ven
     (alpha,) = [each for each in await models(api, provider) if each["source"] == "discovered"]
 
     async def listed(**query: Any) -> set[str]:
-        return {each["id"] for each in (await api.get("/v1/models", params=query)).json()["data"]} & {mine["id"], alpha["id"]}
+        return {each["id"] for each in (await api.get("/v1/models", params=query)).json()["data"]} & {
+            mine["id"],
+            alpha["id"],
+        }
 
     assert await listed() == {mine["id"], alpha["id"]}
     assert await listed(source="discovered") == {alpha["id"]}
@@ -268,7 +309,9 @@ async def test_a_model_can_move_to_another_provider(api: httpx.AsyncClient, vend
     assert (nowhere.status_code, nowhere.json()["code"]) == (404, "provider_not_found")
 
 
-async def test_a_disabled_model_gives_way_to_the_organizations_default(api: httpx.AsyncClient, vendor: Vendor) -> None:
+async def test_a_disabled_model_gives_way_to_the_organizations_default(
+    api: httpx.AsyncClient, vendor: Vendor
+) -> None:
     model = await new_model(api, await vendor_provider(api, vendor), enabled=False)
     talk = await new_talk(api, model_id=model["id"])
     await talk.say("Hi.")
@@ -280,9 +323,13 @@ async def test_a_disabled_model_gives_way_to_the_organizations_default(api: http
 # --- limits ----------------------------------------------------------------------
 
 
-async def test_a_small_window_bounds_what_is_sent_and_a_large_one_gets_it_all_back(api: httpx.AsyncClient, vendor: Vendor) -> None:
+async def test_a_small_window_bounds_what_is_sent_and_a_large_one_gets_it_all_back(
+    api: httpx.AsyncClient, vendor: Vendor
+) -> None:
     provider = await vendor_provider(api, vendor)
-    vendor.will(listing({"id": "small", "meta": {"n_ctx": 2_048}}, {"id": "large", "context_length": 100_000}))
+    vendor.will(
+        listing({"id": "small", "meta": {"n_ctx": 2_048}}, {"id": "large", "context_length": 100_000})
+    )
     await sync(api, provider)
     small, large = await models(api, provider)
     harness = next(each for each in (await api.get("/v1/harnesses")).json()["data"] if each["name"] == "base")
@@ -320,7 +367,9 @@ async def test_a_prompt_that_turned_out_too_long_for_one_model_is_not_too_long_f
 
     for expected in range(1, 7):
         assert await say(wide, answer()) == expected
-    too_long = reply({"error": {"message": "maximum context length exceeded", "code": "context_length_exceeded"}}, 400)
+    too_long = reply(
+        {"error": {"message": "maximum context length exceeded", "code": "context_length_exceeded"}}, 400
+    )
     after_halving = await say(narrow, too_long, answer())
     assert after_halving < 7
     assert await say(narrow, answer()) <= after_halving + 1
@@ -369,7 +418,9 @@ async def test_each_call_and_the_session_know_what_they_cost(tmp_path: Path) -> 
         (event,) = [each for each in first if each.type == kind]
         assert event.decoded().usage.estimated_cost_usd == pytest.approx(dollars), kind
     assert [
-        event.decoded().metadata.usage.estimated_cost_usd for event in events if event.type == "llm.generation"
+        event.decoded().metadata.usage.estimated_cost_usd
+        for event in events
+        if event.type == "llm.generation"
     ] == pytest.approx([dollars, 0.001])
     assert row is not None
     assert row.usage is not None
@@ -389,7 +440,9 @@ async def test_a_turn_that_is_cancelled_leaves_no_look_up_behind(tmp_path: Path)
                 await asyncio.sleep(0.01)
 
 
-async def test_a_model_without_a_price_costs_nothing_that_is_known(api: httpx.AsyncClient, vendor: Vendor) -> None:
+async def test_a_model_without_a_price_costs_nothing_that_is_known(
+    api: httpx.AsyncClient, vendor: Vendor
+) -> None:
     model = await new_model(api, await vendor_provider(api, vendor))
     vendor.will(answer(counts=Counts(given=100, made=7, read=60)))
     talk = await new_talk(api, model_id=model["id"])

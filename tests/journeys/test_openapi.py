@@ -1,7 +1,7 @@
 """The server against its own OpenAPI document: generated requests, good and bad, over real HTTP.
 
-What is generated is the same in every run. PERDURE_TEST_EXAMPLES sets how many requests each operation gets beyond the
-systematic ones.
+What is generated is the same in every run. PERDURE_TEST_EXAMPLES sets how many requests each operation gets
+beyond the systematic ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig,
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from perdure import __version__
-from perdure.api.openapi import build_document
+from perdure.api.openapi.document import build_document
 from perdure.settings import Settings
 from perdure.wiring import all_routes
 from tests.server import Server
@@ -50,7 +50,9 @@ def _tested_document() -> dict[str, Any]:
             method: {
                 **operation,
                 "parameters": [
-                    each for each in operation.get("parameters", ()) if each.get("$ref") != "#/components/parameters/Organization"
+                    each
+                    for each in operation.get("parameters", ())
+                    if each.get("$ref") != "#/components/parameters/Organization"
                 ],
             }
             for method, operation in item.items()
@@ -93,7 +95,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server of this module's own."""
     data = tmp_path_factory.mktemp("openapi") / "data"
     made = subprocess.run(
-        [sys.executable, "-m", "perdure.cli", "keys", "create", "--data", data], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "perdure.cli", "keys", "create", "--data", data],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     server = Server(data)
     with asyncio.Runner() as runner:
@@ -140,17 +145,25 @@ class Things:
             self._count += 1
             match kind:
                 case "agent":
-                    made = self.made("/v1/agents", {"name": f"thing-{self._count}", "system_prompt": "You help."})
+                    made = self.made(
+                        "/v1/agents", {"name": f"thing-{self._count}", "system_prompt": "You help."}
+                    )
                 case "harness":
                     made = self.made("/v1/harnesses", {"name": f"thing-{self._count}"})
                 case "provider":
                     made = self.made("/v1/providers", {"name": "Thing", "provider_type": "llmsim"})
                 case "model":
-                    made = self.made(f"/v1/providers/{self.id('provider')}/models", {"model_id": "llmsim", "display_name": "Thing"})
+                    made = self.made(
+                        f"/v1/providers/{self.id('provider')}/models",
+                        {"model_id": "llmsim", "display_name": "Thing"},
+                    )
                 case "session":
                     self.id("model")
                     made = self.made("/v1/sessions", {"title": "Thing", "tags": ["thing"]})
-                    self.made(f"/v1/sessions/{made}/messages", {"message": {"content": [{"type": "text", "text": SCRIPT}]}})
+                    self.made(
+                        f"/v1/sessions/{made}/messages",
+                        {"message": {"content": [{"type": "text", "text": SCRIPT}]}},
+                    )
                 case "workspace":
                     made = self.made("/v1/workspaces", {"name": f"thing-{self._count}"})
                     self.made(f"/v1/workspaces/{made}/fs/notes.md", {"content": "noted"})
@@ -193,8 +206,12 @@ def test_and_so_it_does_with_what_there_is(case: schemathesis.Case, served: Serv
     kinds = _kinds(case)
     for name, kind in kinds.items():
         # What was generated to be no id stays what it is.
-        if re.fullmatch(rf"{kind}_[0-9a-f]{{32}}", str(case.path_parameters[name])) and (known := things.id(kind)):
+        if re.fullmatch(rf"{kind}_[0-9a-f]{{32}}", str(case.path_parameters[name])) and (
+            known := things.id(kind)
+        ):
             case.path_parameters[name] = known
-    answer = case.call_and_validate(base_url=served.url, headers=served.headers, excluded_checks=NOT_HELD_AGAINST_IT)
+    answer = case.call_and_validate(
+        base_url=served.url, headers=served.headers, excluded_checks=NOT_HELD_AGAINST_IT
+    )
     if case.method == "DELETE" and answer.status_code == 204 and len(kinds) == 1:
         things.forget(*kinds.values())

@@ -1,4 +1,7 @@
-"""Chains of requests that the document suggests: what one answer names is used in the next, over everything there is."""
+"""Chains of requests that the document suggests.
+
+What one answer names is used in the next, over everything there is.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +48,9 @@ def test_chains_of_requests_hold_what_the_document_says(served: Served) -> None:
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     for number in range(ROUNDS):
-        # The server remembers: the same request is answered otherwise the second time (a name is taken), which the engine
-        # takes for a test that does not know what it wants. That ends a round, and is no fault of the answers.
+        # The server remembers: the same request is answered otherwise the second time (a name is taken),
+        # which the engine takes for a test that does not know what it wants. That ends a round, and is no
+        # fault of the answers.
         with contextlib.suppress(FlakyStrategyDefinition):
             hypothesis.seed(number)(Chain).run(settings=settings)
         assert wrong == []

@@ -1,4 +1,7 @@
-"""Long outputs of tools: the model is shown the beginning and the end, and the whole is in a file of the session."""
+"""Long outputs of tools.
+
+The model is shown the beginning and the end, and the whole is in a file of the session.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,9 @@ async def test_a_layer_can_have_less_shown(api: httpx.AsyncClient) -> None:
 
 
 async def test_reading_a_file_in_large_pieces_makes_no_copies_of_it(api: httpx.AsyncClient) -> None:
-    talk = await new_talk(api, capabilities=[{"ref": "output_truncation", "config": {"max_characters": 1_000}}])
+    talk = await new_talk(
+        api, capabilities=[{"ref": "output_truncation", "config": {"max_characters": 1_000}}]
+    )
     await ran(talk, "bash", command="seq 1 2000 > /workspace/numbers")
     _, events = await ran(talk, "read_file", path="/numbers")
     assert written(events) == []
@@ -81,7 +86,11 @@ async def test_reading_a_file_in_large_pieces_makes_no_copies_of_it(api: httpx.A
 
 async def test_an_output_that_is_no_text_is_kept_as_json(api: httpx.AsyncClient) -> None:
     talk = await new_talk(
-        api, capabilities=[{"ref": "session_sql_database"}, {"ref": "output_truncation", "config": {"max_characters": 1_000}}]
+        api,
+        capabilities=[
+            {"ref": "session_sql_database"},
+            {"ref": "output_truncation", "config": {"max_characters": 1_000}},
+        ],
     )
     many = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) SELECT i FROM n"
     await ran(talk, "sql_execute", database="main", sql="CREATE TABLE t (a)")
@@ -92,10 +101,14 @@ async def test_an_output_that_is_no_text_is_kept_as_json(api: httpx.AsyncClient)
     assert [row[0] if isinstance(row, list) else row["i"] for row in kept["rows"]] == list(range(1, 501))
 
 
-async def test_without_files_the_rest_is_left_out_and_the_answer_says_how_much(api: httpx.AsyncClient) -> None:
+async def test_without_files_the_rest_is_left_out_and_the_answer_says_how_much(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api, harness_name="base", capabilities=[{"ref": "session_sql_database"}])
     await ran(talk, "sql_execute", database="main", sql="CREATE TABLE t (a)")
-    answer, events = await ran(talk, "sql_query", database="main", sql="SELECT printf('%050000d', 1), printf('%050000d', 2)")
+    answer, events = await ran(
+        talk, "sql_query", database="main", sql="SELECT printf('%050000d', 1), printf('%050000d', 2)"
+    )
     assert written(events) == []
     assert "characters left out ..." in str(answer)
 
@@ -120,7 +133,9 @@ def environment() -> dict[str, str]:
     return {"PERDURE_MAX_FILE_BYTES": "100000", "PERDURE_MAX_SESSION_FILE_BYTES": "100000"}
 
 
-async def test_an_output_that_does_not_fit_into_the_workspace_is_cut_and_the_turn_goes_on(http: httpx.AsyncClient) -> None:
+async def test_an_output_that_does_not_fit_into_the_workspace_is_cut_and_the_turn_goes_on(
+    http: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(http)
     answer, events = await ran(talk, "bash", command=NUMBERS)
     assert written(events) == []
@@ -130,5 +145,7 @@ async def test_an_output_that_does_not_fit_into_the_workspace_is_cut_and_the_tur
 
 async def test_a_configuration_that_makes_no_sense_is_refused(api: httpx.AsyncClient) -> None:
     for config in ({"max_characters": 10}, {"max_characters": 1_000_000}, {"head": 2}, {"tail": 1}):
-        answer = await api.post("/v1/sessions", json={"capabilities": [{"ref": "output_truncation", "config": config}]})
+        answer = await api.post(
+            "/v1/sessions", json={"capabilities": [{"ref": "output_truncation", "config": config}]}
+        )
         assert answer.status_code == 400, (config, answer.text)

@@ -12,7 +12,10 @@ from tests.server import post
 
 async def test_following_a_lists_own_urls_shows_everything_once(api: httpx.AsyncClient) -> None:
     word, tag = fresh("page"), "a & ü"
-    made = [(await post(api, "/v1/sessions", {"title": f"{word} {number}", "tags": [tag]}))["id"] for number in range(7)]
+    made = [
+        (await post(api, "/v1/sessions", {"title": f"{word} {number}", "tags": [tag]}))["id"]
+        for number in range(7)
+    ]
     page = await get(api, "/v1/sessions", search=word, tags=tag, limit=3)
     assert "prev_url" not in page
     pages = [page]

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from perdure.capabilities.plugins import load_plugins
-from perdure.capabilities.registry import BUILT_IN
 from perdure.domain.errors import Unavailable
+from perdure.tools.built_in import BUILT_IN
 from tests.server import Server, use_simulated_model
 from tests.talk import call, new_talk
 
@@ -20,7 +20,10 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "dice"
 
 
 def installed(folder: Path) -> str:
-    """The example as pip would leave it: the module, and what says where its capability is; a value for PYTHONPATH."""
+    """The example as pip would leave it: the module, and what says where its capability is.
+
+    A value for PYTHONPATH.
+    """
     info = folder / "perdure_dice-0.1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: perdure-dice\nVersion: 0.1.0\n")
@@ -31,7 +34,10 @@ def installed(folder: Path) -> str:
 
 async def test_an_installed_package_adds_a_capability_that_the_model_can_use(tmp_path: Path) -> None:
     environment = {"PYTHONPATH": installed(tmp_path / "site")}
-    async with Server(tmp_path / "data", environment=environment) as server, httpx.AsyncClient(base_url=server.url) as http:
+    async with (
+        Server(tmp_path / "data", environment=environment) as server,
+        httpx.AsyncClient(base_url=server.url) as http,
+    ):
         await use_simulated_model(http)
         shown: dict[str, Any] = (await http.get("/v1/capabilities/dice")).json()
         assert [tool["name"] for tool in shown["tool_definitions"]] == ["roll_dice"]
@@ -46,7 +52,7 @@ async def test_an_installed_package_adds_a_capability_that_the_model_can_use(tmp
     [
         ("no_such_module:X", "cannot be loaded"),
         ("json:dumps", "is not a Capability"),
-        ("perdure.capabilities.current_time:CURRENT_TIME", "that name is taken"),
+        ("perdure.tools.current_time:CURRENT_TIME", "that name is taken"),
     ],
 )
 def test_a_plugin_that_is_none_stops_the_start_in_words(value: str, complaint: str) -> None:

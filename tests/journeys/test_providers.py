@@ -60,10 +60,22 @@ UNUSABLE: list[tuple[Json, str, str]] = [
     ({"options": {"bearer": True}}, "options.bearer", "invalid_request"),
     ({"options": {"headers": {"Host": "elsewhere"}}}, "options.headers", "invalid_request"),
     ({"options": {"headers": {"X-Long": " padded"}}}, "options.headers", "invalid_request"),
-    ({"options": {"headers": {"Authorization": "Basic 1234"}}, "api_key": "k"}, "options.headers", "invalid_request"),
-    ({"options": {"headers": {f"X-{number}": "v" for number in range(33)}}}, "options.headers", "invalid_request"),
+    (
+        {"options": {"headers": {"Authorization": "Basic 1234"}}, "api_key": "k"},
+        "options.headers",
+        "invalid_request",
+    ),
+    (
+        {"options": {"headers": {f"X-{number}": "v" for number in range(33)}}},
+        "options.headers",
+        "invalid_request",
+    ),
     ({"options": {"max_token_field": "max_tokens"}}, "options", "invalid_request"),
-    ({"trace": {"enabled": True, "session_url_template": "javascript:alert(1)"}}, "trace.session_url_template", "invalid_request"),
+    (
+        {"trace": {"enabled": True, "session_url_template": "javascript:alert(1)"}},
+        "trace.session_url_template",
+        "invalid_request",
+    ),
     ({"provider_type": "abacus"}, "provider_type", "unknown_provider_type"),
 ]
 
@@ -89,15 +101,28 @@ async def test_a_change_that_cannot_be_used_changes_nothing(api: httpx.AsyncClie
 
 
 async def test_a_provider_is_shown_without_what_is_secret(api: httpx.AsyncClient, vendor: Vendor) -> None:
-    trace = {"enabled": True, "session_url_template": "https://traces.example.com/{session_id}", "generation_url_template": None}
+    trace = {
+        "enabled": True,
+        "session_url_template": "https://traces.example.com/{session_id}",
+        "generation_url_template": None,
+    }
     provider = await vendor_provider(
-        api, vendor, options={"headers": HEADERS, "max_tokens_field": "max_tokens", "include_usage": False}, trace=trace
+        api,
+        vendor,
+        options={"headers": HEADERS, "max_tokens_field": "max_tokens", "include_usage": False},
+        trace=trace,
     )
     assert provider["api_key_set"] is True
     assert provider["options"] == {"max_tokens_field": "max_tokens", "include_usage": False}
     assert provider["header_names"] == ["X-Team", "X-Trace"]
     assert provider["trace"] == trace
-    assert [action["rel"] for action in provider["allowed_actions"]] == ["self", "models", "update", "delete", "sync"]
+    assert [action["rel"] for action in provider["allowed_actions"]] == [
+        "self",
+        "models",
+        "update",
+        "delete",
+        "sync",
+    ]
     changed = await patch(api, provider, {"name": "Renamed"})
     assert {**changed, "name": "Scripted", "updated_at": ""} == {**provider, "updated_at": ""}
     for path in (f"/v1/providers/{provider['id']}", "/v1/providers", "/v1/providers/config"):
@@ -117,7 +142,10 @@ async def test_key_headers_and_options_reach_the_vendor(api: httpx.AsyncClient, 
     changed = await patch(
         api,
         provider,
-        {"options": {"headers": {"x-team": "red-team", "X-Trace": None}, "include_usage": None}, "api_key": "another-key"},
+        {
+            "options": {"headers": {"x-team": "red-team", "X-Trace": None}, "include_usage": None},
+            "api_key": "another-key",
+        },
     )
     assert changed["header_names"] == ["x-team"]
     assert "options" not in changed
@@ -147,10 +175,16 @@ async def test_credentials_are_the_key_by_another_name(api: httpx.AsyncClient, v
 
 async def test_null_clears_what_can_be_cleared(api: httpx.AsyncClient) -> None:
     made = await post(
-        api, "/v1/providers",
-        {"name": "All", "provider_type": "anthropic", "api_key": "k", "options": {"headers": HEADERS, "bearer": True, "max_tokens": 5},
-         "trace": {"enabled": False}},
-    )  # fmt: skip
+        api,
+        "/v1/providers",
+        {
+            "name": "All",
+            "provider_type": "anthropic",
+            "api_key": "k",
+            "options": {"headers": HEADERS, "bearer": True, "max_tokens": 5},
+            "trace": {"enabled": False},
+        },
+    )
     cleared = await patch(api, made, {"options": None, "api_key": None, "trace": None})
     assert not {"options", "header_names", "trace"} & set(cleared)
     assert cleared["api_key_set"] is False
@@ -159,14 +193,22 @@ async def test_null_clears_what_can_be_cleared(api: httpx.AsyncClient) -> None:
     assert again.json() == cleared
 
 
-async def test_options_that_another_type_does_not_have_must_go_with_the_change_of_type(api: httpx.AsyncClient) -> None:
-    made = await post(api, "/v1/providers", {"name": "A", "provider_type": "anthropic", "options": {"bearer": True}})
+async def test_options_that_another_type_does_not_have_must_go_with_the_change_of_type(
+    api: httpx.AsyncClient,
+) -> None:
+    made = await post(
+        api, "/v1/providers", {"name": "A", "provider_type": "anthropic", "options": {"bearer": True}}
+    )
     problem = await patch(api, made, {"provider_type": "openai"}, 400)
     assert problem["field"] == "options.bearer"
-    assert (await patch(api, made, {"provider_type": "openai", "options": {"bearer": None}}))["provider_type"] == "openai"
+    assert (await patch(api, made, {"provider_type": "openai", "options": {"bearer": None}}))[
+        "provider_type"
+    ] == "openai"
 
 
-async def test_a_stored_secret_cannot_be_sent_to_another_address(api: httpx.AsyncClient, vendor: Vendor) -> None:
+async def test_a_stored_secret_cannot_be_sent_to_another_address(
+    api: httpx.AsyncClient, vendor: Vendor
+) -> None:
     provider = await vendor_provider(api, vendor, options={"headers": HEADERS})
     for body in (
         {"base_url": "http://127.0.0.1:1/v1"},
@@ -178,10 +220,16 @@ async def test_a_stored_secret_cannot_be_sent_to_another_address(api: httpx.Asyn
         problem = await patch(api, provider, body, 400)
         assert (problem["code"], problem["field"]) == ("secret_would_move", "base_url")
     assert (await patch(api, provider, {"base_url": f"{vendor.url}/another/path"}))["api_key_set"] is True
-    moved = await patch(api, provider, {"base_url": "http://127.0.0.1:1/v1", "api_key": "new", "options": {"headers": None}})
+    moved = await patch(
+        api, provider, {"base_url": "http://127.0.0.1:1/v1", "api_key": "new", "options": {"headers": None}}
+    )
     assert (moved["api_key_set"], moved.get("header_names")) == (True, None)
-    bare = await post(api, "/v1/providers", {"name": "Bare", "provider_type": "openai_completions", "base_url": vendor.url})
-    assert (await patch(api, bare, {"base_url": "http://127.0.0.1:1/v1"}))["base_url"] == "http://127.0.0.1:1/v1"
+    bare = await post(
+        api, "/v1/providers", {"name": "Bare", "provider_type": "openai_completions", "base_url": vendor.url}
+    )
+    assert (await patch(api, bare, {"base_url": "http://127.0.0.1:1/v1"}))[
+        "base_url"
+    ] == "http://127.0.0.1:1/v1"
 
 
 async def test_a_disabled_provider_is_not_used(http: httpx.AsyncClient, vendor: Vendor) -> None:
@@ -191,7 +239,10 @@ async def test_a_disabled_provider_is_not_used(http: httpx.AsyncClient, vendor: 
     assert (await patch(http, provider, {"status": "disabled"}))["status"] == "disabled"
     assert (await http.get(f"/v1/models/{model['id']}")).json()["healthy"] is False
     events = await ask(http, model)
-    assert next(event for event in events if event["type"] == "llm.generation")["data"]["metadata"]["provider"] == "llmsim"
+    assert (
+        next(event for event in events if event["type"] == "llm.generation")["data"]["metadata"]["provider"]
+        == "llmsim"
+    )
     assert vendor.asked == []
 
 
@@ -201,7 +252,8 @@ async def test_the_forms_tell_what_each_type_needs(api: httpx.AsyncClient) -> No
     forms = {each["driver"]: each["credential_schema"] for each in config["drivers"]}
     assert set(forms) == {"openai", "openai_completions", "anthropic", "llmsim"}
     needed = {
-        name: [(field["name"], field["field_type"], field["required"]) for field in form["fields"]] for name, form in forms.items()
+        name: [(field["name"], field["field_type"], field["required"]) for field in form["fields"]]
+        for name, form in forms.items()
     }
     assert needed == {
         "openai": [("api_key", "password", True)],
@@ -242,7 +294,9 @@ async def test_another_organizations_providers_are_not_there(api: httpx.AsyncCli
     provider = await vendor_provider(api, vendor)
     model = await new_model(api, provider)
     there = {"X-Org-Id": (await post(api, "/v1/orgs", {"name": "Elsewhere"}))["id"]}
-    own = (await api.post("/v1/providers", json={"name": "Own", "provider_type": "llmsim"}, headers=there)).json()
+    own = (
+        await api.post("/v1/providers", json={"name": "Own", "provider_type": "llmsim"}, headers=there)
+    ).json()
     for method, path, body in (
         ("POST", f"/v1/providers/{provider['id']}/sync-models", None),
         ("GET", f"/v1/providers/{provider['id']}/models", None),
@@ -259,14 +313,18 @@ async def test_another_organizations_providers_are_not_there(api: httpx.AsyncCli
 async def test_settings_that_have_become_unusable_fail_the_turn_in_words(tmp_path: Path, stored: str) -> None:
     """What is stored was fine once: an older version, or another rule."""
     async with house_with(Gate(1), tmp_path) as house:
-        await house.parts.database.write(lambda tx: tx.run("UPDATE providers SET provider_type = 'openai', base_url = ?", stored))
+        await house.parts.database.write(
+            lambda tx: tx.run("UPDATE providers SET provider_type = 'openai', base_url = ?", stored)
+        )
         await house.say("Hi.")
         events = await house.until_idle()
         failed = next(event for event in events if event.type == "turn.failed").decoded()
         assert failed.error_code == "provider_misconfigured"
         assert "Simulated" in failed.error
         said = next(event for event in events if event.type == "output.message.completed").decoded().message
-        assert "settings cannot be used" in text_in({"content": [{"type": "text", "text": said.content[0].text}]})
+        assert "settings cannot be used" in text_in(
+            {"content": [{"type": "text", "text": said.content[0].text}]}
+        )
 
 
 # --- keys in the environment ---------------------------------------------------
@@ -286,7 +344,8 @@ async def test_keys_in_the_environment_set_up_their_vendors(database_url: str, t
             providers = (await client.get("/v1/providers")).json()["data"]
             default = (await client.get("/v1/orgs")).json()["data"][0]["default_model_id"]
             forms = {
-                each["driver"]: each["credential_schema"] for each in (await client.get("/v1/providers/config")).json()["drivers"]
+                each["driver"]: each["credential_schema"]
+                for each in (await client.get("/v1/providers/config")).json()["drivers"]
             }
         assert [(each["provider_type"], each["api_key_set"], each.get("base_url")) for each in providers] == [
             ("openai", False, None),
@@ -321,7 +380,9 @@ async def test_a_vendor_that_is_set_up_is_left_alone(tmp_path: Path) -> None:
         ]
 
 
-async def test_without_a_key_in_the_environment_a_vendors_models_are_not_healthy(api: httpx.AsyncClient) -> None:
+async def test_without_a_key_in_the_environment_a_vendors_models_are_not_healthy(
+    api: httpx.AsyncClient,
+) -> None:
     provider = await post(api, "/v1/providers", {"name": "No key", "provider_type": "openai"})
     model = await new_model(api, provider, "gpt-5-mini")
     path = f"/v1/models/{model['id']}"
@@ -330,7 +391,9 @@ async def test_without_a_key_in_the_environment_a_vendors_models_are_not_healthy
     assert (await api.get(path)).json()["healthy"] is True
 
 
-@pytest.mark.parametrize(("wire", "marked"), [(MESSAGES, True), (CHAT, False)], ids=["anthropic", "openai_completions"])
+@pytest.mark.parametrize(
+    ("wire", "marked"), [(MESSAGES, True), (CHAT, False)], ids=["anthropic", "openai_completions"]
+)
 async def test_prompts_are_marked_for_caching_where_the_vendor_wants_marks(
     api: httpx.AsyncClient, vendor: Vendor, wire: Any, marked: bool
 ) -> None:

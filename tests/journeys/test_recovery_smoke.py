@@ -18,7 +18,12 @@ from perdure.domain.events import ENDED_TURN
 from tests.server import Server, use_simulated_model
 from tests.talk import Json, Talk, body_of, call, kinds_of, new_talk, script, when
 
-WEATHER = {"type": "client_side", "name": "weather", "description": "The weather.", "parameters": {"type": "object"}}
+WEATHER = {
+    "type": "client_side",
+    "name": "weather",
+    "description": "The weather.",
+    "parameters": {"type": "object"},
+}
 TAKE_OVER = 15.0
 """Seconds within which another server goes on with a dead one's turns."""
 
@@ -32,7 +37,8 @@ def check_one_whole_turn(events: list[Json]) -> None:
     assert kinds.count("reason.started") == kinds.count("llm.generation") == kinds.count("reason.completed")
 
 
-# --- one server ------------------------------------------------------------------------------------------------------
+# --- one server
+# ------------------------------------------------------------------------------------------------------
 
 
 async def test_a_stop_lets_short_turns_end_begins_no_new_ones_and_loses_nothing(
@@ -58,7 +64,9 @@ async def test_a_stop_lets_short_turns_end_begins_no_new_ones_and_loses_nothing(
     assert next(event["ts"] for event in events if event["type"] == "turn.started") > ended[-1].data["ts"]
 
 
-async def test_a_turn_that_outlasts_the_stop_is_resumed_at_the_next_start(database_url: str, tmp_path: Path) -> None:
+async def test_a_turn_that_outlasts_the_stop_is_resumed_at_the_next_start(
+    database_url: str, tmp_path: Path
+) -> None:
     server = Server(tmp_path, database_url=database_url, environment={"PERDURE_DRAIN_SECONDS": "0.2"})
     async with server, httpx.AsyncClient(base_url=server.url) as http:
         await use_simulated_model(http)
@@ -76,11 +84,16 @@ async def test_a_turn_that_outlasts_the_stop_is_resumed_at_the_next_start(databa
         assert time.monotonic() - began < 6  # it was put back in good order: nobody had to notice its death
 
 
-async def test_a_killed_servers_turn_goes_on_at_its_next_start(http: httpx.AsyncClient, any_server: Server) -> None:
+async def test_a_killed_servers_turn_goes_on_at_its_next_start(
+    http: httpx.AsyncClient, any_server: Server
+) -> None:
     talk = await new_talk(http)
     async with talk.follow() as stream:
         await talk.say(
-            script({"tool_calls": [call("write_session_title", title="Alive")]}, {"text": "one two " * 10, "delay_ms": 50})
+            script(
+                {"tool_calls": [call("write_session_title", title="Alive")]},
+                {"text": "one two " * 10, "delay_ms": 50},
+            )
         )
         seen = await stream.until("output.message.delta")
         await any_server.kill()
@@ -95,7 +108,9 @@ async def test_a_killed_servers_turn_goes_on_at_its_next_start(http: httpx.Async
     assert kinds_of(events).count("tool.completed") == 1
 
 
-async def test_a_session_that_waits_for_its_client_waits_on_after_a_kill(http: httpx.AsyncClient, any_server: Server) -> None:
+async def test_a_session_that_waits_for_its_client_waits_on_after_a_kill(
+    http: httpx.AsyncClient, any_server: Server
+) -> None:
     talk = await new_talk(http, tools=[WEATHER])
     await talk.say(script({"tool_calls": [call("weather", "call_1")]}, {"text": "Sunny."}))
     waiting = await talk.logged_until("tool.call_requested")
@@ -106,7 +121,9 @@ async def test_a_session_that_waits_for_its_client_waits_on_after_a_kill(http: h
     check_one_whole_turn(await talk.logged_until("session.idled"))
 
 
-async def test_what_was_acknowledged_an_instant_before_a_kill_is_worked_on(http: httpx.AsyncClient, any_server: Server) -> None:
+async def test_what_was_acknowledged_an_instant_before_a_kill_is_worked_on(
+    http: httpx.AsyncClient, any_server: Server
+) -> None:
     talks = await asyncio.gather(*(new_talk(http) for _ in range(10)))
     await asyncio.gather(*(talk.say(script({"text": "Here I am.", "first_ms": 50})) for talk in talks))
     await any_server.restart()
@@ -114,7 +131,8 @@ async def test_what_was_acknowledged_an_instant_before_a_kill_is_worked_on(http:
         check_one_whole_turn(await talk.logged_until("session.idled"))
 
 
-# --- two servers -----------------------------------------------------------------------------------------------------
+# --- two servers
+# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -129,7 +147,9 @@ async def pair(postgres_url: str, tmp_path: Path) -> AsyncIterator[tuple[Server,
 
 
 @asynccontextmanager
-async def both_sides(pair: tuple[Server, Server]) -> AsyncIterator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
+async def both_sides(
+    pair: tuple[Server, Server],
+) -> AsyncIterator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
     async with (
         httpx.AsyncClient(base_url=pair[0].url, timeout=30) as left,
         httpx.AsyncClient(base_url=pair[1].url, timeout=30) as right,
@@ -137,19 +157,25 @@ async def both_sides(pair: tuple[Server, Server]) -> AsyncIterator[tuple[httpx.A
         yield left, right
 
 
-async def runner_among(pair: tuple[Server, Server], clients: tuple[httpx.AsyncClient, httpx.AsyncClient]) -> int:
+async def runner_among(
+    pair: tuple[Server, Server], clients: tuple[httpx.AsyncClient, httpx.AsyncClient]
+) -> int:
     """Which of the two runs the one session that runs."""
     found: list[int] = []
 
     async def look() -> bool:
-        found[:] = [number for number in (0, 1) if (await clients[number].get("/health")).json()["running_sessions"]]
+        found[:] = [
+            number for number in (0, 1) if (await clients[number].get("/health")).json()["running_sessions"]
+        ]
         return len(found) == 1
 
     await when(look)
     return found[0]
 
 
-async def test_a_session_is_read_followed_live_and_cancelled_through_either_server(pair: tuple[Server, Server]) -> None:
+async def test_a_session_is_read_followed_live_and_cancelled_through_either_server(
+    pair: tuple[Server, Server],
+) -> None:
     async with both_sides(pair) as (left, right):
         here = await new_talk(left, title="Shared")
         there = Talk(right, here.id)
@@ -185,8 +211,12 @@ async def test_who_joins_late_at_the_other_server_gets_the_text_so_far(pair: tup
     async with both_sides(pair) as clients:
         here = await new_talk(clients[0])
         async with here.follow() as stream:
-            await here.say(script({"text": "one two three four five six seven eight nine ten", "delay_ms": 250}))
-            await stream.until("output.message.delta", where=lambda event: "four" in event["data"]["accumulated"])
+            await here.say(
+                script({"text": "one two three four five six seven eight nine ten", "delay_ms": 250})
+            )
+            await stream.until(
+                "output.message.delta", where=lambda event: "four" in event["data"]["accumulated"]
+            )
             for client in clients:
                 async with Talk(client, here.id).follow() as late:
                     first = (await late.until("output.message.delta"))[-1].data["data"]
@@ -210,7 +240,9 @@ async def test_a_killed_servers_turns_go_on_at_the_other_by_themselves(pair: tup
         check_one_whole_turn(await talk.events())
 
 
-async def test_a_message_to_a_session_whose_runner_died_is_worked_on_at_the_other(pair: tuple[Server, Server]) -> None:
+async def test_a_message_to_a_session_whose_runner_died_is_worked_on_at_the_other(
+    pair: tuple[Server, Server],
+) -> None:
     async with both_sides(pair) as clients:
         talk = await new_talk(clients[0])
         await talk.say(script({"text": "First.", "first_ms": 1500}))
@@ -245,20 +277,28 @@ async def _runs(client: httpx.AsyncClient) -> bool:
     return not await _rests(client)
 
 
-# --- who may start ---------------------------------------------------------------------------------------------------
+# --- who may start
+# ---------------------------------------------------------------------------------------------------
 
 
 async def perdure(*arguments: str, environment: dict[str, str] | None = None) -> tuple[int | None, str, str]:
     """Exit status, output and complaints of the `perdure` command."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "perdure.cli", *arguments,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**os.environ, **(environment or {})},
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "perdure.cli",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **(environment or {})},
+    )
     out, err = await asyncio.wait_for(process.communicate(), 30)
     return process.returncode, out.decode(), err.decode()
 
 
-async def test_a_second_server_on_the_same_folder_refuses_to_start_and_says_what_to_do(server: Server) -> None:
+async def test_a_second_server_on_the_same_folder_refuses_to_start_and_says_what_to_do(
+    server: Server,
+) -> None:
     status, out, err = await perdure("serve", "--port", "0", "--data", str(server.data))
     assert (status, out) == (1, "")
     assert "another Perdure server uses the data folder" in err
@@ -285,7 +325,12 @@ async def test_with_a_key_it_listens_anywhere_and_demands_it(tmp_path: Path) -> 
         httpx.AsyncClient(base_url=server.url.replace("0.0.0.0", "127.0.0.1")) as http,
     ):
         assert (await http.get("/health")).status_code == 200
-        for headers in ({}, {"Authorization": "Bearer pdr_pat_wrong"}, {"Authorization": f"Basic {token}"}, {"Authorization": ""}):
+        for headers in (
+            {},
+            {"Authorization": "Bearer pdr_pat_wrong"},
+            {"Authorization": f"Basic {token}"},
+            {"Authorization": ""},
+        ):
             refused = await http.get("/v1/sessions", headers=headers)
             assert refused.status_code == 401
             assert refused.headers["content-type"] == "application/problem+json"

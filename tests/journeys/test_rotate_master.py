@@ -1,4 +1,7 @@
-"""`perdure keys rotate-master`: everything that was sealed stays readable, whoever holds the key and wherever it is."""
+"""`perdure keys rotate-master`.
+
+Everything that was sealed stays readable, whoever holds the key and wherever it is.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +118,9 @@ async def test_servers_on_postgresql_work_on_while_the_file_that_they_share_is_r
             await post(other, "/v1/orgs", {"name": "Founded since"})
 
 
-async def test_a_key_in_the_settings_moves_on_with_both_keys_set(database_url: str, tmp_path: Path, vendor: Vendor) -> None:
+async def test_a_key_in_the_settings_moves_on_with_both_keys_set(
+    database_url: str, tmp_path: Path, vendor: Vendor
+) -> None:
     async with (
         Server(tmp_path, database_url=database_url, environment={"PERDURE_MASTER_KEY": OLD}) as server,
         client(server) as http,
@@ -137,7 +142,9 @@ async def test_a_key_in_the_settings_moves_on_with_both_keys_set(database_url: s
         await check(http, sealed, vendor)
 
 
-async def test_a_key_in_the_settings_cannot_move_without_both_keys_and_the_operator_is_told_how(tmp_path: Path) -> None:
+async def test_a_key_in_the_settings_cannot_move_without_both_keys_and_the_operator_is_told_how(
+    tmp_path: Path,
+) -> None:
     async with open_parts(load({"PERDURE_MASTER_KEY": OLD}, data=tmp_path)) as parts:
         await bootstrap(parts.app)
     for environment, options, words in (

@@ -33,7 +33,9 @@ async def test_a_message_comes_at_its_time_and_is_worked_on_once(api: httpx.Asyn
     assert (over["enabled"], over["fire_count"], over.get("next_at")) == (False, 1, None)
 
 
-async def test_what_was_missed_while_the_server_was_down_comes_once(any_server: Server, http: httpx.AsyncClient) -> None:
+async def test_what_was_missed_while_the_server_was_down_comes_once(
+    any_server: Server, http: httpx.AsyncClient
+) -> None:
     talk = await new_talk(http)
     await http.post(talk.path("/schedules"), json={"message": "Missed.", "at": soon(1)})
     await any_server.kill()
@@ -47,7 +49,11 @@ async def test_what_was_missed_while_the_server_was_down_comes_once(any_server: 
 async def test_the_agent_makes_lists_and_cancels_its_own_schedules(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, capabilities=[{"ref": "session_schedule"}])
     steps = [
-        {"tool_calls": [call("create_schedule", message="m", cron="0 9 * * mon-fri", timezone="Europe/Berlin")]},
+        {
+            "tool_calls": [
+                call("create_schedule", message="m", cron="0 9 * * mon-fri", timezone="Europe/Berlin")
+            ]
+        },
         {"tool_calls": [call("create_schedule", message="m", cron="nonsense"), call("list_schedules")]},
     ]
     events = await talk.turn(*steps, {"text": "Done."})
@@ -60,13 +66,19 @@ async def test_the_agent_makes_lists_and_cancels_its_own_schedules(api: httpx.As
 
 async def test_a_session_has_at_most_five_active_schedules(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
-    answers = [await api.post(talk.path("/schedules"), json={"message": "m", "cron": "0 0 1 1 *"}) for _ in range(6)]
+    answers = [
+        await api.post(talk.path("/schedules"), json={"message": "m", "cron": "0 0 1 1 *"}) for _ in range(6)
+    ]
     assert [answer.status_code for answer in answers] == [201] * 5 + [400]
     first = answers[0].json()["id"]
     off = (await api.patch(talk.path(f"/schedules/{first}"), json={"enabled": False})).json()
     assert off.get("next_at") is None
-    assert (await api.post(talk.path("/schedules"), json={"message": "m", "cron": "0 0 1 1 *"})).status_code == 201
-    assert (await api.patch(talk.path(f"/schedules/{first}"), json={"enabled": True})).json()["code"] == "too_many_schedules"
+    assert (
+        await api.post(talk.path("/schedules"), json={"message": "m", "cron": "0 0 1 1 *"})
+    ).status_code == 201
+    assert (await api.patch(talk.path(f"/schedules/{first}"), json={"enabled": True})).json()[
+        "code"
+    ] == "too_many_schedules"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +106,13 @@ async def test_a_schedule_that_can_never_come_is_refused(api: httpx.AsyncClient,
 @pytest.mark.parametrize("enabled", [True, False])
 @pytest.mark.parametrize(
     "change",
-    [{"at": "soon"}, {"at": "2001-01-01T00:00:00Z"}, {"cron": "61 * * * *"}, {"cron": "@daily"}, {"timezone": "Mars/Olympus"}],
+    [
+        {"at": "soon"},
+        {"at": "2001-01-01T00:00:00Z"},
+        {"cron": "61 * * * *"},
+        {"cron": "@daily"},
+        {"timezone": "Mars/Olympus"},
+    ],
 )
 async def test_a_change_that_can_never_come_is_refused_also_while_the_schedule_is_off(
     api: httpx.AsyncClient, change: Json, enabled: bool
@@ -118,7 +136,9 @@ async def test_a_change_that_can_never_come_is_refused_also_while_the_schedule_i
     ],
 )
 def test_changes_of_clocks_neither_skip_nor_repeat_a_firing(cron: str, after: str, comes: str) -> None:
-    assert to_rfc3339(next_firing(cron, "Europe/Berlin", from_rfc3339(after))) == to_rfc3339(from_rfc3339(comes))
+    assert to_rfc3339(next_firing(cron, "Europe/Berlin", from_rfc3339(after))) == to_rfc3339(
+        from_rfc3339(comes)
+    )
 
 
 def test_six_fields_are_no_cron_expression() -> None:

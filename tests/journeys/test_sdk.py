@@ -1,7 +1,9 @@
-"""The published client of the contract, as it is, against a real server: everything it offers for the core areas.
+"""The published client of the contract, as it is, against a real server.
 
-Left out, because they are not in this release: budgets, memories, connections, guardrails, health checks, and what only a
-published agent has (see docs/reference/compatibility.md).
+Everything it offers for the core areas.
+
+Left out, because they are not in this release: budgets, memories, connections, guardrails, health checks, and
+what only a published agent has (see docs/reference/compatibility.md).
 """
 
 from __future__ import annotations
@@ -152,7 +154,11 @@ async def test_an_agents_versions_are_kept_compared_restored_and_forked(sdk: Eve
     diff = await sdk.agents.diff_versions(agent.id, first.id, second.id)
     assert (diff.from_version_id, diff.to_version_id, bool(diff.authored_diff)) == (first.id, second.id, True)
     fork = await sdk.agents.fork_version(agent.id, first.id, name=fresh("fork"), display_name="Fork")
-    assert (fork.system_prompt, fork.forked_from_agent_id, fork.forked_from_version_id) == ("One.", agent.id, first.id)
+    assert (fork.system_prompt, fork.forked_from_agent_id, fork.forked_from_version_id) == (
+        "One.",
+        agent.id,
+        first.id,
+    )
     rolled = await sdk.agents.rollback_version(agent.id, first.id, summary="Back.")
     assert rolled.system_prompt == "One."
     chosen = await sdk.agents.set_default_version(agent.id, second.id)
@@ -164,7 +170,9 @@ async def test_harnesses_are_made_found_changed_and_archived(sdk: Everruns) -> N
     assert built_in["generic"].is_built_in
     assert "notebook" in [each.name for each in await sdk.harnesses.list_examples()]
     name = fresh("house")
-    harness = await sdk.harnesses.create(name, "Be kind.", display_name="House", parent_harness_id=built_in["generic"].id)
+    harness = await sdk.harnesses.create(
+        name, "Be kind.", display_name="House", parent_harness_id=built_in["generic"].id
+    )
     assert [each.id for each in await sdk.harnesses.search(name)] == [harness.id]
     changed = await sdk.harnesses.update(harness.id, system_prompt="Be brief.", tags=["a"])
     assert (changed.system_prompt, changed.display_name, changed.tags) == ("Be brief.", "House", ["a"])
@@ -188,10 +196,20 @@ async def test_a_session_is_made_read_listed_pinned_and_deleted(sdk: Everruns) -
     agent = await sdk.agents.create(fresh("worker"), "You work.")
     title = fresh("Refund")
     session = await sdk.sessions.create(
-        agent_name=agent.name, title=title, locale="de-DE", tags=["x"], tools=[WEATHER],
-        capabilities=[AgentCapabilityConfig(ref="session_storage")], initial_files=[InitialFile(path="a.txt", content="a")],
-    )  # fmt: skip
-    assert (session.agent_id, session.title, session.locale, session.status) == (agent.id, title, "de-DE", "started")
+        agent_name=agent.name,
+        title=title,
+        locale="de-DE",
+        tags=["x"],
+        tools=[WEATHER],
+        capabilities=[AgentCapabilityConfig(ref="session_storage")],
+        initial_files=[InitialFile(path="a.txt", content="a")],
+    )
+    assert (session.agent_id, session.title, session.locale, session.status) == (
+        agent.id,
+        title,
+        "de-DE",
+        "started",
+    )
     assert "key_value" in (session.features or [])
     await sdk.sessions.pin(session.id)
     assert (await sdk.sessions.get(session.id)).is_pinned
@@ -221,7 +239,9 @@ async def test_a_turn_is_said_followed_and_read_back(sdk: Everruns) -> None:
 
 
 async def test_every_filter_of_the_list_of_events_is_understood(sdk: Everruns) -> None:
-    session_id = await talked(sdk, {"tool_calls": [call("get_current_time")]}, {"text": "Noon, of all times."})
+    session_id = await talked(
+        sdk, {"tool_calls": [call("get_current_time")]}, {"text": "Noon, of all times."}
+    )
     events = await sdk.events.list(session_id, limit=1000)
     sequences = [each.sequence for each in events]
     assert sequences == list(range(1, len(events) + 1))
@@ -238,11 +258,19 @@ async def test_every_filter_of_the_list_of_events_is_understood(sdk: Everruns) -
     assert await found(around=middle.id, window=1) == [5, 6, 7]
     assert await found(order_desc=True, limit=2) == [last, last - 1]
     assert await found(from_ts=events[0].ts, to_ts=events[-1].ts) == sequences
-    assert set(await found(turn_id=turn)) == {each.sequence for each in events if each.context.turn_id == turn}
-    assert set(await found(trace_id=turn)) == {each.sequence for each in events if each.context.trace_id == turn}
+    assert set(await found(turn_id=turn)) == {
+        each.sequence for each in events if each.context.turn_id == turn
+    }
+    assert set(await found(trace_id=turn)) == {
+        each.sequence for each in events if each.context.trace_id == turn
+    }
     exec_id = next(each.context.exec_id for each in events if each.context.exec_id)
-    assert set(await found(exec_id=exec_id)) == {each.sequence for each in events if each.context.exec_id == exec_id}
-    kinds = [each.type for each in await sdk.events.list(session_id, types=["turn.started", "turn.completed"])]
+    assert set(await found(exec_id=exec_id)) == {
+        each.sequence for each in events if each.context.exec_id == exec_id
+    }
+    kinds = [
+        each.type for each in await sdk.events.list(session_id, types=["turn.started", "turn.completed"])
+    ]
     assert kinds == ["turn.started", "turn.completed"]
     rest = await sdk.events.list(session_id, exclude=["turn.started", "turn.completed"], limit=1000)
     assert len(rest) == len(events) - 2
@@ -251,21 +279,38 @@ async def test_every_filter_of_the_list_of_events_is_understood(sdk: Everruns) -
         "tool.completed",
     }
     assert await found(tags=["nothing"]) == []
-    assert "output.message.completed" in [each.type for each in await sdk.events.list(session_id, q="of all times")]
+    assert "output.message.completed" in [
+        each.type for each in await sdk.events.list(session_id, q="of all times")
+    ]
 
 
 async def test_a_call_of_the_clients_own_tool_is_answered(sdk: Everruns) -> None:
     session = await sdk.sessions.create(harness_name="base", tools=[WEATHER])
-    steps = ({"tool_calls": [call("weather", "call_1", city="Rome"), call("weather", "call_2", city="Oslo")]}, {"text": "Thanks."})
+    steps = (
+        {"tool_calls": [call("weather", "call_1", city="Rome"), call("weather", "call_2", city="Oslo")]},
+        {"text": "Thanks."},
+    )
     await sdk.messages.create(session.id, script(*steps))
     asked = (await followed(sdk, session.id, "tool.call_requested"))[-1]
     calls = extract_tool_calls(asked.data)
-    assert [(each.name, each.arguments) for each in calls] == [("weather", {"city": "Rome"}), ("weather", {"city": "Oslo"})]
-    answers = [ContentPart.make_tool_result("call_1", {"sky": "clear"}), ContentPart.make_tool_error("call_2", "no such city")]
+    assert [(each.name, each.arguments) for each in calls] == [
+        ("weather", {"city": "Rome"}),
+        ("weather", {"city": "Oslo"}),
+    ]
+    answers = [
+        ContentPart.make_tool_result("call_1", {"sky": "clear"}),
+        ContentPart.make_tool_error("call_2", "no such city"),
+    ]
     accepted = await sdk.messages.create_tool_results(session.id, answers)
     assert (accepted.accepted, accepted.status) == (2, "active")
     await followed(sdk, session.id, since_id=asked.id)
-    assert [each.role for each in await sdk.messages.list(session.id)] == ["user", "agent", "tool_result", "tool_result", "agent"]
+    assert [each.role for each in await sdk.messages.list(session.id)] == [
+        "user",
+        "agent",
+        "tool_result",
+        "tool_result",
+        "agent",
+    ]
     # It tries again for a while when a session is not waiting yet, which it tells by these words.
     with pytest.raises(ApiError, match="not waiting for tool results"):
         await sdk.messages.create_tool_results(session.id, answers)
@@ -282,11 +327,20 @@ async def test_a_running_turn_is_cancelled(sdk: Everruns) -> None:
 async def test_workspaces_are_made_found_changed_and_archived(sdk: Everruns) -> None:
     name = fresh("Quarterly report")
     space = await sdk.workspaces.create(name, description="For all.")
-    assert (space.name, space.description, space.status, space.archived_at) == (name, "For all.", "active", None)
+    assert (space.name, space.description, space.status, space.archived_at) == (
+        name,
+        "For all.",
+        "active",
+        None,
+    )
     assert (await sdk.workspaces.get(space.id)).model_dump() == space.model_dump()
     assert [each.id for each in await sdk.workspaces.list(search=name.upper())] == [space.id]
     changed = await sdk.workspaces.update(space.id, description="For some.")
-    assert (changed.name, changed.description, changed.updated_at > space.updated_at) == (name, "For some.", True)
+    assert (changed.name, changed.description, changed.updated_at > space.updated_at) == (
+        name,
+        "For some.",
+        True,
+    )
     await sdk.workspaces.delete(space.id)
     assert [each.id for each in await sdk.workspaces.list(search=name)] == []
     archived = (await sdk.workspaces.list(search=name, include_archived=True))[0]
@@ -297,7 +351,12 @@ async def test_workspaces_are_made_found_changed_and_archived(sdk: Everruns) -> 
 async def test_files_are_written_read_listed_moved_searched_and_deleted(sdk: Everruns) -> None:
     space, files = (await sdk.workspaces.create(fresh("Files"))).id, sdk.workspace_files
     plan = await files.create(space, "/notes/plän 1.md", "Buy milk.\nBuy bread.\n")
-    assert (plan.path, plan.name, plan.size_bytes, plan.is_readonly) == ("/notes/plän 1.md", "plän 1.md", 21, False)
+    assert (plan.path, plan.name, plan.size_bytes, plan.is_readonly) == (
+        "/notes/plän 1.md",
+        "plän 1.md",
+        21,
+        False,
+    )
     assert (await files.read(space, "notes/plän 1.md")).content == "Buy milk.\nBuy bread.\n"
     with pytest.raises(ApiError) as exists:
         await files.create(space, "/notes/plän 1.md", "other")
@@ -315,7 +374,12 @@ async def test_files_are_written_read_listed_moved_searched_and_deleted(sdk: Eve
         ("/notes", True),
     ]
     assert [each.name for each in await files.list(space, "/notes")] == ["plän 1.md"]
-    assert {each.path for each in await files.list(space, recursive=True)} == {"/empty", "/image.bin", "/notes", "/notes/plän 1.md"}
+    assert {each.path for each in await files.list(space, recursive=True)} == {
+        "/empty",
+        "/image.bin",
+        "/notes",
+        "/notes/plän 1.md",
+    }
     copy = await files.copy_file(space, "/notes/plän 1.md", "/copy/plan.md")
     assert (copy.path, copy.size_bytes) == ("/copy/plan.md", 9)
     assert (await files.move_file(space, "/copy", "/moved")).is_directory
@@ -340,20 +404,32 @@ async def test_files_are_written_read_listed_moved_searched_and_deleted(sdk: Eve
 
 async def test_a_sessions_files_are_those_of_its_workspace(place: Place, sdk: Everruns) -> None:
     session = await sdk.sessions.create(initial_files=[InitialFile(path="/a.txt", content="from the start")])
-    steps = ({"tool_calls": [call("write_file", path="/b.txt", content="from the agent")]}, {"text": "Written."})
+    steps = (
+        {"tool_calls": [call("write_file", path="/b.txt", content="from the agent")]},
+        {"text": "Written."},
+    )
     await sdk.messages.create(session.id, script(*steps))
     await followed(sdk, session.id)
     headers = {"authorization": place.token}
     async with httpx.AsyncClient(base_url=place.server.url, headers=headers) as http:
-        space = (await http.get(f"/v1/sessions/{session.id}")).json()["workspace_id"]  # its model of a session has no such field
+        space = (await http.get(f"/v1/sessions/{session.id}")).json()[
+            "workspace_id"
+        ]  # its model of a session has no such field
     assert [each.path for each in await sdk.workspace_files.list(space)] == ["/a.txt", "/b.txt"]
     read = await sdk.workspace_files.read(space, "/b.txt")
-    assert (read.content, read.session_id.replace("-", "")) == ("from the agent", session.id.removeprefix("session_"))
+    assert (read.content, read.session_id.replace("-", "")) == (
+        "from the agent",
+        session.id.removeprefix("session_"),
+    )
     await sdk.workspace_files.update(space, "/b.txt", "from outside")
-    await sdk.messages.create(session.id, script({"tool_calls": [call("read_file", path="/b.txt")]}, {"text": "Read."}))
+    await sdk.messages.create(
+        session.id, script({"tool_calls": [call("read_file", path="/b.txt")]}, {"text": "Read."})
+    )
     last = (await sdk.events.list(session.id, order_desc=True, limit=1))[0]
     await followed(sdk, session.id, since_id=last.id)
-    assert "from outside" in str([each.content for each in await sdk.messages.list(session.id) if each.role == "tool_result"][-1])
+    assert "from outside" in str(
+        [each.content for each in await sdk.messages.list(session.id) if each.role == "tool_result"][-1]
+    )
 
 
 async def test_errors_come_as_the_clients_own_errors(place: Place, sdk: Everruns) -> None:
@@ -383,7 +459,10 @@ async def test_the_client_of_one_agent_finds_the_routes_of_sessions_below_v1(pla
         assert session["id"] in [each["id"] for each in (await agent.list_sessions(limit=5))["data"]]
         assert (await agent.get_session(session["id"]))["output_preview"] == "No."
         first = await agent.list_events(session["id"], limit=3)
-        assert [each.sequence for each in first + await agent.list_events(session["id"], after_sequence=3, limit=2)] == [
+        assert [
+            each.sequence
+            for each in first + await agent.list_events(session["id"], after_sequence=3, limit=2)
+        ] == [
             1,
             2,
             3,
@@ -439,7 +518,9 @@ NOT_HERE = {
 def test_everything_that_the_client_offers_for_what_is_here_is_used_above() -> None:
     source = Path(__file__).read_text()
     parts = {"memories", "connections", "budgets"} ^ {
-        name for name, value in vars(Everruns).items() if isinstance(value, property) and not name.startswith("_")
+        name
+        for name, value in vars(Everruns).items()
+        if isinstance(value, property) and not name.startswith("_")
     }
     offered = {
         f"{part}.{name}"
@@ -447,8 +528,14 @@ def test_everything_that_the_client_offers_for_what_is_here_is_used_above() -> N
         for name, value in vars(type(getattr(Everruns(api_key="pdr_pat_x"), part))).items()
         if callable(value) and not name.startswith("_")
     }
-    offered |= {f"agent.{name}" for name, value in vars(AgentClient).items() if callable(value) and not name.startswith("_")}
+    offered |= {
+        f"agent.{name}"
+        for name, value in vars(AgentClient).items()
+        if callable(value) and not name.startswith("_")
+    }
     used = set(re.findall(r"\b(?:sdk|client|stranger)\.(?:with_reason\(.*\)\.)?(\w+\.\w+)\(", source))
-    used |= {f"workspace_{each}" for each in re.findall(r"\b(files\.\w+)\(", source)} | set(re.findall(r"\b(agent\.\w+)\(", source))
+    used |= {f"workspace_{each}" for each in re.findall(r"\b(files\.\w+)\(", source)} | set(
+        re.findall(r"\b(agent\.\w+)\(", source)
+    )
     assert len(offered) > 60
     assert offered - used - {"agent.close", "agent.for_end_user"} == NOT_HERE

@@ -28,7 +28,9 @@ def check_once_each(events: list[Event]) -> None:
 
 
 @pytest.mark.parametrize("base", ["", "/api"])
-async def test_a_stream_goes_on_after_the_server_was_killed_and_came_back(tmp_path: Path, database_url: str, base: str) -> None:
+async def test_a_stream_goes_on_after_the_server_was_killed_and_came_back(
+    tmp_path: Path, database_url: str, base: str
+) -> None:
     async with at(tmp_path, database_url) as server:
         token = await with_login(server)
         async with Everruns(api_key=token, base_url=server.url + base) as sdk:
@@ -36,7 +38,8 @@ async def test_a_stream_goes_on_after_the_server_was_killed_and_came_back(tmp_pa
             stream = sdk.events.stream(session.id, exclude=["output.message.delta"])
             seen, killed = [], False
             await sdk.messages.create(
-                session.id, script({"tool_calls": [call("get_current_time")]}, {"text": "x y z", "delay_ms": 400})
+                session.id,
+                script({"tool_calls": [call("get_current_time")]}, {"text": "x y z", "delay_ms": 400}),
             )
             async with asyncio.timeout(60):
                 async for event in stream:
@@ -51,7 +54,9 @@ async def test_a_stream_goes_on_after_the_server_was_killed_and_came_back(tmp_pa
         assert [each.type for each in seen][-2:] == ["turn.completed", "session.idled"]
 
 
-async def test_a_stream_goes_on_where_the_server_ends_connections_now_and_then(tmp_path: Path, database_url: str) -> None:
+async def test_a_stream_goes_on_where_the_server_ends_connections_now_and_then(
+    tmp_path: Path, database_url: str
+) -> None:
     async with at(tmp_path, database_url, PERDURE_STREAM_CYCLE_SECONDS="0.3") as server:
         token = await with_login(server)
         async with Everruns(api_key=token, base_url=server.url) as sdk:
@@ -67,7 +72,9 @@ async def test_a_stream_goes_on_where_the_server_ends_connections_now_and_then(t
                 return connect()
 
             stream._connect = counted  # type: ignore[method-assign]
-            await sdk.messages.create(session.id, script({"text": "one two three four five", "delay_ms": 300}))
+            await sdk.messages.create(
+                session.id, script({"text": "one two three four five", "delay_ms": 300})
+            )
             async with asyncio.timeout(60):
                 async for event in stream:
                     seen.append(event)

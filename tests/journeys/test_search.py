@@ -28,7 +28,8 @@ async def crowd(data: Path, database_url: str, org_id: str, session_id: str) -> 
         async def fill(tx: Tx) -> None:
             row = await get_session(tx, org_id, session_id)
             copies = [
-                replace(row, id=new_id("session"), title=f"copy {n}", created_at=row.created_at - n) for n in range(1, SEGMENT)
+                replace(row, id=new_id("session"), title=f"copy {n}", created_at=row.created_at - n)
+                for n in range(1, SEGMENT)
             ]
             await tx.run_many(insert("sessions", SessionRow), [values(copy) for copy in copies])
             await count_sessions(tx, org_id, len(copies))
@@ -37,14 +38,22 @@ async def crowd(data: Path, database_url: str, org_id: str, session_id: str) -> 
         assert await sort_sessions(parts.database) == 1
 
 
-async def test_a_title_is_found_however_it_came_and_not_once_it_is_gone(database_url: str, tmp_path: Path) -> None:
+async def test_a_title_is_found_however_it_came_and_not_once_it_is_gone(
+    database_url: str, tmp_path: Path
+) -> None:
     data = tmp_path / "data"
-    async with Server(data, database_url=database_url) as server, httpx.AsyncClient(base_url=server.url) as http:
+    async with (
+        Server(data, database_url=database_url) as server,
+        httpx.AsyncClient(base_url=server.url) as http,
+    ):
         await use_simulated_model(http)
         first = await new_talk(http, title="Original", tags=["kept"])
         org_id = (await first.read())["organization_id"]
     await crowd(data, database_url, org_id, first.id)
-    async with Server(data, database_url=database_url) as server, httpx.AsyncClient(base_url=server.url) as http:
+    async with (
+        Server(data, database_url=database_url) as server,
+        httpx.AsyncClient(base_url=server.url) as http,
+    ):
 
         async def find(search: str, **more: Any) -> list[str]:
             answer = (await http.get("/v1/sessions", params={"search": search, **more})).json()
@@ -55,14 +64,18 @@ async def test_a_title_is_found_however_it_came_and_not_once_it_is_gone(database
         assert await find("ORIGINAL") == [talk.id]
         assert await find("original", tags=["kept"]) == [talk.id]
         assert (await http.get("/v1/sessions", params={"search": "copy"})).json()["total"] == EXACT + 1
-        assert (await http.get("/v1/sessions", params={"search": "copy", "offset": 2040})).json()["total"] == SEGMENT - 1
+        assert (await http.get("/v1/sessions", params={"search": "copy", "offset": 2040})).json()[
+            "total"
+        ] == SEGMENT - 1
 
         assert (await http.patch(talk.path(), json={"title": "Ünlike"})).status_code == 200
         assert (await find("ünli"), await find("original")) == ([talk.id], [])
         assert (await http.patch(talk.path(), json={"tags": ["other"]})).status_code == 200
         assert (await find("ün", tags=["other"]), await find("ün", tags=["kept"])) == ([talk.id], [])
 
-        await talk.turn({"tool_calls": [call("write_session_title", title="By the model")]}, {"text": "Done."})
+        await talk.turn(
+            {"tool_calls": [call("write_session_title", title="By the model")]}, {"text": "Done."}
+        )
         assert (await find("by the mod"), await find("ünlike")) == ([talk.id], [])
 
         created = await post(http, "/v1/sessions", {"title": "Brand new"})

@@ -10,7 +10,12 @@ import httpx
 from perdure.domain.ids import new_id
 from tests.talk import Json, call, kinds_of, new_talk, script
 
-WEATHER = {"type": "client_side", "name": "weather", "description": "The weather.", "parameters": {"type": "object"}}
+WEATHER = {
+    "type": "client_side",
+    "name": "weather",
+    "description": "The weather.",
+    "parameters": {"type": "object"},
+}
 SLOW = {"text": "one two three four five six seven eight", "delay_ms": 60}
 
 
@@ -24,7 +29,9 @@ async def test_a_session_is_started_then_active_then_idle_and_so_again(api: http
         assert (await talk.read())["status"] == "idle"
 
 
-async def test_a_session_that_needs_its_client_says_so_until_it_has_the_answer(api: httpx.AsyncClient) -> None:
+async def test_a_session_that_needs_its_client_says_so_until_it_has_the_answer(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api, tools=[WEATHER])
     await talk.say(script({"tool_calls": [call("weather", "call_1")]}, SLOW))
     await talk.logged_until("tool.call_requested")
@@ -61,7 +68,9 @@ async def test_a_change_during_a_turn_does_not_disturb_it(api: httpx.AsyncClient
         await talk.say(script(slow))
         await stream.until("output.message.delta")
         for number in range(10):
-            changed = await api.patch(talk.path(), json={"title": f"Title {number}", "tags": [f"tag {number}"]})
+            changed = await api.patch(
+                talk.path(), json={"title": f"Title {number}", "tags": [f"tag {number}"]}
+            )
             assert changed.json()["status"] == "active"
         await stream.until("session.idled")
     session = await talk.read()
@@ -82,11 +91,15 @@ async def test_every_change_moves_updated_at_forward(api: httpx.AsyncClient) -> 
 
 async def test_the_session_tool_gives_the_title(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, title="Untitled")
-    events = await talk.turn({"tool_calls": [call("write_session_title", title="  A trip to Rome ")]}, {"text": "Named."})
+    events = await talk.turn(
+        {"tool_calls": [call("write_session_title", title="  A trip to Rome ")]}, {"text": "Named."}
+    )
     assert (await talk.read())["title"] == "A trip to Rome"
     assert events[-2]["type"] == "turn.completed"
     refused = await talk.turn({"tool_calls": [call("write_session_title", title="\u0007")]}, {"text": "No."})
-    assert "control characters" in next(event["data"]["error"] for event in refused if event["type"] == "tool.completed")
+    assert "control characters" in next(
+        event["data"]["error"] for event in refused if event["type"] == "tool.completed"
+    )
     assert (await talk.read())["title"] == "A trip to Rome"
 
 
@@ -116,7 +129,11 @@ async def test_a_session_deleted_during_a_turn_is_gone_everywhere(api: httpx.Asy
     assert len(operations) > 11
     for method, rest, body in operations:
         answer = await api.request(method, talk.path(rest), json=body)
-        assert (answer.status_code, answer.json()["code"]) == (404, "session_not_found"), (method, rest, answer.text)
+        assert (answer.status_code, answer.json()["code"]) == (404, "session_not_found"), (
+            method,
+            rest,
+            answer.text,
+        )
     listed = (await api.get("/v1/sessions", params={"limit": 100})).json()["data"]
     assert talk.id not in [session["id"] for session in listed]
 

@@ -1,4 +1,7 @@
-"""The shell, through the model loop: it works on the session's files, remembers, keeps to its bounds, and runs nothing twice."""
+"""The shell, through the model loop.
+
+It works on the session's files, remembers, keeps to its bounds, and runs nothing twice.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from perdure.capabilities.shell_engine import MAX_FILES, MAX_FOLDERS, look, plant
+from perdure.sandbox.shell import MAX_FILES, MAX_FOLDERS, look, plant
 from tests.server import Server, post
 from tests.talk import Json, Talk, call, new_talk, script, text_in, when
 
@@ -44,7 +47,10 @@ async def test_the_shell_and_the_file_tools_work_on_the_same_files(api: httpx.As
     talk = await new_talk(api)
     await use(talk, "write_file", path="/data/words.txt", content="pear\napple\n")
     assert (await bash(talk, "sort data/words.txt"))["stdout"] == "apple\npear\n"
-    await bash(talk, "mkdir -p out/deep; sort data/words.txt > out/deep/sorted.txt; sed -i s/pear/plum/ data/words.txt")
+    await bash(
+        talk,
+        "mkdir -p out/deep; sort data/words.txt > out/deep/sorted.txt; sed -i s/pear/plum/ data/words.txt",
+    )
     assert "apple\npear" in await content(talk, "/out/deep/sorted.txt")
     assert "plum" in await content(talk, "/data/words.txt")
     await bash(talk, "rm -r out; mv data/words.txt data/fruit.txt")
@@ -53,19 +59,27 @@ async def test_the_shell_and_the_file_tools_work_on_the_same_files(api: httpx.As
     assert "plum" in await content(talk, "/data/fruit.txt")
 
 
-async def test_every_file_that_a_command_changed_is_told_by_an_event_and_no_other(api: httpx.AsyncClient) -> None:
+async def test_every_file_that_a_command_changed_is_told_by_an_event_and_no_other(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api)
     await use(talk, "write_file", path="/kept.txt", content="kept")
     await use(talk, "write_file", path="/changed.txt", content="old")
     await bash(talk, "cat kept.txt; echo new > changed.txt; echo hello > made.txt; printf kept > kept.txt")
     await bash(talk, "rm made.txt")
     written = [event["data"] for event in await talk.events(types="file.written")][2:]
-    assert sorted((each["path"], each["operation"], each["created"], each["size_bytes"]) for each in written) == [
-        ("/changed.txt", "write", False, 4), ("/made.txt", "delete", False, 0), ("/made.txt", "write", True, 6),
-    ]  # fmt: skip
+    assert sorted(
+        (each["path"], each["operation"], each["created"], each["size_bytes"]) for each in written
+    ) == [
+        ("/changed.txt", "write", False, 4),
+        ("/made.txt", "delete", False, 0),
+        ("/made.txt", "write", True, 6),
+    ]
 
 
-async def test_folder_variables_and_functions_last_over_calls_and_a_kill(http: httpx.AsyncClient, any_server: Server) -> None:
+async def test_folder_variables_and_functions_last_over_calls_and_a_kill(
+    http: httpx.AsyncClient, any_server: Server
+) -> None:
     talk = await new_talk(http)
     await bash(
         talk,
@@ -85,7 +99,9 @@ async def test_no_count_of_commands_runs_out_over_a_sessions_life(api: httpx.Asy
     assert (answer["exit_code"], answer["stdout"]) == (0, "3\n")
 
 
-async def test_a_fork_has_a_shell_of_its_own_that_begins_where_the_first_one_was(api: httpx.AsyncClient) -> None:
+async def test_a_fork_has_a_shell_of_its_own_that_begins_where_the_first_one_was(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api)
     await bash(talk, "X=one; echo 1 > f")
     fork = Talk(api, (await post(api, talk.path("/fork"), {}))["id"])
@@ -103,10 +119,18 @@ async def test_sessions_do_not_see_each_other(api: httpx.AsyncClient) -> None:
 async def test_output_streams_while_the_command_runs(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     async with talk.follow() as stream:
-        await talk.say(script({"tool_calls": [call("bash", command="echo first; sleep 0.5; echo second >&2")]}, {"text": "Done."}))
+        await talk.say(
+            script(
+                {"tool_calls": [call("bash", command="echo first; sleep 0.5; echo second >&2")]},
+                {"text": "Done."},
+            )
+        )
         frames = await stream.until("tool.completed")
     pieces = [frame.data["data"] for frame in frames if frame.kind == "tool.output.delta"]
-    assert [(piece["delta"], piece["stream"]) for piece in pieces] == [("first\n", "stdout"), ("second\n", "stderr")]
+    assert [(piece["delta"], piece["stream"]) for piece in pieces] == [
+        ("first\n", "stdout"),
+        ("second\n", "stderr"),
+    ]
 
 
 async def test_secrets_are_struck_out_of_live_output_and_results(api: httpx.AsyncClient) -> None:
@@ -117,7 +141,10 @@ async def test_secrets_are_struck_out_of_live_output_and_results(api: httpx.Asyn
         command = "printf hunter2; sleep 0.3; printf -- '-hun'; echo ter2"
         await talk.say(script({"tool_calls": [call("bash", command=command)]}, {"text": "Done."}))
         frames = await stream.until("tool.completed")
-    assert "".join(frame.data["data"]["delta"] for frame in frames if frame.kind == "tool.output.delta") == "[secret TOKEN]\n"
+    assert (
+        "".join(frame.data["data"]["delta"] for frame in frames if frame.kind == "tool.output.delta")
+        == "[secret TOKEN]\n"
+    )
     assert "[secret TOKEN]" in frames[-1].data["data"]["result"][0]["text"]
 
 
@@ -190,7 +217,10 @@ async def test_there_is_no_host_and_no_network(api: httpx.AsyncClient) -> None:
 
 
 async def test_what_the_session_allows_by_name_is_all_that_the_shell_reaches(api: httpx.AsyncClient) -> None:
-    access = {"allowed": ["allowed.invalid", "*.pattern.invalid", "blocked.invalid", "127.0.0.1"], "blocked": ["blocked.invalid"]}
+    access = {
+        "allowed": ["allowed.invalid", "*.pattern.invalid", "blocked.invalid", "127.0.0.1"],
+        "blocked": ["blocked.invalid"],
+    }
     talk = await new_talk(api, network_access=access)
     hosts = ("allowed.invalid", "a.pattern.invalid", "blocked.invalid", "other.invalid", "127.0.0.1")
     answer = await bash(talk, "; ".join(f"curl -sS http://{host}/" for host in hosts))
@@ -200,7 +230,10 @@ async def test_what_the_session_allows_by_name_is_all_that_the_shell_reaches(api
 
 async def test_a_script_can_be_run_in_every_command_after_it_was_written(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
-    await bash(talk, "printf '#!/bin/bash\\necho ran $1\\n' > job.sh; echo 'echo plain' > plain.sh; chmod +x job.sh plain.sh")
+    await bash(
+        talk,
+        "printf '#!/bin/bash\\necho ran $1\\n' > job.sh; echo 'echo plain' > plain.sh; chmod +x job.sh plain.sh",
+    )
     assert (await bash(talk, "./job.sh twice"))["stdout"] == "ran twice\n"
     assert "Permission denied" in (await bash(talk, "./plain.sh"))["stderr"]
 
@@ -214,7 +247,9 @@ async def test_a_read_only_file_stays_and_that_is_said(api: httpx.AsyncClient) -
     assert (await bash(talk, "cat rules.txt free.txt"))["stdout"] == "fixedfree\n"
 
 
-async def test_what_somebody_else_changed_while_a_command_ran_stays_as_they_left_it(api: httpx.AsyncClient) -> None:
+async def test_what_somebody_else_changed_while_a_command_ran_stays_as_they_left_it(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api)
     await bash(talk, "mkdir -p old/deep keep; echo one | tee log gone mine old/deep/a old/b keep/c")
     command = "echo on; sleep 1; for f in log gone mine new; do echo me >> $f; done; echo same > same; rm -r old keep"
@@ -235,8 +270,18 @@ async def test_what_somebody_else_changed_while_a_command_ran_stays_as_they_left
         "/new was not written: it was changed meanwhile",
     ]
     assert (await bash(talk, "cat log new same mine; find . -type f | sort"))["stdout"].split() == [
-        "other", "other", "same", "one", "me", "./keep/c", "./log", "./mine", "./new", "./old/deep/late", "./same",
-    ]  # fmt: skip
+        "other",
+        "other",
+        "same",
+        "one",
+        "me",
+        "./keep/c",
+        "./log",
+        "./mine",
+        "./new",
+        "./old/deep/late",
+        "./same",
+    ]
 
 
 async def test_in_an_archived_workspace_a_command_runs_and_changes_no_file(api: httpx.AsyncClient) -> None:
@@ -250,7 +295,9 @@ async def test_in_an_archived_workspace_a_command_runs_and_changes_no_file(api: 
     assert (await bash(talk, "cat f; echo $X"))["stdout"] == "one\n1\n"
 
 
-async def test_a_file_that_the_shell_cannot_see_is_not_lost_when_a_command_writes_to_it(api: httpx.AsyncClient) -> None:
+async def test_a_file_that_the_shell_cannot_see_is_not_lost_when_a_command_writes_to_it(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api)
     await post(api, talk.path("/fs/big.txt"), {"content": "a" * 10_200_000})
     answer = await bash(talk, "ls; echo more >> big.txt")
@@ -259,7 +306,9 @@ async def test_a_file_that_the_shell_cannot_see_is_not_lost_when_a_command_write
     assert (await post(api, talk.path("/fs/_/stat"), {"path": "/big.txt"}, 200))["size_bytes"] == 10_200_000
 
 
-async def test_a_change_is_kept_though_size_and_time_of_the_file_are_as_before(api: httpx.AsyncClient) -> None:
+async def test_a_change_is_kept_though_size_and_time_of_the_file_are_as_before(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api)
     await bash(talk, "echo aaa > f")
     await bash(talk, "touch -r f time; echo bbb > f; touch -r time f; rm time")
@@ -295,7 +344,11 @@ async def test_a_command_that_a_kill_interrupts_is_told_as_interrupted_and_not_r
     async with talk.follow() as stream:
         await talk.say(
             script(
-                {"tool_calls": [call("bash", command="echo once >> log; echo started; sleep 60; echo late >> log")]},
+                {
+                    "tool_calls": [
+                        call("bash", command="echo once >> log; echo started; sleep 60; echo late >> log")
+                    ]
+                },
                 {"text": "I see."},
             )
         )
@@ -314,14 +367,21 @@ async def test_a_command_that_a_kill_interrupts_is_told_as_interrupted_and_not_r
 async def test_a_cancelled_command_leaves_nothing_behind(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     async with talk.follow() as stream:
-        await talk.say(script({"tool_calls": [call("bash", command="echo x > f; X=1; echo on; sleep 60")]}, {"text": "Done."}))
+        await talk.say(
+            script(
+                {"tool_calls": [call("bash", command="echo x > f; X=1; echo on; sleep 60")]},
+                {"text": "Done."},
+            )
+        )
         await stream.until("tool.output.delta")
         await talk.cancel()
         await stream.until("session.idled")
     assert (await bash(talk, "ls; echo [$X]"))["stdout"] == "[]\n"
 
 
-async def test_a_deleted_sessions_shell_state_goes_with_it(http: httpx.AsyncClient, any_server: Server) -> None:
+async def test_a_deleted_sessions_shell_state_goes_with_it(
+    http: httpx.AsyncClient, any_server: Server
+) -> None:
     talk = await new_talk(http)
     await bash(talk, "X=1")
     assert (await http.delete(talk.path())).status_code in (200, 204)

@@ -1,4 +1,5 @@
-"""Steering: a message that comes while a turn runs belongs to that turn, and the model sees it after what it interrupted."""
+"""Steering: a message that comes while a turn runs belongs to that turn, and the model sees it after what it
+interrupted."""
 
 from __future__ import annotations
 
@@ -10,7 +11,12 @@ from perdure.domain.messages import text_of
 from tests.inside import Gate, house_with, outcomes
 from tests.talk import Json, call, kinds_of, new_talk, script, text_in
 
-WEATHER = {"type": "client_side", "name": "weather", "description": "The weather.", "parameters": {"type": "object"}}
+WEATHER = {
+    "type": "client_side",
+    "name": "weather",
+    "description": "The weather.",
+    "parameters": {"type": "object"},
+}
 
 
 def shown_to_the_model(events: list[Json]) -> list[Json]:
@@ -43,7 +49,9 @@ async def test_followers_go_on_seeing_the_answer_that_was_interrupted(api: httpx
         await stream.until("output.message.delta")
         await talk.say(script({"text": "Yes."}))
         await stream.until("input.message")
-        deltas = [frame.data["data"] for frame in await stream.until("output.message.completed") if frame.live]
+        deltas = [
+            frame.data["data"] for frame in await stream.until("output.message.completed") if frame.live
+        ]
     assert len(deltas) > 1
     assert deltas[-1]["accumulated"] == "one two three four five six"
 
@@ -59,7 +67,9 @@ async def test_several_messages_are_answered_together(api: httpx.AsyncClient) ->
     assert kinds_of(events).count("llm.generation") == 2
 
 
-async def test_a_message_that_comes_while_tools_run_is_shown_to_the_model_with_their_results(tmp_path: Path) -> None:
+async def test_a_message_that_comes_while_tools_run_is_shown_to_the_model_with_their_results(
+    tmp_path: Path,
+) -> None:
     gate = Gate(parties=1)
     async with house_with(gate, tmp_path) as house:
         await house.say(script({"tool_calls": [call("wait")]}, {"text": "Never said."}))
@@ -69,18 +79,27 @@ async def test_a_message_that_comes_while_tools_run_is_shown_to_the_model_with_t
         events = await house.until_idle()
     assert [event.type for event in events].count("turn.started") == 1
     assert outcomes(events)[0].status == "success"
-    said = [text_of(event.decoded().message.content) for event in events if event.type == "output.message.completed"]
+    said = [
+        text_of(event.decoded().message.content)
+        for event in events
+        if event.type == "output.message.completed"
+    ]
     assert said == ["", "As you wish."]
 
 
 async def test_a_message_answers_the_client_side_calls_that_were_open(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, tools=[WEATHER])
-    await talk.say(script({"tool_calls": [call("weather", "call_1", city="Rome"), call("weather", "call_2")]}))
+    await talk.say(
+        script({"tool_calls": [call("weather", "call_1", city="Rome"), call("weather", "call_2")]})
+    )
     await talk.logged_until("tool.call_requested")
     message = await talk.say(script({"text": "Fine, no weather."}, ask="Forget it."))
     events = await talk.logged_until("session.idled")
     results = [event["data"] for event in events if event["type"] == "tool.completed"]
-    assert [(each["tool_call_id"], each["status"]) for each in results] == [("call_1", "cancelled"), ("call_2", "cancelled")]
+    assert [(each["tool_call_id"], each["status"]) for each in results] == [
+        ("call_1", "cancelled"),
+        ("call_2", "cancelled"),
+    ]
     assert all(each["error"] == "cancelled: the user sent a new message" for each in results)
     shown = shown_to_the_model(events)
     assert [each["role"] for each in shown] == ["user", "agent", "tool_result", "tool_result", "user"]
@@ -91,7 +110,11 @@ async def test_a_message_answers_the_client_side_calls_that_were_open(api: httpx
 
 async def test_a_message_may_choose_the_model_for_what_comes(api: httpx.AsyncClient) -> None:
     provider = (await api.post("/v1/providers", json={"name": "Other", "provider_type": "llmsim"})).json()
-    other = (await api.post(f"/v1/providers/{provider['id']}/models", json={"model_id": "other", "display_name": "Other"})).json()
+    other = (
+        await api.post(
+            f"/v1/providers/{provider['id']}/models", json={"model_id": "other", "display_name": "Other"}
+        )
+    ).json()
     talk = await new_talk(api)
     await talk.say(script({"text": "one two three four five", "delay_ms": 60}))
     await talk.logged_until("output.message.started")
@@ -109,6 +132,11 @@ async def test_messages_posted_between_steps_are_never_lost(api: httpx.AsyncClie
     events = await talk.events()
     logged = [event["data"]["message"]["id"] for event in events if event["type"] == "input.message"]
     assert logged == [message["id"] for message in posted]
-    shown = {message["id"] for event in events if event["type"] == "llm.generation" for message in event["data"]["messages"]}
+    shown = {
+        message["id"]
+        for event in events
+        if event["type"] == "llm.generation"
+        for message in event["data"]["messages"]
+    }
     assert shown >= set(logged)
     assert (await talk.read())["output_preview"] == "Answer 29."

@@ -46,21 +46,29 @@ async def test_values_are_set_read_listed_and_deleted(api: httpx.AsyncClient) ->
 
 async def test_a_call_without_what_it_needs_is_told_so(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
-    (result,) = results_in(await talk.turn({"tool_calls": [call("kv_store", operation="set", key="a")]}, {"text": "Done."}))
+    (result,) = results_in(
+        await talk.turn({"tool_calls": [call("kv_store", operation="set", key="a")]}, {"text": "Done."})
+    )
     assert result["error"] == "set needs `value`"
 
 
 async def test_secrets_are_written_over_http_and_only_their_names_come_back(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
-    answer = await api.put(talk.path("/storage/secrets"), json={"secrets": {"TOKEN": SECRET, "OTHER": "x" * 40}})
+    answer = await api.put(
+        talk.path("/storage/secrets"), json={"secrets": {"TOKEN": SECRET, "OTHER": "x" * 40}}
+    )
     assert answer.json() == {"count": 2}
     listed = (await api.get(talk.path("/storage/secrets"))).json()["data"]
     assert [each["name"] for each in listed] == ["OTHER", "TOKEN"]
     assert "value" not in listed[0]
 
 
-@pytest.mark.parametrize("form", [SECRET, base64.b64encode(SECRET.encode()).decode(), json.dumps({"deep": json.dumps(SECRET)})])
-async def test_a_secret_stands_nowhere_in_the_log_however_it_comes_in(api: httpx.AsyncClient, form: str) -> None:
+@pytest.mark.parametrize(
+    "form", [SECRET, base64.b64encode(SECRET.encode()).decode(), json.dumps({"deep": json.dumps(SECRET)})]
+)
+async def test_a_secret_stands_nowhere_in_the_log_however_it_comes_in(
+    api: httpx.AsyncClient, form: str
+) -> None:
     talk = await new_talk(api)
     await api.put(talk.path("/storage/secrets"), json={"secrets": {"TOKEN": SECRET}})
     steps = [
@@ -69,7 +77,9 @@ async def test_a_secret_stands_nowhere_in_the_log_however_it_comes_in(api: httpx
         {"text": f"It was {form}."},
     ]
     await talk.turn(*steps, ask=f"Mind {form}.")
-    shown = json.dumps(await talk.events(), ensure_ascii=False) + json.dumps(await talk.messages(), ensure_ascii=False)
+    shown = json.dumps(await talk.events(), ensure_ascii=False) + json.dumps(
+        await talk.messages(), ensure_ascii=False
+    )
     exported = (await api.get(talk.path("/export"))).text
     for leak in ("hunter2", base64.b64encode(SECRET.encode()).decode().rstrip("=")):
         assert leak not in shown
@@ -80,11 +90,18 @@ async def test_a_secret_stands_nowhere_in_the_log_however_it_comes_in(api: httpx
 async def test_a_secret_that_the_model_stores_reaches_the_store_and_no_event(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     store = call("secret_store", operation="set", key="PIN", value="zebra-4711")
-    steps = [{"tool_calls": [store]}, {"tool_calls": [call("secret_store", operation="get", key="PIN")]}, {"text": "Kept."}]
-    # The script itself travels in the message, so the log of the first message has the value; nothing after it does.
+    steps = [
+        {"tool_calls": [store]},
+        {"tool_calls": [call("secret_store", operation="get", key="PIN")]},
+        {"text": "Kept."},
+    ]
+    # The script itself travels in the message, so the log of the first message has the value; nothing after
+    # it does.
     events = await talk.turn(*steps)
     after = [
-        event for event in events if event["type"] != "input.message" and event["type"] not in ("turn.started", "turn.completed")
+        event
+        for event in events
+        if event["type"] != "input.message" and event["type"] not in ("turn.started", "turn.completed")
     ]
     spoken = [event for event in after if event["type"] != "llm.generation"]
     assert "zebra" not in json.dumps(spoken)
@@ -95,7 +112,9 @@ async def test_live_text_shows_no_secret_even_when_it_comes_in_pieces(api: httpx
     talk = await new_talk(api)
     await api.put(talk.path("/storage/secrets"), json={"secrets": {"TOKEN": "alpha beta gamma delta"}})
     async with talk.follow() as stream:
-        await talk.say("[[sim " + json.dumps([{"text": "It is alpha beta gamma delta, no more.", "delay_ms": 60}]) + "]]")
+        await talk.say(
+            "[[sim " + json.dumps([{"text": "It is alpha beta gamma delta, no more.", "delay_ms": 60}]) + "]]"
+        )
         seen = await stream.until("turn.completed")
     texts = [each.data["data"]["accumulated"] for each in seen if each.kind == "output.message.delta"]
     assert texts

@@ -91,19 +91,29 @@ async def test_the_stream_replays_the_log_as_the_list_shows_it(api: httpx.AsyncC
 
 
 @pytest.mark.parametrize("way", ["since_id", "Last-Event-ID"])
-async def test_a_follower_resumes_after_any_event_without_a_gap_or_a_repeat(api: httpx.AsyncClient, way: str) -> None:
+async def test_a_follower_resumes_after_any_event_without_a_gap_or_a_repeat(
+    api: httpx.AsyncClient, way: str
+) -> None:
     talk = await settled(api)
     events = await talk.events()
     for place, event in enumerate(events[:-1]):
-        query, headers = ({"since_id": event["id"]}, None) if way == "since_id" else ({}, {"Last-Event-ID": event["id"]})
+        query, headers = (
+            ({"since_id": event["id"]}, None) if way == "since_id" else ({}, {"Last-Event-ID": event["id"]})
+        )
         async with talk.follow(headers, **query) as stream:
             assert logged(await stream.until("session.idled")) == events[place + 1 :]
 
 
-async def test_a_browser_that_connects_again_with_its_old_address_goes_on_where_it_was(api: httpx.AsyncClient) -> None:
+async def test_a_browser_that_connects_again_with_its_old_address_goes_on_where_it_was(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await settled(api)
     events = await talk.events()
-    for query in ({"since_id": events[1]["id"]}, {"after_sequence": 2}, {"since_id": events[0]["id"], "after_sequence": 2}):
+    for query in (
+        {"since_id": events[1]["id"]},
+        {"after_sequence": 2},
+        {"since_id": events[0]["id"], "after_sequence": 2},
+    ):
         async with talk.follow({"Last-Event-ID": events[4]["id"]}, **query) as stream:
             assert logged(await stream.until("session.idled")) == events[5:]
         async with talk.follow({"Last-Event-ID": events[0]["id"]}, **query) as stream:
@@ -128,7 +138,9 @@ async def test_a_follower_resumes_after_a_delta_too(api: httpx.AsyncClient) -> N
     assert sequence_of(str(seen[-1].id)) == sequences[-1]
     steered = next(event for event in await talk.events(types="input.message", after_sequence=sequences[-1]))
     assert sequence_of(str(more[-1].id)) == steered["sequence"]
-    assert [event["sequence"] for event in logged(rest)] == list(range(steered["sequence"] + 1, rest[-1].data["sequence"] + 1))
+    assert [event["sequence"] for event in logged(rest)] == list(
+        range(steered["sequence"] + 1, rest[-1].data["sequence"] + 1)
+    )
 
 
 async def test_deltas_add_up_to_the_answer_and_pass_by_unlogged(api: httpx.AsyncClient) -> None:
@@ -137,7 +149,9 @@ async def test_deltas_add_up_to_the_answer_and_pass_by_unlogged(api: httpx.Async
         await talk.say(script({"thinking": "Hm.", **SLOW}))
         frames = await stream.until("session.idled")
     assert "".join(each["delta"] for each in deltas(frames)) == deltas(frames)[-1]["accumulated"] == ANSWER
-    assert [frame.data["data"]["delta"] for frame in frames if frame.kind == "reason.thinking.delta"] == ["Hm."]
+    assert [frame.data["data"]["delta"] for frame in frames if frame.kind == "reason.thinking.delta"] == [
+        "Hm."
+    ]
     started = next(frame.data for frame in frames if frame.kind == "output.message.started")
     for frame in frames:
         if frame.live:
@@ -213,11 +227,17 @@ async def test_a_follower_may_choose_its_kinds(api: httpx.AsyncClient) -> None:
     async with talk.follow(types=["turn.started", "session.idled"]) as stream:
         assert kinds_of(logged(await stream.until("session.idled"))) == ["turn.started", "session.idled"]
     async with talk.follow(exclude=["tool.started", "tool.completed", "llm.generation"]) as stream:
-        wanted = [event for event in events if event["type"] not in ("tool.started", "tool.completed", "llm.generation")]
+        wanted = [
+            event
+            for event in events
+            if event["type"] not in ("tool.started", "tool.completed", "llm.generation")
+        ]
         assert logged(await stream.until("session.idled")) == wanted
     async with talk.follow(types=["turn.started", "session.idled"], exclude=["turn.started"]) as stream:
         assert kinds_of(logged(await stream.until("session.idled"))) == ["session.idled"]
-    async with talk.follow(types=["output.message.delta", "turn.completed"], since_id=events[-1]["id"]) as stream:
+    async with talk.follow(
+        types=["output.message.delta", "turn.completed"], since_id=events[-1]["id"]
+    ) as stream:
         await talk.say(script(SLOW))
         frames = await stream.until("turn.completed")
     assert deltas(frames)[-1]["accumulated"] == ANSWER
@@ -235,7 +255,9 @@ async def test_a_follower_may_choose_its_kinds(api: httpx.AsyncClient) -> None:
         ({"after_sequence": "-1"}, "invalid_request"),
     ],
 )
-async def test_a_stream_that_makes_no_sense_is_refused(api: httpx.AsyncClient, query: Json, code: str) -> None:
+async def test_a_stream_that_makes_no_sense_is_refused(
+    api: httpx.AsyncClient, query: Json, code: str
+) -> None:
     talk = await new_talk(api)
     answer = await api.get(talk.path("/sse"), params=query)
     assert (answer.status_code, answer.json()["code"]) == (400, code)
@@ -295,7 +317,9 @@ async def test_who_does_not_read_costs_no_memory_is_cut_off_and_resumes(sqlite_s
         assert process.memory_info().rss - before < 16_000_000
 
         async def all_cut_off() -> bool:
-            ports = {connection.raddr.port for connection in process.net_connections("tcp") if connection.raddr}
+            ports = {
+                connection.raddr.port for connection in process.net_connections("tcp") if connection.raddr
+            }
             return not ports & {follower.port for follower in lazy}
 
         await when(all_cut_off)

@@ -1,4 +1,7 @@
-"""Calls that wait for a person: which ones, what each word on them does, and what becomes of them without one."""
+"""Calls that wait for a person.
+
+Which ones, what each word on them does, and what becomes of them without one.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from perdure.capabilities.registry import BUILT_IN
-from perdure.capabilities.tool_approval import TOOL_APPROVAL
+from perdure.tools.built_in import BUILT_IN
+from perdure.tools.tool_approval import TOOL_APPROVAL
 from tests.server import Server, post, use_simulated_model
 from tests.talk import Json, Talk, call, new_talk, script
 
@@ -36,7 +39,12 @@ def test_each_mode_asks_about_these_built_in_tools_and_no_others(mode: str | Non
 
 def gated(mode: str, *more: str) -> Json:
     """The fields of a session with this mode."""
-    return {"capabilities": [{"ref": "tool_approval", "config": {"mode": mode}}, *({"ref": each} for each in more)]}
+    return {
+        "capabilities": [
+            {"ref": "tool_approval", "config": {"mode": mode}},
+            *({"ref": each} for each in more),
+        ]
+    }
 
 
 async def asked(talk: Talk, *steps: Json) -> list[Json]:
@@ -63,7 +71,9 @@ async def outcomes(talk: Talk) -> dict[str, str]:
     """The status of every call so far, those about questions aside."""
     events = await talk.events(types="tool.completed")
     return {
-        each["data"]["tool_call_id"]: each["data"]["status"] for each in events if each["data"]["tool_name"] != "approve_tool_call"
+        each["data"]["tool_call_id"]: each["data"]["status"]
+        for each in events
+        if each["data"]["tool_name"] != "approve_tool_call"
     }
 
 
@@ -76,51 +86,85 @@ async def text_of(talk: Talk, path: str) -> str | None:
 async def test_what_destroys_waits_and_what_does_not_runs_first(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, **gated("normal", "session_sql_database"))
     calls = [
-        call("bash", "call_1", command="echo gone > /workspace/a"), call("write_file", "call_2", path="/a", content="here"),
-        call("sql_execute", "call_3", sql="CREATE TABLE t (x)"), call("read_file", "call_4", path="/b"),
-        call("delete_file", "call_5", path="/c"), call("kv_store", "call_6", operation="set", key="k", value="v"),
-    ]  # fmt: skip
+        call("bash", "call_1", command="echo gone > /workspace/a"),
+        call("write_file", "call_2", path="/a", content="here"),
+        call("sql_execute", "call_3", sql="CREATE TABLE t (x)"),
+        call("read_file", "call_4", path="/b"),
+        call("delete_file", "call_5", path="/c"),
+        call("kv_store", "call_6", operation="set", key="k", value="v"),
+    ]
     wanted = await asked(talk, {"tool_calls": calls}, {"text": "Done."})
     assert [(each["tool_call_id"], each["tool_name"]) for each in wanted] == [
-        ("call_1", "bash"), ("call_3", "sql_execute"), ("call_5", "delete_file"),
-    ]  # fmt: skip
+        ("call_1", "bash"),
+        ("call_3", "sql_execute"),
+        ("call_5", "delete_file"),
+    ]
     assert wanted[0]["arguments"] == {"command": "echo gone > /workspace/a"}
     assert set(await outcomes(talk)) == {"call_2", "call_4", "call_6"}
     assert await text_of(talk, "/a") == "here"
-    assert await decide(talk, call_1="allow", call_3="allow", call_5="reject") == {"accepted": 3, "status": "active"}
+    assert await decide(talk, call_1="allow", call_3="allow", call_5="reject") == {
+        "accepted": 3,
+        "status": "active",
+    }
     await talk.logged_until("session.idled")
     assert await text_of(talk, "/a") == "gone\n"
     done = await outcomes(talk)
     assert (done["call_1"], done["call_3"], done["call_5"]) == ("success", "success", "rejected")
 
 
-async def test_protective_asks_about_every_change_and_about_addresses_elsewhere(api: httpx.AsyncClient) -> None:
+async def test_protective_asks_about_every_change_and_about_addresses_elsewhere(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api, **gated("protective", "web_fetch"))
     calls = [
-        call("write_file", "call_1", path="/a", content="x"), call("list_directory", "call_2"),
-        call("web_fetch", "call_3", url="http://192.0.2.1/?what=secret"), call("get_current_time", "call_4"),
-    ]  # fmt: skip
+        call("write_file", "call_1", path="/a", content="x"),
+        call("list_directory", "call_2"),
+        call("web_fetch", "call_3", url="http://192.0.2.1/?what=secret"),
+        call("get_current_time", "call_4"),
+    ]
     wanted = await asked(talk, {"tool_calls": calls}, {"text": "Done."})
     assert [each["tool_name"] for each in wanted] == ["write_file", "web_fetch"]
     await decide(talk, call_1="reject", call_3="reject")
     await talk.logged_until("session.idled")
-    assert await outcomes(talk) == {"call_1": "rejected", "call_2": "success", "call_3": "rejected", "call_4": "success"}
+    assert await outcomes(talk) == {
+        "call_1": "rejected",
+        "call_2": "success",
+        "call_3": "rejected",
+        "call_4": "success",
+    }
     assert await text_of(talk, "/a") is None
 
 
-async def test_off_asks_about_nothing_and_a_session_may_turn_the_gate_of_its_agent_off(api: httpx.AsyncClient) -> None:
-    agent = await post(api, "/v1/agents", {"name": "careful", "system_prompt": "Be careful.", **gated("protective")})
+async def test_off_asks_about_nothing_and_a_session_may_turn_the_gate_of_its_agent_off(
+    api: httpx.AsyncClient,
+) -> None:
+    agent = await post(
+        api, "/v1/agents", {"name": "careful", "system_prompt": "Be careful.", **gated("protective")}
+    )
     strict = await new_talk(api, agent_id=agent["id"])
-    assert len(await asked(strict, {"tool_calls": [call("bash", "call_1", command="true")]}, {"text": "Done."})) == 1
+    assert (
+        len(await asked(strict, {"tool_calls": [call("bash", "call_1", command="true")]}, {"text": "Done."}))
+        == 1
+    )
     free = await new_talk(api, agent_id=agent["id"], **gated("off"))
     await free.turn({"tool_calls": [call("bash", "call_1", command="true")]}, {"text": "Done."})
     assert await outcomes(free) == {"call_1": "success"}
 
 
-async def test_a_tool_whose_definition_says_so_is_asked_about_without_any_capability(api: httpx.AsyncClient) -> None:
-    clock = {"type": "builtin", "name": "get_current_time", "description": "", "parameters": {}, "policy": "requires_approval"}
+async def test_a_tool_whose_definition_says_so_is_asked_about_without_any_capability(
+    api: httpx.AsyncClient,
+) -> None:
+    clock = {
+        "type": "builtin",
+        "name": "get_current_time",
+        "description": "",
+        "parameters": {},
+        "policy": "requires_approval",
+    }
     talk = await new_talk(api, tools=[clock])
-    assert len(await asked(talk, {"tool_calls": [call("get_current_time", "call_1")]}, {"text": "Late."})) == 1
+    assert (
+        len(await asked(talk, {"tool_calls": [call("get_current_time", "call_1")]}, {"text": "Late."})) == 1
+    )
     await decide(talk, call_1="allow")
     await talk.logged_until("session.idled")
     assert await outcomes(talk) == {"call_1": "success"}
@@ -131,30 +175,48 @@ async def test_a_yes_is_for_one_call_and_the_next_one_is_asked_about_again(api: 
     again = {"tool_calls": [call("bash", "call_2", command="echo two")]}
     await asked(talk, {"tool_calls": [call("bash", "call_1", command="echo one")]}, again, {"text": "Done."})
     await decide(talk, approve_call_1="allow")
-    assert [each["tool_call_id"] for each in await questions(talk, (await talk.events())[-1]["sequence"])] == ["call_2"]
+    assert [
+        each["tool_call_id"] for each in await questions(talk, (await talk.events())[-1]["sequence"])
+    ] == ["call_2"]
     await decide(talk, call_2="reject")
     await talk.logged_until("session.idled")
     assert await outcomes(talk) == {"call_1": "success", "call_2": "rejected"}
 
 
-@pytest.mark.parametrize(("decision", "becomes"), [("allow_always", "success"), ("reject_always", "rejected")])
+@pytest.mark.parametrize(
+    ("decision", "becomes"), [("allow_always", "success"), ("reject_always", "rejected")]
+)
 async def test_a_word_for_always_also_decides_what_is_open_and_what_comes_later_in_this_session(
     api: httpx.AsyncClient, decision: str, becomes: str
 ) -> None:
     talk = await new_talk(api, **gated("normal"))
     both = [call("bash", "call_1", command="echo one"), call("bash", "call_2", command="echo two")]
-    await asked(talk, {"tool_calls": both}, {"tool_calls": [call("bash", "call_3", command="echo three")]}, {"text": "Done."})
+    await asked(
+        talk,
+        {"tool_calls": both},
+        {"tool_calls": [call("bash", "call_3", command="echo three")]},
+        {"text": "Done."},
+    )
     assert (await decide(talk, call_2=decision))["accepted"] == 2
     await talk.logged_until("session.idled")
     await talk.turn({"tool_calls": [call("bash", "call_4", command="echo four")]}, {"text": "Done."})
     assert await outcomes(talk) == dict.fromkeys(("call_1", "call_2", "call_3", "call_4"), becomes)
     other = await new_talk(api, **gated("normal"))
-    assert len(await asked(other, {"tool_calls": [call("bash", "call_1", command="echo one")]}, {"text": "Done."})) == 1
+    assert (
+        len(
+            await asked(
+                other, {"tool_calls": [call("bash", "call_1", command="echo one")]}, {"text": "Done."}
+            )
+        )
+        == 1
+    )
 
 
 async def test_the_model_is_told_of_a_no_and_goes_on(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, **gated("normal"))
-    await asked(talk, {"tool_calls": [call("bash", "call_1", command="rm -r /workspace")]}, {"text": "As you wish."})
+    await asked(
+        talk, {"tool_calls": [call("bash", "call_1", command="rm -r /workspace")]}, {"text": "As you wish."}
+    )
     await decide(talk, call_1="reject")
     events = await talk.logged_until("session.idled")
     shown = [event["data"]["messages"] for event in events if event["type"] == "llm.generation"][-1]
@@ -163,9 +225,14 @@ async def test_the_model_is_told_of_a_no_and_goes_on(api: httpx.AsyncClient) -> 
     assert events[-1]["type"] == "session.idled"
 
 
-async def test_some_decisions_leave_the_others_open_and_nothing_runs_before_the_last(api: httpx.AsyncClient) -> None:
+async def test_some_decisions_leave_the_others_open_and_nothing_runs_before_the_last(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api, **gated("normal"))
-    calls = [call("bash", "call_1", command="echo x > /workspace/a"), call("delete_file", "call_2", path="/b")]
+    calls = [
+        call("bash", "call_1", command="echo x > /workspace/a"),
+        call("delete_file", "call_2", path="/b"),
+    ]
     await asked(talk, {"tool_calls": calls}, {"text": "Done."})
     assert await decide(talk, call_1="allow") == {"accepted": 1, "status": "waiting_for_tool_results"}
     problem = await decide(talk, 400, call_1="allow")
@@ -188,7 +255,9 @@ async def test_decisions_that_cannot_be_are_refused_and_decide_nothing(api: http
     ):
         assert (await post(api, talk.path("/tool-approvals"), body, 400))["code"] == code
     assert (await talk.read())["status"] == "waiting_for_tool_results"
-    assert (await talk.answer({"tool_call_id": "call_1", "result": 1}, status=400))["code"] == "unknown_tool_call"
+    assert (await talk.answer({"tool_call_id": "call_1", "result": 1}, status=400))[
+        "code"
+    ] == "unknown_tool_call"
     await decide(talk, call_1="allow")
     await talk.logged_until("session.idled")
     assert (await decide(talk, 409, call_1="allow"))["code"] == "not_waiting_for_approval"
@@ -196,7 +265,9 @@ async def test_decisions_that_cannot_be_are_refused_and_decide_nothing(api: http
 
 async def test_a_new_message_withdraws_the_questions(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, **gated("normal"))
-    await asked(talk, {"tool_calls": [call("bash", "call_1", command="echo x > /workspace/a")]}, {"text": "Done."})
+    await asked(
+        talk, {"tool_calls": [call("bash", "call_1", command="echo x > /workspace/a")]}, {"text": "Done."}
+    )
     message = await talk.say("Never mind.")
     await talk.logged_until("session.idled", after=message["sequence"])
     assert await outcomes(talk) == {"call_1": "cancelled"}
@@ -204,13 +275,17 @@ async def test_a_new_message_withdraws_the_questions(api: httpx.AsyncClient) -> 
     assert (await decide(talk, 409, call_1="allow"))["code"] == "not_waiting_for_approval"
 
 
-async def test_questions_outlive_a_kill_and_without_an_answer_the_call_is_rejected(database_url: str, tmp_path: Path) -> None:
+async def test_questions_outlive_a_kill_and_without_an_answer_the_call_is_rejected(
+    database_url: str, tmp_path: Path
+) -> None:
     async with Server(tmp_path / "data", database_url=database_url) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
             await use_simulated_model(http)
             late, answered = [await new_talk(http, **gated("normal")) for _ in range(2)]
             for talk in (late, answered):
-                await asked(talk, {"tool_calls": [call("bash", "call_1", command="echo hi")]}, {"text": "Done."})
+                await asked(
+                    talk, {"tool_calls": [call("bash", "call_1", command="echo hi")]}, {"text": "Done."}
+                )
         await server.kill()
     environment = {"PERDURE_APPROVAL_TIMEOUT_SECONDS": "0.1"}
     async with (
@@ -223,7 +298,9 @@ async def test_questions_outlive_a_kill_and_without_an_answer_the_call_is_reject
         assert await outcomes(answered) == {"call_1": "success"}
         # What was asked before keeps the time that it was given; what is asked now has a tenth of a second.
         fresh = await new_talk(http, **gated("normal"))
-        await fresh.say(script({"tool_calls": [call("bash", "call_1", command="echo hi")]}, {"text": "Done."}))
+        await fresh.say(
+            script({"tool_calls": [call("bash", "call_1", command="echo hi")]}, {"text": "Done."})
+        )
         events = await fresh.logged_until("session.idled")
         assert await outcomes(fresh) == {"call_1": "rejected"}
         assert "Nobody allowed" in json.dumps(events)

@@ -1,4 +1,5 @@
-"""Tool calls: in rounds, side by side within a round, and every mishap told to the model instead of failing the turn."""
+"""Tool calls: in rounds, side by side within a round, and every mishap told to the model instead of failing
+the turn."""
 
 from __future__ import annotations
 
@@ -34,12 +35,21 @@ async def test_a_round_of_tools_leaves_exactly_these_events(api: httpx.AsyncClie
 
 async def test_results_come_in_the_order_of_the_calls(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
-    calls = [call("write_file", path="/a", content="a"), call("get_current_time"), call("get_session_info"), call("nothing")]
+    calls = [
+        call("write_file", path="/a", content="a"),
+        call("get_current_time"),
+        call("get_session_info"),
+        call("nothing"),
+    ]
     events = await talk.turn({"tool_calls": calls}, {"text": "Done."})
     kinds = kinds_of(events)
     assert kinds.count("act.started") == kinds.count("act.completed") == 1
-    assert [kind for kind in kinds if kind.startswith("tool.")] == ["tool.started"] * 4 + ["tool.completed"] * 4
-    asked = next(event["data"]["message"]["content"] for event in events if event["type"] == "output.message.completed")
+    assert [kind for kind in kinds if kind.startswith("tool.")] == ["tool.started"] * 4 + [
+        "tool.completed"
+    ] * 4
+    asked = next(
+        event["data"]["message"]["content"] for event in events if event["type"] == "output.message.completed"
+    )
     assert [result["tool_call_id"] for result in results_in(events)] == [part["id"] for part in asked]
     act = next(event["data"] for event in events if event["type"] == "act.completed")
     assert (act["success_count"], act["error_count"]) == (3, 1)
@@ -58,7 +68,17 @@ async def test_results_come_in_the_order_of_the_calls(api: httpx.AsyncClient) ->
         (call("get_current_time", timezone="Mars/Olympus"), "Mars/Olympus"),
         (call("read_file", path="/missing"), "/missing"),
     ],
-    ids=["wrong type", "missing", "unknown name", "not JSON", "a list", "null", "unknown tool", "refused", "failed"],
+    ids=[
+        "wrong type",
+        "missing",
+        "unknown name",
+        "not JSON",
+        "a list",
+        "null",
+        "unknown tool",
+        "refused",
+        "failed",
+    ],
 )
 async def test_a_call_that_cannot_be_made_becomes_an_error_that_the_model_sees(
     api: httpx.AsyncClient, wrong: Json, words: str
@@ -109,7 +129,12 @@ async def test_a_quick_call_waits_in_line_behind_a_slow_one(tmp_path: Path) -> N
 
 async def test_a_tool_that_hangs_breaks_or_refuses_is_an_error_for_the_model(tmp_path: Path) -> None:
     async with house_with(Gate(parties=1), tmp_path) as house:
-        await house.say(script({"tool_calls": [call("hang"), call("explode"), call("refuse"), call("meet")]}, {"text": "I see."}))
+        await house.say(
+            script(
+                {"tool_calls": [call("hang"), call("explode"), call("refuse"), call("meet")]},
+                {"text": "I see."},
+            )
+        )
         events = await house.until_idle()
         assert [each.status for each in outcomes(events)] == ["timeout", "error", "error", "success"]
         said = [each.error for each in outcomes(events)]
@@ -120,7 +145,9 @@ async def test_a_tool_that_hangs_breaks_or_refuses_is_an_error_for_the_model(tmp
         assert events[-2].type == "turn.completed"
 
 
-async def test_what_a_tool_says_that_no_log_can_hold_is_mended_or_an_error_and_never_the_turns_end(tmp_path: Path) -> None:
+async def test_what_a_tool_says_that_no_log_can_hold_is_mended_or_an_error_and_never_the_turns_end(
+    tmp_path: Path,
+) -> None:
     async with house_with(Gate(parties=1), tmp_path) as house:
         calls = [call("mumble", how=how) for how in ("text", "inside", "object", "error")]
         await house.say(script({"tool_calls": calls}, {"text": "I see."}))
@@ -133,15 +160,23 @@ async def test_what_a_tool_says_that_no_log_can_hold_is_mended_or_an_error_and_n
         assert events[-2].type == "turn.completed"
 
 
-async def test_followers_see_a_tools_progress_and_output_while_it_runs_and_the_log_keeps_only_the_result(tmp_path: Path) -> None:
+async def test_followers_see_a_tools_progress_and_output_while_it_runs_and_the_log_keeps_only_the_result(
+    tmp_path: Path,
+) -> None:
     async with house_with(Gate(parties=1), tmp_path) as house:
-        follower = await open_follower(house.parts.app, house.owner.organization_id, house.session_id, 0, Want())
+        follower = await open_follower(
+            house.parts.app, house.owner.organization_id, house.session_id, 0, Want()
+        )
         await house.say(script({"tool_calls": [call("report", "call_1")]}, {"text": "Thank you."}))
         frames: list[Frame] = []
         while not frames or frames[-1].type != "session.idled":
             frames += await follower.frames(1)
         follower.close()
-        live = [json.loads(frame.data) for frame in frames if frame.type.startswith("tool.") and frame.type in LIVE_TYPES]
+        live = [
+            json.loads(frame.data)
+            for frame in frames
+            if frame.type.startswith("tool.") and frame.type in LIVE_TYPES
+        ]
         assert [(each["type"], each["data"].get("message") or each["data"]["delta"]) for each in live] == [
             ("tool.progress", "Half done."),
             ("tool.output.delta", "one "),
@@ -153,7 +188,9 @@ async def test_followers_see_a_tools_progress_and_output_while_it_runs_and_the_l
         assert not LIVE_TYPES & {event.type for event in await house.until_idle()}
 
 
-async def test_followers_see_no_secret_in_what_a_tool_shows_even_when_it_comes_in_pieces(tmp_path: Path) -> None:
+async def test_followers_see_no_secret_in_what_a_tool_shows_even_when_it_comes_in_pieces(
+    tmp_path: Path,
+) -> None:
     async with house_with(Gate(parties=1), tmp_path) as house:
         app, owner = house.parts.app, house.owner
         await put_secrets(app, owner, house.session_id, SetSecrets({"COUNT": "one two", "PART": "Half"}))

@@ -1,4 +1,7 @@
-"""A turn from message to rest: what it leaves in the log, what clients see of it, and what it does when the model fails."""
+"""A turn from message to rest.
+
+What it leaves in the log, what clients see of it, and what it does when the model fails.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +30,20 @@ TEXT_TURN = [
 
 async def test_a_text_turn_leaves_exactly_these_events(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, harness_name="base")
-    await talk.turn({"text": "Two words.", "usage": {"input_tokens": 7, "output_tokens": 2}}, ask="Say two words.")
+    await talk.turn(
+        {"text": "Two words.", "usage": {"input_tokens": 7, "output_tokens": 2}}, ask="Say two words."
+    )
     check_events("text_turn", await talk.events())
 
 
 async def test_thinking_is_logged_before_the_answer(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     events = await talk.turn({"thinking": "Let me see.", "text": "Four."}, ask="2 + 2?")
-    assert kinds_of(events)[5:8] == ["reason.thinking.started", "reason.thinking.completed", "output.message.completed"]
+    assert kinds_of(events)[5:8] == [
+        "reason.thinking.started",
+        "reason.thinking.completed",
+        "output.message.completed",
+    ]
     assert events[6]["data"]["thinking"] == "Let me see."
     assert (await talk.messages())[-1]["thinking"] == "Let me see."
 
@@ -52,7 +61,9 @@ async def test_the_posted_message_is_answered_with_its_place_in_the_log(api: htt
 
 async def test_the_messages_are_rebuilt_from_the_log(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
-    await talk.turn({"text": "Let me look.", "tool_calls": [call("get_current_time")]}, {"text": "It is late."})
+    await talk.turn(
+        {"text": "Let me look.", "tool_calls": [call("get_current_time")]}, {"text": "It is late."}
+    )
     messages = await talk.messages()
     assert [message["role"] for message in messages] == ["user", "agent", "tool_result", "agent"]
     assert [message.get("phase") for message in messages] == [None, "commentary", None, "final_answer"]
@@ -72,15 +83,22 @@ async def test_events_of_a_turn_and_of_another_trace_are_none(http: httpx.AsyncC
 
 async def test_spans_nest_and_the_two_ends_of_each_share_one(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
-    events = await talk.turn({"tool_calls": [call("get_current_time"), call("get_session_info")]}, {"text": "Done."})
+    events = await talk.turn(
+        {"tool_calls": [call("get_current_time"), call("get_session_info")]}, {"text": "Done."}
+    )
     turn_id = events[0]["context"]["turn_id"]
     assert {event["context"]["trace_id"] for event in events} == {turn_id}
     assert {event["context"]["input_message_id"] for event in events} == {events[0]["data"]["message"]["id"]}
     parent: dict[str, str | None] = {}
     for event in events:
         span = event["context"]["span_id"]
-        assert parent.setdefault(span, event["context"].get("parent_span_id")) == event["context"].get("parent_span_id")
-    spans = {kind: [each["context"]["span_id"] for each in events if each["type"] == kind] for kind in kinds_of(events)}
+        assert parent.setdefault(span, event["context"].get("parent_span_id")) == event["context"].get(
+            "parent_span_id"
+        )
+    spans = {
+        kind: [each["context"]["span_id"] for each in events if each["type"] == kind]
+        for kind in kinds_of(events)
+    }
     for name in ("turn", "reason", "act"):
         assert spans[f"{name}.started"] == spans[f"{name}.completed"]
     assert spans["tool.started"] == spans["tool.completed"]
@@ -97,10 +115,16 @@ async def test_usage_adds_up_over_calls_and_turns_with_what_was_cached(api: http
     talk = await new_talk(api)
     first = {"input_tokens": 100, "output_tokens": 10, "cache_creation_tokens": 60}
     second = {"input_tokens": 120, "output_tokens": 5, "cache_read_tokens": 90}
-    events = await talk.turn({"tool_calls": [call("get_current_time")], "usage": first}, {"text": "Noon.", "usage": second})
+    events = await talk.turn(
+        {"tool_calls": [call("get_current_time")], "usage": first}, {"text": "Noon.", "usage": second}
+    )
     turn = {"input_tokens": 220, "output_tokens": 15, "cache_read_tokens": 90, "cache_creation_tokens": 60}
     assert events[-2]["data"]["usage"] == events[-1]["data"]["usage"] == turn
-    assert (events[-2]["data"]["llm_call_count"], events[-2]["data"]["tool_call_count"], events[-2]["data"]["iterations"]) == (
+    assert (
+        events[-2]["data"]["llm_call_count"],
+        events[-2]["data"]["tool_call_count"],
+        events[-2]["data"]["iterations"],
+    ) == (
         2,
         1,
         2,
@@ -135,7 +159,9 @@ async def test_every_model_call_shows_what_it_was_shown(api: httpx.AsyncClient) 
     assert all(known[message["id"]] == message["content"] for message in shown[1])
 
 
-async def test_a_failure_that_passes_is_tried_again_as_late_as_the_vendor_asks(api: httpx.AsyncClient) -> None:
+async def test_a_failure_that_passes_is_tried_again_as_late_as_the_vendor_asks(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api)
     failure = {"code": "provider_rate_limited", "status": 429, "retry_after": 0.9, "times": 1}
     events = await talk.turn({"text": "At last.", "fail": failure})
@@ -153,15 +179,25 @@ async def test_a_failure_that_does_not_pass_ends_the_turn_after_the_last_attempt
     ):
         await use_simulated_model(http)
         talk = await new_talk(http)
-        events = await talk.turn({"fail": {"code": "provider_unavailable", "message": "503 upstream", "status": 503}})
+        events = await talk.turn(
+            {"fail": {"code": "provider_unavailable", "message": "503 upstream", "status": 503}}
+        )
         generation = next(event["data"]["metadata"] for event in events if event["type"] == "llm.generation")
-        assert (generation["success"], generation["retry"]["attempts"], generation["error"]) == (False, 2, "503 upstream")
+        assert (generation["success"], generation["retry"]["attempts"], generation["error"]) == (
+            False,
+            2,
+            "503 upstream",
+        )
         assert failure_of(events) == ("provider_unavailable", "503 upstream")
 
 
-async def test_a_failure_for_good_is_not_tried_again_and_is_explained_to_a_person(api: httpx.AsyncClient) -> None:
+async def test_a_failure_for_good_is_not_tried_again_and_is_explained_to_a_person(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api, harness_name="base")
-    events = await talk.turn({"fail": {"code": "provider_auth", "message": "invalid key", "status": 401}}, ask="Hello?")
+    events = await talk.turn(
+        {"fail": {"code": "provider_auth", "message": "invalid key", "status": 401}}, ask="Hello?"
+    )
     assert failure_of(events) == ("provider_auth", "invalid key")
     assert "credentials" in text_in((await talk.messages())[-1])
     check_events("failed_turn", await talk.events())
@@ -173,7 +209,10 @@ async def test_after_a_failed_turn_the_session_takes_the_next_message(api: httpx
     events = await talk.turn({"text": "Better."})
     assert kinds_of(events) == TEXT_TURN
     shown = next(event["data"]["messages"] for event in events if event["type"] == "llm.generation")
-    assert [message["role"] for message in shown] == ["user", "user"]  # the apology is for people, not for the model
+    assert [message["role"] for message in shown] == [
+        "user",
+        "user",
+    ]  # the apology is for people, not for the model
 
 
 async def test_a_script_that_is_wrong_fails_the_turn_and_says_where(api: httpx.AsyncClient) -> None:
@@ -202,11 +241,15 @@ async def test_rounds_of_tools_end_at_the_limit_of_model_calls(api: httpx.AsyncC
     assert (await talk.read())["status"] == "idle"
 
 
-async def test_a_stream_that_breaks_is_taken_up_anew_and_followers_see_it_begin_anew(api: httpx.AsyncClient) -> None:
+async def test_a_stream_that_breaks_is_taken_up_anew_and_followers_see_it_begin_anew(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api)
     async with talk.follow() as stream:
         await talk.say(script({"text": "one two three four", "delay_ms": 60, "cut_after": 3, "cut_times": 1}))
-        deltas = [frame.data["data"] for frame in await stream.until("output.message.completed") if frame.live]
+        deltas = [
+            frame.data["data"] for frame in await stream.until("output.message.completed") if frame.live
+        ]
     beginnings = [number for number, delta in enumerate(deltas) if delta["accumulated"] == delta["delta"]]
     assert len(beginnings) == 2, deltas
     first, second = deltas[: beginnings[1]], deltas[beginnings[1] :]
@@ -214,7 +257,10 @@ async def test_a_stream_that_breaks_is_taken_up_anew_and_followers_see_it_begin_
     assert "".join(delta["delta"] for delta in second) == "one two three four"
     assert first[-1]["accumulated"].startswith("one ")
     generation = (await talk.logged_until("llm.generation"))[-1]["data"]
-    assert (generation["metadata"]["retry"]["attempts"], generation["output"]["text"]) == (2, "one two three four")
+    assert (generation["metadata"]["retry"]["attempts"], generation["output"]["text"]) == (
+        2,
+        "one two three four",
+    )
 
 
 async def test_a_real_model_answers_live_and_counts_its_tokens(sqlite_server: Server, llama_url: str) -> None:
@@ -227,7 +273,11 @@ async def test_a_real_model_answers_live_and_counts_its_tokens(sqlite_server: Se
         deltas = [frame.data["data"] for frame in frames if frame.live]
         answer = next(frame.data["data"] for frame in frames if frame.kind == "output.message.completed")
         assert len(deltas) > 1
-        assert deltas[-1]["accumulated"] == "".join(delta["delta"] for delta in deltas) == text_in(answer["message"])
+        assert (
+            deltas[-1]["accumulated"]
+            == "".join(delta["delta"] for delta in deltas)
+            == text_in(answer["message"])
+        )
         assert answer["usage"]["input_tokens"] > answer["usage"].get("cache_read_tokens", 0)
         assert answer["usage"]["output_tokens"] > 1
         again = next(event for event in await _second_turn(talk) if event["type"] == "llm.generation")["data"]
@@ -243,9 +293,13 @@ async def _second_turn(talk: Talk) -> list[Json]:
 async def real_model(http: httpx.AsyncClient, url: str) -> str:
     """Register the tiny real model; its id."""
     provider = await post(
-        http, "/v1/providers", {"name": "Local", "provider_type": "openai_completions", "base_url": url, "api_key": "none"}
+        http,
+        "/v1/providers",
+        {"name": "Local", "provider_type": "openai_completions", "base_url": url, "api_key": "none"},
     )
-    model = await post(http, f"/v1/providers/{provider['id']}/models", {"model_id": MODEL_NAME, "display_name": "SmolLM2"})
+    model = await post(
+        http, f"/v1/providers/{provider['id']}/models", {"model_id": MODEL_NAME, "display_name": "SmolLM2"}
+    )
     return str(model["id"])
 
 

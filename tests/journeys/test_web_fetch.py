@@ -47,17 +47,29 @@ async def test_a_page_is_fetched_where_private_addresses_are_allowed(intranet: h
     assert "running_sessions" in data["result"][0]["text"]
 
 
-async def test_every_layer_can_narrow_where_tools_go_and_none_can_widen_it(intranet: httpx.AsyncClient) -> None:
+async def test_every_layer_can_narrow_where_tools_go_and_none_can_widen_it(
+    intranet: httpx.AsyncClient,
+) -> None:
     here = str(intranet.base_url.join("/health"))
     harness = await post(
         intranet,
         "/v1/harnesses",
-        {"name": "narrow", "system_prompt": "x", "network_access": {"allowed": ["127.0.0.1", "*.test"]}, **WEB},
+        {
+            "name": "narrow",
+            "system_prompt": "x",
+            "network_access": {"allowed": ["127.0.0.1", "*.test"]},
+            **WEB,
+        },
     )
     agent = await post(
         intranet,
         "/v1/agents",
-        {"name": "a", "system_prompt": "x", "harness_id": harness["id"], "network_access": {"blocked": ["b.test"]}},
+        {
+            "name": "a",
+            "system_prompt": "x",
+            "harness_id": harness["id"],
+            "network_access": {"blocked": ["b.test"]},
+        },
     )
     for access, reached in (
         (None, True),
@@ -66,19 +78,24 @@ async def test_every_layer_can_narrow_where_tools_go_and_none_can_widen_it(intra
         ({"allowed": ["a.test"]}, False),
         ({"blocked": ["127.0.0.1"]}, False),
     ):
-        talk = await new_talk(intranet, agent_id=agent["id"], **({} if access is None else {"network_access": access}))
+        talk = await new_talk(
+            intranet, agent_id=agent["id"], **({} if access is None else {"network_access": access})
+        )
         assert (await fetched(talk, here))["success"] is reached, access
         for host in ("b.test", "elsewhere.example"):
             assert "may reach" in (await fetched(talk, f"http://{host}/"))["error"]
 
 
 async def test_a_site_whose_headers_are_no_text_does_not_harm_the_turn(intranet: httpx.AsyncClient) -> None:
-    """Header bytes that are no UTF-8 come out of the client as halves of surrogate pairs, which nothing can store."""
+    """Header bytes that are no UTF-8 come out of the client as halves of surrogate pairs, which nothing can
+    store."""
     kinds = {b"/page": b"text/ht\xffml", b"/other": b"appl\xff/zip", b"/odd": b"text/plain; charset=\xff"}
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         path = (await reader.readuntil(b"\r\n\r\n")).split()[1]
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: " + kinds[path] + b"\r\nContent-Length: 5\r\n\r\nhello")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: " + kinds[path] + b"\r\nContent-Length: 5\r\n\r\nhello"
+        )
         await writer.drain()
         writer.close()
 

@@ -23,7 +23,12 @@ def one(workspace: Json) -> str:
 
 async def test_a_workspace_is_made_read_and_changed(api: httpx.AsyncClient) -> None:
     made = await new_workspace(api, description="For the report.")
-    assert (made["status"], made["size_bytes"], made["file_count"], made["description"]) == ("active", 0, 0, "For the report.")
+    assert (made["status"], made["size_bytes"], made["file_count"], made["description"]) == (
+        "active",
+        0,
+        0,
+        "For the report.",
+    )
     assert "session_id" not in made
     assert await get(api, one(made)) == made
     assert await patch(api, one(made), {}) == made
@@ -74,7 +79,9 @@ async def test_sessions_work_in_one_workspace(api: httpx.AsyncClient) -> None:
     writer = await new_talk(api, workspace_id=workspace["id"])
     reader = await new_talk(api, workspace_id=workspace["id"])
     assert (await writer.read())["workspace_id"] == workspace["id"]
-    await writer.turn({"tool_calls": [call("write_file", path="/plan.md", content="Step one.")]}, {"text": "Done."})
+    await writer.turn(
+        {"tool_calls": [call("write_file", path="/plan.md", content="Step one.")]}, {"text": "Done."}
+    )
     events = await reader.turn({"tool_calls": [call("read_file", path="/plan.md")]}, {"text": "Read."})
     result = next(event["data"] for event in events if event["type"] == "tool.completed")
     assert "Step one." in result["result"][0]["text"]
@@ -85,7 +92,9 @@ async def test_sessions_work_in_one_workspace(api: httpx.AsyncClient) -> None:
     assert (await get(api, f"{one(workspace)}/fs/plan.md"))["content"] == "Step one."
 
 
-async def test_a_sessions_own_workspace_can_be_shared_and_stays_as_long_as_it_is(api: httpx.AsyncClient) -> None:
+async def test_a_sessions_own_workspace_can_be_shared_and_stays_as_long_as_it_is(
+    api: httpx.AsyncClient,
+) -> None:
     owner = await new_talk(api)
     own = (await owner.read())["workspace_id"]
     await post(api, owner.path("/fs/a"), {"content": "1"})
@@ -172,12 +181,16 @@ async def test_the_public_client_works_with_files_unchanged(api: httpx.AsyncClie
         assert (made.path, made.is_directory) == ("/notes/a.txt", False)
         await files.create_dir(workspace, "/empty")
         assert [each.path for each in await files.list(workspace)] == ["/empty", "/notes"]
-        assert [each.path for each in await files.list(workspace, "/notes", recursive=True)] == ["/notes/a.txt"]
+        assert [each.path for each in await files.list(workspace, "/notes", recursive=True)] == [
+            "/notes/a.txt"
+        ]
         assert (await files.read(workspace, "/notes/a.txt")).content == "hello\nworld\n"
         assert (await files.update(workspace, "/notes/a.txt", "hello\n")).size_bytes == 6
         assert (await files.move_file(workspace, "/notes/a.txt", "/b.txt")).path == "/b.txt"
         assert (await files.copy_file(workspace, "/b.txt", "/c.txt")).path == "/c.txt"
-        assert [match.line_number for result in await files.grep(workspace, "hel+o") for match in result.matches] == [1, 1]
+        assert [
+            match.line_number for result in await files.grep(workspace, "hel+o") for match in result.matches
+        ] == [1, 1]
         assert (await files.stat(workspace, "/c.txt")).size_bytes == 6
         assert (await files.delete(workspace, "/notes", recursive=True)).deleted
         made_one = await client.workspaces.create(fresh("theirs"))

@@ -24,13 +24,17 @@ class Tree:
     async def create(self, path: str, status: int = 201, **body: object) -> Json:
         return await self._json("POST", self.url(path), status, json=body)
 
-    async def put(self, path: str, status: int = 200, *, headers: dict[str, str] | None = None, **body: object) -> Json:
+    async def put(
+        self, path: str, status: int = 200, *, headers: dict[str, str] | None = None, **body: object
+    ) -> Json:
         return await self._json("PUT", self.url(path), status, json=body, headers=headers)
 
     async def read(self, path: str, status: int = 200, **query: object) -> Json:
         return await self._json("GET", self.url(path), status, params=query)
 
-    async def delete(self, path: str, status: int = 200, *, headers: dict[str, str] | None = None, **query: object) -> Json:
+    async def delete(
+        self, path: str, status: int = 200, *, headers: dict[str, str] | None = None, **query: object
+    ) -> Json:
         return await self._json("DELETE", self.url(path), status, params=query, headers=headers)
 
     async def act(self, name: str, status: int = 200, **body: object) -> Json:
@@ -62,7 +66,10 @@ def sha(data: bytes) -> str:
 
 
 async def raw(server: Server, method: str, target: str, body: bytes = b"") -> tuple[int, bytes]:
-    """A request with exactly this target, which no client has put in order; the status, and the whole answer."""
+    """A request with exactly this target, which no client has put in order.
+
+    The status, and the whole answer.
+    """
     url = urlsplit(server.url)
     reader, writer = await asyncio.open_connection(url.hostname, url.port)
     try:

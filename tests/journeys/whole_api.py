@@ -56,9 +56,15 @@ def operations_in(document: Json) -> Iterator[Operation]:
                     if kind == "application/json"
                     else {"content": str(example), "headers": {"content-type": kind}}
                 )
-            needed = (given for given in each.get("parameters", ()) if given.get("in") == "query" and given["required"])
+            needed = (
+                given
+                for given in each.get("parameters", ())
+                if given.get("in") == "query" and given["required"]
+            )
             query = {given["name"]: REQUIRED[given["name"]] for given in needed}
-            yield Operation(each["operationId"], method.upper(), path, query, body, each.get("security") == [])
+            yield Operation(
+                each["operationId"], method.upper(), path, query, body, each.get("security") == []
+            )
 
 
 class Place:
@@ -81,12 +87,16 @@ class Place:
         me = (await http.get("/v1/users/me")).json()
         organization = (await http.get("/v1/sessions", params={"limit": 1})).request.headers["x-org-id"]
         provider = await post(http, "/v1/providers", {"name": mark, "provider_type": "llmsim"})
-        model = await post(http, f"/v1/providers/{provider['id']}/models", {"model_id": "simulated", "display_name": mark})
+        model = await post(
+            http, f"/v1/providers/{provider['id']}/models", {"model_id": "simulated", "display_name": mark}
+        )
         harness = await post(http, "/v1/harnesses", {"name": mark})
         agent = await post(http, "/v1/agents", {"name": mark, "system_prompt": mark})
         version = await post(http, f"/v1/agents/{agent['id']}/versions", {}, 200)
         session = await post(
-            http, "/v1/sessions", {"title": mark, "tags": [mark], "agent_id": agent["id"], "model_id": model["id"]}
+            http,
+            "/v1/sessions",
+            {"title": mark, "tags": [mark], "agent_id": agent["id"], "model_id": model["id"]},
         )
         base = f"/v1/sessions/{session['id']}"
         await post(http, f"{base}/messages", body_of(script({"text": mark})))
@@ -98,13 +108,30 @@ class Place:
         await http.put(f"{base}/storage/secrets", json={"secrets": {"KEPT": mark}})
         token = (await http.get("/v1/users/me/tokens")).json()["data"][-1]
         self.values = {
-            "org": organization, "user_id": me["id"], "token_id": token["id"], "provider_id": provider["id"], "model": model["id"],
-            "harness_id": harness["id"], "agent_id": agent["id"], "version_id": version["id"], "from_version_id": version["id"],
-            "to_version_id": version["id"], "session_id": session["id"], "schedule_id": schedule["id"], "name": database,
-            "capability_id": "current_time", "workspace_id": session["workspace_id"], "path": "kept.txt",
-        }  # fmt: skip
-        self.marks = {value for name, value in self.values.items() if name not in OF_THE_SERVER and len(value) > 10} | {mark}
+            "org": organization,
+            "user_id": me["id"],
+            "token_id": token["id"],
+            "provider_id": provider["id"],
+            "model": model["id"],
+            "harness_id": harness["id"],
+            "agent_id": agent["id"],
+            "version_id": version["id"],
+            "from_version_id": version["id"],
+            "to_version_id": version["id"],
+            "session_id": session["id"],
+            "schedule_id": schedule["id"],
+            "name": database,
+            "capability_id": "current_time",
+            "workspace_id": session["workspace_id"],
+            "path": "kept.txt",
+        }
+        self.marks = {
+            value for name, value in self.values.items() if name not in OF_THE_SERVER and len(value) > 10
+        } | {mark}
 
     def of(self, operation: Operation) -> dict[str, str]:
         """The values for an operation: a parameter called `id` means what its path is about."""
-        return {**self.values, "id": self.values["model" if operation.path.startswith("/v1/models") else "provider_id"]}
+        return {
+            **self.values,
+            "id": self.values["model" if operation.path.startswith("/v1/models") else "provider_id"],
+        }

@@ -12,8 +12,8 @@ from uuid import uuid4
 
 import httpx
 
-from perdure.api.error_codes import BY_CODE
-from perdure.api.http import Route
+from perdure.api.kernel.http import Route
+from perdure.api.openapi.error_codes import BY_CODE
 from perdure.domain.ids import new_id
 from perdure.settings import Settings
 from perdure.wiring import all_routes
@@ -40,7 +40,10 @@ def complaint(answer: httpx.Response) -> str | None:
     body = strictly(answer.content)
     if not {"type", "title", "status", "detail", "code", "error"} <= set(body):
         return f"fields {sorted(body)}"
-    if body["status"] != answer.status_code or body["error"] != {"code": body["code"], "message": body["detail"]}:
+    if body["status"] != answer.status_code or body["error"] != {
+        "code": body["code"],
+        "message": body["detail"],
+    }:
         return f"contradicts itself: {body}"
     if body["code"] not in BY_CODE or body["type"] != f"/docs/errors#{body['code']}":
         return f"unknown code {body['code']}"
@@ -70,7 +73,9 @@ class World:
 
     def path(self, route: Route, **given: str) -> str:
         """The route's path with ids that exist, or at least could."""
-        return re.sub(r"{(\w+)}", lambda match: given.get(match[1]) or self.id_for(route, match[1]), route.path)
+        return re.sub(
+            r"{(\w+)}", lambda match: given.get(match[1]) or self.id_for(route, match[1]), route.path
+        )
 
     def id_for(self, route: Route, name: str) -> str:
         kind = route.ids.get(name) or name.removesuffix("_id")
@@ -81,11 +86,23 @@ class World:
         ids = self.ids
         session = f"/v1/sessions/{ids['session']}"
         paths = [
-            session, f"{session}/events?limit=1000", f"{session}/messages", "/v1/sessions?limit=100", f"/v1/agents/{ids['agent']}",
-            "/v1/agents?limit=100&include_archived=true", f"/v1/harnesses/{ids['harness']}", "/v1/harnesses?include_archived=true",
-            f"{session}/fs?recursive=true", f"/v1/workspaces/{ids['workspace']}", f"/v1/workspaces/{ids['workspace']}/fs?recursive=true",
-            "/v1/providers", "/v1/models", f"/v1/orgs/{ids['org']}", "/v1/users", "/v1/users/me/tokens",
-        ]  # fmt: skip
+            session,
+            f"{session}/events?limit=1000",
+            f"{session}/messages",
+            "/v1/sessions?limit=100",
+            f"/v1/agents/{ids['agent']}",
+            "/v1/agents?limit=100&include_archived=true",
+            f"/v1/harnesses/{ids['harness']}",
+            "/v1/harnesses?include_archived=true",
+            f"{session}/fs?recursive=true",
+            f"/v1/workspaces/{ids['workspace']}",
+            f"/v1/workspaces/{ids['workspace']}/fs?recursive=true",
+            "/v1/providers",
+            "/v1/models",
+            f"/v1/orgs/{ids['org']}",
+            "/v1/users",
+            "/v1/users/me/tokens",
+        ]
         found = {}
         for path in paths:
             answer = await self.http.get(path)
@@ -98,7 +115,10 @@ class World:
 
 
 async def watched(server: Server, http: httpx.AsyncClient) -> AsyncIterator[World]:
-    """A filled server; whatever a test sends it, it must be alive, have logged no mistake, and show all that it holds."""
+    """A filled server.
+
+    Whatever a test sends it, it must be alive, have logged no mistake, and show all that it holds.
+    """
     made = World(server, http)
     await made.fill()
     before = len(server.log.read_text())
@@ -109,7 +129,11 @@ async def watched(server: Server, http: httpx.AsyncClient) -> AsyncIterator[Worl
 
 
 def head(method: str, path: str, headers: dict[str, str]) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "host: localhost", *(f"{name}: {value}" for name, value in headers.items())]
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        "host: localhost",
+        *(f"{name}: {value}" for name, value in headers.items()),
+    ]
     return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
 
@@ -122,6 +146,8 @@ async def raw_exchange(server: Server, data: bytes) -> tuple[int, Any]:
         lines = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)).decode().split("\r\n")
         fields = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
         assert fields["content-type"] == "application/problem+json"
-        return int(lines[0].split()[1]), strictly(await asyncio.wait_for(reader.readexactly(int(fields["content-length"])), 30))
+        return int(lines[0].split()[1]), strictly(
+            await asyncio.wait_for(reader.readexactly(int(fields["content-length"])), 30)
+        )
     finally:
         writer.close()

@@ -1,4 +1,7 @@
-"""What must hold once a schedule has come to rest: promises P1 to P5, read from the log and from the world outside it."""
+"""What must hold once a schedule has come to rest.
+
+Promises P1 to P5, read from the log and from the world outside it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from perdure.domain.events import ENDED_TURN, Event
 from perdure.domain.messages import text_of, tool_calls_of
 from perdure.domain.tools import APPROVE
 from perdure.domain.turn import TurnState, fold
-from perdure.engine.histories import read_conversation
+from perdure.engine.conversation_cache import read_conversation
 from tests.simulation.conversations import Key, disorder, expected_prompt, key_of
 from tests.simulation.model import ANSWER, SUMMARY
 from tests.simulation.tools import REPLAYABLE
@@ -48,8 +51,11 @@ def check_log(world: World, log: list[Event]) -> None:
     state = fold(log, TurnState())
     again = fold(log[row.turn_after :], TurnState(head=row.turn_after))
     if row.deleted_at is None and (state.head, state.turn_id, state.calls, state.pending) != (
-        again.head, again.turn_id, again.calls, again.pending,
-    ):  # fmt: skip
+        again.head,
+        again.turn_id,
+        again.calls,
+        again.pending,
+    ):
         world.blame(f"the fold of the turn is {again}, that of the whole log {state}")
     if row.status in {"idle", "started"} and (again.started or again.pending or row.turn_id is not None):
         world.blame(f"P4: the session is {row.status} and its turn is not over: {again}")
@@ -84,7 +90,11 @@ class _Turns:
                 self._need(not self._unseen, event, "idle with messages unseen")
             case "reason.started":
                 self._need(self._exec is None, event, "two model calls at once")
-                self._need(all(state == "done" for state in self._calls.values()), event, "a model call before all results")
+                self._need(
+                    all(state == "done" for state in self._calls.values()),
+                    event,
+                    "a model call before all results",
+                )
                 self._exec, self._calls, self._acting = context.exec_id, {}, False
                 self._unseen.clear()
             case "reason.completed":
@@ -96,7 +106,11 @@ class _Turns:
                 self._need(self._acting == (event.type == "act.completed"), event, "act out of order")
                 self._acting = event.type == "act.started"
             case "tool.started":
-                self._need(self._exec is None and self._calls.get(data.tool_call.id) == "open", event, "a call starts")
+                self._need(
+                    self._exec is None and self._calls.get(data.tool_call.id) == "open",
+                    event,
+                    "a call starts",
+                )
                 self._calls[data.tool_call.id] = "started"
             case "tool.completed" if data.tool_name != APPROVE:
                 self._need(self._calls.get(data.tool_call_id) in {"open", "started"}, event, "a call ends")
@@ -106,11 +120,21 @@ class _Turns:
 
     def _end(self, event: Event, turn_id: str) -> None:
         if event.type == "turn.failed":
-            self._need(event.decoded().error_code != "unavailable", event, "a turn pays for a database that was away")
+            self._need(
+                event.decoded().error_code != "unavailable", event, "a turn pays for a database that was away"
+            )
         self._need(turn_id not in self._ended, event, "a turn ends twice")
-        self._need(self.turn == turn_id or (self.turn is None and event.type == "turn.cancelled"), event, "the end of another turn")
+        self._need(
+            self.turn == turn_id or (self.turn is None and event.type == "turn.cancelled"),
+            event,
+            "the end of another turn",
+        )
         self._ended.add(turn_id)
-        self._unseen = set() if event.type == "turn.cancelled" else self._unseen - {event.context_struct().input_message_id or ""}
+        self._unseen = (
+            set()
+            if event.type == "turn.cancelled"
+            else self._unseen - {event.context_struct().input_message_id or ""}
+        )
         self.turn, self._exec, self._calls, self._acting = None, None, {}, False
 
     def _need(self, holds: bool, event: Event, what: str) -> None:
@@ -131,11 +155,14 @@ def check_turns(world: World, log: list[Event]) -> None:
 
 
 def check_messages(world: World, log: list[Event]) -> None:
-    """P1: what was acknowledged is in the log where the client was told, and was seen, or covered by the end of its turn."""
+    """P1: what was acknowledged is in the log where the client was told, and was seen, or covered by the end
+    of its turn."""
     found = {event.decoded().message.id: event.sequence for event in log if event.type == "input.message"}
     for message_id, sequence in world.told.messages.items():
         if found.get(message_id) != sequence:
-            world.blame(f"P1: message {message_id} was acknowledged at {sequence} and is at {found.get(message_id)}")
+            world.blame(
+                f"P1: message {message_id} was acknowledged at {sequence} and is at {found.get(message_id)}"
+            )
         elif not (world.told.deletion_tried or any(_covers(event, message_id) for event in log[sequence:])):
             world.blame(f"P1: message {sequence} was never worked on")
 
@@ -143,11 +170,14 @@ def check_messages(world: World, log: list[Event]) -> None:
 def _covers(event: Event, message_id: str) -> bool:
     if event.type in {"reason.started", "turn.cancelled"}:
         return True
-    return event.type in {"turn.failed", "turn.sealed"} and event.context_struct().input_message_id == message_id
+    return (
+        event.type in {"turn.failed", "turn.sealed"} and event.context_struct().input_message_id == message_id
+    )
 
 
 def check_tools(world: World, log: list[Event]) -> None:
-    """P5: what was done was announced first, a once-only call is done at most once, and not after the model was told of its end."""
+    """P5: what was done was announced first, a once-only call is done at most once, and not after the model
+    was told of its end."""
     starts: dict[str, list[int]] = {}
     ends: dict[str, list[int]] = {}
     for event in log:
@@ -164,7 +194,9 @@ def check_tools(world: World, log: list[Event]) -> None:
         begun = [sequence for sequence in starts.get(effect.call_id, ()) if sequence <= effect.head]
         if not begun:
             world.blame(f"P5: {effect.word} was done before its call was announced")
-        elif effect.current and any(begun[-1] < sequence <= effect.head for sequence in ends.get(effect.call_id, ())):
+        elif effect.current and any(
+            begun[-1] < sequence <= effect.head for sequence in ends.get(effect.call_id, ())
+        ):
             world.blame(f"P5: {effect.word} was done after the end of its call")
 
 
@@ -197,7 +229,14 @@ def check_prompts(world: World, log: list[Event]) -> None:
 
 def _expected(world: World, log: list[Event], begun: int, head: int, seen: list[Key]) -> list[Key]:
     """What a call begun there is shown when the log has come to that head; a window shows the end of it."""
-    summary = next((event for event in reversed(log[:head]) if event.type == "context.compacted" and event.decoded().summary), None)
+    summary = next(
+        (
+            event
+            for event in reversed(log[:head])
+            if event.type == "context.compacted" and event.decoded().summary
+        ),
+        None,
+    )
     if summary is None:
         expected = expected_prompt(log, begun)
         return expected if world.scenario.window is None else expected[len(expected) - len(seen) :]
@@ -208,7 +247,10 @@ def _expected(world: World, log: list[Event], begun: int, head: int, seen: list[
 
 
 def check_summaries(world: World, log: list[Event]) -> None:
-    """A summary was made from all that it stands for: the summary before it and every message up to where the rest begins."""
+    """A summary was made from all that it stands for.
+
+    The summary before it and every message up to where the rest begins.
+    """
     after, before = 0, ""
     for event in log:
         if event.type != "context.compacted" or not event.decoded().summary:
@@ -231,7 +273,9 @@ def _said_between(log: list[Event], after: int, through: int) -> list[str]:
         execution = event.context_struct().exec_id or ""
         if event.type == "reason.started":
             begun[execution] = event.sequence
-        elif event.type not in {"input.message", "output.message.completed"} or getattr(event.decoded(), "error_code", None):
+        elif event.type not in {"input.message", "output.message.completed"} or getattr(
+            event.decoded(), "error_code", None
+        ):
             continue
         elif after < begun.get(execution, event.sequence) <= through:
             said.append(text_of(event.decoded().message.content))
@@ -239,7 +283,8 @@ def _said_between(log: list[Event], after: int, through: int) -> list[str]:
 
 
 def check_answers(world: World, log: list[Event]) -> None:
-    """Each answer in the log was given by a model call that had seen the log up to the beginning of that call, and no other."""
+    """Each answer in the log was given by a model call that had seen the log up to the beginning of that
+    call, and no other."""
     begun: dict[str, int] = {}
     for event in log:
         execution = event.context_struct().exec_id or ""
@@ -259,9 +304,13 @@ async def check_histories(world: World) -> None:
     row = world.store.row(world.session_id)
     for process in world.live():
         held = process.engine.histories.take(world.session_id)
-        if held is None or (world.scenario.window is not None and (held.cut or not world.scenario.compaction)):
+        if held is None or (
+            world.scenario.window is not None and (held.cut or not world.scenario.compaction)
+        ):
             continue
-        kept = await world.store.read(lambda tx, held=held: read_conversation(tx, row.id, row.head, 100_000, held))
+        kept = await world.store.read(
+            lambda tx, held=held: read_conversation(tx, row.id, row.head, 100_000, held)
+        )
         whole = await world.store.read(lambda tx: read_conversation(tx, row.id, row.head, 100_000))
         if vars(kept) != vars(whole):
             world.blame(f"{process.name} kept another conversation: {vars(kept)} instead of {vars(whole)}")

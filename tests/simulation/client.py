@@ -1,4 +1,5 @@
-"""The client: it makes requests, remembers what was acknowledged, and lives with servers that die under it."""
+"""The client: it makes requests, remembers what was acknowledged, and lives with servers that die under
+it."""
 
 from __future__ import annotations
 
@@ -70,7 +71,11 @@ class Client:
         return await self._ask("post", call, server)
 
     async def cancel(self, server: Process | None = None) -> None:
-        await self._ask("cancel", lambda process: cancel_turn(process.app, self.world.store.caller, self.world.session_id), server)
+        await self._ask(
+            "cancel",
+            lambda process: cancel_turn(process.app, self.world.store.caller, self.world.session_id),
+            server,
+        )
 
     async def delete(self, server: Process | None = None) -> None:
         async def call(process: Process) -> None:
@@ -83,10 +88,14 @@ class Client:
     async def patch(self, server: Process | None = None) -> None:
         body = UpdateSession(title=f"title {self.world.loop.now}")
         await self._ask(
-            "patch", lambda process: change_session(process.app, self.world.store.caller, self.world.session_id, body), server
+            "patch",
+            lambda process: change_session(process.app, self.world.store.caller, self.world.session_id, body),
+            server,
         )
 
-    async def answer(self, decision: Decision = "allow", limit: int | None = None, server: Process | None = None) -> None:
+    async def answer(
+        self, decision: Decision = "allow", limit: int | None = None, server: Process | None = None
+    ) -> None:
         """Answer what the session asks for: its client's results, or leave for (some of) its calls."""
         row = self.world.store.row(self.world.session_id)
         state = fold(self.world.log()[row.turn_after :], TurnState(head=row.turn_after))
@@ -104,7 +113,9 @@ class Client:
         if approvals or calls:
             await self._ask("answer", call, server)
 
-    async def _ask(self, what: str, call: Callable[[Process], Awaitable[Any]], server: Process | None) -> bool:
+    async def _ask(
+        self, what: str, call: Callable[[Process], Awaitable[Any]], server: Process | None
+    ) -> bool:
         """Have a process serve a request; whether it was answered."""
         process = server or self.server()
         task = process.spawn(self._serve(what, call, process))

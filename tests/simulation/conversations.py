@@ -20,10 +20,12 @@ def key_of(message: Message) -> Key:
 
 
 def expected_prompt(log: Sequence[Event], through: int, after: int = 0) -> list[Key]:
-    """What a model call begun at this sequence sees: every message at the place where the conversation had got to.
+    """What a model call begun at this sequence sees.
 
-    A message of the user comes before the answers to model calls that began after it; results follow their answer, in the order of
-    its calls. What has its place up to `after` is left out.
+    Every message at the place where the conversation had got to.
+
+    A message of the user comes before the answers to model calls that began after it; results follow their
+    answer, in the order of its calls. What has its place up to `after` is left out.
     """
     begun: dict[str, int] = {}
     results: dict[tuple[str, str], Key] = {}
@@ -42,7 +44,12 @@ def expected_prompt(log: Sequence[Event], through: int, after: int = 0) -> list[
             case "tool.completed":
                 data = event.decoded()
                 result = None if data.result is None else text_of(data.result)
-                results[execution, data.tool_call_id] = ("result", data.tool_call_id, str(result), str(data.error)[:40])
+                results[execution, data.tool_call_id] = (
+                    "result",
+                    data.tool_call_id,
+                    str(result),
+                    str(data.error)[:40],
+                )
     execution_at = {sequence: name for name, sequence in begun.items()}
     expected: list[Key] = []
     for place, message in sorted(placed, key=lambda pair: pair[0]):
@@ -56,7 +63,10 @@ def expected_prompt(log: Sequence[Event], through: int, after: int = 0) -> list[
 
 
 def disorder(messages: Sequence[Message]) -> Iterator[str]:
-    """What a vendor would refuse: an agent that begins, ends or follows itself; a call without its result right behind it."""
+    """What a vendor would refuse: an agent that begins, ends or follows itself.
+
+    A call without its result right behind it.
+    """
     due: list[str] = []
     last = ""
     for message in messages:

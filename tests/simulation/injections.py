@@ -52,7 +52,10 @@ class Injections:
         process.fault(where)
 
     async def stall(self, process: Process, where: str) -> None:
-        """This step takes so long that another process takes the session over; sooner or later it comes back."""
+        """This step takes so long that another process takes the session over.
+
+        Sooner or later it comes back.
+        """
         await self._overtake_later(process, self._world.rng.choice((0.0, 0.0, 1.0, 40.0)))
 
     async def oversleep(self, process: Process, where: str) -> None:
@@ -137,4 +140,5 @@ KINDS: dict[str, Callable[[Injections, Process, str], Awaitable[None]]] = {
 
 ROUGH = frozenset({"crash", "stop", "fault", "stall", "oversleep", "freeze"})
 GENTLE = frozenset(KINDS) - ROUGH
-"""What the server must get over at once, without a sweep: no process dies, nothing fails and nothing stalls."""
+"""What the server must get over at once, without a sweep: no process dies, nothing fails and nothing
+stalls."""

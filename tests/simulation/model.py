@@ -53,7 +53,10 @@ class ScriptedDriver:
         await process.point("model.during")
         on_delta("text", str(number))
         prefix = "call" if world.scenario.repeat_ids else f"call_{number}"
-        calls = tuple(ToolCallPart(f"{prefix}_{index}", name, arguments) for index, (name, arguments) in enumerate(step.calls))
+        calls = tuple(
+            ToolCallPart(f"{prefix}_{index}", name, arguments)
+            for index, (name, arguments) in enumerate(step.calls)
+        )
         await process.point("model.after")
         return ModelResponse(f"{ANSWER} {number}", calls, usage=Usage(10 + number, 2))
 

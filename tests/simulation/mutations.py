@@ -15,7 +15,9 @@ import pytest
 from perdure.app import sessions as use
 from perdure.domain import history, turn
 from perdure.domain.turn import CallState, Finish, TurnState
-from perdure.engine import act, advance, announce, run
+from perdure.engine import advance, run
+from perdure.engine import tool_calls as act
+from perdure.engine import turn_events as announce
 from perdure.engine.run import Run
 from perdure.store import sessions as rows
 from perdure.store.queue import LocalQueue
@@ -33,8 +35,12 @@ def appends_do_not_expect_an_epoch(patch: Patch) -> None:
 
 
 def appends_number_from_the_log_and_overwrite(patch: Patch) -> None:
-    patch.setattr(rows, "_INSERT_EVENTS", rows._INSERT_EVENTS.replace("INSERT INTO", "INSERT OR REPLACE INTO"))
-    patch.setattr(rows, "_APPEND", rows._APPEND.replace("AND head = ? AND epoch = ?", "AND ? + ? IS NOT NULL"))
+    patch.setattr(
+        rows, "_INSERT_EVENTS", rows._INSERT_EVENTS.replace("INSERT INTO", "INSERT OR REPLACE INTO")
+    )
+    patch.setattr(
+        rows, "_APPEND", rows._APPEND.replace("AND head = ? AND epoch = ?", "AND ? + ? IS NOT NULL")
+    )
 
 
 def a_claim_does_not_raise_the_epoch(patch: Patch) -> None:
@@ -95,7 +101,10 @@ def a_finish_forgets_messages_that_wait(patch: Patch) -> None:
 
 def a_new_turn_forgets_messages_that_wait(patch: Patch) -> None:
     real = turn._turn_ended
-    ended = {kind: lambda state, event: msgspec.structs.replace(real(state, event), pending=()) for kind in turn.ENDED_TURN}
+    ended = {
+        kind: lambda state, event: msgspec.structs.replace(real(state, event), pending=())
+        for kind in turn.ENDED_TURN
+    }
     patch.setattr(turn, "_HANDLERS", {**turn._HANDLERS, **ended})
 
 
@@ -185,7 +194,11 @@ def a_summary_takes_the_place_of_one_message_too_many(patch: Patch) -> None:
 
 
 def the_projection_forgets_usage(patch: Patch) -> None:
-    patch.setattr(rows, "_APPEND", rows._APPEND.replace("usage = ?", "usage = CASE WHEN ? IS NULL THEN usage ELSE usage END"))
+    patch.setattr(
+        rows,
+        "_APPEND",
+        rows._APPEND.replace("usage = ?", "usage = CASE WHEN ? IS NULL THEN usage ELSE usage END"),
+    )
 
 
 def an_append_writes_the_title_back(patch: Patch) -> None:

@@ -30,8 +30,8 @@ class Scenario:
 
     Attributes:
         scripts: what the model answers; each message says which one it plays.
-        actions: what the client does: `post K` (a message that plays script K), `rest` (wait until nothing happens any more),
-            `answer`, `wait S`, `cancel`, `delete`, `patch`.
+        actions: what the client does: `post K` (a message that plays script K), `rest` (wait until nothing
+            happens any more), `answer`, `wait S`, `cancel`, `delete`, `patch`.
         repeat_ids: the model gives its calls the same ids in every answer.
         approvals: tools that change something wait for somebody's leave.
         window: tokens of history that the model is shown; None for all.
@@ -60,7 +60,19 @@ SCENARIOS = (
     Scenario("tool", ((_calls("once"), TEXT),), ONE_TURN),
     Scenario(
         "parallel",
-        ((Step((("once", {"seconds": 2.0}), ("again", {"seconds": 1.0}), ("look", {}), ("once", {"seconds": 3.0}))), TEXT),),
+        (
+            (
+                Step(
+                    (
+                        ("once", {"seconds": 2.0}),
+                        ("again", {"seconds": 1.0}),
+                        ("look", {}),
+                        ("once", {"seconds": 3.0}),
+                    )
+                ),
+                TEXT,
+            ),
+        ),
         ONE_TURN,
     ),
     Scenario("rounds", ((_calls("once"), _calls("once", "again"), TEXT),), ONE_TURN, repeat_ids=True),
@@ -71,24 +83,52 @@ SCENARIOS = (
     Scenario("superseded", ((_calls(CLIENT_TOOL), TEXT), (TEXT,)), ("post 0", "rest", "post 1", "rest")),
     Scenario(
         "trouble",
-        ((Step((("refuse", {}), ("burst", {}), ("once", {"seconds": 9.0}), ("nowhere", {}), ("look", {"seconds": "x"}))), TEXT),),
+        (
+            (
+                Step(
+                    (
+                        ("refuse", {}),
+                        ("burst", {}),
+                        ("once", {"seconds": 9.0}),
+                        ("nowhere", {}),
+                        ("look", {"seconds": "x"}),
+                    )
+                ),
+                TEXT,
+            ),
+        ),
         ONE_TURN,
     ),
-    Scenario("steering", ((Step(seconds=3.0), TEXT), (TEXT,)), ("post 0", "wait 1", "post 1", "rest", "post 1", "rest")),
+    Scenario(
+        "steering",
+        ((Step(seconds=3.0), TEXT), (TEXT,)),
+        ("post 0", "wait 1", "post 1", "rest", "post 1", "rest"),
+    ),
     Scenario(
         "cancelling",
         ((Step(seconds=20.0),), (Step((("once", {"seconds": 4.0}), ("look", {}))), TEXT), (TEXT,)),
         ("post 0", "wait 1", "cancel", "post 1", "wait 1", "cancel", "post 2", "rest"),
     ),
-    Scenario("limit", ((_calls("look"), _calls("look"), _calls("look"), TEXT), (TEXT,)), ("post 0", "rest", "post 1", "rest"), 2),
+    Scenario(
+        "limit",
+        ((_calls("look"), _calls("look"), _calls("look"), TEXT), (TEXT,)),
+        ("post 0", "rest", "post 1", "rest"),
+        2,
+    ),
     Scenario(
         "approval",
         ((_calls("once", "look", "again"), TEXT),),
         ("post 0", "rest", "decide allow", "decide reject", "rest"),
         approvals=True,
     ),
-    Scenario("compaction", ((_calls(*["look"] * 6), TEXT),), ("post 0", "rest") * 4, window=260, compaction=True),
-    Scenario("deleted", ((Step((("once", {"seconds": 2.0}),)), TEXT),), ("post 0", "wait 1", "patch", "delete", "rest")),
+    Scenario(
+        "compaction", ((_calls(*["look"] * 6), TEXT),), ("post 0", "rest") * 4, window=260, compaction=True
+    ),
+    Scenario(
+        "deleted",
+        ((Step((("once", {"seconds": 2.0}),)), TEXT),),
+        ("post 0", "wait 1", "patch", "delete", "rest"),
+    ),
 )
 
 
@@ -108,27 +148,35 @@ def draw_scenario(rng: random.Random) -> Scenario:
         if rng.random() < 0.6:
             actions.append(rng.choice(("rest", "rest", "wait 0.1", "wait 2", "wait 12", "wait 301")))
         if rng.random() < 0.3:
-            actions.append(rng.choice(("answer", "decide allow", "decide reject", "cancel", "patch", "answer")))
+            actions.append(
+                rng.choice(("answer", "decide allow", "decide reject", "cancel", "patch", "answer"))
+            )
     if rng.random() < 0.05:
         actions.append("delete")
     window = rng.choice((None, None, None, None, 40, 260))
     return Scenario(
-        "drawn", scripts, (*actions, "rest"),
+        "drawn",
+        scripts,
+        (*actions, "rest"),
         max_iterations=rng.choice((None, None, None, 1, 2)),
         repeat_ids=rng.random() < 0.25,
         approvals=rng.random() < 0.2,
         window=window,
         compaction=window == 260,
-    )  # fmt: skip
+    )
 
 
 def _draw_script(rng: random.Random) -> tuple[Step, ...]:
     steps = []
     for _ in range(rng.choice((0, 1, 1, 2, 3))):
         names = rng.choices(
-            ("once", "again", "look", "refuse", "burst", CLIENT_TOOL, "nowhere"), (6, 3, 3, 1, 1, 2, 1), k=rng.randint(1, 4)
+            ("once", "again", "look", "refuse", "burst", CLIENT_TOOL, "nowhere"),
+            (6, 3, 3, 1, 1, 2, 1),
+            k=rng.randint(1, 4),
         )
-        calls = tuple((name, {"seconds": rng.choice((0.5, 2.0, 9.0))} if rng.random() < 0.3 else {}) for name in names)
+        calls = tuple(
+            (name, {"seconds": rng.choice((0.5, 2.0, 9.0))} if rng.random() < 0.3 else {}) for name in names
+        )
         steps.append(Step(calls, rng.choice((0, 0, 0, 1, 15)), rng.choice((0, 0, 0, 0, 1, 2))))
     last = Step(seconds=rng.choice((0, 0, 0, 2, 30)), failures=rng.choice((0, 0, 0, 0, 0, 1, -1)))
     return (*steps, last)

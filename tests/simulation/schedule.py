@@ -76,8 +76,17 @@ class Drawn:
 class Schedule:
     """A schedule that can be played once, and named so that it can be played again."""
 
-    def __init__(self, scenario: Scenario, plan: Plan, rng: random.Random, name: str, *, lossy: bool, gentle: bool) -> None:
-        self.scenario, self.plan, self.rng, self.name, self.lossy, self.gentle = scenario, plan, rng, name, lossy, gentle
+    def __init__(
+        self, scenario: Scenario, plan: Plan, rng: random.Random, name: str, *, lossy: bool, gentle: bool
+    ) -> None:
+        self.scenario, self.plan, self.rng, self.name, self.lossy, self.gentle = (
+            scenario,
+            plan,
+            rng,
+            name,
+            lossy,
+            gentle,
+        )
         self.points = 0
 
     def play(self, store: Store) -> World:
@@ -107,7 +116,11 @@ class Schedule:
         return world
 
     def _report(self, world: World) -> str:
-        log = "\n".join(f"  {event.sequence:3} {event.type}" for event in world.witness.log) if world.witness else ""
+        log = (
+            "\n".join(f"  {event.sequence:3} {event.type}" for event in world.witness.log)
+            if world.witness
+            else ""
+        )
         return (
             f"{world.violations[0]}\nreplay: PERDURE_SIMULATION_SEED='{self.name}' .venv/bin/pytest tests/simulation/test_drawn.py\n"
             + "\n".join(world.trace)
@@ -195,7 +208,10 @@ def at_rest(row: SessionRow, now: int) -> bool:
 
 
 class Staged(Schedule):
-    """A scene: what happens is written out, in virtual time; the promises are not judged at the end, but at every append."""
+    """A scene: what happens is written out, in virtual time.
+
+    The promises are not judged at the end, but at every append.
+    """
 
     def __init__(self, scenario: Scenario, scene: Callable[[World, Client], Awaitable[None]]) -> None:
         super().__init__(scenario, Listed({}), random.Random(0), scenario.name, lossy=False, gentle=False)
@@ -211,7 +227,12 @@ class Staged(Schedule):
 def repeated(scenario: Scenario, where: str, kind: str, times: int = 1000, after: int = 0) -> Schedule:
     """A schedule in which the same thing happens at every such place."""
     return Schedule(
-        scenario, Repeated(where, kind, times, after), random.Random(0), f"{kind} at every {where}", lossy=False, gentle=False
+        scenario,
+        Repeated(where, kind, times, after),
+        random.Random(0),
+        f"{kind} at every {where}",
+        lossy=False,
+        gentle=False,
     )
 
 
@@ -234,7 +255,9 @@ def named(name: str) -> Schedule:
     if name.isdecimal():
         return drawn(int(name))
     scenario, _, rest = name.partition(":")
-    things = {int(point): kind for point, _, kind in (pair.partition("=") for pair in rest.split(",") if pair)}
+    things = {
+        int(point): kind for point, _, kind in (pair.partition("=") for pair in rest.split(",") if pair)
+    }
     return listed(by_name(scenario), things)
 
 
@@ -248,7 +271,9 @@ class _Strict(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self._world.note(f"{record.name}: {record.getMessage()}")
         if record.levelno >= logging.ERROR and record.name != "perdure.act":
-            self._world.blame(f"{record.getMessage()}: {record.exc_info[1]!r}" if record.exc_info else record.getMessage())
+            self._world.blame(
+                f"{record.getMessage()}: {record.exc_info[1]!r}" if record.exc_info else record.getMessage()
+            )
 
 
 @contextmanager

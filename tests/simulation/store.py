@@ -1,6 +1,8 @@
-"""One real SQLite database for many simulated sessions, and the witness that sees every commit of one of them.
+"""One real SQLite database for many simulated sessions, and the witness that sees every commit of one of
+them.
 
-Reads and writes run where they are called: no thread, no disk flush, the same statements and the same transactions.
+Reads and writes run where they are called: no thread, no disk flush, the same statements and the same
+transactions.
 """
 
 from __future__ import annotations
@@ -11,14 +13,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from perdure.app.accounts import bootstrap
+from perdure.app.context import App
 from perdure.app.providers import create_model, create_provider
-from perdure.app.services import App
 from perdure.capabilities.registry import Registry
+from perdure.tools.built_in import BUILT_IN
 from perdure.domain.accounts import Caller
 from perdure.domain.events import Event, NewEvent
 from perdure.domain.providers import CreateModel, CreateProvider
 from perdure.domain.sessions import Projection, project
-from perdure.engine.services import Policy
+from perdure.engine.context import Policy
 from perdure.store.bus import LocalBus
 from perdure.store.crypto import Vault
 from perdure.store.database import Body, T
@@ -43,7 +46,7 @@ class Store:
         self.writer.execute("PRAGMA synchronous=OFF")
         self.reader = _connect(folder / "simulation.db", readonly=True)
         self.vault = Vault(lambda: (bytes(32),))
-        self.registry = Registry([*Registry().all(), SIMULATION])
+        self.registry = Registry([*BUILT_IN, SIMULATION])
         self.caller: Caller = asyncio.run(self._found())
 
     async def _found(self) -> Caller:
@@ -95,7 +98,11 @@ class Store:
     def forget(self, session_id: str) -> None:
         """Make room: the file stays small however many schedules are played."""
         self.writer.execute("BEGIN IMMEDIATE")
-        for table, column in (("events", "session_id"), ("standing_approvals", "session_id"), ("sessions", "id")):
+        for table, column in (
+            ("events", "session_id"),
+            ("standing_approvals", "session_id"),
+            ("sessions", "id"),
+        ):
             self.writer.execute(f"DELETE FROM {table} WHERE {column} = ?", (session_id,))
         self.writer.execute("COMMIT")
 
@@ -112,7 +119,8 @@ class Known:
 
 
 class Witness:
-    """Sees each transaction that touches the session, just before it commits, and judges it by promises P2 and P3.
+    """Sees each transaction that touches the session, just before it commits, and judges it by promises P2
+    and P3.
 
     It keeps its own copy of the log, its own projection, and who holds the session.
     """
@@ -158,11 +166,15 @@ class Witness:
         elif step:
             self._holder = who
         elif grown and self._holder is not who:
-            self._blame(f"P3: a runner that does not hold the session appended {before.head + 1} to {after.head}")
+            self._blame(
+                f"P3: a runner that does not hold the session appended {before.head + 1} to {after.head}"
+            )
 
     def _take_in(self) -> None:
         known = self.log[-1].sequence if self.log else 0
-        rows = self._store.writer.execute(f"{EVENTS} AND sequence > ? ORDER BY sequence", (self._session_id, known)).fetchall()
+        rows = self._store.writer.execute(
+            f"{EVENTS} AND sequence > ? ORDER BY sequence", (self._session_id, known)
+        ).fetchall()
         fresh = [Event(*row) for row in rows]
         self.log += fresh
         decoded = [NewEvent(event.type, event.decoded(), event.context_struct(), event.ts) for event in fresh]

@@ -1,6 +1,7 @@
 """Schedules drawn at random, by their seeds: any life of a session, many things at any points.
 
-`PERDURE_SIMULATIONS=n` plays the first n seeds; `PERDURE_SIMULATION_SEED=name` plays the one schedule that a failure names.
+`PERDURE_SIMULATIONS=n` plays the first n seeds; `PERDURE_SIMULATION_SEED=name` plays the one schedule that a
+failure names.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ PARTS = 8
 BATCHES = [[NAMED]] if NAMED else [[str(seed) for seed in range(part, COUNT, PARTS)] for part in range(PARTS)]
 
 
-@pytest.mark.parametrize("names", BATCHES, ids=[NAMED] if NAMED else [f"part-{part}" for part in range(PARTS)])
+@pytest.mark.parametrize(
+    "names", BATCHES, ids=[NAMED] if NAMED else [f"part-{part}" for part in range(PARTS)]
+)
 def test_in_every_drawn_schedule_the_promises_hold(names: list[str], store: Store) -> None:
     for name in names:
         named(name).play(store)

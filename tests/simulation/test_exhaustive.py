@@ -1,7 +1,9 @@
-"""Everything that can happen, at every point of every scenario; in the small ones also two things at any two points.
+"""Everything that can happen, at every point of every scenario.
 
-A point stands before and after every append, model call and tool call, and before every read. Together with `test_drawn` these
-are more than 15,000 schedules.
+In the small ones also two things at any two points.
+
+A point stands before and after every append, model call and tool call, and before every read. Together with
+`test_drawn` these are more than 15,000 schedules.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ def test_whatever_happens_at_whatever_point_the_promises_hold(scenario: Scenario
 
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize(("first", "second"), PAIRS)
-def test_whatever_two_things_happen_at_whatever_points_the_promises_hold(name: str, first: str, second: str, store: Store) -> None:
+def test_whatever_two_things_happen_at_whatever_points_the_promises_hold(
+    name: str, first: str, second: str, store: Store
+) -> None:
     scenario = by_name(name)
     undisturbed = listed(scenario, {})
     undisturbed.play(store)

@@ -22,7 +22,9 @@ def test_a_server_that_is_broken_like_this_is_found_out(
     mutation(monkeypatch)
     with pytest.raises(Violation) as found:
         _play_all(store)
-    assert not re.search("TypeError|AttributeError|NameError", str(found.value)), "the mutation itself is broken"
+    assert not re.search("TypeError|AttributeError|NameError", str(found.value)), (
+        "the mutation itself is broken"
+    )
 
 
 def _play_all(store: Store) -> None:

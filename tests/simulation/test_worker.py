@@ -28,7 +28,9 @@ def _job(world: World) -> Job:
     return Job(world.store.caller.organization_id, world.session_id)
 
 
-def test_a_turn_that_kills_every_process_that_takes_it_up_is_sealed_after_three_recoveries(store: Store) -> None:
+def test_a_turn_that_kills_every_process_that_takes_it_up_is_sealed_after_three_recoveries(
+    store: Store,
+) -> None:
     world = repeated(SLOW, "model.during", "crash").play(store)
     assert len(world.calls) == 1 + 3
     assert _kinds(world)["turn.sealed"] == 1
@@ -71,7 +73,9 @@ def test_a_stop_that_is_meant_for_an_older_runner_leaves_the_present_one_alone(s
     Staged(SLOW, scene).play(store)
 
 
-def test_a_worker_told_to_stop_gives_its_turn_back_without_a_mark_and_another_completes_it(store: Store) -> None:
+def test_a_worker_told_to_stop_gives_its_turn_back_without_a_mark_and_another_completes_it(
+    store: Store,
+) -> None:
     async def scene(world: World, client: Client) -> None:
         first, second = world.live()[0], world.start()
         await client.post(0, first)
@@ -135,7 +139,9 @@ def test_jobs_for_a_parked_session_leave_it_as_it_is(store: Store) -> None:
     Staged(PARKED, scene).play(store)
 
 
-def test_a_sweep_leaves_alone_what_runs_in_its_process_and_takes_what_is_forgotten_elsewhere(store: Store) -> None:
+def test_a_sweep_leaves_alone_what_runs_in_its_process_and_takes_what_is_forgotten_elsewhere(
+    store: Store,
+) -> None:
     async def scene(world: World, client: Client) -> None:
         first, second = world.live()[0], world.start()
         await client.post(0, first)
@@ -155,12 +161,16 @@ def test_a_client_has_five_minutes_to_answer(seconds: int, store: Store) -> None
         await asyncio.sleep(seconds)
         process.spawn(process.sweep.once())
         await world.loop.quiet()
-        assert world.store.row(world.session_id).status == ("waiting_for_tool_results" if seconds < 300 else "idle")
+        assert world.store.row(world.session_id).status == (
+            "waiting_for_tool_results" if seconds < 300 else "idle"
+        )
 
     Staged(PARKED, scene).play(store)
 
 
-def test_a_runner_that_stalls_while_it_announces_a_tool_and_loses_the_session_does_not_run_it(store: Store) -> None:
+def test_a_runner_that_stalls_while_it_announces_a_tool_and_loses_the_session_does_not_run_it(
+    store: Store,
+) -> None:
     for skipped in range(5):
         world = repeated(by_name("tool"), "engine.committed", "oversleep", times=1, after=skipped).play(store)
         assert all(effect.current for effect in world.effects)

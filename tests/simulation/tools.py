@@ -6,7 +6,16 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Protocol
 
-from perdure.capabilities.base import ONCE, READ_ONLY, REPEATABLE, Capability, Tool, ToolContext, ToolOutcome, schema
+from perdure.capabilities.port import (
+    ONCE,
+    READ_ONLY,
+    REPEATABLE,
+    Capability,
+    Tool,
+    ToolContext,
+    ToolOutcome,
+    schema,
+)
 from perdure.domain.errors import ToolError
 from perdure.domain.messages import JsonObject
 
@@ -81,5 +90,9 @@ TOOLS = (
 REPLAYABLE = frozenset({"again", "look"})
 
 SIMULATION = Capability(
-    id="simulation", name="Simulation", description="Tools that leave their marks.", category="test", tools=lambda config: TOOLS
+    id="simulation",
+    name="Simulation",
+    description="Tools that leave their marks.",
+    category="test",
+    tools=lambda config: TOOLS,
 )

@@ -9,13 +9,13 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from perdure.app.services import App
+from perdure.app.context import App
 from perdure.domain.errors import InvalidInput, ModelError, Unavailable
 from perdure.domain.events import Event
 from perdure.domain.ids import Prefix
 from perdure.domain.messages import Message
-from perdure.engine.histories import Histories
-from perdure.engine.services import Engine, Policy
+from perdure.engine.context import Engine, Policy
+from perdure.engine.conversation_cache import Histories
 from perdure.llm.driver import ModelRequest
 from perdure.store.bus import LocalBus, Signal, Stop
 from perdure.store.database import Body, T
@@ -46,7 +46,10 @@ class Plan(Protocol):
 
 @dataclass
 class ModelCall:
-    """A call that reached the model. `head` and `current` tell what was in the log, and whether its runner held the session."""
+    """A call that reached the model.
+
+    `head` and `current` tell what was in the log, and whether its runner held the session.
+    """
 
     messages: tuple[Message, ...]
     head: int
@@ -66,7 +69,10 @@ class Effect:
 
 @dataclass
 class Told:
-    """What the client knows: acknowledged messages by id with their sequences, and what became of a deletion."""
+    """What the client knows.
+
+    Acknowledged messages by id with their sequences, and what became of a deletion.
+    """
 
     messages: dict[str, int] = field(default_factory=dict)
     deleted: bool = False
@@ -76,7 +82,9 @@ class Told:
 class World:
     """One schedule's world."""
 
-    def __init__(self, loop: VirtualLoop, store: Store, scenario: Scenario, plan: Plan, rng: random.Random) -> None:
+    def __init__(
+        self, loop: VirtualLoop, store: Store, scenario: Scenario, plan: Plan, rng: random.Random
+    ) -> None:
         self.loop, self.store, self.scenario, self.plan, self.rng = loop, store, scenario, plan, rng
         self.processes: list[Process] = []
         self.session_id = ""
@@ -139,7 +147,9 @@ class World:
 
     def begin_call(self, process: Process, request: ModelRequest) -> int:
         """A call reaches the model; its number."""
-        self.calls.append(ModelCall(tuple(request.messages), self.store.row(self.session_id).head, self.is_current(process)))
+        self.calls.append(
+            ModelCall(tuple(request.messages), self.store.row(self.session_id).head, self.is_current(process))
+        )
         return len(self.calls) - 1
 
     def _on_unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -160,10 +170,22 @@ class Process:
         self.driver = ScriptedDriver(self)
         policy = Policy(history_tokens=world.scenario.window or 100_000)
         self.engine = Engine(
-            _Port(self, "engine"), queue, bus, store.registry, store.vault, self.driver_for, Histories(), self, {}, policy,
-            world.new_id, lambda: 0.5,
-        )  # fmt: skip
-        self.app = App(_Port(self, "app"), queue, bus, store.registry, store.vault, Known(), self.now, world.new_id)
+            _Port(self, "engine"),
+            queue,
+            bus,
+            store.registry,
+            store.vault,
+            self.driver_for,
+            Histories(),
+            self,
+            {},
+            policy,
+            world.new_id,
+            lambda: 0.5,
+        )
+        self.app = App(
+            _Port(self, "app"), queue, bus, store.registry, store.vault, Known(), self.now, world.new_id
+        )
         self.worker = Worker(self.engine)
         self.sweep = Sweep(self.engine, self.worker)
         self.queue = queue
@@ -238,7 +260,9 @@ class Process:
         return word
 
 
-def _owned_task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **more: Any) -> asyncio.Task[Any]:
+def _owned_task(
+    loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **more: Any
+) -> asyncio.Task[Any]:
     """A task that knows which process it dies with."""
     task = asyncio.Task(work, loop=loop, **more)
     context = more.get("context")

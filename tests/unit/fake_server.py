@@ -1,4 +1,7 @@
-"""An HTTP server for tests of the client: it does what the test says, cut connections and silence included."""
+"""An HTTP server for tests of the client.
+
+It does what the test says, cut connections and silence included.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +109,10 @@ class FakeServer:
 
 
 def script(*steps: Handler) -> Handler:
-    """A handler that does the first step for the first request, the second for the second ... and the last for ever."""
+    """A handler that does the first step for the first request, the second for the second ...
+
+    And the last for ever.
+    """
     left = list(steps)
 
     async def handle(request: Request, reply: Reply) -> None:

@@ -1,4 +1,7 @@
-"""Valid logs of sessions, drawn by hypothesis: prefixes of everything that clients, runners and crashes can leave behind."""
+"""Valid logs of sessions, drawn by hypothesis.
+
+Prefixes of everything that clients, runners and crashes can leave behind.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +91,9 @@ class Writer:
 
     def message(self, metadata: dict[str, Any] | None = None) -> Message:
         turn_id = self.state.turn_id or self._id("turn")
-        message = Message(self._id("message"), "user", (TextPart("Hello?"),), to_rfc3339(self.now), metadata=metadata)
+        message = Message(
+            self._id("message"), "user", (TextPart("Hello?"),), to_rfc3339(self.now), metadata=metadata
+        )
         self._write("input.message", InputMessageData(message), EventContext(turn_id, message.id))
         return message
 
@@ -98,8 +103,12 @@ class Writer:
         match action:
             case StartTurn(turn_id=turn_id, message_id=message_id, input_content=content):
                 context = EventContext(turn_id or self._id("turn"), message_id)
-                self._write("session.activated", SessionActivatedData(context.turn_id or "", message_id), context)
-                self._write("turn.started", TurnStartedData(context.turn_id or "", message_id, content), context)
+                self._write(
+                    "session.activated", SessionActivatedData(context.turn_id or "", message_id), context
+                )
+                self._write(
+                    "turn.started", TurnStartedData(context.turn_id or "", message_id, content), context
+                )
                 self._reason()
             case CallModel(resumed=True):
                 self._answer()
@@ -110,13 +119,17 @@ class Writer:
             case AskApproval():
                 raise AssertionError("no tool of these logs is gated")
             case AwaitClient(calls=calls):
-                self._write("tool.call_requested", ToolCallRequestedData(tuple(as_tool_call(call) for call in calls)))
+                self._write(
+                    "tool.call_requested", ToolCallRequestedData(tuple(as_tool_call(call) for call in calls))
+                )
             case ExpireCalls(calls=calls):
                 self._complete(calls, success=False)
             case Finish():
                 self._end(TurnCompletedData(state.turn_id or "", state.iteration), "turn.completed")
             case Fail(code=code, message=words):
-                said = Message(self._id("message"), "agent", (TextPart("Sorry."),), to_rfc3339(self.now), "final_answer")
+                said = Message(
+                    self._id("message"), "agent", (TextPart("Sorry."),), to_rfc3339(self.now), "final_answer"
+                )
                 self._write("output.message.completed", OutputMessageCompletedData(said, error_code=code))
                 self._end(TurnFailedData(state.turn_id or "", words, code), "turn.failed")
 
@@ -124,7 +137,9 @@ class Writer:
         execution = self._id("exec")
         context = EventContext(self.state.turn_id, self.state.input_message_id, execution)
         self._write("reason.started", ReasonStartedData(HARNESS), context)
-        self._write("output.message.started", OutputMessageStartedData(self.state.turn_id or "", self._id("message")))
+        self._write(
+            "output.message.started", OutputMessageStartedData(self.state.turn_id or "", self._id("message"))
+        )
 
     def _answer(self) -> None:
         good = self._choose(st.integers(0, 9)) > 0
@@ -135,19 +150,29 @@ class Writer:
             parts = (TextPart("So."), *calls)
             message = Message(self.state.output_message_id or "", "agent", parts, to_rfc3339(self.now))
             self._write("output.message.completed", OutputMessageCompletedData(message))
-        metadata = LlmGenerationMetadata("model", good, time_to_first_token_ms=5, usage=Usage(7, 2) if good else None)
+        metadata = LlmGenerationMetadata(
+            "model", good, time_to_first_token_ms=5, usage=Usage(7, 2) if good else None
+        )
         self._write("llm.generation", LlmGenerationData(metadata, LlmGenerationOutput()))
         error = None if good else "broken"
-        self._write("reason.completed", ReasonCompletedData(good, bool(calls), len(calls), error=error, error_code=error))
+        self._write(
+            "reason.completed",
+            ReasonCompletedData(good, bool(calls), len(calls), error=error, error_code=error),
+        )
 
     def _run(self, calls: tuple[CallState, ...]) -> None:
-        """Announce the calls, or end some of them: those of a runner that died may have been announced before."""
+        """Announce the calls, or end some of them.
+
+        Those of a runner that died may have been announced before.
+        """
         fresh = [call for call in calls if not call.started]
         if fresh:
             summaries = tuple(ToolCallSummary(call.id, call.name) for call in fresh)
             self._write("act.started", ActStartedData(summaries))
             for call in fresh:
-                self._write("tool.started", ToolStartedData(as_tool_call(call), replayable=call.name == "look"))
+                self._write(
+                    "tool.started", ToolStartedData(as_tool_call(call), replayable=call.name == "look")
+                )
             return
         done = self._choose(st.integers(1, len(calls)))
         self._complete(calls[:done], success=self._choose(st.booleans()))
@@ -158,13 +183,19 @@ class Writer:
         for call in calls:
             result = (TextPart(f"{call.id} is {len(self.events)}"),) if success else None
             status, error = ("success", None) if success else ("error", "no")
-            self._write("tool.completed", ToolCompletedData(call.id, call.name, success, status, result, error))
+            self._write(
+                "tool.completed", ToolCompletedData(call.id, call.name, success, status, result, error)
+            )
 
     def cancel(self) -> None:
         context = EventContext(self.state.turn_id or self._id("turn"))
         notice = {"cancel_notice": True}
-        asked = Message(self._id("message"), "user", (TextPart("Stop."),), to_rfc3339(self.now), metadata=notice)
-        said = Message(self._id("message"), "agent", (TextPart("Stopped."),), to_rfc3339(self.now), metadata=notice)
+        asked = Message(
+            self._id("message"), "user", (TextPart("Stop."),), to_rfc3339(self.now), metadata=notice
+        )
+        said = Message(
+            self._id("message"), "agent", (TextPart("Stopped."),), to_rfc3339(self.now), metadata=notice
+        )
         self._write("turn.cancelled", TurnCancelledData(context.turn_id or ""), context)
         self._write("input.message", InputMessageData(asked), context)
         self._write("output.message.completed", OutputMessageCompletedData(said), context)
@@ -179,7 +210,12 @@ class Writer:
 
     def _write(self, kind: str, data: Any, context: EventContext | None = None) -> None:
         state = self.state
-        event = NewEvent(kind, data, context or EventContext(state.turn_id, state.input_message_id, state.exec_id), self.now)
+        event = NewEvent(
+            kind,
+            data,
+            context or EventContext(state.turn_id, state.input_message_id, state.exec_id),
+            self.now,
+        )
         self.now += 1_000
         self.events.append(event)
         self.state = fold([event], state)

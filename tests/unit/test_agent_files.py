@@ -38,8 +38,12 @@ PLAIN = st.recursive(
 OBJECT = st.dictionaries(TEXT, PLAIN, max_size=3)
 NAME = st.from_regex(r"[a-z0-9]{1,8}(-[a-z0-9]{1,8}){0,3}", fullmatch=True)
 TOOL_NAME = st.from_regex(r"[a-zA-Z0-9_-]{1,20}", fullmatch=True)
-HOSTS = st.sampled_from(["example.com", "*.example.com", "*", "[::1]", "0x7f.1", "no", "1e3", "b\u00fccher.example"])
-HINTS = st.none() | st.builds(ToolHints, readonly=st.none() | st.booleans(), destructive=st.none() | st.booleans())
+HOSTS = st.sampled_from(
+    ["example.com", "*.example.com", "*", "[::1]", "0x7f.1", "no", "1e3", "b\u00fccher.example"]
+)
+HINTS = st.none() | st.builds(
+    ToolHints, readonly=st.none() | st.booleans(), destructive=st.none() | st.booleans()
+)
 AGENT = st.builds(
     CreateAgent,
     name=NAME,
@@ -47,16 +51,20 @@ AGENT = st.builds(
     display_name=st.none() | TEXT,
     description=st.none() | TEXT,
     harness_name=st.none() | NAME,
-    capabilities=st.lists(st.builds(CapabilityRef, ref=TEXT.filter(bool), config=PLAIN), max_size=2).map(tuple),
+    capabilities=st.lists(st.builds(CapabilityRef, ref=TEXT.filter(bool), config=PLAIN), max_size=2).map(
+        tuple
+    ),
     tools=st.lists(
         st.builds(BuiltinTool, name=TOOL_NAME, description=TEXT, parameters=OBJECT, hints=HINTS)
-        | st.builds(ClientSideTool, name=TOOL_NAME, description=TEXT, parameters=OBJECT, display_name=st.none() | TEXT),
+        | st.builds(
+            ClientSideTool, name=TOOL_NAME, description=TEXT, parameters=OBJECT, display_name=st.none() | TEXT
+        ),
         max_size=2,
     ).map(tuple),
     tags=st.lists(TEXT, max_size=3).map(tuple),
-    initial_files=st.lists(st.builds(InitialFile, path=TEXT.filter(bool), content=TEXT, is_readonly=st.booleans()), max_size=2).map(
-        tuple
-    ),
+    initial_files=st.lists(
+        st.builds(InitialFile, path=TEXT.filter(bool), content=TEXT, is_readonly=st.booleans()), max_size=2
+    ).map(tuple),
     max_iterations=st.none() | st.integers(1, 1000),
     parallel_tool_calls=st.none() | st.booleans(),
     network_access=st.none() | st.builds(NetworkAccess, allowed=st.lists(HOSTS, max_size=2).map(tuple)),
@@ -105,7 +113,12 @@ def test_a_file_survives_without_the_c_library_as_well(monkeypatch: pytest.Monke
 
 
 def test_a_file_looks_as_a_person_would_write_it() -> None:
-    agent = CreateAgent("desk", "Be kind.\n\nBe brief.", tags=("1", "on"), initial_files=(InitialFile("/a.md", "# Hi\n\nYou.\n"),))
+    agent = CreateAgent(
+        "desk",
+        "Be kind.\n\nBe brief.",
+        tags=("1", "on"),
+        initial_files=(InitialFile("/a.md", "# Hi\n\nYou.\n"),),
+    )
     assert write_agent_file(agent) == (
         "---\nname: desk\ntags:\n- \"1\"\n- 'on'\ninitial_files:\n- path: /a.md\n  content: |\n    # Hi\n\n    You.\n---\n"
         "\nBe kind.\n\nBe brief.\n"
@@ -113,12 +126,23 @@ def test_a_file_looks_as_a_person_would_write_it() -> None:
 
 
 def test_a_hand_written_file_may_have_windows_line_ends_and_a_byte_order_mark() -> None:
-    agent = read_agent_file("\ufeff---\r\nname: desk\r\ntags: [a, yes, 007]\r\n---\r\n\r\nBe kind.\r\n\r\nBe brief.\r\n")
-    assert (agent.name, agent.tags, agent.system_prompt) == ("desk", ("a", "yes", "007"), "Be kind.\n\nBe brief.")
+    agent = read_agent_file(
+        "\ufeff---\r\nname: desk\r\ntags: [a, yes, 007]\r\n---\r\n\r\nBe kind.\r\n\r\nBe brief.\r\n"
+    )
+    assert (agent.name, agent.tags, agent.system_prompt) == (
+        "desk",
+        ("a", "yes", "007"),
+        "Be kind.\n\nBe brief.",
+    )
 
 
 @pytest.mark.parametrize(
-    "text", ['{"name": "desk", "system_prompt": "Be kind."}', "name: desk\nsystem_prompt: Be kind.\n", "# The desk\n\nname: x"]
+    "text",
+    [
+        '{"name": "desk", "system_prompt": "Be kind."}',
+        "name: desk\nsystem_prompt: Be kind.\n",
+        "# The desk\n\nname: x",
+    ],
 )
 def test_json_yaml_and_mere_prompts_are_taken_too(text: str) -> None:
     agent = read_agent_file(text)
@@ -151,7 +175,9 @@ def test_what_is_not_understood_is_refused_with_words_that_help(front: str, word
         read_agent_file(f"---\n{front}\n---\nBe kind.")
 
 
-@pytest.mark.parametrize("text", ["", "  \n", "---\nname: a\n", "---\nname: a\nsystem_prompt: b\n---\nc", "---\nname: a\n---\n"])
+@pytest.mark.parametrize(
+    "text", ["", "  \n", "---\nname: a\n", "---\nname: a\nsystem_prompt: b\n---\nc", "---\nname: a\n---\n"]
+)
 def test_a_file_without_an_end_a_prompt_or_with_two_prompts_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
         read_agent_file(text)

@@ -25,7 +25,9 @@ from perdure.domain.tools import CapabilityRef, ClientSideTool
 
 SMALL = st.sampled_from(["", "a", "a/b", "~", "x~1"])
 VALUE = st.recursive(
-    st.none() | st.booleans() | st.integers(0, 2) | st.just(1.0) | SMALL, lambda v: st.dictionaries(SMALL, v), max_leaves=5
+    st.none() | st.booleans() | st.integers(0, 2) | st.just(1.0) | SMALL,
+    lambda v: st.dictionaries(SMALL, v),
+    max_leaves=5,
 )
 CONFIG = st.builds(
     AuthoredConfig,
@@ -35,7 +37,8 @@ CONFIG = st.builds(
     tags=st.lists(SMALL, max_size=2).map(tuple),
     capabilities=st.lists(st.builds(CapabilityRef, ref=SMALL, config=VALUE), max_size=2).map(tuple),
     tools=st.lists(
-        st.builds(ClientSideTool, name=SMALL, description=SMALL, parameters=st.dictionaries(SMALL, VALUE)), max_size=1
+        st.builds(ClientSideTool, name=SMALL, description=SMALL, parameters=st.dictionaries(SMALL, VALUE)),
+        max_size=1,
     ).map(tuple),
     max_iterations=st.none() | st.integers(1, 3),
     network_access=st.none() | st.builds(NetworkAccess, allowed=st.lists(SMALL, max_size=2).map(tuple)),
@@ -67,7 +70,9 @@ def as_json(value: Any) -> bytes:
 
 
 @given(CONFIG, CONFIG)
-def test_the_difference_is_a_patch_that_turns_one_into_the_other(old: AuthoredConfig, new: AuthoredConfig) -> None:
+def test_the_difference_is_a_patch_that_turns_one_into_the_other(
+    old: AuthoredConfig, new: AuthoredConfig
+) -> None:
     assert as_json(patched(msgspec.to_builtins(old), diff_configs(old, new))) == as_json(new)
 
 
@@ -95,7 +100,9 @@ def test_equal_hashes_mean_equal_configurations(one: AuthoredConfig, other: Auth
         ("rollback", (1, 2, 4)),
     ],
 )
-def test_only_minor_and_major_move_more_than_the_last_part_of_the_number(kind: ChangeKind, number: tuple[int, int, int]) -> None:
+def test_only_minor_and_major_move_more_than_the_last_part_of_the_number(
+    kind: ChangeKind, number: tuple[int, int, int]
+) -> None:
     assert next_semver((1, 2, 3), kind) == number
     assert next_semver(None, kind) == (1, 0, 0)
     assert is_published(kind) == (kind != "auto")
@@ -115,7 +122,10 @@ def test_a_copy_gets_the_next_free_name(name: str, taken: set[str], copy: str) -
     assert copy_name(name, taken) == copy
 
 
-@given(st.from_regex(r"[a-z0-9]+(-[a-z0-9]+)*", fullmatch=True).filter(lambda name: len(name) <= MAX_NAME), st.integers(0, 40))
+@given(
+    st.from_regex(r"[a-z0-9]+(-[a-z0-9]+)*", fullmatch=True).filter(lambda name: len(name) <= MAX_NAME),
+    st.integers(0, 40),
+)
 def test_the_name_of_a_copy_is_a_name_and_begins_with_the_stem(name: str, copies: int) -> None:
     taken: set[str] = set()
     for _ in range(copies):

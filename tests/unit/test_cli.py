@@ -1,4 +1,7 @@
-"""The command line's parts that need no server: what is printed of a turn, and that every command is documented."""
+"""The command line's parts that need no server.
+
+What is printed of a turn, and that every command is documented.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,9 @@ def test_every_command_and_option_is_documented(name: str) -> None:
     _, found, rest = REFERENCE.partition(f"\n## `{name}`\n")
     assert found, f"docs/reference/cli.md has no section `{name}`"
     section = rest.partition("\n## ")[0]
-    options = {option for parameter in COMMANDS[name].params for option in parameter.opts if option.startswith("--")}
+    options = {
+        option for parameter in COMMANDS[name].params for option in parameter.opts if option.startswith("--")
+    }
     assert {option for option in options - SHARED if f"`{option}`" not in section} == set()
     documented = set(re.findall(r"`(--[a-z-]+)`", section))
     assert documented - options - {"--version", "--since", "--types"} == set()
@@ -73,9 +78,14 @@ def test_every_command_says_what_it_is_for() -> None:
 
 def event(kind: str, data: dict[str, Any], sequence: int = 1) -> WireEvent:
     wire = {
-        "id": new_event_id(sequence), "type": kind, "ts": NOW, "session_id": new_id("session"), "sequence": sequence,
-        "context": {}, "data": data,
-    }  # fmt: skip
+        "id": new_event_id(sequence),
+        "type": kind,
+        "ts": NOW,
+        "session_id": new_id("session"),
+        "sequence": sequence,
+        "context": {},
+        "data": data,
+    }
     return msgspec.json.decode(msgspec.json.encode(wire), type=WireEvent)
 
 
@@ -86,7 +96,8 @@ def text(whole: str, message: str = "message_1", kind: str = "output.message.del
 def completed(whole: str, message: str = "message_1", **more: Any) -> WireEvent:
     content = [{"type": "text", "text": whole}]
     return event(
-        "output.message.completed", {"message": {"id": message, "role": "agent", "content": content, "created_at": NOW}, **more}
+        "output.message.completed",
+        {"message": {"id": message, "role": "agent", "content": content, "created_at": NOW}, **more},
     )
 
 
@@ -94,7 +105,12 @@ def printed(*events: WireEvent, indent: str = "", width: int | None = None) -> s
     """What a pipe gets; with a width: what a terminal gets, without its control sequences."""
     out = io.StringIO()
     console = Console(
-        file=out, force_terminal=width is not None, width=width or 80, highlight=False, soft_wrap=True, color_system=None
+        file=out,
+        force_terminal=width is not None,
+        width=width or 80,
+        highlight=False,
+        soft_wrap=True,
+        color_system=None,
     )
     printer = TurnPrinter(console, indent=indent)
     for one in events:
@@ -104,14 +120,19 @@ def printed(*events: WireEvent, indent: str = "", width: int | None = None) -> s
 
 
 def test_text_is_printed_once_however_its_pieces_come() -> None:
-    assert printed(text("He"), text("Hello"), text("He"), text("Hello you"), completed("Hello you.")).endswith("Hello you.\n")
+    assert printed(
+        text("He"), text("Hello"), text("He"), text("Hello you"), completed("Hello you.")
+    ).endswith("Hello you.\n")
     assert printed(text("He"), text("Hello"), completed("Hello you.")) == "Hello you.\n"
     assert printed(completed("Hello.")) == "Hello.\n"
     assert printed(text("Hello."), completed("Hello.")) == "Hello.\n"
 
 
 def test_a_text_that_begins_anew_is_printed_anew() -> None:
-    assert printed(text("One more"), text("Two"), completed("Two more.")) == "One more\n(the model begins anew)\nTwo more.\n"
+    assert (
+        printed(text("One more"), text("Two"), completed("Two more."))
+        == "One more\n(the model begins anew)\nTwo more.\n"
+    )
 
 
 def test_thinking_comes_before_the_text_also_when_it_was_too_quick_to_be_seen() -> None:
@@ -122,15 +143,24 @@ def test_thinking_comes_before_the_text_also_when_it_was_too_quick_to_be_seen() 
 
 
 def test_tools_are_shown_with_arguments_results_and_times() -> None:
-    started = event("tool.started", {"tool_call": {"id": "1", "name": "look_up", "arguments": {"order": 4711}}})
+    started = event(
+        "tool.started", {"tool_call": {"id": "1", "name": "look_up", "arguments": {"order": 4711}}}
+    )
     done = {"tool_call_id": "1", "tool_name": "look_up"}
     good = event(
         "tool.completed",
-        {**done, "success": True, "status": "success", "result": [{"type": "text", "text": "a\nb"}], "duration_ms": 12},
+        {
+            **done,
+            "success": True,
+            "status": "success",
+            "result": [{"type": "text", "text": "a\nb"}],
+            "duration_ms": 12,
+        },
     )
     bad = event("tool.completed", {**done, "success": False, "status": "timeout", "error": "too slow"})
     image = event(
-        "tool.completed", {**done, "success": True, "status": "success", "result": [{"type": "image", "url": "https://x"}]}
+        "tool.completed",
+        {**done, "success": True, "status": "success", "result": [{"type": "image", "url": "https://x"}]},
     )
     progress = event("tool.progress", {"tool_call_id": "1", "tool_name": "look_up", "message": "half way"})
     assert printed(text("I look."), started, progress, good, bad, image) == (
@@ -152,20 +182,33 @@ def test_how_a_turn_ends_is_shown_unless_it_ends_well() -> None:
 
 def test_what_a_model_says_cannot_steer_the_terminal() -> None:
     shown = printed(text("a\x1b[2Jb\x07"), completed("a\x1b[2Jb\x07\x9b1mc\td\n"))
-    assert shown == "a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}1mc     d\n\n"
-    assert printed(event("tool.started", {"tool_call": {"id": "1", "name": "x", "arguments": "[red]\x1b"}})).startswith("→ x [red]")
+    assert (
+        shown
+        == "a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}1mc     d\n\n"
+    )
+    assert printed(
+        event("tool.started", {"tool_call": {"id": "1", "name": "x", "arguments": "[red]\x1b"}})
+    ).startswith("→ x [red]")
     assert printable("a\r\nb") == "a\nb"
 
 
 def test_on_a_terminal_text_keeps_to_its_column_and_breaks_between_words() -> None:
     shown = printed(
-        text("one two thr"), text("one two three four\nfi"), completed("one two three four\nfive"), indent="  ", width=12
+        text("one two thr"),
+        text("one two three four\nfi"),
+        completed("one two three four\nfive"),
+        indent="  ",
+        width=12,
     )
     assert shown == "  one two\n  three four\n  five\n"
 
 
-@given(st.text(alphabet="ab \n\t漢", max_size=80), st.lists(st.integers(0, 80), max_size=6), st.integers(1, 20))
-def test_flowing_text_loses_nothing_but_white_space_where_lines_break(whole: str, cuts: list[int], width: int) -> None:
+@given(
+    st.text(alphabet="ab \n\t漢", max_size=80), st.lists(st.integers(0, 80), max_size=6), st.integers(1, 20)
+)
+def test_flowing_text_loses_nothing_but_white_space_where_lines_break(
+    whole: str, cuts: list[int], width: int
+) -> None:
     edges = [0, *sorted(cuts), len(whole)]
     flow = Flow("  ", width)
     shown = "".join(flow.feed(whole[a:b]) for a, b in pairwise(edges)) + flow.end()
@@ -178,7 +221,13 @@ def test_flowing_text_loses_nothing_but_white_space_where_lines_break(whole: str
 
 
 def test_durations_are_written_for_people() -> None:
-    assert [duration(ms) for ms in (None, 0.42, 12.3, 3_400, 125_000)] == ["", "0.4 ms", "12 ms", "3.4 s", "2 min 5 s"]
+    assert [duration(ms) for ms in (None, 0.42, 12.3, 3_400, 125_000)] == [
+        "",
+        "0.4 ms",
+        "12 ms",
+        "3.4 s",
+        "2 min 5 s",
+    ]
 
 
 def test_values_are_shown_in_one_line() -> None:

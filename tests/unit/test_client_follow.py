@@ -10,7 +10,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from perdure.client import ApiError, BadAnswer, Client, NotFound, TurnFailed, Unreachable, WireEvent, data_of, is_live
+from perdure.client import (
+    ApiError,
+    BadAnswer,
+    Client,
+    NotFound,
+    TurnFailed,
+    Unreachable,
+    WireEvent,
+    data_of,
+    is_live,
+)
 from perdure.client.follow import TurnWatch
 from perdure.domain.ids import new_event_id, new_id
 from tests.unit.fake_server import FakeServer, Handler, Reply, Request, answers, cuts, script, streams
@@ -25,9 +35,14 @@ MESSAGE = {"id": MESSAGE_ID, "role": "user", "content": [{"type": "text", "text"
 
 def event(sequence: int, kind: str = "turn.started", data: Any = None, **context: str) -> dict[str, Any]:
     return {
-        "id": IDS[sequence], "type": kind, "ts": NOW, "session_id": SESSION_ID, "sequence": sequence,
-        "context": {"turn_id": TURN, **context}, "data": data or {"turn_id": TURN, "input_message_id": MESSAGE_ID},
-    }  # fmt: skip
+        "id": IDS[sequence],
+        "type": kind,
+        "ts": NOW,
+        "session_id": SESSION_ID,
+        "sequence": sequence,
+        "context": {"turn_id": TURN, **context},
+        "data": data or {"turn_id": TURN, "input_message_id": MESSAGE_ID},
+    }
 
 
 def frame(sequence: int, kind: str = "turn.started", data: Any = None, **context: str) -> str:
@@ -85,21 +100,34 @@ async def test_a_stream_that_just_ends_is_taken_up_again() -> None:
 
 async def test_a_follower_may_begin_in_the_middle_and_choose_what_it_sees() -> None:
     async with FakeServer(streams(frame(5), frame(6))) as server, Client(server.url) as client:
-        options = {"since_id": IDS[5], "types": ("turn.started", "turn.completed"), "exclude": ("tool.progress",)}
+        options = {
+            "since_id": IDS[5],
+            "types": ("turn.started", "turn.completed"),
+            "exclude": ("tool.progress",),
+        }
         assert sequences(await take(client, 1, **options)) == [6]
     assert server.requests[0].query == {
-        "since_id": [IDS[5]], "types": ["turn.started", "turn.completed"], "exclude": ["tool.progress"],
-    }  # fmt: skip
+        "since_id": [IDS[5]],
+        "types": ["turn.started", "turn.completed"],
+        "exclude": ["tool.progress"],
+    }
     assert server.requests[0].headers["accept"] == "text/event-stream"
 
 
 async def test_a_live_piece_moves_no_cursor_even_when_it_runs_ahead_of_the_log() -> None:
-    steps = script(cuts(frame(1), delta(3, "He"), delta(3, "Hello")), streams(frame(2), frame(3), delta(3, "Hello you")))
+    steps = script(
+        cuts(frame(1), delta(3, "He"), delta(3, "Hello")), streams(frame(2), frame(3), delta(3, "Hello you"))
+    )
     async with FakeServer(steps) as server, Client(server.url) as client:
         taken = await take(client, 6)
     assert [(one.sequence, is_live(one)) for one in taken] == [
-        (1, False), (3, True), (3, True), (2, False), (3, False), (3, True),
-    ]  # fmt: skip
+        (1, False),
+        (3, True),
+        (3, True),
+        (2, False),
+        (3, False),
+        (3, True),
+    ]
     assert data_of(taken[1]).accumulated == "He"
     assert since(server) == [None, IDS[1]]
 
@@ -150,7 +178,10 @@ async def test_an_answer_that_is_no_event_stream_is_refused() -> None:
     async with FakeServer(answers(200, {"status": "ok"})) as server, Client(server.url) as client:
         with pytest.raises(BadAnswer, match="event stream"):
             await take(client, 1)
-    async with FakeServer(streams("event: turn.started\ndata: nonsense")) as server, Client(server.url) as client:
+    async with (
+        FakeServer(streams("event: turn.started\ndata: nonsense")) as server,
+        Client(server.url) as client,
+    ):
         with pytest.raises(BadAnswer, match="not an event"):
             await take(client, 1)
     async with FakeServer(answers(400, {"detail": "unknown type"})) as server, Client(server.url) as client:
@@ -175,7 +206,12 @@ def asked(sequence: int) -> str:
 
 
 def answered(sequence: int, text: str) -> str:
-    message = {**MESSAGE, "id": new_id("message"), "role": "agent", "content": [{"type": "text", "text": text}]}
+    message = {
+        **MESSAGE,
+        "id": new_id("message"),
+        "role": "agent",
+        "content": [{"type": "text", "text": text}],
+    }
     return frame(sequence, "output.message.completed", {"message": message})
 
 
@@ -199,9 +235,14 @@ def session_server(*frames: str) -> Handler:
 
 async def test_a_run_begins_with_the_message_and_ends_with_its_turn() -> None:
     frames = (
-        frame(3, "turn.completed", DONE), asked(4), frame(5, input_message_id=MESSAGE_ID), delta(5, "He"),
-        answered(6, "Hello"), frame(7, "turn.completed", DONE), frame(8, "session.idled"),
-    )  # fmt: skip
+        frame(3, "turn.completed", DONE),
+        asked(4),
+        frame(5, input_message_id=MESSAGE_ID),
+        delta(5, "He"),
+        answered(6, "Hello"),
+        frame(7, "turn.completed", DONE),
+        frame(8, "session.idled"),
+    )
     async with FakeServer(session_server(*frames)) as server, Client(server.url) as client:
         events = [one async for one in client.run(SESSION_ID, "hi")]
         assert await client.ask(SESSION_ID, "hi") == "Hello"
@@ -213,12 +254,19 @@ async def test_a_run_begins_with_the_message_and_ends_with_its_turn() -> None:
 @pytest.mark.parametrize(
     ("kind", "data", "code", "words"),
     [
-        ("turn.failed", {"turn_id": TURN, "error": "no key", "error_code": "provider_auth"}, "provider_auth", "no key"),
+        (
+            "turn.failed",
+            {"turn_id": TURN, "error": "no key", "error_code": "provider_auth"},
+            "provider_auth",
+            "no key",
+        ),
         ("turn.cancelled", {"turn_id": TURN}, "turn_cancelled", "the turn was cancelled"),
         ("turn.sealed", {"turn_id": TURN, "reason": "no_progress"}, "turn_sealed", "sealed: no_progress"),
     ],
 )
-async def test_a_turn_without_an_answer_raises_what_ended_it(kind: str, data: Any, code: str, words: str) -> None:
+async def test_a_turn_without_an_answer_raises_what_ended_it(
+    kind: str, data: Any, code: str, words: str
+) -> None:
     frames = (asked(3), frame(4, input_message_id=MESSAGE_ID), frame(5, kind, data))
     async with FakeServer(session_server(*frames)) as server, Client(server.url) as client:
         with pytest.raises(TurnFailed, match=words) as caught:
@@ -241,18 +289,28 @@ REASON = {"harness_id": "harness_1"}
 
 
 def test_a_turn_that_is_steered_is_over_when_it_ends() -> None:
-    assert ends_at(
-        event(1, "reason.started", REASON), event(2, "input.message", INPUT), event(3, "reason.started", REASON),
-        event(4, "turn.completed", DONE),
-    ) == 4  # fmt: skip
+    assert (
+        ends_at(
+            event(1, "reason.started", REASON),
+            event(2, "input.message", INPUT),
+            event(3, "reason.started", REASON),
+            event(4, "turn.completed", DONE),
+        )
+        == 4
+    )
 
 
 def test_a_turn_that_failed_before_it_saw_the_message_is_not_the_messages_turn() -> None:
-    assert ends_at(
-        event(1, "reason.started", REASON), event(2, "input.message", INPUT),
-        event(3, "turn.failed", {"turn_id": TURN, "error": "x"}), event(4, input_message_id=MESSAGE_ID),
-        event(5, "turn.completed", DONE),
-    ) == 5  # fmt: skip
+    assert (
+        ends_at(
+            event(1, "reason.started", REASON),
+            event(2, "input.message", INPUT),
+            event(3, "turn.failed", {"turn_id": TURN, "error": "x"}),
+            event(4, input_message_id=MESSAGE_ID),
+            event(5, "turn.completed", DONE),
+        )
+        == 5
+    )
 
 
 def test_a_cancel_covers_messages_that_no_model_call_has_seen() -> None:
@@ -260,5 +318,14 @@ def test_a_cancel_covers_messages_that_no_model_call_has_seen() -> None:
 
 
 def test_another_message_does_not_start_the_watch() -> None:
-    other = {"message": {**MESSAGE, "id": new_id("message"), "content": [{"type": "text", "text": MESSAGE_ID}]}}
-    assert ends_at(event(1, "input.message", other), event(2, "reason.started", REASON), event(3, "turn.completed", DONE)) is None
+    other = {
+        "message": {**MESSAGE, "id": new_id("message"), "content": [{"type": "text", "text": MESSAGE_ID}]}
+    }
+    assert (
+        ends_at(
+            event(1, "input.message", other),
+            event(2, "reason.started", REASON),
+            event(3, "turn.completed", DONE),
+        )
+        is None
+    )

@@ -30,7 +30,12 @@ SESSION: dict[str, Any] = {
     "owner_principal_id": new_id("principal"), "workspace_id": new_id("workspace"), "created_at": NOW,
     "updated_at": NOW, "tags": [], "capabilities": [], "tools": [], "features": [], "something_newer": True, **LINKS,
 }  # fmt: skip
-MESSAGE = {"id": new_id("message"), "role": "user", "content": [{"type": "text", "text": "hi"}], "created_at": NOW}
+MESSAGE = {
+    "id": new_id("message"),
+    "role": "user",
+    "content": [{"type": "text", "text": "hi"}],
+    "created_at": NOW,
+}
 
 
 async def send_hi(client: Client) -> Any:
@@ -70,7 +75,9 @@ async def test_credentials_and_organization_go_with_every_request() -> None:
     assert request.headers["user-agent"].startswith("perdure-python/")
 
 
-async def test_a_session_is_made_from_the_fields_that_are_given_and_unknown_fields_of_the_answer_are_ignored() -> None:
+async def test_a_session_is_made_from_the_fields_that_are_given_and_unknown_fields_of_the_answer_are_ignored() -> (
+    None
+):
     async with FakeServer(answers(201, SESSION)) as server, Client(server.url) as client:
         session = await client.create_session(agent_name="helper", capabilities=(CapabilityRef("session"),))
     assert (session.id, session.status) == (SESSION_ID, "idle")
@@ -84,7 +91,9 @@ async def test_an_update_tells_absent_fields_from_cleared_ones() -> None:
         await client.update_session(SESSION_ID, tags=("a",))
         await client.update_session(SESSION_ID)
     assert [request.json() for request in server.requests] == [{"title": None}, {"tags": ["a"]}, {}]
-    assert {(request.method, request.path) for request in server.requests} == {("PATCH", f"/v1/sessions/{SESSION_ID}")}
+    assert {(request.method, request.path) for request in server.requests} == {
+        ("PATCH", f"/v1/sessions/{SESSION_ID}")
+    }
 
 
 async def test_filters_of_lists_are_query_parameters_and_unset_ones_are_left_out() -> None:
@@ -93,13 +102,19 @@ async def test_filters_of_lists_are_query_parameters_and_unset_ones_are_left_out
         found = await client.list_sessions(tags=("a b", "c&d"), pinned=True, search="é", limit=5)
     assert [session.id for session in found.data] == [SESSION_ID]
     assert server.requests[0].query == {
-        "tags": ["a b", "c&d"], "pinned": ["true"], "search": ["é"], "offset": ["0"], "limit": ["5"],
-    }  # fmt: skip
+        "tags": ["a b", "c&d"],
+        "pinned": ["true"],
+        "search": ["é"],
+        "offset": ["0"],
+        "limit": ["5"],
+    }
 
 
 async def test_all_pages_are_walked_and_a_session_that_slid_to_the_next_page_comes_once() -> None:
     def page(ids: list[str], offset: int) -> Handler:
-        return answers(200, {"data": [{**SESSION, "id": one} for one in ids], "total": 5, "offset": offset, "limit": 2})
+        return answers(
+            200, {"data": [{**SESSION, "id": one} for one in ids], "total": 5, "offset": offset, "limit": 2}
+        )
 
     steps = script(page(["a", "b"], 0), page(["b", "c"], 2), page(["d"], 4))
     async with FakeServer(steps) as server, Client(server.url) as client:
@@ -132,11 +147,18 @@ async def test_the_same_key_goes_with_every_attempt_to_send_a_message() -> None:
 
 @pytest.mark.parametrize(
     ("call", "ok"),
-    [(get, answers(200, SESSION)), (pin, answers(204)), (send_hi, answers(201, MESSAGE)), (create, answers(201, SESSION))],
+    [
+        (get, answers(200, SESSION)),
+        (pin, answers(204)),
+        (send_hi, answers(201, MESSAGE)),
+        (create, answers(201, SESSION)),
+    ],
     ids=["GET", "PUT", "a message", "a new session"],
 )
 @pytest.mark.parametrize("trouble", [cuts(), answers(503, {}), answers(429, {})], ids=["cut", "503", "429"])
-async def test_what_may_be_repeated_is_sent_again(call: Callable[[Client], Awaitable[Any]], ok: Handler, trouble: Handler) -> None:
+async def test_what_may_be_repeated_is_sent_again(
+    call: Callable[[Client], Awaitable[Any]], ok: Handler, trouble: Handler
+) -> None:
     async with FakeServer(script(trouble, ok)) as server, Client(server.url) as client:
         await call(client)
     assert len(server.requests) == 2
@@ -155,7 +177,10 @@ async def test_what_must_not_be_repeated_is_not(call: Callable[[Client], Awaitab
 
 
 async def test_anything_is_sent_again_when_it_was_turned_away_for_now() -> None:
-    async with FakeServer(script(answers(429, {}), answers(200, SESSION))) as server, Client(server.url) as client:
+    async with (
+        FakeServer(script(answers(429, {}), answers(200, SESSION))) as server,
+        Client(server.url) as client,
+    ):
         await update(client)
     assert len(server.requests) == 2
 
@@ -169,7 +194,10 @@ async def test_a_deletion_whose_answer_was_lost_is_no_error() -> None:
 
 
 async def test_retries_are_bounded() -> None:
-    async with FakeServer(answers(503, {"detail": "busy"})) as server, Client(server.url, retries=2) as client:
+    async with (
+        FakeServer(answers(503, {"detail": "busy"})) as server,
+        Client(server.url, retries=2) as client,
+    ):
         with pytest.raises(ApiError, match="busy") as caught:
             await get(client)
     assert caught.value.status == 503
@@ -177,16 +205,21 @@ async def test_retries_are_bounded() -> None:
 
 
 async def test_a_wait_that_the_server_names_is_kept_when_short_and_handed_over_when_long() -> None:
-    async with FakeServer(
-        script(answers(429, {"retry_after_seconds": 0}), answers(429, {}, retry_after="120"))
-    ) as server, Client(server.url) as client:  # fmt: skip
+    async with (
+        FakeServer(
+            script(answers(429, {"retry_after_seconds": 0}), answers(429, {}, retry_after="120"))
+        ) as server,
+        Client(server.url) as client,
+    ):
         with pytest.raises(RateLimited) as caught:
             await get(client)
     assert caught.value.retry_after == 120
     assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize(("status", "kind"), [(400, ApiError), (401, ApiError), (404, NotFound), (409, Conflict), (500, ApiError)])
+@pytest.mark.parametrize(
+    ("status", "kind"), [(400, ApiError), (401, ApiError), (404, NotFound), (409, Conflict), (500, ApiError)]
+)
 async def test_a_refusal_carries_what_the_problem_says(status: int, kind: type[ApiError]) -> None:
     problem = {"status": status, "title": "Title", "detail": "what to mend", "code": "some_code", "extra": 1}
     async with FakeServer(answers(status, problem)) as server, Client(server.url) as client:
@@ -214,9 +247,14 @@ async def test_a_refusal_without_a_readable_body_still_says_something() -> None:
     assert (caught.value.code, caught.value.message) == ("http_400", "the server answered with status 400")
 
 
-@pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("-1", 0.0), ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0), ("soon", None)])
+@pytest.mark.parametrize(
+    ("header", "seconds"), [("7", 7.0), ("-1", 0.0), ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0), ("soon", None)]
+)
 async def test_the_retry_after_header_is_a_number_or_a_date(header: str, seconds: float | None) -> None:
-    async with FakeServer(answers(429, {}, retry_after=header)) as server, Client(server.url, retries=0) as client:
+    async with (
+        FakeServer(answers(429, {}, retry_after=header)) as server,
+        Client(server.url, retries=0) as client,
+    ):
         with pytest.raises(RateLimited) as caught:
             await get(client)
     assert caught.value.retry_after == seconds
@@ -248,26 +286,42 @@ def test_a_base_url_that_is_none_is_refused_at_once(url: str) -> None:
 
 
 async def test_tool_results_are_sent_together() -> None:
-    async with FakeServer(answers(200, {"accepted": 2, "status": "active"})) as server, Client(server.url) as client:
+    async with (
+        FakeServer(answers(200, {"accepted": 2, "status": "active"})) as server,
+        Client(server.url) as client,
+    ):
         done = await client.submit_tool_results(
             SESSION_ID, [ToolCallResult("call_1", result={"a": 1}), ToolCallResult("call_2", error="no")]
         )
     assert done.accepted == 2
     assert server.requests[0].json() == {
-        "tool_results": [{"tool_call_id": "call_1", "result": {"a": 1}}, {"tool_call_id": "call_2", "error": "no"}]
+        "tool_results": [
+            {"tool_call_id": "call_1", "result": {"a": 1}},
+            {"tool_call_id": "call_2", "error": "no"},
+        ]
     }
 
 
 async def test_models_are_registered_under_their_provider() -> None:
     model = {
-        "id": new_id("model"), "model_id": "tiny", "display_name": "Tiny", "provider_id": new_id("provider"),
-        "enabled": True, "capabilities": [], "is_favorite": False, "source": "manual", "created_at": NOW,
-        "updated_at": NOW, **LINKS,
-    }  # fmt: skip
+        "id": new_id("model"),
+        "model_id": "tiny",
+        "display_name": "Tiny",
+        "provider_id": new_id("provider"),
+        "enabled": True,
+        "capabilities": [],
+        "is_favorite": False,
+        "source": "manual",
+        "created_at": NOW,
+        "updated_at": NOW,
+        **LINKS,
+    }
     steps = script(answers(201, model), answers(200, {"data": [model]}), answers(200, {"data": [model]}))
     async with FakeServer(steps) as server, Client(server.url) as client:
         made = await client.create_model("provider_1", model_id="tiny", display_name="Tiny")
         assert await client.list_models() == await client.list_provider_models("provider_1") == (made,)
     assert [f"{request.method} {request.path}" for request in server.requests] == [
-        "POST /v1/providers/provider_1/models", "GET /v1/models", "GET /v1/providers/provider_1/models",
-    ]  # fmt: skip
+        "POST /v1/providers/provider_1/models",
+        "GET /v1/models",
+        "GET /v1/providers/provider_1/models",
+    ]

@@ -10,7 +10,10 @@ from perdure.domain.model_profiles import CostTier, ModelCost, cost_of
 PLAIN = ModelCost(input=3.0, output=15.0)
 CACHED = ModelCost(input=3.0, output=15.0, cache_read=0.3, cache_write=3.75)
 TIERED = ModelCost(
-    input=1.0, output=10.0, cache_read=0.1, cost_tiers=(CostTier(200_000, 2.0, 15.0, 0.2), CostTier(500_000, 4.0, 30.0, 0.4))
+    input=1.0,
+    output=10.0,
+    cache_read=0.1,
+    cost_tiers=(CostTier(200_000, 2.0, 15.0, 0.2), CostTier(500_000, 4.0, 30.0, 0.4)),
 )
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from perdure.api.error_codes import ANSWERS, BY_CODE, INSIDE, TURNS
-from perdure.api.problems import STATUS
+from perdure.api.kernel.problems import STATUS
+from perdure.api.openapi.error_codes import ANSWERS, BY_CODE, INSIDE, TURNS
 from perdure.capabilities.registry import Registry
+from perdure.tools.built_in import BUILT_IN
 from perdure.domain import errors
 from perdure.domain.events import EVENT_DATA, KNOWN_TYPES
-from perdure.engine.announce import ADVICE
+from perdure.engine.turn_events import ADVICE
 from perdure.settings import Settings
 from perdure.wiring import all_routes
 from tools import reference
@@ -31,7 +32,11 @@ def words_of(name: str) -> set[str]:
 
 
 def error_classes() -> dict[str, type[errors.PerdureError]]:
-    return {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.PerdureError)}
+    return {
+        name: kind
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, errors.PerdureError)
+    }
 
 
 def emitted(tree: ast.AST) -> Iterator[tuple[str, str]]:
@@ -67,12 +72,16 @@ def codes_in_the_source() -> list[tuple[str, str, str]]:
 
 
 def test_the_reference_is_current() -> None:
-    stale = [name for name, text in reference.pages().items() if (REFERENCE / name).read_text("utf-8") != text]
+    stale = [
+        name for name, text in reference.pages().items() if (REFERENCE / name).read_text("utf-8") != text
+    ]
     assert stale == [], "run `make docs`"
 
 
 def test_every_setting_is_documented() -> None:
-    assert {f"PERDURE_{name.upper()}" for name in Settings.__struct_fields__} - words_of("settings.md") == set()
+    assert {f"PERDURE_{name.upper()}" for name in Settings.__struct_fields__} - words_of(
+        "settings.md"
+    ) == set()
 
 
 def test_every_event_is_documented() -> None:
@@ -91,14 +100,16 @@ def test_every_route_is_documented() -> None:
 
 def test_every_capability_and_every_tool_is_documented() -> None:
     known = words_of("capabilities.md")
-    for capability in Registry().all():
+    for capability in Registry(BUILT_IN).all():
         assert {capability.id, *capability.aliases, *capability.features} <= known
         assert {tool.name for tool in capability.tools(None)} <= known
 
 
 def test_every_error_code_that_the_source_names_is_explained() -> None:
-    unexplained = {code: place for place, _, code in codes_in_the_source() if code not in BY_CODE and code not in INSIDE}
-    assert unexplained == {}, "explain them in api/error_codes.py"
+    unexplained = {
+        code: place for place, _, code in codes_in_the_source() if code not in BY_CODE and code not in INSIDE
+    }
+    assert unexplained == {}, "explain them in api/openapi/error_codes.py"
     assert set(BY_CODE) - words_of("errors.md") == set()
 
 
@@ -125,7 +136,9 @@ DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 
 
 def test_decisions_are_numbered_without_a_gap() -> None:
-    assert [path.name[:5] for path in DECISIONS] == [f"{number:04}-" for number in range(1, len(DECISIONS) + 1)]
+    assert [path.name[:5] for path in DECISIONS] == [
+        f"{number:04}-" for number in range(1, len(DECISIONS) + 1)
+    ]
 
 
 @pytest.mark.parametrize("path", DECISIONS, ids=lambda path: path.stem)

@@ -62,7 +62,9 @@ def test_a_conversation_that_is_kept_and_fed_on_is_the_one_that_the_whole_log_gi
 
 
 @given(logs())
-def test_a_runner_that_feeds_what_it_appends_holds_what_another_reads_from_the_log(log: list[NewEvent]) -> None:
+def test_a_runner_that_feeds_what_it_appends_holds_what_another_reads_from_the_log(
+    log: list[NewEvent],
+) -> None:
     written = Conversation()
     for new, kept in zip(log, stored(log), strict=True):
         written.feed(new, kept.sequence, kept.id)
@@ -78,7 +80,9 @@ def test_only_the_kinds_of_event_that_it_names_make_a_conversation(log: list[New
 
 
 @given(logs(), st.integers(1, 200))
-def test_a_prompt_over_its_budget_loses_its_oldest_part_up_to_a_message_of_the_user(log: list[NewEvent], budget: int) -> None:
+def test_a_prompt_over_its_budget_loses_its_oldest_part_up_to_a_message_of_the_user(
+    log: list[NewEvent], budget: int
+) -> None:
     events = stored(log)
     for begin in _calls(events):
         whole, conversation = _shown(_fed(events[:begin])), _fed(events[:begin])
@@ -174,7 +178,10 @@ def test_results_come_in_the_order_of_their_calls_and_a_call_without_one_says_so
     assert isinstance(first, ToolResultPart)
     assert isinstance(second, ToolResultPart)
     assert (first.tool_call_id, first.error) == ("call_0", None)
-    assert (second.tool_call_id, second.error) == ("call_1", "This call did not finish: the turn ended before its result came.")
+    assert (second.tool_call_id, second.error) == (
+        "call_1",
+        "This call did not finish: the turn ended before its result came.",
+    )
 
 
 def test_an_answer_that_only_reports_a_failure_is_not_part_of_the_conversation() -> None:

@@ -92,7 +92,9 @@ def test_every_dependency_is_locked() -> None:
         *project["dependencies"],
         *(name for extra in project["optional-dependencies"].values() for name in extra),
     ]
-    locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE))
+    locked = set(
+        re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE)
+    )
     assert {re.split(r"[^a-z0-9-]", requirement)[0] for requirement in wanted} - locked == set()
 
 
@@ -106,7 +108,9 @@ def test_the_wheel_carries_the_migrations_and_the_type_marker(tmp_path: Path) ->
     (wheel,) = tmp_path.glob("*.whl")
     carried = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("perdure/")}
     source = {
-        f"perdure/{path.relative_to(PACKAGE)}" for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+        f"perdure/{path.relative_to(PACKAGE)}"
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
     }
     assert carried == source
     assert "perdure/py.typed" in carried

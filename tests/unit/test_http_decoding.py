@@ -14,8 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta, Struct
 
-from perdure.api import decoding
-from perdure.api.decoding import MAX_BODY, MAX_DEPTH, ClientLeft, QueryDecoder, decode, read_body, read_json
+from perdure.api.kernel import decoding
+from perdure.api.kernel.decoding import (
+    MAX_BODY,
+    MAX_DEPTH,
+    ClientLeft,
+    QueryDecoder,
+    decode,
+    read_body,
+    read_json,
+)
 from perdure.domain.errors import InvalidInput, TooLarge, UnsupportedMedia
 from perdure.domain.sessions import CreateSession
 from perdure.domain.tools import SubmitApprovals
@@ -25,7 +33,11 @@ ANYTHING: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 # What can be stored everywhere: no NUL, no surrogates, 64 bits.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 63) - 1) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 63), (1 << 63) - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
     lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner),
     max_leaves=20,
 )
@@ -103,7 +115,9 @@ def test_what_cannot_be_stored_or_is_no_json_is_refused_wherever_it_stands(bad: 
     assert len(error.message) < 400
 
 
-@pytest.mark.parametrize("body", [b"", b" ", b"{", b'{"a":', b"{}{}", b"\xef\xbb\xbf{}", '{"title":"x"}'.encode("utf-16")])
+@pytest.mark.parametrize(
+    "body", [b"", b" ", b"{", b'{"a":', b"{}{}", b"\xef\xbb\xbf{}", '{"title":"x"}'.encode("utf-16")]
+)
 def test_what_is_no_json_at_all_is_refused(body: bytes) -> None:
     assert refused(BODY, body).code == "invalid_json"
 
@@ -144,7 +158,15 @@ def test_depth_is_that_of_the_brackets_outside_strings(strings: list[str], depth
         b'{"a":' + b"1" * 1_000_000,
         b'{"a":[' + b"[]," * 300_000,
     ],
-    ids=["escaped quotes", "no end of a string", "quotes", "backslashes", "brackets", "digits", "empty lists"],
+    ids=[
+        "escaped quotes",
+        "no end of a string",
+        "quotes",
+        "backslashes",
+        "brackets",
+        "digits",
+        "empty lists",
+    ],
 )
 def test_a_body_made_to_be_slow_is_refused_in_one_pass(body: bytes) -> None:
     refused(BODY, body)
@@ -361,7 +383,9 @@ def test_a_word_that_is_none_of_the_choices_is_answered_with_the_choices() -> No
         ),
     ],
 )  # fmt: skip
-def test_a_word_in_a_body_that_is_none_of_the_choices_too(kind: Any, body: Any, place: str, choices: str) -> None:
+def test_a_word_in_a_body_that_is_none_of_the_choices_too(
+    kind: Any, body: Any, place: str, choices: str
+) -> None:
     with pytest.raises(InvalidInput) as caught:
         decode(msgspec.json.Decoder(kind), json.dumps(body).encode())
     assert (caught.value.message, caught.value.field) == (f"`{place}` must be one of {choices}", place)

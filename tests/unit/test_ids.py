@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.domain.errors import InvalidId
-from perdure.domain.ids import MAX_SEQUENCE, Prefix, check_id, event_id, is_id, new_event_id, new_id, sequence_of, span_of
+from perdure.domain.ids import (
+    MAX_SEQUENCE,
+    Prefix,
+    check_id,
+    event_id,
+    is_id,
+    new_event_id,
+    new_id,
+    sequence_of,
+    span_of,
+)
 
 PREFIXES: tuple[Prefix, ...] = get_args(Prefix)
 prefixes = st.sampled_from(PREFIXES)
@@ -45,11 +55,15 @@ def test_an_id_is_of_its_own_kind_and_of_no_other(prefix: Prefix, other: Prefix)
 
 
 @given(prefixes, st.integers(0, 200), st.characters(exclude_categories=("Cs",)))
-def test_an_id_with_one_character_changed_is_an_id_only_with_another_hex_digit(prefix: Prefix, place: int, character: str) -> None:
+def test_an_id_with_one_character_changed_is_an_id_only_with_another_hex_digit(
+    prefix: Prefix, place: int, character: str
+) -> None:
     identifier = new_id(prefix)
     place %= len(identifier)
     changed = identifier[:place] + character + identifier[place + 1 :]
-    assert is_id(changed, prefix) == (changed == identifier or (place > len(prefix) and character in "0123456789abcdef"))
+    assert is_id(changed, prefix) == (
+        changed == identifier or (place > len(prefix) and character in "0123456789abcdef")
+    )
 
 
 @given(prefixes, st.text(max_size=60))
@@ -94,7 +108,9 @@ def test_ids_of_one_moment_differ() -> None:
 
 
 @given(prefixes, st.text(max_size=20), st.text(max_size=20))
-def test_spans_are_the_same_for_the_same_thing_and_differ_for_another(prefix: Prefix, name: str, other: str) -> None:
+def test_spans_are_the_same_for_the_same_thing_and_differ_for_another(
+    prefix: Prefix, name: str, other: str
+) -> None:
     identifier = new_id(prefix)
     assert span_of(identifier, name) == span_of(identifier, name)
     assert (span_of(identifier, name) == span_of(identifier, other)) == (name == other)

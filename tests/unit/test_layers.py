@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.capabilities.assembly import Layer, merge_layers
-from perdure.capabilities.base import READ_ONLY, Capability, Tool, ToolContext, ToolOutcome, schema
+from perdure.capabilities.port import READ_ONLY, Capability, Tool, ToolContext, ToolOutcome, schema
 from perdure.capabilities.registry import Registry
 from perdure.domain.errors import InvalidInput
 from perdure.domain.messages import JsonObject
@@ -36,7 +36,11 @@ def _capability(name: str, *dependencies: str, **more: Any) -> Capability:
 
 
 GATE = Capability(
-    id="gate", name="Gate", description="Asks.", category="test", gate=lambda config, tool: tool.name in (config or ())
+    id="gate",
+    name="Gate",
+    description="Asks.",
+    category="test",
+    gate=lambda config, tool: tool.name in (config or ()),
 )
 REGISTRY = Registry(
     [
@@ -71,10 +75,16 @@ def test_every_capability_comes_once_and_after_what_it_depends_on(stack: list[li
 
 
 @given(stacks)
-def test_the_capabilities_are_those_named_and_what_they_need_and_no_others(stack: list[list[CapabilityRef]]) -> None:
+def test_the_capabilities_are_those_named_and_what_they_need_and_no_others(
+    stack: list[list[CapabilityRef]],
+) -> None:
     wanted = {_own_id(ref) for layer in stack for ref in layer} - {"unknown"}
     while True:
-        more = {d for name in wanted if (found := REGISTRY.get(name)) for d in found.dependencies} - {"nowhere"} - wanted
+        more = (
+            {d for name in wanted if (found := REGISTRY.get(name)) for d in found.dependencies}
+            - {"nowhere"}
+            - wanted
+        )
         if not more:
             break
         wanted |= more
@@ -105,7 +115,9 @@ def test_merging_what_was_merged_changes_nothing(stack: list[list[CapabilityRef]
 
 @given(stacks)
 def test_features_are_the_sorted_union_over_all_active_capabilities(stack: list[list[CapabilityRef]]) -> None:
-    expected = sorted({feature for active in REGISTRY.resolve(stack) for feature in active.capability.features})
+    expected = sorted(
+        {feature for active in REGISTRY.resolve(stack) for feature in active.capability.features}
+    )
     assert list(REGISTRY.features(stack)) == expected
     layers = [Layer("session", None, None, tuple(layer)) for layer in stack]
     assert list(merge_layers(layers, REGISTRY).features()) == expected
@@ -157,10 +169,21 @@ def test_two_tools_of_one_name_are_refused(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("standing", "gated", "rejected"),
-    [({}, True, False), ({"files_tool": "allow_always"}, False, False), ({"files_tool": "reject_always"}, False, True)],
+    [
+        ({}, True, False),
+        ({"files_tool": "allow_always"}, False, False),
+        ({"files_tool": "reject_always"}, False, True),
+    ],
 )
-def test_a_standing_decision_takes_the_place_of_the_gate(standing: dict[str, str], gated: bool, rejected: bool) -> None:
-    layer = Layer("session", None, None, (CapabilityRef("files"), CapabilityRef("notes"), CapabilityRef("gate", ["files_tool"])))
+def test_a_standing_decision_takes_the_place_of_the_gate(
+    standing: dict[str, str], gated: bool, rejected: bool
+) -> None:
+    layer = Layer(
+        "session",
+        None,
+        None,
+        (CapabilityRef("files"), CapabilityRef("notes"), CapabilityRef("gate", ["files_tool"])),
+    )
     bound = merge_layers([layer], REGISTRY, standing).bound
     assert (bound["files_tool"].gated, bound["files_tool"].rejected) == (gated, rejected)
     assert not bound["notes_tool"].gated

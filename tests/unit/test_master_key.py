@@ -1,4 +1,7 @@
-"""The key files: written whole, readable by their owner only, and both looked at while one takes the other's place."""
+"""The key files.
+
+Written whole, readable by their owner only, and both looked at while one takes the other's place.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +32,16 @@ def names_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
-@pytest.mark.parametrize("text", [KEY.hex(), KEY.hex().upper(), base64.b64encode(KEY).decode(), f"  {KEY.hex()}\n"])
+@pytest.mark.parametrize(
+    "text", [KEY.hex(), KEY.hex().upper(), base64.b64encode(KEY).decode(), f"  {KEY.hex()}\n"]
+)
 def test_a_key_is_32_bytes_in_base64_or_hex(text: str) -> None:
     assert parse_master_key(text) == KEY
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", KEY.hex()[:-1], KEY.hex() + "0", "g" * 64, base64.b64encode(KEY[:-1]).decode(), "é" * 32]
+    "text",
+    ["", "x", KEY.hex()[:-1], KEY.hex() + "0", "g" * 64, base64.b64encode(KEY[:-1]).decode(), "é" * 32],
 )
 def test_anything_else_is_refused_without_being_repeated(text: str) -> None:
     with pytest.raises(Unavailable, match="32 bytes") as refused:

@@ -13,14 +13,14 @@ import msgspec
 import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
-from perdure.api.error_codes import ANSWERS
-from perdure.api.examples import BY_TYPE
-from perdure.api.fields import FIELDS
-from perdure.api.http import Route
-from perdure.api.openapi import IDS, build_document
-from perdure.api.pages import api_page, errors_page
-from perdure.api.problems import Problem, problem_of
-from perdure.api.words import OPERATIONS, TAGS
+from perdure.api.kernel.http import Route
+from perdure.api.kernel.problems import Problem, problem_of
+from perdure.api.openapi.docs_html import api_page, errors_page
+from perdure.api.openapi.document import IDS, build_document
+from perdure.api.openapi.error_codes import ANSWERS
+from perdure.api.openapi.examples import BY_TYPE
+from perdure.api.openapi.fields import FIELDS
+from perdure.api.openapi.words import OPERATIONS, TAGS
 from perdure.domain.errors import InvalidInput, NotFound, PerdureError
 from perdure.settings import Settings
 from perdure.wiring import all_routes
@@ -60,7 +60,10 @@ def name_of(route: Route) -> str:
 
 
 def test_the_document_is_valid_openapi_31() -> None:
-    assert [f"{error.instance_path}: {error.message}"[:300] for error in OPENAPI_31_VALIDATOR.iter_errors(DOCUMENT)] == []
+    assert [
+        f"{error.instance_path}: {error.message}"[:300]
+        for error in OPENAPI_31_VALIDATOR.iter_errors(DOCUMENT)
+    ] == []
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -75,7 +78,9 @@ def test_every_reference_leads_somewhere() -> None:
 
 
 def test_the_document_has_every_route_once() -> None:
-    assert {(method.upper(), path) for method, path, _ in operations()} == {(route.method, route.path) for route in ROUTES}
+    assert {(method.upper(), path) for method, path, _ in operations()} == {
+        (route.method, route.path) for route in ROUTES
+    }
     assert len(DOCUMENT["paths"]) == len({route.path for route in ROUTES})
 
 
@@ -89,18 +94,26 @@ def test_every_operation_and_every_parameter_is_described() -> None:
     for _, _, operation in operations():
         name = operation["operationId"]
         assert operation["summary"], name
-        assert operation.get("description"), f"{name}: describe it in api/words.py"
+        assert operation.get("description"), f"{name}: describe it in api/openapi/words.py"
         for parameter in operation.get("parameters", ()):
-            assert "$ref" in parameter or parameter.get("description"), f"{name}: describe {parameter['name']} in api/words.py"
+            assert "$ref" in parameter or parameter.get("description"), (
+                f"{name}: describe {parameter['name']} in api/openapi/words.py"
+            )
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_every_field_is_described(name: str) -> None:
-    assert [field for field, schema in SCHEMAS[name].get("properties", {}).items() if not schema.get("description")] == []
+    assert [
+        field
+        for field, schema in SCHEMAS[name].get("properties", {}).items()
+        if not schema.get("description")
+    ] == []
 
 
 def test_every_tag_is_described() -> None:
-    assert {tag["name"]: tag["description"] for tag in DOCUMENT["tags"]} == {route.tag: TAGS[route.tag] for route in ROUTES}
+    assert {tag["name"]: tag["description"] for tag in DOCUMENT["tags"]} == {
+        route.tag: TAGS[route.tag] for route in ROUTES
+    }
 
 
 def test_no_words_are_left_over_from_what_is_gone() -> None:
@@ -119,7 +132,9 @@ def test_no_words_are_left_over_from_what_is_gone() -> None:
 
 @pytest.mark.parametrize("route", WITH_BODY, ids=name_of)
 def test_every_body_has_an_example_that_fits(route: Route) -> None:
-    content = DOCUMENT["paths"][route.path][route.method.lower()]["requestBody"]["content"]["application/json"]
+    content = DOCUMENT["paths"][route.path][route.method.lower()]["requestBody"]["content"][
+        "application/json"
+    ]
     assert "example" in content, "give the route a body_example"
     assert broken_by(content["schema"], content["example"]) == []
     msgspec.convert(content["example"], route.body)
@@ -127,8 +142,10 @@ def test_every_body_has_an_example_that_fits(route: Route) -> None:
 
 @pytest.mark.parametrize("route", WITH_ANSWER, ids=name_of)
 def test_every_answer_has_an_example_that_fits(route: Route) -> None:
-    content = DOCUMENT["paths"][route.path][route.method.lower()]["responses"][str(route.status)]["content"]["application/json"]
-    assert "example" in content, "give the type an example in api/examples.py"
+    content = DOCUMENT["paths"][route.path][route.method.lower()]["responses"][str(route.status)]["content"][
+        "application/json"
+    ]
+    assert "example" in content, "give the type an example in api/openapi/examples.py"
     assert broken_by(content["schema"], content["example"]) == []
     msgspec.json.decode(msgspec.json.encode(content["example"]), type=route.returns)
 
@@ -144,7 +161,9 @@ def test_every_error_has_an_example_that_fits_and_whose_code_is_one_of_its_statu
 
 
 def test_exports_have_examples_too() -> None:
-    exports = [route for route in ROUTES if route.path.endswith("/export") and route.content != "application/json"]
+    exports = [
+        route for route in ROUTES if route.path.endswith("/export") and route.content != "application/json"
+    ]
     assert {route.operation_id for route in exports} == {"export_agent", "export_session_jsonl"}
     for route in exports:
         assert DOCUMENT["paths"][route.path]["get"]["responses"]["200"]["content"][route.content]["example"]
@@ -154,7 +173,9 @@ def test_errors_are_problem_documents() -> None:
     for answer in DOCUMENT["components"]["responses"].values():
         schema = answer["content"]["application/problem+json"]["schema"]
         assert schema == {"$ref": "#/components/schemas/ErrorResponse"}
-    assert {"type", "title", "status", "detail", "instance", "code", "error"} <= set(SCHEMAS["ErrorResponse"]["properties"])
+    assert {"type", "title", "status", "detail", "instance", "code", "error"} <= set(
+        SCHEMAS["ErrorResponse"]["properties"]
+    )
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=name_of)

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.domain.errors import InvalidInput
-from perdure.domain.paths import MAX_DEPTH, MAX_PATH, clean_path, file_id, folders_above, is_below, name_of, parent_of
+from perdure.domain.paths import (
+    MAX_DEPTH,
+    MAX_PATH,
+    clean_path,
+    file_id,
+    folders_above,
+    is_below,
+    name_of,
+    parent_of,
+)
 
 
 @pytest.mark.parametrize(

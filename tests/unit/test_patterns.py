@@ -14,7 +14,9 @@ from perdure.domain.errors import InvalidInput
 from perdure.domain.patterns import EXCERPT, LONGEST, SHORTEST, compile_glob, compile_regex, matching_lines
 
 
-def lines(pattern: str, content: str | bytes, limit: int = 1000, *, ignore_case: bool = False) -> list[tuple[int, str]]:
+def lines(
+    pattern: str, content: str | bytes, limit: int = 1000, *, ignore_case: bool = False
+) -> list[tuple[int, str]]:
     data = content.encode() if isinstance(content, str) else content
     compiled = compile_regex(pattern, ignore_case=ignore_case)
     return [(found.number, found.text) for found in matching_lines(compiled, data, limit, lambda: False)]
@@ -63,11 +65,15 @@ def test_lines_are_those_that_another_engine_finds_one_by_one(content: str, patt
     known = content.split("\n")
     if known[-1] == "":
         known.pop()
-    assert lines(pattern, content) == [(number, line) for number, line in enumerate(known, 1) if re.search(pattern, line)]
+    assert lines(pattern, content) == [
+        (number, line) for number, line in enumerate(known, 1) if re.search(pattern, line)
+    ]
 
 
 def test_pieces_end_between_lines_so_that_nothing_is_missed() -> None:
-    content = "".join(f"{number:>7} {'needle' if number % 997 == 0 else 'straw'}\n" for number in range(60_000))
+    content = "".join(
+        f"{number:>7} {'needle' if number % 997 == 0 else 'straw'}\n" for number in range(60_000)
+    )
     assert len(content) > 2 * LONGEST
     assert [number - 1 for number, _ in lines("needle$", content)] == list(range(0, 60_000, 997))
 
@@ -90,7 +96,20 @@ def test_what_is_no_text_does_no_harm() -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["(", "a{1001}", "(?=x)", "(?<!x)y", "(a)\\1", "\ud800", "x" * 1001, "(x{100}){100}", "\\pL{1,500}", "[", "a**"]
+    "pattern",
+    [
+        "(",
+        "a{1001}",
+        "(?=x)",
+        "(?<!x)y",
+        "(a)\\1",
+        "\ud800",
+        "x" * 1001,
+        "(x{100}){100}",
+        "\\pL{1,500}",
+        "[",
+        "a**",
+    ],
 )
 def test_a_pattern_that_cannot_be_done_is_refused(pattern: str) -> None:
     with pytest.raises(InvalidInput) as refused:
@@ -99,7 +118,15 @@ def test_a_pattern_that_cannot_be_done_is_refused(pattern: str) -> None:
     assert "(?m)" not in refused.value.message
 
 
-BOMBS = ["(a+)+$", "(a|a)*b", "(a*)*b", "(.*a){20}b", "(x?){200}y", "^(([a-z])+.)+[A-Z]([a-z])+$", "(.*)(.*)(.*)(.*)(.*)=b"]
+BOMBS = [
+    "(a+)+$",
+    "(a|a)*b",
+    "(a*)*b",
+    "(.*a){20}b",
+    "(x?){200}y",
+    "^(([a-z])+.)+[A-Z]([a-z])+$",
+    "(.*)(.*)(.*)(.*)(.*)=b",
+]
 
 
 @pytest.mark.parametrize("pattern", BOMBS)
@@ -120,7 +147,11 @@ def test_a_large_pattern_looks_at_little_at_a_time_so_that_it_can_be_stopped() -
 def test_a_search_stops_when_its_time_is_up() -> None:
     begun = time.monotonic()
     with pytest.raises(TimeoutError):
-        list(matching_lines(compile_regex("(x?){1000}y"), b"x" * 50_000_000, 10, lambda: time.monotonic() - begun > 0.2))
+        list(
+            matching_lines(
+                compile_regex("(x?){1000}y"), b"x" * 50_000_000, 10, lambda: time.monotonic() - begun > 0.2
+            )
+        )
     assert time.monotonic() - begun < 15
 
 

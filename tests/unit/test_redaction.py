@@ -63,6 +63,8 @@ def test_no_tool_shows_half_a_secret_where_it_leaves_something_out() -> None:
         line = f"{'x' * ahead}{secret}{'y' * 3000}"
         (found,) = matching_lines(compile_regex("x"), line.encode(), 1, lambda: False, clean)
         assert "hunter" not in found.text
-    (found,) = matching_lines(compile_regex("y"), f"{secret * 20}{'y' * 900}".encode(), 1, lambda: False, clean)
+    (found,) = matching_lines(
+        compile_regex("y"), f"{secret * 20}{'y' * 900}".encode(), 1, lambda: False, clean
+    )
     assert "y" in found.text
     assert "Zebra" not in found.text

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from perdure.domain.repair import fit_arguments, repair_arguments, repair_name
 
 OBJECTS = st.dictionaries(
-    st.text(max_size=8), st.recursive(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(), st.lists, max_leaves=5)
+    st.text(max_size=8),
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(), st.lists, max_leaves=5
+    ),
 )
 
 
@@ -78,7 +81,12 @@ def test_values_of_another_type_become_what_they_mean(given: dict[str, Any], mea
 )  # fmt: skip
 def test_values_that_may_mean_anything_are_left_alone(value: dict[str, Any]) -> None:
     assert fit_arguments(value, SCHEMA) == value
-    for schema in ({}, {"properties": 1}, {"properties": {"count": True}}, {"properties": {}, "required": True}):
+    for schema in (
+        {},
+        {"properties": 1},
+        {"properties": {"count": True}},
+        {"properties": {}, "required": True},
+    ):
         assert fit_arguments(value, schema) == value
 
 

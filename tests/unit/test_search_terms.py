@@ -6,7 +6,16 @@ import random
 
 import pytest
 
-from perdure.store.search import MOST_RUNS, SEGMENT, Unsorted, pack, searched_terms, sort_terms, terms_of, unpack
+from perdure.store.search import (
+    MOST_RUNS,
+    SEGMENT,
+    Unsorted,
+    pack,
+    searched_terms,
+    sort_terms,
+    terms_of,
+    unpack,
+)
 
 
 def session(title: str | None, tags: str = "[]", agent_id: str | None = None) -> Unsorted:
@@ -14,7 +23,9 @@ def session(title: str | None, tags: str = "[]", agent_id: str | None = None) ->
 
 
 @pytest.mark.parametrize("count", [0, 1, 127, 128, 129, SEGMENT])
-def test_a_set_of_positions_comes_back_and_takes_no_more_than_a_bit_for_each_that_there_is(count: int) -> None:
+def test_a_set_of_positions_comes_back_and_takes_no_more_than_a_bit_for_each_that_there_is(
+    count: int,
+) -> None:
     positions = sorted(random.Random(count).sample(range(SEGMENT), count))
     packed = pack(positions)
     assert len(packed) <= SEGMENT // 8

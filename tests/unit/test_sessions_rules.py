@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from perdure.domain.errors import InvalidInput
 from perdure.domain.events import NewEvent, ToolCompletedData
 from perdure.domain.messages import preview_of
-from perdure.domain.sessions import MAX_TAG, MAX_TAGS, Projection, action_links, clean_tags, clean_title, has_control, project
+from perdure.domain.sessions import (
+    MAX_TAG,
+    MAX_TAGS,
+    Projection,
+    action_links,
+    clean_tags,
+    clean_title,
+    has_control,
+    project,
+)
 from tests.unit.logs import Writer, logs
 
 CONTROLS = [chr(code) for code in (*range(32), *range(0x7F, 0xA0))]
@@ -44,7 +53,9 @@ def test_cleaning_tags_twice_is_cleaning_them_once(tags: list[str]) -> None:
 
 
 @given(st.lists(good_tags, max_size=5), st.sampled_from(CONTROLS), words.filter(bool), words.filter(bool))
-def test_a_tag_with_a_control_character_inside_is_refused_and_named(tags: list[str], control: str, before: str, after: str) -> None:
+def test_a_tag_with_a_control_character_inside_is_refused_and_named(
+    tags: list[str], control: str, before: str, after: str
+) -> None:
     bad = f"x{before[:20]}{control}{after[:20]}x"
     with pytest.raises(InvalidInput) as refused:
         clean_tags([*tags, bad])
@@ -114,7 +125,9 @@ def test_the_projection_of_a_log_keeps_its_promises(log: list[NewEvent]) -> None
     ends = [event for event in log if event.type in {"turn.started", "turn.sealed"}]
     assert row.finished_at == (ends[-1].ts if ends and ends[-1].type == "turn.sealed" else None)
     usages = [event.data.metadata.usage for event in log if event.type == "llm.generation"]
-    assert (row.usage.input_tokens if row.usage else 0) == sum(usage.input_tokens for usage in usages if usage)
+    assert (row.usage.input_tokens if row.usage else 0) == sum(
+        usage.input_tokens for usage in usages if usage
+    )
 
 
 def _parked_on_two_questions() -> Projection:

@@ -15,12 +15,19 @@ def test_without_an_environment_the_defaults_hold_and_an_empty_variable_counts_a
 
 
 def test_the_command_line_wins_over_the_environment() -> None:
-    assert load({"PERDURE_PORT": "1", "PERDURE_HOST": "::1"}, port=2, host=None) == Settings(port=2, host="::1")
+    assert load({"PERDURE_PORT": "1", "PERDURE_HOST": "::1"}, port=2, host=None) == Settings(
+        port=2, host="::1"
+    )
 
 
 def test_values_are_read_as_what_they_are() -> None:
     read = load(
-        {"PERDURE_RATE_LIMIT": "2.5", "PERDURE_PRIVATE_ADDRESSES": "true", "PERDURE_DATA": "7", "PERDURE_LOG_LEVEL": "WARNING"}
+        {
+            "PERDURE_RATE_LIMIT": "2.5",
+            "PERDURE_PRIVATE_ADDRESSES": "true",
+            "PERDURE_DATA": "7",
+            "PERDURE_LOG_LEVEL": "WARNING",
+        }
     )
     assert (read.rate_limit, read.private_addresses, read.data, read.log_level) == (2.5, True, "7", "WARNING")
 

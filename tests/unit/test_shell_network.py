@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from perdure.capabilities.bashkit_shell import network_for
 from perdure.domain.network import NetworkRules
+from perdure.tools.bashkit_shell import network_for
 
 
 def test_a_clouds_credentials_are_out_of_the_shells_reach_whatever_is_allowed() -> None:
-    hosts = ("169.254.169.254", "2852039166", "metadata.google.internal", "fd00:ec2::254", "intranet", "10.0.0.1")
+    hosts = (
+        "169.254.169.254",
+        "2852039166",
+        "metadata.google.internal",
+        "fd00:ec2::254",
+        "intranet",
+        "10.0.0.1",
+    )
     given = network_for(NetworkRules(allowed=(hosts,), private=True))
     assert given is not None
     assert given.allow == ["https://intranet", "http://intranet", "https://10.0.0.1", "http://10.0.0.1"]

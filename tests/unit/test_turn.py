@@ -40,7 +40,9 @@ def _call(name: str, **how: object) -> CallState:
 
 
 @given(logs(), st.data())
-def test_folding_a_log_in_batches_gives_the_state_that_folding_it_at_once_gives(log: list[NewEvent], data: st.DataObject) -> None:
+def test_folding_a_log_in_batches_gives_the_state_that_folding_it_at_once_gives(
+    log: list[NewEvent], data: st.DataObject
+) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(log)), max_size=4)))
     state = TurnState()
     for begin, end in zip([0, *cuts], [*cuts, len(log)], strict=True):
@@ -120,7 +122,10 @@ def test_every_message_is_seen_by_a_model_call_or_covered_by_the_end_of_its_turn
         (RUNNING, CallModel(resumed=False)),
         (replace(RUNNING, answered=True), Finish()),
         (replace(RUNNING, answered=True, pending=PENDING), CallModel(resumed=False)),
-        (replace(RUNNING, iteration=200), Fail("max_iterations", "The turn reached its limit of 200 model calls.")),
+        (
+            replace(RUNNING, iteration=200),
+            Fail("max_iterations", "The turn reached its limit of 200 model calls."),
+        ),
         (replace(RUNNING, iteration=200, answered=True), Finish()),
         (replace(RUNNING, failure=("provider_auth", "no")), Fail("provider_auth", "no")),
         (replace(RUNNING, failure=("provider_auth", "no"), pending=PENDING), Fail("provider_auth", "no")),
@@ -172,4 +177,6 @@ def test_what_a_client_writes_into_its_metadata_does_not_make_a_cancel_of_its_me
     message = writer.message({"cancel_notice": True})
     events: list[Event] = stored(writer.events)
     assert project(Projection(), writer.events).status == "active"
-    assert next_action(fold(events), RULES, 0) == StartTurn(writer.events[0].context.turn_id or "", message.id, "Hello?")
+    assert next_action(fold(events), RULES, 0) == StartTurn(
+        writer.events[0].context.turn_id or "", message.id, "Hello?"
+    )

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from perdure.app.context import App
 from perdure.app.login import to_token
-from perdure.app.services import App
 from perdure.app.sessions import check_model, find_harness
 from perdure.domain.accounts import (
     AddUser,
@@ -134,18 +134,39 @@ def _built_in_harnesses(app: App, org_id: str, now: Micros) -> list[HarnessRow]:
         config = to_json(HarnessConfig(capabilities=tuple(CapabilityRef(ref) for ref in capabilities)))
         rows.append(
             HarnessRow(
-                app.new_id("harness"), org_id, name, display, description, None, None, None, "[]", config, 1, "active", now, now, None
+                app.new_id("harness"),
+                org_id,
+                name,
+                display,
+                description,
+                None,
+                None,
+                None,
+                "[]",
+                config,
+                1,
+                "active",
+                now,
+                now,
+                None,
             )
-        )  # fmt: skip
+        )
     return rows
 
 
 def to_organization(row: OrganizationRow) -> Organization:
     """The row as clients see it."""
     return Organization(
-        row.id, row.name, to_rfc3339(row.created_at), to_rfc3339(row.updated_at), {}, row.default_model_id,
-        row.default_harness_id, None, maybe_rfc3339(row.onboarding_completed_at),
-    )  # fmt: skip
+        row.id,
+        row.name,
+        to_rfc3339(row.created_at),
+        to_rfc3339(row.updated_at),
+        {},
+        row.default_model_id,
+        row.default_harness_id,
+        None,
+        maybe_rfc3339(row.onboarding_completed_at),
+    )
 
 
 async def all_organizations(app: App, caller: Caller) -> list[Organization]:
@@ -195,7 +216,9 @@ async def read_organization(app: App, caller: Caller, org_id: str) -> Organizati
     return await app.database.read(work)
 
 
-async def change_organization(app: App, caller: Caller, org_id: str, body: UpdateOrganization) -> Organization:
+async def change_organization(
+    app: App, caller: Caller, org_id: str, body: UpdateOrganization
+) -> Organization:
     """Change what the caller named, and nothing else; admins only."""
     now = app.now()
 
@@ -210,9 +233,13 @@ async def change_organization(app: App, caller: Caller, org_id: str, body: Updat
                 await check_model(tx, org_id, body.default_model_id, "default_model_id")
             changes["default_model_id"] = body.default_model_id
         if body.default_harness_id is not UNSET and body.default_harness_name is not UNSET:
-            raise InvalidInput("give `default_harness_id` or `default_harness_name`, not both", field="default_harness_id")
+            raise InvalidInput(
+                "give `default_harness_id` or `default_harness_name`, not both", field="default_harness_id"
+            )
         if isinstance(body.default_harness_id, str):
-            changes["default_harness_id"] = (await find_harness(tx, org_id, body.default_harness_id, None, "default_harness_id")).id
+            changes["default_harness_id"] = (
+                await find_harness(tx, org_id, body.default_harness_id, None, "default_harness_id")
+            ).id
         elif isinstance(body.default_harness_name, str):
             changes["default_harness_id"] = (
                 await find_harness(tx, org_id, None, body.default_harness_name, "default_harness_name")
@@ -293,7 +320,10 @@ async def _role_of(tx: Tx, caller: Caller, user_id: str) -> UserRole:
 
 
 async def change_member(app: App, caller: Caller, user_id: str, body: UpdateUser) -> User:
-    """Change what a member is; admins only, nobody grants more than they have or changes who is above them."""
+    """Change what a member is.
+
+    Admins only, nobody grants more than they have or changes who is above them.
+    """
     now = app.now()
 
     async def work(tx: Tx) -> User:
@@ -313,7 +343,10 @@ async def change_member(app: App, caller: Caller, user_id: str, body: UpdateUser
 
 
 async def remove_member(app: App, caller: Caller, user_id: str) -> None:
-    """Put a member out of the organization, or leave it; admins only, except for leaving, and not who is above them."""
+    """Put a member out of the organization, or leave it.
+
+    Admins only, except for leaving, and not who is above them.
+    """
     now = app.now()
 
     async def work(tx: Tx) -> None:
@@ -329,13 +362,19 @@ async def remove_member(app: App, caller: Caller, user_id: str) -> None:
 
 
 async def _check_not_last(tx: Tx, org_id: str, user_id: str, role: UserRole) -> None:
-    """Keep an owner in the organization, whose row the caller has locked: of two owners who go at once, one comes second."""
+    """Keep an owner in the organization, whose row the caller has locked.
+
+    Of two owners who go at once, one comes second.
+    """
     if role == "owner" and await owners_of(tx, org_id) == [user_id]:
         raise Conflict("an organization needs an owner, and this is the last one", code="last_owner")
 
 
 async def member_caller(app: App, caller: Caller, user_id: str) -> Caller:
-    """Act for a member of the organization (to make a token for it); admins only, and not for someone above them."""
+    """Act for a member of the organization (to make a token for it).
+
+    Admins only, and not for someone above them.
+    """
     require(caller, "admin")
 
     async def work(tx: Tx) -> Caller:
@@ -390,7 +429,9 @@ async def export_account(app: App, caller: Caller) -> ExportedUser:
         row = await get_user(tx, caller.user_id)
         memberships = await memberships_of(tx, row.id)
         named = [(await get_organization(tx, org_id), role) for org_id, role in memberships]
-        organizations = tuple(ExportedOrganization(each.id, each.name, role) for each, role in named if each is not None)
+        organizations = tuple(
+            ExportedOrganization(each.id, each.name, role) for each, role in named if each is not None
+        )
         tokens = tuple(to_token(each) for each in await tokens_of(tx, row.id))
         return ExportedUser(to_rfc3339(app.now()), to_user(row, caller.role), organizations, tokens)
 
@@ -398,7 +439,10 @@ async def export_account(app: App, caller: Caller) -> ExportedUser:
 
 
 async def switch_organization(app: App, caller: Caller, org_id: str) -> SwitchedOrganization:
-    """Say whether the caller may work in an organization: requests choose it with `X-Org-Id`, nothing is remembered."""
+    """Say whether the caller may work in an organization.
+
+    Requests choose it with `X-Org-Id`, nothing is remembered.
+    """
 
     async def work(tx: Tx) -> SwitchedOrganization:
         return SwitchedOrganization((await _own(tx, caller, org_id))[0].id, True)
@@ -410,7 +454,9 @@ async def resolve_organization(app: App, caller: Caller, resource_id: str) -> Re
     """The organization that holds a resource, if it is one of the caller's. Raises NotFound."""
 
     async def work(tx: Tx) -> ResolvedOrganization:
-        org_id = resource_id if resource_id.startswith("org_") else await organization_holding(tx, resource_id)
+        org_id = (
+            resource_id if resource_id.startswith("org_") else await organization_holding(tx, resource_id)
+        )
         if org_id is None:
             raise NotFound("resource")
         row, _ = await _own(tx, caller, org_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from perdure.app.agents import create_agent, find_agent
-from perdure.app.services import App
+from perdure.app.context import App
 from perdure.domain.accounts import Caller
 from perdure.domain.agent_files import read_agent_file, write_agent_file
 from perdure.domain.agents import Agent, CreateAgent
@@ -17,7 +17,10 @@ from perdure.store.harnesses import get_harness
 
 
 async def export_agent(app: App, caller: Caller, ref: str) -> tuple[str, str]:
-    """An agent's name, and the agent as Markdown with front matter. The harness is named, so that the file can travel."""
+    """An agent's name, and the agent as Markdown with front matter.
+
+    The harness is named, so that the file can travel.
+    """
 
     async def work(tx: Tx) -> tuple[AgentRow, str]:
         row = await find_agent(tx, caller.organization_id, ref)
@@ -32,10 +35,22 @@ def as_created(row: AgentRow, harness_name: str) -> CreateAgent:
     """What would create this agent anew."""
     config = row.config_struct()
     return CreateAgent(
-        row.name, row.system_prompt, None, row.display_name, row.description, None, harness_name, row.default_model_id,
-        config.capabilities, config.tools, row.tag_list(), config.initial_files, config.max_iterations,
-        config.parallel_tool_calls, config.network_access,
-    )  # fmt: skip
+        row.name,
+        row.system_prompt,
+        None,
+        row.display_name,
+        row.description,
+        None,
+        harness_name,
+        row.default_model_id,
+        config.capabilities,
+        config.tools,
+        row.tag_list(),
+        config.initial_files,
+        config.max_iterations,
+        config.parallel_tool_calls,
+        config.network_access,
+    )
 
 
 async def import_agent(app: App, caller: Caller, text: str) -> tuple[Agent, bool]:

@@ -1,8 +1,10 @@
-"""Snapshots: each change of an agent's configuration leaves a version behind, in the transaction that makes it."""
+"""Snapshots: each change of an agent's configuration leaves a version behind, in the transaction that makes
+it.
+"""
 
 from __future__ import annotations
 
-from perdure.app.services import App
+from perdure.app.context import App
 from perdure.capabilities.assembly import agent_layer, harness_layer, merge_layers
 from perdure.capabilities.registry import Registry
 from perdure.domain.accounts import Caller
@@ -68,7 +70,10 @@ async def add_snapshot(
     app: App, tx: Tx, caller: Caller, row: AgentRow, parent: AgentVersionRow | None, *, kind: ChangeKind = "auto",
     summary: str | None = None, source: str | None = None,
 ) -> AgentVersionRow:  # fmt: skip
-    """Write a version of the agent as it is now, whatever there is already. The agent's row must be locked."""
+    """Write a version of the agent as it is now, whatever there is already.
+
+    The agent's row must be locked.
+    """
     latest = await latest_version(tx, row.org_id, row.id)
     authored = authored_of(row)
     config = to_json(authored)
@@ -76,9 +81,20 @@ async def add_snapshot(
     number = next_semver(None if latest is None else latest.semver(), kind)
     now: Micros = app.now()
     version = AgentVersionRow(
-        app.new_id("agentver"), row.org_id, row.id, 1 if latest is None else latest.version_number + 1,
-        None if parent is None else parent.id, source, kind, *number, summary, hash_of_config(authored), config,
-        to_json(await resolve_agent(tx, app.registry, row)), caller.user_id, now,
-    )  # fmt: skip
+        app.new_id("agentver"),
+        row.org_id,
+        row.id,
+        1 if latest is None else latest.version_number + 1,
+        None if parent is None else parent.id,
+        source,
+        kind,
+        *number,
+        summary,
+        hash_of_config(authored),
+        config,
+        to_json(await resolve_agent(tx, app.registry, row)),
+        caller.user_id,
+        now,
+    )
     await add_version(tx, version)
     return version

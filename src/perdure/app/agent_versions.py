@@ -6,7 +6,7 @@ import msgspec
 
 from perdure.app.agent_snapshots import add_snapshot, version_of
 from perdure.app.agents import apply_changes, find_agent, insert_agent, to_agent
-from perdure.app.services import App
+from perdure.app.context import App
 from perdure.app.sessions import check_model, find_harness
 from perdure.domain.accounts import Caller
 from perdure.domain.agent_versions import (
@@ -29,23 +29,44 @@ from perdure.store.agents import AgentRow, update_agent
 from perdure.store.database import Tx
 
 _RESOLVED = msgspec.json.Decoder(ResolvedConfig)
-_CONFIGURED = ("system_prompt", "harness_id", "display_name", "description", "default_model_id", "tags", "config")
+_CONFIGURED = (
+    "system_prompt",
+    "harness_id",
+    "display_name",
+    "description",
+    "default_model_id",
+    "tags",
+    "config",
+)
 """The columns of an agent that a version sets."""
 
 
 def to_version(row: AgentVersionRow) -> AgentVersion:
     """The row as clients see it."""
     return AgentVersion(
-        id=row.id, agent_id=row.agent_id, version_number=row.version_number, version=".".join(map(str, row.semver())),
-        semver_major=row.semver_major, semver_minor=row.semver_minor, semver_patch=row.semver_patch, change_kind=row.change_kind,
-        is_published=is_published(row.change_kind), config_hash=row.config_hash, authored_config=row.authored(),
-        resolved_config=_RESOLVED.decode(row.resolved_config), created_at=to_rfc3339(row.created_at), summary=row.summary,
-        parent_version_id=row.parent_version_id, source_version_id=row.source_version_id,
+        id=row.id,
+        agent_id=row.agent_id,
+        version_number=row.version_number,
+        version=".".join(map(str, row.semver())),
+        semver_major=row.semver_major,
+        semver_minor=row.semver_minor,
+        semver_patch=row.semver_patch,
+        change_kind=row.change_kind,
+        is_published=is_published(row.change_kind),
+        config_hash=row.config_hash,
+        authored_config=row.authored(),
+        resolved_config=_RESOLVED.decode(row.resolved_config),
+        created_at=to_rfc3339(row.created_at),
+        summary=row.summary,
+        parent_version_id=row.parent_version_id,
+        source_version_id=row.source_version_id,
         created_by_principal_id=f"principal_{row.created_by[5:]}",
-    )  # fmt: skip
+    )
 
 
-async def all_versions(app: App, caller: Caller, ref: str, offset: int, limit: int) -> tuple[AgentVersion, ...]:
+async def all_versions(
+    app: App, caller: Caller, ref: str, offset: int, limit: int
+) -> tuple[AgentVersion, ...]:
     """A page of an agent's versions, newest first."""
 
     async def work(tx: Tx) -> list[AgentVersionRow]:
@@ -69,7 +90,10 @@ async def create_version(app: App, caller: Caller, ref: str, body: CreateAgentVe
 
 
 async def set_default_version(app: App, caller: Caller, ref: str, body: SetDefaultAgentVersion) -> Agent:
-    """Let new sessions of the agent run this version, whatever becomes of the agent; None: let them follow it again."""
+    """Let new sessions of the agent run this version, whatever becomes of the agent; None.
+
+    Let them follow it again.
+    """
     require_manager(caller, "agent")
     if body.version_id is not None:
         check_id(body.version_id, "agentver", "version_id")
@@ -91,7 +115,9 @@ async def diff_versions(app: App, caller: Caller, ref: str, from_id: str, to_id:
 
     async def work(tx: Tx) -> tuple[AgentVersionRow, AgentVersionRow]:
         agent = await find_agent(tx, caller.organization_id, ref)
-        return await get_version(tx, agent.org_id, agent.id, from_id), await get_version(tx, agent.org_id, agent.id, to_id)
+        return await get_version(tx, agent.org_id, agent.id, from_id), await get_version(
+            tx, agent.org_id, agent.id, to_id
+        )
 
     old, new = map(to_version, await app.database.read(work))
     return AgentVersionDiff(
@@ -103,7 +129,10 @@ async def diff_versions(app: App, caller: Caller, ref: str, from_id: str, to_id:
 
 
 async def roll_back(app: App, caller: Caller, ref: str, version_id: str, body: RollbackAgentVersion) -> Agent:
-    """Set the agent's configuration to what it was at a version; unless told otherwise that is a new version."""
+    """Set the agent's configuration to what it was at a version.
+
+    Unless told otherwise that is a new version.
+    """
     require_manager(caller, "agent")
     now = app.now()
 
@@ -112,9 +141,17 @@ async def roll_back(app: App, caller: Caller, ref: str, version_id: str, body: R
         version = await get_version(tx, agent.org_id, agent.id, version_id)
         back = await _usable(tx, with_authored(agent, version.authored()))
         return await apply_changes(
-            app, tx, caller, agent, {name: getattr(back, name) for name in _CONFIGURED}, now, kind="rollback",
-            summary=body.summary, source=version.id, keep=body.save_version is not False,
-        )  # fmt: skip
+            app,
+            tx,
+            caller,
+            agent,
+            {name: getattr(back, name) for name in _CONFIGURED},
+            now,
+            kind="rollback",
+            summary=body.summary,
+            source=version.id,
+            keep=body.save_version is not False,
+        )
 
     return await app.database.write(work)
 
@@ -129,11 +166,20 @@ async def fork_version(app: App, caller: Caller, ref: str, version_id: str, body
         version = await get_version(tx, agent.org_id, agent.id, version_id)
         then = await _usable(tx, with_authored(agent, version.authored()))
         row = msgspec.structs.replace(
-            then, id=app.new_id("agent"), name=body.name, display_name=body.display_name or then.display_name,
-            description=body.description or then.description, status="active", created_at=now, updated_at=now, archived_at=None,
-            default_version_id=None, forked_from_agent_id=agent.id, forked_from_version_id=version.id,
+            then,
+            id=app.new_id("agent"),
+            name=body.name,
+            display_name=body.display_name or then.display_name,
+            description=body.description or then.description,
+            status="active",
+            created_at=now,
+            updated_at=now,
+            archived_at=None,
+            default_version_id=None,
+            forked_from_agent_id=agent.id,
+            forked_from_version_id=version.id,
             root_agent_id=agent.root_agent_id or agent.id,
-        )  # fmt: skip
+        )
         return await insert_agent(app, tx, caller, row, kind="fork", source=version.id)
 
     return await app.database.write(work)

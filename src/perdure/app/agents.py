@@ -8,17 +8,25 @@ import msgspec
 from msgspec import UNSET
 
 from perdure.app.agent_snapshots import record_change
+from perdure.app.context import App
 from perdure.app.etags import check_match
 from perdure.app.initial_files import checked_file
-from perdure.app.services import App
 from perdure.app.sessions import check_model, check_tools, find_harness
 from perdure.domain.accounts import Caller
 from perdure.domain.agent_versions import ChangeKind
 from perdure.domain.agents import Agent, AgentConfig, CreateAgent, UpdateAgent
 from perdure.domain.errors import Conflict, InvalidInput, NotFound
 from perdure.domain.ids import check_id, is_id
-from perdure.domain.links import AllowedAction, Page
-from perdure.domain.resources import NameCheck, ResourceStats, check_free_word, copy_name, copy_stem, is_reserved, require_manager
+from perdure.domain.paging import AllowedAction, Page
+from perdure.domain.resources import (
+    NameCheck,
+    ResourceStats,
+    check_free_word,
+    copy_name,
+    copy_stem,
+    is_reserved,
+    require_manager,
+)
 from perdure.domain.sessions import InitialFile, clean_tags
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
 from perdure.store.accounts import lock_organization
@@ -50,18 +58,36 @@ def to_agent(row: AgentRow, *, sessions: int | None = None) -> Agent:
         AllowedAction("versions", "GET", f"{url}/versions", "list_agent_versions"),
     ]
     return Agent(
-        id=row.id, name=row.name, system_prompt=row.system_prompt, harness_id=row.harness_id, status=row.status,
-        created_at=to_rfc3339(row.created_at), updated_at=to_rfc3339(row.updated_at), self_url=url, view_url=url, ui_link=url,
-        capabilities=config.capabilities, tools=config.tools, tags=row.tag_list(), display_name=row.display_name,
-        description=row.description, default_model_id=row.default_model_id, initial_files=config.initial_files,
-        max_iterations=config.max_iterations, parallel_tool_calls=config.parallel_tool_calls,
-        network_access=config.network_access, default_version_id=row.default_version_id,
-        forked_from_agent_id=row.forked_from_agent_id, forked_from_version_id=row.forked_from_version_id,
-        root_agent_id=row.root_agent_id, archived_at=maybe_rfc3339(row.archived_at),
+        id=row.id,
+        name=row.name,
+        system_prompt=row.system_prompt,
+        harness_id=row.harness_id,
+        status=row.status,
+        created_at=to_rfc3339(row.created_at),
+        updated_at=to_rfc3339(row.updated_at),
+        self_url=url,
+        view_url=url,
+        ui_link=url,
+        capabilities=config.capabilities,
+        tools=config.tools,
+        tags=row.tag_list(),
+        display_name=row.display_name,
+        description=row.description,
+        default_model_id=row.default_model_id,
+        initial_files=config.initial_files,
+        max_iterations=config.max_iterations,
+        parallel_tool_calls=config.parallel_tool_calls,
+        network_access=config.network_access,
+        default_version_id=row.default_version_id,
+        forked_from_agent_id=row.forked_from_agent_id,
+        forked_from_version_id=row.forked_from_version_id,
+        root_agent_id=row.root_agent_id,
+        archived_at=maybe_rfc3339(row.archived_at),
         deleted_at=to_rfc3339(row.updated_at) if row.status == "deleted" else None,
-        session_count=UNSET if sessions is None else sessions, app_count=UNSET if sessions is None else 0,
+        session_count=UNSET if sessions is None else sessions,
+        app_count=UNSET if sessions is None else 0,
         allowed_actions=tuple(actions),
-    )  # fmt: skip
+    )
 
 
 async def create_agent(
@@ -78,24 +104,38 @@ async def create_agent(
 
     async def work(tx: Tx) -> tuple[Agent, bool]:
         org_id = caller.organization_id
-        await lock_organization(tx, org_id)  # one at a time: whoever comes second under a name finds the first
+        await lock_organization(
+            tx, org_id
+        )  # one at a time: whoever comes second under a name finds the first
         harness = await _harness_for(tx, org_id, body.harness_id, body.harness_name)
         if body.default_model_id is not None:
             await check_model(tx, org_id, body.default_model_id, "default_model_id")
         old = await _existing(tx, org_id, wanted, body.name)
         config = AgentConfig(
-            body.capabilities, body.tools, body.initial_files, body.max_iterations, body.parallel_tool_calls, body.network_access
+            body.capabilities,
+            body.tools,
+            body.initial_files,
+            body.max_iterations,
+            body.parallel_tool_calls,
+            body.network_access,
         )
         given: dict[str, Any] = {
-            "name": body.name, "display_name": body.display_name, "description": body.description,
-            "system_prompt": body.system_prompt, "harness_id": harness.id, "default_model_id": body.default_model_id,
-            "tags": to_json(tags), "config": to_json(config), "status": "active", "archived_at": None,
-        }  # fmt: skip
+            "name": body.name,
+            "display_name": body.display_name,
+            "description": body.description,
+            "system_prompt": body.system_prompt,
+            "harness_id": harness.id,
+            "default_model_id": body.default_model_id,
+            "tags": to_json(tags),
+            "config": to_json(config),
+            "status": "active",
+            "archived_at": None,
+        }
         if old is not None:
             return await apply_changes(app, tx, caller, old, given, now, kind=kind), False
         row = AgentRow(
             id=wanted or app.new_id("agent"), org_id=org_id, created_at=now, updated_at=now, **given
-        )  # fmt: skip
+        )
         return await insert_agent(app, tx, caller, row, kind=kind), True
 
     return await app.database.write(work)
@@ -179,8 +219,15 @@ async def _harness_for(tx: Tx, org_id: str, harness_id: str | None, name: str | 
 
 
 async def find_agent(tx: Tx, org_id: str, ref: str, *, lock: bool = False) -> AgentRow:
-    """The agent of this id or name, archived ones by id only; `lock` holds its row until the commit. Raises NotFound."""
-    row = await (get_agent(tx, org_id, ref, lock=lock) if is_id(ref, "agent") else agent_by_name(tx, org_id, ref, lock=lock))
+    """The agent of this id or name, archived ones by id only; `lock` holds its row until the commit.
+
+    Raises NotFound.
+    """
+    row = await (
+        get_agent(tx, org_id, ref, lock=lock)
+        if is_id(ref, "agent")
+        else agent_by_name(tx, org_id, ref, lock=lock)
+    )
     if row is None or row.status == "deleted":
         raise NotFound("agent")
     return row
@@ -197,18 +244,24 @@ async def read_agent(app: App, caller: Caller, ref: str) -> Agent:
     return await app.database.read(work, long=True)
 
 
-async def page_of_agents(app: App, caller: Caller, search: str | None, archived: bool, offset: int, limit: int) -> Page[Agent]:
+async def page_of_agents(
+    app: App, caller: Caller, search: str | None, archived: bool, offset: int, limit: int
+) -> Page[Agent]:
     """A page of agents, newest first."""
 
     async def work(tx: Tx) -> Page[Agent]:
         rows, total = await list_agents(tx, caller.organization_id, search, archived, offset, limit)
         counts = await session_counts(tx, caller.organization_id, "agent_id", tuple(row.id for row in rows))
-        return Page(tuple(to_agent(row, sessions=counts.get(row.id, 0)) for row in rows), total, offset, limit)
+        return Page(
+            tuple(to_agent(row, sessions=counts.get(row.id, 0)) for row in rows), total, offset, limit
+        )
 
     return await app.database.read(work, long=True)
 
 
-async def change_agent(app: App, caller: Caller, ref: str, body: UpdateAgent, if_match: frozenset[str] | None = None) -> Agent:
+async def change_agent(
+    app: App, caller: Caller, ref: str, body: UpdateAgent, if_match: frozenset[str] | None = None
+) -> Agent:
     """Change what the caller named, and nothing else."""
     require_manager(caller, "agent")
     _check_parts(app, body.capabilities, body.tools, body.initial_files)
@@ -238,12 +291,18 @@ async def _agent_changes(tx: Tx, row: AgentRow, body: UpdateAgent, now: Micros) 
     if parts:
         changes["config"] = to_json(msgspec.structs.replace(row.config_struct(), **parts))
     if "status" in given and given["status"] != row.status:
-        changes |= {"status": given["status"], "archived_at": None if given["status"] == "active" else row.archived_at or now}
+        changes |= {
+            "status": given["status"],
+            "archived_at": None if given["status"] == "active" else row.archived_at or now,
+        }
     return changes
 
 
 async def archive_agent(app: App, caller: Caller, ref: str) -> None:
-    """Hide an agent from lists and keep it from starting sessions; those it has stop, in words, at their next step."""
+    """Hide an agent from lists and keep it from starting sessions.
+
+    Those it has stop, in words, at their next step.
+    """
     require_manager(caller, "agent")
     now = app.now()
 
@@ -261,14 +320,24 @@ async def copy_agent(app: App, caller: Caller, ref: str) -> Agent:
     now = app.now()
 
     async def work(tx: Tx) -> Agent:
-        await lock_organization(tx, caller.organization_id)  # one at a time: each finds the name that the one before took
+        await lock_organization(
+            tx, caller.organization_id
+        )  # one at a time: each finds the name that the one before took
         source = await find_agent(tx, caller.organization_id, ref)
         taken = await agent_names(tx, source.org_id, copy_stem(source.name))
         row = msgspec.structs.replace(
-            source, id=app.new_id("agent"), name=copy_name(source.name, taken), status="active", created_at=now,
-            updated_at=now, archived_at=None, default_version_id=None, forked_from_agent_id=None, forked_from_version_id=None,
+            source,
+            id=app.new_id("agent"),
+            name=copy_name(source.name, taken),
+            status="active",
+            created_at=now,
+            updated_at=now,
+            archived_at=None,
+            default_version_id=None,
+            forked_from_agent_id=None,
+            forked_from_version_id=None,
             root_agent_id=None,
-        )  # fmt: skip
+        )
         return await insert_agent(app, tx, caller, row)
 
     return await app.database.write(work)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from perdure.app.context import App
 from perdure.app.messages import read_turn
-from perdure.app.services import App
 from perdure.app.sessions import write_at_head
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, InvalidInput
@@ -11,7 +11,14 @@ from perdure.domain.events import Event, NewEvent, SessionActivatedData, ToolCom
 from perdure.domain.messages import TextPart
 from perdure.domain.spans import tool_context, turn_context
 from perdure.domain.times import Micros
-from perdure.domain.tools import APPROVAL_PREFIX, APPROVE, ApprovalDecision, Decision, SubmitApprovals, SubmittedToolResults
+from perdure.domain.tools import (
+    APPROVAL_PREFIX,
+    APPROVE,
+    ApprovalDecision,
+    Decision,
+    SubmitApprovals,
+    SubmittedToolResults,
+)
 from perdure.domain.turn import CallState, TurnState, open_approvals
 from perdure.store.bus import Appended
 from perdure.store.database import Tx
@@ -21,7 +28,9 @@ from perdure.store.sessions import SessionRow, append, get_session, set_standing
 REJECTED = "The user rejected this call."
 
 
-async def submit_approvals(app: App, caller: Caller, session_id: str, body: SubmitApprovals) -> SubmittedToolResults:
+async def submit_approvals(
+    app: App, caller: Caller, session_id: str, body: SubmitApprovals
+) -> SubmittedToolResults:
     """Take decisions on some or all of the open questions; with the last one the turn goes on."""
     now = app.now()
 
@@ -35,7 +44,9 @@ async def submit_approvals(app: App, caller: Caller, session_id: str, body: Subm
         for call, decision in decided:
             if decision.endswith("_always"):
                 await set_standing_approval(tx, row, call.name, decision)
-        events = [event for call, decision in decided for event in _decision_events(state, call, decision, now)]
+        events = [
+            event for call, decision in decided for event in _decision_events(state, call, decision, now)
+        ]
         if len(decided) == len(open_calls):
             data = SessionActivatedData(state.turn_id or "", state.input_message_id or "")
             events.append(NewEvent("session.activated", data, turn_context(state), now))
@@ -48,20 +59,30 @@ async def submit_approvals(app: App, caller: Caller, session_id: str, body: Subm
     return SubmittedToolResults(count, row.status)
 
 
-def _decided(calls: tuple[CallState, ...], decisions: tuple[ApprovalDecision, ...]) -> list[tuple[CallState, Decision]]:
-    """Each decided call, in the order of the calls. A standing decision covers every open call of the same tool."""
+def _decided(
+    calls: tuple[CallState, ...], decisions: tuple[ApprovalDecision, ...]
+) -> list[tuple[CallState, Decision]]:
+    """Each decided call, in the order of the calls.
+
+    A standing decision covers every open call of the same tool.
+    """
     given: dict[str, Decision] = {}
     by_id = {call.id: call for call in calls} | {f"{APPROVAL_PREFIX}{call.id}": call for call in calls}
     for index, each in enumerate(decisions):
         where = f"decisions[{index}].tool_call_id"
         call = by_id.get(each.tool_call_id)
         if call is None:
-            raise InvalidInput(f"`{where}`: no open question has this id", code="unknown_tool_call", field=where)
+            raise InvalidInput(
+                f"`{where}`: no open question has this id", code="unknown_tool_call", field=where
+            )
         if call.id in given:
-            raise InvalidInput(f"`{where}`: this call is decided twice", code="repeated_tool_call", field=where)
+            raise InvalidInput(
+                f"`{where}`: this call is decided twice", code="repeated_tool_call", field=where
+            )
         given[call.id] = each.decision
     standing = {call.name: given[call.id] for call in calls if given.get(call.id, "").endswith("_always")}
-    return [(call, given.get(call.id, standing.get(call.name))) for call in calls if call.id in given or call.name in standing]  # type: ignore[misc]
+    decided = ((call, given.get(call.id, standing.get(call.name))) for call in calls)
+    return [(call, decision) for call, decision in decided if decision is not None]
 
 
 def _decision_events(state: TurnState, call: CallState, decision: Decision, now: Micros) -> list[NewEvent]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from perdure.app.services import App
-from perdure.capabilities.base import Capability
+from perdure.app.context import App
+from perdure.capabilities.port import Capability
 from perdure.domain.capabilities import CapabilityInfo
 from perdure.domain.errors import NotFound
-from perdure.domain.links import AllowedAction, Page
+from perdure.domain.paging import AllowedAction, Page
 
 
 def page_of_capabilities(app: App, search: str | None, offset: int, limit: int) -> Page[CapabilityInfo]:
     """A page of capabilities, by id, whose id, name or description holds a text."""
     wanted = (search or "").lower()
-    found = [each for each in app.registry.all() if wanted in f"{each.id}\n{each.name}\n{each.description}".lower()]
+    found = [
+        each for each in app.registry.all() if wanted in f"{each.id}\n{each.name}\n{each.description}".lower()
+    ]
     return Page(tuple(map(to_capability, found[offset : offset + limit])), len(found), offset, limit)
 
 
@@ -28,13 +30,28 @@ def to_capability(capability: Capability) -> CapabilityInfo:
     """The capability as clients see it, with the tools that it has when nothing is configured."""
     url = f"/v1/capabilities/{capability.id}"
     tools = tuple(
-        {"name": tool.name, "display_name": tool.display_name, "description": tool.description, "parameters": tool.parameters}
+        {
+            "name": tool.name,
+            "display_name": tool.display_name,
+            "description": tool.description,
+            "parameters": tool.parameters,
+        }
         for tool in capability.tools(None)
     )
     return CapabilityInfo(
-        id=capability.id, name=capability.name, description=capability.description, status="available", self_url=url,
-        view_url=url, ui_link=url, features=capability.features, dependencies=capability.dependencies,
-        category=capability.category, aliases=capability.aliases, config_schema=capability.config_schema,
-        system_prompt=capability.prompt(None), tool_definitions=tools,
+        id=capability.id,
+        name=capability.name,
+        description=capability.description,
+        status="available",
+        self_url=url,
+        view_url=url,
+        ui_link=url,
+        features=capability.features,
+        dependencies=capability.dependencies,
+        category=capability.category,
+        aliases=capability.aliases,
+        config_schema=capability.config_schema,
+        system_prompt=capability.prompt(None),
+        tool_definitions=tools,
         allowed_actions=(AllowedAction("self", "GET", url, "get_capability"),),
-    )  # fmt: skip
+    )

@@ -8,15 +8,19 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
+from perdure.app.context import App
 from perdure.app.events import conversation_of
-from perdure.app.services import App
 from perdure.capabilities.assembly import Merged, section_text
-from perdure.capabilities.base import PromptContext
 from perdure.capabilities.layers import load_layers, model_of
+from perdure.capabilities.port import PromptContext
 from perdure.capabilities.prompts import read_prompts
 from perdure.domain.accounts import Caller
 from perdure.domain.compaction import ContextCompactedData
-from perdure.domain.context_reports import ContextReportContribution, ContextReportSection, SessionContextReport
+from perdure.domain.context_reports import (
+    ContextReportContribution,
+    ContextReportSection,
+    SessionContextReport,
+)
 from perdure.domain.events import LlmGenerationData, PromptRef
 from perdure.domain.history import CHARACTERS_PER_TOKEN, estimate_tokens
 from perdure.domain.messages import Message, ToolResultPart, tool_calls_of
@@ -77,9 +81,14 @@ async def context_report(app: App, caller: Caller, session_id: str) -> SessionCo
     found = await app.database.read(lambda tx: _look(app, tx, caller.organization_id, session_id), long=True)
     row = found.row
     context = PromptContext(
-        org_id=row.org_id, session_id=row.id, workspace_id=row.workspace(), database=app.database, now=app.now,
-        redactor=found.redactor, locale=row.locale,
-    )  # fmt: skip
+        org_id=row.org_id,
+        session_id=row.id,
+        workspace_id=row.workspace(),
+        database=app.database,
+        now=app.now,
+        redactor=found.redactor,
+        locale=row.locale,
+    )
     sums = _Sums()
     _add_prompt(sums, found.merged, await read_prompts(found.merged.active, context))
     _add_tools(sums, found.merged)
@@ -94,10 +103,13 @@ async def context_report(app: App, caller: Caller, session_id: str) -> SessionCo
         model=model,
         estimated_input_tokens=sum(sums.tokens.values()),
         sections=tuple(
-            ContextReportSection(key, label, sums.tokens[key], sums.items[key]) for key, label in LABELS.items() if sums.items[key]
+            ContextReportSection(key, label, sums.tokens[key], sums.items[key])
+            for key, label in LABELS.items()
+            if sums.items[key]
         ),
         contributions=tuple(
-            ContextReportContribution(key, source, label, tokens) for (key, source), (label, tokens) in sums.sources.items()
+            ContextReportContribution(key, source, label, tokens)
+            for (key, source), (label, tokens) in sums.sources.items()
         ),
         context_window_tokens=window,
         cumulative_usage=row.projection().usage,
@@ -110,11 +122,16 @@ async def _look(app: App, tx: Tx, org_id: str, session_id: str) -> _Found:
     conversation = await conversation_of(tx, row.id, await _present_prompt(tx, row))
     redactor = Redactor(await open_secrets(tx, app.vault, org_id, row.id))
     model = await model_of(tx, layers)
-    return _Found(row, layers.merged(app.registry), model, conversation.upcoming(), conversation.summary, redactor)
+    return _Found(
+        row, layers.merged(app.registry), model, conversation.upcoming(), conversation.summary, redactor
+    )
 
 
 async def _present_prompt(tx: Tx, row: SessionRow) -> PromptRef:
-    """The part of the log that the next call begins with: that of the last call, or what a compaction has left since."""
+    """The part of the log that the next call begins with.
+
+    That of the last call, or what a compaction has left since.
+    """
     kinds = ("llm.generation", "context.compacted")
     for event in await events_of_kinds(tx, row.id, kinds, before=row.head, limit=LOOK_BACK):
         data: LlmGenerationData | ContextCompactedData = event.decoded()
@@ -140,7 +157,11 @@ def _add_prompt(sums: _Sums, merged: Merged, read: dict[str, str]) -> None:
 def _add_tools(sums: _Sums, merged: Merged) -> None:
     for spec in merged.specs():
         bound = merged.bound.get(spec.name)
-        source, label = (CLIENT_SIDE, "Client-side tools") if bound is None else (bound.capability_id, bound.capability_name)
+        source, label = (
+            (CLIENT_SIDE, "Client-side tools")
+            if bound is None
+            else (bound.capability_id, bound.capability_name)
+        )
         sums.add("tools", _tokens(spec.name + spec.description + to_json(spec.parameters)), source, label)
 
 

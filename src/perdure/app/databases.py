@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 
-from perdure.app.services import App
-from perdure.capabilities.session_sql_database import schema_of as describe
+from perdure.app.context import App
 from perdure.domain.accounts import Caller
 from perdure.domain.databases import MAX_DATABASES, CreateDatabase, DatabaseInfo, DatabaseSchema
 from perdure.domain.errors import Conflict, NotFound, ToolError, Unavailable
 from perdure.domain.times import to_rfc3339
 from perdure.store.database import Tx
-from perdure.store.databases import DatabaseRow, add_database, drop_database, get_database, list_databases, read_image
+from perdure.store.databases import (
+    DatabaseRow,
+    add_database,
+    drop_database,
+    get_database,
+    list_databases,
+    read_image,
+)
 from perdure.store.sessions import get_session
+from perdure.tools.session_sql_database import schema_of as describe
 
 PATIENCE = 30.0
 """Seconds that somebody who asks for a schema waits for a place to look at it."""
@@ -20,7 +27,9 @@ PATIENCE = 30.0
 
 def to_database(row: DatabaseRow) -> DatabaseInfo:
     """The row as clients see it."""
-    return DatabaseInfo(row.name, row.size_bytes, row.page_count, to_rfc3339(row.created_at), to_rfc3339(row.updated_at))
+    return DatabaseInfo(
+        row.name, row.size_bytes, row.page_count, to_rfc3339(row.created_at), to_rfc3339(row.updated_at)
+    )
 
 
 async def all_databases(app: App, caller: Caller, session_id: str) -> list[DatabaseInfo]:
@@ -88,7 +97,10 @@ async def schema_of(app: App, caller: Caller, session_id: str, name: str) -> Dat
         return found[1]
 
     try:
-        async with asyncio.timeout(PATIENCE), app.sandbox.place((caller.organization_id, session_id), info.size_bytes):
+        async with (
+            asyncio.timeout(PATIENCE),
+            app.sandbox.place((caller.organization_id, session_id), info.size_bytes),
+        ):
             tables = await describe(app.sandbox, await app.database.read(work, long=True))
     except ToolError as error:  # it holds something that takes too long, or too much, to look at
         raise Conflict(error.message, code="database_unreadable") from None

@@ -1,7 +1,8 @@
-"""Entity tags: a resource's version, for caches (`If-None-Match`) and for writers who must not overwrite (`If-Match`).
+"""Entity tags: a resource's version, for caches (`If-None-Match`) and for writers who must not overwrite
+(`If-Match`).
 
-A tag has two parts. The first changes with what clients can change, the second with anything that is shown. A cache needs both; a
-writer is held up by other writers only, not by a turn that runs or by what is counted.
+A tag has two parts. The first changes with what clients can change, the second with anything that is shown. A
+cache needs both; a writer is held up by other writers only, not by a turn that runs or by what is counted.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from perdure.domain.errors import InvalidInput, PreconditionFailed
-from perdure.domain.links import Listing
+from perdure.domain.paging import Listing
 
 _TAGS = re.compile(r'\s*(?:W/)?"([\x21\x23-\x7e]*)"\s*(?:,|$)')
 
@@ -27,7 +28,10 @@ class Editable(Protocol):
 
 
 def etag_of(resource: Editable | Listing[Any], body: bytes) -> str:
-    """The tag of a resource with its JSON, without quotes. A listing's has the second part only: nobody changes it as a whole."""
+    """The tag of a resource with its JSON, without quotes.
+
+    A listing's has the second part only: nobody changes it as a whole.
+    """
     shown = blake2b(body, digest_size=12).hexdigest()
     return shown if isinstance(resource, Listing) else f"{_version(resource)}-{shown}"
 

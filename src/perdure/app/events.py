@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from perdure.app.services import App
+from perdure.app.context import App
 from perdure.domain.accounts import Caller
 from perdure.domain.events import Event, LlmGenerationData, PromptRef
 from perdure.domain.history import HISTORY_TYPES, Conversation
@@ -51,15 +51,22 @@ async def page_of_events(
     return await app.database.read(work, long=heavy)
 
 
-async def events_around(app: App, caller: Caller, session_id: str, sequence: int, window: int, want: EventFilter) -> list[Event]:
+async def events_around(
+    app: App, caller: Caller, session_id: str, sequence: int, window: int, want: EventFilter
+) -> list[Event]:
     """`window` events on each side of one, and that one, oldest first."""
 
     async def work(tx: Tx) -> list[Event]:
         row = await get_session(tx, caller.organization_id, session_id)
         replace = msgspec.structs.replace
-        older = await list_events(tx, row.id, replace(want, before=sequence + 1), window + 1, newest_first=True)
+        older = await list_events(
+            tx, row.id, replace(want, before=sequence + 1), window + 1, newest_first=True
+        )
         newer = await list_events(tx, row.id, replace(want, after=sequence), window)
-        return [await fill_prompt(tx, event) if event.type == "llm.generation" else event for event in [*reversed(older), *newer]]
+        return [
+            await fill_prompt(tx, event) if event.type == "llm.generation" else event
+            for event in [*reversed(older), *newer]
+        ]
 
     return await app.database.read(work, long=True)
 
@@ -84,7 +91,9 @@ async def summary_of_events(app: App, caller: Caller, session_id: str) -> Events
 
 
 async def fill_prompt(tx: Tx, event: Event) -> Event:
-    """An `llm.generation` event with the messages that the model was shown, rebuilt from the log (promise P7)."""
+    """An `llm.generation` event with the messages that the model was shown, rebuilt from the log (promise
+    P7).
+    """
     data: LlmGenerationData = event.decoded()
     if data.messages is not None:
         return event
@@ -98,7 +107,11 @@ async def fill_prompt(tx: Tx, event: Event) -> Event:
 async def prompt_messages(tx: Tx, session_id: str, prompt: PromptRef) -> list[Message]:
     """The messages that a model call was shown."""
     conversation = await conversation_of(tx, session_id, prompt)
-    return conversation.prompt(NO_LIMIT)[0] if prompt.before is None else conversation.messages_before(prompt.before)
+    return (
+        conversation.prompt(NO_LIMIT)[0]
+        if prompt.before is None
+        else conversation.messages_before(prompt.before)
+    )
 
 
 async def conversation_of(tx: Tx, session_id: str, prompt: PromptRef) -> Conversation:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 from msgspec import Struct
 
+from perdure.app.context import App
 from perdure.app.events import fill_prompt
-from perdure.app.services import App
 from perdure.domain.errors import NotFound
 from perdure.domain.events import (
     LIVE_TYPES,
@@ -31,7 +33,8 @@ PAGE = 500
 """Events read at a time."""
 
 FILL = 256 * 1024
-"""Bytes after which a batch is full; the rest stays in the log. This bounds what a follower who reads slowly holds in memory."""
+"""Bytes after which a batch is full; the rest stays in the log. This bounds what a follower who reads slowly
+holds in memory."""
 
 _ENDINGS = ("output.message.completed", "reason.completed", "session.idled")
 """With each of these, what was being said is in the log, or never will be."""
@@ -67,7 +70,8 @@ class Follower:
     """A cursor: what is in the log after `after`, then what comes, without a gap or a repeat at the seam.
 
     Args:
-        said: a sequence up to which all that was being said has ended; live text that began before it is stale.
+        said: a sequence up to which all that was being said has ended; live text that began before it is
+            stale.
     """
 
     def __init__(self, app: App, session_id: str, after: int, said: int, want: Want) -> None:
@@ -97,7 +101,10 @@ class Follower:
         self._app.bus.unsubscribe(self._ear)
 
     async def frames(self, timeout: float) -> list[Frame]:
-        """The next frames, waiting for at most `timeout` seconds: an empty list is a sign that nothing happened."""
+        """The next frames, waiting for at most `timeout` seconds.
+
+        An empty list is a sign that nothing happened.
+        """
         if self._behind:
             found = await self._read()
             return found + await self._join()
@@ -118,7 +125,9 @@ class Follower:
 
         async def body(tx: Tx) -> tuple[bool, list[Event]]:
             events = await events_after(tx, session_id, cursor, limit=PAGE)
-            if events and events[-1].type != "session.idled":  # a session is deleted at rest: its turn is ended first
+            if (
+                events and events[-1].type != "session.idled"
+            ):  # a session is deleted at rest: its turn is ended first
                 return True, events
             row = await look_session(tx, session_id)
             return row is not None and row.deleted_at is None, events
@@ -136,7 +145,11 @@ class Follower:
         self._joined = True
         drafts = await self._app.bus.drafts(self._session_id)
         # Whatever was heard up to now is part of the drafts.
-        heard = [signal for signal in self._ear.signals if not (isinstance(signal, Live) and signal.kind in DRAFTED)]
+        heard = [
+            signal
+            for signal in self._ear.signals
+            if not (isinstance(signal, Live) and signal.kind in DRAFTED)
+        ]
         self._ear.signals.clear()
         self._ear.signals.extend(heard)
         return [frame for live in drafts for frame in self._delta(live)]
@@ -168,7 +181,8 @@ class Follower:
                 continue
             shown = event
             if event.type == "llm.generation":
-                shown = await self._app.database.read(lambda tx, event=event: fill_prompt(tx, event), long=True)  # type: ignore[misc]
+                filled = partial(fill_prompt, event=event)
+                shown = await self._app.database.read(filled, long=True)
             found.append(Frame(shown.id, shown.type, shown.wire()))
             size += len(found[-1].data)
         return found

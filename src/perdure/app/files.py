@@ -8,10 +8,8 @@ from typing import Any, TypeVar
 
 from msgspec import UNSET, Struct
 
-from perdure.app.services import App
+from perdure.app.context import App
 from perdure.app.storage import without_secrets
-from perdure.capabilities.file_reading import sized
-from perdure.capabilities.file_search import grep
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, NotFound, PreconditionFailed
 from perdure.domain.events import EventContext, FileWrittenData, NewEvent
@@ -35,7 +33,7 @@ from perdure.domain.files import (
     encoded,
 )
 from perdure.domain.ids import uuid_of
-from perdure.domain.links import Listing
+from perdure.domain.paging import Listing
 from perdure.domain.paths import clean_path, file_id, name_of
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.store import file_changes as changes
@@ -45,6 +43,8 @@ from perdure.store.database import Tx
 from perdure.store.files import FileRow, list_children, list_tree, need_entry, need_file
 from perdure.store.sessions import SessionRow, append, get_session
 from perdure.store.workspaces import WorkspaceRow, get_workspace, hold_for_writing
+from perdure.tools.file_reading import sized
+from perdure.tools.file_search import grep
 
 T = TypeVar("T")
 
@@ -85,7 +85,10 @@ async def _workspace_id(tx: Tx, caller: Caller, at: At) -> str:
 
 
 async def _hold(tx: Tx, caller: Caller, at: At) -> tuple[WorkspaceRow, SessionRow | None]:
-    """The workspace to change, and the session whose log is to tell of it; both rows are held, the session's first."""
+    """The workspace to change, and the session whose log is to tell of it.
+
+    Both rows are held, the session's first.
+    """
     org_id, session_id, workspace_id = caller.organization_id, at.session_id, at.workspace_id or ""
     session = None
     if session_id is not None:
@@ -133,10 +136,15 @@ async def _changing(
 def _about(row: FileRow) -> dict[str, Any]:
     """What every answer says of a file or folder."""
     return {
-        "path": row.path, "name": name_of(row.path), "is_directory": bool(row.is_directory), "is_readonly": bool(row.is_readonly),
-        "size_bytes": row.size_bytes, "created_at": to_rfc3339(row.created_at), "updated_at": to_rfc3339(row.updated_at),
+        "path": row.path,
+        "name": name_of(row.path),
+        "is_directory": bool(row.is_directory),
+        "is_readonly": bool(row.is_readonly),
+        "size_bytes": row.size_bytes,
+        "created_at": to_rfc3339(row.created_at),
+        "updated_at": to_rfc3339(row.updated_at),
         "hash": row.hash or None,
-    }  # fmt: skip
+    }
 
 
 def _named(row: FileRow) -> dict[str, Any]:
@@ -178,7 +186,9 @@ async def list_folder(app: App, caller: Caller, at: At, path: str, *, recursive:
     return Listing(await asyncio.to_thread(_infos, rows) if len(rows) > MANY else _infos(rows))
 
 
-async def read_path(app: App, caller: Caller, at: At, path: str, *, recursive: bool) -> SessionFile | Listing[FileInfo]:
+async def read_path(
+    app: App, caller: Caller, at: At, path: str, *, recursive: bool
+) -> SessionFile | Listing[FileInfo]:
     """A file with its content, or what is in a folder. Raises NotFound."""
     clean, org_id = clean_path(path), caller.organization_id
 
@@ -188,7 +198,9 @@ async def read_path(app: App, caller: Caller, at: At, path: str, *, recursive: b
     row = await app.database.read(work)
     if row.is_directory:
         return await list_folder(app, caller, at, clean, recursive=recursive)
-    data = await app.database.read(lambda tx: read_content(tx, org_id, row.hash, row.size_bytes), long=row.size_bytes > LONG)
+    data = await app.database.read(
+        lambda tx: read_content(tx, org_id, row.hash, row.size_bytes), long=row.size_bytes > LONG
+    )
     return _file(row, await sized(len(data), encoded, data, bool(row.is_text)))
 
 
@@ -222,9 +234,17 @@ async def open_file(app: App, caller: Caller, at: At, path: str) -> OpenFile:
 async def grep_files(app: App, caller: Caller, at: At, body: GrepFiles) -> GrepResults:
     """The lines of text files that match."""
     workspace_id = await app.database.read(lambda tx: _workspace_id(tx, caller, at))
-    search = await grep(app.database, caller.organization_id, workspace_id, body.pattern, glob=body.path_pattern, limit=MAX_LINES)
+    search = await grep(
+        app.database,
+        caller.organization_id,
+        workspace_id,
+        body.pattern,
+        glob=body.path_pattern,
+        limit=MAX_LINES,
+    )
     found = tuple(
-        GrepResult(each.path, tuple(GrepMatch(each.path, line.number, line.text) for line in each.lines)) for each in search.found
+        GrepResult(each.path, tuple(GrepMatch(each.path, line.number, line.text) for line in each.lines))
+        for each in search.found
     )
     return GrepResults(found, search.cut is not None)
 
@@ -259,10 +279,19 @@ async def update_path(
         if content is None:
             row = await need_file(tx, space.org_id, space.id, clean)
             changes.check_expected(expected, row)
-            row = row if body.is_readonly is None else await changes.set_readonly(tx, row, body.is_readonly, now)
+            row = (
+                row
+                if body.is_readonly is None
+                else await changes.set_readonly(tx, row, body.is_readonly, now)
+            )
             return _file(row), None
         write = changes.FileWrite(
-            clean, content, old=True, expected=expected, readonly=body.is_readonly, force=body.is_readonly is False
+            clean,
+            content,
+            old=True,
+            expected=expected,
+            readonly=body.is_readonly,
+            force=body.is_readonly is False,
         )
         row = (await changes.write_file(tx, space, write, app.file_limits, now)).row
         return _file(row), FileWrittenData(clean, "write", False, row.size_bytes)
@@ -305,7 +334,9 @@ async def copy_path(app: App, caller: Caller, at: At, source: str, target: str) 
 _Place = Callable[[Tx, WorkspaceRow, str, str, FileLimits, Micros], Awaitable[FileRow]]
 
 
-async def _placing(app: App, caller: Caller, at: At, source: str, target: str, place: _Place, operation: str) -> SessionFile:
+async def _placing(
+    app: App, caller: Caller, at: At, source: str, target: str, place: _Place, operation: str
+) -> SessionFile:
     src, dst, now = clean_path(source, "src_path"), clean_path(target, "dst_path"), app.now()
 
     async def work(tx: Tx, space: WorkspaceRow) -> tuple[SessionFile, FileWrittenData]:

@@ -8,15 +8,22 @@ import msgspec
 from msgspec import UNSET
 
 from perdure.app.agents import check_files
+from perdure.app.context import App
 from perdure.app.etags import check_match
-from perdure.app.services import App
 from perdure.app.sessions import check_model
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from perdure.domain.examples import HARNESS_EXAMPLES
-from perdure.domain.harnesses import MAX_DEPTH, CreateHarness, Harness, HarnessConfig, HarnessExample, UpdateHarness
+from perdure.domain.harnesses import (
+    MAX_DEPTH,
+    CreateHarness,
+    Harness,
+    HarnessConfig,
+    HarnessExample,
+    UpdateHarness,
+)
 from perdure.domain.ids import check_id, is_id
-from perdure.domain.links import AllowedAction
+from perdure.domain.paging import AllowedAction
 from perdure.domain.resources import (
     NameCheck,
     ResourceStats,
@@ -49,25 +56,47 @@ from perdure.store.stats import resource_stats, session_counts
 def to_harness(row: HarnessRow, *, sessions: int | None = None) -> Harness:
     """The row as clients see it; `sessions` is shown where it was counted."""
     config, url = row.config_struct(), f"/v1/harnesses/{row.id}"
-    actions = [AllowedAction("self", "GET", url, "get_harness"), AllowedAction("copy", "POST", f"{url}/copy", "copy_harness")]
+    actions = [
+        AllowedAction("self", "GET", url, "get_harness"),
+        AllowedAction("copy", "POST", f"{url}/copy", "copy_harness"),
+    ]
     if not row.is_built_in:
         actions.append(AllowedAction("update", "PATCH", url, "update_harness"))
         actions.append(AllowedAction("delete", "DELETE", url, "delete_harness"))
     return Harness(
-        id=row.id, name=row.name, status=row.status, is_built_in=bool(row.is_built_in), created_at=to_rfc3339(row.created_at),
-        updated_at=to_rfc3339(row.updated_at), self_url=url, view_url=url, ui_link=url, capabilities=config.capabilities,
-        tags=row.tag_list(), system_prompt=row.system_prompt, display_name=row.display_name, description=row.description,
-        parent_harness_id=row.parent_harness_id, default_model_id=row.default_model_id, initial_files=config.initial_files,
-        network_access=config.network_access, parallel_tool_calls=config.parallel_tool_calls,
-        embedder_metadata=config.embedder_metadata, archived_at=maybe_rfc3339(row.archived_at),
+        id=row.id,
+        name=row.name,
+        status=row.status,
+        is_built_in=bool(row.is_built_in),
+        created_at=to_rfc3339(row.created_at),
+        updated_at=to_rfc3339(row.updated_at),
+        self_url=url,
+        view_url=url,
+        ui_link=url,
+        capabilities=config.capabilities,
+        tags=row.tag_list(),
+        system_prompt=row.system_prompt,
+        display_name=row.display_name,
+        description=row.description,
+        parent_harness_id=row.parent_harness_id,
+        default_model_id=row.default_model_id,
+        initial_files=config.initial_files,
+        network_access=config.network_access,
+        parallel_tool_calls=config.parallel_tool_calls,
+        embedder_metadata=config.embedder_metadata,
+        archived_at=maybe_rfc3339(row.archived_at),
         deleted_at=to_rfc3339(row.updated_at) if row.status == "deleted" else None,
-        session_count=UNSET if sessions is None else sessions, app_count=UNSET if sessions is None else 0,
+        session_count=UNSET if sessions is None else sessions,
+        app_count=UNSET if sessions is None else 0,
         allowed_actions=tuple(actions),
-    )  # fmt: skip
+    )
 
 
 async def find_any_harness(tx: Tx, org_id: str, ref: str, *, lock: bool = False) -> HarnessRow:
-    """The harness of this id or name, archived ones by id only; `lock` holds its row until the commit. Raises NotFound."""
+    """The harness of this id or name, archived ones by id only; `lock` holds its row until the commit.
+
+    Raises NotFound.
+    """
     row = await harness_by_name(tx, org_id, ref) if not is_id(ref, "harness") else None
     if row is None or lock:
         row = await get_harness(tx, org_id, ref if row is None else row.id, lock=lock)
@@ -88,11 +117,26 @@ async def create_harness(app: App, caller: Caller, body: CreateHarness) -> Harne
         org_id = caller.organization_id
         if body.default_model_id is not None:
             await check_model(tx, org_id, body.default_model_id, "default_model_id")
-        config = HarnessConfig(body.capabilities, body.initial_files, body.network_access, None, body.embedder_metadata)
+        config = HarnessConfig(
+            body.capabilities, body.initial_files, body.network_access, None, body.embedder_metadata
+        )
         row = HarnessRow(
-            app.new_id("harness"), org_id, body.name, body.display_name, body.description, body.system_prompt,
-            body.parent_harness_id, body.default_model_id, to_json(tags), to_json(config), 0, "active", now, now, None,
-        )  # fmt: skip
+            app.new_id("harness"),
+            org_id,
+            body.name,
+            body.display_name,
+            body.description,
+            body.system_prompt,
+            body.parent_harness_id,
+            body.default_model_id,
+            to_json(tags),
+            to_json(config),
+            0,
+            "active",
+            now,
+            now,
+            None,
+        )
         return await _insert(tx, row)
 
     return await app.database.write(work)
@@ -114,7 +158,10 @@ async def _check_name(tx: Tx, row: HarnessRow) -> None:
 
 
 async def _check_parent(tx: Tx, org_id: str, parent_id: str, child: HarnessRow | None) -> None:
-    """Accept a parent that leads to no cycle and to no line over the limit. Raises InvalidInput or NotFound."""
+    """Accept a parent that leads to no cycle and to no line over the limit.
+
+    Raises InvalidInput or NotFound.
+    """
     field = "parent_harness_id"
     await lock_organization(tx, org_id)  # one change of inheritance at a time: two at once could make a cycle
     chain = await harness_chain(tx, org_id, check_id(parent_id, "harness", field))
@@ -128,7 +175,9 @@ async def _check_parent(tx: Tx, org_id: str, parent_id: str, child: HarnessRow |
             raise InvalidInput("a harness cannot inherit from itself", code="harness_cycle", field=field)
         below = await levels_below(tx, org_id, child.id)
     if len(chain) + 1 + below > MAX_DEPTH:
-        raise InvalidInput(f"a line of inheritance holds {MAX_DEPTH} harnesses at most", code="harness_too_deep", field=field)
+        raise InvalidInput(
+            f"a line of inheritance holds {MAX_DEPTH} harnesses at most", code="harness_too_deep", field=field
+        )
 
 
 async def read_harness(app: App, caller: Caller, ref: str) -> Harness:
@@ -179,7 +228,9 @@ async def change_harness(
 async def _changeable(tx: Tx, caller: Caller, ref: str) -> HarnessRow:
     row = await find_any_harness(tx, caller.organization_id, ref, lock=True)
     if row.is_built_in:
-        raise Forbidden(f"the harness {row.name!r} is built in and cannot be changed: copy it", code="built_in_read_only")
+        raise Forbidden(
+            f"the harness {row.name!r} is built in and cannot be changed: copy it", code="built_in_read_only"
+        )
     return row
 
 
@@ -197,7 +248,10 @@ async def _changes(tx: Tx, row: HarnessRow, body: UpdateHarness, now: Micros) ->
     if parts:
         changes["config"] = to_json(msgspec.structs.replace(row.config_struct(), **parts))
     if "status" in given and given["status"] != row.status:
-        changes |= {"status": given["status"], "archived_at": None if given["status"] == "active" else row.archived_at or now}
+        changes |= {
+            "status": given["status"],
+            "archived_at": None if given["status"] == "active" else row.archived_at or now,
+        }
     new = msgspec.structs.replace(row, **changes)
     check_size(new.config + (new.system_prompt or ""))
     if new.status == "active" and (new.name != row.name or row.status != "active"):
@@ -210,7 +264,9 @@ async def _changes(tx: Tx, row: HarnessRow, body: UpdateHarness, now: Micros) ->
 async def _check_not_default(tx: Tx, row: HarnessRow) -> None:
     organization = await get_organization(tx, row.org_id)
     if organization is not None and organization.default_harness_id == row.id:
-        raise Conflict("this harness is the organization's default: choose another first", code="harness_in_use")
+        raise Conflict(
+            "this harness is the organization's default: choose another first", code="harness_in_use"
+        )
 
 
 async def archive_harness(app: App, caller: Caller, ref: str) -> None:
@@ -223,24 +279,37 @@ async def archive_harness(app: App, caller: Caller, ref: str) -> None:
         if row.status == "active":
             await _check_not_default(tx, row)
             moved = max(now, row.updated_at + 1)
-            await update_harness(tx, row.org_id, row.id, {"status": "archived", "archived_at": now, "updated_at": moved})
+            await update_harness(
+                tx, row.org_id, row.id, {"status": "archived", "archived_at": now, "updated_at": moved}
+            )
 
     await app.database.write(work)
 
 
 async def copy_harness(app: App, caller: Caller, ref: str) -> Harness:
-    """A new harness with the same configuration, under the next free name `...-copy`; a built-in one's can be changed."""
+    """A new harness with the same configuration, under the next free name `...-copy`.
+
+    A built-in one's can be changed.
+    """
     require_manager(caller, "harness")
     now = app.now()
 
     async def work(tx: Tx) -> Harness:
-        await lock_organization(tx, caller.organization_id)  # one at a time: each finds the name that the one before took
+        await lock_organization(
+            tx, caller.organization_id
+        )  # one at a time: each finds the name that the one before took
         source = await find_any_harness(tx, caller.organization_id, ref)
         taken = await harness_names(tx, source.org_id, copy_stem(source.name))
         row = msgspec.structs.replace(
-            source, id=app.new_id("harness"), name=copy_name(source.name, taken), is_built_in=0, status="active", created_at=now,
-            updated_at=now, archived_at=None,
-        )  # fmt: skip
+            source,
+            id=app.new_id("harness"),
+            name=copy_name(source.name, taken),
+            is_built_in=0,
+            status="active",
+            created_at=now,
+            updated_at=now,
+            archived_at=None,
+        )
         return await _insert(tx, row)
 
     return await app.database.write(work)
@@ -266,7 +335,11 @@ async def harness_stats(app: App, caller: Caller, ref: str) -> ResourceStats:
 
 def harness_examples(app: App) -> list[HarnessExample]:
     """The examples that this server has the capabilities for."""
-    return [each.shown for each in HARNESS_EXAMPLES if all(app.registry.get(ref.ref) for ref in each.shown.capabilities)]
+    return [
+        each.shown
+        for each in HARNESS_EXAMPLES
+        if all(app.registry.get(ref.ref) for ref in each.shown.capabilities)
+    ]
 
 
 async def import_harness(app: App, caller: Caller, example: str) -> Harness:
@@ -281,6 +354,13 @@ async def import_harness(app: App, caller: Caller, example: str) -> Harness:
         parent = await app.database.read(lambda tx: find_any_harness(tx, caller.organization_id, name))
         parent_id = parent.id
     body = CreateHarness(
-        shown.name, shown.display_name, shown.description, parent_id, found.system_prompt, None, shown.capabilities, shown.tags
+        shown.name,
+        shown.display_name,
+        shown.description,
+        parent_id,
+        found.system_prompt,
+        None,
+        shown.capabilities,
+        shown.tags,
     )
     return await create_harness(app, caller, body)

@@ -1,6 +1,7 @@
 """Idempotency-Key: the same request again gets the first answer again, and changes nothing.
 
-The answer is kept in the transaction that does the work, so whatever crashes, either both are there or neither.
+The answer is kept in the transaction that does the work, so whatever crashes, either both are there or
+neither.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from perdure.app.services import App
+from perdure.app.context import App
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, InvalidInput
 from perdure.domain.times import Micros
@@ -35,7 +36,10 @@ class Replayed(Exception):
 def check_key(key: str) -> str:
     """The key itself. Raises InvalidInput."""
     if not 1 <= len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
-        raise InvalidInput(f"the Idempotency-Key must be 1 to {MAX_KEY} printable ASCII characters", code="invalid_idempotency_key")
+        raise InvalidInput(
+            f"the Idempotency-Key must be 1 to {MAX_KEY} printable ASCII characters",
+            code="invalid_idempotency_key",
+        )
     return key
 
 
@@ -47,10 +51,13 @@ def fingerprint(method: str, path: str, body: bytes) -> str:
 class _Guarded:
     """A database whose next transaction is done at most once for a key.
 
-    The transaction's result is the answer: a struct, or a tuple that begins with it and says whether it was created.
+    The transaction's result is the answer: a struct, or a tuple that begins with it and says whether it was
+    created.
     """
 
-    def __init__(self, inner: Database, org_id: str, key: str, print_: str, now: Micros, session_id: str | None) -> None:
+    def __init__(
+        self, inner: Database, org_id: str, key: str, print_: str, now: Micros, session_id: str | None
+    ) -> None:
         self._inner = inner
         self._place = (org_id, key, print_, now)
         self._session_id = session_id
@@ -59,19 +66,35 @@ class _Guarded:
     async def write(self, body: Body[T], *, single: bool = False) -> T:
         async def guarded(tx: Tx) -> T:
             org_id, key, print_, now = self._place
-            await tx.run("DELETE FROM idempotency WHERE org_id = ? AND key = ? AND created_at < ?", org_id, key, now - KEPT)
+            await tx.run(
+                "DELETE FROM idempotency WHERE org_id = ? AND key = ? AND created_at < ?",
+                org_id,
+                key,
+                now - KEPT,
+            )
             taken = await tx.one(
                 "INSERT INTO idempotency (org_id, key, fingerprint, status, body, created_at) VALUES (?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT DO NOTHING RETURNING key",
-                org_id, key, print_, 0, b"", now,
-            )  # fmt: skip
+                org_id,
+                key,
+                print_,
+                0,
+                b"",
+                now,
+            )
             if taken is None:
                 if self._session_id is not None:  # what was said in it is gone with it
                     await get_session(tx, org_id, self._session_id)
                 await _replay(tx, org_id, key, print_)
             result = await body(tx)
             status, answer = _answer(result)
-            await tx.run("UPDATE idempotency SET status = ?, body = ? WHERE org_id = ? AND key = ?", status, answer, org_id, key)
+            await tx.run(
+                "UPDATE idempotency SET status = ?, body = ? WHERE org_id = ? AND key = ?",
+                status,
+                answer,
+                org_id,
+                key,
+            )
             return result
 
         return await self._inner.write(guarded)
@@ -84,7 +107,9 @@ class _Guarded:
 
 
 async def _replay(tx: Tx, org_id: str, key: str, print_: str) -> None:
-    row = await tx.one("SELECT fingerprint, status, body FROM idempotency WHERE org_id = ? AND key = ?", org_id, key)
+    row = await tx.one(
+        "SELECT fingerprint, status, body FROM idempotency WHERE org_id = ? AND key = ?", org_id, key
+    )
     if row is None or row[0] != print_:
         raise Conflict("this Idempotency-Key was used for another request", code="idempotency_key_reused")
     raise Replayed(row[1], bytes(row[2]))

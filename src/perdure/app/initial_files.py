@@ -1,10 +1,13 @@
-"""The files that a session starts with: those that its capabilities bring, then the harness's, the agent's and its own."""
+"""The files that a session starts with.
+
+Those that its capabilities bring, then the harness's, the agent's and its own.
+"""
 
 from __future__ import annotations
 
 import msgspec
 
-from perdure.app.services import App
+from perdure.app.context import App
 from perdure.domain.errors import InvalidInput
 from perdure.domain.files import Content, FileLimits, content_of, decoded
 from perdure.domain.paths import clean_path
@@ -37,7 +40,9 @@ def mounts(app: App, layers: list[tuple[CapabilityRef, ...]]) -> tuple[InitialFi
     return tuple(msgspec.structs.replace(file, is_readonly=True) for file in found)
 
 
-async def write_initial_files(app: App, tx: Tx, row: SessionRow, layers: list[tuple[InitialFile, ...]], now: Micros) -> None:
+async def write_initial_files(
+    app: App, tx: Tx, row: SessionRow, layers: list[tuple[InitialFile, ...]], now: Micros
+) -> None:
     """Write the files that the layers bring where a new session works, a later layer's over an earlier one's.
 
     In a workspace that others share, what is there already stays as it is.

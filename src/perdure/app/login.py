@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 
-from perdure.app.services import App
+from perdure.app.context import App
 from perdure.domain.accounts import Caller, CreateToken, Token
 from perdure.domain.errors import InvalidInput, NotFound, Unauthenticated
 from perdure.domain.ids import check_id
@@ -38,26 +38,46 @@ def hash_token(token: str) -> str:
 def to_token(row: TokenRow, secret: str | None = None) -> Token:
     """The row as its owner sees it; the secret only when it has just been made."""
     return Token(
-        row.id, row.name, row.hint, to_rfc3339(row.created_at), secret, maybe_rfc3339(row.expires_at),
-        maybe_rfc3339(row.last_used_at), maybe_rfc3339(row.revoked_at), row.org_id,
-    )  # fmt: skip
+        row.id,
+        row.name,
+        row.hint,
+        to_rfc3339(row.created_at),
+        secret,
+        maybe_rfc3339(row.expires_at),
+        maybe_rfc3339(row.last_used_at),
+        maybe_rfc3339(row.revoked_at),
+        row.org_id,
+    )
 
 
 async def create_token(app: App, caller: Caller, body: CreateToken) -> Token:
-    """A new access token of the caller, with its secret: it is shown now and never again. A bound caller's is bound as well."""
+    """A new access token of the caller, with its secret: it is shown now and never again.
+
+    A bound caller's is bound as well.
+    """
     expires: Micros | None = None
     if body.expires_at is not None:
         try:
             expires = from_rfc3339(body.expires_at)
         except ValueError:
-            raise InvalidInput("`expires_at` must be an RFC 3339 time with an offset", field="expires_at") from None
+            raise InvalidInput(
+                "`expires_at` must be an RFC 3339 time with an offset", field="expires_at"
+            ) from None
         if expires <= app.now():
             raise InvalidInput("`expires_at` lies in the past", field="expires_at")
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
     row = TokenRow(
-        app.new_id("token"), hash_token(secret), caller.user_id, body.name, secret[-4:], app.now(), expires, None, None,
+        app.new_id("token"),
+        hash_token(secret),
+        caller.user_id,
+        body.name,
+        secret[-4:],
+        app.now(),
+        expires,
+        None,
+        None,
         bound_to(caller),
-    )  # fmt: skip
+    )
     await app.database.write(lambda tx: add_token(tx, row))
     return to_token(row, secret)
 
@@ -76,7 +96,9 @@ def bound_to(caller: Caller) -> str | None:
 async def end_token(app: App, caller: Caller, token_id: str) -> None:
     """Revoke one of the caller's tokens; it stops working at once."""
     now = app.now()
-    if not await app.database.write(lambda tx: revoke_token(tx, caller.user_id, token_id, now, bound_to(caller))):
+    if not await app.database.write(
+        lambda tx: revoke_token(tx, caller.user_id, token_id, now, bound_to(caller))
+    ):
         raise NotFound("token")
 
 
@@ -86,15 +108,22 @@ async def login_required(app: App) -> bool:
 
 
 def token_in(authorization: str | None) -> str:
-    """What an `Authorization` header says the token is, with or without `Bearer`, in any case; empty where it is none."""
+    """What an `Authorization` header says the token is, with or without `Bearer`, in any case.
+
+    Empty where it is none.
+    """
     first, *rest = (authorization or "").split() or [""]
     if not rest:
         return first
     return rest[0] if first.lower() == "bearer" and len(rest) == 1 else ""
 
 
-async def authenticate(app: App, authorization: str | None, organization: str | None, *, anywhere: bool = False) -> Caller:
-    """Who calls with this `Authorization` and `X-Org-Id`; `anywhere`: it does not matter in which organization.
+async def authenticate(
+    app: App, authorization: str | None, organization: str | None, *, anywhere: bool = False
+) -> Caller:
+    """Who calls with this `Authorization` and `X-Org-Id`; `anywhere`.
+
+    It does not matter in which organization.
 
     Raises:
         Unauthenticated: no token, or one that is unknown, expired or revoked: the same answer for each.
@@ -107,7 +136,11 @@ async def authenticate(app: App, authorization: str | None, organization: str | 
 
     async def work(tx: Tx) -> tuple[Caller, TokenRow]:
         row = await token_by_hash(tx, hash_token(token))
-        if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
+        if (
+            row is None
+            or row.revoked_at is not None
+            or (row.expires_at is not None and row.expires_at <= now)
+        ):
             raise Unauthenticated(_REFUSED)
         return await caller_in(tx, row.user_id, organization, only=row.org_id, anywhere=anywhere), row
 
@@ -117,8 +150,12 @@ async def authenticate(app: App, authorization: str | None, organization: str | 
     return caller
 
 
-async def caller_in(tx: Tx, user_id: str, organization: str | None, only: str | None = None, *, anywhere: bool = False) -> Caller:
-    """The user in the organization that it names, or in its only one (`anywhere`: in one of them); `only` leaves no other.
+async def caller_in(
+    tx: Tx, user_id: str, organization: str | None, only: str | None = None, *, anywhere: bool = False
+) -> Caller:
+    """The user in the organization that it names, or in its only one (`anywhere`: in one of them).
+
+    `only` leaves no other.
 
     Raises:
         Unauthenticated: it does not belong there.
@@ -129,7 +166,10 @@ async def caller_in(tx: Tx, user_id: str, organization: str | None, only: str | 
         check_id(organization, "org", "X-Org-Id")
         memberships = [each for each in memberships if each[0] == organization]
     elif len(memberships) > 1 and not anywhere:
-        raise InvalidInput("you belong to several organizations: say which in the X-Org-Id header", code="organization_required")
+        raise InvalidInput(
+            "you belong to several organizations: say which in the X-Org-Id header",
+            code="organization_required",
+        )
     if not memberships:
         raise Unauthenticated("you do not belong to that organization")
     org_id, role = memberships[0]

@@ -1,10 +1,13 @@
-"""Messages: post one (it starts a turn, or steers the running one), read them; answer client-side tool calls."""
+"""Messages: post one (it starts a turn, or steers the running one), read them.
+
+Answer client-side tool calls.
+"""
 
 from __future__ import annotations
 
 import msgspec
 
-from perdure.app.services import App
+from perdure.app.context import App
 from perdure.app.sessions import check_model, write_at_head
 from perdure.app.storage import without_secrets
 from perdure.domain.accounts import Caller
@@ -34,7 +37,8 @@ def check_message(body: CreateMessage) -> None:
     """Accept only parts that can be sent to a model.
 
     Raises:
-        InvalidInput: an image without a source or with two, or a text that is blank where there is nothing else.
+        InvalidInput: an image without a source or with two, or a text that is blank where there is nothing
+            else.
     """
     for index, part in enumerate(body.message.content):
         where = f"message.content[{index}]"
@@ -53,7 +57,10 @@ def check_message(body: CreateMessage) -> None:
 
 
 async def post_message(app: App, caller: Caller, session_id: str, body: CreateMessage) -> Message:
-    """Write a message into the session. When this returns it is durable, and a runner is on its way (promise P1)."""
+    """Write a message into the session.
+
+    When this returns it is durable, and a runner is on its way (promise P1).
+    """
     check_message(body)
     now = app.now()
     message_id = app.new_id("message")
@@ -69,12 +76,15 @@ async def post_message(app: App, caller: Caller, session_id: str, body: CreateMe
 
 
 async def take_in(app: App, tx: Tx, row: SessionRow, message: Message, now: Micros) -> Message:
-    """Write a user's message into a session whose row is locked: it starts a turn, or steers the one that runs or waits.
+    """Write a user's message into a session whose row is locked.
+
+    It starts a turn, or steers the one that runs or waits.
 
     The message, the session's new state and its job are one transaction (promise P1).
 
     Returns:
-        The message as the log holds it: should somebody have written one of the session's secrets into it, without.
+        The message as the log holds it: should somebody have written one of the session's secrets into it,
+        without.
     """
     running = row.turn_id if row.status in ("active", "waiting_for_tool_results") else None
     context = message_context(running or app.new_id("turn"), message.id)
@@ -91,9 +101,15 @@ async def take_in(app: App, tx: Tx, row: SessionRow, message: Message, now: Micr
 def _message(body: CreateMessage, message_id: str, now: Micros) -> Message:
     content: tuple[ContentPart, ...] = body.message.content
     return Message(
-        message_id, "user", content, to_rfc3339(now), controls=body.controls, external_actor=body.external_actor,
-        metadata=body.metadata, tags=body.tags,
-    )  # fmt: skip
+        message_id,
+        "user",
+        content,
+        to_rfc3339(now),
+        controls=body.controls,
+        external_actor=body.external_actor,
+        metadata=body.metadata,
+        tags=body.tags,
+    )
 
 
 async def list_messages(app: App, caller: Caller, session_id: str) -> list[Message]:
@@ -121,15 +137,21 @@ def _is_question(event: Event) -> bool:
 
 def _as_message(event: Event) -> Message:
     data = event.decoded()
-    message = result_message(data, event.ts, event.id) if isinstance(data, ToolCompletedData) else data.message
+    message = (
+        result_message(data, event.ts, event.id) if isinstance(data, ToolCompletedData) else data.message
+    )
     return msgspec.structs.replace(message, sequence=event.sequence, session_id=event.session_id)
 
 
-async def submit_tool_results(app: App, caller: Caller, session_id: str, body: SubmitToolResults) -> SubmittedToolResults:
+async def submit_tool_results(
+    app: App, caller: Caller, session_id: str, body: SubmitToolResults
+) -> SubmittedToolResults:
     """Take a client's answers to its open calls, all of them at once, and let the turn go on."""
     for index, result in enumerate(body.tool_results):
         if result.error is None and len(msgspec.json.encode(result.result)) > MAX_RESULT:
-            raise TooLarge(f"`tool_results[{index}].result` is over {MAX_RESULT} bytes", code="tool_result_too_large")
+            raise TooLarge(
+                f"`tool_results[{index}].result` is over {MAX_RESULT} bytes", code="tool_result_too_large"
+            )
     now = app.now()
 
     async def work(tx: Tx) -> tuple[SessionRow, tuple[Event, ...]]:
@@ -159,7 +181,9 @@ async def read_turn(tx: Tx, row: SessionRow) -> TurnState:
     return state
 
 
-def _matched(calls: tuple[CallState, ...], results: tuple[ToolCallResult, ...]) -> list[tuple[CallState, ToolCallResult]]:
+def _matched(
+    calls: tuple[CallState, ...], results: tuple[ToolCallResult, ...]
+) -> list[tuple[CallState, ToolCallResult]]:
     """Each open call with its answer, in the order of the calls."""
     given: dict[str, ToolCallResult] = {}
     wanted = {call.id for call in calls}
@@ -168,11 +192,17 @@ def _matched(calls: tuple[CallState, ...], results: tuple[ToolCallResult, ...]) 
         if result.tool_call_id not in wanted:
             raise InvalidInput(f"`{where}`: no open call has this id", code="unknown_tool_call", field=where)
         if result.tool_call_id in given:
-            raise InvalidInput(f"`{where}`: this call is answered twice", code="repeated_tool_call", field=where)
+            raise InvalidInput(
+                f"`{where}`: this call is answered twice", code="repeated_tool_call", field=where
+            )
         given[result.tool_call_id] = result
     missing = [call.id for call in calls if call.id not in given]
     if missing:
-        raise InvalidInput(f"`tool_results`: no answer for {', '.join(missing)}", code="missing_tool_call", field="tool_results")
+        raise InvalidInput(
+            f"`tool_results`: no answer for {', '.join(missing)}",
+            code="missing_tool_call",
+            field="tool_results",
+        )
     return [(call, given[call.id]) for call in calls]
 
 
@@ -180,6 +210,11 @@ def _result_event(state: TurnState, call: CallState, result: ToolCallResult, now
     good = result.error is None
     text = result.result if isinstance(result.result, str) else to_json(result.result)
     data = ToolCompletedData(
-        call.id, call.name, good, "success" if good else "error", (TextPart(text),) if good else None, result.error
+        call.id,
+        call.name,
+        good,
+        "success" if good else "error",
+        (TextPart(text),) if good else None,
+        result.error,
     )
     return NewEvent("tool.completed", data, tool_context(state, call.id), now)

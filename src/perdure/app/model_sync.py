@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
+from perdure.app.context import App
 from perdure.app.predefined import preferred_model
 from perdure.app.providers import default_if_none
-from perdure.app.services import App
 from perdure.domain.accounts import Caller, require
 from perdure.domain.errors import InvalidInput, ModelError
 from perdure.domain.providers import ProviderSecrets, SyncedModels, SyncNotSupported
@@ -45,7 +45,8 @@ _MENDABLE = {
 async def sync_models(app: App, caller: Caller, provider_id: str) -> SyncedModels | SyncNotSupported:
     """Ask a provider for its models: add those that are new, and remember which are gone.
 
-    Models that the list does not name are kept, hidden from lists; those that people registered themselves are left alone.
+    Models that the list does not name are kept, hidden from lists; those that people registered themselves
+    are left alone.
 
     Raises:
         InvalidInput: the provider refuses, and the caller can do something about it.
@@ -87,7 +88,9 @@ async def sync_models(app: App, caller: Caller, provider_id: str) -> SyncedModel
 def _mendable(error: ModelError) -> Exception:
     if error.code == "model_not_found":
         return InvalidInput(
-            f"there is no list of models at this address: {error.message}", code="models_not_listed", field="base_url"
+            f"there is no list of models at this address: {error.message}",
+            code="models_not_listed",
+            field="base_url",
         )
     field, words = _MENDABLE.get(error.code, (None, ""))
     return error if field is None else InvalidInput(f"{words}: {error.message}", code=error.code, field=field)
@@ -106,7 +109,10 @@ def _is_text(text: str) -> bool:
 
 
 class _Changes(Struct, frozen=True):
-    """What a list comes to. `stale` counts all that it does not name, `updated` those that it told something new about."""
+    """What a list comes to.
+
+    `stale` counts all that it does not name, `updated` those that it told something new about.
+    """
 
     new: list[ModelRow]
     changed: list[ModelRow]
@@ -115,7 +121,9 @@ class _Changes(Struct, frozen=True):
     default: str | None
 
 
-def _compare(app: App, provider: ProviderRow, known: list[ModelRow], named: dict[str, ListedModel], now: Micros) -> _Changes:
+def _compare(
+    app: App, provider: ProviderRow, known: list[ModelRow], named: dict[str, ListedModel], now: Micros
+) -> _Changes:
     changed: list[ModelRow] = []
     stale = updated = 0
     for row in known:
@@ -128,7 +136,9 @@ def _compare(app: App, provider: ProviderRow, known: list[ModelRow], named: dict
         elif row.source == "discovered":
             stale += 1
             if row.stale_since is None:
-                changed.append(msgspec.structs.replace(row, stale_since=now, updated_at=max(now, row.updated_at + 1)))
+                changed.append(
+                    msgspec.structs.replace(row, stale_since=now, updated_at=max(now, row.updated_at + 1))
+                )
     have = {row.model_id for row in known}
     unknown = [model for model in named.values() if model.model_id not in have]
     # A microsecond apart: lists are by age, and so keep the provider's order.
@@ -139,12 +149,20 @@ def _compare(app: App, provider: ProviderRow, known: list[ModelRow], named: dict
 def _refreshed(row: ModelRow, listed: ListedModel, now: Micros) -> ModelRow:
     """The row with what the list tells; a name that people gave it stays."""
     untitled = row.source == "discovered" and row.display_name == row.model_id
-    title = listed.display_name if untitled and listed.display_name and _is_name(listed.display_name) else row.display_name
+    title = (
+        listed.display_name
+        if untitled and listed.display_name and _is_name(listed.display_name)
+        else row.display_name
+    )
     context = listed.context_tokens or row.context_tokens
     if (title, context, None) == (row.display_name, row.context_tokens, row.stale_since):
         return row
     return msgspec.structs.replace(
-        row, display_name=title, context_tokens=context, stale_since=None, updated_at=max(now, row.updated_at + 1)
+        row,
+        display_name=title,
+        context_tokens=context,
+        stale_since=None,
+        updated_at=max(now, row.updated_at + 1),
     )
 
 
@@ -152,19 +170,41 @@ def _discovered(app: App, provider: ProviderRow, listed: ListedModel, now: Micro
     """A new model. One that plainly does something else than converse is there, but switched off."""
     title = listed.display_name if listed.display_name and _is_name(listed.display_name) else listed.model_id
     profile = described(listed.model_id)
-    abilities = () if profile is None else tuple(
-        word for word, there in (("tools", profile.tool_call), ("vision", profile.attachment), ("reasoning", profile.reasoning))
-        if there
-    )  # fmt: skip
+    abilities = (
+        ()
+        if profile is None
+        else tuple(
+            word
+            for word, there in (
+                ("tools", profile.tool_call),
+                ("vision", profile.attachment),
+                ("reasoning", profile.reasoning),
+            )
+            if there
+        )
+    )
     return ModelRow(
-        id=app.new_id("model"), org_id=provider.org_id, provider_id=provider.id, model_id=listed.model_id, display_name=title,
-        capabilities=to_json(abilities), enabled=int(converses(listed.model_id)), is_favorite=0, source="discovered",
-        context_tokens=listed.context_tokens, stale_since=None, created_at=now, updated_at=now,
-    )  # fmt: skip
+        id=app.new_id("model"),
+        org_id=provider.org_id,
+        provider_id=provider.id,
+        model_id=listed.model_id,
+        display_name=title,
+        capabilities=to_json(abilities),
+        enabled=int(converses(listed.model_id)),
+        is_favorite=0,
+        source="discovered",
+        context_tokens=listed.context_tokens,
+        stale_since=None,
+        created_at=now,
+        updated_at=now,
+    )
 
 
 def _default(rows: list[ModelRow], named: dict[str, ListedModel], provider_type: str) -> str | None:
-    """The model for an organization that has no default: the only one there is, or the vendor's that is predefined."""
+    """The model for an organization that has no default.
+
+    The only one there is, or the vendor's that is predefined.
+    """
     usable = [row for row in rows if row.enabled and row.model_id in named]
     if len(usable) == 1:
         return usable[0].id

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from perdure.app.context import App
 from perdure.app.providers import default_if_none
-from perdure.app.services import App
 from perdure.domain.providers import ProviderOptions
 from perdure.store.database import Tx
 from perdure.store.providers import ModelRow, ProviderRow, add_model, add_provider, list_providers
@@ -13,7 +13,10 @@ from perdure.store.rows import to_json
 
 
 class Predefined(Struct, frozen=True):
-    """A vendor, and the model to begin with: the one that it recommends for most work (their pages of models, November 2026)."""
+    """A vendor, and the model to begin with.
+
+    The one that it recommends for most work (their pages of models, November 2026).
+    """
 
     provider_type: str
     name: str
@@ -36,10 +39,11 @@ def preferred_model(provider_type: str) -> str | None:
 
 
 async def add_predefined(app: App, org_id: str) -> list[str]:
-    """Make a provider for each vendor whose key is in the environment, where the organization has none of that type yet.
+    """Make a provider for each vendor whose key is in the environment, where the organization has none of
+    that type yet.
 
-    The key is not stored: each call takes it from the environment, and it goes to the vendor's own address only. Doing it twice
-    is fine.
+    The key is not stored: each call takes it from the environment, and it goes to the vendor's own address
+    only. Doing it twice is fine.
 
     Returns:
         the names of the providers that were made.
@@ -63,15 +67,36 @@ async def add_predefined(app: App, org_id: str) -> list[str]:
 
 async def _add(app: App, tx: Tx, org_id: str, wanted: Predefined, now: int) -> None:
     provider = ProviderRow(
-        id=app.new_id("provider"), org_id=org_id, name=wanted.name, provider_type=wanted.provider_type, base_url=None, secrets=None,
-        api_key_set=0, options=to_json(ProviderOptions()), header_names="[]", trace=None, status="active", last_synced_at=None,
-        created_at=now, updated_at=now,
-    )  # fmt: skip
+        id=app.new_id("provider"),
+        org_id=org_id,
+        name=wanted.name,
+        provider_type=wanted.provider_type,
+        base_url=None,
+        secrets=None,
+        api_key_set=0,
+        options=to_json(ProviderOptions()),
+        header_names="[]",
+        trace=None,
+        status="active",
+        last_synced_at=None,
+        created_at=now,
+        updated_at=now,
+    )
     await add_provider(tx, provider)
     model = ModelRow(
-        id=app.new_id("model"), org_id=org_id, provider_id=provider.id, model_id=wanted.model_id,
-        display_name=wanted.display_name, capabilities="[]", enabled=1, is_favorite=0, source="predefined", context_tokens=None,
-        stale_since=None, created_at=now, updated_at=now,
-    )  # fmt: skip
+        id=app.new_id("model"),
+        org_id=org_id,
+        provider_id=provider.id,
+        model_id=wanted.model_id,
+        display_name=wanted.display_name,
+        capabilities="[]",
+        enabled=1,
+        is_favorite=0,
+        source="predefined",
+        context_tokens=None,
+        stale_since=None,
+        created_at=now,
+        updated_at=now,
+    )
     await add_model(tx, model)
     await default_if_none(tx, org_id, model.id, now)

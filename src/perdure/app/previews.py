@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from perdure.app.services import App
+from perdure.app.context import App
 from perdure.app.sessions import check_tools, find_harness
 from perdure.capabilities.assembly import Layer, Merged, harness_layer, merge_layers
 from perdure.domain.accounts import Caller
@@ -71,7 +71,9 @@ async def _look_at(app: App, caller: Caller, body: PreviewAgent) -> tuple[Merged
     capabilities = tuple(_usable_capabilities(app, body.capabilities, findings))
     below = merge_layers([*layers, Layer("agent", None, None, capabilities)], app.registry)
     tools = _usable_tools(app, below, body.tools, findings)
-    merged = merge_layers([*layers, Layer("agent", None, body.system_prompt, capabilities, tuple(tools))], app.registry)
+    merged = merge_layers(
+        [*layers, Layer("agent", None, body.system_prompt, capabilities, tuple(tools))], app.registry
+    )
     findings += [*_about_prompt(body.system_prompt), *_about_tools(body.tools), *_about_size(merged)]
     return merged, tuple(findings)
 
@@ -88,7 +90,9 @@ async def _chain(app: App, caller: Caller, harness_id: str | None, name: str | N
     return await app.database.read(work)
 
 
-def _usable_capabilities(app: App, refs: tuple[CapabilityRef, ...], findings: list[Finding]) -> Iterator[CapabilityRef]:
+def _usable_capabilities(
+    app: App, refs: tuple[CapabilityRef, ...], findings: list[Finding]
+) -> Iterator[CapabilityRef]:
     """Those that could be stored; each of the others is a finding."""
     for index, ref in enumerate(refs):
         try:
@@ -100,15 +104,22 @@ def _usable_capabilities(app: App, refs: tuple[CapabilityRef, ...], findings: li
             yield ref
 
 
-def _usable_tools(app: App, below: Merged, tools: tuple[ToolDefinition, ...], findings: list[Finding]) -> list[ToolDefinition]:
-    """Those that could be stored; each of the others is a finding, and so is a tool that nothing here runs."""
+def _usable_tools(
+    app: App, below: Merged, tools: tuple[ToolDefinition, ...], findings: list[Finding]
+) -> list[ToolDefinition]:
+    """Those that could be stored.
+
+    Each of the others is a finding, and so is a tool that nothing here runs.
+    """
     usable: list[ToolDefinition] = []
     for index, tool in enumerate(tools):
         where = f"tools[{index}]"
         try:
             check_tools((*usable, tool))
         except InvalidInput as error:
-            findings.append(_refused(error.code, error.message.replace(f"tools[{len(usable)}]", where), where))
+            findings.append(
+                _refused(error.code, error.message.replace(f"tools[{len(usable)}]", where), where)
+            )
             continue
         if isinstance(tool, ClientSideTool) and tool.name in below.bound:
             message = f"`{where}.name`: a capability brings a tool named {tool.name!r} already"
@@ -116,16 +127,27 @@ def _usable_tools(app: App, below: Merged, tools: tuple[ToolDefinition, ...], fi
             continue
         usable.append(tool)
         if isinstance(tool, BuiltinTool) and app.registry.tool(tool.name) is None:
-            message = f"`{where}`: no tool named {tool.name!r} runs on this server, so the model will not get it"
+            message = (
+                f"`{where}`: no tool named {tool.name!r} runs on this server, so the model will not get it"
+            )
             fix = "Make it a client-side tool."
-            findings.append(_found("unknown_builtin_tool", "effectiveness", "warning", message, f"{where}.name", fix))
+            findings.append(
+                _found("unknown_builtin_tool", "effectiveness", "warning", message, f"{where}.name", fix)
+            )
     return usable
 
 
 def _found(
-    rule: str, category: Category, severity: Severity, message: str, field: str | None = None, fix: str | None = None
+    rule: str,
+    category: Category,
+    severity: Severity,
+    message: str,
+    field: str | None = None,
+    fix: str | None = None,
 ) -> Finding:
-    return Finding(rule, category, severity, message, "builtin", fix, None if field is None else FindingLocation(field))
+    return Finding(
+        rule, category, severity, message, "builtin", fix, None if field is None else FindingLocation(field)
+    )
 
 
 def _refused(rule: str, message: str, field: str) -> Finding:
@@ -136,10 +158,24 @@ def _about_prompt(prompt: str) -> Iterator[Finding]:
     field = "system_prompt"
     text = prompt.strip()
     if not text:
-        yield _found("prompt_empty", "completeness", "warning", "The agent has no prompt.", field, "Say what it is for.")
+        yield _found(
+            "prompt_empty",
+            "completeness",
+            "warning",
+            "The agent has no prompt.",
+            field,
+            "Say what it is for.",
+        )
     elif len(text) < SHORT_PROMPT:
         fix = "Name its task, its limits and the form of its answers."
-        yield _found("prompt_short", "completeness", "suggestion", "The prompt hardly says what the agent is for.", field, fix)
+        yield _found(
+            "prompt_short",
+            "completeness",
+            "suggestion",
+            "The prompt hardly says what the agent is for.",
+            field,
+            fix,
+        )
     secret, gap = _SECRET.search(prompt), _PLACEHOLDER.search(prompt)
     if secret is not None:
         message = "This looks like a key. Prompts are shown and logged."
@@ -148,7 +184,11 @@ def _about_prompt(prompt: str) -> Iterator[Finding]:
     if gap is not None:
         message = "This looks like something to be filled in."
         yield _at(
-            _found("unfilled_placeholder", "completeness", "warning", message, field, "Fill it in, or remove it."), prompt, gap
+            _found(
+                "unfilled_placeholder", "completeness", "warning", message, field, "Fill it in, or remove it."
+            ),
+            prompt,
+            gap,
         )
 
 
@@ -168,19 +208,30 @@ def _about_tools(tools: tuple[ToolDefinition, ...]) -> Iterator[Finding]:
         if bare:
             message = f"Parameters of {tool.name!r} have no description: {', '.join(bare[:5])}."
             fix = "Say what to put there."
-            yield _found("parameters_undescribed", "effectiveness", "suggestion", message, f"{where}.parameters", fix)
+            yield _found(
+                "parameters_undescribed", "effectiveness", "suggestion", message, f"{where}.parameters", fix
+            )
         hints = tool.hints
-        if isinstance(tool, BuiltinTool) and hints is not None and hints.destructive and tool.policy == "auto":
+        if (
+            isinstance(tool, BuiltinTool)
+            and hints is not None
+            and hints.destructive
+            and tool.policy == "auto"
+        ):
             message = f"The tool {tool.name!r} destroys, and nobody is asked."
             fix = "Set its policy to `requires_approval`."
-            yield _found("destructive_without_approval", "safety", "suggestion", message, f"{where}.policy", fix)
+            yield _found(
+                "destructive_without_approval", "safety", "suggestion", message, f"{where}.policy", fix
+            )
 
 
 def _undescribed(parameters: JsonObject) -> list[str]:
     properties = parameters.get("properties")
     if not isinstance(properties, dict):
         return []
-    return [name for name, each in properties.items() if isinstance(each, dict) and not each.get("description")]
+    return [
+        name for name, each in properties.items() if isinstance(each, dict) and not each.get("description")
+    ]
 
 
 def _about_size(merged: Merged) -> Iterator[Finding]:
@@ -189,19 +240,32 @@ def _about_size(merged: Merged) -> Iterator[Finding]:
         yield _found("prompt_long", "cost", "info", message)
     count = len(merged.bound) + len(merged.client)
     if count > MANY_TOOLS:
-        yield _found("many_tools", "cost", "info", f"The model gets {count} tools; it chooses better among fewer.")
+        yield _found(
+            "many_tools", "cost", "info", f"The model gets {count} tools; it chooses better among fewer."
+        )
 
 
 def _tools(merged: Merged) -> tuple[JsonObject, ...]:
     here = [
-        {"type": "builtin", "name": each.tool.name, "display_name": each.tool.display_name, "description": each.tool.description,
-         "parameters": each.tool.parameters, "capability_id": each.capability_id,
-         "policy": "requires_approval" if each.gated else "auto"}
+        {
+            "type": "builtin",
+            "name": each.tool.name,
+            "display_name": each.tool.display_name,
+            "description": each.tool.description,
+            "parameters": each.tool.parameters,
+            "capability_id": each.capability_id,
+            "policy": "requires_approval" if each.gated else "auto",
+        }
         for each in merged.bound.values()
-    ]  # fmt: skip
+    ]
     there = [
-        {"type": "client_side", "name": tool.name, "display_name": tool.display_name, "description": tool.description,
-         "parameters": tool.parameters}
+        {
+            "type": "client_side",
+            "name": tool.name,
+            "display_name": tool.display_name,
+            "description": tool.description,
+            "parameters": tool.parameters,
+        }
         for tool in merged.client.values()
-    ]  # fmt: skip
+    ]
     return tuple({key: value for key, value in each.items() if value is not None} for each in (*here, *there))

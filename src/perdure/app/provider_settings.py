@@ -1,4 +1,7 @@
-"""What a provider is set up with: address, key, headers, options. Checked before it is kept, sealed where it is secret."""
+"""What a provider is set up with: address, key, headers, options.
+
+Checked before it is kept, sealed where it is secret.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,9 @@ _RESERVED_HEADERS = frozenset(
 )  # fmt: skip
 """Headers that say how a request is sent: they are the driver's."""
 
-_SECRET_PARAMETER = re.compile(r"key|token|secret|password|passwd|auth|credential|sig$|signature", re.IGNORECASE)
+_SECRET_PARAMETER = re.compile(
+    r"key|token|secret|password|passwd|auth|credential|sig$|signature", re.IGNORECASE
+)
 
 
 class Settings(Struct, frozen=True):
@@ -50,7 +55,9 @@ def settings_of(body: CreateProvider) -> Settings:
         InvalidInput: they cannot be used; `field` says which.
     """
     key = _given_key(body.provider_type, body.api_key, body.credentials)
-    settings = Settings(body.provider_type, body.base_url, ProviderSecrets(key if isinstance(key, str) else None))
+    settings = Settings(
+        body.provider_type, body.base_url, ProviderSecrets(key if isinstance(key, str) else None)
+    )
     if body.options is not None:
         settings = _with_options(settings, body.options)
     check(settings)
@@ -114,16 +121,24 @@ def _check_address(base_url: str) -> None:
 def _given_key(provider_type: str, key: Any, credentials: Any) -> Any:
     """The key that a request gives: a text, None to remove it, UNSET when it says nothing."""
     if isinstance(credentials, dict):
-        names = {field.name for field in form_of(KINDS[provider_type]).fields} if provider_type in KINDS else set()
+        names = (
+            {field.name for field in form_of(KINDS[provider_type]).fields}
+            if provider_type in KINDS
+            else set()
+        )
         for name in credentials:
             if name not in names:
                 known = ", ".join(sorted(names)) or "none"
                 raise InvalidInput(
-                    f"`credentials.{name}` is not asked for; known: {known}", code="unknown_credential", field=f"credentials.{name}"
+                    f"`credentials.{name}` is not asked for; known: {known}",
+                    code="unknown_credential",
+                    field=f"credentials.{name}",
                 )
         found = credentials.get("api_key", key)
         if isinstance(key, str) and found != key:
-            raise InvalidInput("`api_key` and `credentials.api_key` differ: give one of them", field="credentials.api_key")
+            raise InvalidInput(
+                "`api_key` and `credentials.api_key` differ: give one of them", field="credentials.api_key"
+            )
     elif isinstance(key, str):
         found = key
     else:
@@ -131,12 +146,18 @@ def _given_key(provider_type: str, key: Any, credentials: Any) -> Any:
     if isinstance(found, str):
         found = found.strip()
         if not found:
-            raise InvalidInput("`api_key` is blank; leave it out, or send null to remove the key", field="api_key")
+            raise InvalidInput(
+                "`api_key` is blank; leave it out, or send null to remove the key", field="api_key"
+            )
     return found
 
 
 def _with_options(settings: Settings, given: SetProviderOptions) -> Settings:
-    told = {name: getattr(given, name) for name in ProviderOptions.__struct_fields__ if getattr(given, name) is not UNSET}
+    told = {
+        name: getattr(given, name)
+        for name in ProviderOptions.__struct_fields__
+        if getattr(given, name) is not UNSET
+    }
     options = msgspec.structs.replace(settings.options, **told)
     headers = dict(settings.secrets.headers)
     if given.headers is None:
@@ -170,9 +191,15 @@ def _place(settings: Settings) -> tuple[str, str]:
 
 
 def _keep_in_place(stored: ProviderSecrets, body: UpdateProvider) -> None:
-    """Whoever may change the address may not read the secrets, and so may not have them sent elsewhere either."""
+    """Whoever may change the address may not read the secrets, and so may not have them sent elsewhere
+    either.
+    """
     told = body.options.headers if isinstance(body.options, SetProviderOptions) else UNSET
-    kept = body.api_key is UNSET and (body.credentials is UNSET or body.credentials == {}) and stored.api_key is not None
+    kept = (
+        body.api_key is UNSET
+        and (body.credentials is UNSET or body.credentials == {})
+        and stored.api_key is not None
+    )
     if stored.headers and body.options is not None and told is not None:
         given = {name.lower() for name in told} if isinstance(told, dict) else set()
         kept = kept or any(name.lower() not in given for name in stored.headers)
@@ -185,7 +212,10 @@ def _keep_in_place(stored: ProviderSecrets, body: UpdateProvider) -> None:
 
 
 def form_of(kind: DriverKind, *, in_environment: bool = False) -> CredentialForm:
-    """What a person has to fill in for a type of provider; less when the server's environment holds the key."""
+    """What a person has to fill in for a type of provider.
+
+    Less when the server's environment holds the key.
+    """
     if kind.environment is None:
         return CredentialForm((), kind.help)
     words = f"Kept encrypted, never shown again. Without one, `{kind.environment}` of the server's environment is used."

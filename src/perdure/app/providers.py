@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct
 
+from perdure.app.context import App
 from perdure.app.provider_settings import Settings, changed_settings, form_of, settings_of
-from perdure.app.services import App
 from perdure.domain.accounts import RANK, Caller, require
 from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import check_id
-from perdure.domain.links import AllowedAction
 from perdure.domain.model_profiles import ModelProfile
+from perdure.domain.paging import AllowedAction
 from perdure.domain.providers import (
     CreateModel,
     CreateProvider,
@@ -60,10 +60,21 @@ def to_provider(row: ProviderRow) -> Provider:
     kind = KINDS.get(row.provider_type)
     sync = AllowedAction("sync", "POST", f"{url}/sync-models", "sync_models")
     return Provider(
-        id=row.id, name=row.name, provider_type=row.provider_type, api_key_set=bool(row.api_key_set), status=row.status,
-        created_at=to_rfc3339(row.created_at), updated_at=to_rfc3339(row.updated_at), self_url=url, view_url=url, ui_link=url,
-        base_url=row.base_url, options=None if options == ProviderOptions() else options, header_names=row.header_list(),
-        trace=row.trace_struct(), last_synced_at=maybe_rfc3339(row.last_synced_at),
+        id=row.id,
+        name=row.name,
+        provider_type=row.provider_type,
+        api_key_set=bool(row.api_key_set),
+        status=row.status,
+        created_at=to_rfc3339(row.created_at),
+        updated_at=to_rfc3339(row.updated_at),
+        self_url=url,
+        view_url=url,
+        ui_link=url,
+        base_url=row.base_url,
+        options=None if options == ProviderOptions() else options,
+        header_names=row.header_list(),
+        trace=row.trace_struct(),
+        last_synced_at=maybe_rfc3339(row.last_synced_at),
         allowed_actions=(
             AllowedAction("self", "GET", url, "get_provider"),
             AllowedAction("models", "GET", f"{url}/models", "list_provider_models"),
@@ -71,11 +82,14 @@ def to_provider(row: ProviderRow) -> Provider:
             AllowedAction("delete", "DELETE", url, "delete_provider"),
             *((sync,) if kind is not None and kind.lists_models else ()),
         ),
-    )  # fmt: skip
+    )
 
 
 class Served(Struct, frozen=True):
-    """A model's surroundings: its provider, whether that has the key it needs, and what is known about the model."""
+    """A model's surroundings.
+
+    Its provider, whether that has the key it needs, and what is known about the model.
+    """
 
     provider: ProviderRow
     keyed: bool
@@ -86,16 +100,27 @@ def to_model(row: ModelRow, served: Served | None = None) -> Model:
     """The row as clients see it; with its provider and its profile where they are at hand."""
     url = f"/v1/models/{row.id}"
     seen = Model(
-        id=row.id, model_id=row.model_id, display_name=row.display_name, provider_id=row.provider_id,
-        capabilities=row.capability_list(), enabled=bool(row.enabled), is_favorite=bool(row.is_favorite), source=row.source,
-        created_at=to_rfc3339(row.created_at), updated_at=to_rfc3339(row.updated_at), self_url=url, view_url=url, ui_link=url,
-        context_tokens=row.context_tokens, stale_since=maybe_rfc3339(row.stale_since),
+        id=row.id,
+        model_id=row.model_id,
+        display_name=row.display_name,
+        provider_id=row.provider_id,
+        capabilities=row.capability_list(),
+        enabled=bool(row.enabled),
+        is_favorite=bool(row.is_favorite),
+        source=row.source,
+        created_at=to_rfc3339(row.created_at),
+        updated_at=to_rfc3339(row.updated_at),
+        self_url=url,
+        view_url=url,
+        ui_link=url,
+        context_tokens=row.context_tokens,
+        stale_since=maybe_rfc3339(row.stale_since),
         allowed_actions=(
             AllowedAction("self", "GET", url, "get_model"),
             AllowedAction("update", "PATCH", url, "update_model"),
             AllowedAction("delete", "DELETE", url, "delete_model"),
         ),
-    )  # fmt: skip
+    )
     if served is None:
         return seen
     provider = served.provider
@@ -112,7 +137,10 @@ def to_model(row: ModelRow, served: Served | None = None) -> Model:
 
 
 def _is_keyed(app: App, row: ProviderRow) -> bool:
-    """Whether the provider has the key that it needs: a vendor's own address needs one, others may do without."""
+    """Whether the provider has the key that it needs.
+
+    A vendor's own address needs one, others may do without.
+    """
     kind = KINDS.get(row.provider_type)
     if row.api_key_set or row.base_url is not None or kind is None or kind.environment is None:
         return True
@@ -135,7 +163,9 @@ def _check_type(app: App, provider_type: str) -> None:
     known = app.drivers.known_types()
     if provider_type not in known:
         raise InvalidInput(
-            f"`provider_type` must be one of {', '.join(sorted(known))}", code="unknown_provider_type", field="provider_type"
+            f"`provider_type` must be one of {', '.join(sorted(known))}",
+            code="unknown_provider_type",
+            field="provider_type",
         )
 
 
@@ -164,10 +194,19 @@ async def create_provider(app: App, caller: Caller, body: CreateProvider) -> Pro
         org_id = caller.organization_id
         sealed = await seal_secrets(app.vault, tx, org_id, provider_id, settings.secrets)
         row = ProviderRow(
-            id=provider_id, org_id=org_id, name=body.name, provider_type=body.provider_type, base_url=body.base_url, **sealed,
-            options=to_json(settings.options), trace=None if body.trace is None else to_json(body.trace), status="active",
-            last_synced_at=None, created_at=now, updated_at=now,
-        )  # fmt: skip
+            id=provider_id,
+            org_id=org_id,
+            name=body.name,
+            provider_type=body.provider_type,
+            base_url=body.base_url,
+            **sealed,
+            options=to_json(settings.options),
+            trace=None if body.trace is None else to_json(body.trace),
+            status="active",
+            last_synced_at=None,
+            created_at=now,
+            updated_at=now,
+        )
         await add_provider(tx, row)
         return to_provider(row)
 
@@ -176,12 +215,17 @@ async def create_provider(app: App, caller: Caller, body: CreateProvider) -> Pro
 
 async def read_provider(app: App, caller: Caller, provider_id: str) -> Provider:
     """One provider."""
-    return to_provider(await app.database.read(lambda tx: get_provider(tx, caller.organization_id, provider_id)))
+    return to_provider(
+        await app.database.read(lambda tx: get_provider(tx, caller.organization_id, provider_id))
+    )
 
 
 async def all_providers(app: App, caller: Caller) -> list[Provider]:
     """Every provider, oldest first."""
-    return [to_provider(row) for row in await app.database.read(lambda tx: list_providers(tx, caller.organization_id))]
+    return [
+        to_provider(row)
+        for row in await app.database.read(lambda tx: list_providers(tx, caller.organization_id))
+    ]
 
 
 async def change_provider(app: App, caller: Caller, provider_id: str, body: UpdateProvider) -> Provider:
@@ -196,11 +240,15 @@ async def change_provider(app: App, caller: Caller, provider_id: str, body: Upda
         row = await get_provider(tx, caller.organization_id, provider_id, lock=True)
         if not given:
             return to_provider(row)
-        changes: dict[str, Any] = {name: getattr(body, name) for name in given & {"name", "provider_type", "base_url", "status"}}
+        changes: dict[str, Any] = {
+            name: getattr(body, name) for name in given & {"name", "provider_type", "base_url", "status"}
+        }
         if "trace" in given:
             changes["trace"] = None if body.trace is None else to_json(body.trace)
         if given - {"name", "status", "trace"}:
-            before = Settings(row.provider_type, row.base_url, await open_secrets(app.vault, tx, row), row.option_struct())
+            before = Settings(
+                row.provider_type, row.base_url, await open_secrets(app.vault, tx, row), row.option_struct()
+            )
             after = changed_settings(before, body)
             changes["options"] = to_json(after.options)
             if after.secrets != before.secrets:
@@ -250,10 +298,20 @@ async def create_model(app: App, caller: Caller, provider_id: str, body: CreateM
     async def work(tx: Tx) -> Model:
         provider = await get_provider(tx, caller.organization_id, provider_id, lock=True)
         row = ModelRow(
-            id=app.new_id("model"), org_id=provider.org_id, provider_id=provider.id, model_id=body.model_id,
-            display_name=body.display_name, capabilities=to_json(body.capabilities), enabled=int(body.enabled),
-            is_favorite=int(body.is_favorite), source="manual", context_tokens=None, stale_since=None, created_at=now, updated_at=now,
-        )  # fmt: skip
+            id=app.new_id("model"),
+            org_id=provider.org_id,
+            provider_id=provider.id,
+            model_id=body.model_id,
+            display_name=body.display_name,
+            capabilities=to_json(body.capabilities),
+            enabled=int(body.enabled),
+            is_favorite=int(body.is_favorite),
+            source="manual",
+            context_tokens=None,
+            stale_since=None,
+            created_at=now,
+            updated_at=now,
+        )
         await add_model(tx, row)
         await default_if_none(tx, row.org_id, row.id, now)
         return to_model(row)
@@ -275,7 +333,10 @@ async def all_models(
     app: App, caller: Caller, provider_id: str | None = None, *,
     source: ModelSource | None = None, favorites: bool = False, stale: bool = False,
 ) -> list[Model]:  # fmt: skip
-    """Every model (of one provider, if given), oldest first; those that their provider no longer names only if asked for."""
+    """Every model (of one provider, if given), oldest first.
+
+    Those that their provider no longer names only if asked for.
+    """
 
     async def work(tx: Tx) -> list[tuple[ModelRow, ProviderRow]]:
         org_id = caller.organization_id
@@ -286,7 +347,11 @@ async def all_models(
         return [(row, providers[row.provider_id]) for row in rows if row.provider_id in providers]
 
     def wanted(row: ModelRow) -> bool:
-        return source in (None, row.source) and (stale or row.stale_since is None) and (not favorites or bool(row.is_favorite))
+        return (
+            source in (None, row.source)
+            and (stale or row.stale_since is None)
+            and (not favorites or bool(row.is_favorite))
+        )
 
     return await _seen(app, [pair for pair in await app.database.read(work, long=True) if wanted(pair[0])])
 
@@ -300,7 +365,9 @@ async def change_model(app: App, caller: Caller, model_id: str, body: UpdateMode
 
     async def work(tx: Tx) -> Model:
         row = await get_model(tx, caller.organization_id, model_id)
-        changes: dict[str, Any] = {name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET}
+        changes: dict[str, Any] = {
+            name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET
+        }
         if not changes:
             return to_model(row)
         if "provider_id" in changes:
@@ -310,7 +377,10 @@ async def change_model(app: App, caller: Caller, model_id: str, body: UpdateMode
         for flag in ("enabled", "is_favorite"):
             if flag in changes:
                 changes[flag] = int(changes[flag])
-        if changes.get("provider_id", row.provider_id) != row.provider_id or changes.get("model_id", row.model_id) != row.model_id:
+        if (
+            changes.get("provider_id", row.provider_id) != row.provider_id
+            or changes.get("model_id", row.model_id) != row.model_id
+        ):
             # What the provider's list said was about another model.
             changes |= {"context_tokens": None, "stale_since": None}
         changes["updated_at"] = max(now, row.updated_at + 1)

@@ -6,14 +6,21 @@ from typing import Any
 
 from msgspec import UNSET
 
+from perdure.app.context import App
 from perdure.app.messages import take_in
-from perdure.app.services import App
 from perdure.app.sessions import write_at_head
-from perdure.capabilities.session_schedule import insert_schedule, new_schedule
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, NotFound
 from perdure.domain.messages import Message, TextPart
-from perdure.domain.schedules import MAX_ACTIVE, CreateSchedule, Schedule, UpdateSchedule, first_firing, next_firing, zone_of
+from perdure.domain.schedules import (
+    MAX_ACTIVE,
+    CreateSchedule,
+    Schedule,
+    UpdateSchedule,
+    first_firing,
+    next_firing,
+    zone_of,
+)
 from perdure.domain.times import Micros, from_rfc3339, maybe_rfc3339, to_rfc3339
 from perdure.store.database import Tx
 from perdure.store.schedules import (
@@ -26,15 +33,27 @@ from perdure.store.schedules import (
     update_schedule,
 )
 from perdure.store.sessions import get_session
+from perdure.tools.session_schedule import insert_schedule, new_schedule
 
 
 def to_schedule(row: ScheduleRow) -> Schedule:
     """The row as clients see it."""
     return Schedule(
-        row.id, row.session_id, row.message, row.kind, row.timezone, bool(row.enabled), row.fire_count, to_rfc3339(row.created_at),
-        to_rfc3339(row.updated_at), row.name, row.cron, maybe_rfc3339(row.at), maybe_rfc3339(row.next_at),
+        row.id,
+        row.session_id,
+        row.message,
+        row.kind,
+        row.timezone,
+        bool(row.enabled),
+        row.fire_count,
+        to_rfc3339(row.created_at),
+        to_rfc3339(row.updated_at),
+        row.name,
+        row.cron,
+        maybe_rfc3339(row.at),
+        maybe_rfc3339(row.next_at),
         maybe_rfc3339(row.last_fired_at),
-    )  # fmt: skip
+    )
 
 
 async def create_schedule(app: App, caller: Caller, session_id: str, body: CreateSchedule) -> Schedule:
@@ -44,9 +63,16 @@ async def create_schedule(app: App, caller: Caller, session_id: str, body: Creat
     async def work(tx: Tx) -> Schedule:
         session = await get_session(tx, caller.organization_id, session_id, lock=True)
         row = new_schedule(
-            session.org_id, session.id, name=body.name, message=body.message, cron=body.cron, at=body.at, timezone=body.timezone,
-            enabled=body.enabled, now=now,
-        )  # fmt: skip
+            session.org_id,
+            session.id,
+            name=body.name,
+            message=body.message,
+            cron=body.cron,
+            at=body.at,
+            timezone=body.timezone,
+            enabled=body.enabled,
+            now=now,
+        )
         await insert_schedule(tx, row)
         return to_schedule(row)
 
@@ -73,7 +99,9 @@ async def read_schedule(app: App, caller: Caller, session_id: str, schedule_id: 
     return await app.database.read(work)
 
 
-async def change_schedule(app: App, caller: Caller, session_id: str, schedule_id: str, body: UpdateSchedule) -> Schedule:
+async def change_schedule(
+    app: App, caller: Caller, session_id: str, schedule_id: str, body: UpdateSchedule
+) -> Schedule:
     """Change what the caller named; the next firing follows from it."""
     now = app.now()
 
@@ -86,7 +114,9 @@ async def change_schedule(app: App, caller: Caller, session_id: str, schedule_id
         if changes.get("enabled") and not row.enabled:
             active = sum(each.enabled for each in await list_schedules(tx, session.id))
             if active >= MAX_ACTIVE:
-                raise InvalidInput(f"a session has at most {MAX_ACTIVE} active schedules", code="too_many_schedules")
+                raise InvalidInput(
+                    f"a session has at most {MAX_ACTIVE} active schedules", code="too_many_schedules"
+                )
         await update_schedule(tx, row.id, changes | {"updated_at": max(now, row.updated_at + 1)})
         return to_schedule(await get_schedule(tx, session.id, schedule_id))
 
@@ -104,9 +134,14 @@ def _changes(row: ScheduleRow, body: UpdateSchedule, now: Micros) -> dict[str, A
     if {"cron", "at", "timezone", "enabled"} & given.keys():
         zone = given.get("timezone", row.timezone)
         zone_of(zone)
-        # What is given has to be right, also while the schedule is off; a time that came, and is over, may stay.
+        # What is given has to be right, also while the schedule is off; a time that came, and is over, may
+        # stay.
         first = first_firing(cron, at, zone, now) if enabled or {"cron", "at"} & given.keys() else None
-        changes |= {"cron": cron, "at": None if at is None else from_rfc3339(at), "kind": "once" if cron is None else "cron"}
+        changes |= {
+            "cron": cron,
+            "at": None if at is None else from_rfc3339(at),
+            "kind": "once" if cron is None else "cron",
+        }
         changes |= {"enabled": int(enabled), "next_at": first if enabled else None}
     return changes
 
@@ -145,6 +180,8 @@ async def _fire(app: App, tx: Tx, row: ScheduleRow, now: Micros) -> int:
     if not await take_firing(tx, row, next_at, now):
         return 0
     marked = {"scheduled": {"schedule_id": row.id, "due_at": to_rfc3339(row.next_at or now)}}
-    message = Message(app.new_id("message"), "user", (TextPart(row.message),), to_rfc3339(now), metadata=marked)
+    message = Message(
+        app.new_id("message"), "user", (TextPart(row.message),), to_rfc3339(now), metadata=marked
+    )
     await take_in(app, tx, session, message, now)
     return 1

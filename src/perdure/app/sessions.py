@@ -6,9 +6,9 @@ from typing import Any
 
 from msgspec import UNSET
 
+from perdure.app.context import App
 from perdure.app.etags import check_match
 from perdure.app.initial_files import mounts, write_initial_files
-from perdure.app.services import App
 from perdure.capabilities.layers import Layers
 from perdure.domain.accounts import Caller, PrincipalSummary
 from perdure.domain.agents import AgentConfig
@@ -24,8 +24,8 @@ from perdure.domain.events import (
 )
 from perdure.domain.harnesses import HarnessConfig
 from perdure.domain.ids import check_id, uuid_of
-from perdure.domain.links import Page
 from perdure.domain.messages import Message, TextPart
+from perdure.domain.paging import Page
 from perdure.domain.sessions import (
     CancelledTurn,
     CreateSession,
@@ -70,14 +70,21 @@ FAR = 1000
 """Sessions that a read may pass over on the event loop: 0.05 ms."""
 
 
-async def features_of(app: App, tx: Tx, row: SessionRow, known: dict[Any, Any] | None = None) -> tuple[str, ...]:
-    """What the session's active capabilities declare, over all layers. `known` remembers layers within one request."""
+async def features_of(
+    app: App, tx: Tx, row: SessionRow, known: dict[Any, Any] | None = None
+) -> tuple[str, ...]:
+    """What the session's active capabilities declare, over all layers.
+
+    `known` remembers layers within one request.
+    """
     key = (row.harness_id, row.agent_id, row.agent_version_id)
     layers, features = (None, ()) if known is None else known.get(key, (None, ()))
     if layers is None:
         layers = []
         try:
-            layers += [h.config_struct().capabilities for h in await harness_chain(tx, row.org_id, row.harness_id)]
+            layers += [
+                h.config_struct().capabilities for h in await harness_chain(tx, row.org_id, row.harness_id)
+            ]
             if row.agent_id is not None:
                 agent = await get_agent_at(tx, row.org_id, row.agent_id, row.agent_version_id)
                 layers.append(agent.config_struct().capabilities)
@@ -90,7 +97,9 @@ async def features_of(app: App, tx: Tx, row: SessionRow, known: dict[Any, Any] |
     return app.registry.features([*layers, own]) if own else features
 
 
-def to_session(row: SessionRow, *, features: tuple[str, ...], pinned: bool | None, schedules: int = 0) -> Session:
+def to_session(
+    row: SessionRow, *, features: tuple[str, ...], pinned: bool | None, schedules: int = 0
+) -> Session:
     """The row as clients see it."""
     config = row.config_struct()
     owner = PrincipalSummary(f"principal_{row.owner_id[5:]}", "user", uuid_of(row.owner_id))
@@ -141,7 +150,12 @@ def to_session(row: SessionRow, *, features: tuple[str, ...], pinned: bool | Non
 async def _shown(app: App, tx: Tx, caller: Caller, row: SessionRow) -> Session:
     pinned = await pinned_among(tx, caller.user_id, (row.id,))
     schedules = await active_counts(tx, (row.id,))
-    return to_session(row, features=await features_of(app, tx, row), pinned=row.id in pinned, schedules=schedules.get(row.id, 0))
+    return to_session(
+        row,
+        features=await features_of(app, tx, row),
+        pinned=row.id in pinned,
+        schedules=schedules.get(row.id, 0),
+    )
 
 
 async def create_session(app: App, caller: Caller, body: CreateSession) -> Session:
@@ -156,7 +170,9 @@ async def create_session(app: App, caller: Caller, body: CreateSession) -> Sessi
         if body.model_id is not None:
             await check_model(tx, caller.organization_id, body.model_id)
         if body.workspace_id is not None:
-            await hold_for_writing(tx, caller.organization_id, check_id(body.workspace_id, "workspace", "workspace_id"))
+            await hold_for_writing(
+                tx, caller.organization_id, check_id(body.workspace_id, "workspace", "workspace_id")
+            )
         row = _new_row(app, caller, body, harness, agent, title, tags, now)
         started = SessionStartedData(row.harness_id, row.agent_id, row.model_id)
         await add_session(tx, row)
@@ -166,7 +182,10 @@ async def create_session(app: App, caller: Caller, body: CreateSession) -> Sessi
             Layers(row, tuple(chain), agent).merged(app.registry)
         configs: list[HarnessConfig | AgentConfig | SessionConfig] = [each.config_struct() for each in chain]
         configs += [*([agent.config_struct()] if agent else []), row.config_struct()]
-        files = [mounts(app, [each.capabilities for each in configs]), *(each.initial_files for each in configs)]
+        files = [
+            mounts(app, [each.capabilities for each in configs]),
+            *(each.initial_files for each in configs),
+        ]
         await write_initial_files(app, tx, row, files, now)
         row, _ = await append(tx, row, [NewEvent("session.started", started, EventContext(), now)], now=now)
         return to_session(row, features=await features_of(app, tx, row), pinned=False)
@@ -179,17 +198,47 @@ def _new_row(
     tags: tuple[str, ...], now: Micros,
 ) -> SessionRow:  # fmt: skip
     config = SessionConfig(
-        body.capabilities, body.tools, body.system_prompt, body.max_iterations, body.parallel_tool_calls, body.initial_files,
-        body.network_access, body.hints,
-    )  # fmt: skip
+        body.capabilities,
+        body.tools,
+        body.system_prompt,
+        body.max_iterations,
+        body.parallel_tool_calls,
+        body.initial_files,
+        body.network_access,
+        body.hints,
+    )
     return SessionRow(
-        id=app.new_id("session"), org_id=caller.organization_id, owner_id=caller.user_id, harness_id=harness.id,
-        agent_id=agent.id if agent else None, title=title, tags=to_json(tags), locale=body.locale, model_id=body.model_id,
-        config=to_json(config), forked_from_id=None, forked_from_sequence=None, created_at=now, updated_at=now - 1, deleted_at=None,
-        epoch=0, recoveries=0, claimed_head=-1, head=0, status="started", turn_id=None, turn_after=0, wake_at=None, preview=None,
-        output_preview=None, usage=None, started_at=None, finished_at=None, agent_version_id=agent.default_version_id if agent else None,
+        id=app.new_id("session"),
+        org_id=caller.organization_id,
+        owner_id=caller.user_id,
+        harness_id=harness.id,
+        agent_id=agent.id if agent else None,
+        title=title,
+        tags=to_json(tags),
+        locale=body.locale,
+        model_id=body.model_id,
+        config=to_json(config),
+        forked_from_id=None,
+        forked_from_sequence=None,
+        created_at=now,
+        updated_at=now - 1,
+        deleted_at=None,
+        epoch=0,
+        recoveries=0,
+        claimed_head=-1,
+        head=0,
+        status="started",
+        turn_id=None,
+        turn_after=0,
+        wake_at=None,
+        preview=None,
+        output_preview=None,
+        usage=None,
+        started_at=None,
+        finished_at=None,
+        agent_version_id=agent.default_version_id if agent else None,
         workspace_id=body.workspace_id,
-    )  # fmt: skip
+    )
 
 
 async def _layers_for(tx: Tx, org_id: str, body: CreateSession) -> tuple[AgentRow | None, HarnessRow]:
@@ -218,10 +267,14 @@ def check_startable(agent: AgentRow) -> None:
     if agent.status == "deleted":
         raise NotFound("agent")
     if agent.status != "active":
-        raise InvalidInput("this agent is archived and cannot start sessions", code="agent_archived", field="agent_id")
+        raise InvalidInput(
+            "this agent is archived and cannot start sessions", code="agent_archived", field="agent_id"
+        )
 
 
-async def find_harness(tx: Tx, org_id: str, harness_id: str | None, name: str | None, field: str = "harness_id") -> HarnessRow:
+async def find_harness(
+    tx: Tx, org_id: str, harness_id: str | None, name: str | None, field: str = "harness_id"
+) -> HarnessRow:
     """The harness of this id or name; without either the organization's default. Raises NotFound."""
     if harness_id is not None:
         found = await get_harness(tx, org_id, check_id(harness_id, "harness", field))
@@ -260,12 +313,16 @@ def check_tools(tools: tuple[ToolDefinition, ...]) -> None:
     for index, tool in enumerate(tools):
         where = f"tools[{index}]"
         if tool.name in names:
-            raise InvalidInput(f"`{where}.name`: two tools are named {tool.name!r}", code="duplicate_tool", field=where)
+            raise InvalidInput(
+                f"`{where}.name`: two tools are named {tool.name!r}", code="duplicate_tool", field=where
+            )
         names.add(tool.name)
         if tool.parameters.get("type", "object") != "object":
             raise InvalidInput(f"`{where}.parameters` must be the JSON Schema of an object", field=where)
         if tool.name == APPROVE:
-            raise InvalidInput(f"`{where}.name`: {APPROVE!r} is reserved", code="reserved_tool_name", field=where)
+            raise InvalidInput(
+                f"`{where}.name`: {APPROVE!r} is reserved", code="reserved_tool_name", field=where
+            )
 
 
 async def read_session(app: App, caller: Caller, session_id: str) -> Session:
@@ -277,7 +334,9 @@ async def read_session(app: App, caller: Caller, session_id: str) -> Session:
     return await app.database.read(work)
 
 
-async def page_of_sessions(app: App, caller: Caller, want: SessionFilter, offset: int, limit: int) -> Page[Session]:
+async def page_of_sessions(
+    app: App, caller: Caller, want: SessionFilter, offset: int, limit: int
+) -> Page[Session]:
     """A page of sessions, newest first."""
 
     async def work(tx: Tx) -> Page[Session]:
@@ -287,7 +346,10 @@ async def page_of_sessions(app: App, caller: Caller, want: SessionFilter, offset
         counts = await active_counts(tx, [row.id for row in rows])
         shown = [
             to_session(
-                row, features=await features_of(app, tx, row, known), pinned=row.id in pinned, schedules=counts.get(row.id, 0)
+                row,
+                features=await features_of(app, tx, row, known),
+                pinned=row.id in pinned,
+                schedules=counts.get(row.id, 0),
             )
             for row in rows
         ]
@@ -332,7 +394,9 @@ async def delete_session(app: App, caller: Caller, session_id: str) -> None:
     async def work(tx: Tx) -> SessionRow:
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
         if row.status in ("active", "waiting_for_tool_results"):
-            row, _ = await append(tx, row, cancel_events(app, row, "the session was deleted", now), now=now, fence=True)
+            row, _ = await append(
+                tx, row, cancel_events(app, row, "the session was deleted", now), now=now, fence=True
+            )
         await mark_deleted(tx, row, now)
         space = await forsaken_workspace(tx, row.org_id, row.id, row.workspace())
         if space is not None:
@@ -350,10 +414,19 @@ def cancel_events(app: App, row: SessionRow, reason: str, now: Micros) -> list[N
     context = message_context(turn_id, None)
     notice = {"cancel_notice": True}
     asked = Message(
-        app.new_id("message"), "user", (TextPart("[The user asked to cancel this turn.]"),), to_rfc3339(now), metadata=notice
+        app.new_id("message"),
+        "user",
+        (TextPart("[The user asked to cancel this turn.]"),),
+        to_rfc3339(now),
+        metadata=notice,
     )
     said = Message(
-        app.new_id("message"), "agent", (TextPart("The turn was cancelled."),), to_rfc3339(now), "final_answer", metadata=notice
+        app.new_id("message"),
+        "agent",
+        (TextPart("The turn was cancelled."),),
+        to_rfc3339(now),
+        "final_answer",
+        metadata=notice,
     )
     return [
         NewEvent("turn.cancelled", TurnCancelledData(turn_id, reason), context, now),
@@ -371,7 +444,9 @@ async def cancel_turn(app: App, caller: Caller, session_id: str) -> CancelledTur
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
         if row.status not in ("active", "waiting_for_tool_results"):
             return row, None
-        return await append(tx, row, cancel_events(app, row, "cancelled by the user", now), now=now, fence=True)
+        return await append(
+            tx, row, cancel_events(app, row, "cancelled by the user", now), now=now, fence=True
+        )
 
     row, stored = await write_at_head(app, work)
     if stored is None:
@@ -382,7 +457,10 @@ async def cancel_turn(app: App, caller: Caller, session_id: str) -> CancelledTur
 
 
 async def write_at_head(app: App, work: Any, attempts: int = 20) -> Any:
-    """Run a transaction that appends under the row's lock; on databases that let it slip between, read and try again."""
+    """Run a transaction that appends under the row's lock.
+
+    On databases that let it slip between, read and try again.
+    """
     for attempt in range(attempts):
         try:
             return await app.database.write(work)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perdure.app.services import App
+from perdure.app.context import App
 from perdure.domain.accounts import Caller
 from perdure.domain.events import NewEvent
 from perdure.domain.redaction import Redactor, redact_event
@@ -25,7 +25,9 @@ async def all_values(app: App, caller: Caller, session_id: str) -> list[KeyValue
     async def work(tx: Tx) -> list[KeyValue]:
         row = await get_session(tx, caller.organization_id, session_id)
         found = await list_values(tx, row.id)
-        return [KeyValue(key, value, to_rfc3339(made), to_rfc3339(changed)) for key, value, made, changed in found]
+        return [
+            KeyValue(key, value, to_rfc3339(made), to_rfc3339(changed)) for key, value, made, changed in found
+        ]
 
     return await app.database.read(work)
 
@@ -35,7 +37,10 @@ async def all_secrets(app: App, caller: Caller, session_id: str) -> list[SecretI
 
     async def work(tx: Tx) -> list[SecretInfo]:
         row = await get_session(tx, caller.organization_id, session_id)
-        return [SecretInfo(name, to_rfc3339(made), to_rfc3339(changed)) for name, made, changed in await list_secrets(tx, row.id)]
+        return [
+            SecretInfo(name, to_rfc3339(made), to_rfc3339(changed))
+            for name, made, changed in await list_secrets(tx, row.id)
+        ]
 
     return await app.database.read(work)
 

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from perdure.app.services import App
+from perdure.app.context import App
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, InvalidInput
-from perdure.domain.links import AllowedAction
+from perdure.domain.paging import AllowedAction
 from perdure.domain.sessions import has_control
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
 from perdure.domain.workspaces import CreateWorkspace, UpdateWorkspace, Workspace
@@ -40,11 +40,21 @@ def to_workspace(row: WorkspaceRow) -> Workspace:
     if row.session_id is None and row.status == "active":
         actions.append(AllowedAction("delete", "DELETE", url, "delete_workspace"))
     return Workspace(
-        id=row.id, name=row.name or OWN_NAME, status=row.status, size_bytes=row.size_bytes, file_count=row.file_count,
-        created_at=to_rfc3339(row.created_at), updated_at=to_rfc3339(row.updated_at), self_url=url, view_url=url, ui_link=url,
-        description=row.description, session_id=row.session_id, archived_at=maybe_rfc3339(row.archived_at),
+        id=row.id,
+        name=row.name or OWN_NAME,
+        status=row.status,
+        size_bytes=row.size_bytes,
+        file_count=row.file_count,
+        created_at=to_rfc3339(row.created_at),
+        updated_at=to_rfc3339(row.updated_at),
+        self_url=url,
+        view_url=url,
+        ui_link=url,
+        description=row.description,
+        session_id=row.session_id,
+        archived_at=maybe_rfc3339(row.archived_at),
         allowed_actions=tuple(actions),
-    )  # fmt: skip
+    )
 
 
 def _clean(name: str) -> str:
@@ -60,7 +70,17 @@ async def create_workspace(app: App, caller: Caller, body: CreateWorkspace) -> W
 
     async def work(tx: Tx) -> Workspace:
         row = WorkspaceRow(
-            app.new_id("workspace"), caller.organization_id, None, name, body.description, "active", 0, 0, now, now, None
+            app.new_id("workspace"),
+            caller.organization_id,
+            None,
+            name,
+            body.description,
+            "active",
+            0,
+            0,
+            now,
+            now,
+            None,
         )
         await _check_name(tx, row)
         await add_workspace(tx, row)
@@ -76,13 +96,17 @@ async def _check_name(tx: Tx, row: WorkspaceRow) -> None:
 
 async def all_workspaces(app: App, caller: Caller, search: str | None, archived: bool) -> list[Workspace]:
     """The organization's workspaces, newest first, without sessions' own ones."""
-    rows = await app.database.read(lambda tx: list_workspaces(tx, caller.organization_id, search, archived), long=True)
+    rows = await app.database.read(
+        lambda tx: list_workspaces(tx, caller.organization_id, search, archived), long=True
+    )
     return [to_workspace(row) for row in rows]
 
 
 async def read_workspace(app: App, caller: Caller, workspace_id: str) -> Workspace:
     """One workspace."""
-    return to_workspace(await app.database.read(lambda tx: get_workspace(tx, caller.organization_id, workspace_id)))
+    return to_workspace(
+        await app.database.read(lambda tx: get_workspace(tx, caller.organization_id, workspace_id))
+    )
 
 
 async def change_workspace(app: App, caller: Caller, workspace_id: str, body: UpdateWorkspace) -> Workspace:
@@ -105,7 +129,9 @@ async def archive_workspace(app: App, caller: Caller, workspace_id: str) -> None
     now = app.now()
 
     async def work(tx: Tx) -> None:
-        await _changed(tx, await hold_workspace(tx, caller.organization_id, workspace_id), {"status": "archived"}, now)
+        await _changed(
+            tx, await hold_workspace(tx, caller.organization_id, workspace_id), {"status": "archived"}, now
+        )
 
     await app.database.write(work)
 

@@ -10,7 +10,7 @@ from xml.sax.saxutils import quoteattr
 import msgspec
 from msgspec import Struct
 
-from perdure.capabilities.base import Behaviour, Tool
+from perdure.capabilities.port import Behaviour, Tool
 from perdure.capabilities.registry import Active, Registry
 from perdure.domain.errors import InvalidInput
 from perdure.domain.network import NetworkRules, combine
@@ -41,7 +41,9 @@ def harness_layer(row: HarnessRow) -> Layer:
 def agent_layer(row: AgentRow) -> Layer:
     """What an agent brings."""
     config = row.config_struct()
-    return Layer("agent", row.name, row.system_prompt, config.capabilities, config.tools, config.network_access)
+    return Layer(
+        "agent", row.name, row.system_prompt, config.capabilities, config.tools, config.network_access
+    )
 
 
 class BoundTool(Struct, frozen=True):
@@ -83,8 +85,8 @@ def system_prompt(sections: Sequence[Section], read: Mapping[str, str]) -> str:
     """The sections as one text.
 
     Args:
-        read: what the capabilities said that were asked. It comes from files and the like, so nothing in it can end its section
-            or look like the beginning of another one.
+        read: what the capabilities said that were asked. It comes from files and the like, so nothing in it
+            can end its section or look like the beginning of another one.
     """
     return "\n\n".join(text for section in sections if (text := section_text(section, read)))
 
@@ -125,15 +127,23 @@ class Merged(Struct, frozen=True):
 
     def specs(self) -> tuple[ToolSpec, ...]:
         """The tools as the model gets them."""
-        here = [ToolSpec(each.tool.name, each.tool.description, each.tool.parameters) for each in self.bound.values()]
-        return (*here, *(ToolSpec(tool.name, tool.description, tool.parameters) for tool in self.client.values()))
+        here = [
+            ToolSpec(each.tool.name, each.tool.description, each.tool.parameters)
+            for each in self.bound.values()
+        ]
+        return (
+            *here,
+            *(ToolSpec(tool.name, tool.description, tool.parameters) for tool in self.client.values()),
+        )
 
     def features(self) -> tuple[str, ...]:
         """The union of what the active capabilities declare, sorted."""
         return tuple(sorted({feature for each in self.active for feature in each.capability.features}))
 
 
-def merge_layers(layers: Sequence[Layer], registry: Registry, standing: dict[str, str] | None = None) -> Merged:
+def merge_layers(
+    layers: Sequence[Layer], registry: Registry, standing: dict[str, str] | None = None
+) -> Merged:
     """Merge layers, lowest first.
 
     Args:
@@ -166,7 +176,9 @@ def merge_layers(layers: Sequence[Layer], registry: Registry, standing: dict[str
     behaviour = Behaviour()
     for each in active:
         behaviour = each.capability.behave(each.config, behaviour)
-    return Merged(tuple(sections), active, decided, client, behaviour, combine(layer.network for layer in layers))
+    return Merged(
+        tuple(sections), active, decided, client, behaviour, combine(layer.network for layer in layers)
+    )
 
 
 def _decided(bound: BoundTool, active: tuple[Active, ...], standing: str | None) -> BoundTool:
@@ -192,7 +204,9 @@ def _add_definitions(
             found = registry.tool(name)
             if found is not None:
                 capability, tool = found
-                bound[name] = BoundTool(tool, capability.id, capability.name, definition.policy == "requires_approval")
+                bound[name] = BoundTool(
+                    tool, capability.id, capability.name, definition.policy == "requires_approval"
+                )
         else:
             client[name] = definition
     return client

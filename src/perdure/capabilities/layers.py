@@ -1,4 +1,7 @@
-"""The rows that a session stands on: harness (parents first), agent, session; and the model that they come to."""
+"""The rows that a session stands on: harness (parents first), agent, session.
+
+And the model that they come to.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,9 @@ class Layers(Struct, frozen=True):
         own = self.session.config_struct()
         stack = [harness_layer(row) for row in self.harnesses]
         stack += [] if self.agent is None else [agent_layer(self.agent)]
-        stack.append(Layer("session", None, own.system_prompt, own.capabilities, own.tools, own.network_access))
+        stack.append(
+            Layer("session", None, own.system_prompt, own.capabilities, own.tools, own.network_access)
+        )
         return merge_layers(stack, registry, self.standing)
 
 
@@ -48,8 +53,8 @@ async def load_layers(tx: Tx, session: SessionRow) -> Layers:
 async def model_of(tx: Tx, layers: Layers, wanted: str | None = None) -> tuple[ModelRow, ProviderRow] | None:
     """The model for the next call, and its provider; None when none is configured.
 
-    The strongest claim comes first: the message's (`wanted`), session, agent, harness, organization. A model that was deleted or
-    switched off gives way to the next claim.
+    The strongest claim comes first: the message's (`wanted`), session, agent, harness, organization. A model
+    that was deleted or switched off gives way to the next claim.
     """
     org_id = layers.session.org_id
     claims = [wanted, layers.session.model_id, layers.agent.default_model_id if layers.agent else None]

@@ -6,14 +6,15 @@ import asyncio
 import logging
 from collections.abc import Iterable
 
-from perdure.capabilities.base import READING_OUTPUT, READING_TIMEOUT, PromptContext
+from perdure.capabilities.port import READING_OUTPUT, READING_TIMEOUT, PromptContext
 from perdure.capabilities.registry import Active
 from perdure.domain.errors import PerdureError
 
 log = logging.getLogger("perdure.prompts")
 
 UNREAD = "(What belongs here could not be read just now.)"
-"""What the model is told when a capability fails: a turn does not fail for it, and nothing goes missing unsaid."""
+"""What the model is told when a capability fails: a turn does not fail for it, and nothing goes missing
+unsaid."""
 
 
 async def read_prompts(active: Iterable[Active], context: PromptContext) -> dict[str, str]:
@@ -22,7 +23,11 @@ async def read_prompts(active: Iterable[Active], context: PromptContext) -> dict
     Raises:
         PerdureError: a retryable one, when the database is away.
     """
-    return {each.capability.id: await _read(each, context) for each in active if each.capability.read_prompt is not None}
+    return {
+        each.capability.id: await _read(each, context)
+        for each in active
+        if each.capability.read_prompt is not None
+    }
 
 
 async def _read(active: Active, context: PromptContext) -> str:
@@ -30,7 +35,9 @@ async def _read(active: Active, context: PromptContext) -> str:
     if read is None:
         return ""
     try:
-        said = context.redactor.text(str(await asyncio.wait_for(read(active.config, context), READING_TIMEOUT) or ""))
+        said = context.redactor.text(
+            str(await asyncio.wait_for(read(active.config, context), READING_TIMEOUT) or "")
+        )
     except Exception as failure:
         if isinstance(failure, PerdureError) and failure.retryable:
             raise

@@ -8,46 +8,9 @@ from typing import Any
 import jsonschema_rs
 from msgspec import Struct
 
-from perdure.capabilities.agent_instructions import AGENT_INSTRUCTIONS
-from perdure.capabilities.base import Capability, Tool
-from perdure.capabilities.bashkit_shell import BASHKIT_SHELL
-from perdure.capabilities.context_compaction import CONTEXT_COMPACTION
-from perdure.capabilities.current_time import CURRENT_TIME
-from perdure.capabilities.loop_detection import LOOP_DETECTION
-from perdure.capabilities.output_truncation import OUTPUT_TRUNCATION
-from perdure.capabilities.parallel_tool_calls import PARALLEL_TOOL_CALLS
-from perdure.capabilities.prompt_caching import PROMPT_CACHING
-from perdure.capabilities.session import SESSION
-from perdure.capabilities.session_file_system import SESSION_FILE_SYSTEM
-from perdure.capabilities.session_schedule import SESSION_SCHEDULE
-from perdure.capabilities.session_sql_database import SESSION_SQL_DATABASE
-from perdure.capabilities.session_storage import SESSION_STORAGE
-from perdure.capabilities.stateless_todo_list import STATELESS_TODO_LIST
-from perdure.capabilities.tool_approval import TOOL_APPROVAL
-from perdure.capabilities.tool_call_repair import TOOL_CALL_REPAIR
-from perdure.capabilities.web_fetch import WEB_FETCH
+from perdure.capabilities.port import Capability, Tool
 from perdure.domain.errors import InvalidInput
 from perdure.domain.tools import CapabilityRef
-
-BUILT_IN: tuple[Capability, ...] = (
-    AGENT_INSTRUCTIONS,
-    BASHKIT_SHELL,
-    CURRENT_TIME,
-    SESSION,
-    SESSION_FILE_SYSTEM,
-    SESSION_SCHEDULE,
-    SESSION_SQL_DATABASE,
-    SESSION_STORAGE,
-    STATELESS_TODO_LIST,
-    WEB_FETCH,
-    CONTEXT_COMPACTION,
-    LOOP_DETECTION,
-    OUTPUT_TRUNCATION,
-    PARALLEL_TOOL_CALLS,
-    PROMPT_CACHING,
-    TOOL_CALL_REPAIR,
-    TOOL_APPROVAL,
-)
 
 
 class Active(Struct, frozen=True):
@@ -60,7 +23,7 @@ class Active(Struct, frozen=True):
 class Registry:
     """The capabilities of this server, by id and alias."""
 
-    def __init__(self, capabilities: Iterable[Capability] = BUILT_IN) -> None:
+    def __init__(self, capabilities: Iterable[Capability]) -> None:
         self._by_id = {capability.id: capability for capability in capabilities}
         self._names: dict[str, Capability] = dict(self._by_id)
         for capability in self._by_id.values():
@@ -89,17 +52,27 @@ class Registry:
             where = f"{field}[{index}]"
             capability = self.get(ref.ref)
             if capability is None:
-                raise InvalidInput(f"`{where}.ref`: there is no capability {ref.ref!r}", code="unknown_capability", field=where)
+                raise InvalidInput(
+                    f"`{where}.ref`: there is no capability {ref.ref!r}",
+                    code="unknown_capability",
+                    field=where,
+                )
             validator = self._validators.get(capability.id)
             if ref.config is None or validator is None:
                 continue
             error = next(iter(validator.iter_errors(ref.config)), None)
             if error is not None:
                 path = "".join(f"[{step!r}]" for step in error.instance_path)
-                raise InvalidInput(f"`{where}.config{path}`: {error.message[:200]}", code="invalid_capability_config", field=where)
+                raise InvalidInput(
+                    f"`{where}.config{path}`: {error.message[:200]}",
+                    code="invalid_capability_config",
+                    field=where,
+                )
 
     def resolve(self, layers: Iterable[Iterable[CapabilityRef]]) -> tuple[Active, ...]:
-        """Merge the layers, lowest first: by id, a later layer's configuration wins; what they depend on comes before them.
+        """Merge the layers, lowest first: by id, a later layer's configuration wins.
+
+        What they depend on comes before them.
 
         References that this server does not know (a plug-in that was removed) are left out.
         """
@@ -108,13 +81,17 @@ class Registry:
             for ref in layer:
                 capability = self.get(ref.ref)
                 if capability is not None:
-                    merged[capability.id] = ref.config if ref.config is not None else merged.get(capability.id)
+                    merged[capability.id] = (
+                        ref.config if ref.config is not None else merged.get(capability.id)
+                    )
         ordered: dict[str, Active] = {}
         for identifier in merged:
             self._add(identifier, merged, ordered)
         return tuple(ordered.values())
 
-    def _add(self, identifier: str, merged: Mapping[str, Any], ordered: dict[str, Active], depth: int = 0) -> None:
+    def _add(
+        self, identifier: str, merged: Mapping[str, Any], ordered: dict[str, Active], depth: int = 0
+    ) -> None:
         capability = self._names.get(identifier)
         if capability is None or capability.id in ordered or depth > 10:
             return
@@ -124,7 +101,9 @@ class Registry:
 
     def features(self, layers: Iterable[Iterable[CapabilityRef]]) -> tuple[str, ...]:
         """The union of what the active capabilities declare, sorted."""
-        return tuple(sorted({feature for active in self.resolve(layers) for feature in active.capability.features}))
+        return tuple(
+            sorted({feature for active in self.resolve(layers) for feature in active.capability.features})
+        )
 
     def tool(self, name: str) -> tuple[Capability, Tool] | None:
         """The tool of this name, whatever capability has it: for tools that clients define as `builtin`."""

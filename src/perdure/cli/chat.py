@@ -1,7 +1,7 @@
 """`perdure chat`: a conversation at a terminal, or answers to the lines of a pipe.
 
-The event loop runs while there is something to wait for; between turns the program waits in `input`, so that line
-editing and Ctrl-C work as everywhere else.
+The event loop runs while there is something to wait for; between turns the program waits in `input`, so that
+line editing and Ctrl-C work as everywhere else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,15 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from perdure.cli.common import FAILED, INTERRUPTED, MODEL_ADVICE, CommandFailed, complain, explain, make_console
+from perdure.cli.common import (
+    FAILED,
+    INTERRUPTED,
+    MODEL_ADVICE,
+    CommandFailed,
+    complain,
+    explain,
+    make_console,
+)
 from perdure.cli.render import TurnPrinter, printable, short
 from perdure.cli.sessions import last_messages, print_messages, print_session
 from perdure.client import Client, WireEvent, data_of, turn_failure
@@ -87,7 +95,9 @@ async def _open(client: Client, session_id: str | None, agent: str | None, model
     if session_id is not None:
         return Chat(client, await client.get_session(session_id), agent, model_id)
     if not models:
-        raise CommandFailed("this server has no model yet.\n" + MODEL_ADVICE.replace("$URL", client.transport.base_url))
+        raise CommandFailed(
+            "this server has no model yet.\n" + MODEL_ADVICE.replace("$URL", client.transport.base_url)
+        )
     return Chat(client, await client.create_session(agent_name=agent), agent, model_id)
 
 
@@ -128,7 +138,9 @@ def _refuse_to_wait(event: WireEvent) -> None:
         calls = data_of(event).tool_calls
         held = ", ".join(call.arguments["tool_name"] for call in calls if call.name == APPROVE)
         if held:
-            raise CommandFailed(f"a tool call waits for somebody's leave, and nobody can be asked here: {held}")
+            raise CommandFailed(
+                f"a tool call waits for somebody's leave, and nobody can be asked here: {held}"
+            )
         names = ", ".join(call.name for call in calls)
         raise CommandFailed(f"the agent asked for client-side tools, which this program cannot run: {names}")
 
@@ -154,7 +166,9 @@ def _converse(runner: asyncio.Runner, talk: Chat) -> int:
             return 0
         if line:
             try:
-                runner.run(_command(talk, line, printer) if line.startswith("/") else _turn(talk, line, printer))
+                runner.run(
+                    _command(talk, line, printer) if line.startswith("/") else _turn(talk, line, printer)
+                )
                 _decide(runner, talk, printer)
             except PerdureError as error:
                 printer.note(f"error: {printable(explain(error))}", "red")
@@ -178,7 +192,9 @@ async def _greet(talk: Chat, printer: TurnPrinter) -> None:
         printer.note("A turn is running.")
         await _watch(talk, _until_turn_ends(_follow(talk, since)), printer)
     elif session.status == "waiting_for_tool_results":
-        (asked,) = await talk.client.list_events(session.id, types=("tool.call_requested",), newest_first=True, limit=1)
+        (asked,) = await talk.client.list_events(
+            session.id, types=("tool.call_requested",), newest_first=True, limit=1
+        )
         await _watch(talk, _only(asked), printer)
         talk.seen = since
 
@@ -188,12 +204,17 @@ async def _only(event: WireEvent) -> AsyncGenerator[WireEvent, None]:
 
 
 def _decide(runner: asyncio.Runner, talk: Chat, printer: TurnPrinter) -> None:
-    """Ask about each call that waits for leave, and let the turn go on; Ctrl-C instead of an answer cancels it."""
+    """Ask about each call that waits for leave, and let the turn go on.
+
+    Ctrl-C instead of an answer cancels it.
+    """
     while talk.questions:
         decisions = []
         for question in talk.questions:
             call = question.arguments
-            printer.note(f"? may {printable(call['tool_name'])} run? {short(call['arguments'], 400)}", "yellow")
+            printer.note(
+                f"? may {printable(call['tool_name'])} run? {short(call['arguments'], 400)}", "yellow"
+            )
             answer = ""
             while answer not in DECISIONS:
                 try:
@@ -233,7 +254,10 @@ async def _turn(talk: Chat, text: str, printer: TurnPrinter) -> None:
 
 
 async def _watch(talk: Chat, events: AsyncGenerator[WireEvent, None], printer: TurnPrinter) -> None:
-    """Print the events of a turn until it ends or waits for tools that nobody here can run. Ctrl-C cancels the turn."""
+    """Print the events of a turn until it ends or waits for tools that nobody here can run.
+
+    Ctrl-C cancels the turn.
+    """
     try:
         async with aclosing(events):
             async for event in events:
@@ -242,7 +266,10 @@ async def _watch(talk: Chat, events: AsyncGenerator[WireEvent, None], printer: T
                 if event.type == "tool.call_requested":
                     talk.questions = [call for call in data_of(event).tool_calls if call.name == APPROVE]
                     if not talk.questions:
-                        printer.note("This program cannot run that. Your next message goes on without its result.", "yellow")
+                        printer.note(
+                            "This program cannot run that. Your next message goes on without its result.",
+                            "yellow",
+                        )
                     return
     except asyncio.CancelledError:
         if (task := asyncio.current_task()) is not None:

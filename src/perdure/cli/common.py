@@ -1,4 +1,7 @@
-"""What the commands share: how to reach the server, how to enter the event loop, how to end in one readable line."""
+"""What the commands share.
+
+How to reach the server, how to enter the event loop, how to end in one readable line.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,13 @@ FAILED = 1
 INTERRUPTED = 130
 
 Url = Annotated[str, typer.Option("--url", envvar="PERDURE_URL", help="Where the server is.")]
-Token = Annotated[str | None, typer.Option("--token", envvar="PERDURE_TOKEN", help="A key, where the server asks for one.")]
-Org = Annotated[str | None, typer.Option("--org", envvar="PERDURE_ORG", help="The organization, for a key that opens several.")]
+Token = Annotated[
+    str | None, typer.Option("--token", envvar="PERDURE_TOKEN", help="A key, where the server asks for one.")
+]
+Org = Annotated[
+    str | None,
+    typer.Option("--org", envvar="PERDURE_ORG", help="The organization, for a key that opens several."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -64,7 +72,9 @@ def explain(error: PerdureError) -> str:
     message = error.message
     status = getattr(error, "status", None)
     if error.code == "unreachable":
-        return f"{message}\nStart a server with `perdure serve`, or name another one with --url or PERDURE_URL."
+        return (
+            f"{message}\nStart a server with `perdure serve`, or name another one with --url or PERDURE_URL."
+        )
     if status == 401:
         return f"{message}\nGive a key with --token or PERDURE_TOKEN; `perdure keys create` makes one."
     if error.code == "session_not_found":

@@ -1,4 +1,6 @@
-"""`perdure demo`: a session works, is killed, and goes on. All is real, but for one model where the screen says so.
+"""`perdure demo`: a session works, is killed, and goes on.
+
+All is real, but for one model where the screen says so.
 
 Every claim that it prints has been checked; what cannot be confirmed ends the demo with status 1.
 """
@@ -150,14 +152,23 @@ class Demo:
     async def _make_session(self, model: Model) -> Session:
         tools = (CapabilityRef("current_time"),)
         agent = await self._client.create_agent(
-            name="demo", system_prompt=PROMPT, default_model_id=model.id, harness_name="base", capabilities=tools
+            name="demo",
+            system_prompt=PROMPT,
+            default_model_id=model.id,
+            harness_name="base",
+            capabilities=tools,
         )
         return await self._client.create_session(agent_id=agent.id, title="Demo")
 
     # --- one turn -------------------------------------------------------------
 
     async def _turn(
-        self, session: Session, text: str, *, controls: Controls | None = None, meanwhile: Meanwhile | None = None
+        self,
+        session: Session,
+        text: str,
+        *,
+        controls: Controls | None = None,
+        meanwhile: Meanwhile | None = None,
     ) -> list[WireEvent]:
         """Ask, print what happens, and hand back the events; the turn must complete."""
         self._show.you(text.partition(" [[sim ")[0])
@@ -214,7 +225,9 @@ class Demo:
     # --- the kill -------------------------------------------------------------
 
     async def _kill_and_go_on(self, session: Session) -> None:
-        """Ask for something long, kill the server while the answer streams, start it again, and see the turn end."""
+        """Ask for something long, kill the server while the answer streams, start it again, and see the turn
+        end.
+        """
         killed: datetime | None = None
 
         async def strike(event: WireEvent, printer: TurnPrinter) -> None:
@@ -227,7 +240,9 @@ class Demo:
         events = await self._turn(session, STORY, meanwhile=strike)
         if killed is None:
             raise CommandFailed("the demo failed: the answer was over before the server could be killed")
-        _require(datetime.fromisoformat(events[-1].ts) > killed, "the turn was over before the server was killed")
+        _require(
+            datetime.fromisoformat(events[-1].ts) > killed, "the turn was over before the server was killed"
+        )
         self._show.done(events[-1])
 
     async def _kill_and_restart(self) -> datetime:
@@ -247,13 +262,20 @@ class Demo:
             events = await self._whole_log(session)
             numbers = [event.sequence for event in events]
             _require(numbers == list(range(1, len(events) + 1)), f"the log has gaps: {numbers}")
-            asked = [text_of(data_of(event).message.content) for event in events if event.type == "input.message"]
+            asked = [
+                text_of(data_of(event).message.content) for event in events if event.type == "input.message"
+            ]
             _require(asked == self._asked, "a message is missing, or came twice")
             turns = Counter(event.context.turn_id for event in events if event.type == "turn.started")
             ends = Counter(event.context.turn_id for event in events if event.type in ENDED_TURN)
-            _require(turns == ends and set(ends.values()) == {1}, f"turns did not end once each: {turns}, {ends}")
+            _require(
+                turns == ends and set(ends.values()) == {1}, f"turns did not end once each: {turns}, {ends}"
+            )
             now = await self._client.get_session(session.id)
-            _require((now.status, now.title, now.tags) == ("idle", TITLE, TAGS), "the session is not as it was left")
+            _require(
+                (now.status, now.title, now.tags) == ("idle", TITLE, TAGS),
+                "the session is not as it was left",
+            )
             step.said = (
                 f"{len(events)} events, numbered 1 to {len(events)} without a gap; {len(asked)} messages, each there "
                 f"once; {len(turns)} turns, each ended once; title and tags kept"
@@ -276,7 +298,11 @@ def _clock_script() -> str:
 
 
 def _is_clock(event: WireEvent) -> bool:
-    return event.type == "tool.completed" and data_of(event).tool_name == "get_current_time" and data_of(event).success
+    return (
+        event.type == "tool.completed"
+        and data_of(event).tool_name == "get_current_time"
+        and data_of(event).success
+    )
 
 
 def _is_under_way(event: WireEvent) -> bool:
@@ -284,7 +310,11 @@ def _is_under_way(event: WireEvent) -> bool:
 
 
 def _answer(events: list[WireEvent]) -> str:
-    texts = [text_of(data_of(event).message.content) for event in events if event.type == "output.message.completed"]
+    texts = [
+        text_of(data_of(event).message.content)
+        for event in events
+        if event.type == "output.message.completed"
+    ]
     return texts[-1].strip() if texts else ""
 
 
@@ -348,11 +378,15 @@ class Show:
         tokens = f", {usage.output_tokens} tokens" if usage is not None else ""
         first = data.time_to_first_token_ms
         started = f", first word after {duration(first)}" if first is not None else ""
-        self._console.print(Text(f"          turn completed in {duration(data.duration_ms)}{started}{tokens}\n", style="dim"))
+        self._console.print(
+            Text(f"          turn completed in {duration(data.duration_ms)}{started}{tokens}\n", style="dim")
+        )
 
     def ending(self, seconds: float) -> None:
         command = _own_name()
-        text = Text.assemble(("All of this was checked.", "bold green"), (f"  {duration(seconds * 1000)}\n", "dim"))
+        text = Text.assemble(
+            ("All of this was checked.", "bold green"), (f"  {duration(seconds * 1000)}\n", "dim")
+        )
         text.append("Go on with\n")
         text.append(f"  {command} serve", "bold").append("   a server of your own\n")
         text.append(f"  {command} chat ", "bold").append("   talk to an agent on it\n")

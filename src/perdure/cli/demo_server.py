@@ -43,7 +43,16 @@ class DemoServer:
         """
         with self._log.open("ab") as log:
             process = self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "perdure.cli", "serve", "--port", str(self.port), "--data", str(self._data)),
+                *(
+                    sys.executable,
+                    "-m",
+                    "perdure.cli",
+                    "serve",
+                    "--port",
+                    str(self.port),
+                    "--data",
+                    str(self._data),
+                ),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=PIPE,
                 stderr=log,
@@ -95,7 +104,10 @@ class DemoServer:
 
 
 def _send(process: Process, number: int) -> None:
-    """Send a signal. Not by the process's own methods: they would take its exit status from under the event loop."""
+    """Send a signal.
+
+    Not by the process's own methods: they would take its exit status from under the event loop.
+    """
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, number)

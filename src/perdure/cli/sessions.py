@@ -25,7 +25,9 @@ SessionId = Annotated[str, typer.Argument(help="The session's id.", show_default
 def list_sessions(
     limit: Annotated[int, typer.Option(help="How many, newest first.", min=1, max=10_000)] = 20,
     search: Annotated[str | None, typer.Option(help="Part of the title.", show_default=False)] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="A tag; repeat it: all must match.", show_default=False)] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="A tag; repeat it: all must match.", show_default=False)
+    ] = None,
     status: Annotated[str | None, typer.Option(help="started, active, idle ...", show_default=False)] = None,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
@@ -33,7 +35,11 @@ def list_sessions(
     org: Org = None,
 ) -> None:
     """List sessions, newest first."""
-    enter(_list(connect(url, token, org), limit, {"search": search, "tags": tag or (), "status": status}, as_json))
+    enter(
+        _list(
+            connect(url, token, org), limit, {"search": search, "tags": tag or (), "status": status}, as_json
+        )
+    )
 
 
 async def _list(client: Client, limit: int, filters: dict[str, Any], as_json: bool) -> None:
@@ -61,7 +67,13 @@ def _print_table(sessions: list[Session]) -> None:
         console.print("No sessions.")
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name, fold in (("SESSION", False), ("STATUS", False), ("UPDATED", False), ("TITLE", True), ("TAGS", True)):
+    for name, fold in (
+        ("SESSION", False),
+        ("STATUS", False),
+        ("UPDATED", False),
+        ("TITLE", True),
+        ("TAGS", True),
+    ):
         table.add_column(name, no_wrap=not fold, overflow="fold")
     for session in sessions:
         table.add_row(
@@ -78,7 +90,9 @@ def _print_table(sessions: list[Session]) -> None:
 @app.command()
 def show(
     session_id: SessionId,
-    messages: Annotated[int, typer.Option("--messages", "-m", help="How many of the last messages.", min=0, max=500)] = 6,
+    messages: Annotated[
+        int, typer.Option("--messages", "-m", help="How many of the last messages.", min=0, max=500)
+    ] = 6,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
@@ -143,17 +157,27 @@ def print_messages(events: Iterable[WireEvent]) -> None:
     console = make_console()
     for event in events:
         message = data_of(event).message
-        console.print(Text.assemble((f"{message.role:>5}  ", "bold" if message.role == "user" else "dim"), outcome(message)))
+        console.print(
+            Text.assemble(
+                (f"{message.role:>5}  ", "bold" if message.role == "user" else "dim"), outcome(message)
+            )
+        )
 
 
 @app.command()
 def tail(
     session_id: SessionId,
-    since: Annotated[str | None, typer.Option(help="Begin after this event's id.", show_default=False)] = None,
-    last: Annotated[int, typer.Option("--last", "-n", help="Begin with this many of the last events.", min=0, max=1000)] = 10,
+    since: Annotated[
+        str | None, typer.Option(help="Begin after this event's id.", show_default=False)
+    ] = None,
+    last: Annotated[
+        int, typer.Option("--last", "-n", help="Begin with this many of the last events.", min=0, max=1000)
+    ] = 10,
     types: Annotated[
         list[str] | None,
-        typer.Option("--types", help="Only these kinds of events; repeat it or use commas.", show_default=False),
+        typer.Option(
+            "--types", help="Only these kinds of events; repeat it or use commas.", show_default=False
+        ),
     ] = None,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
@@ -172,7 +196,9 @@ def tail(
         return  # Ctrl-C is how a tail ends
 
 
-async def _tail(client: Client, session_id: str, since: str | None, last: int, types: list[str], as_json: bool) -> None:
+async def _tail(
+    client: Client, session_id: str, since: str | None, last: int, types: list[str], as_json: bool
+) -> None:
     from perdure.domain.events import LIVE_TYPES
 
     exclude = () if types else tuple(sorted(LIVE_TYPES))
@@ -190,7 +216,9 @@ async def _event_before_last(client: Client, session_id: str, last: int) -> str 
     newest = await client.list_events(session_id, newest_first=True, limit=1)
     if not newest or newest[0].sequence is None or newest[0].sequence <= last:
         return None
-    before = await client.list_events(session_id, before_sequence=newest[0].sequence - last + 1, newest_first=True, limit=1)
+    before = await client.list_events(
+        session_id, before_sequence=newest[0].sequence - last + 1, newest_first=True, limit=1
+    )
     return before[0].id
 
 
@@ -211,7 +239,9 @@ def _event_printer() -> Any:
     def print_event(event: WireEvent) -> None:
         style = next((style for end, style in _EVENT_STYLES if event.type.endswith(end)), "")
         when = event.ts[11:23]
-        line = Text.assemble((f"{when} {event.sequence or '':>6} ", "dim"), (f"{event.type:<26} ", style), brief(event))
+        line = Text.assemble(
+            (f"{when} {event.sequence or '':>6} ", "dim"), (f"{event.type:<26} ", style), brief(event)
+        )
         console.print(line)
 
     return print_event
@@ -223,10 +253,13 @@ def update(
     title: Annotated[str | None, typer.Option(help="The new title.", show_default=False)] = None,
     clear_title: Annotated[bool, typer.Option("--clear-title", help="Take the title away.")] = False,
     tag: Annotated[
-        list[str] | None, typer.Option(help="A tag; repeat it. The given ones replace the old.", show_default=False)
+        list[str] | None,
+        typer.Option(help="A tag; repeat it. The given ones replace the old.", show_default=False),
     ] = None,
     clear_tags: Annotated[bool, typer.Option("--clear-tags", help="Take all tags away.")] = False,
-    model: Annotated[str | None, typer.Option(help="The id of the session's own model.", show_default=False)] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The id of the session's own model.", show_default=False)
+    ] = None,
     clear_model: Annotated[bool, typer.Option("--clear-model", help="Back to the agent's model.")] = False,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
@@ -241,7 +274,9 @@ def update(
         ("model_id", model, clear_model, None),
     ):
         if clear and value is not None:
-            raise typer.BadParameter("set it or clear it, not both", param_hint=f"--{name.removesuffix('_id')}")
+            raise typer.BadParameter(
+                "set it or clear it, not both", param_hint=f"--{name.removesuffix('_id')}"
+            )
         if clear or value is not None:
             changes[name] = cleared if clear else value
     if not changes:
@@ -278,7 +313,10 @@ def delete(
     token: Token = None,
     org: Org = None,
 ) -> None:
-    """Delete sessions for good, their running turns cancelled first. Asks when there is a terminal to ask on."""
+    """Delete sessions for good, their running turns cancelled first.
+
+    Asks when there is a terminal to ask on.
+    """
     if not yes:
         if not sys.stdin.isatty():
             raise typer.BadParameter("nobody can be asked here: give --yes", param_hint="--yes")

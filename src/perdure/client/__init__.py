@@ -6,7 +6,15 @@ async with Client() as client:
 """
 
 from perdure.client.client import Client, data_of, is_live, turn_failure
-from perdure.client.errors import ApiError, BadAnswer, Conflict, NotFound, RateLimited, TurnFailed, Unreachable
+from perdure.client.errors import (
+    ApiError,
+    BadAnswer,
+    Conflict,
+    NotFound,
+    RateLimited,
+    TurnFailed,
+    Unreachable,
+)
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import WireEvent
 from perdure.domain.messages import Controls, ImagePart, Message, ReasoningConfig, TextPart

@@ -33,7 +33,9 @@ class ApiError(PerdureError):
         retry_after: seconds to wait before trying again, where the server named them.
     """
 
-    def __init__(self, status: int, code: str, message: str, problem: JsonObject, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, problem: JsonObject, *, retry_after: float | None = None
+    ) -> None:
         super().__init__(message, code=code, retry_after=retry_after)
         self.status = status
         self.problem = problem
@@ -82,7 +84,10 @@ _BY_STATUS: dict[int, type[ApiError]] = {404: NotFound, 409: Conflict, 429: Rate
 
 
 def error_of(status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
-    """The error that an answer with this status stands for. Bodies of any kind are understood, also a proxy's HTML."""
+    """The error that an answer with this status stands for.
+
+    Bodies of any kind are understood, also a proxy's HTML.
+    """
     problem = _problem(body)
     code = problem.get("code")
     message = problem.get("detail") or problem.get("title") or f"the server answered with status {status}"

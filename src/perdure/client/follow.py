@@ -16,7 +16,8 @@ from perdure.domain.events import ENDED_TURN, LIVE_TYPES, InputMessageData, Wire
 from perdure.domain.ids import sequence_of
 
 IDLE_TIMEOUT = 45.0
-"""Seconds without a byte until a connection counts as dead: one and a half heartbeats of the wire contract."""
+"""Seconds without a byte until a connection counts as dead: one and a half heartbeats of the wire
+contract."""
 
 PATIENCE = 300.0
 """Seconds without any answer until a follower gives up."""
@@ -102,7 +103,9 @@ async def follow(
         trouble: Exception | None = None
         try:
             parser = SseParser()
-            async with transport.stream(path, [("since_id", position.since_id), *filters], idle_timeout=idle_timeout) as pieces:
+            async with transport.stream(
+                path, [("since_id", position.since_id), *filters], idle_timeout=idle_timeout
+            ) as pieces:
                 async for piece in pieces:
                     heard = clock()
                     for frame in parser.feed(piece):
@@ -127,8 +130,8 @@ async def follow(
 class TurnWatch:
     """Tells when the turn that a message started, or steered, is over. Pure.
 
-    A turn covers the message once a model call began after it; a cancel covers everything that was asked before it. A
-    turn that ended before it saw the message leaves it to the next one.
+    A turn covers the message once a model call began after it; a cancel covers everything that was asked
+    before it. A turn that ended before it saw the message leaves it to the next one.
     """
 
     def __init__(self, message_id: str) -> None:

@@ -1,6 +1,7 @@
 """Methods of the client that are one request each, made from what differs: path, body, result.
 
-A method takes exactly the fields of its body's struct, under their names: a field is defined once, in the domain.
+A method takes exactly the fields of its body's struct, under their names: a field is defined once, in the
+domain.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from msgspec import Struct
 
 from perdure.client.errors import BadAnswer
 from perdure.client.transport import Params, Transport
-from perdure.domain.links import Listing
+from perdure.domain.paging import Listing
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,7 +47,9 @@ class Caller:
         """
         headers = None if once is None else {"Idempotency-Key": once}
         repeatable = None if once is None else True
-        answer = await self.transport.request(method, path, params=params, body=body, headers=headers, repeatable=repeatable)
+        answer = await self.transport.request(
+            method, path, params=params, body=body, headers=headers, repeatable=repeatable
+        )
         try:
             return msgspec.json.decode(answer, type=result)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -83,7 +86,9 @@ def creates_under(
     """A method that posts the fields of `body` to what an id names."""
 
     async def call(self: Caller, parent_id: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self.call("POST", path_of(path, parent_id), result, body=body(*args, **kwargs), once=new_key())
+        return await self.call(
+            "POST", path_of(path, parent_id), result, body=body(*args, **kwargs), once=new_key()
+        )
 
     call.__doc__ = f"{about}\n\nTakes an id, then the fields of `{body.__name__}`."
     return call
@@ -97,7 +102,9 @@ def updates(
     async def call(self: Caller, resource_id: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return await self.call("PATCH", path_of(path, resource_id), result, body=body(*args, **kwargs))
 
-    call.__doc__ = f"{about}\n\nTakes an id, then the fields of `{body.__name__}`: what is not given stays, None clears."
+    call.__doc__ = (
+        f"{about}\n\nTakes an id, then the fields of `{body.__name__}`: what is not given stays, None clears."
+    )
     return call
 
 
@@ -122,7 +129,9 @@ def lists(path: str, item: type[R], about: str) -> Callable[[Caller], Coroutine[
     return call
 
 
-def lists_under(path: str, item: type[R], about: str) -> Callable[[Caller, str], Coroutine[Any, Any, tuple[R, ...]]]:
+def lists_under(
+    path: str, item: type[R], about: str
+) -> Callable[[Caller, str], Coroutine[Any, Any, tuple[R, ...]]]:
     """A method that gets the whole list under what an id names."""
 
     async def call(self: Caller, parent_id: str, /) -> tuple[R, ...]:

@@ -1,4 +1,7 @@
-"""Server-sent events, from bytes to frames: the text/event-stream format of the HTML standard (section 9.2.6)."""
+"""Server-sent events, from bytes to frames.
+
+The text/event-stream format of the HTML standard (section 9.2.6).
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,15 @@ from msgspec import Struct
 from perdure.client.errors import BadAnswer
 
 MAX_FRAME = 64 * 1024 * 1024
-"""The most bytes of one frame: far over the largest event, and a bound on the memory that a broken server can take."""
+"""The most bytes of one frame: far over the largest event, and a bound on the memory that a broken server can
+take."""
 
 
 class Frame(Struct, frozen=True):
-    """One event of the stream. `retry` is the server's wish for the wait before a reconnection, in milliseconds."""
+    """One event of the stream.
+
+    `retry` is the server's wish for the wait before a reconnection, in milliseconds.
+    """
 
     event: str
     data: bytes
@@ -22,7 +29,9 @@ class Frame(Struct, frozen=True):
 
 
 class SseParser:
-    """Takes the stream in pieces of any size and hands out the frames that they complete. One parser a connection.
+    """Takes the stream in pieces of any size and hands out the frames that they complete.
+
+    One parser a connection.
 
     Comments are dropped. Memory is bounded by `max_frame` bytes.
     """
@@ -77,6 +86,10 @@ class SseParser:
             self._retry = int(value)
 
     def _take(self) -> Frame | None:
-        frame = Frame(self._event or "message", b"\n".join(self._data), self._id, self._retry) if self._data else None
+        frame = (
+            Frame(self._event or "message", b"\n".join(self._data), self._id, self._retry)
+            if self._data
+            else None
+        )
         self._event, self._data, self._id, self._retry = "", [], None, None
         return frame

@@ -1,4 +1,7 @@
-"""HTTP with patience: one connection pool, credentials on every request, and retries where they cannot do harm."""
+"""HTTP with patience.
+
+One connection pool, credentials on every request, and retries where they cannot do harm.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ Params = Sequence[tuple[str, str | int | bool | None]]
 """Query parameters; those that are None are left out, a name may come more than once."""
 
 RETRIES = 7
-"""How often a request is sent again unless the caller says otherwise: with their pauses, over some ten seconds."""
+"""How often a request is sent again unless the caller says otherwise: with their pauses, over some ten
+seconds."""
 
 LONGEST_WAIT = 30.0
 """Seconds. A server that asks for more than this gets its error handed to the caller instead."""
@@ -32,7 +36,10 @@ CUT = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
 
 
 def backoff(attempt: int, *, first: float = 0.1, most: float = 10.0) -> float:
-    """Seconds to wait after this many failures (from 0): doubling, with chance in it, lest clients march in step."""
+    """Seconds to wait after this many failures (from 0).
+
+    Doubling, with chance in it, lest clients march in step.
+    """
     spread = random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
     return min(most, first * 2.0 ** min(attempt, 20)) * spread
 
@@ -48,7 +55,9 @@ class Transport:
         retries: how often a request is sent again, at most.
     """
 
-    def __init__(self, base_url: str, token: str | None, organization: str | None, *, timeout: float, retries: int) -> None:
+    def __init__(
+        self, base_url: str, token: str | None, organization: str | None, *, timeout: float, retries: int
+    ) -> None:
         url = _checked_url(base_url)
         headers = {"User-Agent": f"perdure-python/{__version__}", "Accept": "application/json"}
         if token:
@@ -87,8 +96,9 @@ class Transport:
         """The body of the answer.
 
         Args:
-            repeatable: whether the request may be sent again when nobody knows whether it took effect. By default the
-                method says so. One that was certainly not sent, or was turned away with 429, is sent again in any case.
+            repeatable: whether the request may be sent again when nobody knows whether it took effect. By
+                default the method says so. One that was certainly not sent, or was turned away with 429, is
+                sent again in any case.
 
         Raises:
             ApiError: the server refused.
@@ -96,10 +106,15 @@ class Transport:
         """
         again = method in _IDEMPOTENT if repeatable is None else repeatable
         content = None if body is None else msgspec.json.encode(body)
-        sent_headers = {**(headers or {}), **({"Content-Type": "application/json"} if body is not None else {})}
+        sent_headers = {
+            **(headers or {}),
+            **({"Content-Type": "application/json"} if body is not None else {}),
+        }
         for attempt in count():
             try:
-                response = await self._http.request(method, path, params=_present(params), content=content, headers=sent_headers)
+                response = await self._http.request(
+                    method, path, params=_present(params), content=content, headers=sent_headers
+                )
             except httpx.TransportError as error:
                 may = isinstance(error, _NEVER_SENT) or (again and isinstance(error, CUT))
                 if attempt >= self._retries or not may:
@@ -119,7 +134,9 @@ class Transport:
         raise AssertionError("unreachable")
 
     @asynccontextmanager
-    async def stream(self, path: str, params: Params, *, idle_timeout: float) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def stream(
+        self, path: str, params: Params, *, idle_timeout: float
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
         """The pieces of an event stream as they come. One attempt: reconnecting is the caller's.
 
         Raises:
@@ -129,7 +146,9 @@ class Transport:
         """
         timeout = httpx.Timeout(self._timeout, read=idle_timeout)
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
-        async with self._http.stream("GET", path, params=_present(params), headers=headers, timeout=timeout) as response:
+        async with self._http.stream(
+            "GET", path, params=_present(params), headers=headers, timeout=timeout
+        ) as response:
             if not response.is_success:
                 raise error_of(response.status_code, response.headers, await response.aread())
             if not response.headers.get("content-type", "").startswith("text/event-stream"):

@@ -13,7 +13,9 @@ from perdure.domain.times import Timestamp
 UserRole = Literal["owner", "admin", "member"]
 RANK: dict[UserRole, int] = {"member": 0, "admin": 1, "owner": 2}
 Label = Annotated[str, Meta(min_length=1, max_length=200)]
-Email = Annotated[str, Meta(min_length=3, max_length=254, pattern=r"^[^\s@]+@[^\s@]+$", examples=["ada@example.com"])]
+Email = Annotated[
+    str, Meta(min_length=3, max_length=254, pattern=r"^[^\s@]+@[^\s@]+$", examples=["ada@example.com"])
+]
 """254 characters: the longest address that RFC 5321 can carry."""
 
 
@@ -48,7 +50,8 @@ def require_own_token(caller: Caller) -> None:
     """
     if caller.bound:
         raise Forbidden(
-            "this needs a token that you made yourself: yours works in one organization only", code="own_token_required"
+            "this needs a token that you made yourself: yours works in one organization only",
+            code="own_token_required",
         )
 
 

@@ -32,7 +32,9 @@ def write_agent_file(agent: CreateAgent) -> str:
 
 
 def read_agent_file(text: str) -> CreateAgent:
-    """The agent that a text describes: Markdown with front matter, a YAML or JSON document, or a prompt and nothing else.
+    """The agent that a text describes.
+
+    Markdown with front matter, a YAML or JSON document, or a prompt and nothing else.
 
     Raises:
         InvalidInput: it cannot be read, holds a field that no agent has, or no prompt.
@@ -63,7 +65,9 @@ def _agent(fields: Any, prompt: str) -> CreateAgent:
     if not isinstance(fields, dict):
         raise InvalidInput("the front matter must be a mapping of fields", code="invalid_front_matter")
     if prompt and "system_prompt" in fields:
-        raise InvalidInput("the prompt is there twice: as text, and as `system_prompt`", field="system_prompt")
+        raise InvalidInput(
+            "the prompt is there twice: as text, and as `system_prompt`", field="system_prompt"
+        )
     if prompt:
         fields = {**fields, "system_prompt": prompt}
     if "system_prompt" not in fields:

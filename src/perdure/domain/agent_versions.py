@@ -1,4 +1,7 @@
-"""Versions of agents: immutable snapshots of their configuration, how they are numbered, and how two of them differ."""
+"""Versions of agents.
+
+Immutable snapshots of their configuration, how they are numbered, and how two of them differ.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,17 @@ from perdure.domain.times import Timestamp
 from perdure.domain.tools import CapabilityRef, ToolDefinition
 
 ChangeKind = Literal["auto", "manual", "patch", "minor", "major", "import", "rollback", "fork"]
-"""Why there is a version: `auto` for what a change of the agent left behind, the next four for those made on purpose."""
+"""Why there is a version: `auto` for what a change of the agent left behind, the next four for those made on
+purpose."""
 PurposeKind = Literal["manual", "patch", "minor", "major"]
 Summary = Annotated[str, Meta(max_length=1000)]
 
 
 class AuthoredConfig(Struct, frozen=True, omit_defaults=True):
-    """What was written: all of an agent that a version keeps. Its name and status are the agent's own, not a version's."""
+    """What was written: all of an agent that a version keeps.
+
+    Its name and status are the agent's own, not a version's.
+    """
 
     system_prompt: str
     harness_id: str
@@ -38,7 +45,9 @@ class AuthoredConfig(Struct, frozen=True, omit_defaults=True):
 
 
 class ResolvedConfig(Struct, frozen=True, omit_defaults=True):
-    """What it came to over its harness when the version was made: the prompt put together, the capabilities merged.
+    """What it came to over its harness when the version was made.
+
+    The prompt put together, the capabilities merged.
 
     Attributes:
         harnesses: their names, the topmost parent first.
@@ -87,20 +96,29 @@ class AgentVersion(Struct, frozen=True, omit_defaults=True):
 
 
 class CreateAgentVersion(Struct, frozen=True):
-    """The body of `POST /v1/agents/{agent_id}/versions`: keep the agent as it is now as a version of its own."""
+    """The body of `POST /v1/agents/{agent_id}/versions`.
+
+    Keep the agent as it is now as a version of its own.
+    """
 
     change_kind: PurposeKind | None = None
     summary: Summary | None = None
 
 
 class SetDefaultAgentVersion(Struct, frozen=True):
-    """The body of `POST /v1/agents/{agent_id}/versions/default`; null lets new sessions follow the agent again."""
+    """The body of `POST /v1/agents/{agent_id}/versions/default`.
+
+    Null lets new sessions follow the agent again.
+    """
 
     version_id: str | None
 
 
 class RollbackAgentVersion(Struct, frozen=True):
-    """The body of `POST .../versions/{version_id}/rollback`. `save_version`: keep the result as a new version."""
+    """The body of `POST .../versions/{version_id}/rollback`.
+
+    `save_version`: keep the result as a new version.
+    """
 
     save_version: bool | None = None
     summary: Summary | None = None
@@ -137,7 +155,10 @@ FIRST: Semver = (1, 0, 0)
 
 
 def next_semver(latest: Semver | None, kind: ChangeKind) -> Semver:
-    """The number after the latest: `major` and `minor` say themselves what they are, everything else is a patch."""
+    """The number after the latest.
+
+    `major` and `minor` say themselves what they are, everything else is a patch.
+    """
     if latest is None:
         return FIRST
     major, minor, patch = latest

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
-from perdure.domain.links import AllowedAction
+from perdure.domain.paging import AllowedAction
 from perdure.domain.resources import AnyName, Description, DisplayName, Files, LifeStatus, Name
 from perdure.domain.sessions import InitialFile, NetworkAccess, Prompt, Tags
 from perdure.domain.times import Timestamp

@@ -6,8 +6,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-from perdure.domain.links import AllowedAction
 from perdure.domain.messages import JsonObject
+from perdure.domain.paging import AllowedAction
 
 
 class CapabilityInfo(Struct, frozen=True, omit_defaults=True):

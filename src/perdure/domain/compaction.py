@@ -1,7 +1,7 @@
 """Compaction: the older part of a long conversation gives way to a summary that the model writes.
 
-The log keeps every message; only what the model is shown changes. What is said here is pure: what the model is asked, how a
-conversation is written down for it, and the message that its summary becomes.
+The log keeps every message; only what the model is shown changes. What is said here is pure: what the model
+is asked, how a conversation is written down for it, and the message that its summary becomes.
 """
 
 from __future__ import annotations
@@ -78,11 +78,13 @@ class CompactionStepData(Struct, frozen=True):
 
 
 class ContextCompactedData(Struct, frozen=True, omit_defaults=True):
-    """A summary stands in the place of the older part from here on; the events that it sums up stay in the log.
+    """A summary stands in the place of the older part from here on.
+
+    The events that it sums up stay in the log.
 
     Attributes:
-        after: the sequence after which the log gives the messages that follow the summary; None when there was no summary to
-            be had (`strategy_used` is `none`, and `error` says why).
+        after: the sequence after which the log gives the messages that follow the summary; None when there
+            was no summary to be had (`strategy_used` is `none`, and `error` says why).
     """
 
     strategy_used: Literal["summary", "none"]
@@ -101,7 +103,9 @@ def asked(record: str, before: Message | None, instructions: str | None, now: Mi
     if before is not None:
         parts.append(f"<summary_so_far>\n{_body(before)}\n</summary_so_far>")
     parts.append(f"<record>\n{record}\n</record>")
-    wish = "Write the summary of the record" + (", and take the summary so far up into it." if before is not None else ".")
+    wish = "Write the summary of the record" + (
+        ", and take the summary so far up into it." if before is not None else "."
+    )
     if instructions:
         wish = f"{wish}\n\n{instructions}"
     return _user("\n\n".join(parts), "record", now), _user(wish, "wish", now)
@@ -128,7 +132,9 @@ def _written(message: Message) -> str:
             case TextPart(text=text):
                 lines.append(f"[{message.role}] {text}")
             case ToolCallPart():
-                lines.append(f"[call of {part.name}] {_cut(msgspec.json.encode(part.arguments).decode(), MAX_ARGUMENTS)}")
+                lines.append(
+                    f"[call of {part.name}] {_cut(msgspec.json.encode(part.arguments).decode(), MAX_ARGUMENTS)}"
+                )
             case ToolResultPart(error=str(error)):
                 lines.append(f"[error] {_cut(error, MAX_RESULT)}")
             case ToolResultPart(result=str(result)):

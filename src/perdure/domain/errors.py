@@ -19,7 +19,7 @@
     ├── ModelError                 -   a model call failed (see its `code`)
     └── ToolError                  -   a tool call failed; the model is told
 
-HTTP statuses are mapped in `api/problems.py` only.
+HTTP statuses are mapped in `api/kernel/problems.py` only.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ class PerdureError(Exception):
 
 
 class InvalidInput(PerdureError):
-    """The request cannot be understood or breaks a rule. `field` is the path of the offending field, if one is known."""
+    """The request cannot be understood or breaks a rule.
+
+    `field` is the path of the offending field, if one is known.
+    """
 
     code = "invalid_request"
 
@@ -113,7 +116,10 @@ class Unreadable(Unavailable):
 
 
 class StaleHead(PerdureError):
-    """The log has grown since it was read (promise P3). Not a failure: read the new events and decide again."""
+    """The log has grown since it was read (promise P3).
+
+    Not a failure: read the new events and decide again.
+    """
 
     code = "stale_head"
     retryable = True
@@ -123,7 +129,10 @@ class StaleHead(PerdureError):
 
 
 class Fenced(PerdureError):
-    """Another runner, a cancel or a delete has taken the session over (promise P3). Stop without another word."""
+    """Another runner, a cancel or a delete has taken the session over (promise P3).
+
+    Stop without another word.
+    """
 
     code = "fenced"
 
@@ -134,9 +143,10 @@ class Fenced(PerdureError):
 class ModelError(PerdureError):
     """A model call failed.
 
-    Codes: `provider_rate_limited`, `provider_auth`, `provider_unavailable`, `provider_timeout`, `provider_bad_response`,
-    `context_length_exceeded`, `invalid_model_request`, `model_not_found`, `content_filtered`, `quota_exceeded`,
-    `model_not_configured`.
+    Codes: `provider_rate_limited`, `provider_auth`, `provider_unavailable`, `provider_timeout`,
+        `provider_bad_response`,
+    `context_length_exceeded`, `invalid_model_request`, `model_not_found`, `content_filtered`,
+    `quota_exceeded`, `model_not_configured`.
 
     Args:
         message: what the vendor said, cut to 500 characters, without credentials.
@@ -149,7 +159,13 @@ class ModelError(PerdureError):
     code = "provider_unavailable"
 
     def __init__(
-        self, message: str, *, code: str, transient: bool = False, retry_after: float | None = None, status: int | None = None
+        self,
+        message: str,
+        *,
+        code: str,
+        transient: bool = False,
+        retry_after: float | None = None,
+        status: int | None = None,
     ) -> None:
         super().__init__(message[:500], code=code, retry_after=retry_after)
         self.transient = transient

@@ -1,6 +1,7 @@
 """Events: what a session's log is made of, and the live deltas that only pass by.
 
-One struct per kind of `data`; `EVENT_DATA` names them all. A stored event's data stays JSON until somebody needs to look inside.
+One struct per kind of `data`; `EVENT_DATA` names them all. A stored event's data stays JSON until somebody
+needs to look inside.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from perdure.domain.times import Micros, Timestamp, to_rfc3339
 
 
 class EventContext(Struct, frozen=True, omit_defaults=True):
-    """Where an event belongs. trace_id is the turn; reason and act are spans under it, a model call under reason, tools under act."""
+    """Where an event belongs.
+
+    Trace_id is the turn; reason and act are spans under it, a model call under reason, tools under act.
+    """
 
     turn_id: str | None = None
     input_message_id: str | None = None
@@ -227,7 +231,9 @@ class LlmGenerationOutput(Struct, frozen=True, omit_defaults=True):
 
 
 class PromptRef(Struct, frozen=True, omit_defaults=True):
-    """Which part of the log a model call was shown: the messages after `after` and up to `through` (sequences).
+    """Which part of the log a model call was shown.
+
+    The messages after `after` and up to `through` (sequences).
 
     Attributes:
         summary: the sequence of the `context.compacted` event whose summary came first.
@@ -241,7 +247,10 @@ class PromptRef(Struct, frozen=True, omit_defaults=True):
 
 
 class LlmGenerationData(Struct, frozen=True, omit_defaults=True):
-    """One model call. Stored with `prompt` and without `messages`; readers get `messages` filled from the log (promise P7)."""
+    """One model call.
+
+    Stored with `prompt` and without `messages`; readers get `messages` filled from the log (promise P7).
+    """
 
     metadata: LlmGenerationMetadata
     output: LlmGenerationOutput
@@ -285,7 +294,10 @@ class ToolStartedData(Struct, frozen=True, omit_defaults=True):
 
 
 class ToolCompletedData(Struct, frozen=True, omit_defaults=True):
-    """A tool call has its result, or the error that the model is told; also the answer to a question for approval."""
+    """A tool call has its result, or the error that the model is told.
+
+    Also the answer to a question for approval.
+    """
 
     tool_call_id: str
     tool_name: str
@@ -376,7 +388,9 @@ EVENT_DATA: dict[str, type[Struct]] = {
     "file.written": FileWrittenData,
 }
 
-LIVE_TYPES = frozenset({"output.message.delta", "reason.thinking.delta", "tool.progress", "tool.output.delta"})
+LIVE_TYPES = frozenset(
+    {"output.message.delta", "reason.thinking.delta", "tool.progress", "tool.output.delta"}
+)
 """Kinds that are shown while they happen and never logged: what completes them replaces them."""
 
 RESERVED_TYPES = frozenset(
@@ -460,7 +474,10 @@ def is_cancel_notice(message: Message, event: Event | NewEvent) -> bool:
 
     A client may write the same metadata; but the event of what a client wrote names its message.
     """
-    return bool(message.metadata and message.metadata.get("cancel_notice")) and event.context_struct().input_message_id is None
+    return (
+        bool(message.metadata and message.metadata.get("cancel_notice"))
+        and event.context_struct().input_message_id is None
+    )
 
 
 class WireEvent(Struct, frozen=True, omit_defaults=True):

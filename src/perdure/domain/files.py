@@ -111,7 +111,9 @@ class GrepFiles(Struct, frozen=True, omit_defaults=True):
     """The body that searches files."""
 
     pattern: Annotated[str, Meta(min_length=1, max_length=MAX_PATTERN, examples=["TODO|FIXME"])]
-    path_pattern: Annotated[str, Meta(min_length=1, max_length=MAX_PATTERN, examples=["**/*.md"])] | None = None
+    path_pattern: Annotated[str, Meta(min_length=1, max_length=MAX_PATTERN, examples=["**/*.md"])] | None = (
+        None
+    )
 
 
 class GrepMatch(Struct, frozen=True):

@@ -1,7 +1,9 @@
-"""A small, strict YAML for people's files: plain values in, plain values out; no anchors, tags or second documents.
+"""A small, strict YAML for people's files: plain values in, plain values out.
 
-Only what JSON could say as well: mappings with text keys, lists, text, numbers, true, false and null. Words such as `yes`
-and dates are text.
+No anchors, tags or second documents.
+
+Only what JSON could say as well: mappings with text keys, lists, text, numbers, true, false and null. Words
+such as `yes` and dates are text.
 """
 
 from __future__ import annotations
@@ -73,7 +75,9 @@ def read_yaml(text: str) -> Any:
 
 def write_yaml(value: Any) -> str:
     """The YAML of a plain value; `read_yaml` gives the same value back."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120)
+    return yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120
+    )
 
 
 def _invalid(problem: str, mark: Any) -> InvalidInput:

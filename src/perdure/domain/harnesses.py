@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
-from perdure.domain.links import AllowedAction
+from perdure.domain.paging import AllowedAction
 from perdure.domain.resources import Description, DisplayName, Files, LifeStatus, Name
 from perdure.domain.sessions import InitialFile, NetworkAccess, Prompt, Tags
 from perdure.domain.times import Timestamp
@@ -16,7 +16,8 @@ MAX_DEPTH = 8
 """Harnesses in one line of inheritance, the lowest included: bounds the work of assembling a turn."""
 
 Metadata = Annotated[
-    dict[Annotated[str, Meta(min_length=1, max_length=100)], Annotated[str, Meta(max_length=2000)]], Meta(max_length=50)
+    dict[Annotated[str, Meta(min_length=1, max_length=100)], Annotated[str, Meta(max_length=2000)]],
+    Meta(max_length=50),
 ]
 
 
@@ -98,7 +99,10 @@ class Harness(Struct, frozen=True, omit_defaults=True):
 
 
 class HarnessExample(Struct, frozen=True, omit_defaults=True):
-    """A harness to begin with. `parent_name` names a harness of the organization; `dev_only` ones are for trying out."""
+    """A harness to begin with.
+
+    `parent_name` names a harness of the organization; `dev_only` ones are for trying out.
+    """
 
     name: str
     display_name: str

@@ -1,10 +1,12 @@
 """The conversation that a model is shown: a fold over the log.
 
-A message enters the conversation at the first model call that can see it, not where it happens to stand in the log: one that
-came while the model was answering follows that answer. Results follow their calls, in the order of the calls; a call whose
-result never came gets one that says so, since the vendors refuse a call without a result.
+A message enters the conversation at the first model call that can see it, not where it happens to stand in
+the log: one that came while the model was answering follows that answer. Results follow their calls, in the
+order of the calls; a call whose result never came gets one that says so, since the vendors refuse a call
+without a result.
 
-A `context.compacted` event puts a summary in the place of the older part. Nothing is removed from the log by it.
+A `context.compacted` event puts a summary in the place of the older part. Nothing is removed from the log by
+it.
 """
 
 from __future__ import annotations
@@ -53,8 +55,8 @@ class Entry(Struct, frozen=True, gc=False):
     """A message of the conversation.
 
     Attributes:
-        begin: the sequence after which the log has to be folded for this message to be the first; results have that of the
-            message that called for them. It never goes down from one entry to the next.
+        begin: the sequence after which the log has to be folded for this message to be the first; results
+            have that of the message that called for them. It never goes down from one entry to the next.
         tokens: about how many it takes.
     """
 
@@ -74,7 +76,11 @@ def estimate_tokens(message: Message) -> int:
             case ToolCallPart():
                 size += len(part.name) + len(msgspec.json.encode(part.arguments))
             case ToolResultPart():
-                size += len(part.result) if isinstance(part.result, str) else len(msgspec.json.encode(part.result))
+                size += (
+                    len(part.result)
+                    if isinstance(part.result, str)
+                    else len(msgspec.json.encode(part.result))
+                )
                 size += len(part.error or "")
             case _:
                 images += 1
@@ -89,7 +95,8 @@ class Conversation:
         self.cut = cut
         """Whether there are older messages than the ones held here."""
         self.cut_to: int | None = None
-        """The budget that made it forget messages the last time; None while it holds all that it was made with."""
+        """The budget that made it forget messages the last time; None while it holds all that it was made
+        with."""
         self.ceilings: dict[str, int] = {}
         """By model: budgets that turned out to be needed, because a longer prompt was refused."""
         self.has_files = False
@@ -128,16 +135,19 @@ class Conversation:
             case "output.message.completed":
                 self._answer(event, sequence)
             case "tool.completed":
-                message = result_message(event.decoded(), event.ts, event.id if isinstance(event, Event) else event_id)
+                message = result_message(
+                    event.decoded(), event.ts, event.id if isinstance(event, Event) else event_id
+                )
                 self._results[event.decoded().tool_call_id] = message
             case "context.compacted":
                 self._compacted(event, sequence)
 
     def prompt(self, budget: int) -> tuple[list[Message], int]:
-        """The newest messages within about `budget` tokens, and the sequence after which the log gives them (0: all are there).
+        """The newest messages within about `budget` tokens, and the sequence after which the log gives them
+        (0: all are there).
 
-        A summary comes first; it is not part of what that sequence gives. Where the window begins moves rarely, and then by a
-        quarter of the budget, so that vendors' prompt caches stay warm.
+        A summary comes first; it is not part of what that sequence gives. Where the window begins moves
+        rarely, and then by a quarter of the budget, so that vendors' prompt caches stay warm.
         """
         if self._tokens > budget:
             self._drop(budget)
@@ -145,8 +155,16 @@ class Conversation:
         return [*self._head(), *(entry.message for entry in self._entries)], after
 
     def upcoming(self) -> list[Message]:
-        """What the next model call would be shown, were there no bound: also results and messages that came since the last one."""
-        return [*self._head(), *(entry.message for entry in self._entries), *self._results.values(), *self._waiting_messages()]
+        """What the next model call would be shown, were there no bound.
+
+        Also results and messages that came since the last one.
+        """
+        return [
+            *self._head(),
+            *(entry.message for entry in self._entries),
+            *self._results.values(),
+            *self._waiting_messages(),
+        ]
 
     def messages_before(self, begin: int) -> list[Message]:
         """The messages that stand before the one that begins there, the summary first."""
@@ -157,7 +175,10 @@ class Conversation:
         return self._tokens
 
     def waiting_tokens(self) -> int:
-        """About how many tokens the next model call adds: messages and results that came since the last one."""
+        """About how many tokens the next model call adds.
+
+        Messages and results that came since the last one.
+        """
         return sum(map(estimate_tokens, (*self._waiting_messages(), *self._results.values())))
 
     def count(self) -> int:
@@ -187,11 +208,17 @@ class Conversation:
         return (self._entries[:at], self._entries[at].begin) if at else None
 
     def weight(self) -> int:
-        """About how many bytes of memory it takes (measured: 0.6 KB for itself, 0.5 KB for each message beside its text)."""
+        """About how many bytes of memory it takes (measured.
+
+        0.6 KB for itself, 0.5 KB for each message beside its text).
+        """
         return 600 + 450 * len(self._entries) + CHARACTERS_PER_TOKEN * self._tokens
 
     def _drop(self, budget: int) -> None:
-        """Forget the oldest: up to the first user message that leaves a quarter of the budget free. The last one always stays."""
+        """Forget the oldest: up to the first user message that leaves a quarter of the budget free.
+
+        The last one always stays.
+        """
         target = budget - budget // 4
         begin, left, total = 0, self._tokens, self._tokens
         for index, entry in enumerate(self._entries):
@@ -257,7 +284,11 @@ def result_message(data: ToolCompletedData, ts: Micros, event_id: str | None = N
     if data.result is not None:
         result = _result_value(data.result)
     content = (ToolResultPart(data.tool_call_id, result, data.error),)
-    identity = event_id[6:] if event_id else blake2b(f"{data.tool_call_id}/{ts}".encode(), digest_size=16).hexdigest()
+    identity = (
+        event_id[6:]
+        if event_id
+        else blake2b(f"{data.tool_call_id}/{ts}".encode(), digest_size=16).hexdigest()
+    )
     return Message(f"message_{identity}", "tool_result", content, to_rfc3339(ts))
 
 
@@ -271,4 +302,6 @@ def missing_result(call: ToolCallPart, ts: Micros) -> Message:
     """The result of a call that never had one."""
     identity = blake2b(f"{call.id}/missing".encode(), digest_size=16).hexdigest()
     error = "This call did not finish: the turn ended before its result came."
-    return Message(f"message_{identity}", "tool_result", (ToolResultPart(call.id, None, error),), to_rfc3339(ts))
+    return Message(
+        f"message_{identity}", "tool_result", (ToolResultPart(call.id, None, error),), to_rfc3339(ts)
+    )

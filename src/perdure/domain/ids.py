@@ -1,7 +1,7 @@
 """Ids: `<prefix>_<32 lower-case hex>`, a UUIDv7 inside (RFC 9562, section 5.7).
 
-An event's id also carries its sequence number, in 40 of the 62 bits that RFC 9562 leaves to the application, so that an id
-is a cursor without a look-up. A live delta's id carries the sequence of the event before it.
+An event's id also carries its sequence number, in 40 of the 62 bits that RFC 9562 leaves to the application,
+so that an id is a cursor without a look-up. A live delta's id carries the sequence of the event before it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,19 @@ MAX_SEQUENCE = (1 << 31) - 1
 _HEX = re.compile(r"[0-9a-f]{32}")
 _SEQUENCE_BITS = 40
 _TAIL_BITS = 22
-# Names, not secrets: asking the system each time costs ten times as much. A generator of our own, seeded by the system, so
-# that nobody's `random.seed` makes two names meet.
+# Names, not secrets: asking the system each time costs ten times as much. A generator of our own, seeded by
+# the system, so that nobody's `random.seed` makes two names meet.
 _noise = random.Random().getrandbits  # noqa: S311
 
 
 def _uuid7_hex(millis: int, random_a: int, random_b: int) -> str:
-    value = (millis & (1 << 48) - 1) << 80 | 0x7 << 76 | (random_a & 0xFFF) << 64 | 0b10 << 62 | random_b & (1 << 62) - 1
+    value = (
+        (millis & (1 << 48) - 1) << 80
+        | 0x7 << 76
+        | (random_a & 0xFFF) << 64
+        | 0b10 << 62
+        | random_b & (1 << 62) - 1
+    )
     return f"{value:032x}"
 
 
@@ -92,7 +98,9 @@ def uuid_of(identifier: str) -> str:
 
 
 def span_of(identifier: str, name: str = "") -> str:
-    """A 16-hex-digit span id that is the same whenever it is asked for the same thing, across processes and restarts."""
+    """A 16-hex-digit span id that is the same whenever it is asked for the same thing, across processes and
+    restarts.
+    """
     if not name:
         return identifier[-16:]
     return blake2b(f"{identifier}/{name}".encode(), digest_size=8).hexdigest()

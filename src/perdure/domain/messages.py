@@ -1,7 +1,7 @@
 """Messages and their parts: one definition for domain, wire and log.
 
-A process keeps hundreds of thousands of them at hand. They are trees, never cycles, so the garbage collector need not walk
-them (`gc=False`): its longest pause over 20,000 conversations is 9 ms instead of 37.
+A process keeps hundreds of thousands of them at hand. They are trees, never cycles, so the garbage collector
+need not walk them (`gc=False`): its longest pause over 20,000 conversations is 9 ms instead of 37.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ class ImageFilePart(Struct, frozen=True, gc=False, tag_field="type", tag="image_
 
 
 class ToolCallPart(Struct, frozen=True, gc=False, tag_field="type", tag="tool_call"):
-    """The model asks for a tool. `arguments` is the JSON value that it wrote: an object unless the model erred."""
+    """The model asks for a tool.
+
+    `arguments` is the JSON value that it wrote: an object unless the model erred.
+    """
 
     id: str
     name: str
@@ -92,8 +95,8 @@ class ExternalActor(Struct, frozen=True, omit_defaults=True):
 class Message(Struct, frozen=True, gc=False, omit_defaults=True):
     """One message of a session, as the log holds it and the wire shows it.
 
-    `reasoning_items` are the vendor's own reasoning blocks (signed or encrypted), kept word for word and sent back only to
-    the kind of provider that made them (`reasoning_provider`).
+    `reasoning_items` are the vendor's own reasoning blocks (signed or encrypted), kept word for word and sent
+    back only to the kind of provider that made them (`reasoning_provider`).
     """
 
     id: str
@@ -126,7 +129,9 @@ class CreateMessage(Struct, frozen=True):
     message: InputMessage
     controls: Controls | None = None
     metadata: JsonObject | None = None
-    tags: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=100)], ...], Meta(max_length=50)] | None = None
+    tags: (
+        Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=100)], ...], Meta(max_length=50)] | None
+    ) = None
     external_actor: ExternalActor | None = None
     addressed_participant_id: str | None | UnsetType = UNSET
 
@@ -160,7 +165,9 @@ def _add(left: int | None, right: int | None) -> int | None:
 
 
 def storable(text: str) -> str:
-    """The text, with U+FFFD for NUL and `?` for half a surrogate pair, which no database or no JSON can hold."""
+    """The text, with U+FFFD for NUL and `?` for half a surrogate pair, which no database or no JSON can
+    hold.
+    """
     if "\x00" in text:
         text = text.replace("\x00", "\ufffd")
     try:
@@ -181,5 +188,8 @@ def tool_calls_of(message: Message) -> tuple[ToolCallPart, ...]:
 
 
 def preview_of(text: str, limit: int = 200) -> str:
-    """The first `limit` characters, with white space at the ends removed (200: the wire contract's previews)."""
+    """The first `limit` characters, with white space at the ends removed (200.
+
+    The wire contract's previews).
+    """
     return text.strip()[:limit]

@@ -10,7 +10,9 @@ from perdure.domain.messages import Usage
 
 Modality = Literal["text", "image", "audio", "video", "pdf"]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
-ModelVendor = Literal["openai", "anthropic", "google", "nvidia", "qwen", "microsoft", "minimax", "moonshot", "xai", "llmsim"]
+ModelVendor = Literal[
+    "openai", "anthropic", "google", "nvidia", "qwen", "microsoft", "minimax", "moonshot", "xai", "llmsim"
+]
 
 TOKENS_PER_PRICE = 1_000_000
 """Prices are US dollars for this many tokens, as vendors quote them."""
@@ -41,7 +43,10 @@ class ModelCost(Struct, frozen=True, omit_defaults=True):
 
 
 class ModelLimits(Struct, frozen=True, omit_defaults=True):
-    """Tokens: of prompt and answer together, and of the answer; `input` where the prompt has a bound of its own."""
+    """Tokens: of prompt and answer together, and of the answer.
+
+    `input` where the prompt has a bound of its own.
+    """
 
     context: int
     output: int
@@ -95,7 +100,10 @@ class ModelProfile(Struct, frozen=True):
 
 
 def cost_of(cost: ModelCost, usage: Usage) -> float:
-    """What a call comes to, in US dollars. `usage.input_tokens` counts the cached tokens too (see `Usage`)."""
+    """What a call comes to, in US dollars.
+
+    `usage.input_tokens` counts the cached tokens too (see `Usage`).
+    """
     price: ModelCost | CostTier = cost
     for tier in cost.cost_tiers:
         if usage.input_tokens > tier.above_tokens:
@@ -104,10 +112,15 @@ def cost_of(cost: ModelCost, usage: Usage) -> float:
     plain = max(usage.input_tokens - read - written, 0)
     read_price = price.input if price.cache_read is None else price.cache_read
     write_price = price.input if price.cache_write is None else price.cache_write
-    total = plain * price.input + read * read_price + written * write_price + usage.output_tokens * price.output
+    total = (
+        plain * price.input + read * read_price + written * write_price + usage.output_tokens * price.output
+    )
     return total / TOKENS_PER_PRICE
 
 
 def window_of(listed: int | None, profile: ModelProfile | None) -> int | None:
-    """A model's window in tokens: the one that its provider's own list names, else the one that it is known for."""
+    """A model's window in tokens.
+
+    The one that its provider's own list names, else the one that it is known for.
+    """
     return listed or (profile.limits.context if profile is not None and profile.limits is not None else None)

@@ -11,12 +11,16 @@ from perdure.domain.sessions import NetworkAccess
 
 
 class NetworkRules(Struct, frozen=True):
-    """The lists of all layers: blocked hosts add up, and every layer that allows only some hosts narrows what is left.
+    """The lists of all layers.
+
+    Blocked hosts add up, and every layer that allows only some hosts narrows what is left.
 
     Attributes:
-        allowed: one list for each layer that has one; a host has to be on all of them. Without any, every host is allowed.
+        allowed: one list for each layer that has one; a host has to be on all of them. Without any, every
+            host is allowed.
         blocked: hosts that no layer can allow again.
-        private: whether addresses of private networks and of this machine may be reached (a setting of the server).
+        private: whether addresses of private networks and of this machine may be reached (a setting of the
+            server).
     """
 
     allowed: tuple[tuple[str, ...], ...] = ()
@@ -33,7 +37,10 @@ class NetworkRules(Struct, frozen=True):
         return not _on(name, self.blocked) and all(_on(name, patterns) for patterns in self.allowed)
 
     def named(self) -> tuple[str, ...]:
-        """The hosts that are allowed by name, patterns aside: what can be told to somebody who knows no patterns."""
+        """The hosts that are allowed by name, patterns aside.
+
+        What can be told to somebody who knows no patterns.
+        """
         names = dict.fromkeys(name for patterns in self.allowed for name in patterns if "*" not in name)
         return tuple(name for name in names if self.permits(name))
 
@@ -47,7 +54,10 @@ def combine(layers: Iterable[NetworkAccess | None]) -> NetworkRules:
 
 
 def plain_host(host: str) -> str:
-    """A host in the one form in which hosts are compared: lower case, ASCII, no brackets, no dot at its end."""
+    """A host in the one form in which hosts are compared.
+
+    Lower case, ASCII, no brackets, no dot at its end.
+    """
     text = host.strip().strip("[]").rstrip(".").lower()
     try:
         return str(ipaddress.ip_address(text))
@@ -66,7 +76,10 @@ def _patterns(entries: Iterable[str]) -> tuple[str, ...]:
 
 
 def _pattern(entry: str) -> str:
-    """A host, or `*.` and a host, out of what people write: an address with its scheme, port and path as well."""
+    """A host, or `*.` and a host, out of what people write.
+
+    An address with its scheme, port and path as well.
+    """
     text = entry.strip().rpartition("://")[2].partition("/")[0].rpartition("@")[2]
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -78,4 +91,7 @@ def _pattern(entry: str) -> str:
 
 
 def _on(name: str, patterns: Iterable[str]) -> bool:
-    return any(pattern in ("*", name) or (pattern.startswith("*.") and name.endswith(pattern[1:])) for pattern in patterns)
+    return any(
+        pattern in ("*", name) or (pattern.startswith("*.") and name.endswith(pattern[1:]))
+        for pattern in patterns
+    )

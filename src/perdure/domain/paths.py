@@ -13,7 +13,8 @@ from perdure.domain.errors import InvalidInput
 MAX_PATH = 1024
 """Bytes of a path in UTF-8: what every database can index."""
 MAX_NAME = 255
-"""Bytes of one name in UTF-8: what the usual file systems take, so that a workspace can be unpacked anywhere."""
+"""Bytes of one name in UTF-8: what the usual file systems take, so that a workspace can be unpacked
+anywhere."""
 MAX_DEPTH = 64
 """Names in a path."""
 
@@ -23,13 +24,18 @@ MOUNT = "/workspace"
 RESERVED = "_"
 """A name that nothing at the top can have: `/fs/_/...` are the routes that do something with files."""
 
-_SEEN = frozenset("\u200c\u200d\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd")
-"""Format characters that belong to words: the joiners of many scripts and of emoji, and signs under which Arabic numbers stand. All
+_SEEN = frozenset(
+    "\u200c\u200d\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
+)
+"""Format characters that belong to words: the joiners of many scripts and of emoji, and signs under which
+Arabic numbers stand. All
 others are not seen, or turn text around: a name with them is not what it looks like."""
 
 
 def clean_path(path: str, field: str = "path") -> str:
-    """The absolute, normal form: `a/../b` is `/b`, nothing climbs above `/`, and names that look the same are the same (NFC).
+    """The absolute, normal form.
+
+    `a/../b` is `/b`, nothing climbs above `/`, and names that look the same are the same (NFC).
 
     Raises:
         InvalidInput: it cannot be a path; the message says why.

@@ -1,7 +1,9 @@
 """Searching with patterns from outside: regular expressions and globs that cannot hang.
 
-Both run on RE2, whose time is linear in the text: no pattern makes it try again. What is left is a large pattern on a long line,
-and that is bounded here: patterns have a size, and every call looks at a piece of text that is shorter for larger patterns.
+Both run on RE2, whose time is linear in the text: no pattern makes it try again. What is left is a large
+pattern on a long line,
+and that is bounded here: patterns have a size, and every call looks at a piece of text that is shorter for
+larger patterns.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ from perdure.domain.files import MAX_PATTERN
 MAX_PROGRAM, MAX_GLOB_PROGRAM = 20_000, 2_000
 """RE2's instructions of a pattern; a word has as many as letters, `[^\\pL]{10}` has 12,000."""
 CALL = 40_000_000
-"""Instructions times bytes in one call of RE2: about half a second where RE2 has to go the slow way (11 ns for each)."""
+"""Instructions times bytes in one call of RE2: about half a second where RE2 has to go the slow way (11 ns
+for each)."""
 SHORTEST, LONGEST = 2_048, 256 * 1024
-"""Bytes that one call looks at. A match is not found across the end of a piece, which matters to longer lines only."""
+"""Bytes that one call looks at. A match is not found across the end of a piece, which matters to longer lines
+only."""
 MEMORY = 8 * 1024 * 1024
 """Bytes that RE2 may use for its quick way; beyond them it goes the slow one."""
 EXCERPT = 400
@@ -55,7 +59,9 @@ def compile_regex(pattern: str, *, ignore_case: bool = False) -> Pattern:
 
 
 def compile_glob(pattern: str) -> Callable[[str], bool]:
-    """Whether a clean path fits a pattern of `*`, `?`, `**`, `[a-z]` and `{a,b}`; one without a `/` is for the last name.
+    """Whether a clean path fits a pattern of `*`, `?`, `**`, `[a-z]` and `{a,b}`.
+
+    One without a `/` is for the last name.
 
     Raises:
         InvalidInput: it cannot be read.
@@ -74,7 +80,11 @@ def compile_glob(pattern: str) -> Callable[[str], bool]:
 
 
 def matching_lines(
-    pattern: Pattern, content: bytes, limit: int, expired: Callable[[], bool], clean: Callable[[str], str] = str
+    pattern: Pattern,
+    content: bytes,
+    limit: int,
+    expired: Callable[[], bool],
+    clean: Callable[[str], str] = str,
 ) -> Iterator[LineMatch]:
     """The lines that match, up to a limit.
 
@@ -106,7 +116,10 @@ def matching_lines(
 
 
 def _end_of_piece(content: bytes, begin: int, length: int) -> int:
-    """Where a piece ends: after a line's end; inside a line that is longer than a piece, between two characters."""
+    """Where a piece ends: after a line's end.
+
+    Inside a line that is longer than a piece, between two characters.
+    """
     end = begin + length
     if end >= len(content):
         return len(content)
@@ -152,7 +165,8 @@ def _compile(pattern: str, *, ignore_case: bool = False) -> Any:
         said = words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
         raise _refused(f"is not a regular expression of RE2: {said.replace('(?m)', '', 1)[:200]}") from None
     finally:
-        # The library keeps what it compiled, of whoever it was; the next one compiles in well under a millisecond.
+        # The library keeps what it compiled, of whoever it was; the next one compiles in well under a
+        # millisecond.
         re2.purge()
 
 

@@ -16,7 +16,10 @@ Severity = Literal["warning", "info", "suggestion"]
 
 
 class PreviewAgent(Struct, frozen=True, omit_defaults=True):
-    """The body of `POST /v1/agents/preview` and `/analyze`. Without a harness the agent is looked at by itself."""
+    """The body of `POST /v1/agents/preview` and `/analyze`.
+
+    Without a harness the agent is looked at by itself.
+    """
 
     system_prompt: Prompt
     capabilities: Capabilities = ()
@@ -42,7 +45,10 @@ class FindingLocation(Struct, frozen=True, omit_defaults=True):
 
 
 class Finding(Struct, frozen=True, omit_defaults=True):
-    """One remark about an agent. Findings advise; `structure` ones name what would be refused when it is stored."""
+    """One remark about an agent.
+
+    Findings advise; `structure` ones name what would be refused when it is stored.
+    """
 
     rule_id: str
     category: Category

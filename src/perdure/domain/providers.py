@@ -6,25 +6,32 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from perdure.domain.links import AllowedAction
 from perdure.domain.model_profiles import ModelProfile, ModelVendor
+from perdure.domain.paging import AllowedAction
 from perdure.domain.times import Timestamp
 
 ProviderStatus = Literal["active", "disabled"]
 ModelSource = Literal["manual", "discovered", "predefined"]
-BaseUrl = Annotated[str, Meta(max_length=2048, pattern=r"^https?://[^\s]+$", examples=["https://models.example.com/v1"])]
+BaseUrl = Annotated[
+    str, Meta(max_length=2048, pattern=r"^https?://[^\s]+$", examples=["https://models.example.com/v1"])
+]
 ApiKey = Annotated[str, Meta(min_length=1, max_length=4096)]
 ProviderType = Annotated[str, Meta(min_length=1, max_length=64, examples=["openai_completions"])]
 ShortName = Annotated[str, Meta(min_length=1, max_length=200)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=200, examples=["gpt-5-mini"])]
 Abilities = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...], Meta(max_length=32)]
-Credentials = Annotated[dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=4096)]], Meta(max_length=16)]
-HeaderName = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", examples=["X-Team"])]
+Credentials = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=4096)]], Meta(max_length=16)
+]
+HeaderName = Annotated[
+    str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", examples=["X-Team"])
+]
 """A token as RFC 9110 (5.6.2) has it."""
 HeaderValue = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[\x20-\x7e]+$")]
 Headers = Annotated[dict[HeaderName, HeaderValue | None], Meta(max_length=32)]
 UrlTemplate = Annotated[
-    str, Meta(max_length=2048, pattern=r"^https?://[^\s]+$", examples=["https://traces.example.com/{session_id}"])
+    str,
+    Meta(max_length=2048, pattern=r"^https?://[^\s]+$", examples=["https://traces.example.com/{session_id}"]),
 ]
 
 MAX_HEADERS = 32
@@ -32,7 +39,10 @@ MAX_HEADERS = 32
 
 
 class ProviderTrace(Struct, frozen=True, omit_defaults=False):
-    """Where people find the vendor's own traces of sessions and calls. Kept for clients; nothing is fetched from there."""
+    """Where people find the vendor's own traces of sessions and calls.
+
+    Kept for clients; nothing is fetched from there.
+    """
 
     enabled: bool
     generation_url_template: UrlTemplate | None = None
@@ -204,7 +214,8 @@ class Model(Struct, frozen=True, omit_defaults=True):
     """A model, as clients see it.
 
     Attributes:
-        healthy: whether calls can be made: it is enabled, the provider names it and is active and has a key if it needs one.
+        healthy: whether calls can be made: it is enabled, the provider names it and is active and has a key
+            if it needs one.
         context_tokens: the context window by the provider's own list.
         stale_since: when the provider's list was first found not to name it any more.
     """

@@ -1,4 +1,7 @@
-"""Secrets are blanked wherever they stand: in texts, in text that comes in pieces, and in events before they are logged."""
+"""Secrets are blanked wherever they stand.
+
+In texts, in text that comes in pieces, and in events before they are logged.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +33,13 @@ def is_mark(value: object) -> bool:
 
 
 class Redactor:
-    """Replaces secret values by their names, wherever and however they stand: plain, as JSON, percent-encoded, as base64.
+    """Replaces secret values by their names, wherever and however they stand.
+
+    Plain, as JSON, percent-encoded, as base64.
 
     Attributes:
-        known: words that are nobody's secret (the names of tools): a text that is one of them, and nothing else, stays.
+        known: words that are nobody's secret (the names of tools): a text that is one of them, and nothing
+            else, stays.
         longest: characters of the longest form that is looked for.
     """
 
@@ -63,10 +69,13 @@ class Redactor:
             self._pattern = None
 
     def text(self, text: str, *, cut: bool = False) -> str:
-        """The text without secrets, the very same if there are none. It may be JSON within JSON: marks need no escaping there.
+        """The text without secrets, the very same if there are none.
 
-        Secrets are found in the text as it was given: what is put in their place is not looked at again. `cut`: somebody has
-        cut off what came after it, so the beginning of a secret at its end is one as well.
+        It may be JSON within JSON: marks need no escaping there.
+
+        Secrets are found in the text as it was given: what is put in their place is not looked at again.
+        `cut`: somebody has cut off what came after it, so the beginning of a secret at its end is one as
+        well.
         """
         spans = self.spans(text, cut=cut)
         return text if not spans or text in self.known else blanked(text, spans, 0, len(text))[0]
@@ -106,7 +115,10 @@ class Redactor:
         """Where secrets stand in a text, from its beginning on."""
         heads = list(self._heads_in(text))
         found = [
-            (at, at + len(form), self._marks[form]) for head in heads for form in self._heads[head] for at in _places(text, form)
+            (at, at + len(form), self._marks[form])
+            for head in heads
+            for form in self._heads[head]
+            for at in _places(text, form)
         ]
         if cut:
             tail = text[max(len(text) - self.longest, 0) :]
@@ -121,7 +133,10 @@ class Redactor:
         return found
 
     def _heads_in(self, text: str) -> Iterable[str]:
-        """The beginnings of forms that occur in a text: a pass over it for all of them, where one for each would take long."""
+        """The beginnings of forms that occur in a text.
+
+        A pass over it for all of them, where one for each would take long.
+        """
         if len(text) < SHORTEST_REDACTED or not self._heads:
             return ()
         if self._pattern is None:
@@ -140,7 +155,10 @@ class Redactor:
 
 
 class Blanking:
-    """Text that comes in pieces, without secrets. Its end is held back while it may be the beginning of one."""
+    """Text that comes in pieces, without secrets.
+
+    Its end is held back while it may be the beginning of one.
+    """
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
@@ -167,7 +185,9 @@ Span = tuple[int, int, str]
 
 
 def blanked(text: str, spans: Iterable[Span], done: int, end: int) -> tuple[str, int]:
-    """A text from `done` to `end` with marks in the places of secrets, and where the last of those that begin in it ends."""
+    """A text from `done` to `end` with marks in the places of secrets, and where the last of those that begin
+    in it ends.
+    """
     pieces: list[str] = []
     for begin, after, mark in spans:
         if begin >= end:
@@ -198,7 +218,8 @@ def _places(text: str, needle: str) -> Iterator[int]:
 
 
 NESTED = 5
-"""How deep in strings of JSON within JSON a secret is still found: a tool's arguments inside a message inside an event is three."""
+"""How deep in strings of JSON within JSON a secret is still found: a tool's arguments inside a message inside
+an event is three."""
 
 LONGEST_FORM = 128 * 1024
 """Characters: quotation marks double with every level. Longer forms are not looked for."""
@@ -223,7 +244,10 @@ def forms_of(value: str) -> Iterable[str]:
 
 
 def _base64_forms(raw: bytes) -> Iterator[str]:
-    """The value as base64: by itself, and as it stands in the middle of something longer, such as `user:password`."""
+    """The value as base64.
+
+    By itself, and as it stands in the middle of something longer, such as `user:password`.
+    """
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         whole = encode(raw).decode()
         yield whole
@@ -238,7 +262,8 @@ def _base64_forms(raw: bytes) -> Iterator[str]:
 
 _FIXED = ("id", "ts", "sequence", "thinking_signature")
 _FIXED_ENDS = ("_id", "_ids", "_at", "_token")
-"""Fields that are no free text: they tie events together, or mean something only as they are. A secret of four letters or digits
+"""Fields that are no free text: they tie events together, or mean something only as they are. A secret of
+four letters or digits
 would be found in many an id."""
 
 
@@ -264,7 +289,9 @@ def _clean(value: Any, redactor: Redactor) -> Any:
         return msgspec.structs.replace(value, **changes) if changes else value
     if isinstance(value, tuple):
         cleaned = tuple(_clean(each, redactor) for each in value)
-        return value if all(after is before for after, before in zip(cleaned, value, strict=True)) else cleaned
+        return (
+            value if all(after is before for after, before in zip(cleaned, value, strict=True)) else cleaned
+        )
     if isinstance(value, str | dict | list):
         return redactor.value(value)
     return value
@@ -280,7 +307,14 @@ def _texts(kind: type[Struct]) -> tuple[str, ...]:
 
 def _is_fixed(name: str, kind: msgspec.inspect.Type) -> bool:
     kinds = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
-    plain = (msgspec.inspect.LiteralType, msgspec.inspect.NoneType, msgspec.inspect.BoolType, msgspec.inspect.IntType)
+    plain = (
+        msgspec.inspect.LiteralType,
+        msgspec.inspect.NoneType,
+        msgspec.inspect.BoolType,
+        msgspec.inspect.IntType,
+    )
     return (
-        name in _FIXED or name.endswith(_FIXED_ENDS) or all(isinstance(each, (*plain, msgspec.inspect.FloatType)) for each in kinds)
+        name in _FIXED
+        or name.endswith(_FIXED_ENDS)
+        or all(isinstance(each, (*plain, msgspec.inspect.FloatType)) for each in kinds)
     )

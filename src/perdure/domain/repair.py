@@ -70,7 +70,10 @@ def _closed(text: str) -> str:
 
 
 def repair_name(name: str, known: Collection[str]) -> str | None:
-    """The one known name that this is another spelling of: case, hyphens, blanks, a prefix such as `functions.`."""
+    """The one known name that this is another spelling of.
+
+    Case, hyphens, blanks, a prefix such as `functions.`.
+    """
     if name in known:
         return None
     wanted = _folded(name)
@@ -85,10 +88,11 @@ def _folded(name: str) -> str:
 
 
 def fit_arguments(arguments: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """The arguments as a tool's JSON Schema has them, where a value is of another type and can mean one thing only.
+    """The arguments as a tool's JSON Schema has them, where a value is of another type and can mean one thing
+    only.
 
-    Null for what may be left out is left out; numbers and booleans in quotes lose them; one text for a list of texts is its one
-    entry. What is nested is left alone.
+    Null for what may be left out is left out; numbers and booleans in quotes lose them; one text for a list
+    of texts is its one entry. What is nested is left alone.
     """
     properties, required = schema.get("properties"), schema.get("required", [])
     if not isinstance(properties, dict) or not isinstance(required, list):

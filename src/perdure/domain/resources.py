@@ -17,9 +17,18 @@ LifeStatus = Literal["active", "archived", "deleted"]
 
 MAX_NAME = 64
 MAX_CONFIG = 1_000_000
-"""Bytes of JSON that an agent's or a harness's configuration may hold, its files included. Versions keep all of it."""
+"""Bytes of JSON that an agent's or a harness's configuration may hold, its files included. Versions keep all
+of it."""
 
-Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$(?!\n)", examples=["support-desk"])]
+Name = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_NAME,
+        pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$(?!\n)",
+        examples=["support-desk"],
+    ),
+]
 """Addressable names (wire contract): lower-case words with hyphens, unique in the organization."""
 AnyName = Annotated[str, Meta(max_length=MAX_NAME)]
 DisplayName = Annotated[str, Meta(max_length=200)]
@@ -30,7 +39,8 @@ RESERVED_NAMES = frozenset({"analyze", "check-name", "config", "import", "previe
 """Words that stand where a name could stand in a path."""
 
 MANAGERS: dict[str, UserRole] = {"agent": "member", "harness": "admin"}
-"""The least role that makes, changes and archives. Harnesses lie under many agents, so members leave them alone."""
+"""The least role that makes, changes and archives. Harnesses lie under many agents, so members leave them
+alone."""
 
 
 class NameCheck(Struct, frozen=True):
@@ -101,7 +111,9 @@ def check_size(config: bytes | str) -> None:
     """Accept only a configuration of bearable size. Raises TooLarge."""
     size = len(config.encode() if isinstance(config, str) else config)
     if size > MAX_CONFIG:
-        raise TooLarge(f"the configuration comes to {size} bytes of JSON; it may hold {MAX_CONFIG}, files included")
+        raise TooLarge(
+            f"the configuration comes to {size} bytes of JSON; it may hold {MAX_CONFIG}, files included"
+        )
 
 
 _COPY = re.compile(r"-copy(-[0-9]+)?$")

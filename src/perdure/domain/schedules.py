@@ -19,14 +19,19 @@ MAX_KEPT = 100
 """Schedules of a session, those that are over or off included."""
 
 ScheduleKind = Literal["cron", "once"]
-Instruction = Annotated[str, Meta(min_length=1, max_length=20_000, examples=["Check the mailbox and summarise what is new."])]
+Instruction = Annotated[
+    str, Meta(min_length=1, max_length=20_000, examples=["Check the mailbox and summarise what is new."])
+]
 Cron = Annotated[str, Meta(min_length=1, max_length=200, examples=["0 9 * * mon-fri"])]
 Zone = Annotated[str, Meta(min_length=1, max_length=64, examples=["Europe/Paris"])]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class CreateSchedule(Struct, frozen=True, omit_defaults=True):
-    """The body of `POST /v1/sessions/{session_id}/schedules`: `cron` (5 fields, in `timezone`) or `at`, one of the two."""
+    """The body of `POST /v1/sessions/{session_id}/schedules`.
+
+    `cron` (5 fields, in `timezone`) or `at`, one of the two.
+    """
 
     message: Instruction
     name: Name | None = None
@@ -71,7 +76,9 @@ def zone_of(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise InvalidInput(f"unknown time zone {name[:60]!r}: use an IANA name such as Europe/Paris", field="timezone") from None
+        raise InvalidInput(
+            f"unknown time zone {name[:60]!r}: use an IANA name such as Europe/Paris", field="timezone"
+        ) from None
 
 
 def next_firing(cron: str, timezone: str, after: Micros) -> Micros:
@@ -83,12 +90,16 @@ def next_firing(cron: str, timezone: str, after: Micros) -> Micros:
         InvalidInput: it is no cron expression of 5 fields, or it names no day that exists.
     """
     if len(cron.split()) != 5:
-        raise InvalidInput("a cron expression has 5 fields: minute hour day month weekday", code="invalid_cron", field="cron")
+        raise InvalidInput(
+            "a cron expression has 5 fields: minute hour day month weekday", code="invalid_cron", field="cron"
+        )
     moment = datetime.fromtimestamp(after / 1_000_000, UTC).astimezone(zone_of(timezone))
     try:
         found = next(CronSim(cron, moment))
     except (CronSimError, StopIteration) as error:
-        raise InvalidInput(f"not a cron expression: {str(error) or 'it never comes'}", code="invalid_cron", field="cron") from None
+        raise InvalidInput(
+            f"not a cron expression: {str(error) or 'it never comes'}", code="invalid_cron", field="cron"
+        ) from None
     return int(found.timestamp()) * 1_000_000
 
 

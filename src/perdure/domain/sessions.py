@@ -1,4 +1,6 @@
-"""Sessions: the resource on the wire, what clients may write, and the projection that is folded from the log."""
+"""Sessions: the resource on the wire, what clients may write, and the projection that is folded from the
+log.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from perdure.domain.accounts import PrincipalSummary
 from perdure.domain.errors import InvalidInput
 from perdure.domain.events import NewEvent, is_cancel_notice
 from perdure.domain.ids import Uuid
-from perdure.domain.links import AllowedAction
 from perdure.domain.messages import JsonObject, Usage, preview_of, text_of
+from perdure.domain.paging import AllowedAction
 from perdure.domain.times import Micros, Timestamp
 from perdure.domain.tools import APPROVE, Capabilities, CapabilityRef, ToolDefinition, Tools
 
@@ -26,7 +28,9 @@ MAX_TAG = 100
 
 Title = Annotated[str, Meta(max_length=MAX_TITLE, examples=["Refund of order 4711"])]
 Tags = Annotated[tuple[str, ...], Meta(max_length=MAX_TAGS, examples=[["support", "priority"]])]
-Locale = Annotated[str, Meta(max_length=35, pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$", examples=["en-GB"])]
+Locale = Annotated[
+    str, Meta(max_length=35, pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$", examples=["en-GB"])
+]
 """A BCP 47 language tag; 35 characters is the length RFC 5646 (4.4.1) advises to allow."""
 Prompt = Annotated[str, Meta(max_length=200_000)]
 
@@ -40,8 +44,11 @@ class InitialFile(Struct, frozen=True, omit_defaults=True):
     is_readonly: bool = False
 
 
-HostPattern = Annotated[str, Meta(max_length=300, pattern=r"^(?![0-9A-Fa-f:.]+/[0-9]+\s*$)\s*[^\s/]", examples=["*.example.com"])]
-"""A host, `*.` and a host, or the address of a page there. A range of addresses would only count as its first one."""
+HostPattern = Annotated[
+    str, Meta(max_length=300, pattern=r"^(?![0-9A-Fa-f:.]+/[0-9]+\s*$)\s*[^\s/]", examples=["*.example.com"])
+]
+"""A host, `*.` and a host, or the address of a page there. A range of addresses would only count as its first
+one."""
 
 
 class NetworkAccess(Struct, frozen=True, omit_defaults=True):
@@ -52,7 +59,10 @@ class NetworkAccess(Struct, frozen=True, omit_defaults=True):
 
 
 class CreateSession(Struct, frozen=True, omit_defaults=True):
-    """The body of `POST /v1/sessions`. All is optional: without a harness it is the agent's, else the organization's default."""
+    """The body of `POST /v1/sessions`.
+
+    All is optional: without a harness it is the agent's, else the organization's default.
+    """
 
     harness_id: str | None = None
     harness_name: Annotated[str, Meta(max_length=64, examples=["generic"])] | None = None
@@ -215,10 +225,18 @@ def _project_one(old: Projection, event: NewEvent) -> Projection:
             if old.status in ("active", "waiting_for_tool_results"):
                 return replace(old, head=head, status="active", preview=preview, wake_at=None)
             turn_id = event.context.turn_id
-            return replace(old, head=head, status="active", turn_id=turn_id, turn_after=old.head, preview=preview)
+            return replace(
+                old, head=head, status="active", turn_id=turn_id, turn_after=old.head, preview=preview
+            )
         case "turn.started":
             # Sealed for good, until somebody tries again.
-            return replace(old, head=head, turn_id=event.context.turn_id, started_at=old.started_at or event.ts, finished_at=None)
+            return replace(
+                old,
+                head=head,
+                turn_id=event.context.turn_id,
+                started_at=old.started_at or event.ts,
+                finished_at=None,
+            )
         case "output.message.completed":
             text = preview_of(text_of(data.message.content))  # type: ignore[attr-defined]
             return replace(old, head=head, output_preview=text or old.output_preview)
@@ -226,9 +244,11 @@ def _project_one(old: Projection, event: NewEvent) -> Projection:
             usage = data.metadata.usage  # type: ignore[attr-defined]
             return replace(old, head=head, usage=usage.plus(old.usage) if usage else old.usage)
         case "tool.call_requested":
-            return replace(old, head=head, status="waiting_for_tool_results", wake_at=event.ts + data.timeout_ms * 1000)  # type: ignore[attr-defined]
+            until = event.ts + data.timeout_ms * 1000  # type: ignore[attr-defined]
+            return replace(old, head=head, status="waiting_for_tool_results", wake_at=until)
         case "tool.completed" if old.status == "waiting_for_tool_results":
-            # A word on a question, or the rejection that it comes to, may leave others open: `session.activated` follows the last.
+            # A word on a question, or the rejection that it comes to, may leave others open:
+            # `session.activated` follows the last.
             if data.tool_name == APPROVE or data.status == "rejected":  # type: ignore[attr-defined]
                 return replace(old, head=head)
             return replace(old, head=head, status="active", wake_at=None)
@@ -294,5 +314,7 @@ def action_links(session_id: str, status: Status, pinned: bool) -> tuple[Allowed
         else AllowedAction("pin", "PUT", f"{base}/pin", "pin_session"),
     ]
     if status in ("active", "waiting_for_tool_results"):
-        actions.append(AllowedAction("cancel", "POST", f"{base}/cancel", "cancel_turn", "Stop the running turn"))
+        actions.append(
+            AllowedAction("cancel", "POST", f"{base}/cancel", "cancel_turn", "Stop the running turn")
+        )
     return tuple(actions)

@@ -1,6 +1,7 @@
 """Where the events of a turn belong: their contexts, the same for whoever writes them, runner or request.
 
-trace_id is the turn; reason and act are spans under it, a model call is one under reason, tools are spans under act.
+trace_id is the turn; reason and act are spans under it, a model call is one under reason, tools are spans
+under act.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def compaction_context(state: TurnState) -> EventContext:
 def summary_context(compaction: EventContext, number: int) -> EventContext:
     """Of one of the calls to the vendor that a compaction takes."""
     span = compaction.span_id or ""
-    return msgspec.structs.replace(compaction, span_id=span_of(span, f"generation/{number}"), parent_span_id=span)
+    return msgspec.structs.replace(
+        compaction, span_id=span_of(span, f"generation/{number}"), parent_span_id=span
+    )
 
 
 def act_context(state: TurnState) -> EventContext:

@@ -19,7 +19,9 @@ MAX_SECRET = 32 * 1024
 MAX_SECRETS_SIZE = 256 * 1024
 """Bytes of a session's secrets together: whatever happens in it is searched for all of them."""
 
-StorageKey = Annotated[str, Meta(min_length=1, max_length=MAX_KEY, pattern=r"^[^\x00-\x1f\x7f]+$", examples=["customer_id"])]
+StorageKey = Annotated[
+    str, Meta(min_length=1, max_length=MAX_KEY, pattern=r"^[^\x00-\x1f\x7f]+$", examples=["customer_id"])
+]
 SecretValue = Annotated[str, Meta(min_length=1, max_length=MAX_SECRET)]
 
 
@@ -63,8 +65,12 @@ def check_room(held: dict[str, int], given: dict[str, str]) -> None:
     """
     sizes = held | {name: len(value.encode()) for name, value in given.items()}
     if len(sizes) > MAX_SECRETS:
-        raise InvalidInput(f"a session holds at most {MAX_SECRETS} secrets", code="too_many_secrets", field="secrets")
+        raise InvalidInput(
+            f"a session holds at most {MAX_SECRETS} secrets", code="too_many_secrets", field="secrets"
+        )
     if sum(sizes.values()) > MAX_SECRETS_SIZE:
         raise InvalidInput(
-            f"a session's secrets hold at most {MAX_SECRETS_SIZE} bytes together", code="too_many_secrets", field="secrets"
+            f"a session's secrets hold at most {MAX_SECRETS_SIZE} bytes together",
+            code="too_many_secrets",
+            field="secrets",
         )

@@ -11,7 +11,9 @@ from msgspec import Meta
 Micros = int
 """Microseconds since 1970-01-01T00:00:00Z: what the databases hold."""
 
-Timestamp = Annotated[str, Meta(extra_json_schema={"format": "date-time"}, examples=["2026-03-14T09:26:53.589793Z"])]
+Timestamp = Annotated[
+    str, Meta(extra_json_schema={"format": "date-time"}, examples=["2026-03-14T09:26:53.589793Z"])
+]
 """RFC 3339, UTC, `Z`, six digits of a second: what the wire shows."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

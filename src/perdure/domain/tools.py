@@ -94,7 +94,10 @@ class ApprovalDecision(Struct, frozen=True):
 
 
 class SubmitApprovals(Struct, frozen=True):
-    """The body of `POST /v1/sessions/{session_id}/tool-approvals`: decisions on some or all of the open questions."""
+    """The body of `POST /v1/sessions/{session_id}/tool-approvals`.
+
+    Decisions on some or all of the open questions.
+    """
 
     decisions: Annotated[tuple[ApprovalDecision, ...], Meta(min_length=1, max_length=128)]
 

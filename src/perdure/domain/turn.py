@@ -1,7 +1,10 @@
-"""The turn: state is a fold over the events since the turn's first message; what to do next is a pure function of the state.
+"""The turn: state is a fold over the events since the turn's first message.
+
+What to do next is a pure function of the state.
 
     fold(events) -> TurnState            next_action(TurnState, TurnRules) ->
-                                           StartTurn | CallModel | RunTools | AwaitClient | ExpireCalls | Finish | Fail | Nothing
+                                           StartTurn | CallModel | RunTools | AwaitClient | ExpireCalls |
+                                           Finish | Fail | Nothing
 
 Recovery is not a special path: a new runner folds the same events and asks the same question.
 """
@@ -54,14 +57,17 @@ class TurnState(Struct, frozen=True):
 
     Attributes:
         turn_id: the running turn, or None between turns.
-        pending: messages that no model call has seen yet, oldest first, as (id, turn id it was given, preview); the one that
-            began the turn is not among them. The turn id is empty once that turn is over.
+        pending: messages that no model call has seen yet, oldest first, as (id, turn id it was given,
+            preview); the one that began the turn is not among them. The turn id is empty once that turn is
+            over.
         reasoning: a model call was begun and has not ended.
         exec_id: the execution (one model call and its tools) that is going on.
         prompt_through: the sequence up to which the model call going on sees the log.
-        calls: the tool calls of the last answer; empty when it had none, or all results have been shown to the model.
+        calls: the tool calls of the last answer; empty when it had none, or all results have been shown to
+            the model.
         expires_at: until when a client's results or approvals are waited for, or None.
-        asked: the calls of the last answer as text, to be compared with the next; repeats: how often in a row they were the same.
+        asked: the calls of the last answer as text, to be compared with the next; repeats: how often in a row
+            they were the same.
         act_calls: ids of the calls of the batch that runs, or ran last.
         failure: the code and words of a model call that failed for good.
         head: the sequence of the last event folded in; begin with the sequence before the first.
@@ -103,7 +109,8 @@ class TurnRules(Struct, frozen=True):
     Attributes:
         max_iterations: model calls in one turn; the turn fails beyond it.
         client_tools: names of tools that the caller runs.
-        loop_limit: how often the same calls may be repeated before the model is told; the turn fails after twice as many. 0: no limit.
+        loop_limit: how often the same calls may be repeated before the model is told; the turn fails after
+            twice as many. 0: no limit.
         gated: names of tools that run only after somebody has allowed the call.
     """
 
@@ -126,7 +133,10 @@ class StartTurn(Struct, frozen=True):
 
 
 class CallModel(Struct, frozen=True):
-    """Call the model. `resumed`: the call was begun before (its start is in the log), a new attempt takes its place."""
+    """Call the model.
+
+    `resumed`: the call was begun before (its start is in the log), a new attempt takes its place.
+    """
 
     resumed: bool
 
@@ -150,7 +160,10 @@ class AskApproval(Struct, frozen=True):
 
 
 class ExpireCalls(Struct, frozen=True):
-    """Nobody answered in time, or a new message came instead: each of these calls gets an error result and the turn goes on."""
+    """Nobody answered in time, or a new message came instead.
+
+    Each of these calls gets an error result and the turn goes on.
+    """
 
     calls: tuple[CallState, ...]
 
@@ -213,12 +226,15 @@ def _turn_started(state: TurnState, event: AnyEvent) -> TurnState:
 
 
 def _turn_ended(state: TurnState, event: AnyEvent) -> TurnState:
-    # A cancel covers everything that was asked before it; any other end leaves unseen messages to the next turn.
+    # A cancel covers everything that was asked before it; any other end leaves unseen messages to the next
+    # turn.
     if event.type == "turn.cancelled":
         return TurnState()
     # What was to steer this turn will begin another one.
     ended = state.turn_id
-    return TurnState(pending=tuple((message, "" if turn == ended else turn, text) for message, turn, text in state.pending))
+    return TurnState(
+        pending=tuple((message, "" if turn == ended else turn, text) for message, turn, text in state.pending)
+    )
 
 
 def _reason_started(state: TurnState, event: AnyEvent) -> TurnState:
@@ -265,18 +281,25 @@ def _generation(state: TurnState, event: AnyEvent) -> TurnState:
     if first is None and metadata.time_to_first_token_ms is not None:
         first = (state.reason_started_at - state.started_at) // 1000 + metadata.time_to_first_token_ms
     return msgspec.structs.replace(
-        state, llm_calls=state.llm_calls + 1, usage=state.usage.plus(metadata.usage), time_to_first_token_ms=first
+        state,
+        llm_calls=state.llm_calls + 1,
+        usage=state.usage.plus(metadata.usage),
+        time_to_first_token_ms=first,
     )
 
 
 def _reason_completed(state: TurnState, event: AnyEvent) -> TurnState:
     data: ReasonCompletedData = event.decoded()
-    failure = None if data.success else (data.error_code or "model_error", data.error or "the model call failed")
+    failure = (
+        None if data.success else (data.error_code or "model_error", data.error or "the model call failed")
+    )
     return msgspec.structs.replace(state, reasoning=False, failure=failure)
 
 
 def _mark(state: TurnState, call_id: str, **marks: bool) -> TurnState:
-    calls = tuple(msgspec.structs.replace(call, **marks) if call.id == call_id else call for call in state.calls)
+    calls = tuple(
+        msgspec.structs.replace(call, **marks) if call.id == call_id else call for call in state.calls
+    )
     return msgspec.structs.replace(state, calls=calls)
 
 
@@ -316,8 +339,13 @@ def _requested(state: TurnState, event: AnyEvent) -> TurnState:
     return msgspec.structs.replace(state, expires_at=event.ts + data.timeout_ms * 1000)
 
 
-def _mark_approval(state: TurnState, call_id: str, approval: Literal["", "requested", "allowed"]) -> TurnState:
-    calls = tuple(msgspec.structs.replace(call, approval=approval) if call.id == call_id else call for call in state.calls)
+def _mark_approval(
+    state: TurnState, call_id: str, approval: Literal["", "requested", "allowed"]
+) -> TurnState:
+    calls = tuple(
+        msgspec.structs.replace(call, approval=approval) if call.id == call_id else call
+        for call in state.calls
+    )
     return msgspec.structs.replace(state, calls=calls)
 
 
@@ -344,7 +372,10 @@ def open_client_calls(state: TurnState) -> tuple[CallState, ...]:
 
 
 def next_action(state: TurnState, rules: TurnRules, now: Micros) -> Action:
-    """What a runner of this session has to do next. Pure; `now` decides only whether a client's time is up."""
+    """What a runner of this session has to do next.
+
+    Pure; `now` decides only whether a client's time is up.
+    """
     if not state.started:
         if not state.pending:
             return Nothing()
@@ -386,7 +417,10 @@ def _with_calls(state: TurnState, undone: tuple[CallState, ...], rules: TurnRule
 
 
 def _may_run(call: CallState, rules: TurnRules) -> bool:
-    """Whether the server runs this call now: it is not the caller's, and nobody has to be asked (any more)."""
+    """Whether the server runs this call now.
+
+    It is not the caller's, and nobody has to be asked (any more).
+    """
     if call.requested or call.approval == "requested" or call.name in rules.client_tools:
         return False
     return call.started or call.approval == "allowed" or call.name not in rules.gated

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from perdure.domain.links import AllowedAction
+from perdure.domain.paging import AllowedAction
 from perdure.domain.times import Timestamp
 
 WorkspaceStatus = Literal["active", "archived"]

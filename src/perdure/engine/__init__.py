@@ -1,1 +1,4 @@
-"""Doing what the turn asks for: assemble the layers, reason (one model call), act (one batch of tools), advance (the loop)."""
+"""Doing what the turn asks for.
+
+Assemble the layers, reason (one model call), act (one batch of tools), advance (the loop).
+"""

@@ -22,14 +22,24 @@ from perdure.domain.turn import (
     TurnState,
     next_action,
 )
-from perdure.engine.act import act, refuse_misfits
-from perdure.engine.announce import ask_approval, begin_act, begin_reason, begin_turn, expire, fail, finish, request_client, seal
 from perdure.engine.assemble import Assembly, ModelChoice, assemble, choose_model
 from perdure.engine.compact import compact, is_full
+from perdure.engine.context import Engine
+from perdure.engine.model_call import reason
 from perdure.engine.prompts import with_read_prompts
-from perdure.engine.reason import reason
 from perdure.engine.run import Run, open_run
-from perdure.engine.services import Engine
+from perdure.engine.tool_calls import act, refuse_misfits
+from perdure.engine.turn_events import (
+    ask_approval,
+    begin_act,
+    begin_reason,
+    begin_turn,
+    expire,
+    fail,
+    finish,
+    request_client,
+    seal,
+)
 from perdure.store.database import Tx
 from perdure.store.sessions import release
 from perdure.store.storage import open_secrets
@@ -38,7 +48,10 @@ log = logging.getLogger("perdure.engine")
 
 
 async def advance(engine: Engine, session_id: str) -> None:
-    """Take the session as far as it goes. Returns quietly when somebody else has it, or there is nothing to do."""
+    """Take the session as far as it goes.
+
+    Returns quietly when somebody else has it, or there is nothing to do.
+    """
     run: Run | None = None
     finished, blameless = False, False
     try:
@@ -68,8 +81,8 @@ async def _let_go(run: Run, finished: bool, blameless: bool) -> None:
         run.engine.histories.keep(run.row.id, run.conversation)
         return
     if run.claimed and blameless:
-        # A planned stop, or a database that went away, is no failed recovery of the turn. If this is lost too, only the
-        # count of recoveries is one higher.
+        # A planned stop, or a database that went away, is no failed recovery of the turn. If this is lost
+        # too, only the count of recoveries is one higher.
         row = run.row
         with contextlib.suppress(PerdureError, asyncio.CancelledError):
             await run.engine.database.write(lambda tx: release(tx, row))
@@ -85,7 +98,9 @@ async def _step(run: Run) -> bool:
     """One action; whether there may be another."""
     state = run.ahead
     trouble = None if run.prepared is not None or not _needs_layers(state) else await _prepare(run)
-    rules = run.prepared[0].rules if run.prepared else TurnRules(max_iterations=run.engine.policy.max_iterations)
+    rules = (
+        run.prepared[0].rules if run.prepared else TurnRules(max_iterations=run.engine.policy.max_iterations)
+    )
     action = next_action(state, rules, run.engine.clock.now())
     if trouble is not None and isinstance(action, CallModel | RunTools | AskApproval | AwaitClient):
         action = trouble
@@ -98,7 +113,9 @@ async def _step(run: Run) -> bool:
             await run.commit(finish(run, state))
         case Fail(code=code, message=message):
             if await run.commit(fail(run, state, code, message)):
-                _stop_tools(run)  # a message that came while they ran had the layers assembled afresh, and they cannot be
+                _stop_tools(
+                    run
+                )  # a message that came while they ran had the layers assembled afresh, and they cannot be
             run.prepared = None
         case ExpireCalls():
             await run.commit(expire(run, state, action))
@@ -108,11 +125,16 @@ async def _step(run: Run) -> bool:
 
 
 def _needs_layers(state: TurnState) -> bool:
-    return bool(state.started or state.pending) and not (state.answered and not state.pending and not state.reasoning)
+    return bool(state.started or state.pending) and not (
+        state.answered and not state.pending and not state.reasoning
+    )
 
 
 async def _prepare(run: Run) -> Fail | None:
-    """Assemble the layers and choose the model, afresh for each model call; trouble fails the turn, in words."""
+    """Assemble the layers and choose the model, afresh for each model call.
+
+    Trouble fails the turn, in words.
+    """
     engine, row = run.engine, run.row
 
     async def body(tx: Tx) -> tuple[Assembly, ModelChoice | None, str | None]:
@@ -184,4 +206,6 @@ async def _work(run: Run, state: TurnState, action: CallModel | RunTools | AskAp
         case AskApproval():
             await run.commit(ask_approval(run, state, assembly, action))
         case AwaitClient(calls=calls):
-            await run.commit(refuse_misfits(run, assembly, state, calls) or request_client(run, state, assembly, action))
+            await run.commit(
+                refuse_misfits(run, assembly, state, calls) or request_client(run, state, assembly, action)
+            )

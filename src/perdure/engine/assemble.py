@@ -1,19 +1,22 @@
-"""Layers into one: harness (parents first), agent, session; capabilities, prompts, tools, and the model to call."""
+"""Layers into one: harness (parents first), agent, session.
+
+Capabilities, prompts, tools, and the model to call.
+"""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
 from perdure.capabilities.assembly import BoundTool, Section
-from perdure.capabilities.base import Behaviour
 from perdure.capabilities.layers import Layers, model_of
+from perdure.capabilities.port import Behaviour
 from perdure.capabilities.registry import Active, Registry
 from perdure.domain.errors import InvalidInput
 from perdure.domain.messages import Controls
 from perdure.domain.network import NetworkRules
 from perdure.domain.tools import ClientSideTool
 from perdure.domain.turn import TurnRules
-from perdure.engine.services import Engine
+from perdure.engine.context import Engine
 from perdure.llm.driver import Driver, ToolSpec
 from perdure.store.database import Tx
 from perdure.store.providers import ModelRow, ProviderRow, open_secrets
@@ -60,14 +63,30 @@ def assemble(layers: Layers, registry: Registry, max_iterations: int) -> Assembl
     if parallel is None:
         parallel = behaviour.parallel_tool_calls
     gated = frozenset(name for name, each in merged.bound.items() if each.gated)
-    rules = TurnRules(max_iterations=limit, client_tools=frozenset(merged.client), gated=gated, loop_limit=behaviour.loop_limit)
+    rules = TurnRules(
+        max_iterations=limit,
+        client_tools=frozenset(merged.client),
+        gated=gated,
+        loop_limit=behaviour.loop_limit,
+    )
     return Assembly(
-        merged.system, merged.specs(), merged.bound, merged.client, merged.features(), rules, parallel, behaviour, merged.network,
-        merged.sections, merged.active,
-    )  # fmt: skip
+        merged.system,
+        merged.specs(),
+        merged.bound,
+        merged.client,
+        merged.features(),
+        rules,
+        parallel,
+        behaviour,
+        merged.network,
+        merged.sections,
+        merged.active,
+    )
 
 
-async def choose_model(engine: Engine, tx: Tx, layers: Layers, controls: Controls | None) -> ModelChoice | None:
+async def choose_model(
+    engine: Engine, tx: Tx, layers: Layers, controls: Controls | None
+) -> ModelChoice | None:
     """The model for the next call, or None when none is configured.
 
     Raises:

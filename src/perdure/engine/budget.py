@@ -22,8 +22,13 @@ COST_DIGITS = 10
 """Decimal places of a cost in US dollars: far below a token's price, far above a float's noise."""
 
 
-def history_budget(setting: int, choice: ModelChoice, profile: ModelProfile | None, assembly: Assembly) -> int:
-    """About how many tokens of conversation a call may carry: the setting, or what fits into the model's window."""
+def history_budget(
+    setting: int, choice: ModelChoice, profile: ModelProfile | None, assembly: Assembly
+) -> int:
+    """About how many tokens of conversation a call may carry.
+
+    The setting, or what fits into the model's window.
+    """
     limits = None if profile is None else profile.limits
     window = window_of(choice.model.context_tokens, profile)
     if window is None:
@@ -34,7 +39,10 @@ def history_budget(setting: int, choice: ModelChoice, profile: ModelProfile | No
 
 
 def room(run: Run, assembly: Assembly, choice: ModelChoice) -> int:
-    """About how many tokens of conversation the next call may carry; less where the model has refused a longer prompt."""
+    """About how many tokens of conversation the next call may carry.
+
+    Less where the model has refused a longer prompt.
+    """
     profile = run.engine.catalog.at_hand(place_of(choice))
     budget = history_budget(run.engine.policy.history_tokens, choice, profile, assembly)
     return min(budget, run.conversation.ceilings.get(choice.model.id, budget))
@@ -58,7 +66,10 @@ def _fixed_tokens(assembly: Assembly) -> int:
 
 
 def is_wider(run: Run, budget: int) -> bool:
-    """Whether a conversation that was cut for a smaller window should be read again: another model takes much more of it."""
+    """Whether a conversation that was cut for a smaller window should be read again.
+
+    Another model takes much more of it.
+    """
     cut_to = run.conversation.cut_to
     return cut_to is not None and budget >= 2 * cut_to
 

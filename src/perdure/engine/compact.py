@@ -1,7 +1,9 @@
-"""Compaction: when the history fills its room, the model sums up the older part, and goes on from the summary.
+"""Compaction: when the history fills its room, the model sums up the older part, and goes on from the
+summary.
 
-The log says that it begins, what each model call of it came to, and what stands in the place of the older part. A runner that
-dies in between leaves nothing that matters: whoever goes on finds the history as full as it was, and begins again.
+The log says that it begins, what each model call of it came to, and what stands in the place of the older
+part. A runner that dies in between leaves nothing that matters: whoever goes on finds the history as full as
+it was, and begins again.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ LEAST_TOKENS = 120
 """What a short summary takes, with the words around it."""
 
 PIECE = 0.6
-"""Share of the room that one model call of a compaction is given; a longer part is summed up piece by piece."""
+"""Share of the room that one model call of a compaction is given; a longer part is summed up piece by
+piece."""
 
 MAX_HALVINGS = 4
 """How often a piece that the model finds too long is halved."""
@@ -57,7 +60,9 @@ Reason = Literal["proactive_budget", "request_too_large"]
 
 
 def is_full(run: Run, assembly: Assembly, choice: ModelChoice) -> bool:
-    """Whether the next model call would find the history fuller than the rules allow, and there is a part to be summed up."""
+    """Whether the next model call would find the history fuller than the rules allow, and there is a part to
+    be summed up.
+    """
     rules = assembly.behaviour.compaction
     if rules is None or run.uncompactable:
         return False
@@ -104,14 +109,25 @@ async def compact(run: Run, assembly: Assembly, choice: ModelChoice, reason: Rea
     older, after = parts
     conversation, clock = run.conversation, run.engine.clock
     context, before, began = compaction_context(run.state), conversation.count(), clock.elapsed()
-    await _append(run, [NewEvent("context.compacting", ContextCompactingData(reason, STRATEGY, before), context, clock.now())])
-    summing = _Summing(run, choice, rules, context, before, longest=max(LEAST_SUMMARY, min(MAX_SUMMARY, budget)))
+    await _append(
+        run,
+        [
+            NewEvent(
+                "context.compacting", ContextCompactingData(reason, STRATEGY, before), context, clock.now()
+            )
+        ],
+    )
+    summing = _Summing(
+        run, choice, rules, context, before, longest=max(LEAST_SUMMARY, min(MAX_SUMMARY, budget))
+    )
     summary = await summing.sum_up(older, int(PIECE * budget), after)
     duration = round((clock.elapsed() - began) * 1000)
     if summary is None:
         run.uncompactable = True
         log.warning("session %s: its history could not be summed up: %s", run.row.id, summing.error)
-        done = ContextCompactedData("none", before, before, duration, tuple(summing.steps), error=summing.error)
+        done = ContextCompactedData(
+            "none", before, before, duration, tuple(summing.steps), error=summing.error
+        )
     else:
         left = before - len(older) - (conversation.summary is not None) + 1
         done = ContextCompactedData("summary", before, left, duration, tuple(summing.steps), summary, after)
@@ -120,7 +136,10 @@ async def compact(run: Run, assembly: Assembly, choice: ModelChoice, reason: Rea
 
 
 async def _append(run: Run, events: Sequence[NewEvent]) -> None:
-    """Append whatever else comes: a message or a result in between changes nothing about what is said here."""
+    """Append whatever else comes.
+
+    A message or a result in between changes nothing about what is said here.
+    """
     while not await run.commit(events):
         pass
 
@@ -130,11 +149,19 @@ class _Summing:
 
     Args:
         before: messages of the history.
-        longest: characters of the summary that are kept: about a quarter of the room, so that a summary does not fill it.
+        longest: characters of the summary that are kept: about a quarter of the room, so that a summary does
+            not fill it.
     """
 
     def __init__(
-        self, run: Run, choice: ModelChoice, rules: Compaction, context: EventContext, before: int, *, longest: int
+        self,
+        run: Run,
+        choice: ModelChoice,
+        rules: Compaction,
+        context: EventContext,
+        before: int,
+        *,
+        longest: int,
     ) -> None:
         self.run, self.choice, self.rules, self.context = run, choice, rules, context
         self.left = before
@@ -196,7 +223,9 @@ class _Summing:
         if response is not None:
             profile = await engine.catalog.profile(place_of(self.choice))
             response = msgspec.structs.replace(response, usage=priced(response.usage, profile), tool_calls=())
-        return Outcome(response, tried.error, tried.count, tried.waited, engine.clock.elapsed() - began, None, prompt)
+        return Outcome(
+            response, tried.error, tried.count, tried.waited, engine.clock.elapsed() - began, None, prompt
+        )
 
 
 def _unseen(kind: DeltaKind, text: str) -> None:
@@ -208,7 +237,10 @@ def _too_long(error: ModelError | None) -> bool:
 
 
 def _end_of_piece(older: Sequence[Entry], begin: int, size: int) -> int:
-    """Where a piece of about `size` tokens ends: before a message of the user or the agent, and after at least one."""
+    """Where a piece of about `size` tokens ends.
+
+    Before a message of the user or the agent, and after at least one.
+    """
     taken, end = 0, begin
     for index in range(begin, len(older)):
         if index > begin and older[index].message.role != "tool_result":

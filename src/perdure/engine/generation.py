@@ -17,7 +17,7 @@ from perdure.domain.events import (
 )
 from perdure.domain.messages import storable
 from perdure.engine.assemble import ModelChoice
-from perdure.engine.services import Engine
+from perdure.engine.context import Engine
 from perdure.llm.catalog import Place
 from perdure.llm.driver import ModelResponse
 
@@ -52,7 +52,10 @@ def _pause_after(engine: Engine, attempt: int, error: ModelError) -> float:
 
 
 class Attempts(msgspec.Struct, frozen=True):
-    """What came of trying: an answer or the last error, how often it was tried, and the seconds waited in between."""
+    """What came of trying.
+
+    An answer or the last error, how often it was tried, and the seconds waited in between.
+    """
 
     response: ModelResponse | None
     error: ModelError | None
@@ -97,7 +100,8 @@ def storable_response(response: ModelResponse) -> ModelResponse:
         text=storable(response.text),
         thinking=None if response.thinking is None else storable(response.thinking),
         tool_calls=tuple(
-            msgspec.structs.replace(call, id=storable(call.id), name=storable(call.name)) for call in response.tool_calls
+            msgspec.structs.replace(call, id=storable(call.id), name=storable(call.name))
+            for call in response.tool_calls
         ),
     )
 
@@ -118,5 +122,11 @@ def generation_data(choice: ModelChoice, outcome: Outcome) -> LlmGenerationData:
         retry=retry,
         error=error.message if error else None,
     )
-    calls = tuple(ToolCall(call.id, call.name, call.arguments) for call in response.tool_calls) if response else ()
-    return LlmGenerationData(metadata, LlmGenerationOutput(response.text or None if response else None, calls), outcome.prompt)
+    calls = (
+        tuple(ToolCall(call.id, call.name, call.arguments) for call in response.tool_calls)
+        if response
+        else ()
+    )
+    return LlmGenerationData(
+        metadata, LlmGenerationOutput(response.text or None if response else None, calls), outcome.prompt
+    )

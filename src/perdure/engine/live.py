@@ -10,7 +10,8 @@ from perdure.llm.driver import DeltaKind
 from perdure.store.bus import Bus, Live, LiveKind
 
 SLOWDOWN = 1_000_000
-"""Characters a second. A delta shows followers the whole text so far, so long texts are shown less often: this bounds the traffic."""
+"""Characters a second. A delta shows followers the whole text so far, so long texts are shown less often:
+this bounds the traffic."""
 
 
 MAX_LINE = 2_000
@@ -18,7 +19,9 @@ MAX_LINE = 2_000
 
 
 class ToolText:
-    """What a tool shows while it runs, without secrets. The end of a stream is held back while it may be the beginning of one.
+    """What a tool shows while it runs, without secrets.
+
+    The end of a stream is held back while it may be the beginning of one.
 
     Args:
         publish: sends a piece on its way: its kind, its offset in the stream, and the text.

@@ -5,14 +5,16 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from perdure.capabilities.assembly import system_prompt
-from perdure.capabilities.base import PromptContext
+from perdure.capabilities.port import PromptContext
 from perdure.capabilities.prompts import read_prompts
 from perdure.engine.assemble import Assembly
 from perdure.engine.run import Run
 
 
 async def with_read_prompts(run: Run, assembly: Assembly) -> Assembly:
-    """The assembly with the system prompt as it is now; the same one, at no cost, when no capability has to look.
+    """The assembly with the system prompt as it is now.
+
+    The same one, at no cost, when no capability has to look.
 
     Raises:
         PerdureError: a retryable one, when the database is away.
@@ -29,4 +31,6 @@ async def with_read_prompts(run: Run, assembly: Assembly) -> Assembly:
         redactor=run.redactor,
         locale=row.locale,
     )
-    return replace(assembly, system=system_prompt(assembly.sections, await read_prompts(assembly.active, context)))
+    return replace(
+        assembly, system=system_prompt(assembly.sections, await read_prompts(assembly.active, context))
+    )

@@ -17,8 +17,8 @@ from perdure.domain.redaction import Redactor, redact_event
 from perdure.domain.times import Micros
 from perdure.domain.turn import TurnState, fold
 from perdure.engine.assemble import Assembly, ModelChoice
-from perdure.engine.histories import read_conversation
-from perdure.engine.services import Engine
+from perdure.engine.context import Engine
+from perdure.engine.conversation_cache import read_conversation
 from perdure.store.bus import Appended
 from perdure.store.database import Tx
 from perdure.store.events import events_after
@@ -27,14 +27,20 @@ from perdure.store.sessions import SessionRow, append, claim, look_session
 PAGE = 1000
 
 STALLED = 2.0
-"""Seconds after which an append that succeeded comes back so late that the claim is looked at again: well under the time after
+"""Seconds after which an append that succeeded comes back so late that the claim is looked at again: well
+under the time after
 which a sweep takes a session for forgotten."""
 
 
 class Run:
-    """What the runner knows: the row and state as of the head, and the outcomes that are not in the log yet (`facts`)."""
+    """What the runner knows.
 
-    def __init__(self, engine: Engine, row: SessionRow, state: TurnState, conversation: Conversation, claimed: bool) -> None:
+    The row and state as of the head, and the outcomes that are not in the log yet (`facts`).
+    """
+
+    def __init__(
+        self, engine: Engine, row: SessionRow, state: TurnState, conversation: Conversation, claimed: bool
+    ) -> None:
         self.engine = engine
         self.row = row
         self.state = state
@@ -54,14 +60,18 @@ class Run:
 
     @property
     def ahead(self) -> TurnState:
-        """The state once the facts are in the log, and so without secrets: previews are cut from what is in it."""
+        """The state once the facts are in the log, and so without secrets.
+
+        Previews are cut from what is in it.
+        """
         return fold(self._redacted(self.facts), self.state)
 
     async def commit(self, opening: Sequence[NewEvent]) -> bool:
         """Append the facts and the events that open the next step, in one batch.
 
         Returns:
-            False when the log had moved: the run has caught up, the facts are kept, and the next step must be decided again.
+            False when the log had moved: the run has caught up, the facts are kept, and the next step must be
+            decided again.
 
         Raises:
             Fenced: the session is somebody else's now.
@@ -69,7 +79,12 @@ class Run:
         if not self.facts and not opening:
             return True
         batch = self._redacted([*self.facts, *opening])
-        row, fresh, now, sent = self.row, not self.claimed, self.engine.clock.now(), self.engine.clock.elapsed()
+        row, fresh, now, sent = (
+            self.row,
+            not self.claimed,
+            self.engine.clock.now(),
+            self.engine.clock.elapsed(),
+        )
         try:
             self.row, stored = await self.engine.database.write(
                 lambda tx: append(tx, row, batch, now=now, claim=fresh), single=True
@@ -84,7 +99,9 @@ class Run:
         self._take_in(batch, stored)
         self.engine.bus.publish(Appended(self.row.id, self.row.head, stored))
         if self.engine.clock.elapsed() - sent > STALLED:
-            await self._catch_up()  # another runner may have the session by now: then nothing is done in its place
+            await (
+                self._catch_up()
+            )  # another runner may have the session by now: then nothing is done in its place
         return True
 
     def _redacted(self, events: list[NewEvent]) -> list[NewEvent]:
@@ -126,8 +143,8 @@ class Opened(Struct):
 async def open_run(engine: Engine, session_id: str) -> Run | None:
     """Take hold of a session, or None when there is nothing to do in it.
 
-    A turn that has not begun is claimed by its first append. One that has begun is claimed here, before anything is done:
-    whoever ran it before can append nothing any more.
+    A turn that has not begun is claimed by its first append. One that has begun is claimed here, before
+    anything is done: whoever ran it before can append nothing any more.
     """
     while (opened := await _look(engine, session_id)) is not None:
         row = opened.row
@@ -165,7 +182,9 @@ async def _look(engine: Engine, session_id: str) -> Opened | None:
             events.extend(page)
             after = page[-1].sequence
         begun = Conversation() if row.turn_after == 0 else None  # nothing is older than what has been read
-        conversation = await read_conversation(tx, session_id, row.head, engine.policy.history_tokens, held or begun, events)
+        conversation = await read_conversation(
+            tx, session_id, row.head, engine.policy.history_tokens, held or begun, events
+        )
         return Opened(row, events, conversation)
 
     opened = await engine.database.read(body)
@@ -175,7 +194,12 @@ async def _look(engine: Engine, session_id: str) -> Opened | None:
 
 
 def _calls_for_a_runner(row: SessionRow, now: Micros) -> bool:
-    """Whether there is something to do. A parked session is left alone until its time has come: a job too many is no recovery."""
+    """Whether there is something to do.
+
+    A parked session is left alone until its time has come: a job too many is no recovery.
+    """
     if row.deleted_at is not None:
         return False
-    return row.status == "active" or (row.status == "waiting_for_tool_results" and row.wake_at is not None and row.wake_at <= now)
+    return row.status == "active" or (
+        row.status == "waiting_for_tool_results" and row.wake_at is not None and row.wake_at <= now
+    )

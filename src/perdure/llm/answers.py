@@ -21,7 +21,9 @@ MAX_NESTING = 100
 
 
 def decoded(decoder: msgspec.json.Decoder[Decoded], payload: bytes) -> Decoded:
-    """One SSE payload as its struct. Bytes that are not UTF-8 are replaced, since some servers cut characters in two.
+    """One SSE payload as its struct.
+
+    Bytes that are not UTF-8 are replaced, since some servers cut characters in two.
 
     Raises:
         ModelError: it is not JSON of the expected shape.
@@ -67,9 +69,17 @@ class Answer:
     """
 
     __slots__ = (
-        "_on_delta", "_text", "_thinking", "calls", "chars",
-        "finish_reason", "model", "reasoning", "response_id", "usage",
-    )  # fmt: skip
+        "_on_delta",
+        "_text",
+        "_thinking",
+        "calls",
+        "chars",
+        "finish_reason",
+        "model",
+        "reasoning",
+        "response_id",
+        "usage",
+    )
 
     def __init__(self, on_delta: OnDelta) -> None:
         self._on_delta = on_delta
@@ -145,7 +155,13 @@ def cut_off() -> ModelError:
 def _finished(calls: list[CallInProgress], history: Iterable[Message]) -> tuple[ToolCallPart, ...]:
     if not calls:
         return ()
-    taken = {part.id for message in history if message.role == "agent" for part in message.content if type(part) is ToolCallPart}
+    taken = {
+        part.id
+        for message in history
+        if message.role == "agent"
+        for part in message.content
+        if type(part) is ToolCallPart
+    }
     out: list[ToolCallPart] = []
     for call in calls:
         if not call.id or call.id in taken:

@@ -1,8 +1,8 @@
 """Anthropic Messages (`anthropic`).
 
-How hard a model thinks follows `reasoning_effort`. Claude 4.6 and later take the word itself (`low` to `max`) and
-decide on their own how long to think; earlier ones, and other models behind this protocol, get a number of tokens:
-see `THINKING_TOKENS`.
+How hard a model thinks follows `reasoning_effort`. Claude 4.6 and later take the word itself (`low` to `max`)
+and decide on their own how long to think; earlier ones, and other models behind this protocol, get a number
+of tokens: see `THINKING_TOKENS`.
 
 The provider's options:
 
@@ -37,8 +37,16 @@ from perdure.llm.wire import Fragment, FragmentCache, ToolCache, arranged, dumps
 DEFAULT_BASE = "https://api.anthropic.com"
 API_VERSION = "2023-06-01"
 
-THINKING_TOKENS = {"minimal": 1_024, "low": 4_000, "medium": 10_000, "high": 24_000, "xhigh": 24_000, "max": 24_000}
-"""Tokens of thinking that a word of effort stands for. 1,024 is the vendor's minimum; the most is three quarters of these
+THINKING_TOKENS = {
+    "minimal": 1_024,
+    "low": 4_000,
+    "medium": 10_000,
+    "high": 24_000,
+    "xhigh": 24_000,
+    "max": 24_000,
+}
+"""Tokens of thinking that a word of effort stands for. 1,024 is the vendor's minimum; the most is three
+quarters of these
 models' default bound (32,000), so that a quarter is left for the answer itself."""
 
 LEAST_THINKING = 1_024
@@ -51,7 +59,10 @@ _NEWEST = (99, 0)
 
 
 def claude_version(model: str) -> tuple[int, int] | None:
-    """Major and minor version in a Claude's name; the newest for a Claude without a number, None for other models."""
+    """Major and minor version in a Claude's name.
+
+    The newest for a Claude without a number, None for other models.
+    """
     name = model.lower()
     found = _VERSION.search(name)
     if found:
@@ -62,9 +73,9 @@ def claude_version(model: str) -> tuple[int, int] | None:
 def default_max_tokens(model: str) -> int:
     """The bound on an answer, in tokens, when the call names none: the protocol requires one.
 
-    It is what every model of the generation accepts (the vendor's table of models): 64,000 since Claude 4.6, whose
-    thinking counts as answer (the limit is 128,000 there); 32,000 for Claude 3.7 to 4.5 (Opus 4's limit); 8,192 for
-    Claude 3.5 and for other models; 4,096 before.
+    It is what every model of the generation accepts (the vendor's table of models): 64,000 since Claude 4.6,
+    whose thinking counts as answer (the limit is 128,000 there); 32,000 for Claude 3.7 to 4.5 (Opus 4's
+    limit); 8,192 for Claude 3.5 and for other models; 4,096 before.
     """
     version = claude_version(model)
     if version is None or (3, 5) <= version < (3, 7):
@@ -93,7 +104,9 @@ class AnthropicDriver:
         key = (config.api_key or "").strip()
         credentials: dict[str, str] = {}
         if key:
-            credentials = {"Authorization": f"Bearer {key}"} if config.options.get("bearer") else {"x-api-key": key}
+            credentials = (
+                {"Authorization": f"Bearer {key}"} if config.options.get("bearer") else {"x-api-key": key}
+            )
         headers = {"anthropic-version": API_VERSION, **text_map(config.options.get("headers"))}
         self._endpoint = Endpoint(base + mark + query, credentials, headers)
         self._url = self._endpoint.url("/v1/messages")
@@ -170,7 +183,11 @@ class AnthropicDriver:
         elif request.reasoning_effort is not None and _may_think(ordered):
             settings |= _budgeted(request.reasoning_effort, bound)
         # Thinking fixes the temperature, and Claude 4.7 and later refuse one.
-        if request.temperature is not None and "thinking" not in settings and (version is None or version < (4, 7)):
+        if (
+            request.temperature is not None
+            and "thinking" not in settings
+            and (version is None or version < (4, 7))
+        ):
             settings["temperature"] = request.temperature
         if request.tools and request.parallel_tool_calls is False:
             settings["tool_choice"] = {"type": "auto", "disable_parallel_tool_use": True}
@@ -178,7 +195,10 @@ class AnthropicDriver:
 
 
 def _adaptive(effort: str | None, version: tuple[int, int]) -> JsonObject:
-    """Claude 4.6 and later. Since 5 they think unless told otherwise, and show what they think only on demand."""
+    """Claude 4.6 and later.
+
+    Since 5 they think unless told otherwise, and show what they think only on demand.
+    """
     shown: JsonObject = {"thinking": {"type": "adaptive", "display": "summarized"}}
     if effort is None:
         return shown if version >= (5, 0) else {}
@@ -189,7 +209,9 @@ def _adaptive(effort: str | None, version: tuple[int, int]) -> JsonObject:
 
 
 def _budgeted(effort: str, bound: int) -> JsonObject:
-    """Earlier models: a number of tokens, at most three quarters of the bound; nothing where that is below the minimum.
+    """Earlier models: a number of tokens, at most three quarters of the bound.
+
+    Nothing where that is below the minimum.
 
     Raises:
         ModelError: the word of effort is unknown.
@@ -199,12 +221,16 @@ def _budgeted(effort: str, bound: int) -> JsonObject:
     wanted = THINKING_TOKENS.get(effort)
     if wanted is None:
         words = ", ".join(THINKING_TOKENS)
-        raise ModelError(f"unknown reasoning effort {effort!r}: use {words} or none", code="invalid_model_request")
+        raise ModelError(
+            f"unknown reasoning effort {effort!r}: use {words} or none", code="invalid_model_request"
+        )
     tokens = min(wanted, bound * 3 // 4)
     return {"thinking": {"type": "enabled", "budget_tokens": tokens}} if tokens >= LEAST_THINKING else {}
 
 
 def _may_think(ordered: Sequence[Fragment]) -> bool:
-    """In the middle of a tool loop, these models accept thinking only where the loop's last step began with it."""
+    """In the middle of a tool loop, these models accept thinking only where the loop's last step began with
+    it.
+    """
     last = next((part for part in reversed(ordered) if part.role == "assistant"), None)
     return last is None or last.thinks or not last.calls

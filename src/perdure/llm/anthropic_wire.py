@@ -1,4 +1,7 @@
-"""Messages in Anthropic's form: blocks, gathered into turns of user and assistant that take turns strictly."""
+"""Messages in Anthropic's form.
+
+Blocks, gathered into turns of user and assistant that take turns strictly.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,15 @@ from collections.abc import Sequence
 
 from msgspec import structs
 
-from perdure.domain.messages import ContentPart, ImagePart, JsonObject, Message, TextPart, ToolCallPart, ToolResultPart
+from perdure.domain.messages import (
+    ContentPart,
+    ImagePart,
+    JsonObject,
+    Message,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
 from perdure.llm.driver import ToolSpec
 from perdure.llm.wire import (
     CONTINUE,
@@ -44,7 +55,8 @@ def fragment(message: Message, model: str | None) -> Fragment:
     if message.role == "tool_result" and results:
         return _results(message, results)
     if message.role == "system":
-        # The protocol has one system prompt, at the top. What is said later keeps its place, and shows who says it.
+        # The protocol has one system prompt, at the top. What is said later keeps its place, and shows who
+        # says it.
         text = "".join(part.text for part in message.content if isinstance(part, TextPart)).strip()
         return Fragment("system", dumps(_text(f"<system>\n{text}\n</system>")))
     blocks = _shown(message.content) or [_text(NO_CONTENT)]
@@ -132,7 +144,8 @@ def _shown(parts: Sequence[ContentPart]) -> list[JsonObject]:
 def turns(fragments: Sequence[Fragment]) -> bytes:
     """The fragments as messages, those of one side merged, results before everything else of the user's turn.
 
-    The conversation begins and ends with the user, as the protocol requires; a word is put in where it would not.
+    The conversation begins and ends with the user, as the protocol requires; a word is put in where it would
+    not.
     """
     out: list[bytes] = []
     results: list[bytes] = []
@@ -189,7 +202,10 @@ def system_blocks(system: str, *, mark: bool) -> bytes:
 
 def encoded_tools(tools: Sequence[ToolSpec], *, mark: bool) -> bytes:
     """The tools on offer, the last one marked for caching or not."""
-    values = [dumps({"name": tool.name, "description": tool.description, "input_schema": parameters_of(tool)}) for tool in tools]
+    values = [
+        dumps({"name": tool.name, "description": tool.description, "input_schema": parameters_of(tool)})
+        for tool in tools
+    ]
     if mark and values:
         values[-1] = values[-1][:-1] + _MARK
     return b"[" + b",".join(values) + b"]"

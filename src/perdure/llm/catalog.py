@@ -38,7 +38,9 @@ class Catalog:
     """
 
     def __init__(
-        self, price: Callable[[Seller, str], Listed | None] = look_up, elapsed: Callable[[], float] = time.monotonic
+        self,
+        price: Callable[[Seller, str], Listed | None] = look_up,
+        elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
         self._price = price
         self._elapsed = elapsed
@@ -63,7 +65,10 @@ class Catalog:
         return (await self.profiles((place,)))[place]
 
     async def profiles(self, places: Iterable[Place]) -> Mapping[Place, ModelProfile | None]:
-        """The profiles of many models; those that are not at hand are looked up in a thread, all in one go."""
+        """The profiles of many models.
+
+        Those that are not at hand are looked up in a thread, all in one go.
+        """
         places = tuple(dict.fromkeys(places))
         missing = [place for place in places if not self.is_ready(place)]
         if missing:
@@ -90,17 +95,32 @@ def _without_price(place: Place) -> ModelProfile | None:
 
 
 def _joined(model: str, profile: ModelProfile | None, listed: Listed) -> ModelProfile | None:
-    """The table and the price list together. Of a window that only the list knows, the answer's bound stays unknown."""
+    """The table and the price list together.
+
+    Of a window that only the list knows, the answer's bound stays unknown.
+    """
     if profile is None:
         if listed.cost is None:
             return None
         # A model that is new since this version: it is taken for one like most of today's.
         family = model.rsplit("/", maxsplit=1)[-1].split("-", maxsplit=1)[0]
         profile = ModelProfile(
-            name=model, family=family, attachment=False, reasoning=False, temperature=True, tool_call=True, structured_output=False,
+            name=model,
+            family=family,
+            attachment=False,
+            reasoning=False,
+            temperature=True,
+            tool_call=True,
+            structured_output=False,
             open_weights=False,
-        )  # fmt: skip
+        )
     limits = profile.limits
     if limits is None and listed.context:
         limits = ModelLimits(listed.context, listed.context)
-    return replace(profile, name=listed.name or profile.name, description=listed.description, limits=limits, cost=listed.cost)
+    return replace(
+        profile,
+        name=listed.name or profile.name,
+        description=listed.description,
+        limits=limits,
+        cost=listed.cost,
+    )

@@ -31,13 +31,14 @@ class ModelRequest(Struct, frozen=True):
     Attributes:
         model: the vendor's name of the model.
         system: the system prompt; empty for none.
-        messages: the conversation, oldest first. Every tool call of an agent message is followed, sooner or later, by
-            its tool_result message; a driver puts the results where its vendor wants them. `system` messages in the
-            middle are allowed (a driver sends them as its vendor permits).
+        messages: the conversation, oldest first. Every tool call of an agent message is followed, sooner or
+            later, by its tool_result message; a driver puts the results where its vendor wants them. `system`
+            messages in the middle are allowed (a driver sends them as its vendor permits).
         tools: the tools on offer.
         reasoning_effort: the vendor's word for how hard to think, or None for the vendor's default.
         parallel_tool_calls: None leaves the vendor's default.
-        max_output_tokens: a bound on the answer, in tokens; None leaves the vendor's default where there is one.
+        max_output_tokens: a bound on the answer, in tokens; None leaves the vendor's default where there is
+            one.
         cache_key: a stable name of the conversation, for vendors that route by it.
         prompt_caching: whether to mark the prompt for caching, for vendors that want marks.
     """
@@ -62,10 +63,10 @@ class ModelResponse(Struct, frozen=True):
         thinking: the readable reasoning, if any; it equals the concatenated `thinking` deltas.
         thinking_signature: the vendor's signature over the thinking, where there is exactly one.
         reasoning_items: to be kept with the message, together with the driver's `provider_type` as its
-            `reasoning_provider`, and not looked into: first the driver's note (which model, at which places), then the
-            vendor's reasoning blocks, word for word, in order.
-        tool_calls: in the order in which the model asked. Arguments that are not valid JSON are kept as the raw text
-            (a str).
+            `reasoning_provider`, and not looked into: first the driver's note (which model, at which places),
+            then the vendor's reasoning blocks, word for word, in order.
+        tool_calls: in the order in which the model asked. Arguments that are not valid JSON are kept as the
+            raw text (a str).
         finish_reason: `stop`, `tool_calls`, `length`, `content_filter` or the vendor's own word.
         response_id: the vendor's id of this answer.
     """

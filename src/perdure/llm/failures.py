@@ -1,7 +1,7 @@
 """What vendors say when a call fails, as one `ModelError` each: code, whether to try again, and when.
 
-The wordings come from the vendors' public error references and, for the servers that speak their protocols (llama.cpp,
-vLLM, gateways), from what those send.
+The wordings come from the vendors' public error references and, for the servers that speak their protocols
+(llama.cpp, vLLM, gateways), from what those send.
 """
 
 from __future__ import annotations
@@ -32,13 +32,19 @@ _QUOTA_WORDS = frozenset(
     }
 )
 _CONTEXT_WORDS = frozenset({"context_length_exceeded", "exceed_context_size_error", "request_too_large"})
-_FILTER_WORDS = frozenset({"content_filter", "content_policy_violation", "content_blocked", "moderation_blocked"})
+_FILTER_WORDS = frozenset(
+    {"content_filter", "content_policy_violation", "content_blocked", "moderation_blocked"}
+)
 _NO_MODEL_WORDS = frozenset({"model_not_found", "not_found_error", "model_not_found_error"})
 _AUTH_WORDS = frozenset({"authentication_error", "invalid_api_key", "permission_error", "permission_denied"})
-_RATE_WORDS = frozenset({"rate_limit_error", "rate_limit_exceeded", "too_many_requests", "resource_exhausted"})
+_RATE_WORDS = frozenset(
+    {"rate_limit_error", "rate_limit_exceeded", "too_many_requests", "resource_exhausted"}
+)
 _REQUEST_WORDS = frozenset({"invalid_request_error", "invalid_prompt", "badrequesterror", "validation_error"})
 
-_QUOTA = re.compile(r"credit balance is too low|insufficient (balance|credits)|specified api usage limits", re.IGNORECASE)
+_QUOTA = re.compile(
+    r"credit balance is too low|insufficient (balance|credits)|specified api usage limits", re.IGNORECASE
+)
 _CONTEXT = re.compile(
     r"prompt is too long|exceeds? (the )?context limit|exceed context limit"
     r"|(maximum|max|available) (context|prompt) (length|size|window)|exceeds the (available )?context"
@@ -77,11 +83,19 @@ def in_stream(error: Any, secrets: Iterable[str]) -> ModelError:
     words, message = _described(error)
     status = _status_in(error)
     code, transient = _classified(status, words, message)
-    return ModelError(redacted(message or "the provider reported an error", secrets), code=code, transient=transient, status=status)
+    return ModelError(
+        redacted(message or "the provider reported an error", secrets),
+        code=code,
+        transient=transient,
+        status=status,
+    )
 
 
 def disguised(content_type: str, body: bytes, secrets: Iterable[str]) -> ModelError:
-    """The error for a success that is not the stream asked for: an error object, a whole answer, a web page."""
+    """The error for a success that is not the stream asked for.
+
+    An error object, a whole answer, a web page.
+    """
     with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         value = msgspec.json.decode(body)
         if isinstance(value, dict) and value.get("error"):
@@ -125,7 +139,10 @@ def _number(text: str | None) -> float | None:
 
 
 def _classified(status: int | None, words: frozenset[str], message: str) -> tuple[str, bool]:
-    """The code, and whether the same call may succeed later. What the vendor says in words outweighs the status."""
+    """The code, and whether the same call may succeed later.
+
+    What the vendor says in words outweighs the status.
+    """
     if words & _QUOTA_WORDS or status == 402 or _QUOTA.search(message):
         return "quota_exceeded", False
     if words & _CONTEXT_WORDS or (status in {None, 400, 413, 422, 500} and _CONTEXT.search(message)):
@@ -183,7 +200,11 @@ def _described(error: Any) -> tuple[frozenset[str], str]:
         return frozenset({error.lower()}), error
     if not isinstance(error, dict):
         return frozenset(), ""
-    words = {str(error[key]).lower() for key in ("type", "code", "status", "reason") if isinstance(error.get(key), str)}
+    words = {
+        str(error[key]).lower()
+        for key in ("type", "code", "status", "reason")
+        if isinstance(error.get(key), str)
+    }
     for key in ("message", "msg", "detail", "error"):
         message = error.get(key)
         if isinstance(message, str) and message:

@@ -1,7 +1,9 @@
-"""HTTP towards model vendors: one connection pool per process, streaming answers, every failure a `ModelError`.
+"""HTTP towards model vendors.
 
-No redirect is followed (it would carry the key elsewhere), no cookie is kept (organizations share the pool), and no
-error names a key or an address with credentials in it.
+One connection pool per process, streaming answers, every failure a `ModelError`.
+
+No redirect is followed (it would carry the key elsewhere), no cookie is kept (organizations share the pool),
+and no error names a key or an address with credentials in it.
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from perdure.domain.errors import InvalidInput, ModelError
-from perdure.llm.addresses import GuardedResolver, is_refused_host
+from perdure.domain.sse import MAX_LINE, MAX_TOTAL, SseParser
 from perdure.llm.failures import bad_response, disguised, redacted, refusal
-from perdure.llm.sse import MAX_LINE, MAX_TOTAL, SseParser
+from perdure.net.addresses import GuardedResolver, is_refused_host
 
 Feed = Callable[[bytes], bool]
 """Takes one SSE payload; True when the answer is complete and nothing more need be read."""
@@ -70,7 +72,9 @@ class Endpoint:
 
     __slots__ = ("_headers", "_query", "_secrets", "base", "host")
 
-    def __init__(self, base: str, credentials: Mapping[str, str], headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, base: str, credentials: Mapping[str, str], headers: Mapping[str, str] | None = None
+    ) -> None:
         """Check and prepare.
 
         Args:
@@ -90,25 +94,42 @@ class Endpoint:
             raise InvalidInput("`base_url` must be an http or https URL", field="base_url")
         self.host = (url.host or "").lower()
         if is_refused_host(self.host):
-            raise InvalidInput("`base_url` leads to a cloud's metadata service, which is no place for a model", field="base_url")
+            raise InvalidInput(
+                "`base_url` leads to a cloud's metadata service, which is no place for a model",
+                field="base_url",
+            )
         self._query = url.query_string
         self.base = str(url.with_query(None).with_fragment(None)).rstrip("/")
         twice = {name.lower() for name in credentials} & {name.lower() for name in headers or {}}
         if twice:
-            raise InvalidInput(f"the key and the header {twice.pop()!r} say the same: one of them must go", field="options.headers")
+            raise InvalidInput(
+                f"the key and the header {twice.pop()!r} say the same: one of them must go",
+                field="options.headers",
+            )
         everything = {**credentials, **(headers or {})}
         if url.user is not None and any(name.lower() == "authorization" for name in everything):
-            raise InvalidInput("credentials stand in `base_url` and in a header: one of them must go", field="base_url")
+            raise InvalidInput(
+                "credentials stand in `base_url` and in a header: one of them must go", field="base_url"
+            )
         for name, value in everything.items():
             if not (name.isascii() and value.isascii() and value.isprintable() and name.isprintable()):
-                raise InvalidInput("a key or header holds characters that HTTP does not allow", field="api_key")
+                raise InvalidInput(
+                    "a key or header holds characters that HTTP does not allow", field="api_key"
+                )
         self._headers = CIMultiDict(
-            {"Accept-Encoding": "identity", "Content-Type": "application/json", "User-Agent": "perdure", **everything}
+            {
+                "Accept-Encoding": "identity",
+                "Content-Type": "application/json",
+                "User-Agent": "perdure",
+                **everything,
+            }
         )
         secrets = [value.removeprefix("Bearer ") for value in everything.values()]
         secrets += [url.password or "", *url.query.values()]
         # Short values ("beta", "1") are no secrets, and striking them out would garble the text.
-        self._secrets = tuple(sorted({secret for secret in secrets if len(secret) >= 6}, key=len, reverse=True))
+        self._secrets = tuple(
+            sorted({secret for secret in secrets if len(secret) >= 6}, key=len, reverse=True)
+        )
 
     def url(self, path: str, query: Mapping[str, str] | None = None) -> URL:
         """The address of `path` (which begins with a slash) under the base."""
@@ -132,7 +153,13 @@ class Endpoint:
         text = redacted(error.message, self._secrets)
         if text == error.message:
             return error
-        return ModelError(text, code=error.code, transient=error.transient, retry_after=error.retry_after, status=error.status)
+        return ModelError(
+            text,
+            code=error.code,
+            transient=error.transient,
+            retry_after=error.retry_after,
+            status=error.status,
+        )
 
 
 class Http:
@@ -165,7 +192,9 @@ class Http:
             connector = (
                 TCPConnector(limit=0, ttl_dns_cache=60, resolver=GuardedResolver(), force_close=True)
                 if fresh
-                else TCPConnector(limit=0, ttl_dns_cache=60, resolver=GuardedResolver(), keepalive_timeout=_KEEP_ALIVE)
+                else TCPConnector(
+                    limit=0, ttl_dns_cache=60, resolver=GuardedResolver(), keepalive_timeout=_KEEP_ALIVE
+                )
             )
             session = ClientSession(connector=connector, cookie_jar=DummyCookieJar(), timeout=self._timeout)
             self._sessions[fresh] = session
@@ -179,12 +208,16 @@ class Http:
             await session.close()
 
     async def _post(self, endpoint: Endpoint, url: URL, body: bytes) -> ClientResponse:
-        """POST. A kept connection that turns out to be dead (its server had just closed it) is replaced, once."""
+        """POST. A kept connection that turns out to be dead (its server had just closed it) is replaced,
+        once.
+        """
         began = time.monotonic()
         for fresh in (False, True):
             data: Any = body if len(body) < _LARGE_BODY else io.BytesIO(body)
             try:
-                return await self._session(fresh=fresh).post(url, data=data, headers=endpoint.headers, allow_redirects=False)
+                return await self._session(fresh=fresh).post(
+                    url, data=data, headers=endpoint.headers, allow_redirects=False
+                )
             except (ServerDisconnectedError, ClientOSError) as error:
                 known = isinstance(error, ClientConnectorError) or time.monotonic() - began > _STALE_WITHIN
                 if fresh or known:
@@ -192,9 +225,11 @@ class Http:
         raise AssertionError("unreachable")
 
     async def stream(self, endpoint: Endpoint, url: URL, body: bytes, feed: Feed) -> None:
-        """POST `body`, and hand every SSE payload of the answer to `feed` until that is satisfied or the stream ends.
+        """POST `body`, and hand every SSE payload of the answer to `feed` until that is satisfied or the
+        stream ends.
 
-        Whether the answer is complete is for `feed`'s owner to know. Cancelling closes the connection at once.
+        Whether the answer is complete is for `feed`'s owner to know. Cancelling closes the connection at
+        once.
 
         Raises:
             ModelError: whatever went wrong.
@@ -283,7 +318,10 @@ async def _refused(endpoint: Endpoint, response: ClientResponse) -> ModelError:
 
 
 async def _no_stream(endpoint: Endpoint, response: ClientResponse) -> ModelError:
-    """A success that is no stream: an error in disguise, or a page from something between here and the vendor."""
+    """A success that is no stream.
+
+    An error in disguise, or a page from something between here and the vendor.
+    """
     body = b""
     with contextlib.suppress(TimeoutError, ClientError, OSError):
         async with asyncio.timeout(_ERROR_TIMEOUT):
@@ -293,12 +331,16 @@ async def _no_stream(endpoint: Endpoint, response: ClientResponse) -> ModelError
 
 def _timed_out(error: TimeoutError, *, answering: bool) -> ModelError:
     what = "went silent" if answering else "did not answer in time"
-    return ModelError(f"the provider {what} ({type(error).__name__})", code="provider_timeout", transient=True)
+    return ModelError(
+        f"the provider {what} ({type(error).__name__})", code="provider_timeout", transient=True
+    )
 
 
 def _broken(error: Exception, *, answering: bool) -> ModelError:
     if answering:
-        return bad_response(f"the connection to the provider broke in the middle of the answer ({type(error).__name__})")
+        return bad_response(
+            f"the connection to the provider broke in the middle of the answer ({type(error).__name__})"
+        )
     if isinstance(error, ClientConnectorCertificateError | ClientSSLError):
         return ModelError(f"the provider's TLS cannot be trusted: {error}", code="provider_unavailable")
     # The library speaks of TLS whether or not there was to be any.

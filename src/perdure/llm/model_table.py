@@ -1,7 +1,8 @@
 """What a model's name tells: its family, what it takes, and how much.
 
-From the vendors' own pages about their models (OpenAI, Anthropic, Google), as of November 2026. Prices are not here: they
-change more often, see `prices`. What is not listed is not known; a provider's own list or its price list may still know it.
+From the vendors' own pages about their models (OpenAI, Anthropic, Google), as of November 2026. Prices are
+not here: they change more often, see `prices`. What is not listed is not known; a provider's own list or its
+price list may still know it.
 """
 
 from __future__ import annotations
@@ -63,27 +64,52 @@ class _Kind(Struct, frozen=True):
 
 
 def _openai(
-    pattern: str, family: str, context: int, output: int, efforts: Efforts = (), inputs: tuple[Modality, ...] = _IMAGES
+    pattern: str,
+    family: str,
+    context: int,
+    output: int,
+    efforts: Efforts = (),
+    inputs: tuple[Modality, ...] = _IMAGES,
 ) -> _Kind:
     """One of OpenAI's: those that reason take no temperature."""
     return _Kind(
-        re.compile(pattern), family, "openai", context, output, inputs, efforts,
-        default="none" if "none" in efforts else "medium", reasoning=bool(efforts), temperature=not efforts, structured=True,
-    )  # fmt: skip
+        re.compile(pattern),
+        family,
+        "openai",
+        context,
+        output,
+        inputs,
+        efforts,
+        default="none" if "none" in efforts else "medium",
+        reasoning=bool(efforts),
+        temperature=not efforts,
+        structured=True,
+    )
 
 
-def _claude(pattern: str, context: int, output: int, efforts: Efforts = (), inputs: tuple[Modality, ...] = _DOCUMENTS) -> _Kind:
+def _claude(
+    pattern: str, context: int, output: int, efforts: Efforts = (), inputs: tuple[Modality, ...] = _DOCUMENTS
+) -> _Kind:
     return _Kind(
-        re.compile(pattern), "claude", "anthropic", context, output, inputs, efforts,
-        default="none" if "none" in efforts else "high", reasoning=bool(efforts),
-    )  # fmt: skip
+        re.compile(pattern),
+        "claude",
+        "anthropic",
+        context,
+        output,
+        inputs,
+        efforts,
+        default="none" if "none" in efforts else "high",
+        reasoning=bool(efforts),
+    )
 
 
 def _other(
     pattern: str, family: str, vendor: ModelVendor | None = None, *, inputs: tuple[Modality, ...] = _TEXT,
     reasoning: bool = False, open_weights: bool = False,
 ) -> _Kind:  # fmt: skip
-    return _Kind(re.compile(pattern), family, vendor, inputs=inputs, reasoning=reasoning, open_weights=open_weights)
+    return _Kind(
+        re.compile(pattern), family, vendor, inputs=inputs, reasoning=reasoning, open_weights=open_weights
+    )
 
 
 _OPENAI = (
@@ -114,19 +140,36 @@ _OPENAI = (
 )  # fmt: skip
 
 _CLAUDE = (
-    _claude(r"claude-(opus|sonnet|haiku)-3-[01]|claude-3-(opus|sonnet|haiku)", 200_000, 4_096, inputs=_IMAGES),
+    _claude(
+        r"claude-(opus|sonnet|haiku)-3-[01]|claude-3-(opus|sonnet|haiku)", 200_000, 4_096, inputs=_IMAGES
+    ),
     _claude(r"claude-3[.-]5|claude-(sonnet|haiku)-3[.-]5", 200_000, 8_192),
     _claude(r"claude-3[.-]7|claude-sonnet-3[.-]7", 200_000, 64_000, _BUDGETS),
     _claude(r"claude-opus-4(-[01]|-20|@|$)|claude-4-opus", 200_000, 32_000, _BUDGETS),
-    _claude(r"claude-(opus|sonnet|haiku)-4(-[05](-|@|$)|-20|[.]5|@|$)|claude-4-sonnet", 200_000, 64_000, _BUDGETS),
+    _claude(
+        r"claude-(opus|sonnet|haiku)-4(-[05](-|@|$)|-20|[.]5|@|$)|claude-4-sonnet", 200_000, 64_000, _BUDGETS
+    ),
     _claude(r"claude-(opus|sonnet)-4[.-][6-9]", 1_000_000, 128_000, _LOW_TO_HIGH),
     _claude(r"claude-[a-z]+-[5-9]", 1_000_000, 128_000, _LOW_TO_HIGH),
 )
 
 _OTHERS = (
-    _Kind(re.compile(r"^gemini-1\.5"), "gemini-1.5", "google", 1_048_576, 8_192, _EVERYTHING, structured=True),
-    _Kind(re.compile(r"^gemini-2\.0"), "gemini-2.0", "google", 1_048_576, 8_192, _EVERYTHING, structured=True),
-    _Kind(re.compile(r"^gemini-([3-9]|2\.5)"), "gemini", "google", 1_048_576, 65_536, _EVERYTHING, reasoning=True, structured=True),
+    _Kind(
+        re.compile(r"^gemini-1\.5"), "gemini-1.5", "google", 1_048_576, 8_192, _EVERYTHING, structured=True
+    ),
+    _Kind(
+        re.compile(r"^gemini-2\.0"), "gemini-2.0", "google", 1_048_576, 8_192, _EVERYTHING, structured=True
+    ),
+    _Kind(
+        re.compile(r"^gemini-([3-9]|2\.5)"),
+        "gemini",
+        "google",
+        1_048_576,
+        65_536,
+        _EVERYTHING,
+        reasoning=True,
+        structured=True,
+    ),
     _other(r"^gemma", "gemma", "google", open_weights=True),
     _other(r"^(qwq|qwen\d.*thinking)", "qwen", "qwen", reasoning=True, open_weights=True),
     _other(r"^qwen.*vl", "qwen", "qwen", inputs=_IMAGES, open_weights=True),
@@ -159,7 +202,11 @@ _OTHER_TASKS = re.compile(
     r"|(text|code)-(davinci|curie|babbage|ada)|^(davinci|babbage|curie|ada)(-|$)|gpt-3\.5-turbo-instruct|nano-banana"
 )
 
-_VENDORS: tuple[tuple[str, ModelVendor], ...] = (("claude", "anthropic"), ("gpt-", "openai"), ("gemini", "google"))
+_VENDORS: tuple[tuple[str, ModelVendor], ...] = (
+    ("claude", "anthropic"),
+    ("gpt-", "openai"),
+    ("gemini", "google"),
+)
 
 
 def plain_model_name(model: str) -> str:
@@ -183,7 +230,10 @@ def vendor_of(model: str) -> ModelVendor | None:
 
 
 def described(model: str) -> ModelProfile | None:
-    """The model's profile as far as its name tells, without prices; None for a model that does not converse, or is unknown."""
+    """The model's profile as far as its name tells, without prices.
+
+    None for a model that does not converse, or is unknown.
+    """
     name = plain_model_name(model)
     kind = _kind(name) if converses(name) else None
     if kind is None:
@@ -201,7 +251,9 @@ def described(model: str) -> ModelProfile | None:
         structured_output=kind.structured,
         open_weights=kind.open_weights,
         supports_phases=knows_phases(name),
-        limits=None if kind.context is None or kind.output is None else ModelLimits(kind.context, kind.output),
+        limits=None
+        if kind.context is None or kind.output is None
+        else ModelLimits(kind.context, kind.output),
         modalities=ModelModalities(kind.inputs, _TEXT),
         reasoning_effort=EffortConfig(efforts, kind.default) if efforts else None,
     )

@@ -1,4 +1,6 @@
-"""OpenAI Chat Completions (`openai_completions`): what nearly every model server speaks, from OpenAI to llama.cpp.
+"""OpenAI Chat Completions (`openai_completions`).
+
+What nearly every model server speaks, from OpenAI to llama.cpp.
 
 What differs between servers is decided by the host name, and can be set by hand in the provider's options:
 
@@ -55,7 +57,8 @@ PROVIDER_TYPE = "openai_completions"
 
 _OPENAI_HOSTS = ("openai.com", "openai.azure.com")
 _DEEPSEEK_HOSTS = ("deepseek.com",)
-# OpenAI takes call ids of up to 40 characters; other servers have forms of their own, which they want to see again.
+# OpenAI takes call ids of up to 40 characters; other servers have forms of their own, which they want to see
+# again.
 _MAX_CALL_ID = 40
 
 
@@ -115,9 +118,13 @@ class OpenAiChatDriver:
         self._url = self._endpoint.url("/chat/completions")
         self._at_openai = self._endpoint.host.endswith(_OPENAI_HOSTS)
         self._usage_wanted = bool(options.get("include_usage", True))
-        field = options.get("max_tokens_field") or ("max_completion_tokens" if self._at_openai else "max_tokens")
+        field = options.get("max_tokens_field") or (
+            "max_completion_tokens" if self._at_openai else "max_tokens"
+        )
         self._max_tokens_field = str(field)
-        self._returns_thinking = bool(options.get("reasoning_content", self._endpoint.host.endswith(_DEEPSEEK_HOSTS)))
+        self._returns_thinking = bool(
+            options.get("reasoning_content", self._endpoint.host.endswith(_DEEPSEEK_HOSTS))
+        )
         self._tools = ToolCache(_encoded_tools)
 
     async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
@@ -133,7 +140,9 @@ class OpenAiChatDriver:
     def encoded(self, request: ModelRequest) -> bytes:
         """The request's body."""
         variant = f"chat/{request.model}/{self._returns_thinking:d}"
-        found = self._cache.fragments(variant, request.messages, lambda message: self._fragment(message, request.model))
+        found = self._cache.fragments(
+            variant, request.messages, lambda message: self._fragment(message, request.model)
+        )
         values = [fragment.data for fragment in arranged(found, _missing)]
         if request.system:
             values.insert(0, dumps({"role": "system", "content": request.system}))
@@ -166,7 +175,10 @@ class OpenAiChatDriver:
         if message.role == "tool_result":
             return _results(message)
         role = "system" if message.role == "system" else "user"
-        return Fragment("system" if role == "system" else "user", dumps({"role": role, "content": _content(message.content)}))
+        return Fragment(
+            "system" if role == "system" else "user",
+            dumps({"role": role, "content": _content(message.content)}),
+        )
 
     def _assistant(self, message: Message, model: str) -> Fragment:
         calls = calls_of(message)
@@ -175,7 +187,10 @@ class OpenAiChatDriver:
             for block in unpacked(message, PROVIDER_TYPE, model)
             if block.item.get("type") == "extra_content"
         }
-        value: JsonObject = {"role": "assistant", "content": text_of(message.content) or (None if calls else "")}
+        value: JsonObject = {
+            "role": "assistant",
+            "content": text_of(message.content) or (None if calls else ""),
+        }
         if calls:
             value["tool_calls"] = [_call(part, extras) for part in calls]
             if self._returns_thinking:
@@ -188,7 +203,10 @@ def _call(part: ToolCallPart, extras: JsonObject) -> JsonObject:
     call: JsonObject = {
         "id": _wire_id(part.id),
         "type": "function",
-        "function": {"name": part.name or "unknown", "arguments": dumps(argument_object(part.arguments)).decode()},
+        "function": {
+            "name": part.name or "unknown",
+            "arguments": dumps(argument_object(part.arguments)).decode(),
+        },
     }
     if part.id in extras:
         call["extra_content"] = extras[part.id]
@@ -205,7 +223,9 @@ def _results(message: Message) -> Fragment:
     if not results:
         return Fragment("user", dumps({"role": "user", "content": _content(message.content)}))
     values: list[tuple[str, bytes]] = []
-    shown: list[TextPart | ImagePart] = [part for part in message.content if isinstance(part, TextPart | ImagePart)]
+    shown: list[TextPart | ImagePart] = [
+        part for part in message.content if isinstance(part, TextPart | ImagePart)
+    ]
     for part in results:
         text, images = result_content(part)
         values.append((part.tool_call_id, dumps(_tool(part.tool_call_id, text))))
@@ -240,7 +260,11 @@ def _encoded_tools(tools: Sequence[ToolSpec]) -> bytes:
         [
             {
                 "type": "function",
-                "function": {"name": tool.name, "description": tool.description, "parameters": parameters_of(tool)},
+                "function": {
+                    "name": tool.name,
+                    "description": tool.description,
+                    "parameters": parameters_of(tool),
+                },
             }
             for tool in tools
         ]
@@ -310,7 +334,9 @@ class ChatAnswer(Answer):
 
     def _add_call(self, delta: _CallDelta) -> None:
         function = delta.function or _Function()
-        index = delta.index if delta.index is not None else (len(self.calls) if delta.id else len(self.calls) - 1)
+        index = (
+            delta.index if delta.index is not None else (len(self.calls) if delta.id else len(self.calls) - 1)
+        )
         call = self._by_index.get(index)
         # Some servers number every call 0 but give each its own id.
         if call is None or (delta.id and function.name and call.id and delta.id != call.id):

@@ -24,7 +24,9 @@ _PHASED = re.compile(r"(^|/)gpt-(5\.[3-9]|5\.\d\d|[6-9]|\d\d)")
 
 
 def endpoint_of(config: ProviderConfig) -> Endpoint:
-    """The endpoint for a configuration: `base_url` as it is when it names a version (`/v1`), else with `/v1` added.
+    """The endpoint for a configuration.
+
+    `base_url` as it is when it names a version (`/v1`), else with `/v1` added.
 
     Raises:
         InvalidInput: the URL or the key cannot be used.

@@ -1,4 +1,6 @@
-"""OpenAI Responses (`openai`), stateless: the vendor stores nothing, encrypted reasoning travels with the history.
+"""OpenAI Responses (`openai`), stateless.
+
+The vendor stores nothing, encrypted reasoning travels with the history.
 
 The provider's options:
 
@@ -17,7 +19,16 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.errors import ModelError
-from perdure.domain.messages import ContentPart, ImagePart, JsonObject, Message, TextPart, ToolCallPart, ToolResultPart, Usage
+from perdure.domain.messages import (
+    ContentPart,
+    ImagePart,
+    JsonObject,
+    Message,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+    Usage,
+)
 from perdure.llm.answers import Answer, CallInProgress, count, cut_off, decoded
 from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, ProviderConfig, ToolSpec
 from perdure.llm.failures import in_stream
@@ -116,7 +127,9 @@ class OpenAiResponsesDriver:
         found: list[Fragment] = []
         if bare:
             head = request.messages[:bare]
-            found = self._cache.fragments(f"responses-bare/{phased:d}", head, lambda one: _fragment(one, None, phased))
+            found = self._cache.fragments(
+                f"responses-bare/{phased:d}", head, lambda one: _fragment(one, None, phased)
+            )
         rest = request.messages[bare:] if bare else request.messages
         found += self._cache.fragments(f"responses/{model}", rest, lambda one: _fragment(one, model, phased))
         items = [fragment.data for fragment in arranged(found, _missing) if fragment.data]
@@ -159,7 +172,9 @@ def _fragment(message: Message, model: str | None, phased: bool) -> Fragment:
     if message.role == "tool_result" and results:
         return _results(message, results)
     if message.role == "system":
-        return Fragment("system", dumps({"type": "message", "role": "system", "content": _content(message.content)}))
+        return Fragment(
+            "system", dumps({"type": "message", "role": "system", "content": _content(message.content)})
+        )
     return Fragment("user", dumps(_user(_content(message.content))))
 
 
@@ -298,7 +313,9 @@ class ResponsesAnswer(Answer):
         self.add_thinking(str(event.delta))
 
     def _call_of(self, *keys: Any) -> CallInProgress | None:
-        return next((self._by_item[key] for key in keys if isinstance(key, str | int) and key in self._by_item), None)
+        return next(
+            (self._by_item[key] for key in keys if isinstance(key, str | int) and key in self._by_item), None
+        )
 
     def _begin(self, event: _Event) -> None:
         item = event.item
@@ -325,7 +342,9 @@ class ResponsesAnswer(Answer):
             if item.get("encrypted_content") or item.get("content"):
                 self.add_reasoning(item)
         elif kind == "function_call":
-            call = self._call_of(item.get("id"), item.get("call_id"), event.output_index) or self._begin_call(event, item)
+            call = self._call_of(item.get("id"), item.get("call_id"), event.output_index) or self._begin_call(
+                event, item
+            )
             if isinstance(item.get("arguments"), str):
                 call.arguments = [item["arguments"]]
         elif kind == "message" and not self._text_came:
@@ -374,4 +393,6 @@ def _usage(value: Any) -> Usage | None:
         return None
     details = value.get("input_tokens_details")
     details = details if isinstance(details, dict) else {}
-    return Usage(given or 0, made or 0, count(details.get("cached_tokens")), count(details.get("cache_write_tokens")))
+    return Usage(
+        given or 0, made or 0, count(details.get("cached_tokens")), count(details.get("cache_write_tokens"))
+    )

@@ -1,7 +1,7 @@
 """Prices of models, from the `genai-prices` package's own copy of them: nothing is fetched.
 
-The package brings its whole table (0.1 s and some 10 MB, docs/decisions/0012-prices-of-models.md), so it is imported by
-the first look-up, never before. Look-ups are for a thread, not for the event loop.
+The package brings its whole table (0.1 s and some 10 MB, docs/decisions/0012-prices-of-models.md), so it is
+imported by the first look-up, never before. Look-ups are for a thread, not for the event loop.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ class Listed(Struct, frozen=True):
 
 @lru_cache(maxsize=1000)  # asked for every model call
 def seller_of(provider_type: str, base_url: str | None) -> Seller | None:
-    """Whose prices hold for a provider; None when there can be none: a simulated model, or a server of one's own."""
+    """Whose prices hold for a provider; None when there can be none.
+
+    A simulated model, or a server of one's own.
+    """
     vendor = _VENDORS.get(provider_type)
     if vendor is None:
         return None
@@ -76,7 +79,9 @@ def look_up(seller: Seller, model: str) -> Listed | None:
         import genai_prices
 
         found = genai_prices.calc_price(genai_prices.Usage(input_tokens=0, output_tokens=0), model, **where)
-        return Listed(found.model.name, found.model.description, found.model.context_window, _cost(found.model_price))
+        return Listed(
+            found.model.name, found.model.description, found.model.context_window, _cost(found.model_price)
+        )
     except LookupError:
         return None
     except Exception:

@@ -87,11 +87,17 @@ def known_types() -> tuple[str, ...]:
 def vendor_key(provider_type: str, environment: Mapping[str, str]) -> str | None:
     """The key that the environment holds for a type of provider; an empty one is none."""
     kind = KINDS.get(provider_type)
-    return None if kind is None or kind.environment is None else environment.get(kind.environment, "").strip() or None
+    return (
+        None
+        if kind is None or kind.environment is None
+        else environment.get(kind.environment, "").strip() or None
+    )
 
 
 def make_driver(config: ProviderConfig, http: Http, cache: FragmentCache | None = None) -> Driver:
-    """A driver for this configuration. It makes no connection yet, so it also serves to check a configuration.
+    """A driver for this configuration.
+
+    It makes no connection yet, so it also serves to check a configuration.
 
     Args:
         config: type, address, key and options.
@@ -99,26 +105,35 @@ def make_driver(config: ProviderConfig, http: Http, cache: FragmentCache | None 
         cache: the process's encoded messages; a new one if none is given.
 
     Raises:
-        InvalidInput: the type is unknown, or the address, the key or an option cannot be used; `field` says which.
+        InvalidInput: the type is unknown, or the address, the key or an option cannot be used; `field` says
+            which.
     """
     kind = KINDS.get(config.provider_type)
     if kind is None:
         known = ", ".join(known_types())
-        raise InvalidInput(f"unknown provider type {config.provider_type!r}; known: {known}", field="provider_type")
+        raise InvalidInput(
+            f"unknown provider type {config.provider_type!r}; known: {known}", field="provider_type"
+        )
     for option in config.options:
         if option not in kind.options:
-            raise InvalidInput(f"`{option}` is not an option of {config.provider_type}", field=f"options.{option}")
+            raise InvalidInput(
+                f"`{option}` is not an option of {config.provider_type}", field=f"options.{option}"
+            )
     return kind.factory(config, http, cache or FragmentCache())
 
 
 def config_of(
-    provider_type: str, base_url: str | None, secrets: ProviderSecrets, options: ProviderOptions, environment: Mapping[str, str]
+    provider_type: str,
+    base_url: str | None,
+    secrets: ProviderSecrets,
+    options: ProviderOptions,
+    environment: Mapping[str, str],
 ) -> ProviderConfig:
     """What a provider's driver is made from.
 
     Args:
-        environment: where the vendor's key is looked for when the provider has none of its own. It belongs to the vendor's own
-            address: it is never sent anywhere else.
+        environment: where the vendor's key is looked for when the provider has none of its own. It belongs to
+            the vendor's own address: it is never sent anywhere else.
     """
     key = secrets.api_key
     if key is None and base_url is None:

@@ -1,9 +1,9 @@
 """Reasoning that a vendor refuses to read back.
 
-Vendors sign or encrypt reasoning blocks and bind them to the model, the account and, lately, to the exact history
-before them. When any of these has changed, they refuse the whole call, and would refuse every later one. The way out
-that they document: send the history once more without those blocks. That is not another attempt of the engine's:
-nothing has been generated yet.
+Vendors sign or encrypt reasoning blocks and bind them to the model, the account and, lately, to the exact
+history before them. When any of these has changed, they refuse the whole call, and would refuse every later
+one. The way out that they document: send the history once more without those blocks. That is not another
+attempt of the engine's: nothing has been generated yet.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from perdure.llm.driver import ModelRequest
 MAX_REMEMBERED = 10_000
 """Conversations remembered; a forgotten one costs one more refused call."""
 
-_REFUSED = re.compile(r"thinking`? (or|block)|signature|encrypted.content|of type 'reasoning'|reasoning['`]? item", re.IGNORECASE)
+_REFUSED = re.compile(
+    r"thinking`? (or|block)|signature|encrypted.content|of type 'reasoning'|reasoning['`]? item",
+    re.IGNORECASE,
+)
 
 
 class Replay:
@@ -31,7 +34,11 @@ class Replay:
             return 0
         last = self._bare_through.get(request.cache_key)
         messages = request.messages
-        return 0 if last is None else next((n for n in range(len(messages), 0, -1) if messages[n - 1].id == last), 0)
+        return (
+            0
+            if last is None
+            else next((n for n in range(len(messages), 0, -1) if messages[n - 1].id == last), 0)
+        )
 
     def refused(self, request: ModelRequest, error: ModelError, bare: int) -> bool:
         """Whether it was the reasoning that the vendor refused. If so, all of it goes from now on.

@@ -1,12 +1,16 @@
-"""A model that plays a script (`llmsim`): for tests, demonstrations and benchmarks, without a key or a network.
+"""A model that plays a script (`llmsim`).
 
-The script travels in the newest user message, so it survives restarts and passes through the whole server unchanged:
+For tests, demonstrations and benchmarks, without a key or a network.
 
-    And the weather? [[sim [{"tool_calls": [{"name": "weather", "arguments": {"city": "Rome"}}]}, {"text": "Sun."}]]]
+The script travels in the newest user message, so it survives restarts and passes through the whole server
+unchanged:
 
-It is a JSON array of steps (or one step). The step that is played is the number of agent messages since that user
-message; after the last step the model says the script's last text again, or "Done.". Without a script it says what it
-is and what it was told. `Step` lists what a step can hold.
+    And the weather? [[sim [{"tool_calls": [{"name": "weather", "arguments": {"city": "Rome"}}]}, {"text":
+    "Sun."}]]]
+
+It is a JSON array of steps (or one step). The step that is played is the number of agent messages since that
+user message; after the last step the model says the script's last text again, or "Done.". Without a script it
+says what it is and what it was told. `Step` lists what a step can hold.
 """
 
 from __future__ import annotations
@@ -31,7 +35,9 @@ MODEL = "llmsim"
 MAX_TOKENS = 1_000_000
 """Words in one simulated answer."""
 
-_TRANSIENT = frozenset({"provider_rate_limited", "provider_unavailable", "provider_timeout", "provider_bad_response"})
+_TRANSIENT = frozenset(
+    {"provider_rate_limited", "provider_unavailable", "provider_timeout", "provider_bad_response"}
+)
 _OPEN = "[[sim "
 _WORDS = re.compile(r"\s*\S+\s*")
 # Words between two chances for the event loop, when they cost no time.
@@ -107,7 +113,8 @@ class SimulatedDriver:
     """The simulated model. Every user message may carry a script; `script` is for those that carry none.
 
     Args:
-        script: steps, played by the same rule as one in a message; or a function that makes the step from the request.
+        script: steps, played by the same rule as one in a message; or a function that makes the step from the
+            request.
         record: keep the requests in `requests`; by default when there is a script.
         sleep: waits that many seconds; simulations bring their own.
 
@@ -143,7 +150,11 @@ class SimulatedDriver:
             raise _failure(step.fail)
         if step.thinking:
             on_delta("thinking", step.thinking)
-        cut = step.cut_after if step.cut_after is not None and self._due(key, number, "cut", step.cut_times) else None
+        cut = (
+            step.cut_after
+            if step.cut_after is not None and self._due(key, number, "cut", step.cut_times)
+            else None
+        )
         text = await self._say(step, cut, on_delta)
         calls = tuple(_call(call, key, number, index) for index, call in enumerate(step.tool_calls))
         return ModelResponse(
@@ -260,7 +271,10 @@ def _echo(said: str) -> str:
 
 
 def _usage(request: ModelRequest, step: Step, text: str) -> Usage:
-    """Words of the system prompt, the newest messages and the answer: the work does not grow with the session."""
+    """Words of the system prompt, the newest messages and the answer.
+
+    The work does not grow with the session.
+    """
     given = len(request.system.split()) + sum(_words(message) for message in request.messages[-_BREATH:])
     made = len(text.split()) + len((step.thinking or "").split()) + len(step.tool_calls)
     counted = {"input_tokens": given, "output_tokens": made, **(step.usage or {})}

@@ -1,8 +1,8 @@
 """From messages to what vendors read: parts that all protocols share.
 
-A message is encoded once and remembered as bytes (`FragmentCache`), so that a call with a long history costs a
-look-up a message and one join. What is remembered is checked against the message's content, so a message that the
-caller shortened is encoded again.
+A message is encoded once and remembered as bytes (`FragmentCache`), so that a call with a long history costs
+a look-up a message and one join. What is remembered is checked against the message's content, so a message
+that the caller shortened is encoded again.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ class _Entry(Struct, frozen=True, gc=False):
 
 
 class FragmentCache:
-    """Encoded messages, bounded by bytes. Two generations stand in for exact order of use: a hit costs one look-up.
+    """Encoded messages, bounded by bytes.
+
+    Two generations stand in for exact order of use: a hit costs one look-up.
 
     Args:
         limit: bytes, estimated: each fragment counts twice, for the content that it is checked against.
@@ -94,7 +96,9 @@ class FragmentCache:
         """The estimated bytes held."""
         return self._young_size + self._old_size
 
-    def fragments(self, variant: str, messages: Iterable[Message], encode: Callable[[Message], Fragment]) -> list[Fragment]:
+    def fragments(
+        self, variant: str, messages: Iterable[Message], encode: Callable[[Message], Fragment]
+    ) -> list[Fragment]:
         """The messages' fragments, from memory where possible.
 
         Args:
@@ -116,7 +120,9 @@ class FragmentCache:
             out.append(entry.fragment)
         return out
 
-    def _second_look(self, key: tuple[str, str], message: Message, encode: Callable[[Message], Fragment]) -> _Entry:
+    def _second_look(
+        self, key: tuple[str, str], message: Message, encode: Callable[[Message], Fragment]
+    ) -> _Entry:
         entry = self._old.get(key)
         if entry is None or entry.content != message.content or entry.items != message.reasoning_items:
             fragment = encode(message)
@@ -155,10 +161,12 @@ class ToolCache:
 
 
 def arranged(fragments: Iterable[Fragment], missing: Callable[[str], Fragment]) -> list[Fragment]:
-    """The fragments in the order that vendors insist on: after a message with tool calls, the results of all of them.
+    """The fragments in the order that vendors insist on.
 
-    What came between (a user's message during the tools' run) moves behind the results; a result without its call is
-    dropped; a call without a result gets `missing(id)`.
+    After a message with tool calls, the results of all of them.
+
+    What came between (a user's message during the tools' run) moves behind the results; a result without its
+    call is dropped; a call without a result gets `missing(id)`.
     """
     out: list[Fragment] = []
     waiting: list[str] = []
@@ -208,14 +216,19 @@ def result_fragment(results: Sequence[tuple[str, bytes]], late: bytes = b"") -> 
 
 def calls_of(message: Message) -> list[ToolCallPart]:
     """The message's calls; of two with the same id, which no vendor accepts, the first."""
-    return list({part.id: part for part in reversed(message.content) if isinstance(part, ToolCallPart)}.values())[::-1]
+    return list(
+        {part.id: part for part in reversed(message.content) if isinstance(part, ToolCallPart)}.values()
+    )[::-1]
 
 
 # --- an agent message's parts, in the order in which the model gave them ------
 
 
 class Reasoning(Struct, frozen=True):
-    """A vendor's reasoning block, and where it stood: after that many characters of text and that many tool calls."""
+    """A vendor's reasoning block, and where it stood.
+
+    After that many characters of text and that many tool calls.
+    """
 
     item: JsonObject
     chars: int = 0
@@ -227,7 +240,10 @@ Piece = str | ToolCallPart | JsonObject
 
 
 def packed(model: str, blocks: Sequence[Reasoning]) -> tuple[JsonObject, ...]:
-    """What a message keeps of its reasoning: a head (for which model, at which places), then the blocks as such."""
+    """What a message keeps of its reasoning.
+
+    A head (for which model, at which places), then the blocks as such.
+    """
     if not blocks:
         return ()
     head = {"type": _HEAD, "model": model, "places": [[block.chars, block.calls] for block in blocks]}
@@ -302,7 +318,9 @@ def _cleaned(value: Any) -> Any:
 
 
 def argument_object(arguments: Any) -> JsonObject:
-    """A call's arguments as the object that vendors want to read back, also when the model wrote something else."""
+    """A call's arguments as the object that vendors want to read back, also when the model wrote something
+    else.
+    """
     return arguments if isinstance(arguments, dict) else {"invalid_arguments": arguments}
 
 
@@ -316,7 +334,9 @@ def result_content(part: ToolResultPart) -> tuple[str, list[ImagePart]]:
     """
     result = part.result
     images: list[ImagePart] = []
-    if isinstance(result, list) and all(isinstance(one, dict) and one.get("type") in _PARTS for one in result):
+    if isinstance(result, list) and all(
+        isinstance(one, dict) and one.get("type") in _PARTS for one in result
+    ):
         with contextlib.suppress(msgspec.ValidationError):
             images = [msgspec.convert(one, ImagePart) for one in result if one["type"] == "image"]
     if images:
@@ -329,7 +349,11 @@ def result_content(part: ToolResultPart) -> tuple[str, list[ImagePart]]:
 
 def parameters_of(tool: ToolSpec) -> JsonObject:
     """The tool's JSON Schema; vendors want at least the type and the properties spelled out."""
-    return tool.parameters if tool.parameters.get("type") else {"type": "object", "properties": {}, **tool.parameters}
+    return (
+        tool.parameters
+        if tool.parameters.get("type")
+        else {"type": "object", "properties": {}, **tool.parameters}
+    )
 
 
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
@@ -341,7 +365,10 @@ def plain_name(name: str, limit: int = 64) -> str:
 
 
 def plain_id(call_id: str, limit: int = 64) -> str:
-    """A call's id as vendors accept it: itself, or a digest when another vendor made one that this one refuses."""
+    """A call's id as vendors accept it.
+
+    Itself, or a digest when another vendor made one that this one refuses.
+    """
     if 0 < len(call_id) <= limit and not _NOT_IN_NAMES.search(call_id):
         return call_id
     return f"call_{blake2b(call_id.encode('utf-8', 'replace'), digest_size=12).hexdigest()}"

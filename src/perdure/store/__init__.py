@@ -1,1 +1,4 @@
-"""The only SQL. Two dialects meet in `sqlite` and `postgres`; every other statement is written once, for both."""
+"""The only SQL.
+
+Two dialects meet in `sqlite` and `postgres`; every other statement is written once, for both.
+"""

@@ -63,7 +63,9 @@ async def get_organization(tx: Tx, org_id: str) -> OrganizationRow | None:
 
 
 async def lock_organization(tx: Tx, org_id: str) -> None:
-    """Hold the organization's row until the commit, for the rare changes that must come one after the other."""
+    """Hold the organization's row until the commit, for the rare changes that must come one after the
+    other.
+    """
     await tx.one(f"SELECT id FROM organizations WHERE id = ?{LOCK_ROW[tx.dialect]}", org_id)
 
 
@@ -111,13 +113,18 @@ async def delete_user(tx: Tx, user_id: str) -> None:
 
 async def members_of(tx: Tx, org_id: str, search: str | None) -> list[tuple[UserRow, UserRole]]:
     """The organization's users and their roles, oldest first."""
-    narrowed = "" if search is None else " AND (LOWER(u.name) LIKE LOWER(?) ESCAPE '!' OR LOWER(u.email) LIKE LOWER(?) ESCAPE '!')"
+    narrowed = (
+        ""
+        if search is None
+        else " AND (LOWER(u.name) LIKE LOWER(?) ESCAPE '!' OR LOWER(u.email) LIKE LOWER(?) ESCAPE '!')"
+    )
     args = [] if search is None else [like_pattern(search)] * 2
     rows = await tx.all(
         f"SELECT {columns(UserRow, alias='u')}, m.role FROM memberships m JOIN users u ON u.id = m.user_id"
         f" WHERE m.org_id = ?{narrowed} ORDER BY u.created_at, u.id LIMIT 1000",
-        org_id, *args,
-    )  # fmt: skip
+        org_id,
+        *args,
+    )
     return [(UserRow(*row[:-1]), row[-1]) for row in rows]
 
 
@@ -126,27 +133,43 @@ async def set_membership(tx: Tx, org_id: str, user_id: str, role: UserRole, now:
     await tx.run(
         "INSERT INTO memberships (org_id, user_id, role, created_at) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (org_id, user_id) DO UPDATE SET role = excluded.role",
-        org_id, user_id, role, now,
-    )  # fmt: skip
+        org_id,
+        user_id,
+        role,
+        now,
+    )
 
 
 async def end_membership(tx: Tx, org_id: str, user_id: str, now: Micros) -> None:
-    """Put a user out, with its pins there and the tokens that open nothing else. The user itself stays, and what it made."""
+    """Put a user out, with its pins there and the tokens that open nothing else.
+
+    The user itself stays, and what it made.
+    """
     await tx.run("DELETE FROM memberships WHERE org_id = ? AND user_id = ?", org_id, user_id)
     await tx.run("DELETE FROM pins WHERE org_id = ? AND user_id = ?", org_id, user_id)
     # A later membership must not bring them back to life.
-    await tx.run("UPDATE tokens SET revoked_at = COALESCE(revoked_at, ?) WHERE user_id = ? AND org_id = ?", now, user_id, org_id)
+    await tx.run(
+        "UPDATE tokens SET revoked_at = COALESCE(revoked_at, ?) WHERE user_id = ? AND org_id = ?",
+        now,
+        user_id,
+        org_id,
+    )
 
 
 async def memberships_of(tx: Tx, user_id: str) -> list[tuple[str, UserRole]]:
     """The organizations that a user belongs to, oldest membership first, with the role in each."""
-    rows = await tx.all("SELECT org_id, role FROM memberships WHERE user_id = ? ORDER BY created_at, org_id", user_id)
+    rows = await tx.all(
+        "SELECT org_id, role FROM memberships WHERE user_id = ? ORDER BY created_at, org_id", user_id
+    )
     return [(row[0], row[1]) for row in rows]
 
 
 async def owners_of(tx: Tx, org_id: str) -> list[str]:
     """The organization's owners, oldest membership first."""
-    rows = await tx.all("SELECT user_id FROM memberships WHERE org_id = ? AND role = 'owner' ORDER BY created_at, user_id", org_id)
+    rows = await tx.all(
+        "SELECT user_id FROM memberships WHERE org_id = ? AND role = 'owner' ORDER BY created_at, user_id",
+        org_id,
+    )
     return [row[0] for row in rows]
 
 
@@ -163,13 +186,18 @@ async def tokens_of(tx: Tx, user_id: str, bound_to: str | None = None) -> list[T
     """A user's tokens, or only those that work in `bound_to` and nowhere else, newest first."""
     narrowed, args = ("", []) if bound_to is None else (" AND org_id = ?", [bound_to])
     rows = await tx.all(
-        f"SELECT {_TOKEN} FROM tokens WHERE user_id = ?{narrowed} ORDER BY created_at DESC, id DESC LIMIT 1000", user_id, *args
+        f"SELECT {_TOKEN} FROM tokens WHERE user_id = ?{narrowed} ORDER BY created_at DESC, id DESC LIMIT 1000",
+        user_id,
+        *args,
     )
     return [TokenRow(*row) for row in rows]
 
 
 async def revoke_token(tx: Tx, user_id: str, token_id: str, now: Micros, bound_to: str | None = None) -> bool:
-    """End a user's token, or only one that works in `bound_to` and nowhere else; whether there is such a one."""
+    """End a user's token, or only one that works in `bound_to` and nowhere else.
+
+    Whether there is such a one.
+    """
     narrowed, args = ("", []) if bound_to is None else (" AND org_id = ?", [bound_to])
     touched = await tx.run(
         f"UPDATE tokens SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ? AND user_id = ?{narrowed}",

@@ -47,23 +47,41 @@ def authored_of(row: AgentRow) -> AuthoredConfig:
     """What a version keeps of an agent."""
     config = row.config_struct()
     return AuthoredConfig(
-        row.system_prompt, row.harness_id, row.display_name, row.description, row.default_model_id, row.tag_list(),
-        config.capabilities, config.tools, config.initial_files, config.max_iterations, config.parallel_tool_calls,
+        row.system_prompt,
+        row.harness_id,
+        row.display_name,
+        row.description,
+        row.default_model_id,
+        row.tag_list(),
+        config.capabilities,
+        config.tools,
+        config.initial_files,
+        config.max_iterations,
+        config.parallel_tool_calls,
         config.network_access,
-    )  # fmt: skip
+    )
 
 
 def with_authored(row: AgentRow, config: AuthoredConfig) -> AgentRow:
     """The agent as it was at a version."""
     brought = AgentConfig(
-        config.capabilities, config.tools, config.initial_files, config.max_iterations, config.parallel_tool_calls,
+        config.capabilities,
+        config.tools,
+        config.initial_files,
+        config.max_iterations,
+        config.parallel_tool_calls,
         config.network_access,
-    )  # fmt: skip
+    )
     return msgspec.structs.replace(
-        row, system_prompt=config.system_prompt, harness_id=config.harness_id, display_name=config.display_name,
-        description=config.description, default_model_id=config.default_model_id, tags=to_json(config.tags),
+        row,
+        system_prompt=config.system_prompt,
+        harness_id=config.harness_id,
+        display_name=config.display_name,
+        description=config.description,
+        default_model_id=config.default_model_id,
+        tags=to_json(config.tags),
         config=to_json(brought),
-    )  # fmt: skip
+    )
 
 
 async def add_version(tx: Tx, row: AgentVersionRow) -> None:
@@ -73,19 +91,26 @@ async def add_version(tx: Tx, row: AgentVersionRow) -> None:
 async def get_version(tx: Tx, org_id: str, agent_id: str, version_id: str) -> AgentVersionRow:
     """Raises NotFound, also for another agent's version."""
     found = await tx.one(
-        f"SELECT {_COLUMNS} FROM agent_versions WHERE id = ? AND org_id = ? AND agent_id = ?", version_id, org_id, agent_id
+        f"SELECT {_COLUMNS} FROM agent_versions WHERE id = ? AND org_id = ? AND agent_id = ?",
+        version_id,
+        org_id,
+        agent_id,
     )
     if found is None:
         raise NotFound("agent version")
     return AgentVersionRow(*found)
 
 
-async def latest_version(tx: Tx, org_id: str, agent_id: str, config_hash: str | None = None) -> AgentVersionRow | None:
+async def latest_version(
+    tx: Tx, org_id: str, agent_id: str, config_hash: str | None = None
+) -> AgentVersionRow | None:
     """The agent's newest version, or the newest with this configuration."""
     where, args = "agent_id = ? AND org_id = ?", [agent_id, org_id]
     if config_hash is not None:
         where, args = f"{where} AND config_hash = ?", [*args, config_hash]
-    found = await tx.one(f"SELECT {_COLUMNS} FROM agent_versions WHERE {where} ORDER BY version_number DESC LIMIT 1", *args)
+    found = await tx.one(
+        f"SELECT {_COLUMNS} FROM agent_versions WHERE {where} ORDER BY version_number DESC LIMIT 1", *args
+    )
     return None if found is None else AgentVersionRow(*found)
 
 
@@ -93,13 +118,18 @@ async def list_versions(tx: Tx, org_id: str, agent_id: str, offset: int, limit: 
     """Newest first."""
     rows = await tx.all(
         f"SELECT {_COLUMNS} FROM agent_versions WHERE agent_id = ? AND org_id = ? ORDER BY version_number DESC LIMIT ? OFFSET ?",
-        agent_id, org_id, limit, offset,
-    )  # fmt: skip
+        agent_id,
+        org_id,
+        limit,
+        offset,
+    )
     return [AgentVersionRow(*row) for row in rows]
 
 
 async def get_agent_at(tx: Tx, org_id: str, agent_id: str, version_id: str | None) -> AgentRow:
-    """The agent as it was at a version, or as it is now. Name, status and all that is no configuration are of now.
+    """The agent as it was at a version, or as it is now.
+
+    Name, status and all that is no configuration are of now.
 
     Raises:
         NotFound: there is no such agent, or it has no such version.

@@ -84,11 +84,19 @@ async def list_agents(
     """A page, newest first, and how many match in all."""
     where, args = named(org_id, search, archived)
     rows = await tx.all(
-        f"SELECT {_COLUMNS} FROM agents WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?", *args, limit, offset
+        f"SELECT {_COLUMNS} FROM agents WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?",
+        *args,
+        limit,
+        offset,
     )
     total = await tx.one(f"SELECT COUNT(*) FROM agents WHERE {where}", *args)
     return [AgentRow(*row) for row in rows], 0 if total is None else total[0]
 
 
 async def update_agent(tx: Tx, org_id: str, agent_id: str, changes: dict[str, Any]) -> None:
-    await tx.run(f"UPDATE agents SET {assignments(changes)} WHERE id = ? AND org_id = ?", *changes.values(), agent_id, org_id)
+    await tx.run(
+        f"UPDATE agents SET {assignments(changes)} WHERE id = ? AND org_id = ?",
+        *changes.values(),
+        agent_id,
+        org_id,
+    )

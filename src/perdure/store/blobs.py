@@ -1,9 +1,10 @@
 """Contents of files: kept once for an organization under their SHA-256, in parts, and never changed.
 
-Whoever needs a content names its hash; so copies, forks and files that many sessions begin with cost no bytes. A content that
-may have lost its last file is marked `released_at`; `purge_blobs` looks at marked ones an hour later and removes those that no
-file names. The hour is what makes it safe without counting: every transaction that saw a file with a content, and is about to
-give that content to another file, has long ended by then (a statement's limit is 30 seconds).
+Whoever needs a content names its hash; so copies, forks and files that many sessions begin with cost no
+bytes. A content that may have lost its last file is marked `released_at`; `purge_blobs` looks at marked ones
+an hour later and removes those that no file names. The hour is what makes it safe without counting: every
+transaction that saw a file with a content, and is about to give that content to another file, has long ended
+by then (a statement's limit is 30 seconds).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ PART = 256 * 1024
 KEPT = 3_600_000_000
 """Microseconds between a content's last release and its removal."""
 PURGED = 16 * 1024 * 1024
-"""Bytes that one batch removes, if no content is longer: everybody's writes wait for it on SQLite (measured: 3 ms for each MB)."""
+"""Bytes that one batch removes, if no content is longer: everybody's writes wait for it on SQLite (measured:
+3 ms for each MB)."""
 
 
 def parts_of(size: int) -> int:
@@ -34,7 +36,9 @@ async def keep_contents(tx: Tx, org_id: str, contents: Iterable[Content], now: M
     if not wanted:
         return
     match, hashes = among(tx.dialect, "hash", "TEXT", sorted(wanted))
-    rows = await tx.all(f"SELECT hash, released_at FROM blobs WHERE org_id = ? AND {match} ORDER BY hash", org_id, hashes)
+    rows = await tx.all(
+        f"SELECT hash, released_at FROM blobs WHERE org_id = ? AND {match} ORDER BY hash", org_id, hashes
+    )
     held = {row[0] for row in rows if row[1] is None}
     for row in rows:
         # Marked: the mark is taken off, unless the content is removed at this very moment.
@@ -51,7 +55,9 @@ async def send_ahead(tx: Tx, org_id: str, content: Content, now: Micros) -> None
 
 
 async def _retain(tx: Tx, org_id: str, hash_: str) -> bool:
-    return await tx.run("UPDATE blobs SET released_at = NULL WHERE org_id = ? AND hash = ?", org_id, hash_) == 1
+    return (
+        await tx.run("UPDATE blobs SET released_at = NULL WHERE org_id = ? AND hash = ?", org_id, hash_) == 1
+    )
 
 
 async def _add(tx: Tx, org_id: str, content: Content, now: Micros) -> None:
@@ -61,20 +67,27 @@ async def _add(tx: Tx, org_id: str, content: Content, now: Micros) -> None:
         # Somebody else has added it since it was looked for, and may even have let go of it.
         if await _retain(tx, org_id, content.hash):
             return
-    rows = [(org_id, content.hash, part, content.data[part * PART : (part + 1) * PART]) for part in range(parts_of(size))]
+    rows = [
+        (org_id, content.hash, part, content.data[part * PART : (part + 1) * PART])
+        for part in range(parts_of(size))
+    ]
     if rows:
         await tx.run_many("INSERT INTO blob_parts (org_id, hash, part, content) VALUES (?, ?, ?, ?)", rows)
 
 
 async def read_content(tx: Tx, org_id: str, hash_: str, size: int) -> bytes:
     """A whole content of this size, in bytes."""
-    rows = await tx.all("SELECT content FROM blob_parts WHERE org_id = ? AND hash = ? ORDER BY part", org_id, hash_)
+    rows = await tx.all(
+        "SELECT content FROM blob_parts WHERE org_id = ? AND hash = ? ORDER BY part", org_id, hash_
+    )
     return _joined(hash_, size, [row[0] for row in rows])
 
 
 async def read_part(tx: Tx, org_id: str, hash_: str, part: int) -> bytes:
     """One part of a content, counted from 0."""
-    row = await tx.one("SELECT content FROM blob_parts WHERE org_id = ? AND hash = ? AND part = ?", org_id, hash_, part)
+    row = await tx.one(
+        "SELECT content FROM blob_parts WHERE org_id = ? AND hash = ? AND part = ?", org_id, hash_, part
+    )
     return _joined(hash_, None, [] if row is None else [row[0]])
 
 
@@ -107,9 +120,13 @@ _NAMED = "EXISTS (SELECT 1 FROM files WHERE files.org_id = blobs.org_id AND file
 
 
 async def purge_blobs(tx: Tx, before: Micros, limit: int = 200) -> Purged:
-    """Remove contents released before an instant that no file names, a batch at a time, bounded in number and in bytes."""
+    """Remove contents released before an instant that no file names, a batch at a time, bounded in number and
+    in bytes.
+    """
     rows = await tx.all(
-        "SELECT org_id, hash, size_bytes FROM blobs WHERE released_at < ? ORDER BY released_at LIMIT ?", before, limit
+        "SELECT org_id, hash, size_bytes FROM blobs WHERE released_at < ? ORDER BY released_at LIMIT ?",
+        before,
+        limit,
     )
     batch: list[tuple[str, str]] = []
     size = 0
@@ -128,7 +145,10 @@ async def purge_blobs(tx: Tx, before: Micros, limit: int = 200) -> Purged:
             before,
         )
         removed = await tx.run(
-            f"DELETE FROM blobs WHERE org_id = ? AND hash = ? AND released_at < ? AND NOT {_NAMED}", org_id, hash_, before
+            f"DELETE FROM blobs WHERE org_id = ? AND hash = ? AND released_at < ? AND NOT {_NAMED}",
+            org_id,
+            hash_,
+            before,
         )
         if removed:
             await tx.run("DELETE FROM blob_parts WHERE org_id = ? AND hash = ?", org_id, hash_)

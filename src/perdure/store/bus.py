@@ -1,8 +1,9 @@
 """The bus: wake-ups, live text and stop signals between the processes of one installation.
 
-Nothing on the bus is needed for correctness: a follower that misses a wake-up finds the event at its next look at the log,
-a runner that misses a stop is fenced at its next append. On one machine the bus is this module alone; `postgres_bus` carries
-the same signals between processes and hands them out through a `LocalBus` in each.
+Nothing on the bus is needed for correctness: a follower that misses a wake-up finds the event at its next
+look at the log, a runner that misses a stop is fenced at its next append. On one machine the bus is this
+module alone; `postgres_bus` carries the same signals between processes and hands them out through a
+`LocalBus` in each.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ LiveKind = Literal["text", "thinking", "stdout", "stderr", "progress"]
 
 
 class Appended(Struct, frozen=True):
-    """The log of a session has grown to `head` (0: it was deleted). `events` are the new ones, where the sender is in this process."""
+    """The log of a session has grown to `head` (0: it was deleted).
+
+    `events` are the new ones, where the sender is in this process.
+    """
 
     session_id: str
     head: int
@@ -62,7 +66,8 @@ Signal = Appended | Live | Stop
 
 SUBSCRIPTION_LIMIT = 256
 SUBSCRIPTION_SIZE = 512 * 1024
-"""Signals, and characters in them, that a follower may fall behind before they are dropped (it re-reads the log then): bounds memory."""
+"""Signals, and characters in them, that a follower may fall behind before they are dropped (it re-reads the
+log then): bounds memory."""
 
 
 class Subscription:
@@ -81,7 +86,9 @@ class Subscription:
     def push(self, signal: Appended | Live) -> None:
         """Hand in a signal; wakes the follower."""
         size = _size_of(signal)
-        if len(self.signals) >= SUBSCRIPTION_LIMIT or (self.signals and self._size + size > SUBSCRIPTION_SIZE):
+        if len(self.signals) >= SUBSCRIPTION_LIMIT or (
+            self.signals and self._size + size > SUBSCRIPTION_SIZE
+        ):
             self.signals.clear()
             self._size = 0
             self.lost = True
@@ -120,7 +127,11 @@ class Subscription:
 
 
 def _size_of(signal: Appended | Live) -> int:
-    return len(signal.accumulated) if isinstance(signal, Live) else sum(len(event.data) for event in signal.events)
+    return (
+        len(signal.accumulated)
+        if isinstance(signal, Live)
+        else sum(len(event.data) for event in signal.events)
+    )
 
 
 def _finish(future: asyncio.Future[None]) -> None:
@@ -136,7 +147,9 @@ def completes(signal: Appended) -> bool:
     """Whether what was being said is now in the log (or will never be)."""
     if not signal.events:
         return True
-    return any(e.type in ("output.message.completed", "reason.completed", "session.idled") for e in signal.events)
+    return any(
+        e.type in ("output.message.completed", "reason.completed", "session.idled") for e in signal.events
+    )
 
 
 class Bus(Protocol):
@@ -159,8 +172,8 @@ class Bus(Protocol):
     async def drafts(self, session_id: str) -> list[Live]:
         """What is being said right now: one `Live` with the whole text for each message that is not complete.
 
-        Subscribe first. Signals that come in meanwhile may repeat a part of this: skip a `Live` whose end (offset and
-        text) is not beyond the text that you have.
+        Subscribe first. Signals that come in meanwhile may repeat a part of this: skip a `Live` whose end
+        (offset and text) is not beyond the text that you have.
         """
         ...
 

@@ -1,8 +1,8 @@
 """Secrets at rest: AES-256-GCM under a data key for each organization, itself wrapped by one master key.
 
-A ciphertext is bound to the place it belongs to (its associated data), so that one row's secret cannot be moved into another's.
-Which master key is in force is written in the database: every process that knows it wraps new data keys under that one, so keys
-can be rotated while servers run.
+A ciphertext is bound to the place it belongs to (its associated data), so that one row's secret cannot be
+moved into another's. Which master key is in force is written in the database: every process that knows it
+wraps new data keys under that one, so keys can be rotated while servers run.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Vault:
     """Seals and opens secrets. Data keys are unwrapped once a process.
 
     Args:
-        load: the master keys that this process has, the one to begin a new database with first. It is asked again when the
-            database is under a key that is not among them: a file may have changed.
+        load: the master keys that this process has, the one to begin a new database with first. It is asked
+            again when the database is under a key that is not among them: a file may have changed.
     """
 
     def __init__(self, load: Callable[[], Sequence[bytes]]) -> None:
@@ -59,7 +59,9 @@ class Vault:
         try:
             return self._masters[name]
         except KeyError:
-            raise Unreadable(f"secrets are sealed under the master key {name}, which this process does not have") from None
+            raise Unreadable(
+                f"secrets are sealed under the master key {name}, which this process does not have"
+            ) from None
 
     async def add_org(self, tx: Tx, org_id: str, now: Micros) -> None:
         """Make the organization's data key, under the master key in force; part of making the organization.
@@ -73,12 +75,18 @@ class Vault:
             await tx.run("INSERT INTO sealing (one, master_id, changed_at) VALUES (1, ?, ?)", name, now)
         wrapped = _seal(self._master(name), os.urandom(KEY_BYTES), _org_place(org_id))
         await tx.run(
-            "INSERT INTO org_keys (org_id, master_id, wrapped, created_at) VALUES (?, ?, ?, ?)", org_id, name, wrapped, now
+            "INSERT INTO org_keys (org_id, master_id, wrapped, created_at) VALUES (?, ?, ?, ?)",
+            org_id,
+            name,
+            wrapped,
+            now,
         )
 
     async def current(self, tx: Tx, *, lock: bool = False) -> str | None:
         """The name of the master key in force; None in a database that has sealed nothing yet."""
-        row = await tx.one(f"SELECT master_id FROM sealing WHERE one = 1{LOCK_ROW[tx.dialect] if lock else ''}")
+        row = await tx.one(
+            f"SELECT master_id FROM sealing WHERE one = 1{LOCK_ROW[tx.dialect] if lock else ''}"
+        )
         return None if row is None else row[0]
 
     async def rewrap(self, tx: Tx, master: bytes, now: Micros) -> int:
@@ -94,12 +102,21 @@ class Vault:
         await self.current(tx, lock=True)
         rows = await tx.all("SELECT org_id, master_id, wrapped FROM org_keys")
         changed = [
-            (name, _seal(master, _open(self._master(row[1]), bytes(row[2]), _org_place(row[0])), _org_place(row[0])), row[0])
+            (
+                name,
+                _seal(
+                    master, _open(self._master(row[1]), bytes(row[2]), _org_place(row[0])), _org_place(row[0])
+                ),
+                row[0],
+            )
             for row in rows
             if row[1] != name
         ]
         for first in range(0, len(changed), _BATCH):
-            await tx.run_many("UPDATE org_keys SET master_id = ?, wrapped = ? WHERE org_id = ?", changed[first : first + _BATCH])
+            await tx.run_many(
+                "UPDATE org_keys SET master_id = ?, wrapped = ? WHERE org_id = ?",
+                changed[first : first + _BATCH],
+            )
         await tx.run("UPDATE sealing SET master_id = ?, changed_at = ? WHERE one = 1", name, now)
         return len(changed)
 

@@ -1,9 +1,9 @@
 """The port to a database.
 
-A transaction's body is a coroutine function that awaits nothing but its `Tx`. So the same body runs on SQLite, where the
-writer thread drives it without ever suspending, and on PostgreSQL, where each statement is a round trip.
-SQL is written in the subset that both speak, with `?` for parameters: RETURNING, ON CONFLICT, JSON as text, integer
-microseconds. Rows are read by position.
+A transaction's body is a coroutine function that awaits nothing but its `Tx`. So the same body runs on
+SQLite, where the writer thread drives it without ever suspending, and on PostgreSQL, where each statement is
+a round trip. SQL is written in the subset that both speak, with `?` for parameters: RETURNING, ON CONFLICT,
+JSON as text, integer microseconds. Rows are read by position.
 """
 
 from __future__ import annotations
@@ -49,8 +49,12 @@ class Tx(Protocol):
         """Execute once for each row of arguments."""
         ...
 
-    async def append(self, update: str, args: Sequence[Any], insert: str, rows: Sequence[Sequence[Any]]) -> bool:
-        """`update` one row and, only if it touched one, `insert` the rows: one statement where the database can.
+    async def append(
+        self, update: str, args: Sequence[Any], insert: str, rows: Sequence[Sequence[Any]]
+    ) -> bool:
+        """`update` one row and, only if it touched one, `insert` the rows.
+
+        One statement where the database can.
 
         Args:
             update: an UPDATE that touches at most one row.
@@ -76,13 +80,16 @@ class Database(Protocol):
     dialect: str
 
     async def write(self, body: Body[T], *, single: bool = False) -> T:
-        """Run the body in one transaction; when this returns it is durable, when it raises nothing was changed.
+        """Run the body in one transaction.
 
-        The body may be run again after a serialization conflict, so it must not change anything but the database.
+        When this returns it is durable, when it raises nothing was changed.
+
+        The body may be run again after a serialization conflict, so it must not change anything but the
+        database.
 
         Args:
-            single: a promise that one `append` or `run` is all that the body changes, and that nothing comes after it:
-                the database may then do without the round trips that open and close a transaction.
+            single: a promise that one `append` or `run` is all that the body changes, and that nothing comes
+                after it: the database may then do without the round trips that open and close a transaction.
         """
         ...
 
@@ -100,7 +107,10 @@ LOCK_ROW = {"sqlite": "", "postgres": " FOR UPDATE"}
 
 
 def run_callbacks(calls: Sequence[Callable[[], None]]) -> None:
-    """Call what waited for a commit. One that raises is logged: the commit stands, and the others are called."""
+    """Call what waited for a commit.
+
+    One that raises is logged: the commit stands, and the others are called.
+    """
     for call in calls:
         try:
             call()

@@ -1,4 +1,7 @@
-"""Rows of sessions' SQL databases: each is one SQLite image, replaced as a whole, by compare and set on its version."""
+"""Rows of sessions' SQL databases.
+
+Each is one SQLite image, replaced as a whole, by compare and set on its version.
+"""
 
 from __future__ import annotations
 
@@ -27,18 +30,24 @@ async def list_databases(tx: Tx, session_id: str) -> list[DatabaseRow]:
     """A session's databases, by name."""
     return [
         DatabaseRow(*row)
-        for row in await tx.all(f"SELECT {_ROW} FROM sql_databases WHERE session_id = ? ORDER BY name", session_id)
+        for row in await tx.all(
+            f"SELECT {_ROW} FROM sql_databases WHERE session_id = ? ORDER BY name", session_id
+        )
     ]
 
 
 async def get_database(tx: Tx, session_id: str, name: str) -> DatabaseRow | None:
-    found = await tx.one(f"SELECT {_ROW} FROM sql_databases WHERE session_id = ? AND name = ?", session_id, name)
+    found = await tx.one(
+        f"SELECT {_ROW} FROM sql_databases WHERE session_id = ? AND name = ?", session_id, name
+    )
     return None if found is None else DatabaseRow(*found)
 
 
 async def read_image(tx: Tx, session_id: str, name: str) -> tuple[int, bytes] | None:
     """The version and the image."""
-    found = await tx.one("SELECT version, image FROM sql_databases WHERE session_id = ? AND name = ?", session_id, name)
+    found = await tx.one(
+        "SELECT version, image FROM sql_databases WHERE session_id = ? AND name = ?", session_id, name
+    )
     return None if found is None else (found[0], bytes(found[1]))
 
 
@@ -47,18 +56,31 @@ async def add_database(tx: Tx, org_id: str, session_id: str, name: str, now: Mic
     row = await tx.one(
         "INSERT INTO sql_databases (session_id, name, org_id, version, image, size_bytes, page_count, created_at, updated_at)"
         " VALUES (?, ?, ?, 1, ?, 0, 0, ?, ?) ON CONFLICT DO NOTHING RETURNING name",
-        session_id, name, org_id, b"", now, now,
-    )  # fmt: skip
+        session_id,
+        name,
+        org_id,
+        b"",
+        now,
+        now,
+    )
     return row is not None
 
 
-async def write_image(tx: Tx, session_id: str, name: str, version: int, image: bytes, pages: int, now: Micros) -> bool:
+async def write_image(
+    tx: Tx, session_id: str, name: str, version: int, image: bytes, pages: int, now: Micros
+) -> bool:
     """Replace the image if it is still this version; whether it was."""
     touched = await tx.run(
         "UPDATE sql_databases SET version = version + 1, image = ?, size_bytes = ?, page_count = ?, updated_at = ?"
         " WHERE session_id = ? AND name = ? AND version = ?",
-        image, len(image), pages, now, session_id, name, version,
-    )  # fmt: skip
+        image,
+        len(image),
+        pages,
+        now,
+        session_id,
+        name,
+        version,
+    )
     return touched == 1
 
 
@@ -72,5 +94,6 @@ async def copy_databases(tx: Tx, source: str, target: str) -> None:
     await tx.run(
         "INSERT INTO sql_databases (session_id, name, org_id, version, image, size_bytes, page_count, created_at, updated_at)"
         " SELECT ?, name, org_id, 1, image, size_bytes, page_count, created_at, updated_at FROM sql_databases WHERE session_id = ?",
-        target, source,
-    )  # fmt: skip
+        target,
+        source,
+    )

@@ -25,12 +25,16 @@ def noise() -> int:
     return random.getrandbits(40)
 
 
-async def events_after(tx: Tx, session_id: str, after: int, *, limit: int = 1000, until: int | None = None) -> list[Event]:
+async def events_after(
+    tx: Tx, session_id: str, after: int, *, limit: int = 1000, until: int | None = None
+) -> list[Event]:
     """Events with a sequence over `after` (and up to `until`), oldest first."""
     bound = "" if until is None else " AND sequence <= ?"
     args: list[Any] = [session_id, after] if until is None else [session_id, after, until]
     rows = await tx.all(
-        f"SELECT {_READ} FROM events WHERE session_id = ? AND sequence > ?{bound} ORDER BY sequence LIMIT ?", *args, limit
+        f"SELECT {_READ} FROM events WHERE session_id = ? AND sequence > ?{bound} ORDER BY sequence LIMIT ?",
+        *args,
+        limit,
     )
     return [Event(*row) for row in rows]
 
@@ -43,24 +47,35 @@ async def events_of_kinds(
     rows = await tx.all(
         f"SELECT {_READ} FROM events WHERE session_id = ? AND sequence > ? AND sequence <= ? AND type IN ({marks})"
         " ORDER BY sequence DESC LIMIT ?",
-        session_id, after, before, *kinds, limit,
-    )  # fmt: skip
+        session_id,
+        after,
+        before,
+        *kinds,
+        limit,
+    )
     return [Event(*row) for row in rows]
 
 
 async def last_compaction(tx: Tx, session_id: str, through: int) -> Event | None:
-    """The newest `context.compacted` event up to a sequence that has a summary: those that came to nothing are passed over."""
+    """The newest `context.compacted` event up to a sequence that has a summary.
+
+    Those that came to nothing are passed over.
+    """
     # Within the JSON of a text, quotes stand behind backslashes: only the field itself is found.
     row = await tx.one(
         f"SELECT {_READ} FROM events WHERE session_id = ? AND sequence <= ? AND type = 'context.compacted'"
         """ AND data LIKE '%"strategy_used":"summary"%' ORDER BY sequence DESC LIMIT 1""",
-        session_id, through,
-    )  # fmt: skip
+        session_id,
+        through,
+    )
     return None if row is None else Event(*row)
 
 
 class EventFilter(Struct, frozen=True):
-    """What a list of events is narrowed by; None or empty means any. Sequences are exclusive bounds; a trace is a turn."""
+    """What a list of events is narrowed by; None or empty means any.
+
+    Sequences are exclusive bounds; a trace is a turn.
+    """
 
     types: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -87,7 +102,10 @@ def _where(session_id: str, want: EventFilter) -> tuple[str, list[Any]]:
         ("turn_id = ?", want.trace_id),
         ("exec_id = ?", want.exec_id),
         ("tool_name = ?", want.tool_name),
-        ("LOWER(data) LIKE LOWER(?) ESCAPE '!'", None if want.text is None else like_pattern(to_json(want.text)[1:-1])),
+        (
+            "LOWER(data) LIKE LOWER(?) ESCAPE '!'",
+            None if want.text is None else like_pattern(to_json(want.text)[1:-1]),
+        ),
     ]
     for sql, value in plain:
         if value is not None:
@@ -103,11 +121,15 @@ def _where(session_id: str, want: EventFilter) -> tuple[str, list[Any]]:
     return " AND ".join(parts), args
 
 
-async def list_events(tx: Tx, session_id: str, want: EventFilter, limit: int, *, newest_first: bool = False) -> list[Event]:
+async def list_events(
+    tx: Tx, session_id: str, want: EventFilter, limit: int, *, newest_first: bool = False
+) -> list[Event]:
     """The events that match, oldest first unless asked otherwise."""
     where, args = _where(session_id, want)
     order = "DESC" if newest_first else "ASC"
-    rows = await tx.all(f"SELECT {_READ} FROM events WHERE {where} ORDER BY sequence {order} LIMIT ?", *args, limit)
+    rows = await tx.all(
+        f"SELECT {_READ} FROM events WHERE {where} ORDER BY sequence {order} LIMIT ?", *args, limit
+    )
     return [Event(*row) for row in rows]
 
 
@@ -118,8 +140,10 @@ async def copy_events(tx: Tx, source: str, target: str, through: int) -> None:
     while cursor < through:
         rows = await tx.all(
             f"SELECT {', '.join(names)} FROM events WHERE session_id = ? AND sequence > ? AND sequence <= ? ORDER BY sequence LIMIT 500",
-            source, cursor, through,
-        )  # fmt: skip
+            source,
+            cursor,
+            through,
+        )
         if not rows:
             return
         copies = [(target, event_id(row[0], row[3] // 1000, noise()), *row) for row in rows]
@@ -131,6 +155,7 @@ async def copy_events(tx: Tx, source: str, target: str, through: int) -> None:
 async def count_kinds(tx: Tx, session_id: str) -> list[tuple[str, int, Micros, Micros]]:
     """For each kind of event: its count, and the instants of its first and last."""
     rows = await tx.all(
-        "SELECT type, COUNT(*), MIN(ts), MAX(ts) FROM events WHERE session_id = ? GROUP BY type ORDER BY type", session_id
+        "SELECT type, COUNT(*), MIN(ts), MAX(ts) FROM events WHERE session_id = ? GROUP BY type ORDER BY type",
+        session_id,
     )
     return [(row[0], row[1], row[2], row[3]) for row in rows]

@@ -1,4 +1,7 @@
-"""Changes of a workspace's files. Each needs the workspace's row, held for writing; what it looks at then stays as it is."""
+"""Changes of a workspace's files.
+
+Each needs the workspace's row, held for writing; what it looks at then stays as it is.
+"""
 
 from __future__ import annotations
 
@@ -46,12 +49,16 @@ class Written(Struct, frozen=True):
     created: bool
 
 
-async def write_file(tx: Tx, space: WorkspaceRow, write: FileWrite, limits: FileLimits, now: Micros) -> Written:
+async def write_file(
+    tx: Tx, space: WorkspaceRow, write: FileWrite, limits: FileLimits, now: Micros
+) -> Written:
     """`write_files` for one."""
     return (await write_files(tx, space, (write,), limits, now))[0]
 
 
-async def write_files(tx: Tx, space: WorkspaceRow, writes: Sequence[FileWrite], limits: FileLimits, now: Micros) -> list[Written]:
+async def write_files(
+    tx: Tx, space: WorkspaceRow, writes: Sequence[FileWrite], limits: FileLimits, now: Micros
+) -> list[Written]:
     """Write files, each path once, all or none; the folders above them are made.
 
     Raises:
@@ -67,7 +74,9 @@ async def write_files(tx: Tx, space: WorkspaceRow, writes: Sequence[FileWrite], 
     now_there = there | {each.row.path: each.row for each in done}
     folders = _folders_for(space, done, now_there, now)
     check_room(space, _growth(done, there), len(folders) + sum(each.created for each in done), limits)
-    await keep_contents(tx, space.org_id, [write.content for write in writes if write.content is not None], now)
+    await keep_contents(
+        tx, space.org_id, [write.content for write in writes if write.content is not None], now
+    )
     added = [*folders, *(each.row for each in done if each.created)]
     if added:
         await tx.run_many(INSERT, [values(row) for row in added])
@@ -80,7 +89,9 @@ async def write_files(tx: Tx, space: WorkspaceRow, writes: Sequence[FileWrite], 
     return done
 
 
-def _written(space: WorkspaceRow, write: FileWrite, old: FileRow | None, limits: FileLimits, now: Micros) -> Written:
+def _written(
+    space: WorkspaceRow, write: FileWrite, old: FileRow | None, limits: FileLimits, now: Micros
+) -> Written:
     """The row after a write, if it may be made."""
     path, content = write.path, write.content
     if path == "/":
@@ -94,12 +105,24 @@ def _written(space: WorkspaceRow, write: FileWrite, old: FileRow | None, limits:
     if content is not None and len(content.data) > limits.file:
         raise too_large(limits.file)
     row = FileRow(
-        space.id, path, space.org_id, parent_of(path), int(content is None), 0, int(content is not None and content.is_text),
-        0 if content is None else len(content.data), "" if content is None else content.hash, now, now,
-    )  # fmt: skip
+        space.id,
+        path,
+        space.org_id,
+        parent_of(path),
+        int(content is None),
+        0,
+        int(content is not None and content.is_text),
+        0 if content is None else len(content.data),
+        "" if content is None else content.hash,
+        now,
+        now,
+    )
     if old is not None:
         row = msgspec.structs.replace(
-            row, is_readonly=old.is_readonly, created_at=old.created_at, updated_at=max(now, old.updated_at + 1)
+            row,
+            is_readonly=old.is_readonly,
+            created_at=old.created_at,
+            updated_at=max(now, old.updated_at + 1),
         )
     if write.readonly is not None:
         row = msgspec.structs.replace(row, is_readonly=int(write.readonly))
@@ -119,7 +142,9 @@ def _check_change(write: FileWrite, old: FileRow) -> None:
 
 
 def check_expected(expected: frozenset[str] | None, row: FileRow, becomes: str = "") -> None:
-    """Accept a change only of the content that its writer has seen; one that changes nothing any more is fine.
+    """Accept a change only of the content that its writer has seen.
+
+    One that changes nothing any more is fine.
 
     Raises:
         PreconditionFailed: somebody else has written meanwhile.
@@ -129,28 +154,37 @@ def check_expected(expected: frozenset[str] | None, row: FileRow, becomes: str =
     raise PreconditionFailed(f"{row.path} has changed since it was read: read it again")
 
 
-def _folders_for(space: WorkspaceRow, done: list[Written], there: dict[str, FileRow], now: Micros) -> list[FileRow]:
+def _folders_for(
+    space: WorkspaceRow, done: list[Written], there: dict[str, FileRow], now: Micros
+) -> list[FileRow]:
     """The folders that have to be made."""
     made: dict[str, FileRow] = {}
     for each in done:
         for folder in folders_above(each.row.path):
             found = there.get(folder)
             if found is None:
-                made[folder] = FileRow(space.id, folder, space.org_id, parent_of(folder), 1, 0, 0, 0, "", now, now)
+                made[folder] = FileRow(
+                    space.id, folder, space.org_id, parent_of(folder), 1, 0, 0, 0, "", now, now
+                )
             elif not found.is_directory:
                 raise not_a_folder(folder)
     return list(made.values())
 
 
 def _growth(done: list[Written], there: dict[str, FileRow]) -> int:
-    return sum(each.row.size_bytes - (there[each.row.path].size_bytes if not each.created else 0) for each in done)
+    return sum(
+        each.row.size_bytes - (there[each.row.path].size_bytes if not each.created else 0) for each in done
+    )
 
 
 def check_room(space: WorkspaceRow, size: int, entries: int, limits: FileLimits) -> None:
     """Accept so many more bytes, and files and folders. Raises TooLarge."""
     if size > 0 and space.size_bytes + size > limits.workspace:
         left = max(0, limits.workspace - space.size_bytes)
-        raise TooLarge(f"a workspace's files may hold {limits.workspace} bytes together; {left} are left", code="workspace_full")
+        raise TooLarge(
+            f"a workspace's files may hold {limits.workspace} bytes together; {left} are left",
+            code="workspace_full",
+        )
     if entries > 0 and space.file_count + entries > MAX_ENTRIES:
         raise TooLarge(f"a workspace may hold {MAX_ENTRIES} files and folders", code="too_many_files")
 
@@ -158,7 +192,10 @@ def check_room(space: WorkspaceRow, size: int, entries: int, limits: FileLimits)
 async def _update(tx: Tx, rows: Sequence[FileRow]) -> None:
     await tx.run_many(
         "UPDATE files SET is_readonly = ?, is_text = ?, size_bytes = ?, hash = ?, updated_at = ? WHERE workspace_id = ? AND path = ?",
-        [(r.is_readonly, r.is_text, r.size_bytes, r.hash, r.updated_at, r.workspace_id, r.path) for r in rows],
+        [
+            (r.is_readonly, r.is_text, r.size_bytes, r.hash, r.updated_at, r.workspace_id, r.path)
+            for r in rows
+        ],
     )
 
 
@@ -180,7 +217,13 @@ async def _subtree(tx: Tx, space: WorkspaceRow, path: str) -> list[FileRow]:
 
 
 async def delete_path(
-    tx: Tx, space: WorkspaceRow, path: str, *, recursive: bool, expected: frozenset[str] | None = None, now: Micros
+    tx: Tx,
+    space: WorkspaceRow,
+    path: str,
+    *,
+    recursive: bool,
+    expected: frozenset[str] | None = None,
+    now: Micros,
 ) -> int:
     """Remove a file, or a folder; how many files and folders went, 0 when nothing was there.
 
@@ -201,8 +244,11 @@ async def delete_path(
     _check_writable(rows)
     await tx.run(
         "DELETE FROM files WHERE workspace_id = ? AND org_id = ? AND (path = ? OR (path >= ? AND path < ?))",
-        space.id, space.org_id, path, *below(path),
-    )  # fmt: skip
+        space.id,
+        space.org_id,
+        path,
+        *below(path),
+    )
     await release_contents(tx, space.org_id, {row.hash for row in rows} - {""}, now)
     await count_in_workspace(tx, space, -sum(row.size_bytes for row in rows), -len(rows))
     return len(rows)
@@ -212,7 +258,12 @@ async def remove_entries(tx: Tx, space: WorkspaceRow, rows: Sequence[FileRow], n
     """Remove files, and folders that are empty then, which were looked at while the workspace was held."""
     match, paths = among(tx.dialect, "path", "TEXT", [row.path for row in rows])
     if rows:
-        await tx.run(f"DELETE FROM files WHERE workspace_id = ? AND org_id = ? AND {match}", space.id, space.org_id, paths)
+        await tx.run(
+            f"DELETE FROM files WHERE workspace_id = ? AND org_id = ? AND {match}",
+            space.id,
+            space.org_id,
+            paths,
+        )
     await release_contents(tx, space.org_id, {row.hash for row in rows} - {""}, now)
     await count_in_workspace(tx, space, -sum(row.size_bytes for row in rows), -len(rows))
 
@@ -245,7 +296,9 @@ async def _moved_rows(
     return rows, moved, folders
 
 
-async def move_path(tx: Tx, space: WorkspaceRow, source: str, target: str, limits: FileLimits, now: Micros) -> FileRow:
+async def move_path(
+    tx: Tx, space: WorkspaceRow, source: str, target: str, limits: FileLimits, now: Micros
+) -> FileRow:
     """Give a file or folder another path; folders above it are made.
 
     Raises:
@@ -260,13 +313,20 @@ async def move_path(tx: Tx, space: WorkspaceRow, source: str, target: str, limit
     if folders:
         await tx.run_many(INSERT, [values(row) for row in folders])
     places = [(new.path, new.parent, now, space.id, old.path) for old, new in zip(rows, moved, strict=True)]
-    await tx.run_many("UPDATE files SET path = ?, parent = ?, updated_at = ? WHERE workspace_id = ? AND path = ?", places)
+    await tx.run_many(
+        "UPDATE files SET path = ?, parent = ?, updated_at = ? WHERE workspace_id = ? AND path = ?", places
+    )
     await count_in_workspace(tx, space, 0, len(folders))
     return msgspec.structs.replace(moved[0], updated_at=now)
 
 
-async def copy_path(tx: Tx, space: WorkspaceRow, source: str, target: str, limits: FileLimits, now: Micros) -> FileRow:
-    """Copy a file or folder, without its content; the copies can be written to. Raises what `move_path` does, and TooLarge."""
+async def copy_path(
+    tx: Tx, space: WorkspaceRow, source: str, target: str, limits: FileLimits, now: Micros
+) -> FileRow:
+    """Copy a file or folder, without its content; the copies can be written to.
+
+    Raises what `move_path` does, and TooLarge.
+    """
     _, copies, folders = await _moved_rows(tx, space, source, target, now)
     copies = [msgspec.structs.replace(row, is_readonly=0, created_at=now, updated_at=now) for row in copies]
     size = sum(row.size_bytes for row in copies)
@@ -279,7 +339,9 @@ async def copy_path(tx: Tx, space: WorkspaceRow, source: str, target: str, limit
 async def remove_files(tx: Tx, space: WorkspaceRow, now: Micros) -> None:
     """Remove a workspace with all that it holds."""
     rows = await tx.all(
-        "SELECT DISTINCT hash FROM files WHERE workspace_id = ? AND org_id = ? AND is_directory = 0", space.id, space.org_id
+        "SELECT DISTINCT hash FROM files WHERE workspace_id = ? AND org_id = ? AND is_directory = 0",
+        space.id,
+        space.org_id,
     )
     await tx.run("DELETE FROM files WHERE workspace_id = ? AND org_id = ?", space.id, space.org_id)
     await release_contents(tx, space.org_id, [row[0] for row in rows], now)

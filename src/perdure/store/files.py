@@ -1,4 +1,7 @@
-"""Rows of files and folders: a tree for each workspace. What they hold is in `blobs`; how they change, in `file_changes`."""
+"""Rows of files and folders: a tree for each workspace.
+
+What they hold is in `blobs`; how they change, in `file_changes`.
+"""
 
 from __future__ import annotations
 
@@ -87,13 +90,17 @@ async def get_entries(tx: Tx, org_id: str, workspace_id: str, paths: Iterable[st
     if not every:
         return {}
     match, wanted = among(tx.dialect, "path", "TEXT", every)
-    return {row[1]: FileRow(*row) for row in await tx.all(f"{_FROM} AND {match}", workspace_id, org_id, wanted)}
+    return {
+        row[1]: FileRow(*row) for row in await tx.all(f"{_FROM} AND {match}", workspace_id, org_id, wanted)
+    }
 
 
 async def read_heads(
     tx: Tx, org_id: str, workspace_id: str, paths: Sequence[str], size: int = PART
 ) -> dict[str, tuple[int, bytes]]:
-    """Of those of these text files that are there and hold something: the size and the first bytes, by path. One statement.
+    """Of those of these text files that are there and hold something: the size and the first bytes, by path.
+
+    One statement.
 
     Args:
         size: bytes of each file, up to those of a part.
@@ -103,14 +110,19 @@ async def read_heads(
         "SELECT f.path, f.size_bytes, substr(p.content, 1, ?) FROM files f"
         " JOIN blob_parts p ON p.org_id = f.org_id AND p.hash = f.hash AND p.part = 0"
         f" WHERE f.workspace_id = ? AND f.org_id = ? AND f.is_directory = 0 AND f.is_text = 1 AND {match}",
-        min(size, PART), workspace_id, org_id, wanted,
-    )  # fmt: skip
+        min(size, PART),
+        workspace_id,
+        org_id,
+        wanted,
+    )
     return {row[0]: (row[1], bytes(row[2])) for row in rows}
 
 
 async def list_children(tx: Tx, org_id: str, workspace_id: str, folder: str) -> list[FileRow]:
     """What is in a folder itself, by path."""
-    rows = await tx.all(f"{_FROM} AND parent = ? ORDER BY path LIMIT ?", workspace_id, org_id, folder, MAX_ENTRIES)
+    rows = await tx.all(
+        f"{_FROM} AND parent = ? ORDER BY path LIMIT ?", workspace_id, org_id, folder, MAX_ENTRIES
+    )
     return [FileRow(*row) for row in rows]
 
 
@@ -136,10 +148,19 @@ async def copy_tree(tx: Tx, org_id: str, source: str, target: str, now: Micros) 
     """Give a workspace that holds nothing all that another one holds; no content is copied."""
     picked = COLUMNS.replace("workspace_id", "?", 1)
     await tx.run(
-        f"INSERT INTO files ({COLUMNS}) SELECT {picked} FROM files WHERE workspace_id = ? AND org_id = ?", target, source, org_id
+        f"INSERT INTO files ({COLUMNS}) SELECT {picked} FROM files WHERE workspace_id = ? AND org_id = ?",
+        target,
+        source,
+        org_id,
     )
     await tx.run(
         "UPDATE workspaces SET size_bytes = (SELECT COALESCE(SUM(size_bytes), 0) FROM files WHERE workspace_id = ? AND org_id = ?),"
         " file_count = (SELECT COUNT(*) FROM files WHERE workspace_id = ? AND org_id = ?), updated_at = ? WHERE id = ? AND org_id = ?",
-        target, org_id, target, org_id, now, target, org_id,
-    )  # fmt: skip
+        target,
+        org_id,
+        target,
+        org_id,
+        now,
+        target,
+        org_id,
+    )

@@ -48,14 +48,21 @@ async def add_harness(tx: Tx, row: HarnessRow) -> None:
 
 
 async def follow_built_in(tx: Tx, like: HarnessRow, now: Micros) -> int:
-    """Make the built-in harness of this name the same in every organization, for those where it is not; how many those were."""
+    """Make the built-in harness of this name the same in every organization, for those where it is not.
+
+    How many those were.
+    """
     what = (like.display_name, like.description, like.config)
     return await tx.run(
         "UPDATE harnesses SET display_name = ?, description = ?, config = ?,"
         " updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at + 1 END"
         " WHERE is_built_in = 1 AND name = ? AND (display_name <> ? OR description <> ? OR config <> ?)",
-        *what, now, now, like.name, *what,
-    )  # fmt: skip
+        *what,
+        now,
+        now,
+        like.name,
+        *what,
+    )
 
 
 async def get_harness(tx: Tx, org_id: str, harness_id: str, *, lock: bool = False) -> HarnessRow:
@@ -69,7 +76,9 @@ async def get_harness(tx: Tx, org_id: str, harness_id: str, *, lock: bool = Fals
 
 async def harness_by_name(tx: Tx, org_id: str, name: str) -> HarnessRow | None:
     """The live harness of this name."""
-    found = await tx.one(f"SELECT {_COLUMNS} FROM harnesses WHERE org_id = ? AND name = ? AND status = 'active'", org_id, name)
+    found = await tx.one(
+        f"SELECT {_COLUMNS} FROM harnesses WHERE org_id = ? AND name = ? AND status = 'active'", org_id, name
+    )
     return None if found is None else HarnessRow(*found)
 
 
@@ -94,17 +103,25 @@ async def levels_below(tx: Tx, org_id: str, harness_id: str) -> int:
         " SELECT h.id, b.level + 1 FROM harnesses h JOIN below b ON h.parent_harness_id = b.id"
         f" WHERE h.org_id = ? AND h.status <> 'deleted' AND b.level < {MAX_DEPTH})"
         " SELECT COALESCE(MAX(level), 0) FROM below",
-        harness_id, org_id,
-    )  # fmt: skip
+        harness_id,
+        org_id,
+    )
     return 0 if found is None else int(found[0])
 
 
 async def list_harnesses(tx: Tx, org_id: str, search: str | None, archived: bool) -> list[HarnessRow]:
     """Built-in ones first, then by age."""
     where, args = named(org_id, search, archived)
-    rows = await tx.all(f"SELECT {_COLUMNS} FROM harnesses WHERE {where} ORDER BY is_built_in DESC, created_at, id", *args)
+    rows = await tx.all(
+        f"SELECT {_COLUMNS} FROM harnesses WHERE {where} ORDER BY is_built_in DESC, created_at, id", *args
+    )
     return [HarnessRow(*row) for row in rows]
 
 
 async def update_harness(tx: Tx, org_id: str, harness_id: str, changes: dict[str, Any]) -> None:
-    await tx.run(f"UPDATE harnesses SET {assignments(changes)} WHERE id = ? AND org_id = ?", *changes.values(), harness_id, org_id)
+    await tx.run(
+        f"UPDATE harnesses SET {assignments(changes)} WHERE id = ? AND org_id = ?",
+        *changes.values(),
+        harness_id,
+        org_id,
+    )

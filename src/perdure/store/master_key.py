@@ -1,8 +1,8 @@
 """Master keys: how they are written, what names them, and the file that holds one.
 
-The file is never written in place. A new key is first put beside it (`master.key.next`), whole and on disk; then the database
-is moved to it; then it takes the file's place. Whoever reads looks at both, so that a crash between any two steps leaves
-everything readable.
+The file is never written in place. A new key is first put beside it (`master.key.next`), whole and on disk;
+then the database is moved to it; then it takes the file's place. Whoever reads looks at both, so that a crash
+between any two steps leaves everything readable.
 """
 
 from __future__ import annotations
@@ -76,12 +76,17 @@ def make_key_file(folder: Path) -> None:
 
 
 def stage_key(folder: Path, key: bytes) -> None:
-    """Put a key beside the one in force; call it while holding the files, and only if the database uses no key that is staged."""
+    """Put a key beside the one in force.
+
+    Call it while holding the files, and only if the database uses no key that is staged.
+    """
     _write(folder, NEXT, key)
 
 
 def promote_key(folder: Path, current: str | None) -> None:
-    """Let the staged key take the file's place, if the database has moved to it; call it while holding the files.
+    """Let the staged key take the file's place, if the database has moved to it.
+
+    Call it while holding the files.
 
     Args:
         current: the name of the key that the database is under.

@@ -71,7 +71,9 @@ async def migrate(database: Database) -> list[str]:
         done = {row[0] for row in await tx.all("SELECT number FROM migrations")}
         newest = migrations[-1][0]
         if done and max(done) > newest:
-            raise Unavailable(f"the database is at migration {max(done)}, this version knows {newest}: use a newer Perdure")
+            raise Unavailable(
+                f"the database is at migration {max(done)}, this version knows {newest}: use a newer Perdure"
+            )
         applied = []
         for number, name, sql in migrations:
             if number in done:

@@ -8,7 +8,13 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.errors import NotFound
-from perdure.domain.providers import ModelSource, ProviderOptions, ProviderSecrets, ProviderStatus, ProviderTrace
+from perdure.domain.providers import (
+    ModelSource,
+    ProviderOptions,
+    ProviderSecrets,
+    ProviderStatus,
+    ProviderTrace,
+)
 from perdure.domain.times import Micros
 from perdure.store.crypto import Vault
 from perdure.store.database import LOCK_ROW, Tx
@@ -16,7 +22,10 @@ from perdure.store.rows import assignments, columns, insert, to_json, values
 
 
 class ProviderRow(Struct, frozen=True):
-    """`secrets` are sealed for the place `provider/<id>`; `api_key_set` and `header_names` tell what is in them."""
+    """`secrets` are sealed for the place `provider/<id>`.
+
+    `api_key_set` and `header_names` tell what is in them.
+    """
 
     id: str
     org_id: str
@@ -78,11 +87,15 @@ async def open_secrets(vault: Vault, tx: Tx, row: ProviderRow) -> ProviderSecret
     return _SECRETS.decode(await vault.open(tx, row.org_id, row.secrets, f"provider/{row.id}"))
 
 
-async def seal_secrets(vault: Vault, tx: Tx, org_id: str, provider_id: str, secrets: ProviderSecrets) -> dict[str, Any]:
+async def seal_secrets(
+    vault: Vault, tx: Tx, org_id: str, provider_id: str, secrets: ProviderSecrets
+) -> dict[str, Any]:
     """The columns that hold these secrets."""
     empty = secrets.api_key is None and not secrets.headers
     return {
-        "secrets": None if empty else await vault.seal(tx, org_id, to_json(secrets), f"provider/{provider_id}"),
+        "secrets": None
+        if empty
+        else await vault.seal(tx, org_id, to_json(secrets), f"provider/{provider_id}"),
         "api_key_set": int(secrets.api_key is not None),
         "header_names": to_json(tuple(secrets.headers)),
     }
@@ -119,7 +132,9 @@ async def add_provider(tx: Tx, row: ProviderRow) -> None:
 async def get_provider(tx: Tx, org_id: str, provider_id: str, *, lock: bool = False) -> ProviderRow:
     """Raises NotFound. With `lock` nobody else changes it until the commit."""
     held = LOCK_ROW[tx.dialect] if lock else ""
-    found = await tx.one(f"SELECT {_PROVIDER} FROM providers WHERE id = ? AND org_id = ?{held}", provider_id, org_id)
+    found = await tx.one(
+        f"SELECT {_PROVIDER} FROM providers WHERE id = ? AND org_id = ?{held}", provider_id, org_id
+    )
     if found is None:
         raise NotFound("provider")
     return ProviderRow(*found)
@@ -132,7 +147,12 @@ async def list_providers(tx: Tx, org_id: str) -> list[ProviderRow]:
 
 
 async def update_provider(tx: Tx, org_id: str, provider_id: str, changes: dict[str, Any]) -> None:
-    await tx.run(f"UPDATE providers SET {assignments(changes)} WHERE id = ? AND org_id = ?", *changes.values(), provider_id, org_id)
+    await tx.run(
+        f"UPDATE providers SET {assignments(changes)} WHERE id = ? AND org_id = ?",
+        *changes.values(),
+        provider_id,
+        org_id,
+    )
 
 
 async def delete_provider(tx: Tx, org_id: str, provider_id: str) -> None:
@@ -153,7 +173,10 @@ async def refresh_models(tx: Tx, rows: list[ModelRow]) -> None:
     """Write what a provider's own list tells about models that are known."""
     await tx.run_many(
         "UPDATE models SET display_name = ?, context_tokens = ?, stale_since = ?, updated_at = ? WHERE id = ? AND org_id = ?",
-        [(row.display_name, row.context_tokens, row.stale_since, row.updated_at, row.id, row.org_id) for row in rows],
+        [
+            (row.display_name, row.context_tokens, row.stale_since, row.updated_at, row.id, row.org_id)
+            for row in rows
+        ],
     )
 
 
@@ -169,12 +192,19 @@ async def list_models(tx: Tx, org_id: str, provider_id: str | None = None) -> li
     """The organization's models (of one provider, if given), oldest first."""
     narrowed = "" if provider_id is None else " AND provider_id = ?"
     args = (org_id,) if provider_id is None else (org_id, provider_id)
-    rows = await tx.all(f"SELECT {_MODEL} FROM models WHERE org_id = ?{narrowed} ORDER BY created_at, id", *args)
+    rows = await tx.all(
+        f"SELECT {_MODEL} FROM models WHERE org_id = ?{narrowed} ORDER BY created_at, id", *args
+    )
     return [ModelRow(*row) for row in rows]
 
 
 async def update_model(tx: Tx, org_id: str, model_id: str, changes: dict[str, Any]) -> None:
-    await tx.run(f"UPDATE models SET {assignments(changes)} WHERE id = ? AND org_id = ?", *changes.values(), model_id, org_id)
+    await tx.run(
+        f"UPDATE models SET {assignments(changes)} WHERE id = ? AND org_id = ?",
+        *changes.values(),
+        model_id,
+        org_id,
+    )
 
 
 async def delete_model(tx: Tx, org_id: str, model_id: str) -> None:

@@ -33,7 +33,10 @@ Handler = Callable[[Job], Awaitable[None]]
 
 
 class PutBack(Exception):
-    """Raised by a handler that gives its job up (its process stops): another process is to have it, at once."""
+    """Raised by a handler that gives its job up (its process stops).
+
+    Another process is to have it, at once.
+    """
 
 
 class Queue(Protocol):
@@ -46,8 +49,8 @@ class Queue(Protocol):
     async def start(self, handler: Handler) -> None:
         """Begin to hand jobs to the handler, many at once.
 
-        A job is done when the handler returns or raises, `PutBack` and a cancellation apart: then it goes to another
-        process, if there is one.
+        A job is done when the handler returns or raises, `PutBack` and a cancellation apart: then it goes to
+        another process, if there is one.
         """
         ...
 
@@ -71,7 +74,8 @@ class Queue(Protocol):
 class LocalQueue:
     """The queue of the embedded default: in memory, filled when a transaction commits.
 
-    It needs no table: the one process that could lose it is the one that, at its next start, finds every active session by its row.
+    It needs no table: the one process that could lose it is the one that, at its next start, finds every
+    active session by its row.
     """
 
     def __init__(self, spawn: Callable[[Awaitable[None]], object]) -> None:

@@ -1,4 +1,7 @@
-"""Rows as frozen structs: each table's columns are spelled out once, here, in the order in which they are selected."""
+"""Rows as frozen structs.
+
+Each table's columns are spelled out once, here, in the order in which they are selected.
+"""
 
 from __future__ import annotations
 
@@ -45,19 +48,26 @@ def to_json(value: Any) -> str:
 def like_pattern(text: str) -> str:
     """A LIKE pattern for "contains this text", to be used as `LOWER(column) LIKE LOWER(?) ESCAPE '!'`.
 
-    The database lowers both sides, so that whatever it takes for the lower case of a letter, a text contains itself.
+    The database lowers both sides, so that whatever it takes for the lower case of a letter, a text contains
+    itself.
     """
     escaped = text.replace("!", "!!").replace("%", "!%").replace("_", "!_")
     return f"%{escaped}%"
 
 
 def named(org_id: str, search: str | None, archived: bool) -> tuple[str, list[Any]]:
-    """The WHERE, with its arguments, of an organization's agents or harnesses whose names or descriptions hold a text."""
+    """The WHERE, with its arguments, of an organization's agents or harnesses whose names or descriptions
+    hold a text.
+    """
     parts, args = ["org_id = ?"], [org_id]
     parts.append("status <> 'deleted'" if archived else "status = 'active'")
     if search is not None:
         looked_at = ("name", "display_name", "description")
-        parts.append("(" + " OR ".join(f"LOWER(COALESCE({name}, '')) LIKE LOWER(?) ESCAPE '!'" for name in looked_at) + ")")
+        parts.append(
+            "("
+            + " OR ".join(f"LOWER(COALESCE({name}, '')) LIKE LOWER(?) ESCAPE '!'" for name in looked_at)
+            + ")"
+        )
         args += [like_pattern(search)] * len(looked_at)
     return " AND ".join(parts), args
 
@@ -68,9 +78,16 @@ _AMONG = {
 }
 
 
-def among(dialect: str, column: str, kind: Literal["BIGINT", "TEXT"], wanted: Sequence[int] | Sequence[str]) -> tuple[str, Any]:
-    """The condition that a column has one of many values, and its one argument: the same statement however many there are."""
-    return _AMONG[dialect].format(column=column, kind=kind), to_json(wanted) if dialect == "sqlite" else list(wanted)
+def among(
+    dialect: str, column: str, kind: Literal["BIGINT", "TEXT"], wanted: Sequence[int] | Sequence[str]
+) -> tuple[str, Any]:
+    """The condition that a column has one of many values, and its one argument.
+
+    The same statement however many there are.
+    """
+    return _AMONG[dialect].format(column=column, kind=kind), to_json(wanted) if dialect == "sqlite" else list(
+        wanted
+    )
 
 
 _JSON_NUMBER = {

@@ -43,7 +43,9 @@ async def add_schedule(tx: Tx, row: ScheduleRow) -> None:
 
 async def get_schedule(tx: Tx, session_id: str, schedule_id: str) -> ScheduleRow:
     """Raises NotFound."""
-    found = await tx.one(f"SELECT {_ROW} FROM schedules WHERE id = ? AND session_id = ?", schedule_id, session_id)
+    found = await tx.one(
+        f"SELECT {_ROW} FROM schedules WHERE id = ? AND session_id = ?", schedule_id, session_id
+    )
     if found is None:
         raise NotFound("schedule")
     return ScheduleRow(*found)
@@ -51,7 +53,9 @@ async def get_schedule(tx: Tx, session_id: str, schedule_id: str) -> ScheduleRow
 
 async def list_schedules(tx: Tx, session_id: str) -> list[ScheduleRow]:
     """A session's schedules, oldest first."""
-    rows = await tx.all(f"SELECT {_ROW} FROM schedules WHERE session_id = ? ORDER BY created_at, id", session_id)
+    rows = await tx.all(
+        f"SELECT {_ROW} FROM schedules WHERE session_id = ? ORDER BY created_at, id", session_id
+    )
     return [ScheduleRow(*row) for row in rows]
 
 
@@ -67,7 +71,9 @@ async def delete_schedule(tx: Tx, session_id: str, schedule_id: str) -> bool:
 async def due_schedules(tx: Tx, now: Micros, limit: int = 100) -> list[ScheduleRow]:
     """Those whose time has come, the longest overdue first."""
     rows = await tx.all(
-        f"SELECT {_ROW} FROM schedules WHERE next_at IS NOT NULL AND next_at <= ? ORDER BY next_at LIMIT ?", now, limit
+        f"SELECT {_ROW} FROM schedules WHERE next_at IS NOT NULL AND next_at <= ? ORDER BY next_at LIMIT ?",
+        now,
+        limit,
     )
     return [ScheduleRow(*row) for row in rows]
 
@@ -77,8 +83,13 @@ async def take_firing(tx: Tx, row: ScheduleRow, next_at: Micros | None, now: Mic
     touched = await tx.run(
         "UPDATE schedules SET next_at = ?, enabled = ?, last_fired_at = ?, fire_count = fire_count + 1, updated_at = ?"
         " WHERE id = ? AND next_at = ?",
-        next_at, int(next_at is not None), now, now, row.id, row.next_at,
-    )  # fmt: skip
+        next_at,
+        int(next_at is not None),
+        now,
+        now,
+        row.id,
+        row.next_at,
+    )
     return touched == 1
 
 

@@ -1,13 +1,16 @@
 """The index that finds sessions by title, tag and agent among very many.
 
-A session has *terms*: every run of one, two or three characters of its folded title, its tags and its agent. Sessions are
-sorted into *segments*, some thousand at a time: a row for each term of a segment says, as a set of positions, which of its sessions
-have it. Whoever has all terms of what is searched is a candidate, and is compared with it.
+A session has *terms*: every run of one, two or three characters of its folded title, its tags and its agent.
+Sessions are
+sorted into *segments*, some thousand at a time: a row for each term of a segment says, as a set of positions,
+which of its sessions have it. Whoever has all terms of what is searched is a candidate, and is compared with
+it.
 
-A segment never changes. A session's `search_slot` (its segment and position) is where the index has it as it is now, or
-NULL when it is new or was changed since: those are few, and a search compares them all. The worker sorts them in when they have
-become as many as a segment takes, so that writing a title costs nothing. What has left a segment stays in its rows as a candidate with
-nobody behind it, until half of the segment has left and the other half is sorted in anew.
+A segment never changes. A session's `search_slot` (its segment and position) is where the index has it as it
+is now, or NULL when it is new or was changed since: those are few, and a search compares them all. The worker
+sorts them in when they have become as many as a segment takes, so that writing a title costs nothing. What
+has left a segment stays in its rows as a candidate with nobody behind it, until half of the segment has left
+and the other half is sorted in anew.
 """
 
 from __future__ import annotations
@@ -38,7 +41,10 @@ _TAGS = msgspec.json.Decoder(tuple[str, ...])
 
 
 class Unsorted(Struct, frozen=True):
-    """What the index needs of a session that it does not have. `title` is as the database folds it, `tags` are JSON."""
+    """What the index needs of a session that it does not have.
+
+    `title` is as the database folds it, `tags` are JSON.
+    """
 
     id: str
     created_at: Micros
@@ -59,7 +65,9 @@ def terms_of(session: Unsorted) -> set[str]:
 
 
 def searched_terms(title: str | None, tags: Sequence[str], agent_id: str | None) -> list[str]:
-    """Terms that a session must have whose folded title holds this text, which has all of these tags and this agent."""
+    """Terms that a session must have whose folded title holds this text, which has all of these tags and this
+    agent.
+    """
     terms = [_TAG + tag for tag in tags]
     if agent_id is not None:
         terms.append(_AGENT + agent_id)
@@ -72,7 +80,10 @@ def searched_terms(title: str | None, tags: Sequence[str], agent_id: str | None)
 
 
 def pack(positions: Sequence[int]) -> bytes:
-    """A set of a segment's positions: two bytes for each if they are few, else a bit for each that there is."""
+    """A set of a segment's positions.
+
+    Two bytes for each if they are few, else a bit for each that there is.
+    """
     if len(positions) * 2 < _BITMAP:
         return struct.pack(f"<{len(positions)}H", *positions)
     bits = bytearray(_BITMAP)
@@ -127,17 +138,26 @@ _UNSORTED = "org_id = ? AND search_slot IS NULL AND deleted_at IS NULL"
 
 
 async def read_unsorted(tx: Tx, org_id: str) -> list[Unsorted]:
-    """The oldest sessions that the index does not have, as many as make a segment; none if there are fewer."""
+    """The oldest sessions that the index does not have, as many as make a segment.
+
+    None if there are fewer.
+    """
     order = "ORDER BY created_at, id LIMIT"
-    if await tx.one(f"SELECT 1 FROM sessions WHERE {_UNSORTED} {order} 1 OFFSET {SEGMENT - 1}", org_id) is None:
+    if (
+        await tx.one(f"SELECT 1 FROM sessions WHERE {_UNSORTED} {order} 1 OFFSET {SEGMENT - 1}", org_id)
+        is None
+    ):
         return []
     rows = await tx.all(
-        f"SELECT id, created_at, title_folded, tags, agent_id FROM sessions WHERE {_UNSORTED} {order} {SEGMENT}", org_id
+        f"SELECT id, created_at, title_folded, tags, agent_id FROM sessions WHERE {_UNSORTED} {order} {SEGMENT}",
+        org_id,
     )
     return [Unsorted(*row) for row in rows]
 
 
-async def add_segment(tx: Tx, org_id: str, segment: int, sessions: Sequence[Unsorted], terms: Sequence[tuple[str, bytes]]) -> bool:
+async def add_segment(
+    tx: Tx, org_id: str, segment: int, sessions: Sequence[Unsorted], terms: Sequence[tuple[str, bytes]]
+) -> bool:
     """Write a segment, and give those of its sessions that are still as they were read their slots.
 
     Returns:
@@ -145,7 +165,10 @@ async def add_segment(tx: Tx, org_id: str, segment: int, sessions: Sequence[Unso
     """
     newest = max(session.created_at for session in sessions)
     made = await tx.run(
-        "INSERT INTO search_segments (org_id, segment, newest) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", org_id, segment, newest
+        "INSERT INTO search_segments (org_id, segment, newest) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+        org_id,
+        segment,
+        newest,
     )
     if not made:
         return False
@@ -181,31 +204,42 @@ async def drop_segment(tx: Tx, org_id: str, segment: int) -> None:
     """Remove a segment; whoever is still in it is to be sorted in anew."""
     await tx.run(
         "UPDATE sessions SET search_slot = NULL WHERE org_id = ? AND search_slot >= ? AND search_slot < ? AND deleted_at IS NULL",
-        org_id, segment * SEGMENT, (segment + 1) * SEGMENT,
-    )  # fmt: skip
+        org_id,
+        segment * SEGMENT,
+        (segment + 1) * SEGMENT,
+    )
     for table in ("search_terms", "search_segments"):
         await tx.run(f"DELETE FROM {table} WHERE org_id = ? AND segment = ?", org_id, segment)
 
 
-async def segments_by_age(tx: Tx, org_id: str, text: str | None) -> tuple[list[tuple[int, Micros]], str | None]:
-    """The organization's segments, each with the time at which its youngest session was created, the youngest first.
+async def segments_by_age(
+    tx: Tx, org_id: str, text: str | None
+) -> tuple[list[tuple[int, Micros]], str | None]:
+    """The organization's segments, each with the time at which its youngest session was created, the youngest
+    first.
 
     If there are any, also the text as the database folds titles.
     """
     rows = await tx.all(
         "SELECT segment, newest, (SELECT LOWER(CAST(? AS TEXT))) FROM search_segments WHERE org_id = ?"
         " ORDER BY newest DESC, segment DESC",
-        text, org_id,
-    )  # fmt: skip
+        text,
+        org_id,
+    )
     return [(row[0], row[1]) for row in rows], rows[0][2] if rows else None
 
 
-async def candidates(tx: Tx, org_id: str, segments: Sequence[int], terms: Sequence[str]) -> dict[int, list[int]]:
+async def candidates(
+    tx: Tx, org_id: str, segments: Sequence[int], terms: Sequence[str]
+) -> dict[int, list[int]]:
     """The slots, by segment, of the sessions that have all of these terms (or had: some may have left)."""
     in_segments, first = among(tx.dialect, "segment", "BIGINT", segments)
     in_terms, second = among(tx.dialect, "term", "TEXT", terms)
     rows = await tx.all(
-        f"SELECT segment, members FROM search_terms WHERE org_id = ? AND {in_segments} AND {in_terms}", org_id, first, second
+        f"SELECT segment, members FROM search_terms WHERE org_id = ? AND {in_segments} AND {in_terms}",
+        org_id,
+        first,
+        second,
     )
     held: dict[int, list[bytes]] = {}
     for segment, members in rows:

@@ -20,7 +20,8 @@ _COLUMNS = columns(SessionRow)
 _FEW, _MANY = 2, 64
 """Segments that a search looks up at once: at first and at least, and at most."""
 FAR = 1000
-"""Rows that are passed over as they are; of further ones, by their ids alone, the fewer: an index has many of them on a page."""
+"""Rows that are passed over as they are; of further ones, by their ids alone, the fewer: an index has many of
+them on a page."""
 _COMPARED = 400
 """Candidates that are compared at once, at least."""
 
@@ -60,17 +61,20 @@ def _where(org_id: str, want: SessionFilter) -> tuple[str, list[Any]]:
         parts.append("id IN (SELECT session_id FROM pins WHERE user_id = ? AND org_id = ?)")
         args += [want.pinned_by, org_id]
     for tag in want.tags:
-        # A tag stands in the JSON array between quotes; its own quotes are escaped there, so this finds whole tags only.
+        # A tag stands in the JSON array between quotes; its own quotes are escaped there, so this finds whole
+        # tags only.
         parts.append("tags LIKE ? ESCAPE '!'")
         args.append(like_pattern(to_json(tag)))
     return " AND ".join(parts), args
 
 
-async def list_sessions(tx: Tx, org_id: str, want: SessionFilter, offset: int, limit: int) -> tuple[list[SessionRow], int]:
+async def list_sessions(
+    tx: Tx, org_id: str, want: SessionFilter, offset: int, limit: int
+) -> tuple[list[SessionRow], int]:
     """A page, newest first, and how many match in all.
 
-    With a text or tags to search for, the number is exact up to `EXACT`, with other filters up to `COUNTED`; above that, and above
-    the end of the page, it means that there are at least so many.
+    With a text or tags to search for, the number is exact up to `EXACT`, with other filters up to `COUNTED`;
+    above that, and above the end of the page, it means that there are at least so many.
     """
     if want.search is not None or want.tags:
         return await _search(tx, org_id, want, offset, limit)
@@ -78,11 +82,21 @@ async def list_sessions(tx: Tx, org_id: str, want: SessionFilter, offset: int, l
     enough = max(offset + limit, COUNTED) + 1
 
     async def count() -> int:
-        """How many match: all sessions are counted as they come and go, those of a filter here, no more than are `enough`."""
+        """How many match.
+
+        All sessions are counted as they come and go, those of a filter here, no more than are `enough`.
+        """
         if want == SessionFilter():
-            found = await tx.one("SELECT CAST(COALESCE(SUM(sessions), 0) AS BIGINT) FROM session_totals WHERE org_id = ?", org_id)
+            found = await tx.one(
+                "SELECT CAST(COALESCE(SUM(sessions), 0) AS BIGINT) FROM session_totals WHERE org_id = ?",
+                org_id,
+            )
         else:
-            found = await tx.one(f"SELECT COUNT(*) FROM (SELECT 1 FROM sessions WHERE {where} LIMIT ?) AS matching", *args, enough)
+            found = await tx.one(
+                f"SELECT COUNT(*) FROM (SELECT 1 FROM sessions WHERE {where} LIMIT ?) AS matching",
+                *args,
+                enough,
+            )
         return 0 if found is None else int(found[0])
 
     if offset > FAR:
@@ -90,18 +104,24 @@ async def list_sessions(tx: Tx, org_id: str, want: SessionFilter, offset: int, l
         behind = total - offset - limit if want == SessionFilter() or total < enough else None
         return await _rows(tx, org_id, await _far_ids(tx, where, args, offset, limit, behind)), total
     rows = await tx.all(
-        f"SELECT {_COLUMNS} FROM sessions WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?", *args, limit, offset
+        f"SELECT {_COLUMNS} FROM sessions WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?",
+        *args,
+        limit,
+        offset,
     )
     found = [SessionRow(*row) for row in rows]
     ends = len(found) < limit and (found or not offset)
     return found, offset + len(found) if ends else await count()
 
 
-async def _far_ids(tx: Tx, where: str, args: Sequence[Any], offset: int, length: int, behind: int | None) -> list[str]:
+async def _far_ids(
+    tx: Tx, where: str, args: Sequence[Any], offset: int, length: int, behind: int | None
+) -> list[str]:
     """The sessions of a page of so many far from the newest, counted from the oldest if that is nearer.
 
     Args:
-        behind: how many sessions follow the page (less than 0: so many are missing at its end); None if nobody knows.
+        behind: how many sessions follow the page (less than 0: so many are missing at its end); None if
+            nobody knows.
     """
     direction, skipped = "DESC", offset
     if behind is not None and behind < offset:
@@ -113,13 +133,18 @@ async def _far_ids(tx: Tx, where: str, args: Sequence[Any], offset: int, length:
 
 
 async def _rows(tx: Tx, org_id: str, session_ids: Sequence[str]) -> list[SessionRow]:
-    """These sessions, the newest first. Their ids come by themselves: PostgreSQL would read all sessions for a subquery."""
+    """These sessions, the newest first.
+
+    Their ids come by themselves: PostgreSQL would read all sessions for a subquery.
+    """
     chosen, ids = among(tx.dialect, "id", "TEXT", session_ids)
     rows = await tx.all(f"SELECT {_COLUMNS} FROM sessions WHERE {chosen} AND org_id = ?", ids, org_id)
     return sorted((SessionRow(*row) for row in rows), key=lambda row: (row.created_at, row.id), reverse=True)
 
 
-async def _search(tx: Tx, org_id: str, want: SessionFilter, offset: int, limit: int) -> tuple[list[SessionRow], int]:
+async def _search(
+    tx: Tx, org_id: str, want: SessionFilter, offset: int, limit: int
+) -> tuple[list[SessionRow], int]:
     where, args = _where(org_id, want)
     enough = max(offset + limit, EXACT) + 1
     newest_first = f"ORDER BY created_at DESC, id DESC LIMIT {enough}"
@@ -128,8 +153,11 @@ async def _search(tx: Tx, org_id: str, want: SessionFilter, offset: int, limit: 
         keys = _keys(await tx.all(f"SELECT created_at, id FROM sessions WHERE {where} {newest_first}", *args))
         total = len(keys)
     else:
-        # First what is not in the index: what is sorted in between the two looks is seen twice then, rather than not at all.
-        unsorted = await tx.all(f"SELECT created_at, id FROM sessions WHERE {where} AND search_slot IS NULL {newest_first}", *args)
+        # First what is not in the index: what is sorted in between the two looks is seen twice then, rather
+        # than not at all.
+        unsorted = await tx.all(
+            f"SELECT created_at, id FROM sessions WHERE {where} AND search_slot IS NULL {newest_first}", *args
+        )
         keys, total = await _sorted_in(tx, org_id, want, _keys(unsorted), offset + limit, enough)
     page = sorted(keys, reverse=True)[offset : offset + limit]
     if not page:
@@ -141,8 +169,11 @@ def _keys(rows: Sequence[Row]) -> set[Key]:
     return {(created_at, session_id) for created_at, session_id in rows}
 
 
-async def _sorted_in(tx: Tx, org_id: str, want: SessionFilter, keys: set[Key], certain: int, enough: int) -> tuple[set[Key], int]:
-    """Go through the index, the youngest segments first, until the page's keys are certain and there are enough in all.
+async def _sorted_in(
+    tx: Tx, org_id: str, want: SessionFilter, keys: set[Key], certain: int, enough: int
+) -> tuple[set[Key], int]:
+    """Go through the index, the youngest segments first, until the page's keys are certain and there are
+    enough in all.
 
     Args:
         keys: what matches outside of the index.
@@ -165,22 +196,36 @@ async def _sorted_in(tx: Tx, org_id: str, want: SessionFilter, keys: set[Key], c
         for newest, batch in _batches(step, slots):
             if not settled(newest):
                 match, wanted = among(tx.dialect, "search_slot", "BIGINT", batch)
-                more = _keys(await tx.all(f"SELECT created_at, id FROM sessions WHERE {where} AND {match}", *args, wanted)) - keys
+                more = (
+                    _keys(
+                        await tx.all(
+                            f"SELECT created_at, id FROM sessions WHERE {where} AND {match}", *args, wanted
+                        )
+                    )
+                    - keys
+                )
                 keys, total = keys | more, total + len(more)
                 continue
             left = batch
             while left and total < enough:  # only their number matters, and not of many more than are needed
                 some = (enough - total) * 5 // 4
                 match, wanted = among(tx.dialect, "search_slot", "BIGINT", left[:some])
-                counted = await tx.one(f"SELECT COUNT(*) FROM sessions WHERE {where} AND {match}", *args, wanted)
+                counted = await tx.one(
+                    f"SELECT COUNT(*) FROM sessions WHERE {where} AND {match}", *args, wanted
+                )
                 left, total = left[some:], total + (0 if counted is None else counted[0])
-        # As many more as are likely to hold what is missing, if the older ones are like those that were looked up.
+        # As many more as are likely to hold what is missing, if the older ones are like those that were
+        # looked up.
         size = min(_MANY, max(_FEW, (enough - total) * begin * 3 // (2 * max(total, 1))))
     return keys, total
 
 
-def _batches(step: Sequence[tuple[int, Micros]], slots: dict[int, list[int]]) -> Iterator[tuple[Micros, list[int]]]:
-    """The segments' candidates, some hundred at a time, with the age of the youngest session that may be among them or after them."""
+def _batches(
+    step: Sequence[tuple[int, Micros]], slots: dict[int, list[int]]
+) -> Iterator[tuple[Micros, list[int]]]:
+    """The segments' candidates, some hundred at a time, with the age of the youngest session that may be
+    among them or after them.
+    """
     batch: list[int] = []
     youngest = 0
     for index, (segment, newest) in enumerate(step):

@@ -54,7 +54,8 @@ class SessionRow(Struct, frozen=True):
     started_at: Micros | None
     finished_at: Micros | None
     agent_version_id: str | None = None
-    """The version of the agent that the session runs; None lets it follow the agent. Not part of the projection."""
+    """The version of the agent that the session runs; None lets it follow the agent. Not part of the
+    projection."""
     workspace_id: str | None = None
     """The workspace that it shares; None for its own. Not part of the projection."""
 
@@ -65,9 +66,17 @@ class SessionRow(Struct, frozen=True):
     def projection(self) -> Projection:
         usage = None if self.usage is None else _USAGE.decode(self.usage)
         return Projection(
-            self.head, self.status, self.turn_id, self.turn_after, self.wake_at, self.preview, self.output_preview, usage,
-            self.started_at, self.finished_at,
-        )  # fmt: skip
+            self.head,
+            self.status,
+            self.turn_id,
+            self.turn_after,
+            self.wake_at,
+            self.preview,
+            self.output_preview,
+            usage,
+            self.started_at,
+            self.finished_at,
+        )
 
     def usage_struct(self) -> Usage | None:
         return None if self.usage is None else _USAGE.decode(self.usage)
@@ -88,13 +97,15 @@ _GET = f"SELECT {_COLUMNS} FROM sessions WHERE id = ? AND org_id = ? AND deleted
 _LOOK = f"SELECT {_COLUMNS} FROM sessions WHERE id = ?"
 
 SHARDS = 16
-"""Rows that count the sessions of one organization on PostgreSQL, where a row is locked until its transaction has committed."""
+"""Rows that count the sessions of one organization on PostgreSQL, where a row is locked until its transaction
+has committed."""
 
 BUSY_STATUSES = ("active", "waiting_for_tool_results", "paused")
 """Statuses that few sessions are in at any time."""
 
 BUSY = "status IN ('active', 'waiting_for_tool_results', 'paused')"
-"""The condition of the index of such sessions: SQLite uses it where a statement has the same condition, in the same words."""
+"""The condition of the index of such sessions: SQLite uses it where a statement has the same condition, in
+the same words."""
 
 LATER = "updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at + 1 END"
 """`updated_at` moves on every change and never backwards, whatever the clock does."""
@@ -114,13 +125,18 @@ async def add_session(tx: Tx, row: SessionRow) -> None:
 
 
 async def count_sessions(tx: Tx, org_id: str, more: int) -> None:
-    """Note that the organization has so many sessions more (or less): counting a hundred thousand for each list takes too long."""
+    """Note that the organization has so many sessions more (or less).
+
+    Counting a hundred thousand for each list takes too long.
+    """
     shard = 0 if tx.dialect == "sqlite" else random.randrange(SHARDS)  # noqa: S311 - it only spreads
     await tx.run(
         "INSERT INTO session_totals (org_id, shard, sessions) VALUES (?, ?, ?) ON CONFLICT (org_id, shard)"
         " DO UPDATE SET sessions = session_totals.sessions + excluded.sessions",
-        org_id, shard, more,
-    )  # fmt: skip
+        org_id,
+        shard,
+        more,
+    )
 
 
 async def get_session(tx: Tx, org_id: str, session_id: str, *, lock: bool = False) -> SessionRow:
@@ -142,9 +158,16 @@ async def look_session(tx: Tx, session_id: str) -> SessionRow | None:
 
 
 async def append(
-    tx: Tx, row: SessionRow, events: Sequence[NewEvent], *, now: Micros, claim: bool = False, fence: bool = False
+    tx: Tx,
+    row: SessionRow,
+    events: Sequence[NewEvent],
+    *,
+    now: Micros,
+    claim: bool = False,
+    fence: bool = False,
 ) -> tuple[SessionRow, tuple[Event, ...]]:
-    """Append events to the session's log at the head and epoch that `row` holds, and write the projection with them.
+    """Append events to the session's log at the head and epoch that `row` holds, and write the projection
+    with them.
 
     Args:
         row: the session as the caller last saw it: its head and its epoch are what the append expects.
@@ -164,14 +187,41 @@ async def append(
     epoch = row.epoch + 1 if claim or fence else row.epoch
     usage = None if after.usage is None else to_json(after.usage)
     new = msgspec.structs.replace(
-        row, epoch=epoch, recoveries=0, head=after.head, status=after.status, turn_id=after.turn_id, turn_after=after.turn_after,
-        wake_at=after.wake_at, preview=after.preview, output_preview=after.output_preview, usage=usage,
-        started_at=after.started_at, finished_at=after.finished_at, updated_at=max(now, row.updated_at + 1),
-    )  # fmt: skip
+        row,
+        epoch=epoch,
+        recoveries=0,
+        head=after.head,
+        status=after.status,
+        turn_id=after.turn_id,
+        turn_after=after.turn_after,
+        wake_at=after.wake_at,
+        preview=after.preview,
+        output_preview=after.output_preview,
+        usage=usage,
+        started_at=after.started_at,
+        finished_at=after.finished_at,
+        updated_at=max(now, row.updated_at + 1),
+    )
     update = (
-        new.head, new.epoch, 0, new.status, new.turn_id, new.turn_after, new.wake_at, new.preview, new.output_preview,
-        new.usage, new.started_at, new.finished_at, now, now, row.id, row.org_id, row.head, row.epoch,
-    )  # fmt: skip
+        new.head,
+        new.epoch,
+        0,
+        new.status,
+        new.turn_id,
+        new.turn_after,
+        new.wake_at,
+        new.preview,
+        new.output_preview,
+        new.usage,
+        new.started_at,
+        new.finished_at,
+        now,
+        now,
+        row.id,
+        row.org_id,
+        row.head,
+        row.epoch,
+    )
     rows = [_event_row(row.org_id, event, new_event) for event, new_event in zip(stored, events, strict=True)]
     if not await tx.append(_APPEND, update, _INSERT_EVENTS, rows):
         raise await _why(tx, row)
@@ -179,7 +229,9 @@ async def append(
 
 
 async def _why(tx: Tx, row: SessionRow) -> StaleHead | Fenced:
-    found = await tx.one("SELECT epoch, deleted_at FROM sessions WHERE id = ? AND org_id = ?", row.id, row.org_id)
+    found = await tx.one(
+        "SELECT epoch, deleted_at FROM sessions WHERE id = ? AND org_id = ?", row.id, row.org_id
+    )
     if found is None or found[1] is not None or found[0] != row.epoch:
         return Fenced()
     return StaleHead()
@@ -202,13 +254,26 @@ def _stored(row: SessionRow, sequence: int, event: NewEvent) -> Event:
 def _event_row(org_id: str, event: Event, new: NewEvent) -> tuple[Any, ...]:
     tool = getattr(new.data, "tool_name", None) or getattr(getattr(new.data, "tool_call", None), "name", None)
     return (
-        event.session_id, event.sequence, org_id, event.id, event.type, event.ts, new.context.turn_id, new.context.exec_id, tool,
-        event.context, event.data, event.metadata, event.tags,
-    )  # fmt: skip
+        event.session_id,
+        event.sequence,
+        org_id,
+        event.id,
+        event.type,
+        event.ts,
+        new.context.turn_id,
+        new.context.exec_id,
+        tool,
+        event.context,
+        event.data,
+        event.metadata,
+        event.tags,
+    )
 
 
 async def claim(tx: Tx, row: SessionRow) -> SessionRow:
-    """Take over a session whose turn has begun: epoch + 1, and one more recovery if the log has not moved since the last.
+    """Take over a session whose turn has begun.
+
+    Epoch + 1, and one more recovery if the log has not moved since the last.
 
     Raises:
         Fenced: somebody else was quicker.
@@ -217,8 +282,12 @@ async def claim(tx: Tx, row: SessionRow) -> SessionRow:
     done = await tx.run(
         "UPDATE sessions SET epoch = epoch + 1, recoveries = ?, claimed_head = ? WHERE id = ? AND epoch = ? AND head = ?"
         " AND deleted_at IS NULL",
-        recoveries, row.head, row.id, row.epoch, row.head,
-    )  # fmt: skip
+        recoveries,
+        row.head,
+        row.id,
+        row.epoch,
+        row.head,
+    )
     if done != 1:
         raise await _why(tx, row)
     return msgspec.structs.replace(row, epoch=row.epoch + 1, recoveries=recoveries, claimed_head=row.head)
@@ -226,18 +295,27 @@ async def claim(tx: Tx, row: SessionRow) -> SessionRow:
 
 async def release(tx: Tx, row: SessionRow) -> None:
     """Give a claim back in good order (a planned stop): it does not count as a recovery."""
-    await tx.run("UPDATE sessions SET recoveries = 0, claimed_head = -1 WHERE id = ? AND epoch = ?", row.id, row.epoch)
+    await tx.run(
+        "UPDATE sessions SET recoveries = 0, claimed_head = -1 WHERE id = ? AND epoch = ?", row.id, row.epoch
+    )
 
 
 async def update_session(tx: Tx, row: SessionRow, changes: dict[str, Any], now: Micros) -> SessionRow:
-    """Change columns that are not the log's; never touches the head or the epoch, so a running turn is not disturbed."""
+    """Change columns that are not the log's.
+
+    Never touches the head or the epoch, so a running turn is not disturbed.
+    """
     sets = ", ".join(f"{name} = ?" for name in changes)
     if "title" in changes or "tags" in changes:
         sets += ", search_slot = NULL"  # the index has it as it was
     found = await tx.one(
         f"UPDATE sessions SET {sets}, {LATER} WHERE id = ? AND org_id = ? AND deleted_at IS NULL RETURNING {_COLUMNS}",
-        *changes.values(), now, now, row.id, row.org_id,
-    )  # fmt: skip
+        *changes.values(),
+        now,
+        now,
+        row.id,
+        row.org_id,
+    )
     if found is None:
         raise NotFound("session")
     return SessionRow(*found)
@@ -247,8 +325,10 @@ async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
     """Hide a session from every route and fence its runner; `purge_session` removes what it held."""
     await tx.run(
         "UPDATE sessions SET deleted_at = ?, epoch = epoch + 1, status = 'idle', wake_at = NULL WHERE id = ? AND org_id = ?",
-        now, row.id, row.org_id,
-    )  # fmt: skip
+        now,
+        row.id,
+        row.org_id,
+    )
     for table in (
         "pins",
         "drafts",
@@ -271,13 +351,18 @@ async def purge_deleted(tx: Tx, before: Micros, limit: int = 20, batch: int = 50
         if found is None or found[0] is None:
             gone += await tx.run("DELETE FROM sessions WHERE id = ?", session_id)
         else:
-            gone += await tx.run("DELETE FROM events WHERE session_id = ? AND sequence < ?", session_id, found[0] + batch)
+            gone += await tx.run(
+                "DELETE FROM events WHERE session_id = ? AND sequence < ?", session_id, found[0] + batch
+            )
     return Purged(gone, gone > 0)
 
 
 async def count_by_status(tx: Tx, org_id: str) -> dict[str, int]:
     """How many sessions there are in each status."""
-    rows = await tx.all("SELECT status, COUNT(*) FROM sessions WHERE org_id = ? AND deleted_at IS NULL GROUP BY status", org_id)
+    rows = await tx.all(
+        "SELECT status, COUNT(*) FROM sessions WHERE org_id = ? AND deleted_at IS NULL GROUP BY status",
+        org_id,
+    )
     return {row[0]: row[1] for row in rows}
 
 
@@ -285,8 +370,11 @@ async def set_pin(tx: Tx, row: SessionRow, user_id: str, now: Micros) -> None:
     """Pin for a user; once is enough."""
     await tx.run(
         "INSERT INTO pins (session_id, user_id, org_id, created_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        row.id, user_id, row.org_id, now,
-    )  # fmt: skip
+        row.id,
+        user_id,
+        row.org_id,
+        now,
+    )
 
 
 async def clear_pin(tx: Tx, row: SessionRow, user_id: str) -> None:
@@ -299,7 +387,9 @@ async def pinned_among(tx: Tx, user_id: str, session_ids: Sequence[str]) -> set[
     if not session_ids:
         return set()
     marks = ", ".join("?" * len(session_ids))
-    rows = await tx.all(f"SELECT session_id FROM pins WHERE user_id = ? AND session_id IN ({marks})", user_id, *session_ids)
+    rows = await tx.all(
+        f"SELECT session_id FROM pins WHERE user_id = ? AND session_id IN ({marks})", user_id, *session_ids
+    )
     return {row[0] for row in rows}
 
 
@@ -314,17 +404,24 @@ async def set_standing_approval(tx: Tx, row: SessionRow, tool_name: str, decisio
     await tx.run(
         "INSERT INTO standing_approvals (session_id, tool_name, org_id, decision) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (session_id, tool_name) DO UPDATE SET decision = excluded.decision",
-        row.id, tool_name, row.org_id, decision,
-    )  # fmt: skip
+        row.id,
+        tool_name,
+        row.org_id,
+        decision,
+    )
 
 
 async def unfinished(tx: Tx, before: Micros, limit: int = 1000) -> list[tuple[str, str]]:
-    """Active sessions whose row has not moved since an instant, as (organization, session): what a sweep looks at."""
+    """Active sessions whose row has not moved since an instant, as (organization, session).
+
+    What a sweep looks at.
+    """
     rows = await tx.all(
         f"SELECT org_id, id FROM sessions WHERE {BUSY} AND status = 'active' AND deleted_at IS NULL AND updated_at < ?"
         " ORDER BY updated_at LIMIT ?",
-        before, limit,
-    )  # fmt: skip
+        before,
+        limit,
+    )
     return [(row[0], row[1]) for row in rows]
 
 
@@ -332,17 +429,23 @@ async def due(tx: Tx, now: Micros, limit: int = 200) -> list[tuple[str, str]]:
     """Parked sessions whose time has come, as (organization, session)."""
     rows = await tx.all(
         "SELECT org_id, id FROM sessions WHERE wake_at IS NOT NULL AND deleted_at IS NULL AND wake_at <= ? ORDER BY wake_at LIMIT ?",
-        now, limit,
-    )  # fmt: skip
+        now,
+        limit,
+    )
     return [(row[0], row[1]) for row in rows]
 
 
 async def epochs_of(tx: Tx, session_ids: Sequence[str]) -> dict[str, int]:
-    """The epochs of these sessions: a runner whose own is older has lost its claim. Deleted ones count as lost."""
+    """The epochs of these sessions: a runner whose own is older has lost its claim.
+
+    Deleted ones count as lost.
+    """
     if not session_ids:
         return {}
     marks = ", ".join("?" * len(session_ids))
-    rows = await tx.all(f"SELECT id, epoch FROM sessions WHERE deleted_at IS NULL AND id IN ({marks})", *session_ids)
+    rows = await tx.all(
+        f"SELECT id, epoch FROM sessions WHERE deleted_at IS NULL AND id IN ({marks})", *session_ids
+    )
     return {row[0]: row[1] for row in rows}
 
 

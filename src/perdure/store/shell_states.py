@@ -7,7 +7,9 @@ from perdure.store.database import LOCK_ROW, Tx
 
 
 async def read_shell_state(tx: Tx, org_id: str, session_id: str) -> str | None:
-    found = await tx.one("SELECT snapshot FROM shell_states WHERE session_id = ? AND org_id = ?", session_id, org_id)
+    found = await tx.one(
+        "SELECT snapshot FROM shell_states WHERE session_id = ? AND org_id = ?", session_id, org_id
+    )
     return None if found is None else str(found[0])
 
 
@@ -22,8 +24,11 @@ async def write_shell_state(tx: Tx, org_id: str, session_id: str, snapshot: str,
     await tx.run(
         "INSERT INTO shell_states (session_id, org_id, snapshot, updated_at) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (session_id) DO UPDATE SET snapshot = excluded.snapshot, updated_at = excluded.updated_at",
-        session_id, org_id, snapshot, now,
-    )  # fmt: skip
+        session_id,
+        org_id,
+        snapshot,
+        now,
+    )
 
 
 async def copy_shell_state(tx: Tx, source: str, target: str) -> None:
@@ -31,5 +36,6 @@ async def copy_shell_state(tx: Tx, source: str, target: str) -> None:
     await tx.run(
         "INSERT INTO shell_states (session_id, org_id, snapshot, updated_at)"
         " SELECT ?, org_id, snapshot, updated_at FROM shell_states WHERE session_id = ?",
-        target, source,
-    )  # fmt: skip
+        target,
+        source,
+    )

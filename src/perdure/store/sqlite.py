@@ -1,7 +1,7 @@
 """SQLite: one file, one writer thread that groups commits, reads on the event loop.
 
-Transactions that wait at the same time share one commit, each behind a savepoint: with `synchronous=FULL` a commit is a
-disk flush, and sharing it was measured at five times the throughput of flushing for each.
+Transactions that wait at the same time share one commit, each behind a savepoint: with `synchronous=FULL` a
+commit is a disk flush, and sharing it was measured at five times the throughput of flushing for each.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class SqliteTx:
     async def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         self._connection.executemany(sql, rows)
 
-    async def append(self, update: str, args: Sequence[Any], insert: str, rows: Sequence[Sequence[Any]]) -> bool:
+    async def append(
+        self, update: str, args: Sequence[Any], insert: str, rows: Sequence[Sequence[Any]]
+    ) -> bool:
         if self._connection.execute(update, args).rowcount != 1:
             return False
         if rows:
@@ -60,7 +62,10 @@ class SqliteTx:
 
 
 def _drive(body: Body[T], tx: SqliteTx) -> T:
-    """Run a body to its end without an event loop: it may await only its transaction, which never suspends."""
+    """Run a body to its end without an event loop.
+
+    It may await only its transaction, which never suspends.
+    """
     coroutine = cast("Coroutine[Any, Any, T]", body(tx))
     try:
         coroutine.send(None)
@@ -198,7 +203,10 @@ def _settle(group: list[_Job]) -> None:
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
-    """Switch a new file to the write-ahead log; if another process is doing just that, wait for it (SQLite does not)."""
+    """Switch a new file to the write-ahead log.
+
+    If another process is doing just that, wait for it (SQLite does not).
+    """
     for left in reversed(range(50)):
         try:
             connection.execute("PRAGMA journal_mode=WAL")
@@ -216,7 +224,11 @@ def _fold(text: str | None) -> str | None:
 def _connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
     mode = "ro" if readonly else "rwc"
     connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, cached_statements=256
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
     )
     connection.execute("PRAGMA busy_timeout=5000")
     connection.execute("PRAGMA temp_store=MEMORY")

@@ -20,8 +20,9 @@ async def session_counts(tx: Tx, org_id: str, column: Column, ids: tuple[str, ..
     marks = ", ".join("?" * len(ids))
     rows = await tx.all(
         f"SELECT {column}, COUNT(*) FROM sessions WHERE org_id = ? AND deleted_at IS NULL AND {column} IN ({marks}) GROUP BY {column}",
-        org_id, *ids,
-    )  # fmt: skip
+        org_id,
+        *ids,
+    )
     return {row[0]: row[1] for row in rows}
 
 
@@ -33,22 +34,29 @@ _COSTS = ("estimated_cost_usd", "actual_cost_usd")
 async def resource_stats(tx: Tx, org_id: str, column: Column, resource_id: str) -> ResourceStats:
     """What the sessions of one agent or harness come to. The work grows with their number: a long read."""
     mine = _MINE.format(column=column)
-    sums = [f"CAST(COALESCE(SUM({json_number(tx.dialect, 'usage', name, 'BIGINT')}), 0) AS BIGINT)" for name in _TOKENS]
-    sums += [f"COALESCE(SUM({json_number(tx.dialect, 'usage', name, 'DOUBLE PRECISION')}), 0.0)" for name in _COSTS]
+    sums = [
+        f"CAST(COALESCE(SUM({json_number(tx.dialect, 'usage', name, 'BIGINT')}), 0) AS BIGINT)"
+        for name in _TOKENS
+    ]
+    sums += [
+        f"COALESCE(SUM({json_number(tx.dialect, 'usage', name, 'DOUBLE PRECISION')}), 0.0)" for name in _COSTS
+    ]
     # The cost that counts is the actual one where a session has it, else the estimate.
     estimated, actual = (json_number(tx.dialect, "usage", name, "DOUBLE PRECISION") for name in _COSTS)
     found = await tx.one(
         "SELECT COUNT(*), MIN(created_at), MAX(created_at), COUNT(started_at),"
         " CAST(COALESCE(SUM(CASE WHEN started_at IS NOT NULL THEN COALESCE(finished_at, updated_at) - started_at END), 0) AS BIGINT),"
         f" {', '.join(sums)}, COALESCE(SUM(COALESCE({actual}, {estimated})), 0.0) {mine}",
-        org_id, resource_id,
-    )  # fmt: skip
+        org_id,
+        resource_id,
+    )
     by_status = await tx.all(f"SELECT status, COUNT(*) {mine} GROUP BY status", org_id, resource_id)
     # `ts >= 0` always holds; it leads SQLite to the index of turns, past all other events.
     turns = await tx.one(
         f"SELECT COUNT(*), MAX(ts) FROM events WHERE type = 'turn.started' AND ts >= 0 AND session_id IN (SELECT id {mine})",
-        org_id, resource_id,
-    )  # fmt: skip
+        org_id,
+        resource_id,
+    )
     if found is None or turns is None:
         raise AssertionError("an aggregate always has one row")
     return _stats(found, {row[0]: row[1] for row in by_status}, turns)
@@ -61,12 +69,22 @@ def _stats(found: Row, by_status: dict[str, int], turns: Row) -> ResourceStats:
     milliseconds = max(0, int(duration)) // 1000
     states: dict[str, Any] = {f"{name}_session_count": by_status.get(name, 0) for name in _STATES}
     return ResourceStats(
-        session_count=total, **states, execution_count=turns[0], total_input_tokens=tokens[0], total_output_tokens=tokens[1],
-        total_cache_read_tokens=tokens[2], total_cache_creation_tokens=tokens[3], total_cost_usd=cost,
-        total_estimated_cost_usd=estimated, total_actual_cost_usd=actual, total_session_duration_ms=milliseconds,
-        avg_session_duration_ms=milliseconds // begun if begun else None, first_session_at=maybe_rfc3339(first),
-        last_session_at=maybe_rfc3339(last), last_execution_at=maybe_rfc3339(turns[1]),
-    )  # fmt: skip
+        session_count=total,
+        **states,
+        execution_count=turns[0],
+        total_input_tokens=tokens[0],
+        total_output_tokens=tokens[1],
+        total_cache_read_tokens=tokens[2],
+        total_cache_creation_tokens=tokens[3],
+        total_cost_usd=cost,
+        total_estimated_cost_usd=estimated,
+        total_actual_cost_usd=actual,
+        total_session_duration_ms=milliseconds,
+        avg_session_duration_ms=milliseconds // begun if begun else None,
+        first_session_at=maybe_rfc3339(first),
+        last_session_at=maybe_rfc3339(last),
+        last_execution_at=maybe_rfc3339(turns[1]),
+    )
 
 
 _STATES = ("started", "active", "idle", "waiting_for_tool_results")

@@ -16,8 +16,13 @@ async def set_value(tx: Tx, org_id: str, session_id: str, key: str, value: str, 
     await tx.run(
         "INSERT INTO key_values (session_id, key, org_id, value, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (session_id, key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at",
-        session_id, key, org_id, value, now, now,
-    )  # fmt: skip
+        session_id,
+        key,
+        org_id,
+        value,
+        now,
+        now,
+    )
 
 
 async def delete_value(tx: Tx, session_id: str, key: str) -> bool:
@@ -27,7 +32,10 @@ async def delete_value(tx: Tx, session_id: str, key: str) -> bool:
 
 async def list_values(tx: Tx, session_id: str) -> list[tuple[str, str, Micros, Micros]]:
     """Key, value, made and changed at, by key."""
-    rows = await tx.all("SELECT key, value, created_at, updated_at FROM key_values WHERE session_id = ? ORDER BY key", session_id)
+    rows = await tx.all(
+        "SELECT key, value, created_at, updated_at FROM key_values WHERE session_id = ? ORDER BY key",
+        session_id,
+    )
     return [(row[0], row[1], row[2], row[3]) for row in rows]
 
 
@@ -41,17 +49,29 @@ def place_of(session_id: str, name: str) -> str:
     return f"secret/{session_id}/{name}"
 
 
-async def set_secret(tx: Tx, vault: Vault, org_id: str, session_id: str, name: str, value: str, now: Micros) -> None:
+async def set_secret(
+    tx: Tx, vault: Vault, org_id: str, session_id: str, name: str, value: str, now: Micros
+) -> None:
     sealed = await vault.seal(tx, org_id, value, place_of(session_id, name))
     await tx.run(
         "INSERT INTO secrets (session_id, name, org_id, sealed, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (session_id, name) DO UPDATE SET sealed = excluded.sealed, updated_at = excluded.updated_at",
-        session_id, name, org_id, sealed, now, now,
-    )  # fmt: skip
+        session_id,
+        name,
+        org_id,
+        sealed,
+        now,
+        now,
+    )
 
 
 async def get_secret(tx: Tx, vault: Vault, org_id: str, session_id: str, name: str) -> str | None:
-    found = await tx.one("SELECT sealed FROM secrets WHERE session_id = ? AND name = ? AND org_id = ?", session_id, name, org_id)
+    found = await tx.one(
+        "SELECT sealed FROM secrets WHERE session_id = ? AND name = ? AND org_id = ?",
+        session_id,
+        name,
+        org_id,
+    )
     return None if found is None else await vault.open(tx, org_id, found[0], place_of(session_id, name))
 
 
@@ -62,7 +82,9 @@ async def delete_secret(tx: Tx, session_id: str, name: str) -> bool:
 
 async def list_secrets(tx: Tx, session_id: str) -> list[tuple[str, Micros, Micros]]:
     """Name, made and changed at, by name."""
-    rows = await tx.all("SELECT name, created_at, updated_at FROM secrets WHERE session_id = ? ORDER BY name", session_id)
+    rows = await tx.all(
+        "SELECT name, created_at, updated_at FROM secrets WHERE session_id = ? ORDER BY name", session_id
+    )
     return [(row[0], row[1], row[2]) for row in rows]
 
 
@@ -74,7 +96,9 @@ async def secret_sizes(tx: Tx, session_id: str) -> dict[str, int]:
 
 async def open_secrets(tx: Tx, vault: Vault, org_id: str, session_id: str) -> dict[str, str]:
     """Every secret of a session in the clear: to know what must not be shown."""
-    rows = await tx.all("SELECT name, sealed FROM secrets WHERE session_id = ? AND org_id = ?", session_id, org_id)
+    rows = await tx.all(
+        "SELECT name, sealed FROM secrets WHERE session_id = ? AND org_id = ?", session_id, org_id
+    )
     return {row[0]: await vault.open(tx, org_id, row[1], place_of(session_id, row[0])) for row in rows}
 
 

@@ -1,7 +1,8 @@
 """Rows of workspaces.
 
-A session's own workspace gets its row when the first file is written; until then it is as if there were an empty one.
-A workspace's row is locked by every change of its files, so that what a change has looked at stays as it is.
+A session's own workspace gets its row when the first file is written; until then it is as if there were an
+empty one. A workspace's row is locked by every change of its files, so that what a change has looked at stays
+as it is.
 """
 
 from __future__ import annotations
@@ -74,7 +75,10 @@ async def get_workspace(tx: Tx, org_id: str, workspace_id: str) -> WorkspaceRow:
 
 
 async def hold_workspace(tx: Tx, org_id: str, workspace_id: str) -> WorkspaceRow:
-    """The same, with its row locked until the commit, and made if need be: before every change. Raises NotFound."""
+    """The same, with its row locked until the commit, and made if need be: before every change.
+
+    Raises NotFound.
+    """
     row = await _stored(tx, org_id, workspace_id, lock=True)
     if row is not None:
         return row
@@ -107,12 +111,19 @@ async def list_workspaces(tx: Tx, org_id: str, search: str | None, archived: boo
     if search is not None:
         where += " AND (LOWER(name) LIKE LOWER(?) ESCAPE '!' OR LOWER(COALESCE(description, '')) LIKE LOWER(?) ESCAPE '!')"
         args += [like_pattern(search)] * 2
-    rows = await tx.all(f"SELECT {_COLUMNS} FROM workspaces WHERE {where} ORDER BY created_at DESC, id DESC", *args)
+    rows = await tx.all(
+        f"SELECT {_COLUMNS} FROM workspaces WHERE {where} ORDER BY created_at DESC, id DESC", *args
+    )
     return [WorkspaceRow(*row) for row in rows]
 
 
 async def update_workspace(tx: Tx, row: WorkspaceRow, changes: dict[str, Any]) -> None:
-    await tx.run(f"UPDATE workspaces SET {assignments(changes)} WHERE id = ? AND org_id = ?", *changes.values(), row.id, row.org_id)
+    await tx.run(
+        f"UPDATE workspaces SET {assignments(changes)} WHERE id = ? AND org_id = ?",
+        *changes.values(),
+        row.id,
+        row.org_id,
+    )
 
 
 async def count_in_workspace(tx: Tx, row: WorkspaceRow, size: int, entries: int) -> None:
@@ -120,12 +131,17 @@ async def count_in_workspace(tx: Tx, row: WorkspaceRow, size: int, entries: int)
     if size or entries:
         await tx.run(
             "UPDATE workspaces SET size_bytes = size_bytes + ?, file_count = file_count + ? WHERE id = ? AND org_id = ?",
-            size, entries, row.id, row.org_id,
-        )  # fmt: skip
+            size,
+            entries,
+            row.id,
+            row.org_id,
+        )
 
 
 async def forsaken_workspace(tx: Tx, org_id: str, session_id: str, workspace_id: str) -> WorkspaceRow | None:
-    """The workspace that nobody can reach any more once this session is deleted, its row locked; None if there is none.
+    """The workspace that nobody can reach any more once this session is deleted, its row locked.
+
+    None if there is none.
 
     That is a session's own, when that session and every other one that shares it are deleted.
     """
@@ -134,8 +150,11 @@ async def forsaken_workspace(tx: Tx, org_id: str, session_id: str, workspace_id:
         return None
     left = await tx.one(
         "SELECT id FROM sessions WHERE org_id = ? AND deleted_at IS NULL AND id <> ? AND (id = ? OR workspace_id = ?) LIMIT 1",
-        org_id, session_id, row.session_id, workspace_id,
-    )  # fmt: skip
+        org_id,
+        session_id,
+        row.session_id,
+        workspace_id,
+    )
     return row if left is None else None
 
 

@@ -1,12 +1,15 @@
-"""The scheduler: fires what is due. Every process may run one: a firing belongs to whoever moves its row on."""
+"""The scheduler: fires what is due.
+
+Every process may run one: a firing belongs to whoever moves its row on.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 
+from perdure.app.context import App
 from perdure.app.schedules import fire_due
-from perdure.app.services import App
 from perdure.domain.errors import PerdureError
 
 log = logging.getLogger("perdure.scheduler")

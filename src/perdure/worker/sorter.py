@@ -7,6 +7,7 @@ import itertools
 import logging
 import random
 import time
+from functools import partial
 
 from perdure.domain.errors import PerdureError
 from perdure.store.database import Database
@@ -23,7 +24,8 @@ from perdure.store.search import (
 log = logging.getLogger("perdure.sorter")
 
 LOOK_EVERY = 10.0
-"""Seconds between two looks, give or take a third: two processes seldom make the same segment then, which one of them would do in vain."""
+"""Seconds between two looks, give or take a third: two processes seldom make the same segment then, which one
+of them would do in vain."""
 
 THIN_EVERY = 60
 """Looks between two at what has left its segment: about ten minutes."""
@@ -61,8 +63,8 @@ async def sort_sessions(database: Database, *, thin: bool = False, rest: float =
     made = 0
     for org_id in await database.read(large_organizations, long=True):
         if thin:
-            for segment in await database.read(lambda tx, org_id=org_id: thin_segments(tx, org_id), long=True):  # type: ignore[misc]
-                await database.write(lambda tx, org_id=org_id, segment=segment: drop_segment(tx, org_id, segment))  # type: ignore[misc]
+            for segment in await database.read(partial(thin_segments, org_id=org_id), long=True):
+                await database.write(partial(drop_segment, org_id=org_id, segment=segment))
         began = time.perf_counter()
         while await _sort_one(database, org_id):
             made += 1

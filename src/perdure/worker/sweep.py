@@ -1,6 +1,8 @@
-"""The sweep: sessions that should be running and are not, parked ones whose time has come, and what deleted ones left behind.
+"""The sweep: sessions that should be running and are not, parked ones whose time has come, and what deleted
+ones left behind.
 
-The queue is a hint; the session's row is the truth. Whatever a crash, a lost wake-up or a lost job leaves behind is found here.
+The queue is a hint; the session's row is the truth. Whatever a crash, a lost wake-up or a lost job leaves
+behind is found here.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from perdure.domain.errors import PerdureError
-from perdure.engine.services import Engine
+from perdure.engine.context import Engine
 from perdure.store.blobs import KEPT, purge_blobs
 from perdure.store.database import Purged, Tx
 from perdure.store.queue import Job
@@ -22,13 +24,15 @@ SWEEP_EVERY = 2.0
 """Seconds between two sweeps."""
 
 STALE_AFTER = 10_000_000
-"""Microseconds without a sign of life after which an active session is looked at: longer than a queue takes to hand out a job."""
+"""Microseconds without a sign of life after which an active session is looked at: longer than a queue takes
+to hand out a job."""
 
 PURGE_AFTER = 3_600_000_000
 """Microseconds that a deleted session's log is kept before it is removed."""
 
 PURGE_SECONDS = 1.0
-"""How long, about once a minute, each of these is removed: logs of deleted sessions, and contents without a file (some ten thousand
+"""How long, about once a minute, each of these is removed: logs of deleted sessions, and contents without a
+file (some ten thousand
 small ones, or 300 MB)."""
 
 
@@ -51,7 +55,10 @@ class Sweep:
                 log.exception("the sweep failed")
 
     async def once(self, *, stale_after: int = STALE_AFTER) -> int:
-        """One sweep; how many sessions were enqueued. At start `stale_after` is 0: nothing can be running yet."""
+        """One sweep; how many sessions were enqueued.
+
+        At start `stale_after` is 0: nothing can be running yet.
+        """
         engine, now = self._engine, self._engine.clock.now()
 
         async def look(tx: Tx) -> list[tuple[str, str]]:
@@ -66,7 +73,10 @@ class Sweep:
         return len(found)
 
     async def _repeat(self, purge: Callable[[Tx], Awaitable[Purged]]) -> None:
-        """Batch by batch, so that others can write in between; as many as come in by far, without keeping the sweep."""
+        """Batch by batch, so that others can write in between.
+
+        As many as come in by far, without keeping the sweep.
+        """
         clock, began = self._engine.clock, self._engine.clock.elapsed()
         while (await self._engine.database.write(purge)).more:
             if clock.elapsed() - began > PURGE_SECONDS:

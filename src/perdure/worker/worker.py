@@ -1,4 +1,6 @@
-"""The worker: hands sessions to the engine, one runner each, and takes them away when they are lost, cancelled or drained."""
+"""The worker: hands sessions to the engine, one runner each, and takes them away when they are lost,
+cancelled or drained.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import logging
 
 from perdure.domain.errors import PerdureError
 from perdure.engine.advance import advance
-from perdure.engine.services import Engine
+from perdure.engine.context import Engine
 from perdure.store.bus import Stop
 from perdure.store.queue import Job, PutBack
 from perdure.store.sessions import epochs_of
@@ -16,10 +18,12 @@ from perdure.store.sessions import epochs_of
 log = logging.getLogger("perdure.worker")
 
 WATCH_EVERY = 0.5
-"""Seconds between two looks at the epochs of what runs here: a cancel whose signal was lost still takes effect within a second."""
+"""Seconds between two looks at the epochs of what runs here: a cancel whose signal was lost still takes
+effect within a second."""
 
 PAUSES = (0.1, 0.5, 2.0)
-"""Seconds before a session is tried again that stopped because the database was not there; after the last it is the sweep's."""
+"""Seconds before a session is tried again that stopped because the database was not there; after the last it
+is the sweep's."""
 
 
 class Worker:
@@ -51,7 +55,8 @@ class Worker:
     async def handle(self, job: Job) -> None:
         """Advance a session; returns when it is idle, parked or lost.
 
-        A job for a session that runs here waits for that runner, then looks again: whatever the runner has seen, the log decides.
+        A job for a session that runs here waits for that runner, then looks again: whatever the runner has
+        seen, the log decides.
 
         Raises:
             PutBack: this process stops, and the session is not where its log leads.
@@ -96,7 +101,10 @@ class Worker:
             task.cancel()
 
     async def _watch_epochs(self) -> None:
-        """Look at the epochs of what runs here: who cancels or deletes raises the epoch, and its signal may be lost."""
+        """Look at the epochs of what runs here.
+
+        Who cancels or deletes raises the epoch, and its signal may be lost.
+        """
         while True:
             await self._engine.clock.sleep(WATCH_EVERY)
             ids = list(self._running)
@@ -112,7 +120,10 @@ class Worker:
                 self._on_stop(Stop(session_id, epochs.get(session_id, held + 1)))
 
     async def drain(self, grace: float) -> int:
-        """Stop: take no more jobs, give what runs `grace` seconds, then leave the rest to be resumed; how many that were."""
+        """Stop: take no more jobs, give what runs `grace` seconds, then leave the rest to be resumed.
+
+        How many that were.
+        """
         self._draining.set()
         await self._engine.queue.stop()
         with contextlib.suppress(TimeoutError):

@@ -1,4 +1,7 @@
-"""The three wire protocols as their vendors speak them: streams and error bodies for the scripted exchanges."""
+"""The three wire protocols as their vendors speak them.
+
+Streams and error bodies for the scripted exchanges.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,9 @@ class ChatWire:
 
     def _chunk(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
-        return sse({"id": "chatcmpl-1", "object": "chat.completion.chunk", "model": "model-1", "choices": [choice]})
+        return sse(
+            {"id": "chatcmpl-1", "object": "chat.completion.chunk", "model": "model-1", "choices": [choice]}
+        )
 
     def answer(
         self,
@@ -74,9 +79,17 @@ class ChatWire:
         events += [self._chunk({"reasoning_content": piece}) for piece in thinking]
         events += [self._chunk({"content": piece}) for piece in text]
         for index, (call_id, name, pieces) in enumerate(calls):
-            head = {"index": index, "id": call_id, "type": "function", "function": {"name": name, "arguments": ""}}
+            head = {
+                "index": index,
+                "id": call_id,
+                "type": "function",
+                "function": {"name": name, "arguments": ""},
+            }
             events.append(self._chunk({"tool_calls": [head]}))
-            events += [self._chunk({"tool_calls": [{"index": index, "function": {"arguments": piece}}]}) for piece in pieces]
+            events += [
+                self._chunk({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
+                for piece in pieces
+            ]
         events.append(self._chunk({}, "tool_calls" if calls else finish))
         usage = {
             "prompt_tokens": counts.given,
@@ -118,7 +131,13 @@ class ResponsesWire(ChatWire):
         counts: Counts = Counts(),
         finish: str = "stop",
     ) -> list[bytes]:
-        base = {"id": "resp-1", "object": "response", "model": "model-1", "status": "in_progress", "output": []}
+        base = {
+            "id": "resp-1",
+            "object": "response",
+            "model": "model-1",
+            "status": "in_progress",
+            "output": [],
+        }
         events = [self._event("response.created", response=base)]
         index = 0
         if thinking:
@@ -147,14 +166,23 @@ class ResponsesWire(ChatWire):
         whole = [{"type": "output_text", "text": "".join(pieces), "annotations": []}]
         return [
             self._event("response.output_item.added", output_index=index, item=item),
-            *(self._event("response.output_text.delta", item_id=item["id"], output_index=index, delta=piece) for piece in pieces),
-            self._event("response.output_text.done", item_id=item["id"], output_index=index, text="".join(pieces)),
+            *(
+                self._event("response.output_text.delta", item_id=item["id"], output_index=index, delta=piece)
+                for piece in pieces
+            ),
+            self._event(
+                "response.output_text.done", item_id=item["id"], output_index=index, text="".join(pieces)
+            ),
             self._event("response.output_item.done", output_index=index, item={**item, "content": whole}),
         ]
 
     def reasoning(self, index: int, pieces: Sequence[str], encrypted: str = "c2VjcmV0") -> list[bytes]:
         item = {"id": f"rs-{index}", "type": "reasoning", "summary": []}
-        whole = {**item, "summary": [{"type": "summary_text", "text": "".join(pieces)}], "encrypted_content": encrypted}
+        whole = {
+            **item,
+            "summary": [{"type": "summary_text", "text": "".join(pieces)}],
+            "encrypted_content": encrypted,
+        }
         return [
             self._event("response.output_item.added", output_index=index, item=item),
             *(
@@ -172,14 +200,27 @@ class ResponsesWire(ChatWire):
 
     def call(self, index: int, call: Call) -> list[bytes]:
         call_id, name, pieces = call
-        item = {"id": f"fc-{index}", "type": "function_call", "call_id": call_id, "name": name, "arguments": ""}
+        item = {
+            "id": f"fc-{index}",
+            "type": "function_call",
+            "call_id": call_id,
+            "name": name,
+            "arguments": "",
+        }
         return [
             self._event("response.output_item.added", output_index=index, item=item),
             *(
-                self._event("response.function_call_arguments.delta", item_id=item["id"], output_index=index, delta=piece)
+                self._event(
+                    "response.function_call_arguments.delta",
+                    item_id=item["id"],
+                    output_index=index,
+                    delta=piece,
+                )
                 for piece in pieces
             ),
-            self._event("response.output_item.done", output_index=index, item={**item, "arguments": "".join(pieces)}),
+            self._event(
+                "response.output_item.done", output_index=index, item={**item, "arguments": "".join(pieces)}
+            ),
         ]
 
     def failure(self, kind: str, message: str) -> bytes:
@@ -212,12 +253,16 @@ class MessagesWire:
         return self.block(index, {"type": "thinking", "thinking": "", "signature": ""}, deltas)
 
     def words(self, index: int, pieces: Sequence[str]) -> list[bytes]:
-        return self.block(index, {"type": "text", "text": ""}, [{"type": "text_delta", "text": piece} for piece in pieces])
+        return self.block(
+            index, {"type": "text", "text": ""}, [{"type": "text_delta", "text": piece} for piece in pieces]
+        )
 
     def call(self, index: int, call: Call) -> list[bytes]:
         call_id, name, pieces = call
         start = {"type": "tool_use", "id": call_id, "name": name, "input": {}}
-        return self.block(index, start, [{"type": "input_json_delta", "partial_json": piece} for piece in pieces])
+        return self.block(
+            index, start, [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
+        )
 
     def framed(self, blocks: Sequence[bytes], counts: Counts, stop: str) -> list[bytes]:
         usage = {
@@ -261,7 +306,9 @@ class MessagesWire:
         return self._event("error", error=self._error(kind, message))
 
     def refusal(self, kind: str, message: str) -> bytes:
-        return msgspec.json.encode({"type": "error", "error": self._error(kind, message), "request_id": "req-1"})
+        return msgspec.json.encode(
+            {"type": "error", "error": self._error(kind, message), "request_id": "req-1"}
+        )
 
     def _error(self, kind: str, message: str) -> dict[str, Any]:
         words = {

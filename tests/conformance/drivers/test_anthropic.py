@@ -30,13 +30,17 @@ def text(words: str, **more: Any) -> dict[str, Any]:
     return {"type": "text", "text": words, **more}
 
 
-async def sent(vendor: Vendor, connect: Connect, *messages: Any, options: dict[str, Any] | None = None, **fields: Any) -> Any:
+async def sent(
+    vendor: Vendor, connect: Connect, *messages: Any, options: dict[str, Any] | None = None, **fields: Any
+) -> Any:
     vendor.will(Reply(WIRE.answer(["ok"])))
     await connect(TYPE, **(options or {})).generate(ask(*messages, **fields), Heard())
     return vendor.sent
 
 
-async def answered(vendor: Vendor, connect: Connect, *blocks: bytes, heard: Heard | None = None) -> ModelResponse:
+async def answered(
+    vendor: Vendor, connect: Connect, *blocks: bytes, heard: Heard | None = None
+) -> ModelResponse:
     vendor.will(Reply(WIRE.framed(blocks, Counts(), "end_turn")))
     return await connect(TYPE).generate(ask(user("Hi"), tools=(WEATHER, CLOCK)), heard or Heard())
 
@@ -80,7 +84,9 @@ async def test_a_whole_conversation_is_sent_in_turns(vendor: Vendor, connect: Co
         {"role": "assistant", "content": [text("It is noon.")]},
         {"role": "user", "content": [text("Thanks")]},
     ]
-    assert body["tools"] == [{"name": "weather", "description": WEATHER.description, "input_schema": WEATHER.parameters}]
+    assert body["tools"] == [
+        {"name": "weather", "description": WEATHER.description, "input_schema": WEATHER.parameters}
+    ]
 
 
 async def test_the_call_carries_key_and_version(vendor: Vendor, connect: Connect) -> None:
@@ -108,11 +114,22 @@ async def test_turns_that_the_protocol_refuses_are_mended(vendor: Vendor, connec
         {"role": "assistant", "content": [text("I end. ")]},
         {"role": "user", "content": [text("Please continue.")]},
     ]
-    assert (await sent(vendor, connect))["messages"] == [{"role": "user", "content": [text("Please continue.")]}]
+    assert (await sent(vendor, connect))["messages"] == [
+        {"role": "user", "content": [text("Please continue.")]}
+    ]
 
 
-async def test_empty_results_and_errors_have_the_form_that_is_accepted(vendor: Vendor, connect: Connect) -> None:
-    body = await sent(vendor, connect, user("Hi"), agent(call("c1"), call("c2"), call("c3")), result("c1"), result("c2", None, ""))
+async def test_empty_results_and_errors_have_the_form_that_is_accepted(
+    vendor: Vendor, connect: Connect
+) -> None:
+    body = await sent(
+        vendor,
+        connect,
+        user("Hi"),
+        agent(call("c1"), call("c2"), call("c3")),
+        result("c1"),
+        result("c2", None, ""),
+    )
     assert body["messages"][2]["content"] == [
         {"type": "tool_result", "tool_use_id": "c1"},
         {"type": "tool_result", "tool_use_id": "c2", "is_error": True, "content": "error"},
@@ -125,9 +142,15 @@ async def test_empty_results_and_errors_have_the_form_that_is_accepted(vendor: V
     ]
 
 
-async def test_ids_and_names_are_made_to_fit_for_call_and_result_alike(vendor: Vendor, connect: Connect) -> None:
+async def test_ids_and_names_are_made_to_fit_for_call_and_result_alike(
+    vendor: Vendor, connect: Connect
+) -> None:
     body = await sent(
-        vendor, connect, user("Hi"), agent(call("functions.f:0", "my tool", "not json")), result("functions.f:0", "x")
+        vendor,
+        connect,
+        user("Hi"),
+        agent(call("functions.f:0", "my tool", "not json")),
+        result("functions.f:0", "x"),
     )
     use, output = body["messages"][1]["content"][0], body["messages"][2]["content"][0]
     assert use["id"] == output["tool_use_id"] != "functions.f:0"
@@ -155,7 +178,9 @@ async def test_images_are_sent_by_url_and_inline(vendor: Vendor, connect: Connec
     assert body["messages"][2]["content"][0]["is_error"] is True
 
 
-async def test_cache_marks_end_the_system_prompt_the_tools_and_the_last_turn(vendor: Vendor, connect: Connect) -> None:
+async def test_cache_marks_end_the_system_prompt_the_tools_and_the_last_turn(
+    vendor: Vendor, connect: Connect
+) -> None:
     history = [user("a"), agent("b", call("c1"), call("c2")), result("c1", "x"), result("c2", "y")]
     fields: dict[str, Any] = {"system": "S", "tools": (WEATHER, CLOCK), "prompt_caching": True}
     body = await sent(vendor, connect, *history, **fields)
@@ -163,7 +188,12 @@ async def test_cache_marks_end_the_system_prompt_the_tools_and_the_last_turn(ven
     assert ["cache_control" in tool for tool in body["tools"]] == [False, True]
     assert [block.get("cache_control") for block in body["messages"][-1]["content"]] == [None, MARK]
     body = await sent(vendor, connect, *history, user("more"), system("note"), **fields)
-    assert [block.get("cache_control") for block in body["messages"][-1]["content"]] == [None, None, None, MARK]
+    assert [block.get("cache_control") for block in body["messages"][-1]["content"]] == [
+        None,
+        None,
+        None,
+        MARK,
+    ]
     body = await sent(vendor, connect, *history, **{**fields, "prompt_caching": False})
     assert "cache_control" not in str(body)
     assert "cache_control" in str(await sent(vendor, connect, user("a"), prompt_caching=True))
@@ -173,7 +203,9 @@ async def test_cache_marks_end_the_system_prompt_the_tools_and_the_last_turn(ven
 async def test_parallel_calls_can_be_forbidden(vendor: Vendor, connect: Connect) -> None:
     body = await sent(vendor, connect, user("Hi"), tools=(CLOCK,), parallel_tool_calls=False)
     assert body["tool_choice"] == {"type": "auto", "disable_parallel_tool_use": True}
-    assert "tool_choice" not in await sent(vendor, connect, user("Hi"), tools=(CLOCK,), parallel_tool_calls=True)
+    assert "tool_choice" not in await sent(
+        vendor, connect, user("Hi"), tools=(CLOCK,), parallel_tool_calls=True
+    )
     assert "tool_choice" not in await sent(vendor, connect, user("Hi"), parallel_tool_calls=False)
 
 
@@ -198,14 +230,19 @@ async def test_the_models_generation_is_known_by_name(model: str, version: Any, 
     assert default_max_tokens(model) == bound
 
 
-async def test_answers_are_bounded_by_the_call_or_the_options_or_the_model(vendor: Vendor, connect: Connect) -> None:
+async def test_answers_are_bounded_by_the_call_or_the_options_or_the_model(
+    vendor: Vendor, connect: Connect
+) -> None:
     assert (await sent(vendor, connect, user("Hi"), model=OLD))["max_tokens"] == 32_000
     assert (await sent(vendor, connect, user("Hi"), options={"max_tokens": 77}))["max_tokens"] == 77
-    assert (await sent(vendor, connect, user("Hi"), options={"max_tokens": 77}, max_output_tokens=5))["max_tokens"] == 5
+    assert (await sent(vendor, connect, user("Hi"), options={"max_tokens": 77}, max_output_tokens=5))[
+        "max_tokens"
+    ] == 5
 
 
 @pytest.mark.parametrize(
-    ("effort", "tokens"), [("low", 4_000), ("medium", 10_000), ("high", 24_000), ("minimal", 1_024), ("none", None)]
+    ("effort", "tokens"),
+    [("low", 4_000), ("medium", 10_000), ("high", 24_000), ("minimal", 1_024), ("none", None)],
 )
 async def test_effort_is_a_number_of_tokens_for_earlier_models(
     vendor: Vendor, connect: Connect, effort: str, tokens: int | None
@@ -218,9 +255,13 @@ async def test_effort_is_a_number_of_tokens_for_earlier_models(
 
 
 async def test_thinking_never_takes_all_of_a_bounded_answer(vendor: Vendor, connect: Connect) -> None:
-    body = await sent(vendor, connect, user("Hi"), model=OLD, reasoning_effort="high", max_output_tokens=4_000)
+    body = await sent(
+        vendor, connect, user("Hi"), model=OLD, reasoning_effort="high", max_output_tokens=4_000
+    )
     assert body["thinking"]["budget_tokens"] == 3_000
-    body = await sent(vendor, connect, user("Hi"), model=OLD, reasoning_effort="high", max_output_tokens=1_000)
+    body = await sent(
+        vendor, connect, user("Hi"), model=OLD, reasoning_effort="high", max_output_tokens=1_000
+    )
     assert "thinking" not in body
 
 
@@ -252,7 +293,9 @@ async def test_later_models_get_the_word_of_effort(
     assert ("temperature" in body) is not thinking
 
 
-async def test_signed_thinking_goes_back_word_for_word_before_what_followed_it(vendor: Vendor, connect: Connect) -> None:
+async def test_signed_thinking_goes_back_word_for_word_before_what_followed_it(
+    vendor: Vendor, connect: Connect
+) -> None:
     heard = Heard()
     response = await answered(
         vendor,
@@ -289,7 +332,9 @@ async def test_thinking_without_text_is_kept_for_its_signature(vendor: Vendor, c
     assert body["messages"][1]["content"][0] == {"type": "thinking", "thinking": "", "signature": "sig"}
 
 
-async def test_thinking_without_a_signature_or_at_the_end_is_not_sent_back(vendor: Vendor, connect: Connect) -> None:
+async def test_thinking_without_a_signature_or_at_the_end_is_not_sent_back(
+    vendor: Vendor, connect: Connect
+) -> None:
     response = await answered(
         vendor,
         connect,
@@ -302,30 +347,42 @@ async def test_thinking_without_a_signature_or_at_the_end_is_not_sent_back(vendo
     assert body["messages"][1]["content"] == [text("ok")]
 
 
-async def test_thinking_goes_to_its_own_kind_of_provider_and_model_only(vendor: Vendor, connect: Connect) -> None:
+async def test_thinking_goes_to_its_own_kind_of_provider_and_model_only(
+    vendor: Vendor, connect: Connect
+) -> None:
     response = await answered(vendor, connect, *WIRE.thought(0, ["x"]), *WIRE.words(1, ["ok"]))
     for said, model in ((kept(response, "openai"), "model-1"), (kept(response, TYPE), "model-2")):
         body = await sent(vendor, connect, user("Hi"), said, user("More"), model=model)
         assert body["messages"][1]["content"] == [text("ok")]
 
 
-async def test_earlier_models_do_not_begin_to_think_in_the_middle_of_a_tool_loop(vendor: Vendor, connect: Connect) -> None:
+async def test_earlier_models_do_not_begin_to_think_in_the_middle_of_a_tool_loop(
+    vendor: Vendor, connect: Connect
+) -> None:
     fields: dict[str, Any] = {"model": OLD, "reasoning_effort": "low"}
     without = agent("Looking.", call("c1"))
     body = await sent(vendor, connect, user("Hi"), without, result("c1", "x"), user("Hurry"), **fields)
     assert "thinking" not in body
-    vendor.will(Reply(WIRE.framed([*WIRE.thought(0, ["x"]), *WIRE.call(1, ("c2", "clock", []))], Counts(), "tool_use")))
+    vendor.will(
+        Reply(
+            WIRE.framed([*WIRE.thought(0, ["x"]), *WIRE.call(1, ("c2", "clock", []))], Counts(), "tool_use")
+        )
+    )
     response = await connect(TYPE).generate(ask(user("Hi"), **fields), Heard())
     body = await sent(vendor, connect, user("Hi"), kept(response, TYPE), result("c2", "x"), **fields)
     assert "thinking" in body
     assert "thinking" in await sent(vendor, connect, user("Hi"), agent("Done."), user("More"), **fields)
 
 
-async def test_thinking_that_the_vendor_refuses_is_left_out_from_then_on(vendor: Vendor, connect: Connect) -> None:
+async def test_thinking_that_the_vendor_refuses_is_left_out_from_then_on(
+    vendor: Vendor, connect: Connect
+) -> None:
     driver = connect(TYPE)
     vendor.will(Reply(WIRE.answer(["ok"], thinking=["x"])))
     first = kept(await driver.generate(ask(user("Hi")), Heard()), TYPE)
-    no = WIRE.refusal("other", "Invalid `signature` in `thinking` block. The block is bound to a different conversation.")
+    no = WIRE.refusal(
+        "other", "Invalid `signature` in `thinking` block. The block is bound to a different conversation."
+    )
     vendor.will(Reply([no], 400, JSON), Reply(WIRE.answer(["fine"], thinking=["y"])))
     history = (user("Hi"), first, user("More"))
     heard = Heard()

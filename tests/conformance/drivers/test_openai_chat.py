@@ -23,7 +23,9 @@ WIRE = ChatWire()
 PNG = "iVBORw0KGgo="
 
 
-async def sent(vendor: Vendor, connect: Connect, *messages: Any, options: dict[str, Any] | None = None, **fields: Any) -> Any:
+async def sent(
+    vendor: Vendor, connect: Connect, *messages: Any, options: dict[str, Any] | None = None, **fields: Any
+) -> Any:
     vendor.will(Reply(WIRE.answer(["ok"])))
     await connect(TYPE, **(options or {})).generate(ask(*messages, **fields), Heard())
     return vendor.sent
@@ -63,7 +65,11 @@ async def test_a_whole_conversation_is_sent_in_the_vendors_form(vendor: Vendor, 
             "role": "assistant",
             "content": "Looking.",
             "tool_calls": [
-                {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Rome"}'}},
+                {
+                    "id": "c1",
+                    "type": "function",
+                    "function": {"name": "weather", "arguments": '{"city":"Rome"}'},
+                },
                 {"id": "c2", "type": "function", "function": {"name": "clock", "arguments": "{}"}},
             ],
         },
@@ -76,7 +82,11 @@ async def test_a_whole_conversation_is_sent_in_the_vendors_form(vendor: Vendor, 
     assert body["tools"] == [
         {
             "type": "function",
-            "function": {"name": "weather", "description": WEATHER.description, "parameters": WEATHER.parameters},
+            "function": {
+                "name": "weather",
+                "description": WEATHER.description,
+                "parameters": WEATHER.parameters,
+            },
         },
         {
             "type": "function",
@@ -110,7 +120,9 @@ async def test_settings_are_sent(vendor: Vendor, connect: Connect) -> None:
     assert body["max_tokens"] == 99
     assert body["temperature"] == 0.5
     assert "prompt_cache_key" not in body
-    body = await sent(vendor, connect, user("Hi"), options={"include_usage": False, "max_tokens_field": "n"}, **fields)
+    body = await sent(
+        vendor, connect, user("Hi"), options={"include_usage": False, "max_tokens_field": "n"}, **fields
+    )
     assert body["n"] == 99
     assert "stream_options" not in body
 
@@ -141,7 +153,9 @@ async def test_images_are_sent_by_url_and_inline(vendor: Vendor, connect: Connec
 
 
 @pytest.mark.parametrize("provider_type", ["openai", "openai_completions", "anthropic"])
-async def test_images_that_cannot_be_sent_are_refused_before_the_call(vendor: Vendor, connect: Connect, provider_type: str) -> None:
+async def test_images_that_cannot_be_sent_are_refused_before_the_call(
+    vendor: Vendor, connect: Connect, provider_type: str
+) -> None:
     for part in (ImageFilePart("image_1"), ImagePart()):
         with pytest.raises(ModelError) as caught:
             await connect(provider_type).generate(ask(user("See", part)), Heard())
@@ -168,7 +182,9 @@ async def test_images_that_a_tool_gave_follow_after_all_results(vendor: Vendor, 
         result("c2", "x"),
     )
     assert inside["messages"][1:] == body["messages"][1:]
-    assert body["messages"][4]["content"] == [{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}]
+    assert body["messages"][4]["content"] == [
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
+    ]
 
 
 async def test_errors_and_empty_results_are_told_in_words(vendor: Vendor, connect: Connect) -> None:
@@ -201,12 +217,26 @@ async def test_a_message_during_a_tool_run_moves_behind_the_results(vendor: Vend
         agent("Done"),
         user("Ok"),
     )
-    assert [message["content"] for message in body["messages"]] == ["Hi", None, "two", "one", "Hurry up", "Done", "Ok"]
+    assert [message["content"] for message in body["messages"]] == [
+        "Hi",
+        None,
+        "two",
+        "one",
+        "Hurry up",
+        "Done",
+        "Ok",
+    ]
 
 
 async def test_broken_histories_are_mended(vendor: Vendor, connect: Connect) -> None:
     body = await sent(
-        vendor, connect, result("lost", "x"), user("Hi"), agent(call("c1"), call("c2")), result("c1", "one"), user("Go")
+        vendor,
+        connect,
+        result("lost", "x"),
+        user("Hi"),
+        agent(call("c1"), call("c2")),
+        result("c1", "one"),
+        user("Go"),
     )
     assert [message["role"] for message in body["messages"]] == ["user", "assistant", "tool", "tool", "user"]
     assert body["messages"][3] == {
@@ -216,13 +246,19 @@ async def test_broken_histories_are_mended(vendor: Vendor, connect: Connect) -> 
     }
 
 
-async def test_arguments_that_the_model_got_wrong_go_back_as_an_object(vendor: Vendor, connect: Connect) -> None:
-    body = await sent(vendor, connect, user("Hi"), agent(call("c1", arguments='{"ci')), result("c1", None, "not JSON"))
+async def test_arguments_that_the_model_got_wrong_go_back_as_an_object(
+    vendor: Vendor, connect: Connect
+) -> None:
+    body = await sent(
+        vendor, connect, user("Hi"), agent(call("c1", arguments='{"ci')), result("c1", None, "not JSON")
+    )
     sent_call = body["messages"][1]["tool_calls"][0]["function"]
     assert sent_call["arguments"] == '{"invalid_arguments":"{\\"ci"}'
 
 
-async def test_ids_of_other_vendors_are_made_to_fit_for_call_and_result_alike(vendor: Vendor, connect: Connect) -> None:
+async def test_ids_of_other_vendors_are_made_to_fit_for_call_and_result_alike(
+    vendor: Vendor, connect: Connect
+) -> None:
     body = await sent(
         vendor,
         connect,
@@ -250,19 +286,33 @@ async def test_thinking_is_not_sent_back_unless_the_server_needs_it(vendor: Vend
     body = await sent(vendor, connect, *history)
     assert not any("reasoning_content" in message for message in body["messages"])
     body = await sent(vendor, connect, *history, options={"reasoning_content": True})
-    assert [message.get("reasoning_content") for message in body["messages"]] == [None, "hm", None, "", None, None, None]
+    assert [message.get("reasoning_content") for message in body["messages"]] == [
+        None,
+        "hm",
+        None,
+        "",
+        None,
+        None,
+        None,
+    ]
 
 
 async def test_deepseek_gets_its_thinking_back_with_tool_calls(http: Http) -> None:
     driver = driver_at("https://api.deepseek.com", http)
     assert driver._url.path == "/v1/chat/completions"
-    assert b'"reasoning_content":"hm"' in driver.encoded(ask(user("Hi"), agent(call("c"), thinking="hm"), result("c")))
+    assert b'"reasoning_content":"hm"' in driver.encoded(
+        ask(user("Hi"), agent(call("c"), thinking="hm"), result("c"))
+    )
 
 
-async def test_tool_calls_with_the_vendors_extra_content_take_it_back(vendor: Vendor, connect: Connect) -> None:
+async def test_tool_calls_with_the_vendors_extra_content_take_it_back(
+    vendor: Vendor, connect: Connect
+) -> None:
     extra = {"google": {"thought_signature": "abc"}}
     head = {"index": 0, "id": "c1", "function": {"name": "clock", "arguments": "{}"}, "extra_content": extra}
-    response = await answered(vendor, connect, chunk({"tool_calls": [head]}, "tool_calls"), b"data: [DONE]\n\n")
+    response = await answered(
+        vendor, connect, chunk({"tool_calls": [head]}, "tool_calls"), b"data: [DONE]\n\n"
+    )
     body = await sent(vendor, connect, user("Hi"), kept(response, TYPE), result("c1", "x"))
     assert body["messages"][1]["tool_calls"][0]["extra_content"] == extra
     body = await sent(vendor, connect, user("Hi"), kept(response, TYPE), result("c1", "x"), model="another")
@@ -270,8 +320,13 @@ async def test_tool_calls_with_the_vendors_extra_content_take_it_back(vendor: Ve
 
 
 async def test_servers_that_number_every_call_zero_are_understood(vendor: Vendor, connect: Connect) -> None:
-    calls = [{"index": 0, "id": one, "function": {"name": "clock", "arguments": f'{{"n":"{one}"}}'}} for one in ("a", "b")]
-    response = await answered(vendor, connect, *(chunk({"tool_calls": [one]}) for one in calls), chunk({}, "stop"))
+    calls = [
+        {"index": 0, "id": one, "function": {"name": "clock", "arguments": f'{{"n":"{one}"}}'}}
+        for one in ("a", "b")
+    ]
+    response = await answered(
+        vendor, connect, *(chunk({"tool_calls": [one]}) for one in calls), chunk({}, "stop")
+    )
     assert [(one.id, one.arguments) for one in response.tool_calls] == [("a", {"n": "a"}), ("b", {"n": "b"})]
     assert response.finish_reason == "tool_calls"
 
@@ -280,7 +335,9 @@ async def test_servers_that_number_no_call_are_understood(vendor: Vendor, connec
     events = [
         chunk({"tool_calls": [{"id": "a", "function": {"name": "clock", "arguments": '{"n"'}}]}),
         chunk({"tool_calls": [{"function": {"arguments": ": 1}"}}]}),
-        chunk({"tool_calls": [{"id": "b", "function": {"name": "clock", "arguments": {"n": 2}}}]}, "tool_calls"),
+        chunk(
+            {"tool_calls": [{"id": "b", "function": {"name": "clock", "arguments": {"n": 2}}}]}, "tool_calls"
+        ),
     ]
     response = await answered(vendor, connect, *events)
     assert [(one.id, one.arguments) for one in response.tool_calls] == [("a", {"n": 1}), ("b", {"n": 2})]
@@ -305,7 +362,12 @@ async def test_reasoning_under_other_names_is_thinking(vendor: Vendor, connect: 
         "odd",
     ]
     response = await answered(
-        vendor, connect, chunk({"reasoning": "a"}), chunk({"content": parts}), chunk({"content": 7}), chunk({}, "stop")
+        vendor,
+        connect,
+        chunk({"reasoning": "a"}),
+        chunk({"content": parts}),
+        chunk({"content": 7}),
+        chunk({}, "stop"),
     )
     assert (response.thinking, response.text) == ("ab", "c")
 
@@ -319,15 +381,23 @@ async def test_a_server_that_gives_no_reason_must_at_least_say_done(vendor: Vend
 
 async def test_cache_counts_of_other_servers_are_understood(vendor: Vendor, connect: Connect) -> None:
     usage: dict[str, Any] = {"prompt_tokens": 9, "completion_tokens": 1, "prompt_cache_hit_tokens": 4}
-    response = await answered(vendor, connect, chunk({"content": "a"}, "stop", usage=usage), chunk({}, usage=None))
+    response = await answered(
+        vendor, connect, chunk({"content": "a"}, "stop", usage=usage), chunk({}, usage=None)
+    )
     assert (response.usage.input_tokens, response.usage.cache_read_tokens) == (9, 4)
     usage = {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cache_write_tokens": 5}}
     response = await answered(vendor, connect, chunk({"content": "a"}, "stop", usage=usage))
     assert response.usage.cache_creation_tokens == 5
 
 
-async def test_an_error_with_a_status_for_a_code_is_taken_by_the_status(vendor: Vendor, connect: Connect) -> None:
-    for code, expected in ((429, "provider_rate_limited"), ("502", "provider_unavailable"), (400, "invalid_model_request")):
+async def test_an_error_with_a_status_for_a_code_is_taken_by_the_status(
+    vendor: Vendor, connect: Connect
+) -> None:
+    for code, expected in (
+        (429, "provider_rate_limited"),
+        ("502", "provider_unavailable"),
+        (400, "invalid_model_request"),
+    ):
         with pytest.raises(ModelError) as caught:
             await answered(vendor, connect, sse({"error": {"code": code, "message": "upstream"}}))
         assert caught.value.code == expected
@@ -370,7 +440,9 @@ async def test_base_urls_may_name_the_version_or_not(http: Http, base: str | Non
 
 async def test_without_a_key_no_credentials_are_sent(vendor: Vendor, http: Http) -> None:
     vendor.will(Reply(WIRE.answer(["ok"])))
-    driver = OpenAiChatDriver(ProviderConfig(TYPE, vendor.url, None, {"headers": {"X-Title": "t"}}), http, FragmentCache())
+    driver = OpenAiChatDriver(
+        ProviderConfig(TYPE, vendor.url, None, {"headers": {"X-Title": "t"}}), http, FragmentCache()
+    )
     await driver.generate(ask(user("Hi")), Heard())
     assert "authorization" not in vendor.asked[-1].headers
     assert vendor.asked[-1].headers["x-title"] == "t"
@@ -390,5 +462,7 @@ async def test_a_result_message_without_a_result_is_a_users_word(vendor: Vendor,
 
 
 async def test_a_call_without_a_name_goes_back_with_one(vendor: Vendor, connect: Connect) -> None:
-    body = await sent(vendor, connect, user("Hi"), agent(ToolCallPart("c1", "", {})), result("c1", None, "unknown tool"))
+    body = await sent(
+        vendor, connect, user("Hi"), agent(ToolCallPart("c1", "", {})), result("c1", None, "unknown tool")
+    )
     assert body["messages"][1]["tool_calls"][0]["function"]["name"] == "unknown"

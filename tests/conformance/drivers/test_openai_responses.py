@@ -24,19 +24,25 @@ WIRE = ResponsesWire()
 PNG = "iVBORw0KGgo="
 
 
-async def sent(vendor: Vendor, connect: Connect, *messages: Any, options: dict[str, Any] | None = None, **fields: Any) -> Any:
+async def sent(
+    vendor: Vendor, connect: Connect, *messages: Any, options: dict[str, Any] | None = None, **fields: Any
+) -> Any:
     vendor.will(Reply(WIRE.answer(["ok"])))
     await connect(TYPE, **(options or {})).generate(ask(*messages, **fields), Heard())
     return vendor.sent
 
 
-async def answered(vendor: Vendor, connect: Connect, *events: bytes, heard: Heard | None = None) -> ModelResponse:
+async def answered(
+    vendor: Vendor, connect: Connect, *events: bytes, heard: Heard | None = None
+) -> ModelResponse:
     vendor.will(Reply(events))
     return await connect(TYPE).generate(ask(user("Hi"), tools=(WEATHER, CLOCK)), heard or Heard())
 
 
 def done(**more: Any) -> bytes:
-    return WIRE._event("response.completed", response={"id": "resp-1", "status": "completed", "usage": None, **more})
+    return WIRE._event(
+        "response.completed", response={"id": "resp-1", "status": "completed", "usage": None, **more}
+    )
 
 
 async def test_a_whole_conversation_is_sent_as_items(vendor: Vendor, connect: Connect) -> None:
@@ -112,7 +118,9 @@ async def test_settings_are_sent(vendor: Vendor, connect: Connect) -> None:
         ("gpt-5-chat-latest", False), ("gpt-4o", False), ("gpt-4.1", False), ("smollm2-135m", False), ("custom", False),
     ],
 )  # fmt: skip
-async def test_reasoning_models_are_known_by_name(vendor: Vendor, connect: Connect, model: str, expected: bool) -> None:
+async def test_reasoning_models_are_known_by_name(
+    vendor: Vendor, connect: Connect, model: str, expected: bool
+) -> None:
     assert thinks(model) is expected
     assert ("include" in await sent(vendor, connect, user("Hi"), model=model)) is expected
     assert "include" in await sent(vendor, connect, user("Hi"), model=model, options={"reasoning": True})
@@ -137,18 +145,29 @@ async def test_encrypted_reasoning_goes_back_in_its_place(vendor: Vendor, connec
     body = await sent(vendor, connect, user("Hi"), stored, result("c1", "x"), result("c2", "y"))
     items = body["input"][1:7]
     assert [item["type"] for item in items] == [
-        "reasoning", "message", "reasoning", "function_call", "reasoning", "function_call",
-    ]  # fmt: skip
+        "reasoning",
+        "message",
+        "reasoning",
+        "function_call",
+        "reasoning",
+        "function_call",
+    ]
     assert items[0] == {
         "id": "rs-0",
         "type": "reasoning",
         "summary": [{"type": "summary_text", "text": "First."}],
         "encrypted_content": "one",
     }
-    assert [item["encrypted_content"] for item in items if item["type"] == "reasoning"] == ["one", "two", "three"]
+    assert [item["encrypted_content"] for item in items if item["type"] == "reasoning"] == [
+        "one",
+        "two",
+        "three",
+    ]
 
 
-async def test_reasoning_goes_to_its_own_kind_of_provider_and_model_only(vendor: Vendor, connect: Connect) -> None:
+async def test_reasoning_goes_to_its_own_kind_of_provider_and_model_only(
+    vendor: Vendor, connect: Connect
+) -> None:
     response = await answered(vendor, connect, *WIRE.reasoning(0, ["x"]), *WIRE.message(1, ["ok"]), done())
     for said, model in ((kept(response, "anthropic"), "model-1"), (kept(response, TYPE), "model-2")):
         body = await sent(vendor, connect, user("Hi"), said, user("More"), model=model)
@@ -160,7 +179,9 @@ async def test_reasoning_that_is_only_a_reference_is_not_kept(vendor: Vendor, co
     assert (await answered(vendor, connect, *events)).reasoning_items == ()
 
 
-async def test_reasoning_that_the_vendor_refuses_is_left_out_from_then_on(vendor: Vendor, connect: Connect) -> None:
+async def test_reasoning_that_the_vendor_refuses_is_left_out_from_then_on(
+    vendor: Vendor, connect: Connect
+) -> None:
     driver = connect(TYPE)
     vendor.will(Reply(WIRE.answer(["ok"], thinking=["x"])))
     first = kept(await driver.generate(ask(user("Hi")), Heard()), TYPE)
@@ -169,14 +190,24 @@ async def test_reasoning_that_the_vendor_refuses_is_left_out_from_then_on(vendor
     history = (user("Hi"), first, user("More"))
     response = await driver.generate(ask(*history, cache_key="session_1"), Heard())
     assert response.text == "fine"
-    assert [item["type"] for item in vendor.asked[-2].body["input"]] == ["message", "reasoning", "message", "message"]
+    assert [item["type"] for item in vendor.asked[-2].body["input"]] == [
+        "message",
+        "reasoning",
+        "message",
+        "message",
+    ]
     assert [item["type"] for item in vendor.sent["input"]] == ["message", "message", "message"]
     second = kept(response, TYPE)
     vendor.will(Reply(WIRE.answer(["good"])))
     await driver.generate(ask(*history, second, user("And?"), cache_key="session_1"), Heard())
     assert [item["type"] for item in vendor.sent["input"]] == [
-        "message", "message", "message", "reasoning", "message", "message",
-    ]  # fmt: skip
+        "message",
+        "message",
+        "message",
+        "reasoning",
+        "message",
+        "message",
+    ]
     assert len(vendor.asked) == 4
 
 
@@ -191,8 +222,17 @@ async def test_a_refusal_that_is_not_about_reasoning_is_told(vendor: Vendor, con
 
 async def test_models_that_know_phases_read_them_again(http: Http) -> None:
     driver = OpenAiResponsesDriver(ProviderConfig(TYPE), http, FragmentCache())
-    messages = (user("Hi"), agent("Looking", call("c1"), phase="commentary"), result("c1"), agent("So", phase="final_answer"))
-    for model, expected in (("gpt-5.4", ["commentary", "final_answer"]), ("gpt-5", [None, None]), ("o3", [None, None])):
+    messages = (
+        user("Hi"),
+        agent("Looking", call("c1"), phase="commentary"),
+        result("c1"),
+        agent("So", phase="final_answer"),
+    )
+    for model, expected in (
+        ("gpt-5.4", ["commentary", "final_answer"]),
+        ("gpt-5", [None, None]),
+        ("o3", [None, None]),
+    ):
         body = msgspec.json.decode(driver.encoded(ask(*messages, model=model)))
         phases = [item.get("phase") for item in body["input"] if item.get("role") == "assistant"]
         assert phases == expected
@@ -224,7 +264,9 @@ async def test_images_are_sent_and_come_with_results_too(vendor: Vendor, connect
 
 async def test_an_empty_conversation_still_asks_something(vendor: Vendor, connect: Connect) -> None:
     body = await sent(vendor, connect, agent(), system="Begin.")
-    assert body["input"] == [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Please continue."}]}]
+    assert body["input"] == [
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Please continue."}]}
+    ]
 
 
 async def test_names_and_ids_of_other_vendors_are_made_to_fit(vendor: Vendor, connect: Connect) -> None:

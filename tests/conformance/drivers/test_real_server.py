@@ -58,7 +58,9 @@ async def test_it_counts_what_the_server_still_knew(driver: Driver) -> None:
 async def test_a_conversation_goes_on(driver: Driver) -> None:
     first = ask(user("Say a word."), max_output_tokens=5)
     said = kept(await driver.generate(first, Heard()), driver.provider_type)
-    response = await driver.generate(ask(*first.messages, said, user("Another one."), max_output_tokens=5), Heard())
+    response = await driver.generate(
+        ask(*first.messages, said, user("Another one."), max_output_tokens=5), Heard()
+    )
     assert response.text
 
 
@@ -106,7 +108,10 @@ async def test_cancelling_stops_the_server(driver: Driver, llama_url: str) -> No
 
 async def test_many_calls_at_once_do_not_mix(driver: Driver) -> None:
     heard = [Heard() for _ in range(6)]
-    calls = [driver.generate(ask(user(f"Say the number {number}."), max_output_tokens=6), one) for number, one in enumerate(heard)]
+    calls = [
+        driver.generate(ask(user(f"Say the number {number}."), max_output_tokens=6), one)
+        for number, one in enumerate(heard)
+    ]
     responses = await asyncio.gather(*calls)
     assert [response.text for response in responses] == [one.joined("text") for one in heard]
 

@@ -29,7 +29,9 @@ async def test_text_arrives_piece_by_piece_and_whole(vendor: Vendor, connect: Co
     assert response.reasoning_items == ()
 
 
-async def test_the_call_streams_to_the_right_address_with_the_key(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_the_call_streams_to_the_right_address_with_the_key(
+    vendor: Vendor, connect: Connect, wire: Wire
+) -> None:
     vendor.will(Reply(wire.answer(["ok"])))
     await connect(wire.provider_type).generate(ask(user("Hi")), Heard())
     asked = vendor.asked[0]
@@ -40,7 +42,9 @@ async def test_the_call_streams_to_the_right_address_with_the_key(vendor: Vendor
     assert asked.headers["content-type"] == "application/json"
 
 
-async def test_all_input_is_counted_the_cached_part_included(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_all_input_is_counted_the_cached_part_included(
+    vendor: Vendor, connect: Connect, wire: Wire
+) -> None:
     vendor.will(Reply(wire.answer(["ok"])))
     response = await connect(wire.provider_type).generate(ask(user("Hi")), Heard())
     assert response.usage is not None
@@ -50,7 +54,9 @@ async def test_all_input_is_counted_the_cached_part_included(vendor: Vendor, con
     assert response.usage.cache_creation_tokens == (10 if wire.provider_type == "anthropic" else None)
 
 
-async def test_events_may_be_cut_anywhere_and_glued_together(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_events_may_be_cut_anywhere_and_glued_together(
+    vendor: Vendor, connect: Connect, wire: Wire
+) -> None:
     stream = b"".join(wire.answer(["Grüße ", "🌍"], [("call_1", "weather", ['{"city":', ' "Zürich"}'])]))
     driver = connect(wire.provider_type)
     for size in (1, 7, 64, len(stream)):
@@ -60,13 +66,17 @@ async def test_events_may_be_cut_anywhere_and_glued_together(vendor: Vendor, con
         assert response.tool_calls[0].arguments == {"city": "Zürich"}
 
 
-async def test_lines_may_end_with_carriage_returns_and_comments_are_skipped(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_lines_may_end_with_carriage_returns_and_comments_are_skipped(
+    vendor: Vendor, connect: Connect, wire: Wire
+) -> None:
     stream = b": hello\n\n" + b": ping\n\n".join(wire.answer(["a", "b"]))
     vendor.will(Reply([stream.replace(b"\n", b"\r\n")]))
     assert (await connect(wire.provider_type).generate(ask(user("Hi")), Heard())).text == "ab"
 
 
-async def test_parallel_tool_calls_keep_their_order_ids_and_split_arguments(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_parallel_tool_calls_keep_their_order_ids_and_split_arguments(
+    vendor: Vendor, connect: Connect, wire: Wire
+) -> None:
     calls = [
         ("call_a", "weather", ['{"ci', 'ty": "Ro', 'me"}']),
         ("call_b", "clock", []),
@@ -83,13 +93,17 @@ async def test_parallel_tool_calls_keep_their_order_ids_and_split_arguments(vend
     assert response.finish_reason == "tool_calls"
 
 
-async def test_arguments_that_are_no_json_are_kept_as_they_came(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_arguments_that_are_no_json_are_kept_as_they_came(
+    vendor: Vendor, connect: Connect, wire: Wire
+) -> None:
     vendor.will(Reply(wire.answer(calls=[("call_a", "weather", ['{"city": "Ro'])])))
     response = await connect(wire.provider_type).generate(ask(user("Hi"), tools=(WEATHER,)), Heard())
     assert response.tool_calls[0].arguments == '{"city": "Ro'
 
 
-async def test_calls_without_ids_or_with_repeated_ids_get_unique_ones(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_calls_without_ids_or_with_repeated_ids_get_unique_ones(
+    vendor: Vendor, connect: Connect, wire: Wire
+) -> None:
     vendor.will(Reply(wire.answer(calls=[(one, "clock", ["{}"]) for one in ("", "", "same", "same")])))
     response = await connect(wire.provider_type).generate(ask(user("Hi"), tools=(CLOCK,)), Heard())
     ids = [call.id for call in response.tool_calls]
@@ -98,7 +112,9 @@ async def test_calls_without_ids_or_with_repeated_ids_get_unique_ones(vendor: Ve
     assert "same" in ids
 
 
-async def test_nul_characters_become_replacement_characters(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_nul_characters_become_replacement_characters(
+    vendor: Vendor, connect: Connect, wire: Wire
+) -> None:
     calls = [("call_a", "weather", ['{"city": "a\\u0000b"}'])]
     vendor.will(Reply(wire.answer(["a\x00b"], calls, thinking=["t\x00"])))
     heard = Heard()
@@ -108,7 +124,9 @@ async def test_nul_characters_become_replacement_characters(vendor: Vendor, conn
     assert response.tool_calls[0].arguments == {"city": "a\ufffdb"}
 
 
-async def test_thinking_is_handed_out_apart_from_the_text(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_thinking_is_handed_out_apart_from_the_text(
+    vendor: Vendor, connect: Connect, wire: Wire
+) -> None:
     vendor.will(Reply(wire.answer(["42"], thinking=["Hm, ", "well."])))
     heard = Heard()
     response = await connect(wire.provider_type).generate(ask(user("Hi"), reasoning_effort="low"), heard)
@@ -118,12 +136,16 @@ async def test_thinking_is_handed_out_apart_from_the_text(vendor: Vendor, connec
 
 
 @pytest.mark.parametrize("finish", ["stop", "length", "content_filter"])
-async def test_the_reason_for_the_end_is_told_in_one_language(vendor: Vendor, connect: Connect, wire: Wire, finish: str) -> None:
+async def test_the_reason_for_the_end_is_told_in_one_language(
+    vendor: Vendor, connect: Connect, wire: Wire, finish: str
+) -> None:
     vendor.will(Reply(wire.answer(["ok"], finish=finish)))
     assert (await connect(wire.provider_type).generate(ask(user("Hi")), Heard())).finish_reason == finish
 
 
-async def test_a_connection_is_used_again_after_a_whole_answer(vendor: Vendor, connect: Connect, wire: Wire, http: Http) -> None:
+async def test_a_connection_is_used_again_after_a_whole_answer(
+    vendor: Vendor, connect: Connect, wire: Wire, http: Http
+) -> None:
     driver = connect(wire.provider_type)
     for _ in range(3):
         vendor.will(Reply(wire.answer(["ok"])))
@@ -144,7 +166,9 @@ async def test_cancelling_closes_the_connection_at_once(vendor: Vendor, connect:
     await asyncio.wait_for(vendor.left.wait(), 5)
 
 
-async def test_cancelling_before_the_first_byte_closes_the_connection_too(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_cancelling_before_the_first_byte_closes_the_connection_too(
+    vendor: Vendor, connect: Connect, wire: Wire
+) -> None:
     vendor.will(Reply(before="hang"))
     call = asyncio.ensure_future(connect(wire.provider_type).generate(ask(user("Hi")), Heard()))
     await asyncio.wait_for(vendor.reached.wait(), 5)
@@ -166,13 +190,17 @@ async def failed(connect: Connect, wire: Wire, heard: Heard | None = None, **fie
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
-async def test_a_stream_cut_in_the_middle_is_a_passing_fault(vendor: Vendor, connect: Connect, wire: Wire, after: int) -> None:
+async def test_a_stream_cut_in_the_middle_is_a_passing_fault(
+    vendor: Vendor, connect: Connect, wire: Wire, after: int
+) -> None:
     vendor.will(Reply(wire.answer(["Hel", "lo"])[:after], then="cut"))
     error = await failed(connect, wire)
     assert (error.code, error.transient) == ("provider_bad_response", True)
 
 
-async def test_a_stream_that_ends_politely_but_too_early_is_a_passing_fault(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_a_stream_that_ends_politely_but_too_early_is_a_passing_fault(
+    vendor: Vendor, connect: Connect, wire: Wire
+) -> None:
     heard = Heard()
     vendor.will(Reply(wire.answer(["Hel", "lo"])[:3]))
     error = await failed(connect, wire, heard)
@@ -192,13 +220,17 @@ async def test_a_stream_that_ends_politely_but_too_early_is_a_passing_fault(vend
         b"\x00" * 99,
     ],
 )
-async def test_garbage_is_a_passing_fault(vendor: Vendor, connect: Connect, wire: Wire, garbage: bytes) -> None:
+async def test_garbage_is_a_passing_fault(
+    vendor: Vendor, connect: Connect, wire: Wire, garbage: bytes
+) -> None:
     vendor.will(Reply([*wire.answer(["Hel"])[:2], garbage]))
     error = await failed(connect, wire)
     assert (error.code, error.transient) == ("provider_bad_response", True)
 
 
-async def test_a_web_page_instead_of_a_stream_is_a_passing_fault(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_a_web_page_instead_of_a_stream_is_a_passing_fault(
+    vendor: Vendor, connect: Connect, wire: Wire
+) -> None:
     page = b"<html><head><title>Gateway</title><style>x{}</style></head><body>Be right back</body></html>"
     vendor.will(Reply([page], headers={"Content-Type": "text/html"}))
     error = await failed(connect, wire)
@@ -207,13 +239,17 @@ async def test_a_web_page_instead_of_a_stream_is_a_passing_fault(vendor: Vendor,
     assert "<" not in error.message
 
 
-async def test_an_error_in_a_success_is_taken_for_what_it_says(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_an_error_in_a_success_is_taken_for_what_it_says(
+    vendor: Vendor, connect: Connect, wire: Wire
+) -> None:
     vendor.will(Reply([wire.refusal("rate_limit", "slow down")], headers=JSON))
     error = await failed(connect, wire)
     assert (error.code, error.transient) == ("provider_rate_limited", True)
 
 
-async def test_a_whole_answer_instead_of_a_stream_is_refused(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_a_whole_answer_instead_of_a_stream_is_refused(
+    vendor: Vendor, connect: Connect, wire: Wire
+) -> None:
     vendor.will(Reply([b'{"id": "x", "choices": []}'], headers=JSON))
     error = await failed(connect, wire)
     assert error.code == "provider_bad_response"
@@ -221,7 +257,9 @@ async def test_a_whole_answer_instead_of_a_stream_is_refused(vendor: Vendor, con
 
 
 @pytest.mark.parametrize("piece", [b"data: " + b"x" * 5000, b"x" * 6000])
-async def test_a_line_without_an_end_is_cut_off(vendor: Vendor, connect: Connect, wire: Wire, piece: bytes) -> None:
+async def test_a_line_without_an_end_is_cut_off(
+    vendor: Vendor, connect: Connect, wire: Wire, piece: bytes
+) -> None:
     pool = Http(max_line=4096)
     vendor.will(Reply([piece] * 4, then="hang"))
     error = await failed(connect, wire, pool=pool)
@@ -263,7 +301,9 @@ async def test_silence_in_the_middle_is_a_time_out(vendor: Vendor, connect: Conn
     assert (error.code, error.transient) == ("provider_timeout", True)
 
 
-async def test_silence_before_the_first_byte_is_a_time_out(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_silence_before_the_first_byte_is_a_time_out(
+    vendor: Vendor, connect: Connect, wire: Wire
+) -> None:
     pool = Http(read_timeout=0.2)
     vendor.will(Reply(before="hang"))
     error = await failed(connect, wire, pool=pool)
@@ -282,7 +322,9 @@ async def test_a_connection_reset_before_the_answer_is_tried_once_more_on_a_new_
     assert len(vendor.asked) == 4
 
 
-async def test_what_follows_the_end_of_the_answer_is_not_waited_for(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_what_follows_the_end_of_the_answer_is_not_waited_for(
+    vendor: Vendor, connect: Connect, wire: Wire
+) -> None:
     vendor.will(Reply(wire.answer(["ok"]), then="hang"))
     response = await asyncio.wait_for(connect(wire.provider_type).generate(ask(user("Hi")), Heard()), 3)
     assert response.text == "ok"
@@ -310,7 +352,11 @@ async def test_large_requests_are_sent_whole(vendor: Vendor, connect: Connect, w
 
 
 async def test_counts_that_are_no_numbers_are_left_out(vendor: Vendor, connect: Connect, wire: Wire) -> None:
-    stream = b"".join(wire.answer(["ok"])).replace(b"100", b"-1").replace(b'"output_tokens":7', b'"output_tokens":"x"')
+    stream = (
+        b"".join(wire.answer(["ok"]))
+        .replace(b"100", b"-1")
+        .replace(b'"output_tokens":7', b'"output_tokens":"x"')
+    )
     vendor.will(Reply([stream], headers=SSE))
     response = await connect(wire.provider_type).generate(ask(user("Hi")), Heard())
     assert response.usage is None or isinstance(response.usage, Usage)

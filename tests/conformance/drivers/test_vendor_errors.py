@@ -77,7 +77,9 @@ async def test_statuses_become_codes(
         (500, "\xff\x00", "provider_unavailable"),
     ],
 )  # fmt: skip
-async def test_servers_word_their_errors_in_many_ways(vendor: Vendor, connect: Connect, status: int, body: str, code: str) -> None:
+async def test_servers_word_their_errors_in_many_ways(
+    vendor: Vendor, connect: Connect, status: int, body: str, code: str
+) -> None:
     vendor.will(Reply([body.encode("latin-1")], status, JSON))
     error = await failed(connect, "openai_completions")
     assert error.code == code
@@ -85,7 +87,9 @@ async def test_servers_word_their_errors_in_many_ways(vendor: Vendor, connect: C
     assert "\x00" not in error.message
 
 
-async def test_the_wait_that_the_vendor_asks_for_is_passed_on(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_the_wait_that_the_vendor_asks_for_is_passed_on(
+    vendor: Vendor, connect: Connect, wire: Wire
+) -> None:
     vendor.will(refused(wire, 429, "rate_limit", retry_after="7"))
     assert (await failed(connect, wire.provider_type)).retry_after == 7.0
     vendor.will(refused(wire, 529, "overloaded", retry_after_ms="1500", retry_after="9"))
@@ -99,7 +103,9 @@ async def test_the_wait_that_the_vendor_asks_for_is_passed_on(vendor: Vendor, co
     assert (await failed(connect, wire.provider_type)).retry_after is None
 
 
-async def test_a_key_that_the_vendor_repeats_is_struck_out(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_a_key_that_the_vendor_repeats_is_struck_out(
+    vendor: Vendor, connect: Connect, wire: Wire
+) -> None:
     said = f"Incorrect API key provided: {API_KEY}. Header was Bearer {API_KEY}" + " and more" * 200
     vendor.will(refused(wire, 401, "other", said))
     error = await failed(connect, wire.provider_type)
@@ -109,7 +115,9 @@ async def test_a_key_that_the_vendor_repeats_is_struck_out(vendor: Vendor, conne
     assert len(error.message) == 500
 
 
-async def test_a_key_at_the_place_where_the_message_is_cut_leaves_no_piece(vendor: Vendor, connect: Connect) -> None:
+async def test_a_key_at_the_place_where_the_message_is_cut_leaves_no_piece(
+    vendor: Vendor, connect: Connect
+) -> None:
     vendor.will(Reply([b'{"error":{"message":"' + b"x" * 490 + API_KEY.encode() + b'"}}'], 401, JSON))
     error = await failed(connect, "openai")
     assert API_KEY[:6] not in error.message
@@ -134,7 +142,9 @@ async def test_a_name_that_does_not_resolve_is_a_passing_fault(http: Http, wire:
     assert caught.value.code in {"provider_unavailable", "provider_timeout"}
 
 
-async def test_a_server_without_tls_behind_https_is_no_passing_fault(vendor: Vendor, http: Http, wire: Wire) -> None:
+async def test_a_server_without_tls_behind_https_is_no_passing_fault(
+    vendor: Vendor, http: Http, wire: Wire
+) -> None:
     url = vendor.url.replace("http:", "https:")
     driver = make_driver(ProviderConfig(wire.provider_type, url, API_KEY), http)
     with pytest.raises(ModelError) as caught:

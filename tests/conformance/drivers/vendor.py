@@ -1,4 +1,7 @@
-"""A model vendor on loopback: a real HTTP server that plays the answers it is given, in order, and keeps what it was asked."""
+"""A model vendor on loopback.
+
+A real HTTP server that plays the answers it is given, in order, and keeps what it was asked.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ JSON = {"Content-Type": "application/json"}
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer: its pieces are sent one network write each, then the answer ends, breaks off, or stays open."""
+    """One answer: its pieces are sent one network write each, then the answer ends, breaks off, or stays
+    open."""
 
     pieces: Sequence[bytes] = ()
     status: int = 200

@@ -11,10 +11,10 @@ import pytest
 from aiohttp.abc import ResolveResult
 
 from perdure.domain.errors import InvalidInput, ModelError
-from perdure.llm.addresses import GuardedResolver, SystemResolver, is_refused_host
 from perdure.llm.driver import ProviderConfig
 from perdure.llm.http import Http
 from perdure.llm.registry import make_driver
+from perdure.net.addresses import GuardedResolver, SystemResolver, is_refused_host
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,10 @@ class _Points:
         self.addresses = addresses
 
     async def resolve(self, host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
-        return [ResolveResult(hostname=host, host=each, port=port, family=family, proto=0, flags=0) for each in self.addresses]
+        return [
+            ResolveResult(hostname=host, host=each, port=port, family=family, proto=0, flags=0)
+            for each in self.addresses
+        ]
 
     async def close(self) -> None:
         pass
@@ -89,11 +92,15 @@ async def test_a_look_up_that_takes_long_keeps_no_other_waiting(monkeypatch: pyt
 
 
 async def test_a_call_by_a_name_that_points_there_fails_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def resolve(self: GuardedResolver, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:
+    async def resolve(
+        self: GuardedResolver, host: str, port: int = 0, family: int = 0
+    ) -> list[ResolveResult]:
         raise ModelError("no place for a model", code="provider_unavailable")
 
     monkeypatch.setattr(GuardedResolver, "resolve", resolve)
     http = Http(connect_timeout=2, read_timeout=2)
     with pytest.raises(ModelError, match="no place for a model"):
-        await make_driver(ProviderConfig("openai_completions", "http://rebound.example.com/v1"), http).list_models()
+        await make_driver(
+            ProviderConfig("openai_completions", "http://rebound.example.com/v1"), http
+        ).list_models()
     await http.close()

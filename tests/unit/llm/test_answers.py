@@ -65,7 +65,13 @@ def test_characters_cut_in_two_are_replaced() -> None:
 
 def test_what_is_not_of_the_protocol_is_a_passing_fault() -> None:
     decoder = msgspec.json.Decoder(list[list[Any]])
-    for payload in (b"{", b"\xff", b"[" * 100_000, b"[" * 100_000 + b"]" * 100_000, b"[[" + b"[" * 5000 + b"]" * 5002):
+    for payload in (
+        b"{",
+        b"\xff",
+        b"[" * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b"[[" + b"[" * 5000 + b"]" * 5002,
+    ):
         with pytest.raises(ModelError) as caught:
             decoded(decoder, payload)
         assert (caught.value.code, caught.value.transient) == ("provider_bad_response", True)

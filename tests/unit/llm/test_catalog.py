@@ -39,7 +39,12 @@ async def test_limits_are_at_hand_before_the_price_is_looked_up() -> None:
     assert (before.limits, before.cost) == (ModelLimits(400_000, 128_000), None)
     after = await catalog.profile(MINI)
     assert after is not None
-    assert (after.name, after.description, after.limits, after.cost) == ("Mini", "Small.", ModelLimits(400_000, 128_000), COST)
+    assert (after.name, after.description, after.limits, after.cost) == (
+        "Mini",
+        "Small.",
+        ModelLimits(400_000, 128_000),
+        COST,
+    )
     assert catalog.is_ready(MINI)
     assert catalog.at_hand(MINI) == after
 
@@ -63,7 +68,12 @@ async def test_nobody_is_asked_for_the_price_of_a_model_of_ones_own() -> None:
     assert catalog.is_ready(OWN)
     profile = await catalog.profile(OWN)
     assert profile is not None
-    assert (profile.family, profile.open_weights, profile.cost, profile.limits) == ("smollm", True, None, None)
+    assert (profile.family, profile.open_weights, profile.cost, profile.limits) == (
+        "smollm",
+        True,
+        None,
+        None,
+    )
     assert await catalog.profile(Place("openai_completions", "http://127.0.0.1:8080/v1", "who-knows")) is None
     assert prices.asked == []
 

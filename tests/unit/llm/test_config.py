@@ -33,9 +33,9 @@ def test_an_empty_variable_is_no_key() -> None:
 
 def test_options_and_headers_are_passed_on() -> None:
     secrets = ProviderSecrets("k", {"X-A": "1"})
-    assert config_of("anthropic", None, secrets, ProviderOptions(bearer=True, max_tokens=9), {}) == ProviderConfig(
-        "anthropic", None, "k", {"bearer": True, "max_tokens": 9, "headers": {"X-A": "1"}}
-    )
+    assert config_of(
+        "anthropic", None, secrets, ProviderOptions(bearer=True, max_tokens=9), {}
+    ) == ProviderConfig("anthropic", None, "k", {"bearer": True, "max_tokens": 9, "headers": {"X-A": "1"}})
     assert config_of("anthropic", None, ProviderSecrets(), NOTHING, {}).options == {}
 
 
@@ -48,6 +48,8 @@ async def test_an_option_that_a_driver_does_not_have_is_refused(provider_type: s
 
 async def test_a_header_that_says_what_the_key_says_is_refused() -> None:
     with pytest.raises(InvalidInput) as caught:
-        make_driver(ProviderConfig("openai", None, "key", {"headers": {"authorization": "Bearer other"}}), Http())
+        make_driver(
+            ProviderConfig("openai", None, "key", {"headers": {"authorization": "Bearer other"}}), Http()
+        )
     assert caught.value.field == "options.headers"
     make_driver(ProviderConfig("openai", None, None, {"headers": {"authorization": "Bearer other"}}), Http())

@@ -37,7 +37,9 @@ PARTS = st.one_of(
 BLOCKS = st.lists(
     st.builds(
         Reasoning,
-        st.sampled_from([{"type": "thinking", "thinking": "t", "signature": "s"}, {"type": "reasoning", "id": "r"}]),
+        st.sampled_from(
+            [{"type": "thinking", "thinking": "t", "signature": "s"}, {"type": "reasoning", "id": "r"}]
+        ),
         st.integers(0, 9),
         st.integers(0, 3),
     ),
@@ -69,7 +71,9 @@ def messages(draw: st.DrawFn) -> list[Message]:
     return out
 
 
-TOOLS = st.lists(st.builds(ToolSpec, st.just("t"), ANY_TEXT, st.sampled_from([{}, {"type": "object"}])), max_size=2)
+TOOLS = st.lists(
+    st.builds(ToolSpec, st.just("t"), ANY_TEXT, st.sampled_from([{}, {"type": "object"}])), max_size=2
+)
 REQUESTS = st.builds(
     ModelRequest,
     model=st.sampled_from(["m", "gpt-5.4", "claude-opus-5-5", "claude-sonnet-4-5"]),
@@ -100,7 +104,9 @@ def _http() -> Http:
 @given(request=REQUESTS, returns=st.booleans())
 def test_chat_requests_are_valid(http: Http, request: ModelRequest, returns: bool) -> None:
     options = {"reasoning_content": returns}
-    driver = OpenAiChatDriver(ProviderConfig("openai_completions", None, None, options), http, FragmentCache())
+    driver = OpenAiChatDriver(
+        ProviderConfig("openai_completions", None, None, options), http, FragmentCache()
+    )
     body = body_of(driver, request)
     waiting: list[str] = []
     for message in body["messages"]:
@@ -149,7 +155,9 @@ def test_messages_requests_are_valid(http: Http, request: ModelRequest) -> None:
         waiting = [block["id"] for block in turn["content"] if block["type"] == "tool_use"]
         assert all(block["text"].strip() for block in turn["content"] if block["type"] == "text")
         assert kinds[-1] not in {"thinking", "redacted_thinking"}
-        assert all(isinstance(block["input"], dict) for block in turn["content"] if block["type"] == "tool_use")
+        assert all(
+            isinstance(block["input"], dict) for block in turn["content"] if block["type"] == "tool_use"
+        )
     assert not waiting
     assert str(body).count("cache_control") <= 4
     thinking = body.get("thinking", {})

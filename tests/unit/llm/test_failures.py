@@ -41,7 +41,9 @@ def test_what_looks_like_a_key_is_struck_out_even_if_it_is_not_ours() -> None:
 
 
 def test_credentials_in_the_address_count_as_secrets() -> None:
-    endpoint = Endpoint("https://user:pass-word@example.com/v1?code=query-secret", {"x-api-key": "key-secret"})
+    endpoint = Endpoint(
+        "https://user:pass-word@example.com/v1?code=query-secret", {"x-api-key": "key-secret"}
+    )
     error = endpoint.clean(ModelError("pass-word query-secret key-secret", code="provider_auth"))
     assert error.message == "[redacted] [redacted] [redacted]"
     assert str(endpoint.url("/models", {"limit": "1"})) == (
@@ -61,7 +63,9 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=20),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["error", "message", "type", "code", "status", "detail"]), inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["error", "message", "type", "code", "status", "detail"]), inner, max_size=4
+        )
     ),
     max_leaves=8,
 )

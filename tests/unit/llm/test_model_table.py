@@ -70,7 +70,9 @@ def test_models_that_do_something_else_are_told_apart(model: str) -> None:
     assert described(model) is None
 
 
-@pytest.mark.parametrize("model", ["gpt-6-luna", "smollm2-135m", "claude-3-opus", "llama-3.3-70b", "qwen2.5-vl-7b", "simulated"])
+@pytest.mark.parametrize(
+    "model", ["gpt-6-luna", "smollm2-135m", "claude-3-opus", "llama-3.3-70b", "qwen2.5-vl-7b", "simulated"]
+)
 def test_what_may_converse_is_taken_to(model: str) -> None:
     assert converses(model)
 

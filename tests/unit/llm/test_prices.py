@@ -25,7 +25,11 @@ OPENAI = Seller(vendor="openai")
         ("openai", None, OPENAI),
         ("openai_completions", None, OPENAI),
         ("anthropic", None, Seller(vendor="anthropic")),
-        ("openai_completions", "https://openrouter.ai/api/v1", Seller(address="https://openrouter.ai/api/v1")),
+        (
+            "openai_completions",
+            "https://openrouter.ai/api/v1",
+            Seller(address="https://openrouter.ai/api/v1"),
+        ),
         ("llmsim", None, None),
         ("openai_completions", "http://localhost:8080/v1", None),
         ("openai_completions", "http://127.0.0.1:8080/v1", None),
@@ -34,7 +38,9 @@ OPENAI = Seller(vendor="openai")
         ("openai_completions", "http://[", None),
     ],
 )
-def test_prices_are_those_of_whoever_is_called(provider_type: str, base_url: str | None, seller: Seller | None) -> None:
+def test_prices_are_those_of_whoever_is_called(
+    provider_type: str, base_url: str | None, seller: Seller | None
+) -> None:
     assert seller_of(provider_type, base_url) == seller
 
 
@@ -53,7 +59,9 @@ def test_a_call_costs_what_the_price_list_reckons(seller: Seller, model: str) ->
     found = look_up(seller, model)
     assert found is not None
     assert found.cost is not None
-    where: dict[str, Any] = {"provider_id": seller.vendor} if seller.vendor else {"provider_api_url": seller.address}
+    where: dict[str, Any] = (
+        {"provider_id": seller.vendor} if seller.vendor else {"provider_api_url": seller.address}
+    )
     for tokens in (1_000, 150_000, 250_000, 900_000):
         theirs = genai_prices.Usage(input_tokens=tokens, output_tokens=777, cache_read_tokens=tokens // 3)
         ours = Usage(tokens, 777, cache_read_tokens=tokens // 3)
@@ -72,7 +80,9 @@ def test_what_is_not_sold_by_the_token_has_no_price_per_token() -> None:
     assert found is None or found.cost is None
 
 
-def test_a_price_list_that_breaks_is_one_that_does_not_know(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+def test_a_price_list_that_breaks_is_one_that_does_not_know(
+    monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
@@ -83,12 +93,18 @@ def test_a_price_list_that_breaks_is_one_that_does_not_know(monkeypatch: pytest.
 
 def test_tiers_of_input_output_and_cache_come_together() -> None:
     price = ModelPrice(
-        input_mtok=TieredPrices(base=Decimal(1), tiers=[Tier(start=100, price=Decimal(2)), Tier(start=300, price=Decimal(3))]),
+        input_mtok=TieredPrices(
+            base=Decimal(1), tiers=[Tier(start=100, price=Decimal(2)), Tier(start=300, price=Decimal(3))]
+        ),
         output_mtok=TieredPrices(base=Decimal(10), tiers=[Tier(start=200, price=Decimal(20))]),
         cache_read_mtok=Decimal("0.5"),
     )
     assert prices._cost(price) == ModelCost(
-        1.0, 10.0, 0.5, None, (CostTier(100, 2.0, 10.0, 0.5), CostTier(200, 2.0, 20.0, 0.5), CostTier(300, 3.0, 20.0, 0.5))
+        1.0,
+        10.0,
+        0.5,
+        None,
+        (CostTier(100, 2.0, 10.0, 0.5), CostTier(200, 2.0, 20.0, 0.5), CostTier(300, 3.0, 20.0, 0.5)),
     )
 
 

@@ -31,7 +31,10 @@ async def test_an_unknown_type_is_refused_with_the_known_ones() -> None:
         ("base_url", {"base_url": "example.com/v1"}),
         ("base_url", {"base_url": "http://"}),
         ("base_url", {"base_url": "http://[::1"}),
-        ("base_url", {"base_url": "http://me:pass@example.com", "options": {"headers": {"authorization": "two"}}}),
+        (
+            "base_url",
+            {"base_url": "http://me:pass@example.com", "options": {"headers": {"authorization": "two"}}},
+        ),
         ("api_key", {"api_key": "two\r\nlines"}),
         ("api_key", {"api_key": "schlüssel"}),
         ("api_key", {"options": {"headers": {"X-A": "a\nb"}}}),

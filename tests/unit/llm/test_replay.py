@@ -9,7 +9,9 @@ from perdure.llm.replay import MAX_REMEMBERED, Replay
 from tests.unit.llm.talk import agent, ask, user
 
 REFUSAL = ModelError("Invalid `signature` in `thinking` block", code="invalid_model_request", status=400)
-THOUGHT = msgspec.structs.replace(agent("x"), reasoning_items=({"type": "thinking"},), reasoning_provider="anthropic")
+THOUGHT = msgspec.structs.replace(
+    agent("x"), reasoning_items=({"type": "thinking"},), reasoning_provider="anthropic"
+)
 
 
 def test_it_is_remembered_up_to_which_message_reasoning_goes() -> None:

@@ -19,7 +19,9 @@ def scripted(*steps: dict[str, Any], before: str = "Do it. ", after: str = "") -
     return user(f"{before}[[sim {json.dumps(list(steps))}]]{after}")
 
 
-async def play(*messages: Message, driver: SimulatedDriver | None = None, heard: Heard | None = None) -> ModelResponse:
+async def play(
+    *messages: Message, driver: SimulatedDriver | None = None, heard: Heard | None = None
+) -> ModelResponse:
     return await (driver or SimulatedDriver()).generate(ask(*messages), heard or Heard())
 
 
@@ -45,7 +47,9 @@ async def test_without_a_script_it_says_what_it_is_and_what_it_was_told() -> Non
 
 
 async def test_the_step_is_the_number_of_answers_since_the_newest_user_message() -> None:
-    ordered = scripted({"tool_calls": [{"name": "a", "arguments": {"n": 1}}]}, {"text": "in between"}, {"text": "last"})
+    ordered = scripted(
+        {"tool_calls": [{"name": "a", "arguments": {"n": 1}}]}, {"text": "in between"}, {"text": "last"}
+    )
     first = await play(user("old"), agent("old"), ordered)
     assert [(one.name, one.arguments) for one in first.tool_calls] == [("a", {"n": 1})]
     assert (first.text, first.finish_reason) == ("", "tool_calls")
@@ -57,7 +61,9 @@ async def test_the_step_is_the_number_of_answers_since_the_newest_user_message()
 
 
 async def test_after_a_script_without_text_it_is_done() -> None:
-    assert (await play(scripted({"tool_calls": [{"name": "a"}]}), agent(call("c")), result("c"))).text == "Done."
+    assert (
+        await play(scripted({"tool_calls": [{"name": "a"}]}), agent(call("c")), result("c"))
+    ).text == "Done."
     assert (await play(scripted())).text == "Done."
 
 
@@ -105,11 +111,21 @@ async def test_it_thinks_before_it_speaks() -> None:
 
 
 async def test_a_failure_is_told_with_all_that_it_carries() -> None:
-    fail: dict[str, object] = {"code": "provider_rate_limited", "status": 429, "retry_after": 2.5, "message": "slow down"}
+    fail: dict[str, object] = {
+        "code": "provider_rate_limited",
+        "status": 429,
+        "retry_after": 2.5,
+        "message": "slow down",
+    }
     with pytest.raises(ModelError, match="slow down") as caught:
         await play(scripted({"fail": fail}))
     error = caught.value
-    assert (error.code, error.status, error.retry_after, error.transient) == ("provider_rate_limited", 429, 2.5, True)
+    assert (error.code, error.status, error.retry_after, error.transient) == (
+        "provider_rate_limited",
+        429,
+        2.5,
+        True,
+    )
     for more in ({}, {"transient": True}):
         with pytest.raises(ModelError) as caught:
             await play(scripted({"fail": {"code": "provider_auth", **more}}))
@@ -118,7 +134,10 @@ async def test_a_failure_is_told_with_all_that_it_carries() -> None:
 
 async def test_a_failure_may_pass_after_some_attempts_of_the_same_step() -> None:
     driver = SimulatedDriver()
-    for ordered in (scripted({"fail": {"times": 2}, "text": "ok"}), scripted({"fail": {"times": 2}, "text": "ok"})):
+    for ordered in (
+        scripted({"fail": {"times": 2}, "text": "ok"}),
+        scripted({"fail": {"times": 2}, "text": "ok"}),
+    ):
         for _ in range(2):
             with pytest.raises(ModelError):
                 await play(ordered, driver=driver)
@@ -145,7 +164,9 @@ async def test_attempts_are_forgotten_in_time() -> None:
 
 
 async def test_usage_is_counted_in_words_or_given() -> None:
-    plain = await SimulatedDriver().generate(ask(user("three short words"), result("c", "two more"), system="a b"), Heard())
+    plain = await SimulatedDriver().generate(
+        ask(user("three short words"), result("c", "two more"), system="a b"), Heard()
+    )
     assert plain.usage is not None
     assert plain.usage.input_tokens == 7
     assert plain.usage.output_tokens == len(plain.text.split())

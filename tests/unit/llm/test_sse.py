@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.domain.errors import ModelError
-from perdure.llm.sse import SseParser
+from perdure.domain.sse import SseParser
 
 LINE = st.binary(max_size=30).map(lambda raw: raw.replace(b"\n", b"").replace(b"\r", b""))
 
@@ -17,7 +17,11 @@ def payloads(parser: SseParser, *chunks: bytes) -> list[bytes]:
 
 
 def test_many_events_in_one_chunk_come_in_order() -> None:
-    assert payloads(SseParser(), b"data: a\n\nevent: x\ndata:b\n\n: note\n\nid: 7\ndata: c\n\n") == [b" a", b"b", b" c"]
+    assert payloads(SseParser(), b"data: a\n\nevent: x\ndata:b\n\n: note\n\nid: 7\ndata: c\n\n") == [
+        b" a",
+        b"b",
+        b" c",
+    ]
 
 
 def test_an_event_waits_for_its_blank_line() -> None:
@@ -55,8 +59,12 @@ def test_a_stream_over_its_bound_is_refused() -> None:
         parser.feed(b"data: a\n\n" * 10)
 
 
-@given(lines=st.lists(LINE, max_size=8), ends=st.sampled_from([b"\n", b"\r\n"]), cuts=st.lists(st.integers(1, 9)))
-def test_the_way_in_which_a_stream_is_cut_makes_no_difference(lines: list[bytes], ends: bytes, cuts: list[int]) -> None:
+@given(
+    lines=st.lists(LINE, max_size=8), ends=st.sampled_from([b"\n", b"\r\n"]), cuts=st.lists(st.integers(1, 9))
+)
+def test_the_way_in_which_a_stream_is_cut_makes_no_difference(
+    lines: list[bytes], ends: bytes, cuts: list[int]
+) -> None:
     stream = b"".join(b"data:" + line + ends + ends for line in lines)
     whole = SseParser().feed(stream)
     assert [payload.removesuffix(b"\r") for payload in whole] == lines

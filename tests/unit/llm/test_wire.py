@@ -90,7 +90,11 @@ def test_tools_are_encoded_once() -> None:
 
     cache = ToolCache(encode)
     tools = (WEATHER, CLOCK)
-    assert cache.encoded(tools) == cache.encoded(tuple(tools)) == cache.encoded((WEATHER, ToolSpec(*astuple(CLOCK))))
+    assert (
+        cache.encoded(tools)
+        == cache.encoded(tuple(tools))
+        == cache.encoded((WEATHER, ToolSpec(*astuple(CLOCK))))
+    )
     assert len(work) == 1
     for number in range(20):
         cache.encoded((ToolSpec(f"t{number}", "", {}),))
@@ -140,12 +144,16 @@ def test_after_calls_come_their_results_and_nothing_else(pieces: list[tuple[str,
     calls=st.integers(0, 4),
     places=st.lists(st.tuples(st.integers(0, 25), st.integers(0, 5)), max_size=5),
 )
-def test_reasoning_in_a_message_loses_neither_text_nor_calls(text: str, calls: int, places: list[tuple[int, int]]) -> None:
+def test_reasoning_in_a_message_loses_neither_text_nor_calls(
+    text: str, calls: int, places: list[tuple[int, int]]
+) -> None:
     message = agent(text, *(call(f"c{number}") for number in range(calls)))
     blocks = [Reasoning({"n": number}, *place) for number, place in enumerate(sorted(places))]
     pieces = woven(message, blocks)
     assert "".join(piece for piece in pieces if isinstance(piece, str)) == text
-    assert [piece.id for piece in pieces if not isinstance(piece, str | dict)] == [f"c{n}" for n in range(calls)]
+    assert [piece.id for piece in pieces if not isinstance(piece, str | dict)] == [
+        f"c{n}" for n in range(calls)
+    ]
     assert not pieces or not isinstance(pieces[-1], dict)
 
 
@@ -156,7 +164,15 @@ def test_reasoning_without_a_head_stands_first() -> None:
 
 
 def test_values_that_json_cannot_hold_are_replaced() -> None:
-    value = {"a": "\ud800x", "b": [1 << 70, float("nan"), {1, 2}], 3: object, "c": CLOCK, "d": True, "e": -5, "f": None}
+    value = {
+        "a": "\ud800x",
+        "b": [1 << 70, float("nan"), {1, 2}],
+        3: object,
+        "c": CLOCK,
+        "d": True,
+        "e": -5,
+        "f": None,
+    }
     back = msgspec.json.decode(dumps(value))
     assert back["a"] == "?x"
     assert back["b"][1] is None
@@ -168,14 +184,27 @@ def test_results_are_told_in_words() -> None:
     assert result_content(ToolResultPart("c", "plain")) == ("plain", [])
     assert result_content(ToolResultPart("c", [1, "ü"])) == ('[1,"ü"]', [])
     assert result_content(ToolResultPart("c", [])) == ("[]", [])
-    assert result_content(ToolResultPart("c", [{"type": "text", "text": "a"}]))[0] == '[{"type":"text","text":"a"}]'
+    assert (
+        result_content(ToolResultPart("c", [{"type": "text", "text": "a"}]))[0]
+        == '[{"type":"text","text":"a"}]'
+    )
     assert result_content(ToolResultPart("c")) == ("", [])
 
 
 def test_images_in_a_result_are_images() -> None:
-    assert result_content(ToolResultPart("c", [{"type": "image", "url": 7}])) == ('[{"type":"image","url":7}]', [])
-    parts = [{"type": "text", "text": "a"}, {"type": "image", "base64": "iVBORw0KGgo="}, {"type": "text", "text": "b"}]
-    assert result_content(ToolResultPart("c", parts, "half")) == ("Error: half\na\nb", [ImagePart(base64="iVBORw0KGgo=")])
+    assert result_content(ToolResultPart("c", [{"type": "image", "url": 7}])) == (
+        '[{"type":"image","url":7}]',
+        [],
+    )
+    parts = [
+        {"type": "text", "text": "a"},
+        {"type": "image", "base64": "iVBORw0KGgo="},
+        {"type": "text", "text": "b"},
+    ]
+    assert result_content(ToolResultPart("c", parts, "half")) == (
+        "Error: half\na\nb",
+        [ImagePart(base64="iVBORw0KGgo=")],
+    )
 
 
 @given(st.text(max_size=100))
@@ -191,4 +220,6 @@ async def test_a_shortened_result_is_sent_shortened() -> None:
     driver = OpenAiChatDriver(ProviderConfig("openai_completions"), Http(), FragmentCache())
     message = user("a very long text")
     assert b"a very long text" in driver.encoded(ask(message))
-    assert b"a very long text" not in driver.encoded(ask(msgspec.structs.replace(message, content=(TextPart("short"),))))
+    assert b"a very long text" not in driver.encoded(
+        ask(msgspec.structs.replace(message, content=(TextPart("short"),)))
+    )

@@ -1,0 +1,1 @@
+"""HTTP underneath the routes: routing, decoding, problems, entity tags, streams."""

@@ -1,0 +1,91 @@
+"""Errors on the wire.
+
+`application/problem+json` (RFC 9457), and the one place where errors get HTTP statuses.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from perdure.domain import errors
+from perdure.domain.paging import AllowedAction
+
+STATUS: dict[type[errors.PerdureError], tuple[int, str]] = {
+    errors.InvalidInput: (400, "Bad request"),
+    errors.Unauthenticated: (401, "Unauthorized"),
+    errors.Forbidden: (403, "Forbidden"),
+    errors.NotFound: (404, "Not found"),
+    errors.Conflict: (409, "Conflict"),
+    errors.StaleHead: (409, "Conflict"),
+    errors.Fenced: (409, "Conflict"),
+    errors.PreconditionFailed: (412, "Precondition failed"),
+    errors.TooLarge: (413, "Content too large"),
+    errors.UnsupportedMedia: (415, "Unsupported media type"),
+    errors.HeadersTooLarge: (431, "Request header fields too large"),
+    errors.RateLimited: (429, "Too many requests"),
+    errors.ModelError: (502, "Bad gateway"),
+    errors.Unavailable: (503, "Service unavailable"),
+}
+
+
+class ErrorBody(Struct, frozen=True):
+    """The error once more, where some clients look for it."""
+
+    code: str
+    message: str
+
+
+class Problem(Struct, frozen=True, omit_defaults=True):
+    """What went wrong and, where it can be mended, how."""
+
+    title: Annotated[str, Meta(examples=["Bad request"])]
+    status: Annotated[int, Meta(examples=[400])]
+    code: Annotated[str, Meta(examples=["invalid_id"])]
+    detail: Annotated[
+        str, Meta(examples=["`session_id` must be an id of the form session_<32 lower-case hex digits>"])
+    ]
+    error: ErrorBody
+    type: str = "about:blank"
+    instance: str | None = None
+    field: str | None = None
+    allowed_actions: tuple[AllowedAction, ...] = ()
+    retry_after_seconds: int | None = None
+
+
+def retry_seconds(error: errors.PerdureError) -> int | None:
+    """Whole seconds after which it may go better: not fewer than are needed."""
+    return None if error.retry_after is None else max(1, math.ceil(error.retry_after))
+
+
+def problem_of(error: errors.PerdureError, instance: str) -> Problem:
+    """The problem document of an error at a path."""
+    status, title = next(
+        (STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), (500, "Internal server error")
+    )
+    return Problem(
+        title=title,
+        status=status,
+        code=error.code,
+        detail=error.message,
+        error=ErrorBody(error.code, error.message),
+        type=f"/docs/errors#{error.code}",
+        instance=instance[:200],
+        field=getattr(error, "field", None),
+        retry_after_seconds=retry_seconds(error),
+    )
+
+
+INTERNAL = Problem(
+    title="Internal server error",
+    status=500,
+    code="internal",
+    detail="The server made a mistake. It has been logged.",
+    error=ErrorBody("internal", "The server made a mistake. It has been logged."),
+    type="/docs/errors#internal",
+)
+
+encode = msgspec.json.Encoder().encode

@@ -1,0 +1,328 @@
+"""The server's own OpenAPI 3.1 document, made from the table of routes, the types of their bodies, `words`
+and `fields`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from perdure.api.kernel.http import Route
+from perdure.api.kernel.problems import STATUS, Problem
+from perdure.api.openapi.examples import EVENT_STREAM, error_example, example_of
+from perdure.api.openapi.fields import FIELDS
+from perdure.api.openapi.words import OPERATIONS, TAGS
+from perdure.domain.events import EVENT_DATA
+from perdure.domain.ids import Prefix
+from perdure.domain.paths import MAX_PATH
+
+_REF = "#/components/schemas/{name}"
+_NAMES = {"Listing": "ListResponse", "Problem": "ErrorResponse", "WireEvent": "Event"}
+"""Names of schemas that differ from those of our types."""
+
+_TITLES = dict(STATUS.values()) | {405: "Method not allowed"}
+
+IDS: dict[str, Prefix] = {
+    "agent_id": "agent", "around": "event", "default_model_id": "model", "exec_id": "exec", "final_message_id": "message",
+    "forked_from_session_id": "session", "harness_id": "harness", "image_id": "image", "input_message_id": "message",
+    "message_id": "message", "model_id": "model", "org_id": "org", "organization_id": "org", "owner_principal_id": "principal",
+    "parent_harness_id": "harness", "provider_id": "provider", "session_id": "session", "trace_id": "turn", "turn_id": "turn",
+    "user_id": "user", "workspace_id": "workspace", "Agent.id": "agent", "CreateAgent.id": "agent", "Event.id": "event",
+    "Harness.id": "harness", "Message.id": "message", "Model.id": "model", "Organization.id": "org", "Provider.id": "provider",
+    "Schedule.id": "sched", "Session.id": "session", "Token.id": "token", "User.id": "user", "AgentVersion.id": "agentver",
+    "agent_version_id": "agentver", "created_by_principal_id": "principal", "default_version_id": "agentver",
+    "forked_from_agent_id": "agent", "forked_from_version_id": "agentver", "from_version_id": "agentver",
+    "parent_version_id": "agentver", "root_agent_id": "agent", "source_version_id": "agentver", "to_version_id": "agentver",
+    "version_id": "agentver", "Workspace.id": "workspace",
+}  # fmt: skip
+"""Fields that hold an id, looked up like `FIELDS`."""
+
+_NO_IDS = frozenset(
+    {
+        "CreateModel.model_id",
+        "Model.model_id",
+        "UpdateModel.model_id",
+        "FileInfo.session_id",
+        "SessionFile.session_id",
+    }
+)
+"""Fields of these names that do not: the vendor's names of models."""
+
+_NAMED: dict[str, Prefix] = {"agent_id": "agent", "harness_id": "harness"}
+"""Parameters of paths that take a name as well, unless the route says that it must be an id."""
+
+_PATTERNS = {
+    "since_id": "^(event_[0-9a-f]{32})?$",
+    "CreateSession.title": r"^[^\u0000-\u001f\u007f-\u009f]*$",
+    "UpdateSession.title": r"^[^\u0000-\u001f\u007f-\u009f]*$",
+}
+
+_HEADERS: dict[str, dict[str, Any]] = {
+    "Organization": {
+        "name": "X-Org-Id",
+        "description": "The organization to work in; needed when the caller belongs to several.",
+        "schema": {"type": "string", "pattern": "^org_[0-9a-f]{32}$"},
+    },
+    "IdempotencyKey": {
+        "name": "Idempotency-Key",
+        "description": (
+            "Any text of your own. The same request with the same key gets the first answer again, and changes nothing; another "
+            "request with that key is refused. Kept for a day."
+        ),
+        "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"},
+    },
+    "IfMatch": {
+        "name": "If-Match",
+        "description": (
+            "The `ETag` that was read: refuses with 412 when somebody has changed the resource since. What changes by itself (a turn that "
+            "runs, a count) does not matter."
+        ),
+        "schema": {"type": "string", "pattern": r'^(\*|"[!#-~]*")$'},
+    },
+    "IfNoneMatch": {
+        "name": "If-None-Match",
+        "description": "The `ETag` that was read: answers 304, without a body, while the resource is the same.",
+        "schema": {"type": "string", "pattern": r'^(\*|"[!#-~]*")$'},
+    },
+    "LastEventId": {
+        "name": "Last-Event-ID",
+        "description": "As `since_id`; what browsers send when they connect again.",
+        "schema": {"type": "string", "pattern": "^(event_[0-9a-f]{32})?$"},
+    },
+}
+
+
+def build_document(routes: tuple[Route, ...], version: str) -> dict[str, Any]:
+    """The document as a JSON value."""
+    types: list[Any] = [Problem, *EVENT_DATA.values()]
+    for route in routes:
+        types += [kind for kind in (route.body, route.returns, route.also, route.query) if kind is not None]
+    found, components = msgspec.json.schema_components(types, ref_template=_REF)
+    by_type = dict(zip(map(id, types), found, strict=True))
+    queries = {route.query.__name__ for route in routes if route.query is not None}
+    schemas = {
+        _clean(name): _explained(_clean(name), each)
+        for name, each in components.items()
+        if name not in queries
+    }
+    schemas["Event"]["properties"]["data"]["anyOf"] = [
+        {"$ref": _REF.format(name=name)}
+        for name in dict.fromkeys(kind.__name__ for kind in EVENT_DATA.values())
+    ]
+    paths: dict[str, Any] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, by_type, components)
+    document = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Perdure",
+            "version": version,
+            "summary": "A durable harness for LLM agents.",
+            "description": "Every path is served below `/api` as well. Lists, errors and times look the same everywhere.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}, {"url": "/api"}],
+        "security": [{"token": []}],
+        "tags": [
+            {"name": name, "description": TAGS.get(name, "")}
+            for name in dict.fromkeys(route.tag for route in routes)
+        ],
+        "paths": paths,
+        "components": {
+            "schemas": dict(sorted(schemas.items())),
+            "responses": {
+                f"Error{status}": _error(status)
+                for status in sorted({s for route in routes for s in errors_of(route)})
+            },
+            "parameters": {
+                name: {"in": "header", "required": False, **header} for name, header in _HEADERS.items()
+            },
+            "securitySchemes": {
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An access token (`pdr_pat_...`). A server on loopback without any token asks for none.",
+                }
+            },
+        },
+    }
+    return msgspec.json.decode(_rename(msgspec.json.encode(document)), type=dict[str, Any])
+
+
+def _clean(name: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_")
+    return "_".join(_NAMES.get(part, part) for part in name.split("_"))
+
+
+def _rename(document: bytes) -> bytes:
+    """References to our types, with names that OpenAPI allows."""
+    return re.sub(
+        rb'"#/components/schemas/([^"]+)"',
+        lambda match: b'"#/components/schemas/' + _clean(match[1].decode()).encode() + b'"',
+        document,
+    )
+
+
+def _look_up(table: dict[str, Any], schema: str, field: str) -> Any:
+    return table.get(f"{schema}.{field}", table.get(field))
+
+
+def _explained(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """A component with words, patterns of ids, and without noise."""
+    schema.pop("title", None)
+    if name in FIELDS:
+        schema["description"] = FIELDS[name]
+    elif "description" in schema:
+        schema["description"] = " ".join(inspect.cleandoc(schema["description"]).split())
+    for field, each in schema.get("properties", {}).items():
+        _explain(name, field, each)
+    return schema
+
+
+def _explain(name: str, field: str, schema: dict[str, Any]) -> None:
+    words = _look_up(FIELDS, name, field)
+    if words is not None:
+        schema["description"] = words
+    if schema.get("default", ...) is None:
+        del schema["default"]
+    prefix = None if f"{name}.{field}" in _NO_IDS else _look_up(IDS, name, field)
+    pattern = _look_up(_PATTERNS, name, field) if prefix is None else f"^{prefix}_[0-9a-f]{{32}}$"
+    if pattern is not None:
+        for branch in (schema, *schema.get("anyOf", ())):
+            if branch.get("type") == "string" and "enum" not in branch:
+                branch["pattern"] = pattern
+
+
+def _operation(route: Route, by_type: dict[int, Any], components: dict[str, Any]) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": route.operation_id,
+        "summary": route.summary,
+        "tags": [route.tag],
+    }
+    description = route.description or OPERATIONS.get(route.operation_id)
+    if description:
+        operation["description"] = description
+    parameters = [_path_parameter(name, route) for name in re.findall(r"{(\w+)}", route.path)]
+    if route.query is not None:
+        parameters += _query_parameters(route.query, components[route.query.__name__])
+    parameters += [{"$ref": f"#/components/parameters/{name}"} for name in _headers_of(route)]
+    if parameters:
+        operation["parameters"] = parameters
+    if route.body is not None:
+        content: dict[str, Any] = {"schema": by_type[id(route.body)]}
+        if route.body_example is not None:
+            content["example"] = route.body_example
+        operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+    elif route.text_limit:
+        text: dict[str, Any] = {"schema": {"type": "string"}}
+        if route.body_example is not None:
+            text["example"] = route.body_example
+        operation["requestBody"] = {"required": True, "content": {"text/plain": text}}
+    operation["responses"] = _responses(route, by_type)
+    if route.public:
+        operation["security"] = []
+    return operation
+
+
+def _headers_of(route: Route) -> Iterable[str]:
+    if route.public:
+        return
+    yield "Organization"
+    if route.method == "POST" and route.status == 201 and route.replayable:
+        yield "IdempotencyKey"
+    if route.etag:
+        yield "IfNoneMatch" if route.method == "GET" else "IfMatch"
+    if route.content == "text/event-stream":
+        yield "LastEventId"
+
+
+def _path_parameter(name: str, route: Route) -> dict[str, Any]:
+    prefix = route.ids.get(name)
+    schema: dict[str, Any] = {"type": "string"}
+    if name == route.rest:
+        schema |= {"minLength": 1, "maxLength": MAX_PATH}
+    words = _look_up(FIELDS, route.operation_id, name) or f"The {name.removesuffix('_id').replace('_', ' ')}."
+    if prefix is not None:
+        schema["pattern"] = f"^{prefix}_[0-9a-f]{{32}}$"
+        words = f"The {'organization' if prefix == 'org' else prefix}'s id."
+    elif name in _NAMED:
+        schema["pattern"] = f"^({_NAMED[name]}_[0-9a-f]{{32}}|[a-z0-9-]{{1,64}})$"
+        words = f"The {_NAMED[name]}'s id or name."
+    return {"name": name, "in": "path", "required": True, "description": words, "schema": schema}
+
+
+def _query_parameters(query: type[Struct], schema: dict[str, Any]) -> list[dict[str, Any]]:
+    found = []
+    for name, each in schema["properties"].items():
+        _explain(query.__name__, name, each)
+        parameter = {"name": name, "in": "query", "required": name in schema.get("required", ())}
+        if "description" in each:
+            parameter["description"] = each["description"]
+        # A parameter that is there has a value: null is said by leaving it out.
+        branches = [branch for branch in each.get("anyOf", ()) if branch != {"type": "null"}]
+        rest = {key: value for key, value in each.items() if key not in ("anyOf", "description")}
+        only = branches[0] if len(branches) == 1 else {"anyOf": branches} if branches else {}
+        found.append({**parameter, "schema": {**only, **rest}})
+    return found
+
+
+def errors_of(route: Route) -> set[int]:
+    """The statuses of errors that an operation can answer with."""
+    if route.public:
+        return set(route.errors)
+    errors = {400, 401, 403, 429, 503, *route.errors}
+    if route.method in ("POST", "PUT", "PATCH"):
+        errors.add(413)
+    if route.body is not None or route.text_limit:
+        errors.add(415)
+    if "IdempotencyKey" in _headers_of(route):
+        errors.add(409)
+    return errors
+
+
+def _responses(route: Route, by_type: dict[int, Any]) -> dict[str, Any]:
+    good: dict[str, Any] = {"description": "No content." if route.status == 204 else "Done."}
+    if route.content != "application/json":
+        shown = EVENT_STREAM if route.content == "text/event-stream" else route.example
+        good["content"] = {
+            route.content: {"schema": {"type": "string"}, **({} if shown is None else {"example": shown})}
+        }
+    elif route.returns is not None:
+        kinds = [by_type[id(kind)] for kind in (route.returns, route.also) if kind is not None]
+        good["content"] = {route.content: {"schema": kinds[0] if len(kinds) == 1 else {"anyOf": kinds}}}
+        example = example_of(route.returns)
+        if example is not None:
+            good["content"][route.content]["example"] = example
+    if route.etag:
+        good["headers"] = {
+            "ETag": {"description": "The version of the resource.", "schema": {"type": "string"}}
+        }
+    responses = {str(status): good for status in (route.status, *route.other)}
+    if route.etag and route.method == "GET":
+        responses["304"] = {"description": "It is still the same."}
+    for status in errors_of(route):
+        responses[str(status)] = {"$ref": f"#/components/responses/Error{status}"}
+    return dict(sorted(responses.items()))
+
+
+def _error(status: int) -> dict[str, Any]:
+    schema = {"$ref": _REF.format(name="Problem")}
+    content = {"schema": schema, "example": error_example(status, _TITLES[status])}
+    answer: dict[str, Any] = {
+        "description": f"{_TITLES[status]}.",
+        "content": {"application/problem+json": content},
+    }
+    if status in (429, 503):
+        answer["headers"] = {
+            "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
+        }
+    if status == 401:
+        answer["headers"] = {
+            "WWW-Authenticate": {"description": "How to log in.", "schema": {"type": "string"}}
+        }
+    return answer

@@ -1,0 +1,51 @@
+"""What use cases work with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from msgspec import Struct, field
+
+from perdure.capabilities.registry import Registry
+from perdure.domain.files import FileLimits
+from perdure.domain.ids import Prefix, new_id
+from perdure.domain.providers import ProviderSecrets
+from perdure.domain.times import Micros
+from perdure.llm.catalog import Catalog
+from perdure.llm.driver import Driver
+from perdure.sandbox.pool import Sandbox
+from perdure.store.bus import Bus
+from perdure.store.crypto import Vault
+from perdure.store.database import Database
+from perdure.store.providers import ProviderRow
+from perdure.store.queue import Queue
+from perdure.store.sessions import now_micros
+
+
+class Drivers(Protocol):
+    """What the use cases need of the model drivers."""
+
+    def known_types(self) -> tuple[str, ...]: ...
+
+    def environment_key(self, provider_type: str) -> bool:
+        """Whether the server's environment holds a key of that vendor."""
+        ...
+
+    def driver_for(self, row: ProviderRow, secrets: ProviderSecrets) -> Driver: ...
+
+
+class App(Struct, frozen=True):
+    """The services behind every use case."""
+
+    database: Database
+    queue: Queue
+    bus: Bus
+    registry: Registry
+    vault: Vault
+    drivers: Drivers
+    now: Callable[[], Micros] = now_micros
+    new_id: Callable[[Prefix], str] = new_id
+    catalog: Catalog = field(default_factory=Catalog)
+    file_limits: FileLimits = FileLimits()
+    sandbox: Sandbox = field(default_factory=Sandbox)

@@ -1,0 +1,226 @@
+"""The port of capabilities and tools.
+
+A capability is data and pure functions of its configuration; a tool is a description and a coroutine
+function. Whoever writes one says honestly what the tool does to the world (`ToolHints`): approval goes by it,
+and so does recovery (promise P5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from msgspec import Struct
+
+from perdure.domain.compaction import Compaction
+from perdure.domain.events import FileWrittenData
+from perdure.domain.files import FileLimits
+from perdure.domain.messages import JsonObject
+from perdure.domain.network import NetworkRules
+from perdure.domain.redaction import Redactor
+from perdure.domain.sessions import InitialFile
+from perdure.domain.times import Micros
+from perdure.domain.tools import ToolHints
+from perdure.sandbox.pool import Sandbox
+from perdure.store.crypto import Vault
+from perdure.store.database import Database
+
+READ_ONLY = ToolHints(readonly=True, idempotent=True)
+REPEATABLE = ToolHints(readonly=False, idempotent=True)
+"""Changes something, but doing it twice comes to the same as once."""
+ONCE = ToolHints(readonly=False, idempotent=False)
+
+TOOL_TIMEOUT = 60.0
+"""Seconds that a tool may take unless it says otherwise (wire contract)."""
+
+TOOL_OUTPUT = 64 * 1024
+"""Characters of a tool's output that are kept (wire contract)."""
+
+
+class ToolContext(Struct, frozen=True):
+    """What a tool may know and touch: one session of one organization.
+
+    Attributes:
+        workspace_id: where the session's files are.
+        now: the present, in microseconds.
+        progress: shows a line to followers while the tool runs; it is not logged.
+        output: streams a piece of output (`stdout` or `stderr`) to followers; it is not logged.
+        sandbox: processes of their own for work that may go wrong in ways that nobody here survives.
+        redactor: blanks the session's secrets, for what a tool makes readable outside the log (a title), and
+            for what it cuts: half a secret would not be found any more. What it gives back is blanked anyhow.
+        network: the hosts that the session's tools may reach.
+    """
+
+    org_id: str
+    session_id: str
+    workspace_id: str
+    turn_id: str
+    tool_call_id: str
+    database: Database
+    vault: Vault
+    now: Callable[[], Micros]
+    progress: Callable[[str], None]
+    output: Callable[[str, str], None]
+    sandbox: Sandbox
+    redactor: Redactor
+    locale: str | None = None
+    network: NetworkRules = NetworkRules()
+    file_limits: FileLimits = FileLimits()
+
+    @property
+    def whose(self) -> tuple[str, str]:
+        """The organization and the session: for whom the sandbox works."""
+        return self.org_id, self.session_id
+
+
+class ToolOutcome(Struct, frozen=True):
+    """What a tool gives back: a value for the model (text, or anything JSON can hold), and what it wrote."""
+
+    value: Any
+    files: tuple[FileWrittenData, ...] = ()
+
+
+ToolRun = Callable[[ToolContext, JsonObject], Awaitable[ToolOutcome]]
+
+
+class PromptContext(Struct, frozen=True):
+    """What may be looked at to say something in a session's prompt.
+
+    Attributes:
+        workspace_id: where the session's files are.
+        now: the present, in microseconds.
+        redactor: blanks the session's secrets. What is given back is stripped of them as well: this is for
+            who cuts a text, so that no half of one is left.
+    """
+
+    org_id: str
+    session_id: str
+    workspace_id: str
+    database: Database
+    now: Callable[[], Micros]
+    redactor: Redactor
+    locale: str | None = None
+
+
+PromptReading = Callable[[Any, PromptContext], Awaitable[str | None]]
+
+READING_TIMEOUT = 10.0
+"""Seconds that a capability may take to say something in a prompt."""
+
+READING_OUTPUT = 64 * 1024
+"""Characters that a capability may say in a prompt, of what it has read."""
+
+
+class Tool(Struct, frozen=True):
+    """A tool that runs on the server.
+
+    Attributes:
+        parameters: a JSON Schema of an object; arguments that break it never reach `run`.
+        run: does it. It raises `ToolError` for what the model should know; anything else becomes an error
+            result as well.
+        timeout: seconds.
+        spill: whether an output over the limit is kept in a file; not for tools that read what is kept
+            already.
+        secret_arguments: arguments whose values are secrets: they reach the tool, and nothing else.
+        queue: calls of one answer to tools of the same queue run one after another, in their order; all
+            others side by side.
+    """
+
+    name: str
+    description: str
+    parameters: JsonObject
+    run: ToolRun
+    hints: ToolHints = ONCE
+    display_name: str | None = None
+    timeout: float = TOOL_TIMEOUT
+    spill: bool = True
+    secret_arguments: tuple[str, ...] = ()
+    queue: str | None = None
+
+
+def no_tools(config: Any) -> tuple[Tool, ...]:
+    """For capabilities without tools."""
+    return ()
+
+
+def no_prompt(config: Any) -> str | None:
+    """For capabilities that say nothing to the model."""
+    return None
+
+
+def no_files(config: Any) -> tuple[InitialFile, ...]:
+    """For capabilities that bring no files."""
+    return ()
+
+
+def no_gate(config: Any, tool: Tool) -> bool:
+    """For capabilities that hold no tool back."""
+    return False
+
+
+class Behaviour(Struct, frozen=True):
+    """How the loop behaves; None leaves it to what it does by itself.
+
+    Attributes:
+        loop_limit: repetitions of the same calls before the agent is told; 0 for never.
+        output_limit: characters of a tool's output that the model is shown; None for as many as are kept.
+        output_head: share of them that comes from its beginning, the rest from its end.
+        compaction: when the history is summed up; None for never: then its oldest part is left out.
+    """
+
+    prompt_caching: bool | None = None
+    parallel_tool_calls: bool | None = None
+    loop_limit: int = 0
+    repair_tool_calls: bool = False
+    output_limit: int | None = None
+    output_head: float = 0.5
+    compaction: Compaction | None = None
+
+
+def no_behaviour(config: Any, behaviour: Behaviour) -> Behaviour:
+    """For capabilities that leave the loop as it is."""
+    return behaviour
+
+
+class Capability(Struct, frozen=True):
+    """Something a session can do.
+
+    Attributes:
+        features: what clients can rely on when it is active (`file_system`, `schedules` ...).
+        dependencies: ids of capabilities that come along.
+        aliases: other ids that mean this one.
+        config_schema: a JSON Schema of its configuration; None when it takes none.
+        tools, prompt: pure functions of the configuration.
+        read_prompt: what else is said to the model, for one that has to look first: at the session's files or
+            rows. It is asked anew before each model call, so it should be quick, and it must change nothing.
+            None, or an empty text, says nothing.
+        files: files that a session with it begins with, read-only; a pure function of the configuration as
+            well.
+        behave: changes how the loop behaves.
+        gate: whether calls of a tool, this capability's or another's, wait for somebody's leave.
+    """
+
+    id: str
+    name: str
+    description: str
+    category: str
+    features: tuple[str, ...] = ()
+    dependencies: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    config_schema: JsonObject | None = None
+    tools: Callable[[Any], tuple[Tool, ...]] = no_tools
+    prompt: Callable[[Any], str | None] = no_prompt
+    read_prompt: PromptReading | None = None
+    files: Callable[[Any], tuple[InitialFile, ...]] = no_files
+    gate: Callable[[Any, Tool], bool] = no_gate
+    behave: Callable[[Any, Behaviour], Behaviour] = no_behaviour
+
+
+def schema(properties: JsonObject, *required: str) -> JsonObject:
+    """A JSON Schema of an object with these properties and no others."""
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }

@@ -1,0 +1,343 @@
+"""One model call: streamed, retried, and turned into the events that say what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import msgspec
+
+from perdure.domain.errors import ModelError, PerdureError
+from perdure.domain.events import (
+    ModelMetadata,
+    NewEvent,
+    OutputMessageCompletedData,
+    PromptRef,
+    ReasonCompletedData,
+    ReasonThinkingCompletedData,
+    ReasonThinkingStartedData,
+    ToolCallRepairedData,
+)
+from perdure.domain.messages import (
+    ContentPart,
+    ImageFilePart,
+    JsonObject,
+    Message,
+    TextPart,
+    ToolCallPart,
+    preview_of,
+    storable,
+)
+from perdure.domain.model_profiles import ModelProfile
+from perdure.domain.repair import fit_arguments, repair_arguments, repair_name
+from perdure.domain.spans import generation_context, reason_context
+from perdure.domain.times import to_rfc3339
+from perdure.domain.turn import TurnState
+from perdure.engine.assemble import Assembly, ModelChoice
+from perdure.engine.budget import is_wider, priced, room
+from perdure.engine.compact import compact
+from perdure.engine.conversation_cache import read_conversation
+from perdure.engine.generation import Outcome, attempted, generation_data, place_of
+from perdure.engine.live import LiveText
+from perdure.engine.run import Run
+from perdure.engine.secret_arguments import shown_response, withhold
+from perdure.llm.driver import DeltaKind, ModelRequest, ModelResponse
+from perdure.store.rows import to_json
+
+MAX_SHRINKS = 3
+"""How often a prompt that the model finds too long is halved and tried again."""
+
+
+class _Call:
+    """The attempts of one model call."""
+
+    def __init__(
+        self, run: Run, state: TurnState, assembly: Assembly, choice: ModelChoice, budget: int
+    ) -> None:
+        self.run, self.state, self.assembly, self.choice = run, state, assembly, choice
+        self.budget = budget
+        engine = run.engine
+        self.engine, self.clock = engine, engine.clock
+        self.live = LiveText(
+            engine.bus,
+            session_id=run.row.id,
+            turn_id=state.turn_id or "",
+            message_id=state.output_message_id or "",
+            sequence=state.head,
+            interval=engine.policy.delta_interval,
+            context=to_json(reason_context(state)),
+            redactor=run.redactor,
+        )
+        self.started = self.clock.elapsed()
+        self.first: float | None = None
+        self.shrinks = 0
+        self.prompt = PromptRef(0, state.prompt_through)
+        """What the newest attempt was shown."""
+
+    def on_delta(self, kind: DeltaKind, text: str) -> None:
+        if self.first is None:
+            self.first = self.clock.elapsed() - self.started
+        self.live.add(kind, storable(text))
+
+    def request(self) -> tuple[ModelRequest, PromptRef]:
+        conversation = self.run.conversation
+        messages, after = conversation.prompt(self.budget)
+        controls = self.run.controls
+        effort = controls.reasoning.effort if controls and controls.reasoning else None
+        request = ModelRequest(
+            model=self.choice.model.model_id,
+            system=self.assembly.system,
+            messages=[_without_files(message) for message in messages]
+            if conversation.has_files
+            else messages,
+            tools=self.assembly.specs,
+            reasoning_effort=effort,
+            parallel_tool_calls=self.assembly.parallel_tool_calls,
+            cache_key=self.run.row.id,
+            prompt_caching=self._marks(),
+        )
+        return request, PromptRef(after, self.state.prompt_through, conversation.summary_at)
+
+    def _marks(self) -> bool:
+        """Whether the prompt is marked for caching.
+
+        As a capability says, else where the vendor charges less for marks.
+        """
+        wanted = self.assembly.behaviour.prompt_caching
+        return self.choice.provider.provider_type == "anthropic" if wanted is None else wanted
+
+    async def make(self) -> Outcome:
+        """Try until it is answered or there is no point in trying."""
+        try:
+            tried = await attempted(self.engine, self._generate, self._recover)
+        except BaseException:
+            self.live.stop()
+            raise
+        if tried.response is None:
+            self.live.stop()
+        else:
+            self.live.finish()
+        duration = self.clock.elapsed() - self.started
+        return Outcome(
+            tried.response, tried.error, tried.count, tried.waited, duration, self.first, self.prompt
+        )
+
+    async def _generate(self) -> ModelResponse:
+        request, self.prompt = self.request()
+        return await self.choice.driver.generate(request, self.on_delta)
+
+    async def _recover(self, error: ModelError) -> bool:
+        self.live.restart()
+        if (
+            error.code != "context_length_exceeded"
+            or self.shrinks >= MAX_SHRINKS
+            or not await self._shorten()
+        ):
+            return False
+        self.shrinks += 1
+        return True
+
+    async def _shorten(self) -> bool:
+        """Show the model less, after it has found the prompt too long; whether that can be done."""
+        refused = self.run.conversation.tokens()
+        if not await compact(self.run, self.assembly, self.choice, "request_too_large"):
+            return self._shrink()
+        self.live.sequence = self.run.state.head
+        self._limit(max(refused * 9 // 10, 1))
+        return True
+
+    def _limit(self, budget: int) -> None:
+        """Remember that this model takes no more."""
+        self.budget = budget
+        self.run.conversation.ceilings[self.choice.model.id] = budget
+
+    def _shrink(self) -> bool:
+        before = self.run.conversation.tokens()
+        self._limit(max(before // 2, 1))
+        self.run.conversation.prompt(self.budget)
+        return self.run.conversation.tokens() < before
+
+
+def _without_files(message: Message) -> Message:
+    """Uploaded images are not kept yet: a call that refers to one is told so instead of failing the turn."""
+    if not any(isinstance(part, ImageFilePart) for part in message.content):
+        return message
+    parts: list[ContentPart] = [
+        TextPart(f"[image {part.image_id} is not available]") if isinstance(part, ImageFilePart) else part
+        for part in message.content
+    ]
+    return msgspec.structs.replace(message, content=tuple(parts))
+
+
+async def reason(run: Run, assembly: Assembly, choice: ModelChoice) -> list[NewEvent]:
+    """Make the model call that the log has announced; the events that complete it."""
+    state, catalog = run.state, run.engine.catalog
+    place = place_of(choice)
+    profile = catalog.at_hand(place)
+    budget = room(run, assembly, choice)
+    await _widen(run, budget)
+    # The price is looked for while the model works: the first look-up in a process takes a moment.
+    pricing = None if catalog.is_ready(place) else asyncio.ensure_future(catalog.profile(place))
+    try:
+        outcome = await _Call(run, state, assembly, choice, budget).make()
+        if outcome.response is None:
+            return _failed(run, state, choice, outcome)
+        outcome.response = _with_cost(outcome.response, profile if pricing is None else await pricing)
+    finally:
+        if pricing is not None:
+            pricing.cancel()
+    return _answered(run, state, assembly, choice, outcome, outcome.response)
+
+
+async def _widen(run: Run, budget: int) -> None:
+    """Read the conversation again when it was cut for a model with a much smaller window."""
+    if not is_wider(run, budget):
+        return
+    row_id, head = run.row.id, run.state.head
+    with contextlib.suppress(PerdureError):  # the shorter conversation is good enough to go on with
+        wider = await run.engine.database.read(lambda tx: read_conversation(tx, row_id, head, budget))
+        wider.ceilings = run.conversation.ceilings
+        run.conversation = wider
+
+
+def _with_cost(response: ModelResponse, profile: ModelProfile | None) -> ModelResponse:
+    return msgspec.structs.replace(response, usage=priced(response.usage, profile))
+
+
+def _failed(run: Run, state: TurnState, choice: ModelChoice, outcome: Outcome) -> list[NewEvent]:
+    now = run.engine.clock.now()
+    error = outcome.error or ModelError("no answer", code="provider_bad_response")
+    completed = ReasonCompletedData(
+        success=False,
+        has_tool_calls=False,
+        tool_call_count=0,
+        duration_ms=round(outcome.duration * 1000),
+        error=error.message,
+        error_code=error.code,
+    )
+    return [
+        NewEvent("llm.generation", generation_data(choice, outcome), generation_context(state), now),
+        NewEvent("reason.completed", completed, reason_context(state), now),
+    ]
+
+
+def _answered(
+    run: Run,
+    state: TurnState,
+    assembly: Assembly,
+    choice: ModelChoice,
+    outcome: Outcome,
+    response: ModelResponse,
+) -> list[NewEvent]:
+    now = run.engine.clock.now()
+    turn_id = state.turn_id or ""
+    reasoning = reason_context(state)
+    events: list[NewEvent] = []
+    if response.thinking:
+        started = ReasonThinkingStartedData(turn_id, choice.model.model_id)
+        events.append(NewEvent("reason.thinking.started", started, reasoning, now))
+        events.append(
+            NewEvent(
+                "reason.thinking.completed",
+                ReasonThinkingCompletedData(turn_id, response.thinking),
+                reasoning,
+                now,
+            )
+        )
+    calls, repaired = _repaired(run, state, assembly, _distinct(response.tool_calls))
+    events += repaired
+    shown = withhold(run, assembly, calls)
+    outcome = msgspec.structs.replace(outcome, response=shown_response(response, calls, shown))
+    message = _message(run, state, choice, response, shown, now)
+    metadata = ModelMetadata(choice.model.model_id, choice.model.id, choice.provider.id)
+    completed = ReasonCompletedData(
+        success=True,
+        has_tool_calls=bool(calls),
+        tool_call_count=len(calls),
+        duration_ms=round(outcome.duration * 1000),
+        # Before it is cut: half a secret would not be found any more.
+        text_preview=preview_of(run.redactor.text(response.text)) or None,
+        usage=response.usage,
+    )
+    events += [
+        NewEvent(
+            "output.message.completed",
+            OutputMessageCompletedData(message, metadata, response.usage),
+            reasoning,
+            now,
+        ),
+        NewEvent("llm.generation", generation_data(choice, outcome), generation_context(state), now),
+        NewEvent("reason.completed", completed, reasoning, now),
+    ]
+    return events
+
+
+def _message(
+    run: Run,
+    state: TurnState,
+    choice: ModelChoice,
+    response: ModelResponse,
+    calls: tuple[ToolCallPart, ...],
+    now: int,
+) -> Message:
+    parts: tuple[ContentPart, ...] = (TextPart(response.text),) if response.text or not calls else ()
+    return Message(
+        id=state.output_message_id or run.engine.new_id("message"),
+        role="agent",
+        content=(*parts, *calls),
+        created_at=to_rfc3339(now),
+        phase="commentary" if calls else "final_answer",
+        thinking=response.thinking,
+        thinking_signature=response.thinking_signature,
+        reasoning_provider=choice.driver.provider_type if response.reasoning_items else None,
+        reasoning_items=response.reasoning_items or None,
+    )
+
+
+def _repaired(
+    run: Run, state: TurnState, assembly: Assembly, calls: tuple[ToolCallPart, ...]
+) -> tuple[tuple[ToolCallPart, ...], list[NewEvent]]:
+    """The calls with small slips mended, and an event for each that was."""
+    if not assembly.behaviour.repair_tool_calls:
+        return calls, []
+    known = {*assembly.bound, *assembly.client}
+    mended: list[ToolCallPart] = []
+    events: list[NewEvent] = []
+    for call in calls:
+        name = repair_name(call.name, known)
+        arguments = repair_arguments(call.arguments) if isinstance(call.arguments, str) else None
+        read = call.arguments if arguments is None else arguments
+        if (
+            isinstance(read, dict)
+            and (fitted := fit_arguments(read, _parameters(assembly, name or call.name))) != read
+        ):
+            arguments = fitted
+        better = msgspec.structs.replace(
+            call, name=name or call.name, arguments=call.arguments if arguments is None else arguments
+        )
+        mended.append(better)
+        if better != call:
+            outcome = "name" if arguments is None else "arguments" if name is None else "name_and_arguments"
+            data = ToolCallRepairedData(call.id, better.name, state.turn_id or "", outcome)
+            events.append(NewEvent("tool.call_repaired", data, reason_context(state), run.engine.clock.now()))
+    return tuple(mended), events
+
+
+def _parameters(assembly: Assembly, name: str) -> JsonObject:
+    """The JSON Schema of a tool's arguments, whoever runs it; an empty one if there is no such tool."""
+    if name in assembly.bound:
+        return assembly.bound[name].tool.parameters
+    return assembly.client[name].parameters if name in assembly.client else {}
+
+
+def _distinct(calls: tuple[ToolCallPart, ...]) -> tuple[ToolCallPart, ...]:
+    """The calls with ids that occur once: results are matched by id."""
+    seen: set[str] = set()
+    distinct = []
+    for index, call in enumerate(calls):
+        identity = call.id or f"call_{index}"
+        while identity in seen:
+            identity = f"{identity}_{index}"
+        seen.add(identity)
+        distinct.append(call if identity == call.id else msgspec.structs.replace(call, id=identity))
+    return tuple(distinct)

@@ -1,0 +1,252 @@
+"""Fetching a page from the internet for somebody who cannot be trusted with our place in the network.
+
+The address is checked after the name is resolved, on every redirect, and the connection goes to the very
+address that was checked: a name that points elsewhere a moment later leads nowhere. Size and time are bounded
+while the answer comes in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from typing import Any
+
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+from aiohttp.abc import AbstractResolver
+from msgspec import Struct
+from yarl import URL
+
+from perdure.domain.errors import ToolError
+from perdure.domain.messages import storable
+from perdure.domain.network import NetworkRules, plain_host
+from perdure.net.addresses import (
+    CheckedResolver,
+    SystemResolver,
+    is_public_address,
+    is_refused_address,
+    is_refused_host,
+    plain_address,
+)
+
+MAX_BYTES = 1_000_000
+"""Bytes of an answer that are read, decompressed."""
+
+TIME_LIMIT = 20.0
+"""Seconds for everything: names, redirects, the answer."""
+
+MAX_REDIRECTS = 5
+MAX_MEMBERS = 100
+"""Texts after the first one that a gzip is read for: each may be empty, and would cost nothing but time."""
+
+MAX_URL = 2048
+_PORTS = frozenset({80, 443})
+_FIRST_FREE_PORT = 1024
+"""Below it are the services that are not for the web: mail, remote shells, files."""
+
+_PIECE = 64 * 1024
+_HEADERS = {
+    "User-Agent": "perdure (a tool of an agent)",
+    "Accept": "text/markdown, text/html, application/xhtml+xml, application/json, text/*;q=0.9, */*;q=0.5",
+    "Accept-Encoding": "gzip, deflate",
+}
+_GZIP = b"\x1f\x8b"
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+class Page(Struct, frozen=True):
+    """What came back.
+
+    Attributes:
+        url: where it was found in the end, after redirects.
+        content_type: in lower case, without parameters; empty when the server names none.
+        charset: as the server names it.
+        truncated: whether there is more than was read.
+    """
+
+    url: str
+    status: int
+    content_type: str
+    charset: str | None
+    body: bytes
+    truncated: bool
+
+
+class _Refused(OSError):
+    """No address of a name may be reached. An OSError, because that is what resolvers may raise."""
+
+
+def checked_resolver(inner: AbstractResolver, rules: NetworkRules) -> CheckedResolver:
+    """A resolver that gives only addresses that these rules let a tool reach."""
+    return CheckedResolver(
+        inner,
+        lambda address: _reachable(address, rules),
+        lambda host: _Refused(f"{host} is not a public host"),
+    )
+
+
+async def fetch(
+    url: str, rules: NetworkRules, *, max_bytes: int = MAX_BYTES, resolver: AbstractResolver | None = None
+) -> Page:
+    """GET a page, following redirects.
+
+    Args:
+        resolver: where names are looked up; the system by default.
+
+    Raises:
+        ToolError: it may not, or cannot, be had; in words for the model.
+    """
+    checked = checked_resolver(resolver or SystemResolver(), rules)
+    connector = TCPConnector(resolver=checked, use_dns_cache=False, force_close=True)
+    try:
+        async with (
+            asyncio.timeout(TIME_LIMIT),
+            ClientSession(
+                connector=connector,
+                cookie_jar=DummyCookieJar(),
+                auto_decompress=False,
+                headers=_HEADERS,
+                timeout=ClientTimeout(total=TIME_LIMIT),
+                max_line_size=16_384,
+                max_field_size=16_384,
+            ) as session,
+        ):
+            return await _follow(session, url, rules, max_bytes)
+    except TimeoutError:
+        raise ToolError(f"{_short(url)} did not answer in full within {TIME_LIMIT:g} seconds") from None
+    except ClientError as error:
+        raise ToolError(f"{_short(url)} cannot be fetched: {_reason(error)}") from None
+    finally:
+        await checked.close()
+
+
+async def _follow(session: ClientSession, url: str, rules: NetworkRules, max_bytes: int) -> Page:
+    target = checked_url(url, rules)
+    for _ in range(MAX_REDIRECTS + 1):
+        async with session.get(target, allow_redirects=False) as response:
+            location = response.headers.get("Location")
+            if response.status not in _REDIRECTS or location is None:
+                return await _page(response, target, max_bytes)
+        try:
+            following = target.join(URL(location))
+        except ValueError:
+            raise ToolError(f"{_short(str(target))} redirects to what is no URL") from None
+        target = checked_url(str(following), rules)
+    raise ToolError(f"{_short(url)} redirects more than {MAX_REDIRECTS} times")
+
+
+def checked_url(text: str, rules: NetworkRules) -> URL:
+    """The URL, when its scheme, port and host may be asked for.
+
+    The address is checked once the name is resolved.
+
+    Raises:
+        ToolError: says what is wrong with it.
+    """
+    try:
+        url = URL(text.strip())
+        port = url.port
+    except ValueError:
+        raise ToolError(f"{_short(text)} is not a URL") from None
+    if len(text) > MAX_URL:
+        raise ToolError(f"a URL has at most {MAX_URL} characters")
+    if url.scheme not in ("http", "https") or not url.raw_host:
+        raise ToolError(f"{_short(text)}: only http and https URLs can be fetched")
+    if url.user is not None or url.password is not None:
+        raise ToolError("a URL with a user name or password in it is not fetched")
+    if port not in _PORTS and (port or 0) < _FIRST_FREE_PORT:
+        raise ToolError(f"port {port} is not one for web pages")
+    host = plain_address(url.raw_host) or plain_host(url.raw_host)
+    if not rules.permits(host):
+        raise ToolError(f"{host} is not among the hosts that this session may reach")
+    address = plain_address(url.raw_host)
+    if is_refused_host(host) or (address is not None and not _reachable(address, rules)):
+        raise ToolError(f"{host} is not a public host")
+    return url.with_fragment(None)
+
+
+def _reachable(address: str, rules: NetworkRules) -> bool:
+    if is_refused_address(address) or rules.blocks(plain_address(address) or address):
+        return False
+    return rules.private or is_public_address(address)
+
+
+async def _page(response: ClientResponse, url: URL, max_bytes: int) -> Page:
+    # Bytes of a header that are no text come as halves of surrogate pairs.
+    named = storable(response.headers.get("Content-Type", ""))
+    kind, _, rest = named.partition(";")
+    body, truncated = await _body(response, max_bytes)
+    charset = next(
+        (
+            value.strip(" \"'")
+            for name, _, value in (part.partition("=") for part in rest.split(";"))
+            if name.strip().lower() == "charset"
+        ),
+        None,
+    )
+    return Page(str(url), response.status, kind.strip().lower(), charset, body, truncated)
+
+
+async def _body(response: ClientResponse, max_bytes: int) -> tuple[bytes, bool]:
+    """The answer's bytes, decompressed, and whether there are more."""
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("identity", "", "gzip", "x-gzip", "deflate"):
+        raise ToolError(f"the answer is encoded with {encoding[:40]!r}, which was not asked for")
+    inflater = _Inflater(encoding) if encoding not in ("identity", "") else None
+    held = bytearray()
+    async for piece in response.content.iter_chunked(_PIECE):
+        # One byte more than may be kept tells whether there is more.
+        room = max_bytes + 1 - len(held)
+        held += piece[:room] if inflater is None else inflater.feed(piece, room)
+        if len(held) > max_bytes:
+            return bytes(held[:max_bytes]), True
+    return bytes(held), inflater is not None and inflater.wants_more
+
+
+class _Inflater:
+    """Decompresses no more than is wanted: what a bomb would become is never made."""
+
+    def __init__(self, encoding: str) -> None:
+        self._raw_allowed = encoding == "deflate"
+        self._engine: Any = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+        self._left = MAX_MEMBERS
+        self.wants_more = False  # whether what came in broke off before its end
+
+    def feed(self, piece: bytes, room: int) -> bytes:
+        """What a piece becomes, as far as there is room for it; gzip may hold one text after another."""
+        made = b""
+        while piece and len(made) < room:
+            if self._engine.eof:
+                if not _GZIP.startswith(piece[:2]) or self._left == 0:
+                    break  # nothing of the answer, or no end of it
+                self._engine = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+                self._left -= 1
+            made += self._step(piece, room - len(made))
+            piece = self._engine.unused_data
+        self.wants_more = not self._engine.eof
+        return made
+
+    def _step(self, piece: bytes, room: int) -> bytes:
+        try:
+            made: bytes = self._engine.decompress(piece, room)
+        except zlib.error:
+            if not self._raw_allowed:
+                raise ToolError("the answer is not compressed as it says") from None
+            # "deflate" means with a header; some servers leave it out.
+            self._raw_allowed = False
+            self._engine = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+            return self._step(piece, room)
+        self._raw_allowed = False
+        return made
+
+
+def _reason(error: ClientError) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, _Refused):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return storable(str(error) or type(error).__name__)
+
+
+def _short(url: str) -> str:
+    return url if len(url) <= MAX_URL else url[:MAX_URL] + "..."

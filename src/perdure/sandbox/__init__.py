@@ -1,0 +1,1 @@
+"""Processes of their own for code that a model wrote."""

@@ -1,0 +1,488 @@
+"""PostgreSQL: a pool of connections, one transaction a body.
+
+What was measured decided the shape: the pool's usual reset on every release is left out (nothing here leaves
+state behind in a connection), and an append is one statement. asyncpg is imported when a database is opened,
+so that installations on SQLite need not have it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, cast
+from urllib.parse import parse_qs, urlsplit
+
+from perdure.domain.errors import Unavailable
+from perdure.store.database import Body, Row, T, run_callbacks
+
+SETTINGS = {
+    "application_name": "perdure",
+    "default_transaction_isolation": "read committed",
+    # Milliseconds. A statement that takes longer has lost its caller; a lock held for longer is a stuck
+    # holder's.
+    "statement_timeout": "30000",
+    "lock_timeout": "10000",
+    # Transactions await nothing but the database: one that idles belongs to a paused or partitioned process.
+    "idle_in_transaction_session_timeout": "10000",
+    # Every statement here is short: compiling one takes longer than running it.
+    "jit": "off",
+    # They are prepared once; planning them anew for their arguments finds the same plan, for an eighth more
+    # of the server's CPU.
+    "plan_cache_mode": "force_generic_plan",
+}
+"""Server settings of each connection; the URL's own (`?statement_timeout=...`) win."""
+
+CONNECT_SECONDS = 5.0
+ACQUIRE_SECONDS = 10.0
+"""How long a caller waits for a free connection before it is told that the database is busy."""
+COMMAND_SECONDS = 40.0
+"""The client's own limit for a statement, for a server that does not answer at all: over the server's
+limits."""
+PATIENT_SECONDS, PATIENT_LOCK_SECONDS = 3600.0, 60
+"""A migration's limits: for a statement, and for waiting until another process has migrated."""
+CLOSE_SECONDS = 10.0
+ATTEMPTS = 5
+"""How often a body is run before its conflict or its broken connection is reported."""
+OLDEST = 150000
+"""PostgreSQL 15, as `server_version_num` writes it."""
+
+_PARAMETER = re.compile(r"'(?:[^']|'')*'|\?")
+_INSERT = re.compile(r"\s*INSERT\s+INTO\s+(\w+)\s*\(([^)]*)\)\s*", re.IGNORECASE)
+_CONFLICTS = (
+    "40001",
+    "40P01",
+    "0A000",
+)  # serialization failure, deadlock, a plan that a migration has outdated
+_TAKEN = "23505"  # a rival took the same unique name between a body's look and its insert: run again, the body sees it
+_ENDED = (
+    "08",
+    "57P",
+    "25P03",
+    "25P04",
+)  # no connection; shutting down or starting up; idle or open for too long
+_BUSY = (
+    "53",
+    "57014",
+    "55P03",
+)  # no memory, disk or connection left; took too long; waited too long for a lock
+_UNKNOWN = "the connection to the database broke while a transaction was being committed: it may or may not have happened"
+
+
+@lru_cache(maxsize=2048)
+def numbered(sql: str, first: int = 1) -> str:
+    """The statement with `$1`, `$2` ... for its `?`; those inside quotes stay."""
+    count = itertools.count(first)
+    return _PARAMETER.sub(lambda match: f"${next(count)}" if match[0] == "?" else match[0], sql)
+
+
+def append_statement(update: str, args: int, insert: str, types: dict[str, str]) -> str:
+    """One statement that does the update and, if it touched a row, inserts rows given as one array for each
+    column.
+
+    Args:
+        args: the number of the update's parameters; the arrays follow them.
+        types: each column's PostgreSQL type.
+    """
+    match = _INSERT.fullmatch(insert)
+    if match is None:
+        raise ValueError(f"not of the form INSERT INTO table (columns): {insert!r}")
+    table, names = match[1], [name.strip() for name in match[2].split(",")]
+    arrays = ", ".join(f"${number}::{types[name]}[]" for number, name in enumerate(names, args + 1))
+    columns = ", ".join(names)
+    picked = ", ".join(f"added.{name}" for name in names)
+    return (
+        f"WITH moved AS ({numbered(update)} RETURNING 1), inserted AS (INSERT INTO {table} ({columns})"
+        f" SELECT {picked} FROM moved, unnest({arrays}) WITH ORDINALITY AS added ({columns}, place)"
+        " ORDER BY added.place) SELECT 1 FROM moved"
+    )
+
+
+class PostgresTx:
+    """A transaction (or a read) on one connection."""
+
+    dialect = "postgres"
+
+    def __init__(self, connection: Any, appends: dict[tuple[str, str], str]) -> None:
+        self.connection = connection
+        """The asyncpg connection, for what belongs to PostgreSQL alone (the queue)."""
+        self.callbacks: list[Callable[[], None]] = []
+        self._appends = appends
+        self._seconds: float | None = None
+
+    async def all(self, sql: str, *args: Any) -> list[Row]:
+        return cast("list[Row]", await self.connection.fetch(numbered(sql), *args))
+
+    async def one(self, sql: str, *args: Any) -> Row | None:
+        return cast("Row | None", await self.connection.fetchrow(numbered(sql), *args))
+
+    async def run(self, sql: str, *args: Any) -> int:
+        status = await self.connection.execute(numbered(sql), *args, timeout=self._seconds)
+        count = status.rpartition(" ")[2]  # "UPDATE 3", "INSERT 0 1", "CREATE TABLE"
+        return int(count) if count.isdecimal() else 0
+
+    async def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        await self.connection.executemany(numbered(sql), rows)
+
+    async def append(
+        self, update: str, args: Sequence[Any], insert: str, rows: Sequence[Sequence[Any]]
+    ) -> bool:
+        if not rows:
+            return await self.run(update, *args) == 1
+        statement = self._appends.get((update, insert)) or await self._prepare_append(
+            update, len(args), insert
+        )
+        arrays = map(list, zip(*rows, strict=True))
+        return await self.connection.fetchval(statement, *args, *arrays) is not None
+
+    async def _prepare_append(self, update: str, args: int, insert: str) -> str:
+        match = _INSERT.fullmatch(insert)
+        columns = await self.connection.fetch(
+            "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute"
+            " WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped",
+            match[1] if match else "",
+        )
+        statement = append_statement(update, args, insert, dict(columns))
+        self._appends[update, insert] = statement
+        return statement
+
+    async def take_time(self) -> None:
+        self._seconds = PATIENT_SECONDS
+        await self.run("SET LOCAL statement_timeout = 0")
+        await self.run(f"SET LOCAL lock_timeout = '{PATIENT_LOCK_SECONDS}s'")
+
+    def after_commit(self, call: Callable[[], None]) -> None:
+        self.callbacks.append(call)
+
+
+class _SingleTx(PostgresTx):
+    """A transaction that is one statement, which commits by itself.
+
+    It can look before it, and nothing comes after it.
+    """
+
+    spent = False
+
+    async def all(self, sql: str, *args: Any) -> list[Row]:
+        self._check()
+        return await super().all(sql, *args)
+
+    async def one(self, sql: str, *args: Any) -> Row | None:
+        self._check()
+        return await super().one(sql, *args)
+
+    async def run(self, sql: str, *args: Any) -> int:
+        self._check()
+        count = await super().run(sql, *args)
+        self.spent = count > 0
+        return count
+
+    async def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        raise RuntimeError("a single write is one statement")
+
+    async def append(
+        self, update: str, args: Sequence[Any], insert: str, rows: Sequence[Sequence[Any]]
+    ) -> bool:
+        self._check()
+        self.spent = await super().append(update, args, insert, rows)
+        return self.spent
+
+    def _check(self) -> None:
+        if self.spent:
+            raise RuntimeError("a single write is one statement, and it has been made")
+
+
+class PostgresDatabase:
+    """The scale-out database. Make it with `open_postgres`."""
+
+    dialect = "postgres"
+
+    def __init__(self, url: str, pool: Any) -> None:
+        self._url = url
+        self._pool = pool
+        self._appends: dict[tuple[str, str], str] = {}
+        self._writes: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    async def write(self, body: Body[T], *, single: bool = False) -> T:
+        if self._closed:
+            raise Unavailable("the database is closed")
+        # In a task of its own: a cancelled caller leaves its transaction whole, callbacks included, as on
+        # SQLite.
+        task = asyncio.ensure_future(self._write(body, single))
+        self._writes.add(task)
+        task.add_done_callback(self._written)
+        return await asyncio.shield(task)
+
+    def _written(self, task: asyncio.Task[Any]) -> None:
+        self._writes.discard(task)
+        if not task.cancelled():
+            task.exception()  # a caller that was cancelled does not fetch it, and nobody has to hear of it
+
+    async def _write(self, body: Body[T], single: bool) -> T:
+        for left in reversed(range(ATTEMPTS)):
+            connection = await self._acquire()
+            tx = (_SingleTx if single else PostgresTx)(connection, self._appends)
+            try:
+                result = await (_do_alone if single else _transact)(connection, tx, body)
+            except Exception as error:  # noqa: BLE001 - raised again unless the body may be repeated
+                _repeat_or_raise(connection, error, left)
+            else:
+                run_callbacks(tx.callbacks)
+                return result
+            finally:
+                await self._release(connection)
+            await asyncio.sleep(_pause(left))
+        raise AssertionError("the last attempt returns or raises")
+
+    async def read(self, body: Body[T], *, long: bool = False) -> T:
+        if self._closed:
+            raise Unavailable("the database is closed")
+        for left in reversed(range(ATTEMPTS)):
+            connection = await self._acquire()
+            try:
+                return await body(PostgresTx(connection, self._appends))
+            except Exception as error:  # noqa: BLE001 - raised again unless the body may be repeated
+                _repeat_or_raise(connection, error, left)
+            finally:
+                await self._release(connection)
+            await asyncio.sleep(_pause(left))
+        raise AssertionError("the last attempt returns or raises")
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._writes:
+            await asyncio.wait(set(self._writes), timeout=CLOSE_SECONDS)
+        await close_pool(self._pool)
+
+    async def connect(self, **settings: str) -> Any:
+        """A connection that belongs to the caller, who closes it. `settings` are server settings.
+
+        Raises:
+            Unavailable: there is no server that answers.
+        """
+        import asyncpg
+
+        try:
+            return await asyncpg.connect(self._url, **_options(self._url, settings))
+        except Exception as error:
+            raise _no_connection(error, self._url) from error
+
+    async def open_pool(self, size: int, **settings: str) -> Any:
+        """A pool of its own, for work that must not wait behind that of the callers.
+
+        `settings` are server settings.
+
+        Raises:
+            Unavailable: there is no server that answers.
+        """
+        return await _open_pool(self._url, 1, size, settings)
+
+    async def _acquire(self) -> Any:
+        try:
+            async with asyncio.timeout(ACQUIRE_SECONDS):
+                return await self._pool.acquire()
+        except Exception as error:
+            raise _no_connection(error, self._url) from error
+
+    async def _release(self, connection: Any) -> None:
+        try:
+            await self._pool.release(connection)
+        except Exception as error:
+            if not is_connection_error(error):
+                raise
+
+
+async def _transact(connection: Any, tx: PostgresTx, body: Body[T]) -> T:
+    try:
+        await connection.execute("BEGIN")
+        result = await body(tx)
+    except BaseException as error:
+        await _roll_back(connection, error)
+        raise
+    try:
+        await connection.execute("COMMIT")
+    except (OSError, TimeoutError) as error:
+        raise Unavailable(_UNKNOWN) from error
+    except Exception as error:
+        if _is_lost(connection, error):
+            raise Unavailable(_UNKNOWN) from error
+        raise
+    return result
+
+
+async def _do_alone(connection: Any, tx: PostgresTx, body: Body[T]) -> T:
+    try:
+        return await body(tx)
+    except Exception as error:
+        if _is_lost(connection, error) or type(error) is TimeoutError:
+            raise Unavailable(_UNKNOWN) from error
+        raise
+
+
+async def open_postgres(url: str, *, min_size: int = 2, max_size: int = 10) -> PostgresDatabase:
+    """Connect to the database that a `postgresql://` URL names.
+
+    Args:
+        min_size: connections that are kept open.
+        max_size: the most that are open at once; each serves one transaction or read at a time.
+
+    Raises:
+        Unavailable: asyncpg is not installed, no server answers, it refuses us, or it is too old.
+    """
+    pool = await _open_pool(url, min_size, max_size, {})
+    try:
+        version, encoding = await pool.fetchrow(
+            "SELECT current_setting('server_version_num')::int, current_setting('server_encoding')"
+        )
+        if version < OLDEST:
+            raise Unavailable(
+                f"this is PostgreSQL {version // 10000}; Perdure needs {OLDEST // 10000} or newer"
+            )
+        if encoding != "UTF8":
+            raise Unavailable(f"the database's encoding is {encoding}; Perdure needs UTF8")
+    except BaseException:
+        pool.terminate()
+        raise
+    return PostgresDatabase(url, pool)
+
+
+async def _open_pool(url: str, min_size: int, max_size: int, settings: dict[str, str]) -> Any:
+    try:
+        import asyncpg
+    except ImportError as error:
+        raise Unavailable("PostgreSQL needs more packages: pip install 'perdure[postgres]'") from error
+    try:
+        return await asyncpg.create_pool(
+            url,
+            min_size=min_size,
+            max_size=max_size,
+            reset=_no_reset,
+            max_queries=1_000_000,
+            **_options(url, settings),
+        )
+    except Exception as error:
+        raise _no_connection(error, url) from error
+
+
+def _options(url: str, settings: dict[str, str]) -> dict[str, Any]:
+    named = parse_qs(urlsplit(url).query)
+    ours = {name: value for name, value in {**SETTINGS, **settings}.items() if name not in named}
+    return {
+        "server_settings": ours,
+        "timeout": CONNECT_SECONDS,
+        "command_timeout": COMMAND_SECONDS,
+        "statement_cache_size": 512,
+        "max_cached_statement_lifetime": 0,
+    }
+
+
+async def close_pool(pool: Any) -> None:
+    """Close a pool once its connections are back; those that do not come are cut off."""
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await pool.close()
+    except TimeoutError:
+        pool.terminate()
+
+
+async def _no_reset(connection: Any) -> None:
+    """Nothing is left in a connection: no session settings, no listeners, no temporary tables."""
+
+
+def is_connection_error(error: BaseException) -> bool:
+    """Whether the error says that there is no connection (any more), rather than that a statement was
+    wrong.
+    """
+    import asyncpg
+
+    if isinstance(error, asyncpg.PostgresError):
+        return (_sqlstate(error) or "").startswith(_ENDED)
+    # An internal error is what a statement meets when the server's farewell has come, but the connection's
+    # end has not.
+    return isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError)
+
+
+def _is_lost(connection: Any, error: BaseException) -> bool:
+    """Whether the connection broke under this error, so that whatever was not committed is undone."""
+    import asyncpg
+
+    if not is_connection_error(error):
+        return False
+    if isinstance(error, asyncpg.PostgresError | asyncpg.InternalClientError):
+        return True
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:  # the pool has taken it back already
+        return True
+
+
+async def _roll_back(connection: Any, error: BaseException) -> None:
+    try:
+        if _is_lost(connection, error):
+            connection.terminate()
+        else:
+            await connection.execute("ROLLBACK")
+    except Exception as another:
+        if not is_connection_error(another):
+            raise
+        with contextlib.suppress(Exception):
+            connection.terminate()
+
+
+def _repeat_or_raise(connection: Any, error: Exception, left: int) -> None:
+    """Return when the body may be run again: nothing of it was committed, and there are attempts `left`."""
+    lost = _is_lost(connection, error)
+    state = _sqlstate(error) or ""
+    if left and (lost or state in _CONFLICTS or state == _TAKEN):
+        return
+    if lost:
+        raise Unavailable("the connection to the database broke") from error
+    if state in _CONFLICTS or state.startswith(_BUSY) or type(error) is TimeoutError:
+        raise Unavailable(f"the database is too busy: {error or 'it does not answer'}") from error
+    raise error
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    return getattr(error, "sqlstate", None)
+
+
+def _pause(left: int) -> float:
+    """Seconds before the next attempt.
+
+    5 ms at first, doubling, with jitter so that two rivals do not meet again.
+    """
+    return 0.005 * float(2 ** (ATTEMPTS - 1 - left)) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
+def _no_connection(error: Exception, url: str) -> Exception:
+    """`Unavailable` for a failure to connect; without the URL, which holds a password."""
+    import asyncpg
+
+    if isinstance(error, TimeoutError):
+        return Unavailable("the database has no connection to spare, or does not answer")
+    if isinstance(
+        error, OSError | asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError
+    ):
+        if isinstance(error, asyncpg.ClientConfigurationError):
+            return Unavailable(
+                f"the database URL must look like postgresql://user:password@host:5432/database ({error})"
+            )
+        words = (isinstance(error, OSError) and error.strerror) or str(error)
+        return Unavailable(f"cannot connect to the database{_place_of(url)}: {words}")
+    return error
+
+
+def _place_of(url: str) -> str:
+    """Where the URL leads, in words; nothing if it names no host."""
+    try:
+        parts = urlsplit(url)
+        return f" at {parts.hostname}:{parts.port or 5432}" if parts.hostname else ""
+    except ValueError:
+        return ""

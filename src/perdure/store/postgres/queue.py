@@ -1,0 +1,345 @@
+"""The queue on PostgreSQL: PgQueuer, with its jobs put in by the caller's own transaction.
+
+PgQueuer wakes workers with a trigger whose NOTIFY is part of the transaction that enqueues, which makes
+commits wait for one another. That trigger is switched off: the wake-up goes through the `Notifier` once the
+transaction has committed, and the poll makes it certain. Its log of finished jobs is switched off too: the
+session's own log is the record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Self
+from uuid import UUID
+
+import msgspec
+
+from perdure.domain.errors import Unavailable
+from perdure.store.database import Tx
+from perdure.store.postgres.database import PostgresDatabase, PostgresTx, close_pool, is_connection_error
+from perdure.store.postgres.notify import Frame, Notifier, Woke
+from perdure.store.queue import CLOSE_SECONDS, Handler, Job, PutBack
+
+if TYPE_CHECKING:
+    from pgqueuer.core.qm import QueueManager
+    from pgqueuer.core.tm import TaskManager
+    from pgqueuer.domain.models import Job as PickedJob
+    from pgqueuer.domain.settings import DBSettings
+
+HEARTBEAT_SECONDS = 7.0
+"""A picked job whose heartbeat is older goes to another worker; PgQueuer beats at half of it. With the poll,
+a killed
+worker's job is taken over within `HEARTBEAT_SECONDS + POLL_SECONDS`."""
+POLL_SECONDS = 1.5
+"""How often the queue is looked at although no wake-up came."""
+BATCH = 64
+"""Jobs taken by one statement, and the most that one statement marks as done."""
+PATIENCE_SECONDS = 0.5
+"""Pause before a statement of the queue is tried again while the server is away."""
+POOL = 3
+"""Connections that the queue uses for itself: to take jobs, to mark them, to beat."""
+
+_ENTRYPOINT = "advance"
+_QUEUE, _LOG, _TRIGGER = "perdure_queue", "perdure_queue_log", "perdure_queue_changed"
+_LOCK = 0x70657271  # "perq": held while the tables are made or altered
+_OWN_MARK = "perdure_queue_no_log"
+_OURS = f"""
+ALTER TABLE {_QUEUE} DISABLE TRIGGER {_TRIGGER};
+CREATE INDEX IF NOT EXISTS {_QUEUE}_by_session ON {_QUEUE} (payload);
+CREATE OR REPLACE FUNCTION {_OWN_MARK}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE OR REPLACE TRIGGER {_OWN_MARK} BEFORE INSERT ON {_LOG} FOR EACH ROW EXECUTE FUNCTION {_OWN_MARK}();
+"""
+_IS_OURS = (
+    "SELECT count(*) = 2 FROM pg_trigger WHERE NOT tgisinternal AND tgrelid IN (to_regclass($1), to_regclass($2))"
+    f" AND (tgname = '{_TRIGGER}' AND tgenabled = 'D' OR tgname = '{_OWN_MARK}' AND tgenabled = 'O')"
+)
+_LIVE = (
+    f"SELECT 1 FROM {_QUEUE} WHERE payload = ? AND (status = 'queued'"
+    " OR status = 'picked' AND heartbeat > clock_timestamp() - make_interval(secs => ?)) LIMIT 1"
+)
+_GIVE_BACK = (
+    f"UPDATE {_QUEUE} SET status = 'queued', queue_manager_id = NULL, slot = NULL, updated = now(), heartbeat = now()"
+    " WHERE queue_manager_id = ANY($1::uuid[]) AND status = 'picked'"
+)
+_CHANGED = (
+    f'{{"channel":"{_TRIGGER}","operation":"insert","sent_at":"2026-01-01T00:00:00Z","table":"{_QUEUE}",'
+    '"type":"table_changed_event"}'
+)
+
+log = logging.getLogger("perdure.store")
+
+
+class PostgresQueue:
+    """The queue of the scale-out database.
+
+    Make it with `open_postgres_queue`; the notifier is the caller's.
+    """
+
+    def __init__(self, database: PostgresDatabase, notifier: Notifier, settings: DBSettings) -> None:
+        from pgqueuer.adapters.persistence.qb import QueryQueueBuilder
+
+        self._database = database
+        self._notifier = notifier
+        self._settings = settings
+        self._insert = QueryQueueBuilder(settings).build_enqueue_query("raise")
+        self._pool: Any = None
+        self._line: _Line | None = None
+        self._manager: QueueManager | None = None
+        self._owners: list[UUID] = []
+        self._managing: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
+        notifier.on_frames(self._receive)
+        notifier.on_loss(self._wake)
+
+    async def enqueue(self, tx: Tx, job: Job) -> None:
+        if not isinstance(tx, PostgresTx):
+            raise TypeError("this queue needs a transaction of its own database")
+        headers = msgspec.json.encode({"org_id": job.org_id}).decode()
+        payload = job.session_id.encode()
+        await tx.connection.fetch(
+            self._insert, [0], [_ENTRYPOINT], [payload], [timedelta(0)], [None], [headers]
+        )
+        tx.after_commit(self._announce)
+
+    def _announce(self) -> None:
+        self._wake()
+        self._notifier.send(Woke())
+
+    def _receive(self, frames: list[Frame]) -> None:
+        if any(isinstance(frame, Woke) for frame in frames):
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._line is not None:
+            self._line.wake()
+
+    async def start(self, handler: Handler) -> None:
+        if self._manager is not None:
+            raise RuntimeError("the queue runs already")
+        if self._pool is None:
+            # Losing the last marks in a crash of the server is harmless (jobs are handed out again), waiting
+            # is not.
+            self._pool = await self._database.open_pool(POOL, synchronous_commit="off")
+        self._line = _Line(self._pool)
+        self._manager = self._new_manager(self._line, handler)
+        self._owners.append(self._manager.queue_manager_id)
+        task = asyncio.create_task(self._manage(self._manager), name="perdure-queue")
+        self._managing.add(task)
+        task.add_done_callback(self._managing.discard)
+
+    def _new_manager(self, line: _Line, handler: Handler) -> QueueManager:
+        from pgqueuer.adapters.persistence.qb import (
+            QueryBuilderEnvironment,
+            QueryQueueBuilder,
+            QuerySchedulerBuilder,
+        )
+        from pgqueuer.adapters.persistence.queries import Queries
+        from pgqueuer.core.qm import QueueManager
+        from pgqueuer.domain.errors import RetryRequested
+
+        settings = self._settings
+        queries = Queries(
+            line,
+            QueryBuilderEnvironment(settings),
+            QueryQueueBuilder(settings),
+            QuerySchedulerBuilder(settings),
+        )
+        manager = QueueManager(queries, channel=settings.channel)
+
+        async def handle(picked: PickedJob) -> None:
+            if manager.shutdown.is_set() or not await self._handle(picked, handler):
+                raise RetryRequested
+
+        manager.entrypoint(_ENTRYPOINT, accepts_context=False)(handle)
+        return manager
+
+    async def _manage(self, manager: QueueManager) -> None:
+        """Hand out jobs until the manager is told to stop and the handlers have returned."""
+        while True:
+            try:
+                await manager.run(
+                    dequeue_timeout=timedelta(seconds=POLL_SECONDS),
+                    batch_size=BATCH,
+                    heartbeat_timeout=timedelta(seconds=HEARTBEAT_SECONDS),
+                    log_aggregation_interval=timedelta(0),
+                )
+                return
+            except Exception:
+                log.exception("the queue stumbled; it goes on")
+            if manager.shutdown.is_set():
+                return
+            await asyncio.sleep(PATIENCE_SECONDS)
+
+    async def _handle(self, picked: PickedJob, handler: Handler) -> bool:
+        """Run the handler; whether the job is done."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine that runs has one
+        self._running.add(task)
+        session_id = (picked.payload or b"").decode()
+        try:
+            await handler(Job(str((picked.headers or {}).get("org_id", "")), session_id))
+        except PutBack:
+            return False
+        except asyncio.CancelledError:
+            task.uncancel()
+            return False
+        except Exception:
+            log.exception("the handler of a job of %s failed", session_id)
+        finally:
+            self._running.discard(task)
+        return True
+
+    async def stop(self) -> None:
+        if self._manager is not None:
+            self._manager.shutdown.set()
+            self._manager = None
+
+    async def close(self) -> None:
+        await self.stop()
+        if self._line is not None:
+            self._line.closing = True
+        for task in list(self._running):
+            task.cancel()
+        if self._managing:
+            _, late = await asyncio.wait(self._managing, timeout=CLOSE_SECONDS)
+            for task in late:
+                task.cancel()
+        if self._pool is not None:
+            await self._give_back()
+            await close_pool(self._pool)
+            self._pool = None
+
+    async def _give_back(self) -> None:
+        """Whatever is still marked as ours waits for another worker now, not when its heartbeat is missed."""
+        try:
+            await self._pool.execute(_GIVE_BACK, self._owners)
+        except Exception as error:
+            if not is_connection_error(error):
+                raise
+        self._notifier.send(Woke())
+
+    async def has_live_job(self, tx: Tx, session_id: str) -> bool:
+        return await tx.one(_LIVE, session_id.encode(), 2 * HEARTBEAT_SECONDS) is not None
+
+    def depth(self) -> int:
+        return 0  # jobs wait in the database, where every process sees them
+
+
+class _Line:
+    """PgQueuer's way to the database: our pool, with patience while the server is away, and our wake-ups."""
+
+    def __init__(self, pool: Any) -> None:
+        from pgqueuer.core.tm import TaskManager
+
+        self.shutdown = asyncio.Event()
+        self.tm: TaskManager = TaskManager()
+        self.closing = False
+        self._pool = pool
+        self._hear: Callable[[str], None] | None = None
+        self._woken = False
+
+    def wake(self) -> None:
+        """Have the queue looked at. Once is enough until that look begins."""
+        if not self._woken and self._hear is not None:
+            self._woken = True
+            self._hear(_CHANGED)
+
+    async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
+        self._woken = False
+        rows = await self._patiently(lambda: self._pool.fetch(query, *args))
+        return [dict(row) for row in rows]
+
+    async def execute(self, query: str, *args: object) -> str:
+        return str(await self._patiently(lambda: self._pool.execute(query, *args)))
+
+    async def _patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        while True:
+            try:
+                return await call()
+            except Exception as error:
+                if self.closing or not (is_connection_error(error) or isinstance(error, TimeoutError)):
+                    raise
+            await asyncio.sleep(PATIENCE_SECONDS)
+
+    async def notify(self, channel: str, payload: str) -> None:
+        # PgQueuer's probe of its listener: the notifier watches its own connection.
+        if self._hear is not None:
+            self._hear(payload)
+
+    async def add_listener(self, channel: str, callback: Callable[[str | bytes | bytearray], None]) -> None:
+        self._hear = callback
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._hear = None
+
+
+async def open_postgres_queue(database: PostgresDatabase, notifier: Notifier) -> PostgresQueue:
+    """The queue, its tables made or brought up to date.
+
+    Raises:
+        Unavailable: PgQueuer is not installed, or no server answers.
+    """
+    try:
+        import pgqueuer  # noqa: F401
+    except ImportError as error:
+        raise Unavailable("PostgreSQL needs more packages: pip install 'perdure[postgres]'") from error
+    settings = _settings()
+    connection = await database.connect(statement_timeout="0", lock_timeout="0")
+    try:
+        await _install(connection, settings)
+    finally:
+        with contextlib.suppress(Exception):
+            await connection.close(timeout=CLOSE_SECONDS)
+    return PostgresQueue(database, notifier, settings)
+
+
+def _settings() -> DBSettings:
+    """PgQueuer's names, every one of them ours: it would take those left out from the environment."""
+    from pgqueuer.domain.settings import DBSettings, Durability
+    from pgqueuer.domain.types import Channel
+
+    return DBSettings(
+        prefix="",
+        db_schema=None,
+        channel=Channel(_TRIGGER),
+        function=f"{_QUEUE}_notify",
+        statistics_table=f"{_QUEUE}_statistics",
+        queue_status_type=f"{_QUEUE}_status",
+        queue_table=_QUEUE,
+        queue_table_log=_LOG,
+        trigger=_TRIGGER,
+        schedules_table=f"{_QUEUE}_schedules",
+        durability=Durability.balanced,
+        widen_id=True,
+    )
+
+
+async def _install(connection: Any, settings: DBSettings) -> None:
+    """Make PgQueuer's tables, or bring those of an older version up to date; one process at a time."""
+    from pgqueuer.adapters.drivers.asyncpg import AsyncpgDriver
+    from pgqueuer.adapters.persistence.qb import QueryBuilderEnvironment
+    from pgqueuer.adapters.persistence.queries import Queries
+
+    queries = Queries(AsyncpgDriver(connection), QueryBuilderEnvironment(settings))
+    await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
+    try:
+        if not await queries.schema_is_installed():
+            async with connection.transaction():
+                await queries.install()
+                await queries.optimize_autovacuum()
+                await connection.execute(_OURS)
+            return
+        plan = await queries.plan_upgrade()
+        if plan.statements:
+            await queries.apply_upgrade()
+        if plan.statements or not await connection.fetchval(_IS_OURS, _QUEUE, _LOG):
+            await connection.execute(_OURS)
+    finally:
+        await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)

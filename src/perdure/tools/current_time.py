@@ -1,0 +1,47 @@
+"""`current_time`: what time is it, here or elsewhere?"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from perdure.capabilities.port import READ_ONLY, Capability, Tool, ToolContext, ToolOutcome, schema
+from perdure.domain.errors import ToolError
+from perdure.domain.messages import JsonObject
+
+
+async def _get_current_time(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+    name = arguments.get("timezone") or "UTC"
+    try:
+        zone = ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ToolError(f"unknown time zone {name[:60]!r}: use an IANA name such as Europe/Paris") from None
+    moment = datetime.fromtimestamp(context.now() / 1_000_000, UTC).astimezone(zone)
+    return ToolOutcome(
+        {
+            "iso": moment.isoformat(timespec="seconds"),
+            "timezone": name,
+            "weekday": moment.strftime("%A"),
+            "unix": int(moment.timestamp()),
+        }
+    )
+
+
+GET_CURRENT_TIME = Tool(
+    name="get_current_time",
+    display_name="Current time",
+    description="The present date and time, with the day of the week.",
+    parameters=schema(
+        {"timezone": {"type": "string", "description": "IANA name such as Europe/Paris; UTC if left out."}}
+    ),
+    run=_get_current_time,
+    hints=READ_ONLY,
+)
+
+CURRENT_TIME = Capability(
+    id="current_time",
+    name="Current time",
+    description="Lets the agent ask for the present date and time in any time zone.",
+    category="utility",
+    tools=lambda config: (GET_CURRENT_TIME,),
+)

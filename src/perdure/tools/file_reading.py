@@ -1,0 +1,244 @@
+"""The file tools that only look: read, list, search, stat."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from perdure.capabilities.port import ToolContext, ToolOutcome
+from perdure.domain.errors import PerdureError
+from perdure.domain.files import LONG
+from perdure.domain.messages import JsonObject
+from perdure.domain.paths import MOUNT, clean_path
+from perdure.domain.texts import without_middle
+from perdure.domain.times import to_rfc3339
+from perdure.store.blobs import read_content
+from perdure.store.database import Tx
+from perdure.store.file_changes import not_a_folder
+from perdure.store.files import FileRow, get_entry, list_children, list_tree, need_entry, need_file
+from perdure.tools.file_search import find, grep
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Clean = Callable[[str], str]
+
+DEFAULT_LINES = 2_000
+"""Lines that `read_file` gives unless asked: enough for most source files, small enough for a prompt."""
+MAX_LINE = 2_000
+"""Characters of a line that are shown."""
+SHOWN = 50_000
+"""Characters of a file that one call shows: with its JSON around it, less than what is kept of a tool's
+output."""
+BINARY_SHOWN = 36_000
+"""Bytes of a binary file that one call shows, in base64."""
+MAX_LISTED = 1_000
+MAX_MATCHES = 300
+"""Entries, and matching lines, in one answer."""
+
+
+async def tool_path(context: ToolContext, path: str) -> str:
+    """The clean form of a path that the model wrote.
+
+    `/workspace` is the top, unless there is a folder of that name.
+
+    Raises:
+        InvalidInput: it cannot be a path.
+    """
+    return await _from_top(context, clean_path(path))
+
+
+async def tool_pattern(context: ToolContext, pattern: str) -> str:
+    """A glob that the model wrote, where `/workspace` and `.` mean what they mean in a path."""
+    return pattern[1:] if pattern.startswith("./") else await _from_top(context, pattern)
+
+
+async def _from_top(context: ToolContext, path: str) -> str:
+    """A path, or a pattern of paths, without the other name of the top."""
+    if path != MOUNT and not path.startswith(f"{MOUNT}/"):
+        return path
+    found = await context.database.read(lambda tx: get_entry(tx, context.org_id, context.workspace_id, MOUNT))
+    return path if found is not None else path[len(MOUNT) :] or "/"
+
+
+async def read_row(context: ToolContext, path: str) -> tuple[FileRow, bytes]:
+    """The file at a clean path, with its content. Raises NotFound, and InvalidInput for a folder."""
+    org_id = context.org_id
+    row = await context.database.read(lambda tx: need_file(tx, org_id, context.workspace_id, path))
+    return row, await context.database.read(
+        lambda tx: read_content(tx, org_id, row.hash, row.size_bytes), long=row.size_bytes > LONG
+    )
+
+
+async def read_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+    """Lines of a text file, or bytes of any other."""
+    row, data = await read_row(context, await tool_path(context, arguments["path"]))
+    if not row.is_text:
+        return ToolOutcome(_binary(row, data, arguments.get("byte_offset") or 0))
+    first, limit = arguments.get("offset") or 1, arguments.get("limit") or DEFAULT_LINES
+    clean, numbered = context.redactor.text, bool(arguments.get("numbered"))
+    return ToolOutcome(await sized(len(data), _lines, row, data, first, limit, numbered, SHOWN, clean))
+
+
+async def sized(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function, in a thread if what it works on is long; the size is in bytes."""
+    return await asyncio.to_thread(function, *args, **kwargs) if size > LONG else function(*args, **kwargs)
+
+
+def _binary(row: FileRow, data: bytes, offset: int) -> JsonObject:
+    piece = data[offset : offset + BINARY_SHOWN]
+    end = offset + len(piece)
+    answer: JsonObject = {"path": row.path, "encoding": "base64", "content": base64.b64encode(piece).decode()}
+    answer |= {"size_bytes": len(data), "hash": row.hash}
+    if len(piece) < len(data):
+        answer["shown"] = f"bytes {offset} to {end - 1}" if piece else "nothing: the file ends before"
+    if end < len(data):
+        answer["next_byte_offset"] = end
+    return answer
+
+
+def _lines(
+    row: FileRow, data: bytes, first: int, limit: int, numbered: bool, room: int, clean: Clean
+) -> JsonObject:
+    """The answer for a text file.
+
+    Whole lines, as many as were asked for and there is room for, in characters.
+    """
+    lines = data.decode().split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    shown: list[str] = []
+    for number, line in enumerate(lines[first - 1 : first - 1 + limit], first):
+        text = _cut(line, clean)
+        text = f"{number:>6}\t{text}" if numbered else text
+        if shown and len(text) > room:
+            break
+        room -= len(text) + 1
+        shown.append(text)
+    last = first - 1 + len(shown)
+    ends = last < len(lines) or data.endswith(b"\n")
+    content = "\n".join(shown) + ("\n" if shown and ends else "")
+    answer: JsonObject = {"path": row.path, "content": content, "lines": len(lines), "hash": row.hash}
+    if len(shown) < len(lines):
+        answer["shown"] = f"lines {first} to {last}" if shown else f"nothing: the file has {len(lines)} lines"
+    if shown and last < len(lines):
+        answer["next_offset"] = last + 1
+    return answer
+
+
+def _cut(line: str, clean: Clean) -> str:
+    if len(line) <= MAX_LINE:
+        return line
+    return without_middle(clean(line), MAX_LINE, lambda left: f"[... {left} characters left out ...]")
+
+
+async def read_many_files(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+    """Several files, as far as there is room; one that cannot be read does not keep the others back."""
+    room = SHOWN
+    shown: list[JsonObject] = []
+    for name in dict.fromkeys(arguments["paths"]):
+        if room <= 0:
+            shown.append({"path": name, "error": "left out, there was no more room: use read_file"})
+            continue
+        try:
+            row, data = await read_row(context, await tool_path(context, name))
+        except PerdureError as error:
+            shown.append({"path": name, "error": error.message})
+            continue
+        if not row.is_text:
+            shown.append(
+                {
+                    "path": row.path,
+                    "size_bytes": row.size_bytes,
+                    "hash": row.hash,
+                    "error": "not text: use read_file",
+                }
+            )
+            continue
+        one = await sized(len(data), _lines, row, data, 1, DEFAULT_LINES, False, room, context.redactor.text)
+        room -= len(one["content"])
+        shown.append(one)
+    return ToolOutcome({"files": shown})
+
+
+async def list_directory(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+    """What is in a folder."""
+    path = await tool_path(context, arguments.get("path") or "/")
+    look = list_tree if arguments.get("recursive") else list_children
+
+    async def body(tx: Tx) -> list[FileRow]:
+        if not (await need_entry(tx, context.org_id, context.workspace_id, path)).is_directory:
+            raise not_a_folder(path)
+        return await look(tx, context.org_id, context.workspace_id, path)
+
+    rows = await context.database.read(body, long=True)
+    answer: JsonObject = {"path": path, "entries": [_entry(row) for row in rows[:MAX_LISTED]]}
+    if len(rows) > MAX_LISTED:
+        answer["truncated"] = f"{len(rows) - MAX_LISTED} more: list the folders one by one"
+    return ToolOutcome(answer)
+
+
+def _entry(row: FileRow) -> JsonObject:
+    if row.is_directory:
+        return {"path": row.path, "type": "directory"}
+    entry: JsonObject = {"path": row.path, "type": "file", "size_bytes": row.size_bytes}
+    return entry | ({"is_readonly": True} if row.is_readonly else {})
+
+
+async def glob(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+    """The paths of files that fit a pattern."""
+    folder = await tool_path(context, arguments.get("path") or "/")
+    pattern = await tool_pattern(context, arguments["pattern"])
+    rows, cut = await find(context.database, context.org_id, context.workspace_id, pattern, folder)
+    answer: JsonObject = {"paths": [row.path for row in rows[:MAX_LISTED]]}
+    if len(rows) > MAX_LISTED:
+        cut = f"{len(rows) - MAX_LISTED} more: narrow the pattern down"
+    return ToolOutcome(answer | ({"truncated": cut} if cut else {}))
+
+
+async def grep_files(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+    """Lines that match a regular expression."""
+    wanted = arguments.get("path_pattern")
+    search = await grep(
+        context.database,
+        context.org_id,
+        context.workspace_id,
+        arguments["pattern"],
+        glob=None if wanted is None else await tool_pattern(context, wanted),
+        folder=await tool_path(context, arguments.get("path") or "/"),
+        ignore_case=bool(arguments.get("ignore_case")),
+        limit=MAX_MATCHES,
+        clean=context.redactor.text,
+    )
+    matches: list[JsonObject] = []
+    cut, room = search.cut, SHOWN
+    for file in search.found:
+        for line in file.lines:
+            room -= len(file.path) + len(line.text) + 40
+            if room > 0:
+                matches.append({"path": file.path, "line_number": line.number, "line": line.text})
+    if room <= 0:
+        cut = "there are more matches: narrow the search down"
+    answer: JsonObject = {"matches": matches, "files_searched": search.searched}
+    return ToolOutcome(answer | ({"truncated": cut} if cut else {}))
+
+
+async def stat_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+    """What is at a path."""
+    path = await tool_path(context, arguments["path"])
+    row = await context.database.read(lambda tx: need_entry(tx, context.org_id, context.workspace_id, path))
+    if row.is_directory:
+        return ToolOutcome({"path": path, "type": "directory"})
+    return ToolOutcome(
+        {
+            "path": path,
+            "type": "file",
+            "size_bytes": row.size_bytes,
+            "hash": row.hash,
+            "is_text": bool(row.is_text),
+            "is_readonly": bool(row.is_readonly),
+            "created_at": to_rfc3339(row.created_at),
+            "updated_at": to_rfc3339(row.updated_at),
+        }
+    )

@@ -1,0 +1,23 @@
+"""`parallel_tool_calls`: whether the model may ask for several tools in one answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from perdure.capabilities.port import Behaviour, Capability, schema
+
+
+def _behave(config: Any, behaviour: Behaviour) -> Behaviour:
+    return replace(behaviour, parallel_tool_calls=bool((config or {}).get("enabled", True)))
+
+
+PARALLEL_TOOL_CALLS = Capability(
+    id="parallel_tool_calls",
+    name="Parallel tool calls",
+    description="Lets the model ask for several tools at once, or holds it to one at a time. A session's or agent's own setting wins.",
+    category="behaviour",
+    config_schema=schema({"enabled": {"type": "boolean", "default": True}}),
+    behave=_behave,
+)

@@ -1,0 +1,316 @@
+"""`session_file_system`: files of the session, in the database.
+
+No path leads out of it, since there is nothing outside.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from perdure.capabilities.port import (
+    ONCE,
+    READ_ONLY,
+    REPEATABLE,
+    Capability,
+    Tool,
+    ToolContext,
+    ToolOutcome,
+    schema,
+)
+from perdure.domain.errors import PreconditionFailed, ToolError
+from perdure.domain.events import FileWrittenData
+from perdure.domain.files import MAX_PATTERN, Content, Encoding, content_of, decoded, too_large
+from perdure.domain.messages import JsonObject
+from perdure.domain.paths import MAX_PATH, MOUNT
+from perdure.domain.tools import ToolHints
+from perdure.store.blobs import send_ahead
+from perdure.store.database import Tx
+from perdure.store.file_changes import FileWrite, Written, delete_path, write_file
+from perdure.store.files import FileRow
+from perdure.store.workspaces import hold_for_writing
+from perdure.tools import file_reading as reading
+from perdure.tools.file_reading import DEFAULT_LINES, read_row, sized, tool_path
+
+EDITS = 5
+"""How often an edit is made anew on a file that somebody else has changed meanwhile."""
+
+
+async def _write(context: ToolContext, write: FileWrite) -> Written:
+    async def body(tx: Tx) -> Written:
+        if write.content is not None:
+            await send_ahead(tx, context.org_id, write.content, context.now())
+        space = await hold_for_writing(tx, context.org_id, context.workspace_id)
+        return await write_file(tx, space, write, context.file_limits, context.now())
+
+    return await context.database.write(body)
+
+
+def _event(written: Written, operation: str) -> FileWrittenData:
+    return FileWrittenData(written.row.path, operation, written.created, written.row.size_bytes)
+
+
+def _expected(arguments: JsonObject) -> frozenset[str] | None:
+    wanted = arguments.get("expected_hash")
+    return None if wanted is None else frozenset((wanted,))
+
+
+async def _write_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+    path = await tool_path(context, arguments["path"])
+    text, encoding = arguments["content"], cast("Encoding", arguments.get("encoding") or "text")
+
+    def make() -> Content:
+        return content_of(decoded(text, encoding, context.file_limits.file))
+
+    content = await sized(len(text), make)
+    written = await _write(context, FileWrite(path, content, expected=_expected(arguments)))
+    answer = {
+        "path": path,
+        "created": written.created,
+        "size_bytes": written.row.size_bytes,
+        "hash": content.hash,
+    }
+    return ToolOutcome(answer, (_event(written, "write"),))
+
+
+async def _edit_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+    path, expected = await tool_path(context, arguments["path"]), _expected(arguments)
+    for left in reversed(range(EDITS)):
+        row, data = await read_row(context, path)
+        if expected is not None and row.hash not in expected:
+            raise ToolError(f"{path} has changed since it was read: read it again")
+        content, count = await sized(len(data), _edited, row, data, arguments, context.file_limits.file)
+        try:
+            # Only on top of what was read just now: what somebody else writes in between is not lost.
+            written = await _write(
+                context, FileWrite(path, content, old=True, expected=frozenset((row.hash,)))
+            )
+        except PreconditionFailed:
+            if not left:
+                raise
+            continue
+        answer = {"path": path, "replaced": count, "size_bytes": written.row.size_bytes, "hash": content.hash}
+        return ToolOutcome(answer, (_event(written, "edit"),))
+    raise AssertionError("unreachable")
+
+
+def _edited(row: FileRow, data: bytes, arguments: JsonObject, limit: int) -> tuple[Content, int]:
+    """The content after an edit, and how many places were changed.
+
+    Raises ToolError, and TooLarge over a limit in bytes.
+    """
+    path, old, new = row.path, arguments["old_text"], arguments["new_text"]
+    if not row.is_text:
+        raise ToolError(f"{path} is not text: write it anew with write_file")
+    if old == new:
+        raise ToolError("the new text is the same as the old one")
+    text = data.decode()
+    count = text.count(old)
+    if count == 0:
+        raise ToolError(f"the old text does not occur in {path}{_line_ends(text, old)}")
+    if count > 1 and not arguments.get("replace_all"):
+        raise ToolError(f"the old text occurs {count} times in {path}: give more of it, or set replace_all")
+    if len(data) + count * (len(new.encode()) - len(old.encode())) > limit:
+        raise too_large(limit)  # before it is made: a short edit of many places may come to any size
+    return content_of(text.replace(old, new).encode()), count
+
+
+def _line_ends(text: str, old: str) -> str:
+    """What to say when all that differs is how lines end, which is easily overlooked."""
+    if old.replace("\r\n", "\n") not in text.replace("\r\n", "\n"):
+        return ""
+    ends = r"\r\n" if "\r\n" in text else r"\n"
+    return f": it would, if its lines ended as those of the file do, in {ends}"
+
+
+async def _delete_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+    path = await tool_path(context, arguments["path"])
+    recursive = bool(arguments.get("recursive"))
+
+    async def body(tx: Tx) -> int:
+        space = await hold_for_writing(tx, context.org_id, context.workspace_id)
+        return await delete_path(
+            tx, space, path, recursive=recursive, expected=_expected(arguments), now=context.now()
+        )
+
+    gone = await context.database.write(body)
+    if not gone:
+        return ToolOutcome({"path": path, "deleted": 0, "note": "nothing was there"})
+    return ToolOutcome({"path": path, "deleted": gone}, (FileWrittenData(path, "delete", False, 0),))
+
+
+_PATH = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_PATH,
+    "description": "Absolute path, such as /notes/plan.md.",
+}
+_FOLDER = {**_PATH, "description": "The folder; / if left out."}
+_DEEP = {"type": "boolean", "description": "With what is in the folders in it."}
+_PATTERN = {"type": "string", "minLength": 1, "maxLength": MAX_PATTERN}
+_EXPECTED = {
+    "type": "string",
+    "pattern": "^[0-9a-f]{64}$",
+    "description": "The hash that was read: a file that has changed since is refused.",
+}
+_FROM_ONE = {"type": "integer", "minimum": 1}
+
+READING = (
+    Tool(
+        name="read_file",
+        description=(
+            "Read a file. Text comes in whole lines, with their number in all and the hash of the content; anything else in base64."
+        ),
+        parameters=schema(
+            {
+                "path": _PATH,
+                "offset": {**_FROM_ONE, "description": "First line to show, counted from 1."},
+                "limit": {
+                    **_FROM_ONE,
+                    "maximum": 100_000,
+                    "description": f"Lines to show; {DEFAULT_LINES} if left out.",
+                },
+                "numbered": {"type": "boolean", "description": "Put each line's number before it."},
+                "byte_offset": {
+                    "type": "integer",
+                    "minimum": 0,
+                    "description": "First byte to show of a file that is not text.",
+                },
+            },
+            "path",
+        ),
+        run=reading.read_file,
+        hints=READ_ONLY,
+        spill=False,
+        display_name="Read file",
+    ),
+    Tool(
+        name="read_many_files",
+        description="Read several text files at once, as far as there is room.",
+        parameters=schema(
+            {"paths": {"type": "array", "items": _PATH, "minItems": 1, "maxItems": 50}}, "paths"
+        ),
+        run=reading.read_many_files,
+        hints=READ_ONLY,
+        spill=False,
+        display_name="Read files",
+    ),
+    Tool(
+        name="list_directory",
+        description="List what is in a folder.",
+        parameters=schema({"path": _FOLDER, "recursive": _DEEP}),
+        run=reading.list_directory,
+        hints=READ_ONLY,
+        spill=False,
+        display_name="List directory",
+    ),
+    Tool(
+        name="glob",
+        description=(
+            "Find files by their paths: * and ? within a name, ** across folders, [a-z], {a,b}. A pattern without a / is for the name "
+            "in any folder; one that begins with / is from the top, any other from the folder on."
+        ),
+        parameters=schema(
+            {"pattern": {**_PATTERN, "description": "Such as **/*.md."}, "path": _FOLDER}, "pattern"
+        ),
+        run=reading.glob,
+        hints=READ_ONLY,
+        spill=False,
+        display_name="Find files",
+    ),
+    Tool(
+        name="grep_files",
+        description="Search the lines of text files with a regular expression (RE2: no look-around, no references back).",
+        parameters=schema(
+            {
+                "pattern": _PATTERN,
+                "path_pattern": {
+                    **_PATTERN,
+                    "description": "Only files whose paths fit this glob, such as *.md.",
+                },
+                "path": {**_PATH, "description": "Only this folder or file; / if left out."},
+                "ignore_case": {"type": "boolean"},
+            },
+            "pattern",
+        ),
+        run=reading.grep_files,
+        hints=READ_ONLY,
+        spill=False,
+        display_name="Search files",
+    ),
+    Tool(
+        name="stat_file",
+        description="Tell what is at a path: type, size, hash, times.",
+        parameters=schema({"path": _PATH}, "path"),
+        run=reading.stat_file,
+        hints=READ_ONLY,
+        spill=False,
+        display_name="File facts",
+    ),
+)
+
+WRITING = (
+    Tool(
+        name="write_file",
+        description="Write a file, replacing what it held. Folders above it are made.",
+        parameters=schema(
+            {
+                "path": _PATH,
+                "content": {"type": "string"},
+                "encoding": {
+                    "type": "string",
+                    "enum": ["text", "base64"],
+                    "description": "What content is; text if left out.",
+                },
+                "expected_hash": _EXPECTED,
+            },
+            "path",
+            "content",
+        ),
+        run=_write_file,
+        hints=REPEATABLE,
+        display_name="Write file",
+    ),
+    Tool(
+        name="edit_file",
+        description="Replace an exact piece of text in a file. It must occur once, unless replace_all is set.",
+        parameters=schema(
+            {
+                "path": _PATH,
+                "old_text": {"type": "string", "minLength": 1},
+                "new_text": {"type": "string"},
+                "replace_all": {"type": "boolean"},
+                "expected_hash": _EXPECTED,
+            },
+            "path",
+            "old_text",
+            "new_text",
+        ),
+        run=_edit_file,
+        hints=ONCE,
+        queue="edit",  # several edits of one file in one answer are common, and each needs what the one before left
+        display_name="Edit file",
+    ),
+    Tool(
+        name="delete_file",
+        description="Delete a file, or a folder; one with something in it only with recursive.",
+        parameters=schema({"path": _PATH, "recursive": _DEEP, "expected_hash": _EXPECTED}, "path"),
+        run=_delete_file,
+        hints=ToolHints(readonly=False, destructive=True, idempotent=True),
+        display_name="Delete file",
+    ),
+)
+
+TOOLS = (*READING, *WRITING)
+
+SESSION_FILE_SYSTEM = Capability(
+    id="session_file_system",
+    name="File system",
+    description="Gives the session files of its own: the agent reads, writes, edits, searches and deletes them.",
+    category="files",
+    features=("file_system",),
+    tools=lambda config: TOOLS,
+    prompt=lambda config: (
+        f"You have files of your own that last as long as this session. Paths are absolute and begin with /; {MOUNT} is another name "
+        "of the top."
+    ),
+)
