@@ -32,7 +32,7 @@ from perdure.domain.accounts import (
 )
 from perdure.domain.errors import Conflict, InvalidInput, NotFound
 from perdure.domain.harnesses import HarnessConfig
-from perdure.domain.ids import check_id
+from perdure.domain.ids import OrgId, UserId, check_id
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
 from perdure.domain.tools import CapabilityRef
 from perdure.store.accounts import (
@@ -104,7 +104,7 @@ async def bootstrap(app: App) -> Caller:
     return await app.database.write(work)
 
 
-async def _found(app: App, tx: Tx, name: str, owner_id: str, now: Micros) -> str:
+async def _found(app: App, tx: Tx, name: str, owner_id: UserId, now: Micros) -> str:
     """Make an organization with its data key and built-in harnesses; its id."""
     org_id = app.new_id("org")
     await add_organization(tx, OrganizationRow(org_id, name, None, None, None, now, now))
@@ -114,7 +114,7 @@ async def _found(app: App, tx: Tx, name: str, owner_id: str, now: Micros) -> str
     return org_id
 
 
-async def add_built_in_harnesses(app: App, tx: Tx, org_id: str, now: Micros) -> None:
+async def add_built_in_harnesses(app: App, tx: Tx, org_id: OrgId, now: Micros) -> None:
     """`base` (nothing) and `generic` (the default), read-only, in every organization."""
     for row in _built_in_harnesses(app, org_id, now):
         await add_harness(tx, row)
@@ -128,7 +128,7 @@ async def _follow_built_in_harnesses(app: App, tx: Tx, now: Micros) -> None:
             log.info("the built-in harness %s is new in %d organizations", row.name, changed)
 
 
-def _built_in_harnesses(app: App, org_id: str, now: Micros) -> list[HarnessRow]:
+def _built_in_harnesses(app: App, org_id: OrgId, now: Micros) -> list[HarnessRow]:
     rows = []
     for name, display, description, capabilities in BUILT_IN_HARNESSES:
         config = to_json(HarnessConfig(capabilities=tuple(CapabilityRef(ref) for ref in capabilities)))
@@ -197,7 +197,7 @@ async def _memberships(tx: Tx, caller: Caller) -> list[tuple[str, UserRole]]:
     return [each for each in found if each[0] == caller.organization_id] if caller.bound else found
 
 
-async def _own(tx: Tx, caller: Caller, org_id: str) -> tuple[OrganizationRow, UserRole]:
+async def _own(tx: Tx, caller: Caller, org_id: OrgId) -> tuple[OrganizationRow, UserRole]:
     """One of the caller's organizations and the caller's role in it. Raises NotFound."""
     check_id(org_id, "org", "org")
     roles = dict(await _memberships(tx, caller))
@@ -207,7 +207,7 @@ async def _own(tx: Tx, caller: Caller, org_id: str) -> tuple[OrganizationRow, Us
     return row, roles[org_id]
 
 
-async def read_organization(app: App, caller: Caller, org_id: str) -> Organization:
+async def read_organization(app: App, caller: Caller, org_id: OrgId) -> Organization:
     """One of the caller's organizations."""
 
     async def work(tx: Tx) -> Organization:
@@ -217,7 +217,7 @@ async def read_organization(app: App, caller: Caller, org_id: str) -> Organizati
 
 
 async def change_organization(
-    app: App, caller: Caller, org_id: str, body: UpdateOrganization
+    app: App, caller: Caller, org_id: OrgId, body: UpdateOrganization
 ) -> Organization:
     """Change what the caller named, and nothing else; admins only."""
     now = app.now()
@@ -258,7 +258,7 @@ async def _changed(tx: Tx, row: OrganizationRow, changes: dict[str, Any], now: M
     return to_organization(msgspec.structs.replace(row, **changes))
 
 
-async def complete_onboarding(app: App, caller: Caller, org_id: str) -> Organization:
+async def complete_onboarding(app: App, caller: Caller, org_id: OrgId) -> Organization:
     """Remember that the organization has been set up; saying it twice is fine."""
     now = app.now()
 
@@ -301,7 +301,7 @@ async def add_member(app: App, caller: Caller, body: AddUser) -> User:
     return await app.database.write(work)
 
 
-async def read_member(app: App, caller: Caller, user_id: str) -> User:
+async def read_member(app: App, caller: Caller, user_id: UserId) -> User:
     """One of the organization's users."""
 
     async def work(tx: Tx) -> User:
@@ -311,7 +311,7 @@ async def read_member(app: App, caller: Caller, user_id: str) -> User:
     return await app.database.read(work)
 
 
-async def _role_of(tx: Tx, caller: Caller, user_id: str) -> UserRole:
+async def _role_of(tx: Tx, caller: Caller, user_id: UserId) -> UserRole:
     """What a member of the caller's organization is there. Raises NotFound."""
     role = dict(await memberships_of(tx, user_id)).get(caller.organization_id)
     if role is None:
@@ -319,7 +319,7 @@ async def _role_of(tx: Tx, caller: Caller, user_id: str) -> UserRole:
     return role
 
 
-async def change_member(app: App, caller: Caller, user_id: str, body: UpdateUser) -> User:
+async def change_member(app: App, caller: Caller, user_id: UserId, body: UpdateUser) -> User:
     """Change what a member is.
 
     Admins only, nobody grants more than they have or changes who is above them.
@@ -342,7 +342,7 @@ async def change_member(app: App, caller: Caller, user_id: str, body: UpdateUser
     return await app.database.write(work)
 
 
-async def remove_member(app: App, caller: Caller, user_id: str) -> None:
+async def remove_member(app: App, caller: Caller, user_id: UserId) -> None:
     """Put a member out of the organization, or leave it.
 
     Admins only, except for leaving, and not who is above them.
@@ -361,7 +361,7 @@ async def remove_member(app: App, caller: Caller, user_id: str) -> None:
     await app.database.write(work)
 
 
-async def _check_not_last(tx: Tx, org_id: str, user_id: str, role: UserRole) -> None:
+async def _check_not_last(tx: Tx, org_id: OrgId, user_id: UserId, role: UserRole) -> None:
     """Keep an owner in the organization, whose row the caller has locked.
 
     Of two owners who go at once, one comes second.
@@ -370,7 +370,7 @@ async def _check_not_last(tx: Tx, org_id: str, user_id: str, role: UserRole) -> 
         raise Conflict("an organization needs an owner, and this is the last one", code="last_owner")
 
 
-async def member_caller(app: App, caller: Caller, user_id: str) -> Caller:
+async def member_caller(app: App, caller: Caller, user_id: UserId) -> Caller:
     """Act for a member of the organization (to make a token for it).
 
     Admins only, and not for someone above them.
@@ -438,7 +438,7 @@ async def export_account(app: App, caller: Caller) -> ExportedUser:
     return await app.database.read(work)
 
 
-async def switch_organization(app: App, caller: Caller, org_id: str) -> SwitchedOrganization:
+async def switch_organization(app: App, caller: Caller, org_id: OrgId) -> SwitchedOrganization:
     """Say whether the caller may work in an organization.
 
     Requests choose it with `X-Org-Id`, nothing is remembered.

@@ -21,7 +21,7 @@ from perdure.domain.agent_versions import (
     is_published,
 )
 from perdure.domain.agents import Agent
-from perdure.domain.ids import check_id
+from perdure.domain.ids import AgentVersionId, check_id
 from perdure.domain.resources import require_manager
 from perdure.domain.times import to_rfc3339
 from perdure.store.agent_versions import AgentVersionRow, get_version, list_versions, with_authored
@@ -128,7 +128,9 @@ async def diff_versions(app: App, caller: Caller, ref: str, from_id: str, to_id:
     )
 
 
-async def roll_back(app: App, caller: Caller, ref: str, version_id: str, body: RollbackAgentVersion) -> Agent:
+async def roll_back(
+    app: App, caller: Caller, ref: str, version_id: AgentVersionId, body: RollbackAgentVersion
+) -> Agent:
     """Set the agent's configuration to what it was at a version.
 
     Unless told otherwise that is a new version.
@@ -156,7 +158,9 @@ async def roll_back(app: App, caller: Caller, ref: str, version_id: str, body: R
     return await app.database.write(work)
 
 
-async def fork_version(app: App, caller: Caller, ref: str, version_id: str, body: ForkAgentVersion) -> Agent:
+async def fork_version(
+    app: App, caller: Caller, ref: str, version_id: AgentVersionId, body: ForkAgentVersion
+) -> Agent:
     """A new agent that begins as a version of another, and remembers where it comes from."""
     require_manager(caller, "agent")
     now = app.now()

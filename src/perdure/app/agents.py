@@ -16,7 +16,13 @@ from perdure.domain.accounts import Caller
 from perdure.domain.agent_versions import ChangeKind
 from perdure.domain.agents import Agent, AgentConfig, CreateAgent, UpdateAgent
 from perdure.domain.errors import Conflict, InvalidInput, NotFound
-from perdure.domain.ids import check_id, is_id
+from perdure.domain.ids import (
+    AgentId,
+    HarnessId,
+    OrgId,
+    check_id,
+    is_id,
+)
 from perdure.domain.paging import AllowedAction, Page
 from perdure.domain.resources import (
     NameCheck,
@@ -91,7 +97,7 @@ def to_agent(row: AgentRow, *, sessions: int | None = None) -> Agent:
 
 
 async def create_agent(
-    app: App, caller: Caller, body: CreateAgent, agent_id: str | None = None, kind: ChangeKind = "auto"
+    app: App, caller: Caller, body: CreateAgent, agent_id: AgentId | None = None, kind: ChangeKind = "auto"
 ) -> tuple[Agent, bool]:
     """Make an agent, or replace the one with this id or name; whether it is new."""
     require_manager(caller, "agent")
@@ -199,7 +205,7 @@ def check_files(files: tuple[InitialFile, ...]) -> None:
         seen.add(path)
 
 
-async def _existing(tx: Tx, org_id: str, agent_id: str | None, name: str) -> AgentRow | None:
+async def _existing(tx: Tx, org_id: OrgId, agent_id: AgentId | None, name: str) -> AgentRow | None:
     """The agent that an upsert replaces, its row locked."""
     if agent_id is None:
         return await agent_by_name(tx, org_id, name, lock=True)
@@ -212,13 +218,13 @@ async def _existing(tx: Tx, org_id: str, agent_id: str | None, name: str) -> Age
     return row
 
 
-async def _harness_for(tx: Tx, org_id: str, harness_id: str | None, name: str | None) -> HarnessRow:
+async def _harness_for(tx: Tx, org_id: OrgId, harness_id: HarnessId | None, name: str | None) -> HarnessRow:
     if harness_id is not None and name is not None:
         raise InvalidInput("give `harness_id` or `harness_name`, not both", field="harness_id")
     return await find_harness(tx, org_id, harness_id, name)
 
 
-async def find_agent(tx: Tx, org_id: str, ref: str, *, lock: bool = False) -> AgentRow:
+async def find_agent(tx: Tx, org_id: OrgId, ref: str, *, lock: bool = False) -> AgentRow:
     """The agent of this id or name, archived ones by id only; `lock` holds its row until the commit.
 
     Raises NotFound.

@@ -8,6 +8,7 @@ from perdure.app.sessions import write_at_head
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, InvalidInput
 from perdure.domain.events import Event, NewEvent, SessionActivatedData, ToolCompletedData
+from perdure.domain.ids import SessionId
 from perdure.domain.messages import TextPart
 from perdure.domain.spans import tool_context, turn_context
 from perdure.domain.times import Micros
@@ -29,7 +30,7 @@ REJECTED = "The user rejected this call."
 
 
 async def submit_approvals(
-    app: App, caller: Caller, session_id: str, body: SubmitApprovals
+    app: App, caller: Caller, session_id: SessionId, body: SubmitApprovals
 ) -> SubmittedToolResults:
     """Take decisions on some or all of the open questions; with the last one the turn goes on."""
     now = app.now()

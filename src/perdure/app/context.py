@@ -9,7 +9,7 @@ from msgspec import Struct, field
 
 from perdure.capabilities.registry import Registry
 from perdure.domain.files import FileLimits
-from perdure.domain.ids import Prefix, new_id
+from perdure.domain.ids import NewId, new_id
 from perdure.domain.providers import ProviderSecrets
 from perdure.domain.times import Micros
 from perdure.llm.catalog import Catalog
@@ -45,7 +45,7 @@ class App(Struct, frozen=True):
     vault: Vault
     drivers: Drivers
     now: Callable[[], Micros] = now_micros
-    new_id: Callable[[Prefix], str] = new_id
+    new_id: NewId = new_id
     catalog: Catalog = field(default_factory=Catalog)
     file_limits: FileLimits = FileLimits()
     sandbox: Sandbox = field(default_factory=Sandbox)

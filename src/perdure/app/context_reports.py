@@ -23,6 +23,7 @@ from perdure.domain.context_reports import (
 )
 from perdure.domain.events import LlmGenerationData, PromptRef
 from perdure.domain.history import CHARACTERS_PER_TOKEN, estimate_tokens
+from perdure.domain.ids import OrgId, SessionId
 from perdure.domain.messages import Message, ToolResultPart, tool_calls_of
 from perdure.domain.model_profiles import window_of
 from perdure.domain.redaction import Redactor
@@ -76,7 +77,7 @@ class _Sums:
             self.sources[section, source] = (label, before + tokens)
 
 
-async def context_report(app: App, caller: Caller, session_id: str) -> SessionContextReport:
+async def context_report(app: App, caller: Caller, session_id: SessionId) -> SessionContextReport:
     """The report. Tokens are estimated from characters; what a vendor counts is in the usage of each call."""
     found = await app.database.read(lambda tx: _look(app, tx, caller.organization_id, session_id), long=True)
     row = found.row
@@ -116,7 +117,7 @@ async def context_report(app: App, caller: Caller, session_id: str) -> SessionCo
     )
 
 
-async def _look(app: App, tx: Tx, org_id: str, session_id: str) -> _Found:
+async def _look(app: App, tx: Tx, org_id: OrgId, session_id: SessionId) -> _Found:
     row = await get_session(tx, org_id, session_id)
     layers = await load_layers(tx, row)
     conversation = await conversation_of(tx, row.id, await _present_prompt(tx, row))

@@ -8,6 +8,7 @@ from perdure.app.context import App
 from perdure.domain.accounts import Caller
 from perdure.domain.databases import MAX_DATABASES, CreateDatabase, DatabaseInfo, DatabaseSchema
 from perdure.domain.errors import Conflict, NotFound, ToolError, Unavailable
+from perdure.domain.ids import SessionId
 from perdure.domain.times import to_rfc3339
 from perdure.store.database import Tx
 from perdure.store.databases import (
@@ -32,7 +33,7 @@ def to_database(row: DatabaseRow) -> DatabaseInfo:
     )
 
 
-async def all_databases(app: App, caller: Caller, session_id: str) -> list[DatabaseInfo]:
+async def all_databases(app: App, caller: Caller, session_id: SessionId) -> list[DatabaseInfo]:
     """The session's databases, by name."""
 
     async def work(tx: Tx) -> list[DatabaseInfo]:
@@ -42,7 +43,9 @@ async def all_databases(app: App, caller: Caller, session_id: str) -> list[Datab
     return await app.database.read(work)
 
 
-async def create_database(app: App, caller: Caller, session_id: str, body: CreateDatabase) -> DatabaseInfo:
+async def create_database(
+    app: App, caller: Caller, session_id: SessionId, body: CreateDatabase
+) -> DatabaseInfo:
     """Make an empty database."""
     now = app.now()
 
@@ -57,7 +60,7 @@ async def create_database(app: App, caller: Caller, session_id: str, body: Creat
     return await app.database.write(work)
 
 
-async def read_database(app: App, caller: Caller, session_id: str, name: str) -> DatabaseInfo:
+async def read_database(app: App, caller: Caller, session_id: SessionId, name: str) -> DatabaseInfo:
     """One database. Raises NotFound."""
 
     async def work(tx: Tx) -> DatabaseInfo:
@@ -70,7 +73,7 @@ async def read_database(app: App, caller: Caller, session_id: str, name: str) ->
     return await app.database.read(work)
 
 
-async def remove_database(app: App, caller: Caller, session_id: str, name: str) -> None:
+async def remove_database(app: App, caller: Caller, session_id: SessionId, name: str) -> None:
     """Drop a database with all that is in it."""
 
     async def work(tx: Tx) -> None:
@@ -81,7 +84,7 @@ async def remove_database(app: App, caller: Caller, session_id: str, name: str) 
     await app.database.write(work)
 
 
-async def schema_of(app: App, caller: Caller, session_id: str, name: str) -> DatabaseSchema:
+async def schema_of(app: App, caller: Caller, session_id: SessionId, name: str) -> DatabaseSchema:
     """A database's tables, views and columns.
 
     Raises:

@@ -9,6 +9,7 @@ from perdure.app.context import App
 from perdure.domain.accounts import Caller
 from perdure.domain.events import Event, LlmGenerationData, PromptRef
 from perdure.domain.history import HISTORY_TYPES, Conversation
+from perdure.domain.ids import SessionId
 from perdure.domain.messages import Message
 from perdure.domain.times import Timestamp, to_rfc3339
 from perdure.store.database import Tx
@@ -38,7 +39,13 @@ class EventsSummary(Struct, frozen=True, omit_defaults=True):
 
 
 async def page_of_events(
-    app: App, caller: Caller, session_id: str, want: EventFilter, limit: int, *, newest_first: bool = False
+    app: App,
+    caller: Caller,
+    session_id: SessionId,
+    want: EventFilter,
+    limit: int,
+    *,
+    newest_first: bool = False,
 ) -> list[Event]:
     """The events that match, oldest first unless asked otherwise."""
 
@@ -52,7 +59,7 @@ async def page_of_events(
 
 
 async def events_around(
-    app: App, caller: Caller, session_id: str, sequence: int, window: int, want: EventFilter
+    app: App, caller: Caller, session_id: SessionId, sequence: int, window: int, want: EventFilter
 ) -> list[Event]:
     """`window` events on each side of one, and that one, oldest first."""
 
@@ -71,7 +78,7 @@ async def events_around(
     return await app.database.read(work, long=True)
 
 
-async def summary_of_events(app: App, caller: Caller, session_id: str) -> EventsSummary:
+async def summary_of_events(app: App, caller: Caller, session_id: SessionId) -> EventsSummary:
     """Counts by kind, and the first and last instant."""
 
     async def work(tx: Tx) -> EventsSummary:
@@ -104,7 +111,7 @@ async def fill_prompt(tx: Tx, event: Event) -> Event:
     return msgspec.structs.replace(event, data=to_json(filled), _wire=None)
 
 
-async def prompt_messages(tx: Tx, session_id: str, prompt: PromptRef) -> list[Message]:
+async def prompt_messages(tx: Tx, session_id: SessionId, prompt: PromptRef) -> list[Message]:
     """The messages that a model call was shown."""
     conversation = await conversation_of(tx, session_id, prompt)
     return (
@@ -114,7 +121,7 @@ async def prompt_messages(tx: Tx, session_id: str, prompt: PromptRef) -> list[Me
     )
 
 
-async def conversation_of(tx: Tx, session_id: str, prompt: PromptRef) -> Conversation:
+async def conversation_of(tx: Tx, session_id: SessionId, prompt: PromptRef) -> Conversation:
     """The conversation that this part of the log gives."""
     conversation = Conversation()
     if prompt.summary is not None:

@@ -18,7 +18,7 @@ from perdure.domain.events import (
     ToolOutputDeltaData,
     ToolProgressData,
 )
-from perdure.domain.ids import new_event_id
+from perdure.domain.ids import OrgId, SessionId, new_event_id
 from perdure.domain.times import to_rfc3339
 from perdure.store.bus import DRAFTED, Appended, Live
 from perdure.store.database import Tx
@@ -226,7 +226,7 @@ def _wire(live: Live, kind: str, sent: int, after: int, now: int) -> bytes:
     ).encode()
 
 
-async def open_follower(app: App, org_id: str, session_id: str, after: int, want: Want) -> Follower:
+async def open_follower(app: App, org_id: OrgId, session_id: SessionId, after: int, want: Want) -> Follower:
     """A follower of the organization's session. Raises NotFound."""
 
     async def body(tx: Tx) -> int:

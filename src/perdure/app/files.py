@@ -32,7 +32,7 @@ from perdure.domain.files import (
     decoded,
     encoded,
 )
-from perdure.domain.ids import uuid_of
+from perdure.domain.ids import OrgId, SessionId, WorkspaceId, uuid_of
 from perdure.domain.paging import Listing
 from perdure.domain.paths import clean_path, file_id, name_of
 from perdure.domain.times import Micros, to_rfc3339
@@ -59,8 +59,8 @@ PREVIEWED = 1_000_000
 class At(Struct, frozen=True):
     """Where the files are: one of the two ids is given."""
 
-    session_id: str | None = None
-    workspace_id: str | None = None
+    session_id: SessionId | None = None
+    workspace_id: WorkspaceId | None = None
 
 
 class OpenFile(Struct, frozen=True):
@@ -101,7 +101,7 @@ async def _hold(tx: Tx, caller: Caller, at: At) -> tuple[WorkspaceRow, SessionRo
     return await hold_for_writing(tx, org_id, workspace_id), session
 
 
-async def _alive(tx: Tx, org_id: str, session_id: str) -> SessionRow | None:
+async def _alive(tx: Tx, org_id: OrgId, session_id: SessionId) -> SessionRow | None:
     """The session, unless it was deleted and others live on in its workspace."""
     try:
         return await get_session(tx, org_id, session_id, lock=True)

@@ -11,7 +11,7 @@ from perdure.capabilities.layers import load_layers
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput
 from perdure.domain.events import Event, NewEvent
-from perdure.domain.ids import check_id
+from perdure.domain.ids import SessionId, check_id
 from perdure.domain.sessions import (
     ForkSession,
     Projection,
@@ -37,7 +37,7 @@ MAX_FORK = 100_000
 """Events that a fork may copy: bounds the length of its transaction."""
 
 
-async def fork_session(app: App, caller: Caller, session_id: str, body: ForkSession) -> Session:
+async def fork_session(app: App, caller: Caller, session_id: SessionId, body: ForkSession) -> Session:
     """An independent copy of a session up to a point of its log, at rest.
 
     A turn that the point cuts through is cancelled in the copy; the original goes on.
@@ -129,7 +129,7 @@ async def _copied_row(
     )
 
 
-async def rebuild_projection(tx: Tx, session_id: str, through: int) -> Projection:
+async def rebuild_projection(tx: Tx, session_id: SessionId, through: int) -> Projection:
     """The projection of a log up to a sequence, folded from its events."""
     projection = Projection()
     while projection.head < through:
@@ -144,7 +144,7 @@ def _as_new(event: Event) -> NewEvent:
     return NewEvent(event.type, event.decoded(), event.context_struct(), event.ts)
 
 
-async def export_session(app: App, caller: Caller, session_id: str) -> bytes:
+async def export_session(app: App, caller: Caller, session_id: SessionId) -> bytes:
     """The session's messages as JSON lines, oldest first."""
     messages = await list_messages(app, caller, session_id)
     return b"".join(msgspec.json.encode(message) + b"\n" for message in messages)

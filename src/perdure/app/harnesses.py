@@ -22,7 +22,7 @@ from perdure.domain.harnesses import (
     HarnessExample,
     UpdateHarness,
 )
-from perdure.domain.ids import check_id, is_id
+from perdure.domain.ids import OrgId, check_id, is_id
 from perdure.domain.paging import AllowedAction
 from perdure.domain.resources import (
     NameCheck,
@@ -92,7 +92,7 @@ def to_harness(row: HarnessRow, *, sessions: int | None = None) -> Harness:
     )
 
 
-async def find_any_harness(tx: Tx, org_id: str, ref: str, *, lock: bool = False) -> HarnessRow:
+async def find_any_harness(tx: Tx, org_id: OrgId, ref: str, *, lock: bool = False) -> HarnessRow:
     """The harness of this id or name, archived ones by id only; `lock` holds its row until the commit.
 
     Raises NotFound.
@@ -157,7 +157,7 @@ async def _check_name(tx: Tx, row: HarnessRow) -> None:
         raise Conflict(f"another harness is named {row.name!r}", code="name_taken")
 
 
-async def _check_parent(tx: Tx, org_id: str, parent_id: str, child: HarnessRow | None) -> None:
+async def _check_parent(tx: Tx, org_id: OrgId, parent_id: str, child: HarnessRow | None) -> None:
     """Accept a parent that leads to no cycle and to no line over the limit.
 
     Raises InvalidInput or NotFound.

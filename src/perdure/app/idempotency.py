@@ -14,6 +14,7 @@ import msgspec
 from perdure.app.context import App
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, InvalidInput
+from perdure.domain.ids import OrgId, SessionId
 from perdure.domain.times import Micros
 from perdure.store.database import Body, Database, T, Tx
 from perdure.store.sessions import get_session
@@ -56,7 +57,7 @@ class _Guarded:
     """
 
     def __init__(
-        self, inner: Database, org_id: str, key: str, print_: str, now: Micros, session_id: str | None
+        self, inner: Database, org_id: OrgId, key: str, print_: str, now: Micros, session_id: SessionId | None
     ) -> None:
         self._inner = inner
         self._place = (org_id, key, print_, now)
@@ -106,7 +107,7 @@ class _Guarded:
         """Not ours to close."""
 
 
-async def _replay(tx: Tx, org_id: str, key: str, print_: str) -> None:
+async def _replay(tx: Tx, org_id: OrgId, key: str, print_: str) -> None:
     row = await tx.one(
         "SELECT fingerprint, status, body FROM idempotency WHERE org_id = ? AND key = ?", org_id, key
     )
@@ -122,7 +123,7 @@ def _answer(result: Any) -> tuple[int, bytes]:
     return 201, msgspec.json.encode(result)
 
 
-def once(app: App, caller: Caller, key: str, print_: str, session_id: str | None = None) -> App:
+def once(app: App, caller: Caller, key: str, print_: str, session_id: SessionId | None = None) -> App:
     """The services for a request that carries a key: one of the caller's own, whatever keys others choose.
 
     A request about a session, `session_id`, is answered again only while that is there.

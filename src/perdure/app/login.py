@@ -8,7 +8,7 @@ import secrets
 from perdure.app.context import App
 from perdure.domain.accounts import Caller, CreateToken, Token
 from perdure.domain.errors import InvalidInput, NotFound, Unauthenticated
-from perdure.domain.ids import check_id
+from perdure.domain.ids import TokenId, UserId, check_id
 from perdure.domain.times import Micros, from_rfc3339, maybe_rfc3339, to_rfc3339
 from perdure.store.accounts import (
     TokenRow,
@@ -93,7 +93,7 @@ def bound_to(caller: Caller) -> str | None:
     return caller.organization_id if caller.bound else None
 
 
-async def end_token(app: App, caller: Caller, token_id: str) -> None:
+async def end_token(app: App, caller: Caller, token_id: TokenId) -> None:
     """Revoke one of the caller's tokens; it stops working at once."""
     now = app.now()
     if not await app.database.write(
@@ -151,7 +151,7 @@ async def authenticate(
 
 
 async def caller_in(
-    tx: Tx, user_id: str, organization: str | None, only: str | None = None, *, anywhere: bool = False
+    tx: Tx, user_id: UserId, organization: str | None, only: str | None = None, *, anywhere: bool = False
 ) -> Caller:
     """The user in the organization that it names, or in its only one (`anywhere`: in one of them).
 

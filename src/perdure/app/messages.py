@@ -14,7 +14,7 @@ from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, InvalidInput, NotFound, TooLarge
 from perdure.domain.events import Event, InputMessageData, NewEvent, ToolCompletedData
 from perdure.domain.history import result_message
-from perdure.domain.ids import check_id
+from perdure.domain.ids import MessageId, SessionId, check_id
 from perdure.domain.messages import ContentPart, CreateMessage, ImageFilePart, ImagePart, Message, TextPart
 from perdure.domain.spans import message_context, tool_context
 from perdure.domain.times import Micros, to_rfc3339
@@ -56,7 +56,7 @@ def check_message(body: CreateMessage) -> None:
         raise InvalidInput("`message.content` must not be empty", field="message.content")
 
 
-async def post_message(app: App, caller: Caller, session_id: str, body: CreateMessage) -> Message:
+async def post_message(app: App, caller: Caller, session_id: SessionId, body: CreateMessage) -> Message:
     """Write a message into the session.
 
     When this returns it is durable, and a runner is on its way (promise P1).
@@ -98,7 +98,7 @@ async def take_in(app: App, tx: Tx, row: SessionRow, message: Message, now: Micr
     return msgspec.structs.replace(taken, sequence=after.head, session_id=after.id)
 
 
-def _message(body: CreateMessage, message_id: str, now: Micros) -> Message:
+def _message(body: CreateMessage, message_id: MessageId, now: Micros) -> Message:
     content: tuple[ContentPart, ...] = body.message.content
     return Message(
         message_id,
@@ -112,7 +112,7 @@ def _message(body: CreateMessage, message_id: str, now: Micros) -> Message:
     )
 
 
-async def list_messages(app: App, caller: Caller, session_id: str) -> list[Message]:
+async def list_messages(app: App, caller: Caller, session_id: SessionId) -> list[Message]:
     """The session's messages, rebuilt from its log, oldest first."""
 
     async def work(tx: Tx) -> list[Message]:
@@ -144,7 +144,7 @@ def _as_message(event: Event) -> Message:
 
 
 async def submit_tool_results(
-    app: App, caller: Caller, session_id: str, body: SubmitToolResults
+    app: App, caller: Caller, session_id: SessionId, body: SubmitToolResults
 ) -> SubmittedToolResults:
     """Take a client's answers to its open calls, all of them at once, and let the turn go on."""
     for index, result in enumerate(body.tool_results):

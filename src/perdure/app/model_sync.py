@@ -10,6 +10,7 @@ from perdure.app.predefined import preferred_model
 from perdure.app.providers import default_if_none
 from perdure.domain.accounts import Caller, require
 from perdure.domain.errors import InvalidInput, ModelError
+from perdure.domain.ids import ProviderId
 from perdure.domain.providers import ProviderSecrets, SyncedModels, SyncNotSupported
 from perdure.domain.times import Micros
 from perdure.llm.driver import ListedModel
@@ -42,7 +43,7 @@ _MENDABLE = {
 """What the caller can mend: the field, and words for it."""
 
 
-async def sync_models(app: App, caller: Caller, provider_id: str) -> SyncedModels | SyncNotSupported:
+async def sync_models(app: App, caller: Caller, provider_id: ProviderId) -> SyncedModels | SyncNotSupported:
     """Ask a provider for its models: add those that are new, and remember which are gone.
 
     Models that the list does not name are kept, hidden from lists; those that people registered themselves

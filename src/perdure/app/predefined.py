@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from perdure.app.context import App
 from perdure.app.providers import default_if_none
+from perdure.domain.ids import OrgId
 from perdure.domain.providers import ProviderOptions
 from perdure.store.database import Tx
 from perdure.store.providers import ModelRow, ProviderRow, add_model, add_provider, list_providers
@@ -38,7 +39,7 @@ def preferred_model(provider_type: str) -> str | None:
     return next((each.model_id for each in PREDEFINED if each.provider_type == provider_type), None)
 
 
-async def add_predefined(app: App, org_id: str) -> list[str]:
+async def add_predefined(app: App, org_id: OrgId) -> list[str]:
     """Make a provider for each vendor whose key is in the environment, where the organization has none of
     that type yet.
 
@@ -65,7 +66,7 @@ async def add_predefined(app: App, org_id: str) -> list[str]:
     return await app.database.write(work)
 
 
-async def _add(app: App, tx: Tx, org_id: str, wanted: Predefined, now: int) -> None:
+async def _add(app: App, tx: Tx, org_id: OrgId, wanted: Predefined, now: int) -> None:
     provider = ProviderRow(
         id=app.new_id("provider"),
         org_id=org_id,

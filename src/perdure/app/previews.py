@@ -12,6 +12,7 @@ from perdure.app.sessions import check_tools, find_harness
 from perdure.capabilities.assembly import Layer, Merged, harness_layer, merge_layers
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput
+from perdure.domain.ids import HarnessId
 from perdure.domain.messages import JsonObject
 from perdure.domain.previews import (
     AgentPreview,
@@ -78,7 +79,9 @@ async def _look_at(app: App, caller: Caller, body: PreviewAgent) -> tuple[Merged
     return merged, tuple(findings)
 
 
-async def _chain(app: App, caller: Caller, harness_id: str | None, name: str | None) -> list[HarnessRow]:
+async def _chain(
+    app: App, caller: Caller, harness_id: HarnessId | None, name: str | None
+) -> list[HarnessRow]:
     """The harness and its parents, the topmost first; nothing when none is named."""
     if harness_id is None and name is None:
         return []

@@ -11,7 +11,7 @@ from perdure.app.context import App
 from perdure.app.provider_settings import Settings, changed_settings, form_of, settings_of
 from perdure.domain.accounts import RANK, Caller, require
 from perdure.domain.errors import InvalidInput
-from perdure.domain.ids import check_id
+from perdure.domain.ids import OrgId, ProviderId, check_id
 from perdure.domain.model_profiles import ModelProfile
 from perdure.domain.paging import AllowedAction
 from perdure.domain.providers import (
@@ -213,7 +213,7 @@ async def create_provider(app: App, caller: Caller, body: CreateProvider) -> Pro
     return await app.database.write(work)
 
 
-async def read_provider(app: App, caller: Caller, provider_id: str) -> Provider:
+async def read_provider(app: App, caller: Caller, provider_id: ProviderId) -> Provider:
     """One provider."""
     return to_provider(
         await app.database.read(lambda tx: get_provider(tx, caller.organization_id, provider_id))
@@ -228,7 +228,9 @@ async def all_providers(app: App, caller: Caller) -> list[Provider]:
     ]
 
 
-async def change_provider(app: App, caller: Caller, provider_id: str, body: UpdateProvider) -> Provider:
+async def change_provider(
+    app: App, caller: Caller, provider_id: ProviderId, body: UpdateProvider
+) -> Provider:
     """Change what the caller named, and nothing else."""
     require(caller, "admin")
     if isinstance(body.provider_type, str):
@@ -260,7 +262,7 @@ async def change_provider(app: App, caller: Caller, provider_id: str, body: Upda
     return await app.database.write(work)
 
 
-async def remove_provider(app: App, caller: Caller, provider_id: str) -> None:
+async def remove_provider(app: App, caller: Caller, provider_id: ProviderId) -> None:
     """Delete a provider and its models."""
     require(caller, "admin")
     now = app.now()
@@ -277,20 +279,20 @@ async def remove_provider(app: App, caller: Caller, provider_id: str) -> None:
 # --- models -------------------------------------------------------------------
 
 
-async def _forget_default(tx: Tx, org_id: str, models: set[str], now: int) -> None:
+async def _forget_default(tx: Tx, org_id: OrgId, models: set[str], now: int) -> None:
     organization = await get_organization(tx, org_id)
     if organization is not None and organization.default_model_id in models:
         await set_default_model(tx, org_id, None, now)
 
 
-async def default_if_none(tx: Tx, org_id: str, model_id: str, now: int) -> None:
+async def default_if_none(tx: Tx, org_id: OrgId, model_id: str, now: int) -> None:
     """Make a model the organization's default, if it has none."""
     organization = await get_organization(tx, org_id)
     if organization is not None and organization.default_model_id is None:
         await set_default_model(tx, org_id, model_id, now)
 
 
-async def create_model(app: App, caller: Caller, provider_id: str, body: CreateModel) -> Model:
+async def create_model(app: App, caller: Caller, provider_id: ProviderId, body: CreateModel) -> Model:
     """Register a model. The organization's first one becomes its default."""
     require(caller, "admin")
     now = app.now()
@@ -330,7 +332,7 @@ async def read_model(app: App, caller: Caller, model_id: str) -> Model:
 
 
 async def all_models(
-    app: App, caller: Caller, provider_id: str | None = None, *,
+    app: App, caller: Caller, provider_id: ProviderId | None = None, *,
     source: ModelSource | None = None, favorites: bool = False, stale: bool = False,
 ) -> list[Model]:  # fmt: skip
     """Every model (of one provider, if given), oldest first.

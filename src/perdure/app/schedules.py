@@ -11,6 +11,7 @@ from perdure.app.messages import take_in
 from perdure.app.sessions import write_at_head
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, NotFound
+from perdure.domain.ids import ScheduleId, SessionId
 from perdure.domain.messages import Message, TextPart
 from perdure.domain.schedules import (
     MAX_ACTIVE,
@@ -56,7 +57,7 @@ def to_schedule(row: ScheduleRow) -> Schedule:
     )
 
 
-async def create_schedule(app: App, caller: Caller, session_id: str, body: CreateSchedule) -> Schedule:
+async def create_schedule(app: App, caller: Caller, session_id: SessionId, body: CreateSchedule) -> Schedule:
     """Make a schedule."""
     now = app.now()
 
@@ -79,7 +80,7 @@ async def create_schedule(app: App, caller: Caller, session_id: str, body: Creat
     return await app.database.write(work)
 
 
-async def all_schedules(app: App, caller: Caller, session_id: str) -> list[Schedule]:
+async def all_schedules(app: App, caller: Caller, session_id: SessionId) -> list[Schedule]:
     """The session's schedules, oldest first, those that are over included."""
 
     async def work(tx: Tx) -> list[Schedule]:
@@ -89,7 +90,7 @@ async def all_schedules(app: App, caller: Caller, session_id: str) -> list[Sched
     return await app.database.read(work)
 
 
-async def read_schedule(app: App, caller: Caller, session_id: str, schedule_id: str) -> Schedule:
+async def read_schedule(app: App, caller: Caller, session_id: SessionId, schedule_id: ScheduleId) -> Schedule:
     """One schedule. Raises NotFound."""
 
     async def work(tx: Tx) -> Schedule:
@@ -100,7 +101,7 @@ async def read_schedule(app: App, caller: Caller, session_id: str, schedule_id: 
 
 
 async def change_schedule(
-    app: App, caller: Caller, session_id: str, schedule_id: str, body: UpdateSchedule
+    app: App, caller: Caller, session_id: SessionId, schedule_id: ScheduleId, body: UpdateSchedule
 ) -> Schedule:
     """Change what the caller named; the next firing follows from it."""
     now = app.now()
@@ -146,7 +147,7 @@ def _changes(row: ScheduleRow, body: UpdateSchedule, now: Micros) -> dict[str, A
     return changes
 
 
-async def remove_schedule(app: App, caller: Caller, session_id: str, schedule_id: str) -> None:
+async def remove_schedule(app: App, caller: Caller, session_id: SessionId, schedule_id: ScheduleId) -> None:
     """Delete a schedule."""
 
     async def work(tx: Tx) -> None:

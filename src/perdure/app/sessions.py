@@ -23,7 +23,13 @@ from perdure.domain.events import (
     TurnCancelledData,
 )
 from perdure.domain.harnesses import HarnessConfig
-from perdure.domain.ids import check_id, uuid_of
+from perdure.domain.ids import (
+    HarnessId,
+    OrgId,
+    SessionId,
+    check_id,
+    uuid_of,
+)
 from perdure.domain.messages import Message, TextPart
 from perdure.domain.paging import Page
 from perdure.domain.sessions import (
@@ -241,7 +247,7 @@ def _new_row(
     )
 
 
-async def _layers_for(tx: Tx, org_id: str, body: CreateSession) -> tuple[AgentRow | None, HarnessRow]:
+async def _layers_for(tx: Tx, org_id: OrgId, body: CreateSession) -> tuple[AgentRow | None, HarnessRow]:
     if body.agent_id is not None and body.agent_name is not None:
         raise InvalidInput("give `agent_id` or `agent_name`, not both", field="agent_id")
     if body.harness_id is not None and body.harness_name is not None:
@@ -273,7 +279,7 @@ def check_startable(agent: AgentRow) -> None:
 
 
 async def find_harness(
-    tx: Tx, org_id: str, harness_id: str | None, name: str | None, field: str = "harness_id"
+    tx: Tx, org_id: OrgId, harness_id: HarnessId | None, name: str | None, field: str = "harness_id"
 ) -> HarnessRow:
     """The harness of this id or name; without either the organization's default. Raises NotFound."""
     if harness_id is not None:
@@ -287,7 +293,7 @@ async def find_harness(
     return found
 
 
-async def _named_harness(tx: Tx, org_id: str, name: str | None) -> HarnessRow:
+async def _named_harness(tx: Tx, org_id: OrgId, name: str | None) -> HarnessRow:
     if name is None:
         organization = await get_organization(tx, org_id)
         if organization is not None and organization.default_harness_id is not None:
@@ -298,7 +304,7 @@ async def _named_harness(tx: Tx, org_id: str, name: str | None) -> HarnessRow:
     return found
 
 
-async def check_model(tx: Tx, org_id: str, model_id: str, field: str = "model_id") -> None:
+async def check_model(tx: Tx, org_id: OrgId, model_id: str, field: str = "model_id") -> None:
     """Accept only a model of the organization. Raises InvalidId or NotFound."""
     await get_model(tx, org_id, check_id(model_id, "model", field))
 
@@ -325,7 +331,7 @@ def check_tools(tools: tuple[ToolDefinition, ...]) -> None:
             )
 
 
-async def read_session(app: App, caller: Caller, session_id: str) -> Session:
+async def read_session(app: App, caller: Caller, session_id: SessionId) -> Session:
     """One session."""
 
     async def work(tx: Tx) -> Session:
@@ -360,7 +366,11 @@ async def page_of_sessions(
 
 
 async def change_session(
-    app: App, caller: Caller, session_id: str, body: UpdateSession, if_match: frozenset[str] | None = None
+    app: App,
+    caller: Caller,
+    session_id: SessionId,
+    body: UpdateSession,
+    if_match: frozenset[str] | None = None,
 ) -> Session:
     """Change what the caller named, and nothing else; a running turn goes on undisturbed."""
     changes: dict[str, Any] = {}
@@ -387,7 +397,7 @@ async def change_session(
     return await (app.database.write(work) if changes else app.database.read(work))
 
 
-async def delete_session(app: App, caller: Caller, session_id: str) -> None:
+async def delete_session(app: App, caller: Caller, session_id: SessionId) -> None:
     """Delete a session, also in the middle of a turn: its runner is fenced off and stopped."""
     now = app.now()
 
@@ -436,7 +446,7 @@ def cancel_events(app: App, row: SessionRow, reason: str, now: Micros) -> list[N
     ]
 
 
-async def cancel_turn(app: App, caller: Caller, session_id: str) -> CancelledTurn:
+async def cancel_turn(app: App, caller: Caller, session_id: SessionId) -> CancelledTurn:
     """Cancel the running or waiting turn; nothing to do is no error."""
     now = app.now()
 
@@ -470,7 +480,7 @@ async def write_at_head(app: App, work: Any, attempts: int = 20) -> Any:
     raise AssertionError("unreachable")
 
 
-async def pin_session(app: App, caller: Caller, session_id: str, *, pinned: bool) -> None:
+async def pin_session(app: App, caller: Caller, session_id: SessionId, *, pinned: bool) -> None:
     """Pin or unpin for the caller; saying it twice is fine."""
     now = app.now()
 

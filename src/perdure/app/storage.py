@@ -5,6 +5,7 @@ from __future__ import annotations
 from perdure.app.context import App
 from perdure.domain.accounts import Caller
 from perdure.domain.events import NewEvent
+from perdure.domain.ids import SessionId
 from perdure.domain.redaction import Redactor, redact_event
 from perdure.domain.storage import KeyValue, SecretInfo, SecretsSet, SetSecrets, check_room
 from perdure.domain.times import to_rfc3339
@@ -19,7 +20,7 @@ async def without_secrets(app: App, tx: Tx, row: SessionRow, events: list[NewEve
     return [redact_event(event, redactor) for event in events] if redactor else events
 
 
-async def all_values(app: App, caller: Caller, session_id: str) -> list[KeyValue]:
+async def all_values(app: App, caller: Caller, session_id: SessionId) -> list[KeyValue]:
     """The session's key-values, by key."""
 
     async def work(tx: Tx) -> list[KeyValue]:
@@ -32,7 +33,7 @@ async def all_values(app: App, caller: Caller, session_id: str) -> list[KeyValue
     return await app.database.read(work)
 
 
-async def all_secrets(app: App, caller: Caller, session_id: str) -> list[SecretInfo]:
+async def all_secrets(app: App, caller: Caller, session_id: SessionId) -> list[SecretInfo]:
     """The names of the session's secrets."""
 
     async def work(tx: Tx) -> list[SecretInfo]:
@@ -45,7 +46,7 @@ async def all_secrets(app: App, caller: Caller, session_id: str) -> list[SecretI
     return await app.database.read(work)
 
 
-async def put_secrets(app: App, caller: Caller, session_id: str, body: SetSecrets) -> SecretsSet:
+async def put_secrets(app: App, caller: Caller, session_id: SessionId, body: SetSecrets) -> SecretsSet:
     """Write secrets, all or none; those that are not named stay."""
     now = app.now()
 

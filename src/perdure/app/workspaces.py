@@ -10,6 +10,7 @@ from msgspec import UNSET
 from perdure.app.context import App
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, InvalidInput
+from perdure.domain.ids import WorkspaceId
 from perdure.domain.paging import AllowedAction
 from perdure.domain.sessions import has_control
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
@@ -102,14 +103,16 @@ async def all_workspaces(app: App, caller: Caller, search: str | None, archived:
     return [to_workspace(row) for row in rows]
 
 
-async def read_workspace(app: App, caller: Caller, workspace_id: str) -> Workspace:
+async def read_workspace(app: App, caller: Caller, workspace_id: WorkspaceId) -> Workspace:
     """One workspace."""
     return to_workspace(
         await app.database.read(lambda tx: get_workspace(tx, caller.organization_id, workspace_id))
     )
 
 
-async def change_workspace(app: App, caller: Caller, workspace_id: str, body: UpdateWorkspace) -> Workspace:
+async def change_workspace(
+    app: App, caller: Caller, workspace_id: WorkspaceId, body: UpdateWorkspace
+) -> Workspace:
     """Change what the caller named, and nothing else."""
     given = {name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET}
     if "name" in given:
@@ -124,7 +127,7 @@ async def change_workspace(app: App, caller: Caller, workspace_id: str, body: Up
     return await (app.database.write(work) if given else app.database.read(work))
 
 
-async def archive_workspace(app: App, caller: Caller, workspace_id: str) -> None:
+async def archive_workspace(app: App, caller: Caller, workspace_id: WorkspaceId) -> None:
     """Hide a workspace from lists and from new sessions; its files can be read, and no longer changed."""
     now = app.now()
 

@@ -15,6 +15,7 @@ from msgspec import Struct
 from perdure.domain.compaction import Compaction
 from perdure.domain.events import FileWrittenData
 from perdure.domain.files import FileLimits
+from perdure.domain.ids import OrgId, SessionId, ToolCallId, TurnId, WorkspaceId
 from perdure.domain.messages import JsonObject
 from perdure.domain.network import NetworkRules
 from perdure.domain.redaction import Redactor
@@ -51,11 +52,11 @@ class ToolContext(Struct, frozen=True):
         network: the hosts that the session's tools may reach.
     """
 
-    org_id: str
-    session_id: str
-    workspace_id: str
-    turn_id: str
-    tool_call_id: str
+    org_id: OrgId
+    session_id: SessionId
+    workspace_id: WorkspaceId
+    turn_id: TurnId
+    tool_call_id: ToolCallId
     database: Database
     vault: Vault
     now: Callable[[], Micros]
@@ -93,9 +94,9 @@ class PromptContext(Struct, frozen=True):
             who cuts a text, so that no half of one is left.
     """
 
-    org_id: str
-    session_id: str
-    workspace_id: str
+    org_id: OrgId
+    session_id: SessionId
+    workspace_id: WorkspaceId
     database: Database
     now: Callable[[], Micros]
     redactor: Redactor

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from perdure.domain.errors import Forbidden
-from perdure.domain.ids import Uuid
+from perdure.domain.ids import HarnessId, ModelId, OrgId, PrincipalId, TokenId, UserId, Uuid
 from perdure.domain.times import Timestamp
 
 UserRole = Literal["owner", "admin", "member"]
@@ -26,8 +26,8 @@ class Caller(Struct, frozen=True):
         bound: the token works in this organization only, because somebody else made it for the user.
     """
 
-    organization_id: str
-    user_id: str
+    organization_id: OrgId
+    user_id: UserId
     role: UserRole = "owner"
     bound: bool = False
 
@@ -73,21 +73,21 @@ class UpdateOrganization(Struct, frozen=True):
 class Organization(Struct, frozen=True, omit_defaults=True):
     """An organization, as clients see it."""
 
-    id: str
+    id: OrgId
     name: str
     created_at: Timestamp
     updated_at: Timestamp
     default_provider_per_service: dict[str, str]
-    default_model_id: str | None = None
-    default_harness_id: str | None = None
-    base_harness_id: str | None = None
+    default_model_id: ModelId | None = None
+    default_harness_id: HarnessId | None = None
+    base_harness_id: HarnessId | None = None
     onboarding_completed_at: Timestamp | None = None
 
 
 class User(Struct, frozen=True, omit_defaults=True):
     """A member of the organization; `roles` are those in it."""
 
-    id: str
+    id: UserId
     name: str
     email: str
     roles: tuple[str, ...]
@@ -97,7 +97,7 @@ class User(Struct, frozen=True, omit_defaults=True):
 class PrincipalSummary(Struct, frozen=True, omit_defaults=True):
     """Whose something is: here always a user, whose id holds the same UUID as the principal's."""
 
-    id: str
+    id: PrincipalId
     kind: Literal["user", "agent_identity", "system"]
     subject_id: Uuid | None = None
 
@@ -125,7 +125,7 @@ class UpdateProfile(Struct, frozen=True):
 class Profile(Struct, frozen=True):
     """The caller's own account."""
 
-    id: str
+    id: UserId
     name: str
     email: str
 
@@ -140,7 +140,7 @@ class CreateToken(Struct, frozen=True, omit_defaults=True):
 class Token(Struct, frozen=True, omit_defaults=True):
     """An access token. `token` is the secret itself: it is there once, when the token is made."""
 
-    id: str
+    id: TokenId
     name: str
     hint: str
     created_at: Timestamp
@@ -148,26 +148,26 @@ class Token(Struct, frozen=True, omit_defaults=True):
     expires_at: Timestamp | None = None
     last_used_at: Timestamp | None = None
     revoked_at: Timestamp | None = None
-    organization_id: str | None = None
+    organization_id: OrgId | None = None
 
 
 class SwitchOrganization(Struct, frozen=True):
     """The body of `POST /v1/users/me/switch-org`."""
 
-    org_id: str
+    org_id: OrgId
 
 
 class SwitchedOrganization(Struct, frozen=True):
     """The organization to name in `X-Org-Id` from now on."""
 
-    org_id: str
+    org_id: OrgId
     success: bool
 
 
 class ResolvedOrganization(Struct, frozen=True):
     """Which organization a resource belongs to."""
 
-    org_id: str
+    org_id: OrgId
     org_name: str
 
 
@@ -176,7 +176,7 @@ class DeletedAccount(Struct, frozen=True):
 
 
 class ExportedOrganization(Struct, frozen=True):
-    id: str
+    id: OrgId
     name: str
     role: str
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from perdure.domain.ids import AgentId, AgentVersionId, HarnessId, ModelId
 from perdure.domain.messages import JsonObject
 from perdure.domain.resources import Description, DisplayName, Name
 from perdure.domain.sessions import InitialFile, NetworkAccess
@@ -31,10 +32,10 @@ class AuthoredConfig(Struct, frozen=True, omit_defaults=True):
     """
 
     system_prompt: str
-    harness_id: str
+    harness_id: HarnessId
     display_name: str | None = None
     description: str | None = None
-    default_model_id: str | None = None
+    default_model_id: ModelId | None = None
     tags: tuple[str, ...] = ()
     capabilities: tuple[CapabilityRef, ...] = ()
     tools: tuple[ToolDefinition, ...] = ()
@@ -59,7 +60,7 @@ class ResolvedConfig(Struct, frozen=True, omit_defaults=True):
     capabilities: tuple[CapabilityRef, ...]
     features: tuple[str, ...]
     tools: tuple[str, ...]
-    default_model_id: str | None = None
+    default_model_id: ModelId | None = None
     max_iterations: int | None = None
     parallel_tool_calls: bool | None = None
 
@@ -76,8 +77,8 @@ class AgentVersion(Struct, frozen=True, omit_defaults=True):
         is_published: whether it was made on purpose rather than left behind by a change.
     """
 
-    id: str
-    agent_id: str
+    id: AgentVersionId
+    agent_id: AgentId
     version_number: int
     version: str
     semver_major: int
@@ -90,8 +91,8 @@ class AgentVersion(Struct, frozen=True, omit_defaults=True):
     resolved_config: ResolvedConfig
     created_at: Timestamp
     summary: str | None = None
-    parent_version_id: str | None = None
-    source_version_id: str | None = None
+    parent_version_id: AgentVersionId | None = None
+    source_version_id: AgentVersionId | None = None
     created_by_principal_id: str | None = None
 
 
@@ -144,8 +145,8 @@ class PatchStep(Struct, frozen=True, omit_defaults=True):
 class AgentVersionDiff(Struct, frozen=True):
     """How two versions differ, as JSON Patches that turn the first into the second."""
 
-    from_version_id: str
-    to_version_id: str
+    from_version_id: AgentVersionId
+    to_version_id: AgentVersionId
     authored_diff: tuple[PatchStep, ...]
     resolved_diff: tuple[PatchStep, ...]
 

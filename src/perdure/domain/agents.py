@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
+from perdure.domain.ids import AgentId, AgentVersionId, HarnessId, ModelId
 from perdure.domain.paging import AllowedAction
 from perdure.domain.resources import AnyName, Description, DisplayName, Files, LifeStatus, Name
 from perdure.domain.sessions import InitialFile, NetworkAccess, Prompt, Tags
@@ -69,10 +70,10 @@ class AgentConfig(Struct, frozen=True, omit_defaults=True):
 class Agent(Struct, frozen=True, omit_defaults=True):
     """An agent, as clients see it."""
 
-    id: str
+    id: AgentId
     name: str
     system_prompt: str
-    harness_id: str
+    harness_id: HarnessId
     status: LifeStatus
     created_at: Timestamp
     updated_at: Timestamp
@@ -84,15 +85,15 @@ class Agent(Struct, frozen=True, omit_defaults=True):
     tags: tuple[str, ...]
     display_name: str | None = None
     description: str | None = None
-    default_model_id: str | None = None
+    default_model_id: ModelId | None = None
     initial_files: tuple[InitialFile, ...] = ()
     max_iterations: int | None = None
     parallel_tool_calls: bool | None = None
     network_access: NetworkAccess | None = None
-    default_version_id: str | None = None
-    forked_from_agent_id: str | None = None
-    forked_from_version_id: str | None = None
-    root_agent_id: str | None = None
+    default_version_id: AgentVersionId | None = None
+    forked_from_agent_id: AgentId | None = None
+    forked_from_version_id: AgentVersionId | None = None
+    root_agent_id: AgentId | None = None
     archived_at: Timestamp | None = None
     deleted_at: Timestamp | None = None
     session_count: int | UnsetType = UNSET

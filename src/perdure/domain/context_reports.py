@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from perdure.domain.ids import SessionId
 from perdure.domain.messages import Usage
 
 
@@ -28,7 +29,7 @@ class ContextReportContribution(Struct, frozen=True):
 class SessionContextReport(Struct, frozen=True, omit_defaults=True):
     """What the next model call of a session would carry, by estimate."""
 
-    session_id: str
+    session_id: SessionId
     model: str
     estimated_input_tokens: int
     sections: tuple[ContextReportSection, ...]

@@ -12,6 +12,17 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from perdure.domain.compaction import ContextCompactedData, ContextCompactingData
+from perdure.domain.ids import (
+    AgentId,
+    EventId,
+    ExecId,
+    HarnessId,
+    MessageId,
+    ProviderId,
+    SessionId,
+    ToolCallId,
+    TurnId,
+)
 from perdure.domain.messages import ContentPart, JsonObject, Message, Usage
 from perdure.domain.times import Micros, Timestamp, to_rfc3339
 
@@ -22,9 +33,9 @@ class EventContext(Struct, frozen=True, omit_defaults=True):
     Trace_id is the turn; reason and act are spans under it, a model call under reason, tools under act.
     """
 
-    turn_id: str | None = None
-    input_message_id: str | None = None
-    exec_id: str | None = None
+    turn_id: TurnId | None = None
+    input_message_id: MessageId | None = None
+    exec_id: ExecId | None = None
     trace_id: str | None = None
     span_id: str | None = None
     parent_span_id: str | None = None
@@ -42,8 +53,8 @@ class InputMessageData(Struct, frozen=True):
 class OutputMessageStartedData(Struct, frozen=True, omit_defaults=True):
     """A model call begins to write a message. The message keeps this id, whatever process completes it."""
 
-    turn_id: str
-    message_id: str | None = None
+    turn_id: TurnId
+    message_id: MessageId | None = None
     model: str | None = None
     iteration: int | None = None
 
@@ -51,16 +62,16 @@ class OutputMessageStartedData(Struct, frozen=True, omit_defaults=True):
 class OutputMessageDeltaData(Struct, frozen=True, omit_defaults=True):
     """A piece of a message's text while it is written; only live."""
 
-    turn_id: str
+    turn_id: TurnId
     delta: str
     accumulated: str
-    message_id: str | None = None
+    message_id: MessageId | None = None
 
 
 class ModelMetadata(Struct, frozen=True, omit_defaults=True):
     model: str
     model_id: str | None = None
-    provider_id: str | None = None
+    provider_id: ProviderId | None = None
 
 
 class OutputMessageCompletedData(Struct, frozen=True, omit_defaults=True):
@@ -80,22 +91,22 @@ class OutputMessageCompletedData(Struct, frozen=True, omit_defaults=True):
 class SessionStartedData(Struct, frozen=True, omit_defaults=True):
     """The session was created; always the first event."""
 
-    harness_id: str
-    agent_id: str | None = None
+    harness_id: HarnessId
+    agent_id: AgentId | None = None
     model_id: str | None = None
 
 
 class SessionActivatedData(Struct, frozen=True):
     """The session begins to work on a message, or goes on after the last approval."""
 
-    turn_id: str
-    input_message_id: str
+    turn_id: TurnId
+    input_message_id: MessageId
 
 
 class SessionIdledData(Struct, frozen=True, omit_defaults=True):
     """The session rests and waits for a message."""
 
-    turn_id: str
+    turn_id: TurnId
     iterations: int | None = None
     usage: Usage | None = None
 
@@ -103,15 +114,15 @@ class SessionIdledData(Struct, frozen=True, omit_defaults=True):
 class TurnStartedData(Struct, frozen=True, omit_defaults=True):
     """A turn begins."""
 
-    turn_id: str
-    input_message_id: str
+    turn_id: TurnId
+    input_message_id: MessageId
     input_content: str | None = None
 
 
 class TurnCompletedData(Struct, frozen=True, omit_defaults=True):
     """A turn ended well; what it came to."""
 
-    turn_id: str
+    turn_id: TurnId
     iterations: int
     status: str | None = None
     duration_ms: int | None = None
@@ -119,7 +130,7 @@ class TurnCompletedData(Struct, frozen=True, omit_defaults=True):
     llm_call_count: int | None = None
     tool_call_count: int | None = None
     time_to_first_token_ms: int | None = None
-    final_message_id: str | None = None
+    final_message_id: MessageId | None = None
     final_answer_preview: str | None = None
     input_content: str | None = None
 
@@ -127,7 +138,7 @@ class TurnCompletedData(Struct, frozen=True, omit_defaults=True):
 class TurnFailedData(Struct, frozen=True, omit_defaults=True):
     """A turn ended without an answer; a message with words for a person stands before it."""
 
-    turn_id: str
+    turn_id: TurnId
     error: str
     error_code: str | None = None
     error_fields: JsonObject | None = None
@@ -138,7 +149,7 @@ class TurnFailedData(Struct, frozen=True, omit_defaults=True):
 class TurnCancelledData(Struct, frozen=True, omit_defaults=True):
     """A turn was cancelled, or its session deleted."""
 
-    turn_id: str
+    turn_id: TurnId
     reason: str | None = None
     usage: Usage | None = None
 
@@ -146,7 +157,7 @@ class TurnCancelledData(Struct, frozen=True, omit_defaults=True):
 class TurnSealedData(Struct, frozen=True, omit_defaults=True):
     """A turn was given up: it was recovered too often without getting anywhere, or a budget is spent."""
 
-    turn_id: str
+    turn_id: TurnId
     reason: Literal["no_progress", "budget"]
     detail: str | None = None
     iterations: int | None = None
@@ -159,8 +170,8 @@ class TurnSealedData(Struct, frozen=True, omit_defaults=True):
 class ReasonStartedData(Struct, frozen=True, omit_defaults=True):
     """A model call begins."""
 
-    harness_id: str
-    agent_id: str | None = None
+    harness_id: HarnessId
+    agent_id: AgentId | None = None
     metadata: ModelMetadata | None = None
     iteration: int | None = None
 
@@ -181,23 +192,23 @@ class ReasonCompletedData(Struct, frozen=True, omit_defaults=True):
 class ReasonThinkingStartedData(Struct, frozen=True, omit_defaults=True):
     """The model thought before it answered."""
 
-    turn_id: str
+    turn_id: TurnId
     model: str | None = None
 
 
 class ReasonThinkingDeltaData(Struct, frozen=True, omit_defaults=True):
     """A piece of the model's thinking while it is written; only live."""
 
-    turn_id: str
+    turn_id: TurnId
     delta: str
     accumulated: str
-    message_id: str | None = None
+    message_id: MessageId | None = None
 
 
 class ReasonThinkingCompletedData(Struct, frozen=True):
     """The model's thinking as a whole, where the vendor shows it."""
 
-    turn_id: str
+    turn_id: TurnId
     thinking: str
 
 
@@ -220,7 +231,7 @@ class LlmGenerationMetadata(Struct, frozen=True, omit_defaults=True):
 
 
 class ToolCall(Struct, frozen=True):
-    id: str
+    id: ToolCallId
     name: str
     arguments: Any
 
@@ -262,7 +273,7 @@ class LlmGenerationData(Struct, frozen=True, omit_defaults=True):
 
 
 class ToolCallSummary(Struct, frozen=True, omit_defaults=True):
-    id: str
+    id: ToolCallId
     name: str
     display_name: str | None = None
     narration: str | None = None
@@ -299,7 +310,7 @@ class ToolCompletedData(Struct, frozen=True, omit_defaults=True):
     Also the answer to a question for approval.
     """
 
-    tool_call_id: str
+    tool_call_id: ToolCallId
     tool_name: str
     success: bool
     status: Literal["success", "error", "timeout", "cancelled", "interrupted", "rejected"]
@@ -314,7 +325,7 @@ class ToolCompletedData(Struct, frozen=True, omit_defaults=True):
 class ToolProgressData(Struct, frozen=True, omit_defaults=True):
     """What a running tool says about how far it is; only live."""
 
-    tool_call_id: str
+    tool_call_id: ToolCallId
     tool_name: str
     message: str
     display_name: str | None = None
@@ -323,7 +334,7 @@ class ToolProgressData(Struct, frozen=True, omit_defaults=True):
 class ToolOutputDeltaData(Struct, frozen=True):
     """A piece of a running tool's output; only live."""
 
-    tool_call_id: str
+    tool_call_id: ToolCallId
     tool_name: str
     delta: str
     stream: Literal["stdout", "stderr"]
@@ -341,9 +352,9 @@ class ToolCallRequestedData(Struct, frozen=True, omit_defaults=True):
 class ToolCallRepairedData(Struct, frozen=True):
     """A slip in a tool call that was mended; `outcome` says what: name, arguments or name_and_arguments."""
 
-    tool_call_id: str
+    tool_call_id: ToolCallId
     tool_name: str
-    turn_id: str
+    turn_id: TurnId
     outcome: str
 
 
@@ -438,8 +449,8 @@ class Event(Struct):
     `_wire` remembers the wire form, since one event goes to many followers.
     """
 
-    id: str
-    session_id: str
+    id: EventId
+    session_id: SessionId
     sequence: int
     type: str
     ts: Micros
@@ -483,10 +494,10 @@ def is_cancel_notice(message: Message, event: Event | NewEvent) -> bool:
 class WireEvent(Struct, frozen=True, omit_defaults=True):
     """An event as clients see it: the schema of `Event.wire()`, and what the Python client decodes."""
 
-    id: str
+    id: EventId
     type: Annotated[str, Meta(examples=["turn.completed"])]
     ts: Timestamp
-    session_id: str
+    session_id: SessionId
     context: EventContext
     data: Raw
     sequence: int | None = None

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
+from perdure.domain.ids import HarnessId, ModelId
 from perdure.domain.paging import AllowedAction
 from perdure.domain.resources import Description, DisplayName, Files, LifeStatus, Name
 from perdure.domain.sessions import InitialFile, NetworkAccess, Prompt, Tags
@@ -67,7 +68,7 @@ class HarnessConfig(Struct, frozen=True, omit_defaults=True):
 class Harness(Struct, frozen=True, omit_defaults=True):
     """A harness, as clients see it."""
 
-    id: str
+    id: HarnessId
     name: str
     status: LifeStatus
     is_built_in: bool
@@ -81,8 +82,8 @@ class Harness(Struct, frozen=True, omit_defaults=True):
     system_prompt: str | None = None
     display_name: str | None = None
     description: str | None = None
-    parent_harness_id: str | None = None
-    default_model_id: str | None = None
+    parent_harness_id: HarnessId | None = None
+    default_model_id: ModelId | None = None
     initial_files: tuple[InitialFile, ...] = ()
     network_access: NetworkAccess | None = None
     parallel_tool_calls: bool | None = None

@@ -23,6 +23,7 @@ from perdure.domain.events import (
     ToolCompletedData,
     is_cancel_notice,
 )
+from perdure.domain.ids import EventId
 from perdure.domain.messages import (
     ContentPart,
     ImageFilePart,
@@ -113,7 +114,7 @@ class Conversation:
         self._reasoning = False
         self._begin = 0
 
-    def feed(self, event: AnyEvent, sequence: int, event_id: str | None = None) -> None:
+    def feed(self, event: AnyEvent, sequence: int, event_id: EventId | None = None) -> None:
         """Take in the next event of the log (kinds that do not matter may be left out).
 
         Args:
@@ -278,7 +279,7 @@ class Conversation:
         self.cut_to = None
 
 
-def result_message(data: ToolCompletedData, ts: Micros, event_id: str | None = None) -> Message:
+def result_message(data: ToolCompletedData, ts: Micros, event_id: EventId | None = None) -> Message:
     """The tool_result message of a completed call; the same call gives the same id."""
     result: object = None
     if data.result is not None:

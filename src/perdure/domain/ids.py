@@ -10,7 +10,7 @@ import random
 import re
 import time
 from hashlib import blake2b
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NewType, Protocol, overload
 
 from msgspec import Meta
 
@@ -20,6 +20,26 @@ Prefix = Literal[
     "org", "user", "harness", "agent", "session", "message", "event", "turn", "exec", "model", "provider",
     "sched", "image", "task", "workspace", "principal", "file", "token", "agentver",
 ]  # fmt: skip
+
+OrgId = NewType("OrgId", str)
+UserId = NewType("UserId", str)
+HarnessId = NewType("HarnessId", str)
+AgentId = NewType("AgentId", str)
+AgentVersionId = NewType("AgentVersionId", str)
+SessionId = NewType("SessionId", str)
+MessageId = NewType("MessageId", str)
+EventId = NewType("EventId", str)
+TurnId = NewType("TurnId", str)
+ExecId = NewType("ExecId", str)
+ModelId = NewType("ModelId", str)
+ProviderId = NewType("ProviderId", str)
+ScheduleId = NewType("ScheduleId", str)
+WorkspaceId = NewType("WorkspaceId", str)
+PrincipalId = NewType("PrincipalId", str)
+FileId = NewType("FileId", str)
+TokenId = NewType("TokenId", str)
+ToolCallId = NewType("ToolCallId", str)
+"""A tool call's id as the model wrote it; distinct within one answer only."""
 
 Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 
@@ -45,6 +65,42 @@ def _uuid7_hex(millis: int, random_a: int, random_b: int) -> str:
     return f"{value:032x}"
 
 
+@overload
+def new_id(prefix: Literal["org"], millis: int | None = None) -> OrgId: ...
+@overload
+def new_id(prefix: Literal["user"], millis: int | None = None) -> UserId: ...
+@overload
+def new_id(prefix: Literal["harness"], millis: int | None = None) -> HarnessId: ...
+@overload
+def new_id(prefix: Literal["agent"], millis: int | None = None) -> AgentId: ...
+@overload
+def new_id(prefix: Literal["agentver"], millis: int | None = None) -> AgentVersionId: ...
+@overload
+def new_id(prefix: Literal["session"], millis: int | None = None) -> SessionId: ...
+@overload
+def new_id(prefix: Literal["message"], millis: int | None = None) -> MessageId: ...
+@overload
+def new_id(prefix: Literal["event"], millis: int | None = None) -> EventId: ...
+@overload
+def new_id(prefix: Literal["turn"], millis: int | None = None) -> TurnId: ...
+@overload
+def new_id(prefix: Literal["exec"], millis: int | None = None) -> ExecId: ...
+@overload
+def new_id(prefix: Literal["model"], millis: int | None = None) -> ModelId: ...
+@overload
+def new_id(prefix: Literal["provider"], millis: int | None = None) -> ProviderId: ...
+@overload
+def new_id(prefix: Literal["sched"], millis: int | None = None) -> ScheduleId: ...
+@overload
+def new_id(prefix: Literal["workspace"], millis: int | None = None) -> WorkspaceId: ...
+@overload
+def new_id(prefix: Literal["principal"], millis: int | None = None) -> PrincipalId: ...
+@overload
+def new_id(prefix: Literal["file"], millis: int | None = None) -> FileId: ...
+@overload
+def new_id(prefix: Literal["token"], millis: int | None = None) -> TokenId: ...
+@overload
+def new_id(prefix: Prefix, millis: int | None = None) -> str: ...
 def new_id(prefix: Prefix, millis: int | None = None) -> str:
     """A fresh id. `millis` (Unix time in milliseconds) is given by tests and simulations; else it is now."""
     noise = _noise(80)
@@ -52,13 +108,54 @@ def new_id(prefix: Prefix, millis: int | None = None) -> str:
     return f"{prefix}_{_uuid7_hex(now, noise >> 62, noise)}"
 
 
-def event_id(sequence: int, millis: int, noise: int) -> str:
+class NewId(Protocol):
+    """Makes ids: `new_id`, or what a test or a simulation has in its place."""
+
+    @overload
+    def __call__(self, prefix: Literal["org"]) -> OrgId: ...
+    @overload
+    def __call__(self, prefix: Literal["user"]) -> UserId: ...
+    @overload
+    def __call__(self, prefix: Literal["harness"]) -> HarnessId: ...
+    @overload
+    def __call__(self, prefix: Literal["agent"]) -> AgentId: ...
+    @overload
+    def __call__(self, prefix: Literal["agentver"]) -> AgentVersionId: ...
+    @overload
+    def __call__(self, prefix: Literal["session"]) -> SessionId: ...
+    @overload
+    def __call__(self, prefix: Literal["message"]) -> MessageId: ...
+    @overload
+    def __call__(self, prefix: Literal["event"]) -> EventId: ...
+    @overload
+    def __call__(self, prefix: Literal["turn"]) -> TurnId: ...
+    @overload
+    def __call__(self, prefix: Literal["exec"]) -> ExecId: ...
+    @overload
+    def __call__(self, prefix: Literal["model"]) -> ModelId: ...
+    @overload
+    def __call__(self, prefix: Literal["provider"]) -> ProviderId: ...
+    @overload
+    def __call__(self, prefix: Literal["sched"]) -> ScheduleId: ...
+    @overload
+    def __call__(self, prefix: Literal["workspace"]) -> WorkspaceId: ...
+    @overload
+    def __call__(self, prefix: Literal["principal"]) -> PrincipalId: ...
+    @overload
+    def __call__(self, prefix: Literal["file"]) -> FileId: ...
+    @overload
+    def __call__(self, prefix: Literal["token"]) -> TokenId: ...
+    @overload
+    def __call__(self, prefix: Prefix) -> str: ...
+
+
+def event_id(sequence: int, millis: int, noise: int) -> EventId:
     """The id of the event with this sequence; `noise` is at least 34 random bits."""
     tail = (sequence & (1 << _SEQUENCE_BITS) - 1) << _TAIL_BITS | noise & (1 << _TAIL_BITS) - 1
-    return f"event_{_uuid7_hex(millis, noise >> _TAIL_BITS, tail)}"
+    return EventId(f"event_{_uuid7_hex(millis, noise >> _TAIL_BITS, tail)}")
 
 
-def new_event_id(sequence: int, millis: int | None = None) -> str:
+def new_event_id(sequence: int, millis: int | None = None) -> EventId:
     """`event_id` with the present time and fresh noise."""
     now = time.time_ns() // 1_000_000 if millis is None else millis
     return event_id(sequence, now, _noise(40))
@@ -80,6 +177,42 @@ def is_id(text: str, prefix: Prefix) -> bool:
     return len(text) == head + 32 and text.startswith(f"{prefix}_") and _HEX.fullmatch(text, head) is not None
 
 
+@overload
+def check_id(text: str, prefix: Literal["org"], field: str | None = None) -> OrgId: ...
+@overload
+def check_id(text: str, prefix: Literal["user"], field: str | None = None) -> UserId: ...
+@overload
+def check_id(text: str, prefix: Literal["harness"], field: str | None = None) -> HarnessId: ...
+@overload
+def check_id(text: str, prefix: Literal["agent"], field: str | None = None) -> AgentId: ...
+@overload
+def check_id(text: str, prefix: Literal["agentver"], field: str | None = None) -> AgentVersionId: ...
+@overload
+def check_id(text: str, prefix: Literal["session"], field: str | None = None) -> SessionId: ...
+@overload
+def check_id(text: str, prefix: Literal["message"], field: str | None = None) -> MessageId: ...
+@overload
+def check_id(text: str, prefix: Literal["event"], field: str | None = None) -> EventId: ...
+@overload
+def check_id(text: str, prefix: Literal["turn"], field: str | None = None) -> TurnId: ...
+@overload
+def check_id(text: str, prefix: Literal["exec"], field: str | None = None) -> ExecId: ...
+@overload
+def check_id(text: str, prefix: Literal["model"], field: str | None = None) -> ModelId: ...
+@overload
+def check_id(text: str, prefix: Literal["provider"], field: str | None = None) -> ProviderId: ...
+@overload
+def check_id(text: str, prefix: Literal["sched"], field: str | None = None) -> ScheduleId: ...
+@overload
+def check_id(text: str, prefix: Literal["workspace"], field: str | None = None) -> WorkspaceId: ...
+@overload
+def check_id(text: str, prefix: Literal["principal"], field: str | None = None) -> PrincipalId: ...
+@overload
+def check_id(text: str, prefix: Literal["file"], field: str | None = None) -> FileId: ...
+@overload
+def check_id(text: str, prefix: Literal["token"], field: str | None = None) -> TokenId: ...
+@overload
+def check_id(text: str, prefix: Prefix, field: str | None = None) -> str: ...
 def check_id(text: str, prefix: Prefix, field: str | None = None) -> str:
     """The text itself, when it has the form of an id of this kind.
 

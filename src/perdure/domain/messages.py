@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from perdure.domain.ids import MessageId, SessionId, ToolCallId
 from perdure.domain.times import Timestamp
 
 Role = Literal["system", "user", "agent", "tool_result"]
@@ -50,7 +51,7 @@ class ToolCallPart(Struct, frozen=True, gc=False, tag_field="type", tag="tool_ca
     `arguments` is the JSON value that it wrote: an object unless the model erred.
     """
 
-    id: str
+    id: ToolCallId
     name: str
     arguments: Any
 
@@ -58,7 +59,7 @@ class ToolCallPart(Struct, frozen=True, gc=False, tag_field="type", tag="tool_ca
 class ToolResultPart(Struct, frozen=True, gc=False, tag_field="type", tag="tool_result", omit_defaults=True):
     """What a tool call gave: a result, or an error in words."""
 
-    tool_call_id: str
+    tool_call_id: ToolCallId
     result: Any = None
     error: str | None = None
 
@@ -99,7 +100,7 @@ class Message(Struct, frozen=True, gc=False, omit_defaults=True):
     back only to the kind of provider that made them (`reasoning_provider`).
     """
 
-    id: str
+    id: MessageId
     role: Role
     content: tuple[ContentPart, ...]
     created_at: Timestamp
@@ -113,7 +114,7 @@ class Message(Struct, frozen=True, gc=False, omit_defaults=True):
     reasoning_provider: str | None = None
     reasoning_items: tuple[JsonObject, ...] | None = None
     sequence: int | None = None
-    session_id: str | None = None
+    session_id: SessionId | None = None
 
 
 class InputMessage(Struct, frozen=True):

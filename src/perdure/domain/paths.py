@@ -9,6 +9,7 @@ import unicodedata
 from uuid import UUID, uuid5
 
 from perdure.domain.errors import InvalidInput
+from perdure.domain.ids import WorkspaceId
 
 MAX_PATH = 1024
 """Bytes of a path in UTF-8: what every database can index."""
@@ -96,6 +97,6 @@ def is_below(path: str, folder: str) -> bool:
     return path != folder and path.startswith(folder.rstrip("/") + "/")
 
 
-def file_id(workspace_id: str, path: str) -> str:
+def file_id(workspace_id: WorkspaceId, path: str) -> str:
     """The id of what is at a path: a bare UUID (wire contract), the same for as long as it is there."""
     return str(uuid5(UUID(workspace_id[-32:]), path))

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from perdure.domain.ids import ModelId, ProviderId
 from perdure.domain.model_profiles import ModelProfile, ModelVendor
 from perdure.domain.paging import AllowedAction
 from perdure.domain.times import Timestamp
@@ -120,7 +121,7 @@ class UpdateProvider(Struct, frozen=True, omit_defaults=True):
 class Provider(Struct, frozen=True, omit_defaults=True):
     """A provider, as clients see it."""
 
-    id: str
+    id: ProviderId
     name: str
     provider_type: str
     api_key_set: bool
@@ -220,10 +221,10 @@ class Model(Struct, frozen=True, omit_defaults=True):
         stale_since: when the provider's list was first found not to name it any more.
     """
 
-    id: str
+    id: ModelId
     model_id: str
     display_name: str
-    provider_id: str
+    provider_id: ProviderId
     capabilities: tuple[str, ...]
     enabled: bool
     is_favorite: bool

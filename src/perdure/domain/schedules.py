@@ -10,6 +10,7 @@ from cronsim import CronSim, CronSimError
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from perdure.domain.errors import InvalidInput
+from perdure.domain.ids import ScheduleId, SessionId
 from perdure.domain.times import Micros, Timestamp, from_rfc3339
 
 MAX_ACTIVE = 5
@@ -55,8 +56,8 @@ class UpdateSchedule(Struct, frozen=True, omit_defaults=True):
 class Schedule(Struct, frozen=True, omit_defaults=True):
     """A schedule, as clients see it. `next_at` is missing when it is off or over."""
 
-    id: str
-    session_id: str
+    id: ScheduleId
+    session_id: SessionId
     message: str
     kind: ScheduleKind
     timezone: str

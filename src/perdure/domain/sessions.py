@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from perdure.domain.accounts import PrincipalSummary
 from perdure.domain.errors import InvalidInput
 from perdure.domain.events import NewEvent, is_cancel_notice
-from perdure.domain.ids import Uuid
+from perdure.domain.ids import AgentId, AgentVersionId, HarnessId, OrgId, SessionId, TurnId, Uuid, WorkspaceId
 from perdure.domain.messages import JsonObject, Usage, preview_of, text_of
 from perdure.domain.paging import AllowedAction
 from perdure.domain.times import Micros, Timestamp
@@ -108,11 +108,11 @@ class SessionConfig(Struct, frozen=True, omit_defaults=True):
 class Session(Struct, frozen=True, omit_defaults=True):
     """A session, as clients see it."""
 
-    id: str
-    organization_id: str
-    harness_id: str
+    id: SessionId
+    organization_id: OrgId
+    harness_id: HarnessId
     owner_principal_id: str
-    workspace_id: str
+    workspace_id: WorkspaceId
     status: Status
     created_at: Timestamp
     updated_at: Timestamp
@@ -123,8 +123,8 @@ class Session(Struct, frozen=True, omit_defaults=True):
     capabilities: tuple[CapabilityRef, ...]
     tools: tuple[ToolDefinition, ...]
     features: tuple[str, ...]
-    agent_id: str | None = None
-    agent_version_id: str | None = None
+    agent_id: AgentId | None = None
+    agent_version_id: AgentVersionId | None = None
     title: str | None = None
     locale: str | None = None
     model_id: str | None = None
@@ -139,7 +139,7 @@ class Session(Struct, frozen=True, omit_defaults=True):
     preview: str | None = None
     output_preview: str | None = None
     usage: Usage | None = None
-    forked_from_session_id: str | None = None
+    forked_from_session_id: SessionId | None = None
     forked_from_sequence: int | None = None
     started_at: Timestamp | None = None
     finished_at: Timestamp | None = None
@@ -195,7 +195,7 @@ class Projection(Struct, frozen=True):
 
     head: int = 0
     status: Status = "started"
-    turn_id: str | None = None
+    turn_id: TurnId | None = None
     turn_after: int = 0
     wake_at: Micros | None = None
     preview: str | None = None
@@ -301,7 +301,7 @@ def has_control(text: str) -> bool:
     return any(ch < " " or "\x7f" <= ch <= "\x9f" for ch in text) if not text.isprintable() else False
 
 
-def action_links(session_id: str, status: Status, pinned: bool) -> tuple[AllowedAction, ...]:
+def action_links(session_id: SessionId, status: Status, pinned: bool) -> tuple[AllowedAction, ...]:
     """What the caller may do with a session in this status."""
     base = f"/v1/sessions/{session_id}"
     actions = [

@@ -9,11 +9,17 @@ from __future__ import annotations
 import msgspec
 
 from perdure.domain.events import EventContext
-from perdure.domain.ids import span_of
+from perdure.domain.ids import (
+    ExecId,
+    MessageId,
+    ToolCallId,
+    TurnId,
+    span_of,
+)
 from perdure.domain.turn import TurnState
 
 
-def message_context(turn_id: str, message_id: str | None) -> EventContext:
+def message_context(turn_id: TurnId, message_id: MessageId | None) -> EventContext:
     """Of a message that begins or steers a turn, and of what happens to the turn as a whole."""
     return EventContext(turn_id, message_id, None, turn_id, span_of(turn_id))
 
@@ -55,11 +61,11 @@ def act_context(state: TurnState) -> EventContext:
     return _context(state, span_of(exec_id, "act"), span_of(state.turn_id or ""), exec_id)
 
 
-def tool_context(state: TurnState, call_id: str) -> EventContext:
+def tool_context(state: TurnState, call_id: ToolCallId) -> EventContext:
     """Of one tool call; what begins and what completes it share a span, whoever answers it."""
     exec_id = state.exec_id or ""
     return _context(state, span_of(exec_id, call_id), span_of(exec_id, "act"), exec_id)
 
 
-def _context(state: TurnState, span: str, parent: str | None, exec_id: str | None = None) -> EventContext:
+def _context(state: TurnState, span: str, parent: str | None, exec_id: ExecId | None = None) -> EventContext:
     return EventContext(state.turn_id, state.input_message_id, exec_id, state.turn_id, span, parent)

@@ -31,6 +31,7 @@ from perdure.domain.events import (
     ToolStartedData,
     is_cancel_notice,
 )
+from perdure.domain.ids import ExecId, MessageId, ToolCallId, TurnId
 from perdure.domain.messages import Usage, preview_of, text_of, tool_calls_of
 from perdure.domain.times import Micros
 from perdure.domain.tools import APPROVAL_PREFIX, APPROVE
@@ -41,7 +42,7 @@ NO_USAGE = Usage(0, 0)
 class CallState(Struct, frozen=True):
     """One tool call of the model's last answer."""
 
-    id: str
+    id: ToolCallId
     name: str
     arguments: Any
     started: bool = False
@@ -73,8 +74,8 @@ class TurnState(Struct, frozen=True):
         head: the sequence of the last event folded in; begin with the sequence before the first.
     """
 
-    turn_id: str | None = None
-    input_message_id: str | None = None
+    turn_id: TurnId | None = None
+    input_message_id: MessageId | None = None
     input_content: str | None = None
     started: bool = False
     started_at: Micros = 0
@@ -82,8 +83,8 @@ class TurnState(Struct, frozen=True):
     iteration: int = 0
     reasoning: bool = False
     answered: bool = False
-    exec_id: str | None = None
-    output_message_id: str | None = None
+    exec_id: ExecId | None = None
+    output_message_id: MessageId | None = None
     reason_started_at: Micros = 0
     prompt_through: int = 0
     calls: tuple[CallState, ...] = ()
@@ -97,7 +98,7 @@ class TurnState(Struct, frozen=True):
     tool_calls: int = 0
     usage: Usage = NO_USAGE
     time_to_first_token_ms: int | None = None
-    final_message_id: str | None = None
+    final_message_id: MessageId | None = None
     final_preview: str | None = None
     failure: tuple[str, str] | None = None
     head: int = 0
@@ -127,8 +128,8 @@ class Nothing(Struct, frozen=True):
 class StartTurn(Struct, frozen=True):
     """Begin the turn of a message that waits, then call the model. An empty `turn_id` asks for a new one."""
 
-    turn_id: str
-    message_id: str
+    turn_id: TurnId
+    message_id: MessageId
     input_content: str
 
 
@@ -296,7 +297,7 @@ def _reason_completed(state: TurnState, event: AnyEvent) -> TurnState:
     return msgspec.structs.replace(state, reasoning=False, failure=failure)
 
 
-def _mark(state: TurnState, call_id: str, **marks: bool) -> TurnState:
+def _mark(state: TurnState, call_id: ToolCallId, **marks: bool) -> TurnState:
     calls = tuple(
         msgspec.structs.replace(call, **marks) if call.id == call_id else call for call in state.calls
     )
@@ -340,7 +341,7 @@ def _requested(state: TurnState, event: AnyEvent) -> TurnState:
 
 
 def _mark_approval(
-    state: TurnState, call_id: str, approval: Literal["", "requested", "allowed"]
+    state: TurnState, call_id: ToolCallId, approval: Literal["", "requested", "allowed"]
 ) -> TurnState:
     calls = tuple(
         msgspec.structs.replace(call, approval=approval) if call.id == call_id else call

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from perdure.domain.ids import SessionId, WorkspaceId
 from perdure.domain.paging import AllowedAction
 from perdure.domain.times import Timestamp
 
@@ -17,7 +18,7 @@ Description = Annotated[str, Meta(max_length=2000)]
 class Workspace(Struct, frozen=True, omit_defaults=True):
     """A tree of files that sessions work on."""
 
-    id: str
+    id: WorkspaceId
     name: str
     status: WorkspaceStatus
     size_bytes: int
@@ -28,7 +29,7 @@ class Workspace(Struct, frozen=True, omit_defaults=True):
     view_url: str
     ui_link: str
     description: str | None = None
-    session_id: str | None = None
+    session_id: SessionId | None = None
     archived_at: Timestamp | None = None
     allowed_actions: tuple[AllowedAction, ...] = ()
 
@@ -48,6 +49,6 @@ class UpdateWorkspace(Struct, frozen=True, omit_defaults=True):
     status: WorkspaceStatus | UnsetType = UNSET
 
 
-def own_workspace(session_id: str) -> str:
+def own_workspace(session_id: SessionId) -> WorkspaceId:
     """The id of the workspace that a session has unless it shares another."""
-    return f"workspace_{session_id[-32:]}"
+    return WorkspaceId(f"workspace_{session_id[-32:]}")

@@ -8,6 +8,7 @@ import logging
 
 from perdure.capabilities.layers import load_layers
 from perdure.domain.errors import Fenced, PerdureError, Unavailable
+from perdure.domain.ids import SessionId
 from perdure.domain.turn import (
     AskApproval,
     AwaitClient,
@@ -47,7 +48,7 @@ from perdure.store.storage import open_secrets
 log = logging.getLogger("perdure.engine")
 
 
-async def advance(engine: Engine, session_id: str) -> None:
+async def advance(engine: Engine, session_id: SessionId) -> None:
     """Take the session as far as it goes.
 
     Returns quietly when somebody else has it, or there is nothing to do.

@@ -13,7 +13,7 @@ from msgspec import Struct, field
 from perdure.capabilities.port import TOOL_OUTPUT
 from perdure.capabilities.registry import Registry
 from perdure.domain.files import FileLimits
-from perdure.domain.ids import Prefix, new_id
+from perdure.domain.ids import NewId, SessionId, new_id
 from perdure.domain.providers import ProviderSecrets
 from perdure.domain.times import Micros
 from perdure.engine.conversation_cache import Histories
@@ -103,10 +103,10 @@ class Engine(Struct, frozen=True):
     drivers: DriverSource
     histories: Histories
     clock: Clock
-    leases: dict[str, int]
+    leases: dict[SessionId, int]
     """The epoch under which each session is held in this process."""
     policy: Policy = Policy()
-    new_id: Callable[[Prefix], str] = new_id
+    new_id: NewId = new_id
     jitter: Callable[[], float] = random.random
     catalog: Catalog = field(default_factory=Catalog)
     sandbox: Sandbox = field(default_factory=Sandbox)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from perdure.domain.compaction import ContextCompactedData
 from perdure.domain.events import Event
 from perdure.domain.history import HISTORY_TYPES, Conversation
+from perdure.domain.ids import SessionId
 from perdure.store.database import Tx
 from perdure.store.events import events_of_kinds, last_compaction
 
@@ -31,7 +32,7 @@ class Histories:
         self._held: OrderedDict[str, tuple[Conversation, int]] = OrderedDict()
         self._total = 0
 
-    def take(self, session_id: str) -> Conversation | None:
+    def take(self, session_id: SessionId) -> Conversation | None:
         """The conversation held for this session; it leaves the store, so that one runner has it alone."""
         found = self._held.pop(session_id, None)
         if found is None:
@@ -39,7 +40,7 @@ class Histories:
         self._total -= found[1]
         return found[0]
 
-    def keep(self, session_id: str, conversation: Conversation) -> None:
+    def keep(self, session_id: SessionId, conversation: Conversation) -> None:
         """Hold a conversation for the next turn."""
         self.take(session_id)
         weight = conversation.weight()
@@ -52,7 +53,7 @@ class Histories:
 
 async def read_conversation(
     tx: Tx,
-    session_id: str,
+    session_id: SessionId,
     through: int,
     budget: int,
     held: Conversation | None = None,
@@ -102,7 +103,7 @@ async def read_conversation(
     return conversation
 
 
-async def _summary(tx: Tx, session_id: str, through: int) -> tuple[Event | None, int]:
+async def _summary(tx: Tx, session_id: SessionId, through: int) -> tuple[Event | None, int]:
     """The event with the summary that the conversation begins with, and the sequence after which it goes
     on.
     """
@@ -111,7 +112,7 @@ async def _summary(tx: Tx, session_id: str, through: int) -> tuple[Event | None,
     return (None, 0) if data is None or data.after is None else (found, data.after)
 
 
-async def _missed(tx: Tx, session_id: str, after: int, through: int) -> list[Event]:
+async def _missed(tx: Tx, session_id: SessionId, after: int, through: int) -> list[Event]:
     missed: list[Event] = []
     before = through
     while before > after:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from perdure.domain.ids import MessageId, SessionId, TurnId
 from perdure.domain.redaction import Blanking, Redactor
 from perdure.llm.driver import DeltaKind
 from perdure.store.bus import Bus, Live, LiveKind
@@ -66,9 +67,9 @@ class LiveText:
         self,
         bus: Bus,
         *,
-        session_id: str,
-        turn_id: str,
-        message_id: str,
+        session_id: SessionId,
+        turn_id: TurnId,
+        message_id: MessageId,
         sequence: int,
         interval: float,
         context: str,

@@ -12,6 +12,7 @@ from msgspec import Struct
 from perdure.domain.errors import Fenced, StaleHead
 from perdure.domain.events import Event, NewEvent
 from perdure.domain.history import Conversation
+from perdure.domain.ids import SessionId
 from perdure.domain.messages import Controls
 from perdure.domain.redaction import Redactor, redact_event
 from perdure.domain.times import Micros
@@ -140,7 +141,7 @@ class Opened(Struct):
     conversation: Conversation
 
 
-async def open_run(engine: Engine, session_id: str) -> Run | None:
+async def open_run(engine: Engine, session_id: SessionId) -> Run | None:
     """Take hold of a session, or None when there is nothing to do in it.
 
     A turn that has not begun is claimed by its first append. One that has begun is claimed here, before
@@ -164,7 +165,7 @@ async def open_run(engine: Engine, session_id: str) -> Run | None:
     return None
 
 
-async def _look(engine: Engine, session_id: str) -> Opened | None:
+async def _look(engine: Engine, session_id: SessionId) -> Opened | None:
     """The session as it is, or None when it is at rest or gone."""
     held = engine.histories.take(session_id)
     now = engine.clock.now()

@@ -9,6 +9,7 @@ from uuid import uuid4
 import msgspec
 
 from perdure.domain.errors import ModelError
+from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import JsonObject, Message, ToolCallPart, Usage
 from perdure.llm.driver import ModelResponse, OnDelta
 from perdure.llm.failures import bad_response
@@ -54,7 +55,7 @@ class CallInProgress:
 
     __slots__ = ("arguments", "extra", "id", "name")
 
-    def __init__(self, call_id: str | None, name: str | None) -> None:
+    def __init__(self, call_id: ToolCallId | None, name: str | None) -> None:
         self.id = without_nul(call_id or "")
         self.name = without_nul(name or "")
         self.arguments: list[str] = []

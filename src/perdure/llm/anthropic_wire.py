@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from msgspec import structs
 
+from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import (
     ContentPart,
     ImagePart,
@@ -107,7 +108,7 @@ def _results(message: Message, results: list[ToolResultPart]) -> Fragment:
     return result_fragment(values)
 
 
-def _result(call_id: str, text: str, *, is_error: bool) -> JsonObject:
+def _result(call_id: ToolCallId, text: str, *, is_error: bool) -> JsonObject:
     block: JsonObject = {"type": "tool_result", "tool_use_id": plain_id(call_id)}
     if text.strip():
         block["content"] = text
@@ -116,7 +117,7 @@ def _result(call_id: str, text: str, *, is_error: bool) -> JsonObject:
     return block
 
 
-def missing(call_id: str) -> Fragment:
+def missing(call_id: ToolCallId) -> Fragment:
     """A result for a call that the history has none for."""
     return Fragment("user", dumps(_result(call_id, NO_RESULT, is_error=True)), answers=(call_id,))
 

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import (
     ContentPart,
     ImagePart,
@@ -213,7 +214,7 @@ def _call(part: ToolCallPart, extras: JsonObject) -> JsonObject:
     return call
 
 
-def _wire_id(call_id: str) -> str:
+def _wire_id(call_id: ToolCallId) -> str:
     return call_id if 0 < len(call_id) <= _MAX_CALL_ID else plain_id(call_id, _MAX_CALL_ID)
 
 
@@ -247,11 +248,11 @@ def _content(content: Sequence[ContentPart]) -> str | list[JsonObject]:
     ]
 
 
-def _missing(call_id: str) -> Fragment:
+def _missing(call_id: ToolCallId) -> Fragment:
     return Fragment("user", dumps(_tool(call_id, f"Error: {NO_RESULT}")))
 
 
-def _tool(call_id: str, text: str) -> JsonObject:
+def _tool(call_id: ToolCallId, text: str) -> JsonObject:
     return {"role": "tool", "tool_call_id": _wire_id(call_id), "content": text}
 
 

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.errors import ModelError
+from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import (
     ContentPart,
     ImagePart,
@@ -239,11 +240,11 @@ def _content(parts: Sequence[ContentPart]) -> list[JsonObject]:
     return content or [_input_text("")]
 
 
-def _missing(call_id: str) -> Fragment:
+def _missing(call_id: ToolCallId) -> Fragment:
     return Fragment("user", dumps(_output(call_id, f"Error: {NO_RESULT}")))
 
 
-def _output(call_id: str, output: Any) -> JsonObject:
+def _output(call_id: ToolCallId, output: Any) -> JsonObject:
     return {"type": "function_call_output", "call_id": plain_id(call_id), "output": output}
 
 

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.errors import InvalidInput
+from perdure.domain.ids import ProviderId
 from perdure.domain.providers import ProviderOptions, ProviderSecrets
 from perdure.llm.anthropic import AnthropicDriver
 from perdure.llm.driver import Driver, ProviderConfig
@@ -160,7 +161,9 @@ class DriverPool:
         self._cache = cache or FragmentCache()
         self._drivers: dict[str, tuple[object, Driver]] = {}
 
-    def driver(self, provider_id: str, version: object, config: Callable[[], ProviderConfig]) -> Driver:
+    def driver(
+        self, provider_id: ProviderId, version: object, config: Callable[[], ProviderConfig]
+    ) -> Driver:
         """The driver of a provider, made anew when the provider has changed.
 
         Args:

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.errors import ModelError
+from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import (
     ContentPart,
     ImageFilePart,
@@ -364,7 +365,7 @@ def plain_name(name: str, limit: int = 64) -> str:
     return _NOT_IN_NAMES.sub("_", name)[:limit] or "unknown"
 
 
-def plain_id(call_id: str, limit: int = 64) -> str:
+def plain_id(call_id: ToolCallId, limit: int = 64) -> str:
     """A call's id as vendors accept it.
 
     Itself, or a digest when another vendor made one that this one refuses.

@@ -8,23 +8,24 @@ from msgspec import Struct
 
 from perdure.domain.accounts import UserRole
 from perdure.domain.errors import NotFound
+from perdure.domain.ids import HarnessId, ModelId, OrgId, TokenId, UserId
 from perdure.domain.times import Micros
 from perdure.store.database import LOCK_ROW, Tx
 from perdure.store.rows import assignments, columns, insert, like_pattern, values
 
 
 class OrganizationRow(Struct, frozen=True):
-    id: str
+    id: OrgId
     name: str
-    default_model_id: str | None
-    default_harness_id: str | None
+    default_model_id: ModelId | None
+    default_harness_id: HarnessId | None
     onboarding_completed_at: Micros | None
     created_at: Micros
     updated_at: Micros
 
 
 class UserRow(Struct, frozen=True):
-    id: str
+    id: UserId
     name: str
     email: str
     created_at: Micros
@@ -36,16 +37,16 @@ class TokenRow(Struct, frozen=True):
     With an `org_id` it works in that organization only.
     """
 
-    id: str
+    id: TokenId
     hash: str
-    user_id: str
+    user_id: UserId
     name: str
     hint: str
     created_at: Micros
     expires_at: Micros | None
     last_used_at: Micros | None
     revoked_at: Micros | None
-    org_id: str | None
+    org_id: OrgId | None
 
 
 _ORGANIZATION = columns(OrganizationRow)
@@ -57,19 +58,19 @@ async def add_organization(tx: Tx, row: OrganizationRow) -> None:
     await tx.run(insert("organizations", OrganizationRow), *values(row))
 
 
-async def get_organization(tx: Tx, org_id: str) -> OrganizationRow | None:
+async def get_organization(tx: Tx, org_id: OrgId) -> OrganizationRow | None:
     found = await tx.one(f"SELECT {_ORGANIZATION} FROM organizations WHERE id = ?", org_id)
     return None if found is None else OrganizationRow(*found)
 
 
-async def lock_organization(tx: Tx, org_id: str) -> None:
+async def lock_organization(tx: Tx, org_id: OrgId) -> None:
     """Hold the organization's row until the commit, for the rare changes that must come one after the
     other.
     """
     await tx.one(f"SELECT id FROM organizations WHERE id = ?{LOCK_ROW[tx.dialect]}", org_id)
 
 
-async def update_organization(tx: Tx, org_id: str, changes: dict[str, Any]) -> None:
+async def update_organization(tx: Tx, org_id: OrgId, changes: dict[str, Any]) -> None:
     await tx.run(f"UPDATE organizations SET {assignments(changes)} WHERE id = ?", *changes.values(), org_id)
 
 
@@ -79,7 +80,7 @@ async def first_organization(tx: Tx) -> OrganizationRow | None:
     return None if found is None else OrganizationRow(*found)
 
 
-async def set_default_model(tx: Tx, org_id: str, model_id: str | None, now: Micros) -> None:
+async def set_default_model(tx: Tx, org_id: OrgId, model_id: str | None, now: Micros) -> None:
     await update_organization(tx, org_id, {"default_model_id": model_id, "updated_at": now})
 
 
@@ -87,7 +88,7 @@ async def add_user(tx: Tx, row: UserRow) -> None:
     await tx.run(insert("users", UserRow), *values(row))
 
 
-async def get_user(tx: Tx, user_id: str) -> UserRow:
+async def get_user(tx: Tx, user_id: UserId) -> UserRow:
     """Raises NotFound."""
     found = await tx.one(f"SELECT {_USER} FROM users WHERE id = ?", user_id)
     if found is None:
@@ -100,18 +101,18 @@ async def user_by_email(tx: Tx, email: str) -> UserRow | None:
     return None if found is None else UserRow(*found)
 
 
-async def rename_user(tx: Tx, user_id: str, name: str) -> None:
+async def rename_user(tx: Tx, user_id: UserId, name: str) -> None:
     await tx.run("UPDATE users SET name = ? WHERE id = ?", name, user_id)
 
 
-async def delete_user(tx: Tx, user_id: str) -> None:
+async def delete_user(tx: Tx, user_id: UserId) -> None:
     """Remove a user with its memberships, tokens and pins. What it made stays with the organization."""
     for table in ("memberships", "tokens", "pins"):
         await tx.run(f"DELETE FROM {table} WHERE user_id = ?", user_id)
     await tx.run("DELETE FROM users WHERE id = ?", user_id)
 
 
-async def members_of(tx: Tx, org_id: str, search: str | None) -> list[tuple[UserRow, UserRole]]:
+async def members_of(tx: Tx, org_id: OrgId, search: str | None) -> list[tuple[UserRow, UserRole]]:
     """The organization's users and their roles, oldest first."""
     narrowed = (
         ""
@@ -128,7 +129,7 @@ async def members_of(tx: Tx, org_id: str, search: str | None) -> list[tuple[User
     return [(UserRow(*row[:-1]), row[-1]) for row in rows]
 
 
-async def set_membership(tx: Tx, org_id: str, user_id: str, role: UserRole, now: Micros) -> None:
+async def set_membership(tx: Tx, org_id: OrgId, user_id: UserId, role: UserRole, now: Micros) -> None:
     """Let a user in, or change its role."""
     await tx.run(
         "INSERT INTO memberships (org_id, user_id, role, created_at) VALUES (?, ?, ?, ?)"
@@ -140,7 +141,7 @@ async def set_membership(tx: Tx, org_id: str, user_id: str, role: UserRole, now:
     )
 
 
-async def end_membership(tx: Tx, org_id: str, user_id: str, now: Micros) -> None:
+async def end_membership(tx: Tx, org_id: OrgId, user_id: UserId, now: Micros) -> None:
     """Put a user out, with its pins there and the tokens that open nothing else.
 
     The user itself stays, and what it made.
@@ -156,7 +157,7 @@ async def end_membership(tx: Tx, org_id: str, user_id: str, now: Micros) -> None
     )
 
 
-async def memberships_of(tx: Tx, user_id: str) -> list[tuple[str, UserRole]]:
+async def memberships_of(tx: Tx, user_id: UserId) -> list[tuple[str, UserRole]]:
     """The organizations that a user belongs to, oldest membership first, with the role in each."""
     rows = await tx.all(
         "SELECT org_id, role FROM memberships WHERE user_id = ? ORDER BY created_at, org_id", user_id
@@ -164,7 +165,7 @@ async def memberships_of(tx: Tx, user_id: str) -> list[tuple[str, UserRole]]:
     return [(row[0], row[1]) for row in rows]
 
 
-async def owners_of(tx: Tx, org_id: str) -> list[str]:
+async def owners_of(tx: Tx, org_id: OrgId) -> list[UserId]:
     """The organization's owners, oldest membership first."""
     rows = await tx.all(
         "SELECT user_id FROM memberships WHERE org_id = ? AND role = 'owner' ORDER BY created_at, user_id",
@@ -182,7 +183,7 @@ async def token_by_hash(tx: Tx, digest: str) -> TokenRow | None:
     return None if found is None else TokenRow(*found)
 
 
-async def tokens_of(tx: Tx, user_id: str, bound_to: str | None = None) -> list[TokenRow]:
+async def tokens_of(tx: Tx, user_id: UserId, bound_to: str | None = None) -> list[TokenRow]:
     """A user's tokens, or only those that work in `bound_to` and nowhere else, newest first."""
     narrowed, args = ("", []) if bound_to is None else (" AND org_id = ?", [bound_to])
     rows = await tx.all(
@@ -193,7 +194,9 @@ async def tokens_of(tx: Tx, user_id: str, bound_to: str | None = None) -> list[T
     return [TokenRow(*row) for row in rows]
 
 
-async def revoke_token(tx: Tx, user_id: str, token_id: str, now: Micros, bound_to: str | None = None) -> bool:
+async def revoke_token(
+    tx: Tx, user_id: UserId, token_id: TokenId, now: Micros, bound_to: str | None = None
+) -> bool:
     """End a user's token, or only one that works in `bound_to` and nowhere else.
 
     Whether there is such a one.
@@ -209,7 +212,7 @@ async def revoke_token(tx: Tx, user_id: str, token_id: str, now: Micros, bound_t
     return touched == 1
 
 
-async def touch_token(tx: Tx, token_id: str, now: Micros) -> None:
+async def touch_token(tx: Tx, token_id: TokenId, now: Micros) -> None:
     """Remember when a token was last used."""
     await tx.run("UPDATE tokens SET last_used_at = ? WHERE id = ?", now, token_id)
 

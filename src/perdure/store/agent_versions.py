@@ -8,6 +8,7 @@ from msgspec import Struct
 from perdure.domain.agent_versions import AuthoredConfig, ChangeKind, Semver
 from perdure.domain.agents import AgentConfig
 from perdure.domain.errors import NotFound
+from perdure.domain.ids import AgentId, AgentVersionId, OrgId
 from perdure.domain.times import Micros
 from perdure.store.agents import AgentRow, get_agent
 from perdure.store.database import Tx
@@ -15,12 +16,12 @@ from perdure.store.rows import columns, insert, to_json, values
 
 
 class AgentVersionRow(Struct, frozen=True):
-    id: str
-    org_id: str
-    agent_id: str
+    id: AgentVersionId
+    org_id: OrgId
+    agent_id: AgentId
     version_number: int
-    parent_version_id: str | None
-    source_version_id: str | None
+    parent_version_id: AgentVersionId | None
+    source_version_id: AgentVersionId | None
     change_kind: ChangeKind
     semver_major: int
     semver_minor: int
@@ -88,7 +89,9 @@ async def add_version(tx: Tx, row: AgentVersionRow) -> None:
     await tx.run(insert("agent_versions", AgentVersionRow), *values(row))
 
 
-async def get_version(tx: Tx, org_id: str, agent_id: str, version_id: str) -> AgentVersionRow:
+async def get_version(
+    tx: Tx, org_id: OrgId, agent_id: AgentId, version_id: AgentVersionId
+) -> AgentVersionRow:
     """Raises NotFound, also for another agent's version."""
     found = await tx.one(
         f"SELECT {_COLUMNS} FROM agent_versions WHERE id = ? AND org_id = ? AND agent_id = ?",
@@ -102,7 +105,7 @@ async def get_version(tx: Tx, org_id: str, agent_id: str, version_id: str) -> Ag
 
 
 async def latest_version(
-    tx: Tx, org_id: str, agent_id: str, config_hash: str | None = None
+    tx: Tx, org_id: OrgId, agent_id: AgentId, config_hash: str | None = None
 ) -> AgentVersionRow | None:
     """The agent's newest version, or the newest with this configuration."""
     where, args = "agent_id = ? AND org_id = ?", [agent_id, org_id]
@@ -114,7 +117,9 @@ async def latest_version(
     return None if found is None else AgentVersionRow(*found)
 
 
-async def list_versions(tx: Tx, org_id: str, agent_id: str, offset: int, limit: int) -> list[AgentVersionRow]:
+async def list_versions(
+    tx: Tx, org_id: OrgId, agent_id: AgentId, offset: int, limit: int
+) -> list[AgentVersionRow]:
     """Newest first."""
     rows = await tx.all(
         f"SELECT {_COLUMNS} FROM agent_versions WHERE agent_id = ? AND org_id = ? ORDER BY version_number DESC LIMIT ? OFFSET ?",
@@ -126,7 +131,9 @@ async def list_versions(tx: Tx, org_id: str, agent_id: str, offset: int, limit: 
     return [AgentVersionRow(*row) for row in rows]
 
 
-async def get_agent_at(tx: Tx, org_id: str, agent_id: str, version_id: str | None) -> AgentRow:
+async def get_agent_at(
+    tx: Tx, org_id: OrgId, agent_id: AgentId, version_id: AgentVersionId | None
+) -> AgentRow:
     """The agent as it was at a version, or as it is now.
 
     Name, status and all that is no configuration are of now.

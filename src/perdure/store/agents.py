@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from perdure.domain.agents import AgentConfig
 from perdure.domain.errors import NotFound
+from perdure.domain.ids import AgentId, AgentVersionId, HarnessId, ModelId, OrgId
 from perdure.domain.resources import LifeStatus
 from perdure.domain.times import Micros
 from perdure.store.database import LOCK_ROW, Tx
@@ -16,24 +17,24 @@ from perdure.store.rows import assignments, columns, insert, named, values
 
 
 class AgentRow(Struct, frozen=True):
-    id: str
-    org_id: str
+    id: AgentId
+    org_id: OrgId
     name: str
     display_name: str | None
     description: str | None
     system_prompt: str
-    harness_id: str
-    default_model_id: str | None
+    harness_id: HarnessId
+    default_model_id: ModelId | None
     tags: str
     config: str
     status: LifeStatus
     created_at: Micros
     updated_at: Micros
     archived_at: Micros | None
-    default_version_id: str | None = None
-    forked_from_agent_id: str | None = None
-    forked_from_version_id: str | None = None
-    root_agent_id: str | None = None
+    default_version_id: AgentVersionId | None = None
+    forked_from_agent_id: AgentId | None = None
+    forked_from_version_id: AgentVersionId | None = None
+    root_agent_id: AgentId | None = None
 
     def config_struct(self) -> AgentConfig:
         return _CONFIG.decode(self.config)
@@ -50,7 +51,7 @@ async def add_agent(tx: Tx, row: AgentRow) -> None:
     await tx.run(insert("agents", AgentRow), *values(row))
 
 
-async def get_agent(tx: Tx, org_id: str, agent_id: str, *, lock: bool = False) -> AgentRow:
+async def get_agent(tx: Tx, org_id: OrgId, agent_id: AgentId, *, lock: bool = False) -> AgentRow:
     """The organization's agent; `lock` holds its row until the commit. Raises NotFound."""
     sql = f"SELECT {_COLUMNS} FROM agents WHERE id = ? AND org_id = ?"
     found = await tx.one(sql + (LOCK_ROW[tx.dialect] if lock else ""), agent_id, org_id)
@@ -59,27 +60,27 @@ async def get_agent(tx: Tx, org_id: str, agent_id: str, *, lock: bool = False) -
     return AgentRow(*found)
 
 
-async def holder_of_agent(tx: Tx, agent_id: str) -> str | None:
+async def holder_of_agent(tx: Tx, agent_id: AgentId) -> str | None:
     """The organization that has an agent with this id."""
     found = await tx.one("SELECT org_id FROM agents WHERE id = ?", agent_id)
     return None if found is None else found[0]
 
 
-async def agent_by_name(tx: Tx, org_id: str, name: str, *, lock: bool = False) -> AgentRow | None:
+async def agent_by_name(tx: Tx, org_id: OrgId, name: str, *, lock: bool = False) -> AgentRow | None:
     """The live agent of this name."""
     sql = f"SELECT {_COLUMNS} FROM agents WHERE org_id = ? AND name = ? AND status = 'active'"
     found = await tx.one(sql + (LOCK_ROW[tx.dialect] if lock else ""), org_id, name)
     return None if found is None else AgentRow(*found)
 
 
-async def agent_names(tx: Tx, org_id: str, stem: str) -> set[str]:
+async def agent_names(tx: Tx, org_id: OrgId, stem: str) -> set[str]:
     """The names of live agents that begin with these letters, digits and hyphens."""
     sql = "SELECT name FROM agents WHERE org_id = ? AND status = 'active' AND name LIKE ?"
     return {row[0] for row in await tx.all(sql, org_id, f"{stem}%")}
 
 
 async def list_agents(
-    tx: Tx, org_id: str, search: str | None, archived: bool, offset: int, limit: int
+    tx: Tx, org_id: OrgId, search: str | None, archived: bool, offset: int, limit: int
 ) -> tuple[list[AgentRow], int]:
     """A page, newest first, and how many match in all."""
     where, args = named(org_id, search, archived)
@@ -93,7 +94,7 @@ async def list_agents(
     return [AgentRow(*row) for row in rows], 0 if total is None else total[0]
 
 
-async def update_agent(tx: Tx, org_id: str, agent_id: str, changes: dict[str, Any]) -> None:
+async def update_agent(tx: Tx, org_id: OrgId, agent_id: AgentId, changes: dict[str, Any]) -> None:
     await tx.run(
         f"UPDATE agents SET {assignments(changes)} WHERE id = ? AND org_id = ?",
         *changes.values(),

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from perdure.domain.files import Content
+from perdure.domain.ids import OrgId
 from perdure.domain.times import Micros
 from perdure.store.database import Purged, Tx
 from perdure.store.rows import among
@@ -30,7 +31,7 @@ def parts_of(size: int) -> int:
     return -(-size // PART)
 
 
-async def keep_contents(tx: Tx, org_id: str, contents: Iterable[Content], now: Micros) -> None:
+async def keep_contents(tx: Tx, org_id: OrgId, contents: Iterable[Content], now: Micros) -> None:
     """Have these contents kept; those that are there already are not sent again."""
     wanted = {each.hash: each for each in contents}
     if not wanted:
@@ -48,19 +49,19 @@ async def keep_contents(tx: Tx, org_id: str, contents: Iterable[Content], now: M
         await _add(tx, org_id, wanted[hash_], now)
 
 
-async def send_ahead(tx: Tx, org_id: str, content: Content, now: Micros) -> None:
+async def send_ahead(tx: Tx, org_id: OrgId, content: Content, now: Micros) -> None:
     """Have a long content kept before any row is locked, so that nobody waits while it is on its way."""
     if len(content.data) > PART:
         await keep_contents(tx, org_id, (content,), now)
 
 
-async def _retain(tx: Tx, org_id: str, hash_: str) -> bool:
+async def _retain(tx: Tx, org_id: OrgId, hash_: str) -> bool:
     return (
         await tx.run("UPDATE blobs SET released_at = NULL WHERE org_id = ? AND hash = ?", org_id, hash_) == 1
     )
 
 
-async def _add(tx: Tx, org_id: str, content: Content, now: Micros) -> None:
+async def _add(tx: Tx, org_id: OrgId, content: Content, now: Micros) -> None:
     size = len(content.data)
     sql = "INSERT INTO blobs (org_id, hash, size_bytes, released_at, created_at) VALUES (?, ?, ?, NULL, ?) ON CONFLICT DO NOTHING"
     while await tx.run(sql, org_id, content.hash, size, now) == 0:
@@ -75,7 +76,7 @@ async def _add(tx: Tx, org_id: str, content: Content, now: Micros) -> None:
         await tx.run_many("INSERT INTO blob_parts (org_id, hash, part, content) VALUES (?, ?, ?, ?)", rows)
 
 
-async def read_content(tx: Tx, org_id: str, hash_: str, size: int) -> bytes:
+async def read_content(tx: Tx, org_id: OrgId, hash_: str, size: int) -> bytes:
     """A whole content of this size, in bytes."""
     rows = await tx.all(
         "SELECT content FROM blob_parts WHERE org_id = ? AND hash = ? ORDER BY part", org_id, hash_
@@ -83,7 +84,7 @@ async def read_content(tx: Tx, org_id: str, hash_: str, size: int) -> bytes:
     return _joined(hash_, size, [row[0] for row in rows])
 
 
-async def read_part(tx: Tx, org_id: str, hash_: str, part: int) -> bytes:
+async def read_part(tx: Tx, org_id: OrgId, hash_: str, part: int) -> bytes:
     """One part of a content, counted from 0."""
     row = await tx.one(
         "SELECT content FROM blob_parts WHERE org_id = ? AND hash = ? AND part = ?", org_id, hash_, part
@@ -91,7 +92,7 @@ async def read_part(tx: Tx, org_id: str, hash_: str, part: int) -> bytes:
     return _joined(hash_, None, [] if row is None else [row[0]])
 
 
-async def read_contents(tx: Tx, org_id: str, sizes: dict[str, int]) -> dict[str, bytes]:
+async def read_contents(tx: Tx, org_id: OrgId, sizes: dict[str, int]) -> dict[str, bytes]:
     """Several contents by hash, given their sizes in bytes."""
     parts: dict[str, list[bytes]] = {hash_: [] for hash_ in sizes}
     match, hashes = among(tx.dialect, "hash", "TEXT", list(sizes))
@@ -108,7 +109,7 @@ def _joined(hash_: str, size: int | None, parts: Sequence[bytes]) -> bytes:
     return data
 
 
-async def release_contents(tx: Tx, org_id: str, hashes: Iterable[str], now: Micros) -> None:
+async def release_contents(tx: Tx, org_id: OrgId, hashes: Iterable[str], now: Micros) -> None:
     """Mark contents that a file has just let go of."""
     released = sorted(set(hashes))
     if released:

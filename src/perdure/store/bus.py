@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from perdure.domain.events import Event
+from perdure.domain.ids import SessionId, TurnId
 
 LiveKind = Literal["text", "thinking", "stdout", "stderr", "progress"]
 
@@ -26,7 +27,7 @@ class Appended(Struct, frozen=True):
     `events` are the new ones, where the sender is in this process.
     """
 
-    session_id: str
+    session_id: SessionId
     head: int
     events: tuple[Event, ...] = ()
 
@@ -42,8 +43,8 @@ class Live(Struct):
         frames: wire forms that followers have made of it, by name, so that they are made once a process.
     """
 
-    session_id: str
-    turn_id: str
+    session_id: SessionId
+    turn_id: TurnId
     key: str
     kind: LiveKind
     sequence: int
@@ -58,7 +59,7 @@ class Live(Struct):
 class Stop(Struct, frozen=True):
     """Whoever runs this session with an older epoch has lost it: cancelled, deleted, or taken over."""
 
-    session_id: str
+    session_id: SessionId
     epoch: int
 
 
@@ -75,7 +76,7 @@ class Subscription:
 
     __slots__ = ("_ready", "_size", "lost", "session_id", "signals")
 
-    def __init__(self, session_id: str) -> None:
+    def __init__(self, session_id: SessionId) -> None:
         self.session_id = session_id
         self.signals: deque[Appended | Live] = deque()
         self.lost = False
@@ -159,7 +160,7 @@ class Bus(Protocol):
         """Send to everybody who listens; returns at once, and may be lost."""
         ...
 
-    def subscribe(self, session_id: str) -> Subscription:
+    def subscribe(self, session_id: SessionId) -> Subscription:
         """Listen to a session, from now on. Give it back with `unsubscribe`."""
         ...
 
@@ -169,7 +170,7 @@ class Bus(Protocol):
         """Have every `Stop` handed to this function (the worker's)."""
         ...
 
-    async def drafts(self, session_id: str) -> list[Live]:
+    async def drafts(self, session_id: SessionId) -> list[Live]:
         """What is being said right now: one `Live` with the whole text for each message that is not complete.
 
         Subscribe first. Signals that come in meanwhile may repeat a part of this: skip a `Live` whose end
@@ -211,7 +212,7 @@ class LocalBus:
             for ear in ears:
                 ear.lose()
 
-    def subscribe(self, session_id: str) -> Subscription:
+    def subscribe(self, session_id: SessionId) -> Subscription:
         subscription = Subscription(session_id)
         self._ears.setdefault(session_id, set()).add(subscription)
         return subscription
@@ -226,7 +227,7 @@ class LocalBus:
     def on_stop(self, call: Callable[[Stop], None]) -> None:
         self._stops.append(call)
 
-    async def drafts(self, session_id: str) -> list[Live]:
+    async def drafts(self, session_id: SessionId) -> list[Live]:
         return list(self._drafts.get(session_id, {}).values())
 
     async def close(self) -> None:

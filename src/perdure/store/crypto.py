@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from perdure.domain.errors import Unavailable, Unreadable
+from perdure.domain.ids import OrgId
 from perdure.domain.times import Micros
 from perdure.store.database import LOCK_ROW, Database, Tx
 from perdure.store.master_key import KEY_BYTES, key_id
@@ -63,7 +64,7 @@ class Vault:
                 f"secrets are sealed under the master key {name}, which this process does not have"
             ) from None
 
-    async def add_org(self, tx: Tx, org_id: str, now: Micros) -> None:
+    async def add_org(self, tx: Tx, org_id: OrgId, now: Micros) -> None:
         """Make the organization's data key, under the master key in force; part of making the organization.
 
         Raises:
@@ -120,7 +121,7 @@ class Vault:
         await tx.run("UPDATE sealing SET master_id = ?, changed_at = ? WHERE one = 1", name, now)
         return len(changed)
 
-    async def _data_key(self, tx: Tx, org_id: str) -> bytes:
+    async def _data_key(self, tx: Tx, org_id: OrgId) -> bytes:
         key = self._data_keys.get(org_id)
         if key is None:
             row = await tx.one("SELECT master_id, wrapped FROM org_keys WHERE org_id = ?", org_id)
@@ -129,11 +130,11 @@ class Vault:
             key = self._data_keys[org_id] = _open(self._master(row[0]), bytes(row[1]), _org_place(org_id))
         return key
 
-    async def seal(self, tx: Tx, org_id: str, plain: str, place: str) -> bytes:
+    async def seal(self, tx: Tx, org_id: OrgId, plain: str, place: str) -> bytes:
         """Encrypt a secret for the place it will be kept in."""
         return _seal(await self._data_key(tx, org_id), plain.encode(), place)
 
-    async def open(self, tx: Tx, org_id: str, sealed: bytes, place: str) -> str:
+    async def open(self, tx: Tx, org_id: OrgId, sealed: bytes, place: str) -> str:
         """The secret.
 
         Raises:
@@ -159,6 +160,6 @@ class Vault:
         return name
 
 
-def _org_place(org_id: str) -> str:
+def _org_place(org_id: OrgId) -> str:
     """What an organization's data key is bound to."""
     return f"org-key/{org_id}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from perdure.domain.ids import OrgId, SessionId
 from perdure.domain.times import Micros
 from perdure.store.database import Tx
 from perdure.store.rows import columns
@@ -26,7 +27,7 @@ class DatabaseRow(Struct, frozen=True):
 _ROW = columns(DatabaseRow)
 
 
-async def list_databases(tx: Tx, session_id: str) -> list[DatabaseRow]:
+async def list_databases(tx: Tx, session_id: SessionId) -> list[DatabaseRow]:
     """A session's databases, by name."""
     return [
         DatabaseRow(*row)
@@ -36,14 +37,14 @@ async def list_databases(tx: Tx, session_id: str) -> list[DatabaseRow]:
     ]
 
 
-async def get_database(tx: Tx, session_id: str, name: str) -> DatabaseRow | None:
+async def get_database(tx: Tx, session_id: SessionId, name: str) -> DatabaseRow | None:
     found = await tx.one(
         f"SELECT {_ROW} FROM sql_databases WHERE session_id = ? AND name = ?", session_id, name
     )
     return None if found is None else DatabaseRow(*found)
 
 
-async def read_image(tx: Tx, session_id: str, name: str) -> tuple[int, bytes] | None:
+async def read_image(tx: Tx, session_id: SessionId, name: str) -> tuple[int, bytes] | None:
     """The version and the image."""
     found = await tx.one(
         "SELECT version, image FROM sql_databases WHERE session_id = ? AND name = ?", session_id, name
@@ -51,7 +52,7 @@ async def read_image(tx: Tx, session_id: str, name: str) -> tuple[int, bytes] | 
     return None if found is None else (found[0], bytes(found[1]))
 
 
-async def add_database(tx: Tx, org_id: str, session_id: str, name: str, now: Micros) -> bool:
+async def add_database(tx: Tx, org_id: OrgId, session_id: SessionId, name: str, now: Micros) -> bool:
     """Make an empty database; False when there is one of this name."""
     row = await tx.one(
         "INSERT INTO sql_databases (session_id, name, org_id, version, image, size_bytes, page_count, created_at, updated_at)"
@@ -67,7 +68,7 @@ async def add_database(tx: Tx, org_id: str, session_id: str, name: str, now: Mic
 
 
 async def write_image(
-    tx: Tx, session_id: str, name: str, version: int, image: bytes, pages: int, now: Micros
+    tx: Tx, session_id: SessionId, name: str, version: int, image: bytes, pages: int, now: Micros
 ) -> bool:
     """Replace the image if it is still this version; whether it was."""
     touched = await tx.run(
@@ -84,7 +85,7 @@ async def write_image(
     return touched == 1
 
 
-async def drop_database(tx: Tx, session_id: str, name: str) -> bool:
+async def drop_database(tx: Tx, session_id: SessionId, name: str) -> bool:
     """Whether there was one."""
     return await tx.run("DELETE FROM sql_databases WHERE session_id = ? AND name = ?", session_id, name) == 1
 

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from perdure.domain.events import Event
-from perdure.domain.ids import event_id
+from perdure.domain.ids import SessionId, event_id
 from perdure.domain.times import Micros
 from perdure.store.database import Tx
 from perdure.store.rows import like_pattern, to_json
@@ -26,7 +26,7 @@ def noise() -> int:
 
 
 async def events_after(
-    tx: Tx, session_id: str, after: int, *, limit: int = 1000, until: int | None = None
+    tx: Tx, session_id: SessionId, after: int, *, limit: int = 1000, until: int | None = None
 ) -> list[Event]:
     """Events with a sequence over `after` (and up to `until`), oldest first."""
     bound = "" if until is None else " AND sequence <= ?"
@@ -40,7 +40,7 @@ async def events_after(
 
 
 async def events_of_kinds(
-    tx: Tx, session_id: str, kinds: tuple[str, ...], *, before: int, after: int = 0, limit: int = 500
+    tx: Tx, session_id: SessionId, kinds: tuple[str, ...], *, before: int, after: int = 0, limit: int = 500
 ) -> list[Event]:
     """Events of these kinds with after < sequence <= before, NEWEST first."""
     marks = ", ".join("?" * len(kinds))
@@ -56,7 +56,7 @@ async def events_of_kinds(
     return [Event(*row) for row in rows]
 
 
-async def last_compaction(tx: Tx, session_id: str, through: int) -> Event | None:
+async def last_compaction(tx: Tx, session_id: SessionId, through: int) -> Event | None:
     """The newest `context.compacted` event up to a sequence that has a summary.
 
     Those that came to nothing are passed over.
@@ -91,7 +91,7 @@ class EventFilter(Struct, frozen=True):
     text: str | None = None
 
 
-def _where(session_id: str, want: EventFilter) -> tuple[str, list[Any]]:
+def _where(session_id: SessionId, want: EventFilter) -> tuple[str, list[Any]]:
     parts, args = ["session_id = ?"], [session_id]
     plain: list[tuple[str, Any]] = [
         ("sequence > ?", want.after),
@@ -122,7 +122,7 @@ def _where(session_id: str, want: EventFilter) -> tuple[str, list[Any]]:
 
 
 async def list_events(
-    tx: Tx, session_id: str, want: EventFilter, limit: int, *, newest_first: bool = False
+    tx: Tx, session_id: SessionId, want: EventFilter, limit: int, *, newest_first: bool = False
 ) -> list[Event]:
     """The events that match, oldest first unless asked otherwise."""
     where, args = _where(session_id, want)
@@ -152,7 +152,7 @@ async def copy_events(tx: Tx, source: str, target: str, through: int) -> None:
         cursor = rows[-1][0]
 
 
-async def count_kinds(tx: Tx, session_id: str) -> list[tuple[str, int, Micros, Micros]]:
+async def count_kinds(tx: Tx, session_id: SessionId) -> list[tuple[str, int, Micros, Micros]]:
     """For each kind of event: its count, and the instants of its first and last."""
     rows = await tx.all(
         "SELECT type, COUNT(*), MIN(ts), MAX(ts) FROM events WHERE session_id = ? GROUP BY type ORDER BY type",

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from perdure.domain.errors import InvalidInput, NotFound
 from perdure.domain.files import MAX_ENTRIES
+from perdure.domain.ids import OrgId, WorkspaceId
 from perdure.domain.times import Micros
 from perdure.store.blobs import PART
 from perdure.store.database import Tx
@@ -20,9 +21,9 @@ from perdure.store.rows import among, columns, insert
 class FileRow(Struct, frozen=True):
     """A file, or a folder, which has no content. The top, `/`, has no row: it is always there."""
 
-    workspace_id: str
+    workspace_id: WorkspaceId
     path: str
-    org_id: str
+    org_id: OrgId
     parent: str
     is_directory: int
     is_readonly: int
@@ -38,7 +39,7 @@ INSERT = insert("files", FileRow)
 _FROM = f"SELECT {COLUMNS} FROM files WHERE workspace_id = ? AND org_id = ?"
 
 
-def top(org_id: str, workspace_id: str, now: Micros) -> FileRow:
+def top(org_id: OrgId, workspace_id: WorkspaceId, now: Micros) -> FileRow:
     """What stands for `/`."""
     return FileRow(workspace_id, "/", org_id, "/", 1, 0, 0, 0, "", now, now)
 
@@ -50,7 +51,7 @@ def below(folder: str) -> tuple[str, str]:
     return prefix + "/", prefix + "0"
 
 
-async def get_entry(tx: Tx, org_id: str, workspace_id: str, path: str) -> FileRow | None:
+async def get_entry(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, path: str) -> FileRow | None:
     """What is at a clean path."""
     if path == "/":
         return top(org_id, workspace_id, 0)
@@ -58,7 +59,7 @@ async def get_entry(tx: Tx, org_id: str, workspace_id: str, path: str) -> FileRo
     return None if found is None else FileRow(*found)
 
 
-async def need_entry(tx: Tx, org_id: str, workspace_id: str, path: str) -> FileRow:
+async def need_entry(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, path: str) -> FileRow:
     """The same. Raises NotFound."""
     found = await get_entry(tx, org_id, workspace_id, path)
     if found is None:
@@ -66,7 +67,7 @@ async def need_entry(tx: Tx, org_id: str, workspace_id: str, path: str) -> FileR
     return found
 
 
-async def need_file(tx: Tx, org_id: str, workspace_id: str, path: str) -> FileRow:
+async def need_file(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, path: str) -> FileRow:
     """The file at a clean path. Raises NotFound, and InvalidInput for a folder."""
     found = await need_entry(tx, org_id, workspace_id, path)
     if found.is_directory:
@@ -84,7 +85,9 @@ def is_a_folder(path: str) -> InvalidInput:
     return InvalidInput(f"{path} is a folder", code="is_a_folder", field="path")
 
 
-async def get_entries(tx: Tx, org_id: str, workspace_id: str, paths: Iterable[str]) -> dict[str, FileRow]:
+async def get_entries(
+    tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, paths: Iterable[str]
+) -> dict[str, FileRow]:
     """Those of these clean paths that are there."""
     every = sorted({path for path in paths if path != "/"})
     if not every:
@@ -96,7 +99,7 @@ async def get_entries(tx: Tx, org_id: str, workspace_id: str, paths: Iterable[st
 
 
 async def read_heads(
-    tx: Tx, org_id: str, workspace_id: str, paths: Sequence[str], size: int = PART
+    tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, paths: Sequence[str], size: int = PART
 ) -> dict[str, tuple[int, bytes]]:
     """Of those of these text files that are there and hold something: the size and the first bytes, by path.
 
@@ -118,7 +121,7 @@ async def read_heads(
     return {row[0]: (row[1], bytes(row[2])) for row in rows}
 
 
-async def list_children(tx: Tx, org_id: str, workspace_id: str, folder: str) -> list[FileRow]:
+async def list_children(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, folder: str) -> list[FileRow]:
     """What is in a folder itself, by path."""
     rows = await tx.all(
         f"{_FROM} AND parent = ? ORDER BY path LIMIT ?", workspace_id, org_id, folder, MAX_ENTRIES
@@ -126,7 +129,9 @@ async def list_children(tx: Tx, org_id: str, workspace_id: str, folder: str) -> 
     return [FileRow(*row) for row in rows]
 
 
-async def children_of(tx: Tx, org_id: str, workspace_id: str, folders: Iterable[str]) -> dict[str, list[str]]:
+async def children_of(
+    tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, folders: Iterable[str]
+) -> dict[str, list[str]]:
     """The paths of what is in each of several folders itself."""
     every = sorted(folders)
     found: dict[str, list[str]] = {}
@@ -137,14 +142,14 @@ async def children_of(tx: Tx, org_id: str, workspace_id: str, folders: Iterable[
     return found
 
 
-async def list_tree(tx: Tx, org_id: str, workspace_id: str, folder: str = "/") -> list[FileRow]:
+async def list_tree(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, folder: str = "/") -> list[FileRow]:
     """What is in a folder and in the folders in it, by path."""
     sql = f"{_FROM} AND path >= ? AND path < ? ORDER BY path LIMIT ?"
     rows = await tx.all(sql, workspace_id, org_id, *below(folder), MAX_ENTRIES)
     return [FileRow(*row) for row in rows]
 
 
-async def copy_tree(tx: Tx, org_id: str, source: str, target: str, now: Micros) -> None:
+async def copy_tree(tx: Tx, org_id: OrgId, source: str, target: str, now: Micros) -> None:
     """Give a workspace that holds nothing all that another one holds; no content is copied."""
     picked = COLUMNS.replace("workspace_id", "?", 1)
     await tx.run(

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from perdure.domain.errors import NotFound
 from perdure.domain.harnesses import MAX_DEPTH, HarnessConfig
+from perdure.domain.ids import HarnessId, ModelId, OrgId
 from perdure.domain.resources import LifeStatus
 from perdure.domain.times import Micros
 from perdure.store.database import LOCK_ROW, Tx
@@ -16,14 +17,14 @@ from perdure.store.rows import assignments, columns, insert, named, values
 
 
 class HarnessRow(Struct, frozen=True):
-    id: str
-    org_id: str
+    id: HarnessId
+    org_id: OrgId
     name: str
     display_name: str | None
     description: str | None
     system_prompt: str | None
-    parent_harness_id: str | None
-    default_model_id: str | None
+    parent_harness_id: HarnessId | None
+    default_model_id: ModelId | None
     tags: str
     config: str
     is_built_in: int
@@ -65,7 +66,7 @@ async def follow_built_in(tx: Tx, like: HarnessRow, now: Micros) -> int:
     )
 
 
-async def get_harness(tx: Tx, org_id: str, harness_id: str, *, lock: bool = False) -> HarnessRow:
+async def get_harness(tx: Tx, org_id: OrgId, harness_id: HarnessId, *, lock: bool = False) -> HarnessRow:
     """The organization's harness; `lock` holds its row until the commit. Raises NotFound."""
     sql = f"SELECT {_COLUMNS} FROM harnesses WHERE id = ? AND org_id = ?"
     found = await tx.one(sql + (LOCK_ROW[tx.dialect] if lock else ""), harness_id, org_id)
@@ -74,7 +75,7 @@ async def get_harness(tx: Tx, org_id: str, harness_id: str, *, lock: bool = Fals
     return HarnessRow(*found)
 
 
-async def harness_by_name(tx: Tx, org_id: str, name: str) -> HarnessRow | None:
+async def harness_by_name(tx: Tx, org_id: OrgId, name: str) -> HarnessRow | None:
     """The live harness of this name."""
     found = await tx.one(
         f"SELECT {_COLUMNS} FROM harnesses WHERE org_id = ? AND name = ? AND status = 'active'", org_id, name
@@ -82,13 +83,13 @@ async def harness_by_name(tx: Tx, org_id: str, name: str) -> HarnessRow | None:
     return None if found is None else HarnessRow(*found)
 
 
-async def harness_names(tx: Tx, org_id: str, stem: str) -> set[str]:
+async def harness_names(tx: Tx, org_id: OrgId, stem: str) -> set[str]:
     """The names of live harnesses that begin with these letters, digits and hyphens."""
     sql = "SELECT name FROM harnesses WHERE org_id = ? AND status = 'active' AND name LIKE ?"
     return {row[0] for row in await tx.all(sql, org_id, f"{stem}%")}
 
 
-async def harness_chain(tx: Tx, org_id: str, harness_id: str) -> list[HarnessRow]:
+async def harness_chain(tx: Tx, org_id: OrgId, harness_id: HarnessId) -> list[HarnessRow]:
     """The harness and its parents, the topmost parent first, `MAX_DEPTH` of them at most. Raises NotFound."""
     chain = [await get_harness(tx, org_id, harness_id)]
     while chain[0].parent_harness_id is not None and len(chain) < MAX_DEPTH:
@@ -96,7 +97,7 @@ async def harness_chain(tx: Tx, org_id: str, harness_id: str) -> list[HarnessRow
     return chain
 
 
-async def levels_below(tx: Tx, org_id: str, harness_id: str) -> int:
+async def levels_below(tx: Tx, org_id: OrgId, harness_id: HarnessId) -> int:
     """How many levels of harnesses inherit from this one, `MAX_DEPTH` at most."""
     found = await tx.one(
         "WITH RECURSIVE below (id, level) AS (SELECT id, 0 FROM harnesses WHERE id = ? UNION ALL"
@@ -109,7 +110,7 @@ async def levels_below(tx: Tx, org_id: str, harness_id: str) -> int:
     return 0 if found is None else int(found[0])
 
 
-async def list_harnesses(tx: Tx, org_id: str, search: str | None, archived: bool) -> list[HarnessRow]:
+async def list_harnesses(tx: Tx, org_id: OrgId, search: str | None, archived: bool) -> list[HarnessRow]:
     """Built-in ones first, then by age."""
     where, args = named(org_id, search, archived)
     rows = await tx.all(
@@ -118,7 +119,7 @@ async def list_harnesses(tx: Tx, org_id: str, search: str | None, archived: bool
     return [HarnessRow(*row) for row in rows]
 
 
-async def update_harness(tx: Tx, org_id: str, harness_id: str, changes: dict[str, Any]) -> None:
+async def update_harness(tx: Tx, org_id: OrgId, harness_id: HarnessId, changes: dict[str, Any]) -> None:
     await tx.run(
         f"UPDATE harnesses SET {assignments(changes)} WHERE id = ? AND org_id = ?",
         *changes.values(),

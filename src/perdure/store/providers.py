@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.errors import NotFound
+from perdure.domain.ids import ModelId, OrgId, ProviderId
 from perdure.domain.providers import (
     ModelSource,
     ProviderOptions,
@@ -27,8 +28,8 @@ class ProviderRow(Struct, frozen=True):
     `api_key_set` and `header_names` tell what is in them.
     """
 
-    id: str
-    org_id: str
+    id: ProviderId
+    org_id: OrgId
     name: str
     provider_type: str
     base_url: str | None
@@ -53,9 +54,9 @@ class ProviderRow(Struct, frozen=True):
 
 
 class ModelRow(Struct, frozen=True):
-    id: str
-    org_id: str
-    provider_id: str
+    id: ModelId
+    org_id: OrgId
+    provider_id: ProviderId
     model_id: str
     display_name: str
     capabilities: str
@@ -88,7 +89,7 @@ async def open_secrets(vault: Vault, tx: Tx, row: ProviderRow) -> ProviderSecret
 
 
 async def seal_secrets(
-    vault: Vault, tx: Tx, org_id: str, provider_id: str, secrets: ProviderSecrets
+    vault: Vault, tx: Tx, org_id: OrgId, provider_id: ProviderId, secrets: ProviderSecrets
 ) -> dict[str, Any]:
     """The columns that hold these secrets."""
     empty = secrets.api_key is None and not secrets.headers
@@ -108,7 +109,7 @@ _USABLE = (
 )
 
 
-async def usable_model(tx: Tx, org_id: str, model_id: str | None) -> tuple[ModelRow, ProviderRow] | None:
+async def usable_model(tx: Tx, org_id: OrgId, model_id: str | None) -> tuple[ModelRow, ProviderRow] | None:
     """A model that may be called now, and its provider; None when one of them is gone or switched off.
 
     Args:
@@ -129,7 +130,7 @@ async def add_provider(tx: Tx, row: ProviderRow) -> None:
     await tx.run(insert("providers", ProviderRow), *values(row))
 
 
-async def get_provider(tx: Tx, org_id: str, provider_id: str, *, lock: bool = False) -> ProviderRow:
+async def get_provider(tx: Tx, org_id: OrgId, provider_id: ProviderId, *, lock: bool = False) -> ProviderRow:
     """Raises NotFound. With `lock` nobody else changes it until the commit."""
     held = LOCK_ROW[tx.dialect] if lock else ""
     found = await tx.one(
@@ -140,13 +141,13 @@ async def get_provider(tx: Tx, org_id: str, provider_id: str, *, lock: bool = Fa
     return ProviderRow(*found)
 
 
-async def list_providers(tx: Tx, org_id: str) -> list[ProviderRow]:
+async def list_providers(tx: Tx, org_id: OrgId) -> list[ProviderRow]:
     """All of them, oldest first."""
     rows = await tx.all(f"SELECT {_PROVIDER} FROM providers WHERE org_id = ? ORDER BY created_at, id", org_id)
     return [ProviderRow(*row) for row in rows]
 
 
-async def update_provider(tx: Tx, org_id: str, provider_id: str, changes: dict[str, Any]) -> None:
+async def update_provider(tx: Tx, org_id: OrgId, provider_id: ProviderId, changes: dict[str, Any]) -> None:
     await tx.run(
         f"UPDATE providers SET {assignments(changes)} WHERE id = ? AND org_id = ?",
         *changes.values(),
@@ -155,7 +156,7 @@ async def update_provider(tx: Tx, org_id: str, provider_id: str, changes: dict[s
     )
 
 
-async def delete_provider(tx: Tx, org_id: str, provider_id: str) -> None:
+async def delete_provider(tx: Tx, org_id: OrgId, provider_id: ProviderId) -> None:
     """Remove a provider and its models."""
     await tx.run("DELETE FROM models WHERE provider_id = ? AND org_id = ?", provider_id, org_id)
     await tx.run("DELETE FROM providers WHERE id = ? AND org_id = ?", provider_id, org_id)
@@ -180,7 +181,7 @@ async def refresh_models(tx: Tx, rows: list[ModelRow]) -> None:
     )
 
 
-async def get_model(tx: Tx, org_id: str, model_id: str) -> ModelRow:
+async def get_model(tx: Tx, org_id: OrgId, model_id: str) -> ModelRow:
     """Raises NotFound."""
     found = await tx.one(f"SELECT {_MODEL} FROM models WHERE id = ? AND org_id = ?", model_id, org_id)
     if found is None:
@@ -188,7 +189,7 @@ async def get_model(tx: Tx, org_id: str, model_id: str) -> ModelRow:
     return ModelRow(*found)
 
 
-async def list_models(tx: Tx, org_id: str, provider_id: str | None = None) -> list[ModelRow]:
+async def list_models(tx: Tx, org_id: OrgId, provider_id: ProviderId | None = None) -> list[ModelRow]:
     """The organization's models (of one provider, if given), oldest first."""
     narrowed = "" if provider_id is None else " AND provider_id = ?"
     args = (org_id,) if provider_id is None else (org_id, provider_id)
@@ -198,7 +199,7 @@ async def list_models(tx: Tx, org_id: str, provider_id: str | None = None) -> li
     return [ModelRow(*row) for row in rows]
 
 
-async def update_model(tx: Tx, org_id: str, model_id: str, changes: dict[str, Any]) -> None:
+async def update_model(tx: Tx, org_id: OrgId, model_id: str, changes: dict[str, Any]) -> None:
     await tx.run(
         f"UPDATE models SET {assignments(changes)} WHERE id = ? AND org_id = ?",
         *changes.values(),
@@ -207,5 +208,5 @@ async def update_model(tx: Tx, org_id: str, model_id: str, changes: dict[str, An
     )
 
 
-async def delete_model(tx: Tx, org_id: str, model_id: str) -> None:
+async def delete_model(tx: Tx, org_id: OrgId, model_id: str) -> None:
     await tx.run("DELETE FROM models WHERE id = ? AND org_id = ?", model_id, org_id)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from perdure.domain.ids import OrgId, SessionId
 from perdure.store.database import Tx
 
 log = logging.getLogger("perdure.store")
@@ -25,8 +26,8 @@ CLOSE_SECONDS = 5.0
 class Job(Struct, frozen=True):
     """A session that is to be advanced."""
 
-    org_id: str
-    session_id: str
+    org_id: OrgId
+    session_id: SessionId
 
 
 Handler = Callable[[Job], Awaitable[None]]
@@ -62,7 +63,7 @@ class Queue(Protocol):
         """Stop, cancel the handlers that still run, put their jobs back, and let go of everything."""
         ...
 
-    async def has_live_job(self, tx: Tx, session_id: str) -> bool:
+    async def has_live_job(self, tx: Tx, session_id: SessionId) -> bool:
         """Whether a job of this session waits, or is with a worker that lives."""
         ...
 
@@ -130,7 +131,7 @@ class LocalQueue:
         if self._running:
             await asyncio.wait(self._running, timeout=CLOSE_SECONDS)
 
-    async def has_live_job(self, tx: Tx, session_id: str) -> bool:
+    async def has_live_job(self, tx: Tx, session_id: SessionId) -> bool:
         return session_id in self._known
 
     def depth(self) -> int:

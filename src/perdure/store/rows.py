@@ -11,6 +11,8 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
+from perdure.domain.ids import OrgId
+
 S = TypeVar("S", bound=Struct)
 
 
@@ -55,7 +57,7 @@ def like_pattern(text: str) -> str:
     return f"%{escaped}%"
 
 
-def named(org_id: str, search: str | None, archived: bool) -> tuple[str, list[Any]]:
+def named(org_id: OrgId, search: str | None, archived: bool) -> tuple[str, list[Any]]:
     """The WHERE, with its arguments, of an organization's agents or harnesses whose names or descriptions
     hold a text.
     """

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from perdure.domain.errors import NotFound
+from perdure.domain.ids import OrgId, ScheduleId, SessionId
 from perdure.domain.schedules import ScheduleKind
 from perdure.domain.times import Micros
 from perdure.store.database import Tx
@@ -17,9 +18,9 @@ from perdure.store.rows import assignments, columns, insert, values
 class ScheduleRow(Struct, frozen=True):
     """`next_at` is NULL when the schedule is off or over: only rows with one are looked at."""
 
-    id: str
-    org_id: str
-    session_id: str
+    id: ScheduleId
+    org_id: OrgId
+    session_id: SessionId
     name: str | None
     message: str
     kind: ScheduleKind
@@ -41,7 +42,7 @@ async def add_schedule(tx: Tx, row: ScheduleRow) -> None:
     await tx.run(insert("schedules", ScheduleRow), *values(row))
 
 
-async def get_schedule(tx: Tx, session_id: str, schedule_id: str) -> ScheduleRow:
+async def get_schedule(tx: Tx, session_id: SessionId, schedule_id: ScheduleId) -> ScheduleRow:
     """Raises NotFound."""
     found = await tx.one(
         f"SELECT {_ROW} FROM schedules WHERE id = ? AND session_id = ?", schedule_id, session_id
@@ -51,7 +52,7 @@ async def get_schedule(tx: Tx, session_id: str, schedule_id: str) -> ScheduleRow
     return ScheduleRow(*found)
 
 
-async def list_schedules(tx: Tx, session_id: str) -> list[ScheduleRow]:
+async def list_schedules(tx: Tx, session_id: SessionId) -> list[ScheduleRow]:
     """A session's schedules, oldest first."""
     rows = await tx.all(
         f"SELECT {_ROW} FROM schedules WHERE session_id = ? ORDER BY created_at, id", session_id
@@ -59,11 +60,11 @@ async def list_schedules(tx: Tx, session_id: str) -> list[ScheduleRow]:
     return [ScheduleRow(*row) for row in rows]
 
 
-async def update_schedule(tx: Tx, schedule_id: str, changes: dict[str, Any]) -> None:
+async def update_schedule(tx: Tx, schedule_id: ScheduleId, changes: dict[str, Any]) -> None:
     await tx.run(f"UPDATE schedules SET {assignments(changes)} WHERE id = ?", *changes.values(), schedule_id)
 
 
-async def delete_schedule(tx: Tx, session_id: str, schedule_id: str) -> bool:
+async def delete_schedule(tx: Tx, session_id: SessionId, schedule_id: ScheduleId) -> bool:
     """Whether there was one."""
     return await tx.run("DELETE FROM schedules WHERE id = ? AND session_id = ?", schedule_id, session_id) == 1
 

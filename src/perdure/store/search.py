@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from msgspec import Struct
 
+from perdure.domain.ids import AgentId, OrgId, SessionId
 from perdure.domain.times import Micros
 from perdure.store.database import Tx
 from perdure.store.rows import among
@@ -46,11 +47,11 @@ class Unsorted(Struct, frozen=True):
     `title` is as the database folds it, `tags` are JSON.
     """
 
-    id: str
+    id: SessionId
     created_at: Micros
     title: str | None
     tags: str
-    agent_id: str | None
+    agent_id: AgentId | None
 
 
 def terms_of(session: Unsorted) -> set[str]:
@@ -64,7 +65,7 @@ def terms_of(session: Unsorted) -> set[str]:
     return terms
 
 
-def searched_terms(title: str | None, tags: Sequence[str], agent_id: str | None) -> list[str]:
+def searched_terms(title: str | None, tags: Sequence[str], agent_id: AgentId | None) -> list[str]:
     """Terms that a session must have whose folded title holds this text, which has all of these tags and this
     agent.
     """
@@ -119,7 +120,7 @@ def sort_terms(sessions: Sequence[Unsorted]) -> list[tuple[str, bytes]]:
     return sorted((term, pack(positions)) for term, positions in members.items())
 
 
-async def large_organizations(tx: Tx) -> list[str]:
+async def large_organizations(tx: Tx) -> list[OrgId]:
     """Organizations that have segments, or sessions enough for one."""
     rows = await tx.all(
         "SELECT org_id FROM session_totals GROUP BY org_id HAVING SUM(sessions) >= ? UNION SELECT org_id FROM search_segments",
@@ -128,7 +129,7 @@ async def large_organizations(tx: Tx) -> list[str]:
     return [row[0] for row in rows]
 
 
-async def last_segment(tx: Tx, org_id: str) -> int:
+async def last_segment(tx: Tx, org_id: OrgId) -> int:
     """The number of the last segment that was made; -1 if there is none."""
     found = await tx.one("SELECT MAX(segment) FROM search_segments WHERE org_id = ?", org_id)
     return -1 if found is None or found[0] is None else int(found[0])
@@ -137,7 +138,7 @@ async def last_segment(tx: Tx, org_id: str) -> int:
 _UNSORTED = "org_id = ? AND search_slot IS NULL AND deleted_at IS NULL"
 
 
-async def read_unsorted(tx: Tx, org_id: str) -> list[Unsorted]:
+async def read_unsorted(tx: Tx, org_id: OrgId) -> list[Unsorted]:
     """The oldest sessions that the index does not have, as many as make a segment.
 
     None if there are fewer.
@@ -156,7 +157,7 @@ async def read_unsorted(tx: Tx, org_id: str) -> list[Unsorted]:
 
 
 async def add_segment(
-    tx: Tx, org_id: str, segment: int, sessions: Sequence[Unsorted], terms: Sequence[tuple[str, bytes]]
+    tx: Tx, org_id: OrgId, segment: int, sessions: Sequence[Unsorted], terms: Sequence[tuple[str, bytes]]
 ) -> bool:
     """Write a segment, and give those of its sessions that are still as they were read their slots.
 
@@ -188,7 +189,7 @@ async def add_segment(
     return True
 
 
-async def thin_segments(tx: Tx, org_id: str) -> list[int]:
+async def thin_segments(tx: Tx, org_id: OrgId) -> list[int]:
     """Segments that more than half of their sessions have left."""
     counted = await tx.all(
         f"SELECT search_slot / {SEGMENT}, COUNT(*) FROM sessions WHERE org_id = ? AND search_slot IS NOT NULL"
@@ -200,7 +201,7 @@ async def thin_segments(tx: Tx, org_id: str) -> list[int]:
     return [segment for (segment,) in rows if live.get(segment, 0) * 2 < SEGMENT]
 
 
-async def drop_segment(tx: Tx, org_id: str, segment: int) -> None:
+async def drop_segment(tx: Tx, org_id: OrgId, segment: int) -> None:
     """Remove a segment; whoever is still in it is to be sorted in anew."""
     await tx.run(
         "UPDATE sessions SET search_slot = NULL WHERE org_id = ? AND search_slot >= ? AND search_slot < ? AND deleted_at IS NULL",
@@ -213,7 +214,7 @@ async def drop_segment(tx: Tx, org_id: str, segment: int) -> None:
 
 
 async def segments_by_age(
-    tx: Tx, org_id: str, text: str | None
+    tx: Tx, org_id: OrgId, text: str | None
 ) -> tuple[list[tuple[int, Micros]], str | None]:
     """The organization's segments, each with the time at which its youngest session was created, the youngest
     first.
@@ -230,7 +231,7 @@ async def segments_by_age(
 
 
 async def candidates(
-    tx: Tx, org_id: str, segments: Sequence[int], terms: Sequence[str]
+    tx: Tx, org_id: OrgId, segments: Sequence[int], terms: Sequence[str]
 ) -> dict[int, list[int]]:
     """The slots, by segment, of the sessions that have all of these terms (or had: some may have left)."""
     in_segments, first = among(tx.dialect, "segment", "BIGINT", segments)

@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from perdure.domain.ids import OrgId
 from perdure.domain.times import Micros
 from perdure.store.database import Row, Tx
 from perdure.store.rows import among, columns, like_pattern, to_json
@@ -44,7 +45,7 @@ class SessionFilter(Struct, frozen=True):
     created_before: Micros | None = None
 
 
-def _where(org_id: str, want: SessionFilter) -> tuple[str, list[Any]]:
+def _where(org_id: OrgId, want: SessionFilter) -> tuple[str, list[Any]]:
     parts, args = ["org_id = ? AND deleted_at IS NULL"], [org_id]
     plain: list[tuple[str, Any]] = [
         ("agent_id = ?", want.agent_id),
@@ -69,7 +70,7 @@ def _where(org_id: str, want: SessionFilter) -> tuple[str, list[Any]]:
 
 
 async def list_sessions(
-    tx: Tx, org_id: str, want: SessionFilter, offset: int, limit: int
+    tx: Tx, org_id: OrgId, want: SessionFilter, offset: int, limit: int
 ) -> tuple[list[SessionRow], int]:
     """A page, newest first, and how many match in all.
 
@@ -132,7 +133,7 @@ async def _far_ids(
     return [row[0] for row in await tx.all(page, *args, length, skipped)]
 
 
-async def _rows(tx: Tx, org_id: str, session_ids: Sequence[str]) -> list[SessionRow]:
+async def _rows(tx: Tx, org_id: OrgId, session_ids: Sequence[str]) -> list[SessionRow]:
     """These sessions, the newest first.
 
     Their ids come by themselves: PostgreSQL would read all sessions for a subquery.
@@ -143,7 +144,7 @@ async def _rows(tx: Tx, org_id: str, session_ids: Sequence[str]) -> list[Session
 
 
 async def _search(
-    tx: Tx, org_id: str, want: SessionFilter, offset: int, limit: int
+    tx: Tx, org_id: OrgId, want: SessionFilter, offset: int, limit: int
 ) -> tuple[list[SessionRow], int]:
     where, args = _where(org_id, want)
     enough = max(offset + limit, EXACT) + 1
@@ -170,7 +171,7 @@ def _keys(rows: Sequence[Row]) -> set[Key]:
 
 
 async def _sorted_in(
-    tx: Tx, org_id: str, want: SessionFilter, keys: set[Key], certain: int, enough: int
+    tx: Tx, org_id: OrgId, want: SessionFilter, keys: set[Key], certain: int, enough: int
 ) -> tuple[set[Key], int]:
     """Go through the index, the youngest segments first, until the page's keys are certain and there are
     enough in all.

@@ -12,7 +12,17 @@ from msgspec import Struct
 
 from perdure.domain.errors import Fenced, NotFound, StaleHead
 from perdure.domain.events import Event, NewEvent
-from perdure.domain.ids import event_id
+from perdure.domain.ids import (
+    AgentId,
+    AgentVersionId,
+    HarnessId,
+    OrgId,
+    SessionId,
+    TurnId,
+    UserId,
+    WorkspaceId,
+    event_id,
+)
 from perdure.domain.messages import Usage
 from perdure.domain.sessions import Projection, SessionConfig, Status, project
 from perdure.domain.times import Micros
@@ -25,11 +35,11 @@ from perdure.store.rows import columns, insert, to_json, values
 class SessionRow(Struct, frozen=True):
     """A session's row. From `head` on it is the projection of the log."""
 
-    id: str
-    org_id: str
-    owner_id: str
-    harness_id: str
-    agent_id: str | None
+    id: SessionId
+    org_id: OrgId
+    owner_id: UserId
+    harness_id: HarnessId
+    agent_id: AgentId | None
     title: str | None
     tags: str
     locale: str | None
@@ -45,7 +55,7 @@ class SessionRow(Struct, frozen=True):
     claimed_head: int
     head: int
     status: Status
-    turn_id: str | None
+    turn_id: TurnId | None
     turn_after: int
     wake_at: Micros | None
     preview: str | None
@@ -53,13 +63,13 @@ class SessionRow(Struct, frozen=True):
     usage: str | None
     started_at: Micros | None
     finished_at: Micros | None
-    agent_version_id: str | None = None
+    agent_version_id: AgentVersionId | None = None
     """The version of the agent that the session runs; None lets it follow the agent. Not part of the
     projection."""
-    workspace_id: str | None = None
+    workspace_id: WorkspaceId | None = None
     """The workspace that it shares; None for its own. Not part of the projection."""
 
-    def workspace(self) -> str:
+    def workspace(self) -> WorkspaceId:
         """The id of the workspace where its files are."""
         return self.workspace_id or own_workspace(self.id)
 
@@ -124,7 +134,7 @@ async def add_session(tx: Tx, row: SessionRow) -> None:
     await count_sessions(tx, row.org_id, 1)
 
 
-async def count_sessions(tx: Tx, org_id: str, more: int) -> None:
+async def count_sessions(tx: Tx, org_id: OrgId, more: int) -> None:
     """Note that the organization has so many sessions more (or less).
 
     Counting a hundred thousand for each list takes too long.
@@ -139,7 +149,7 @@ async def count_sessions(tx: Tx, org_id: str, more: int) -> None:
     )
 
 
-async def get_session(tx: Tx, org_id: str, session_id: str, *, lock: bool = False) -> SessionRow:
+async def get_session(tx: Tx, org_id: OrgId, session_id: SessionId, *, lock: bool = False) -> SessionRow:
     """The organization's session; `lock` holds its row until the commit.
 
     Raises:
@@ -151,7 +161,7 @@ async def get_session(tx: Tx, org_id: str, session_id: str, *, lock: bool = Fals
     return SessionRow(*found)
 
 
-async def look_session(tx: Tx, session_id: str) -> SessionRow | None:
+async def look_session(tx: Tx, session_id: SessionId) -> SessionRow | None:
     """The row for the server's own use (a runner, a sweep), deleted ones included."""
     found = await tx.one(_LOOK, session_id)
     return None if found is None else SessionRow(*found)
@@ -251,7 +261,7 @@ def _stored(row: SessionRow, sequence: int, event: NewEvent) -> Event:
     )
 
 
-def _event_row(org_id: str, event: Event, new: NewEvent) -> tuple[Any, ...]:
+def _event_row(org_id: OrgId, event: Event, new: NewEvent) -> tuple[Any, ...]:
     tool = getattr(new.data, "tool_name", None) or getattr(getattr(new.data, "tool_call", None), "name", None)
     return (
         event.session_id,
@@ -357,7 +367,7 @@ async def purge_deleted(tx: Tx, before: Micros, limit: int = 20, batch: int = 50
     return Purged(gone, gone > 0)
 
 
-async def count_by_status(tx: Tx, org_id: str) -> dict[str, int]:
+async def count_by_status(tx: Tx, org_id: OrgId) -> dict[str, int]:
     """How many sessions there are in each status."""
     rows = await tx.all(
         "SELECT status, COUNT(*) FROM sessions WHERE org_id = ? AND deleted_at IS NULL GROUP BY status",
@@ -366,7 +376,7 @@ async def count_by_status(tx: Tx, org_id: str) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-async def set_pin(tx: Tx, row: SessionRow, user_id: str, now: Micros) -> None:
+async def set_pin(tx: Tx, row: SessionRow, user_id: UserId, now: Micros) -> None:
     """Pin for a user; once is enough."""
     await tx.run(
         "INSERT INTO pins (session_id, user_id, org_id, created_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -377,12 +387,12 @@ async def set_pin(tx: Tx, row: SessionRow, user_id: str, now: Micros) -> None:
     )
 
 
-async def clear_pin(tx: Tx, row: SessionRow, user_id: str) -> None:
+async def clear_pin(tx: Tx, row: SessionRow, user_id: UserId) -> None:
     """Unpin for a user."""
     await tx.run("DELETE FROM pins WHERE session_id = ? AND user_id = ?", row.id, user_id)
 
 
-async def pinned_among(tx: Tx, user_id: str, session_ids: Sequence[str]) -> set[str]:
+async def pinned_among(tx: Tx, user_id: UserId, session_ids: Sequence[str]) -> set[str]:
     """Which of these sessions the user has pinned."""
     if not session_ids:
         return set()
@@ -393,7 +403,7 @@ async def pinned_among(tx: Tx, user_id: str, session_ids: Sequence[str]) -> set[
     return {row[0] for row in rows}
 
 
-async def standing_approvals(tx: Tx, session_id: str) -> dict[str, str]:
+async def standing_approvals(tx: Tx, session_id: SessionId) -> dict[str, str]:
     """Decisions that hold for every call of a tool in the session, by the tool's name."""
     rows = await tx.all("SELECT tool_name, decision FROM standing_approvals WHERE session_id = ?", session_id)
     return {row[0]: row[1] for row in rows}

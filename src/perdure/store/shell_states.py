@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from perdure.domain.ids import OrgId, SessionId
 from perdure.domain.times import Micros
 from perdure.store.database import LOCK_ROW, Tx
 
 
-async def read_shell_state(tx: Tx, org_id: str, session_id: str) -> str | None:
+async def read_shell_state(tx: Tx, org_id: OrgId, session_id: SessionId) -> str | None:
     found = await tx.one(
         "SELECT snapshot FROM shell_states WHERE session_id = ? AND org_id = ?", session_id, org_id
     )
     return None if found is None else str(found[0])
 
 
-async def write_shell_state(tx: Tx, org_id: str, session_id: str, snapshot: str, now: Micros) -> None:
+async def write_shell_state(tx: Tx, org_id: OrgId, session_id: SessionId, snapshot: str, now: Micros) -> None:
     """Keep what a session's shell remembers, unless the session was deleted: nobody would remove it any more.
 
     Holds the session's row, so it comes before anything that holds its workspace's.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from perdure.domain.ids import OrgId
 from perdure.domain.resources import ResourceStats
 from perdure.domain.times import maybe_rfc3339
 from perdure.store.database import Row, Tx
@@ -13,7 +14,7 @@ Column = Literal["agent_id", "harness_id"]
 """The column of `sessions` that says whose they are."""
 
 
-async def session_counts(tx: Tx, org_id: str, column: Column, ids: tuple[str, ...]) -> dict[str, int]:
+async def session_counts(tx: Tx, org_id: OrgId, column: Column, ids: tuple[str, ...]) -> dict[str, int]:
     """How many sessions each of these agents or harnesses has."""
     if not ids:
         return {}
@@ -31,7 +32,7 @@ _TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_creation
 _COSTS = ("estimated_cost_usd", "actual_cost_usd")
 
 
-async def resource_stats(tx: Tx, org_id: str, column: Column, resource_id: str) -> ResourceStats:
+async def resource_stats(tx: Tx, org_id: OrgId, column: Column, resource_id: str) -> ResourceStats:
     """What the sessions of one agent or harness come to. The work grows with their number: a long read."""
     mine = _MINE.format(column=column)
     sums = [

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from perdure.domain.ids import OrgId, SessionId
 from perdure.domain.times import Micros
 from perdure.store.crypto import Vault
 from perdure.store.database import Tx
 
 
-async def get_value(tx: Tx, session_id: str, key: str) -> str | None:
+async def get_value(tx: Tx, session_id: SessionId, key: str) -> str | None:
     found = await tx.one("SELECT value FROM key_values WHERE session_id = ? AND key = ?", session_id, key)
     return None if found is None else found[0]
 
 
-async def set_value(tx: Tx, org_id: str, session_id: str, key: str, value: str, now: Micros) -> None:
+async def set_value(tx: Tx, org_id: OrgId, session_id: SessionId, key: str, value: str, now: Micros) -> None:
     await tx.run(
         "INSERT INTO key_values (session_id, key, org_id, value, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (session_id, key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at",
@@ -25,12 +26,12 @@ async def set_value(tx: Tx, org_id: str, session_id: str, key: str, value: str, 
     )
 
 
-async def delete_value(tx: Tx, session_id: str, key: str) -> bool:
+async def delete_value(tx: Tx, session_id: SessionId, key: str) -> bool:
     """Whether there was one."""
     return await tx.run("DELETE FROM key_values WHERE session_id = ? AND key = ?", session_id, key) == 1
 
 
-async def list_values(tx: Tx, session_id: str) -> list[tuple[str, str, Micros, Micros]]:
+async def list_values(tx: Tx, session_id: SessionId) -> list[tuple[str, str, Micros, Micros]]:
     """Key, value, made and changed at, by key."""
     rows = await tx.all(
         "SELECT key, value, created_at, updated_at FROM key_values WHERE session_id = ? ORDER BY key",
@@ -39,18 +40,18 @@ async def list_values(tx: Tx, session_id: str) -> list[tuple[str, str, Micros, M
     return [(row[0], row[1], row[2], row[3]) for row in rows]
 
 
-async def count_values(tx: Tx, session_id: str) -> int:
+async def count_values(tx: Tx, session_id: SessionId) -> int:
     found = await tx.one("SELECT COUNT(*) FROM key_values WHERE session_id = ?", session_id)
     return 0 if found is None else int(found[0])
 
 
-def place_of(session_id: str, name: str) -> str:
+def place_of(session_id: SessionId, name: str) -> str:
     """What a session's secret is bound to."""
     return f"secret/{session_id}/{name}"
 
 
 async def set_secret(
-    tx: Tx, vault: Vault, org_id: str, session_id: str, name: str, value: str, now: Micros
+    tx: Tx, vault: Vault, org_id: OrgId, session_id: SessionId, name: str, value: str, now: Micros
 ) -> None:
     sealed = await vault.seal(tx, org_id, value, place_of(session_id, name))
     await tx.run(
@@ -65,7 +66,7 @@ async def set_secret(
     )
 
 
-async def get_secret(tx: Tx, vault: Vault, org_id: str, session_id: str, name: str) -> str | None:
+async def get_secret(tx: Tx, vault: Vault, org_id: OrgId, session_id: SessionId, name: str) -> str | None:
     found = await tx.one(
         "SELECT sealed FROM secrets WHERE session_id = ? AND name = ? AND org_id = ?",
         session_id,
@@ -75,12 +76,12 @@ async def get_secret(tx: Tx, vault: Vault, org_id: str, session_id: str, name: s
     return None if found is None else await vault.open(tx, org_id, found[0], place_of(session_id, name))
 
 
-async def delete_secret(tx: Tx, session_id: str, name: str) -> bool:
+async def delete_secret(tx: Tx, session_id: SessionId, name: str) -> bool:
     """Whether there was one."""
     return await tx.run("DELETE FROM secrets WHERE session_id = ? AND name = ?", session_id, name) == 1
 
 
-async def list_secrets(tx: Tx, session_id: str) -> list[tuple[str, Micros, Micros]]:
+async def list_secrets(tx: Tx, session_id: SessionId) -> list[tuple[str, Micros, Micros]]:
     """Name, made and changed at, by name."""
     rows = await tx.all(
         "SELECT name, created_at, updated_at FROM secrets WHERE session_id = ? ORDER BY name", session_id
@@ -88,13 +89,13 @@ async def list_secrets(tx: Tx, session_id: str) -> list[tuple[str, Micros, Micro
     return [(row[0], row[1], row[2]) for row in rows]
 
 
-async def secret_sizes(tx: Tx, session_id: str) -> dict[str, int]:
+async def secret_sizes(tx: Tx, session_id: SessionId) -> dict[str, int]:
     """The bytes that each secret takes as it is sealed: a few more than it has."""
     rows = await tx.all("SELECT name, LENGTH(sealed) FROM secrets WHERE session_id = ?", session_id)
     return {row[0]: row[1] for row in rows}
 
 
-async def open_secrets(tx: Tx, vault: Vault, org_id: str, session_id: str) -> dict[str, str]:
+async def open_secrets(tx: Tx, vault: Vault, org_id: OrgId, session_id: SessionId) -> dict[str, str]:
     """Every secret of a session in the clear: to know what must not be shown."""
     rows = await tx.all(
         "SELECT name, sealed FROM secrets WHERE session_id = ? AND org_id = ?", session_id, org_id
@@ -102,7 +103,7 @@ async def open_secrets(tx: Tx, vault: Vault, org_id: str, session_id: str) -> di
     return {row[0]: await vault.open(tx, org_id, row[1], place_of(session_id, row[0])) for row in rows}
 
 
-async def copy_storage(tx: Tx, vault: Vault, org_id: str, source: str, target: str, now: Micros) -> None:
+async def copy_storage(tx: Tx, vault: Vault, org_id: OrgId, source: str, target: str, now: Micros) -> None:
     """Give a session a copy of another's key-values and secrets."""
     for key, value, _, _ in await list_values(tx, source):
         await set_value(tx, org_id, target, key, value, now)

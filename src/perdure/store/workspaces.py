@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from perdure.domain.errors import Conflict, NotFound
+from perdure.domain.ids import OrgId, SessionId, WorkspaceId
 from perdure.domain.times import Micros
 from perdure.domain.workspaces import WorkspaceStatus
 from perdure.store.database import LOCK_ROW, Tx
@@ -21,9 +22,9 @@ from perdure.store.rows import assignments, columns, insert, like_pattern, value
 class WorkspaceRow(Struct, frozen=True):
     """`session_id` is that of the session whose own it is; None for one that was made by itself."""
 
-    id: str
-    org_id: str
-    session_id: str | None
+    id: WorkspaceId
+    org_id: OrgId
+    session_id: SessionId | None
     name: str
     description: str | None
     status: WorkspaceStatus
@@ -42,13 +43,13 @@ async def add_workspace(tx: Tx, row: WorkspaceRow) -> None:
     await tx.run(_INSERT, *values(row))
 
 
-async def _stored(tx: Tx, org_id: str, workspace_id: str, *, lock: bool) -> WorkspaceRow | None:
+async def _stored(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, *, lock: bool) -> WorkspaceRow | None:
     sql = f"SELECT {_COLUMNS} FROM workspaces WHERE id = ? AND org_id = ?"
     found = await tx.one(sql + (LOCK_ROW[tx.dialect] if lock else ""), workspace_id, org_id)
     return None if found is None else WorkspaceRow(*found)
 
 
-async def _of_session(tx: Tx, org_id: str, workspace_id: str, *, lock: bool) -> WorkspaceRow:
+async def _of_session(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, *, lock: bool) -> WorkspaceRow:
     """The row that a session's own workspace would have. Raises NotFound."""
     session_id = f"session_{workspace_id[-32:]}"
     sql = "SELECT created_at, workspace_id FROM sessions WHERE id = ? AND org_id = ? AND deleted_at IS NULL"
@@ -58,13 +59,13 @@ async def _of_session(tx: Tx, org_id: str, workspace_id: str, *, lock: bool) -> 
     return WorkspaceRow(workspace_id, org_id, session_id, "", None, "active", 0, 0, found[0], found[0], None)
 
 
-async def workspace_size(tx: Tx, org_id: str, workspace_id: str) -> int:
+async def workspace_size(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId) -> int:
     """Bytes that the workspace's files hold together; 0 if it has no row yet."""
     row = await _stored(tx, org_id, workspace_id, lock=False)
     return 0 if row is None else row.size_bytes
 
 
-async def get_workspace(tx: Tx, org_id: str, workspace_id: str) -> WorkspaceRow:
+async def get_workspace(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId) -> WorkspaceRow:
     """The organization's workspace.
 
     Raises:
@@ -74,7 +75,7 @@ async def get_workspace(tx: Tx, org_id: str, workspace_id: str) -> WorkspaceRow:
     return row or await _of_session(tx, org_id, workspace_id, lock=False)
 
 
-async def hold_workspace(tx: Tx, org_id: str, workspace_id: str) -> WorkspaceRow:
+async def hold_workspace(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId) -> WorkspaceRow:
     """The same, with its row locked until the commit, and made if need be: before every change.
 
     Raises NotFound.
@@ -88,7 +89,7 @@ async def hold_workspace(tx: Tx, org_id: str, workspace_id: str) -> WorkspaceRow
     return await _stored(tx, org_id, workspace_id, lock=True) or made
 
 
-async def hold_for_writing(tx: Tx, org_id: str, workspace_id: str) -> WorkspaceRow:
+async def hold_for_writing(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId) -> WorkspaceRow:
     """`hold_workspace` for a change of its files. Raises NotFound, and Conflict when it is archived."""
     row = await hold_workspace(tx, org_id, workspace_id)
     if row.status != "active":
@@ -96,14 +97,14 @@ async def hold_for_writing(tx: Tx, org_id: str, workspace_id: str) -> WorkspaceR
     return row
 
 
-async def workspace_by_name(tx: Tx, org_id: str, name: str) -> WorkspaceRow | None:
+async def workspace_by_name(tx: Tx, org_id: OrgId, name: str) -> WorkspaceRow | None:
     """The active workspace of this name, sessions' own ones aside."""
     sql = f"SELECT {_COLUMNS} FROM workspaces WHERE org_id = ? AND name = ? AND status = 'active' AND session_id IS NULL"
     found = await tx.one(sql, org_id, name)
     return None if found is None else WorkspaceRow(*found)
 
 
-async def list_workspaces(tx: Tx, org_id: str, search: str | None, archived: bool) -> list[WorkspaceRow]:
+async def list_workspaces(tx: Tx, org_id: OrgId, search: str | None, archived: bool) -> list[WorkspaceRow]:
     """Those that were made by themselves, newest first."""
     where, args = "org_id = ? AND session_id IS NULL", [org_id]
     if not archived:
@@ -138,7 +139,9 @@ async def count_in_workspace(tx: Tx, row: WorkspaceRow, size: int, entries: int)
         )
 
 
-async def forsaken_workspace(tx: Tx, org_id: str, session_id: str, workspace_id: str) -> WorkspaceRow | None:
+async def forsaken_workspace(
+    tx: Tx, org_id: OrgId, session_id: SessionId, workspace_id: WorkspaceId
+) -> WorkspaceRow | None:
     """The workspace that nobody can reach any more once this session is deleted, its row locked.
 
     None if there is none.

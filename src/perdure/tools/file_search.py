@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from msgspec import Struct
 
+from perdure.domain.ids import OrgId, WorkspaceId
 from perdure.domain.patterns import LineMatch, Pattern, compile_glob, compile_regex, matching_lines
 from perdure.store.blobs import read_contents
 from perdure.store.database import Database, Tx
@@ -46,7 +47,7 @@ class Search(Struct, frozen=True):
 
 
 async def grep(
-    database: Database, org_id: str, workspace_id: str, regex: str, *, glob: str | None = None, folder: str = "/",
+    database: Database, org_id: OrgId, workspace_id: WorkspaceId, regex: str, *, glob: str | None = None, folder: str = "/",
     ignore_case: bool = False, limit: int, clean: Callable[[str], str] = str,
 ) -> Search:  # fmt: skip
     """The lines of text files that match a regular expression, by path; at most `limit`.
@@ -78,14 +79,14 @@ async def grep(
 
 
 async def find(
-    database: Database, org_id: str, workspace_id: str, glob: str, folder: str = "/"
+    database: Database, org_id: OrgId, workspace_id: WorkspaceId, glob: str, folder: str = "/"
 ) -> tuple[list[FileRow], str | None]:
     """The files whose paths fit a glob, by path, and why there may be more. Raises what `grep` does."""
     return await _chosen(database, org_id, workspace_id, folder, glob, time.monotonic() + SECONDS)
 
 
 async def _chosen(
-    database: Database, org_id: str, workspace_id: str, folder: str, glob: str | None, end: float
+    database: Database, org_id: OrgId, workspace_id: WorkspaceId, folder: str, glob: str | None, end: float
 ) -> tuple[list[FileRow], str | None]:
     """The files of a folder (or the one file that it is) whose paths fit."""
     fits = None if glob is None else await asyncio.to_thread(compile_glob, glob)
@@ -128,7 +129,7 @@ def _batches(rows: Sequence[FileRow]) -> Iterator[list[FileRow]]:
         yield batch
 
 
-def _reading(org_id: str, batch: list[FileRow]) -> Callable[[Tx], Awaitable[dict[str, bytes]]]:
+def _reading(org_id: OrgId, batch: list[FileRow]) -> Callable[[Tx], Awaitable[dict[str, bytes]]]:
     sizes = {row.hash: row.size_bytes for row in batch}
     return lambda tx: read_contents(tx, org_id, sizes)
 

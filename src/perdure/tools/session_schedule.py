@@ -13,7 +13,7 @@ from perdure.capabilities.port import (
     schema,
 )
 from perdure.domain.errors import InvalidInput, NotFound, ToolError
-from perdure.domain.ids import new_id
+from perdure.domain.ids import OrgId, SessionId, new_id
 from perdure.domain.messages import JsonObject
 from perdure.domain.schedules import MAX_ACTIVE, MAX_KEPT, first_firing
 from perdure.domain.times import Micros, from_rfc3339, maybe_rfc3339, to_rfc3339
@@ -22,7 +22,7 @@ from perdure.store.schedules import ScheduleRow, add_schedule, delete_schedule, 
 
 
 def new_schedule(
-    org_id: str, session_id: str, *, name: str | None, message: str, cron: str | None, at: str | None, timezone: str, enabled: bool,
+    org_id: OrgId, session_id: SessionId, *, name: str | None, message: str, cron: str | None, at: str | None, timezone: str, enabled: bool,
     now: Micros,
 ) -> ScheduleRow:  # fmt: skip
     """The row of a new schedule. Raises InvalidInput."""

@@ -10,6 +10,7 @@ import time
 from functools import partial
 
 from perdure.domain.errors import PerdureError
+from perdure.domain.ids import OrgId
 from perdure.store.database import Database
 from perdure.store.search import (
     add_segment,
@@ -73,7 +74,7 @@ async def sort_sessions(database: Database, *, thin: bool = False, rest: float =
     return made
 
 
-async def _sort_one(database: Database, org_id: str) -> bool:
+async def _sort_one(database: Database, org_id: OrgId) -> bool:
     """Make one segment, if there are enough sessions for it."""
     last = await database.read(lambda tx: last_segment(tx, org_id))
     sessions = await database.read(lambda tx: read_unsorted(tx, org_id), long=True)

@@ -9,6 +9,7 @@ import contextlib
 import logging
 
 from perdure.domain.errors import PerdureError
+from perdure.domain.ids import SessionId
 from perdure.engine.advance import advance
 from perdure.engine.context import Engine
 from perdure.store.bus import Stop
@@ -43,7 +44,7 @@ class Worker:
         """How many sessions are being advanced here."""
         return len(self._running)
 
-    def runs(self, session_id: str) -> bool:
+    def runs(self, session_id: SessionId) -> bool:
         """Whether this session is being advanced here."""
         return session_id in self._running
 
@@ -74,13 +75,13 @@ class Worker:
         if self._draining.is_set() and task.cancelled():
             raise PutBack
 
-    def _forget(self, session_id: str, task: asyncio.Task[None]) -> None:
+    def _forget(self, session_id: SessionId, task: asyncio.Task[None]) -> None:
         if self._running.get(session_id) is task:
             del self._running[session_id]
         if not self._running:
             self._idle.set()
 
-    async def _advance(self, session_id: str) -> None:
+    async def _advance(self, session_id: SessionId) -> None:
         for pause in (*PAUSES, None):
             try:
                 await advance(self._engine, session_id)

@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.errors import Unavailable
+from perdure.domain.ids import SessionId, TurnId
 from perdure.store.bus import (
     DRAFTED,
     Appended,
@@ -70,7 +71,7 @@ class _Heard(Struct):
     """What is known here of a message that a runner in another process speaks."""
 
     start: int
-    turn_id: str
+    turn_id: TurnId
     name: str
     context: str
     sequence: int
@@ -79,7 +80,7 @@ class _Heard(Struct):
     """How much of the text the followers here have been handed."""
     at: float = 0.0
 
-    def live(self, session_id: str, kind: str, key: str, offset: int, text: str) -> Live:
+    def live(self, session_id: SessionId, kind: str, key: str, offset: int, text: str) -> Live:
         """The signal that a piece of it is, for the followers here."""
         where = (session_id, self.turn_id, key, cast("LiveKind", kind), self.sequence)
         return Live(*where, offset, text, self.text, self.name, self.context)

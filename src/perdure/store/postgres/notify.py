@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.errors import Unavailable
+from perdure.domain.ids import SessionId, TurnId
 from perdure.store.postgres.database import PostgresDatabase, is_connection_error
 
 CHANNEL = "perdure_1"
@@ -51,7 +52,7 @@ class Woke(Struct, array_like=True, tag="q", frozen=True):
 class Grown(Struct, array_like=True, tag="a", frozen=True):
     """A log has grown to `head`; `done`: nothing is being said in that session any more."""
 
-    session_id: str
+    session_id: SessionId
     head: int
     done: bool
 
@@ -63,7 +64,7 @@ class Said(Struct, array_like=True, tag="l", frozen=True):
     fields after it come with the first piece, and with an answer to `Missing`.
     """
 
-    session_id: str
+    session_id: SessionId
     kind: str
     key: str
     sequence: int
@@ -71,7 +72,7 @@ class Said(Struct, array_like=True, tag="l", frozen=True):
     text: str
     start: int
     more: bool = False
-    turn_id: str = ""
+    turn_id: TurnId = ""
     name: str = ""
     context: str = ""
 
@@ -79,7 +80,7 @@ class Said(Struct, array_like=True, tag="l", frozen=True):
 class Missing(Struct, array_like=True, tag="w", frozen=True):
     """Somebody lacks the live text from `offset` on: whoever speaks it, say it again."""
 
-    session_id: str
+    session_id: SessionId
     kind: str
     key: str
     offset: int
@@ -88,7 +89,7 @@ class Missing(Struct, array_like=True, tag="w", frozen=True):
 class Halt(Struct, array_like=True, tag="s", frozen=True):
     """Runners of this session with an older epoch are to stop."""
 
-    session_id: str
+    session_id: SessionId
     epoch: int
 
 
