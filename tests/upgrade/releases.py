@@ -1,0 +1,42 @@
+"""The releases whose databases are kept, and where they are. A release adds its line here and the files
+it builds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Engine = Literal["sqlite", "postgres"]
+ENGINES: tuple[Engine, ...] = ("sqlite", "postgres")
+FOLDER = Path(__file__).parent / "databases"
+
+
+@dataclass(frozen=True)
+class Release:
+    """A version, and the commit that it was cut from: tags may not travel with a copy of the repository."""
+
+    version: str
+    commit: str
+
+    @property
+    def number(self) -> tuple[int, ...]:
+        return number_of(self.version)
+
+
+RELEASES = (Release("0.1.0", "d3c9854f5177c87678258bcf3cfa7d6982ea35ce"),)
+
+
+def number_of(version: str) -> tuple[int, ...]:
+    """A version as numbers that can be compared."""
+    return tuple(map(int, version.split(".")))
+
+
+def archive_of(release: Release, engine: Engine) -> Path:
+    """The compressed database."""
+    return FOLDER / f"{release.version}-{engine}.tar.xz"
+
+
+def manifest_of(release: Release, engine: Engine) -> Path:
+    """What is in it, and what must be true at the end."""
+    return FOLDER / f"{release.version}-{engine}.json"
