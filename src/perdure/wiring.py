@@ -13,7 +13,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import IO, Any
 
 import uvicorn
@@ -47,12 +47,10 @@ from perdure.capabilities.registry import Registry
 from perdure.domain.accounts import Caller, CreateToken
 from perdure.domain.errors import Forbidden, InvalidInput, Unavailable
 from perdure.domain.files import FileLimits
-from perdure.domain.providers import ProviderSecrets
 from perdure.engine.context import Engine, Policy, SystemClock
 from perdure.engine.conversation_cache import Histories
 from perdure.llm.catalog import Catalog
-from perdure.llm.driver import Driver, ProviderConfig
-from perdure.llm.registry import DriverPool, config_of, known_types, vendor_key
+from perdure.llm.registry import DriverPool
 from perdure.sandbox.pool import Sandbox
 from perdure.settings import Settings, is_loopback
 from perdure.store.bus import Bus, LocalBus
@@ -69,7 +67,6 @@ from perdure.store.master_key import (
     stage_key,
 )
 from perdure.store.migrate import migrate
-from perdure.store.providers import ProviderRow
 from perdure.store.queue import LocalQueue, Queue
 from perdure.store.sqlite import open_sqlite
 from perdure.tools.built_in import BUILT_IN
@@ -79,30 +76,6 @@ from perdure.worker.sweep import Sweep
 from perdure.worker.worker import Worker
 
 log = logging.getLogger("perdure")
-
-
-class Drivers:
-    """The model drivers of this process.
-
-    Args:
-        environment: where vendors' keys are looked for when a provider has none of its own.
-    """
-
-    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
-        self.pool = DriverPool()
-        self._environment = environment
-
-    def known_types(self) -> tuple[str, ...]:
-        return known_types()
-
-    def environment_key(self, provider_type: str) -> bool:
-        return vendor_key(provider_type, self._environment) is not None
-
-    def driver_for(self, row: ProviderRow, secrets: ProviderSecrets) -> Driver:
-        def config() -> ProviderConfig:
-            return config_of(row.provider_type, row.base_url, secrets, row.option_struct(), self._environment)
-
-        return self.pool.driver(row.id, row.updated_at, config)
 
 
 class Parts(Struct, frozen=True):
@@ -155,8 +128,8 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
     async with contextlib.AsyncExitStack() as stack:
         database, bus, queue = await _open_store(settings, stack)
         vault = await open_vault(settings, database)
-        drivers = Drivers()
-        stack.push_async_callback(drivers.pool.close)
+        drivers = DriverPool(os.environ)
+        stack.push_async_callback(drivers.close)
         registry, clock = Registry((*BUILT_IN, *load_plugins(BUILT_IN))), SystemClock()
         catalog, sandbox = Catalog(), Sandbox()
         stack.push_async_callback(sandbox.close)

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from perdure.capabilities.assembly import NOT_READ
+from perdure.capabilities.sections import NOT_READ
 from perdure.domain.ids import new_id
 from tests.journeys.people import (
     PROMPT,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from perdure.capabilities.registry import Registry
+from perdure.capabilities.resolve import ModelChoice, ResolvedAgent, resolve
 from perdure.domain.messages import Usage
 from perdure.domain.model_profiles import ModelCost, ModelLimits, ModelProfile
-from perdure.domain.turn import TurnRules
-from perdure.engine.assemble import Assembly, ModelChoice
 from perdure.engine.budget import history_budget, priced
 from perdure.llm.driver import ToolSpec
 from perdure.store.providers import ModelRow
@@ -28,8 +29,8 @@ def profile(context: int | None = None, output: int = 8_000, cost: ModelCost | N
     return ModelProfile("m", "m", False, False, True, True, False, False, limits=limits, cost=cost)
 
 
-def assembly(system: str = "", *tools: ToolSpec) -> Assembly:
-    return Assembly(system, tools, {}, {}, (), TurnRules(max_iterations=1), None)
+def agent(system: str = "", *tools: ToolSpec) -> ResolvedAgent:
+    return replace(resolve((), Registry(())), system=system, specs=tools)
 
 
 @pytest.mark.parametrize(
@@ -56,19 +57,19 @@ def assembly(system: str = "", *tools: ToolSpec) -> Assembly:
     ],
 )
 def test_the_window_bounds_the_history(listed: int | None, known: ModelProfile | None, expected: int) -> None:
-    assert history_budget(SETTING, choice(listed), known, assembly()) == expected
+    assert history_budget(SETTING, choice(listed), known, agent()) == expected
 
 
 def test_prompt_and_tools_take_their_part_of_the_window() -> None:
     tool = ToolSpec("t" * 100, "d" * 1_900, {"type": "object", "properties": {}})
-    plain = history_budget(SETTING, choice(8_000), None, assembly())
-    assert history_budget(SETTING, choice(8_000), None, assembly("x" * 4_000)) == plain - 1_000
-    assert plain - 520 < history_budget(SETTING, choice(8_000), None, assembly("", tool)) < plain - 500
+    plain = history_budget(SETTING, choice(8_000), None, agent())
+    assert history_budget(SETTING, choice(8_000), None, agent("x" * 4_000)) == plain - 1_000
+    assert plain - 520 < history_budget(SETTING, choice(8_000), None, agent("", tool)) < plain - 500
 
 
 def test_something_is_left_for_the_conversation_however_long_the_prompt_is() -> None:
-    assert history_budget(SETTING, choice(8_000), None, assembly("x" * 1_000_000)) == 1_000
-    assert history_budget(SETTING, choice(1), None, assembly("x" * 1_000_000)) == 1
+    assert history_budget(SETTING, choice(8_000), None, agent("x" * 1_000_000)) == 1_000
+    assert history_budget(SETTING, choice(1), None, agent("x" * 1_000_000)) == 1
 
 
 def test_a_call_has_a_cost_where_its_price_is_known() -> None:

@@ -8,9 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.capabilities.assembly import Layer, merge_layers
-from perdure.capabilities.port import READ_ONLY, Capability, Tool, ToolContext, ToolOutcome, schema
+from perdure.capabilities import (
+    READ_ONLY,
+    Capability,
+    Tool,
+    ToolContext,
+    ToolOutcome,
+    schema,
+)
 from perdure.capabilities.registry import Registry
+from perdure.capabilities.resolve import Layer, features_of, resolve
 from perdure.domain.errors import InvalidInput
 from perdure.domain.messages import JsonObject
 from perdure.domain.tools import BuiltinTool, CapabilityRef, ClientSideTool
@@ -118,9 +125,9 @@ def test_features_are_the_sorted_union_over_all_active_capabilities(stack: list[
     expected = sorted(
         {feature for active in REGISTRY.resolve(stack) for feature in active.capability.features}
     )
-    assert list(REGISTRY.features(stack)) == expected
+    assert list(features_of(REGISTRY.resolve(stack))) == expected
     layers = [Layer("session", None, None, tuple(layer)) for layer in stack]
-    assert list(merge_layers(layers, REGISTRY).features()) == expected
+    assert list(resolve(layers, REGISTRY).features) == expected
 
 
 CLIENT = ClientSideTool("ask_user", "Ask.", {"type": "object"})
@@ -132,7 +139,7 @@ def test_prompts_of_capabilities_come_first_and_then_the_layers_from_the_lowest(
         Layer("agent", "helper", "  Help.\n", (CapabilityRef("files", 2),)),
         Layer("session", None, "Be quick."),
     ]
-    assert merge_layers(layers, REGISTRY).system.split("\n\n") == [
+    assert resolve(layers, REGISTRY).system.split("\n\n") == [
         '<capability id="files">\nfiles with 2\n</capability>',
         '<capability id="shell">\nshell with 1\n</capability>',
         "<harness name='base \"1\"'>\nBe kind.\n</harness>",
@@ -147,10 +154,10 @@ def test_tools_of_capabilities_and_of_callers_add_up() -> None:
         Layer("agent", "helper", None, (), (CLIENT,)),
         Layer("session", None, None, (), (BuiltinTool("notes_tool", "Notes.", {"type": "object"}),)),
     ]
-    merged = merge_layers(layers, REGISTRY)
-    assert [spec.name for spec in merged.specs()] == ["files_tool", "notes_tool", "ask_user"]
-    assert merged.bound["notes_tool"].capability_id == "notes"
-    assert set(merged.client) == {"ask_user"}
+    agent = resolve(layers, REGISTRY)
+    assert [spec.name for spec in agent.specs] == ["files_tool", "notes_tool", "ask_user"]
+    assert agent.bound["notes_tool"].capability_id == "notes"
+    assert set(agent.client) == {"ask_user"}
 
 
 @pytest.mark.parametrize("kind", ["same layer", "two layers", "a capability's tool"])
@@ -163,7 +170,7 @@ def test_two_tools_of_one_name_are_refused(kind: str) -> None:
         "a capability's tool": Layer("session", None, None, (CapabilityRef("files"),), (taken,)),
     }[kind]
     with pytest.raises(InvalidInput) as refused:
-        merge_layers([agent, session], REGISTRY)
+        resolve([agent, session], REGISTRY)
     assert refused.value.code == "duplicate_tool"
 
 
@@ -184,14 +191,14 @@ def test_a_standing_decision_takes_the_place_of_the_gate(
         None,
         (CapabilityRef("files"), CapabilityRef("notes"), CapabilityRef("gate", ["files_tool"])),
     )
-    bound = merge_layers([layer], REGISTRY, standing).bound
+    bound = resolve([layer], REGISTRY, standing).bound
     assert (bound["files_tool"].gated, bound["files_tool"].rejected) == (gated, rejected)
     assert not bound["notes_tool"].gated
 
 
 def test_a_tool_that_its_caller_wants_approved_is_held_back_whatever_the_capabilities_say() -> None:
     tool = BuiltinTool("files_tool", "Files.", {"type": "object"}, policy="requires_approval")
-    assert merge_layers([Layer("session", None, None, (), (tool,))], REGISTRY).bound["files_tool"].gated
+    assert resolve([Layer("session", None, None, (), (tool,))], REGISTRY).bound["files_tool"].gated
 
 
 def test_an_unknown_capability_is_refused_when_it_is_written_and_left_out_when_it_is_gone() -> None:

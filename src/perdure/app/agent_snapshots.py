@@ -5,8 +5,8 @@ it.
 from __future__ import annotations
 
 from perdure.app.context import App
-from perdure.capabilities.assembly import agent_layer, harness_layer, merge_layers
 from perdure.capabilities.registry import Registry
+from perdure.capabilities.resolve import agent_layer, harness_layer, model_claims, resolve
 from perdure.domain.accounts import Caller
 from perdure.domain.agent_versions import ChangeKind, ResolvedConfig, hash_of_config, next_semver
 from perdure.domain.resources import check_size
@@ -26,16 +26,16 @@ async def resolve_agent(tx: Tx, registry: Registry, row: AgentRow) -> ResolvedCo
         InvalidInput: two tools have the same name.
     """
     chain = await harness_chain(tx, row.org_id, row.harness_id)
-    merged = merge_layers([*map(harness_layer, chain), agent_layer(row)], registry)
+    layers = [*map(harness_layer, chain), agent_layer(row)]
+    agent = resolve(layers, registry)
     config = row.config_struct()
-    models = [row.default_model_id, *(each.default_model_id for each in reversed(chain))]
     return ResolvedConfig(
-        system_prompt=merged.system,
+        system_prompt=agent.system,
         harnesses=tuple(each.name for each in chain),
-        capabilities=tuple(CapabilityRef(each.capability.id, each.config) for each in merged.active),
-        features=merged.features(),
-        tools=(*merged.bound, *merged.client),
-        default_model_id=next((each for each in models if each is not None), None),
+        capabilities=tuple(CapabilityRef(each.capability.id, each.config) for each in agent.active),
+        features=agent.features,
+        tools=(*agent.bound, *agent.client),
+        default_model_id=next(iter(model_claims(layers)), None),
         max_iterations=config.max_iterations,
         parallel_tool_calls=config.parallel_tool_calls,
     )

@@ -10,10 +10,14 @@ from msgspec import Struct
 
 from perdure.app.context import App
 from perdure.app.events import conversation_of
-from perdure.capabilities.assembly import Merged, section_text
-from perdure.capabilities.layers import load_layers, model_of
-from perdure.capabilities.port import PromptContext
-from perdure.capabilities.prompts import read_prompts
+from perdure.capabilities.resolve import (
+    ResolvedAgent,
+    SessionLayers,
+    UsableModel,
+    find_model,
+    load_layers,
+    resolve_session,
+)
 from perdure.domain.accounts import Caller
 from perdure.domain.compaction import ContextCompactedData
 from perdure.domain.context_reports import (
@@ -30,7 +34,6 @@ from perdure.domain.redaction import Redactor
 from perdure.llm.catalog import Place
 from perdure.store.database import Tx
 from perdure.store.events import events_of_kinds
-from perdure.store.providers import ModelRow, ProviderRow
 from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, get_session
 from perdure.store.storage import open_secrets
@@ -53,9 +56,8 @@ LOOK_BACK = 20
 
 
 class _Found(Struct, frozen=True):
-    row: SessionRow
-    merged: Merged
-    model: tuple[ModelRow, ProviderRow] | None
+    layers: SessionLayers
+    model: UsableModel | None
     messages: list[Message]
     summary: Message | None
     redactor: Redactor
@@ -80,28 +82,27 @@ class _Sums:
 async def context_report(app: App, caller: Caller, session_id: SessionId) -> SessionContextReport:
     """The report. Tokens are estimated from characters; what a vendor counts is in the usage of each call."""
     found = await app.database.read(lambda tx: _look(app, tx, caller.organization_id, session_id), long=True)
-    row = found.row
-    context = PromptContext(
-        org_id=row.org_id,
-        session_id=row.id,
-        workspace_id=row.workspace(),
+    row = found.layers.session
+    agent = await resolve_session(
+        found.layers,
+        app.registry,
         database=app.database,
         now=app.now,
         redactor=found.redactor,
-        locale=row.locale,
+        model=found.model,
     )
     sums = _Sums()
-    _add_prompt(sums, found.merged, await read_prompts(found.merged.active, context))
-    _add_tools(sums, found.merged)
+    _add_prompt(sums, agent)
+    _add_tools(sums, agent)
     _add_messages(sums, found.messages, found.summary)
-    model, window = "", None
-    if found.model is not None:
-        about, provider = found.model
-        profile = app.catalog.at_hand(Place(provider.provider_type, provider.base_url, about.model_id))
-        model, window = about.model_id, window_of(about.context_tokens, profile)
+    name, window = "", None
+    if agent.model is not None:
+        model, provider = agent.model.model, agent.model.provider
+        profile = app.catalog.at_hand(Place(provider.provider_type, provider.base_url, model.model_id))
+        name, window = model.model_id, window_of(model.context_tokens, profile)
     return SessionContextReport(
         session_id=row.id,
-        model=model,
+        model=name,
         estimated_input_tokens=sum(sums.tokens.values()),
         sections=tuple(
             ContextReportSection(key, label, sums.tokens[key], sums.items[key])
@@ -122,10 +123,8 @@ async def _look(app: App, tx: Tx, org_id: OrgId, session_id: SessionId) -> _Foun
     layers = await load_layers(tx, row)
     conversation = await conversation_of(tx, row.id, await _present_prompt(tx, row))
     redactor = Redactor(await open_secrets(tx, app.vault, org_id, row.id))
-    model = await model_of(tx, layers)
-    return _Found(
-        row, layers.merged(app.registry), model, conversation.upcoming(), conversation.summary, redactor
-    )
+    model = await find_model(tx, layers)
+    return _Found(layers, model, conversation.upcoming(), conversation.summary, redactor)
 
 
 async def _present_prompt(tx: Tx, row: SessionRow) -> PromptRef:
@@ -148,16 +147,15 @@ def _tokens(text: str) -> int:
     return len(text) // CHARACTERS_PER_TOKEN
 
 
-def _add_prompt(sums: _Sums, merged: Merged, read: dict[str, str]) -> None:
-    for section in merged.sections:
-        text = section_text(section, read)
-        if text:
-            sums.add("system_prompt", _tokens(text), section.source, section.label)
+def _add_prompt(sums: _Sums, agent: ResolvedAgent) -> None:
+    for section in agent.sections:
+        if section.text:
+            sums.add("system_prompt", _tokens(section.text), section.source, section.label)
 
 
-def _add_tools(sums: _Sums, merged: Merged) -> None:
-    for spec in merged.specs():
-        bound = merged.bound.get(spec.name)
+def _add_tools(sums: _Sums, agent: ResolvedAgent) -> None:
+    for spec in agent.specs:
+        bound = agent.bound.get(spec.name)
         source, label = (
             (CLIENT_SIDE, "Client-side tools")
             if bound is None

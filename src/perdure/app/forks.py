@@ -6,8 +6,8 @@ import msgspec
 
 from perdure.app.context import App
 from perdure.app.messages import list_messages
-from perdure.app.sessions import cancel_events, check_model, check_startable, features_of, to_session
-from perdure.capabilities.layers import load_layers
+from perdure.app.sessions import cancel_events, check_model, check_startable, to_session
+from perdure.capabilities.resolve import SessionFeatures, load_layers, resolve
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput
 from perdure.domain.events import Event, NewEvent
@@ -56,7 +56,7 @@ async def fork_session(app: App, caller: Caller, session_id: SessionId, body: Fo
         row = await _copied_row(app, tx, caller, source, body, through, now)
         if body.agent_id is not None:
             # Another agent's tools may clash with the session's: refused now rather than at the first turn.
-            (await load_layers(tx, row)).merged(app.registry)
+            resolve((await load_layers(tx, row)).layers, app.registry)
         await add_session(tx, row)
         await copy_events(tx, source.id, row.id, through)
         await _copy_files(tx, source, row, now)
@@ -70,7 +70,7 @@ async def fork_session(app: App, caller: Caller, session_id: SessionId, body: Fo
                 cancel_events(app, row, "the session was forked in the middle of this turn", now),
                 now=now,
             )
-        return to_session(row, features=await features_of(app, tx, row), pinned=False)
+        return to_session(row, features=await SessionFeatures(app.registry).of(tx, row), pinned=False)
 
     return await app.database.write(work)
 

@@ -5,15 +5,17 @@ Those that its capabilities bring, then the harness's, the agent's and its own.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from perdure.app.context import App
+from perdure.capabilities.registry import Active
 from perdure.domain.errors import InvalidInput
 from perdure.domain.files import Content, FileLimits, content_of, decoded
 from perdure.domain.paths import clean_path
 from perdure.domain.sessions import InitialFile
 from perdure.domain.times import Micros
-from perdure.domain.tools import CapabilityRef
 from perdure.store.database import Tx
 from perdure.store.file_changes import FileWrite, write_files
 from perdure.store.files import get_entries
@@ -34,9 +36,9 @@ def checked_file(file: InitialFile, field: str, limit: int = FileLimits().file) 
     return path, content_of(decoded(file.content, file.encoding, limit, f"{field}.content"))
 
 
-def mounts(app: App, layers: list[tuple[CapabilityRef, ...]]) -> tuple[InitialFile, ...]:
+def mounts(active: Iterable[Active]) -> tuple[InitialFile, ...]:
     """The files that the active capabilities bring, read-only."""
-    found = [file for each in app.registry.resolve(layers) for file in each.capability.files(each.config)]
+    found = [file for each in active for file in each.capability.files(each.config)]
     return tuple(msgspec.structs.replace(file, is_readonly=True) for file in found)
 
 

@@ -6,7 +6,6 @@ import msgspec
 from msgspec import Struct
 
 from perdure.app.context import App
-from perdure.app.predefined import preferred_model
 from perdure.app.providers import default_if_none
 from perdure.domain.accounts import Caller, require
 from perdure.domain.errors import InvalidInput, ModelError
@@ -16,6 +15,7 @@ from perdure.domain.times import Micros
 from perdure.llm.driver import ListedModel
 from perdure.llm.model_table import converses, described
 from perdure.llm.registry import KINDS
+from perdure.llm.vendors import preferred_model
 from perdure.store.database import Tx
 from perdure.store.providers import (
     ModelRow,

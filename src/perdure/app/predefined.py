@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
-
 from perdure.app.context import App
 from perdure.app.providers import default_if_none
 from perdure.domain.ids import OrgId
 from perdure.domain.providers import ProviderOptions
+from perdure.llm.vendors import VENDORS, Vendor
 from perdure.store.database import Tx
 from perdure.store.providers import ModelRow, ProviderRow, add_model, add_provider, list_providers
 from perdure.store.rows import to_json
 
-
-class Predefined(Struct, frozen=True):
-    """A vendor, and the model to begin with.
-
-    The one that it recommends for most work (their pages of models, November 2026).
-    """
-
-    provider_type: str
-    name: str
-    model_id: str
-    display_name: str
-
-
-PREDEFINED = (
-    Predefined("openai", "OpenAI", "gpt-6.1-sol", "GPT-6.1 Sol"),
-    Predefined("anthropic", "Anthropic", "claude-sonnet-5-5", "Claude Sonnet 5.5"),
-)
-
 _LOCK = 0x70657266
 """The advisory lock under which one process adds them."""
-
-
-def preferred_model(provider_type: str) -> str | None:
-    """The vendor's name of the model to begin with."""
-    return next((each.model_id for each in PREDEFINED if each.provider_type == provider_type), None)
 
 
 async def add_predefined(app: App, org_id: OrgId) -> list[str]:
@@ -49,7 +25,7 @@ async def add_predefined(app: App, org_id: OrgId) -> list[str]:
     Returns:
         the names of the providers that were made.
     """
-    wanted = [each for each in PREDEFINED if app.drivers.environment_key(each.provider_type)]
+    wanted = [each for each in VENDORS if app.drivers.environment_key(each.provider_type)]
     if not wanted:
         return []
     now = app.now()
@@ -66,7 +42,7 @@ async def add_predefined(app: App, org_id: OrgId) -> list[str]:
     return await app.database.write(work)
 
 
-async def _add(app: App, tx: Tx, org_id: OrgId, wanted: Predefined, now: int) -> None:
+async def _add(app: App, tx: Tx, org_id: OrgId, wanted: Vendor, now: int) -> None:
     provider = ProviderRow(
         id=app.new_id("provider"),
         org_id=org_id,
@@ -89,7 +65,7 @@ async def _add(app: App, tx: Tx, org_id: OrgId, wanted: Predefined, now: int) ->
         org_id=org_id,
         provider_id=provider.id,
         model_id=wanted.model_id,
-        display_name=wanted.display_name,
+        display_name=wanted.model_name,
         capabilities="[]",
         enabled=1,
         is_favorite=0,

@@ -9,10 +9,10 @@ import msgspec
 
 from perdure.app.context import App
 from perdure.app.sessions import check_tools, find_harness
-from perdure.capabilities.assembly import Layer, Merged, harness_layer, merge_layers
+from perdure.capabilities.resolve import Layer, ResolvedAgent, harness_layer, resolve
+from perdure.capabilities.sections import preview_prompt
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput
-from perdure.domain.ids import HarnessId
 from perdure.domain.messages import JsonObject
 from perdure.domain.previews import (
     AgentPreview,
@@ -46,8 +46,8 @@ _SECRET = re.compile(
 
 async def preview_agent(app: App, caller: Caller, body: PreviewAgent) -> AgentPreview:
     """What the model would get of this agent: the prompt and the tools; and the findings."""
-    merged, findings = await _look_at(app, caller, body)
-    return AgentPreview(merged.preview(), _tools(merged), findings)
+    agent, findings = await _look_at(app, caller, body)
+    return AgentPreview(preview_prompt(agent.sections), _tools(agent), findings)
 
 
 async def analyze_agent(app: App, caller: Caller, body: PreviewAgent) -> Analysis:
@@ -60,28 +60,25 @@ async def preview_harness(app: App, caller: Caller, body: PreviewHarness) -> Har
     app.registry.check(body.capabilities)
     chain = await _chain(app, caller, body.parent_harness_id, None)
     own = Layer("harness", None, body.system_prompt, body.capabilities)
-    merged = merge_layers([*map(harness_layer, chain), own], app.registry)
-    return HarnessPreview(merged.preview(), _tools(merged))
+    agent = resolve([*map(harness_layer, chain), own], app.registry)
+    return HarnessPreview(preview_prompt(agent.sections), _tools(agent))
 
 
-async def _look_at(app: App, caller: Caller, body: PreviewAgent) -> tuple[Merged, tuple[Finding, ...]]:
+async def _look_at(app: App, caller: Caller, body: PreviewAgent) -> tuple[ResolvedAgent, tuple[Finding, ...]]:
     if body.harness_id is not None and body.harness_name is not None:
         raise InvalidInput("give `harness_id` or `harness_name`, not both", field="harness_id")
     layers = [harness_layer(row) for row in await _chain(app, caller, body.harness_id, body.harness_name)]
     findings: list[Finding] = []
     capabilities = tuple(_usable_capabilities(app, body.capabilities, findings))
-    below = merge_layers([*layers, Layer("agent", None, None, capabilities)], app.registry)
+    below = resolve([*layers, Layer("agent", None, None, capabilities)], app.registry)
     tools = _usable_tools(app, below, body.tools, findings)
-    merged = merge_layers(
-        [*layers, Layer("agent", None, body.system_prompt, capabilities, tuple(tools))], app.registry
-    )
-    findings += [*_about_prompt(body.system_prompt), *_about_tools(body.tools), *_about_size(merged)]
-    return merged, tuple(findings)
+    own = Layer("agent", None, body.system_prompt, capabilities, tuple(tools))
+    agent = resolve([*layers, own], app.registry)
+    findings += [*_about_prompt(body.system_prompt), *_about_tools(body.tools), *_about_size(agent)]
+    return agent, tuple(findings)
 
 
-async def _chain(
-    app: App, caller: Caller, harness_id: HarnessId | None, name: str | None
-) -> list[HarnessRow]:
+async def _chain(app: App, caller: Caller, harness_id: str | None, name: str | None) -> list[HarnessRow]:
     """The harness and its parents, the topmost first; nothing when none is named."""
     if harness_id is None and name is None:
         return []
@@ -108,7 +105,7 @@ def _usable_capabilities(
 
 
 def _usable_tools(
-    app: App, below: Merged, tools: tuple[ToolDefinition, ...], findings: list[Finding]
+    app: App, below: ResolvedAgent, tools: tuple[ToolDefinition, ...], findings: list[Finding]
 ) -> list[ToolDefinition]:
     """Those that could be stored.
 
@@ -237,18 +234,18 @@ def _undescribed(parameters: JsonObject) -> list[str]:
     ]
 
 
-def _about_size(merged: Merged) -> Iterator[Finding]:
-    if len(merged.system) > LONG_PROMPT:
-        message = f"The assembled prompt has {len(merged.system)} characters; each model call pays for it."
+def _about_size(agent: ResolvedAgent) -> Iterator[Finding]:
+    if len(agent.system) > LONG_PROMPT:
+        message = f"The assembled prompt has {len(agent.system)} characters; each model call pays for it."
         yield _found("prompt_long", "cost", "info", message)
-    count = len(merged.bound) + len(merged.client)
+    count = len(agent.bound) + len(agent.client)
     if count > MANY_TOOLS:
         yield _found(
             "many_tools", "cost", "info", f"The model gets {count} tools; it chooses better among fewer."
         )
 
 
-def _tools(merged: Merged) -> tuple[JsonObject, ...]:
+def _tools(agent: ResolvedAgent) -> tuple[JsonObject, ...]:
     here = [
         {
             "type": "builtin",
@@ -259,7 +256,7 @@ def _tools(merged: Merged) -> tuple[JsonObject, ...]:
             "capability_id": each.capability_id,
             "policy": "requires_approval" if each.gated else "auto",
         }
-        for each in merged.bound.values()
+        for each in agent.bound.values()
     ]
     there = [
         {
@@ -269,6 +266,6 @@ def _tools(merged: Merged) -> tuple[JsonObject, ...]:
             "description": tool.description,
             "parameters": tool.parameters,
         }
-        for tool in merged.client.values()
+        for tool in agent.client.values()
     ]
     return tuple({key: value for key, value in each.items() if value is not None} for each in (*here, *there))

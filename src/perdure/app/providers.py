@@ -28,8 +28,7 @@ from perdure.domain.providers import (
 )
 from perdure.domain.times import maybe_rfc3339, to_rfc3339
 from perdure.llm.catalog import Place
-from perdure.llm.model_table import vendor_of
-from perdure.llm.registry import KINDS
+from perdure.llm.registry import KINDS, vendor_of
 from perdure.store.accounts import get_organization, set_default_model
 from perdure.store.database import Tx
 from perdure.store.providers import (
@@ -124,7 +123,7 @@ def to_model(row: ModelRow, served: Served | None = None) -> Model:
     if served is None:
         return seen
     provider = served.provider
-    vendor = "llmsim" if provider.provider_type == "llmsim" else vendor_of(row.model_id)
+    vendor = vendor_of(provider.provider_type, row.model_id)
     usable = bool(row.enabled) and row.stale_since is None and provider.status == "active" and served.keyed
     return msgspec.structs.replace(
         seen,

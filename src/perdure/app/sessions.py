@@ -9,9 +9,15 @@ from msgspec import UNSET
 from perdure.app.context import App
 from perdure.app.etags import check_match
 from perdure.app.initial_files import mounts, write_initial_files
-from perdure.capabilities.layers import Layers
+from perdure.capabilities.resolve import (
+    SessionFeatures,
+    agent_layer,
+    features_of,
+    harness_layer,
+    resolve,
+    session_layer,
+)
 from perdure.domain.accounts import Caller, PrincipalSummary
-from perdure.domain.agents import AgentConfig
 from perdure.domain.errors import InvalidInput, NotFound, StaleHead
 from perdure.domain.events import (
     EventContext,
@@ -22,9 +28,7 @@ from perdure.domain.events import (
     SessionStartedData,
     TurnCancelledData,
 )
-from perdure.domain.harnesses import HarnessConfig
 from perdure.domain.ids import (
-    HarnessId,
     OrgId,
     SessionId,
     check_id,
@@ -74,33 +78,6 @@ DEFAULT_HARNESS = "generic"
 
 FAR = 1000
 """Sessions that a read may pass over on the event loop: 0.05 ms."""
-
-
-async def features_of(
-    app: App, tx: Tx, row: SessionRow, known: dict[Any, Any] | None = None
-) -> tuple[str, ...]:
-    """What the session's active capabilities declare, over all layers.
-
-    `known` remembers layers within one request.
-    """
-    key = (row.harness_id, row.agent_id, row.agent_version_id)
-    layers, features = (None, ()) if known is None else known.get(key, (None, ()))
-    if layers is None:
-        layers = []
-        try:
-            layers += [
-                h.config_struct().capabilities for h in await harness_chain(tx, row.org_id, row.harness_id)
-            ]
-            if row.agent_id is not None:
-                agent = await get_agent_at(tx, row.org_id, row.agent_id, row.agent_version_id)
-                layers.append(agent.config_struct().capabilities)
-        except NotFound:
-            pass
-        features = app.registry.features(layers)
-        if known is not None:
-            known[key] = (layers, features)
-    own = row.config_struct().capabilities
-    return app.registry.features([*layers, own]) if own else features
 
 
 def to_session(
@@ -158,7 +135,7 @@ async def _shown(app: App, tx: Tx, caller: Caller, row: SessionRow) -> Session:
     schedules = await active_counts(tx, (row.id,))
     return to_session(
         row,
-        features=await features_of(app, tx, row),
+        features=await SessionFeatures(app.registry).of(tx, row),
         pinned=row.id in pinned,
         schedules=schedules.get(row.id, 0),
     )
@@ -182,19 +159,15 @@ async def create_session(app: App, caller: Caller, body: CreateSession) -> Sessi
         row = _new_row(app, caller, body, harness, agent, title, tags, now)
         started = SessionStartedData(row.harness_id, row.agent_id, row.model_id)
         await add_session(tx, row)
-        chain = await harness_chain(tx, row.org_id, row.harness_id)
+        layers = [harness_layer(each) for each in await harness_chain(tx, row.org_id, row.harness_id)]
+        layers += [*([] if agent is None else [agent_layer(agent)]), session_layer(row)]
         if body.tools or body.capabilities:
-            # A name twice, over all layers, is refused now rather than at the first turn.
-            Layers(row, tuple(chain), agent).merged(app.registry)
-        configs: list[HarnessConfig | AgentConfig | SessionConfig] = [each.config_struct() for each in chain]
-        configs += [*([agent.config_struct()] if agent else []), row.config_struct()]
-        files = [
-            mounts(app, [each.capabilities for each in configs]),
-            *(each.initial_files for each in configs),
-        ]
+            resolve(layers, app.registry)  # a name twice is refused now rather than at the first turn
+        active = app.registry.resolve(layer.capabilities for layer in layers)
+        files = [mounts(active), *(layer.initial_files for layer in layers)]
         await write_initial_files(app, tx, row, files, now)
         row, _ = await append(tx, row, [NewEvent("session.started", started, EventContext(), now)], now=now)
-        return to_session(row, features=await features_of(app, tx, row), pinned=False)
+        return to_session(row, features=features_of(active), pinned=False)
 
     return await app.database.write(work)
 
@@ -279,7 +252,7 @@ def check_startable(agent: AgentRow) -> None:
 
 
 async def find_harness(
-    tx: Tx, org_id: OrgId, harness_id: HarnessId | None, name: str | None, field: str = "harness_id"
+    tx: Tx, org_id: OrgId, harness_id: str | None, name: str | None, field: str = "harness_id"
 ) -> HarnessRow:
     """The harness of this id or name; without either the organization's default. Raises NotFound."""
     if harness_id is not None:
@@ -348,12 +321,12 @@ async def page_of_sessions(
     async def work(tx: Tx) -> Page[Session]:
         rows, total = await list_sessions(tx, caller.organization_id, want, offset, limit)
         pinned = await pinned_among(tx, caller.user_id, [row.id for row in rows])
-        known: dict[Any, Any] = {}
+        features = SessionFeatures(app.registry)
         counts = await active_counts(tx, [row.id for row in rows])
         shown = [
             to_session(
                 row,
-                features=await features_of(app, tx, row, known),
+                features=await features.of(tx, row),
                 pinned=row.id in pinned,
                 schedules=counts.get(row.id, 0),
             )

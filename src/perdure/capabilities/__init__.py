@@ -1,1 +1,38 @@
-"""Capabilities: what a session can do. One file each, its tools inside, and one line in the registry."""
+"""Capabilities: what a session can do.
+
+What the author of a capability needs is imported from here.
+"""
+
+from perdure.capabilities.port import (
+    ONCE,
+    READ_ONLY,
+    REPEATABLE,
+    Behaviour,
+    Capability,
+    Discovered,
+    DiscoveryContext,
+    Tool,
+    ToolContext,
+    ToolOutcome,
+    schema,
+)
+from perdure.domain.errors import ToolError
+from perdure.domain.sessions import InitialFile
+from perdure.domain.tools import ToolHints
+
+__all__ = [
+    "ONCE",
+    "READ_ONLY",
+    "REPEATABLE",
+    "Behaviour",
+    "Capability",
+    "Discovered",
+    "DiscoveryContext",
+    "InitialFile",
+    "Tool",
+    "ToolContext",
+    "ToolError",
+    "ToolHints",
+    "ToolOutcome",
+    "schema",
+]

@@ -84,14 +84,14 @@ class ToolOutcome(Struct, frozen=True):
 ToolRun = Callable[[ToolContext, JsonObject], Awaitable[ToolOutcome]]
 
 
-class PromptContext(Struct, frozen=True):
-    """What may be looked at to say something in a session's prompt.
+class DiscoveryContext(Struct, frozen=True):
+    """What discovery may look at: one session of one organization.
 
     Attributes:
         workspace_id: where the session's files are.
         now: the present, in microseconds.
-        redactor: blanks the session's secrets. What is given back is stripped of them as well: this is for
-            who cuts a text, so that no half of one is left.
+        redactor: blanks the session's secrets, for a text that is cut: half a secret would not be found any
+            more. The prompt that discovery returns is blanked anyway.
     """
 
     org_id: OrgId
@@ -103,13 +103,11 @@ class PromptContext(Struct, frozen=True):
     locale: str | None = None
 
 
-PromptReading = Callable[[Any, PromptContext], Awaitable[str | None]]
+DISCOVERY_TIMEOUT = 10.0
+"""Seconds that the discovery of one capability may take."""
 
-READING_TIMEOUT = 10.0
-"""Seconds that a capability may take to say something in a prompt."""
-
-READING_OUTPUT = 64 * 1024
-"""Characters that a capability may say in a prompt, of what it has read."""
+DISCOVERED_PROMPT = 64 * 1024
+"""Characters of a discovered prompt that are kept."""
 
 
 class Tool(Struct, frozen=True):
@@ -137,6 +135,21 @@ class Tool(Struct, frozen=True):
     spill: bool = True
     secret_arguments: tuple[str, ...] = ()
     queue: str | None = None
+
+
+class Discovered(Struct, frozen=True):
+    """What a capability found when it looked at the session.
+
+    Attributes:
+        prompt: what it says to the model; empty for nothing.
+        tools: more tools. One whose name another tool has already is left out.
+    """
+
+    prompt: str = ""
+    tools: tuple[Tool, ...] = ()
+
+
+Discover = Callable[[Any, DiscoveryContext], Awaitable[Discovered]]
 
 
 def no_tools(config: Any) -> tuple[Tool, ...]:
@@ -192,9 +205,9 @@ class Capability(Struct, frozen=True):
         aliases: other ids that mean this one.
         config_schema: a JSON Schema of its configuration; None when it takes none.
         tools, prompt: pure functions of the configuration.
-        read_prompt: what else is said to the model, for one that has to look first: at the session's files or
-            rows. It is asked anew before each model call, so it should be quick, and it must change nothing.
-            None, or an empty text, says nothing.
+        discover: a coroutine function for what depends on more than the configuration: a prompt, or tools. It
+            runs before each model call, outside any transaction, so it should be quick, and it must change
+            nothing.
         files: files that a session with it begins with, read-only; a pure function of the configuration as
             well.
         behave: changes how the loop behaves.
@@ -211,7 +224,7 @@ class Capability(Struct, frozen=True):
     config_schema: JsonObject | None = None
     tools: Callable[[Any], tuple[Tool, ...]] = no_tools
     prompt: Callable[[Any], str | None] = no_prompt
-    read_prompt: PromptReading | None = None
+    discover: Discover | None = None
     files: Callable[[Any], tuple[InitialFile, ...]] = no_files
     gate: Callable[[Any, Tool], bool] = no_gate
     behave: Callable[[Any, Behaviour], Behaviour] = no_behaviour

@@ -99,12 +99,6 @@ class Registry:
             self._add(dependency, merged, ordered, depth + 1)
         ordered[capability.id] = Active(capability, merged.get(capability.id))
 
-    def features(self, layers: Iterable[Iterable[CapabilityRef]]) -> tuple[str, ...]:
-        """The union of what the active capabilities declare, sorted."""
-        return tuple(
-            sorted({feature for active in self.resolve(layers) for feature in active.capability.features})
-        )
-
     def tool(self, name: str) -> tuple[Capability, Tool] | None:
         """The tool of this name, whatever capability has it: for tools that clients define as `builtin`."""
         for capability in self._by_id.values():

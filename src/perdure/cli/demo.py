@@ -33,6 +33,7 @@ from perdure.cli.sessions import print_session
 from perdure.client import CapabilityRef, Client, Controls, WireEvent, data_of, turn_failure
 from perdure.domain.events import ENDED_TURN
 from perdure.domain.messages import text_of
+from perdure.llm.vendors import VENDORS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,12 +68,6 @@ class Choice(Struct, frozen=True):
     small: bool = False
 
 
-_VENDORS = (
-    ("OPENAI_API_KEY", "openai", "gpt-5-mini", "OPENAI_BASE_URL"),
-    ("ANTHROPIC_API_KEY", "anthropic", "claude-haiku-4-5", "ANTHROPIC_BASE_URL"),
-)
-
-
 async def demo() -> None:
     """Show it all.
 
@@ -103,12 +98,14 @@ async def demo() -> None:
 async def _choose_model(show: Show, stack: AsyncExitStack) -> Choice:
     """A vendor's model when there is a key for one, else the small model on this machine."""
     wanted = os.environ.get("PERDURE_DEMO_MODEL")
-    for variable, provider_type, model, url in _VENDORS:
-        key = os.environ.get(variable)
+    for vendor in VENDORS:
+        key = os.environ.get(vendor.key_variable)
         if key:
-            name = wanted or model
-            show.line("model", f"{name}, because {variable} is set (PERDURE_DEMO_MODEL picks another)")
-            return Choice(name, provider_type, name, os.environ.get(url) or None, key)
+            name = wanted or vendor.small_model_id
+            reason = f"because {vendor.key_variable} is set (PERDURE_DEMO_MODEL picks another)"
+            show.line("model", f"{name}, {reason}")
+            address = os.environ.get(vendor.address_variable) or None
+            return Choice(name, vendor.provider_type, name, address, key)
     with show.step("model", "loading the small model") as step:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perdure"
         local = await start_local_model(cache)

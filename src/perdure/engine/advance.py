@@ -6,7 +6,13 @@ import asyncio
 import contextlib
 import logging
 
-from perdure.capabilities.layers import load_layers
+from perdure.capabilities.resolve import (
+    ModelChoice,
+    SessionLayers,
+    choose_model,
+    load_layers,
+    resolve_session,
+)
 from perdure.domain.errors import Fenced, PerdureError, Unavailable
 from perdure.domain.ids import SessionId
 from perdure.domain.turn import (
@@ -23,11 +29,9 @@ from perdure.domain.turn import (
     TurnState,
     next_action,
 )
-from perdure.engine.assemble import Assembly, ModelChoice, assemble, choose_model
 from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
 from perdure.engine.model_call import reason
-from perdure.engine.prompts import with_read_prompts
 from perdure.engine.run import Run, open_run
 from perdure.engine.tool_calls import act, refuse_misfits
 from perdure.engine.turn_events import (
@@ -132,34 +136,41 @@ def _needs_layers(state: TurnState) -> bool:
 
 
 async def _prepare(run: Run) -> Fail | None:
-    """Assemble the layers and choose the model, afresh for each model call.
+    """Resolve the agent and choose the model, afresh for each model call.
 
     Trouble fails the turn, in words.
     """
     engine, row = run.engine, run.row
 
-    async def body(tx: Tx) -> tuple[Assembly, ModelChoice | None, str | None]:
-        layers = await load_layers(tx, row)
+    async def body(tx: Tx) -> tuple[SessionLayers, ModelChoice | None]:
+        found = await load_layers(tx, row)
         # As well as those from before: what tools gave meanwhile may hold one that has been replaced since.
         run.redactor.learn(await open_secrets(tx, engine.vault, row.org_id, row.id))
-        archived = layers.agent.name if layers.agent is not None and layers.agent.status != "active" else None
-        assembly = assemble(layers, engine.registry, engine.policy.max_iterations)
-        return assembly, await choose_model(engine, tx, layers, run.controls), archived
+        wanted = run.controls.model_id if run.controls else None
+        return found, await choose_model(tx, found, wanted, engine.vault, engine.drivers)
 
     try:
-        assembly, choice, archived = await engine.database.read(body)
-        assembly = await with_read_prompts(run, assembly)
+        found, choice = await engine.database.read(body)
+        agent = await resolve_session(
+            found,
+            engine.registry,
+            database=engine.database,
+            now=engine.clock.now,
+            redactor=run.redactor,
+            model=choice,
+            max_iterations=engine.policy.max_iterations,
+        )
     except PerdureError as error:
         if error.retryable:
             raise  # the database is away: no fault of the turn, which is taken up again
         log.warning("session %s cannot be assembled: %s", row.id, error.message)
         return Fail(error.code, error.message)
-    if archived is not None:
-        return Fail("agent_archived", f"The agent {archived!r} has been archived.")
+    if found.archived_agent is not None:
+        return Fail("agent_archived", f"The agent {found.archived_agent!r} has been archived.")
     if choice is None:
         return Fail("model_not_configured", "No model is configured for this session.")
-    run.redactor.known = frozenset((*assembly.bound, *assembly.client))
-    run.prepared = (assembly, choice)
+    run.redactor.known = frozenset((*agent.bound, *agent.client))
+    run.prepared = (agent, choice)
     return None
 
 
@@ -176,12 +187,12 @@ async def _start(run: Run, state: TurnState, action: StartTurn) -> bool:
     if run.prepared is None:
         await run.commit(opening)  # the next step fails the turn, in words
         return True
-    assembly, choice = run.prepared
-    if is_full(run, assembly, choice):
+    agent, choice = run.prepared
+    if is_full(run, agent, choice):
         await run.commit(opening)  # the next step makes room for the call
         return True
     if await run.commit(opening + begin_reason(run, begun, choice)):
-        run.facts = await reason(run, assembly, choice)
+        run.facts = await reason(run, agent, choice)
     return True
 
 
@@ -189,24 +200,24 @@ async def _work(run: Run, state: TurnState, action: CallModel | RunTools | AskAp
     """A step that needs the layers: announce it, do it, keep what came of it as facts."""
     if run.prepared is None:
         raise AssertionError("a step that needs the layers was reached without them")
-    assembly, choice = run.prepared
+    agent, choice = run.prepared
     match action:
         case CallModel(resumed=resumed):
-            if not resumed and is_full(run, assembly, choice):
-                await compact(run, assembly, choice, "proactive_budget")
+            if not resumed and is_full(run, agent, choice):
+                await compact(run, agent, choice, "proactive_budget")
             elif await run.commit([] if resumed else begin_reason(run, state, choice)):
-                run.facts = await reason(run, assembly, choice)
+                run.facts = await reason(run, agent, choice)
         case RunTools(calls=calls):
-            if await run.commit(begin_act(run, state, assembly, calls)):
+            if await run.commit(begin_act(run, state, agent, calls)):
                 run.fresh.update(call.id for call in calls if not call.started)
                 marked = {call.id: call for call in run.state.calls}
-                run.facts = await act(run, assembly, tuple(marked[call.id] for call in calls))
+                run.facts = await act(run, agent, tuple(marked[call.id] for call in calls))
                 await _look_for_secrets(run)
                 if run.facts[-1].type == "act.completed":
                     run.prepared = None  # layers may have changed while tools ran: the next model call sees them as they are
         case AskApproval():
-            await run.commit(ask_approval(run, state, assembly, action))
+            await run.commit(ask_approval(run, state, agent, action))
         case AwaitClient(calls=calls):
             await run.commit(
-                refuse_misfits(run, assembly, state, calls) or request_client(run, state, assembly, action)
+                refuse_misfits(run, agent, state, calls) or request_client(run, state, agent, action)
             )

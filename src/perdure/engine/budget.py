@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import replace
 
+from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
 from perdure.domain.history import CHARACTERS_PER_TOKEN
 from perdure.domain.messages import Usage
 from perdure.domain.model_profiles import ModelProfile, cost_of, window_of
-from perdure.engine.assemble import Assembly, ModelChoice
 from perdure.engine.generation import place_of
 from perdure.engine.run import Run
 
@@ -23,7 +23,7 @@ COST_DIGITS = 10
 
 
 def history_budget(
-    setting: int, choice: ModelChoice, profile: ModelProfile | None, assembly: Assembly
+    setting: int, choice: ModelChoice, profile: ModelProfile | None, agent: ResolvedAgent
 ) -> int:
     """About how many tokens of conversation a call may carry.
 
@@ -34,17 +34,17 @@ def history_budget(
     if window is None:
         return setting
     answer = window // ANSWER_SHARE if limits is None else min(window // ANSWER_SHARE, limits.output)
-    free = window - answer - _fixed_tokens(assembly)
+    free = window - answer - _fixed_tokens(agent)
     return max(1, min(setting, max(free, window // LEAST_SHARE)))
 
 
-def room(run: Run, assembly: Assembly, choice: ModelChoice) -> int:
+def room(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> int:
     """About how many tokens of conversation the next call may carry.
 
     Less where the model has refused a longer prompt.
     """
     profile = run.engine.catalog.at_hand(place_of(choice))
-    budget = history_budget(run.engine.policy.history_tokens, choice, profile, assembly)
+    budget = history_budget(run.engine.policy.history_tokens, choice, profile, agent)
     return min(budget, run.conversation.ceilings.get(choice.model.id, budget))
 
 
@@ -57,10 +57,10 @@ def least_room(run: Run, choice: ModelChoice) -> int:
     return min(least, run.conversation.ceilings.get(choice.model.id, least))
 
 
-def _fixed_tokens(assembly: Assembly) -> int:
+def _fixed_tokens(agent: ResolvedAgent) -> int:
     """About what the system prompt and the tools take."""
-    size = len(assembly.system)
-    for tool in assembly.specs:
+    size = len(agent.system)
+    for tool in agent.specs:
         size += len(tool.name) + len(tool.description) + len(msgspec.json.encode(tool.parameters))
     return size // CHARACTERS_PER_TOKEN
 

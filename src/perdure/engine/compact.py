@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
 from perdure.domain.compaction import (
     MAX_SUMMARY,
     SYSTEM,
@@ -30,7 +31,6 @@ from perdure.domain.events import EventContext, NewEvent, PromptRef
 from perdure.domain.history import CHARACTERS_PER_TOKEN, Entry, estimate_tokens, result_message
 from perdure.domain.messages import Message
 from perdure.domain.spans import compaction_context, summary_context
-from perdure.engine.assemble import Assembly, ModelChoice
 from perdure.engine.budget import least_room, priced, room
 from perdure.engine.generation import Outcome, attempted, generation_data, place_of
 from perdure.engine.run import Run
@@ -59,17 +59,17 @@ log = logging.getLogger("perdure.engine")
 Reason = Literal["proactive_budget", "request_too_large"]
 
 
-def is_full(run: Run, assembly: Assembly, choice: ModelChoice) -> bool:
+def is_full(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> bool:
     """Whether the next model call would find the history fuller than the rules allow, and there is a part to
     be summed up.
     """
-    rules = assembly.behaviour.compaction
+    rules = agent.behaviour.compaction
     if rules is None or run.uncompactable:
         return False
     load = run.conversation.tokens() + run.conversation.waiting_tokens() + _facts_tokens(run)
     if load <= rules.at * least_room(run, choice):
         return False  # most sessions, and they pay nothing for more exact numbers
-    budget = room(run, assembly, choice)
+    budget = room(run, agent, choice)
     if load <= rules.at * budget:
         return False
     parts = _older_part(run, rules, budget)
@@ -88,7 +88,7 @@ def _older_part(run: Run, rules: Compaction, budget: int) -> tuple[list[Entry], 
     return run.conversation.split(int(rules.keep * budget))
 
 
-async def compact(run: Run, assembly: Assembly, choice: ModelChoice, reason: Reason) -> bool:
+async def compact(run: Run, agent: ResolvedAgent, choice: ModelChoice, reason: Reason) -> bool:
     """Sum up the older part of the history.
 
     Returns:
@@ -97,12 +97,12 @@ async def compact(run: Run, assembly: Assembly, choice: ModelChoice, reason: Rea
     Raises:
         Fenced: the session is somebody else's now.
     """
-    rules = assembly.behaviour.compaction
+    rules = agent.behaviour.compaction
     if rules is None or run.uncompactable:
         return False
     while run.facts:
         await run.commit(())  # what came of the last step belongs to the history
-    budget = room(run, assembly, choice)
+    budget = room(run, agent, choice)
     parts = _older_part(run, rules, budget)
     if parts is None:
         return False

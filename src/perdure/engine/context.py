@@ -12,18 +12,16 @@ from msgspec import Struct, field
 
 from perdure.capabilities.port import TOOL_OUTPUT
 from perdure.capabilities.registry import Registry
+from perdure.capabilities.resolve import DriverSource
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import NewId, SessionId, new_id
-from perdure.domain.providers import ProviderSecrets
 from perdure.domain.times import Micros
 from perdure.engine.conversation_cache import Histories
 from perdure.llm.catalog import Catalog
-from perdure.llm.driver import Driver
 from perdure.sandbox.pool import Sandbox
 from perdure.store.bus import Bus
 from perdure.store.crypto import Vault
 from perdure.store.database import Database
-from perdure.store.providers import ProviderRow
 from perdure.store.queue import Queue
 
 
@@ -86,10 +84,6 @@ class Policy(Struct, frozen=True):
     approval_timeout: float = 900.0
     private_addresses: bool = False
     file_limits: FileLimits = FileLimits()
-
-
-DriverSource = Callable[[ProviderRow, ProviderSecrets], Driver]
-"""The driver for a provider with these (opened) secrets. Raises InvalidInput: none can be made of them."""
 
 
 class Engine(Struct, frozen=True):

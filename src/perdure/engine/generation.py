@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from perdure.capabilities.resolve import ModelChoice
 from perdure.domain.errors import ModelError
 from perdure.domain.events import (
     LlmGenerationData,
@@ -16,7 +17,6 @@ from perdure.domain.events import (
     ToolCall,
 )
 from perdure.domain.messages import storable
-from perdure.engine.assemble import ModelChoice
 from perdure.engine.context import Engine
 from perdure.llm.catalog import Place
 from perdure.llm.driver import ModelResponse

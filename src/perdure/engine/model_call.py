@@ -7,6 +7,7 @@ import contextlib
 
 import msgspec
 
+from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
 from perdure.domain.errors import ModelError, PerdureError
 from perdure.domain.events import (
     ModelMetadata,
@@ -33,7 +34,6 @@ from perdure.domain.repair import fit_arguments, repair_arguments, repair_name
 from perdure.domain.spans import generation_context, reason_context
 from perdure.domain.times import to_rfc3339
 from perdure.domain.turn import TurnState
-from perdure.engine.assemble import Assembly, ModelChoice
 from perdure.engine.budget import is_wider, priced, room
 from perdure.engine.compact import compact
 from perdure.engine.conversation_cache import read_conversation
@@ -52,9 +52,9 @@ class _Call:
     """The attempts of one model call."""
 
     def __init__(
-        self, run: Run, state: TurnState, assembly: Assembly, choice: ModelChoice, budget: int
+        self, run: Run, state: TurnState, agent: ResolvedAgent, choice: ModelChoice, budget: int
     ) -> None:
-        self.run, self.state, self.assembly, self.choice = run, state, assembly, choice
+        self.run, self.state, self.agent, self.choice = run, state, agent, choice
         self.budget = budget
         engine = run.engine
         self.engine, self.clock = engine, engine.clock
@@ -86,25 +86,17 @@ class _Call:
         effort = controls.reasoning.effort if controls and controls.reasoning else None
         request = ModelRequest(
             model=self.choice.model.model_id,
-            system=self.assembly.system,
+            system=self.agent.system,
             messages=[_without_files(message) for message in messages]
             if conversation.has_files
             else messages,
-            tools=self.assembly.specs,
+            tools=self.agent.specs,
             reasoning_effort=effort,
-            parallel_tool_calls=self.assembly.parallel_tool_calls,
+            parallel_tool_calls=self.agent.parallel_tool_calls,
             cache_key=self.run.row.id,
-            prompt_caching=self._marks(),
+            prompt_caching=self.agent.behaviour.prompt_caching,
         )
         return request, PromptRef(after, self.state.prompt_through, conversation.summary_at)
-
-    def _marks(self) -> bool:
-        """Whether the prompt is marked for caching.
-
-        As a capability says, else where the vendor charges less for marks.
-        """
-        wanted = self.assembly.behaviour.prompt_caching
-        return self.choice.provider.provider_type == "anthropic" if wanted is None else wanted
 
     async def make(self) -> Outcome:
         """Try until it is answered or there is no point in trying."""
@@ -140,7 +132,7 @@ class _Call:
     async def _shorten(self) -> bool:
         """Show the model less, after it has found the prompt too long; whether that can be done."""
         refused = self.run.conversation.tokens()
-        if not await compact(self.run, self.assembly, self.choice, "request_too_large"):
+        if not await compact(self.run, self.agent, self.choice, "request_too_large"):
             return self._shrink()
         self.live.sequence = self.run.state.head
         self._limit(max(refused * 9 // 10, 1))
@@ -169,24 +161,24 @@ def _without_files(message: Message) -> Message:
     return msgspec.structs.replace(message, content=tuple(parts))
 
 
-async def reason(run: Run, assembly: Assembly, choice: ModelChoice) -> list[NewEvent]:
+async def reason(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> list[NewEvent]:
     """Make the model call that the log has announced; the events that complete it."""
     state, catalog = run.state, run.engine.catalog
     place = place_of(choice)
     profile = catalog.at_hand(place)
-    budget = room(run, assembly, choice)
+    budget = room(run, agent, choice)
     await _widen(run, budget)
     # The price is looked for while the model works: the first look-up in a process takes a moment.
     pricing = None if catalog.is_ready(place) else asyncio.ensure_future(catalog.profile(place))
     try:
-        outcome = await _Call(run, state, assembly, choice, budget).make()
+        outcome = await _Call(run, state, agent, choice, budget).make()
         if outcome.response is None:
             return _failed(run, state, choice, outcome)
         outcome.response = _with_cost(outcome.response, profile if pricing is None else await pricing)
     finally:
         if pricing is not None:
             pricing.cancel()
-    return _answered(run, state, assembly, choice, outcome, outcome.response)
+    return _answered(run, state, agent, choice, outcome, outcome.response)
 
 
 async def _widen(run: Run, budget: int) -> None:
@@ -224,7 +216,7 @@ def _failed(run: Run, state: TurnState, choice: ModelChoice, outcome: Outcome) -
 def _answered(
     run: Run,
     state: TurnState,
-    assembly: Assembly,
+    agent: ResolvedAgent,
     choice: ModelChoice,
     outcome: Outcome,
     response: ModelResponse,
@@ -244,9 +236,9 @@ def _answered(
                 now,
             )
         )
-    calls, repaired = _repaired(run, state, assembly, _distinct(response.tool_calls))
+    calls, repaired = _repaired(run, state, agent, _distinct(response.tool_calls))
     events += repaired
-    shown = withhold(run, assembly, calls)
+    shown = withhold(run, agent, calls)
     outcome = msgspec.structs.replace(outcome, response=shown_response(response, calls, shown))
     message = _message(run, state, choice, response, shown, now)
     metadata = ModelMetadata(choice.model.model_id, choice.model.id, choice.provider.id)
@@ -295,12 +287,12 @@ def _message(
 
 
 def _repaired(
-    run: Run, state: TurnState, assembly: Assembly, calls: tuple[ToolCallPart, ...]
+    run: Run, state: TurnState, agent: ResolvedAgent, calls: tuple[ToolCallPart, ...]
 ) -> tuple[tuple[ToolCallPart, ...], list[NewEvent]]:
     """The calls with small slips mended, and an event for each that was."""
-    if not assembly.behaviour.repair_tool_calls:
+    if not agent.behaviour.repair_tool_calls:
         return calls, []
-    known = {*assembly.bound, *assembly.client}
+    known = {*agent.bound, *agent.client}
     mended: list[ToolCallPart] = []
     events: list[NewEvent] = []
     for call in calls:
@@ -309,7 +301,7 @@ def _repaired(
         read = call.arguments if arguments is None else arguments
         if (
             isinstance(read, dict)
-            and (fitted := fit_arguments(read, _parameters(assembly, name or call.name))) != read
+            and (fitted := fit_arguments(read, _parameters(agent, name or call.name))) != read
         ):
             arguments = fitted
         better = msgspec.structs.replace(
@@ -323,11 +315,11 @@ def _repaired(
     return tuple(mended), events
 
 
-def _parameters(assembly: Assembly, name: str) -> JsonObject:
+def _parameters(agent: ResolvedAgent, name: str) -> JsonObject:
     """The JSON Schema of a tool's arguments, whoever runs it; an empty one if there is no such tool."""
-    if name in assembly.bound:
-        return assembly.bound[name].tool.parameters
-    return assembly.client[name].parameters if name in assembly.client else {}
+    if name in agent.bound:
+        return agent.bound[name].tool.parameters
+    return agent.client[name].parameters if name in agent.client else {}
 
 
 def _distinct(calls: tuple[ToolCallPart, ...]) -> tuple[ToolCallPart, ...]:

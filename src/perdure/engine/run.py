@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
 from perdure.domain.errors import Fenced, StaleHead
 from perdure.domain.events import Event, NewEvent
 from perdure.domain.history import Conversation
@@ -17,7 +18,6 @@ from perdure.domain.messages import Controls
 from perdure.domain.redaction import Redactor, redact_event
 from perdure.domain.times import Micros
 from perdure.domain.turn import TurnState, fold
-from perdure.engine.assemble import Assembly, ModelChoice
 from perdure.engine.context import Engine
 from perdure.engine.conversation_cache import read_conversation
 from perdure.store.bus import Appended
@@ -56,7 +56,7 @@ class Run:
         """Arguments with secrets in them, by call id, as the model wrote them: the log holds them without."""
         self.uncompactable = False
         """Whether a compaction was tried in this run and came to nothing."""
-        self.prepared: tuple[Assembly, ModelChoice] | None = None
+        self.prepared: tuple[ResolvedAgent, ModelChoice] | None = None
         self.controls: Controls | None = None
 
     @property

@@ -7,22 +7,22 @@ from typing import Any
 import msgspec
 
 from perdure.capabilities.port import Tool
+from perdure.capabilities.resolve import ResolvedAgent
 from perdure.domain.messages import ToolCallPart
 from perdure.domain.redaction import mark_of
-from perdure.engine.assemble import Assembly
 from perdure.engine.run import Run
 from perdure.llm.driver import ModelResponse
 from perdure.store.rows import to_json
 
 
-def withhold(run: Run, assembly: Assembly, calls: tuple[ToolCallPart, ...]) -> tuple[ToolCallPart, ...]:
+def withhold(run: Run, agent: ResolvedAgent, calls: tuple[ToolCallPart, ...]) -> tuple[ToolCallPart, ...]:
     """The calls as everybody may see them.
 
     What is secret in their arguments is kept for the tools, and known from here on.
     """
     shown = []
     for call in calls:
-        bound = assembly.bound.get(call.name)
+        bound = agent.bound.get(call.name)
         blanked, secrets = (
             (call.arguments, {}) if bound is None else blank_secrets(bound.tool, call.arguments)
         )

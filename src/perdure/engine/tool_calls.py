@@ -16,15 +16,14 @@ from typing import Any
 import jsonschema_rs
 import msgspec
 
-from perdure.capabilities.assembly import BoundTool
 from perdure.capabilities.port import ToolContext, ToolOutcome
+from perdure.capabilities.resolve import BoundTool, ResolvedAgent
 from perdure.domain.errors import PerdureError, Unavailable
 from perdure.domain.events import ActCompletedData, NewEvent, ToolCompletedData
 from perdure.domain.messages import JsonObject, TextPart, storable
 from perdure.domain.redaction import is_mark
 from perdure.domain.spans import act_context, tool_context
 from perdure.domain.turn import CallState, TurnState
-from perdure.engine.assemble import Assembly
 from perdure.engine.live import ToolText
 from perdure.engine.run import Run
 from perdure.engine.tool_output import Given, shown_output
@@ -48,7 +47,7 @@ UNCERTAIN = "It may or may not have taken effect; look at the present state befo
 INTERRUPTED = f"This call was interrupted: the server stopped while it ran. {UNCERTAIN}"
 
 
-async def act(run: Run, assembly: Assembly, calls: tuple[CallState, ...]) -> list[NewEvent]:
+async def act(run: Run, agent: ResolvedAgent, calls: tuple[CallState, ...]) -> list[NewEvent]:
     """Run the calls that are not running yet, wait for the first in order, and give the events of all that
     are done in a row.
 
@@ -57,11 +56,11 @@ async def act(run: Run, assembly: Assembly, calls: tuple[CallState, ...]) -> lis
     state = run.state
     last: dict[str, asyncio.Task[list[NewEvent]]] = {}
     for call in calls:
-        bound = assembly.bound.get(call.name)
+        bound = agent.bound.get(call.name)
         queue = bound.tool.queue if bound else None
         if call.id not in run.tools:
             run.tools[call.id] = asyncio.create_task(
-                _one(run, assembly, state, call, last.get(queue) if queue else None)
+                _one(run, agent, state, call, last.get(queue) if queue else None)
             )
         if queue:
             last[queue] = run.tools[call.id]
@@ -89,7 +88,7 @@ def _completed(run: Run, state: TurnState, events: list[NewEvent]) -> NewEvent:
 
 async def _one(
     run: Run,
-    assembly: Assembly,
+    agent: ResolvedAgent,
     state: TurnState,
     call: CallState,
     after: asyncio.Task[list[NewEvent]] | None,
@@ -100,12 +99,12 @@ async def _one(
     """
     if after is not None:
         await asyncio.wait((after,))
-    bound = assembly.bound.get(call.name)
+    bound = agent.bound.get(call.name)
     begun = run.engine.clock.elapsed()
     given: Given | None = None
     status, error = "error", ""
     try:
-        given = await _attempt(run, assembly, bound, state, call)
+        given = await _attempt(run, agent, bound, state, call)
         status = "success"
     except TimeoutError:
         seconds = bound.tool.timeout if bound else 0
@@ -125,7 +124,7 @@ async def _one(
     duration = round((run.engine.clock.elapsed() - begun) * 1000)
     now = run.engine.clock.now()
     context = tool_context(state, call.id)
-    shown = None if given is None else await shown_output(run, assembly, bound, call, given)
+    shown = None if given is None else await shown_output(run, agent, bound, call, given)
     result = None if shown is None else (TextPart(shown.text),)
     data = ToolCompletedData(
         tool_call_id=call.id,
@@ -154,33 +153,33 @@ class _Interrupted(Exception):
 
 
 async def _attempt(
-    run: Run, assembly: Assembly, bound: BoundTool | None, state: TurnState, call: CallState
+    run: Run, agent: ResolvedAgent, bound: BoundTool | None, state: TurnState, call: CallState
 ) -> Given:
     if call.started and not call.replayable and call.id not in run.fresh:
         raise _Interrupted  # before all else: whatever is wrong with it now, it may have run
     if bound is None:
-        raise PerdureError(_unknown(call.name, assembly), code="unknown_tool")
+        raise PerdureError(_unknown(call.name, agent), code="unknown_tool")
     arguments = check_arguments(bound.tool.parameters, run.withheld.get(call.id, call.arguments))
     _check_withheld(run, bound, call)
     if bound.rejected:
         raise PerdureError("The user does not allow calls of this tool in this session.", code=REJECTED)
-    if 0 < assembly.rules.loop_limit <= state.repeats:
+    if 0 < agent.rules.loop_limit <= state.repeats:
         raise PerdureError(
             f"You have made exactly these calls {state.repeats + 1} times in a row, so this one was not made. "
             "Use the results you have, or try something else.",
             code="repeated_call",
         )
     shown = _shown(run, state, call)
-    context = _context(run, assembly, state, call, shown)
+    context = _context(run, agent, state, call, shown)
     try:
         return _given(await asyncio.wait_for(bound.tool.run(context, arguments), bound.tool.timeout))
     finally:
         shown.finish()
 
 
-def _unknown(name: str, assembly: Assembly) -> str:
+def _unknown(name: str, agent: ResolvedAgent) -> str:
     """What to say of a tool that is not there: which are much like it, or else which there are."""
-    known = [spec.name for spec in assembly.specs]
+    known = [spec.name for spec in agent.specs]
     close = difflib.get_close_matches(name[:MAX_NAME], known, n=3)
     others = close or (known if len(known) <= MAX_NAMED else [*known[:MAX_NAMED], "..."])
     hint = f" {'Did you mean' if close else 'There are'}: {', '.join(others)}" if others else ""
@@ -241,7 +240,7 @@ def check_arguments(parameters: JsonObject, arguments: Any) -> JsonObject:
 
 
 def refuse_misfits(
-    run: Run, assembly: Assembly, state: TurnState, calls: tuple[CallState, ...]
+    run: Run, agent: ResolvedAgent, state: TurnState, calls: tuple[CallState, ...]
 ) -> list[NewEvent]:
     """The events that end those of a client's calls that do not fit their tool.
 
@@ -250,7 +249,7 @@ def refuse_misfits(
     now = run.engine.clock.now()
     events = []
     for call in calls:
-        tool = assembly.client[call.name]
+        tool = agent.client[call.name]
         try:
             _validator(to_json(tool.parameters))
         except ValueError:  # not a schema: nothing can be said against the call, and the client decides
@@ -304,7 +303,9 @@ def _shown(run: Run, state: TurnState, call: CallState) -> ToolText:
     return ToolText(run.redactor, publish)
 
 
-def _context(run: Run, assembly: Assembly, state: TurnState, call: CallState, shown: ToolText) -> ToolContext:
+def _context(
+    run: Run, agent: ResolvedAgent, state: TurnState, call: CallState, shown: ToolText
+) -> ToolContext:
     engine, row = run.engine, run.row
     return ToolContext(
         org_id=row.org_id,
@@ -320,6 +321,6 @@ def _context(run: Run, assembly: Assembly, state: TurnState, call: CallState, sh
         sandbox=engine.sandbox,
         redactor=run.redactor,
         locale=row.locale,
-        network=msgspec.structs.replace(assembly.network, private=engine.policy.private_addresses),
+        network=msgspec.structs.replace(agent.network, private=engine.policy.private_addresses),
         file_limits=engine.policy.file_limits,
     )

@@ -12,13 +12,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from perdure.capabilities.assembly import BoundTool
+from perdure.capabilities.resolve import BoundTool, ResolvedAgent
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import FileWrittenData
 from perdure.domain.files import content_of
 from perdure.domain.texts import without_middle
 from perdure.domain.turn import CallState
-from perdure.engine.assemble import Assembly
 from perdure.engine.run import Run
 from perdure.store.blobs import send_ahead
 from perdure.store.database import Tx
@@ -49,7 +48,7 @@ class Shown(Struct, frozen=True):
 
 
 async def shown_output(
-    run: Run, assembly: Assembly, bound: BoundTool | None, call: CallState, given: Given
+    run: Run, agent: ResolvedAgent, bound: BoundTool | None, call: CallState, given: Given
 ) -> Shown:
     """The value as text.
 
@@ -58,7 +57,7 @@ async def shown_output(
     The file's name comes from the call, so that a call that is made again writes the same file again. It
     holds no secrets, like everything else that can be read back.
     """
-    rules = assembly.behaviour
+    rules = agent.behaviour
     limit = min(run.engine.policy.tool_output, rules.output_limit or run.engine.policy.tool_output)
     if len(given.text) <= limit:
         return Shown(given.text, given.files)
@@ -70,7 +69,7 @@ async def shown_output(
     room = max(limit - (len(text) - len(body)), LEAST_SHOWN) if field else limit
     files: tuple[FileWrittenData, ...] = ()
     where = ""
-    if bound is not None and bound.tool.spill and "file_system" in assembly.features:
+    if bound is not None and bound.tool.spill and "file_system" in agent.features:
         files = await _kept(run, call, body, "txt" if field or plain else "json")
         where = (
             f"; all of it is in {files[0].path}, for read_file with `offset` and `limit`, or grep_files"

@@ -6,6 +6,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
+from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
 from perdure.domain.events import (
     ActStartedData,
     ModelMetadata,
@@ -38,7 +39,6 @@ from perdure.domain.turn import (
     TurnState,
     as_tool_call,
 )
-from perdure.engine.assemble import Assembly, ModelChoice
 from perdure.engine.run import Run
 
 ADVICE = {
@@ -99,7 +99,9 @@ def begin_reason(run: Run, state: TurnState, choice: ModelChoice) -> list[NewEve
     ]
 
 
-def begin_act(run: Run, state: TurnState, assembly: Assembly, calls: tuple[CallState, ...]) -> list[NewEvent]:
+def begin_act(
+    run: Run, state: TurnState, agent: ResolvedAgent, calls: tuple[CallState, ...]
+) -> list[NewEvent]:
     """The events that must be in the log before a tool runs (promise P5).
 
     None for calls that were begun before.
@@ -108,41 +110,39 @@ def begin_act(run: Run, state: TurnState, assembly: Assembly, calls: tuple[CallS
     fresh = [call for call in calls if not call.started]
     if not fresh:
         return []
-    summaries = tuple(
-        ToolCallSummary(call.id, call.name, _display_name(assembly, call.name)) for call in fresh
-    )
+    summaries = tuple(ToolCallSummary(call.id, call.name, _display_name(agent, call.name)) for call in fresh)
     events: list[NewEvent] = []
     if not state.acting:
         events.append(NewEvent("act.started", ActStartedData(summaries), act_context(state), now))
     for call in fresh:
-        bound = assembly.bound.get(call.name)
+        bound = agent.bound.get(call.name)
         hints = bound.tool.hints if bound else None
         replayable = bool(hints and (hints.readonly or hints.idempotent))
-        data = ToolStartedData(as_tool_call(call), _display_name(assembly, call.name), replayable)
+        data = ToolStartedData(as_tool_call(call), _display_name(agent, call.name), replayable)
         events.append(NewEvent("tool.started", data, tool_context(state, call.id), now))
     return events
 
 
-def _display_name(assembly: Assembly, name: str) -> str | None:
-    bound = assembly.bound.get(name)
+def _display_name(agent: ResolvedAgent, name: str) -> str | None:
+    bound = agent.bound.get(name)
     if bound is not None:
         return bound.tool.display_name
-    client = assembly.client.get(name)
+    client = agent.client.get(name)
     return client.display_name if client is not None else None
 
 
-def request_client(run: Run, state: TurnState, assembly: Assembly, action: AwaitClient) -> list[NewEvent]:
+def request_client(run: Run, state: TurnState, agent: ResolvedAgent, action: AwaitClient) -> list[NewEvent]:
     """Ask the caller to run its tools; the session parks with this."""
     now = run.engine.clock.now()
     calls = tuple(as_tool_call(call) for call in action.calls)
     summaries = tuple(
-        ToolCallSummary(call.id, call.name, _display_name(assembly, call.name)) for call in action.calls
+        ToolCallSummary(call.id, call.name, _display_name(agent, call.name)) for call in action.calls
     )
     data = ToolCallRequestedData(calls, summaries, round(run.engine.policy.client_timeout * 1000))
     return [NewEvent("tool.call_requested", data, act_context(state), now)]
 
 
-def ask_approval(run: Run, state: TurnState, assembly: Assembly, action: AskApproval) -> list[NewEvent]:
+def ask_approval(run: Run, state: TurnState, agent: ResolvedAgent, action: AskApproval) -> list[NewEvent]:
     """Ask whether calls may run; the session parks with this."""
     now = run.engine.clock.now()
     questions = tuple(
@@ -154,7 +154,7 @@ def ask_approval(run: Run, state: TurnState, assembly: Assembly, action: AskAppr
         for call in action.calls
     )
     summaries = tuple(
-        ToolCallSummary(question.id, APPROVE, _display_name(assembly, call.name), f"May {call.name} run?")
+        ToolCallSummary(question.id, APPROVE, _display_name(agent, call.name), f"May {call.name} run?")
         for question, call in zip(questions, action.calls, strict=True)
     )
     data = ToolCallRequestedData(questions, summaries, round(run.engine.policy.approval_timeout * 1000))

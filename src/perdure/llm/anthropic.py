@@ -160,19 +160,19 @@ class AnthropicDriver:
         found += self._cache.fragments(f"anthropic/{model}", rest, lambda message: fragment(message, model))
         ordered = arranged(found, missing)
         settings = self._settings(request, ordered)
-        if request.prompt_caching:
+        if _marks(request):
             ordered = marked(ordered)
         body = [b'{"messages":[', turns(ordered), b"]"]
         if request.tools:
             body += (b',"tools":', self._tools_of(request))
         if request.system:
-            body += (b',"system":', system_blocks(request.system, mark=request.prompt_caching))
+            body += (b',"system":', system_blocks(request.system, mark=_marks(request)))
         body += (b",", dumps(settings)[1:])
         return b"".join(body)
 
     def _tools_of(self, request: ModelRequest) -> bytes:
         tools: Sequence[ToolSpec] = request.tools
-        return (self._marked_tools if request.prompt_caching else self._tools).encoded(tools)
+        return (self._marked_tools if _marks(request) else self._tools).encoded(tools)
 
     def _settings(self, request: ModelRequest, ordered: Sequence[Fragment]) -> JsonObject:
         bound = request.max_output_tokens or self._max_tokens or default_max_tokens(request.model)
@@ -192,6 +192,11 @@ class AnthropicDriver:
         if request.tools and request.parallel_tool_calls is False:
             settings["tool_choice"] = {"type": "auto", "disable_parallel_tool_use": True}
         return settings
+
+
+def _marks(request: ModelRequest) -> bool:
+    """Whether the prompt is marked for caching: this vendor charges less for what it finds marked."""
+    return request.prompt_caching is not False
 
 
 def _adaptive(effort: str | None, version: tuple[int, int]) -> JsonObject:

@@ -40,7 +40,8 @@ class ModelRequest(Struct, frozen=True):
         max_output_tokens: a bound on the answer, in tokens; None leaves the vendor's default where there is
             one.
         cache_key: a stable name of the conversation, for vendors that route by it.
-        prompt_caching: whether to mark the prompt for caching, for vendors that want marks.
+        prompt_caching: whether to mark the prompt for caching, for vendors that want marks. None leaves it to
+            the driver: it marks where the vendor charges less for marked prompts.
     """
 
     model: str
@@ -52,7 +53,7 @@ class ModelRequest(Struct, frozen=True):
     max_output_tokens: int | None = None
     temperature: float | None = None
     cache_key: str | None = None
-    prompt_caching: bool = False
+    prompt_caching: bool | None = False
 
 
 class ModelResponse(Struct, frozen=True):

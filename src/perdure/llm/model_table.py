@@ -220,7 +220,7 @@ def converses(model: str) -> bool:
     return _OTHER_TASKS.search(plain_model_name(model)) is None
 
 
-def vendor_of(model: str) -> ModelVendor | None:
+def vendor_of_model(model: str) -> ModelVendor | None:
     """Who made the model, by its name."""
     name = plain_model_name(model)
     kind = _kind(name)

@@ -7,20 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
 
 from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import ProviderId
+from perdure.domain.model_profiles import ModelVendor
 from perdure.domain.providers import ProviderOptions, ProviderSecrets
+from perdure.domain.times import Micros
 from perdure.llm.anthropic import AnthropicDriver
 from perdure.llm.driver import Driver, ProviderConfig
 from perdure.llm.http import Http
+from perdure.llm.model_table import vendor_of_model
 from perdure.llm.openai_chat import OpenAiChatDriver
 from perdure.llm.openai_responses import OpenAiResponsesDriver
 from perdure.llm.simulated import SimulatedDriver
+from perdure.llm.vendors import ANTHROPIC, OPENAI
 from perdure.llm.wire import FragmentCache
 
 Factory = Callable[[ProviderConfig, Http, FragmentCache], Driver]
@@ -38,6 +42,7 @@ class DriverKind(Struct, frozen=True):
         key_needed: whether to ask people for a key. Servers of one's own mostly do without.
         options: what it can be told besides, see `ProviderOptions`.
         help: how to get a key, in Markdown.
+        vendor: who makes its models, where one vendor makes all of them.
     """
 
     factory: Factory
@@ -47,17 +52,18 @@ class DriverKind(Struct, frozen=True):
     lists_models: bool = True
     options: frozenset[str] = frozenset()
     help: str = ""
+    vendor: ModelVendor | None = None
 
 
 KINDS: Mapping[str, DriverKind] = MappingProxyType(
     {
         "openai": DriverKind(
-            OpenAiResponsesDriver, "OpenAI", "OPENAI_API_KEY", key_needed=True,
+            OpenAiResponsesDriver, "OpenAI", OPENAI.key_variable, key_needed=True,
             options=frozenset({"headers", "reasoning", "reasoning_summary"}),
             help="Make a key at [platform.openai.com](https://platform.openai.com/api-keys). Without `base_url` it goes to OpenAI.",
         ),
         "openai_completions": DriverKind(
-            OpenAiChatDriver, "OpenAI Chat Completions", "OPENAI_API_KEY",
+            OpenAiChatDriver, "OpenAI Chat Completions", OPENAI.key_variable,
             options=frozenset({"headers", "include_usage", "max_tokens_field", "reasoning_content"}),
             help=(
                 "For any server that speaks Chat Completions: give its `base_url`, mostly ending in `/v1`, and the key if it wants "
@@ -65,7 +71,7 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
             ),
         ),
         "anthropic": DriverKind(
-            AnthropicDriver, "Anthropic", "ANTHROPIC_API_KEY", key_needed=True,
+            AnthropicDriver, "Anthropic", ANTHROPIC.key_variable, key_needed=True,
             options=frozenset({"headers", "bearer", "max_tokens"}),
             help=(
                 "Make a key at [platform.claude.com](https://platform.claude.com/settings/keys). Without `base_url` it goes to "
@@ -74,7 +80,7 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
         ),
         "llmsim": DriverKind(
             lambda config, http, cache: SimulatedDriver(), "Simulated model", lists_models=False,
-            help="Nothing to fill in: it is a simulation, for tests.",
+            help="Nothing to fill in: it is a simulation, for tests.", vendor="llmsim",
         ),
     }
 )  # fmt: skip
@@ -93,6 +99,12 @@ def vendor_key(provider_type: str, environment: Mapping[str, str]) -> str | None
         if kind is None or kind.environment is None
         else environment.get(kind.environment, "").strip() or None
     )
+
+
+def vendor_of(provider_type: str, model: str) -> ModelVendor | None:
+    """Who makes a provider's model, or None if that is not known."""
+    kind = KINDS.get(provider_type)
+    return vendor_of_model(model) if kind is None or kind.vendor is None else kind.vendor
 
 
 def make_driver(config: ProviderConfig, http: Http, cache: FragmentCache | None = None) -> Driver:
@@ -145,10 +157,29 @@ def config_of(
     return ProviderConfig(provider_type, base_url, key, told)
 
 
+class StoredProvider(Protocol):
+    """What a driver is made for: the row of a provider. `updated_at` changes whenever the provider does."""
+
+    @property
+    def id(self) -> ProviderId: ...
+
+    @property
+    def provider_type(self) -> str: ...
+
+    @property
+    def base_url(self) -> str | None: ...
+
+    @property
+    def updated_at(self) -> Micros: ...
+
+    def option_struct(self) -> ProviderOptions: ...
+
+
 class DriverPool:
     """The drivers of a process. They share one connection pool and one memory of encoded messages.
 
     Args:
+        environment: where vendors' keys are looked for when a provider has none of its own.
         http: the connection pool; a new one if none is given.
         cache: the encoded messages; a new one if none is given.
 
@@ -156,30 +187,40 @@ class DriverPool:
         http: the connection pool.
     """
 
-    def __init__(self, http: Http | None = None, cache: FragmentCache | None = None) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        http: Http | None = None,
+        cache: FragmentCache | None = None,
+    ) -> None:
         self.http = http or Http()
+        self._environment = environment
         self._cache = cache or FragmentCache()
-        self._drivers: dict[str, tuple[object, Driver]] = {}
+        self._drivers: dict[ProviderId, tuple[Micros, Driver]] = {}
 
-    def driver(
-        self, provider_id: ProviderId, version: object, config: Callable[[], ProviderConfig]
-    ) -> Driver:
+    def known_types(self) -> tuple[str, ...]:
+        """The types of provider that there are drivers for."""
+        return known_types()
+
+    def environment_key(self, provider_type: str) -> bool:
+        """Whether the environment holds a key of that vendor."""
+        return vendor_key(provider_type, self._environment) is not None
+
+    def driver_for(self, provider: StoredProvider, secrets: ProviderSecrets) -> Driver:
         """The driver of a provider, made anew when the provider has changed.
-
-        Args:
-            provider_id: whose driver.
-            version: anything that changes with the provider: its `updated_at`.
-            config: called only when a driver must be made, so that keys are decrypted only then.
 
         Raises:
             InvalidInput: as `make_driver`.
         """
-        known = self._drivers.get(provider_id)
-        if known is not None and known[0] == version:
+        known = self._drivers.get(provider.id)
+        if known is not None and known[0] == provider.updated_at:
             return known[1]
-        driver = make_driver(config(), self.http, self._cache)
-        self._drivers.pop(provider_id, None)
-        self._drivers[provider_id] = (version, driver)
+        config = config_of(
+            provider.provider_type, provider.base_url, secrets, provider.option_struct(), self._environment
+        )
+        driver = make_driver(config, self.http, self._cache)
+        self._drivers.pop(provider.id, None)
+        self._drivers[provider.id] = (provider.updated_at, driver)
         if len(self._drivers) > MAX_DRIVERS:
             del self._drivers[next(iter(self._drivers))]
         return driver

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-from perdure.capabilities.port import Capability, PromptContext, schema
+from perdure.capabilities.port import Capability, Discovered, DiscoveryContext, schema
 from perdure.domain.errors import InvalidInput
 from perdure.domain.paths import MAX_PATH, MOUNT, clean_path
 from perdure.store.files import read_heads
@@ -32,10 +32,10 @@ _INTRODUCTION = (
 _TAG = re.compile(r"<(?=[\s/]{0,20}instructions\b)", re.IGNORECASE)
 
 
-async def _read_prompt(config: Any, context: PromptContext) -> str | None:
+async def _discover(config: Any, context: DiscoveryContext) -> Discovered:
     wanted = list(_places((config or {}).get("files", FILES)))
     if not wanted:
-        return None
+        return Discovered()
     every = [path for places in wanted for path in places]
     found = await context.database.read(
         lambda tx: read_heads(tx, context.org_id, context.workspace_id, every, READ)
@@ -51,7 +51,7 @@ async def _read_prompt(config: Any, context: PromptContext) -> str | None:
         text = _shown(context.redactor.text(data.decode(errors="ignore")), size > len(data), path, room)
         room = max(0, room - len(text))
         shown.append(f"<instructions file={quoteattr(path)}>\n{text}\n</instructions>")
-    return "\n\n".join([_INTRODUCTION, *shown]) if shown else None
+    return Discovered("\n\n".join([_INTRODUCTION, *shown])) if shown else Discovered()
 
 
 def _places(names: Iterable[str]) -> Iterable[tuple[str, ...]]:
@@ -96,5 +96,5 @@ AGENT_INSTRUCTIONS = Capability(
             }
         }
     ),
-    read_prompt=_read_prompt,
+    discover=_discover,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from genai_prices.data_snapshot import get_snapshot
 
-from perdure.llm.model_table import converses, described, plain_model_name, vendor_of
+from perdure.llm.model_table import converses, described, plain_model_name, vendor_of_model
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_what_may_converse_is_taken_to(model: str) -> None:
      ("claude-v1", "anthropic"), ("something", None)],
 )  # fmt: skip
 def test_who_made_a_model_is_told_by_its_name(model: str, vendor: str | None) -> None:
-    assert vendor_of(model) == vendor
+    assert vendor_of_model(model) == vendor
 
 
 def test_models_take_a_temperature_unless_their_vendor_refuses_one() -> None:

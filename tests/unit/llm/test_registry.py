@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import Struct
 
 from perdure.domain.errors import InvalidInput
-from perdure.llm.driver import ProviderConfig
+from perdure.domain.ids import ProviderId
+from perdure.domain.providers import ProviderOptions, ProviderSecrets
+from perdure.llm.driver import Driver, ProviderConfig
 from perdure.llm.http import Http
 from perdure.llm.registry import MAX_DRIVERS, DriverPool, known_types, make_driver
 
@@ -49,25 +52,39 @@ async def test_a_configuration_that_cannot_work_is_refused_without_showing_the_k
     assert "two" not in caught.value.message
 
 
-async def test_a_pool_keeps_a_driver_until_its_provider_changes() -> None:
-    pool = DriverPool()
+class _Stored(Struct, frozen=True):
+    """A provider as it is stored; `made` counts how often a driver was made from it."""
+
+    id: ProviderId
+    updated_at: int
+    provider_type: str = "openai"
+    base_url: str | None = None
     made: list[str] = []
 
-    def config() -> ProviderConfig:
-        made.append("made")
-        return ProviderConfig("openai", None, "key")
+    def option_struct(self) -> ProviderOptions:
+        self.made.append("made")
+        return ProviderOptions()
 
-    first = pool.driver("provider_1", 1, config)
-    assert pool.driver("provider_1", 1, config) is first
-    assert pool.driver("provider_2", 1, config) is not first
-    assert pool.driver("provider_1", 2, config) is not first
+
+async def test_a_pool_keeps_a_driver_until_its_provider_changes() -> None:
+    pool = DriverPool({})
+    made: list[str] = []
+
+    def driver(provider_id: str, version: int) -> Driver:
+        provider = _Stored(ProviderId(provider_id), version, made=made)
+        return pool.driver_for(provider, ProviderSecrets("key"))
+
+    first = driver("provider_1", 1)
+    assert driver("provider_1", 1) is first
+    assert driver("provider_2", 1) is not first
+    assert driver("provider_1", 2) is not first
     assert len(made) == 3
     await pool.close()
-    assert pool.driver("provider_1", 2, config) is not first
+    assert driver("provider_1", 2) is not first
 
 
 async def test_a_pool_is_bounded() -> None:
-    pool = DriverPool()
+    pool = DriverPool({})
     for number in range(MAX_DRIVERS + 5):
-        pool.driver(f"provider_{number}", 1, lambda: ProviderConfig("llmsim"))
+        pool.driver_for(_Stored(ProviderId(f"provider_{number}"), 1, "llmsim"), ProviderSecrets())
     assert len(pool._drivers) == MAX_DRIVERS

@@ -1,0 +1,469 @@
+"""From the layers of a session to the agent that runs: the one place where layers become one.
+
+    load_layers (one read) -> discover (no transaction) -> merge (pure) -> ResolvedAgent
+
+Layers come lowest first: the harness with its parents before it, the agent, the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+
+import msgspec
+from msgspec import Struct
+
+from perdure.capabilities.discovery import discover
+from perdure.capabilities.port import Behaviour, Discovered, DiscoveryContext, Tool
+from perdure.capabilities.registry import Active, Registry
+from perdure.capabilities.sections import (
+    LayerKind,
+    Section,
+    capability_section,
+    discovered_section,
+    layer_section,
+    system_prompt,
+)
+from perdure.domain.errors import InvalidInput, NotFound
+from perdure.domain.ids import AgentId, AgentVersionId, HarnessId, ModelId, OrgId
+from perdure.domain.network import NetworkRules, combine
+from perdure.domain.providers import ProviderSecrets
+from perdure.domain.redaction import Redactor
+from perdure.domain.sessions import InitialFile, NetworkAccess
+from perdure.domain.times import Micros
+from perdure.domain.tools import BuiltinTool, CapabilityRef, ClientSideTool, ToolDefinition
+from perdure.domain.turn import TurnRules
+from perdure.llm.driver import Driver, ToolSpec
+from perdure.store.agent_versions import get_agent_at
+from perdure.store.agents import AgentRow
+from perdure.store.crypto import Vault
+from perdure.store.database import Database, Tx
+from perdure.store.harnesses import HarnessRow, harness_chain
+from perdure.store.providers import ModelRow, ProviderRow, open_secrets, usable_model
+from perdure.store.sessions import SessionRow, standing_approvals
+
+
+class Layer(Struct, frozen=True):
+    """What one harness, agent or session brings; `name` is None for what is not stored yet."""
+
+    kind: LayerKind
+    name: str | None
+    system_prompt: str | None
+    capabilities: tuple[CapabilityRef, ...] = ()
+    tools: tuple[ToolDefinition, ...] = ()
+    network: NetworkAccess | None = None
+    initial_files: tuple[InitialFile, ...] = ()
+    model_id: ModelId | None = None
+    max_iterations: int | None = None
+    parallel_tool_calls: bool | None = None
+    archived: bool = False
+
+
+class SessionLayers(Struct, frozen=True):
+    """All that a session's agent is resolved from.
+
+    Attributes:
+        standing: decisions that hold for every call of a tool in this session, by the tool's name.
+    """
+
+    session: SessionRow
+    layers: tuple[Layer, ...]
+    standing: dict[str, str]
+
+    @property
+    def archived_agent(self) -> str | None:
+        """The name of the session's agent if it has been archived or deleted."""
+        return next((each.name for each in self.layers if each.kind == "agent" and each.archived), None)
+
+
+class BoundTool(Struct, frozen=True):
+    """A tool that runs here, the capability that brought it, and what is decided about its calls.
+
+    Attributes:
+        gated: whether a call waits for approval.
+        rejected: whether every call is refused.
+    """
+
+    tool: Tool
+    capability_id: str
+    capability_name: str
+    gated: bool = False
+    rejected: bool = False
+
+
+class UsableModel(Struct, frozen=True):
+    """A model that may be called, and the provider that serves it."""
+
+    model: ModelRow
+    provider: ProviderRow
+
+
+class ModelChoice(UsableModel, frozen=True):
+    """The model that calls go to, with the driver that makes them."""
+
+    driver: Driver
+
+
+class ResolvedAgent(Struct, frozen=True):
+    """The agent that the layers resolve to.
+
+    Attributes:
+        sections, system: the system prompt, by who says what and as one text.
+        active: the capabilities in force, each after those that it depends on.
+        bound, client: the tools by name: those that run here, and those that callers run.
+        specs: all tools, as the model gets them.
+        features: the union of what the active capabilities declare, sorted.
+        network: the hosts that tools may reach.
+        model: None when none is configured, or when the agent is resolved for no session.
+    """
+
+    sections: tuple[Section, ...]
+    system: str
+    active: tuple[Active, ...]
+    bound: dict[str, BoundTool]
+    client: dict[str, ClientSideTool]
+    specs: tuple[ToolSpec, ...]
+    features: tuple[str, ...]
+    rules: TurnRules
+    behaviour: Behaviour
+    parallel_tool_calls: bool | None
+    network: NetworkRules
+    model: UsableModel | None = None
+
+
+# --- layers ---------------------------------------------------------------------------------------------
+
+
+def harness_layer(row: HarnessRow) -> Layer:
+    """What a harness brings; its parents are layers of their own."""
+    config = row.config_struct()
+    return Layer(
+        "harness",
+        row.name,
+        row.system_prompt,
+        config.capabilities,
+        network=config.network_access,
+        initial_files=config.initial_files,
+        model_id=row.default_model_id,
+    )
+
+
+def agent_layer(row: AgentRow) -> Layer:
+    """What an agent brings."""
+    config = row.config_struct()
+    return Layer(
+        "agent",
+        row.name,
+        row.system_prompt,
+        config.capabilities,
+        config.tools,
+        config.network_access,
+        config.initial_files,
+        row.default_model_id,
+        config.max_iterations,
+        config.parallel_tool_calls,
+        archived=row.status != "active",
+    )
+
+
+def session_layer(row: SessionRow) -> Layer:
+    """What a session brings itself."""
+    config = row.config_struct()
+    return Layer(
+        "session",
+        None,
+        config.system_prompt,
+        config.capabilities,
+        config.tools,
+        config.network_access,
+        config.initial_files,
+        None if row.model_id is None else ModelId(row.model_id),
+        config.max_iterations,
+        config.parallel_tool_calls,
+    )
+
+
+async def load_layers(tx: Tx, session: SessionRow) -> SessionLayers:
+    """Read what the session's agent is resolved from. Raises NotFound when a row is gone."""
+    below = await _layers_below(
+        tx, session.org_id, session.harness_id, session.agent_id, session.agent_version_id
+    )
+    standing = await standing_approvals(tx, session.id)
+    return SessionLayers(session, (*below, session_layer(session)), standing)
+
+
+async def _layers_below(
+    tx: Tx,
+    org_id: OrgId,
+    harness_id: HarnessId,
+    agent_id: AgentId | None,
+    version_id: AgentVersionId | None,
+) -> tuple[Layer, ...]:
+    """The layers that a session stands on."""
+    layers = [harness_layer(row) for row in await harness_chain(tx, org_id, harness_id)]
+    if agent_id is not None:
+        layers.append(agent_layer(await get_agent_at(tx, org_id, agent_id, version_id)))
+    return tuple(layers)
+
+
+# --- the model ------------------------------------------------------------------------------------------
+
+DriverSource = Callable[[ProviderRow, ProviderSecrets], Driver]
+"""The driver for a provider with these (opened) secrets. Raises InvalidInput: none can be made of them."""
+
+
+def model_claims(layers: Sequence[Layer]) -> tuple[ModelId, ...]:
+    """The models that the layers ask for, the strongest claim first."""
+    return tuple(layer.model_id for layer in reversed(layers) if layer.model_id is not None)
+
+
+async def find_model(tx: Tx, found: SessionLayers, wanted: str | None = None) -> UsableModel | None:
+    """The model for the next call; None when none is configured.
+
+    The strongest claim comes first: the message's (`wanted`), session, agent, harness, organization. A model
+    that was deleted or switched off gives way to the next claim.
+    """
+    claims = model_claims(found.layers)
+    for claim in (*claims, None) if wanted is None else (wanted, *claims, None):
+        usable = await usable_model(tx, found.session.org_id, claim)
+        if usable is not None:
+            return UsableModel(*usable)
+    return None
+
+
+async def choose_model(
+    tx: Tx, found: SessionLayers, wanted: str | None, vault: Vault, drivers: DriverSource
+) -> ModelChoice | None:
+    """The model for the next call with its driver, or None when none is configured.
+
+    Raises:
+        InvalidInput: the provider's settings cannot be used.
+    """
+    usable = await find_model(tx, found, wanted)
+    if usable is None:
+        return None
+    provider = usable.provider
+    secrets = await open_secrets(vault, tx, provider)
+    try:
+        driver = drivers(provider, secrets)
+    except InvalidInput as error:
+        # It was fine when it was set up; the environment's key is one thing that nobody looked at then.
+        raise InvalidInput(
+            f"the provider {provider.name!r} cannot be used: {error.message}", code="provider_misconfigured"
+        ) from None
+    return ModelChoice(usable.model, provider, driver)
+
+
+# --- resolving ------------------------------------------------------------------------------------------
+
+DEFAULT_RULES = TurnRules()
+"""What holds where no layer says otherwise."""
+
+
+async def resolve_session(
+    found: SessionLayers,
+    registry: Registry,
+    *,
+    database: Database,
+    now: Callable[[], Micros],
+    redactor: Redactor,
+    model: UsableModel | None,
+    max_iterations: int = DEFAULT_RULES.max_iterations,
+) -> ResolvedAgent:
+    """The agent of a session as it is now: discovery first, then all layers merged.
+
+    Call it outside any transaction.
+
+    Raises:
+        InvalidInput: two tools have the same name.
+        PerdureError: a retryable one, when the database is away.
+    """
+    row = found.session
+    active = registry.resolve(layer.capabilities for layer in found.layers)
+    context = DiscoveryContext(row.org_id, row.id, row.workspace(), database, now, redactor, row.locale)
+    discovered = await discover(active, context)
+    agent = _merge(found.layers, active, registry, found.standing, discovered, max_iterations)
+    return msgspec.structs.replace(agent, model=model)
+
+
+def resolve(
+    layers: Sequence[Layer],
+    registry: Registry,
+    standing: Mapping[str, str] | None = None,
+    discovered: Mapping[str, Discovered] | None = None,
+) -> ResolvedAgent:
+    """The agent that layers resolve to when no session runs it: nothing is looked up.
+
+    Args:
+        standing: decisions that hold for every call of a tool, by the tool's name.
+        discovered: what discovery has found, by capability id.
+
+    Raises:
+        InvalidInput: two tools have the same name.
+    """
+    active = registry.resolve(layer.capabilities for layer in layers)
+    return _merge(layers, active, registry, standing or {}, discovered or {}, DEFAULT_RULES.max_iterations)
+
+
+def _merge(
+    layers: Sequence[Layer],
+    active: tuple[Active, ...],
+    registry: Registry,
+    standing: Mapping[str, str],
+    discovered: Mapping[str, Discovered],
+    max_iterations: int,
+) -> ResolvedAgent:
+    bound = {
+        tool.name: BoundTool(tool, each.capability.id, each.capability.name)
+        for each in active
+        for tool in each.capability.tools(each.config)
+    }
+    client = _add_definitions([tool for layer in layers for tool in layer.tools], bound, registry)
+    _add_discovered(active, discovered, bound, client)
+    bound = {name: _decided(each, active, standing.get(name)) for name, each in bound.items()}
+    behaviour = Behaviour()
+    for each in active:
+        behaviour = each.capability.behave(each.config, behaviour)
+    sections = tuple(_sections(layers, active, discovered))
+    return ResolvedAgent(
+        sections=sections,
+        system=system_prompt(sections),
+        active=active,
+        bound=bound,
+        client=client,
+        specs=_specs(bound, client),
+        features=features_of(active),
+        rules=_rules(layers, bound, client, behaviour, max_iterations),
+        behaviour=behaviour,
+        parallel_tool_calls=_parallel(layers, behaviour),
+        network=combine(layer.network for layer in layers),
+    )
+
+
+def features_of(active: Iterable[Active]) -> tuple[str, ...]:
+    """The union of what these capabilities declare, sorted."""
+    return tuple(sorted({feature for each in active for feature in each.capability.features}))
+
+
+def _sections(
+    layers: Sequence[Layer], active: tuple[Active, ...], discovered: Mapping[str, Discovered]
+) -> Iterable[Section]:
+    for each in active:
+        capability = each.capability
+        prompt = capability.prompt(each.config)
+        if prompt:
+            yield capability_section(capability, prompt)
+        if capability.discover is not None:
+            found = discovered.get(capability.id)
+            yield discovered_section(capability, "" if found is None else found.prompt)
+    for layer in layers:
+        if layer.system_prompt:
+            yield layer_section(layer.kind, layer.name, layer.system_prompt)
+
+
+def _add_definitions(
+    definitions: Sequence[ToolDefinition], bound: dict[str, BoundTool], registry: Registry
+) -> dict[str, ClientSideTool]:
+    """Add the tools that layers define: those that run here to `bound`; the callers' are returned."""
+    client: dict[str, ClientSideTool] = {}
+    defined: set[str] = set()
+    for definition in definitions:
+        name = definition.name
+        if name in defined or (isinstance(definition, ClientSideTool) and name in bound):
+            raise InvalidInput(f"two tools are named {name!r}", code="duplicate_tool", field="tools")
+        defined.add(name)
+        if isinstance(definition, BuiltinTool):
+            found = registry.tool(name)
+            if found is not None:
+                capability, tool = found
+                asked = definition.policy == "requires_approval"
+                bound[name] = BoundTool(tool, capability.id, capability.name, asked)
+        else:
+            client[name] = definition
+    return client
+
+
+def _add_discovered(
+    active: tuple[Active, ...],
+    discovered: Mapping[str, Discovered],
+    bound: dict[str, BoundTool],
+    client: Mapping[str, ClientSideTool],
+) -> None:
+    """Add the tools that were found, by name: the same prompt each time, whatever order they came in.
+
+    They are added last, and never replace another: a server elsewhere must not take over a tool's name.
+    """
+    for each in active:
+        found = discovered.get(each.capability.id)
+        for tool in sorted(found.tools, key=lambda tool: tool.name) if found is not None else ():
+            if tool.name not in bound and tool.name not in client:
+                bound[tool.name] = BoundTool(tool, each.capability.id, each.capability.name)
+
+
+def _decided(bound: BoundTool, active: tuple[Active, ...], standing: str | None) -> BoundTool:
+    """The tool with what is decided about its calls: a standing decision, or whether to ask for approval."""
+    if standing is not None:
+        return msgspec.structs.replace(bound, gated=False, rejected=standing == "reject_always")
+    if any(each.capability.gate(each.config, bound.tool) for each in active):
+        return msgspec.structs.replace(bound, gated=True)
+    return bound
+
+
+def _specs(bound: Mapping[str, BoundTool], client: Mapping[str, ClientSideTool]) -> tuple[ToolSpec, ...]:
+    tools: Iterable[Tool | ClientSideTool] = chain((each.tool for each in bound.values()), client.values())
+    return tuple(ToolSpec(tool.name, tool.description, tool.parameters) for tool in tools)
+
+
+def _rules(
+    layers: Sequence[Layer],
+    bound: Mapping[str, BoundTool],
+    client: Mapping[str, ClientSideTool],
+    behaviour: Behaviour,
+    max_iterations: int,
+) -> TurnRules:
+    limits = (layer.max_iterations for layer in reversed(layers) if layer.max_iterations)
+    return TurnRules(
+        max_iterations=next(limits, max_iterations),
+        client_tools=frozenset(client),
+        gated=frozenset(name for name, each in bound.items() if each.gated),
+        loop_limit=behaviour.loop_limit,
+    )
+
+
+def _parallel(layers: Sequence[Layer], behaviour: Behaviour) -> bool | None:
+    set_by = (layer.parallel_tool_calls for layer in reversed(layers))
+    return next((value for value in set_by if value is not None), behaviour.parallel_tool_calls)
+
+
+# --- the features of sessions ---------------------------------------------------------------------------
+
+
+class SessionFeatures:
+    """The features of sessions, for one request: layers that several sessions share are read once."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._shared: dict[
+            tuple[HarnessId, AgentId | None, AgentVersionId | None],
+            tuple[tuple[Layer, ...], tuple[str, ...]],
+        ] = {}
+
+    async def of(self, tx: Tx, row: SessionRow) -> tuple[str, ...]:
+        """What the session's active capabilities declare, over all layers."""
+        key = (row.harness_id, row.agent_id, row.agent_version_id)
+        known = self._shared.get(key)
+        if known is None:
+            known = self._shared[key] = await self._look(tx, row)
+        layers, features = known
+        own = row.config_struct().capabilities
+        return self._features([*(layer.capabilities for layer in layers), own]) if own else features
+
+    async def _look(self, tx: Tx, row: SessionRow) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
+        try:
+            layers = await _layers_below(tx, row.org_id, row.harness_id, row.agent_id, row.agent_version_id)
+        except NotFound:
+            layers = ()  # a session can be read without what it stood on
+        return layers, self._features([layer.capabilities for layer in layers])
+
+    def _features(self, layers: Iterable[Iterable[CapabilityRef]]) -> tuple[str, ...]:
+        return features_of(self._registry.resolve(layers))

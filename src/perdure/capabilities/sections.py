@@ -1,0 +1,79 @@
+"""The sections of a system prompt: who says what, and the text that a model gets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Literal
+from xml.sax.saxutils import quoteattr
+
+from msgspec import Struct
+
+from perdure.capabilities.port import Capability
+
+LayerKind = Literal["harness", "agent", "session"]
+SourceKind = Literal["capability", "harness", "agent", "session"]
+
+NOT_READ = "(read from the session before each model call)"
+"""What a preview shows for a text that cannot be known before there is a session."""
+
+_TAGS = re.compile(r"<(?=[\s/]{0,20}(?:capability|harness|agent|session)\b)", re.IGNORECASE)
+
+
+class Section(Struct, frozen=True):
+    """A piece of the system prompt.
+
+    Attributes:
+        kind, source: who says it: a capability by its id, a layer by its name.
+        label: the same for people.
+        text: as it stands in the prompt; empty if discovery has not run or has found nothing.
+        discovered: whether the text comes from discovery.
+    """
+
+    kind: SourceKind
+    source: str
+    label: str
+    text: str
+    discovered: bool = False
+
+
+def capability_section(capability: Capability, prompt: str) -> Section:
+    """What a capability says from its configuration alone."""
+    text = _tagged("capability", prompt, id=capability.id)
+    return Section("capability", capability.id, capability.name, text)
+
+
+def discovered_section(capability: Capability, prompt: str) -> Section:
+    """What a capability says after it has looked at the session.
+
+    The text comes from files and the like, so nothing in it can end its section or begin another one.
+    """
+    prompt = prompt.strip()
+    text = _tagged("capability", _TAGS.sub("&lt;", prompt), id=capability.id) if prompt else ""
+    return Section("capability", capability.id, capability.name, text, discovered=True)
+
+
+def layer_section(kind: LayerKind, name: str | None, prompt: str) -> Section:
+    """What a harness, an agent or a session says; a layer that is not stored yet has no name."""
+    attributes = {} if name is None else {"name": name}
+    label = f"{kind.capitalize()} {name}" if name else kind.capitalize()
+    return Section(kind, name or kind, label, _tagged(kind, prompt, **attributes))
+
+
+def system_prompt(sections: Iterable[Section]) -> str:
+    """The sections as one text."""
+    return "\n\n".join(section.text for section in sections if section.text)
+
+
+def preview_prompt(sections: Iterable[Section]) -> str:
+    """The sections as one text before there is a session, with `NOT_READ` where discovery would speak."""
+    texts = (
+        _tagged("capability", NOT_READ, id=section.source) if section.discovered else section.text
+        for section in sections
+    )
+    return "\n\n".join(text for text in texts if text)
+
+
+def _tagged(tag: str, text: str, **attributes: str) -> str:
+    named = "".join(f" {key}={quoteattr(value)}" for key, value in attributes.items())
+    return f"<{tag}{named}>\n{text.strip()}\n</{tag}>"
