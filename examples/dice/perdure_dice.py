@@ -5,7 +5,7 @@ Install it beside Perdure (`pip install ./examples/dice`) and turn it on with `d
 
 import random
 
-from perdure.capabilities.port import READ_ONLY, Capability, Tool, ToolContext, ToolOutcome, schema
+from perdure.capabilities import READ_ONLY, Capability, Tool, ToolContext, ToolOutcome, schema
 
 
 async def roll(context: ToolContext, arguments: dict[str, int]) -> ToolOutcome:

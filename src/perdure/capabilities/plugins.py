@@ -34,7 +34,8 @@ def load_plugins(
             names = {capability.id, *capability.aliases}
             if names & taken:
                 raise Unavailable(
-                    f"the plug-in {point.name!r} brings a capability {capability.id!r}, but that name is taken"
+                    f"the plug-in {point.name!r} brings a capability {capability.id!r},"
+                    " but that name is taken"
                 )
             taken |= names
             loaded.append(capability)

@@ -8,7 +8,6 @@ Layers come lowest first: the harness with its parents before it, the agent, the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
 
 import msgspec
 from msgspec import Struct
@@ -25,7 +24,7 @@ from perdure.capabilities.sections import (
     system_prompt,
 )
 from perdure.domain.errors import InvalidInput, NotFound
-from perdure.domain.ids import AgentId, AgentVersionId, HarnessId, ModelId, OrgId
+from perdure.domain.ids import ModelId
 from perdure.domain.network import NetworkRules, combine
 from perdure.domain.providers import ProviderSecrets
 from perdure.domain.redaction import Redactor
@@ -185,25 +184,17 @@ def session_layer(row: SessionRow) -> Layer:
 
 async def load_layers(tx: Tx, session: SessionRow) -> SessionLayers:
     """Read what the session's agent is resolved from. Raises NotFound when a row is gone."""
-    below = await _layers_below(
-        tx, session.org_id, session.harness_id, session.agent_id, session.agent_version_id
-    )
-    standing = await standing_approvals(tx, session.id)
-    return SessionLayers(session, (*below, session_layer(session)), standing)
+    layers = (*await _layers_below(tx, session), session_layer(session))
+    return SessionLayers(session, layers, await standing_approvals(tx, session.id))
 
 
-async def _layers_below(
-    tx: Tx,
-    org_id: OrgId,
-    harness_id: HarnessId,
-    agent_id: AgentId | None,
-    version_id: AgentVersionId | None,
-) -> tuple[Layer, ...]:
+async def _layers_below(tx: Tx, session: SessionRow) -> list[Layer]:
     """The layers that a session stands on."""
-    layers = [harness_layer(row) for row in await harness_chain(tx, org_id, harness_id)]
-    if agent_id is not None:
-        layers.append(agent_layer(await get_agent_at(tx, org_id, agent_id, version_id)))
-    return tuple(layers)
+    layers = [harness_layer(row) for row in await harness_chain(tx, session.org_id, session.harness_id)]
+    if session.agent_id is not None:
+        agent = await get_agent_at(tx, session.org_id, session.agent_id, session.agent_version_id)
+        layers.append(agent_layer(agent))
+    return layers
 
 
 # --- the model ------------------------------------------------------------------------------------------
@@ -287,22 +278,18 @@ async def resolve_session(
 
 
 def resolve(
-    layers: Sequence[Layer],
-    registry: Registry,
-    standing: Mapping[str, str] | None = None,
-    discovered: Mapping[str, Discovered] | None = None,
+    layers: Sequence[Layer], registry: Registry, standing: Mapping[str, str] | None = None
 ) -> ResolvedAgent:
-    """The agent that layers resolve to when no session runs it: nothing is looked up.
+    """The agent that layers resolve to where no session runs: nothing is discovered.
 
     Args:
         standing: decisions that hold for every call of a tool, by the tool's name.
-        discovered: what discovery has found, by capability id.
 
     Raises:
         InvalidInput: two tools have the same name.
     """
     active = registry.resolve(layer.capabilities for layer in layers)
-    return _merge(layers, active, registry, standing or {}, discovered or {}, DEFAULT_RULES.max_iterations)
+    return _merge(layers, active, registry, standing or {}, {}, DEFAULT_RULES.max_iterations)
 
 
 def _merge(
@@ -410,7 +397,7 @@ def _decided(bound: BoundTool, active: tuple[Active, ...], standing: str | None)
 
 
 def _specs(bound: Mapping[str, BoundTool], client: Mapping[str, ClientSideTool]) -> tuple[ToolSpec, ...]:
-    tools: Iterable[Tool | ClientSideTool] = chain((each.tool for each in bound.values()), client.values())
+    tools: list[Tool | ClientSideTool] = [*(each.tool for each in bound.values()), *client.values()]
     return tuple(ToolSpec(tool.name, tool.description, tool.parameters) for tool in tools)
 
 
@@ -443,27 +430,20 @@ class SessionFeatures:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._shared: dict[
-            tuple[HarnessId, AgentId | None, AgentVersionId | None],
-            tuple[tuple[Layer, ...], tuple[str, ...]],
-        ] = {}
+        self._shared: dict[tuple[str | None, ...], tuple[list[Layer], tuple[str, ...]]] = {}
 
     async def of(self, tx: Tx, row: SessionRow) -> tuple[str, ...]:
         """What the session's active capabilities declare, over all layers."""
         key = (row.harness_id, row.agent_id, row.agent_version_id)
-        known = self._shared.get(key)
-        if known is None:
-            known = self._shared[key] = await self._look(tx, row)
-        layers, features = known
-        own = row.config_struct().capabilities
-        return self._features([*(layer.capabilities for layer in layers), own]) if own else features
+        if key not in self._shared:
+            try:
+                below = await _layers_below(tx, row)
+            except NotFound:
+                below = []  # a session can be read without what it stood on
+            self._shared[key] = (below, self._features(below))
+        below, features = self._shared[key]
+        own = session_layer(row)
+        return self._features([*below, own]) if own.capabilities else features
 
-    async def _look(self, tx: Tx, row: SessionRow) -> tuple[tuple[Layer, ...], tuple[str, ...]]:
-        try:
-            layers = await _layers_below(tx, row.org_id, row.harness_id, row.agent_id, row.agent_version_id)
-        except NotFound:
-            layers = ()  # a session can be read without what it stood on
-        return layers, self._features([layer.capabilities for layer in layers])
-
-    def _features(self, layers: Iterable[Iterable[CapabilityRef]]) -> tuple[str, ...]:
-        return features_of(self._registry.resolve(layers))
+    def _features(self, layers: Iterable[Layer]) -> tuple[str, ...]:
+        return features_of(self._registry.resolve(layer.capabilities for layer in layers))

@@ -58,32 +58,46 @@ class DriverKind(Struct, frozen=True):
 KINDS: Mapping[str, DriverKind] = MappingProxyType(
     {
         "openai": DriverKind(
-            OpenAiResponsesDriver, "OpenAI", OPENAI.key_variable, key_needed=True,
+            OpenAiResponsesDriver,
+            "OpenAI",
+            OPENAI.key_variable,
+            key_needed=True,
             options=frozenset({"headers", "reasoning", "reasoning_summary"}),
-            help="Make a key at [platform.openai.com](https://platform.openai.com/api-keys). Without `base_url` it goes to OpenAI.",
+            help=(
+                "Make a key at [platform.openai.com](https://platform.openai.com/api-keys)."
+                " Without `base_url` it goes to OpenAI."
+            ),
         ),
         "openai_completions": DriverKind(
-            OpenAiChatDriver, "OpenAI Chat Completions", OPENAI.key_variable,
+            OpenAiChatDriver,
+            "OpenAI Chat Completions",
+            OPENAI.key_variable,
             options=frozenset({"headers", "include_usage", "max_tokens_field", "reasoning_content"}),
             help=(
-                "For any server that speaks Chat Completions: give its `base_url`, mostly ending in `/v1`, and the key if it wants "
-                "one. Without `base_url` it goes to OpenAI."
+                "For any server that speaks Chat Completions: give its `base_url`, mostly ending in `/v1`,"
+                " and the key if it wants one. Without `base_url` it goes to OpenAI."
             ),
         ),
         "anthropic": DriverKind(
-            AnthropicDriver, "Anthropic", ANTHROPIC.key_variable, key_needed=True,
+            AnthropicDriver,
+            "Anthropic",
+            ANTHROPIC.key_variable,
+            key_needed=True,
             options=frozenset({"headers", "bearer", "max_tokens"}),
             help=(
-                "Make a key at [platform.claude.com](https://platform.claude.com/settings/keys). Without `base_url` it goes to "
-                "Anthropic."
+                "Make a key at [platform.claude.com](https://platform.claude.com/settings/keys)."
+                " Without `base_url` it goes to Anthropic."
             ),
         ),
         "llmsim": DriverKind(
-            lambda config, http, cache: SimulatedDriver(), "Simulated model", lists_models=False,
-            help="Nothing to fill in: it is a simulation, for tests.", vendor="llmsim",
+            lambda config, http, cache: SimulatedDriver(),
+            "Simulated model",
+            lists_models=False,
+            help="Nothing to fill in: it is a simulation, for tests.",
+            vendor="llmsim",
         ),
     }
-)  # fmt: skip
+)
 
 
 def known_types() -> tuple[str, ...]:
