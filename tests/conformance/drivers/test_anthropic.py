@@ -197,6 +197,7 @@ async def test_cache_marks_end_the_system_prompt_the_tools_and_the_last_turn(
     body = await sent(vendor, connect, *history, **{**fields, "prompt_caching": False})
     assert "cache_control" not in str(body)
     assert "cache_control" in str(await sent(vendor, connect, user("a"), prompt_caching=True))
+    assert "cache_control" in str(await sent(vendor, connect, user("a"), prompt_caching=None))
     assert "cache_control" not in str(await sent(vendor, connect, agent("a"), prompt_caching=True))
 
 

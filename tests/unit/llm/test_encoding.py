@@ -85,7 +85,7 @@ REQUESTS = st.builds(
     max_output_tokens=st.none() | st.integers(1, 100_000),
     temperature=st.none() | st.floats(0, 2),
     cache_key=st.none() | st.just("session_1"),
-    prompt_caching=st.booleans(),
+    prompt_caching=st.sampled_from([None, False, True]),
 )
 
 
