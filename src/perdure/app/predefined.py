@@ -16,11 +16,10 @@ _LOCK = 0x70657266
 
 
 async def add_predefined(app: App, org_id: OrgId) -> list[str]:
-    """Make a provider for each vendor whose key is in the environment, where the organization has none of
-    that type yet.
+    """Make a provider for each vendor whose key is in the environment. Idempotent.
 
-    The key is not stored: each call takes it from the environment, and it goes to the vendor's own address
-    only. Doing it twice is fine.
+    A type of which the organization has a provider is left alone. The key is not stored: each call takes it
+    from the environment, and it goes to the vendor's own address only.
 
     Returns:
         the names of the providers that were made.
