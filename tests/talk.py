@@ -12,8 +12,8 @@ from typing import Any
 
 import httpx
 
-from perdure.client.sse import SseParser
 from perdure.domain.events import LIVE_TYPES
+from perdure.domain.sse import SseParser
 from tests.server import post
 
 PATIENCE = 30.0

@@ -16,8 +16,8 @@ from typing import Any
 
 import httpx
 
-from perdure.client.sse import SseParser
 from perdure.domain.events import LIVE_TYPES
+from perdure.domain.sse import SseParser
 from tests.talk import Json, body_of, call, new_talk, script
 
 PATIENCE = 60.0

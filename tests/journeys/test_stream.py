@@ -14,8 +14,8 @@ import httpx
 import psutil
 import pytest
 
-from perdure.client.sse import SseParser
 from perdure.domain.ids import new_id, sequence_of
+from perdure.domain.sse import SseParser
 from tests.server import Server, use_simulated_model
 from tests.stub_model import endless_model, use_model_at
 from tests.talk import PATIENCE, Json, Seen, Talk, call, kinds_of, new_talk, script, when

@@ -12,14 +12,14 @@ PerdureError (perdure.domain.errors)
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 import msgspec
 
 from perdure.domain.errors import PerdureError
 from perdure.domain.messages import JsonObject
+from perdure.domain.retry_after import retry_after
 
 
 class ApiError(PerdureError):
@@ -97,7 +97,7 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
         code if isinstance(code, str) else f"http_{status}",
         str(message),
         problem,
-        retry_after=_retry_after(headers.get("retry-after"), problem.get("retry_after_seconds")),
+        retry_after=_wait(headers, problem),
     )
 
 
@@ -108,20 +108,9 @@ def _problem(body: bytes) -> JsonObject:
         return {}
 
 
-def _retry_after(header: str | None, seconds: object) -> float | None:
-    """The wait in seconds: the body's figure, else the header's (a number or a date)."""
+def _wait(headers: Mapping[str, str], problem: JsonObject) -> float | None:
+    """Return the wait in seconds: the body's figure, else the header's."""
+    seconds = problem.get("retry_after_seconds")
     if isinstance(seconds, int | float):
         return max(0.0, float(seconds))
-    if header is None:
-        return None
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        moment = parsedate_to_datetime(header)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    return retry_after(headers, time.time())

@@ -10,10 +10,11 @@ import msgspec
 from msgspec import Struct
 
 from perdure.client.errors import ApiError, BadAnswer, Unreachable
-from perdure.client.sse import Frame, SseParser
-from perdure.client.transport import CUT, Transport, backoff, is_busy
+from perdure.client.transport import CUT, FIRST_WAIT, MOST_WAIT, Transport, is_busy
+from perdure.domain.backoff import backoff
 from perdure.domain.events import ENDED_TURN, LIVE_TYPES, InputMessageData, WireEvent, decode_data
 from perdure.domain.ids import sequence_of
+from perdure.domain.sse import Frame, SseParser, StreamTooLong
 
 IDLE_TIMEOUT = 45.0
 """Seconds without a byte until a connection counts as dead: one and a half heartbeats of the wire
@@ -36,7 +37,7 @@ class _Position:
         self.since_id = since_id
         self._sequence = 0 if since_id is None else sequence_of(since_id)
         self._failures = 0
-        self._first_wait = 0.1
+        self._first_wait = FIRST_WAIT
         self._told_wait: float | None = None
 
     def take(self, frame: Frame) -> WireEvent | None:
@@ -68,7 +69,7 @@ class _Position:
             wait, self._told_wait = self._told_wait, None
             return wait
         self._failures += 1
-        return backoff(self._failures - 1, first=self._first_wait)
+        return backoff(self._failures, first=self._first_wait, most=MOST_WAIT)
 
 
 def _retry_of(frame: Frame) -> float:
@@ -108,7 +109,7 @@ async def follow(
             ) as pieces:
                 async for piece in pieces:
                     heard = clock()
-                    for frame in parser.feed(piece):
+                    for frame in frames_of(parser, piece):
                         event = position.take(frame)
                         if event is not None:
                             yield event
@@ -125,6 +126,18 @@ async def follow(
             reason = trouble or Unreachable("the stream ends at once")
             raise transport.unreachable(reason) from trouble
         await asyncio.sleep(position.wait())
+
+
+def frames_of(parser: SseParser, piece: bytes) -> list[Frame]:
+    """Return the events that end in this piece of the stream.
+
+    Raises:
+        BadAnswer: the stream has an event that no Perdure server sends.
+    """
+    try:
+        return parser.feed(piece)
+    except StreamTooLong as error:
+        raise BadAnswer(f"the event stream cannot be read: {error}") from error
 
 
 class TurnWatch:

@@ -6,7 +6,6 @@ One connection pool, credentials on every request, and retries where they cannot
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
@@ -17,6 +16,7 @@ from msgspec import Struct
 
 from perdure import __version__
 from perdure.client.errors import ApiError, BadAnswer, Unreachable, error_of
+from perdure.domain.backoff import backoff
 
 Params = Sequence[tuple[str, str | int | bool | None]]
 """Query parameters; those that are None are left out, a name may come more than once."""
@@ -24,6 +24,10 @@ Params = Sequence[tuple[str, str | int | bool | None]]
 RETRIES = 7
 """How often a request is sent again unless the caller says otherwise: with their pauses, over some ten
 seconds."""
+
+FIRST_WAIT = 0.1
+MOST_WAIT = 10.0
+"""Seconds before a request is sent again, or a stream is opened again: doubling, from the first to the most."""
 
 LONGEST_WAIT = 30.0
 """Seconds. A server that asks for more than this gets its error handed to the caller instead."""
@@ -33,15 +37,6 @@ _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _BUSY = frozenset({429, 502, 503, 504})
 CUT = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
 """What a connection breaks with, now or before it stood; trying again may help."""
-
-
-def backoff(attempt: int, *, first: float = 0.1, most: float = 10.0) -> float:
-    """Seconds to wait after this many failures (from 0).
-
-    Doubling, with chance in it, lest clients march in step.
-    """
-    spread = random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
-    return min(most, first * 2.0 ** min(attempt, 20)) * spread
 
 
 class Transport:
@@ -119,7 +114,7 @@ class Transport:
                 may = isinstance(error, _NEVER_SENT) or (again and isinstance(error, CUT))
                 if attempt >= self._retries or not may:
                     raise self.unreachable(error) from error
-                wait = backoff(attempt)
+                wait = backoff(attempt + 1, first=FIRST_WAIT, most=MOST_WAIT)
             else:
                 if response.is_success:
                     return response.content
@@ -127,7 +122,9 @@ class Transport:
                 if method == "DELETE" and refusal.status == 404 and attempt:
                     return b""  # an earlier attempt did it, and its answer was lost
                 may = refusal.status == 429 or (again and refusal.status in _BUSY)
-                wait = backoff(attempt) if refusal.retry_after is None else refusal.retry_after
+                wait = refusal.retry_after
+                if wait is None:
+                    wait = backoff(attempt + 1, first=FIRST_WAIT, most=MOST_WAIT)
                 if attempt >= self._retries or not may or wait > LONGEST_WAIT:
                     raise refusal
             await asyncio.sleep(wait)

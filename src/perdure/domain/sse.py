@@ -1,88 +1,143 @@
-"""Server-sent events, as model vendors stream them: bytes in, `data` payloads out.
+"""Server-sent events, from bytes to events.
 
-Only `data` matters here: every vendor repeats the event's name inside it. A payload keeps the white space
-around it (JSON does not mind). Fields end with LF or CRLF.
+The text/event-stream format of the HTML standard (section 9.2.6), read by the model drivers and by the client.
 """
 
 from __future__ import annotations
 
-from perdure.domain.errors import ModelError
+from msgspec import Struct
 
-MAX_LINE = 16 << 20
-"""Bytes of one line: an image or a whole answer in one event fits, a stream without line ends does not."""
+MAX_EVENT = 64 << 20
+"""Bytes of one event: far more than the largest that a Perdure server sends."""
 
-MAX_TOTAL = 64 << 20
-"""Bytes of one answer, framing included: about ten times the longest answer of any model, streamed token by
-token."""
+
+class Frame(Struct, frozen=True):
+    """One event of the stream.
+
+    Attributes:
+        event: its name; `message` where the stream gives none.
+        retry: the milliseconds that the server wants its clients to wait before they reconnect.
+    """
+
+    event: str
+    data: bytes
+    id: str | None = None
+    retry: int | None = None
+
+
+class StreamTooLong(ValueError):
+    """An event, or the whole stream, is longer than the reader accepts.
+
+    Attributes:
+        part: what is too long: `event` or `stream`.
+        limit: in bytes.
+    """
+
+    def __init__(self, part: str, limit: int) -> None:
+        super().__init__(f"the {part} is over {limit} bytes")
+        self.part = part
+        self.limit = limit
 
 
 class SseParser:
-    """Feed it what arrives; it gives the payloads that are complete.
+    """Parses one connection's stream, which arrives in pieces of any size.
+
+    Drops comments, and events without data.
 
     Args:
-        max_line: bytes of one line.
-        max_total: bytes of the whole stream.
+        max_event: the most bytes of one event. It bounds the memory that a broken server can take.
+        max_stream: the most bytes of the whole stream, framing included; None for a stream without end.
     """
 
-    __slots__ = ("_data", "_left", "_max_line", "_tail", "_tail_size")
+    __slots__ = (
+        "_at_start", "_data", "_ended_with_cr", "_id", "_max_event", "_max_stream", "_name", "_read",
+        "_retry", "_tail", "_unfinished",
+    )  # fmt: skip
 
-    def __init__(self, max_line: int = MAX_LINE, max_total: int = MAX_TOTAL) -> None:
-        self._data: bytes | None = None
+    def __init__(self, max_event: int = MAX_EVENT, max_stream: int | None = None) -> None:
+        self._max_event = max_event
+        self._max_stream = max_stream
+        self._read = 0
+        self._at_start = True
+        self._ended_with_cr = False
+        # The line and the event that have no end yet, and about how many bytes they are.
         self._tail: list[bytes] = []
-        self._tail_size = 0
-        self._max_line = max_line
-        self._left = max_total
+        self._data: list[bytes] = []
+        self._unfinished = 0
+        self._name = ""
+        self._id: str | None = None
+        self._retry: int | None = None
 
-    def feed(self, chunk: bytes) -> list[bytes]:
-        """The payloads that end in this chunk.
+    def feed(self, chunk: bytes) -> list[Frame]:
+        """Return the events that end in this piece.
 
         Raises:
-            ModelError: a line or the stream is over its bound (`provider_bad_response`, not transient).
+            StreamTooLong: an event or the stream is over its limit.
         """
-        self._left -= len(chunk)
-        if self._left < 0:
-            raise _too_long("answer")
-        cut = chunk.rfind(b"\n")
-        if cut < 0:
-            self._keep(chunk)
-            return []
-        if self._tail:
-            self._tail.append(chunk[:cut])
-            lines = b"".join(self._tail).split(b"\n")
-            self._tail.clear()
-            self._tail_size = 0
+        size = len(chunk)
+        self._read += size
+        if self._max_stream is not None and self._read > self._max_stream:
+            raise StreamTooLong("stream", self._max_stream)
+        if self._ended_with_cr and chunk:
+            # The piece before ended in the middle of a CRLF, or with a CR that ends lines by itself.
+            self._ended_with_cr = False
+            chunk = chunk.removeprefix(b"\n")
+        frames: list[Frame] = []
+        if b"\n" in chunk or b"\r" in chunk:
+            if self._tail:
+                chunk = b"".join([*self._tail, chunk])
+                self._tail.clear()
+            lines = chunk.splitlines()
+            self._ended_with_cr = chunk.endswith(b"\r")
+            chunk = b"" if self._ended_with_cr or chunk.endswith(b"\n") else lines.pop()
+            frames = self._frames(lines)
+        if chunk:
+            self._tail.append(chunk)
+        if chunk or self._data:
+            self._check_event(0 if frames else self._unfinished + size)
         else:
-            lines = chunk[:cut].split(b"\n")
-        if cut + 1 < len(chunk):
-            self._keep(chunk[cut + 1 :])
-        return self._payloads(lines)
+            self._unfinished = 0
+        return frames
 
-    def flush(self) -> list[bytes]:
-        """What a stream that ended without a last line end still holds."""
+    def flush(self) -> list[Frame]:
+        """Return the event that a stream without a last line end has left unfinished."""
         lines = [b"".join(self._tail), b""]
         self._tail.clear()
-        self._tail_size = 0
-        return self._payloads(lines)
+        return self._frames(lines)
 
-    def _keep(self, piece: bytes) -> None:
-        self._tail.append(piece)
-        self._tail_size += len(piece)
-        if self._tail_size > self._max_line:
-            raise _too_long("line")
+    def _check_event(self, size: int) -> None:
+        self._unfinished = size or sum(map(len, self._tail)) + sum(map(len, self._data))
+        if self._unfinished > self._max_event:
+            raise StreamTooLong("event", self._max_event)
 
-    def _payloads(self, lines: list[bytes]) -> list[bytes]:
-        out: list[bytes] = []
+    def _frames(self, lines: list[bytes]) -> list[Frame]:
+        if self._at_start:
+            self._at_start = False
+            lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
+        frames: list[Frame] = []
         data = self._data
         for line in lines:
-            if line.startswith(b"data:"):
-                # One event may spread its data over several lines; the line ends belong to it.
-                data = line[5:] if data is None else data + b"\n" + line[5:].removeprefix(b" ")
-            elif data is not None and (not line or line == b"\r"):
-                out.append(data)
-                data = None
-        self._data = data
-        return out
+            if line.startswith(b"data: "):
+                data.append(line[6:])
+            elif line:
+                self._field(line)
+            else:
+                if data:
+                    payload = data[0] if len(data) == 1 else b"\n".join(data)
+                    frames.append(Frame(self._name or "message", payload, self._id, self._retry))
+                    data.clear()
+                self._name, self._id, self._retry = "", None, None
+        return frames
 
-
-def _too_long(what: str) -> ModelError:
-    return ModelError(f"the provider's stream has a {what} beyond all bounds", code="provider_bad_response")
+    def _field(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"event":
+            self._name = value.decode("utf-8", "replace")
+        elif name == b"data":
+            self._data.append(value)
+        elif name == b"id":
+            if b"\0" not in value:
+                self._id = value.decode("utf-8", "replace")
+        elif name == b"retry" and value.isdigit() and len(value) < 10:
+            self._retry = int(value)

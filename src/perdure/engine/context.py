@@ -57,7 +57,7 @@ class Policy(Struct, frozen=True):
 
     Attributes:
         model_attempts: how often a model call is tried before the turn fails.
-        backoff: seconds before the second attempt; it doubles from there, with up to a quarter of jitter.
+        backoff: seconds before the second attempt, before jitter; they double from there.
         backoff_limit: the most seconds between two attempts, a vendor's Retry-After included.
         delta_interval: seconds over which live text is gathered (DESIGN: about 50 ms).
         history_tokens: about how many tokens of history a model call is shown at most; less where the model

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from perdure.capabilities.resolve import ModelChoice
+from perdure.domain.backoff import backoff
 from perdure.domain.errors import ModelError
 from perdure.domain.events import (
     LlmGenerationData,
@@ -47,8 +48,8 @@ def place_of(choice: ModelChoice) -> Place:
 def _pause_after(engine: Engine, attempt: int, error: ModelError) -> float:
     """Seconds before the next attempt: doubling, with jitter, and no less than the vendor asks for."""
     policy = engine.policy
-    backoff: float = policy.backoff * 2 ** (attempt - 1) * (1 + engine.jitter() / 4)
-    return min(max(backoff, error.retry_after or 0.0), policy.backoff_limit)
+    pause = backoff(attempt, first=policy.backoff, most=policy.backoff_limit, jitter=engine.jitter)
+    return min(max(pause, error.retry_after or 0.0), policy.backoff_limit)
 
 
 class Attempts(msgspec.Struct, frozen=True):

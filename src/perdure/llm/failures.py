@@ -7,19 +7,15 @@ The wordings come from the vendors' public error references and, for the servers
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 import time
 from collections.abc import Iterable, Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import msgspec
 
 from perdure.domain.errors import ModelError
-
-MAX_WAIT = 86_400.0
-"""The longest wait, in seconds, that a vendor's `Retry-After` can ask for: one day."""
+from perdure.domain.retry_after import retry_after
 
 _QUOTA_WORDS = frozenset(
     {
@@ -75,7 +71,8 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, secrets: Itera
     words, message = _explained(body)
     code, transient = _classified(status, words, message)
     text = redacted(message or _NO_VENDOR_TEXT.format(status=status), secrets)
-    return ModelError(text, code=code, transient=transient, retry_after=retry_after(headers), status=status)
+    wait = retry_after(headers, time.time())
+    return ModelError(text, code=code, transient=transient, retry_after=wait, status=status)
 
 
 def in_stream(error: Any, secrets: Iterable[str]) -> ModelError:
@@ -107,35 +104,6 @@ def disguised(content_type: str, body: bytes, secrets: Iterable[str]) -> ModelEr
 def bad_response(message: str, *, transient: bool = True) -> ModelError:
     """The error for an answer that is not what the protocol promises."""
     return ModelError(message, code="provider_bad_response", transient=transient)
-
-
-def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """The seconds that the vendor asks to wait, 0 to `MAX_WAIT`; None when it does not say.
-
-    Args:
-        headers: `retry-after-ms` (milliseconds) or `retry-after` (seconds, or an HTTP date).
-        now: Unix time, for dates.
-    """
-    millis = _number(headers.get("retry-after-ms"))
-    if millis is not None:
-        return min(max(millis / 1000.0, 0.0), MAX_WAIT)
-    value = headers.get("retry-after")
-    seconds = _number(value)
-    if seconds is None and value:
-        try:
-            moment = parsedate_to_datetime(value).timestamp()
-        except (TypeError, ValueError, OverflowError):
-            return None
-        seconds = moment - (time.time() if now is None else now)
-    return None if seconds is None else min(max(seconds, 0.0), MAX_WAIT)
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        number = float(text) if text else None
-    except ValueError:
-        return None
-    return number if number is not None and math.isfinite(number) else None
 
 
 def _classified(status: int | None, words: frozenset[str], message: str) -> tuple[str, bool]:

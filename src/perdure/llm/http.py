@@ -32,7 +32,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from perdure.domain.errors import InvalidInput, ModelError
-from perdure.domain.sse import MAX_LINE, MAX_TOTAL, SseParser
+from perdure.domain.sse import SseParser, StreamTooLong
 from perdure.llm.failures import bad_response, disguised, redacted, refusal
 from perdure.net.addresses import GuardedResolver, is_refused_host
 
@@ -50,6 +50,13 @@ LIST_TIMEOUT = 30.0
 
 MAX_BODY = 16 << 20
 """Bytes of an answer that is not a stream."""
+
+MAX_EVENT = 16 << 20
+"""Bytes of one event of a stream: an image or a whole answer fits, a stream without line ends does not."""
+
+MAX_STREAM = 64 << 20
+"""Bytes of a streamed answer, framing included: about ten times the longest answer of any model, streamed
+token by token."""
 
 _KEEP_ALIVE = 60.0
 _ERROR_BODY = 64 << 10
@@ -168,8 +175,8 @@ class Http:
     Args:
         connect_timeout: seconds for connecting.
         read_timeout: seconds until the first byte, and between bytes.
-        max_line: bytes of one line of a stream.
-        max_total: bytes of a whole stream.
+        max_event: bytes of one event of a stream.
+        max_stream: bytes of a whole stream.
     """
 
     def __init__(
@@ -177,12 +184,12 @@ class Http:
         *,
         connect_timeout: float = CONNECT_TIMEOUT,
         read_timeout: float = READ_TIMEOUT,
-        max_line: int = MAX_LINE,
-        max_total: int = MAX_TOTAL,
+        max_event: int = MAX_EVENT,
+        max_stream: int = MAX_STREAM,
     ) -> None:
         self._timeout = ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=read_timeout)
-        self._max_line = max_line
-        self._max_total = max_total
+        self._max_event = max_event
+        self._max_stream = max_stream
         self._sessions: dict[bool, ClientSession] = {}
 
     def _session(self, *, fresh: bool = False) -> ClientSession:
@@ -244,6 +251,8 @@ class Http:
             await self._pump(response, feed)
         except ModelError as error:
             raise endpoint.clean(error) from None
+        except StreamTooLong as error:
+            raise bad_response(f"the provider's answer cannot be read: {error}", transient=False) from None
         except TimeoutError as error:
             raise _timed_out(error, answering=response is not None) from None
         except (ClientError, OSError) as error:
@@ -254,16 +263,16 @@ class Http:
                 response.close()
 
     async def _pump(self, response: ClientResponse, feed: Feed) -> None:
-        parser = SseParser(self._max_line, self._max_total)
+        parser = SseParser(self._max_event, self._max_stream)
         content = response.content
         while chunk := await content.readany():
-            for payload in parser.feed(chunk):
-                if feed(payload):
+            for frame in parser.feed(chunk):
+                if feed(frame.data):
                     if not content.at_eof():
                         await _drain(response)
                     return
-        for payload in parser.flush():
-            if feed(payload):
+        for frame in parser.flush():
+            if feed(frame.data):
                 return
 
     async def get_json(self, endpoint: Endpoint, url: URL) -> bytes:

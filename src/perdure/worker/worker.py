@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 
+from perdure.domain.backoff import backoff
 from perdure.domain.errors import PerdureError
 from perdure.domain.ids import SessionId
 from perdure.engine.advance import advance
@@ -22,9 +23,12 @@ WATCH_EVERY = 0.5
 """Seconds between two looks at the epochs of what runs here: a cancel whose signal was lost still takes
 effect within a second."""
 
-PAUSES = (0.1, 0.5, 2.0)
-"""Seconds before a session is tried again that stopped because the database was not there; after the last it
-is the sweep's."""
+TRIES = 5
+"""How often a session is tried that stops because the database is unavailable; then the sweep takes it over."""
+
+FIRST_PAUSE = 0.2
+MOST_PAUSE = 2.0
+"""Seconds between two tries: doubling, from the first to the most."""
 
 
 class Worker:
@@ -82,17 +86,18 @@ class Worker:
             self._idle.set()
 
     async def _advance(self, session_id: SessionId) -> None:
-        for pause in (*PAUSES, None):
+        for tries in range(1, TRIES + 1):
             try:
                 await advance(self._engine, session_id)
                 return
             except PerdureError as error:
                 log.warning("session %s stopped: %s; it will be taken up again", session_id, error.message)
-                if pause is None or not error.retryable:
+                if tries == TRIES or not error.retryable:
                     return
             except Exception:
                 log.exception("session %s stopped; it will be taken up again", session_id)
                 return
+            pause = backoff(tries, first=FIRST_PAUSE, most=MOST_PAUSE, jitter=self._engine.jitter)
             await self._engine.clock.sleep(pause)
 
     def _on_stop(self, stop: Stop) -> None:

@@ -260,7 +260,7 @@ async def test_a_whole_answer_instead_of_a_stream_is_refused(
 async def test_a_line_without_an_end_is_cut_off(
     vendor: Vendor, connect: Connect, wire: Wire, piece: bytes
 ) -> None:
-    pool = Http(max_line=4096)
+    pool = Http(max_event=4096)
     vendor.will(Reply([piece] * 4, then="hang"))
     error = await failed(connect, wire, pool=pool)
     await pool.close()
@@ -268,7 +268,7 @@ async def test_a_line_without_an_end_is_cut_off(
 
 
 async def test_an_answer_without_an_end_is_cut_off(vendor: Vendor, connect: Connect, wire: Wire) -> None:
-    pool = Http(max_total=20_000)
+    pool = Http(max_stream=20_000)
     vendor.will(Reply([b": ping\n\n" * 1000] * 5, then="hang"))
     error = await failed(connect, wire, pool=pool)
     await pool.close()

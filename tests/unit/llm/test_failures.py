@@ -1,38 +1,13 @@
-"""What vendors say when a call fails: waits, secrets, shapes."""
+"""What vendors say when a call fails: secrets, shapes."""
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.domain.errors import ModelError
-from perdure.llm.failures import MAX_WAIT, in_stream, redacted, refusal, retry_after
+from perdure.llm.failures import in_stream, redacted, refusal
 from perdure.llm.http import Endpoint
-
-NOW = 1_700_000_000.0
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({}, None),
-        ({"retry-after": "3"}, 3.0),
-        ({"retry-after": "0.25"}, 0.25),
-        ({"retry-after": "-3"}, 0.0),
-        ({"retry-after": "99999999"}, MAX_WAIT),
-        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
-        ({"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
-        ({"retry-after": "Tue, 14 Nov 2023 22:13:30 GMT"}, 10.0),
-        ({"retry-after": "Tue, 14 Nov 2023 22:13:00 GMT"}, 0.0),
-        ({"retry-after": "soon"}, None),
-        ({"retry-after": "nan"}, None),
-        ({"retry-after": "inf"}, None),
-        ({"retry-after": ""}, None),
-    ],
-)
-def test_waits_are_read_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
-    assert retry_after(headers, NOW) == seconds
 
 
 def test_what_looks_like_a_key_is_struck_out_even_if_it_is_not_ours() -> None:

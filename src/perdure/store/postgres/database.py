@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import random
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
+from perdure.domain.backoff import backoff
 from perdure.domain.errors import Unavailable
 from perdure.store.database import Body, Row, T, run_callbacks
 
@@ -454,11 +454,8 @@ def _sqlstate(error: BaseException) -> str | None:
 
 
 def _pause(left: int) -> float:
-    """Seconds before the next attempt.
-
-    5 ms at first, doubling, with jitter so that two rivals do not meet again.
-    """
-    return 0.005 * float(2 ** (ATTEMPTS - 1 - left)) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+    """Return the seconds before the next attempt."""
+    return backoff(ATTEMPTS - left, first=0.005, most=1.0)
 
 
 def _no_connection(error: Exception, url: str) -> Exception:

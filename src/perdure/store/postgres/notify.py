@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -21,6 +20,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from perdure.domain.backoff import backoff
 from perdure.domain.errors import Unavailable
 from perdure.domain.ids import SessionId, TurnId
 from perdure.store.postgres.database import PostgresDatabase, is_connection_error
@@ -41,7 +41,8 @@ PENDING_LIMIT = 5_000
 PING_SECONDS = 15.0
 """A silent connection is tried this often: a partition breaks it without a word."""
 REPLY_SECONDS = 5.0
-BACKOFF_SECONDS = (0.1, 5.0)
+FIRST_PAUSE_SECONDS = 0.1
+MOST_PAUSE_SECONDS = 5.0
 """First and longest pause between attempts to connect."""
 
 
@@ -206,12 +207,12 @@ class Notifier:
         return connection
 
     async def _reconnect(self) -> Any:
-        pause, longest = BACKOFF_SECONDS
+        failures = 0
         while not self._closing:
             with contextlib.suppress(Unavailable):
                 return await self._listen()
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
-            pause = min(pause * 2, longest)
+            failures += 1
+            await asyncio.sleep(backoff(failures, first=FIRST_PAUSE_SECONDS, most=MOST_PAUSE_SECONDS))
         return None
 
     async def _talk(self, connection: Any) -> None:
