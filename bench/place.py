@@ -221,7 +221,7 @@ class Place(Struct, frozen=True):
         if self.source is not None:
             given["PYTHONPATH"] = str(self.source)
         program = (
-            ["-m", "perdure.cli"] if self.profile is None else ["-m", "bench.profiled", str(self.profile)]
+            ["-m", "perdure"] if self.profile is None else ["-m", "bench.profiled", str(self.profile)]
         )
         with self.cores.for_server():
             process, listening = await _spawn(

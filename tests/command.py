@@ -18,7 +18,7 @@ from typing import Any
 
 from perdure.client import Client
 
-PERDURE = (sys.executable, "-m", "perdure.cli")
+PERDURE = (sys.executable, "-m", "perdure")
 TAKE_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
 """Makes standard input the terminal of this process and becomes the command that follows."""
 LIMIT = 30.0

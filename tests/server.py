@@ -34,7 +34,7 @@ class Server:
         self._environment = {"PERDURE_DATABASE_URL": database_url, **(environment or {})}
         self._process: asyncio.subprocess.Process | None = None
         self.log = data / "server.log"
-        self.program: tuple[str, ...] = ("-m", "perdure.cli")
+        self.program: tuple[str, ...] = ("-m", "perdure")
         """What the interpreter is given before the arguments of the command."""
 
     @property

@@ -31,7 +31,7 @@ class HangingServer(Server):
         self.program = (__file__, moment, str(self.marks))
 
     async def restart(self, number: int = 9) -> None:
-        self.program = ("-m", "perdure.cli")
+        self.program = ("-m", "perdure")
         await super().restart(number)
 
     def hanging(self) -> set[str]:

@@ -125,7 +125,7 @@ async def test_calls_that_need_leave_are_asked_about(client: Client, server: Ser
     session = await client.create_session(tools=(gated,), capabilities=(CapabilityRef("current_time"),))
     done = await perdure("chat", session.id, url=server.url, given=script(CLOCK, {"text": "Never."}))
     assert (done.status, done.out) == (1, "")
-    assert "nobody can be asked here: get_current_time" in done.err
+    assert "no terminal to ask on: get_current_time" in done.err
     before = await client.last_event_id(session.id)
     await client.send_message(session.id, script(CLOCK, CLOCK, {"text": "It is late."}))
     async with aclosing(client.follow(session.id, before, types=("tool.call_requested",))) as events:

@@ -169,7 +169,7 @@ async def test_sessions_are_listed_shown_changed_and_deleted(client: Client, ser
     missing = await perdure("sessions", "show", first.id, url=server.url)
     assert (missing.status, missing.err) == (
         1,
-        "error: no such session; `perdure sessions list` shows those there are.\n",
+        "error: no such session; `perdure sessions list` lists them.\n",
     )
 
 

@@ -95,7 +95,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server of this module's own."""
     data = tmp_path_factory.mktemp("openapi") / "data"
     made = subprocess.run(
-        [sys.executable, "-m", "perdure.cli", "keys", "create", "--data", data],
+        [sys.executable, "-m", "perdure", "keys", "create", "--data", data],
         capture_output=True,
         text=True,
         check=True,

@@ -286,7 +286,7 @@ async def perdure(*arguments: str, environment: dict[str, str] | None = None) ->
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "perdure.cli",
+        "perdure",
         *arguments,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -71,7 +71,7 @@ class Chat:
         self.agent = agent
         self.controls = None if model_id is None else Controls(model_id=model_id)
         self.questions: list[ToolCall] = []
-        """What the turn waits for: leave to run these calls."""
+        """The calls whose approval the turn waits for."""
         self.seen: str | None = None
         """The last event of the turn that was shown."""
 
@@ -139,7 +139,7 @@ def _refuse_to_wait(event: WireEvent) -> None:
         held = ", ".join(call.arguments["tool_name"] for call in calls if call.name == APPROVE)
         if held:
             raise CommandFailed(
-                f"a tool call waits for somebody's leave, and nobody can be asked here: {held}"
+                f"a tool call requires approval, and there is no terminal to ask on: {held}"
             )
         names = ", ".join(call.name for call in calls)
         raise CommandFailed(f"the agent asked for client-side tools, which this program cannot run: {names}")
@@ -182,8 +182,8 @@ async def _greet(talk: Chat, printer: TurnPrinter) -> None:
     printer.note(f"{session.id}{f' · {short(session.title)}' if session.title else ''} · /help")
     if client_tools:
         printer.note(
-            f"This session has tools that its client runs ({', '.join(client_tools)}). This program cannot run them: "
-            "when the agent asks for one, your next message goes on without its result.",
+            f"This session has client-side tools ({', '.join(client_tools)}). This program cannot run them: "
+            "when the agent asks for one, your next message continues without its result.",
             "yellow",
         )
     # Asked after the log's end was noted: the end of a turn that runs now cannot be missed.
@@ -204,7 +204,7 @@ async def _only(event: WireEvent) -> AsyncGenerator[WireEvent, None]:
 
 
 def _decide(runner: asyncio.Runner, talk: Chat, printer: TurnPrinter) -> None:
-    """Ask about each call that waits for leave, and let the turn go on.
+    """Ask about each call that requires approval, and let the turn continue.
 
     Ctrl-C instead of an answer cancels it.
     """

@@ -1,7 +1,4 @@
-"""What the commands share.
-
-How to reach the server, how to enter the event loop, how to end in one readable line.
-"""
+"""What the commands share: reaching the server, entering the event loop, one readable line for an error."""
 
 from __future__ import annotations
 
@@ -27,17 +24,19 @@ INTERRUPTED = 130
 
 Url = Annotated[str, typer.Option("--url", envvar="PERDURE_URL", help="Where the server is.")]
 Token = Annotated[
-    str | None, typer.Option("--token", envvar="PERDURE_TOKEN", help="A key, where the server asks for one.")
+    str | None, typer.Option("--token", envvar="PERDURE_TOKEN", help="An access token, if the server requires one.")
 ]
 Org = Annotated[
     str | None,
-    typer.Option("--org", envvar="PERDURE_ORG", help="The organization, for a key that opens several."),
+    typer.Option(
+        "--org", envvar="PERDURE_ORG", help="The organization, for an access token that is valid in several."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 class CommandFailed(PerdureError):
-    """A command cannot do what it was asked to; the message says why, and what to do."""
+    """A command cannot do what it was asked to; the message says why and how to fix it."""
 
     code = "command_failed"
 
@@ -73,14 +72,16 @@ def explain(error: PerdureError) -> str:
     status = getattr(error, "status", None)
     if error.code == "unreachable":
         return (
-            f"{message}\nStart a server with `perdure serve`, or name another one with --url or PERDURE_URL."
+            f"{message}\nStart a server with `perdure serve`, or set the address of one with --url or PERDURE_URL."
         )
     if status == 401:
-        return f"{message}\nGive a key with --token or PERDURE_TOKEN; `perdure keys create` makes one."
+        return (
+            f"{message}\nPass an access token with --token or PERDURE_TOKEN; `perdure keys create` creates one."
+        )
     if error.code == "session_not_found":
-        return f"{message}; `perdure sessions list` shows those there are."
+        return f"{message}; `perdure sessions list` lists them."
     if error.code == f"http_{status}":  # no body that this API answers with
-        return f"{message}, in words that are not Perdure's. Does --url or PERDURE_URL name another program?"
+        return f"{message}, not in Perdure's format. Is another program at --url or PERDURE_URL?"
     if error.code == "model_not_configured":
         return f"{message}\n{MODEL_ADVICE}"
     return message

@@ -200,8 +200,8 @@ class Demo:
             events = await self._turn(session, TOOL_QUESTION)
         if not any(_is_clock(event) for event in events):
             self._show.remark(
-                "A model this small is no good at tools. In the next turn the simulated model stands in for it:\n"
-                "it reads its lines from the message. The tool, the log and the loop are the real ones."
+                "A model this small cannot use tools. In the next turn the simulated model replaces it:\n"
+                "it reads its lines from the message. The tool, the log and the loop are real."
                 if self._choice.small
                 else "The model did not use the tool, so the simulated model shows how that looks."
             )
@@ -222,9 +222,7 @@ class Demo:
     # --- the kill -------------------------------------------------------------
 
     async def _kill_and_go_on(self, session: Session) -> None:
-        """Ask for something long, kill the server while the answer streams, start it again, and see the turn
-        end.
-        """
+        """Kill the server while a long answer streams, start it again, and see the turn end."""
         killed: datetime | None = None
 
         async def strike(event: WireEvent, printer: TurnPrinter) -> None:
@@ -274,8 +272,8 @@ class Demo:
                 "the session is not as it was left",
             )
             step.said = (
-                f"{len(events)} events, numbered 1 to {len(events)} without a gap; {len(asked)} messages, each there "
-                f"once; {len(turns)} turns, each ended once; title and tags kept"
+                f"{len(events)} events, numbered 1 to {len(events)} without a gap; "
+                f"{len(asked)} messages, each there once; {len(turns)} turns, each ended once; title and tags kept"
             )
         self._show.gap()
 

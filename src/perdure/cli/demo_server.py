@@ -46,7 +46,7 @@ class DemoServer:
                 *(
                     sys.executable,
                     "-m",
-                    "perdure.cli",
+                    "perdure",
                     "serve",
                     "--port",
                     str(self.port),

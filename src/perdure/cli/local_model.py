@@ -132,7 +132,7 @@ async def _spawn(log: Path) -> Process:
 
 async def _ready_address(process: Process) -> str | None:
     """The address that the server prints once the model is loaded; None when it ends without."""
-    async for line in cast("StreamReader", process.stdout):
+    async for line in cast(StreamReader, process.stdout):
         text = line.decode()
         if text.startswith(_READY):
             return text.removeprefix(_READY).strip()
@@ -151,12 +151,12 @@ async def _end(process: Process) -> None:
 
 
 def serve(port: int, *, while_stdin_is_open: bool) -> None:
-    """Serve the model in this process until SIGTERM or SIGINT, or, when asked to, until standard input
-    closes.
+    """Serve the model in this process until SIGTERM or SIGINT.
 
     Args:
         port: on loopback; 0 picks a free one.
-        while_stdin_is_open: for a child process, which must not outlive its parent.
+        while_stdin_is_open: also stop when standard input closes, so that a child process does not outlive
+            its parent.
     """
     from xllamacpp import CommonParams, Server
 

@@ -12,6 +12,7 @@ import typer
 from perdure import __version__
 from perdure.cli import sessions
 from perdure.cli.common import DEFAULT_URL, FAILED, Org, Token, Url, complain, connect, enter, explain
+from perdure.cli.parts import advice
 from perdure.domain.errors import PerdureError
 
 app = typer.Typer(
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-keys = typer.Typer(help="Keys that clients show to the server.", no_args_is_help=True)
+keys = typer.Typer(help="Manage access tokens and the master key.", no_args_is_help=True)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(keys, name="keys")
 
@@ -70,7 +71,7 @@ def serve(
 ) -> None:
     """Run the server: the API and the worker.
 
-    What else can be set stands in environment variables (docs/reference/settings.md).
+    Other settings are environment variables (docs/reference/settings.md).
     """
     import uvloop
 
@@ -83,7 +84,7 @@ def serve(
 @app.command()
 def chat(
     session_id: Annotated[
-        str | None, typer.Argument(help="A session to go on with.", show_default=False)
+        str | None, typer.Argument(help="A session to continue.", show_default=False)
     ] = None,
     agent: Annotated[
         str | None, typer.Option(help="The agent of a new session, by name.", show_default=False)
@@ -99,13 +100,13 @@ def chat(
     from perdure.cli.chat import chat as run_chat
 
     if session_id is not None and agent is not None:
-        raise typer.BadParameter("a session's agent is chosen when it is made", param_hint="--agent")
+        raise typer.BadParameter("a session's agent is chosen when it is created: leave --agent out", param_hint="--agent")
     raise typer.Exit(run_chat(connect(url, token, org, retries=4), session_id, agent, model))
 
 
 @app.command()
 def demo() -> None:
-    """Watch a session work, get killed and go on: a real server, a real model, nothing to configure."""
+    """Watch a session work, get killed and continue: a real server, a real model, nothing to configure."""
     from perdure.cli.demo import demo as run_demo
 
     enter(run_demo())
@@ -113,18 +114,19 @@ def demo() -> None:
 
 @keys.command("create")
 def create_key(
-    name: Annotated[str, typer.Option(help="What the key is for.")] = "cli",
+    name: Annotated[str, typer.Option(help="What the access token is for.")] = "cli",
     data: Data = None,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Make a key and print it, once: only a hash of it is kept."""
+    """Create an access token and print it once: the server keeps only its hash."""
     from perdure.settings import load
     from perdure.wiring import create_key as make_key
 
     token = enter(make_key(load(data=data, database_url=database_url), name))
     print(token)
     print(
-        "It is not shown again. Clients send it as `Authorization: Bearer ...`; this program takes PERDURE_TOKEN.",
+        "This access token is not shown again. Clients send it as `Authorization: Bearer ...`; "
+        "this program reads it from PERDURE_TOKEN.",
         file=sys.stderr,
     )
 
@@ -134,17 +136,17 @@ def rotate_master_key(
     new_key: Annotated[
         Path | None,
         typer.Option(
-            "--new-key", help="A file with the new key; `-` reads standard input.", show_default="a fresh key"
+            "--new-key", help="A file with the new key; `-` reads standard input.", show_default="a new random key"
         ),
     ] = None,
     data: Data = None,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Put a new master key in the old one's place. Secrets stay as they are: only what opens them changes.
+    """Replace the master key. It re-encrypts the data keys; the secrets themselves stay as they are.
 
-    With the key in PERDURE_MASTER_KEY: goes to it from PERDURE_MASTER_KEY_PREVIOUS. Else: the file master.key
-    in the data folder gets a new key. Servers on PostgreSQL may run meanwhile; a server on SQLite has to be
-    stopped.
+    If PERDURE_MASTER_KEY is set, the command replaces PERDURE_MASTER_KEY_PREVIOUS by it. Otherwise it writes
+    a new key to the file master.key in the data folder. Servers on PostgreSQL may keep running; stop a server
+    on SQLite first.
     """
     from perdure.settings import load
     from perdure.store.master_key import parse_master_key
@@ -155,10 +157,10 @@ def rotate_master_key(
     done = enter(rotate_master(settings, given))
     print(f"Data keys wrapped anew: {done.rewrapped}, under the master key {done.key}.")
     if settings.master_key:
-        print("PERDURE_MASTER_KEY_PREVIOUS is not needed any more: take it from the servers' settings.")
+        print("PERDURE_MASTER_KEY_PREVIOUS is no longer needed: remove it from the servers' settings.")
     else:
         print(
-            f"It is in {settings.data_folder / 'master.key'}. Backups made until now need the key that was there before."
+            f"The key is in {settings.data_folder / 'master.key'}. Older backups still need the previous key."
         )
 
 
@@ -171,7 +173,7 @@ def _read_text(path: Path) -> str:
 
 
 def main() -> None:
-    """The entry point: every failure ends in one readable line and status 1 (2 for wrong usage)."""
+    """Run the command: every failure ends in one readable line and status 1 (2 for wrong usage)."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
@@ -179,7 +181,9 @@ def main() -> None:
         app()
     except PerdureError as error:
         _fail(error, explain(error))
-    except Exception as error:  # noqa: BLE001 - the outermost frame: there is nobody left to tell but the user
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and advice(error) is not None:
+            raise  # `perdure.__main__` says what to install
         _fail(error, f"{type(error).__name__}: {error} (PERDURE_DEBUG=1 shows where)")
 
 
@@ -188,7 +192,3 @@ def _fail(error: Exception, message: str) -> None:
         raise error
     complain(message)
     sys.exit(FAILED)
-
-
-if __name__ == "__main__":
-    main()

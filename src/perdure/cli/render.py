@@ -26,7 +26,7 @@ def printable(text: str) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
 
 
-def short(value: Any, limit: int = 100) -> str:
+def short(value: object, limit: int = 100) -> str:
     """A JSON value or a text in one line of at most `limit` characters."""
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
     line = " ".join(printable(text[: 4 * limit]).split())
@@ -64,7 +64,8 @@ def brief(event: WireEvent) -> str:
         case "tool.started":
             return f"{data.tool_call.name} {short(data.tool_call.arguments)}"
         case "tool.completed":
-            return f"{data.tool_name} {data.status} {duration(data.duration_ms)} {short(data.error or '')}".strip()
+            took = duration(data.duration_ms)
+            return f"{data.tool_name} {data.status} {took} {short(data.error or '')}".strip()
         case "tool.call_requested":
             return ", ".join(call.name for call in data.tool_calls)
         case "turn.completed":

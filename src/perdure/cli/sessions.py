@@ -251,16 +251,16 @@ def _event_printer() -> Any:
 def update(
     session_id: SessionId,
     title: Annotated[str | None, typer.Option(help="The new title.", show_default=False)] = None,
-    clear_title: Annotated[bool, typer.Option("--clear-title", help="Take the title away.")] = False,
+    clear_title: Annotated[bool, typer.Option("--clear-title", help="Remove the title.")] = False,
     tag: Annotated[
         list[str] | None,
-        typer.Option(help="A tag; repeat it. The given ones replace the old.", show_default=False),
+        typer.Option(help="A tag; repeat it. They replace the present tags.", show_default=False),
     ] = None,
-    clear_tags: Annotated[bool, typer.Option("--clear-tags", help="Take all tags away.")] = False,
+    clear_tags: Annotated[bool, typer.Option("--clear-tags", help="Remove all tags.")] = False,
     model: Annotated[
         str | None, typer.Option(help="The id of the session's own model.", show_default=False)
     ] = None,
-    clear_model: Annotated[bool, typer.Option("--clear-model", help="Back to the agent's model.")] = False,
+    clear_model: Annotated[bool, typer.Option("--clear-model", help="Use the agent's model again.")] = False,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
@@ -280,7 +280,7 @@ def update(
         if clear or value is not None:
             changes[name] = cleared if clear else value
     if not changes:
-        raise typer.BadParameter("nothing to change: give --title, --tag, --model or one of --clear-...")
+        raise typer.BadParameter("nothing to change: pass --title, --tag, --model or one of --clear-...")
     enter(_update(connect(url, token, org), session_id, changes, as_json))
 
 
@@ -319,7 +319,7 @@ def delete(
     """
     if not yes:
         if not sys.stdin.isatty():
-            raise typer.BadParameter("nobody can be asked here: give --yes", param_hint="--yes")
+            raise typer.BadParameter("no terminal to confirm on; pass --yes", param_hint="--yes")
         typer.confirm(f"Delete {len(session_ids)} session(s) and all their events?", abort=True)
     enter(_delete(connect(url, token, org), session_ids))
 

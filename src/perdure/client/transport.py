@@ -27,7 +27,7 @@ seconds."""
 
 FIRST_WAIT = 0.1
 MOST_WAIT = 10.0
-"""Seconds before a request is sent again, or a stream is opened again: doubling, from the first to the most."""
+"""Seconds before a request is sent, or a stream opened, again: doubling from the first to the most."""
 
 LONGEST_WAIT = 30.0
 """Seconds. A server that asks for more than this gets its error handed to the caller instead."""
@@ -114,7 +114,7 @@ class Transport:
                 may = isinstance(error, _NEVER_SENT) or (again and isinstance(error, CUT))
                 if attempt >= self._retries or not may:
                     raise self.unreachable(error) from error
-                wait = backoff(attempt + 1, first=FIRST_WAIT, most=MOST_WAIT)
+                wait = _pause(attempt)
             else:
                 if response.is_success:
                     return response.content
@@ -122,9 +122,7 @@ class Transport:
                 if method == "DELETE" and refusal.status == 404 and attempt:
                     return b""  # an earlier attempt did it, and its answer was lost
                 may = refusal.status == 429 or (again and refusal.status in _BUSY)
-                wait = refusal.retry_after
-                if wait is None:
-                    wait = backoff(attempt + 1, first=FIRST_WAIT, most=MOST_WAIT)
+                wait = _pause(attempt) if refusal.retry_after is None else refusal.retry_after
                 if attempt >= self._retries or not may or wait > LONGEST_WAIT:
                     raise refusal
             await asyncio.sleep(wait)
@@ -161,6 +159,10 @@ class Transport:
 def is_busy(error: ApiError) -> bool:
     """Whether the server may answer otherwise a little later."""
     return error.status in _BUSY
+
+
+def _pause(attempt: int) -> float:
+    return backoff(attempt + 1, first=FIRST_WAIT, most=MOST_WAIT)
 
 
 def _present(params: Params) -> httpx.QueryParams:

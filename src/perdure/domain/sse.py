@@ -1,6 +1,6 @@
 """Server-sent events, from bytes to events.
 
-The text/event-stream format of the HTML standard (section 9.2.6), read by the model drivers and by the client.
+The text/event-stream format of the HTML standard (section 9.2.6). The model drivers and the client read it.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def without_nul(text: str) -> str:
     return text.replace("\x00", "\ufffd") if "\x00" in text else text
 
 
-def count(value: Any) -> int | None:
+def count(value: object) -> int | None:
     """A token count, as far as it is one."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
@@ -55,8 +55,8 @@ class CallInProgress:
 
     __slots__ = ("arguments", "extra", "id", "name")
 
-    def __init__(self, call_id: ToolCallId | None, name: str | None) -> None:
-        self.id = without_nul(call_id or "")
+    def __init__(self, call_id: str | None, name: str | None) -> None:
+        self.id = ToolCallId(without_nul(call_id or ""))
         self.name = without_nul(name or "")
         self.arguments: list[str] = []
         self.extra: Any = None
@@ -166,7 +166,7 @@ def _finished(calls: list[CallInProgress], history: Iterable[Message]) -> tuple[
     out: list[ToolCallPart] = []
     for call in calls:
         if not call.id or call.id in taken:
-            call.id = f"call_{uuid4().hex[:24]}"
+            call.id = ToolCallId(f"call_{uuid4().hex[:24]}")
         taken.add(call.id)
         out.append(ToolCallPart(call.id, call.name, _arguments("".join(call.arguments))))
     return tuple(out)
@@ -185,7 +185,7 @@ def _arguments(text: str) -> Any:
     return _deeply_without_nul(value) if "\\u0000" in text else value
 
 
-def _shallow(value: Any, levels: int) -> bool:
+def _shallow(value: object, levels: int) -> bool:
     if isinstance(value, dict):
         value = list(value.values())
     return not isinstance(value, list) or (levels > 0 and all(_shallow(item, levels - 1) for item in value))

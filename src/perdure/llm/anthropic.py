@@ -234,8 +234,9 @@ def _budgeted(effort: str, bound: int) -> JsonObject:
 
 
 def _may_think(ordered: Sequence[Fragment]) -> bool:
-    """In the middle of a tool loop, these models accept thinking only where the loop's last step began with
-    it.
+    """Whether the request may ask for thinking.
+
+    In the middle of a tool loop, these models accept it only if the loop's last step began with it.
     """
     last = next((part for part in reversed(ordered) if part.role == "assistant"), None)
     return last is None or last.thinks or not last.calls

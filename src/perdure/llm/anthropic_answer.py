@@ -100,13 +100,13 @@ class MessagesAnswer(Answer):
         self._thought.append(piece)
         self.add_thinking(piece)
 
-    def _start(self, message: Any) -> None:
+    def _start(self, message: object) -> None:
         if isinstance(message, dict):
             self.response_id = message["id"] if isinstance(message.get("id"), str) else None
             self.model = message["model"] if isinstance(message.get("model"), str) else None
             self._add_counts(message.get("usage"))
 
-    def _begin(self, block: Any) -> None:
+    def _begin(self, block: object) -> None:
         self._block = block if isinstance(block, dict) else {}
         kind = self._block.get("type")
         self._call = None
@@ -139,7 +139,7 @@ class MessagesAnswer(Answer):
             self._call.arguments.append(dumps(block["input"]).decode())
         self._call = None
 
-    def _add_counts(self, usage: Any) -> None:
+    def _add_counts(self, usage: object) -> None:
         """Later counts are totals, not additions."""
         if isinstance(usage, dict):
             for name in _COUNTS:

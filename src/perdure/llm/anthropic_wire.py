@@ -93,7 +93,7 @@ def _assistant(message: Message, model: str | None) -> Fragment:
 
 def _results(message: Message, results: list[ToolResultPart]) -> Fragment:
     shown = _shown(message.content)
-    values: list[tuple[str, bytes]] = []
+    values: list[tuple[ToolCallId, bytes]] = []
     for part in results:
         text, images = result_content(part)
         if part.error is not None:

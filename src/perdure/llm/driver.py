@@ -6,7 +6,7 @@ Retries, deltas to followers, the log and the clock are the engine's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from msgspec import Struct
 
@@ -120,4 +120,4 @@ class ProviderConfig(Struct, frozen=True):
     provider_type: str
     base_url: str | None = None
     api_key: str | None = None
-    options: dict[str, Any] = {}
+    options: JsonObject = {}

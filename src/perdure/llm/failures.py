@@ -10,7 +10,6 @@ import contextlib
 import re
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import msgspec
 
@@ -75,7 +74,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, secrets: Itera
     return ModelError(text, code=code, transient=transient, retry_after=wait, status=status)
 
 
-def in_stream(error: Any, secrets: Iterable[str]) -> ModelError:
+def in_stream(error: object, secrets: Iterable[str]) -> ModelError:
     """The error for an error object that came inside a stream."""
     words, message = _described(error)
     status = _status_in(error)
@@ -161,7 +160,7 @@ def _explained(body: bytes) -> tuple[frozenset[str], str]:
     return _described(value)
 
 
-def _described(error: Any) -> tuple[frozenset[str], str]:
+def _described(error: object) -> tuple[frozenset[str], str]:
     if isinstance(error, list) and error:
         error = error[0]
     if isinstance(error, str):
@@ -184,7 +183,7 @@ def _described(error: Any) -> tuple[frozenset[str], str]:
     return frozenset(words), ""
 
 
-def _status_in(error: Any) -> int | None:
+def _status_in(error: object) -> int | None:
     """Some servers put an HTTP status where others put a word."""
     if isinstance(error, dict):
         for key in ("code", "status", "http_code"):

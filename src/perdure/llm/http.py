@@ -13,7 +13,6 @@ import contextlib
 import io
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from aiohttp import (
     ClientConnectorCertificateError,
@@ -215,12 +214,10 @@ class Http:
             await session.close()
 
     async def _post(self, endpoint: Endpoint, url: URL, body: bytes) -> ClientResponse:
-        """POST. A kept connection that turns out to be dead (its server had just closed it) is replaced,
-        once.
-        """
+        """POST; replace, once, a kept connection that turns out to be dead because its server closed it."""
         began = time.monotonic()
         for fresh in (False, True):
-            data: Any = body if len(body) < _LARGE_BODY else io.BytesIO(body)
+            data: bytes | io.BytesIO = body if len(body) < _LARGE_BODY else io.BytesIO(body)
             try:
                 return await self._session(fresh=fresh).post(
                     url, data=data, headers=endpoint.headers, allow_redirects=False
@@ -232,8 +229,7 @@ class Http:
         raise AssertionError("unreachable")
 
     async def stream(self, endpoint: Endpoint, url: URL, body: bytes, feed: Feed) -> None:
-        """POST `body`, and hand every SSE payload of the answer to `feed` until that is satisfied or the
-        stream ends.
+        """POST `body` and hand every SSE payload to `feed`, until it is satisfied or the stream ends.
 
         Whether the answer is complete is for `feed`'s owner to know. Cancelling closes the connection at
         once.

@@ -124,7 +124,10 @@ _OPENAI = (
     _openai(r"^gpt-4\.5", "gpt-4.5", 128_000, 16_384),
     _openai(r"^gpt-4-32k", "gpt-4", 32_768, 32_768, inputs=_TEXT),
     _openai(r"^gpt-4(-0\d+)?$", "gpt-4", 8_192, 8_192, inputs=_TEXT),
-    _Kind(re.compile(r"^o1-(mini|preview)"), "o1", "openai", 128_000, 32_768, reasoning=True, temperature=False, tools=False),
+    _Kind(
+        re.compile(r"^o1-(mini|preview)"), "o1", "openai", 128_000, 32_768,
+        reasoning=True, temperature=False, tools=False,
+    ),
     _openai(r"^o3-mini", "o3", 200_000, 100_000, _LOW_TO_HIGH, _TEXT),
     _openai(r"^o1", "o1", 200_000, 100_000, _LOW_TO_HIGH),
     _openai(r"^o3", "o3", 200_000, 100_000, _LOW_TO_HIGH),

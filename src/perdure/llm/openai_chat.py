@@ -7,7 +7,8 @@ What differs between servers is decided by the host name, and can be set by hand
     headers             more HTTP headers
     include_usage       False leaves out `stream_options`, for servers that refuse it
     max_tokens_field    `max_completion_tokens` (OpenAI's own hosts) or `max_tokens` (all others)
-    reasoning_content   True sends the thinking of messages with tool calls back, as DeepSeek requires (its hosts: on)
+    reasoning_content   True sends the thinking of messages with tool calls back; DeepSeek's hosts require it
+                        and have it on
 """
 
 from __future__ import annotations
@@ -223,7 +224,7 @@ def _results(message: Message) -> Fragment:
     results = [part for part in message.content if isinstance(part, ToolResultPart)]
     if not results:
         return Fragment("user", dumps({"role": "user", "content": _content(message.content)}))
-    values: list[tuple[str, bytes]] = []
+    values: list[tuple[ToolCallId, bytes]] = []
     shown: list[TextPart | ImagePart] = [
         part for part in message.content if isinstance(part, TextPart | ImagePart)
     ]
@@ -320,7 +321,7 @@ class ChatAnswer(Answer):
             for call in delta.tool_calls:
                 self._add_call(call)
 
-    def _add_parts(self, parts: Any) -> None:
+    def _add_parts(self, parts: object) -> None:
         """Mistral's reasoning models send a list of parts in the text's place."""
         for part in parts if isinstance(parts, list) else []:
             if not isinstance(part, dict):
@@ -345,7 +346,7 @@ class ChatAnswer(Answer):
             self.calls.append(call)
             self._by_index[index] = call
         else:
-            call.id = call.id or without_nul(delta.id or "")
+            call.id = call.id or ToolCallId(without_nul(delta.id or ""))
             call.name = call.name or without_nul(function.name or "")
         if function.arguments:
             given = function.arguments
@@ -369,7 +370,7 @@ class ChatAnswer(Answer):
         return msgspec.structs.replace(response, reasoning_items=self.packed_reasoning(request.model))
 
 
-def _usage(value: Any) -> Usage | None:
+def _usage(value: object) -> Usage | None:
     if not isinstance(value, dict):
         return None
     given, made = count(value.get("prompt_tokens")), count(value.get("completion_tokens"))

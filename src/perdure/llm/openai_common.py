@@ -41,7 +41,7 @@ def endpoint_of(config: ProviderConfig) -> Endpoint:
     return Endpoint(head + mark + query, credentials, text_map(config.options.get("headers")))
 
 
-def text_map(value: Any) -> dict[str, str]:
+def text_map(value: object) -> dict[str, str]:
     """An option that holds names and texts, whatever was stored there."""
     return {str(name): str(text) for name, text in value.items()} if isinstance(value, dict) else {}
 

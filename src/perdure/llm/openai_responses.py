@@ -5,8 +5,8 @@ The vendor stores nothing, encrypted reasoning travels with the history.
 The provider's options:
 
     headers             more HTTP headers
-    reasoning_summary   `auto`, `concise` or `detailed`: readable reasoning; OpenAI gives it to verified organizations
-                        only, so it is not asked for by default
+    reasoning_summary   `auto`, `concise` or `detailed`: readable reasoning; OpenAI gives it to verified
+                        organizations only, so it is not asked for by default
     reasoning           True or False, where the model's name does not tell whether it reasons
 """
 
@@ -182,7 +182,7 @@ def _fragment(message: Message, model: str | None, phased: bool) -> Fragment:
 def _assistant(message: Message, model: str | None, *, phased: bool) -> Fragment:
     blocks = [] if model is None else unpacked(message, PROVIDER_TYPE, model)
     values: list[bytes] = []
-    calls: list[str] = []
+    calls: list[ToolCallId] = []
     for piece in woven(message, blocks):
         if isinstance(piece, str):
             said: JsonObject = {
@@ -209,7 +209,7 @@ def _assistant(message: Message, model: str | None, *, phased: bool) -> Fragment
 
 def _results(message: Message, results: list[ToolResultPart]) -> Fragment:
     shown: list[ContentPart] = [part for part in message.content if isinstance(part, TextPart | ImagePart)]
-    values: list[tuple[str, bytes]] = []
+    values: list[tuple[ToolCallId, bytes]] = []
     for part in results:
         output: Any
         output, images = result_content(part)
@@ -244,7 +244,7 @@ def _missing(call_id: ToolCallId) -> Fragment:
     return Fragment("user", dumps(_output(call_id, f"Error: {NO_RESULT}")))
 
 
-def _output(call_id: ToolCallId, output: Any) -> JsonObject:
+def _output(call_id: ToolCallId, output: object) -> JsonObject:
     return {"type": "function_call_output", "call_id": plain_id(call_id), "output": output}
 
 
@@ -313,7 +313,7 @@ class ResponsesAnswer(Answer):
         self._parts.add(part)
         self.add_thinking(str(event.delta))
 
-    def _call_of(self, *keys: Any) -> CallInProgress | None:
+    def _call_of(self, *keys: object) -> CallInProgress | None:
         return next(
             (self._by_item[key] for key in keys if isinstance(key, str | int) and key in self._by_item), None
         )
@@ -355,7 +355,7 @@ class ResponsesAnswer(Answer):
                 if text and isinstance(text, str):
                     self.add_text(text)
 
-    def _describe(self, response: Any) -> None:
+    def _describe(self, response: object) -> None:
         if isinstance(response, dict):
             self.response_id = _text(response.get("id")) or self.response_id
             self.model = _text(response.get("model")) or self.model
@@ -382,11 +382,11 @@ class ResponsesAnswer(Answer):
         return self.response(request.model, request.messages)
 
 
-def _text(value: Any) -> str | None:
+def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _usage(value: Any) -> Usage | None:
+def _usage(value: object) -> Usage | None:
     if not isinstance(value, dict):
         return None
     given, made = count(value.get("input_tokens")), count(value.get("output_tokens"))

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 from msgspec import Struct
 
 from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import ProviderId
+from perdure.domain.messages import JsonObject
 from perdure.domain.model_profiles import ModelVendor
 from perdure.domain.providers import ProviderOptions, ProviderSecrets
 from perdure.domain.times import Micros
@@ -165,7 +166,7 @@ def config_of(
     key = secrets.api_key
     if key is None and base_url is None:
         key = vendor_key(provider_type, environment)
-    told: dict[str, Any] = msgspec.to_builtins(options)
+    told: JsonObject = msgspec.to_builtins(options)
     if secrets.headers:
         told["headers"] = secrets.headers
     return ProviderConfig(provider_type, base_url, key, told)

@@ -26,6 +26,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from perdure.domain.errors import ModelError
+from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import JsonObject, Message, ToolCallPart, ToolResultPart, Usage, text_of
 from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta
 
@@ -256,7 +257,8 @@ def _failure(failure: SimulatedFailure) -> ModelError:
 
 
 def _call(call: SimulatedCall, message: str, number: int, index: int) -> ToolCallPart:
-    return ToolCallPart(call.id or f"call_{_digest(message, number, index)}", call.name, call.arguments)
+    call_id = ToolCallId(call.id or f"call_{_digest(message, number, index)}")
+    return ToolCallPart(call_id, call.name, call.arguments)
 
 
 def _digest(*parts: str | int) -> str:

@@ -62,8 +62,8 @@ class Fragment(Struct, frozen=True, gc=False):
 
     role: Literal["user", "assistant", "system"]
     data: bytes
-    calls: tuple[str, ...] = ()
-    answers: tuple[str, ...] = ()
+    calls: tuple[ToolCallId, ...] = ()
+    answers: tuple[ToolCallId, ...] = ()
     late: bytes = b""
     several: tuple[Fragment, ...] = ()
     thinks: bool = False
@@ -161,7 +161,7 @@ class ToolCache:
         return data
 
 
-def arranged(fragments: Iterable[Fragment], missing: Callable[[str], Fragment]) -> list[Fragment]:
+def arranged(fragments: Iterable[Fragment], missing: Callable[[ToolCallId], Fragment]) -> list[Fragment]:
     """The fragments in the order that vendors insist on.
 
     After a message with tool calls, the results of all of them.
@@ -170,7 +170,7 @@ def arranged(fragments: Iterable[Fragment], missing: Callable[[str], Fragment]) 
     call is dropped; a call without a result gets `missing(id)`.
     """
     out: list[Fragment] = []
-    waiting: list[str] = []
+    waiting: list[ToolCallId] = []
     held: list[Fragment] = []
     late: list[Fragment] = []
 
@@ -206,7 +206,7 @@ def arranged(fragments: Iterable[Fragment], missing: Callable[[str], Fragment]) 
     return out
 
 
-def result_fragment(results: Sequence[tuple[str, bytes]], late: bytes = b"") -> Fragment:
+def result_fragment(results: Sequence[tuple[ToolCallId, bytes]], late: bytes = b"") -> Fragment:
     """A message's results, each the id of its call and one JSON value."""
     if len(results) == 1:
         return Fragment("user", results[0][1], answers=(results[0][0],), late=late)
@@ -296,7 +296,7 @@ def woven(message: Message, reasoning: Sequence[Reasoning]) -> list[Piece]:
 # --- values -------------------------------------------------------------------
 
 
-def dumps(value: Any) -> bytes:
+def dumps(value: object) -> bytes:
     """JSON. What JSON cannot hold (lone surrogates, huge integers) is replaced, not refused."""
     try:
         return _encode(value)
@@ -318,10 +318,8 @@ def _cleaned(value: Any) -> Any:
     return _cleaned(msgspec.to_builtins(value)) if isinstance(value, Struct) else str(value)
 
 
-def argument_object(arguments: Any) -> JsonObject:
-    """A call's arguments as the object that vendors want to read back, also when the model wrote something
-    else.
-    """
+def argument_object(arguments: object) -> JsonObject:
+    """Return a call's arguments as the object that vendors expect, whatever the model wrote."""
     return arguments if isinstance(arguments, dict) else {"invalid_arguments": arguments}
 
 

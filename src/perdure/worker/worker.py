@@ -24,7 +24,7 @@ WATCH_EVERY = 0.5
 effect within a second."""
 
 TRIES = 5
-"""How often a session is tried that stops because the database is unavailable; then the sweep takes it over."""
+"""How often a session is tried while the database is unavailable; then the sweep takes it over."""
 
 FIRST_PAUSE = 0.2
 MOST_PAUSE = 2.0

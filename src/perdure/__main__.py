@@ -1,0 +1,28 @@
+"""The `perdure` command, also as `python -m perdure`.
+
+It says what to install where only the client is installed, so it imports nothing that the client does not have.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from perdure.cli.parts import MISSING, advice
+
+
+def main() -> None:
+    """Run the command. Status 2 and one line say that a package is not installed."""
+    try:
+        from perdure.cli.main import main as command
+
+        command()
+    except ModuleNotFoundError as error:
+        message = advice(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(MISSING)
+
+
+if __name__ == "__main__":
+    main()
