@@ -14,13 +14,14 @@ WORKERS ?= 2
 # More arguments for pytest, the demo or the benchmarks.
 ARGS ?=
 
-.PHONY: help install check size test demo docs bench fmt lock clean
+.PHONY: help install check test soak demo docs bench fmt lock clean
 
 help:
 	@echo 'make install   .venv with the perdure command and all that tests need'
 	@echo 'make demo      see a session work, die and go on'
-	@echo 'make test      all checks and all tests'
-	@echo 'make check     format, lint, types, imports, sizes'
+	@echo 'make test      all checks, and all tests but the longest'
+	@echo 'make soak      the longest tests: exhaustive runs, storms, whole installs'
+	@echo 'make check     format, lint, types, imports, sizes, unused code'
 	@echo 'make fmt       format the code and mend what the linter can'
 	@echo 'make docs      write the reference pages that are made from the code'
 	@echo 'make bench     the benchmarks'
@@ -40,9 +41,13 @@ check: install
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/python tools/quietly.py $(BIN)/lint-imports --no-logo
 	@$(BIN)/python tools/sizes.py $(CODE)
+	@$(BIN)/python tools/unused.py
 
 test: check
-	@$(BIN)/pytest --cov -n $(WORKERS) --dist worksteal $(ARGS)
+	@$(BIN)/pytest -m 'not soak' --cov -n $(WORKERS) --dist worksteal $(ARGS)
+
+soak: install
+	@$(BIN)/pytest -m soak -n $(WORKERS) --dist worksteal $(ARGS)
 
 demo: install
 	@$(BIN)/perdure demo $(ARGS)

@@ -1,6 +1,6 @@
 """The `perdure` command, also as `python -m perdure`.
 
-It says what to install where only the client is installed, so it imports nothing that the client does not have.
+It says what to install where only the client is installed, so it needs nothing but the client's packages.
 """
 
 from __future__ import annotations

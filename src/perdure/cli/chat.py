@@ -138,9 +138,7 @@ def _refuse_to_wait(event: WireEvent) -> None:
         calls = data_of(event).tool_calls
         held = ", ".join(call.arguments["tool_name"] for call in calls if call.name == APPROVE)
         if held:
-            raise CommandFailed(
-                f"a tool call requires approval, and there is no terminal to ask on: {held}"
-            )
+            raise CommandFailed(f"a tool call requires approval, and there is no terminal to ask on: {held}")
         names = ", ".join(call.name for call in calls)
         raise CommandFailed(f"the agent asked for client-side tools, which this program cannot run: {names}")
 

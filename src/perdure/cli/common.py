@@ -24,7 +24,8 @@ INTERRUPTED = 130
 
 Url = Annotated[str, typer.Option("--url", envvar="PERDURE_URL", help="Where the server is.")]
 Token = Annotated[
-    str | None, typer.Option("--token", envvar="PERDURE_TOKEN", help="An access token, if the server requires one.")
+    str | None,
+    typer.Option("--token", envvar="PERDURE_TOKEN", help="An access token, if the server requires one."),
 ]
 Org = Annotated[
     str | None,
@@ -71,13 +72,10 @@ def explain(error: PerdureError) -> str:
     message = error.message
     status = getattr(error, "status", None)
     if error.code == "unreachable":
-        return (
-            f"{message}\nStart a server with `perdure serve`, or set the address of one with --url or PERDURE_URL."
-        )
+        return f"{message}\nStart a server with `perdure serve`, or name one with --url or PERDURE_URL."
     if status == 401:
-        return (
-            f"{message}\nPass an access token with --token or PERDURE_TOKEN; `perdure keys create` creates one."
-        )
+        advice = "Pass an access token with --token or PERDURE_TOKEN; `perdure keys create` creates one."
+        return f"{message}\n{advice}"
     if error.code == "session_not_found":
         return f"{message}; `perdure sessions list` lists them."
     if error.code == f"http_{status}":  # no body that this API answers with

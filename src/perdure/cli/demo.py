@@ -273,7 +273,8 @@ class Demo:
             )
             step.said = (
                 f"{len(events)} events, numbered 1 to {len(events)} without a gap; "
-                f"{len(asked)} messages, each there once; {len(turns)} turns, each ended once; title and tags kept"
+                f"{len(asked)} messages, each there once; "
+                f"{len(turns)} turns, each ended once; title and tags kept"
             )
         self._show.gap()
 

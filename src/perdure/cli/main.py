@@ -100,7 +100,7 @@ def chat(
     from perdure.cli.chat import chat as run_chat
 
     if session_id is not None and agent is not None:
-        raise typer.BadParameter("a session's agent is chosen when it is created: leave --agent out", param_hint="--agent")
+        raise typer.BadParameter("only a new session takes an agent: leave it out", param_hint="--agent")
     raise typer.Exit(run_chat(connect(url, token, org, retries=4), session_id, agent, model))
 
 
@@ -136,7 +136,9 @@ def rotate_master_key(
     new_key: Annotated[
         Path | None,
         typer.Option(
-            "--new-key", help="A file with the new key; `-` reads standard input.", show_default="a new random key"
+            "--new-key",
+            help="A file with the new key; `-` reads standard input.",
+            show_default="a new random key",
         ),
     ] = None,
     data: Data = None,

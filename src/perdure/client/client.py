@@ -64,7 +64,7 @@ class Client(Caller):
 
     Args:
         base_url: of the server, with or without the path `/api`.
-        token: a `pdr_pat_...` key, where the server asks for one.
+        token: an access token (`pdr_pat_...`), if the server requires one.
         organization: which one to work in, when the token's user belongs to several.
         timeout: seconds for connecting and for each read and write.
         retries: how often a request is sent again, at most; the seven of the default last some ten seconds,
@@ -282,9 +282,9 @@ class Client(Caller):
     ) -> AsyncGenerator[WireEvent, None]:
         """Send a message and hand out what happens, from the message itself to the event that ends its turn.
 
-        A session that waits for somebody shows `tool.call_requested`; answer it with `submit_tool_results`,
-        or with `submit_tool_approvals` where it asks for leave, from within the loop or elsewhere, and the
-        turn goes on.
+        A session that waits for its client shows `tool.call_requested`. Answer it with `submit_tool_results`,
+        or with `submit_tool_approvals` if it asks for approval, inside the loop or elsewhere, and the turn
+        continues.
         """
         since = await self.last_event_id(session_id)
         message = await self.send_message(session_id, content, controls=controls)
