@@ -1,6 +1,6 @@
 """Code of `src` and `tools` that nothing there uses: `python tools/unused.py`.
 
-vulture finds names that are defined and never read. Tests are no use: what only tests call is unused. Left out
+vulture finds names that are defined and never read. What only tests call is unused. Left out
 here is what other code uses without naming it:
 
 * fields of structs in domain/, app/ and api/: they are wire format, which msgspec reads and writes;
