@@ -95,7 +95,8 @@ async def test_the_commands_of_the_prompt(chat: Terminal, client: Client) -> Non
 async def test_going_on_with_a_session_shows_where_it_stands(client: Client, server: Server) -> None:
     session = await client.create_session(title="An order", tools=(WEATHER,))
     await client.ask(session.id, script({"text": "Paris."}, words="Which city?"))
-    await client.send_message(session.id, script({"text": "It takes time. " * 40, "delay_ms": 10}))
+    # Longer than any machine takes to get the terminal going.
+    await client.send_message(session.id, script({"text": "It takes time. " * 9_000, "delay_ms": 10}))
     terminal = Terminal(*PERDURE, "chat", session.id, **environment(server.url))
     try:
         await terminal.see("Which city?")
@@ -104,6 +105,7 @@ async def test_going_on_with_a_session_shows_where_it_stands(client: Client, ser
         await terminal.see("cannot run them")
         await terminal.see("A turn is running.")
         await terminal.see("It takes time.")
+        await client.cancel(session.id)
         await terminal.see("> ")
         terminal.type(
             script({"tool_calls": [{"name": "weather", "arguments": {"city": "Rome"}}]}, {"text": "Never."})
