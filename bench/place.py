@@ -220,9 +220,7 @@ class Place(Struct, frozen=True):
         }
         if self.source is not None:
             given["PYTHONPATH"] = str(self.source)
-        program = (
-            ["-m", "perdure"] if self.profile is None else ["-m", "bench.profiled", str(self.profile)]
-        )
+        program = ["-m", "perdure"] if self.profile is None else ["-m", "bench.profiled", str(self.profile)]
         with self.cores.for_server():
             process, listening = await _spawn(
                 [*program, "serve", "--port", "0", "--data", settings.data],

@@ -49,8 +49,9 @@ async def test_help_imports_nothing_slow() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["nonsense"], ["sessions", "show"], ["sessions", "list", "--limit", "0"], ["serve", "--port", "70000"],
-        ["sessions", "update", "session_1"], ["sessions", "update", "session_1", "--title", "x", "--clear-title"],
+        ["nonsense"], ["sessions", "show"], ["sessions", "list", "--limit", "0"],
+        ["serve", "--port", "70000"], ["sessions", "update", "session_1"],
+        ["sessions", "update", "session_1", "--title", "x", "--clear-title"],
         ["sessions", "delete", "session_1"], ["chat", "session_1", "--agent", "x"],
         ["sessions", "list", "--url", "localhost:9000"],
     ],

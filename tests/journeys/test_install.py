@@ -104,7 +104,7 @@ def test_a_wheel_of_the_server_needs_nothing_but_a_registry(wheel: Path, tmp_pat
     done = whole.run(*on_postgres)
     assert (done.returncode, done.stderr) == (
         2,
-        "error: this needs the package asyncpg, which is not installed: pip install 'perdure[postgres]'\n",
+        "error: PostgreSQL needs more packages: pip install 'perdure[postgres]'\n",
     )
     whole.install(wheel, "[postgres]")
     done = whole.run(*on_postgres)

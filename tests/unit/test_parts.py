@@ -34,17 +34,21 @@ def without(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("uvloop", "server", ("serve",)),
         ("aiohttp", "server", ("serve",)),
         ("rich", "server", ("demo",)),
-        ("asyncpg", "postgres", ("serve", "--database-url", "postgresql://nobody@127.0.0.1:1/nowhere")),
     ],
 )
-def test_one_line_says_what_to_install(
-    module: str, extra: str, arguments: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_one_line_says_what_to_install(module: str, extra: str, arguments: tuple[str, ...]) -> None:
     done = without(module, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         f"error: this needs the package {module}, which is not installed: pip install 'perdure[{extra}]'\n"
     )
+
+
+def test_postgresql_without_its_extra_says_so_too(tmp_path: Path) -> None:
+    url = "postgresql://nobody@127.0.0.1:1/nowhere"
+    done = without("asyncpg", "serve", "--data", str(tmp_path), "--database-url", url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: PostgreSQL needs more packages: pip install 'perdure[postgres]'\n"
 
 
 def test_a_module_of_no_extra_gets_no_advice() -> None:

@@ -12,7 +12,7 @@ import typer
 from perdure import __version__
 from perdure.cli import sessions
 from perdure.cli.common import DEFAULT_URL, FAILED, Org, Token, Url, complain, connect, enter, explain
-from perdure.cli.parts import advice
+from perdure.cli.parts import MISSING, advice
 from perdure.domain.errors import PerdureError
 
 app = typer.Typer(
@@ -175,22 +175,27 @@ def _read_text(path: Path) -> str:
 
 
 def main() -> None:
-    """Run the command: every failure ends in one readable line and status 1 (2 for wrong usage)."""
+    """Run the command: every failure ends in one readable line and a status.
+
+    It is 1, or 2 for wrong usage and for a missing package.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
         app()
     except PerdureError as error:
-        _fail(error, explain(error))
+        # An error that comes of a missing package says what to install.
+        missing = isinstance(error.__cause__, ModuleNotFoundError)
+        _fail(error, explain(error), MISSING if missing else FAILED)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and advice(error) is not None:
             raise  # `perdure.__main__` says what to install
         _fail(error, f"{type(error).__name__}: {error} (PERDURE_DEBUG=1 shows where)")
 
 
-def _fail(error: Exception, message: str) -> None:
+def _fail(error: Exception, message: str, status: int = FAILED) -> None:
     if os.environ.get("PERDURE_DEBUG") == "1":
         raise error
     complain(message)
-    sys.exit(FAILED)
+    sys.exit(status)

@@ -354,8 +354,10 @@ async def open_postgres(url: str, *, min_size: int = 2, max_size: int = 10) -> P
 
 
 async def _open_pool(url: str, min_size: int, max_size: int, settings: dict[str, str]) -> Any:
-    import asyncpg
-
+    try:
+        import asyncpg
+    except ImportError as error:
+        raise Unavailable("PostgreSQL needs more packages: pip install 'perdure[postgres]'") from error
     try:
         return await asyncpg.create_pool(
             url,

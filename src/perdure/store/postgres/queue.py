@@ -18,6 +18,7 @@ from uuid import UUID
 
 import msgspec
 
+from perdure.domain.errors import Unavailable
 from perdure.store.database import Tx
 from perdure.store.postgres.database import PostgresDatabase, PostgresTx, close_pool, is_connection_error
 from perdure.store.postgres.notify import Frame, Notifier, Woke
@@ -283,8 +284,12 @@ async def open_postgres_queue(database: PostgresDatabase, notifier: Notifier) ->
     """The queue, its tables made or brought up to date.
 
     Raises:
-        Unavailable: no server answers.
+        Unavailable: PgQueuer is not installed, or no server answers.
     """
+    try:
+        import pgqueuer  # noqa: F401
+    except ImportError as error:
+        raise Unavailable("PostgreSQL needs more packages: pip install 'perdure[postgres]'") from error
     settings = _settings()
     connection = await database.connect(statement_timeout="0", lock_timeout="0")
     try:
