@@ -58,7 +58,12 @@ def to_schedule(row: ScheduleRow) -> Schedule:
 async def create_schedule(
     app: Services, scope: Scope, session_id: SessionId, body: CreateSchedule
 ) -> Schedule:
-    """Make a schedule. Raises InvalidInput: it can never come, or the session has as many as it may."""
+    """Make a schedule.
+
+    Raises:
+        NotFound: there is no such session, or not any more.
+        InvalidInput: the schedule can never come, or the session has as many as it may.
+    """
     now = app.now()
 
     async def work(tx: Tx) -> Schedule:

@@ -28,7 +28,8 @@ READ = 128 * 1024
 than they are."""
 
 _INTRODUCTION = (
-    "Instructions from the session's files. What the user says comes before them. A folder may have such a file of its own: read it "
+    "Instructions from the session's files. What the user says comes before them. A folder may have such "
+    "a file of its own: read it "
     "before you work in there."
 )
 _TAG = re.compile(r"<(?=[\s/]{0,20}instructions\b)", re.IGNORECASE)
@@ -49,7 +50,9 @@ def agent_instructions(services: Services) -> Capability:
                     "items": {"type": "string", "minLength": 1, "maxLength": MAX_PATH},
                     "maxItems": MAX_FILES,
                     "default": list(FILES),
-                    "description": "Files to look for, from the top; those that are there are shown in this order.",
+                    "description": (
+                        "Files to look for, from the top; those that are there are shown in this order."
+                    ),
                 }
             }
         ),
@@ -98,5 +101,8 @@ def _shown(text: str, more: bool, path: str, room: int) -> str:
         kept = text[:room]
         kept = kept[: kept.rfind("\n") + 1] or kept
         lines = kept.count("\n") + 1
-        text = f"{kept.rstrip()}\n[... this is not all of it: read on with read_file, {path} from offset {lines} ...]"
+        text = (
+            f"{kept.rstrip()}\n[... this is not all of it: read on with read_file, {path} from offset "
+            f"{lines} ...]"
+        )
     return _TAG.sub("&lt;", text)

@@ -35,7 +35,9 @@ def bashkit_shell(services: Services) -> Capability:
     return Capability(
         id="bashkit_shell",
         name="Shell",
-        description="Gives the agent bash over the session's files, in a sandbox that has no access to the host.",
+        description=(
+            "Gives the agent bash over the session's files, in a sandbox that has no access to the host."
+        ),
         category="files",
         features=("file_system",),
         dependencies=("session_file_system",),
@@ -95,7 +97,8 @@ def _answer(ran: Ran, saved: Saved, found: Differences, redactor: Redactor) -> J
     notes = [
         *saved.notes,
         *(
-            f"{MOUNT}{path} is more than the shell can hold, or has a name that it does not take: it cannot see it"
+            f"{MOUNT}{path} is more than the shell can hold, or has a name that it does not take: it "
+            "cannot see it"
             for path in found.unseen
         ),
     ]
@@ -109,7 +112,8 @@ def _answer(ran: Ran, saved: Saved, found: Differences, redactor: Redactor) -> J
         notes.append("the output was longer than what is kept of it")
     if ran.state is None:
         notes.append(
-            "variables, functions and the folder are as before this command: what it left of them cannot be kept"
+            "variables, functions and the folder are as before this command: what it left of them cannot "
+            "be kept"
         )
     if notes:
         answer["notes"] = notes
@@ -121,9 +125,12 @@ def _bash_tool(services: Services) -> Tool:
         name="bash",
         display_name="Shell",
         description=(
-            f"Run a bash command. The session's files are in {MOUNT}: /notes.md of the file tools is {MOUNT}/notes.md here. Changes there, "
-            "the folder, variables and functions last until the next command; all else, /tmp too, goes when the command ends. The usual "
-            "text tools are there (grep, sed, awk, jq, sort, find, tar ...), but no other programs, and nothing goes on in the background."
+            f"Run a bash command. The session's files are in {MOUNT}: /notes.md of the file tools is "
+            f"{MOUNT}/notes.md here. Changes there, "
+            "the folder, variables and functions last until the next command; all else, /tmp too, goes "
+            "when the command ends. The usual "
+            "text tools are there (grep, sed, awk, jq, sort, find, tar ...), but no other programs, and "
+            "nothing goes on in the background."
         ),
         parameters=schema(
             {

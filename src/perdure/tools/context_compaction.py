@@ -46,7 +46,8 @@ def context_compaction(services: Services) -> Capability:
         id="context_compaction",
         name="Context compaction",
         description=(
-            "When the conversation fills a share of its room in the model's window, the model sums up the older part and goes on from "
+            "When the conversation fills a share of its room in the model's window, the model sums up the "
+            "older part and goes on from "
             "the summary. The log keeps every message, and the agent can search them."
         ),
         category="behaviour",
@@ -57,14 +58,19 @@ def context_compaction(services: Services) -> Capability:
                     "minimum": 0.2,
                     "maximum": 0.95,
                     "default": AT,
-                    "description": "Share of the room for the conversation over which its older part is summed up.",
+                    "description": (
+                        "Share of the room for the conversation over which its older part is summed up."
+                    ),
                 },
                 "keep": {
                     "type": "number",
                     "minimum": 0.05,
                     "maximum": 0.8,
                     "default": KEEP,
-                    "description": "Share of that room which the newest messages keep, word for word; at most half of `at`.",
+                    "description": (
+                        "Share of that room which the newest messages keep, word for word; "
+                        "at most half of `at`."
+                    ),
                 },
                 "instructions": {
                     "type": "string",
@@ -183,9 +189,12 @@ def _history_tool(services: Services) -> Tool:
         name="query_history",
         display_name="Search the conversation",
         description=(
-            "Find earlier messages, tool calls and results of this conversation, also those that you are not shown any more. With "
-            "`query`, the newest ones that contain all of its words; with `around`, the messages at one sequence and next to it, at "
-            "greater length; with neither, the newest ones. `next_before` in an answer goes on with older ones."
+            "Find earlier messages, tool calls and results of this conversation, also those that you are "
+            "not shown any more. With "
+            "`query`, the newest ones that contain all of its words; with `around`, the messages at one "
+            "sequence and next to it, at "
+            "greater length; with neither, the newest ones. `next_before` in an answer goes on with older "
+            "ones."
         ),
         parameters=schema(
             {

@@ -39,12 +39,15 @@ def session_file_system(services: Services) -> Capability:
     return Capability(
         id="session_file_system",
         name="File system",
-        description="Gives the session files of its own: the agent reads, writes, edits, searches and deletes them.",
+        description=(
+            "Gives the session files of its own: the agent reads, writes, edits, searches and deletes them."
+        ),
         category="files",
         features=("file_system",),
         tools=lambda config: tools,
         prompt=lambda config: (
-            f"You have files of your own that last as long as this session. Paths are absolute and begin with /; {MOUNT} is another name "
+            "You have files of your own that last as long as this session. Paths are absolute and begin "
+            f"with /; {MOUNT} is another name "
             "of the top."
         ),
     )
@@ -152,7 +155,8 @@ def _read_file_tool(services: Services) -> Tool:
     return Tool(
         name="read_file",
         description=(
-            "Read a file. Text comes in whole lines, with their number in all and the hash of the content; anything else in base64."
+            "Read a file. Text comes in whole lines, with their number in all and the hash of the "
+            "content; anything else in base64."
         ),
         parameters=schema(
             {
@@ -209,7 +213,8 @@ def _glob_tool(services: Services) -> Tool:
     return Tool(
         name="glob",
         description=(
-            "Find files by their paths: * and ? within a name, ** across folders, [a-z], {a,b}. A pattern without a / is for the name "
+            "Find files by their paths: * and ? within a name, ** across folders, [a-z], {a,b}. A pattern "
+            "without a / is for the name "
             "in any folder; one that begins with / is from the top, any other from the folder on."
         ),
         parameters=schema(
@@ -225,7 +230,10 @@ def _glob_tool(services: Services) -> Tool:
 def _grep_files_tool(services: Services) -> Tool:
     return Tool(
         name="grep_files",
-        description="Search the lines of text files with a regular expression (RE2: no look-around, no references back).",
+        description=(
+            "Search the lines of text files with a regular expression (RE2: no look-around, no references "
+            "back)."
+        ),
         parameters=schema(
             {
                 "pattern": _PATTERN,
@@ -284,7 +292,9 @@ def _write_file_tool(services: Services) -> Tool:
 def _edit_file_tool(services: Services) -> Tool:
     return Tool(
         name="edit_file",
-        description="Replace an exact piece of text in a file. It must occur once, unless replace_all is set.",
+        description=(
+            "Replace an exact piece of text in a file. It must occur once, unless replace_all is set."
+        ),
         parameters=schema(
             {
                 "path": _PATH,
@@ -299,7 +309,8 @@ def _edit_file_tool(services: Services) -> Tool:
         ),
         run=partial(_edit_file, services),
         hints=ONCE,
-        queue="edit",  # several edits of one file in one answer are common, and each needs what the one before left
+        # Several edits of one file in one answer are common, and each needs what the one before left.
+        queue="edit",
         display_name="Edit file",
     )
 

@@ -18,7 +18,7 @@ from perdure.capabilities.port import (
 )
 from perdure.domain.ids import ScheduleId
 from perdure.domain.messages import JsonObject
-from perdure.domain.schedules import MAX_ACTIVE, CreateSchedule, Schedule
+from perdure.domain.schedules import MAX_ACTIVE, MAX_INSTRUCTION, CreateSchedule, Schedule
 
 
 def session_schedule(services: Services) -> Capability:
@@ -72,7 +72,8 @@ def _create_tool(services: Services) -> Tool:
         name="create_schedule",
         display_name="Create schedule",
         description=(
-            "Have a message sent to this session later: once (`at`), or regularly (`cron`, 5 fields). When it comes, you work on it "
+            "Have a message sent to this session later: once (`at`), or regularly (`cron`, 5 fields). "
+            "When it comes, you work on it "
             f"as on any message. At most {MAX_ACTIVE} are active at a time."
         ),
         parameters=schema(
@@ -80,7 +81,7 @@ def _create_tool(services: Services) -> Tool:
                 "message": {
                     "type": "string",
                     "minLength": 1,
-                    "maxLength": 20_000,
+                    "maxLength": MAX_INSTRUCTION,
                     "description": "What you will be asked to do.",
                 },
                 "cron": {

@@ -100,7 +100,10 @@ def _execute_tool(services: Services) -> Tool:
     return Tool(
         name="sql_execute",
         display_name="SQL execute",
-        description="Run one SQLite statement that changes a database of this session. A database is made when it is first written.",
+        description=(
+            "Run one SQLite statement that changes a database of this session. A database is made when it "
+            "is first written."
+        ),
         parameters=schema({"sql": _SQL, "params": _PARAMS, "database": _DATABASE}, "sql"),
         run=partial(_sql_execute, services),
         hints=ToolHints(readonly=False, destructive=True, idempotent=False),
@@ -124,7 +127,10 @@ def _schema_tool(services: Services) -> Tool:
     return Tool(
         name="sql_schema",
         display_name="SQL schema",
-        description="The tables, views and columns of a database of this session; without a name, the databases there are.",
+        description=(
+            "The tables, views and columns of a database of this session; without a name, the databases "
+            "there are."
+        ),
         parameters=schema({"database": {**_DATABASE, "description": "The database's name."}}),
         run=partial(_sql_schema, services),
         hints=READ_ONLY,

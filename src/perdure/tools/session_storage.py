@@ -29,7 +29,10 @@ def session_storage(services: Services) -> Capability:
     return Capability(
         id="session_storage",
         name="Storage",
-        description="Gives the session a key-value store and a store for secrets, which are encrypted and never shown.",
+        description=(
+            "Gives the session a key-value store and a store for secrets, which are encrypted and never "
+            "shown."
+        ),
         category="storage",
         features=("secrets", "key_value"),
         tools=lambda config: tools,
@@ -106,7 +109,8 @@ def _secret_tool(services: Services) -> Tool:
         name="secret_store",
         display_name="Secret store",
         description=(
-            "Keep secrets under names: set, get (whether there is one), delete, list. A stored value is never shown again; "
+            "Keep secrets under names: set, get (whether there is one), delete, list. A stored value is "
+            "never shown again; "
             "wherever it would appear stands [secret NAME]."
         ),
         parameters=_parameters(MAX_SECRET),
