@@ -26,7 +26,7 @@ from perdure.domain.tools import CapabilityRef
 from perdure.llm.catalog import Catalog
 from perdure.settings import Settings
 from perdure.store.events import events_after
-from perdure.tools.built_in import BUILT_IN
+from perdure.tools.built_in import built_in
 from perdure.wiring import Parts, open_parts
 from perdure.worker.worker import Worker
 from tests.talk import PATIENCE, Json
@@ -130,7 +130,7 @@ class House:
 async def house_with(gate: Gate, folder: Path, catalog: Catalog | None = None) -> AsyncIterator[House]:
     async with open_parts(Settings(data=str(folder))) as opened:
         mine: dict[str, Any] = {
-            "registry": Registry((*BUILT_IN, gate.capability)),
+            "registry": Registry((*built_in(opened.app), gate.capability)),
             "catalog": catalog or opened.app.catalog,
         }
         app, engine = replace(opened.app, **mine), replace(opened.engine, **mine)

@@ -17,9 +17,9 @@ from perdure.api.openapi.document import build_document
 from perdure.api.openapi.error_codes import ANSWERS, PROGRAMS, TOOLS, TURNS, ErrorCode
 from perdure.capabilities.port import Capability, Tool
 from perdure.capabilities.registry import Registry
-from perdure.tools.built_in import BUILT_IN
 from perdure.domain.events import EVENT_DATA, LIVE_TYPES, RESERVED_TYPES
 from perdure.settings import Settings
+from perdure.tools.built_in import catalogue
 from perdure.tools.tool_approval import TOOL_APPROVAL
 from perdure.wiring import all_routes
 
@@ -210,7 +210,7 @@ def held_back(tool: Tool) -> str:
 
 
 def capabilities_page() -> str:
-    parts = [part for capability in Registry(BUILT_IN).all() for part in capability_part(capability)]
+    parts = [part for capability in Registry(catalogue()).all() for part in capability_part(capability)]
     return page(
         "Capabilities",
         'A harness, an agent or a session turns capabilities on: `"capabilities": [{"ref": "current_time"}]`, with `config` where one '

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import uvicorn
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from perdure import __version__
 from perdure.api.kernel.http import Api, Authenticate, Route
@@ -39,7 +40,7 @@ from perdure.api.routes import workspaces as workspace_routes
 from perdure.api.routes.files import file_routes
 from perdure.api.routes.system import document_routes, health_route
 from perdure.app.accounts import bootstrap
-from perdure.app.context import App
+from perdure.app.context import App, Services
 from perdure.app.login import authenticate, caller_in, create_token, login_required, token_in
 from perdure.app.predefined import add_predefined
 from perdure.capabilities.plugins import load_plugins
@@ -69,7 +70,7 @@ from perdure.store.master_key import (
 from perdure.store.migrate import migrate
 from perdure.store.queue import LocalQueue, Queue
 from perdure.store.sqlite import open_sqlite
-from perdure.tools.built_in import BUILT_IN
+from perdure.tools.built_in import built_in
 from perdure.worker.scheduler import Scheduler
 from perdure.worker.sorter import Sorter
 from perdure.worker.sweep import Sweep
@@ -130,21 +131,13 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         vault = await open_vault(settings, database)
         drivers = DriverPool(os.environ)
         stack.push_async_callback(drivers.close)
-        registry, clock = Registry((*BUILT_IN, *load_plugins(BUILT_IN))), SystemClock()
         catalog, sandbox = Catalog(), Sandbox()
         stack.push_async_callback(sandbox.close)
         limits = FileLimits(settings.max_file_bytes, settings.max_session_file_bytes)
-        app = App(
-            database,
-            queue,
-            bus,
-            registry,
-            vault,
-            drivers,
-            catalog=catalog,
-            file_limits=limits,
-            sandbox=sandbox,
-        )
+        services = Services(database, queue, bus, vault, file_limits=limits, sandbox=sandbox)
+        capabilities = built_in(services)
+        registry = Registry((*capabilities, *load_plugins(capabilities)))
+        app = App(*astuple(services), registry=registry, drivers=drivers, catalog=catalog)
         policy = Policy(
             model_attempts=settings.model_attempts,
             history_tokens=settings.history_tokens,
@@ -162,11 +155,10 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             vault,
             drivers.driver_for,
             Histories(),
-            clock,
+            SystemClock(),
             {},
             policy,
             catalog=catalog,
-            sandbox=sandbox,
         )
         yield Parts(database, bus, queue, app, engine)
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from perdure.tools.session_file_system import TOOLS as FILE_TOOLS
+from perdure.tools.built_in import catalogue
 from tests.adversarial.attack import done, use, works
 from tests.journeys.trees import Tree, code, raw
 from tests.server import Server
@@ -151,7 +151,10 @@ def with_path(arguments: dict[str, object], path: str) -> dict[str, object]:
 
 
 def test_every_tool_that_takes_a_path_is_tried() -> None:
-    takes = {tool.name for tool in FILE_TOOLS if {"path", "paths"} & set(tool.parameters["properties"])}
+    (files,) = [each for each in catalogue() if each.id == "session_file_system"]
+    takes = {
+        tool.name for tool in files.tools(None) if {"path", "paths"} & set(tool.parameters["properties"])
+    }
     assert takes == set(TOOLS)
 
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import tracemalloc
 from typing import Any
 
 import pytest
 
+from perdure.app.context import Services
 from perdure.capabilities.port import ToolContext, ToolOutcome
 from perdure.domain.errors import TooLarge
-from perdure.domain.ids import new_id
+from perdure.domain.ids import ToolCallId, TurnId
 from perdure.domain.redaction import Redactor
-from perdure.sandbox.pool import Sandbox
+from perdure.store.bus import LocalBus
 from perdure.store.crypto import Vault
 from perdure.store.database import Body, Database, T
+from perdure.store.queue import LocalQueue
 from perdure.store.sessions import mark_deleted
 from perdure.store.shell_states import read_shell_state, write_shell_state
-from perdure.tools.bashkit_shell import BASH
-from perdure.tools.session_file_system import TOOLS
+from perdure.tools.bashkit_shell import bashkit_shell
+from perdure.tools.session_file_system import session_file_system
 from tests.conformance.desk import NOW, ORG, Desk, count
 from tests.conformance.test_workspaces_store import new_session
-
-TOOL = {tool.name: tool for tool in (*TOOLS, BASH)}
 
 
 class Watched:
@@ -44,22 +45,30 @@ class Watched:
 
 
 async def use(desk: Desk, name: str, database: Database | None = None, **arguments: Any) -> ToolOutcome:
+    """Call a tool of a session that works in the desk's workspace."""
+    row = await new_session(desk.database, workspace_id=desk.id)
+    services = Services(
+        database or desk.database,
+        LocalQueue(asyncio.ensure_future),
+        LocalBus(),
+        Vault(lambda: (b"k" * 32,)),
+        lambda: NOW,
+        file_limits=desk.limits,
+    )
     context = ToolContext(
         org_id=ORG,
-        session_id=new_id("session"),
+        session_id=row.id,
         workspace_id=desk.id,
-        turn_id="",
-        tool_call_id="",
-        database=database or desk.database,
-        vault=Vault(lambda: (b"k" * 32,)),
+        turn_id=TurnId(""),
+        tool_call_id=ToolCallId(""),
         now=lambda: NOW,
         progress=lambda text: None,
         output=lambda stream, text: None,
-        sandbox=Sandbox(),
         redactor=Redactor({}),
-        file_limits=desk.limits,
     )
-    return await TOOL[name].run(context, arguments)
+    capabilities = (session_file_system(services), bashkit_shell(services))
+    (tool,) = [tool for each in capabilities for tool in each.tools(None) if tool.name == name]
+    return await tool.run(context, arguments)
 
 
 async def test_an_edit_of_many_places_is_refused_before_it_is_made(desk: Desk) -> None:

@@ -17,12 +17,12 @@ from aiohttp import web
 
 from perdure.capabilities.port import ToolContext
 from perdure.domain.errors import ToolError
+from perdure.domain.ids import OrgId, SessionId, ToolCallId, TurnId, WorkspaceId
 from perdure.domain.network import NetworkRules, combine
 from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import NetworkAccess
 from perdure.net import web_client
 from perdure.net.web_client import Page, fetch
-from perdure.sandbox.pool import Sandbox
 from perdure.tools.web_fetch import WEB_FETCH_TOOL
 from tests.sites import INSIDE, Names, Site
 
@@ -37,8 +37,17 @@ async def tool(url: str, rules: NetworkRules = INSIDE, **arguments: object) -> d
     def nothing(*_: object) -> None: ...
 
     context = ToolContext(
-        "", "", "", "", "", None, None, lambda: 0, nothing, nothing, Sandbox(), Redactor({}), network=rules
-    )  # type: ignore[arg-type]
+        OrgId(""),
+        SessionId(""),
+        WorkspaceId(""),
+        TurnId(""),
+        ToolCallId(""),
+        lambda: 0,
+        nothing,
+        nothing,
+        Redactor({}),
+        network=rules,
+    )
     value: dict[str, object] = (await WEB_FETCH_TOOL.run(context, {"url": url, **arguments})).value
     return value
 

@@ -20,6 +20,7 @@ from perdure.store.sessions import SessionRow, add_session, get_session, mark_de
 from perdure.store.workspaces import (
     forsaken_workspace,
     get_workspace,
+    hold_session_files,
     update_workspace,
 )
 from tests.conformance.desk import NOW, ORG, Desk, count, refused
@@ -181,3 +182,19 @@ async def test_deleted_sessions_are_removed_batch_by_batch_until_none_is_left(da
     assert (
         await database.read(lambda tx: tx.all("SELECT id FROM sessions WHERE deleted_at IS NOT NULL")) == []
     )
+
+
+async def test_nothing_is_changed_in_the_name_of_a_deleted_session_though_its_workspace_lives_on(
+    database: Database,
+) -> None:
+    desk = await Desk(database).open()
+    row = await new_session(database, workspace_id=desk.id)
+
+    async def hold(tx: Tx) -> tuple[str, str]:
+        session, space = await hold_session_files(tx, ORG, row.id)
+        return session.id, space.id
+
+    assert await database.write(hold) == (row.id, desk.id)
+    await delete_session(database, row)
+    await refused(NotFound, "session_not_found", database.write(hold))
+    assert await desk.tree() == []

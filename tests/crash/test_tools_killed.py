@@ -14,13 +14,13 @@ from typing import Any
 import httpx
 import pytest
 
-from perdure.tools.built_in import BUILT_IN
+from perdure.tools.built_in import catalogue
 from tests.crash.hanging import HangingServer, Moment
 from tests.server import Server, use_simulated_model
 from tests.talk import Json, Talk, call, new_talk, script, when
 
 Arguments = dict[str, Any]
-TOOLS = {tool.name: (capability.id, tool) for capability in BUILT_IN for tool in capability.tools(None)}
+TOOLS = {tool.name: (capability.id, tool) for capability in catalogue() for tool in capability.tools(None)}
 
 
 async def _value(talk: Talk, path: str) -> Any:

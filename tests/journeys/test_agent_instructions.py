@@ -25,7 +25,7 @@ from perdure.store.database import Tx
 from perdure.store.harnesses import HarnessRow, harness_by_name
 from perdure.store.storage import set_secret
 from perdure.tools.agent_instructions import MAX_SHOWN
-from perdure.tools.built_in import BUILT_IN
+from perdure.tools.built_in import built_in
 from perdure.wiring import open_parts
 from tests.talk import Talk, call, new_talk
 
@@ -119,7 +119,7 @@ async def _prompt(
     """The system prompt that a model is sent in a session with these files."""
     driver = SimulatedDriver([{"text": "Yes."}])
     async with open_parts(Settings(data=str(folder))) as opened:
-        registry = Registry((*BUILT_IN, *more))
+        registry = Registry((*built_in(opened.app), *more))
         app = replace(opened.app, registry=registry)
         engine = replace(opened.engine, registry=registry, drivers=lambda row, secrets: driver)
         owner = await bootstrap(app)

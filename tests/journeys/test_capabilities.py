@@ -6,11 +6,12 @@ import httpx
 import jsonschema_rs
 import pytest
 
-from perdure.tools.built_in import BUILT_IN
+from perdure.capabilities.port import Capability
+from perdure.tools.built_in import catalogue
 from tests.journeys.people import get, new_agent
 from tests.server import post
 
-IDS = sorted(capability.id for capability in BUILT_IN)
+IDS = sorted(capability.id for capability in catalogue())
 
 
 async def test_every_capability_is_listed_once_in_order(api: httpx.AsyncClient) -> None:
@@ -38,18 +39,17 @@ async def test_a_search_looks_at_ids_names_and_descriptions_in_any_case(api: htt
     assert (await get(api, "/v1/capabilities", search="no such thing"))["data"] == []
 
 
-@pytest.mark.parametrize("capability", BUILT_IN, ids=lambda each: each.id)
+@pytest.mark.parametrize("capability", catalogue(), ids=lambda each: each.id)
 async def test_a_capability_is_found_by_its_id_and_by_its_other_names(
-    api: httpx.AsyncClient, capability: object
+    api: httpx.AsyncClient, capability: Capability
 ) -> None:
-    (known,) = [each for each in BUILT_IN if each is capability]
-    for ref in (known.id, *known.aliases):
+    for ref in (capability.id, *capability.aliases):
         found = await get(api, f"/v1/capabilities/{ref}")
-        assert (found["id"], found["self_url"]) == (known.id, f"/v1/capabilities/{known.id}")
+        assert (found["id"], found["self_url"]) == (capability.id, f"/v1/capabilities/{capability.id}")
         assert [tool["name"] for tool in found.get("tool_definitions", ())] == [
-            tool.name for tool in known.tools(None)
+            tool.name for tool in capability.tools(None)
         ]
-        if known.config_schema is not None:
+        if capability.config_schema is not None:
             jsonschema_rs.meta.validate(found["config_schema"])
 
 

@@ -41,7 +41,7 @@ from perdure.llm.simulated import SimulatedDriver
 from perdure.settings import Settings
 from perdure.store.database import Database, Tx
 from perdure.store.sessions import get_session
-from perdure.tools.built_in import BUILT_IN
+from perdure.tools.built_in import built_in
 from perdure.wiring import open_parts
 from tests.talk import call
 
@@ -61,10 +61,9 @@ class Inside(Struct, frozen=True):
         await advance(self.engine, self.session.id)
 
     async def resolved(self) -> ResolvedAgent:
-        database = self.app.database
-        found = await database.read(self._layers)
+        found = await self.app.database.read(self._layers)
         return await resolve_session(
-            found, self.app.registry, database=database, now=self.app.now, redactor=Redactor({}), model=None
+            found, self.app.registry, now=self.app.now, redactor=Redactor({}), model=None
         )
 
     async def _layers(self, tx: Tx) -> SessionLayers:
@@ -101,6 +100,7 @@ class Shelf:
     def __init__(self, *names: str, hints: ToolHints = READ_ONLY) -> None:
         self.names, self.hints = names, hints
         self.looks = 0
+        self.watched: Counted | None = None
         self.seen_open: list[int] = []
 
     def capability(self) -> Capability:
@@ -108,8 +108,8 @@ class Shelf:
 
     async def _discover(self, config: object, context: DiscoveryContext) -> Discovered:
         self.looks += 1
-        if isinstance(context.database, Counted):
-            self.seen_open.append(context.database.open)
+        if self.watched is not None:
+            self.seen_open.append(self.watched.open)
         tools = [Tool(name, name, schema({}), _say, self.hints) for name in self.names]
         return Discovered("Look at the shelf.", tuple(tools))
 
@@ -124,7 +124,7 @@ async def inside(
 ) -> AsyncIterator[Inside]:
     driver = SimulatedDriver(list(answers))
     async with open_parts(Settings(data=str(folder / "data"), database_url=url)) as parts:
-        registry = Registry((*BUILT_IN, shelf.capability()))
+        registry = Registry((*built_in(parts.app), shelf.capability()))
         app = replace(parts.app, registry=registry)
         engine = replace(parts.engine, registry=registry, drivers=lambda row, secrets: driver)
         owner = await bootstrap(app)
@@ -185,5 +185,6 @@ async def test_no_transaction_is_open_while_a_capability_looks(database_url: str
     shelf = Shelf("axe")
     async with inside(database_url, tmp_path, shelf, {"text": "One."}, session=with_shelf()) as there:
         counted: Any = Counted(there.engine.database)
+        shelf.watched = counted
         await replace(there, engine=replace(there.engine, database=counted)).ask()
     assert shelf.seen_open == [0]

@@ -28,8 +28,7 @@ from perdure.settings import Settings
 from perdure.store.blobs import read_content
 from perdure.store.database import Tx
 from perdure.store.files import list_tree
-from perdure.tools.built_in import BUILT_IN
-from perdure.tools.session_file_system import TOOLS
+from perdure.tools.built_in import built_in, catalogue
 from perdure.wiring import open_parts
 from tests.journeys.trees import Tree
 from tests.server import Server, post, use_simulated_model
@@ -371,7 +370,8 @@ async def test_the_log_tells_what_tools_did_to_files(desk: Desk) -> None:
 
 
 def test_tools_say_honestly_what_they_do() -> None:
-    hints = {tool.name: tool.hints for tool in TOOLS}
+    (files,) = [each for each in catalogue() if each.id == "session_file_system"]
+    hints = {tool.name: tool.hints for tool in files.tools(None)}
     readonly = {name for name, each in hints.items() if each.readonly}
     assert readonly == {"read_file", "read_many_files", "list_directory", "glob", "grep_files", "stat_file"}
     assert {name for name, each in hints.items() if each.destructive} == {"delete_file"}
@@ -491,7 +491,7 @@ async def test_what_a_capability_brings_is_there_read_only_and_costs_nothing_twi
     tmp_path: Path, database_url: str
 ) -> None:
     async with open_parts(Settings(data=str(tmp_path), database_url=database_url)) as parts:
-        app = replace(parts.app, registry=Registry((*BUILT_IN, HANDBOOK)))
+        app = replace(parts.app, registry=Registry((*built_in(parts.app), HANDBOOK)))
         owner = await bootstrap(app)
         body = CreateSession(capabilities=(CapabilityRef("handbook", {"team": "sales"}),))
         for _ in range(3):

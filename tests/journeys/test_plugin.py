@@ -12,7 +12,7 @@ import pytest
 
 from perdure.capabilities.plugins import load_plugins
 from perdure.domain.errors import Unavailable
-from perdure.tools.built_in import BUILT_IN
+from perdure.tools.built_in import catalogue
 from tests.server import Server, use_simulated_model
 from tests.talk import call, new_talk
 
@@ -57,7 +57,7 @@ async def test_an_installed_package_adds_a_capability_that_the_model_can_use(tmp
 )
 def test_a_plugin_that_is_none_stops_the_start_in_words(value: str, complaint: str) -> None:
     with pytest.raises(Unavailable, match=complaint):
-        load_plugins(BUILT_IN, [EntryPoint("mine", value, "perdure.capabilities")])
+        load_plugins(catalogue(), [EntryPoint("mine", value, "perdure.capabilities")])
 
 
 def test_the_example_says_the_same_as_its_package() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
 
 from perdure.domain.errors import InvalidInput
-from perdure.domain.schedules import next_firing
+from perdure.domain.schedules import MAX_ACTIVE, next_firing
 from perdure.domain.times import from_rfc3339, to_rfc3339
 from tests.server import Server
 from tests.talk import Json, call, new_talk
@@ -79,6 +80,21 @@ async def test_a_session_has_at_most_five_active_schedules(api: httpx.AsyncClien
     assert (await api.patch(talk.path(f"/schedules/{first}"), json={"enabled": True})).json()[
         "code"
     ] == "too_many_schedules"
+
+
+async def test_parallel_tool_calls_of_one_turn_make_five_active_schedules_beside_requests(
+    api: httpx.AsyncClient,
+) -> None:
+    talk = await new_talk(api, capabilities=[{"ref": "session_schedule"}])
+    calls = [call("create_schedule", message="m", cron="0 0 1 1 *") for _ in range(10)]
+    body = {"message": "m", "cron": "0 0 1 1 *"}
+    events, *answers = await asyncio.gather(
+        talk.turn({"tool_calls": calls}, {"text": "Done."}),
+        *(api.post(talk.path("/schedules"), json=body) for _ in range(3)),
+    )
+    made = [event for event in events if event["type"] == "tool.completed" and event["data"]["success"]]
+    assert len(made) + sum(answer.is_success for answer in answers) == MAX_ACTIVE
+    assert len((await api.get(talk.path("/schedules"))).json()["data"]) == MAX_ACTIVE
 
 
 @pytest.mark.parametrize(

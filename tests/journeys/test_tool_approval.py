@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from perdure.tools.built_in import BUILT_IN
+from perdure.tools.built_in import catalogue
 from perdure.tools.tool_approval import TOOL_APPROVAL
 from tests.server import Server, post, use_simulated_model
 from tests.talk import Json, Talk, call, new_talk, script
@@ -31,7 +31,7 @@ DESTROYING = {"bash", "delete_file", "sql_execute"}
     [("off", set()), ("normal", DESTROYING), (None, DESTROYING), ("protective", DESTROYING | CHANGING)],
 )
 def test_each_mode_asks_about_these_built_in_tools_and_no_others(mode: str | None, asked: set[str]) -> None:
-    tools = [tool for capability in BUILT_IN for tool in capability.tools(None)]
+    tools = [tool for capability in catalogue() for tool in capability.tools(None)]
     assert {tool.name for tool in tools} == READING | CHANGING | DESTROYING
     config = None if mode is None else {"mode": mode}
     assert {tool.name for tool in tools if TOOL_APPROVAL.gate(config, tool)} == asked

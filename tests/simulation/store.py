@@ -12,11 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from msgspec.structs import astuple
+
 from perdure.app.accounts import bootstrap
-from perdure.app.context import App
+from perdure.app.context import App, Services
 from perdure.app.providers import create_model, create_provider
 from perdure.capabilities.registry import Registry
-from perdure.tools.built_in import BUILT_IN
 from perdure.domain.accounts import Caller
 from perdure.domain.events import Event, NewEvent
 from perdure.domain.providers import CreateModel, CreateProvider
@@ -30,6 +31,7 @@ from perdure.store.queue import LocalQueue
 from perdure.store.rows import columns
 from perdure.store.sessions import SessionRow
 from perdure.store.sqlite import SqliteTx, _connect, _drive
+from perdure.tools.built_in import built_in
 from tests.simulation.tools import SIMULATION
 
 EVENTS = "SELECT id, session_id, sequence, type, ts, context, data, metadata, tags FROM events WHERE session_id = ?"
@@ -46,12 +48,13 @@ class Store:
         self.writer.execute("PRAGMA synchronous=OFF")
         self.reader = _connect(folder / "simulation.db", readonly=True)
         self.vault = Vault(lambda: (bytes(32),))
-        self.registry = Registry([*BUILT_IN, SIMULATION])
+        self.services = Services(self, LocalQueue(asyncio.ensure_future), LocalBus(), self.vault)
+        self.registry = Registry([*built_in(self.services), SIMULATION])
         self.caller: Caller = asyncio.run(self._found())
 
     async def _found(self) -> Caller:
         await migrate(self)
-        app = App(self, LocalQueue(asyncio.ensure_future), LocalBus(), self.registry, self.vault, Known())
+        app = App(*astuple(self.services), registry=self.registry, drivers=Known())
         caller = await bootstrap(app)
         provider = await create_provider(app, caller, CreateProvider("Simulation", "llmsim"))
         await create_model(app, caller, provider.id, CreateModel("simulated", "Simulated"))

@@ -184,7 +184,14 @@ class Process:
             lambda: 0.5,
         )
         self.app = App(
-            _Port(self, "app"), queue, bus, store.registry, store.vault, Known(), self.now, world.new_id
+            _Port(self, "app"),
+            queue,
+            bus,
+            store.vault,
+            self.now,
+            world.new_id,
+            registry=store.registry,
+            drivers=Known(),
         )
         self.worker = Worker(self.engine)
         self.sweep = Sweep(self.engine, self.worker)

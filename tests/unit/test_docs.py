@@ -13,11 +13,11 @@ import pytest
 from perdure.api.kernel.problems import STATUS
 from perdure.api.openapi.error_codes import ANSWERS, BY_CODE, INSIDE, TURNS
 from perdure.capabilities.registry import Registry
-from perdure.tools.built_in import BUILT_IN
 from perdure.domain import errors
 from perdure.domain.events import EVENT_DATA, KNOWN_TYPES
 from perdure.engine.turn_events import ADVICE
 from perdure.settings import Settings
+from perdure.tools.built_in import catalogue
 from perdure.wiring import all_routes
 from tools import reference
 
@@ -100,7 +100,7 @@ def test_every_route_is_documented() -> None:
 
 def test_every_capability_and_every_tool_is_documented() -> None:
     known = words_of("capabilities.md")
-    for capability in Registry(BUILT_IN).all():
+    for capability in Registry(catalogue()).all():
         assert {capability.id, *capability.aliases, *capability.features} <= known
         assert {tool.name for tool in capability.tools(None)} <= known
 

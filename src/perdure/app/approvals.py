@@ -8,7 +8,7 @@ from perdure.app.sessions import write_at_head
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, InvalidInput
 from perdure.domain.events import Event, NewEvent, SessionActivatedData, ToolCompletedData
-from perdure.domain.ids import SessionId
+from perdure.domain.ids import MessageId, SessionId, ToolCallId, TurnId
 from perdure.domain.messages import TextPart
 from perdure.domain.spans import tool_context, turn_context
 from perdure.domain.times import Micros
@@ -49,7 +49,7 @@ async def submit_approvals(
             event for call, decision in decided for event in _decision_events(state, call, decision, now)
         ]
         if len(decided) == len(open_calls):
-            data = SessionActivatedData(state.turn_id or "", state.input_message_id or "")
+            data = SessionActivatedData(state.turn_id or TurnId(""), state.input_message_id or MessageId(""))
             events.append(NewEvent("session.activated", data, turn_context(state), now))
             await app.queue.enqueue(tx, Job(row.org_id, row.id))
         after, stored = await append(tx, row, events, now=now)
@@ -90,7 +90,7 @@ def _decision_events(state: TurnState, call: CallState, decision: Decision, now:
     context = tool_context(state, call.id)
     allowed = decision.startswith("allow")
     answer = ToolCompletedData(
-        f"{APPROVAL_PREFIX}{call.id}",
+        ToolCallId(f"{APPROVAL_PREFIX}{call.id}"),
         APPROVE,
         allowed,
         "success" if allowed else "rejected",

@@ -9,7 +9,7 @@ from msgspec import Struct, field
 
 from perdure.capabilities.registry import Registry
 from perdure.domain.files import FileLimits
-from perdure.domain.ids import NewId, new_id
+from perdure.domain.ids import NewId, OrgId, new_id
 from perdure.domain.providers import ProviderSecrets
 from perdure.domain.times import Micros
 from perdure.llm.catalog import Catalog
@@ -35,17 +35,37 @@ class Drivers(Protocol):
     def driver_for(self, row: ProviderRow, secrets: ProviderSecrets) -> Driver: ...
 
 
-class App(Struct, frozen=True):
-    """The services behind every use case."""
+class Scope(Protocol):
+    """In whose name a use case works: a caller of the API, or a session's own tool.
+
+    All that it touches belongs to this organization (promise P8).
+    """
+
+    @property
+    def organization_id(self) -> OrgId: ...
+
+
+class Services(Struct, frozen=True):
+    """What a use case needs that HTTP and a session's own tools share.
+
+    Attributes:
+        now: the present, in microseconds.
+        sandbox: processes of their own for work that may go wrong in ways that nobody here survives.
+    """
 
     database: Database
     queue: Queue
     bus: Bus
-    registry: Registry
     vault: Vault
-    drivers: Drivers
     now: Callable[[], Micros] = now_micros
     new_id: NewId = new_id
-    catalog: Catalog = field(default_factory=Catalog)
     file_limits: FileLimits = FileLimits()
     sandbox: Sandbox = field(default_factory=Sandbox)
+
+
+class App(Services, frozen=True, kw_only=True):
+    """The services behind every use case: also those that know the capabilities, bound to `Services`."""
+
+    registry: Registry
+    drivers: Drivers
+    catalog: Catalog = field(default_factory=Catalog)

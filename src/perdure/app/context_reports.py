@@ -86,7 +86,6 @@ async def context_report(app: App, caller: Caller, session_id: SessionId) -> Ses
     agent = await resolve_session(
         found.layers,
         app.registry,
-        database=app.database,
         now=app.now,
         redactor=found.redactor,
         model=found.model,

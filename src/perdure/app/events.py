@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from perdure.app.context import App
+from perdure.app.context import App, Scope, Services
 from perdure.domain.accounts import Caller
 from perdure.domain.events import Event, LlmGenerationData, PromptRef
 from perdure.domain.history import HISTORY_TYPES, Conversation
@@ -39,8 +39,8 @@ class EventsSummary(Struct, frozen=True, omit_defaults=True):
 
 
 async def page_of_events(
-    app: App,
-    caller: Caller,
+    app: Services,
+    scope: Scope,
     session_id: SessionId,
     want: EventFilter,
     limit: int,
@@ -50,7 +50,7 @@ async def page_of_events(
     """The events that match, oldest first unless asked otherwise."""
 
     async def work(tx: Tx) -> list[Event]:
-        row = await get_session(tx, caller.organization_id, session_id)
+        row = await get_session(tx, scope.organization_id, session_id)
         events = await list_events(tx, row.id, want, limit, newest_first=newest_first)
         return [await fill_prompt(tx, event) if event.type == "llm.generation" else event for event in events]
 
@@ -59,12 +59,12 @@ async def page_of_events(
 
 
 async def events_around(
-    app: App, caller: Caller, session_id: SessionId, sequence: int, window: int, want: EventFilter
+    app: Services, scope: Scope, session_id: SessionId, sequence: int, window: int, want: EventFilter
 ) -> list[Event]:
     """`window` events on each side of one, and that one, oldest first."""
 
     async def work(tx: Tx) -> list[Event]:
-        row = await get_session(tx, caller.organization_id, session_id)
+        row = await get_session(tx, scope.organization_id, session_id)
         replace = msgspec.structs.replace
         older = await list_events(
             tx, row.id, replace(want, before=sequence + 1), window + 1, newest_first=True

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from msgspec import UNSET, Struct
+from msgspec.structs import asdict
 
-from perdure.app.context import App
+from perdure.app.context import Scope, Services
+from perdure.app.file_access import At, change_files, content_of_row, sized, workspace_at
+from perdure.app.file_search import grep
 from perdure.app.storage import without_secrets
-from perdure.domain.accounts import Caller
-from perdure.domain.errors import InvalidInput, NotFound, PreconditionFailed
+from perdure.domain.errors import InvalidInput, PreconditionFailed
 from perdure.domain.events import EventContext, FileWrittenData, NewEvent
 from perdure.domain.files import (
-    LONG,
     Content,
     CreateFile,
     DeletedFile,
@@ -32,19 +33,17 @@ from perdure.domain.files import (
     decoded,
     encoded,
 )
-from perdure.domain.ids import OrgId, SessionId, WorkspaceId, uuid_of
+from perdure.domain.ids import uuid_of
 from perdure.domain.paging import Listing
 from perdure.domain.paths import clean_path, file_id, name_of
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.store import file_changes as changes
-from perdure.store.blobs import parts_of, read_content, read_part, send_ahead
+from perdure.store.blobs import parts_of, read_part
 from perdure.store.bus import Appended
 from perdure.store.database import Tx
 from perdure.store.files import FileRow, list_children, list_tree, need_entry, need_file
-from perdure.store.sessions import SessionRow, append, get_session
-from perdure.store.workspaces import WorkspaceRow, get_workspace, hold_for_writing
-from perdure.tools.file_reading import sized
-from perdure.tools.file_search import grep
+from perdure.store.sessions import SessionRow, append
+from perdure.store.workspaces import WorkspaceRow
 
 T = TypeVar("T")
 
@@ -54,13 +53,6 @@ MANY = 500
 """Entries of a list from which it is written out in a thread rather than on the event loop."""
 PREVIEWED = 1_000_000
 """Bytes of a file that a preview shows."""
-
-
-class At(Struct, frozen=True):
-    """Where the files are: one of the two ids is given."""
-
-    session_id: SessionId | None = None
-    workspace_id: WorkspaceId | None = None
 
 
 class OpenFile(Struct, frozen=True):
@@ -74,52 +66,17 @@ class OpenFile(Struct, frozen=True):
         return parts_of(self.row.size_bytes)
 
 
-# --- where ------------------------------------------------------------------
-
-
-async def _workspace_id(tx: Tx, caller: Caller, at: At) -> str:
-    """The workspace to read from. Raises NotFound."""
-    if at.session_id is not None:
-        return (await get_session(tx, caller.organization_id, at.session_id)).workspace()
-    return (await get_workspace(tx, caller.organization_id, at.workspace_id or "")).id
-
-
-async def _hold(tx: Tx, caller: Caller, at: At) -> tuple[WorkspaceRow, SessionRow | None]:
-    """The workspace to change, and the session whose log is to tell of it.
-
-    Both rows are held, the session's first.
-    """
-    org_id, session_id, workspace_id = caller.organization_id, at.session_id, at.workspace_id or ""
-    session = None
-    if session_id is not None:
-        session = await get_session(tx, org_id, session_id, lock=True)
-        workspace_id = session.workspace()
-    else:
-        owner = (await get_workspace(tx, org_id, workspace_id)).session_id
-        if owner is not None:
-            session = await _alive(tx, org_id, owner)
-    return await hold_for_writing(tx, org_id, workspace_id), session
-
-
-async def _alive(tx: Tx, org_id: OrgId, session_id: SessionId) -> SessionRow | None:
-    """The session, unless it was deleted and others live on in its workspace."""
-    try:
-        return await get_session(tx, org_id, session_id, lock=True)
-    except NotFound:
-        return None
-
-
 async def _changing(
-    app: App, caller: Caller, at: At, work: Callable[[Tx, WorkspaceRow], Awaitable[tuple[T, FileWrittenData | None]]],
+    app: Services,
+    scope: Scope,
+    at: At,
+    work: Callable[[Tx, WorkspaceRow], Awaitable[tuple[T, FileWrittenData | None]]],
     content: Content | None = None,
-) -> T:  # fmt: skip
+) -> T:
     """Change files in one transaction with the event that tells of it."""
     now = app.now()
 
-    async def body(tx: Tx) -> T:
-        if content is not None:
-            await send_ahead(tx, caller.organization_id, content, now)
-        space, session = await _hold(tx, caller, at)
+    async def change(tx: Tx, space: WorkspaceRow, session: SessionRow | None) -> T:
         result, told = await work(tx, space)
         if told is not None and session is not None:
             events = [NewEvent("file.written", told, EventContext(), now)]
@@ -127,40 +84,51 @@ async def _changing(
             tx.after_commit(lambda: app.bus.publish(Appended(row.id, row.head, stored)))
         return result
 
-    return await app.database.write(body)
+    return await change_files(app, scope, at, change, content)
 
 
 # --- shapes -----------------------------------------------------------------
 
 
-def _about(row: FileRow) -> dict[str, Any]:
-    """What every answer says of a file or folder."""
-    return {
-        "path": row.path,
-        "name": name_of(row.path),
-        "is_directory": bool(row.is_directory),
-        "is_readonly": bool(row.is_readonly),
-        "size_bytes": row.size_bytes,
-        "created_at": to_rfc3339(row.created_at),
-        "updated_at": to_rfc3339(row.updated_at),
-        "hash": row.hash or None,
-    }
+def _stat(row: FileRow) -> FileStat:
+    return FileStat(
+        row.path,
+        name_of(row.path),
+        bool(row.is_directory),
+        bool(row.is_readonly),
+        row.size_bytes,
+        to_rfc3339(row.created_at),
+        to_rfc3339(row.updated_at),
+        row.hash or None,
+    )
 
 
-def _named(row: FileRow) -> dict[str, Any]:
-    return {"id": file_id(row.workspace_id, row.path), "session_id": uuid_of(row.workspace_id), **_about(row)}
+def _info(row: FileRow) -> FileInfo:
+    return FileInfo(
+        file_id(row.workspace_id, row.path),
+        uuid_of(row.workspace_id),
+        row.path,
+        name_of(row.path),
+        bool(row.is_directory),
+        bool(row.is_readonly),
+        row.size_bytes,
+        to_rfc3339(row.created_at),
+        to_rfc3339(row.updated_at),
+        row.hash or None,
+    )
 
 
 def _infos(rows: Sequence[FileRow]) -> tuple[FileInfo, ...]:
-    return tuple(FileInfo(**_named(row)) for row in rows)
+    return tuple(map(_info, rows))
 
 
 def _file(row: FileRow, content: str | None = None) -> SessionFile:
     encoding: Encoding = "text" if row.is_text else "base64"
-    return SessionFile(**_named(row), content=content, encoding=UNSET if content is None else encoding)
+    shown = UNSET if content is None else encoding
+    return SessionFile(**asdict(_info(row)), content=content, encoding=shown)
 
 
-async def _content(app: App, text: str | None, encoding: Encoding | None) -> Content:
+async def _content(app: Services, text: str | None, encoding: Encoding | None) -> Content:
     """What a body means. Raises InvalidInput and TooLarge."""
     given = text or ""
 
@@ -173,13 +141,15 @@ async def _content(app: App, text: str | None, encoding: Encoding | None) -> Con
 # --- reading ----------------------------------------------------------------
 
 
-async def list_folder(app: App, caller: Caller, at: At, path: str, *, recursive: bool) -> Listing[FileInfo]:
+async def list_folder(
+    app: Services, scope: Scope, at: At, path: str, *, recursive: bool
+) -> Listing[FileInfo]:
     """What is in a folder. Raises NotFound."""
     folder = clean_path(path)
     look = list_tree if recursive else list_children
 
     async def work(tx: Tx) -> list[FileRow]:
-        return await look(tx, caller.organization_id, await _workspace_id(tx, caller, at), folder)
+        return await look(tx, scope.organization_id, await workspace_at(tx, scope, at), folder)
 
     rows = await app.database.read(work, long=True)
     # Ids are hashed and times written out: a fifth of a second for a full workspace.
@@ -187,41 +157,39 @@ async def list_folder(app: App, caller: Caller, at: At, path: str, *, recursive:
 
 
 async def read_path(
-    app: App, caller: Caller, at: At, path: str, *, recursive: bool
+    app: Services, scope: Scope, at: At, path: str, *, recursive: bool
 ) -> SessionFile | Listing[FileInfo]:
     """A file with its content, or what is in a folder. Raises NotFound."""
-    clean, org_id = clean_path(path), caller.organization_id
+    clean = clean_path(path)
 
     async def work(tx: Tx) -> FileRow:
-        return await need_entry(tx, org_id, await _workspace_id(tx, caller, at), clean)
+        return await need_entry(tx, scope.organization_id, await workspace_at(tx, scope, at), clean)
 
     row = await app.database.read(work)
     if row.is_directory:
-        return await list_folder(app, caller, at, clean, recursive=recursive)
-    data = await app.database.read(
-        lambda tx: read_content(tx, org_id, row.hash, row.size_bytes), long=row.size_bytes > LONG
-    )
+        return await list_folder(app, scope, at, clean, recursive=recursive)
+    data = await content_of_row(app, row)
     return _file(row, await sized(len(data), encoded, data, bool(row.is_text)))
 
 
-async def stat_path(app: App, caller: Caller, at: At, path: str) -> FileStat:
+async def stat_path(app: Services, scope: Scope, at: At, path: str) -> FileStat:
     """What is at a path. Raises NotFound."""
     clean = clean_path(path)
 
     async def work(tx: Tx) -> FileRow:
-        space = await _workspace_id(tx, caller, at)
-        return await need_entry(tx, caller.organization_id, space, clean)
+        space = await workspace_at(tx, scope, at)
+        return await need_entry(tx, scope.organization_id, space, clean)
 
     row = await app.database.read(work)
-    return FileStat(**_about(row))
+    return _stat(row)
 
 
-async def open_file(app: App, caller: Caller, at: At, path: str) -> OpenFile:
+async def open_file(app: Services, scope: Scope, at: At, path: str) -> OpenFile:
     """A file, to be read part by part. Raises NotFound, and InvalidInput for a folder."""
-    clean, org_id = clean_path(path), caller.organization_id
+    clean, org_id = clean_path(path), scope.organization_id
 
     async def work(tx: Tx) -> FileRow:
-        return await need_file(tx, org_id, await _workspace_id(tx, caller, at), clean)
+        return await need_file(tx, org_id, await workspace_at(tx, scope, at), clean)
 
     row = await app.database.read(work)
 
@@ -231,17 +199,9 @@ async def open_file(app: App, caller: Caller, at: At, path: str) -> OpenFile:
     return OpenFile(row, read)
 
 
-async def grep_files(app: App, caller: Caller, at: At, body: GrepFiles) -> GrepResults:
+async def grep_files(app: Services, scope: Scope, at: At, body: GrepFiles) -> GrepResults:
     """The lines of text files that match."""
-    workspace_id = await app.database.read(lambda tx: _workspace_id(tx, caller, at))
-    search = await grep(
-        app.database,
-        caller.organization_id,
-        workspace_id,
-        body.pattern,
-        glob=body.path_pattern,
-        limit=MAX_LINES,
-    )
+    search = await grep(app, scope, at, body.pattern, glob=body.path_pattern, limit=MAX_LINES)
     found = tuple(
         GrepResult(each.path, tuple(GrepMatch(each.path, line.number, line.text) for line in each.lines))
         for each in search.found
@@ -252,7 +212,7 @@ async def grep_files(app: App, caller: Caller, at: At, body: GrepFiles) -> GrepR
 # --- changing ---------------------------------------------------------------
 
 
-async def create_path(app: App, caller: Caller, at: At, path: str, body: CreateFile) -> SessionFile:
+async def create_path(app: Services, scope: Scope, at: At, path: str, body: CreateFile) -> SessionFile:
     """Make a file or folder that is not there yet."""
     clean, now = clean_path(path), app.now()
     if body.is_directory and (body.content is not None or body.is_readonly):
@@ -264,11 +224,11 @@ async def create_path(app: App, caller: Caller, at: At, path: str, body: CreateF
         row = (await changes.write_file(tx, space, write, app.file_limits, now)).row
         return _file(row), FileWrittenData(clean, "write", True, row.size_bytes)
 
-    return await _changing(app, caller, at, work, content)
+    return await _changing(app, scope, at, work, content)
 
 
 async def update_path(
-    app: App, caller: Caller, at: At, path: str, body: UpdateFile, if_match: frozenset[str] | None
+    app: Services, scope: Scope, at: At, path: str, body: UpdateFile, if_match: frozenset[str] | None
 ) -> SessionFile:
     """Change a file's content, its read-only flag, or both; lifting the flag makes way for the content."""
     clean, now = clean_path(path), app.now()
@@ -296,7 +256,7 @@ async def update_path(
         row = (await changes.write_file(tx, space, write, app.file_limits, now)).row
         return _file(row), FileWrittenData(clean, "write", False, row.size_bytes)
 
-    return await _changing(app, caller, at, work, content)
+    return await _changing(app, scope, at, work, content)
 
 
 def _both(if_match: frozenset[str] | None, expected: str | None) -> frozenset[str] | None:
@@ -307,7 +267,7 @@ def _both(if_match: frozenset[str] | None, expected: str | None) -> frozenset[st
 
 
 async def delete_path(
-    app: App, caller: Caller, at: At, path: str, *, recursive: bool, if_match: frozenset[str] | None
+    app: Services, scope: Scope, at: At, path: str, *, recursive: bool, if_match: frozenset[str] | None
 ) -> DeletedFile:
     """Delete a file or folder; nothing there is no error."""
     clean, now = clean_path(path), app.now()
@@ -318,24 +278,24 @@ async def delete_path(
             raise PreconditionFailed(f"{clean} is not there any more")
         return DeletedFile(gone > 0), FileWrittenData(clean, "delete", False, 0) if gone else None
 
-    return await _changing(app, caller, at, work)
+    return await _changing(app, scope, at, work)
 
 
-async def move_path(app: App, caller: Caller, at: At, source: str, target: str) -> SessionFile:
+async def move_path(app: Services, scope: Scope, at: At, source: str, target: str) -> SessionFile:
     """Give a file or folder another path."""
-    return await _placing(app, caller, at, source, target, changes.move_path, "move")
+    return await _placing(app, scope, at, source, target, changes.move_path, "move")
 
 
-async def copy_path(app: App, caller: Caller, at: At, source: str, target: str) -> SessionFile:
+async def copy_path(app: Services, scope: Scope, at: At, source: str, target: str) -> SessionFile:
     """Copy a file or folder."""
-    return await _placing(app, caller, at, source, target, changes.copy_path, "write")
+    return await _placing(app, scope, at, source, target, changes.copy_path, "write")
 
 
 _Place = Callable[[Tx, WorkspaceRow, str, str, FileLimits, Micros], Awaitable[FileRow]]
 
 
 async def _placing(
-    app: App, caller: Caller, at: At, source: str, target: str, place: _Place, operation: str
+    app: Services, scope: Scope, at: At, source: str, target: str, place: _Place, operation: str
 ) -> SessionFile:
     src, dst, now = clean_path(source, "src_path"), clean_path(target, "dst_path"), app.now()
 
@@ -343,4 +303,4 @@ async def _placing(
         row = await place(tx, space, src, dst, app.file_limits, now)
         return _file(row), FileWrittenData(dst, operation, True, row.size_bytes)
 
-    return await _changing(app, caller, at, work)
+    return await _changing(app, scope, at, work)

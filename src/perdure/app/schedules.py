@@ -1,20 +1,18 @@
-"""Schedules over HTTP, and their firing: each exactly once, whatever crashes."""
+"""A session's schedules, whoever makes them; and their firing: each exactly once, whatever crashes."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from msgspec import UNSET
 
-from perdure.app.context import App
+from perdure.app.context import App, Scope, Services
 from perdure.app.messages import take_in
 from perdure.app.sessions import write_at_head
-from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, NotFound
 from perdure.domain.ids import ScheduleId, SessionId
 from perdure.domain.messages import Message, TextPart
 from perdure.domain.schedules import (
     MAX_ACTIVE,
+    MAX_KEPT,
     CreateSchedule,
     Schedule,
     UpdateSchedule,
@@ -26,6 +24,7 @@ from perdure.domain.times import Micros, from_rfc3339, maybe_rfc3339, to_rfc3339
 from perdure.store.database import Tx
 from perdure.store.schedules import (
     ScheduleRow,
+    add_schedule,
     delete_schedule,
     due_schedules,
     get_schedule,
@@ -33,8 +32,7 @@ from perdure.store.schedules import (
     take_firing,
     update_schedule,
 )
-from perdure.store.sessions import get_session
-from perdure.tools.session_schedule import insert_schedule, new_schedule
+from perdure.store.sessions import SessionRow, get_session
 
 
 def to_schedule(row: ScheduleRow) -> Schedule:
@@ -57,101 +55,135 @@ def to_schedule(row: ScheduleRow) -> Schedule:
     )
 
 
-async def create_schedule(app: App, caller: Caller, session_id: SessionId, body: CreateSchedule) -> Schedule:
-    """Make a schedule."""
+async def create_schedule(
+    app: Services, scope: Scope, session_id: SessionId, body: CreateSchedule
+) -> Schedule:
+    """Make a schedule.
+
+    Raises:
+        NotFound: there is no such session, or not any more.
+        InvalidInput: the schedule can never come, or the session has as many as it may.
+    """
     now = app.now()
 
     async def work(tx: Tx) -> Schedule:
-        session = await get_session(tx, caller.organization_id, session_id, lock=True)
-        row = new_schedule(
-            session.org_id,
-            session.id,
-            name=body.name,
-            message=body.message,
-            cron=body.cron,
-            at=body.at,
-            timezone=body.timezone,
-            enabled=body.enabled,
-            now=now,
-        )
-        await insert_schedule(tx, row)
+        session = await get_session(tx, scope.organization_id, session_id, lock=True)
+        row = _new_row(app, session, body, now)
+        known = await list_schedules(tx, session.id)
+        if body.enabled:
+            _check_active(known)
+        if len(known) >= MAX_KEPT:
+            raise InvalidInput(f"a session keeps at most {MAX_KEPT} schedules", code="too_many_schedules")
+        await add_schedule(tx, row)
         return to_schedule(row)
 
     return await app.database.write(work)
 
 
-async def all_schedules(app: App, caller: Caller, session_id: SessionId) -> list[Schedule]:
+def _check_active(known: list[ScheduleRow]) -> None:
+    """Accept one more active schedule. The session's row is held, so that they stay as many."""
+    if sum(each.enabled for each in known) >= MAX_ACTIVE:
+        raise InvalidInput(f"a session has at most {MAX_ACTIVE} active schedules", code="too_many_schedules")
+
+
+def _new_row(app: Services, session: SessionRow, body: CreateSchedule, now: Micros) -> ScheduleRow:
+    first = first_firing(body.cron, body.at, body.timezone, now)
+    return ScheduleRow(
+        id=app.new_id("sched"),
+        org_id=session.org_id,
+        session_id=session.id,
+        name=body.name,
+        message=body.message,
+        kind="once" if body.cron is None else "cron",
+        cron=body.cron,
+        at=None if body.at is None else from_rfc3339(body.at),
+        timezone=body.timezone,
+        enabled=int(body.enabled),
+        next_at=first if body.enabled else None,
+        last_fired_at=None,
+        fire_count=0,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+async def all_schedules(app: Services, scope: Scope, session_id: SessionId) -> list[Schedule]:
     """The session's schedules, oldest first, those that are over included."""
 
     async def work(tx: Tx) -> list[Schedule]:
-        session = await get_session(tx, caller.organization_id, session_id)
+        session = await get_session(tx, scope.organization_id, session_id)
         return [to_schedule(row) for row in await list_schedules(tx, session.id)]
 
     return await app.database.read(work)
 
 
-async def read_schedule(app: App, caller: Caller, session_id: SessionId, schedule_id: ScheduleId) -> Schedule:
+async def read_schedule(
+    app: Services, scope: Scope, session_id: SessionId, schedule_id: ScheduleId
+) -> Schedule:
     """One schedule. Raises NotFound."""
 
     async def work(tx: Tx) -> Schedule:
-        session = await get_session(tx, caller.organization_id, session_id)
+        session = await get_session(tx, scope.organization_id, session_id)
         return to_schedule(await get_schedule(tx, session.id, schedule_id))
 
     return await app.database.read(work)
 
 
 async def change_schedule(
-    app: App, caller: Caller, session_id: SessionId, schedule_id: ScheduleId, body: UpdateSchedule
+    app: Services, scope: Scope, session_id: SessionId, schedule_id: ScheduleId, body: UpdateSchedule
 ) -> Schedule:
     """Change what the caller named; the next firing follows from it."""
     now = app.now()
 
     async def work(tx: Tx) -> Schedule:
-        session = await get_session(tx, caller.organization_id, session_id, lock=True)
+        session = await get_session(tx, scope.organization_id, session_id, lock=True)
         row = await get_schedule(tx, session.id, schedule_id)
         changes = _changes(row, body, now)
         if not changes:
             return to_schedule(row)
         if changes.get("enabled") and not row.enabled:
-            active = sum(each.enabled for each in await list_schedules(tx, session.id))
-            if active >= MAX_ACTIVE:
-                raise InvalidInput(
-                    f"a session has at most {MAX_ACTIVE} active schedules", code="too_many_schedules"
-                )
+            _check_active(await list_schedules(tx, session.id))
         await update_schedule(tx, row.id, changes | {"updated_at": max(now, row.updated_at + 1)})
         return to_schedule(await get_schedule(tx, session.id, schedule_id))
 
     return await app.database.write(work)
 
 
-def _changes(row: ScheduleRow, body: UpdateSchedule, now: Micros) -> dict[str, Any]:
-    given = {name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET}
-    changes: dict[str, Any] = {name: given[name] for name in ("message", "name", "timezone") if name in given}
-    if "cron" in given and "at" in given:
+def _changes(row: ScheduleRow, body: UpdateSchedule, now: Micros) -> dict[str, object]:
+    """The columns that change. Raises InvalidInput: it could never come like this."""
+    named = ("message", "name", "timezone")
+    changes: dict[str, object] = {
+        name: value for name in named if (value := getattr(body, name)) is not UNSET
+    }
+    if body.cron is not UNSET and body.at is not UNSET:
         raise InvalidInput("give either `cron` or `at`", field="cron")
-    cron = given.get("cron", None if "at" in given else row.cron)
-    at = given.get("at", None if "cron" in given else maybe_rfc3339(row.at))
-    enabled = given.get("enabled", bool(row.enabled))
-    if {"cron", "at", "timezone", "enabled"} & given.keys():
-        zone = given.get("timezone", row.timezone)
+    timed = body.cron is not UNSET or body.at is not UNSET
+    if timed or body.timezone is not UNSET or body.enabled is not UNSET:
+        cron = (None if timed else row.cron) if body.cron is UNSET else body.cron
+        at = (None if timed else maybe_rfc3339(row.at)) if body.at is UNSET else body.at
+        enabled = bool(row.enabled) if body.enabled is UNSET else body.enabled
+        zone = row.timezone if body.timezone is UNSET else body.timezone
         zone_of(zone)
         # What is given has to be right, also while the schedule is off; a time that came, and is over, may
         # stay.
-        first = first_firing(cron, at, zone, now) if enabled or {"cron", "at"} & given.keys() else None
+        first = first_firing(cron, at, zone, now) if enabled or timed else None
         changes |= {
             "cron": cron,
             "at": None if at is None else from_rfc3339(at),
             "kind": "once" if cron is None else "cron",
+            "enabled": int(enabled),
+            "next_at": first if enabled else None,
         }
-        changes |= {"enabled": int(enabled), "next_at": first if enabled else None}
     return changes
 
 
-async def remove_schedule(app: App, caller: Caller, session_id: SessionId, schedule_id: ScheduleId) -> None:
-    """Delete a schedule."""
+async def remove_schedule(
+    app: Services, scope: Scope, session_id: SessionId, schedule_id: ScheduleId
+) -> None:
+    """Delete a schedule. Raises NotFound."""
 
     async def work(tx: Tx) -> None:
-        session = await get_session(tx, caller.organization_id, session_id)
+        session = await get_session(tx, scope.organization_id, session_id)
         if not await delete_schedule(tx, session.id, schedule_id):
             raise NotFound("schedule")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from msgspec import UNSET
 
@@ -114,9 +112,11 @@ async def change_workspace(
     app: App, caller: Caller, workspace_id: WorkspaceId, body: UpdateWorkspace
 ) -> Workspace:
     """Change what the caller named, and nothing else."""
-    given = {name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET}
-    if "name" in given:
-        given["name"] = _clean(given["name"])
+    given: dict[str, object] = {
+        name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET
+    }
+    if body.name is not UNSET:
+        given["name"] = _clean(body.name)
     now = app.now()
 
     async def work(tx: Tx) -> Workspace:
@@ -139,7 +139,7 @@ async def archive_workspace(app: App, caller: Caller, workspace_id: WorkspaceId)
     await app.database.write(work)
 
 
-async def _changed(tx: Tx, row: WorkspaceRow, given: dict[str, Any], now: Micros) -> Workspace:
+async def _changed(tx: Tx, row: WorkspaceRow, given: dict[str, object], now: Micros) -> Workspace:
     changes = {name: value for name, value in given.items() if value != getattr(row, name)}
     status = changes.get("status")
     if status == "archived" and row.session_id is not None:

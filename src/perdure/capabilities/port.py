@@ -14,7 +14,6 @@ from msgspec import Struct
 
 from perdure.domain.compaction import Compaction
 from perdure.domain.events import FileWrittenData
-from perdure.domain.files import FileLimits
 from perdure.domain.ids import OrgId, SessionId, ToolCallId, TurnId, WorkspaceId
 from perdure.domain.messages import JsonObject
 from perdure.domain.network import NetworkRules
@@ -22,9 +21,6 @@ from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import InitialFile
 from perdure.domain.times import Micros
 from perdure.domain.tools import ToolHints
-from perdure.sandbox.pool import Sandbox
-from perdure.store.crypto import Vault
-from perdure.store.database import Database
 
 READ_ONLY = ToolHints(readonly=True, idempotent=True)
 REPEATABLE = ToolHints(readonly=False, idempotent=True)
@@ -39,14 +35,15 @@ TOOL_OUTPUT = 64 * 1024
 
 
 class ToolContext(Struct, frozen=True):
-    """What a tool may know and touch: one session of one organization.
+    """What a tool may know: one call, of one session of one organization.
+
+    What a tool needs to do its work, such as a database, it is bound to when it is made.
 
     Attributes:
         workspace_id: where the session's files are.
         now: the present, in microseconds.
         progress: shows a line to followers while the tool runs; it is not logged.
         output: streams a piece of output (`stdout` or `stderr`) to followers; it is not logged.
-        sandbox: processes of their own for work that may go wrong in ways that nobody here survives.
         redactor: blanks the session's secrets, for what a tool makes readable outside the log (a title), and
             for what it cuts: half a secret would not be found any more. What it gives back is blanked anyhow.
         network: the hosts that the session's tools may reach.
@@ -57,21 +54,17 @@ class ToolContext(Struct, frozen=True):
     workspace_id: WorkspaceId
     turn_id: TurnId
     tool_call_id: ToolCallId
-    database: Database
-    vault: Vault
     now: Callable[[], Micros]
     progress: Callable[[str], None]
     output: Callable[[str, str], None]
-    sandbox: Sandbox
     redactor: Redactor
     locale: str | None = None
     network: NetworkRules = NetworkRules()
-    file_limits: FileLimits = FileLimits()
 
     @property
-    def whose(self) -> tuple[str, str]:
-        """The organization and the session: for whom the sandbox works."""
-        return self.org_id, self.session_id
+    def organization_id(self) -> OrgId:
+        """`org_id`, under the name by which a use case asks whoever calls it for their organization."""
+        return self.org_id
 
 
 class ToolOutcome(Struct, frozen=True):
@@ -97,10 +90,14 @@ class DiscoveryContext(Struct, frozen=True):
     org_id: OrgId
     session_id: SessionId
     workspace_id: WorkspaceId
-    database: Database
     now: Callable[[], Micros]
     redactor: Redactor
     locale: str | None = None
+
+    @property
+    def organization_id(self) -> OrgId:
+        """`org_id`, under the name by which a use case asks whoever calls it for their organization."""
+        return self.org_id
 
 
 DISCOVERY_TIMEOUT = 10.0
@@ -115,8 +112,9 @@ class Tool(Struct, frozen=True):
 
     Attributes:
         parameters: a JSON Schema of an object; arguments that break it never reach `run`.
-        run: does it. It raises `ToolError` for what the model should know; anything else becomes an error
-            result as well.
+        run: does it. It raises `ToolError` for what the model should know; the errors of use cases
+            (`InvalidInput`, `NotFound`, `Conflict` ...) tell the model their message in the same way, and
+            anything else becomes an error result without details.
         timeout: seconds.
         spill: whether an output over the limit is kept in a file; not for tools that read what is kept
             already.

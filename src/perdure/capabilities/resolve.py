@@ -36,7 +36,7 @@ from perdure.llm.driver import Driver, ToolSpec
 from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow
 from perdure.store.crypto import Vault
-from perdure.store.database import Database, Tx
+from perdure.store.database import Tx
 from perdure.store.harnesses import HarnessRow, harness_chain
 from perdure.store.providers import ModelRow, ProviderRow, open_secrets, usable_model
 from perdure.store.sessions import SessionRow, standing_approvals
@@ -255,7 +255,6 @@ async def resolve_session(
     found: SessionLayers,
     registry: Registry,
     *,
-    database: Database,
     now: Callable[[], Micros],
     redactor: Redactor,
     model: UsableModel | None,
@@ -271,7 +270,7 @@ async def resolve_session(
     """
     row = found.session
     active = registry.resolve(layer.capabilities for layer in found.layers)
-    context = DiscoveryContext(row.org_id, row.id, row.workspace(), database, now, redactor, row.locale)
+    context = DiscoveryContext(row.org_id, row.id, row.workspace(), now, redactor, row.locale)
     discovered = await discover(active, context)
     agent = _merge(found.layers, active, registry, found.standing, discovered, max_iterations)
     return msgspec.structs.replace(agent, model=model)

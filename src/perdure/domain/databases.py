@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import re
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from perdure.domain.errors import InvalidInput
+from perdure.domain.messages import JsonObject
 from perdure.domain.times import Timestamp
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
@@ -36,4 +39,16 @@ class DatabaseSchema(Struct, frozen=True):
     """What a database holds: its tables and views, with their columns."""
 
     database: str
-    tables: tuple[dict[str, Any], ...]
+    tables: tuple[JsonObject, ...]
+
+
+_NAME = re.compile(NAME_PATTERN)
+
+
+def check_database_name(name: str) -> None:
+    """Accept only a `DatabaseName`. Raises InvalidInput."""
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(
+            "a database's name has up to 63 lower-case letters, digits and underscores, a letter first",
+            field="name",
+        )

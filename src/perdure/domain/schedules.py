@@ -19,9 +19,13 @@ MAX_ACTIVE = 5
 MAX_KEPT = 100
 """Schedules of a session, those that are over or off included."""
 
+MAX_INSTRUCTION = 20_000
+"""Characters of the message that a schedule sends."""
+
 ScheduleKind = Literal["cron", "once"]
 Instruction = Annotated[
-    str, Meta(min_length=1, max_length=20_000, examples=["Check the mailbox and summarise what is new."])
+    str,
+    Meta(min_length=1, max_length=MAX_INSTRUCTION, examples=["Check the mailbox and summarise what is new."]),
 ]
 Cron = Annotated[str, Meta(min_length=1, max_length=200, examples=["0 9 * * mon-fri"])]
 Zone = Annotated[str, Meta(min_length=1, max_length=64, examples=["Europe/Paris"])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -52,6 +53,31 @@ class SecretsSet(Struct, frozen=True):
     """How many secrets were written."""
 
     count: int
+
+
+_KEY = re.compile(rf"[^\x00-\x1f\x7f]{{1,{MAX_KEY}}}")
+
+
+def check_key(key: str, field: str = "key") -> None:
+    """Accept only a `StorageKey`. Raises InvalidInput."""
+    if not _KEY.fullmatch(key):
+        raise InvalidInput(
+            f"`{field}` must hold 1 to {MAX_KEY} characters, none of them a control character", field=field
+        )
+
+
+def check_value(value: str) -> None:
+    """Accept only a value that a session may keep under a key. Raises InvalidInput."""
+    if len(value) > MAX_VALUE:
+        raise InvalidInput(f"`value` may hold {MAX_VALUE} characters", field="value")
+
+
+def check_secrets(secrets: dict[str, str]) -> None:
+    """Accept only names and values as they are in `SetSecrets`. Raises InvalidInput."""
+    for name, value in secrets.items():
+        check_key(name)
+        if not 1 <= len(value) <= MAX_SECRET:
+            raise InvalidInput(f"a secret must hold 1 to {MAX_SECRET} characters", field="secrets")
 
 
 def check_room(held: dict[str, int], given: dict[str, str]) -> None:

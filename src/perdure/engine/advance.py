@@ -154,7 +154,6 @@ async def _prepare(run: Run) -> Fail | None:
         agent = await resolve_session(
             found,
             engine.registry,
-            database=engine.database,
             now=engine.clock.now,
             redactor=run.redactor,
             model=choice,

@@ -18,7 +18,6 @@ from perdure.domain.ids import NewId, SessionId, new_id
 from perdure.domain.times import Micros
 from perdure.engine.conversation_cache import Histories
 from perdure.llm.catalog import Catalog
-from perdure.sandbox.pool import Sandbox
 from perdure.store.bus import Bus
 from perdure.store.crypto import Vault
 from perdure.store.database import Database
@@ -103,4 +102,3 @@ class Engine(Struct, frozen=True):
     new_id: NewId = new_id
     jitter: Callable[[], float] = random.random
     catalog: Catalog = field(default_factory=Catalog)
-    sandbox: Sandbox = field(default_factory=Sandbox)

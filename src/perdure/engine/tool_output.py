@@ -23,7 +23,7 @@ from perdure.store.blobs import send_ahead
 from perdure.store.database import Tx
 from perdure.store.file_changes import FileWrite, write_file
 from perdure.store.rows import to_json
-from perdure.store.workspaces import hold_for_writing
+from perdure.store.workspaces import hold_session_files
 
 FOLDER = "/.outputs"
 """Where whole outputs are kept: beside the session's own files, out of the way of a plain `ls`."""
@@ -108,7 +108,7 @@ async def _kept(run: Run, call: CallState, text: str, suffix: str) -> tuple[File
 
     async def work(tx: Tx) -> FileWrittenData:
         await send_ahead(tx, row.org_id, content, engine.clock.now())
-        space = await hold_for_writing(tx, row.org_id, row.workspace())
+        _, space = await hold_session_files(tx, row.org_id, row.id)
         written = await write_file(
             tx, space, FileWrite(path, content, force=True), engine.policy.file_limits, engine.clock.now()
         )
@@ -117,4 +117,4 @@ async def _kept(run: Run, call: CallState, text: str, suffix: str) -> tuple[File
     try:
         return (await engine.database.write(work),)
     except PerdureError:
-        return ()  # the workspace is full, or archived: what is shown says how much is missing
+        return ()  # there is no room, or no workspace to write to: what is shown says how much is missing

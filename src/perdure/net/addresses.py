@@ -68,8 +68,7 @@ def plain_address(text: str) -> str | None:
 
 
 def is_public_address(text: str) -> bool:
-    """Whether an IP address, in any of its spellings, is one that everybody on the internet reaches at the
-    same place.
+    """Whether everybody on the internet reaches an IP address, in any of its spellings, at the same place.
 
     Private, loopback, link-local, shared, multicast, unspecified, reserved and documentation addresses are
     not, nor are clouds' metadata services, nor any address that only stands for one of these. What is no

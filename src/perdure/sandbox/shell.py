@@ -44,8 +44,9 @@ _MAX_OUTPUT = 1024 * 1024
 # What every instance sets by itself, or what is about one command only.
 _OWN = frozenset(
     {
-        "BASHOPTS", "BASH_VERSINFO", "BASH_VERSION", "EUID", "UID", "PPID", "SHELLOPTS", "HOSTNAME", "HOSTTYPE", "MACHTYPE", "OSTYPE",
-        "OPTIND", "PIPESTATUS", "PS4", "SHELL", "SHLVL", "USER", "_", "PWD", "RANDOM", "SECONDS", "LINENO", "BASHPID",
+        "BASHOPTS", "BASH_VERSINFO", "BASH_VERSION", "EUID", "UID", "PPID", "SHELLOPTS", "HOSTNAME",
+        "HOSTTYPE", "MACHTYPE", "OSTYPE", "OPTIND", "PIPESTATUS", "PS4", "SHELL", "SHLVL", "USER",
+        "_", "PWD", "RANDOM", "SECONDS", "LINENO", "BASHPID",
     }
 )  # fmt: skip
 _DECLARATION = re.compile(r"declare -\S+ (\w+)")
@@ -119,9 +120,7 @@ class ShellDone(Struct, frozen=True):
 
 
 class _Output:
-    """Takes pieces of output from whatever thread the sandbox runs on, and hands them on, gathered, on the
-    event loop's.
-    """
+    """Gathers output from whatever thread the sandbox runs on, and hands it on, on the event loop's."""
 
     def __init__(self, show: Callable[[str, str], None]) -> None:
         self._show = show
@@ -234,7 +233,8 @@ async def _state_of(shell: bashkit.Bash) -> str | None:
     if any(each.error or each.stdout_truncated for each in (functions, variables)):
         return None
     if "shopt -" not in functions.stdout or "declare -" not in variables.stdout:
-        return None  # the command has sent all output elsewhere, or put something of its own in the place of `builtin`
+        # The command has sent all output elsewhere, or put something of its own in the place of `builtin`.
+        return None
     # Variables first: a function may be called `declare`.
     lines = [line for line in variables.stdout.splitlines() if not _is_own(line)]
     lines += [line for line in functions.stdout.splitlines() if not line.startswith("shopt -u ")]
@@ -255,10 +255,10 @@ class Planted(Struct, frozen=True):
 
 
 def plant(files: Mapping[str, bytes], folders: Sequence[str]) -> Planted:
-    """A tree of these files and folders (each after the one that it is in), as far as the sandbox can hold
-    them.
+    """A tree of these files and folders, as far as the sandbox can hold them.
 
-    It takes 10,000,000 bytes a file and 100,000,000 altogether, and so many files and folders.
+    A folder comes after the one that it is in. The sandbox takes 10,000,000 bytes a file and 100,000,000
+    altogether, and so many files and folders.
     """
     from bashkit import FileSystem
 

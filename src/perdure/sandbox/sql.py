@@ -44,15 +44,16 @@ STEPS = 1_000
 
 _SAFE_PRAGMAS = frozenset(
     {
-        "table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo", "foreign_key_list", "foreign_keys",
-        "foreign_key_check", "integrity_check", "quick_check", "user_version", "data_version", "page_size", "encoding",
+        "table_info", "table_xinfo", "table_list", "index_list", "index_info", "index_xinfo",
+        "foreign_key_list", "foreign_keys", "foreign_key_check", "integrity_check", "quick_check",
+        "user_version", "data_version", "page_size", "encoding",
     }
 )  # fmt: skip
 _TRANSACTIONS = frozenset({sqlite3.SQLITE_TRANSACTION, sqlite3.SQLITE_SAVEPOINT})
 _TEMPORARY = frozenset(
     {
-        sqlite3.SQLITE_CREATE_TEMP_TABLE, sqlite3.SQLITE_CREATE_TEMP_INDEX, sqlite3.SQLITE_CREATE_TEMP_TRIGGER,
-        sqlite3.SQLITE_CREATE_TEMP_VIEW,
+        sqlite3.SQLITE_CREATE_TEMP_TABLE, sqlite3.SQLITE_CREATE_TEMP_INDEX,
+        sqlite3.SQLITE_CREATE_TEMP_TRIGGER, sqlite3.SQLITE_CREATE_TEMP_VIEW,
     }
 )  # fmt: skip
 _UNENFORCED = 0x50464B00
@@ -177,12 +178,14 @@ def _guard(connection: sqlite3.Connection, refusals: list[str], *, reading: bool
             return sqlite3.SQLITE_DENY
         if action in _TRANSACTIONS:
             refusals.append(
-                "each statement is a transaction of its own: one that fails changes nothing, and there is no other"
+                "each statement is a transaction of its own: one that fails changes nothing, and there is "
+                "no other"
             )
             return sqlite3.SQLITE_DENY
         if action in _TEMPORARY:
             refusals.append(
-                "what is temporary would be gone with this statement: make it without TEMP, and drop it afterwards"
+                "what is temporary would be gone with this statement: make it without TEMP, and drop it "
+                "afterwards"
             )
             return sqlite3.SQLITE_DENY
         if action == sqlite3.SQLITE_PRAGMA and not _pragma_allowed(

@@ -66,16 +66,6 @@ async def set_secret(
     )
 
 
-async def get_secret(tx: Tx, vault: Vault, org_id: OrgId, session_id: SessionId, name: str) -> str | None:
-    found = await tx.one(
-        "SELECT sealed FROM secrets WHERE session_id = ? AND name = ? AND org_id = ?",
-        session_id,
-        name,
-        org_id,
-    )
-    return None if found is None else await vault.open(tx, org_id, found[0], place_of(session_id, name))
-
-
 async def delete_secret(tx: Tx, session_id: SessionId, name: str) -> bool:
     """Whether there was one."""
     return await tx.run("DELETE FROM secrets WHERE session_id = ? AND name = ?", session_id, name) == 1

@@ -17,6 +17,7 @@ from perdure.domain.times import Micros
 from perdure.domain.workspaces import WorkspaceStatus
 from perdure.store.database import LOCK_ROW, Tx
 from perdure.store.rows import assignments, columns, insert, like_pattern, values
+from perdure.store.sessions import SessionRow, get_session
 
 
 class WorkspaceRow(Struct, frozen=True):
@@ -95,6 +96,19 @@ async def hold_for_writing(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId) -> 
     if row.status != "active":
         raise Conflict("this workspace is archived: its files can be read only", code="workspace_archived")
     return row
+
+
+async def hold_session_files(tx: Tx, org_id: OrgId, session_id: SessionId) -> tuple[SessionRow, WorkspaceRow]:
+    """A session and the workspace where its files are, both held for a change, the session's row first.
+
+    Whoever changes files in a session's name comes through here: nothing is written for one that is deleted.
+
+    Raises:
+        NotFound: there is no such session, or not any more.
+        Conflict: the workspace is archived.
+    """
+    session = await get_session(tx, org_id, session_id, lock=True)
+    return session, await hold_for_writing(tx, org_id, session.workspace())
 
 
 async def workspace_by_name(tx: Tx, org_id: OrgId, name: str) -> WorkspaceRow | None:

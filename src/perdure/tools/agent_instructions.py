@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+from perdure.app.context import Services
+from perdure.app.session_files import read_beginnings
 from perdure.capabilities.port import Capability, Discovered, DiscoveryContext, schema
 from perdure.domain.errors import InvalidInput
 from perdure.domain.paths import MAX_PATH, MOUNT, clean_path
-from perdure.store.files import read_heads
 
 FILES = ("AGENTS.md",)
 """The name that most coding agents agree on."""
@@ -26,20 +28,44 @@ READ = 128 * 1024
 than they are."""
 
 _INTRODUCTION = (
-    "Instructions from the session's files. What the user says comes before them. A folder may have such a file of its own: read it "
+    "Instructions from the session's files. What the user says comes before them. A folder may have such "
+    "a file of its own: read it "
     "before you work in there."
 )
 _TAG = re.compile(r"<(?=[\s/]{0,20}instructions\b)", re.IGNORECASE)
 
 
-async def _discover(config: Any, context: DiscoveryContext) -> Discovered:
+def agent_instructions(services: Services) -> Capability:
+    """The capability, bound to the services that it reads the files with."""
+    return Capability(
+        id="agent_instructions",
+        name="Instructions from files",
+        description="Puts AGENTS.md of the session's files into the prompt, as it is at each model call.",
+        category="files",
+        dependencies=("session_file_system",),
+        config_schema=schema(
+            {
+                "files": {
+                    "type": "array",
+                    "items": {"type": "string", "minLength": 1, "maxLength": MAX_PATH},
+                    "maxItems": MAX_FILES,
+                    "default": list(FILES),
+                    "description": (
+                        "Files to look for, from the top; those that are there are shown in this order."
+                    ),
+                }
+            }
+        ),
+        discover=partial(_discover, services),
+    )
+
+
+async def _discover(services: Services, config: Any, context: DiscoveryContext) -> Discovered:
     wanted = list(_places((config or {}).get("files", FILES)))
     if not wanted:
         return Discovered()
     every = [path for places in wanted for path in places]
-    found = await context.database.read(
-        lambda tx: read_heads(tx, context.org_id, context.workspace_id, every, READ)
-    )
+    found = await read_beginnings(services, context, context.session_id, every, READ)
     shown: list[str] = []
     seen: set[tuple[int, bytes]] = set()
     room = MAX_SHOWN
@@ -75,26 +101,8 @@ def _shown(text: str, more: bool, path: str, room: int) -> str:
         kept = text[:room]
         kept = kept[: kept.rfind("\n") + 1] or kept
         lines = kept.count("\n") + 1
-        text = f"{kept.rstrip()}\n[... this is not all of it: read on with read_file, {path} from offset {lines} ...]"
+        text = (
+            f"{kept.rstrip()}\n[... this is not all of it: read on with read_file, {path} from offset "
+            f"{lines} ...]"
+        )
     return _TAG.sub("&lt;", text)
-
-
-AGENT_INSTRUCTIONS = Capability(
-    id="agent_instructions",
-    name="Instructions from files",
-    description="Puts AGENTS.md of the session's files into the prompt, as it is at each model call.",
-    category="files",
-    dependencies=("session_file_system",),
-    config_schema=schema(
-        {
-            "files": {
-                "type": "array",
-                "items": {"type": "string", "minLength": 1, "maxLength": MAX_PATH},
-                "maxItems": MAX_FILES,
-                "default": list(FILES),
-                "description": "Files to look for, from the top; those that are there are shown in this order.",
-            }
-        }
-    ),
-    discover=_discover,
-)

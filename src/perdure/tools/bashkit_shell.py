@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
+from perdure.app.context import Services
+from perdure.app.shell_files import Changes, Saved, after_command, before_command, files_size
 from perdure.capabilities.port import Capability, Tool, ToolContext, ToolOutcome, schema
 from perdure.domain.files import content_of
 from perdure.domain.messages import JsonObject
@@ -13,10 +16,6 @@ from perdure.domain.redaction import Redactor
 from perdure.domain.tools import ToolHints
 from perdure.net.addresses import is_refused_host, plain_address
 from perdure.sandbox.shell import Differences, Network, Ran, ShellDone, ShellJob
-from perdure.store.database import Tx
-from perdure.store.shell_states import read_shell_state, write_shell_state
-from perdure.store.workspaces import workspace_size
-from perdure.tools.shell_files import Changes, Held, Saved, load, save
 
 DEFAULT_TIMEOUT = 30
 MAX_TIMEOUT = 120
@@ -30,32 +29,38 @@ MAX_NOTES = 20
 """Things that could not be done which the model is told one by one."""
 
 
-async def _bash(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    seconds = float(arguments.get("timeout") or DEFAULT_TIMEOUT)
-    size = await context.database.read(lambda tx: workspace_size(tx, context.org_id, context.workspace_id))
-    async with context.sandbox.place(context.whose, size):
-        held, state = await context.database.read(lambda tx: _before(tx, context), long=True)
+def bashkit_shell(services: Services) -> Capability:
+    """The capability, with its tool bound to the services."""
+    tool = _bash_tool(services)
+    return Capability(
+        id="bashkit_shell",
+        name="Shell",
+        description=(
+            "Gives the agent bash over the session's files, in a sandbox that has no access to the host."
+        ),
+        category="files",
+        features=("file_system",),
+        dependencies=("session_file_system",),
+        aliases=("virtual_bash",),
+        tools=lambda config: (tool,),
+    )
+
+
+async def _bash(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+    seconds, session_id = float(arguments.get("timeout") or DEFAULT_TIMEOUT), context.session_id
+    size = await files_size(services, context, session_id)
+    async with services.sandbox.place((context.org_id, session_id), size):
+        held, state = await before_command(services, context, session_id)
         job = ShellJob(
             arguments["command"], held.files, held.folders, state, network_for(context.network), seconds
         )
-        done = await context.sandbox.run(job, ShellDone, seconds, context.output)
+        done = await services.sandbox.run(job, ShellDone, seconds, context.output)
         changes, ran = await asyncio.to_thread(_changes, done.differences), done.ran
         saved = Saved()
         fresh = ran.state if ran.state is not None and ran.state != state else None
         if changes or fresh is not None:
-            saved = await context.database.write(lambda tx: _after(tx, context, held, changes, fresh))
+            saved = await after_command(services, context, session_id, held, changes, fresh)
     return ToolOutcome(_answer(ran, saved, done.differences, context.redactor), saved.events)
-
-
-async def _before(tx: Tx, context: ToolContext) -> tuple[Held, str | None]:
-    return await load(tx, context), await read_shell_state(tx, context.org_id, context.session_id)
-
-
-async def _after(tx: Tx, context: ToolContext, held: Held, changes: Changes, state: str | None) -> Saved:
-    """Files and state in one transaction: a command has left all its traces, or none."""
-    if state is not None:
-        await write_shell_state(tx, context.org_id, context.session_id, state, context.now())
-    return await save(tx, context, held, changes) if changes else Saved()
 
 
 def _changes(found: Differences) -> Changes:
@@ -92,7 +97,8 @@ def _answer(ran: Ran, saved: Saved, found: Differences, redactor: Redactor) -> J
     notes = [
         *saved.notes,
         *(
-            f"{MOUNT}{path} is more than the shell can hold, or has a name that it does not take: it cannot see it"
+            f"{MOUNT}{path} is more than the shell can hold, or has a name that it does not take: it "
+            "cannot see it"
             for path in found.unseen
         ),
     ]
@@ -106,50 +112,44 @@ def _answer(ran: Ran, saved: Saved, found: Differences, redactor: Redactor) -> J
         notes.append("the output was longer than what is kept of it")
     if ran.state is None:
         notes.append(
-            "variables, functions and the folder are as before this command: what it left of them cannot be kept"
+            "variables, functions and the folder are as before this command: what it left of them cannot "
+            "be kept"
         )
     if notes:
         answer["notes"] = notes
     return answer | {"stdout": stdout}
 
 
-BASH = Tool(
-    name="bash",
-    display_name="Shell",
-    description=(
-        f"Run a bash command. The session's files are in {MOUNT}: /notes.md of the file tools is {MOUNT}/notes.md here. Changes there, "
-        "the folder, variables and functions last until the next command; all else, /tmp too, goes when the command ends. The usual "
-        "text tools are there (grep, sed, awk, jq, sort, find, tar ...), but no other programs, and nothing goes on in the background."
-    ),
-    parameters=schema(
-        {
-            "command": {
-                "type": "string",
-                "minLength": 1,
-                "maxLength": MAX_COMMAND,
-                "description": "What to run; may be a script.",
+def _bash_tool(services: Services) -> Tool:
+    return Tool(
+        name="bash",
+        display_name="Shell",
+        description=(
+            f"Run a bash command. The session's files are in {MOUNT}: /notes.md of the file tools is "
+            f"{MOUNT}/notes.md here. Changes there, "
+            "the folder, variables and functions last until the next command; all else, /tmp too, goes "
+            "when the command ends. The usual "
+            "text tools are there (grep, sed, awk, jq, sort, find, tar ...), but no other programs, and "
+            "nothing goes on in the background."
+        ),
+        parameters=schema(
+            {
+                "command": {
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": MAX_COMMAND,
+                    "description": "What to run; may be a script.",
+                },
+                "timeout": {
+                    "type": "integer",
+                    "minimum": 1,
+                    "maximum": MAX_TIMEOUT,
+                    "description": f"Seconds it may take; {DEFAULT_TIMEOUT} if left out.",
+                },
             },
-            "timeout": {
-                "type": "integer",
-                "minimum": 1,
-                "maximum": MAX_TIMEOUT,
-                "description": f"Seconds it may take; {DEFAULT_TIMEOUT} if left out.",
-            },
-        },
-        "command",
-    ),
-    run=_bash,
-    hints=ToolHints(readonly=False, destructive=True, idempotent=False, open_world=True),
-    timeout=MAX_TIMEOUT + 20.0,
-)
-
-BASHKIT_SHELL = Capability(
-    id="bashkit_shell",
-    name="Shell",
-    description="Gives the agent bash over the session's files, in a sandbox that has no access to the host.",
-    category="files",
-    features=("file_system",),
-    dependencies=("session_file_system",),
-    aliases=("virtual_bash",),
-    tools=lambda config: (BASH,),
-)
+            "command",
+        ),
+        run=partial(_bash, services),
+        hints=ToolHints(readonly=False, destructive=True, idempotent=False, open_world=True),
+        timeout=MAX_TIMEOUT + 20.0,
+    )

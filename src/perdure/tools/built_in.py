@@ -2,41 +2,52 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+from perdure.app.context import Services
 from perdure.capabilities.port import Capability
-from perdure.tools.agent_instructions import AGENT_INSTRUCTIONS
-from perdure.tools.bashkit_shell import BASHKIT_SHELL
-from perdure.tools.context_compaction import CONTEXT_COMPACTION
+from perdure.tools.agent_instructions import agent_instructions
+from perdure.tools.bashkit_shell import bashkit_shell
+from perdure.tools.context_compaction import context_compaction
 from perdure.tools.current_time import CURRENT_TIME
 from perdure.tools.loop_detection import LOOP_DETECTION
 from perdure.tools.output_truncation import OUTPUT_TRUNCATION
 from perdure.tools.parallel_tool_calls import PARALLEL_TOOL_CALLS
 from perdure.tools.prompt_caching import PROMPT_CACHING
-from perdure.tools.session import SESSION
-from perdure.tools.session_file_system import SESSION_FILE_SYSTEM
-from perdure.tools.session_schedule import SESSION_SCHEDULE
-from perdure.tools.session_sql_database import SESSION_SQL_DATABASE
-from perdure.tools.session_storage import SESSION_STORAGE
+from perdure.tools.session import session
+from perdure.tools.session_file_system import session_file_system
+from perdure.tools.session_schedule import session_schedule
+from perdure.tools.session_sql_database import session_sql_database
+from perdure.tools.session_storage import session_storage
 from perdure.tools.stateless_todo_list import STATELESS_TODO_LIST
 from perdure.tools.tool_approval import TOOL_APPROVAL
 from perdure.tools.tool_call_repair import TOOL_CALL_REPAIR
 from perdure.tools.web_fetch import WEB_FETCH
 
-BUILT_IN: tuple[Capability, ...] = (
-    AGENT_INSTRUCTIONS,
-    BASHKIT_SHELL,
-    CURRENT_TIME,
-    SESSION,
-    SESSION_FILE_SYSTEM,
-    SESSION_SCHEDULE,
-    SESSION_SQL_DATABASE,
-    SESSION_STORAGE,
-    STATELESS_TODO_LIST,
-    WEB_FETCH,
-    CONTEXT_COMPACTION,
-    LOOP_DETECTION,
-    OUTPUT_TRUNCATION,
-    PARALLEL_TOOL_CALLS,
-    PROMPT_CACHING,
-    TOOL_CALL_REPAIR,
-    TOOL_APPROVAL,
-)
+
+def built_in(services: Services) -> tuple[Capability, ...]:
+    """The capabilities, their tools bound to the services that their use cases need."""
+    return (
+        agent_instructions(services),
+        bashkit_shell(services),
+        CURRENT_TIME,
+        session(services),
+        session_file_system(services),
+        session_schedule(services),
+        session_sql_database(services),
+        session_storage(services),
+        STATELESS_TODO_LIST,
+        WEB_FETCH,
+        context_compaction(services),
+        LOOP_DETECTION,
+        OUTPUT_TRUNCATION,
+        PARALLEL_TOOL_CALLS,
+        PROMPT_CACHING,
+        TOOL_CALL_REPAIR,
+        TOOL_APPROVAL,
+    )
+
+
+def catalogue() -> tuple[Capability, ...]:
+    """The same with nothing behind them, for whoever describes them: what they run would fail."""
+    return built_in(cast("Services", None))

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
 
+from perdure.app import session_files as files
+from perdure.app.context import Services
+from perdure.app.file_access import OfSession, sized
+from perdure.app.file_search import find, grep
 from perdure.capabilities.port import ToolContext, ToolOutcome
 from perdure.domain.errors import PerdureError
-from perdure.domain.files import LONG
 from perdure.domain.messages import JsonObject
 from perdure.domain.paths import MOUNT, clean_path
 from perdure.domain.texts import without_middle
 from perdure.domain.times import to_rfc3339
-from perdure.store.blobs import read_content
-from perdure.store.database import Tx
-from perdure.store.file_changes import not_a_folder
-from perdure.store.files import FileRow, get_entry, list_children, list_tree, need_entry, need_file
-from perdure.tools.file_search import find, grep
+from perdure.store.files import FileRow
 
-P = ParamSpec("P")
-T = TypeVar("T")
 Clean = Callable[[str], str]
 
 DEFAULT_LINES = 2_000
@@ -38,7 +33,7 @@ MAX_MATCHES = 300
 """Entries, and matching lines, in one answer."""
 
 
-async def tool_path(context: ToolContext, path: str) -> str:
+async def tool_path(services: Services, context: ToolContext, path: str) -> str:
     """The clean form of a path that the model wrote.
 
     `/workspace` is the top, unless there is a folder of that name.
@@ -46,44 +41,31 @@ async def tool_path(context: ToolContext, path: str) -> str:
     Raises:
         InvalidInput: it cannot be a path.
     """
-    return await _from_top(context, clean_path(path))
+    return await _from_top(services, context, clean_path(path))
 
 
-async def tool_pattern(context: ToolContext, pattern: str) -> str:
+async def tool_pattern(services: Services, context: ToolContext, pattern: str) -> str:
     """A glob that the model wrote, where `/workspace` and `.` mean what they mean in a path."""
-    return pattern[1:] if pattern.startswith("./") else await _from_top(context, pattern)
+    return pattern[1:] if pattern.startswith("./") else await _from_top(services, context, pattern)
 
 
-async def _from_top(context: ToolContext, path: str) -> str:
+async def _from_top(services: Services, context: ToolContext, path: str) -> str:
     """A path, or a pattern of paths, without the other name of the top."""
     if path != MOUNT and not path.startswith(f"{MOUNT}/"):
         return path
-    found = await context.database.read(lambda tx: get_entry(tx, context.org_id, context.workspace_id, MOUNT))
+    found = await files.find_entry(services, context, context.session_id, MOUNT)
     return path if found is not None else path[len(MOUNT) :] or "/"
 
 
-async def read_row(context: ToolContext, path: str) -> tuple[FileRow, bytes]:
-    """The file at a clean path, with its content. Raises NotFound, and InvalidInput for a folder."""
-    org_id = context.org_id
-    row = await context.database.read(lambda tx: need_file(tx, org_id, context.workspace_id, path))
-    return row, await context.database.read(
-        lambda tx: read_content(tx, org_id, row.hash, row.size_bytes), long=row.size_bytes > LONG
-    )
-
-
-async def read_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+async def read_file(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     """Lines of a text file, or bytes of any other."""
-    row, data = await read_row(context, await tool_path(context, arguments["path"]))
+    path = await tool_path(services, context, arguments["path"])
+    row, data = await files.read_file(services, context, context.session_id, path)
     if not row.is_text:
         return ToolOutcome(_binary(row, data, arguments.get("byte_offset") or 0))
     first, limit = arguments.get("offset") or 1, arguments.get("limit") or DEFAULT_LINES
     clean, numbered = context.redactor.text, bool(arguments.get("numbered"))
     return ToolOutcome(await sized(len(data), _lines, row, data, first, limit, numbered, SHOWN, clean))
-
-
-async def sized(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function, in a thread if what it works on is long; the size is in bytes."""
-    return await asyncio.to_thread(function, *args, **kwargs) if size > LONG else function(*args, **kwargs)
 
 
 def _binary(row: FileRow, data: bytes, offset: int) -> JsonObject:
@@ -133,7 +115,7 @@ def _cut(line: str, clean: Clean) -> str:
     return without_middle(clean(line), MAX_LINE, lambda left: f"[... {left} characters left out ...]")
 
 
-async def read_many_files(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+async def read_many_files(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     """Several files, as far as there is room; one that cannot be read does not keep the others back."""
     room = SHOWN
     shown: list[JsonObject] = []
@@ -142,7 +124,8 @@ async def read_many_files(context: ToolContext, arguments: JsonObject) -> ToolOu
             shown.append({"path": name, "error": "left out, there was no more room: use read_file"})
             continue
         try:
-            row, data = await read_row(context, await tool_path(context, name))
+            path = await tool_path(services, context, name)
+            row, data = await files.read_file(services, context, context.session_id, path)
         except PerdureError as error:
             shown.append({"path": name, "error": error.message})
             continue
@@ -162,17 +145,11 @@ async def read_many_files(context: ToolContext, arguments: JsonObject) -> ToolOu
     return ToolOutcome({"files": shown})
 
 
-async def list_directory(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+async def list_directory(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     """What is in a folder."""
-    path = await tool_path(context, arguments.get("path") or "/")
-    look = list_tree if arguments.get("recursive") else list_children
-
-    async def body(tx: Tx) -> list[FileRow]:
-        if not (await need_entry(tx, context.org_id, context.workspace_id, path)).is_directory:
-            raise not_a_folder(path)
-        return await look(tx, context.org_id, context.workspace_id, path)
-
-    rows = await context.database.read(body, long=True)
+    path = await tool_path(services, context, arguments.get("path") or "/")
+    recursive = bool(arguments.get("recursive"))
+    rows = await files.list_entries(services, context, context.session_id, path, recursive=recursive)
     answer: JsonObject = {"path": path, "entries": [_entry(row) for row in rows[:MAX_LISTED]]}
     if len(rows) > MAX_LISTED:
         answer["truncated"] = f"{len(rows) - MAX_LISTED} more: list the folders one by one"
@@ -186,27 +163,27 @@ def _entry(row: FileRow) -> JsonObject:
     return entry | ({"is_readonly": True} if row.is_readonly else {})
 
 
-async def glob(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+async def glob(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     """The paths of files that fit a pattern."""
-    folder = await tool_path(context, arguments.get("path") or "/")
-    pattern = await tool_pattern(context, arguments["pattern"])
-    rows, cut = await find(context.database, context.org_id, context.workspace_id, pattern, folder)
+    folder = await tool_path(services, context, arguments.get("path") or "/")
+    pattern = await tool_pattern(services, context, arguments["pattern"])
+    rows, cut = await find(services, context, OfSession(context.session_id), pattern, folder)
     answer: JsonObject = {"paths": [row.path for row in rows[:MAX_LISTED]]}
     if len(rows) > MAX_LISTED:
         cut = f"{len(rows) - MAX_LISTED} more: narrow the pattern down"
     return ToolOutcome(answer | ({"truncated": cut} if cut else {}))
 
 
-async def grep_files(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+async def grep_files(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     """Lines that match a regular expression."""
     wanted = arguments.get("path_pattern")
     search = await grep(
-        context.database,
-        context.org_id,
-        context.workspace_id,
+        services,
+        context,
+        OfSession(context.session_id),
         arguments["pattern"],
-        glob=None if wanted is None else await tool_pattern(context, wanted),
-        folder=await tool_path(context, arguments.get("path") or "/"),
+        glob=None if wanted is None else await tool_pattern(services, context, wanted),
+        folder=await tool_path(services, context, arguments.get("path") or "/"),
         ignore_case=bool(arguments.get("ignore_case")),
         limit=MAX_MATCHES,
         clean=context.redactor.text,
@@ -224,10 +201,10 @@ async def grep_files(context: ToolContext, arguments: JsonObject) -> ToolOutcome
     return ToolOutcome(answer | ({"truncated": cut} if cut else {}))
 
 
-async def stat_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+async def stat_file(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     """What is at a path."""
-    path = await tool_path(context, arguments["path"])
-    row = await context.database.read(lambda tx: need_entry(tx, context.org_id, context.workspace_id, path))
+    path = await tool_path(services, context, arguments["path"])
+    row = await files.read_entry(services, context, context.session_id, path)
     if row.is_directory:
         return ToolOutcome({"path": path, "type": "directory"})
     return ToolOutcome(

@@ -20,7 +20,10 @@ def _behave(config: Any, behaviour: Behaviour) -> Behaviour:
 LOOP_DETECTION = Capability(
     id="loop_detection",
     name="Loop detection",
-    description="Notices when the agent repeats the very same tool calls, tells it to try something else, and at last stops the turn.",
+    description=(
+        "Notices when the agent repeats the very same tool calls, tells it to try something else, and at "
+        "last stops the turn."
+    ),
     category="behaviour",
     config_schema=schema(
         {

@@ -30,7 +30,8 @@ OUTPUT_TRUNCATION = Capability(
     id="output_truncation",
     name="Output truncation",
     description=(
-        "Shows the model less of long outputs of tools: their beginning and end. The whole goes to a file of the session, which the "
+        "Shows the model less of long outputs of tools: their beginning and end. The whole goes to a file "
+        "of the session, which the "
         "agent can read and search."
     ),
     category="behaviour",

@@ -16,7 +16,10 @@ def _behave(config: Any, behaviour: Behaviour) -> Behaviour:
 PARALLEL_TOOL_CALLS = Capability(
     id="parallel_tool_calls",
     name="Parallel tool calls",
-    description="Lets the model ask for several tools at once, or holds it to one at a time. A session's or agent's own setting wins.",
+    description=(
+        "Lets the model ask for several tools at once, or holds it to one at a time. A session's or "
+        "agent's own setting wins."
+    ),
     category="behaviour",
     config_schema=schema({"enabled": {"type": "boolean", "default": True}}),
     behave=_behave,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from perdure.app.context import Services
+from perdure.app.own_session import name_own_session, read_own_session
 from perdure.capabilities.port import (
     READ_ONLY,
     REPEATABLE,
@@ -11,16 +15,25 @@ from perdure.capabilities.port import (
     ToolOutcome,
     schema,
 )
-from perdure.domain.errors import InvalidInput, ToolError
 from perdure.domain.messages import JsonObject
-from perdure.domain.sessions import MAX_TITLE, clean_title
+from perdure.domain.sessions import MAX_TITLE
 from perdure.domain.times import to_rfc3339
-from perdure.store.database import Tx
-from perdure.store.sessions import get_session, update_session
 
 
-async def _get_session_info(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    row = await context.database.read(lambda tx: get_session(tx, context.org_id, context.session_id))
+def session(services: Services) -> Capability:
+    """The capability, with its tools bound to the services."""
+    tools = (_info_tool(services), _title_tool(services))
+    return Capability(
+        id="session",
+        name="Session",
+        description="Lets the agent look at the session it works in, and give it a title.",
+        category="session",
+        tools=lambda config: tools,
+    )
+
+
+async def _get_session_info(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+    row = await read_own_session(services, context, context.session_id)
     return ToolOutcome(
         {
             "session_id": row.id,
@@ -33,44 +46,30 @@ async def _get_session_info(context: ToolContext, arguments: JsonObject) -> Tool
     )
 
 
-async def _write_session_title(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    try:
-        title = clean_title(context.redactor.text(arguments["title"]).strip())
-    except InvalidInput as error:
-        raise ToolError(error.message) from None
-    if not title:
-        raise ToolError("the title must not be empty")
-
-    async def body(tx: Tx) -> None:
-        row = await get_session(tx, context.org_id, context.session_id)
-        await update_session(tx, row, {"title": title}, context.now())
-
-    await context.database.write(body)
-    return ToolOutcome({"title": title})
+async def _write_session_title(
+    services: Services, context: ToolContext, arguments: JsonObject
+) -> ToolOutcome:
+    title = context.redactor.text(arguments["title"])
+    return ToolOutcome({"title": await name_own_session(services, context, context.session_id, title)})
 
 
-GET_SESSION_INFO = Tool(
-    name="get_session_info",
-    display_name="Session info",
-    description="The present session: its id, title, tags, status, age and length.",
-    parameters=schema({}),
-    run=_get_session_info,
-    hints=READ_ONLY,
-)
+def _info_tool(services: Services) -> Tool:
+    return Tool(
+        name="get_session_info",
+        display_name="Session info",
+        description="The present session: its id, title, tags, status, age and length.",
+        parameters=schema({}),
+        run=partial(_get_session_info, services),
+        hints=READ_ONLY,
+    )
 
-WRITE_SESSION_TITLE = Tool(
-    name="write_session_title",
-    display_name="Session title",
-    description="Give the session a short title that says what it is about.",
-    parameters=schema({"title": {"type": "string", "minLength": 1, "maxLength": MAX_TITLE}}, "title"),
-    run=_write_session_title,
-    hints=REPEATABLE,
-)
 
-SESSION = Capability(
-    id="session",
-    name="Session",
-    description="Lets the agent look at the session it works in, and give it a title.",
-    category="session",
-    tools=lambda config: (GET_SESSION_INFO, WRITE_SESSION_TITLE),
-)
+def _title_tool(services: Services) -> Tool:
+    return Tool(
+        name="write_session_title",
+        display_name="Session title",
+        description="Give the session a short title that says what it is about.",
+        parameters=schema({"title": {"type": "string", "minLength": 1, "maxLength": MAX_TITLE}}, "title"),
+        run=partial(_write_session_title, services),
+        hints=REPEATABLE,
+    )

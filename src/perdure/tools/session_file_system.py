@@ -5,8 +5,12 @@ No path leads out of it, since there is nothing outside.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
+from perdure.app import session_files as files
+from perdure.app.context import Services
+from perdure.app.file_access import sized
 from perdure.capabilities.port import (
     ONCE,
     READ_ONLY,
@@ -17,32 +21,36 @@ from perdure.capabilities.port import (
     ToolOutcome,
     schema,
 )
-from perdure.domain.errors import PreconditionFailed, ToolError
+from perdure.domain.errors import ToolError
 from perdure.domain.events import FileWrittenData
 from perdure.domain.files import MAX_PATTERN, Content, Encoding, content_of, decoded, too_large
 from perdure.domain.messages import JsonObject
 from perdure.domain.paths import MAX_PATH, MOUNT
 from perdure.domain.tools import ToolHints
-from perdure.store.blobs import send_ahead
-from perdure.store.database import Tx
-from perdure.store.file_changes import FileWrite, Written, delete_path, write_file
+from perdure.store.file_changes import FileWrite, Written
 from perdure.store.files import FileRow
-from perdure.store.workspaces import hold_for_writing
 from perdure.tools import file_reading as reading
-from perdure.tools.file_reading import DEFAULT_LINES, read_row, sized, tool_path
-
-EDITS = 5
-"""How often an edit is made anew on a file that somebody else has changed meanwhile."""
+from perdure.tools.file_reading import DEFAULT_LINES, tool_path
 
 
-async def _write(context: ToolContext, write: FileWrite) -> Written:
-    async def body(tx: Tx) -> Written:
-        if write.content is not None:
-            await send_ahead(tx, context.org_id, write.content, context.now())
-        space = await hold_for_writing(tx, context.org_id, context.workspace_id)
-        return await write_file(tx, space, write, context.file_limits, context.now())
-
-    return await context.database.write(body)
+def session_file_system(services: Services) -> Capability:
+    """The capability, with its tools bound to the services."""
+    tools = tuple(make(services) for make in _TOOLS)
+    return Capability(
+        id="session_file_system",
+        name="File system",
+        description=(
+            "Gives the session files of its own: the agent reads, writes, edits, searches and deletes them."
+        ),
+        category="files",
+        features=("file_system",),
+        tools=lambda config: tools,
+        prompt=lambda config: (
+            "You have files of your own that last as long as this session. Paths are absolute and begin "
+            f"with /; {MOUNT} is another name "
+            "of the top."
+        ),
+    )
 
 
 def _event(written: Written, operation: str) -> FileWrittenData:
@@ -54,15 +62,16 @@ def _expected(arguments: JsonObject) -> frozenset[str] | None:
     return None if wanted is None else frozenset((wanted,))
 
 
-async def _write_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    path = await tool_path(context, arguments["path"])
+async def _write_file(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+    path = await tool_path(services, context, arguments["path"])
     text, encoding = arguments["content"], cast("Encoding", arguments.get("encoding") or "text")
 
     def make() -> Content:
-        return content_of(decoded(text, encoding, context.file_limits.file))
+        return content_of(decoded(text, encoding, services.file_limits.file))
 
     content = await sized(len(text), make)
-    written = await _write(context, FileWrite(path, content, expected=_expected(arguments)))
+    write = FileWrite(path, content, expected=_expected(arguments))
+    written = await files.write_file(services, context, context.session_id, write)
     answer = {
         "path": path,
         "created": written.created,
@@ -72,28 +81,16 @@ async def _write_file(context: ToolContext, arguments: JsonObject) -> ToolOutcom
     return ToolOutcome(answer, (_event(written, "write"),))
 
 
-async def _edit_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    path, expected = await tool_path(context, arguments["path"]), _expected(arguments)
-    for left in reversed(range(EDITS)):
-        row, data = await read_row(context, path)
-        if expected is not None and row.hash not in expected:
-            raise ToolError(f"{path} has changed since it was read: read it again")
-        content, count = await sized(len(data), _edited, row, data, arguments, context.file_limits.file)
-        try:
-            # Only on top of what was read just now: what somebody else writes in between is not lost.
-            written = await _write(
-                context, FileWrite(path, content, old=True, expected=frozenset((row.hash,)))
-            )
-        except PreconditionFailed:
-            if not left:
-                raise
-            continue
-        answer = {"path": path, "replaced": count, "size_bytes": written.row.size_bytes, "hash": content.hash}
-        return ToolOutcome(answer, (_event(written, "edit"),))
-    raise AssertionError("unreachable")
+async def _edit_file(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+    path = await tool_path(services, context, arguments["path"])
+    edit = partial(_edited, arguments, services.file_limits.file)
+    edited = await files.edit_file(services, context, context.session_id, path, edit, _expected(arguments))
+    written, places, hash_ = edited.written, edited.places, edited.content.hash
+    answer = {"path": path, "replaced": places, "size_bytes": written.row.size_bytes, "hash": hash_}
+    return ToolOutcome(answer, (_event(written, "edit"),))
 
 
-def _edited(row: FileRow, data: bytes, arguments: JsonObject, limit: int) -> tuple[Content, int]:
+def _edited(arguments: JsonObject, limit: int, row: FileRow, data: bytes) -> tuple[Content, int]:
     """The content after an edit, and how many places were changed.
 
     Raises ToolError, and TooLarge over a limit in bytes.
@@ -122,17 +119,16 @@ def _line_ends(text: str, old: str) -> str:
     return f": it would, if its lines ended as those of the file do, in {ends}"
 
 
-async def _delete_file(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    path = await tool_path(context, arguments["path"])
-    recursive = bool(arguments.get("recursive"))
-
-    async def body(tx: Tx) -> int:
-        space = await hold_for_writing(tx, context.org_id, context.workspace_id)
-        return await delete_path(
-            tx, space, path, recursive=recursive, expected=_expected(arguments), now=context.now()
-        )
-
-    gone = await context.database.write(body)
+async def _delete_file(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+    path = await tool_path(services, context, arguments["path"])
+    gone = await files.delete_path(
+        services,
+        context,
+        context.session_id,
+        path,
+        recursive=bool(arguments.get("recursive")),
+        expected=_expected(arguments),
+    )
     if not gone:
         return ToolOutcome({"path": path, "deleted": 0, "note": "nothing was there"})
     return ToolOutcome({"path": path, "deleted": gone}, (FileWrittenData(path, "delete", False, 0),))
@@ -154,11 +150,13 @@ _EXPECTED = {
 }
 _FROM_ONE = {"type": "integer", "minimum": 1}
 
-READING = (
-    Tool(
+
+def _read_file_tool(services: Services) -> Tool:
+    return Tool(
         name="read_file",
         description=(
-            "Read a file. Text comes in whole lines, with their number in all and the hash of the content; anything else in base64."
+            "Read a file. Text comes in whole lines, with their number in all and the hash of the "
+            "content; anything else in base64."
         ),
         parameters=schema(
             {
@@ -178,48 +176,64 @@ READING = (
             },
             "path",
         ),
-        run=reading.read_file,
+        run=partial(reading.read_file, services),
         hints=READ_ONLY,
         spill=False,
         display_name="Read file",
-    ),
-    Tool(
+    )
+
+
+def _read_many_files_tool(services: Services) -> Tool:
+    return Tool(
         name="read_many_files",
         description="Read several text files at once, as far as there is room.",
         parameters=schema(
             {"paths": {"type": "array", "items": _PATH, "minItems": 1, "maxItems": 50}}, "paths"
         ),
-        run=reading.read_many_files,
+        run=partial(reading.read_many_files, services),
         hints=READ_ONLY,
         spill=False,
         display_name="Read files",
-    ),
-    Tool(
+    )
+
+
+def _list_directory_tool(services: Services) -> Tool:
+    return Tool(
         name="list_directory",
         description="List what is in a folder.",
         parameters=schema({"path": _FOLDER, "recursive": _DEEP}),
-        run=reading.list_directory,
+        run=partial(reading.list_directory, services),
         hints=READ_ONLY,
         spill=False,
         display_name="List directory",
-    ),
-    Tool(
+    )
+
+
+def _glob_tool(services: Services) -> Tool:
+    return Tool(
         name="glob",
         description=(
-            "Find files by their paths: * and ? within a name, ** across folders, [a-z], {a,b}. A pattern without a / is for the name "
+            "Find files by their paths: * and ? within a name, ** across folders, [a-z], {a,b}. A pattern "
+            "without a / is for the name "
             "in any folder; one that begins with / is from the top, any other from the folder on."
         ),
         parameters=schema(
             {"pattern": {**_PATTERN, "description": "Such as **/*.md."}, "path": _FOLDER}, "pattern"
         ),
-        run=reading.glob,
+        run=partial(reading.glob, services),
         hints=READ_ONLY,
         spill=False,
         display_name="Find files",
-    ),
-    Tool(
+    )
+
+
+def _grep_files_tool(services: Services) -> Tool:
+    return Tool(
         name="grep_files",
-        description="Search the lines of text files with a regular expression (RE2: no look-around, no references back).",
+        description=(
+            "Search the lines of text files with a regular expression (RE2: no look-around, no references "
+            "back)."
+        ),
         parameters=schema(
             {
                 "pattern": _PATTERN,
@@ -232,24 +246,27 @@ READING = (
             },
             "pattern",
         ),
-        run=reading.grep_files,
+        run=partial(reading.grep_files, services),
         hints=READ_ONLY,
         spill=False,
         display_name="Search files",
-    ),
-    Tool(
+    )
+
+
+def _stat_file_tool(services: Services) -> Tool:
+    return Tool(
         name="stat_file",
         description="Tell what is at a path: type, size, hash, times.",
         parameters=schema({"path": _PATH}, "path"),
-        run=reading.stat_file,
+        run=partial(reading.stat_file, services),
         hints=READ_ONLY,
         spill=False,
         display_name="File facts",
-    ),
-)
+    )
 
-WRITING = (
-    Tool(
+
+def _write_file_tool(services: Services) -> Tool:
+    return Tool(
         name="write_file",
         description="Write a file, replacing what it held. Folders above it are made.",
         parameters=schema(
@@ -266,13 +283,18 @@ WRITING = (
             "path",
             "content",
         ),
-        run=_write_file,
+        run=partial(_write_file, services),
         hints=REPEATABLE,
         display_name="Write file",
-    ),
-    Tool(
+    )
+
+
+def _edit_file_tool(services: Services) -> Tool:
+    return Tool(
         name="edit_file",
-        description="Replace an exact piece of text in a file. It must occur once, unless replace_all is set.",
+        description=(
+            "Replace an exact piece of text in a file. It must occur once, unless replace_all is set."
+        ),
         parameters=schema(
             {
                 "path": _PATH,
@@ -285,32 +307,33 @@ WRITING = (
             "old_text",
             "new_text",
         ),
-        run=_edit_file,
+        run=partial(_edit_file, services),
         hints=ONCE,
-        queue="edit",  # several edits of one file in one answer are common, and each needs what the one before left
+        # Several edits of one file in one answer are common, and each needs what the one before left.
+        queue="edit",
         display_name="Edit file",
-    ),
-    Tool(
+    )
+
+
+def _delete_file_tool(services: Services) -> Tool:
+    return Tool(
         name="delete_file",
         description="Delete a file, or a folder; one with something in it only with recursive.",
         parameters=schema({"path": _PATH, "recursive": _DEEP, "expected_hash": _EXPECTED}, "path"),
-        run=_delete_file,
+        run=partial(_delete_file, services),
         hints=ToolHints(readonly=False, destructive=True, idempotent=True),
         display_name="Delete file",
-    ),
-)
+    )
 
-TOOLS = (*READING, *WRITING)
 
-SESSION_FILE_SYSTEM = Capability(
-    id="session_file_system",
-    name="File system",
-    description="Gives the session files of its own: the agent reads, writes, edits, searches and deletes them.",
-    category="files",
-    features=("file_system",),
-    tools=lambda config: TOOLS,
-    prompt=lambda config: (
-        f"You have files of your own that last as long as this session. Paths are absolute and begin with /; {MOUNT} is another name "
-        "of the top."
-    ),
+_TOOLS = (
+    _read_file_tool,
+    _read_many_files_tool,
+    _list_directory_tool,
+    _glob_tool,
+    _grep_files_tool,
+    _stat_file_tool,
+    _write_file_tool,
+    _edit_file_tool,
+    _delete_file_tool,
 )

@@ -24,7 +24,8 @@ WRITE_TODOS = Tool(
     name="write_todos",
     display_name="To-do list",
     description=(
-        "Write the whole to-do list, replacing the one before. Use it for work of three steps or more: write the plan first, "
+        "Write the whole to-do list, replacing the one before. Use it for work of three steps or more: "
+        "write the plan first, "
         "mark an item in_progress before you begin it and completed as soon as it is done."
     ),
     parameters=schema(

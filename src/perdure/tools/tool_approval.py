@@ -30,7 +30,10 @@ def _gate(config: Any, tool: Tool) -> bool:
 TOOL_APPROVAL = Capability(
     id="tool_approval",
     name="Tool approval",
-    description="Holds tool calls back until a person allows them: those that may destroy, or all that do more than read in the session.",
+    description=(
+        "Holds tool calls back until a person allows them: those that may destroy, or all that do more "
+        "than read in the session."
+    ),
     category="safety",
     config_schema=schema(
         {
@@ -39,7 +42,8 @@ TOOL_APPROVAL = Capability(
                 "enum": list(_MODES),
                 "default": "normal",
                 "description": (
-                    "off: nothing is held back; normal: what may destroy, or change things outside; protective: all but reading "
+                    "off: nothing is held back; normal: what may destroy, or change things outside; "
+                    "protective: all but reading "
                     "in the session."
                 ),
             }

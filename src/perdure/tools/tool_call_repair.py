@@ -17,7 +17,8 @@ TOOL_CALL_REPAIR = Capability(
     id="tool_call_repair",
     name="Tool call repair",
     description=(
-        "Mends tool calls whose arguments are not quite JSON, or are in quotes or null where they should not be, or whose tool is "
+        "Mends tool calls whose arguments are not quite JSON, or are in quotes or null where they should "
+        "not be, or whose tool is "
         "named in another spelling."
     ),
     category="behaviour",

@@ -15,6 +15,7 @@ from perdure.api.routes.sessions import IDS
 from perdure.api.routes.workspaces import WORKSPACE_IDS
 from perdure.app import files as use
 from perdure.app.etags import parse_tags
+from perdure.app.file_access import At, OfSession, OfWorkspace
 from perdure.domain.errors import UnsupportedMedia
 from perdure.domain.files import (
     CopyFile,
@@ -47,8 +48,9 @@ class DeletePath(Struct, frozen=True):
     recursive: bool = False
 
 
-def _at(call: Call) -> use.At:
-    return use.At(call.params.get("session_id"), call.params.get("workspace_id"))
+def _at(call: Call) -> At:
+    session_id = call.params.get("session_id")
+    return OfSession(session_id) if session_id else OfWorkspace(call.params["workspace_id"])
 
 
 def _tag(hash_: str | None) -> tuple[Header, ...]:

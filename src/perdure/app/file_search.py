@@ -11,10 +11,12 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from msgspec import Struct
 
-from perdure.domain.ids import OrgId, WorkspaceId
+from perdure.app.context import Scope, Services
+from perdure.app.file_access import At, workspace_at
+from perdure.domain.ids import OrgId
 from perdure.domain.patterns import LineMatch, Pattern, compile_glob, compile_regex, matching_lines
 from perdure.store.blobs import read_contents
-from perdure.store.database import Database, Tx
+from perdure.store.database import Tx
 from perdure.store.files import FileRow, list_tree, need_entry
 
 SECONDS = 10.0
@@ -47,9 +49,17 @@ class Search(Struct, frozen=True):
 
 
 async def grep(
-    database: Database, org_id: OrgId, workspace_id: WorkspaceId, regex: str, *, glob: str | None = None, folder: str = "/",
-    ignore_case: bool = False, limit: int, clean: Callable[[str], str] = str,
-) -> Search:  # fmt: skip
+    app: Services,
+    scope: Scope,
+    at: At,
+    regex: str,
+    *,
+    glob: str | None = None,
+    folder: str = "/",
+    ignore_case: bool = False,
+    limit: int,
+    clean: Callable[[str], str] = str,
+) -> Search:
     """The lines of text files that match a regular expression, by path; at most `limit`.
 
     Args:
@@ -61,14 +71,14 @@ async def grep(
     """
     end = time.monotonic() + SECONDS
     pattern = await asyncio.to_thread(compile_regex, regex, ignore_case=ignore_case)
-    rows, cut = await _chosen(database, org_id, workspace_id, folder, glob, end)
+    rows, cut = await _chosen(app, scope, at, folder, glob, end)
     rows = [row for row in rows if row.is_text and row.size_bytes]
     found: list[Found] = []
     searched = 0
     for batch in _batches(rows):
         if cut or limit <= 0:
             break
-        contents = await database.read(_reading(org_id, batch), long=True)
+        contents = await app.database.read(_reading(scope.organization_id, batch), long=True)
         more, cut = await asyncio.to_thread(_search, pattern, batch, contents, limit, end, clean)
         found += more
         limit -= sum(len(each.lines) for each in more)
@@ -79,23 +89,24 @@ async def grep(
 
 
 async def find(
-    database: Database, org_id: OrgId, workspace_id: WorkspaceId, glob: str, folder: str = "/"
+    app: Services, scope: Scope, at: At, glob: str, folder: str = "/"
 ) -> tuple[list[FileRow], str | None]:
     """The files whose paths fit a glob, by path, and why there may be more. Raises what `grep` does."""
-    return await _chosen(database, org_id, workspace_id, folder, glob, time.monotonic() + SECONDS)
+    return await _chosen(app, scope, at, folder, glob, time.monotonic() + SECONDS)
 
 
 async def _chosen(
-    database: Database, org_id: OrgId, workspace_id: WorkspaceId, folder: str, glob: str | None, end: float
+    app: Services, scope: Scope, at: At, folder: str, glob: str | None, end: float
 ) -> tuple[list[FileRow], str | None]:
     """The files of a folder (or the one file that it is) whose paths fit."""
     fits = None if glob is None else await asyncio.to_thread(compile_glob, glob)
 
     async def body(tx: Tx) -> tuple[FileRow, list[FileRow]]:
-        top = await need_entry(tx, org_id, workspace_id, folder)
-        return top, await list_tree(tx, org_id, workspace_id, folder) if top.is_directory else [top]
+        org_id, space = scope.organization_id, await workspace_at(tx, scope, at)
+        top = await need_entry(tx, org_id, space, folder)
+        return top, await list_tree(tx, org_id, space, folder) if top.is_directory else [top]
 
-    top, rows = await database.read(body, long=True)
+    top, rows = await app.database.read(body, long=True)
     rows = [row for row in rows if not row.is_directory]
     if glob is None or fits is None:
         return rows, None

@@ -1,0 +1,103 @@
+"""Where files are, and the one way in which they are changed: under the locks of session and workspace."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, TypeVar
+
+from msgspec import Struct
+
+from perdure.app.context import Scope, Services
+from perdure.domain.errors import NotFound
+from perdure.domain.files import LONG, Content
+from perdure.domain.ids import OrgId, SessionId, WorkspaceId
+from perdure.store.blobs import read_content, send_ahead
+from perdure.store.database import Tx
+from perdure.store.files import FileRow
+from perdure.store.sessions import SessionRow, get_session
+from perdure.store.workspaces import WorkspaceRow, get_workspace, hold_for_writing, hold_session_files
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class OfSession(Struct, frozen=True):
+    """The files of a session."""
+
+    session_id: SessionId
+
+
+class OfWorkspace(Struct, frozen=True):
+    """The files of a workspace."""
+
+    workspace_id: WorkspaceId
+
+
+At = OfSession | OfWorkspace
+"""Where the files are."""
+
+Change = Callable[[Tx, WorkspaceRow, SessionRow | None], Awaitable[T]]
+"""What is done while the workspace is held, and the session whose log may tell of it, if there is one."""
+
+
+async def workspace_at(tx: Tx, scope: Scope, at: At) -> WorkspaceId:
+    """The workspace to read from. Raises NotFound."""
+    if isinstance(at, OfSession):
+        return (await get_session(tx, scope.organization_id, at.session_id)).workspace()
+    return (await get_workspace(tx, scope.organization_id, at.workspace_id)).id
+
+
+async def change_files(
+    app: Services, scope: Scope, at: At, change: Change[T], content: Content | None = None
+) -> T:
+    """Change files in one transaction.
+
+    The limits hold because everybody comes through here: what a change has looked at stays as it is until it
+    commits.
+
+    Args:
+        content: what is going to be written; when it is long, it is sent before anything is locked.
+
+    Raises:
+        NotFound: there is no such session or workspace, or not any more.
+        Conflict: the workspace is archived.
+    """
+    now = app.now()
+
+    async def work(tx: Tx) -> T:
+        if content is not None:
+            await send_ahead(tx, scope.organization_id, content, now)
+        session, space = await _hold(tx, scope.organization_id, at)
+        return await change(tx, space, session)
+
+    return await app.database.write(work)
+
+
+async def _hold(tx: Tx, org_id: OrgId, at: At) -> tuple[SessionRow | None, WorkspaceRow]:
+    """The session, if one is to be told, and the workspace, both held; the session's row first."""
+    if isinstance(at, OfSession):
+        return await hold_session_files(tx, org_id, at.session_id)
+    owner = (await get_workspace(tx, org_id, at.workspace_id)).session_id
+    session = None if owner is None else await _alive(tx, org_id, owner)
+    return session, await hold_for_writing(tx, org_id, at.workspace_id)
+
+
+async def _alive(tx: Tx, org_id: OrgId, session_id: SessionId) -> SessionRow | None:
+    """The session, unless it was deleted and others live on in its workspace."""
+    try:
+        return await get_session(tx, org_id, session_id, lock=True)
+    except NotFound:
+        return None
+
+
+async def content_of_row(app: Services, row: FileRow) -> bytes:
+    """All that a file holds."""
+    return await app.database.read(
+        lambda tx: read_content(tx, row.org_id, row.hash, row.size_bytes), long=row.size_bytes > LONG
+    )
+
+
+async def sized(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function, in a thread if what it works on is long; the size is in bytes."""
+    return await asyncio.to_thread(function, *args, **kwargs) if size > LONG else function(*args, **kwargs)

@@ -1,0 +1,35 @@
+"""A session as its own tools see it and name it."""
+
+from __future__ import annotations
+
+from perdure.app.context import Scope, Services
+from perdure.domain.errors import InvalidInput
+from perdure.domain.ids import SessionId
+from perdure.domain.sessions import MAX_TITLE, clean_title
+from perdure.store.database import Tx
+from perdure.store.sessions import SessionRow, get_session, update_session
+
+
+async def read_own_session(app: Services, scope: Scope, session_id: SessionId) -> SessionRow:
+    """The session's row. Raises NotFound: it was deleted meanwhile."""
+    return await app.database.read(lambda tx: get_session(tx, scope.organization_id, session_id))
+
+
+async def name_own_session(app: Services, scope: Scope, session_id: SessionId, title: str) -> str:
+    """Give the session a title; the title as it is kept.
+
+    Raises:
+        InvalidInput: it is empty, too long, or holds what a title must not.
+        NotFound: the session was deleted meanwhile.
+    """
+    clean = clean_title(title.strip())
+    if not clean or len(clean) > MAX_TITLE:
+        raise InvalidInput(f"the title must hold 1 to {MAX_TITLE} characters", field="title")
+    now = app.now()
+
+    async def work(tx: Tx) -> None:
+        row = await get_session(tx, scope.organization_id, session_id)
+        await update_session(tx, row, {"title": clean}, now)
+
+    await app.database.write(work)
+    return clean
