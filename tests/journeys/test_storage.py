@@ -89,7 +89,7 @@ async def test_a_secret_stands_nowhere_in_the_log_however_it_comes_in(
 
 async def test_a_secret_that_the_model_stores_reaches_the_store_and_no_event(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
-    store = call("secret_store", operation="set", key="PIN", value="zebra-4711")
+    store = call("secret_store", operation="set", key="PIN", value="walrus-2209")
     steps = [
         {"tool_calls": [store]},
         {"tool_calls": [call("secret_store", operation="get", key="PIN")]},
