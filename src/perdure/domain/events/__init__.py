@@ -6,25 +6,107 @@ needs to look inside.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
 from perdure.domain.compaction import ContextCompactedData, ContextCompactingData
-from perdure.domain.ids import (
-    AgentId,
-    EventId,
-    ExecId,
-    HarnessId,
-    MessageId,
-    ProviderId,
-    SessionId,
-    ToolCallId,
-    TurnId,
+from perdure.domain.events.messages import (
+    InputMessageData,
+    ModelMetadata,
+    OutputMessageCompletedData,
+    OutputMessageDeltaData,
+    OutputMessageStartedData,
 )
-from perdure.domain.messages import ContentPart, JsonObject, Message, Usage
+from perdure.domain.events.model_calls import (
+    LlmGenerationData,
+    LlmGenerationMetadata,
+    LlmGenerationOutput,
+    LlmRetryInfo,
+    PromptRef,
+    ReasonCompletedData,
+    ReasonStartedData,
+    ReasonThinkingCompletedData,
+    ReasonThinkingDeltaData,
+    ReasonThinkingStartedData,
+)
+from perdure.domain.events.tools import (
+    ActCompletedData,
+    ActStartedData,
+    FileWrittenData,
+    ToolCall,
+    ToolCallRepairedData,
+    ToolCallRequestedData,
+    ToolCallSummary,
+    ToolCompletedData,
+    ToolOutputDeltaData,
+    ToolProgressData,
+    ToolStartedData,
+)
+from perdure.domain.events.turns import (
+    SessionActivatedData,
+    SessionIdledData,
+    SessionStartedData,
+    TurnCancelledData,
+    TurnCompletedData,
+    TurnFailedData,
+    TurnSealedData,
+    TurnStartedData,
+)
+from perdure.domain.ids import EventId, ExecId, MessageId, SessionId, TurnId
+from perdure.domain.messages import JsonObject, Message
 from perdure.domain.times import Micros, Timestamp, to_rfc3339
+
+__all__ = [
+    "ENDED_TURN",
+    "EVENT_DATA",
+    "KNOWN_TYPES",
+    "LIVE_TYPES",
+    "RESERVED_TYPES",
+    "ActCompletedData",
+    "ActStartedData",
+    "ContextCompactedData",
+    "ContextCompactingData",
+    "Event",
+    "EventContext",
+    "FileWrittenData",
+    "InputMessageData",
+    "LlmGenerationData",
+    "LlmGenerationMetadata",
+    "LlmGenerationOutput",
+    "LlmRetryInfo",
+    "ModelMetadata",
+    "NewEvent",
+    "OutputMessageCompletedData",
+    "OutputMessageDeltaData",
+    "OutputMessageStartedData",
+    "PromptRef",
+    "ReasonCompletedData",
+    "ReasonStartedData",
+    "ReasonThinkingCompletedData",
+    "ReasonThinkingDeltaData",
+    "ReasonThinkingStartedData",
+    "SessionActivatedData",
+    "SessionIdledData",
+    "SessionStartedData",
+    "ToolCall",
+    "ToolCallRepairedData",
+    "ToolCallRequestedData",
+    "ToolCallSummary",
+    "ToolCompletedData",
+    "ToolOutputDeltaData",
+    "ToolProgressData",
+    "ToolStartedData",
+    "TurnCancelledData",
+    "TurnCompletedData",
+    "TurnFailedData",
+    "TurnSealedData",
+    "TurnStartedData",
+    "WireEvent",
+    "decode_data",
+    "is_cancel_notice",
+]
 
 
 class EventContext(Struct, frozen=True, omit_defaults=True):
@@ -39,332 +121,6 @@ class EventContext(Struct, frozen=True, omit_defaults=True):
     trace_id: str | None = None
     span_id: str | None = None
     parent_span_id: str | None = None
-
-
-# --- data: messages ---------------------------------------------------------
-
-
-class InputMessageData(Struct, frozen=True):
-    """A message came in: from a client, or, after a cancel, the note that it was asked for."""
-
-    message: Message
-
-
-class OutputMessageStartedData(Struct, frozen=True, omit_defaults=True):
-    """A model call begins to write a message. The message keeps this id, whatever process completes it."""
-
-    turn_id: TurnId
-    message_id: MessageId | None = None
-    model: str | None = None
-    iteration: int | None = None
-
-
-class OutputMessageDeltaData(Struct, frozen=True, omit_defaults=True):
-    """A piece of a message's text while it is written; only live."""
-
-    turn_id: TurnId
-    delta: str
-    accumulated: str
-    message_id: MessageId | None = None
-
-
-class ModelMetadata(Struct, frozen=True, omit_defaults=True):
-    model: str
-    model_id: str | None = None
-    provider_id: ProviderId | None = None
-
-
-class OutputMessageCompletedData(Struct, frozen=True, omit_defaults=True):
-    """An agent's message is complete: a model's answer, or words about a failure or a cancel."""
-
-    message: Message
-    metadata: ModelMetadata | None = None
-    usage: Usage | None = None
-    error_code: str | None = None
-    error_fields: JsonObject | None = None
-    error_disclosure: str | None = None
-
-
-# --- data: session and turn -------------------------------------------------
-
-
-class SessionStartedData(Struct, frozen=True, omit_defaults=True):
-    """The session was created; always the first event."""
-
-    harness_id: HarnessId
-    agent_id: AgentId | None = None
-    model_id: str | None = None
-
-
-class SessionActivatedData(Struct, frozen=True):
-    """The session begins to work on a message, or goes on after the last approval."""
-
-    turn_id: TurnId
-    input_message_id: MessageId
-
-
-class SessionIdledData(Struct, frozen=True, omit_defaults=True):
-    """The session rests and waits for a message."""
-
-    turn_id: TurnId
-    iterations: int | None = None
-    usage: Usage | None = None
-
-
-class TurnStartedData(Struct, frozen=True, omit_defaults=True):
-    """A turn begins."""
-
-    turn_id: TurnId
-    input_message_id: MessageId
-    input_content: str | None = None
-
-
-class TurnCompletedData(Struct, frozen=True, omit_defaults=True):
-    """A turn ended well; what it came to."""
-
-    turn_id: TurnId
-    iterations: int
-    status: str | None = None
-    duration_ms: int | None = None
-    usage: Usage | None = None
-    llm_call_count: int | None = None
-    tool_call_count: int | None = None
-    time_to_first_token_ms: int | None = None
-    final_message_id: MessageId | None = None
-    final_answer_preview: str | None = None
-    input_content: str | None = None
-
-
-class TurnFailedData(Struct, frozen=True, omit_defaults=True):
-    """A turn ended without an answer; a message with words for a person stands before it."""
-
-    turn_id: TurnId
-    error: str
-    error_code: str | None = None
-    error_fields: JsonObject | None = None
-    error_disclosure: str | None = None
-    usage: Usage | None = None
-
-
-class TurnCancelledData(Struct, frozen=True, omit_defaults=True):
-    """A turn was cancelled, or its session deleted."""
-
-    turn_id: TurnId
-    reason: str | None = None
-    usage: Usage | None = None
-
-
-class TurnSealedData(Struct, frozen=True, omit_defaults=True):
-    """A turn was given up: it was recovered too often without getting anywhere, or a budget is spent."""
-
-    turn_id: TurnId
-    reason: Literal["no_progress", "budget"]
-    detail: str | None = None
-    iterations: int | None = None
-    usage: Usage | None = None
-
-
-# --- data: reason (one model call) ------------------------------------------
-
-
-class ReasonStartedData(Struct, frozen=True, omit_defaults=True):
-    """A model call begins."""
-
-    harness_id: HarnessId
-    agent_id: AgentId | None = None
-    metadata: ModelMetadata | None = None
-    iteration: int | None = None
-
-
-class ReasonCompletedData(Struct, frozen=True, omit_defaults=True):
-    """A model call ended, over all its attempts."""
-
-    success: bool
-    has_tool_calls: bool
-    tool_call_count: int
-    duration_ms: int | None = None
-    text_preview: str | None = None
-    error: str | None = None
-    error_code: str | None = None
-    usage: Usage | None = None
-
-
-class ReasonThinkingStartedData(Struct, frozen=True, omit_defaults=True):
-    """The model thought before it answered."""
-
-    turn_id: TurnId
-    model: str | None = None
-
-
-class ReasonThinkingDeltaData(Struct, frozen=True, omit_defaults=True):
-    """A piece of the model's thinking while it is written; only live."""
-
-    turn_id: TurnId
-    delta: str
-    accumulated: str
-    message_id: MessageId | None = None
-
-
-class ReasonThinkingCompletedData(Struct, frozen=True):
-    """The model's thinking as a whole, where the vendor shows it."""
-
-    turn_id: TurnId
-    thinking: str
-
-
-class LlmRetryInfo(Struct, frozen=True):
-    attempts: int
-    total_wait_ms: int
-
-
-class LlmGenerationMetadata(Struct, frozen=True, omit_defaults=True):
-    model: str
-    success: bool
-    provider: str | None = None
-    duration_ms: int | None = None
-    time_to_first_token_ms: int | None = None
-    usage: Usage | None = None
-    finish_reasons: tuple[str, ...] | None = None
-    response_id: str | None = None
-    retry: LlmRetryInfo | None = None
-    error: str | None = None
-
-
-class ToolCall(Struct, frozen=True):
-    id: ToolCallId
-    name: str
-    arguments: Any
-
-
-class LlmGenerationOutput(Struct, frozen=True, omit_defaults=True):
-    text: str | None = None
-    tool_calls: tuple[ToolCall, ...] = ()
-
-
-class PromptRef(Struct, frozen=True, omit_defaults=True):
-    """Which part of the log a model call was shown.
-
-    The messages after `after` and up to `through` (sequences).
-
-    Attributes:
-        summary: the sequence of the `context.compacted` event whose summary came first.
-        before: only the messages before the one that begins there: what a summary was made from.
-    """
-
-    after: int
-    through: int
-    summary: int | None = None
-    before: int | None = None
-
-
-class LlmGenerationData(Struct, frozen=True, omit_defaults=True):
-    """One model call.
-
-    Stored with `prompt` and without `messages`; readers get `messages` filled from the log (promise P7).
-    """
-
-    metadata: LlmGenerationMetadata
-    output: LlmGenerationOutput
-    prompt: PromptRef | None = None
-    messages: tuple[Message, ...] | None = None
-
-
-# --- data: act (one batch of tool calls) ------------------------------------
-
-
-class ToolCallSummary(Struct, frozen=True, omit_defaults=True):
-    id: ToolCallId
-    name: str
-    display_name: str | None = None
-    narration: str | None = None
-
-
-class ActStartedData(Struct, frozen=True, omit_defaults=True):
-    """A batch of tool calls of one answer begins."""
-
-    tool_calls: tuple[ToolCallSummary, ...]
-    headline: str | None = None
-
-
-class ActCompletedData(Struct, frozen=True, omit_defaults=True):
-    """All calls of the batch have their results."""
-
-    completed: bool
-    success_count: int
-    error_count: int
-    duration_ms: int | None = None
-
-
-class ToolStartedData(Struct, frozen=True, omit_defaults=True):
-    """A tool is about to run on the server. This is in the log before the tool begins."""
-
-    tool_call: ToolCall
-    display_name: str | None = None
-    replayable: bool = False
-    """Whether the tool may be run again after a crash (it is read-only or idempotent): promise P5."""
-
-
-class ToolCompletedData(Struct, frozen=True, omit_defaults=True):
-    """A tool call has its result, or the error that the model is told.
-
-    Also the answer to a question for approval.
-    """
-
-    tool_call_id: ToolCallId
-    tool_name: str
-    success: bool
-    status: Literal["success", "error", "timeout", "cancelled", "interrupted", "rejected"]
-    result: tuple[ContentPart, ...] | None = None
-    error: str | None = None
-    duration_ms: int | None = None
-    display_name: str | None = None
-    capability_id: str | None = None
-    capability_name: str | None = None
-
-
-class ToolProgressData(Struct, frozen=True, omit_defaults=True):
-    """What a running tool says about how far it is; only live."""
-
-    tool_call_id: ToolCallId
-    tool_name: str
-    message: str
-    display_name: str | None = None
-
-
-class ToolOutputDeltaData(Struct, frozen=True):
-    """A piece of a running tool's output; only live."""
-
-    tool_call_id: ToolCallId
-    tool_name: str
-    delta: str
-    stream: Literal["stdout", "stderr"]
-
-
-class ToolCallRequestedData(Struct, frozen=True, omit_defaults=True):
-    """The session waits for a client: to run these calls, or to allow them (`approve_tool_call`)."""
-
-    tool_calls: tuple[ToolCall, ...]
-    tool_summaries: tuple[ToolCallSummary, ...] | None = None
-    timeout_ms: int = 300_000
-    """How long an answer is waited for: 5 minutes for results (wire contract)."""
-
-
-class ToolCallRepairedData(Struct, frozen=True):
-    """A slip in a tool call that was mended; `outcome` says what: name, arguments or name_and_arguments."""
-
-    tool_call_id: ToolCallId
-    tool_name: str
-    turn_id: TurnId
-    outcome: str
-
-
-class FileWrittenData(Struct, frozen=True):
-    """A tool wrote a file of the session."""
-
-    path: str
-    operation: str
-    created: bool
-    size_bytes: int
 
 
 EVENT_DATA: dict[str, type[Struct]] = {
