@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from perdure.domain.compaction import ContextCompactedData, ContextCompactingData
+from perdure.domain.events.fields import INPUT_MESSAGE_ID, TURN_ID
 from perdure.domain.events.messages import (
     InputMessageData,
     ModelMetadata,
@@ -54,7 +55,7 @@ from perdure.domain.events.turns import (
     TurnSealedData,
     TurnStartedData,
 )
-from perdure.domain.ids import EventId, ExecId, MessageId, SessionId, TurnId
+from perdure.domain.ids import EventId, ExecId, MessageId, SessionId, TurnId, TurnIdText
 from perdure.domain.messages import JsonObject, Message
 from perdure.domain.times import Micros, Timestamp, to_rfc3339
 
@@ -115,12 +116,22 @@ class EventContext(Struct, frozen=True, omit_defaults=True):
     Trace_id is the turn; reason and act are spans under it, a model call under reason, tools under act.
     """
 
-    turn_id: TurnId | None = None
-    input_message_id: MessageId | None = None
-    exec_id: ExecId | None = None
-    trace_id: str | None = None
-    span_id: str | None = None
-    parent_span_id: str | None = None
+    turn_id: Annotated[TurnId | None, TURN_ID] = None
+    input_message_id: Annotated[MessageId | None, INPUT_MESSAGE_ID] = None
+    exec_id: Annotated[
+        ExecId | None,
+        Meta(description="The execution: one model call and the tool calls that it requested."),
+    ] = None
+    trace_id: Annotated[
+        TurnIdText | None, Meta(description="The trace that the event belongs to: the turn's id.")
+    ] = None
+    span_id: Annotated[
+        str | None,
+        Meta(
+            description="The span that the event belongs to. The events that start and end a span share it."
+        ),
+    ] = None
+    parent_span_id: Annotated[str | None, Meta(description="The span that contains this one.")] = None
 
 
 EVENT_DATA: dict[str, type[Struct]] = {
@@ -248,17 +259,57 @@ def is_cancel_notice(message: Message, event: Event | NewEvent) -> bool:
 
 
 class WireEvent(Struct, frozen=True, omit_defaults=True):
-    """An event as clients see it: the schema of `Event.wire()`, and what the Python client decodes."""
+    """Something that happened in a session: an entry of its log, or a live event that is not stored."""
 
-    id: EventId
-    type: Annotated[str, Meta(examples=["turn.completed"])]
-    ts: Timestamp
-    session_id: SessionId
-    context: EventContext
-    data: Raw
-    sequence: int | None = None
-    metadata: Any = None
-    tags: tuple[str, ...] | None = None
+    # The schema of `Event.wire()`, and what the Python client decodes.
+
+    id: Annotated[
+        EventId, Meta(description="The event's id.", examples=["event_0192f0c1b2a37b5c8000000000c2d3e4"])
+    ]
+    type: Annotated[str, Meta(description="The type of event.", examples=["turn.started"])]
+    ts: Annotated[Timestamp, Meta(description="When the event happened.")]
+    session_id: Annotated[SessionId, Meta(description="The session that the event belongs to.")]
+    context: Annotated[
+        EventContext,
+        Meta(
+            description="The turn, the model call and the span that the event belongs to.",
+            examples=[
+                {
+                    "turn_id": "turn_0192f0c1b2a37b5c8d4e5f60718293a4",
+                    "input_message_id": "message_0192f0c1b2a37b5c8d4e5f60718293a4",
+                    "trace_id": "turn_0192f0c1b2a37b5c8d4e5f60718293a4",
+                    "span_id": "8d4e5f60718293a4",
+                }
+            ],
+        ),
+    ]
+    data: Annotated[
+        Raw,
+        Meta(
+            description="The details. Their structure depends on `type`.",
+            examples=[
+                {
+                    "turn_id": "turn_0192f0c1b2a37b5c8d4e5f60718293a4",
+                    "input_message_id": "message_0192f0c1b2a37b5c8d4e5f60718293a4",
+                    "input_content": "What is the capital of France?",
+                }
+            ],
+        ),
+    ]
+    sequence: Annotated[
+        int | None,
+        Meta(
+            description=(
+                "The event's number in the session's log: 1, 2, "
+                "3 and so on, without gaps. Absent on live events."
+            ),
+            examples=[3],
+        ),
+    ] = None
+    metadata: Annotated[Any, Meta(description="The metadata that the client sent with the message.")] = None
+    tags: Annotated[
+        tuple[str, ...] | None, Meta(description="The tags that the client sent with the message.")
+    ] = None
 
 
 _DECODERS = {kind: msgspec.json.Decoder(data) for kind, data in EVENT_DATA.items()}

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import Annotated
 
+from msgspec import Meta, Struct
+
+from perdure.domain.events.fields import (
+    ACCUMULATED,
+    CALL_USAGE,
+    DELTA,
+    ERROR_CODE,
+    ERROR_DISCLOSURE,
+    ERROR_FIELDS,
+    ITERATION,
+    MESSAGE_ID,
+    MODEL,
+    TURN_ID,
+)
 from perdure.domain.ids import (
     MessageId,
+    ModelIdText,
     ProviderId,
     TurnId,
 )
@@ -15,39 +30,39 @@ from perdure.domain.messages import JsonObject, Message, Usage
 class InputMessageData(Struct, frozen=True):
     """A message came in: from a client, or, after a cancel, the note that it was asked for."""
 
-    message: Message
+    message: Annotated[Message, Meta(description="The message that came in.")]
 
 
 class OutputMessageStartedData(Struct, frozen=True, omit_defaults=True):
     """A model call begins to write a message. The message keeps this id, whatever process completes it."""
 
-    turn_id: TurnId
-    message_id: MessageId | None = None
-    model: str | None = None
-    iteration: int | None = None
+    turn_id: Annotated[TurnId, TURN_ID]
+    message_id: Annotated[MessageId | None, MESSAGE_ID] = None
+    model: Annotated[str | None, MODEL] = None
+    iteration: Annotated[int | None, ITERATION] = None
 
 
 class OutputMessageDeltaData(Struct, frozen=True, omit_defaults=True):
     """A piece of a message's text while it is written; only live."""
 
-    turn_id: TurnId
-    delta: str
-    accumulated: str
-    message_id: MessageId | None = None
+    turn_id: Annotated[TurnId, TURN_ID]
+    delta: Annotated[str, DELTA]
+    accumulated: Annotated[str, ACCUMULATED]
+    message_id: Annotated[MessageId | None, MESSAGE_ID] = None
 
 
 class ModelMetadata(Struct, frozen=True, omit_defaults=True):
-    model: str
-    model_id: str | None = None
-    provider_id: ProviderId | None = None
+    model: Annotated[str, MODEL]
+    model_id: Annotated[ModelIdText | None, Meta(description="The model's id on this server.")] = None
+    provider_id: Annotated[ProviderId | None, Meta(description="The provider that serves the model.")] = None
 
 
 class OutputMessageCompletedData(Struct, frozen=True, omit_defaults=True):
     """An agent's message is complete: a model's answer, or words about a failure or a cancel."""
 
-    message: Message
-    metadata: ModelMetadata | None = None
-    usage: Usage | None = None
-    error_code: str | None = None
-    error_fields: JsonObject | None = None
-    error_disclosure: str | None = None
+    message: Annotated[Message, Meta(description="The complete message.")]
+    metadata: Annotated[ModelMetadata | None, Meta(description="The model that wrote the message.")] = None
+    usage: Annotated[Usage | None, CALL_USAGE] = None
+    error_code: Annotated[str | None, ERROR_CODE] = None
+    error_fields: Annotated[JsonObject | None, ERROR_FIELDS] = None
+    error_disclosure: Annotated[str | None, ERROR_DISCLOSURE] = None
