@@ -27,8 +27,9 @@ HARNESS_EXAMPLES: tuple[Example, ...] = (
             False,
             "base",
         ),
-        "Keep notes in /notes as Markdown, one file a subject. Before you answer, look whether your notes say something about "
-        "it. When you learn something that will matter later, write it down, with the date.",
+        "Keep notes in /notes as Markdown, one file a subject. Before you answer, look whether your notes "
+        "say something about it. When you learn something that will matter later, write it down, with the "
+        "date.",
     ),
     Example(
         HarnessExample(
@@ -56,8 +57,8 @@ HARNESS_EXAMPLES: tuple[Example, ...] = (
             False,
             "base",
         ),
-        "Answer from sources that you have read in this session. Name the source of each fact. Say so when sources disagree, "
-        "and when you found none.",
+        "Answer from sources that you have read in this session. Name the source of each fact. Say so when "
+        "sources disagree, and when you found none.",
     ),
     Example(
         HarnessExample(
@@ -88,8 +89,8 @@ HARNESS_EXAMPLES: tuple[Example, ...] = (
 AGENT_EXAMPLES: tuple[CreateAgent, ...] = (
     CreateAgent(
         "meeting-notes",
-        "Turn rough notes into minutes: who was there, what was decided, who does what by when, and what stayed open. "
-        "Leave out what was not said. Ask when a decision or a date is unclear.",
+        "Turn rough notes into minutes: who was there, what was decided, who does what by when, and what "
+        "stayed open. Leave out what was not said. Ask when a decision or a date is unclear.",
         display_name="Meeting notes",
         description="Rough notes in, minutes out.",
         capabilities=(CapabilityRef("session_file_system"), CapabilityRef("current_time")),
@@ -97,8 +98,8 @@ AGENT_EXAMPLES: tuple[CreateAgent, ...] = (
     ),
     CreateAgent(
         "release-writer",
-        "Write release notes for the people who use the software. Group the changes by what they mean for a user, say what has to "
-        "be done after an upgrade, and leave out what nobody outside will notice.",
+        "Write release notes for the people who use the software. Group the changes by what they mean for a "
+        "user, say what has to be done after an upgrade, and leave out what nobody outside will notice.",
         display_name="Release writer",
         description="A list of changes in, release notes out.",
         capabilities=(CapabilityRef("session_file_system"), CapabilityRef("stateless_todo_list")),

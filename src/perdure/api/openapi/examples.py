@@ -61,7 +61,7 @@ def error_example(status: int, title: str) -> dict[str, Any]:
 
 
 class NoExample(Exception):
-    """A field that an example needs has none."""
+    """A field that an example needs has none; the message names it."""
 
 
 class Examples:
@@ -74,19 +74,16 @@ class Examples:
         """An example that fits the schema.
 
         Raises:
-            NoExample: it names the field that has none.
+            NoExample: a field of it has none.
         """
         if "examples" in schema:
             return schema["examples"][0]
         if "enum" in schema:
             return schema["enum"][0]
-        if "$ref" in schema:
-            return self._component(schema["$ref"].rpartition("/")[2])
         if "anyOf" in schema:
             return self.of(schema["anyOf"][0])
-        return self._plain(schema)
-
-    def _plain(self, schema: Schema) -> Any:
+        if "$ref" in schema:
+            return self._component(schema["$ref"].rpartition("/")[2])
         match schema.get("type"):
             case "string" if (found := _ID.fullmatch(schema.get("pattern", ""))) is not None:
                 return f"{found[1]}_{_NUMBER}"
@@ -94,23 +91,17 @@ class Examples:
                 return [self.of(schema["items"])]
             case "boolean":
                 return False
-            case "object" if "properties" in schema:
-                return self._object(schema)
         raise NoExample
 
     def _component(self, name: str) -> Any:
-        try:
-            return self.of(self._components[name])
-        except NoExample as error:
-            raise NoExample(f"{name}.{error}") from None
-
-    def _object(self, schema: Schema) -> dict[str, Any]:
+        schema = self._components[name]
+        if "properties" not in schema:
+            return self.of(schema)
         found = {}
-        for name, each in schema["properties"].items():
-            if name not in schema.get("required", ()) and "examples" not in each:
-                continue
-            try:
-                found[name] = self.of(each)
-            except NoExample as error:
-                raise NoExample(f"{name}{error}") from None
+        for field, each in schema["properties"].items():
+            if field in schema.get("required", ()) or "examples" in each:
+                try:
+                    found[field] = self.of(each)
+                except NoExample as error:
+                    raise NoExample(*error.args or (f"{name}.{field}",)) from None
         return found
