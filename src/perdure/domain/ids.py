@@ -251,9 +251,7 @@ def uuid_of(identifier: str) -> str:
 
 
 def span_of(identifier: str, name: str = "") -> str:
-    """A 16-hex-digit span id that is the same whenever it is asked for the same thing, across processes and
-    restarts.
-    """
+    """A span id of 16 hex digits: always the same for the same thing, across processes and restarts."""
     if not name:
         return identifier[-16:]
     return blake2b(f"{identifier}/{name}".encode(), digest_size=8).hexdigest()

@@ -261,9 +261,7 @@ def _add(left: int | None, right: int | None) -> int | None:
 
 
 def storable(text: str) -> str:
-    """The text, with U+FFFD for NUL and `?` for half a surrogate pair, which no database or no JSON can
-    hold.
-    """
+    """The text without what databases or JSON cannot hold: U+FFFD for NUL, `?` for half a surrogate pair."""
     if "\x00" in text:
         text = text.replace("\x00", "\ufffd")
     try:

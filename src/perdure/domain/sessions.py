@@ -1,6 +1,4 @@
-"""Sessions: the resource on the wire, what clients may write, and the projection that is folded from the
-log.
-"""
+"""Sessions: the resource on the wire, what clients may write, and the projection folded from the log."""
 
 from __future__ import annotations
 

@@ -78,6 +78,22 @@ _HEADERS: dict[str, dict[str, Any]] = {
 }
 
 
+_INFO = {
+    "title": "Perdure",
+    "summary": "A durable harness for LLM agents.",
+    "description": (
+        "Every path is served below `/api` as well. Lists, errors and times look the same everywhere."
+    ),
+    "license": {"name": "MIT", "identifier": "MIT"},
+}
+
+_TOKEN = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An access token (`pdr_pat_...`). A server on loopback without any token asks for none.",
+}
+
+
 def build_document(routes: tuple[Route, ...], version: str) -> dict[str, Any]:
     """The document as a JSON value."""
     types: list[Any] = [Problem, *EVENT_DATA.values()]
@@ -99,15 +115,7 @@ def build_document(routes: tuple[Route, ...], version: str) -> dict[str, Any]:
         )
     document = {
         "openapi": "3.1.0",
-        "info": {
-            "title": "Perdure",
-            "version": version,
-            "summary": "A durable harness for LLM agents.",
-            "description": (
-                "Every path is served below `/api` as well. Lists, errors and times look the same everywhere."
-            ),
-            "license": {"name": "MIT", "identifier": "MIT"},
-        },
+        "info": {**_INFO, "version": version},
         "servers": [{"url": "/"}, {"url": "/api"}],
         "security": [{"token": []}],
         "tags": [
@@ -124,16 +132,7 @@ def build_document(routes: tuple[Route, ...], version: str) -> dict[str, Any]:
             "parameters": {
                 name: {"in": "header", "required": False, **header} for name, header in _HEADERS.items()
             },
-            "securitySchemes": {
-                "token": {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": (
-                        "An access token (`pdr_pat_...`). A server on loopback without any token asks for "
-                        "none."
-                    ),
-                }
-            },
+            "securitySchemes": {"token": _TOKEN},
         },
     }
     return msgspec.json.decode(_rename(msgspec.json.encode(document)), type=dict[str, Any])
