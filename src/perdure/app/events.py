@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from perdure.app.context import App, Scope, Services
 from perdure.domain.accounts import Caller
@@ -23,19 +25,25 @@ NO_LIMIT = 1 << 60
 class KindCount(Struct, frozen=True):
     """How many events of a kind there are."""
 
-    event_type: str
-    count: int
+    event_type: Annotated[str, Meta(description="The type of event.", examples=["turn.started"])]
+    count: Annotated[int, Meta(description="The number of events of this type.", examples=[1])]
 
 
 class EventsSummary(Struct, frozen=True, omit_defaults=True):
     """What a log holds, in numbers."""
 
-    total: int
-    turn_count: int
-    error_count: int
-    by_type: tuple[KindCount, ...]
-    first_ts: Timestamp | None = None
-    last_ts: Timestamp | None = None
+    total: Annotated[int, Meta(description="The number of events.", examples=[9])]
+    turn_count: Annotated[int, Meta(description="The number of turns that started.", examples=[1])]
+    error_count: Annotated[int, Meta(description="The number of turns that failed.", examples=[0])]
+    by_type: Annotated[tuple[KindCount, ...], Meta(description="The number of events of each type.")]
+    first_ts: Annotated[
+        Timestamp | None,
+        Meta(description="The time of the first event.", examples=["2026-03-14T09:26:53.589793Z"]),
+    ] = None
+    last_ts: Annotated[
+        Timestamp | None,
+        Meta(description="The time of the last event.", examples=["2026-03-14T09:26:54.731204Z"]),
+    ] = None
 
 
 async def page_of_events(

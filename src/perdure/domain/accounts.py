@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from perdure.domain.errors import Forbidden
-from perdure.domain.ids import HarnessId, ModelId, OrgId, PrincipalId, TokenId, UserId, Uuid
-from perdure.domain.times import Timestamp
+from perdure.domain.ids import HarnessId, ModelId, ModelIdText, OrgId, PrincipalId, TokenId, UserId, Uuid
+from perdure.domain.times import CreatedAt, Timestamp, UpdatedAt
 
 UserRole = Literal["owner", "admin", "member"]
 RANK: dict[UserRole, int] = {"member": 0, "admin": 1, "owner": 2}
@@ -55,136 +55,193 @@ def require_own_token(caller: Caller) -> None:
         )
 
 
+_ORG_NAME = Meta(description="The organization's name, for people.", examples=["Acme"])
+_DEFAULT_MODEL_ID = Meta(
+    description=(
+        "The model to use where neither the message, the session, the agent nor the harness names one."
+    )
+)
+_DEFAULT_HARNESS_ID = Meta(description="The harness of sessions that name neither a harness nor an agent.")
+_USER_NAME = Meta(description="The user's name.", examples=["Ada"])
+_EMAIL = Meta(description="The user's e-mail address.", examples=["ada@example.com"])
+_TOKEN_NAME = Meta(description="What the token is used for.", examples=["build server"])
+_ORG_ID = Meta(description="The organization.")
+_EXPIRES_AT = Meta(description="When the token expires. Without it, the token does not expire.")
+
+
 class CreateOrganization(Struct, frozen=True):
     """The body of `POST /v1/orgs`."""
 
-    name: Label
+    name: Annotated[Label, _ORG_NAME]
 
 
 class UpdateOrganization(Struct, frozen=True):
     """The body of `PATCH /v1/orgs/{org}`."""
 
-    name: Label | UnsetType = UNSET
-    default_model_id: str | None | UnsetType = UNSET
-    default_harness_id: str | None | UnsetType = UNSET
-    default_harness_name: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
+    name: Annotated[Label | UnsetType, _ORG_NAME] = UNSET
+    default_model_id: Annotated[ModelIdText | None | UnsetType, _DEFAULT_MODEL_ID] = UNSET
+    default_harness_id: Annotated[str | None | UnsetType, _DEFAULT_HARNESS_ID] = UNSET
+    default_harness_name: Annotated[
+        Annotated[str, Meta(max_length=64)] | UnsetType,
+        Meta(description="The name of the default harness. Give this or `default_harness_id`, not both."),
+    ] = UNSET
 
 
 class Organization(Struct, frozen=True, omit_defaults=True):
     """An organization, as clients see it."""
 
-    id: OrgId
-    name: str
-    created_at: Timestamp
-    updated_at: Timestamp
-    default_provider_per_service: dict[str, str]
-    default_model_id: ModelId | None = None
-    default_harness_id: HarnessId | None = None
-    base_harness_id: HarnessId | None = None
-    onboarding_completed_at: Timestamp | None = None
+    id: Annotated[OrgId, Meta(description="The organization's id.")]
+    name: Annotated[str, _ORG_NAME]
+    created_at: CreatedAt
+    updated_at: UpdatedAt
+    default_provider_per_service: Annotated[dict[str, str], Meta(description="Always empty.", examples=[{}])]
+    default_model_id: Annotated[
+        ModelId | None, _DEFAULT_MODEL_ID, Meta(examples=["model_0192f0c1b2a37b5c8d4e5f60718293a4"])
+    ] = None
+    default_harness_id: Annotated[HarnessId | None, _DEFAULT_HARNESS_ID] = None
+    base_harness_id: Annotated[
+        HarnessId | None, Meta(description="The id of the built-in harness `base`.")
+    ] = None
+    onboarding_completed_at: Annotated[
+        Timestamp | None, Meta(description="When the setup of the organization was marked as completed.")
+    ] = None
 
 
 class User(Struct, frozen=True, omit_defaults=True):
     """A member of the organization; `roles` are those in it."""
 
-    id: UserId
-    name: str
-    email: str
-    roles: tuple[str, ...]
-    created_at: Timestamp
+    id: Annotated[UserId, Meta(description="The user's id.")]
+    name: Annotated[str, _USER_NAME]
+    email: Annotated[str, _EMAIL]
+    roles: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="The user's roles in the organization: `owner`, `admin` or `member`.",
+            examples=[["member"]],
+        ),
+    ]
+    created_at: CreatedAt
 
 
 class PrincipalSummary(Struct, frozen=True, omit_defaults=True):
     """Whose something is: here always a user, whose id holds the same UUID as the principal's."""
 
-    id: PrincipalId
-    kind: Literal["user", "agent_identity", "system"]
-    subject_id: Uuid | None = None
+    id: Annotated[
+        PrincipalId, Meta(description="The principal's id. It contains the same UUID as the user's id.")
+    ]
+    kind: Annotated[
+        Literal["user", "agent_identity", "system"], Meta(description="The kind of principal: always `user`.")
+    ]
+    subject_id: Annotated[
+        Uuid | None,
+        Meta(description="The UUID in the user's id.", examples=["0192f0c1-b2a3-7b5c-8d4e-5f60718293a4"]),
+    ] = None
 
 
 class AddUser(Struct, frozen=True):
     """The body of `POST /v1/users`: make a user, or let a known one in."""
 
-    email: Email
-    name: Label
-    role: UserRole = "member"
+    email: Annotated[Email, _EMAIL]
+    name: Annotated[Label, _USER_NAME]
+    role: Annotated[UserRole, Meta(description="The role to give to the user.")] = "member"
 
 
 class UpdateUser(Struct, frozen=True):
     """The body of `PATCH /v1/users/{user_id}`: what a member is in the organization."""
 
-    role: UserRole | UnsetType = UNSET
+    role: Annotated[UserRole | UnsetType, Meta(description="The user's new role.")] = UNSET
 
 
 class UpdateProfile(Struct, frozen=True):
     """The body of `PATCH /v1/users/me`: only the fields that are there change."""
 
-    name: Label | UnsetType = UNSET
+    name: Annotated[Label | UnsetType, _USER_NAME] = UNSET
 
 
 class Profile(Struct, frozen=True):
     """The caller's own account."""
 
-    id: UserId
-    name: str
-    email: str
+    id: Annotated[UserId, Meta(description="The user's id.")]
+    name: Annotated[str, _USER_NAME]
+    email: Annotated[str, _EMAIL]
 
 
 class CreateToken(Struct, frozen=True, omit_defaults=True):
     """The body of `POST /v1/users/me/tokens`."""
 
-    name: Label
-    expires_at: Timestamp | None = None
+    name: Annotated[Label, _TOKEN_NAME]
+    expires_at: Annotated[Timestamp | None, _EXPIRES_AT] = None
 
 
 class Token(Struct, frozen=True, omit_defaults=True):
     """An access token. `token` is the secret itself: it is there once, when the token is made."""
 
-    id: TokenId
-    name: str
-    hint: str
-    created_at: Timestamp
-    token: str | None = None
-    expires_at: Timestamp | None = None
-    last_used_at: Timestamp | None = None
-    revoked_at: Timestamp | None = None
-    organization_id: OrgId | None = None
+    id: Annotated[TokenId, Meta(description="The token's id.")]
+    name: Annotated[str, _TOKEN_NAME]
+    hint: Annotated[
+        str, Meta(description="The last characters of the secret, to tell tokens apart.", examples=["x8Qd"])
+    ]
+    created_at: CreatedAt
+    token: Annotated[
+        str | None, Meta(description="The secret. It is returned only once, when the token is created.")
+    ] = None
+    expires_at: Annotated[Timestamp | None, _EXPIRES_AT, Meta(examples=["2026-03-14T09:26:54.731204Z"])] = (
+        None
+    )
+    last_used_at: Annotated[Timestamp | None, Meta(description="When the token was last used.")] = None
+    revoked_at: Annotated[Timestamp | None, Meta(description="When the token was revoked.")] = None
+    organization_id: Annotated[
+        OrgId | None,
+        Meta(
+            description=(
+                "The only organization in which the token is valid. Set when another user created the token."
+            )
+        ),
+    ] = None
 
 
 class SwitchOrganization(Struct, frozen=True):
     """The body of `POST /v1/users/me/switch-org`."""
 
-    org_id: OrgId
+    org_id: Annotated[OrgId, Meta(description="The organization to switch to.")]
 
 
 class SwitchedOrganization(Struct, frozen=True):
     """The organization to name in `X-Org-Id` from now on."""
 
-    org_id: OrgId
-    success: bool
+    org_id: Annotated[OrgId, Meta(description="The organization that was switched to.")]
+    success: Annotated[
+        bool, Meta(description="Always `true`: a failure is an error response.", examples=[True])
+    ]
 
 
 class ResolvedOrganization(Struct, frozen=True):
     """Which organization a resource belongs to."""
 
-    org_id: OrgId
-    org_name: str
+    org_id: Annotated[OrgId, Meta(description="The organization that the resource belongs to.")]
+    org_name: Annotated[str, Meta(description="The organization's name.", examples=["Acme"])]
 
 
 class DeletedAccount(Struct, frozen=True):
-    deleted: bool
+    deleted: Annotated[
+        bool, Meta(description="Always `true`: a failure is an error response.", examples=[True])
+    ]
 
 
 class ExportedOrganization(Struct, frozen=True):
-    id: OrgId
-    name: str
-    role: str
+    id: Annotated[OrgId, Meta(description="The organization's id.")]
+    name: Annotated[str, _ORG_NAME]
+    role: Annotated[str, Meta(description="The user's role in the organization.", examples=["owner"])]
 
 
 class ExportedUser(Struct, frozen=True):
     """Everything that is kept about the caller's account."""
 
-    exported_at: Timestamp
-    user: User
-    organizations: tuple[ExportedOrganization, ...]
-    personal_access_tokens: tuple[Token, ...]
+    exported_at: Annotated[Timestamp, Meta(description="When the export was written.")]
+    user: Annotated[User, Meta(description="The user's account.")]
+    organizations: Annotated[
+        tuple[ExportedOrganization, ...], Meta(description="The organizations that the user belongs to.")
+    ]
+    personal_access_tokens: Annotated[
+        tuple[Token, ...], Meta(description="The user's access tokens, without the secrets.", examples=[[]])
+    ]

@@ -11,11 +11,33 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from perdure.domain.ids import AgentId, AgentVersionId, HarnessId, ModelId
+from perdure.domain.ids import (
+    AgentId,
+    AgentVersionId,
+    AgentVersionIdText,
+    HarnessId,
+    ModelId,
+    PrincipalIdText,
+)
+from perdure.domain.layer_fields import (
+    CAPABILITIES,
+    DEFAULT_MODEL_ID,
+    DESCRIPTION,
+    DISPLAY_NAME,
+    HARNESS_ID,
+    INITIAL_FILES,
+    MAX_ITERATIONS,
+    NAME,
+    NETWORK_ACCESS,
+    PARALLEL_TOOL_CALLS,
+    SYSTEM_PROMPT,
+    TAGS,
+    TOOLS,
+)
 from perdure.domain.messages import JsonObject
 from perdure.domain.resources import Description, DisplayName, Name
 from perdure.domain.sessions import InitialFile, NetworkAccess
-from perdure.domain.times import Timestamp
+from perdure.domain.times import CreatedAt
 from perdure.domain.tools import CapabilityRef, ToolDefinition
 
 ChangeKind = Literal["auto", "manual", "patch", "minor", "major", "import", "rollback", "fork"]
@@ -25,75 +47,130 @@ PurposeKind = Literal["manual", "patch", "minor", "major"]
 Summary = Annotated[str, Meta(max_length=1000)]
 
 
+_SUMMARY = Meta(description="What is new in this version.", examples=["Knows about refunds"])
+
+
 class AuthoredConfig(Struct, frozen=True, omit_defaults=True):
     """What was written: all of an agent that a version keeps.
 
     Its name and status are the agent's own, not a version's.
     """
 
-    system_prompt: str
-    harness_id: HarnessId
-    display_name: str | None = None
-    description: str | None = None
-    default_model_id: ModelId | None = None
-    tags: tuple[str, ...] = ()
-    capabilities: tuple[CapabilityRef, ...] = ()
-    tools: tuple[ToolDefinition, ...] = ()
-    initial_files: tuple[InitialFile, ...] = ()
-    max_iterations: int | None = None
-    parallel_tool_calls: bool | None = None
-    network_access: NetworkAccess | None = None
+    system_prompt: Annotated[str, SYSTEM_PROMPT, Meta(examples=["You answer questions about orders."])]
+    harness_id: Annotated[HarnessId, HARNESS_ID]
+    display_name: Annotated[str | None, DISPLAY_NAME] = None
+    description: Annotated[str | None, DESCRIPTION] = None
+    default_model_id: Annotated[ModelId | None, DEFAULT_MODEL_ID] = None
+    tags: Annotated[tuple[str, ...], TAGS] = ()
+    capabilities: Annotated[tuple[CapabilityRef, ...], CAPABILITIES] = ()
+    tools: Annotated[tuple[ToolDefinition, ...], TOOLS] = ()
+    initial_files: Annotated[tuple[InitialFile, ...], INITIAL_FILES] = ()
+    max_iterations: Annotated[int | None, MAX_ITERATIONS] = None
+    parallel_tool_calls: Annotated[bool | None, PARALLEL_TOOL_CALLS] = None
+    network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
 
 
 class ResolvedConfig(Struct, frozen=True, omit_defaults=True):
     """What it came to over its harness when the version was made.
 
     The prompt put together, the capabilities merged.
-
-    Attributes:
-        harnesses: their names, the topmost parent first.
-        tools: their names.
     """
 
-    system_prompt: str
-    harnesses: tuple[str, ...]
-    capabilities: tuple[CapabilityRef, ...]
-    features: tuple[str, ...]
-    tools: tuple[str, ...]
-    default_model_id: ModelId | None = None
-    max_iterations: int | None = None
-    parallel_tool_calls: bool | None = None
+    system_prompt: Annotated[
+        str,
+        Meta(
+            description="The complete system prompt, assembled from all layers.",
+            examples=["<agent>\nYou answer questions about orders.\n</agent>"],
+        ),
+    ]
+    harnesses: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="The names of the harness and its parents, topmost parent first.", examples=[["base"]]
+        ),
+    ]
+    capabilities: Annotated[
+        tuple[CapabilityRef, ...],
+        Meta(description="All active capabilities, including dependencies.", examples=[[]]),
+    ]
+    features: Annotated[
+        tuple[str, ...], Meta(description="What clients can rely on, such as `file_system`.", examples=[[]])
+    ]
+    tools: Annotated[tuple[str, ...], Meta(description="The names of all tools.", examples=[[]])]
+    default_model_id: Annotated[ModelId | None, DEFAULT_MODEL_ID] = None
+    max_iterations: Annotated[int | None, MAX_ITERATIONS] = None
+    parallel_tool_calls: Annotated[bool | None, PARALLEL_TOOL_CALLS] = None
 
 
 class AgentVersion(Struct, frozen=True, omit_defaults=True):
-    """A version, as clients see it.
+    """A version, as clients see it."""
 
-    Attributes:
-        version_number: 1, 2, 3 ... in the order in which they were made.
-        version: the three `semver` numbers with dots.
-        parent_version_id: the version that the agent was at before.
-        source_version_id: the version that this one repeats: of a rollback or a fork.
-        config_hash: SHA-256 of the authored configuration; equal hashes, equal configurations.
-        is_published: whether it was made on purpose rather than left behind by a change.
-    """
-
-    id: AgentVersionId
-    agent_id: AgentId
-    version_number: int
-    version: str
-    semver_major: int
-    semver_minor: int
-    semver_patch: int
-    change_kind: ChangeKind
-    is_published: bool
-    config_hash: str
-    authored_config: AuthoredConfig
-    resolved_config: ResolvedConfig
-    created_at: Timestamp
-    summary: str | None = None
-    parent_version_id: AgentVersionId | None = None
-    source_version_id: AgentVersionId | None = None
-    created_by_principal_id: str | None = None
+    id: Annotated[AgentVersionId, Meta(description="The version's id.")]
+    agent_id: Annotated[AgentId, Meta(description="The agent that this is a version of.")]
+    version_number: Annotated[
+        int, Meta(description="The version's number: 1, 2, 3 and so on, in order of creation.", examples=[4])
+    ]
+    version: Annotated[
+        str, Meta(description="The semantic version: `major.minor.patch`.", examples=["1.1.0"])
+    ]
+    semver_major: Annotated[int, Meta(description="The major number of `version`.", examples=[1])]
+    semver_minor: Annotated[int, Meta(description="The minor number of `version`.", examples=[1])]
+    semver_patch: Annotated[int, Meta(description="The patch number of `version`.", examples=[0])]
+    change_kind: Annotated[
+        ChangeKind,
+        Meta(
+            description="Why the version was created. `auto`: automatically, by a change of the agent.",
+            examples=["minor"],
+        ),
+    ]
+    is_published: Annotated[
+        bool,
+        Meta(
+            description=("Whether the version was created on purpose, not automatically by a change."),
+            examples=[True],
+        ),
+    ]
+    config_hash: Annotated[
+        str,
+        Meta(
+            description=(
+                "The SHA-256 of the authored configuration, in hex. Equal hashes: equal configurations."
+            ),
+            examples=["5feceb66ffc86f38d952786c6d696c79c2dbc239dd4e91b46729d73a27fb57e9"],
+        ),
+    ]
+    authored_config: Annotated[
+        AuthoredConfig, Meta(description="The agent's configuration as it was written.")
+    ]
+    resolved_config: Annotated[
+        ResolvedConfig,
+        Meta(
+            description=(
+                "The configuration that resulted from merging "
+                "it with its harness when the version was created."
+            )
+        ),
+    ]
+    created_at: CreatedAt
+    summary: Annotated[str | None, _SUMMARY] = None
+    parent_version_id: Annotated[
+        AgentVersionId | None,
+        Meta(
+            description="The version that the agent had before.",
+            examples=["agentver_0192f0c1b2a37b5c8d4e5f60718293a3"],
+        ),
+    ] = None
+    source_version_id: Annotated[
+        AgentVersionId | None,
+        Meta(description="The version that this one repeats, after a rollback or a fork."),
+    ] = None
+    created_by_principal_id: Annotated[
+        PrincipalIdText | None,
+        Meta(
+            description="The principal that created the version.",
+            examples=["principal_0192f0c1b2a37b5c8d4e5f60718293a4"],
+        ),
+    ] = None
 
 
 class CreateAgentVersion(Struct, frozen=True):
@@ -102,8 +179,10 @@ class CreateAgentVersion(Struct, frozen=True):
     Keep the agent as it is now as a version of its own.
     """
 
-    change_kind: PurposeKind | None = None
-    summary: Summary | None = None
+    change_kind: Annotated[
+        PurposeKind | None, Meta(description="Which part of the semantic version to increase.")
+    ] = None
+    summary: Annotated[Summary | None, _SUMMARY] = None
 
 
 class SetDefaultAgentVersion(Struct, frozen=True):
@@ -112,7 +191,12 @@ class SetDefaultAgentVersion(Struct, frozen=True):
     Null lets new sessions follow the agent again.
     """
 
-    version_id: str | None
+    version_id: Annotated[
+        AgentVersionIdText | None,
+        Meta(
+            description="The version that new sessions run; `null` for none, so that they follow the agent."
+        ),
+    ]
 
 
 class RollbackAgentVersion(Struct, frozen=True):
@@ -121,34 +205,55 @@ class RollbackAgentVersion(Struct, frozen=True):
     `save_version`: keep the result as a new version.
     """
 
-    save_version: bool | None = None
-    summary: Summary | None = None
+    save_version: Annotated[
+        bool | None, Meta(description="Whether to save the result as a new version. Default: `true`.")
+    ] = None
+    summary: Annotated[Summary | None, Meta(description="Why the agent is rolled back.")] = None
 
 
 class ForkAgentVersion(Struct, frozen=True):
     """The body of `POST .../versions/{version_id}/fork`: a new agent that begins as this version."""
 
-    name: Name
-    display_name: DisplayName | None = None
-    description: Description | None = None
+    name: Annotated[Name, NAME]
+    display_name: Annotated[DisplayName | None, DISPLAY_NAME] = None
+    description: Annotated[Description | None, DESCRIPTION] = None
 
 
 class PatchStep(Struct, frozen=True, omit_defaults=True):
     """One operation of a JSON Patch (RFC 6902); `old` shows what was there before."""
 
-    op: Literal["add", "remove", "replace"]
-    path: str
-    value: Any = msgspec.UNSET
-    old: Any = msgspec.UNSET
+    op: Annotated[
+        Literal["add", "remove", "replace"],
+        Meta(description="What is done at the path.", examples=["replace"]),
+    ]
+    path: Annotated[
+        str, Meta(description="The place that changes, as a JSON Pointer.", examples=["/system_prompt"])
+    ]
+    value: Annotated[
+        Any, Meta(description="The value afterwards.", examples=["You answer questions about orders."])
+    ] = msgspec.UNSET
+    old: Annotated[Any, Meta(description="The value before.", examples=["You answer questions."])] = (
+        msgspec.UNSET
+    )
 
 
 class AgentVersionDiff(Struct, frozen=True):
     """How two versions differ, as JSON Patches that turn the first into the second."""
 
-    from_version_id: AgentVersionId
-    to_version_id: AgentVersionId
-    authored_diff: tuple[PatchStep, ...]
-    resolved_diff: tuple[PatchStep, ...]
+    from_version_id: Annotated[
+        AgentVersionId,
+        Meta(
+            description="The version that the diff starts from.",
+            examples=["agentver_0192f0c1b2a37b5c8d4e5f60718293a3"],
+        ),
+    ]
+    to_version_id: Annotated[AgentVersionId, Meta(description="The version that the diff leads to.")]
+    authored_diff: Annotated[
+        tuple[PatchStep, ...], Meta(description="The changes in the authored configuration.")
+    ]
+    resolved_diff: Annotated[
+        tuple[PatchStep, ...], Meta(description="The changes in the resolved configuration.", examples=[[]])
+    ]
 
 
 Semver = tuple[int, int, int]

@@ -6,54 +6,85 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
-from perdure.domain.ids import AgentId, AgentVersionId, HarnessId, ModelId
-from perdure.domain.paging import AllowedAction
+from perdure.domain.ids import (
+    AgentId,
+    AgentIdText,
+    AgentVersionId,
+    HarnessId,
+    HarnessIdText,
+    ModelId,
+    ModelIdText,
+)
+from perdure.domain.layer_fields import (
+    CAPABILITIES,
+    DEFAULT_MODEL_ID,
+    DESCRIPTION,
+    DISPLAY_NAME,
+    HARNESS_ID,
+    HARNESS_NAME,
+    INITIAL_FILES,
+    MAX_ITERATIONS,
+    NAME,
+    NETWORK_ACCESS,
+    PARALLEL_TOOL_CALLS,
+    SYSTEM_PROMPT,
+    TAGS,
+    TOOLS,
+)
+from perdure.domain.paging import AllowedActions, SelfUrl, UiLink, ViewUrl
 from perdure.domain.resources import AnyName, Description, DisplayName, Files, LifeStatus, Name
 from perdure.domain.sessions import InitialFile, NetworkAccess, Prompt, Tags
-from perdure.domain.times import Timestamp
+from perdure.domain.times import ArchivedAt, CreatedAt, DeletedAt, UpdatedAt
 from perdure.domain.tools import Capabilities, CapabilityRef, ToolDefinition, Tools
 
 Iterations = Annotated[int, Meta(ge=1, le=1000)]
 
 
+_LINK = Meta(examples=["/v1/agents/agent_0192f0c1b2a37b5c8d4e5f60718293a4"])
+
+
 class CreateAgent(Struct, frozen=True, omit_defaults=True):
     """The body of `POST /v1/agents`: an agent with a known `id` or `name` is updated, else one is made."""
 
-    name: Name
-    system_prompt: Prompt
-    id: str | None = None
-    display_name: DisplayName | None = None
-    description: Description | None = None
-    harness_id: str | None = None
-    harness_name: AnyName | None = None
-    default_model_id: str | None = None
-    capabilities: Capabilities = ()
-    tools: Tools = ()
-    tags: Tags = ()
-    initial_files: Files = ()
-    max_iterations: Iterations | None = None
-    parallel_tool_calls: bool | None = None
-    network_access: NetworkAccess | None = None
+    name: Annotated[Name, NAME]
+    system_prompt: Annotated[Prompt, SYSTEM_PROMPT]
+    id: Annotated[
+        AgentIdText | None, Meta(description="An id that you choose, or the id of the agent to replace.")
+    ] = None
+    display_name: Annotated[DisplayName | None, DISPLAY_NAME] = None
+    description: Annotated[Description | None, DESCRIPTION] = None
+    harness_id: Annotated[HarnessIdText | None, HARNESS_ID] = None
+    harness_name: Annotated[AnyName | None, HARNESS_NAME] = None
+    default_model_id: Annotated[ModelIdText | None, DEFAULT_MODEL_ID] = None
+    capabilities: Annotated[Capabilities, CAPABILITIES] = ()
+    tools: Annotated[Tools, TOOLS] = ()
+    tags: Annotated[Tags, TAGS] = ()
+    initial_files: Annotated[Files, INITIAL_FILES] = ()
+    max_iterations: Annotated[Iterations | None, MAX_ITERATIONS] = None
+    parallel_tool_calls: Annotated[bool | None, PARALLEL_TOOL_CALLS] = None
+    network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
 
 
 class UpdateAgent(Struct, frozen=True, omit_defaults=True):
     """The body of `PATCH /v1/agents/{agent_id}`."""
 
-    name: Name | UnsetType = UNSET
-    system_prompt: Prompt | UnsetType = UNSET
-    display_name: DisplayName | None | UnsetType = UNSET
-    description: Description | None | UnsetType = UNSET
-    harness_id: str | UnsetType = UNSET
-    harness_name: AnyName | UnsetType = UNSET
-    default_model_id: str | None | UnsetType = UNSET
-    capabilities: Capabilities | UnsetType = UNSET
-    tools: Tools | UnsetType = UNSET
-    tags: Tags | UnsetType = UNSET
-    initial_files: Files | UnsetType = UNSET
-    max_iterations: Iterations | None | UnsetType = UNSET
-    parallel_tool_calls: bool | None | UnsetType = UNSET
-    network_access: NetworkAccess | None | UnsetType = UNSET
-    status: LifeStatus | UnsetType = UNSET
+    name: Annotated[Name | UnsetType, NAME] = UNSET
+    system_prompt: Annotated[Prompt | UnsetType, SYSTEM_PROMPT] = UNSET
+    display_name: Annotated[DisplayName | None | UnsetType, DISPLAY_NAME] = UNSET
+    description: Annotated[Description | None | UnsetType, DESCRIPTION] = UNSET
+    harness_id: Annotated[HarnessIdText | UnsetType, HARNESS_ID] = UNSET
+    harness_name: Annotated[AnyName | UnsetType, HARNESS_NAME] = UNSET
+    default_model_id: Annotated[ModelIdText | None | UnsetType, DEFAULT_MODEL_ID] = UNSET
+    capabilities: Annotated[Capabilities | UnsetType, CAPABILITIES] = UNSET
+    tools: Annotated[Tools | UnsetType, TOOLS] = UNSET
+    tags: Annotated[Tags | UnsetType, TAGS] = UNSET
+    initial_files: Annotated[Files | UnsetType, INITIAL_FILES] = UNSET
+    max_iterations: Annotated[Iterations | None | UnsetType, MAX_ITERATIONS] = UNSET
+    parallel_tool_calls: Annotated[bool | None | UnsetType, PARALLEL_TOOL_CALLS] = UNSET
+    network_access: Annotated[NetworkAccess | None | UnsetType, NETWORK_ACCESS] = UNSET
+    status: Annotated[
+        LifeStatus | UnsetType, Meta(description="The agent's status. `active` restores an archived agent.")
+    ] = UNSET
 
 
 class AgentConfig(Struct, frozen=True, omit_defaults=True):
@@ -70,35 +101,53 @@ class AgentConfig(Struct, frozen=True, omit_defaults=True):
 class Agent(Struct, frozen=True, omit_defaults=True):
     """An agent, as clients see it."""
 
-    id: AgentId
-    name: str
-    system_prompt: str
-    harness_id: HarnessId
-    status: LifeStatus
-    created_at: Timestamp
-    updated_at: Timestamp
-    self_url: str
-    view_url: str
-    ui_link: str
-    capabilities: tuple[CapabilityRef, ...]
-    tools: tuple[ToolDefinition, ...]
-    tags: tuple[str, ...]
-    display_name: str | None = None
-    description: str | None = None
-    default_model_id: ModelId | None = None
-    initial_files: tuple[InitialFile, ...] = ()
-    max_iterations: int | None = None
-    parallel_tool_calls: bool | None = None
-    network_access: NetworkAccess | None = None
-    default_version_id: AgentVersionId | None = None
-    forked_from_agent_id: AgentId | None = None
-    forked_from_version_id: AgentVersionId | None = None
-    root_agent_id: AgentId | None = None
-    archived_at: Timestamp | None = None
-    deleted_at: Timestamp | None = None
-    session_count: int | UnsetType = UNSET
-    app_count: int | UnsetType = UNSET
-    allowed_actions: tuple[AllowedAction, ...] = ()
+    id: Annotated[AgentId, Meta(description="The agent's id.")]
+    name: Annotated[str, NAME, Meta(examples=["support-desk"])]
+    system_prompt: Annotated[str, SYSTEM_PROMPT, Meta(examples=["You answer questions about orders."])]
+    harness_id: Annotated[HarnessId, HARNESS_ID]
+    status: Annotated[
+        LifeStatus,
+        Meta(
+            description="The agent's status. An `archived` agent is hidden from lists and starts no sessions."
+        ),
+    ]
+    created_at: CreatedAt
+    updated_at: UpdatedAt
+    self_url: Annotated[SelfUrl, _LINK]
+    view_url: Annotated[ViewUrl, _LINK]
+    ui_link: Annotated[UiLink, _LINK]
+    capabilities: Annotated[
+        tuple[CapabilityRef, ...], CAPABILITIES, Meta(examples=[[{"ref": "current_time"}]])
+    ]
+    tools: Annotated[tuple[ToolDefinition, ...], TOOLS, Meta(examples=[[]])]
+    tags: Annotated[tuple[str, ...], TAGS, Meta(examples=[[]])]
+    display_name: Annotated[str | None, DISPLAY_NAME] = None
+    description: Annotated[str | None, DESCRIPTION] = None
+    default_model_id: Annotated[ModelId | None, DEFAULT_MODEL_ID] = None
+    initial_files: Annotated[tuple[InitialFile, ...], INITIAL_FILES] = ()
+    max_iterations: Annotated[int | None, MAX_ITERATIONS] = None
+    parallel_tool_calls: Annotated[bool | None, PARALLEL_TOOL_CALLS] = None
+    network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
+    default_version_id: Annotated[
+        AgentVersionId | None,
+        Meta(description="The version that new sessions run. Without one, they follow the agent."),
+    ] = None
+    forked_from_agent_id: Annotated[
+        AgentId | None, Meta(description="The agent that this one was forked from.")
+    ] = None
+    forked_from_version_id: Annotated[
+        AgentVersionId | None, Meta(description="The version that this agent started from.")
+    ] = None
+    root_agent_id: Annotated[AgentId | None, Meta(description="The first agent in the chain of forks.")] = (
+        None
+    )
+    archived_at: ArchivedAt = None
+    deleted_at: DeletedAt = None
+    session_count: Annotated[
+        int | UnsetType, Meta(description="The number of sessions that use the agent.", examples=[3])
+    ] = UNSET
+    app_count: Annotated[int | UnsetType, Meta(description="Always 0.", examples=[0])] = UNSET
+    allowed_actions: AllowedActions = ()
 
     def editable(self) -> Agent:
         """What a client can change: all but the counts."""

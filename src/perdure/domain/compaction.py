@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from perdure.domain.messages import Message, TextPart, ToolCallPart, ToolResultPart
 from perdure.domain.texts import without_middle
@@ -61,40 +61,65 @@ class Compaction(Struct, frozen=True):
     instructions: str | None = None
 
 
+_STRATEGY = Meta(description="The method of compaction: `summary`.")
+_MESSAGES_BEFORE = Meta(description="The number of messages in the model's context before the compaction.")
+_MESSAGES_AFTER = Meta(
+    description="The number of messages in the model's context afterwards, including the summary."
+)
+
+
 class ContextCompactingData(Struct, frozen=True, omit_defaults=True):
     """The older part of the conversation is about to be summed up."""
 
-    reason: Literal["proactive_budget", "request_too_large"]
-    strategy: str
-    messages_before: int
+    reason: Annotated[
+        Literal["proactive_budget", "request_too_large"],
+        Meta(
+            description=(
+                "Why: `proactive_budget`: the context window fills "
+                "up; `request_too_large`: the model refused the prompt."
+            )
+        ),
+    ]
+    strategy: Annotated[str, _STRATEGY]
+    messages_before: Annotated[int, _MESSAGES_BEFORE]
 
 
 class CompactionStepData(Struct, frozen=True):
     """One model call of a compaction: a long part is summed up piece by piece."""
 
-    strategy: str
-    messages_after: int
-    duration_ms: int
+    strategy: Annotated[str, _STRATEGY]
+    messages_after: Annotated[int, _MESSAGES_AFTER]
+    duration_ms: Annotated[int, Meta(description="How long the step took, in milliseconds.")]
 
 
 class ContextCompactedData(Struct, frozen=True, omit_defaults=True):
     """A summary stands in the place of the older part from here on.
 
     The events that it sums up stay in the log.
-
-    Attributes:
-        after: the sequence after which the log gives the messages that follow the summary; None when there
-            was no summary to be had (`strategy_used` is `none`, and `error` says why).
     """
 
-    strategy_used: Literal["summary", "none"]
-    messages_before: int
-    messages_after: int
-    duration_ms: int
-    steps: tuple[CompactionStepData, ...] = ()
-    summary: str | None = None
-    after: int | None = None
-    error: str | None = None
+    strategy_used: Annotated[
+        Literal["summary", "none"],
+        Meta(description="The method that was used. `none`: no summary could be made, and nothing changed."),
+    ]
+    messages_before: Annotated[int, _MESSAGES_BEFORE]
+    messages_after: Annotated[int, _MESSAGES_AFTER]
+    duration_ms: Annotated[int, Meta(description="How long the compaction took, in milliseconds.")]
+    steps: Annotated[
+        tuple[CompactionStepData, ...],
+        Meta(description="The steps of the compaction: one for each model call."),
+    ] = ()
+    summary: Annotated[str | None, Meta(description="The summary that replaces the older messages.")] = None
+    after: Annotated[
+        int | None,
+        Meta(
+            description=(
+                "The messages after this sequence number follow "
+                "the summary. Absent when `strategy_used` is `none`."
+            )
+        ),
+    ] = None
+    error: Annotated[str | None, Meta(description="Why no summary could be made.")] = None
 
 
 def asked(record: str, before: Message | None, instructions: str | None, now: Micros) -> tuple[Message, ...]:

@@ -2,37 +2,97 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from perdure.domain.ids import SessionId
 from perdure.domain.messages import Usage
+
+_LABEL = Meta(description="The name of the entry, for people.")
+_TOKENS = Meta(description="The estimated number of tokens.")
 
 
 class ContextReportSection(Struct, frozen=True):
     """One kind of thing in the context."""
 
-    key: str
-    label: str
-    tokens: int
-    items: int
+    key: Annotated[
+        str,
+        Meta(
+            description=(
+                "`system_prompt`, `tools`, `summary`, `user_messages`, `agent_messages` or `tool_results`."
+            ),
+        ),
+    ]
+    label: Annotated[str, _LABEL]
+    tokens: Annotated[int, _TOKENS]
+    items: Annotated[int, Meta(description="The number of entries in the section.")]
 
 
 class ContextReportContribution(Struct, frozen=True):
     """What one source adds to a section."""
 
-    section_key: str
-    source_id: str
-    label: str
-    tokens: int
+    section_key: Annotated[str, Meta(description="The `key` of the section.")]
+    source_id: Annotated[
+        str,
+        Meta(description="A capability's id, a layer's name, a tool's name, or `client_side`."),
+    ]
+    label: Annotated[str, _LABEL]
+    tokens: Annotated[int, _TOKENS]
 
 
 class SessionContextReport(Struct, frozen=True, omit_defaults=True):
     """What the next model call of a session would carry, by estimate."""
 
-    session_id: SessionId
-    model: str
-    estimated_input_tokens: int
-    sections: tuple[ContextReportSection, ...]
-    contributions: tuple[ContextReportContribution, ...]
-    context_window_tokens: int | None = None
-    cumulative_usage: Usage | None = None
+    session_id: Annotated[SessionId, Meta(description="The session that the report is about.")]
+    model: Annotated[
+        str,
+        Meta(
+            description="The vendor's name of the model for the next call; empty if none is configured.",
+            examples=["gpt-5"],
+        ),
+    ]
+    estimated_input_tokens: Annotated[
+        int, Meta(description="The estimated number of tokens of all sections together.", examples=[2310])
+    ]
+    sections: Annotated[
+        tuple[ContextReportSection, ...],
+        Meta(
+            description="The parts of the context, in the order in which the model receives them.",
+            examples=[
+                [
+                    {"key": "system_prompt", "label": "System prompt", "tokens": 410, "items": 2},
+                    {"key": "user_messages", "label": "Messages of the user", "tokens": 1900, "items": 12},
+                ]
+            ],
+        ),
+    ]
+    contributions: Annotated[
+        tuple[ContextReportContribution, ...],
+        Meta(
+            description="How many tokens each capability, layer and tool adds to a section.",
+            examples=[
+                [
+                    {
+                        "section_key": "system_prompt",
+                        "source_id": "support-desk",
+                        "label": "Agent support-desk",
+                        "tokens": 290,
+                    },
+                    {
+                        "section_key": "system_prompt",
+                        "source_id": "session_file_system",
+                        "label": "Files",
+                        "tokens": 120,
+                    },
+                ]
+            ],
+        ),
+    ]
+    context_window_tokens: Annotated[
+        int | None,
+        Meta(description="The size of the model's context window in tokens, if known.", examples=[400000]),
+    ] = None
+    cumulative_usage: Annotated[
+        Usage | None, Meta(description="The usage of all model calls of the session so far.")
+    ] = None

@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 
 from perdure.domain.errors import InvalidInput
 from perdure.domain.messages import JsonObject
-from perdure.domain.times import Timestamp
+from perdure.domain.times import CreatedAt, UpdatedAt
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,62}$"
 DatabaseName = Annotated[str, Meta(pattern=NAME_PATTERN, examples=["orders"])]
@@ -19,27 +19,36 @@ MAX_DATABASE = 50 * 1024 * 1024
 """Bytes that one database may hold."""
 
 
+_DATABASE_NAME = Meta(description="The database's name.")
+
+
 class CreateDatabase(Struct, frozen=True):
     """The body of `POST /v1/sessions/{session_id}/databases`."""
 
-    name: DatabaseName
+    name: Annotated[DatabaseName, _DATABASE_NAME]
 
 
 class DatabaseInfo(Struct, frozen=True):
     """A database, as clients see it."""
 
-    name: str
-    size_bytes: int
-    page_count: int
-    created_at: Timestamp
-    updated_at: Timestamp
+    name: Annotated[str, _DATABASE_NAME, Meta(examples=["orders"])]
+    size_bytes: Annotated[int, Meta(description="The size of the database in bytes.", examples=[12288])]
+    page_count: Annotated[int, Meta(description="The size of the database in SQLite pages.", examples=[3])]
+    created_at: CreatedAt
+    updated_at: UpdatedAt
 
 
 class DatabaseSchema(Struct, frozen=True):
     """What a database holds: its tables and views, with their columns."""
 
-    database: str
-    tables: tuple[JsonObject, ...]
+    database: Annotated[str, _DATABASE_NAME, Meta(examples=["orders"])]
+    tables: Annotated[
+        tuple[JsonObject, ...],
+        Meta(
+            description="The tables and views, each with its columns.",
+            examples=[[{"name": "orders", "type": "table", "columns": [{"name": "id", "type": "INTEGER"}]}]],
+        ),
+    ]
 
 
 _NAME = re.compile(NAME_PATTERN)

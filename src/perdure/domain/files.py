@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from perdure.domain.errors import InvalidInput, TooLarge
 from perdure.domain.ids import Uuid
 from perdure.domain.paths import MAX_PATH
-from perdure.domain.times import Timestamp
+from perdure.domain.times import CreatedAt, UpdatedAt
 
 Encoding = Literal["text", "base64"]
 Path = Annotated[str, Meta(min_length=1, max_length=MAX_PATH, examples=["/notes/plan.md"])]
@@ -31,64 +31,92 @@ class FileLimits(Struct, frozen=True):
     workspace: int = 100 * 1024 * 1024
 
 
+_PATH = Meta(description="The absolute path.")
+_NAME = Meta(description="The last part of the path.")
+_IS_DIRECTORY = Meta(description="Whether this is a folder.")
+_IS_READONLY = Meta(description="Whether the file is protected from changes, moves and deletion.")
+_SIZE = Meta(description="The size in bytes.")
+_HASH = Meta(description="The SHA-256 of the content, in hex. Folders have none.")
+_ENCODING = Meta(description="The encoding of `content`: `text` (UTF-8) or `base64`.")
+_FILE_ID = Meta(description="A UUID that identifies this path in this workspace.")
+_WORKSPACE_UUID = Meta(description="The workspace's UUID. For a session's own workspace, also the session's.")
+
+
 class FileInfo(Struct, frozen=True, omit_defaults=True):
     """A file or folder, without its content."""
 
-    id: Uuid
-    session_id: Uuid
-    path: str
-    name: str
-    is_directory: bool
-    is_readonly: bool
-    size_bytes: int
-    created_at: Timestamp
-    updated_at: Timestamp
-    hash: str | None = None
+    id: Annotated[Uuid, _FILE_ID, Meta(examples=["2c8b6a52-6f1c-5c27-9d0b-3f1c0a7a4e11"])]
+    session_id: Annotated[Uuid, _WORKSPACE_UUID, Meta(examples=["0192f0c1-b2a3-7b5c-8d4e-5f60718293a4"])]
+    path: Annotated[str, _PATH, Meta(examples=["/notes/today.md"])]
+    name: Annotated[str, _NAME, Meta(examples=["today.md"])]
+    is_directory: Annotated[bool, _IS_DIRECTORY]
+    is_readonly: Annotated[bool, _IS_READONLY]
+    size_bytes: Annotated[int, _SIZE, Meta(examples=[10])]
+    created_at: CreatedAt
+    updated_at: UpdatedAt
+    hash: Annotated[
+        str | None, _HASH, Meta(examples=["5feceb66ffc86f38d952786c6d696c79c2dbc239dd4e91b46729d73a27fb57e9"])
+    ] = None
 
 
 class FileStat(Struct, frozen=True, omit_defaults=True):
     """What is at a path."""
 
-    path: str
-    name: str
-    is_directory: bool
-    is_readonly: bool
-    size_bytes: int
-    created_at: Timestamp
-    updated_at: Timestamp
-    hash: str | None = None
+    path: Annotated[str, _PATH, Meta(examples=["/notes/today.md"])]
+    name: Annotated[str, _NAME, Meta(examples=["today.md"])]
+    is_directory: Annotated[bool, _IS_DIRECTORY]
+    is_readonly: Annotated[bool, _IS_READONLY]
+    size_bytes: Annotated[int, _SIZE, Meta(examples=[10])]
+    created_at: CreatedAt
+    updated_at: UpdatedAt
+    hash: Annotated[
+        str | None, _HASH, Meta(examples=["5feceb66ffc86f38d952786c6d696c79c2dbc239dd4e91b46729d73a27fb57e9"])
+    ] = None
 
 
 class SessionFile(FileInfo, frozen=True, omit_defaults=True):
     """A file or folder. Only reading a file brings its content along."""
 
-    content: str | None = None
-    encoding: Encoding | UnsetType = UNSET
+    content: Annotated[
+        str | None,
+        Meta(
+            description="The file's content. Present only when a single file is read.",
+            examples=["Buy milk.\n"],
+        ),
+    ] = None
+    encoding: Annotated[Encoding | UnsetType, _ENCODING, Meta(examples=["text"])] = UNSET
 
 
 class CreateFile(Struct, frozen=True, omit_defaults=True):
     """The body that makes a file, or a folder."""
 
-    content: str | None = None
-    encoding: Encoding | None = None
-    is_directory: bool | None = None
-    is_readonly: bool | None = None
+    content: Annotated[str | None, Meta(description="The file's content. Default: empty.")] = None
+    encoding: Annotated[Encoding | None, _ENCODING] = None
+    is_directory: Annotated[bool | None, Meta(description="Whether to create a folder.")] = None
+    is_readonly: Annotated[bool | None, _IS_READONLY] = None
 
 
 class UpdateFile(Struct, frozen=True, omit_defaults=True):
     """The body that changes a file."""
 
-    content: str | None = None
-    encoding: Encoding | None = None
-    is_readonly: bool | None = None
-    expected_hash: Hash | None = None
+    content: Annotated[str | None, Meta(description="The new content. If absent, the content stays.")] = None
+    encoding: Annotated[Encoding | None, _ENCODING] = None
+    is_readonly: Annotated[bool | None, _IS_READONLY] = None
+    expected_hash: Annotated[
+        Hash | None,
+        Meta(
+            description=(
+                "The hash of the content that you read. If the file has changed since, the answer is 412."
+            )
+        ),
+    ] = None
 
 
 class CopyFile(Struct, frozen=True):
     """The body that copies a file or folder."""
 
-    src_path: Path
-    dst_path: Path
+    src_path: Annotated[Path, Meta(description="The path of the file or folder.")]
+    dst_path: Annotated[Path, Meta(description="The new path. Nothing may exist there yet.")]
 
 
 class MoveFile(CopyFile, frozen=True):
@@ -98,44 +126,58 @@ class MoveFile(CopyFile, frozen=True):
 class StatFile(Struct, frozen=True):
     """The body that asks what is at a path."""
 
-    path: Path
+    path: Annotated[Path, Meta(description="The absolute path to look up.")]
 
 
 class DeletedFile(Struct, frozen=True):
     """Whether there was something to delete."""
 
-    deleted: bool
+    deleted: Annotated[bool, Meta(description="Whether anything existed at the path.", examples=[True])]
 
 
 class GrepFiles(Struct, frozen=True, omit_defaults=True):
     """The body that searches files."""
 
-    pattern: Annotated[str, Meta(min_length=1, max_length=MAX_PATTERN, examples=["TODO|FIXME"])]
-    path_pattern: Annotated[str, Meta(min_length=1, max_length=MAX_PATTERN, examples=["**/*.md"])] | None = (
-        None
-    )
+    pattern: Annotated[
+        str,
+        Meta(
+            description="The regular expression to find, in RE2 syntax.",
+            min_length=1,
+            max_length=MAX_PATTERN,
+            examples=["TODO|FIXME"],
+        ),
+    ]
+    path_pattern: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=MAX_PATTERN, examples=["**/*.md"])] | None,
+        Meta(description="A glob that limits the search to matching paths."),
+    ] = None
 
 
 class GrepMatch(Struct, frozen=True):
     """A line that matches."""
 
-    path: str
-    line_number: int
-    line: str
+    path: Annotated[str, _PATH, Meta(examples=["/plan.md"])]
+    line_number: Annotated[int, Meta(description="The line's number, starting at 1.", examples=[7])]
+    line: Annotated[
+        str,
+        Meta(description="The line's text. Long lines are cut around the match.", examples=["TODO: ask Ada"]),
+    ]
 
 
 class GrepResult(Struct, frozen=True):
     """The lines of one file that match."""
 
-    path: str
-    matches: tuple[GrepMatch, ...]
+    path: Annotated[str, _PATH, Meta(examples=["/plan.md"])]
+    matches: Annotated[tuple[GrepMatch, ...], Meta(description="The matching lines.")]
 
 
 class GrepResults(Struct, frozen=True):
     """What a search found."""
 
-    data: tuple[GrepResult, ...]
-    truncated: bool
+    data: Annotated[
+        tuple[GrepResult, ...], Meta(description="The files that contain matching lines, sorted by path.")
+    ]
+    truncated: Annotated[bool, Meta(description="Whether there may be more matches.", examples=[False])]
 
 
 class Content(Struct, frozen=True):

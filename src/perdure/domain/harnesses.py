@@ -6,11 +6,24 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
-from perdure.domain.ids import HarnessId, ModelId
-from perdure.domain.paging import AllowedAction
+from perdure.domain.ids import HarnessId, HarnessIdText, ModelId, ModelIdText
+from perdure.domain.layer_fields import (
+    CAPABILITIES,
+    DEFAULT_MODEL_ID,
+    DESCRIPTION,
+    DISPLAY_NAME,
+    INITIAL_FILES,
+    NAME,
+    NETWORK_ACCESS,
+    PARALLEL_TOOL_CALLS,
+    PARENT_HARNESS_ID,
+    SYSTEM_PROMPT,
+    TAGS,
+)
+from perdure.domain.paging import AllowedActions, SelfUrl, UiLink, ViewUrl
 from perdure.domain.resources import Description, DisplayName, Files, LifeStatus, Name
 from perdure.domain.sessions import InitialFile, NetworkAccess, Prompt, Tags
-from perdure.domain.times import Timestamp
+from perdure.domain.times import ArchivedAt, CreatedAt, DeletedAt, UpdatedAt
 from perdure.domain.tools import Capabilities, CapabilityRef
 
 MAX_DEPTH = 8
@@ -22,37 +35,48 @@ Metadata = Annotated[
 ]
 
 
+_LINK = Meta(examples=["/v1/harnesses/harness_0192f0c1b2a37b5c8d4e5f60718293a4"])
+_EMBEDDER_METADATA = Meta(
+    description=(
+        "Key-value pairs for the program that embeds this server. The server does not interpret them."
+    )
+)
+
+
 class CreateHarness(Struct, frozen=True, omit_defaults=True):
     """The body of `POST /v1/harnesses`."""
 
-    name: Name
-    display_name: DisplayName | None = None
-    description: Description | None = None
-    parent_harness_id: str | None = None
-    system_prompt: Prompt | None = None
-    default_model_id: str | None = None
-    capabilities: Capabilities = ()
-    tags: Tags = ()
-    initial_files: Files = ()
-    network_access: NetworkAccess | None = None
-    embedder_metadata: Metadata | None = None
+    name: Annotated[Name, NAME]
+    display_name: Annotated[DisplayName | None, DISPLAY_NAME] = None
+    description: Annotated[Description | None, DESCRIPTION] = None
+    parent_harness_id: Annotated[HarnessIdText | None, PARENT_HARNESS_ID] = None
+    system_prompt: Annotated[Prompt | None, SYSTEM_PROMPT] = None
+    default_model_id: Annotated[ModelIdText | None, DEFAULT_MODEL_ID] = None
+    capabilities: Annotated[Capabilities, CAPABILITIES] = ()
+    tags: Annotated[Tags, TAGS] = ()
+    initial_files: Annotated[Files, INITIAL_FILES] = ()
+    network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
+    embedder_metadata: Annotated[Metadata | None, _EMBEDDER_METADATA] = None
 
 
 class UpdateHarness(Struct, frozen=True, omit_defaults=True):
     """The body of `PATCH /v1/harnesses/{harness_id}`."""
 
-    name: Name | UnsetType = UNSET
-    display_name: DisplayName | None | UnsetType = UNSET
-    description: Description | None | UnsetType = UNSET
-    parent_harness_id: str | None | UnsetType = UNSET
-    system_prompt: Prompt | None | UnsetType = UNSET
-    default_model_id: str | None | UnsetType = UNSET
-    capabilities: Capabilities | UnsetType = UNSET
-    tags: Tags | UnsetType = UNSET
-    initial_files: Files | UnsetType = UNSET
-    network_access: NetworkAccess | None | UnsetType = UNSET
-    embedder_metadata: Metadata | None | UnsetType = UNSET
-    status: LifeStatus | UnsetType = UNSET
+    name: Annotated[Name | UnsetType, NAME] = UNSET
+    display_name: Annotated[DisplayName | None | UnsetType, DISPLAY_NAME] = UNSET
+    description: Annotated[Description | None | UnsetType, DESCRIPTION] = UNSET
+    parent_harness_id: Annotated[HarnessIdText | None | UnsetType, PARENT_HARNESS_ID] = UNSET
+    system_prompt: Annotated[Prompt | None | UnsetType, SYSTEM_PROMPT] = UNSET
+    default_model_id: Annotated[ModelIdText | None | UnsetType, DEFAULT_MODEL_ID] = UNSET
+    capabilities: Annotated[Capabilities | UnsetType, CAPABILITIES] = UNSET
+    tags: Annotated[Tags | UnsetType, TAGS] = UNSET
+    initial_files: Annotated[Files | UnsetType, INITIAL_FILES] = UNSET
+    network_access: Annotated[NetworkAccess | None | UnsetType, NETWORK_ACCESS] = UNSET
+    embedder_metadata: Annotated[Metadata | None | UnsetType, _EMBEDDER_METADATA] = UNSET
+    status: Annotated[
+        LifeStatus | UnsetType,
+        Meta(description="The harness's status. `active` restores an archived harness."),
+    ] = UNSET
 
 
 class HarnessConfig(Struct, frozen=True, omit_defaults=True):
@@ -68,31 +92,52 @@ class HarnessConfig(Struct, frozen=True, omit_defaults=True):
 class Harness(Struct, frozen=True, omit_defaults=True):
     """A harness, as clients see it."""
 
-    id: HarnessId
-    name: str
-    status: LifeStatus
-    is_built_in: bool
-    created_at: Timestamp
-    updated_at: Timestamp
-    self_url: str
-    view_url: str
-    ui_link: str
-    capabilities: tuple[CapabilityRef, ...]
-    tags: tuple[str, ...]
-    system_prompt: str | None = None
-    display_name: str | None = None
-    description: str | None = None
-    parent_harness_id: HarnessId | None = None
-    default_model_id: ModelId | None = None
-    initial_files: tuple[InitialFile, ...] = ()
-    network_access: NetworkAccess | None = None
-    parallel_tool_calls: bool | None = None
-    embedder_metadata: dict[str, str] | None = None
-    archived_at: Timestamp | None = None
-    deleted_at: Timestamp | None = None
-    session_count: int | UnsetType = UNSET
-    app_count: int | UnsetType = UNSET
-    allowed_actions: tuple[AllowedAction, ...] = ()
+    id: Annotated[HarnessId, Meta(description="The harness's id.")]
+    name: Annotated[str, NAME, Meta(examples=["generic"])]
+    status: Annotated[
+        LifeStatus,
+        Meta(
+            description=(
+                "The harness's status. An `archived` harness is hidden from lists and starts no sessions."
+            )
+        ),
+    ]
+    is_built_in: Annotated[
+        bool,
+        Meta(
+            description="Whether the harness came with the server. It then cannot be changed.",
+            examples=[True],
+        ),
+    ]
+    created_at: CreatedAt
+    updated_at: UpdatedAt
+    self_url: Annotated[SelfUrl, _LINK]
+    view_url: Annotated[ViewUrl, _LINK]
+    ui_link: Annotated[UiLink, _LINK]
+    capabilities: Annotated[
+        tuple[CapabilityRef, ...],
+        CAPABILITIES,
+        Meta(examples=[[{"ref": "session_file_system"}, {"ref": "current_time"}]]),
+    ]
+    tags: Annotated[tuple[str, ...], TAGS, Meta(examples=[[]])]
+    system_prompt: Annotated[str | None, SYSTEM_PROMPT] = None
+    display_name: Annotated[str | None, DISPLAY_NAME, Meta(examples=["Generic"])] = None
+    description: Annotated[
+        str | None, DESCRIPTION, Meta(examples=["Files, a to-do list, the time and the session itself."])
+    ] = None
+    parent_harness_id: Annotated[HarnessId | None, PARENT_HARNESS_ID] = None
+    default_model_id: Annotated[ModelId | None, DEFAULT_MODEL_ID] = None
+    initial_files: Annotated[tuple[InitialFile, ...], INITIAL_FILES] = ()
+    network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
+    parallel_tool_calls: Annotated[bool | None, PARALLEL_TOOL_CALLS] = None
+    embedder_metadata: Annotated[dict[str, str] | None, _EMBEDDER_METADATA] = None
+    archived_at: ArchivedAt = None
+    deleted_at: DeletedAt = None
+    session_count: Annotated[
+        int | UnsetType, Meta(description="The number of sessions that use the harness.", examples=[3])
+    ] = UNSET
+    app_count: Annotated[int | UnsetType, Meta(description="Always 0.", examples=[0])] = UNSET
+    allowed_actions: AllowedActions = ()
 
     def editable(self) -> Harness:
         """What a client can change: all but the counts."""
@@ -105,10 +150,17 @@ class HarnessExample(Struct, frozen=True, omit_defaults=True):
     `parent_name` names a harness of the organization; `dev_only` ones are for trying out.
     """
 
-    name: str
-    display_name: str
-    description: str
-    capabilities: tuple[CapabilityRef, ...]
-    tags: tuple[str, ...]
-    dev_only: bool
-    parent_name: str | None = None
+    name: Annotated[str, NAME, Meta(examples=["notebook"])]
+    display_name: Annotated[str, DISPLAY_NAME, Meta(examples=["Notebook"])]
+    description: Annotated[str, DESCRIPTION, Meta(examples=["Keeps what it learns in files."])]
+    capabilities: Annotated[
+        tuple[CapabilityRef, ...], CAPABILITIES, Meta(examples=[[{"ref": "session_file_system"}]])
+    ]
+    tags: Annotated[tuple[str, ...], TAGS, Meta(examples=[["files"]])]
+    dev_only: Annotated[
+        bool, Meta(description="Whether the example is meant for trying things out only.", examples=[False])
+    ]
+    parent_name: Annotated[
+        str | None,
+        Meta(description="The name of the harness that the example inherits from.", examples=["base"]),
+    ] = None

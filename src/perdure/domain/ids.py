@@ -21,25 +21,45 @@ Prefix = Literal[
     "sched", "image", "task", "workspace", "principal", "file", "token", "agentver",
 ]  # fmt: skip
 
-OrgId = NewType("OrgId", str)
-UserId = NewType("UserId", str)
-HarnessId = NewType("HarnessId", str)
-AgentId = NewType("AgentId", str)
-AgentVersionId = NewType("AgentVersionId", str)
-SessionId = NewType("SessionId", str)
-MessageId = NewType("MessageId", str)
-EventId = NewType("EventId", str)
-TurnId = NewType("TurnId", str)
-ExecId = NewType("ExecId", str)
-ModelId = NewType("ModelId", str)
-ProviderId = NewType("ProviderId", str)
-ScheduleId = NewType("ScheduleId", str)
-WorkspaceId = NewType("WorkspaceId", str)
-PrincipalId = NewType("PrincipalId", str)
-FileId = NewType("FileId", str)
-TokenId = NewType("TokenId", str)
+
+def id_schema(prefix: Prefix) -> Meta:
+    """The form of an id, for JSON Schemas only.
+
+    Decoding does not check it: `check_id` does, with an error of its own that names the field.
+    """
+    return Meta(extra_json_schema={"pattern": f"^{prefix}_[0-9a-f]{{32}}$"})
+
+
+OrgId = NewType("OrgId", Annotated[str, id_schema("org")])
+UserId = NewType("UserId", Annotated[str, id_schema("user")])
+HarnessId = NewType("HarnessId", Annotated[str, id_schema("harness")])
+AgentId = NewType("AgentId", Annotated[str, id_schema("agent")])
+AgentVersionId = NewType("AgentVersionId", Annotated[str, id_schema("agentver")])
+SessionId = NewType("SessionId", Annotated[str, id_schema("session")])
+MessageId = NewType("MessageId", Annotated[str, id_schema("message")])
+EventId = NewType("EventId", Annotated[str, id_schema("event")])
+TurnId = NewType("TurnId", Annotated[str, id_schema("turn")])
+ExecId = NewType("ExecId", Annotated[str, id_schema("exec")])
+ModelId = NewType("ModelId", Annotated[str, id_schema("model")])
+ProviderId = NewType("ProviderId", Annotated[str, id_schema("provider")])
+ScheduleId = NewType("ScheduleId", Annotated[str, id_schema("sched")])
+WorkspaceId = NewType("WorkspaceId", Annotated[str, id_schema("workspace")])
+PrincipalId = NewType("PrincipalId", Annotated[str, id_schema("principal")])
+FileId = NewType("FileId", Annotated[str, id_schema("file")])
+TokenId = NewType("TokenId", Annotated[str, id_schema("token")])
 ToolCallId = NewType("ToolCallId", str)
 """A tool call's id as the model wrote it; distinct within one answer only."""
+
+HarnessIdText = Annotated[str, id_schema("harness")]
+AgentIdText = Annotated[str, id_schema("agent")]
+AgentVersionIdText = Annotated[str, id_schema("agentver")]
+TurnIdText = Annotated[str, id_schema("turn")]
+ModelIdText = Annotated[str, id_schema("model")]
+ProviderIdText = Annotated[str, id_schema("provider")]
+WorkspaceIdText = Annotated[str, id_schema("workspace")]
+PrincipalIdText = Annotated[str, id_schema("principal")]
+ImageIdText = Annotated[str, id_schema("image")]
+"""The same as plain text: for fields that nobody has checked yet, and for ids without a type of their own."""
 
 Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 
@@ -231,9 +251,7 @@ def uuid_of(identifier: str) -> str:
 
 
 def span_of(identifier: str, name: str = "") -> str:
-    """A 16-hex-digit span id that is the same whenever it is asked for the same thing, across processes and
-    restarts.
-    """
+    """A span id of 16 hex digits: always the same for the same thing, across processes and restarts."""
     if not name:
         return identifier[-16:]
     return blake2b(f"{identifier}/{name}".encode(), digest_size=8).hexdigest()

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from perdure.domain.ids import MessageId, SessionId, ToolCallId
-from perdure.domain.times import Timestamp
+from perdure.domain.ids import ImageIdText, MessageId, ModelIdText, SessionId, ToolCallId
+from perdure.domain.times import CreatedAt
 
 Role = Literal["system", "user", "agent", "tool_result"]
 Phase = Literal["commentary", "final_answer"]
@@ -24,25 +24,43 @@ MAX_PARTS = 100
 """The most content parts in one message."""
 
 
+_TOOL_CALL_ID = Meta(description="The tool call's id, as the model wrote it.")
+_ARGUMENTS = Meta(
+    description="The arguments that the model wrote: an object, unless the model made a mistake."
+)
+_EXTERNAL_ACTOR = Meta(
+    description=("The author of the message, if it was written by somebody outside of the organization.")
+)
+_CONTENT = Meta(description="The parts of the message, in order.")
+
+
 class TextPart(Struct, frozen=True, gc=False, tag_field="type", tag="text"):
     """Plain text."""
 
-    text: Annotated[str, Meta(max_length=MAX_TEXT, examples=["What is the capital of France?"])]
+    text: Annotated[
+        str, Meta(description="The text.", max_length=MAX_TEXT, examples=["What is the capital of France?"])
+    ]
 
 
 class ImagePart(Struct, frozen=True, gc=False, tag_field="type", tag="image", omit_defaults=True):
     """An image by URL, or inline as base64 together with its media type."""
 
-    url: Annotated[str, Meta(max_length=8192)] | None = None
-    base64: str | None = None
-    media_type: Annotated[str, Meta(max_length=100, examples=["image/png"])] | None = None
+    url: Annotated[
+        Annotated[str, Meta(max_length=8192)] | None,
+        Meta(description="The image's URL: `https:`, `http:` or `data:`. Give this or `base64`, not both."),
+    ] = None
+    base64: Annotated[str | None, Meta(description="The image's bytes in base64.")] = None
+    media_type: Annotated[
+        Annotated[str, Meta(max_length=100, examples=["image/png"])] | None,
+        Meta(description="The image's media type. Required with `base64`."),
+    ] = None
 
 
 class ImageFilePart(Struct, frozen=True, gc=False, tag_field="type", tag="image_file", omit_defaults=True):
     """An image that was uploaded before, by its id."""
 
-    image_id: str
-    filename: str | None = None
+    image_id: Annotated[ImageIdText, Meta(description="The id of an uploaded image.")]
+    filename: Annotated[str | None, Meta(description="The image's file name.")] = None
 
 
 class ToolCallPart(Struct, frozen=True, gc=False, tag_field="type", tag="tool_call"):
@@ -51,17 +69,19 @@ class ToolCallPart(Struct, frozen=True, gc=False, tag_field="type", tag="tool_ca
     `arguments` is the JSON value that it wrote: an object unless the model erred.
     """
 
-    id: ToolCallId
-    name: str
-    arguments: Any
+    id: Annotated[ToolCallId, _TOOL_CALL_ID]
+    name: Annotated[str, Meta(description="The name of the tool.")]
+    arguments: Annotated[Any, _ARGUMENTS]
 
 
 class ToolResultPart(Struct, frozen=True, gc=False, tag_field="type", tag="tool_result", omit_defaults=True):
     """What a tool call gave: a result, or an error in words."""
 
-    tool_call_id: ToolCallId
-    result: Any = None
-    error: str | None = None
+    tool_call_id: Annotated[
+        ToolCallId, Meta(description="The id of the tool call that this is the result of.")
+    ]
+    result: Annotated[Any, Meta(description="The result of the call.")] = None
+    error: Annotated[str | None, Meta(description="What went wrong, in words for the model.")] = None
 
 
 InputPart = TextPart | ImagePart | ImageFilePart
@@ -71,26 +91,53 @@ ContentPart = TextPart | ImagePart | ImageFilePart | ToolCallPart | ToolResultPa
 class ReasoningConfig(Struct, frozen=True, omit_defaults=True):
     """How hard a reasoning model should think, in the vendor's own words (`low`, `medium`, `high` ...)."""
 
-    effort: Annotated[str, Meta(max_length=40, examples=["medium"])] | None = None
+    effort: Annotated[
+        Annotated[str, Meta(max_length=40, examples=["medium"])] | None,
+        Meta(
+            description=(
+                "How much the model should reason, in the vendor's terms: `low`, `medium`, `high` and so on."
+            )
+        ),
+    ] = None
 
 
 class Controls(Struct, frozen=True, omit_defaults=True):
     """Choices that a message makes for the turn that it starts or steers."""
 
-    model_id: str | None = None
-    reasoning: ReasoningConfig | None = None
-    locale: Annotated[str, Meta(max_length=35)] | None = None
-    error_disclosure: Annotated[str, Meta(max_length=40)] | None = None
-    hints: JsonObject | None = None
+    model_id: Annotated[
+        ModelIdText | None,
+        Meta(
+            description=(
+                "The model for the turn. It takes precedence over those of the session, agent and harness."
+            )
+        ),
+    ] = None
+    reasoning: Annotated[ReasoningConfig | None, Meta(description="How much the model should reason.")] = None
+    locale: Annotated[
+        Annotated[str, Meta(max_length=35)] | None, Meta(description="The user's language, as a BCP 47 tag.")
+    ] = None
+    error_disclosure: Annotated[
+        Annotated[str, Meta(max_length=40)] | None, Meta(description="Accepted and ignored.")
+    ] = None
+    hints: Annotated[
+        JsonObject | None, Meta(description="What the client tells the server about itself.")
+    ] = None
 
 
 class ExternalActor(Struct, frozen=True, omit_defaults=True):
     """Who wrote a message, when that is somebody outside (a chat user behind a bot, say)."""
 
-    actor_id: Annotated[str, Meta(max_length=200)]
-    source: Annotated[str, Meta(max_length=100)]
-    actor_name: Annotated[str, Meta(max_length=200)] | None = None
-    metadata: dict[str, str] | None = None
+    actor_id: Annotated[str, Meta(description="The author's id in the other system.", max_length=200)]
+    source: Annotated[
+        str,
+        Meta(description="The system that the author comes from, such as a chat service.", max_length=100),
+    ]
+    actor_name: Annotated[
+        Annotated[str, Meta(max_length=200)] | None, Meta(description="The author's name.")
+    ] = None
+    metadata: Annotated[
+        dict[str, str] | None, Meta(description="Key-value pairs about the author, for clients.")
+    ] = None
 
 
 class Message(Struct, frozen=True, gc=False, omit_defaults=True):
@@ -100,51 +147,99 @@ class Message(Struct, frozen=True, gc=False, omit_defaults=True):
     back only to the kind of provider that made them (`reasoning_provider`).
     """
 
-    id: MessageId
-    role: Role
-    content: tuple[ContentPart, ...]
-    created_at: Timestamp
-    phase: Phase | None = None
-    controls: Controls | None = None
-    external_actor: ExternalActor | None = None
-    metadata: JsonObject | None = None
-    tags: tuple[str, ...] | None = None
-    thinking: str | None = None
-    thinking_signature: str | None = None
-    reasoning_provider: str | None = None
-    reasoning_items: tuple[JsonObject, ...] | None = None
-    sequence: int | None = None
-    session_id: SessionId | None = None
+    id: Annotated[MessageId, Meta(description="The message's id.")]
+    role: Annotated[Role, Meta(description="Who wrote the message.", examples=["user"])]
+    content: Annotated[
+        tuple[ContentPart, ...],
+        _CONTENT,
+        Meta(examples=[[{"type": "text", "text": "What is the capital of France?"}]]),
+    ]
+    created_at: CreatedAt
+    phase: Annotated[
+        Phase | None,
+        Meta(description="`commentary` for text that comes with tool calls, otherwise `final_answer`."),
+    ] = None
+    controls: Annotated[
+        Controls | None, Meta(description="The choices that the message made for its turn.")
+    ] = None
+    external_actor: Annotated[ExternalActor | None, _EXTERNAL_ACTOR] = None
+    metadata: Annotated[
+        JsonObject | None, Meta(description="The metadata that the client sent with the message.")
+    ] = None
+    tags: Annotated[
+        tuple[str, ...] | None,
+        Meta(description="The tags that the client sent with the message, for filtering."),
+    ] = None
+    thinking: Annotated[str | None, Meta(description="The model's reasoning, where the vendor shows it.")] = (
+        None
+    )
+    thinking_signature: Annotated[str | None, Meta(description="The vendor's signature of `thinking`.")] = (
+        None
+    )
+    reasoning_provider: Annotated[
+        str | None, Meta(description="The provider type that produced `reasoning_items`.")
+    ] = None
+    reasoning_items: Annotated[
+        tuple[JsonObject, ...] | None,
+        Meta(description="The vendor's reasoning blocks, which are sent back to it unchanged."),
+    ] = None
+    sequence: Annotated[
+        int | None,
+        Meta(description="The sequence number of the message's event in the session's log.", examples=[2]),
+    ] = None
+    session_id: Annotated[
+        SessionId | None,
+        Meta(
+            description="The session that the message belongs to.",
+            examples=["session_0192f0c1b2a37b5c8d4e5f60718293a4"],
+        ),
+    ] = None
 
 
 class InputMessage(Struct, frozen=True):
     """What a client writes."""
 
-    content: Annotated[tuple[InputPart, ...], Meta(min_length=1, max_length=MAX_PARTS)]
-    role: Literal["user"] = "user"
+    content: Annotated[tuple[InputPart, ...], Meta(min_length=1, max_length=MAX_PARTS), _CONTENT]
+    role: Annotated[Literal["user"], Meta(description="Always `user`.")] = "user"
 
 
 class CreateMessage(Struct, frozen=True):
     """The body of `POST /v1/sessions/{session_id}/messages`."""
 
-    message: InputMessage
-    controls: Controls | None = None
-    metadata: JsonObject | None = None
-    tags: (
-        Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=100)], ...], Meta(max_length=50)] | None
-    ) = None
-    external_actor: ExternalActor | None = None
-    addressed_participant_id: str | None | UnsetType = UNSET
+    message: Annotated[InputMessage, Meta(description="The user's message.")]
+    controls: Annotated[
+        Controls | None, Meta(description="Choices for the turn that the message starts.")
+    ] = None
+    metadata: Annotated[
+        JsonObject | None, Meta(description="Key-value pairs to store with the message, for clients.")
+    ] = None
+    tags: Annotated[
+        Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=100)], ...], Meta(max_length=50)] | None,
+        Meta(description="Tags to store with the message, for filtering events."),
+    ] = None
+    external_actor: Annotated[ExternalActor | None, _EXTERNAL_ACTOR] = None
+    addressed_participant_id: Annotated[str | None | UnsetType, Meta(description="Accepted and ignored.")] = (
+        UNSET
+    )
 
 
 class Usage(Struct, frozen=True, omit_defaults=True):
     """Tokens of one or many model calls. `input_tokens` counts all input, the cached part included."""
 
-    input_tokens: int
-    output_tokens: int
-    cache_read_tokens: int | None = None
-    cache_creation_tokens: int | None = None
-    estimated_cost_usd: float | None = None
+    input_tokens: Annotated[
+        int, Meta(description="The number of input tokens, including cached ones.", examples=[812])
+    ]
+    output_tokens: Annotated[int, Meta(description="The number of output tokens.", examples=[34])]
+    cache_read_tokens: Annotated[
+        int | None,
+        Meta(description="The number of input tokens read from the vendor's cache.", examples=[768]),
+    ] = None
+    cache_creation_tokens: Annotated[
+        int | None, Meta(description="The number of input tokens written to the vendor's cache.")
+    ] = None
+    estimated_cost_usd: Annotated[
+        float | None, Meta(description="The estimated cost in US dollars, if the model's price is known.")
+    ] = None
 
     def plus(self, other: Usage | None) -> Usage:
         """The sum; a part that neither side knows stays unknown."""
@@ -166,9 +261,7 @@ def _add(left: int | None, right: int | None) -> int | None:
 
 
 def storable(text: str) -> str:
-    """The text, with U+FFFD for NUL and `?` for half a surrogate pair, which no database or no JSON can
-    hold.
-    """
+    """The text without what databases or JSON cannot hold: U+FFFD for NUL, `?` for half a surrogate pair."""
     if "\x00" in text:
         text = text.replace("\x00", "\ufffd")
     try:

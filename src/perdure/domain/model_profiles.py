@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from perdure.domain.messages import Usage
 
@@ -18,28 +18,42 @@ TOKENS_PER_PRICE = 1_000_000
 """Prices are US dollars for this many tokens, as vendors quote them."""
 
 
+_INPUT = Meta(description="The price of a million input tokens, in US dollars.")
+_OUTPUT = Meta(description="The price of a million output tokens, in US dollars.")
+_CACHE_READ = Meta(
+    description=(
+        "The price of a million input tokens read from the cache, in US dollars. Default: as `input`."
+    )
+)
+_CACHE_WRITE = Meta(
+    description=(
+        "The price of a million input tokens written to the cache, in US dollars. Default: as `input`."
+    )
+)
+
+
 class CostTier(Struct, frozen=True, omit_defaults=True):
     """Other prices for calls with more input than `above_tokens`; they hold for the whole call."""
 
-    above_tokens: int
-    input: float
-    output: float
-    cache_read: float | None = None
-    cache_write: float | None = None
+    above_tokens: Annotated[
+        int, Meta(description="The prompt size in tokens from which these prices apply to the whole call.")
+    ]
+    input: Annotated[float, _INPUT]
+    output: Annotated[float, _OUTPUT]
+    cache_read: Annotated[float | None, _CACHE_READ] = None
+    cache_write: Annotated[float | None, _CACHE_WRITE] = None
 
 
 class ModelCost(Struct, frozen=True, omit_defaults=True):
-    """US dollars for a million tokens. Without a price of their own, cached tokens cost what input costs.
+    """US dollars for a million tokens. Without a price of their own, cached tokens cost what input costs."""
 
-    Attributes:
-        cost_tiers: by `above_tokens`, the lowest first.
-    """
-
-    input: float
-    output: float
-    cache_read: float | None = None
-    cache_write: float | None = None
-    cost_tiers: tuple[CostTier, ...] = ()
+    input: Annotated[float, _INPUT]
+    output: Annotated[float, _OUTPUT]
+    cache_read: Annotated[float | None, _CACHE_READ] = None
+    cache_write: Annotated[float | None, _CACHE_WRITE] = None
+    cost_tiers: Annotated[
+        tuple[CostTier, ...], Meta(description="Prices for longer prompts, by ascending `above_tokens`.")
+    ] = ()
 
 
 class ModelLimits(Struct, frozen=True, omit_defaults=True):
@@ -48,55 +62,62 @@ class ModelLimits(Struct, frozen=True, omit_defaults=True):
     `input` where the prompt has a bound of its own.
     """
 
-    context: int
-    output: int
-    input: int | None = None
+    context: Annotated[
+        int, Meta(description="The size of the context window in tokens: prompt and answer together.")
+    ]
+    output: Annotated[int, Meta(description="The maximum size of an answer, in tokens.")]
+    input: Annotated[
+        int | None,
+        Meta(description="The maximum size of a prompt in tokens, if it has a limit of its own."),
+    ] = None
 
 
 class ModelModalities(Struct, frozen=True):
     """What goes in and what comes out."""
 
-    input: tuple[Modality, ...]
-    output: tuple[Modality, ...]
+    input: Annotated[tuple[Modality, ...], Meta(description="The kinds of content that the model reads.")]
+    output: Annotated[tuple[Modality, ...], Meta(description="The kinds of content that the model writes.")]
 
 
 class EffortValue(Struct, frozen=True):
     """A word for how hard to think, and what people call it."""
 
-    value: ReasoningEffort
-    name: str
+    value: Annotated[ReasoningEffort, Meta(description="The value, as `effort` accepts it.")]
+    name: Annotated[str, Meta(description="The name of the value, for people.")]
 
 
 class EffortConfig(Struct, frozen=True):
     """The words that a model takes for how hard to think."""
 
-    values: tuple[EffortValue, ...]
-    default: ReasoningEffort
+    values: Annotated[tuple[EffortValue, ...], Meta(description="The values that the model accepts.")]
+    default: Annotated[ReasoningEffort, Meta(description="The value that applies if none is given.")]
 
 
 class ModelProfile(Struct, frozen=True):
-    """A model, whoever serves it.
+    """A model, whoever serves it."""
 
-    Attributes:
-        attachment: whether it reads images or files.
-        temperature: whether it takes one.
-        supports_phases: whether it wants to see its earlier messages' phase.
-    """
-
-    name: str
-    family: str
-    attachment: bool
-    reasoning: bool
-    temperature: bool
-    tool_call: bool
-    structured_output: bool
-    open_weights: bool
-    supports_phases: bool = False
-    description: str | None = None
-    limits: ModelLimits | None = None
-    modalities: ModelModalities | None = None
-    reasoning_effort: EffortConfig | None = None
-    cost: ModelCost | None = None
+    name: Annotated[str, Meta(description="The model's name, for people.")]
+    family: Annotated[str, Meta(description="The family of models that it belongs to.")]
+    attachment: Annotated[bool, Meta(description="Whether the model reads images or files.")]
+    reasoning: Annotated[bool, Meta(description="Whether the model can reason before it answers.")]
+    temperature: Annotated[bool, Meta(description="Whether the model accepts a temperature.")]
+    tool_call: Annotated[bool, Meta(description="Whether the model can call tools.")]
+    structured_output: Annotated[
+        bool, Meta(description="Whether the model can be forced to follow a JSON Schema.")
+    ]
+    open_weights: Annotated[bool, Meta(description="Whether the model's weights are public.")]
+    supports_phases: Annotated[
+        bool, Meta(description="Whether the model should receive the `phase` of its earlier messages.")
+    ] = False
+    description: Annotated[str | None, Meta(description="What the model is good for.")] = None
+    limits: Annotated[ModelLimits | None, Meta(description="The model's limits, in tokens.")] = None
+    modalities: Annotated[
+        ModelModalities | None, Meta(description="The kinds of content that the model reads and writes.")
+    ] = None
+    reasoning_effort: Annotated[
+        EffortConfig | None, Meta(description="The accepted values of the reasoning effort.")
+    ] = None
+    cost: Annotated[ModelCost | None, Meta(description="The model's prices at this provider.")] = None
 
 
 def cost_of(cost: ModelCost, usage: Usage) -> float:

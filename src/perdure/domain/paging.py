@@ -1,10 +1,10 @@
-"""What responses say about where to go next: URLs and allowed actions."""
+"""What responses say about where to go next: URLs, pages and allowed actions."""
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 T = TypeVar("T")
 
@@ -12,11 +12,21 @@ T = TypeVar("T")
 class AllowedAction(Struct, frozen=True, omit_defaults=True):
     """Something that the caller may do with a resource now."""
 
-    rel: str
-    method: str | None = None
-    href: str | None = None
-    operation_id: str | None = None
-    hint: str | None = None
+    rel: Annotated[str, Meta(description="The relation of the action to the resource.", examples=["self"])]
+    method: Annotated[str | None, Meta(description="The HTTP method of the request.")] = None
+    href: Annotated[str | None, Meta(description="The path of the request.")] = None
+    operation_id: Annotated[
+        str | None, Meta(description="The `operationId` of the operation in this document.")
+    ] = None
+    hint: Annotated[str | None, Meta(description="What the action does.")] = None
+
+
+SelfUrl = Annotated[str, Meta(description="The URL of the resource in this API.")]
+ViewUrl = Annotated[str, Meta(description="The URL of the page that shows the resource.")]
+UiLink = Annotated[str, Meta(description="The URL of the page that shows the resource.")]
+AllowedActions = Annotated[
+    tuple[AllowedAction, ...], Meta(description="What the caller may do with the resource now.")
+]
 
 
 class Page(Struct, Generic[T], frozen=True, omit_defaults=True):
@@ -25,15 +35,21 @@ class Page(Struct, Generic[T], frozen=True, omit_defaults=True):
     `next_url` and `prev_url` lead to the slices beside it, where there is something.
     """
 
-    data: tuple[T, ...]
-    total: int
-    offset: int
-    limit: int
-    next_url: str | None = None
-    prev_url: str | None = None
+    data: Annotated[tuple[T, ...], Meta(description="The items of this page.")]
+    total: Annotated[int, Meta(description="The number of items that match, on all pages.", examples=[1])]
+    offset: Annotated[int, Meta(description="The number of items skipped before this page.", examples=[0])]
+    limit: Annotated[int, Meta(description="The maximum number of items on a page.", examples=[20])]
+    next_url: Annotated[
+        str | None,
+        Meta(description="The URL of the next page, with the same filters. Absent on the last page."),
+    ] = None
+    prev_url: Annotated[
+        str | None,
+        Meta(description="The URL of the previous page, with the same filters. Absent on the first page."),
+    ] = None
 
 
 class Listing(Struct, Generic[T], frozen=True):
     """A whole list, or a slice by cursor."""
 
-    data: tuple[T, ...]
+    data: Annotated[tuple[T, ...], Meta(description="The items.")]

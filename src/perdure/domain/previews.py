@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from perdure.domain.ids import HarnessIdText
+from perdure.domain.layer_fields import (
+    CAPABILITIES,
+    HARNESS_ID,
+    HARNESS_NAME,
+    PARENT_HARNESS_ID,
+    SYSTEM_PROMPT,
+    TOOLS,
+)
 from perdure.domain.messages import JsonObject
 from perdure.domain.resources import AnyName
 from perdure.domain.sessions import Prompt
@@ -15,33 +24,56 @@ Category = Literal["structure", "completeness", "effectiveness", "safety", "cost
 Severity = Literal["warning", "info", "suggestion"]
 
 
+_TOOLS = Meta(
+    description="The tools that the model would receive, each with its source.",
+    examples=[
+        [
+            {
+                "type": "builtin",
+                "name": "get_current_time",
+                "description": "The present date and time.",
+                "parameters": {"type": "object", "properties": {}},
+                "capability_id": "current_time",
+                "policy": "auto",
+            }
+        ]
+    ],
+)
+_WHOLE_PROMPT = Meta(description="The system prompt that the model would receive.")
+_FINDINGS = Meta(description="Suggestions for improvement. They do not prevent anything.")
+
+
 class PreviewAgent(Struct, frozen=True, omit_defaults=True):
     """The body of `POST /v1/agents/preview` and `/analyze`.
 
     Without a harness the agent is looked at by itself.
     """
 
-    system_prompt: Prompt
-    capabilities: Capabilities = ()
-    tools: Tools = ()
-    harness_id: str | None = None
-    harness_name: AnyName | None = None
+    system_prompt: Annotated[Prompt, SYSTEM_PROMPT]
+    capabilities: Annotated[Capabilities, CAPABILITIES] = ()
+    tools: Annotated[Tools, TOOLS] = ()
+    harness_id: Annotated[HarnessIdText | None, HARNESS_ID] = None
+    harness_name: Annotated[AnyName | None, HARNESS_NAME] = None
 
 
 class PreviewHarness(Struct, frozen=True, omit_defaults=True):
     """The body of `POST /v1/harnesses/preview`."""
 
-    system_prompt: Prompt | None = None
-    capabilities: Capabilities = ()
-    parent_harness_id: str | None = None
+    system_prompt: Annotated[Prompt | None, SYSTEM_PROMPT] = None
+    capabilities: Annotated[Capabilities, CAPABILITIES] = ()
+    parent_harness_id: Annotated[HarnessIdText | None, PARENT_HARNESS_ID] = None
 
 
 class FindingLocation(Struct, frozen=True, omit_defaults=True):
     """A field and, in a text, a span of it: offsets in bytes of its UTF-8 form, the end exclusive."""
 
-    field: str
-    start: int | None = None
-    end: int | None = None
+    field: Annotated[str, Meta(description="The name of the field.", examples=["system_prompt"])]
+    start: Annotated[
+        int | None, Meta(description="The start of the text in the field, in bytes of UTF-8.")
+    ] = None
+    end: Annotated[
+        int | None, Meta(description="The end of the text in the field (exclusive), in bytes of UTF-8.")
+    ] = None
 
 
 class Finding(Struct, frozen=True, omit_defaults=True):
@@ -50,31 +82,52 @@ class Finding(Struct, frozen=True, omit_defaults=True):
     Findings advise; `structure` ones name what would be refused when it is stored.
     """
 
-    rule_id: str
-    category: Category
-    severity: Severity
-    message: str
-    source: Literal["builtin"]
-    fix: str | None = None
-    location: FindingLocation | None = None
+    rule_id: Annotated[
+        str, Meta(description="The stable identifier of the rule that found it.", examples=["prompt_short"])
+    ]
+    category: Annotated[
+        Category,
+        Meta(
+            description=(
+                "The subject of the finding. `structure`: the configuration would be refused when stored."
+            ),
+            examples=["completeness"],
+        ),
+    ]
+    severity: Annotated[Severity, Meta(description="How serious the finding is.", examples=["suggestion"])]
+    message: Annotated[
+        str,
+        Meta(
+            description="What was found, for people.",
+            examples=["The prompt hardly says what the agent is for."],
+        ),
+    ]
+    source: Annotated[Literal["builtin"], Meta(description="What produced the finding.")]
+    fix: Annotated[str | None, Meta(description="How to fix it.")] = None
+    location: Annotated[
+        FindingLocation | None,
+        Meta(description="The place that the finding is about.", examples=[{"field": "system_prompt"}]),
+    ] = None
 
 
 class Analysis(Struct, frozen=True):
     """What was found."""
 
-    findings: tuple[Finding, ...]
+    findings: Annotated[tuple[Finding, ...], _FINDINGS]
 
 
 class AgentPreview(Struct, frozen=True):
     """What the model would get of an agent, and what was found."""
 
-    system_prompt: str
-    tools: tuple[JsonObject, ...]
-    findings: tuple[Finding, ...]
+    system_prompt: Annotated[
+        str, _WHOLE_PROMPT, Meta(examples=["<agent>\nYou answer questions about orders.\n</agent>"])
+    ]
+    tools: Annotated[tuple[JsonObject, ...], _TOOLS]
+    findings: Annotated[tuple[Finding, ...], _FINDINGS, Meta(examples=[[]])]
 
 
 class HarnessPreview(Struct, frozen=True):
     """What the model would get of a harness."""
 
-    system_prompt: str
-    tools: tuple[JsonObject, ...]
+    system_prompt: Annotated[str, _WHOLE_PROMPT, Meta(examples=["<harness>\nAnswer briefly.\n</harness>"])]
+    tools: Annotated[tuple[JsonObject, ...], _TOOLS]

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from perdure.domain.ids import ModelId, ProviderId
+from perdure.domain.ids import ModelId, ProviderId, ProviderIdText
 from perdure.domain.model_profiles import ModelProfile, ModelVendor
-from perdure.domain.paging import AllowedAction
-from perdure.domain.times import Timestamp
+from perdure.domain.paging import AllowedActions, SelfUrl, UiLink, ViewUrl
+from perdure.domain.times import CreatedAt, Timestamp, UpdatedAt
 
 ProviderStatus = Literal["active", "disabled"]
 ModelSource = Literal["manual", "discovered", "predefined"]
@@ -39,51 +39,101 @@ MAX_HEADERS = 32
 """More headers that a provider may have."""
 
 
+_PROVIDER_LINK = Meta(examples=["/v1/providers/provider_0192f0c1b2a37b5c8d4e5f60718293a4"])
+_MODEL_LINK = Meta(examples=["/v1/models/model_0192f0c1b2a37b5c8d4e5f60718293a4"])
+_BEARER = Meta(
+    description=("`anthropic`: whether to send the key as `Authorization: Bearer`, as gateways expect it.")
+)
+_MAX_TOKENS = Meta(
+    description="`anthropic`: the maximum size of an answer in tokens, where the call sets none."
+)
+_INCLUDE_USAGE = Meta(description="`openai_completions`: `false` for servers that reject `stream_options`.")
+_MAX_TOKENS_FIELD = Meta(
+    description="`openai_completions`: the name of the field that limits the size of an answer."
+)
+_REASONING_CONTENT = Meta(
+    description=(
+        "`openai_completions`: whether to send the reasoning back with messages that contain tool calls."
+    )
+)
+_REASONING = Meta(description="`openai`: whether the models can reason, where their names do not tell.")
+_REASONING_SUMMARY = Meta(description="`openai`: the kind of readable reasoning summary to request.")
+_PROVIDER_NAME = Meta(description="The provider's name, for people.")
+_PROVIDER_TYPE = Meta(
+    description=(
+        "The provider's protocol: `openai`, `openai_completions`, `anthropic`, or `llmsim` (simulated)."
+    )
+)
+_BASE_URL = Meta(
+    description=(
+        "The API's URL. Default: the vendor's own. Every member can read it, so it must contain no secret."
+    )
+)
+_API_KEY = Meta(description="The API key. It cannot be read again.")
+_CREDENTIALS = Meta(description="The key by its name in the form of `GET /v1/providers/config`: `api_key`.")
+_OPTIONS = Meta(description="More settings for the provider's protocol.")
+_TRACE = Meta(description="Links to the vendor's own traces, for people. The server does not fetch them.")
+_PROVIDER_STATUS = Meta(description="The provider's status. A `disabled` provider is not used.")
+_MODEL_NAME = Meta(description="The vendor's name of the model.")
+_MODEL_DISPLAY_NAME = Meta(description="The model's name, for people.")
+_ABILITIES = Meta(description="What the model can do, such as `vision`.")
+_ENABLED = Meta(description="Whether the model may be used.")
+_IS_FAVORITE = Meta(description="Whether the model is marked as a favorite.")
+_MODEL_PROVIDER_ID = Meta(description="The provider that serves the model.")
+
+
 class ProviderTrace(Struct, frozen=True, omit_defaults=False):
     """Where people find the vendor's own traces of sessions and calls.
 
     Kept for clients; nothing is fetched from there.
     """
 
-    enabled: bool
-    generation_url_template: UrlTemplate | None = None
-    session_url_template: UrlTemplate | None = None
+    enabled: Annotated[bool, Meta(description="Whether clients should show the links.")]
+    generation_url_template: Annotated[
+        UrlTemplate | None, Meta(description="The URL template for the trace of one model call.")
+    ] = None
+    session_url_template: Annotated[
+        UrlTemplate | None, Meta(description="The URL template for the trace of one session.")
+    ] = None
 
 
 class SetProviderOptions(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What else a provider's driver is told. What is left out stays, `null` removes.
+    """What else a provider's driver is told. What is left out stays, `null` removes."""
 
-    Attributes:
-        headers: more HTTP headers, by name. Their values are kept like the key and never shown again.
-        bearer: `anthropic`: send the key as `Authorization: Bearer`.
-        max_tokens: `anthropic`: the bound on an answer where none is asked for.
-        include_usage: `openai_completions`: false for servers that refuse `stream_options`.
-        max_tokens_field: `openai_completions`: what the server calls the bound on an answer.
-        reasoning_content: `openai_completions`: send thinking back with tool calls.
-        reasoning: `openai`: whether the models reason, where their names do not tell.
-        reasoning_summary: `openai`: ask for readable reasoning.
-    """
-
-    headers: Headers | None | UnsetType = UNSET
-    bearer: bool | None | UnsetType = UNSET
-    max_tokens: Annotated[int, Meta(ge=1, le=10_000_000)] | None | UnsetType = UNSET
-    include_usage: bool | None | UnsetType = UNSET
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None | UnsetType = UNSET
-    reasoning_content: bool | None | UnsetType = UNSET
-    reasoning: bool | None | UnsetType = UNSET
-    reasoning_summary: Literal["auto", "concise", "detailed"] | None | UnsetType = UNSET
+    headers: Annotated[
+        Headers | None | UnsetType,
+        Meta(
+            description=(
+                "More HTTP headers to send, by name. Their values "
+                "cannot be read again. `null` removes a header."
+            )
+        ),
+    ] = UNSET
+    bearer: Annotated[bool | None | UnsetType, _BEARER] = UNSET
+    max_tokens: Annotated[Annotated[int, Meta(ge=1, le=10_000_000)] | None | UnsetType, _MAX_TOKENS] = UNSET
+    include_usage: Annotated[bool | None | UnsetType, _INCLUDE_USAGE] = UNSET
+    max_tokens_field: Annotated[
+        Literal["max_tokens", "max_completion_tokens"] | None | UnsetType, _MAX_TOKENS_FIELD
+    ] = UNSET
+    reasoning_content: Annotated[bool | None | UnsetType, _REASONING_CONTENT] = UNSET
+    reasoning: Annotated[bool | None | UnsetType, _REASONING] = UNSET
+    reasoning_summary: Annotated[
+        Literal["auto", "concise", "detailed"] | None | UnsetType, _REASONING_SUMMARY
+    ] = UNSET
 
 
 class ProviderOptions(Struct, frozen=True, omit_defaults=True):
     """The options that are set, without the headers."""
 
-    bearer: bool | None = None
-    max_tokens: int | None = None
-    include_usage: bool | None = None
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
-    reasoning_content: bool | None = None
-    reasoning: bool | None = None
-    reasoning_summary: Literal["auto", "concise", "detailed"] | None = None
+    bearer: Annotated[bool | None, _BEARER] = None
+    max_tokens: Annotated[int | None, _MAX_TOKENS] = None
+    include_usage: Annotated[bool | None, _INCLUDE_USAGE] = None
+    max_tokens_field: Annotated[Literal["max_tokens", "max_completion_tokens"] | None, _MAX_TOKENS_FIELD] = (
+        None
+    )
+    reasoning_content: Annotated[bool | None, _REASONING_CONTENT] = None
+    reasoning: Annotated[bool | None, _REASONING] = None
+    reasoning_summary: Annotated[Literal["auto", "concise", "detailed"] | None, _REASONING_SUMMARY] = None
 
 
 class ProviderSecrets(Struct, frozen=True, omit_defaults=True):
@@ -96,94 +146,121 @@ class ProviderSecrets(Struct, frozen=True, omit_defaults=True):
 class CreateProvider(Struct, frozen=True, omit_defaults=True):
     """The body of `POST /v1/providers`. The key is kept encrypted and never shown again."""
 
-    name: ShortName
-    provider_type: ProviderType
-    base_url: BaseUrl | None = None
-    api_key: ApiKey | None = None
-    credentials: Credentials | None = None
-    options: SetProviderOptions | None = None
-    trace: ProviderTrace | None = None
+    name: Annotated[ShortName, _PROVIDER_NAME]
+    provider_type: Annotated[ProviderType, _PROVIDER_TYPE]
+    base_url: Annotated[BaseUrl | None, _BASE_URL] = None
+    api_key: Annotated[ApiKey | None, _API_KEY] = None
+    credentials: Annotated[Credentials | None, _CREDENTIALS] = None
+    options: Annotated[SetProviderOptions | None, _OPTIONS] = None
+    trace: Annotated[ProviderTrace | None, _TRACE] = None
 
 
 class UpdateProvider(Struct, frozen=True, omit_defaults=True):
     """The body of `PATCH /v1/providers/{id}`."""
 
-    name: ShortName | UnsetType = UNSET
-    provider_type: ProviderType | UnsetType = UNSET
-    base_url: BaseUrl | None | UnsetType = UNSET
-    api_key: ApiKey | None | UnsetType = UNSET
-    credentials: Credentials | None | UnsetType = UNSET
-    options: SetProviderOptions | None | UnsetType = UNSET
-    trace: ProviderTrace | None | UnsetType = UNSET
-    status: ProviderStatus | UnsetType = UNSET
+    name: Annotated[ShortName | UnsetType, _PROVIDER_NAME] = UNSET
+    provider_type: Annotated[ProviderType | UnsetType, _PROVIDER_TYPE] = UNSET
+    base_url: Annotated[BaseUrl | None | UnsetType, _BASE_URL] = UNSET
+    api_key: Annotated[ApiKey | None | UnsetType, _API_KEY] = UNSET
+    credentials: Annotated[Credentials | None | UnsetType, _CREDENTIALS] = UNSET
+    options: Annotated[SetProviderOptions | None | UnsetType, _OPTIONS] = UNSET
+    trace: Annotated[ProviderTrace | None | UnsetType, _TRACE] = UNSET
+    status: Annotated[ProviderStatus | UnsetType, _PROVIDER_STATUS] = UNSET
 
 
 class Provider(Struct, frozen=True, omit_defaults=True):
     """A provider, as clients see it."""
 
-    id: ProviderId
-    name: str
-    provider_type: str
-    api_key_set: bool
-    status: ProviderStatus
-    created_at: Timestamp
-    updated_at: Timestamp
-    self_url: str
-    view_url: str
-    ui_link: str
-    base_url: str | None = None
-    options: ProviderOptions | None = None
-    header_names: tuple[str, ...] = ()
-    trace: ProviderTrace | None = None
-    last_synced_at: Timestamp | None = None
-    allowed_actions: tuple[AllowedAction, ...] = ()
+    id: Annotated[ProviderId, Meta(description="The provider's id.")]
+    name: Annotated[str, _PROVIDER_NAME, Meta(examples=["Local"])]
+    provider_type: Annotated[str, _PROVIDER_TYPE, Meta(examples=["openai_completions"])]
+    api_key_set: Annotated[bool, Meta(description="Whether the provider has an API key.", examples=[True])]
+    status: Annotated[ProviderStatus, _PROVIDER_STATUS]
+    created_at: CreatedAt
+    updated_at: UpdatedAt
+    self_url: Annotated[SelfUrl, _PROVIDER_LINK]
+    view_url: Annotated[ViewUrl, _PROVIDER_LINK]
+    ui_link: Annotated[UiLink, _PROVIDER_LINK]
+    base_url: Annotated[str | None, _BASE_URL, Meta(examples=["http://127.0.0.1:8080/v1"])] = None
+    options: Annotated[ProviderOptions | None, _OPTIONS] = None
+    header_names: Annotated[
+        tuple[str, ...],
+        Meta(description="The names of the additional HTTP headers. Their values are not shown."),
+    ] = ()
+    trace: Annotated[ProviderTrace | None, _TRACE] = None
+    last_synced_at: Annotated[
+        Timestamp | None, Meta(description="When the provider's list of models was last read.")
+    ] = None
+    allowed_actions: AllowedActions = ()
 
 
 class FormField(Struct, frozen=True):
     """A field of a form for credentials."""
 
-    name: str
-    label: str
-    field_type: Literal["password", "text", "url"]
-    required: bool
-    help_text: str | None = None
-    placeholder: str | None = None
+    name: Annotated[str, Meta(description="The field's name in `credentials`.", examples=["api_key"])]
+    label: Annotated[str, Meta(description="The field's label.", examples=["API key"])]
+    field_type: Annotated[
+        Literal["password", "text", "url"], Meta(description="The type of input.", examples=["password"])
+    ]
+    required: Annotated[bool, Meta(description="Whether the field is required.", examples=[True])]
+    help_text: Annotated[str | None, Meta(description="Help for the person who fills in the form.")] = None
+    placeholder: Annotated[str | None, Meta(description="An example value.")] = None
 
 
 class CredentialForm(Struct, frozen=True):
     """What a person has to fill in, with instructions in Markdown."""
 
-    fields: tuple[FormField, ...]
-    instructions_markdown: str
+    fields: Annotated[tuple[FormField, ...], Meta(description="The fields of the form.")]
+    instructions_markdown: Annotated[
+        str,
+        Meta(
+            description="How to obtain the credentials, in Markdown.",
+            examples=["Make a key at [platform.openai.com](https://platform.openai.com/api-keys)."],
+        ),
+    ]
 
 
 class DriverCredentials(Struct, frozen=True):
     """A type of provider, and what it needs to know."""
 
-    driver: str
-    credential_schema: CredentialForm
-    supports_oauth: bool
+    driver: Annotated[str, Meta(description="The provider type.", examples=["openai"])]
+    credential_schema: Annotated[
+        CredentialForm, Meta(description="The form for the provider type's credentials.")
+    ]
+    supports_oauth: Annotated[bool, Meta(description="Always `false`.", examples=[False])]
 
 
 class ProvidersConfig(Struct, frozen=True):
     """The types of provider that there are, and what the caller's role allows."""
 
-    drivers: tuple[DriverCredentials, ...]
-    policies: dict[str, bool]
+    drivers: Annotated[
+        tuple[DriverCredentials, ...], Meta(description="The provider types that the server supports.")
+    ]
+    policies: Annotated[
+        dict[str, bool],
+        Meta(
+            description=(
+                "What the caller may do. `provider.manage`: create, change, delete and sync providers."
+            ),
+            examples=[{"provider.manage": True}],
+        ),
+    ]
 
 
 class SyncedModels(Struct, frozen=True, tag_field="status", tag="success"):
-    """The provider's list was read.
+    """The provider's list was read."""
 
-    Attributes:
-        created: models that were not known here.
-        updated: models about which something changed.
-        stale: models found earlier that the list no longer names.
-    """
-
-    created: int
-    updated: int
-    stale: int
+    created: Annotated[
+        int, Meta(description="The number of models that were not known before.", examples=[12])
+    ]
+    updated: Annotated[int, Meta(description="The number of models that changed.", examples=[3])]
+    stale: Annotated[
+        int,
+        Meta(
+            description="The number of models found earlier that the provider no longer lists.",
+            examples=[1],
+        ),
+    ]
 
 
 class SyncNotSupported(Struct, frozen=True, tag_field="status", tag="not_supported"):
@@ -193,52 +270,65 @@ class SyncNotSupported(Struct, frozen=True, tag_field="status", tag="not_support
 class CreateModel(Struct, frozen=True, omit_defaults=True):
     """The body of `POST /v1/providers/{provider_id}/models`. `model_id` is the vendor's name of the model."""
 
-    model_id: ModelName
-    display_name: ShortName
-    capabilities: Abilities = ()
-    enabled: bool = True
-    is_favorite: bool = False
+    model_id: Annotated[ModelName, _MODEL_NAME]
+    display_name: Annotated[ShortName, _MODEL_DISPLAY_NAME]
+    capabilities: Annotated[Abilities, _ABILITIES] = ()
+    enabled: Annotated[bool, _ENABLED] = True
+    is_favorite: Annotated[bool, _IS_FAVORITE] = False
 
 
 class UpdateModel(Struct, frozen=True, omit_defaults=True):
     """The body of `PATCH /v1/models/{id}`."""
 
-    model_id: ModelName | UnsetType = UNSET
-    display_name: ShortName | UnsetType = UNSET
-    provider_id: str | UnsetType = UNSET
-    capabilities: Abilities | UnsetType = UNSET
-    enabled: bool | UnsetType = UNSET
-    is_favorite: bool | UnsetType = UNSET
+    model_id: Annotated[ModelName | UnsetType, _MODEL_NAME] = UNSET
+    display_name: Annotated[ShortName | UnsetType, _MODEL_DISPLAY_NAME] = UNSET
+    provider_id: Annotated[ProviderIdText | UnsetType, _MODEL_PROVIDER_ID] = UNSET
+    capabilities: Annotated[Abilities | UnsetType, _ABILITIES] = UNSET
+    enabled: Annotated[bool | UnsetType, _ENABLED] = UNSET
+    is_favorite: Annotated[bool | UnsetType, _IS_FAVORITE] = UNSET
 
 
 class Model(Struct, frozen=True, omit_defaults=True):
-    """A model, as clients see it.
+    """A model, as clients see it."""
 
-    Attributes:
-        healthy: whether calls can be made: it is enabled, the provider names it and is active and has a key
-            if it needs one.
-        context_tokens: the context window by the provider's own list.
-        stale_since: when the provider's list was first found not to name it any more.
-    """
-
-    id: ModelId
-    model_id: str
-    display_name: str
-    provider_id: ProviderId
-    capabilities: tuple[str, ...]
-    enabled: bool
-    is_favorite: bool
-    source: ModelSource
-    created_at: Timestamp
-    updated_at: Timestamp
-    self_url: str
-    view_url: str
-    ui_link: str
-    healthy: bool | UnsetType = UNSET
-    provider_name: str | UnsetType = UNSET
-    provider_type: str | UnsetType = UNSET
-    model_vendor: ModelVendor | UnsetType = UNSET
-    profile: ModelProfile | UnsetType = UNSET
-    context_tokens: int | None = None
-    stale_since: Timestamp | None = None
-    allowed_actions: tuple[AllowedAction, ...] = ()
+    id: Annotated[ModelId, Meta(description="The model's id.")]
+    model_id: Annotated[str, _MODEL_NAME, Meta(examples=["smollm2-135m"])]
+    display_name: Annotated[str, _MODEL_DISPLAY_NAME, Meta(examples=["SmolLM2 135M"])]
+    provider_id: Annotated[ProviderId, _MODEL_PROVIDER_ID]
+    capabilities: Annotated[tuple[str, ...], _ABILITIES, Meta(examples=[[]])]
+    enabled: Annotated[bool, _ENABLED, Meta(examples=[True])]
+    is_favorite: Annotated[bool, _IS_FAVORITE]
+    source: Annotated[ModelSource, Meta(description="How the model became known.", examples=["manual"])]
+    created_at: CreatedAt
+    updated_at: UpdatedAt
+    self_url: Annotated[SelfUrl, _MODEL_LINK]
+    view_url: Annotated[ViewUrl, _MODEL_LINK]
+    ui_link: Annotated[UiLink, _MODEL_LINK]
+    healthy: Annotated[
+        bool | UnsetType,
+        Meta(
+            description=(
+                "Whether calls can be made: enabled, still listed "
+                "by an active provider that has a key if it needs one."
+            ),
+            examples=[True],
+        ),
+    ] = UNSET
+    provider_name: Annotated[str | UnsetType, _PROVIDER_NAME, Meta(examples=["Local"])] = UNSET
+    provider_type: Annotated[str | UnsetType, _PROVIDER_TYPE, Meta(examples=["openai_completions"])] = UNSET
+    model_vendor: Annotated[
+        ModelVendor | UnsetType,
+        Meta(description="The company that made the model, as far as its name tells."),
+    ] = UNSET
+    profile: Annotated[ModelProfile | UnsetType, Meta(description="What is known about the model.")] = UNSET
+    context_tokens: Annotated[
+        int | None,
+        Meta(
+            description="The size of the context window in tokens, according to the provider's list.",
+            examples=[8192],
+        ),
+    ] = None
+    stale_since: Annotated[
+        Timestamp | None, Meta(description="When the provider was first found to no longer list the model.")
+    ] = None
+    allowed_actions: AllowedActions = ()

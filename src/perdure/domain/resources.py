@@ -46,43 +46,93 @@ alone."""
 class NameCheck(Struct, frozen=True):
     """Whether a name is free."""
 
-    available: bool
+    available: Annotated[bool, Meta(description="Whether the name is free.", examples=[True])]
 
 
 class ResourceConfig(Struct, frozen=True):
     """What the caller's role allows, by policy."""
 
-    policies: dict[str, bool]
+    policies: Annotated[
+        dict[str, bool],
+        Meta(
+            description=(
+                "What the caller may do. `agent.manage`, `harness.manage`: create, change and archive them."
+            ),
+            examples=[{"agent.manage": True}],
+        ),
+    ]
 
 
 class ResourceStats(Struct, frozen=True, omit_defaults=True):
-    """What the sessions of an agent or a harness come to, deleted ones left out.
+    """What the sessions of an agent or a harness come to, deleted ones left out."""
 
-    Attributes:
-        execution_count: turns that were started.
-        total_session_duration_ms: from the start of each session's first turn to its last change.
-        avg_session_duration_ms: over the sessions that had a turn.
-        total_cost_usd: the actual cost where it is known, else the estimate.
-    """
-
-    session_count: int
-    started_session_count: int
-    active_session_count: int
-    idle_session_count: int
-    waiting_for_tool_results_session_count: int
-    execution_count: int
-    total_input_tokens: int
-    total_output_tokens: int
-    total_cache_read_tokens: int
-    total_cache_creation_tokens: int
-    total_cost_usd: float
-    total_estimated_cost_usd: float
-    total_actual_cost_usd: float
-    total_session_duration_ms: int
-    avg_session_duration_ms: int | None = None
-    first_session_at: Timestamp | None = None
-    last_session_at: Timestamp | None = None
-    last_execution_at: Timestamp | None = None
+    session_count: Annotated[int, Meta(description="The number of sessions.", examples=[3])]
+    started_session_count: Annotated[
+        int, Meta(description="The number of sessions that have had no turn yet.", examples=[1])
+    ]
+    active_session_count: Annotated[
+        int, Meta(description="The number of sessions in which a turn is running.", examples=[0])
+    ]
+    idle_session_count: Annotated[
+        int, Meta(description="The number of sessions that wait for a message.", examples=[2])
+    ]
+    waiting_for_tool_results_session_count: Annotated[
+        int, Meta(description="The number of sessions that wait for a client.", examples=[0])
+    ]
+    execution_count: Annotated[int, Meta(description="The number of turns that started.", examples=[7])]
+    total_input_tokens: Annotated[
+        int, Meta(description="The number of input tokens, including cached ones.", examples=[8120])
+    ]
+    total_output_tokens: Annotated[int, Meta(description="The number of output tokens.", examples=[340])]
+    total_cache_read_tokens: Annotated[
+        int, Meta(description="The number of input tokens read from the vendors' caches.", examples=[4096])
+    ]
+    total_cache_creation_tokens: Annotated[
+        int, Meta(description="The number of input tokens written to the vendors' caches.", examples=[0])
+    ]
+    total_cost_usd: Annotated[
+        float,
+        Meta(
+            description="The cost in US dollars: the actual cost where it is known, otherwise the estimate.",
+            examples=[0.0121],
+        ),
+    ]
+    total_estimated_cost_usd: Annotated[
+        float,
+        Meta(
+            description="The estimated cost in US dollars, where the model's price is known.",
+            examples=[0.0121],
+        ),
+    ]
+    total_actual_cost_usd: Annotated[
+        float, Meta(description="The cost in US dollars that the vendors reported.", examples=[0.0])
+    ]
+    total_session_duration_ms: Annotated[
+        int,
+        Meta(
+            description="The sum of the times from first turn to last change of a session, in milliseconds.",
+            examples=[90500],
+        ),
+    ]
+    avg_session_duration_ms: Annotated[
+        int | None,
+        Meta(
+            description="The average of that time over the sessions that had a turn, in milliseconds.",
+            examples=[45250],
+        ),
+    ] = None
+    first_session_at: Annotated[
+        Timestamp | None,
+        Meta(description="When the first session was created.", examples=["2026-03-14T09:26:53.589793Z"]),
+    ] = None
+    last_session_at: Annotated[
+        Timestamp | None,
+        Meta(description="When the last session was created.", examples=["2026-03-14T09:26:54.731204Z"]),
+    ] = None
+    last_execution_at: Annotated[
+        Timestamp | None,
+        Meta(description="When the last turn started.", examples=["2026-03-14T09:26:54.731204Z"]),
+    ] = None
 
 
 def policies_of(role: UserRole, kind: str) -> ResourceConfig:

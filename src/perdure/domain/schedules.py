@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import ScheduleId, SessionId
-from perdure.domain.times import Micros, Timestamp, from_rfc3339
+from perdure.domain.times import CreatedAt, Micros, Timestamp, UpdatedAt, from_rfc3339
 
 MAX_ACTIVE = 5
 """Enabled schedules of a session (wire contract)."""
@@ -32,48 +32,68 @@ Zone = Annotated[str, Meta(min_length=1, max_length=64, examples=["Europe/Paris"
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
+_MESSAGE = Meta(description="The message that the session receives each time.")
+_SCHEDULE_NAME = Meta(description="The schedule's name, for people.")
+_CRON = Meta(
+    description=("When to send the message: minute, hour, day, month, weekday. Give this or `at`, not both.")
+)
+_AT = Meta(description="The single time at which to send the message. Give this or `cron`, not both.")
+_TIMEZONE = Meta(description="The IANA name of the time zone of `cron`.")
+_ENABLED = Meta(description="Whether the schedule is active.")
+
+
 class CreateSchedule(Struct, frozen=True, omit_defaults=True):
     """The body of `POST /v1/sessions/{session_id}/schedules`.
 
     `cron` (5 fields, in `timezone`) or `at`, one of the two.
     """
 
-    message: Instruction
-    name: Name | None = None
-    cron: Cron | None = None
-    at: Timestamp | None = None
-    timezone: Zone = "UTC"
-    enabled: bool = True
+    message: Annotated[Instruction, _MESSAGE]
+    name: Annotated[Name | None, _SCHEDULE_NAME] = None
+    cron: Annotated[Cron | None, _CRON] = None
+    at: Annotated[Timestamp | None, _AT] = None
+    timezone: Annotated[Zone, _TIMEZONE] = "UTC"
+    enabled: Annotated[bool, _ENABLED] = True
 
 
 class UpdateSchedule(Struct, frozen=True, omit_defaults=True):
     """The body of `PATCH /v1/sessions/{session_id}/schedules/{schedule_id}`."""
 
-    message: Instruction | UnsetType = UNSET
-    name: Name | None | UnsetType = UNSET
-    cron: Cron | UnsetType = UNSET
-    at: Timestamp | UnsetType = UNSET
-    timezone: Zone | UnsetType = UNSET
-    enabled: bool | UnsetType = UNSET
+    message: Annotated[Instruction | UnsetType, _MESSAGE] = UNSET
+    name: Annotated[Name | None | UnsetType, _SCHEDULE_NAME] = UNSET
+    cron: Annotated[Cron | UnsetType, _CRON] = UNSET
+    at: Annotated[Timestamp | UnsetType, _AT] = UNSET
+    timezone: Annotated[Zone | UnsetType, _TIMEZONE] = UNSET
+    enabled: Annotated[bool | UnsetType, _ENABLED] = UNSET
 
 
 class Schedule(Struct, frozen=True, omit_defaults=True):
     """A schedule, as clients see it. `next_at` is missing when it is off or over."""
 
-    id: ScheduleId
-    session_id: SessionId
-    message: str
-    kind: ScheduleKind
-    timezone: str
-    enabled: bool
-    fire_count: int
-    created_at: Timestamp
-    updated_at: Timestamp
-    name: str | None = None
-    cron: str | None = None
-    at: Timestamp | None = None
-    next_at: Timestamp | None = None
-    last_fired_at: Timestamp | None = None
+    id: Annotated[ScheduleId, Meta(description="The schedule's id.")]
+    session_id: Annotated[SessionId, Meta(description="The session that the schedule belongs to.")]
+    message: Annotated[str, _MESSAGE, Meta(examples=["Check the mailbox and summarise what is new."])]
+    kind: Annotated[
+        ScheduleKind, Meta(description="`cron`: repeats; `once`: sends the message a single time.")
+    ]
+    timezone: Annotated[str, _TIMEZONE, Meta(examples=["Europe/Paris"])]
+    enabled: Annotated[bool, _ENABLED, Meta(examples=[True])]
+    fire_count: Annotated[
+        int, Meta(description="The number of times that the message was sent.", examples=[12])
+    ]
+    created_at: CreatedAt
+    updated_at: UpdatedAt
+    name: Annotated[str | None, _SCHEDULE_NAME] = None
+    cron: Annotated[str | None, _CRON, Meta(examples=["0 9 * * mon-fri"])] = None
+    at: Annotated[Timestamp | None, _AT] = None
+    next_at: Annotated[
+        Timestamp | None,
+        Meta(
+            description="When the message is sent next. Absent when the schedule is disabled or finished.",
+            examples=["2026-03-14T09:26:54.731204Z"],
+        ),
+    ] = None
+    last_fired_at: Annotated[Timestamp | None, Meta(description="When the message was last sent.")] = None
 
 
 def zone_of(name: str) -> ZoneInfo:

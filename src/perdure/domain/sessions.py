@@ -1,6 +1,4 @@
-"""Sessions: the resource on the wire, what clients may write, and the projection that is folded from the
-log.
-"""
+"""Sessions: the resource on the wire, what clients may write, and the projection folded from the log."""
 
 from __future__ import annotations
 
@@ -13,10 +11,34 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from perdure.domain.accounts import PrincipalSummary
 from perdure.domain.errors import InvalidInput
 from perdure.domain.events import NewEvent, is_cancel_notice
-from perdure.domain.ids import AgentId, AgentVersionId, HarnessId, OrgId, SessionId, TurnId, Uuid, WorkspaceId
+from perdure.domain.ids import (
+    AgentId,
+    AgentIdText,
+    AgentVersionId,
+    HarnessId,
+    HarnessIdText,
+    ModelIdText,
+    OrgId,
+    PrincipalIdText,
+    SessionId,
+    TurnId,
+    Uuid,
+    WorkspaceId,
+    WorkspaceIdText,
+)
+from perdure.domain.layer_fields import (
+    CAPABILITIES,
+    HARNESS_ID,
+    HARNESS_NAME,
+    MAX_ITERATIONS,
+    NETWORK_ACCESS,
+    PARALLEL_TOOL_CALLS,
+    TAGS,
+    TOOLS,
+)
 from perdure.domain.messages import JsonObject, Usage, preview_of, text_of
-from perdure.domain.paging import AllowedAction
-from perdure.domain.times import Micros, Timestamp
+from perdure.domain.paging import AllowedAction, AllowedActions, SelfUrl, UiLink, ViewUrl
+from perdure.domain.times import CreatedAt, Micros, Timestamp, UpdatedAt
 from perdure.domain.tools import APPROVE, Capabilities, CapabilityRef, ToolDefinition, Tools
 
 Status = Literal["started", "active", "idle", "waiting_for_tool_results", "paused"]
@@ -26,7 +48,15 @@ MAX_TAGS = 50
 MAX_TAG = 100
 """Limits of the wire contract, in characters and tags."""
 
-Title = Annotated[str, Meta(max_length=MAX_TITLE, examples=["Refund of order 4711"])]
+Title = Annotated[
+    str,
+    Meta(
+        max_length=MAX_TITLE,
+        examples=["Refund of order 4711"],
+        extra_json_schema={"pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"},
+    ),
+]
+"""Control characters are refused by `clean_title`, which says so."""
 Tags = Annotated[tuple[str, ...], Meta(max_length=MAX_TAGS, examples=[["support", "priority"]])]
 Locale = Annotated[
     str, Meta(max_length=35, pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$", examples=["en-GB"])
@@ -35,13 +65,26 @@ Locale = Annotated[
 Prompt = Annotated[str, Meta(max_length=200_000)]
 
 
-class InitialFile(Struct, frozen=True, omit_defaults=True):
-    """A file that a session starts with. `encoding` is `text` or `base64`."""
+_LINK = Meta(examples=["/v1/sessions/session_0192f0c1b2a37b5c8d4e5f60718293a4"])
+_TITLE = Meta(description="What the session is about, for people. No control characters.")
+_AGENT_ID = Meta(description="The agent that works in the session.")
+_MODEL_ID = Meta(
+    description=("The model of the session. It takes precedence over those of the agent and the harness.")
+)
+_LOCALE = Meta(description="The user's language, as a BCP 47 tag.")
+_SESSION_PROMPT = Meta(
+    description="More instructions for the model, added to those of the harness and the agent."
+)
+_HINTS = Meta(description="What the client tells the server about itself.")
 
-    path: Annotated[str, Meta(min_length=1, max_length=1024)]
-    content: str
-    encoding: Literal["text", "base64"] = "text"
-    is_readonly: bool = False
+
+class InitialFile(Struct, frozen=True, omit_defaults=True):
+    """A file that a session starts with."""
+
+    path: Annotated[str, Meta(description="The absolute path of the file.", min_length=1, max_length=1024)]
+    content: Annotated[str, Meta(description="The content: text, or base64.")]
+    encoding: Annotated[Literal["text", "base64"], Meta(description="The encoding of `content`.")] = "text"
+    is_readonly: Annotated[bool, Meta(description="Whether the file is protected from changes.")] = False
 
 
 HostPattern = Annotated[
@@ -54,8 +97,13 @@ one."""
 class NetworkAccess(Struct, frozen=True, omit_defaults=True):
     """Which hosts the session's tools may reach."""
 
-    allowed: Annotated[tuple[HostPattern, ...], Meta(max_length=500)] = ()
-    blocked: Annotated[tuple[HostPattern, ...], Meta(max_length=500)] = ()
+    allowed: Annotated[
+        tuple[HostPattern, ...],
+        Meta(description="The hosts that may be reached. Empty: all.", max_length=500),
+    ] = ()
+    blocked: Annotated[
+        tuple[HostPattern, ...], Meta(description="The hosts that must not be reached.", max_length=500)
+    ] = ()
 
 
 class CreateSession(Struct, frozen=True, omit_defaults=True):
@@ -64,32 +112,42 @@ class CreateSession(Struct, frozen=True, omit_defaults=True):
     All is optional: without a harness it is the agent's, else the organization's default.
     """
 
-    harness_id: str | None = None
-    harness_name: Annotated[str, Meta(max_length=64, examples=["generic"])] | None = None
-    agent_id: str | None = None
-    agent_name: Annotated[str, Meta(max_length=64)] | None = None
-    title: Title | None = None
-    tags: Tags = ()
-    locale: Locale | None = None
-    model_id: str | None = None
-    capabilities: Capabilities = ()
-    tools: Tools = ()
-    system_prompt: Prompt | None = None
-    max_iterations: Annotated[int, Meta(ge=1, le=1000)] | None = None
-    parallel_tool_calls: bool | None = None
-    initial_files: Annotated[tuple[InitialFile, ...], Meta(max_length=100)] = ()
-    network_access: NetworkAccess | None = None
-    hints: JsonObject | None = None
-    workspace_id: str | None = None
+    harness_id: Annotated[HarnessIdText | None, HARNESS_ID] = None
+    harness_name: Annotated[
+        Annotated[str, Meta(max_length=64, examples=["generic"])] | None, HARNESS_NAME
+    ] = None
+    agent_id: Annotated[AgentIdText | None, _AGENT_ID] = None
+    agent_name: Annotated[
+        Annotated[str, Meta(max_length=64)] | None,
+        Meta(description="The name of the agent. Give this or `agent_id`, not both."),
+    ] = None
+    title: Annotated[Title | None, _TITLE] = None
+    tags: Annotated[Tags, TAGS] = ()
+    locale: Annotated[Locale | None, _LOCALE] = None
+    model_id: Annotated[ModelIdText | None, _MODEL_ID] = None
+    capabilities: Annotated[Capabilities, CAPABILITIES] = ()
+    tools: Annotated[Tools, TOOLS] = ()
+    system_prompt: Annotated[Prompt | None, _SESSION_PROMPT] = None
+    max_iterations: Annotated[Annotated[int, Meta(ge=1, le=1000)] | None, MAX_ITERATIONS] = None
+    parallel_tool_calls: Annotated[bool | None, PARALLEL_TOOL_CALLS] = None
+    initial_files: Annotated[
+        tuple[InitialFile, ...], Meta(description="The files that the session starts with.", max_length=100)
+    ] = ()
+    network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
+    hints: Annotated[JsonObject | None, _HINTS] = None
+    workspace_id: Annotated[
+        WorkspaceIdText | None,
+        Meta(description="An existing workspace to work in. Default: a new workspace of the session's own."),
+    ] = None
 
 
 class UpdateSession(Struct, frozen=True, omit_defaults=True):
     """The body of `PATCH /v1/sessions/{session_id}`: only the fields that are there change; null clears."""
 
-    title: Title | None | UnsetType = UNSET
-    tags: Tags | UnsetType = UNSET
-    locale: Locale | None | UnsetType = UNSET
-    model_id: str | None | UnsetType = UNSET
+    title: Annotated[Title | None | UnsetType, _TITLE] = UNSET
+    tags: Annotated[Tags | UnsetType, TAGS] = UNSET
+    locale: Annotated[Locale | None | UnsetType, _LOCALE] = UNSET
+    model_id: Annotated[ModelIdText | None | UnsetType, _MODEL_ID] = UNSET
 
 
 class SessionConfig(Struct, frozen=True, omit_defaults=True):
@@ -108,45 +166,136 @@ class SessionConfig(Struct, frozen=True, omit_defaults=True):
 class Session(Struct, frozen=True, omit_defaults=True):
     """A session, as clients see it."""
 
-    id: SessionId
-    organization_id: OrgId
-    harness_id: HarnessId
-    owner_principal_id: str
-    workspace_id: WorkspaceId
-    status: Status
-    created_at: Timestamp
-    updated_at: Timestamp
-    self_url: str
-    view_url: str
-    ui_link: str
-    tags: tuple[str, ...]
-    capabilities: tuple[CapabilityRef, ...]
-    tools: tuple[ToolDefinition, ...]
-    features: tuple[str, ...]
-    agent_id: AgentId | None = None
-    agent_version_id: AgentVersionId | None = None
-    title: str | None = None
-    locale: str | None = None
-    model_id: str | None = None
-    system_prompt: str | None = None
-    max_iterations: int | None = None
-    parallel_tool_calls: bool | None = None
-    initial_files: tuple[InitialFile, ...] = ()
-    network_access: NetworkAccess | None = None
-    hints: JsonObject | None = None
-    is_pinned: bool | None = None
-    active_schedule_count: int | None = None
-    preview: str | None = None
-    output_preview: str | None = None
-    usage: Usage | None = None
-    forked_from_session_id: SessionId | None = None
-    forked_from_sequence: int | None = None
-    started_at: Timestamp | None = None
-    finished_at: Timestamp | None = None
-    owner: PrincipalSummary | None = None
-    effective_owner: PrincipalSummary | None = None
-    resolved_owner_user_id: Uuid | None = None
-    allowed_actions: tuple[AllowedAction, ...] = ()
+    id: Annotated[SessionId, Meta(description="The session's id.")]
+    organization_id: Annotated[OrgId, Meta(description="The organization that owns the session.")]
+    harness_id: Annotated[HarnessId, HARNESS_ID]
+    owner_principal_id: Annotated[
+        PrincipalIdText, Meta(description="The principal that created the session.")
+    ]
+    workspace_id: Annotated[WorkspaceId, Meta(description="The workspace that holds the session's files.")]
+    status: Annotated[
+        Status,
+        Meta(
+            description=(
+                "`started`: no turn yet; `active`: a turn runs; `idle`: waits for a message; "
+                "`waiting_for_tool_results`: waits for a client; `paused`: stopped by a budget."
+            ),
+            examples=["idle"],
+        ),
+    ]
+    created_at: CreatedAt
+    updated_at: UpdatedAt
+    self_url: Annotated[SelfUrl, _LINK]
+    view_url: Annotated[ViewUrl, _LINK]
+    ui_link: Annotated[UiLink, _LINK]
+    tags: Annotated[tuple[str, ...], TAGS, Meta(examples=[["support"]])]
+    capabilities: Annotated[
+        tuple[CapabilityRef, ...], CAPABILITIES, Meta(examples=[[{"ref": "current_time"}]])
+    ]
+    tools: Annotated[tuple[ToolDefinition, ...], TOOLS, Meta(examples=[[]])]
+    features: Annotated[
+        tuple[str, ...],
+        Meta(
+            description=(
+                "What clients can rely on while the capabilities are "
+                "active: `file_system`, `schedules`, `secrets` and so on."
+            ),
+            examples=[["file_system"]],
+        ),
+    ]
+    agent_id: Annotated[
+        AgentId | None, _AGENT_ID, Meta(examples=["agent_0192f0c1b2a37b5c8d4e5f60718293a4"])
+    ] = None
+    agent_version_id: Annotated[
+        AgentVersionId | None,
+        Meta(
+            description="The version of the agent that the session runs. Without one, it follows the agent."
+        ),
+    ] = None
+    title: Annotated[str | None, _TITLE, Meta(examples=["Refund of order 4711"])] = None
+    locale: Annotated[str | None, _LOCALE] = None
+    model_id: Annotated[ModelIdText | None, _MODEL_ID] = None
+    system_prompt: Annotated[str | None, _SESSION_PROMPT] = None
+    max_iterations: Annotated[int | None, MAX_ITERATIONS] = None
+    parallel_tool_calls: Annotated[bool | None, PARALLEL_TOOL_CALLS] = None
+    initial_files: Annotated[
+        tuple[InitialFile, ...], Meta(description="The files that the session started with.")
+    ] = ()
+    network_access: Annotated[NetworkAccess | None, NETWORK_ACCESS] = None
+    hints: Annotated[JsonObject | None, _HINTS] = None
+    is_pinned: Annotated[
+        bool | None, Meta(description="Whether the caller has pinned the session.", examples=[False])
+    ] = None
+    active_schedule_count: Annotated[int | None, Meta(description="The number of active schedules.")] = None
+    preview: Annotated[
+        str | None, Meta(description="The start of the first message.", examples=["Where is my refund?"])
+    ] = None
+    output_preview: Annotated[
+        str | None, Meta(description="The start of the last answer.", examples=["It is on its way."])
+    ] = None
+    usage: Annotated[
+        Usage | None,
+        Meta(
+            description="The usage of all model calls of the session.",
+            examples=[{"input_tokens": 812, "output_tokens": 34, "cache_read_tokens": 768}],
+        ),
+    ] = None
+    forked_from_session_id: Annotated[
+        SessionId | None, Meta(description="The session that this one was forked from.")
+    ] = None
+    forked_from_sequence: Annotated[
+        int | None, Meta(description="The sequence number of the last event that was copied by the fork.")
+    ] = None
+    started_at: Annotated[
+        Timestamp | None,
+        Meta(description="When the first turn started.", examples=["2026-03-14T09:26:53.589793Z"]),
+    ] = None
+    finished_at: Annotated[Timestamp | None, Meta(description="When the session ended for good.")] = None
+    owner: Annotated[
+        PrincipalSummary | None,
+        Meta(
+            description="The principal that created the session, with its kind.",
+            examples=[
+                {
+                    "id": "principal_0192f0c1b2a37b5c8d4e5f60718293a4",
+                    "kind": "user",
+                    "subject_id": "0192f0c1-b2a3-7b5c-8d4e-5f60718293a4",
+                }
+            ],
+        ),
+    ] = None
+    effective_owner: Annotated[
+        PrincipalSummary | None,
+        Meta(description="The same as `owner`, as no principal acts on behalf of another."),
+    ] = None
+    resolved_owner_user_id: Annotated[
+        Uuid | None,
+        Meta(
+            description="The UUID in the id of the user who created the session.",
+            examples=["0192f0c1-b2a3-7b5c-8d4e-5f60718293a4"],
+        ),
+    ] = None
+    allowed_actions: Annotated[
+        AllowedActions,
+        Meta(
+            examples=[
+                [
+                    {
+                        "rel": "self",
+                        "method": "GET",
+                        "href": "/v1/sessions/session_0192f0c1b2a37b5c8d4e5f60718293a4",
+                        "operation_id": "get_session",
+                    },
+                    {
+                        "rel": "delete",
+                        "method": "DELETE",
+                        "href": "/v1/sessions/session_0192f0c1b2a37b5c8d4e5f60718293a4",
+                        "operation_id": "delete_session",
+                    },
+                ]
+            ]
+        ),
+    ] = ()
 
     def editable(self) -> tuple[object, ...]:
         """What a client can change."""
@@ -156,31 +305,47 @@ class Session(Struct, frozen=True, omit_defaults=True):
 class ForkSession(Struct, frozen=True, omit_defaults=True):
     """The body of `POST /v1/sessions/{session_id}/fork`: what is left out is as in the original."""
 
-    from_sequence: Annotated[int, Meta(ge=1, le=2_147_483_647)] | None = None
-    title: Title | None = None
-    tags: Tags | None = None
-    agent_id: str | None = None
-    model_id: str | None = None
-    locale: Locale | None = None
-    system_prompt: Prompt | None = None
+    from_sequence: Annotated[
+        Annotated[int, Meta(ge=1, le=2_147_483_647)] | None,
+        Meta(description="The sequence number of the last event to copy. Default: the whole log."),
+    ] = None
+    title: Annotated[Title | None, _TITLE] = None
+    tags: Annotated[Tags | None, TAGS] = None
+    agent_id: Annotated[AgentIdText | None, _AGENT_ID] = None
+    model_id: Annotated[ModelIdText | None, _MODEL_ID] = None
+    locale: Annotated[Locale | None, _LOCALE] = None
+    system_prompt: Annotated[Prompt | None, _SESSION_PROMPT] = None
 
 
 class SessionStats(Struct, frozen=True):
     """How many sessions there are in each status."""
 
-    total: int
-    started: int
-    active: int
-    idle: int
-    waiting_for_tool_results: int
-    paused: int
+    total: Annotated[int, Meta(description="The number of sessions.", examples=[44])]
+    started: Annotated[
+        int, Meta(description="The number of sessions that have had no turn yet.", examples=[1])
+    ]
+    active: Annotated[
+        int, Meta(description="The number of sessions in which a turn is running.", examples=[2])
+    ]
+    idle: Annotated[int, Meta(description="The number of sessions that wait for a message.", examples=[40])]
+    waiting_for_tool_results: Annotated[
+        int, Meta(description="The number of sessions that wait for a client.", examples=[1])
+    ]
+    paused: Annotated[
+        int, Meta(description="The number of sessions that a budget has stopped.", examples=[0])
+    ]
 
 
 class CancelledTurn(Struct, frozen=True):
     """The answer to a cancel: `no_op` when nothing was running."""
 
-    status: Literal["cancelled", "no_op"]
-    message: str
+    status: Annotated[
+        Literal["cancelled", "no_op"],
+        Meta(description="`no_op` when no turn was running.", examples=["cancelled"]),
+    ]
+    message: Annotated[
+        str, Meta(description="The outcome in words, for people.", examples=["The turn was cancelled."])
+    ]
 
 
 class Projection(Struct, frozen=True):

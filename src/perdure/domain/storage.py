@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from perdure.domain.errors import InvalidInput
-from perdure.domain.times import Timestamp
+from perdure.domain.times import CreatedAt, UpdatedAt
 
 MAX_KEY = 200
 MAX_VALUE = 256 * 1024
@@ -29,30 +29,33 @@ SecretValue = Annotated[str, Meta(min_length=1, max_length=MAX_SECRET)]
 class KeyValue(Struct, frozen=True):
     """A value under a key."""
 
-    key: str
-    value: str
-    created_at: Timestamp
-    updated_at: Timestamp
+    key: Annotated[str, Meta(description="The key.", examples=["customer_id"])]
+    value: Annotated[str, Meta(description="The text stored under the key.", examples=["4711"])]
+    created_at: CreatedAt
+    updated_at: UpdatedAt
 
 
 class SecretInfo(Struct, frozen=True):
     """That there is a secret of this name; its value is never shown."""
 
-    name: str
-    created_at: Timestamp
-    updated_at: Timestamp
+    name: Annotated[str, Meta(description="The secret's name.", examples=["SHOP_TOKEN"])]
+    created_at: CreatedAt
+    updated_at: UpdatedAt
 
 
 class SetSecrets(Struct, frozen=True):
     """The body of `PUT /v1/sessions/{session_id}/storage/secrets`: names and values; the others stay."""
 
-    secrets: Annotated[dict[StorageKey, SecretValue], Meta(min_length=1, max_length=MAX_SECRETS)]
+    secrets: Annotated[
+        dict[StorageKey, SecretValue],
+        Meta(description="The secrets to store: values by name.", min_length=1, max_length=MAX_SECRETS),
+    ]
 
 
 class SecretsSet(Struct, frozen=True):
     """How many secrets were written."""
 
-    count: int
+    count: Annotated[int, Meta(description="The number of secrets that were stored.", examples=[1])]
 
 
 _KEY = re.compile(rf"[^\x00-\x1f\x7f]{{1,{MAX_KEY}}}")

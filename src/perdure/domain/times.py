@@ -16,6 +16,17 @@ Timestamp = Annotated[
 ]
 """RFC 3339, UTC, `Z`, six digits of a second: what the wire shows."""
 
+CreatedAt = Annotated[Timestamp, Meta(description="When the resource was created.")]
+UpdatedAt = Annotated[
+    Timestamp,
+    Meta(
+        description="When the resource last changed. Every change moves it forward.",
+        examples=["2026-03-14T09:26:54.731204Z"],
+    ),
+]
+ArchivedAt = Annotated[Timestamp | None, Meta(description="When the resource was archived.")]
+DeletedAt = Annotated[Timestamp | None, Meta(description="When the resource was deleted.")]
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - the same instant; its text is made in a third of the time
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)")

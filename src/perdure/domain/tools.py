@@ -14,37 +14,55 @@ ToolName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$(?!\n)", examples=
 ToolPolicy = Literal["auto", "requires_approval"]
 
 
+_TOOL_DESCRIPTION = Meta(description="When and how to use the tool, for the model.")
+_PARAMETERS = Meta(description="The JSON Schema of the tool's arguments: an object.")
+_TOOL_DISPLAY_NAME = Meta(description="The tool's name, for people.")
+_CATEGORY = Meta(description="The group that the tool belongs to, for display.")
+_TOOL_HINTS = Meta(description="How the tool behaves.")
+
+
 class ToolHints(Struct, frozen=True, omit_defaults=True):
     """What a tool does to the world; approval and recovery go by it."""
 
-    readonly: bool | None = None
-    destructive: bool | None = None
-    idempotent: bool | None = None
-    open_world: bool | None = None
-    long_running: bool | None = None
+    readonly: Annotated[bool | None, Meta(description="The tool changes nothing.")] = None
+    destructive: Annotated[bool | None, Meta(description="The tool may delete or overwrite something.")] = (
+        None
+    )
+    idempotent: Annotated[
+        bool | None,
+        Meta(
+            description=(
+                "Running the tool twice has the same effect as once, so it may run again after a crash."
+            )
+        ),
+    ] = None
+    open_world: Annotated[bool | None, Meta(description="The tool reaches outside systems.")] = None
+    long_running: Annotated[bool | None, Meta(description="The tool may take a long time.")] = None
 
 
 class BuiltinTool(Struct, frozen=True, tag_field="type", tag="builtin", omit_defaults=True):
     """A tool that runs on the server, through the tool registry."""
 
-    name: ToolName
-    description: Annotated[str, Meta(max_length=8000)]
-    parameters: JsonObject
-    display_name: Annotated[str, Meta(max_length=200)] | None = None
-    policy: ToolPolicy = "auto"
-    category: Annotated[str, Meta(max_length=100)] | None = None
-    hints: ToolHints | None = None
+    name: Annotated[ToolName, Meta(description="The tool's name in the server's registry.")]
+    description: Annotated[str, Meta(max_length=8000), _TOOL_DESCRIPTION]
+    parameters: Annotated[JsonObject, _PARAMETERS]
+    display_name: Annotated[Annotated[str, Meta(max_length=200)] | None, _TOOL_DISPLAY_NAME] = None
+    policy: Annotated[
+        ToolPolicy, Meta(description="`requires_approval`: each call waits until a person approves it.")
+    ] = "auto"
+    category: Annotated[Annotated[str, Meta(max_length=100)] | None, _CATEGORY] = None
+    hints: Annotated[ToolHints | None, _TOOL_HINTS] = None
 
 
 class ClientSideTool(Struct, frozen=True, tag_field="type", tag="client_side", omit_defaults=True):
     """A tool that the caller runs: the session parks until the results come in."""
 
-    name: ToolName
-    description: Annotated[str, Meta(max_length=8000)]
-    parameters: JsonObject
-    display_name: Annotated[str, Meta(max_length=200)] | None = None
-    category: Annotated[str, Meta(max_length=100)] | None = None
-    hints: ToolHints | None = None
+    name: Annotated[ToolName, Meta(description="The name by which the model calls the tool.")]
+    description: Annotated[str, Meta(max_length=8000), _TOOL_DESCRIPTION]
+    parameters: Annotated[JsonObject, _PARAMETERS]
+    display_name: Annotated[Annotated[str, Meta(max_length=200)] | None, _TOOL_DISPLAY_NAME] = None
+    category: Annotated[Annotated[str, Meta(max_length=100)] | None, _CATEGORY] = None
+    hints: Annotated[ToolHints | None, _TOOL_HINTS] = None
 
 
 ToolDefinition = BuiltinTool | ClientSideTool
@@ -55,8 +73,13 @@ Tools = Annotated[tuple[ToolDefinition, ...], Meta(max_length=128)]
 class CapabilityRef(Struct, frozen=True, omit_defaults=True):
     """A capability that a harness, an agent or a session turns on."""
 
-    ref: Annotated[str, Meta(min_length=1, max_length=100, examples=["session_file_system"])]
-    config: Any = None
+    ref: Annotated[
+        str,
+        Meta(
+            description="The capability's id.", min_length=1, max_length=100, examples=["session_file_system"]
+        ),
+    ]
+    config: Annotated[Any, Meta(description="The capability's configuration, if it has one.")] = None
 
 
 Capabilities = Annotated[tuple[CapabilityRef, ...], Meta(max_length=50)]
@@ -65,15 +88,29 @@ Capabilities = Annotated[tuple[CapabilityRef, ...], Meta(max_length=50)]
 class ToolCallResult(Struct, frozen=True, omit_defaults=True):
     """A caller's answer to one client-side call: a result, or an error in words."""
 
-    tool_call_id: Annotated[str, Meta(min_length=1, max_length=200)]
-    result: Any = None
-    error: Annotated[str, Meta(max_length=100_000)] | None = None
+    tool_call_id: Annotated[
+        str,
+        Meta(description="The id of the tool call that this is the result of.", min_length=1, max_length=200),
+    ]
+    result: Annotated[
+        Any,
+        Meta(
+            description="The result: any JSON value, at most 100 KB. Leave it out when there is an `error`."
+        ),
+    ] = None
+    error: Annotated[
+        Annotated[str, Meta(max_length=100_000)] | None,
+        Meta(description="What went wrong, in words for the model."),
+    ] = None
 
 
 class SubmitToolResults(Struct, frozen=True):
     """The body of `POST /v1/sessions/{session_id}/tool-results`."""
 
-    tool_results: Annotated[tuple[ToolCallResult, ...], Meta(min_length=1, max_length=128)]
+    tool_results: Annotated[
+        tuple[ToolCallResult, ...],
+        Meta(description="One result for each open call.", min_length=1, max_length=128),
+    ]
 
 
 APPROVE = "approve_tool_call"
@@ -89,8 +126,22 @@ Decision = Literal["allow", "allow_always", "reject", "reject_always"]
 class ApprovalDecision(Struct, frozen=True):
     """Somebody's word on one call. `tool_call_id` is the call's id, or that of the question about it."""
 
-    tool_call_id: Annotated[str, Meta(min_length=1, max_length=200)]
-    decision: Decision
+    tool_call_id: Annotated[
+        str,
+        Meta(
+            description="The id of the tool call, or of the request for its approval.",
+            min_length=1,
+            max_length=200,
+        ),
+    ]
+    decision: Annotated[
+        Decision,
+        Meta(
+            description=(
+                "The decision. `..._always` also applies to every later call of that tool in this session."
+            )
+        ),
+    ]
 
 
 class SubmitApprovals(Struct, frozen=True):
@@ -99,11 +150,16 @@ class SubmitApprovals(Struct, frozen=True):
     Decisions on some or all of the open questions.
     """
 
-    decisions: Annotated[tuple[ApprovalDecision, ...], Meta(min_length=1, max_length=128)]
+    decisions: Annotated[
+        tuple[ApprovalDecision, ...],
+        Meta(
+            description="Decisions about some or all of the pending approvals.", min_length=1, max_length=128
+        ),
+    ]
 
 
 class SubmittedToolResults(Struct, frozen=True):
     """How many results were taken, and the session's status afterwards."""
 
-    accepted: int
-    status: str
+    accepted: Annotated[int, Meta(description="The number of results that were accepted.", examples=[1])]
+    status: Annotated[str, Meta(description="The session's status afterwards.", examples=["active"])]

@@ -35,25 +35,43 @@ STATUS: dict[type[errors.PerdureError], tuple[int, str]] = {
 class ErrorBody(Struct, frozen=True):
     """The error once more, where some clients look for it."""
 
-    code: str
-    message: str
+    code: Annotated[str, Meta(description="The same as `code` at the top level.")]
+    message: Annotated[str, Meta(description="The same as `detail` at the top level.")]
 
 
 class Problem(Struct, frozen=True, omit_defaults=True):
     """What went wrong and, where it can be mended, how."""
 
-    title: Annotated[str, Meta(examples=["Bad request"])]
-    status: Annotated[int, Meta(examples=[400])]
-    code: Annotated[str, Meta(examples=["invalid_id"])]
+    title: Annotated[str, Meta(description="The HTTP status in words.", examples=["Bad request"])]
+    status: Annotated[int, Meta(description="The HTTP status code.", examples=[400])]
+    code: Annotated[str, Meta(description="The stable error code, for programs.", examples=["invalid_id"])]
     detail: Annotated[
-        str, Meta(examples=["`session_id` must be an id of the form session_<32 lower-case hex digits>"])
+        str,
+        Meta(
+            description="What is wrong and how to fix it, for people.",
+            examples=["`session_id` must be an id of the form session_<32 lower-case hex digits>"],
+        ),
     ]
-    error: ErrorBody
-    type: str = "about:blank"
-    instance: str | None = None
-    field: str | None = None
-    allowed_actions: tuple[AllowedAction, ...] = ()
-    retry_after_seconds: int | None = None
+    error: Annotated[
+        ErrorBody,
+        Meta(
+            description="The error code and message again, for clients that expect them in an `error` object."
+        ),
+    ]
+    type: Annotated[str, Meta(description="The URL of the page on this server that explains the code.")] = (
+        "about:blank"
+    )
+    instance: Annotated[str | None, Meta(description="The path of the request.")] = None
+    field: Annotated[
+        str | None,
+        Meta(description="The name of the field or parameter that is wrong, if it is a single one."),
+    ] = None
+    allowed_actions: Annotated[
+        tuple[AllowedAction, ...], Meta(description="Actions that are possible instead.")
+    ] = ()
+    retry_after_seconds: Annotated[
+        int | None, Meta(description="How long to wait before the next attempt, in seconds.")
+    ] = None
 
 
 def retry_seconds(error: errors.PerdureError) -> int | None:

@@ -11,13 +11,15 @@ import msgspec
 from perdure.api.openapi.error_codes import ANSWERS, TOOLS, TURNS, ErrorCode
 
 _STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}"
-    "code,pre{font:14px/1.5 ui-monospace,monospace}pre{background:#f4f4f4;padding:.8rem;overflow:auto;border-radius:6px}"
-    "section{border-top:1px solid #8884;padding-top:.5rem;margin-top:2rem}h3 code{font-size:1rem}h4{margin:1rem 0 .3rem}"
-    "table{border-collapse:collapse;width:100%}td,th{text-align:left;vertical-align:top;padding:.25rem .8rem .25rem 0;"
-    "border-bottom:1px solid #8883}td:first-child{white-space:nowrap}.small{opacity:.7}nav li{list-style:none}"
-    "nav ul{padding:0;columns:2 20rem}a{color:#0b62c4}:target{background:#fd04}"
-    "@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}pre{background:#242424}a{color:#7ab4f5}}"
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222;"
+    "background:#fff}code,pre{font:14px/1.5 ui-monospace,monospace}pre{background:#f4f4f4;padding:.8rem;"
+    "overflow:auto;border-radius:6px}section{border-top:1px solid #8884;padding-top:.5rem;"
+    "margin-top:2rem}h3 code{font-size:1rem}h4{margin:1rem 0 .3rem}table{border-collapse:collapse;"
+    "width:100%}td,th{text-align:left;vertical-align:top;padding:.25rem .8rem .25rem 0;"
+    "border-bottom:1px solid #8883}td:first-child{white-space:nowrap}.small{opacity:.7}"
+    "nav li{list-style:none}nav ul{padding:0;columns:2 20rem}a{color:#0b62c4}:target{background:#fd04}"
+    "@media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}pre{background:#242424}"
+    "a{color:#7ab4f5}}"
 )
 
 
@@ -86,7 +88,10 @@ def _json(value: Any) -> str:
 
 def api_page(document: dict[str, Any]) -> str:
     """The OpenAPI document as a page."""
-    links = "<a href='/api-doc/openapi.json'>openapi.json</a>, <a href='/docs/errors'>error codes</a>, <a href='#types'>types</a>"
+    links = (
+        "<a href='/api-doc/openapi.json'>openapi.json</a>, <a href='/docs/errors'>error codes</a>, "
+        "<a href='#types'>types</a>"
+    )
     parts = [f"<p>{prose(document['info']['description'])} See also: {links}.</p>"]
     operations = [
         (path, method, operation)
@@ -175,7 +180,8 @@ def _type(name: str, schema: dict[str, Any]) -> str:
         for field, each in schema.get("properties", {}).items()
     ]
     body = _table(rows) if rows else f"<p>{type_words(schema)}</p>"
-    return f"<section id='type-{escape(name)}'><h3>{escape(name)}</h3><p>{prose(schema.get('description', ''))}</p>{body}</section>"
+    words = prose(schema.get("description", ""))
+    return f"<section id='type-{escape(name)}'><h3>{escape(name)}</h3><p>{words}</p>{body}</section>"
 
 
 def errors_page() -> str:

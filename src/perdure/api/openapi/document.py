@@ -1,5 +1,7 @@
-"""The server's own OpenAPI 3.1 document, made from the table of routes, the types of their bodies, `words`
-and `fields`.
+"""The server's own OpenAPI 3.1 document, made from the table of routes and the types of what goes in and out.
+
+What the document says about a field is the field's own `msgspec.Meta`; a schema's description is the
+docstring of its type.
 """
 
 from __future__ import annotations
@@ -7,15 +9,14 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable
-from typing import Any
+from contextlib import suppress
+from typing import Any, get_origin
 
 import msgspec
-from msgspec import Struct
 
 from perdure.api.kernel.http import Route
 from perdure.api.kernel.problems import STATUS, Problem
-from perdure.api.openapi.examples import EVENT_STREAM, error_example, example_of
-from perdure.api.openapi.fields import FIELDS
+from perdure.api.openapi.examples import DOCUMENT, EVENT_STREAM, Examples, NoExample, error_example
 from perdure.api.openapi.words import OPERATIONS, TAGS
 from perdure.domain.events import EVENT_DATA
 from perdure.domain.ids import Prefix
@@ -27,40 +28,18 @@ _NAMES = {"Listing": "ListResponse", "Problem": "ErrorResponse", "WireEvent": "E
 
 _TITLES = dict(STATUS.values()) | {405: "Method not allowed"}
 
-IDS: dict[str, Prefix] = {
-    "agent_id": "agent", "around": "event", "default_model_id": "model", "exec_id": "exec", "final_message_id": "message",
-    "forked_from_session_id": "session", "harness_id": "harness", "image_id": "image", "input_message_id": "message",
-    "message_id": "message", "model_id": "model", "org_id": "org", "organization_id": "org", "owner_principal_id": "principal",
-    "parent_harness_id": "harness", "provider_id": "provider", "session_id": "session", "trace_id": "turn", "turn_id": "turn",
-    "user_id": "user", "workspace_id": "workspace", "Agent.id": "agent", "CreateAgent.id": "agent", "Event.id": "event",
-    "Harness.id": "harness", "Message.id": "message", "Model.id": "model", "Organization.id": "org", "Provider.id": "provider",
-    "Schedule.id": "sched", "Session.id": "session", "Token.id": "token", "User.id": "user", "AgentVersion.id": "agentver",
-    "agent_version_id": "agentver", "created_by_principal_id": "principal", "default_version_id": "agentver",
-    "forked_from_agent_id": "agent", "forked_from_version_id": "agentver", "from_version_id": "agentver",
-    "parent_version_id": "agentver", "root_agent_id": "agent", "source_version_id": "agentver", "to_version_id": "agentver",
-    "version_id": "agentver", "Workspace.id": "workspace",
-}  # fmt: skip
-"""Fields that hold an id, looked up like `FIELDS`."""
-
-_NO_IDS = frozenset(
-    {
-        "CreateModel.model_id",
-        "Model.model_id",
-        "UpdateModel.model_id",
-        "FileInfo.session_id",
-        "SessionFile.session_id",
-    }
-)
-"""Fields of these names that do not: the vendor's names of models."""
-
 _NAMED: dict[str, Prefix] = {"agent_id": "agent", "harness_id": "harness"}
 """Parameters of paths that take a name as well, unless the route says that it must be an id."""
 
-_PATTERNS = {
-    "since_id": "^(event_[0-9a-f]{32})?$",
-    "CreateSession.title": r"^[^\u0000-\u001f\u007f-\u009f]*$",
-    "UpdateSession.title": r"^[^\u0000-\u001f\u007f-\u009f]*$",
+_IN_PATHS = {
+    "capability_id": "The capability's id.",
+    "name": "The database's name.",
+    "path": "The path of the file or folder. Slashes in it may be sent as they are.",
 }
+"""Descriptions of parameters of paths that are no ids."""
+
+_KINDS: dict[Prefix, str] = {"agentver": "version", "org": "organization", "sched": "schedule"}
+"""What people call a kind of id, where its prefix does not say it."""
 
 _HEADERS: dict[str, dict[str, Any]] = {
     "Organization": {
@@ -71,22 +50,24 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "IdempotencyKey": {
         "name": "Idempotency-Key",
         "description": (
-            "Any text of your own. The same request with the same key gets the first answer again, and changes nothing; another "
-            "request with that key is refused. Kept for a day."
+            "Any text of your own. The same request with the same key gets the first answer again, and "
+            "changes nothing; another request with that key is refused. Kept for a day."
         ),
         "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"},
     },
     "IfMatch": {
         "name": "If-Match",
         "description": (
-            "The `ETag` that was read: refuses with 412 when somebody has changed the resource since. What changes by itself (a turn that "
-            "runs, a count) does not matter."
+            "The `ETag` that was read: refuses with 412 when somebody has changed the resource since. What "
+            "changes by itself (a turn that runs, a count) does not matter."
         ),
         "schema": {"type": "string", "pattern": r'^(\*|"[!#-~]*")$'},
     },
     "IfNoneMatch": {
         "name": "If-None-Match",
-        "description": "The `ETag` that was read: answers 304, without a body, while the resource is the same.",
+        "description": (
+            "The `ETag` that was read: answers 304, without a body, while the resource is the same."
+        ),
         "schema": {"type": "string", "pattern": r'^(\*|"[!#-~]*")$'},
     },
     "LastEventId": {
@@ -94,6 +75,22 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "description": "As `since_id`; what browsers send when they connect again.",
         "schema": {"type": "string", "pattern": "^(event_[0-9a-f]{32})?$"},
     },
+}
+
+
+_INFO = {
+    "title": "Perdure",
+    "summary": "A durable harness for LLM agents.",
+    "description": (
+        "Every path is served below `/api` as well. Lists, errors and times look the same everywhere."
+    ),
+    "license": {"name": "MIT", "identifier": "MIT"},
+}
+
+_TOKEN = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An access token (`pdr_pat_...`). A server on loopback without any token asks for none.",
 }
 
 
@@ -105,27 +102,20 @@ def build_document(routes: tuple[Route, ...], version: str) -> dict[str, Any]:
     found, components = msgspec.json.schema_components(types, ref_template=_REF)
     by_type = dict(zip(map(id, types), found, strict=True))
     queries = {route.query.__name__ for route in routes if route.query is not None}
-    schemas = {
-        _clean(name): _explained(_clean(name), each)
-        for name, each in components.items()
-        if name not in queries
-    }
+    schemas = {_clean(name): _explained(each) for name, each in components.items() if name not in queries}
     schemas["Event"]["properties"]["data"]["anyOf"] = [
         {"$ref": _REF.format(name=name)}
         for name in dict.fromkeys(kind.__name__ for kind in EVENT_DATA.values())
     ]
+    examples = Examples(components)
     paths: dict[str, Any] = {}
     for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, by_type, components)
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(
+            route, by_type, components, examples
+        )
     document = {
         "openapi": "3.1.0",
-        "info": {
-            "title": "Perdure",
-            "version": version,
-            "summary": "A durable harness for LLM agents.",
-            "description": "Every path is served below `/api` as well. Lists, errors and times look the same everywhere.",
-            "license": {"name": "MIT", "identifier": "MIT"},
-        },
+        "info": {**_INFO, "version": version},
         "servers": [{"url": "/"}, {"url": "/api"}],
         "security": [{"token": []}],
         "tags": [
@@ -142,13 +132,7 @@ def build_document(routes: tuple[Route, ...], version: str) -> dict[str, Any]:
             "parameters": {
                 name: {"in": "header", "required": False, **header} for name, header in _HEADERS.items()
             },
-            "securitySchemes": {
-                "token": {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "An access token (`pdr_pat_...`). A server on loopback without any token asks for none.",
-                }
-            },
+            "securitySchemes": {"token": _TOKEN},
         },
     }
     return msgspec.json.decode(_rename(msgspec.json.encode(document)), type=dict[str, Any])
@@ -168,37 +152,27 @@ def _rename(document: bytes) -> bytes:
     )
 
 
-def _look_up(table: dict[str, Any], schema: str, field: str) -> Any:
-    return table.get(f"{schema}.{field}", table.get(field))
-
-
-def _explained(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """A component with words, patterns of ids, and without noise."""
+def _explained(schema: dict[str, Any]) -> dict[str, Any]:
+    """A component without noise."""
     schema.pop("title", None)
-    if name in FIELDS:
-        schema["description"] = FIELDS[name]
-    elif "description" in schema:
+    if "description" in schema:
         schema["description"] = " ".join(inspect.cleandoc(schema["description"]).split())
-    for field, each in schema.get("properties", {}).items():
-        _explain(name, field, each)
+    for each in schema.get("properties", {}).values():
+        _explain(each)
     return schema
 
 
-def _explain(name: str, field: str, schema: dict[str, Any]) -> None:
-    words = _look_up(FIELDS, name, field)
-    if words is not None:
-        schema["description"] = words
-    if schema.get("default", ...) is None:
-        del schema["default"]
-    prefix = None if f"{name}.{field}" in _NO_IDS else _look_up(IDS, name, field)
-    pattern = _look_up(_PATTERNS, name, field) if prefix is None else f"^{prefix}_[0-9a-f]{{32}}$"
-    if pattern is not None:
-        for branch in (schema, *schema.get("anyOf", ())):
-            if branch.get("type") == "string" and "enum" not in branch:
-                branch["pattern"] = pattern
+def _explain(field: dict[str, Any]) -> None:
+    """Drop `null` as the default of what is optional, and describe the tag that msgspec adds to a kind."""
+    if field.get("default", ...) is None:
+        del field["default"]
+    if list(field) == ["enum"]:
+        field["description"] = f"Always `{field['enum'][0]}`: the kind of object."
 
 
-def _operation(route: Route, by_type: dict[int, Any], components: dict[str, Any]) -> dict[str, Any]:
+def _operation(
+    route: Route, by_type: dict[int, Any], components: dict[str, Any], examples: Examples
+) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.operation_id,
         "summary": route.summary,
@@ -209,7 +183,7 @@ def _operation(route: Route, by_type: dict[int, Any], components: dict[str, Any]
         operation["description"] = description
     parameters = [_path_parameter(name, route) for name in re.findall(r"{(\w+)}", route.path)]
     if route.query is not None:
-        parameters += _query_parameters(route.query, components[route.query.__name__])
+        parameters += _query_parameters(components[route.query.__name__])
     parameters += [{"$ref": f"#/components/parameters/{name}"} for name in _headers_of(route)]
     if parameters:
         operation["parameters"] = parameters
@@ -223,7 +197,7 @@ def _operation(route: Route, by_type: dict[int, Any], components: dict[str, Any]
         if route.body_example is not None:
             text["example"] = route.body_example
         operation["requestBody"] = {"required": True, "content": {"text/plain": text}}
-    operation["responses"] = _responses(route, by_type)
+    operation["responses"] = _responses(route, by_type, examples)
     if route.public:
         operation["security"] = []
     return operation
@@ -246,20 +220,20 @@ def _path_parameter(name: str, route: Route) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": "string"}
     if name == route.rest:
         schema |= {"minLength": 1, "maxLength": MAX_PATH}
-    words = _look_up(FIELDS, route.operation_id, name) or f"The {name.removesuffix('_id').replace('_', ' ')}."
+    words = _IN_PATHS.get(name, "")
     if prefix is not None:
         schema["pattern"] = f"^{prefix}_[0-9a-f]{{32}}$"
-        words = f"The {'organization' if prefix == 'org' else prefix}'s id."
+        words = f"The {_KINDS.get(prefix, prefix)}'s id."
     elif name in _NAMED:
         schema["pattern"] = f"^({_NAMED[name]}_[0-9a-f]{{32}}|[a-z0-9-]{{1,64}})$"
         words = f"The {_NAMED[name]}'s id or name."
     return {"name": name, "in": "path", "required": True, "description": words, "schema": schema}
 
 
-def _query_parameters(query: type[Struct], schema: dict[str, Any]) -> list[dict[str, Any]]:
+def _query_parameters(schema: dict[str, Any]) -> list[dict[str, Any]]:
     found = []
     for name, each in schema["properties"].items():
-        _explain(query.__name__, name, each)
+        _explain(each)
         parameter = {"name": name, "in": "query", "required": name in schema.get("required", ())}
         if "description" in each:
             parameter["description"] = each["description"]
@@ -285,7 +259,7 @@ def errors_of(route: Route) -> set[int]:
     return errors
 
 
-def _responses(route: Route, by_type: dict[int, Any]) -> dict[str, Any]:
+def _responses(route: Route, by_type: dict[int, Any], examples: Examples) -> dict[str, Any]:
     good: dict[str, Any] = {"description": "No content." if route.status == 204 else "Done."}
     if route.content != "application/json":
         shown = EVENT_STREAM if route.content == "text/event-stream" else route.example
@@ -295,8 +269,8 @@ def _responses(route: Route, by_type: dict[int, Any]) -> dict[str, Any]:
     elif route.returns is not None:
         kinds = [by_type[id(kind)] for kind in (route.returns, route.also) if kind is not None]
         good["content"] = {route.content: {"schema": kinds[0] if len(kinds) == 1 else {"anyOf": kinds}}}
-        example = example_of(route.returns)
-        if example is not None:
+        with suppress(NoExample):
+            example = DOCUMENT if get_origin(route.returns) is dict else examples.of(kinds[0])
             good["content"][route.content]["example"] = example
     if route.etag:
         good["headers"] = {

@@ -90,7 +90,7 @@ ANSWERS = (
         (
             "invalid_path",
             "That cannot be the path of a file, or not of what was asked for.",
-            "The message says why. Names are separated by `/`, and hold no backslash and nothing that is not seen.",
+            "The message says why. Names are separated by `/`, without backslashes and invisible characters.",
         ),
         (
             "invalid_pattern",

@@ -36,13 +36,19 @@ USER: dict[str, Prefix] = {"user_id": "user"}
 class ListUsers(Struct, frozen=True):
     """Query of the list of users."""
 
-    search: Annotated[str, Meta(max_length=200)] | None = None
+    search: Annotated[
+        Annotated[str, Meta(max_length=200)] | None,
+        Meta(description="Text to find in the name or the e-mail address, case-insensitive."),
+    ] = None
 
 
 class Resolve(Struct, frozen=True):
     """Query of the look-up of a resource's organization."""
 
-    id: Annotated[str, Meta(max_length=100)]
+    id: Annotated[
+        str,
+        Meta(description="The id of a resource, such as a session, an agent or a harness.", max_length=100),
+    ]
 
 
 async def list_organizations(call: Call) -> Listing[Organization]:

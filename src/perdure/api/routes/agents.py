@@ -27,8 +27,11 @@ Search = Annotated[str, Meta(max_length=200)]
 class ListAgents(Struct, frozen=True):
     """Query of the list of agents."""
 
-    search: Search | None = None
-    include_archived: bool = False
+    search: Annotated[
+        Search | None,
+        Meta(description="Text to find in the name, the display name or the description, case-insensitive."),
+    ] = None
+    include_archived: Annotated[bool, Meta(description="Whether to include archived agents.")] = False
     offset: Offset = 0
     limit: Limit = 20
 
@@ -36,14 +39,19 @@ class ListAgents(Struct, frozen=True):
 class CheckName(Struct, frozen=True):
     """Query of the check of a name."""
 
-    name: Name
-    exclude_id: str | None = None
+    name: Annotated[Name, Meta(description="The name to check: lower-case letters, digits and hyphens.")]
+    exclude_id: Annotated[
+        str | None, Meta(description="The id of an agent or a harness that may already have the name.")
+    ] = None
 
 
 class FromExample(Struct, frozen=True):
     """Query of the import of an agent."""
 
-    example: Annotated[str, Meta(max_length=64)] | None = field(name="from-example", default=None)
+    example: Annotated[
+        Annotated[str, Meta(max_length=64)] | None,
+        Meta(description="The name of a built-in example to import. The body is then ignored."),
+    ] = field(name="from-example", default=None)
 
 
 _REFERENCE = re.compile(r"[a-z0-9-]{1,64}")

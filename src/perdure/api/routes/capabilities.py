@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from perdure.api.kernel.http import Call, Route
 from perdure.api.routes.agents import Search
@@ -15,7 +17,10 @@ from perdure.domain.paging import Page
 class ListCapabilities(Struct, frozen=True):
     """Query of the list of capabilities."""
 
-    search: Search | None = None
+    search: Annotated[
+        Search | None,
+        Meta(description="Text to find in the id, the name or the description, case-insensitive."),
+    ] = None
     offset: Offset = 0
     limit: Limit = 20
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import html
 import urllib.parse
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from perdure.api.kernel.decoding import MAX_BODY, Receive
 from perdure.api.kernel.http import Call, Reply, Route, Scope, Send, Stream
@@ -39,13 +39,17 @@ Header = tuple[bytes, bytes]
 class ReadPath(Struct, frozen=True):
     """Query of what is at a path."""
 
-    recursive: bool = False
+    recursive: Annotated[bool, Meta(description="Whether to list the contents of subfolders as well.")] = (
+        False
+    )
 
 
 class DeletePath(Struct, frozen=True):
     """Query of a deletion."""
 
-    recursive: bool = False
+    recursive: Annotated[
+        bool, Meta(description="Whether to delete a folder together with everything in it.")
+    ] = False
 
 
 def _at(call: Call) -> At:

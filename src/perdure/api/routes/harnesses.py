@@ -20,14 +20,19 @@ from perdure.domain.resources import NameCheck, ResourceConfig, ResourceStats, p
 class ListHarnesses(Struct, frozen=True):
     """Query of the list of harnesses."""
 
-    search: Search | None = None
-    include_archived: bool = False
+    search: Annotated[
+        Search | None,
+        Meta(description="Text to find in the name, the display name or the description, case-insensitive."),
+    ] = None
+    include_archived: Annotated[bool, Meta(description="Whether to include archived harnesses.")] = False
 
 
 class ImportHarness(Struct, frozen=True):
     """Query of the import of a harness."""
 
-    example: Annotated[str, Meta(max_length=64)] = field(name="from-example")
+    example: Annotated[
+        str, Meta(description="The name of the built-in example to import.", max_length=64)
+    ] = field(name="from-example")
 
 
 def harness_reference(call: Call) -> str:

@@ -17,7 +17,7 @@ from perdure.app.events import EventsSummary
 from perdure.app.feed import Want, open_follower
 from perdure.domain.errors import InvalidInput
 from perdure.domain.events import KNOWN_TYPES, Event, WireEvent
-from perdure.domain.ids import MAX_SEQUENCE, Prefix, check_id, sequence_of
+from perdure.domain.ids import MAX_SEQUENCE, Prefix, check_id, id_schema, sequence_of
 from perdure.domain.messages import CreateMessage, Message
 from perdure.domain.paging import Listing
 from perdure.domain.tools import SubmitApprovals, SubmittedToolResults, SubmitToolResults
@@ -26,37 +26,69 @@ from perdure.store.events import EventFilter
 Kinds = Annotated[tuple[Annotated[str, Meta(max_length=100)], ...], Meta(max_length=40)]
 Sequence = Annotated[int, Meta(ge=0, le=MAX_SEQUENCE)]
 Short = Annotated[str, Meta(max_length=200)]
+Cursor = Annotated[str, Meta(extra_json_schema={"pattern": "^(event_[0-9a-f]{32})?$"})]
+"""An event's id, or nothing."""
+
+
+_SINCE_ID = Meta(description="Return only events after the event with this id.")
+_AFTER_SEQUENCE = Meta(description="Return only events with a greater sequence number.")
+_TYPES = Meta(description="Return only events of this type. May be repeated.")
+_EXCLUDE = Meta(description="Leave out events of this type. May be repeated.")
 
 
 class ListEvents(Struct, frozen=True):
     """Query of the list of events."""
 
-    since_id: str | None = None
-    types: Kinds = ()
-    exclude: Kinds = ()
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
-    before_sequence: Sequence | None = None
-    after_sequence: Sequence | None = None
-    around: str | None = None
-    window: Annotated[int, Meta(ge=1, le=500)] = 20
-    from_ts: str | None = None
-    to_ts: str | None = None
-    turn_id: Short | None = None
-    exec_id: Short | None = None
-    trace_id: Short | None = None
-    tags: Annotated[tuple[Annotated[str, Meta(max_length=100)], ...], Meta(max_length=20)] = ()
-    tool_name: Short | None = None
-    q: Annotated[str, Meta(max_length=500)] | None = None
-    order_desc: bool = False
+    since_id: Annotated[Cursor | None, _SINCE_ID] = None
+    types: Annotated[Kinds, _TYPES] = ()
+    exclude: Annotated[Kinds, _EXCLUDE] = ()
+    limit: Annotated[int, Meta(description="The maximum number of events to return.", ge=1, le=1000)] = 100
+    before_sequence: Annotated[
+        Sequence | None, Meta(description="Return only events with a smaller sequence number.")
+    ] = None
+    after_sequence: Annotated[Sequence | None, _AFTER_SEQUENCE] = None
+    around: Annotated[
+        Annotated[str, id_schema("event")] | None,
+        Meta(description="Return the event with this id and its neighbours on both sides."),
+    ] = None
+    window: Annotated[
+        int, Meta(description="The number of events to return on each side of `around`.", ge=1, le=500)
+    ] = 20
+    from_ts: Annotated[str | None, Meta(description="Return only events at or after this time.")] = None
+    to_ts: Annotated[str | None, Meta(description="Return only events at or before this time.")] = None
+    turn_id: Annotated[
+        Annotated[Short, id_schema("turn")] | None, Meta(description="Return only events of this turn.")
+    ] = None
+    exec_id: Annotated[
+        Annotated[Short, id_schema("exec")] | None, Meta(description="Return only events of this execution.")
+    ] = None
+    trace_id: Annotated[
+        Annotated[Short, id_schema("turn")] | None, Meta(description="The same as `turn_id`.")
+    ] = None
+    tags: Annotated[
+        tuple[Annotated[str, Meta(max_length=100)], ...],
+        Meta(max_length=20),
+        Meta(
+            description=(
+                "Return only events that have this tag. May be repeated; an event must then have all of them."
+            )
+        ),
+    ] = ()
+    tool_name: Annotated[Short | None, Meta(description="Return only events about this tool.")] = None
+    q: Annotated[
+        Annotated[str, Meta(max_length=500)] | None,
+        Meta(description="Text to find in the event's data, case-insensitive."),
+    ] = None
+    order_desc: Annotated[bool, Meta(description="Whether to return the newest events first.")] = False
 
 
 class FollowEvents(Struct, frozen=True):
     """Query of the live stream."""
 
-    since_id: str | None = None
-    after_sequence: Sequence | None = None
-    types: Kinds = ()
-    exclude: Kinds = ()
+    since_id: Annotated[Cursor | None, _SINCE_ID] = None
+    after_sequence: Annotated[Sequence | None, _AFTER_SEQUENCE] = None
+    types: Annotated[Kinds, _TYPES] = ()
+    exclude: Annotated[Kinds, _EXCLUDE] = ()
 
 
 def check_kinds(kinds: tuple[str, ...], field: str) -> tuple[str, ...]:

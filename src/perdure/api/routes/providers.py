@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from perdure.api.kernel.http import Call, Route
 from perdure.app import model_sync
@@ -30,18 +30,23 @@ MODEL: dict[str, Prefix] = {"id": "model"}
 OWNER: dict[str, Prefix] = {"provider_id": "provider"}
 
 
+_INCLUDE_STALE = Meta(description="Whether to include models that their provider no longer lists.")
+
+
 class ListModels(Struct, frozen=True):
     """Query of the list of models."""
 
-    source: ModelSource | None = None
-    include_stale: bool = False
-    favorites_only: bool = False
+    source: Annotated[
+        ModelSource | None, Meta(description="Return only models that became known in this way.")
+    ] = None
+    include_stale: Annotated[bool, _INCLUDE_STALE] = False
+    favorites_only: Annotated[bool, Meta(description="Whether to return favorites only.")] = False
 
 
 class ListProviderModels(Struct, frozen=True):
     """Query of the list of a provider's models."""
 
-    include_stale: bool = False
+    include_stale: Annotated[bool, _INCLUDE_STALE] = False
 
 
 async def create_provider(call: Call) -> Provider:

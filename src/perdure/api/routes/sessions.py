@@ -12,7 +12,7 @@ from perdure.app import forks as copies
 from perdure.app import sessions as use
 from perdure.domain.context_reports import SessionContextReport
 from perdure.domain.errors import InvalidInput
-from perdure.domain.ids import Prefix, check_id
+from perdure.domain.ids import AgentIdText, Prefix, check_id
 from perdure.domain.paging import Page
 from perdure.domain.sessions import (
     CancelledTurn,
@@ -26,21 +26,40 @@ from perdure.domain.sessions import (
 from perdure.domain.times import Micros, Timestamp, from_rfc3339
 from perdure.store.session_lists import SessionFilter
 
-Offset = Annotated[int, Meta(ge=0, le=10_000_000)]
-Limit = Annotated[int, Meta(ge=1, le=100)]
+Offset = Annotated[int, Meta(description="The number of items to skip.", ge=0, le=10_000_000)]
+Limit = Annotated[int, Meta(description="The maximum number of items to return.", ge=1, le=100)]
 IDS: dict[str, Prefix] = {"session_id": "session"}
 
 
 class ListSessions(Struct, frozen=True):
     """Query of the list of sessions."""
 
-    agent_id: str | None = None
-    search: Annotated[str, Meta(max_length=500)] | None = None
-    tags: Annotated[tuple[Annotated[str, Meta(max_length=100)], ...], Meta(max_length=20)] = ()
-    status: Status | None = None
-    pinned: bool | None = None
-    created_after: Timestamp | None = None
-    created_before: Timestamp | None = None
+    agent_id: Annotated[AgentIdText | None, Meta(description="Return only sessions of this agent.")] = None
+    search: Annotated[
+        Annotated[str, Meta(max_length=500)] | None,
+        Meta(description="Text to find in the title, case-insensitive."),
+    ] = None
+    tags: Annotated[
+        tuple[Annotated[str, Meta(max_length=100)], ...],
+        Meta(max_length=20),
+        Meta(
+            description=(
+                "Return only sessions that have this tag. May "
+                "be repeated; a session must then have all of them."
+            )
+        ),
+    ] = ()
+    status: Annotated[Status | None, Meta(description="Return only sessions in this status.")] = None
+    pinned: Annotated[
+        bool | None,
+        Meta(description="`true`: return only sessions that the caller has pinned. `false`: no filter."),
+    ] = None
+    created_after: Annotated[
+        Timestamp | None, Meta(description="Return only sessions created after this time.")
+    ] = None
+    created_before: Annotated[
+        Timestamp | None, Meta(description="Return only sessions created before this time.")
+    ] = None
     offset: Offset = 0
     limit: Limit = 20
 

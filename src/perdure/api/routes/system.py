@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from perdure import __version__
 from perdure.api.kernel.http import Call, Reply, Route
@@ -18,12 +18,21 @@ from perdure.store.database import Tx
 class Health(Struct, frozen=True):
     """Whether the server can work."""
 
-    status: str
-    version: str
-    database: str
-    queue: str
-    running_sessions: int
-    waiting_jobs: int
+    status: Annotated[
+        str, Meta(description="`ok`, or `degraded` when a part does not work.", examples=["ok"])
+    ]
+    version: Annotated[str, Meta(description="The server's version.", examples=["0.1.0"])]
+    database: Annotated[
+        str, Meta(description="`ok`, or `unavailable` when the database does not answer.", examples=["ok"])
+    ]
+    queue: Annotated[str, Meta(description="Always `ok`.", examples=["ok"])]
+    running_sessions: Annotated[
+        int, Meta(description="The number of sessions that this process is working on.", examples=[2])
+    ]
+    waiting_jobs: Annotated[
+        int,
+        Meta(description="The number of jobs that wait for this process, as far as it knows.", examples=[0]),
+    ]
 
 
 def health_route(running: Callable[[], int]) -> Route:

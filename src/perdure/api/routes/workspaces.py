@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from perdure.api.kernel.http import Call, Route
 from perdure.api.routes.agents import Search
@@ -17,8 +19,10 @@ WORKSPACE_IDS: dict[str, Prefix] = {"workspace_id": "workspace"}
 class ListWorkspaces(Struct, frozen=True):
     """Query of the list of workspaces."""
 
-    search: Search | None = None
-    include_archived: bool = False
+    search: Annotated[
+        Search | None, Meta(description="Text to find in the name or the description, case-insensitive.")
+    ] = None
+    include_archived: Annotated[bool, Meta(description="Whether to include archived workspaces.")] = False
 
 
 async def list_workspaces(call: Call) -> Listing[Workspace]:

@@ -1,0 +1,321 @@
+"""Events: what a session's log is made of, and the live deltas that only pass by.
+
+One struct per kind of `data`; `EVENT_DATA` names them all. A stored event's data stays JSON until somebody
+needs to look inside.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from perdure.domain.compaction import ContextCompactedData, ContextCompactingData
+from perdure.domain.events.fields import INPUT_MESSAGE_ID, TURN_ID
+from perdure.domain.events.messages import (
+    InputMessageData,
+    ModelMetadata,
+    OutputMessageCompletedData,
+    OutputMessageDeltaData,
+    OutputMessageStartedData,
+)
+from perdure.domain.events.model_calls import (
+    LlmGenerationData,
+    LlmGenerationMetadata,
+    LlmGenerationOutput,
+    LlmRetryInfo,
+    PromptRef,
+    ReasonCompletedData,
+    ReasonStartedData,
+    ReasonThinkingCompletedData,
+    ReasonThinkingDeltaData,
+    ReasonThinkingStartedData,
+)
+from perdure.domain.events.tools import (
+    ActCompletedData,
+    ActStartedData,
+    FileWrittenData,
+    ToolCall,
+    ToolCallRepairedData,
+    ToolCallRequestedData,
+    ToolCallSummary,
+    ToolCompletedData,
+    ToolOutputDeltaData,
+    ToolProgressData,
+    ToolStartedData,
+)
+from perdure.domain.events.turns import (
+    SessionActivatedData,
+    SessionIdledData,
+    SessionStartedData,
+    TurnCancelledData,
+    TurnCompletedData,
+    TurnFailedData,
+    TurnSealedData,
+    TurnStartedData,
+)
+from perdure.domain.ids import EventId, ExecId, MessageId, SessionId, TurnId, TurnIdText
+from perdure.domain.messages import JsonObject, Message
+from perdure.domain.times import Micros, Timestamp, to_rfc3339
+
+__all__ = [
+    "ENDED_TURN",
+    "EVENT_DATA",
+    "KNOWN_TYPES",
+    "LIVE_TYPES",
+    "RESERVED_TYPES",
+    "ActCompletedData",
+    "ActStartedData",
+    "ContextCompactedData",
+    "ContextCompactingData",
+    "Event",
+    "EventContext",
+    "FileWrittenData",
+    "InputMessageData",
+    "LlmGenerationData",
+    "LlmGenerationMetadata",
+    "LlmGenerationOutput",
+    "LlmRetryInfo",
+    "ModelMetadata",
+    "NewEvent",
+    "OutputMessageCompletedData",
+    "OutputMessageDeltaData",
+    "OutputMessageStartedData",
+    "PromptRef",
+    "ReasonCompletedData",
+    "ReasonStartedData",
+    "ReasonThinkingCompletedData",
+    "ReasonThinkingDeltaData",
+    "ReasonThinkingStartedData",
+    "SessionActivatedData",
+    "SessionIdledData",
+    "SessionStartedData",
+    "ToolCall",
+    "ToolCallRepairedData",
+    "ToolCallRequestedData",
+    "ToolCallSummary",
+    "ToolCompletedData",
+    "ToolOutputDeltaData",
+    "ToolProgressData",
+    "ToolStartedData",
+    "TurnCancelledData",
+    "TurnCompletedData",
+    "TurnFailedData",
+    "TurnSealedData",
+    "TurnStartedData",
+    "WireEvent",
+    "decode_data",
+    "is_cancel_notice",
+]
+
+
+class EventContext(Struct, frozen=True, omit_defaults=True):
+    """Where an event belongs.
+
+    Trace_id is the turn; reason and act are spans under it, a model call under reason, tools under act.
+    """
+
+    turn_id: Annotated[TurnId | None, TURN_ID] = None
+    input_message_id: Annotated[MessageId | None, INPUT_MESSAGE_ID] = None
+    exec_id: Annotated[
+        ExecId | None,
+        Meta(description="The execution: one model call and the tool calls that it requested."),
+    ] = None
+    trace_id: Annotated[
+        TurnIdText | None, Meta(description="The trace that the event belongs to: the turn's id.")
+    ] = None
+    span_id: Annotated[
+        str | None,
+        Meta(
+            description="The span that the event belongs to. The events that start and end a span share it."
+        ),
+    ] = None
+    parent_span_id: Annotated[str | None, Meta(description="The span that contains this one.")] = None
+
+
+EVENT_DATA: dict[str, type[Struct]] = {
+    "input.message": InputMessageData,
+    "output.message.started": OutputMessageStartedData,
+    "output.message.delta": OutputMessageDeltaData,
+    "output.message.completed": OutputMessageCompletedData,
+    "session.started": SessionStartedData,
+    "session.activated": SessionActivatedData,
+    "session.idled": SessionIdledData,
+    "turn.started": TurnStartedData,
+    "turn.completed": TurnCompletedData,
+    "turn.failed": TurnFailedData,
+    "turn.cancelled": TurnCancelledData,
+    "turn.sealed": TurnSealedData,
+    "reason.started": ReasonStartedData,
+    "reason.completed": ReasonCompletedData,
+    "reason.thinking.started": ReasonThinkingStartedData,
+    "reason.thinking.delta": ReasonThinkingDeltaData,
+    "reason.thinking.completed": ReasonThinkingCompletedData,
+    "act.started": ActStartedData,
+    "act.completed": ActCompletedData,
+    "tool.started": ToolStartedData,
+    "tool.completed": ToolCompletedData,
+    "tool.progress": ToolProgressData,
+    "tool.output.delta": ToolOutputDeltaData,
+    "tool.call_requested": ToolCallRequestedData,
+    "tool.call_repaired": ToolCallRepairedData,
+    "llm.generation": LlmGenerationData,
+    "context.compacting": ContextCompactingData,
+    "context.compacted": ContextCompactedData,
+    "file.written": FileWrittenData,
+}
+
+LIVE_TYPES = frozenset(
+    {"output.message.delta", "reason.thinking.delta", "tool.progress", "tool.output.delta"}
+)
+"""Kinds that are shown while they happen and never logged: what completes them replaces them."""
+
+RESERVED_TYPES = frozenset(
+    f"{family}.{what}"
+    for family, whats in {
+        "task": ("created", "updated", "message.sent", "message.received"),
+        "budget": ("warning", "exceeded", "paused", "resumed"),
+        "reason": ("item", "recovered"),
+        "transcript": ("repaired",),
+        "capability": ("usage",),
+        "output.message": ("replaced",),
+    }.items()
+    for what in whats
+)
+"""Kinds that the wire contract knows and this server does not emit yet: filters accept them."""
+
+KNOWN_TYPES = frozenset(EVENT_DATA) | RESERVED_TYPES
+
+ENDED_TURN = frozenset({"turn.completed", "turn.failed", "turn.cancelled", "turn.sealed"})
+"""Every turn ends with one of these (promise P4)."""
+
+
+class NewEvent(Struct, frozen=True):
+    """An event that is to be appended: sequence and id come with the append."""
+
+    type: str
+    data: Struct
+    context: EventContext
+    ts: Micros
+    metadata: JsonObject | None = None
+    tags: tuple[str, ...] | None = None
+
+    def decoded(self) -> Any:
+        """The data, as `Event.decoded` gives it."""
+        return self.data
+
+    def context_struct(self) -> EventContext:
+        """The context, as `Event.context_struct` gives it."""
+        return self.context
+
+
+class Event(Struct):
+    """An event of the log (or a live one), its data and context still JSON.
+
+    `_wire` remembers the wire form, since one event goes to many followers.
+    """
+
+    id: EventId
+    session_id: SessionId
+    sequence: int
+    type: str
+    ts: Micros
+    context: str
+    data: str
+    metadata: str | None = None
+    tags: str | None = None
+    _wire: bytes | None = None
+
+    def wire(self) -> bytes:
+        """The event as JSON, as clients see it."""
+        if self._wire is None:
+            extra = "" if self.metadata is None else f',"metadata":{self.metadata}'
+            if self.tags is not None:
+                extra += f',"tags":{self.tags}'
+            self._wire = (
+                f'{{"id":"{self.id}","type":"{self.type}","ts":"{to_rfc3339(self.ts)}","session_id":"{self.session_id}",'
+                f'"sequence":{self.sequence},"context":{self.context},"data":{self.data}{extra}}}'
+            ).encode()
+        return self._wire
+
+    def decoded(self) -> Any:
+        """The data as its struct."""
+        return decode_data(self.type, self.data)
+
+    def context_struct(self) -> EventContext:
+        return _CONTEXT.decode(self.context)
+
+
+def is_cancel_notice(message: Message, event: Event | NewEvent) -> bool:
+    """Whether this `input.message` only says that its turn was cancelled: nobody has to answer it.
+
+    A client may write the same metadata; but the event of what a client wrote names its message.
+    """
+    return (
+        bool(message.metadata and message.metadata.get("cancel_notice"))
+        and event.context_struct().input_message_id is None
+    )
+
+
+class WireEvent(Struct, frozen=True, omit_defaults=True):
+    """Something that happened in a session: an entry of its log, or a live event that is not stored."""
+
+    # The schema of `Event.wire()`, and what the Python client decodes.
+
+    id: Annotated[
+        EventId, Meta(description="The event's id.", examples=["event_0192f0c1b2a37b5c8000000000c2d3e4"])
+    ]
+    type: Annotated[str, Meta(description="The type of event.", examples=["turn.started"])]
+    ts: Annotated[Timestamp, Meta(description="When the event happened.")]
+    session_id: Annotated[SessionId, Meta(description="The session that the event belongs to.")]
+    context: Annotated[
+        EventContext,
+        Meta(
+            description="The turn, the model call and the span that the event belongs to.",
+            examples=[
+                {
+                    "turn_id": "turn_0192f0c1b2a37b5c8d4e5f60718293a4",
+                    "input_message_id": "message_0192f0c1b2a37b5c8d4e5f60718293a4",
+                    "trace_id": "turn_0192f0c1b2a37b5c8d4e5f60718293a4",
+                    "span_id": "8d4e5f60718293a4",
+                }
+            ],
+        ),
+    ]
+    data: Annotated[
+        Raw,
+        Meta(
+            description="The details. Their structure depends on `type`.",
+            examples=[
+                {
+                    "turn_id": "turn_0192f0c1b2a37b5c8d4e5f60718293a4",
+                    "input_message_id": "message_0192f0c1b2a37b5c8d4e5f60718293a4",
+                    "input_content": "What is the capital of France?",
+                }
+            ],
+        ),
+    ]
+    sequence: Annotated[
+        int | None,
+        Meta(
+            description=(
+                "The event's number in the session's log: 1, 2, "
+                "3 and so on, without gaps. Absent on live events."
+            ),
+            examples=[3],
+        ),
+    ] = None
+    metadata: Annotated[Any, Meta(description="The metadata that the client sent with the message.")] = None
+    tags: Annotated[
+        tuple[str, ...] | None, Meta(description="The tags that the client sent with the message.")
+    ] = None
+
+
+_DECODERS = {kind: msgspec.json.Decoder(data) for kind, data in EVENT_DATA.items()}
+_CONTEXT = msgspec.json.Decoder(EventContext)
+
+
+def decode_data(kind: str, data: str | bytes) -> Any:
+    """The data of an event of this kind, as its struct."""
+    return _DECODERS[kind].decode(data)

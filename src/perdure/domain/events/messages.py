@@ -1,0 +1,68 @@
+"""Data of events about messages."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from perdure.domain.events.fields import (
+    ACCUMULATED,
+    CALL_USAGE,
+    DELTA,
+    ERROR_CODE,
+    ERROR_DISCLOSURE,
+    ERROR_FIELDS,
+    ITERATION,
+    MESSAGE_ID,
+    MODEL,
+    TURN_ID,
+)
+from perdure.domain.ids import (
+    MessageId,
+    ModelIdText,
+    ProviderId,
+    TurnId,
+)
+from perdure.domain.messages import JsonObject, Message, Usage
+
+
+class InputMessageData(Struct, frozen=True):
+    """A message came in: from a client, or, after a cancel, the note that it was asked for."""
+
+    message: Annotated[Message, Meta(description="The message that came in.")]
+
+
+class OutputMessageStartedData(Struct, frozen=True, omit_defaults=True):
+    """A model call begins to write a message. The message keeps this id, whatever process completes it."""
+
+    turn_id: Annotated[TurnId, TURN_ID]
+    message_id: Annotated[MessageId | None, MESSAGE_ID] = None
+    model: Annotated[str | None, MODEL] = None
+    iteration: Annotated[int | None, ITERATION] = None
+
+
+class OutputMessageDeltaData(Struct, frozen=True, omit_defaults=True):
+    """A piece of a message's text while it is written; only live."""
+
+    turn_id: Annotated[TurnId, TURN_ID]
+    delta: Annotated[str, DELTA]
+    accumulated: Annotated[str, ACCUMULATED]
+    message_id: Annotated[MessageId | None, MESSAGE_ID] = None
+
+
+class ModelMetadata(Struct, frozen=True, omit_defaults=True):
+    model: Annotated[str, MODEL]
+    model_id: Annotated[ModelIdText | None, Meta(description="The model's id on this server.")] = None
+    provider_id: Annotated[ProviderId | None, Meta(description="The provider that serves the model.")] = None
+
+
+class OutputMessageCompletedData(Struct, frozen=True, omit_defaults=True):
+    """An agent's message is complete: a model's answer, or words about a failure or a cancel."""
+
+    message: Annotated[Message, Meta(description="The complete message.")]
+    metadata: Annotated[ModelMetadata | None, Meta(description="The model that wrote the message.")] = None
+    usage: Annotated[Usage | None, CALL_USAGE] = None
+    error_code: Annotated[str | None, ERROR_CODE] = None
+    error_fields: Annotated[JsonObject | None, ERROR_FIELDS] = None
+    error_disclosure: Annotated[str | None, ERROR_DISCLOSURE] = None

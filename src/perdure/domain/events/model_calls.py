@@ -1,0 +1,147 @@
+"""Data of events about model calls."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from perdure.domain.events.fields import (
+    ACCUMULATED,
+    CALL_USAGE,
+    DELTA,
+    ERROR,
+    ERROR_CODE,
+    ITERATION,
+    MESSAGE_ID,
+    MODEL,
+    TIME_TO_FIRST_TOKEN_MS,
+    TOOL_CALL_COUNT,
+    TURN_ID,
+)
+from perdure.domain.events.messages import ModelMetadata
+from perdure.domain.events.tools import ToolCall
+from perdure.domain.ids import (
+    AgentId,
+    HarnessId,
+    MessageId,
+    TurnId,
+)
+from perdure.domain.messages import Message, Usage
+
+_SUCCESS = Meta(description="Whether the call succeeded.")
+_DURATION_MS = Meta(description="How long the call took, in milliseconds.")
+
+
+class ReasonStartedData(Struct, frozen=True, omit_defaults=True):
+    """A model call begins."""
+
+    harness_id: Annotated[HarnessId, Meta(description="The harness of the session.")]
+    agent_id: Annotated[AgentId | None, Meta(description="The agent that works in the session.")] = None
+    metadata: Annotated[ModelMetadata | None, Meta(description="The model that is called.")] = None
+    iteration: Annotated[int | None, ITERATION] = None
+
+
+class ReasonCompletedData(Struct, frozen=True, omit_defaults=True):
+    """A model call ended, over all its attempts."""
+
+    success: Annotated[bool, _SUCCESS]
+    has_tool_calls: Annotated[bool, Meta(description="Whether the model requested tool calls.")]
+    tool_call_count: Annotated[int, TOOL_CALL_COUNT]
+    duration_ms: Annotated[int | None, _DURATION_MS] = None
+    text_preview: Annotated[str | None, Meta(description="The start of the text that the model wrote.")] = (
+        None
+    )
+    error: Annotated[str | None, ERROR] = None
+    error_code: Annotated[str | None, ERROR_CODE] = None
+    usage: Annotated[Usage | None, CALL_USAGE] = None
+
+
+class ReasonThinkingStartedData(Struct, frozen=True, omit_defaults=True):
+    """The model thought before it answered."""
+
+    turn_id: Annotated[TurnId, TURN_ID]
+    model: Annotated[str | None, MODEL] = None
+
+
+class ReasonThinkingDeltaData(Struct, frozen=True, omit_defaults=True):
+    """A piece of the model's thinking while it is written; only live."""
+
+    turn_id: Annotated[TurnId, TURN_ID]
+    delta: Annotated[str, DELTA]
+    accumulated: Annotated[str, ACCUMULATED]
+    message_id: Annotated[MessageId | None, MESSAGE_ID] = None
+
+
+class ReasonThinkingCompletedData(Struct, frozen=True):
+    """The model's thinking as a whole, where the vendor shows it."""
+
+    turn_id: Annotated[TurnId, TURN_ID]
+    thinking: Annotated[str, Meta(description="The model's reasoning, as a whole.")]
+
+
+class LlmRetryInfo(Struct, frozen=True):
+    attempts: Annotated[int, Meta(description="The number of attempts.")]
+    total_wait_ms: Annotated[
+        int, Meta(description="The time spent waiting between attempts, in milliseconds.")
+    ]
+
+
+class LlmGenerationMetadata(Struct, frozen=True, omit_defaults=True):
+    model: Annotated[str, MODEL]
+    success: Annotated[bool, _SUCCESS]
+    provider: Annotated[str | None, Meta(description="The provider type.")] = None
+    duration_ms: Annotated[int | None, _DURATION_MS] = None
+    time_to_first_token_ms: Annotated[int | None, TIME_TO_FIRST_TOKEN_MS] = None
+    usage: Annotated[Usage | None, CALL_USAGE] = None
+    finish_reasons: Annotated[tuple[str, ...] | None, Meta(description="Why the model stopped.")] = None
+    response_id: Annotated[str | None, Meta(description="The vendor's id of the response.")] = None
+    retry: Annotated[
+        LlmRetryInfo | None, Meta(description="The retries. Present if the call took more than one attempt.")
+    ] = None
+    error: Annotated[str | None, ERROR] = None
+
+
+class LlmGenerationOutput(Struct, frozen=True, omit_defaults=True):
+    text: Annotated[str | None, Meta(description="The text that the model wrote.")] = None
+    tool_calls: Annotated[
+        tuple[ToolCall, ...], Meta(description="The tool calls that the model requested.")
+    ] = ()
+
+
+class PromptRef(Struct, frozen=True, omit_defaults=True):
+    """Which part of the log a model call was shown.
+
+    The messages after `after` and up to `through` (sequences).
+    """
+
+    after: Annotated[int, Meta(description="The sequence number before the first event of the range.")]
+    through: Annotated[int, Meta(description="The sequence number of the last event of the range.")]
+    summary: Annotated[
+        int | None,
+        Meta(
+            description=(
+                "The sequence number of the `context.compacted` event whose summary precedes the messages."
+            )
+        ),
+    ] = None
+    before: Annotated[
+        int | None,
+        Meta(description="The range ends before the message that starts after this sequence number."),
+    ] = None
+
+
+class LlmGenerationData(Struct, frozen=True, omit_defaults=True):
+    """One model call: which model, what it received, what it wrote, and what that took."""
+
+    # Stored with `prompt` and without `messages`; readers get `messages` filled from the log (promise P7).
+
+    metadata: Annotated[LlmGenerationMetadata, Meta(description="The facts about the call.")]
+    output: Annotated[LlmGenerationOutput, Meta(description="What the model wrote.")]
+    prompt: Annotated[
+        PromptRef | None, Meta(description="How the log stores `messages`. Absent when the event is read.")
+    ] = None
+    messages: Annotated[
+        tuple[Message, ...] | None,
+        Meta(description="The messages that the model received, rebuilt from the log."),
+    ] = None

@@ -1,0 +1,144 @@
+"""Data of events about tool calls, and about what tools do."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from perdure.domain.events.fields import ERROR, TOOL_CALLS, TOOL_DISPLAY_NAME, TOOL_NAME, TURN_ID
+from perdure.domain.ids import (
+    ToolCallId,
+    TurnId,
+)
+from perdure.domain.messages import ContentPart
+
+_TOOL_CALL_ID = Meta(description="The tool call's id, as the model wrote it.")
+_ABOUT = Meta(description="The id of the tool call that the event is about.")
+
+
+class ToolCall(Struct, frozen=True):
+    id: Annotated[ToolCallId, _TOOL_CALL_ID]
+    name: Annotated[str, TOOL_NAME]
+    arguments: Annotated[
+        Any,
+        Meta(description="The arguments that the model wrote: an object, unless the model made a mistake."),
+    ]
+
+
+class ToolCallSummary(Struct, frozen=True, omit_defaults=True):
+    id: Annotated[ToolCallId, _TOOL_CALL_ID]
+    name: Annotated[str, TOOL_NAME]
+    display_name: Annotated[str | None, TOOL_DISPLAY_NAME] = None
+    narration: Annotated[str | None, Meta(description="What the call is for, in words for people.")] = None
+
+
+class ActStartedData(Struct, frozen=True, omit_defaults=True):
+    """A batch of tool calls of one answer begins."""
+
+    tool_calls: Annotated[tuple[ToolCallSummary, ...], TOOL_CALLS]
+    headline: Annotated[str | None, Meta(description="What the tool calls are for, in words for people.")] = (
+        None
+    )
+
+
+class ActCompletedData(Struct, frozen=True, omit_defaults=True):
+    """All calls of the batch have their results."""
+
+    completed: Annotated[bool, Meta(description="Whether every call has a result.")]
+    success_count: Annotated[int, Meta(description="The number of calls that succeeded.")]
+    error_count: Annotated[int, Meta(description="The number of calls that failed.")]
+    duration_ms: Annotated[int | None, Meta(description="How long the batch took, in milliseconds.")] = None
+
+
+class ToolStartedData(Struct, frozen=True, omit_defaults=True):
+    """A tool is about to run on the server. This is in the log before the tool begins."""
+
+    tool_call: Annotated[ToolCall, Meta(description="The tool call.")]
+    display_name: Annotated[str | None, TOOL_DISPLAY_NAME] = None
+    replayable: Annotated[
+        bool,
+        Meta(
+            description="Whether the tool may run again after a crash, because it is read-only or idempotent."
+        ),
+    ] = False
+
+
+class ToolCompletedData(Struct, frozen=True, omit_defaults=True):
+    """A tool call has its result, or the error that the model is told.
+
+    Also the answer to a question for approval.
+    """
+
+    tool_call_id: Annotated[ToolCallId, _ABOUT]
+    tool_name: Annotated[str, TOOL_NAME]
+    success: Annotated[bool, Meta(description="Whether the call succeeded.")]
+    status: Annotated[
+        Literal["success", "error", "timeout", "cancelled", "interrupted", "rejected"],
+        Meta(
+            description=(
+                "How the call ended. `interrupted`: the server "
+                "crashed during the call and did not run it again."
+            )
+        ),
+    ]
+    result: Annotated[
+        tuple[ContentPart, ...] | None, Meta(description="The result that the model receives.")
+    ] = None
+    error: Annotated[str | None, ERROR] = None
+    duration_ms: Annotated[int | None, Meta(description="How long the call took, in milliseconds.")] = None
+    display_name: Annotated[str | None, TOOL_DISPLAY_NAME] = None
+    capability_id: Annotated[str | None, Meta(description="The capability that provides the tool.")] = None
+    capability_name: Annotated[str | None, Meta(description="The capability's name, for people.")] = None
+
+
+class ToolProgressData(Struct, frozen=True, omit_defaults=True):
+    """What a running tool says about how far it is; only live."""
+
+    tool_call_id: Annotated[ToolCallId, _ABOUT]
+    tool_name: Annotated[str, TOOL_NAME]
+    message: Annotated[str, Meta(description="What the tool says about its progress.")]
+    display_name: Annotated[str | None, TOOL_DISPLAY_NAME] = None
+
+
+class ToolOutputDeltaData(Struct, frozen=True):
+    """A piece of a running tool's output; only live."""
+
+    tool_call_id: Annotated[ToolCallId, _ABOUT]
+    tool_name: Annotated[str, TOOL_NAME]
+    delta: Annotated[str, Meta(description="The new piece of output.")]
+    stream: Annotated[
+        Literal["stdout", "stderr"], Meta(description="The stream that the output was written to.")
+    ]
+
+
+class ToolCallRequestedData(Struct, frozen=True, omit_defaults=True):
+    """The session waits for a client: to run these calls, or to allow them (`approve_tool_call`)."""
+
+    tool_calls: Annotated[tuple[ToolCall, ...], TOOL_CALLS]
+    tool_summaries: Annotated[
+        tuple[ToolCallSummary, ...] | None, Meta(description="The tool calls in words for people.")
+    ] = None
+    timeout_ms: Annotated[
+        int, Meta(description="How long the session waits for an answer, in milliseconds.")
+    ] = 300_000
+
+
+class ToolCallRepairedData(Struct, frozen=True):
+    """A slip in a tool call that was mended; `outcome` says what: name, arguments or name_and_arguments."""
+
+    tool_call_id: Annotated[ToolCallId, _ABOUT]
+    tool_name: Annotated[str, TOOL_NAME]
+    turn_id: Annotated[TurnId, TURN_ID]
+    outcome: Annotated[
+        str, Meta(description="What was repaired: `name`, `arguments` or `name_and_arguments`.")
+    ]
+
+
+class FileWrittenData(Struct, frozen=True):
+    """A tool wrote a file of the session."""
+
+    path: Annotated[str, Meta(description="The absolute path of the file.")]
+    operation: Annotated[str, Meta(description="What was done to the file.")]
+    created: Annotated[bool, Meta(description="Whether the file is new.")]
+    size_bytes: Annotated[int, Meta(description="The file's size afterwards, in bytes.")]

@@ -1,0 +1,115 @@
+"""Data of events about a session's turns."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from perdure.domain.events.fields import (
+    ERROR,
+    ERROR_CODE,
+    ERROR_DISCLOSURE,
+    ERROR_FIELDS,
+    INPUT_MESSAGE_ID,
+    MODEL_CALL_COUNT,
+    TIME_TO_FIRST_TOKEN_MS,
+    TOOL_CALL_COUNT,
+    TURN_ID,
+    TURN_USAGE,
+)
+from perdure.domain.ids import (
+    AgentId,
+    HarnessId,
+    MessageId,
+    ModelIdText,
+    TurnId,
+)
+from perdure.domain.messages import JsonObject, Usage
+
+_INPUT_CONTENT = Meta(description="The start of the message that started the turn.")
+
+
+class SessionStartedData(Struct, frozen=True, omit_defaults=True):
+    """The session was created; always the first event."""
+
+    harness_id: Annotated[HarnessId, Meta(description="The harness of the session.")]
+    agent_id: Annotated[AgentId | None, Meta(description="The agent that works in the session.")] = None
+    model_id: Annotated[
+        ModelIdText | None, Meta(description="The model that the session was created with.")
+    ] = None
+
+
+class SessionActivatedData(Struct, frozen=True):
+    """The session begins to work on a message, or goes on after the last approval."""
+
+    turn_id: Annotated[TurnId, TURN_ID]
+    input_message_id: Annotated[MessageId, INPUT_MESSAGE_ID]
+
+
+class SessionIdledData(Struct, frozen=True, omit_defaults=True):
+    """The session rests and waits for a message."""
+
+    turn_id: Annotated[TurnId, Meta(description="The turn that ended.")]
+    iterations: Annotated[int | None, MODEL_CALL_COUNT] = None
+    usage: Annotated[Usage | None, TURN_USAGE] = None
+
+
+class TurnStartedData(Struct, frozen=True, omit_defaults=True):
+    """A turn begins."""
+
+    turn_id: Annotated[TurnId, TURN_ID]
+    input_message_id: Annotated[MessageId, INPUT_MESSAGE_ID]
+    input_content: Annotated[str | None, _INPUT_CONTENT] = None
+
+
+class TurnCompletedData(Struct, frozen=True, omit_defaults=True):
+    """A turn ended well; what it came to."""
+
+    turn_id: Annotated[TurnId, TURN_ID]
+    iterations: Annotated[int, MODEL_CALL_COUNT]
+    status: Annotated[str | None, Meta(description="How the turn ended.")] = None
+    duration_ms: Annotated[int | None, Meta(description="How long the turn took, in milliseconds.")] = None
+    usage: Annotated[Usage | None, TURN_USAGE] = None
+    llm_call_count: Annotated[int | None, MODEL_CALL_COUNT] = None
+    tool_call_count: Annotated[int | None, TOOL_CALL_COUNT] = None
+    time_to_first_token_ms: Annotated[int | None, TIME_TO_FIRST_TOKEN_MS] = None
+    final_message_id: Annotated[MessageId | None, Meta(description="The message that answers the user.")] = (
+        None
+    )
+    final_answer_preview: Annotated[str | None, Meta(description="The start of the answer.")] = None
+    input_content: Annotated[str | None, _INPUT_CONTENT] = None
+
+
+class TurnFailedData(Struct, frozen=True, omit_defaults=True):
+    """A turn ended without an answer; a message with words for a person stands before it."""
+
+    turn_id: Annotated[TurnId, TURN_ID]
+    error: Annotated[str, ERROR]
+    error_code: Annotated[str | None, ERROR_CODE] = None
+    error_fields: Annotated[JsonObject | None, ERROR_FIELDS] = None
+    error_disclosure: Annotated[str | None, ERROR_DISCLOSURE] = None
+    usage: Annotated[Usage | None, TURN_USAGE] = None
+
+
+class TurnCancelledData(Struct, frozen=True, omit_defaults=True):
+    """A turn was cancelled, or its session deleted."""
+
+    turn_id: Annotated[TurnId, TURN_ID]
+    reason: Annotated[str | None, Meta(description="Why the turn was cancelled.")] = None
+    usage: Annotated[Usage | None, TURN_USAGE] = None
+
+
+class TurnSealedData(Struct, frozen=True, omit_defaults=True):
+    """A turn was given up: it was recovered too often without getting anywhere, or a budget is spent."""
+
+    turn_id: Annotated[TurnId, TURN_ID]
+    reason: Annotated[
+        Literal["no_progress", "budget"],
+        Meta(
+            description="`no_progress`: recovered too often without progress; `budget`: a budget is used up."
+        ),
+    ]
+    detail: Annotated[str | None, Meta(description="The reason in words.")] = None
+    iterations: Annotated[int | None, MODEL_CALL_COUNT] = None
+    usage: Annotated[Usage | None, TURN_USAGE] = None

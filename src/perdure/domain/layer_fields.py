@@ -1,0 +1,29 @@
+"""What the fields say that agents, harnesses and sessions have in common."""
+
+from __future__ import annotations
+
+from msgspec import Meta
+
+NAME = Meta(description="The name: lower-case letters, digits and hyphens, unique in the organization.")
+DISPLAY_NAME = Meta(description="The name that people see.")
+DESCRIPTION = Meta(description="What it is for, in words for people.")
+HARNESS_ID = Meta(description="The harness that this builds on.")
+HARNESS_NAME = Meta(
+    description="The name of the harness that this builds on. Give this or `harness_id`, not both."
+)
+DEFAULT_MODEL_ID = Meta(
+    description="The model to use unless a message, a session or an agent above names another."
+)
+CAPABILITIES = Meta(description="The capabilities enabled at this level, in addition to those inherited.")
+TOOLS = Meta(description="The tools defined at this level, in addition to those of the capabilities.")
+TAGS = Meta(
+    description=("Labels for organizing and filtering: at most 50, without duplicates, in the given order.")
+)
+SYSTEM_PROMPT = Meta(description="The instructions for the model at this level.")
+INITIAL_FILES = Meta(description="The files that each new session starts with.")
+MAX_ITERATIONS = Meta(description="The maximum number of model calls in one turn.")
+PARALLEL_TOOL_CALLS = Meta(
+    description="Whether the model may request several tool calls at once. Default: the vendor's own."
+)
+NETWORK_ACCESS = Meta(description="The hosts that the session's tools may reach.")
+PARENT_HARNESS_ID = Meta(description="The harness that this one inherits from.")
