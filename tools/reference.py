@@ -1,14 +1,16 @@
-"""Writes docs/reference/{settings,events,routes,capabilities,errors}.md from what the code says about itself.
+"""Writes docs/reference/{settings,events,routes,capabilities,errors}.md from the code.
 
-A test fails while they are not current. Usage: python tools/reference.py
+A test fails while these pages are out of date. Usage: python -m tools.reference
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,20 +27,32 @@ from perdure.wiring import all_routes
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
 
-DISCONNECTING = (
-    "The last frame: connect again with the last id, after `retry_ms`. The `reason`: `connection_cycle` (every five minutes or so), "
-    "`slow_consumer` (too much was waiting), `shutdown`, `unavailable` (the database does not answer) or `session_deleted`."
-)
+WIDTH = 110
 
-NOTE = "<!-- Made by tools/reference.py from the code: change it there. -->"
+NOTE = "<!-- Written by tools/reference.py from the code: change it there. -->"
+
+CODE = re.compile(r"`[^`]{1,100}`")
+LIST_MARKER = re.compile(r" (?=(?:[-*+>#|]|\d+[.)])(?: |$))")
+"""What would start a list, a heading or a quotation at the beginning of a line."""
 
 
-def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
-        for line in lines
+def wrap(text: str, first: str = "", indent: str = "") -> str:
+    """Markdown prose in lines of up to `WIDTH` characters, without a break inside `code`."""
+    text = CODE.sub(lambda found: found[0].replace(" ", "\0"), " ".join(text.split()))
+    lines = textwrap.wrap(
+        LIST_MARKER.sub("\0", text),
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
+    return "\n".join(lines).replace("\0", " ")
+
+
+def items(entries: Iterable[tuple[str, str]]) -> str:
+    """A list: each entry has a line of its own for its name, and its text below."""
+    return "\n".join(f"* {name}\\\n{wrap(text, '  ', '  ')}" for name, text in entries)
 
 
 def page(title: str, *parts: str) -> str:
@@ -60,22 +74,33 @@ def setting_words() -> dict[str, str]:
     return found
 
 
+def plain(value: Any) -> str:
+    """A default as users write it: JSON, with bare strings and whole numbers."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def settings_page() -> str:
     words, defaults = setting_words(), Settings()
-    rows = []
+    entries = []
     for name in Settings.__struct_fields__:
         default = getattr(defaults, name)
-        shown = "" if default == "" else f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
-        rows.append((f"`PERDURE_{name.upper()}`", shown, words[name][0].upper() + words[name][1:]))
+        head = f"**`PERDURE_{name.upper()}`**" + ("" if default == "" else f", default `{plain(default)}`")
+        entries.append((head, f"{words[name][0].upper()}{words[name][1:]}"))
     return page(
         "Settings",
-        "The server reads its settings from environment variables; an empty one counts as not set. `perdure serve` has options for "
-        "the first few (`--host`, `--port`, `--data`, `--database-url`), which win. A value that does not fit stops the start, with "
-        "the name of the setting.",
-        table(("variable", "default", "meaning"), rows),
-        "Settings of the `perdure` command itself (`PERDURE_URL`, `PERDURE_TOKEN`, `PERDURE_ORG`, `PERDURE_DEBUG`) are in "
-        "[its reference](cli.md). Keys of model vendors may also stand in the vendors' own variables (`OPENAI_API_KEY`, "
-        "`ANTHROPIC_API_KEY`): they are used for providers that have neither a key nor an address of their own.",
+        wrap(
+            "The server reads its settings from environment variables. An empty variable counts as not set. "
+            "Options of `perdure serve` (`--host`, `--port`, `--data`, `--database-url`) override the first "
+            "few. If a value is invalid, the server refuses to start and names the setting."
+        ),
+        items(entries),
+        wrap(
+            "The [`perdure` command](cli.md) has settings of its own: `PERDURE_URL`, `PERDURE_TOKEN`, "
+            "`PERDURE_ORG` and `PERDURE_DEBUG`. Providers with neither an API key nor a `base_url` of their "
+            "own use the vendors' own variables `OPENAI_API_KEY` and `ANTHROPIC_API_KEY`."
+        ),
     )
 
 
@@ -86,72 +111,100 @@ def fields_of(name: str, schemas: dict[str, Any]) -> Iterator[str]:
 
 
 def events_page(schemas: dict[str, Any]) -> str:
-    def rows(live: bool) -> list[tuple[str, ...]]:
-        return [
-            (f"`{kind}`", schemas[data.__name__]["description"], ", ".join(fields_of(data.__name__, schemas)))
-            for kind, data in EVENT_DATA.items()
-            if (kind in LIVE_TYPES) is live
-        ]
-
     return page(
         "Events",
-        "Everything that happens in a session is an event. `GET /v1/sessions/{session_id}/events` reads them in pages, `.../sse` follows "
-        "them; the Python client hands out their data as structs of `perdure.domain.events`.",
-        "An event is an object with "
-        + ", ".join(fields_of("Event", schemas))
-        + ". `?` marks what may be missing. The log's events are "
-        "numbered by `sequence`: 1, 2, 3 and so on, without a gap. The `context` says where an event belongs: "
-        + ", ".join(fields_of("EventContext", schemas))
-        + ". Started and completed share a span.",
-        "## In the log",
-        table(("type", "what it says", "data"), rows(live=False)),
-        "A turn always ends with one of `turn.completed`, `turn.failed`, `turn.cancelled` and `turn.sealed`. "
-        "The fields are explained on a server's `/docs` page, under the name of the type's data.",
-        "## Only live",
-        "These pass by on the stream and are not in the log: what completes them replaces them. They have an id, so that a follower can "
-        "resume after one, and no `sequence`.",
-        table(("type", "what it says", "data"), rows(live=True)),
-        "## Known, and not emitted yet",
-        "Filters (`types`, `exclude`) take these as well: "
-        + ", ".join(f"`{kind}`" for kind in sorted(RESERVED_TYPES))
-        + ".",
+        wrap(
+            "Everything that happens in a session is an event. `GET /v1/sessions/{session_id}/events` "
+            "returns events in pages, and `.../sse` streams them. The Python client returns their data as structs of "
+            "`perdure.domain.events`."
+        ),
+        wrap(
+            f"An event is an object with {', '.join(fields_of('Event', schemas))}. `?` marks optional fields."
+        ),
+        wrap(
+            "The log's events are numbered by `sequence`: 1, 2, 3 and so on, without gaps. `context` tells "
+            f"where an event belongs: {', '.join(fields_of('EventContext', schemas))}. A started event and "
+            "its completed event share a span. The page `/docs` of a running server explains all fields, under "
+            "the name of the event's data type."
+        ),
+        "## Events in the log",
+        wrap("A turn always ends with `turn.completed`, `turn.failed`, `turn.cancelled` or `turn.sealed`."),
+        *event_parts(schemas, live=False),
+        "## Live events",
+        wrap(
+            "These are streamed and not logged: the event that completes them replaces them. They have an id, "
+            "so that a follower can resume after one, but no `sequence`."
+        ),
+        *event_parts(schemas, live=True),
+        "## Reserved types",
+        wrap(
+            "This release does not emit these. The filters `types` and `exclude` accept them: "
+            f"{', '.join(f'`{kind}`' for kind in sorted(RESERVED_TYPES))}."
+        ),
         "## Frames of the stream",
-        table(
-            ("`event:`", "meaning"),
+        items(
             [
-                ("`connected`", 'The first frame. Its data is `{"status":"connected"}`.'),
-                ("an event's type", "Its data is the event; `id:` is the event's id."),
-                ("`disconnecting`", DISCONNECTING),
-                ("a comment", "`: heartbeat` after 30 seconds of silence."),
-            ],
+                ("`event: connected`", 'The first frame. Its data is `{"status":"connected"}`.'),
+                ("`event:` and an event's type", "The data is the event, and `id:` is the event's id."),
+                ("`event: disconnecting`", DISCONNECTING),
+                ("`: heartbeat`", "A comment, sent after 30 seconds without other frames."),
+            ]
         ),
     )
+
+
+DISCONNECTING = (
+    "The last frame: reconnect with the last id after `retry_ms` milliseconds. The `reason` is "
+    "`connection_cycle` (about every five minutes), `slow_consumer` (too much data was waiting), `shutdown`, "
+    "`unavailable` (the database does not respond) or `session_deleted`."
+)
+
+
+def event_parts(schemas: dict[str, Any], *, live: bool) -> Iterator[str]:
+    for kind, data in EVENT_DATA.items():
+        if (kind in LIVE_TYPES) is live:
+            yield f"### `{kind}`"
+            yield wrap(schemas[data.__name__]["description"])
+            if fields := ", ".join(fields_of(data.__name__, schemas)):
+                yield wrap(f"Data: {fields}")
 
 
 def routes_page(document: dict[str, Any]) -> str:
     parts = []
     for tag in document["tags"]:
-        rows = []
+        entries = []
         for path, item in document["paths"].items():
             for method, operation in item.items():
                 if tag["name"] in operation["tags"]:
-                    words = f"{operation['summary']}. {operation.get('description', '')}".strip()
-                    rows.append((f"`{method.upper()}`", f"`{path}`", f"`{operation['operationId']}`", words))
-        parts += [
-            f"## {tag['name'].replace('_', ' ').capitalize()}",
-            tag["description"],
-            table(("", "path", "operation", "what it does"), rows),
-        ]
+                    words = f"{operation['summary']}. {operation.get('description', '')}"
+                    entries.append((f"**{method.upper()}** `{path}` (`{operation['operationId']}`)", words))
+        title = tag["name"].replace("_", " ").capitalize()
+        parts += [f"## {title}", wrap(tag["description"]), items(entries)]
     return page(
         "Routes",
-        "Every path is served below `/api` as well. A running server explains all parameters, bodies and answers at `/docs` (to read) and "
-        "`/api-doc/openapi.json` (for programs).",
-        "Common to all: ids look like `session_` and 32 hex digits. Times are RFC 3339, in UTC, to the microsecond. Lists answer "
-        '`{"data": [...]}`; those with pages take `offset` and `limit` (1 to 100) and add `total`, `offset` and `limit`. '
-        "`PATCH` changes the fields that are there; `null` clears; an empty object changes nothing. Unknown fields and parameters are "
-        "ignored. Requests that make something take an `Idempotency-Key`. [Errors](errors.md) have one shape.",
+        wrap(
+            "Each route is listed with its operation id. All paths are also served below `/api`. A running "
+            "server documents all parameters, bodies and answers at `/docs` (for people) and "
+            "`/api-doc/openapi.json` (for programs)."
+        ),
+        "These rules apply to all routes:",
+        "\n".join(wrap(rule, "* ", "  ") for rule in ROUTE_RULES),
         *parts,
     )
+
+
+ROUTE_RULES = (
+    "An id is a prefix such as `session_` and 32 hexadecimal digits.",
+    "Times are RFC 3339 in UTC, with microseconds.",
+    (
+        'A list is `{"data": [...]}`. Lists with pages take `offset` and `limit` (1 to 100) and add '
+        "`total`, `offset` and `limit`."
+    ),
+    "`PATCH` changes only the fields that are sent. `null` clears a field. An empty object changes nothing.",
+    "Unknown fields and parameters are ignored.",
+    "Requests that create something accept an `Idempotency-Key`.",
+    "All [errors](errors.md) have the same format.",
+)
 
 
 def capability_part(capability: Capability) -> list[str]:
@@ -159,38 +212,34 @@ def capability_part(capability: Capability) -> list[str]:
     if capability.features:
         facts.append("Features: " + ", ".join(f"`{feature}`" for feature in capability.features) + ".")
     if capability.dependencies:
-        facts.append("Brings along: " + ", ".join(f"`{each}`" for each in capability.dependencies) + ".")
+        facts.append("Also enables: " + ", ".join(f"`{each}`" for each in capability.dependencies) + ".")
     if capability.aliases:
-        facts.append("Also known as " + ", ".join(f"`{each}`" for each in capability.aliases) + ".")
-    parts = [f"## `{capability.id}`", " ".join([capability.description, *facts])]
+        facts.append("Aliases: " + ", ".join(f"`{each}`" for each in capability.aliases) + ".")
+    parts = [f"## `{capability.id}`", wrap(" ".join([capability.description, *facts]))]
     if capability.config_schema is not None:
-        rows = [
-            (f"`{name}`", schema_words(schema), str(schema.get("description", "")))
+        entries = [
+            (f"`{name}`, {schema_words(schema)}", str(schema.get("description", "")))
             for name, schema in capability.config_schema.get("properties", {}).items()
         ]
-        parts.append(table(("configuration", "", "meaning"), rows))
-    tools = capability.tools(None)
-    if tools:
-        calls = [
-            (
-                f"`{tool.name}`",
-                tool.description,
-                ", ".join(arguments_of(tool)),
-                on_recovery(tool),
-                held_back(tool),
-            )
-            for tool in tools
-        ]
-        parts.append(
-            table(("tool", "what the model is told", "arguments", "after a crash", "asked about"), calls)
-        )
+        parts += ["Configuration:", items(entries)]
+    for tool in capability.tools(None):
+        parts += [f"### `{tool.name}`", wrap(tool.description), "\n".join(tool_facts(tool))]
     return parts
+
+
+def tool_facts(tool: Tool) -> Iterator[str]:
+    if arguments := ", ".join(arguments_of(tool)):
+        yield wrap(f"Arguments: {arguments}.", "* ", "  ")
+    retried = tool.hints.readonly or tool.hints.idempotent
+    yield f"* After a crash: {'retried' if retried else 'not retried'}."
+    if modes := ", ".join(approval_modes(tool)):
+        yield f"* Requires approval in mode: {modes}."
 
 
 def schema_words(schema: dict[str, Any]) -> str:
     values = schema.get("enum")
     words = ", ".join(f"`{value}`" for value in values) if values else str(schema.get("type", ""))
-    return f"{words}; `{schema['default']}` if left out" if "default" in schema else words
+    return f"{words}; `{plain(schema['default'])}` by default" if "default" in schema else words
 
 
 def arguments_of(tool: Tool) -> Iterator[str]:
@@ -199,56 +248,64 @@ def arguments_of(tool: Tool) -> Iterator[str]:
         yield f"`{name}`" if name in needed else f"`{name}`?"
 
 
-def on_recovery(tool: Tool) -> str:
-    return "run again" if tool.hints.readonly or tool.hints.idempotent else "not run again"
-
-
-def held_back(tool: Tool) -> str:
-    """In which modes of `tool_approval` a person is asked before the tool runs."""
-    modes = [mode for mode in ("normal", "protective") if TOOL_APPROVAL.gate({"mode": mode}, tool)]
-    return ", ".join(f"`{mode}`" for mode in modes)
+def approval_modes(tool: Tool) -> Iterator[str]:
+    """The modes of `tool_approval` in which calls of the tool require approval."""
+    for mode in ("normal", "protective"):
+        if TOOL_APPROVAL.gate({"mode": mode}, tool):
+            yield f"`{mode}`"
 
 
 def capabilities_page() -> str:
     parts = [part for capability in Registry(catalogue()).all() for part in capability_part(capability)]
     return page(
         "Capabilities",
-        'A harness, an agent or a session turns capabilities on: `"capabilities": [{"ref": "current_time"}]`, with `config` where one '
-        "takes a configuration. Layers add up; for the same capability the later layer's configuration wins. `GET /v1/capabilities` "
-        "lists what a server has.",
-        "`?` marks arguments that may be left out. When a server dies in the middle of a call, the call is run again only if doing it "
-        "twice comes to the same as once; otherwise the model is told that it was interrupted. *Asked about* names the modes of "
-        "[`tool_approval`](#tool_approval) that hold calls of the tool back until somebody allows them.",
+        wrap(
+            "A harness, an agent or a session enables capabilities: "
+            '`"capabilities": [{"ref": "current_time"}]`, with `config` for those that take a configuration. '
+            "Capabilities of all layers are combined; if two layers configure the same capability, the later "
+            "layer's configuration wins. `GET /v1/capabilities` lists the capabilities of a server."
+        ),
+        wrap(
+            "Each tool is listed with the description that the model receives. `?` marks optional arguments. "
+            "If the server dies during a call, it retries the call only if the tool is read-only or "
+            "idempotent; otherwise the model is told that the call was interrupted. The capability "
+            "[`tool_approval`](#tool_approval) has modes in which calls of a tool require approval by a "
+            "person."
+        ),
         *parts,
     )
 
 
 def codes(errors: Iterable[ErrorCode]) -> str:
-    rows = [(f"`{error.code}`", str(error.status or ""), error.meaning, error.remedy) for error in errors]
-    if any(row[1] for row in rows):
-        return table(("code", "status", "meaning", "what to do"), rows)
-    return table(("code", "meaning", "what to do"), [(row[0], *row[2:]) for row in rows])
+    return items(
+        (
+            f"`{error.code}`" + (f", status {error.status}" if error.status else ""),
+            f"{error.meaning} {error.remedy}",
+        )
+        for error in errors
+    )
 
 
 def errors_page(schemas: dict[str, Any]) -> str:
     return page(
         "Errors",
-        "An answer that is not a success is `application/problem+json`: "
-        + ", ".join(fields_of("ErrorResponse", schemas))
-        + ". "
-        "`code` is for programs and does not change; `detail` is for people and says what to mend; `field` is the path of what is at "
-        "fault, if that is one thing. `error` has `code` and `message` once more, for clients that look there.",
-        "A request that was refused has changed nothing. 429 and 503 may carry `Retry-After`.",
-        "## Answers",
+        wrap(
+            "An error response has the type `application/problem+json` and these fields: "
+            f"{', '.join(fields_of('ErrorResponse', schemas))}. `code` is for programs and does not change. "
+            "`detail` is for people and says what to fix. `field` is the path of the invalid field, if there "
+            "is exactly one. `error` repeats `code` and `message` for clients that look there."
+        ),
+        wrap("A rejected request has changed nothing. 429 and 503 may carry `Retry-After`, in seconds."),
+        "## HTTP responses",
         codes(ANSWERS),
         "## Failed turns",
-        "The `error_code` of a `turn.failed` event. The message before it says the same to the user.",
+        wrap("The `error_code` of a `turn.failed` event. The message before it tells the user the same."),
         codes(TURNS),
         "## Tool calls",
-        "A tool call that fails does not fail the turn: the model reads why, and goes on.",
+        wrap("A failed tool call does not fail the turn: the model receives the error and continues."),
         codes(TOOLS),
         "## The command and the client",
-        "What `perdure` and the Python client raise themselves. A server's errors have the server's codes.",
+        wrap("Errors that the `perdure` command and the Python client raise themselves."),
         codes(PROGRAMS),
     )
 

@@ -1,6 +1,6 @@
-"""Our API document against the wire contract, route by route; what differs is in one table, with its reason.
+"""Our API document against the wire contract, route by route; every difference is listed with its reason.
 
-contract.json is the structure of the contract for the core areas (see extract.py); the table is in
+contract.json is the structure of the contract for the core areas (see extract.py); the list is in
 docs/reference/compatibility.md. Each check that fails must be there, and nothing else.
 """
 
@@ -38,33 +38,32 @@ def compared() -> dict[str, dict[Check, bool]]:
 CHECKS = compared()
 
 
-def table() -> list[tuple[str, list[str], str]]:
-    """The rows of the page's table: what, where (one or more places), why."""
-    rows = []
-    for line in PAGE.read_text().splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if (
-            line.startswith("|")
-            and len(cells) == 3
-            and not cells[0].startswith("---")
-            and cells[1].startswith("`")
-        ):
-            rows.append((cells[0], re.findall(r"`([^`]+)`", cells[1]), cells[2]))
-    return rows
+ENTRY = re.compile(r"^\* ((?:.|\n)+?)\\\n((?:  `.*\n)+)", re.MULTILINE)
+"""A reason, and the places below it."""
+
+
+def listed_differences() -> list[tuple[str, list[str], str]]:
+    """The entries of the page: what (the heading), where (one or more places), why."""
+    _, *sections = re.split(r"^### (.+)\n", PAGE.read_text("utf-8"), flags=re.MULTILINE)
+    return [
+        (what, re.findall(r"`([^`]+)`", places), " ".join(reason.split()))
+        for what, section in zip(sections[::2], sections[1::2], strict=True)
+        for reason, places in ENTRY.findall(section)
+    ]
 
 
 def test_every_difference_from_the_contract_is_listed_and_nothing_else() -> None:
     differences = {check for checks in CHECKS.values() for check, good in checks.items() if not good}
-    listed = [(place, what) for what, places, _ in table() for place in places]
+    listed = [(place, what) for what, places, _ in listed_differences() for place in places]
     assert sorted(differences - set(listed)) == []
     assert sorted(set(listed) - differences) == []
     assert sorted({each for each in listed if listed.count(each) > 1}) == []
 
 
-def test_every_row_of_the_table_has_a_reason() -> None:
-    rows = table()
-    assert rows
-    assert [places for _, places, reason in rows if len(reason.split()) < 4] == []
+def test_every_difference_has_a_reason() -> None:
+    entries = listed_differences()
+    assert len(entries) == PAGE.read_text("utf-8").partition("## Differences")[2].count("\n* ")
+    assert [places for _, places, reason in entries if len(reason.split()) < 4] == []
 
 
 def share(checks: dict[Check, bool]) -> str:
@@ -74,7 +73,8 @@ def share(checks: dict[Check, bool]) -> str:
     """
     routes = [good for (_, what), good in checks.items() if what == "route"]
     good = sum(checks.values())
-    return f"{sum(routes):>3} of {len(routes):>3} routes, {good:>4} of {len(checks):>4} checks {100 * good / len(checks):6.1f} %"
+    details = f"{good:>4} of {len(checks):>4} checks {100 * good / len(checks):6.1f} %"
+    return f"{sum(routes):>3} of {len(routes):>3} routes, {details}"
 
 
 def test_the_share_of_the_contract_that_is_covered_is_told_for_each_area(
