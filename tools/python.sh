@@ -1,4 +1,5 @@
-# Sourced: sets `python` to an interpreter that is new enough, or stops with advice. $PYTHON, when set, is the only candidate.
+# To be sourced. Sets `python` to an interpreter that is new enough, or exits with advice. If $PYTHON is set,
+# it is the only candidate.
 python=
 for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.14}; do
     if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then

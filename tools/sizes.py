@@ -29,8 +29,6 @@ LONG_LINES_ALLOWED = (
     "tests/golden/*.json",  # recorded answers
     "tests/golden/llama/*.txt",  # recorded exchanges
     "tests/upgrade/databases/*",  # recorded databases of older releases
-    "src/perdure/store/migrations/0001_core.sql",  # released: migrations are never edited
-    "src/perdure/store/migrations/0002_agent_versions.sql",
 )
 """Files whose lines may be longer, as patterns of their paths."""
 
