@@ -115,8 +115,8 @@ def events_page(schemas: dict[str, Any]) -> str:
         "Events",
         wrap(
             "Everything that happens in a session is an event. `GET /v1/sessions/{session_id}/events` "
-            "returns events in pages, and `.../sse` streams them. The Python client returns their data as structs of "
-            "`perdure.domain.events`."
+            "returns events in pages, and `.../sse` streams them. The Python client returns their data as "
+            "structs of `perdure.domain.events`."
         ),
         wrap(
             f"An event is an object with {', '.join(fields_of('Event', schemas))}. `?` marks optional fields."
@@ -124,16 +124,16 @@ def events_page(schemas: dict[str, Any]) -> str:
         wrap(
             "The log's events are numbered by `sequence`: 1, 2, 3 and so on, without gaps. `context` tells "
             f"where an event belongs: {', '.join(fields_of('EventContext', schemas))}. A started event and "
-            "its completed event share a span. The page `/docs` of a running server explains all fields, under "
-            "the name of the event's data type."
+            "its completed event share a span. The page `/docs` of a running server explains all fields, "
+            "under the name of the event's data type."
         ),
         "## Events in the log",
         wrap("A turn always ends with `turn.completed`, `turn.failed`, `turn.cancelled` or `turn.sealed`."),
         *event_parts(schemas, live=False),
         "## Live events",
         wrap(
-            "These are streamed and not logged: the event that completes them replaces them. They have an id, "
-            "so that a follower can resume after one, but no `sequence`."
+            "These are streamed and not logged: the event that completes them replaces them. They have an "
+            "id, so that a follower can resume after one, but no `sequence`."
         ),
         *event_parts(schemas, live=True),
         "## Reserved types",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.wheel import build_wheel
-from tools.sizes import oversized
+from tools.sizes import oversized, text_files, wide
 from tools.unused import main as check_unused
 from tools.unused import unused
 
@@ -68,6 +68,26 @@ def test_a_long_function_and_a_long_file_are_found(tmp_path: Path) -> None:
         "long_file.py: 501 lines (a file has up to 500)",
         "long_function.py:3: long has 61 lines (a function has up to 60)",
     ]
+
+
+def test_no_line_of_a_text_file_is_too_long_to_be_read() -> None:
+    assert list(wide(ROOT, text_files(ROOT))) == []
+
+
+def test_a_long_line_is_found_unless_it_is_recorded_data_or_a_url(tmp_path: Path) -> None:
+    (tmp_path / "tests" / "golden").mkdir(parents=True)
+    (tmp_path / "tests" / "golden" / "answer.json").write_text("1" * 200)
+    (tmp_path / "fine.md").write_text("x" * 110 + "\n")
+    (tmp_path / "url.md").write_text("https://example.com/" + "x" * 100)
+    (tmp_path / "long.md").write_text("\n" + "x" * 111 + "\n")
+    names = ["fine.md", "long.md", "tests/golden/answer.json", "url.md"]
+    assert list(wide(tmp_path, map(Path, names))) == ["long.md:2: 111 characters (a line has up to 110)"]
+
+
+def test_the_line_check_reads_the_files_that_git_tracks_and_ruff_does_not() -> None:
+    found = {path.as_posix() for path in text_files(ROOT)}
+    assert {"Makefile", "README.md", "pyproject.toml", "tools/install.sh", ".ci/run"} <= found
+    assert "tools/sizes.py" not in found
 
 
 def test_every_folder_of_the_package_is_a_ring_and_every_ring_is_there() -> None:
