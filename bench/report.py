@@ -154,7 +154,7 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
         if any(found):
             first, *others = [_with_unit(row["value"], figure.unit) if row else "" for row in found]
             kept = figure.kept(found[0]["value"]) if found[0] else None
-            verdict = {True: "kept", False: "**missed**", None: ""}[kept]
+            verdict = {True: "met", False: "**missed**", None: ""}[kept]
             target = f"{figure.target} {figure.unit}" if figure.target else ""
             lines.append(
                 f"| {' | '.join([figure.text, target.replace('<', '&lt;'), first, verdict, *others])} |"

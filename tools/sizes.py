@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LONG_LINES_ALLOWED = (
     "*.lock",  # hashes
+    "*.xz",  # recorded data, compressed
     "tests/contract/contract.json",  # extracted from another project's document
     "tests/golden/*.json",  # recorded answers
     "tests/golden/llama/*.txt",  # recorded exchanges
