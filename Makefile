@@ -18,15 +18,15 @@ ARGS ?=
 
 help:
 	@echo 'make install   .venv with the perdure command and all that tests need'
-	@echo 'make demo      see a session work, die and go on'
+	@echo 'make demo      kill a session at work and see it resume'
 	@echo 'make test      all checks, and all tests but the longest'
 	@echo 'make soak      the longest tests: exhaustive runs, storms, whole installs'
 	@echo 'make check     format, lint, types, imports, sizes, unused code'
-	@echo 'make fmt       format the code and mend what the linter can'
-	@echo 'make docs      write the reference pages that are made from the code'
+	@echo 'make fmt       format the code and fix what the linter can'
+	@echo 'make docs      write the reference pages that are generated from the code'
 	@echo 'make bench     the benchmarks'
 	@echo 'make lock      new lock files from pyproject.toml (ARGS=--upgrade for the newest versions)'
-	@echo 'make clean     remove what was made here'
+	@echo 'make clean     remove everything that these targets created'
 
 install: $(STAMP)
 	@:
