@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LONG_LINES_ALLOWED = (
     "*.lock",  # hashes
     "*.xz",  # recorded data, compressed
+    "src/perdure/store/migrations/0001_core.sql",  # a released migration is never edited
+    "src/perdure/store/migrations/0002_agent_versions.sql",  # a released migration is never edited
     "tests/contract/contract.json",  # extracted from another project's document
     "tests/golden/*.json",  # recorded answers
     "tests/golden/llama/*.txt",  # recorded exchanges

@@ -1,5 +1,4 @@
--- The core: organizations, users, access tokens; providers and models; harnesses and agents; sessions and
--- their logs; files.
+-- The core: organizations, users, keys; providers and models; harnesses and agents; sessions and their logs; files.
 -- Every row of a session carries its organization and its session; nothing joins across organizations.
 
 CREATE TABLE organizations (
@@ -172,15 +171,12 @@ CREATE TABLE sessions (
 
 CREATE INDEX sessions_by_age ON sessions (org_id, created_at, id) WHERE deleted_at IS NULL;
 
--- A search compares these one by one, so this index contains their titles. It finds others by search_terms.
-CREATE INDEX sessions_unsorted ON sessions (org_id, created_at, id, title_folded)
-    WHERE search_slot IS NULL AND deleted_at IS NULL;
+-- A search reads these one by one, so their titles are in this index, ready to be compared. The others it finds by search_terms.
+CREATE INDEX sessions_unsorted ON sessions (org_id, created_at, id, title_folded) WHERE search_slot IS NULL AND deleted_at IS NULL;
 
-CREATE INDEX sessions_by_slot ON sessions (org_id, search_slot, title_folded)
-    WHERE search_slot IS NOT NULL AND deleted_at IS NULL;
+CREATE INDEX sessions_by_slot ON sessions (org_id, search_slot, title_folded) WHERE search_slot IS NOT NULL AND deleted_at IS NULL;
 
-CREATE INDEX sessions_by_agent ON sessions (org_id, agent_id, created_at)
-    WHERE deleted_at IS NULL AND agent_id IS NOT NULL;
+CREATE INDEX sessions_by_agent ON sessions (org_id, agent_id, created_at) WHERE deleted_at IS NULL AND agent_id IS NOT NULL;
 
 CREATE INDEX sessions_by_workspace ON sessions (workspace_id) WHERE workspace_id IS NOT NULL;
 
@@ -190,8 +186,8 @@ CREATE INDEX sessions_busy ON sessions (status, org_id, created_at, id)
 
 CREATE INDEX sessions_due ON sessions (wake_at) WHERE wake_at IS NOT NULL AND deleted_at IS NULL;
 
--- The number of sessions of an organization is the sum over its shards. There are several shards so that
--- transactions that create sessions do not wait for each other.
+-- How many sessions an organization has: the sum over its shards, of which there are several so that transactions which
+-- create sessions do not wait for one another.
 CREATE TABLE session_totals (
     org_id TEXT NOT NULL,
     shard INTEGER NOT NULL,
@@ -199,9 +195,8 @@ CREATE TABLE session_totals (
     PRIMARY KEY (org_id, shard)
 ){{clustered}};
 
--- The sessions of a segment that have a term: up to three characters of the title, a tag, or the agent. The
--- session at position p of a segment has the search_slot segment * 2,048 + p. A session with another slot, or
--- none, has left the segment.
+-- Which sessions of a segment have a term: up to three characters of the title, a tag, or the agent. The session at a
+-- segment's position p has segment * 2,048 + p as its search_slot; one that has another slot by now, or none, has left the segment.
 CREATE TABLE search_terms (
     org_id TEXT NOT NULL,
     segment BIGINT NOT NULL,
@@ -257,8 +252,8 @@ CREATE TABLE events (
 -- Few sessions have any: a conversation is read from its last summary on.
 CREATE INDEX events_compacted ON events (session_id, sequence) WHERE type = 'context.compacted';
 
--- Workspaces hold files. A session's own workspace has its session_id, and gets a row with its first file.
--- Every change of its files updates size_bytes and file_count.
+-- Where files are. A session's own workspace has its session_id, and a row once it holds something. size_bytes and
+-- file_count are kept up with every change of its files.
 CREATE TABLE workspaces (
     id TEXT PRIMARY KEY,
     org_id TEXT NOT NULL,
@@ -273,8 +268,7 @@ CREATE TABLE workspaces (
     archived_at BIGINT
 );
 
-CREATE UNIQUE INDEX workspaces_by_name ON workspaces (org_id, name)
-    WHERE status = 'active' AND session_id IS NULL;
+CREATE UNIQUE INDEX workspaces_by_name ON workspaces (org_id, name) WHERE status = 'active' AND session_id IS NULL;
 
 -- hash is empty for folders; what has it is in blobs.
 CREATE TABLE files (
@@ -296,8 +290,8 @@ CREATE INDEX files_by_parent ON files (workspace_id, parent, path);
 
 CREATE INDEX files_by_hash ON files (org_id, hash) WHERE is_directory = 0;
 
--- Contents, stored once per organization under their SHA-256. released_at is set when a file stops using one,
--- which may then be unused.
+-- Contents, once for each organization, by their SHA-256. released_at is set when a file lets go of one: then it may be that no
+-- file has it any more.
 CREATE TABLE blobs (
     org_id TEXT NOT NULL,
     hash TEXT NOT NULL,
@@ -386,8 +380,8 @@ CREATE TABLE idempotency (
     PRIMARY KEY (org_id, key)
 );
 
--- Messages that are being streamed, for followers on other machines who join in the middle: one row per
--- message that takes longer than a moment, deleted when it is complete. Losing a row loses nothing.
+-- What is being said right now, for followers on other machines who join in the middle: a row for each message that takes
+-- longer than a moment, removed when it is complete. Losing a row loses nothing.
 CREATE {{unlogged}} drafts (
     session_id TEXT NOT NULL,
     kind TEXT NOT NULL,

@@ -1,5 +1,5 @@
--- Versions of agents: immutable snapshots of an agent's configuration. `authored_config` is the configuration
--- as written, `resolved_config` the result of merging it with its harness at that time.
+-- Versions of agents: every state that an agent's configuration was in, never changed. `authored_config` is what was
+-- written; `resolved_config` what it came to over its harness at that moment.
 
 CREATE TABLE agent_versions (
     id TEXT PRIMARY KEY,
