@@ -37,11 +37,11 @@ class Counting:
 
 def said(text: str) -> NewEvent:
     message = Message(new_id("message"), "user", (TextPart(text),), "2026-01-01T00:00:00.000000Z")
-    return NewEvent("input.message", InputMessageData(message), EventContext(), NOW)
+    return NewEvent(InputMessageData(message), EventContext(), NOW)
 
 
 def compacted(data: ContextCompactedData) -> NewEvent:
-    return NewEvent("context.compacted", data, EventContext(), NOW)
+    return NewEvent(data, EventContext(), NOW)
 
 
 async def read_after(database: Database, events: Sequence[NewEvent]) -> tuple[list[str], int]:

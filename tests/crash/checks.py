@@ -144,4 +144,4 @@ async def _row_and_log(tx: Tx, session_id: str) -> tuple[SessionRow, list[Event]
 
 
 def _as_new(event: Event) -> NewEvent:
-    return NewEvent(event.type, event.decoded(), event.context_struct(), event.ts)
+    return NewEvent(event.decoded(), event.context_struct(), event.ts)

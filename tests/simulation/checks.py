@@ -12,7 +12,7 @@ from perdure.domain.compaction import summary_message
 from perdure.domain.events import ENDED_TURN, Event
 from perdure.domain.messages import text_of, tool_calls_of
 from perdure.domain.tools import APPROVE
-from perdure.domain.turn import TurnState, fold
+from perdure.domain.turn import Idle, fold
 from perdure.engine.conversation_cache import read_conversation
 from tests.simulation.conversations import Key, disorder, expected_prompt, key_of
 from tests.simulation.model import ANSWER, SUMMARY
@@ -48,16 +48,13 @@ def check_log(world: World, log: list[Event]) -> None:
     if len({event.id for event in log}) != len(log):
         world.blame("P2: an event's id occurs twice")
     row = world.store.row(world.session_id)
-    state = fold(log, TurnState())
-    again = fold(log[row.turn_after :], TurnState(head=row.turn_after))
-    if row.deleted_at is None and (state.head, state.turn_id, state.calls, state.pending) != (
-        again.head,
-        again.turn_id,
-        again.calls,
-        again.pending,
-    ):
+    state = fold(log)
+    again = fold(log[row.turn_after :], Idle(head=row.turn_after))
+    if row.deleted_at is None and state != again:
         world.blame(f"the fold of the turn is {again}, that of the whole log {state}")
-    if row.status in {"idle", "started"} and (again.started or again.pending or row.turn_id is not None):
+    if row.status in {"idle", "started"} and (
+        not isinstance(again, Idle) or again.pending or row.turn_id is not None
+    ):
         world.blame(f"P4: the session is {row.status} and its turn is not over: {again}")
 
 

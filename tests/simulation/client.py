@@ -22,7 +22,7 @@ from perdure.domain.tools import (
     SubmitToolResults,
     ToolCallResult,
 )
-from perdure.domain.turn import TurnState, fold, open_approvals, open_client_calls
+from perdure.domain.turn import Idle, fold, open_approvals, open_client_calls
 from tests.simulation.model import message_text
 from tests.simulation.scenarios import CLIENT_TOOL
 from tests.simulation.store import Witness
@@ -98,7 +98,7 @@ class Client:
     ) -> None:
         """Answer what the session asks for: its client's results, or leave for (some of) its calls."""
         row = self.world.store.row(self.world.session_id)
-        state = fold(self.world.log()[row.turn_after :], TurnState(head=row.turn_after))
+        state = fold(self.world.log()[row.turn_after :], Idle(head=row.turn_after))
         approvals, calls = open_approvals(state)[:limit], open_client_calls(state)
 
         async def call(process: Process) -> None:

@@ -13,11 +13,11 @@ import msgspec
 import pytest
 
 from perdure.app import sessions as use
-from perdure.domain import history, turn
-from perdure.domain.turn import CallState, Finish, TurnState
-from perdure.engine import advance, run
-from perdure.engine import tool_calls as act
-from perdure.engine import turn_events as announce
+from perdure.domain import actions, history, turn
+from perdure.domain.actions import Finish, RunTools
+from perdure.domain.events import ENDED_TURN, InputMessageData, TurnCancelledData
+from perdure.domain.turn import Answered, Calling, Idle, TurnState
+from perdure.engine import advance, run, tool_calls, turn_events
 from perdure.engine.run import Run
 from perdure.store import sessions as rows
 from perdure.store.queue import LocalQueue
@@ -61,21 +61,22 @@ def a_cancel_does_not_fence(patch: Patch) -> None:
 
 
 def tools_run_before_their_announcement_is_committed(patch: Patch) -> None:
-    real = announce.begin_act
+    real = turn_events.begin_tools
 
-    def begin_act(run: Run, state: TurnState, assembly: Any, calls: tuple[CallState, ...]) -> Any:
-        for call in calls:
+    def begin_tools(run: Run, assembly: Any, action: RunTools) -> Any:
+        for call in action.calls:
             if call.id not in run.tools:
                 run.fresh.add(call.id)
-                run.tools[call.id] = asyncio.create_task(act._one(run, assembly, state, call, None))
-        return real(run, state, assembly, calls)
+                running = tool_calls._run_call(run, assembly, action.state, call, None)
+                run.tools[call.id] = asyncio.create_task(running)
+        return real(run, assembly, action)
 
-    patch.setattr(advance, "begin_act", begin_act)
+    patch.setattr(advance, "begin_tools", begin_tools)
 
 
 def every_tool_is_taken_for_repeatable(patch: Patch) -> None:
-    real = announce.ToolStartedData
-    patch.setattr(announce, "ToolStartedData", lambda call, name, replayable: real(call, name, True))
+    real = turn_events.ToolStartedData
+    patch.setattr(turn_events, "ToolStartedData", lambda call, name, replayable: real(call, name, True))
 
 
 def every_announced_call_is_taken_for_fresh(patch: Patch) -> None:
@@ -83,7 +84,7 @@ def every_announced_call_is_taken_for_fresh(patch: Patch) -> None:
 
     async def open_run(engine: Any, session_id: str) -> Run | None:
         opened = await real(engine, session_id)
-        if opened is not None:
+        if opened is not None and isinstance(opened.state, Calling):
             opened.fresh.update(call.id for call in opened.state.calls)
         return opened
 
@@ -91,28 +92,25 @@ def every_announced_call_is_taken_for_fresh(patch: Patch) -> None:
 
 
 def a_finish_forgets_messages_that_wait(patch: Patch) -> None:
-    real = turn.next_action
+    real = actions.next_action
 
     def next_action(state: TurnState, *rest: Any) -> Any:
-        return Finish() if state.started and state.answered and not state.reasoning else real(state, *rest)
+        return Finish(state) if isinstance(state, Answered) else real(state, *rest)
 
     patch.setattr(advance, "next_action", next_action)
 
 
 def a_new_turn_forgets_messages_that_wait(patch: Patch) -> None:
     real = turn._turn_ended
-    ended = {
-        kind: lambda state, event: msgspec.structs.replace(real(state, event), pending=())
-        for kind in turn.ENDED_TURN
-    }
+    ended = {kind: lambda *change: msgspec.structs.replace(real(*change), pending=()) for kind in ENDED_TURN}
     patch.setattr(turn, "_HANDLERS", {**turn._HANDLERS, **ended})
 
 
 def a_cancel_leaves_what_was_asked_before(patch: Patch) -> None:
-    def ended(state: TurnState, event: Any) -> TurnState:
-        return TurnState(pending=state.pending)
+    def ended(state: TurnState, event: Any, head: int) -> TurnState:
+        return Idle(pending=state.pending, controls=state.controls)
 
-    patch.setattr(turn, "_HANDLERS", {**turn._HANDLERS, "turn.cancelled": ended})
+    patch.setattr(turn, "_HANDLERS", {**turn._HANDLERS, TurnCancelledData.kind: ended})
 
 
 def jobs_are_lost(patch: Patch) -> None:
@@ -130,8 +128,8 @@ def nobody_sweeps(patch: Patch) -> None:
 
 
 def the_turn_ends_without_rest(patch: Patch) -> None:
-    real = announce.finish
-    patch.setattr(advance, "finish", lambda run, state: real(run, state)[:-1])
+    real = turn_events.finish_turn
+    patch.setattr(advance, "finish_turn", lambda run, state: real(run, state)[:-1])
 
 
 def facts_are_dropped_when_the_log_has_moved(patch: Patch) -> None:
@@ -176,7 +174,7 @@ def messages_are_shown_where_they_stand_in_the_log(patch: Patch) -> None:
 
     def feed(self: history.Conversation, event: Any, *rest: Any) -> None:
         real(self, event, *rest)
-        if event.type == "input.message":
+        if event.type == InputMessageData.kind:
             self._flush(event.ts)
 
     patch.setattr(history.Conversation, "feed", feed)

@@ -180,7 +180,7 @@ class Witness:
         ).fetchall()
         fresh = [Event(*row) for row in rows]
         self.log += fresh
-        decoded = [NewEvent(event.type, event.decoded(), event.context_struct(), event.ts) for event in fresh]
+        decoded = [NewEvent(event.decoded(), event.context_struct(), event.ts) for event in fresh]
         self._projection = project(self._projection, decoded)
         if any(event.type == "turn.sealed" for event in fresh) and self._claims <= Policy().max_recoveries:
             self._blame(f"P4: sealed after {self._claims} recoveries")

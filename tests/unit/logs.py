@@ -7,8 +7,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
 
+from perdure.domain.actions import (
+    Action,
+    AskApproval,
+    AwaitClient,
+    CallModel,
+    ExpireCalls,
+    Fail,
+    Finish,
+    RunTools,
+    StartTurn,
+    TurnRules,
+    next_action,
+)
+from perdure.domain.event_data import EventData
 from perdure.domain.events import (
     ActCompletedData,
     ActStartedData,
@@ -35,25 +50,18 @@ from perdure.domain.events import (
     TurnSealedData,
     TurnStartedData,
 )
-from perdure.domain.ids import event_id
-from perdure.domain.messages import Message, TextPart, ToolCallPart, Usage
+from perdure.domain.ids import TurnId, event_id
+from perdure.domain.messages import Controls, Message, TextPart, ToolCallPart, Usage
 from perdure.domain.times import to_rfc3339
 from perdure.domain.turn import (
-    Action,
-    AskApproval,
-    AwaitClient,
-    CallModel,
+    Calling,
     CallState,
-    ExpireCalls,
-    Fail,
-    Finish,
-    RunTools,
-    StartTurn,
-    TurnRules,
+    Idle,
+    Reasoning,
+    Started,
     TurnState,
     as_tool_call,
     fold,
-    next_action,
     open_client_calls,
 )
 from perdure.store.rows import to_json
@@ -70,7 +78,7 @@ class Writer:
     def __init__(self, choose: st.DrawFn) -> None:
         self._choose = choose
         self.events: list[NewEvent] = []
-        self.state = TurnState()
+        self.state: TurnState = Idle()
         self.now = 1_800_000_000_000_000
         self.count = 0
 
@@ -78,37 +86,37 @@ class Writer:
         match name:
             case "message":
                 self.message()
-            case "cancel" if self.state.started or self.state.pending:
+            case "cancel" if not isinstance(self.state, Idle) or self.state.pending:
                 self.cancel()
             case "answer":
                 self._complete(open_client_calls(self.state), success=True)
             case "wait":
                 self.now += 301_000_000
-            case "seal" if self.state.started:
-                self._end(TurnSealedData(self.state.turn_id or "", "no_progress"), "turn.sealed")
+            case "seal" if not isinstance(self.state, Idle):
+                self._end(TurnSealedData(self.state.turn.id, "no_progress"))
             case "step":
                 self.act(next_action(self.state, RULES, self.now))
 
     def message(self, metadata: dict[str, Any] | None = None) -> Message:
-        turn_id = self.state.turn_id or self._id("turn")
+        turn_id = self.turn_id or self._id("turn")
         message = Message(
-            self._id("message"), "user", (TextPart("Hello?"),), to_rfc3339(self.now), metadata=metadata
+            self._id("message"),
+            "user",
+            (TextPart("Hello?"),),
+            to_rfc3339(self.now),
+            controls=Controls(model_id=f"model_{self.count}") if self.count % 3 else None,
+            metadata=metadata,
         )
-        self._write("input.message", InputMessageData(message), EventContext(turn_id, message.id))
+        self._write(InputMessageData(message), EventContext(turn_id, message.id))
         return message
 
     def act(self, action: Action) -> None:
         """What a runner appends for this action."""
-        state = self.state
         match action:
             case StartTurn(turn_id=turn_id, message_id=message_id, input_content=content):
                 context = EventContext(turn_id or self._id("turn"), message_id)
-                self._write(
-                    "session.activated", SessionActivatedData(context.turn_id or "", message_id), context
-                )
-                self._write(
-                    "turn.started", TurnStartedData(context.turn_id or "", message_id, content), context
-                )
+                self._write(SessionActivatedData(context.turn_id or "", message_id), context)
+                self._write(TurnStartedData(context.turn_id or "", message_id, content), context)
                 self._reason()
             case CallModel(resumed=True):
                 self._answer()
@@ -119,27 +127,23 @@ class Writer:
             case AskApproval():
                 raise AssertionError("no tool of these logs is gated")
             case AwaitClient(calls=calls):
-                self._write(
-                    "tool.call_requested", ToolCallRequestedData(tuple(as_tool_call(call) for call in calls))
-                )
+                self._write(ToolCallRequestedData(tuple(as_tool_call(call) for call in calls)))
             case ExpireCalls(calls=calls):
                 self._complete(calls, success=False)
             case Finish():
-                self._end(TurnCompletedData(state.turn_id or "", state.iteration), "turn.completed")
+                self._end(TurnCompletedData(action.state.turn.id, action.state.turn.iterations))
             case Fail(code=code, message=words):
                 said = Message(
                     self._id("message"), "agent", (TextPart("Sorry."),), to_rfc3339(self.now), "final_answer"
                 )
-                self._write("output.message.completed", OutputMessageCompletedData(said, error_code=code))
-                self._end(TurnFailedData(state.turn_id or "", words, code), "turn.failed")
+                self._write(OutputMessageCompletedData(said, error_code=code))
+                self._end(TurnFailedData(action.state.turn.id, words, code))
 
     def _reason(self) -> None:
         execution = self._id("exec")
-        context = EventContext(self.state.turn_id, self.state.input_message_id, execution)
-        self._write("reason.started", ReasonStartedData(HARNESS), context)
-        self._write(
-            "output.message.started", OutputMessageStartedData(self.state.turn_id or "", self._id("message"))
-        )
+        context = EventContext(self.turn_id, self._context().input_message_id, execution)
+        self._write(ReasonStartedData(HARNESS), context)
+        self._write(OutputMessageStartedData(self.turn_id or "", self._id("message")))
 
     def _answer(self) -> None:
         good = self._choose(st.integers(0, 9)) > 0
@@ -148,15 +152,15 @@ class Writer:
         calls = tuple(ToolCallPart(f"{prefix}_{index}", name, {}) for index, name in enumerate(names))
         if good:
             parts = (TextPart("So."), *calls)
-            message = Message(self.state.output_message_id or "", "agent", parts, to_rfc3339(self.now))
-            self._write("output.message.completed", OutputMessageCompletedData(message))
+            assert isinstance(self.state, Reasoning)
+            message = Message(self.state.message_id or "", "agent", parts, to_rfc3339(self.now))
+            self._write(OutputMessageCompletedData(message))
         metadata = LlmGenerationMetadata(
             "model", good, time_to_first_token_ms=5, usage=Usage(7, 2) if good else None
         )
-        self._write("llm.generation", LlmGenerationData(metadata, LlmGenerationOutput()))
+        self._write(LlmGenerationData(metadata, LlmGenerationOutput()))
         error = None if good else "broken"
         self._write(
-            "reason.completed",
             ReasonCompletedData(good, bool(calls), len(calls), error=error, error_code=error),
         )
 
@@ -165,30 +169,26 @@ class Writer:
 
         Those of a runner that died may have been announced before.
         """
-        fresh = [call for call in calls if not call.started]
+        fresh = [call for call in calls if not isinstance(call.status, Started)]
         if fresh:
             summaries = tuple(ToolCallSummary(call.id, call.name) for call in fresh)
-            self._write("act.started", ActStartedData(summaries))
+            self._write(ActStartedData(summaries))
             for call in fresh:
-                self._write(
-                    "tool.started", ToolStartedData(as_tool_call(call), replayable=call.name == "look")
-                )
+                self._write(ToolStartedData(as_tool_call(call), replayable=call.name == "look"))
             return
         done = self._choose(st.integers(1, len(calls)))
         self._complete(calls[:done], success=self._choose(st.booleans()))
         if done == len(calls):
-            self._write("act.completed", ActCompletedData(True, 0, 0))
+            self._write(ActCompletedData(True, 0, 0))
 
     def _complete(self, calls: tuple[CallState, ...], *, success: bool) -> None:
         for call in calls:
             result = (TextPart(f"{call.id} is {len(self.events)}"),) if success else None
             status, error = ("success", None) if success else ("error", "no")
-            self._write(
-                "tool.completed", ToolCompletedData(call.id, call.name, success, status, result, error)
-            )
+            self._write(ToolCompletedData(call.id, call.name, success, status, result, error))
 
     def cancel(self) -> None:
-        context = EventContext(self.state.turn_id or self._id("turn"))
+        context = EventContext(self.turn_id or self._id("turn"))
         notice = {"cancel_notice": True}
         asked = Message(
             self._id("message"), "user", (TextPart("Stop."),), to_rfc3339(self.now), metadata=notice
@@ -196,29 +196,35 @@ class Writer:
         said = Message(
             self._id("message"), "agent", (TextPart("Stopped."),), to_rfc3339(self.now), metadata=notice
         )
-        self._write("turn.cancelled", TurnCancelledData(context.turn_id or ""), context)
-        self._write("input.message", InputMessageData(asked), context)
-        self._write("output.message.completed", OutputMessageCompletedData(said), context)
-        self._write("session.idled", SessionIdledData(context.turn_id or ""), context)
+        self._write(TurnCancelledData(context.turn_id or ""), context)
+        self._write(InputMessageData(asked), context)
+        self._write(OutputMessageCompletedData(said), context)
+        self._write(SessionIdledData(context.turn_id or ""), context)
 
-    def _end(self, data: Any, kind: str) -> None:
-        context = EventContext(self.state.turn_id, self.state.input_message_id)
+    def _end(self, data: EventData) -> None:
+        context = msgspec.structs.replace(self._context(), exec_id=None)
         rest = not self.state.pending
-        self._write(kind, data, context)
+        self._write(data, context)
         if rest:
-            self._write("session.idled", SessionIdledData(context.turn_id or ""), context)
+            self._write(SessionIdledData(context.turn_id or ""), context)
 
-    def _write(self, kind: str, data: Any, context: EventContext | None = None) -> None:
-        state = self.state
-        event = NewEvent(
-            kind,
-            data,
-            context or EventContext(state.turn_id, state.input_message_id, state.exec_id),
-            self.now,
-        )
+    @property
+    def turn_id(self) -> TurnId | None:
+        """The turn that runs."""
+        return None if isinstance(self.state, Idle) else self.state.turn.id
+
+    def _context(self) -> EventContext:
+        """Of what happens in the turn that runs."""
+        if isinstance(self.state, Idle):
+            return EventContext()
+        exec_id = self.state.exec_id if isinstance(self.state, Reasoning | Calling) else None
+        return EventContext(self.state.turn.id, self.state.turn.message_id, exec_id)
+
+    def _write(self, data: EventData, context: EventContext | None = None) -> None:
+        event = NewEvent(data, context or self._context(), self.now)
         self.now += 1_000
         self.events.append(event)
-        self.state = fold([event], state)
+        self.state = fold([event], self.state)
 
     def _id(self, prefix: str) -> str:
         self.count += 1
@@ -253,7 +259,7 @@ def logs(draw: st.DrawFn, *, whole: bool = False) -> list[NewEvent]:
 def finish(writer: Writer, limit: int = 200) -> None:
     """Let the runner go on, and time pass, until nothing is left to be done."""
     for _ in range(limit):
-        if not writer.state.started and not writer.state.pending:
+        if isinstance(writer.state, Idle) and not writer.state.pending:
             return
         writer.act(next_action(writer.state, RULES, writer.now))
         writer.now += 301_000_000

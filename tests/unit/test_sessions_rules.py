@@ -139,7 +139,7 @@ def _word(name: str, status: Any) -> NewEvent:
     writer = Writer(lambda strategy: None)
     writer.message()
     data = ToolCompletedData("call_1", name, status == "success", status)
-    return NewEvent("tool.completed", data, writer.events[0].context, 7)
+    return NewEvent(data, writer.events[0].context, 7)
 
 
 @pytest.mark.parametrize(

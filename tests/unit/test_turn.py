@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from perdure.domain.events import ENDED_TURN, Event, NewEvent
-from perdure.domain.sessions import Projection, project
-from perdure.domain.turn import (
+from perdure.domain.actions import (
     Action,
     AskApproval,
     AwaitClient,
     CallModel,
-    CallState,
     ExpireCalls,
     Fail,
     Finish,
@@ -24,14 +22,38 @@ from perdure.domain.turn import (
     RunTools,
     StartTurn,
     TurnRules,
-    TurnState,
-    fold,
     next_action,
+)
+from perdure.domain.events import ENDED_TURN, Event, InputMessageData, NewEvent
+from perdure.domain.sessions import Projection, project
+from perdure.domain.turn import (
+    ALLOWED,
+    Answered,
+    ApprovalAsked,
+    Calling,
+    CallState,
+    Done,
+    Failed,
+    Idle,
+    Ready,
+    Reasoning,
+    Requested,
+    RunningTurn,
+    Started,
+    Turn,
+    TurnState,
+    Waiting,
+    fold,
 )
 from tests.unit.logs import CLIENT, MOVES, RULES, Writer, finish, logs, stored
 
-PENDING = (("message_2", "turn_1", "And?"),)
-RUNNING = TurnState(turn_id="turn_1", started=True, iteration=1, llm_calls=1)
+PENDING = (Waiting("message_2", "turn_1", "And?"),)
+TURN = Turn("turn_1", "message_1", "Hello?", 0, iterations=1, llm_calls=1)
+READY = Ready(turn=TURN)
+REASONING = Reasoning(turn=TURN, exec_id="exec_1", started_at=0, prompt_through=3)
+CALLING = Calling(turn=TURN, exec_id="exec_1", calls=())
+ANSWERED = Answered(turn=TURN, message_id="message_3", preview="So.")
+FAILED = Failed(turn=TURN, code="provider_auth", message="no")
 GATED = TurnRules(client_tools=frozenset({CLIENT}), gated=frozenset({"drop"}))
 
 
@@ -39,12 +61,16 @@ def _call(name: str, **how: object) -> CallState:
     return replace(CallState(f"call_{name}", name, {}), **how)
 
 
+def _at_the_limit(state: RunningTurn) -> RunningTurn:
+    return replace(state, turn=replace(TURN, iterations=200))
+
+
 @given(logs(), st.data())
 def test_folding_a_log_in_batches_gives_the_state_that_folding_it_at_once_gives(
     log: list[NewEvent], data: st.DataObject
 ) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(log)), max_size=4)))
-    state = TurnState()
+    state: TurnState = Idle()
     for begin, end in zip([0, *cuts], [*cuts, len(log)], strict=True):
         state = fold(log[begin:end], state)
     assert state == fold(log)
@@ -63,7 +89,7 @@ def test_the_head_counts_the_events(log: list[NewEvent]) -> None:
 @given(logs())
 def test_the_events_since_the_last_rest_are_all_that_a_runner_has_to_read(log: list[NewEvent]) -> None:
     projection = project(Projection(), log)
-    whole, part = fold(log), fold(log[projection.turn_after :], TurnState(head=projection.turn_after))
+    whole, part = fold(log), fold(log[projection.turn_after :], Idle(head=projection.turn_after))
     assert part == whole
 
 
@@ -77,8 +103,8 @@ def test_there_is_something_to_do_exactly_while_the_session_is_active(log: list[
 @given(logs())
 def test_the_row_names_the_turn_that_runs(log: list[NewEvent]) -> None:
     state = fold(log)
-    if state.started:
-        assert project(Projection(), log).turn_id == state.turn_id
+    if not isinstance(state, Idle):
+        assert project(Projection(), log).turn_id == state.turn.id
 
 
 @given(st.data())
@@ -113,23 +139,28 @@ def test_every_message_is_seen_by_a_model_call_or_covered_by_the_end_of_its_turn
     assert not waiting
 
 
+def _steered(state: RunningTurn) -> RunningTurn:
+    return replace(state, pending=PENDING)
+
+
+LIMIT = "The turn reached its limit of 200 model calls."
+AFTER_TOOLS = replace(CALLING, calls=(_call("look", status=Done(failed=False)),))
+
+
 @pytest.mark.parametrize(
     ("state", "action"),
     [
-        (TurnState(), Nothing()),
-        (TurnState(pending=PENDING), StartTurn("turn_1", "message_2", "And?")),
-        (replace(RUNNING, reasoning=True), CallModel(resumed=True)),
-        (RUNNING, CallModel(resumed=False)),
-        (replace(RUNNING, answered=True), Finish()),
-        (replace(RUNNING, answered=True, pending=PENDING), CallModel(resumed=False)),
-        (
-            replace(RUNNING, iteration=200),
-            Fail("max_iterations", "The turn reached its limit of 200 model calls."),
-        ),
-        (replace(RUNNING, iteration=200, answered=True), Finish()),
-        (replace(RUNNING, failure=("provider_auth", "no")), Fail("provider_auth", "no")),
-        (replace(RUNNING, failure=("provider_auth", "no"), pending=PENDING), Fail("provider_auth", "no")),
-        (replace(RUNNING, calls=(_call("look", done=True),)), CallModel(resumed=False)),
+        (Idle(), Nothing()),
+        (Idle(pending=PENDING), StartTurn("turn_1", "message_2", "And?")),
+        (REASONING, CallModel(REASONING, resumed=True)),
+        (READY, CallModel(READY, resumed=False)),
+        (ANSWERED, Finish(ANSWERED)),
+        (_steered(ANSWERED), CallModel(_steered(ANSWERED), resumed=False)),
+        (_at_the_limit(READY), Fail(_at_the_limit(READY), "max_iterations", LIMIT)),
+        (_at_the_limit(ANSWERED), Finish(_at_the_limit(ANSWERED))),
+        (FAILED, Fail(FAILED, "provider_auth", "no")),
+        (_steered(FAILED), Fail(_steered(FAILED), "provider_auth", "no")),
+        (AFTER_TOOLS, CallModel(AFTER_TOOLS, resumed=False)),
     ],
 )
 def test_a_turn_goes_from_message_to_answer(state: TurnState, action: Action) -> None:
@@ -137,39 +168,65 @@ def test_a_turn_goes_from_message_to_answer(state: TurnState, action: Action) ->
 
 
 LOOK, ASK, DROP = _call("look"), _call(CLIENT), _call("drop")
-ASKED, QUESTION = replace(ASK, requested=True), replace(DROP, approval="requested")
+STARTED = _call("look", status=Started(replayable=False))
+DONE = _call("look", status=Done(failed=False))
+ALLOWED_DROP = _call("drop", status=ALLOWED)
+
+
+def _asked(until: int) -> CallState:
+    return _call(CLIENT, status=Requested(until))
+
+
+def _question(until: int) -> CallState:
+    return _call("drop", status=ApprovalAsked(until))
 
 
 @pytest.mark.parametrize(
-    ("calls", "more", "action"),
+    ("calls", "pending", "action"),
     [
-        ((LOOK, ASK), {}, RunTools((LOOK,))),
-        ((replace(LOOK, started=True),), {}, RunTools((replace(LOOK, started=True),))),
-        ((replace(LOOK, done=True), ASK), {}, AwaitClient((ASK,))),
-        ((ASKED,), {"expires_at": 10}, Nothing()),
-        ((ASKED,), {"expires_at": 5}, ExpireCalls((ASKED,))),
-        ((ASKED,), {"expires_at": 10, "pending": PENDING}, ExpireCalls((ASKED,))),
-        ((ASK, DROP), {"pending": PENDING}, ExpireCalls((ASK, DROP))),
-        ((LOOK, DROP), {}, RunTools((LOOK,))),
-        ((DROP, ASK), {}, AskApproval((DROP,))),
-        ((QUESTION,), {"expires_at": 10}, Nothing()),
-        ((QUESTION,), {"expires_at": 5}, ExpireCalls((QUESTION,))),
-        ((replace(DROP, approval="allowed"), ASK), {}, RunTools((replace(DROP, approval="allowed"),))),
-        ((_call("unknown"),), {}, RunTools((_call("unknown"),))),
+        ((LOOK, ASK), (), (RunTools, (LOOK,))),
+        ((STARTED,), (), (RunTools, (STARTED,))),
+        ((DONE, ASK), (), (AwaitClient, (ASK,))),
+        ((_asked(10),), (), None),
+        ((_asked(5),), (), (ExpireCalls, (_asked(5),))),
+        ((_asked(10),), PENDING, (ExpireCalls, (_asked(10),))),
+        ((ASK, DROP), PENDING, (ExpireCalls, (ASK, DROP))),
+        ((LOOK, DROP), (), (RunTools, (LOOK,))),
+        ((DROP, ASK), (), (AskApproval, (DROP,))),
+        ((_question(10),), (), None),
+        ((_question(5),), (), (ExpireCalls, (_question(5),))),
+        ((ALLOWED_DROP, ASK), (), (RunTools, (ALLOWED_DROP,))),
+        ((_call("unknown"),), (), (RunTools, (_call("unknown"),))),
     ],
 )
 def test_server_tools_run_first_then_leave_is_asked_then_the_client(
-    calls: tuple[CallState, ...], more: dict[str, object], action: Action
+    calls: tuple[CallState, ...],
+    pending: tuple[Waiting, ...],
+    action: tuple[Callable[[Calling, tuple[CallState, ...]], Action], tuple[CallState, ...]] | None,
 ) -> None:
-    assert next_action(replace(RUNNING, calls=calls, **more), GATED, 5) == action
+    state = replace(CALLING, calls=calls, pending=pending)
+    expected = Nothing() if action is None else action[0](state, action[1])
+    assert next_action(state, GATED, 5) == expected
 
 
 def test_a_message_that_was_to_steer_a_turn_which_failed_begins_one_with_another_id() -> None:
-    state = fold([], replace(RUNNING, pending=PENDING, failure=("provider_auth", "no")))
+    state = _steered(FAILED)
     writer = Writer(lambda strategy: None)
     writer.state = state
     writer.act(next_action(state, RULES, 0))
-    assert next_action(writer.state, RULES, 0) == StartTurn("", "message_2", "And?")
+    assert next_action(writer.state, RULES, 0) == StartTurn(None, "message_2", "And?")
+
+
+@given(logs())
+def test_the_state_has_the_controls_of_the_last_message_until_the_session_rests(log: list[NewEvent]) -> None:
+    state = fold(log)
+    asked = [
+        event.data.message
+        for event in log
+        if isinstance(event.data, InputMessageData) and event.context.input_message_id is not None
+    ]
+    rests = isinstance(state, Idle) and not state.pending
+    assert state.controls == (None if rests else asked[-1].controls)
 
 
 def test_what_a_client_writes_into_its_metadata_does_not_make_a_cancel_of_its_message() -> None:

@@ -8,19 +8,18 @@ from perdure.app.sessions import write_at_head
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, InvalidInput
 from perdure.domain.events import Event, NewEvent, SessionActivatedData, ToolCompletedData
-from perdure.domain.ids import MessageId, SessionId, ToolCallId, TurnId
+from perdure.domain.ids import SessionId
 from perdure.domain.messages import TextPart
 from perdure.domain.spans import tool_context, turn_context
 from perdure.domain.times import Micros
 from perdure.domain.tools import (
-    APPROVAL_PREFIX,
     APPROVE,
     ApprovalDecision,
     Decision,
     SubmitApprovals,
     SubmittedToolResults,
 )
-from perdure.domain.turn import CallState, TurnState, open_approvals
+from perdure.domain.turn import Calling, CallState, open_approvals, question_id
 from perdure.store.bus import Appended
 from perdure.store.database import Tx
 from perdure.store.queue import Job
@@ -39,7 +38,7 @@ async def submit_approvals(
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
         state = await read_turn(tx, row)
         open_calls = open_approvals(state)
-        if row.status != "waiting_for_tool_results" or not open_calls:
+        if row.status != "waiting_for_tool_results" or not open_calls or not isinstance(state, Calling):
             raise Conflict("the session does not wait for an approval", code="not_waiting_for_approval")
         decided = _decided(open_calls, body.decisions)
         for call, decision in decided:
@@ -49,8 +48,8 @@ async def submit_approvals(
             event for call, decision in decided for event in _decision_events(state, call, decision, now)
         ]
         if len(decided) == len(open_calls):
-            data = SessionActivatedData(state.turn_id or TurnId(""), state.input_message_id or MessageId(""))
-            events.append(NewEvent("session.activated", data, turn_context(state), now))
+            data = SessionActivatedData(state.turn.id, state.turn.message_id)
+            events.append(NewEvent(data, turn_context(state.turn), now))
             await app.queue.enqueue(tx, Job(row.org_id, row.id))
         after, stored = await append(tx, row, events, now=now)
         return after, stored, len(decided)
@@ -68,7 +67,8 @@ def _decided(
     A standing decision covers every open call of the same tool.
     """
     given: dict[str, Decision] = {}
-    by_id = {call.id: call for call in calls} | {f"{APPROVAL_PREFIX}{call.id}": call for call in calls}
+    by_id: dict[str, CallState] = {call.id: call for call in calls}
+    by_id |= {question_id(call.id): call for call in calls}
     for index, each in enumerate(decisions):
         where = f"decisions[{index}].tool_call_id"
         call = by_id.get(each.tool_call_id)
@@ -86,19 +86,19 @@ def _decided(
     return [(call, decision) for call, decision in decided if decision is not None]
 
 
-def _decision_events(state: TurnState, call: CallState, decision: Decision, now: Micros) -> list[NewEvent]:
+def _decision_events(state: Calling, call: CallState, decision: Decision, now: Micros) -> list[NewEvent]:
     context = tool_context(state, call.id)
     allowed = decision.startswith("allow")
     answer = ToolCompletedData(
-        ToolCallId(f"{APPROVAL_PREFIX}{call.id}"),
+        question_id(call.id),
         APPROVE,
         allowed,
         "success" if allowed else "rejected",
         (TextPart(decision),) if allowed else None,
         None if allowed else REJECTED,
     )
-    events = [NewEvent("tool.completed", answer, context, now)]
+    events = [NewEvent(answer, context, now)]
     if not allowed:
         rejected = ToolCompletedData(call.id, call.name, False, "rejected", error=REJECTED)
-        events.append(NewEvent("tool.completed", rejected, context, now))
+        events.append(NewEvent(rejected, context, now))
     return events

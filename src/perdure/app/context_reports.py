@@ -131,14 +131,13 @@ async def _present_prompt(tx: Tx, row: SessionRow) -> PromptRef:
 
     That of the last call, or what a compaction has left since.
     """
-    kinds = ("llm.generation", "context.compacted")
+    kinds = (LlmGenerationData.kind, ContextCompactedData.kind)
     for event in await events_of_kinds(tx, row.id, kinds, before=row.head, limit=LOOK_BACK):
-        data: LlmGenerationData | ContextCompactedData = event.decoded()
-        if isinstance(data, ContextCompactedData):
-            if data.after is not None:
-                return PromptRef(data.after, row.head, event.sequence)
-        elif data.prompt is not None and data.prompt.before is None:
-            return msgspec.structs.replace(data.prompt, through=row.head)
+        match event.decoded():
+            case ContextCompactedData(after=int(after)):
+                return PromptRef(after, row.head, event.sequence)
+            case LlmGenerationData(prompt=PromptRef(before=None) as prompt):
+                return msgspec.structs.replace(prompt, through=row.head)
     return PromptRef(0, row.head)
 
 

@@ -109,7 +109,7 @@ async def fill_prompt(tx: Tx, event: Event) -> Event:
     """An `llm.generation` event with the messages that the model was shown, rebuilt from the log (promise
     P7).
     """
-    data: LlmGenerationData = event.decoded()
+    data = event.read(LlmGenerationData)
     if data.messages is not None:
         return event
     messages: list[Message] = []

@@ -79,7 +79,7 @@ async def _changing(
     async def change(tx: Tx, space: WorkspaceRow, session: SessionRow | None) -> T:
         result, told = await work(tx, space)
         if told is not None and session is not None:
-            events = [NewEvent("file.written", told, EventContext(), now)]
+            events = [NewEvent(told, EventContext(), now)]
             row, stored = await append(tx, session, await without_secrets(app, tx, session, events), now=now)
             tx.after_commit(lambda: app.bus.publish(Appended(row.id, row.head, stored)))
         return result

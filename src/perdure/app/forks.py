@@ -141,7 +141,7 @@ async def rebuild_projection(tx: Tx, session_id: SessionId, through: int) -> Pro
 
 
 def _as_new(event: Event) -> NewEvent:
-    return NewEvent(event.type, event.decoded(), event.context_struct(), event.ts)
+    return NewEvent(event.decoded(), event.context_struct(), event.ts)
 
 
 async def export_session(app: App, caller: Caller, session_id: SessionId) -> bytes:

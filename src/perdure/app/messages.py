@@ -12,14 +12,20 @@ from perdure.app.sessions import check_model, write_at_head
 from perdure.app.storage import without_secrets
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, InvalidInput, NotFound, TooLarge
-from perdure.domain.events import Event, InputMessageData, NewEvent, ToolCompletedData
+from perdure.domain.events import (
+    Event,
+    InputMessageData,
+    NewEvent,
+    OutputMessageCompletedData,
+    ToolCompletedData,
+)
 from perdure.domain.history import result_message
 from perdure.domain.ids import MessageId, SessionId, check_id
 from perdure.domain.messages import ContentPart, CreateMessage, ImageFilePart, ImagePart, Message, TextPart
 from perdure.domain.spans import message_context, tool_context
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.tools import APPROVE, SubmittedToolResults, SubmitToolResults, ToolCallResult
-from perdure.domain.turn import CallState, TurnState, fold, open_client_calls
+from perdure.domain.turn import Calling, CallState, Idle, TurnState, fold, open_client_calls
 from perdure.store.bus import Appended
 from perdure.store.database import Tx
 from perdure.store.events import events_after, events_of_kinds
@@ -88,13 +94,13 @@ async def take_in(app: App, tx: Tx, row: SessionRow, message: Message, now: Micr
     """
     running = row.turn_id if row.status in ("active", "waiting_for_tool_results") else None
     context = message_context(running or app.new_id("turn"), message.id)
-    event = NewEvent("input.message", InputMessageData(message), context, now, message.metadata, message.tags)
+    event = NewEvent(InputMessageData(message), context, now, message.metadata, message.tags)
     (logged,) = await without_secrets(app, tx, row, [event])
     after, stored = await append(tx, row, [logged], now=now)
     if row.status != "active":
         await app.queue.enqueue(tx, Job(row.org_id, row.id))
     tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
-    taken: Message = logged.decoded().message
+    taken = logged.read(InputMessageData).message
     return msgspec.structs.replace(taken, sequence=after.head, session_id=after.id)
 
 
@@ -132,14 +138,18 @@ async def list_messages(app: App, caller: Caller, session_id: SessionId) -> list
 
 def _is_question(event: Event) -> bool:
     """Whether this is the answer to "may this call run?": the log's matter, not the conversation's."""
-    return event.type == "tool.completed" and event.decoded().tool_name == APPROVE
+    data = event.get(ToolCompletedData)
+    return data is not None and data.tool_name == APPROVE
 
 
 def _as_message(event: Event) -> Message:
-    data = event.decoded()
-    message = (
-        result_message(data, event.ts, event.id) if isinstance(data, ToolCompletedData) else data.message
-    )
+    match event.decoded():
+        case ToolCompletedData() as data:
+            message = result_message(data, event.ts, event.id)
+        case InputMessageData(message=message) | OutputMessageCompletedData(message=message):
+            pass
+        case _:
+            raise TypeError(f"a {event.type} event holds no message")
     return msgspec.structs.replace(message, sequence=event.sequence, session_id=event.session_id)
 
 
@@ -156,9 +166,9 @@ async def submit_tool_results(
 
     async def work(tx: Tx) -> tuple[SessionRow, tuple[Event, ...]]:
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
-        if row.status != "waiting_for_tool_results":
+        state = await read_turn(tx, row) if row.status == "waiting_for_tool_results" else None
+        if not isinstance(state, Calling):
             raise Conflict("the session is not waiting for tool results", code="not_waiting_for_tool_results")
-        state = await read_turn(tx, row)
         calls = _matched(open_client_calls(state), body.tool_results)
         events = [_result_event(state, call, result, now) for call, result in calls]
         after, stored = await append(tx, row, await without_secrets(app, tx, row, events), now=now)
@@ -172,7 +182,7 @@ async def submit_tool_results(
 
 async def read_turn(tx: Tx, row: SessionRow) -> TurnState:
     """The state of the session's present turn, folded from its log."""
-    state = TurnState(head=row.turn_after)
+    state: TurnState = Idle(head=row.turn_after)
     while state.head < row.head:
         page = await events_after(tx, row.id, state.head, limit=1000, until=row.head)
         if not page:
@@ -206,7 +216,7 @@ def _matched(
     return [(call, given[call.id]) for call in calls]
 
 
-def _result_event(state: TurnState, call: CallState, result: ToolCallResult, now: Micros) -> NewEvent:
+def _result_event(state: Calling, call: CallState, result: ToolCallResult, now: Micros) -> NewEvent:
     good = result.error is None
     text = result.result if isinstance(result.result, str) else to_json(result.result)
     data = ToolCompletedData(
@@ -217,4 +227,4 @@ def _result_event(state: TurnState, call: CallState, result: ToolCallResult, now
         (TextPart(text),) if good else None,
         result.error,
     )
-    return NewEvent("tool.completed", data, tool_context(state, call.id), now)
+    return NewEvent(data, tool_context(state, call.id), now)

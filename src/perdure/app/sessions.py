@@ -166,7 +166,7 @@ async def create_session(app: App, caller: Caller, body: CreateSession) -> Sessi
         active = app.registry.resolve(layer.capabilities for layer in layers)
         files = [mounts(active), *(layer.initial_files for layer in layers)]
         await write_initial_files(app, tx, row, files, now)
-        row, _ = await append(tx, row, [NewEvent("session.started", started, EventContext(), now)], now=now)
+        row, _ = await append(tx, row, [NewEvent(started, EventContext(), now)], now=now)
         return to_session(row, features=features_of(active), pinned=False)
 
     return await app.database.write(work)
@@ -412,10 +412,10 @@ def cancel_events(app: App, row: SessionRow, reason: str, now: Micros) -> list[N
         metadata=notice,
     )
     return [
-        NewEvent("turn.cancelled", TurnCancelledData(turn_id, reason), context, now),
-        NewEvent("input.message", InputMessageData(asked), context, now),
-        NewEvent("output.message.completed", OutputMessageCompletedData(said), context, now),
-        NewEvent("session.idled", SessionIdledData(turn_id), context, now),
+        NewEvent(TurnCancelledData(turn_id, reason), context, now),
+        NewEvent(InputMessageData(asked), context, now),
+        NewEvent(OutputMessageCompletedData(said), context, now),
+        NewEvent(SessionIdledData(turn_id), context, now),
     ]
 
 

@@ -23,6 +23,7 @@ from perdure.capabilities.sections import (
     layer_section,
     system_prompt,
 )
+from perdure.domain.actions import TurnRules
 from perdure.domain.errors import InvalidInput, NotFound
 from perdure.domain.ids import ModelId
 from perdure.domain.network import NetworkRules, combine
@@ -31,7 +32,6 @@ from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import InitialFile, NetworkAccess
 from perdure.domain.times import Micros
 from perdure.domain.tools import BuiltinTool, CapabilityRef, ClientSideTool, ToolDefinition
-from perdure.domain.turn import TurnRules
 from perdure.llm.driver import Driver, ToolSpec
 from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow

@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from perdure.cli.common import (
     FAILED,
     INTERRUPTED,
@@ -28,7 +30,7 @@ from perdure.domain.errors import PerdureError
 from perdure.domain.events import ENDED_TURN, ToolCall
 from perdure.domain.ids import is_id
 from perdure.domain.messages import Controls, text_of
-from perdure.domain.tools import APPROVE, ApprovalDecision, Decision
+from perdure.domain.tools import APPROVE, ApprovalDecision, ApprovalQuestion, Decision
 
 if TYPE_CHECKING:
     from perdure.domain.sessions import Session
@@ -133,10 +135,14 @@ async def _answer(talk: Chat, text: str) -> str:
     return answer
 
 
+def _question(call: ToolCall) -> ApprovalQuestion:
+    return msgspec.convert(call.arguments, ApprovalQuestion)
+
+
 def _refuse_to_wait(event: WireEvent) -> None:
     if event.type == "tool.call_requested":
         calls = data_of(event).tool_calls
-        held = ", ".join(call.arguments["tool_name"] for call in calls if call.name == APPROVE)
+        held = ", ".join(_question(call).tool_name for call in calls if call.name == APPROVE)
         if held:
             raise CommandFailed(f"a tool call requires approval, and there is no terminal to ask on: {held}")
         names = ", ".join(call.name for call in calls)
@@ -209,10 +215,8 @@ def _decide(runner: asyncio.Runner, talk: Chat, printer: TurnPrinter) -> None:
     while talk.questions:
         decisions = []
         for question in talk.questions:
-            call = question.arguments
-            printer.note(
-                f"? may {printable(call['tool_name'])} run? {short(call['arguments'], 400)}", "yellow"
-            )
+            call = _question(question)
+            printer.note(f"? may {printable(call.tool_name)} run? {short(call.arguments, 400)}", "yellow")
             answer = ""
             while answer not in DECISIONS:
                 try:
@@ -221,7 +225,7 @@ def _decide(runner: asyncio.Runner, talk: Chat, printer: TurnPrinter) -> None:
                     talk.questions = []
                     printer.note(runner.run(_cancel(talk)), "yellow")
                     return
-            decisions.append(ApprovalDecision(call["tool_call_id"], DECISIONS[answer]))
+            decisions.append(ApprovalDecision(call.tool_call_id, DECISIONS[answer]))
         talk.questions = []
         try:
             runner.run(_go_on(talk, decisions, printer))

@@ -12,7 +12,7 @@ from msgspec import Struct
 from perdure.client.errors import ApiError, BadAnswer, Unreachable
 from perdure.client.transport import CUT, FIRST_WAIT, MOST_WAIT, Transport, is_busy
 from perdure.domain.backoff import backoff
-from perdure.domain.events import ENDED_TURN, LIVE_TYPES, InputMessageData, WireEvent, decode_data
+from perdure.domain.events import ENDED_TURN, LIVE_TYPES, InputMessageData, WireEvent
 from perdure.domain.ids import sequence_of
 from perdure.domain.sse import Frame, SseParser, StreamTooLong
 
@@ -154,8 +154,8 @@ class TurnWatch:
 
     def take(self, event: WireEvent) -> bool:
         """Note the event; whether it belongs to the time after the message."""
-        if event.type == "input.message":
-            data: InputMessageData = decode_data(event.type, bytes(event.data))
+        if event.type == InputMessageData.kind:
+            data = msgspec.json.decode(event.data, type=InputMessageData)
             self._asked = self._asked or data.message.id == self._message_id
         elif event.type == "reason.started" or (
             event.type == "turn.started" and event.context.input_message_id == self._message_id

@@ -11,19 +11,25 @@ it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
+from typing import ClassVar
 
 import msgspec
 from msgspec import Struct
 
 from perdure.domain.compaction import ContextCompactedData, summary_message
 from perdure.domain.events import (
+    AnyEvent,
     Event,
+    InputMessageData,
     OutputMessageCompletedData,
+    ReasonCompletedData,
+    ReasonStartedData,
     ToolCompletedData,
     is_cancel_notice,
 )
-from perdure.domain.ids import EventId
+from perdure.domain.ids import EventId, MessageId
 from perdure.domain.messages import (
     ContentPart,
     ImageFilePart,
@@ -35,11 +41,15 @@ from perdure.domain.messages import (
     tool_calls_of,
 )
 from perdure.domain.times import Micros, to_rfc3339
-from perdure.domain.turn import AnyEvent
 
 HISTORY_TYPES = (
-    "input.message", "reason.started", "reason.completed", "output.message.completed", "tool.completed", "context.compacted",
-)  # fmt: skip
+    InputMessageData.kind,
+    ReasonStartedData.kind,
+    ReasonCompletedData.kind,
+    OutputMessageCompletedData.kind,
+    ToolCompletedData.kind,
+    ContextCompactedData.kind,
+)
 """The kinds of event that the conversation is made of."""
 
 CHARACTERS_PER_TOKEN = 4
@@ -121,31 +131,14 @@ class Conversation:
             event_id: the id that a new event got when it was appended.
         """
         self.head = sequence
-        match event.type:
-            case "input.message":
-                message = event.decoded().message
-                if is_cancel_notice(message, event):
-                    self._reasoning = False  # the model call that was going on, if any, will never answer
-                self._waiting.append((message, sequence))
-            case "reason.started":
-                self._flush(event.ts)
-                self._reasoning = True
-                self._begin = sequence - 1
-            case "reason.completed":
-                self._reasoning = False
-            case "output.message.completed":
-                self._answer(event, sequence)
-            case "tool.completed":
-                message = result_message(
-                    event.decoded(), event.ts, event.id if isinstance(event, Event) else event_id
-                )
-                self._results[event.decoded().tool_call_id] = message
-            case "context.compacted":
-                self._compacted(event, sequence)
+        handler = self._handlers.get(event.type)
+        if handler is not None:
+            handler(self, event, sequence, event_id)
 
     def prompt(self, budget: int) -> tuple[list[Message], int]:
-        """The newest messages within about `budget` tokens, and the sequence after which the log gives them
-        (0: all are there).
+        """The newest messages within about `budget` tokens, and where in the log they begin.
+
+        That is the sequence after which the log gives them; 0 when all are there.
 
         A summary comes first; it is not part of what that sequence gives. Where the window begins moves
         rarely, and then by a quarter of the budget, so that vendors' prompt caches stay warm.
@@ -240,17 +233,57 @@ class Conversation:
         self._tokens += tokens
         self.has_files = self.has_files or any(isinstance(part, ImageFilePart) for part in message.content)
 
-    def _answer(self, event: AnyEvent, sequence: int) -> None:
-        data: OutputMessageCompletedData = event.decoded()
+    def _input_message(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
+        message = event.read(InputMessageData).message
+        if is_cancel_notice(message, event):
+            self._reasoning = False  # the model call that was going on, if any, will never answer
+        self._waiting.append((message, sequence))
+
+    def _reason_started(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
+        self._flush(event.ts)
+        self._reasoning = True
+        self._begin = sequence - 1
+
+    def _reason_completed(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
+        self._reasoning = False
+
+    def _output_completed(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
+        data = event.read(OutputMessageCompletedData)
         if data.error_code is not None:
             return
         if not self._reasoning:
             if event.context_struct().exec_id is not None:
-                return  # the call began before what is held here: this stands before the oldest message that is
+                return  # the call began before what is held here, and so did its answer
             self._flush(event.ts)
             self._begin = sequence - 1
         self._add(data.message, self._begin)
         self._calls = tool_calls_of(data.message)
+
+    def _tool_completed(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
+        data = event.read(ToolCompletedData)
+        identity = event.id if isinstance(event, Event) else event_id
+        self._results[data.tool_call_id] = result_message(data, event.ts, identity)
+
+    def _compacted(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
+        data = event.read(ContextCompactedData)
+        if data.after is None or data.summary is None or sequence < (self.summary_at or 0):
+            return  # there was no summary to be had, or a newer one is known
+        after = data.after
+        self._entries = [entry for entry in self._entries if entry.begin >= after]
+        self.summary, self.summary_at = summary_message(data.summary, sequence, event.ts), sequence
+        self._tokens = estimate_tokens(self.summary) + sum(entry.tokens for entry in self._entries)
+        self.cut = False
+        self.cut_to = None
+
+    _handlers: ClassVar[dict[str, Callable[[Conversation, AnyEvent, int, EventId | None], None]]] = {
+        InputMessageData.kind: _input_message,
+        ReasonStartedData.kind: _reason_started,
+        ReasonCompletedData.kind: _reason_completed,
+        OutputMessageCompletedData.kind: _output_completed,
+        ToolCompletedData.kind: _tool_completed,
+        ContextCompactedData.kind: _compacted,
+    }
+    """By kind: takes in an event of that kind, with its sequence and, where it is new, the id that it got."""
 
     def _flush(self, now: Micros) -> None:
         for call in self._calls:
@@ -267,17 +300,6 @@ class Conversation:
     def _waiting_messages(self) -> tuple[Message, ...]:
         return tuple(message for message, _ in self._waiting)
 
-    def _compacted(self, event: AnyEvent, sequence: int) -> None:
-        data: ContextCompactedData = event.decoded()
-        if data.after is None or data.summary is None or sequence < (self.summary_at or 0):
-            return  # there was no summary to be had, or a newer one is known
-        after = data.after
-        self._entries = [entry for entry in self._entries if entry.begin >= after]
-        self.summary, self.summary_at = summary_message(data.summary, sequence, event.ts), sequence
-        self._tokens = estimate_tokens(self.summary) + sum(entry.tokens for entry in self._entries)
-        self.cut = False
-        self.cut_to = None
-
 
 def result_message(data: ToolCompletedData, ts: Micros, event_id: EventId | None = None) -> Message:
     """The tool_result message of a completed call; the same call gives the same id."""
@@ -290,7 +312,7 @@ def result_message(data: ToolCompletedData, ts: Micros, event_id: EventId | None
         if event_id
         else blake2b(f"{data.tool_call_id}/{ts}".encode(), digest_size=16).hexdigest()
     )
-    return Message(f"message_{identity}", "tool_result", content, to_rfc3339(ts))
+    return Message(MessageId(f"message_{identity}"), "tool_result", content, to_rfc3339(ts))
 
 
 def _result_value(parts: tuple[ContentPart, ...]) -> object:
@@ -303,6 +325,5 @@ def missing_result(call: ToolCallPart, ts: Micros) -> Message:
     """The result of a call that never had one."""
     identity = blake2b(f"{call.id}/missing".encode(), digest_size=16).hexdigest()
     error = "This call did not finish: the turn ended before its result came."
-    return Message(
-        f"message_{identity}", "tool_result", (ToolResultPart(call.id, None, error),), to_rfc3339(ts)
-    )
+    content = (ToolResultPart(call.id, None, error),)
+    return Message(MessageId(f"message_{identity}"), "tool_result", content, to_rfc3339(ts))

@@ -6,7 +6,7 @@ need not walk them (`gc=False`): its longest pause over 20,000 conversations is 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -16,6 +16,11 @@ from perdure.domain.times import CreatedAt
 Role = Literal["system", "user", "agent", "tool_result"]
 Phase = Literal["commentary", "final_answer"]
 JsonObject = dict[str, Any]
+
+if TYPE_CHECKING:
+    JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
+else:
+    JsonValue = Any  # msgspec knows no recursive types, and decodes it as just this
 
 MAX_TEXT = 1_000_000
 """The longest text part, in characters: about what the largest model windows hold."""

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import replace
 
 from perdure.domain.accounts import PrincipalSummary
 from perdure.domain.errors import InvalidInput
-from perdure.domain.events import NewEvent, is_cancel_notice
+from perdure.domain.events import (
+    InputMessageData,
+    LlmGenerationData,
+    NewEvent,
+    OutputMessageCompletedData,
+    SessionActivatedData,
+    SessionIdledData,
+    ToolCallRequestedData,
+    ToolCompletedData,
+    TurnCancelledData,
+    TurnCompletedData,
+    TurnFailedData,
+    TurnSealedData,
+    TurnStartedData,
+    is_cancel_notice,
+)
 from perdure.domain.ids import (
     AgentId,
     AgentIdText,
@@ -372,60 +387,89 @@ class Projection(Struct, frozen=True):
 
 def project(projection: Projection, events: Iterable[NewEvent]) -> Projection:
     """The projection after these events, which follow its head without a gap."""
+    head = projection.head
     for event in events:
-        projection = _project_one(projection, event)
-    return projection
+        head += 1
+        handler = _HANDLERS.get(event.type)
+        if handler is not None:
+            projection = handler(projection, event, head)
+    return replace(projection, head=head)
 
 
-def _project_one(old: Projection, event: NewEvent) -> Projection:
-    head = old.head + 1
-    replace = msgspec.structs.replace
-    data = event.data
-    match event.type:
-        case "input.message":
-            message = data.message  # type: ignore[attr-defined]
-            if is_cancel_notice(message, event):
-                return replace(old, head=head)
-            preview = old.preview if old.preview is not None else preview_of(text_of(message.content))
-            if old.status in ("active", "waiting_for_tool_results"):
-                return replace(old, head=head, status="active", preview=preview, wake_at=None)
-            turn_id = event.context.turn_id
-            return replace(
-                old, head=head, status="active", turn_id=turn_id, turn_after=old.head, preview=preview
-            )
-        case "turn.started":
-            # Sealed for good, until somebody tries again.
-            return replace(
-                old,
-                head=head,
-                turn_id=event.context.turn_id,
-                started_at=old.started_at or event.ts,
-                finished_at=None,
-            )
-        case "output.message.completed":
-            text = preview_of(text_of(data.message.content))  # type: ignore[attr-defined]
-            return replace(old, head=head, output_preview=text or old.output_preview)
-        case "llm.generation":
-            usage = data.metadata.usage  # type: ignore[attr-defined]
-            return replace(old, head=head, usage=usage.plus(old.usage) if usage else old.usage)
-        case "tool.call_requested":
-            until = event.ts + data.timeout_ms * 1000  # type: ignore[attr-defined]
-            return replace(old, head=head, status="waiting_for_tool_results", wake_at=until)
-        case "tool.completed" if old.status == "waiting_for_tool_results":
-            # A word on a question, or the rejection that it comes to, may leave others open:
-            # `session.activated` follows the last.
-            if data.tool_name == APPROVE or data.status == "rejected":  # type: ignore[attr-defined]
-                return replace(old, head=head)
-            return replace(old, head=head, status="active", wake_at=None)
-        case "session.activated":
-            return replace(old, head=head, status="active", wake_at=None)
-        case "turn.sealed":
-            return replace(old, head=head, turn_id=None, finished_at=event.ts)
-        case "turn.completed" | "turn.failed" | "turn.cancelled":
-            return replace(old, head=head, turn_id=None)
-        case "session.idled":
-            return replace(old, head=head, status="idle", turn_id=None, turn_after=head, wake_at=None)
-    return replace(old, head=head)
+def _input_message(old: Projection, event: NewEvent, head: int) -> Projection:
+    message = event.read(InputMessageData).message
+    if is_cancel_notice(message, event):
+        return old
+    preview = old.preview if old.preview is not None else preview_of(text_of(message.content))
+    if old.status in ("active", "waiting_for_tool_results"):
+        return replace(old, status="active", preview=preview, wake_at=None)
+    turn_id = event.context.turn_id
+    return replace(old, status="active", turn_id=turn_id, turn_after=head - 1, preview=preview)
+
+
+def _turn_started(old: Projection, event: NewEvent, head: int) -> Projection:
+    # Sealed for good, until somebody tries again.
+    turn_id = event.read(TurnStartedData).turn_id
+    return replace(old, turn_id=turn_id, started_at=old.started_at or event.ts, finished_at=None)
+
+
+def _output_completed(old: Projection, event: NewEvent, head: int) -> Projection:
+    text = preview_of(text_of(event.read(OutputMessageCompletedData).message.content))
+    return replace(old, output_preview=text or old.output_preview)
+
+
+def _generation(old: Projection, event: NewEvent, head: int) -> Projection:
+    usage = event.read(LlmGenerationData).metadata.usage
+    return old if usage is None else replace(old, usage=usage.plus(old.usage))
+
+
+def _call_requested(old: Projection, event: NewEvent, head: int) -> Projection:
+    until = event.ts + event.read(ToolCallRequestedData).timeout_ms * 1000
+    return replace(old, status="waiting_for_tool_results", wake_at=until)
+
+
+def _tool_completed(old: Projection, event: NewEvent, head: int) -> Projection:
+    if old.status != "waiting_for_tool_results":
+        return old
+    # A word on a question, or the rejection that it comes to, may leave others open: `session.activated`
+    # follows the last.
+    data = event.read(ToolCompletedData)
+    if data.tool_name == APPROVE or data.status == "rejected":
+        return old
+    return replace(old, status="active", wake_at=None)
+
+
+def _activated(old: Projection, event: NewEvent, head: int) -> Projection:
+    return replace(old, status="active", wake_at=None)
+
+
+def _turn_sealed(old: Projection, event: NewEvent, head: int) -> Projection:
+    return replace(old, turn_id=None, finished_at=event.ts)
+
+
+def _turn_ended(old: Projection, event: NewEvent, head: int) -> Projection:
+    return replace(old, turn_id=None)
+
+
+def _idled(old: Projection, event: NewEvent, head: int) -> Projection:
+    return replace(old, status="idle", turn_id=None, turn_after=head, wake_at=None)
+
+
+_HANDLERS: dict[str, Callable[[Projection, NewEvent, int], Projection]] = {
+    InputMessageData.kind: _input_message,
+    TurnStartedData.kind: _turn_started,
+    OutputMessageCompletedData.kind: _output_completed,
+    LlmGenerationData.kind: _generation,
+    ToolCallRequestedData.kind: _call_requested,
+    ToolCompletedData.kind: _tool_completed,
+    SessionActivatedData.kind: _activated,
+    TurnSealedData.kind: _turn_sealed,
+    TurnCompletedData.kind: _turn_ended,
+    TurnFailedData.kind: _turn_ended,
+    TurnCancelledData.kind: _turn_ended,
+    SessionIdledData.kind: _idled,
+}
+"""By kind: the projection after an event with that sequence (`head`), but for its own `head`."""
 
 
 def clean_tags(tags: Iterable[str]) -> tuple[str, ...]:

@@ -9,14 +9,8 @@ from __future__ import annotations
 import msgspec
 
 from perdure.domain.events import EventContext
-from perdure.domain.ids import (
-    ExecId,
-    MessageId,
-    ToolCallId,
-    TurnId,
-    span_of,
-)
-from perdure.domain.turn import TurnState
+from perdure.domain.ids import ExecId, MessageId, ToolCallId, TurnId, span_of
+from perdure.domain.turn import Calling, Reasoning, Turn
 
 
 def message_context(turn_id: TurnId, message_id: MessageId | None) -> EventContext:
@@ -24,27 +18,25 @@ def message_context(turn_id: TurnId, message_id: MessageId | None) -> EventConte
     return EventContext(turn_id, message_id, None, turn_id, span_of(turn_id))
 
 
-def turn_context(state: TurnState) -> EventContext:
+def turn_context(turn: Turn) -> EventContext:
     """Of the turn's own events."""
-    return _context(state, span_of(state.turn_id or ""), None)
+    return message_context(turn.id, turn.message_id)
 
 
-def reason_context(state: TurnState) -> EventContext:
+def reason_context(turn: Turn, exec_id: ExecId) -> EventContext:
     """Of a model call's beginning and end, and of what it says."""
-    exec_id = state.exec_id or ""
-    return _context(state, span_of(exec_id), span_of(state.turn_id or ""), exec_id)
+    return _context(turn, span_of(exec_id), span_of(turn.id), exec_id)
 
 
-def generation_context(state: TurnState) -> EventContext:
+def generation_context(state: Reasoning) -> EventContext:
     """Of the call to the vendor."""
-    exec_id = state.exec_id or ""
-    return _context(state, span_of(exec_id, "generation"), span_of(exec_id), exec_id)
+    exec_id = state.exec_id
+    return _context(state.turn, span_of(exec_id, "generation"), span_of(exec_id), exec_id)
 
 
-def compaction_context(state: TurnState) -> EventContext:
-    """Of a compaction that begins now; what ends it has the same."""
-    turn_id = state.turn_id or ""
-    return _context(state, span_of(turn_id, f"compaction/{state.head}"), span_of(turn_id))
+def compaction_context(turn: Turn, head: int) -> EventContext:
+    """Of a compaction that begins behind that sequence; what ends it has the same."""
+    return _context(turn, span_of(turn.id, f"compaction/{head}"), span_of(turn.id))
 
 
 def summary_context(compaction: EventContext, number: int) -> EventContext:
@@ -55,17 +47,16 @@ def summary_context(compaction: EventContext, number: int) -> EventContext:
     )
 
 
-def act_context(state: TurnState) -> EventContext:
+def act_context(state: Calling) -> EventContext:
     """Of a batch of tool calls."""
-    exec_id = state.exec_id or ""
-    return _context(state, span_of(exec_id, "act"), span_of(state.turn_id or ""), exec_id)
+    return _context(state.turn, span_of(state.exec_id, "act"), span_of(state.turn.id), state.exec_id)
 
 
-def tool_context(state: TurnState, call_id: ToolCallId) -> EventContext:
+def tool_context(state: Calling, call_id: ToolCallId) -> EventContext:
     """Of one tool call; what begins and what completes it share a span, whoever answers it."""
-    exec_id = state.exec_id or ""
-    return _context(state, span_of(exec_id, call_id), span_of(exec_id, "act"), exec_id)
+    exec_id = state.exec_id
+    return _context(state.turn, span_of(exec_id, call_id), span_of(exec_id, "act"), exec_id)
 
 
-def _context(state: TurnState, span: str, parent: str | None, exec_id: ExecId | None = None) -> EventContext:
-    return EventContext(state.turn_id, state.input_message_id, exec_id, state.turn_id, span, parent)
+def _context(turn: Turn, span: str, parent: str, exec_id: ExecId | None = None) -> EventContext:
+    return EventContext(turn.id, turn.message_id, exec_id, turn.id, span, parent)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from perdure.domain.messages import JsonObject
+from perdure.domain.messages import JsonObject, JsonValue
 
 ToolName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$(?!\n)", examples=["look_up_order"])]
 """What the model vendors accept as a function's name."""
@@ -118,6 +118,15 @@ APPROVE = "approve_tool_call"
 
 APPROVAL_PREFIX = "approve_"
 """The id of the question about a call is the call's id behind this."""
+
+
+class ApprovalQuestion(Struct, frozen=True):
+    """The arguments of a question: the call that it is about."""
+
+    tool_call_id: str
+    tool_name: str
+    arguments: JsonValue
+
 
 Decision = Literal["allow", "allow_always", "reject", "reject_always"]
 """`..._always` also decides every later call of that tool in the session."""

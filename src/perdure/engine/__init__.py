@@ -1,4 +1,4 @@
 """Doing what the turn asks for.
 
-Resolve the agent, reason (one model call), act (one batch of tools), advance (the loop).
+Resolve the agent, call the model, run tools, and advance: the loop that does these in turn.
 """

@@ -13,9 +13,7 @@ from perdure.capabilities.resolve import (
     load_layers,
     resolve_session,
 )
-from perdure.domain.errors import Fenced, PerdureError, Unavailable
-from perdure.domain.ids import SessionId
-from perdure.domain.turn import (
+from perdure.domain.actions import (
     AskApproval,
     AwaitClient,
     CallModel,
@@ -26,24 +24,27 @@ from perdure.domain.turn import (
     RunTools,
     StartTurn,
     TurnRules,
-    TurnState,
     next_action,
 )
+from perdure.domain.errors import Fenced, PerdureError, Unavailable
+from perdure.domain.events import ActCompletedData
+from perdure.domain.ids import SessionId
+from perdure.domain.turn import Answered, Idle, Started, TurnState
 from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
-from perdure.engine.model_call import reason
+from perdure.engine.model_call import call_model
 from perdure.engine.run import Run, open_run
-from perdure.engine.tool_calls import act, refuse_misfits
+from perdure.engine.tool_calls import refuse_misfits, run_tools
 from perdure.engine.turn_events import (
-    ask_approval,
-    begin_act,
-    begin_reason,
+    begin_model_call,
+    begin_tools,
     begin_turn,
-    expire,
-    fail,
-    finish,
-    request_client,
-    seal,
+    expire_calls,
+    fail_turn,
+    finish_turn,
+    request_approvals,
+    request_results,
+    seal_turn,
 )
 from perdure.store.database import Tx
 from perdure.store.sessions import release
@@ -63,9 +64,7 @@ async def advance(engine: Engine, session_id: SessionId) -> None:
         run = await open_run(engine, session_id)
         if run is None:
             return
-        if run.row.recoveries > engine.policy.max_recoveries:
-            while not await run.commit(seal(run, run.state)):
-                pass
+        await _give_up_if_stuck(run)
         while await _step(run):
             pass
         finished = True
@@ -77,6 +76,131 @@ async def advance(engine: Engine, session_id: SessionId) -> None:
     finally:
         if run is not None:
             await _let_go(run, finished, blameless)
+
+
+async def _give_up_if_stuck(run: Run) -> None:
+    """Seal a turn that was taken up again and again while its log did not move."""
+    if run.row.recoveries > run.engine.policy.max_recoveries:
+        while not isinstance(run.state, Idle) and not await run.commit(seal_turn(run, run.state)):
+            pass
+
+
+async def _step(run: Run) -> bool:
+    """One action; whether there may be another."""
+    state = run.ahead
+    trouble = None if run.prepared is not None or not _needs_layers(state) else await _prepare(run)
+    rules = (
+        run.prepared[0].rules if run.prepared else TurnRules(max_iterations=run.engine.policy.max_iterations)
+    )
+    action = next_action(state, rules, run.engine.clock.now())
+    if trouble is not None and isinstance(action, CallModel | RunTools | AskApproval | AwaitClient):
+        action = Fail(action.state, *trouble)
+    match action:
+        case Nothing():
+            return bool(run.facts) and not await run.commit(())
+        case StartTurn():
+            await _start(run, action)
+        case Finish():
+            await run.commit(finish_turn(run, action.state))
+        case Fail():
+            if await run.commit(fail_turn(run, action)):
+                # A message that came while they ran had the layers assembled afresh, and they cannot be.
+                _stop_tools(run)
+            run.prepared = None
+        case ExpireCalls():
+            await run.commit(expire_calls(run, action))
+        case CallModel() | RunTools() | AskApproval() | AwaitClient():
+            await _work(run, action)
+    return True
+
+
+def _needs_layers(state: TurnState) -> bool:
+    return bool(state.pending) if isinstance(state, Idle | Answered) else True
+
+
+async def _prepare(run: Run) -> tuple[str, str] | None:
+    """Resolve the agent and choose the model, afresh for each model call.
+
+    Trouble fails the turn, in words: its code and message.
+    """
+    engine, row = run.engine, run.row
+
+    async def body(tx: Tx) -> tuple[SessionLayers, ModelChoice | None]:
+        found = await load_layers(tx, row)
+        # As well as those from before: what tools gave meanwhile may hold one that has been replaced since.
+        run.redactor.learn(await open_secrets(tx, engine.vault, row.org_id, row.id))
+        controls = run.state.controls
+        wanted = controls.model_id if controls else None
+        return found, await choose_model(tx, found, wanted, engine.vault, engine.drivers)
+
+    try:
+        found, choice = await engine.database.read(body)
+        agent = await resolve_session(
+            found,
+            engine.registry,
+            now=engine.clock.now,
+            redactor=run.redactor,
+            model=choice,
+            max_iterations=engine.policy.max_iterations,
+        )
+    except PerdureError as error:
+        if error.retryable:
+            raise  # the database is away: no fault of the turn, which is taken up again
+        log.warning("session %s cannot be assembled: %s", row.id, error.message)
+        return error.code, error.message
+    if found.archived_agent is not None:
+        return "agent_archived", f"The agent {found.archived_agent!r} has been archived."
+    if choice is None:
+        return "model_not_configured", "No model is configured for this session."
+    run.redactor.known = frozenset((*agent.bound, *agent.client))
+    run.prepared = (agent, choice)
+    return None
+
+
+async def _start(run: Run, action: StartTurn) -> None:
+    """Begin a turn and, in the same append, its first model call."""
+    turn, opening = begin_turn(run, action)
+    if run.prepared is None:
+        await run.commit(opening)  # the next step fails the turn, in words
+        return
+    agent, choice = run.prepared
+    if is_full(run, agent, choice):
+        await run.commit(opening)  # the next step makes room for the call
+    elif await run.commit(opening + begin_model_call(run, turn, choice)):
+        run.facts = await call_model(run, agent, choice)
+
+
+async def _work(run: Run, action: CallModel | RunTools | AskApproval | AwaitClient) -> None:
+    """A step that needs the layers: announce it, do it, keep what came of it as facts."""
+    if run.prepared is None:
+        raise AssertionError("a step that needs the layers was reached without them")
+    agent, choice = run.prepared
+    match action:
+        case CallModel(state=state, resumed=resumed):
+            if not resumed and is_full(run, agent, choice):
+                await compact(run, state.turn, agent, choice, "proactive_budget")
+            elif await run.commit([] if resumed else begin_model_call(run, state.turn, choice)):
+                run.facts = await call_model(run, agent, choice)
+        case RunTools(calls=calls):
+            if await run.commit(begin_tools(run, agent, action)):
+                run.fresh.update(call.id for call in calls if not isinstance(call.status, Started))
+                run.facts = await run_tools(run, agent, tuple(call.id for call in calls))
+                await _look_for_secrets(run)
+                if run.facts[-1].get(ActCompletedData) is not None:
+                    # The layers may have changed while tools ran: the next model call sees them as they are.
+                    run.prepared = None
+        case AskApproval():
+            await run.commit(request_approvals(run, agent, action))
+        case AwaitClient(state=state, calls=calls):
+            refused = refuse_misfits(run, agent, state, calls)
+            await run.commit(refused or request_results(run, agent, action))
+
+
+async def _look_for_secrets(run: Run) -> None:
+    """Know the secrets as they are after the tools ran: one of them may have written, or read, a new one."""
+    row, vault = run.row, run.engine.vault
+    secrets = await run.engine.database.read(lambda tx: open_secrets(tx, vault, row.org_id, row.id))
+    run.redactor.learn(secrets)
 
 
 async def _let_go(run: Run, finished: bool, blameless: bool) -> None:
@@ -97,126 +221,3 @@ def _stop_tools(run: Run) -> None:
     for task in run.tools.values():
         task.cancel()
     run.tools.clear()
-
-
-async def _step(run: Run) -> bool:
-    """One action; whether there may be another."""
-    state = run.ahead
-    trouble = None if run.prepared is not None or not _needs_layers(state) else await _prepare(run)
-    rules = (
-        run.prepared[0].rules if run.prepared else TurnRules(max_iterations=run.engine.policy.max_iterations)
-    )
-    action = next_action(state, rules, run.engine.clock.now())
-    if trouble is not None and isinstance(action, CallModel | RunTools | AskApproval | AwaitClient):
-        action = trouble
-    match action:
-        case Nothing():
-            return bool(run.facts) and not await run.commit(())
-        case StartTurn():
-            return await _start(run, state, action)
-        case Finish():
-            await run.commit(finish(run, state))
-        case Fail(code=code, message=message):
-            if await run.commit(fail(run, state, code, message)):
-                _stop_tools(
-                    run
-                )  # a message that came while they ran had the layers assembled afresh, and they cannot be
-            run.prepared = None
-        case ExpireCalls():
-            await run.commit(expire(run, state, action))
-        case CallModel() | RunTools() | AskApproval() | AwaitClient():
-            await _work(run, state, action)
-    return True
-
-
-def _needs_layers(state: TurnState) -> bool:
-    return bool(state.started or state.pending) and not (
-        state.answered and not state.pending and not state.reasoning
-    )
-
-
-async def _prepare(run: Run) -> Fail | None:
-    """Resolve the agent and choose the model, afresh for each model call.
-
-    Trouble fails the turn, in words.
-    """
-    engine, row = run.engine, run.row
-
-    async def body(tx: Tx) -> tuple[SessionLayers, ModelChoice | None]:
-        found = await load_layers(tx, row)
-        # As well as those from before: what tools gave meanwhile may hold one that has been replaced since.
-        run.redactor.learn(await open_secrets(tx, engine.vault, row.org_id, row.id))
-        wanted = run.controls.model_id if run.controls else None
-        return found, await choose_model(tx, found, wanted, engine.vault, engine.drivers)
-
-    try:
-        found, choice = await engine.database.read(body)
-        agent = await resolve_session(
-            found,
-            engine.registry,
-            now=engine.clock.now,
-            redactor=run.redactor,
-            model=choice,
-            max_iterations=engine.policy.max_iterations,
-        )
-    except PerdureError as error:
-        if error.retryable:
-            raise  # the database is away: no fault of the turn, which is taken up again
-        log.warning("session %s cannot be assembled: %s", row.id, error.message)
-        return Fail(error.code, error.message)
-    if found.archived_agent is not None:
-        return Fail("agent_archived", f"The agent {found.archived_agent!r} has been archived.")
-    if choice is None:
-        return Fail("model_not_configured", "No model is configured for this session.")
-    run.redactor.known = frozenset((*agent.bound, *agent.client))
-    run.prepared = (agent, choice)
-    return None
-
-
-async def _look_for_secrets(run: Run) -> None:
-    """Know the secrets as they are after the tools ran: one of them may have written, or read, a new one."""
-    row, vault = run.row, run.engine.vault
-    secrets = await run.engine.database.read(lambda tx: open_secrets(tx, vault, row.org_id, row.id))
-    run.redactor.learn(secrets)
-
-
-async def _start(run: Run, state: TurnState, action: StartTurn) -> bool:
-    """Begin a turn and, in the same append, its first model call."""
-    begun, opening = begin_turn(run, state, action)
-    if run.prepared is None:
-        await run.commit(opening)  # the next step fails the turn, in words
-        return True
-    agent, choice = run.prepared
-    if is_full(run, agent, choice):
-        await run.commit(opening)  # the next step makes room for the call
-        return True
-    if await run.commit(opening + begin_reason(run, begun, choice)):
-        run.facts = await reason(run, agent, choice)
-    return True
-
-
-async def _work(run: Run, state: TurnState, action: CallModel | RunTools | AskApproval | AwaitClient) -> None:
-    """A step that needs the layers: announce it, do it, keep what came of it as facts."""
-    if run.prepared is None:
-        raise AssertionError("a step that needs the layers was reached without them")
-    agent, choice = run.prepared
-    match action:
-        case CallModel(resumed=resumed):
-            if not resumed and is_full(run, agent, choice):
-                await compact(run, agent, choice, "proactive_budget")
-            elif await run.commit([] if resumed else begin_reason(run, state, choice)):
-                run.facts = await reason(run, agent, choice)
-        case RunTools(calls=calls):
-            if await run.commit(begin_act(run, state, agent, calls)):
-                run.fresh.update(call.id for call in calls if not call.started)
-                marked = {call.id: call for call in run.state.calls}
-                run.facts = await act(run, agent, tuple(marked[call.id] for call in calls))
-                await _look_for_secrets(run)
-                if run.facts[-1].type == "act.completed":
-                    run.prepared = None  # layers may have changed while tools ran: the next model call sees them as they are
-        case AskApproval():
-            await run.commit(ask_approval(run, state, agent, action))
-        case AwaitClient(calls=calls):
-            await run.commit(
-                refuse_misfits(run, agent, state, calls) or request_client(run, state, agent, action)
-            )

@@ -1,5 +1,4 @@
-"""Compaction: when the history fills its room, the model sums up the older part, and goes on from the
-summary.
+"""Compaction: the model sums up the older part of a history that fills its room.
 
 The log says that it begins, what each model call of it came to, and what stands in the place of the older
 part. A runner that dies in between leaves nothing that matters: whoever goes on finds the history as full as
@@ -27,10 +26,11 @@ from perdure.domain.compaction import (
     summary_message,
 )
 from perdure.domain.errors import ModelError
-from perdure.domain.events import EventContext, NewEvent, PromptRef
+from perdure.domain.events import EventContext, NewEvent, PromptRef, ToolCompletedData
 from perdure.domain.history import CHARACTERS_PER_TOKEN, Entry, estimate_tokens, result_message
 from perdure.domain.messages import Message
 from perdure.domain.spans import compaction_context, summary_context
+from perdure.domain.turn import Turn
 from perdure.engine.budget import least_room, priced, room
 from perdure.engine.generation import Outcome, attempted, generation_data, place_of
 from perdure.engine.run import Run
@@ -60,9 +60,7 @@ Reason = Literal["proactive_budget", "request_too_large"]
 
 
 def is_full(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> bool:
-    """Whether the next model call would find the history fuller than the rules allow, and there is a part to
-    be summed up.
-    """
+    """Whether the history is fuller than the rules allow, and there is a part to be summed up."""
     rules = agent.behaviour.compaction
     if rules is None or run.uncompactable:
         return False
@@ -80,16 +78,19 @@ def is_full(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> bool:
 
 
 def _facts_tokens(run: Run) -> int:
-    results = [fact.decoded() for fact in run.facts if fact.type == "tool.completed"]
-    return sum(estimate_tokens(result_message(data, 0)) for data in results)
+    results = (fact.get(ToolCompletedData) for fact in run.facts)
+    return sum(estimate_tokens(result_message(data, 0)) for data in results if data is not None)
 
 
 def _older_part(run: Run, rules: Compaction, budget: int) -> tuple[list[Entry], int] | None:
     return run.conversation.split(int(rules.keep * budget))
 
 
-async def compact(run: Run, agent: ResolvedAgent, choice: ModelChoice, reason: Reason) -> bool:
+async def compact(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelChoice, reason: Reason) -> bool:
     """Sum up the older part of the history.
+
+    Args:
+        turn: the turn that needs the room.
 
     Returns:
         Whether the history is shorter now. When it is not, it is not tried again in this run.
@@ -108,15 +109,9 @@ async def compact(run: Run, agent: ResolvedAgent, choice: ModelChoice, reason: R
         return False
     older, after = parts
     conversation, clock = run.conversation, run.engine.clock
-    context, before, began = compaction_context(run.state), conversation.count(), clock.elapsed()
-    await _append(
-        run,
-        [
-            NewEvent(
-                "context.compacting", ContextCompactingData(reason, STRATEGY, before), context, clock.now()
-            )
-        ],
-    )
+    context, before, began = compaction_context(turn, run.state.head), conversation.count(), clock.elapsed()
+    begin = ContextCompactingData(reason, STRATEGY, before)
+    await _append(run, [NewEvent(begin, context, clock.now())])
     summing = _Summing(
         run, choice, rules, context, before, longest=max(LEAST_SUMMARY, min(MAX_SUMMARY, budget))
     )
@@ -131,7 +126,7 @@ async def compact(run: Run, agent: ResolvedAgent, choice: ModelChoice, reason: R
     else:
         left = before - len(older) - (conversation.summary is not None) + 1
         done = ContextCompactedData("summary", before, left, duration, tuple(summing.steps), summary, after)
-    await _append(run, [*summing.events, NewEvent("context.compacted", done, context, clock.now())])
+    await _append(run, [*summing.events, NewEvent(done, context, clock.now())])
     return summary is not None
 
 
@@ -202,7 +197,7 @@ class _Summing:
         """The text of a call's answer, with the event and the step that tell of it."""
         now = self.run.engine.clock.now()
         context = summary_context(self.context, len(self.events))
-        self.events.append(NewEvent("llm.generation", generation_data(self.choice, outcome), context, now))
+        self.events.append(NewEvent(generation_data(self.choice, outcome), context, now))
         if outcome.response is None or not outcome.response.text.strip():
             self.error = outcome.error.message if outcome.error else self.error
             return None

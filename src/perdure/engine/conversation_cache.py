@@ -104,11 +104,9 @@ async def read_conversation(
 
 
 async def _summary(tx: Tx, session_id: SessionId, through: int) -> tuple[Event | None, int]:
-    """The event with the summary that the conversation begins with, and the sequence after which it goes
-    on.
-    """
+    """The event with the summary that the conversation begins with, and where in the log it goes on."""
     found = await last_compaction(tx, session_id, through)
-    data: ContextCompactedData | None = None if found is None else found.decoded()
+    data = None if found is None else found.read(ContextCompactedData)
     return (None, 0) if data is None or data.after is None else (found, data.after)
 
 

@@ -19,6 +19,7 @@ from perdure.domain.events import (
     ReasonThinkingStartedData,
     ToolCallRepairedData,
 )
+from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import (
     ContentPart,
     ImageFilePart,
@@ -32,8 +33,8 @@ from perdure.domain.messages import (
 from perdure.domain.model_profiles import ModelProfile
 from perdure.domain.repair import fit_arguments, repair_arguments, repair_name
 from perdure.domain.spans import generation_context, reason_context
-from perdure.domain.times import to_rfc3339
-from perdure.domain.turn import TurnState
+from perdure.domain.times import Micros, to_rfc3339
+from perdure.domain.turn import Reasoning
 from perdure.engine.budget import is_wider, priced, room
 from perdure.engine.compact import compact
 from perdure.engine.conversation_cache import read_conversation
@@ -52,20 +53,22 @@ class _Call:
     """The attempts of one model call."""
 
     def __init__(
-        self, run: Run, state: TurnState, agent: ResolvedAgent, choice: ModelChoice, budget: int
+        self, run: Run, state: Reasoning, agent: ResolvedAgent, choice: ModelChoice, budget: int
     ) -> None:
         self.run, self.state, self.agent, self.choice = run, state, agent, choice
         self.budget = budget
         engine = run.engine
         self.engine, self.clock = engine, engine.clock
+        self.message_id = state.message_id or engine.new_id("message")
+        self.context = reason_context(state.turn, state.exec_id)
         self.live = LiveText(
             engine.bus,
             session_id=run.row.id,
-            turn_id=state.turn_id or "",
-            message_id=state.output_message_id or "",
+            turn_id=state.turn.id,
+            message_id=self.message_id,
             sequence=state.head,
             interval=engine.policy.delta_interval,
-            context=to_json(reason_context(state)),
+            context=to_json(self.context),
             redactor=run.redactor,
         )
         self.started = self.clock.elapsed()
@@ -82,7 +85,7 @@ class _Call:
     def request(self) -> tuple[ModelRequest, PromptRef]:
         conversation = self.run.conversation
         messages, after = conversation.prompt(self.budget)
-        controls = self.run.controls
+        controls = self.run.state.controls
         effort = controls.reasoning.effort if controls and controls.reasoning else None
         request = ModelRequest(
             model=self.choice.model.model_id,
@@ -132,7 +135,7 @@ class _Call:
     async def _shorten(self) -> bool:
         """Show the model less, after it has found the prompt too long; whether that can be done."""
         refused = self.run.conversation.tokens()
-        if not await compact(self.run, self.agent, self.choice, "request_too_large"):
+        if not await compact(self.run, self.state.turn, self.agent, self.choice, "request_too_large"):
             return self._shrink()
         self.live.sequence = self.run.state.head
         self._limit(max(refused * 9 // 10, 1))
@@ -161,9 +164,9 @@ def _without_files(message: Message) -> Message:
     return msgspec.structs.replace(message, content=tuple(parts))
 
 
-async def reason(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> list[NewEvent]:
+async def call_model(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> list[NewEvent]:
     """Make the model call that the log has announced; the events that complete it."""
-    state, catalog = run.state, run.engine.catalog
+    catalog = run.engine.catalog
     place = place_of(choice)
     profile = catalog.at_hand(place)
     budget = room(run, agent, choice)
@@ -171,14 +174,15 @@ async def reason(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> list[Ne
     # The price is looked for while the model works: the first look-up in a process takes a moment.
     pricing = None if catalog.is_ready(place) else asyncio.ensure_future(catalog.profile(place))
     try:
-        outcome = await _Call(run, state, agent, choice, budget).make()
+        call = _Call(run, run.phase(Reasoning), agent, choice, budget)
+        outcome = await call.make()
         if outcome.response is None:
-            return _failed(run, state, choice, outcome)
+            return _failed(call, outcome)
         outcome.response = _with_cost(outcome.response, profile if pricing is None else await pricing)
     finally:
         if pricing is not None:
             pricing.cancel()
-    return _answered(run, state, agent, choice, outcome, outcome.response)
+    return _answered(call, outcome, outcome.response)
 
 
 async def _widen(run: Run, budget: int) -> None:
@@ -196,8 +200,8 @@ def _with_cost(response: ModelResponse, profile: ModelProfile | None) -> ModelRe
     return msgspec.structs.replace(response, usage=priced(response.usage, profile))
 
 
-def _failed(run: Run, state: TurnState, choice: ModelChoice, outcome: Outcome) -> list[NewEvent]:
-    now = run.engine.clock.now()
+def _failed(call: _Call, outcome: Outcome) -> list[NewEvent]:
+    now = call.clock.now()
     error = outcome.error or ModelError("no answer", code="provider_bad_response")
     completed = ReasonCompletedData(
         success=False,
@@ -208,39 +212,19 @@ def _failed(run: Run, state: TurnState, choice: ModelChoice, outcome: Outcome) -
         error_code=error.code,
     )
     return [
-        NewEvent("llm.generation", generation_data(choice, outcome), generation_context(state), now),
-        NewEvent("reason.completed", completed, reason_context(state), now),
+        NewEvent(generation_data(call.choice, outcome), generation_context(call.state), now),
+        NewEvent(completed, call.context, now),
     ]
 
 
-def _answered(
-    run: Run,
-    state: TurnState,
-    agent: ResolvedAgent,
-    choice: ModelChoice,
-    outcome: Outcome,
-    response: ModelResponse,
-) -> list[NewEvent]:
-    now = run.engine.clock.now()
-    turn_id = state.turn_id or ""
-    reasoning = reason_context(state)
-    events: list[NewEvent] = []
-    if response.thinking:
-        started = ReasonThinkingStartedData(turn_id, choice.model.model_id)
-        events.append(NewEvent("reason.thinking.started", started, reasoning, now))
-        events.append(
-            NewEvent(
-                "reason.thinking.completed",
-                ReasonThinkingCompletedData(turn_id, response.thinking),
-                reasoning,
-                now,
-            )
-        )
-    calls, repaired = _repaired(run, state, agent, _distinct(response.tool_calls))
+def _answered(call: _Call, outcome: Outcome, response: ModelResponse) -> list[NewEvent]:
+    run, choice, now = call.run, call.choice, call.clock.now()
+    events = _thoughts(call, response, now)
+    calls, repaired = _repaired(call, _distinct(response.tool_calls))
     events += repaired
-    shown = withhold(run, agent, calls)
+    shown = withhold(run, call.agent, calls)
     outcome = msgspec.structs.replace(outcome, response=shown_response(response, calls, shown))
-    message = _message(run, state, choice, response, shown, now)
+    message = _message(call, response, shown, now)
     metadata = ModelMetadata(choice.model.model_id, choice.model.id, choice.provider.id)
     completed = ReasonCompletedData(
         success=True,
@@ -252,66 +236,65 @@ def _answered(
         usage=response.usage,
     )
     events += [
-        NewEvent(
-            "output.message.completed",
-            OutputMessageCompletedData(message, metadata, response.usage),
-            reasoning,
-            now,
-        ),
-        NewEvent("llm.generation", generation_data(choice, outcome), generation_context(state), now),
-        NewEvent("reason.completed", completed, reasoning, now),
+        NewEvent(OutputMessageCompletedData(message, metadata, response.usage), call.context, now),
+        NewEvent(generation_data(choice, outcome), generation_context(call.state), now),
+        NewEvent(completed, call.context, now),
     ]
     return events
 
 
-def _message(
-    run: Run,
-    state: TurnState,
-    choice: ModelChoice,
-    response: ModelResponse,
-    calls: tuple[ToolCallPart, ...],
-    now: int,
-) -> Message:
+def _thoughts(call: _Call, response: ModelResponse, now: Micros) -> list[NewEvent]:
+    if not response.thinking:
+        return []
+    turn_id = call.state.turn.id
+    return [
+        NewEvent(ReasonThinkingStartedData(turn_id, call.choice.model.model_id), call.context, now),
+        NewEvent(ReasonThinkingCompletedData(turn_id, response.thinking), call.context, now),
+    ]
+
+
+def _message(call: _Call, response: ModelResponse, calls: tuple[ToolCallPart, ...], now: Micros) -> Message:
     parts: tuple[ContentPart, ...] = (TextPart(response.text),) if response.text or not calls else ()
     return Message(
-        id=state.output_message_id or run.engine.new_id("message"),
+        id=call.message_id,
         role="agent",
         content=(*parts, *calls),
         created_at=to_rfc3339(now),
         phase="commentary" if calls else "final_answer",
         thinking=response.thinking,
         thinking_signature=response.thinking_signature,
-        reasoning_provider=choice.driver.provider_type if response.reasoning_items else None,
+        reasoning_provider=call.choice.driver.provider_type if response.reasoning_items else None,
         reasoning_items=response.reasoning_items or None,
     )
 
 
 def _repaired(
-    run: Run, state: TurnState, agent: ResolvedAgent, calls: tuple[ToolCallPart, ...]
+    call: _Call, asked: tuple[ToolCallPart, ...]
 ) -> tuple[tuple[ToolCallPart, ...], list[NewEvent]]:
-    """The calls with small slips mended, and an event for each that was."""
+    """The tool calls with small slips mended, and an event for each that was."""
+    agent = call.agent
     if not agent.behaviour.repair_tool_calls:
-        return calls, []
+        return asked, []
     known = {*agent.bound, *agent.client}
     mended: list[ToolCallPart] = []
     events: list[NewEvent] = []
-    for call in calls:
-        name = repair_name(call.name, known)
-        arguments = repair_arguments(call.arguments) if isinstance(call.arguments, str) else None
-        read = call.arguments if arguments is None else arguments
+    for part in asked:
+        name = repair_name(part.name, known)
+        arguments = repair_arguments(part.arguments) if isinstance(part.arguments, str) else None
+        read = part.arguments if arguments is None else arguments
         if (
             isinstance(read, dict)
-            and (fitted := fit_arguments(read, _parameters(agent, name or call.name))) != read
+            and (fitted := fit_arguments(read, _parameters(agent, name or part.name))) != read
         ):
             arguments = fitted
         better = msgspec.structs.replace(
-            call, name=name or call.name, arguments=call.arguments if arguments is None else arguments
+            part, name=name or part.name, arguments=part.arguments if arguments is None else arguments
         )
         mended.append(better)
-        if better != call:
+        if better != part:
             outcome = "name" if arguments is None else "arguments" if name is None else "name_and_arguments"
-            data = ToolCallRepairedData(call.id, better.name, state.turn_id or "", outcome)
-            events.append(NewEvent("tool.call_repaired", data, reason_context(state), run.engine.clock.now()))
+            data = ToolCallRepairedData(part.id, better.name, call.state.turn.id, outcome)
+            events.append(NewEvent(data, call.context, call.clock.now()))
     return tuple(mended), events
 
 
@@ -327,9 +310,9 @@ def _distinct(calls: tuple[ToolCallPart, ...]) -> tuple[ToolCallPart, ...]:
     seen: set[str] = set()
     distinct = []
     for index, call in enumerate(calls):
-        identity = call.id or f"call_{index}"
+        identity = call.id or ToolCallId(f"call_{index}")
         while identity in seen:
-            identity = f"{identity}_{index}"
+            identity = ToolCallId(f"{identity}_{index}")
         seen.add(identity)
         distinct.append(call if identity == call.id else msgspec.structs.replace(call, id=identity))
     return tuple(distinct)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
 from perdure.domain.errors import Fenced, StaleHead
-from perdure.domain.events import Event, NewEvent
+from perdure.domain.events import Event, InputMessageData, NewEvent
 from perdure.domain.history import Conversation
 from perdure.domain.ids import SessionId
-from perdure.domain.messages import Controls
+from perdure.domain.messages import JsonValue
 from perdure.domain.redaction import Redactor, redact_event
 from perdure.domain.times import Micros
-from perdure.domain.turn import TurnState, fold
+from perdure.domain.turn import Calling, Idle, Reasoning, TurnState, fold
 from perdure.engine.context import Engine
 from perdure.engine.conversation_cache import read_conversation
 from perdure.store.bus import Appended
@@ -28,9 +28,12 @@ from perdure.store.sessions import SessionRow, append, claim, look_session
 PAGE = 1000
 
 STALLED = 2.0
-"""Seconds after which an append that succeeded comes back so late that the claim is looked at again: well
-under the time after
-which a sweep takes a session for forgotten."""
+"""Seconds after which an append that succeeded comes back so late that the claim is looked at again.
+
+Well under the time after which a sweep takes a session for forgotten.
+"""
+
+Phase = TypeVar("Phase", Reasoning, Calling)
 
 
 class Run:
@@ -52,12 +55,11 @@ class Run:
         self.fresh: set[str] = set()
         """Calls that this very runner has announced, and so may run."""
         self.redactor = Redactor({})
-        self.withheld: dict[str, Any] = {}
+        self.withheld: dict[str, JsonValue] = {}
         """Arguments with secrets in them, by call id, as the model wrote them: the log holds them without."""
         self.uncompactable = False
         """Whether a compaction was tried in this run and came to nothing."""
         self.prepared: tuple[ResolvedAgent, ModelChoice] | None = None
-        self.controls: Controls | None = None
 
     @property
     def ahead(self) -> TurnState:
@@ -66,6 +68,12 @@ class Run:
         Previews are cut from what is in it.
         """
         return fold(self._redacted(self.facts), self.state)
+
+    def phase(self, kind: type[Phase]) -> Phase:
+        """The state, once the events that begin this phase are in the log."""
+        if not isinstance(self.state, kind):
+            raise AssertionError(f"the log says {type(self.state).__name__}, not {kind.__name__}")  # noqa: TRY004
+        return self.state
 
     async def commit(self, opening: Sequence[NewEvent]) -> bool:
         """Append the facts and the events that open the next step, in one batch.
@@ -100,9 +108,8 @@ class Run:
         self._take_in(batch, stored)
         self.engine.bus.publish(Appended(self.row.id, self.row.head, stored))
         if self.engine.clock.elapsed() - sent > STALLED:
-            await (
-                self._catch_up()
-            )  # another runner may have the session by now: then nothing is done in its place
+            # Another runner may have the session by now: then nothing is done in its place.
+            await self._catch_up()
         return True
 
     def _redacted(self, events: list[NewEvent]) -> list[NewEvent]:
@@ -114,8 +121,7 @@ class Run:
     def _take_in(self, events: Sequence[NewEvent | Event], stored: Sequence[Event]) -> None:
         for event, kept in zip(events, stored, strict=True):
             self.conversation.feed(event, kept.sequence, kept.id)
-            if event.type == "input.message":
-                self.controls = event.decoded().message.controls
+            if event.type == InputMessageData.kind:
                 self.prepared = None  # it may have chosen another model
         self.state = fold(events, self.state)
 
@@ -149,20 +155,23 @@ async def open_run(engine: Engine, session_id: SessionId) -> Run | None:
     """
     while (opened := await _look(engine, session_id)) is not None:
         row = opened.row
-        state = fold(opened.events, TurnState(head=row.turn_after))
-        if state.started:
+        state = fold(opened.events, Idle(head=row.turn_after))
+        begun = not isinstance(state, Idle)
+        if begun:
             try:
-                row = await engine.database.write(lambda tx, row=row: claim(tx, row))  # type: ignore[misc]
+                row = await _take_over(engine, row)
             except StaleHead:
                 engine.histories.keep(session_id, opened.conversation)
                 continue  # somebody wrote in between, and counts on this runner to see it
-            engine.leases[row.id] = row.epoch
-        run = Run(engine, row, state, opened.conversation, claimed=state.started)
-        for event in opened.events:
-            if event.type == "input.message":
-                run.controls = event.decoded().message.controls
-        return run
+        return Run(engine, row, state, opened.conversation, claimed=begun)
     return None
+
+
+async def _take_over(engine: Engine, row: SessionRow) -> SessionRow:
+    """Claim a session whose turn has begun."""
+    claimed = await engine.database.write(lambda tx: claim(tx, row))
+    engine.leases[claimed.id] = claimed.epoch
+    return claimed
 
 
 async def _look(engine: Engine, session_id: SessionId) -> Opened | None:

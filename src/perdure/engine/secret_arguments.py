@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from perdure.capabilities.port import Tool
 from perdure.capabilities.resolve import ResolvedAgent
-from perdure.domain.messages import ToolCallPart
+from perdure.domain.messages import JsonValue, ToolCallPart
 from perdure.domain.redaction import mark_of
 from perdure.engine.run import Run
 from perdure.llm.driver import ModelResponse
@@ -47,7 +45,7 @@ def shown_response(
     return msgspec.structs.replace(response, tool_calls=tuple(kept))
 
 
-def blank_secrets(tool: Tool, arguments: Any) -> tuple[Any, dict[str, str]]:
+def blank_secrets(tool: Tool, arguments: JsonValue) -> tuple[JsonValue, dict[str, str]]:
     """The arguments without what is secret, and that, under the name that stands for it.
 
     The very same when nothing is.

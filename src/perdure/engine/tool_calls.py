@@ -11,7 +11,6 @@ import json
 import logging
 import traceback
 from functools import lru_cache
-from typing import Any
 
 import jsonschema_rs
 import msgspec
@@ -19,11 +18,12 @@ import msgspec
 from perdure.capabilities.port import ToolContext, ToolOutcome
 from perdure.capabilities.resolve import BoundTool, ResolvedAgent
 from perdure.domain.errors import PerdureError, Unavailable
-from perdure.domain.events import ActCompletedData, NewEvent, ToolCompletedData
-from perdure.domain.messages import JsonObject, TextPart, storable
+from perdure.domain.events import ActCompletedData, NewEvent, ToolCompletedData, ToolStatus
+from perdure.domain.ids import ToolCallId
+from perdure.domain.messages import JsonObject, JsonValue, TextPart, storable
 from perdure.domain.redaction import is_mark
 from perdure.domain.spans import act_context, tool_context
-from perdure.domain.turn import CallState, TurnState
+from perdure.domain.turn import Calling, CallState, Done, Started
 from perdure.engine.live import ToolText
 from perdure.engine.run import Run
 from perdure.engine.tool_output import Given, shown_output
@@ -47,20 +47,22 @@ UNCERTAIN = "It may or may not have taken effect; look at the present state befo
 INTERRUPTED = f"This call was interrupted: the server stopped while it ran. {UNCERTAIN}"
 
 
-async def act(run: Run, agent: ResolvedAgent, calls: tuple[CallState, ...]) -> list[NewEvent]:
-    """Run the calls that are not running yet, wait for the first in order, and give the events of all that
-    are done in a row.
+async def run_tools(run: Run, agent: ResolvedAgent, ids: tuple[ToolCallId, ...]) -> list[NewEvent]:
+    """Run these calls, which the log has announced; the events that end the first of them.
 
-    Results enter the log in the order of the calls. The rest keeps running: the loop asks again.
+    Starts those that are not running yet, waits for the first in order, and gives the events of all that are
+    done in a row. Results enter the log in the order of the calls. The rest keeps running: the loop asks
+    again.
     """
-    state = run.state
+    state = run.phase(Calling)
+    calls = tuple(call for call in state.calls if call.id in ids)
     last: dict[str, asyncio.Task[list[NewEvent]]] = {}
     for call in calls:
         bound = agent.bound.get(call.name)
         queue = bound.tool.queue if bound else None
         if call.id not in run.tools:
             run.tools[call.id] = asyncio.create_task(
-                _one(run, agent, state, call, last.get(queue) if queue else None)
+                _run_call(run, agent, state, call, last.get(queue) if queue else None)
             )
         if queue:
             last[queue] = run.tools[call.id]
@@ -72,24 +74,26 @@ async def act(run: Run, agent: ResolvedAgent, calls: tuple[CallState, ...]) -> l
         events += run.tools[calls[done].id].result()
         done += 1
     if done == len(calls):
-        events.append(_completed(run, state, events))
+        events.append(_end_of_batch(run, state, events))
         run.tools.clear()
     return events
 
 
-def _completed(run: Run, state: TurnState, events: list[NewEvent]) -> NewEvent:
-    now = run.engine.clock.now()
+def _end_of_batch(run: Run, state: Calling, events: list[NewEvent]) -> NewEvent:
+    now, batch = run.engine.clock.now(), state.batch
     outcomes = [event.data.success for event in events if isinstance(event.data, ToolCompletedData)]
-    outcomes += [not call.failed for call in state.calls if call.done and call.id in state.act_calls]
-    duration = (now - state.act_started_at) // 1000 if state.act_started_at else None
+    if batch is not None:
+        done = ((call.id, call.status) for call in state.calls)
+        outcomes += [not how.failed for call, how in done if isinstance(how, Done) and call in batch.calls]
+    duration = None if batch is None else (now - batch.started_at) // 1000
     data = ActCompletedData(True, outcomes.count(True), outcomes.count(False), duration)
-    return NewEvent("act.completed", data, act_context(state), now)
+    return NewEvent(data, act_context(state), now)
 
 
-async def _one(
+async def _run_call(
     run: Run,
     agent: ResolvedAgent,
-    state: TurnState,
+    state: Calling,
     call: CallState,
     after: asyncio.Task[list[NewEvent]] | None,
 ) -> list[NewEvent]:
@@ -102,7 +106,8 @@ async def _one(
     bound = agent.bound.get(call.name)
     begun = run.engine.clock.elapsed()
     given: Given | None = None
-    status, error = "error", ""
+    status: ToolStatus = "error"
+    error = ""
     try:
         given = await _attempt(run, agent, bound, state, call)
         status = "success"
@@ -113,9 +118,8 @@ async def _one(
         status, error = "interrupted", INTERRUPTED
     except PerdureError as refused:
         status, error = "rejected" if refused.code == REJECTED else "error", _words(run, refused.message)
-        if (
-            isinstance(refused, Unavailable) and refused.retryable
-        ):  # the database went away, perhaps with the answer only
+        if isinstance(refused, Unavailable) and refused.retryable:
+            # The database went away, perhaps with the answer only.
             status, error = "interrupted", f"{error}. {UNCERTAIN}"
     except Exception as failure:  # noqa: BLE001 (whatever it is: the call has failed, and the model is told)
         trace = run.redactor.text(traceback.format_exc())
@@ -124,13 +128,13 @@ async def _one(
     duration = round((run.engine.clock.elapsed() - begun) * 1000)
     now = run.engine.clock.now()
     context = tool_context(state, call.id)
-    shown = None if given is None else await shown_output(run, agent, bound, call, given)
+    shown = None if given is None else await shown_output(run, agent, bound, state.turn.id, call, given)
     result = None if shown is None else (TextPart(shown.text),)
     data = ToolCompletedData(
         tool_call_id=call.id,
         tool_name=call.name,
         success=given is not None,
-        status=status,  # type: ignore[arg-type]
+        status=status,
         result=result,
         error=error or None,
         duration_ms=duration,
@@ -138,8 +142,8 @@ async def _one(
         capability_id=bound.capability_id if bound else None,
         capability_name=bound.capability_name if bound else None,
     )
-    files = [] if shown is None else [NewEvent("file.written", each, context, now) for each in shown.files]
-    return [*files, NewEvent("tool.completed", data, context, now)]
+    files = [] if shown is None else [NewEvent(each, context, now) for each in shown.files]
+    return [*files, NewEvent(data, context, now)]
 
 
 def _words(run: Run, message: str) -> str:
@@ -153,9 +157,9 @@ class _Interrupted(Exception):
 
 
 async def _attempt(
-    run: Run, agent: ResolvedAgent, bound: BoundTool | None, state: TurnState, call: CallState
+    run: Run, agent: ResolvedAgent, bound: BoundTool | None, state: Calling, call: CallState
 ) -> Given:
-    if call.started and not call.replayable and call.id not in run.fresh:
+    if call.status == Started(replayable=False) and call.id not in run.fresh:
         raise _Interrupted  # before all else: whatever is wrong with it now, it may have run
     if bound is None:
         raise PerdureError(_unknown(call.name, agent), code="unknown_tool")
@@ -163,13 +167,14 @@ async def _attempt(
     _check_withheld(run, bound, call)
     if bound.rejected:
         raise PerdureError("The user does not allow calls of this tool in this session.", code=REJECTED)
-    if 0 < agent.rules.loop_limit <= state.repeats:
+    repeats = state.turn.repeats
+    if 0 < agent.rules.loop_limit <= repeats:
         raise PerdureError(
-            f"You have made exactly these calls {state.repeats + 1} times in a row, so this one was not made. "
+            f"You have made exactly these calls {repeats + 1} times in a row, so this one was not made. "
             "Use the results you have, or try something else.",
             code="repeated_call",
         )
-    shown = _shown(run, state, call)
+    shown = _live_output(run, state, call)
     context = _context(run, agent, state, call, shown)
     try:
         return _given(await asyncio.wait_for(bound.tool.run(context, arguments), bound.tool.timeout))
@@ -216,7 +221,7 @@ def _check_withheld(run: Run, bound: BoundTool, call: CallState) -> None:
         )
 
 
-def check_arguments(parameters: JsonObject, arguments: Any) -> JsonObject:
+def check_arguments(parameters: JsonObject, arguments: JsonValue) -> JsonObject:
     """The arguments, when they fit the tool's schema, `parameters`.
 
     Raises:
@@ -240,7 +245,7 @@ def check_arguments(parameters: JsonObject, arguments: Any) -> JsonObject:
 
 
 def refuse_misfits(
-    run: Run, agent: ResolvedAgent, state: TurnState, calls: tuple[CallState, ...]
+    run: Run, agent: ResolvedAgent, state: Calling, calls: tuple[CallState, ...]
 ) -> list[NewEvent]:
     """The events that end those of a client's calls that do not fit their tool.
 
@@ -265,7 +270,7 @@ def refuse_misfits(
                 error=_words(run, refused.message),
                 display_name=tool.display_name,
             )
-            events.append(NewEvent("tool.completed", data, tool_context(state, call.id), now))
+            events.append(NewEvent(data, tool_context(state, call.id), now))
     return events
 
 
@@ -280,8 +285,8 @@ def _path(error: jsonschema_rs.ValidationError) -> str:
     return "/".join(str(step) for step in error.instance_path) or "arguments"
 
 
-def _shown(run: Run, state: TurnState, call: CallState) -> ToolText:
-    session_id, turn_id, bus = run.row.id, state.turn_id or "", run.engine.bus
+def _live_output(run: Run, state: Calling, call: CallState) -> ToolText:
+    session_id, turn_id, bus = run.row.id, state.turn.id, run.engine.bus
     context = to_json(tool_context(state, call.id))
 
     def publish(kind: LiveKind, offset: int, text: str) -> None:
@@ -303,15 +308,13 @@ def _shown(run: Run, state: TurnState, call: CallState) -> ToolText:
     return ToolText(run.redactor, publish)
 
 
-def _context(
-    run: Run, agent: ResolvedAgent, state: TurnState, call: CallState, shown: ToolText
-) -> ToolContext:
+def _context(run: Run, agent: ResolvedAgent, state: Calling, call: CallState, shown: ToolText) -> ToolContext:
     engine, row = run.engine, run.row
     return ToolContext(
         org_id=row.org_id,
         session_id=row.id,
         workspace_id=row.workspace(),
-        turn_id=state.turn_id or "",
+        turn_id=state.turn.id,
         tool_call_id=call.id,
         now=engine.clock.now,
         progress=shown.progress,

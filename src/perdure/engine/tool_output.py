@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from hashlib import blake2b
-from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -16,6 +15,8 @@ from perdure.capabilities.resolve import BoundTool, ResolvedAgent
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import FileWrittenData
 from perdure.domain.files import content_of
+from perdure.domain.ids import TurnId
+from perdure.domain.messages import JsonValue
 from perdure.domain.texts import without_middle
 from perdure.domain.turn import CallState
 from perdure.engine.run import Run
@@ -35,7 +36,7 @@ LEAST_SHOWN = 200
 class Given(Struct, frozen=True):
     """What a tool gave: a value, the same as text, and the files that it wrote."""
 
-    value: Any
+    value: JsonValue
     text: str
     files: tuple[FileWrittenData, ...] = ()
 
@@ -48,7 +49,7 @@ class Shown(Struct, frozen=True):
 
 
 async def shown_output(
-    run: Run, agent: ResolvedAgent, bound: BoundTool | None, call: CallState, given: Given
+    run: Run, agent: ResolvedAgent, bound: BoundTool | None, turn_id: TurnId, call: CallState, given: Given
 ) -> Shown:
     """The value as text.
 
@@ -70,7 +71,7 @@ async def shown_output(
     files: tuple[FileWrittenData, ...] = ()
     where = ""
     if bound is not None and bound.tool.spill and "file_system" in agent.features:
-        files = await _kept(run, call, body, "txt" if field or plain else "json")
+        files = await _kept(run, turn_id, call, body, "txt" if field or plain else "json")
         where = (
             f"; all of it is in {files[0].path}, for read_file with `offset` and `limit`, or grep_files"
             if files
@@ -84,7 +85,7 @@ async def shown_output(
     return Shown(cut, (*given.files, *files))
 
 
-def _longest(whole: Any, limit: int) -> tuple[str, str]:
+def _longest(whole: JsonValue, limit: int) -> tuple[str, str]:
     """The text that makes it long: a field of an object and its text, when all the rest is short.
 
     Else the whole as text.
@@ -99,10 +100,12 @@ def _longest(whole: Any, limit: int) -> tuple[str, str]:
     return "", msgspec.json.format(to_json(whole), indent=1)
 
 
-async def _kept(run: Run, call: CallState, text: str, suffix: str) -> tuple[FileWrittenData, ...]:
+async def _kept(
+    run: Run, turn_id: TurnId, call: CallState, text: str, suffix: str
+) -> tuple[FileWrittenData, ...]:
     """Write the whole output to its file; nothing when there is no room for it."""
     engine, row = run.engine, run.row
-    mark = blake2b(f"{run.state.turn_id}/{call.id}".encode(), digest_size=8).hexdigest()
+    mark = blake2b(f"{turn_id}/{call.id}".encode(), digest_size=8).hexdigest()
     path = f"{FOLDER}/{call.name}-{mark}.{suffix}"
     content = await asyncio.to_thread(lambda: content_of(text.encode(errors="replace")))
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from msgspec.structs import replace
-
 from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
+from perdure.domain.actions import AskApproval, AwaitClient, ExpireCalls, Fail, RunTools, StartTurn
 from perdure.domain.events import (
     ActStartedData,
     ModelMetadata,
@@ -21,6 +18,7 @@ from perdure.domain.events import (
     ToolCallSummary,
     ToolCompletedData,
     ToolStartedData,
+    ToolStatus,
     TurnCompletedData,
     TurnFailedData,
     TurnSealedData,
@@ -28,99 +26,98 @@ from perdure.domain.events import (
 )
 from perdure.domain.messages import Message, TextPart
 from perdure.domain.spans import act_context, reason_context, tool_context, turn_context
-from perdure.domain.times import to_rfc3339
-from perdure.domain.tools import APPROVAL_PREFIX, APPROVE
+from perdure.domain.times import Micros, to_rfc3339
+from perdure.domain.tools import APPROVE
 from perdure.domain.turn import (
-    AskApproval,
-    AwaitClient,
+    Answered,
+    ApprovalAsked,
     CallState,
-    ExpireCalls,
-    StartTurn,
-    TurnState,
+    RunningTurn,
+    Started,
+    Turn,
     as_tool_call,
+    question_id,
 )
 from perdure.engine.run import Run
 
 ADVICE = {
-    "model_not_configured": "No model is set up for this session yet. Register a provider and a model, or choose one with `model_id`.",
+    "model_not_configured": (
+        "No model is set up for this session yet. Register a provider and a model, or choose one with "
+        "`model_id`."
+    ),
     "provider_auth": "The model provider refused the credentials. Check the provider's API key.",
-    "provider_misconfigured": "The model provider's settings cannot be used. Somebody who manages it has to look at them.",
-    "provider_rate_limited": "The model provider is limiting requests and did not recover in time. Please try again later.",
+    "provider_misconfigured": (
+        "The model provider's settings cannot be used. Somebody who manages it has to look at them."
+    ),
+    "provider_rate_limited": (
+        "The model provider is limiting requests and did not recover in time. Please try again later."
+    ),
     "quota_exceeded": "The model provider's quota is used up.",
     "provider_unavailable": "The model provider could not be reached. Please try again later.",
     "provider_timeout": "The model took too long to answer. Please try again.",
-    "context_length_exceeded": "The conversation is too long for this model, even after leaving out its oldest part.",
+    "context_length_exceeded": (
+        "The conversation is too long for this model, even after leaving out its oldest part."
+    ),
     "max_iterations": "I stopped here: this turn reached its limit of model calls. Send a message to go on.",
     "loop_detected": "I kept repeating the same step without getting any further, so I stopped.",
     "agent_archived": "This session's agent has been archived, so it cannot go on.",
 }
 """What a person reads when a turn fails, by error code."""
 
+STEERED = "cancelled: the user sent a new message"
+UNANSWERED = "The client did not answer this call in time."
 
-def begin_turn(run: Run, state: TurnState, action: StartTurn) -> tuple[TurnState, list[NewEvent]]:
-    """The state and the events of a turn that begins."""
-    turn_id = action.turn_id or run.engine.new_id("turn")
+
+def begin_turn(run: Run, action: StartTurn) -> tuple[Turn, list[NewEvent]]:
+    """The turn that begins, and its events."""
     now = run.engine.clock.now()
-    begun = TurnState(
-        turn_id=turn_id,
-        input_message_id=action.message_id,
-        started=True,
-        started_at=now,
-        pending=state.pending,
-    )
-    context = turn_context(begun)
-    return begun, [
-        NewEvent("session.activated", SessionActivatedData(turn_id, action.message_id), context, now),
-        NewEvent(
-            "turn.started",
-            TurnStartedData(turn_id, action.message_id, action.input_content or None),
-            context,
-            now,
-        ),
-    ]
+    turn_id = action.turn_id or run.engine.new_id("turn")
+    turn = Turn(turn_id, action.message_id, action.input_content or None, now)
+    activated = SessionActivatedData(turn.id, turn.message_id)
+    started = TurnStartedData(turn.id, turn.message_id, turn.input_content)
+    context = turn_context(turn)
+    return turn, [NewEvent(activated, context, now), NewEvent(started, context, now)]
 
 
-def begin_reason(run: Run, state: TurnState, choice: ModelChoice) -> list[NewEvent]:
+def begin_model_call(run: Run, turn: Turn, choice: ModelChoice) -> list[NewEvent]:
     """The events that announce a model call.
 
     Its message has its id from here on, whatever runner completes it.
     """
     now = run.engine.clock.now()
-    context = reason_context(replace(state, exec_id=run.engine.new_id("exec")))
+    context = reason_context(turn, run.engine.new_id("exec"))
     metadata = ModelMetadata(choice.model.model_id, choice.model.id, choice.provider.id)
-    iteration = state.iteration + 1
+    iteration = turn.iterations + 1
     started = ReasonStartedData(run.row.harness_id, run.row.agent_id, metadata, iteration)
-    output = OutputMessageStartedData(
-        state.turn_id or "", run.engine.new_id("message"), choice.model.model_id, iteration
-    )
-    return [
-        NewEvent("reason.started", started, context, now),
-        NewEvent("output.message.started", output, context, now),
-    ]
+    message_id = run.engine.new_id("message")
+    output = OutputMessageStartedData(turn.id, message_id, choice.model.model_id, iteration)
+    return [NewEvent(started, context, now), NewEvent(output, context, now)]
 
 
-def begin_act(
-    run: Run, state: TurnState, agent: ResolvedAgent, calls: tuple[CallState, ...]
-) -> list[NewEvent]:
+def begin_tools(run: Run, agent: ResolvedAgent, action: RunTools) -> list[NewEvent]:
     """The events that must be in the log before a tool runs (promise P5).
 
     None for calls that were begun before.
     """
-    now = run.engine.clock.now()
-    fresh = [call for call in calls if not call.started]
+    now, state = run.engine.clock.now(), action.state
+    fresh = [call for call in action.calls if not isinstance(call.status, Started)]
     if not fresh:
         return []
-    summaries = tuple(ToolCallSummary(call.id, call.name, _display_name(agent, call.name)) for call in fresh)
     events: list[NewEvent] = []
-    if not state.acting:
-        events.append(NewEvent("act.started", ActStartedData(summaries), act_context(state), now))
+    if state.batch is None:
+        started = ActStartedData(tuple(_summary(agent, call) for call in fresh))
+        events.append(NewEvent(started, act_context(state), now))
     for call in fresh:
         bound = agent.bound.get(call.name)
         hints = bound.tool.hints if bound else None
         replayable = bool(hints and (hints.readonly or hints.idempotent))
         data = ToolStartedData(as_tool_call(call), _display_name(agent, call.name), replayable)
-        events.append(NewEvent("tool.started", data, tool_context(state, call.id), now))
+        events.append(NewEvent(data, tool_context(state, call.id), now))
     return events
+
+
+def _summary(agent: ResolvedAgent, call: CallState) -> ToolCallSummary:
+    return ToolCallSummary(call.id, call.name, _display_name(agent, call.name))
 
 
 def _display_name(agent: ResolvedAgent, name: str) -> str | None:
@@ -131,23 +128,19 @@ def _display_name(agent: ResolvedAgent, name: str) -> str | None:
     return client.display_name if client is not None else None
 
 
-def request_client(run: Run, state: TurnState, agent: ResolvedAgent, action: AwaitClient) -> list[NewEvent]:
+def request_results(run: Run, agent: ResolvedAgent, action: AwaitClient) -> list[NewEvent]:
     """Ask the caller to run its tools; the session parks with this."""
-    now = run.engine.clock.now()
     calls = tuple(as_tool_call(call) for call in action.calls)
-    summaries = tuple(
-        ToolCallSummary(call.id, call.name, _display_name(agent, call.name)) for call in action.calls
-    )
+    summaries = tuple(_summary(agent, call) for call in action.calls)
     data = ToolCallRequestedData(calls, summaries, round(run.engine.policy.client_timeout * 1000))
-    return [NewEvent("tool.call_requested", data, act_context(state), now)]
+    return [NewEvent(data, act_context(action.state), run.engine.clock.now())]
 
 
-def ask_approval(run: Run, state: TurnState, agent: ResolvedAgent, action: AskApproval) -> list[NewEvent]:
+def request_approvals(run: Run, agent: ResolvedAgent, action: AskApproval) -> list[NewEvent]:
     """Ask whether calls may run; the session parks with this."""
-    now = run.engine.clock.now()
     questions = tuple(
         ToolCall(
-            f"{APPROVAL_PREFIX}{call.id}",
+            question_id(call.id),
             APPROVE,
             {"tool_call_id": call.id, "tool_name": call.name, "arguments": call.arguments},
         )
@@ -158,72 +151,70 @@ def ask_approval(run: Run, state: TurnState, agent: ResolvedAgent, action: AskAp
         for question, call in zip(questions, action.calls, strict=True)
     )
     data = ToolCallRequestedData(questions, summaries, round(run.engine.policy.approval_timeout * 1000))
-    return [NewEvent("tool.call_requested", data, act_context(state), now)]
+    return [NewEvent(data, act_context(action.state), run.engine.clock.now())]
 
 
-def expire(run: Run, state: TurnState, action: ExpireCalls) -> list[NewEvent]:
+def expire_calls(run: Run, action: ExpireCalls) -> list[NewEvent]:
     """Error results for calls that were left open, and an answer to each question about one."""
-    now = run.engine.clock.now()
-    waited: Literal["timeout", "cancelled"] = "cancelled" if state.pending else "timeout"
+    now, state = run.engine.clock.now(), action.state
+    steered = bool(state.pending)
     events: list[NewEvent] = []
     for call in action.calls:
-        context = tool_context(state, call.id)
-        error = (
-            "cancelled: the user sent a new message"
-            if state.pending
-            else "The client did not answer this call in time."
-        )
-        if call.approval == "requested":
-            question = ToolCompletedData(f"{APPROVAL_PREFIX}{call.id}", APPROVE, False, waited, error=error)
-            events.append(NewEvent("tool.completed", question, context, now))
-            error = error if state.pending else "Nobody allowed this call in time, so it was rejected."
-        status = waited if call.approval != "requested" or state.pending else "rejected"
-        events.append(
-            NewEvent(
-                "tool.completed",
-                ToolCompletedData(call.id, call.name, False, status, error=error),
-                context,
-                now,
-            )
-        )
-    if not state.pending and any(call.approval == "requested" for call in action.calls):
-        data = SessionActivatedData(state.turn_id or "", state.input_message_id or "")
-        events.append(NewEvent("session.activated", data, turn_context(state), now))
+        ends = [_expired(call, steered)]
+        if isinstance(call.status, ApprovalAsked):
+            ends.insert(0, _expired_question(call, steered))
+        events += [NewEvent(data, tool_context(state, call.id), now) for data in ends]
+    if not steered and any(isinstance(call.status, ApprovalAsked) for call in action.calls):
+        data = SessionActivatedData(state.turn.id, state.turn.message_id)
+        events.append(NewEvent(data, turn_context(state.turn), now))
     return events
 
 
-def finish(run: Run, state: TurnState) -> list[NewEvent]:
+def _expired(call: CallState, steered: bool) -> ToolCompletedData:
+    if steered:
+        return ToolCompletedData(call.id, call.name, False, "cancelled", error=STEERED)
+    if isinstance(call.status, ApprovalAsked):
+        error = "Nobody allowed this call in time, so it was rejected."
+        return ToolCompletedData(call.id, call.name, False, "rejected", error=error)
+    return ToolCompletedData(call.id, call.name, False, "timeout", error=UNANSWERED)
+
+
+def _expired_question(call: CallState, steered: bool) -> ToolCompletedData:
+    status: ToolStatus = "cancelled" if steered else "timeout"
+    error = STEERED if steered else UNANSWERED
+    return ToolCompletedData(question_id(call.id), APPROVE, False, status, error=error)
+
+
+def finish_turn(run: Run, state: Answered) -> list[NewEvent]:
     """The turn is complete, and the session idle."""
-    now = run.engine.clock.now()
-    turn_id, context = state.turn_id or "", turn_context(state)
+    now, turn = run.engine.clock.now(), state.turn
     data = TurnCompletedData(
-        turn_id=turn_id,
-        iterations=state.iteration,
+        turn_id=turn.id,
+        iterations=turn.iterations,
         status="completed",
-        duration_ms=(now - state.started_at) // 1000,
-        usage=state.usage,
-        llm_call_count=state.llm_calls,
-        tool_call_count=state.tool_calls,
-        time_to_first_token_ms=state.time_to_first_token_ms,
-        final_message_id=state.final_message_id,
-        final_answer_preview=state.final_preview or None,
-        input_content=state.input_content or None,
+        duration_ms=(now - turn.started_at) // 1000,
+        usage=turn.usage,
+        llm_call_count=turn.llm_calls,
+        tool_call_count=turn.tool_calls,
+        time_to_first_token_ms=turn.time_to_first_token_ms,
+        final_message_id=state.message_id,
+        final_answer_preview=state.preview or None,
+        input_content=turn.input_content or None,
     )
-    return [NewEvent("turn.completed", data, context, now), _idle(state, run, now)]
+    return [NewEvent(data, turn_context(turn), now), _idled(turn, now)]
 
 
-def _idle(state: TurnState, run: Run, now: int) -> NewEvent:
-    data = SessionIdledData(state.turn_id or "", state.iteration, state.usage)
-    return NewEvent("session.idled", data, turn_context(state), now)
+def _idled(turn: Turn, now: Micros) -> NewEvent:
+    return NewEvent(SessionIdledData(turn.id, turn.iterations, turn.usage), turn_context(turn), now)
 
 
-def fail(run: Run, state: TurnState, code: str, message: str) -> list[NewEvent]:
+def fail_turn(run: Run, action: Fail) -> list[NewEvent]:
     """The turn failed.
 
     A message that a person can read, the failure, and rest, unless somebody already asked for more.
     """
-    now = run.engine.clock.now()
-    turn_id, context = state.turn_id or "", turn_context(state)
+    now, turn, code = run.engine.clock.now(), action.state.turn, action.code
+    context = turn_context(turn)
     words = ADVICE.get(code, "Something went wrong while I worked on this. Please try again.")
     said = Message(
         run.engine.new_id("message"),
@@ -234,16 +225,16 @@ def fail(run: Run, state: TurnState, code: str, message: str) -> list[NewEvent]:
         metadata={"error": True},
     )
     events = [
-        NewEvent("output.message.completed", OutputMessageCompletedData(said, error_code=code), context, now),
-        NewEvent("turn.failed", TurnFailedData(turn_id, message, code, usage=state.usage), context, now),
+        NewEvent(OutputMessageCompletedData(said, error_code=code), context, now),
+        NewEvent(TurnFailedData(turn.id, action.message, code, usage=turn.usage), context, now),
     ]
-    return events if state.pending else [*events, _idle(state, run, now)]
+    return events if action.state.pending else [*events, _idled(turn, now)]
 
 
-def seal(run: Run, state: TurnState) -> list[NewEvent]:
+def seal_turn(run: Run, state: RunningTurn) -> list[NewEvent]:
     """The turn was taken up again and again without getting anywhere: no more."""
-    now = run.engine.clock.now()
+    now, turn = run.engine.clock.now(), state.turn
     detail = f"The turn was recovered {run.row.recoveries - 1} times without progress."
-    data = TurnSealedData(state.turn_id or "", "no_progress", detail, state.iteration, state.usage)
-    events = [NewEvent("turn.sealed", data, turn_context(state), now)]
-    return events if state.pending else [*events, _idle(state, run, now)]
+    data = TurnSealedData(turn.id, "no_progress", detail, turn.iterations, turn.usage)
+    events = [NewEvent(data, turn_context(turn), now)]
+    return events if state.pending else [*events, _idled(turn, now)]

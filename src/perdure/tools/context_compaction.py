@@ -15,7 +15,13 @@ from perdure.app.context import Services
 from perdure.app.events import events_around, page_of_events
 from perdure.capabilities.port import READ_ONLY, Behaviour, Capability, Tool, ToolContext, ToolOutcome, schema
 from perdure.domain.compaction import AT, KEEP, MAX_INSTRUCTIONS, Compaction
-from perdure.domain.events import Event, OutputMessageCompletedData, ToolCompletedData, is_cancel_notice
+from perdure.domain.events import (
+    Event,
+    InputMessageData,
+    OutputMessageCompletedData,
+    ToolCompletedData,
+    is_cancel_notice,
+)
 from perdure.domain.messages import JsonObject, text_of, tool_calls_of
 from perdure.domain.times import to_rfc3339
 from perdure.store.events import EventFilter
@@ -95,14 +101,13 @@ class _Said(Struct, frozen=True):
 
 def _said(event: Event) -> _Said | None:
     """What an event says; None when that is nothing to remember."""
-    data = event.decoded()
-    match data:
+    match event.decoded():
         case ToolCompletedData(tool_name="query_history"):
             return None  # it would find itself for ever
-        case ToolCompletedData():
+        case ToolCompletedData() as data:
             text = data.error or (text_of(data.result) if data.result else "")
             return _Said(event.sequence, f"result of {data.tool_name}", event.ts, text)
-        case OutputMessageCompletedData(error_code=None):
+        case OutputMessageCompletedData(error_code=None) as data:
             calls = [
                 f"[calls {call.name} {to_json(call.arguments)}]"
                 for call in tool_calls_of(data.message)
@@ -110,13 +115,9 @@ def _said(event: Event) -> _Said | None:
             ]
             text = "\n".join([text_of(data.message.content), *calls]).strip()
             return _Said(event.sequence, "agent", event.ts, text) if text else None
-        case OutputMessageCompletedData():
-            return None
-    return (
-        None
-        if is_cancel_notice(data.message, event)
-        else _Said(event.sequence, "user", event.ts, text_of(data.message.content))
-    )
+        case InputMessageData(message=message) if not is_cancel_notice(message, event):
+            return _Said(event.sequence, "user", event.ts, text_of(message.content))
+    return None
 
 
 async def _query_history(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:

@@ -1,17 +1,18 @@
 """Events: what a session's log is made of, and the live deltas that only pass by.
 
-One struct per kind of `data`; `EVENT_DATA` names them all. A stored event's data stays JSON until somebody
-needs to look inside.
+One class per kind of `data`, which is the key of the kind; `EVENT_DATA` names them all. A stored event's data
+stays JSON until somebody needs to look inside.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
 from perdure.domain.compaction import ContextCompactedData, ContextCompactingData
+from perdure.domain.event_data import EventData
 from perdure.domain.events.fields import INPUT_MESSAGE_ID, TURN_ID
 from perdure.domain.events.messages import (
     InputMessageData,
@@ -44,6 +45,7 @@ from perdure.domain.events.tools import (
     ToolOutputDeltaData,
     ToolProgressData,
     ToolStartedData,
+    ToolStatus,
 )
 from perdure.domain.events.turns import (
     SessionActivatedData,
@@ -67,6 +69,7 @@ __all__ = [
     "RESERVED_TYPES",
     "ActCompletedData",
     "ActStartedData",
+    "AnyEvent",
     "ContextCompactedData",
     "ContextCompactingData",
     "Event",
@@ -99,6 +102,7 @@ __all__ = [
     "ToolOutputDeltaData",
     "ToolProgressData",
     "ToolStartedData",
+    "ToolStatus",
     "TurnCancelledData",
     "TurnCompletedData",
     "TurnFailedData",
@@ -134,40 +138,44 @@ class EventContext(Struct, frozen=True, omit_defaults=True):
     parent_span_id: Annotated[str | None, Meta(description="The span that contains this one.")] = None
 
 
-EVENT_DATA: dict[str, type[Struct]] = {
-    "input.message": InputMessageData,
-    "output.message.started": OutputMessageStartedData,
-    "output.message.delta": OutputMessageDeltaData,
-    "output.message.completed": OutputMessageCompletedData,
-    "session.started": SessionStartedData,
-    "session.activated": SessionActivatedData,
-    "session.idled": SessionIdledData,
-    "turn.started": TurnStartedData,
-    "turn.completed": TurnCompletedData,
-    "turn.failed": TurnFailedData,
-    "turn.cancelled": TurnCancelledData,
-    "turn.sealed": TurnSealedData,
-    "reason.started": ReasonStartedData,
-    "reason.completed": ReasonCompletedData,
-    "reason.thinking.started": ReasonThinkingStartedData,
-    "reason.thinking.delta": ReasonThinkingDeltaData,
-    "reason.thinking.completed": ReasonThinkingCompletedData,
-    "act.started": ActStartedData,
-    "act.completed": ActCompletedData,
-    "tool.started": ToolStartedData,
-    "tool.completed": ToolCompletedData,
-    "tool.progress": ToolProgressData,
-    "tool.output.delta": ToolOutputDeltaData,
-    "tool.call_requested": ToolCallRequestedData,
-    "tool.call_repaired": ToolCallRepairedData,
-    "llm.generation": LlmGenerationData,
-    "context.compacting": ContextCompactingData,
-    "context.compacted": ContextCompactedData,
-    "file.written": FileWrittenData,
-}
+_CLASSES: tuple[type[EventData], ...] = (
+    InputMessageData,
+    OutputMessageStartedData,
+    OutputMessageDeltaData,
+    OutputMessageCompletedData,
+    SessionStartedData,
+    SessionActivatedData,
+    SessionIdledData,
+    TurnStartedData,
+    TurnCompletedData,
+    TurnFailedData,
+    TurnCancelledData,
+    TurnSealedData,
+    ReasonStartedData,
+    ReasonCompletedData,
+    ReasonThinkingStartedData,
+    ReasonThinkingDeltaData,
+    ReasonThinkingCompletedData,
+    ActStartedData,
+    ActCompletedData,
+    ToolStartedData,
+    ToolCompletedData,
+    ToolProgressData,
+    ToolOutputDeltaData,
+    ToolCallRequestedData,
+    ToolCallRepairedData,
+    LlmGenerationData,
+    ContextCompactingData,
+    ContextCompactedData,
+    FileWrittenData,
+)
+
+EVENT_DATA = {data.kind: data for data in _CLASSES}
+"""The class of every kind of event."""
 
 LIVE_TYPES = frozenset(
-    {"output.message.delta", "reason.thinking.delta", "tool.progress", "tool.output.delta"}
+    data.kind
+    for data in (OutputMessageDeltaData, ReasonThinkingDeltaData, ToolProgressData, ToolOutputDeltaData)
 )
 """Kinds that are shown while they happen and never logged: what completes them replaces them."""
 
@@ -187,22 +195,41 @@ RESERVED_TYPES = frozenset(
 
 KNOWN_TYPES = frozenset(EVENT_DATA) | RESERVED_TYPES
 
-ENDED_TURN = frozenset({"turn.completed", "turn.failed", "turn.cancelled", "turn.sealed"})
+ENDED_TURN = frozenset(
+    data.kind for data in (TurnCompletedData, TurnFailedData, TurnCancelledData, TurnSealedData)
+)
 """Every turn ends with one of these (promise P4)."""
+
+Data = TypeVar("Data", bound=EventData)
+DataClass = type[Data]
 
 
 class NewEvent(Struct, frozen=True):
     """An event that is to be appended: sequence and id come with the append."""
 
-    type: str
-    data: Struct
+    data: EventData
     context: EventContext
     ts: Micros
     metadata: JsonObject | None = None
     tags: tuple[str, ...] | None = None
 
-    def decoded(self) -> Any:
+    @property
+    def type(self) -> str:
+        """The kind of its data."""
+        return self.data.kind
+
+    def decoded(self) -> EventData:
         """The data, as `Event.decoded` gives it."""
+        return self.data
+
+    def get(self, kind: DataClass[Data]) -> Data | None:
+        """The data, as `Event.get` gives it."""
+        return self.data if isinstance(self.data, kind) else None
+
+    def read(self, kind: DataClass[Data]) -> Data:
+        """The data, as `Event.read` gives it."""
+        if not isinstance(self.data, kind):
+            raise _other_kind(self.type, kind)
         return self.data
 
     def context_struct(self) -> EventContext:
@@ -239,15 +266,38 @@ class Event(Struct):
             ).encode()
         return self._wire
 
-    def decoded(self) -> Any:
+    def decoded(self) -> EventData:
         """The data as its struct."""
         return decode_data(self.type, self.data)
 
+    def get(self, kind: DataClass[Data]) -> Data | None:
+        """The data if it is of this class, else None; the data of other kinds stays JSON."""
+        return msgspec.json.decode(self.data, type=kind) if self.type == kind.kind else None
+
+    def read(self, kind: DataClass[Data]) -> Data:
+        """The data, which is of this class.
+
+        Raises:
+            TypeError: it is not.
+        """
+        if self.type != kind.kind:
+            raise _other_kind(self.type, kind)
+        return msgspec.json.decode(self.data, type=kind)
+
     def context_struct(self) -> EventContext:
+        """Where the event belongs, as its struct."""
         return _CONTEXT.decode(self.context)
 
 
-def is_cancel_notice(message: Message, event: Event | NewEvent) -> bool:
+def _other_kind(found: str, wanted: type[EventData]) -> TypeError:
+    return TypeError(f"a {found} event was read as {wanted.__name__}")
+
+
+AnyEvent = Event | NewEvent
+"""A log without gaps needs no numbers: each event is the one after the one before it."""
+
+
+def is_cancel_notice(message: Message, event: AnyEvent) -> bool:
     """Whether this `input.message` only says that its turn was cancelled: nobody has to answer it.
 
     A client may write the same metadata; but the event of what a client wrote names its message.
@@ -316,6 +366,6 @@ _DECODERS = {kind: msgspec.json.Decoder(data) for kind, data in EVENT_DATA.items
 _CONTEXT = msgspec.json.Decoder(EventContext)
 
 
-def decode_data(kind: str, data: str | bytes) -> Any:
+def decode_data(kind: str, data: str | bytes) -> EventData:
     """The data of an event of this kind, as its struct."""
     return _DECODERS[kind].decode(data)

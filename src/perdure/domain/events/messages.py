@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from perdure.domain.event_data import EventData
 from perdure.domain.events.fields import (
     ACCUMULATED,
     CALL_USAGE,
@@ -27,24 +28,27 @@ from perdure.domain.ids import (
 from perdure.domain.messages import JsonObject, Message, Usage
 
 
-class InputMessageData(Struct, frozen=True):
+class InputMessageData(EventData, frozen=True):
     """A message came in: from a client, or, after a cancel, the note that it was asked for."""
 
+    kind = "input.message"
     message: Annotated[Message, Meta(description="The message that came in.")]
 
 
-class OutputMessageStartedData(Struct, frozen=True, omit_defaults=True):
+class OutputMessageStartedData(EventData, frozen=True, omit_defaults=True):
     """A model call begins to write a message. The message keeps this id, whatever process completes it."""
 
+    kind = "output.message.started"
     turn_id: Annotated[TurnId, TURN_ID]
     message_id: Annotated[MessageId | None, MESSAGE_ID] = None
     model: Annotated[str | None, MODEL] = None
     iteration: Annotated[int | None, ITERATION] = None
 
 
-class OutputMessageDeltaData(Struct, frozen=True, omit_defaults=True):
+class OutputMessageDeltaData(EventData, frozen=True, omit_defaults=True):
     """A piece of a message's text while it is written; only live."""
 
+    kind = "output.message.delta"
     turn_id: Annotated[TurnId, TURN_ID]
     delta: Annotated[str, DELTA]
     accumulated: Annotated[str, ACCUMULATED]
@@ -57,9 +61,10 @@ class ModelMetadata(Struct, frozen=True, omit_defaults=True):
     provider_id: Annotated[ProviderId | None, Meta(description="The provider that serves the model.")] = None
 
 
-class OutputMessageCompletedData(Struct, frozen=True, omit_defaults=True):
+class OutputMessageCompletedData(EventData, frozen=True, omit_defaults=True):
     """An agent's message is complete: a model's answer, or words about a failure or a cancel."""
 
+    kind = "output.message.completed"
     message: Annotated[Message, Meta(description="The complete message.")]
     metadata: Annotated[ModelMetadata | None, Meta(description="The model that wrote the message.")] = None
     usage: Annotated[Usage | None, CALL_USAGE] = None

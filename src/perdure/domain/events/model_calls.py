@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from perdure.domain.event_data import EventData
 from perdure.domain.events.fields import (
     ACCUMULATED,
     CALL_USAGE,
@@ -33,18 +34,20 @@ _SUCCESS = Meta(description="Whether the call succeeded.")
 _DURATION_MS = Meta(description="How long the call took, in milliseconds.")
 
 
-class ReasonStartedData(Struct, frozen=True, omit_defaults=True):
+class ReasonStartedData(EventData, frozen=True, omit_defaults=True):
     """A model call begins."""
 
+    kind = "reason.started"
     harness_id: Annotated[HarnessId, Meta(description="The harness of the session.")]
     agent_id: Annotated[AgentId | None, Meta(description="The agent that works in the session.")] = None
     metadata: Annotated[ModelMetadata | None, Meta(description="The model that is called.")] = None
     iteration: Annotated[int | None, ITERATION] = None
 
 
-class ReasonCompletedData(Struct, frozen=True, omit_defaults=True):
+class ReasonCompletedData(EventData, frozen=True, omit_defaults=True):
     """A model call ended, over all its attempts."""
 
+    kind = "reason.completed"
     success: Annotated[bool, _SUCCESS]
     has_tool_calls: Annotated[bool, Meta(description="Whether the model requested tool calls.")]
     tool_call_count: Annotated[int, TOOL_CALL_COUNT]
@@ -57,25 +60,28 @@ class ReasonCompletedData(Struct, frozen=True, omit_defaults=True):
     usage: Annotated[Usage | None, CALL_USAGE] = None
 
 
-class ReasonThinkingStartedData(Struct, frozen=True, omit_defaults=True):
+class ReasonThinkingStartedData(EventData, frozen=True, omit_defaults=True):
     """The model thought before it answered."""
 
+    kind = "reason.thinking.started"
     turn_id: Annotated[TurnId, TURN_ID]
     model: Annotated[str | None, MODEL] = None
 
 
-class ReasonThinkingDeltaData(Struct, frozen=True, omit_defaults=True):
+class ReasonThinkingDeltaData(EventData, frozen=True, omit_defaults=True):
     """A piece of the model's thinking while it is written; only live."""
 
+    kind = "reason.thinking.delta"
     turn_id: Annotated[TurnId, TURN_ID]
     delta: Annotated[str, DELTA]
     accumulated: Annotated[str, ACCUMULATED]
     message_id: Annotated[MessageId | None, MESSAGE_ID] = None
 
 
-class ReasonThinkingCompletedData(Struct, frozen=True):
+class ReasonThinkingCompletedData(EventData, frozen=True):
     """The model's thinking as a whole, where the vendor shows it."""
 
+    kind = "reason.thinking.completed"
     turn_id: Annotated[TurnId, TURN_ID]
     thinking: Annotated[str, Meta(description="The model's reasoning, as a whole.")]
 
@@ -131,9 +137,10 @@ class PromptRef(Struct, frozen=True, omit_defaults=True):
     ] = None
 
 
-class LlmGenerationData(Struct, frozen=True, omit_defaults=True):
+class LlmGenerationData(EventData, frozen=True, omit_defaults=True):
     """One model call: which model, what it received, what it wrote, and what that took."""
 
+    kind = "llm.generation"
     # Stored with `prompt` and without `messages`; readers get `messages` filled from the log (promise P7).
 
     metadata: Annotated[LlmGenerationMetadata, Meta(description="The facts about the call.")]

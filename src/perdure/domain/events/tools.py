@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from perdure.domain.event_data import EventData
 from perdure.domain.events.fields import ERROR, TOOL_CALLS, TOOL_DISPLAY_NAME, TOOL_NAME, TURN_ID
 from perdure.domain.ids import (
     ToolCallId,
     TurnId,
 )
-from perdure.domain.messages import ContentPart
+from perdure.domain.messages import ContentPart, JsonValue
 
 _TOOL_CALL_ID = Meta(description="The tool call's id, as the model wrote it.")
 _ABOUT = Meta(description="The id of the tool call that the event is about.")
@@ -21,7 +22,7 @@ class ToolCall(Struct, frozen=True):
     id: Annotated[ToolCallId, _TOOL_CALL_ID]
     name: Annotated[str, TOOL_NAME]
     arguments: Annotated[
-        Any,
+        JsonValue,
         Meta(description="The arguments that the model wrote: an object, unless the model made a mistake."),
     ]
 
@@ -33,27 +34,30 @@ class ToolCallSummary(Struct, frozen=True, omit_defaults=True):
     narration: Annotated[str | None, Meta(description="What the call is for, in words for people.")] = None
 
 
-class ActStartedData(Struct, frozen=True, omit_defaults=True):
+class ActStartedData(EventData, frozen=True, omit_defaults=True):
     """A batch of tool calls of one answer begins."""
 
+    kind = "act.started"
     tool_calls: Annotated[tuple[ToolCallSummary, ...], TOOL_CALLS]
     headline: Annotated[str | None, Meta(description="What the tool calls are for, in words for people.")] = (
         None
     )
 
 
-class ActCompletedData(Struct, frozen=True, omit_defaults=True):
+class ActCompletedData(EventData, frozen=True, omit_defaults=True):
     """All calls of the batch have their results."""
 
+    kind = "act.completed"
     completed: Annotated[bool, Meta(description="Whether every call has a result.")]
     success_count: Annotated[int, Meta(description="The number of calls that succeeded.")]
     error_count: Annotated[int, Meta(description="The number of calls that failed.")]
     duration_ms: Annotated[int | None, Meta(description="How long the batch took, in milliseconds.")] = None
 
 
-class ToolStartedData(Struct, frozen=True, omit_defaults=True):
+class ToolStartedData(EventData, frozen=True, omit_defaults=True):
     """A tool is about to run on the server. This is in the log before the tool begins."""
 
+    kind = "tool.started"
     tool_call: Annotated[ToolCall, Meta(description="The tool call.")]
     display_name: Annotated[str | None, TOOL_DISPLAY_NAME] = None
     replayable: Annotated[
@@ -64,17 +68,21 @@ class ToolStartedData(Struct, frozen=True, omit_defaults=True):
     ] = False
 
 
-class ToolCompletedData(Struct, frozen=True, omit_defaults=True):
+ToolStatus = Literal["success", "error", "timeout", "cancelled", "interrupted", "rejected"]
+
+
+class ToolCompletedData(EventData, frozen=True, omit_defaults=True):
     """A tool call has its result, or the error that the model is told.
 
     Also the answer to a question for approval.
     """
 
+    kind = "tool.completed"
     tool_call_id: Annotated[ToolCallId, _ABOUT]
     tool_name: Annotated[str, TOOL_NAME]
     success: Annotated[bool, Meta(description="Whether the call succeeded.")]
     status: Annotated[
-        Literal["success", "error", "timeout", "cancelled", "interrupted", "rejected"],
+        ToolStatus,
         Meta(
             description=(
                 "How the call ended. `interrupted`: the server "
@@ -92,18 +100,20 @@ class ToolCompletedData(Struct, frozen=True, omit_defaults=True):
     capability_name: Annotated[str | None, Meta(description="The capability's name, for people.")] = None
 
 
-class ToolProgressData(Struct, frozen=True, omit_defaults=True):
+class ToolProgressData(EventData, frozen=True, omit_defaults=True):
     """What a running tool says about how far it is; only live."""
 
+    kind = "tool.progress"
     tool_call_id: Annotated[ToolCallId, _ABOUT]
     tool_name: Annotated[str, TOOL_NAME]
     message: Annotated[str, Meta(description="What the tool says about its progress.")]
     display_name: Annotated[str | None, TOOL_DISPLAY_NAME] = None
 
 
-class ToolOutputDeltaData(Struct, frozen=True):
+class ToolOutputDeltaData(EventData, frozen=True):
     """A piece of a running tool's output; only live."""
 
+    kind = "tool.output.delta"
     tool_call_id: Annotated[ToolCallId, _ABOUT]
     tool_name: Annotated[str, TOOL_NAME]
     delta: Annotated[str, Meta(description="The new piece of output.")]
@@ -112,9 +122,10 @@ class ToolOutputDeltaData(Struct, frozen=True):
     ]
 
 
-class ToolCallRequestedData(Struct, frozen=True, omit_defaults=True):
+class ToolCallRequestedData(EventData, frozen=True, omit_defaults=True):
     """The session waits for a client: to run these calls, or to allow them (`approve_tool_call`)."""
 
+    kind = "tool.call_requested"
     tool_calls: Annotated[tuple[ToolCall, ...], TOOL_CALLS]
     tool_summaries: Annotated[
         tuple[ToolCallSummary, ...] | None, Meta(description="The tool calls in words for people.")
@@ -124,9 +135,10 @@ class ToolCallRequestedData(Struct, frozen=True, omit_defaults=True):
     ] = 300_000
 
 
-class ToolCallRepairedData(Struct, frozen=True):
+class ToolCallRepairedData(EventData, frozen=True):
     """A slip in a tool call that was mended; `outcome` says what: name, arguments or name_and_arguments."""
 
+    kind = "tool.call_repaired"
     tool_call_id: Annotated[ToolCallId, _ABOUT]
     tool_name: Annotated[str, TOOL_NAME]
     turn_id: Annotated[TurnId, TURN_ID]
@@ -135,9 +147,10 @@ class ToolCallRepairedData(Struct, frozen=True):
     ]
 
 
-class FileWrittenData(Struct, frozen=True):
+class FileWrittenData(EventData, frozen=True):
     """A tool wrote a file of the session."""
 
+    kind = "file.written"
     path: Annotated[str, Meta(description="The absolute path of the file.")]
     operation: Annotated[str, Meta(description="What was done to the file.")]
     created: Annotated[bool, Meta(description="Whether the file is new.")]

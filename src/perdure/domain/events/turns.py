@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
+from perdure.domain.event_data import EventData
 from perdure.domain.events.fields import (
     ERROR,
     ERROR_CODE,
@@ -30,9 +31,10 @@ from perdure.domain.messages import JsonObject, Usage
 _INPUT_CONTENT = Meta(description="The start of the message that started the turn.")
 
 
-class SessionStartedData(Struct, frozen=True, omit_defaults=True):
+class SessionStartedData(EventData, frozen=True, omit_defaults=True):
     """The session was created; always the first event."""
 
+    kind = "session.started"
     harness_id: Annotated[HarnessId, Meta(description="The harness of the session.")]
     agent_id: Annotated[AgentId | None, Meta(description="The agent that works in the session.")] = None
     model_id: Annotated[
@@ -40,32 +42,36 @@ class SessionStartedData(Struct, frozen=True, omit_defaults=True):
     ] = None
 
 
-class SessionActivatedData(Struct, frozen=True):
+class SessionActivatedData(EventData, frozen=True):
     """The session begins to work on a message, or goes on after the last approval."""
 
+    kind = "session.activated"
     turn_id: Annotated[TurnId, TURN_ID]
     input_message_id: Annotated[MessageId, INPUT_MESSAGE_ID]
 
 
-class SessionIdledData(Struct, frozen=True, omit_defaults=True):
+class SessionIdledData(EventData, frozen=True, omit_defaults=True):
     """The session rests and waits for a message."""
 
+    kind = "session.idled"
     turn_id: Annotated[TurnId, Meta(description="The turn that ended.")]
     iterations: Annotated[int | None, MODEL_CALL_COUNT] = None
     usage: Annotated[Usage | None, TURN_USAGE] = None
 
 
-class TurnStartedData(Struct, frozen=True, omit_defaults=True):
+class TurnStartedData(EventData, frozen=True, omit_defaults=True):
     """A turn begins."""
 
+    kind = "turn.started"
     turn_id: Annotated[TurnId, TURN_ID]
     input_message_id: Annotated[MessageId, INPUT_MESSAGE_ID]
     input_content: Annotated[str | None, _INPUT_CONTENT] = None
 
 
-class TurnCompletedData(Struct, frozen=True, omit_defaults=True):
+class TurnCompletedData(EventData, frozen=True, omit_defaults=True):
     """A turn ended well; what it came to."""
 
+    kind = "turn.completed"
     turn_id: Annotated[TurnId, TURN_ID]
     iterations: Annotated[int, MODEL_CALL_COUNT]
     status: Annotated[str | None, Meta(description="How the turn ended.")] = None
@@ -81,9 +87,10 @@ class TurnCompletedData(Struct, frozen=True, omit_defaults=True):
     input_content: Annotated[str | None, _INPUT_CONTENT] = None
 
 
-class TurnFailedData(Struct, frozen=True, omit_defaults=True):
+class TurnFailedData(EventData, frozen=True, omit_defaults=True):
     """A turn ended without an answer; a message with words for a person stands before it."""
 
+    kind = "turn.failed"
     turn_id: Annotated[TurnId, TURN_ID]
     error: Annotated[str, ERROR]
     error_code: Annotated[str | None, ERROR_CODE] = None
@@ -92,17 +99,19 @@ class TurnFailedData(Struct, frozen=True, omit_defaults=True):
     usage: Annotated[Usage | None, TURN_USAGE] = None
 
 
-class TurnCancelledData(Struct, frozen=True, omit_defaults=True):
+class TurnCancelledData(EventData, frozen=True, omit_defaults=True):
     """A turn was cancelled, or its session deleted."""
 
+    kind = "turn.cancelled"
     turn_id: Annotated[TurnId, TURN_ID]
     reason: Annotated[str | None, Meta(description="Why the turn was cancelled.")] = None
     usage: Annotated[Usage | None, TURN_USAGE] = None
 
 
-class TurnSealedData(Struct, frozen=True, omit_defaults=True):
+class TurnSealedData(EventData, frozen=True, omit_defaults=True):
     """A turn was given up: it was recovered too often without getting anywhere, or a budget is spent."""
 
+    kind = "turn.sealed"
     turn_id: Annotated[TurnId, TURN_ID]
     reason: Annotated[
         Literal["no_progress", "budget"],
