@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from perdure.domain.events import ENDED_TURN, Event, NewEvent
-from perdure.domain.sessions import Projection, project
+from perdure.domain.projection import Projection, project
 from perdure.store.database import Database, Tx
 from perdure.store.events import events_after
 from perdure.store.postgres.database import open_postgres

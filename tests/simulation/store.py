@@ -20,8 +20,8 @@ from perdure.app.providers import create_model, create_provider
 from perdure.capabilities.registry import Registry
 from perdure.domain.accounts import Caller
 from perdure.domain.events import Event, NewEvent
+from perdure.domain.projection import Projection, project
 from perdure.domain.providers import CreateModel, CreateProvider
-from perdure.domain.sessions import Projection, project
 from perdure.engine.context import Policy
 from perdure.store.bus import LocalBus
 from perdure.store.crypto import Vault
@@ -34,7 +34,10 @@ from perdure.store.sqlite import SqliteTx, _connect, _drive
 from perdure.tools.built_in import built_in
 from tests.simulation.tools import SIMULATION
 
-EVENTS = "SELECT id, session_id, sequence, type, ts, context, data, metadata, tags FROM events WHERE session_id = ?"
+EVENTS = (
+    "SELECT id, session_id, sequence, type, ts, context, data, metadata, tags FROM events"
+    " WHERE session_id = ?"
+)
 ROW = f"SELECT {columns(SessionRow)} FROM sessions WHERE id = ?"
 
 

@@ -12,7 +12,7 @@ from perdure.domain.actions import CallModel, Nothing, next_action
 from perdure.domain.events import Event, NewEvent
 from perdure.domain.history import HISTORY_TYPES, Conversation, estimate_tokens
 from perdure.domain.messages import Message, ToolResultPart
-from perdure.domain.sessions import Projection, project
+from perdure.domain.projection import Projection, project
 from perdure.domain.turn import fold
 from tests.simulation.conversations import Key, disorder, expected_prompt, key_of
 from tests.unit.logs import RULES, Writer, logs, stored

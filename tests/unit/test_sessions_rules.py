@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 from perdure.domain.errors import InvalidInput
 from perdure.domain.events import NewEvent, ToolCompletedData
 from perdure.domain.messages import preview_of
+from perdure.domain.projection import Projection, project
 from perdure.domain.sessions import (
     MAX_TAG,
     MAX_TAGS,
-    Projection,
     action_links,
     clean_tags,
     clean_title,
     has_control,
-    project,
 )
 from tests.unit.logs import Writer, logs
 

@@ -25,7 +25,7 @@ from perdure.domain.actions import (
     next_action,
 )
 from perdure.domain.events import ENDED_TURN, Event, InputMessageData, NewEvent
-from perdure.domain.sessions import Projection, project
+from perdure.domain.projection import Projection, project
 from perdure.domain.turn import (
     ALLOWED,
     Answered,

@@ -12,14 +12,13 @@ from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput
 from perdure.domain.events import Event, NewEvent
 from perdure.domain.ids import SessionId, check_id
+from perdure.domain.projection import Projection, project
 from perdure.domain.sessions import (
     ForkSession,
-    Projection,
     Session,
     SessionStats,
     clean_tags,
     clean_title,
-    project,
 )
 from perdure.domain.times import Micros
 from perdure.store.agents import get_agent

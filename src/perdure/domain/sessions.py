@@ -1,31 +1,14 @@
-"""Sessions: the resource on the wire, what clients may write, and the projection folded from the log."""
+"""Sessions: the resource on the wire, what clients may write, and what it may hold."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
-from msgspec.structs import replace
 
 from perdure.domain.accounts import PrincipalSummary
 from perdure.domain.errors import InvalidInput
-from perdure.domain.events import (
-    InputMessageData,
-    LlmGenerationData,
-    NewEvent,
-    OutputMessageCompletedData,
-    SessionActivatedData,
-    SessionIdledData,
-    ToolCallRequestedData,
-    ToolCompletedData,
-    TurnCancelledData,
-    TurnCompletedData,
-    TurnFailedData,
-    TurnSealedData,
-    TurnStartedData,
-    is_cancel_notice,
-)
 from perdure.domain.ids import (
     AgentId,
     AgentIdText,
@@ -36,7 +19,6 @@ from perdure.domain.ids import (
     OrgId,
     PrincipalIdText,
     SessionId,
-    TurnId,
     Uuid,
     WorkspaceId,
     WorkspaceIdText,
@@ -51,10 +33,10 @@ from perdure.domain.layer_fields import (
     TAGS,
     TOOLS,
 )
-from perdure.domain.messages import JsonObject, Usage, preview_of, text_of
+from perdure.domain.messages import JsonObject, Usage
 from perdure.domain.paging import AllowedAction, AllowedActions, SelfUrl, UiLink, ViewUrl
-from perdure.domain.times import CreatedAt, Micros, Timestamp, UpdatedAt
-from perdure.domain.tools import APPROVE, Capabilities, CapabilityRef, ToolDefinition, Tools
+from perdure.domain.times import CreatedAt, Timestamp, UpdatedAt
+from perdure.domain.tools import Capabilities, CapabilityRef, ToolDefinition, Tools
 
 Status = Literal["started", "active", "idle", "waiting_for_tool_results", "paused"]
 
@@ -361,115 +343,6 @@ class CancelledTurn(Struct, frozen=True):
     message: Annotated[
         str, Meta(description="The outcome in words, for people.", examples=["The turn was cancelled."])
     ]
-
-
-class Projection(Struct, frozen=True):
-    """The part of a session's row that is a fold of its log; `rebuild` of the whole log gives the same.
-
-    Attributes:
-        head: the sequence of the last event; 0 for an empty log.
-        turn_id: the turn that runs or waits, None between turns.
-        turn_after: the sequence before the first event that the present or next turn depends on.
-        wake_at: when a parked session has to be looked at again, or None.
-    """
-
-    head: int = 0
-    status: Status = "started"
-    turn_id: TurnId | None = None
-    turn_after: int = 0
-    wake_at: Micros | None = None
-    preview: str | None = None
-    output_preview: str | None = None
-    usage: Usage | None = None
-    started_at: Micros | None = None
-    finished_at: Micros | None = None
-
-
-def project(projection: Projection, events: Iterable[NewEvent]) -> Projection:
-    """The projection after these events, which follow its head without a gap."""
-    head = projection.head
-    for event in events:
-        head += 1
-        handler = _HANDLERS.get(event.type)
-        if handler is not None:
-            projection = handler(projection, event, head)
-    return replace(projection, head=head)
-
-
-def _input_message(old: Projection, event: NewEvent, head: int) -> Projection:
-    message = event.read(InputMessageData).message
-    if is_cancel_notice(message, event):
-        return old
-    preview = old.preview if old.preview is not None else preview_of(text_of(message.content))
-    if old.status in ("active", "waiting_for_tool_results"):
-        return replace(old, status="active", preview=preview, wake_at=None)
-    turn_id = event.context.turn_id
-    return replace(old, status="active", turn_id=turn_id, turn_after=head - 1, preview=preview)
-
-
-def _turn_started(old: Projection, event: NewEvent, head: int) -> Projection:
-    # Sealed for good, until somebody tries again.
-    turn_id = event.read(TurnStartedData).turn_id
-    return replace(old, turn_id=turn_id, started_at=old.started_at or event.ts, finished_at=None)
-
-
-def _output_completed(old: Projection, event: NewEvent, head: int) -> Projection:
-    text = preview_of(text_of(event.read(OutputMessageCompletedData).message.content))
-    return replace(old, output_preview=text or old.output_preview)
-
-
-def _generation(old: Projection, event: NewEvent, head: int) -> Projection:
-    usage = event.read(LlmGenerationData).metadata.usage
-    return old if usage is None else replace(old, usage=usage.plus(old.usage))
-
-
-def _call_requested(old: Projection, event: NewEvent, head: int) -> Projection:
-    until = event.ts + event.read(ToolCallRequestedData).timeout_ms * 1000
-    return replace(old, status="waiting_for_tool_results", wake_at=until)
-
-
-def _tool_completed(old: Projection, event: NewEvent, head: int) -> Projection:
-    if old.status != "waiting_for_tool_results":
-        return old
-    # A word on a question, or the rejection that it comes to, may leave others open: `session.activated`
-    # follows the last.
-    data = event.read(ToolCompletedData)
-    if data.tool_name == APPROVE or data.status == "rejected":
-        return old
-    return replace(old, status="active", wake_at=None)
-
-
-def _activated(old: Projection, event: NewEvent, head: int) -> Projection:
-    return replace(old, status="active", wake_at=None)
-
-
-def _turn_sealed(old: Projection, event: NewEvent, head: int) -> Projection:
-    return replace(old, turn_id=None, finished_at=event.ts)
-
-
-def _turn_ended(old: Projection, event: NewEvent, head: int) -> Projection:
-    return replace(old, turn_id=None)
-
-
-def _idled(old: Projection, event: NewEvent, head: int) -> Projection:
-    return replace(old, status="idle", turn_id=None, turn_after=head, wake_at=None)
-
-
-_HANDLERS: dict[str, Callable[[Projection, NewEvent, int], Projection]] = {
-    InputMessageData.kind: _input_message,
-    TurnStartedData.kind: _turn_started,
-    OutputMessageCompletedData.kind: _output_completed,
-    LlmGenerationData.kind: _generation,
-    ToolCallRequestedData.kind: _call_requested,
-    ToolCompletedData.kind: _tool_completed,
-    SessionActivatedData.kind: _activated,
-    TurnSealedData.kind: _turn_sealed,
-    TurnCompletedData.kind: _turn_ended,
-    TurnFailedData.kind: _turn_ended,
-    TurnCancelledData.kind: _turn_ended,
-    SessionIdledData.kind: _idled,
-}
-"""By kind: the projection after an event with that sequence (`head`), but for its own `head`."""
 
 
 def clean_tags(tags: Iterable[str]) -> tuple[str, ...]:

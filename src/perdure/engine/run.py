@@ -72,7 +72,8 @@ class Run:
     def phase(self, kind: type[Phase]) -> Phase:
         """The state, once the events that begin this phase are in the log."""
         if not isinstance(self.state, kind):
-            raise AssertionError(f"the log says {type(self.state).__name__}, not {kind.__name__}")  # noqa: TRY004
+            found = type(self.state).__name__
+            raise AssertionError(f"the log says {found}, not {kind.__name__}")  # noqa: TRY004
         return self.state
 
     async def commit(self, opening: Sequence[NewEvent]) -> bool:

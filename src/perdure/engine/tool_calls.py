@@ -123,7 +123,8 @@ async def _run_call(
             status, error = "interrupted", f"{error}. {UNCERTAIN}"
     except Exception as failure:  # noqa: BLE001 (whatever it is: the call has failed, and the model is told)
         trace = run.redactor.text(traceback.format_exc())
-        log.error("tool %s failed\n%s", call.name, trace)  # noqa: TRY400 (it would print what was just blanked)
+        # `log.exception` would print what was just blanked.
+        log.error("tool %s failed\n%s", call.name, trace)  # noqa: TRY400
         error = f"The tool failed: {type(failure).__name__}."
     duration = round((run.engine.clock.elapsed() - begun) * 1000)
     now = run.engine.clock.now()

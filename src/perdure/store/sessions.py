@@ -24,7 +24,8 @@ from perdure.domain.ids import (
     event_id,
 )
 from perdure.domain.messages import Usage
-from perdure.domain.sessions import Projection, SessionConfig, Status, project
+from perdure.domain.projection import Projection, project
+from perdure.domain.sessions import SessionConfig, Status
 from perdure.domain.times import Micros
 from perdure.domain.workspaces import own_workspace
 from perdure.store.database import LOCK_ROW, Purged, Tx

@@ -261,7 +261,8 @@ class Event(Struct):
             if self.tags is not None:
                 extra += f',"tags":{self.tags}'
             self._wire = (
-                f'{{"id":"{self.id}","type":"{self.type}","ts":"{to_rfc3339(self.ts)}","session_id":"{self.session_id}",'
+                f'{{"id":"{self.id}","type":"{self.type}","ts":"{to_rfc3339(self.ts)}",'
+                f'"session_id":"{self.session_id}",'
                 f'"sequence":{self.sequence},"context":{self.context},"data":{self.data}{extra}}}'
             ).encode()
         return self._wire
