@@ -131,10 +131,10 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         vault = await open_vault(settings, database)
         drivers = DriverPool(os.environ)
         stack.push_async_callback(drivers.close)
-        catalog, sandbox = Catalog(), Sandbox()
+        clock, catalog, sandbox = SystemClock(), Catalog(), Sandbox()
         stack.push_async_callback(sandbox.close)
         limits = FileLimits(settings.max_file_bytes, settings.max_session_file_bytes)
-        services = Services(database, queue, bus, vault, file_limits=limits, sandbox=sandbox)
+        services = Services(database, queue, bus, vault, clock.now, file_limits=limits, sandbox=sandbox)
         capabilities = built_in(services)
         registry = Registry((*capabilities, *load_plugins(capabilities)))
         app = App(*astuple(services), registry=registry, drivers=drivers, catalog=catalog)
@@ -155,7 +155,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             vault,
             drivers.driver_for,
             Histories(),
-            SystemClock(),
+            clock,
             {},
             policy,
             catalog=catalog,

@@ -22,7 +22,7 @@ from perdure.domain.accounts import Caller
 from perdure.domain.events import Event, NewEvent
 from perdure.domain.projection import Projection, project
 from perdure.domain.providers import CreateModel, CreateProvider
-from perdure.engine.context import Policy
+from perdure.engine.context import Policy, SystemClock
 from perdure.store.bus import LocalBus
 from perdure.store.crypto import Vault
 from perdure.store.database import Body, T
@@ -51,7 +51,9 @@ class Store:
         self.writer.execute("PRAGMA synchronous=OFF")
         self.reader = _connect(folder / "simulation.db", readonly=True)
         self.vault = Vault(lambda: (bytes(32),))
-        self.services = Services(self, LocalQueue(asyncio.ensure_future), LocalBus(), self.vault)
+        self.services = Services(
+            self, LocalQueue(asyncio.ensure_future), LocalBus(), self.vault, SystemClock().now
+        )
         self.registry = Registry([*built_in(self.services), SIMULATION])
         self.caller: Caller = asyncio.run(self._found())
 

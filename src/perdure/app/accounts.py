@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-from typing import Any
-
 import msgspec
 from msgspec import UNSET
 
 from perdure.app.context import App
+from perdure.app.harnesses import add_built_in_harnesses, follow_built_in_harnesses
 from perdure.app.login import to_token
 from perdure.app.sessions import check_model, find_harness
 from perdure.domain.accounts import (
@@ -31,10 +29,8 @@ from perdure.domain.accounts import (
     require_own_token,
 )
 from perdure.domain.errors import Conflict, InvalidInput, NotFound
-from perdure.domain.harnesses import HarnessConfig
 from perdure.domain.ids import OrgId, UserId, check_id
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
-from perdure.domain.tools import CapabilityRef
 from perdure.store.accounts import (
     OrganizationRow,
     UserRow,
@@ -56,29 +52,8 @@ from perdure.store.accounts import (
     update_organization,
     user_by_email,
 )
-from perdure.store.database import Tx
-from perdure.store.harnesses import HarnessRow, add_harness, follow_built_in
-from perdure.store.rows import to_json
-
-log = logging.getLogger("perdure.accounts")
-
-GENERIC_CAPABILITIES = (
-    "session_file_system", "bashkit_shell", "session_storage", "session", "current_time", "stateless_todo_list",
-    "agent_instructions", "context_compaction",
-)  # fmt: skip
-"""What the built-in harness `generic` turns on."""
-
-BUILT_IN_HARNESSES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
-    ("base", "Base", "Nothing but the model.", ()),
-    (
-        "generic", "Generic", "Files with their instructions (AGENTS.md), a shell, a to-do list, the time and the session itself.",
-        GENERIC_CAPABILITIES,
-    ),
-)  # fmt: skip
-"""Name, display name, description and capabilities of the harnesses that every organization has."""
-
-_BOOTSTRAP_LOCK = 0x70657265
-"""The advisory lock under which one process makes the first organization."""
+from perdure.store.database import Changes, Tx
+from perdure.store.locks import Lock, hold
 
 
 async def bootstrap(app: App) -> Caller:
@@ -89,22 +64,21 @@ async def bootstrap(app: App) -> Caller:
     now = app.now()
 
     async def work(tx: Tx) -> Caller:
-        if tx.dialect == "postgres":
-            await tx.run(f"SELECT pg_advisory_xact_lock({_BOOTSTRAP_LOCK})")
+        await hold(tx, Lock.BOOTSTRAP)
         found = await first_organization(tx)
         if found is None:
             user = UserRow(app.new_id("user"), "Owner", "owner@localhost", now)
             await add_user(tx, user)
             org_id = await _found(app, tx, "Default", user.id, now)
             return Caller(org_id, user.id, "owner")
-        await _follow_built_in_harnesses(app, tx, now)
+        await follow_built_in_harnesses(tx, now)
         owners = await owners_of(tx, found.id)
-        return Caller(found.id, owners[0] if owners else "", "owner")
+        return Caller(found.id, owners[0] if owners else UserId(""), "owner")
 
     return await app.database.write(work)
 
 
-async def _found(app: App, tx: Tx, name: str, owner_id: UserId, now: Micros) -> str:
+async def _found(app: App, tx: Tx, name: str, owner_id: UserId, now: Micros) -> OrgId:
     """Make an organization with its data key and built-in harnesses; its id."""
     org_id = app.new_id("org")
     await add_organization(tx, OrganizationRow(org_id, name, None, None, None, now, now))
@@ -112,46 +86,6 @@ async def _found(app: App, tx: Tx, name: str, owner_id: UserId, now: Micros) -> 
     await app.vault.add_org(tx, org_id, now)
     await add_built_in_harnesses(app, tx, org_id, now)
     return org_id
-
-
-async def add_built_in_harnesses(app: App, tx: Tx, org_id: OrgId, now: Micros) -> None:
-    """`base` (nothing) and `generic` (the default), read-only, in every organization."""
-    for row in _built_in_harnesses(app, org_id, now):
-        await add_harness(tx, row)
-
-
-async def _follow_built_in_harnesses(app: App, tx: Tx, now: Micros) -> None:
-    """Organizations from before this version get the built-in harnesses as they are now."""
-    for row in _built_in_harnesses(app, "", now):
-        changed = await follow_built_in(tx, row, now)
-        if changed:
-            log.info("the built-in harness %s is new in %d organizations", row.name, changed)
-
-
-def _built_in_harnesses(app: App, org_id: OrgId, now: Micros) -> list[HarnessRow]:
-    rows = []
-    for name, display, description, capabilities in BUILT_IN_HARNESSES:
-        config = to_json(HarnessConfig(capabilities=tuple(CapabilityRef(ref) for ref in capabilities)))
-        rows.append(
-            HarnessRow(
-                app.new_id("harness"),
-                org_id,
-                name,
-                display,
-                description,
-                None,
-                None,
-                None,
-                "[]",
-                config,
-                1,
-                "active",
-                now,
-                now,
-                None,
-            )
-        )
-    return rows
 
 
 def to_organization(row: OrganizationRow) -> Organization:
@@ -191,15 +125,15 @@ async def create_organization(app: App, caller: Caller, body: CreateOrganization
     return await app.database.write(work)
 
 
-async def _memberships(tx: Tx, caller: Caller) -> list[tuple[str, UserRole]]:
+async def _memberships(tx: Tx, caller: Caller) -> list[tuple[OrgId, UserRole]]:
     """The organizations that the caller's token reaches, with the role in each."""
     found = await memberships_of(tx, caller.user_id)
     return [each for each in found if each[0] == caller.organization_id] if caller.bound else found
 
 
-async def _own(tx: Tx, caller: Caller, org_id: OrgId) -> tuple[OrganizationRow, UserRole]:
+async def _own(tx: Tx, caller: Caller, org_id: str) -> tuple[OrganizationRow, UserRole]:
     """One of the caller's organizations and the caller's role in it. Raises NotFound."""
-    check_id(org_id, "org", "org")
+    org_id = check_id(org_id, "org", "org")
     roles = dict(await _memberships(tx, caller))
     row = await get_organization(tx, org_id) if org_id in roles else None
     if row is None:
@@ -225,7 +159,7 @@ async def change_organization(
     async def work(tx: Tx) -> Organization:
         row, role = await _own(tx, caller, org_id)
         require(Caller(org_id, caller.user_id, role), "admin")
-        changes: dict[str, Any] = {}
+        changes: Changes = {}
         if body.name is not UNSET:
             changes["name"] = body.name
         if body.default_model_id is not UNSET:
@@ -251,7 +185,7 @@ async def change_organization(
     return await app.database.write(work)
 
 
-async def _changed(tx: Tx, row: OrganizationRow, changes: dict[str, Any], now: Micros) -> Organization:
+async def _changed(tx: Tx, row: OrganizationRow, changes: Changes, now: Micros) -> Organization:
     if changes:
         changes["updated_at"] = max(now, row.updated_at + 1)
         await update_organization(tx, row.id, changes)

@@ -1,6 +1,4 @@
-"""Snapshots: each change of an agent's configuration leaves a version behind, in the transaction that makes
-it.
-"""
+"""Snapshots: each change of an agent's configuration adds a version, in the transaction that makes it."""
 
 from __future__ import annotations
 
@@ -9,6 +7,7 @@ from perdure.capabilities.registry import Registry
 from perdure.capabilities.resolve import agent_layer, harness_layer, model_claims, resolve
 from perdure.domain.accounts import Caller
 from perdure.domain.agent_versions import ChangeKind, ResolvedConfig, hash_of_config, next_semver
+from perdure.domain.ids import AgentVersionId
 from perdure.domain.resources import check_size
 from perdure.domain.times import Micros
 from perdure.domain.tools import CapabilityRef
@@ -42,9 +41,16 @@ async def resolve_agent(tx: Tx, registry: Registry, row: AgentRow) -> ResolvedCo
 
 
 async def record_change(
-    app: App, tx: Tx, caller: Caller, before: AgentRow | None, row: AgentRow, *, kind: ChangeKind = "auto",
-    summary: str | None = None, source: str | None = None,
-) -> AgentVersionRow | None:  # fmt: skip
+    app: App,
+    tx: Tx,
+    caller: Caller,
+    before: AgentRow | None,
+    row: AgentRow,
+    *,
+    kind: ChangeKind = "auto",
+    summary: str | None = None,
+    source: AgentVersionId | None = None,
+) -> AgentVersionRow | None:
     """Keep the agent as it is now as a version, if its configuration is another than before (or it is new).
 
     Raises:
@@ -67,9 +73,16 @@ async def version_of(app: App, tx: Tx, caller: Caller, row: AgentRow) -> AgentVe
 
 
 async def add_snapshot(
-    app: App, tx: Tx, caller: Caller, row: AgentRow, parent: AgentVersionRow | None, *, kind: ChangeKind = "auto",
-    summary: str | None = None, source: str | None = None,
-) -> AgentVersionRow:  # fmt: skip
+    app: App,
+    tx: Tx,
+    caller: Caller,
+    row: AgentRow,
+    parent: AgentVersionRow | None,
+    *,
+    kind: ChangeKind = "auto",
+    summary: str | None = None,
+    source: AgentVersionId | None = None,
+) -> AgentVersionRow:
     """Write a version of the agent as it is now, whatever there is already.
 
     The agent's row must be locked.

@@ -26,7 +26,7 @@ from perdure.domain.resources import require_manager
 from perdure.domain.times import to_rfc3339
 from perdure.store.agent_versions import AgentVersionRow, get_version, list_versions, with_authored
 from perdure.store.agents import AgentRow, update_agent
-from perdure.store.database import Tx
+from perdure.store.database import Changes, Tx
 
 _RESOLVED = msgspec.json.Decoder(ResolvedConfig)
 _CONFIGURED = (
@@ -95,22 +95,26 @@ async def set_default_version(app: App, caller: Caller, ref: str, body: SetDefau
     Let them follow it again.
     """
     require_manager(caller, "agent")
-    if body.version_id is not None:
-        check_id(body.version_id, "agentver", "version_id")
+    version_id = None if body.version_id is None else check_id(body.version_id, "agentver", "version_id")
     now = app.now()
 
     async def work(tx: Tx) -> Agent:
         agent = await find_agent(tx, caller.organization_id, ref, lock=True)
-        if body.version_id is not None:
-            await get_version(tx, agent.org_id, agent.id, body.version_id)
-        changes = {"default_version_id": body.version_id, "updated_at": max(now, agent.updated_at + 1)}
+        if version_id is not None:
+            await get_version(tx, agent.org_id, agent.id, version_id)
+        changes: Changes = {
+            "default_version_id": version_id,
+            "updated_at": max(now, agent.updated_at + 1),
+        }
         await update_agent(tx, agent.org_id, agent.id, changes)
         return to_agent(msgspec.structs.replace(agent, **changes))
 
     return await app.database.write(work)
 
 
-async def diff_versions(app: App, caller: Caller, ref: str, from_id: str, to_id: str) -> AgentVersionDiff:
+async def diff_versions(
+    app: App, caller: Caller, ref: str, from_id: AgentVersionId, to_id: AgentVersionId
+) -> AgentVersionDiff:
     """How two versions of an agent differ."""
 
     async def work(tx: Tx) -> tuple[AgentVersionRow, AgentVersionRow]:

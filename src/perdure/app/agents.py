@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from perdure.app.agent_snapshots import record_change
 from perdure.app.context import App
@@ -18,7 +16,8 @@ from perdure.domain.agents import Agent, AgentConfig, CreateAgent, UpdateAgent
 from perdure.domain.errors import Conflict, InvalidInput, NotFound
 from perdure.domain.ids import (
     AgentId,
-    HarnessId,
+    AgentVersionId,
+    ModelId,
     OrgId,
     check_id,
     is_id,
@@ -35,6 +34,7 @@ from perdure.domain.resources import (
 )
 from perdure.domain.sessions import InitialFile, clean_tags
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
+from perdure.domain.tools import Capabilities, ToolDefinition
 from perdure.store.accounts import lock_organization
 from perdure.store.agents import (
     AgentRow,
@@ -46,7 +46,7 @@ from perdure.store.agents import (
     list_agents,
     update_agent,
 )
-from perdure.store.database import Tx
+from perdure.store.database import Changes, Tx
 from perdure.store.harnesses import HarnessRow
 from perdure.store.rows import to_json
 from perdure.store.stats import resource_stats, session_counts
@@ -103,9 +103,8 @@ async def create_agent(
     require_manager(caller, "agent")
     tags = clean_tags(body.tags)
     _check_parts(app, body.capabilities, body.tools, body.initial_files)
-    wanted = agent_id or body.id
-    if wanted is not None:
-        check_id(wanted, "agent", "id")
+    given_id = agent_id or body.id
+    wanted = None if given_id is None else check_id(given_id, "agent", "id")
     now = app.now()
 
     async def work(tx: Tx) -> tuple[Agent, bool]:
@@ -114,41 +113,68 @@ async def create_agent(
             tx, org_id
         )  # one at a time: whoever comes second under a name finds the first
         harness = await _harness_for(tx, org_id, body.harness_id, body.harness_name)
+        model_id: ModelId | None = None
         if body.default_model_id is not None:
-            await check_model(tx, org_id, body.default_model_id, "default_model_id")
+            model_id = await check_model(tx, org_id, body.default_model_id, "default_model_id")
         old = await _existing(tx, org_id, wanted, body.name)
-        config = AgentConfig(
-            body.capabilities,
-            body.tools,
-            body.initial_files,
-            body.max_iterations,
-            body.parallel_tool_calls,
-            body.network_access,
-        )
-        given: dict[str, Any] = {
-            "name": body.name,
-            "display_name": body.display_name,
-            "description": body.description,
-            "system_prompt": body.system_prompt,
-            "harness_id": harness.id,
-            "default_model_id": body.default_model_id,
-            "tags": to_json(tags),
-            "config": to_json(config),
-            "status": "active",
-            "archived_at": None,
-        }
-        if old is not None:
-            return await apply_changes(app, tx, caller, old, given, now, kind=kind), False
         row = AgentRow(
-            id=wanted or app.new_id("agent"), org_id=org_id, created_at=now, updated_at=now, **given
+            id=old.id if old is not None else wanted or app.new_id("agent"),
+            org_id=org_id,
+            name=body.name,
+            display_name=body.display_name,
+            description=body.description,
+            system_prompt=body.system_prompt,
+            harness_id=harness.id,
+            default_model_id=model_id,
+            tags=to_json(tags),
+            config=to_json(_config_of(body)),
+            status="active",
+            created_at=now,
+            updated_at=now,
+            archived_at=None,
         )
+        if old is not None:
+            given: Changes = {name: getattr(row, name) for name in _GIVEN}
+            return await apply_changes(app, tx, caller, old, given, now, kind=kind), False
         return await insert_agent(app, tx, caller, row, kind=kind), True
 
     return await app.database.write(work)
 
 
+_GIVEN = (
+    "name",
+    "display_name",
+    "description",
+    "system_prompt",
+    "harness_id",
+    "default_model_id",
+    "tags",
+    "config",
+    "status",
+    "archived_at",
+)
+"""The columns that replacing an agent sets."""
+
+
+def _config_of(body: CreateAgent) -> AgentConfig:
+    return AgentConfig(
+        body.capabilities,
+        body.tools,
+        body.initial_files,
+        body.max_iterations,
+        body.parallel_tool_calls,
+        body.network_access,
+    )
+
+
 async def insert_agent(
-    app: App, tx: Tx, caller: Caller, row: AgentRow, *, kind: ChangeKind = "auto", source: str | None = None
+    app: App,
+    tx: Tx,
+    caller: Caller,
+    row: AgentRow,
+    *,
+    kind: ChangeKind = "auto",
+    source: AgentVersionId | None = None,
 ) -> Agent:
     """Add an agent under a name that must be free, and its first version."""
     check_free_word(row.name)
@@ -160,9 +186,18 @@ async def insert_agent(
 
 
 async def apply_changes(
-    app: App, tx: Tx, caller: Caller, row: AgentRow, changes: dict[str, Any], now: Micros, *, kind: ChangeKind = "auto",
-    summary: str | None = None, source: str | None = None, keep: bool = True,
-) -> Agent:  # fmt: skip
+    app: App,
+    tx: Tx,
+    caller: Caller,
+    row: AgentRow,
+    changes: Changes,
+    now: Micros,
+    *,
+    kind: ChangeKind = "auto",
+    summary: str | None = None,
+    source: AgentVersionId | None = None,
+    keep: bool = True,
+) -> Agent:
     """Change columns of an agent whose row is locked, and unless `keep` is off leave a version behind."""
     new = msgspec.structs.replace(row, **changes)
     if new.status == "active" and (new.name != row.name or row.status != "active"):
@@ -181,7 +216,12 @@ def _taken(name: str) -> Conflict:
     return Conflict(f"another agent is named {name!r}", code="name_taken")
 
 
-def _check_parts(app: App, capabilities: Any, tools: Any, files: Any) -> None:
+def _check_parts(
+    app: App,
+    capabilities: Capabilities | UnsetType,
+    tools: tuple[ToolDefinition, ...] | UnsetType,
+    files: tuple[InitialFile, ...] | UnsetType,
+) -> None:
     if capabilities is not UNSET:
         app.registry.check(capabilities)
     if tools is not UNSET:
@@ -218,7 +258,7 @@ async def _existing(tx: Tx, org_id: OrgId, agent_id: AgentId | None, name: str) 
     return row
 
 
-async def _harness_for(tx: Tx, org_id: OrgId, harness_id: HarnessId | None, name: str | None) -> HarnessRow:
+async def _harness_for(tx: Tx, org_id: OrgId, harness_id: str | None, name: str | None) -> HarnessRow:
     if harness_id is not None and name is not None:
         raise InvalidInput("give `harness_id` or `harness_name`, not both", field="harness_id")
     return await find_harness(tx, org_id, harness_id, name)
@@ -230,7 +270,7 @@ async def find_agent(tx: Tx, org_id: OrgId, ref: str, *, lock: bool = False) -> 
     Raises NotFound.
     """
     row = await (
-        get_agent(tx, org_id, ref, lock=lock)
+        get_agent(tx, org_id, AgentId(ref), lock=lock)
         if is_id(ref, "agent")
         else agent_by_name(tx, org_id, ref, lock=lock)
     )
@@ -282,10 +322,10 @@ async def change_agent(
     return await app.database.write(work)
 
 
-async def _agent_changes(tx: Tx, row: AgentRow, body: UpdateAgent, now: Micros) -> dict[str, Any]:
+async def _agent_changes(tx: Tx, row: AgentRow, body: UpdateAgent, now: Micros) -> Changes:
     given = {name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET}
     plain = ("name", "system_prompt", "display_name", "description", "default_model_id")
-    changes = {name: given[name] for name in plain if name in given}
+    changes: Changes = {name: given[name] for name in plain if name in given}
     if given.get("default_model_id") is not None:
         await check_model(tx, row.org_id, given["default_model_id"], "default_model_id")
     if "harness_id" in given or "harness_name" in given:
@@ -349,7 +389,7 @@ async def copy_agent(app: App, caller: Caller, ref: str) -> Agent:
     return await app.database.write(work)
 
 
-async def check_agent_name(app: App, caller: Caller, name: str, exclude_id: str | None) -> NameCheck:
+async def check_agent_name(app: App, caller: Caller, name: str, exclude_id: AgentId | None) -> NameCheck:
     """Whether an agent could have this name; the one with `exclude_id` may have it already."""
     if is_reserved(name):
         return NameCheck(False)

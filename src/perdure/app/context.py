@@ -20,7 +20,6 @@ from perdure.store.crypto import Vault
 from perdure.store.database import Database
 from perdure.store.providers import ProviderRow
 from perdure.store.queue import Queue
-from perdure.store.sessions import now_micros
 
 
 class Drivers(Protocol):
@@ -57,7 +56,7 @@ class Services(Struct, frozen=True):
     queue: Queue
     bus: Bus
     vault: Vault
-    now: Callable[[], Micros] = now_micros
+    now: Callable[[], Micros]
     new_id: NewId = new_id
     file_limits: FileLimits = FileLimits()
     sandbox: Sandbox = field(default_factory=Sandbox)

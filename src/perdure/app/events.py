@@ -106,8 +106,9 @@ async def summary_of_events(app: App, caller: Caller, session_id: SessionId) -> 
 
 
 async def fill_prompt(tx: Tx, event: Event) -> Event:
-    """An `llm.generation` event with the messages that the model was shown, rebuilt from the log (promise
-    P7).
+    """An `llm.generation` event with the messages that the model was shown.
+
+    They are rebuilt from the log (promise P7).
     """
     data = event.read(LlmGenerationData)
     if data.messages is not None:

@@ -18,7 +18,7 @@ from perdure.domain.events import (
     ToolOutputDeltaData,
     ToolProgressData,
 )
-from perdure.domain.ids import OrgId, SessionId, new_event_id
+from perdure.domain.ids import MessageId, OrgId, SessionId, ToolCallId, new_event_id
 from perdure.domain.times import to_rfc3339
 from perdure.store.bus import DRAFTED, Appended, Live
 from perdure.store.database import Tx
@@ -74,7 +74,7 @@ class Follower:
             stale.
     """
 
-    def __init__(self, app: App, session_id: str, after: int, said: int, want: Want) -> None:
+    def __init__(self, app: App, session_id: SessionId, after: int, said: int, want: Want) -> None:
         self._app = app
         self._session_id = session_id
         self._cursor = after
@@ -213,13 +213,17 @@ def _wire(live: Live, kind: str, sent: int, after: int, now: int) -> bytes:
     data: msgspec.Struct
     match live.kind:
         case "text":
-            data = OutputMessageDeltaData(live.turn_id, live.accumulated[sent:], live.accumulated, live.key)
+            data = OutputMessageDeltaData(
+                live.turn_id, live.accumulated[sent:], live.accumulated, MessageId(live.key)
+            )
         case "thinking":
-            data = ReasonThinkingDeltaData(live.turn_id, live.accumulated[sent:], live.accumulated, live.key)
+            data = ReasonThinkingDeltaData(
+                live.turn_id, live.accumulated[sent:], live.accumulated, MessageId(live.key)
+            )
         case "progress":
-            data = ToolProgressData(live.key, live.name, live.text)
+            data = ToolProgressData(ToolCallId(live.key), live.name, live.text)
         case "stdout" | "stderr":
-            data = ToolOutputDeltaData(live.key, live.name, live.text, live.kind)
+            data = ToolOutputDeltaData(ToolCallId(live.key), live.name, live.text, live.kind)
     return (
         f'{{"id":"{new_event_id(after, now // 1000)}","type":"{kind}","ts":"{to_rfc3339(now)}",'
         f'"session_id":"{live.session_id}","context":{live.context},"data":{to_json(data)}}}'

@@ -1,11 +1,10 @@
-"""Sessions as a whole: forks, exports, counts."""
+"""Forks: independent copies of sessions."""
 
 from __future__ import annotations
 
 import msgspec
 
 from perdure.app.context import App
-from perdure.app.messages import list_messages
 from perdure.app.sessions import cancel_events, check_model, check_startable, to_session
 from perdure.capabilities.resolve import SessionFeatures, load_layers, resolve
 from perdure.domain.accounts import Caller
@@ -16,7 +15,6 @@ from perdure.domain.projection import Projection, project
 from perdure.domain.sessions import (
     ForkSession,
     Session,
-    SessionStats,
     clean_tags,
     clean_title,
 )
@@ -27,7 +25,7 @@ from perdure.store.databases import copy_databases
 from perdure.store.events import copy_events, events_after
 from perdure.store.files import copy_tree
 from perdure.store.rows import to_json
-from perdure.store.sessions import SessionRow, add_session, append, count_by_status, get_session
+from perdure.store.sessions import SessionRow, add_session, append, get_session
 from perdure.store.shell_states import copy_shell_state
 from perdure.store.storage import copy_storage
 from perdure.store.workspaces import get_workspace, hold_workspace
@@ -141,22 +139,3 @@ async def rebuild_projection(tx: Tx, session_id: SessionId, through: int) -> Pro
 
 def _as_new(event: Event) -> NewEvent:
     return NewEvent(event.decoded(), event.context_struct(), event.ts)
-
-
-async def export_session(app: App, caller: Caller, session_id: SessionId) -> bytes:
-    """The session's messages as JSON lines, oldest first."""
-    messages = await list_messages(app, caller, session_id)
-    return b"".join(msgspec.json.encode(message) + b"\n" for message in messages)
-
-
-async def session_stats(app: App, caller: Caller) -> SessionStats:
-    """How many sessions there are in each status."""
-    counts = await app.database.read(lambda tx: count_by_status(tx, caller.organization_id), long=True)
-    return SessionStats(
-        total=sum(counts.values()),
-        started=counts.get("started", 0),
-        active=counts.get("active", 0),
-        idle=counts.get("idle", 0),
-        waiting_for_tool_results=counts.get("waiting_for_tool_results", 0),
-        paused=counts.get("paused", 0),
-    )

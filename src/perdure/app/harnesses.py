@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
 
 import msgspec
 from msgspec import UNSET
@@ -15,6 +15,7 @@ from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from perdure.domain.examples import HARNESS_EXAMPLES
 from perdure.domain.harnesses import (
+    BUILT_IN_HARNESSES,
     MAX_DEPTH,
     CreateHarness,
     Harness,
@@ -22,7 +23,7 @@ from perdure.domain.harnesses import (
     HarnessExample,
     UpdateHarness,
 )
-from perdure.domain.ids import OrgId, check_id, is_id
+from perdure.domain.ids import HarnessId, ModelId, OrgId, check_id, is_id
 from perdure.domain.paging import AllowedAction
 from perdure.domain.resources import (
     NameCheck,
@@ -37,10 +38,11 @@ from perdure.domain.resources import (
 from perdure.domain.sessions import clean_tags
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
 from perdure.store.accounts import get_organization, lock_organization
-from perdure.store.database import Tx
+from perdure.store.database import Changes, Tx
 from perdure.store.harnesses import (
     HarnessRow,
     add_harness,
+    follow_built_in,
     get_harness,
     harness_by_name,
     harness_chain,
@@ -51,6 +53,39 @@ from perdure.store.harnesses import (
 )
 from perdure.store.rows import to_json
 from perdure.store.stats import resource_stats, session_counts
+
+log = logging.getLogger("perdure.harnesses")
+
+
+async def add_built_in_harnesses(app: App, tx: Tx, org_id: OrgId, now: Micros) -> None:
+    """Give an organization the built-in harnesses: `base` (nothing) and `generic` (the default)."""
+    for each in BUILT_IN_HARNESSES:
+        row = HarnessRow(
+            id=app.new_id("harness"),
+            org_id=org_id,
+            name=each.name,
+            display_name=each.display_name,
+            description=each.description,
+            system_prompt=None,
+            parent_harness_id=None,
+            default_model_id=None,
+            tags="[]",
+            config=to_json(each.config()),
+            is_built_in=1,
+            status="active",
+            created_at=now,
+            updated_at=now,
+            archived_at=None,
+        )
+        await add_harness(tx, row)
+
+
+async def follow_built_in_harnesses(tx: Tx, now: Micros) -> None:
+    """Bring the built-in harnesses of all organizations to what this version has."""
+    for each in BUILT_IN_HARNESSES:
+        changed = await follow_built_in(tx, each, now)
+        if changed:
+            log.info("the built-in harness %s is new in %d organizations", each.name, changed)
 
 
 def to_harness(row: HarnessRow, *, sessions: int | None = None) -> Harness:
@@ -99,7 +134,7 @@ async def find_any_harness(tx: Tx, org_id: OrgId, ref: str, *, lock: bool = Fals
     """
     row = await harness_by_name(tx, org_id, ref) if not is_id(ref, "harness") else None
     if row is None or lock:
-        row = await get_harness(tx, org_id, ref if row is None else row.id, lock=lock)
+        row = await get_harness(tx, org_id, HarnessId(ref) if row is None else row.id, lock=lock)
     if row.status == "deleted":
         raise NotFound("harness")
     return row
@@ -115,8 +150,9 @@ async def create_harness(app: App, caller: Caller, body: CreateHarness) -> Harne
 
     async def work(tx: Tx) -> Harness:
         org_id = caller.organization_id
+        model_id: ModelId | None = None
         if body.default_model_id is not None:
-            await check_model(tx, org_id, body.default_model_id, "default_model_id")
+            model_id = await check_model(tx, org_id, body.default_model_id, "default_model_id")
         config = HarnessConfig(
             body.capabilities, body.initial_files, body.network_access, None, body.embedder_metadata
         )
@@ -127,8 +163,8 @@ async def create_harness(app: App, caller: Caller, body: CreateHarness) -> Harne
             body.display_name,
             body.description,
             body.system_prompt,
-            body.parent_harness_id,
-            body.default_model_id,
+            None,
+            model_id,
             to_json(tags),
             to_json(config),
             0,
@@ -137,16 +173,18 @@ async def create_harness(app: App, caller: Caller, body: CreateHarness) -> Harne
             now,
             None,
         )
-        return await _insert(tx, row)
+        return await _insert(tx, row, body.parent_harness_id)
 
     return await app.database.write(work)
 
 
-async def _insert(tx: Tx, row: HarnessRow) -> Harness:
+async def _insert(tx: Tx, row: HarnessRow, parent: str | None) -> Harness:
+    """Add a harness that inherits from this parent, if its name is free and the parent will do."""
     await _check_name(tx, row)
     check_size(row.config + (row.system_prompt or ""))
-    if row.parent_harness_id is not None:
-        await _check_parent(tx, row.org_id, row.parent_harness_id, None)
+    if parent is not None:
+        parent_id = await _check_parent(tx, row.org_id, parent, None)
+        row = msgspec.structs.replace(row, parent_harness_id=parent_id)
     await add_harness(tx, row)
     return to_harness(row)
 
@@ -157,14 +195,15 @@ async def _check_name(tx: Tx, row: HarnessRow) -> None:
         raise Conflict(f"another harness is named {row.name!r}", code="name_taken")
 
 
-async def _check_parent(tx: Tx, org_id: OrgId, parent_id: str, child: HarnessRow | None) -> None:
+async def _check_parent(tx: Tx, org_id: OrgId, parent: str, child: HarnessRow | None) -> HarnessId:
     """Accept a parent that leads to no cycle and to no line over the limit.
 
     Raises InvalidInput or NotFound.
     """
     field = "parent_harness_id"
     await lock_organization(tx, org_id)  # one change of inheritance at a time: two at once could make a cycle
-    chain = await harness_chain(tx, org_id, check_id(parent_id, "harness", field))
+    parent_id = check_id(parent, "harness", field)
+    chain = await harness_chain(tx, org_id, parent_id)
     if chain[-1].status == "deleted":
         raise NotFound("harness")
     if chain[-1].status != "active":
@@ -178,6 +217,7 @@ async def _check_parent(tx: Tx, org_id: OrgId, parent_id: str, child: HarnessRow
         raise InvalidInput(
             f"a line of inheritance holds {MAX_DEPTH} harnesses at most", code="harness_too_deep", field=field
         )
+    return parent_id
 
 
 async def read_harness(app: App, caller: Caller, ref: str) -> Harness:
@@ -234,10 +274,10 @@ async def _changeable(tx: Tx, caller: Caller, ref: str) -> HarnessRow:
     return row
 
 
-async def _changes(tx: Tx, row: HarnessRow, body: UpdateHarness, now: Micros) -> dict[str, Any]:
+async def _changes(tx: Tx, row: HarnessRow, body: UpdateHarness, now: Micros) -> Changes:
     given = {name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET}
     plain = ("name", "system_prompt", "display_name", "description", "default_model_id", "parent_harness_id")
-    changes = {name: given[name] for name in plain if name in given}
+    changes: Changes = {name: given[name] for name in plain if name in given}
     if given.get("default_model_id") is not None:
         await check_model(tx, row.org_id, given["default_model_id"], "default_model_id")
     if given.get("parent_harness_id") is not None:
@@ -310,12 +350,12 @@ async def copy_harness(app: App, caller: Caller, ref: str) -> Harness:
             updated_at=now,
             archived_at=None,
         )
-        return await _insert(tx, row)
+        return await _insert(tx, row, source.parent_harness_id)
 
     return await app.database.write(work)
 
 
-async def check_harness_name(app: App, caller: Caller, name: str, exclude_id: str | None) -> NameCheck:
+async def check_harness_name(app: App, caller: Caller, name: str, exclude_id: HarnessId | None) -> NameCheck:
     """Whether a harness could have this name; the one with `exclude_id` may have it already."""
     if is_reserved(name):
         return NameCheck(False)

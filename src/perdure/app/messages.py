@@ -77,8 +77,7 @@ async def post_message(app: App, caller: Caller, session_id: SessionId, body: Cr
             await check_model(tx, caller.organization_id, body.controls.model_id, "controls.model_id")
         return await take_in(app, tx, row, _message(body, message_id, now), now)
 
-    posted: Message = await write_at_head(app, work)
-    return posted
+    return await write_at_head(app, work)
 
 
 async def take_in(app: App, tx: Tx, row: SessionRow, message: Message, now: Micros) -> Message:

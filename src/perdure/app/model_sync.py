@@ -9,14 +9,14 @@ from perdure.app.context import App
 from perdure.app.providers import default_if_none
 from perdure.domain.accounts import Caller, require
 from perdure.domain.errors import InvalidInput, ModelError
-from perdure.domain.ids import ProviderId
+from perdure.domain.ids import ModelId, ProviderId
 from perdure.domain.providers import ProviderSecrets, SyncedModels, SyncNotSupported
 from perdure.domain.times import Micros
 from perdure.llm.driver import ListedModel
 from perdure.llm.model_table import converses, described
 from perdure.llm.registry import KINDS
 from perdure.llm.vendors import preferred_model
-from perdure.store.database import Tx
+from perdure.store.database import Changes, Tx
 from perdure.store.providers import (
     ModelRow,
     ProviderRow,
@@ -77,7 +77,7 @@ async def sync_models(app: App, caller: Caller, provider_id: ProviderId) -> Sync
             await add_models(tx, changes.new)
         if changes.changed:
             await refresh_models(tx, changes.changed)
-        synced = {"last_synced_at": now, "updated_at": max(now, provider.updated_at + 1)}
+        synced: Changes = {"last_synced_at": now, "updated_at": max(now, provider.updated_at + 1)}
         await update_provider(tx, row.org_id, row.id, synced)
         if changes.default is not None:
             await default_if_none(tx, row.org_id, changes.default, now)
@@ -119,7 +119,7 @@ class _Changes(Struct, frozen=True):
     changed: list[ModelRow]
     updated: int
     stale: int
-    default: str | None
+    default: ModelId | None
 
 
 def _compare(
@@ -201,7 +201,7 @@ def _discovered(app: App, provider: ProviderRow, listed: ListedModel, now: Micro
     )
 
 
-def _default(rows: list[ModelRow], named: dict[str, ListedModel], provider_type: str) -> str | None:
+def _default(rows: list[ModelRow], named: dict[str, ListedModel], provider_type: str) -> ModelId | None:
     """The model for an organization that has no default.
 
     The only one there is, or the vendor's that is predefined.

@@ -8,11 +8,9 @@ from perdure.domain.ids import OrgId
 from perdure.domain.providers import ProviderOptions
 from perdure.llm.vendors import VENDORS, Vendor
 from perdure.store.database import Tx
+from perdure.store.locks import Lock, hold
 from perdure.store.providers import ModelRow, ProviderRow, add_model, add_provider, list_providers
 from perdure.store.rows import to_json
-
-_LOCK = 0x70657266
-"""The advisory lock under which one process adds them."""
 
 
 async def add_predefined(app: App, org_id: OrgId) -> list[str]:
@@ -30,8 +28,7 @@ async def add_predefined(app: App, org_id: OrgId) -> list[str]:
     now = app.now()
 
     async def work(tx: Tx) -> list[str]:
-        if tx.dialect == "postgres":
-            await tx.run(f"SELECT pg_advisory_xact_lock({_LOCK})")
+        await hold(tx, Lock.PREDEFINED)
         there = {row.provider_type for row in await list_providers(tx, org_id)}
         made = [each for each in wanted if each.provider_type not in there]
         for index, each in enumerate(made):

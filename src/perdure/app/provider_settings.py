@@ -6,17 +6,17 @@ Checked before it is kept, sealed where it is secret.
 from __future__ import annotations
 
 import re
-from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from perdure.domain.errors import InvalidInput
 from perdure.domain.providers import (
     MAX_HEADERS,
     CreateProvider,
     CredentialForm,
+    Credentials,
     FormField,
     ProviderOptions,
     ProviderSecrets,
@@ -28,8 +28,8 @@ from perdure.llm.registry import KINDS, DriverKind, config_of, make_driver
 
 _RESERVED_HEADERS = frozenset(
     {
-        "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "cookie", "expect", "host",
-        "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
+        "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "cookie",
+        "expect", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
     }
 )  # fmt: skip
 """Headers that say how a request is sent: they are the driver's."""
@@ -112,13 +112,18 @@ def _check_address(base_url: str) -> None:
         raise InvalidInput("`base_url` must be an http or https URL", field="base_url") from None
     if "@" in parts.netloc or any(_SECRET_PARAMETER.search(name) for name in names):
         raise InvalidInput(
-            "`base_url` can be read by everybody in the organization: put credentials into `api_key` or `options.headers`",
+            "`base_url` can be read by everybody in the organization:"
+            " put credentials into `api_key` or `options.headers`",
             code="secret_in_url",
             field="base_url",
         )
 
 
-def _given_key(provider_type: str, key: Any, credentials: Any) -> Any:
+def _given_key(
+    provider_type: str,
+    key: str | None | UnsetType,
+    credentials: Credentials | None | UnsetType,
+) -> str | None | UnsetType:
     """The key that a request gives: a text, None to remove it, UNSET when it says nothing."""
     if isinstance(credentials, dict):
         names = (
@@ -191,9 +196,7 @@ def _place(settings: Settings) -> tuple[str, str]:
 
 
 def _keep_in_place(stored: ProviderSecrets, body: UpdateProvider) -> None:
-    """Whoever may change the address may not read the secrets, and so may not have them sent elsewhere
-    either.
-    """
+    """Refuse to send stored secrets to another place: whoever changes the address may not read them."""
     told = body.options.headers if isinstance(body.options, SetProviderOptions) else UNSET
     kept = (
         body.api_key is UNSET
@@ -205,7 +208,8 @@ def _keep_in_place(stored: ProviderSecrets, body: UpdateProvider) -> None:
         kept = kept or any(name.lower() not in given for name in stored.headers)
     if kept:
         raise InvalidInput(
-            "the stored key and headers belong to the old address: give them again (or null) together with the new one",
+            "the stored key and headers belong to the old address: give them again (or null)"
+            " together with the new one",
             code="secret_would_move",
             field="base_url",
         )
@@ -218,6 +222,9 @@ def form_of(kind: DriverKind, *, in_environment: bool = False) -> CredentialForm
     """
     if kind.environment is None:
         return CredentialForm((), kind.help)
-    words = f"Kept encrypted, never shown again. Without one, `{kind.environment}` of the server's environment is used."
+    words = (
+        f"Kept encrypted, never shown again. Without one, `{kind.environment}`"
+        " of the server's environment is used."
+    )
     key = FormField("api_key", "API key", "password", kind.key_needed and not in_environment, words)
     return CredentialForm((key,), kind.help)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from msgspec import UNSET, Struct
 
@@ -11,7 +9,7 @@ from perdure.app.context import App
 from perdure.app.provider_settings import Settings, changed_settings, form_of, settings_of
 from perdure.domain.accounts import RANK, Caller, require
 from perdure.domain.errors import InvalidInput
-from perdure.domain.ids import OrgId, ProviderId, check_id
+from perdure.domain.ids import ModelId, OrgId, ProviderId, check_id
 from perdure.domain.model_profiles import ModelProfile
 from perdure.domain.paging import AllowedAction
 from perdure.domain.providers import (
@@ -30,7 +28,7 @@ from perdure.domain.times import maybe_rfc3339, to_rfc3339
 from perdure.llm.catalog import Place
 from perdure.llm.registry import KINDS, vendor_of
 from perdure.store.accounts import get_organization, set_default_model
-from perdure.store.database import Tx
+from perdure.store.database import Changes, Tx
 from perdure.store.providers import (
     ModelRow,
     ProviderRow,
@@ -198,7 +196,9 @@ async def create_provider(app: App, caller: Caller, body: CreateProvider) -> Pro
             name=body.name,
             provider_type=body.provider_type,
             base_url=body.base_url,
-            **sealed,
+            secrets=sealed.secrets,
+            api_key_set=sealed.api_key_set,
+            header_names=sealed.header_names,
             options=to_json(settings.options),
             trace=None if body.trace is None else to_json(body.trace),
             status="active",
@@ -241,7 +241,7 @@ async def change_provider(
         row = await get_provider(tx, caller.organization_id, provider_id, lock=True)
         if not given:
             return to_provider(row)
-        changes: dict[str, Any] = {
+        changes: Changes = {
             name: getattr(body, name) for name in given & {"name", "provider_type", "base_url", "status"}
         }
         if "trace" in given:
@@ -253,7 +253,8 @@ async def change_provider(
             after = changed_settings(before, body)
             changes["options"] = to_json(after.options)
             if after.secrets != before.secrets:
-                changes |= await seal_secrets(app.vault, tx, row.org_id, row.id, after.secrets)
+                sealed = await seal_secrets(app.vault, tx, row.org_id, row.id, after.secrets)
+                changes |= sealed.columns()
         changes["updated_at"] = max(now, row.updated_at + 1)
         await update_provider(tx, row.org_id, row.id, changes)
         return to_provider(msgspec.structs.replace(row, **changes))
@@ -278,13 +279,13 @@ async def remove_provider(app: App, caller: Caller, provider_id: ProviderId) -> 
 # --- models -------------------------------------------------------------------
 
 
-async def _forget_default(tx: Tx, org_id: OrgId, models: set[str], now: int) -> None:
+async def _forget_default(tx: Tx, org_id: OrgId, models: set[ModelId], now: int) -> None:
     organization = await get_organization(tx, org_id)
     if organization is not None and organization.default_model_id in models:
         await set_default_model(tx, org_id, None, now)
 
 
-async def default_if_none(tx: Tx, org_id: OrgId, model_id: str, now: int) -> None:
+async def default_if_none(tx: Tx, org_id: OrgId, model_id: ModelId, now: int) -> None:
     """Make a model the organization's default, if it has none."""
     organization = await get_organization(tx, org_id)
     if organization is not None and organization.default_model_id is None:
@@ -320,7 +321,7 @@ async def create_model(app: App, caller: Caller, provider_id: ProviderId, body: 
     return await app.database.write(work)
 
 
-async def read_model(app: App, caller: Caller, model_id: str) -> Model:
+async def read_model(app: App, caller: Caller, model_id: ModelId) -> Model:
     """One model, with its provider and its profile."""
 
     async def work(tx: Tx) -> tuple[ModelRow, ProviderRow]:
@@ -331,9 +332,14 @@ async def read_model(app: App, caller: Caller, model_id: str) -> Model:
 
 
 async def all_models(
-    app: App, caller: Caller, provider_id: ProviderId | None = None, *,
-    source: ModelSource | None = None, favorites: bool = False, stale: bool = False,
-) -> list[Model]:  # fmt: skip
+    app: App,
+    caller: Caller,
+    provider_id: ProviderId | None = None,
+    *,
+    source: ModelSource | None = None,
+    favorites: bool = False,
+    stale: bool = False,
+) -> list[Model]:
     """Every model (of one provider, if given), oldest first.
 
     Those that their provider no longer names only if asked for.
@@ -357,41 +363,43 @@ async def all_models(
     return await _seen(app, [pair for pair in await app.database.read(work, long=True) if wanted(pair[0])])
 
 
-async def change_model(app: App, caller: Caller, model_id: str, body: UpdateModel) -> Model:
+async def change_model(app: App, caller: Caller, model_id: ModelId, body: UpdateModel) -> Model:
     """Change what the caller named, and nothing else."""
     require(caller, "admin")
     now = app.now()
-    if isinstance(body.provider_id, str):
-        check_id(body.provider_id, "provider", "provider_id")
+    changes: Changes = {}
+    if body.model_id is not UNSET:
+        changes["model_id"] = body.model_id
+    if body.display_name is not UNSET:
+        changes["display_name"] = body.display_name
+    moved_to: ProviderId | None = None
+    if body.provider_id is not UNSET:
+        moved_to = changes["provider_id"] = check_id(body.provider_id, "provider", "provider_id")
+    if body.capabilities is not UNSET:
+        changes["capabilities"] = to_json(body.capabilities)
+    if body.enabled is not UNSET:
+        changes["enabled"] = int(body.enabled)
+    if body.is_favorite is not UNSET:
+        changes["is_favorite"] = int(body.is_favorite)
 
     async def work(tx: Tx) -> Model:
         row = await get_model(tx, caller.organization_id, model_id)
-        changes: dict[str, Any] = {
-            name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET
-        }
         if not changes:
             return to_model(row)
-        if "provider_id" in changes:
-            await get_provider(tx, row.org_id, changes["provider_id"], lock=True)
-        if "capabilities" in changes:
-            changes["capabilities"] = to_json(changes["capabilities"])
-        for flag in ("enabled", "is_favorite"):
-            if flag in changes:
-                changes[flag] = int(changes[flag])
-        if (
-            changes.get("provider_id", row.provider_id) != row.provider_id
-            or changes.get("model_id", row.model_id) != row.model_id
-        ):
+        if moved_to is not None:
+            await get_provider(tx, row.org_id, moved_to, lock=True)
+        made: Changes = {**changes, "updated_at": max(now, row.updated_at + 1)}
+        named = (changes.get("provider_id", row.provider_id), changes.get("model_id", row.model_id))
+        if named != (row.provider_id, row.model_id):
             # What the provider's list said was about another model.
-            changes |= {"context_tokens": None, "stale_since": None}
-        changes["updated_at"] = max(now, row.updated_at + 1)
-        await update_model(tx, row.org_id, row.id, changes)
-        return to_model(msgspec.structs.replace(row, **changes))
+            made |= {"context_tokens": None, "stale_since": None}
+        await update_model(tx, row.org_id, row.id, made)
+        return to_model(msgspec.structs.replace(row, **made))
 
     return await app.database.write(work)
 
 
-async def remove_model(app: App, caller: Caller, model_id: str) -> None:
+async def remove_model(app: App, caller: Caller, model_id: ModelId) -> None:
     """Delete a model; sessions that name it fall back to the next claim."""
     require(caller, "admin")
     now = app.now()

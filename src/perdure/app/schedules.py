@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from msgspec import UNSET
 
 from perdure.app.context import App, Scope, Services
@@ -21,7 +23,7 @@ from perdure.domain.schedules import (
     zone_of,
 )
 from perdure.domain.times import Micros, from_rfc3339, maybe_rfc3339, to_rfc3339
-from perdure.store.database import Tx
+from perdure.store.database import Changes, Tx
 from perdure.store.schedules import (
     ScheduleRow,
     add_schedule,
@@ -149,12 +151,10 @@ async def change_schedule(
     return await app.database.write(work)
 
 
-def _changes(row: ScheduleRow, body: UpdateSchedule, now: Micros) -> dict[str, object]:
+def _changes(row: ScheduleRow, body: UpdateSchedule, now: Micros) -> Changes:
     """The columns that change. Raises InvalidInput: it could never come like this."""
     named = ("message", "name", "timezone")
-    changes: dict[str, object] = {
-        name: value for name in named if (value := getattr(body, name)) is not UNSET
-    }
+    changes: Changes = {name: value for name in named if (value := getattr(body, name)) is not UNSET}
     if body.cron is not UNSET and body.at is not UNSET:
         raise InvalidInput("give either `cron` or `at`", field="cron")
     timed = body.cron is not UNSET or body.at is not UNSET
@@ -198,7 +198,7 @@ async def fire_due(app: App) -> int:
     now = app.now()
     fired = 0
     for row in await app.database.read(lambda tx: due_schedules(tx, now)):
-        fired += await write_at_head(app, lambda tx, row=row: _fire(app, tx, row, now))
+        fired += await write_at_head(app, partial(_fire, app, row=row, now=now))
     return fired
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from msgspec import UNSET
 
 from perdure.app.context import App
@@ -20,6 +18,7 @@ from perdure.capabilities.resolve import (
 from perdure.domain.accounts import Caller, PrincipalSummary
 from perdure.domain.errors import InvalidInput, NotFound, StaleHead
 from perdure.domain.events import (
+    Event,
     EventContext,
     InputMessageData,
     NewEvent,
@@ -28,14 +27,17 @@ from perdure.domain.events import (
     SessionStartedData,
     TurnCancelledData,
 )
+from perdure.domain.harnesses import DEFAULT_HARNESS
 from perdure.domain.ids import (
+    ModelId,
     OrgId,
+    PrincipalId,
     SessionId,
+    WorkspaceId,
     check_id,
     uuid_of,
 )
 from perdure.domain.messages import Message, TextPart
-from perdure.domain.paging import Page
 from perdure.domain.sessions import (
     CancelledTurn,
     CreateSession,
@@ -53,13 +55,12 @@ from perdure.store.accounts import get_organization
 from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow, agent_by_name, get_agent
 from perdure.store.bus import Appended, Stop
-from perdure.store.database import Tx
+from perdure.store.database import Body, Changes, T, Tx
 from perdure.store.file_changes import remove_files
 from perdure.store.harnesses import HarnessRow, get_harness, harness_by_name, harness_chain
 from perdure.store.providers import get_model
 from perdure.store.rows import to_json
 from perdure.store.schedules import active_counts
-from perdure.store.session_lists import SessionFilter, list_sessions
 from perdure.store.sessions import (
     SessionRow,
     add_session,
@@ -73,19 +74,13 @@ from perdure.store.sessions import (
 )
 from perdure.store.workspaces import forsaken_workspace, hold_for_writing
 
-DEFAULT_HARNESS = "generic"
-"""The built-in harness of sessions that name none (wire contract)."""
-
-FAR = 1000
-"""Sessions that a read may pass over on the event loop: 0.05 ms."""
-
 
 def to_session(
     row: SessionRow, *, features: tuple[str, ...], pinned: bool | None, schedules: int = 0
 ) -> Session:
     """The row as clients see it."""
     config = row.config_struct()
-    owner = PrincipalSummary(f"principal_{row.owner_id[5:]}", "user", uuid_of(row.owner_id))
+    owner = PrincipalSummary(PrincipalId(f"principal_{row.owner_id[5:]}"), "user", uuid_of(row.owner_id))
     url = f"/v1/sessions/{row.id}"
     return Session(
         id=row.id,
@@ -150,13 +145,25 @@ async def create_session(app: App, caller: Caller, body: CreateSession) -> Sessi
 
     async def work(tx: Tx) -> Session:
         agent, harness = await _layers_for(tx, caller.organization_id, body)
+        model_id: ModelId | None = None
         if body.model_id is not None:
-            await check_model(tx, caller.organization_id, body.model_id)
+            model_id = await check_model(tx, caller.organization_id, body.model_id)
+        workspace_id: WorkspaceId | None = None
         if body.workspace_id is not None:
-            await hold_for_writing(
-                tx, caller.organization_id, check_id(body.workspace_id, "workspace", "workspace_id")
-            )
-        row = _new_row(app, caller, body, harness, agent, title, tags, now)
+            workspace_id = check_id(body.workspace_id, "workspace", "workspace_id")
+            await hold_for_writing(tx, caller.organization_id, workspace_id)
+        row = _new_row(
+            app,
+            caller,
+            body,
+            harness,
+            agent,
+            title=title,
+            tags=tags,
+            model_id=model_id,
+            workspace_id=workspace_id,
+            now=now,
+        )
         started = SessionStartedData(row.harness_id, row.agent_id, row.model_id)
         await add_session(tx, row)
         layers = [harness_layer(each) for each in await harness_chain(tx, row.org_id, row.harness_id)]
@@ -173,9 +180,18 @@ async def create_session(app: App, caller: Caller, body: CreateSession) -> Sessi
 
 
 def _new_row(
-    app: App, caller: Caller, body: CreateSession, harness: HarnessRow, agent: AgentRow | None, title: str | None,
-    tags: tuple[str, ...], now: Micros,
-) -> SessionRow:  # fmt: skip
+    app: App,
+    caller: Caller,
+    body: CreateSession,
+    harness: HarnessRow,
+    agent: AgentRow | None,
+    *,
+    title: str | None,
+    tags: tuple[str, ...],
+    model_id: ModelId | None,
+    workspace_id: WorkspaceId | None,
+    now: Micros,
+) -> SessionRow:
     config = SessionConfig(
         body.capabilities,
         body.tools,
@@ -195,7 +211,7 @@ def _new_row(
         title=title,
         tags=to_json(tags),
         locale=body.locale,
-        model_id=body.model_id,
+        model_id=model_id,
         config=to_json(config),
         forked_from_id=None,
         forked_from_sequence=None,
@@ -216,7 +232,7 @@ def _new_row(
         started_at=None,
         finished_at=None,
         agent_version_id=agent.default_version_id if agent else None,
-        workspace_id=body.workspace_id,
+        workspace_id=workspace_id,
     )
 
 
@@ -277,9 +293,11 @@ async def _named_harness(tx: Tx, org_id: OrgId, name: str | None) -> HarnessRow:
     return found
 
 
-async def check_model(tx: Tx, org_id: OrgId, model_id: str, field: str = "model_id") -> None:
-    """Accept only a model of the organization. Raises InvalidId or NotFound."""
-    await get_model(tx, org_id, check_id(model_id, "model", field))
+async def check_model(tx: Tx, org_id: OrgId, model_id: str, field: str = "model_id") -> ModelId:
+    """Accept only the id of a model of the organization. Raises InvalidId or NotFound."""
+    checked = check_id(model_id, "model", field)
+    await get_model(tx, org_id, checked)
+    return checked
 
 
 def check_tools(tools: tuple[ToolDefinition, ...]) -> None:
@@ -313,31 +331,6 @@ async def read_session(app: App, caller: Caller, session_id: SessionId) -> Sessi
     return await app.database.read(work)
 
 
-async def page_of_sessions(
-    app: App, caller: Caller, want: SessionFilter, offset: int, limit: int
-) -> Page[Session]:
-    """A page of sessions, newest first."""
-
-    async def work(tx: Tx) -> Page[Session]:
-        rows, total = await list_sessions(tx, caller.organization_id, want, offset, limit)
-        pinned = await pinned_among(tx, caller.user_id, [row.id for row in rows])
-        features = SessionFeatures(app.registry)
-        counts = await active_counts(tx, [row.id for row in rows])
-        shown = [
-            to_session(
-                row,
-                features=await features.of(tx, row),
-                pinned=row.id in pinned,
-                schedules=counts.get(row.id, 0),
-            )
-            for row in rows
-        ]
-        return Page(tuple(shown), total, offset, limit)
-
-    # The newest sessions are at hand; whatever narrows the list, or lies far back, may have to be looked for.
-    return await app.database.read(work, long=want != SessionFilter() or offset > FAR)
-
-
 async def change_session(
     app: App,
     caller: Caller,
@@ -346,7 +339,7 @@ async def change_session(
     if_match: frozenset[str] | None = None,
 ) -> Session:
     """Change what the caller named, and nothing else; a running turn goes on undisturbed."""
-    changes: dict[str, Any] = {}
+    changes: Changes = {}
     if body.title is not UNSET:
         changes["title"] = clean_title(body.title)
     if body.tags is not UNSET:
@@ -423,7 +416,7 @@ async def cancel_turn(app: App, caller: Caller, session_id: SessionId) -> Cancel
     """Cancel the running or waiting turn; nothing to do is no error."""
     now = app.now()
 
-    async def work(tx: Tx) -> tuple[SessionRow, Any]:
+    async def work(tx: Tx) -> tuple[SessionRow, tuple[Event, ...] | None]:
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
         if row.status not in ("active", "waiting_for_tool_results"):
             return row, None
@@ -439,7 +432,7 @@ async def cancel_turn(app: App, caller: Caller, session_id: SessionId) -> Cancel
     return CancelledTurn("cancelled", "The turn was cancelled.")
 
 
-async def write_at_head(app: App, work: Any, attempts: int = 20) -> Any:
+async def write_at_head(app: App, work: Body[T], attempts: int = 20) -> T:
     """Run a transaction that appends under the row's lock.
 
     On databases that let it slip between, read and try again.

@@ -13,7 +13,7 @@ from perdure.domain.paging import AllowedAction
 from perdure.domain.sessions import has_control
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
 from perdure.domain.workspaces import CreateWorkspace, UpdateWorkspace, Workspace
-from perdure.store.database import Tx
+from perdure.store.database import Changes, Tx
 from perdure.store.workspaces import (
     WorkspaceRow,
     add_workspace,
@@ -112,7 +112,7 @@ async def change_workspace(
     app: App, caller: Caller, workspace_id: WorkspaceId, body: UpdateWorkspace
 ) -> Workspace:
     """Change what the caller named, and nothing else."""
-    given: dict[str, object] = {
+    given: Changes = {
         name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET
     }
     if body.name is not UNSET:
@@ -139,7 +139,7 @@ async def archive_workspace(app: App, caller: Caller, workspace_id: WorkspaceId)
     await app.database.write(work)
 
 
-async def _changed(tx: Tx, row: WorkspaceRow, given: dict[str, object], now: Micros) -> Workspace:
+async def _changed(tx: Tx, row: WorkspaceRow, given: Changes, now: Micros) -> Workspace:
     changes = {name: value for name, value in given.items() if value != getattr(row, name)}
     status = changes.get("status")
     if status == "archived" and row.session_id is not None:

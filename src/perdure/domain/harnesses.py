@@ -144,6 +144,42 @@ class Harness(Struct, frozen=True, omit_defaults=True):
         return structs.replace(self, session_count=UNSET, app_count=UNSET)
 
 
+class BuiltInHarness(Struct, frozen=True):
+    """A harness that every organization has, read-only, and that follows the code."""
+
+    name: str
+    display_name: str
+    description: str
+    capabilities: tuple[str, ...] = ()
+
+    def config(self) -> HarnessConfig:
+        """What it brings to a session."""
+        return HarnessConfig(tuple(CapabilityRef(name) for name in self.capabilities))
+
+
+DEFAULT_HARNESS = "generic"
+"""The built-in harness of sessions that name none (wire contract)."""
+
+BUILT_IN_HARNESSES = (
+    BuiltInHarness("base", "Base", "Nothing but the model."),
+    BuiltInHarness(
+        DEFAULT_HARNESS,
+        "Generic",
+        "Files with their instructions (AGENTS.md), a shell, a to-do list, the time and the session itself.",
+        (
+            "session_file_system",
+            "bashkit_shell",
+            "session_storage",
+            "session",
+            "current_time",
+            "stateless_todo_list",
+            "agent_instructions",
+            "context_compaction",
+        ),
+    ),
+)
+
+
 class HarnessExample(Struct, frozen=True, omit_defaults=True):
     """A harness to begin with.
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from msgspec import Struct
 
 from perdure.domain.accounts import UserRole
 from perdure.domain.errors import NotFound
 from perdure.domain.ids import HarnessId, ModelId, OrgId, TokenId, UserId
 from perdure.domain.times import Micros
-from perdure.store.database import LOCK_ROW, Tx
+from perdure.store.database import LOCK_ROW, Changes, Tx
 from perdure.store.rows import assignments, columns, insert, like_pattern, values
 
 
@@ -64,13 +62,11 @@ async def get_organization(tx: Tx, org_id: OrgId) -> OrganizationRow | None:
 
 
 async def lock_organization(tx: Tx, org_id: OrgId) -> None:
-    """Hold the organization's row until the commit, for the rare changes that must come one after the
-    other.
-    """
+    """Lock the organization's row until the commit: serializes its rare changes."""
     await tx.one(f"SELECT id FROM organizations WHERE id = ?{LOCK_ROW[tx.dialect]}", org_id)
 
 
-async def update_organization(tx: Tx, org_id: OrgId, changes: dict[str, Any]) -> None:
+async def update_organization(tx: Tx, org_id: OrgId, changes: Changes) -> None:
     await tx.run(f"UPDATE organizations SET {assignments(changes)} WHERE id = ?", *changes.values(), org_id)
 
 
@@ -80,7 +76,7 @@ async def first_organization(tx: Tx) -> OrganizationRow | None:
     return None if found is None else OrganizationRow(*found)
 
 
-async def set_default_model(tx: Tx, org_id: OrgId, model_id: str | None, now: Micros) -> None:
+async def set_default_model(tx: Tx, org_id: OrgId, model_id: ModelId | None, now: Micros) -> None:
     await update_organization(tx, org_id, {"default_model_id": model_id, "updated_at": now})
 
 
@@ -157,7 +153,7 @@ async def end_membership(tx: Tx, org_id: OrgId, user_id: UserId, now: Micros) ->
     )
 
 
-async def memberships_of(tx: Tx, user_id: UserId) -> list[tuple[str, UserRole]]:
+async def memberships_of(tx: Tx, user_id: UserId) -> list[tuple[OrgId, UserRole]]:
     """The organizations that a user belongs to, oldest membership first, with the role in each."""
     rows = await tx.all(
         "SELECT org_id, role FROM memberships WHERE user_id = ? ORDER BY created_at, org_id", user_id
@@ -183,11 +179,12 @@ async def token_by_hash(tx: Tx, digest: str) -> TokenRow | None:
     return None if found is None else TokenRow(*found)
 
 
-async def tokens_of(tx: Tx, user_id: UserId, bound_to: str | None = None) -> list[TokenRow]:
+async def tokens_of(tx: Tx, user_id: UserId, bound_to: OrgId | None = None) -> list[TokenRow]:
     """A user's tokens, or only those that work in `bound_to` and nowhere else, newest first."""
     narrowed, args = ("", []) if bound_to is None else (" AND org_id = ?", [bound_to])
     rows = await tx.all(
-        f"SELECT {_TOKEN} FROM tokens WHERE user_id = ?{narrowed} ORDER BY created_at DESC, id DESC LIMIT 1000",
+        f"SELECT {_TOKEN} FROM tokens WHERE user_id = ?{narrowed} ORDER BY created_at DESC, id DESC"
+        " LIMIT 1000",
         user_id,
         *args,
     )
@@ -195,7 +192,7 @@ async def tokens_of(tx: Tx, user_id: UserId, bound_to: str | None = None) -> lis
 
 
 async def revoke_token(
-    tx: Tx, user_id: UserId, token_id: TokenId, now: Micros, bound_to: str | None = None
+    tx: Tx, user_id: UserId, token_id: TokenId, now: Micros, bound_to: OrgId | None = None
 ) -> bool:
     """End a user's token, or only one that works in `bound_to` and nowhere else.
 
@@ -231,7 +228,7 @@ _HOLDERS = {
 }
 
 
-async def organization_holding(tx: Tx, resource_id: str) -> str | None:
+async def organization_holding(tx: Tx, resource_id: str) -> OrgId | None:
     """The organization that a resource belongs to."""
     table = _HOLDERS.get(resource_id.rsplit("_", 1)[0])
     if table is None:

@@ -8,7 +8,7 @@ from msgspec import Struct
 from perdure.domain.agent_versions import AuthoredConfig, ChangeKind, Semver
 from perdure.domain.agents import AgentConfig
 from perdure.domain.errors import NotFound
-from perdure.domain.ids import AgentId, AgentVersionId, OrgId
+from perdure.domain.ids import AgentId, AgentVersionId, OrgId, UserId
 from perdure.domain.times import Micros
 from perdure.store.agents import AgentRow, get_agent
 from perdure.store.database import Tx
@@ -30,7 +30,7 @@ class AgentVersionRow(Struct, frozen=True):
     config_hash: str
     authored_config: str
     resolved_config: str
-    created_by: str
+    created_by: UserId
     created_at: Micros
 
     def semver(self) -> Semver:
@@ -122,7 +122,8 @@ async def list_versions(
 ) -> list[AgentVersionRow]:
     """Newest first."""
     rows = await tx.all(
-        f"SELECT {_COLUMNS} FROM agent_versions WHERE agent_id = ? AND org_id = ? ORDER BY version_number DESC LIMIT ? OFFSET ?",
+        f"SELECT {_COLUMNS} FROM agent_versions WHERE agent_id = ? AND org_id = ?"
+        " ORDER BY version_number DESC LIMIT ? OFFSET ?",
         agent_id,
         org_id,
         limit,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from msgspec import Struct
 
@@ -12,7 +10,7 @@ from perdure.domain.errors import NotFound
 from perdure.domain.ids import AgentId, AgentVersionId, HarnessId, ModelId, OrgId
 from perdure.domain.resources import LifeStatus
 from perdure.domain.times import Micros
-from perdure.store.database import LOCK_ROW, Tx
+from perdure.store.database import LOCK_ROW, Changes, Tx
 from perdure.store.rows import assignments, columns, insert, named, values
 
 
@@ -60,7 +58,7 @@ async def get_agent(tx: Tx, org_id: OrgId, agent_id: AgentId, *, lock: bool = Fa
     return AgentRow(*found)
 
 
-async def holder_of_agent(tx: Tx, agent_id: AgentId) -> str | None:
+async def holder_of_agent(tx: Tx, agent_id: AgentId) -> OrgId | None:
     """The organization that has an agent with this id."""
     found = await tx.one("SELECT org_id FROM agents WHERE id = ?", agent_id)
     return None if found is None else found[0]
@@ -94,7 +92,7 @@ async def list_agents(
     return [AgentRow(*row) for row in rows], 0 if total is None else total[0]
 
 
-async def update_agent(tx: Tx, org_id: OrgId, agent_id: AgentId, changes: dict[str, Any]) -> None:
+async def update_agent(tx: Tx, org_id: OrgId, agent_id: AgentId, changes: Changes) -> None:
     await tx.run(
         f"UPDATE agents SET {assignments(changes)} WHERE id = ? AND org_id = ?",
         *changes.values(),

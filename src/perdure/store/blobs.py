@@ -63,7 +63,10 @@ async def _retain(tx: Tx, org_id: OrgId, hash_: str) -> bool:
 
 async def _add(tx: Tx, org_id: OrgId, content: Content, now: Micros) -> None:
     size = len(content.data)
-    sql = "INSERT INTO blobs (org_id, hash, size_bytes, released_at, created_at) VALUES (?, ?, ?, NULL, ?) ON CONFLICT DO NOTHING"
+    sql = (
+        "INSERT INTO blobs (org_id, hash, size_bytes, released_at, created_at) VALUES (?, ?, ?, NULL, ?)"
+        " ON CONFLICT DO NOTHING"
+    )
     while await tx.run(sql, org_id, content.hash, size, now) == 0:
         # Somebody else has added it since it was looked for, and may even have let go of it.
         if await _retain(tx, org_id, content.hash):
@@ -117,12 +120,16 @@ async def release_contents(tx: Tx, org_id: OrgId, hashes: Iterable[str], now: Mi
         await tx.run(f"UPDATE blobs SET released_at = ? WHERE org_id = ? AND {match}", now, org_id, some)
 
 
-_NAMED = "EXISTS (SELECT 1 FROM files WHERE files.org_id = blobs.org_id AND files.hash = blobs.hash AND files.is_directory = 0)"
+_NAMED = (
+    "EXISTS (SELECT 1 FROM files WHERE files.org_id = blobs.org_id AND files.hash = blobs.hash"
+    " AND files.is_directory = 0)"
+)
 
 
 async def purge_blobs(tx: Tx, before: Micros, limit: int = 200) -> Purged:
-    """Remove contents released before an instant that no file names, a batch at a time, bounded in number and
-    in bytes.
+    """Remove contents that no file names and that were released before an instant.
+
+    One batch, bounded in number and in bytes.
     """
     rows = await tx.all(
         "SELECT org_id, hash, size_bytes FROM blobs WHERE released_at < ? ORDER BY released_at LIMIT ?",
@@ -140,7 +147,8 @@ async def purge_blobs(tx: Tx, before: Micros, limit: int = 200) -> Purged:
     for org_id, hash_ in sorted(batch):
         # Each statement looks at the mark again: a writer that has taken it off meanwhile wins.
         await tx.run(
-            f"UPDATE blobs SET released_at = NULL WHERE org_id = ? AND hash = ? AND released_at < ? AND {_NAMED}",
+            "UPDATE blobs SET released_at = NULL WHERE org_id = ? AND hash = ? AND released_at < ?"
+            f" AND {_NAMED}",
             org_id,
             hash_,
             before,

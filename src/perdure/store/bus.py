@@ -185,8 +185,8 @@ class LocalBus:
     """The bus within one process; the whole bus of the embedded default."""
 
     def __init__(self) -> None:
-        self._ears: dict[str, set[Subscription]] = {}
-        self._drafts: dict[str, dict[str, Live]] = {}
+        self._ears: dict[SessionId, set[Subscription]] = {}
+        self._drafts: dict[SessionId, dict[str, Live]] = {}
         self._stops: list[Callable[[Stop], None]] = []
 
     def publish(self, signal: Signal) -> None:

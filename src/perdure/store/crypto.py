@@ -154,8 +154,10 @@ class Vault:
                 self._master(name)
         except Unreadable:
             raise Unavailable(
-                f"this database's secrets are sealed under the master key {name}, which is not here: set PERDURE_MASTER_KEY to it "
-                "(or PERDURE_MASTER_KEY_PREVIOUS, while keys are being rotated), or put its file back as master.key in the data folder"
+                f"this database's secrets are sealed under the master key {name}, which is not"
+                " here: set PERDURE_MASTER_KEY to it "
+                "(or PERDURE_MASTER_KEY_PREVIOUS, while keys are being rotated), or"
+                " put its file back as master.key in the data folder"
             ) from None
         return name
 

@@ -18,6 +18,12 @@ log = logging.getLogger("perdure.store")
 
 T = TypeVar("T")
 Row = Sequence[Any]
+Value = str | int | float | bytes | None
+"""What a column holds, on both databases."""
+Param = Value | Sequence[Value]
+"""What a statement is given: a value, or on PostgreSQL an array of them."""
+Changes = dict[str, Value]
+"""Columns that an UPDATE sets, by name."""
 
 
 class Purged(Struct, frozen=True):
@@ -33,24 +39,24 @@ class Tx(Protocol):
     dialect: str
     """`sqlite` or `postgres`, for the few places that must differ."""
 
-    async def all(self, sql: str, *args: Any) -> list[Row]:
+    async def all(self, sql: str, *args: Param) -> list[Row]:
         """Every row of the statement."""
         ...
 
-    async def one(self, sql: str, *args: Any) -> Row | None:
+    async def one(self, sql: str, *args: Param) -> Row | None:
         """The first row, or None."""
         ...
 
-    async def run(self, sql: str, *args: Any) -> int:
+    async def run(self, sql: str, *args: Param) -> int:
         """Execute; the number of rows touched."""
         ...
 
-    async def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+    async def run_many(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
         """Execute once for each row of arguments."""
         ...
 
     async def append(
-        self, update: str, args: Sequence[Any], insert: str, rows: Sequence[Sequence[Any]]
+        self, update: str, args: Sequence[Value], insert: str, rows: Sequence[Sequence[Value]]
     ) -> bool:
         """`update` one row and, only if it touched one, `insert` the rows.
 

@@ -55,7 +55,8 @@ async def read_image(tx: Tx, session_id: SessionId, name: str) -> tuple[int, byt
 async def add_database(tx: Tx, org_id: OrgId, session_id: SessionId, name: str, now: Micros) -> bool:
     """Make an empty database; False when there is one of this name."""
     row = await tx.one(
-        "INSERT INTO sql_databases (session_id, name, org_id, version, image, size_bytes, page_count, created_at, updated_at)"
+        "INSERT INTO sql_databases (session_id, name, org_id, version, image, size_bytes, page_count,"
+        " created_at, updated_at)"
         " VALUES (?, ?, ?, 1, ?, 0, 0, ?, ?) ON CONFLICT DO NOTHING RETURNING name",
         session_id,
         name,
@@ -72,7 +73,8 @@ async def write_image(
 ) -> bool:
     """Replace the image if it is still this version; whether it was."""
     touched = await tx.run(
-        "UPDATE sql_databases SET version = version + 1, image = ?, size_bytes = ?, page_count = ?, updated_at = ?"
+        "UPDATE sql_databases SET version = version + 1, image = ?, size_bytes = ?, page_count = ?,"
+        " updated_at = ?"
         " WHERE session_id = ? AND name = ? AND version = ?",
         image,
         len(image),
@@ -93,8 +95,10 @@ async def drop_database(tx: Tx, session_id: SessionId, name: str) -> bool:
 async def copy_databases(tx: Tx, source: str, target: str) -> None:
     """Give a session a copy of another's databases."""
     await tx.run(
-        "INSERT INTO sql_databases (session_id, name, org_id, version, image, size_bytes, page_count, created_at, updated_at)"
-        " SELECT ?, name, org_id, 1, image, size_bytes, page_count, created_at, updated_at FROM sql_databases WHERE session_id = ?",
+        "INSERT INTO sql_databases (session_id, name, org_id, version, image, size_bytes, page_count,"
+        " created_at, updated_at)"
+        " SELECT ?, name, org_id, 1, image, size_bytes, page_count, created_at, updated_at"
+        " FROM sql_databases WHERE session_id = ?",
         target,
         source,
     )

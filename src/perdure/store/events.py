@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 from msgspec import Struct
 
 from perdure.domain.events import Event
 from perdure.domain.ids import SessionId, event_id
 from perdure.domain.times import Micros
-from perdure.store.database import Tx
+from perdure.store.database import Tx, Value
 from perdure.store.rows import like_pattern, to_json
 
 EVENT_COLUMNS = (
-    "session_id", "sequence", "org_id", "id", "type", "ts", "turn_id", "exec_id", "tool_name", "context", "data", "metadata", "tags",
+    "session_id", "sequence", "org_id", "id", "type", "ts", "turn_id", "exec_id", "tool_name", "context",
+    "data", "metadata", "tags",
 )  # fmt: skip
 
 _READ = "id, session_id, sequence, type, ts, context, data, metadata, tags"
@@ -30,7 +30,7 @@ async def events_after(
 ) -> list[Event]:
     """Events with a sequence over `after` (and up to `until`), oldest first."""
     bound = "" if until is None else " AND sequence <= ?"
-    args: list[Any] = [session_id, after] if until is None else [session_id, after, until]
+    args: list[Value] = [session_id, after] if until is None else [session_id, after, until]
     rows = await tx.all(
         f"SELECT {_READ} FROM events WHERE session_id = ? AND sequence > ?{bound} ORDER BY sequence LIMIT ?",
         *args,
@@ -45,7 +45,8 @@ async def events_of_kinds(
     """Events of these kinds with after < sequence <= before, NEWEST first."""
     marks = ", ".join("?" * len(kinds))
     rows = await tx.all(
-        f"SELECT {_READ} FROM events WHERE session_id = ? AND sequence > ? AND sequence <= ? AND type IN ({marks})"
+        f"SELECT {_READ} FROM events WHERE session_id = ? AND sequence > ? AND sequence <= ?"
+        f" AND type IN ({marks})"
         " ORDER BY sequence DESC LIMIT ?",
         session_id,
         after,
@@ -91,9 +92,10 @@ class EventFilter(Struct, frozen=True):
     text: str | None = None
 
 
-def _where(session_id: SessionId, want: EventFilter) -> tuple[str, list[Any]]:
-    parts, args = ["session_id = ?"], [session_id]
-    plain: list[tuple[str, Any]] = [
+def _where(session_id: SessionId, want: EventFilter) -> tuple[str, list[Value]]:
+    parts = ["session_id = ?"]
+    args: list[Value] = [session_id]
+    plain: list[tuple[str, Value]] = [
         ("sequence > ?", want.after),
         ("sequence < ?", want.before),
         ("ts >= ?", want.from_ts),
@@ -133,13 +135,14 @@ async def list_events(
     return [Event(*row) for row in rows]
 
 
-async def copy_events(tx: Tx, source: str, target: str, through: int) -> None:
+async def copy_events(tx: Tx, source: SessionId, target: SessionId, through: int) -> None:
     """Copy a log up to a sequence into another session's, with ids of its own."""
     names = [name for name in EVENT_COLUMNS if name not in ("session_id", "id")]
     cursor = 0
     while cursor < through:
         rows = await tx.all(
-            f"SELECT {', '.join(names)} FROM events WHERE session_id = ? AND sequence > ? AND sequence <= ? ORDER BY sequence LIMIT 500",
+            f"SELECT {', '.join(names)} FROM events WHERE session_id = ? AND sequence > ? AND sequence <= ?"
+            " ORDER BY sequence LIMIT 500",
             source,
             cursor,
             through,
@@ -155,7 +158,8 @@ async def copy_events(tx: Tx, source: str, target: str, through: int) -> None:
 async def count_kinds(tx: Tx, session_id: SessionId) -> list[tuple[str, int, Micros, Micros]]:
     """For each kind of event: its count, and the instants of its first and last."""
     rows = await tx.all(
-        "SELECT type, COUNT(*), MIN(ts), MAX(ts) FROM events WHERE session_id = ? GROUP BY type ORDER BY type",
+        "SELECT type, COUNT(*), MIN(ts), MAX(ts) FROM events WHERE session_id = ? GROUP BY type"
+        " ORDER BY type",
         session_id,
     )
     return [(row[0], row[1], row[2], row[3]) for row in rows]

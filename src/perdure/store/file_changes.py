@@ -191,7 +191,8 @@ def check_room(space: WorkspaceRow, size: int, entries: int, limits: FileLimits)
 
 async def _update(tx: Tx, rows: Sequence[FileRow]) -> None:
     await tx.run_many(
-        "UPDATE files SET is_readonly = ?, is_text = ?, size_bytes = ?, hash = ?, updated_at = ? WHERE workspace_id = ? AND path = ?",
+        "UPDATE files SET is_readonly = ?, is_text = ?, size_bytes = ?, hash = ?, updated_at = ?"
+        " WHERE workspace_id = ? AND path = ?",
         [
             (r.is_readonly, r.is_text, r.size_bytes, r.hash, r.updated_at, r.workspace_id, r.path)
             for r in rows

@@ -159,8 +159,10 @@ async def copy_tree(tx: Tx, org_id: OrgId, source: str, target: str, now: Micros
         org_id,
     )
     await tx.run(
-        "UPDATE workspaces SET size_bytes = (SELECT COALESCE(SUM(size_bytes), 0) FROM files WHERE workspace_id = ? AND org_id = ?),"
-        " file_count = (SELECT COUNT(*) FROM files WHERE workspace_id = ? AND org_id = ?), updated_at = ? WHERE id = ? AND org_id = ?",
+        "UPDATE workspaces SET size_bytes = (SELECT COALESCE(SUM(size_bytes), 0) FROM files"
+        " WHERE workspace_id = ? AND org_id = ?),"
+        " file_count = (SELECT COUNT(*) FROM files WHERE workspace_id = ? AND org_id = ?), updated_at = ?"
+        " WHERE id = ? AND org_id = ?",
         target,
         org_id,
         target,

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from msgspec import Struct
 
 from perdure.domain.errors import NotFound
-from perdure.domain.harnesses import MAX_DEPTH, HarnessConfig
+from perdure.domain.harnesses import MAX_DEPTH, BuiltInHarness, HarnessConfig
 from perdure.domain.ids import HarnessId, ModelId, OrgId
 from perdure.domain.resources import LifeStatus
 from perdure.domain.times import Micros
-from perdure.store.database import LOCK_ROW, Tx
-from perdure.store.rows import assignments, columns, insert, named, values
+from perdure.store.database import LOCK_ROW, Changes, Tx
+from perdure.store.rows import assignments, columns, insert, named, to_json, values
 
 
 class HarnessRow(Struct, frozen=True):
@@ -48,12 +46,12 @@ async def add_harness(tx: Tx, row: HarnessRow) -> None:
     await tx.run(insert("harnesses", HarnessRow), *values(row))
 
 
-async def follow_built_in(tx: Tx, like: HarnessRow, now: Micros) -> int:
+async def follow_built_in(tx: Tx, like: BuiltInHarness, now: Micros) -> int:
     """Make the built-in harness of this name the same in every organization, for those where it is not.
 
     How many those were.
     """
-    what = (like.display_name, like.description, like.config)
+    what = (like.display_name, like.description, to_json(like.config()))
     return await tx.run(
         "UPDATE harnesses SET display_name = ?, description = ?, config = ?,"
         " updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at + 1 END"
@@ -119,7 +117,7 @@ async def list_harnesses(tx: Tx, org_id: OrgId, search: str | None, archived: bo
     return [HarnessRow(*row) for row in rows]
 
 
-async def update_harness(tx: Tx, org_id: OrgId, harness_id: HarnessId, changes: dict[str, Any]) -> None:
+async def update_harness(tx: Tx, org_id: OrgId, harness_id: HarnessId, changes: Changes) -> None:
     await tx.run(
         f"UPDATE harnesses SET {assignments(changes)} WHERE id = ? AND org_id = ?",
         *changes.values(),

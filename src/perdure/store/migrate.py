@@ -11,6 +11,7 @@ from importlib.resources import files
 
 from perdure.domain.errors import Unavailable
 from perdure.store.database import Database, Tx
+from perdure.store.locks import Lock, hold
 
 WORDS = {
     "sqlite": {
@@ -32,7 +33,6 @@ WORDS = {
 }
 
 _NUMBERED = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
-_LOCK = 0x70657264  # "perd": the advisory lock that one migrating process holds
 
 
 def load_migrations() -> list[tuple[int, str, str]]:
@@ -63,10 +63,10 @@ async def migrate(database: Database) -> list[str]:
 
     async def body(tx: Tx) -> list[str]:
         await tx.take_time()
-        if tx.dialect == "postgres":
-            await tx.run(f"SELECT pg_advisory_xact_lock({_LOCK})")
+        await hold(tx, Lock.MIGRATE)
         await tx.run(
-            "CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at BIGINT NOT NULL)"
+            "CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY,"
+            " name TEXT NOT NULL, applied_at BIGINT NOT NULL)"
         )
         done = {row[0] for row in await tx.all("SELECT number FROM migrations")}
         newest = migrations[-1][0]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from msgspec import Struct
 
@@ -18,7 +16,7 @@ from perdure.domain.providers import (
 )
 from perdure.domain.times import Micros
 from perdure.store.crypto import Vault
-from perdure.store.database import LOCK_ROW, Tx
+from perdure.store.database import LOCK_ROW, Changes, Tx
 from perdure.store.rows import assignments, columns, insert, to_json, values
 
 
@@ -51,6 +49,18 @@ class ProviderRow(Struct, frozen=True):
 
     def trace_struct(self) -> ProviderTrace | None:
         return None if self.trace is None else _TRACE.decode(self.trace)
+
+
+class SealedSecrets(Struct, frozen=True):
+    """The columns of a provider that hold its secrets, and tell what is in them."""
+
+    secrets: bytes | None
+    api_key_set: int
+    header_names: str
+
+    def columns(self) -> Changes:
+        """The columns, for a change."""
+        return msgspec.structs.asdict(self)
 
 
 class ModelRow(Struct, frozen=True):
@@ -90,16 +100,14 @@ async def open_secrets(vault: Vault, tx: Tx, row: ProviderRow) -> ProviderSecret
 
 async def seal_secrets(
     vault: Vault, tx: Tx, org_id: OrgId, provider_id: ProviderId, secrets: ProviderSecrets
-) -> dict[str, Any]:
-    """The columns that hold these secrets."""
+) -> SealedSecrets:
+    """Seal these secrets of a provider."""
     empty = secrets.api_key is None and not secrets.headers
-    return {
-        "secrets": None
-        if empty
-        else await vault.seal(tx, org_id, to_json(secrets), f"provider/{provider_id}"),
-        "api_key_set": int(secrets.api_key is not None),
-        "header_names": to_json(tuple(secrets.headers)),
-    }
+    return SealedSecrets(
+        None if empty else await vault.seal(tx, org_id, to_json(secrets), f"provider/{provider_id}"),
+        int(secrets.api_key is not None),
+        to_json(tuple(secrets.headers)),
+    )
 
 
 _USABLE = (
@@ -115,11 +123,10 @@ async def usable_model(tx: Tx, org_id: OrgId, model_id: str | None) -> tuple[Mod
     Args:
         model_id: None for the organization's default.
     """
-    if model_id is None:
-        wanted, args = "(SELECT default_model_id FROM organizations WHERE id = ?)", [org_id, org_id]
-    else:
-        wanted, args = "?", [org_id, model_id]
-    found = await tx.one(f"{_USABLE} AND m.id = {wanted}", *args)
+    wanted, key = "?", model_id
+    if key is None:
+        wanted, key = "(SELECT default_model_id FROM organizations WHERE id = ?)", org_id
+    found = await tx.one(f"{_USABLE} AND m.id = {wanted}", org_id, key)
     if found is None:
         return None
     width = len(ModelRow.__struct_fields__)
@@ -147,7 +154,7 @@ async def list_providers(tx: Tx, org_id: OrgId) -> list[ProviderRow]:
     return [ProviderRow(*row) for row in rows]
 
 
-async def update_provider(tx: Tx, org_id: OrgId, provider_id: ProviderId, changes: dict[str, Any]) -> None:
+async def update_provider(tx: Tx, org_id: OrgId, provider_id: ProviderId, changes: Changes) -> None:
     await tx.run(
         f"UPDATE providers SET {assignments(changes)} WHERE id = ? AND org_id = ?",
         *changes.values(),
@@ -173,7 +180,8 @@ async def add_models(tx: Tx, rows: list[ModelRow]) -> None:
 async def refresh_models(tx: Tx, rows: list[ModelRow]) -> None:
     """Write what a provider's own list tells about models that are known."""
     await tx.run_many(
-        "UPDATE models SET display_name = ?, context_tokens = ?, stale_since = ?, updated_at = ? WHERE id = ? AND org_id = ?",
+        "UPDATE models SET display_name = ?, context_tokens = ?, stale_since = ?, updated_at = ?"
+        " WHERE id = ? AND org_id = ?",
         [
             (row.display_name, row.context_tokens, row.stale_since, row.updated_at, row.id, row.org_id)
             for row in rows
@@ -181,7 +189,7 @@ async def refresh_models(tx: Tx, rows: list[ModelRow]) -> None:
     )
 
 
-async def get_model(tx: Tx, org_id: OrgId, model_id: str) -> ModelRow:
+async def get_model(tx: Tx, org_id: OrgId, model_id: ModelId) -> ModelRow:
     """Raises NotFound."""
     found = await tx.one(f"SELECT {_MODEL} FROM models WHERE id = ? AND org_id = ?", model_id, org_id)
     if found is None:
@@ -199,7 +207,7 @@ async def list_models(tx: Tx, org_id: OrgId, provider_id: ProviderId | None = No
     return [ModelRow(*row) for row in rows]
 
 
-async def update_model(tx: Tx, org_id: OrgId, model_id: str, changes: dict[str, Any]) -> None:
+async def update_model(tx: Tx, org_id: OrgId, model_id: ModelId, changes: Changes) -> None:
     await tx.run(
         f"UPDATE models SET {assignments(changes)} WHERE id = ? AND org_id = ?",
         *changes.values(),
@@ -208,5 +216,5 @@ async def update_model(tx: Tx, org_id: OrgId, model_id: str, changes: dict[str, 
     )
 
 
-async def delete_model(tx: Tx, org_id: OrgId, model_id: str) -> None:
+async def delete_model(tx: Tx, org_id: OrgId, model_id: ModelId) -> None:
     await tx.run("DELETE FROM models WHERE id = ? AND org_id = ?", model_id, org_id)

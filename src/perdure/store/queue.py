@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -83,8 +83,8 @@ class LocalQueue:
         self._spawn = spawn
         self._waiting: deque[Job] = deque()
         self._handler: Handler | None = None
-        self._known: Counter[str] = Counter()
-        self._running: set[asyncio.Task[Any]] = set()
+        self._known: Counter[SessionId] = Counter()
+        self._running: set[asyncio.Task[object]] = set()
 
     async def enqueue(self, tx: Tx, job: Job) -> None:
         tx.after_commit(lambda: self.put(job))

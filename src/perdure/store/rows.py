@@ -5,13 +5,14 @@ Each table's columns are spelled out once, here, in the order in which they are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from perdure.domain.ids import OrgId
+from perdure.store.database import Param, Value
 
 S = TypeVar("S", bound=Struct)
 
@@ -32,17 +33,17 @@ def insert(table: str, row: type[Struct]) -> str:
     return f"INSERT INTO {table} ({columns(row)}) VALUES ({marks(row)})"
 
 
-def values(row: Struct) -> tuple[Any, ...]:
+def values(row: Struct) -> tuple[Value, ...]:
     """The row's values, in field order."""
     return msgspec.structs.astuple(row)
 
 
-def assignments(names: Any) -> str:
+def assignments(names: Iterable[str]) -> str:
     """`a = ?, b = ?` for an UPDATE."""
     return ", ".join(f"{name} = ?" for name in names)
 
 
-def to_json(value: Any) -> str:
+def to_json(value: object) -> str:
     """A value as JSON text."""
     return msgspec.json.encode(value).decode()
 
@@ -57,11 +58,13 @@ def like_pattern(text: str) -> str:
     return f"%{escaped}%"
 
 
-def named(org_id: OrgId, search: str | None, archived: bool) -> tuple[str, list[Any]]:
-    """The WHERE, with its arguments, of an organization's agents or harnesses whose names or descriptions
-    hold a text.
+def named(org_id: OrgId, search: str | None, archived: bool) -> tuple[str, list[Value]]:
+    """The WHERE, with its arguments, of an organization's agents or harnesses.
+
+    `search` narrows it to those whose names or descriptions hold a text.
     """
-    parts, args = ["org_id = ?"], [org_id]
+    parts = ["org_id = ?"]
+    args: list[Value] = [org_id]
     parts.append("status <> 'deleted'" if archived else "status = 'active'")
     if search is not None:
         looked_at = ("name", "display_name", "description")
@@ -82,14 +85,13 @@ _AMONG = {
 
 def among(
     dialect: str, column: str, kind: Literal["BIGINT", "TEXT"], wanted: Sequence[int] | Sequence[str]
-) -> tuple[str, Any]:
+) -> tuple[str, Param]:
     """The condition that a column has one of many values, and its one argument.
 
     The same statement however many there are.
     """
-    return _AMONG[dialect].format(column=column, kind=kind), to_json(wanted) if dialect == "sqlite" else list(
-        wanted
-    )
+    condition = _AMONG[dialect].format(column=column, kind=kind)
+    return condition, to_json(wanted) if dialect == "sqlite" else list[Value](wanted)
 
 
 _JSON_NUMBER = {

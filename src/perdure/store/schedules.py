@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from msgspec import Struct
 
@@ -11,7 +10,7 @@ from perdure.domain.errors import NotFound
 from perdure.domain.ids import OrgId, ScheduleId, SessionId
 from perdure.domain.schedules import ScheduleKind
 from perdure.domain.times import Micros
-from perdure.store.database import Tx
+from perdure.store.database import Changes, Tx
 from perdure.store.rows import assignments, columns, insert, values
 
 
@@ -60,7 +59,7 @@ async def list_schedules(tx: Tx, session_id: SessionId) -> list[ScheduleRow]:
     return [ScheduleRow(*row) for row in rows]
 
 
-async def update_schedule(tx: Tx, schedule_id: ScheduleId, changes: dict[str, Any]) -> None:
+async def update_schedule(tx: Tx, schedule_id: ScheduleId, changes: Changes) -> None:
     await tx.run(f"UPDATE schedules SET {assignments(changes)} WHERE id = ?", *changes.values(), schedule_id)
 
 
@@ -82,7 +81,8 @@ async def due_schedules(tx: Tx, now: Micros, limit: int = 100) -> list[ScheduleR
 async def take_firing(tx: Tx, row: ScheduleRow, next_at: Micros | None, now: Micros) -> bool:
     """Claim this firing: whoever moves `next_at` on has it, everybody else finds it moved."""
     touched = await tx.run(
-        "UPDATE schedules SET next_at = ?, enabled = ?, last_fired_at = ?, fire_count = fire_count + 1, updated_at = ?"
+        "UPDATE schedules SET next_at = ?, enabled = ?, last_fired_at = ?, fire_count = fire_count + 1,"
+        " updated_at = ?"
         " WHERE id = ? AND next_at = ?",
         next_at,
         int(next_at is not None),
@@ -94,13 +94,14 @@ async def take_firing(tx: Tx, row: ScheduleRow, next_at: Micros | None, now: Mic
     return touched == 1
 
 
-async def active_counts(tx: Tx, session_ids: Sequence[str]) -> dict[str, int]:
+async def active_counts(tx: Tx, session_ids: Sequence[SessionId]) -> dict[SessionId, int]:
     """How many enabled schedules each of these sessions has; none for those that are missing."""
     if not session_ids:
         return {}
     marks = ", ".join("?" * len(session_ids))
     rows = await tx.all(
-        f"SELECT session_id, COUNT(*) FROM schedules WHERE enabled = 1 AND session_id IN ({marks}) GROUP BY session_id",
+        f"SELECT session_id, COUNT(*) FROM schedules WHERE enabled = 1 AND session_id IN ({marks})"
+        " GROUP BY session_id",
         *session_ids,
     )
     return {row[0]: row[1] for row in rows}

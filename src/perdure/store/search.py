@@ -66,9 +66,7 @@ def terms_of(session: Unsorted) -> set[str]:
 
 
 def searched_terms(title: str | None, tags: Sequence[str], agent_id: AgentId | None) -> list[str]:
-    """Terms that a session must have whose folded title holds this text, which has all of these tags and this
-    agent.
-    """
+    """The terms that a session has which holds the text in its title, and has these tags and this agent."""
     terms = [_TAG + tag for tag in tags]
     if agent_id is not None:
         terms.append(_AGENT + agent_id)
@@ -123,7 +121,8 @@ def sort_terms(sessions: Sequence[Unsorted]) -> list[tuple[str, bytes]]:
 async def large_organizations(tx: Tx) -> list[OrgId]:
     """Organizations that have segments, or sessions enough for one."""
     rows = await tx.all(
-        "SELECT org_id FROM session_totals GROUP BY org_id HAVING SUM(sessions) >= ? UNION SELECT org_id FROM search_segments",
+        "SELECT org_id FROM session_totals GROUP BY org_id HAVING SUM(sessions) >= ?"
+        " UNION SELECT org_id FROM search_segments",
         SEGMENT,
     )
     return [row[0] for row in rows]
@@ -150,7 +149,8 @@ async def read_unsorted(tx: Tx, org_id: OrgId) -> list[Unsorted]:
     ):
         return []
     rows = await tx.all(
-        f"SELECT id, created_at, title_folded, tags, agent_id FROM sessions WHERE {_UNSORTED} {order} {SEGMENT}",
+        "SELECT id, created_at, title_folded, tags, agent_id FROM sessions"
+        f" WHERE {_UNSORTED} {order} {SEGMENT}",
         org_id,
     )
     return [Unsorted(*row) for row in rows]
@@ -179,7 +179,8 @@ async def add_segment(
     )
     await tx.run_many(
         # Nothing here may look like the condition of an index: PostgreSQL is to find each row by its id.
-        "UPDATE sessions SET search_slot = ? WHERE id = ? AND COALESCE(search_slot, -1) = -1 AND COALESCE(title_folded, '') = ?"
+        "UPDATE sessions SET search_slot = ? WHERE id = ? AND COALESCE(search_slot, -1) = -1"
+        " AND COALESCE(title_folded, '') = ?"
         " AND tags = ?",
         [
             (segment * SEGMENT + position, session.id, session.title or "", session.tags)
@@ -204,7 +205,8 @@ async def thin_segments(tx: Tx, org_id: OrgId) -> list[int]:
 async def drop_segment(tx: Tx, org_id: OrgId, segment: int) -> None:
     """Remove a segment; whoever is still in it is to be sorted in anew."""
     await tx.run(
-        "UPDATE sessions SET search_slot = NULL WHERE org_id = ? AND search_slot >= ? AND search_slot < ? AND deleted_at IS NULL",
+        "UPDATE sessions SET search_slot = NULL WHERE org_id = ? AND search_slot >= ? AND search_slot < ?"
+        " AND deleted_at IS NULL",
         org_id,
         segment * SEGMENT,
         (segment + 1) * SEGMENT,
@@ -216,8 +218,7 @@ async def drop_segment(tx: Tx, org_id: OrgId, segment: int) -> None:
 async def segments_by_age(
     tx: Tx, org_id: OrgId, text: str | None
 ) -> tuple[list[tuple[int, Micros]], str | None]:
-    """The organization's segments, each with the time at which its youngest session was created, the youngest
-    first.
+    """The organization's segments, the youngest first, with when the youngest session of each was created.
 
     If there are any, also the text as the database folds titles.
     """

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from msgspec import Struct
 
-from perdure.domain.ids import OrgId
+from perdure.domain.ids import AgentId, OrgId, SessionId, UserId
+from perdure.domain.sessions import Status
 from perdure.domain.times import Micros
-from perdure.store.database import Row, Tx
+from perdure.store.database import Row, Tx, Value
 from perdure.store.rows import among, columns, like_pattern, to_json
 from perdure.store.search import candidates, searched_terms, segments_by_age
 from perdure.store.sessions import BUSY, BUSY_STATUSES, SessionRow
@@ -29,25 +29,26 @@ _COMPARED = 400
 COUNTED = 5_000
 """What other filters match is counted so far."""
 
-Key = tuple[Micros, str]
+Key = tuple[Micros, SessionId]
 """What lists are ordered by, the greatest first: when the session was created, and its id."""
 
 
 class SessionFilter(Struct, frozen=True):
     """What a list of sessions is narrowed by; None means any."""
 
-    agent_id: str | None = None
+    agent_id: AgentId | None = None
     search: str | None = None
     tags: tuple[str, ...] = ()
-    status: str | None = None
-    pinned_by: str | None = None
+    status: Status | None = None
+    pinned_by: UserId | None = None
     created_after: Micros | None = None
     created_before: Micros | None = None
 
 
-def _where(org_id: OrgId, want: SessionFilter) -> tuple[str, list[Any]]:
-    parts, args = ["org_id = ? AND deleted_at IS NULL"], [org_id]
-    plain: list[tuple[str, Any]] = [
+def _where(org_id: OrgId, want: SessionFilter) -> tuple[str, list[Value]]:
+    parts = ["org_id = ? AND deleted_at IS NULL"]
+    args: list[Value] = [org_id]
+    plain: list[tuple[str, Value]] = [
         ("agent_id = ?", want.agent_id),
         (f"{BUSY} AND status = ?" if want.status in BUSY_STATUSES else "status = ?", want.status),
         ("created_at > ?", want.created_after),
@@ -115,9 +116,18 @@ async def list_sessions(
     return found, offset + len(found) if ends else await count()
 
 
+async def count_by_status(tx: Tx, org_id: OrgId) -> dict[Status, int]:
+    """How many sessions there are in each status."""
+    rows = await tx.all(
+        "SELECT status, COUNT(*) FROM sessions WHERE org_id = ? AND deleted_at IS NULL GROUP BY status",
+        org_id,
+    )
+    return {row[0]: row[1] for row in rows}
+
+
 async def _far_ids(
-    tx: Tx, where: str, args: Sequence[Any], offset: int, length: int, behind: int | None
-) -> list[str]:
+    tx: Tx, where: str, args: Sequence[Value], offset: int, length: int, behind: int | None
+) -> list[SessionId]:
     """The sessions of a page of so many far from the newest, counted from the oldest if that is nearer.
 
     Args:
@@ -129,11 +139,14 @@ async def _far_ids(
         direction, skipped, length = "ASC", max(behind, 0), length + min(behind, 0)
     if length <= 0:
         return []
-    page = f"SELECT id FROM sessions WHERE {where} ORDER BY created_at {direction}, id {direction} LIMIT ? OFFSET ?"
+    page = (
+        f"SELECT id FROM sessions WHERE {where} ORDER BY created_at {direction}, id {direction}"
+        " LIMIT ? OFFSET ?"
+    )
     return [row[0] for row in await tx.all(page, *args, length, skipped)]
 
 
-async def _rows(tx: Tx, org_id: OrgId, session_ids: Sequence[str]) -> list[SessionRow]:
+async def _rows(tx: Tx, org_id: OrgId, session_ids: Sequence[SessionId]) -> list[SessionRow]:
     """These sessions, the newest first.
 
     Their ids come by themselves: PostgreSQL would read all sessions for a subquery.
@@ -173,8 +186,7 @@ def _keys(rows: Sequence[Row]) -> set[Key]:
 async def _sorted_in(
     tx: Tx, org_id: OrgId, want: SessionFilter, keys: set[Key], certain: int, enough: int
 ) -> tuple[set[Key], int]:
-    """Go through the index, the youngest segments first, until the page's keys are certain and there are
-    enough in all.
+    """Go through the index, the youngest segments first, until the page is certain and there are enough.
 
     Args:
         keys: what matches outside of the index.
@@ -224,8 +236,9 @@ async def _sorted_in(
 def _batches(
     step: Sequence[tuple[int, Micros]], slots: dict[int, list[int]]
 ) -> Iterator[tuple[Micros, list[int]]]:
-    """The segments' candidates, some hundred at a time, with the age of the youngest session that may be
-    among them or after them.
+    """The segments' candidates, some hundred at a time.
+
+    With each batch comes the age of the youngest session that may be in it or after it.
     """
     batch: list[int] = []
     youngest = 0

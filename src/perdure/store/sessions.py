@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -16,6 +14,7 @@ from perdure.domain.ids import (
     AgentId,
     AgentVersionId,
     HarnessId,
+    ModelId,
     OrgId,
     SessionId,
     TurnId,
@@ -28,7 +27,7 @@ from perdure.domain.projection import Projection, project
 from perdure.domain.sessions import SessionConfig, Status
 from perdure.domain.times import Micros
 from perdure.domain.workspaces import own_workspace
-from perdure.store.database import LOCK_ROW, Purged, Tx
+from perdure.store.database import LOCK_ROW, Changes, Purged, Tx, Value
 from perdure.store.events import EVENT_COLUMNS, noise
 from perdure.store.rows import columns, insert, to_json, values
 
@@ -44,9 +43,9 @@ class SessionRow(Struct, frozen=True):
     title: str | None
     tags: str
     locale: str | None
-    model_id: str | None
+    model_id: ModelId | None
     config: str
-    forked_from_id: str | None
+    forked_from_id: SessionId | None
     forked_from_sequence: int | None
     created_at: Micros
     updated_at: Micros
@@ -122,7 +121,8 @@ LATER = "updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at + 1 END"
 """`updated_at` moves on every change and never backwards, whatever the clock does."""
 
 _APPEND = (
-    "UPDATE sessions SET head = ?, epoch = ?, recoveries = ?, status = ?, turn_id = ?, turn_after = ?, wake_at = ?, preview = ?,"
+    "UPDATE sessions SET head = ?, epoch = ?, recoveries = ?,"
+    " status = ?, turn_id = ?, turn_after = ?, wake_at = ?, preview = ?,"
     f" output_preview = ?, usage = ?, started_at = ?, finished_at = ?, {LATER}"
     " WHERE id = ? AND org_id = ? AND head = ? AND epoch = ? AND deleted_at IS NULL"
 )
@@ -177,8 +177,7 @@ async def append(
     claim: bool = False,
     fence: bool = False,
 ) -> tuple[SessionRow, tuple[Event, ...]]:
-    """Append events to the session's log at the head and epoch that `row` holds, and write the projection
-    with them.
+    """Append events to the session's log, and write the projection with them.
 
     Args:
         row: the session as the caller last saw it: its head and its epoch are what the append expects.
@@ -193,13 +192,19 @@ async def append(
         StaleHead: the log has grown meanwhile. Read on, decide again.
         Fenced: the session was claimed, cancelled or deleted meanwhile.
     """
-    after = project(row.projection(), events)
+    new = _moved_on(row, project(row.projection(), events), now, fence=claim or fence)
     stored = tuple(_stored(row, index, event) for index, event in enumerate(events, row.head + 1))
-    epoch = row.epoch + 1 if claim or fence else row.epoch
-    usage = None if after.usage is None else to_json(after.usage)
-    new = msgspec.structs.replace(
+    rows = [_event_row(row.org_id, event, new_event) for event, new_event in zip(stored, events, strict=True)]
+    if not await tx.append(_APPEND, _append_args(row, new, now), _INSERT_EVENTS, rows):
+        raise await _why(tx, row)
+    return new, stored
+
+
+def _moved_on(row: SessionRow, after: Projection, now: Micros, *, fence: bool) -> SessionRow:
+    """The row as an append leaves it."""
+    return msgspec.structs.replace(
         row,
-        epoch=epoch,
+        epoch=row.epoch + 1 if fence else row.epoch,
         recoveries=0,
         head=after.head,
         status=after.status,
@@ -208,15 +213,19 @@ async def append(
         wake_at=after.wake_at,
         preview=after.preview,
         output_preview=after.output_preview,
-        usage=usage,
+        usage=None if after.usage is None else to_json(after.usage),
         started_at=after.started_at,
         finished_at=after.finished_at,
         updated_at=max(now, row.updated_at + 1),
     )
-    update = (
+
+
+def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, ...]:
+    """The arguments of `_APPEND`: what it sets, then what it expects."""
+    return (
         new.head,
         new.epoch,
-        0,
+        new.recoveries,
         new.status,
         new.turn_id,
         new.turn_after,
@@ -233,10 +242,6 @@ async def append(
         row.head,
         row.epoch,
     )
-    rows = [_event_row(row.org_id, event, new_event) for event, new_event in zip(stored, events, strict=True)]
-    if not await tx.append(_APPEND, update, _INSERT_EVENTS, rows):
-        raise await _why(tx, row)
-    return new, stored
 
 
 async def _why(tx: Tx, row: SessionRow) -> StaleHead | Fenced:
@@ -262,7 +267,7 @@ def _stored(row: SessionRow, sequence: int, event: NewEvent) -> Event:
     )
 
 
-def _event_row(org_id: OrgId, event: Event, new: NewEvent) -> tuple[Any, ...]:
+def _event_row(org_id: OrgId, event: Event, new: NewEvent) -> tuple[Value, ...]:
     tool = getattr(new.data, "tool_name", None) or getattr(getattr(new.data, "tool_call", None), "name", None)
     return (
         event.session_id,
@@ -291,7 +296,8 @@ async def claim(tx: Tx, row: SessionRow) -> SessionRow:
     """
     recoveries = row.recoveries + 1 if row.claimed_head == row.head else 1
     done = await tx.run(
-        "UPDATE sessions SET epoch = epoch + 1, recoveries = ?, claimed_head = ? WHERE id = ? AND epoch = ? AND head = ?"
+        "UPDATE sessions SET epoch = epoch + 1, recoveries = ?, claimed_head = ?"
+        " WHERE id = ? AND epoch = ? AND head = ?"
         " AND deleted_at IS NULL",
         recoveries,
         row.head,
@@ -311,7 +317,7 @@ async def release(tx: Tx, row: SessionRow) -> None:
     )
 
 
-async def update_session(tx: Tx, row: SessionRow, changes: dict[str, Any], now: Micros) -> SessionRow:
+async def update_session(tx: Tx, row: SessionRow, changes: Changes, now: Micros) -> SessionRow:
     """Change columns that are not the log's.
 
     Never touches the head or the epoch, so a running turn is not disturbed.
@@ -320,7 +326,8 @@ async def update_session(tx: Tx, row: SessionRow, changes: dict[str, Any], now: 
     if "title" in changes or "tags" in changes:
         sets += ", search_slot = NULL"  # the index has it as it was
     found = await tx.one(
-        f"UPDATE sessions SET {sets}, {LATER} WHERE id = ? AND org_id = ? AND deleted_at IS NULL RETURNING {_COLUMNS}",
+        f"UPDATE sessions SET {sets}, {LATER} WHERE id = ? AND org_id = ? AND deleted_at IS NULL"
+        f" RETURNING {_COLUMNS}",
         *changes.values(),
         now,
         now,
@@ -335,7 +342,8 @@ async def update_session(tx: Tx, row: SessionRow, changes: dict[str, Any], now: 
 async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
     """Hide a session from every route and fence its runner; `purge_session` removes what it held."""
     await tx.run(
-        "UPDATE sessions SET deleted_at = ?, epoch = epoch + 1, status = 'idle', wake_at = NULL WHERE id = ? AND org_id = ?",
+        "UPDATE sessions SET deleted_at = ?, epoch = epoch + 1, status = 'idle', wake_at = NULL"
+        " WHERE id = ? AND org_id = ?",
         now,
         row.id,
         row.org_id,
@@ -368,19 +376,11 @@ async def purge_deleted(tx: Tx, before: Micros, limit: int = 20, batch: int = 50
     return Purged(gone, gone > 0)
 
 
-async def count_by_status(tx: Tx, org_id: OrgId) -> dict[str, int]:
-    """How many sessions there are in each status."""
-    rows = await tx.all(
-        "SELECT status, COUNT(*) FROM sessions WHERE org_id = ? AND deleted_at IS NULL GROUP BY status",
-        org_id,
-    )
-    return {row[0]: row[1] for row in rows}
-
-
 async def set_pin(tx: Tx, row: SessionRow, user_id: UserId, now: Micros) -> None:
     """Pin for a user; once is enough."""
     await tx.run(
-        "INSERT INTO pins (session_id, user_id, org_id, created_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        "INSERT INTO pins (session_id, user_id, org_id, created_at) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO NOTHING",
         row.id,
         user_id,
         row.org_id,
@@ -393,7 +393,7 @@ async def clear_pin(tx: Tx, row: SessionRow, user_id: UserId) -> None:
     await tx.run("DELETE FROM pins WHERE session_id = ? AND user_id = ?", row.id, user_id)
 
 
-async def pinned_among(tx: Tx, user_id: UserId, session_ids: Sequence[str]) -> set[str]:
+async def pinned_among(tx: Tx, user_id: UserId, session_ids: Sequence[SessionId]) -> set[SessionId]:
     """Which of these sessions the user has pinned."""
     if not session_ids:
         return set()
@@ -422,13 +422,14 @@ async def set_standing_approval(tx: Tx, row: SessionRow, tool_name: str, decisio
     )
 
 
-async def unfinished(tx: Tx, before: Micros, limit: int = 1000) -> list[tuple[str, str]]:
+async def unfinished(tx: Tx, before: Micros, limit: int = 1000) -> list[tuple[OrgId, SessionId]]:
     """Active sessions whose row has not moved since an instant, as (organization, session).
 
     What a sweep looks at.
     """
     rows = await tx.all(
-        f"SELECT org_id, id FROM sessions WHERE {BUSY} AND status = 'active' AND deleted_at IS NULL AND updated_at < ?"
+        f"SELECT org_id, id FROM sessions WHERE {BUSY} AND status = 'active' AND deleted_at IS NULL AND"
+        " updated_at < ?"
         " ORDER BY updated_at LIMIT ?",
         before,
         limit,
@@ -436,17 +437,18 @@ async def unfinished(tx: Tx, before: Micros, limit: int = 1000) -> list[tuple[st
     return [(row[0], row[1]) for row in rows]
 
 
-async def due(tx: Tx, now: Micros, limit: int = 200) -> list[tuple[str, str]]:
+async def due(tx: Tx, now: Micros, limit: int = 200) -> list[tuple[OrgId, SessionId]]:
     """Parked sessions whose time has come, as (organization, session)."""
     rows = await tx.all(
-        "SELECT org_id, id FROM sessions WHERE wake_at IS NOT NULL AND deleted_at IS NULL AND wake_at <= ? ORDER BY wake_at LIMIT ?",
+        "SELECT org_id, id FROM sessions WHERE wake_at IS NOT NULL AND deleted_at IS NULL AND wake_at <= ?"
+        " ORDER BY wake_at LIMIT ?",
         now,
         limit,
     )
     return [(row[0], row[1]) for row in rows]
 
 
-async def epochs_of(tx: Tx, session_ids: Sequence[str]) -> dict[str, int]:
+async def epochs_of(tx: Tx, session_ids: Sequence[SessionId]) -> dict[SessionId, int]:
     """The epochs of these sessions: a runner whose own is older has lost its claim.
 
     Deleted ones count as lost.
@@ -458,8 +460,3 @@ async def epochs_of(tx: Tx, session_ids: Sequence[str]) -> dict[str, int]:
         f"SELECT id, epoch FROM sessions WHERE deleted_at IS NULL AND id IN ({marks})", *session_ids
     )
     return {row[0]: row[1] for row in rows}
-
-
-def now_micros() -> Micros:
-    """The present, in microseconds since the epoch."""
-    return time.time_ns() // 1000

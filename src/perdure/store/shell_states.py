@@ -24,7 +24,8 @@ async def write_shell_state(tx: Tx, org_id: OrgId, session_id: SessionId, snapsh
         return
     await tx.run(
         "INSERT INTO shell_states (session_id, org_id, snapshot, updated_at) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT (session_id) DO UPDATE SET snapshot = excluded.snapshot, updated_at = excluded.updated_at",
+        " ON CONFLICT (session_id) DO UPDATE SET snapshot = excluded.snapshot,"
+        " updated_at = excluded.updated_at",
         session_id,
         org_id,
         snapshot,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from perdure.domain.errors import Unavailable
-from perdure.store.database import Body, Row, T, run_callbacks
+from perdure.store.database import Body, Param, Row, T, Value, run_callbacks
 
 GROUP_LIMIT = 128
 """The most transactions behind one commit: bounds how long the first of them waits."""
@@ -32,20 +32,20 @@ class SqliteTx:
         self._connection = connection
         self.callbacks: list[Callable[[], None]] = []
 
-    async def all(self, sql: str, *args: Any) -> list[Row]:
+    async def all(self, sql: str, *args: Param) -> list[Row]:
         return self._connection.execute(sql, args).fetchall()
 
-    async def one(self, sql: str, *args: Any) -> Row | None:
+    async def one(self, sql: str, *args: Param) -> Row | None:
         return cast("Row | None", self._connection.execute(sql, args).fetchone())
 
-    async def run(self, sql: str, *args: Any) -> int:
+    async def run(self, sql: str, *args: Param) -> int:
         return self._connection.execute(sql, args).rowcount
 
-    async def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+    async def run_many(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
         self._connection.executemany(sql, rows)
 
     async def append(
-        self, update: str, args: Sequence[Any], insert: str, rows: Sequence[Sequence[Any]]
+        self, update: str, args: Sequence[Value], insert: str, rows: Sequence[Sequence[Value]]
     ) -> bool:
         if self._connection.execute(update, args).rowcount != 1:
             return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from perdure.domain.ids import OrgId
+from perdure.domain.ids import AgentId, HarnessId, OrgId
 from perdure.domain.resources import ResourceStats
 from perdure.domain.times import maybe_rfc3339
 from perdure.store.database import Row, Tx
@@ -14,13 +14,16 @@ Column = Literal["agent_id", "harness_id"]
 """The column of `sessions` that says whose they are."""
 
 
-async def session_counts(tx: Tx, org_id: OrgId, column: Column, ids: tuple[str, ...]) -> dict[str, int]:
+async def session_counts(
+    tx: Tx, org_id: OrgId, column: Column, ids: tuple[AgentId, ...] | tuple[HarnessId, ...]
+) -> dict[str, int]:
     """How many sessions each of these agents or harnesses has."""
     if not ids:
         return {}
     marks = ", ".join("?" * len(ids))
     rows = await tx.all(
-        f"SELECT {column}, COUNT(*) FROM sessions WHERE org_id = ? AND deleted_at IS NULL AND {column} IN ({marks}) GROUP BY {column}",
+        f"SELECT {column}, COUNT(*) FROM sessions WHERE org_id = ? AND deleted_at IS NULL"
+        f" AND {column} IN ({marks}) GROUP BY {column}",
         org_id,
         *ids,
     )
@@ -32,7 +35,9 @@ _TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_creation
 _COSTS = ("estimated_cost_usd", "actual_cost_usd")
 
 
-async def resource_stats(tx: Tx, org_id: OrgId, column: Column, resource_id: str) -> ResourceStats:
+async def resource_stats(
+    tx: Tx, org_id: OrgId, column: Column, resource_id: AgentId | HarnessId
+) -> ResourceStats:
     """What the sessions of one agent or harness come to. The work grows with their number: a long read."""
     mine = _MINE.format(column=column)
     sums = [
@@ -46,7 +51,8 @@ async def resource_stats(tx: Tx, org_id: OrgId, column: Column, resource_id: str
     estimated, actual = (json_number(tx.dialect, "usage", name, "DOUBLE PRECISION") for name in _COSTS)
     found = await tx.one(
         "SELECT COUNT(*), MIN(created_at), MAX(created_at), COUNT(started_at),"
-        " CAST(COALESCE(SUM(CASE WHEN started_at IS NOT NULL THEN COALESCE(finished_at, updated_at) - started_at END), 0) AS BIGINT),"
+        " CAST(COALESCE(SUM(CASE WHEN started_at IS NOT NULL"
+        " THEN COALESCE(finished_at, updated_at) - started_at END), 0) AS BIGINT),"
         f" {', '.join(sums)}, COALESCE(SUM(COALESCE({actual}, {estimated})), 0.0) {mine}",
         org_id,
         resource_id,
@@ -54,7 +60,8 @@ async def resource_stats(tx: Tx, org_id: OrgId, column: Column, resource_id: str
     by_status = await tx.all(f"SELECT status, COUNT(*) {mine} GROUP BY status", org_id, resource_id)
     # `ts >= 0` always holds; it leads SQLite to the index of turns, past all other events.
     turns = await tx.one(
-        f"SELECT COUNT(*), MAX(ts) FROM events WHERE type = 'turn.started' AND ts >= 0 AND session_id IN (SELECT id {mine})",
+        "SELECT COUNT(*), MAX(ts) FROM events WHERE type = 'turn.started' AND ts >= 0"
+        f" AND session_id IN (SELECT id {mine})",
         org_id,
         resource_id,
     )

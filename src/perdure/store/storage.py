@@ -15,8 +15,10 @@ async def get_value(tx: Tx, session_id: SessionId, key: str) -> str | None:
 
 async def set_value(tx: Tx, org_id: OrgId, session_id: SessionId, key: str, value: str, now: Micros) -> None:
     await tx.run(
-        "INSERT INTO key_values (session_id, key, org_id, value, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (session_id, key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at",
+        "INSERT INTO key_values (session_id, key, org_id, value, created_at, updated_at)"
+        " VALUES (?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (session_id, key) DO UPDATE SET value = excluded.value,"
+        " updated_at = excluded.updated_at",
         session_id,
         key,
         org_id,
@@ -55,8 +57,10 @@ async def set_secret(
 ) -> None:
     sealed = await vault.seal(tx, org_id, value, place_of(session_id, name))
     await tx.run(
-        "INSERT INTO secrets (session_id, name, org_id, sealed, created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (session_id, name) DO UPDATE SET sealed = excluded.sealed, updated_at = excluded.updated_at",
+        "INSERT INTO secrets (session_id, name, org_id, sealed, created_at, updated_at)"
+        " VALUES (?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (session_id, name) DO UPDATE SET sealed = excluded.sealed,"
+        " updated_at = excluded.updated_at",
         session_id,
         name,
         org_id,
@@ -93,7 +97,9 @@ async def open_secrets(tx: Tx, vault: Vault, org_id: OrgId, session_id: SessionI
     return {row[0]: await vault.open(tx, org_id, row[1], place_of(session_id, row[0])) for row in rows}
 
 
-async def copy_storage(tx: Tx, vault: Vault, org_id: OrgId, source: str, target: str, now: Micros) -> None:
+async def copy_storage(
+    tx: Tx, vault: Vault, org_id: OrgId, source: SessionId, target: SessionId, now: Micros
+) -> None:
     """Give a session a copy of another's key-values and secrets."""
     for key, value, _, _ in await list_values(tx, source):
         await set_value(tx, org_id, target, key, value, now)

@@ -7,15 +7,13 @@ as it is.
 
 from __future__ import annotations
 
-from typing import Any
-
 from msgspec import Struct
 
 from perdure.domain.errors import Conflict, NotFound
 from perdure.domain.ids import OrgId, SessionId, WorkspaceId
 from perdure.domain.times import Micros
 from perdure.domain.workspaces import WorkspaceStatus
-from perdure.store.database import LOCK_ROW, Tx
+from perdure.store.database import LOCK_ROW, Changes, Tx, Value
 from perdure.store.rows import assignments, columns, insert, like_pattern, values
 from perdure.store.sessions import SessionRow, get_session
 
@@ -52,7 +50,7 @@ async def _stored(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, *, lock: boo
 
 async def _of_session(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, *, lock: bool) -> WorkspaceRow:
     """The row that a session's own workspace would have. Raises NotFound."""
-    session_id = f"session_{workspace_id[-32:]}"
+    session_id = SessionId(f"session_{workspace_id[-32:]}")
     sql = "SELECT created_at, workspace_id FROM sessions WHERE id = ? AND org_id = ? AND deleted_at IS NULL"
     found = await tx.one(sql + (LOCK_ROW[tx.dialect] if lock else ""), session_id, org_id)
     if found is None or found[1] is not None:
@@ -113,18 +111,25 @@ async def hold_session_files(tx: Tx, org_id: OrgId, session_id: SessionId) -> tu
 
 async def workspace_by_name(tx: Tx, org_id: OrgId, name: str) -> WorkspaceRow | None:
     """The active workspace of this name, sessions' own ones aside."""
-    sql = f"SELECT {_COLUMNS} FROM workspaces WHERE org_id = ? AND name = ? AND status = 'active' AND session_id IS NULL"
+    sql = (
+        f"SELECT {_COLUMNS} FROM workspaces WHERE org_id = ? AND name = ? AND status = 'active'"
+        " AND session_id IS NULL"
+    )
     found = await tx.one(sql, org_id, name)
     return None if found is None else WorkspaceRow(*found)
 
 
 async def list_workspaces(tx: Tx, org_id: OrgId, search: str | None, archived: bool) -> list[WorkspaceRow]:
     """Those that were made by themselves, newest first."""
-    where, args = "org_id = ? AND session_id IS NULL", [org_id]
+    where = "org_id = ? AND session_id IS NULL"
+    args: list[Value] = [org_id]
     if not archived:
         where += " AND status = 'active'"
     if search is not None:
-        where += " AND (LOWER(name) LIKE LOWER(?) ESCAPE '!' OR LOWER(COALESCE(description, '')) LIKE LOWER(?) ESCAPE '!')"
+        where += (
+            " AND (LOWER(name) LIKE LOWER(?) ESCAPE '!'"
+            " OR LOWER(COALESCE(description, '')) LIKE LOWER(?) ESCAPE '!')"
+        )
         args += [like_pattern(search)] * 2
     rows = await tx.all(
         f"SELECT {_COLUMNS} FROM workspaces WHERE {where} ORDER BY created_at DESC, id DESC", *args
@@ -132,7 +137,7 @@ async def list_workspaces(tx: Tx, org_id: OrgId, search: str | None, archived: b
     return [WorkspaceRow(*row) for row in rows]
 
 
-async def update_workspace(tx: Tx, row: WorkspaceRow, changes: dict[str, Any]) -> None:
+async def update_workspace(tx: Tx, row: WorkspaceRow, changes: Changes) -> None:
     await tx.run(
         f"UPDATE workspaces SET {assignments(changes)} WHERE id = ? AND org_id = ?",
         *changes.values(),
@@ -145,7 +150,8 @@ async def count_in_workspace(tx: Tx, row: WorkspaceRow, size: int, entries: int)
     """Add to what a workspace holds: bytes, and files and folders."""
     if size or entries:
         await tx.run(
-            "UPDATE workspaces SET size_bytes = size_bytes + ?, file_count = file_count + ? WHERE id = ? AND org_id = ?",
+            "UPDATE workspaces SET size_bytes = size_bytes + ?, file_count = file_count + ?"
+            " WHERE id = ? AND org_id = ?",
             size,
             entries,
             row.id,
@@ -166,7 +172,8 @@ async def forsaken_workspace(
     if row is None or row.session_id is None:
         return None
     left = await tx.one(
-        "SELECT id FROM sessions WHERE org_id = ? AND deleted_at IS NULL AND id <> ? AND (id = ? OR workspace_id = ?) LIMIT 1",
+        "SELECT id FROM sessions WHERE org_id = ? AND deleted_at IS NULL AND id <> ?"
+        " AND (id = ? OR workspace_id = ?) LIMIT 1",
         org_id,
         session_id,
         row.session_id,

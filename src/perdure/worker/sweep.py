@@ -1,8 +1,7 @@
-"""The sweep: sessions that should be running and are not, parked ones whose time has come, and what deleted
-ones left behind.
+"""The sweep: finds what was forgotten.
 
-The queue is a hint; the session's row is the truth. Whatever a crash, a lost wake-up or a lost job leaves
-behind is found here.
+Sessions that should be running and are not, parked ones whose time has come, and what deleted ones left
+behind. The queue is a hint; the session's row is the truth.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from perdure.domain.errors import PerdureError
+from perdure.domain.ids import OrgId, SessionId
 from perdure.engine.context import Engine
 from perdure.store.blobs import KEPT, purge_blobs
 from perdure.store.database import Purged, Tx
@@ -61,7 +61,7 @@ class Sweep:
         """
         engine, now = self._engine, self._engine.clock.now()
 
-        async def look(tx: Tx) -> list[tuple[str, str]]:
+        async def look(tx: Tx) -> list[tuple[OrgId, SessionId]]:
             return [*await unfinished(tx, now - stale_after), *await due(tx, now)]
 
         found = [pair for pair in await engine.database.read(look) if not self._worker.runs(pair[1])]
@@ -86,7 +86,7 @@ class Sweep:
         """About once a minute is enough."""
         return now // 1_000_000 % 60 < SWEEP_EVERY
 
-    async def _enqueue(self, tx: Tx, found: list[tuple[str, str]]) -> None:
+    async def _enqueue(self, tx: Tx, found: list[tuple[OrgId, SessionId]]) -> None:
         for org_id, session_id in found:
             if not await self._engine.queue.has_live_job(tx, session_id):
                 await self._engine.queue.enqueue(tx, Job(org_id, session_id))

@@ -1,5 +1,6 @@
-"""The worker: hands sessions to the engine, one runner each, and takes them away when they are lost,
-cancelled or drained.
+"""The worker: hands sessions to the engine, one runner each.
+
+It takes them away when they are lost, cancelled or drained.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Worker:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[SessionId, asyncio.Task[None]] = {}
         self._draining = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from perdure.api.kernel.http import Call, Reply, Route
-from perdure.app import context_reports
-from perdure.app import forks as copies
+from perdure.app import context_reports, forks, session_exports, session_lists
 from perdure.app import sessions as use
 from perdure.domain.context_reports import SessionContextReport
 from perdure.domain.errors import InvalidInput
@@ -92,7 +91,7 @@ async def list_sessions(call: Call) -> Page[Session]:
         created_after=moment(query.created_after, "created_after"),
         created_before=moment(query.created_before, "created_before"),
     )
-    return await use.page_of_sessions(call.app, call.caller, want, query.offset, query.limit)
+    return await session_lists.page_of_sessions(call.app, call.caller, want, query.offset, query.limit)
 
 
 async def get_session(call: Call) -> Session:
@@ -122,11 +121,11 @@ async def unpin_session(call: Call) -> None:
 
 
 async def fork_session(call: Call) -> Session:
-    return await copies.fork_session(call.app, call.caller, call.params["session_id"], call.body)
+    return await forks.fork_session(call.app, call.caller, call.params["session_id"], call.body)
 
 
 async def export_session_jsonl(call: Call) -> Reply:
-    body = await copies.export_session(call.app, call.caller, call.params["session_id"])
+    body = await session_exports.export_session(call.app, call.caller, call.params["session_id"])
     return Reply(body, content_type=b"application/x-ndjson")
 
 
@@ -135,7 +134,7 @@ async def get_session_context_report(call: Call) -> SessionContextReport:
 
 
 async def get_session_stats(call: Call) -> SessionStats:
-    return await copies.session_stats(call.app, call.caller)
+    return await session_lists.session_stats(call.app, call.caller)
 
 
 _EXAMPLE: Any = {"title": "Refund of order 4711", "tags": ["support"], "agent_name": "support-desk"}

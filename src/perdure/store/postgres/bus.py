@@ -49,12 +49,16 @@ PURGE_SECONDS = 60.0
 
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _KEEP = (
-    "INSERT INTO drafts (session_id, org_id, kind, key, turn_id, sequence, start, name, context, text, updated_at)"
-    f" SELECT said.session_id, sessions.org_id, kind, key, said.turn_id, sequence, start, name, context, text, {_NOW}"
-    " FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[],"
+    "INSERT INTO drafts (session_id, org_id, kind, key, turn_id, sequence, start, name, context, text,"
+    " updated_at)"
+    " SELECT said.session_id, sessions.org_id, kind, key, said.turn_id, sequence, start, name, context, text,"
+    f" {_NOW}"
+    " FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[],"
+    " $8::text[],"
     " $9::text[]) AS said (session_id, kind, key, turn_id, sequence, start, name, context, text)"
     " JOIN sessions ON sessions.id = said.session_id AND sessions.deleted_at IS NULL"
-    " ON CONFLICT (session_id, kind, key) DO UPDATE SET turn_id = excluded.turn_id, sequence = excluded.sequence,"
+    " ON CONFLICT (session_id, kind, key) DO UPDATE"
+    " SET turn_id = excluded.turn_id, sequence = excluded.sequence,"
     " start = excluded.start, name = excluded.name, context = excluded.context, text = excluded.text,"
     " updated_at = excluded.updated_at"
 )
@@ -101,12 +105,12 @@ class PostgresBus(LocalBus):
         self._database = database
         self._notifier = notifier
         # Each by session, then by place (see `_place`).
-        self._starts: dict[str, dict[str, int]] = {}
-        self._heard: dict[str, dict[str, _Heard]] = {}
-        self._asked: dict[str, dict[str, float]] = {}
-        self._kept: dict[str, dict[str, _Kept]] = {}
+        self._starts: dict[SessionId, dict[str, int]] = {}
+        self._heard: dict[SessionId, dict[str, _Heard]] = {}
+        self._asked: dict[SessionId, dict[str, float]] = {}
+        self._kept: dict[SessionId, dict[str, _Kept]] = {}
         self._numbers = itertools.count(time.time_ns() // 1_000_000)
-        self._over: set[str] = set()
+        self._over: set[SessionId] = set()
         self._purged = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
@@ -205,7 +209,7 @@ class PostgresBus(LocalBus):
 
     # --- drafts -------------------------------------------------------------
 
-    async def drafts(self, session_id: str) -> list[Live]:
+    async def drafts(self, session_id: SessionId) -> list[Live]:
         mine = await super().drafts(session_id)
         if mine:
             return mine
@@ -232,7 +236,7 @@ class PostgresBus(LocalBus):
         places = ((place.partition("/"), heard) for place, heard in found.items())
         return [heard.live(session_id, kind, key, 0, heard.text) for (kind, _, key), heard in places]
 
-    def _forget(self, session_id: str) -> None:
+    def _forget(self, session_id: SessionId) -> None:
         """Nothing is being said in this session any more."""
         self._starts.pop(session_id, None)
         self._heard.pop(session_id, None)
@@ -307,7 +311,7 @@ def _place(kind: str, key: str) -> str:
     return f"{kind}/{key}"
 
 
-async def _write(tx: Tx, over: list[str], due: list[tuple[Live, int]], purge: bool) -> None:
+async def _write(tx: Tx, over: list[SessionId], due: list[tuple[Live, int]], purge: bool) -> None:
     if over:
         await tx.run("DELETE FROM drafts WHERE session_id = ANY($1::text[])", over)
     if due:

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from perdure.domain.backoff import backoff
 from perdure.domain.errors import Unavailable
-from perdure.store.database import Body, Row, T, run_callbacks
+from perdure.store.database import Body, Param, Row, T, Value, run_callbacks
 
 SETTINGS = {
     "application_name": "perdure",
@@ -58,7 +58,8 @@ _CONFLICTS = (
     "40P01",
     "0A000",
 )  # serialization failure, deadlock, a plan that a migration has outdated
-_TAKEN = "23505"  # a rival took the same unique name between a body's look and its insert: run again, the body sees it
+_TAKEN = "23505"
+"""A rival took the same unique name between a body's look and its insert: run again, the body sees it."""
 _ENDED = (
     "08",
     "57P",
@@ -70,7 +71,10 @@ _BUSY = (
     "57014",
     "55P03",
 )  # no memory, disk or connection left; took too long; waited too long for a lock
-_UNKNOWN = "the connection to the database broke while a transaction was being committed: it may or may not have happened"
+_UNKNOWN = (
+    "the connection to the database broke while a transaction was being committed:"
+    " it may or may not have happened"
+)
 
 
 @lru_cache(maxsize=2048)
@@ -81,8 +85,7 @@ def numbered(sql: str, first: int = 1) -> str:
 
 
 def append_statement(update: str, args: int, insert: str, types: dict[str, str]) -> str:
-    """One statement that does the update and, if it touched a row, inserts rows given as one array for each
-    column.
+    """One statement: the update and, if it touched a row, an insert of rows given as an array per column.
 
     Args:
         args: the number of the update's parameters; the arrays follow them.
@@ -114,22 +117,22 @@ class PostgresTx:
         self._appends = appends
         self._seconds: float | None = None
 
-    async def all(self, sql: str, *args: Any) -> list[Row]:
+    async def all(self, sql: str, *args: Param) -> list[Row]:
         return cast("list[Row]", await self.connection.fetch(numbered(sql), *args))
 
-    async def one(self, sql: str, *args: Any) -> Row | None:
+    async def one(self, sql: str, *args: Param) -> Row | None:
         return cast("Row | None", await self.connection.fetchrow(numbered(sql), *args))
 
-    async def run(self, sql: str, *args: Any) -> int:
+    async def run(self, sql: str, *args: Param) -> int:
         status = await self.connection.execute(numbered(sql), *args, timeout=self._seconds)
         count = status.rpartition(" ")[2]  # "UPDATE 3", "INSERT 0 1", "CREATE TABLE"
         return int(count) if count.isdecimal() else 0
 
-    async def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+    async def run_many(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
         await self.connection.executemany(numbered(sql), rows)
 
     async def append(
-        self, update: str, args: Sequence[Any], insert: str, rows: Sequence[Sequence[Any]]
+        self, update: str, args: Sequence[Value], insert: str, rows: Sequence[Sequence[Value]]
     ) -> bool:
         if not rows:
             return await self.run(update, *args) == 1
@@ -167,25 +170,25 @@ class _SingleTx(PostgresTx):
 
     spent = False
 
-    async def all(self, sql: str, *args: Any) -> list[Row]:
+    async def all(self, sql: str, *args: Param) -> list[Row]:
         self._check()
         return await super().all(sql, *args)
 
-    async def one(self, sql: str, *args: Any) -> Row | None:
+    async def one(self, sql: str, *args: Param) -> Row | None:
         self._check()
         return await super().one(sql, *args)
 
-    async def run(self, sql: str, *args: Any) -> int:
+    async def run(self, sql: str, *args: Param) -> int:
         self._check()
         count = await super().run(sql, *args)
         self.spent = count > 0
         return count
 
-    async def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+    async def run_many(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
         raise RuntimeError("a single write is one statement")
 
     async def append(
-        self, update: str, args: Sequence[Any], insert: str, rows: Sequence[Sequence[Any]]
+        self, update: str, args: Sequence[Value], insert: str, rows: Sequence[Sequence[Value]]
     ) -> bool:
         self._check()
         self.spent = await super().append(update, args, insert, rows)
@@ -397,9 +400,7 @@ async def _no_reset(connection: Any) -> None:
 
 
 def is_connection_error(error: BaseException) -> bool:
-    """Whether the error says that there is no connection (any more), rather than that a statement was
-    wrong.
-    """
+    """Whether the error says that the connection is missing or lost, not that a statement was wrong."""
     import asyncpg
 
     if isinstance(error, asyncpg.PostgresError):

@@ -73,7 +73,7 @@ class Said(Struct, array_like=True, tag="l", frozen=True):
     text: str
     start: int
     more: bool = False
-    turn_id: TurnId = ""
+    turn_id: TurnId = TurnId("")
     name: str = ""
     context: str = ""
 

@@ -54,7 +54,8 @@ CREATE OR REPLACE FUNCTION {_OWN_MARK}() RETURNS trigger LANGUAGE plpgsql AS 'BE
 CREATE OR REPLACE TRIGGER {_OWN_MARK} BEFORE INSERT ON {_LOG} FOR EACH ROW EXECUTE FUNCTION {_OWN_MARK}();
 """
 _IS_OURS = (
-    "SELECT count(*) = 2 FROM pg_trigger WHERE NOT tgisinternal AND tgrelid IN (to_regclass($1), to_regclass($2))"
+    "SELECT count(*) = 2 FROM pg_trigger WHERE NOT tgisinternal"
+    " AND tgrelid IN (to_regclass($1), to_regclass($2))"
     f" AND (tgname = '{_TRIGGER}' AND tgenabled = 'D' OR tgname = '{_OWN_MARK}' AND tgenabled = 'O')"
 )
 _LIVE = (
