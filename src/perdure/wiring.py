@@ -200,10 +200,13 @@ async def _open_store(settings: Settings, stack: contextlib.AsyncExitStack) -> t
         stack.push_async_callback(database.close)
         await migrate(database)
         return database, LocalBus(), LocalQueue(_Spawner())
-    from perdure.store.postgres.bus import PostgresBus
-    from perdure.store.postgres.database import open_postgres
-    from perdure.store.postgres.notify import open_notifier
-    from perdure.store.postgres.queue import open_postgres_queue
+    try:
+        from perdure.store.postgres.bus import PostgresBus
+        from perdure.store.postgres.database import open_postgres
+        from perdure.store.postgres.notify import open_notifier
+        from perdure.store.postgres.queue import open_postgres_queue
+    except ImportError as error:
+        raise Unavailable("PostgreSQL needs more packages: pip install 'perdure[postgres]'") from error
 
     postgres = await open_postgres(settings.database_url)
     stack.push_async_callback(postgres.close)

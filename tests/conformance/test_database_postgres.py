@@ -12,8 +12,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from perdure.domain.errors import Unavailable
+from perdure.settings import Settings
 from perdure.store.database import Tx
 from perdure.store.postgres.database import numbered, open_postgres
+from perdure.wiring import open_parts
 from tests.conformance.places import Place, postgres, soon, wire_to
 from tests.conformance.things import INSERT, adding, names, rows
 
@@ -185,10 +187,16 @@ async def test_a_refused_connection_is_told_without_the_password(postgres_place:
         assert caught.value.retryable
 
 
-async def test_without_the_driver_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "asyncpg", None)
+@pytest.mark.parametrize("package", ["asyncpg", "pgqueuer"])
+async def test_without_a_package_the_error_says_what_to_install(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("perdure.store.postgres")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(Unavailable, match=r"perdure\[postgres\]"):
-        await open_postgres("postgresql://somewhere/else")
+        async with open_parts(Settings(database_url="postgresql://somewhere/else")):
+            raise AssertionError("the parts were put together without it")
 
 
 async def test_connections_say_whose_they_are_and_leave_nothing_behind(postgres_place: Place) -> None:

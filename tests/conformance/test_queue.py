@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
 
 import pytest
 import pytest_asyncio
 
-from perdure.domain.errors import InvalidInput, Unavailable
+from perdure.domain.errors import InvalidInput
 from perdure.store.database import Database, Tx
 from perdure.store.migrate import migrate
 from perdure.store.postgres.database import open_postgres
@@ -393,15 +392,4 @@ async def test_the_environment_does_not_name_its_tables(
         database, "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
     )
     assert all(str(name).startswith("perdure_queue") for (name,) in tables)
-    await notifier.close()
-
-
-async def test_without_pgqueuer_the_error_says_what_to_install(
-    postgres_place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    database = postgres(await postgres_place.open())
-    notifier = await open_notifier(database)
-    monkeypatch.setitem(sys.modules, "pgqueuer", None)
-    with pytest.raises(Unavailable, match=r"perdure\[postgres\]"):
-        await open_postgres_queue(database, notifier)
     await notifier.close()

@@ -16,8 +16,6 @@ class Lock(IntEnum):
     """Held while the first organization is made."""
     PREDEFINED = 0x70657266
     """Held while providers are added for the keys in the server's environment."""
-    QUEUE = 0x70657271
-    """Held while the queue's own tables are made or altered."""
 
 
 async def hold(tx: Tx, lock: Lock) -> None:

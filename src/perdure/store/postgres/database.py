@@ -1,8 +1,8 @@
 """PostgreSQL: a pool of connections, one transaction a body.
 
 What was measured decided the shape: the pool's usual reset on every release is left out (nothing here leaves
-state behind in a connection), and an append is one statement. asyncpg is imported when a database is opened,
-so that installations on SQLite need not have it.
+state behind in a connection), and an append is one statement. asyncpg and PgQueuer are imported in this
+folder only, and the folder by `wiring` only, once a PostgreSQL is asked for: SQLite needs neither.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
 
 from perdure.domain.backoff import backoff
 from perdure.domain.errors import Unavailable
@@ -270,8 +272,6 @@ class PostgresDatabase:
         Raises:
             Unavailable: there is no server that answers.
         """
-        import asyncpg
-
         try:
             return await asyncpg.connect(self._url, **_options(self._url, settings))
         except Exception as error:
@@ -337,7 +337,7 @@ async def open_postgres(url: str, *, min_size: int = 2, max_size: int = 10) -> P
         max_size: the most that are open at once; each serves one transaction or read at a time.
 
     Raises:
-        Unavailable: asyncpg is not installed, no server answers, it refuses us, or it is too old.
+        Unavailable: no server answers, it refuses us, or it is too old.
     """
     pool = await _open_pool(url, min_size, max_size, {})
     try:
@@ -357,10 +357,6 @@ async def open_postgres(url: str, *, min_size: int = 2, max_size: int = 10) -> P
 
 
 async def _open_pool(url: str, min_size: int, max_size: int, settings: dict[str, str]) -> Any:
-    try:
-        import asyncpg
-    except ImportError as error:
-        raise Unavailable("PostgreSQL needs more packages: pip install 'perdure[postgres]'") from error
     try:
         return await asyncpg.create_pool(
             url,
@@ -401,8 +397,6 @@ async def _no_reset(connection: Any) -> None:
 
 def is_connection_error(error: BaseException) -> bool:
     """Whether the error says that the connection is missing or lost, not that a statement was wrong."""
-    import asyncpg
-
     if isinstance(error, asyncpg.PostgresError):
         return (_sqlstate(error) or "").startswith(_ENDED)
     # An internal error is what a statement meets when the server's farewell has come, but the connection's
@@ -412,8 +406,6 @@ def is_connection_error(error: BaseException) -> bool:
 
 def _is_lost(connection: Any, error: BaseException) -> bool:
     """Whether the connection broke under this error, so that whatever was not committed is undone."""
-    import asyncpg
-
     if not is_connection_error(error):
         return False
     if isinstance(error, asyncpg.PostgresError | asyncpg.InternalClientError):
@@ -461,8 +453,6 @@ def _pause(left: int) -> float:
 
 def _no_connection(error: Exception, url: str) -> Exception:
     """`Unavailable` for a failure to connect; without the URL, which holds a password."""
-    import asyncpg
-
     if isinstance(error, TimeoutError):
         return Unavailable("the database has no connection to spare, or does not answer")
     if isinstance(

@@ -12,28 +12,33 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Self
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 from uuid import UUID
 
-import msgspec
+from pgqueuer import AsyncpgDriver, AsyncpgPoolDriver, Queries, QueueManager, RetryRequested
+from pgqueuer.adapters.persistence.qb import (
+    QueryBuilderEnvironment,
+    QueryQueueBuilder,
+    QuerySchedulerBuilder,
+)
+from pgqueuer.db import Driver
+from pgqueuer.domain.settings import DBSettings, Durability
+from pgqueuer.models import Job as PickedJob
+from pgqueuer.models import TableChangedEvent
+from pgqueuer.types import Channel
 
-from perdure.domain.errors import Unavailable
+from perdure.domain.ids import OrgId, SessionId
 from perdure.store.database import Tx
 from perdure.store.postgres.database import PostgresDatabase, PostgresTx, close_pool, is_connection_error
 from perdure.store.postgres.notify import Frame, Notifier, Woke
 from perdure.store.queue import CLOSE_SECONDS, Handler, Job, PutBack
 
-if TYPE_CHECKING:
-    from pgqueuer.core.qm import QueueManager
-    from pgqueuer.core.tm import TaskManager
-    from pgqueuer.domain.models import Job as PickedJob
-    from pgqueuer.domain.settings import DBSettings
+T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 7.0
 """A picked job whose heartbeat is older goes to another worker; PgQueuer beats at half of it. With the poll,
-a killed
-worker's job is taken over within `HEARTBEAT_SECONDS + POLL_SECONDS`."""
+a killed worker's job is taken over within `HEARTBEAT_SECONDS + POLL_SECONDS`."""
 POLL_SECONDS = 1.5
 """How often the queue is looked at although no wake-up came."""
 BATCH = 64
@@ -45,7 +50,6 @@ POOL = 3
 
 _ENTRYPOINT = "advance"
 _QUEUE, _LOG, _TRIGGER = "perdure_queue", "perdure_queue_log", "perdure_queue_changed"
-_LOCK = 0x70657271  # "perq": held while the tables are made or altered
 _OWN_MARK = "perdure_queue_no_log"
 _OURS = f"""
 ALTER TABLE {_QUEUE} DISABLE TRIGGER {_TRIGGER};
@@ -63,12 +67,8 @@ _LIVE = (
     " OR status = 'picked' AND heartbeat > clock_timestamp() - make_interval(secs => ?)) LIMIT 1"
 )
 _GIVE_BACK = (
-    f"UPDATE {_QUEUE} SET status = 'queued', queue_manager_id = NULL, slot = NULL, updated = now(), heartbeat = now()"
-    " WHERE queue_manager_id = ANY($1::uuid[]) AND status = 'picked'"
-)
-_CHANGED = (
-    f'{{"channel":"{_TRIGGER}","operation":"insert","sent_at":"2026-01-01T00:00:00Z","table":"{_QUEUE}",'
-    '"type":"table_changed_event"}'
+    f"UPDATE {_QUEUE} SET status = 'queued', queue_manager_id = NULL, slot = NULL, updated = now(),"
+    " heartbeat = now() WHERE queue_manager_id = ANY($1::uuid[]) AND status = 'picked'"
 )
 
 log = logging.getLogger("perdure.store")
@@ -81,29 +81,23 @@ class PostgresQueue:
     """
 
     def __init__(self, database: PostgresDatabase, notifier: Notifier, settings: DBSettings) -> None:
-        from pgqueuer.adapters.persistence.qb import QueryQueueBuilder
-
         self._database = database
         self._notifier = notifier
         self._settings = settings
-        self._insert = QueryQueueBuilder(settings).build_enqueue_query("raise")
         self._pool: Any = None
-        self._line: _Line | None = None
+        self._driver: _WokenDriver | None = None
         self._manager: QueueManager | None = None
         self._owners: list[UUID] = []
         self._managing: set[asyncio.Task[None]] = set()
-        self._running: set[asyncio.Task[Any]] = set()
+        self._running: set[asyncio.Task[object]] = set()
         notifier.on_frames(self._receive)
         notifier.on_loss(self._wake)
 
     async def enqueue(self, tx: Tx, job: Job) -> None:
         if not isinstance(tx, PostgresTx):
             raise TypeError("this queue needs a transaction of its own database")
-        headers = msgspec.json.encode({"org_id": job.org_id}).decode()
-        payload = job.session_id.encode()
-        await tx.connection.fetch(
-            self._insert, [0], [_ENTRYPOINT], [payload], [timedelta(0)], [None], [headers]
-        )
+        queries = _queries(AsyncpgDriver(tx.connection), self._settings)
+        await queries.enqueue(_ENTRYPOINT, job.session_id.encode(), headers={"org_id": job.org_id})
         tx.after_commit(self._announce)
 
     def _announce(self) -> None:
@@ -115,8 +109,8 @@ class PostgresQueue:
             self._wake()
 
     def _wake(self) -> None:
-        if self._line is not None:
-            self._line.wake()
+        if self._driver is not None:
+            self._driver.wake()
 
     async def start(self, handler: Handler) -> None:
         if self._manager is not None:
@@ -125,31 +119,15 @@ class PostgresQueue:
             # Losing the last marks in a crash of the server is harmless (jobs are handed out again), waiting
             # is not.
             self._pool = await self._database.open_pool(POOL, synchronous_commit="off")
-        self._line = _Line(self._pool)
-        self._manager = self._new_manager(self._line, handler)
+        self._driver = _WokenDriver(self._pool, self._settings)
+        self._manager = self._new_manager(self._driver, handler)
         self._owners.append(self._manager.queue_manager_id)
         task = asyncio.create_task(self._manage(self._manager), name="perdure-queue")
         self._managing.add(task)
         task.add_done_callback(self._managing.discard)
 
-    def _new_manager(self, line: _Line, handler: Handler) -> QueueManager:
-        from pgqueuer.adapters.persistence.qb import (
-            QueryBuilderEnvironment,
-            QueryQueueBuilder,
-            QuerySchedulerBuilder,
-        )
-        from pgqueuer.adapters.persistence.queries import Queries
-        from pgqueuer.core.qm import QueueManager
-        from pgqueuer.domain.errors import RetryRequested
-
-        settings = self._settings
-        queries = Queries(
-            line,
-            QueryBuilderEnvironment(settings),
-            QueryQueueBuilder(settings),
-            QuerySchedulerBuilder(settings),
-        )
-        manager = QueueManager(queries, channel=settings.channel)
+    def _new_manager(self, driver: _WokenDriver, handler: Handler) -> QueueManager:
+        manager = QueueManager(_queries(driver, self._settings), channel=self._settings.channel)
 
         async def handle(picked: PickedJob) -> None:
             if manager.shutdown.is_set() or not await self._handle(picked, handler):
@@ -180,9 +158,9 @@ class PostgresQueue:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine that runs has one
         self._running.add(task)
-        session_id = (picked.payload or b"").decode()
+        session_id = SessionId((picked.payload or b"").decode())
         try:
-            await handler(Job(str((picked.headers or {}).get("org_id", "")), session_id))
+            await handler(Job(OrgId(str((picked.headers or {}).get("org_id", ""))), session_id))
         except PutBack:
             return False
         except asyncio.CancelledError:
@@ -201,8 +179,8 @@ class PostgresQueue:
 
     async def close(self) -> None:
         await self.stop()
-        if self._line is not None:
-            self._line.closing = True
+        if self._driver is not None:
+            self._driver.closing = True
         for task in list(self._running):
             task.cancel()
         if self._managing:
@@ -223,41 +201,45 @@ class PostgresQueue:
                 raise
         self._notifier.send(Woke())
 
-    async def has_live_job(self, tx: Tx, session_id: str) -> bool:
+    async def has_live_job(self, tx: Tx, session_id: SessionId) -> bool:
         return await tx.one(_LIVE, session_id.encode(), 2 * HEARTBEAT_SECONDS) is not None
 
     def depth(self) -> int:
         return 0  # jobs wait in the database, where every process sees them
 
 
-class _Line:
-    """PgQueuer's way to the database: our pool, with patience while the server is away, and our wake-ups."""
+class _WokenDriver(AsyncpgPoolDriver):
+    """PgQueuer's driver over our pool: patient while the server is away, and woken by our notifier."""
 
-    def __init__(self, pool: Any) -> None:
-        from pgqueuer.core.tm import TaskManager
-
-        self.shutdown = asyncio.Event()
-        self.tm: TaskManager = TaskManager()
+    def __init__(self, pool: Any, settings: DBSettings) -> None:
+        super().__init__(pool)
         self.closing = False
-        self._pool = pool
         self._hear: Callable[[str], None] | None = None
         self._woken = False
+        self._changed = TableChangedEvent(
+            channel=settings.channel,
+            operation="insert",
+            sent_at=datetime.now(UTC),
+            table=settings.queue_table,
+            type="table_changed_event",
+        ).model_dump_json()
 
     def wake(self) -> None:
         """Have the queue looked at. Once is enough until that look begins."""
         if not self._woken and self._hear is not None:
             self._woken = True
-            self._hear(_CHANGED)
+            self._hear(self._changed)
 
     async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
         self._woken = False
-        rows = await self._patiently(lambda: self._pool.fetch(query, *args))
-        return [dict(row) for row in rows]
+        fetch = super().fetch
+        return await self._patiently(lambda: fetch(query, *args))
 
     async def execute(self, query: str, *args: object) -> str:
-        return str(await self._patiently(lambda: self._pool.execute(query, *args)))
+        execute = super().execute
+        return await self._patiently(lambda: execute(query, *args))
 
-    async def _patiently(self, call: Callable[[], Awaitable[Any]]) -> Any:
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         while True:
             try:
                 return await call()
@@ -274,23 +256,26 @@ class _Line:
     async def add_listener(self, channel: str, callback: Callable[[str | bytes | bytearray], None]) -> None:
         self._hear = callback
 
-    async def __aenter__(self) -> Self:
-        return self
-
     async def __aexit__(self, *_: object) -> None:
         self._hear = None
+
+
+def _queries(driver: Driver, settings: DBSettings) -> Queries:
+    """PgQueuer's statements, about our tables: it takes settings through its three builders only."""
+    return Queries(
+        driver,
+        QueryBuilderEnvironment(settings),
+        QueryQueueBuilder(settings),
+        QuerySchedulerBuilder(settings),
+    )
 
 
 async def open_postgres_queue(database: PostgresDatabase, notifier: Notifier) -> PostgresQueue:
     """The queue, its tables made or brought up to date.
 
     Raises:
-        Unavailable: PgQueuer is not installed, or no server answers.
+        Unavailable: no server answers.
     """
-    try:
-        import pgqueuer  # noqa: F401
-    except ImportError as error:
-        raise Unavailable("PostgreSQL needs more packages: pip install 'perdure[postgres]'") from error
     settings = _settings()
     connection = await database.connect(statement_timeout="0", lock_timeout="0")
     try:
@@ -303,9 +288,6 @@ async def open_postgres_queue(database: PostgresDatabase, notifier: Notifier) ->
 
 def _settings() -> DBSettings:
     """PgQueuer's names, every one of them ours: it would take those left out from the environment."""
-    from pgqueuer.domain.settings import DBSettings, Durability
-    from pgqueuer.domain.types import Channel
-
     return DBSettings(
         prefix="",
         db_schema=None,
@@ -324,13 +306,8 @@ def _settings() -> DBSettings:
 
 async def _install(connection: Any, settings: DBSettings) -> None:
     """Make PgQueuer's tables, or bring those of an older version up to date; one process at a time."""
-    from pgqueuer.adapters.drivers.asyncpg import AsyncpgDriver
-    from pgqueuer.adapters.persistence.qb import QueryBuilderEnvironment
-    from pgqueuer.adapters.persistence.queries import Queries
-
-    queries = Queries(AsyncpgDriver(connection), QueryBuilderEnvironment(settings))
-    await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
-    try:
+    queries = _queries(AsyncpgDriver(connection), settings)
+    async with queries.schema_lock():
         if not await queries.schema_is_installed():
             async with connection.transaction():
                 await queries.install()
@@ -342,5 +319,3 @@ async def _install(connection: Any, settings: DBSettings) -> None:
             await queries.apply_upgrade()
         if plan.statements or not await connection.fetchval(_IS_OURS, _QUEUE, _LOG):
             await connection.execute(_OURS)
-    finally:
-        await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
