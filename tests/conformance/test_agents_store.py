@@ -389,8 +389,8 @@ async def test_a_locked_row_lets_nobody_else_read_it_to_change_it(database: Data
     assert (await database.read(lambda tx: get_agent(tx, ORG, desk.id))).system_prompt == "12"
 
 
-async def test_sessions_are_counted_with_their_tokens_turns_and_times(database: Database) -> None:
-    desk = new_id("agent")
+async def keep_sessions_with_turns(database: Database, desk: str) -> None:
+    """Three sessions of the agent's that count, a deleted one, and one without an agent; a turn in each."""
     usage = to_json(Usage(100, 20, 10, None, 0.25))
     second = 1_000_000
     sessions = [
@@ -413,7 +413,8 @@ async def test_sessions_are_counted_with_their_tokens_turns_and_times(database: 
         for place, row in enumerate(sessions):
             for kind in ("turn.started", "turn.completed"):
                 await tx.run(
-                    "INSERT INTO events (session_id, sequence, org_id, id, type, ts, context, data) VALUES (?, ?, ?, ?, ?, ?, '{}', '{}')",
+                    "INSERT INTO events (session_id, sequence, org_id, id, type, ts, context, data)"
+                    " VALUES (?, ?, ?, ?, ?, ?, '{}', '{}')",
                     row.id,
                     1 if kind == "turn.started" else 2,
                     ORG,
@@ -423,6 +424,11 @@ async def test_sessions_are_counted_with_their_tokens_turns_and_times(database: 
                 )
 
     await database.write(turns)
+
+
+async def test_the_tokens_turns_and_times_of_an_agents_sessions_add_up(database: Database) -> None:
+    desk = new_id("agent")
+    await keep_sessions_with_turns(database, desk)
     stats = await database.read(lambda tx: resource_stats(tx, ORG, "agent_id", desk), long=True)
     assert (
         stats.session_count,
@@ -433,23 +439,25 @@ async def test_sessions_are_counted_with_their_tokens_turns_and_times(database: 
     assert (stats.execution_count, stats.last_execution_at) == (3, "2023-11-14T22:13:20.000002Z")
     assert (stats.total_input_tokens, stats.total_output_tokens) == (200, 40)
     assert (stats.total_cache_read_tokens, stats.total_cache_creation_tokens) == (20, 0)
-    assert (stats.total_estimated_cost_usd, stats.total_actual_cost_usd, stats.total_cost_usd) == (
-        0.5,
-        0.0,
-        0.5,
-    )
+    costs = (stats.total_estimated_cost_usd, stats.total_actual_cost_usd, stats.total_cost_usd)
+    assert costs == (0.5, 0.0, 0.5)
     assert (stats.total_session_duration_ms, stats.avg_session_duration_ms) == (4000, 2000)
-    assert (stats.first_session_at, stats.last_session_at) == (
-        "2023-11-14T22:13:11.000000Z",
-        "2023-11-14T22:13:20.000000Z",
-    )
-    assert await database.read(lambda tx: session_counts(tx, ORG, "agent_id", (desk, new_id("agent")))) == {
-        desk: 3
-    }
-    assert await database.read(lambda tx: session_counts(tx, ORG, "harness_id", (HARNESS_ID,))) == {
-        HARNESS_ID: 4
-    }
-    assert await database.read(lambda tx: session_counts(tx, ORG, "agent_id", ())) == {}
+    between = (stats.first_session_at, stats.last_session_at)
+    assert between == ("2023-11-14T22:13:11.000000Z", "2023-11-14T22:13:20.000000Z")
+
+
+async def test_the_sessions_of_agents_and_harnesses_are_counted(database: Database) -> None:
+    desk = new_id("agent")
+    await keep_sessions_with_turns(database, desk)
+
+    async def counts(tx: Tx) -> tuple[dict[str, int], ...]:
+        return (
+            await session_counts(tx, ORG, "agent_id", (desk, new_id("agent"))),
+            await session_counts(tx, ORG, "harness_id", (HARNESS_ID,)),
+            await session_counts(tx, ORG, "agent_id", ()),
+        )
+
+    assert await database.read(counts) == ({desk: 3}, {HARNESS_ID: 4}, {})
 
 
 async def test_what_has_no_sessions_counts_nothing(database: Database) -> None:

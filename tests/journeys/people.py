@@ -14,6 +14,12 @@ from tests.conformance.drivers.vendor import Reply, Vendor, open_vendor
 from tests.server import post
 from tests.talk import Json
 
+LOOK_UP = {
+    "type": "client_side",
+    "name": "look_up",
+    "description": "Look an order up.",
+    "parameters": {"type": "object"},
+}
 PROMPT = "You answer questions about orders, in one sentence each."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import tomllib
@@ -27,6 +28,12 @@ OUTSIDE_THE_RINGS = {"__init__", "__main__", "settings", "wiring", "server", "cl
 # Written so that this file does not contain what it looks for.
 REGISTRY_HOSTS = re.compile(
     r"pypi\.[o]rg|pythonhosted\.[o]rg|registry\.npmjs\.[o]rg|crates\.[i]o|proxy\.golang\.[o]rg|repo1?\.maven\.[o]rg|deb\.debian\.[o]rg"
+)
+RUNS_SQL = {"all", "one", "run", "run_many", "append"}
+STATEMENT = re.compile(
+    r"\s*(SELECT\s+\S+.*\sFROM\s|SELECT\s+\d|SELECT\s+$|INSERT\s+INTO\s|DELETE\s+FROM\s|UPDATE\s+\w+\s+SET\s"
+    r"|(CREATE|ALTER|DROP)\s+(TABLE|INDEX|TRIGGER)\s|WITH\s+(RECURSIVE\s+)?\w+.*\sAS\s*\()|.*\bpg_(try_)?advisory_",
+    re.DOTALL,
 )
 MACHINE_PATHS = re.compile(r"/work/(?:main|shared|\.library)|(?<![\w.])/[r]oot/|(?<![\w.])/[U]sers/")
 
@@ -103,6 +110,38 @@ def test_the_import_contract_knows_every_ring() -> None:
     rings_contract = _project()["tool"]["importlinter"]["contracts"][0]
     layers = [name.strip() for layer in rings_contract["layers"] for name in layer.split("|")]
     assert sorted(layers) == sorted(RINGS)
+
+
+def test_only_the_store_holds_sql() -> None:
+    # The sandbox's is SQLite's own, about the databases of sessions.
+    outside = set(PACKAGE.rglob("*.py")) - {
+        path for ring in ("store", "sandbox") for path in (PACKAGE / ring).rglob("*.py")
+    }
+    assert [line for path in sorted(outside) for line in _sql_in(path.read_text("utf-8"), path)] == []
+
+
+def test_sql_is_found_wherever_it_stands() -> None:
+    source = """
+async def a(tx, n): return await tx.one(QUERY, n)
+sql = f"SELECT {name} FROM things"
+lock = "x; select pg_advisory_xact_lock(1)"
+async def b(tx): return await database.read(lambda tx: tx.all("DELETE FROM things"))
+words = "SELECT is a word. Update me; tx.one"
+tx.after_commit(call)
+"""
+    assert [line.split(": ")[0] for line in _sql_in(source, PACKAGE / "x.py")] == ["2", "3", "4", "5", "5"]
+
+
+def _sql_in(source: str, path: Path) -> list[str]:
+    """The lines of a module that run statements or hold them."""
+    found: set[tuple[int, str]] = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="tx"), attr=method)) if method in RUNS_SQL:
+                found.add((node.lineno, f"tx.{method}"))
+            case ast.Constant(value=str(text)) if STATEMENT.match(text):
+                found.add((node.lineno, text[:40]))
+    return [f"{line}: {what} in {path.relative_to(PACKAGE)}" for line, what in sorted(found)]
 
 
 def test_no_file_names_a_package_registry() -> None:

@@ -112,6 +112,11 @@ LOCK_ROW = {"sqlite": "", "postgres": " FOR UPDATE"}
 """What a SELECT ends with to hold its rows until the commit. SQLite has one writer: nothing to add."""
 
 
+async def ping(tx: Tx) -> None:
+    """See whether the database answers. Raises what a request would meet."""
+    await tx.one("SELECT 1")
+
+
 def run_callbacks(calls: Sequence[Callable[[], None]]) -> None:
     """Call what waited for a commit.
 

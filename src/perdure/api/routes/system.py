@@ -12,7 +12,7 @@ from perdure import __version__
 from perdure.api.kernel.http import Call, Reply, Route
 from perdure.api.openapi.docs_html import api_page, errors_page
 from perdure.domain.errors import PerdureError
-from perdure.store.database import Tx
+from perdure.store.database import ping
 
 
 class Health(Struct, frozen=True):
@@ -41,7 +41,7 @@ def health_route(running: Callable[[], int]) -> Route:
     async def health(call: Call) -> Reply:
         database = "ok"
         try:
-            await call.app.database.read(_ping)
+            await call.app.database.read(ping)
         except PerdureError:
             database = "unavailable"
         good = database == "ok"
@@ -61,10 +61,6 @@ def health_route(running: Callable[[], int]) -> Route:
         other=(503,),
         public=True,
     )
-
-
-async def _ping(tx: Tx) -> None:
-    await tx.one("SELECT 1")
 
 
 _NOTHING_FROM_ELSEWHERE = ((b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),)
