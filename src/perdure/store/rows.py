@@ -6,15 +6,13 @@ Each table's columns are spelled out once, here, in the order in which they are 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
 from perdure.domain.ids import OrgId
 from perdure.store.database import Param, Value
-
-S = TypeVar("S", bound=Struct)
 
 
 def columns(row: type[Struct], *, alias: str = "") -> str:
