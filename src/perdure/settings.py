@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import os
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import FieldInfo, fields
 
 from perdure.domain.errors import InvalidInput
+from perdure.domain.hosts import is_loopback
 
 LARGEST_FILE = 64 * 1024 * 1024
 """Bytes; the most that `max_file_bytes` may allow: a file that is written is held in memory, several times
@@ -84,17 +83,6 @@ class Settings(Struct, frozen=True, kw_only=True):
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the server."""
         return is_loopback(self.host)
-
-
-@lru_cache(maxsize=64)  # asked for every request, nearly always the same name
-def is_loopback(host: str) -> bool:
-    """Whether a name or address, in lower case, can only mean this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:

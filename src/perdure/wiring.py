@@ -1,29 +1,23 @@
-"""The composition root: settings in, a running server out. The only module that knows every ring."""
+"""Puts the parts together: settings in, database, engine, use cases and routes out.
+
+With `server`, the only module that knows every ring.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import fcntl
-import gc
 import logging
 import os
-import resource
-import signal
-import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import IO, Any
+from typing import IO
 
-import uvicorn
 from msgspec import Struct
 from msgspec.structs import astuple
 
 from perdure import __version__
-from perdure.api.kernel.http import Api, Authenticate, Route
-from perdure.api.kernel.protocol import HttpProtocol
-from perdure.api.kernel.rate_limit import RateLimit
+from perdure.api.kernel.route import Route
 from perdure.api.openapi.document import build_document
 from perdure.api.routes import accounts as account_routes
 from perdure.api.routes import agent_versions as agent_version_routes
@@ -41,19 +35,19 @@ from perdure.api.routes.files import file_routes
 from perdure.api.routes.system import document_routes, health_route
 from perdure.app.accounts import bootstrap
 from perdure.app.context import App, Services
-from perdure.app.login import authenticate, caller_in, create_token, login_required, token_in
-from perdure.app.predefined import add_predefined
+from perdure.app.login import create_token
 from perdure.capabilities.plugins import load_plugins
 from perdure.capabilities.registry import Registry
-from perdure.domain.accounts import Caller, CreateToken
-from perdure.domain.errors import Forbidden, InvalidInput, Unavailable
+from perdure.domain.accounts import CreateToken
+from perdure.domain.errors import InvalidInput, Unavailable
 from perdure.domain.files import FileLimits
+from perdure.domain.messages import JsonObject
 from perdure.engine.context import Engine, Policy, SystemClock
 from perdure.engine.conversation_cache import Histories
 from perdure.llm.catalog import Catalog
 from perdure.llm.registry import DriverPool
 from perdure.sandbox.pool import Sandbox
-from perdure.settings import Settings, is_loopback
+from perdure.settings import Settings
 from perdure.store.bus import Bus, LocalBus
 from perdure.store.crypto import Vault
 from perdure.store.database import Database
@@ -71,10 +65,6 @@ from perdure.store.migrate import migrate
 from perdure.store.queue import LocalQueue, Queue
 from perdure.store.sqlite import open_sqlite
 from perdure.tools.built_in import built_in
-from perdure.worker.scheduler import Scheduler
-from perdure.worker.sorter import Sorter
-from perdure.worker.sweep import Sweep
-from perdure.worker.worker import Worker
 
 log = logging.getLogger("perdure")
 
@@ -93,7 +83,7 @@ class _Spawner:
     """Keeps hold of tasks that nobody awaits."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Future[Any]] = set()
+        self._tasks: set[asyncio.Future[None]] = set()
 
     def __call__(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -173,8 +163,9 @@ def master_keys(settings: Settings) -> list[bytes]:
 
 
 async def open_vault(settings: Settings, database: Database) -> Vault:
-    """The vault of this database, over a fresh key file if it needs one, and with an interrupted rotation
-    brought to its end.
+    """The vault of this database.
+
+    Makes a key file if there is none yet, and brings an interrupted rotation to its end.
 
     Raises:
         Unavailable: the master key in force is not here.
@@ -220,53 +211,12 @@ async def _open_store(settings: Settings, stack: contextlib.AsyncExitStack) -> t
     return postgres, bus, queue
 
 
-def authenticator(app: App, owner: Caller, limit: RateLimit, *, login: bool) -> Authenticate:
-    """How requests are authenticated: by token, or, on loopback without any token, as the owner."""
-
-    async def by_token(headers: dict[bytes, bytes], anywhere: bool) -> Caller:
-        authorization = _text(headers, b"authorization")
-        caller = await authenticate(app, authorization, _text(headers, b"x-org-id"), anywhere=anywhere)
-        limit.take(token_in(authorization))  # and not the header, which can be written in many ways
-        return caller
-
-    async def as_owner(headers: dict[bytes, bytes], _anywhere: bool) -> Caller:
-        # Without a login, a web page in the user's browser must not get in: it would come under a name of its
-        # own.
-        if not is_loopback(_name_in(_text(headers, b"host") or "")):
-            raise Forbidden("without a login this server answers only to localhost", code="host_not_allowed")
-        # And it needs no name for a request whose answer it does not have to see: browsers say where such a
-        # one comes from.
-        origin = _text(headers, b"origin")
-        if origin is not None and not is_loopback(_name_in(origin.partition("://")[2])):
-            raise Forbidden(
-                "without a login this server takes no requests of web pages from elsewhere",
-                code="origin_not_allowed",
-            )
-        organization = _text(headers, b"x-org-id")
-        if organization is None or organization == owner.organization_id:
-            return owner
-        return await app.database.read(lambda tx: caller_in(tx, owner.user_id, organization))
-
-    return by_token if login else as_owner
-
-
-def _name_in(host: str) -> str:
-    """The name or address of a Host header, without the port."""
-    host = host.lower()
-    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-
-
-def _text(headers: dict[bytes, bytes], name: bytes) -> str | None:
-    value = headers.get(name)
-    return None if value is None else value.decode("latin-1")
-
-
 def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[], int]) -> tuple[Route, ...]:
     """Every route of the server."""
     stream = message_routes.StreamSettings(closing, settings.stream_cycle_seconds, settings.heartbeat_seconds)
-    document: dict[str, Any] = {}
+    document: JsonObject = {}
 
-    def made() -> dict[str, Any]:
+    def made() -> JsonObject:
         if not document:
             document.update(build_document(routes, __version__))
         return document
@@ -290,143 +240,6 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *document_routes(made),
     )
     return routes
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: a stop drains the worker first."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Any:
-        yield
-
-
-async def serve(settings: Settings, announce: Callable[[str], None] | None = None) -> None:
-    """Run the server until it is told to stop (SIGTERM, SIGINT).
-
-    Args:
-        announce: gets `listening on http://...` once; prints it if not given.
-
-    Raises:
-        Unavailable, Forbidden: it cannot start; the message says what to do.
-    """
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    logging.getLogger("uvicorn").setLevel(
-        max(logging.WARNING, logging.getLogger().level)
-    )  # it says what `listening on` says
-    _raise_file_limit()
-    async with open_parts(settings) as parts:
-        owner = await bootstrap(parts.app)
-        for name in await add_predefined(parts.app, owner.organization_id):
-            log.info("%s is set up: its key is in the environment", name)
-        login = await login_required(parts.app)
-        if not login and not settings.is_loopback:
-            raise Forbidden(
-                f"refusing to listen on {settings.host} without a login: run `perdure keys create` first, or listen on 127.0.0.1"
-            )
-        worker = Worker(parts.engine)
-        sweep = Sweep(parts.engine, worker)
-        closing = asyncio.Event()
-        routes = all_routes(settings, closing, lambda: worker.running)
-        api = Api(
-            parts.app, routes, authenticator(parts.app, owner, RateLimit(settings.rate_limit), login=login)
-        )
-        listener = _listen(settings)
-        await worker.start()
-        await sweep.once(stale_after=0 if parts.database.dialect == "sqlite" else 10_000_000)
-        sweeping = asyncio.create_task(sweep.run())
-        scheduling = asyncio.create_task(Scheduler(parts.app).run())
-        sorting = asyncio.create_task(Sorter(parts.database).run())
-        gc.collect()
-        gc.freeze()
-        try:
-            await _run(settings, api, listener, worker, closing, announce or _print)
-        finally:
-            sweeping.cancel()
-            scheduling.cancel()
-            sorting.cancel()
-
-
-def _print(line: str) -> None:
-    print(line, flush=True)  # noqa: T201 (what scripts wait for)
-
-
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        advice = (
-            " (is a server running already? --port takes another one)"
-            if error.errno == errno.EADDRINUSE
-            else ""
-        )
-        raise Unavailable(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}{advice}"
-        ) from error
-    listener.listen(4096)
-    listener.setblocking(False)
-    return listener
-
-
-async def _run(
-    settings: Settings,
-    api: Api,
-    listener: socket.socket,
-    worker: Worker,
-    closing: asyncio.Event,
-    announce: Callable[[str], None],
-) -> None:
-    config = uvicorn.Config(
-        api,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        http=HttpProtocol,
-        ws="none",
-        server_header=False,
-        date_header=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=5,
-        backlog=4096,
-        limit_concurrency=None,
-        proxy_headers=False,
-    )
-    server = _Server(config)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started and not serving.done():  # noqa: ASYNC110 (uvicorn has no event for it)
-        await asyncio.sleep(0.001)
-    host, port = listener.getsockname()[:2]
-    announce(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}")
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    left = await worker.drain(settings.drain_seconds)
-    if left:
-        log.info("%d running turns are left to be resumed at the next start", left)
-    closing.set()
-    server.should_exit = True
-    await serving
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(number)
-
-
-def _raise_file_limit() -> None:
-    """Every follower is a socket: use as many as the system lets us."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = hard if hard != resource.RLIM_INFINITY else 65_536
-    if soft < wanted:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def create_key(settings: Settings, name: str) -> str:
@@ -488,7 +301,9 @@ async def _rewrap(parts: Parts, key: bytes) -> Rotation:
 
 ROTATION_STEPS = """\
 the master key is a setting, so the new one has to come from there:
-  1. give every server PERDURE_MASTER_KEY_PREVIOUS (the key it has now) and PERDURE_MASTER_KEY (a new one, 32 random bytes
-     as base64 or hex, for example from `openssl rand -base64 32`), and restart them, one after the other if you like;
+  1. give every server PERDURE_MASTER_KEY_PREVIOUS (the key it has now) and PERDURE_MASTER_KEY (a new one, \
+32 random bytes
+     as base64 or hex, for example from `openssl rand -base64 32`), and restart them, one after the other \
+if you like;
   2. run this command with the same two settings;
   3. take PERDURE_MASTER_KEY_PREVIOUS away again."""

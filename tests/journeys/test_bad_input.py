@@ -20,7 +20,7 @@ import psutil
 import pytest
 from hypothesis import strategies as st
 
-from perdure.api.kernel.http import Route
+from perdure.api.kernel.route import Route
 from perdure.client import Client
 from perdure.domain.ids import new_id
 from tests.journeys.world import ROUTES, World, complaint, head, raw_exchange, strictly, watched

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import httpx
 
-from perdure.api.kernel.http import Route
+from perdure.api.kernel.route import Route
 from perdure.api.openapi.error_codes import BY_CODE
 from perdure.domain.ids import new_id
 from perdure.settings import Settings

@@ -7,6 +7,7 @@ from msgspec import UNSET
 
 from perdure.app.context import App
 from perdure.app.harnesses import add_built_in_harnesses, follow_built_in_harnesses
+from perdure.app.idempotency import Once, write_once
 from perdure.app.login import to_token
 from perdure.app.sessions import check_model, find_harness
 from perdure.domain.accounts import (
@@ -113,7 +114,9 @@ async def all_organizations(app: App, caller: Caller) -> list[Organization]:
     return await app.database.read(work)
 
 
-async def create_organization(app: App, caller: Caller, body: CreateOrganization) -> Organization:
+async def create_organization(
+    app: App, caller: Caller, body: CreateOrganization, once: Once | None = None
+) -> Organization:
     """Make an organization that the caller owns."""
     require_own_token(caller)
     now = app.now()
@@ -122,7 +125,7 @@ async def create_organization(app: App, caller: Caller, body: CreateOrganization
         org_id = await _found(app, tx, body.name, caller.user_id, now)
         return to_organization(OrganizationRow(org_id, body.name, None, None, None, now, now))
 
-    return await app.database.write(work)
+    return await write_once(app, once, work)
 
 
 async def _memberships(tx: Tx, caller: Caller) -> list[tuple[OrgId, UserRole]]:
@@ -216,7 +219,7 @@ async def all_users(app: App, caller: Caller, search: str | None) -> list[User]:
     return [to_user(row, role) for row, role in found]
 
 
-async def add_member(app: App, caller: Caller, body: AddUser) -> User:
+async def add_member(app: App, caller: Caller, body: AddUser, once: Once | None = None) -> User:
     """Make a user, or let a known one in; admins only, and nobody grants more than they have."""
     require(caller, "admin")
     require(caller, body.role)
@@ -232,7 +235,7 @@ async def add_member(app: App, caller: Caller, body: AddUser) -> User:
         await set_membership(tx, caller.organization_id, row.id, body.role, now)
         return to_user(row, body.role)
 
-    return await app.database.write(work)
+    return await write_once(app, once, work)
 
 
 async def read_member(app: App, caller: Caller, user_id: UserId) -> User:

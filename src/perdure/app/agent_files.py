@@ -6,6 +6,7 @@ import asyncio
 
 from perdure.app.agents import create_agent, find_agent
 from perdure.app.context import App
+from perdure.app.idempotency import Once
 from perdure.domain.accounts import Caller
 from perdure.domain.agent_files import read_agent_file, write_agent_file
 from perdure.domain.agents import Agent, CreateAgent
@@ -53,14 +54,18 @@ def as_created(row: AgentRow, harness_name: str) -> CreateAgent:
     )
 
 
-async def import_agent(app: App, caller: Caller, text: str) -> tuple[Agent, bool]:
+async def import_agent(app: App, caller: Caller, text: str, once: Once | None = None) -> tuple[Agent, bool]:
     """Make the agent that a file describes, or replace the one of that name; whether it is new."""
-    return await create_agent(app, caller, await asyncio.to_thread(read_agent_file, text), kind="import")
+    return await create_agent(
+        app, caller, await asyncio.to_thread(read_agent_file, text), kind="import", once=once
+    )
 
 
-async def import_agent_example(app: App, caller: Caller, name: str) -> tuple[Agent, bool]:
+async def import_agent_example(
+    app: App, caller: Caller, name: str, once: Once | None = None
+) -> tuple[Agent, bool]:
     """The same with one of the examples. Raises NotFound."""
     found = next((each for each in AGENT_EXAMPLES if each.name == name), None)
     if found is None:
         raise NotFound("agent example")
-    return await create_agent(app, caller, found, kind="import")
+    return await create_agent(app, caller, found, kind="import", once=once)

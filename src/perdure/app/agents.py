@@ -8,6 +8,7 @@ from msgspec import UNSET, UnsetType
 from perdure.app.agent_snapshots import record_change
 from perdure.app.context import App
 from perdure.app.etags import check_match
+from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import checked_file
 from perdure.app.sessions import check_model, check_tools, find_harness
 from perdure.domain.accounts import Caller
@@ -97,7 +98,13 @@ def to_agent(row: AgentRow, *, sessions: int | None = None) -> Agent:
 
 
 async def create_agent(
-    app: App, caller: Caller, body: CreateAgent, agent_id: AgentId | None = None, kind: ChangeKind = "auto"
+    app: App,
+    caller: Caller,
+    body: CreateAgent,
+    agent_id: AgentId | None = None,
+    *,
+    kind: ChangeKind = "auto",
+    once: Once | None = None,
 ) -> tuple[Agent, bool]:
     """Make an agent, or replace the one with this id or name; whether it is new."""
     require_manager(caller, "agent")
@@ -138,7 +145,7 @@ async def create_agent(
             return await apply_changes(app, tx, caller, old, given, now, kind=kind), False
         return await insert_agent(app, tx, caller, row, kind=kind), True
 
-    return await app.database.write(work)
+    return await write_once(app, once, work, lambda made: (made[0], 201 if made[1] else 200))
 
 
 _GIVEN = (
@@ -315,7 +322,7 @@ async def change_agent(
 
     async def work(tx: Tx) -> Agent:
         row = await find_agent(tx, caller.organization_id, ref, lock=True)
-        check_match(if_match, to_agent(row))
+        check_match(if_match, to_agent(row).editable())
         changes = await _agent_changes(tx, row, body, now)
         return await apply_changes(app, tx, caller, row, changes, now) if changes else to_agent(row)
 
@@ -360,7 +367,7 @@ async def archive_agent(app: App, caller: Caller, ref: str) -> None:
     await app.database.write(work)
 
 
-async def copy_agent(app: App, caller: Caller, ref: str) -> Agent:
+async def copy_agent(app: App, caller: Caller, ref: str, once: Once | None = None) -> Agent:
     """A new agent with the same configuration, under the next free name `...-copy`."""
     require_manager(caller, "agent")
     now = app.now()
@@ -386,7 +393,7 @@ async def copy_agent(app: App, caller: Caller, ref: str) -> Agent:
         )
         return await insert_agent(app, tx, caller, row)
 
-    return await app.database.write(work)
+    return await write_once(app, once, work)
 
 
 async def check_agent_name(app: App, caller: Caller, name: str, exclude_id: AgentId | None) -> NameCheck:

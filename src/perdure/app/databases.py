@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from perdure.app.context import Scope, Services
+from perdure.app.idempotency import Once, write_once
 from perdure.domain.databases import (
     MAX_DATABASES,
     CreateDatabase,
@@ -68,7 +69,7 @@ async def all_databases(app: Services, scope: Scope, session_id: SessionId) -> l
 
 
 async def create_database(
-    app: Services, scope: Scope, session_id: SessionId, body: CreateDatabase
+    app: Services, scope: Scope, session_id: SessionId, body: CreateDatabase, once: Once | None = None
 ) -> DatabaseInfo:
     """Make an empty database. Raises Conflict: there is one of this name, or no room for one more."""
     check_database_name(body.name)
@@ -79,7 +80,7 @@ async def create_database(
         await _add(tx, row, body.name, now)
         return to_database(DatabaseRow(body.name, 1, 0, 0, now, now))
 
-    return await app.database.write(work)
+    return await write_once(app, once, work)
 
 
 async def _add(tx: Tx, row: SessionRow, name: str, now: Micros) -> None:

@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 from msgspec import Struct
 
 from perdure.app.context import Scope, Services
+from perdure.app.idempotency import Once, write_once
 from perdure.domain.errors import NotFound
 from perdure.domain.files import LONG, Content
 from perdure.domain.ids import OrgId, SessionId, WorkspaceId
@@ -49,7 +50,12 @@ async def workspace_at(tx: Tx, scope: Scope, at: At) -> WorkspaceId:
 
 
 async def change_files(
-    app: Services, scope: Scope, at: At, change: Change[T], content: Content | None = None
+    app: Services,
+    scope: Scope,
+    at: At,
+    change: Change[T],
+    content: Content | None = None,
+    once: Once | None = None,
 ) -> T:
     """Change files in one transaction.
 
@@ -71,7 +77,7 @@ async def change_files(
         session, space = await _hold(tx, scope.organization_id, at)
         return await change(tx, space, session)
 
-    return await app.database.write(work)
+    return await write_once(app, once, work)
 
 
 async def _hold(tx: Tx, org_id: OrgId, at: At) -> tuple[SessionRow | None, WorkspaceRow]:

@@ -12,6 +12,7 @@ from msgspec.structs import asdict
 from perdure.app.context import Scope, Services
 from perdure.app.file_access import At, change_files, content_of_row, sized, workspace_at
 from perdure.app.file_search import grep
+from perdure.app.idempotency import Once
 from perdure.app.storage import without_secrets
 from perdure.domain.errors import InvalidInput, PreconditionFailed
 from perdure.domain.events import EventContext, FileWrittenData, NewEvent
@@ -72,6 +73,7 @@ async def _changing(
     at: At,
     work: Callable[[Tx, WorkspaceRow], Awaitable[tuple[T, FileWrittenData | None]]],
     content: Content | None = None,
+    once: Once | None = None,
 ) -> T:
     """Change files in one transaction with the event that tells of it."""
     now = app.now()
@@ -84,7 +86,7 @@ async def _changing(
             tx.after_commit(lambda: app.bus.publish(Appended(row.id, row.head, stored)))
         return result
 
-    return await change_files(app, scope, at, change, content)
+    return await change_files(app, scope, at, change, content, once)
 
 
 # --- shapes -----------------------------------------------------------------
@@ -212,7 +214,9 @@ async def grep_files(app: Services, scope: Scope, at: At, body: GrepFiles) -> Gr
 # --- changing ---------------------------------------------------------------
 
 
-async def create_path(app: Services, scope: Scope, at: At, path: str, body: CreateFile) -> SessionFile:
+async def create_path(
+    app: Services, scope: Scope, at: At, path: str, body: CreateFile, once: Once | None = None
+) -> SessionFile:
     """Make a file or folder that is not there yet."""
     clean, now = clean_path(path), app.now()
     if body.is_directory and (body.content is not None or body.is_readonly):
@@ -224,7 +228,7 @@ async def create_path(app: Services, scope: Scope, at: At, path: str, body: Crea
         row = (await changes.write_file(tx, space, write, app.file_limits, now)).row
         return _file(row), FileWrittenData(clean, "write", True, row.size_bytes)
 
-    return await _changing(app, scope, at, work, content)
+    return await _changing(app, scope, at, work, content, once)
 
 
 async def update_path(
@@ -286,16 +290,25 @@ async def move_path(app: Services, scope: Scope, at: At, source: str, target: st
     return await _placing(app, scope, at, source, target, changes.move_path, "move")
 
 
-async def copy_path(app: Services, scope: Scope, at: At, source: str, target: str) -> SessionFile:
+async def copy_path(
+    app: Services, scope: Scope, at: At, source: str, target: str, once: Once | None = None
+) -> SessionFile:
     """Copy a file or folder."""
-    return await _placing(app, scope, at, source, target, changes.copy_path, "write")
+    return await _placing(app, scope, at, source, target, changes.copy_path, "write", once)
 
 
 _Place = Callable[[Tx, WorkspaceRow, str, str, FileLimits, Micros], Awaitable[FileRow]]
 
 
 async def _placing(
-    app: Services, scope: Scope, at: At, source: str, target: str, place: _Place, operation: str
+    app: Services,
+    scope: Scope,
+    at: At,
+    source: str,
+    target: str,
+    place: _Place,
+    operation: str,
+    once: Once | None = None,
 ) -> SessionFile:
     src, dst, now = clean_path(source, "src_path"), clean_path(target, "dst_path"), app.now()
 
@@ -303,4 +316,4 @@ async def _placing(
         row = await place(tx, space, src, dst, app.file_limits, now)
         return _file(row), FileWrittenData(dst, operation, True, row.size_bytes)
 
-    return await _changing(app, scope, at, work)
+    return await _changing(app, scope, at, work, once=once)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from perdure.app.context import App
+from perdure.app.idempotency import Once, write_once
 from perdure.app.sessions import cancel_events, check_model, check_startable, to_session
 from perdure.capabilities.resolve import SessionFeatures, load_layers, resolve
 from perdure.domain.accounts import Caller
@@ -34,7 +35,9 @@ MAX_FORK = 100_000
 """Events that a fork may copy: bounds the length of its transaction."""
 
 
-async def fork_session(app: App, caller: Caller, session_id: SessionId, body: ForkSession) -> Session:
+async def fork_session(
+    app: App, caller: Caller, session_id: SessionId, body: ForkSession, once: Once | None = None
+) -> Session:
     """An independent copy of a session up to a point of its log, at rest.
 
     A turn that the point cuts through is cancelled in the copy; the original goes on.
@@ -69,7 +72,7 @@ async def fork_session(app: App, caller: Caller, session_id: SessionId, body: Fo
             )
         return to_session(row, features=await SessionFeatures(app.registry).of(tx, row), pinned=False)
 
-    return await app.database.write(work)
+    return await write_once(app, once, work)
 
 
 async def _copy_files(tx: Tx, source: SessionRow, row: SessionRow, now: Micros) -> None:

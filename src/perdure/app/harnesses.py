@@ -10,6 +10,7 @@ from msgspec import UNSET
 from perdure.app.agents import check_files
 from perdure.app.context import App
 from perdure.app.etags import check_match
+from perdure.app.idempotency import Once, write_once
 from perdure.app.sessions import check_model
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
@@ -140,7 +141,7 @@ async def find_any_harness(tx: Tx, org_id: OrgId, ref: str, *, lock: bool = Fals
     return row
 
 
-async def create_harness(app: App, caller: Caller, body: CreateHarness) -> Harness:
+async def create_harness(app: App, caller: Caller, body: CreateHarness, once: Once | None = None) -> Harness:
     """Make a harness."""
     require_manager(caller, "harness")
     tags = clean_tags(body.tags)
@@ -175,7 +176,7 @@ async def create_harness(app: App, caller: Caller, body: CreateHarness) -> Harne
         )
         return await _insert(tx, row, body.parent_harness_id)
 
-    return await app.database.write(work)
+    return await write_once(app, once, work)
 
 
 async def _insert(tx: Tx, row: HarnessRow, parent: str | None) -> Harness:
@@ -255,7 +256,7 @@ async def change_harness(
 
     async def work(tx: Tx) -> Harness:
         row = await _changeable(tx, caller, ref)
-        check_match(if_match, to_harness(row))
+        check_match(if_match, to_harness(row).editable())
         changes = await _changes(tx, row, body, now)
         if changes:
             changes["updated_at"] = max(now, row.updated_at + 1)
@@ -326,7 +327,7 @@ async def archive_harness(app: App, caller: Caller, ref: str) -> None:
     await app.database.write(work)
 
 
-async def copy_harness(app: App, caller: Caller, ref: str) -> Harness:
+async def copy_harness(app: App, caller: Caller, ref: str, once: Once | None = None) -> Harness:
     """A new harness with the same configuration, under the next free name `...-copy`.
 
     A built-in one's can be changed.
@@ -352,7 +353,7 @@ async def copy_harness(app: App, caller: Caller, ref: str) -> Harness:
         )
         return await _insert(tx, row, source.parent_harness_id)
 
-    return await app.database.write(work)
+    return await write_once(app, once, work)
 
 
 async def check_harness_name(app: App, caller: Caller, name: str, exclude_id: HarnessId | None) -> NameCheck:
@@ -382,7 +383,7 @@ def harness_examples(app: App) -> list[HarnessExample]:
     ]
 
 
-async def import_harness(app: App, caller: Caller, example: str) -> Harness:
+async def import_harness(app: App, caller: Caller, example: str, once: Once | None = None) -> Harness:
     """Make the harness of an example. Raises NotFound."""
     names = {each.name for each in harness_examples(app)}
     found = next((each for each in HARNESS_EXAMPLES if each.shown.name == example and example in names), None)
@@ -403,4 +404,4 @@ async def import_harness(app: App, caller: Caller, example: str) -> Harness:
         shown.capabilities,
         shown.tags,
     )
-    return await create_harness(app, caller, body)
+    return await create_harness(app, caller, body, once)

@@ -6,23 +6,16 @@ neither.
 
 from __future__ import annotations
 
-import hashlib
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from perdure.app.context import App
-from perdure.domain.accounts import Caller
-from perdure.domain.errors import Conflict, InvalidInput
+from perdure.app.context import Services
+from perdure.domain.errors import Conflict
 from perdure.domain.ids import OrgId, SessionId
-from perdure.domain.times import Micros
-from perdure.store.database import Body, Database, T, Tx
+from perdure.store.database import Body, T, Tx
+from perdure.store.idempotency import KEPT, keep_answer, kept_answer, take_key
 from perdure.store.sessions import get_session
-
-KEPT = 86_400_000_000
-"""Microseconds that an answer is kept: a day."""
-
-MAX_KEY = 255
 
 
 class Replayed(Exception):
@@ -34,107 +27,71 @@ class Replayed(Exception):
         self.body = body
 
 
-def check_key(key: str) -> str:
-    """The key itself. Raises InvalidInput."""
-    if not 1 <= len(key) <= MAX_KEY or not key.isascii() or not key.isprintable():
-        raise InvalidInput(
-            f"the Idempotency-Key must be 1 to {MAX_KEY} printable ASCII characters",
-            code="invalid_idempotency_key",
-        )
-    return key
+class Once:
+    """The key of one request, for the one transaction that does its work.
 
-
-def fingerprint(method: str, path: str, body: bytes) -> str:
-    """What must be the same for a request to count as the same."""
-    return hashlib.sha256(b"\n".join((method.encode(), path.encode(), body))).hexdigest()
-
-
-class _Guarded:
-    """A database whose next transaction is done at most once for a key.
-
-    The transaction's result is the answer: a struct, or a tuple that begins with it and says whether it was
-    created.
+    Args:
+        key: the caller's own.
+        fingerprint: what must be the same for a request to count as the same.
+        session_id: the session that the request is about: it is answered again only while that is there.
     """
 
-    def __init__(
-        self, inner: Database, org_id: OrgId, key: str, print_: str, now: Micros, session_id: SessionId | None
-    ) -> None:
-        self._inner = inner
-        self._place = (org_id, key, print_, now)
-        self._session_id = session_id
-        self.dialect = inner.dialect
+    __slots__ = ("fingerprint", "key", "org_id", "session_id", "used")
 
-    async def write(self, body: Body[T], *, single: bool = False) -> T:
-        async def guarded(tx: Tx) -> T:
-            org_id, key, print_, now = self._place
-            await tx.run(
-                "DELETE FROM idempotency WHERE org_id = ? AND key = ? AND created_at < ?",
-                org_id,
-                key,
-                now - KEPT,
-            )
-            taken = await tx.one(
-                "INSERT INTO idempotency (org_id, key, fingerprint, status, body, created_at) VALUES (?, ?, ?, ?, ?, ?)"
-                " ON CONFLICT DO NOTHING RETURNING key",
-                org_id,
-                key,
-                print_,
-                0,
-                b"",
-                now,
-            )
-            if taken is None:
-                if self._session_id is not None:  # what was said in it is gone with it
-                    await get_session(tx, org_id, self._session_id)
-                await _replay(tx, org_id, key, print_)
-            result = await body(tx)
-            status, answer = _answer(result)
-            await tx.run(
-                "UPDATE idempotency SET status = ?, body = ? WHERE org_id = ? AND key = ?",
-                status,
-                answer,
-                org_id,
-                key,
-            )
-            return result
-
-        return await self._inner.write(guarded)
-
-    async def read(self, body: Body[T], *, long: bool = False) -> T:
-        return await self._inner.read(body, long=long)
-
-    async def close(self) -> None:
-        """Not ours to close."""
+    def __init__(self, org_id: OrgId, key: str, fingerprint: str, session_id: SessionId | None) -> None:
+        self.org_id = org_id
+        self.key = key
+        self.fingerprint = fingerprint
+        self.session_id = session_id
+        self.used = False
+        """Whether a transaction with this key has committed."""
 
 
-async def _replay(tx: Tx, org_id: OrgId, key: str, print_: str) -> None:
-    row = await tx.one(
-        "SELECT fingerprint, status, body FROM idempotency WHERE org_id = ? AND key = ?", org_id, key
-    )
-    if row is None or row[0] != print_:
-        raise Conflict("this Idempotency-Key was used for another request", code="idempotency_key_reused")
-    raise Replayed(row[1], bytes(row[2]))
+def created(value: object) -> tuple[object, int]:
+    """The answer to a request that has made this."""
+    return value, 201
 
 
-def _answer(result: Any) -> tuple[int, bytes]:
-    if isinstance(result, tuple):
-        value, created = result
-        return (201 if created else 200), msgspec.json.encode(value)
-    return 201, msgspec.json.encode(result)
+def write_once(
+    app: Services, once: Once | None, work: Body[T], answer: Callable[[T], tuple[object, int]] = created
+) -> Awaitable[T]:
+    """Run a use case's transaction, and keep the answer under the request's key if there is one.
 
+    Args:
+        answer: what the request is answered with, and its status, given the transaction's result.
 
-def once(app: App, caller: Caller, key: str, print_: str, session_id: SessionId | None = None) -> App:
-    """The services for a request that carries a key: one of the caller's own, whatever keys others choose.
-
-    A request about a session, `session_id`, is answered again only while that is there.
+    Raises:
+        Replayed: the request was answered before; nothing is done.
+        Conflict: the key was used for another request.
+        NotFound: the request was answered before, and its session is gone.
+        RuntimeError: the key has been used in a transaction of this very request: a use case that takes a key
+            has one transaction.
     """
-    mine = f"{caller.user_id} {check_key(key)}"
-    database = _Guarded(app.database, caller.organization_id, mine, print_, app.now(), session_id)
-    return msgspec.structs.replace(app, database=database)
+    return app.database.write(work) if once is None else _write_once(app, once, work, answer)
 
 
-async def purge_answers(tx: Tx, now: Micros, limit: int = 1000) -> None:
-    """Forget answers that are over a day old."""
-    rows = await tx.all("SELECT org_id, key FROM idempotency WHERE created_at < ? LIMIT ?", now - KEPT, limit)
-    for org_id, key in rows:
-        await tx.run("DELETE FROM idempotency WHERE org_id = ? AND key = ?", org_id, key)
+async def _write_once(
+    app: Services, once: Once, work: Body[T], answer: Callable[[T], tuple[object, int]]
+) -> T:
+    if once.used:
+        raise RuntimeError("a request with an Idempotency-Key must do its work in one transaction")
+    now = app.now()
+
+    async def guarded(tx: Tx) -> T:
+        if not await take_key(tx, once.org_id, once.key, once.fingerprint, now, now - KEPT):
+            if once.session_id is not None:  # what was said in it is gone with it
+                await get_session(tx, once.org_id, once.session_id)
+            before = await kept_answer(tx, once.org_id, once.key)
+            if before is None or before.fingerprint != once.fingerprint:
+                raise Conflict(
+                    "this Idempotency-Key was used for another request", code="idempotency_key_reused"
+                )
+            raise Replayed(before.status, before.body)
+        result = await work(tx)
+        value, status = answer(result)
+        await keep_answer(tx, once.org_id, once.key, status, msgspec.json.encode(value))
+        return result
+
+    result = await app.database.write(guarded)
+    once.used = True
+    return result

@@ -8,7 +8,7 @@ import secrets
 from perdure.app.context import App
 from perdure.domain.accounts import Caller, CreateToken, Token
 from perdure.domain.errors import InvalidInput, NotFound, Unauthenticated
-from perdure.domain.ids import TokenId, UserId, check_id
+from perdure.domain.ids import OrgId, TokenId, UserId, check_id
 from perdure.domain.times import Micros, from_rfc3339, maybe_rfc3339, to_rfc3339
 from perdure.store.accounts import (
     TokenRow,
@@ -88,7 +88,7 @@ async def list_tokens(app: App, caller: Caller) -> list[Token]:
     return [to_token(row) for row in rows]
 
 
-def bound_to(caller: Caller) -> str | None:
+def bound_to(caller: Caller) -> OrgId | None:
     """The only organization that the caller's token opens, if there is only one."""
     return caller.organization_id if caller.bound else None
 
@@ -121,9 +121,10 @@ def token_in(authorization: str | None) -> str:
 async def authenticate(
     app: App, authorization: str | None, organization: str | None, *, anywhere: bool = False
 ) -> Caller:
-    """Who calls with this `Authorization` and `X-Org-Id`; `anywhere`.
+    """Who calls with this `Authorization` and `X-Org-Id`.
 
-    It does not matter in which organization.
+    Args:
+        anywhere: it does not matter in which organization.
 
     Raises:
         Unauthenticated: no token, or one that is unknown, expired or revoked: the same answer for each.
@@ -150,12 +151,19 @@ async def authenticate(
     return caller
 
 
-async def caller_in(
-    tx: Tx, user_id: UserId, organization: str | None, only: str | None = None, *, anywhere: bool = False
-) -> Caller:
-    """The user in the organization that it names, or in its only one (`anywhere`: in one of them).
+async def owner_in(app: App, owner: Caller, organization: str) -> Caller:
+    """The owner of a server without a login, in another organization. Raises Unauthenticated."""
+    return await app.database.read(lambda tx: caller_in(tx, owner.user_id, organization))
 
-    `only` leaves no other.
+
+async def caller_in(
+    tx: Tx, user_id: UserId, organization: str | None, only: OrgId | None = None, *, anywhere: bool = False
+) -> Caller:
+    """The user in the organization that it names, or in its only one.
+
+    Args:
+        only: the one organization that the user's token opens.
+        anywhere: any of the user's organizations will do.
 
     Raises:
         Unauthenticated: it does not belong there.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from perdure.app.context import App
+from perdure.app.idempotency import Once
 from perdure.app.sessions import check_model, write_at_head
 from perdure.app.storage import without_secrets
 from perdure.domain.accounts import Caller
@@ -62,7 +63,9 @@ def check_message(body: CreateMessage) -> None:
         raise InvalidInput("`message.content` must not be empty", field="message.content")
 
 
-async def post_message(app: App, caller: Caller, session_id: SessionId, body: CreateMessage) -> Message:
+async def post_message(
+    app: App, caller: Caller, session_id: SessionId, body: CreateMessage, once: Once | None = None
+) -> Message:
     """Write a message into the session.
 
     When this returns it is durable, and a runner is on its way (promise P1).
@@ -77,7 +80,7 @@ async def post_message(app: App, caller: Caller, session_id: SessionId, body: Cr
             await check_model(tx, caller.organization_id, body.controls.model_id, "controls.model_id")
         return await take_in(app, tx, row, _message(body, message_id, now), now)
 
-    return await write_at_head(app, work)
+    return await write_at_head(app, work, once)
 
 
 async def take_in(app: App, tx: Tx, row: SessionRow, message: Message, now: Micros) -> Message:

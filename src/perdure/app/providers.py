@@ -6,6 +6,7 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from perdure.app.context import App
+from perdure.app.idempotency import Once, write_once
 from perdure.app.provider_settings import Settings, changed_settings, form_of, settings_of
 from perdure.domain.accounts import RANK, Caller, require
 from perdure.domain.errors import InvalidInput
@@ -180,7 +181,9 @@ def policies(caller: Caller, kind: str) -> dict[str, bool]:
     return {f"{kind}.manage": RANK[caller.role] >= RANK["admin"]}
 
 
-async def create_provider(app: App, caller: Caller, body: CreateProvider) -> Provider:
+async def create_provider(
+    app: App, caller: Caller, body: CreateProvider, once: Once | None = None
+) -> Provider:
     """Register a provider; what is secret of it is sealed at once."""
     require(caller, "admin")
     _check_type(app, body.provider_type)
@@ -209,7 +212,7 @@ async def create_provider(app: App, caller: Caller, body: CreateProvider) -> Pro
         await add_provider(tx, row)
         return to_provider(row)
 
-    return await app.database.write(work)
+    return await write_once(app, once, work)
 
 
 async def read_provider(app: App, caller: Caller, provider_id: ProviderId) -> Provider:
@@ -292,7 +295,9 @@ async def default_if_none(tx: Tx, org_id: OrgId, model_id: ModelId, now: int) ->
         await set_default_model(tx, org_id, model_id, now)
 
 
-async def create_model(app: App, caller: Caller, provider_id: ProviderId, body: CreateModel) -> Model:
+async def create_model(
+    app: App, caller: Caller, provider_id: ProviderId, body: CreateModel, once: Once | None = None
+) -> Model:
     """Register a model. The organization's first one becomes its default."""
     require(caller, "admin")
     now = app.now()
@@ -318,7 +323,7 @@ async def create_model(app: App, caller: Caller, provider_id: ProviderId, body: 
         await default_if_none(tx, row.org_id, row.id, now)
         return to_model(row)
 
-    return await app.database.write(work)
+    return await write_once(app, once, work)
 
 
 async def read_model(app: App, caller: Caller, model_id: ModelId) -> Model:

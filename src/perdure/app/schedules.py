@@ -7,6 +7,7 @@ from functools import partial
 from msgspec import UNSET
 
 from perdure.app.context import App, Scope, Services
+from perdure.app.idempotency import Once, write_once
 from perdure.app.messages import take_in
 from perdure.app.sessions import write_at_head
 from perdure.domain.errors import InvalidInput, NotFound
@@ -58,7 +59,7 @@ def to_schedule(row: ScheduleRow) -> Schedule:
 
 
 async def create_schedule(
-    app: Services, scope: Scope, session_id: SessionId, body: CreateSchedule
+    app: Services, scope: Scope, session_id: SessionId, body: CreateSchedule, once: Once | None = None
 ) -> Schedule:
     """Make a schedule.
 
@@ -79,7 +80,7 @@ async def create_schedule(
         await add_schedule(tx, row)
         return to_schedule(row)
 
-    return await app.database.write(work)
+    return await write_once(app, once, work)
 
 
 def _check_active(known: list[ScheduleRow]) -> None:

@@ -6,6 +6,7 @@ from msgspec import UNSET
 
 from perdure.app.context import App
 from perdure.app.etags import check_match
+from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import mounts, write_initial_files
 from perdure.capabilities.resolve import (
     SessionFeatures,
@@ -47,6 +48,7 @@ from perdure.domain.sessions import (
     action_links,
     clean_tags,
     clean_title,
+    editable_fields,
 )
 from perdure.domain.spans import message_context
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
@@ -136,7 +138,7 @@ async def _shown(app: App, tx: Tx, caller: Caller, row: SessionRow) -> Session:
     )
 
 
-async def create_session(app: App, caller: Caller, body: CreateSession) -> Session:
+async def create_session(app: App, caller: Caller, body: CreateSession, once: Once | None = None) -> Session:
     """Make a session; its log begins with `session.started`."""
     tags, title = clean_tags(body.tags), clean_title(body.title)
     app.registry.check(body.capabilities)
@@ -176,7 +178,7 @@ async def create_session(app: App, caller: Caller, body: CreateSession) -> Sessi
         row, _ = await append(tx, row, [NewEvent(started, EventContext(), now)], now=now)
         return to_session(row, features=features_of(active), pinned=False)
 
-    return await app.database.write(work)
+    return await write_once(app, once, work)
 
 
 def _new_row(
@@ -353,7 +355,7 @@ async def change_session(
     async def work(tx: Tx) -> Session:
         row = await get_session(tx, caller.organization_id, session_id, lock=if_match is not None)
         if if_match is not None:
-            check_match(if_match, to_session(row, features=(), pinned=None))
+            check_match(if_match, editable_fields(row.title, row.tag_list(), row.locale, row.model_id))
         if not changes:
             return await _shown(app, tx, caller, row)
         if isinstance(body.model_id, str):
@@ -432,14 +434,14 @@ async def cancel_turn(app: App, caller: Caller, session_id: SessionId) -> Cancel
     return CancelledTurn("cancelled", "The turn was cancelled.")
 
 
-async def write_at_head(app: App, work: Body[T], attempts: int = 20) -> T:
+async def write_at_head(app: App, work: Body[T], once: Once | None = None, attempts: int = 20) -> T:
     """Run a transaction that appends under the row's lock.
 
     On databases that let it slip between, read and try again.
     """
     for attempt in range(attempts):
         try:
-            return await app.database.write(work)
+            return await write_once(app, once, work)
         except StaleHead:
             if attempt == attempts - 1:
                 raise

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import UNSET
 
 from perdure.app.context import App
+from perdure.app.idempotency import Once, write_once
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, InvalidInput
 from perdure.domain.ids import WorkspaceId
@@ -63,7 +64,9 @@ def _clean(name: str) -> str:
     return trimmed
 
 
-async def create_workspace(app: App, caller: Caller, body: CreateWorkspace) -> Workspace:
+async def create_workspace(
+    app: App, caller: Caller, body: CreateWorkspace, once: Once | None = None
+) -> Workspace:
     """Make a workspace that belongs to no session, for sessions to share."""
     name, now = _clean(body.name), app.now()
 
@@ -85,7 +88,7 @@ async def create_workspace(app: App, caller: Caller, body: CreateWorkspace) -> W
         await add_workspace(tx, row)
         return to_workspace(row)
 
-    return await app.database.write(work)
+    return await write_once(app, once, work)
 
 
 async def _check_name(tx: Tx, row: WorkspaceRow) -> None:

@@ -75,8 +75,8 @@ def serve(
     """
     import uvloop
 
+    from perdure.server import serve as run_server
     from perdure.settings import load
-    from perdure.wiring import serve as run_server
 
     enter(run_server(load(host=host, port=port, data=data, database_url=database_url)), uvloop.run)
 

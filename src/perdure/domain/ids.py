@@ -60,6 +60,20 @@ WorkspaceIdText = Annotated[str, id_schema("workspace")]
 PrincipalIdText = Annotated[str, id_schema("principal")]
 ImageIdText = Annotated[str, id_schema("image")]
 """The same as plain text: for fields that nobody has checked yet, and for ids without a type of their own."""
+AgentRef = NewType("AgentRef", str)
+"""An agent's id or name."""
+HarnessRef = NewType("HarnessRef", str)
+"""A harness's id or name."""
+
+ID_PREFIXES: dict[object, Prefix] = {
+    OrgId: "org", UserId: "user", HarnessId: "harness", AgentId: "agent", AgentVersionId: "agentver",
+    SessionId: "session", MessageId: "message", EventId: "event", TurnId: "turn", ExecId: "exec",
+    ModelId: "model", ProviderId: "provider", ScheduleId: "sched", WorkspaceId: "workspace",
+    PrincipalId: "principal", FileId: "file", TokenId: "token",
+}  # fmt: skip
+"""The prefix of each type of id."""
+REFERENCE_PREFIXES: dict[object, Prefix] = {AgentRef: "agent", HarnessRef: "harness"}
+"""The prefix of the ids among what is an id or a name."""
 
 Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 

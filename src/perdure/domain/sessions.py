@@ -296,7 +296,14 @@ class Session(Struct, frozen=True, omit_defaults=True):
 
     def editable(self) -> tuple[object, ...]:
         """What a client can change."""
-        return tuple(getattr(self, name) for name in UpdateSession.__struct_fields__)
+        return editable_fields(self.title, self.tags, self.locale, self.model_id)
+
+
+def editable_fields(
+    title: str | None, tags: tuple[str, ...], locale: str | None, model_id: str | None
+) -> tuple[object, ...]:
+    """What a client can change of a session: the fields of `UpdateSession`."""
+    return title, tags, locale, model_id
 
 
 class ForkSession(Struct, frozen=True, omit_defaults=True):

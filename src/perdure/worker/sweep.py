@@ -14,6 +14,8 @@ from perdure.domain.ids import OrgId, SessionId
 from perdure.engine.context import Engine
 from perdure.store.blobs import KEPT, purge_blobs
 from perdure.store.database import Purged, Tx
+from perdure.store.idempotency import KEPT as ANSWERS_KEPT
+from perdure.store.idempotency import purge_answers
 from perdure.store.queue import Job
 from perdure.store.sessions import due, purge_deleted, unfinished
 from perdure.worker.worker import Worker
@@ -31,9 +33,8 @@ PURGE_AFTER = 3_600_000_000
 """Microseconds that a deleted session's log is kept before it is removed."""
 
 PURGE_SECONDS = 1.0
-"""How long, about once a minute, each of these is removed: logs of deleted sessions, and contents without a
-file (some ten thousand
-small ones, or 300 MB)."""
+"""How long, about once a minute, each of these is removed: logs of deleted sessions, contents without a file
+(some ten thousand small ones, or 300 MB), and answers to requests with an Idempotency-Key."""
 
 
 class Sweep:
@@ -70,6 +71,7 @@ class Sweep:
         if self._purges(now):
             await self._repeat(lambda tx: purge_deleted(tx, now - PURGE_AFTER))
             await self._repeat(lambda tx: purge_blobs(tx, now - KEPT))
+            await self._repeat(lambda tx: purge_answers(tx, now - ANSWERS_KEPT))
         return len(found)
 
     async def _repeat(self, purge: Callable[[Tx], Awaitable[Purged]]) -> None:

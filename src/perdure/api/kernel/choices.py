@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import Any
 
 from msgspec import inspect
 
 _STEP = re.compile(r"[^.\[\]]+|\[[^\]]*\]")
 
 
-def words_at(kind: Any, place: str) -> list[str]:
+def words_at(kind: object, place: str) -> list[str]:
     """The words that may stand at a place (`decisions[0].decision`) in something of this kind.
 
     None if others may as well.
@@ -29,7 +28,7 @@ def words_at(kind: Any, place: str) -> list[str]:
 
 
 @lru_cache(maxsize=256)
-def _known(kind: Any) -> inspect.Type:
+def _known(kind: object) -> inspect.Type:
     return inspect.type_info(kind)
 
 

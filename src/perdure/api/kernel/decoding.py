@@ -8,18 +8,20 @@ from __future__ import annotations
 import asyncio
 import re
 from array import array
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from itertools import accumulate
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Generic, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import Struct
 
+from perdure.api.kernel.asgi import Headers, Receive
 from perdure.api.kernel.choices import words_at
 from perdure.domain.errors import InvalidInput, TooLarge, UnsupportedMedia
 
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+T = TypeVar("T")
+S = TypeVar("S", bound=Struct)
 
 MAX_BODY = 10 * 1000 * 1000
 """Bytes of a request's body."""
@@ -37,7 +39,7 @@ class ClientLeft(Exception):
     """The connection ended before the request was complete: there is nothing to do, and nobody to tell."""
 
 
-async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int = MAX_BODY) -> bytes:
+async def read_body(headers: Headers, receive: Receive, limit: int = MAX_BODY) -> bytes:
     """The whole body.
 
     Args:
@@ -61,7 +63,7 @@ async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int = 
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientLeft
-                part: bytes = message.get("body", b"")
+                part = message.get("body", b"")
                 size += len(part)
                 if size > limit:
                     raise TooLarge(f"the body may hold {limit} bytes")
@@ -72,7 +74,7 @@ async def read_body(headers: dict[bytes, bytes], receive: Receive, limit: int = 
         raise InvalidInput("the body did not arrive in time", code="body_timeout") from None
 
 
-async def read_json(headers: dict[bytes, bytes], receive: Receive, limit: int = MAX_BODY) -> bytes:
+async def read_json(headers: Headers, receive: Receive, limit: int = MAX_BODY) -> bytes:
     """The body of a request that must be JSON, of up to `limit` bytes."""
     media, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
     media = media.strip()
@@ -87,7 +89,7 @@ async def read_json(headers: dict[bytes, bytes], receive: Receive, limit: int = 
     return body
 
 
-async def read_text(headers: dict[bytes, bytes], receive: Receive, limit: int) -> str:
+async def read_text(headers: Headers, receive: Receive, limit: int) -> str:
     """The body of a request that is text, of up to `limit` bytes.
 
     Raises:
@@ -120,10 +122,10 @@ _BIG_NUMBER = re.compile(rb"[\[:,\s]-?(?:\d{19}|[\d.]++[eE]\+?\d{3})")
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 """What a bracket does to the depth, as signed bytes."""
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_ANYTHING = msgspec.json.Decoder()
+_ANYTHING: msgspec.json.Decoder[object] = msgspec.json.Decoder()
 
 
-def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """The body as its type.
 
     All of the body is looked at, also what the type does not know and would skip.
@@ -156,9 +158,10 @@ _WHOLE = re.compile(r"-?[0-9]{1,18}")
 _PLACE = re.compile(r" - at `(key` in `)?\$\.?([^`]*)`$")
 
 
-def _refusal(error: msgspec.ValidationError, kind: Any) -> InvalidInput:
-    """The decoder's complaint about something that should be of this kind, with the place first and as the
-    error's field.
+def _refusal(error: msgspec.ValidationError, kind: object) -> InvalidInput:
+    """The decoder's complaint about something that should be of this kind.
+
+    The place comes first, and is the error's field.
     """
     text = str(error)
     code = "number_out_of_range" if "out of range" in text else None
@@ -182,7 +185,7 @@ def _check_depth(body: bytes) -> None:
         raise InvalidInput(f"JSON may be nested {MAX_DEPTH - 1} deep", code="nesting_too_deep")
 
 
-def _check_numbers(value: Any) -> None:
+def _check_numbers(value: object) -> None:
     stack = [value]
     while stack:
         item = stack.pop()
@@ -194,13 +197,13 @@ def _check_numbers(value: Any) -> None:
             raise InvalidInput("a whole number must fit in 64 bits", code="number_out_of_range")
 
 
-class QueryDecoder:
+class QueryDecoder(Generic[S]):
     """Query strings as a struct. Unknown parameters are ignored; tuple fields may be repeated."""
 
-    def __init__(self, kind: type[Struct]) -> None:
+    def __init__(self, kind: type[S]) -> None:
         self._kind = kind
         self._many: set[str] = set()
-        self._readers: dict[str, Callable[[str], Any]] = {}
+        self._readers: dict[str, Callable[[str], object]] = {}
         on_wire = {each.name: each.encode_name for each in msgspec.structs.fields(kind)}
         for own_name, hint in get_type_hints(kind).items():
             name = on_wire[own_name]
@@ -209,9 +212,10 @@ class QueryDecoder:
                 self._many.add(name)
             self._readers[name] = _boolean if bool in kinds else _whole if int in kinds else str
 
-    def decode(self, raw: bytes) -> Any:
+    def decode(self, raw: bytes) -> S:
         """The parameters, checked. Raises InvalidInput."""
-        given: dict[str, Any] = {}
+        given: dict[str, object] = {}
+        lists: dict[str, list[str]] = {}
         for name, text in _pairs(raw) if raw else ():
             reader = self._readers.get(name)
             if reader is None:
@@ -219,18 +223,18 @@ class QueryDecoder:
             if "\x00" in text:
                 raise InvalidInput(f"`{name}` must not hold NUL characters", field=name)
             if name in self._many:
-                given.setdefault(name, []).append(text)
+                lists.setdefault(name, []).append(text)
             elif name in given:
                 raise InvalidInput(f"`{name}` is given twice", field=name)
             else:
                 given[name] = reader(text)
         try:
-            return msgspec.convert(given, self._kind)
+            return msgspec.convert(given | lists, self._kind)
         except msgspec.ValidationError as error:
             raise _refusal(error, self._kind) from None
 
 
-def _kinds_in(hint: Any) -> Iterator[Any]:
+def _kinds_in(hint: object) -> Iterator[object]:
     """The plain types in a hint: `Annotated[int, ...] | None` holds int and NoneType."""
     origin = get_origin(hint)
     if origin is tuple:

@@ -6,8 +6,7 @@ import asyncio
 import random
 import time
 
-from perdure.api.kernel.decoding import Receive
-from perdure.api.kernel.http import Scope, Send
+from perdure.api.kernel.asgi import Receive, Scope, Send
 from perdure.app.feed import Follower, Frame
 from perdure.domain.errors import Unavailable
 

@@ -14,10 +14,11 @@ from typing import Any, get_origin
 
 import msgspec
 
-from perdure.api.kernel.http import Route
 from perdure.api.kernel.problems import STATUS, Problem
+from perdure.api.kernel.route import Route
+from perdure.api.kernel.variables import Variable
 from perdure.api.openapi.examples import DOCUMENT, EVENT_STREAM, Examples, NoExample, error_example
-from perdure.api.openapi.words import OPERATIONS, TAGS
+from perdure.api.openapi.words import TAGS
 from perdure.domain.events import EVENT_DATA
 from perdure.domain.ids import Prefix
 from perdure.domain.paths import MAX_PATH
@@ -27,9 +28,6 @@ _NAMES = {"Listing": "ListResponse", "Problem": "ErrorResponse", "WireEvent": "E
 """Names of schemas that differ from those of our types."""
 
 _TITLES = dict(STATUS.values()) | {405: "Method not allowed"}
-
-_NAMED: dict[str, Prefix] = {"agent_id": "agent", "harness_id": "harness"}
-"""Parameters of paths that take a name as well, unless the route says that it must be an id."""
 
 _IN_PATHS = {
     "capability_id": "The capability's id.",
@@ -178,10 +176,9 @@ def _operation(
         "summary": route.summary,
         "tags": [route.tag],
     }
-    description = route.description or OPERATIONS.get(route.operation_id)
-    if description:
-        operation["description"] = description
-    parameters = [_path_parameter(name, route) for name in re.findall(r"{(\w+)}", route.path)]
+    if route.description:
+        operation["description"] = route.description
+    parameters = [_path_parameter(each) for each in route.variables]
     if route.query is not None:
         parameters += _query_parameters(components[route.query.__name__])
     parameters += [{"$ref": f"#/components/parameters/{name}"} for name in _headers_of(route)]
@@ -207,7 +204,7 @@ def _headers_of(route: Route) -> Iterable[str]:
     if route.public:
         return
     yield "Organization"
-    if route.method == "POST" and route.status == 201 and route.replayable:
+    if route.takes_key:
         yield "IdempotencyKey"
     if route.etag:
         yield "IfNoneMatch" if route.method == "GET" else "IfMatch"
@@ -215,18 +212,19 @@ def _headers_of(route: Route) -> Iterable[str]:
         yield "LastEventId"
 
 
-def _path_parameter(name: str, route: Route) -> dict[str, Any]:
-    prefix = route.ids.get(name)
+def _path_parameter(variable: Variable) -> dict[str, Any]:
+    name = variable.name
     schema: dict[str, Any] = {"type": "string"}
-    if name == route.rest:
+    if variable.rest:
         schema |= {"minLength": 1, "maxLength": MAX_PATH}
     words = _IN_PATHS.get(name, "")
-    if prefix is not None:
+    if variable.prefixes:
+        prefix = variable.prefixes[0]
         schema["pattern"] = f"^{prefix}_[0-9a-f]{{32}}$"
         words = f"The {_KINDS.get(prefix, prefix)}'s id."
-    elif name in _NAMED:
-        schema["pattern"] = f"^({_NAMED[name]}_[0-9a-f]{{32}}|[a-z0-9-]{{1,64}})$"
-        words = f"The {_NAMED[name]}'s id or name."
+        if variable.named:
+            schema["pattern"] = f"^({prefix}_[0-9a-f]{{32}}|[a-z0-9-]{{1,64}})$"
+            words = f"The {prefix}'s id or name."
     return {"name": name, "in": "path", "required": True, "description": words, "schema": schema}
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from perdure.api.kernel.http import Call, Route
-from perdure.api.routes.agents import agent_reference
+from perdure.api.kernel.call import Call
+from perdure.api.kernel.route import route
 from perdure.api.routes.sessions import Limit, Offset
 from perdure.app import agent_versions as use
 from perdure.domain.agent_versions import (
@@ -17,10 +17,7 @@ from perdure.domain.agent_versions import (
     SetDefaultAgentVersion,
 )
 from perdure.domain.agents import Agent
-from perdure.domain.ids import Prefix
-
-_IDS: dict[str, Prefix] = {"version_id": "agentver"}
-_PAIR: dict[str, Prefix] = {"from_version_id": "agentver", "to_version_id": "agentver"}
+from perdure.domain.ids import AgentRef, AgentVersionId
 
 
 class ListAgentVersions(Struct, frozen=True):
@@ -30,55 +27,106 @@ class ListAgentVersions(Struct, frozen=True):
     limit: Limit = 50
 
 
-async def list_agent_versions(call: Call) -> tuple[AgentVersion, ...]:
-    query: ListAgentVersions = call.query
-    return await use.all_versions(call.app, call.caller, agent_reference(call), query.offset, query.limit)
-
-
-async def create_agent_version(call: Call) -> AgentVersion:
-    return await use.create_version(call.app, call.caller, agent_reference(call), call.body)
-
-
-async def set_default_agent_version(call: Call) -> Agent:
-    return await use.set_default_version(call.app, call.caller, agent_reference(call), call.body)
-
-
-async def diff_agent_versions(call: Call) -> AgentVersionDiff:
-    pair = call.params["from_version_id"], call.params["to_version_id"]
-    return await use.diff_versions(call.app, call.caller, agent_reference(call), *pair)
-
-
-async def fork_agent_version(call: Call) -> Agent:
-    return await use.fork_version(
-        call.app, call.caller, agent_reference(call), call.params["version_id"], call.body
-    )
-
-
-async def rollback_agent_version(call: Call) -> Agent:
-    return await use.roll_back(
-        call.app, call.caller, agent_reference(call), call.params["version_id"], call.body
-    )
-
-
-_ALL = "/v1/agents/{agent_id}/versions"
-_ONE = _ALL + "/{version_id}"
 _VERSION = "agentver_0192f0c1b2a37b5c8d4e5f60718293a4"
 
+
+@route("GET", "/v1/agents/{agent_id}/versions", "agents", errors=(404,))
+async def list_agent_versions(
+    call: Call, agent_id: AgentRef, query: ListAgentVersions
+) -> tuple[AgentVersion, ...]:
+    """List an agent's versions, newest first.
+
+    Every change of an agent's configuration leaves a version behind.
+    """
+    return await use.all_versions(call.app, call.caller, agent_id, query.offset, query.limit)
+
+
+@route(
+    "POST",
+    "/v1/agents/{agent_id}/versions",
+    "agents",
+    errors=(404,),
+    body_example={"change_kind": "minor", "summary": "Knows about refunds"},
+)
+async def create_agent_version(call: Call, agent_id: AgentRef, body: CreateAgentVersion) -> AgentVersion:
+    """Keep the agent as it is now as a version.
+
+    Marks the agent as it is now, with a number and a summary of your own choice: `major` and `minor` move
+    that part of the number, everything else its last part.
+    """
+    return await use.create_version(call.app, call.caller, agent_id, body)
+
+
+@route(
+    "POST",
+    "/v1/agents/{agent_id}/versions/default",
+    "agents",
+    errors=(404,),
+    body_example={"version_id": _VERSION},
+)
+async def set_default_agent_version(call: Call, agent_id: AgentRef, body: SetDefaultAgentVersion) -> Agent:
+    """Choose the version that new sessions run.
+
+    Sessions that are made from now on run this version, whatever becomes of the agent; `null` lets them
+    follow the agent again. Sessions that are there stay as they are.
+    """
+    return await use.set_default_version(call.app, call.caller, agent_id, body)
+
+
+@route(
+    "GET", "/v1/agents/{agent_id}/versions/{from_version_id}/diff/{to_version_id}", "agents", errors=(404,)
+)
+async def diff_agent_versions(
+    call: Call, agent_id: AgentRef, from_version_id: AgentVersionId, to_version_id: AgentVersionId
+) -> AgentVersionDiff:
+    """Compare two versions.
+
+    JSON Patches (RFC 6902) that turn the first version into the second.
+    """
+    pair = from_version_id, to_version_id
+    return await use.diff_versions(call.app, call.caller, agent_id, *pair)
+
+
+@route(
+    "POST",
+    "/v1/agents/{agent_id}/versions/{version_id}/fork",
+    "agents",
+    errors=(404, 409),
+    body_example={"name": "support-desk-uk"},
+)
+async def fork_agent_version(
+    call: Call, agent_id: AgentRef, version_id: AgentVersionId, body: ForkAgentVersion
+) -> Agent:
+    """Make a new agent that begins as this version.
+
+    The new agent remembers where it comes from.
+    """
+    return await use.fork_version(call.app, call.caller, agent_id, version_id, body)
+
+
+@route(
+    "POST",
+    "/v1/agents/{agent_id}/versions/{version_id}/rollback",
+    "agents",
+    errors=(404,),
+    body_example={"summary": "The new prompt was worse"},
+)
+async def rollback_agent_version(
+    call: Call, agent_id: AgentRef, version_id: AgentVersionId, body: RollbackAgentVersion
+) -> Agent:
+    """Set the agent back to this version.
+
+    Sets the configuration back, not the name or the status. The result is a new version, unless
+    `save_version` is false.
+    """
+    return await use.roll_back(call.app, call.caller, agent_id, version_id, body)
+
+
 ROUTES = (
-    Route("GET", _ALL, "list_agent_versions", "List an agent's versions, newest first", "agents", list_agent_versions,
-          query=ListAgentVersions, returns=tuple[AgentVersion, ...], errors=(404,)),
-    Route("POST", _ALL, "create_agent_version", "Keep the agent as it is now as a version", "agents", create_agent_version,
-          body=CreateAgentVersion, body_example={"change_kind": "minor", "summary": "Knows about refunds"}, returns=AgentVersion,
-          errors=(404,)),
-    Route("POST", _ALL + "/default", "set_default_agent_version", "Choose the version that new sessions run", "agents",
-          set_default_agent_version, body=SetDefaultAgentVersion, body_example={"version_id": _VERSION}, returns=Agent,
-          errors=(404,)),
-    Route("GET", _ALL + "/{from_version_id}/diff/{to_version_id}", "diff_agent_versions", "Compare two versions", "agents",
-          diff_agent_versions, ids=_PAIR, returns=AgentVersionDiff, errors=(404,)),
-    Route("POST", _ONE + "/fork", "fork_agent_version", "Make a new agent that begins as this version", "agents",
-          fork_agent_version, ids=_IDS, body=ForkAgentVersion, body_example={"name": "support-desk-uk"}, returns=Agent,
-          errors=(404, 409)),
-    Route("POST", _ONE + "/rollback", "rollback_agent_version", "Set the agent back to this version", "agents",
-          rollback_agent_version, ids=_IDS, body=RollbackAgentVersion, body_example={"summary": "The new prompt was worse"},
-          returns=Agent, errors=(404,)),
-)  # fmt: skip
+    list_agent_versions,
+    create_agent_version,
+    set_default_agent_version,
+    diff_agent_versions,
+    fork_agent_version,
+    rollback_agent_version,
+)

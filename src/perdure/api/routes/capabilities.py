@@ -6,7 +6,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from perdure.api.kernel.http import Call, Route
+from perdure.api.kernel.call import Call
+from perdure.api.kernel.route import route
 from perdure.api.routes.agents import Search
 from perdure.api.routes.sessions import Limit, Offset
 from perdure.app import capabilities as use
@@ -25,18 +26,25 @@ class ListCapabilities(Struct, frozen=True):
     limit: Limit = 20
 
 
-async def list_capabilities(call: Call) -> Page[CapabilityInfo]:
-    query: ListCapabilities = call.query
+@route("GET", "/v1/capabilities", "capabilities")
+async def list_capabilities(call: Call, query: ListCapabilities) -> Page[CapabilityInfo]:
+    """List capabilities.
+
+    By id, each with its tools.
+    """
     return use.page_of_capabilities(call.app, query.search, query.offset, query.limit)
 
 
-async def get_capability(call: Call) -> CapabilityInfo:
-    return use.read_capability(call.app, call.params["capability_id"])
+@route("GET", "/v1/capabilities/{capability_id}", "capabilities", errors=(404,))
+async def get_capability(call: Call, capability_id: str) -> CapabilityInfo:
+    """Get a capability by id or alias.
+
+    By id, or by another id that means the same.
+    """
+    return use.read_capability(call.app, capability_id)
 
 
 ROUTES = (
-    Route("GET", "/v1/capabilities", "list_capabilities", "List capabilities", "capabilities", list_capabilities,
-          query=ListCapabilities, returns=Page[CapabilityInfo]),
-    Route("GET", "/v1/capabilities/{capability_id}", "get_capability", "Get a capability by id or alias", "capabilities",
-          get_capability, returns=CapabilityInfo, errors=(404,)),
-)  # fmt: skip
+    list_capabilities,
+    get_capability,
+)

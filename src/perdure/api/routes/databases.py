@@ -2,45 +2,70 @@
 
 from __future__ import annotations
 
-from perdure.api.kernel.http import Call, Route
-from perdure.api.routes.sessions import IDS
+from perdure.api.kernel.call import Call
+from perdure.api.kernel.route import route
 from perdure.app import databases as use
 from perdure.domain.databases import CreateDatabase, DatabaseInfo, DatabaseSchema
+from perdure.domain.ids import SessionId
 from perdure.domain.paging import Listing
 
-_ALL = "/v1/sessions/{session_id}/databases"
-_ONE = _ALL + "/{name}"
+
+@route("GET", "/v1/sessions/{session_id}/databases", "session databases", errors=(404,))
+async def list_databases(call: Call, session_id: SessionId) -> Listing[DatabaseInfo]:
+    """List a session's SQL databases.
+
+    By name.
+    """
+    return Listing(tuple(await use.all_databases(call.app, call.caller, session_id)))
 
 
-async def list_databases(call: Call) -> Listing[DatabaseInfo]:
-    return Listing(tuple(await use.all_databases(call.app, call.caller, call.params["session_id"])))
+@route(
+    "POST",
+    "/v1/sessions/{session_id}/databases",
+    "session databases",
+    status=201,
+    errors=(404, 409),
+    body_example={"name": "orders"},
+)
+async def create_database(call: Call, session_id: SessionId, body: CreateDatabase) -> DatabaseInfo:
+    """Create an empty SQL database.
+
+    The agent's tools make one as well when they first write to it.
+    """
+    return await use.create_database(call.app, call.caller, session_id, body, call.once)
 
 
-async def create_database(call: Call) -> DatabaseInfo:
-    return await use.create_database(call.app, call.caller, call.params["session_id"], call.body)
+@route("GET", "/v1/sessions/{session_id}/databases/{name}", "session databases", errors=(404,))
+async def get_database(call: Call, session_id: SessionId, name: str) -> DatabaseInfo:
+    """Get a SQL database.
+
+    With its size.
+    """
+    return await use.read_database(call.app, call.caller, session_id, name)
 
 
-async def get_database(call: Call) -> DatabaseInfo:
-    return await use.read_database(call.app, call.caller, call.params["session_id"], call.params["name"])
+@route("DELETE", "/v1/sessions/{session_id}/databases/{name}", "session databases", errors=(404,))
+async def delete_database(call: Call, session_id: SessionId, name: str) -> None:
+    """Drop a SQL database.
+
+    With all that is in it.
+    """
+    await use.remove_database(call.app, call.caller, session_id, name)
 
 
-async def delete_database(call: Call) -> None:
-    await use.remove_database(call.app, call.caller, call.params["session_id"], call.params["name"])
+@route("GET", "/v1/sessions/{session_id}/databases/{name}/schema", "session databases", errors=(404,))
+async def get_schema(call: Call, session_id: SessionId, name: str) -> DatabaseSchema:
+    """Describe a SQL database's tables.
 
-
-async def get_schema(call: Call) -> DatabaseSchema:
-    return await use.schema_of(call.app, call.caller, call.params["session_id"], call.params["name"])
+    Tables and views, with their columns.
+    """
+    return await use.schema_of(call.app, call.caller, session_id, name)
 
 
 ROUTES = (
-    Route("GET", _ALL, "list_databases", "List a session's SQL databases", "session databases", list_databases, ids=IDS,
-          returns=Listing[DatabaseInfo], errors=(404,)),
-    Route("POST", _ALL, "create_database", "Create an empty SQL database", "session databases", create_database, ids=IDS,
-          body=CreateDatabase, body_example={"name": "orders"}, returns=DatabaseInfo, status=201, errors=(404, 409)),
-    Route("GET", _ONE, "get_database", "Get a SQL database", "session databases", get_database, ids=IDS, returns=DatabaseInfo,
-          errors=(404,)),
-    Route("DELETE", _ONE, "delete_database", "Drop a SQL database", "session databases", delete_database, ids=IDS, status=204,
-          errors=(404,)),
-    Route("GET", f"{_ONE}/schema", "get_schema", "Describe a SQL database's tables", "session databases", get_schema, ids=IDS,
-          returns=DatabaseSchema, errors=(404,)),
-)  # fmt: skip
+    list_databases,
+    create_database,
+    get_database,
+    delete_database,
+    get_schema,
+)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import html
 import urllib.parse
-from typing import Annotated, Any
+from typing import Annotated
 
+import msgspec
 from msgspec import Meta, Struct
 
-from perdure.api.kernel.decoding import MAX_BODY, Receive
-from perdure.api.kernel.http import Call, Reply, Route, Scope, Send, Stream
-from perdure.api.kernel.problems import encode
-from perdure.api.routes.sessions import IDS
-from perdure.api.routes.workspaces import WORKSPACE_IDS
+from perdure.api.kernel.asgi import Header, Receive, Scope, Send
+from perdure.api.kernel.call import Answer, Call, Reply, Stream
+from perdure.api.kernel.decoding import MAX_BODY
+from perdure.api.kernel.entity_tags import etag_header, is_known
+from perdure.api.kernel.route import Route, route
+from perdure.api.kernel.variables import RestOfPath, Variable
 from perdure.app import files as use
-from perdure.app.etags import parse_tags
 from perdure.app.file_access import At, OfSession, OfWorkspace
 from perdure.domain.errors import UnsupportedMedia
 from perdure.domain.files import (
@@ -30,10 +31,12 @@ from perdure.domain.files import (
     StatFile,
     UpdateFile,
 )
+from perdure.domain.ids import SessionId, WorkspaceId, is_id
 from perdure.domain.paging import Listing
 from perdure.domain.paths import name_of
 
-Header = tuple[bytes, bytes]
+Place = SessionId | WorkspaceId
+"""Where the files are. `{place}` in the paths below stands for each of `MOUNTS` in turn."""
 
 
 class ReadPath(Struct, frozen=True):
@@ -52,75 +55,122 @@ class DeletePath(Struct, frozen=True):
     ] = False
 
 
-def _at(call: Call) -> At:
-    session_id = call.params.get("session_id")
-    return OfSession(session_id) if session_id else OfWorkspace(call.params["workspace_id"])
+def _at(place: Place) -> At:
+    is_session = is_id(place, "session")
+    return OfSession(SessionId(place)) if is_session else OfWorkspace(WorkspaceId(place))
 
 
-def _tag(hash_: str | None) -> tuple[Header, ...]:
-    """A file's entity tag: the hash of its content."""
-    return () if not hash_ else ((b"etag", f'"{hash_}"'.encode()),)
+_MOVED = {"src_path": "/drafts/plan.md", "dst_path": "/plan.md"}
 
 
-def _unchanged(call: Call, hash_: str) -> bool:
-    known = call.header(b"if-none-match")
-    return known is not None and bool({hash_, "*"} & parse_tags(known))
+@route("GET", "{place}", "", errors=(404,))
+async def get_root(call: Call, place: Place, query: ReadPath) -> Listing[FileInfo]:
+    """List the top folder.
+
+    What is in it, by path; with `recursive` also what is in the folders in it.
+    """
+    return await use.list_folder(call.app, call.caller, _at(place), "/", recursive=query.recursive)
 
 
-def _answer(value: Any, hash_: str | None, status: int = 200) -> Reply:
-    return Reply(encode(value), status, headers=_tag(hash_))
+@route("POST", "{place}/_/copy", "", status=201, errors=(404, 409), body_example=_MOVED)
+async def copy_file(call: Call, place: Place, body: CopyFile) -> SessionFile:
+    """Copy a file or folder.
+
+    Folders are copied with all that is in them. Nothing may be at the target. Contents are kept once, so a
+    copy is quick.
+    """
+    return await use.copy_path(call.app, call.caller, _at(place), body.src_path, body.dst_path, call.once)
 
 
-async def get_root(call: Call) -> Listing[FileInfo]:
-    return await use.list_folder(call.app, call.caller, _at(call), "/", recursive=call.query.recursive)
+@route("POST", "{place}/_/move", "", errors=(404, 409), body_example=_MOVED)
+async def move_file(call: Call, place: Place, body: MoveFile) -> SessionFile:
+    """Move a file or folder.
+
+    Folders are moved with all that is in them. Nothing may be at the target; read-only files stay where they
+    are.
+    """
+    return await use.move_path(call.app, call.caller, _at(place), body.src_path, body.dst_path)
 
 
-async def get_path(call: Call) -> Reply | Listing[FileInfo]:
-    found = await use.read_path(
-        call.app, call.caller, _at(call), call.params["path"], recursive=call.query.recursive
-    )
-    if isinstance(found, Listing):
-        return found
-    if found.hash and _unchanged(call, found.hash):
-        return Reply(b"", 304, headers=_tag(found.hash))
-    return _answer(found, found.hash)
+@route(
+    "POST",
+    "{place}/_/grep",
+    "",
+    errors=(404,),
+    body_example={"pattern": "TODO", "path_pattern": "**/*.md"},
+)
+async def grep_files(call: Call, place: Place, body: GrepFiles) -> GrepResults:
+    """Search files.
+
+    Looks through the text files, line by line, with a regular expression of RE2, for up to ten seconds and
+    1,000 lines; `truncated` says that there may be more. `path_pattern` is a glob: `*`, `?`, `**`, `[a-z]`,
+    `{a,b}`; one without a `/` is for names in any folder.
+    """
+    return await use.grep_files(call.app, call.caller, _at(place), body)
 
 
-async def create_path(call: Call) -> SessionFile:
-    return await use.create_path(call.app, call.caller, _at(call), call.params["path"], call.body)
+@route("POST", "{place}/_/stat", "", errors=(404,), body_example={"path": "/plan.md"})
+async def stat_file(call: Call, place: Place, body: StatFile) -> FileStat:
+    """Tell what is at a path.
+
+    Without the content.
+    """
+    return await use.stat_path(call.app, call.caller, _at(place), body.path)
 
 
-async def update_path(call: Call) -> Reply:
-    file = await use.update_path(
-        call.app, call.caller, _at(call), call.params["path"], call.body, call.if_match
-    )
-    return _answer(file, file.hash)
+@route("GET", "{place}/{path}", "", errors=(404,), etag=True)
+async def get_path(
+    call: Call, place: Place, path: RestOfPath, query: ReadPath
+) -> Answer[SessionFile] | Listing[FileInfo]:
+    """Read a file, or list a folder.
+
+    A file comes with its content: text as it is, anything else in base64. The entity tag is the content's
+    SHA-256. Of a folder comes what is in it.
+    """
+    found = await use.read_path(call.app, call.caller, _at(place), path, recursive=query.recursive)
+    return found if isinstance(found, Listing) else Answer(found, etag=found.hash or None)
 
 
-async def delete_path(call: Call) -> Reply:
-    path, recursive = call.params["path"], call.query.recursive
-    return _answer(
+@route("POST", "{place}/{path}", "", status=201, errors=(404, 409), body_example={"content": "Buy milk.\n"})
+async def create_path(call: Call, place: Place, path: RestOfPath, body: CreateFile) -> SessionFile:
+    """Create a file or folder.
+
+    Folders above it are made. What is there already is not changed: the answer is 409.
+    """
+    return await use.create_path(call.app, call.caller, _at(place), path, body, call.once)
+
+
+@route(
+    "PUT",
+    "{place}/{path}",
+    "",
+    errors=(404, 409, 412),
+    body_example={"content": "Buy oat milk.\n"},
+    etag=True,
+)
+async def update_path(call: Call, place: Place, path: RestOfPath, body: UpdateFile) -> Answer[SessionFile]:
+    """Change a file.
+
+    Sets the content, the read-only flag, or both. With `expected_hash`, or the hash in `If-Match`, a file
+    that somebody else has changed since stays as it is: the answer is 412. A read-only file takes content
+    only together with `is_readonly: false`.
+    """
+    file = await use.update_path(call.app, call.caller, _at(place), path, body, call.if_match)
+    return Answer(file, etag=file.hash or None)
+
+
+@route("DELETE", "{place}/{path}", "", errors=(404, 409, 412), etag=True)
+async def delete_path(call: Call, place: Place, path: RestOfPath, query: DeletePath) -> Answer[DeletedFile]:
+    """Delete a file or folder.
+
+    A folder with something in it goes only with `recursive`; one with a read-only file in it stays. When
+    nothing was there, `deleted` is false.
+    """
+    return Answer(
         await use.delete_path(
-            call.app, call.caller, _at(call), path, recursive=recursive, if_match=call.if_match
-        ),
-        None,
+            call.app, call.caller, _at(place), path, recursive=query.recursive, if_match=call.if_match
+        )
     )
-
-
-async def move_file(call: Call) -> SessionFile:
-    return await use.move_path(call.app, call.caller, _at(call), call.body.src_path, call.body.dst_path)
-
-
-async def copy_file(call: Call) -> SessionFile:
-    return await use.copy_path(call.app, call.caller, _at(call), call.body.src_path, call.body.dst_path)
-
-
-async def grep_files(call: Call) -> GrepResults:
-    return await use.grep_files(call.app, call.caller, _at(call), call.body)
-
-
-async def stat_file(call: Call) -> FileStat:
-    return await use.stat_path(call.app, call.caller, _at(call), call.body.path)
 
 
 # --- as they are, and to look at --------------------------------------------
@@ -129,18 +179,30 @@ _INERT = (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-in
 """What a browser may do with somebody's file: nothing but show it."""
 
 
-async def download_path(call: Call) -> Reply | Stream:
-    file = await use.open_file(call.app, call.caller, _at(call), call.params["path"])
+@route(
+    "GET",
+    "{place}/_/download/{path}",
+    "",
+    errors=(404,),
+    content="application/octet-stream",
+    etag=True,
+)
+async def download_path(call: Call, place: Place, path: RestOfPath) -> Reply | Stream:
+    """Download a file as it is.
+
+    The bytes, to be saved under the file's name.
+    """
+    file = await use.open_file(call.app, call.caller, _at(place), path)
     row = file.row
-    if _unchanged(call, row.hash):
-        return Reply(b"", 304, headers=_tag(row.hash))
-    headers = [
+    if is_known(call.headers, row.hash):
+        return Reply(b"", 304, headers=etag_header(row.hash))
+    headers: list[Header] = [
         (b"content-type", b"application/octet-stream"),
         (b"content-length", str(row.size_bytes).encode()),
         (b"content-disposition", disposition(name_of(row.path))),
         (b"x-content-type-options", b"nosniff"),
         _INERT,
-        *_tag(row.hash),
+        *etag_header(row.hash),
     ]
 
     async def run(scope: Scope, receive: Receive, send: Send) -> None:
@@ -159,8 +221,13 @@ def disposition(name: str) -> bytes:
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quoted}".encode()
 
 
-async def preview_path(call: Call) -> Reply:
-    file = await use.open_file(call.app, call.caller, _at(call), call.params["path"])
+@route("GET", "{place}/_/preview/{path}", "", errors=(404, 415), content="text/html")
+async def preview_path(call: Call, place: Place, path: RestOfPath) -> Reply:
+    """Show a text file as a page.
+
+    The text as it is, up to 1 MB, on a page without scripts. Files that are not text are refused.
+    """
+    file = await use.open_file(call.app, call.caller, _at(place), path)
     if not file.row.is_text:
         raise UnsupportedMedia("only text can be previewed: download the file", code="no_preview")
     data = b""
@@ -179,154 +246,63 @@ async def preview_path(call: Call) -> Reply:
 
 _PAGE = """<!doctype html>
 <html><head><meta charset="utf-8"><title>{name}</title>
-<style>body {{ margin: 1rem; font: 14px/1.5 ui-monospace, monospace; }} pre {{ white-space: pre-wrap; overflow-wrap: anywhere; }}</style>
+<style>body {{ margin: 1rem; font: 14px/1.5 ui-monospace, monospace; }} \
+pre {{ white-space: pre-wrap; overflow-wrap: anywhere; }}</style>
 </head><body><pre>{text}</pre>{rest}</body></html>
 """
 
 # --- the table --------------------------------------------------------------
 
 
+class Mount(Struct, frozen=True):
+    """A place below which there are files.
+
+    Attributes:
+        prefix: of the operations' ids.
+    """
+
+    path: str
+    variable: Variable
+    tag: str
+    prefix: str
+
+
+MOUNTS = (
+    Mount(
+        "/v1/workspaces/{workspace_id}/fs", Variable("workspace_id", ("workspace",)), "workspace files", ""
+    ),
+    Mount("/v1/sessions/{session_id}/fs", Variable("session_id", ("session",)), "session files", "session_"),
+)
+
+TEMPLATES = (
+    get_root,
+    copy_file,
+    move_file,
+    grep_files,
+    stat_file,
+    download_path,
+    preview_path,
+    get_path,
+    create_path,
+    update_path,
+    delete_path,
+)
+"""The routes with `{place}` in their paths."""
+
+
 def file_routes(max_file: int) -> tuple[Route, ...]:
     """The routes of files, below workspaces and below sessions. `max_file`: bytes of a file."""
-    return (
-        *_routes("/v1/workspaces/{workspace_id}/fs", "workspace files", "", max_file),
-        *_routes("/v1/sessions/{session_id}/fs", "session files", "session_", max_file),
-    )
-
-
-def _routes(base: str, tag: str, prefix: str, max_file: int) -> tuple[Route, ...]:
-    ids = IDS if prefix else WORKSPACE_IDS
     # In base64 a file takes a third more; as text twice as much is enough for nearly everything.
     room = max(MAX_BODY, 2 * max_file + 65_536)
+    return tuple(_mounted(each, mount, room) for mount in MOUNTS for each in TEMPLATES)
 
-    def route(method: str, path: str, name: str, summary: str, handler: Any, **more: Any) -> Route:
-        rest = "path" if path.endswith("{path}") else ""
-        return Route(method, base + path, prefix + name, summary, tag, handler, ids=ids, rest=rest, **more)
 
-    moved = {"src_path": "/drafts/plan.md", "dst_path": "/plan.md"}
-    one, act = "/{path}", "/_"
-    return (
-        route(
-            "GET",
-            "",
-            "get_root",
-            "List the top folder",
-            get_root,
-            query=ReadPath,
-            returns=Listing[FileInfo],
-            errors=(404,),
-        ),
-        route(
-            "POST",
-            f"{act}/copy",
-            "copy_file",
-            "Copy a file or folder",
-            copy_file,
-            body=CopyFile,
-            body_example=moved,
-            returns=SessionFile,
-            status=201,
-            errors=(404, 409),
-        ),
-        route(
-            "POST",
-            f"{act}/move",
-            "move_file",
-            "Move a file or folder",
-            move_file,
-            body=MoveFile,
-            body_example=moved,
-            returns=SessionFile,
-            errors=(404, 409),
-        ),
-        route(
-            "POST",
-            f"{act}/grep",
-            "grep_files",
-            "Search files",
-            grep_files,
-            body=GrepFiles,
-            body_example={"pattern": "TODO", "path_pattern": "**/*.md"},
-            returns=GrepResults,
-            errors=(404,),
-        ),
-        route(
-            "POST",
-            f"{act}/stat",
-            "stat_file",
-            "Tell what is at a path",
-            stat_file,
-            body=StatFile,
-            body_example={"path": "/plan.md"},
-            returns=FileStat,
-            errors=(404,),
-        ),
-        route(
-            "GET",
-            f"{act}/download{one}",
-            "download_path",
-            "Download a file as it is",
-            download_path,
-            content="application/octet-stream",
-            errors=(404,),
-            etag=True,
-        ),
-        route(
-            "GET",
-            f"{act}/preview{one}",
-            "preview_path",
-            "Show a text file as a page",
-            preview_path,
-            content="text/html",
-            errors=(404, 415),
-        ),
-        route(
-            "GET",
-            one,
-            "get_path",
-            "Read a file, or list a folder",
-            get_path,
-            query=ReadPath,
-            returns=SessionFile,
-            also=Listing[FileInfo],
-            errors=(404,),
-            etag=True,
-        ),
-        route(
-            "POST",
-            one,
-            "create_path",
-            "Create a file or folder",
-            create_path,
-            body=CreateFile,
-            body_example={"content": "Buy milk.\n"},
-            body_limit=room,
-            returns=SessionFile,
-            status=201,
-            errors=(404, 409),
-        ),
-        route(
-            "PUT",
-            one,
-            "update_path",
-            "Change a file",
-            update_path,
-            body=UpdateFile,
-            body_example={"content": "Buy oat milk.\n"},
-            body_limit=room,
-            returns=SessionFile,
-            errors=(404, 409, 412),
-            etag=True,
-        ),
-        route(
-            "DELETE",
-            one,
-            "delete_path",
-            "Delete a file or folder",
-            delete_path,
-            query=DeletePath,
-            returns=DeletedFile,
-            errors=(404, 409, 412),
-            etag=True,
-        ),
+def _mounted(template: Route, mount: Mount, room: int) -> Route:
+    return msgspec.structs.replace(
+        template,
+        path=template.path.replace("{place}", mount.path),
+        operation_id=mount.prefix + template.operation_id,
+        tag=mount.tag,
+        variables=(mount.variable, *template.variables[1:]),
+        body_limit=room if template in (create_path, update_path) else 0,
     )

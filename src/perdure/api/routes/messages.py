@@ -7,9 +7,10 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from perdure.api.kernel.http import Call, Reply, Route, Stream
+from perdure.api.kernel.call import Call, Encoded, Stream
+from perdure.api.kernel.route import Route, route
 from perdure.api.kernel.sse import EventStream
-from perdure.api.routes.sessions import IDS, moment
+from perdure.api.routes.sessions import moment
 from perdure.app import approvals as use_approvals
 from perdure.app import events as use_events
 from perdure.app import messages as use
@@ -17,7 +18,7 @@ from perdure.app.events import EventsSummary
 from perdure.app.feed import Want, open_follower
 from perdure.domain.errors import InvalidInput
 from perdure.domain.events import KNOWN_TYPES, Event, WireEvent
-from perdure.domain.ids import MAX_SEQUENCE, Prefix, check_id, id_schema, sequence_of
+from perdure.domain.ids import MAX_SEQUENCE, SessionId, check_id, id_schema, sequence_of
 from perdure.domain.messages import CreateMessage, Message
 from perdure.domain.paging import Listing
 from perdure.domain.tools import SubmitApprovals, SubmittedToolResults, SubmitToolResults
@@ -106,33 +107,76 @@ def cursor_of(since_id: str | None, field: str = "since_id") -> int:
     return sequence_of(check_id(since_id, "event", field)) if since_id else 0
 
 
-def id_of(text: str | None, prefix: Prefix, field: str) -> str | None:
-    """An id of the query, if it is there. Raises InvalidId."""
-    return None if text is None else check_id(text, prefix, field)
+_MESSAGE = {
+    "message": {"role": "user", "content": [{"type": "text", "text": "What is the capital of France?"}]}
+}
+_RESULTS = {"tool_results": [{"tool_call_id": "call_1", "result": {"status": "shipped"}}]}
 
 
-async def create_message(call: Call) -> Message:
-    return await use.post_message(call.app, call.caller, call.params["session_id"], call.body)
+@route(
+    "POST", "/v1/sessions/{session_id}/messages", "messages", status=201, errors=(404,), body_example=_MESSAGE
+)
+async def create_message(call: Call, session_id: SessionId, body: CreateMessage) -> Message:
+    """Send a message: it starts a turn, or steers the running one.
+
+    When this is answered, the message is on disk and will be worked on, whatever dies when. Between turns it
+    starts one; in the middle of a turn it steers that turn: the next model call sees it. When the session
+    waits for a client, the open calls count as cancelled and the turn goes on with the message.
+    """
+    return await use.post_message(call.app, call.caller, session_id, body, call.once)
 
 
-async def list_messages(call: Call) -> Listing[Message]:
-    return Listing(tuple(await use.list_messages(call.app, call.caller, call.params["session_id"])))
+@route("GET", "/v1/sessions/{session_id}/messages", "messages", errors=(404,))
+async def list_messages(call: Call, session_id: SessionId) -> Listing[Message]:
+    """List a session's messages, oldest first.
+
+    Rebuilt from the log: what users and the agent said, and the results of tools.
+    """
+    return Listing(tuple(await use.list_messages(call.app, call.caller, session_id)))
 
 
-async def submit_tool_results(call: Call) -> SubmittedToolResults:
-    return await use.submit_tool_results(call.app, call.caller, call.params["session_id"], call.body)
+@route("POST", "/v1/sessions/{session_id}/tool-results", "messages", errors=(404, 409), body_example=_RESULTS)
+async def submit_tool_results(
+    call: Call, session_id: SessionId, body: SubmitToolResults
+) -> SubmittedToolResults:
+    """Answer the open client-side tool calls, all at once.
+
+    Answers every open call of the last `tool.call_requested` event, each once. What is not answered within
+    the time that the event names becomes an error that the model sees. A call whose arguments do not fit its
+    tool's schema is not asked: the model is told.
+    """
+    return await use.submit_tool_results(call.app, call.caller, session_id, body)
 
 
-async def submit_approvals(call: Call) -> SubmittedToolResults:
-    return await use_approvals.submit_approvals(call.app, call.caller, call.params["session_id"], call.body)
+@route(
+    "POST",
+    "/v1/sessions/{session_id}/tool-approvals",
+    "messages",
+    errors=(404, 409),
+    body_example={"decisions": [{"tool_call_id": "call_1", "decision": "allow"}]},
+)
+async def submit_tool_approvals(
+    call: Call, session_id: SessionId, body: SubmitApprovals
+) -> SubmittedToolResults:
+    """Allow or reject tool calls that are held back.
+
+    Decides on some or all of the open questions of the last `tool.call_requested` event; with the last one
+    the turn goes on. `allow` covers this call with exactly these arguments, once.
+    """
+    return await use_approvals.submit_approvals(call.app, call.caller, session_id, body)
 
 
-def _events_reply(events: list[Event]) -> Reply:
-    return Reply(b'{"data":[' + b",".join(event.wire() for event in events) + b"]}")
+def _events_reply(events: list[Event]) -> Encoded[Listing[WireEvent]]:
+    return Encoded(b'{"data":[' + b",".join(event.wire() for event in events) + b"]}")
 
 
-async def list_events(call: Call) -> Reply:
-    query: ListEvents = call.query
+@route("GET", "/v1/sessions/{session_id}/events", "events", errors=(404,))
+async def list_events(call: Call, session_id: SessionId, query: ListEvents) -> Encoded[Listing[WireEvent]]:
+    """List a session's events, oldest first.
+
+    `before_sequence`, `after_sequence` and `around` exclude one another. `before_sequence` gives the events
+    just before that place. The order is that of the log unless `order_desc` is set.
+    """
     bounds = [
         name for name in ("before_sequence", "after_sequence", "around") if getattr(query, name) is not None
     ]
@@ -148,14 +192,13 @@ async def list_events(call: Call) -> Reply:
         before=query.before_sequence,
         from_ts=moment(query.from_ts, "from_ts"),
         to_ts=moment(query.to_ts, "to_ts"),
-        turn_id=id_of(query.turn_id, "turn", "turn_id"),
-        trace_id=id_of(query.trace_id, "turn", "trace_id"),
-        exec_id=id_of(query.exec_id, "exec", "exec_id"),
+        turn_id=query.turn_id and check_id(query.turn_id, "turn", "turn_id"),
+        trace_id=query.trace_id and check_id(query.trace_id, "turn", "trace_id"),
+        exec_id=query.exec_id and check_id(query.exec_id, "exec", "exec_id"),
         tool_name=query.tool_name,
         tags=query.tags,
         text=query.q or None,
     )
-    session_id = call.params["session_id"]
     if query.around is not None:
         sequence = sequence_of(check_id(query.around, "event", "around"))
         return _events_reply(
@@ -169,8 +212,13 @@ async def list_events(call: Call) -> Reply:
     return _events_reply(events[::-1] if back else events)
 
 
-async def events_summary(call: Call) -> EventsSummary:
-    return await use_events.summary_of_events(call.app, call.caller, call.params["session_id"])
+@route("GET", "/v1/sessions/{session_id}/events/summary", "events", errors=(404,))
+async def events_summary(call: Call, session_id: SessionId) -> EventsSummary:
+    """Count a session's events.
+
+    Counts by type, and the times of the first and the last event.
+    """
+    return await use_events.summary_of_events(call.app, call.caller, session_id)
 
 
 class StreamSettings(Struct, frozen=True):
@@ -184,8 +232,14 @@ class StreamSettings(Struct, frozen=True):
 def stream_route(settings: StreamSettings) -> Route:
     """The route of the live stream."""
 
-    async def stream_sse(call: Call) -> Stream:
-        query: FollowEvents = call.query
+    @route("GET", "/v1/sessions/{session_id}/sse", "events", errors=(404,), content="text/event-stream")
+    async def stream_sse(call: Call, session_id: SessionId, query: FollowEvents) -> Stream:
+        """Follow a session live.
+
+        Server-sent events: what is in the log after `since_id` (or the `Last-Event-ID` header; with both,
+        whichever is further), then what happens, without a gap or a repeat. Connections are ended now and
+        then with a `disconnecting` frame: resume by the last id.
+        """
         want = Want(
             frozenset(check_kinds(query.types, "types")), frozenset(check_kinds(query.exclude, "exclude"))
         )
@@ -196,62 +250,19 @@ def stream_route(settings: StreamSettings) -> Route:
             cursor_of(call.header(b"last-event-id"), "Last-Event-ID"),
             query.after_sequence or 0,
         )
-        follower = await open_follower(
-            call.app, call.caller.organization_id, call.params["session_id"], after, want
-        )
+        follower = await open_follower(call.app, call.caller.organization_id, session_id, after, want)
         return Stream(
             EventStream(follower, settings.closing, cycle=settings.cycle, heartbeat=settings.heartbeat)
         )
 
-    return Route(
-        "GET",
-        f"{_ONE}/sse",
-        "stream_sse",
-        "Follow a session live",
-        "events",
-        stream_sse,
-        ids=IDS,
-        query=FollowEvents,
-        returns=WireEvent,
-        errors=(404,),
-        content="text/event-stream",
-        description=(
-            "Server-sent events: what is in the log after `since_id` (or the `Last-Event-ID` header; with both, whichever is further), "
-            "then what happens, without a gap or a repeat. Connections are ended now and then with a `disconnecting` frame: resume by "
-            "the last id."
-        ),
-    )
+    return stream_sse
 
-
-_ONE = "/v1/sessions/{session_id}"
-_MESSAGE = {
-    "message": {"role": "user", "content": [{"type": "text", "text": "What is the capital of France?"}]}
-}
-_RESULTS = {"tool_results": [{"tool_call_id": "call_1", "result": {"status": "shipped"}}]}
 
 ROUTES = (
-    Route("POST", _ONE + "/messages", "create_message", "Send a message: it starts a turn, or steers the running one", "messages",
-          create_message, ids=IDS, body=CreateMessage, body_example=_MESSAGE, returns=Message, status=201, errors=(404,)),
-    Route("GET", _ONE + "/messages", "list_messages", "List a session's messages, oldest first", "messages", list_messages, ids=IDS,
-          returns=Listing[Message], errors=(404,)),
-    Route("POST", _ONE + "/tool-results", "submit_tool_results", "Answer the open client-side tool calls, all at once", "messages",
-          submit_tool_results, ids=IDS, body=SubmitToolResults, body_example=_RESULTS, returns=SubmittedToolResults,
-          errors=(404, 409)),
-    Route(
-        "POST",
-        _ONE + "/tool-approvals",
-        "submit_tool_approvals",
-        "Allow or reject tool calls that are held back",
-        "messages",
-        submit_approvals,
-        ids=IDS,
-        body=SubmitApprovals,
-        body_example={"decisions": [{"tool_call_id": "call_1", "decision": "allow"}]},
-        returns=SubmittedToolResults,
-        errors=(404, 409),
-    ),
-    Route("GET", _ONE + "/events", "list_events", "List a session's events, oldest first", "events", list_events, ids=IDS,
-          query=ListEvents, returns=Listing[WireEvent], errors=(404,)),
-    Route("GET", _ONE + "/events/summary", "events_summary", "Count a session's events", "events", events_summary, ids=IDS,
-          returns=EventsSummary, errors=(404,)),
-)  # fmt: skip
+    create_message,
+    list_messages,
+    submit_tool_results,
+    submit_tool_approvals,
+    list_events,
+    events_summary,
+)

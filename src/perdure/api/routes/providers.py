@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from perdure.api.kernel.http import Call, Route
+from perdure.api.kernel.call import Call
+from perdure.api.kernel.route import route
 from perdure.app import model_sync
 from perdure.app import providers as use
-from perdure.domain.ids import Prefix
+from perdure.domain.ids import ModelId, ProviderId
 from perdure.domain.paging import Listing
 from perdure.domain.providers import (
     CreateModel,
@@ -24,11 +25,6 @@ from perdure.domain.providers import (
     UpdateProvider,
 )
 from perdure.domain.resources import ResourceConfig
-
-PROVIDER: dict[str, Prefix] = {"id": "provider"}
-MODEL: dict[str, Prefix] = {"id": "model"}
-OWNER: dict[str, Prefix] = {"provider_id": "provider"}
-
 
 _INCLUDE_STALE = Meta(description="Whether to include models that their provider no longer lists.")
 
@@ -49,104 +45,163 @@ class ListProviderModels(Struct, frozen=True):
     include_stale: Annotated[bool, _INCLUDE_STALE] = False
 
 
-async def create_provider(call: Call) -> Provider:
-    return await use.create_provider(call.app, call.caller, call.body)
+_PROVIDER = {
+    "name": "Local",
+    "provider_type": "openai_completions",
+    "base_url": "http://127.0.0.1:8080/v1",
+    "api_key": "none",
+}
+_MODEL = {"model_id": "smollm2-135m", "display_name": "SmolLM2 135M"}
 
 
+@route("POST", "/v1/providers", "providers", status=201, body_example=_PROVIDER)
+async def create_provider(call: Call, body: CreateProvider) -> Provider:
+    """Register a provider of models.
+
+    Address, key and options are checked for what can be told without a call. The key and the headers are kept
+    encrypted; no answer shows them again.
+    """
+    return await use.create_provider(call.app, call.caller, body, call.once)
+
+
+@route("GET", "/v1/providers", "providers")
 async def list_providers(call: Call) -> Listing[Provider]:
+    """List providers.
+
+    Oldest first.
+    """
     return Listing(tuple(await use.all_providers(call.app, call.caller)))
 
 
-async def get_provider(call: Call) -> Provider:
-    return await use.read_provider(call.app, call.caller, call.params["id"])
+@route("GET", "/v1/providers/{id}", "providers", errors=(404,))
+async def get_provider(call: Call, id_: ProviderId) -> Provider:
+    """Get a provider.
+
+    Without its key.
+    """
+    return await use.read_provider(call.app, call.caller, id_)
 
 
-async def update_provider(call: Call) -> Provider:
-    return await use.change_provider(call.app, call.caller, call.params["id"], call.body)
+@route("PATCH", "/v1/providers/{id}", "providers", errors=(404,), body_example={"status": "disabled"})
+async def update_provider(call: Call, id_: ProviderId, body: UpdateProvider) -> Provider:
+    """Change a provider; fields that are left out stay.
+
+    A field that is left out stays, in `options` too; `null` clears. With another host in `base_url` the key
+    and the headers have to be given again (or `null`): nobody can have a stored secret sent elsewhere.
+    """
+    return await use.change_provider(call.app, call.caller, id_, body)
 
 
-async def delete_provider(call: Call) -> None:
-    await use.remove_provider(call.app, call.caller, call.params["id"])
+@route("DELETE", "/v1/providers/{id}", "providers", errors=(404,))
+async def delete_provider(call: Call, id_: ProviderId) -> None:
+    """Delete a provider and its models.
+
+    Its models go with it. Sessions that name one of them use the next model that has a claim.
+    """
+    await use.remove_provider(call.app, call.caller, id_)
 
 
+@route("GET", "/v1/providers/config", "providers")
 async def provider_config(call: Call) -> ProvidersConfig:
+    """What types of provider need to know, and what the caller may do.
+
+    For each type of provider the form of its credentials; and what the caller's role allows.
+    """
     return use.providers_config(call.app, call.caller)
 
 
-async def sync_models(call: Call) -> SyncedModels | SyncNotSupported:
-    return await model_sync.sync_models(call.app, call.caller, call.params["id"])
+@route("POST", "/v1/providers/{id}/sync-models", "providers", errors=(404, 502))
+async def sync_models(call: Call, id_: ProviderId) -> SyncedModels | SyncNotSupported:
+    """Read the provider's own list of models.
+
+    New models are registered (those that do not converse, switched off), known ones learn their window; those
+    that were found earlier and are named no more become stale: hidden from lists, until they are named again.
+    Nothing is deleted.
+    """
+    return await model_sync.sync_models(call.app, call.caller, id_)
 
 
+@route("GET", "/v1/models/config", "models")
 async def model_config(call: Call) -> ResourceConfig:
+    """What the caller may do with models.
+
+    By the role that the caller has in the organization.
+    """
     return ResourceConfig(use.policies(call.caller, "model"))
 
 
-async def create_model(call: Call) -> Model:
-    return await use.create_model(call.app, call.caller, call.params["provider_id"], call.body)
+@route("POST", "/v1/providers/{provider_id}/models", "models", status=201, errors=(404,), body_example=_MODEL)
+async def create_model(call: Call, provider_id: ProviderId, body: CreateModel) -> Model:
+    """Register a model of a provider.
+
+    The first model that is registered becomes the organization's default.
+    """
+    return await use.create_model(call.app, call.caller, provider_id, body, call.once)
 
 
-async def list_provider_models(call: Call) -> Listing[Model]:
-    query: ListProviderModels = call.query
-    return Listing(
-        tuple(
-            await use.all_models(call.app, call.caller, call.params["provider_id"], stale=query.include_stale)
-        )
-    )
+@route("GET", "/v1/providers/{provider_id}/models", "models", errors=(404,))
+async def list_provider_models(
+    call: Call, provider_id: ProviderId, query: ListProviderModels
+) -> Listing[Model]:
+    """List a provider's models.
+
+    Oldest first, with what is known about each.
+    """
+    return Listing(tuple(await use.all_models(call.app, call.caller, provider_id, stale=query.include_stale)))
 
 
-async def list_all_models(call: Call) -> Listing[Model]:
-    query: ListModels = call.query
+@route("GET", "/v1/models", "models")
+async def list_all_models(call: Call, query: ListModels) -> Listing[Model]:
+    """List models.
+
+    Of all providers, oldest first, with what is known about each.
+    """
     found = await use.all_models(
         call.app, call.caller, source=query.source, favorites=query.favorites_only, stale=query.include_stale
     )
     return Listing(tuple(found))
 
 
-async def get_model(call: Call) -> Model:
-    return await use.read_model(call.app, call.caller, call.params["id"])
+@route("GET", "/v1/models/{id}", "models", errors=(404,))
+async def get_model(call: Call, id_: ModelId) -> Model:
+    """Get a model.
+
+    With its provider, and with what is known about it: limits, abilities, prices.
+    """
+    return await use.read_model(call.app, call.caller, id_)
 
 
-async def update_model(call: Call) -> Model:
-    return await use.change_model(call.app, call.caller, call.params["id"], call.body)
+@route("PATCH", "/v1/models/{id}", "models", errors=(404,), body_example={"is_favorite": True})
+async def update_model(call: Call, id_: ModelId, body: UpdateModel) -> Model:
+    """Change a model; fields that are left out stay.
+
+    A field that is left out stays.
+    """
+    return await use.change_model(call.app, call.caller, id_, body)
 
 
-async def delete_model(call: Call) -> None:
-    await use.remove_model(call.app, call.caller, call.params["id"])
+@route("DELETE", "/v1/models/{id}", "models", errors=(404,))
+async def delete_model(call: Call, id_: ModelId) -> None:
+    """Delete a model.
 
+    Sessions that name it use the next model that has a claim.
+    """
+    await use.remove_model(call.app, call.caller, id_)
 
-_PROVIDER: Any = {
-    "name": "Local",
-    "provider_type": "openai_completions",
-    "base_url": "http://127.0.0.1:8080/v1",
-    "api_key": "none",
-}
-_MODEL: Any = {"model_id": "smollm2-135m", "display_name": "SmolLM2 135M"}
 
 ROUTES = (
-    Route("POST", "/v1/providers", "create_provider", "Register a provider of models", "providers", create_provider,
-          body=CreateProvider, body_example=_PROVIDER, returns=Provider, status=201),
-    Route("GET", "/v1/providers", "list_providers", "List providers", "providers", list_providers, returns=Listing[Provider]),
-    Route("GET", "/v1/providers/config", "provider_config", "What types of provider need to know, and what the caller may do",
-          "providers", provider_config, returns=ProvidersConfig),
-    Route("GET", "/v1/providers/{id}", "get_provider", "Get a provider", "providers", get_provider, ids=PROVIDER, returns=Provider,
-          errors=(404,)),
-    Route("PATCH", "/v1/providers/{id}", "update_provider", "Change a provider; fields that are left out stay", "providers",
-          update_provider, ids=PROVIDER, body=UpdateProvider, body_example={"status": "disabled"}, returns=Provider, errors=(404,)),
-    Route("DELETE", "/v1/providers/{id}", "delete_provider", "Delete a provider and its models", "providers", delete_provider,
-          ids=PROVIDER, status=204, errors=(404,)),
-    Route("POST", "/v1/providers/{id}/sync-models", "sync_models", "Read the provider's own list of models", "providers", sync_models,
-          ids=PROVIDER, returns=SyncedModels | SyncNotSupported, errors=(404, 502)),
-    Route("POST", "/v1/providers/{provider_id}/models", "create_model", "Register a model of a provider", "models", create_model,
-          ids=OWNER, body=CreateModel, body_example=_MODEL, returns=Model, status=201, errors=(404,)),
-    Route("GET", "/v1/providers/{provider_id}/models", "list_provider_models", "List a provider's models", "models",
-          list_provider_models, ids=OWNER, query=ListProviderModels, returns=Listing[Model], errors=(404,)),
-    Route("GET", "/v1/models", "list_all_models", "List models", "models", list_all_models, query=ListModels,
-          returns=Listing[Model]),
-    Route("GET", "/v1/models/config", "model_config", "What the caller may do with models", "models", model_config,
-          returns=ResourceConfig),
-    Route("GET", "/v1/models/{id}", "get_model", "Get a model", "models", get_model, ids=MODEL, returns=Model, errors=(404,)),
-    Route("PATCH", "/v1/models/{id}", "update_model", "Change a model; fields that are left out stay", "models", update_model,
-          ids=MODEL, body=UpdateModel, body_example={"is_favorite": True}, returns=Model, errors=(404,)),
-    Route("DELETE", "/v1/models/{id}", "delete_model", "Delete a model", "models", delete_model, ids=MODEL, status=204,
-          errors=(404,)),
-)  # fmt: skip
+    create_provider,
+    list_providers,
+    provider_config,
+    get_provider,
+    update_provider,
+    delete_provider,
+    sync_models,
+    create_model,
+    list_provider_models,
+    list_all_models,
+    model_config,
+    get_model,
+    update_model,
+    delete_model,
+)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from perdure.api.kernel.http import Call, Reply, Route
+from perdure.api.kernel.call import Call, Reply
+from perdure.api.kernel.route import route
 from perdure.app import context_reports, forks, session_exports, session_lists
 from perdure.app import sessions as use
 from perdure.domain.context_reports import SessionContextReport
 from perdure.domain.errors import InvalidInput
-from perdure.domain.ids import AgentIdText, Prefix, check_id
+from perdure.domain.ids import AgentIdText, SessionId, check_id
 from perdure.domain.paging import Page
 from perdure.domain.sessions import (
     CancelledTurn,
@@ -27,7 +28,6 @@ from perdure.store.session_lists import SessionFilter
 
 Offset = Annotated[int, Meta(description="The number of items to skip.", ge=0, le=10_000_000)]
 Limit = Annotated[int, Meta(description="The maximum number of items to return.", ge=1, le=100)]
-IDS: dict[str, Prefix] = {"session_id": "session"}
 
 
 class ListSessions(Struct, frozen=True):
@@ -74,12 +74,35 @@ def moment(text: str | None, field: str) -> Micros | None:
         raise InvalidInput(f"`{field}` must be an RFC 3339 time with an offset", field=field) from None
 
 
-async def create_session(call: Call) -> Session:
-    return await use.create_session(call.app, call.caller, call.body)
+_EXAMPLE = {"title": "Refund of order 4711", "tags": ["support"], "agent_name": "support-desk"}
+_LINES = (
+    '{"id":"message_01920000000070008000000000000001","role":"user",'
+    '"content":[{"type":"text","text":"What is the capital of France?"}],'
+    '"created_at":"2026-01-05T09:30:00.000000Z","sequence":2}\n'
+    '{"id":"message_01920000000070008000000000000002","role":"agent",'
+    '"content":[{"type":"text","text":"Paris."}],'
+    '"created_at":"2026-01-05T09:30:01.000000Z","phase":"final_answer","sequence":7}\n'
+)
 
 
-async def list_sessions(call: Call) -> Page[Session]:
-    query: ListSessions = call.query
+@route("POST", "/v1/sessions", "sessions", status=201, errors=(404,), body_example=_EXAMPLE)
+async def create_session(call: Call, body: CreateSession) -> Session:
+    """Create a session.
+
+    Everything is optional. Without a harness it is the agent's; without an agent either it is the built-in
+    `generic`. The harness and the agent are given by id or by name, not by both.
+    """
+    return await use.create_session(call.app, call.caller, body, call.once)
+
+
+@route("GET", "/v1/sessions", "sessions")
+async def list_sessions(call: Call, query: ListSessions) -> Page[Session]:
+    """List sessions, newest first.
+
+    All filters must match. `total` counts what matches, whatever the page. With `search` or `tags` it is
+    exact up to 200, with any other filter up to 5,000; a greater one means that there are at least so many,
+    and it is always greater than `offset` + `limit` while more follows.
+    """
     if query.agent_id is not None:
         check_id(query.agent_id, "agent", "agent_id")
     want = SessionFilter(
@@ -94,81 +117,133 @@ async def list_sessions(call: Call) -> Page[Session]:
     return await session_lists.page_of_sessions(call.app, call.caller, want, query.offset, query.limit)
 
 
-async def get_session(call: Call) -> Session:
-    return await use.read_session(call.app, call.caller, call.params["session_id"])
+@route("GET", "/v1/sessions/{session_id}", "sessions", errors=(404,), etag=True)
+async def get_session(call: Call, session_id: SessionId) -> Session:
+    """Get a session.
+
+    The session as it is now.
+    """
+    return await use.read_session(call.app, call.caller, session_id)
 
 
-async def update_session(call: Call) -> Session:
-    return await use.change_session(
-        call.app, call.caller, call.params["session_id"], call.body, call.if_match
-    )
+@route(
+    "PATCH",
+    "/v1/sessions/{session_id}",
+    "sessions",
+    errors=(404, 412),
+    body_example={"title": "Refund done", "tags": ["support", "done"]},
+    etag=True,
+)
+async def update_session(call: Call, session_id: SessionId, body: UpdateSession) -> Session:
+    """Change a session; fields that are left out stay.
+
+    Allowed at any time, also while a turn runs, which it does not disturb. A field that is left out stays,
+    `null` clears it; an empty object changes nothing.
+    """
+    return await use.change_session(call.app, call.caller, session_id, body, call.if_match)
 
 
-async def delete_session(call: Call) -> None:
-    await use.delete_session(call.app, call.caller, call.params["session_id"])
+@route("DELETE", "/v1/sessions/{session_id}", "sessions", errors=(404,))
+async def delete_session(call: Call, session_id: SessionId) -> None:
+    """Delete a session, also in the middle of a turn.
+
+    A running turn is cancelled first. Afterwards every route of the session answers 404.
+    """
+    await use.delete_session(call.app, call.caller, session_id)
 
 
-async def cancel_turn(call: Call) -> CancelledTurn:
-    return await use.cancel_turn(call.app, call.caller, call.params["session_id"])
+@route("POST", "/v1/sessions/{session_id}/cancel", "sessions", errors=(404,))
+async def cancel_turn(call: Call, session_id: SessionId) -> CancelledTurn:
+    """Cancel the running turn.
+
+    Ends the running or waiting turn; a model call that is under way is broken off within a second. When
+    nothing runs the answer is `no_op`.
+    """
+    return await use.cancel_turn(call.app, call.caller, session_id)
 
 
-async def pin_session(call: Call) -> None:
-    await use.pin_session(call.app, call.caller, call.params["session_id"], pinned=True)
+@route("PUT", "/v1/sessions/{session_id}/pin", "sessions", errors=(404,))
+async def pin_session(call: Call, session_id: SessionId) -> None:
+    """Pin a session for the caller.
+
+    Doing it twice is fine.
+    """
+    await use.pin_session(call.app, call.caller, session_id, pinned=True)
 
 
-async def unpin_session(call: Call) -> None:
-    await use.pin_session(call.app, call.caller, call.params["session_id"], pinned=False)
+@route("DELETE", "/v1/sessions/{session_id}/pin", "sessions", errors=(404,))
+async def unpin_session(call: Call, session_id: SessionId) -> None:
+    """Unpin a session for the caller.
+
+    Doing it twice is fine.
+    """
+    await use.pin_session(call.app, call.caller, session_id, pinned=False)
 
 
-async def fork_session(call: Call) -> Session:
-    return await forks.fork_session(call.app, call.caller, call.params["session_id"], call.body)
+@route(
+    "POST",
+    "/v1/sessions/{session_id}/fork",
+    "sessions",
+    status=201,
+    errors=(404,),
+    body_example={"title": "Another way", "from_sequence": 12},
+)
+async def fork_session(call: Call, session_id: SessionId, body: ForkSession) -> Session:
+    """Copy a session up to a point of its log.
+
+    The copy goes its own way: nothing that happens in one reaches the other. What is left out is as in the
+    original.
+    """
+    return await forks.fork_session(call.app, call.caller, session_id, body, call.once)
 
 
-async def export_session_jsonl(call: Call) -> Reply:
-    body = await session_exports.export_session(call.app, call.caller, call.params["session_id"])
+@route(
+    "GET",
+    "/v1/sessions/{session_id}/export",
+    "sessions",
+    errors=(404,),
+    content="application/x-ndjson",
+    example=_LINES,
+)
+async def export_session_jsonl(call: Call, session_id: SessionId) -> Reply:
+    """Export a session's messages as JSON lines.
+
+    One message a line, oldest first.
+    """
+    body = await session_exports.export_session(call.app, call.caller, session_id)
     return Reply(body, content_type=b"application/x-ndjson")
 
 
-async def get_session_context_report(call: Call) -> SessionContextReport:
-    return await context_reports.context_report(call.app, call.caller, call.params["session_id"])
+@route("GET", "/v1/sessions/{session_id}/context-report", "sessions", errors=(404,))
+async def get_session_context_report(call: Call, session_id: SessionId) -> SessionContextReport:
+    """See what fills a session's context.
+
+    What the next model call would carry: the prompt, the tools, the messages, by kind and by whoever brings
+    them. Tokens are estimated from characters; what vendors count is in the usage of each call.
+    """
+    return await context_reports.context_report(call.app, call.caller, session_id)
 
 
+@route("GET", "/v1/sessions/stats", "sessions")
 async def get_session_stats(call: Call) -> SessionStats:
+    """Count sessions by status.
+
+    Over the whole organization; deleted ones do not count.
+    """
     return await session_lists.session_stats(call.app, call.caller)
 
 
-_EXAMPLE: Any = {"title": "Refund of order 4711", "tags": ["support"], "agent_name": "support-desk"}
-_LINES = (
-    '{"id":"message_01920000000070008000000000000001","role":"user","content":[{"type":"text","text":"What is the capital of France?"}],'
-    '"created_at":"2026-01-05T09:30:00.000000Z","sequence":2}\n'
-    '{"id":"message_01920000000070008000000000000002","role":"agent","content":[{"type":"text","text":"Paris."}],'
-    '"created_at":"2026-01-05T09:30:01.000000Z","phase":"final_answer","sequence":7}\n'
-)
-_ONE = "/v1/sessions/{session_id}"
-
 ROUTES = (
-    Route("POST", "/v1/sessions", "create_session", "Create a session", "sessions", create_session, body=CreateSession,
-          body_example=_EXAMPLE, returns=Session, status=201, errors=(404,)),
-    Route("GET", "/v1/sessions", "list_sessions", "List sessions, newest first", "sessions", list_sessions, query=ListSessions,
-          returns=Page[Session]),
-    Route("GET", "/v1/sessions/stats", "get_session_stats", "Count sessions by status", "sessions", get_session_stats,
-          returns=SessionStats),
-    Route("POST", _ONE + "/fork", "fork_session", "Copy a session up to a point of its log", "sessions", fork_session, ids=IDS,
-          body=ForkSession, body_example={"title": "Another way", "from_sequence": 12}, returns=Session, status=201, errors=(404,)),
-    Route("GET", _ONE + "/export", "export_session_jsonl", "Export a session's messages as JSON lines", "sessions",
-          export_session_jsonl, ids=IDS, content="application/x-ndjson", example=_LINES, errors=(404,)),
-    Route("GET", _ONE + "/context-report", "get_session_context_report", "See what fills a session's context", "sessions",
-          get_session_context_report, ids=IDS, returns=SessionContextReport, errors=(404,)),
-    Route("GET", _ONE, "get_session", "Get a session", "sessions", get_session, ids=IDS, returns=Session, errors=(404,), etag=True),
-    Route("PATCH", _ONE, "update_session", "Change a session; fields that are left out stay", "sessions", update_session, ids=IDS,
-          body=UpdateSession, body_example={"title": "Refund done", "tags": ["support", "done"]}, returns=Session,
-          errors=(404, 412), etag=True),
-    Route("DELETE", _ONE, "delete_session", "Delete a session, also in the middle of a turn", "sessions", delete_session, ids=IDS,
-          status=204, errors=(404,)),
-    Route("POST", _ONE + "/cancel", "cancel_turn", "Cancel the running turn", "sessions", cancel_turn, ids=IDS,
-          returns=CancelledTurn, errors=(404,)),
-    Route("PUT", _ONE + "/pin", "pin_session", "Pin a session for the caller", "sessions", pin_session, ids=IDS, status=204,
-          errors=(404,)),
-    Route("DELETE", _ONE + "/pin", "unpin_session", "Unpin a session for the caller", "sessions", unpin_session, ids=IDS,
-          status=204, errors=(404,)),
-)  # fmt: skip
+    create_session,
+    list_sessions,
+    get_session_stats,
+    fork_session,
+    export_session_jsonl,
+    get_session_context_report,
+    get_session,
+    update_session,
+    delete_session,
+    cancel_turn,
+    pin_session,
+    unpin_session,
+)

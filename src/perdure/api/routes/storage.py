@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
-from perdure.api.kernel.http import Call, Route
-from perdure.api.routes.sessions import IDS
+from perdure.api.kernel.call import Call
+from perdure.api.kernel.route import route
 from perdure.app import storage as use
+from perdure.domain.ids import SessionId
 from perdure.domain.paging import Listing
 from perdure.domain.storage import KeyValue, SecretInfo, SecretsSet, SetSecrets
 
-_ONE = "/v1/sessions/{session_id}/storage"
+
+@route("GET", "/v1/sessions/{session_id}/storage/keys", "session storage", errors=(404,))
+async def list_keys(call: Call, session_id: SessionId) -> Listing[KeyValue]:
+    """List a session's key-values.
+
+    With their values, by key.
+    """
+    return Listing(tuple(await use.all_values(call.app, call.caller, session_id)))
 
 
-async def list_keys(call: Call) -> Listing[KeyValue]:
-    return Listing(tuple(await use.all_values(call.app, call.caller, call.params["session_id"])))
+@route("GET", "/v1/sessions/{session_id}/storage/secrets", "session storage", errors=(404,))
+async def list_secrets(call: Call, session_id: SessionId) -> Listing[SecretInfo]:
+    """List the names of a session's secrets.
+
+    Their values are never shown.
+    """
+    return Listing(tuple(await use.all_secrets(call.app, call.caller, session_id)))
 
 
-async def list_secrets(call: Call) -> Listing[SecretInfo]:
-    return Listing(tuple(await use.all_secrets(call.app, call.caller, call.params["session_id"])))
+@route(
+    "PUT",
+    "/v1/sessions/{session_id}/storage/secrets",
+    "session storage",
+    errors=(404,),
+    body_example={"secrets": {"SHOP_TOKEN": "t0k3n-value"}},
+)
+async def batch_set_secrets(call: Call, session_id: SessionId, body: SetSecrets) -> SecretsSet:
+    """Write secrets; their values are never shown again.
 
-
-async def batch_set_secrets(call: Call) -> SecretsSet:
-    return await use.put_secrets(call.app, call.caller, call.params["session_id"], call.body)
+    They are kept encrypted, and blanked wherever they would appear. Secrets that are not named stay.
+    """
+    return await use.put_secrets(call.app, call.caller, session_id, body)
 
 
 ROUTES = (
-    Route("GET", f"{_ONE}/keys", "list_keys", "List a session's key-values", "session storage", list_keys, ids=IDS,
-          returns=Listing[KeyValue], errors=(404,)),
-    Route("GET", f"{_ONE}/secrets", "list_secrets", "List the names of a session's secrets", "session storage", list_secrets,
-          ids=IDS, returns=Listing[SecretInfo], errors=(404,)),
-    Route("PUT", f"{_ONE}/secrets", "batch_set_secrets", "Write secrets; their values are never shown again", "session storage",
-          batch_set_secrets, ids=IDS, body=SetSecrets, body_example={"secrets": {"SHOP_TOKEN": "t0k3n-value"}},
-          returns=SecretsSet, errors=(404,)),
-)  # fmt: skip
+    list_keys,
+    list_secrets,
+    batch_set_secrets,
+)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
 
 from perdure import __version__
-from perdure.api.kernel.http import Call, Reply, Route
+from perdure.api.kernel.call import Answer, Call, Encoded, Reply
+from perdure.api.kernel.route import Route, route
 from perdure.api.openapi.docs_html import api_page, errors_page
 from perdure.domain.errors import PerdureError
+from perdure.domain.messages import JsonObject
 from perdure.store.database import ping
 
 
@@ -38,69 +40,57 @@ class Health(Struct, frozen=True):
 def health_route(running: Callable[[], int]) -> Route:
     """The health check. `running` counts the sessions that run in this process."""
 
-    async def health(call: Call) -> Reply:
+    @route("GET", "/health", "system", other=(503,), public=True)
+    async def health(call: Call) -> Answer[Health]:
+        """Whether the server can work.
+
+        For load balancers and the like: 200 when the server can work, 503 when it cannot.
+        """
         database = "ok"
         try:
             await call.app.database.read(ping)
         except PerdureError:
             database = "unavailable"
         good = database == "ok"
-        answer = Health(
+        found = Health(
             "ok" if good else "degraded", __version__, database, "ok", running(), call.app.queue.depth()
         )
-        return Reply(msgspec.json.encode(answer), 200 if good else 503)
+        return Answer(found, 200 if good else 503)
 
-    return Route(
-        "GET",
-        "/health",
-        "health",
-        "Whether the server can work",
-        "system",
-        health,
-        returns=Health,
-        other=(503,),
-        public=True,
-    )
+    return health
 
 
 _NOTHING_FROM_ELSEWHERE = ((b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),)
 
 
-def document_routes(document: Callable[[], dict[str, Any]]) -> tuple[Route, ...]:
+def document_routes(document: Callable[[], JsonObject]) -> tuple[Route, ...]:
     """The document as JSON, and as pages that need nothing from elsewhere."""
 
-    async def openapi(call: Call) -> Reply:
-        return Reply(msgspec.json.encode(document()))
+    @route("GET", "/api-doc/openapi.json", "system", public=True)
+    async def openapi_document(call: Call) -> Encoded[JsonObject]:
+        """This document.
 
+        OpenAPI 3.1, made from the table of routes that serves the requests.
+        """
+        return Encoded(msgspec.json.encode(document()))
+
+    @route("GET", "/docs", "system", public=True, content="text/html")
     async def docs(call: Call) -> Reply:
+        """The API, to read.
+
+        This document as a page, without anything from elsewhere.
+        """
         return _html(api_page(document()))
 
+    @route("GET", "/docs/errors", "system", public=True, content="text/html")
     async def docs_errors(call: Call) -> Reply:
+        """The error codes, to read.
+
+        Every error code, with what to do about it.
+        """
         return _html(errors_page())
 
-    return (
-        Route(
-            "GET",
-            "/api-doc/openapi.json",
-            "openapi_document",
-            "This document",
-            "system",
-            openapi,
-            returns=dict[str, Any],
-            public=True,
-        ),
-        Route("GET", "/docs", "docs", "The API, to read", "system", docs, public=True, content="text/html"),
-        Route(
-            "GET",
-            "/docs/errors",
-            "docs_errors",
-            "The error codes, to read",
-            "system",
-            docs_errors,
-            public=True,
-            content="text/html",
-        ),
-    )
+    return openapi_document, docs, docs_errors
 
 
 def _html(page: str) -> Reply:

@@ -1,0 +1,83 @@
+"""Finds the route of a path."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import msgspec
+from msgspec import Struct
+
+from perdure.api.kernel.decoding import QueryDecoder
+from perdure.api.kernel.route import Route
+
+
+class Ready:
+    """A route with what is computed once, at start."""
+
+    __slots__ = ("decoder", "handler", "query", "readers", "rest", "route", "session_at")
+
+    def __init__(self, route: Route) -> None:
+        self.route = route
+        self.handler = route.handler
+        self.readers = tuple(each.read for each in route.variables)
+        self.rest = any(each.rest for each in route.variables)
+        names = [each.name for each in route.variables]
+        self.session_at = names.index("session_id") if "session_id" in names else None
+        self.decoder = None if route.body is None else msgspec.json.Decoder(cast("type[object]", route.body))
+        self.query: QueryDecoder[Struct] | None = None if route.query is None else QueryDecoder(route.query)
+
+
+class _Node:
+    __slots__ = ("fixed", "rest", "routes", "variable")
+
+    def __init__(self) -> None:
+        self.fixed: dict[str, _Node] = {}
+        self.variable: _Node | None = None
+        self.rest: _Node | None = None
+        self.routes: dict[str, Ready] = {}
+
+
+class Router:
+    """A tree of segments: fixed ones before variables, and those before what takes the rest."""
+
+    def __init__(self, routes: tuple[Route, ...]) -> None:
+        self._root = _Node()
+        for route in routes:
+            node = self._root
+            for segment in route.path.strip("/").split("/"):
+                if route.rest and segment == f"{{{route.rest}}}":
+                    if node.rest is None:
+                        node.rest = _Node()
+                    node = node.rest
+                elif segment.startswith("{"):
+                    if node.variable is None:
+                        node.variable = _Node()
+                    node = node.variable
+                else:
+                    node = node.fixed.setdefault(segment, _Node())
+            node.routes[route.method] = Ready(route)
+
+    def find(self, path: str) -> tuple[dict[str, Ready], list[str]] | None:
+        """The routes at a path by method, and the values of its variables."""
+        found: list[str] = []
+        node = self._find(self._root, path.strip("/").split("/"), 0, found)
+        return None if node is None or not node.routes else (node.routes, found)
+
+    def _find(self, node: _Node, segments: list[str], index: int, found: list[str]) -> _Node | None:
+        if index == len(segments):
+            return node
+        fixed = node.fixed.get(segments[index])
+        if fixed is not None:
+            deeper = self._find(fixed, segments, index + 1, found)
+            if deeper is not None and deeper.routes:
+                return deeper
+        if node.variable is not None and segments[index]:
+            found.append(segments[index])
+            deeper = self._find(node.variable, segments, index + 1, found)
+            if deeper is not None and deeper.routes:
+                return deeper
+            found.pop()
+        if node.rest is not None:
+            found.append("/".join(segments[index:]))
+            return node.rest
+        return None

@@ -1,0 +1,180 @@
+"""Starts the server, and drains it: the listening socket, signals, the tasks beside the API."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import logging
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from perdure.api.kernel.authentication import Authenticate, as_owner, by_token
+from perdure.api.kernel.http import Api
+from perdure.api.kernel.protocol import HttpProtocol
+from perdure.api.kernel.rate_limit import RateLimit
+from perdure.app.accounts import bootstrap
+from perdure.app.login import login_required
+from perdure.app.predefined import add_predefined
+from perdure.domain.errors import Forbidden, Unavailable
+from perdure.settings import Settings
+from perdure.wiring import Parts, all_routes, open_parts
+from perdure.worker.scheduler import Scheduler
+from perdure.worker.sorter import Sorter
+from perdure.worker.sweep import Sweep
+from perdure.worker.worker import Worker
+
+log = logging.getLogger("perdure")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: a stop drains the worker first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(settings: Settings, announce: Callable[[str], None] | None = None) -> None:
+    """Run the server until it is told to stop (SIGTERM, SIGINT).
+
+    Args:
+        announce: gets `listening on http://...` once; prints it if not given.
+
+    Raises:
+        Unavailable, Forbidden: it cannot start; the message says what to do.
+    """
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("uvicorn").setLevel(
+        max(logging.WARNING, logging.getLogger().level)
+    )  # it says what `listening on` says
+    _raise_file_limit()
+    async with open_parts(settings) as parts:
+        authenticate = await _first_steps(settings, parts)
+        worker = Worker(parts.engine)
+        sweep = Sweep(parts.engine, worker)
+        closing = asyncio.Event()
+        routes = all_routes(settings, closing, lambda: worker.running)
+        api = Api(parts.app, routes, authenticate)
+        listener = _listen(settings)
+        await worker.start()
+        await sweep.once(stale_after=0 if parts.database.dialect == "sqlite" else 10_000_000)
+        sweeping = asyncio.create_task(sweep.run())
+        scheduling = asyncio.create_task(Scheduler(parts.app).run())
+        sorting = asyncio.create_task(Sorter(parts.database).run())
+        gc.collect()
+        gc.freeze()
+        try:
+            await _run(settings, api, listener, worker, closing, announce or _print)
+        finally:
+            sweeping.cancel()
+            scheduling.cancel()
+            sorting.cancel()
+
+
+async def _first_steps(settings: Settings, parts: Parts) -> Authenticate:
+    """Have an owner and what the environment asks for; how requests are authenticated.
+
+    Raises:
+        Forbidden: others than this machine could reach a server without a login.
+    """
+    owner = await bootstrap(parts.app)
+    for name in await add_predefined(parts.app, owner.organization_id):
+        log.info("%s is set up: its key is in the environment", name)
+    if await login_required(parts.app):
+        return by_token(parts.app, RateLimit(settings.rate_limit))
+    if not settings.is_loopback:
+        raise Forbidden(
+            f"refusing to listen on {settings.host} without a login: "
+            "run `perdure keys create` first, or listen on 127.0.0.1"
+        )
+    return as_owner(parts.app, owner)
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 (what scripts wait for)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        advice = (
+            " (is a server running already? --port takes another one)"
+            if error.errno == errno.EADDRINUSE
+            else ""
+        )
+        raise Unavailable(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}{advice}"
+        ) from error
+    listener.listen(4096)
+    listener.setblocking(False)
+    return listener
+
+
+async def _run(
+    settings: Settings,
+    api: Api,
+    listener: socket.socket,
+    worker: Worker,
+    closing: asyncio.Event,
+    announce: Callable[[str], None],
+) -> None:
+    config = uvicorn.Config(
+        api,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        http=HttpProtocol,
+        ws="none",
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=5,
+        backlog=4096,
+        limit_concurrency=None,
+        proxy_headers=False,
+    )
+    server = _Server(config)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not serving.done():  # noqa: ASYNC110 (uvicorn has no event for it)
+        await asyncio.sleep(0.001)
+    host, port = listener.getsockname()[:2]
+    announce(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}")
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    left = await worker.drain(settings.drain_seconds)
+    if left:
+        log.info("%d running turns are left to be resumed at the next start", left)
+    closing.set()
+    server.should_exit = True
+    await serving
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+
+
+def _raise_file_limit() -> None:
+    """Every follower is a socket: use as many as the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = hard if hard != resource.RLIM_INFINITY else 65_536
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,82 @@
+"""Answers to requests that carried an Idempotency-Key, kept for a day."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from perdure.domain.ids import OrgId
+from perdure.domain.times import Micros
+from perdure.store.database import Purged, Tx
+
+KEPT = 86_400_000_000
+"""Microseconds that an answer is kept: a day (wire contract)."""
+PURGED = 16 * 1024 * 1024
+"""Bytes of answers that one batch removes, if no answer is longer: everybody's writes wait for it on
+SQLite."""
+
+
+class KeptAnswer(Struct, frozen=True):
+    """An answer, and the request that it belongs to."""
+
+    fingerprint: str
+    status: int
+    body: bytes
+
+
+async def take_key(tx: Tx, org_id: OrgId, key: str, fingerprint: str, now: Micros, before: Micros) -> bool:
+    """Take a key for a request; False where it is taken. One taken before an instant is free again."""
+    await tx.run(
+        "DELETE FROM idempotency WHERE org_id = ? AND key = ? AND created_at < ?", org_id, key, before
+    )
+    taken = await tx.one(
+        "INSERT INTO idempotency (org_id, key, fingerprint, status, body, created_at)"
+        " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING key",
+        org_id,
+        key,
+        fingerprint,
+        0,
+        b"",
+        now,
+    )
+    return taken is not None
+
+
+async def keep_answer(tx: Tx, org_id: OrgId, key: str, status: int, body: bytes) -> None:
+    """Keep the answer to the request that has taken the key."""
+    await tx.run(
+        "UPDATE idempotency SET status = ?, body = ? WHERE org_id = ? AND key = ?", status, body, org_id, key
+    )
+
+
+async def kept_answer(tx: Tx, org_id: OrgId, key: str) -> KeptAnswer | None:
+    """What is kept under a key."""
+    row = await tx.one(
+        "SELECT fingerprint, status, body FROM idempotency WHERE org_id = ? AND key = ?", org_id, key
+    )
+    return None if row is None else KeptAnswer(row[0], row[1], bytes(row[2]))
+
+
+async def purge_answers(tx: Tx, before: Micros, limit: int = 500) -> Purged:
+    """Remove answers kept since before an instant, the oldest first.
+
+    A batch at a time, bounded in number and in bytes.
+    """
+    rows = await tx.all(
+        "SELECT org_id, key, LENGTH(body) FROM idempotency WHERE created_at < ? ORDER BY created_at LIMIT ?",
+        before,
+        limit,
+    )
+    batch: list[tuple[str, str]] = []
+    size = 0
+    for org_id, key, bytes_ in rows:
+        size += bytes_
+        if batch and size > PURGED:
+            break
+        batch.append((org_id, key))
+    gone = 0
+    for org_id, key in sorted(batch):
+        # The age is looked at again: the key may have been taken anew meanwhile.
+        gone += await tx.run(
+            "DELETE FROM idempotency WHERE org_id = ? AND key = ? AND created_at < ?", org_id, key, before
+        )
+    return Purged(gone, len(batch) < len(rows) or len(rows) == limit)
