@@ -1,0 +1,202 @@
+"""A route is what its handler says: path parameters, query, body and answer."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from msgspec import Struct
+
+from perdure.api.kernel.call import Answer, Call, Encoded, Reply
+from perdure.api.kernel.http import Api
+from perdure.api.kernel.route import Route, route
+from perdure.api.kernel.variables import RestOfPath, Variable
+from perdure.domain.accounts import Caller
+from perdure.domain.errors import InvalidId, InvalidInput
+from perdure.domain.ids import AgentRef, OrgId, SessionId, UserId, WorkspaceId, new_id
+from perdure.domain.paging import Listing
+
+
+class Query(Struct):
+    """A query."""
+
+    deep: bool = False
+
+
+class Body(Struct):
+    """A body."""
+
+    title: str
+
+
+class Thing(Struct):
+    """An answer."""
+
+    title: str
+
+
+@route("POST", "/things/{session_id}/{name}", "things", errors=(404,))
+async def make_thing(call: Call, session_id: SessionId, name: str, query: Query, body: Body) -> Thing:
+    """Make a thing.
+
+    With a title,
+    of course.
+    """
+    return Thing(f"{name} {body.title} {query.deep}")
+
+
+def test_a_route_has_what_its_handler_says() -> None:
+    assert (make_thing.method, make_thing.path, make_thing.tag) == (
+        "POST",
+        "/things/{session_id}/{name}",
+        "things",
+    )
+    assert (make_thing.operation_id, make_thing.summary) == ("make_thing", "Make a thing")
+    assert make_thing.description == "With a title, of course."
+    assert make_thing.variables == (Variable("session_id", ("session",)), Variable("name"))
+    assert (make_thing.query, make_thing.body, make_thing.returns) == (Query, Body, Thing)
+    assert (make_thing.also, make_thing.status, make_thing.ids) == (None, 200, {"session_id": "session"})
+
+
+def answers(handler: Any) -> tuple[Any, Any, int]:
+    made = route("GET", "/", "things")(handler)
+    return made.returns, made.also, made.status
+
+
+def test_the_types_of_the_answer_are_read_off_the_annotation() -> None:
+    async def nothing(call: Call) -> None: ...
+    async def plain(call: Call) -> Listing[Thing]: ...  # type: ignore[empty-body]
+    async def text(call: Call) -> Reply: ...  # type: ignore[empty-body]
+    async def encoded(call: Call) -> Encoded[Thing]: ...  # type: ignore[empty-body]
+    async def either(call: Call) -> Answer[Thing] | Listing[Thing]: ...  # type: ignore[empty-body]
+    async def maybe(call: Call) -> Thing | Reply: ...  # type: ignore[empty-body]
+
+    assert answers(nothing) == (None, None, 204)
+    assert answers(plain) == (Listing[Thing], None, 200)
+    assert answers(text) == (None, None, 200)
+    assert answers(encoded) == (Thing, None, 200)
+    assert answers(either) == (Thing, Listing[Thing], 200)
+    assert answers(maybe) == (Thing, None, 200)
+
+
+def test_a_body_that_is_a_str_is_text() -> None:
+    async def take(call: Call, body: str) -> None: ...
+
+    made = route("POST", "/", "things", body_limit=7)(take)
+    assert (made.body, made.text_limit, made.body_limit) == (None, 7, 0)
+
+
+def test_an_underscore_keeps_a_parameter_from_hiding_a_builtin() -> None:
+    async def take(call: Call, id_: SessionId) -> None: ...
+
+    assert route("GET", "/{id}", "things")(take).ids == {"id": "session"}
+
+
+def test_a_handler_that_does_not_fit_its_path_is_refused_at_once() -> None:
+    async def missing(call: Call) -> None: ...
+    async def swapped(call: Call, name: str, session_id: SessionId) -> None: ...
+    async def more(call: Call, session_id: SessionId, name: str, extra: int) -> None: ...
+    async def bare(call: Call, session_id: SessionId, name) -> None: ...  # type: ignore[no-untyped-def]
+    async def odd(call: Call, session_id: SessionId, name: int) -> None: ...
+    async def other(call: str, session_id: SessionId, name: str) -> None: ...
+
+    for handler in (missing, swapped, more, bare, odd, other):
+        with pytest.raises(TypeError):
+            route("GET", "/{session_id}/{name}", "things")(handler)
+
+
+def test_an_answer_of_too_many_types_is_refused() -> None:
+    async def three(call: Call) -> Answer[Thing] | Answer[Body] | Query: ...  # type: ignore[empty-body]
+
+    with pytest.raises(TypeError, match="too many"):
+        route("GET", "/", "things")(three)
+
+
+def variable(kind: object) -> Variable:
+    async def take(call: Call, it: Any) -> None: ...
+
+    take.__annotations__["it"] = kind
+    return route("GET", "/{it}", "things")(take).variables[0]
+
+
+SESSION, WORKSPACE, AGENT = new_id("session"), new_id("workspace"), new_id("agent")
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (SessionId, [SESSION], [WORKSPACE, "name", SESSION.upper(), "\x00"]),
+        (SessionId | WorkspaceId, [SESSION, WORKSPACE], [AGENT, "name", ""]),
+        (AgentRef, [AGENT, "support-desk"], [SESSION, "Support", AGENT[:-1], "a" * 65, "\x00"]),
+        (str, ["anything", SESSION, "a b"], ["a\x00b"]),
+        (RestOfPath, ["a/b", ""], ["a\x00b"]),
+    ],
+)
+def test_a_variable_takes_what_its_type_says_and_nothing_else(
+    kind: object, good: list[str], bad: list[str]
+) -> None:
+    found = variable(kind)
+    assert [found.read(text) for text in good] == good
+    for text in bad:
+        with pytest.raises((InvalidId, InvalidInput)):
+            found.read(text)
+
+
+class Spoken:
+    """What an application answers."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.body = b""
+
+    async def send(self, message: Any) -> None:
+        self.status = message.get("status", self.status)
+        self.body += message.get("body", b"")
+
+
+async def ask(one: Route, path: str, body: bytes, headers: dict[bytes, bytes] | None = None) -> Spoken:
+    """Send a request to an application of this one route, which has no database."""
+
+    async def anybody(headers: dict[bytes, bytes], anywhere: bool) -> Caller:
+        return Caller(OrgId(new_id("org")), UserId(new_id("user")))
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body}
+
+    spoken = Spoken()
+    scope: Any = {
+        "type": "http",
+        "method": one.method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"deep=true",
+        "headers": [(b"content-type", b"application/json"), *(headers or {}).items()],
+    }
+    await Api(NO_APP, (one,), anybody)(scope, receive, spoken.send)
+    return spoken
+
+
+NO_APP: Any = None
+
+
+async def test_a_handler_is_called_with_what_the_request_holds() -> None:
+    spoken = await ask(make_thing, f"/things/{SESSION}/red", b'{"title":"box"}')
+    assert (spoken.status, spoken.body) == (200, b'{"title":"red box True"}')
+    refused = await ask(make_thing, f"/things/{AGENT}/red", b'{"title":"box"}')
+    assert (refused.status, b"invalid_id" in refused.body) == (400, True)
+
+
+async def test_a_handler_that_does_not_use_the_key_of_a_request_is_a_mistake_of_ours(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @route("POST", "/things", "things", status=201)
+    async def forget(call: Call, body: Body) -> Thing:
+        """Make a thing."""
+        return Thing(body.title)
+
+    assert (await ask(forget, "/things", b'{"title":"box"}')).status == 201
+    with caplog.at_level(logging.ERROR):
+        spoken = await ask(forget, "/things", b'{"title":"box"}', {b"idempotency-key": b"mine"})
+    assert spoken.status == 500
+    assert "forget has not kept its answer" in caplog.text
