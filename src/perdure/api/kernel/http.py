@@ -16,7 +16,7 @@ from perdure.api.kernel.authentication import Authenticate
 from perdure.api.kernel.call import Answer, Call, Encoded, Reply, Stream
 from perdure.api.kernel.decoding import MAX_BODY, ClientLeft, decode, read_body, read_json, read_text
 from perdure.api.kernel.entity_tags import etag_header, is_known, parse_tags, tag_of
-from perdure.api.kernel.idempotency import once_of
+from perdure.api.kernel.idempotency import fingerprint, once_of
 from perdure.api.kernel.paging import linked
 from perdure.api.kernel.problems import INTERNAL, Problem, encode, problem_of, retry_seconds
 from perdure.api.kernel.route import Route
@@ -91,8 +91,9 @@ class Api:
         elif route.method in ("POST", "PUT", "PATCH"):
             raw = await read_body(headers, receive)
         call = Call(self._app, caller, headers)
-        session_id = None if ready.session_at is None else values[ready.session_at]
-        call.once = once_of(route, headers, caller, path, raw, session_id)
+        if route.takes_key and (key := headers.get(b"idempotency-key")) is not None:
+            session_id = None if ready.session_at is None else values[ready.session_at]
+            call.once = once_of(key, fingerprint(route.method, path, raw), caller, session_id)
         if route.etag and (wanted := headers.get(b"if-match")) is not None:
             call.if_match = parse_tags(wanted)
         result = await ready.handler(call, *given)
@@ -114,16 +115,12 @@ def _check_text(raw_path: bytes) -> None:
         raise InvalidInput("the path is not valid UTF-8", code="invalid_path", field="path") from None
 
 
+_WRAPPED = (Reply, Stream, Encoded, Answer)
+
+
 def _reply(route: Route, headers: Headers, result: object) -> Reply | Stream:
-    if isinstance(result, Reply | Stream):
-        return result
-    if isinstance(result, Encoded):
-        return Reply(result.body, route.status)
-    if isinstance(result, Answer):
-        tag: str | None = result.etag
-        if tag is not None and route.method == "GET" and is_known(headers, tag):
-            return Reply(b"", 304, headers=etag_header(tag))
-        return Reply(encode(result.value), result.status or route.status, headers=etag_header(tag))
+    if isinstance(result, _WRAPPED):
+        return _unwrapped(route, headers, result)
     if result is None:
         return Reply(b"", 204)
     body = encode(result)
@@ -133,6 +130,20 @@ def _reply(route: Route, headers: Headers, result: object) -> Reply | Stream:
     if route.method == "GET" and is_known(headers, tag):
         return Reply(b"", 304, headers=etag_header(tag))
     return Reply(body, route.status, headers=etag_header(tag))
+
+
+def _unwrapped(
+    route: Route, headers: Headers, result: Reply | Stream | Encoded[object] | Answer[object]
+) -> Reply | Stream:
+    """What a handler has made more of than a value."""
+    match result:
+        case Encoded(body=body):
+            return Reply(body, route.status)
+        case Answer(value=value, status=status, etag=tag):
+            if tag is not None and route.method == "GET" and is_known(headers, tag):
+                return Reply(b"", 304, headers=etag_header(tag))
+            return Reply(encode(value), status or route.status, headers=etag_header(tag))
+    return result
 
 
 def _retry(error: PerdureError) -> tuple[Header, ...]:

@@ -1,11 +1,9 @@
-"""The Idempotency-Key header: which requests may carry one, and what makes two requests the same."""
+"""The Idempotency-Key header, and what makes two requests the same."""
 
 from __future__ import annotations
 
 import hashlib
 
-from perdure.api.kernel.asgi import Headers
-from perdure.api.kernel.route import Route
 from perdure.app.idempotency import Once
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput
@@ -14,18 +12,13 @@ from perdure.domain.ids import SessionId
 MAX_KEY = 255
 
 
-def once_of(
-    route: Route, headers: Headers, caller: Caller, path: str, body: bytes, session_id: str | None
-) -> Once | None:
-    """The key of a request, if it carries one and the route takes one. Raises InvalidInput."""
-    given = headers.get(b"idempotency-key")
-    if given is None or not route.takes_key:
-        return None
+def once_of(key: bytes, fingerprint: str, caller: Caller, session_id: str | None) -> Once:
+    """The key of a request, about this session if it is about one. Raises InvalidInput."""
     return Once(
         caller.organization_id,
         # One of the caller's own, whatever keys others choose.
-        f"{caller.user_id} {_checked(given.decode('latin-1'))}",
-        fingerprint(route.method, path, body),
+        f"{caller.user_id} {_checked(key.decode('latin-1'))}",
+        fingerprint,
         None if session_id is None else SessionId(session_id),
     )
 

@@ -50,12 +50,12 @@ class Route(Struct, frozen=True, kw_only=True):
         errors: statuses of errors beside those that every operation has.
         body_limit: bytes of the body; where it is 0, as many as for any other operation.
         text_limit: where it is not 0, the body is text of up to so many bytes instead of JSON.
+        takes_key: requests may carry an Idempotency-Key: they get the first answer again. Whatever is made
+            with a POST, but not where the answer is a secret that is shown once.
         public: needs no credentials.
         anywhere: it is about the caller and not about an organization, so one who belongs to several need not
             choose.
         etag: answers carry an entity tag, and `If-None-Match` or `If-Match` are honoured.
-        replayable: an Idempotency-Key gets the first answer again; not where the answer is a secret that is
-            shown once.
         content: the media type of the answer.
         example: of an answer that is not JSON.
     """
@@ -82,14 +82,9 @@ class Route(Struct, frozen=True, kw_only=True):
     public: bool
     anywhere: bool
     etag: bool
-    replayable: bool
+    takes_key: bool
     content: str
     example: str | None
-
-    @property
-    def takes_key(self) -> bool:
-        """Whether requests may carry an Idempotency-Key."""
-        return self.method == "POST" and self.status == 201 and self.replayable
 
     @property
     def ids(self) -> dict[str, str]:
@@ -123,6 +118,7 @@ def route(
 
     Args:
         status: if left out, 204 where the handler returns None, and 200 elsewhere.
+        replayable: False where the answer is a secret that is shown once.
     """
 
     def build(handler: Handler) -> Route:
@@ -153,7 +149,7 @@ def route(
             public=public,
             anywhere=anywhere,
             etag=etag,
-            replayable=replayable,
+            takes_key=replayable and method == "POST" and status == 201,
             content=content,
             example=example,
         )
