@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -15,9 +16,11 @@ from perdure.domain.projection import Projection, project
 from perdure.domain.sessions import (
     MAX_TAG,
     MAX_TAGS,
+    UpdateSession,
     action_links,
     clean_tags,
     clean_title,
+    editable_fields,
     has_control,
 )
 from tests.unit.logs import Writer, logs
@@ -163,3 +166,7 @@ def test_a_session_offers_what_may_be_done_with_it(status: Any, pinned: bool) ->
     offered = {action.rel for action in action_links("session_1", status, pinned)}
     assert offered - {"cancel"} == {"self", "events", "update", "delete", "unpin" if pinned else "pin"}
     assert ("cancel" in offered) == (status in {"active", "waiting_for_tool_results"})
+
+
+def test_what_counts_as_another_version_of_a_session_is_what_a_client_can_change() -> None:
+    assert tuple(inspect.signature(editable_fields).parameters) == UpdateSession.__struct_fields__
