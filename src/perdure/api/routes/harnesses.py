@@ -137,9 +137,8 @@ async def check_harness_name(call: Call, query: CheckName) -> NameCheck:
 
     What is malformed as a name is refused; a free name can be taken by somebody else a moment later.
     """
-    if query.exclude_id is not None:
-        check_id(query.exclude_id, "harness", "exclude_id")
-    return await use.check_harness_name(call.app, call.caller, query.name, query.exclude_id)
+    exclude_id = None if query.exclude_id is None else check_id(query.exclude_id, "harness", "exclude_id")
+    return await use.check_harness_name(call.app, call.caller, query.name, exclude_id)
 
 
 @route("GET", "/v1/harnesses/config", "harnesses")

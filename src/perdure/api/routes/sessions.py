@@ -103,10 +103,8 @@ async def list_sessions(call: Call, query: ListSessions) -> Page[Session]:
     exact up to 200, with any other filter up to 5,000; a greater one means that there are at least so many,
     and it is always greater than `offset` + `limit` while more follows.
     """
-    if query.agent_id is not None:
-        check_id(query.agent_id, "agent", "agent_id")
     want = SessionFilter(
-        agent_id=query.agent_id,
+        agent_id=None if query.agent_id is None else check_id(query.agent_id, "agent", "agent_id"),
         search=query.search or None,
         tags=query.tags,
         status=query.status,
