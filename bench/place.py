@@ -211,6 +211,11 @@ class Place(Struct, frozen=True):
             if self.postgres is not None:
                 await self.postgres.drop_database(url)
 
+    def command(self) -> str:
+        """The module that is the command: 0.1.0 has it at another place."""
+        old = self.source is not None and not (self.source / "perdure" / "__main__.py").exists()
+        return "perdure.cli" if old else "perdure"
+
     async def start(self, settings: Settings, environment: dict[str, str] | None = None) -> Server:
         """Start a server on this data; the caller stops it."""
         given = {
@@ -220,7 +225,9 @@ class Place(Struct, frozen=True):
         }
         if self.source is not None:
             given["PYTHONPATH"] = str(self.source)
-        program = ["-m", "perdure"] if self.profile is None else ["-m", "bench.profiled", str(self.profile)]
+        program = (
+            ["-m", self.command()] if self.profile is None else ["-m", "bench.profiled", str(self.profile)]
+        )
         with self.cores.for_server():
             process, listening = await _spawn(
                 [*program, "serve", "--port", "0", "--data", settings.data],
