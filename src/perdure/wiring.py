@@ -43,7 +43,7 @@ from perdure.domain.errors import InvalidInput, Unavailable
 from perdure.domain.files import FileLimits
 from perdure.domain.messages import JsonObject
 from perdure.engine.context import Engine, Policy, SystemClock
-from perdure.engine.conversation_cache import Histories
+from perdure.engine.conversation_cache import ConversationCache
 from perdure.llm.catalog import Catalog
 from perdure.llm.registry import DriverPool
 from perdure.sandbox.pool import Sandbox
@@ -144,7 +144,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             registry,
             vault,
             drivers.driver_for,
-            Histories(),
+            ConversationCache(),
             clock,
             {},
             policy,

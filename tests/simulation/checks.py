@@ -28,12 +28,12 @@ async def check_world(world: World) -> None:
     check_messages(world, log)
     check_tools(world, log)
     check_prompts(world, log)
-    await check_histories(world)
+    await check_conversations(world)
     row = world.store.row(world.session_id)
     if world.told.deleted and row.deleted_at is None:
         world.blame("a deletion was acknowledged and did not happen")
     for process in world.live():
-        if process.worker.running or process.engine.leases or process.queue.depth():
+        if process.worker.running or process.engine.claimed_epochs or process.queue.depth():
             world.blame(f"{process.name} still holds something of a session at rest")
     if world.loop.timers():
         world.blame("a session at rest holds a timer")
@@ -296,11 +296,11 @@ def check_answers(world: World, log: list[Event]) -> None:
             world.blame(f"answer {number} in the log was given to {seen}, not to {expected}")
 
 
-async def check_histories(world: World) -> None:
+async def check_conversations(world: World) -> None:
     """A conversation kept from turn to turn is the one that the whole log gives."""
     row = world.store.row(world.session_id)
     for process in world.live():
-        held = process.engine.histories.take(world.session_id)
+        held = process.engine.conversations.take(world.session_id)
         if held is None or (
             world.scenario.window is not None and (held.cut or not world.scenario.compaction)
         ):

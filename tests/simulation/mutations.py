@@ -66,7 +66,7 @@ def tools_run_before_their_announcement_is_committed(patch: Patch) -> None:
     def begin_tools(run: Run, assembly: Any, action: RunTools) -> Any:
         for call in action.calls:
             if call.id not in run.tools:
-                run.fresh.add(call.id)
+                run.announced.add(call.id)
                 running = tool_calls._run_call(run, assembly, action.state, call, None)
                 run.tools[call.id] = asyncio.create_task(running)
         return real(run, assembly, action)
@@ -85,7 +85,7 @@ def every_announced_call_is_taken_for_fresh(patch: Patch) -> None:
     async def open_run(engine: Any, session_id: str) -> Run | None:
         opened = await real(engine, session_id)
         if opened is not None and isinstance(opened.state, Calling):
-            opened.fresh.update(call.id for call in opened.state.calls)
+            opened.announced.update(call.id for call in opened.state.calls)
         return opened
 
     patch.setattr(advance, "open_run", open_run)
@@ -132,12 +132,12 @@ def the_turn_ends_without_rest(patch: Patch) -> None:
     patch.setattr(advance, "finish_turn", lambda run, state: real(run, state)[:-1])
 
 
-def facts_are_dropped_when_the_log_has_moved(patch: Patch) -> None:
+def outcomes_are_dropped_when_the_log_has_moved(patch: Patch) -> None:
     real = Run._catch_up
 
     async def catch_up(self: Run) -> None:
         await real(self)
-        self.facts = []
+        self.unlogged = []
 
     patch.setattr(Run, "_catch_up", catch_up)
 
@@ -149,7 +149,7 @@ def the_runner_does_not_look_who_holds_the_session(patch: Patch) -> None:
     async def catch_up(self: Run) -> None:
         row = await self.engine.database.read(lambda tx: rows.look_session(tx, self.row.id))
         events = await self.engine.database.read(lambda tx: run.events_after(tx, row.id, self.state.head))
-        self._take_in(events, events)
+        self._apply(events, events)
         self.row = msgspec.structs.replace(row, head=self.state.head)
 
     patch.setattr(rows, "_why", why)
@@ -234,7 +234,7 @@ MUTATIONS: tuple[Callable[[Patch], None], ...] = (
     jobs_are_lost,
     nobody_sweeps,
     the_turn_ends_without_rest,
-    facts_are_dropped_when_the_log_has_moved,
+    outcomes_are_dropped_when_the_log_has_moved,
     the_runner_does_not_look_who_holds_the_session,
     results_are_shown_in_the_order_in_which_they_came,
     messages_are_shown_where_they_stand_in_the_log,

@@ -62,7 +62,7 @@ def test_a_stop_that_is_meant_for_an_older_runner_leaves_the_present_one_alone(s
         process = world.live()[0]
         await client.post(0)
         await asyncio.sleep(1)
-        held = process.engine.leases[world.session_id]
+        held = process.engine.claimed_epochs[world.session_id]
         process.engine.bus.publish(Stop(world.session_id, held))
         await asyncio.sleep(1)
         assert process.worker.runs(world.session_id)

@@ -15,7 +15,7 @@ from perdure.domain.events import Event
 from perdure.domain.ids import Prefix
 from perdure.domain.messages import Message
 from perdure.engine.context import Engine, Policy
-from perdure.engine.conversation_cache import Histories
+from perdure.engine.conversation_cache import ConversationCache
 from perdure.llm.driver import ModelRequest
 from perdure.store.bus import LocalBus, Signal, Stop
 from perdure.store.database import Body, T
@@ -142,7 +142,7 @@ class World:
 
     def is_current(self, process: Process) -> bool:
         """Whether that process holds the session as far as it knows, and it is right."""
-        held = process.engine.leases.get(self.session_id)
+        held = process.engine.claimed_epochs.get(self.session_id)
         return held is not None and held == self.store.row(self.session_id).epoch
 
     def begin_call(self, process: Process, request: ModelRequest) -> int:
@@ -176,7 +176,7 @@ class Process:
             store.registry,
             store.vault,
             self.driver_for,
-            Histories(),
+            ConversationCache(),
             self,
             {},
             policy,

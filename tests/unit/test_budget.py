@@ -11,7 +11,7 @@ from perdure.capabilities.registry import Registry
 from perdure.capabilities.resolve import ModelChoice, ResolvedAgent, resolve
 from perdure.domain.messages import Usage
 from perdure.domain.model_profiles import ModelCost, ModelLimits, ModelProfile
-from perdure.engine.budget import history_budget, priced
+from perdure.engine.budget import history_budget, with_cost
 from perdure.llm.driver import ToolSpec
 from perdure.store.providers import ModelRow
 
@@ -75,7 +75,7 @@ def test_something_is_left_for_the_conversation_however_long_the_prompt_is() -> 
 def test_a_call_has_a_cost_where_its_price_is_known() -> None:
     usage = Usage(1_000, 100, cache_read_tokens=500)
     cost = ModelCost(0.25, 2.0, 0.025)
-    assert priced(usage, profile(cost=cost)) == Usage(1_000, 100, 500, None, 0.0003375)
-    assert priced(usage, profile()) is usage
-    assert priced(usage, None) is usage
-    assert priced(None, profile(cost=cost)) is None
+    assert with_cost(usage, profile(cost=cost)) == Usage(1_000, 100, 500, None, 0.0003375)
+    assert with_cost(usage, profile()) is usage
+    assert with_cost(usage, None) is usage
+    assert with_cost(None, profile(cost=cost)) is None

@@ -43,7 +43,7 @@ def test_the_kind_is_not_a_field_of_the_data() -> None:
 def test_data_is_read_as_its_own_class_and_as_no_other(event: Event | NewEvent) -> None:
     assert event.decoded() == event.get(TurnFailedData) == event.read(TurnFailedData) == FAILED
     assert event.get(TurnCancelledData) is None
-    with pytest.raises(TypeError, match=r"a turn\.failed event was read as TurnCancelledData"):
+    with pytest.raises(TypeError, match=r"cannot read the data of a turn\.failed event as TurnCancelledData"):
         event.read(TurnCancelledData)
 
 

@@ -42,12 +42,12 @@ from perdure.domain.turn import (
     Started,
     Turn,
     TurnState,
-    Waiting,
+    PendingMessage,
     fold,
 )
 from tests.unit.logs import CLIENT, MOVES, RULES, Writer, finish, logs, stored
 
-PENDING = (Waiting("message_2", "turn_1", "And?"),)
+PENDING = (PendingMessage("message_2", "turn_1", "And?"),)
 TURN = Turn("turn_1", "message_1", "Hello?", 0, iterations=1, llm_calls=1)
 READY = Ready(turn=TURN)
 REASONING = Reasoning(turn=TURN, exec_id="exec_1", started_at=0, prompt_through=3)
@@ -201,7 +201,7 @@ def _question(until: int) -> CallState:
 )
 def test_server_tools_run_first_then_leave_is_asked_then_the_client(
     calls: tuple[CallState, ...],
-    pending: tuple[Waiting, ...],
+    pending: tuple[PendingMessage, ...],
     action: tuple[Callable[[Calling, tuple[CallState, ...]], Action], tuple[CallState, ...]] | None,
 ) -> None:
     state = replace(CALLING, calls=calls, pending=pending)

@@ -1,4 +1,4 @@
-"""What to do next: a pure function of the turn's state."""
+"""Decides the next action: a pure function of the turn's state."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from perdure.domain.turn import (
 
 
 class TurnRules(Struct, frozen=True):
-    """What the assembled layers say about the turn.
+    """The agent's rules for a turn.
 
     Attributes:
-        max_iterations: model calls in one turn; the turn fails beyond it.
-        client_tools: names of tools that the caller runs.
-        loop_limit: how often the same calls may be repeated before the model is told; the turn fails after
-            twice as many. 0: no limit.
-        gated: names of tools that run only after somebody has allowed the call.
+        max_iterations: the maximum number of model calls in a turn; the turn fails beyond it.
+        client_tools: the names of the tools that the client runs.
+        gated: the names of the tools whose calls require approval.
+        loop_limit: how often the model may repeat the same calls before it gets an error instead of results;
+            after twice as many, the turn fails. 0: no limit.
     """
 
     max_iterations: int = 200
@@ -44,11 +44,11 @@ class TurnRules(Struct, frozen=True):
 
 
 class Nothing(Struct, frozen=True):
-    """Idle, or parked: no job, no coroutine, no timer."""
+    """Do nothing: the session is idle or parked, and holds no job, coroutine or timer."""
 
 
 class StartTurn(Struct, frozen=True):
-    """Begin the turn of a message that waits, then call the model. Without a `turn_id` it gets a new one."""
+    """Begin the turn of a pending message, and call the model. Without `turn_id`, the turn gets a new id."""
 
     turn_id: TurnId | None
     message_id: MessageId
@@ -56,54 +56,48 @@ class StartTurn(Struct, frozen=True):
 
 
 class CallModel(Struct, frozen=True):
-    """Call the model.
-
-    `resumed`: the call was begun before (its start is in the log), a new attempt takes its place.
-    """
+    """Call the model. `resumed`: the call's start is in the log already, by a runner that died."""
 
     state: RunningTurn
     resumed: bool
 
 
 class RunTools(Struct, frozen=True):
-    """Run these calls, side by side. `Started` ones were begun by a runner that died."""
+    """Run these calls concurrently. Those that are `Started` were started by a runner that died."""
 
     state: Calling
     calls: tuple[CallState, ...]
 
 
 class AwaitClient(Struct, frozen=True):
-    """Hand these calls to the caller and park."""
+    """Ask the client to run these calls, and park."""
 
     state: Calling
     calls: tuple[CallState, ...]
 
 
 class AskApproval(Struct, frozen=True):
-    """Ask whether these calls may run, and park."""
+    """Ask for approval of these calls, and park."""
 
     state: Calling
     calls: tuple[CallState, ...]
 
 
 class ExpireCalls(Struct, frozen=True):
-    """Nobody answered in time, or a new message came instead.
-
-    Each of these calls gets an error result and the turn goes on.
-    """
+    """Give these calls error results: they timed out, or a new message replaces them. The turn continues."""
 
     state: Calling
     calls: tuple[CallState, ...]
 
 
 class Finish(Struct, frozen=True):
-    """The turn is complete."""
+    """Complete the turn."""
 
     state: Answered
 
 
 class Fail(Struct, frozen=True):
-    """The turn cannot go on."""
+    """Fail the turn, which cannot continue."""
 
     state: RunningTurn
     code: str
@@ -114,9 +108,10 @@ Action = Nothing | StartTurn | CallModel | RunTools | AskApproval | AwaitClient 
 
 
 def next_action(state: TurnState, rules: TurnRules, now: Micros) -> Action:
-    """What a runner of this session has to do next.
+    """Decide what a runner of this session does next.
 
-    Pure; `now` decides only whether a client's time is up.
+    Args:
+        now: only decides whether approvals and client calls have timed out.
     """
     match state:
         case Idle():
@@ -149,14 +144,14 @@ def _next_model_call(state: RunningTurn, rules: TurnRules) -> Action:
 
 
 def _with_calls(state: Calling, undone: tuple[CallState, ...], rules: TurnRules, now: Micros) -> Action:
-    own = tuple(call for call in undone if _may_run(call, rules))
-    if own:
-        return RunTools(state, own)
-    asked = open_approvals(state) or open_client_calls(state)
-    if asked:
-        return ExpireCalls(state, asked) if state.pending or _is_late(asked, now) else Nothing()
+    runnable = tuple(call for call in undone if _may_run(call, rules))
+    if runnable:
+        return RunTools(state, runnable)
+    unanswered = open_approvals(state) or open_client_calls(state)
+    if unanswered:
+        return ExpireCalls(state, unanswered) if state.pending or _is_late(unanswered, now) else Nothing()
     if state.pending:
-        return ExpireCalls(state, undone)  # a message has come before anybody was asked: nobody has to be
+        return ExpireCalls(state, undone)  # the message arrived before the client was asked, so do not ask
     gated = tuple(call for call in undone if call.name in rules.gated)
     return AskApproval(state, gated) if gated else AwaitClient(state, undone)
 
@@ -168,10 +163,7 @@ def _is_late(calls: tuple[CallState, ...], now: Micros) -> bool:
 
 
 def _may_run(call: CallState, rules: TurnRules) -> bool:
-    """Whether the server runs this call now.
-
-    It is not the caller's, and nobody has to be asked (any more).
-    """
+    """Whether the server runs this call now: it is not the client's, and needs no approval or has it."""
     match call.status:
         case ApprovalAsked() | Requested() | Done():
             return False

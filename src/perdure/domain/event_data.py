@@ -1,4 +1,4 @@
-"""What the data of every kind of event has in common."""
+"""The base class of the data of events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msgspec import Struct
 class EventData(Struct, frozen=True):
     """The data of one kind of event.
 
-    The class is the key: it names its kind, so that an event's type and its data cannot disagree.
+    The class names its kind, so that an event's type and data always match.
     """
 
     kind: ClassVar[str]

@@ -1,12 +1,11 @@
-"""The conversation that a model is shown: a fold over the log.
+"""The conversation that a model receives: a fold over the log.
 
-A message enters the conversation at the first model call that can see it, not where it happens to stand in
-the log: one that came while the model was answering follows that answer. Results follow their calls, in the
-order of the calls; a call whose result never came gets one that says so, since the vendors refuse a call
-without a result.
+A message enters the conversation at the first model call that can see it, which may be later than its
+position in the log: a message that arrived while the model was answering follows that answer. Results follow
+their calls, in the order of the calls. A call without a result gets an error as its result, because vendors
+reject calls without results.
 
-A `context.compacted` event puts a summary in the place of the older part. Nothing is removed from the log by
-it.
+A `context.compacted` event replaces the older part by a summary; the log keeps everything.
 """
 
 from __future__ import annotations
@@ -50,25 +49,25 @@ HISTORY_TYPES = (
     ToolCompletedData.kind,
     ContextCompactedData.kind,
 )
-"""The kinds of event that the conversation is made of."""
+"""The kinds of events that the conversation is folded from."""
 
 CHARACTERS_PER_TOKEN = 4
-"""A rule of thumb for English text with the vendors' tokenizers; used only to bound what is sent."""
+"""A rule of thumb for English text with the vendors' tokenizers. It only bounds the size of prompts."""
 
 MESSAGE_OVERHEAD = 8
-"""Tokens that a message costs beyond its text: roles and separators."""
+"""Tokens of a message beyond its text: the role and separators."""
 
 IMAGE_TOKENS = 1_000
-"""About what the vendors charge for one image of ordinary size."""
+"""About how many tokens vendors charge for an image of usual size."""
 
 
 class Entry(Struct, frozen=True, gc=False):
     """A message of the conversation.
 
     Attributes:
-        begin: the sequence after which the log has to be folded for this message to be the first; results
-            have that of the message that called for them. It never goes down from one entry to the next.
-        tokens: about how many it takes.
+        begin: a conversation folded from the events after this sequence starts with this message. Results
+            have the `begin` of the message with their calls. It never decreases from one entry to the next.
+        tokens: the estimated number of tokens.
     """
 
     message: Message
@@ -77,7 +76,7 @@ class Entry(Struct, frozen=True, gc=False):
 
 
 def estimate_tokens(message: Message) -> int:
-    """About how many tokens a message takes in a prompt."""
+    """Estimate how many tokens a message takes in a prompt."""
     size = len(message.thinking or "")
     images = 0
     for part in message.content:
@@ -99,23 +98,22 @@ def estimate_tokens(message: Message) -> int:
 
 
 class Conversation:
-    """The fold. It grows with the log; `prompt` is what the next (or the present) model call sees."""
+    """The fold. It grows with the log; `prompt` returns what the next or current model call receives."""
 
     def __init__(self, head: int = 0, *, cut: bool = False) -> None:
         self.head = head
         self.cut = cut
-        """Whether there are older messages than the ones held here."""
+        """Whether the log has older messages than this conversation."""
         self.cut_to: int | None = None
-        """The budget that made it forget messages the last time; None while it holds all that it was made
-        with."""
+        """The budget for which messages were dropped last; None if none were dropped."""
         self.ceilings: dict[str, int] = {}
-        """By model: budgets that turned out to be needed, because a longer prompt was refused."""
+        """By model: the budget in tokens, after the model has rejected a longer prompt."""
         self.has_files = False
-        """Whether a message that came refers to an uploaded file."""
+        """Whether a message refers to an uploaded file."""
         self.summary: Message | None = None
-        """What stands in the place of the messages that were compacted."""
+        """The message that replaces those that were compacted."""
         self.summary_at: int | None = None
-        """The sequence of the event that brought the summary."""
+        """The sequence of the event with the summary."""
         self._entries: list[Entry] = []
         self._tokens = 0
         self._waiting: list[tuple[Message, int]] = []
@@ -125,10 +123,12 @@ class Conversation:
         self._begin = 0
 
     def feed(self, event: AnyEvent, sequence: int, event_id: EventId | None = None) -> None:
-        """Take in the next event of the log (kinds that do not matter may be left out).
+        """Fold the next event of the log; kinds that are not in `HISTORY_TYPES` may be left out.
 
         Args:
-            event_id: the id that a new event got when it was appended.
+            event: the event, stored or new.
+            sequence: its sequence.
+            event_id: for a new event, the id that it got when it was appended.
         """
         self.head = sequence
         handler = self._handlers.get(event.type)
@@ -136,59 +136,53 @@ class Conversation:
             handler(self, event, sequence, event_id)
 
     def prompt(self, budget: int) -> tuple[list[Message], int]:
-        """The newest messages within about `budget` tokens, and where in the log they begin.
+        """The newest messages within about `budget` tokens, and the sequence after which the log has them.
 
-        That is the sequence after which the log gives them; 0 when all are there.
-
-        A summary comes first; it is not part of what that sequence gives. Where the window begins moves
-        rarely, and then by a quarter of the budget, so that vendors' prompt caches stay warm.
+        The sequence is 0 if these are all messages. A summary comes first; the sequence does not cover it.
+        The start of the window moves rarely, and then by a quarter of the budget, so that the vendors' prompt
+        caches stay warm.
         """
         if self._tokens > budget:
-            self._drop(budget)
+            self._drop_oldest(budget)
         after = self._entries[0].begin if (self.cut or self.summary) and self._entries else 0
-        return [*self._head(), *(entry.message for entry in self._entries)], after
+        return [*self._summary_messages(), *(entry.message for entry in self._entries)], after
 
     def upcoming(self) -> list[Message]:
-        """What the next model call would be shown, were there no bound.
-
-        Also results and messages that came since the last one.
-        """
+        """All messages for the next model call without a budget, with results and messages since the last."""
         return [
-            *self._head(),
+            *self._summary_messages(),
             *(entry.message for entry in self._entries),
             *self._results.values(),
             *self._waiting_messages(),
         ]
 
     def messages_before(self, begin: int) -> list[Message]:
-        """The messages that stand before the one that begins there, the summary first."""
-        return [*self._head(), *(entry.message for entry in self._entries if entry.begin < begin)]
+        """The messages before the one that begins after this sequence; the summary comes first."""
+        return [*self._summary_messages(), *(entry.message for entry in self._entries if entry.begin < begin)]
 
     def tokens(self) -> int:
-        """About how many tokens the conversation takes, as far as it is held here."""
+        """Estimate the tokens of the messages that this conversation has."""
         return self._tokens
 
     def waiting_tokens(self) -> int:
-        """About how many tokens the next model call adds.
-
-        Messages and results that came since the last one.
-        """
+        """Estimate the tokens that the next model call adds: messages and results since the last call."""
         return sum(map(estimate_tokens, (*self._waiting_messages(), *self._results.values())))
 
     def count(self) -> int:
-        """How many messages the next model call sees, as far as they are held here."""
+        """The number of messages for the next model call, among those that this conversation has."""
         return len(self._entries) + len(self._waiting) + len(self._results) + (self.summary is not None)
 
     def split(self, keep: int) -> tuple[list[Entry], int] | None:
-        """The older part, to be summed up, and the sequence after which the log gives the rest.
+        """Split off the older part, to be summarized.
 
-        The rest begins with a message of the user or the agent, so that no result loses its call.
+        The rest begins with a message of the user or the agent, so that results stay with their calls.
 
         Args:
-            keep: tokens that the rest may take; the newest step stays whatever it takes.
+            keep: the maximum of tokens of the rest; the newest step stays, however long it is.
 
         Returns:
-            None when there is nothing to part with.
+            The older part, and the sequence after which the log has the rest; None if nothing can be split
+            off.
         """
         size, at = 0, 0
         for index in range(len(self._entries) - 1, 0, -1):
@@ -202,16 +196,13 @@ class Conversation:
         return (self._entries[:at], self._entries[at].begin) if at else None
 
     def weight(self) -> int:
-        """About how many bytes of memory it takes (measured.
-
-        0.6 KB for itself, 0.5 KB for each message beside its text).
-        """
+        """Estimate its memory in bytes: as measured, 600 for itself and 450 per message beyond the text."""
         return 600 + 450 * len(self._entries) + CHARACTERS_PER_TOKEN * self._tokens
 
-    def _drop(self, budget: int) -> None:
-        """Forget the oldest: up to the first user message that leaves a quarter of the budget free.
+    def _drop_oldest(self, budget: int) -> None:
+        """Drop the oldest messages, up to the first user message that leaves a quarter of the budget free.
 
-        The last one always stays.
+        The last user message always stays.
         """
         target = budget - budget // 4
         begin, left, total = 0, self._tokens, self._tokens
@@ -236,7 +227,7 @@ class Conversation:
     def _input_message(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
         message = event.read(InputMessageData).message
         if is_cancel_notice(message, event):
-            self._reasoning = False  # the model call that was going on, if any, will never answer
+            self._reasoning = False  # a running model call will never answer
         self._waiting.append((message, sequence))
 
     def _reason_started(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
@@ -253,7 +244,7 @@ class Conversation:
             return
         if not self._reasoning:
             if event.context_struct().exec_id is not None:
-                return  # the call began before what is held here, and so did its answer
+                return  # the call began before the first event of this conversation
             self._flush(event.ts)
             self._begin = sequence - 1
         self._add(data.message, self._begin)
@@ -267,7 +258,7 @@ class Conversation:
     def _compacted(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
         data = event.read(ContextCompactedData)
         if data.after is None or data.summary is None or sequence < (self.summary_at or 0):
-            return  # there was no summary to be had, or a newer one is known
+            return  # the compaction failed, or a newer summary is known
         after = data.after
         self._entries = [entry for entry in self._entries if entry.begin >= after]
         self.summary, self.summary_at = summary_message(data.summary, sequence, event.ts), sequence
@@ -283,7 +274,7 @@ class Conversation:
         ToolCompletedData.kind: _tool_completed,
         ContextCompactedData.kind: _compacted,
     }
-    """By kind: takes in an event of that kind, with its sequence and, where it is new, the id that it got."""
+    """By kind: folds an event with its sequence and, if the event is new, the id that it got."""
 
     def _flush(self, now: Micros) -> None:
         for call in self._calls:
@@ -294,7 +285,7 @@ class Conversation:
             self._add(message, sequence - 1)
         self._waiting.clear()
 
-    def _head(self) -> list[Message]:
+    def _summary_messages(self) -> list[Message]:
         return [] if self.summary is None else [self.summary]
 
     def _waiting_messages(self) -> tuple[Message, ...]:
@@ -302,7 +293,7 @@ class Conversation:
 
 
 def result_message(data: ToolCompletedData, ts: Micros, event_id: EventId | None = None) -> Message:
-    """The tool_result message of a completed call; the same call gives the same id."""
+    """The `tool_result` message of a completed call. Its id is derived from the call, so it is stable."""
     result: object = None
     if data.result is not None:
         result = _result_value(data.result)
@@ -322,7 +313,7 @@ def _result_value(parts: tuple[ContentPart, ...]) -> object:
 
 
 def missing_result(call: ToolCallPart, ts: Micros) -> Message:
-    """The result of a call that never had one."""
+    """The result of a call that has none in the log: an error."""
     identity = blake2b(f"{call.id}/missing".encode(), digest_size=16).hexdigest()
     error = "This call did not finish: the turn ended before its result came."
     content = (ToolResultPart(call.id, None, error),)

@@ -1,4 +1,4 @@
-"""What the fields say that agents, harnesses and sessions have in common."""
+"""Descriptions of the fields that agents, harnesses and sessions share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from msgspec import Meta
 
 NAME = Meta(description="The name: lower-case letters, digits and hyphens, unique in the organization.")
 DISPLAY_NAME = Meta(description="The name that people see.")
-DESCRIPTION = Meta(description="What it is for, in words for people.")
+DESCRIPTION = Meta(description="The purpose, for people.")
 HARNESS_ID = Meta(description="The harness that this builds on.")
 HARNESS_NAME = Meta(
     description="The name of the harness that this builds on. Give this or `harness_id`, not both."

@@ -31,13 +31,13 @@ from perdure.domain.tools import APPROVE
 
 
 class Projection(Struct, frozen=True):
-    """The part of a session's row that is a fold of its log; `rebuild` of the whole log gives the same.
+    """The part of a session's row that is a fold of its log; folding the whole log gives the same result.
 
     Attributes:
         head: the sequence of the last event; 0 for an empty log.
-        turn_id: the turn that runs or waits, None between turns.
-        turn_after: the sequence before the first event that the present or next turn depends on.
-        wake_at: when a parked session has to be looked at again, or None.
+        turn_id: the turn that runs or is parked; None between turns.
+        turn_after: the sequence before the first event that the current or next turn depends on.
+        wake_at: the deadline of a parked session, or None.
     """
 
     head: int = 0
@@ -75,7 +75,7 @@ def _input_message(old: Projection, event: NewEvent, head: int) -> Projection:
 
 
 def _turn_started(old: Projection, event: NewEvent, head: int) -> Projection:
-    # Sealed for good, until somebody tries again.
+    # A sealed session is finished, until a new message starts a turn again.
     turn_id = event.read(TurnStartedData).turn_id
     return replace(old, turn_id=turn_id, started_at=old.started_at or event.ts, finished_at=None)
 
@@ -98,8 +98,8 @@ def _call_requested(old: Projection, event: NewEvent, head: int) -> Projection:
 def _tool_completed(old: Projection, event: NewEvent, head: int) -> Projection:
     if old.status != "waiting_for_tool_results":
         return old
-    # A word on a question, or the rejection that it comes to, may leave others open: `session.activated`
-    # follows the last.
+    # A decision about one call, or the rejection that follows from it, may leave other approvals pending. The
+    # last one is followed by `session.activated`.
     data = event.read(ToolCompletedData)
     if data.tool_name == APPROVE or data.status == "rejected":
         return old
@@ -136,4 +136,4 @@ _HANDLERS: dict[str, Callable[[Projection, NewEvent, int], Projection]] = {
     TurnCancelledData.kind: _turn_ended,
     SessionIdledData.kind: _idled,
 }
-"""By kind: the projection after an event with that sequence (`head`), but for its own `head`."""
+"""By kind: computes the projection after the event with sequence `head`. `project` sets its `head`."""

@@ -1,4 +1,4 @@
-"""Sessions: the resource on the wire, what clients may write, and what it may hold."""
+"""Sessions: the resource in the wire format, the bodies of requests, and their limits."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ Title = Annotated[
         extra_json_schema={"pattern": r"^[^\u0000-\u001f\u007f-\u009f]*$"},
     ),
 ]
-"""Control characters are refused by `clean_title`, which says so."""
+"""`clean_title` rejects control characters, with a clearer error than the pattern."""
 Tags = Annotated[tuple[str, ...], Meta(max_length=MAX_TAGS, examples=[["support", "priority"]])]
 Locale = Annotated[
     str, Meta(max_length=35, pattern=r"^[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*$", examples=["en-GB"])
 ]
-"""A BCP 47 language tag; 35 characters is the length RFC 5646 (4.4.1) advises to allow."""
+"""A BCP 47 language tag. RFC 5646 (4.4.1) recommends to allow 35 characters."""
 Prompt = Annotated[str, Meta(max_length=200_000)]
 
 
@@ -70,7 +70,7 @@ _MODEL_ID = Meta(
 )
 _LOCALE = Meta(description="The user's language, as a BCP 47 tag.")
 _SESSION_PROMPT = Meta(
-    description="More instructions for the model, added to those of the harness and the agent."
+    description="Further instructions for the model, in addition to those of the harness and the agent."
 )
 _HINTS = Meta(description="What the client tells the server about itself.")
 
@@ -87,8 +87,8 @@ class InitialFile(Struct, frozen=True, omit_defaults=True):
 HostPattern = Annotated[
     str, Meta(max_length=300, pattern=r"^(?![0-9A-Fa-f:.]+/[0-9]+\s*$)\s*[^\s/]", examples=["*.example.com"])
 ]
-"""A host, `*.` and a host, or the address of a page there. A range of addresses would only count as its first
-one."""
+"""A host, `*.` and a host, or the URL of a page on a host. The pattern rejects ranges such as `10.0.0.0/8`,
+which would match only their first address."""
 
 
 class NetworkAccess(Struct, frozen=True, omit_defaults=True):
@@ -106,7 +106,8 @@ class NetworkAccess(Struct, frozen=True, omit_defaults=True):
 class CreateSession(Struct, frozen=True, omit_defaults=True):
     """The body of `POST /v1/sessions`.
 
-    All is optional: without a harness it is the agent's, else the organization's default.
+    All fields are optional. Without a harness, the session gets the agent's, or else the organization's
+    default.
     """
 
     harness_id: Annotated[HarnessIdText | None, HARNESS_ID] = None
@@ -139,7 +140,7 @@ class CreateSession(Struct, frozen=True, omit_defaults=True):
 
 
 class UpdateSession(Struct, frozen=True, omit_defaults=True):
-    """The body of `PATCH /v1/sessions/{session_id}`: only the fields that are there change; null clears."""
+    """The body of `PATCH /v1/sessions/{session_id}`: absent fields do not change, null clears a field."""
 
     title: Annotated[Title | None | UnsetType, _TITLE] = UNSET
     tags: Annotated[Tags | UnsetType, TAGS] = UNSET
@@ -148,7 +149,7 @@ class UpdateSession(Struct, frozen=True, omit_defaults=True):
 
 
 class SessionConfig(Struct, frozen=True, omit_defaults=True):
-    """What a session adds to its harness and agent, fixed when it is created."""
+    """A session's own layer, in addition to those of its harness and agent; fixed at creation."""
 
     capabilities: tuple[CapabilityRef, ...] = ()
     tools: tuple[ToolDefinition, ...] = ()
@@ -161,7 +162,7 @@ class SessionConfig(Struct, frozen=True, omit_defaults=True):
 
 
 class Session(Struct, frozen=True, omit_defaults=True):
-    """A session, as clients see it."""
+    """A session in the wire format."""
 
     id: Annotated[SessionId, Meta(description="The session's id.")]
     organization_id: Annotated[OrgId, Meta(description="The organization that owns the session.")]
@@ -194,8 +195,8 @@ class Session(Struct, frozen=True, omit_defaults=True):
         tuple[str, ...],
         Meta(
             description=(
-                "What clients can rely on while the capabilities are "
-                "active: `file_system`, `schedules`, `secrets` and so on."
+                "The features that the active capabilities provide: "
+                "`file_system`, `schedules`, `secrets` and so on."
             ),
             examples=[["file_system"]],
         ),
@@ -247,7 +248,7 @@ class Session(Struct, frozen=True, omit_defaults=True):
         Timestamp | None,
         Meta(description="When the first turn started.", examples=["2026-03-14T09:26:53.589793Z"]),
     ] = None
-    finished_at: Annotated[Timestamp | None, Meta(description="When the session ended for good.")] = None
+    finished_at: Annotated[Timestamp | None, Meta(description="When the session ended permanently.")] = None
     owner: Annotated[
         PrincipalSummary | None,
         Meta(
@@ -295,19 +296,19 @@ class Session(Struct, frozen=True, omit_defaults=True):
     ] = ()
 
     def editable(self) -> tuple[object, ...]:
-        """What a client can change."""
+        """The values of the fields that clients can change."""
         return editable_fields(self.title, self.tags, self.locale, self.model_id)
 
 
 def editable_fields(
     title: str | None, tags: tuple[str, ...], locale: str | None, model_id: str | None
 ) -> tuple[object, ...]:
-    """What a client can change of a session: the fields of `UpdateSession`."""
+    """The values of the fields of `UpdateSession`, which clients can change."""
     return title, tags, locale, model_id
 
 
 class ForkSession(Struct, frozen=True, omit_defaults=True):
-    """The body of `POST /v1/sessions/{session_id}/fork`: what is left out is as in the original."""
+    """The body of `POST /v1/sessions/{session_id}/fork`: absent fields are copied from the original."""
 
     from_sequence: Annotated[
         Annotated[int, Meta(ge=1, le=2_147_483_647)] | None,
@@ -322,7 +323,7 @@ class ForkSession(Struct, frozen=True, omit_defaults=True):
 
 
 class SessionStats(Struct, frozen=True):
-    """How many sessions there are in each status."""
+    """The number of sessions, in total and by status."""
 
     total: Annotated[int, Meta(description="The number of sessions.", examples=[44])]
     started: Annotated[
@@ -341,19 +342,19 @@ class SessionStats(Struct, frozen=True):
 
 
 class CancelledTurn(Struct, frozen=True):
-    """The answer to a cancel: `no_op` when nothing was running."""
+    """The outcome of a cancel."""
 
     status: Annotated[
         Literal["cancelled", "no_op"],
         Meta(description="`no_op` when no turn was running.", examples=["cancelled"]),
     ]
     message: Annotated[
-        str, Meta(description="The outcome in words, for people.", examples=["The turn was cancelled."])
+        str, Meta(description="The outcome, for people.", examples=["The turn was cancelled."])
     ]
 
 
 def clean_tags(tags: Iterable[str]) -> tuple[str, ...]:
-    """The tags trimmed, without duplicates, in order.
+    """Trim the tags and remove duplicates; keeps their order.
 
     Raises:
         InvalidInput: an empty tag, one over 100 characters, one with control characters, or more than 50.
@@ -367,7 +368,7 @@ def clean_tags(tags: Iterable[str]) -> tuple[str, ...]:
         if len(trimmed) > MAX_TAG:
             raise InvalidInput(f"`{where}` must have at most {MAX_TAG} characters", field=where)
         if has_control(trimmed):
-            raise InvalidInput(f"`{where}` must not hold control characters", field=where)
+            raise InvalidInput(f"`{where}` must not contain control characters", field=where)
         seen[trimmed] = None
     if len(seen) > MAX_TAGS:
         raise InvalidInput(f"`tags` must have at most {MAX_TAGS} entries", field="tags")
@@ -375,23 +376,23 @@ def clean_tags(tags: Iterable[str]) -> tuple[str, ...]:
 
 
 def clean_title(title: str | None) -> str | None:
-    """The title as it is.
+    """Check a title, and return it unchanged.
 
     Raises:
-        InvalidInput: it holds control characters.
+        InvalidInput: it contains control characters.
     """
     if title is not None and has_control(title):
-        raise InvalidInput("`title` must not hold control characters", field="title")
+        raise InvalidInput("`title` must not contain control characters", field="title")
     return title
 
 
 def has_control(text: str) -> bool:
-    """Whether there is a C0 or C1 control character in the text."""
+    """Whether the text contains a C0 or C1 control character."""
     return any(ch < " " or "\x7f" <= ch <= "\x9f" for ch in text) if not text.isprintable() else False
 
 
 def action_links(session_id: SessionId, status: Status, pinned: bool) -> tuple[AllowedAction, ...]:
-    """What the caller may do with a session in this status."""
+    """The actions that the caller may take on a session in this status."""
     base = f"/v1/sessions/{session_id}"
     actions = [
         AllowedAction("self", "GET", base, "get_session"),

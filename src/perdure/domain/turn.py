@@ -2,14 +2,14 @@
 
     fold(events) -> TurnState            next_action(TurnState, TurnRules) -> Action      (`actions.py`)
 
-The state is one struct per phase of a turn, so that what holds in one phase exists in that phase only:
+Each phase of a turn has a struct of its own, with only the fields that exist in that phase:
 
     Idle -> Ready -> Reasoning -> Calling -> Reasoning -> ... -> Answered -> Idle
                          |                                           |
                          +-> Failed -> Idle        a message that steers: back to Reasoning
 
-Recovery is not a special path: a new runner folds the same events and asks the same question. Nothing of the
-state is stored.
+Recovery is not a special path: a new runner folds the same events and takes the same next action. The state
+itself is never stored.
 """
 
 from __future__ import annotations
@@ -53,33 +53,33 @@ NO_USAGE = Usage(0, 0)
 
 
 class Announced(Struct, frozen=True):
-    """The model asked for the call, and nothing was done about it yet."""
+    """The model requested the call; nothing else has happened yet."""
 
 
 class ApprovalAsked(Struct, frozen=True):
-    """A person was asked whether the call may run; the question expires at `until`."""
+    """The call waits for a person's approval until `until`."""
 
     until: Micros
 
 
 class Allowed(Struct, frozen=True):
-    """A person allowed the call."""
+    """A person approved the call."""
 
 
 class Requested(Struct, frozen=True):
-    """A client was asked to run the call; the request expires at `until`."""
+    """A client was asked to run the call, and has time until `until`."""
 
     until: Micros
 
 
 class Started(Struct, frozen=True):
-    """The server began to run the call. `replayable`: it may run again after a crash (promise P5)."""
+    """The server started the call. `replayable`: it may run again after a crash (promise P5)."""
 
     replayable: bool
 
 
 class Done(Struct, frozen=True):
-    """The call has its result, or the error that the model is told (`failed`)."""
+    """The call has a result or, if it `failed`, an error, which the model receives."""
 
     failed: bool
 
@@ -100,7 +100,7 @@ class CallState(Struct, frozen=True):
 
 
 class Batch(Struct, frozen=True):
-    """The tool calls that the server runs side by side."""
+    """The tool calls that the server runs concurrently."""
 
     calls: frozenset[ToolCallId]
     started_at: Micros
@@ -109,12 +109,12 @@ class Batch(Struct, frozen=True):
 # --- the phases -------------------------------------------------------------
 
 
-class Waiting(Struct, frozen=True):
+class PendingMessage(Struct, frozen=True):
     """A message that no model call has seen yet.
 
     Attributes:
-        turn_id: the turn that it is to begin or to steer; None once that turn is over.
-        preview: the beginning of its text.
+        turn_id: the turn that it shall begin or steer; None once that turn has ended.
+        preview: the start of its text.
     """
 
     message_id: MessageId
@@ -123,12 +123,12 @@ class Waiting(Struct, frozen=True):
 
 
 class Turn(Struct, frozen=True):
-    """A turn that runs: which it is, and its cost so far.
+    """A running turn, and what it has used so far.
 
     Attributes:
-        message_id: the message that began it; input_content: the beginning of its text.
-        asked: the calls of the last answer as text, to be compared with the next; repeats: how often in a row
-            they were the same.
+        message_id: the message that began it; input_content: the start of its text.
+        last_calls: the tool calls of the last answer as JSON, to compare with the next ones; repeats: how
+            often in a row the calls were the same as before.
     """
 
     id: TurnId
@@ -140,12 +140,12 @@ class Turn(Struct, frozen=True):
     tool_calls: int = 0
     usage: Usage = NO_USAGE
     time_to_first_token_ms: int | None = None
-    asked: str = ""
+    last_calls: str = ""
     repeats: int = 0
 
 
 class Answer(Struct, frozen=True):
-    """What the model answered; `preview` is the beginning of its text."""
+    """The model's answer; `preview` is the start of its text."""
 
     message_id: MessageId
     preview: str
@@ -153,17 +153,16 @@ class Answer(Struct, frozen=True):
 
 
 class _Phase(Struct, frozen=True, kw_only=True):
-    """What every phase has.
+    """The fields of every phase.
 
     Attributes:
-        head: the sequence of the last event folded in; begin with the sequence before the first.
-        pending: messages that no model call has seen yet, oldest first; the one that began the turn is not
-            among them.
-        controls: the choices of the last message: the model, its effort ...
+        head: the sequence of the last event that was folded; initially the one before the first event.
+        pending: messages that no model call has seen yet, oldest first, without the one that began the turn.
+        controls: the options of the last message, such as the model and its reasoning effort.
     """
 
     head: int = 0
-    pending: tuple[Waiting, ...] = ()
+    pending: tuple[PendingMessage, ...] = ()
     controls: Controls | None = None
 
 
@@ -179,17 +178,17 @@ class _Running(_Phase, frozen=True, kw_only=True):
 
 
 class Ready(_Running, frozen=True, kw_only=True):
-    """The turn has begun, and no model call yet."""
+    """The turn has begun, and the next model call has not."""
 
 
 class Reasoning(_Running, frozen=True, kw_only=True):
-    """A model call goes on.
+    """A model call runs.
 
     Attributes:
-        exec_id: the execution: this model call and its tools.
-        prompt_through: the sequence up to which the call sees the log.
-        message_id: the message that it writes, once that is in the log.
-        answer: the answer, between its event and the one that ends the call.
+        exec_id: the execution: this model call and the tool calls that it requests.
+        prompt_through: the sequence of the last event that the call sees.
+        message_id: the message that the call writes, once its start is in the log.
+        answer: the answer, once it is in the log.
     """
 
     exec_id: ExecId
@@ -200,10 +199,10 @@ class Reasoning(_Running, frozen=True, kw_only=True):
 
 
 class Calling(_Running, frozen=True, kw_only=True):
-    """The model asked for tools; once all calls are done, it is called with the results.
+    """The model requested tool calls. Once all are done, it is called with the results.
 
     Attributes:
-        batch: the calls that the server runs now, if it runs any.
+        batch: the calls that the server runs now, or None.
     """
 
     exec_id: ExecId
@@ -212,14 +211,14 @@ class Calling(_Running, frozen=True, kw_only=True):
 
 
 class Answered(_Running, frozen=True, kw_only=True):
-    """The model answered without asking for tools: this ends the turn, unless a message has come."""
+    """The model answered without tool calls, which ends the turn unless a message is pending."""
 
     message_id: MessageId
     preview: str
 
 
 class Failed(_Running, frozen=True, kw_only=True):
-    """The model call failed for good."""
+    """The model call failed, after all retries."""
 
     code: str
     message: str
@@ -227,11 +226,11 @@ class Failed(_Running, frozen=True, kw_only=True):
 
 RunningTurn = Ready | Reasoning | Calling | Answered | Failed
 TurnState = Idle | RunningTurn
-"""All that the next step depends on."""
+"""Everything in the log that the next action depends on."""
 
 
 def open_client_calls(state: TurnState) -> tuple[CallState, ...]:
-    """The calls that a client was asked to answer and has not."""
+    """The calls that wait for a client's results."""
     calls = state.calls if isinstance(state, Calling) else ()
     return tuple(call for call in calls if isinstance(call.status, Requested))
 
@@ -243,7 +242,7 @@ def open_approvals(state: TurnState) -> tuple[CallState, ...]:
 
 
 def as_tool_call(call: CallState) -> ToolCall:
-    """The call in the shape that events carry."""
+    """The call as events contain it."""
     return ToolCall(call.id, call.name, call.arguments)
 
 
@@ -251,7 +250,7 @@ def as_tool_call(call: CallState) -> ToolCall:
 
 
 def fold(events: Iterable[AnyEvent], state: TurnState = IDLE) -> TurnState:
-    """The state after these events, beginning with `state`. fold(a + b) == fold(b, fold(a))."""
+    """Compute the state after these events, which follow `state`. `fold(a + b) == fold(b, fold(a))`."""
     head = state.head
     for event in events:
         head += 1
@@ -266,30 +265,30 @@ def _input_message(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     if is_cancel_notice(message, event):
         return state
     turn_id = event.context_struct().turn_id
-    waiting = Waiting(message.id, turn_id, preview_of(text_of(message.content)))
+    waiting = PendingMessage(message.id, turn_id, preview_of(text_of(message.content)))
     return replace(state, pending=(*state.pending, waiting), controls=message.controls)
 
 
 def _turn_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     data = event.read(TurnStartedData)
     return Ready(
-        pending=tuple(each for each in state.pending if each.message_id != data.input_message_id),
+        pending=tuple(m for m in state.pending if m.message_id != data.input_message_id),
         controls=state.controls,
         turn=Turn(data.turn_id, data.input_message_id, data.input_content, event.ts),
     )
 
 
 def _turn_cancelled(state: TurnState, event: AnyEvent, head: int) -> TurnState:
-    """A cancel covers everything that was asked before it."""
+    """A cancel also covers the messages that were pending."""
     return IDLE
 
 
 def _turn_ended(state: TurnState, event: AnyEvent, head: int) -> TurnState:
-    """Any other end leaves unseen messages to the next turn, also those that were to steer this one."""
+    """Any other end leaves pending messages to the next turn, also those that were to steer this one."""
     if not state.pending:
         return IDLE
     ended = None if isinstance(state, Idle) else state.turn.id
-    pending = tuple(replace(each, turn_id=None) if each.turn_id == ended else each for each in state.pending)
+    pending = tuple(replace(m, turn_id=None) if m.turn_id == ended else m for m in state.pending)
     return Idle(pending=pending, controls=state.controls)
 
 
@@ -298,7 +297,7 @@ def _reason_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
         return state
     exec_id = event.context_struct().exec_id
     if exec_id is None:
-        raise ValueError(f"event {head} begins a model call and names no execution")
+        raise ValueError(f"event {head} (reason.started) has no exec_id in its context")
     return Reasoning(
         controls=state.controls,
         turn=replace(state.turn, iterations=state.turn.iterations + 1),
@@ -316,17 +315,17 @@ def _output_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
 
 def _output_completed(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     if not isinstance(state, Reasoning):
-        return state  # words about a failure or a cancel
+        return state  # the message about a failure or a cancel
     message, turn = event.read(OutputMessageCompletedData).message, state.turn
     calls = tuple(CallState(part.id, part.name, part.arguments) for part in tool_calls_of(message))
-    asked = msgspec.json.encode([(call.name, call.arguments) for call in calls]).decode() if calls else ""
+    as_json = msgspec.json.encode([(call.name, call.arguments) for call in calls]).decode() if calls else ""
     return replace(
         state,
         answer=Answer(message.id, preview_of(text_of(message.content)), calls),
         turn=replace(
             turn,
-            asked=asked,
-            repeats=turn.repeats + 1 if asked and asked == turn.asked else 0,
+            last_calls=as_json,
+            repeats=turn.repeats + 1 if as_json and as_json == turn.last_calls else 0,
             tool_calls=turn.tool_calls + len(calls),
         ),
     )
@@ -389,7 +388,7 @@ def _tool_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     if not isinstance(state, Calling):
         return state
     data = event.read(ToolStartedData)
-    return _marked(state, data.tool_call.id, Started(data.replayable))
+    return _with_status(state, data.tool_call.id, Started(data.replayable))
 
 
 def _tool_completed(state: TurnState, event: AnyEvent, head: int) -> TurnState:
@@ -397,8 +396,8 @@ def _tool_completed(state: TurnState, event: AnyEvent, head: int) -> TurnState:
         return state
     data = event.read(ToolCompletedData)
     if data.tool_name == APPROVE:
-        return _marked(state, _asked_about(data.tool_call_id), ALLOWED if data.success else ANNOUNCED)
-    return _marked(state, data.tool_call_id, Done(failed=not data.success))
+        return _with_status(state, _call_of(data.tool_call_id), ALLOWED if data.success else ANNOUNCED)
+    return _with_status(state, data.tool_call_id, Done(failed=not data.success))
 
 
 def _call_requested(state: TurnState, event: AnyEvent, head: int) -> TurnState:
@@ -408,23 +407,23 @@ def _call_requested(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     until = event.ts + data.timeout_ms * 1000
     for call in data.tool_calls:
         if call.name == APPROVE:
-            state = _marked(state, _asked_about(call.id), ApprovalAsked(until))
+            state = _with_status(state, _call_of(call.id), ApprovalAsked(until))
         else:
-            state = _marked(state, call.id, Requested(until))
+            state = _with_status(state, call.id, Requested(until))
     return state
 
 
 def question_id(call_id: ToolCallId) -> ToolCallId:
-    """The id of the question whether a call may run."""
+    """The id of the request for approval of this call."""
     return ToolCallId(f"{APPROVAL_PREFIX}{call_id}")
 
 
-def _asked_about(question: ToolCallId) -> ToolCallId:
-    """The call that a question is about."""
-    return ToolCallId(question.removeprefix(APPROVAL_PREFIX))
+def _call_of(approval: ToolCallId) -> ToolCallId:
+    """The id of the call that this request for approval is about."""
+    return ToolCallId(approval.removeprefix(APPROVAL_PREFIX))
 
 
-def _marked(state: Calling, call_id: ToolCallId, status: CallStatus) -> Calling:
+def _with_status(state: Calling, call_id: ToolCallId, status: CallStatus) -> Calling:
     calls = tuple(replace(call, status=status) if call.id == call_id else call for call in state.calls)
     return replace(state, calls=calls)
 
@@ -447,7 +446,8 @@ _HANDLERS: dict[str, Callable[[TurnState, AnyEvent, int], TurnState]] = {
     ToolCompletedData.kind: _tool_completed,
     ToolCallRequestedData.kind: _call_requested,
 }
-"""By kind: the state after an event with that sequence (`head`), but for its own `head`, which `fold` sets.
+"""By kind: computes the state after the event with sequence `head`. `fold` sets the state's own `head`.
 
-A table, since a class pattern costs 0.07 us where it does not match. Kinds that are not here stay JSON.
+This is a table because each class pattern that does not match would cost 0.07 us. The data of kinds that are
+not in it is not decoded.
 """

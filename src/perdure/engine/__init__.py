@@ -1,4 +1,4 @@
-"""Doing what the turn asks for.
+"""Runs turns: resolves the agent, calls the model, runs tools.
 
-Resolve the agent, call the model, run tools, and advance: the loop that does these in turn.
+`advance.py` is the loop that does these until the session is idle or parked.
 """

@@ -1,4 +1,4 @@
-"""The loop: ask what is next, say so in the log, do it, and again, until the session is idle or parked."""
+"""The loop: decide the next action, log its start, execute it; until the session is idle or parked."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
 from perdure.engine.model_call import call_model
 from perdure.engine.run import Run, open_run
-from perdure.engine.tool_calls import refuse_misfits, run_tools
+from perdure.engine.tool_calls import refuse_invalid_calls, run_tools
 from perdure.engine.turn_events import (
     begin_model_call,
     begin_tools,
@@ -54,89 +54,95 @@ log = logging.getLogger("perdure.engine")
 
 
 async def advance(engine: Engine, session_id: SessionId) -> None:
-    """Take the session as far as it goes.
+    """Run the session until it is idle or parked.
 
-    Returns quietly when somebody else has it, or there is nothing to do.
+    Returns without an error if another runner holds the session, or if there is nothing to do.
+
+    Raises:
+        Unavailable: the database cannot be reached; the turn can be continued later.
     """
     run: Run | None = None
-    finished, blameless = False, False
+    finished, interrupted = False, False
     try:
         run = await open_run(engine, session_id)
         if run is None:
             return
-        await _give_up_if_stuck(run)
+        await _seal_if_stuck(run)
         while await _step(run):
             pass
         finished = True
     except Fenced:
         log.debug("session %s was taken over", session_id)
     except (Unavailable, asyncio.CancelledError):
-        blameless = True
+        interrupted = True
         raise
     finally:
         if run is not None:
-            await _let_go(run, finished, blameless)
+            await _end_run(run, finished, interrupted)
 
 
-async def _give_up_if_stuck(run: Run) -> None:
-    """Seal a turn that was taken up again and again while its log did not move."""
+async def _seal_if_stuck(run: Run) -> None:
+    """Seal a turn that was recovered too often without progress in its log."""
     if run.row.recoveries > run.engine.policy.max_recoveries:
         while not isinstance(run.state, Idle) and not await run.commit(seal_turn(run, run.state)):
             pass
 
 
 async def _step(run: Run) -> bool:
-    """One action; whether there may be another."""
+    """Take one action; returns whether there may be another."""
     state = run.ahead
-    trouble = None if run.prepared is not None or not _needs_layers(state) else await _prepare(run)
+    problem = None if run.prepared is not None or not _needs_layers(state) else await _prepare(run)
     rules = (
         run.prepared[0].rules if run.prepared else TurnRules(max_iterations=run.engine.policy.max_iterations)
     )
     action = next_action(state, rules, run.engine.clock.now())
-    if trouble is not None and isinstance(action, CallModel | RunTools | AskApproval | AwaitClient):
-        action = Fail(action.state, *trouble)
+    if problem is not None and isinstance(action, CallModel | RunTools | AskApproval | AwaitClient):
+        action = Fail(action.state, *problem)
     match action:
         case Nothing():
-            return bool(run.facts) and not await run.commit(())
+            return bool(run.unlogged) and not await run.commit(())
         case StartTurn():
             await _start(run, action)
         case Finish():
             await run.commit(finish_turn(run, action.state))
         case Fail():
             if await run.commit(fail_turn(run, action)):
-                # A message that came while they ran had the layers assembled afresh, and they cannot be.
+                # Tools can still be running: a message that arrived meanwhile made the agent resolve again,
+                # and that failed.
                 _stop_tools(run)
             run.prepared = None
         case ExpireCalls():
             await run.commit(expire_calls(run, action))
         case CallModel() | RunTools() | AskApproval() | AwaitClient():
-            await _work(run, action)
+            await _do_with_layers(run, action)
     return True
 
 
 def _needs_layers(state: TurnState) -> bool:
+    """Whether the next action may depend on the agent's layers."""
     return bool(state.pending) if isinstance(state, Idle | Answered) else True
 
 
 async def _prepare(run: Run) -> tuple[str, str] | None:
-    """Resolve the agent and choose the model, afresh for each model call.
+    """Resolve the agent and choose the model, anew for each model call.
 
-    Trouble fails the turn, in words: its code and message.
+    Returns:
+        None, or the error code and message that the turn fails with.
     """
     engine, row = run.engine, run.row
 
     async def body(tx: Tx) -> tuple[SessionLayers, ModelChoice | None]:
-        found = await load_layers(tx, row)
-        # As well as those from before: what tools gave meanwhile may hold one that has been replaced since.
+        layers = await load_layers(tx, row)
+        # In addition to those known so far: earlier tool output may contain a secret that was replaced since.
         run.redactor.learn(await open_secrets(tx, engine.vault, row.org_id, row.id))
         controls = run.state.controls
-        wanted = controls.model_id if controls else None
-        return found, await choose_model(tx, found, wanted, engine.vault, engine.drivers)
+        model_id = controls.model_id if controls else None
+        return layers, await choose_model(tx, layers, model_id, engine.vault, engine.drivers)
 
     try:
-        found, choice = await engine.database.read(body)
+        layers, choice = await engine.database.read(body)
         agent = await resolve_session(
-            found,
+            layers,
             engine.registry,
             now=engine.clock.now,
             redactor=run.redactor,
@@ -145,11 +151,11 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
         )
     except PerdureError as error:
         if error.retryable:
-            raise  # the database is away: no fault of the turn, which is taken up again
-        log.warning("session %s cannot be assembled: %s", row.id, error.message)
+            raise  # the database is unavailable: the turn did not fail, and is retried
+        log.warning("cannot resolve the agent of session %s: %s", row.id, error.message)
         return error.code, error.message
-    if found.archived_agent is not None:
-        return "agent_archived", f"The agent {found.archived_agent!r} has been archived."
+    if layers.archived_agent is not None:
+        return "agent_archived", f"The agent {layers.archived_agent!r} has been archived."
     if choice is None:
         return "model_not_configured", "No model is configured for this session."
     run.redactor.known = frozenset((*agent.bound, *agent.client))
@@ -161,57 +167,63 @@ async def _start(run: Run, action: StartTurn) -> None:
     """Begin a turn and, in the same append, its first model call."""
     turn, opening = begin_turn(run, action)
     if run.prepared is None:
-        await run.commit(opening)  # the next step fails the turn, in words
+        await run.commit(opening)  # the next step fails the turn, with a message for the user
         return
     agent, choice = run.prepared
     if is_full(run, agent, choice):
-        await run.commit(opening)  # the next step makes room for the call
+        await run.commit(opening)  # the next step compacts the history first
     elif await run.commit(opening + begin_model_call(run, turn, choice)):
-        run.facts = await call_model(run, agent, choice)
+        run.unlogged = await call_model(run, agent, choice)
 
 
-async def _work(run: Run, action: CallModel | RunTools | AskApproval | AwaitClient) -> None:
-    """A step that needs the layers: announce it, do it, keep what came of it as facts."""
+async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval | AwaitClient) -> None:
+    """Log the start of a step that needs the layers, and execute it; `run.unlogged` gets its events."""
     if run.prepared is None:
-        raise AssertionError("a step that needs the layers was reached without them")
+        raise AssertionError(f"{type(action).__name__} needs the layers, and they are not resolved")
     agent, choice = run.prepared
     match action:
         case CallModel(state=state, resumed=resumed):
             if not resumed and is_full(run, agent, choice):
                 await compact(run, state.turn, agent, choice, "proactive_budget")
             elif await run.commit([] if resumed else begin_model_call(run, state.turn, choice)):
-                run.facts = await call_model(run, agent, choice)
+                run.unlogged = await call_model(run, agent, choice)
         case RunTools(calls=calls):
             if await run.commit(begin_tools(run, agent, action)):
-                run.fresh.update(call.id for call in calls if not isinstance(call.status, Started))
-                run.facts = await run_tools(run, agent, tuple(call.id for call in calls))
-                await _look_for_secrets(run)
-                if run.facts[-1].get(ActCompletedData) is not None:
-                    # The layers may have changed while tools ran: the next model call sees them as they are.
+                run.announced.update(call.id for call in calls if not isinstance(call.status, Started))
+                run.unlogged = await run_tools(run, agent, tuple(call.id for call in calls))
+                await _refresh_secrets(run)
+                if run.unlogged[-1].get(ActCompletedData) is not None:
+                    # The layers may have changed while tools ran; the next model call uses the current ones.
                     run.prepared = None
         case AskApproval():
             await run.commit(request_approvals(run, agent, action))
         case AwaitClient(state=state, calls=calls):
-            refused = refuse_misfits(run, agent, state, calls)
-            await run.commit(refused or request_results(run, agent, action))
+            refusals = refuse_invalid_calls(run, agent, state, calls)
+            await run.commit(refusals or request_results(run, agent, action))
 
 
-async def _look_for_secrets(run: Run) -> None:
-    """Know the secrets as they are after the tools ran: one of them may have written, or read, a new one."""
+async def _refresh_secrets(run: Run) -> None:
+    """Reload the secrets after tools ran: one of them may have written or read a new one."""
     row, vault = run.row, run.engine.vault
     secrets = await run.engine.database.read(lambda tx: open_secrets(tx, vault, row.org_id, row.id))
     run.redactor.learn(secrets)
 
 
-async def _let_go(run: Run, finished: bool, blameless: bool) -> None:
-    run.engine.leases.pop(run.row.id, None)
+async def _end_run(run: Run, finished: bool, interrupted: bool) -> None:
+    """Let go of the session.
+
+    Args:
+        finished: the session is idle or parked, so its conversation can be reused by the next turn.
+        interrupted: the run was stopped, or the database became unavailable.
+    """
+    run.engine.claimed_epochs.pop(run.row.id, None)
     _stop_tools(run)
     if finished:
-        run.engine.histories.keep(run.row.id, run.conversation)
+        run.engine.conversations.put(run.row.id, run.conversation)
         return
-    if run.claimed and blameless:
-        # A planned stop, or a database that went away, is no failed recovery of the turn. If this is lost
-        # too, only the count of recoveries is one higher.
+    if run.claimed and interrupted:
+        # An interruption does not count as a failed recovery. If this write fails too, the only harm is that
+        # the number of recoveries is one too high.
         row = run.row
         with contextlib.suppress(PerdureError, asyncio.CancelledError):
             await run.engine.database.write(lambda tx: release(tx, row))

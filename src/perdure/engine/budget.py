@@ -1,4 +1,4 @@
-"""How much of a conversation fits into a model call, and what the call comes to."""
+"""How much of a conversation fits into a model call, and the call's cost."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
 from perdure.domain.history import CHARACTERS_PER_TOKEN
 from perdure.domain.messages import Usage
 from perdure.domain.model_profiles import ModelProfile, cost_of, window_of
-from perdure.engine.generation import place_of
+from perdure.engine.generation import served_model
 from perdure.engine.run import Run
 
 ANSWER_SHARE = 4
-"""Room for the answer: up to a quarter of the window, less where the model's answers are bounded."""
+"""Up to a quarter of the window is reserved for the answer; less if the model's maximum output is lower."""
 
 LEAST_SHARE = 8
-"""At least an eighth of the window is for the conversation, whatever the prompt and the tools take."""
+"""The conversation gets at least an eighth of the window, however long the prompt and the tools are."""
 
 COST_DIGITS = 10
-"""Decimal places of a cost in US dollars: far below a token's price, far above a float's noise."""
+"""Decimal places of a cost in US dollars: finer than a token's price, coarser than rounding errors."""
 
 
 def history_budget(
     setting: int, choice: ModelChoice, profile: ModelProfile | None, agent: ResolvedAgent
 ) -> int:
-    """About how many tokens of conversation a call may carry.
+    """Estimate how many tokens of conversation fit into a call.
 
-    The setting, or what fits into the model's window.
+    Args:
+        setting: the upper limit, in tokens; what fits into the model's window may be less.
     """
     limits = None if profile is None else profile.limits
     window = window_of(choice.model.context_tokens, profile)
@@ -38,44 +39,41 @@ def history_budget(
     return max(1, min(setting, max(free, window // LEAST_SHARE)))
 
 
-def room(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> int:
-    """About how many tokens of conversation the next call may carry.
+def conversation_budget(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> int:
+    """Estimate how many tokens of conversation fit into the next call.
 
-    Less where the model has refused a longer prompt.
+    Lower if the model has rejected a longer prompt before.
     """
-    profile = run.engine.catalog.at_hand(place_of(choice))
+    profile = run.engine.catalog.at_hand(served_model(choice))
     budget = history_budget(run.engine.policy.history_tokens, choice, profile, agent)
     return min(budget, run.conversation.ceilings.get(choice.model.id, budget))
 
 
-def least_room(run: Run, choice: ModelChoice) -> int:
-    """The least that `room` may come to, without measuring the prompt and the tools."""
-    profile = run.engine.catalog.at_hand(place_of(choice))
+def smallest_budget(run: Run, choice: ModelChoice) -> int:
+    """A lower bound of `conversation_budget` that does not measure the prompt and the tools, so is cheap."""
+    profile = run.engine.catalog.at_hand(served_model(choice))
     window = window_of(choice.model.context_tokens, profile)
     setting = run.engine.policy.history_tokens
-    least = setting if window is None else min(setting, window // LEAST_SHARE)
-    return min(least, run.conversation.ceilings.get(choice.model.id, least))
+    smallest = setting if window is None else min(setting, window // LEAST_SHARE)
+    return min(smallest, run.conversation.ceilings.get(choice.model.id, smallest))
 
 
 def _fixed_tokens(agent: ResolvedAgent) -> int:
-    """About what the system prompt and the tools take."""
+    """Estimate the tokens of the system prompt and the tools."""
     size = len(agent.system)
     for tool in agent.specs:
         size += len(tool.name) + len(tool.description) + len(msgspec.json.encode(tool.parameters))
     return size // CHARACTERS_PER_TOKEN
 
 
-def is_wider(run: Run, budget: int) -> bool:
-    """Whether a conversation that was cut for a smaller window should be read again.
-
-    Another model takes much more of it.
-    """
+def should_reread(run: Run, budget: int) -> bool:
+    """Whether to reread a conversation that was cut for a smaller window: now at least twice as much fits."""
     cut_to = run.conversation.cut_to
     return cut_to is not None and budget >= 2 * cut_to
 
 
-def priced(usage: Usage | None, profile: ModelProfile | None) -> Usage | None:
-    """The usage with its cost, where the model's price is known."""
+def with_cost(usage: Usage | None, profile: ModelProfile | None) -> Usage | None:
+    """Add the cost to the usage, if the model's price is known."""
     if usage is None or profile is None or profile.cost is None:
         return usage
     return replace(usage, estimated_cost_usd=round(cost_of(profile.cost, usage), COST_DIGITS))

@@ -1,8 +1,8 @@
-"""Compaction: the model sums up the older part of a history that fills its room.
+"""Compaction: the model summarizes the older part of a history that fills its budget.
 
-The log says that it begins, what each model call of it came to, and what stands in the place of the older
-part. A runner that dies in between leaves nothing that matters: whoever goes on finds the history as full as
-it was, and begins again.
+The log records its start, each of its model calls, and the summary that replaces the older part. If a runner
+dies in between, nothing has to be undone: the next runner finds the history as full as before, and starts
+again.
 """
 
 from __future__ import annotations
@@ -31,26 +31,25 @@ from perdure.domain.history import CHARACTERS_PER_TOKEN, Entry, estimate_tokens,
 from perdure.domain.messages import Message
 from perdure.domain.spans import compaction_context, summary_context
 from perdure.domain.turn import Turn
-from perdure.engine.budget import least_room, priced, room
-from perdure.engine.generation import Outcome, attempted, generation_data, place_of
+from perdure.engine.budget import conversation_budget, smallest_budget, with_cost
+from perdure.engine.generation import Outcome, call_with_retries, generation_data, served_model
 from perdure.engine.run import Run
 from perdure.llm.driver import DeltaKind, ModelRequest
 
-LEAST = 0.1
-"""Share of the room that a compaction ahead of time must free, or it is not worth its model call."""
+MIN_SHARE = 0.1
+"""Share of the budget that a compaction must free to be worth its model call, if the history still fits."""
 
-LEAST_TOKENS = 120
-"""What a short summary takes, with the words around it."""
+MIN_TOKENS = 120
+"""Tokens of a short summary, with the text around it."""
 
 PIECE = 0.6
-"""Share of the room that one model call of a compaction is given; a longer part is summed up piece by
-piece."""
+"""Share of the budget that one model call summarizes; a longer part is summarized piece by piece."""
 
 MAX_HALVINGS = 4
-"""How often a piece that the model finds too long is halved."""
+"""How often a piece is halved that is too long for the model."""
 
-LEAST_SUMMARY = 500
-"""Characters that a summary may always take."""
+MIN_SUMMARY = 500
+"""Characters that a summary may have, however small the budget is."""
 
 STRATEGY = "summary"
 
@@ -60,25 +59,25 @@ Reason = Literal["proactive_budget", "request_too_large"]
 
 
 def is_full(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> bool:
-    """Whether the history is fuller than the rules allow, and there is a part to be summed up."""
+    """Whether the history is longer than the rules allow, and a part of it can be summarized."""
     rules = agent.behaviour.compaction
     if rules is None or run.uncompactable:
         return False
-    load = run.conversation.tokens() + run.conversation.waiting_tokens() + _facts_tokens(run)
-    if load <= rules.at * least_room(run, choice):
-        return False  # most sessions, and they pay nothing for more exact numbers
-    budget = room(run, agent, choice)
+    load = run.conversation.tokens() + run.conversation.waiting_tokens() + _unlogged_tokens(run)
+    if load <= rules.at * smallest_budget(run, choice):
+        return False  # true of most sessions, which are so spared the exact computation
+    budget = conversation_budget(run, agent, choice)
     if load <= rules.at * budget:
         return False
     parts = _older_part(run, rules, budget)
     if parts is None:
         return False
-    # Over the whole room, what is not summed up now would be left out of the call, however little it is.
-    return load > budget or sum(entry.tokens for entry in parts[0]) >= max(LEAST * budget, LEAST_TOKENS)
+    # Over the whole budget, what is not summarized now would be missing from the call, however little it is.
+    return load > budget or sum(entry.tokens for entry in parts[0]) >= max(MIN_SHARE * budget, MIN_TOKENS)
 
 
-def _facts_tokens(run: Run) -> int:
-    results = (fact.get(ToolCompletedData) for fact in run.facts)
+def _unlogged_tokens(run: Run) -> int:
+    results = (fact.get(ToolCompletedData) for fact in run.unlogged)
     return sum(estimate_tokens(result_message(data, 0)) for data in results if data is not None)
 
 
@@ -87,23 +86,24 @@ def _older_part(run: Run, rules: Compaction, budget: int) -> tuple[list[Entry], 
 
 
 async def compact(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelChoice, reason: Reason) -> bool:
-    """Sum up the older part of the history.
+    """Summarize the older part of the history.
 
     Args:
-        turn: the turn that needs the room.
+        turn: the turn whose model call needs the space.
+        reason: why the history is compacted, for the log.
 
     Returns:
-        Whether the history is shorter now. When it is not, it is not tried again in this run.
+        Whether the history is shorter now. If not, this run does not try again.
 
     Raises:
-        Fenced: the session is somebody else's now.
+        Fenced: another runner has claimed the session.
     """
     rules = agent.behaviour.compaction
     if rules is None or run.uncompactable:
         return False
-    while run.facts:
-        await run.commit(())  # what came of the last step belongs to the history
-    budget = room(run, agent, choice)
+    while run.unlogged:
+        await run.commit(())  # the outcome of the last step is part of the history
+    budget = conversation_budget(run, agent, choice)
     parts = _older_part(run, rules, budget)
     if parts is None:
         return False
@@ -112,40 +112,39 @@ async def compact(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelChoic
     context, before, began = compaction_context(turn, run.state.head), conversation.count(), clock.elapsed()
     begin = ContextCompactingData(reason, STRATEGY, before)
     await _append(run, [NewEvent(begin, context, clock.now())])
-    summing = _Summing(
-        run, choice, rules, context, before, longest=max(LEAST_SUMMARY, min(MAX_SUMMARY, budget))
+    summarizer = _Summarizer(
+        run, choice, rules, context, before, longest=max(MIN_SUMMARY, min(MAX_SUMMARY, budget))
     )
-    summary = await summing.sum_up(older, int(PIECE * budget), after)
+    summary = await summarizer.summarize(older, int(PIECE * budget), after)
     duration = round((clock.elapsed() - began) * 1000)
     if summary is None:
         run.uncompactable = True
-        log.warning("session %s: its history could not be summed up: %s", run.row.id, summing.error)
+        log.warning("cannot summarize the history of session %s: %s", run.row.id, summarizer.error)
         done = ContextCompactedData(
-            "none", before, before, duration, tuple(summing.steps), error=summing.error
+            "none", before, before, duration, tuple(summarizer.steps), error=summarizer.error
         )
     else:
         left = before - len(older) - (conversation.summary is not None) + 1
-        done = ContextCompactedData("summary", before, left, duration, tuple(summing.steps), summary, after)
-    await _append(run, [*summing.events, NewEvent(done, context, clock.now())])
+        done = ContextCompactedData(
+            "summary", before, left, duration, tuple(summarizer.steps), summary, after
+        )
+    await _append(run, [*summarizer.events, NewEvent(done, context, clock.now())])
     return summary is not None
 
 
 async def _append(run: Run, events: Sequence[NewEvent]) -> None:
-    """Append whatever else comes.
-
-    A message or a result in between changes nothing about what is said here.
-    """
+    """Append, and retry if the log has moved: what was appended in between does not affect these events."""
     while not await run.commit(events):
         pass
 
 
-class _Summing:
+class _Summarizer:
     """The model calls of one compaction.
 
     Args:
-        before: messages of the history.
-        longest: characters of the summary that are kept: about a quarter of the room, so that a summary does
-            not fill it.
+        before: the number of messages in the history.
+        longest: characters of the summary that are kept. A summary of as many characters as the budget has
+            tokens takes about a quarter of the budget.
     """
 
     def __init__(
@@ -163,14 +162,15 @@ class _Summing:
         self.longest = longest
         self.events: list[NewEvent] = []
         self.steps: list[CompactionStepData] = []
-        self.error = "the model gave no summary"
+        self.error = "the model returned no summary"
 
-    async def sum_up(self, older: Sequence[Entry], size: int, after: int) -> str | None:
-        """A summary of this part and of the summary so far, or None.
+    async def summarize(self, older: Sequence[Entry], size: int, after: int) -> str | None:
+        """Summarize this part and the summary so far; None if that failed.
 
         Args:
-            size: tokens that a call is given at a time.
-            after: the sequence after which the log gives what follows the part.
+            older: the messages to summarize, without the summary so far.
+            size: tokens to summarize in one call.
+            after: the sequence after which the messages that follow the part are in the log.
         """
         summary, halvings, begin = self.run.conversation.summary, 0, 0
         text: str | None = None
@@ -186,15 +186,15 @@ class _Summing:
             if _too_long(outcome.error) and halvings < MAX_HALVINGS:
                 halvings, size = halvings + 1, max(size // 2, 1)
                 continue
-            text = self._taken(outcome, end - begin)
+            text = self._accept(outcome, end - begin)
             if text is None:
                 return None
             summary = summary_message(text, self.run.state.head, self.run.engine.clock.now())
             begin = end
         return text
 
-    def _taken(self, outcome: Outcome, messages: int) -> str | None:
-        """The text of a call's answer, with the event and the step that tell of it."""
+    def _accept(self, outcome: Outcome, messages: int) -> str | None:
+        """The text of a call's answer, or None; records the event and the step of the call."""
         now = self.run.engine.clock.now()
         context = summary_context(self.context, len(self.events))
         self.events.append(NewEvent(generation_data(self.choice, outcome), context, now))
@@ -213,18 +213,28 @@ class _Summing:
             messages=asked(record_of(messages), summary, self.rules.instructions, engine.clock.now()),
         )
         began = engine.clock.elapsed()
-        tried = await attempted(engine, lambda: self.choice.driver.generate(request, _unseen))
-        response = tried.response
+        attempts = await call_with_retries(
+            engine, lambda: self.choice.driver.generate(request, _ignore_delta)
+        )
+        response = attempts.response
         if response is not None:
-            profile = await engine.catalog.profile(place_of(self.choice))
-            response = msgspec.structs.replace(response, usage=priced(response.usage, profile), tool_calls=())
+            profile = await engine.catalog.profile(served_model(self.choice))
+            response = msgspec.structs.replace(
+                response, usage=with_cost(response.usage, profile), tool_calls=()
+            )
         return Outcome(
-            response, tried.error, tried.count, tried.waited, engine.clock.elapsed() - began, None, prompt
+            response,
+            attempts.error,
+            attempts.count,
+            attempts.waited,
+            engine.clock.elapsed() - began,
+            None,
+            prompt,
         )
 
 
-def _unseen(kind: DeltaKind, text: str) -> None:
-    """A summary is not shown while it is written."""
+def _ignore_delta(kind: DeltaKind, text: str) -> None:
+    """Followers do not see a summary while it is written."""
 
 
 def _too_long(error: ModelError | None) -> bool:
@@ -232,9 +242,10 @@ def _too_long(error: ModelError | None) -> bool:
 
 
 def _end_of_piece(older: Sequence[Entry], begin: int, size: int) -> int:
-    """Where a piece of about `size` tokens ends.
+    """The index at which a piece of about `size` tokens ends.
 
-    Before a message of the user or the agent, and after at least one.
+    A piece has at least one message, and ends before a message of the user or the agent, so that results stay
+    with their calls.
     """
     taken, end = 0, begin
     for index in range(begin, len(older)):

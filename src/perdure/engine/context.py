@@ -1,4 +1,4 @@
-"""What the engine works with: the ports, and the few numbers that bound it."""
+"""What the engine works with: the ports, and its limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from perdure.capabilities.resolve import DriverSource
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import NewId, SessionId, new_id
 from perdure.domain.times import Micros
-from perdure.engine.conversation_cache import Histories
+from perdure.engine.conversation_cache import ConversationCache
 from perdure.llm.catalog import Catalog
 from perdure.store.bus import Bus
 from perdure.store.crypto import Vault
@@ -25,14 +25,14 @@ from perdure.store.queue import Queue
 
 
 class Clock(Protocol):
-    """Time, as the engine sees it: tests and simulations bring their own."""
+    """The port for time; tests and simulations have their own."""
 
     def now(self) -> Micros:
-        """The present, in microseconds since the epoch."""
+        """The current time, in microseconds since the Unix epoch."""
         ...
 
     def elapsed(self) -> float:
-        """A clock for durations, in seconds; it never goes back."""
+        """A monotonic clock for durations, in seconds."""
         ...
 
     async def sleep(self, seconds: float) -> None: ...
@@ -52,23 +52,23 @@ class SystemClock:
 
 
 class Policy(Struct, frozen=True):
-    """The engine's numbers.
+    """The engine's limits.
 
     Attributes:
-        model_attempts: how often a model call is tried before the turn fails.
-        backoff: seconds before the second attempt, before jitter; they double from there.
-        backoff_limit: the most seconds between two attempts, a vendor's Retry-After included.
-        delta_interval: seconds over which live text is gathered (DESIGN: about 50 ms).
-        history_tokens: about how many tokens of history a model call is shown at most; less where the model
-            takes less.
-        max_iterations: model calls in one turn, where no layer says otherwise.
-        max_recoveries: how often a turn is taken up again without the log moving before it is sealed (wire
+        model_attempts: attempts of a model call before the turn fails.
+        backoff: seconds before the second attempt, without jitter; doubles with each further attempt.
+        backoff_limit: the maximum of seconds between two attempts, a vendor's Retry-After included.
+        delta_interval: seconds for which live text is collected before it is published.
+        history_tokens: about how many tokens of history a model call may contain; less if the model's window
+            is smaller.
+        max_iterations: model calls in one turn, unless a layer sets another limit.
+        max_recoveries: how often a turn is recovered without progress in the log before it is sealed (wire
             contract: 3).
-        client_timeout, approval_timeout: seconds that a client's results, or a person's leave, are waited for
-            (wire contract: 5 and 15 minutes).
-        private_addresses: whether tools may reach private networks and this machine.
         tool_output: characters of a tool's output that are kept (wire contract: 64 KB).
-        file_limits: how much the files of a session may hold.
+        client_timeout, approval_timeout: seconds to wait for a client's results and for an approval (wire
+            contract: 5 and 15 minutes).
+        private_addresses: whether tools may reach private networks and this machine.
+        file_limits: the limits on the files of a session.
     """
 
     model_attempts: int = 5
@@ -86,7 +86,7 @@ class Policy(Struct, frozen=True):
 
 
 class Engine(Struct, frozen=True):
-    """Everything a runner needs."""
+    """Everything that a runner needs."""
 
     database: Database
     queue: Queue
@@ -94,10 +94,10 @@ class Engine(Struct, frozen=True):
     registry: Registry
     vault: Vault
     drivers: DriverSource
-    histories: Histories
+    conversations: ConversationCache
     clock: Clock
-    leases: dict[SessionId, int]
-    """The epoch under which each session is held in this process."""
+    claimed_epochs: dict[SessionId, int]
+    """By session that this process has claimed: the epoch of the claim."""
     policy: Policy = Policy()
     new_id: NewId = new_id
     jitter: Callable[[], float] = random.random

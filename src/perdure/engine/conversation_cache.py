@@ -1,7 +1,7 @@
-"""Conversations kept at hand between turns.
+"""A cache of conversations between turns.
 
-A log only grows, so a conversation folded up to some sequence is right for ever: nothing has to be
-invalidated, only what came since is read. Dropping one costs a read, never correctness.
+A log only grows, so a conversation that was folded up to some sequence stays correct: no entry is ever
+invalidated, and only later events have to be read. Evicting an entry costs a read, never correctness.
 """
 
 from __future__ import annotations
@@ -17,38 +17,36 @@ from perdure.store.database import Tx
 from perdure.store.events import events_of_kinds, last_compaction
 
 PAGE = 500
-"""Events read at a time."""
+"""Events to read at a time."""
 
 
-class Histories:
-    """The most recently used conversations, bounded by about how much memory they take together.
+class ConversationCache:
+    """The most recently used conversations, bounded by their estimated total size.
 
     Args:
-        budget: bytes, as `Conversation.weight` estimates them: 64 MB are some 40,000 short conversations.
+        budget: bytes, as `Conversation.weight` estimates them. 64 MB hold about 40,000 short conversations.
     """
 
     def __init__(self, budget: int = 64_000_000) -> None:
         self._budget = budget
-        self._held: OrderedDict[str, tuple[Conversation, int]] = OrderedDict()
+        self._entries: OrderedDict[str, tuple[Conversation, int]] = OrderedDict()
         self._total = 0
 
     def take(self, session_id: SessionId) -> Conversation | None:
-        """The conversation held for this session; it leaves the store, so that one runner has it alone."""
-        found = self._held.pop(session_id, None)
-        if found is None:
-            return None
-        self._total -= found[1]
-        return found[0]
+        """Remove and return the session's conversation, so that only one runner changes it."""
+        conversation, weight = self._entries.pop(session_id, (None, 0))
+        self._total -= weight
+        return conversation
 
-    def keep(self, session_id: SessionId, conversation: Conversation) -> None:
-        """Hold a conversation for the next turn."""
+    def put(self, session_id: SessionId, conversation: Conversation) -> None:
+        """Store a conversation for the next turn; evicts those used longest ago when over the budget."""
         self.take(session_id)
         weight = conversation.weight()
-        self._held[session_id] = (conversation, weight)
+        self._entries[session_id] = (conversation, weight)
         self._total += weight
-        while self._total > self._budget and self._held:
-            _, (_, dropped) = self._held.popitem(last=False)
-            self._total -= dropped
+        while self._total > self._budget and self._entries:
+            _, (_, evicted) = self._entries.popitem(last=False)
+            self._total -= evicted
 
 
 async def read_conversation(
@@ -56,43 +54,42 @@ async def read_conversation(
     session_id: SessionId,
     through: int,
     budget: int,
-    held: Conversation | None = None,
-    known: Sequence[Event] = (),
+    cached: Conversation | None = None,
+    newest: Sequence[Event] = (),
 ) -> Conversation:
-    """The conversation up to a sequence.
-
-    What is held, brought up to date, or else the newest of it within the budget.
+    """Read the conversation up to a sequence.
 
     Args:
-        budget: about how many tokens have to be there, if the log has them.
-        known: the newest events of the log up to that sequence, as far as they have been read; none has been
-            left out.
+        through: the sequence of the last event to include.
+        budget: about how many tokens of the newest messages to read, if nothing is cached.
+        cached: the conversation up to an earlier sequence; it is updated and returned.
+        newest: the events up to `through` that the caller has read already, without gaps.
     """
-    if held is not None and held.head <= through:
-        missed = (
-            known
-            if known and known[0].sequence <= held.head + 1
-            else await _missed(tx, session_id, held.head, through)
+    if cached is not None and cached.head <= through:
+        missing = (
+            newest
+            if newest and newest[0].sequence <= cached.head + 1
+            else await _events_after(tx, session_id, cached.head, through)
         )
-        for event in missed:
-            if event.sequence > held.head:
-                held.feed(event, event.sequence)
-        held.head = through
-        return held
-    newest: list[Event] = []
+        for event in missing:
+            if event.sequence > cached.head:
+                cached.feed(event, event.sequence)
+        cached.head = through
+        return cached
+    descending: list[Event] = []
     before, size, cut = through, 0, False
-    summary, begin = await _summary(tx, session_id, through)
+    summary, begin = await _last_summary(tx, session_id, through)
     while True:
         page = await events_of_kinds(tx, session_id, HISTORY_TYPES, before=before, after=begin, limit=PAGE)
-        newest.extend(page)
+        descending.extend(page)
         size += sum(len(event.data) for event in page)
         if len(page) < PAGE:
             break
-        if size > budget * 6:  # JSON of a message is longer than its text: 6 characters a token is ample
+        if size > budget * 6:  # 6 characters of JSON per token are ample: a message's text is shorter
             cut = True
             break
         before = page[-1].sequence - 1
-    events = newest[::-1]
+    events = descending[::-1]
     if cut:
         first = next((i for i, event in enumerate(events) if event.type == "input.message"), 0)
         events = events[first:]
@@ -103,20 +100,21 @@ async def read_conversation(
     return conversation
 
 
-async def _summary(tx: Tx, session_id: SessionId, through: int) -> tuple[Event | None, int]:
-    """The event with the summary that the conversation begins with, and where in the log it goes on."""
-    found = await last_compaction(tx, session_id, through)
-    data = None if found is None else found.read(ContextCompactedData)
-    return (None, 0) if data is None or data.after is None else (found, data.after)
+async def _last_summary(tx: Tx, session_id: SessionId, through: int) -> tuple[Event | None, int]:
+    """The event with the last summary, and the sequence after which the conversation continues."""
+    compacted = await last_compaction(tx, session_id, through)
+    data = None if compacted is None else compacted.read(ContextCompactedData)
+    return (None, 0) if data is None or data.after is None else (compacted, data.after)
 
 
-async def _missed(tx: Tx, session_id: SessionId, after: int, through: int) -> list[Event]:
-    missed: list[Event] = []
+async def _events_after(tx: Tx, session_id: SessionId, after: int, through: int) -> list[Event]:
+    """The events of the conversation after one sequence and up to another, oldest first."""
+    descending: list[Event] = []
     before = through
     while before > after:
         page = await events_of_kinds(tx, session_id, HISTORY_TYPES, before=before, after=after, limit=PAGE)
-        missed.extend(page)
+        descending.extend(page)
         if len(page) < PAGE:
             break
         before = page[-1].sequence - 1
-    return missed[::-1]
+    return descending[::-1]

@@ -1,4 +1,4 @@
-"""What a model call came to, and the `llm.generation` event that says so."""
+"""Model calls with retries, their outcome, and the `llm.generation` event that records it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ from perdure.llm.driver import ModelResponse
 
 
 class Outcome(msgspec.Struct):
-    """What a model call came to, over all its attempts.
+    """The outcome of a model call, over all its attempts.
 
     Attributes:
-        waited, duration, first: seconds: between attempts, altogether, and until the first piece of text.
-        prompt: what the model was shown.
+        waited: seconds spent waiting between attempts.
+        duration: seconds in total.
+        first: seconds until the first piece of text, or None.
+        prompt: the part of the log that the model received.
     """
 
     response: ModelResponse | None
@@ -40,23 +42,20 @@ class Outcome(msgspec.Struct):
     prompt: PromptRef
 
 
-def place_of(choice: ModelChoice) -> Place:
-    """Where the model is, for its limits and prices."""
+def served_model(choice: ModelChoice) -> Place:
+    """The key under which the catalog has the model's limits and prices."""
     return Place(choice.provider.provider_type, choice.provider.base_url, choice.model.model_id)
 
 
 def _pause_after(engine: Engine, attempt: int, error: ModelError) -> float:
-    """Seconds before the next attempt: doubling, with jitter, and no less than the vendor asks for."""
+    """Seconds before the next attempt: exponential back-off with jitter, and at least Retry-After."""
     policy = engine.policy
     pause = backoff(attempt, first=policy.backoff, most=policy.backoff_limit, jitter=engine.jitter)
     return min(max(pause, error.retry_after or 0.0), policy.backoff_limit)
 
 
 class Attempts(msgspec.Struct, frozen=True):
-    """What came of trying.
-
-    An answer or the last error, how often it was tried, and the seconds waited in between.
-    """
+    """An answer or the last error, the number of attempts, and the seconds waited between them."""
 
     response: ModelResponse | None
     error: ModelError | None
@@ -65,19 +64,20 @@ class Attempts(msgspec.Struct, frozen=True):
 
 
 async def no_recovery(error: ModelError) -> bool:
-    """For calls that nothing can be done for but to make them again."""
+    """The `recover` of calls that can only be retried as they are."""
     return False
 
 
-async def attempted(
+async def call_with_retries(
     engine: Engine,
     generate: Callable[[], Awaitable[ModelResponse]],
     recover: Callable[[ModelError], Awaitable[bool]] = no_recovery,
 ) -> Attempts:
-    """Make a model call until it is answered or there is no point in trying.
+    """Make a model call, and retry transient errors until the attempts are used up.
 
     Args:
-        recover: called after each failure; whether the call is another one now, to be made at once.
+        generate: makes the call once; raises ModelError.
+        recover: called after each failure. True: the request was changed, so try again at once.
     """
     count, waited = 0, 0.0
     while True:
@@ -95,7 +95,7 @@ async def attempted(
 
 
 def storable_response(response: ModelResponse) -> ModelResponse:
-    """What a model says may hold anything; the log's tables do not."""
+    """The response without characters that the database cannot store."""
     return msgspec.structs.replace(
         response,
         text=storable(response.text),
@@ -108,7 +108,7 @@ def storable_response(response: ModelResponse) -> ModelResponse:
 
 
 def generation_data(choice: ModelChoice, outcome: Outcome) -> LlmGenerationData:
-    """The event's data."""
+    """The data of the `llm.generation` event."""
     response, error = outcome.response, outcome.error
     retry = LlmRetryInfo(outcome.attempts, round(outcome.waited * 1000)) if outcome.attempts > 1 else None
     metadata = LlmGenerationMetadata(

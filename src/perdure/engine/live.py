@@ -1,4 +1,4 @@
-"""Live text: gathered for a moment, then published; never logged."""
+"""Live text: collected for a moment, then published; never logged."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from perdure.domain.redaction import Blanking, Redactor
 from perdure.llm.driver import DeltaKind
 from perdure.store.bus import Bus, Live, LiveKind
 
-SLOWDOWN = 1_000_000
-"""Characters a second. A delta shows followers the whole text so far, so long texts are shown less often:
-this bounds the traffic."""
+MAX_ACCUMULATED_PER_SECOND = 1_000_000
+"""Characters per second. Each delta repeats the whole text so far, so the longer the text, the rarer its
+deltas: this bounds the traffic."""
 
 
 MAX_LINE = 2_000
-"""Characters of a line about how a tool is getting on."""
+"""Characters of a line of progress."""
 
 
 class ToolText:
-    """What a tool shows while it runs, without secrets.
+    """Publishes what a tool writes while it runs, without secrets.
 
-    The end of a stream is held back while it may be the beginning of one.
+    Holds back the end of a stream while it may be the start of a secret.
 
     Args:
-        publish: sends a piece on its way: its kind, its offset in the stream, and the text.
+        publish: publishes a piece: its kind, its offset in the stream in characters, and its text.
     """
 
     def __init__(self, redactor: Redactor, publish: Callable[[LiveKind, int, str], None]) -> None:
@@ -35,18 +35,18 @@ class ToolText:
         self._sent: dict[LiveKind, int] = {}
 
     def progress(self, text: str) -> None:
-        """Show a line."""
+        """Publish a line of progress."""
         self._send("progress", self._redactor.text(text)[:MAX_LINE])
 
     def output(self, stream: str, text: str) -> None:
-        """Show a piece of `stdout` or `stderr`."""
+        """Publish a piece of `stdout` or `stderr`."""
         kind: LiveKind = "stderr" if stream == "stderr" else "stdout"
         if kind not in self._streams:
             self._streams[kind] = Blanking(self._redactor)
         self._send(kind, self._streams[kind].feed(text))
 
     def finish(self) -> None:
-        """Show what was held back."""
+        """Publish what was held back."""
         for kind, stream in self._streams.items():
             self._send(kind, stream.feed("", last=True, cut=True))
 
@@ -58,9 +58,9 @@ class ToolText:
 
 
 class LiveText:
-    """The text of one message while it is being written.
+    """Publishes the text of one message while the model writes it.
 
-    The first piece goes out at once; after it, pieces are gathered for `interval` seconds.
+    Publishes the first piece at once, and then collects pieces for `interval` seconds.
     """
 
     def __init__(
@@ -80,26 +80,28 @@ class LiveText:
         self._turn_id = turn_id
         self._message_id = message_id
         self.sequence = sequence
-        """Of the newest event in the log: live text follows it."""
+        """The sequence of the log's newest event, which the live text follows."""
         self._interval = interval
         self._context = context
         self._redactor = redactor
         self._timer: asyncio.TimerHandle | None = None
         self._pending: dict[DeltaKind, list[str]] = {}
         self._streams: dict[DeltaKind, Blanking] = {}
-        self._whole: dict[DeltaKind, str] = {}
+        self._accumulated: dict[DeltaKind, str] = {}
 
     def add(self, kind: DeltaKind, text: str) -> None:
-        """Take in a piece."""
+        """Add a piece, to be published soon."""
         if not text:
             return
         self._pending.setdefault(kind, []).append(text)
         if self._timer is None:
             loop = asyncio.get_running_loop()
-            if kind not in self._whole:
+            if kind not in self._accumulated:
                 self._flush()
-            size = max((len(whole) for whole in self._whole.values()), default=0)
-            self._timer = loop.call_later(max(self._interval, size / SLOWDOWN), self._on_timer)
+            size = max((len(accumulated) for accumulated in self._accumulated.values()), default=0)
+            self._timer = loop.call_later(
+                max(self._interval, size / MAX_ACCUMULATED_PER_SECOND), self._on_timer
+            )
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -107,12 +109,12 @@ class LiveText:
 
     def _flush(self, *, final: bool = False) -> None:
         for kind, pieces in self._pending.items():
-            before = self._whole.get(kind, "")
+            before = self._accumulated.get(kind, "")
             if kind not in self._streams:
                 self._streams[kind] = Blanking(self._redactor)
-            whole = before + self._streams[kind].feed("".join(pieces), last=final)
-            self._whole[kind] = whole
-            if len(whole) > len(before):
+            accumulated = before + self._streams[kind].feed("".join(pieces), last=final)
+            self._accumulated[kind] = accumulated
+            if len(accumulated) > len(before):
                 live = Live(
                     self._session_id,
                     self._turn_id,
@@ -120,21 +122,21 @@ class LiveText:
                     kind,
                     self.sequence,
                     len(before),
-                    whole[len(before) :],
-                    whole,
+                    accumulated[len(before) :],
+                    accumulated,
                 )
                 live.context = self._context
                 self._bus.publish(live)
         self._pending.clear()
 
     def restart(self) -> None:
-        """The attempt failed: what comes next begins anew."""
+        """Start over, for the next attempt."""
         self._pending.clear()
         self._streams.clear()
-        self._whole.clear()
+        self._accumulated.clear()
 
     def finish(self) -> None:
-        """Publish what is left; the completed message follows."""
+        """Publish the rest at once."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -143,7 +145,7 @@ class LiveText:
         self._flush(final=True)
 
     def stop(self) -> None:
-        """No more, not even what is left."""
+        """Publish nothing more, and discard the rest."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

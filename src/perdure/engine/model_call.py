@@ -1,4 +1,4 @@
-"""One model call: streamed, retried, and turned into the events that say what came of it."""
+"""One model call: streams it, retries it, and returns the events that record its outcome."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ from perdure.domain.repair import fit_arguments, repair_arguments, repair_name
 from perdure.domain.spans import generation_context, reason_context
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import Reasoning
-from perdure.engine.budget import is_wider, priced, room
+from perdure.engine.budget import conversation_budget, should_reread, with_cost
 from perdure.engine.compact import compact
 from perdure.engine.conversation_cache import read_conversation
-from perdure.engine.generation import Outcome, attempted, generation_data, place_of
+from perdure.engine.generation import Outcome, call_with_retries, generation_data, served_model
 from perdure.engine.live import LiveText
 from perdure.engine.run import Run
-from perdure.engine.secret_arguments import shown_response, withhold
+from perdure.engine.secret_arguments import redact_response, redact_secret_arguments
 from perdure.llm.driver import DeltaKind, ModelRequest, ModelResponse
 from perdure.store.rows import to_json
 
 MAX_SHRINKS = 3
-"""How often a prompt that the model finds too long is halved and tried again."""
+"""How often a prompt that is too long for the model is shortened and sent again."""
 
 
 class _Call:
@@ -75,7 +75,7 @@ class _Call:
         self.first: float | None = None
         self.shrinks = 0
         self.prompt = PromptRef(0, state.prompt_through)
-        """What the newest attempt was shown."""
+        """The part of the log that the latest attempt sent."""
 
     def on_delta(self, kind: DeltaKind, text: str) -> None:
         if self.first is None:
@@ -102,19 +102,25 @@ class _Call:
         return request, PromptRef(after, self.state.prompt_through, conversation.summary_at)
 
     async def make(self) -> Outcome:
-        """Try until it is answered or there is no point in trying."""
+        """Make the call, with retries."""
         try:
-            tried = await attempted(self.engine, self._generate, self._recover)
+            attempts = await call_with_retries(self.engine, self._generate, self._recover)
         except BaseException:
             self.live.stop()
             raise
-        if tried.response is None:
+        if attempts.response is None:
             self.live.stop()
         else:
             self.live.finish()
         duration = self.clock.elapsed() - self.started
         return Outcome(
-            tried.response, tried.error, tried.count, tried.waited, duration, self.first, self.prompt
+            attempts.response,
+            attempts.error,
+            attempts.count,
+            attempts.waited,
+            duration,
+            self.first,
+            self.prompt,
         )
 
     async def _generate(self) -> ModelResponse:
@@ -133,20 +139,21 @@ class _Call:
         return True
 
     async def _shorten(self) -> bool:
-        """Show the model less, after it has found the prompt too long; whether that can be done."""
-        refused = self.run.conversation.tokens()
+        """Shorten the prompt that the model rejected as too long; returns whether that was possible."""
+        rejected = self.run.conversation.tokens()
         if not await compact(self.run, self.state.turn, self.agent, self.choice, "request_too_large"):
             return self._shrink()
         self.live.sequence = self.run.state.head
-        self._limit(max(refused * 9 // 10, 1))
+        self._limit(max(rejected * 9 // 10, 1))
         return True
 
     def _limit(self, budget: int) -> None:
-        """Remember that this model takes no more."""
+        """Remember that this model accepts at most this many tokens."""
         self.budget = budget
         self.run.conversation.ceilings[self.choice.model.id] = budget
 
     def _shrink(self) -> bool:
+        """Halve the prompt by leaving out its oldest messages; returns whether it is shorter now."""
         before = self.run.conversation.tokens()
         self._limit(max(before // 2, 1))
         self.run.conversation.prompt(self.budget)
@@ -154,7 +161,7 @@ class _Call:
 
 
 def _without_files(message: Message) -> Message:
-    """Uploaded images are not kept yet: a call that refers to one is told so instead of failing the turn."""
+    """Replace uploaded images, which are not stored yet, by a note, so that they do not fail the turn."""
     if not any(isinstance(part, ImageFilePart) for part in message.content):
         return message
     parts: list[ContentPart] = [
@@ -165,42 +172,42 @@ def _without_files(message: Message) -> Message:
 
 
 async def call_model(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> list[NewEvent]:
-    """Make the model call that the log has announced; the events that complete it."""
+    """Make the model call whose start is in the log; returns the events that complete it."""
     catalog = run.engine.catalog
-    place = place_of(choice)
-    profile = catalog.at_hand(place)
-    budget = room(run, agent, choice)
-    await _widen(run, budget)
-    # The price is looked for while the model works: the first look-up in a process takes a moment.
-    pricing = None if catalog.is_ready(place) else asyncio.ensure_future(catalog.profile(place))
+    served = served_model(choice)
+    profile = catalog.at_hand(served)
+    budget = conversation_budget(run, agent, choice)
+    await _reread_if_cut(run, budget)
+    # Look up the price while the model works: the first lookup in a process is slow.
+    lookup = None if catalog.is_ready(served) else asyncio.ensure_future(catalog.profile(served))
     try:
         call = _Call(run, run.phase(Reasoning), agent, choice, budget)
         outcome = await call.make()
         if outcome.response is None:
-            return _failed(call, outcome)
-        outcome.response = _with_cost(outcome.response, profile if pricing is None else await pricing)
+            return _failure_events(call, outcome)
+        outcome.response = _response_with_cost(outcome.response, profile if lookup is None else await lookup)
     finally:
-        if pricing is not None:
-            pricing.cancel()
-    return _answered(call, outcome, outcome.response)
+        if lookup is not None:
+            lookup.cancel()
+    return _answer_events(call, outcome, outcome.response)
 
 
-async def _widen(run: Run, budget: int) -> None:
+async def _reread_if_cut(run: Run, budget: int) -> None:
     """Read the conversation again when it was cut for a model with a much smaller window."""
-    if not is_wider(run, budget):
+    if not should_reread(run, budget):
         return
     row_id, head = run.row.id, run.state.head
-    with contextlib.suppress(PerdureError):  # the shorter conversation is good enough to go on with
+    with contextlib.suppress(PerdureError):  # on failure, the shorter conversation will do
         wider = await run.engine.database.read(lambda tx: read_conversation(tx, row_id, head, budget))
         wider.ceilings = run.conversation.ceilings
         run.conversation = wider
 
 
-def _with_cost(response: ModelResponse, profile: ModelProfile | None) -> ModelResponse:
-    return msgspec.structs.replace(response, usage=priced(response.usage, profile))
+def _response_with_cost(response: ModelResponse, profile: ModelProfile | None) -> ModelResponse:
+    return msgspec.structs.replace(response, usage=with_cost(response.usage, profile))
 
 
-def _failed(call: _Call, outcome: Outcome) -> list[NewEvent]:
+def _failure_events(call: _Call, outcome: Outcome) -> list[NewEvent]:
     now = call.clock.now()
     error = outcome.error or ModelError("no answer", code="provider_bad_response")
     completed = ReasonCompletedData(
@@ -217,21 +224,21 @@ def _failed(call: _Call, outcome: Outcome) -> list[NewEvent]:
     ]
 
 
-def _answered(call: _Call, outcome: Outcome, response: ModelResponse) -> list[NewEvent]:
+def _answer_events(call: _Call, outcome: Outcome, response: ModelResponse) -> list[NewEvent]:
     run, choice, now = call.run, call.choice, call.clock.now()
-    events = _thoughts(call, response, now)
-    calls, repaired = _repaired(call, _distinct(response.tool_calls))
-    events += repaired
-    shown = withhold(run, call.agent, calls)
-    outcome = msgspec.structs.replace(outcome, response=shown_response(response, calls, shown))
-    message = _message(call, response, shown, now)
+    events = _thinking_events(call, response, now)
+    calls, repairs = _repair_calls(call, _with_distinct_ids(response.tool_calls))
+    events += repairs
+    redacted = redact_secret_arguments(run, call.agent, calls)
+    outcome = msgspec.structs.replace(outcome, response=redact_response(response, calls, redacted))
+    message = _build_message(call, response, redacted, now)
     metadata = ModelMetadata(choice.model.model_id, choice.model.id, choice.provider.id)
     completed = ReasonCompletedData(
         success=True,
         has_tool_calls=bool(calls),
         tool_call_count=len(calls),
         duration_ms=round(outcome.duration * 1000),
-        # Before it is cut: half a secret would not be found any more.
+        # Redact before truncating: a secret that is cut in half would not be recognized.
         text_preview=preview_of(run.redactor.text(response.text)) or None,
         usage=response.usage,
     )
@@ -243,7 +250,7 @@ def _answered(call: _Call, outcome: Outcome, response: ModelResponse) -> list[Ne
     return events
 
 
-def _thoughts(call: _Call, response: ModelResponse, now: Micros) -> list[NewEvent]:
+def _thinking_events(call: _Call, response: ModelResponse, now: Micros) -> list[NewEvent]:
     if not response.thinking:
         return []
     turn_id = call.state.turn.id
@@ -253,7 +260,9 @@ def _thoughts(call: _Call, response: ModelResponse, now: Micros) -> list[NewEven
     ]
 
 
-def _message(call: _Call, response: ModelResponse, calls: tuple[ToolCallPart, ...], now: Micros) -> Message:
+def _build_message(
+    call: _Call, response: ModelResponse, calls: tuple[ToolCallPart, ...], now: Micros
+) -> Message:
     parts: tuple[ContentPart, ...] = (TextPart(response.text),) if response.text or not calls else ()
     return Message(
         id=call.message_id,
@@ -268,45 +277,45 @@ def _message(call: _Call, response: ModelResponse, calls: tuple[ToolCallPart, ..
     )
 
 
-def _repaired(
-    call: _Call, asked: tuple[ToolCallPart, ...]
+def _repair_calls(
+    call: _Call, parts: tuple[ToolCallPart, ...]
 ) -> tuple[tuple[ToolCallPart, ...], list[NewEvent]]:
-    """The tool calls with small slips mended, and an event for each that was."""
+    """Repair small mistakes in the tool calls; returns all calls, and an event for each repaired one."""
     agent = call.agent
     if not agent.behaviour.repair_tool_calls:
-        return asked, []
+        return parts, []
     known = {*agent.bound, *agent.client}
-    mended: list[ToolCallPart] = []
+    calls: list[ToolCallPart] = []
     events: list[NewEvent] = []
-    for part in asked:
+    for part in parts:
         name = repair_name(part.name, known)
         arguments = repair_arguments(part.arguments) if isinstance(part.arguments, str) else None
-        read = part.arguments if arguments is None else arguments
+        parsed = part.arguments if arguments is None else arguments
         if (
-            isinstance(read, dict)
-            and (fitted := fit_arguments(read, _parameters(agent, name or part.name))) != read
+            isinstance(parsed, dict)
+            and (fitted := fit_arguments(parsed, _parameters(agent, name or part.name))) != parsed
         ):
             arguments = fitted
-        better = msgspec.structs.replace(
+        repaired = msgspec.structs.replace(
             part, name=name or part.name, arguments=part.arguments if arguments is None else arguments
         )
-        mended.append(better)
-        if better != part:
+        calls.append(repaired)
+        if repaired != part:
             outcome = "name" if arguments is None else "arguments" if name is None else "name_and_arguments"
-            data = ToolCallRepairedData(part.id, better.name, call.state.turn.id, outcome)
+            data = ToolCallRepairedData(part.id, repaired.name, call.state.turn.id, outcome)
             events.append(NewEvent(data, call.context, call.clock.now()))
-    return tuple(mended), events
+    return tuple(calls), events
 
 
 def _parameters(agent: ResolvedAgent, name: str) -> JsonObject:
-    """The JSON Schema of a tool's arguments, whoever runs it; an empty one if there is no such tool."""
+    """The JSON Schema of a server or client tool's arguments; an empty one if there is no such tool."""
     if name in agent.bound:
         return agent.bound[name].tool.parameters
     return agent.client[name].parameters if name in agent.client else {}
 
 
-def _distinct(calls: tuple[ToolCallPart, ...]) -> tuple[ToolCallPart, ...]:
-    """The calls with ids that occur once: results are matched by id."""
+def _with_distinct_ids(calls: tuple[ToolCallPart, ...]) -> tuple[ToolCallPart, ...]:
+    """The calls with distinct ids, because results are matched by id."""
     seen: set[str] = set()
     distinct = []
     for index, call in enumerate(calls):

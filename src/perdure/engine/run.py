@@ -1,4 +1,4 @@
-"""A run: one runner's hold on one session, from its claim until the session is idle or parked."""
+"""A run: one runner's work on one session, from its claim until the session is idle or parked."""
 
 from __future__ import annotations
 
@@ -26,20 +26,22 @@ from perdure.store.events import events_after
 from perdure.store.sessions import SessionRow, append, claim, look_session
 
 PAGE = 1000
+"""Events to read at a time."""
 
-STALLED = 2.0
-"""Seconds after which an append that succeeded comes back so late that the claim is looked at again.
+SLOW_COMMIT = 2.0
+"""Seconds. After an append that took longer, the run checks that it still holds its claim.
 
-Well under the time after which a sweep takes a session for forgotten.
+This is well below the time after which a sweep considers a session abandoned.
 """
 
 Phase = TypeVar("Phase", Reasoning, Calling)
 
 
 class Run:
-    """What the runner knows.
+    """The runner's view of its session.
 
-    The row and state as of the head, and the outcomes that are not in the log yet (`facts`).
+    The row and the state are those of the log's head. `unlogged` are the events of the last step, which the
+    next append writes.
     """
 
     def __init__(
@@ -50,111 +52,111 @@ class Run:
         self.state = state
         self.conversation = conversation
         self.claimed = claimed
-        self.facts: list[NewEvent] = []
+        self.unlogged: list[NewEvent] = []
         self.tools: dict[str, asyncio.Task[list[NewEvent]]] = {}
-        self.fresh: set[str] = set()
-        """Calls that this very runner has announced, and so may run."""
+        self.announced: set[str] = set()
+        """The calls whose start this run has logged, so that it may execute them."""
         self.redactor = Redactor({})
-        self.withheld: dict[str, JsonValue] = {}
-        """Arguments with secrets in them, by call id, as the model wrote them: the log holds them without."""
+        self.secret_arguments: dict[str, JsonValue] = {}
+        """By call id: arguments with their secrets, as the model wrote them. The log has them redacted."""
         self.uncompactable = False
-        """Whether a compaction was tried in this run and came to nothing."""
+        """Whether a compaction failed in this run."""
         self.prepared: tuple[ResolvedAgent, ModelChoice] | None = None
+        """The agent and model for the next steps; None if they have to be resolved anew."""
 
     @property
     def ahead(self) -> TurnState:
-        """The state once the facts are in the log, and so without secrets.
+        """The state once `unlogged` is in the log.
 
-        Previews are cut from what is in it.
+        It is folded from the redacted events, because previews are taken from it.
         """
-        return fold(self._redacted(self.facts), self.state)
+        return fold(self._redacted(self.unlogged), self.state)
 
     def phase(self, kind: type[Phase]) -> Phase:
-        """The state, once the events that begin this phase are in the log."""
+        """The state, which is in this phase because the events that begin it are in the log."""
         if not isinstance(self.state, kind):
-            found = type(self.state).__name__
-            raise AssertionError(f"the log says {found}, not {kind.__name__}")  # noqa: TRY004
+            actual = type(self.state).__name__
+            raise AssertionError(f"the turn's phase is {actual}, not {kind.__name__}")  # noqa: TRY004
         return self.state
 
     async def commit(self, opening: Sequence[NewEvent]) -> bool:
-        """Append the facts and the events that open the next step, in one batch.
+        """Append `unlogged` and the events that begin the next step, in one batch.
 
         Returns:
-            False when the log had moved: the run has caught up, the facts are kept, and the next step must be
-            decided again.
+            False if the log had moved: the run has caught up, `unlogged` is unchanged, and the next action
+            has to be decided again.
 
         Raises:
-            Fenced: the session is somebody else's now.
+            Fenced: another runner has claimed the session.
         """
-        if not self.facts and not opening:
+        if not self.unlogged and not opening:
             return True
-        batch = self._redacted([*self.facts, *opening])
-        row, fresh, now, sent = (
-            self.row,
-            not self.claimed,
-            self.engine.clock.now(),
-            self.engine.clock.elapsed(),
-        )
+        batch = self._redacted([*self.unlogged, *opening])
+        row, claims = self.row, not self.claimed
+        now, began = self.engine.clock.now(), self.engine.clock.elapsed()
         try:
             self.row, stored = await self.engine.database.write(
-                lambda tx: append(tx, row, batch, now=now, claim=fresh), single=True
+                lambda tx: append(tx, row, batch, now=now, claim=claims), single=True
             )
         except StaleHead:
             await self._catch_up()
             return False
-        if fresh:
+        if claims:
             self.claimed = True
-            self.engine.leases[self.row.id] = self.row.epoch
-        self.facts = []
-        self._take_in(batch, stored)
+            self.engine.claimed_epochs[self.row.id] = self.row.epoch
+        self.unlogged = []
+        self._apply(batch, stored)
         self.engine.bus.publish(Appended(self.row.id, self.row.head, stored))
-        if self.engine.clock.elapsed() - sent > STALLED:
-            # Another runner may have the session by now: then nothing is done in its place.
+        if self.engine.clock.elapsed() - began > SLOW_COMMIT:
+            # Another runner may have claimed the session meanwhile: raise Fenced before the step is executed.
             await self._catch_up()
         return True
 
     def _redacted(self, events: list[NewEvent]) -> list[NewEvent]:
-        """The events without secrets: what is not in the log cannot leak from it."""
+        """The events without secrets, so that secrets cannot leak from the log."""
         if not self.redactor:
             return events
         return [redact_event(event, self.redactor) for event in events]
 
-    def _take_in(self, events: Sequence[NewEvent | Event], stored: Sequence[Event]) -> None:
-        for event, kept in zip(events, stored, strict=True):
-            self.conversation.feed(event, kept.sequence, kept.id)
+    def _apply(self, events: Sequence[NewEvent | Event], stored: Sequence[Event]) -> None:
+        """Fold events into the conversation and the state; `stored` has their sequences and ids."""
+        for event, numbered in zip(events, stored, strict=True):
+            self.conversation.feed(event, numbered.sequence, numbered.id)
             if event.type == InputMessageData.kind:
-                self.prepared = None  # it may have chosen another model
+                self.prepared = None  # the message may choose another model
         self.state = fold(events, self.state)
 
     async def _catch_up(self) -> None:
-        """Read what others have appended since. Raises Fenced when one of them took the session."""
+        """Apply the events that others have appended. Raises Fenced if another runner claimed the session."""
         row, after, epoch = self.row, self.state.head, self.row.epoch
 
         async def body(tx: Tx) -> tuple[SessionRow | None, list[Event]]:
-            found = await look_session(tx, row.id)
-            until = found.head if found is not None else 0
-            return found, await events_after(tx, row.id, after, limit=PAGE, until=until)
+            current = await look_session(tx, row.id)
+            until = current.head if current is not None else 0
+            return current, await events_after(tx, row.id, after, limit=PAGE, until=until)
 
-        found, events = await self.engine.database.read(body)
-        if found is None or found.deleted_at is not None or found.epoch != epoch:
+        current, events = await self.engine.database.read(body)
+        if current is None or current.deleted_at is not None or current.epoch != epoch:
             raise Fenced
-        self._take_in(events, events)
-        self.row = msgspec.structs.replace(found, head=self.state.head)
+        self._apply(events, events)
+        self.row = msgspec.structs.replace(current, head=self.state.head)
 
 
-class Opened(Struct):
+class _OpenedSession(Struct):
+    """What a run starts from; `events` are those since the turn's first message."""
+
     row: SessionRow
     events: list[Event]
     conversation: Conversation
 
 
 async def open_run(engine: Engine, session_id: SessionId) -> Run | None:
-    """Take hold of a session, or None when there is nothing to do in it.
+    """Open a session, or return None if it has nothing to do.
 
-    A turn that has not begun is claimed by its first append. One that has begun is claimed here, before
-    anything is done: whoever ran it before can append nothing any more.
+    The first append of a turn claims the session. If the turn has begun before, it is claimed here, which
+    fences its previous runner.
     """
-    while (opened := await _look(engine, session_id)) is not None:
+    while (opened := await _read_session(engine, session_id)) is not None:
         row = opened.row
         state = fold(opened.events, Idle(head=row.turn_after))
         begun = not isinstance(state, Idle)
@@ -162,8 +164,8 @@ async def open_run(engine: Engine, session_id: SessionId) -> Run | None:
             try:
                 row = await _take_over(engine, row)
             except StaleHead:
-                engine.histories.keep(session_id, opened.conversation)
-                continue  # somebody wrote in between, and counts on this runner to see it
+                engine.conversations.put(session_id, opened.conversation)
+                continue  # read again: whoever appended in between relies on this runner to see it
         return Run(engine, row, state, opened.conversation, claimed=begun)
     return None
 
@@ -171,43 +173,43 @@ async def open_run(engine: Engine, session_id: SessionId) -> Run | None:
 async def _take_over(engine: Engine, row: SessionRow) -> SessionRow:
     """Claim a session whose turn has begun."""
     claimed = await engine.database.write(lambda tx: claim(tx, row))
-    engine.leases[claimed.id] = claimed.epoch
+    engine.claimed_epochs[claimed.id] = claimed.epoch
     return claimed
 
 
-async def _look(engine: Engine, session_id: SessionId) -> Opened | None:
-    """The session as it is, or None when it is at rest or gone."""
-    held = engine.histories.take(session_id)
+async def _read_session(engine: Engine, session_id: SessionId) -> _OpenedSession | None:
+    """Read the session, or None if it needs no runner or is deleted."""
+    cached = engine.conversations.take(session_id)
     now = engine.clock.now()
 
-    async def body(tx: Tx) -> Opened | None:
+    async def body(tx: Tx) -> _OpenedSession | None:
         row = await look_session(tx, session_id)
-        if row is None or not _calls_for_a_runner(row, now):
+        if row is None or not _needs_runner(row, now):
             return None
         events: list[Event] = []
         after = row.turn_after
         while after < row.head:
             page = await events_after(tx, session_id, after, limit=PAGE, until=row.head)
             if not page:
-                return None  # deleted, and its log is being removed
+                return None  # the session is deleted and its log is being purged
             events.extend(page)
             after = page[-1].sequence
-        begun = Conversation() if row.turn_after == 0 else None  # nothing is older than what has been read
+        empty = Conversation() if row.turn_after == 0 else None  # `events` is the whole log
         conversation = await read_conversation(
-            tx, session_id, row.head, engine.policy.history_tokens, held or begun, events
+            tx, session_id, row.head, engine.policy.history_tokens, cached or empty, events
         )
-        return Opened(row, events, conversation)
+        return _OpenedSession(row, events, conversation)
 
     opened = await engine.database.read(body)
-    if opened is None and held is not None:
-        engine.histories.keep(session_id, held)
+    if opened is None and cached is not None:
+        engine.conversations.put(session_id, cached)
     return opened
 
 
-def _calls_for_a_runner(row: SessionRow, now: Micros) -> bool:
-    """Whether there is something to do.
+def _needs_runner(row: SessionRow, now: Micros) -> bool:
+    """Whether the session has something to do.
 
-    A parked session is left alone until its time has come: a job too many is no recovery.
+    A parked session has nothing to do before its deadline; a superfluous job must not count as a recovery.
     """
     if row.deleted_at is not None:
         return False

@@ -1,4 +1,4 @@
-"""Secret arguments of tool calls: they reach the tool, and nothing else."""
+"""Secret arguments of tool calls: only the tool receives them."""
 
 from __future__ import annotations
 
@@ -13,55 +13,65 @@ from perdure.llm.driver import ModelResponse
 from perdure.store.rows import to_json
 
 
-def withhold(run: Run, agent: ResolvedAgent, calls: tuple[ToolCallPart, ...]) -> tuple[ToolCallPart, ...]:
-    """The calls as everybody may see them.
+def redact_secret_arguments(
+    run: Run, agent: ResolvedAgent, calls: tuple[ToolCallPart, ...]
+) -> tuple[ToolCallPart, ...]:
+    """Redact the secret arguments of the calls.
 
-    What is secret in their arguments is kept for the tools, and known from here on.
+    Keeps the original arguments in `run.secret_arguments` for the tools, and makes the run's redactor
+    recognize the secrets from now on.
     """
-    shown = []
+    redacted = []
     for call in calls:
         bound = agent.bound.get(call.name)
-        blanked, secrets = (
-            (call.arguments, {}) if bound is None else blank_secrets(bound.tool, call.arguments)
+        arguments, secrets = (
+            (call.arguments, {}) if bound is None else redact_arguments(bound.tool, call.arguments)
         )
         run.redactor.learn(secrets)
-        shown.append(call if blanked is call.arguments else msgspec.structs.replace(call, arguments=blanked))
-    if run.redactor or any(after is not before for after, before in zip(shown, calls, strict=True)):
+        unchanged = arguments is call.arguments
+        redacted.append(call if unchanged else msgspec.structs.replace(call, arguments=arguments))
+    if run.redactor or any(after is not before for after, before in zip(redacted, calls, strict=True)):
         for call in calls:
-            run.withheld[call.id] = call.arguments
-    return tuple(shown)
+            run.secret_arguments[call.id] = call.arguments
+    return tuple(redacted)
 
 
-def shown_response(
-    response: ModelResponse, calls: tuple[ToolCallPart, ...], shown: tuple[ToolCallPart, ...]
+def redact_response(
+    response: ModelResponse, calls: tuple[ToolCallPart, ...], redacted: tuple[ToolCallPart, ...]
 ) -> ModelResponse:
-    """The model's answer as it came, with those arguments blanked that are blanked in its calls."""
-    kept = [
-        given
+    """The model's response, with the arguments redacted that are redacted in its calls.
+
+    Args:
+        calls: the response's calls, possibly repaired; redacted: the same calls after redaction.
+    """
+    redacted_calls = [
+        original
         if after.arguments is before.arguments
-        else msgspec.structs.replace(given, arguments=after.arguments)
-        for given, before, after in zip(response.tool_calls, calls, shown, strict=True)
+        else msgspec.structs.replace(original, arguments=after.arguments)
+        for original, before, after in zip(response.tool_calls, calls, redacted, strict=True)
     ]
-    return msgspec.structs.replace(response, tool_calls=tuple(kept))
+    return msgspec.structs.replace(response, tool_calls=tuple(redacted_calls))
 
 
-def blank_secrets(tool: Tool, arguments: JsonValue) -> tuple[JsonValue, dict[str, str]]:
-    """The arguments without what is secret, and that, under the name that stands for it.
+def redact_arguments(tool: Tool, arguments: JsonValue) -> tuple[JsonValue, dict[str, str]]:
+    """Redact a call's secret arguments.
 
-    The very same when nothing is.
+    If a tool takes secrets, an argument with an unknown name may be a secret with a misspelled name, and
+    invalid JSON may contain one anywhere, so both are redacted too.
 
-    Of a tool that takes secrets, an argument that it does not know may be one under a wrong name, and JSON
-    that cannot be read may hold one anywhere.
+    Returns:
+        The redacted arguments (the same object if nothing is secret), and the secrets by the label that
+        replaces them.
     """
     if not tool.secret_arguments:
         return arguments, {}
     if not isinstance(arguments, dict):
         return mark_of(tool.name), {}
     known = tool.parameters.get("properties", {})
-    blanked, secrets = dict(arguments), {}
+    redacted, secrets = dict(arguments), {}
     for name, value in arguments.items():
         if (name in tool.secret_arguments or name not in known) and value not in (None, "", True, False):
             label = str(arguments.get("key", name))
-            blanked[name] = mark_of(label)
+            redacted[name] = mark_of(label)
             secrets[label] = value if isinstance(value, str) else to_json(value)
-    return (blanked, secrets) if secrets else (arguments, {})
+    return (redacted, secrets) if secrets else (arguments, {})

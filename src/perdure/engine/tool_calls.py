@@ -1,6 +1,6 @@
-"""One batch of tool calls.
+"""Runs one batch of tool calls concurrently.
 
-Side by side, bounded, each ending in a result or in an error that the model is told.
+Each call has a timeout, and ends with a result or with an error that the model receives.
 """
 
 from __future__ import annotations
@@ -26,33 +26,36 @@ from perdure.domain.spans import act_context, tool_context
 from perdure.domain.turn import Calling, CallState, Done, Started
 from perdure.engine.live import ToolText
 from perdure.engine.run import Run
-from perdure.engine.tool_output import Given, shown_output
+from perdure.engine.tool_output import RawOutput, fit_output
 from perdure.store.bus import Live, LiveKind
 from perdure.store.rows import to_json
 
 log = logging.getLogger("perdure.act")
 
 MAX_ERROR = 2_000
-"""Characters of an error that the model is told."""
+"""Characters of an error that the model receives."""
 
 MAX_NAMED = 40
-"""Tools that are named to a model that asks for one that is not there."""
+"""The number of tools to list for a model that called an unknown one."""
 MAX_NAME = 100
-"""Characters of its name that are compared with theirs."""
+"""Characters of an unknown tool's name to compare with the known names."""
 
 REJECTED = "rejected"
-"""The code of a call that a person has said no to, once for all."""
+"""The error code of a call of a tool that a person has rejected for the whole session."""
 
-UNCERTAIN = "It may or may not have taken effect; look at the present state before you try again."
+UNCERTAIN = "It may or may not have taken effect; check the current state before you try again."
 INTERRUPTED = f"This call was interrupted: the server stopped while it ran. {UNCERTAIN}"
 
 
 async def run_tools(run: Run, agent: ResolvedAgent, ids: tuple[ToolCallId, ...]) -> list[NewEvent]:
-    """Run these calls, which the log has announced; the events that end the first of them.
+    """Run these calls, whose start is in the log.
 
-    Starts those that are not running yet, waits for the first in order, and gives the events of all that are
-    done in a row. Results enter the log in the order of the calls. The rest keeps running: the loop asks
-    again.
+    Starts the calls that are not running yet, and waits for the first one. Calls that are still running
+    continue, and the loop calls this function again.
+
+    Returns:
+        The events that complete the first call and all done calls that follow it without a gap, so that
+        results enter the log in the order of the calls.
     """
     state = run.phase(Calling)
     calls = tuple(call for call in state.calls if call.id in ids)
@@ -68,23 +71,27 @@ async def run_tools(run: Run, agent: ResolvedAgent, ids: tuple[ToolCallId, ...])
             last[queue] = run.tools[call.id]
     events = list(await asyncio.shield(run.tools[calls[0].id]))
     done = 1
-    # Give calls that end at the same time the chance to share the append.
+    # Let calls that end at the same time share one append.
     await asyncio.sleep(0)
     while done < len(calls) and run.tools[calls[done].id].done():
         events += run.tools[calls[done].id].result()
         done += 1
     if done == len(calls):
-        events.append(_end_of_batch(run, state, events))
+        events.append(_act_completed(run, state, events))
         run.tools.clear()
     return events
 
 
-def _end_of_batch(run: Run, state: Calling, events: list[NewEvent]) -> NewEvent:
+def _act_completed(run: Run, state: Calling, events: list[NewEvent]) -> NewEvent:
     now, batch = run.engine.clock.now(), state.batch
     outcomes = [event.data.success for event in events if isinstance(event.data, ToolCompletedData)]
     if batch is not None:
-        done = ((call.id, call.status) for call in state.calls)
-        outcomes += [not how.failed for call, how in done if isinstance(how, Done) and call in batch.calls]
+        earlier = ((call.id, call.status) for call in state.calls)
+        outcomes += [
+            not status.failed
+            for call_id, status in earlier
+            if isinstance(status, Done) and call_id in batch.calls
+        ]
     duration = None if batch is None else (now - batch.started_at) // 1000
     data = ActCompletedData(True, outcomes.count(True), outcomes.count(False), duration)
     return NewEvent(data, act_context(state), now)
@@ -97,44 +104,44 @@ async def _run_call(
     call: CallState,
     after: asyncio.Task[list[NewEvent]] | None,
 ) -> list[NewEvent]:
-    """The events that end one call, made once another has ended.
+    """Run one call, after another one of the same queue; returns the events that complete it.
 
-    Never raises, except when the run itself is cancelled.
+    Raises only if the run itself is cancelled.
     """
     if after is not None:
         await asyncio.wait((after,))
     bound = agent.bound.get(call.name)
     begun = run.engine.clock.elapsed()
-    given: Given | None = None
+    output: RawOutput | None = None
     status: ToolStatus = "error"
     error = ""
     try:
-        given = await _attempt(run, agent, bound, state, call)
+        output = await _attempt(run, agent, bound, state, call)
         status = "success"
     except TimeoutError:
         seconds = bound.tool.timeout if bound else 0
         status, error = "timeout", f"The tool did not finish within {seconds:g} seconds."
     except _Interrupted:
         status, error = "interrupted", INTERRUPTED
-    except PerdureError as refused:
-        status, error = "rejected" if refused.code == REJECTED else "error", _words(run, refused.message)
-        if isinstance(refused, Unavailable) and refused.retryable:
-            # The database went away, perhaps with the answer only.
+    except PerdureError as failure:
+        status, error = "rejected" if failure.code == REJECTED else "error", _error_text(run, failure.message)
+        if isinstance(failure, Unavailable) and failure.retryable:
+            # The database became unavailable, possibly after the call had taken effect.
             status, error = "interrupted", f"{error}. {UNCERTAIN}"
-    except Exception as failure:  # noqa: BLE001 (whatever it is: the call has failed, and the model is told)
+    except Exception as failure:  # noqa: BLE001 (a bug in a tool fails the call, not the turn)
         trace = run.redactor.text(traceback.format_exc())
-        # `log.exception` would print what was just blanked.
+        # `log.exception` would print the secrets that were just redacted.
         log.error("tool %s failed\n%s", call.name, trace)  # noqa: TRY400
         error = f"The tool failed: {type(failure).__name__}."
     duration = round((run.engine.clock.elapsed() - begun) * 1000)
     now = run.engine.clock.now()
     context = tool_context(state, call.id)
-    shown = None if given is None else await shown_output(run, agent, bound, state.turn.id, call, given)
-    result = None if shown is None else (TextPart(shown.text),)
+    fitted = None if output is None else await fit_output(run, agent, bound, state.turn.id, call, output)
+    result = None if fitted is None else (TextPart(fitted.text),)
     data = ToolCompletedData(
         tool_call_id=call.id,
         tool_name=call.name,
-        success=given is not None,
+        success=output is not None,
         status=status,
         result=result,
         error=error or None,
@@ -143,31 +150,32 @@ async def _run_call(
         capability_id=bound.capability_id if bound else None,
         capability_name=bound.capability_name if bound else None,
     )
-    files = [] if shown is None else [NewEvent(each, context, now) for each in shown.files]
+    files = [] if fitted is None else [NewEvent(written, context, now) for written in fitted.files]
     return [*files, NewEvent(data, context, now)]
 
 
-def _words(run: Run, message: str) -> str:
-    """What an error says, without secrets; only then cut: half a secret would not be found any more."""
+def _error_text(run: Run, message: str) -> str:
+    """An error message, redacted and then truncated: half a secret would not be recognized."""
     text = run.redactor.text(storable(message))
     return text if len(text) <= MAX_ERROR else f"{text[:MAX_ERROR]} ..."
 
 
 class _Interrupted(Exception):
-    """A runner that died had begun the call, and it must not be made twice (promise P5)."""
+    """A runner that died had started the call, which must not run twice (promise P5)."""
 
 
 async def _attempt(
     run: Run, agent: ResolvedAgent, bound: BoundTool | None, state: Calling, call: CallState
-) -> Given:
-    if call.status == Started(replayable=False) and call.id not in run.fresh:
-        raise _Interrupted  # before all else: whatever is wrong with it now, it may have run
+) -> RawOutput:
+    """Check the call and run its tool, within the tool's timeout."""
+    if call.status == Started(replayable=False) and call.id not in run.announced:
+        raise _Interrupted  # before all other checks, because the call may have run
     if bound is None:
-        raise PerdureError(_unknown(call.name, agent), code="unknown_tool")
-    arguments = check_arguments(bound.tool.parameters, run.withheld.get(call.id, call.arguments))
-    _check_withheld(run, bound, call)
+        raise PerdureError(_unknown_tool(call.name, agent), code="unknown_tool")
+    arguments = check_arguments(bound.tool.parameters, run.secret_arguments.get(call.id, call.arguments))
+    _check_secret_arguments(run, bound, call)
     if bound.rejected:
-        raise PerdureError("The user does not allow calls of this tool in this session.", code=REJECTED)
+        raise PerdureError("The user does not allow this tool to be called in this session.", code=REJECTED)
     repeats = state.turn.repeats
     if 0 < agent.rules.loop_limit <= repeats:
         raise PerdureError(
@@ -175,16 +183,16 @@ async def _attempt(
             "Use the results you have, or try something else.",
             code="repeated_call",
         )
-    shown = _live_output(run, state, call)
-    context = _context(run, agent, state, call, shown)
+    live = _tool_text(run, state, call)
+    context = _tool_context(run, agent, state, call, live)
     try:
-        return _given(await asyncio.wait_for(bound.tool.run(context, arguments), bound.tool.timeout))
+        return _as_raw_output(await asyncio.wait_for(bound.tool.run(context, arguments), bound.tool.timeout))
     finally:
-        shown.finish()
+        live.finish()
 
 
-def _unknown(name: str, agent: ResolvedAgent) -> str:
-    """What to say of a tool that is not there: which are much like it, or else which there are."""
+def _unknown_tool(name: str, agent: ResolvedAgent) -> str:
+    """The error for an unknown tool: names similar tools, or else the existing ones."""
     known = [spec.name for spec in agent.specs]
     close = difflib.get_close_matches(name[:MAX_NAME], known, n=3)
     others = close or (known if len(known) <= MAX_NAMED else [*known[:MAX_NAMED], "..."])
@@ -192,28 +200,26 @@ def _unknown(name: str, agent: ResolvedAgent) -> str:
     return f"There is no tool {name!r}.{hint}"
 
 
-def _given(outcome: ToolOutcome) -> Given:
-    """The outcome with its value as text that the log can hold.
+def _as_raw_output(outcome: ToolOutcome) -> RawOutput:
+    """The outcome with its value as text that the database can store.
 
-    What cannot be written as JSON is the tool's failure.
+    Raises:
+        TypeError: the value cannot be encoded as JSON, which is a bug of the tool.
     """
     value = outcome.value
     if isinstance(value, str):
         value = storable(value)
-        return Given(value, value, outcome.files)
+        return RawOutput(value, value, outcome.files)
     try:
-        return Given(value, to_json(value), outcome.files)
-    except UnicodeEncodeError:  # halves of surrogate pairs somewhere inside
+        return RawOutput(value, to_json(value), outcome.files)
+    except UnicodeEncodeError:  # the value contains unpaired surrogates
         value = json.loads(storable(json.dumps(value, ensure_ascii=False, default=str)))
-        return Given(value, to_json(value), outcome.files)
+        return RawOutput(value, to_json(value), outcome.files)
 
 
-def _check_withheld(run: Run, bound: BoundTool, call: CallState) -> None:
-    """A call whose secret arguments went with the runner that had them cannot be made.
-
-    Only their names are in the log.
-    """
-    if call.id in run.withheld or not isinstance(call.arguments, dict):
+def _check_secret_arguments(run: Run, bound: BoundTool, call: CallState) -> None:
+    """Raise if the call's secret arguments were lost with an earlier runner: the log has them redacted."""
+    if call.id in run.secret_arguments or not isinstance(call.arguments, dict):
         return
     if any(is_mark(call.arguments.get(name)) for name in bound.tool.secret_arguments):
         raise PerdureError(
@@ -223,21 +229,23 @@ def _check_withheld(run: Run, bound: BoundTool, call: CallState) -> None:
 
 
 def check_arguments(parameters: JsonObject, arguments: JsonValue) -> JsonObject:
-    """The arguments, when they fit the tool's schema, `parameters`.
+    """Validate a call's arguments against the tool's JSON Schema, `parameters`.
 
     Raises:
-        PerdureError: says what is wrong in words that a model can act on.
+        PerdureError: `invalid_arguments`; the message lists up to five problems, for the model.
     """
     if isinstance(arguments, str):
         raise PerdureError("The arguments are not valid JSON.", code="invalid_arguments")
     validator = _validator(to_json(parameters))
     try:
         problems = [
-            f"{_path(error)}: {error.message}"
+            f"{_path_of(error)}: {error.message}"
             for error, _ in zip(validator.iter_errors(arguments), range(5), strict=False)
         ]
-    except ValueError:  # a few hundred levels
-        raise PerdureError("Invalid arguments. They are nested too deep.", code="invalid_arguments") from None
+    except ValueError:  # some hundred levels of nesting
+        raise PerdureError(
+            "Invalid arguments. They are nested too deeply.", code="invalid_arguments"
+        ) from None
     if problems:
         raise PerdureError("Invalid arguments. " + "; ".join(problems), code="invalid_arguments")
     if not isinstance(arguments, dict):
@@ -245,12 +253,12 @@ def check_arguments(parameters: JsonObject, arguments: JsonValue) -> JsonObject:
     return arguments
 
 
-def refuse_misfits(
+def refuse_invalid_calls(
     run: Run, agent: ResolvedAgent, state: Calling, calls: tuple[CallState, ...]
 ) -> list[NewEvent]:
-    """The events that end those of a client's calls that do not fit their tool.
+    """The events that fail those client calls whose arguments are invalid.
 
-    The model is told, the client is not asked.
+    The model receives the errors, and the client is not asked to run these calls.
     """
     now = run.engine.clock.now()
     events = []
@@ -258,17 +266,17 @@ def refuse_misfits(
         tool = agent.client[call.name]
         try:
             _validator(to_json(tool.parameters))
-        except ValueError:  # not a schema: nothing can be said against the call, and the client decides
+        except ValueError:  # not a valid schema, so the client has to check the arguments
             continue
         try:
             check_arguments(tool.parameters, call.arguments)
-        except PerdureError as refused:
+        except PerdureError as invalid:
             data = ToolCompletedData(
                 call.id,
                 call.name,
                 False,
                 "error",
-                error=_words(run, refused.message),
+                error=_error_text(run, invalid.message),
                 display_name=tool.display_name,
             )
             events.append(NewEvent(data, tool_context(state, call.id), now))
@@ -277,16 +285,16 @@ def refuse_misfits(
 
 @lru_cache(maxsize=512)
 def _validator(schema: str) -> jsonschema_rs.Validator:
-    # Messages name the place and not the value, which may be a secret; and what a schema refers to is not
+    # `mask`: messages leave out the value, which may be a secret. `offline`: `$ref` to other documents is not
     # fetched.
     return jsonschema_rs.validator_for(msgspec.json.decode(schema), mask="the value", offline=True)
 
 
-def _path(error: jsonschema_rs.ValidationError) -> str:
+def _path_of(error: jsonschema_rs.ValidationError) -> str:
     return "/".join(str(step) for step in error.instance_path) or "arguments"
 
 
-def _live_output(run: Run, state: Calling, call: CallState) -> ToolText:
+def _tool_text(run: Run, state: Calling, call: CallState) -> ToolText:
     session_id, turn_id, bus = run.row.id, state.turn.id, run.engine.bus
     context = to_json(tool_context(state, call.id))
 
@@ -309,7 +317,9 @@ def _live_output(run: Run, state: Calling, call: CallState) -> ToolText:
     return ToolText(run.redactor, publish)
 
 
-def _context(run: Run, agent: ResolvedAgent, state: Calling, call: CallState, shown: ToolText) -> ToolContext:
+def _tool_context(
+    run: Run, agent: ResolvedAgent, state: Calling, call: CallState, live: ToolText
+) -> ToolContext:
     engine, row = run.engine, run.row
     return ToolContext(
         org_id=row.org_id,
@@ -318,8 +328,8 @@ def _context(run: Run, agent: ResolvedAgent, state: Calling, call: CallState, sh
         turn_id=state.turn.id,
         tool_call_id=call.id,
         now=engine.clock.now,
-        progress=shown.progress,
-        output=shown.output,
+        progress=live.progress,
+        output=live.output,
         redactor=run.redactor,
         locale=row.locale,
         network=msgspec.structs.replace(agent.network, private=engine.policy.private_addresses),

@@ -1,4 +1,4 @@
-"""The events that open and close the steps of a turn."""
+"""The events that begin and end the steps of a turn."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ADVICE = {
     ),
     "provider_auth": "The model provider refused the credentials. Check the provider's API key.",
     "provider_misconfigured": (
-        "The model provider's settings cannot be used. Somebody who manages it has to look at them."
+        "The model provider's settings are not valid. An admin of the organization has to correct them."
     ),
     "provider_rate_limited": (
         "The model provider is limiting requests and did not recover in time. Please try again later."
@@ -62,14 +62,14 @@ ADVICE = {
     "loop_detected": "I kept repeating the same step without getting any further, so I stopped.",
     "agent_archived": "This session's agent has been archived, so it cannot go on.",
 }
-"""What a person reads when a turn fails, by error code."""
+"""By error code: the message for people when a turn fails."""
 
 STEERED = "cancelled: the user sent a new message"
 UNANSWERED = "The client did not answer this call in time."
 
 
 def begin_turn(run: Run, action: StartTurn) -> tuple[Turn, list[NewEvent]]:
-    """The turn that begins, and its events."""
+    """Begin a turn; returns it with its first events."""
     now = run.engine.clock.now()
     turn_id = action.turn_id or run.engine.new_id("turn")
     turn = Turn(turn_id, action.message_id, action.input_content or None, now)
@@ -80,9 +80,9 @@ def begin_turn(run: Run, action: StartTurn) -> tuple[Turn, list[NewEvent]]:
 
 
 def begin_model_call(run: Run, turn: Turn, choice: ModelChoice) -> list[NewEvent]:
-    """The events that announce a model call.
+    """The events that start a model call.
 
-    Its message has its id from here on, whatever runner completes it.
+    They fix the id of the message that the call writes, so that another runner can complete it after a crash.
     """
     now = run.engine.clock.now()
     context = reason_context(turn, run.engine.new_id("exec"))
@@ -95,9 +95,9 @@ def begin_model_call(run: Run, turn: Turn, choice: ModelChoice) -> list[NewEvent
 
 
 def begin_tools(run: Run, agent: ResolvedAgent, action: RunTools) -> list[NewEvent]:
-    """The events that must be in the log before a tool runs (promise P5).
+    """The events that must be in the log before these tools run (promise P5).
 
-    None for calls that were begun before.
+    Calls that a previous runner started have theirs already.
     """
     now, state = run.engine.clock.now(), action.state
     fresh = [call for call in action.calls if not isinstance(call.status, Started)]
@@ -129,7 +129,7 @@ def _display_name(agent: ResolvedAgent, name: str) -> str | None:
 
 
 def request_results(run: Run, agent: ResolvedAgent, action: AwaitClient) -> list[NewEvent]:
-    """Ask the caller to run its tools; the session parks with this."""
+    """Ask the client to run its tools, and park the session."""
     calls = tuple(as_tool_call(call) for call in action.calls)
     summaries = tuple(_summary(agent, call) for call in action.calls)
     data = ToolCallRequestedData(calls, summaries, round(run.engine.policy.client_timeout * 1000))
@@ -137,7 +137,7 @@ def request_results(run: Run, agent: ResolvedAgent, action: AwaitClient) -> list
 
 
 def request_approvals(run: Run, agent: ResolvedAgent, action: AskApproval) -> list[NewEvent]:
-    """Ask whether calls may run; the session parks with this."""
+    """Ask for approval of these calls, and park the session."""
     questions = tuple(
         ToolCall(
             question_id(call.id),
@@ -155,14 +155,14 @@ def request_approvals(run: Run, agent: ResolvedAgent, action: AskApproval) -> li
 
 
 def expire_calls(run: Run, action: ExpireCalls) -> list[NewEvent]:
-    """Error results for calls that were left open, and an answer to each question about one."""
+    """Error results for unanswered calls, and an answer to each unanswered request for approval."""
     now, state = run.engine.clock.now(), action.state
     steered = bool(state.pending)
     events: list[NewEvent] = []
     for call in action.calls:
-        ends = [_expired(call, steered)]
+        ends = [_expired_call(call, steered)]
         if isinstance(call.status, ApprovalAsked):
-            ends.insert(0, _expired_question(call, steered))
+            ends.insert(0, _expired_approval(call, steered))
         events += [NewEvent(data, tool_context(state, call.id), now) for data in ends]
     if not steered and any(isinstance(call.status, ApprovalAsked) for call in action.calls):
         data = SessionActivatedData(state.turn.id, state.turn.message_id)
@@ -170,23 +170,23 @@ def expire_calls(run: Run, action: ExpireCalls) -> list[NewEvent]:
     return events
 
 
-def _expired(call: CallState, steered: bool) -> ToolCompletedData:
+def _expired_call(call: CallState, steered: bool) -> ToolCompletedData:
     if steered:
         return ToolCompletedData(call.id, call.name, False, "cancelled", error=STEERED)
     if isinstance(call.status, ApprovalAsked):
-        error = "Nobody allowed this call in time, so it was rejected."
+        error = "This call was not approved in time, so it was rejected."
         return ToolCompletedData(call.id, call.name, False, "rejected", error=error)
     return ToolCompletedData(call.id, call.name, False, "timeout", error=UNANSWERED)
 
 
-def _expired_question(call: CallState, steered: bool) -> ToolCompletedData:
+def _expired_approval(call: CallState, steered: bool) -> ToolCompletedData:
     status: ToolStatus = "cancelled" if steered else "timeout"
     error = STEERED if steered else UNANSWERED
     return ToolCompletedData(question_id(call.id), APPROVE, False, status, error=error)
 
 
 def finish_turn(run: Run, state: Answered) -> list[NewEvent]:
-    """The turn is complete, and the session idle."""
+    """Complete the turn, and make the session idle."""
     now, turn = run.engine.clock.now(), state.turn
     data = TurnCompletedData(
         turn_id=turn.id,
@@ -201,40 +201,37 @@ def finish_turn(run: Run, state: Answered) -> list[NewEvent]:
         final_answer_preview=state.preview or None,
         input_content=turn.input_content or None,
     )
-    return [NewEvent(data, turn_context(turn), now), _idled(turn, now)]
+    return [NewEvent(data, turn_context(turn), now), _session_idled(turn, now)]
 
 
-def _idled(turn: Turn, now: Micros) -> NewEvent:
+def _session_idled(turn: Turn, now: Micros) -> NewEvent:
     return NewEvent(SessionIdledData(turn.id, turn.iterations, turn.usage), turn_context(turn), now)
 
 
 def fail_turn(run: Run, action: Fail) -> list[NewEvent]:
-    """The turn failed.
-
-    A message that a person can read, the failure, and rest, unless somebody already asked for more.
-    """
+    """Fail the turn, with a message for people; the session becomes idle unless a message is pending."""
     now, turn, code = run.engine.clock.now(), action.state.turn, action.code
     context = turn_context(turn)
-    words = ADVICE.get(code, "Something went wrong while I worked on this. Please try again.")
-    said = Message(
+    advice = ADVICE.get(code, "Something went wrong while I worked on this. Please try again.")
+    message = Message(
         run.engine.new_id("message"),
         "agent",
-        (TextPart(words),),
+        (TextPart(advice),),
         to_rfc3339(now),
         "final_answer",
         metadata={"error": True},
     )
     events = [
-        NewEvent(OutputMessageCompletedData(said, error_code=code), context, now),
+        NewEvent(OutputMessageCompletedData(message, error_code=code), context, now),
         NewEvent(TurnFailedData(turn.id, action.message, code, usage=turn.usage), context, now),
     ]
-    return events if action.state.pending else [*events, _idled(turn, now)]
+    return events if action.state.pending else [*events, _session_idled(turn, now)]
 
 
 def seal_turn(run: Run, state: RunningTurn) -> list[NewEvent]:
-    """The turn was taken up again and again without getting anywhere: no more."""
+    """Seal a turn that was recovered too often without progress."""
     now, turn = run.engine.clock.now(), state.turn
     detail = f"The turn was recovered {run.row.recoveries - 1} times without progress."
     data = TurnSealedData(turn.id, "no_progress", detail, turn.iterations, turn.usage)
     events = [NewEvent(data, turn_context(turn), now)]
-    return events if state.pending else [*events, _idled(turn, now)]
+    return events if state.pending else [*events, _session_idled(turn, now)]

@@ -102,7 +102,7 @@ class Worker:
             await self._engine.clock.sleep(pause)
 
     def _on_stop(self, stop: Stop) -> None:
-        task, held = self._running.get(stop.session_id), self._engine.leases.get(stop.session_id)
+        task, held = self._running.get(stop.session_id), self._engine.claimed_epochs.get(stop.session_id)
         # A runner without a claim is fenced at its first append; one with a newer claim is not meant.
         if task is not None and held is not None and held < stop.epoch:
             task.cancel()
@@ -123,7 +123,7 @@ class Worker:
                 log.warning("cannot look at the running sessions: %s", error.message)
                 continue
             for session_id in ids:
-                held = self._engine.leases.get(session_id, 0)
+                held = self._engine.claimed_epochs.get(session_id, 0)
                 self._on_stop(Stop(session_id, epochs.get(session_id, held + 1)))
 
     async def drain(self, grace: float) -> int:

@@ -1,7 +1,7 @@
-"""Events: what a session's log is made of, and the live deltas that only pass by.
+"""Events: the entries of a session's log, and the live deltas that are not logged.
 
-One class per kind of `data`, which is the key of the kind; `EVENT_DATA` names them all. A stored event's data
-stays JSON until somebody needs to look inside.
+Each kind of event has a class for its data, which names the kind; `EVENT_DATA` lists them. A stored event's
+data stays JSON until a reader decodes it.
 """
 
 from __future__ import annotations
@@ -115,10 +115,7 @@ __all__ = [
 
 
 class EventContext(Struct, frozen=True, omit_defaults=True):
-    """Where an event belongs.
-
-    Trace_id is the turn; reason and act are spans under it, a model call under reason, tools under act.
-    """
+    """The turn, the execution and the span that an event belongs to; see `domain/spans.py`."""
 
     turn_id: Annotated[TurnId | None, TURN_ID] = None
     input_message_id: Annotated[MessageId | None, INPUT_MESSAGE_ID] = None
@@ -171,17 +168,17 @@ _CLASSES: tuple[type[EventData], ...] = (
 )
 
 EVENT_DATA = {data.kind: data for data in _CLASSES}
-"""The class of every kind of event."""
+"""By kind: the class of the event's data."""
 
 LIVE_TYPES = frozenset(
     data.kind
     for data in (OutputMessageDeltaData, ReasonThinkingDeltaData, ToolProgressData, ToolOutputDeltaData)
 )
-"""Kinds that are shown while they happen and never logged: what completes them replaces them."""
+"""Kinds that are published live and never logged: the event that completes them contains their text."""
 
 RESERVED_TYPES = frozenset(
-    f"{family}.{what}"
-    for family, whats in {
+    f"{family}.{name}"
+    for family, names in {
         "task": ("created", "updated", "message.sent", "message.received"),
         "budget": ("warning", "exceeded", "paused", "resumed"),
         "reason": ("item", "recovered"),
@@ -189,23 +186,23 @@ RESERVED_TYPES = frozenset(
         "capability": ("usage",),
         "output.message": ("replaced",),
     }.items()
-    for what in whats
+    for name in names
 )
-"""Kinds that the wire contract knows and this server does not emit yet: filters accept them."""
+"""Kinds of the wire contract that this server does not emit yet; filters accept them."""
 
 KNOWN_TYPES = frozenset(EVENT_DATA) | RESERVED_TYPES
 
 ENDED_TURN = frozenset(
     data.kind for data in (TurnCompletedData, TurnFailedData, TurnCancelledData, TurnSealedData)
 )
-"""Every turn ends with one of these (promise P4)."""
+"""The kinds that end a turn. Every turn ends with exactly one of them (promise P4)."""
 
 Data = TypeVar("Data", bound=EventData)
 DataClass = type[Data]
 
 
 class NewEvent(Struct, frozen=True):
-    """An event that is to be appended: sequence and id come with the append."""
+    """An event to append; the append sets its sequence and id."""
 
     data: EventData
     context: EventContext
@@ -219,28 +216,28 @@ class NewEvent(Struct, frozen=True):
         return self.data.kind
 
     def decoded(self) -> EventData:
-        """The data, as `Event.decoded` gives it."""
+        """The data, as in `Event.decoded`."""
         return self.data
 
     def get(self, kind: DataClass[Data]) -> Data | None:
-        """The data, as `Event.get` gives it."""
+        """The data if it is of this class, else None, as in `Event.get`."""
         return self.data if isinstance(self.data, kind) else None
 
     def read(self, kind: DataClass[Data]) -> Data:
-        """The data, as `Event.read` gives it."""
+        """The data, which is of this class, as in `Event.read`."""
         if not isinstance(self.data, kind):
             raise _other_kind(self.type, kind)
         return self.data
 
     def context_struct(self) -> EventContext:
-        """The context, as `Event.context_struct` gives it."""
+        """The context, as in `Event.context_struct`."""
         return self.context
 
 
 class Event(Struct):
-    """An event of the log (or a live one), its data and context still JSON.
+    """A logged or live event, with its data and context as JSON.
 
-    `_wire` remembers the wire form, since one event goes to many followers.
+    `_wire` caches the wire format, because one event is sent to many followers.
     """
 
     id: EventId
@@ -255,7 +252,7 @@ class Event(Struct):
     _wire: bytes | None = None
 
     def wire(self) -> bytes:
-        """The event as JSON, as clients see it."""
+        """The event in the wire format: the JSON of a `WireEvent`."""
         if self._wire is None:
             extra = "" if self.metadata is None else f',"metadata":{self.metadata}'
             if self.tags is not None:
@@ -268,40 +265,41 @@ class Event(Struct):
         return self._wire
 
     def decoded(self) -> EventData:
-        """The data as its struct."""
+        """Decode the data."""
         return decode_data(self.type, self.data)
 
     def get(self, kind: DataClass[Data]) -> Data | None:
-        """The data if it is of this class, else None; the data of other kinds stays JSON."""
+        """Decode the data if it is of this class, else return None."""
         return msgspec.json.decode(self.data, type=kind) if self.type == kind.kind else None
 
     def read(self, kind: DataClass[Data]) -> Data:
-        """The data, which is of this class.
+        """Decode the data, which is of this class.
 
         Raises:
-            TypeError: it is not.
+            TypeError: the data is of another class.
         """
         if self.type != kind.kind:
             raise _other_kind(self.type, kind)
         return msgspec.json.decode(self.data, type=kind)
 
     def context_struct(self) -> EventContext:
-        """Where the event belongs, as its struct."""
+        """Decode the context."""
         return _CONTEXT.decode(self.context)
 
 
-def _other_kind(found: str, wanted: type[EventData]) -> TypeError:
-    return TypeError(f"a {found} event was read as {wanted.__name__}")
+def _other_kind(actual: str, expected: type[EventData]) -> TypeError:
+    return TypeError(f"cannot read the data of a {actual} event as {expected.__name__}")
 
 
 AnyEvent = Event | NewEvent
-"""A log without gaps needs no numbers: each event is the one after the one before it."""
+"""Folds accept both: the log has no gaps, so they can count the sequences of new events."""
 
 
 def is_cancel_notice(message: Message, event: AnyEvent) -> bool:
-    """Whether this `input.message` only says that its turn was cancelled: nobody has to answer it.
+    """Whether this `input.message` is the server's note about a cancel, which needs no answer.
 
-    A client may write the same metadata; but the event of what a client wrote names its message.
+    The metadata alone is no proof, because clients can send the same. But events of client messages have the
+    message's id in their context.
     """
     return (
         bool(message.metadata and message.metadata.get("cancel_notice"))
@@ -368,5 +366,5 @@ _CONTEXT = msgspec.json.Decoder(EventContext)
 
 
 def decode_data(kind: str, data: str | bytes) -> EventData:
-    """The data of an event of this kind, as its struct."""
+    """Decode the data of an event of this kind."""
     return _DECODERS[kind].decode(data)

@@ -1,4 +1,4 @@
-"""What the fields say that several kinds of events have in common."""
+"""Descriptions of the fields that several kinds of events share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data of events about messages."""
+"""The data of events about messages."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from perdure.domain.messages import JsonObject, Message, Usage
 
 
 class InputMessageData(EventData, frozen=True):
-    """A message came in: from a client, or, after a cancel, the note that it was asked for."""
+    """A message arrived: from a client, or from the server as a note that the user cancelled the turn."""
 
     kind = "input.message"
     message: Annotated[Message, Meta(description="The message that came in.")]
 
 
 class OutputMessageStartedData(EventData, frozen=True, omit_defaults=True):
-    """A model call begins to write a message. The message keeps this id, whatever process completes it."""
+    """A model call begins to write a message. The message keeps its id if another process completes it."""
 
     kind = "output.message.started"
     turn_id: Annotated[TurnId, TURN_ID]
@@ -46,7 +46,7 @@ class OutputMessageStartedData(EventData, frozen=True, omit_defaults=True):
 
 
 class OutputMessageDeltaData(EventData, frozen=True, omit_defaults=True):
-    """A piece of a message's text while it is written; only live."""
+    """A new piece of a message's text. Live only: it is not in the log."""
 
     kind = "output.message.delta"
     turn_id: Annotated[TurnId, TURN_ID]
@@ -62,7 +62,7 @@ class ModelMetadata(Struct, frozen=True, omit_defaults=True):
 
 
 class OutputMessageCompletedData(EventData, frozen=True, omit_defaults=True):
-    """An agent's message is complete: a model's answer, or words about a failure or a cancel."""
+    """An agent's message is complete: a model's answer, or a text about a failure or a cancel."""
 
     kind = "output.message.completed"
     message: Annotated[Message, Meta(description="The complete message.")]

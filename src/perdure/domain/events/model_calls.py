@@ -1,4 +1,4 @@
-"""Data of events about model calls."""
+"""The data of events about model calls."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ReasonStartedData(EventData, frozen=True, omit_defaults=True):
 
 
 class ReasonCompletedData(EventData, frozen=True, omit_defaults=True):
-    """A model call ended, over all its attempts."""
+    """A model call ended, after all its attempts."""
 
     kind = "reason.completed"
     success: Annotated[bool, _SUCCESS]
@@ -61,7 +61,7 @@ class ReasonCompletedData(EventData, frozen=True, omit_defaults=True):
 
 
 class ReasonThinkingStartedData(EventData, frozen=True, omit_defaults=True):
-    """The model thought before it answered."""
+    """The model reasoned before it answered."""
 
     kind = "reason.thinking.started"
     turn_id: Annotated[TurnId, TURN_ID]
@@ -69,7 +69,7 @@ class ReasonThinkingStartedData(EventData, frozen=True, omit_defaults=True):
 
 
 class ReasonThinkingDeltaData(EventData, frozen=True, omit_defaults=True):
-    """A piece of the model's thinking while it is written; only live."""
+    """A new piece of the model's reasoning. Live only: it is not in the log."""
 
     kind = "reason.thinking.delta"
     turn_id: Annotated[TurnId, TURN_ID]
@@ -79,7 +79,7 @@ class ReasonThinkingDeltaData(EventData, frozen=True, omit_defaults=True):
 
 
 class ReasonThinkingCompletedData(EventData, frozen=True):
-    """The model's thinking as a whole, where the vendor shows it."""
+    """The model's whole reasoning, if the vendor discloses it."""
 
     kind = "reason.thinking.completed"
     turn_id: Annotated[TurnId, TURN_ID]
@@ -116,10 +116,7 @@ class LlmGenerationOutput(Struct, frozen=True, omit_defaults=True):
 
 
 class PromptRef(Struct, frozen=True, omit_defaults=True):
-    """Which part of the log a model call was shown.
-
-    The messages after `after` and up to `through` (sequences).
-    """
+    """The part of the log that a model call received: the messages of a range of sequences."""
 
     after: Annotated[int, Meta(description="The sequence number before the first event of the range.")]
     through: Annotated[int, Meta(description="The sequence number of the last event of the range.")]
@@ -138,10 +135,10 @@ class PromptRef(Struct, frozen=True, omit_defaults=True):
 
 
 class LlmGenerationData(EventData, frozen=True, omit_defaults=True):
-    """One model call: which model, what it received, what it wrote, and what that took."""
+    """One model call: the model, what it received, what it wrote, its duration and its usage."""
 
     kind = "llm.generation"
-    # Stored with `prompt` and without `messages`; readers get `messages` filled from the log (promise P7).
+    # The log stores `prompt` instead of `messages`; readers get `messages` rebuilt from the log (promise P7).
 
     metadata: Annotated[LlmGenerationMetadata, Meta(description="The facts about the call.")]
     output: Annotated[LlmGenerationOutput, Meta(description="What the model wrote.")]

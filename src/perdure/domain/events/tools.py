@@ -1,4 +1,4 @@
-"""Data of events about tool calls, and about what tools do."""
+"""The data of events about tool calls and their effects."""
 
 from __future__ import annotations
 
@@ -31,21 +31,19 @@ class ToolCallSummary(Struct, frozen=True, omit_defaults=True):
     id: Annotated[ToolCallId, _TOOL_CALL_ID]
     name: Annotated[str, TOOL_NAME]
     display_name: Annotated[str | None, TOOL_DISPLAY_NAME] = None
-    narration: Annotated[str | None, Meta(description="What the call is for, in words for people.")] = None
+    narration: Annotated[str | None, Meta(description="The purpose of the call, for people.")] = None
 
 
 class ActStartedData(EventData, frozen=True, omit_defaults=True):
-    """A batch of tool calls of one answer begins."""
+    """A batch of tool calls begins, all from one answer of the model."""
 
     kind = "act.started"
     tool_calls: Annotated[tuple[ToolCallSummary, ...], TOOL_CALLS]
-    headline: Annotated[str | None, Meta(description="What the tool calls are for, in words for people.")] = (
-        None
-    )
+    headline: Annotated[str | None, Meta(description="The purpose of the tool calls, for people.")] = None
 
 
 class ActCompletedData(EventData, frozen=True, omit_defaults=True):
-    """All calls of the batch have their results."""
+    """All calls of the batch have results."""
 
     kind = "act.completed"
     completed: Annotated[bool, Meta(description="Whether every call has a result.")]
@@ -55,7 +53,7 @@ class ActCompletedData(EventData, frozen=True, omit_defaults=True):
 
 
 class ToolStartedData(EventData, frozen=True, omit_defaults=True):
-    """A tool is about to run on the server. This is in the log before the tool begins."""
+    """The server is about to run a tool. This event is in the log before the tool starts."""
 
     kind = "tool.started"
     tool_call: Annotated[ToolCall, Meta(description="The tool call.")]
@@ -72,9 +70,9 @@ ToolStatus = Literal["success", "error", "timeout", "cancelled", "interrupted", 
 
 
 class ToolCompletedData(EventData, frozen=True, omit_defaults=True):
-    """A tool call has its result, or the error that the model is told.
+    """A tool call has its result or its error, which the model receives.
 
-    Also the answer to a question for approval.
+    The answer to a request for approval is also such an event.
     """
 
     kind = "tool.completed"
@@ -101,7 +99,7 @@ class ToolCompletedData(EventData, frozen=True, omit_defaults=True):
 
 
 class ToolProgressData(EventData, frozen=True, omit_defaults=True):
-    """What a running tool says about how far it is; only live."""
+    """A running tool reports its progress. Live only: it is not in the log."""
 
     kind = "tool.progress"
     tool_call_id: Annotated[ToolCallId, _ABOUT]
@@ -111,7 +109,7 @@ class ToolProgressData(EventData, frozen=True, omit_defaults=True):
 
 
 class ToolOutputDeltaData(EventData, frozen=True):
-    """A piece of a running tool's output; only live."""
+    """A new piece of a running tool's output. Live only: it is not in the log."""
 
     kind = "tool.output.delta"
     tool_call_id: Annotated[ToolCallId, _ABOUT]
@@ -123,12 +121,12 @@ class ToolOutputDeltaData(EventData, frozen=True):
 
 
 class ToolCallRequestedData(EventData, frozen=True, omit_defaults=True):
-    """The session waits for a client: to run these calls, or to allow them (`approve_tool_call`)."""
+    """The session waits for a client to run these calls, or to approve them (`approve_tool_call`)."""
 
     kind = "tool.call_requested"
     tool_calls: Annotated[tuple[ToolCall, ...], TOOL_CALLS]
     tool_summaries: Annotated[
-        tuple[ToolCallSummary, ...] | None, Meta(description="The tool calls in words for people.")
+        tuple[ToolCallSummary, ...] | None, Meta(description="The tool calls, described for people.")
     ] = None
     timeout_ms: Annotated[
         int, Meta(description="How long the session waits for an answer, in milliseconds.")
@@ -136,7 +134,7 @@ class ToolCallRequestedData(EventData, frozen=True, omit_defaults=True):
 
 
 class ToolCallRepairedData(EventData, frozen=True):
-    """A slip in a tool call that was mended; `outcome` says what: name, arguments or name_and_arguments."""
+    """The server repaired a mistake in a tool call. `outcome` tells which part."""
 
     kind = "tool.call_repaired"
     tool_call_id: Annotated[ToolCallId, _ABOUT]

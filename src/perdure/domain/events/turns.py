@@ -1,4 +1,4 @@
-"""Data of events about a session's turns."""
+"""The data of events about a session and its turns."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class SessionStartedData(EventData, frozen=True, omit_defaults=True):
 
 
 class SessionActivatedData(EventData, frozen=True):
-    """The session begins to work on a message, or goes on after the last approval."""
+    """The session begins to work on a message, or continues after the last pending approval."""
 
     kind = "session.activated"
     turn_id: Annotated[TurnId, TURN_ID]
@@ -51,7 +51,7 @@ class SessionActivatedData(EventData, frozen=True):
 
 
 class SessionIdledData(EventData, frozen=True, omit_defaults=True):
-    """The session rests and waits for a message."""
+    """The session is idle: it waits for a message."""
 
     kind = "session.idled"
     turn_id: Annotated[TurnId, Meta(description="The turn that ended.")]
@@ -69,7 +69,7 @@ class TurnStartedData(EventData, frozen=True, omit_defaults=True):
 
 
 class TurnCompletedData(EventData, frozen=True, omit_defaults=True):
-    """A turn ended well; what it came to."""
+    """A turn ended successfully, with its totals."""
 
     kind = "turn.completed"
     turn_id: Annotated[TurnId, TURN_ID]
@@ -88,7 +88,7 @@ class TurnCompletedData(EventData, frozen=True, omit_defaults=True):
 
 
 class TurnFailedData(EventData, frozen=True, omit_defaults=True):
-    """A turn ended without an answer; a message with words for a person stands before it."""
+    """A turn failed. The message before this event explains it to people."""
 
     kind = "turn.failed"
     turn_id: Annotated[TurnId, TURN_ID]
@@ -100,7 +100,7 @@ class TurnFailedData(EventData, frozen=True, omit_defaults=True):
 
 
 class TurnCancelledData(EventData, frozen=True, omit_defaults=True):
-    """A turn was cancelled, or its session deleted."""
+    """A turn was cancelled, or its session was deleted."""
 
     kind = "turn.cancelled"
     turn_id: Annotated[TurnId, TURN_ID]
@@ -109,7 +109,7 @@ class TurnCancelledData(EventData, frozen=True, omit_defaults=True):
 
 
 class TurnSealedData(EventData, frozen=True, omit_defaults=True):
-    """A turn was given up: it was recovered too often without getting anywhere, or a budget is spent."""
+    """A turn was stopped permanently: recovered too often without progress, or a budget is used up."""
 
     kind = "turn.sealed"
     turn_id: Annotated[TurnId, TURN_ID]
@@ -119,6 +119,6 @@ class TurnSealedData(EventData, frozen=True, omit_defaults=True):
             description="`no_progress`: recovered too often without progress; `budget`: a budget is used up."
         ),
     ]
-    detail: Annotated[str | None, Meta(description="The reason in words.")] = None
+    detail: Annotated[str | None, Meta(description="The reason, for people.")] = None
     iterations: Annotated[int | None, MODEL_CALL_COUNT] = None
     usage: Annotated[Usage | None, TURN_USAGE] = None
