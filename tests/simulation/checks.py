@@ -1,7 +1,4 @@
-"""What must hold once a schedule has come to rest.
-
-Promises P1 to P5, read from the log and from the world outside it.
-"""
+"""Checks promises P1 to P5 at the end of a schedule, against the log and the recorded effects."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from tests.simulation.world import World
 
 
 async def check_world(world: World) -> None:
-    """Blame the world for every promise that it broke."""
+    """Record a violation for every broken promise."""
     log = world.log()
     check_log(world, log)
     check_turns(world, log)
@@ -31,16 +28,16 @@ async def check_world(world: World) -> None:
     await check_conversations(world)
     row = world.store.row(world.session_id)
     if world.told.deleted and row.deleted_at is None:
-        world.blame("a deletion was acknowledged and did not happen")
+        world.blame("a deletion was acknowledged but did not happen")
     for process in world.live():
         if process.worker.running or process.engine.claimed_epochs or process.queue.depth():
-            world.blame(f"{process.name} still holds something of a session at rest")
+            world.blame(f"{process.name} still has a run, a claim or a job for a session at rest")
     if world.loop.timers():
-        world.blame("a session at rest holds a timer")
+        world.blame("a timer is set for a session at rest")
 
 
 def check_log(world: World, log: list[Event]) -> None:
-    """P2: gapless, in order, nothing changed since it was committed; and it folds to rest."""
+    """P2: the log is gapless, ordered and as committed. It folds to a state in which no turn runs."""
     if [event.sequence for event in log] != list(range(1, len(log) + 1)):
         world.blame(f"P2: sequences {[event.sequence for event in log]}")
     if world.witness is not None and log != world.witness.log:
@@ -51,7 +48,7 @@ def check_log(world: World, log: list[Event]) -> None:
     state = fold(log)
     again = fold(log[row.turn_after :], Idle(head=row.turn_after))
     if row.deleted_at is None and state != again:
-        world.blame(f"the fold of the turn is {again}, that of the whole log {state}")
+        world.blame(f"the fold since turn_after is {again}, that of the whole log {state}")
     if row.status in {"idle", "started"} and (
         not isinstance(again, Idle) or again.pending or row.turn_id is not None
     ):
@@ -59,7 +56,7 @@ def check_log(world: World, log: list[Event]) -> None:
 
 
 class _Turns:
-    """The order in which the events of a log may come, written down once more and independently."""
+    """A second, independent implementation of the order in which a log's events may occur."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -118,7 +115,9 @@ class _Turns:
     def _end(self, event: Event, turn_id: str) -> None:
         if event.type == "turn.failed":
             self._need(
-                event.decoded().error_code != "unavailable", event, "a turn pays for a database that was away"
+                event.decoded().error_code != "unavailable",
+                event,
+                "a turn failed because the database was unavailable",
             )
         self._need(turn_id not in self._ended, event, "a turn ends twice")
         self._need(
@@ -140,7 +139,7 @@ class _Turns:
 
 
 def check_turns(world: World, log: list[Event]) -> None:
-    """P4: every turn that began has exactly one end, and within it things come in order."""
+    """P4: every turn that began has exactly one end, and its events are in order."""
     turns = _Turns(world)
     for event in log:
         turns.take(event)
@@ -148,18 +147,15 @@ def check_turns(world: World, log: list[Event]) -> None:
         world.blame("P4: a turn has no end")
     row = world.store.row(world.session_id)
     if row.status == "idle" and row.deleted_at is None and log[-1].type != "session.idled":
-        world.blame("P4: idle without saying so")
+        world.blame("P4: idle without session.idled")
 
 
 def check_messages(world: World, log: list[Event]) -> None:
-    """P1: what was acknowledged is in the log where the client was told, and was seen, or covered by the end
-    of its turn."""
-    found = {event.decoded().message.id: event.sequence for event in log if event.type == "input.message"}
+    """P1: each acknowledged message is logged at its sequence, and a model call saw it or its turn ended."""
+    sequences = {event.decoded().message.id: event.sequence for event in log if event.type == "input.message"}
     for message_id, sequence in world.told.messages.items():
-        if found.get(message_id) != sequence:
-            world.blame(
-                f"P1: message {message_id} was acknowledged at {sequence} and is at {found.get(message_id)}"
-            )
+        if sequences.get(message_id) != sequence:
+            world.blame(f"P1: {message_id}, acknowledged at {sequence}, is at {sequences.get(message_id)}")
         elif not (world.told.deletion_tried or any(_covers(event, message_id) for event in log[sequence:])):
             world.blame(f"P1: message {sequence} was never worked on")
 
@@ -173,8 +169,8 @@ def _covers(event: Event, message_id: str) -> bool:
 
 
 def check_tools(world: World, log: list[Event]) -> None:
-    """P5: what was done was announced first, a once-only call is done at most once, and not after the model
-    was told of its end."""
+    """P5: an effect comes after its call's start in the log and not after its result; a call that must not be
+    repeated has at most one effect."""
     starts: dict[str, list[int]] = {}
     ends: dict[str, list[int]] = {}
     for event in log:
@@ -190,30 +186,30 @@ def check_tools(world: World, log: list[Event]) -> None:
     for effect in world.effects:
         begun = [sequence for sequence in starts.get(effect.call_id, ()) if sequence <= effect.head]
         if not begun:
-            world.blame(f"P5: {effect.word} was done before its call was announced")
+            world.blame(f"P5: {effect.word} was done before the start of its call was logged")
         elif effect.current and any(
             begun[-1] < sequence <= effect.head for sequence in ends.get(effect.call_id, ())
         ):
-            world.blame(f"P5: {effect.word} was done after the end of its call")
+            world.blame(f"P5: {effect.word} was done after the result of its call was logged")
 
 
 def _check_result(world: World, data: Any) -> None:
-    """A success names an effect that its call had."""
+    """A successful result names an effect of its call."""
     if data.success and data.tool_name in {"once", "again", "look"}:
-        said = text_of(data.result)
-        if not any(effect.word == said and effect.call_id == data.tool_call_id for effect in world.effects):
-            world.blame(f"the result {said!r} of {data.tool_call_id} is nobody's")
+        result = text_of(data.result)
+        if not any(effect.word == result and effect.call_id == data.tool_call_id for effect in world.effects):
+            world.blame(f"the result {result!r} of {data.tool_call_id} is not of an effect of this call")
 
 
 # --- conversations ----------------------------------------------------------
 
 
 def check_prompts(world: World, log: list[Event]) -> None:
-    """What the model saw is what the log says, and fit to be sent to a vendor; what it said is in the log."""
+    """Prompts match the log and are valid for vendors; answers and summaries match their prompts."""
     for number, call in enumerate(world.calls):
         seen = [key_of(message) for message in call.messages]
-        for refused in disorder(call.messages):
-            world.blame(f"model call {number} saw {refused}")
+        for problem in disorder(call.messages):
+            world.blame(f"model call {number} saw {problem}")
         begun = [event.sequence for event in log[: call.head] if event.type == "reason.started"]
         if not call.current or not begun:
             continue
@@ -225,7 +221,7 @@ def check_prompts(world: World, log: list[Event]) -> None:
 
 
 def _expected(world: World, log: list[Event], begun: int, head: int, seen: list[Key]) -> list[Key]:
-    """What a call begun there is shown when the log has come to that head; a window shows the end of it."""
+    """The prompt of a call that began at `begun`, with the log at `head`; cut to the length of `seen`."""
     summary = next(
         (
             event
@@ -244,28 +240,26 @@ def _expected(world: World, log: list[Event], begun: int, head: int, seen: list[
 
 
 def check_summaries(world: World, log: list[Event]) -> None:
-    """A summary was made from all that it stands for.
-
-    The summary before it and every message up to where the rest begins.
-    """
+    """Each summary was made from the previous summary and all messages that it replaces."""
     after, before = 0, ""
     for event in log:
         if event.type != "context.compacted" or not event.decoded().summary:
             continue
         data = event.decoded()
         if len(data.steps) == 1:
-            given = world.summaries[int(data.summary.removeprefix(SUMMARY))]
-            for said in [before, *_said_between(log, after, data.after)]:
-                if said not in given:
-                    world.blame(f"the summary {event.sequence} was made without {said!r}")
+            prompt = world.summaries[int(data.summary.removeprefix(SUMMARY))]
+            for text in [before, *_texts_between(log, after, data.after)]:
+                if text not in prompt:
+                    world.blame(f"the summary {event.sequence} was made without {text!r}")
         if data.messages_after > data.messages_before:
-            world.blame(f"the summary {event.sequence} makes nothing shorter")
+            world.blame(f"the summary {event.sequence} does not shorten the history")
         after, before = data.after, data.summary
 
 
-def _said_between(log: list[Event], after: int, through: int) -> list[str]:
+def _texts_between(log: list[Event], after: int, through: int) -> list[str]:
+    """The texts of the messages whose place in the conversation is in this range of sequences."""
     begun: dict[str, int] = {}
-    said = []
+    texts = []
     for event in log[: through + 1]:
         execution = event.context_struct().exec_id or ""
         if event.type == "reason.started":
@@ -275,13 +269,12 @@ def _said_between(log: list[Event], after: int, through: int) -> list[str]:
         ):
             continue
         elif after < begun.get(execution, event.sequence) <= through:
-            said.append(text_of(event.decoded().message.content))
-    return said
+            texts.append(text_of(event.decoded().message.content))
+    return texts
 
 
 def check_answers(world: World, log: list[Event]) -> None:
-    """Each answer in the log was given by a model call that had seen the log up to the beginning of that
-    call, and no other."""
+    """Each answer in the log comes from a model call that saw exactly the log up to its own start."""
     begun: dict[str, int] = {}
     for event in log:
         execution = event.context_struct().exec_id or ""
@@ -297,17 +290,17 @@ def check_answers(world: World, log: list[Event]) -> None:
 
 
 async def check_conversations(world: World) -> None:
-    """A conversation kept from turn to turn is the one that the whole log gives."""
+    """A cached conversation, brought up to date, equals the one that is read from the whole log."""
     row = world.store.row(world.session_id)
     for process in world.live():
-        held = process.engine.conversations.take(world.session_id)
-        if held is None or (
-            world.scenario.window is not None and (held.cut or not world.scenario.compaction)
+        cached = process.engine.conversations.take(world.session_id)
+        if cached is None or (
+            world.scenario.window is not None and (cached.cut or not world.scenario.compaction)
         ):
             continue
-        kept = await world.store.read(
-            lambda tx, held=held: read_conversation(tx, row.id, row.head, 100_000, held)
+        updated = await world.store.read(
+            lambda tx, cached=cached: read_conversation(tx, row.id, row.head, 100_000, cached)
         )
         whole = await world.store.read(lambda tx: read_conversation(tx, row.id, row.head, 100_000))
-        if vars(kept) != vars(whole):
-            world.blame(f"{process.name} kept another conversation: {vars(kept)} instead of {vars(whole)}")
+        if vars(updated) != vars(whole):
+            world.blame(f"{process.name} cached {vars(updated)}, but the log has {vars(whole)}")

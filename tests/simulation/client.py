@@ -1,5 +1,4 @@
-"""The client: it makes requests, remembers what was acknowledged, and lives with servers that die under
-it."""
+"""The client: sends requests, records what was acknowledged, and tolerates servers that die."""
 
 from __future__ import annotations
 
@@ -30,19 +29,19 @@ from tests.simulation.world import Crash, Process, World
 
 
 class Client:
-    """Requests to the processes of one world; each runs in the process that serves it and dies with it."""
+    """Sends requests to the processes of one world. A request runs in its process, and dies with it."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.sent = 0
 
     def server(self) -> Process:
-        """A process that lives; a new one, if none does."""
+        """A live process; starts one if there is none."""
         live = self.world.live()
         return self.world.rng.choice(live) if live else self.world.start()
 
     async def create(self) -> None:
-        """The session, and the witness of all that happens to it."""
+        """Create the session, and the witness that checks its commits."""
         world, scenario = self.world, self.world.scenario
         refs = [CapabilityRef("simulation")]
         if scenario.approvals:
@@ -59,9 +58,9 @@ class Client:
         world.witness = Witness(world.store, world.session_id, world.blame)
 
     async def post(self, script: int | None, server: Process | None = None) -> bool:
-        """Post a message; whether it was acknowledged."""
+        """Post a message; returns whether it was acknowledged."""
         self.sent += 1
-        metadata = {"cancel_notice": True} if self.sent % 3 == 0 else None  # a client may write what it likes
+        metadata = {"cancel_notice": True} if self.sent % 3 == 0 else None  # clients may send any metadata
         body = CreateMessage(InputMessage((TextPart(message_text(self.sent, script)),)), metadata=metadata)
 
         async def call(process: Process) -> None:
@@ -96,7 +95,7 @@ class Client:
     async def answer(
         self, decision: Decision = "allow", limit: int | None = None, server: Process | None = None
     ) -> None:
-        """Answer what the session asks for: its client's results, or leave for (some of) its calls."""
+        """Send the results, or the decisions on the first `limit` approvals, that the session waits for."""
         row = self.world.store.row(self.world.session_id)
         state = fold(self.world.log()[row.turn_after :], Idle(head=row.turn_after))
         approvals, calls = open_approvals(state)[:limit], open_client_calls(state)
@@ -116,7 +115,7 @@ class Client:
     async def _ask(
         self, what: str, call: Callable[[Process], Awaitable[Any]], server: Process | None
     ) -> bool:
-        """Have a process serve a request; whether it was answered."""
+        """Send a request to a process; returns whether it succeeded."""
         process = server or self.server()
         task = process.spawn(self._serve(what, call, process))
         await asyncio.wait([task])
@@ -131,7 +130,7 @@ class Client:
         self.world.note(f"{process.name} {what}: {'done' if error is None else repr(error)}")
         allowed: tuple[type[BaseException], ...] = (Crash, Unavailable, asyncio.CancelledError)
         if what == "answer":
-            allowed += (Conflict, InvalidInput)  # somebody else was quicker
+            allowed += (Conflict, InvalidInput)  # another request answered first
         if self.world.told.deletion_tried:
             allowed += (NotFound,)
         if error is not None and not isinstance(error, allowed):

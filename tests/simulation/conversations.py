@@ -1,4 +1,4 @@
-"""What a model call has to be shown, written down once more and independently of the code that builds it."""
+"""A second, independent implementation of the prompt that a model call has to receive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Key = tuple[str, ...]
 
 
 def key_of(message: Message) -> Key:
-    """What tells messages apart: results by their call and their outcome."""
+    """The identity of a message; that of a result is its call and its outcome."""
     if message.role == "tool_result":
         part = message.content[0]
         assert isinstance(part, ToolResultPart)
@@ -20,16 +20,14 @@ def key_of(message: Message) -> Key:
 
 
 def expected_prompt(log: Sequence[Event], through: int, after: int = 0) -> list[Key]:
-    """What a model call begun at this sequence sees.
+    """The messages that a model call sees that began at the sequence `through`.
 
-    Every message at the place where the conversation had got to.
-
-    A message of the user comes before the answers to model calls that began after it; results follow their
-    answer, in the order of its calls. What has its place up to `after` is left out.
+    A user message comes before the answers of model calls that began after it. Results follow their answer,
+    in the order of its calls. Messages whose position is `after` or earlier are left out.
     """
     begun: dict[str, int] = {}
     results: dict[tuple[str, str], Key] = {}
-    placed: list[tuple[int, Message]] = []
+    positions: list[tuple[int, Message]] = []
     execution = ""
     for event in log[:through]:
         match event.type:
@@ -37,10 +35,10 @@ def expected_prompt(log: Sequence[Event], through: int, after: int = 0) -> list[
                 execution = event.context_struct().exec_id or ""
                 begun[execution] = event.sequence
             case "input.message":
-                placed.append((event.sequence, event.decoded().message))
+                positions.append((event.sequence, event.decoded().message))
             case "output.message.completed" if event.decoded().error_code is None:
                 own = event.context_struct().exec_id or ""
-                placed.append((begun.get(own, event.sequence), event.decoded().message))
+                positions.append((begun.get(own, event.sequence), event.decoded().message))
             case "tool.completed":
                 data = event.decoded()
                 result = None if data.result is None else text_of(data.result)
@@ -52,21 +50,19 @@ def expected_prompt(log: Sequence[Event], through: int, after: int = 0) -> list[
                 )
     execution_at = {sequence: name for name, sequence in begun.items()}
     expected: list[Key] = []
-    for place, message in sorted(placed, key=lambda pair: pair[0]):
-        if place <= after:
+    for position, message in sorted(positions, key=lambda pair: pair[0]):
+        if position <= after:
             continue
         expected.append(key_of(message))
         for call in tool_calls_of(message):
             missing = ("result", call.id, "None", "This call did not finish: the turn ended")
-            expected.append(results.get((execution_at.get(place, ""), call.id), missing))
+            expected.append(results.get((execution_at.get(position, ""), call.id), missing))
     return expected
 
 
 def disorder(messages: Sequence[Message]) -> Iterator[str]:
-    """What a vendor would refuse: an agent that begins, ends or follows itself.
-
-    A call without its result right behind it.
-    """
+    """What a vendor would reject: an agent message at the start, at the end or after another one; a call that
+    is not followed by its result."""
     due: list[str] = []
     last = ""
     for message in messages:

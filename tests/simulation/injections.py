@@ -1,4 +1,4 @@
-"""What can happen at a point: a crash, a stall, a message, a cancel ..."""
+"""The events that can be injected at a point: a crash, a stall, a message, a cancel ..."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.simulation.client import Client
 from tests.simulation.world import Crash, Process, World
 
 LATE = 11.0
-"""Seconds after which a sweep takes an active session for forgotten, and one more."""
+"""Seconds: one more than the time after which a sweep considers an active session abandoned."""
 
 
 class Injections:
-    """The things that happen, by name, in one world."""
+    """The injections into one world; the name of a method is the name of its kind."""
 
     def __init__(self, world: World, client: Client) -> None:
         self._world, self._client = world, client
@@ -26,17 +26,17 @@ class Injections:
         await KINDS[kind](self, process, where)
 
     def _another(self, process: Process) -> Process:
-        """A process beside this one."""
+        """Another process; starts one if there is none."""
         others = [each for each in self._world.live() if each is not process]
         return others[0] if others else self._world.start()
 
     async def crash(self, process: Process, where: str) -> None:
-        """The process dies here; the one that takes its place looks at once for what was left."""
+        """The process dies here; its replacement sweeps at its start."""
         process.kill()
         raise Crash
 
     async def stop(self, process: Process, where: str) -> None:
-        """The process is told to stop, and gives its runners a moment to end by themselves."""
+        """The process is stopped, and drains within a grace period."""
         process.stopping = True
         grace = self._world.rng.choice((0.0, 0.5, 30.0))
 
@@ -48,22 +48,19 @@ class Injections:
         self._world.keep(stop())
 
     async def fault(self, process: Process, where: str) -> None:
-        """What is called at this point fails."""
+        """The operation at this point fails."""
         process.fault(where)
 
     async def stall(self, process: Process, where: str) -> None:
-        """This step takes so long that another process takes the session over.
-
-        Sooner or later it comes back.
-        """
+        """This step takes so long that another process takes the session over; then it continues."""
         await self._overtake_later(process, self._world.rng.choice((0.0, 0.0, 1.0, 40.0)))
 
     async def oversleep(self, process: Process, where: str) -> None:
-        """This step takes so long that another process goes through with the turn before it comes back."""
+        """This step takes so long that another process finishes the turn before it continues."""
         await self._overtake_later(process, 40.0)
 
     async def freeze(self, process: Process, where: str) -> None:
-        """The whole process stands still meanwhile, and comes back."""
+        """The whole process pauses while another takes over; then it continues."""
         process.thawed = self._world.loop.create_future()
         thawed = process.thawed
         try:
@@ -79,12 +76,12 @@ class Injections:
         await process.pause(then)
 
     async def overtake(self, process: Process, where: str) -> None:
-        """Another process starts, and takes over whatever it finds unfinished: two runners race from here."""
+        """Another process takes over every unfinished turn at once, so that two runners race."""
         other = self._another(process)
         other.spawn(sweep(other, stale_after=0))
 
     async def wake(self, process: Process, where: str) -> None:
-        """A job is delivered once more."""
+        """A job is delivered again."""
         process.queue.put(Job(self._world.store.caller.organization_id, self._world.session_id))
 
     async def wake_elsewhere(self, process: Process, where: str) -> None:
@@ -115,15 +112,15 @@ class Injections:
         await self._client.answer(server=process)
 
     async def decide(self, process: Process, where: str) -> None:
-        """A decision on one of several open questions."""
+        """A person decides on the first of the pending approvals."""
         await self._client.answer(self._world.rng.choice(("allow", "reject", "reject_always")), 1, process)
 
     async def unplug(self, process: Process, where: str) -> None:
-        """The model's provider is set up wrongly, for a while."""
+        """The next driver cannot be created, because the provider's settings are invalid."""
         self._world.unplugged += 1
 
     async def linger(self, process: Process, where: str) -> None:
-        """This step takes a moment: others go first."""
+        """This step takes a moment, so that others overtake it."""
         await process.pause(self._world.rng.choice((0.0, 0.0, 0.001, 0.5, 4.0)))
 
 
@@ -136,9 +133,8 @@ async def sweep(process: Process, **how: int) -> None:
 KINDS: dict[str, Callable[[Injections, Process, str], Awaitable[None]]] = {
     name: method for name, method in vars(Injections).items() if not name.startswith("_")
 }
-"""Every method of `Injections` is a kind of thing that happens."""
+"""By name: every public method of `Injections`."""
 
 ROUGH = frozenset({"crash", "stop", "fault", "stall", "oversleep", "freeze"})
 GENTLE = frozenset(KINDS) - ROUGH
-"""What the server must get over at once, without a sweep: no process dies, nothing fails and nothing
-stalls."""
+"""Kinds after which a session must continue without a sweep: no process dies, fails or stalls."""

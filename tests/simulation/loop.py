@@ -1,4 +1,4 @@
-"""An event loop in which time is a number: nothing waits, timers fire in order, and every run is the same."""
+"""An event loop with virtual time: it never sleeps, fires timers in order, and is deterministic."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 class Stuck(Exception):
-    """Everything waits for something that will never come."""
+    """Deadlock: every task waits, and no timer is set."""
 
 
 class _Jump:
-    """The place of the selector: where a real loop would sleep, time jumps to the next timer."""
+    """Replaces the selector: where a real loop would sleep, time jumps to the next timer."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
@@ -26,7 +26,7 @@ class _Jump:
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """The standard loop over a clock of its own, without files, threads or signals."""
+    """asyncio's event loop with a virtual clock, without files, threads or signals."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,18 +54,18 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._waiting.clear()
 
     async def quiet(self) -> None:
-        """Wait until nothing is left to happen by itself."""
+        """Wait until no task is ready and no timer is set."""
         future = self.create_future()
         self._waiting.append(future)
         await future
 
     def timers(self) -> int:
-        """How many timers are set."""
+        """The number of timers that are set."""
         return sum(not handle.cancelled() for handle in self._scheduled)
 
 
 def run_virtually(main: Callable[[VirtualLoop], Coroutine[Any, Any, None]]) -> None:
-    """Run a coroutine function on a loop of its own."""
+    """Run a coroutine function on a new virtual loop."""
     loop = VirtualLoop()
     try:
         loop.run_until_complete(main(loop))

@@ -1,4 +1,4 @@
-"""The model: it plays the script that the newest user message names, and says which call this was."""
+"""The model: plays the script that the newest user message names; answers contain the call's number."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from tests.simulation.world import Process
 
 ANSWER = "answer"
-"""What answers begin with; the number of the model call follows."""
+"""The start of each answer; the number of the model call follows."""
 
 
 SUMMARY = "summary"
-"""What summaries begin with; the number of the call that wrote it follows."""
+"""The start of each summary; the number of the call that wrote it follows."""
 
 
 def message_text(number: int, script: int | None) -> str:
-    """A message that plays a script."""
+    """The text of a message that plays a script."""
     return f"message {number} plays {'-' if script is None else script}"
 
 
 class ScriptedDriver:
-    """A driver in one process; what it has said is known to the world."""
+    """The driver of one process; it records its calls in the world."""
 
     provider_type = "llmsim"
 
@@ -36,15 +36,15 @@ class ScriptedDriver:
 
     async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
         if request.system == SYSTEM:
-            return await self._sum_up(request)
+            return await self._summarize(request)
         process, world = self._process, self._process.world
         number = world.begin_call(process, request)
         await process.point("model.before")
-        asked, position = _place(request)
-        step = self._step(asked, position)
+        message, position = _position(request)
+        step = self._step(message, position)
         if step.seconds:
             await process.pause(step.seconds)
-        attempts = world.attempts[asked.id, position] = world.attempts.get((asked.id, position), 0) + 1
+        attempts = world.attempts[message.id, position] = world.attempts.get((message.id, position), 0) + 1
         if step.failures < 0:
             raise ModelError("simulated", code="provider_auth")
         if attempts <= step.failures:
@@ -60,7 +60,7 @@ class ScriptedDriver:
         await process.point("model.after")
         return ModelResponse(f"{ANSWER} {number}", calls, usage=Usage(10 + number, 2))
 
-    async def _sum_up(self, request: ModelRequest) -> ModelResponse:
+    async def _summarize(self, request: ModelRequest) -> ModelResponse:
         process, world = self._process, self._process.world
         await process.point("model.before")
         world.summaries.append("".join(text_of(message.content) for message in request.messages))
@@ -68,9 +68,9 @@ class ScriptedDriver:
         await process.point("model.after")
         return ModelResponse(f"{SUMMARY} {number}", usage=Usage(5, 1))
 
-    def _step(self, asked: Message, position: int) -> Step:
-        name = text_of(asked.content).rsplit(" ", 1)[1]
-        # A summary in the place of the message that named the script: then there is none any more.
+    def _step(self, message: Message, position: int) -> Step:
+        name = text_of(message.content).rsplit(" ", 1)[1]
+        # After a compaction, the newest user message can be a summary, which names no script.
         script = self._process.world.scenario.scripts[int(name)] if name.isdecimal() else ()
         return script[position] if position < len(script) else Step()
 
@@ -78,7 +78,7 @@ class ScriptedDriver:
         return []
 
 
-def _place(request: ModelRequest) -> tuple[Message, int]:
+def _position(request: ModelRequest) -> tuple[Message, int]:
     """The newest user message, and how many answers came after it."""
     answers = 0
     for message in reversed(request.messages):

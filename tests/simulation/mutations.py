@@ -1,6 +1,6 @@
-"""Ways to break the server, each against a promise: what a simulation is worth is which of them it notices.
+"""Mutations of the server, each of which breaks a promise. The simulation is worth as much as it detects.
 
-Each takes pytest's `monkeypatch`, which mends the server afterwards.
+Each takes pytest's `monkeypatch`, which undoes the mutation afterwards.
 """
 
 from __future__ import annotations
@@ -63,23 +63,23 @@ def a_cancel_does_not_fence(patch: Patch) -> None:
 def tools_run_before_their_announcement_is_committed(patch: Patch) -> None:
     real = turn_events.begin_tools
 
-    def begin_tools(run: Run, assembly: Any, action: RunTools) -> Any:
+    def begin_tools(run: Run, agent: Any, action: RunTools) -> Any:
         for call in action.calls:
             if call.id not in run.tools:
                 run.announced.add(call.id)
-                running = tool_calls._run_call(run, assembly, action.state, call, None)
+                running = tool_calls._run_call(run, agent, action.state, call, None)
                 run.tools[call.id] = asyncio.create_task(running)
-        return real(run, assembly, action)
+        return real(run, agent, action)
 
     patch.setattr(advance, "begin_tools", begin_tools)
 
 
-def every_tool_is_taken_for_repeatable(patch: Patch) -> None:
+def every_tool_is_treated_as_replayable(patch: Patch) -> None:
     real = turn_events.ToolStartedData
     patch.setattr(turn_events, "ToolStartedData", lambda call, name, replayable: real(call, name, True))
 
 
-def every_announced_call_is_taken_for_fresh(patch: Patch) -> None:
+def every_started_call_is_treated_as_started_by_this_run(patch: Patch) -> None:
     real = run.open_run
 
     async def open_run(engine: Any, session_id: str) -> Run | None:
@@ -91,7 +91,7 @@ def every_announced_call_is_taken_for_fresh(patch: Patch) -> None:
     patch.setattr(advance, "open_run", open_run)
 
 
-def a_finish_forgets_messages_that_wait(patch: Patch) -> None:
+def a_finish_forgets_pending_messages(patch: Patch) -> None:
     real = actions.next_action
 
     def next_action(state: TurnState, *rest: Any) -> Any:
@@ -100,13 +100,13 @@ def a_finish_forgets_messages_that_wait(patch: Patch) -> None:
     patch.setattr(advance, "next_action", next_action)
 
 
-def a_new_turn_forgets_messages_that_wait(patch: Patch) -> None:
+def a_new_turn_forgets_pending_messages(patch: Patch) -> None:
     real = turn._turn_ended
     ended = {kind: lambda *change: msgspec.structs.replace(real(*change), pending=()) for kind in ENDED_TURN}
     patch.setattr(turn, "_HANDLERS", {**turn._HANDLERS, **ended})
 
 
-def a_cancel_leaves_what_was_asked_before(patch: Patch) -> None:
+def a_cancel_leaves_pending_messages(patch: Patch) -> None:
     def ended(state: TurnState, event: Any, head: int) -> TurnState:
         return Idle(pending=state.pending, controls=state.controls)
 
@@ -120,14 +120,14 @@ def jobs_are_lost(patch: Patch) -> None:
     patch.setattr(LocalQueue, "enqueue", enqueue)
 
 
-def nobody_sweeps(patch: Patch) -> None:
+def no_sweep_runs(patch: Patch) -> None:
     async def once(self: Sweep, **how: int) -> int:
         return 0
 
     patch.setattr(Sweep, "once", once)
 
 
-def the_turn_ends_without_rest(patch: Patch) -> None:
+def a_turn_ends_without_making_the_session_idle(patch: Patch) -> None:
     real = turn_events.finish_turn
     patch.setattr(advance, "finish_turn", lambda run, state: real(run, state)[:-1])
 
@@ -142,7 +142,7 @@ def outcomes_are_dropped_when_the_log_has_moved(patch: Patch) -> None:
     patch.setattr(Run, "_catch_up", catch_up)
 
 
-def the_runner_does_not_look_who_holds_the_session(patch: Patch) -> None:
+def a_runner_does_not_check_its_claim(patch: Patch) -> None:
     async def why(tx: Any, row: Any) -> Any:
         return rows.StaleHead()
 
@@ -156,7 +156,7 @@ def the_runner_does_not_look_who_holds_the_session(patch: Patch) -> None:
     patch.setattr(Run, "_catch_up", catch_up)
 
 
-def results_are_shown_in_the_order_in_which_they_came(patch: Patch) -> None:
+def results_are_in_the_order_of_their_arrival(patch: Patch) -> None:
     def flush(self: history.Conversation, now: int) -> None:
         for message in reversed(self._results.values()):
             self._add(message, self._begin)
@@ -169,7 +169,7 @@ def results_are_shown_in_the_order_in_which_they_came(patch: Patch) -> None:
     patch.setattr(history.Conversation, "_flush", flush)
 
 
-def messages_are_shown_where_they_stand_in_the_log(patch: Patch) -> None:
+def messages_are_in_the_order_of_the_log(patch: Patch) -> None:
     real = history.Conversation.feed
 
     def feed(self: history.Conversation, event: Any, *rest: Any) -> None:
@@ -180,12 +180,12 @@ def messages_are_shown_where_they_stand_in_the_log(patch: Patch) -> None:
     patch.setattr(history.Conversation, "feed", feed)
 
 
-def a_summary_takes_the_place_of_one_message_too_many(patch: Patch) -> None:
+def a_summary_replaces_one_message_too_many(patch: Patch) -> None:
     real = history.Conversation.split
 
     def split(self: history.Conversation, keep: int) -> Any:
         parts = real(self, keep)
-        later = [] if parts is None else [each.begin for each in self._entries if each.begin > parts[1]]
+        later = [] if parts is None else [entry.begin for entry in self._entries if entry.begin > parts[1]]
         return (parts[0], later[0]) if parts is not None and later else parts
 
     patch.setattr(history.Conversation, "split", split)
@@ -226,19 +226,19 @@ MUTATIONS: tuple[Callable[[Patch], None], ...] = (
     a_first_append_does_not_claim,
     a_cancel_does_not_fence,
     tools_run_before_their_announcement_is_committed,
-    every_tool_is_taken_for_repeatable,
-    every_announced_call_is_taken_for_fresh,
-    a_finish_forgets_messages_that_wait,
-    a_new_turn_forgets_messages_that_wait,
-    a_cancel_leaves_what_was_asked_before,
+    every_tool_is_treated_as_replayable,
+    every_started_call_is_treated_as_started_by_this_run,
+    a_finish_forgets_pending_messages,
+    a_new_turn_forgets_pending_messages,
+    a_cancel_leaves_pending_messages,
     jobs_are_lost,
-    nobody_sweeps,
-    the_turn_ends_without_rest,
+    no_sweep_runs,
+    a_turn_ends_without_making_the_session_idle,
     outcomes_are_dropped_when_the_log_has_moved,
-    the_runner_does_not_look_who_holds_the_session,
-    results_are_shown_in_the_order_in_which_they_came,
-    messages_are_shown_where_they_stand_in_the_log,
-    a_summary_takes_the_place_of_one_message_too_many,
+    a_runner_does_not_check_its_claim,
+    results_are_in_the_order_of_their_arrival,
+    messages_are_in_the_order_of_the_log,
+    a_summary_replaces_one_message_too_many,
     the_projection_forgets_usage,
     an_append_writes_the_title_back,
     turns_are_sealed_early,

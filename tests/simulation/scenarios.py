@@ -1,4 +1,4 @@
-"""What sessions are made to live through: the model's scripts, and what the client does."""
+"""Scenarios: the model's scripts and the client's actions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Step:
     """One answer of the model.
 
     Attributes:
-        calls: tools that it asks for, with their arguments.
-        seconds: how long it takes.
-        failures: how many attempts fail first, in a way that may pass; -1 for a failure that does not.
+        calls: the tool calls that it requests: names and arguments.
+        seconds: how long the model call takes.
+        failures: the number of attempts that first fail with a transient error; -1: a permanent error.
     """
 
     calls: tuple[tuple[str, Any], ...] = ()
@@ -26,16 +26,17 @@ class Step:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A life of a session.
+    """What happens to a session.
 
     Attributes:
-        scripts: what the model answers; each message says which one it plays.
-        actions: what the client does: `post K` (a message that plays script K), `rest` (wait until nothing
-            happens any more), `answer`, `wait S`, `cancel`, `delete`, `patch`.
-        repeat_ids: the model gives its calls the same ids in every answer.
-        approvals: tools that change something wait for somebody's leave.
-        window: tokens of history that the model is shown; None for all.
-        compaction: the older part of the history is summed up when it fills the window.
+        scripts: the model's answers; each message names the script that it plays.
+        actions: the client's actions: `post K` (a message that plays script K), `rest` (wait until the
+            session is at rest), `wait S` (seconds), `answer`, `decide allow`, `decide reject`, `cancel`,
+            `delete`, `patch`.
+        repeat_ids: the model uses the same call ids in every answer.
+        approvals: calls of tools that change something require approval.
+        window: tokens of history in a prompt; None: no limit.
+        compaction: the older part of the history is summarized when it fills the window.
     """
 
     name: str
@@ -133,12 +134,12 @@ SCENARIOS = (
 
 
 def by_name(name: str) -> Scenario:
-    """The scenario of this name."""
+    """The scenario with this name."""
     return next(scenario for scenario in SCENARIOS if scenario.name == name)
 
 
 def draw_scenario(rng: random.Random) -> Scenario:
-    """Any life at all."""
+    """Draw a scenario at random."""
     if rng.random() < 0.3:
         return rng.choice(SCENARIOS)
     scripts = tuple(_draw_script(rng) for _ in range(rng.randint(1, 3)))

@@ -1,4 +1,4 @@
-"""One schedule: a scenario, a plan of what happens where, then rest, then judgement."""
+"""A schedule: plays a scenario with injections at points, waits for rest, and checks the promises."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.simulation.store import Store
 from tests.simulation.world import Plan, World
 
 PATIENCE = 80
-"""Sweeps after which a session that is still not at rest has broken promise P4."""
+"""Sweeps after which a session that is not at rest violates promise P4."""
 
 
 class Violation(AssertionError):
@@ -28,17 +28,17 @@ class Violation(AssertionError):
 
 @dataclass
 class Listed:
-    """These things at these points."""
+    """A plan with given injections: kinds by the number of their point."""
 
-    things: dict[int, str]
+    injections: dict[int, str]
 
     def at(self, number: int, where: str) -> str | None:
-        return self.things.get(number)
+        return self.injections.get(number)
 
 
 @dataclass
 class Repeated:
-    """The same thing at every such place, up to a number of times, after so many of them."""
+    """A plan with the same injection at up to `times` points of one place, after skipping `after` of them."""
 
     where: str
     kind: str
@@ -56,7 +56,7 @@ class Repeated:
 
 
 class Drawn:
-    """Things drawn at random, up to a number of them."""
+    """A plan with injections drawn at random, up to a drawn number of them."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -74,7 +74,7 @@ class Drawn:
 
 
 class Schedule:
-    """A schedule that can be played once, and named so that it can be played again."""
+    """A schedule that can be played once; its name is for playing it again."""
 
     def __init__(
         self, scenario: Scenario, plan: Plan, rng: random.Random, name: str, *, lossy: bool, gentle: bool
@@ -93,7 +93,7 @@ class Schedule:
         """Play it.
 
         Raises:
-            Violation: a promise was broken; the message holds the history and the command that replays it.
+            Violation: a promise was broken; the message contains the history and the command that replays it.
         """
         loop = VirtualLoop()
         world = World(loop, store, self.scenario, self.plan, self.rng)
@@ -101,12 +101,12 @@ class Schedule:
             try:
                 loop.run_until_complete(self._live(world))
             except Stuck:
-                world.blame("everything waits for ever")
+                world.blame("deadlock")
             except Exception as error:
-                world.blame(f"the harness stumbled: {error!r}")
+                world.blame(f"the simulation itself failed: {error!r}")
                 raise Violation(self._report(world)) from error
             finally:
-                loop.run_until_complete(_bury(world))
+                loop.run_until_complete(_kill_all(world))
                 loop.close()
         self.points = world.passed
         if world.session_id:
@@ -122,7 +122,8 @@ class Schedule:
             else ""
         )
         return (
-            f"{world.violations[0]}\nreplay: PERDURE_SIMULATION_SEED='{self.name}' .venv/bin/pytest tests/simulation/test_drawn.py\n"
+            f"{world.violations[0]}\nreplay: "
+            f"PERDURE_SIMULATION_SEED='{self.name}' .venv/bin/pytest tests/simulation/test_drawn.py\n"
             + "\n".join(world.trace)
             + f"\nthe log:\n{log}"
         )
@@ -132,7 +133,7 @@ class Schedule:
         Injections(world, client)
         await self._open(world, client)
         for action in self.scenario.actions:
-            await self._act(world, client, *action.split())
+            await self._do(world, client, *action.split())
         await self._rest(world)
         await self._expire(world)
         world.counting = False
@@ -146,7 +147,7 @@ class Schedule:
         await client.create()
         world.lossy, world.counting = self.lossy, True
 
-    async def _act(self, world: World, client: Client, verb: str, what: str = "") -> None:
+    async def _do(self, world: World, client: Client, verb: str, what: str = "") -> None:
         match verb:
             case "post":
                 if not await client.post(int(what)):
@@ -161,10 +162,10 @@ class Schedule:
                 await getattr(client, verb)()
 
     async def _rest(self, world: World) -> None:
-        """Wait until the session is at rest, with nothing but sweeps and new processes to help it."""
+        """Wait until the session is at rest; run sweeps, and start a process when none lives."""
         await world.loop.quiet()
         if self.gentle and world.store.row(world.session_id).status == "active":
-            world.blame("P4: nothing died, failed or stalled, and the session still needs a sweep to go on")
+            world.blame("P4: nothing died, failed or stalled, but the session needs a sweep to continue")
         for _ in range(PATIENCE):
             if not world.live():
                 process = world.start()
@@ -177,15 +178,17 @@ class Schedule:
             for process in world.live():
                 process.spawn(sweep(process))
             await world.loop.quiet()
-        world.blame(f"P4: the session never comes to rest: {world.store.row(world.session_id)}")
+        world.blame(f"P4: the session never gets to rest: {world.store.row(world.session_id)}")
 
     async def _expire(self, world: World) -> None:
-        """A parked session goes on by itself when its client's time is up, as often as it parks."""
+        """Let every deadline pass at which the session is parked, and check that it continues."""
         for _ in range(PATIENCE):
             row = world.store.row(world.session_id)
             if row.status != "waiting_for_tool_results" or world.violations:
                 return
-            if world.loop.timers() or any(each.worker.running or each.queue.depth() for each in world.live()):
+            if world.loop.timers() or any(
+                process.worker.running or process.queue.depth() for process in world.live()
+            ):
                 world.blame("a parked session holds a timer, a task or a job")
             await asyncio.sleep(max(0, (row.wake_at or 0) - world.now()) / 1_000_000 + 1)
             for process in world.live():
@@ -193,24 +196,24 @@ class Schedule:
             await self._rest(world)
 
 
-async def _bury(world: World) -> None:
-    """Nothing of this schedule reaches into the next one."""
+async def _kill_all(world: World) -> None:
+    """Kill all processes, so that nothing of this schedule affects the next one."""
     for process in world.live():
         process.kill()
     await world.loop.quiet()
 
 
 def at_rest(row: SessionRow, now: int) -> bool:
-    """Whether nothing is left to be done for the session now."""
+    """Whether the session has nothing to do now."""
     if row.deleted_at is not None or row.status in {"idle", "started"}:
         return True
     return row.status == "waiting_for_tool_results" and row.wake_at is not None and row.wake_at > now
 
 
 class Staged(Schedule):
-    """A scene: what happens is written out, in virtual time.
+    """A schedule that a test writes out as a coroutine, in virtual time.
 
-    The promises are not judged at the end, but at every append.
+    The promises are checked at every append, but not at the end.
     """
 
     def __init__(self, scenario: Scenario, scene: Callable[[World, Client], Awaitable[None]]) -> None:
@@ -225,7 +228,7 @@ class Staged(Schedule):
 
 
 def repeated(scenario: Scenario, where: str, kind: str, times: int = 1000, after: int = 0) -> Schedule:
-    """A schedule in which the same thing happens at every such place."""
+    """A schedule with the same injection at every point of one place."""
     return Schedule(
         scenario,
         Repeated(where, kind, times, after),
@@ -236,33 +239,33 @@ def repeated(scenario: Scenario, where: str, kind: str, times: int = 1000, after
     )
 
 
-def listed(scenario: Scenario, things: dict[int, str]) -> Schedule:
-    """A schedule of these things at these points."""
-    name = f"{scenario.name}:{','.join(f'{point}={kind}' for point, kind in things.items())}"
-    gentle = GENTLE.issuperset(things.values())
-    return Schedule(scenario, Listed(things), random.Random(name), name, lossy=False, gentle=gentle)
+def listed(scenario: Scenario, injections: dict[int, str]) -> Schedule:
+    """A schedule with these injections: kinds by the number of their point."""
+    name = f"{scenario.name}:{','.join(f'{point}={kind}' for point, kind in injections.items())}"
+    gentle = GENTLE.issuperset(injections.values())
+    return Schedule(scenario, Listed(injections), random.Random(name), name, lossy=False, gentle=gentle)
 
 
 def drawn(seed: int) -> Schedule:
-    """The schedule of this seed."""
+    """The schedule that is drawn with this seed."""
     rng = random.Random(seed)
     scenario, plan = draw_scenario(rng), Drawn(rng)
     return Schedule(scenario, plan, rng, str(seed), lossy=rng.random() < 0.3, gentle=plan.gentle)
 
 
 def named(name: str) -> Schedule:
-    """The schedule of this name: a seed, or `scenario:point=kind,...`."""
+    """The schedule with this name: a seed, or `scenario:point=kind,...`."""
     if name.isdecimal():
         return drawn(int(name))
     scenario, _, rest = name.partition(":")
-    things = {
+    injections = {
         int(point): kind for point, _, kind in (pair.partition("=") for pair in rest.split(",") if pair)
     }
-    return listed(by_name(scenario), things)
+    return listed(by_name(scenario), injections)
 
 
 class _Strict(logging.Handler):
-    """An error in the log of a worker, a sweep or the store is a failure that was only hushed up."""
+    """Makes a logged error of a worker, a sweep or the store a violation, because it hides a failure."""
 
     def __init__(self, world: World) -> None:
         super().__init__(logging.WARNING)

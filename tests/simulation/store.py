@@ -1,8 +1,6 @@
-"""One real SQLite database for many simulated sessions, and the witness that sees every commit of one of
-them.
+"""One real SQLite database for many simulated sessions, and the witness that checks each commit of a session.
 
-Reads and writes run where they are called: no thread, no disk flush, the same statements and the same
-transactions.
+Statements and transactions are the real ones, but run in the calling thread and without flushing to disk.
 """
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ ROW = f"SELECT {columns(SessionRow)} FROM sessions WHERE id = ?"
 
 
 class Store:
-    """The database file, with what every session stands on: an organization, a provider and a model."""
+    """The database, with what every session needs: an organization, a provider and a model."""
 
     dialect = "sqlite"
 
@@ -55,18 +53,18 @@ class Store:
             self, LocalQueue(asyncio.ensure_future), LocalBus(), self.vault, SystemClock().now
         )
         self.registry = Registry([*built_in(self.services), SIMULATION])
-        self.caller: Caller = asyncio.run(self._found())
+        self.caller: Caller = asyncio.run(self._set_up())
 
-    async def _found(self) -> Caller:
+    async def _set_up(self) -> Caller:
         await migrate(self)
-        app = App(*astuple(self.services), registry=self.registry, drivers=Known())
+        app = App(*astuple(self.services), registry=self.registry, drivers=SimulatedDrivers())
         caller = await bootstrap(app)
         provider = await create_provider(app, caller, CreateProvider("Simulation", "llmsim"))
         await create_model(app, caller, provider.id, CreateModel("simulated", "Simulated"))
         return caller
 
     def commit(self, body: Body[T], before_commit: Callable[[], None]) -> tuple[T, list[Callable[[], None]]]:
-        """Run a transaction; its result, and what waits for its commit."""
+        """Run a transaction; returns its result and the callbacks to run after the commit."""
         tx = SqliteTx(self.writer)
         self.writer.execute("BEGIN IMMEDIATE")
         try:
@@ -104,7 +102,7 @@ class Store:
         return [Event(*row) for row in self.reader.execute(f"{EVENTS} ORDER BY sequence", (session_id,))]
 
     def forget(self, session_id: str) -> None:
-        """Make room: the file stays small however many schedules are played."""
+        """Delete the session, so that the file stays small however many schedules are played."""
         self.writer.execute("BEGIN IMMEDIATE")
         for table, column in (
             ("events", "session_id"),
@@ -115,7 +113,7 @@ class Store:
         self.writer.execute("COMMIT")
 
 
-class Known:
+class SimulatedDrivers:
     def known_types(self) -> tuple[str, ...]:
         return ("llmsim",)
 
@@ -127,10 +125,9 @@ class Known:
 
 
 class Witness:
-    """Sees each transaction that touches the session, just before it commits, and judges it by promises P2
-    and P3.
+    """Checks promises P2 and P3 in each transaction that changes the session, just before its commit.
 
-    It keeps its own copy of the log, its own projection, and who holds the session.
+    It has its own copy of the log, its own projection, and tracks which runner holds the session.
     """
 
     def __init__(self, store: Store, session_id: str, blame: Callable[[str], None]) -> None:
@@ -142,28 +139,28 @@ class Witness:
         self._projection = Projection()
         self._holder: object = None
         self._claims = 0
-        self._take_in()
+        self._read_new_events()
 
-    def look(self, role: str, who: object) -> None:
-        """Called inside the transaction. `role` is `engine` or `app`; `who` is the runner, if it is one."""
+    def check(self, role: str, who: object) -> None:
+        """Check the current transaction. `role` is `engine` or `app`; `who` is the runner, if it is one."""
         before = self.row
-        found = self._store.writer.execute(ROW, (self._session_id,)).fetchone()
-        self.row = after = SessionRow(*found)
+        columns_after = self._store.writer.execute(ROW, (self._session_id,)).fetchone()
+        self.row = after = SessionRow(*columns_after)
         if after == before:
             return
-        self._judge_epoch(before, after, role, who)
+        self._check_epoch(before, after, role, who)
         if after.updated_at < before.updated_at:
             self._blame(f"updated_at went back from {before.updated_at} to {after.updated_at}")
         if after.title != before.title and (role == "engine" or after.head != before.head):
             self._blame("an append changed the title")
         if after.head != before.head or after.status != before.status:
-            self._take_in()
+            self._read_new_events()
         if after.head != before.head:
             self._claims = 0
         elif after.epoch != before.epoch:
             self._claims += 1
 
-    def _judge_epoch(self, before: SessionRow, after: SessionRow, role: str, who: object) -> None:
+    def _check_epoch(self, before: SessionRow, after: SessionRow, role: str, who: object) -> None:
         step, grown = after.epoch - before.epoch, after.head - before.head
         if grown < 0:
             self._blame(f"P2: the head went back from {before.head} to {after.head}")
@@ -178,7 +175,7 @@ class Witness:
                 f"P3: a runner that does not hold the session appended {before.head + 1} to {after.head}"
             )
 
-    def _take_in(self) -> None:
+    def _read_new_events(self) -> None:
         known = self.log[-1].sequence if self.log else 0
         rows = self._store.writer.execute(
             f"{EVENTS} AND sequence > ? ORDER BY sequence", (self._session_id, known)

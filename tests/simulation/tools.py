@@ -1,4 +1,4 @@
-"""Tools with effects on a world that outlives every crash, as a capability."""
+"""A capability of tools whose effects on the world outlive every crash."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from perdure.domain.errors import ToolError
 from perdure.domain.messages import JsonObject
 
 TIMEOUT = 5.0
-"""Seconds that each of these tools may take."""
+"""The timeout of each of these tools, in seconds."""
 
 
 class Hands(Protocol):
-    """The process that a tool runs in, as far as a tool cares."""
+    """What a tool needs of the process that it runs in."""
 
     async def pause(self, seconds: float) -> None: ...
 
     async def point(self, where: str) -> None:
-        """A place where anything may happen, a crash included."""
+        """A point: anything can be injected here, including a crash."""
         ...
 
     def touch_world(self, tool: str, call_id: str) -> str:
-        """Take effect, for good; a word for the effect."""
+        """Have an effect that outlives the process; returns the effect's name."""
         ...
 
 
@@ -92,7 +92,7 @@ REPLAYABLE = frozenset({"again", "look"})
 SIMULATION = Capability(
     id="simulation",
     name="Simulation",
-    description="Tools that leave their marks.",
+    description="Tools whose effects are recorded.",
     category="test",
     tools=lambda config: TOOLS,
 )

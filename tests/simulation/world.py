@@ -1,4 +1,4 @@
-"""The world of one schedule: its time, its processes, what the client was told, and what was done outside."""
+"""The world of one schedule: its time and processes, what the client knows, and the tools' effects."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from perdure.worker.worker import Worker
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.model import ScriptedDriver
 from tests.simulation.scenarios import Scenario
-from tests.simulation.store import Known, Store, Witness
+from tests.simulation.store import SimulatedDrivers, Store, Witness
 from tests.simulation.tools import HANDS
 
 BEGIN = 1_800_000_000_000_000
-"""The instant at which every schedule begins, in microseconds."""
+"""The time at which every schedule begins, in microseconds since the Unix epoch."""
 
 
 class Crash(BaseException):
-    """The process that runs this has died: nothing that it would still do happens."""
+    """Raised in the tasks of a process that has died, so that they do nothing more."""
 
 
 class Plan(Protocol):
-    """What happens at which point."""
+    """Decides what is injected at which point."""
 
     def at(self, number: int, where: str) -> str | None:
-        """The kind of thing that happens at the point with this number, if any."""
+        """The kind of injection at the point with this number, or None."""
         ...
 
 
@@ -48,7 +48,9 @@ class Plan(Protocol):
 class ModelCall:
     """A call that reached the model.
 
-    `head` and `current` tell what was in the log, and whether its runner held the session.
+    Attributes:
+        head: the log's head at that time.
+        current: whether the runner held the session at that time.
     """
 
     messages: tuple[Message, ...]
@@ -58,7 +60,7 @@ class ModelCall:
 
 @dataclass
 class Effect:
-    """Something that a tool did, for good."""
+    """An effect of a tool; `head` and `current` are as in `ModelCall`."""
 
     call_id: str
     tool: str
@@ -69,10 +71,7 @@ class Effect:
 
 @dataclass
 class Told:
-    """What the client knows.
-
-    Acknowledged messages by id with their sequences, and what became of a deletion.
-    """
+    """What the client knows: the sequences of acknowledged messages by id, and the outcome of a deletion."""
 
     messages: dict[str, int] = field(default_factory=dict)
     deleted: bool = False
@@ -92,16 +91,16 @@ class World:
         self.told = Told()
         self.calls: list[ModelCall] = []
         self.summaries: list[str] = []
-        """What the model was given to sum up, one for each summary."""
+        """The text that the model summarized, for each summary."""
         self.attempts: dict[tuple[str, int], int] = {}
         self.effects: list[Effect] = []
         self.violations: list[str] = []
         self.trace: list[str] = []
         self.passed = 0
-        self._kept: list[asyncio.Task[None]] = []
+        self._outside: list[asyncio.Task[None]] = []
         self.lossy = False
         self.unplugged = 0
-        """How often from now on no driver can be made."""
+        """How often from now on the creation of a driver fails."""
         self.skews: list[int] = []
         self.counting = False
         self.inject: Callable[[Process, str, str], Coroutine[Any, Any, None]] | None = None
@@ -122,16 +121,16 @@ class World:
         return f"{prefix}_{self.rng.getrandbits(128):032x}"
 
     def start(self) -> Process:
-        """One more process."""
+        """Start another process."""
         process = Process(self, f"P{len(self.processes) + 1}")
         self.processes.append(process)
         process.spawn(process.queue.start(process.worker.handle))
         return process
 
     def keep(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something that belongs to no process."""
+        """Run a task that belongs to no process."""
         task = self.loop.create_task(work, context=contextvars.Context())
-        self._kept.append(task)
+        self._outside.append(task)
 
     def live(self) -> list[Process]:
         """The processes that take requests and jobs."""
@@ -141,12 +140,12 @@ class World:
         return self.store.events(self.session_id)
 
     def is_current(self, process: Process) -> bool:
-        """Whether that process holds the session as far as it knows, and it is right."""
-        held = process.engine.claimed_epochs.get(self.session_id)
-        return held is not None and held == self.store.row(self.session_id).epoch
+        """Whether this process holds the session, according to itself and to the database."""
+        epoch = process.engine.claimed_epochs.get(self.session_id)
+        return epoch is not None and epoch == self.store.row(self.session_id).epoch
 
     def begin_call(self, process: Process, request: ModelRequest) -> int:
-        """A call reaches the model; its number."""
+        """Record a call to the model; returns its number."""
         self.calls.append(
             ModelCall(tuple(request.messages), self.store.row(self.session_id).head, self.is_current(process))
         )
@@ -159,7 +158,7 @@ class World:
 
 
 class Process:
-    """A server process: the real engine, worker, sweep, queue and bus, on ports that can fail under it."""
+    """A server process: the real engine, worker, sweep, queue and bus, on ports that can fail."""
 
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name, self.alive, self.stopping = world, name, True, False
@@ -191,7 +190,7 @@ class Process:
             self.now,
             world.new_id,
             registry=store.registry,
-            drivers=Known(),
+            drivers=SimulatedDrivers(),
         )
         self.worker = Worker(self.engine)
         self.sweep = Sweep(self.engine, self.worker)
@@ -209,13 +208,13 @@ class Process:
     pause = sleep
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run something in this process."""
+        """Run a task in this process."""
         context = contextvars.copy_context()
         context.run(HANDS.set, self)
         return self.world.loop.create_task(work, context=context)
 
     def kill(self) -> None:
-        """No step of this process happens any more, nor any of its last words."""
+        """Kill the process: its tasks do nothing more, not even clean up."""
         self.alive = False
         self.world.note(f"{self.name} dies")
         here = asyncio.current_task()
@@ -224,7 +223,7 @@ class Process:
                 task.cancel()
 
     async def point(self, where: str) -> None:
-        """A place where anything may happen."""
+        """Pass a point, at which the plan may inject something."""
         await self._check()
         world = self.world
         if not world.counting or world.inject is None:
@@ -244,18 +243,18 @@ class Process:
             raise Crash
 
     def fault(self, where: str) -> None:
-        """What the surroundings do when they fail at this place."""
+        """Raise the error of a failure at this place."""
         if where.startswith("model."):
             raise ModelError("simulated", code="provider_unavailable", transient=True)
         if where.startswith("tool."):
             raise RuntimeError("simulated")
-        raise Unavailable("simulated: the database is away")
+        raise Unavailable("simulated: the database is unavailable")
 
     def driver_for(self, row: object, secrets: object) -> ScriptedDriver:
-        """The driver, unless somebody has just broken the provider's settings."""
+        """The driver, or an error while the world is `unplugged`."""
         if self.world.unplugged:
             self.world.unplugged -= 1
-            raise InvalidInput("simulated: these settings cannot be used")
+            raise InvalidInput("simulated: these settings are invalid")
         return self.driver
 
     def touch_world(self, tool: str, call_id: str) -> str:
@@ -270,7 +269,7 @@ class Process:
 def _owned_task(
     loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **more: Any
 ) -> asyncio.Task[Any]:
-    """A task that knows which process it dies with."""
+    """Create a task that dies with the process that it was created in."""
     task = asyncio.Task(work, loop=loop, **more)
     context = more.get("context")
     process = context.get(HANDS) if context is not None else HANDS.get(None)
@@ -281,7 +280,7 @@ def _owned_task(
 
 
 class _Bus(LocalBus):
-    """The real bus; where the schedule says so it loses the signals that it may lose."""
+    """The real bus; in a lossy world it loses `Stop` signals, which need not be delivered."""
 
     def __init__(self, world: World) -> None:
         super().__init__()
@@ -293,7 +292,7 @@ class _Bus(LocalBus):
 
 
 class _Port:
-    """The database as one part of one process sees it."""
+    """The database port of the engine or the app of one process, with points around each access."""
 
     dialect = "sqlite"
 
@@ -307,7 +306,7 @@ class _Port:
 
         def look() -> None:
             if world.witness is not None:
-                world.witness.look(self._role, who)
+                world.witness.check(self._role, who)
 
         result, callbacks = world.store.commit(body, look)
         await process.point(f"{self._role}.committed")
