@@ -1,4 +1,4 @@
-"""The core areas of the wire contract, and which of its operations belong to each."""
+"""The core areas of the wire contract, and the operations of each area."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def contract() -> dict[str, Any]:
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """Area, method, path and operation of everything.
+    """The area, method, path and operation of each operation in the document.
 
-    A session's files are those of its workspace under the session's path.
+    The file operations of workspaces are repeated under the paths of sessions.
     """
     for path, item in document["paths"].items():
         for method, operation in item.items():
@@ -55,5 +55,5 @@ def _of_a_session(operation: dict[str, Any]) -> dict[str, Any]:
         {**each, "name": "session_id"} if each["name"] == "workspace_id" else each
         for each in operation.get("parameters", ())
     ]
-    # Operation ids are unique, so the twin's is our own choice.
+    # Operation ids are unique, so the contract has none for the session's operation.
     return {**operation, "operationId": None, "parameters": parameters}

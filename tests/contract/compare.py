@@ -1,4 +1,4 @@
-"""Two OpenAPI documents compared: what a client of the first would miss at a server of the second."""
+"""Compares two OpenAPI documents: what would a client of the first miss at a server of the second?"""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from tests.contract.shapes import Shape, Shapes
 
 Document = dict[str, Any]
 Check = tuple[str, str]
-"""Where, and what is looked for."""
+"""The element of the document, and what is checked."""
 
 REQUEST, RESPONSE = "request", "response"
 
 
 class Comparison:
-    """The checks of some operations, each under where it looks and what it looks for.
+    """The checks of some operations.
 
     Attributes:
-        checks: True where ours is as the contract has it. What is looked for: `route` and `operation` (it is
-            there, under that operation id), `parameter` and `field` (it is there), `type`, `values` (of an
-            enumeration), `null` (whether it may be null), `presence` (of a field: a request needs it only
-            where the contract does, an answer always has it where the contract says so).
+        checks: by check, whether our document matches the contract. What is checked: `route` and `operation`
+            (exists, with this operation id), `parameter` and `field` (exists), `type`, `values` (of an
+            enumeration), `null` (whether null is allowed), `presence` (of a field: requests require it only
+            if the contract does; responses always have it if the contract says so).
     """
 
     def __init__(self, contract: Document, ours: Document) -> None:
@@ -72,7 +72,7 @@ class Comparison:
             if self._note(spot, "parameter", good=found is not None):
                 assert found is not None
                 self._note(spot, "presence", good=each["required"] or not found["required"])
-                # In a query there is no null, and one value is a list of one.
+                # Queries have no null, and a single value is a list with one item.
                 self._schemas(spot, _listed(each["schema"]), _listed(found["schema"]), REQUEST)
         for (_, name), each in by_name.items():
             if each["required"]:
@@ -88,7 +88,7 @@ class Comparison:
     def _schemas(self, where: str, theirs: Any, ours: Any, side: str) -> None:
         left, right = self._theirs_shapes.of(theirs), self._ours_shapes.of(ours)
         sent, taken = (left, right) if side == REQUEST else (right, left)
-        # What one side sends, the other must take: clients in requests, the server in answers.
+        # What one side sends, the other must accept: clients send requests, the server sends responses.
         if {"null"} & _kinds(sent):
             self._note(where, "null", good=bool({"null", "any"} & _kinds(taken)))
         open_end = "any" in _kinds(taken)
@@ -139,7 +139,7 @@ class Comparison:
 
 
 def _listed(schema: Any) -> Any:
-    """What one value of a parameter may be."""
+    """The schema of a single value of a parameter."""
     if isinstance(schema, dict) and isinstance(schema.get("type"), list):
         schema = {**schema, "type": [each for each in schema["type"] if each != "null"]}
     if isinstance(schema, dict):
@@ -152,7 +152,7 @@ def _listed(schema: Any) -> Any:
 
 
 def _plain(place: str) -> str:
-    """The name of what is in a list or a wrapper, without it: one definition, one place."""
+    """The name of an element without its list or wrapper, so that each definition is checked once."""
     place = re.sub(r"^(?:List|Paginated)Response_(\w+)\.data\[\]", r"\1", place)
     place = re.sub(r"^PaginatedResponse_\w+", "PaginatedResponse", place)
     return re.sub(r"^(WithUrls_|ResourceWithCounts_)+(?=[A-Z])", "", place)
@@ -167,7 +167,7 @@ def _takes(taker: str, kind: str) -> bool:
 
 
 def _values(shapes: list[Shape]) -> frozenset[Any] | None:
-    """All values, if they are enumerated."""
+    """All values, or None if they are not enumerated."""
     found: frozenset[Any] = frozenset()
     for each in shapes:
         if each.kind == "null":
@@ -179,10 +179,7 @@ def _values(shapes: list[Shape]) -> frozenset[Any] | None:
 
 
 def _counterpart(theirs: Shape, ours: list[Shape]) -> Shape | None:
-    """The form of ours that goes with one of theirs.
-
-    By its tag, by its name, or because there is only one.
-    """
+    """Our shape that corresponds to one of theirs: by its tag, by its name, or because it is the only one."""
     if theirs.tag is not None and any(each.tag is not None for each in ours):
         return next((each for each in ours if each.tag == theirs.tag), None)
     named = next((each for each in ours if each.name and each.name == theirs.name), None)

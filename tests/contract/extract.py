@@ -1,8 +1,7 @@
-"""Makes contract.json, the structure that the API is held to, from the full OpenAPI document of the wire
-contract.
+"""Extracts contract.json from the full OpenAPI document of the wire contract.
 
-Paths, parameters, names and types of fields, what is required: no prose. Usage: python -m
-tests.contract.extract DOCUMENT
+contract.json has the structure that the API is compared with: paths, parameters, names and types of fields,
+and which are required. It has no prose. Usage: python -m tests.contract.extract DOCUMENT
 """
 
 from __future__ import annotations
@@ -93,7 +92,7 @@ def extract(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(found: dict[str, Any], place: Path) -> None:
-    """One path or schema a line: small, and changes can be read."""
+    """Write one path or schema per line, so that the file is small and its changes are readable."""
     parts = (
         f'"{part}":{{\n'
         + ",\n".join(

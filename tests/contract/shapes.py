@@ -1,4 +1,4 @@
-"""What values a schema allows, reduced to what can be compared: kinds, values, fields, items."""
+"""The values that a schema allows, reduced to what can be compared: kinds, values, fields, items."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Schema = dict[str, Any]
 
 
 class Shape(NamedTuple):
-    """One of the forms that a value may take. `name` is that of the schema, if it has one."""
+    """One of the forms of a value. `name` is the schema's name, or empty."""
 
     kind: str
     name: str = ""
@@ -22,7 +22,7 @@ class Shape(NamedTuple):
 
     @property
     def tag(self) -> str | None:
-        """The one value of `type` or `status` that tells this object from its siblings."""
+        """The single value of `type` or `status` that distinguishes this object from its siblings."""
         for name in ("type", "status"):
             given = self.fields.get(name)
             if isinstance(given, dict):
@@ -39,7 +39,7 @@ class Shapes:
         self._schemas = schemas
 
     def of(self, schema: Any, name: str = "") -> list[Shape]:
-        """All the forms that a value of this schema may take; `null` is one of its own."""
+        """All forms of a value of this schema; `null` is a form of its own."""
         if not isinstance(schema, dict):
             return [Shape("any")]
         if "$ref" in schema:

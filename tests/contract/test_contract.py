@@ -1,7 +1,7 @@
-"""Our API document against the wire contract, route by route; every difference is listed with its reason.
+"""Compares our API document with the wire contract; every difference is listed with its reason.
 
-contract.json is the structure of the contract for the core areas (see extract.py); the list is in
-docs/reference/compatibility.md. Each check that fails must be there, and nothing else.
+contract.json is the structure of the contract for the core areas (see extract.py). The list of differences is
+in docs/reference/compatibility.md: it has exactly the checks that fail.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ CHECKS = compared()
 
 
 ENTRY = re.compile(r"^\* ((?:.|\n)+?)\\\n((?:  `.*\n)+)", re.MULTILINE)
-"""A reason, and the places below it."""
+"""A reason, and the elements that it applies to."""
 
 
 def listed_differences() -> list[tuple[str, list[str], str]]:
-    """The entries of the page: what (the heading), where (one or more places), why."""
+    """The entries of the page: what differs (the heading), where (one or more elements), and why."""
     _, *sections = re.split(r"^### (.+)\n", PAGE.read_text("utf-8"), flags=re.MULTILINE)
     return [
         (what, re.findall(r"`([^`]+)`", places), " ".join(reason.split()))
@@ -52,7 +52,7 @@ def listed_differences() -> list[tuple[str, list[str], str]]:
     ]
 
 
-def test_every_difference_from_the_contract_is_listed_and_nothing_else() -> None:
+def test_exactly_the_differences_from_the_contract_are_listed() -> None:
     differences = {check for checks in CHECKS.values() for check, good in checks.items() if not good}
     listed = [(place, what) for what, places, _ in listed_differences() for place in places]
     assert sorted(differences - set(listed)) == []
@@ -67,24 +67,21 @@ def test_every_difference_has_a_reason() -> None:
 
 
 def share(checks: dict[Check, bool]) -> str:
-    """How much is covered.
-
-    A route that is not there counts once among the checks, so routes are told apart from details.
-    """
+    """How much of the contract is covered: routes, and checks. A missing route counts as one failed check."""
     routes = [good for (_, what), good in checks.items() if what == "route"]
     good = sum(checks.values())
     details = f"{good:>4} of {len(checks):>4} checks {100 * good / len(checks):6.1f} %"
     return f"{sum(routes):>3} of {len(routes):>3} routes, {details}"
 
 
-def test_the_share_of_the_contract_that_is_covered_is_told_for_each_area(
+def test_the_covered_share_of_the_contract_is_printed_for_each_area(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     every = {(name, *check): good for name, checks in CHECKS.items() for check, good in checks.items()}
     assert sum(every.values()) > 0.9 * len(every)
     lines = [f"  {name:<18}{share(checks)}" for name, checks in CHECKS.items()]
     with capsys.disabled():
-        # Where tests run in processes of their own, only their stderr reaches the terminal.
+        # If tests run in worker processes, only their stderr reaches the terminal.
         print("\nThe wire contract, covered:", *lines, sep="\n", file=sys.stderr)
 
 

@@ -1,7 +1,4 @@
-"""What must hold after a storm, whatever died when.
-
-The promises, read from the servers and from the database itself.
-"""
+"""Checks the promises after a storm, through the servers and in the database itself."""
 
 from __future__ import annotations
 
@@ -22,10 +19,10 @@ from tests.talk import Json, Talk, text_in
 
 
 async def check_storm(storm: Storm, url: str, *, may_seal: bool = False) -> None:
-    """Everything that clients can see.
+    """Check everything that clients can see.
 
     Args:
-        may_seal: whether a turn may have been recovered too often, and so was sealed.
+        may_seal: whether there were enough crashes for a turn to be sealed.
     """
     assert storm.refused == []
     async with httpx.AsyncClient(base_url=url, timeout=30) as http:
@@ -50,7 +47,7 @@ async def _whole_log(talk: Talk) -> list[Json]:
 
 
 def check_log(events: list[Json]) -> None:
-    """Gapless; every turn that began has one end, and nothing after it."""
+    """The log is gapless; every turn that began has one end, and no events after it."""
     assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
     assert len({event["id"] for event in events}) == len(events)
     begun: set[str] = set()
@@ -70,7 +67,7 @@ def check_log(events: list[Json]) -> None:
 
 
 def check_steps(events: list[Json]) -> None:
-    """Whatever began has one end, and no model call was answered twice."""
+    """Every step that began has one end, and no model call was answered twice."""
     steps = Counter(event["type"] for event in events)
     assert steps["reason.started"] == steps["reason.completed"] == steps["llm.generation"]
     assert steps["act.started"] == steps["act.completed"]
@@ -80,11 +77,10 @@ def check_steps(events: list[Json]) -> None:
 
 
 def check_messages(session: Session, events: list[Json], sealed: set[str]) -> None:
-    """Each acknowledged message is there once, unchanged, where it was said to be, and the model was shown
-    it."""
+    """Each acknowledged message is logged once, unchanged and at its sequence, and the model received it."""
     logged = {event["data"]["message"]["id"]: event for event in events if event["type"] == "input.message"}
     assert len(logged) == len(session.acknowledged)
-    shown = {
+    received = {
         message["id"]
         for event in events
         if event["type"] == "llm.generation"
@@ -94,19 +90,19 @@ def check_messages(session: Session, events: list[Json], sealed: set[str]) -> No
         event = logged[message["id"]]
         assert event["sequence"] == message["sequence"]
         assert text_in(event["data"]["message"]) == text_in(message)
-        assert message["id"] in shown or event["context"]["turn_id"] in sealed, (
+        assert message["id"] in received or event["context"]["turn_id"] in sealed, (
             "a message was never worked on"
         )
 
 
 def check_followers(session: Session, events: list[Json]) -> None:
-    """Its follower saw the log: every event once, in order, as it still is."""
+    """The follower saw every event of the log once, in order and unchanged."""
     assert session.seen == events[: len(session.seen)]
     assert len(session.seen) == len(events)
 
 
 async def check_tools(talk: Talk, events: list[Json]) -> None:
-    """No call was begun or answered twice, and nothing was done twice behind the model's back."""
+    """No call was started or answered twice, and its effects match the results that the model received."""
     started = [event["data"]["tool_call"]["id"] for event in events if event["type"] == "tool.started"]
     results = [event["data"] for event in events if event["type"] == "tool.completed"]
     assert len(set(started)) == len(started)
@@ -124,7 +120,7 @@ async def check_tools(talk: Talk, events: list[Json]) -> None:
 
 
 async def check_rows(storm: Storm, data: Path, database_url: str) -> None:
-    """Each session's row is what its log comes to. The servers must have been stopped."""
+    """Each session's row equals the projection of its log. The servers must be stopped."""
     database: Database = (
         await open_postgres(database_url) if database_url else await open_sqlite(data / "perdure.db")
     )

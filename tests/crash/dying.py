@@ -1,6 +1,6 @@
-"""The `perdure` command, killed with -9 at the n-th time that it touches the key files it rotates.
+"""The `perdure` command, killed with -9 at its n-th access to the key files that it rotates.
 
-A program of its own: see `die_at`.
+This is a separate program, started by `die_at`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SURVIVED, KILLED = 0, -signal.SIGKILL
 
 
 async def die_at(step: int, *arguments: str) -> int:
-    """Run the command until its n-th step with the key files, and no further; its exit status."""
+    """Run the command, and kill it at its n-th access to the key files; returns its exit status."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         __file__,
@@ -39,13 +39,12 @@ def _main() -> None:
 
     def step(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal left, begun
-        begun = (
-            begun or event == "os.remove"
-        )  # before it writes a key it clears the place; what comes earlier only looks
+        # The command removes a leftover file before it writes a key. What it does earlier only reads.
+        begun = begun or event == "os.remove"
         if (
             begun
             and event in {"open", "os.rename", "os.remove"}
-            and any(_is_key_file(each, folder) for each in arguments)
+            and any(_is_key_file(argument, folder) for argument in arguments)
         ):
             left -= 1
             if left == 0:
@@ -56,7 +55,7 @@ def _main() -> None:
 
 
 def _is_key_file(argument: Any, folder: str) -> bool:
-    """Whether it is the path of a key file, or of the folder that is opened to be flushed."""
+    """Whether it is the path of a key file, or of their folder, which is opened to flush it."""
     return isinstance(argument, str | os.PathLike) and (
         str(argument) == folder or "master.key" in str(argument)
     )

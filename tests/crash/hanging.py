@@ -1,9 +1,7 @@
-"""`perdure serve` whose tools stop for ever in the middle, to be killed there.
+"""`perdure serve` with tools that hang, so that the server can be killed at that moment.
 
-A program of its own: see `HangingServer`.
-
-A call whose id begins with `hang` stops just before its tool runs, or once it has run and before anybody is
-told.
+This is a separate program, started by `HangingServer`. A call whose id begins with `hang` hangs just before
+its tool runs, or just after, before its result is logged.
 """
 
 from __future__ import annotations
@@ -19,10 +17,7 @@ Moment = Literal["before", "after"]
 
 
 class HangingServer(Server):
-    """A server whose first process stops tools at this moment.
-
-    Once it is started again it is an ordinary one.
-    """
+    """A server whose first process lets tools hang at this moment. After a restart it is an ordinary one."""
 
     def __init__(self, data: Path, moment: Moment, **more: Any) -> None:
         super().__init__(data, **more)
@@ -35,27 +30,27 @@ class HangingServer(Server):
         await super().restart(number)
 
     def hanging(self) -> set[str]:
-        """The ids of the calls that have stopped."""
+        """The ids of the calls that hang."""
         return {mark.name for mark in self.marks.iterdir()}
 
 
 def _main() -> None:
     from perdure.cli.main import main
-    from perdure.engine import tool_calls as act
+    from perdure.engine import tool_calls
 
     moment, marks = sys.argv[1], Path(sys.argv[2])
     del sys.argv[1:3]
-    real = act._attempt
+    real = tool_calls._attempt
 
-    async def attempt(run: Any, assembly: Any, bound: Any, state: Any, call: Any) -> Any:
+    async def attempt(run: Any, agent: Any, bound: Any, state: Any, call: Any) -> Any:
         hangs = call.id.startswith("hang")
-        outcome = None if hangs and moment == "before" else await real(run, assembly, bound, state, call)
+        outcome = None if hangs and moment == "before" else await real(run, agent, bound, state, call)
         if hangs:
             (marks / call.id).touch()
             await asyncio.Event().wait()
         return outcome
 
-    act._attempt = attempt  # type: ignore[assignment]
+    tool_calls._attempt = attempt  # type: ignore[assignment]
     main()
 
 

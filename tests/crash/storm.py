@@ -1,8 +1,7 @@
-"""A storm: clients that post, followers that write down what they see, and somebody who kills in the middle
-of it.
+"""A storm: clients post, followers record what they see, and the test crashes servers meanwhile.
 
-Everything random comes from one seed, which is printed. `PERDURE_SEED=n` takes that one, `PERDURE_CRASHES=n`
-crashes as often.
+Everything random comes from one seed, which is printed. `PERDURE_SEED=n` sets the seed, `PERDURE_CRASHES=n`
+the number of crashes.
 """
 
 from __future__ import annotations
@@ -21,49 +20,46 @@ from perdure.domain.sse import SseParser
 from tests.talk import Json, body_of, call, new_talk, script
 
 PATIENCE = 60.0
-"""Seconds, and as many again for every four crashes, after which a storm that does not come to rest is a
-failure."""
+"""Seconds within which a storm must come to rest, and as many again for every four crashes."""
 
 AWAY = 0.02
 """Seconds between two attempts to reach a server that is down."""
 
 COUNTER = "/counter"
-"""A file with one `x` for every edit that took place."""
+"""A file that gets one `x` with every edit."""
 
 
 def seed() -> int:
-    """The seed of this storm; it is printed, so that a failure can be had again."""
+    """The seed of this storm; it is printed, so that a failure can be reproduced."""
     chosen = int(os.environ.get("PERDURE_SEED") or random.randrange(1 << 32))
     print(f"PERDURE_SEED={chosen}")
     return chosen
 
 
 def crashes(usual: int) -> int:
-    """How often to crash."""
+    """The number of crashes."""
     return int(os.environ.get("PERDURE_CRASHES") or usual)
 
 
 @dataclass
 class Session:
-    """One session of the storm, as its clients know it."""
+    """What the clients know about one session of the storm."""
 
     id: str
     acknowledged: list[Json] = field(default_factory=list)
     seen: list[Json] = field(default_factory=list)
-    """What its follower saw, in that order."""
+    """The events that the follower received, in that order."""
 
     def path(self, rest: str = "") -> str:
         return f"/v1/sessions/{self.id}{rest}"
 
 
 class Storm:
-    """The load. `urls` are the servers.
-
-    A client whose server is away goes to another one, or to the same once more.
+    """The load on the servers at `urls`. A client that cannot reach its server tries any of them again.
 
     Attributes:
-        crashes: how often `run` crashes something.
-        refused: answers with a status that no client should ever see.
+        crashes: how often `run` calls `crash`.
+        refused: answers with a status that no client should get.
     """
 
     def __init__(
@@ -80,14 +76,11 @@ class Storm:
         self._http = httpx.AsyncClient(timeout=20, limits=httpx.Limits(max_connections=None))
 
     async def run(self, crash: Any) -> None:
-        """Post everything while `crash()` is awaited now and then, at random moments.
-
-        Return when all is at rest.
-        """
+        """Post all messages, and await `crash()` at random moments; returns when all sessions are at rest."""
         sessions, clients, messages = self._counts
         files = [{"path": COUNTER, "content": "|"}]
-        made = [await self._when_there(lambda url: self._create(url, files)) for _ in range(sessions)]
-        self.sessions = [Session(session_id) for session_id in made]
+        ids = [await self._from_any_server(lambda url: self._create(url, files)) for _ in range(sessions)]
+        self.sessions = [Session(session_id) for session_id in ids]
         async with asyncio.timeout(PATIENCE * (1 + self.crashes / 4)), asyncio.TaskGroup() as group:
             followers = [group.create_task(self._follow(session)) for session in self.sessions]
             posts = [group.create_task(self._post(number, messages)) for number in range(clients)]
@@ -111,17 +104,19 @@ class Storm:
     async def _post(self, client: int, messages: int) -> None:
         """Post messages one after the other, each until it is acknowledged.
 
-        The key makes a repetition harmless.
+        The idempotency key makes repetitions harmless.
         """
         for number in range(messages):
             session = self.chance.choice(self.sessions)
             name = f"client {client} message {number}"
             body, key = body_of(script(*self._steps(name), ask=f"{name}:")), f"{client}/{number}/{session.id}"
-            message = await self._when_there(lambda url, s=session, b=body, k=key: self._say(url, s, b, k))
+            message = await self._from_any_server(
+                lambda url, s=session, b=body, k=key: self._say(url, s, b, k)
+            )
             session.acknowledged.append(message)
 
     def _steps(self, name: str) -> list[Json]:
-        """A script with a bit of everything."""
+        """A random script: tool calls, edits and slow or broken answers."""
         chance = self.chance
         edit = call("edit_file", path=COUNTER, old_text="|", new_text="|x")
         rounds = chance.choice(
@@ -161,10 +156,10 @@ class Storm:
         return dict(answer.json())
 
     async def _rest(self, session: Session) -> None:
-        while await self._when_there(lambda url: self._status(url, session)) != "idle":
+        while await self._from_any_server(lambda url: self._status(url, session)) != "idle":
             await asyncio.sleep(AWAY)
-        # A follower on another server hears of the last events a moment later than the row shows them.
-        total = await self._when_there(lambda url: self._total(url, session))
+        # A follower on another server gets the last events a moment after the row shows them.
+        total = await self._from_any_server(lambda url: self._total(url, session))
         while len(session.seen) < total:
             await asyncio.sleep(AWAY)
 
@@ -182,8 +177,8 @@ class Storm:
         answer.raise_for_status()
         return int(answer.json()["total"])
 
-    async def _when_there(self, ask: Any) -> Any:
-        """Ask one server after the other until one of them is there to answer."""
+    async def _from_any_server(self, ask: Any) -> Any:
+        """Ask random servers until one of them answers."""
         while True:
             try:
                 return await ask(self.chance.choice(self.urls))
@@ -193,7 +188,7 @@ class Storm:
     # --- followers -------------------------------------------------------------
 
     async def _follow(self, session: Session) -> None:
-        """Follow for ever, from where the last connection ended."""
+        """Follow until cancelled; each connection continues where the last one ended."""
         while True:
             try:
                 await self._follow_once(session, self.chance.choice(self.urls))
@@ -218,11 +213,10 @@ class Storm:
             self._grown.notify_all()
 
     async def _after(self, events: int) -> None:
-        """Wait until followers have seen so many more events, or for no longer than the storm takes
-        anyhow."""
-        wanted = self._events + events
+        """Wait until followers have seen this many more events, but at most five seconds."""
+        target = self._events + events
         try:
             async with asyncio.timeout(5), self._grown:
-                await self._grown.wait_for(lambda: self._events >= wanted)
+                await self._grown.wait_for(lambda: self._events >= target)
         except TimeoutError:
             return

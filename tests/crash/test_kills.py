@@ -1,4 +1,4 @@
-"""kill -9 at any moment under load: nothing acknowledged is lost, nothing is done twice, everything ends."""
+"""kill -9 at any moment under load: no acknowledged message is lost, no effect doubled, every turn ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.server import Server, use_simulated_model
 
 KEY = {"PERDURE_MASTER_KEY": "11" * 32}
 RECOVERIES = 3
-"""How often a turn is taken up again without getting anywhere (wire contract)."""
+"""How often a turn is recovered without progress before it is sealed (wire contract)."""
 
 
 async def prepare(server: Server) -> None:

@@ -1,7 +1,4 @@
-"""The database hangs up in the middle of everything.
-
-Nothing is lost, and the worst that a client hears is "try again".
-"""
+"""The database closes its connections under load: nothing is lost, and the worst answer is a 503."""
 
 from __future__ import annotations
 
@@ -15,7 +12,10 @@ from tests.crash.storm import Storm, crashes, seed
 from tests.crash.test_kills import prepare
 from tests.server import Server
 
-HANG_UP = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+HANG_UP = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
 
 
 async def test_every_connection_is_cut_again_and_again(postgres_url: str, tmp_path: Path) -> None:

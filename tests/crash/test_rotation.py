@@ -1,7 +1,4 @@
-"""A rotation of the master key that is killed.
-
-Whatever it was doing, every secret can be read, and the next one goes through.
-"""
+"""A rotation of the master key is killed at any step: secrets stay readable, and the next rotation works."""
 
 from __future__ import annotations
 
@@ -73,8 +70,8 @@ async def test_killed_at_any_step_with_the_key_files(settings: Settings) -> None
             break
         assert status == KILLED
         seen.add(tuple(key == before for key in left))
-        (settings.data_folder / "master.key.next").unlink(missing_ok=True)  # still there: never in force
-    # It was killed while there was the old key alone, both, and the new one alone.
+        (settings.data_folder / "master.key.next").unlink(missing_ok=True)  # a key that was never in use
+    # It was killed with only the old key, with both, and with only the new key in the folder.
     assert seen == {(True,), (True, False), (False,)}
     assert len(left) == 1
     assert left != [before]

@@ -1,7 +1,4 @@
-"""kill -9 in the middle of each built-in tool (promise P5).
-
-What may be done again is, and what may not is told to the model.
-"""
+"""kill -9 during each built-in tool (promise P5): replayable calls run again, others are interrupted."""
 
 from __future__ import annotations
 
@@ -75,7 +72,7 @@ async def _inserted(talk: Talk) -> int:
 
 @dataclass
 class Case:
-    """How a tool is called, and how often its effect can be seen afterwards."""
+    """A call of a tool: its arguments, the calls before it, and a function that counts its effects."""
 
     arguments: Arguments = field(default_factory=dict)
     before: tuple[tuple[str, Arguments], ...] = ()
@@ -113,16 +110,16 @@ CASES = {
     "web_fetch": Case({"url": "{server}/health"}),
 }
 SECRET_ARGUMENTS = frozenset(name for name, (_, tool) in TOOLS.items() if tool.secret_arguments)
-ASKS_IN_VAIN = frozenset({"cancel_schedule"})
-"""There is nothing to cancel: the call fails, and fails again."""
+ALWAYS_FAILS = frozenset({"cancel_schedule"})
+"""Calls that always fail: there is nothing to cancel."""
 
 
-def test_every_tool_of_the_server_is_killed_here() -> None:
+def test_every_tool_of_the_server_has_a_case() -> None:
     assert set(CASES) == set(TOOLS)
 
 
 async def _begin(http: httpx.AsyncClient, server: Server, name: str) -> Talk:
-    """A session in which this tool has stopped in the middle, or is about to."""
+    """A session in which this tool hangs, or is about to."""
     case, (capability, _) = CASES[name], TOOLS[name]
     talk = await new_talk(http, harness_name="base", capabilities=[{"ref": capability}])
     for earlier, given in case.before:
@@ -138,7 +135,7 @@ async def _begin(http: httpx.AsyncClient, server: Server, name: str) -> Talk:
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-async def test_a_tool_that_was_killed_is_made_again_only_if_it_may_be(
+async def test_a_killed_call_runs_again_only_if_it_is_replayable(
     moment: Moment, database_url: str, tmp_path: Path
 ) -> None:
     server = HangingServer(
@@ -152,9 +149,9 @@ async def test_a_tool_that_was_killed_is_made_again_only_if_it_may_be(
         talks = {name: await _begin(http, server, name) for name in CASES}
 
         async def all_hang() -> bool:
-            # A call that fails does not hang after it: cancelling what is not there.
+            # A call that fails does not hang afterwards.
             return server.hanging() >= {
-                f"hang_{name}" for name in CASES if moment == "before" or name not in ASKS_IN_VAIN
+                f"hang_{name}" for name in CASES if moment == "before" or name not in ALWAYS_FAILS
             }
 
         await when(all_hang)
@@ -180,10 +177,10 @@ async def _check(talk: Talk, name: str, moment: Moment) -> None:
     ]
     assert len(begun) == 1, name
     assert [event["type"] for event in events[-2:]] == ["turn.completed", "session.idled"], name
-    if name in ASKS_IN_VAIN:
+    if name in ALWAYS_FAILS:
         assert done["status"] == "error", (name, done)
     elif name in SECRET_ARGUMENTS and again:
-        # Its secret went with the process: only the model can give it once more.
+        # The secret argument was lost with the process, so only the model can repeat the call.
         assert "interrupted" in done["error"], (name, done)
     elif again:
         assert done["status"] == "success", (name, done)

@@ -1,8 +1,6 @@
-"""Logs that are kept to be compared with.
+"""Golden logs: the events of turns, with ids and times replaced because they differ from run to run.
 
-What a turn leaves, with everything that differs from run to run made equal.
-
-`PERDURE_WRITE_GOLDEN=1` writes the files anew; look at the difference before you keep it.
+`PERDURE_WRITE_GOLDEN=1` rewrites the files. Review the difference before you commit it.
 """
 
 from __future__ import annotations
@@ -19,8 +17,8 @@ _ID = re.compile(r"(llmsim|call|[a-z]+)_[0-9a-f]{24,32}|[0-9a-f]{16}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 
 
-class _Equalizer:
-    """Names ids in the order in which they appear, so that what was the same id stays the same name."""
+class _Normalizer:
+    """Replaces ids by names in order of appearance, so that equal ids get equal names."""
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
@@ -35,7 +33,7 @@ class _Equalizer:
             return (
                 "<time>"
                 if _TIME.fullmatch(value)
-                else _ID.sub(lambda found: self._name(found[0], found[1]), value)
+                else _ID.sub(lambda match: self._name(match[0], match[1]), value)
             )
         return "<ms>" if key.endswith("_ms") and key != "timeout_ms" else value
 
@@ -48,9 +46,9 @@ class _Equalizer:
 
 
 def check_events(name: str, events: list[Any]) -> None:
-    """Compare a log with the one that is kept under this name."""
+    """Compare a log with the golden one of this name."""
     path = HERE / f"events_{name}.json"
-    seen = _Equalizer()(events)
+    actual = _Normalizer()(events)
     if os.environ.get("PERDURE_WRITE_GOLDEN") == "1":
-        path.write_text(json.dumps(seen, indent=2, ensure_ascii=False) + "\n")
-    assert seen == json.loads(path.read_text())
+        path.write_text(json.dumps(actual, indent=2, ensure_ascii=False) + "\n")
+    assert actual == json.loads(path.read_text())

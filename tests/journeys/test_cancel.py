@@ -23,7 +23,7 @@ WEATHER = {
 CANCELLED = ["turn.cancelled", "input.message", "output.message.completed", "session.idled"]
 
 
-async def test_a_cancel_in_the_middle_of_an_answer_leaves_exactly_these_events(
+async def test_a_cancel_in_the_middle_of_an_answer_logs_exactly_these_events(
     api: httpx.AsyncClient,
 ) -> None:
     talk = await new_talk(api, harness_name="base")
@@ -41,7 +41,7 @@ async def test_a_cancel_in_the_middle_of_an_answer_leaves_exactly_these_events(
     assert "cancelled" in text_in(said)
 
 
-async def test_after_a_cancel_nothing_runs_and_nothing_more_is_said(api: httpx.AsyncClient) -> None:
+async def test_after_a_cancel_nothing_runs_and_the_turn_has_no_more_events(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     async with talk.follow() as stream:
         await talk.say(script(SLOW))
@@ -98,7 +98,7 @@ async def test_there_is_nothing_to_cancel_before_and_after_a_turn(api: httpx.Asy
     assert await talk.events() == before
 
 
-async def test_of_two_cancels_at_once_one_finds_nothing_to_do(api: httpx.AsyncClient) -> None:
+async def test_one_of_two_concurrent_cancels_finds_nothing_to_cancel(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     await talk.say(script(SLOW))
     await talk.logged_until("turn.started")
@@ -106,7 +106,7 @@ async def test_of_two_cancels_at_once_one_finds_nothing_to_do(api: httpx.AsyncCl
     assert kinds_of(await talk.events()).count("turn.cancelled") == 1
 
 
-async def test_a_message_right_behind_a_cancel_is_worked_on_in_a_turn_of_its_own(
+async def test_a_message_right_after_a_cancel_gets_a_turn_of_its_own(
     api: httpx.AsyncClient,
 ) -> None:
     talk = await new_talk(api)
@@ -121,7 +121,7 @@ async def test_a_message_right_behind_a_cancel_is_worked_on_in_a_turn_of_its_own
     assert len(set(turns)) == len(turns)
 
 
-async def test_a_cancel_covers_the_messages_that_were_waiting(api: httpx.AsyncClient) -> None:
+async def test_a_cancel_covers_pending_messages(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     await talk.say(script(SLOW))
     await talk.logged_until("output.message.started")
@@ -132,7 +132,7 @@ async def test_a_cancel_covers_the_messages_that_were_waiting(api: httpx.AsyncCl
     assert "Never said." not in [text_in(message) for message in await talk.messages()]
 
 
-async def test_a_cancel_ends_the_tools_that_run(tmp_path: Path) -> None:
+async def test_a_cancel_stops_running_tools(tmp_path: Path) -> None:
     gate = Gate(parties=2)
     async with house_with(gate, tmp_path) as house:
         await house.say(script({"tool_calls": [call("wait"), call("meet")]}))
@@ -146,7 +146,7 @@ async def test_a_cancel_ends_the_tools_that_run(tmp_path: Path) -> None:
         assert (await house.until_idle())[-2].type == "turn.completed"
 
 
-async def test_what_was_cancelled_is_part_of_what_the_model_is_told_next(api: httpx.AsyncClient) -> None:
+async def test_the_next_model_call_sees_what_was_cancelled(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, tools=[WEATHER])
     await talk.say(script({"tool_calls": [call("weather", "call_1")]}, ask="Rain?"))
     await talk.logged_until("tool.call_requested")

@@ -1,6 +1,6 @@
-"""Tools that the caller runs.
+"""Tools that the client runs.
 
-The session parks, costs nothing, and goes on with the answer, or without it when none comes.
+The session parks, which holds no resources, and continues with the answer or after the timeout.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WEATHER = {
 
 
 async def waiting(http: httpx.AsyncClient, *calls: Json, then: Json | None = None) -> Talk:
-    """A session that waits for the answers to these calls."""
+    """A session that waits for the results of these calls."""
     talk = await new_talk(http, harness_name="base", tools=[WEATHER])
     await talk.say(script({"tool_calls": list(calls)}, then or {"text": "Thank you."}))
     await talk.logged_until("tool.call_requested")
@@ -38,7 +38,7 @@ def answer(call_id: str = "call_1", **fields: object) -> Json:
     return {"tool_call_id": call_id, **(fields or {"result": "sun"})}
 
 
-async def test_a_client_side_call_leaves_exactly_these_events(api: httpx.AsyncClient) -> None:
+async def test_a_client_side_call_logs_exactly_these_events(api: httpx.AsyncClient) -> None:
     usage = {"input_tokens": 20, "output_tokens": 4}
     talk = await new_talk(api, harness_name="base", tools=[WEATHER])
     steps = (
@@ -54,7 +54,7 @@ async def test_a_client_side_call_leaves_exactly_these_events(api: httpx.AsyncCl
     check_events("client_tool_round", await talk.events())
 
 
-async def test_the_model_sees_results_and_errors_as_they_were_given(api: httpx.AsyncClient) -> None:
+async def test_the_model_receives_results_and_errors_as_the_client_sent_them(api: httpx.AsyncClient) -> None:
     calls = [call("weather", f"call_{number}") for number in range(1, 5)]
     talk = await waiting(api, *calls)
     await talk.answer(
@@ -74,7 +74,7 @@ async def test_the_model_sees_results_and_errors_as_they_were_given(api: httpx.A
     ]
 
 
-async def test_the_model_is_told_of_arguments_that_do_not_fit_and_the_client_is_not_asked(
+async def test_invalid_arguments_are_an_error_for_the_model_and_the_client_is_not_asked(
     api: httpx.AsyncClient,
 ) -> None:
     talk = await new_talk(api, harness_name="base", tools=[WEATHER])
@@ -105,14 +105,14 @@ async def test_the_model_is_told_of_arguments_that_do_not_fit_and_the_client_is_
     ]
 
 
-async def test_a_turn_whose_client_calls_all_misfit_goes_on_by_itself(api: httpx.AsyncClient) -> None:
+async def test_a_turn_whose_client_calls_are_all_invalid_continues_by_itself(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, harness_name="base", tools=[WEATHER])
     events = await talk.turn({"tool_calls": [call("weather", city=7)]}, {"text": "I was wrong."})
     assert "tool.call_requested" not in kinds_of(events)
     assert (await talk.read())["output_preview"] == "I was wrong."
 
 
-async def test_a_client_tool_whose_schema_is_none_is_asked_with_any_arguments(api: httpx.AsyncClient) -> None:
+async def test_a_client_tool_with_an_invalid_schema_gets_any_arguments(api: httpx.AsyncClient) -> None:
     odd = {**WEATHER, "parameters": {"type": "object", "properties": 5}}
     talk = await new_talk(api, harness_name="base", tools=[odd])
     await talk.say(script({"tool_calls": [call("weather", "call_1", city=7)]}, {"text": "So."}))
@@ -154,7 +154,7 @@ async def test_the_servers_own_calls_of_the_same_answer_run_first(api: httpx.Asy
     ],
     ids=["unknown", "one unknown", "missing", "repeated", "none", "no id"],
 )
-async def test_answers_that_do_not_match_the_open_calls_are_refused_and_change_nothing(
+async def test_results_that_do_not_match_the_pending_calls_are_rejected_and_change_nothing(
     api: httpx.AsyncClient, results: list[Json], code: str
 ) -> None:
     talk = await waiting(api, call("weather", "call_1"), call("weather", "call_2"))
@@ -165,7 +165,7 @@ async def test_answers_that_do_not_match_the_open_calls_are_refused_and_change_n
     assert (await talk.logged_until("session.idled"))[-2]["type"] == "turn.completed"
 
 
-async def test_a_result_over_100_kb_is_refused_and_one_of_100_kb_is_taken(api: httpx.AsyncClient) -> None:
+async def test_a_result_of_100_kb_is_accepted_and_a_longer_one_is_rejected(api: httpx.AsyncClient) -> None:
     talk = await waiting(api, call("weather", "call_1"))
     limit = 100 * 1024
     assert (await talk.answer(answer(result="x" * (limit - 1)), status=413))[
@@ -175,14 +175,14 @@ async def test_a_result_over_100_kb_is_refused_and_one_of_100_kb_is_taken(api: h
     assert (await talk.logged_until("session.idled"))[-2]["type"] == "turn.completed"
 
 
-async def test_who_does_not_wait_takes_no_answers(api: httpx.AsyncClient) -> None:
+async def test_a_session_that_does_not_wait_rejects_results(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, tools=[WEATHER])
     assert (await talk.answer(answer(), status=409))["code"] == "not_waiting_for_tool_results"
     await talk.turn({"text": "No tools needed."})
     assert (await talk.answer(answer(), status=409))["code"] == "not_waiting_for_tool_results"
 
 
-async def test_of_two_answers_at_once_one_is_taken(api: httpx.AsyncClient) -> None:
+async def test_one_of_several_concurrent_answers_is_accepted(api: httpx.AsyncClient) -> None:
     talk = await waiting(api, call("weather", "call_1"))
     body = {"tool_results": [answer()]}
     answers = await asyncio.gather(*(api.post(talk.path("/tool-results"), json=body) for _ in range(4)))
@@ -195,7 +195,7 @@ async def test_of_two_answers_at_once_one_is_taken(api: httpx.AsyncClient) -> No
     [("weather", "weather"), ("write_file",), ("get_order",)],
     ids=["its own", "a capability's", "the agent's"],
 )
-async def test_a_name_that_is_taken_is_refused(api: httpx.AsyncClient, names: tuple[str, ...]) -> None:
+async def test_a_tool_name_that_is_in_use_is_rejected(api: httpx.AsyncClient, names: tuple[str, ...]) -> None:
     agent = {
         "name": f"clerk-{new_id('agent')[-8:]}",
         "system_prompt": "Help.",
@@ -207,7 +207,7 @@ async def test_a_name_that_is_taken_is_refused(api: httpx.AsyncClient, names: tu
     assert (refused.status_code, refused.json()["code"]) == (400, "duplicate_tool")
 
 
-async def test_a_call_that_nobody_answers_becomes_an_error_and_the_turn_goes_on(
+async def test_a_call_without_an_answer_becomes_an_error_and_the_turn_continues(
     database_url: str, tmp_path: Path
 ) -> None:
     environment = {"PERDURE_CLIENT_TOOL_TIMEOUT_SECONDS": "0.3"}

@@ -11,7 +11,9 @@ from tests.journeys.people import new_agent, patch
 from tests.talk import Talk, call, new_talk
 
 
-async def test_a_fork_knows_what_came_before_and_goes_its_own_way(api: httpx.AsyncClient) -> None:
+async def test_a_fork_has_the_earlier_conversation_and_continues_independently(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(
         api, title="First", tags=["a"], initial_files=[{"path": "notes.txt", "content": "remember"}]
     )
@@ -36,7 +38,7 @@ async def test_a_fork_knows_what_came_before_and_goes_its_own_way(api: httpx.Asy
     assert len(set(ids)) == len(ids)
 
 
-async def test_a_fork_in_the_middle_of_a_turn_is_at_rest(api: httpx.AsyncClient) -> None:
+async def test_a_fork_in_the_middle_of_a_turn_is_idle(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     events = await talk.turn({"tool_calls": [call("get_current_time")]}, {"text": "Late."})
     middle = next(event["sequence"] for event in events if event["type"] == "tool.started")
@@ -48,12 +50,12 @@ async def test_a_fork_in_the_middle_of_a_turn_is_at_rest(api: httpx.AsyncClient)
     await other.turn({"text": "On."})
 
 
-async def test_a_fork_from_beyond_the_log_is_refused(api: httpx.AsyncClient) -> None:
+async def test_a_fork_from_beyond_the_log_is_rejected(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     assert (await api.post(talk.path("/fork"), json={"from_sequence": 99})).json()["field"] == "from_sequence"
 
 
-async def test_a_fork_with_another_agent_is_refused_what_a_new_session_with_it_is(
+async def test_a_fork_with_another_agent_is_rejected_where_a_new_session_would_be(
     http: httpx.AsyncClient,
 ) -> None:
     tool = {"type": "client_side", "name": "ask", "description": "Ask.", "parameters": {"type": "object"}}
@@ -82,7 +84,7 @@ async def test_an_export_has_a_line_for_each_message(api: httpx.AsyncClient) -> 
     assert [json.loads(line)["role"] for line in answer.text.splitlines()] == ["user", "agent"]
 
 
-async def test_files_of_all_layers_are_there_from_the_start(api: httpx.AsyncClient) -> None:
+async def test_a_new_session_has_the_initial_files_of_all_layers(api: httpx.AsyncClient) -> None:
     name = f"files-{(await new_talk(api)).id[-12:]}"
     agent = {
         "name": name,

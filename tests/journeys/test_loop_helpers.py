@@ -1,4 +1,4 @@
-"""What the loop does for an agent that slips or goes in circles."""
+"""Repairs of tool calls with mistakes, and detection of loops."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ def results_in(events: list[Json]) -> list[Json]:
     return [event["data"] for event in events if event["type"] == "tool.completed"]
 
 
-async def test_an_agent_that_repeats_itself_is_told_and_then_stopped(api: httpx.AsyncClient) -> None:
+async def test_an_agent_that_repeats_its_calls_gets_errors_and_then_the_turn_fails(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api, capabilities=[{"ref": "loop_detection", "config": {"limit": 2}}])
     await talk.say("[[sim " + json.dumps([REPEAT] * 10) + "]]")
     events = await talk.logged_until("session.idled")
@@ -25,13 +27,13 @@ async def test_an_agent_that_repeats_itself_is_told_and_then_stopped(api: httpx.
     assert failed["error_code"] == "loop_detected"
 
 
-async def test_an_agent_without_loop_detection_may_repeat_itself(api: httpx.AsyncClient) -> None:
+async def test_without_loop_detection_an_agent_can_repeat_its_calls(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     events = await talk.turn(*[REPEAT] * 6, {"text": "Enough."})
     assert [result["success"] for result in results_in(events)] == [True] * 6
 
 
-async def test_a_call_with_slips_is_mended_when_the_session_asks_for_it(api: httpx.AsyncClient) -> None:
+async def test_a_call_with_mistakes_is_repaired_if_the_session_enables_it(api: httpx.AsyncClient) -> None:
     slip = {"tool_calls": [{"name": "Get-Current-Time", "arguments": "{'timezone': 'Europe/Paris',}"}]}
     talk = await new_talk(api, capabilities=[{"ref": "tool_call_repair"}])
     events = await talk.turn(slip, {"text": "Done."})
@@ -41,7 +43,7 @@ async def test_a_call_with_slips_is_mended_when_the_session_asks_for_it(api: htt
     assert json.loads(result["result"][0]["text"])["timezone"] == "Europe/Paris"
 
 
-async def test_values_in_quotes_and_nulls_are_mended_when_the_session_asks_for_it(
+async def test_quoted_values_and_nulls_are_repaired_if_the_session_enables_it(
     api: httpx.AsyncClient,
 ) -> None:
     talk = await new_talk(
@@ -64,7 +66,7 @@ async def test_values_in_quotes_and_nulls_are_mended_when_the_session_asks_for_i
     assert "path" in left["error"]
 
 
-async def test_a_client_gets_the_arguments_as_its_tool_has_them(api: httpx.AsyncClient) -> None:
+async def test_a_client_gets_repaired_arguments_that_fit_its_tool(api: httpx.AsyncClient) -> None:
     parameters = {
         "type": "object",
         "properties": {"floor": {"type": "integer"}, "door": {"type": "string"}},
@@ -86,7 +88,9 @@ async def test_a_client_gets_the_arguments_as_its_tool_has_them(api: httpx.Async
     assert [each["arguments"] for each in asked] == [{"floor": 3}]
 
 
-async def test_a_call_with_slips_is_an_error_result_otherwise(api: httpx.AsyncClient) -> None:
+async def test_without_repair_a_call_with_mistakes_gets_an_error_as_its_result(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api)
     slip = {"tool_calls": [{"name": "get_current_time", "arguments": "{'timezone': 'UTC'}"}]}
     (result,) = results_in(await talk.turn(slip, {"text": "Done."}))

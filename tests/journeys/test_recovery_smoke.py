@@ -1,4 +1,4 @@
-"""Stopping, dying, starting again, and two servers on one database: turns go on where their log ends."""
+"""Stops, kills, restarts, and two servers on one database: turns continue where their log ends."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ WEATHER = {
     "parameters": {"type": "object"},
 }
 TAKE_OVER = 15.0
-"""Seconds within which another server goes on with a dead one's turns."""
+"""Seconds within which another server continues a dead server's turns."""
 
 
 def check_one_whole_turn(events: list[Json]) -> None:
-    """The log is gapless, and holds one turn that ended well, with one answer to each model call."""
+    """The log is gapless, and has one turn, which is complete, with one answer to each model call."""
     assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
     kinds = kinds_of(events)
     assert [kind for kind in kinds if kind in ENDED_TURN] == ["turn.completed"]
@@ -37,11 +37,10 @@ def check_one_whole_turn(events: list[Json]) -> None:
     assert kinds.count("reason.started") == kinds.count("llm.generation") == kinds.count("reason.completed")
 
 
-# --- one server
-# ------------------------------------------------------------------------------------------------------
+# --- one server -------------------------------------------------------------
 
 
-async def test_a_stop_lets_short_turns_end_begins_no_new_ones_and_loses_nothing(
+async def test_a_stopping_server_finishes_short_turns_starts_no_others_and_loses_nothing(
     http: httpx.AsyncClient, any_server: Server
 ) -> None:
     running, later = await new_talk(http), await new_talk(http)
@@ -81,10 +80,10 @@ async def test_a_turn_that_outlasts_the_stop_is_resumed_at_the_next_start(
         check_one_whole_turn(events)
         print(f"resumed and done {time.monotonic() - began:.1f} s after the stop")
         assert kinds_of(events).count("reason.started") == 1
-        assert time.monotonic() - began < 6  # it was put back in good order: nobody had to notice its death
+        assert time.monotonic() - began < 6  # the server gave the turn back, so no sweep had to find it
 
 
-async def test_a_killed_servers_turn_goes_on_at_its_next_start(
+async def test_a_killed_servers_turn_continues_at_its_next_start(
     http: httpx.AsyncClient, any_server: Server
 ) -> None:
     talk = await new_talk(http)
@@ -108,7 +107,7 @@ async def test_a_killed_servers_turn_goes_on_at_its_next_start(
     assert kinds_of(events).count("tool.completed") == 1
 
 
-async def test_a_session_that_waits_for_its_client_waits_on_after_a_kill(
+async def test_a_session_that_waits_for_a_client_still_waits_after_a_kill(
     http: httpx.AsyncClient, any_server: Server
 ) -> None:
     talk = await new_talk(http, tools=[WEATHER])
@@ -121,7 +120,7 @@ async def test_a_session_that_waits_for_its_client_waits_on_after_a_kill(
     check_one_whole_turn(await talk.logged_until("session.idled"))
 
 
-async def test_what_was_acknowledged_an_instant_before_a_kill_is_worked_on(
+async def test_messages_acknowledged_just_before_a_kill_are_answered(
     http: httpx.AsyncClient, any_server: Server
 ) -> None:
     talks = await asyncio.gather(*(new_talk(http) for _ in range(10)))
@@ -131,8 +130,7 @@ async def test_what_was_acknowledged_an_instant_before_a_kill_is_worked_on(
         check_one_whole_turn(await talk.logged_until("session.idled"))
 
 
-# --- two servers
-# -----------------------------------------------------------------------------------------------------
+# --- two servers ------------------------------------------------------------
 
 
 @pytest.fixture
@@ -160,7 +158,7 @@ async def both_sides(
 async def runner_among(
     pair: tuple[Server, Server], clients: tuple[httpx.AsyncClient, httpx.AsyncClient]
 ) -> int:
-    """Which of the two runs the one session that runs."""
+    """The index of the server that runs the only running session."""
     found: list[int] = []
 
     async def look() -> bool:
@@ -173,7 +171,7 @@ async def runner_among(
     return found[0]
 
 
-async def test_a_session_is_read_followed_live_and_cancelled_through_either_server(
+async def test_a_session_can_be_read_followed_and_cancelled_through_either_server(
     pair: tuple[Server, Server],
 ) -> None:
     async with both_sides(pair) as (left, right):
@@ -207,7 +205,7 @@ async def _rests(client: httpx.AsyncClient) -> bool:
     return bool((await client.get("/health")).json()["running_sessions"] == 0)
 
 
-async def test_who_joins_late_at_the_other_server_gets_the_text_so_far(pair: tuple[Server, Server]) -> None:
+async def test_a_late_follower_at_the_other_server_gets_the_text_so_far(pair: tuple[Server, Server]) -> None:
     async with both_sides(pair) as clients:
         here = await new_talk(clients[0])
         async with here.follow() as stream:
@@ -225,7 +223,9 @@ async def test_who_joins_late_at_the_other_server_gets_the_text_so_far(pair: tup
             await here.cancel()
 
 
-async def test_a_killed_servers_turns_go_on_at_the_other_by_themselves(pair: tuple[Server, Server]) -> None:
+async def test_a_killed_servers_turns_continue_at_the_other_server_by_themselves(
+    pair: tuple[Server, Server],
+) -> None:
     async with both_sides(pair) as clients:
         talk = await new_talk(clients[0])
         await talk.say(script({"text": "Done.", "first_ms": 1500}))
@@ -240,7 +240,7 @@ async def test_a_killed_servers_turns_go_on_at_the_other_by_themselves(pair: tup
         check_one_whole_turn(await talk.events())
 
 
-async def test_a_message_to_a_session_whose_runner_died_is_worked_on_at_the_other(
+async def test_a_message_to_a_session_whose_runner_died_is_answered_by_the_other_server(
     pair: tuple[Server, Server],
 ) -> None:
     async with both_sides(pair) as clients:
@@ -260,7 +260,9 @@ async def test_a_message_to_a_session_whose_runner_died_is_worked_on_at_the_othe
         assert (await talk.read())["output_preview"] == "Second."
 
 
-async def test_a_stopped_server_hands_its_turns_to_the_other_at_once(pair: tuple[Server, Server]) -> None:
+async def test_a_stopped_server_hands_its_turns_to_the_other_server_at_once(
+    pair: tuple[Server, Server],
+) -> None:
     async with both_sides(pair) as clients:
         talk = await new_talk(clients[0])
         await talk.say(script({"text": "Done.", "first_ms": 20_000}, {"text": "x"}))
@@ -277,12 +279,11 @@ async def _runs(client: httpx.AsyncClient) -> bool:
     return not await _rests(client)
 
 
-# --- who may start
-# ---------------------------------------------------------------------------------------------------
+# --- start ------------------------------------------------------------------
 
 
 async def perdure(*arguments: str, environment: dict[str, str] | None = None) -> tuple[int | None, str, str]:
-    """Exit status, output and complaints of the `perdure` command."""
+    """The exit status, standard output and standard error of the `perdure` command."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -308,14 +309,14 @@ async def test_a_second_server_on_the_same_folder_refuses_to_start_and_says_what
         assert (await http.get("/health")).json()["status"] == "ok"
 
 
-async def test_without_a_key_it_listens_to_this_machine_only(tmp_path: Path) -> None:
+async def test_without_an_access_token_a_server_refuses_to_listen_to_other_machines(tmp_path: Path) -> None:
     status, out, err = await perdure("serve", "--host", "0.0.0.0", "--port", "0", "--data", str(tmp_path))
     assert (status, out) == (1, "")
     assert "perdure keys create" in err
     assert "Traceback" not in err
 
 
-async def test_with_a_key_it_listens_anywhere_and_demands_it(tmp_path: Path) -> None:
+async def test_with_an_access_token_a_server_listens_anywhere_and_requires_it(tmp_path: Path) -> None:
     status, out, _ = await perdure("keys", "create", "--data", str(tmp_path))
     assert status == 0
     token = out.split()[-1]
@@ -343,7 +344,7 @@ async def test_with_a_key_it_listens_anywhere_and_demands_it(tmp_path: Path) -> 
             assert (await http.post(talk.path("/messages"), json=body_of("Hello?"))).status_code == 201
 
 
-async def test_ctrl_c_stops_it_in_order(tmp_path: Path) -> None:
+async def test_ctrl_c_stops_a_server_gracefully(tmp_path: Path) -> None:
     async with Server(tmp_path) as server:
         await server.kill(signal.SIGINT)
         assert await server.stop() == 0

@@ -1,7 +1,4 @@
-"""`perdure keys rotate-master`.
-
-Everything that was sealed stays readable, whoever holds the key and wherever it is.
-"""
+"""`perdure keys rotate-master`: sealed data stays readable, wherever the key is kept."""
 
 from __future__ import annotations
 
@@ -44,7 +41,7 @@ async def rotate(data: Path, url: str, *more: str, given: str = "", **env: str) 
 
 
 async def seal(http: httpx.AsyncClient, vendor: Vendor) -> tuple[Talk, Json]:
-    """A secret of a session, and a provider's key: everything that is sealed."""
+    """Create one of each kind of sealed data: a session's secret and a provider's key."""
     await use_simulated_model(http)
     talk = await new_talk(http)
     await http.put(talk.path("/storage/secrets"), json={"secrets": {"PASSWORD": SECRET}})
@@ -52,7 +49,7 @@ async def seal(http: httpx.AsyncClient, vendor: Vendor) -> tuple[Talk, Json]:
 
 
 async def check(http: httpx.AsyncClient, sealed: tuple[Talk, Json], vendor: Vendor) -> None:
-    """Both are opened: the secret is known where it has to be blanked, the vendor is shown its key."""
+    """Both can be opened: the secret is redacted in a message, and the vendor receives its key."""
     message = await Talk(http, sealed[0].id).say(f"It is {SECRET}.")
     assert text_in(message) == "It is [secret PASSWORD]."
     vendor.will(listing("one"))
@@ -86,7 +83,7 @@ async def test_a_key_in_the_data_folder_is_replaced_while_the_server_is_stopped(
         await check(http, sealed, vendor)
 
 
-async def test_a_key_that_is_none_changes_nothing_and_is_not_repeated(tmp_path: Path) -> None:
+async def test_an_invalid_key_changes_nothing_and_is_not_printed(tmp_path: Path) -> None:
     async with Server(tmp_path) as server:
         await server.stop()
     before = (tmp_path / "master.key").read_bytes()
@@ -98,19 +95,19 @@ async def test_a_key_that_is_none_changes_nothing_and_is_not_repeated(tmp_path: 
     assert (tmp_path / "master.key").read_bytes() == before
 
 
-async def test_a_server_on_sqlite_has_to_be_stopped_first(server: Server) -> None:
+async def test_a_server_on_sqlite_must_be_stopped_first(server: Server) -> None:
     done = await rotate(server.data, "")
     assert (done.status, done.out) == (1, "")
     assert "stop it first" in done.err
 
 
-async def test_servers_on_postgresql_work_on_while_the_file_that_they_share_is_replaced(
+async def test_servers_on_postgresql_keep_working_while_their_shared_key_file_is_replaced(
     postgres_url: str, tmp_path: Path, vendor: Vendor
 ) -> None:
     one, two = Server(tmp_path, database_url=postgres_url), Server(tmp_path, database_url=postgres_url)
     async with one, two, client(one) as http, client(two) as other:
         sealed = await seal(http, vendor)
-        # The second has not opened anything yet: it meets the new key when it does.
+        # The second server has not opened anything yet, so its first key is the new one.
         for _ in range(2):
             assert (await rotate(tmp_path, postgres_url)).status == 0
             await check(other, sealed, vendor)
@@ -118,7 +115,7 @@ async def test_servers_on_postgresql_work_on_while_the_file_that_they_share_is_r
             await post(other, "/v1/orgs", {"name": "Founded since"})
 
 
-async def test_a_key_in_the_settings_moves_on_with_both_keys_set(
+async def test_a_key_in_the_settings_is_rotated_with_both_keys_set(
     database_url: str, tmp_path: Path, vendor: Vendor
 ) -> None:
     async with (
@@ -142,7 +139,7 @@ async def test_a_key_in_the_settings_moves_on_with_both_keys_set(
         await check(http, sealed, vendor)
 
 
-async def test_a_key_in_the_settings_cannot_move_without_both_keys_and_the_operator_is_told_how(
+async def test_a_key_in_the_settings_is_not_rotated_without_both_keys_and_the_error_says_how(
     tmp_path: Path,
 ) -> None:
     async with open_parts(load({"PERDURE_MASTER_KEY": OLD}, data=tmp_path)) as parts:
@@ -159,7 +156,7 @@ async def test_a_key_in_the_settings_cannot_move_without_both_keys_and_the_opera
         pass
 
 
-async def test_servers_on_postgresql_are_moved_to_a_new_key_one_after_the_other(
+async def test_servers_on_postgresql_can_change_to_a_new_key_one_after_the_other(
     postgres_url: str, tmp_path: Path, vendor: Vendor
 ) -> None:
     before, between, after = {"PERDURE_MASTER_KEY": OLD}, TWO, {"PERDURE_MASTER_KEY": NEW}
@@ -170,7 +167,7 @@ async def test_servers_on_postgresql_are_moved_to_a_new_key_one_after_the_other(
     async with serving(before) as old, client(old) as http:
         sealed = await seal(http, vendor)
         async with serving(between) as both, client(both) as other:
-            # One knows the new key already, the other does not: what either makes, both can open.
+            # Only one server has the new key, but both can open what either seals.
             await check(other, sealed, vendor)
             more = await seal(other, vendor)
             await check(http, more, vendor)
@@ -182,7 +179,9 @@ async def test_servers_on_postgresql_are_moved_to_a_new_key_one_after_the_other(
                 await check(other, sealed, vendor)
 
 
-async def test_a_key_moves_from_the_folder_into_the_settings_and_back(tmp_path: Path, vendor: Vendor) -> None:
+async def test_a_key_can_move_from_the_folder_into_the_settings_and_back(
+    tmp_path: Path, vendor: Vendor
+) -> None:
     async with Server(tmp_path) as server, client(server) as http:
         sealed = await seal(http, vendor)
     held = (tmp_path / "master.key").read_text()

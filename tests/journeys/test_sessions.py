@@ -1,4 +1,4 @@
-"""A session's life as its resource shows it, also while a turn runs."""
+"""The resource of a session through its life, also during a turn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ WEATHER = {
 SLOW = {"text": "one two three four five six seven eight", "delay_ms": 60}
 
 
-async def test_a_session_is_started_then_active_then_idle_and_so_again(api: httpx.AsyncClient) -> None:
+async def test_a_session_is_started_then_active_then_idle_and_then_active_again(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api)
     assert (await talk.read())["status"] == "started"
     for _ in range(2):
@@ -29,7 +31,7 @@ async def test_a_session_is_started_then_active_then_idle_and_so_again(api: http
         assert (await talk.read())["status"] == "idle"
 
 
-async def test_a_session_that_needs_its_client_says_so_until_it_has_the_answer(
+async def test_a_session_waits_for_tool_results_until_it_has_them(
     api: httpx.AsyncClient,
 ) -> None:
     talk = await new_talk(api, tools=[WEATHER])
@@ -49,7 +51,7 @@ async def test_a_failed_turn_leaves_the_session_idle(api: httpx.AsyncClient) -> 
     assert (session["status"], session.get("finished_at")) == ("idle", None)
 
 
-async def test_the_first_turns_beginning_is_remembered(api: httpx.AsyncClient) -> None:
+async def test_started_at_is_the_start_of_the_first_turn(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     assert "started_at" not in await talk.read()
     await talk.turn({"text": "One."})
@@ -62,7 +64,7 @@ async def test_the_first_turns_beginning_is_remembered(api: httpx.AsyncClient) -
 async def test_a_change_during_a_turn_does_not_disturb_it(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     quiet = await new_talk(api)
-    slow = {"tokens": 5, "delay_ms": 800}  # as long as the changes may take on a busy machine, and few words
+    slow = {"tokens": 5, "delay_ms": 800}  # long enough for the changes on a busy machine
     await quiet.turn(slow)
     async with talk.follow() as stream:
         await talk.say(script(slow))
@@ -78,7 +80,7 @@ async def test_a_change_during_a_turn_does_not_disturb_it(api: httpx.AsyncClient
     assert kinds_of(await talk.events()) == kinds_of(await quiet.events())
 
 
-async def test_every_change_moves_updated_at_forward(api: httpx.AsyncClient) -> None:
+async def test_every_change_increases_updated_at(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     created = (await talk.read())["updated_at"]
     changes = [(await api.patch(talk.path(), json={"title": str(number)})).json() for number in range(5)]
@@ -89,7 +91,7 @@ async def test_every_change_moves_updated_at_forward(api: httpx.AsyncClient) -> 
     assert (await api.patch(talk.path(), json={})).json()["updated_at"] == seen[-1]
 
 
-async def test_the_session_tool_gives_the_title(api: httpx.AsyncClient) -> None:
+async def test_a_tool_can_set_the_title(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, title="Untitled")
     events = await talk.turn(
         {"tool_calls": [call("write_session_title", title="  A trip to Rome ")]}, {"text": "Named."}
@@ -104,7 +106,7 @@ async def test_the_session_tool_gives_the_title(api: httpx.AsyncClient) -> None:
 
 
 async def operations_on_a_session(api: httpx.AsyncClient) -> list[tuple[str, str, Json | None]]:
-    """Method, rest of the path and an example body of everything that can be done with a session."""
+    """The method, the rest of the path and an example body of every operation on a session."""
     found: list[tuple[str, str, Json | None]] = []
     for path, methods in (await api.get("/api-doc/openapi.json")).json()["paths"].items():
         if path.startswith("/v1/sessions/{session_id}"):
@@ -116,7 +118,9 @@ async def operations_on_a_session(api: httpx.AsyncClient) -> list[tuple[str, str
     return sorted(found, key=lambda each: (each[1], each[0]))
 
 
-async def test_a_session_deleted_during_a_turn_is_gone_everywhere(api: httpx.AsyncClient) -> None:
+async def test_every_operation_on_a_session_deleted_during_a_turn_answers_not_found(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api)
     async with talk.follow() as stream:
         await talk.say(script(SLOW))
@@ -138,7 +142,7 @@ async def test_a_session_deleted_during_a_turn_is_gone_everywhere(api: httpx.Asy
     assert talk.id not in [session["id"] for session in listed]
 
 
-async def test_a_session_that_never_was_looks_like_one_that_was_deleted(api: httpx.AsyncClient) -> None:
+async def test_a_session_that_never_existed_looks_like_a_deleted_one(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     await api.delete(talk.path())
     gone = (await api.get(talk.path())).json()
@@ -146,7 +150,7 @@ async def test_a_session_that_never_was_looks_like_one_that_was_deleted(api: htt
     assert {**gone, "instance": ""} == {**never, "instance": ""}
 
 
-async def test_sessions_do_not_mix(api: httpx.AsyncClient) -> None:
+async def test_sessions_do_not_affect_each_other(api: httpx.AsyncClient) -> None:
     talks = await asyncio.gather(*(new_talk(api) for _ in range(10)))
     steps = {"tool_calls": [call("write_file", path="/mine", content="x"), call("get_session_info")]}
     logs = await asyncio.gather(*(talk.turn(steps, {"text": f"I am {talk.id}."}) for talk in talks))

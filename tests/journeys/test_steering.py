@@ -1,5 +1,4 @@
-"""Steering: a message that comes while a turn runs belongs to that turn, and the model sees it after what it
-interrupted."""
+"""Steering: a message posted during a turn belongs to it, after the answer or results that it interrupted."""
 
 from __future__ import annotations
 
@@ -20,11 +19,11 @@ WEATHER = {
 
 
 def shown_to_the_model(events: list[Json]) -> list[Json]:
-    """What the last model call was shown."""
+    """The messages that the last model call received."""
     return [event["data"]["messages"] for event in events if event["type"] == "llm.generation"][-1]
 
 
-async def test_a_message_posted_while_the_model_speaks_steers_that_turn(api: httpx.AsyncClient) -> None:
+async def test_a_message_posted_during_a_model_call_steers_its_turn(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     async with talk.follow() as stream:
         await talk.say(script({"text": "one two three four five six", "delay_ms": 60}, ask="First."))
@@ -42,7 +41,7 @@ async def test_a_message_posted_while_the_model_speaks_steers_that_turn(api: htt
     assert text_in((await talk.messages())[-1]) == "As you wish."
 
 
-async def test_followers_go_on_seeing_the_answer_that_was_interrupted(api: httpx.AsyncClient) -> None:
+async def test_followers_still_see_the_rest_of_the_interrupted_answer(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     async with talk.follow() as stream:
         await talk.say(script({"text": "one two three four five six", "delay_ms": 80}))
@@ -67,7 +66,7 @@ async def test_several_messages_are_answered_together(api: httpx.AsyncClient) ->
     assert kinds_of(events).count("llm.generation") == 2
 
 
-async def test_a_message_that_comes_while_tools_run_is_shown_to_the_model_with_their_results(
+async def test_the_model_receives_a_message_posted_during_tool_calls_with_their_results(
     tmp_path: Path,
 ) -> None:
     gate = Gate(parties=1)
@@ -87,7 +86,7 @@ async def test_a_message_that_comes_while_tools_run_is_shown_to_the_model_with_t
     assert said == ["", "As you wish."]
 
 
-async def test_a_message_answers_the_client_side_calls_that_were_open(api: httpx.AsyncClient) -> None:
+async def test_a_message_cancels_the_pending_client_side_calls(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, tools=[WEATHER])
     await talk.say(
         script({"tool_calls": [call("weather", "call_1", city="Rome"), call("weather", "call_2")]})
@@ -108,7 +107,7 @@ async def test_a_message_answers_the_client_side_calls_that_were_open(api: httpx
     assert (await talk.read())["output_preview"] == "Fine, no weather."
 
 
-async def test_a_message_may_choose_the_model_for_what_comes(api: httpx.AsyncClient) -> None:
+async def test_a_steering_message_can_choose_the_model_of_the_next_call(api: httpx.AsyncClient) -> None:
     provider = (await api.post("/v1/providers", json={"name": "Other", "provider_type": "llmsim"})).json()
     other = (
         await api.post(

@@ -1,4 +1,4 @@
-"""The live stream: everybody sees everything once and in order, wherever and whenever they begin."""
+"""The live stream: every follower sees each event once and in order, whenever and wherever it starts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def deltas(frames: list[Seen]) -> list[Json]:
 
 
 class LazyFollower:
-    """A follower that reads nothing until it is told to."""
+    """A follower that reads nothing until `drain`."""
 
     def __init__(self, url: str, path: str) -> None:
         address = urlsplit(url)
@@ -48,7 +48,7 @@ class LazyFollower:
         self._socket.sendall((self._http.send(request) or b"") + (self._http.send(h11.EndOfMessage()) or b""))
 
     def drain(self) -> list[Json]:
-        """The logged events that arrived whole; the connection has ended."""
+        """Read until the connection ends; returns the logged events that arrived whole."""
         parser, seen = SseParser(), []
         self._socket.settimeout(PATIENCE)
         while True:
@@ -65,15 +65,15 @@ class LazyFollower:
                     seen += [json.loads(frame.data) for frame in parser.feed(bytes(event.data))]
 
 
-async def settled(http: httpx.AsyncClient, **fields: object) -> Talk:
-    """A session with a turn behind it."""
+async def session_with_a_turn(http: httpx.AsyncClient, **fields: object) -> Talk:
+    """A session with one completed turn."""
     talk = await new_talk(http, **fields)
     await talk.turn(ROUND, {"text": "Done."})
     return talk
 
 
-async def test_the_first_frame_says_connected_and_every_other_one_is_an_event(api: httpx.AsyncClient) -> None:
-    talk = await settled(api)
+async def test_the_first_frame_is_connected_and_all_others_are_events(api: httpx.AsyncClient) -> None:
+    talk = await session_with_a_turn(api)
     async with talk.follow() as stream:
         frames = await stream.until("session.idled")
         raw = stream.raw.decode()
@@ -83,8 +83,8 @@ async def test_the_first_frame_says_connected_and_every_other_one_is_an_event(ap
     assert raw.count("\nretry: ") == len(frames) - 1
 
 
-async def test_the_stream_replays_the_log_as_the_list_shows_it(api: httpx.AsyncClient) -> None:
-    talk = await settled(api)
+async def test_the_stream_replays_the_same_events_as_the_list(api: httpx.AsyncClient) -> None:
+    talk = await session_with_a_turn(api)
     async with talk.follow() as stream:
         frames = await stream.until("session.idled")
     assert logged(frames) == await talk.events()
@@ -94,7 +94,7 @@ async def test_the_stream_replays_the_log_as_the_list_shows_it(api: httpx.AsyncC
 async def test_a_follower_resumes_after_any_event_without_a_gap_or_a_repeat(
     api: httpx.AsyncClient, way: str
 ) -> None:
-    talk = await settled(api)
+    talk = await session_with_a_turn(api)
     events = await talk.events()
     for place, event in enumerate(events[:-1]):
         query, headers = (
@@ -104,10 +104,10 @@ async def test_a_follower_resumes_after_any_event_without_a_gap_or_a_repeat(
             assert logged(await stream.until("session.idled")) == events[place + 1 :]
 
 
-async def test_a_browser_that_connects_again_with_its_old_address_goes_on_where_it_was(
+async def test_a_browser_that_reconnects_to_its_old_url_continues_after_its_last_event(
     api: httpx.AsyncClient,
 ) -> None:
-    talk = await settled(api)
+    talk = await session_with_a_turn(api)
     events = await talk.events()
     for query in (
         {"since_id": events[1]["id"]},
@@ -143,7 +143,7 @@ async def test_a_follower_resumes_after_a_delta_too(api: httpx.AsyncClient) -> N
     )
 
 
-async def test_deltas_add_up_to_the_answer_and_pass_by_unlogged(api: httpx.AsyncClient) -> None:
+async def test_deltas_add_up_to_the_answer_and_are_not_logged(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     async with talk.follow() as stream:
         await talk.say(script({"thinking": "Hm.", **SLOW}))
@@ -161,7 +161,7 @@ async def test_deltas_add_up_to_the_answer_and_pass_by_unlogged(api: httpx.Async
     assert logged(frames) == await talk.events()
 
 
-async def test_who_joins_late_gets_the_text_so_far_at_once(api: httpx.AsyncClient) -> None:
+async def test_a_late_follower_gets_the_text_so_far_at_once(api: httpx.AsyncClient) -> None:
     async with endless_model() as (url, asked, _):
         talk = await new_talk(api, model_id=await use_model_at(api, url))
         async with talk.follow() as early:
@@ -174,7 +174,7 @@ async def test_who_joins_late_gets_the_text_so_far_at_once(api: httpx.AsyncClien
         await talk.cancel()
 
 
-async def test_who_joins_after_the_answer_sees_no_live_text(api: httpx.AsyncClient) -> None:
+async def test_a_follower_that_joins_after_the_answer_sees_no_live_text(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     await talk.turn(SLOW)
     for since in await talk.events():
@@ -204,7 +204,7 @@ async def test_twenty_followers_see_the_same(api: httpx.AsyncClient) -> None:
     assert deltas(seen[0])[-1]["accumulated"] == ANSWER
 
 
-async def test_whoever_joins_whenever_sees_the_whole_log_once(api: httpx.AsyncClient) -> None:
+async def test_a_follower_sees_the_whole_log_once_whenever_it_joins(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     watchers: list[asyncio.Task[list[Seen]]] = []
 
@@ -221,8 +221,8 @@ async def test_whoever_joins_whenever_sees_the_whole_log_once(api: httpx.AsyncCl
         assert logged(frames) == events
 
 
-async def test_a_follower_may_choose_its_kinds(api: httpx.AsyncClient) -> None:
-    talk = await settled(api)
+async def test_a_follower_can_choose_its_kinds_of_events(api: httpx.AsyncClient) -> None:
+    talk = await session_with_a_turn(api)
     events = await talk.events()
     async with talk.follow(types=["turn.started", "session.idled"]) as stream:
         assert kinds_of(logged(await stream.until("session.idled"))) == ["turn.started", "session.idled"]
@@ -255,7 +255,7 @@ async def test_a_follower_may_choose_its_kinds(api: httpx.AsyncClient) -> None:
         ({"after_sequence": "-1"}, "invalid_request"),
     ],
 )
-async def test_a_stream_that_makes_no_sense_is_refused(
+async def test_invalid_parameters_of_a_stream_are_rejected(
     api: httpx.AsyncClient, query: Json, code: str
 ) -> None:
     talk = await new_talk(api)
@@ -263,8 +263,8 @@ async def test_a_stream_that_makes_no_sense_is_refused(
     assert (answer.status_code, answer.json()["code"]) == (400, code)
 
 
-async def test_the_follower_of_a_deleted_session_is_sent_away_at_once(api: httpx.AsyncClient) -> None:
-    talk = await settled(api)
+async def test_the_follower_of_a_deleted_session_is_disconnected_at_once(api: httpx.AsyncClient) -> None:
+    talk = await session_with_a_turn(api)
     async with talk.follow() as stream:
         await stream.until("session.idled")
         async with asyncio.timeout(2):
@@ -273,7 +273,7 @@ async def test_the_follower_of_a_deleted_session_is_sent_away_at_once(api: httpx
     assert (last.kind, last.data["reason"]) == ("disconnecting", "session_deleted")
 
 
-async def test_a_silent_stream_shows_that_it_lives_and_moves_on_after_its_time(short_streams: Server) -> None:
+async def test_a_silent_stream_sends_heartbeats_and_ends_after_its_cycle(short_streams: Server) -> None:
     async with httpx.AsyncClient(base_url=short_streams.url, timeout=30) as http:
         await use_simulated_model(http)
         talk = await new_talk(http)
@@ -303,7 +303,9 @@ async def short_streams(database_url: str, tmp_path: Path) -> AsyncIterator[Serv
         yield server
 
 
-async def test_who_does_not_read_costs_no_memory_is_cut_off_and_resumes(sqlite_server: Server) -> None:
+async def test_a_follower_that_does_not_read_costs_no_memory_is_disconnected_and_can_resume(
+    sqlite_server: Server,
+) -> None:
     async with httpx.AsyncClient(base_url=sqlite_server.url, timeout=60) as http:
         talk = await new_talk(http, harness_name="base")
         process = psutil.Process(sqlite_server.pid)
@@ -313,16 +315,16 @@ async def test_who_does_not_read_costs_no_memory_is_cut_off_and_resumes(sqlite_s
         before = process.memory_info().rss
         for _ in range(25):
             await talk.turn(LONG)
-        # What these followers did not read has 25 times 250 KB for each.
+        # Each follower has left 25 times 250 KB unread.
         assert process.memory_info().rss - before < 16_000_000
 
-        async def all_cut_off() -> bool:
+        async def all_disconnected() -> bool:
             ports = {
                 connection.raddr.port for connection in process.net_connections("tcp") if connection.raddr
             }
             return not ports & {follower.port for follower in lazy}
 
-        await when(all_cut_off)
+        await when(all_disconnected)
         everything = await talk.events(exclude="llm.generation")
         last = everything[-1]["sequence"]
         for follower in lazy:

@@ -1,7 +1,4 @@
-"""A turn from message to rest.
-
-What it leaves in the log, what clients see of it, and what it does when the model fails.
-"""
+"""A turn, from message to idle: its events, what clients see of it, and failures of the model."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ TEXT_TURN = [
 ]
 
 
-async def test_a_text_turn_leaves_exactly_these_events(api: httpx.AsyncClient) -> None:
+async def test_a_text_turn_logs_exactly_these_events(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, harness_name="base")
     await talk.turn(
         {"text": "Two words.", "usage": {"input_tokens": 7, "output_tokens": 2}}, ask="Say two words."
@@ -48,7 +45,7 @@ async def test_thinking_is_logged_before_the_answer(api: httpx.AsyncClient) -> N
     assert (await talk.messages())[-1]["thinking"] == "Let me see."
 
 
-async def test_the_posted_message_is_answered_with_its_place_in_the_log(api: httpx.AsyncClient) -> None:
+async def test_posting_a_message_returns_its_sequence_in_the_log(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     said = await talk.say("Hello.", metadata={"ticket": 4711}, tags=["greeting"])
     assert (said["role"], said["sequence"], said["session_id"]) == ("user", 2, talk.id)
@@ -71,7 +68,7 @@ async def test_the_messages_are_rebuilt_from_the_log(api: httpx.AsyncClient) -> 
     assert messages[2]["content"][0]["tool_call_id"] == messages[1]["content"][1]["id"]
 
 
-async def test_events_of_a_turn_and_of_another_trace_are_none(http: httpx.AsyncClient) -> None:
+async def test_a_filter_for_a_turn_and_another_trace_matches_no_events(http: httpx.AsyncClient) -> None:
     talk = await new_talk(http)
     turns = [(await talk.turn({"text": "One."}))[0]["context"]["turn_id"] for _ in range(2)]
     both = await talk.events(turn_id=turns[0], trace_id=turns[0])
@@ -138,7 +135,7 @@ async def test_usage_adds_up_over_calls_and_turns_with_what_was_cached(api: http
     }
 
 
-async def test_previews_are_cut_to_200_characters_between_characters(api: httpx.AsyncClient) -> None:
+async def test_previews_are_truncated_to_200_whole_characters(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     await talk.turn({"text": "é🙂" * 150}, ask="漢🙂" * 150)
     await talk.turn({"text": "The last word."}, ask="Another question.")
@@ -148,7 +145,7 @@ async def test_previews_are_cut_to_200_characters_between_characters(api: httpx.
     assert (await talk.events(types="turn.completed"))[0]["data"]["final_answer_preview"] == "é🙂" * 100
 
 
-async def test_every_model_call_shows_what_it_was_shown(api: httpx.AsyncClient) -> None:
+async def test_every_model_call_is_logged_with_the_messages_that_it_received(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     await talk.turn({"text": "One."}, ask="First.")
     events = await talk.turn({"tool_calls": [call("get_session_info")]}, {"text": "Two."}, ask="Second.")
@@ -159,7 +156,7 @@ async def test_every_model_call_shows_what_it_was_shown(api: httpx.AsyncClient) 
     assert all(known[message["id"]] == message["content"] for message in shown[1])
 
 
-async def test_a_failure_that_passes_is_tried_again_as_late_as_the_vendor_asks(
+async def test_a_transient_failure_is_retried_no_earlier_than_the_vendor_asks(
     api: httpx.AsyncClient,
 ) -> None:
     talk = await new_talk(api)
@@ -172,7 +169,7 @@ async def test_a_failure_that_passes_is_tried_again_as_late_as_the_vendor_asks(
     assert kinds_of(events) == TEXT_TURN
 
 
-async def test_a_failure_that_does_not_pass_ends_the_turn_after_the_last_attempt(tmp_path: Path) -> None:
+async def test_a_failure_that_persists_fails_the_turn_after_the_last_attempt(tmp_path: Path) -> None:
     async with (
         Server(tmp_path, environment={"PERDURE_MODEL_ATTEMPTS": "2"}) as server,
         httpx.AsyncClient(base_url=server.url) as http,
@@ -191,7 +188,7 @@ async def test_a_failure_that_does_not_pass_ends_the_turn_after_the_last_attempt
         assert failure_of(events) == ("provider_unavailable", "503 upstream")
 
 
-async def test_a_failure_for_good_is_not_tried_again_and_is_explained_to_a_person(
+async def test_a_permanent_failure_is_not_retried_and_is_explained_to_people(
     api: httpx.AsyncClient,
 ) -> None:
     talk = await new_talk(api, harness_name="base")
@@ -203,7 +200,7 @@ async def test_a_failure_for_good_is_not_tried_again_and_is_explained_to_a_perso
     check_events("failed_turn", await talk.events())
 
 
-async def test_after_a_failed_turn_the_session_takes_the_next_message(api: httpx.AsyncClient) -> None:
+async def test_after_a_failed_turn_the_session_accepts_the_next_message(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     await talk.turn({"fail": {"code": "content_filtered"}})
     events = await talk.turn({"text": "Better."})
@@ -215,12 +212,14 @@ async def test_after_a_failed_turn_the_session_takes_the_next_message(api: httpx
     ]  # the apology is for people, not for the model
 
 
-async def test_a_script_that_is_wrong_fails_the_turn_and_says_where(api: httpx.AsyncClient) -> None:
+async def test_an_invalid_script_fails_the_turn_and_the_error_names_the_mistake(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api)
     await talk.say('[[sim [{"txt": "typo"}]]]')
-    code, words = failure_of(await talk.logged_until("session.idled"))
+    code, message = failure_of(await talk.logged_until("session.idled"))
     assert code == "invalid_model_request"
-    assert "txt" in words
+    assert "txt" in message
 
 
 async def test_without_a_model_the_turn_fails_and_says_what_to_do(tmp_path: Path) -> None:
@@ -241,7 +240,7 @@ async def test_rounds_of_tools_end_at_the_limit_of_model_calls(api: httpx.AsyncC
     assert (await talk.read())["status"] == "idle"
 
 
-async def test_a_stream_that_breaks_is_taken_up_anew_and_followers_see_it_begin_anew(
+async def test_a_broken_stream_is_retried_and_followers_see_the_text_start_over(
     api: httpx.AsyncClient,
 ) -> None:
     talk = await new_talk(api)
@@ -291,7 +290,7 @@ async def _second_turn(talk: Talk) -> list[Json]:
 
 
 async def real_model(http: httpx.AsyncClient, url: str) -> str:
-    """Register the tiny real model; its id."""
+    """Register the tiny real model; returns its id."""
     provider = await post(
         http,
         "/v1/providers",
@@ -304,7 +303,7 @@ async def real_model(http: httpx.AsyncClient, url: str) -> str:
 
 
 def failure_of(events: list[Json]) -> tuple[str, str]:
-    """Code and words of the failure that ends these events, after the message for people."""
+    """The code and message of the failure that ends these events, after the message for people."""
     assert kinds_of(events)[-3:] == ["output.message.completed", "turn.failed", "session.idled"]
     assert events[-3]["data"]["error_code"] == events[-2]["data"]["error_code"]
     return events[-2]["data"]["error_code"], events[-2]["data"]["error"]

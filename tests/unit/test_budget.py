@@ -1,4 +1,4 @@
-"""How much of a conversation fits into a call."""
+"""The budget of a conversation in a model call, and the cost of a call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SETTING = 100_000
 
 
 def choice(window: int | None) -> Any:
-    """A choice of a model whose provider's list names this window."""
+    """The choice of a model with this window in its provider's list."""
     row = ModelRow("model_1", "org_1", "provider_1", "m", "M", "[]", 1, 0, "discovered", window, None, 0, 0)
     return ModelChoice(row, None, None)  # type: ignore[arg-type]
 
@@ -49,30 +49,30 @@ def agent(system: str = "", *tools: ToolSpec) -> ResolvedAgent:
         "no window is known",
         "a profile without one",
         "a window larger than the setting",
-        "room for the longest answer is left",
-        "but not more than a quarter",
+        "the longest answer is reserved",
+        "but at most a quarter",
         "the provider's list names one",
-        "the provider's list is nearer to the truth than what is known of the model",
-        "in both directions",
+        "the provider's list takes precedence over the profile",
+        "also with a larger window",
     ],
 )
 def test_the_window_bounds_the_history(listed: int | None, known: ModelProfile | None, expected: int) -> None:
     assert history_budget(SETTING, choice(listed), known, agent()) == expected
 
 
-def test_prompt_and_tools_take_their_part_of_the_window() -> None:
+def test_the_prompt_and_the_tools_reduce_the_budget() -> None:
     tool = ToolSpec("t" * 100, "d" * 1_900, {"type": "object", "properties": {}})
     plain = history_budget(SETTING, choice(8_000), None, agent())
     assert history_budget(SETTING, choice(8_000), None, agent("x" * 4_000)) == plain - 1_000
     assert plain - 520 < history_budget(SETTING, choice(8_000), None, agent("", tool)) < plain - 500
 
 
-def test_something_is_left_for_the_conversation_however_long_the_prompt_is() -> None:
+def test_the_conversation_has_a_minimal_budget_however_long_the_prompt_is() -> None:
     assert history_budget(SETTING, choice(8_000), None, agent("x" * 1_000_000)) == 1_000
     assert history_budget(SETTING, choice(1), None, agent("x" * 1_000_000)) == 1
 
 
-def test_a_call_has_a_cost_where_its_price_is_known() -> None:
+def test_usage_has_a_cost_if_the_price_is_known() -> None:
     usage = Usage(1_000, 100, cache_read_tokens=500)
     cost = ModelCost(0.25, 2.0, 0.025)
     assert with_cost(usage, profile(cost=cost)) == Usage(1_000, 100, 500, None, 0.0003375)

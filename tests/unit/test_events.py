@@ -1,4 +1,4 @@
-"""Events: the class of the data is the key of the kind."""
+"""Events: the class of the data names the kind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _stored(data: EventData) -> Event:
     return Event("event_1", "session_1", 1, data.kind, 7, "{}", to_json(data))
 
 
-def test_every_class_of_event_data_has_a_kind_of_its_own_and_is_listed() -> None:
+def test_every_class_of_event_data_is_listed_with_a_distinct_kind() -> None:
     classes = EventData.__subclasses__()
     assert {data.kind: data for data in classes} == EVENT_DATA
     assert len(classes) == len(EVENT_DATA)
@@ -40,7 +40,7 @@ def test_the_kind_is_not_a_field_of_the_data() -> None:
 
 
 @pytest.mark.parametrize("event", [NewEvent(FAILED, EventContext(), 7), _stored(FAILED)])
-def test_data_is_read_as_its_own_class_and_as_no_other(event: Event | NewEvent) -> None:
+def test_data_can_be_read_as_its_own_class_and_as_no_other(event: Event | NewEvent) -> None:
     assert event.decoded() == event.get(TurnFailedData) == event.read(TurnFailedData) == FAILED
     assert event.get(TurnCancelledData) is None
     with pytest.raises(TypeError, match=r"cannot read the data of a turn\.failed event as TurnCancelledData"):

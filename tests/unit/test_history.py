@@ -1,4 +1,4 @@
-"""The conversation that a model is shown."""
+"""The conversation that a model receives."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.unit.logs import RULES, Writer, logs, stored
 EVERYTHING = 1 << 60
 
 
-def _fed(log: Sequence[Event], conversation: Conversation | None = None) -> Conversation:
+def _folded(log: Sequence[Event], conversation: Conversation | None = None) -> Conversation:
     conversation = conversation or Conversation()
     for event in log:
         conversation.feed(event, event.sequence)
     return conversation
 
 
-def _shown(conversation: Conversation, budget: int = EVERYTHING) -> list[Message]:
+def _prompt_of(conversation: Conversation, budget: int = EVERYTHING) -> list[Message]:
     return list(conversation.prompt(budget)[0])
 
 
@@ -36,57 +36,57 @@ def _keys(messages: Sequence[Message]) -> list[Key]:
 
 
 def _calls(log: Sequence[Event]) -> list[int]:
-    """Where model calls begin."""
+    """The sequences at which model calls begin."""
     return [event.sequence for event in log if event.type == "reason.started"]
 
 
 @given(logs())
-def test_every_model_call_sees_each_message_where_the_conversation_had_got_to(log: list[NewEvent]) -> None:
+def test_every_model_call_sees_each_message_at_its_place_in_the_conversation(log: list[NewEvent]) -> None:
     events = stored(log)
     for begin in _calls(events):
-        assert _keys(_shown(_fed(events[:begin]))) == expected_prompt(events, begin)
+        assert _keys(_prompt_of(_folded(events[:begin]))) == expected_prompt(events, begin)
 
 
 @given(logs())
-def test_every_model_call_sees_what_a_vendor_accepts(log: list[NewEvent]) -> None:
+def test_every_prompt_is_valid_for_vendors(log: list[NewEvent]) -> None:
     events = stored(log)
     for begin in _calls(events):
-        assert list(disorder(_shown(_fed(events[:begin])))) == []
+        assert list(disorder(_prompt_of(_folded(events[:begin])))) == []
 
 
 @given(logs(), st.data())
-def test_a_conversation_that_is_kept_and_fed_on_is_the_one_that_the_whole_log_gives(
+def test_a_conversation_that_is_updated_equals_the_one_of_the_whole_log(
     log: list[NewEvent], data: st.DataObject
 ) -> None:
     events, cut = stored(log), data.draw(st.integers(0, len(log)))
-    assert vars(_fed(events[cut:], _fed(events[:cut]))) == vars(_fed(events))
+    assert vars(_folded(events[cut:], _folded(events[:cut]))) == vars(_folded(events))
 
 
 @given(logs())
-def test_a_runner_that_feeds_what_it_appends_holds_what_another_reads_from_the_log(
+def test_a_runners_conversation_of_appended_events_equals_that_of_the_stored_log(
     log: list[NewEvent],
 ) -> None:
     written = Conversation()
     for new, kept in zip(log, stored(log), strict=True):
         written.feed(new, kept.sequence, kept.id)
-    assert vars(written) == vars(_fed(stored(log)))
+    assert vars(written) == vars(_folded(stored(log)))
 
 
 @given(logs())
-def test_only_the_kinds_of_event_that_it_names_make_a_conversation(log: list[NewEvent]) -> None:
+def test_a_conversation_depends_only_on_the_kinds_in_history_types(log: list[NewEvent]) -> None:
     events = stored(log)
-    whole, part = _fed(events), _fed([event for event in events if event.type in HISTORY_TYPES])
+    whole, part = _folded(events), _folded([event for event in events if event.type in HISTORY_TYPES])
     part.head = whole.head
     assert vars(part) == vars(whole)
 
 
 @given(logs(), st.integers(1, 200))
-def test_a_prompt_over_its_budget_loses_its_oldest_part_up_to_a_message_of_the_user(
+def test_a_prompt_over_its_budget_drops_its_oldest_part_up_to_a_user_message(
     log: list[NewEvent], budget: int
 ) -> None:
     events = stored(log)
     for begin in _calls(events):
-        whole, conversation = _shown(_fed(events[:begin])), _fed(events[:begin])
+        whole, conversation = _prompt_of(_folded(events[:begin])), _folded(events[:begin])
         cut, after = conversation.prompt(budget)
         assert whole[len(whole) - len(cut) :] == cut
         assert list(disorder(cut)) == []
@@ -96,13 +96,15 @@ def test_a_prompt_over_its_budget_loses_its_oldest_part_up_to_a_message_of_the_u
         if len(cut) < len(whole):
             assert cut[0].role == "user"
             assert events[after].decoded().message.id == cut[0].id
-        assert _shown(_fed(events[after:begin])) == cut
+        assert _prompt_of(_folded(events[after:begin])) == cut
         if sum(map(estimate_tokens, whole)) <= budget:
             assert (cut, after) == (whole, 0)
 
 
 @given(logs())
-def test_a_copy_that_ends_anywhere_and_is_cancelled_there_goes_on_in_good_order(log: list[NewEvent]) -> None:
+def test_a_copy_of_any_part_of_a_log_that_is_cancelled_continues_with_valid_prompts(
+    log: list[NewEvent],
+) -> None:
     writer = _writer()
     writer.events, writer.state, writer.count = list(log), fold(log), 1_000
     if project(Projection(), log).status in {"active", "waiting_for_tool_results"}:
@@ -115,25 +117,25 @@ def test_a_copy_that_ends_anywhere_and_is_cancelled_there_goes_on_in_good_order(
 @given(logs())
 def test_an_empty_conversation_stays_empty_until_a_model_is_called(log: list[NewEvent]) -> None:
     quiet = [event for event in stored(log) if event.type == "input.message"]
-    assert _shown(_fed(quiet)) == []
+    assert _prompt_of(_folded(quiet)) == []
 
 
 def _writer(*answers: Any) -> Writer:
-    """A writer whose draws are given."""
+    """A writer that draws these values."""
     left = list(answers)
     return Writer(lambda strategy: left.pop(0))
 
 
 def _seen_next(writer: Writer) -> list[Message]:
-    """What the next model call would see."""
+    """The messages that the next model call would receive."""
     while not isinstance(action := next_action(writer.state, RULES, writer.now), CallModel):
         writer.act(action)
     if not action.resumed:
         writer.act(action)
-    return _shown(_fed(stored(writer.events)))
+    return _prompt_of(_folded(stored(writer.events)))
 
 
-def test_a_message_that_comes_while_the_model_answers_follows_that_answer() -> None:
+def test_a_message_that_arrives_during_a_model_call_follows_its_answer() -> None:
     writer = _writer(9, [], "call")
     first = writer.message()
     writer.move("step")
@@ -144,7 +146,7 @@ def test_a_message_that_comes_while_the_model_answers_follows_that_answer() -> N
     assert (seen[0].id, seen[2].id) == (first.id, second.id)
 
 
-def test_a_window_that_begins_with_a_message_that_steered_leaves_out_the_answer_it_came_into() -> None:
+def test_a_window_that_begins_with_a_steering_message_leaves_out_the_answer_it_arrived_in() -> None:
     writer = _writer(9, [], "call")
     writer.message()
     writer.move("step")
@@ -153,12 +155,12 @@ def test_a_window_that_begins_with_a_message_that_steered_leaves_out_the_answer_
     begin = len(stored(writer.events)) + 1
     writer.move("step")
     events = stored(writer.events)[:begin]
-    seen, after = _fed(events).prompt(10)
+    seen, after = _folded(events).prompt(10)
     assert [message.id for message in seen] == [steering.id]
-    assert _shown(_fed(events[after:])) == seen
+    assert _prompt_of(_folded(events[after:])) == seen
 
 
-def test_a_cancel_during_a_model_call_is_asked_for_before_it_is_confirmed() -> None:
+def test_after_a_cancel_during_a_model_call_the_request_precedes_the_confirmation() -> None:
     writer = _writer()
     writer.message()
     writer.move("step")
@@ -167,7 +169,7 @@ def test_a_cancel_during_a_model_call_is_asked_for_before_it_is_confirmed() -> N
     assert [message.role for message in _seen_next(writer)] == ["user", "user", "agent", "user"]
 
 
-def test_results_come_in_the_order_of_their_calls_and_a_call_without_one_says_so() -> None:
+def test_results_are_in_the_order_of_their_calls_and_a_missing_one_is_an_error() -> None:
     writer = _writer(9, ["once", "look"], "call", 1, True)
     writer.message()
     for _ in range(4):

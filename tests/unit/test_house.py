@@ -1,4 +1,4 @@
-"""The rules of the house that no other tool checks."""
+"""House rules that no other tool checks."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ RINGS = {
 }  # fmt: skip
 OUTSIDE_THE_RINGS = {"__init__", "__main__", "settings", "wiring", "server", "client"}
 
-# Written so that this file does not contain what it looks for.
+# The brackets keep this file from matching its own pattern.
 REGISTRY_HOSTS = re.compile(
-    r"pypi\.[o]rg|pythonhosted\.[o]rg|registry\.npmjs\.[o]rg|crates\.[i]o|proxy\.golang\.[o]rg|repo1?\.maven\.[o]rg|deb\.debian\.[o]rg"
+    r"pypi\.[o]rg|pythonhosted\.[o]rg|registry\.npmjs\.[o]rg|crates\.[i]o|proxy\.golang\.[o]rg"
+    r"|repo1?\.maven\.[o]rg|deb\.debian\.[o]rg"
 )
 RUNS_SQL = {"all", "one", "run", "run_many", "append"}
 STATEMENT = re.compile(
@@ -43,7 +44,7 @@ def _project() -> dict[str, Any]:
 
 
 def _files_of_the_project() -> list[Path]:
-    """What git tracks, or would once it is added."""
+    """The files that git tracks or would add."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT,
@@ -63,7 +64,7 @@ def _lines_that_match(pattern: re.Pattern[str]) -> list[str]:
     ]
 
 
-def test_no_function_and_no_file_is_too_long_to_be_read() -> None:
+def test_no_function_and_no_file_is_too_long() -> None:
     assert list(oversized(PACKAGE)) == []
 
 
@@ -77,7 +78,7 @@ def test_a_long_function_and_a_long_file_are_found(tmp_path: Path) -> None:
     ]
 
 
-def test_no_line_of_a_text_file_is_too_long_to_be_read() -> None:
+def test_no_line_of_a_text_file_is_too_long() -> None:
     assert list(wide(ROOT, text_files(ROOT))) == []
 
 
@@ -97,12 +98,12 @@ def test_the_line_check_reads_the_files_that_git_tracks_and_ruff_does_not() -> N
     assert "tools/sizes.py" not in found
 
 
-def test_every_folder_of_the_package_is_a_ring_and_every_ring_is_there() -> None:
+def test_the_folders_of_the_package_are_the_rings() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert folders - OUTSIDE_THE_RINGS == RINGS
 
 
-def test_only_the_entry_points_the_settings_and_the_client_stand_outside_the_rings() -> None:
+def test_only_the_entry_points_the_settings_and_the_client_are_outside_the_rings() -> None:
     assert {path.stem for path in PACKAGE.glob("*.py")} <= OUTSIDE_THE_RINGS
 
 
@@ -148,25 +149,25 @@ def test_no_file_names_a_package_registry() -> None:
     assert _lines_that_match(REGISTRY_HOSTS) == []
 
 
-def test_no_file_names_a_path_of_the_machine_it_was_made_on() -> None:
+def test_no_file_names_a_path_of_a_developers_machine() -> None:
     assert _lines_that_match(MACHINE_PATHS) == []
 
 
 def test_every_dependency_is_locked() -> None:
     project = _project()["project"]
-    wanted = [
+    required = [
         *project["dependencies"],
         *(name for extra in project["optional-dependencies"].values() for name in extra),
     ]
     locked = set(
         re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text("utf-8"), re.MULTILINE)
     )
-    # An extra may include another one of ours.
-    assert {re.split(r"[^a-z0-9-]", requirement)[0] for requirement in wanted} - locked == {"perdure"}
+    # Extras may include other extras of this package.
+    assert {re.split(r"[^a-z0-9-]", requirement)[0] for requirement in required} - locked == {"perdure"}
 
 
-def test_the_wheel_carries_the_migrations_and_the_type_marker(tmp_path: Path) -> None:
-    carried = {
+def test_the_wheel_contains_all_files_of_the_package(tmp_path: Path) -> None:
+    packed = {
         name for name in zipfile.ZipFile(build_wheel(tmp_path)).namelist() if name.startswith("perdure/")
     }
     source = {
@@ -174,8 +175,8 @@ def test_the_wheel_carries_the_migrations_and_the_type_marker(tmp_path: Path) ->
         for path in PACKAGE.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert carried == source
-    assert "perdure/py.typed" in carried
+    assert packed == source
+    assert "perdure/py.typed" in packed
 
 
 UNUSED = """
@@ -238,7 +239,7 @@ def test_code_that_only_tests_use_is_found(tmp_path: Path) -> None:
     ]
 
 
-def test_unused_code_stays_only_with_a_reason_and_a_reason_only_as_long_as_it_is_needed(
+def test_unused_code_needs_a_reason_and_a_reason_needs_unused_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     allowed = tmp_path / "unused.toml"

@@ -35,6 +35,7 @@ from perdure.domain.turn import (
     Done,
     Failed,
     Idle,
+    PendingMessage,
     Ready,
     Reasoning,
     Requested,
@@ -42,7 +43,6 @@ from perdure.domain.turn import (
     Started,
     Turn,
     TurnState,
-    PendingMessage,
     fold,
 )
 from tests.unit.logs import CLIENT, MOVES, RULES, Writer, finish, logs, stored
@@ -66,7 +66,7 @@ def _at_the_limit(state: RunningTurn) -> RunningTurn:
 
 
 @given(logs(), st.data())
-def test_folding_a_log_in_batches_gives_the_state_that_folding_it_at_once_gives(
+def test_folding_a_log_in_batches_gives_the_same_state_as_folding_it_at_once(
     log: list[NewEvent], data: st.DataObject
 ) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(log)), max_size=4)))
@@ -87,7 +87,7 @@ def test_the_head_counts_the_events(log: list[NewEvent]) -> None:
 
 
 @given(logs())
-def test_the_events_since_the_last_rest_are_all_that_a_runner_has_to_read(log: list[NewEvent]) -> None:
+def test_a_runner_only_has_to_read_the_events_since_the_session_was_last_idle(log: list[NewEvent]) -> None:
     projection = project(Projection(), log)
     whole, part = fold(log), fold(log[projection.turn_after :], Idle(head=projection.turn_after))
     assert part == whole
@@ -101,14 +101,14 @@ def test_there_is_something_to_do_exactly_while_the_session_is_active(log: list[
 
 
 @given(logs())
-def test_the_row_names_the_turn_that_runs(log: list[NewEvent]) -> None:
+def test_the_row_names_the_running_turn(log: list[NewEvent]) -> None:
     state = fold(log)
     if not isinstance(state, Idle):
         assert project(Projection(), log).turn_id == state.turn.id
 
 
 @given(st.data())
-def test_every_turn_that_begins_ends_once_whatever_happens_on_the_way(data: st.DataObject) -> None:
+def test_every_turn_that_begins_ends_exactly_once(data: st.DataObject) -> None:
     writer = Writer(data.draw)
     for name in data.draw(st.lists(st.sampled_from(MOVES), max_size=30)):
         writer.move(name)
@@ -199,7 +199,7 @@ def _question(until: int) -> CallState:
         ((_call("unknown"),), (), (RunTools, (_call("unknown"),))),
     ],
 )
-def test_server_tools_run_first_then_leave_is_asked_then_the_client(
+def test_server_tools_run_first_then_approvals_are_requested_then_client_calls(
     calls: tuple[CallState, ...],
     pending: tuple[PendingMessage, ...],
     action: tuple[Callable[[Calling, tuple[CallState, ...]], Action], tuple[CallState, ...]] | None,
@@ -209,7 +209,7 @@ def test_server_tools_run_first_then_leave_is_asked_then_the_client(
     assert next_action(state, GATED, 5) == expected
 
 
-def test_a_message_that_was_to_steer_a_turn_which_failed_begins_one_with_another_id() -> None:
+def test_a_message_meant_to_steer_a_failed_turn_begins_a_new_turn() -> None:
     state = _steered(FAILED)
     writer = Writer(lambda strategy: None)
     writer.state = state
@@ -218,7 +218,9 @@ def test_a_message_that_was_to_steer_a_turn_which_failed_begins_one_with_another
 
 
 @given(logs())
-def test_the_state_has_the_controls_of_the_last_message_until_the_session_rests(log: list[NewEvent]) -> None:
+def test_the_state_has_the_controls_of_the_last_message_until_the_session_is_idle(
+    log: list[NewEvent],
+) -> None:
     state = fold(log)
     asked = [
         event.data.message
@@ -229,7 +231,7 @@ def test_the_state_has_the_controls_of_the_last_message_until_the_session_rests(
     assert state.controls == (None if rests else asked[-1].controls)
 
 
-def test_what_a_client_writes_into_its_metadata_does_not_make_a_cancel_of_its_message() -> None:
+def test_metadata_of_a_client_cannot_make_its_message_a_cancel_notice() -> None:
     writer = Writer(lambda strategy: None)
     message = writer.message({"cancel_notice": True})
     events: list[Event] = stored(writer.events)
