@@ -61,11 +61,11 @@ class Comparison:
 
     def _parameters(self, where: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
         known = self._ours["components"]["parameters"]
-        given = [
+        parameters = [
             known[each["$ref"].rsplit("/", 1)[1]] if "$ref" in each else each
             for each in ours.get("parameters", ())
         ]
-        by_name = {(each["in"], each["name"].lower()): each for each in given}
+        by_name = {(each["in"], each["name"].lower()): each for each in parameters}
         for each in theirs.get("parameters", ()):
             spot = f"{where} {'?' if each['in'] == 'query' else ''}{each['name']}"
             found = by_name.pop((each["in"], each["name"].lower()), None)
@@ -108,31 +108,35 @@ class Comparison:
             return
         candidates = [each for each in ours if each.kind == "object"]
         found = _counterpart(theirs, candidates)
-        place = theirs.name or where
+        element = theirs.name or where
         if found is None:
             if candidates:
-                self._note(place, "form", good=False)
+                self._note(element, "form", good=False)
             return
-        key = (place, found.name or id(found.fields), side)
+        key = (element, found.name or id(found.fields), side)
         if key in self._seen:
             return
         self._seen.add(key)
         for name, schema in theirs.fields.items():
-            self._field(f"{place}.{name}", name, schema, (theirs, found), side)
+            self._field(f"{element}.{name}", name, schema, (theirs, found), side)
         extra = found.required - theirs.fields.keys()
         if side == REQUEST:
             for name in extra:
-                self._note(f"{place}.{name}", "presence", good=False)
+                self._note(f"{element}.{name}", "presence", good=False)
         if theirs.rest not in (None, False) and found.rest is not None:
-            self._schemas(f"{place}.*", theirs.rest, found.rest, side)
+            self._schemas(f"{element}.*", theirs.rest, found.rest, side)
 
     def _field(self, where: str, name: str, schema: Any, both: tuple[Shape, Shape], side: str) -> None:
         theirs, ours = both
         if not self._note(where, "field", good=name in ours.fields or ours.rest not in (None, False)):
             return
-        wanted, given = name in theirs.required, name in ours.required
+        contract_requires, we_require = name in theirs.required, name in ours.required
         self._note(
-            where, "presence", good=(wanted or not given) if side == REQUEST else (given or not wanted)
+            where,
+            "presence",
+            good=(contract_requires or not we_require)
+            if side == REQUEST
+            else (we_require or not contract_requires),
         )
         if name in ours.fields:
             self._schemas(where, schema, ours.fields[name], side)
@@ -151,11 +155,11 @@ def _listed(schema: Any) -> Any:
     return schema
 
 
-def _plain(place: str) -> str:
+def _plain(element: str) -> str:
     """The name of an element without its list or wrapper, so that each definition is checked once."""
-    place = re.sub(r"^(?:List|Paginated)Response_(\w+)\.data\[\]", r"\1", place)
-    place = re.sub(r"^PaginatedResponse_\w+", "PaginatedResponse", place)
-    return re.sub(r"^(WithUrls_|ResourceWithCounts_)+(?=[A-Z])", "", place)
+    element = re.sub(r"^(?:List|Paginated)Response_(\w+)\.data\[\]", r"\1", element)
+    element = re.sub(r"^PaginatedResponse_\w+", "PaginatedResponse", element)
+    return re.sub(r"^(WithUrls_|ResourceWithCounts_)+(?=[A-Z])", "", element)
 
 
 def _kinds(shapes: list[Shape]) -> set[str]:

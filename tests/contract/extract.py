@@ -91,7 +91,7 @@ def extract(document: dict[str, Any]) -> dict[str, Any]:
     return {"paths": paths, "schemas": dict(sorted(schemas.items()))}
 
 
-def write(found: dict[str, Any], place: Path) -> None:
+def write(found: dict[str, Any], file: Path) -> None:
     """Write one path or schema per line, so that the file is small and its changes are readable."""
     parts = (
         f'"{part}":{{\n'
@@ -100,7 +100,7 @@ def write(found: dict[str, Any], place: Path) -> None:
         )
         for part, items in found.items()
     )
-    place.write_text("{" + "\n},\n".join(parts) + "\n}}\n")
+    file.write_text("{" + "\n},\n".join(parts) + "\n}}\n")
 
 
 if __name__ == "__main__":

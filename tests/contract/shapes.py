@@ -24,9 +24,9 @@ class Shape(NamedTuple):
     def tag(self) -> str | None:
         """The single value of `type` or `status` that distinguishes this object from its siblings."""
         for name in ("type", "status"):
-            given = self.fields.get(name)
-            if isinstance(given, dict):
-                values = given.get("enum", [given["const"]] if "const" in given else [])
+            schema = self.fields.get(name)
+            if isinstance(schema, dict):
+                values = schema.get("enum", [schema["const"]] if "const" in schema else [])
                 if len(values) == 1:
                     return str(values[0])
         return None

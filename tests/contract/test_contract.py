@@ -46,15 +46,15 @@ def listed_differences() -> list[tuple[str, list[str], str]]:
     """The entries of the page: what differs (the heading), where (one or more elements), and why."""
     _, *sections = re.split(r"^### (.+)\n", PAGE.read_text("utf-8"), flags=re.MULTILINE)
     return [
-        (what, re.findall(r"`([^`]+)`", places), " ".join(reason.split()))
+        (what, re.findall(r"`([^`]+)`", elements), " ".join(reason.split()))
         for what, section in zip(sections[::2], sections[1::2], strict=True)
-        for reason, places in ENTRY.findall(section)
+        for reason, elements in ENTRY.findall(section)
     ]
 
 
 def test_exactly_the_differences_from_the_contract_are_listed() -> None:
     differences = {check for checks in CHECKS.values() for check, good in checks.items() if not good}
-    listed = [(place, what) for what, places, _ in listed_differences() for place in places]
+    listed = [(element, what) for what, elements, _ in listed_differences() for element in elements]
     assert sorted(differences - set(listed)) == []
     assert sorted(set(listed) - differences) == []
     assert sorted({each for each in listed if listed.count(each) > 1}) == []
@@ -63,7 +63,7 @@ def test_exactly_the_differences_from_the_contract_are_listed() -> None:
 def test_every_difference_has_a_reason() -> None:
     entries = listed_differences()
     assert len(entries) == PAGE.read_text("utf-8").partition("## Differences")[2].count("\n* ")
-    assert [places for _, places, reason in entries if len(reason.split()) < 4] == []
+    assert [elements for _, elements, reason in entries if len(reason.split()) < 4] == []
 
 
 def share(checks: dict[Check, bool]) -> str:

@@ -122,14 +122,16 @@ async def _begin(http: httpx.AsyncClient, server: Server, name: str) -> Talk:
     """A session in which this tool hangs, or is about to."""
     case, (capability, _) = CASES[name], TOOLS[name]
     talk = await new_talk(http, harness_name="base", capabilities=[{"ref": capability}])
-    for earlier, given in case.before:
-        await talk.turn({"tool_calls": [call(earlier, **given)]}, {"text": "Ready."})
-    given = {
+    for earlier, arguments in case.before:
+        await talk.turn({"tool_calls": [call(earlier, **arguments)]}, {"text": "Ready."})
+    arguments = {
         key: value.format(server=server.url) if isinstance(value, str) else value
         for key, value in case.arguments.items()
     }
     await talk.say(
-        script({"tool_calls": [{"name": name, "arguments": given, "id": f"hang_{name}"}]}, {"text": "Done."})
+        script(
+            {"tool_calls": [{"name": name, "arguments": arguments, "id": f"hang_{name}"}]}, {"text": "Done."}
+        )
     )
     return talk
 

@@ -1,4 +1,4 @@
-"""Cancelling: the turn ends at once, whatever it was doing, and the session is free for the next message."""
+"""Cancel: the running turn ends at once, and the session accepts the next message."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ async def test_a_cancel_in_the_middle_of_an_answer_logs_exactly_these_events(
     assert [frame.kind for frame in frames if frame.logged] == CANCELLED
     assert (await talk.read())["status"] == "idle"
     check_events("cancelled_turn", await talk.events())
-    asked, said = (await talk.messages())[-2:]
-    assert (asked["role"], said["role"]) == ("user", "agent")
-    assert "cancel" in text_in(asked)
-    assert "cancelled" in text_in(said)
+    request, confirmation = (await talk.messages())[-2:]
+    assert (request["role"], confirmation["role"]) == ("user", "agent")
+    assert "cancel" in text_in(request)
+    assert "cancelled" in text_in(confirmation)
 
 
 async def test_after_a_cancel_nothing_runs_and_the_turn_has_no_more_events(api: httpx.AsyncClient) -> None:
@@ -154,9 +154,16 @@ async def test_the_next_model_call_sees_what_was_cancelled(api: httpx.AsyncClien
     generation = next(
         event for event in await talk.turn({"text": "Hm."}) if event["type"] == "llm.generation"
     )
-    shown = generation["data"]["messages"]
-    assert [message["role"] for message in shown] == ["user", "agent", "tool_result", "user", "agent", "user"]
-    assert shown[2]["content"][0]["error"]
+    received = generation["data"]["messages"]
+    assert [message["role"] for message in received] == [
+        "user",
+        "agent",
+        "tool_result",
+        "user",
+        "agent",
+        "user",
+    ]
+    assert received[2]["content"][0]["error"]
 
 
 async def _nothing_runs(http: httpx.AsyncClient) -> bool:

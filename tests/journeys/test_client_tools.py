@@ -64,8 +64,8 @@ async def test_the_model_receives_results_and_errors_as_the_client_sent_them(api
         answer("call_3", result=None),
     )
     events = await talk.logged_until("session.idled")
-    shown = [event["data"]["messages"] for event in events if event["type"] == "llm.generation"][-1]
-    parts = [message["content"][0] for message in shown if message["role"] == "tool_result"]
+    received = [event["data"]["messages"] for event in events if event["type"] == "llm.generation"][-1]
+    parts = [message["content"][0] for message in received if message["role"] == "tool_result"]
     assert [(part["tool_call_id"], part.get("result"), part.get("error")) for part in parts] == [
         ("call_1", "sun", None),
         ("call_2", '{"sky":["clear",null]}', None),
@@ -96,8 +96,8 @@ async def test_invalid_arguments_are_an_error_for_the_model_and_the_client_is_no
     assert "not valid JSON" in refused[1]["error"]
     await talk.answer(answer("call_2"))
     events = await talk.logged_until("session.idled")
-    shown = [event["data"]["messages"] for event in events if event["type"] == "llm.generation"][-1]
-    parts = [message["content"][0] for message in shown if message["role"] == "tool_result"]
+    received = [event["data"]["messages"] for event in events if event["type"] == "llm.generation"][-1]
+    parts = [message["content"][0] for message in received if message["role"] == "tool_result"]
     assert [(part["tool_call_id"], "error" in part) for part in parts] == [
         ("call_1", True),
         ("call_2", False),
@@ -137,8 +137,10 @@ async def test_the_servers_own_calls_of_the_same_answer_run_first(api: httpx.Asy
     assert done == ["call_2"]
     await talk.answer(answer())
     events = await talk.logged_until("session.idled")
-    shown = [event["data"]["messages"] for event in events if event["type"] == "llm.generation"][-1]
-    results = [message["content"][0]["tool_call_id"] for message in shown if message["role"] == "tool_result"]
+    received = [event["data"]["messages"] for event in events if event["type"] == "llm.generation"][-1]
+    results = [
+        message["content"][0]["tool_call_id"] for message in received if message["role"] == "tool_result"
+    ]
     assert results == ["call_1", "call_2"]
 
 

@@ -255,8 +255,8 @@ async def test_a_message_to_a_session_whose_runner_died_is_answered_by_the_other
         async with asyncio.timeout(TAKE_OVER), talk.follow() as stream:
             frames = await stream.until("session.idled")
         print(f"answered {time.monotonic() - began:.1f} s after the kill, 1.5 s of that the model's")
-        shown = [frame.data["data"]["messages"] for frame in frames if frame.kind == "llm.generation"][-1]
-        assert [message["role"] for message in shown][-1] == "user"
+        received = [frame.data["data"]["messages"] for frame in frames if frame.kind == "llm.generation"][-1]
+        assert [message["role"] for message in received][-1] == "user"
         assert (await talk.read())["output_preview"] == "Second."
 
 

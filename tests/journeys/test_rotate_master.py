@@ -128,7 +128,7 @@ async def test_a_key_in_the_settings_is_rotated_with_both_keys_set(
             done = await rotate(tmp_path, database_url, **TWO)
             assert done.status == 0, done.err
             assert f"Data keys wrapped anew: {rewrapped}" in done.out
-            assert "PERDURE_MASTER_KEY_PREVIOUS is not needed any more" in done.out
+            assert "PERDURE_MASTER_KEY_PREVIOUS is no longer needed" in done.out
         with pytest.raises(RuntimeError, match="which is not here"):
             await server.start()
     assert not (tmp_path / "master.key").exists()
@@ -144,14 +144,14 @@ async def test_a_key_in_the_settings_is_not_rotated_without_both_keys_and_the_er
 ) -> None:
     async with open_parts(load({"PERDURE_MASTER_KEY": OLD}, data=tmp_path)) as parts:
         await bootstrap(parts.app)
-    for environment, options, words in (
+    for environment, options, message in (
         ({"PERDURE_MASTER_KEY": OLD}, (), "PERDURE_MASTER_KEY_PREVIOUS (the key it has now)"),
         (TWO | {"PERDURE_MASTER_KEY_PREVIOUS": "ab" * 32}, (), "which is not here"),
         (TWO, ("--new-key", "-"), "goes into PERDURE_MASTER_KEY"),
     ):
         done = await rotate(tmp_path, "", *options, given=OLD, **environment)
         assert (done.status, done.out) == (1, "")
-        assert words in done.err
+        assert message in done.err
     async with open_parts(load({"PERDURE_MASTER_KEY": OLD}, data=tmp_path)):
         pass
 
@@ -184,8 +184,8 @@ async def test_a_key_can_move_from_the_folder_into_the_settings_and_back(
 ) -> None:
     async with Server(tmp_path) as server, client(server) as http:
         sealed = await seal(http, vendor)
-    held = (tmp_path / "master.key").read_text()
-    done = await rotate(tmp_path, "", PERDURE_MASTER_KEY=NEW, PERDURE_MASTER_KEY_PREVIOUS=held)
+    key = (tmp_path / "master.key").read_text()
+    done = await rotate(tmp_path, "", PERDURE_MASTER_KEY=NEW, PERDURE_MASTER_KEY_PREVIOUS=key)
     assert done.status == 0, done.err
     (tmp_path / "master.key").unlink()
     done = await rotate(tmp_path, "", PERDURE_MASTER_KEY_PREVIOUS=NEW)

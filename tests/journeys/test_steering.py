@@ -18,7 +18,7 @@ WEATHER = {
 }
 
 
-def shown_to_the_model(events: list[Json]) -> list[Json]:
+def received_by_the_model(events: list[Json]) -> list[Json]:
     """The messages that the last model call received."""
     return [event["data"]["messages"] for event in events if event["type"] == "llm.generation"][-1]
 
@@ -34,10 +34,10 @@ async def test_a_message_posted_during_a_model_call_steers_its_turn(api: httpx.A
     kinds = kinds_of(events)
     assert kinds.count("turn.started") == kinds.count("turn.completed") == kinds.count("session.idled") == 1
     assert len({event["context"]["turn_id"] for event in events[1:]}) == 1
-    shown = shown_to_the_model(events)
-    assert [message["role"] for message in shown] == ["user", "agent", "user"]
-    assert text_in(shown[1]) == "one two three four five six"
-    assert shown[2]["id"] == second["id"]
+    received = received_by_the_model(events)
+    assert [message["role"] for message in received] == ["user", "agent", "user"]
+    assert text_in(received[1]) == "one two three four five six"
+    assert received[2]["id"] == second["id"]
     assert text_in((await talk.messages())[-1]) == "As you wish."
 
 
@@ -62,7 +62,7 @@ async def test_several_messages_are_answered_together(api: httpx.AsyncClient) ->
     await talk.say("And this.")
     await talk.say(script({"text": "Both."}, ask="And that."))
     events = await talk.logged_until("session.idled")
-    assert [message["role"] for message in shown_to_the_model(events)] == ["user", "agent", "user", "user"]
+    assert [message["role"] for message in received_by_the_model(events)] == ["user", "agent", "user", "user"]
     assert kinds_of(events).count("llm.generation") == 2
 
 
@@ -71,19 +71,19 @@ async def test_the_model_receives_a_message_posted_during_tool_calls_with_their_
 ) -> None:
     gate = Gate(parties=1)
     async with house_with(gate, tmp_path) as house:
-        await house.say(script({"tool_calls": [call("wait")]}, {"text": "Never said."}))
+        await house.say(script({"tool_calls": [call("wait")]}, {"text": "Never answers."}))
         await gate.reached.wait()
         await house.say(script({"text": "As you wish."}, ask="Never mind."))
         gate.open.set()
         events = await house.until_idle()
     assert [event.type for event in events].count("turn.started") == 1
     assert outcomes(events)[0].status == "success"
-    said = [
+    answers = [
         text_of(event.decoded().message.content)
         for event in events
         if event.type == "output.message.completed"
     ]
-    assert said == ["", "As you wish."]
+    assert answers == ["", "As you wish."]
 
 
 async def test_a_message_cancels_the_pending_client_side_calls(api: httpx.AsyncClient) -> None:
@@ -100,9 +100,9 @@ async def test_a_message_cancels_the_pending_client_side_calls(api: httpx.AsyncC
         ("call_2", "cancelled"),
     ]
     assert all(each["error"] == "cancelled: the user sent a new message" for each in results)
-    shown = shown_to_the_model(events)
-    assert [each["role"] for each in shown] == ["user", "agent", "tool_result", "tool_result", "user"]
-    assert shown[-1]["id"] == message["id"]
+    received = received_by_the_model(events)
+    assert [each["role"] for each in received] == ["user", "agent", "tool_result", "tool_result", "user"]
+    assert received[-1]["id"] == message["id"]
     assert kinds_of(events).count("turn.started") == 1
     assert (await talk.read())["output_preview"] == "Fine, no weather."
 
@@ -131,11 +131,11 @@ async def test_messages_posted_between_steps_are_never_lost(api: httpx.AsyncClie
     events = await talk.events()
     logged = [event["data"]["message"]["id"] for event in events if event["type"] == "input.message"]
     assert logged == [message["id"] for message in posted]
-    shown = {
+    received = {
         message["id"]
         for event in events
         if event["type"] == "llm.generation"
         for message in event["data"]["messages"]
     }
-    assert shown >= set(logged)
+    assert received >= set(logged)
     assert (await talk.read())["output_preview"] == "Answer 29."

@@ -96,12 +96,12 @@ async def test_a_follower_resumes_after_any_event_without_a_gap_or_a_repeat(
 ) -> None:
     talk = await session_with_a_turn(api)
     events = await talk.events()
-    for place, event in enumerate(events[:-1]):
+    for index, event in enumerate(events[:-1]):
         query, headers = (
             ({"since_id": event["id"]}, None) if way == "since_id" else ({}, {"Last-Event-ID": event["id"]})
         )
         async with talk.follow(headers, **query) as stream:
-            assert logged(await stream.until("session.idled")) == events[place + 1 :]
+            assert logged(await stream.until("session.idled")) == events[index + 1 :]
 
 
 async def test_a_browser_that_reconnects_to_its_old_url_continues_after_its_last_event(
@@ -227,12 +227,12 @@ async def test_a_follower_can_choose_its_kinds_of_events(api: httpx.AsyncClient)
     async with talk.follow(types=["turn.started", "session.idled"]) as stream:
         assert kinds_of(logged(await stream.until("session.idled"))) == ["turn.started", "session.idled"]
     async with talk.follow(exclude=["tool.started", "tool.completed", "llm.generation"]) as stream:
-        wanted = [
+        expected = [
             event
             for event in events
             if event["type"] not in ("tool.started", "tool.completed", "llm.generation")
         ]
-        assert logged(await stream.until("session.idled")) == wanted
+        assert logged(await stream.until("session.idled")) == expected
     async with talk.follow(types=["turn.started", "session.idled"], exclude=["turn.started"]) as stream:
         assert kinds_of(logged(await stream.until("session.idled"))) == ["session.idled"]
     async with talk.follow(

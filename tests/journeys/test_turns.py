@@ -47,13 +47,13 @@ async def test_thinking_is_logged_before_the_answer(api: httpx.AsyncClient) -> N
 
 async def test_posting_a_message_returns_its_sequence_in_the_log(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
-    said = await talk.say("Hello.", metadata={"ticket": 4711}, tags=["greeting"])
-    assert (said["role"], said["sequence"], said["session_id"]) == ("user", 2, talk.id)
+    posted = await talk.say("Hello.", metadata={"ticket": 4711}, tags=["greeting"])
+    assert (posted["role"], posted["sequence"], posted["session_id"]) == ("user", 2, talk.id)
     logged = (await talk.logged_until("session.idled"))[1]
     assert logged["id"]
-    assert logged["sequence"] == said["sequence"]
+    assert logged["sequence"] == posted["sequence"]
     assert (logged["metadata"], logged["tags"]) == ({"ticket": 4711}, ["greeting"])
-    assert (await talk.messages())[0] == said
+    assert (await talk.messages())[0] == posted
 
 
 async def test_the_messages_are_rebuilt_from_the_log(api: httpx.AsyncClient) -> None:
@@ -149,11 +149,11 @@ async def test_every_model_call_is_logged_with_the_messages_that_it_received(api
     talk = await new_talk(api)
     await talk.turn({"text": "One."}, ask="First.")
     events = await talk.turn({"tool_calls": [call("get_session_info")]}, {"text": "Two."}, ask="Second.")
-    shown = [event["data"]["messages"] for event in events if event["type"] == "llm.generation"]
-    assert [message["role"] for message in shown[0]] == ["user", "agent", "user"]
-    assert [message["role"] for message in shown[1]] == ["user", "agent", "user", "agent", "tool_result"]
+    received = [event["data"]["messages"] for event in events if event["type"] == "llm.generation"]
+    assert [message["role"] for message in received[0]] == ["user", "agent", "user"]
+    assert [message["role"] for message in received[1]] == ["user", "agent", "user", "agent", "tool_result"]
     known = {message["id"]: message["content"] for message in await talk.messages()}
-    assert all(known[message["id"]] == message["content"] for message in shown[1])
+    assert all(known[message["id"]] == message["content"] for message in received[1])
 
 
 async def test_a_transient_failure_is_retried_no_earlier_than_the_vendor_asks(
@@ -205,8 +205,8 @@ async def test_after_a_failed_turn_the_session_accepts_the_next_message(api: htt
     await talk.turn({"fail": {"code": "content_filtered"}})
     events = await talk.turn({"text": "Better."})
     assert kinds_of(events) == TEXT_TURN
-    shown = next(event["data"]["messages"] for event in events if event["type"] == "llm.generation")
-    assert [message["role"] for message in shown] == [
+    received = next(event["data"]["messages"] for event in events if event["type"] == "llm.generation")
+    assert [message["role"] for message in received] == [
         "user",
         "user",
     ]  # the apology is for people, not for the model

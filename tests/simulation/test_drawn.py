@@ -1,4 +1,4 @@
-"""Schedules drawn at random, by their seeds: any life of a session, many things at any points.
+"""Plays schedules that are drawn at random: any scenario, with many injections at any points.
 
 `PERDURE_SIMULATIONS=n` plays the first n seeds; `PERDURE_SIMULATION_SEED=name` plays the one schedule that a
 failure names.
@@ -22,11 +22,11 @@ BATCHES = [[NAMED]] if NAMED else [[str(seed) for seed in range(part, COUNT, PAR
 @pytest.mark.parametrize(
     "names", BATCHES, ids=[NAMED] if NAMED else [f"part-{part}" for part in range(PARTS)]
 )
-def test_in_every_drawn_schedule_the_promises_hold(names: list[str], store: Store) -> None:
+def test_the_promises_hold_in_every_drawn_schedule(names: list[str], store: Store) -> None:
     for name in names:
         named(name).play(store)
 
 
 @pytest.mark.parametrize("seed", range(0, 200, 20))
-def test_a_seed_gives_the_same_history_every_time(seed: int, store: Store) -> None:
+def test_a_seed_always_plays_the_same_history(seed: int, store: Store) -> None:
     assert drawn(seed).play(store).trace == drawn(seed).play(store).trace

@@ -1,8 +1,6 @@
-"""Everything that can happen, at every point of every scenario.
+"""Plays each injection at each point of each scenario; in the small scenarios also pairs of injections.
 
-In the small ones also two things at any two points.
-
-A point stands before and after every append, model call and tool call, and before every read. Together with
+There is a point before and after every append, model call and tool call, and before every read. Together with
 `test_drawn` these are more than 15,000 schedules.
 """
 
@@ -32,7 +30,7 @@ PAIRS = (
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_whatever_happens_at_whatever_point_the_promises_hold(scenario: Scenario, store: Store) -> None:
+def test_the_promises_hold_with_any_injection_at_any_point(scenario: Scenario, store: Store) -> None:
     undisturbed = listed(scenario, {})
     undisturbed.play(store)
     for point in range(undisturbed.points):
@@ -42,7 +40,7 @@ def test_whatever_happens_at_whatever_point_the_promises_hold(scenario: Scenario
 
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize(("first", "second"), PAIRS)
-def test_whatever_two_things_happen_at_whatever_points_the_promises_hold(
+def test_the_promises_hold_with_any_two_injections_at_any_two_points(
     name: str, first: str, second: str, store: Store
 ) -> None:
     scenario = by_name(name)

@@ -1,4 +1,4 @@
-"""The simulation can fail: it notices every one of these ways to break the server."""
+"""The simulation detects every mutation of the server."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.simulation.schedule import Violation, drawn
 from tests.simulation.store import Store
 
 SEEDS = 400
-"""Schedules within which a broken server must be found out: a tenth of what `test_drawn` plays."""
+"""Schedules within which each mutation must be detected: a tenth of what `test_drawn` plays."""
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
-def test_a_server_that_is_broken_like_this_is_found_out(
+def test_the_simulation_detects_the_mutation(
     mutation: Callable[[pytest.MonkeyPatch], None], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mutation(monkeypatch)

@@ -1,4 +1,4 @@
-"""The worker and the sweep in virtual time: stops, drains, jobs that come too often, turns that kill."""
+"""The worker and the sweep in virtual time: stops, drains, superfluous jobs, turns that crash servers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _job(world: World) -> Job:
     return Job(world.store.caller.organization_id, world.session_id)
 
 
-def test_a_turn_that_kills_every_process_that_takes_it_up_is_sealed_after_three_recoveries(
+def test_a_turn_that_crashes_every_process_is_sealed_after_three_recoveries(
     store: Store,
 ) -> None:
     world = repeated(SLOW, "model.during", "crash").play(store)
@@ -42,7 +42,7 @@ def test_planned_stops_never_seal_a_turn(store: Store) -> None:
     assert _kinds(world)["turn.completed"] == 1
 
 
-def test_a_cancel_whose_signal_is_lost_stops_the_model_call_within_a_second(store: Store) -> None:
+def test_a_cancel_whose_signal_is_lost_still_stops_the_model_call_within_a_second(store: Store) -> None:
     async def scene(world: World, client: Client) -> None:
         process = world.live()[0]
         world.lossy = True
@@ -57,23 +57,23 @@ def test_a_cancel_whose_signal_is_lost_stops_the_model_call_within_a_second(stor
     Staged(SLOW, scene).play(store)
 
 
-def test_a_stop_that_is_meant_for_an_older_runner_leaves_the_present_one_alone(store: Store) -> None:
+def test_a_stop_signal_for_an_older_runner_does_not_stop_the_current_one(store: Store) -> None:
     async def scene(world: World, client: Client) -> None:
         process = world.live()[0]
         await client.post(0)
         await asyncio.sleep(1)
-        held = process.engine.claimed_epochs[world.session_id]
-        process.engine.bus.publish(Stop(world.session_id, held))
+        epoch = process.engine.claimed_epochs[world.session_id]
+        process.engine.bus.publish(Stop(world.session_id, epoch))
         await asyncio.sleep(1)
         assert process.worker.runs(world.session_id)
-        process.engine.bus.publish(Stop(world.session_id, held + 1))
+        process.engine.bus.publish(Stop(world.session_id, epoch + 1))
         await asyncio.sleep(1)
         assert not process.worker.runs(world.session_id)
 
     Staged(SLOW, scene).play(store)
 
 
-def test_a_worker_told_to_stop_gives_its_turn_back_without_a_mark_and_another_completes_it(
+def test_a_draining_worker_gives_its_turn_back_without_counting_a_recovery(
     store: Store,
 ) -> None:
     async def scene(world: World, client: Client) -> None:
@@ -93,7 +93,7 @@ def test_a_worker_told_to_stop_gives_its_turn_back_without_a_mark_and_another_co
     Staged(SLOW, scene).play(store)
 
 
-def test_a_worker_that_stops_lets_short_turns_end_and_puts_new_jobs_back(store: Store) -> None:
+def test_a_draining_worker_finishes_short_turns_and_puts_new_jobs_back(store: Store) -> None:
     async def scene(world: World, client: Client) -> None:
         process = world.live()[0]
         await client.post(0)
@@ -109,7 +109,7 @@ def test_a_worker_that_stops_lets_short_turns_end_and_puts_new_jobs_back(store: 
     Staged(SLOW, scene).play(store)
 
 
-def test_jobs_for_a_session_that_runs_wait_for_its_runner(store: Store) -> None:
+def test_jobs_for_a_running_session_wait_for_its_runner(store: Store) -> None:
     async def scene(world: World, client: Client) -> None:
         process = world.live()[0]
         await client.post(0)
@@ -124,7 +124,7 @@ def test_jobs_for_a_session_that_runs_wait_for_its_runner(store: Store) -> None:
     Staged(SLOW, scene).play(store)
 
 
-def test_jobs_for_a_parked_session_leave_it_as_it_is(store: Store) -> None:
+def test_jobs_for_a_parked_session_do_not_change_it(store: Store) -> None:
     async def scene(world: World, client: Client) -> None:
         process = world.live()[0]
         await client.post(0)
@@ -139,7 +139,7 @@ def test_jobs_for_a_parked_session_leave_it_as_it_is(store: Store) -> None:
     Staged(PARKED, scene).play(store)
 
 
-def test_a_sweep_leaves_alone_what_runs_in_its_process_and_takes_what_is_forgotten_elsewhere(
+def test_a_sweep_takes_sessions_abandoned_elsewhere_but_not_those_of_its_own_process(
     store: Store,
 ) -> None:
     async def scene(world: World, client: Client) -> None:
@@ -168,7 +168,7 @@ def test_a_client_has_five_minutes_to_answer(seconds: int, store: Store) -> None
     Staged(PARKED, scene).play(store)
 
 
-def test_a_runner_that_stalls_while_it_announces_a_tool_and_loses_the_session_does_not_run_it(
+def test_a_runner_that_loses_the_session_while_it_logs_a_tool_start_does_not_run_the_tool(
     store: Store,
 ) -> None:
     for skipped in range(5):

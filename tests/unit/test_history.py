@@ -67,8 +67,8 @@ def test_a_runners_conversation_of_appended_events_equals_that_of_the_stored_log
     log: list[NewEvent],
 ) -> None:
     written = Conversation()
-    for new, kept in zip(log, stored(log), strict=True):
-        written.feed(new, kept.sequence, kept.id)
+    for new, numbered in zip(log, stored(log), strict=True):
+        written.feed(new, numbered.sequence, numbered.id)
     assert vars(written) == vars(_folded(stored(log)))
 
 

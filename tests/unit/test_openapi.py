@@ -116,13 +116,13 @@ def every_struct() -> dict[str, type[msgspec.Struct]]:
     """All structs in requests, responses and events, by module and name."""
     found: dict[str, type[msgspec.Struct]] = {}
     kinds = [kind for route in ROUTES for kind in (route.body, route.returns, route.also, route.query)]
-    wanted = [each for kind in (Problem, *EVENT_DATA.values(), *kinds) for each in structs_in(kind)]
-    while wanted:
-        struct = wanted.pop()
+    pending = [each for kind in (Problem, *EVENT_DATA.values(), *kinds) for each in structs_in(kind)]
+    while pending:
+        struct = pending.pop()
         name = f"{struct.__module__}.{struct.__name__}"
         if name not in found:
             found[name] = struct
-            wanted += [each for hint in get_type_hints(struct).values() for each in structs_in(hint)]
+            pending += [each for hint in get_type_hints(struct).values() for each in structs_in(hint)]
     return found
 
 
@@ -217,8 +217,8 @@ def test_errors_are_problem_documents() -> None:
 
 @pytest.mark.parametrize("route", ROUTES, ids=name_of)
 def test_every_id_in_a_path_has_the_pattern_of_its_kind(route: Route) -> None:
-    given = DOCUMENT["paths"][route.path][route.method.lower()].get("parameters", ())
-    parameters = {each["name"]: each for each in given if each.get("in") == "path"}
+    declared = DOCUMENT["paths"][route.path][route.method.lower()].get("parameters", ())
+    parameters = {each["name"]: each for each in declared if each.get("in") == "path"}
     assert set(parameters) == set(re.findall(r"{(\w+)}", route.path))
     for name, prefix in route.ids.items():
         assert parameters[name]["schema"]["pattern"] == f"^{prefix}_[0-9a-f]{{32}}$"

@@ -2,7 +2,7 @@
 
     fold(events) -> TurnState            next_action(TurnState, TurnRules) -> Action      (`actions.py`)
 
-Each phase of a turn has a struct of its own, with only the fields that exist in that phase:
+Each phase of a turn is a struct, with only the fields that exist in that phase:
 
     Idle -> Ready -> Reasoning -> Calling -> Reasoning -> ... -> Answered -> Idle
                          |                                           |

@@ -223,7 +223,7 @@ def _check_secret_arguments(run: Run, bound: BoundTool, call: CallState) -> None
         return
     if any(is_mark(call.arguments.get(name)) for name in bound.tool.secret_arguments):
         raise PerdureError(
-            "The call was interrupted, and its secret arguments were not kept. Make the call again.",
+            "The call was interrupted, and its secret arguments were not stored. Make the call again.",
             code="interrupted",
         )
 

@@ -50,7 +50,7 @@ ADVICE = {
         "The model provider's settings are not valid. An admin of the organization has to correct them."
     ),
     "provider_rate_limited": (
-        "The model provider is limiting requests and did not recover in time. Please try again later."
+        "The model provider is limiting requests. Retries did not succeed in time. Please try again later."
     ),
     "quota_exceeded": "The model provider's quota is used up.",
     "provider_unavailable": "The model provider could not be reached. Please try again later.",
@@ -58,9 +58,9 @@ ADVICE = {
     "context_length_exceeded": (
         "The conversation is too long for this model, even after leaving out its oldest part."
     ),
-    "max_iterations": "I stopped here: this turn reached its limit of model calls. Send a message to go on.",
+    "max_iterations": "I stopped: this turn reached its limit of model calls. Send a message to continue.",
     "loop_detected": "I kept repeating the same step without getting any further, so I stopped.",
-    "agent_archived": "This session's agent has been archived, so it cannot go on.",
+    "agent_archived": "This session's agent has been archived, so it cannot continue.",
 }
 """By error code: the message for people when a turn fails."""
 
