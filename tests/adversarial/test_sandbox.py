@@ -21,7 +21,7 @@ import pytest
 from perdure.domain.errors import ToolError
 from perdure.sandbox import child as sandbox_child
 from perdure.sandbox import pool as sandbox_module
-from perdure.sandbox.child import HEADER, Begun, Frame, Gave, Refused, Shown, answer_to, serve
+from perdure.sandbox.child import HEADER, Started, Frame, Done, Failed, Output, answer_to, serve
 from perdure.sandbox.pool import AT_ONCE, KEPT, SHARES, Sandbox
 from perdure.sandbox.room import Room
 from perdure.sandbox.shell import ShellDone, ShellJob
@@ -72,15 +72,15 @@ def _ours() -> list[psutil.Process]:
 
 
 async def echo(sandbox: Sandbox) -> str:
-    return (await sandbox.run(shell("echo hi"), ShellDone, 5)).ran.stdout
+    return (await sandbox.run(shell("echo hi"), ShellDone, 5)).result.stdout
 
 
 async def placed(
     sandbox: Sandbox, command: str, seconds: float, whose: tuple[str, ...] = (), size: int = 0
 ) -> str:
     """What a command printed that had to wait for its place."""
-    async with sandbox.place(whose, size):
-        return (await sandbox.run(shell(command, seconds), ShellDone, seconds)).ran.stdout
+    async with sandbox.slot(whose, size):
+        return (await sandbox.run(shell(command, seconds), ShellDone, seconds)).result.stdout
 
 
 # --- a server whose tools are misused
@@ -139,7 +139,7 @@ async def test_a_statement_that_swells_is_stopped(
     data = await use(
         await new_talk(one, capabilities=[{"ref": "session_sql_database"}]), "sql_execute", sql=statement
     )
-    assert "than it may have" in data["error"], data
+    assert "than is allowed" in data["error"], data
     assert psutil.Process(sqlite_server.pid).memory_info().rss < before + 50_000_000
 
 
@@ -258,7 +258,7 @@ async def test_files_of_a_full_workspace_find_room_in_it(sandbox: Sandbox) -> No
     files = {f"f{number}": b"0123456789abcde\n" * 600_000 for number in range(10)}
     command = "for f in f?; do echo x >> $f; done; wc -c f? | tail -1"
     found = await sandbox.run(shell(command, 60, **files), ShellDone, 60)
-    assert (found.ran.exit_code, found.ran.stdout.split()) == (0, ["96000020", "total"]), found.ran
+    assert (found.result.exit_code, found.result.stdout.split()) == (0, ["96000020", "total"]), found.result
     assert len(found.differences.written) == 10
 
 
@@ -365,7 +365,7 @@ async def test_it_is_found_from_another_folder(
 
 async def test_a_pipe_of_a_full_workspace_is_refused_in_the_shells_own_words(sandbox: Sandbox) -> None:
     files = {f"f{number}": b"0123456789abcde\n" * 620_000 for number in range(10)}
-    ran = (await sandbox.run(shell("cat f? | wc -c", 60, **files), ShellDone, 60)).ran
+    ran = (await sandbox.run(shell("cat f? | wc -c", 60, **files), ShellDone, 60)).result
     assert "resource limit exceeded" in (ran.problem or "")
 
 
@@ -389,8 +389,8 @@ def test_jobs_are_answered_one_after_the_other_with_their_output_before() -> Non
     before = signal.getsignal(signal.SIGALRM)
     serve(io.BytesIO(b"".join(HEADER.pack(len(each)) + each for each in encoded)), sink)
     begun, shown, *rest = frames(sink.getvalue())
-    assert (begun, shown) == (Begun(), Shown("stdout", "hi\n"))
-    assert [type(answer) for answer in rest] == [Gave, Begun, Gave, Begun, Gave]
+    assert (begun, shown) == (Started(), Output("stdout", "hi\n"))
+    assert [type(answer) for answer in rest] == [Done, Started, Done, Started, Done]
     assert signal.getsignal(signal.SIGALRM) == before
 
 
@@ -411,6 +411,6 @@ def test_whatever_goes_wrong_is_answered(
 
     monkeypatch.setattr(sandbox_child, "describe", fail)
     answer = answer_to(SchemaJob(b""), lambda stream, text: None)
-    assert isinstance(answer, Refused)
+    assert isinstance(answer, Failed)
     assert words in answer.message
     assert retire is None or answer.retire is retire

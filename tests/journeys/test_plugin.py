@@ -52,7 +52,7 @@ async def test_an_installed_package_adds_a_capability_that_the_model_can_use(tmp
     [
         ("no_such_module:X", "cannot be loaded"),
         ("json:dumps", "is not a Capability"),
-        ("perdure.tools.current_time:CURRENT_TIME", "that name is taken"),
+        ("perdure.tools.current_time:CURRENT_TIME", "already has one of its names: current_time"),
     ],
 )
 def test_a_plugin_that_is_none_stops_the_start_in_words(value: str, complaint: str) -> None:

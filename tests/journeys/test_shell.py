@@ -11,7 +11,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from perdure.sandbox.shell import MAX_FILES, MAX_FOLDERS, look, plant
+from perdure.sandbox.shell import MAX_FILES, MAX_FOLDERS, build_tree, walk
 from tests.server import Server, post
 from tests.talk import Json, Talk, call, new_talk, script, text_in, when
 
@@ -317,16 +317,16 @@ async def test_a_change_is_kept_though_size_and_time_of_the_file_are_as_before(
 
 def test_more_files_than_the_shell_can_hold_are_named() -> None:
     files = {f"/f{number}": b"x" for number in range(MAX_FILES + 5_000)}
-    planted = plant(files, ["/folder"])
-    assert planted.unseen == {f"/f{number}" for number in range(MAX_FILES, MAX_FILES + 5_000)}
-    assert len(look(planted.tree)[0]) == MAX_FILES
+    shell_tree = build_tree(files, ["/folder"])
+    assert shell_tree.unseen == {f"/f{number}" for number in range(MAX_FILES, MAX_FILES + 5_000)}
+    assert len(walk(shell_tree.tree)[0]) == MAX_FILES
 
 
 def test_more_folders_than_the_shell_can_hold_do_not_keep_it_from_the_others() -> None:
     folders = [f"/d{number}" for number in range(MAX_FOLDERS + 100)]
-    planted = plant({"/d1/a": b"x", f"/d{MAX_FOLDERS + 1}/b": b"x"}, folders)
-    assert planted.unseen == {*folders[MAX_FOLDERS:], f"/d{MAX_FOLDERS + 1}/b"}
-    assert look(planted.tree)[0] == ["/d1/a"]
+    shell_tree = build_tree({"/d1/a": b"x", f"/d{MAX_FOLDERS + 1}/b": b"x"}, folders)
+    assert shell_tree.unseen == {*folders[MAX_FOLDERS:], f"/d{MAX_FOLDERS + 1}/b"}
+    assert walk(shell_tree.tree)[0] == ["/d1/a"]
 
 
 async def test_bytes_that_are_no_text_survive_the_way_through_the_shell(api: httpx.AsyncClient) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.domain.patterns import EXCERPT, compile_regex, matching_lines
-from perdure.domain.redaction import Blanking, Redactor, forms_of
+from perdure.domain.redaction import Redactor, StreamRedactor, forms_of
 from perdure.engine.live import ToolText
 
 FEW = st.text(alphabet='ab"\\ é\ud83d', min_size=4, max_size=9)
@@ -18,7 +18,7 @@ def test_no_form_of_a_secret_is_left_however_a_text_comes_in(values: list[str], 
     redactor = Redactor({f"N{number}": value for number, value in enumerate(values)})
     parts = st.one_of(st.sampled_from(values), st.text(alphabet='ab"\\ é\ud83d', max_size=5))
     pieces = data.draw(st.lists(parts, max_size=8))
-    stream = Blanking(redactor)
+    stream = StreamRedactor(redactor)
     live = "".join([*(stream.feed(piece) for piece in pieces), stream.feed("", last=True)])
     for shown in (live, redactor.text("".join(pieces))):
         assert not any(form in shown for value in values for form in forms_of(value))
@@ -30,7 +30,7 @@ def test_what_is_blanked_is_the_same_cut_anywhere() -> None:
     whole = redactor.text(text)
     assert whole == "It is [secret LONG], [secret SHORT], or [secret OTHER] [secret SHORT]-z."
     for at in range(len(text)):
-        stream = Blanking(redactor)
+        stream = StreamRedactor(redactor)
         assert stream.feed(text[:at]) + stream.feed(text[at:]) + stream.feed("", last=True) == whole
 
 
