@@ -130,7 +130,7 @@ def test_a_full_database_reports_it_and_shrinks_when_rows_are_deleted() -> None:
         "with recursive c (n) as (select 1 union all select n + 1 from c limit ?)"
         " insert into t select zeroblob(500000) from c"
     )
-    with pytest.raises(ToolError, match="may hold 52428800 bytes: delete"):
+    with pytest.raises(ToolError, match="may hold at most 52428800 bytes: delete"):
         run_sql(image, fill, [110], reading=False)
     full = run_sql(image, fill, [90], reading=False).image or b""
     assert len(full) > 45_000_000
@@ -140,12 +140,12 @@ def test_a_full_database_reports_it_and_shrinks_when_rows_are_deleted() -> None:
 @pytest.mark.parametrize(
     ("sql", "why"),
     [
-        ("begin", "each statement is a transaction of its own"),
-        ("savepoint here", "each statement is a transaction of its own"),
-        ("commit", "each statement is a transaction of its own"),
-        ("rollback", "each statement is a transaction of its own"),
-        ("create temp table u (a)", "would be gone with this statement"),
-        ("create temp view u as select 1", "would be gone with this statement"),
+        ("begin", "each statement is its own transaction"),
+        ("savepoint here", "each statement is its own transaction"),
+        ("commit", "each statement is its own transaction"),
+        ("rollback", "each statement is its own transaction"),
+        ("create temp table u (a)", "would be lost after this statement"),
+        ("create temp view u as select 1", "would be lost after this statement"),
         ("vacuum", "not allowed here"),
     ],
 )

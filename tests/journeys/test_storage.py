@@ -49,7 +49,7 @@ async def test_a_call_without_a_required_argument_gets_an_error(api: httpx.Async
     (result,) = results_in(
         await talk.turn({"tool_calls": [call("kv_store", operation="set", key="a")]}, {"text": "Done."})
     )
-    assert result["error"] == "set needs `value`"
+    assert result["error"] == "the operation set needs `value`"
 
 
 async def test_secrets_are_written_over_http_and_only_their_names_come_back(api: httpx.AsyncClient) -> None:
