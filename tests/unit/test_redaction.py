@@ -5,8 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perdure.domain.events import EventContext, InputMessageData, NewEvent
+from perdure.domain.ids import MessageId
+from perdure.domain.messages import Message, TextPart
 from perdure.domain.patterns import EXCERPT, compile_regex, matching_lines
-from perdure.domain.redaction import Redactor, StreamRedactor, forms_of
+from perdure.domain.redaction import Redactor, StreamRedactor, forms_of, redact_event
 from perdure.engine.live import ToolText
 
 FEW = st.text(alphabet='ab"\\ é\ud83d', min_size=4, max_size=9)
@@ -68,3 +71,11 @@ def test_no_tool_shows_half_a_secret_where_it_truncates() -> None:
     )
     assert "y" in found.text
     assert "Zebra" not in found.text
+
+
+def test_fields_with_a_fixed_set_of_values_are_not_redacted() -> None:
+    message = Message(MessageId("message_1"), "user", (TextPart("the user"),), "2026-01-01T00:00:00Z")
+    event = NewEvent(InputMessageData(message), EventContext(), 0)
+    data = redact_event(event, Redactor({"ROLE": "user"})).data
+    assert isinstance(data, InputMessageData)
+    assert (data.message.role, data.message.content) == ("user", (TextPart("the [secret ROLE]"),))

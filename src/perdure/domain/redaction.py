@@ -287,15 +287,26 @@ def _free_text_fields(kind: type[Struct]) -> tuple[str, ...]:
 
 
 def _is_fixed(name: str, kind: msgspec.inspect.Type) -> bool:
-    kinds = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
-    plain = (
+    fixed = (
         msgspec.inspect.LiteralType,
         msgspec.inspect.NoneType,
         msgspec.inspect.BoolType,
         msgspec.inspect.IntType,
+        msgspec.inspect.FloatType,
     )
     return (
         name in _FIXED
         or name.endswith(_FIXED_ENDS)
-        or all(isinstance(each, (*plain, msgspec.inspect.FloatType)) for each in kinds)
+        or all(isinstance(each, fixed) for each in _alternatives(kind))
     )
+
+
+def _alternatives(kind: msgspec.inspect.Type) -> Iterator[msgspec.inspect.Type]:
+    """The types that a field's value may have, without the descriptions that annotate them."""
+    if isinstance(kind, msgspec.inspect.Metadata):
+        yield from _alternatives(kind.type)
+    elif isinstance(kind, msgspec.inspect.UnionType):
+        for each in kind.types:
+            yield from _alternatives(each)
+    else:
+        yield kind
