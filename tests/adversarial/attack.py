@@ -1,4 +1,4 @@
-"""Tools as a model misuses them."""
+"""Helpers that let a simulated model misuse tools."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from tests.talk import Json, Talk, call
 
 
 def unseen(*steps: Json, ask: str = "Please.") -> str:
-    """A message that tells the simulated model what to do, every letter of it written so that only a reader
-    of JSON knows it.
+    """A script for the simulated model in which every character is escaped.
 
-    So a secret in it is the model's own: the message that the log holds, and the model reads, is not blanked.
+    A secret in it therefore counts as written by the model: the logged message is not redacted.
     """
     return f"{ask} [[sim {_escaped(list(steps))}]]"
 
 
 class Raw(str):
-    """JSON that goes into a script as it is: a number in an unusual spelling."""
+    """JSON that goes into a script unchanged, such as a number in an unusual spelling."""
 
     __slots__ = ()
 
@@ -37,7 +36,7 @@ def _escaped(value: Any) -> str:
 
 
 async def turn(talk: Talk, *steps: Json, ask: str = "Please.") -> list[Json]:
-    """The events of a turn in which the model does this, from after the message on; it has to end well."""
+    """Run a turn with these steps, which must succeed; returns the events after the message."""
     message = await talk.say(unseen(*steps, ask=ask))
     events = await talk.logged_until("session.idled", after=message["sequence"])
     assert events[-2]["type"] == "turn.completed", events[-2]
@@ -45,30 +44,30 @@ async def turn(talk: Talk, *steps: Json, ask: str = "Please.") -> list[Json]:
 
 
 async def done(talk: Talk, *calls: Json) -> list[Json]:
-    """What calls that the model makes at once came to, in their order."""
+    """The results of calls that the model makes in one answer, in order."""
     events = await turn(talk, {"tool_calls": list(calls)}, {"text": "Done."})
     return [event["data"] for event in events if event["type"] == "tool.completed"]
 
 
 async def use(talk: Talk, name: str, **arguments: object) -> Json:
-    """What one call came to."""
+    """The result of one call."""
     (data,) = await done(talk, call(name, **arguments))
     return data
 
 
 def value_of(data: Json) -> Any:
-    """What a call that went well gave."""
+    """The value that a successful call returned."""
     assert data["success"], data
     return json.loads(data["result"][0]["text"])
 
 
 async def works(talk: Talk, name: str, **arguments: object) -> Any:
-    """What one call gave that has to go well."""
+    """The value of one call, which must succeed."""
     return value_of(await use(talk, name, **arguments))
 
 
 async def refused(talk: Talk, name: str, **arguments: object) -> str:
-    """Why one call was refused, which it has to be."""
+    """The error of one call, which must fail."""
     data = await use(talk, name, **arguments)
     assert not data["success"], data
     return str(data["error"])

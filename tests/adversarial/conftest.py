@@ -1,7 +1,4 @@
-"""Whatever is tried here, the server must be there afterwards.
-
-The same process, with nothing unforeseen in its log.
-"""
+"""After every attack, the same server process must still run, without unexpected errors in its log."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ async def _watched(server: Server) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 async def one(sqlite_server: Server) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a server on SQLite, for attacks that never come near the database."""
+    """A client of a server on SQLite, for attacks that do not involve the database."""
     async for client in _watched(sqlite_server):
         yield client
 

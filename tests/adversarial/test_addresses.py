@@ -1,7 +1,4 @@
-"""Addresses that lead inside.
-
-However they are written, whoever redirects there, whenever a name changes its mind.
-"""
+"""Private addresses are never reached: in any spelling, by redirects, or by DNS rebinding."""
 
 from __future__ import annotations
 
@@ -23,27 +20,35 @@ from tests.sites import INSIDE, PUBLIC, Names, Site, serving
 from tests.talk import call, new_talk
 
 PRIVATE_HOSTS = [
-    "127.0.0.1", "127.1", "2130706433", "0x7f000001", "0x7f.1", "017700000001", "0177.0.0.1", "localhost", "LOCALHOST.", "0",
+    "127.0.0.1", "127.1", "2130706433", "0x7f000001", "0x7f.1", "017700000001", "0177.0.0.1", "localhost",
+    "LOCALHOST.", "0",
     "0.0.0.0",
-    "[::1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::127.0.0.1]", "[64:ff9b::7f00:1]", "[64:ff9b:1::a00:1]",
-    "[2002:7f00:1::]", "[2001:0:7f00:1::]", "[fe80::1]", "[fec0::1]", "[fc00::1]", "[ff02::1]", "10.0.0.1", "172.16.0.1",
-    "192.168.1.1", "169.254.169.254", "0xa9fea9fe", "100.64.0.1", "100.100.100.200", "168.63.129.16", "192.0.0.192", "224.0.0.1",
-    "255.255.255.255", "metadata.google.internal", "[fd00:ec2::254]", "\uff11\uff12\uff17.0.0.1", "127.0.0.1.",
+    "[::1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::127.0.0.1]", "[64:ff9b::7f00:1]",
+    "[64:ff9b:1::a00:1]",
+    "[2002:7f00:1::]", "[2001:0:7f00:1::]", "[fe80::1]", "[fec0::1]", "[fc00::1]", "[ff02::1]", "10.0.0.1",
+    "172.16.0.1",
+    "192.168.1.1", "169.254.169.254", "0xa9fea9fe", "100.64.0.1", "100.100.100.200", "168.63.129.16",
+    "192.0.0.192", "224.0.0.1",
+    "255.255.255.255", "metadata.google.internal", "[fd00:ec2::254]", "\uff11\uff12\uff17.0.0.1",
+    "127.0.0.1.",
 ]  # fmt: skip
 
 ODD_HOSTS = [
     "\u2460\u2461\u2466.0.0.1", "127\u3002\u0030\u3002\u0030\u30021", "loc\u24d0lhost",
     "\uff4c\uff4f\uff43\uff41\uff4c\uff48\uff4f\uff53\uff54", "localhost\u3002",
-    "%31%32%37.0.0.1", "127.0.0.%31", "127.0.0.1%00.example.com", "[fe80::1%25lo]", "[::1%25lo]", "[::ffff:127.0.0.1%25lo]", "0127.0.0.1",
-    "127.000.000.001", "127.0.1", "0x7F.0X0.0x0.0x1", "0x7f000001.", "4294967296", "2130706433.", "127.0.0.1.", "127.0.0.1..",
+    "%31%32%37.0.0.1", "127.0.0.%31", "127.0.0.1%00.example.com", "[fe80::1%25lo]", "[::1%25lo]",
+    "[::ffff:127.0.0.1%25lo]", "0127.0.0.1",
+    "127.000.000.001", "127.0.1", "0x7F.0X0.0x0.0x1", "0x7f000001.", "4294967296", "2130706433.",
+    "127.0.0.1.", "127.0.0.1..",
     "1.0.0.127.in-addr.arpa",
-    "[0:0:0:0:0:0:0:1]", "[0000::0001]", "[::127.0.0.1]", "[::ffff:0:127.0.0.1]", "[64:ff9b::127.0.0.1]", "[2002:7f00:0001::1]",
+    "[0:0:0:0:0:0:0:1]", "[0000::0001]", "[::127.0.0.1]", "[::ffff:0:127.0.0.1]", "[64:ff9b::127.0.0.1]",
+    "[2002:7f00:0001::1]",
     "localhost.localdomain", "127.0.0.1.nip.invalid", "", ".", "..", "a" * 64, "a." * 130, "-", "_",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("host", sorted({*PRIVATE_HOSTS, *ODD_HOSTS}))
-async def test_no_spelling_of_a_private_address_nor_an_odd_one_is_reached(site: Site, host: str) -> None:
+async def test_no_spelling_of_a_private_address_is_reached(site: Site, host: str) -> None:
     site.answers["/"] = web.Response(text="secret")
     with pytest.raises(ToolError):
         await fetch(f"http://{host}:{site.port}/", PUBLIC)
@@ -60,12 +65,12 @@ async def test_no_spelling_of_a_private_address_nor_an_odd_one_is_reached(site: 
         "[::ffff:169.254.169.254]",
     ],
 )
-async def test_metadata_services_are_never_reached_even_where_private_addresses_are(host: str) -> None:
+async def test_metadata_services_are_never_reached_even_if_private_addresses_are_allowed(host: str) -> None:
     with pytest.raises(ToolError, match="public"):
         await fetch(f"http://{host}/latest/meta-data/", INSIDE)
 
 
-async def test_a_name_that_points_inside_is_refused_and_so_is_one_that_changes_its_mind(site: Site) -> None:
+async def test_a_name_that_resolves_to_a_private_address_now_or_later_is_refused(site: Site) -> None:
     site.answers["/"] = web.Response(text="secret")
     with pytest.raises(ToolError, match="not a public host"):
         await fetch(site.url("/", "inside.test"), PUBLIC, resolver=Names(inside_test=["127.0.0.1"]))
@@ -76,7 +81,7 @@ async def test_a_name_that_points_inside_is_refused_and_so_is_one_that_changes_i
     assert site.asked == []
 
 
-async def test_the_connection_goes_to_the_address_that_was_checked_and_the_name_is_looked_up_once(
+async def test_the_connection_uses_the_checked_address_and_the_name_is_resolved_once(
     site: Site,
 ) -> None:
     seen: list[str] = []
@@ -126,10 +131,10 @@ async def test_a_redirect_is_checked_like_the_first_address(site: Site) -> None:
         assert hidden.asked == []
 
 
-async def test_a_redirect_to_a_name_that_points_inside_is_refused(
+async def test_a_redirect_to_a_name_with_a_private_address_is_refused(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first host counts as public here; the second is what it is."""
+    """The first host counts as public here; the second one is checked as usual."""
     real = web_client.is_public_address
     monkeypatch.setattr(
         web_client, "is_public_address", lambda address: address == "127.0.0.1" or real(address)
@@ -150,9 +155,11 @@ async def test_a_redirect_to_a_name_that_points_inside_is_refused(
 @pytest.mark.parametrize(
     "url",
     [
-        "file:///etc/passwd", "ftp://example.com/", "example.com", "http://", "http:///x", "javascript:alert(1)",
+        "file:///etc/passwd", "ftp://example.com/", "example.com", "http://", "http:///x",
+        "javascript:alert(1)",
         "http://a:b@example.com/",
-        "http://example.com:22/", "http://example.com:25/", "http://example.com:0/", "http://example.com:99999/",
+        "http://example.com:22/", "http://example.com:25/", "http://example.com:0/",
+        "http://example.com:99999/",
         "http://example.com/" + "x" * 3000, "data:text/html,x", "unix:///run/x.sock",
     ],
 )  # fmt: skip
@@ -161,21 +168,28 @@ async def test_only_web_addresses_are_fetched(url: str) -> None:
         await fetch(url, PUBLIC, resolver=Names())
 
 
-# --- spellings that only some readers understand
+# --- spellings that only some parsers understand
 # -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "written",
     [
-        "http://public.test@127.0.0.1:{port}/", "http://public.test:80@127.0.0.1:{port}/", "http://127.0.0.1:{port}#@public.test/",
-        "http://127.0.0.1:{port}?@public.test/", "http://public.test\\@127.0.0.1:{port}/", "http://127.0.0.1:{port}\\@public.test/",
-        "http:/127.0.0.1:{port}/", "http:127.0.0.1:{port}/", "http:///127.0.0.1:{port}/", "http:\\\\127.0.0.1:{port}\\",
+        "http://public.test@127.0.0.1:{port}/", "http://public.test:80@127.0.0.1:{port}/",
+        "http://127.0.0.1:{port}#@public.test/",
+        "http://127.0.0.1:{port}?@public.test/", "http://public.test\\@127.0.0.1:{port}/",
+        "http://127.0.0.1:{port}\\@public.test/",
+        "http:/127.0.0.1:{port}/", "http:127.0.0.1:{port}/", "http:///127.0.0.1:{port}/",
+        "http:\\\\127.0.0.1:{port}\\",
         "//127.0.0.1:{port}/",
-        " http://127.0.0.1:{port}/", "http://\t127.0.0.1:{port}/", "ht\ntp://127.0.0.1:{port}/", "http://127.0.0.1\r\n:{port}/",
-        "http://127.0.0.1:{port}/\r\nX-Evil: 1", "HTTP://127.0.0.1:{port}/", "http://[127.0.0.1]:{port}/", "http://127.0.0.1:{port}:80/",
-        "http://127.0.0.1:+{port}/", "http://127.0.0.1: {port}/", "http://[::1]:{port}]/", "http://public.test,127.0.0.1:{port}/",
-        "jar:http://127.0.0.1:{port}/!/", "view-source:http://127.0.0.1:{port}/", "http+unix://127.0.0.1:{port}/",
+        " http://127.0.0.1:{port}/", "http://\t127.0.0.1:{port}/", "ht\ntp://127.0.0.1:{port}/",
+        "http://127.0.0.1\r\n:{port}/",
+        "http://127.0.0.1:{port}/\r\nX-Evil: 1", "HTTP://127.0.0.1:{port}/", "http://[127.0.0.1]:{port}/",
+        "http://127.0.0.1:{port}:80/",
+        "http://127.0.0.1:+{port}/", "http://127.0.0.1: {port}/", "http://[::1]:{port}]/",
+        "http://public.test,127.0.0.1:{port}/",
+        "jar:http://127.0.0.1:{port}/!/", "view-source:http://127.0.0.1:{port}/",
+        "http+unix://127.0.0.1:{port}/",
         "ws://127.0.0.1:{port}/",
     ],
 )  # fmt: skip
@@ -186,13 +200,10 @@ async def test_no_odd_url_reaches_this_machine(site: Site, written: str) -> None
     assert site.asked == []
 
 
-async def test_a_name_that_changes_its_mind_between_two_steps_is_refused(
+async def test_a_name_that_changes_its_address_between_two_redirects_is_refused(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first address counts as public here.
-
-    The redirect is to the very same host, which is elsewhere by then.
-    """
+    """The first address counts as public. The redirect goes to the same host, which has moved by then."""
     real = web_client.is_public_address
     monkeypatch.setattr(
         web_client, "is_public_address", lambda address: address == "127.0.0.1" or real(address)
@@ -205,7 +216,7 @@ async def test_a_name_that_changes_its_mind_between_two_steps_is_refused(
     assert (site.asked, names.asked) == (["/"], ["rebind.test"] * 2)
 
 
-async def test_no_header_can_be_put_into_a_request(site: Site) -> None:
+async def test_no_header_can_be_injected_into_a_request(site: Site) -> None:
     seen: list[dict[str, str]] = []
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -219,11 +230,11 @@ async def test_no_header_can_be_put_into_a_request(site: Site) -> None:
     assert not any("x-evil" in headers for headers in seen)
 
 
-# --- through the model, and through settings
+# --- through the model and through settings
 # ----------------------------------------------------------------------------
 
 
-async def test_the_model_learns_nothing_of_what_is_inside(each: httpx.AsyncClient) -> None:
+async def test_the_model_learns_nothing_about_private_hosts(each: httpx.AsyncClient) -> None:
     talk = await new_talk(each, capabilities=[{"ref": "web_fetch"}])
     port = each.base_url.port
     urls = [
@@ -234,24 +245,28 @@ async def test_the_model_learns_nothing_of_what_is_inside(each: httpx.AsyncClien
     answers = await done(talk, *(call("web_fetch", url=url) for url in urls))
     assert [answer["success"] for answer in answers] == [False] * len(urls)
     assert "running_sessions" not in str(answers)
-    # Whether anybody listens there is no business of the model's either.
+    # The model must not learn whether the port is open either.
     assert await refused(talk, "web_fetch", url="http://127.0.0.1:65001/health") == answers[0]["error"]
 
 
 METADATA = [
-    "169.254.169.254", "\uff11\uff16\uff19.254.169.254", "\u2460\u2465\u2468.254.169.254", "169\u3002254\u3002169\u3002254",
+    "169.254.169.254", "\uff11\uff16\uff19.254.169.254", "\u2460\u2465\u2468.254.169.254",
+    "169\u3002254\u3002169\u3002254",
     "169.254.169.254.", "0xa9fea9fe",
-    "0xa9.0xfe.0xa9.0xfe", "2852039166", "0251.0376.0251.0376", "169.254.43518", "[::ffff:a9fe:a9fe]", "[fd00:ec2::254]",
-    "[fe80::a9fe:a9fe%25eth0]", "metadata.google.internal", "metadata\u3002google\u3002internal", "MetaData.Google.Internal.",
+    "0xa9.0xfe.0xa9.0xfe", "2852039166", "0251.0376.0251.0376", "169.254.43518", "[::ffff:a9fe:a9fe]",
+    "[fd00:ec2::254]",
+    "[fe80::a9fe:a9fe%25eth0]", "metadata.google.internal", "metadata\u3002google\u3002internal",
+    "MetaData.Google.Internal.",
     "metadata.goog",
-    "\uff4d\uff45\uff54\uff41\uff44\uff41\uff54\uff41.google.internal", "100.100.100.200", "168.63.129.16", "192.0.0.192",
+    "\uff4d\uff45\uff54\uff41\uff44\uff41\uff54\uff41.google.internal", "100.100.100.200", "168.63.129.16",
+    "192.0.0.192",
     "[64:ff9b::a9fe:a9fe]",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("host", METADATA)
 @pytest.mark.parametrize("provider_type", ["openai", "openai_completions", "anthropic"])
-async def test_no_model_is_set_up_where_clouds_hand_out_credentials(
+async def test_no_provider_can_point_to_a_metadata_service(
     one: httpx.AsyncClient, provider_type: str, host: str
 ) -> None:
     for written in (f"http://{host}/v1", f"https://{host}:443/v1", f"http://{host}"):
@@ -266,19 +281,21 @@ async def test_no_model_is_set_up_where_clouds_hand_out_credentials(
     [
         "file:///etc/passwd", "gopher://127.0.0.1/", "ftp://127.0.0.1/", "http://user:pw@example.com/v1",
         "http://example.com@169.254.169.254/",
-        "http://", "http:///v1", "//169.254.169.254/v1", "http:169.254.169.254", "http://[", "http://a b/", "http://example.com:99999/",
-        "http://example.com\\@169.254.169.254/", "http://example.com/\r\nX: 1", "javascript:1", "unix:/run/x.sock",
+        "http://", "http:///v1", "//169.254.169.254/v1", "http:169.254.169.254", "http://[", "http://a b/",
+        "http://example.com:99999/",
+        "http://example.com\\@169.254.169.254/", "http://example.com/\r\nX: 1", "javascript:1",
+        "unix:/run/x.sock",
         "http://169.254.169.254\t/",
     ],
 )  # fmt: skip
-async def test_only_plain_addresses_are_taken_for_models(one: httpx.AsyncClient, written: str) -> None:
+async def test_only_plain_urls_are_accepted_for_models(one: httpx.AsyncClient, written: str) -> None:
     answer = await one.post(
         "/v1/providers", json={"name": "Odd", "provider_type": "openai", "base_url": written}
     )
     assert answer.status_code == 400, answer.text
 
 
-async def test_a_model_at_a_name_that_cannot_be_one_is_not_reached_and_that_is_said(
+async def test_a_model_at_an_invalid_host_name_fails_with_a_clear_error(
     one: httpx.AsyncClient,
 ) -> None:
     for host in ("a" * 70, "a..b", "x." * 120 + "invalid"):
@@ -294,7 +311,7 @@ async def test_a_model_at_a_name_that_cannot_be_one_is_not_reached_and_that_is_s
 
 
 class _Moving:
-    """A name service that changes its answer from one question to the next."""
+    """A resolver that returns another address at each lookup."""
 
     def __init__(self, *addresses: str) -> None:
         self.addresses = list(addresses)
@@ -307,7 +324,7 @@ class _Moving:
         pass
 
 
-async def test_a_models_name_is_looked_at_each_time_it_is_resolved() -> None:
+async def test_a_models_addresses_are_checked_at_every_resolution() -> None:
     resolver = GuardedResolver()
     resolver._inner = _Moving("192.0.2.1", "169.254.169.254", "::ffff:169.254.169.254", "192.0.2.1")  # type: ignore[assignment]
     assert (await resolver.resolve("model.test", 80))[0]["host"] == "192.0.2.1"

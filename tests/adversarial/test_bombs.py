@@ -1,4 +1,4 @@
-"""Small things that would take long elsewhere: patterns, nesting, great numbers of parts, and schedules."""
+"""Small inputs that could take very long: patterns, nesting, very many parts, and schedules."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ TEXTS = [
 
 
 class Soon:
-    """Something that must not take long."""
+    """Fails if its block takes long."""
 
     def __enter__(self) -> None:
         self._began = time.monotonic()
@@ -69,7 +69,7 @@ class Soon:
 
 @pytest.fixture
 async def bait(each: httpx.AsyncClient) -> Talk:
-    """A session with a file, and with messages, over which a bad pattern would hang."""
+    """A session with a file and messages on which a backtracking pattern would hang."""
     talk = await new_talk(each, title="a" * 400 + "!")
     await post(
         each,
@@ -101,7 +101,7 @@ async def test_no_pattern_over_files_hangs(bait: Talk) -> None:
     assert not [result for result in results if "failed:" in str(result.get("error"))]
 
 
-async def test_no_search_hangs_and_no_sign_in_it_means_anything(bait: Talk) -> None:
+async def test_no_search_hangs_and_no_character_in_it_is_special(bait: Talk) -> None:
     paths = [
         "/v1/sessions?search=",
         "/v1/agents?search=",
@@ -125,7 +125,7 @@ async def test_no_search_hangs_and_no_sign_in_it_means_anything(bait: Talk) -> N
 
 
 # --- bodies
-# -----------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------
 
 WIDE = {
     "an array": b"[" + b"0," * 400_000 + b"0]",
@@ -136,9 +136,7 @@ WIDE = {
 }
 
 
-async def test_no_body_with_a_great_many_parts_takes_long(
-    one: httpx.AsyncClient, sqlite_server: Server
-) -> None:
+async def test_no_body_with_very_many_parts_takes_long(one: httpx.AsyncClient, sqlite_server: Server) -> None:
     talk = await new_talk(one)
     process = psutil.Process(sqlite_server.pid)
     began = process.memory_info().rss
@@ -162,7 +160,7 @@ def nested(depth: int, inside: Any = 1) -> Any:
     return inside
 
 
-async def test_nothing_that_is_kept_is_nested_deeper_than_it_can_be_read(each: httpx.AsyncClient) -> None:
+async def test_nothing_is_stored_with_more_nesting_than_can_be_read(each: httpx.AsyncClient) -> None:
     kept = 0
     for depth in (10, 30, 60, 200, 450):
         tool = {
@@ -186,7 +184,7 @@ async def test_nothing_that_is_kept_is_nested_deeper_than_it_can_be_read(each: h
 
 
 @pytest.mark.parametrize("depth", [50, 400, 900])
-async def test_arguments_of_any_depth_are_an_error_at_worst(each: httpx.AsyncClient, depth: int) -> None:
+async def test_arguments_of_any_depth_are_at_worst_an_error(each: httpx.AsyncClient, depth: int) -> None:
     talk = await new_talk(each)
     tool = {"type": "client_side", "name": "ask", "description": "x", "parameters": {"type": "object"}}
     for name in ("bash", "kv_store", "write_todos", "nothing"):
@@ -197,7 +195,8 @@ async def test_arguments_of_any_depth_are_an_error_at_worst(each: httpx.AsyncCli
         assert events[-2]["type"] in ("turn.completed", "turn.failed"), events[-2]
     asked = await new_talk(each, tools=[tool])
     await asked.say(
-        f'[[sim [{{"tool_calls":[{{"id":"ask_1","name":"ask","arguments":{_deep(40)}}}]}},{{"text":"Done."}}]]]'
+        f'[[sim [{{"tool_calls":[{{"id":"ask_1","name":"ask","arguments":{_deep(40)}}}]}},'
+        '{"text":"Done."}]]]'
     )
     await asked.logged_until("tool.call_requested")
     answer = await each.post(
@@ -214,7 +213,7 @@ def _deep(depth: int) -> str:
     return '{"a":[' * depth + "1" + "]}" * depth
 
 
-async def test_a_great_many_calls_at_once_are_all_answered(each: httpx.AsyncClient) -> None:
+async def test_very_many_calls_at_once_are_all_answered(each: httpx.AsyncClient) -> None:
     talk = await new_talk(each)
     calls = [call("bash", command=f"echo {number}") for number in range(60)] + [
         call("get_current_time")
@@ -223,7 +222,7 @@ async def test_a_great_many_calls_at_once_are_all_answered(each: httpx.AsyncClie
     assert [result["success"] for result in results] == [True] * 260
 
 
-async def test_a_model_that_repeats_itself_for_ever_is_stopped(one: httpx.AsyncClient) -> None:
+async def test_a_model_that_repeats_itself_forever_is_stopped(one: httpx.AsyncClient) -> None:
     talk = await new_talk(one, max_iterations=5)
     steps = [{"tool_calls": [call("get_current_time")]}] * 50
     message = await talk.say(unseen(*steps))
@@ -232,11 +231,13 @@ async def test_a_model_that_repeats_itself_for_ever_is_stopped(one: httpx.AsyncC
 
 
 # --- schedules
-# ------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------
 
 CRONS = [
-    "0 0 30 2 *", "0 0 31 2,4,6,9,11 *", "0 0 31 4 *", "* * * * * *", "@every 1s", "@reboot", "*/0 * * * *", "*/-1 * * * *", "60 * * * *",
-    "0-99999999999 * * * *", "1-0 * * * *", "0 0 0 * *", "0 0 * 13 *", "0 0 * * 9", "a b c d e", "* * * *", "", " ",
+    "0 0 30 2 *", "0 0 31 2,4,6,9,11 *", "0 0 31 4 *", "* * * * * *", "@every 1s", "@reboot", "*/0 * * * *",
+    "*/-1 * * * *", "60 * * * *",
+    "0-99999999999 * * * *", "1-0 * * * *", "0 0 0 * *", "0 0 * 13 *", "0 0 * * 9", "a b c d e", "* * * *",
+    "", " ",
     "\x00 * * * *", "é * * * *",
     "\u0660 \u0660 * * *", "*" * 200, "1," * 90 + "1 * * * *", "0 0 1#5 * *", "0 0 * * 1#9", "L * * * *",
     "? ? ? ? ?", "* * * * *; rm", "* * * * *\n* * * * *",
@@ -256,7 +257,7 @@ ZONES = [
 
 
 @pytest.mark.parametrize("cron", CRONS)
-def test_an_expression_that_names_no_time_is_refused_at_once(cron: str) -> None:
+def test_a_cron_expression_that_never_matches_is_refused_at_once(cron: str) -> None:
     with Soon():
         try:
             found = next_firing(cron, "UTC", 1_700_000_000_000_000)
@@ -265,7 +266,7 @@ def test_an_expression_that_names_no_time_is_refused_at_once(cron: str) -> None:
     assert found > 1_700_000_000_000_000
 
 
-async def test_no_schedule_leads_to_a_file_or_never_ends(each: httpx.AsyncClient) -> None:
+async def test_no_schedule_reads_a_file_or_hangs(each: httpx.AsyncClient) -> None:
     talk = await new_talk(each)
     for zone in ZONES:
         answer = await each.post(
@@ -294,7 +295,9 @@ async def test_no_schedule_leads_to_a_file_or_never_ends(each: httpx.AsyncClient
         "2999-01-01T00:00:00+99:99",
     ],
 )
-async def test_a_time_at_the_end_of_time_is_refused_or_kept(each: httpx.AsyncClient, at: str) -> None:
+async def test_a_time_at_the_limit_of_the_range_is_refused_or_stored(
+    each: httpx.AsyncClient, at: str
+) -> None:
     talk = await new_talk(each)
     answer = await each.post(talk.path("/schedules"), json={"message": "m", "at": at})
     assert answer.status_code in (201, 400), answer.text
@@ -302,7 +305,7 @@ async def test_a_time_at_the_end_of_time_is_refused_or_kept(each: httpx.AsyncCli
     assert len(listed) == (answer.status_code == 201)
 
 
-async def test_a_session_cannot_be_filled_with_schedules(one: httpx.AsyncClient) -> None:
+async def test_a_session_cannot_have_unlimited_schedules(one: httpx.AsyncClient) -> None:
     talk = await new_talk(one, capabilities=[{"ref": "session_schedule"}])
     calls = [call("create_schedule", message="m", cron="* * * * *") for _ in range(20)]
     results = await done(talk, *calls)

@@ -1,7 +1,4 @@
-"""Paths and patterns that mean harm.
-
-No way out of a workspace, no name that is not one, nothing that hangs.
-"""
+"""Hostile paths and patterns: nothing leaves the workspace, no invalid name is accepted, nothing hangs."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from tests.talk import call, new_talk
 
 @pytest.fixture(params=["session", "workspace"])
 async def tree(request: pytest.FixtureRequest, each: httpx.AsyncClient) -> Tree:
-    """A session's files, by its own address and by its workspace's."""
+    """A session's files, addressed by the session and by its workspace."""
     talk = await new_talk(each)
     return Tree(
         talk,
@@ -56,12 +53,14 @@ async def test_no_path_leads_out_of_the_workspace(shared_server: Server, tree: T
 @pytest.mark.parametrize(
     "written",
     [
-        "..%5C..%5Cetc", "a%5Cb", "a%00b", "%00", "a%0Ab", "a%0D%0AX-Evil:%201", "a%7F", "%C2%85", "%FF", "%C0%AF", "%C0%AE%C0%AE/x",
-        "%ED%A0%80", "a%E2%80%AEb", "%EF%BB%BFa", "_", "_/x", "x" * 256, "/".join(["y" * 200] * 6), "/".join("z" * 70), "a%20/b",
+        "..%5C..%5Cetc", "a%5Cb", "a%00b", "%00", "a%0Ab", "a%0D%0AX-Evil:%201", "a%7F", "%C2%85", "%FF",
+        "%C0%AF", "%C0%AE%C0%AE/x",
+        "%ED%A0%80", "a%E2%80%AEb", "%EF%BB%BFa", "_", "_/x", "x" * 256, "/".join(["y" * 200] * 6),
+        "/".join("z" * 70), "a%20/b",
         "%20",
     ],
 )  # fmt: skip
-async def test_what_cannot_be_a_path_is_refused(shared_server: Server, tree: Tree, written: str) -> None:
+async def test_an_invalid_path_is_refused(shared_server: Server, tree: Tree, written: str) -> None:
     for method, body in (
         ("POST", b'{"content":"x"}'),
         ("PUT", b'{"content":"x"}'),
@@ -90,7 +89,7 @@ async def test_names_that_look_the_same_are_the_same_file(tree: Tree) -> None:
     assert code(await tree.act("copy", 409, src_path="cafe\u0301", dst_path="/caf\u00e9")) == "file_exists"
 
 
-async def test_there_are_no_links_only_names(tree: Tree) -> None:
+async def test_the_content_of_a_file_is_never_followed_as_a_link(tree: Tree) -> None:
     await tree.create("link", content="/etc/passwd")
     assert code(await tree.read("link/x", 404)) == "file_not_found"
     assert code(await tree.create("link/x", 409, content="x")) == "not_a_folder"
@@ -105,36 +104,44 @@ async def test_a_pattern_that_would_hang_elsewhere_does_not(tree: Tree, pattern:
     assert (await tree.http.get("/health")).status_code == 200
 
 
-# --- everywhere else that takes a path
+# --- everything else that takes a path
 # ------------------------------------------------------------------------------
 
 NO_PATHS = {
-    "a backslash": "..\\..\\etc", "NUL": "a\x00b", "a line's end": "a\nb", "an escape": "a\x1b[2Jb", "DEL": "a\x7fb", "C1": "a\x85b",
-    "turned around": "a\u202eb", "nothing seen": "a\u200bb", "a word joiner": "a\u2060b", "a soft hyphen": "a\u00adb",
-    "a byte order mark": "\ufeffa", "tags": "a\U000e0041b", "a line separator": "a\u2028b", "too long a name": "x" * 256,
-    "too long": "/".join(["y" * 200] * 6), "too deep": "/".join("z" * 70), "a name in spaces": "a/ b /c", "blank": "  ",
+    "a backslash": "..\\..\\etc", "NUL": "a\x00b", "a line's end": "a\nb", "an escape": "a\x1b[2Jb",
+    "DEL": "a\x7fb", "C1": "a\x85b",
+    "turned around": "a\u202eb", "nothing seen": "a\u200bb", "a word joiner": "a\u2060b",
+    "a soft hyphen": "a\u00adb",
+    "a byte order mark": "\ufeffa", "tags": "a\U000e0041b", "a line separator": "a\u2028b",
+    "too long a name": "x" * 256,
+    "too long": "/".join(["y" * 200] * 6), "too deep": "/".join("z" * 70), "a name in spaces": "a/ b /c",
+    "blank": "  ",
 }  # fmt: skip
-"""Of these no name can be made. As JSON has them, nothing has been decoded."""
+"""Invalid paths. In JSON they are not percent-decoded."""
 
 OUTSIDE = {
-    "up": "../../../etc/passwd", "from the top": "/../../etc/passwd", "through a folder": "a/../../../etc/passwd",
+    "up": "../../../etc/passwd", "from the top": "/../../etc/passwd",
+    "through a folder": "a/../../../etc/passwd",
     "doubled": "//etc////passwd", "dots": "./././etc/./passwd", "the mount": "/workspace/../etc/passwd",
     "the mount, up": "/workspace/../../../etc/passwd", "its neighbour": "/workspaces/../etc/passwd",
 }  # fmt: skip
-"""Paths that would lead elsewhere if there were an elsewhere: all of them are one and the same path."""
+"""Paths that try to leave the workspace: all of them mean the same path inside it."""
 
 HARMLESS = {
     "encoded": "%2e%2e%2fetc", "doubly encoded": "%252e%252e%252fetc", "full width": "\uff0e\uff0e\uff0fetc",
     "one dot leader": "\u2024\u2024",
-    "fraction slash": "..\u2044..\u2044etc", "division slash": "..\u2215etc", "three dots": "...", "a tilde": "~root", "a drive": "C:",
-    "a scheme": "file:", "a variable": "$HOME", "options": "-rf", "a pattern": "*", "a device": "CON", "joined": "\u0646\u200c\u0647",
+    "fraction slash": "..\u2044..\u2044etc", "division slash": "..\u2215etc", "three dots": "...",
+    "a tilde": "~root", "a drive": "C:",
+    "a scheme": "file:", "a variable": "$HOME", "options": "-rf", "a pattern": "*", "a device": "CON",
+    "joined": "\u0646\u200c\u0647",
 }  # fmt: skip
-"""Names like any other, whatever they mean elsewhere."""
+"""Ordinary names here, although they are special elsewhere."""
 
 TOOLS: dict[str, dict[str, object]] = {
     "read_file": {"path": "@"}, "write_file": {"path": "@", "content": "mine"},
     "edit_file": {"path": "@", "old_text": "a", "new_text": "b"},
-    "list_directory": {"path": "@"}, "grep_files": {"pattern": "x", "path": "@"}, "glob": {"pattern": "*", "path": "@"},
+    "list_directory": {"path": "@"}, "grep_files": {"pattern": "x", "path": "@"},
+    "glob": {"pattern": "*", "path": "@"},
     "delete_file": {"path": "@"}, "stat_file": {"path": "@"}, "read_many_files": {"paths": ["/fine", "@"]},
 }  # fmt: skip
 
@@ -158,7 +165,7 @@ def test_every_tool_that_takes_a_path_is_tried() -> None:
     assert takes == set(TOOLS)
 
 
-async def test_no_tool_takes_what_is_no_path(each: httpx.AsyncClient) -> None:
+async def test_no_tool_accepts_an_invalid_path(each: httpx.AsyncClient) -> None:
     talk = await new_talk(each)
     await works(talk, "write_file", path="/fine", content="fine")
     cases = [(name, label) for name in TOOLS for label in NO_PATHS]
@@ -190,22 +197,22 @@ async def test_no_tool_leads_out_of_the_workspace(each: httpx.AsyncClient) -> No
             assert "root:" not in str(found)
 
 
-async def test_names_that_mean_something_elsewhere_mean_nothing_here(each: httpx.AsyncClient) -> None:
+async def test_names_that_are_special_elsewhere_are_ordinary_here(each: httpx.AsyncClient) -> None:
     talk = await new_talk(each)
     calls = [call("write_file", path=f"/{name}", content="x") for name in HARMLESS.values()]
     assert all(result["success"] for result in await done(talk, *calls))
     listed = {entry["path"] for entry in (await each.get(talk.path("/fs"))).json()["data"]}
     assert listed == {f"/{name}" for name in HARMLESS.values()}
     shell = await works(talk, "bash", command="ls -A | wc -l; find . -type f -exec cat -- {} + | wc -c")
-    # One of them is more than the shell can hold, which it says.
+    # The shell cannot hold one of them, and says so.
     assert shell["stdout"].split() == [str(len(HARMLESS) - 1)] * 2
     assert len(shell["notes"]) == 1
 
 
 def bodies_with(path: str) -> dict[str, object]:
-    """Every body with a path in it, by what comes after the tree's address.
+    """Every body that contains a path, by the URL's part after the tree's base.
 
-    Those that do not begin with `/fs` stand by themselves.
+    URLs that do not begin with `/fs` are absolute.
     """
     return {
         "/fs/_/copy source": {"src_path": path, "dst_path": "/b"},
@@ -223,7 +230,7 @@ def bodies_with(path: str) -> dict[str, object]:
     }
 
 
-async def test_no_body_takes_what_is_no_path(tree: Tree) -> None:
+async def test_no_body_accepts_an_invalid_path(tree: Tree) -> None:
     await tree.create("fine", content="fine")
     wrong = []
     for label, path in NO_PATHS.items():
@@ -258,7 +265,7 @@ async def test_no_body_leads_out_of_the_workspace(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("way", ["download", "preview"])
-async def test_what_is_shown_as_it_is_cannot_be_more_than_shown(tree: Tree, way: str) -> None:
+async def test_a_file_that_is_served_cannot_run_scripts(tree: Tree, way: str) -> None:
     name = 'x";evil=1; filename=".html'
     page = "<script>alert(1)</script>"
     await tree.act("copy", 404, src_path="/nothing", dst_path="/y")
@@ -275,7 +282,7 @@ async def test_what_is_shown_as_it_is_cannot_be_more_than_shown(tree: Tree, way:
         assert (await tree.http.get(f"{tree.base}/fs/_/{way}/{written}")).status_code in (400, 404)
 
 
-async def test_a_body_of_a_great_many_files_is_refused_or_kept_and_nothing_between(
+async def test_a_body_with_very_many_files_is_refused_or_stored_completely(
     each: httpx.AsyncClient,
 ) -> None:
     files = [{"path": f"/f{number}", "content": ""} for number in range(30_000)]

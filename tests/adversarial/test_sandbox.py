@@ -1,6 +1,6 @@
-"""What ends a process ends a call.
+"""A process that dies ends one call only.
 
-Commands and statements that crash, hang or swell, and what their processes know of ours.
+Commands and statements that crash, hang or use too much memory, and what their processes inherit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pytest
 from perdure.domain.errors import ToolError
 from perdure.sandbox import child as sandbox_child
 from perdure.sandbox import pool as sandbox_module
-from perdure.sandbox.child import HEADER, Begun, Frame, Gave, Refused, Shown, answer_to, serve
+from perdure.sandbox.child import HEADER, Done, Failed, Frame, Output, Started, answer_to, serve
 from perdure.sandbox.pool import AT_ONCE, KEPT, SHARES, Sandbox
 from perdure.sandbox.room import Room
 from perdure.sandbox.shell import ShellDone, ShellJob
@@ -37,7 +37,7 @@ CRASHES = {
     "a recursion of jq": "jq -n '[recurse([.,.])]'",
     "a recursion of eval": 'x=\'eval "$x"\'; eval "$x"',
 }
-"""Each of these overflows the stack of the process that it runs in."""
+"""Each of these overflows the stack of its process."""
 HANGS = "echo a > a; uniq -f 9999999999999999999 a"
 
 
@@ -60,27 +60,27 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 
 def _ours() -> list[psutil.Process]:
-    """The sandbox's processes of this test process."""
+    """The sandbox processes of this test process."""
     found = []
     for child in psutil.Process().children():
         try:
             if sandbox_child.MODULE in child.cmdline():
                 found.append(child)
-        except psutil.Error:  # gone meanwhile
+        except psutil.Error:  # it has ended meanwhile
             continue
     return found
 
 
 async def echo(sandbox: Sandbox) -> str:
-    return (await sandbox.run(shell("echo hi"), ShellDone, 5)).ran.stdout
+    return (await sandbox.run(shell("echo hi"), ShellDone, 5)).result.stdout
 
 
 async def placed(
     sandbox: Sandbox, command: str, seconds: float, whose: tuple[str, ...] = (), size: int = 0
 ) -> str:
-    """What a command printed that had to wait for its place."""
-    async with sandbox.place(whose, size):
-        return (await sandbox.run(shell(command, seconds), ShellDone, seconds)).ran.stdout
+    """Run a command in a slot; returns its output."""
+    async with sandbox.slot(whose, size):
+        return (await sandbox.run(shell(command, seconds), ShellDone, seconds)).result.stdout
 
 
 # --- a server whose tools are misused
@@ -88,7 +88,7 @@ async def placed(
 
 
 @pytest.mark.parametrize("command", CRASHES.values(), ids=CRASHES.keys())
-async def test_a_command_that_crashes_its_process_ends_and_has_changed_nothing(
+async def test_a_command_that_crashes_its_process_fails_and_changes_nothing(
     one: httpx.AsyncClient, command: str
 ) -> None:
     talk = await new_talk(one)
@@ -98,7 +98,7 @@ async def test_a_command_that_crashes_its_process_ends_and_has_changed_nothing(
     assert (await works(talk, "bash", command="cat file; echo $X"))["stdout"] == "kept\n1\n"
 
 
-async def test_commands_of_others_go_on_when_one_crashes(one: httpx.AsyncClient) -> None:
+async def test_other_commands_continue_when_one_crashes(one: httpx.AsyncClient) -> None:
     talk = await new_talk(one)
     crash, fine = (
         call("bash", command=CRASHES["a recursion of eval"]),
@@ -108,7 +108,7 @@ async def test_commands_of_others_go_on_when_one_crashes(one: httpx.AsyncClient)
     assert [result["success"] for result in results] == [True, False, True, False, True]
 
 
-async def test_a_command_that_nothing_inside_can_stop_is_stopped_from_outside(one: httpx.AsyncClient) -> None:
+async def test_a_command_that_the_shell_cannot_stop_is_killed(one: httpx.AsyncClient) -> None:
     began = time.monotonic()
     data = await use(await new_talk(one), "bash", command=HANGS, timeout=1)
     assert data["error"].startswith("It was stopped")
@@ -132,20 +132,21 @@ SWELLING = {
 
 
 @pytest.mark.parametrize("statement", SWELLING.values(), ids=SWELLING.keys())
-async def test_a_statement_that_swells_is_stopped(
+async def test_a_statement_that_uses_too_much_memory_is_stopped(
     one: httpx.AsyncClient, sqlite_server: Server, statement: str
 ) -> None:
     before = psutil.Process(sqlite_server.pid).memory_info().rss
     data = await use(
         await new_talk(one, capabilities=[{"ref": "session_sql_database"}]), "sql_execute", sql=statement
     )
-    assert "than it may have" in data["error"], data
+    assert "than is allowed" in data["error"], data
     assert psutil.Process(sqlite_server.pid).memory_info().rss < before + 50_000_000
 
 
-async def test_a_function_that_nothing_can_interrupt_is_stopped(one: httpx.AsyncClient) -> None:
+async def test_a_function_that_cannot_be_interrupted_is_killed(one: httpx.AsyncClient) -> None:
     many = (
-        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT sum(instr(printf('%.*c', 999000, 'x'),"
+        "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
+        " SELECT sum(instr(printf('%.*c', 999000, 'x'),"
         " printf('%.*c', 400000, 'x') || 'y' || x)) FROM c"
     )
     talk = await new_talk(one, capabilities=[{"ref": "session_sql_database"}])
@@ -171,7 +172,7 @@ async def test_a_cancelled_turn_ends_its_command(one: httpx.AsyncClient, sqlite_
     await when(one_fewer)
 
 
-async def test_its_processes_leave_with_the_server_whatever_they_do(tmp_path: Path) -> None:
+async def test_sandbox_processes_exit_with_the_server_even_when_busy(tmp_path: Path) -> None:
     async with (
         Server(tmp_path / "data") as server,
         httpx.AsyncClient(base_url=server.url, timeout=30) as http,
@@ -194,7 +195,7 @@ async def test_its_processes_leave_with_the_server_whatever_they_do(tmp_path: Pa
 # ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_process_is_used_again_and_no_more_wait_long_than_are_kept(
+async def test_a_process_is_reused_and_only_a_few_idle_ones_are_kept(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sandbox_module, "SPARE_SECONDS", 0.2)
@@ -211,7 +212,7 @@ async def _counted(count: int) -> bool:
     return len(_ours()) == count
 
 
-async def test_those_that_wait_too_long_leave(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_processes_end_after_a_timeout(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox_module, "IDLE_SECONDS", 0.05)
     monkeypatch.setattr(sandbox_module, "SPARE_SECONDS", 0.05)
     assert await echo(sandbox) == "hi\n"
@@ -219,7 +220,7 @@ async def test_those_that_wait_too_long_leave(sandbox: Sandbox, monkeypatch: pyt
     assert await echo(sandbox) == "hi\n"
 
 
-async def test_one_that_was_killed_while_it_waited_is_replaced(sandbox: Sandbox) -> None:
+async def test_an_idle_process_that_was_killed_is_replaced(sandbox: Sandbox) -> None:
     await echo(sandbox)
     (waiting,) = _ours()
     waiting.kill()
@@ -227,17 +228,17 @@ async def test_one_that_was_killed_while_it_waited_is_replaced(sandbox: Sandbox)
     assert await echo(sandbox) == "hi\n"
 
 
-async def test_no_more_run_than_may_and_others_wait_for_them(sandbox: Sandbox) -> None:
+async def test_jobs_over_the_limit_wait_for_a_slot(sandbox: Sandbox) -> None:
     running = [asyncio.create_task(placed(sandbox, "sleep 0.4; echo x", 5)) for _ in range(7)]
     most = 0
     while not all(task.done() for task in running):
         most = max(most, len(_ours()))
         await asyncio.sleep(0.02)
     assert [task.result() for task in running] == ["x\n"] * 7
-    assert most <= 3 + 1  # one may be on its way out
+    assert most <= 3 + 1  # one may be exiting
 
 
-async def test_it_knows_nothing_of_ours(
+async def test_a_process_inherits_none_of_the_servers_environment(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PERDURE_MASTER_KEY", "11" * 32)
@@ -254,15 +255,15 @@ async def test_it_knows_nothing_of_ours(
         assert child.cwd() == "/"
 
 
-async def test_files_of_a_full_workspace_find_room_in_it(sandbox: Sandbox) -> None:
+async def test_a_process_can_hold_a_full_workspace(sandbox: Sandbox) -> None:
     files = {f"f{number}": b"0123456789abcde\n" * 600_000 for number in range(10)}
     command = "for f in f?; do echo x >> $f; done; wc -c f? | tail -1"
     found = await sandbox.run(shell(command, 60, **files), ShellDone, 60)
-    assert (found.ran.exit_code, found.ran.stdout.split()) == (0, ["96000020", "total"]), found.ran
+    assert (found.result.exit_code, found.result.stdout.split()) == (0, ["96000020", "total"]), found.result
     assert len(found.differences.written) == 10
 
 
-async def test_what_grew_is_not_kept(sandbox: Sandbox) -> None:
+async def test_a_process_that_has_grown_is_not_reused(sandbox: Sandbox) -> None:
     await sandbox.run(sql("SELECT length(group_concat(hex(zeroblob(400000)))) FROM (VALUES (1))"), Answer, 5)
     (small,) = _ours()
     rows = ",".join(["(hex(zeroblob(499000)))"] * 45)
@@ -273,7 +274,7 @@ async def test_what_grew_is_not_kept(sandbox: Sandbox) -> None:
     assert _ours() == [] or small not in _ours() or small.memory_info().rss < sandbox_child.USED_UP
 
 
-async def test_what_one_session_or_organization_has_to_wait_for_nobody_else_does(sandbox: Sandbox) -> None:
+async def test_a_session_or_organization_at_its_share_does_not_block_others(sandbox: Sandbox) -> None:
     wide = Sandbox()
     first = [asyncio.create_task(placed(wide, "sleep 60", 60, ("a", "s"))) for _ in range(SHARES[1] + 2)]
     try:
@@ -293,7 +294,7 @@ async def test_what_one_session_or_organization_has_to_wait_for_nobody_else_does
     assert sum(SHARES) <= AT_ONCE
 
 
-async def test_what_is_large_waits_for_room_in_turn_and_what_is_given_up_keeps_nobody_waiting() -> None:
+async def test_room_is_granted_in_order_and_a_cancelled_waiter_blocks_nobody() -> None:
     room, order = Room(100), asyncio.Queue[str]()
     leave = {name: asyncio.Event() for name in ("half", "most", "given up", "little", "more than all")}
 
@@ -308,7 +309,7 @@ async def test_what_is_large_waits_for_room_in_turn_and_what_is_given_up_keeps_n
         tasks[name] = asyncio.create_task(hold(name, size))
         await asyncio.sleep(0)
     assert await order.get() == "half"
-    assert order.empty()  # there is room for the little one, but it came later
+    assert order.empty()  # there is room for the small one, but it came later
     tasks["given up"].cancel()
     leave["half"].set()
     async with asyncio.timeout(PATIENCE):
@@ -322,7 +323,7 @@ async def test_what_is_large_waits_for_room_in_turn_and_what_is_given_up_keeps_n
             pass
 
 
-async def test_no_command_reads_its_files_before_there_is_room_for_them(
+async def test_no_command_loads_its_files_before_it_has_room(
     one: httpx.AsyncClient, sqlite_server: Server
 ) -> None:
     talk = await new_talk(one)
@@ -339,23 +340,23 @@ async def test_no_command_reads_its_files_before_there_is_room_for_them(
         most = max(most, process.memory_info().rss - before)
         await asyncio.sleep(0.01)
     assert all("9900000" in task.result()["stdout"] for task in working)
-    assert most < 450_000_000  # 320 with room for two of them at once, 630 with room for all
+    assert most < 450_000_000  # MB: 320 with room for two of them at once, 630 with room for all
 
 
-async def test_when_no_process_can_be_started_the_model_is_told(
+async def test_the_model_gets_an_error_when_no_process_can_be_started(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as without:
         without.setattr("sys.executable", "/nowhere/python")
-        with pytest.raises(ToolError, match="There is no process"):
+        with pytest.raises(ToolError, match="No process could be started"):
             await echo(sandbox)
     assert await echo(sandbox) == "hi\n"
 
 
-async def test_it_is_found_from_another_folder(
+async def test_the_child_process_finds_the_package_from_another_folder(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As with `PYTHONPATH=src`, or a folder that was added while running."""
+    """For example with `PYTHONPATH=src`, or with a folder added to `sys.path` at run time."""
     (tmp_path / "only_here.py").write_text("from perdure.sandbox.child import main\nmain()\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(".")
@@ -363,13 +364,13 @@ async def test_it_is_found_from_another_folder(
     assert await echo(sandbox) == "hi\n"
 
 
-async def test_a_pipe_of_a_full_workspace_is_refused_in_the_shells_own_words(sandbox: Sandbox) -> None:
+async def test_a_pipe_of_a_full_workspace_gets_the_shells_own_error(sandbox: Sandbox) -> None:
     files = {f"f{number}": b"0123456789abcde\n" * 620_000 for number in range(10)}
-    ran = (await sandbox.run(shell("cat f? | wc -c", 60, **files), ShellDone, 60)).ran
+    ran = (await sandbox.run(shell("cat f? | wc -c", 60, **files), ShellDone, 60)).result
     assert "resource limit exceeded" in (ran.problem or "")
 
 
-# --- the other end, in this process
+# --- the child's code, in this process
 # -----------------------------------------------------------------------------------
 
 
@@ -382,15 +383,15 @@ def frames(data: bytes) -> list[Frame]:
     return found
 
 
-def test_jobs_are_answered_one_after_the_other_with_their_output_before() -> None:
+def test_jobs_are_answered_in_order_after_their_output() -> None:
     jobs = [shell("echo hi"), sql("SELECT 1"), SchemaJob(b"")]
     encoded = [msgspec.msgpack.encode(job) for job in jobs]
     sink = io.BytesIO()
     before = signal.getsignal(signal.SIGALRM)
     serve(io.BytesIO(b"".join(HEADER.pack(len(each)) + each for each in encoded)), sink)
     begun, shown, *rest = frames(sink.getvalue())
-    assert (begun, shown) == (Begun(), Shown("stdout", "hi\n"))
-    assert [type(answer) for answer in rest] == [Gave, Begun, Gave, Begun, Gave]
+    assert (begun, shown) == (Started(), Output("stdout", "hi\n"))
+    assert [type(answer) for answer in rest] == [Done, Started, Done, Started, Done]
     assert signal.getsignal(signal.SIGALRM) == before
 
 
@@ -403,7 +404,7 @@ def test_jobs_are_answered_one_after_the_other_with_their_output_before() -> Non
         (KeyboardInterrupt(), "It failed: KeyboardInterrupt.", True),
     ],
 )
-def test_whatever_goes_wrong_is_answered(
+def test_every_failure_is_answered(
     monkeypatch: pytest.MonkeyPatch, raised: BaseException, words: str, retire: bool | None
 ) -> None:
     def fail(image: bytes) -> None:
@@ -411,6 +412,6 @@ def test_whatever_goes_wrong_is_answered(
 
     monkeypatch.setattr(sandbox_child, "describe", fail)
     answer = answer_to(SchemaJob(b""), lambda stream, text: None)
-    assert isinstance(answer, Refused)
+    assert isinstance(answer, Failed)
     assert words in answer.message
     assert retire is None or answer.retire is retire

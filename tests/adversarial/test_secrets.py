@@ -1,8 +1,7 @@
-"""A stored secret, wherever output can go: it is blanked, also in odd places, and blanking it breaks nothing.
+"""A stored secret is redacted in every output, also in odd places, and redaction breaks nothing.
 
-What is found: the value as it is, escaped as JSON (also several times), percent-encoded, and as base64 (also
-    in the middle of more).
-What is not claimed: a value that was turned around, cut in pieces, or encoded in another way.
+Covered: the plain value, JSON-escaped (also several times), percent-encoded, and in base64 (also in the
+middle of longer base64). Not covered: a value that was reversed, cut in pieces, or encoded in another way.
 """
 
 from __future__ import annotations
@@ -28,7 +27,8 @@ SECRET = 'hunter2-Zebra "quagga" é'
 ALL = [
     {"ref": ref}
     for ref in (
-        "session_file_system", "bashkit_shell", "session_storage", "session_sql_database", "session_schedule", "session", "web_fetch",
+        "session_file_system", "bashkit_shell", "session_storage", "session_sql_database", "session_schedule",
+        "session", "web_fetch",
         "stateless_todo_list", "current_time", "output_truncation",
     )
 ]  # fmt: skip
@@ -36,7 +36,7 @@ TRACES = ("hunter2", "ebra", "quagga")
 
 
 async def holding(http: httpx.AsyncClient, secret: str = SECRET, **fields: Any) -> Talk:
-    """A session that has all tools, and a secret."""
+    """Create a session with all tools and a secret."""
     talk = await new_talk(http, capabilities=ALL, **fields)
     await keep(talk, secret)
     return talk
@@ -49,7 +49,7 @@ async def keep(talk: Talk, secret: str, name: str = "TOKEN") -> None:
 
 
 async def everything(talk: Talk) -> str:
-    """All that anybody can read of a session that no one has put there as it is."""
+    """Everything that the API shows of a session, except what a client has written itself."""
     fork = Talk(talk.http, (await post(talk.http, talk.path("/fork"), {}))["id"])
     shown = ""
     for each in (talk, fork):
@@ -77,7 +77,7 @@ def assert_clean(shown: str) -> None:
 
 
 def texts_in(value: Any, name: str = "") -> Iterator[str]:
-    """Everything written in some JSON, ids aside, in which any digits may stand."""
+    """Every text in a JSON value, except ids, which may contain any digits."""
     if isinstance(value, dict):
         for key, each in value.items():
             yield key
@@ -89,11 +89,11 @@ def texts_in(value: Any, name: str = "") -> Iterator[str]:
         yield str(value)
 
 
-# --- every way out
+# --- every output
 # ----------------------------------------------------------------------------------------------------
 
 
-async def test_no_tool_lets_it_out(each: httpx.AsyncClient) -> None:
+async def test_no_tool_leaks_a_secret(each: httpx.AsyncClient) -> None:
     talk = await holding(each)
     long = f"{SECRET} " * 5_000
     calls = [
@@ -137,7 +137,7 @@ async def test_no_tool_lets_it_out(each: httpx.AsyncClient) -> None:
     assert_clean(shown)
 
 
-async def test_what_a_caller_writes_beside_a_message_does_not_either(each: httpx.AsyncClient) -> None:
+async def test_metadata_of_a_message_leaks_no_secret(each: httpx.AsyncClient) -> None:
     tool = {"type": "client_side", "name": "ask", "description": "Ask.", "parameters": {"type": "object"}}
     talk = await holding(each, tools=[tool])
     text = unseen(
@@ -154,7 +154,7 @@ async def test_what_a_caller_writes_beside_a_message_does_not_either(each: httpx
     assert_clean(await everything(talk))
 
 
-async def test_the_live_text_of_tools_and_answers_does_not_however_it_is_cut(each: httpx.AsyncClient) -> None:
+async def test_live_text_leaks_no_secret_however_it_is_cut(each: httpx.AsyncClient) -> None:
     talk = await holding(each, "hunter2-zebra-4711")
     command = "for c in h u n t e r 2 - z e b r a - 4 7 1 1; do printf $c; sleep 0.03; done"
     async with talk.follow() as stream:
@@ -182,7 +182,9 @@ async def test_the_live_text_of_tools_and_answers_does_not_however_it_is_cut(eac
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
-async def test_in_the_middle_of_base64_it_is_found(one: httpx.AsyncClient, written: str, encode: Any) -> None:
+async def test_a_secret_in_the_middle_of_base64_is_found(
+    one: httpx.AsyncClient, written: str, encode: Any
+) -> None:
     talk = await holding(one)
     text = encode(written.encode()).decode()
     events = await turn(talk, {"text": f"Authorization: Basic {text}"})
@@ -193,13 +195,13 @@ async def test_in_the_middle_of_base64_it_is_found(one: httpx.AsyncClient, writt
     )
     assert "[secret TOKEN]" in shown
     left = shown.removeprefix("Authorization: Basic ").replace("[secret TOKEN]", "")
-    # A letter or two at each end also hold bits of what stands beside the secret.
+    # One or two characters at each end also encode bits of the neighbouring text.
     assert len(left) <= len(text) - len(SECRET.encode()) * 4 // 3 * written.count(SECRET) + 4 * written.count(
         SECRET
     )
 
 
-async def test_where_a_text_is_cut_no_half_of_it_is_left(one: httpx.AsyncClient) -> None:
+async def test_truncated_text_contains_no_half_of_a_secret(one: httpx.AsyncClient) -> None:
     secret = "hunter2-" + "Zebra" * 40
     talk = await holding(one, secret)
     for ahead in (150, 190, 199):
@@ -225,7 +227,7 @@ async def test_where_a_text_is_cut_no_half_of_it_is_left(one: httpx.AsyncClient)
     assert_clean(await everything(talk))
 
 
-async def test_a_secret_that_begins_with_another_is_not_shown_in_part_while_it_comes_in(
+async def test_a_secret_that_begins_with_another_is_not_partly_shown_while_streaming(
     each: httpx.AsyncClient,
 ) -> None:
     talk = await holding(each, "hunter2")
@@ -238,7 +240,7 @@ async def test_a_secret_that_begins_with_another_is_not_shown_in_part_while_it_c
     assert "".join(pieces) == "[secret LONG]"
 
 
-async def test_a_value_that_is_replaced_while_tools_run_is_in_none_of_their_results(
+async def test_a_secret_that_is_replaced_while_tools_run_is_in_no_result(
     each: httpx.AsyncClient,
 ) -> None:
     talk = await new_talk(each, capabilities=ALL)
@@ -281,7 +283,7 @@ async def test_a_value_that_is_replaced_while_tools_run_is_in_none_of_their_resu
         ["hunter2"],
     ],
 )
-async def test_what_a_model_gives_to_be_kept_secret_is_in_no_event_well_formed_or_not(
+async def test_a_secret_that_a_model_stores_is_in_no_event_even_in_malformed_calls(
     each: httpx.AsyncClient, arguments: Any
 ) -> None:
     talk = await new_talk(each, capabilities=ALL)
@@ -293,19 +295,23 @@ async def test_what_a_model_gives_to_be_kept_secret_is_in_no_event_well_formed_o
         assert not any(trace in text for text in texts_in(data)), data
 
 
-# --- blanking breaks nothing
+# --- redaction breaks nothing
 # ---------------------------------------------------------------------------------------------
 
 AWKWARD = {
-    "text": "a tag of the log's", "content": "a field's name", "true": "a word of JSON", "null": "a word of JSON", "agent": "a role",
-    "success": "a status", "tool": "part of types", "2026": "part of times", "1000": "a number", "sess": "part of ids",
-    '","': "the log's punctuation", "\\\\\\\\": "escapes", "[secret ": "the mark's own", "call": "part of call ids", "0000": "in ids",
-    "\U0001f600\U0001f600": "four bytes a letter", "session_": "the beginning of ids", '{"a"': "JSON", "    ": "spaces",
+    "text": "a tag of the log's", "content": "a field's name", "true": "a word of JSON",
+    "null": "a word of JSON", "agent": "a role",
+    "success": "a status", "tool": "part of types", "2026": "part of times", "1000": "a number",
+    "sess": "part of ids",
+    '","': "the log's punctuation", "\\\\\\\\": "escapes", "[secret ": "the mark's own",
+    "call": "part of call ids", "0000": "in ids",
+    "\U0001f600\U0001f600": "four bytes a letter", "session_": "the beginning of ids", '{"a"': "JSON",
+    "    ": "spaces",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("secret", AWKWARD)
-async def test_a_secret_that_looks_like_part_of_the_log_breaks_no_turn(
+async def test_a_secret_that_resembles_part_of_the_log_breaks_no_turn(
     each: httpx.AsyncClient, secret: str
 ) -> None:
     talk = await holding(each, secret)
@@ -331,7 +337,7 @@ async def test_a_secret_that_looks_like_part_of_the_log_breaks_no_turn(
     assert len(await talk.messages()) > 8
 
 
-async def test_a_secret_in_a_number_is_blanked_as_text(one: httpx.AsyncClient) -> None:
+async def test_a_secret_in_a_number_is_redacted_as_text(one: httpx.AsyncClient) -> None:
     talk = await holding(one, "4711")
     await works(talk, "sql_execute", sql="CREATE TABLE t (a)")
     events = await turn(
@@ -346,7 +352,7 @@ async def test_a_secret_in_a_number_is_blanked_as_text(one: httpx.AsyncClient) -
 
 
 async def test_marks_do_not_multiply(one: httpx.AsyncClient) -> None:
-    """Each secret stands many times in the mark of the one before it."""
+    """Each secret occurs many times in the mark of the one before it."""
     talk = await new_talk(one)
     for value, name in (
         ("aaaa", "bbbb" * 50),
@@ -361,21 +367,21 @@ async def test_marks_do_not_multiply(one: httpx.AsyncClient) -> None:
     assert sum(len(json.dumps(event)) for event in await talk.events()) < 200_000
 
 
-async def test_secrets_have_a_size_together(each: httpx.AsyncClient) -> None:
+async def test_the_total_size_of_secrets_is_limited(each: httpx.AsyncClient) -> None:
     talk = await new_talk(each)
     await keep(talk, "x" * 32_000, "SAME")
     for number in range(7):
         await keep(talk, f"{number}" + "x" * 32_000, f"N{number}")
     answer = await each.put(talk.path("/storage/secrets"), json={"secrets": {"MORE": "x" * 32_000}})
     assert (answer.status_code, answer.json()["code"]) == (400, "too_many_secrets")
-    assert "together" in await refused(talk, "secret_store", operation="set", key="MORE", value="x" * 32_000)
+    assert "in total" in await refused(talk, "secret_store", operation="set", key="MORE", value="x" * 32_000)
     await keep(talk, "y" * 32_000, "SAME")
     async with httpx.AsyncClient(base_url=each.base_url, timeout=2) as impatient:
         await Talk(impatient, talk.id).say('"' * 1000)
 
 
 @pytest.mark.parametrize("depth", [99, 480, 900])
-async def test_a_session_with_a_secret_bears_arguments_of_any_depth(
+async def test_a_session_with_a_secret_accepts_arguments_of_any_depth(
     each: httpx.AsyncClient, depth: int
 ) -> None:
     talk = await holding(each)
@@ -386,11 +392,11 @@ async def test_a_session_with_a_secret_bears_arguments_of_any_depth(
     assert_clean(json.dumps(events))
 
 
-# --- beside the log
+# --- outside the session's log
 # --------------------------------------------------------------------------------------------------------
 
 
-async def test_neither_the_servers_log_nor_its_database_has_it_in_the_clear(
+async def test_neither_the_servers_log_nor_its_database_contains_a_plain_secret(
     database_url: str, tmp_path: Path
 ) -> None:
     async with (
@@ -425,7 +431,7 @@ async def test_neither_the_servers_log_nor_its_database_has_it_in_the_clear(
         assert b"hunter2" not in held
 
 
-async def test_a_tool_of_somebody_elses_that_fails_with_it_leaves_none_in_the_log(
+async def test_a_plugins_tool_that_fails_with_a_secret_leaves_none_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = Gate(1)

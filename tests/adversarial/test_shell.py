@@ -1,5 +1,4 @@
-"""Commands that look for the host, for the network, for somebody else's files, or for an end of what there
-is."""
+"""Commands that try to reach the host, the network or other files, or to exhaust resources."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from tests.adversarial.attack import use, works
 from tests.talk import Json, Talk, new_talk
 
 QUICK = 8.0
-"""Seconds that a command with a limit of one second may take on a busy machine, all told."""
+"""Seconds that a command with a limit of one second may take in total on a busy machine."""
 
 
 async def bash(talk: Talk, command: str, seconds: int = 10) -> Json:
@@ -22,35 +21,37 @@ async def bash(talk: Talk, command: str, seconds: int = 10) -> Json:
 
 
 async def listed(talk: Talk) -> dict[str, int]:
-    """The session's files with their sizes."""
+    """List the session's files with their sizes."""
     found = (await talk.http.get(talk.path("/fs?recursive=true"))).json()["data"]
     return {entry["path"]: entry["size_bytes"] for entry in found if not entry["is_directory"]}
 
 
 # --- the host
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------
 
 NOT_OURS = [
-    "/etc/passwd", "/etc/shadow", "/etc/hosts", "/etc/resolv.conf", "/proc/self/environ", "/proc/self/cmdline", "/proc/1/environ",
-    "/proc/self/maps", "/proc/self/fd/0", "/proc/self/root/etc/passwd", "/proc/self/cwd", "/proc/net/tcp", "/proc/meminfo", "/sys/class",
+    "/etc/passwd", "/etc/shadow", "/etc/hosts", "/etc/resolv.conf", "/proc/self/environ",
+    "/proc/self/cmdline", "/proc/1/environ",
+    "/proc/self/maps", "/proc/self/fd/0", "/proc/self/root/etc/passwd", "/proc/self/cwd", "/proc/net/tcp",
+    "/proc/meminfo", "/sys/class",
     "/dev/mem", "/dev/sda", "/dev/tcp/127.0.0.1/80", "/home", "/root", "/var/run/docker.sock", "/run/secrets",
     "/workspace/../etc/passwd", "//etc/passwd", "/../etc/passwd", "file:///etc/passwd",
 ]  # fmt: skip
 
 
-async def test_no_file_of_the_host_is_there(one: httpx.AsyncClient) -> None:
+async def test_no_file_of_the_host_is_visible(one: httpx.AsyncClient) -> None:
     talk = await new_talk(one)
     answer = await bash(talk, "; ".join(f"cat {path} 2>/dev/null" for path in NOT_OURS))
     with open("/etc/passwd") as file:  # noqa: PTH123
         ours = [
             line for line in file.read().splitlines() if line and not line.startswith(("root:", "nobody:"))
-        ]  # it has those too
+        ]  # files of the same name exist in the shell
     assert not [line for line in ours if line in answer["stdout"]]
     for trace in ("PATH=", "python", "Name:", "nameserver", str(os.getpid())):
         assert trace not in answer["stdout"], answer["stdout"]
 
 
-async def test_it_runs_no_program_of_the_host_and_sees_none_of_its_processes(one: httpx.AsyncClient) -> None:
+async def test_the_shell_runs_no_host_program_and_sees_no_host_process(one: httpx.AsyncClient) -> None:
     talk = await new_talk(one)
     programs = (
         "python3",
@@ -74,7 +75,7 @@ async def test_it_runs_no_program_of_the_host_and_sees_none_of_its_processes(one
     assert str(os.getpid()) not in answer["stdout"].split()
 
 
-async def test_its_environment_has_nothing_of_the_servers(one: httpx.AsyncClient) -> None:
+async def test_the_shells_environment_contains_nothing_of_the_servers(one: httpx.AsyncClient) -> None:
     answer = await bash(await new_talk(one), "env; set; export -p; declare -p; echo $PPID $$ ~ ~root")
     for trace in (
         "PERDURE",
@@ -92,15 +93,20 @@ async def test_its_environment_has_nothing_of_the_servers(one: httpx.AsyncClient
 @pytest.mark.parametrize(
     "reach",
     [
-        "curl -sS http://127.0.0.1:{port}/health", "wget -qO- http://127.0.0.1:{port}/health", "curl -sS http://localhost:{port}/health",
-        "curl -sS http://[::1]:{port}/health", "curl -sS http://2130706433:{port}/health", "curl -sS file:///etc/passwd",
-        "exec 3<>/dev/tcp/127.0.0.1/{port}; echo GET /health >&3; cat <&3", "echo x > /dev/udp/127.0.0.1/{port}",
-        "nc 127.0.0.1 {port} < /dev/null", "telnet 127.0.0.1 {port}", "curl -sS -x http://127.0.0.1:{port} http://example.com/",
-        "curl -sS --unix-socket /var/run/docker.sock http://x/", "dig example.com", "nslookup example.com", "ping -c 1 127.0.0.1",
+        "curl -sS http://127.0.0.1:{port}/health", "wget -qO- http://127.0.0.1:{port}/health",
+        "curl -sS http://localhost:{port}/health",
+        "curl -sS http://[::1]:{port}/health", "curl -sS http://2130706433:{port}/health",
+        "curl -sS file:///etc/passwd",
+        "exec 3<>/dev/tcp/127.0.0.1/{port}; echo GET /health >&3; cat <&3",
+        "echo x > /dev/udp/127.0.0.1/{port}",
+        "nc 127.0.0.1 {port} < /dev/null", "telnet 127.0.0.1 {port}",
+        "curl -sS -x http://127.0.0.1:{port} http://example.com/",
+        "curl -sS --unix-socket /var/run/docker.sock http://x/", "dig example.com", "nslookup example.com",
+        "ping -c 1 127.0.0.1",
         "curl -sS gopher://127.0.0.1:{port}/_GET%20/health", "http GET http://127.0.0.1:{port}/health",
     ],
 )  # fmt: skip
-async def test_without_leave_nothing_is_reached(one: httpx.AsyncClient, reach: str) -> None:
+async def test_nothing_is_reached_without_permission(one: httpx.AsyncClient, reach: str) -> None:
     talk = await new_talk(one)
     answer = await bash(talk, reach.format(port=one.base_url.port))
     assert '"status":"ok"' not in str(answer)
@@ -108,7 +114,7 @@ async def test_without_leave_nothing_is_reached(one: httpx.AsyncClient, reach: s
     assert "root:" not in answer["stdout"]
 
 
-# --- links, archives, a great many files
+# --- links, archives, very many files
 # --------------------------------------------------------------------------------------
 
 
@@ -117,8 +123,9 @@ async def test_links_lead_nowhere_and_are_not_kept(each: httpx.AsyncClient) -> N
     await bash(talk, "echo mine > file")
     answer = await bash(
         talk,
-        "ln -s /etc/passwd out; ln -s ../../../../etc up; ln -s / top; ln -s . loop; ln -s b a; ln -s a b; ln file hard; ln -s file soft; "
-        "cat out up/passwd top/etc/passwd a loop/loop/loop/file soft 2>&1; ls -R . | head -100; find -L . | head -100; cp -rL loop copy; "
+        "ln -s /etc/passwd out; ln -s ../../../../etc up; ln -s / top; ln -s . loop; ln -s b a; ln -s a b; "
+        "ln file hard; ln -s file soft; cat out up/passwd top/etc/passwd a loop/loop/loop/file soft 2>&1; "
+        "ls -R . | head -100; find -L . | head -100; cp -rL loop copy; "
         "echo changed > soft; echo new > top/tmp/x; echo new > loop/made",
     )
     assert "root:" not in answer["stdout"]
@@ -135,17 +142,21 @@ async def test_an_archive_unpacks_into_the_workspace_or_not_at_all(one: httpx.As
     talk = await new_talk(one)
     await bash(
         talk,
-        "mkdir -p deep/er; cd deep/er; echo x > f; tar cf up.tar ../../deep/er/f f; tar cPf abs.tar /workspace/deep/er/f; rm f; "
+        "mkdir -p deep/er; cd deep/er; echo x > f; tar cf up.tar ../../deep/er/f f; "
+        "tar cPf abs.tar /workspace/deep/er/f; rm f; "
         "tar xf up.tar; tar xPf abs.tar; tar xf abs.tar; cd /; tar xf /workspace/deep/er/up.tar; ls /deep /f",
     )
     assert all(path.startswith("/deep/er/") or path in ("/deep/er", "/f") for path in await listed(talk))
 
 
 BOMBS = {
-    "gzip": "head -c 9000000 /dev/zero | gzip > z; for i in 1 2 3 4 5 6 7 8; do cat z z > y; mv y z; done; zcat z | wc -c; "
+    "gzip": "head -c 9000000 /dev/zero | gzip > z; for i in 1 2 3 4 5 6 7 8; do cat z z > y; mv y z; done; "
+    "zcat z | wc -c; "
     "gunzip -c z > out; wc -c out",
-    "tar": "head -c 9000000 /dev/zero > z; tar czf z.tgz z; for i in {1..20}; do mkdir d$i; tar xzf z.tgz -C d$i; done",
-    "zip": "head -c 9000000 /dev/zero > z; zip z.zip z; for i in {1..20}; do mkdir d$i; unzip -q z.zip -d d$i; done",
+    "tar": "head -c 9000000 /dev/zero > z; tar czf z.tgz z; "
+    "for i in {1..20}; do mkdir d$i; tar xzf z.tgz -C d$i; done",
+    "zip": "head -c 9000000 /dev/zero > z; zip z.zip z; "
+    "for i in {1..20}; do mkdir d$i; unzip -q z.zip -d d$i; done",
     "copies": "head -c 9000000 /dev/zero > z; for i in {1..50}; do cp z z$i; done",
     "appending": "echo x > f; for i in {1..40}; do cat f f > g; mv g f; done; wc -c f",
     "truncating": "truncate -s 100G f; ls -l f",
@@ -159,7 +170,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
-async def test_what_unpacks_to_more_than_there_is_room_for_ends(one: httpx.AsyncClient, bomb: str) -> None:
+async def test_an_archive_that_unpacks_to_too_much_is_stopped(one: httpx.AsyncClient, bomb: str) -> None:
     talk = await new_talk(one)
     await bash(talk, "echo kept > kept")
     began = time.monotonic()
@@ -169,14 +180,14 @@ async def test_what_unpacks_to_more_than_there_is_room_for_ends(one: httpx.Async
     assert files["/kept"] == 5
     assert sum(files.values()) <= 100_000_000
     assert len(files) <= 20_000
-    # And it can be cleared away.
+    # And the files can be deleted.
     assert (await use(talk, "bash", command="cat kept; find . -type f -not -name kept -delete", timeout=30))[
         "success"
     ]
 
 
 # --- time and memory
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------
 
 ENDLESS = {
     "processes": ":(){ :|:& };:",
@@ -204,14 +215,15 @@ ENDLESS = {
     "a file that reads itself": "echo 'source ./s' > s; source ./s",
     "a name for a name": "declare -n a=b b=a; echo $a; a=1",
     "sleepers": "for i in {1..2000}; do sleep 100 & done; wait",
-    "a pattern": "shopt -s extglob; x=$(printf 'a%.0s' {1..3000}); [[ $x == +(+(a)|aa)b ]]; echo ${x/%+(+(a)|aa)b/}",
+    "a pattern": "shopt -s extglob; x=$(printf 'a%.0s' {1..3000}); [[ $x == +(+(a)|aa)b ]]; "
+    "echo ${x/%+(+(a)|aa)b/}",
     "a regular expression": "x=$(printf 'a%.0s' {1..3000}); [[ $x =~ (a+)+$b ]]; grep -P '(a*)*\\1b' <<< $x; "
     "sed 's/\\(a*\\)*\\1b//' <<< $x",
 }
 
 
 @pytest.mark.parametrize("command", ENDLESS.values(), ids=ENDLESS.keys())
-async def test_what_has_no_end_is_ended_and_the_shell_is_well_afterwards(
+async def test_an_endless_command_is_stopped_and_the_shell_still_works(
     one: httpx.AsyncClient, command: str
 ) -> None:
     talk = await new_talk(one)
@@ -222,7 +234,7 @@ async def test_what_has_no_end_is_ended_and_the_shell_is_well_afterwards(
     assert (await bash(talk, "echo well"))["stdout"] == "well\n"
 
 
-# --- what is remembered
+# --- the shell's state
 # -----------------------------------------------------------------------------------------------------------
 
 POISON = {
@@ -258,7 +270,7 @@ POISON = {
 
 
 @pytest.mark.parametrize(("before", "command", "printed"), POISON.values(), ids=POISON.keys())
-async def test_what_is_remembered_is_what_was_set_and_no_command(
+async def test_the_stored_shell_state_sets_values_and_runs_no_command(
     one: httpx.AsyncClient, before: str, command: str, printed: str
 ) -> None:
     talk = await new_talk(one)

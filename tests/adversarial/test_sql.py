@@ -1,4 +1,4 @@
-"""SQL that looks for a way out of its database, and SQL that takes more than there is."""
+"""SQL that tries to leave its database, and SQL that exceeds its limits."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MEGABYTE = "printf('%.*c', 999000, 'x')"
 
 
 def run(*statements: str, reading: bool = False) -> Answer:
-    """The answer to the last of these statements, on a database that the others made."""
+    """Run statements on one database; returns the last one's answer."""
     image = b""
     for statement in statements[:-1]:
         image = run_sql(image, statement, None, reading=False).image or image
     return run_sql(image, statements[-1], None, reading=reading)
 
 
-# --- out of the database
+# --- leaving the database
 # ------------------------------------------------------------------------------------------------
 
 ESCAPES = {
@@ -78,7 +78,7 @@ def test_no_statement_leaves_its_database(tmp_path: Path, escape: str, reading: 
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_view_or_a_trigger_does_what_its_caller_may() -> None:
+def test_a_view_or_a_trigger_has_only_its_callers_permissions() -> None:
     for made, used in (
         ("CREATE VIEW v AS SELECT load_extension('x')", "SELECT * FROM v"),
         (
@@ -93,13 +93,15 @@ def test_a_view_or_a_trigger_does_what_its_caller_may() -> None:
     assert run(
         "CREATE TABLE t (a)", "CREATE TABLE u (a)", made, "INSERT INTO t VALUES (1)", "SELECT * FROM u"
     ).rows == ((1,),)
-    with pytest.raises(ToolError, match="changes nothing"):
+    with pytest.raises(ToolError, match="cannot change the database"):
         run("CREATE TABLE t (a)", "CREATE TABLE u (a)", made, "INSERT INTO t VALUES (1)", reading=True)
 
 
 WRITES = [
-    "INSERT INTO t VALUES (2)", "INSERT INTO t VALUES (2) RETURNING a", "WITH x AS (SELECT 1) DELETE FROM t", "UPDATE t SET a = 2",
-    "REPLACE INTO t VALUES (2)", "CREATE TABLE u (a)", "DROP TABLE t", "ALTER TABLE t RENAME TO u", "CREATE INDEX i ON t (a)",
+    "INSERT INTO t VALUES (2)", "INSERT INTO t VALUES (2) RETURNING a", "WITH x AS (SELECT 1) DELETE FROM t",
+    "UPDATE t SET a = 2",
+    "REPLACE INTO t VALUES (2)", "CREATE TABLE u (a)", "DROP TABLE t", "ALTER TABLE t RENAME TO u",
+    "CREATE INDEX i ON t (a)",
     "ANALYZE", "PRAGMA user_version = 5", "CREATE VIRTUAL TABLE u USING fts5(a)", "CREATE VIEW v AS SELECT 1",
 ]  # fmt: skip
 
@@ -110,7 +112,7 @@ def test_a_query_writes_nothing(statement: str) -> None:
         run("CREATE TABLE t (a)", "INSERT INTO t VALUES (1)", statement, reading=True)
 
 
-def test_virtual_tables_that_keep_to_the_database_work() -> None:
+def test_virtual_tables_within_the_database_work() -> None:
     words = "CREATE VIRTUAL TABLE t USING {}"
     for module in ("fts5(a)", "fts4(a)"):
         found = run(
@@ -130,22 +132,25 @@ def test_virtual_tables_that_keep_to_the_database_work() -> None:
 
 
 CORRUPTED = [
-    ("CREATE VIRTUAL TABLE t USING fts4(a)", "INSERT INTO t VALUES ('abc')", "UPDATE t_segdir SET root = x'ffffffffffffff00ff'",
+    ("CREATE VIRTUAL TABLE t USING fts4(a)", "INSERT INTO t VALUES ('abc')",
+     "UPDATE t_segdir SET root = x'ffffffffffffff00ff'",
      "SELECT * FROM t WHERE t MATCH 'abc'"),
-    ("CREATE VIRTUAL TABLE t USING fts5(a)", "INSERT INTO t VALUES ('abc')", "UPDATE t_data SET block = x'ffffffffffffff00ff'",
+    ("CREATE VIRTUAL TABLE t USING fts5(a)", "INSERT INTO t VALUES ('abc')",
+     "UPDATE t_data SET block = x'ffffffffffffff00ff'",
      "SELECT * FROM t WHERE t MATCH 'abc*'"),
-    ("CREATE VIRTUAL TABLE t USING rtree(id, a, b)", "INSERT INTO t VALUES (1, 2, 3)", "UPDATE t_node SET data = x'0001ffff'",
+    ("CREATE VIRTUAL TABLE t USING rtree(id, a, b)", "INSERT INTO t VALUES (1, 2, 3)",
+     "UPDATE t_node SET data = x'0001ffff'",
      "SELECT * FROM t WHERE a > 1"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("statements", CORRUPTED, ids=["fts4", "fts5", "rtree"])
-def test_what_a_virtual_table_keeps_may_be_spoiled(statements: tuple[str, ...]) -> None:
+def test_corrupt_data_of_a_virtual_table_is_harmless(statements: tuple[str, ...]) -> None:
     with pytest.raises(ToolError):
         run(*statements)
 
 
-# --- more than there is
+# --- exceeding limits
 # ---------------------------------------------------------------------------------------------------
 
 TOO_MUCH = {
@@ -168,12 +173,12 @@ TOO_MUCH = {
 
 
 @pytest.mark.parametrize("statement", TOO_MUCH.values(), ids=TOO_MUCH.keys())
-def test_what_is_too_much_is_refused_in_words(statement: str) -> None:
+def test_a_statement_over_a_limit_gets_a_clear_error(statement: str) -> None:
     with pytest.raises(ToolError, match="SQL error"):
         run("CREATE VIRTUAL TABLE fts USING fts5(a)", statement)
 
 
-def test_views_of_views_are_refused_before_they_are_spelled_out() -> None:
+def test_deeply_nested_views_are_refused_before_they_are_expanded() -> None:
     views = [
         f"CREATE VIEW v{number} AS SELECT x.a FROM v{number - 1} x, v{number - 1} y"
         for number in range(1, 30)
@@ -188,7 +193,7 @@ def test_views_of_views_are_refused_before_they_are_spelled_out() -> None:
         run_sql(image, "SELECT * FROM v29", None, reading=True)
 
 
-def test_an_answer_is_bounded_in_rows_and_in_bytes() -> None:
+def test_an_answer_is_limited_in_rows_and_in_bytes() -> None:
     assert len(run(f"{COUNT} SELECT x FROM c", reading=True).rows) == sql_engine.MAX_ROWS
     large = run(f"{COUNT} SELECT {MEGABYTE} FROM c", reading=True)
     assert large.truncated
@@ -203,21 +208,22 @@ SLOW = {
 
 
 @pytest.mark.parametrize("statement", SLOW.values(), ids=SLOW.keys())
-def test_what_takes_for_ever_is_stopped(monkeypatch: pytest.MonkeyPatch, statement: str) -> None:
+def test_a_statement_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch, statement: str) -> None:
     monkeypatch.setattr(sql_engine, "TIME_LIMIT", 0.2)
     trigger = f"CREATE TRIGGER r AFTER INSERT ON t BEGIN INSERT INTO u {COUNT} SELECT x FROM c; END"
-    with pytest.raises(ToolError, match=r"ran over 0\.2 seconds"):
+    with pytest.raises(ToolError, match=r"took longer than 0\.2 seconds"):
         run("CREATE TABLE t (a)", "CREATE TABLE u (a)", trigger, statement)
 
 
 @pytest.mark.parametrize(
     "statement",
     [
-        "SELECT CAST(x'ff' AS TEXT)", "SELECT char(0xD800)", "SELECT '\ud800'", "SELECT 1 AS \"\x00\"", "", ";", "--", "SELECT", "\x00",
+        "SELECT CAST(x'ff' AS TEXT)", "SELECT char(0xD800)", "SELECT '\ud800'", "SELECT 1 AS \"\x00\"", "",
+        ";", "--", "SELECT", "\x00",
         "SELECT ?", "SELECT :name", "SELECT ?999999", "BEGIN; COMMIT", "COMMIT", "ROLLBACK", "RELEASE x",
     ],
 )  # fmt: skip
-def test_what_is_no_statement_or_gives_no_text_is_refused_or_gives_nothing(statement: str) -> None:
+def test_invalid_statements_and_texts_are_refused_or_return_nothing(statement: str) -> None:
     try:
         answer = run(statement)
     except ToolError:
@@ -233,10 +239,13 @@ async def database(http: httpx.AsyncClient, **fields: Any) -> Talk:
     return await new_talk(http, capabilities=[{"ref": "session_sql_database"}], **fields)
 
 
-async def test_what_comes_out_of_a_database_can_be_kept_in_the_log(each: httpx.AsyncClient) -> None:
+async def test_every_result_of_a_database_can_be_logged(each: httpx.AsyncClient) -> None:
     talk = await database(each)
     await works(talk, "sql_execute", sql="CREATE TABLE t (a)")
-    sql = "SELECT char(0) || 'a', 9e999, -9e999, 9223372036854775807, x'00ff', '\U0001f600', json('{\"a\": null}')"
+    sql = (
+        "SELECT char(0) || 'a', 9e999, -9e999, 9223372036854775807, x'00ff', '\U0001f600',"
+        " json('{\"a\": null}')"
+    )
     answer = await works(talk, "sql_query", sql=sql)
     assert answer["rows"] == [
         ["\x00a", None, None, 9223372036854775807, "<2 bytes>", "\U0001f600", '{"a":null}']
@@ -247,7 +256,7 @@ async def test_what_comes_out_of_a_database_can_be_kept_in_the_log(each: httpx.A
 @pytest.mark.parametrize(
     "name", ["../main", "main; DROP", "MAIN", "a" * 64, "", "é", "sqlite_master", "a\x00b", "/etc/passwd"]
 )
-async def test_the_name_of_a_database_is_a_name(one: httpx.AsyncClient, name: str) -> None:
+async def test_a_databases_name_is_only_a_name(one: httpx.AsyncClient, name: str) -> None:
     talk = await database(one)
     data = await use(talk, "sql_execute", sql="CREATE TABLE t (a)", database=name)
     # Without a name it is `main`.

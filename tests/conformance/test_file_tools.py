@@ -1,4 +1,4 @@
-"""File tools and the shell on both databases: what they cost whoever else is at work."""
+"""File tools and the shell on both databases: what they cost other work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.conformance.test_workspaces_store import new_session
 
 
 class Watched:
-    """A database that remembers how it was read."""
+    """A database that records how it was read."""
 
     def __init__(self, inner: Database) -> None:
         self.inner = inner
@@ -45,7 +45,7 @@ class Watched:
 
 
 async def use(desk: Desk, name: str, database: Database | None = None, **arguments: Any) -> ToolOutcome:
-    """Call a tool of a session that works in the desk's workspace."""
+    """Call a tool of a session in the desk's workspace."""
     row = await new_session(desk.database, workspace_id=desk.id)
     services = Services(
         database or desk.database,
@@ -71,7 +71,7 @@ async def use(desk: Desk, name: str, database: Database | None = None, **argumen
     return await tool.run(context, arguments)
 
 
-async def test_an_edit_of_many_places_is_refused_before_it_is_made(desk: Desk) -> None:
+async def test_an_edit_that_would_grow_too_large_is_refused_before_it_is_made(desk: Desk) -> None:
     await desk.write("/a", b"a" * 1_000_000)
     tracemalloc.start()
     try:
@@ -86,10 +86,10 @@ async def test_the_shell_reads_the_files_off_the_event_loop(desk: Desk) -> None:
     await desk.write("/a", b"hi\n")
     watched = Watched(desk.database)
     assert (await use(desk, "bash", watched, command="cat a")).value["stdout"] == "hi\n"
-    assert watched.reads == [False, True]  # how much there is, and then the files
+    assert watched.reads == [False, True]  # the size first, then the files
 
 
-async def test_a_command_that_outlives_its_session_leaves_no_memory_behind(database: Database) -> None:
+async def test_a_command_that_outlives_its_session_stores_no_shell_state(database: Database) -> None:
     row = await new_session(database)
     await database.write(lambda tx: write_shell_state(tx, ORG, row.id, "X=1", NOW))
     assert await database.read(lambda tx: read_shell_state(tx, ORG, row.id)) == "X=1"

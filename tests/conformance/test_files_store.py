@@ -38,7 +38,7 @@ from tests.conformance.desk import NOW, ORG, OTHER, Desk, refused
 from tests.conformance.places import soon
 
 
-async def test_folders_above_a_file_are_made_and_listed(desk: Desk) -> None:
+async def test_parent_folders_of_a_file_are_created_and_listed(desk: Desk) -> None:
     await desk.write_all(("/a/b/c", b"1"), ("/a/d", b"2"), ("/e", b"3"))
     assert await desk.tree() == ["/a/", "/a/b/", "/a/b/c", "/a/d", "/e"]
     assert await desk.tree("/a") == ["/a/b/", "/a/b/c", "/a/d"]
@@ -72,7 +72,7 @@ async def test_the_same_path_in_another_workspace_or_organization_is_another_fil
     )
 
 
-async def test_what_a_write_may_ask_for(desk: Desk) -> None:
+async def test_the_preconditions_of_a_write(desk: Desk) -> None:
     await refused(NotFound, "file_not_found", desk.write("/a", old=True))
     await refused(PreconditionFailed, "precondition_failed", desk.write("/a", expected=frozenset(("*",))))
     row = (await desk.write("/a", b"1", new=True)).row
@@ -88,7 +88,7 @@ async def test_what_a_write_may_ask_for(desk: Desk) -> None:
     assert again.row.created_at == row.created_at
 
 
-async def test_files_and_folders_do_not_take_each_others_place(desk: Desk) -> None:
+async def test_files_and_folders_do_not_replace_each_other(desk: Desk) -> None:
     await desk.write("/file")
     await desk.write("/folder", None, new=True)
     await refused(InvalidInput, "is_a_folder", desk.write("/folder"))
@@ -101,7 +101,7 @@ async def test_files_and_folders_do_not_take_each_others_place(desk: Desk) -> No
     assert await desk.tree() == ["/file", "/folder/"]
 
 
-async def test_writes_are_made_all_or_none(desk: Desk) -> None:
+async def test_several_writes_are_atomic(desk: Desk) -> None:
     await desk.write("/taken/x")
     await refused(
         InvalidInput, "is_a_folder", desk.write_all(("/one", b"1"), ("/two/three", b"2"), ("/taken", b"3"))
@@ -110,7 +110,7 @@ async def test_writes_are_made_all_or_none(desk: Desk) -> None:
     assert (await desk.row()).file_count == 2
 
 
-async def test_a_read_only_file_stays_as_and_where_it_is(desk: Desk) -> None:
+async def test_a_read_only_file_is_not_changed_or_moved(desk: Desk) -> None:
     await desk.write("/dir/fixed", b"fixed", readonly=True)
     for attempt in (
         desk.write("/dir/fixed", b"x"),
@@ -131,7 +131,7 @@ async def test_a_read_only_file_stays_as_and_where_it_is(desk: Desk) -> None:
     assert await desk.delete("/dir", recursive=True) == 2
 
 
-async def test_what_is_deleted(desk: Desk) -> None:
+async def test_deletes_files_and_folders(desk: Desk) -> None:
     await desk.write_all(("/a/b", b"1"), ("/c", b"2"))
     await refused(Conflict, "folder_not_empty", desk.delete("/a"))
     await refused(InvalidInput, "invalid_path", desk.delete("/", recursive=True))
@@ -144,7 +144,7 @@ async def test_what_is_deleted(desk: Desk) -> None:
     assert await desk.tree() == ["/c"]
 
 
-async def test_what_is_moved_keeps_its_content_and_takes_everything_along(desk: Desk) -> None:
+async def test_a_moved_folder_keeps_all_its_content(desk: Desk) -> None:
     await desk.write_all(("/a/b/c", b"c"), ("/a/d", b"d"), ("/ab", b"ab"))
     await desk.move("/a", "/x/y")
     assert await desk.tree() == ["/ab", "/x/", "/x/y/", "/x/y/b/", "/x/y/b/c", "/x/y/d"]
@@ -154,7 +154,7 @@ async def test_what_is_moved_keeps_its_content_and_takes_everything_along(desk: 
 
 
 @pytest.mark.parametrize("work", ["move", "copy"])
-async def test_where_nothing_can_be_moved_or_copied_to(desk: Desk, work: str) -> None:
+async def test_invalid_targets_of_moves_and_copies_are_refused(desk: Desk, work: str) -> None:
     await desk.write_all(("/a/b", b"1"), ("/c", b"2"))
     do = getattr(desk, work)
     await refused(NotFound, "file_not_found", do("/nothing", "/x"))
@@ -168,7 +168,7 @@ async def test_where_nothing_can_be_moved_or_copied_to(desk: Desk, work: str) ->
     assert await desk.tree() == ["/a/", "/a/b", "/c"]
 
 
-async def test_the_limits_are_kept(database: Database) -> None:
+async def test_the_size_limits_are_enforced(database: Database) -> None:
     desk = await Desk(database, limits=FileLimits(100, 250)).open()
     await refused(TooLarge, "file_too_large", desk.write("/a", b"x" * 101))
     await desk.write_all(("/a", b"a" * 100), ("/b", b"b" * 100))
@@ -193,10 +193,10 @@ async def test_a_workspace_has_a_limit_of_entries(desk: Desk) -> None:
     await desk.write("/a/b", b"changed")
 
 
-# --- at once ----------------------------------------------------------------
+# --- concurrency ----------------------------------------------------------------
 
 
-async def test_of_many_who_create_a_file_one_does(desk: Desk) -> None:
+async def test_one_of_many_concurrent_creations_of_a_file_succeeds(desk: Desk) -> None:
     attempts = [desk.write("/a/b/one", b"%d" % number, new=True) for number in range(12)]
     done = await soon(asyncio.gather(*attempts, return_exceptions=True))
     assert sum(isinstance(each, Written) for each in done) == 1
@@ -205,7 +205,7 @@ async def test_of_many_who_create_a_file_one_does(desk: Desk) -> None:
     assert (row.file_count, row.size_bytes) == (3, len(await desk.read("/a/b/one")))
 
 
-async def test_of_many_who_change_what_they_have_read_each_change_is_on_top_of_another(desk: Desk) -> None:
+async def test_many_concurrent_edits_of_a_file_lose_no_change(desk: Desk) -> None:
     await desk.write("/list", b"")
 
     async def add(name: int) -> None:
@@ -221,14 +221,14 @@ async def test_of_many_who_change_what_they_have_read_each_change_is_on_top_of_a
     assert sorted(map(int, (await desk.read("/list")).split())) == list(range(10))
 
 
-async def test_a_file_and_a_folder_that_are_made_at_once_do_not_both_come_about(desk: Desk) -> None:
+async def test_a_file_and_a_folder_created_at_once_do_not_both_succeed(desk: Desk) -> None:
     for turn in range(6):
         await soon(asyncio.gather(desk.write(f"/{turn}"), desk.write(f"/{turn}/x"), return_exceptions=True))
         there = [path for path in await desk.tree() if path.startswith(f"/{turn}")]
         assert there in ([f"/{turn}"], [f"/{turn}/", f"/{turn}/x"])
 
 
-async def test_what_a_workspace_is_said_to_hold_is_what_it_holds(desk: Desk) -> None:
+async def test_a_workspaces_counters_match_its_files(desk: Desk) -> None:
     works: list[Awaitable[Any]] = []
     for number in range(20):
         works += [
@@ -249,13 +249,13 @@ async def test_what_a_workspace_is_said_to_hold_is_what_it_holds(desk: Desk) -> 
 
 
 class Model:
-    """What a tree of files should do, in a dict: None stands for a folder."""
+    """A model of a file tree in a dict; None stands for a folder."""
 
     def __init__(self) -> None:
         self.held: dict[str, bytes | None] = {}
 
     def ready(self, path: str) -> bool:
-        """Whether all above a path are folders, or can be."""
+        """Whether all parents of a path are folders, or can be created."""
         above, _, _ = path.rpartition("/")
         return above == "" or (
             self.held.get(above, b"" if above in self.held else None) is None and self.ready(above)
@@ -297,7 +297,7 @@ class Model:
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_the_tree_does_what_a_simple_one_would_do(desk: Desk, seed: int) -> None:
+async def test_the_tree_behaves_like_a_simple_model(desk: Desk, seed: int) -> None:
     pick, model = random.Random(seed), Model()
     names = ["a", "b", "a-", "é"]
 

@@ -1,6 +1,6 @@
-"""Fetching pages: what comes back, within which bounds, and from which hosts.
+"""Fetching pages: results, limits, and permitted hosts.
 
-Where it may not go is in tests/adversarial/.
+Forbidden addresses are tested in tests/adversarial/.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def html(body: str, **headers: str) -> web.Response:
 
 
 async def tool(url: str, rules: NetworkRules = INSIDE, **arguments: object) -> dict[str, object]:
-    """What the tool answers."""
+    """The tool's result."""
 
     def nothing(*_: object) -> None: ...
 
@@ -55,12 +55,13 @@ async def tool(url: str, rules: NetworkRules = INSIDE, **arguments: object) -> d
 # --- pages
 # -----------------------------------------------------------------------------------------------------------
 
-PAGE = """<!doctype html><html><head><title>Pears</title><style>p{}</style><script>evil()</script></head><body><h1>Pears &amp; co</h1>
+PAGE = """<!doctype html><html><head><title>Pears</title><style>p{}</style><script>evil()</script></head>
+<body><h1>Pears &amp; co</h1>
 <p>See <a href="/more">more</a>.<img src="data:image/png;base64,AAAABBBB" alt="a pear"><pre><code>x = 1
 </code></pre><table><tr><th>a<th>b<tr><td>1<td>2</table></body></html>"""
 
 
-async def test_a_page_comes_as_markdown_with_whole_links_and_without_scripts(site: Site) -> None:
+async def test_a_page_becomes_markdown_with_absolute_links_and_no_scripts(site: Site) -> None:
     site.answers["/a/page"] = html(PAGE)
     answer = await tool(site.url("/a/page"))
     content = str(answer["content"])
@@ -72,12 +73,12 @@ async def test_a_page_comes_as_markdown_with_whole_links_and_without_scripts(sit
     assert "AAAA" not in content
 
 
-async def test_a_power_is_not_read_as_another_number(site: Site) -> None:
+async def test_a_superscript_does_not_merge_with_its_number(site: Site) -> None:
     site.answers["/page"] = html("<p>some 10<sup>6</sup> bees</p>")
     assert (await tool(site.url("/page")))["content"] == "some 10^6^ bees"
 
 
-async def test_a_page_comes_as_text_or_as_it_is_when_asked(site: Site) -> None:
+async def test_a_page_comes_as_text_or_unchanged_on_request(site: Site) -> None:
     site.answers["/page"] = html(PAGE)
     text = str((await tool(site.url("/page"), format="text"))["content"])
     assert "Pears & co" in text
@@ -85,7 +86,7 @@ async def test_a_page_comes_as_text_or_as_it_is_when_asked(site: Site) -> None:
     assert (await tool(site.url("/page"), format="html"))["content"] == PAGE
 
 
-async def test_json_and_errors_of_the_server_come_as_they_are(site: Site) -> None:
+async def test_json_and_http_errors_are_returned_unchanged(site: Site) -> None:
     site.answers["/data"] = web.json_response({"a": [1]}, status=404)
     answer = await tool(site.url("/data"))
     assert answer["status"] == 404
@@ -93,7 +94,7 @@ async def test_json_and_errors_of_the_server_come_as_they_are(site: Site) -> Non
 
 
 @pytest.mark.parametrize("kind", ["image/png", "application/pdf", "application/octet-stream", "video/mp4"])
-async def test_what_is_no_text_is_refused_in_words(site: Site, kind: str) -> None:
+async def test_a_page_that_is_not_text_gets_a_clear_error(site: Site, kind: str) -> None:
     site.answers["/file"] = web.Response(body=b"\x89PNG", headers={"Content-Type": kind})
     with pytest.raises(ToolError, match=kind):
         await tool(site.url("/file"))
@@ -116,9 +117,7 @@ async def test_what_is_no_text_is_refused_in_words(site: Site, kind: str) -> Non
         ("application/xml", '<?xml version="1.0" encoding="iso-8859-15"?><a>é</a>'.encode("iso-8859-15")),
     ],
 )
-async def test_letters_come_out_right_whatever_they_are_written_in(
-    site: Site, kind: str, body: bytes
-) -> None:
+async def test_text_is_decoded_correctly_in_every_encoding(site: Site, kind: str, body: bytes) -> None:
     site.answers["/page"] = web.Response(body=body, headers={"Content-Type": kind})
     assert "é" in str((await tool(site.url("/page"), format="html"))["content"])
 
@@ -135,7 +134,7 @@ async def test_letters_come_out_right_whatever_they_are_written_in(
         ("us-ascii", "cp1252", "\u20ac"),
     ],
 )
-async def test_pages_use_more_letters_than_the_charset_they_name_has(
+async def test_a_declared_charset_is_read_as_its_superset(
     site: Site, charset: str, codec: str, text: str
 ) -> None:
     assert text.encode(codec).decode(charset, "replace") != text
@@ -145,7 +144,7 @@ async def test_pages_use_more_letters_than_the_charset_they_name_has(
     assert (await tool(site.url("/page")))["content"] == text
 
 
-async def test_pages_that_are_nested_without_end_are_converted_or_refused_quickly(site: Site) -> None:
+async def test_very_deeply_nested_pages_are_converted_or_refused_quickly(site: Site) -> None:
     site.answers["/deep"] = html("<div>" * 100_000 + "x")
     site.answers["/tables"] = html("<table>" * 20_000 + "<a><b>" * 20_000)
     site.answers["/brackets"] = html("![" * 300_000)
@@ -155,7 +154,7 @@ async def test_pages_that_are_nested_without_end_are_converted_or_refused_quickl
                 await tool(site.url(path))
 
 
-# --- bounds
+# --- limits
 # ----------------------------------------------------------------------------------------------------------
 
 
@@ -195,7 +194,7 @@ async def test_compressed_pages_are_read_and_broken_or_unknown_ones_refused(site
             await tool(site.url(path))
 
 
-async def test_a_page_that_is_packed_in_several_goes_is_read_to_its_end(site: Site) -> None:
+async def test_a_gzip_of_several_members_is_read_to_its_end(site: Site) -> None:
     headers = {"Content-Type": "text/plain", "Content-Encoding": "gzip"}
     packed = b"".join(gzip.compress(text.encode()) for text in ("one, ", "", "two, ", "x" * 200_000, "three"))
     site.answers["/members"] = web.Response(body=packed, headers=headers)
@@ -210,7 +209,7 @@ async def test_a_page_that_is_packed_in_several_goes_is_read_to_its_end(site: Si
         assert (answer["content"], "truncated" in answer) == ("one", False)
 
 
-async def test_a_packed_page_that_breaks_off_is_told_as_cut(site: Site) -> None:
+async def test_a_compressed_page_that_ends_early_is_reported_as_truncated(site: Site) -> None:
     whole = gzip.compress(os.urandom(50_000))
     site.answers["/cut"] = web.Response(
         body=whole[:-20_000], headers={"Content-Type": "text/plain", "Content-Encoding": "gzip"}
@@ -220,7 +219,7 @@ async def test_a_packed_page_that_breaks_off_is_told_as_cut(site: Site) -> None:
     assert 20_000 < len(page.body) < 40_000
 
 
-async def test_a_server_that_dawdles_is_left(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_server_times_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     async def dawdle(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         await response.prepare(request)
@@ -257,7 +256,7 @@ def test_without_lists_every_host_is_permitted() -> None:
     assert combine([None, NetworkAccess()]).permits("example.com")
 
 
-def test_allowed_lists_narrow_and_blocked_ones_add_up() -> None:
+def test_allow_lists_intersect_and_block_lists_add_up() -> None:
     rules = rules_of(
         (("*.example.com", "example.org"), ()),
         ((), ("bad.example.com",)),

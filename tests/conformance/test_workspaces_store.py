@@ -1,4 +1,4 @@
-"""Workspaces, on both databases: whose they are, and how long they stay."""
+"""Workspaces, on both databases: who owns them, and how long they exist."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def desk_of(database: Database, row: SessionRow) -> Desk:
     return desk
 
 
-async def test_a_session_has_a_workspace_of_its_own_without_a_row_until_it_holds_something(
+async def test_a_sessions_own_workspace_has_no_row_until_it_holds_something(
     database: Database,
 ) -> None:
     row = await new_session(database)
@@ -97,7 +97,7 @@ async def test_a_session_has_a_workspace_of_its_own_without_a_row_until_it_holds
     assert (await desk.row()).file_count == 6
 
 
-async def test_files_go_with_the_session_whose_own_they_are(database: Database) -> None:
+async def test_files_in_a_sessions_own_workspace_are_deleted_with_it(database: Database) -> None:
     row = await new_session(database)
     desk = desk_of(database, row)
     await desk.write_all(("/a/b", b"1"), ("/c", b"2"))
@@ -108,7 +108,7 @@ async def test_files_go_with_the_session_whose_own_they_are(database: Database) 
     assert await desk.purge() == 2
 
 
-async def test_a_shared_workspace_stays_until_the_last_who_needs_it(database: Database) -> None:
+async def test_a_shared_workspace_stays_until_its_last_session_is_deleted(database: Database) -> None:
     owner = await new_session(database)
     desk = desk_of(database, owner)
     await desk.write("/a", b"1")
@@ -121,7 +121,7 @@ async def test_a_shared_workspace_stays_until_the_last_who_needs_it(database: Da
     assert [await count(database, table) for table in ("files", "workspaces")] == [0, 0]
 
 
-async def test_a_workspace_that_was_made_by_itself_outlives_its_sessions(database: Database) -> None:
+async def test_a_workspace_created_on_its_own_outlives_its_sessions(database: Database) -> None:
     desk = await Desk(database).open()
     guest = await new_session(database, workspace_id=desk.id)
     await desk_of(database, guest).write("/a", b"1")
@@ -155,7 +155,7 @@ async def test_an_archived_workspace_takes_no_writes(desk: Desk) -> None:
     assert await desk.read("/a") == b"1"
 
 
-async def test_what_was_written_is_there_after_the_database_was_opened_again(place: Place) -> None:
+async def test_written_files_survive_reopening_the_database(place: Place) -> None:
     from perdure.store.migrate import migrate
 
     database = await place.open()
@@ -184,7 +184,7 @@ async def test_deleted_sessions_are_removed_batch_by_batch_until_none_is_left(da
     )
 
 
-async def test_nothing_is_changed_in_the_name_of_a_deleted_session_though_its_workspace_lives_on(
+async def test_a_deleted_session_changes_nothing_in_a_workspace_that_lives_on(
     database: Database,
 ) -> None:
     desk = await Desk(database).open()

@@ -1,4 +1,4 @@
-"""Capabilities: what there is, how it is found, and what their configurations may hold."""
+"""Capabilities: listing, search, and the validation of their configurations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def test_every_capability_is_listed_once_in_order(api: httpx.AsyncClient) 
     assert page["total"] == len(IDS)
 
 
-async def test_pages_are_cut_where_they_are_asked_to_be(api: httpx.AsyncClient) -> None:
+async def test_pages_have_the_requested_size(api: httpx.AsyncClient) -> None:
     found: list[str] = []
     for offset in range(0, len(IDS) + 2, 2):
         page = await get(api, "/v1/capabilities", offset=offset, limit=2)
@@ -53,19 +53,19 @@ async def test_a_capability_is_found_by_its_id_and_by_its_other_names(
             jsonschema_rs.meta.validate(found["config_schema"])
 
 
-async def test_what_there_is_not_is_not_found(api: httpx.AsyncClient) -> None:
+async def test_an_unknown_capability_is_not_found(api: httpx.AsyncClient) -> None:
     assert (await get(api, "/v1/capabilities/nothing", 404))["code"] == "capability_not_found"
 
 
 @pytest.mark.parametrize("config", [None, {}, {"mode": "off"}])
-async def test_a_configuration_that_fits_is_kept_as_it_is(api: httpx.AsyncClient, config: object) -> None:
+async def test_a_valid_configuration_is_stored_unchanged(api: httpx.AsyncClient, config: object) -> None:
     ref = {"ref": "tool_approval"} if config is None else {"ref": "tool_approval", "config": config}
     assert (await new_agent(api, capabilities=[ref]))["capabilities"] == [ref]
 
 
 @pytest.mark.parametrize("config", [{"mode": "sometimes"}, {"more": 1}, [], "off", 1])
 @pytest.mark.parametrize("path", ["/v1/agents", "/v1/harnesses", "/v1/sessions"])
-async def test_a_configuration_that_does_not_fit_is_refused_with_its_place(
+async def test_an_invalid_configuration_gets_an_error_with_its_location(
     api: httpx.AsyncClient, path: str, config: object
 ) -> None:
     body = {"capabilities": [{"ref": "session"}, {"ref": "tool_approval", "config": config}]}

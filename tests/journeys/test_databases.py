@@ -1,4 +1,4 @@
-"""SQL databases of a session: useful, and no way out."""
+"""A session's SQL databases: what they can do, and that nothing leaves them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def new_sql_talk(api: httpx.AsyncClient) -> Talk:
     return await new_talk(api, capabilities=[{"ref": "session_sql_database"}])
 
 
-async def test_the_model_makes_a_table_fills_it_and_asks_it(api: httpx.AsyncClient) -> None:
+async def test_the_model_creates_fills_and_queries_a_table(api: httpx.AsyncClient) -> None:
     talk = await new_sql_talk(api)
     steps = [
         {"tool_calls": [call("sql_execute", sql="create table orders (id integer primary key, item text)")]},
@@ -47,7 +47,7 @@ async def test_the_model_makes_a_table_fills_it_and_asks_it(api: httpx.AsyncClie
     assert [column["name"] for column in described["tables"][0]["columns"]] == ["id", "item"]
 
 
-async def test_a_view_whose_table_is_gone_hides_no_other_table(api: httpx.AsyncClient) -> None:
+async def test_a_view_whose_table_was_dropped_hides_no_other_table(api: httpx.AsyncClient) -> None:
     talk = await new_sql_talk(api)
     statements = (
         "create table a (x)",
@@ -66,7 +66,7 @@ async def test_a_view_whose_table_is_gone_hides_no_other_table(api: httpx.AsyncC
     assert "no such table" in shown["tables"][1]["error"]
 
 
-async def test_a_database_that_nobody_can_look_at_is_told_so(api: httpx.AsyncClient) -> None:
+async def test_an_unreadable_database_gets_a_clear_error(api: httpx.AsyncClient) -> None:
     talk = await new_sql_talk(api)
     doubled = [f"a{n} as (select x from a{n - 1} union all select x from a{n - 1})" for n in range(1, 100)]
     view = f"create view v as with a0 as (select 1 as x), {', '.join(doubled)} select x from a99"
@@ -87,7 +87,7 @@ async def test_databases_are_made_found_and_dropped_over_http(api: httpx.AsyncCl
     assert (await api.get(talk.path("/databases/stock"))).status_code == 404
 
 
-async def test_statements_of_one_answer_are_made_in_their_order_and_all_kept(api: httpx.AsyncClient) -> None:
+async def test_statements_of_one_answer_run_in_order_and_none_is_lost(api: httpx.AsyncClient) -> None:
     talk = await new_sql_talk(api)
     inserts = [call("sql_execute", sql=f"insert into t select {n}, count(*) from t") for n in range(12)]
     ask = call("sql_query", sql="select n, before from t order by before")
@@ -99,7 +99,7 @@ async def test_statements_of_one_answer_are_made_in_their_order_and_all_kept(api
     assert found[-1]["rows"] == [[n, n] for n in range(12)]
 
 
-async def test_foreign_keys_are_enforced_until_the_agent_says_otherwise(api: httpx.AsyncClient) -> None:
+async def test_foreign_keys_are_enforced_unless_the_agent_turns_them_off(api: httpx.AsyncClient) -> None:
     talk = await new_sql_talk(api)
 
     async def ask(tool: str, sql: str) -> str:
@@ -124,10 +124,13 @@ async def test_foreign_keys_are_enforced_until_the_agent_says_otherwise(api: htt
     assert "FOREIGN KEY constraint failed" in await ask("sql_execute", "insert into mail values (9)")
 
 
-def test_a_full_database_says_so_and_is_small_again_when_its_rows_are_gone() -> None:
+def test_a_full_database_reports_it_and_shrinks_when_rows_are_deleted() -> None:
     image = run_sql(b"", "create table t (a)", None, reading=False).image or b""
-    fill = "with recursive c (n) as (select 1 union all select n + 1 from c limit ?) insert into t select zeroblob(500000) from c"
-    with pytest.raises(ToolError, match="may hold 52428800 bytes: delete"):
+    fill = (
+        "with recursive c (n) as (select 1 union all select n + 1 from c limit ?)"
+        " insert into t select zeroblob(500000) from c"
+    )
+    with pytest.raises(ToolError, match="may hold at most 52428800 bytes: delete"):
         run_sql(image, fill, [110], reading=False)
     full = run_sql(image, fill, [90], reading=False).image or b""
     assert len(full) > 45_000_000
@@ -137,16 +140,16 @@ def test_a_full_database_says_so_and_is_small_again_when_its_rows_are_gone() -> 
 @pytest.mark.parametrize(
     ("sql", "why"),
     [
-        ("begin", "each statement is a transaction of its own"),
-        ("savepoint here", "each statement is a transaction of its own"),
-        ("commit", "each statement is a transaction of its own"),
-        ("rollback", "each statement is a transaction of its own"),
-        ("create temp table u (a)", "would be gone with this statement"),
-        ("create temp view u as select 1", "would be gone with this statement"),
+        ("begin", "each statement is its own transaction"),
+        ("savepoint here", "each statement is its own transaction"),
+        ("commit", "each statement is its own transaction"),
+        ("rollback", "each statement is its own transaction"),
+        ("create temp table u (a)", "would be lost after this statement"),
+        ("create temp view u as select 1", "would be lost after this statement"),
         ("vacuum", "not allowed here"),
     ],
 )
-def test_what_would_not_last_is_refused_in_words_and_not_passed_over(sql: str, why: str) -> None:
+def test_temporary_objects_and_transactions_get_a_clear_error(sql: str, why: str) -> None:
     with pytest.raises(ToolError, match=why):
         run_sql(b"", sql, None, reading=False)
 
@@ -155,16 +158,20 @@ def test_what_would_not_last_is_refused_in_words_and_not_passed_over(sql: str, w
     ("statements", "affected"),
     [
         (["create virtual table f using fts5 (a)", "insert into f values ('x'), ('y')"], 2),
-        (["create table t (a)", "create trigger r after insert on t when new.a < 9 begin insert into t values (9); end",
+        (["create table t (a)",
+         "create trigger r after insert on t when new.a < 9 begin insert into t values (9); end",
           "insert into t values (1), (2)"], 2),
-        (["create table t (a)", ("with recursive c (n) as (select 1 union all select n + 1 from c limit 3000) "
+        (["create table t (a)",
+         ("with recursive c (n) as (select 1 union all select n + 1 from c limit 3000) "
           "insert into t select n from c returning a")], 3_000),
         (["create table t (a)", "with n (a) as (values (1), (2)) insert into t select a from n"], 2),
         (["create table t (a)", "insert into t values (1)", "delete from t"], 1),
         (["create table t (a)", "insert into t values (1)", "alter table t add column b"], 0),
     ],
 )  # fmt: skip
-def test_rows_are_counted_that_the_statement_itself_changed(statements: list[str], affected: int) -> None:
+def test_only_rows_that_the_statement_itself_changed_are_counted(
+    statements: list[str], affected: int
+) -> None:
     image = b""
     for statement in statements:
         answer = run_sql(image, statement, None, reading=False)
@@ -187,12 +194,18 @@ def test_rows_are_counted_that_the_statement_itself_changed(statements: list[str
         "select 1; select 2",
         "select zeroblob(2000000000)",
         "select fts3_tokenizer('simple')",
-        "with recursive c(n, s) as (select 1, 'x' union all select n + 1, s || s from c limit 60) select length(s) from c",
-        "with recursive c(n) as (select 1 union all select n + 1 from c) insert into t select randomblob(1000) from c",
+        (
+            "with recursive c(n, s) as (select 1, 'x' union all select n + 1, s || s from c limit 60)"
+            " select length(s) from c"
+        ),
+        (
+            "with recursive c(n) as (select 1 union all select n + 1 from c)"
+            " insert into t select randomblob(1000) from c"
+        ),
         "not even sql",
     ],
 )
-def test_what_leads_out_or_grows_without_bounds_is_refused(sql: str) -> None:
+def test_escapes_and_unbounded_statements_are_refused(sql: str) -> None:
     image = run_sql(b"", "create table t (a)", None, reading=False).image
     assert image is not None
     with pytest.raises(ToolError):
@@ -219,7 +232,7 @@ def test_a_query_changes_nothing(sql: str) -> None:
         run_sql(image, sql, None, reading=True)
 
 
-def test_a_long_answer_is_cut_and_says_so() -> None:
+def test_a_long_answer_is_truncated_and_says_so() -> None:
     answer = run_sql(
         b"",
         "with recursive c(n) as (select 1 union all select n + 1 from c limit 5000) select n from c",

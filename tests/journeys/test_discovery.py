@@ -1,4 +1,4 @@
-"""Tools that a capability finds when it looks at the session."""
+"""Tools that a capability discovers in the session."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from tests.talk import call
 
 
 class Inside(Struct, frozen=True):
-    """Perdure with one more capability, a session that has it, and the model that answers there."""
+    """Perdure with an additional capability, a session that has it, and the session's model."""
 
     app: App
     engine: Engine
@@ -71,7 +71,7 @@ class Inside(Struct, frozen=True):
 
 
 class Counted:
-    """The real database, and how many of its transactions are open."""
+    """The real database, with a count of its open transactions."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -95,7 +95,7 @@ class Counted:
 
 
 class Shelf:
-    """A capability whose tools are whatever lies on the shelf."""
+    """A capability that discovers the tools on its shelf."""
 
     def __init__(self, *names: str, hints: ToolHints = READ_ONLY) -> None:
         self.names, self.hints = names, hints
@@ -137,9 +137,7 @@ def with_shelf(*more: CapabilityRef, tools: tuple[ClientSideTool, ...] = ()) -> 
     return CreateSession(harness_name="base", capabilities=(CapabilityRef("shelf"), *more), tools=tools)
 
 
-async def test_the_model_gets_the_tools_that_were_found_and_calls_one(
-    database_url: str, tmp_path: Path
-) -> None:
+async def test_the_model_receives_discovered_tools_and_calls_one(database_url: str, tmp_path: Path) -> None:
     shelf = Shelf("hammer", "axe")
     answers: tuple[dict[str, Any], ...] = ({"tool_calls": [call("axe")]}, {"text": "Cut."})
     async with inside(database_url, tmp_path, shelf, *answers, session=with_shelf()) as there:
@@ -151,9 +149,7 @@ async def test_the_model_gets_the_tools_that_were_found_and_calls_one(
     assert shelf.looks == 2
 
 
-async def test_a_tool_that_comes_to_the_shelf_is_there_for_the_next_model_call(
-    database_url: str, tmp_path: Path
-) -> None:
+async def test_a_new_tool_is_available_at_the_next_model_call(database_url: str, tmp_path: Path) -> None:
     shelf = Shelf()
     answers = ({"text": "One."}, {"text": "Two."})
     async with inside(database_url, tmp_path, shelf, *answers, session=with_shelf()) as there:
@@ -164,7 +160,7 @@ async def test_a_tool_that_comes_to_the_shelf_is_there_for_the_next_model_call(
     assert offered == [[], ["axe"]]
 
 
-async def test_a_found_tool_takes_no_name_that_another_tool_has(tmp_path: Path) -> None:
+async def test_a_discovered_tool_does_not_replace_another(tmp_path: Path) -> None:
     mine = ClientSideTool("ask_user", "Ask.", {"type": "object"})
     body = with_shelf(CapabilityRef("current_time"), tools=(mine,))
     async with inside("", tmp_path, Shelf("get_current_time", "ask_user", "axe"), session=body) as there:
@@ -174,14 +170,14 @@ async def test_a_found_tool_takes_no_name_that_another_tool_has(tmp_path: Path) 
     assert set(agent.client) == {"ask_user"}
 
 
-async def test_a_found_tool_waits_for_approval_like_any_other(tmp_path: Path) -> None:
+async def test_a_discovered_tool_waits_for_approval_like_any_other(tmp_path: Path) -> None:
     body = with_shelf(CapabilityRef("tool_approval", {"mode": "protective"}))
     async with inside("", tmp_path, Shelf("axe", hints=ONCE), session=body) as there:
         agent = await there.resolved()
     assert agent.rules.gated == {"axe"}
 
 
-async def test_no_transaction_is_open_while_a_capability_looks(database_url: str, tmp_path: Path) -> None:
+async def test_no_transaction_is_open_during_discovery(database_url: str, tmp_path: Path) -> None:
     shelf = Shelf("axe")
     async with inside(database_url, tmp_path, shelf, {"text": "One."}, session=with_shelf()) as there:
         counted: Any = Counted(there.engine.database)

@@ -1,4 +1,4 @@
-"""The file tools, through the model loop: what is written stays, and no path leads out."""
+"""The file tools, through the model loop: writes are stored, and no path leaves the session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.talk import Json, Talk, call, new_talk
 
 
 async def use(talk: Talk, name: str, **arguments: object) -> Json:
-    """What one call of a tool came to."""
+    """The result of one tool call."""
     events = await talk.turn({"tool_calls": [call(name, **arguments)]}, {"text": "Done."})
     assert events[-2]["type"] == "turn.completed"
     return next(event["data"] for event in events if event["type"] == "tool.completed")
@@ -35,7 +35,7 @@ async def test_a_file_is_written_read_and_edited_over_several_turns(api: httpx.A
     assert "today.md" in str(value(await use(talk, "list_directory", path="/notes")))
 
 
-async def test_what_was_written_is_told_by_an_event(api: httpx.AsyncClient) -> None:
+async def test_a_write_is_logged_as_an_event(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     await use(talk, "write_file", path="/a.txt", content="é")
     await use(talk, "write_file", path="/a.txt", content="eé")
@@ -67,7 +67,7 @@ async def test_calls_of_one_answer_may_write_different_files(api: httpx.AsyncCli
         ("edit_file", {"path": "/nothing", "old_text": "a", "new_text": "b"}),
     ],
 )
-async def test_what_cannot_be_done_is_an_error_in_words(
+async def test_an_impossible_call_gets_a_clear_error(
     api: httpx.AsyncClient, name: str, arguments: Json
 ) -> None:
     talk = await new_talk(api)

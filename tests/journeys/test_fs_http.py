@@ -1,4 +1,4 @@
-"""Files over HTTP: below a session and below its workspace, which is the same."""
+"""Files over HTTP, addressed by a session and by its workspace."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.talk import Json, Talk, new_talk
 
 @pytest.fixture(params=["session", "workspace"])
 async def tree(request: pytest.FixtureRequest, api: httpx.AsyncClient) -> Tree:
-    """A fresh session's files, by the session's id and by the workspace's."""
+    """A new session's files, addressed by the session's id and by the workspace's."""
     talk = await new_talk(api)
     workspace = (await talk.read())["workspace_id"]
     return Tree(talk, talk.path() if request.param == "session" else f"/v1/workspaces/{workspace}")
@@ -25,12 +25,12 @@ async def tree(request: pytest.FixtureRequest, api: httpx.AsyncClient) -> Tree:
 
 @pytest.fixture
 async def one(api: httpx.AsyncClient) -> Tree:
-    """The same by the session's id only, for what does not depend on the address."""
+    """The same by the session's id only, for tests that do not depend on the address."""
     talk = await new_talk(api)
     return Tree(talk, talk.path())
 
 
-# --- what can be done -------------------------------------------------------
+# --- operations -------------------------------------------------------
 
 
 async def test_a_file_is_created_read_changed_and_deleted(tree: Tree) -> None:
@@ -82,7 +82,7 @@ async def test_folders_are_made_listed_and_deleted(tree: Tree) -> None:
     assert await tree.paths() == []
 
 
-async def test_bytes_come_back_as_they_were(tree: Tree) -> None:
+async def test_bytes_come_back_unchanged(tree: Tree) -> None:
     data = bytes(range(256)) * 40
     await tree.create("blob.bin", content=base64.b64encode(data).decode(), encoding="base64")
     read = await tree.read("blob.bin")
@@ -106,7 +106,7 @@ async def test_files_are_moved_and_copied(tree: Tree) -> None:
     assert code(await tree.act("copy", 400, src_path="/", dst_path="/x")) == "invalid_path"
 
 
-async def test_what_is_at_a_path_is_told(tree: Tree) -> None:
+async def test_a_path_can_be_described(tree: Tree) -> None:
     await tree.create("a/b", content="12345")
     stat = await tree.act("stat", path="/a/b")
     assert (stat["name"], stat["size_bytes"], stat["is_directory"], stat["hash"]) == (
@@ -142,7 +142,7 @@ async def test_files_are_searched(tree: Tree) -> None:
     assert (found["truncated"], len(found["data"][0]["matches"])) == (True, 1000)
 
 
-async def test_the_log_tells_what_was_done_to_files(tree: Tree) -> None:
+async def test_changes_of_files_are_logged(tree: Tree) -> None:
     await tree.create("a", content="12")
     await tree.put("a", content="123")
     await tree.put("a", is_readonly=True)
@@ -160,7 +160,7 @@ async def test_the_log_tells_what_was_done_to_files(tree: Tree) -> None:
     ]
 
 
-async def test_a_turn_goes_on_undisturbed_while_files_come_in(one: Tree) -> None:
+async def test_a_turn_continues_while_files_are_written(one: Tree) -> None:
     message = await one.talk.say(
         "Please. [[sim [" + ", ".join(['{"text": "word ", "delay_ms": 20}'] * 5) + "]]]"
     )
@@ -172,10 +172,10 @@ async def test_a_turn_goes_on_undisturbed_while_files_come_in(one: Tree) -> None
     assert len(await one.paths()) == 20
 
 
-# --- what must not be overwritten -------------------------------------------
+# --- protection from overwriting -------------------------------------------
 
 
-async def test_a_file_that_has_changed_since_it_was_read_stays(tree: Tree) -> None:
+async def test_a_file_that_has_changed_since_it_was_read_is_not_overwritten(tree: Tree) -> None:
     await tree.create("a", content="1")
     read = await tree.http.get(tree.url("a"))
     tag, known = read.headers["etag"], read.json()["hash"]
@@ -196,7 +196,7 @@ async def test_a_file_that_has_changed_since_it_was_read_stays(tree: Tree) -> No
     assert code(await tree.put("a", 400, content="x", expected_hash="nonsense")) == "invalid_request"
 
 
-async def test_of_many_who_change_what_they_have_read_one_does(one: Tree) -> None:
+async def test_one_of_many_concurrent_conditional_changes_succeeds(one: Tree) -> None:
     await one.create("a", content="0")
     tries = [
         one.http.put(one.url("a"), json={"content": str(number), "expected_hash": sha(b"0")})
@@ -206,7 +206,7 @@ async def test_of_many_who_change_what_they_have_read_one_does(one: Tree) -> Non
     assert sorted(statuses) == [200] + [412] * 9
 
 
-async def test_what_is_known_already_is_not_sent_again(tree: Tree) -> None:
+async def test_a_known_file_is_not_sent_again(tree: Tree) -> None:
     made = await tree.create("a", content="1")
     for url in (tree.url("a"), f"{tree.base}/fs/_/download/a"):
         assert (await tree.http.get(url, headers={"If-None-Match": f'"{made["hash"]}"'})).status_code == 304
@@ -236,10 +236,10 @@ async def test_the_same_creation_twice_is_one(one: Tree) -> None:
     assert await one.told() == [("write", "/a", True, 1)]
 
 
-# --- down and on a page -----------------------------------------------------
+# --- download and preview -----------------------------------------------------
 
 
-async def test_a_file_is_downloaded_as_it_is_and_can_do_nothing(tree: Tree) -> None:
+async def test_a_download_is_unchanged_and_cannot_run_scripts(tree: Tree) -> None:
     data = os.urandom(300_000)
     await tree.create("dir/a b.html", content=base64.b64encode(data).decode(), encoding="base64")
     answer = await tree.http.get(f"{tree.base}/fs/_/download/dir/a%20b.html")
@@ -258,7 +258,7 @@ async def test_a_file_is_downloaded_as_it_is_and_can_do_nothing(tree: Tree) -> N
 @pytest.mark.parametrize(
     "name", ['a"; filename="evil.exe', "a;b", "ä.txt", "a%22b", "a'b", "\u540d\u524d.md"]
 )
-async def test_a_name_stays_a_name_in_a_header(one: Tree, name: str) -> None:
+async def test_a_file_name_cannot_break_a_header(one: Tree, name: str) -> None:
     await one.create("tmp", content="x")
     await one.act("move", src_path="/tmp", dst_path=f"/{name}")
     (path,) = await one.paths()
@@ -296,7 +296,7 @@ async def test_text_is_shown_on_a_page_that_runs_nothing(tree: Tree) -> None:
 # --- sizes ------------------------------------------------------------------
 
 
-async def test_ten_megabytes_go_in_and_come_out(one: Tree) -> None:
+async def test_ten_megabytes_can_be_written_and_read(one: Tree) -> None:
     data = os.urandom(10 * 1024 * 1024)
     made = await one.create("big", content=base64.b64encode(data).decode(), encoding="base64")
     assert (made["size_bytes"], made["hash"]) == (len(data), sha(data))
@@ -312,7 +312,7 @@ async def test_ten_megabytes_go_in_and_come_out(one: Tree) -> None:
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    """Little is allowed."""
+    """Small limits."""
     return {"PERDURE_MAX_FILE_BYTES": "1000", "PERDURE_MAX_SESSION_FILE_BYTES": "2500"}
 
 
@@ -332,10 +332,10 @@ async def test_the_limits_are_settings(http: httpx.AsyncClient) -> None:
     assert (refused.status_code, code(refused.json())) == (413, "workspace_full")
 
 
-# --- whose ------------------------------------------------------------------
+# --- ownership ------------------------------------------------------------------
 
 
-async def test_another_organizations_files_are_not_there(tree: Tree) -> None:
+async def test_another_organizations_files_are_not_found(tree: Tree) -> None:
     await tree.create("a", content="1")
     foreign = await elsewhere(tree.http)
     body: dict[str, Json] = {
@@ -360,7 +360,7 @@ async def test_another_organizations_files_are_not_there(tree: Tree) -> None:
     assert (await tree.read("a"))["content"] == "1"
 
 
-async def test_files_go_with_their_session(one: Tree) -> None:
+async def test_files_are_deleted_with_their_session(one: Tree) -> None:
     workspace = (await one.talk.read())["workspace_id"]
     await one.create("a", content="1")
     assert (await one.http.delete(one.base)).status_code == 204

@@ -1,7 +1,4 @@
-"""The file tools, each driven by the model loop.
-
-What they give, what they refuse, and what the log tells of them.
-"""
+"""The file tools, each called through the model loop: results, errors and logged events."""
 
 from __future__ import annotations
 
@@ -43,7 +40,7 @@ class Desk:
         self.tree = Tree(talk, talk.path())
 
     async def all(self, *calls: Json) -> list[Json]:
-        """What calls of one answer came to, in order."""
+        """The results of the calls of one answer, in order."""
         events = await self.talk.turn({"tool_calls": list(calls)}, {"text": "Done."})
         assert events[-2]["type"] == "turn.completed"
         return [event["data"] for event in events if event["type"] == "tool.completed"]
@@ -56,7 +53,7 @@ class Desk:
         return value
 
     async def fails(self, name: str, **arguments: Any) -> str:
-        """The words with which one call is refused."""
+        """The error of one call, which must fail."""
         (result,) = await self.all(call(name, **arguments))
         assert (result["success"], result["status"]) == (False, "error"), result
         return str(result["error"])
@@ -79,7 +76,7 @@ def sha(text: str) -> str:
 # --- reading ----------------------------------------------------------------
 
 
-async def test_read_file_gives_lines_and_says_what_is_left(desk: Desk) -> None:
+async def test_read_file_returns_lines_and_says_what_is_left(desk: Desk) -> None:
     await desk.tree.create("a", content="".join(f"line {number}\n" for number in range(1, 11)))
     whole = await desk.use("read_file", path="/a")
     assert (whole["lines"], whole["content"].count("\n"), "shown" in whole) == (10, 10, False)
@@ -93,13 +90,13 @@ async def test_read_file_gives_lines_and_says_what_is_left(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "x\n", "x\ny", "\n\n", "a\r\nb\r\n", "a\u2028b\n", "tab\tend\n"])
-async def test_read_file_gives_text_as_it_is(desk: Desk, text: str) -> None:
+async def test_read_file_returns_text_unchanged(desk: Desk, text: str) -> None:
     await desk.tree.create("a", content=text)
     read = await desk.use("read_file", path="/a")
     assert (read["content"], read["hash"]) == (text, sha(text))
 
 
-async def test_read_file_bounds_what_it_shows(desk: Desk) -> None:
+async def test_read_file_limits_what_it_shows(desk: Desk) -> None:
     await desk.tree.create("wide", content="w" * 500_000)
     wide = await desk.use("read_file", path="/wide")
     assert len(wide["content"]) < 3_000
@@ -114,7 +111,7 @@ async def test_read_file_bounds_what_it_shows(desk: Desk) -> None:
         assert offset == seen + 1
 
 
-async def test_read_file_gives_bytes_in_base64_piece_by_piece(desk: Desk) -> None:
+async def test_read_file_returns_bytes_in_base64_piece_by_piece(desk: Desk) -> None:
     data = os.urandom(80_000)
     await desk.tree.create("bin", content=base64.b64encode(data).decode(), encoding="base64")
     got, offset = b"", 0
@@ -128,7 +125,7 @@ async def test_read_file_gives_bytes_in_base64_piece_by_piece(desk: Desk) -> Non
     assert got == data
 
 
-async def test_read_many_files_gives_what_it_can(desk: Desk) -> None:
+async def test_read_many_files_returns_what_it_can(desk: Desk) -> None:
     await desk.files(a="one", b="two\n" * 20_000, c="three")
     await desk.tree.create("bin", content="AAAA", encoding="base64")
     await desk.tree.create("folder", is_directory=True)
@@ -161,7 +158,7 @@ async def test_list_directory_and_glob_find_what_is_there(desk: Desk) -> None:
     assert "pattern" in await desk.fails("glob", pattern="{a")
 
 
-async def test_a_glob_is_meant_from_its_folder_on_and_knows_the_other_name_of_the_top(desk: Desk) -> None:
+async def test_a_glob_is_relative_to_its_folder_and_accepts_the_other_name_of_the_root(desk: Desk) -> None:
     await desk.files(p__src__a="x", src__b="x")
     assert (await desk.use("glob", pattern="src/*", path="/p"))["paths"] == ["/p/src/a"]
     assert (await desk.use("glob", pattern="/p/src/*", path="/p"))["paths"] == ["/p/src/a"]
@@ -175,19 +172,19 @@ async def test_a_glob_is_meant_from_its_folder_on_and_knows_the_other_name_of_th
     assert (await desk.use("glob", pattern="/workspace/src/*"))["paths"] == ["/workspace/src/c"]
 
 
-async def test_an_edit_that_fails_for_how_lines_end_says_so(desk: Desk) -> None:
+async def test_an_edit_that_fails_because_of_line_endings_says_so(desk: Desk) -> None:
     await desk.files(dos="one\r\ntwo\r\n", unix="one\ntwo\n")
     assert r"\r\n" in await desk.fails("edit_file", path="/dos", old_text="one\ntwo", new_text="three")
     assert await desk.fails("edit_file", path="/unix", old_text="one\r\ntwo", new_text="three") == (
-        r"the old text does not occur in /unix: it would, if its lines ended as those of the file do, in \n"
+        r"old_text does not occur in /unix: only the line endings differ, and the file uses \n"
     )
     assert (
         await desk.fails("edit_file", path="/dos", old_text="four", new_text="five")
-        == "the old text does not occur in /dos"
+        == "old_text does not occur in /dos"
     )
 
 
-async def test_edits_of_one_file_in_one_answer_are_all_made_in_their_order(desk: Desk) -> None:
+async def test_edits_of_one_file_in_one_answer_all_run_in_order(desk: Desk) -> None:
     await desk.files(code="".join(f"v{number} = 0;\n" for number in range(20)), list="0")
     edits = [
         call("edit_file", path="/code", old_text=f"v{number} = 0", new_text=f"v{number} = 1")
@@ -206,7 +203,7 @@ async def test_edits_of_one_file_in_one_answer_are_all_made_in_their_order(desk:
     assert (await desk.use("read_file", path="/list"))["content"] == "5"
 
 
-async def test_a_tool_that_is_not_there_is_answered_with_those_that_are(desk: Desk) -> None:
+async def test_an_unknown_tool_gets_an_error_that_lists_the_known_ones(desk: Desk) -> None:
     assert (
         await desk.fails("readfile", path="/a")
         == "There is no tool 'readfile'. Did you mean: read_file, edit_file, read_many_files"
@@ -235,7 +232,7 @@ async def test_grep_files_finds_lines(desk: Desk) -> None:
     assert "/nothing" in await desk.fails("grep_files", pattern="x", path="/nothing")
 
 
-async def test_grep_files_does_not_hang_and_bounds_what_it_gives(desk: Desk) -> None:
+async def test_grep_files_does_not_hang_and_limits_its_answer(desk: Desk) -> None:
     await desk.files(
         bait=("a" * 5_000 + "!\n") * 5, many="needle\n" * 5_000, long=("needle" + "x" * 20_000 + "\n") * 300
     )
@@ -273,11 +270,11 @@ async def test_write_file_writes_text_and_bytes(desk: Desk) -> None:
     assert "folder" in await desk.fails("write_file", path="/a", content="x")
 
 
-async def test_write_file_spares_what_has_changed_since_it_was_read(desk: Desk) -> None:
+async def test_write_file_does_not_overwrite_a_file_that_has_changed(desk: Desk) -> None:
     await desk.files(a="1")
     await desk.use("write_file", path="/a", content="2", expected_hash=sha("1"))
     assert "changed since" in await desk.fails("write_file", path="/a", content="3", expected_hash=sha("1"))
-    # As it is after a crash: the same call once more is fine.
+    # Repeating the same call, as after a crash, succeeds.
     assert (await desk.use("write_file", path="/a", content="2", expected_hash=sha("1")))["hash"] == sha("2")
 
 
@@ -297,7 +294,7 @@ async def test_tools_keep_the_limits_of_the_settings(database_url: str, tmp_path
         )
 
 
-async def test_edit_file_replaces_exactly_what_it_is_told(desk: Desk) -> None:
+async def test_edit_file_replaces_exactly_the_given_text(desk: Desk) -> None:
     await desk.files(a="one two one\n")
     assert "2 times" in await desk.fails("edit_file", path="/a", old_text="one", new_text="1")
     assert "does not occur" in await desk.fails("edit_file", path="/a", old_text="three", new_text="3")
@@ -321,7 +318,7 @@ async def test_edit_file_refuses_a_stale_hash(desk: Desk) -> None:
     assert (await desk.tree.read("a"))["content"] == "first, and more\n"
 
 
-async def test_edits_of_one_answer_do_not_lose_one_another(desk: Desk) -> None:
+async def test_concurrent_edits_of_one_answer_lose_no_change(desk: Desk) -> None:
     await desk.files(a="".join(f"<{number}>" for number in range(5)))
     edits = [
         call("edit_file", path="/a", old_text=f"<{number}>", new_text=f"[{number}]") for number in range(5)
@@ -331,7 +328,7 @@ async def test_edits_of_one_answer_do_not_lose_one_another(desk: Desk) -> None:
     assert (await desk.tree.read("a"))["content"] == "[0][1][2][3][4]"
 
 
-async def test_delete_file_deletes_and_may_be_told_twice(desk: Desk) -> None:
+async def test_delete_file_is_idempotent(desk: Desk) -> None:
     await desk.files(a__b="1", a__c="2", d="3")
     assert "recursive" in await desk.fails("delete_file", path="/a")
     assert (await desk.use("delete_file", path="/a", recursive=True))["deleted"] == 3
@@ -342,7 +339,7 @@ async def test_delete_file_deletes_and_may_be_told_twice(desk: Desk) -> None:
     assert await desk.tree.paths() == []
 
 
-async def test_read_only_files_are_spared(desk: Desk) -> None:
+async def test_read_only_files_are_not_changed(desk: Desk) -> None:
     await desk.tree.create("fixed", content="fixed", is_readonly=True)
     for name, arguments in (
         ("write_file", {"content": "x"}),
@@ -353,7 +350,7 @@ async def test_read_only_files_are_spared(desk: Desk) -> None:
     assert (await desk.tree.read("fixed"))["content"] == "fixed"
 
 
-async def test_the_log_tells_what_tools_did_to_files(desk: Desk) -> None:
+async def test_changes_of_files_by_tools_are_logged(desk: Desk) -> None:
     await desk.use("write_file", path="/a", content="12")
     await desk.use("edit_file", path="/a", old_text="1", new_text="111")
     await desk.use("delete_file", path="/a")
@@ -369,7 +366,7 @@ async def test_the_log_tells_what_tools_did_to_files(desk: Desk) -> None:
     assert all(event["context"]["turn_id"] for event in written)
 
 
-def test_tools_say_honestly_what_they_do() -> None:
+def test_the_hints_of_tools_are_correct() -> None:
     (files,) = [each for each in catalogue() if each.id == "session_file_system"]
     hints = {tool.name: tool.hints for tool in files.tools(None)}
     readonly = {name for name, each in hints.items() if each.readonly}
@@ -410,7 +407,7 @@ async def test_no_path_leads_out(desk: Desk, path: str) -> None:
 @pytest.mark.parametrize(
     "path", ["a\nb", "a\u202eb", "a\\b", "/_/x", "/" + "x" * 300, "C:\\x", " ", "a\u0085"]
 )
-async def test_a_path_that_cannot_be_one_is_refused_in_words(desk: Desk, path: str) -> None:
+async def test_an_invalid_path_gets_a_clear_error(desk: Desk, path: str) -> None:
     for name, more in (
         ("write_file", {"content": "x"}),
         ("read_file", {}),
@@ -421,10 +418,10 @@ async def test_a_path_that_cannot_be_one_is_refused_in_words(desk: Desk, path: s
     assert await desk.tree.paths() == []
 
 
-# --- what a session begins with ---------------------------------------------
+# --- initial files ---------------------------------------------
 
 
-async def test_initial_files_of_all_layers_are_there_and_the_latest_wins(api: httpx.AsyncClient) -> None:
+async def test_initial_files_of_all_layers_exist_and_the_last_layer_wins(api: httpx.AsyncClient) -> None:
     def files(layer: str, *names: str) -> list[Json]:
         return [{"path": f"/{name}", "content": layer, "is_readonly": name == "fixed"} for name in names]
 
@@ -469,7 +466,7 @@ async def test_initial_files_of_all_layers_are_there_and_the_latest_wins(api: ht
         [{"path": "/a", "content": "?", "encoding": "base64"}],
     ],
 )
-async def test_initial_files_that_cannot_be_are_refused(api: httpx.AsyncClient, files: list[Json]) -> None:
+async def test_invalid_initial_files_are_refused(api: httpx.AsyncClient, files: list[Json]) -> None:
     refused = await api.post("/v1/sessions", json={"initial_files": files})
     assert refused.status_code == 400
     assert refused.json()["field"].startswith("initial_files[0]")
@@ -487,9 +484,7 @@ HANDBOOK = Capability(
 )
 
 
-async def test_what_a_capability_brings_is_there_read_only_and_costs_nothing_twice(
-    tmp_path: Path, database_url: str
-) -> None:
+async def test_a_capabilitys_files_are_read_only_and_stored_once(tmp_path: Path, database_url: str) -> None:
     async with open_parts(Settings(data=str(tmp_path), database_url=database_url)) as parts:
         app = replace(parts.app, registry=Registry((*built_in(parts.app), HANDBOOK)))
         owner = await bootstrap(app)
@@ -519,10 +514,10 @@ async def test_what_a_capability_brings_is_there_read_only_and_costs_nothing_twi
 # --- after a crash ----------------------------------------------------------
 
 
-async def test_writes_that_a_crash_cuts_off_are_made_whole(database_url: str, tmp_path: Path) -> None:
-    """A kill while many large files are being written.
+async def test_writes_that_a_crash_interrupts_are_completed(database_url: str, tmp_path: Path) -> None:
+    """Kills the server while many large files are being written.
 
-    Each call is made again, and every file is whole (promise P5).
+    Each call runs again, and every file is complete (promise P5).
     """
     contents = [hashlib.sha256(b"%d" % number).hexdigest() * 1_000 for number in range(12)]
     async with Server(tmp_path / "data", database_url=database_url) as server:

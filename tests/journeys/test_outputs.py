@@ -1,7 +1,4 @@
-"""Long outputs of tools.
-
-The model is shown the beginning and the end, and the whole is in a file of the session.
-"""
+"""Long tool outputs: the model sees the beginning and the end; a file of the session has everything."""
 
 from __future__ import annotations
 
@@ -14,12 +11,12 @@ import pytest
 from tests.talk import Json, Talk, call, kinds_of, new_talk
 
 NUMBERS = "seq 100001 130000"
-"""Some 210,000 characters."""
+"""About 210,000 characters."""
 SECRET = "correct-horse-battery-staple"
 
 
 async def ran(talk: Talk, name: str, **arguments: Any) -> tuple[Any, list[Json]]:
-    """What a call gave, as the model is shown it, and the events of its turn."""
+    """The result of a call, as the model sees it, and the events of its turn."""
     events = await talk.turn({"tool_calls": [call(name, **arguments)]}, {"text": "Done."})
     (done,) = [event["data"] for event in events if event["type"] == "tool.completed"]
     assert done["success"], done
@@ -27,7 +24,7 @@ async def ran(talk: Talk, name: str, **arguments: Any) -> tuple[Any, list[Json]]
     try:
         return json.loads(text), events
     except json.JSONDecodeError:
-        return text, events  # an object that was cut
+        return text, events  # a truncated object
 
 
 def written(events: list[Json]) -> list[str]:
@@ -40,7 +37,9 @@ async def content(talk: Talk, path: str) -> str:
     return str(answer.json()["content"])
 
 
-async def test_the_whole_of_a_long_output_is_in_a_file_that_the_answer_names(api: httpx.AsyncClient) -> None:
+async def test_a_long_output_is_saved_completely_to_a_file_that_the_answer_names(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api)
     answer, events = await ran(talk, "bash", command=NUMBERS)
     (path,) = written(events)
@@ -56,14 +55,14 @@ async def test_the_whole_of_a_long_output_is_in_a_file_that_the_answer_names(api
     assert "115000" in json.dumps(read)
 
 
-async def test_a_short_output_is_shown_whole_and_kept_nowhere(api: httpx.AsyncClient) -> None:
+async def test_a_short_output_is_shown_completely_and_not_saved(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     answer, events = await ran(talk, "bash", command="seq 1 100")
     assert answer["stdout"] == "".join(f"{number}\n" for number in range(1, 101))
     assert written(events) == []
 
 
-async def test_a_layer_can_have_less_shown(api: httpx.AsyncClient) -> None:
+async def test_a_layer_can_lower_the_limit(api: httpx.AsyncClient) -> None:
     config = {"max_characters": 1_000, "head": 0.2}
     talk = await new_talk(api, capabilities=[{"ref": "output_truncation", "config": config}])
     answer, events = await ran(talk, "bash", command="seq 1 1000")
@@ -84,7 +83,7 @@ async def test_reading_a_file_in_large_pieces_makes_no_copies_of_it(api: httpx.A
     assert "characters left out" in json.dumps(events)
 
 
-async def test_an_output_that_is_no_text_is_kept_as_json(api: httpx.AsyncClient) -> None:
+async def test_an_output_that_is_not_text_is_saved_as_json(api: httpx.AsyncClient) -> None:
     talk = await new_talk(
         api,
         capabilities=[
@@ -113,7 +112,7 @@ async def test_without_files_the_rest_is_left_out_and_the_answer_says_how_much(
     assert "characters left out ..." in str(answer)
 
 
-async def test_the_file_holds_no_secret(api: httpx.AsyncClient) -> None:
+async def test_the_saved_file_contains_no_secret(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     put = await api.put(talk.path("/storage/secrets"), json={"secrets": {"pass": SECRET}})
     assert put.status_code in (200, 204), put.text
@@ -129,11 +128,11 @@ async def test_the_file_holds_no_secret(api: httpx.AsyncClient) -> None:
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    """Few bytes of files are allowed."""
+    """A small limit for files."""
     return {"PERDURE_MAX_FILE_BYTES": "100000", "PERDURE_MAX_SESSION_FILE_BYTES": "100000"}
 
 
-async def test_an_output_that_does_not_fit_into_the_workspace_is_cut_and_the_turn_goes_on(
+async def test_an_output_that_does_not_fit_into_the_workspace_is_truncated_and_the_turn_continues(
     http: httpx.AsyncClient,
 ) -> None:
     talk = await new_talk(http)
@@ -143,7 +142,7 @@ async def test_an_output_that_does_not_fit_into_the_workspace_is_cut_and_the_tur
     assert kinds_of(events)[-1] == "session.idled"
 
 
-async def test_a_configuration_that_makes_no_sense_is_refused(api: httpx.AsyncClient) -> None:
+async def test_an_invalid_configuration_is_refused(api: httpx.AsyncClient) -> None:
     for config in ({"max_characters": 10}, {"max_characters": 1_000_000}, {"head": 2}, {"tail": 1}):
         answer = await api.post(
             "/v1/sessions", json={"capabilities": [{"ref": "output_truncation", "config": config}]}

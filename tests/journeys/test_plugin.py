@@ -1,4 +1,4 @@
-"""A capability that somebody else's package brings."""
+"""A capability from another package."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "dice"
 
 
 def installed(folder: Path) -> str:
-    """The example as pip would leave it: the module, and what says where its capability is.
-
-    A value for PYTHONPATH.
-    """
+    """Install the example as pip would: the module and its entry point. Returns a value for PYTHONPATH."""
     info = folder / "perdure_dice-0.1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: perdure-dice\nVersion: 0.1.0\n")
@@ -52,10 +49,10 @@ async def test_an_installed_package_adds_a_capability_that_the_model_can_use(tmp
     [
         ("no_such_module:X", "cannot be loaded"),
         ("json:dumps", "is not a Capability"),
-        ("perdure.tools.current_time:CURRENT_TIME", "that name is taken"),
+        ("perdure.tools.current_time:CURRENT_TIME", "already has one of its names: current_time"),
     ],
 )
-def test_a_plugin_that_is_none_stops_the_start_in_words(value: str, complaint: str) -> None:
+def test_an_invalid_plugin_prevents_the_start_with_a_clear_error(value: str, complaint: str) -> None:
     with pytest.raises(Unavailable, match=complaint):
         load_plugins(catalogue(), [EntryPoint("mine", value, "perdure.capabilities")])
 

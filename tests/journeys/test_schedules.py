@@ -1,4 +1,4 @@
-"""Schedules: messages that come by themselves, each exactly once."""
+"""Schedules: messages that the server sends, each exactly once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def soon(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
 
 
-async def test_a_message_comes_at_its_time_and_is_worked_on_once(api: httpx.AsyncClient) -> None:
+async def test_a_message_arrives_on_time_and_is_processed_once(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, capabilities=[{"ref": "session_schedule"}])
     made = (await api.post(talk.path("/schedules"), json={"message": "Time to look.", "at": soon(1)})).json()
     assert (await talk.read())["active_schedule_count"] == 1
@@ -34,7 +34,7 @@ async def test_a_message_comes_at_its_time_and_is_worked_on_once(api: httpx.Asyn
     assert (over["enabled"], over["fire_count"], over.get("next_at")) == (False, 1, None)
 
 
-async def test_what_was_missed_while_the_server_was_down_comes_once(
+async def test_a_firing_missed_while_the_server_was_down_happens_once(
     any_server: Server, http: httpx.AsyncClient
 ) -> None:
     talk = await new_talk(http)
@@ -82,7 +82,7 @@ async def test_a_session_has_at_most_five_active_schedules(api: httpx.AsyncClien
     ] == "too_many_schedules"
 
 
-async def test_parallel_tool_calls_of_one_turn_make_five_active_schedules_beside_requests(
+async def test_parallel_tool_calls_and_requests_create_at_most_five_active_schedules(
     api: httpx.AsyncClient,
 ) -> None:
     talk = await new_talk(api, capabilities=[{"ref": "session_schedule"}])
@@ -112,7 +112,7 @@ async def test_parallel_tool_calls_of_one_turn_make_five_active_schedules_beside
         {"message": "", "cron": "0 0 * * *"},
     ],
 )
-async def test_a_schedule_that_can_never_come_is_refused(api: httpx.AsyncClient, body: Json) -> None:
+async def test_a_schedule_that_can_never_fire_is_refused(api: httpx.AsyncClient, body: Json) -> None:
     talk = await new_talk(api)
     answer = await api.post(talk.path("/schedules"), json=body)
     assert answer.status_code == 400, answer.text
@@ -130,7 +130,7 @@ async def test_a_schedule_that_can_never_come_is_refused(api: httpx.AsyncClient,
         {"timezone": "Mars/Olympus"},
     ],
 )
-async def test_a_change_that_can_never_come_is_refused_also_while_the_schedule_is_off(
+async def test_a_change_that_can_never_fire_is_refused_even_while_the_schedule_is_disabled(
     api: httpx.AsyncClient, change: Json, enabled: bool
 ) -> None:
     talk = await new_talk(api)
@@ -157,6 +157,6 @@ def test_changes_of_clocks_neither_skip_nor_repeat_a_firing(cron: str, after: st
     )
 
 
-def test_six_fields_are_no_cron_expression() -> None:
+def test_six_fields_are_not_a_cron_expression() -> None:
     with pytest.raises(InvalidInput, match="5 fields"):
         next_firing("0 * * * * *", "UTC", 0)

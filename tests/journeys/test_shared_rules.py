@@ -1,4 +1,4 @@
-"""A rule holds whoever comes: a session's own tools and HTTP at the same time, on both databases."""
+"""Rules hold for a session's own tools and for HTTP, also at the same time, on both databases."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 YEARLY = "0 0 1 1 *"
 ROOM = 1_000_000
-"""Bytes that all files of a session may hold here."""
+"""The limit for all files of a session here, in bytes."""
 
 
 class Doors:
-    """A session, reached through its own tools and through the routes."""
+    """A session, accessed through its own tools and through the routes."""
 
     def __init__(self, parts: Parts, owner: Caller, http: httpx.AsyncClient, session: Json) -> None:
         self.parts, self.owner, self.http = parts, owner, http
@@ -48,7 +48,7 @@ class Doors:
         return f"/v1/sessions/{self.id}{rest}"
 
     async def tool(self, name: str, **arguments: Any) -> Any:
-        """What a tool of the session gives, or the error that its model would be told."""
+        """The value that a tool of the session returns, or the error that its model would see."""
         found = self.parts.app.registry.tool(name)
         assert found is not None
         context = ToolContext(
@@ -83,7 +83,7 @@ class Doors:
         return Doors(self.parts, self.owner, self.http, answer.json())
 
     async def left(self) -> dict[str, int]:
-        """The rows that the session has, by table; those of no table without any."""
+        """The number of the session's rows by table; tables without rows are left out."""
         tables = ("key_values", "secrets", "sql_databases", "schedules", "shell_states", "standing_approvals")
         counts = {table: await self._count(table, "session_id", self.id) for table in tables}
         counts["files"] = await self._count("files", "workspace_id", self.workspace_id)
@@ -108,7 +108,7 @@ class House(Struct, frozen=True):
 async def house(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[House]:
-    """One house on each of the databases in turn: no test here needs more of its own than a session."""
+    """One house on each of the databases in turn. Tests share it, because each needs only its own session."""
     url, server = "", None
     if request.param == "postgres":
         server = request.getfixturevalue("postgres_server")
@@ -131,20 +131,20 @@ async def house(
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def doors(house: House) -> Doors:
-    """A session of its own."""
+    """A new session."""
     answer = await house.http.post("/v1/sessions", json={})
     assert answer.status_code == 201, answer.text
     return Doors(house.parts, house.owner, house.http, answer.json())
 
 
 async def at_once(*calls: Awaitable[Any]) -> list[Any]:
-    """What all of these come to, when none waits for another."""
+    """Run all calls concurrently; returns their results."""
     async with asyncio.timeout(60):
         return await asyncio.gather(*calls)
 
 
 def done(results: list[Any]) -> int:
-    """How many did what they were to do: tools and requests that were not refused."""
+    """The number of tools and requests that succeeded."""
     return sum(
         each.is_success if isinstance(each, httpx.Response) else not isinstance(each, PerdureError)
         for each in results
@@ -152,7 +152,7 @@ def done(results: list[Any]) -> int:
 
 
 def told(result: Any) -> str:
-    """What somebody who was refused is told."""
+    """The error message of a refused call or request."""
     if isinstance(result, httpx.Response):
         assert result.is_client_error, result.text
         return str(result.json()["detail"])
@@ -163,7 +163,7 @@ def told(result: Any) -> str:
 # --- schedules --------------------------------------------------------------
 
 
-async def test_tools_and_requests_together_make_five_active_schedules_and_no_more(doors: Doors) -> None:
+async def test_tools_and_requests_together_create_at_most_five_active_schedules(doors: Doors) -> None:
     body = {"message": "m", "cron": YEARLY}
     results = await at_once(
         *(doors.tool("create_schedule", **body) for _ in range(10)),
@@ -173,7 +173,7 @@ async def test_tools_and_requests_together_make_five_active_schedules_and_no_mor
     assert len(await doors.listed("/schedules")) == MAX_ACTIVE
 
 
-async def test_turning_schedules_on_and_making_new_ones_at_once_keeps_to_five(doors: Doors) -> None:
+async def test_enabling_and_creating_schedules_at_once_keeps_to_the_limit(doors: Doors) -> None:
     off = {"message": "m", "cron": YEARLY, "enabled": False}
     known = [(await doors.post("/schedules", off)).json()["id"] for _ in range(6)]
     results = await at_once(
@@ -184,7 +184,7 @@ async def test_turning_schedules_on_and_making_new_ones_at_once_keeps_to_five(do
     assert sum(each["enabled"] for each in await doors.listed("/schedules")) == MAX_ACTIVE
 
 
-async def test_a_session_keeps_a_hundred_schedules_whoever_makes_the_last(doors: Doors) -> None:
+async def test_a_session_keeps_at_most_a_hundred_schedules(doors: Doors) -> None:
     off = {"message": "m", "cron": YEARLY, "enabled": False}
     await at_once(*(doors.post("/schedules", off) for _ in range(MAX_KEPT - 2)))
     results = await at_once(
@@ -206,7 +206,7 @@ async def fill_values(doors: Doors, count: int) -> None:
     await doors.parts.database.write(work)
 
 
-async def test_parallel_calls_do_not_keep_more_keys_than_a_session_may_hold(doors: Doors) -> None:
+async def test_parallel_calls_do_not_exceed_the_limit_of_keys(doors: Doors) -> None:
     await fill_values(doors, MAX_KEYS - 3)
     results = await at_once(
         *(doors.tool("kv_store", operation="set", key=f"more{n}", value="v") for n in range(10))
@@ -219,7 +219,7 @@ async def put_secret(doors: Doors, name: str, value: str) -> httpx.Response:
     return await doors.http.put(doors.path("/storage/secrets"), json={"secrets": {name: value}})
 
 
-async def test_tools_and_requests_together_keep_a_hundred_secrets(doors: Doors) -> None:
+async def test_tools_and_requests_together_store_at_most_a_hundred_secrets(doors: Doors) -> None:
     many = {f"s{n}": "v" for n in range(MAX_SECRETS - 3)}
     assert (await doors.http.put(doors.path("/storage/secrets"), json={"secrets": many})).is_success
     results = await at_once(
@@ -230,7 +230,7 @@ async def test_tools_and_requests_together_keep_a_hundred_secrets(doors: Doors) 
     assert len(await doors.listed("/storage/secrets")) == MAX_SECRETS
 
 
-async def test_secrets_of_tools_and_requests_share_one_room(doors: Doors) -> None:
+async def test_secrets_of_tools_and_requests_share_one_size_limit(doors: Doors) -> None:
     value = "x" * 30_000
     results = await at_once(
         *(doors.tool("secret_store", operation="set", key=f"tool{n}", value=value) for n in range(7)),
@@ -244,7 +244,7 @@ async def test_secrets_of_tools_and_requests_share_one_room(doors: Doors) -> Non
 # --- SQL databases ----------------------------------------------------------
 
 
-async def test_statements_and_requests_together_make_ten_databases(doors: Doors) -> None:
+async def test_statements_and_requests_together_create_at_most_ten_databases(doors: Doors) -> None:
     await at_once(*(doors.post("/databases", {"name": f"d{n}"}) for n in range(MAX_DATABASES - 3)))
     results = await at_once(
         *(doors.tool("sql_execute", sql="create table t (x)", database=f"tool{n}") for n in range(4)),
@@ -261,7 +261,7 @@ async def test_parallel_statements_on_a_database_lose_no_change(doors: Doors) ->
     assert count["rows"] == [[done(results)]]
 
 
-async def test_a_first_statement_and_a_request_for_the_same_database_make_one(doors: Doors) -> None:
+async def test_a_first_statement_and_a_request_create_the_same_database_once(doors: Doors) -> None:
     statement, answer = await at_once(
         doors.tool("sql_execute", sql="create table if not exists t (x)", database="same"),
         doors.post("/databases", {"name": "same"}),
@@ -275,7 +275,7 @@ async def test_a_first_statement_and_a_request_for_the_same_database_make_one(do
 # --- files ------------------------------------------------------------------
 
 
-async def test_files_of_tools_shell_and_requests_share_one_room(doors: Doors) -> None:
+async def test_files_of_tools_shell_and_requests_share_one_size_limit(doors: Doors) -> None:
     text = "x" * 300_000
     results = await at_once(
         *(doors.tool("write_file", path=f"/tool{n}", content=text) for n in range(3)),
@@ -288,7 +288,7 @@ async def test_files_of_tools_shell_and_requests_share_one_room(doors: Doors) ->
     )
     assert sum(each["size_bytes"] for each in files) == space.size_bytes == ROOM // len(text) * len(text)
     assert len(files) == space.file_count == ROOM // len(text)
-    assert done(results) >= len(files)  # a command ends well when its file is not kept, and is told
+    assert done(results) >= len(files)  # a command whose file is not saved still succeeds, with a note
 
 
 async def test_edits_and_requests_on_one_file_lose_no_change(doors: Doors) -> None:
@@ -329,7 +329,7 @@ async def test_nothing_is_written_to_a_workspace_once_it_is_archived(doors: Door
     assert await inside.left() == files | {"shell_states": 1}
 
 
-# --- the same words ---------------------------------------------------------
+# --- the same errors ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -342,17 +342,17 @@ async def test_nothing_is_written_to_a_workspace_once_it_is_archived(doors: Door
         {"message": "m", "cron": YEARLY, "timezone": "Mars/Olympus"},
     ],
 )
-async def test_a_schedule_that_can_never_come_is_refused_in_the_same_words(doors: Doors, body: Json) -> None:
+async def test_a_schedule_that_can_never_fire_gets_the_same_error_from_both(doors: Doors, body: Json) -> None:
     assert told(await doors.tool("create_schedule", **body)) == told(await doors.post("/schedules", body))
 
 
-async def test_a_file_that_may_not_be_changed_is_refused_in_the_same_words(doors: Doors) -> None:
+async def test_a_protected_file_gets_the_same_error_from_both(doors: Doors) -> None:
     await doors.post("/fs/kept", {"content": "x", "is_readonly": True})
     await doors.post("/fs/folder", {"is_directory": True})
     for path, text in (("/kept", "y"), ("/folder", "y"), ("/kept/below", "y"), ("/x", "y" * (ROOM + 1))):
         by_tool = await doors.tool("write_file", path=path, content=text)
         by_route = await doors.http.put(doors.path(f"/fs{path}"), json={"content": text})
-        if by_route.status_code == 404:  # PUT changes what is there, POST makes what is not
+        if by_route.status_code == 404:  # PUT changes an existing file, POST creates a new one
             by_route = await doors.post(f"/fs{path}", {"content": text})
         assert told(by_tool) == told(by_route), path
     assert told(await doors.tool("delete_file", path="/kept")) == told(
@@ -360,7 +360,7 @@ async def test_a_file_that_may_not_be_changed_is_refused_in_the_same_words(doors
     )
 
 
-async def test_a_name_or_value_that_http_refuses_is_refused_to_the_tool_too(doors: Doors) -> None:
+async def test_a_name_or_value_that_http_refuses_is_refused_by_the_tool_too(doors: Doors) -> None:
     for name, value in (("a\x7fb", "v"), ("", "v"), ("line\n", "v"), ("name", ""), ("name", "v" * 40_000)):
         told(await doors.tool("secret_store", operation="set", key=name, value=value))
         told(await put_secret(doors, name, value))
@@ -373,7 +373,7 @@ async def test_a_name_or_value_that_http_refuses_is_refused_to_the_tool_too(door
     assert await doors.left() == {}
 
 
-# --- a session that goes ----------------------------------------------------
+# --- deleted sessions ----------------------------------------------------
 
 WRITES: dict[str, Json] = {
     "create_schedule": {"message": "m", "cron": YEARLY},
@@ -397,7 +397,7 @@ async def test_a_tool_leaves_nothing_in_a_session_that_is_deleted(doors: Doors, 
 
 
 @pytest.mark.parametrize("name", ["kv_store", "secret_store", "create_schedule", "sql_execute", "bash"])
-async def test_a_session_that_is_deleted_while_its_tools_run_leaves_nothing(doors: Doors, name: str) -> None:
+async def test_a_session_deleted_while_its_tools_run_leaves_nothing(doors: Doors, name: str) -> None:
     await at_once(
         *(doors.tool(name, **WRITES[name]) for _ in range(3)),
         doors.http.delete(doors.path()),

@@ -1,7 +1,4 @@
-"""The shell, through the model loop.
-
-It works on the session's files, remembers, keeps to its bounds, and runs nothing twice.
-"""
+"""The shell, through the model loop: files, state, limits, and that no command runs twice."""
 
 from __future__ import annotations
 
@@ -11,19 +8,19 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from perdure.sandbox.shell import MAX_FILES, MAX_FOLDERS, look, plant
+from perdure.sandbox.shell import MAX_FILES, MAX_FOLDERS, build_tree, walk
 from tests.server import Server, post
 from tests.talk import Json, Talk, call, new_talk, script, text_in, when
 
 
 async def use(talk: Talk, name: str, **arguments: object) -> Json:
-    """What one call of a tool came to."""
+    """The result of one tool call."""
     events = await talk.turn({"tool_calls": [call(name, **arguments)]}, {"text": "Done."})
     return next(event["data"] for event in events if event["type"] == "tool.completed")
 
 
 async def bash(talk: Talk, command: str, **arguments: object) -> Json:
-    """What a command came to."""
+    """The result of a command."""
     data = await use(talk, "bash", command=command, **arguments)
     assert data["success"], data
     answer: Json = json.loads(data["result"][0]["text"])
@@ -59,7 +56,7 @@ async def test_the_shell_and_the_file_tools_work_on_the_same_files(api: httpx.As
     assert "plum" in await content(talk, "/data/fruit.txt")
 
 
-async def test_every_file_that_a_command_changed_is_told_by_an_event_and_no_other(
+async def test_every_file_that_a_command_changed_has_an_event_and_no_other_has(
     api: httpx.AsyncClient,
 ) -> None:
     talk = await new_talk(api)
@@ -83,7 +80,8 @@ async def test_folder_variables_and_functions_last_over_calls_and_a_kill(
     talk = await new_talk(http)
     await bash(
         talk,
-        "mkdir -p sub; echo x > sub/file; cd sub; export A='q\"`$x'; B=$'two\\nlines'; arr=(1 '2 3'); greet() { echo \"hi $1\"; }",
+        "mkdir -p sub; echo x > sub/file; cd sub; export A='q\"`$x'; B=$'two\\nlines'; arr=(1 '2 3'); "
+        'greet() { echo "hi $1"; }',
     )
     await any_server.restart()
     answer = await bash(talk, 'pwd; ls; echo "$A" "$B" "${arr[1]}"; greet Ada')
@@ -92,14 +90,14 @@ async def test_folder_variables_and_functions_last_over_calls_and_a_kill(
 
 
 async def test_no_count_of_commands_runs_out_over_a_sessions_life(api: httpx.AsyncClient) -> None:
-    """The sandbox stops an instance after 100,000 commands; a session's shell goes on."""
+    """bashkit stops an instance after 100,000 commands; a session's shell continues."""
     talk = await new_talk(api)
     for _ in range(3):
         answer = await bash(talk, "for ((i = 0; i < 40000; i++)); do :; done; n=$((n + 1)); echo $n")
     assert (answer["exit_code"], answer["stdout"]) == (0, "3\n")
 
 
-async def test_a_fork_has_a_shell_of_its_own_that_begins_where_the_first_one_was(
+async def test_a_fork_has_its_own_shell_that_starts_from_the_originals_state(
     api: httpx.AsyncClient,
 ) -> None:
     talk = await new_talk(api)
@@ -133,7 +131,7 @@ async def test_output_streams_while_the_command_runs(api: httpx.AsyncClient) -> 
     ]
 
 
-async def test_secrets_are_struck_out_of_live_output_and_results(api: httpx.AsyncClient) -> None:
+async def test_secrets_are_redacted_in_live_output_and_results(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     assert (await use(talk, "secret_store", operation="set", key="TOKEN", value="hunter2-hunter2"))["success"]
     async with talk.follow() as stream:
@@ -148,7 +146,7 @@ async def test_secrets_are_struck_out_of_live_output_and_results(api: httpx.Asyn
     assert "[secret TOKEN]" in frames[-1].data["data"]["result"][0]["text"]
 
 
-async def test_an_empty_folder_is_there_in_the_next_command_too(api: httpx.AsyncClient) -> None:
+async def test_an_empty_folder_exists_in_the_next_command_too(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     await bash(talk, "mkdir -p empty/deep; cd empty/deep")
     assert (await bash(talk, "pwd; rmdir /workspace/empty/deep"))["stdout"] == "/workspace/empty/deep\n"
@@ -165,7 +163,7 @@ async def test_an_empty_folder_is_there_in_the_next_command_too(api: httpx.Async
         ("sleep 60 & echo started; wait", "timeout"),
     ],
 )
-async def test_a_command_without_end_is_ended_and_the_shell_is_well_afterwards(
+async def test_an_endless_command_is_stopped_and_the_shell_works_afterwards(
     api: httpx.AsyncClient, command: str, problem: str
 ) -> None:
     talk = await new_talk(api)
@@ -176,7 +174,7 @@ async def test_a_command_without_end_is_ended_and_the_shell_is_well_afterwards(
     assert (await bash(talk, "echo $KEPT; cat file"))["stdout"] == "yes\nbefore\n"
 
 
-async def test_what_cannot_even_be_read_changes_nothing(api: httpx.AsyncClient) -> None:
+async def test_a_syntax_error_changes_nothing(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     for command, problem in (("echo {1..10000000}", "brace"), ("if then (", "syntax error")):
         answer = await bash(talk, f"echo before > file; {command}")
@@ -185,7 +183,7 @@ async def test_what_cannot_even_be_read_changes_nothing(api: httpx.AsyncClient) 
     assert (await bash(talk, "ls"))["stdout"] == ""
 
 
-async def test_endless_output_is_bounded(api: httpx.AsyncClient) -> None:
+async def test_endless_output_is_truncated(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     async with talk.follow() as stream:
         command = "head -c 900000 /dev/zero | tr '\\0' a > f; cat f f f f"
@@ -196,7 +194,7 @@ async def test_endless_output_is_bounded(api: httpx.AsyncClient) -> None:
     assert len(frames[-1].data["data"]["result"][0]["text"]) < 100_000
 
 
-async def test_too_much_to_remember_is_not_kept_and_that_is_said(api: httpx.AsyncClient) -> None:
+async def test_shell_state_over_the_limit_is_dropped_with_a_note(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     await bash(talk, "A=small")
     answer = await bash(talk, "A=$(head -c 400000 /dev/zero | tr '\\0' a); echo ${#A}")
@@ -208,7 +206,8 @@ async def test_there_is_no_host_and_no_network(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     answer = await bash(
         talk,
-        f"curl -sS {api.base_url}/health; cat /proc/self/environ; ls /srv /var/lib; python3 -c 1; exec 3<>/dev/tcp/127.0.0.1/80; "
+        f"curl -sS {api.base_url}/health; cat /proc/self/environ; ls /srv /var/lib; python3 -c 1; "
+        "exec 3<>/dev/tcp/127.0.0.1/80; "
         "ln -s / up; cat up/../../../../etc/shadow; cat /etc/hostname; id -un",
     )
     assert answer["stdout"].split() == ["session", "agent"]
@@ -216,7 +215,7 @@ async def test_there_is_no_host_and_no_network(api: httpx.AsyncClient) -> None:
     assert "network access not configured" in answer["stderr"]
 
 
-async def test_what_the_session_allows_by_name_is_all_that_the_shell_reaches(api: httpx.AsyncClient) -> None:
+async def test_the_shell_reaches_only_hosts_that_the_session_allows_by_name(api: httpx.AsyncClient) -> None:
     access = {
         "allowed": ["allowed.invalid", "*.pattern.invalid", "blocked.invalid", "127.0.0.1"],
         "blocked": ["blocked.invalid"],
@@ -232,13 +231,14 @@ async def test_a_script_can_be_run_in_every_command_after_it_was_written(api: ht
     talk = await new_talk(api)
     await bash(
         talk,
-        "printf '#!/bin/bash\\necho ran $1\\n' > job.sh; echo 'echo plain' > plain.sh; chmod +x job.sh plain.sh",
+        "printf '#!/bin/bash\\necho ran $1\\n' > job.sh; echo 'echo plain' > plain.sh; "
+        "chmod +x job.sh plain.sh",
     )
     assert (await bash(talk, "./job.sh twice"))["stdout"] == "ran twice\n"
     assert "Permission denied" in (await bash(talk, "./plain.sh"))["stderr"]
 
 
-async def test_a_read_only_file_stays_and_that_is_said(api: httpx.AsyncClient) -> None:
+async def test_a_read_only_file_is_not_changed_and_a_note_says_so(api: httpx.AsyncClient) -> None:
     fixed = {"path": "/rules.txt", "content": "fixed", "is_readonly": True}
     talk = await new_talk(api, initial_files=[fixed])
     answer = await bash(talk, "echo mine > rules.txt; echo free > free.txt")
@@ -247,12 +247,15 @@ async def test_a_read_only_file_stays_and_that_is_said(api: httpx.AsyncClient) -
     assert (await bash(talk, "cat rules.txt free.txt"))["stdout"] == "fixedfree\n"
 
 
-async def test_what_somebody_else_changed_while_a_command_ran_stays_as_they_left_it(
+async def test_concurrent_changes_of_others_survive_a_command(
     api: httpx.AsyncClient,
 ) -> None:
     talk = await new_talk(api)
     await bash(talk, "mkdir -p old/deep keep; echo one | tee log gone mine old/deep/a old/b keep/c")
-    command = "echo on; sleep 1; for f in log gone mine new; do echo me >> $f; done; echo same > same; rm -r old keep"
+    command = (
+        "echo on; sleep 1; for f in log gone mine new; do echo me >> $f; done; echo same > same; "
+        "rm -r old keep"
+    )
     async with talk.follow() as stream:
         await talk.say(script({"tool_calls": [call("bash", command=command)]}, {"text": "Done."}))
         await stream.until("tool.output.delta")
@@ -302,11 +305,11 @@ async def test_a_file_that_the_shell_cannot_see_is_not_lost_when_a_command_write
     await post(api, talk.path("/fs/big.txt"), {"content": "a" * 10_200_000})
     answer = await bash(talk, "ls; echo more >> big.txt")
     assert answer["stdout"] == ""
-    assert "/big.txt was not written: the shell cannot see what it holds" in answer["notes"]
+    assert "/big.txt was not written: the shell cannot see its content" in answer["notes"]
     assert (await post(api, talk.path("/fs/_/stat"), {"path": "/big.txt"}, 200))["size_bytes"] == 10_200_000
 
 
-async def test_a_change_is_kept_though_size_and_time_of_the_file_are_as_before(
+async def test_a_change_that_keeps_size_and_time_is_saved(
     api: httpx.AsyncClient,
 ) -> None:
     talk = await new_talk(api)
@@ -315,21 +318,21 @@ async def test_a_change_is_kept_though_size_and_time_of_the_file_are_as_before(
     assert await content(talk, "/f") == "bbb\n"
 
 
-def test_more_files_than_the_shell_can_hold_are_named() -> None:
+def test_files_over_the_shells_limit_are_named() -> None:
     files = {f"/f{number}": b"x" for number in range(MAX_FILES + 5_000)}
-    planted = plant(files, ["/folder"])
-    assert planted.unseen == {f"/f{number}" for number in range(MAX_FILES, MAX_FILES + 5_000)}
-    assert len(look(planted.tree)[0]) == MAX_FILES
+    shell_tree = build_tree(files, ["/folder"])
+    assert shell_tree.unseen == {f"/f{number}" for number in range(MAX_FILES, MAX_FILES + 5_000)}
+    assert len(walk(shell_tree.tree)[0]) == MAX_FILES
 
 
-def test_more_folders_than_the_shell_can_hold_do_not_keep_it_from_the_others() -> None:
+def test_folders_over_the_shells_limit_do_not_hide_the_others() -> None:
     folders = [f"/d{number}" for number in range(MAX_FOLDERS + 100)]
-    planted = plant({"/d1/a": b"x", f"/d{MAX_FOLDERS + 1}/b": b"x"}, folders)
-    assert planted.unseen == {*folders[MAX_FOLDERS:], f"/d{MAX_FOLDERS + 1}/b"}
-    assert look(planted.tree)[0] == ["/d1/a"]
+    shell_tree = build_tree({"/d1/a": b"x", f"/d{MAX_FOLDERS + 1}/b": b"x"}, folders)
+    assert shell_tree.unseen == {*folders[MAX_FOLDERS:], f"/d{MAX_FOLDERS + 1}/b"}
+    assert walk(shell_tree.tree)[0] == ["/d1/a"]
 
 
-async def test_bytes_that_are_no_text_survive_the_way_through_the_shell(api: httpx.AsyncClient) -> None:
+async def test_bytes_that_are_not_text_survive_the_shell(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     await use(talk, "write_file", path="/bytes", content="/wAA/g==", encoding="base64")
     await bash(talk, "cp bytes copy; mv bytes moved")
@@ -337,7 +340,7 @@ async def test_bytes_that_are_no_text_survive_the_way_through_the_shell(api: htt
         assert await content(talk, path) == "/wAA/g=="
 
 
-async def test_a_command_that_a_kill_interrupts_is_told_as_interrupted_and_not_run_again(
+async def test_a_command_interrupted_by_a_kill_is_reported_and_not_repeated(
     http: httpx.AsyncClient, any_server: Server
 ) -> None:
     talk = await new_talk(http)

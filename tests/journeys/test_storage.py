@@ -1,4 +1,4 @@
-"""Key-values and secrets: kept with the session, and secrets out of everybody's sight."""
+"""Key-value pairs and secrets: stored with the session; secrets are never shown."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ async def test_values_are_set_read_listed_and_deleted(api: httpx.AsyncClient) ->
     assert [(each["key"], each["value"]) for each in listed] == [("b", "é😀")]
 
 
-async def test_a_call_without_what_it_needs_is_told_so(api: httpx.AsyncClient) -> None:
+async def test_a_call_without_a_required_argument_gets_an_error(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     (result,) = results_in(
         await talk.turn({"tool_calls": [call("kv_store", operation="set", key="a")]}, {"text": "Done."})
     )
-    assert result["error"] == "set needs `value`"
+    assert result["error"] == "the operation set needs `value`"
 
 
 async def test_secrets_are_written_over_http_and_only_their_names_come_back(api: httpx.AsyncClient) -> None:
@@ -66,9 +66,7 @@ async def test_secrets_are_written_over_http_and_only_their_names_come_back(api:
 @pytest.mark.parametrize(
     "form", [SECRET, base64.b64encode(SECRET.encode()).decode(), json.dumps({"deep": json.dumps(SECRET)})]
 )
-async def test_a_secret_stands_nowhere_in_the_log_however_it_comes_in(
-    api: httpx.AsyncClient, form: str
-) -> None:
+async def test_a_secret_is_nowhere_in_the_log_however_it_arrives(api: httpx.AsyncClient, form: str) -> None:
     talk = await new_talk(api)
     await api.put(talk.path("/storage/secrets"), json={"secrets": {"TOKEN": SECRET}})
     steps = [
@@ -95,8 +93,7 @@ async def test_a_secret_that_the_model_stores_reaches_the_store_and_no_event(api
         {"tool_calls": [call("secret_store", operation="get", key="PIN")]},
         {"text": "Kept."},
     ]
-    # The script itself travels in the message, so the log of the first message has the value; nothing after
-    # it does.
+    # The first message contains the script, and therefore the value; no later event does.
     events = await talk.turn(*steps)
     after = [
         event
@@ -108,7 +105,7 @@ async def test_a_secret_that_the_model_stores_reaches_the_store_and_no_event(api
     assert value_of(results_in(events)[-1]) == {"key": "PIN", "found": True, "value": "[secret PIN]"}
 
 
-async def test_live_text_shows_no_secret_even_when_it_comes_in_pieces(api: httpx.AsyncClient) -> None:
+async def test_live_text_shows_no_secret_even_when_it_arrives_in_pieces(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     await api.put(talk.path("/storage/secrets"), json={"secrets": {"TOKEN": "alpha beta gamma delta"}})
     async with talk.follow() as stream:
@@ -131,7 +128,9 @@ async def test_a_stored_secret_is_unreadable_in_the_database_file(tmp_path: Path
     assert b"plainly" not in held
 
 
-async def test_a_message_with_a_secret_in_it_is_answered_and_kept_for_its_key_without(tmp_path: Path) -> None:
+async def test_a_message_with_a_secret_is_redacted_in_its_answer_and_idempotency_record(
+    tmp_path: Path,
+) -> None:
     async with Server(tmp_path / "data") as server, httpx.AsyncClient(base_url=server.url) as http:
         await use_simulated_model(http)
         talk = await new_talk(http)

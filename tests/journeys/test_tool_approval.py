@@ -1,7 +1,4 @@
-"""Calls that wait for a person.
-
-Which ones, what each word on them does, and what becomes of them without one.
-"""
+"""Calls that need approval: which ones, the effect of each decision, and what happens without one."""
 
 from __future__ import annotations
 
@@ -17,11 +14,13 @@ from tests.server import Server, post, use_simulated_model
 from tests.talk import Json, Talk, call, new_talk, script
 
 READING = {
-    "get_current_time", "get_session_info", "glob", "grep_files", "list_directory", "list_schedules", "query_history", "read_file",
+    "get_current_time", "get_session_info", "glob", "grep_files", "list_directory", "list_schedules",
+    "query_history", "read_file",
     "read_many_files", "sql_query", "sql_schema", "stat_file", "write_todos",
 }  # fmt: skip
 CHANGING = {
-    "cancel_schedule", "create_schedule", "edit_file", "kv_store", "secret_store", "write_file", "write_session_title", "web_fetch",
+    "cancel_schedule", "create_schedule", "edit_file", "kv_store", "secret_store", "write_file",
+    "write_session_title", "web_fetch",
 }  # fmt: skip
 DESTROYING = {"bash", "delete_file", "sql_execute"}
 
@@ -48,13 +47,13 @@ def gated(mode: str, *more: str) -> Json:
 
 
 async def asked(talk: Talk, *steps: Json) -> list[Json]:
-    """Post a script; the questions that it comes to, in order."""
+    """Post a script; returns the requests for approval that it results in, in order."""
     message = await talk.say(script(*steps))
     return await questions(talk, message["sequence"])
 
 
 async def questions(talk: Talk, after: int) -> list[Json]:
-    """The questions that the session parks with next."""
+    """The next requests for approval that the session waits for."""
     event = (await talk.logged_until("tool.call_requested", after=after))[-1]
     assert {each["name"] for each in event["data"]["tool_calls"]} == {"approve_tool_call"}
     assert (await talk.read())["status"] == "waiting_for_tool_results"
@@ -62,13 +61,13 @@ async def questions(talk: Talk, after: int) -> list[Json]:
 
 
 async def decide(talk: Talk, status: int = 200, **decisions: str) -> Json:
-    """Give a word on each of these calls."""
+    """Submit a decision on each of these calls."""
     given = [{"tool_call_id": call_id, "decision": decision} for call_id, decision in decisions.items()]
     return await post(talk.http, talk.path("/tool-approvals"), {"decisions": given}, status)
 
 
 async def outcomes(talk: Talk) -> dict[str, str]:
-    """The status of every call so far, those about questions aside."""
+    """The status of every call so far, without the requests for approval."""
     events = await talk.events(types="tool.completed")
     return {
         each["data"]["tool_call_id"]: each["data"]["status"]
@@ -78,12 +77,12 @@ async def outcomes(talk: Talk) -> dict[str, str]:
 
 
 async def text_of(talk: Talk, path: str) -> str | None:
-    """What a file of the session holds; None without it."""
+    """The content of a file of the session; None if it does not exist."""
     answer = await talk.http.get(talk.path(f"/fs{path}"))
     return answer.json()["content"] if answer.status_code == 200 else None
 
 
-async def test_what_destroys_waits_and_what_does_not_runs_first(api: httpx.AsyncClient) -> None:
+async def test_destructive_calls_wait_and_others_run_first(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, **gated("normal", "session_sql_database"))
     calls = [
         call("bash", "call_1", command="echo gone > /workspace/a"),
@@ -112,7 +111,7 @@ async def test_what_destroys_waits_and_what_does_not_runs_first(api: httpx.Async
     assert (done["call_1"], done["call_3"], done["call_5"]) == ("success", "success", "rejected")
 
 
-async def test_protective_asks_about_every_change_and_about_addresses_elsewhere(
+async def test_protective_mode_asks_about_changes_and_outside_access(
     api: httpx.AsyncClient,
 ) -> None:
     talk = await new_talk(api, **gated("protective", "web_fetch"))
@@ -135,7 +134,7 @@ async def test_protective_asks_about_every_change_and_about_addresses_elsewhere(
     assert await text_of(talk, "/a") is None
 
 
-async def test_off_asks_about_nothing_and_a_session_may_turn_the_gate_of_its_agent_off(
+async def test_mode_off_asks_about_nothing_and_a_session_can_turn_its_agents_gate_off(
     api: httpx.AsyncClient,
 ) -> None:
     agent = await post(
@@ -151,7 +150,7 @@ async def test_off_asks_about_nothing_and_a_session_may_turn_the_gate_of_its_age
     assert await outcomes(free) == {"call_1": "success"}
 
 
-async def test_a_tool_whose_definition_says_so_is_asked_about_without_any_capability(
+async def test_a_definition_can_require_approval_without_any_capability(
     api: httpx.AsyncClient,
 ) -> None:
     clock = {
@@ -170,7 +169,7 @@ async def test_a_tool_whose_definition_says_so_is_asked_about_without_any_capabi
     assert await outcomes(talk) == {"call_1": "success"}
 
 
-async def test_a_yes_is_for_one_call_and_the_next_one_is_asked_about_again(api: httpx.AsyncClient) -> None:
+async def test_an_approval_covers_one_call_only(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, **gated("normal"))
     again = {"tool_calls": [call("bash", "call_2", command="echo two")]}
     await asked(talk, {"tool_calls": [call("bash", "call_1", command="echo one")]}, again, {"text": "Done."})
@@ -186,7 +185,7 @@ async def test_a_yes_is_for_one_call_and_the_next_one_is_asked_about_again(api: 
 @pytest.mark.parametrize(
     ("decision", "becomes"), [("allow_always", "success"), ("reject_always", "rejected")]
 )
-async def test_a_word_for_always_also_decides_what_is_open_and_what_comes_later_in_this_session(
+async def test_a_standing_decision_covers_open_and_later_calls_of_the_session(
     api: httpx.AsyncClient, decision: str, becomes: str
 ) -> None:
     talk = await new_talk(api, **gated("normal"))
@@ -212,7 +211,7 @@ async def test_a_word_for_always_also_decides_what_is_open_and_what_comes_later_
     )
 
 
-async def test_the_model_is_told_of_a_no_and_goes_on(api: httpx.AsyncClient) -> None:
+async def test_the_model_learns_of_a_rejection_and_continues(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, **gated("normal"))
     await asked(
         talk, {"tool_calls": [call("bash", "call_1", command="rm -r /workspace")]}, {"text": "As you wish."}
@@ -225,7 +224,7 @@ async def test_the_model_is_told_of_a_no_and_goes_on(api: httpx.AsyncClient) -> 
     assert events[-1]["type"] == "session.idled"
 
 
-async def test_some_decisions_leave_the_others_open_and_nothing_runs_before_the_last(
+async def test_nothing_runs_before_the_last_decision(
     api: httpx.AsyncClient,
 ) -> None:
     talk = await new_talk(api, **gated("normal"))
@@ -242,7 +241,7 @@ async def test_some_decisions_leave_the_others_open_and_nothing_runs_before_the_
     assert await outcomes(talk) == {"call_1": "success", "call_2": "rejected"}
 
 
-async def test_decisions_that_cannot_be_are_refused_and_decide_nothing(api: httpx.AsyncClient) -> None:
+async def test_invalid_decisions_are_refused_and_decide_nothing(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, **gated("normal"))
     await asked(talk, {"tool_calls": [call("bash", "call_1", command="true")]}, {"text": "Done."})
     twice = {"tool_call_id": "call_1", "decision": "allow"}
@@ -263,7 +262,7 @@ async def test_decisions_that_cannot_be_are_refused_and_decide_nothing(api: http
     assert (await decide(talk, 409, call_1="allow"))["code"] == "not_waiting_for_approval"
 
 
-async def test_a_new_message_withdraws_the_questions(api: httpx.AsyncClient) -> None:
+async def test_a_new_message_withdraws_pending_approvals(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, **gated("normal"))
     await asked(
         talk, {"tool_calls": [call("bash", "call_1", command="echo x > /workspace/a")]}, {"text": "Done."}
@@ -275,7 +274,7 @@ async def test_a_new_message_withdraws_the_questions(api: httpx.AsyncClient) -> 
     assert (await decide(talk, 409, call_1="allow"))["code"] == "not_waiting_for_approval"
 
 
-async def test_questions_outlive_a_kill_and_without_an_answer_the_call_is_rejected(
+async def test_pending_approvals_survive_a_kill_and_time_out_as_rejected(
     database_url: str, tmp_path: Path
 ) -> None:
     async with Server(tmp_path / "data", database_url=database_url) as server:
@@ -296,7 +295,7 @@ async def test_questions_outlive_a_kill_and_without_an_answer_the_call_is_reject
         await decide(answered, call_1="allow")
         await answered.logged_until("session.idled")
         assert await outcomes(answered) == {"call_1": "success"}
-        # What was asked before keeps the time that it was given; what is asked now has a tenth of a second.
+        # Earlier requests keep their deadline; new ones expire after a tenth of a second.
         fresh = await new_talk(http, **gated("normal"))
         await fresh.say(
             script({"tool_calls": [call("bash", "call_1", command="echo hi")]}, {"text": "Done."})

@@ -1,5 +1,4 @@
-"""Tool calls: in rounds, side by side within a round, and every mishap told to the model instead of failing
-the turn."""
+"""Tool calls: rounds, concurrency within a round, and failures, which the model sees as results."""
 
 from __future__ import annotations
 
@@ -80,7 +79,7 @@ async def test_results_come_in_the_order_of_the_calls(api: httpx.AsyncClient) ->
         "failed",
     ],
 )
-async def test_a_call_that_cannot_be_made_becomes_an_error_that_the_model_sees(
+async def test_an_impossible_call_becomes_an_error_that_the_model_sees(
     api: httpx.AsyncClient, wrong: Json, words: str
 ) -> None:
     talk = await new_talk(api)
@@ -102,7 +101,7 @@ async def test_calls_that_share_an_id_are_told_apart(api: httpx.AsyncClient) -> 
     assert len({result["tool_call_id"] for result in results}) == 2
 
 
-async def test_a_long_output_is_cut_in_the_middle(api: httpx.AsyncClient) -> None:
+async def test_a_long_output_is_truncated_in_the_middle(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     content = "begin " + "x" * 100_000 + " end"
     write = {"tool_calls": [call("write_file", path="/long.txt", content=content)]}
@@ -145,7 +144,7 @@ async def test_a_tool_that_hangs_breaks_or_refuses_is_an_error_for_the_model(tmp
         assert events[-2].type == "turn.completed"
 
 
-async def test_what_a_tool_says_that_no_log_can_hold_is_mended_or_an_error_and_never_the_turns_end(
+async def test_output_that_cannot_be_logged_is_repaired_or_an_error_but_never_fails_the_turn(
     tmp_path: Path,
 ) -> None:
     async with house_with(Gate(parties=1), tmp_path) as house:
@@ -188,7 +187,7 @@ async def test_followers_see_a_tools_progress_and_output_while_it_runs_and_the_l
         assert not LIVE_TYPES & {event.type for event in await house.until_idle()}
 
 
-async def test_followers_see_no_secret_in_what_a_tool_shows_even_when_it_comes_in_pieces(
+async def test_followers_see_no_secret_in_a_tools_live_output_even_in_pieces(
     tmp_path: Path,
 ) -> None:
     async with house_with(Gate(parties=1), tmp_path) as house:

@@ -1,4 +1,4 @@
-"""`web_fetch` through the model loop: the layers' lists and the server's setting decide where it goes."""
+"""`web_fetch` through the model loop: the layers' lists and the server's setting limit what it reaches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WEB = {"capabilities": [{"ref": "web_fetch"}]}
 
 
 async def fetched(talk: Talk, url: str) -> Json:
-    """What one call came to."""
+    """The result of one call."""
     events = await talk.turn({"tool_calls": [call("web_fetch", url=url)]}, {"text": "Done."})
     assert events[-2]["type"] == "turn.completed"
     return next(event["data"] for event in events if event["type"] == "tool.completed")
@@ -33,7 +33,7 @@ async def intranet(database_url: str, tmp_path: Path) -> AsyncIterator[httpx.Asy
         yield client
 
 
-async def test_this_machine_is_out_of_reach_unless_the_server_says_otherwise(api: httpx.AsyncClient) -> None:
+async def test_this_machine_is_not_reachable_unless_the_server_allows_it(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, **WEB)
     for host in ("127.0.0.1", "localhost", "2130706433", "[::ffff:127.0.0.1]"):
         data = await fetched(talk, f"http://{host}:{api.base_url.port}/health")
@@ -87,8 +87,7 @@ async def test_every_layer_can_narrow_where_tools_go_and_none_can_widen_it(
 
 
 async def test_a_site_whose_headers_are_no_text_does_not_harm_the_turn(intranet: httpx.AsyncClient) -> None:
-    """Header bytes that are no UTF-8 come out of the client as halves of surrogate pairs, which nothing can
-    store."""
+    """The client returns header bytes that are not UTF-8 as lone surrogates, which cannot be stored."""
     kinds = {b"/page": b"text/ht\xffml", b"/other": b"appl\xff/zip", b"/odd": b"text/plain; charset=\xff"}
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

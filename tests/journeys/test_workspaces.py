@@ -106,7 +106,7 @@ async def test_a_sessions_own_workspace_can_be_shared_and_stays_as_long_as_it_is
     await get(api, f"/v1/workspaces/{own}", 404)
 
 
-async def test_initial_files_do_not_take_the_place_of_what_is_shared(api: httpx.AsyncClient) -> None:
+async def test_initial_files_do_not_replace_shared_files(api: httpx.AsyncClient) -> None:
     workspace = await new_workspace(api)
     files = [{"path": "/a", "content": "first"}, {"path": "/b", "content": "first"}]
     await new_talk(api, workspace_id=workspace["id"], initial_files=files)
@@ -142,7 +142,7 @@ async def test_an_archived_workspace_is_read_only_and_takes_no_sessions(api: htt
     await tree.put("a", content="2")
 
 
-async def test_a_sessions_own_workspace_goes_with_its_session(api: httpx.AsyncClient) -> None:
+async def test_a_sessions_own_workspace_is_deleted_with_it(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     own = {"id": (await talk.read())["workspace_id"]}
     shown = await get(api, one(own))
@@ -154,7 +154,7 @@ async def test_a_sessions_own_workspace_goes_with_its_session(api: httpx.AsyncCl
     await patch(api, one({"id": (await (await new_talk(api)).read())["workspace_id"]}), {"name": "Drafts"})
 
 
-async def test_what_is_not_there_or_somebody_elses_is_not_found(api: httpx.AsyncClient) -> None:
+async def test_missing_and_other_organizations_workspaces_are_not_found(api: httpx.AsyncClient) -> None:
     workspace, talk = await new_workspace(api), await new_talk(api)
     foreign = await elsewhere(api)
     for identifier in (workspace["id"], (await talk.read())["workspace_id"]):

@@ -1,4 +1,4 @@
-"""Layers into one: capabilities, tools and prompts."""
+"""Merging layers: capabilities, tools and prompts."""
 
 from __future__ import annotations
 
@@ -71,18 +71,18 @@ def _own_id(ref: CapabilityRef) -> str:
 
 
 @given(stacks)
-def test_every_capability_comes_once_and_after_what_it_depends_on(stack: list[list[CapabilityRef]]) -> None:
+def test_every_capability_comes_once_and_after_its_dependencies(stack: list[list[CapabilityRef]]) -> None:
     ids = [active.capability.id for active in REGISTRY.resolve(stack)]
     assert len(ids) == len(set(ids))
     for place, identifier in enumerate(ids):
         capability = REGISTRY.get(identifier)
         assert capability is not None
-        if identifier not in {"loop", "pool"}:  # these depend on each other: no order could be right
+        if identifier not in {"loop", "pool"}:  # these depend on each other, so no order is right
             assert set(capability.dependencies) - {"nowhere"} <= set(ids[:place])
 
 
 @given(stacks)
-def test_the_capabilities_are_those_named_and_what_they_need_and_no_others(
+def test_the_active_capabilities_are_the_named_ones_and_their_dependencies(
     stack: list[list[CapabilityRef]],
 ) -> None:
     wanted = {_own_id(ref) for layer in stack for ref in layer} - {"unknown"}
@@ -99,7 +99,7 @@ def test_the_capabilities_are_those_named_and_what_they_need_and_no_others(
 
 
 @given(stacks)
-def test_the_last_layer_that_configures_a_capability_has_its_way(stack: list[list[CapabilityRef]]) -> None:
+def test_the_last_layer_that_configures_a_capability_wins(stack: list[list[CapabilityRef]]) -> None:
     configured: dict[str, Any] = {}
     for layer in stack:
         configured.update({_own_id(ref): ref.config for ref in layer if ref.config is not None})
@@ -114,7 +114,7 @@ def test_merging_is_the_same_however_the_layers_are_cut(stack: list[list[Capabil
 
 
 @given(stacks)
-def test_merging_what_was_merged_changes_nothing(stack: list[list[CapabilityRef]]) -> None:
+def test_merging_is_idempotent(stack: list[list[CapabilityRef]]) -> None:
     merged = REGISTRY.resolve(stack)
     again = REGISTRY.resolve([[CapabilityRef(active.capability.id, active.config) for active in merged]])
     assert again == merged
@@ -182,9 +182,7 @@ def test_two_tools_of_one_name_are_refused(kind: str) -> None:
         ({"files_tool": "reject_always"}, False, True),
     ],
 )
-def test_a_standing_decision_takes_the_place_of_the_gate(
-    standing: dict[str, str], gated: bool, rejected: bool
-) -> None:
+def test_a_standing_decision_replaces_the_gate(standing: dict[str, str], gated: bool, rejected: bool) -> None:
     layer = Layer(
         "session",
         None,
@@ -196,12 +194,12 @@ def test_a_standing_decision_takes_the_place_of_the_gate(
     assert not bound["notes_tool"].gated
 
 
-def test_a_tool_that_its_caller_wants_approved_is_held_back_whatever_the_capabilities_say() -> None:
+def test_a_tool_whose_definition_requires_approval_waits_for_it() -> None:
     tool = BuiltinTool("files_tool", "Files.", {"type": "object"}, policy="requires_approval")
     assert resolve([Layer("session", None, None, (), (tool,))], REGISTRY).bound["files_tool"].gated
 
 
-def test_an_unknown_capability_is_refused_when_it_is_written_and_left_out_when_it_is_gone() -> None:
+def test_an_unknown_capability_is_refused_on_writing_and_skipped_later() -> None:
     with pytest.raises(InvalidInput) as refused:
         REGISTRY.check([CapabilityRef("files"), CapabilityRef("unknown")])
     assert (refused.value.code, refused.value.field) == ("unknown_capability", "capabilities[1]")

@@ -1,4 +1,4 @@
-"""Paths: one form for each, whatever was written, and no way out."""
+"""Paths: every spelling has one normal form, and none leaves the workspace."""
 
 from __future__ import annotations
 
@@ -61,20 +61,23 @@ def test_a_path_has_one_form(written: str, clean: str | None) -> None:
         "/x/y/../../../../etc/passwd",
     ],
 )
-def test_nothing_climbs_above_the_top(written: str) -> None:
+def test_no_path_climbs_above_the_root(written: str) -> None:
     assert clean_path(written) == "/etc/passwd"
 
 
 @pytest.mark.parametrize(
     "written",
     [
-        "/a\x00b", "/a\nb", "/a\x1b[31mb", "/a\x7fb", "/a\x85b", "/a\u2028b", "/a\u202eb", "/a\ufeffb", "/a\u2066b", "/a\ud800b",
-        "..\\..\\etc", "/a\\b", "C:\\a", "/a /b", "/a/ b", "/a/\u3000b", "/_", "/_/grep", "_/x", "/./_/x", "/x/../_/y",
-        "/" + "x" * 256, "/" + "é" * 128, "/" + "x" * MAX_PATH, "/x" * (MAX_DEPTH + 1), "/" + "\U0001f600" * 64,
+        "/a\x00b", "/a\nb", "/a\x1b[31mb", "/a\x7fb", "/a\x85b", "/a\u2028b", "/a\u202eb", "/a\ufeffb",
+        "/a\u2066b", "/a\ud800b",
+        "..\\..\\etc", "/a\\b", "C:\\a", "/a /b", "/a/ b", "/a/\u3000b", "/_", "/_/grep", "_/x", "/./_/x",
+        "/x/../_/y",
+        "/" + "x" * 256, "/" + "é" * 128, "/" + "x" * MAX_PATH, "/x" * (MAX_DEPTH + 1),
+        "/" + "\U0001f600" * 64,
         "/".join(["é" * 100] * 6),
     ],
 )  # fmt: skip
-def test_what_cannot_be_a_path_is_refused(written: str) -> None:
+def test_an_invalid_path_is_refused(written: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         clean_path(written, "src_path")
     assert (refused.value.code, refused.value.field) == ("invalid_path", "src_path")
@@ -91,7 +94,7 @@ def test_a_percent_sign_is_only_a_percent_sign() -> None:
 
 
 @given(st.text(max_size=60))
-def test_a_clean_path_is_clean_and_stays_so(written: str) -> None:
+def test_cleaning_a_path_is_idempotent(written: str) -> None:
     try:
         clean = clean_path(written)
     except InvalidInput:
@@ -106,7 +109,7 @@ def test_a_clean_path_is_clean_and_stays_so(written: str) -> None:
     assert len(clean.encode()) <= MAX_PATH
 
 
-def test_what_lies_above_and_below() -> None:
+def test_parents_and_children_of_paths() -> None:
     assert folders_above("/a/b/c") == ["/a", "/a/b"]
     assert folders_above("/a") == folders_above("/") == []
     assert (parent_of("/a/b"), parent_of("/a"), parent_of("/")) == ("/a", "/", "/")
@@ -117,7 +120,7 @@ def test_what_lies_above_and_below() -> None:
     assert not is_below("/a", "/a")
 
 
-def test_an_id_is_that_of_a_path_in_a_workspace() -> None:
+def test_an_id_depends_on_path_and_workspace() -> None:
     here, there = "workspace_" + "0" * 31 + "1", "workspace_" + "0" * 31 + "2"
     assert file_id(here, "/a") == file_id(here, "/a")
     assert len({file_id(here, "/a"), file_id(here, "/b"), file_id(there, "/a")}) == 3

@@ -1,54 +1,57 @@
-"""What is blanked does not depend on how a text is cut, or comes in pieces."""
+"""Redaction does not depend on how a text is truncated or split into pieces."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perdure.domain.events import EventContext, InputMessageData, NewEvent
+from perdure.domain.ids import MessageId
+from perdure.domain.messages import Message, TextPart
 from perdure.domain.patterns import EXCERPT, compile_regex, matching_lines
-from perdure.domain.redaction import Blanking, Redactor, forms_of
+from perdure.domain.redaction import Redactor, StreamRedactor, forms_of, redact_event
 from perdure.engine.live import ToolText
 
 FEW = st.text(alphabet='ab"\\ é\ud83d', min_size=4, max_size=9)
-"""Few letters, so that values occur by chance, and overlap."""
+"""A small alphabet, so that values occur by chance and overlap."""
 
 
 @given(st.lists(FEW.filter(lambda text: text.isprintable()), min_size=1, max_size=3), st.data())
-def test_no_form_of_a_secret_is_left_however_a_text_comes_in(values: list[str], data: st.DataObject) -> None:
+def test_no_form_of_a_secret_is_left_however_a_text_is_split(values: list[str], data: st.DataObject) -> None:
     redactor = Redactor({f"N{number}": value for number, value in enumerate(values)})
     parts = st.one_of(st.sampled_from(values), st.text(alphabet='ab"\\ é\ud83d', max_size=5))
     pieces = data.draw(st.lists(parts, max_size=8))
-    stream = Blanking(redactor)
+    stream = StreamRedactor(redactor)
     live = "".join([*(stream.feed(piece) for piece in pieces), stream.feed("", last=True)])
     for shown in (live, redactor.text("".join(pieces))):
         assert not any(form in shown for value in values for form in forms_of(value))
 
 
-def test_what_is_blanked_is_the_same_cut_anywhere() -> None:
+def test_redaction_does_not_depend_on_where_a_text_is_split() -> None:
     redactor = Redactor({"SHORT": "hunter2", "LONG": "hunter2-zebra", "OTHER": "zebra-4711"})
     text = "It is hunter2-zebra-4711, hunter2, or zebra-4711 hunter2-z."
     whole = redactor.text(text)
     assert whole == "It is [secret LONG], [secret SHORT], or [secret OTHER] [secret SHORT]-z."
     for at in range(len(text)):
-        stream = Blanking(redactor)
+        stream = StreamRedactor(redactor)
         assert stream.feed(text[:at]) + stream.feed(text[at:]) + stream.feed("", last=True) == whole
 
 
-def test_what_holds_no_secret_stays_the_very_same() -> None:
+def test_a_value_without_secrets_is_returned_unchanged() -> None:
     redactor = Redactor({"A": "hunter2"})
     value = {"a": [1, 2.5, None, True, {"b": "c"}], "d": ("e",)}
     assert redactor.value(value) is value
     assert redactor.value({"a": [{"hunter2": "x"}]}) == {"a": [{"[secret A]": "x"}]}
 
 
-def test_a_line_of_progress_is_cut_after_it_is_blanked() -> None:
+def test_a_progress_line_is_truncated_after_redaction() -> None:
     shown: list[str] = []
     text = ToolText(Redactor({"A": "hunter2-zebra"}), lambda kind, offset, piece: shown.append(piece))
     text.progress("x" * 1_995 + "hunter2-zebra")
     assert shown == ["x" * 1_995 + "[secr"]
 
 
-def test_the_beginning_of_a_secret_at_the_end_of_what_was_cut_is_blanked() -> None:
+def test_the_beginning_of_a_secret_at_the_end_of_truncated_text_is_redacted() -> None:
     redactor = Redactor({"A": "hunter2-zebra"})
     assert redactor.text("It is hunter2-z", cut=True) == "It is [secret A]"
     assert redactor.text("It is hun", cut=True) == "It is hun"
@@ -56,7 +59,7 @@ def test_the_beginning_of_a_secret_at_the_end_of_what_was_cut_is_blanked() -> No
     assert redactor.text("It is hunter2-z") == "It is hunter2-z"
 
 
-def test_no_tool_shows_half_a_secret_where_it_leaves_something_out() -> None:
+def test_no_tool_shows_half_a_secret_where_it_truncates() -> None:
     secret = "hunter2-" + "Zebra" * 40
     clean = Redactor({"A": secret}).text
     for ahead in range(EXCERPT - len(secret), EXCERPT + 1, 7):
@@ -68,3 +71,11 @@ def test_no_tool_shows_half_a_secret_where_it_leaves_something_out() -> None:
     )
     assert "y" in found.text
     assert "Zebra" not in found.text
+
+
+def test_fields_with_a_fixed_set_of_values_are_not_redacted() -> None:
+    message = Message(MessageId("message_1"), "user", (TextPart("the user"),), "2026-01-01T00:00:00Z")
+    event = NewEvent(InputMessageData(message), EventContext(), 0)
+    data = redact_event(event, Redactor({"ROLE": "user"})).data
+    assert isinstance(data, InputMessageData)
+    assert (data.message.role, data.message.content) == ("user", (TextPart("the [secret ROLE]"),))

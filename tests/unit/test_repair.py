@@ -1,4 +1,4 @@
-"""Mending tool calls that are almost right."""
+"""Repairing tool calls that are almost right."""
 
 from __future__ import annotations
 
@@ -37,25 +37,27 @@ def test_arguments_that_are_almost_json_are_read_as_they_were_meant(text: str, m
 
 
 @pytest.mark.parametrize("text", ["no object here", "[1, 2]", "{1: 2}", "{" * 5000, "__import__('os')"])
-def test_what_cannot_be_told_for_sure_is_left_alone(text: str) -> None:
+def test_ambiguous_arguments_are_not_repaired(text: str) -> None:
     assert repair_arguments(text) is None
 
 
 @given(OBJECTS)
-def test_whatever_python_prints_of_an_object_is_read_back(value: dict[str, Any]) -> None:
+def test_python_literals_of_an_object_are_read_back(value: dict[str, Any]) -> None:
     assert repair_arguments(repr(value)) == value
 
 
 @given(st.text())
-def test_no_text_breaks_the_repair(text: str) -> None:
+def test_repair_never_raises(text: str) -> None:
     result = repair_arguments(text)
     assert result is None or isinstance(result, dict)
 
 
 SCHEMA = {
     "properties": {
-        "count": {"type": "integer"}, "share": {"type": "number"}, "deep": {"type": "boolean"}, "text": {"type": "string"},
-        "paths": {"type": "array", "items": {"type": "string"}}, "any": {"type": ["string", "null"]}, "map": {"type": "object"},
+        "count": {"type": "integer"}, "share": {"type": "number"}, "deep": {"type": "boolean"},
+        "text": {"type": "string"},
+        "paths": {"type": "array", "items": {"type": "string"}}, "any": {"type": ["string", "null"]},
+        "map": {"type": "object"},
     },
     "required": ["text"],
 }  # fmt: skip
@@ -70,16 +72,17 @@ SCHEMA = {
         ({"paths": '["/a", "/b"]', "map": '{"a": 1}'}, {"paths": ["/a", "/b"], "map": {"a": 1}}),
     ],
 )
-def test_values_of_another_type_become_what_they_mean(given: dict[str, Any], meant: dict[str, Any]) -> None:
+def test_values_of_a_wrong_type_are_converted(given: dict[str, Any], meant: dict[str, Any]) -> None:
     assert fit_arguments(given, SCHEMA) == meant
 
 
 @pytest.mark.parametrize(
     "value",
-    [{"count": "five"}, {"count": "1.5"}, {"count": 1.5}, {"deep": "yes"}, {"text": "5"}, {"text": 5}, {"any": "5"}, {"paths": "[x"},
+    [{"count": "five"}, {"count": "1.5"}, {"count": 1.5}, {"deep": "yes"}, {"text": "5"}, {"text": 5},
+     {"any": "5"}, {"paths": "[x"},
      {"map": "[1]"}, {"map": "[" * 90_000}, {"count": "1e999"}],
 )  # fmt: skip
-def test_values_that_may_mean_anything_are_left_alone(value: dict[str, Any]) -> None:
+def test_ambiguous_values_are_not_changed(value: dict[str, Any]) -> None:
     assert fit_arguments(value, SCHEMA) == value
     for schema in (
         {},
@@ -90,7 +93,7 @@ def test_values_that_may_mean_anything_are_left_alone(value: dict[str, Any]) -> 
         assert fit_arguments(value, schema) == value
 
 
-def test_a_name_in_another_spelling_is_found_only_when_it_can_mean_one_tool() -> None:
+def test_a_misspelled_name_is_repaired_only_if_one_tool_matches() -> None:
     known = {"read_file", "write_file", "list_directory"}
     assert repair_name("readFile", known) == "read_file"
     assert repair_name("functions.write-file", known) == "write_file"

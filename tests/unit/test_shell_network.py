@@ -1,4 +1,4 @@
-"""What the shell's sandbox is told of the network."""
+"""The network configuration of the shell's sandbox."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from perdure.domain.network import NetworkRules
 from perdure.tools.bashkit_shell import network_for
 
 
-def test_a_clouds_credentials_are_out_of_the_shells_reach_whatever_is_allowed() -> None:
+def test_the_shell_never_reaches_metadata_services_whatever_is_allowed() -> None:
     hosts = (
         "169.254.169.254",
         "2852039166",

@@ -1,4 +1,4 @@
-"""Agents out to files and back in."""
+"""Exports agents to files and imports them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from perdure.store.harnesses import get_harness
 
 
 async def export_agent(app: App, caller: Caller, ref: str) -> tuple[str, str]:
-    """An agent's name, and the agent as Markdown with front matter.
+    """Export an agent; returns its name and the Markdown file with front matter.
 
-    The harness is named, so that the file can travel.
+    The file refers to the harness by name, not by id, so that it can be imported elsewhere.
     """
 
     async def work(tx: Tx) -> tuple[AgentRow, str]:
@@ -28,12 +28,12 @@ async def export_agent(app: App, caller: Caller, ref: str) -> tuple[str, str]:
         return row, (await get_harness(tx, row.org_id, row.harness_id)).name
 
     row, harness_name = await app.database.read(work)
-    # Large files take long to write and to read: not on the event loop.
+    # Large files take long to serialize and parse, so that happens in a thread.
     return row.name, await asyncio.to_thread(write_agent_file, as_created(row, harness_name))
 
 
 def as_created(row: AgentRow, harness_name: str) -> CreateAgent:
-    """What would create this agent anew."""
+    """The request body that would create this agent again."""
     config = row.config_struct()
     return CreateAgent(
         row.name,
@@ -55,7 +55,7 @@ def as_created(row: AgentRow, harness_name: str) -> CreateAgent:
 
 
 async def import_agent(app: App, caller: Caller, text: str, once: Once | None = None) -> tuple[Agent, bool]:
-    """Make the agent that a file describes, or replace the one of that name; whether it is new."""
+    """Create the agent that a file describes, or replace the one of that name; returns whether it is new."""
     return await create_agent(
         app, caller, await asyncio.to_thread(read_agent_file, text), kind="import", once=once
     )
@@ -64,8 +64,8 @@ async def import_agent(app: App, caller: Caller, text: str, once: Once | None = 
 async def import_agent_example(
     app: App, caller: Caller, name: str, once: Once | None = None
 ) -> tuple[Agent, bool]:
-    """The same with one of the examples. Raises NotFound."""
-    found = next((each for each in AGENT_EXAMPLES if each.name == name), None)
-    if found is None:
+    """Import one of the example agents. Raises NotFound."""
+    example = next((each for each in AGENT_EXAMPLES if each.name == name), None)
+    if example is None:
         raise NotFound("agent example")
-    return await create_agent(app, caller, found, kind="import", once=once)
+    return await create_agent(app, caller, example, kind="import", once=once)

@@ -1,4 +1,4 @@
-"""Approvals: a person's word on tool calls that are held back."""
+"""Approvals: a person's decisions on tool calls that need approval."""
 
 from __future__ import annotations
 
@@ -31,7 +31,13 @@ REJECTED = "The user rejected this call."
 async def submit_approvals(
     app: App, caller: Caller, session_id: SessionId, body: SubmitApprovals
 ) -> SubmittedToolResults:
-    """Take decisions on some or all of the open questions; with the last one the turn goes on."""
+    """Record decisions on some or all pending approvals; the last decision resumes the turn.
+
+    Raises:
+        NotFound: the session does not exist.
+        Conflict: the session has no pending approval.
+        InvalidInput: a decision names an unknown call, or one call is decided twice.
+    """
     now = app.now()
 
     async def work(tx: Tx) -> tuple[SessionRow, tuple[Event, ...], int]:
@@ -39,8 +45,8 @@ async def submit_approvals(
         state = await read_turn(tx, row)
         open_calls = open_approvals(state)
         if row.status != "waiting_for_tool_results" or not open_calls or not isinstance(state, Calling):
-            raise Conflict("the session does not wait for an approval", code="not_waiting_for_approval")
-        decided = _decided(open_calls, body.decisions)
+            raise Conflict("the session has no pending approval", code="not_waiting_for_approval")
+        decided = _match_decisions(open_calls, body.decisions)
         for call, decision in decided:
             if decision.endswith("_always"):
                 await set_standing_approval(tx, row, call.name, decision)
@@ -59,30 +65,36 @@ async def submit_approvals(
     return SubmittedToolResults(count, row.status)
 
 
-def _decided(
+def _match_decisions(
     calls: tuple[CallState, ...], decisions: tuple[ApprovalDecision, ...]
 ) -> list[tuple[CallState, Decision]]:
-    """Each decided call, in the order of the calls.
+    """Match decisions to calls; returns the decided calls in the order of the calls.
 
     A standing decision covers every open call of the same tool.
     """
-    given: dict[str, Decision] = {}
+    explicit: dict[str, Decision] = {}
     by_id: dict[str, CallState] = {call.id: call for call in calls}
     by_id |= {question_id(call.id): call for call in calls}
     for index, each in enumerate(decisions):
-        where = f"decisions[{index}].tool_call_id"
+        field = f"decisions[{index}].tool_call_id"
         call = by_id.get(each.tool_call_id)
         if call is None:
             raise InvalidInput(
-                f"`{where}`: no open question has this id", code="unknown_tool_call", field=where
+                f"`{field}`: no pending approval with the id {each.tool_call_id!r}",
+                code="unknown_tool_call",
+                field=field,
             )
-        if call.id in given:
+        if call.id in explicit:
             raise InvalidInput(
-                f"`{where}`: this call is decided twice", code="repeated_tool_call", field=where
+                f"`{field}`: the call {call.id!r} already has a decision in this request",
+                code="repeated_tool_call",
+                field=field,
             )
-        given[call.id] = each.decision
-    standing = {call.name: given[call.id] for call in calls if given.get(call.id, "").endswith("_always")}
-    decided = ((call, given.get(call.id, standing.get(call.name))) for call in calls)
+        explicit[call.id] = each.decision
+    standing = {
+        call.name: explicit[call.id] for call in calls if explicit.get(call.id, "").endswith("_always")
+    }
+    decided = ((call, explicit.get(call.id, standing.get(call.name))) for call in calls)
     return [(call, decision) for call, decision in decided if decision is not None]
 
 

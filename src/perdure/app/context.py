@@ -1,4 +1,4 @@
-"""What use cases work with."""
+"""The services that use cases receive."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from perdure.store.queue import Queue
 
 
 class Drivers(Protocol):
-    """What the use cases need of the model drivers."""
+    """The part of the model drivers that use cases need."""
 
     def known_types(self) -> tuple[str, ...]: ...
 
     def environment_key(self, provider_type: str) -> bool:
-        """Whether the server's environment holds a key of that vendor."""
+        """Whether the server's environment holds an API key of that vendor."""
         ...
 
     def driver_for(self, row: ProviderRow, secrets: ProviderSecrets) -> Driver: ...
 
 
 class Scope(Protocol):
-    """In whose name a use case works: a caller of the API, or a session's own tool.
+    """On whose behalf a use case runs: a caller of the API, or a session's own tool.
 
-    All that it touches belongs to this organization (promise P8).
+    A use case may only touch data of this organization (promise P8).
     """
 
     @property
@@ -45,11 +45,11 @@ class Scope(Protocol):
 
 
 class Services(Struct, frozen=True):
-    """What a use case needs that HTTP and a session's own tools share.
+    """The services of the use cases that HTTP and a session's own tools share.
 
     Attributes:
-        now: the present, in microseconds.
-        sandbox: processes of their own for work that may go wrong in ways that nobody here survives.
+        now: the current time, in microseconds.
+        sandbox: separate processes for work that may crash, hang or run out of memory.
     """
 
     database: Database
@@ -63,7 +63,7 @@ class Services(Struct, frozen=True):
 
 
 class App(Services, frozen=True, kw_only=True):
-    """The services behind every use case: also those that know the capabilities, bound to `Services`."""
+    """The services of all use cases. It adds the registry, whose capabilities are bound to `Services`."""
 
     registry: Registry
     drivers: Drivers

@@ -35,14 +35,14 @@ from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, get_session
 
 PATIENCE = 30.0
-"""Seconds that somebody who asks over HTTP for a schema waits for a place to look at it."""
+"""Seconds after which an HTTP request for a schema gives up, waiting for a sandbox slot included."""
 
 ATTEMPTS = 5
-"""How often a change is made anew on a database that somebody else has changed meanwhile."""
+"""Attempts to run a statement on a database that others change at the same time."""
 
 
 class Statement(Struct, frozen=True):
-    """One SQLite statement, with the values of its `?` marks."""
+    """One SQLite statement, with the values of its `?` placeholders."""
 
     sql: str
     params: Sequence[str | int | float | bool | None] | None = None
@@ -52,14 +52,14 @@ class Statement(Struct, frozen=True):
 
 
 def to_database(row: DatabaseRow) -> DatabaseInfo:
-    """The row as clients see it."""
+    """Convert the row to its wire format."""
     return DatabaseInfo(
         row.name, row.size_bytes, row.page_count, to_rfc3339(row.created_at), to_rfc3339(row.updated_at)
     )
 
 
 async def all_databases(app: Services, scope: Scope, session_id: SessionId) -> list[DatabaseInfo]:
-    """The session's databases, by name."""
+    """List the session's databases, sorted by name."""
 
     async def work(tx: Tx) -> list[DatabaseInfo]:
         row = await get_session(tx, scope.organization_id, session_id)
@@ -71,7 +71,7 @@ async def all_databases(app: Services, scope: Scope, session_id: SessionId) -> l
 async def create_database(
     app: Services, scope: Scope, session_id: SessionId, body: CreateDatabase, once: Once | None = None
 ) -> DatabaseInfo:
-    """Make an empty database. Raises Conflict: there is one of this name, or no room for one more."""
+    """Create an empty database. Raises Conflict: the name is taken, or the session has reached the limit."""
     check_database_name(body.name)
     now = app.now()
 
@@ -84,28 +84,30 @@ async def create_database(
 
 
 async def _add(tx: Tx, row: SessionRow, name: str, now: Micros) -> None:
-    """Add an empty database to a session, whose row is held."""
+    """Add an empty database to a session. The caller holds the session's row."""
     if len(await list_databases(tx, row.id)) >= MAX_DATABASES:
-        raise Conflict(f"a session holds at most {MAX_DATABASES} databases", code="too_many_databases")
+        raise Conflict(
+            f"a session holds at most {MAX_DATABASES} databases: delete one first", code="too_many_databases"
+        )
     if not await add_database(tx, row.org_id, row.id, name, now):
-        raise Conflict(f"there is a database {name!r} already", code="database_exists")
+        raise Conflict(f"a database named {name!r} already exists", code="database_exists")
 
 
 async def read_database(app: Services, scope: Scope, session_id: SessionId, name: str) -> DatabaseInfo:
-    """One database. Raises NotFound."""
+    """Read the facts about a database. Raises NotFound."""
 
     async def work(tx: Tx) -> DatabaseInfo:
         row = await get_session(tx, scope.organization_id, session_id)
-        found = await get_database(tx, row.id, name)
-        if found is None:
+        database = await get_database(tx, row.id, name)
+        if database is None:
             raise NotFound("database")
-        return to_database(found)
+        return to_database(database)
 
     return await app.database.read(work)
 
 
 async def remove_database(app: Services, scope: Scope, session_id: SessionId, name: str) -> None:
-    """Drop a database with all that is in it."""
+    """Delete a database with its content. Raises NotFound."""
 
     async def work(tx: Tx) -> None:
         row = await get_session(tx, scope.organization_id, session_id)
@@ -121,58 +123,59 @@ async def remove_database(app: Services, scope: Scope, session_id: SessionId, na
 async def execute_statement(
     app: Services, scope: Scope, session_id: SessionId, name: str, statement: Statement
 ) -> Answer:
-    """Run a statement that changes a database, which is made if it is not there yet.
+    """Run a statement that changes a database, and create the database if it does not exist.
 
-    Nobody's change is lost: it is made on the image that was read, or made anew.
+    Concurrent changes are not lost: if the database has changed since it was read, the statement runs again
+    on the new image.
 
     Raises:
-        InvalidInput: that is no name of a database.
-        Conflict: there are too many databases, or this one is changed by others again and again.
-        ToolError: the statement cannot be run.
+        InvalidInput: the name is not valid.
+        Conflict: the session has too many databases, or others keep changing this one.
+        ToolError: the statement fails or is not allowed.
     """
     check_database_name(name)
-    whose = (scope.organization_id, session_id)
+    owners = (scope.organization_id, session_id)
     for _ in range(ATTEMPTS):
-        # A place in the sandbox comes before the image, which is up to 50 MB.
-        async with app.sandbox.place(whose, await _size(app, scope, session_id, name)):
+        # Acquire the slot before the image, which may be 50 MB, so that waiting statements hold none.
+        async with app.sandbox.slot(owners, await _size(app, scope, session_id, name)):
             version, image = await _image_to_change(app, scope, session_id, name)
             answer = await app.sandbox.run(statement.job(image, reading=False), Answer, TIME_LIMIT)
             if answer.image is None or await _replace_image(app, session_id, name, version, answer):
                 return answer
-    raise Conflict("the database is being changed by somebody else: try again")
+    raise Conflict("the database is being changed by others: try again")
 
 
 async def query_database(
     app: Services, scope: Scope, session_id: SessionId, name: str, statement: Statement
 ) -> Answer:
-    """Run a statement that only reads. Raises NotFound, and ToolError: it cannot be run."""
+    """Run a read-only statement. Raises NotFound, and ToolError: the statement fails or is not allowed."""
     info = await read_database(app, scope, session_id, name)
-    async with app.sandbox.place((scope.organization_id, session_id), info.size_bytes):
+    async with app.sandbox.slot((scope.organization_id, session_id), info.size_bytes):
         image = await _image(app, scope, session_id, name)
         return await app.sandbox.run(statement.job(image, reading=True), Answer, TIME_LIMIT)
 
 
 async def describe_database(app: Services, scope: Scope, session_id: SessionId, name: str) -> DatabaseSchema:
-    """A database's tables, views and columns.
+    """Describe a database's tables, views and columns.
 
     Raises:
-        NotFound: there is no such database.
-        ToolError: it holds something that takes too long, or too much, to look at.
+        NotFound: the database does not exist.
+        ToolError: the database cannot be read, or reading it exceeds a limit.
     """
     info = await read_database(app, scope, session_id, name)
-    async with app.sandbox.place((scope.organization_id, session_id), info.size_bytes):
+    async with app.sandbox.slot((scope.organization_id, session_id), info.size_bytes):
         image = await _image(app, scope, session_id, name)
         tables = await app.sandbox.run(SchemaJob(image), list[JsonObject], TIME_LIMIT)
     return DatabaseSchema(name, tuple(tables))
 
 
 async def schema_of(app: Services, scope: Scope, session_id: SessionId, name: str) -> DatabaseSchema:
-    """`describe_database` for somebody who does not wait for long.
+    """`describe_database` with a timeout of PATIENCE seconds, for HTTP.
 
     Raises:
-        NotFound: there is no such database.
-        Conflict: it cannot be read.
-        Unavailable: there is too much else to do.
+        NotFound: the database does not exist.
+        Conflict: the database cannot be read.
+        Unavailable: no sandbox slot became free in time.
     """
     try:
         async with asyncio.timeout(PATIENCE):
@@ -180,29 +183,29 @@ async def schema_of(app: Services, scope: Scope, session_id: SessionId, name: st
     except ToolError as error:
         raise Conflict(error.message, code="database_unreadable") from None
     except TimeoutError:
-        raise Unavailable("there are too many databases in use at the moment") from None
+        raise Unavailable("too many databases are in use: try again later") from None
 
 
 async def _size(app: Services, scope: Scope, session_id: SessionId, name: str) -> int:
-    """Bytes of a database; 0 when it is not there."""
+    """Bytes of a database; 0 if it does not exist."""
 
     async def work(tx: Tx) -> int:
         row = await get_session(tx, scope.organization_id, session_id)
-        found = await get_database(tx, row.id, name)
-        return 0 if found is None else found.size_bytes
+        database = await get_database(tx, row.id, name)
+        return 0 if database is None else database.size_bytes
 
     return await app.database.read(work)
 
 
 async def _image(app: Services, scope: Scope, session_id: SessionId, name: str) -> bytes:
-    """What a database holds. Raises NotFound."""
+    """Read a database's image. Raises NotFound."""
 
     async def work(tx: Tx) -> bytes:
         row = await get_session(tx, scope.organization_id, session_id)
-        found = await read_image(tx, row.id, name)
-        if found is None:
+        image = await read_image(tx, row.id, name)
+        if image is None:
             raise NotFound("database")
-        return found[1]
+        return image[1]
 
     return await app.database.read(work, long=True)
 
@@ -210,17 +213,17 @@ async def _image(app: Services, scope: Scope, session_id: SessionId, name: str) 
 async def _image_to_change(
     app: Services, scope: Scope, session_id: SessionId, name: str
 ) -> tuple[int, bytes]:
-    """The version and the image of a database, which is made if it is not there."""
-    found = await app.database.read(lambda tx: read_image(tx, session_id, name), long=True)
-    if found is not None:
-        return found
+    """Read a database's version and image, and create the database if it does not exist."""
+    image = await app.database.read(lambda tx: read_image(tx, session_id, name), long=True)
+    if image is not None:
+        return image
     now = app.now()
 
     async def work(tx: Tx) -> tuple[int, bytes]:
         row = await get_session(tx, scope.organization_id, session_id, lock=True)
-        there = await read_image(tx, row.id, name)
-        if there is not None:  # somebody else was quicker
-            return there
+        existing = await read_image(tx, row.id, name)
+        if existing is not None:  # a concurrent statement created it
+            return existing
         await _add(tx, row, name, now)
         return 1, b""
 
@@ -230,7 +233,7 @@ async def _image_to_change(
 async def _replace_image(
     app: Services, session_id: SessionId, name: str, version: int, answer: Answer
 ) -> bool:
-    """Whether the database was still as it was read: then it is now as the statement left it."""
+    """Write the statement's image; returns False if the database has changed since it was read."""
     image, now = answer.image or b"", app.now()
     return await app.database.write(
         lambda tx: write_image(tx, session_id, name, version, image, answer.pages, now)

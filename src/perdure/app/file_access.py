@@ -1,4 +1,7 @@
-"""Where files are, and the one way in which they are changed: under the locks of session and workspace."""
+"""Locates files, and changes them under the locks of their session and workspace.
+
+Every change of a file goes through `change_files`.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +39,14 @@ class OfWorkspace(Struct, frozen=True):
 
 
 At = OfSession | OfWorkspace
-"""Where the files are."""
+"""Whether files are addressed by session or by workspace."""
 
 Change = Callable[[Tx, WorkspaceRow, SessionRow | None], Awaitable[T]]
-"""What is done while the workspace is held, and the session whose log may tell of it, if there is one."""
+"""Runs while the workspace is locked. Also gets the session whose log records the change, if one exists."""
 
 
 async def workspace_at(tx: Tx, scope: Scope, at: At) -> WorkspaceId:
-    """The workspace to read from. Raises NotFound."""
+    """Find the workspace to read from. Raises NotFound."""
     if isinstance(at, OfSession):
         return (await get_session(tx, scope.organization_id, at.session_id)).workspace()
     return (await get_workspace(tx, scope.organization_id, at.workspace_id)).id
@@ -59,14 +62,14 @@ async def change_files(
 ) -> T:
     """Change files in one transaction.
 
-    The limits hold because everybody comes through here: what a change has looked at stays as it is until it
-    commits.
+    All changes go through here and lock the workspace, so the state that a change has checked, such as the
+    limits, stays valid until it commits.
 
     Args:
-        content: what is going to be written; when it is long, it is sent before anything is locked.
+        content: the content that will be written; a long one is stored before anything is locked.
 
     Raises:
-        NotFound: there is no such session or workspace, or not any more.
+        NotFound: the session or workspace does not exist.
         Conflict: the workspace is archived.
     """
     now = app.now()
@@ -81,16 +84,16 @@ async def change_files(
 
 
 async def _hold(tx: Tx, org_id: OrgId, at: At) -> tuple[SessionRow | None, WorkspaceRow]:
-    """The session, if one is to be told, and the workspace, both held; the session's row first."""
+    """Lock the session whose log records the change, if one exists, and then the workspace."""
     if isinstance(at, OfSession):
         return await hold_session_files(tx, org_id, at.session_id)
     owner = (await get_workspace(tx, org_id, at.workspace_id)).session_id
-    session = None if owner is None else await _alive(tx, org_id, owner)
+    session = None if owner is None else await _lock_owner(tx, org_id, owner)
     return session, await hold_for_writing(tx, org_id, at.workspace_id)
 
 
-async def _alive(tx: Tx, org_id: OrgId, session_id: SessionId) -> SessionRow | None:
-    """The session, unless it was deleted and others live on in its workspace."""
+async def _lock_owner(tx: Tx, org_id: OrgId, session_id: SessionId) -> SessionRow | None:
+    """Lock the session that owns a workspace. None if it was deleted: other sessions may still share it."""
     try:
         return await get_session(tx, org_id, session_id, lock=True)
     except NotFound:
@@ -98,12 +101,12 @@ async def _alive(tx: Tx, org_id: OrgId, session_id: SessionId) -> SessionRow | N
 
 
 async def content_of_row(app: Services, row: FileRow) -> bytes:
-    """All that a file holds."""
+    """Read a file's whole content."""
     return await app.database.read(
         lambda tx: read_content(tx, row.org_id, row.hash, row.size_bytes), long=row.size_bytes > LONG
     )
 
 
 async def sized(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function, in a thread if what it works on is long; the size is in bytes."""
+    """Call a function whose work grows with `size` bytes: in a thread if they exceed LONG."""
     return await asyncio.to_thread(function, *args, **kwargs) if size > LONG else function(*args, **kwargs)

@@ -1,7 +1,4 @@
-"""Looking through a workspace's files: by what is in them, and by their paths.
-
-Bounded in time and in what is found.
-"""
+"""Searches a workspace's files by content and by path, with limits on time and on results."""
 
 from __future__ import annotations
 
@@ -20,31 +17,30 @@ from perdure.store.database import Tx
 from perdure.store.files import FileRow, list_tree, need_entry
 
 SECONDS = 10.0
-"""How long a search may take."""
+"""The time limit of a search."""
 BATCH = 4 * 1024 * 1024
-"""Bytes of contents that are looked through at a time: what a search holds in memory, if no file is
-longer."""
+"""Bytes of content that a search loads at a time, unless a single file is larger."""
 
-OUT_OF_TIME = f"the search was stopped after {SECONDS:g} seconds: narrow it down"
+OUT_OF_TIME = f"the search was stopped after {SECONDS:g} seconds: narrow the search"
 
 
-class Found(Struct, frozen=True):
-    """A file with lines that match."""
+class FileMatches(Struct, frozen=True):
+    """A file and its matching lines."""
 
     path: str
     lines: tuple[LineMatch, ...]
 
 
 class Search(Struct, frozen=True):
-    """What a search came to.
+    """The result of a search.
 
     Attributes:
-        cut: why there may be more; None when this is all.
-        searched: how many files were looked through.
+        truncated: why there may be more matches; None when these are all.
+        searched: how many files were searched.
     """
 
-    found: tuple[Found, ...]
-    cut: str | None
+    files: tuple[FileMatches, ...]
+    truncated: str | None
     searched: int
 
 
@@ -60,46 +56,52 @@ async def grep(
     limit: int,
     clean: Callable[[str], str] = str,
 ) -> Search:
-    """The lines of text files that match a regular expression, by path; at most `limit`.
+    """Find the lines of text files that match a regular expression, sorted by path.
 
     Args:
-        clean: what is done to a long line before its ends are left out.
+        glob: limits the search to matching paths.
+        folder: limits the search to a folder or a file.
+        limit: lines to return at most.
+        clean: redacts a long line before it is truncated.
 
     Raises:
-        InvalidInput: a pattern cannot be read.
-        NotFound: there is no such folder or file.
+        InvalidInput: a pattern is not valid.
+        NotFound: the folder or file does not exist.
     """
     end = time.monotonic() + SECONDS
     pattern = await asyncio.to_thread(compile_regex, regex, ignore_case=ignore_case)
-    rows, cut = await _chosen(app, scope, at, folder, glob, end)
+    rows, truncated = await _select_files(app, scope, at, folder, glob, end)
     rows = [row for row in rows if row.is_text and row.size_bytes]
-    found: list[Found] = []
+    files: list[FileMatches] = []
     searched = 0
     for batch in _batches(rows):
-        if cut or limit <= 0:
+        if truncated or limit <= 0:
             break
-        contents = await app.database.read(_reading(scope.organization_id, batch), long=True)
-        more, cut = await asyncio.to_thread(_search, pattern, batch, contents, limit, end, clean)
-        found += more
-        limit -= sum(len(each.lines) for each in more)
+        contents = await app.database.read(_contents_reader(scope.organization_id, batch), long=True)
+        matches, truncated = await asyncio.to_thread(_search, pattern, batch, contents, limit, end, clean)
+        files += matches
+        limit -= sum(len(file.lines) for file in matches)
         searched += len(batch)
-    if limit <= 0 and not cut:
-        cut = "there are more matches: narrow the search down"
-    return Search(tuple(found), cut, searched)
+    if limit <= 0 and not truncated:
+        truncated = "there are more matches: narrow the search"
+    return Search(tuple(files), truncated, searched)
 
 
 async def find(
     app: Services, scope: Scope, at: At, glob: str, folder: str = "/"
 ) -> tuple[list[FileRow], str | None]:
-    """The files whose paths fit a glob, by path, and why there may be more. Raises what `grep` does."""
-    return await _chosen(app, scope, at, folder, glob, time.monotonic() + SECONDS)
+    """Find the files whose paths match a glob, sorted by path; also returns why there may be more.
+
+    Raises the errors of `grep`.
+    """
+    return await _select_files(app, scope, at, folder, glob, time.monotonic() + SECONDS)
 
 
-async def _chosen(
+async def _select_files(
     app: Services, scope: Scope, at: At, folder: str, glob: str | None, end: float
 ) -> tuple[list[FileRow], str | None]:
-    """The files of a folder (or the one file that it is) whose paths fit."""
-    fits = None if glob is None else await asyncio.to_thread(compile_glob, glob)
+    """The files at or below a path that match the glob."""
+    matches = None if glob is None else await asyncio.to_thread(compile_glob, glob)
 
     async def body(tx: Tx) -> tuple[FileRow, list[FileRow]]:
         org_id, space = scope.organization_id, await workspace_at(tx, scope, at)
@@ -108,23 +110,23 @@ async def _chosen(
 
     top, rows = await app.database.read(body, long=True)
     rows = [row for row in rows if not row.is_directory]
-    if glob is None or fits is None:
+    if glob is None or matches is None:
         return rows, None
-    # What is no absolute path is meant from the folder on.
+    # A glob that does not begin with / is relative to the folder.
     base = folder if top.is_directory and folder != "/" and not glob.startswith("/") else ""
-    return await asyncio.to_thread(_fitting, rows, fits, base, end)
+    return await asyncio.to_thread(_filter, rows, matches, base, end)
 
 
-def _fitting(
-    rows: Sequence[FileRow], fits: Callable[[str], bool], base: str, end: float
+def _filter(
+    rows: Sequence[FileRow], matches: Callable[[str], bool], base: str, end: float
 ) -> tuple[list[FileRow], str | None]:
-    chosen: list[FileRow] = []
+    selected: list[FileRow] = []
     for row in rows:
         if time.monotonic() > end:
-            return chosen, OUT_OF_TIME
-        if fits(row.path.removeprefix(base)):
-            chosen.append(row)
-    return chosen, None
+            return selected, OUT_OF_TIME
+        if matches(row.path.removeprefix(base)):
+            selected.append(row)
+    return selected, None
 
 
 def _batches(rows: Sequence[FileRow]) -> Iterator[list[FileRow]]:
@@ -140,7 +142,7 @@ def _batches(rows: Sequence[FileRow]) -> Iterator[list[FileRow]]:
         yield batch
 
 
-def _reading(org_id: OrgId, batch: list[FileRow]) -> Callable[[Tx], Awaitable[dict[str, bytes]]]:
+def _contents_reader(org_id: OrgId, batch: list[FileRow]) -> Callable[[Tx], Awaitable[dict[str, bytes]]]:
     sizes = {row.hash: row.size_bytes for row in batch}
     return lambda tx: read_contents(tx, org_id, sizes)
 
@@ -152,18 +154,18 @@ def _search(
     limit: int,
     end: float,
     clean: Callable[[str], str],
-) -> tuple[list[Found], str | None]:
-    found: list[Found] = []
+) -> tuple[list[FileMatches], str | None]:
+    files: list[FileMatches] = []
     for row in batch:
         lines: list[LineMatch] = []
         try:
             for line in matching_lines(
                 pattern, contents[row.hash], limit, lambda: time.monotonic() > end, clean
             ):
-                lines.append(line)  # noqa: PERF402 (what was found before the time was up counts)
+                lines.append(line)  # noqa: PERF402 (keeps the lines found before a timeout)
         except TimeoutError:
-            return [*found, *([Found(row.path, tuple(lines))] if lines else [])], OUT_OF_TIME
+            return [*files, *([FileMatches(row.path, tuple(lines))] if lines else [])], OUT_OF_TIME
         if lines:
-            found.append(Found(row.path, tuple(lines)))
+            files.append(FileMatches(row.path, tuple(lines)))
             limit -= len(lines)
-    return found, None
+    return files, None

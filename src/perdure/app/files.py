@@ -1,4 +1,4 @@
-"""Files over HTTP: of a workspace, or of a session, which is the same."""
+"""Files over HTTP, addressed by workspace or by session."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ T = TypeVar("T")
 MAX_LINES = 1_000
 """Matching lines in one answer."""
 MANY = 500
-"""Entries of a list from which it is written out in a thread rather than on the event loop."""
+"""Entries above which a list is converted in a thread rather than on the event loop."""
 PREVIEWED = 1_000_000
 """Bytes of a file that a preview shows."""
 
 
 class OpenFile(Struct, frozen=True):
-    """A file to be sent: its parts do not change and stay readable, however slowly they are taken."""
+    """A file to send. Its parts are immutable and stay readable, however slowly the client reads."""
 
     row: FileRow
     read: Callable[[int], Awaitable[bytes]]
@@ -75,13 +75,13 @@ async def _changing(
     content: Content | None = None,
     once: Once | None = None,
 ) -> T:
-    """Change files in one transaction with the event that tells of it."""
+    """Change files and append the `file.written` event to the session's log, in one transaction."""
     now = app.now()
 
     async def change(tx: Tx, space: WorkspaceRow, session: SessionRow | None) -> T:
-        result, told = await work(tx, space)
-        if told is not None and session is not None:
-            events = [NewEvent(told, EventContext(), now)]
+        result, data = await work(tx, space)
+        if data is not None and session is not None:
+            events = [NewEvent(data, EventContext(), now)]
             row, stored = await append(tx, session, await without_secrets(app, tx, session, events), now=now)
             tx.after_commit(lambda: app.bus.publish(Appended(row.id, row.head, stored)))
         return result
@@ -126,18 +126,17 @@ def _infos(rows: Sequence[FileRow]) -> tuple[FileInfo, ...]:
 
 def _file(row: FileRow, content: str | None = None) -> SessionFile:
     encoding: Encoding = "text" if row.is_text else "base64"
-    shown = UNSET if content is None else encoding
-    return SessionFile(**asdict(_info(row)), content=content, encoding=shown)
+    return SessionFile(**asdict(_info(row)), content=content, encoding=UNSET if content is None else encoding)
 
 
 async def _content(app: Services, text: str | None, encoding: Encoding | None) -> Content:
-    """What a body means. Raises InvalidInput and TooLarge."""
-    given = text or ""
+    """Decode a body's content. Raises InvalidInput and TooLarge."""
+    body = text or ""
 
-    def make() -> Content:
-        return content_of(decoded(given, encoding or "text", app.file_limits.file))
+    def decode() -> Content:
+        return content_of(decoded(body, encoding or "text", app.file_limits.file))
 
-    return await sized(len(given), make)
+    return await sized(len(body), decode)
 
 
 # --- reading ----------------------------------------------------------------
@@ -146,22 +145,22 @@ async def _content(app: Services, text: str | None, encoding: Encoding | None) -
 async def list_folder(
     app: Services, scope: Scope, at: At, path: str, *, recursive: bool
 ) -> Listing[FileInfo]:
-    """What is in a folder. Raises NotFound."""
+    """List a folder's contents. Raises NotFound."""
     folder = clean_path(path)
-    look = list_tree if recursive else list_children
+    list_rows = list_tree if recursive else list_children
 
     async def work(tx: Tx) -> list[FileRow]:
-        return await look(tx, scope.organization_id, await workspace_at(tx, scope, at), folder)
+        return await list_rows(tx, scope.organization_id, await workspace_at(tx, scope, at), folder)
 
     rows = await app.database.read(work, long=True)
-    # Ids are hashed and times written out: a fifth of a second for a full workspace.
+    # Hashing ids and formatting times takes 0.2 s for a full workspace.
     return Listing(await asyncio.to_thread(_infos, rows) if len(rows) > MANY else _infos(rows))
 
 
 async def read_path(
     app: Services, scope: Scope, at: At, path: str, *, recursive: bool
 ) -> SessionFile | Listing[FileInfo]:
-    """A file with its content, or what is in a folder. Raises NotFound."""
+    """Read a file with its content, or list a folder's contents. Raises NotFound."""
     clean = clean_path(path)
 
     async def work(tx: Tx) -> FileRow:
@@ -175,7 +174,7 @@ async def read_path(
 
 
 async def stat_path(app: Services, scope: Scope, at: At, path: str) -> FileStat:
-    """What is at a path. Raises NotFound."""
+    """Describe the file or folder at a path. Raises NotFound."""
     clean = clean_path(path)
 
     async def work(tx: Tx) -> FileRow:
@@ -187,7 +186,7 @@ async def stat_path(app: Services, scope: Scope, at: At, path: str) -> FileStat:
 
 
 async def open_file(app: Services, scope: Scope, at: At, path: str) -> OpenFile:
-    """A file, to be read part by part. Raises NotFound, and InvalidInput for a folder."""
+    """Open a file to read it part by part. Raises NotFound, and InvalidInput for a folder."""
     clean, org_id = clean_path(path), scope.organization_id
 
     async def work(tx: Tx) -> FileRow:
@@ -202,13 +201,13 @@ async def open_file(app: Services, scope: Scope, at: At, path: str) -> OpenFile:
 
 
 async def grep_files(app: Services, scope: Scope, at: At, body: GrepFiles) -> GrepResults:
-    """The lines of text files that match."""
+    """Search text files for matching lines. Raises InvalidInput and NotFound."""
     search = await grep(app, scope, at, body.pattern, glob=body.path_pattern, limit=MAX_LINES)
-    found = tuple(
-        GrepResult(each.path, tuple(GrepMatch(each.path, line.number, line.text) for line in each.lines))
-        for each in search.found
+    results = tuple(
+        GrepResult(file.path, tuple(GrepMatch(file.path, line.number, line.text) for line in file.lines))
+        for file in search.files
     )
-    return GrepResults(found, search.cut is not None)
+    return GrepResults(results, search.truncated is not None)
 
 
 # --- changing ---------------------------------------------------------------
@@ -217,10 +216,10 @@ async def grep_files(app: Services, scope: Scope, at: At, body: GrepFiles) -> Gr
 async def create_path(
     app: Services, scope: Scope, at: At, path: str, body: CreateFile, once: Once | None = None
 ) -> SessionFile:
-    """Make a file or folder that is not there yet."""
+    """Create a file or folder at a path where nothing exists yet."""
     clean, now = clean_path(path), app.now()
     if body.is_directory and (body.content is not None or body.is_readonly):
-        raise InvalidInput("a folder has no content, and cannot be read-only", field="is_directory")
+        raise InvalidInput("a folder cannot have content or be read-only", field="is_directory")
     content = None if body.is_directory else await _content(app, body.content, body.encoding)
     write = changes.FileWrite(clean, content, new=True, readonly=body.is_readonly)
 
@@ -234,7 +233,10 @@ async def create_path(
 async def update_path(
     app: Services, scope: Scope, at: At, path: str, body: UpdateFile, if_match: frozenset[str] | None
 ) -> SessionFile:
-    """Change a file's content, its read-only flag, or both; lifting the flag makes way for the content."""
+    """Change a file's content, its read-only flag, or both.
+
+    A body that clears the flag may also change the content of a read-only file.
+    """
     clean, now = clean_path(path), app.now()
     expected = _both(if_match, body.expected_hash)
     content = None if body.content is None else await _content(app, body.content, body.encoding)
@@ -264,7 +266,7 @@ async def update_path(
 
 
 def _both(if_match: frozenset[str] | None, expected: str | None) -> frozenset[str] | None:
-    """The hashes that are accepted, if both the header and the body may say so."""
+    """Combine the hashes that the header and the body expect: both must match."""
     if expected is None:
         return if_match
     return frozenset((expected,)) if if_match is None or {"*", expected} & if_match else frozenset()
@@ -273,47 +275,47 @@ def _both(if_match: frozenset[str] | None, expected: str | None) -> frozenset[st
 async def delete_path(
     app: Services, scope: Scope, at: At, path: str, *, recursive: bool, if_match: frozenset[str] | None
 ) -> DeletedFile:
-    """Delete a file or folder; nothing there is no error."""
+    """Delete a file or folder. It is not an error if nothing exists at the path, unless `if_match` is set."""
     clean, now = clean_path(path), app.now()
 
     async def work(tx: Tx, space: WorkspaceRow) -> tuple[DeletedFile, FileWrittenData | None]:
-        gone = await changes.delete_path(tx, space, clean, recursive=recursive, expected=if_match, now=now)
-        if not gone and if_match is not None:
-            raise PreconditionFailed(f"{clean} is not there any more")
-        return DeletedFile(gone > 0), FileWrittenData(clean, "delete", False, 0) if gone else None
+        deleted = await changes.delete_path(tx, space, clean, recursive=recursive, expected=if_match, now=now)
+        if not deleted and if_match is not None:
+            raise PreconditionFailed(f"{clean} no longer exists")
+        return DeletedFile(deleted > 0), FileWrittenData(clean, "delete", False, 0) if deleted else None
 
     return await _changing(app, scope, at, work)
 
 
 async def move_path(app: Services, scope: Scope, at: At, source: str, target: str) -> SessionFile:
-    """Give a file or folder another path."""
-    return await _placing(app, scope, at, source, target, changes.move_path, "move")
+    """Move a file or folder to another path."""
+    return await _transfer(app, scope, at, source, target, changes.move_path, "move")
 
 
 async def copy_path(
     app: Services, scope: Scope, at: At, source: str, target: str, once: Once | None = None
 ) -> SessionFile:
     """Copy a file or folder."""
-    return await _placing(app, scope, at, source, target, changes.copy_path, "write", once)
+    return await _transfer(app, scope, at, source, target, changes.copy_path, "write", once)
 
 
-_Place = Callable[[Tx, WorkspaceRow, str, str, FileLimits, Micros], Awaitable[FileRow]]
+_Transfer = Callable[[Tx, WorkspaceRow, str, str, FileLimits, Micros], Awaitable[FileRow]]
 
 
-async def _placing(
+async def _transfer(
     app: Services,
     scope: Scope,
     at: At,
     source: str,
     target: str,
-    place: _Place,
+    transfer: _Transfer,
     operation: str,
     once: Once | None = None,
 ) -> SessionFile:
     src, dst, now = clean_path(source, "src_path"), clean_path(target, "dst_path"), app.now()
 
     async def work(tx: Tx, space: WorkspaceRow) -> tuple[SessionFile, FileWrittenData]:
-        row = await place(tx, space, src, dst, app.file_limits, now)
+        row = await transfer(tx, space, src, dst, app.file_limits, now)
         return _file(row), FileWrittenData(dst, operation, True, row.size_bytes)
 
     return await _changing(app, scope, at, work, once=once)

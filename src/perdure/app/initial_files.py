@@ -1,7 +1,4 @@
-"""The files that a session starts with.
-
-Those that its capabilities bring, then the harness's, the agent's and its own.
-"""
+"""The files that a session starts with: from its capabilities, harness, agent and its own settings."""
 
 from __future__ import annotations
 
@@ -24,30 +21,36 @@ from perdure.store.workspaces import hold_for_writing
 
 
 def checked_file(file: InitialFile, field: str, limit: int = FileLimits().file) -> tuple[str, Content]:
-    """The normal path and the content of a file that a layer brings.
+    """Check an initial file; returns its clean path and its content.
+
+    Args:
+        field: the name of the field that holds the file, for errors.
+        limit: bytes of a file.
 
     Raises:
         InvalidInput: the path or the base64 is not valid.
-        TooLarge: over the limit of a file, in bytes.
+        TooLarge: the content is over the limit.
     """
     path = clean_path(file.path, f"{field}.path")
     if path == "/":
-        raise InvalidInput(f"`{field}.path` is not a file's path", code="invalid_path", field=f"{field}.path")
+        raise InvalidInput(
+            f"`{field}.path` must name a file, not the root", code="invalid_path", field=f"{field}.path"
+        )
     return path, content_of(decoded(file.content, file.encoding, limit, f"{field}.content"))
 
 
 def mounts(active: Iterable[Active]) -> tuple[InitialFile, ...]:
-    """The files that the active capabilities bring, read-only."""
-    found = [file for each in active for file in each.capability.files(each.config)]
-    return tuple(msgspec.structs.replace(file, is_readonly=True) for file in found)
+    """The files of the active capabilities, made read-only."""
+    files = [file for each in active for file in each.capability.files(each.config)]
+    return tuple(msgspec.structs.replace(file, is_readonly=True) for file in files)
 
 
 async def write_initial_files(
     app: App, tx: Tx, row: SessionRow, layers: list[tuple[InitialFile, ...]], now: Micros
 ) -> None:
-    """Write the files that the layers bring where a new session works, a later layer's over an earlier one's.
+    """Write the layers' files to a new session's workspace; a later layer's file replaces an earlier one's.
 
-    In a workspace that others share, what is there already stays as it is.
+    In a shared workspace, existing files are not changed.
     """
     merged: dict[str, FileWrite] = {}
     for layer in layers:

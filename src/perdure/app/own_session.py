@@ -1,4 +1,4 @@
-"""A session as its own tools see it and name it."""
+"""A session, as read and named by its own tools."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from perdure.store.sessions import SessionRow, get_session, update_session
 
 
 async def read_own_session(app: Services, scope: Scope, session_id: SessionId) -> SessionRow:
-    """The session's row. Raises NotFound: it was deleted meanwhile."""
+    """Read the session's row. Raises NotFound: the session was deleted meanwhile."""
     return await app.database.read(lambda tx: get_session(tx, scope.organization_id, session_id))
 
 
 async def name_own_session(app: Services, scope: Scope, session_id: SessionId, title: str) -> str:
-    """Give the session a title; the title as it is kept.
+    """Set the session's title; returns the title as it is stored.
 
     Raises:
-        InvalidInput: it is empty, too long, or holds what a title must not.
+        InvalidInput: the title is empty or too long, or contains characters that are not allowed.
         NotFound: the session was deleted meanwhile.
     """
     clean = clean_title(title.strip())
     if not clean or len(clean) > MAX_TITLE:
-        raise InvalidInput(f"the title must hold 1 to {MAX_TITLE} characters", field="title")
+        raise InvalidInput(f"the title must have 1 to {MAX_TITLE} characters", field="title")
     now = app.now()
 
     async def work(tx: Tx) -> None:

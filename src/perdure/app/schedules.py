@@ -1,4 +1,4 @@
-"""A session's schedules, whoever makes them; and their firing: each exactly once, whatever crashes."""
+"""A session's schedules, for HTTP and for its own tools; and their firing, exactly once despite crashes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from perdure.store.sessions import SessionRow, get_session
 
 
 def to_schedule(row: ScheduleRow) -> Schedule:
-    """The row as clients see it."""
+    """Convert the row to its wire format."""
     return Schedule(
         row.id,
         row.session_id,
@@ -61,11 +61,11 @@ def to_schedule(row: ScheduleRow) -> Schedule:
 async def create_schedule(
     app: Services, scope: Scope, session_id: SessionId, body: CreateSchedule, once: Once | None = None
 ) -> Schedule:
-    """Make a schedule.
+    """Create a schedule.
 
     Raises:
-        NotFound: there is no such session, or not any more.
-        InvalidInput: the schedule can never come, or the session has as many as it may.
+        NotFound: the session does not exist.
+        InvalidInput: the schedule can never fire, or the session has reached a limit.
     """
     now = app.now()
 
@@ -76,7 +76,9 @@ async def create_schedule(
         if body.enabled:
             _check_active(known)
         if len(known) >= MAX_KEPT:
-            raise InvalidInput(f"a session keeps at most {MAX_KEPT} schedules", code="too_many_schedules")
+            raise InvalidInput(
+                f"a session keeps at most {MAX_KEPT} schedules: delete one first", code="too_many_schedules"
+            )
         await add_schedule(tx, row)
         return to_schedule(row)
 
@@ -84,9 +86,12 @@ async def create_schedule(
 
 
 def _check_active(known: list[ScheduleRow]) -> None:
-    """Accept one more active schedule. The session's row is held, so that they stay as many."""
-    if sum(each.enabled for each in known) >= MAX_ACTIVE:
-        raise InvalidInput(f"a session has at most {MAX_ACTIVE} active schedules", code="too_many_schedules")
+    """Check that one more schedule may be active. The caller holds the session's row; the count is exact."""
+    if sum(schedule.enabled for schedule in known) >= MAX_ACTIVE:
+        raise InvalidInput(
+            f"a session has at most {MAX_ACTIVE} active schedules: disable or delete one first",
+            code="too_many_schedules",
+        )
 
 
 def _new_row(app: Services, session: SessionRow, body: CreateSchedule, now: Micros) -> ScheduleRow:
@@ -111,7 +116,7 @@ def _new_row(app: Services, session: SessionRow, body: CreateSchedule, now: Micr
 
 
 async def all_schedules(app: Services, scope: Scope, session_id: SessionId) -> list[Schedule]:
-    """The session's schedules, oldest first, those that are over included."""
+    """List the session's schedules, oldest first, including the finished ones."""
 
     async def work(tx: Tx) -> list[Schedule]:
         session = await get_session(tx, scope.organization_id, session_id)
@@ -123,7 +128,7 @@ async def all_schedules(app: Services, scope: Scope, session_id: SessionId) -> l
 async def read_schedule(
     app: Services, scope: Scope, session_id: SessionId, schedule_id: ScheduleId
 ) -> Schedule:
-    """One schedule. Raises NotFound."""
+    """Read a schedule. Raises NotFound."""
 
     async def work(tx: Tx) -> Schedule:
         session = await get_session(tx, scope.organization_id, session_id)
@@ -135,7 +140,12 @@ async def read_schedule(
 async def change_schedule(
     app: Services, scope: Scope, session_id: SessionId, schedule_id: ScheduleId, body: UpdateSchedule
 ) -> Schedule:
-    """Change what the caller named; the next firing follows from it."""
+    """Change the fields that the body contains, and recompute the next firing.
+
+    Raises:
+        NotFound: the session or the schedule does not exist.
+        InvalidInput: the schedule could never fire, or too many schedules would be active.
+    """
     now = app.now()
 
     async def work(tx: Tx) -> Schedule:
@@ -153,9 +163,9 @@ async def change_schedule(
 
 
 def _changes(row: ScheduleRow, body: UpdateSchedule, now: Micros) -> Changes:
-    """The columns that change. Raises InvalidInput: it could never come like this."""
-    named = ("message", "name", "timezone")
-    changes: Changes = {name: value for name in named if (value := getattr(body, name)) is not UNSET}
+    """The columns to change. Raises InvalidInput: the schedule could never fire."""
+    plain = ("message", "name", "timezone")
+    changes: Changes = {name: value for name in plain if (value := getattr(body, name)) is not UNSET}
     if body.cron is not UNSET and body.at is not UNSET:
         raise InvalidInput("give either `cron` or `at`", field="cron")
     timed = body.cron is not UNSET or body.at is not UNSET
@@ -165,8 +175,7 @@ def _changes(row: ScheduleRow, body: UpdateSchedule, now: Micros) -> Changes:
         enabled = bool(row.enabled) if body.enabled is UNSET else body.enabled
         zone = row.timezone if body.timezone is UNSET else body.timezone
         zone_of(zone)
-        # What is given has to be right, also while the schedule is off; a time that came, and is over, may
-        # stay.
+        # A new time must be valid even while the schedule is disabled; a stored time may have passed.
         first = first_firing(cron, at, zone, now) if enabled or timed else None
         changes |= {
             "cron": cron,
@@ -192,9 +201,9 @@ async def remove_schedule(
 
 
 async def fire_due(app: App) -> int:
-    """Fire every schedule whose time has come; how many did.
+    """Fire every schedule that is due; returns how many fired.
 
-    What was missed while nobody was there comes once, not as often as it was missed.
+    A schedule that missed several firings while no server ran fires once.
     """
     now = app.now()
     fired = 0
@@ -204,7 +213,7 @@ async def fire_due(app: App) -> int:
 
 
 async def _fire(app: App, tx: Tx, row: ScheduleRow, now: Micros) -> int:
-    """The firing, the message and the job are one transaction: all or none."""
+    """Record the firing, append the message and enqueue the job, in one transaction."""
     try:
         session = await get_session(tx, row.org_id, row.session_id, lock=True)
     except NotFound:
@@ -213,9 +222,9 @@ async def _fire(app: App, tx: Tx, row: ScheduleRow, now: Micros) -> int:
     next_at = None if row.cron is None else next_firing(row.cron, row.timezone, now)
     if not await take_firing(tx, row, next_at, now):
         return 0
-    marked = {"scheduled": {"schedule_id": row.id, "due_at": to_rfc3339(row.next_at or now)}}
+    metadata = {"scheduled": {"schedule_id": row.id, "due_at": to_rfc3339(row.next_at or now)}}
     message = Message(
-        app.new_id("message"), "user", (TextPart(row.message),), to_rfc3339(now), metadata=marked
+        app.new_id("message"), "user", (TextPart(row.message),), to_rfc3339(now), metadata=metadata
     )
     await take_in(app, tx, session, message, now)
     return 1

@@ -1,6 +1,6 @@
-"""A session's files as its own tools read and change them.
+"""A session's files, read and changed by its own tools.
 
-The log tells of a tool's changes with the tool's result, so these use cases append nothing themselves.
+These use cases append no events: the engine logs a tool's file changes together with the tool's result.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from perdure.store.workspaces import WorkspaceRow
 T = TypeVar("T")
 
 EDITS = 5
-"""How often an edit is made anew on a file that somebody else has changed meanwhile."""
+"""Attempts to edit a file that others change at the same time."""
 
 
 class Edited(Struct, frozen=True):
-    """What an edit came to: the file as it is now, its content, and the number of places that changed."""
+    """The result of an edit: the written file, its new content, and the number of replacements."""
 
     written: Written
     content: Content
@@ -48,7 +48,7 @@ class Edited(Struct, frozen=True):
 
 
 async def find_entry(app: Services, scope: Scope, session_id: SessionId, path: str) -> FileRow | None:
-    """What is at a clean path; None when nothing is."""
+    """Read the entry at a clean path; None if nothing exists there."""
 
     async def work(tx: Tx) -> FileRow | None:
         space = await workspace_at(tx, scope, OfSession(session_id))
@@ -58,7 +58,7 @@ async def find_entry(app: Services, scope: Scope, session_id: SessionId, path: s
 
 
 async def read_entry(app: Services, scope: Scope, session_id: SessionId, path: str) -> FileRow:
-    """What is at a clean path. Raises NotFound."""
+    """Read the entry at a clean path. Raises NotFound."""
 
     async def work(tx: Tx) -> FileRow:
         space = await workspace_at(tx, scope, OfSession(session_id))
@@ -68,7 +68,7 @@ async def read_entry(app: Services, scope: Scope, session_id: SessionId, path: s
 
 
 async def read_file(app: Services, scope: Scope, session_id: SessionId, path: str) -> tuple[FileRow, bytes]:
-    """The file at a clean path, with its content. Raises NotFound, and InvalidInput for a folder."""
+    """Read the file at a clean path with its content. Raises NotFound, and InvalidInput for a folder."""
 
     async def work(tx: Tx) -> FileRow:
         space = await workspace_at(tx, scope, OfSession(session_id))
@@ -81,14 +81,14 @@ async def read_file(app: Services, scope: Scope, session_id: SessionId, path: st
 async def list_entries(
     app: Services, scope: Scope, session_id: SessionId, path: str, *, recursive: bool
 ) -> list[FileRow]:
-    """What is in the folder at a clean path. Raises NotFound, and Conflict for a file."""
-    look = list_tree if recursive else list_children
+    """List the contents of the folder at a clean path. Raises NotFound, and Conflict for a file."""
+    list_rows = list_tree if recursive else list_children
 
     async def work(tx: Tx) -> list[FileRow]:
         org_id, space = scope.organization_id, await workspace_at(tx, scope, OfSession(session_id))
         if not (await need_entry(tx, org_id, space, path)).is_directory:
             raise not_a_folder(path)
-        return await look(tx, org_id, space, path)
+        return await list_rows(tx, org_id, space, path)
 
     return await app.database.read(work, long=True)
 
@@ -96,7 +96,10 @@ async def list_entries(
 async def read_beginnings(
     app: Services, scope: Scope, session_id: SessionId, paths: Sequence[str], size: int
 ) -> dict[str, tuple[int, bytes]]:
-    """Of those of these text files that are there: the size, and the first bytes, `size` of them at most."""
+    """Read the beginnings of several text files.
+
+    Returns the file's size in bytes and its first `size` bytes, by path, for the files that exist.
+    """
 
     async def work(tx: Tx) -> dict[str, tuple[int, bytes]]:
         space = await workspace_at(tx, scope, OfSession(session_id))
@@ -109,7 +112,7 @@ async def read_beginnings(
 
 
 async def write_file(app: Services, scope: Scope, session_id: SessionId, write: FileWrite) -> Written:
-    """Write a file; the folders above it are made. Raises what `store.file_changes.write_files` does."""
+    """Write a file and create its parent folders. Raises the errors of `store.file_changes.write_files`."""
     now = app.now()
 
     async def change(tx: Tx, space: WorkspaceRow, session: SessionRow | None) -> Written:
@@ -126,14 +129,14 @@ async def edit_file(
     edit: Callable[[FileRow, bytes], tuple[Content, int]],
     expected: frozenset[str] | None,
 ) -> Edited:
-    """Change a file that is there, on top of what it holds: what others write meanwhile is not lost.
+    """Edit an existing file without losing concurrent changes: retries if the file changes in between.
 
     Args:
-        edit: the new content, and how many places changed; it may be asked again.
-        expected: the hashes of which the file must have one; None: it does not matter.
+        edit: computes the new content and the number of replacements; may be called several times.
+        expected: the hashes of which the file must have one; None accepts any.
 
     Raises:
-        PreconditionFailed: it has another hash, or others change it again and again.
+        PreconditionFailed: the file has another hash, or others keep changing it.
         NotFound, InvalidInput, Forbidden, TooLarge: as for a write.
     """
     for left in reversed(range(EDITS)):
@@ -158,9 +161,9 @@ async def delete_path(
     recursive: bool,
     expected: frozenset[str] | None,
 ) -> int:
-    """Delete what is at a clean path; how many files and folders went, 0 when nothing was there.
+    """Delete the entry at a clean path; returns the number of deleted files and folders, which may be 0.
 
-    Raises what `store.file_changes.delete_path` does.
+    Raises the errors of `store.file_changes.delete_path`.
     """
     now = app.now()
 

@@ -1,4 +1,4 @@
-"""The session's files for a shell: read before a command, and what it changed written back in one batch."""
+"""The session's files for a shell: read before a command; its changes are written back in one transaction."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from perdure.store.shell_states import read_shell_state, write_shell_state
 from perdure.store.workspaces import WorkspaceRow, hold_for_writing, workspace_size
 
 
-class Held(Struct, frozen=True):
-    """What the session's files were before the command.
+class Snapshot(Struct, frozen=True):
+    """The session's files before the command.
 
     Attributes:
-        files: what each holds, by path.
-        hashes: the hash of each content, by path.
+        files: each file's content, by path.
+        hashes: each content's hash, by path.
         folders: every folder.
     """
 
@@ -38,11 +38,11 @@ class Held(Struct, frozen=True):
 
 
 class Changes(Struct, frozen=True):
-    """What a command did to the files.
+    """A command's changes to the files.
 
     Attributes:
-        made_folders: those with nothing in them; others come along with their files.
-        unseen: files that it could not see, and so must not replace.
+        made_folders: new empty folders; other folders are implied by their files.
+        unseen: files that the shell could not see, and must not replace.
     """
 
     written: dict[str, Content]
@@ -56,14 +56,14 @@ class Changes(Struct, frozen=True):
 
 
 class Saved(Struct, frozen=True):
-    """What was written, and what could not be, in words for the model."""
+    """The written changes as events, and notes for the model on the changes that failed."""
 
     events: tuple[FileWrittenData, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 async def files_size(app: Services, scope: Scope, session_id: SessionId) -> int:
-    """Bytes that the session's files hold together."""
+    """The total size of the session's files, in bytes."""
 
     async def work(tx: Tx) -> int:
         org_id = scope.organization_id
@@ -72,27 +72,28 @@ async def files_size(app: Services, scope: Scope, session_id: SessionId) -> int:
     return await app.database.read(work)
 
 
-async def before_command(app: Services, scope: Scope, session_id: SessionId) -> tuple[Held, str | None]:
-    """Every file of the session, and what its shell remembers of the command before."""
+async def before_command(app: Services, scope: Scope, session_id: SessionId) -> tuple[Snapshot, str | None]:
+    """Read every file of the session, and the state of its shell after the previous command."""
 
-    async def work(tx: Tx) -> tuple[Held, str | None]:
+    async def work(tx: Tx) -> tuple[Snapshot, str | None]:
         org_id = scope.organization_id
-        held = await _load(tx, org_id, await workspace_at(tx, scope, OfSession(session_id)))
-        return held, await read_shell_state(tx, org_id, session_id)
+        before = await _load(tx, org_id, await workspace_at(tx, scope, OfSession(session_id)))
+        return before, await read_shell_state(tx, org_id, session_id)
 
     return await app.database.read(work, long=True)
 
 
 async def after_command(
-    app: Services, scope: Scope, session_id: SessionId, held: Held, changes: Changes, state: str | None
+    app: Services, scope: Scope, session_id: SessionId, before: Snapshot, changes: Changes, state: str | None
 ) -> Saved:
-    """Keep a command's traces, files and what the shell remembers, all in one transaction.
+    """Save a command's file changes and the shell's state, in one transaction.
 
-    What cannot be written is left as it is, and said; the rest is kept. A file that somebody else has changed
-    since the command began stays as they left it.
+    A change that cannot be written is skipped and noted. A file that others have changed since the command
+    began is not overwritten.
 
     Args:
-        state: what the shell remembers now; None leaves it as it was.
+        before: the files as the command saw them.
+        state: the shell's new state; None leaves the stored state unchanged.
 
     Raises:
         NotFound: the session was deleted meanwhile.
@@ -103,40 +104,40 @@ async def after_command(
         session = await get_session(tx, scope.organization_id, session_id, lock=True)
         if state is not None:
             await write_shell_state(tx, session.org_id, session.id, state, now)
-        return await _save(tx, app.file_limits, session, held, changes, now) if changes else Saved()
+        return await _save(tx, app.file_limits, session, before, changes, now) if changes else Saved()
 
     return await app.database.write(work)
 
 
-async def _load(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId) -> Held:
+async def _load(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId) -> Snapshot:
     rows = await list_tree(tx, org_id, workspace_id)
-    kept = [row for row in rows if not row.is_directory]
-    contents = await read_contents(tx, org_id, {row.hash: row.size_bytes for row in kept})
-    return Held(
-        {row.path: contents[row.hash] for row in kept},
-        {row.path: row.hash for row in kept},
+    files = [row for row in rows if not row.is_directory]
+    contents = await read_contents(tx, org_id, {row.hash: row.size_bytes for row in files})
+    return Snapshot(
+        {row.path: contents[row.hash] for row in files},
+        {row.path: row.hash for row in files},
         tuple(row.path for row in rows if row.is_directory),
     )
 
 
 async def _save(
-    tx: Tx, limits: FileLimits, session: SessionRow, held: Held, changes: Changes, now: Micros
+    tx: Tx, limits: FileLimits, session: SessionRow, before: Snapshot, changes: Changes, now: Micros
 ) -> Saved:
-    """Write a command's changes; the session's row is held."""
+    """Write a command's changes. The caller holds the session's row."""
     try:
         space = await hold_for_writing(tx, session.org_id, session.workspace())
     except Conflict as error:
         return Saved(notes=(f"no file was changed: {error.message}",))
-    there = await get_entries(
+    current = await get_entries(
         tx, space.org_id, space.id, (*changes.removed, *changes.written, *changes.made_folders)
     )
     notes: list[str] = []
-    removed = await _remove(tx, space, held, changes, there, notes, now)
-    writes = _writes(held, changes, there, notes)
+    removed = await _remove(tx, space, before, changes, current, notes, now)
+    writes = _writes(before, changes, current, notes)
     events = [FileWrittenData(row.path, "delete", False, 0) for row in removed]
     events += [
         FileWrittenData(each.row.path, "write", each.created, each.row.size_bytes)
-        for each in await _all(tx, space, limits, writes, notes, now)
+        for each in await _write_all(tx, space, limits, writes, notes, now)
         if not each.row.is_directory
     ]
     return Saved(tuple(events), tuple(notes))
@@ -145,50 +146,52 @@ async def _save(
 async def _remove(
     tx: Tx,
     space: WorkspaceRow,
-    held: Held,
+    before: Snapshot,
     changes: Changes,
-    there: dict[str, FileRow],
+    current: dict[str, FileRow],
     notes: list[str],
     now: Micros,
 ) -> list[FileRow]:
-    """Remove what the command removed; the files among it."""
+    """Remove the files and folders that the command removed; returns the removed files."""
     removed: list[FileRow] = []
     for path in changes.removed:
-        row = there.get(path)
-        problem = None if row is None else _fixed(row, held.hashes.get(path))
+        row = current.get(path)
+        problem = None if row is None else _removal_problem(row, before.hashes.get(path))
         if problem:
             notes.append(f"{path} was not removed: {problem}")
         elif row is not None:
             removed.append(row)
-    gone = {row.path for row in removed}
+    removed_paths = {row.path for row in removed}
     folders = await get_entries(tx, space.org_id, space.id, changes.removed_folders)
     children = await children_of(tx, space.org_id, space.id, folders)
     emptied: list[FileRow] = []
-    for path in sorted(folders, reverse=True):  # what is in a folder comes before it
-        if folders[path].is_directory and gone.issuperset(children.get(path, ())):
-            gone.add(path)
+    for path in sorted(folders, reverse=True):  # subfolders come before their parents
+        if folders[path].is_directory and removed_paths.issuperset(children.get(path, ())):
+            removed_paths.add(path)
             emptied.append(folders[path])
     await remove_entries(tx, space, [*removed, *emptied], now)
     return removed
 
 
-def _fixed(row: FileRow, seen: str | None) -> str | None:
-    """Why a file stays."""
+def _removal_problem(row: FileRow, seen: str | None) -> str | None:
+    """Why a file cannot be removed; None if it can."""
     if row.is_readonly:
         return "it is read-only"
     return "it was changed meanwhile" if row.is_directory or row.hash != seen else None
 
 
-def _writes(held: Held, changes: Changes, there: dict[str, FileRow], notes: list[str]) -> list[FileWrite]:
-    """What may be written, as far as it can be seen from here."""
-    wanted: list[tuple[str, Content | None]] = [*changes.written.items()]
-    wanted += [(path, None) for path in changes.made_folders if path not in there]
+def _writes(
+    before: Snapshot, changes: Changes, current: dict[str, FileRow], notes: list[str]
+) -> list[FileWrite]:
+    """The writes to attempt, without those that are known to fail; `notes` gets the reasons."""
+    candidates: list[tuple[str, Content | None]] = [*changes.written.items()]
+    candidates += [(path, None) for path in changes.made_folders if path not in current]
     writes = []
-    for path, content in wanted:
-        problem = "its path cannot be kept" if not _is_clean(path) else None
+    for path, content in candidates:
+        problem = "its path is not valid in a workspace" if not _is_clean(path) else None
         if path in changes.unseen:
-            problem = "the shell cannot see what it holds"
-        elif content is not None and _is_changed(there.get(path), held.hashes.get(path), content.hash):
+            problem = "the shell cannot see its content"
+        elif content is not None and _is_changed(current.get(path), before.hashes.get(path), content.hash):
             problem = "it was changed meanwhile"
         if problem:
             notes.append(f"{path} was not written: {problem}")
@@ -204,28 +207,29 @@ def _is_clean(path: str) -> bool:
         return False
 
 
-def _is_changed(row: FileRow | None, seen: str | None, becomes: str) -> bool:
-    """Whether somebody else has written, made or removed a file since it was read."""
+def _is_changed(row: FileRow | None, seen: str | None, new: str) -> bool:
+    """Whether another writer has created, changed or removed a file since the command read it."""
     if row is None or row.is_directory:
         return seen is not None
-    return row.hash not in (seen, becomes)
+    return row.hash not in (seen, new)
 
 
-async def _all(
+async def _write_all(
     tx: Tx,
-    held: WorkspaceRow,
+    workspace: WorkspaceRow,
     limits: FileLimits,
     writes: Sequence[FileWrite],
     notes: list[str],
     now: Micros,
 ) -> list[Written]:
-    """Write in one go; where something is in the way of one of them, by halves.
+    """Write all files at once. If one of them fails, write each half separately, down to the failing one.
 
-    A write that is refused has changed nothing.
+    A refused batch has changed nothing.
     """
     if not writes:
         return []
-    space = await hold_for_writing(tx, held.org_id, held.id)  # as the half before has left it
+    # Read the workspace again, because the first half has changed its counters.
+    space = await hold_for_writing(tx, workspace.org_id, workspace.id)
     try:
         return await write_files(tx, space, writes, limits, now)
     except PerdureError as error:
@@ -234,6 +238,6 @@ async def _all(
             return []
     half = len(writes) // 2
     return [
-        *await _all(tx, space, limits, writes[:half], notes, now),
-        *await _all(tx, space, limits, writes[half:], notes, now),
+        *await _write_all(tx, space, limits, writes[:half], notes, now),
+        *await _write_all(tx, space, limits, writes[half:], notes, now),
     ]

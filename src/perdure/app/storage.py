@@ -1,4 +1,4 @@
-"""A session's key-values and secrets, for HTTP and for its own tools."""
+"""A session's key-value pairs and secrets, for HTTP and for its own tools."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from perdure.store.storage import (
 
 
 async def without_secrets(app: Services, tx: Tx, row: SessionRow, events: list[NewEvent]) -> list[NewEvent]:
-    """The events without the session's secrets, should somebody have written one into them."""
+    """Redact the session's secrets in the events."""
     redactor = Redactor(await open_secrets(tx, app.vault, row.org_id, row.id))
     return [redact_event(event, redactor) for event in events] if redactor else events
 
@@ -45,20 +45,20 @@ async def without_secrets(app: Services, tx: Tx, row: SessionRow, events: list[N
 
 
 async def all_values(app: Services, scope: Scope, session_id: SessionId) -> list[KeyValue]:
-    """The session's key-values, by key."""
+    """List the session's key-value pairs, sorted by key."""
 
     async def work(tx: Tx) -> list[KeyValue]:
         row = await get_session(tx, scope.organization_id, session_id)
-        found = await list_values(tx, row.id)
         return [
-            KeyValue(key, value, to_rfc3339(made), to_rfc3339(changed)) for key, value, made, changed in found
+            KeyValue(key, value, to_rfc3339(created), to_rfc3339(updated))
+            for key, value, created, updated in await list_values(tx, row.id)
         ]
 
     return await app.database.read(work)
 
 
 async def read_value(app: Services, scope: Scope, session_id: SessionId, key: str) -> str | None:
-    """The value under a key; None when there is none."""
+    """Read the value of a key; None if the key does not exist."""
 
     async def work(tx: Tx) -> str | None:
         row = await get_session(tx, scope.organization_id, session_id)
@@ -68,7 +68,7 @@ async def read_value(app: Services, scope: Scope, session_id: SessionId, key: st
 
 
 async def put_value(app: Services, scope: Scope, session_id: SessionId, key: str, value: str) -> None:
-    """Keep a value under a key, instead of the one before. Raises InvalidInput: there is no room for it."""
+    """Store a value under a key, replacing any previous one. Raises InvalidInput: over a limit."""
     check_key(key)
     check_value(value)
     now = app.now()
@@ -83,7 +83,7 @@ async def put_value(app: Services, scope: Scope, session_id: SessionId, key: str
 
 
 async def remove_value(app: Services, scope: Scope, session_id: SessionId, key: str) -> bool:
-    """Delete the value under a key; whether there was one."""
+    """Delete a key; returns whether it existed."""
 
     async def work(tx: Tx) -> bool:
         row = await get_session(tx, scope.organization_id, session_id)
@@ -96,20 +96,20 @@ async def remove_value(app: Services, scope: Scope, session_id: SessionId, key: 
 
 
 async def all_secrets(app: Services, scope: Scope, session_id: SessionId) -> list[SecretInfo]:
-    """The names of the session's secrets."""
+    """List the names of the session's secrets."""
 
     async def work(tx: Tx) -> list[SecretInfo]:
         row = await get_session(tx, scope.organization_id, session_id)
         return [
-            SecretInfo(name, to_rfc3339(made), to_rfc3339(changed))
-            for name, made, changed in await list_secrets(tx, row.id)
+            SecretInfo(name, to_rfc3339(created), to_rfc3339(updated))
+            for name, created, updated in await list_secrets(tx, row.id)
         ]
 
     return await app.database.read(work)
 
 
 async def put_secrets(app: Services, scope: Scope, session_id: SessionId, body: SetSecrets) -> SecretsSet:
-    """Write secrets, all or none; those that are not named stay. Raises InvalidInput: there is no room."""
+    """Store secrets, all or none; other secrets stay. Raises InvalidInput: over a limit."""
     check_secrets(body.secrets)
     now = app.now()
 
@@ -124,7 +124,7 @@ async def put_secrets(app: Services, scope: Scope, session_id: SessionId, body: 
 
 
 async def remove_secret(app: Services, scope: Scope, session_id: SessionId, name: str) -> bool:
-    """Delete a secret; whether there was one."""
+    """Delete a secret; returns whether it existed."""
 
     async def work(tx: Tx) -> bool:
         row = await get_session(tx, scope.organization_id, session_id)

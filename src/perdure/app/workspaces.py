@@ -1,4 +1,4 @@
-"""Workspaces: make, read, list, change, archive."""
+"""Workspaces: create, read, list, change, archive."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from perdure.store.workspaces import (
 )
 
 OWN_NAME = "A session's files"
-"""What a session's own workspace is called unless somebody gave it a name."""
+"""The default name of a session's own workspace."""
 
 
 def to_workspace(row: WorkspaceRow) -> Workspace:
-    """The row as clients see it."""
+    """Convert the row to its wire format."""
     url = f"/v1/workspaces/{row.id}"
     actions = [
         AllowedAction("self", "GET", url, "get_workspace"),
@@ -57,18 +57,18 @@ def to_workspace(row: WorkspaceRow) -> Workspace:
     )
 
 
-def _clean(name: str) -> str:
+def _clean_name(name: str) -> str:
     trimmed = name.strip()
     if not trimmed or has_control(trimmed):
-        raise InvalidInput("`name` must hold something, and no control characters", field="name")
+        raise InvalidInput("`name` must not be empty or contain control characters", field="name")
     return trimmed
 
 
 async def create_workspace(
     app: App, caller: Caller, body: CreateWorkspace, once: Once | None = None
 ) -> Workspace:
-    """Make a workspace that belongs to no session, for sessions to share."""
-    name, now = _clean(body.name), app.now()
+    """Create a workspace for sessions to share. Raises Conflict: the name is taken."""
+    name, now = _clean_name(body.name), app.now()
 
     async def work(tx: Tx) -> Workspace:
         row = WorkspaceRow(
@@ -93,11 +93,11 @@ async def create_workspace(
 
 async def _check_name(tx: Tx, row: WorkspaceRow) -> None:
     if row.session_id is None and await workspace_by_name(tx, row.org_id, row.name) is not None:
-        raise Conflict(f"another workspace is named {row.name!r}", code="name_taken")
+        raise Conflict(f"another workspace is already named {row.name!r}", code="name_taken")
 
 
 async def all_workspaces(app: App, caller: Caller, search: str | None, archived: bool) -> list[Workspace]:
-    """The organization's workspaces, newest first, without sessions' own ones."""
+    """List the organization's workspaces, newest first, without those that sessions own."""
     rows = await app.database.read(
         lambda tx: list_workspaces(tx, caller.organization_id, search, archived), long=True
     )
@@ -105,7 +105,7 @@ async def all_workspaces(app: App, caller: Caller, search: str | None, archived:
 
 
 async def read_workspace(app: App, caller: Caller, workspace_id: WorkspaceId) -> Workspace:
-    """One workspace."""
+    """Read a workspace. Raises NotFound."""
     return to_workspace(
         await app.database.read(lambda tx: get_workspace(tx, caller.organization_id, workspace_id))
     )
@@ -114,39 +114,42 @@ async def read_workspace(app: App, caller: Caller, workspace_id: WorkspaceId) ->
 async def change_workspace(
     app: App, caller: Caller, workspace_id: WorkspaceId, body: UpdateWorkspace
 ) -> Workspace:
-    """Change what the caller named, and nothing else."""
-    given: Changes = {
+    """Change the fields that the body contains. Raises NotFound and Conflict."""
+    values: Changes = {
         name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET
     }
     if body.name is not UNSET:
-        given["name"] = _clean(body.name)
+        values["name"] = _clean_name(body.name)
     now = app.now()
 
     async def work(tx: Tx) -> Workspace:
-        if not given:
+        if not values:
             return to_workspace(await get_workspace(tx, caller.organization_id, workspace_id))
-        return await _changed(tx, await hold_workspace(tx, caller.organization_id, workspace_id), given, now)
+        return await _update(tx, await hold_workspace(tx, caller.organization_id, workspace_id), values, now)
 
-    return await (app.database.write(work) if given else app.database.read(work))
+    return await (app.database.write(work) if values else app.database.read(work))
 
 
 async def archive_workspace(app: App, caller: Caller, workspace_id: WorkspaceId) -> None:
-    """Hide a workspace from lists and from new sessions; its files can be read, and no longer changed."""
+    """Archive a workspace: hides it from lists and from new sessions, and makes its files read-only."""
     now = app.now()
 
     async def work(tx: Tx) -> None:
-        await _changed(
+        await _update(
             tx, await hold_workspace(tx, caller.organization_id, workspace_id), {"status": "archived"}, now
         )
 
     await app.database.write(work)
 
 
-async def _changed(tx: Tx, row: WorkspaceRow, given: Changes, now: Micros) -> Workspace:
-    changes = {name: value for name, value in given.items() if value != getattr(row, name)}
+async def _update(tx: Tx, row: WorkspaceRow, values: Changes, now: Micros) -> Workspace:
+    changes = {name: value for name, value in values.items() if value != getattr(row, name)}
     status = changes.get("status")
     if status == "archived" and row.session_id is not None:
-        raise Conflict("this workspace goes with its session: delete that", code="workspace_of_session")
+        raise Conflict(
+            f"this workspace belongs to the session {row.session_id}: delete the session instead",
+            code="workspace_of_session",
+        )
     if status is not None:
         changes["archived_at"] = None if status == "active" else now
     if not changes:

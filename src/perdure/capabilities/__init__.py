@@ -1,6 +1,6 @@
 """Capabilities: what a session can do.
 
-What the author of a capability needs is imported from here.
+Authors of capabilities import everything they need from here.
 """
 
 from perdure.capabilities.port import (

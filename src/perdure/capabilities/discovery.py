@@ -1,6 +1,6 @@
-"""Discovery: what capabilities have to look up before the layers are merged.
+"""Discovery: lets capabilities read from the session before the layers are merged.
 
-It runs outside any transaction, between loading the layers and merging them.
+It runs outside any transaction, after the layers are loaded.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from perdure.domain.errors import PerdureError
 
 log = logging.getLogger("perdure.discovery")
 
-UNREAD = "(What belongs here could not be read just now.)"
-"""What the model is told when a capability's discovery fails: the turn goes on, and the model knows that
-something is missing."""
+UNREAD = "(The content of this section could not be read.)"
+"""The prompt of a capability whose discovery fails: the turn continues, and the model knows that something is
+missing."""
 
 
 async def discover(active: Iterable[Active], context: DiscoveryContext) -> Mapping[str, Discovered]:
-    """What these capabilities find, by capability id. Without any that discovers, it costs nothing.
+    """Run the discovery of these capabilities; returns the results by capability id.
 
     Raises:
-        PerdureError: a retryable one, when the database is away.
+        PerdureError: retryable: the database is not available.
     """
     return {
         each.capability.id: await _discover(each, each.capability.discover, context)
@@ -41,16 +41,16 @@ async def discover(active: Iterable[Active], context: DiscoveryContext) -> Mappi
     }
 
 
-async def _discover(active: Active, look: Discover, context: DiscoveryContext) -> Discovered:
+async def _discover(active: Active, discover: Discover, context: DiscoveryContext) -> Discovered:
     try:
-        found = await asyncio.wait_for(look(active.config, context), DISCOVERY_TIMEOUT)
-        prompt = context.redactor.text(found.prompt)
+        discovered = await asyncio.wait_for(discover(active.config, context), DISCOVERY_TIMEOUT)
+        prompt = context.redactor.text(discovered.prompt)
     except Exception as failure:
         if isinstance(failure, PerdureError) and failure.retryable:
             raise
-        log.exception("the capability %s could not read what it needs", active.capability.id)
+        log.exception("discovery failed for the capability %s", active.capability.id)
         return Discovered(UNREAD)
     left = len(prompt) - DISCOVERED_PROMPT
     if left > 0:
         prompt = f"{prompt[:DISCOVERED_PROMPT]}\n[... {left} characters left out ...]"
-    return replace(found, prompt=prompt)
+    return replace(discovered, prompt=prompt)

@@ -1,6 +1,6 @@
-"""Capabilities of other packages.
+"""Loads capabilities from installed packages: once, at start.
 
-Found by the entry-point group `perdure.capabilities`, loaded once at start.
+Packages register them under the entry-point group `perdure.capabilities`.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ GROUP = "perdure.capabilities"
 
 
 def load_plugins(
-    known: Iterable[Capability], found: Iterable[EntryPoint] | None = None
+    known: Iterable[Capability], points: Iterable[EntryPoint] | None = None
 ) -> tuple[Capability, ...]:
-    """The capabilities that installed packages bring.
+    """Load the capabilities of installed packages.
 
     Args:
-        known: those that are there already; no plug-in may take one of their names.
-        found: the entry points to load; those of the group if not given.
+        known: the built-in capabilities; no plug-in may use one of their ids or aliases.
+        points: the entry points to load; by default, those of the group.
 
     Raises:
-        Unavailable: a plug-in cannot be imported, is no capability, or takes a name twice. A server that
-            lacks what its sessions were promised had better not start.
+        Unavailable: a plug-in cannot be imported, is not a capability, or uses a name that is taken. The
+            server must not start without capabilities that its sessions rely on.
     """
     taken = {name for capability in known for name in (capability.id, *capability.aliases)}
     loaded: list[Capability] = []
-    for point in entry_points(group=GROUP) if found is None else found:
+    for point in entry_points(group=GROUP) if points is None else points:
         for capability in _load(point):
             names = {capability.id, *capability.aliases}
             if names & taken:
                 raise Unavailable(
-                    f"the plug-in {point.name!r} brings a capability {capability.id!r},"
-                    " but that name is taken"
+                    f"the plug-in {point.name!r} defines a capability {capability.id!r}, but another"
+                    f" capability already has one of its names: {', '.join(sorted(names & taken))}"
                 )
             taken |= names
             loaded.append(capability)
@@ -52,6 +52,6 @@ def _load(point: EntryPoint) -> tuple[Capability, ...]:
     values = value if isinstance(value, tuple | list) else (value,)
     if not all(isinstance(each, Capability) for each in values):
         raise Unavailable(
-            f"the plug-in {point.name!r} ({point.value}) is not a Capability, nor a tuple of them"
+            f"the plug-in {point.name!r} ({point.value}) is not a Capability or a tuple of them"
         )
     return tuple(values)

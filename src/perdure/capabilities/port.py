@@ -1,8 +1,8 @@
 """The port of capabilities and tools.
 
-A capability is data and pure functions of its configuration; a tool is a description and a coroutine
-function. Whoever writes one says honestly what the tool does to the world (`ToolHints`): approval goes by it,
-and so does recovery (promise P5).
+A capability consists of data and pure functions of its configuration; a tool of a description and a coroutine
+function. The author must declare correctly what the tool does (`ToolHints`), because approval and recovery
+(promise P5) depend on it.
 """
 
 from __future__ import annotations
@@ -24,28 +24,29 @@ from perdure.domain.tools import ToolHints
 
 READ_ONLY = ToolHints(readonly=True, idempotent=True)
 REPEATABLE = ToolHints(readonly=False, idempotent=True)
-"""Changes something, but doing it twice comes to the same as once."""
+"""Changes something, and is idempotent."""
 ONCE = ToolHints(readonly=False, idempotent=False)
 
 TOOL_TIMEOUT = 60.0
-"""Seconds that a tool may take unless it says otherwise (wire contract)."""
+"""Default timeout of a tool, in seconds (wire contract)."""
 
 TOOL_OUTPUT = 64 * 1024
 """Characters of a tool's output that are kept (wire contract)."""
 
 
 class ToolContext(Struct, frozen=True):
-    """What a tool may know: one call, of one session of one organization.
+    """The context of one tool call.
 
-    What a tool needs to do its work, such as a database, it is bound to when it is made.
+    It carries no services: a tool that needs the database, for example, is bound to it when it is created.
 
     Attributes:
-        workspace_id: where the session's files are.
-        now: the present, in microseconds.
+        workspace_id: the workspace that holds the session's files.
+        now: the current time, in microseconds.
         progress: shows a line to followers while the tool runs; it is not logged.
         output: streams a piece of output (`stdout` or `stderr`) to followers; it is not logged.
-        redactor: blanks the session's secrets, for what a tool makes readable outside the log (a title), and
-            for what it cuts: half a secret would not be found any more. What it gives back is blanked anyhow.
+        redactor: redacts the session's secrets. Use it for text that becomes readable outside the log (such
+            as a title), and before truncating text: half a secret is not recognized later. The tool's
+            result is redacted in any case.
         network: the hosts that the session's tools may reach.
     """
 
@@ -63,12 +64,12 @@ class ToolContext(Struct, frozen=True):
 
     @property
     def organization_id(self) -> OrgId:
-        """`org_id`, under the name by which a use case asks whoever calls it for their organization."""
+        """`org_id`, under the name that use cases expect of a `Scope`."""
         return self.org_id
 
 
 class ToolOutcome(Struct, frozen=True):
-    """What a tool gives back: a value for the model (text, or anything JSON can hold), and what it wrote."""
+    """A tool's result: a value for the model (text or any JSON value), and the files that it changed."""
 
     value: Any
     files: tuple[FileWrittenData, ...] = ()
@@ -78,13 +79,13 @@ ToolRun = Callable[[ToolContext, JsonObject], Awaitable[ToolOutcome]]
 
 
 class DiscoveryContext(Struct, frozen=True):
-    """What discovery may look at: one session of one organization.
+    """The context of one discovery: the session that it may read.
 
     Attributes:
-        workspace_id: where the session's files are.
-        now: the present, in microseconds.
-        redactor: blanks the session's secrets, for a text that is cut: half a secret would not be found any
-            more. The prompt that discovery returns is blanked anyway.
+        workspace_id: the workspace that holds the session's files.
+        now: the current time, in microseconds.
+        redactor: redacts the session's secrets. Use it before truncating text: half a secret is not
+            recognized later. The returned prompt is redacted in any case.
     """
 
     org_id: OrgId
@@ -96,31 +97,31 @@ class DiscoveryContext(Struct, frozen=True):
 
     @property
     def organization_id(self) -> OrgId:
-        """`org_id`, under the name by which a use case asks whoever calls it for their organization."""
+        """`org_id`, under the name that use cases expect of a `Scope`."""
         return self.org_id
 
 
 DISCOVERY_TIMEOUT = 10.0
-"""Seconds that the discovery of one capability may take."""
+"""Timeout of one capability's discovery, in seconds."""
 
 DISCOVERED_PROMPT = 64 * 1024
-"""Characters of a discovered prompt that are kept."""
+"""Characters of a discovered prompt that are kept; the rest is truncated."""
 
 
 class Tool(Struct, frozen=True):
     """A tool that runs on the server.
 
     Attributes:
-        parameters: a JSON Schema of an object; arguments that break it never reach `run`.
-        run: does it. It raises `ToolError` for what the model should know; the errors of use cases
-            (`InvalidInput`, `NotFound`, `Conflict` ...) tell the model their message in the same way, and
-            anything else becomes an error result without details.
+        parameters: a JSON Schema of an object; arguments that violate it never reach `run`.
+        run: runs the tool. The model sees the message of a `ToolError` and of a use case's error
+            (`InvalidInput`, `NotFound`, `Conflict` ...); any other exception becomes an error result without
+            details.
         timeout: seconds.
-        spill: whether an output over the limit is kept in a file; not for tools that read what is kept
-            already.
-        secret_arguments: arguments whose values are secrets: they reach the tool, and nothing else.
-        queue: calls of one answer to tools of the same queue run one after another, in their order; all
-            others side by side.
+        spill: whether an output over the limit is saved to a file. False for tools that read stored data,
+            which the model can read again.
+        secret_arguments: arguments whose values are secrets: only the tool receives them.
+        queue: calls in one answer to tools of the same queue run one after another, in order; all others run
+            concurrently.
     """
 
     name: str
@@ -136,11 +137,11 @@ class Tool(Struct, frozen=True):
 
 
 class Discovered(Struct, frozen=True):
-    """What a capability found when it looked at the session.
+    """The result of a capability's discovery.
 
     Attributes:
-        prompt: what it says to the model; empty for nothing.
-        tools: more tools. One whose name another tool has already is left out.
+        prompt: text for the system prompt; empty for none.
+        tools: additional tools. A tool whose name is already taken is left out.
     """
 
     prompt: str = ""
@@ -151,33 +152,33 @@ Discover = Callable[[Any, DiscoveryContext], Awaitable[Discovered]]
 
 
 def no_tools(config: Any) -> tuple[Tool, ...]:
-    """For capabilities without tools."""
+    """The default: no tools."""
     return ()
 
 
 def no_prompt(config: Any) -> str | None:
-    """For capabilities that say nothing to the model."""
+    """The default: no text in the system prompt."""
     return None
 
 
 def no_files(config: Any) -> tuple[InitialFile, ...]:
-    """For capabilities that bring no files."""
+    """The default: no initial files."""
     return ()
 
 
 def no_gate(config: Any, tool: Tool) -> bool:
-    """For capabilities that hold no tool back."""
+    """The default: no call needs approval."""
     return False
 
 
 class Behaviour(Struct, frozen=True):
-    """How the loop behaves; None leaves it to what it does by itself.
+    """How the turn's loop behaves. None means the loop's default.
 
     Attributes:
-        loop_limit: repetitions of the same calls before the agent is told; 0 for never.
-        output_limit: characters of a tool's output that the model is shown; None for as many as are kept.
-        output_head: share of them that comes from its beginning, the rest from its end.
-        compaction: when the history is summed up; None for never: then its oldest part is left out.
+        loop_limit: repetitions of the same calls before the agent is warned; 0 for never.
+        output_limit: characters of a tool's output that the model sees; None for all that are kept.
+        output_head: the share of them from the output's beginning; the rest is from its end.
+        compaction: when to summarize the history. None for never: the oldest part is then left out.
     """
 
     prompt_caching: bool | None = None
@@ -190,26 +191,25 @@ class Behaviour(Struct, frozen=True):
 
 
 def no_behaviour(config: Any, behaviour: Behaviour) -> Behaviour:
-    """For capabilities that leave the loop as it is."""
+    """The default: the loop's behaviour does not change."""
     return behaviour
 
 
 class Capability(Struct, frozen=True):
-    """Something a session can do.
+    """Something that a session can do.
 
     Attributes:
-        features: what clients can rely on when it is active (`file_system`, `schedules` ...).
-        dependencies: ids of capabilities that come along.
-        aliases: other ids that mean this one.
+        features: what clients can rely on while it is active (`file_system`, `schedules` ...).
+        dependencies: ids of capabilities that this one activates as well.
+        aliases: other ids of this capability.
         config_schema: a JSON Schema of its configuration; None when it takes none.
         tools, prompt: pure functions of the configuration.
-        discover: a coroutine function for what depends on more than the configuration: a prompt, or tools. It
-            runs before each model call, outside any transaction, so it should be quick, and it must change
-            nothing.
-        files: files that a session with it begins with, read-only; a pure function of the configuration as
-            well.
-        behave: changes how the loop behaves.
-        gate: whether calls of a tool, this capability's or another's, wait for somebody's leave.
+        discover: a coroutine function for a prompt or tools that depend on more than the configuration. It
+            runs before each model call, outside any transaction. It should be fast, and must not change
+            anything.
+        files: read-only files that the session starts with; a pure function of the configuration.
+        behave: changes how the turn's loop behaves.
+        gate: whether calls of a tool, this capability's or another's, need approval.
     """
 
     id: str
@@ -229,7 +229,7 @@ class Capability(Struct, frozen=True):
 
 
 def schema(properties: JsonObject, *required: str) -> JsonObject:
-    """A JSON Schema of an object with these properties and no others."""
+    """Create a JSON Schema of an object with these properties and no others."""
     return {
         "type": "object",
         "properties": properties,

@@ -1,4 +1,4 @@
-"""Which capabilities there are, and what a set of references comes to."""
+"""The server's capabilities, and the resolution of references to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from perdure.domain.tools import CapabilityRef
 
 
 class Active(Struct, frozen=True):
-    """A capability with the configuration that won."""
+    """An active capability, with the configuration of the highest layer that sets one."""
 
     capability: Capability
     config: Any
@@ -35,27 +35,30 @@ class Registry:
         }
 
     def all(self) -> list[Capability]:
-        """Every capability, by id."""
+        """Every capability, sorted by id."""
         return [self._by_id[key] for key in sorted(self._by_id)]
 
     def get(self, ref: str) -> Capability | None:
-        """The capability of this id or alias."""
+        """The capability with this id or alias; None if it is unknown."""
         return self._names.get(ref)
 
     def check(self, refs: Iterable[CapabilityRef], field: str = "capabilities") -> None:
-        """Accept only known capabilities whose configuration fits.
+        """Check that the capabilities are known and that their configurations match their schemas.
+
+        Args:
+            field: the name of the field that holds the references, for the error.
 
         Raises:
-            InvalidInput: names the reference at fault.
+            InvalidInput: names the invalid reference.
         """
         for index, ref in enumerate(refs):
-            where = f"{field}[{index}]"
+            location = f"{field}[{index}]"
             capability = self.get(ref.ref)
             if capability is None:
                 raise InvalidInput(
-                    f"`{where}.ref`: there is no capability {ref.ref!r}",
+                    f"`{location}.ref`: unknown capability {ref.ref!r}; see GET /v1/capabilities",
                     code="unknown_capability",
-                    field=where,
+                    field=location,
                 )
             validator = self._validators.get(capability.id)
             if ref.config is None or validator is None:
@@ -64,17 +67,21 @@ class Registry:
             if error is not None:
                 path = "".join(f"[{step!r}]" for step in error.instance_path)
                 raise InvalidInput(
-                    f"`{where}.config{path}`: {error.message[:200]}",
+                    f"`{location}.config{path}`: {error.message[:200]}",
                     code="invalid_capability_config",
-                    field=where,
+                    field=location,
                 )
 
     def resolve(self, layers: Iterable[Iterable[CapabilityRef]]) -> tuple[Active, ...]:
-        """Merge the layers, lowest first: by id, a later layer's configuration wins.
+        """Merge references by capability; a later layer's configuration takes precedence.
 
-        What they depend on comes before them.
+        Unknown references (to a plug-in that was removed) are left out.
 
-        References that this server does not know (a plug-in that was removed) are left out.
+        Args:
+            layers: the references of each layer, lowest layer first.
+
+        Returns:
+            The active capabilities, each after those that it depends on.
         """
         merged: dict[str, Any] = {}
         for layer in layers:
@@ -100,7 +107,7 @@ class Registry:
         ordered[capability.id] = Active(capability, merged.get(capability.id))
 
     def tool(self, name: str) -> tuple[Capability, Tool] | None:
-        """The tool of this name, whatever capability has it: for tools that clients define as `builtin`."""
+        """The tool of this name and its capability, for tools that clients define as `builtin`."""
         for capability in self._by_id.values():
             for tool in capability.tools(None):
                 if tool.name == name:

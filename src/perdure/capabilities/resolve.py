@@ -1,8 +1,8 @@
-"""From the layers of a session to the agent that runs: the one place where layers become one.
+"""Resolves a session's layers to the agent that runs. Layers are merged nowhere else.
 
     load_layers (one read) -> discover (no transaction) -> merge (pure) -> ResolvedAgent
 
-Layers come lowest first: the harness with its parents before it, the agent, the session.
+Layers are ordered lowest first: the harness's parents, the harness, the agent, the session.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from perdure.store.sessions import SessionRow, standing_approvals
 
 
 class Layer(Struct, frozen=True):
-    """What one harness, agent or session brings; `name` is None for what is not stored yet."""
+    """The settings of one harness, agent or session; `name` is None if it is not stored yet."""
 
     kind: LayerKind
     name: str | None
@@ -59,10 +59,11 @@ class Layer(Struct, frozen=True):
 
 
 class SessionLayers(Struct, frozen=True):
-    """All that a session's agent is resolved from.
+    """Everything that a session's agent is resolved from.
 
     Attributes:
-        standing: decisions that hold for every call of a tool in this session, by the tool's name.
+        layers: lowest first.
+        standing: standing approval decisions of this session, by the tool's name.
     """
 
     session: SessionRow
@@ -76,11 +77,11 @@ class SessionLayers(Struct, frozen=True):
 
 
 class BoundTool(Struct, frozen=True):
-    """A tool that runs here, the capability that brought it, and what is decided about its calls.
+    """A tool that runs on the server, its capability, and whether its calls may run.
 
     Attributes:
-        gated: whether a call waits for approval.
-        rejected: whether every call is refused.
+        gated: whether each call needs approval.
+        rejected: whether every call is rejected.
     """
 
     tool: Tool
@@ -98,7 +99,7 @@ class UsableModel(Struct, frozen=True):
 
 
 class ModelChoice(UsableModel, frozen=True):
-    """The model that calls go to, with the driver that makes them."""
+    """The model to call, with the driver that makes the calls."""
 
     driver: Driver
 
@@ -107,13 +108,13 @@ class ResolvedAgent(Struct, frozen=True):
     """The agent that the layers resolve to.
 
     Attributes:
-        sections, system: the system prompt, by who says what and as one text.
-        active: the capabilities in force, each after those that it depends on.
-        bound, client: the tools by name: those that run here, and those that callers run.
-        specs: all tools, as the model gets them.
+        sections, system: the system prompt, by source and as one text.
+        active: the active capabilities, each after those that it depends on.
+        bound, client: the tools by name: those that run on the server, and those that clients run.
+        specs: all tools, as the model receives them.
         features: the union of what the active capabilities declare, sorted.
         network: the hosts that tools may reach.
-        model: None when none is configured, or when the agent is resolved for no session.
+        model: None when none is configured, or when the agent is resolved without a session.
     """
 
     sections: tuple[Section, ...]
@@ -134,7 +135,7 @@ class ResolvedAgent(Struct, frozen=True):
 
 
 def harness_layer(row: HarnessRow) -> Layer:
-    """What a harness brings; its parents are layers of their own."""
+    """The layer of a harness; its parents are separate layers."""
     config = row.config_struct()
     return Layer(
         "harness",
@@ -148,7 +149,7 @@ def harness_layer(row: HarnessRow) -> Layer:
 
 
 def agent_layer(row: AgentRow) -> Layer:
-    """What an agent brings."""
+    """The layer of an agent."""
     config = row.config_struct()
     return Layer(
         "agent",
@@ -166,7 +167,7 @@ def agent_layer(row: AgentRow) -> Layer:
 
 
 def session_layer(row: SessionRow) -> Layer:
-    """What a session brings itself."""
+    """The layer of a session."""
     config = row.config_struct()
     return Layer(
         "session",
@@ -183,13 +184,13 @@ def session_layer(row: SessionRow) -> Layer:
 
 
 async def load_layers(tx: Tx, session: SessionRow) -> SessionLayers:
-    """Read what the session's agent is resolved from. Raises NotFound when a row is gone."""
+    """Read what the session's agent is resolved from. Raises NotFound if a harness or agent is missing."""
     layers = (*await _layers_below(tx, session), session_layer(session))
     return SessionLayers(session, layers, await standing_approvals(tx, session.id))
 
 
 async def _layers_below(tx: Tx, session: SessionRow) -> list[Layer]:
-    """The layers that a session stands on."""
+    """The layers below the session's own: harnesses and agent."""
     layers = [harness_layer(row) for row in await harness_chain(tx, session.org_id, session.harness_id)]
     if session.agent_id is not None:
         agent = await get_agent_at(tx, session.org_id, session.agent_id, session.agent_version_id)
@@ -200,37 +201,37 @@ async def _layers_below(tx: Tx, session: SessionRow) -> list[Layer]:
 # --- the model ------------------------------------------------------------------------------------------
 
 DriverSource = Callable[[ProviderRow, ProviderSecrets], Driver]
-"""The driver for a provider with these (opened) secrets. Raises InvalidInput: none can be made of them."""
+"""Creates the driver of a provider from its decrypted secrets. Raises InvalidInput if it cannot."""
 
 
 def model_claims(layers: Sequence[Layer]) -> tuple[ModelId, ...]:
-    """The models that the layers ask for, the strongest claim first."""
+    """The models that the layers set, highest precedence first."""
     return tuple(layer.model_id for layer in reversed(layers) if layer.model_id is not None)
 
 
-async def find_model(tx: Tx, found: SessionLayers, wanted: str | None = None) -> UsableModel | None:
-    """The model for the next call; None when none is configured.
+async def find_model(tx: Tx, loaded: SessionLayers, requested: str | None = None) -> UsableModel | None:
+    """Find the model for the next call; None when none is configured.
 
-    The strongest claim comes first: the message's (`wanted`), session, agent, harness, organization. A model
-    that was deleted or switched off gives way to the next claim.
+    Order of precedence: the message (`requested`), session, agent, harness, organization. A model that was
+    deleted or disabled is skipped.
     """
-    claims = model_claims(found.layers)
-    for claim in (*claims, None) if wanted is None else (wanted, *claims, None):
-        usable = await usable_model(tx, found.session.org_id, claim)
+    claims = model_claims(loaded.layers)
+    for claim in (*claims, None) if requested is None else (requested, *claims, None):
+        usable = await usable_model(tx, loaded.session.org_id, claim)
         if usable is not None:
             return UsableModel(*usable)
     return None
 
 
 async def choose_model(
-    tx: Tx, found: SessionLayers, wanted: str | None, vault: Vault, drivers: DriverSource
+    tx: Tx, loaded: SessionLayers, requested: str | None, vault: Vault, drivers: DriverSource
 ) -> ModelChoice | None:
-    """The model for the next call with its driver, or None when none is configured.
+    """Find the model for the next call and create its driver; None when none is configured.
 
     Raises:
         InvalidInput: the provider's settings cannot be used.
     """
-    usable = await find_model(tx, found, wanted)
+    usable = await find_model(tx, loaded, requested)
     if usable is None:
         return None
     provider = usable.provider
@@ -238,7 +239,7 @@ async def choose_model(
     try:
         driver = drivers(provider, secrets)
     except InvalidInput as error:
-        # It was fine when it was set up; the environment's key is one thing that nobody looked at then.
+        # The settings were valid when they were stored, but the key in the environment was not checked then.
         raise InvalidInput(
             f"the provider {provider.name!r} cannot be used: {error.message}", code="provider_misconfigured"
         ) from None
@@ -248,11 +249,11 @@ async def choose_model(
 # --- resolving ------------------------------------------------------------------------------------------
 
 DEFAULT_RULES = TurnRules()
-"""What holds where no layer says otherwise."""
+"""The rules where no layer sets others."""
 
 
 async def resolve_session(
-    found: SessionLayers,
+    loaded: SessionLayers,
     registry: Registry,
     *,
     now: Callable[[], Micros],
@@ -260,29 +261,29 @@ async def resolve_session(
     model: UsableModel | None,
     max_iterations: int = DEFAULT_RULES.max_iterations,
 ) -> ResolvedAgent:
-    """The agent of a session as it is now: discovery first, then all layers merged.
+    """Resolve a session's current agent: runs discovery, then merges all layers.
 
     Call it outside any transaction.
 
     Raises:
         InvalidInput: two tools have the same name.
-        PerdureError: a retryable one, when the database is away.
+        PerdureError: retryable: the database is not available.
     """
-    row = found.session
-    active = registry.resolve(layer.capabilities for layer in found.layers)
+    row = loaded.session
+    active = registry.resolve(layer.capabilities for layer in loaded.layers)
     context = DiscoveryContext(row.org_id, row.id, row.workspace(), now, redactor, row.locale)
     discovered = await discover(active, context)
-    agent = _merge(found.layers, active, registry, found.standing, discovered, max_iterations)
+    agent = _merge(loaded.layers, active, registry, loaded.standing, discovered, max_iterations)
     return msgspec.structs.replace(agent, model=model)
 
 
 def resolve(
     layers: Sequence[Layer], registry: Registry, standing: Mapping[str, str] | None = None
 ) -> ResolvedAgent:
-    """The agent that layers resolve to where no session runs: nothing is discovered.
+    """Resolve layers without a session, and so without discovery.
 
     Args:
-        standing: decisions that hold for every call of a tool, by the tool's name.
+        standing: standing approval decisions, by the tool's name.
 
     Raises:
         InvalidInput: two tools have the same name.
@@ -340,8 +341,8 @@ def _sections(
         if prompt:
             yield capability_section(capability, prompt)
         if capability.discover is not None:
-            found = discovered.get(capability.id)
-            yield discovered_section(capability, "" if found is None else found.prompt)
+            result = discovered.get(capability.id)
+            yield discovered_section(capability, "" if result is None else result.prompt)
     for layer in layers:
         if layer.system_prompt:
             yield layer_section(layer.kind, layer.name, layer.system_prompt)
@@ -350,7 +351,7 @@ def _sections(
 def _add_definitions(
     definitions: Sequence[ToolDefinition], bound: dict[str, BoundTool], registry: Registry
 ) -> dict[str, ClientSideTool]:
-    """Add the tools that layers define: those that run here to `bound`; the callers' are returned."""
+    """Add the server-side tools that layers define to `bound`; returns the client-side ones."""
     client: dict[str, ClientSideTool] = {}
     defined: set[str] = set()
     for definition in definitions:
@@ -359,11 +360,11 @@ def _add_definitions(
             raise InvalidInput(f"two tools are named {name!r}", code="duplicate_tool", field="tools")
         defined.add(name)
         if isinstance(definition, BuiltinTool):
-            found = registry.tool(name)
-            if found is not None:
-                capability, tool = found
-                asked = definition.policy == "requires_approval"
-                bound[name] = BoundTool(tool, capability.id, capability.name, asked)
+            registered = registry.tool(name)
+            if registered is not None:
+                capability, tool = registered
+                gated = definition.policy == "requires_approval"
+                bound[name] = BoundTool(tool, capability.id, capability.name, gated)
         else:
             client[name] = definition
     return client
@@ -375,19 +376,19 @@ def _add_discovered(
     bound: dict[str, BoundTool],
     client: Mapping[str, ClientSideTool],
 ) -> None:
-    """Add the tools that were found, by name: the same prompt each time, whatever order they came in.
+    """Add the discovered tools, sorted by name, so that the prompt does not depend on the discovery's order.
 
-    They are added last, and never replace another: a server elsewhere must not take over a tool's name.
+    They never replace another tool: a remote server must not take over a tool's name.
     """
     for each in active:
-        found = discovered.get(each.capability.id)
-        for tool in sorted(found.tools, key=lambda tool: tool.name) if found is not None else ():
+        result = discovered.get(each.capability.id)
+        for tool in sorted(result.tools, key=lambda tool: tool.name) if result is not None else ():
             if tool.name not in bound and tool.name not in client:
                 bound[tool.name] = BoundTool(tool, each.capability.id, each.capability.name)
 
 
 def _decided(bound: BoundTool, active: tuple[Active, ...], standing: str | None) -> BoundTool:
-    """The tool with what is decided about its calls: a standing decision, or whether to ask for approval."""
+    """Apply a standing decision, or the capabilities' gates, to a tool."""
     if standing is not None:
         return msgspec.structs.replace(bound, gated=False, rejected=standing == "reject_always")
     if any(each.capability.gate(each.config, bound.tool) for each in active):
@@ -425,20 +426,20 @@ def _parallel(layers: Sequence[Layer], behaviour: Behaviour) -> bool | None:
 
 
 class SessionFeatures:
-    """The features of sessions, for one request: layers that several sessions share are read once."""
+    """Computes the features of sessions, for one request: layers that sessions share are read only once."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._shared: dict[tuple[str | None, ...], tuple[list[Layer], tuple[str, ...]]] = {}
 
     async def of(self, tx: Tx, row: SessionRow) -> tuple[str, ...]:
-        """What the session's active capabilities declare, over all layers."""
+        """The features that the session's active capabilities declare."""
         key = (row.harness_id, row.agent_id, row.agent_version_id)
         if key not in self._shared:
             try:
                 below = await _layers_below(tx, row)
             except NotFound:
-                below = []  # a session can be read without what it stood on
+                below = []  # a session stays readable after its harness or agent is deleted
             self._shared[key] = (below, self._features(below))
         below, features = self._shared[key]
         own = session_layer(row)

@@ -1,4 +1,4 @@
-"""The sections of a system prompt: who says what, and the text that a model gets."""
+"""The sections of a system prompt: their sources, and the text that the model receives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LayerKind = Literal["harness", "agent", "session"]
 SourceKind = Literal["capability", "harness", "agent", "session"]
 
 NOT_READ = "(read from the session before each model call)"
-"""What a preview shows for a text that cannot be known before there is a session."""
+"""What a preview shows for text that exists only in a session."""
 
 _TAGS = re.compile(r"<(?=[\s/]{0,20}(?:capability|harness|agent|session)\b)", re.IGNORECASE)
 
@@ -24,9 +24,9 @@ class Section(Struct, frozen=True):
     """A piece of the system prompt.
 
     Attributes:
-        kind, source: who says it: a capability by its id, a layer by its name.
-        label: the same for people.
-        text: as it stands in the prompt; empty if discovery has not run or has found nothing.
+        kind, source: where it comes from: a capability's id, or a layer's name.
+        label: the source's name for people.
+        text: the text in the prompt; empty if discovery has not run or has found nothing.
         discovered: whether the text comes from discovery.
     """
 
@@ -38,15 +38,15 @@ class Section(Struct, frozen=True):
 
 
 def capability_section(capability: Capability, prompt: str) -> Section:
-    """What a capability says from its configuration alone."""
+    """The section with a capability's own prompt, which depends only on its configuration."""
     text = _tagged("capability", prompt, id=capability.id)
     return Section("capability", capability.id, capability.name, text)
 
 
 def discovered_section(capability: Capability, prompt: str) -> Section:
-    """What a capability says after it has looked at the session.
+    """The section with a capability's discovered prompt.
 
-    The text comes from files and the like, so nothing in it can end its section or begin another one.
+    The text may come from files, so tags in it are escaped: it cannot end its section or begin another one.
     """
     prompt = prompt.strip()
     text = _tagged("capability", _TAGS.sub("&lt;", prompt), id=capability.id) if prompt else ""
@@ -54,19 +54,19 @@ def discovered_section(capability: Capability, prompt: str) -> Section:
 
 
 def layer_section(kind: LayerKind, name: str | None, prompt: str) -> Section:
-    """What a harness, an agent or a session says; a layer that is not stored yet has no name."""
+    """The section of a harness, an agent or a session. A layer that is not stored yet has no name."""
     attributes = {} if name is None else {"name": name}
     label = f"{kind.capitalize()} {name}" if name else kind.capitalize()
     return Section(kind, name or kind, label, _tagged(kind, prompt, **attributes))
 
 
 def system_prompt(sections: Iterable[Section]) -> str:
-    """The sections as one text."""
+    """Join the sections to one text."""
     return "\n\n".join(section.text for section in sections if section.text)
 
 
 def preview_prompt(sections: Iterable[Section]) -> str:
-    """The sections as one text before there is a session, with `NOT_READ` where discovery would speak."""
+    """Join the sections to one text for a preview, with `NOT_READ` in place of discovered text."""
     texts = (
         _tagged("capability", NOT_READ, id=section.source) if section.discovered else section.text
         for section in sections

@@ -1,4 +1,4 @@
-"""Agents as files: Markdown with the prompt as its text and everything else as YAML front matter."""
+"""Agents as files: Markdown with the prompt as the body and all other fields as YAML front matter."""
 
 from __future__ import annotations
 
@@ -14,41 +14,39 @@ from perdure.domain.front_matter import join_front_matter, read_yaml, split_fron
 from perdure.domain.resources import MAX_NAME
 
 MAX_FILE = 4 * 1024 * 1024
-"""Bytes of a file: the largest configuration, in YAML's roomier form."""
+"""Bytes of a file: enough for the largest configuration in YAML, which takes more space than JSON."""
 
 
 class AgentFile(CreateAgent, Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """An agent as a file says it: what can be created, and no field that is not known."""
+    """An agent in a file: the fields of `CreateAgent`; unknown fields are refused."""
 
 
 def write_agent_file(agent: CreateAgent) -> str:
-    """The file of an agent; `read_agent_file` gives the same agent back."""
+    """Write an agent to a file; `read_agent_file` restores the same agent."""
     front = msgspec.to_builtins(agent)
     prompt = front.pop("system_prompt")
     if prompt and prompt == prompt.strip() and "\r" not in prompt:
         return join_front_matter(front, prompt)
-    # The text's ends are trimmed when a file is read, and its line ends are made one kind.
+    # Reading a file trims the body and normalizes its line endings, so this prompt goes to the front matter.
     return join_front_matter({**front, "system_prompt": prompt}, "")
 
 
 def read_agent_file(text: str) -> CreateAgent:
-    """The agent that a text describes.
-
-    Markdown with front matter, a YAML or JSON document, or a prompt and nothing else.
+    """Read an agent from Markdown with front matter, a YAML or JSON document, or a plain prompt.
 
     Raises:
-        InvalidInput: it cannot be read, holds a field that no agent has, or no prompt.
+        InvalidInput: the text is malformed, has an unknown field, or has no prompt.
     """
     front, body = split_front_matter(text)
     if front is None:
         return _without_front_matter(body.strip())
-    fields = read_yaml(f"\n{front}")  # so that a complaint names the line of the file
+    fields = read_yaml(f"\n{front}")  # the newline stands for `---`, so errors name the line in the file
     return _agent({} if fields is None else fields, body.strip())
 
 
 def _without_front_matter(text: str) -> CreateAgent:
     if not text:
-        raise InvalidInput("the text is empty", code="empty_file")
+        raise InvalidInput("the file is empty", code="empty_file")
     if text.startswith("{") or (_FIELD.match(text) and _NAMED.search(text)):
         return _agent(read_yaml(text), "")
     words = re.findall(r"[a-z0-9]+", text.partition("\n")[0].lower())
@@ -58,7 +56,7 @@ def _without_front_matter(text: str) -> CreateAgent:
 
 _FIELD = re.compile(r"[a-z_]+:(\s|$)", re.MULTILINE)
 _NAMED = re.compile(r"^name:\s", re.MULTILINE)
-"""What tells a YAML document from a prompt: it begins with a field, and names its agent."""
+"""A text without front matter is YAML if it begins with a field and has a `name`; otherwise a prompt."""
 
 
 def _agent(fields: Any, prompt: str) -> CreateAgent:
@@ -66,12 +64,12 @@ def _agent(fields: Any, prompt: str) -> CreateAgent:
         raise InvalidInput("the front matter must be a mapping of fields", code="invalid_front_matter")
     if prompt and "system_prompt" in fields:
         raise InvalidInput(
-            "the prompt is there twice: as text, and as `system_prompt`", field="system_prompt"
+            "the file has two prompts: the body and `system_prompt`; remove one", field="system_prompt"
         )
     if prompt:
         fields = {**fields, "system_prompt": prompt}
     if "system_prompt" not in fields:
-        raise InvalidInput("there is no prompt: write it after the front matter", field="system_prompt")
+        raise InvalidInput("the file has no prompt: write it after the front matter", field="system_prompt")
     try:
         return msgspec.convert(fields, AgentFile)
     except msgspec.ValidationError as error:

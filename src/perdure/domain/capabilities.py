@@ -21,7 +21,7 @@ class CapabilityInfo(Struct, frozen=True, omit_defaults=True):
         str,
         Meta(
             description="What the capability does, for people.",
-            examples=["Lets the agent ask for the present date and time in any time zone."],
+            examples=["Lets the agent get the current date and time in any time zone."],
         ),
     ]
     status: Annotated[Literal["available"], Meta(description="Always `available`.")]
@@ -55,7 +55,7 @@ class CapabilityInfo(Struct, frozen=True, omit_defaults=True):
                 [
                     {
                         "name": "get_current_time",
-                        "description": "The present date and time.",
+                        "description": "Get the current date and time, with the day of the week.",
                         "parameters": {"type": "object", "properties": {}},
                     }
                 ]

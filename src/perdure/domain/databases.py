@@ -1,4 +1,4 @@
-"""SQL databases of a session."""
+"""A session's SQL databases: wire formats, limits and checks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DatabaseName = Annotated[str, Meta(pattern=NAME_PATTERN, examples=["orders"])]
 
 MAX_DATABASES = 10
 MAX_DATABASE = 50 * 1024 * 1024
-"""Bytes that one database may hold."""
+"""Bytes of one database."""
 
 
 _DATABASE_NAME = Meta(description="The database's name.")
@@ -39,7 +39,7 @@ class DatabaseInfo(Struct, frozen=True):
 
 
 class DatabaseSchema(Struct, frozen=True):
-    """What a database holds: its tables and views, with their columns."""
+    """A database's tables and views, with their columns."""
 
     database: Annotated[str, _DATABASE_NAME, Meta(examples=["orders"])]
     tables: Annotated[
@@ -55,9 +55,10 @@ _NAME = re.compile(NAME_PATTERN)
 
 
 def check_database_name(name: str) -> None:
-    """Accept only a `DatabaseName`. Raises InvalidInput."""
+    """Check that the text is a valid `DatabaseName`. Raises InvalidInput."""
     if not _NAME.fullmatch(name):
         raise InvalidInput(
-            "a database's name has up to 63 lower-case letters, digits and underscores, a letter first",
+            f"{name[:80]!r} is not a valid database name: use up to 63 lower-case letters, digits and"
+            " underscores, beginning with a letter",
             field="name",
         )

@@ -1,4 +1,4 @@
-"""Files: what is on the wire, and the rules about contents and sizes."""
+"""Files: wire formats, and the rules about contents and sizes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 MAX_PATTERN = 1000
 """Characters of a pattern."""
 MAX_ENTRIES = 20_000
-"""Files and folders of a workspace: a list of all of them is one answer."""
+"""Files and folders of a workspace: a recursive listing returns all of them in one answer."""
 
 
 class FileLimits(Struct, frozen=True):
-    """How much a file, and all files of a workspace together, may hold; bytes."""
+    """Bytes that one file, and all files of a workspace together, may have."""
 
     file: int = 10 * 1024 * 1024
     workspace: int = 100 * 1024 * 1024
@@ -60,7 +60,7 @@ class FileInfo(Struct, frozen=True, omit_defaults=True):
 
 
 class FileStat(Struct, frozen=True, omit_defaults=True):
-    """What is at a path."""
+    """The metadata of the file or folder at a path."""
 
     path: Annotated[str, _PATH, Meta(examples=["/notes/today.md"])]
     name: Annotated[str, _NAME, Meta(examples=["today.md"])]
@@ -75,7 +75,7 @@ class FileStat(Struct, frozen=True, omit_defaults=True):
 
 
 class SessionFile(FileInfo, frozen=True, omit_defaults=True):
-    """A file or folder. Only reading a file brings its content along."""
+    """A file or folder. The content is present only when a single file is read."""
 
     content: Annotated[
         str | None,
@@ -88,7 +88,7 @@ class SessionFile(FileInfo, frozen=True, omit_defaults=True):
 
 
 class CreateFile(Struct, frozen=True, omit_defaults=True):
-    """The body that makes a file, or a folder."""
+    """The body that creates a file or a folder."""
 
     content: Annotated[str | None, Meta(description="The file's content. Default: empty.")] = None
     encoding: Annotated[Encoding | None, _ENCODING] = None
@@ -124,13 +124,13 @@ class MoveFile(CopyFile, frozen=True):
 
 
 class StatFile(Struct, frozen=True):
-    """The body that asks what is at a path."""
+    """The body that asks for the metadata of a path."""
 
     path: Annotated[Path, Meta(description="The absolute path to look up.")]
 
 
 class DeletedFile(Struct, frozen=True):
-    """Whether there was something to delete."""
+    """Whether something was deleted."""
 
     deleted: Annotated[bool, Meta(description="Whether anything existed at the path.", examples=[True])]
 
@@ -154,7 +154,7 @@ class GrepFiles(Struct, frozen=True, omit_defaults=True):
 
 
 class GrepMatch(Struct, frozen=True):
-    """A line that matches."""
+    """A matching line."""
 
     path: Annotated[str, _PATH, Meta(examples=["/plan.md"])]
     line_number: Annotated[int, Meta(description="The line's number, starting at 1.", examples=[7])]
@@ -165,14 +165,14 @@ class GrepMatch(Struct, frozen=True):
 
 
 class GrepResult(Struct, frozen=True):
-    """The lines of one file that match."""
+    """The matching lines of one file."""
 
     path: Annotated[str, _PATH, Meta(examples=["/plan.md"])]
     matches: Annotated[tuple[GrepMatch, ...], Meta(description="The matching lines.")]
 
 
 class GrepResults(Struct, frozen=True):
-    """What a search found."""
+    """The result of a search."""
 
     data: Annotated[
         tuple[GrepResult, ...], Meta(description="The files that contain matching lines, sorted by path.")
@@ -181,7 +181,7 @@ class GrepResults(Struct, frozen=True):
 
 
 class Content(Struct, frozen=True):
-    """What a file holds. Make it with `content_of`, off the event loop when it is long."""
+    """A file's content. Create it with `content_of`; in a thread if it is longer than LONG."""
 
     data: bytes
     hash: str
@@ -189,16 +189,16 @@ class Content(Struct, frozen=True):
 
 
 LONG = 256 * 1024
-"""Bytes from which a content is hashed, encoded or decoded in a thread rather than on the event loop."""
+"""Bytes above which a content is hashed, encoded or decoded in a thread rather than on the event loop."""
 
 
 def content_of(data: bytes) -> Content:
-    """A content with its SHA-256, and whether it is text: UTF-8 without NUL characters."""
+    """Hash a content with SHA-256, and detect whether it is text: UTF-8 without NUL characters."""
     return Content(data, hashlib.sha256(data).hexdigest(), is_text(data))
 
 
 def is_text(data: bytes) -> bool:
-    """Whether these bytes can be shown as text, and come back as the same bytes."""
+    """Whether these bytes can be shown as text and stored again without change."""
     if b"\0" in data:
         return False
     try:
@@ -209,29 +209,33 @@ def is_text(data: bytes) -> bool:
 
 
 def decoded(content: str, encoding: Encoding, limit: int, field: str = "content") -> bytes:
-    """The bytes that a body or a tool call means.
+    """Decode the content of a body or a tool call.
+
+    Args:
+        limit: bytes of a file.
+        field: the name of the content's field, for errors.
 
     Raises:
-        TooLarge: over the limit, in bytes.
-        InvalidInput: not base64, or text that cannot be written in UTF-8.
+        TooLarge: the content is over the limit.
+        InvalidInput: the content is not valid base64, or is text that UTF-8 cannot encode.
     """
     if (len(content) if encoding == "text" else len(content) // 4 * 3 - 2) > limit:
         raise too_large(limit)
     try:
         data = content.encode() if encoding == "text" else base64.b64decode(content, validate=True)
     except ValueError:
-        wrong = "is not text that can be stored" if encoding == "text" else "is not valid base64"
-        raise InvalidInput(f"`{field}` {wrong}", code="invalid_content", field=field) from None
+        problem = "cannot be encoded as UTF-8" if encoding == "text" else "is not valid base64"
+        raise InvalidInput(f"`{field}` {problem}", code="invalid_content", field=field) from None
     if len(data) > limit:
         raise too_large(limit)
     return data
 
 
 def too_large(limit: int) -> TooLarge:
-    """The error of a file over the limit, in bytes."""
-    return TooLarge(f"a file may hold {limit} bytes", code="file_too_large")
+    """The error for a file that is over the limit of `limit` bytes."""
+    return TooLarge(f"a file may have at most {limit} bytes", code="file_too_large")
 
 
 def encoded(data: bytes, as_text: bool) -> str:
-    """A content as a string: text as it is, anything else in base64."""
+    """Encode a content as a string: text unchanged, anything else in base64."""
     return data.decode() if as_text else base64.b64encode(data).decode()

@@ -1,9 +1,7 @@
-"""A small, strict YAML for people's files: plain values in, plain values out.
+"""Reads and writes a small, strict subset of YAML for front matter.
 
-No anchors, tags or second documents.
-
-Only what JSON could say as well: mappings with text keys, lists, text, numbers, true, false and null. Words
-such as `yes` and dates are text.
+It supports the values of JSON: mappings with text keys, lists, text, numbers, true, false and null. Words
+such as `yes` and dates are text. Anchors, tags and several documents are refused.
 """
 
 from __future__ import annotations
@@ -24,20 +22,20 @@ except ImportError:  # built without the C library: the same, slower
 
 MAX_NODES = 100_000
 MAX_DEPTH = 99
-"""Bounds of a file: values in all, and how deep they are nested (as in JSON bodies)."""
+"""Limits of a file: the number of values, and their nesting depth (the same as in JSON bodies)."""
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _OTHER_BREAKS = re.compile("[\r\x85\u2028\u2029]")
-"""What ends a line to YAML, though not to us."""
-_WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
+"""Characters that YAML, but not this module, treats as line breaks."""
+_CONSTANTS = {"": None, "~": None, "null": None, "true": True, "false": False}
 
 
 def split_front_matter(text: str) -> tuple[str | None, str]:
-    """The front matter and the body of a file; None when it does not begin with a line `---`.
+    """Split a file into front matter, which is None if the file does not begin with a line `---`, and body.
 
     Raises:
-        InvalidInput: no line `---` ends the front matter.
+        InvalidInput: no second line `---` ends the front matter.
     """
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     first, _, rest = text.partition("\n")
@@ -47,20 +45,22 @@ def split_front_matter(text: str) -> tuple[str | None, str]:
     for index, line in enumerate(lines):
         if line.rstrip() == "---":
             return "\n".join(lines[:index]) + "\n", "\n".join(lines[index + 1 :])
-    raise InvalidInput("the front matter has no end: a line with three hyphens", code="invalid_front_matter")
+    raise InvalidInput(
+        "the front matter does not end: end it with a line of three hyphens", code="invalid_front_matter"
+    )
 
 
 def join_front_matter(front: dict[str, Any], body: str) -> str:
-    """A file with this front matter and body."""
+    """Join front matter and body to a file."""
     head = f"---\n{write_yaml(front)}---\n"
     return f"{head}\n{body}\n" if body else head
 
 
 def read_yaml(text: str) -> Any:
-    """The value of a YAML document.
+    """Read the value of a YAML document.
 
     Raises:
-        InvalidInput: not YAML, or more of it than is read here; the message names the line.
+        InvalidInput: the text is not YAML, or uses a part of YAML that is not supported; names the line.
     """
     builder = _Builder()
     try:
@@ -74,25 +74,25 @@ def read_yaml(text: str) -> Any:
 
 
 def write_yaml(value: Any) -> str:
-    """The YAML of a plain value; `read_yaml` gives the same value back."""
+    """Write a plain value as YAML; `read_yaml` restores the same value."""
     return yaml.dump(
         value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120
     )
 
 
 def _invalid(problem: str, mark: Any) -> InvalidInput:
-    where = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
-    return InvalidInput(f"{where}{problem[:200]}", code="invalid_front_matter")
+    position = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+    return InvalidInput(f"{position}{problem[:200]}", code="invalid_front_matter")
 
 
 def _plain(text: str, mark: Any) -> Any:
-    """What an unquoted word means."""
-    if text in _WORDS:
-        return _WORDS[text]
+    """The value of an unquoted scalar."""
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
     if _INTEGER.fullmatch(text):
-        # Longer ones are out of range, and slow to convert.
+        # Longer numbers are out of range and slow to convert.
         if len(text) > 20 or not -(1 << 63) <= int(text) < 1 << 63:
-            raise _invalid("a whole number must fit in 64 bits", mark)
+            raise _invalid("an integer must fit in 64 bits", mark)
         return int(text)
     if _NUMBER.fullmatch(text):
         number = float(text)
@@ -103,7 +103,7 @@ def _plain(text: str, mark: Any) -> Any:
 
 
 class _Builder:
-    """Puts values together from the parser's events, without recursion."""
+    """Builds the value from the parser's events, without recursion."""
 
     def __init__(self) -> None:
         self.value: Any = None
@@ -117,9 +117,9 @@ class _Builder:
         if isinstance(event, yaml.DocumentStartEvent):
             self._documents += 1
             if self._documents > 1:
-                raise _invalid("there may be one document only", mark)
+                raise _invalid("the file must contain only one document", mark)
         elif isinstance(event, yaml.AliasEvent):
-            raise _invalid("aliases are not read here", mark)
+            raise _invalid("aliases are not supported", mark)
         elif isinstance(event, yaml.NodeEvent):
             self._node(event, mark)
         elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
@@ -129,16 +129,16 @@ class _Builder:
     def _node(self, event: Any, mark: Any) -> None:
         self._nodes += 1
         if event.anchor is not None or event.tag is not None:
-            raise _invalid("anchors and tags are not read here", mark)
+            raise _invalid("anchors and tags are not supported", mark)
         if self._nodes > MAX_NODES:
-            raise _invalid(f"there may be {MAX_NODES} values at most", mark)
+            raise _invalid(f"the file may contain at most {MAX_NODES} values", mark)
         if isinstance(event, yaml.ScalarEvent):
             if "\x00" in event.value:
                 raise _invalid("NUL characters are not allowed", mark)
             self._put(event.value, not event.style, mark)
             return
         if len(self._open) >= MAX_DEPTH:
-            raise _invalid(f"values may be nested {MAX_DEPTH} deep", mark)
+            raise _invalid(f"values may be nested at most {MAX_DEPTH} levels deep", mark)
         container: dict[str, Any] | list[Any] = {} if isinstance(event, yaml.MappingStartEvent) else []
         self._put(container, False, mark)
         self._open.append(container)
@@ -150,7 +150,7 @@ class _Builder:
             if not isinstance(value, str):
                 raise _invalid("a key must be text", mark)
             if value in holder:
-                raise _invalid(f"the key {value[:60]!r} is there twice", mark)
+                raise _invalid(f"the key {value[:60]!r} occurs twice", mark)
             self._keys[-1] = value
             return
         if plain:
@@ -165,7 +165,7 @@ class _Builder:
 
 
 class _Dumper(_BaseDumper):
-    """Quotes what would read back as something else, and keeps lines as lines."""
+    """Quotes text that would be read back as another value, and writes multi-line text in block style."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -173,7 +173,7 @@ class _Dumper(_BaseDumper):
 
 def _write_text(dumper: Any, text: str) -> Any:
     style = "|" if "\n" in text else None
-    if text in _WORDS or _NUMBER.fullmatch(text) or _OTHER_BREAKS.search(text):
+    if text in _CONSTANTS or _NUMBER.fullmatch(text) or _OTHER_BREAKS.search(text):
         style = '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 

@@ -1,4 +1,4 @@
-"""Which hosts a session's tools may reach: the lists of every layer, taken together."""
+"""Which hosts a session's tools may reach: the combined lists of all layers."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from perdure.domain.sessions import NetworkAccess
 
 
 class NetworkRules(Struct, frozen=True):
-    """The lists of all layers.
+    """The combined lists of all layers.
 
-    Blocked hosts add up, and every layer that allows only some hosts narrows what is left.
+    A host is permitted if no layer blocks it and every layer with an allow list allows it.
 
     Attributes:
-        allowed: one list for each layer that has one; a host has to be on all of them. Without any, every
-            host is allowed.
-        blocked: hosts that no layer can allow again.
-        private: whether addresses of private networks and of this machine may be reached (a setting of the
-            server).
+        allowed: the allow lists, one for each layer that has one. Without any, every host is allowed.
+        blocked: the blocked hosts of all layers.
+        private: whether addresses of private networks and of this machine may be reached (a server setting).
     """
 
     allowed: tuple[tuple[str, ...], ...] = ()
@@ -28,36 +26,30 @@ class NetworkRules(Struct, frozen=True):
     private: bool = False
 
     def blocks(self, host: str) -> bool:
-        """Whether a host, or an address in its usual spelling, is on a list of blocked ones."""
-        return _on(plain_host(host), self.blocked)
+        """Whether a host, or an address in its usual spelling, is blocked."""
+        return _matches(plain_host(host), self.blocked)
 
     def permits(self, host: str) -> bool:
-        """Whether a host may be asked for. What its name resolves to is another question."""
+        """Whether a host name may be used. The addresses that it resolves to are checked separately."""
         name = plain_host(host)
-        return not _on(name, self.blocked) and all(_on(name, patterns) for patterns in self.allowed)
+        return not _matches(name, self.blocked) and all(_matches(name, patterns) for patterns in self.allowed)
 
     def named(self) -> tuple[str, ...]:
-        """The hosts that are allowed by name, patterns aside.
-
-        What can be told to somebody who knows no patterns.
-        """
+        """The hosts that are allowed by name, without patterns: for tools that do not support patterns."""
         names = dict.fromkeys(name for patterns in self.allowed for name in patterns if "*" not in name)
         return tuple(name for name in names if self.permits(name))
 
 
 def combine(layers: Iterable[NetworkAccess | None]) -> NetworkRules:
-    """The rules that layers come to, in any order."""
-    given = [layer for layer in layers if layer is not None]
-    allowed = tuple(_patterns(layer.allowed) for layer in given if layer.allowed)
-    blocked = dict.fromkeys(pattern for layer in given for pattern in _patterns(layer.blocked))
+    """Combine the lists of all layers; their order does not matter."""
+    lists = [layer for layer in layers if layer is not None]
+    allowed = tuple(_patterns(layer.allowed) for layer in lists if layer.allowed)
+    blocked = dict.fromkeys(pattern for layer in lists for pattern in _patterns(layer.blocked))
     return NetworkRules(allowed, tuple(blocked))
 
 
 def plain_host(host: str) -> str:
-    """A host in the one form in which hosts are compared.
-
-    Lower case, ASCII, no brackets, no dot at its end.
-    """
+    """Normalize a host for comparison: lower case, ASCII, without brackets and trailing dot."""
     text = host.strip().strip("[]").rstrip(".").lower()
     try:
         return str(ipaddress.ip_address(text))
@@ -76,10 +68,7 @@ def _patterns(entries: Iterable[str]) -> tuple[str, ...]:
 
 
 def _pattern(entry: str) -> str:
-    """A host, or `*.` and a host, out of what people write.
-
-    An address with its scheme, port and path as well.
-    """
+    """Normalize an entry to a host or `*.` with a host. The entry may be a URL with scheme, port and path."""
     text = entry.strip().rpartition("://")[2].partition("/")[0].rpartition("@")[2]
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -90,7 +79,7 @@ def _pattern(entry: str) -> str:
     return f"*.{name}" if wildcard and name else name
 
 
-def _on(name: str, patterns: Iterable[str]) -> bool:
+def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(
         pattern in ("*", name) or (pattern.startswith("*.") and name.endswith(pattern[1:]))
         for pattern in patterns

@@ -1,6 +1,7 @@
-"""Paths of files: absolute, in one form, and never out of their workspace, since there is nothing outside.
+"""File paths: absolute, in one normal form, and always inside their workspace.
 
-Files live in the database, so a path is only a name: no link, device or other machine can be behind it.
+Files are stored in the database, so a path is only a name: it cannot lead to a link, a device or another
+machine.
 """
 
 from __future__ import annotations
@@ -12,37 +13,36 @@ from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import WorkspaceId
 
 MAX_PATH = 1024
-"""Bytes of a path in UTF-8: what every database can index."""
+"""Bytes of a path in UTF-8: short enough for an index in every database."""
 MAX_NAME = 255
-"""Bytes of one name in UTF-8: what the usual file systems take, so that a workspace can be unpacked
-anywhere."""
+"""Bytes of one name in UTF-8: the limit of common file systems, so that workspaces can be unpacked there."""
 MAX_DEPTH = 64
 """Names in a path."""
 
 MOUNT = "/workspace"
-"""Where a shell finds the session's files, and what other tools take for another name of their root."""
+"""The folder in which a shell sees the session's files; the other tools accept it as a name of the root."""
 
 RESERVED = "_"
-"""A name that nothing at the top can have: `/fs/_/...` are the routes that do something with files."""
+"""A name that is not allowed at the root, because `/fs/_/...` are the routes for operations on files."""
 
-_SEEN = frozenset(
+_ALLOWED_FORMAT_CHARACTERS = frozenset(
     "\u200c\u200d\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
 )
-"""Format characters that belong to words: the joiners of many scripts and of emoji, and signs under which
-Arabic numbers stand. All
-others are not seen, or turn text around: a name with them is not what it looks like."""
+"""Format characters that are legitimate in names: joiners of many scripts and of emoji, and Arabic number
+signs. All others are invisible or reorder text, so that a name would not be what it looks like."""
 
 
 def clean_path(path: str, field: str = "path") -> str:
-    """The absolute, normal form.
+    """Normalize a path to its absolute form.
 
-    `a/../b` is `/b`, nothing climbs above `/`, and names that look the same are the same (NFC).
+    `a/../b` becomes `/b`; `..` at the root stays at the root; Unicode is normalized to NFC, so that names
+    that look the same are equal.
 
     Raises:
-        InvalidInput: it cannot be a path; the message says why.
+        InvalidInput: the path is not valid; the message says why.
     """
     if len(path) > MAX_PATH:
-        raise _refused(field, f"may hold {MAX_PATH} bytes")
+        raise _refused(field, f"may have at most {MAX_PATH} bytes")
     text = unicodedata.normalize("NFC", path).strip(" ")
     if not text:
         raise _refused(field, "must not be empty")
@@ -53,50 +53,53 @@ def clean_path(path: str, field: str = "path") -> str:
         elif name not in ("", "."):
             names.append(_checked(name, field))
     if names[:1] == [RESERVED]:
-        raise _refused(field, f"must not begin with /{RESERVED}, which is kept for the server's own routes")
+        raise _refused(field, f"must not begin with /{RESERVED}, which is reserved for the server's routes")
     clean = "/" + "/".join(names)
     if len(clean.encode()) > MAX_PATH or len(names) > MAX_DEPTH:
-        raise _refused(field, f"may hold {MAX_PATH} bytes and {MAX_DEPTH} names")
+        raise _refused(field, f"may have at most {MAX_PATH} bytes and {MAX_DEPTH} names")
     return clean
 
 
 def _checked(name: str, field: str) -> str:
-    if any(unicodedata.category(ch) in ("Cc", "Cf", "Cs", "Zl", "Zp") and ch not in _SEEN for ch in name):
-        raise _refused(field, "must not hold control characters or others that are not seen")
+    if any(
+        unicodedata.category(ch) in ("Cc", "Cf", "Cs", "Zl", "Zp") and ch not in _ALLOWED_FORMAT_CHARACTERS
+        for ch in name
+    ):
+        raise _refused(field, "must not contain control characters or invisible characters")
     if "\\" in name:
-        raise _refused(field, "must not hold backslashes: names are separated by /")
+        raise _refused(field, "must not contain backslashes: separate names with /")
     if name != name.strip():
-        raise _refused(field, "must not hold names that begin or end with a space")
+        raise _refused(field, "must not contain names that begin or end with a space")
     if len(name.encode()) > MAX_NAME:
-        raise _refused(field, f"may hold names of {MAX_NAME} bytes")
+        raise _refused(field, f"may contain names of at most {MAX_NAME} bytes")
     return name
 
 
-def _refused(field: str, words: str) -> InvalidInput:
-    return InvalidInput(f"`{field}` {words}", code="invalid_path", field=field)
+def _refused(field: str, problem: str) -> InvalidInput:
+    return InvalidInput(f"`{field}` {problem}", code="invalid_path", field=field)
 
 
 def name_of(path: str) -> str:
-    """The last name of a clean path; `/` for the top."""
+    """The last name of a clean path; `/` for the root."""
     return path.rpartition("/")[2] or "/"
 
 
 def parent_of(path: str) -> str:
-    """The folder that a clean path is in; the top is in itself."""
+    """The parent folder of a clean path; the root is its own parent."""
     return path.rpartition("/")[0] or "/"
 
 
 def folders_above(path: str) -> list[str]:
-    """The folders that a clean path is in, the topmost first, without `/` itself."""
+    """The folders above a clean path, outermost first, without the root."""
     names = path.split("/")[1:-1]
     return ["/" + "/".join(names[:depth]) for depth in range(1, len(names) + 1)]
 
 
 def is_below(path: str, folder: str) -> bool:
-    """Whether a clean path lies in a folder, at any depth."""
+    """Whether a clean path is inside a folder, at any depth."""
     return path != folder and path.startswith(folder.rstrip("/") + "/")
 
 
 def file_id(workspace_id: WorkspaceId, path: str) -> str:
-    """The id of what is at a path: a bare UUID (wire contract), the same for as long as it is there."""
+    """The id of a path in a workspace: a bare UUID (wire contract). It never changes."""
     return str(uuid5(UUID(workspace_id[-32:]), path))

@@ -1,9 +1,8 @@
-"""Searching with patterns from outside: regular expressions and globs that cannot hang.
+"""Regular expressions and globs from untrusted callers, with bounded search time.
 
-Both run on RE2, whose time is linear in the text: no pattern makes it try again. What is left is a large
-pattern on a long line,
-and that is bounded here: patterns have a size, and every call looks at a piece of text that is shorter for
-larger patterns.
+Both run on RE2, which never backtracks: its time is linear in the text. The remaining risk is a large pattern
+on a long line. It is bounded here: patterns have a maximum size, and each call to RE2 searches one piece of
+the text, which is shorter for larger patterns.
 """
 
 from __future__ import annotations
@@ -17,66 +16,65 @@ from perdure.domain.errors import InvalidInput
 from perdure.domain.files import MAX_PATTERN
 
 MAX_PROGRAM, MAX_GLOB_PROGRAM = 20_000, 2_000
-"""RE2's instructions of a pattern; a word has as many as letters, `[^\\pL]{10}` has 12,000."""
+"""Size of a compiled pattern in RE2 instructions: a word has one per letter, `[^\\pL]{10}` has 12,000."""
 CALL = 40_000_000
-"""Instructions times bytes in one call of RE2: about half a second where RE2 has to go the slow way (11 ns
-for each)."""
+"""Instructions times bytes in one call of RE2: about 0.5 s when RE2 falls back to its NFA (11 ns each)."""
 SHORTEST, LONGEST = 2_048, 256 * 1024
-"""Bytes that one call looks at. A match is not found across the end of a piece, which matters to longer lines
-only."""
+"""Bytes that one call searches. A match across the end of a piece is missed, which can only happen in a line
+that is longer than a piece."""
 MEMORY = 8 * 1024 * 1024
-"""Bytes that RE2 may use for its quick way; beyond them it goes the slow one."""
+"""Bytes that RE2 may use for its fast DFA; above them it falls back to the slow NFA."""
 EXCERPT = 400
 """Characters of a line that are shown."""
 
 
 class Pattern(Struct, frozen=True):
-    """A compiled regular expression, and how many bytes a call may look at."""
+    """A compiled regular expression, and the number of bytes that one call may search."""
 
     regex: Any
     piece: int
 
 
 class LineMatch(Struct, frozen=True):
-    """A line that matches: its number from 1, and its text, cut around the match when it is long."""
+    """A matching line: its number, from 1, and its text, truncated around the match if it is long."""
 
     number: int
     text: str
 
 
 def compile_regex(pattern: str, *, ignore_case: bool = False) -> Pattern:
-    """A regular expression for `matching_lines`.
+    """Compile a regular expression for `matching_lines`.
 
     Raises:
-        InvalidInput: RE2 does not take it (it has no look-around and no references back), or it is too large.
+        InvalidInput: RE2 rejects it (RE2 has no look-around and no backreferences), or it is too large.
     """
-    # `^` and `$` are a line's beginning and end.
+    # (?m): `^` and `$` match at the beginning and end of each line.
     regex = _compile("(?m)" + _checked(pattern), ignore_case=ignore_case)
     size = regex.programsize
     if size > MAX_PROGRAM:
-        raise _refused("is too large: repeat less")
+        raise _refused("is too large: use fewer or smaller repetitions")
     return Pattern(regex, max(SHORTEST, min(LONGEST, CALL // size)))
 
 
 def compile_glob(pattern: str) -> Callable[[str], bool]:
-    """Whether a clean path fits a pattern of `*`, `?`, `**`, `[a-z]` and `{a,b}`.
+    """Compile a glob of `*`, `?`, `**`, `[a-z]` and `{a,b}` to a function that matches clean paths.
 
-    One without a `/` is for the last name.
+    A glob without `/` and `**` matches the last name of a path.
 
     Raises:
-        InvalidInput: it cannot be read.
+        InvalidInput: the glob is malformed or too large.
     """
     text = _checked(pattern).lstrip("/")
     anywhere = "/" not in pattern.rstrip("/") and "**" not in pattern
     regex = _compile(_glob_regex(text))
     if regex.programsize > MAX_GLOB_PROGRAM:
-        raise _refused("is too large")
+        raise _refused("is too large: shorten it")
 
-    def fits(path: str) -> bool:
+    def matches(path: str) -> bool:
         subject = path.rpartition("/")[2] if anywhere else path[1:]
         return regex.fullmatch(subject.encode()) is not None
 
-    return fits
+    return matches
 
 
 def matching_lines(
@@ -86,13 +84,15 @@ def matching_lines(
     expired: Callable[[], bool],
     clean: Callable[[str], str] = str,
 ) -> Iterator[LineMatch]:
-    """The lines that match, up to a limit.
+    """Find the matching lines of a text.
 
     Args:
-        clean: what is done to a line before it is cut.
+        limit: lines to return at most.
+        expired: whether the time is up; asked before each call of RE2.
+        clean: redacts a line before it is truncated.
 
     Raises:
-        TimeoutError: `expired` said so.
+        TimeoutError: the time is up.
     """
     number, counted, position, size = 1, 0, 0, len(content)
     while position < size and limit > 0:
@@ -100,13 +100,13 @@ def matching_lines(
             raise TimeoutError
         end = _end_of_piece(content, position, pattern.piece)
         piece = content[position:end]
-        found = pattern.regex.search(piece)
-        if found is None:
+        match = pattern.regex.search(piece)
+        if match is None:
             position = end
             continue
-        at = position + found.start()
+        at = position + match.start()
         if at >= size:
-            return  # after the last line's end there is no line
+            return  # an empty match after the last newline is not a line
         begin = content.rfind(b"\n", 0, at) + 1
         stop = content.find(b"\n", at)
         stop = size if stop < 0 else stop
@@ -116,10 +116,7 @@ def matching_lines(
 
 
 def _end_of_piece(content: bytes, begin: int, length: int) -> int:
-    """Where a piece ends: after a line's end.
-
-    Inside a line that is longer than a piece, between two characters.
-    """
+    """Where a piece ends: after a newline, or between two characters if the line is longer than the piece."""
     end = begin + length
     if end >= len(content):
         return len(content)
@@ -143,11 +140,11 @@ def _excerpt(line: bytes, at: int, clean: Callable[[str], str]) -> str:
 
 def _checked(pattern: str) -> str:
     if not 1 <= len(pattern) <= MAX_PATTERN:
-        raise _refused(f"has 1 to {MAX_PATTERN} characters")
+        raise _refused(f"must have 1 to {MAX_PATTERN} characters")
     try:
         pattern.encode()
     except UnicodeEncodeError:
-        raise _refused("is not text") from None
+        raise _refused("cannot be encoded as UTF-8") from None
     return pattern
 
 
@@ -155,23 +152,24 @@ def _compile(pattern: str, *, ignore_case: bool = False) -> Any:
     import re2
 
     options = re2.Options()
-    # Lines are searched, and nobody asks for groups.
+    # Matches never span lines, and capture groups are not used.
     options.never_nl, options.never_capture, options.case_sensitive = True, True, not ignore_case
     options.log_errors, options.max_mem = False, MEMORY
     try:
         return re2.compile(pattern, options)
     except re2.error as error:
-        words = error.args[0]
-        said = words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
-        raise _refused(f"is not a regular expression of RE2: {said.replace('(?m)', '', 1)[:200]}") from None
+        reason = error.args[0]
+        text = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
+        raise _refused(
+            f"is not a valid RE2 regular expression: {text.replace('(?m)', '', 1)[:200]}"
+        ) from None
     finally:
-        # The library keeps what it compiled, of whoever it was; the next one compiles in well under a
-        # millisecond.
+        # The library caches patterns across organizations. Compiling again takes well under a millisecond.
         re2.purge()
 
 
-def _refused(words: str) -> InvalidInput:
-    return InvalidInput(f"`pattern` {words}", code="invalid_pattern", field="pattern")
+def _refused(problem: str) -> InvalidInput:
+    return InvalidInput(f"`pattern` {problem}", code="invalid_pattern", field="pattern")
 
 
 def _glob_regex(glob: str) -> str:
@@ -205,12 +203,12 @@ def _glob_regex(glob: str) -> str:
             parts.append(_escaped(rest[0]))
         index += step
     if depth:
-        raise _refused("has a { without its }")
+        raise _refused("has a { without a closing }")
     return "".join(parts)
 
 
 def _class_at(rest: str) -> tuple[str, int]:
-    """The regular expression of `[...]` or `[!...]` at the beginning, and how many characters it took."""
+    """Translate the `[...]` or `[!...]` at the beginning; also returns its length in characters."""
     end = rest.find("]", 3 if rest[1:2] in ("!", "^") else 2)
     if end < 0:
         return "\\[", 1

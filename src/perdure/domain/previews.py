@@ -1,4 +1,4 @@
-"""What layers would come to, and what is worth a second look in them, before anything is stored."""
+"""Previews: the prompt and tools that unsaved layers would result in, and findings about them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TOOLS = Meta(
             {
                 "type": "builtin",
                 "name": "get_current_time",
-                "description": "The present date and time.",
+                "description": "Get the current date and time, with the day of the week.",
                 "parameters": {"type": "object", "properties": {}},
                 "capability_id": "current_time",
                 "policy": "auto",
@@ -46,7 +46,7 @@ _FINDINGS = Meta(description="Suggestions for improvement. They do not prevent a
 class PreviewAgent(Struct, frozen=True, omit_defaults=True):
     """The body of `POST /v1/agents/preview` and `/analyze`.
 
-    Without a harness the agent is looked at by itself.
+    Without a harness, the agent is previewed alone.
     """
 
     system_prompt: Annotated[Prompt, SYSTEM_PROMPT]
@@ -65,7 +65,7 @@ class PreviewHarness(Struct, frozen=True, omit_defaults=True):
 
 
 class FindingLocation(Struct, frozen=True, omit_defaults=True):
-    """A field and, in a text, a span of it: offsets in bytes of its UTF-8 form, the end exclusive."""
+    """A field and, for texts, a span in it: offsets in bytes of UTF-8, with an exclusive end."""
 
     field: Annotated[str, Meta(description="The name of the field.", examples=["system_prompt"])]
     start: Annotated[
@@ -79,7 +79,7 @@ class FindingLocation(Struct, frozen=True, omit_defaults=True):
 class Finding(Struct, frozen=True, omit_defaults=True):
     """One remark about an agent.
 
-    Findings advise; `structure` ones name what would be refused when it is stored.
+    Findings are only advice, but a `structure` finding names a setting that would be refused on storing.
     """
 
     rule_id: Annotated[
@@ -111,13 +111,13 @@ class Finding(Struct, frozen=True, omit_defaults=True):
 
 
 class Analysis(Struct, frozen=True):
-    """What was found."""
+    """The findings about an agent."""
 
     findings: Annotated[tuple[Finding, ...], _FINDINGS]
 
 
 class AgentPreview(Struct, frozen=True):
-    """What the model would get of an agent, and what was found."""
+    """The prompt and tools that the model would receive for an agent, and the findings."""
 
     system_prompt: Annotated[
         str, _WHOLE_PROMPT, Meta(examples=["<agent>\nYou answer questions about orders.\n</agent>"])
@@ -127,7 +127,7 @@ class AgentPreview(Struct, frozen=True):
 
 
 class HarnessPreview(Struct, frozen=True):
-    """What the model would get of a harness."""
+    """The prompt and tools that the model would receive for a harness."""
 
     system_prompt: Annotated[str, _WHOLE_PROMPT, Meta(examples=["<harness>\nAnswer briefly.\n</harness>"])]
     tools: Annotated[tuple[JsonObject, ...], _TOOLS]

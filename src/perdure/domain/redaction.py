@@ -1,7 +1,4 @@
-"""Secrets are blanked wherever they stand.
-
-In texts, in text that comes in pieces, and in events before they are logged.
-"""
+"""Redacts secrets in texts, in streamed text, and in events before they are logged."""
 
 from __future__ import annotations
 
@@ -18,29 +15,26 @@ from msgspec import Struct
 from perdure.domain.events import NewEvent
 
 SHORTEST_REDACTED = 4
-"""Characters: a shorter secret is no secret, and blanking it would tear ordinary text apart."""
+"""Characters of the shortest secret that is redacted: shorter ones would match anywhere in ordinary text."""
 
 
 def mark_of(name: str) -> str:
-    """What stands where a secret's value would: nothing in it needs escaping, in JSON or elsewhere."""
+    """The mark that replaces a secret's value. No character of it needs escaping, in JSON or elsewhere."""
     safe = "".join(ch if ch.isalnum() or ch in "_.-" else "_" for ch in name)
     return f"[secret {safe}]"
 
 
 def is_mark(value: object) -> bool:
-    """Whether a value is nothing but such a mark."""
+    """Whether a value is a mark and nothing else."""
     return isinstance(value, str) and value.startswith("[secret ") and value.endswith("]")
 
 
 class Redactor:
-    """Replaces secret values by their names, wherever and however they stand.
-
-    Plain, as JSON, percent-encoded, as base64.
+    """Replaces secret values by marks, also if they are JSON-escaped, percent-encoded or in base64.
 
     Attributes:
-        known: words that are nobody's secret (the names of tools): a text that is one of them, and nothing
-            else, stays.
-        longest: characters of the longest form that is looked for.
+        known: texts that are not secret (tool names). A text that equals one of them is not changed.
+        longest: characters of the longest form of a secret.
     """
 
     def __init__(self, secrets: dict[str, str]) -> None:
@@ -56,7 +50,7 @@ class Redactor:
         return bool(self._marks)
 
     def learn(self, secrets: dict[str, str]) -> None:
-        """Look for these as well; what is looked for already stays, a value that was replaced included."""
+        """Add secrets. Secrets that are known already stay, including old values of the same name."""
         for name, value in secrets.items():
             if len(value) < SHORTEST_REDACTED or value in self._values:
                 continue
@@ -69,21 +63,20 @@ class Redactor:
             self._pattern = None
 
     def text(self, text: str, *, cut: bool = False) -> str:
-        """The text without secrets, the very same if there are none.
+        """Redact a text, which may be JSON within JSON. Returns the same object if it contains no secret.
 
-        It may be JSON within JSON: marks need no escaping there.
+        Searches the original text only: marks are not searched again.
 
-        Secrets are found in the text as it was given: what is put in their place is not looked at again.
-        `cut`: somebody has cut off what came after it, so the beginning of a secret at its end is one as
-        well.
+        Args:
+            cut: the text was truncated, so the beginning of a secret at its end is redacted as well.
         """
         spans = self.spans(text, cut=cut)
-        return text if not spans or text in self.known else blanked(text, spans, 0, len(text))[0]
+        return text if not spans or text in self.known else _replace_spans(text, spans, 0, len(text))[0]
 
     def value(self, value: Any) -> Any:
-        """What JSON can hold, without secrets: in its texts and keys, and in its numbers, which become texts.
+        """Redact a JSON value: its texts, its keys, and its numbers, which become texts.
 
-        The very same if there are none. However deep it is nested, none of our own calls are.
+        Returns the same object if it contains no secret. Works without recursion, at any nesting depth.
         """
         root, changed = [value], False
         waiting: list[tuple[Any, Any]] = [(root, 0)]
@@ -112,20 +105,20 @@ class Redactor:
         return value
 
     def spans(self, text: str, *, cut: bool = False) -> list[Span]:
-        """Where secrets stand in a text, from its beginning on."""
+        """The positions of secrets in a text, sorted."""
         heads = list(self._heads_in(text))
         found = [
             (at, at + len(form), self._marks[form])
             for head in heads
             for form in self._heads[head]
-            for at in _places(text, form)
+            for at in _positions(text, form)
         ]
         if cut:
             tail = text[max(len(text) - self.longest, 0) :]
             found += [
                 (len(text) - len(tail) + at, len(text), self._marks[form])
                 for head in heads
-                for at in _places(tail, head)
+                for at in _positions(tail, head)
                 for form in self._heads[head]
                 if form.startswith(tail[at:])
             ]
@@ -133,84 +126,76 @@ class Redactor:
         return found
 
     def _heads_in(self, text: str) -> Iterable[str]:
-        """The beginnings of forms that occur in a text.
-
-        A pass over it for all of them, where one for each would take long.
-        """
+        """The prefixes of forms that occur in a text, found in one pass for all secrets."""
         if len(text) < SHORTEST_REDACTED or not self._heads:
             return ()
         if self._pattern is None:
-            self._pattern = _any_of(self._heads)
+            self._pattern = _compile_any(self._heads)
         heads = set()
         try:
             for match in self._pattern.finditer(text):
                 begin = match.start()
-                # Others may begin inside of it: those are not told.
+                # Further prefixes may begin inside this match; the regular expression does not report them.
                 for at in range(begin, begin + SHORTEST_REDACTED):
                     if (head := text[at : at + SHORTEST_REDACTED]) in self._heads:
                         heads.add(head)
-        except UnicodeEncodeError:  # halves of surrogate pairs
+        except UnicodeEncodeError:  # RE2 cannot search text with lone surrogates
             return self._heads
         return heads
 
 
-class Blanking:
-    """Text that comes in pieces, without secrets.
-
-    Its end is held back while it may be the beginning of one.
-    """
+class StreamRedactor:
+    """Redacts streamed text. Holds back the end of the text while it may be the beginning of a secret."""
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
         self._held = ""
         self._done = 0
-        """Characters of what is held that belong to a secret which has been replaced."""
+        """Characters at the beginning of `_held` that belong to a secret already replaced."""
 
     def feed(self, text: str, *, last: bool = False, cut: bool = False) -> str:
-        """What can be shown after this piece.
+        """Add a piece; returns the redacted text that can be shown now.
 
         Args:
-            last: nothing more comes, so nothing is held back.
-            cut: there may have been more.
+            last: this is the last piece, so nothing is held back.
+            cut: the text was truncated after this piece.
         """
         held = self._held + text
         ready = len(held) if last else max(len(held) - max(self._redactor.longest - 1, 0), 0)
-        clean, done = blanked(held, self._redactor.spans(held, cut=cut), self._done, ready)
+        clean, done = _replace_spans(held, self._redactor.spans(held, cut=cut), self._done, ready)
         self._held, self._done = held[ready:], max(done - ready, 0)
         return clean
 
 
 Span = tuple[int, int, str]
-"""Where something begins and ends in a text, and what is put in its place."""
+"""The beginning and end of a secret in a text, and the mark that replaces it."""
 
 
-def blanked(text: str, spans: Iterable[Span], done: int, end: int) -> tuple[str, int]:
-    """A text from `done` to `end` with marks in the places of secrets, and where the last of those that begin
-    in it ends.
-    """
+def _replace_spans(text: str, spans: Iterable[Span], done: int, end: int) -> tuple[str, int]:
+    """Replace the spans in `text[done:end]` by their marks; also returns where the last of them ends."""
     pieces: list[str] = []
     for begin, after, mark in spans:
         if begin >= end:
             break
         if begin >= done:
             pieces += (text[done:begin], mark)
-        # One secret may be part of another, or overlap it: what is left of it goes as well.
+        # Secrets may overlap or contain each other: the rest of an overlapping one is removed as well.
         done = max(done, after)
     return "".join([*pieces, text[done:end]]), done
 
 
-def _any_of(words: Iterable[str]) -> Any:
-    import re2  # it takes a moment to load
+def _compile_any(words: Iterable[str]) -> Any:
+    import re2  # imported here because loading it is slow
 
     options = re2.Options()
     options.never_capture, options.log_errors = True, False
     try:
         return re2.compile("|".join(map(re2.escape, words)), options)
     finally:
-        re2.purge()  # else the library keeps the beginnings of everybody's secrets
+        re2.purge()  # otherwise the library would cache prefixes of secrets
 
 
-def _places(text: str, needle: str) -> Iterator[int]:
+def _positions(text: str, needle: str) -> Iterator[int]:
     at = text.find(needle)
     while at >= 0:
         yield at
@@ -218,18 +203,18 @@ def _places(text: str, needle: str) -> Iterator[int]:
 
 
 NESTED = 5
-"""How deep in strings of JSON within JSON a secret is still found: a tool's arguments inside a message inside
-an event is three."""
+"""Levels of JSON within JSON at which a secret is still found. A tool's arguments inside a message inside an
+event are three levels."""
 
 LONGEST_FORM = 128 * 1024
-"""Characters: quotation marks double with every level. Longer forms are not looked for."""
+"""Characters of the longest form that is searched for: escaping grows exponentially with each level."""
 
 SHORTEST_INSIDE = 8
-"""Characters of base64: fewer in the middle of longer base64 may be anything."""
+"""Characters of base64 that identify a secret in the middle of longer base64; fewer would match by chance."""
 
 
 def forms_of(value: str) -> Iterable[str]:
-    """The ways in which a value may stand in a text."""
+    """The forms in which a value may occur in a text: plain, escaped and encoded."""
     raw = value.encode()
     forms = {value, quote(value, safe=""), quote(value), *_base64_forms(raw)}
     forms |= {value.lower(), quote(value, safe="").lower()}  # as the name of a host
@@ -244,16 +229,13 @@ def forms_of(value: str) -> Iterable[str]:
 
 
 def _base64_forms(raw: bytes) -> Iterator[str]:
-    """The value as base64.
-
-    By itself, and as it stands in the middle of something longer, such as `user:password`.
-    """
+    """The value in base64, alone and in the middle of a longer text, such as `user:password`."""
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         whole = encode(raw).decode()
         yield whole
         yield whole.rstrip("=")
         for before in range(3):
-            # Letters at either end that also hold bits of what stands beside the value are left out.
+            # Leave out the characters at both ends that also encode bits of the neighbouring text.
             first = -(-before * 8 // 6)
             inside = encode(bytes(before) + raw).decode()[first : (before + len(raw)) * 8 // 6]
             if len(inside) >= SHORTEST_INSIDE:
@@ -262,14 +244,13 @@ def _base64_forms(raw: bytes) -> Iterator[str]:
 
 _FIXED = ("id", "ts", "sequence", "thinking_signature")
 _FIXED_ENDS = ("_id", "_ids", "_at", "_token")
-"""Fields that are no free text: they tie events together, or mean something only as they are. A secret of
-four letters or digits
-would be found in many an id."""
+"""Fields that are not free text: ids, times and signatures must stay intact. A secret of four letters or
+digits would occur in many ids by chance."""
 
 
 def redact_event(event: NewEvent, redactor: Redactor) -> NewEvent:
-    """The event with every secret replaced by its name, in its data, metadata and tags."""
-    data = _clean(event.data, redactor)
+    """Redact an event's data, metadata and tags. Returns the same object if it contains no secret."""
+    data = _redact(event.data, redactor)
     metadata = redactor.value(event.metadata)
     tags = None if event.tags is None else tuple(redactor.text(tag) for tag in event.tags)
     if data is event.data and metadata is event.metadata and tags == event.tags:
@@ -277,18 +258,18 @@ def redact_event(event: NewEvent, redactor: Redactor) -> NewEvent:
     return msgspec.structs.replace(event, data=data, metadata=metadata, tags=tags)
 
 
-def _clean(value: Any, redactor: Redactor) -> Any:
-    """A struct, or what is in one, without secrets; the very same if there are none."""
+def _redact(value: Any, redactor: Redactor) -> Any:
+    """Redact a struct or a field's value. Returns the same object if it contains no secret."""
     if isinstance(value, Struct):
         changes = {}
-        for name in _texts(type(value)):
+        for name in _free_text_fields(type(value)):
             before = getattr(value, name)
-            after = _clean(before, redactor)
+            after = _redact(before, redactor)
             if after is not before:
                 changes[name] = after
         return msgspec.structs.replace(value, **changes) if changes else value
     if isinstance(value, tuple):
-        cleaned = tuple(_clean(each, redactor) for each in value)
+        cleaned = tuple(_redact(each, redactor) for each in value)
         return (
             value if all(after is before for after, before in zip(cleaned, value, strict=True)) else cleaned
         )
@@ -298,23 +279,34 @@ def _clean(value: Any, redactor: Redactor) -> Any:
 
 
 @lru_cache(maxsize=256)
-def _texts(kind: type[Struct]) -> tuple[str, ...]:
-    """The fields of a struct in which somebody's words can stand."""
+def _free_text_fields(kind: type[Struct]) -> tuple[str, ...]:
+    """The names of a struct's fields that may contain free text."""
     about = msgspec.inspect.type_info(kind)
     fields = about.fields if isinstance(about, msgspec.inspect.StructType) else ()
     return tuple(field.name for field in fields if not _is_fixed(field.name, field.type))
 
 
 def _is_fixed(name: str, kind: msgspec.inspect.Type) -> bool:
-    kinds = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
-    plain = (
+    fixed = (
         msgspec.inspect.LiteralType,
         msgspec.inspect.NoneType,
         msgspec.inspect.BoolType,
         msgspec.inspect.IntType,
+        msgspec.inspect.FloatType,
     )
     return (
         name in _FIXED
         or name.endswith(_FIXED_ENDS)
-        or all(isinstance(each, (*plain, msgspec.inspect.FloatType)) for each in kinds)
+        or all(isinstance(each, fixed) for each in _alternatives(kind))
     )
+
+
+def _alternatives(kind: msgspec.inspect.Type) -> Iterator[msgspec.inspect.Type]:
+    """The types that a field's value may have, without the descriptions that annotate them."""
+    if isinstance(kind, msgspec.inspect.Metadata):
+        yield from _alternatives(kind.type)
+    elif isinstance(kind, msgspec.inspect.UnionType):
+        for each in kind.types:
+            yield from _alternatives(each)
+    else:
+        yield kind

@@ -1,4 +1,4 @@
-"""Mending tool calls that are almost right: arguments that are almost JSON, names in another spelling."""
+"""Repairs tool calls that are almost right: arguments that are almost JSON, and misspelled tool names."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 
 LONGEST = 100_000
-"""Characters of arguments that are looked at; longer ones are left as they are."""
+"""Characters of arguments that are repaired; longer arguments are not changed."""
 
 _FENCE = re.compile(r"^\s*```[a-zA-Z]*\s*|\s*```\s*$")
 _TRAILING_COMMA = re.compile(r",\s*([}\]])")
 
 
 def repair_arguments(text: str) -> dict[str, Any] | None:
-    """The object that the text means, or None where that cannot be told for sure."""
+    """Repair arguments to the object that they mean; None if that is not certain."""
     if len(text) > LONGEST:
         return None
     trimmed = _FENCE.sub("", text).strip()
@@ -26,7 +26,7 @@ def repair_arguments(text: str) -> dict[str, Any] | None:
     if begin >= 0 and end > begin:
         candidates.append(_TRAILING_COMMA.sub(r"\1", trimmed[begin : end + 1]))
     if begin >= 0:
-        candidates.append(_closed(_TRAILING_COMMA.sub(r"\1", trimmed[begin:])))
+        candidates.append(_close_brackets(_TRAILING_COMMA.sub(r"\1", trimmed[begin:])))
     for candidate in candidates:
         for read in (msgspec.json.decode, ast.literal_eval):
             try:
@@ -41,15 +41,15 @@ def repair_arguments(text: str) -> dict[str, Any] | None:
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any] | None:
-    """The value if JSON can hold it."""
+    """The value as plain JSON; None if JSON cannot represent it."""
     try:
         return msgspec.json.decode(msgspec.json.encode(value), type=dict[str, Any])
     except (msgspec.EncodeError, msgspec.DecodeError, TypeError, OverflowError, RecursionError, ValueError):
         return None
 
 
-def _closed(text: str) -> str:
-    """The text with the quotes and brackets closed that were left open."""
+def _close_brackets(text: str) -> str:
+    """Close the quotes and brackets that the text leaves open."""
     stack: list[str] = []
     quoted = escaped = False
     for ch in text:
@@ -70,17 +70,17 @@ def _closed(text: str) -> str:
 
 
 def repair_name(name: str, known: Collection[str]) -> str | None:
-    """The one known name that this is another spelling of.
+    """Find the one known name that this is another spelling of; None if there is none, or it is known itself.
 
-    Case, hyphens, blanks, a prefix such as `functions.`.
+    Ignores case, hyphens, spaces, and a prefix such as `functions.`.
     """
     if name in known:
         return None
-    wanted = _folded(name)
-    found = [each for each in known if _folded(each) == wanted] or [
-        each for each in known if _folded(re.split(r"[.:/]", name)[-1]) == _folded(each)
+    folded, unprefixed = _folded(name), _folded(re.split(r"[.:/]", name)[-1])
+    matches = [each for each in known if _folded(each) == folded] or [
+        each for each in known if _folded(each) == unprefixed
     ]
-    return found[0] if len(found) == 1 else None
+    return matches[0] if len(matches) == 1 else None
 
 
 def _folded(name: str) -> str:
@@ -88,31 +88,30 @@ def _folded(name: str) -> str:
 
 
 def fit_arguments(arguments: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """The arguments as a tool's JSON Schema has them, where a value is of another type and can mean one thing
-    only.
+    """Convert arguments of a wrong type to the types of a tool's JSON Schema, if the meaning is clear.
 
-    Null for what may be left out is left out; numbers and booleans in quotes lose them; one text for a list
-    of texts is its one entry. What is nested is left alone.
+    Drops nulls for optional arguments, unquotes numbers, booleans, lists and objects, and wraps a single text
+    in a list if a list of texts is expected. Nested values are not changed.
     """
     properties, required = schema.get("properties"), schema.get("required", [])
     if not isinstance(properties, dict) or not isinstance(required, list):
         return arguments
     fitted: dict[str, Any] = {}
     for name, value in arguments.items():
-        wanted = properties.get(name)
-        wanted = wanted if isinstance(wanted, dict) else {}
-        kind = wanted.get("type")
+        subschema = properties.get(name)
+        subschema = subschema if isinstance(subschema, dict) else {}
+        kind = subschema.get("type")
         if not isinstance(kind, str):
             fitted[name] = value
         elif value is not None:
-            fitted[name] = _fitted(value, kind, wanted) if isinstance(value, str) else value
+            fitted[name] = _fit_text(value, kind, subschema) if isinstance(value, str) else value
         elif kind == "null" or name in required:
             fitted[name] = value
     return fitted
 
 
-def _fitted(text: str, kind: str, schema: dict[str, Any]) -> Any:
-    """What a text means where something of this kind is wanted, or the text."""
+def _fit_text(text: str, kind: str, schema: dict[str, Any]) -> Any:
+    """Convert a text to the expected JSON type; returns the text itself if that is not possible."""
     if kind == "array" and not text.lstrip().startswith("["):
         items = schema.get("items")
         return [text] if isinstance(items, dict) and items.get("type") == "string" else text

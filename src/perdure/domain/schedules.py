@@ -1,4 +1,4 @@
-"""Schedules of a session: messages that come by themselves, once or again and again."""
+"""A session's schedules: messages that the server sends to it at set times, once or repeatedly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_ACTIVE = 5
 """Enabled schedules of a session (wire contract)."""
 
 MAX_KEPT = 100
-"""Schedules of a session, those that are over or off included."""
+"""Schedules of a session, including finished and disabled ones."""
 
 MAX_INSTRUCTION = 20_000
 """Characters of the message that a schedule sends."""
@@ -45,7 +45,7 @@ _ENABLED = Meta(description="Whether the schedule is active.")
 class CreateSchedule(Struct, frozen=True, omit_defaults=True):
     """The body of `POST /v1/sessions/{session_id}/schedules`.
 
-    `cron` (5 fields, in `timezone`) or `at`, one of the two.
+    It contains exactly one of `cron` (5 fields, in `timezone`) and `at`.
     """
 
     message: Annotated[Instruction, _MESSAGE]
@@ -68,7 +68,7 @@ class UpdateSchedule(Struct, frozen=True, omit_defaults=True):
 
 
 class Schedule(Struct, frozen=True, omit_defaults=True):
-    """A schedule, as clients see it. `next_at` is missing when it is off or over."""
+    """A schedule, as clients see it. `next_at` is missing when it is disabled or finished."""
 
     id: Annotated[ScheduleId, Meta(description="The schedule's id.")]
     session_id: Annotated[SessionId, Meta(description="The session that the schedule belongs to.")]
@@ -97,7 +97,7 @@ class Schedule(Struct, frozen=True, omit_defaults=True):
 
 
 def zone_of(name: str) -> ZoneInfo:
-    """The time zone. Raises InvalidInput."""
+    """The time zone with this IANA name. Raises InvalidInput."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -107,32 +107,36 @@ def zone_of(name: str) -> ZoneInfo:
 
 
 def next_firing(cron: str, timezone: str, after: Micros) -> Micros:
-    """The first instant after `after` that the expression names, in its time zone.
+    """The first time after `after` that matches the cron expression, in its time zone.
 
-    A time that a change of clocks skips comes right after the change; one that it repeats comes once.
+    A local time that a clock change skips fires right after the change; one that it repeats fires once.
 
     Raises:
-        InvalidInput: it is no cron expression of 5 fields, or it names no day that exists.
+        InvalidInput: the expression is not a cron expression of 5 fields, or never matches.
     """
     if len(cron.split()) != 5:
         raise InvalidInput(
-            "a cron expression has 5 fields: minute hour day month weekday", code="invalid_cron", field="cron"
+            f"{cron[:60]!r} is not a cron expression of 5 fields: minute hour day month weekday",
+            code="invalid_cron",
+            field="cron",
         )
     moment = datetime.fromtimestamp(after / 1_000_000, UTC).astimezone(zone_of(timezone))
     try:
-        found = next(CronSim(cron, moment))
+        firing = next(CronSim(cron, moment))
     except (CronSimError, StopIteration) as error:
         raise InvalidInput(
-            f"not a cron expression: {str(error) or 'it never comes'}", code="invalid_cron", field="cron"
+            f"{cron[:60]!r} is not a valid cron expression: {str(error) or 'it never matches'}",
+            code="invalid_cron",
+            field="cron",
         ) from None
-    return int(found.timestamp()) * 1_000_000
+    return int(firing.timestamp()) * 1_000_000
 
 
 def first_firing(cron: str | None, at: str | None, timezone: str, now: Micros) -> Micros:
-    """When a new schedule comes for the first time.
+    """The first firing of a new schedule.
 
     Raises:
-        InvalidInput: neither or both of `cron` and `at`, or one that is malformed, or a time that has passed.
+        InvalidInput: both or neither of `cron` and `at` are set, one is malformed, or `at` has passed.
     """
     if (cron is None) == (at is None):
         raise InvalidInput("give either `cron` or `at`", field="cron")
@@ -142,7 +146,9 @@ def first_firing(cron: str | None, at: str | None, timezone: str, now: Micros) -
     try:
         moment = from_rfc3339(at or "")
     except ValueError:
-        raise InvalidInput("`at` must be an RFC 3339 time with an offset", field="at") from None
+        raise InvalidInput(
+            "`at` must be an RFC 3339 time with an offset, such as 2030-05-01T09:00:00Z", field="at"
+        ) from None
     if moment <= now:
-        raise InvalidInput("`at` lies in the past", field="at")
+        raise InvalidInput(f"`at` must be in the future, but {at} has passed", field="at")
     return moment

@@ -1,4 +1,4 @@
-"""Key-values and secrets of a session, and how secrets are kept out of sight."""
+"""A session's key-value pairs and secrets: wire formats, limits and checks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_SECRETS = 100
 MAX_SECRET = 32 * 1024
 """Characters of one secret."""
 MAX_SECRETS_SIZE = 256 * 1024
-"""Bytes of a session's secrets together: whatever happens in it is searched for all of them."""
+"""Total bytes of a session's secrets. Everything that a session logs is searched for all of them."""
 
 StorageKey = Annotated[
     str, Meta(min_length=1, max_length=MAX_KEY, pattern=r"^[^\x00-\x1f\x7f]+$", examples=["customer_id"])
@@ -27,7 +27,7 @@ SecretValue = Annotated[str, Meta(min_length=1, max_length=MAX_SECRET)]
 
 
 class KeyValue(Struct, frozen=True):
-    """A value under a key."""
+    """A key with its value."""
 
     key: Annotated[str, Meta(description="The key.", examples=["customer_id"])]
     value: Annotated[str, Meta(description="The text stored under the key.", examples=["4711"])]
@@ -36,7 +36,7 @@ class KeyValue(Struct, frozen=True):
 
 
 class SecretInfo(Struct, frozen=True):
-    """That there is a secret of this name; its value is never shown."""
+    """A secret's name and times; its value is never shown."""
 
     name: Annotated[str, Meta(description="The secret's name.", examples=["SHOP_TOKEN"])]
     created_at: CreatedAt
@@ -44,7 +44,7 @@ class SecretInfo(Struct, frozen=True):
 
 
 class SetSecrets(Struct, frozen=True):
-    """The body of `PUT /v1/sessions/{session_id}/storage/secrets`: names and values; the others stay."""
+    """The body of `PUT /v1/sessions/{session_id}/storage/secrets`. Secrets that it does not name stay."""
 
     secrets: Annotated[
         dict[StorageKey, SecretValue],
@@ -53,7 +53,7 @@ class SetSecrets(Struct, frozen=True):
 
 
 class SecretsSet(Struct, frozen=True):
-    """How many secrets were written."""
+    """The number of secrets that were stored."""
 
     count: Annotated[int, Meta(description="The number of secrets that were stored.", examples=[1])]
 
@@ -62,44 +62,52 @@ _KEY = re.compile(rf"[^\x00-\x1f\x7f]{{1,{MAX_KEY}}}")
 
 
 def check_key(key: str, field: str = "key") -> None:
-    """Accept only a `StorageKey`. Raises InvalidInput."""
+    """Check that the text is a valid `StorageKey`. Raises InvalidInput."""
     if not _KEY.fullmatch(key):
         raise InvalidInput(
-            f"`{field}` must hold 1 to {MAX_KEY} characters, none of them a control character", field=field
+            f"`{field}` must have 1 to {MAX_KEY} characters and no control characters", field=field
         )
 
 
 def check_value(value: str) -> None:
-    """Accept only a value that a session may keep under a key. Raises InvalidInput."""
+    """Check the length of a value. Raises InvalidInput."""
     if len(value) > MAX_VALUE:
-        raise InvalidInput(f"`value` may hold {MAX_VALUE} characters", field="value")
+        raise InvalidInput(
+            f"`value` may have at most {MAX_VALUE} characters, but has {len(value)}", field="value"
+        )
 
 
 def check_secrets(secrets: dict[str, str]) -> None:
-    """Accept only names and values as they are in `SetSecrets`. Raises InvalidInput."""
+    """Check names and values by the rules of `SetSecrets`. Raises InvalidInput."""
     for name, value in secrets.items():
         check_key(name)
         if not 1 <= len(value) <= MAX_SECRET:
-            raise InvalidInput(f"a secret must hold 1 to {MAX_SECRET} characters", field="secrets")
+            raise InvalidInput(
+                f"the secret {name!r} must have 1 to {MAX_SECRET} characters, but has {len(value)}",
+                field="secrets",
+            )
 
 
-def check_room(held: dict[str, int], given: dict[str, str]) -> None:
-    """See whether a session may hold these secrets as well.
+def check_room(stored: dict[str, int], new: dict[str, str]) -> None:
+    """Check that a session may store these secrets in addition to its present ones.
 
     Args:
-        held: the bytes that each of its secrets takes, by name.
+        stored: the bytes of each stored secret, by name.
+        new: the values to store, by name.
 
     Raises:
-        InvalidInput: they are too many, or too long together.
+        InvalidInput: there would be too many secrets, or too many bytes in total.
     """
-    sizes = held | {name: len(value.encode()) for name, value in given.items()}
+    sizes = stored | {name: len(value.encode()) for name, value in new.items()}
     if len(sizes) > MAX_SECRETS:
         raise InvalidInput(
-            f"a session holds at most {MAX_SECRETS} secrets", code="too_many_secrets", field="secrets"
+            f"a session holds at most {MAX_SECRETS} secrets: delete one first",
+            code="too_many_secrets",
+            field="secrets",
         )
-    if sum(sizes.values()) > MAX_SECRETS_SIZE:
+    if (total := sum(sizes.values())) > MAX_SECRETS_SIZE:
         raise InvalidInput(
-            f"a session's secrets hold at most {MAX_SECRETS_SIZE} bytes together",
+            f"a session's secrets may have at most {MAX_SECRETS_SIZE} bytes in total, but would have {total}",
             code="too_many_secrets",
             field="secrets",
         )

@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from perdure.domain.messages import JsonObject, JsonValue
 
 ToolName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$(?!\n)", examples=["look_up_order"])]
-"""What the model vendors accept as a function's name."""
+"""The function names that all model vendors accept."""
 
 ToolPolicy = Literal["auto", "requires_approval"]
 
@@ -22,7 +22,7 @@ _TOOL_HINTS = Meta(description="How the tool behaves.")
 
 
 class ToolHints(Struct, frozen=True, omit_defaults=True):
-    """What a tool does to the world; approval and recovery go by it."""
+    """What effects a tool has. Approval and recovery depend on it."""
 
     readonly: Annotated[bool | None, Meta(description="The tool changes nothing.")] = None
     destructive: Annotated[bool | None, Meta(description="The tool may delete or overwrite something.")] = (
@@ -55,7 +55,7 @@ class BuiltinTool(Struct, frozen=True, tag_field="type", tag="builtin", omit_def
 
 
 class ClientSideTool(Struct, frozen=True, tag_field="type", tag="client_side", omit_defaults=True):
-    """A tool that the caller runs: the session parks until the results come in."""
+    """A tool that the client runs: the session waits until the client submits the results."""
 
     name: Annotated[ToolName, Meta(description="The name by which the model calls the tool.")]
     description: Annotated[str, Meta(max_length=8000), _TOOL_DESCRIPTION]
@@ -67,7 +67,7 @@ class ClientSideTool(Struct, frozen=True, tag_field="type", tag="client_side", o
 
 ToolDefinition = BuiltinTool | ClientSideTool
 Tools = Annotated[tuple[ToolDefinition, ...], Meta(max_length=128)]
-"""128: what the model vendors accept in one call."""
+"""128: the number of tools that model vendors accept in one call."""
 
 
 class CapabilityRef(Struct, frozen=True, omit_defaults=True):
@@ -86,7 +86,7 @@ Capabilities = Annotated[tuple[CapabilityRef, ...], Meta(max_length=50)]
 
 
 class ToolCallResult(Struct, frozen=True, omit_defaults=True):
-    """A caller's answer to one client-side call: a result, or an error in words."""
+    """A client's answer to one client-side call: a result, or an error message."""
 
     tool_call_id: Annotated[
         str,
@@ -114,10 +114,10 @@ class SubmitToolResults(Struct, frozen=True):
 
 
 APPROVE = "approve_tool_call"
-"""The name under which a caller is asked whether a tool call may run (wire contract); no tool may have it."""
+"""The tool name in requests for approval (wire contract). No tool may have this name."""
 
 APPROVAL_PREFIX = "approve_"
-"""The id of the question about a call is the call's id behind this."""
+"""The id of a request for approval is this prefix and the id of the tool call."""
 
 
 class ApprovalQuestion(Struct, frozen=True):
@@ -133,7 +133,7 @@ Decision = Literal["allow", "allow_always", "reject", "reject_always"]
 
 
 class ApprovalDecision(Struct, frozen=True):
-    """Somebody's word on one call. `tool_call_id` is the call's id, or that of the question about it."""
+    """A decision on one call. `tool_call_id` is the id of the call, or of the request for its approval."""
 
     tool_call_id: Annotated[
         str,
@@ -154,10 +154,7 @@ class ApprovalDecision(Struct, frozen=True):
 
 
 class SubmitApprovals(Struct, frozen=True):
-    """The body of `POST /v1/sessions/{session_id}/tool-approvals`.
-
-    Decisions on some or all of the open questions.
-    """
+    """The body of `POST /v1/sessions/{session_id}/tool-approvals`."""
 
     decisions: Annotated[
         tuple[ApprovalDecision, ...],
@@ -168,7 +165,7 @@ class SubmitApprovals(Struct, frozen=True):
 
 
 class SubmittedToolResults(Struct, frozen=True):
-    """How many results were taken, and the session's status afterwards."""
+    """The number of accepted results, and the session's status afterwards."""
 
     accepted: Annotated[int, Meta(description="The number of results that were accepted.", examples=[1])]
     status: Annotated[str, Meta(description="The session's status afterwards.", examples=["active"])]

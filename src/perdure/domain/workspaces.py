@@ -1,4 +1,4 @@
-"""Workspaces: where files are. Every session has one of its own, unless it was made to share another."""
+"""Workspaces hold files. Every session has its own, unless it was created in a shared one."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class CreateWorkspace(Struct, frozen=True, omit_defaults=True):
 
 
 class UpdateWorkspace(Struct, frozen=True, omit_defaults=True):
-    """The body of `PATCH /v1/workspaces/{workspace_id}`: what is left out stays."""
+    """The body of `PATCH /v1/workspaces/{workspace_id}`. Fields that are left out stay."""
 
     name: Annotated[WorkspaceName | UnsetType, _WORKSPACE_NAME] = UNSET
     description: Annotated[Description | None | UnsetType, _WORKSPACE_DESCRIPTION] = UNSET
@@ -80,5 +80,5 @@ class UpdateWorkspace(Struct, frozen=True, omit_defaults=True):
 
 
 def own_workspace(session_id: SessionId) -> WorkspaceId:
-    """The id of the workspace that a session has unless it shares another."""
+    """The id of a session's own workspace."""
     return WorkspaceId(f"workspace_{session_id[-32:]}")

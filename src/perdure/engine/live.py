@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from perdure.domain.ids import MessageId, SessionId, TurnId
-from perdure.domain.redaction import Blanking, Redactor
+from perdure.domain.redaction import Redactor, StreamRedactor
 from perdure.llm.driver import DeltaKind
 from perdure.store.bus import Bus, Live, LiveKind
 
@@ -31,7 +31,7 @@ class ToolText:
     def __init__(self, redactor: Redactor, publish: Callable[[LiveKind, int, str], None]) -> None:
         self._redactor = redactor
         self._publish = publish
-        self._streams: dict[LiveKind, Blanking] = {}
+        self._streams: dict[LiveKind, StreamRedactor] = {}
         self._sent: dict[LiveKind, int] = {}
 
     def progress(self, text: str) -> None:
@@ -42,7 +42,7 @@ class ToolText:
         """Publish a piece of `stdout` or `stderr`."""
         kind: LiveKind = "stderr" if stream == "stderr" else "stdout"
         if kind not in self._streams:
-            self._streams[kind] = Blanking(self._redactor)
+            self._streams[kind] = StreamRedactor(self._redactor)
         self._send(kind, self._streams[kind].feed(text))
 
     def finish(self) -> None:
@@ -86,7 +86,7 @@ class LiveText:
         self._redactor = redactor
         self._timer: asyncio.TimerHandle | None = None
         self._pending: dict[DeltaKind, list[str]] = {}
-        self._streams: dict[DeltaKind, Blanking] = {}
+        self._streams: dict[DeltaKind, StreamRedactor] = {}
         self._accumulated: dict[DeltaKind, str] = {}
 
     def add(self, kind: DeltaKind, text: str) -> None:
@@ -111,7 +111,7 @@ class LiveText:
         for kind, pieces in self._pending.items():
             before = self._accumulated.get(kind, "")
             if kind not in self._streams:
-                self._streams[kind] = Blanking(self._redactor)
+                self._streams[kind] = StreamRedactor(self._redactor)
             accumulated = before + self._streams[kind].feed("".join(pieces), last=final)
             self._accumulated[kind] = accumulated
             if len(accumulated) > len(before):

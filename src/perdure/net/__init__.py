@@ -1,1 +1,1 @@
-"""Addresses that may be reached, and the HTTP client for the world outside."""
+"""Which addresses may be reached, and the HTTP client for requests to the internet."""

@@ -1,9 +1,9 @@
-"""Where calls to the outside may not go.
+"""Which addresses outgoing requests must not reach.
 
-Model calls may go nearly anywhere, this machine and private networks included: that is where local model
-servers are, and providers are set up by admins. Only the addresses at which clouds hand out a machine's own
-credentials are refused (docs/decisions/0013-where-model-calls-may-go.md). Tools go where a model says, so for
-them `is_public_address` counts.
+Model calls may reach nearly every address, including this machine and private networks: local model servers
+run there, and only admins configure providers. Only cloud metadata services, which hand out a machine's own
+credentials, are refused (docs/decisions/0013-where-model-calls-may-go.md). Tools connect to addresses that a
+model chooses, so they are restricted to `is_public_address`.
 """
 
 from __future__ import annotations
@@ -34,45 +34,43 @@ _NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:
 
 
 def is_refused_host(host: str) -> bool:
-    """Whether a host, as it stands in a URL, is one of those.
+    """Whether a URL's host names a cloud metadata service.
 
-    A name is looked at again once it is resolved.
+    Names are checked again after resolution, by their addresses.
     """
     host = host.strip("[]").rstrip(".").lower()
     return host in _METADATA_NAMES or is_refused_address(host)
 
 
 def is_refused_address(text: str) -> bool:
-    """Whether an IP address, in any of its spellings, is one of those. What is no address is not."""
+    """Whether the text is the IP address of a metadata service, in any spelling. False for other text."""
     address = _parsed(text)
     if address is None:
         return False
     if isinstance(address, IPv6Address):
-        inner = _inside(address)
-        if inner is not None:
-            address = inner
+        embedded = _embedded_ipv4(address)
+        if embedded is not None:
+            address = embedded
     return address.is_link_local or address in _METADATA_ADDRESSES
 
 
 def plain_address(text: str) -> str | None:
-    """An IP address in its usual spelling, out of any of its spellings.
+    """Normalize any spelling of an IP address.
 
-    An IPv6 address that stands for an IPv4 one as the latter.
-
-    None for what is no address.
+    Returns the IPv4 address for an IPv6 address that embeds one, and None for text that is not an address.
     """
     address = _parsed(text.strip("[]").rstrip("."))
     if isinstance(address, IPv6Address):
-        address = _inside(address) or address
+        address = _embedded_ipv4(address) or address
     return None if address is None else str(address)
 
 
 def is_public_address(text: str) -> bool:
-    """Whether everybody on the internet reaches an IP address, in any of its spellings, at the same place.
+    """Whether the text is a globally routable unicast IP address, in any spelling.
 
-    Private, loopback, link-local, shared, multicast, unspecified, reserved and documentation addresses are
-    not, nor are clouds' metadata services, nor any address that only stands for one of these. What is no
-    address is not either.
+    False for private, loopback, link-local, shared, multicast, unspecified, reserved and documentation
+    addresses, for cloud metadata services, for IPv6 addresses that embed one of these, and for text that is
+    not an address.
     """
     plain = plain_address(text)
     if plain is None or is_refused_address(plain):
@@ -89,14 +87,14 @@ def _parsed(text: str) -> IPv4Address | IPv6Address | None:
     except ValueError:
         pass
     try:
-        # Decimal, hexadecimal and shortened forms, as the system's resolver takes them.
+        # Decimal, hexadecimal and shortened forms, which the system's resolver accepts.
         return IPv4Address(socket.inet_aton(text)) if text[:1].isdigit() else None
     except (OSError, ValueError):
         return None
 
 
-def _inside(address: IPv6Address) -> IPv4Address | None:
-    """The IPv4 address that an IPv6 address stands for."""
+def _embedded_ipv4(address: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address that an IPv6 address embeds: mapped, 6to4, NAT64 or compatible."""
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
     if address.sixtofour is not None:
@@ -107,22 +105,23 @@ def _inside(address: IPv6Address) -> IPv4Address | None:
 
 
 class SystemResolver(AbstractResolver):
-    """The system's look-ups, each in a thread of its own.
+    """Resolves names with the system's resolver, each lookup in its own daemon thread.
 
-    One that takes long keeps no other waiting, and not the process's end.
-
-    The event loop's own would share a few threads between the pages that tools ask for and calls to models.
+    A slow lookup therefore blocks neither other lookups nor the process's exit. The event loop's default
+    resolver would share a few threads between the tools' fetches and model calls.
     """
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """The addresses of a host.
+        """Resolve a host.
 
-        Raises OSError when there is no such host, and UnicodeError for what cannot be one.
+        Raises:
+            OSError: the host does not exist.
+            UnicodeError: the text cannot be a host name.
         """
         answer: Future[list[ResolveResult]] = Future()
-        answer.set_running_or_notify_cancel()  # nobody can call a look-up back
+        answer.set_running_or_notify_cancel()  # a lookup that has started cannot be cancelled
 
         def work() -> None:
             try:
@@ -130,33 +129,34 @@ class SystemResolver(AbstractResolver):
             except (OSError, UnicodeError) as error:
                 answer.set_exception(error)
 
-        threading.Thread(target=work, name="look-up", daemon=True).start()
+        threading.Thread(target=work, name="lookup", daemon=True).start()
         return await asyncio.wrap_future(answer)
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: the resolver holds no resources."""
 
 
 def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
-    found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    entries = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
     numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     return [
         ResolveResult(
-            hostname=host, host=str(place[0]), port=port, family=kind, proto=protocol, flags=numeric
+            hostname=host, host=str(address[0]), port=port, family=kind, proto=protocol, flags=numeric
         )
-        for kind, _, protocol, _, place in found
+        for kind, _, protocol, _, address in entries
     ]
 
 
 class CheckedResolver(AbstractResolver):
-    """A resolver that gives only addresses that may be reached.
+    """A resolver that returns only permitted addresses.
 
-    The connector connects to those and looks nothing up again.
+    The connector connects to exactly these addresses and does not resolve again, so a name that changes in
+    between (DNS rebinding) has no effect.
 
     Args:
-        inner: where names are looked up.
+        inner: resolves the names.
         permits: whether an address may be reached.
-        refuse: the error of a host none of whose addresses may.
+        refuse: makes the error for a host without a permitted address.
     """
 
     def __init__(
@@ -169,12 +169,17 @@ class CheckedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """The addresses of a host. Raises what `refuse` makes, and OSError when there is no such host."""
+        """Resolve a host to its permitted addresses.
+
+        Raises:
+            OSError: the host does not exist.
+            Exception: `refuse`'s error, if no address is permitted.
+        """
         try:
-            found = await self._inner.resolve(host, port, family)
-        except UnicodeError:  # a part of the name is empty, or too long
-            raise OSError(f"{host} cannot be the name of a host") from None
-        allowed = [each for each in found if self._permits(each["host"])]
+            addresses = await self._inner.resolve(host, port, family)
+        except UnicodeError:  # a label of the name is empty or too long
+            raise OSError(f"{host} is not a valid host name") from None
+        allowed = [address for address in addresses if self._permits(address["host"])]
         if not allowed:
             raise self._refuse(host)
         return allowed
@@ -184,17 +189,15 @@ class CheckedResolver(AbstractResolver):
 
 
 class GuardedResolver(CheckedResolver):
-    """The system's resolver, for calls to models: a name can change where it points at any time.
-
-    It raises ModelError.
-    """
+    """The system's resolver for model calls: checks the addresses at every lookup. Raises ModelError."""
 
     def __init__(self) -> None:
         super().__init__(SystemResolver(), lambda address: not is_refused_address(address), refused)
 
 
 def refused(host: str) -> ModelError:
-    """The error for a host that may not be reached."""
+    """The error for a model host that must not be reached."""
     return ModelError(
-        f"{host} is not a place for a model: it hands out a cloud's credentials", code="provider_unavailable"
+        f"{host} must not be used for models: it is a cloud metadata service, which hands out credentials",
+        code="provider_unavailable",
     )

@@ -1,8 +1,7 @@
-"""Fetching a page from the internet for somebody who cannot be trusted with our place in the network.
+"""SSRF-safe fetch for untrusted callers.
 
-The address is checked after the name is resolved, on every redirect, and the connection goes to the very
-address that was checked: a name that points elsewhere a moment later leads nowhere. Size and time are bounded
-while the answer comes in.
+The address is checked after the name is resolved, on every redirect, and the connection goes to exactly the
+checked address, so DNS rebinding has no effect. Size and time limits apply while the response arrives.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ from perdure.net.addresses import (
 )
 
 MAX_BYTES = 1_000_000
-"""Bytes of an answer that are read, decompressed."""
+"""Bytes of a response that are read, after decompression."""
 
 TIME_LIMIT = 20.0
-"""Seconds for everything: names, redirects, the answer."""
+"""Seconds for the whole fetch: lookups, redirects, the response."""
 
 MAX_REDIRECTS = 5
 MAX_MEMBERS = 100
-"""Texts after the first one that a gzip is read for: each may be empty, and would cost nothing but time."""
+"""Gzip members that are read after the first one: a stream of empty members would only cost time."""
 
 MAX_URL = 2048
 _PORTS = frozenset({80, 443})
 _FIRST_FREE_PORT = 1024
-"""Below it are the services that are not for the web: mail, remote shells, files."""
+"""Ports below it, except _PORTS, belong to services that are not for the web: mail, remote shells, files."""
 
 _PIECE = 64 * 1024
 _HEADERS = {
@@ -54,13 +53,13 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 class Page(Struct, frozen=True):
-    """What came back.
+    """A fetched page.
 
     Attributes:
-        url: where it was found in the end, after redirects.
-        content_type: in lower case, without parameters; empty when the server names none.
-        charset: as the server names it.
-        truncated: whether there is more than was read.
+        url: the final URL, after redirects.
+        content_type: in lower case, without parameters; empty when the server sends none.
+        charset: as the server declares it.
+        truncated: whether the response was longer than what was read.
     """
 
     url: str
@@ -72,11 +71,11 @@ class Page(Struct, frozen=True):
 
 
 class _Refused(OSError):
-    """No address of a name may be reached. An OSError, because that is what resolvers may raise."""
+    """No address of a name may be reached. It is an OSError because resolvers may raise only that."""
 
 
 def checked_resolver(inner: AbstractResolver, rules: NetworkRules) -> CheckedResolver:
-    """A resolver that gives only addresses that these rules let a tool reach."""
+    """A resolver that returns only addresses that these rules let a tool reach."""
     return CheckedResolver(
         inner,
         lambda address: _reachable(address, rules),
@@ -90,10 +89,11 @@ async def fetch(
     """GET a page, following redirects.
 
     Args:
-        resolver: where names are looked up; the system by default.
+        max_bytes: bytes of the decompressed body to read at most.
+        resolver: resolves names; the system's resolver by default.
 
     Raises:
-        ToolError: it may not, or cannot, be had; in words for the model.
+        ToolError: the URL is refused or cannot be fetched; the message is for the model.
     """
     checked = checked_resolver(resolver or SystemResolver(), rules)
     connector = TCPConnector(resolver=checked, use_dns_cache=False, force_close=True)
@@ -129,18 +129,16 @@ async def _follow(session: ClientSession, url: str, rules: NetworkRules, max_byt
         try:
             following = target.join(URL(location))
         except ValueError:
-            raise ToolError(f"{_short(str(target))} redirects to what is no URL") from None
+            raise ToolError(f"{_short(str(target))} redirects to an invalid URL") from None
         target = checked_url(str(following), rules)
     raise ToolError(f"{_short(url)} redirects more than {MAX_REDIRECTS} times")
 
 
 def checked_url(text: str, rules: NetworkRules) -> URL:
-    """The URL, when its scheme, port and host may be asked for.
-
-    The address is checked once the name is resolved.
+    """Parse a URL and check its scheme, port and host. The address is checked after resolution.
 
     Raises:
-        ToolError: says what is wrong with it.
+        ToolError: the URL is not valid or not allowed.
     """
     try:
         url = URL(text.strip())
@@ -152,9 +150,9 @@ def checked_url(text: str, rules: NetworkRules) -> URL:
     if url.scheme not in ("http", "https") or not url.raw_host:
         raise ToolError(f"{_short(text)}: only http and https URLs can be fetched")
     if url.user is not None or url.password is not None:
-        raise ToolError("a URL with a user name or password in it is not fetched")
+        raise ToolError("a URL that contains a user name or password cannot be fetched")
     if port not in _PORTS and (port or 0) < _FIRST_FREE_PORT:
-        raise ToolError(f"port {port} is not one for web pages")
+        raise ToolError(f"port {port} is not allowed: use 80, 443, or a port from {_FIRST_FREE_PORT} upwards")
     host = plain_address(url.raw_host) or plain_host(url.raw_host)
     if not rules.permits(host):
         raise ToolError(f"{host} is not among the hosts that this session may reach")
@@ -171,9 +169,9 @@ def _reachable(address: str, rules: NetworkRules) -> bool:
 
 
 async def _page(response: ClientResponse, url: URL, max_bytes: int) -> Page:
-    # Bytes of a header that are no text come as halves of surrogate pairs.
-    named = storable(response.headers.get("Content-Type", ""))
-    kind, _, rest = named.partition(";")
+    # Header bytes that are not valid text arrive as lone surrogates.
+    header = storable(response.headers.get("Content-Type", ""))
+    kind, _, rest = header.partition(";")
     body, truncated = await _body(response, max_bytes)
     charset = next(
         (
@@ -187,14 +185,14 @@ async def _page(response: ClientResponse, url: URL, max_bytes: int) -> Page:
 
 
 async def _body(response: ClientResponse, max_bytes: int) -> tuple[bytes, bool]:
-    """The answer's bytes, decompressed, and whether there are more."""
+    """The decompressed body, and whether the response is longer."""
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", "", "gzip", "x-gzip", "deflate"):
-        raise ToolError(f"the answer is encoded with {encoding[:40]!r}, which was not asked for")
+        raise ToolError(f"the response has the encoding {encoding[:40]!r}, which is not supported")
     inflater = _Inflater(encoding) if encoding not in ("identity", "") else None
     held = bytearray()
     async for piece in response.content.iter_chunked(_PIECE):
-        # One byte more than may be kept tells whether there is more.
+        # One byte over the limit tells that the response is longer.
         room = max_bytes + 1 - len(held)
         held += piece[:room] if inflater is None else inflater.feed(piece, room)
         if len(held) > max_bytes:
@@ -203,40 +201,40 @@ async def _body(response: ClientResponse, max_bytes: int) -> tuple[bytes, bool]:
 
 
 class _Inflater:
-    """Decompresses no more than is wanted: what a bomb would become is never made."""
+    """Decompresses only as much as the caller has room for, so a decompression bomb is never expanded."""
 
     def __init__(self, encoding: str) -> None:
         self._raw_allowed = encoding == "deflate"
         self._engine: Any = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
         self._left = MAX_MEMBERS
-        self.wants_more = False  # whether what came in broke off before its end
+        self.wants_more = False  # whether the compressed data ended early
 
     def feed(self, piece: bytes, room: int) -> bytes:
-        """What a piece becomes, as far as there is room for it; gzip may hold one text after another."""
-        made = b""
-        while piece and len(made) < room:
+        """Decompress a piece into at most `room` bytes. A gzip stream may consist of several members."""
+        output = b""
+        while piece and len(output) < room:
             if self._engine.eof:
                 if not _GZIP.startswith(piece[:2]) or self._left == 0:
-                    break  # nothing of the answer, or no end of it
+                    break  # trailing bytes that are not gzip, or too many members
                 self._engine = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
                 self._left -= 1
-            made += self._step(piece, room - len(made))
+            output += self._step(piece, room - len(output))
             piece = self._engine.unused_data
         self.wants_more = not self._engine.eof
-        return made
+        return output
 
     def _step(self, piece: bytes, room: int) -> bytes:
         try:
-            made: bytes = self._engine.decompress(piece, room)
+            output: bytes = self._engine.decompress(piece, room)
         except zlib.error:
             if not self._raw_allowed:
-                raise ToolError("the answer is not compressed as it says") from None
-            # "deflate" means with a header; some servers leave it out.
+                raise ToolError("the response does not match its Content-Encoding") from None
+            # "deflate" means zlib's format with a header; some servers leave the header out.
             self._raw_allowed = False
             self._engine = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
             return self._step(piece, room)
         self._raw_allowed = False
-        return made
+        return output
 
 
 def _reason(error: ClientError) -> str:

@@ -1,1 +1,1 @@
-"""Processes of their own for code that a model wrote."""
+"""Separate processes that run code written by models."""

@@ -1,7 +1,7 @@
-"""The other end of `sandbox.py`: a process that does one job after the other, under limits of the system.
+"""The child process of `pool.py`: runs jobs one after another, under the operating system's resource limits.
 
-Frames of msgpack come in on standard input and go out on standard output, each after its length. Whatever
-happens here, the server outlives it; and this process outlives the server by no more than an instant.
+It reads msgpack frames from standard input and writes them to standard output, each prefixed by its length.
+A crash here does not affect the server, and the process exits as soon as the server is gone.
 """
 
 from __future__ import annotations
@@ -30,54 +30,53 @@ MODULE = "perdure.sandbox.child"
 HEADER = struct.Struct("!Q")
 
 MEMORY = 3 << 29
-"""Bytes of addresses that a process may have: a full workspace, once as it was and once as it is, and as much
-again on its way. A
-pipe of all of it, which the shell refuses in words of its own, takes 1 GB before it does."""
+"""Bytes of address space of a process: room for a full workspace before and after the command, and as much
+again in transit. A pipe of a whole workspace takes 1 GB before the shell refuses it with its own error."""
 
 TEMPORARY = 256 << 20
-"""Bytes of a file that it may write: what SQLite sorts and has no room for in memory."""
+"""Bytes of the largest file that the process may write: SQLite uses files for large sorts."""
 
 USED_UP = 300 << 20
-"""Bytes of memory with which it is not used again."""
+"""Bytes of resident memory above which the process is not reused."""
 
 LONGEST = 200
-"""Seconds after which the system ends a job that nobody else ended."""
+"""Seconds after which SIGALRM ends a job that nothing else has stopped."""
 
 Job = ShellJob | SqlJob | SchemaJob
 
 
-class Begun(Struct, frozen=True, tag="begun"):
-    """The job has arrived: from here on it may have done something."""
+class Started(Struct, frozen=True, tag="started"):
+    """The job has arrived. From now on it may have had effects, so it must not be sent again."""
 
 
-class Shown(Struct, frozen=True, tag="shown"):
+class Output(Struct, frozen=True, tag="output"):
     """A piece of output, while the job runs."""
 
     stream: str
     text: str
 
 
-class Gave(Struct, frozen=True, tag="gave"):
-    """What a job came to, encoded. `retire`: this process is not to be used again."""
+class Done(Struct, frozen=True, tag="done"):
+    """A job's encoded result. `retire`: this process must not be reused."""
 
     value: bytes
     retire: bool
 
 
-class Refused(Struct, frozen=True, tag="refused"):
-    """Why a job came to nothing, in words for the model."""
+class Failed(Struct, frozen=True, tag="failed"):
+    """Why a job failed, as a message for the model."""
 
     message: str
     retire: bool
 
 
-Frame = Begun | Shown | Gave | Refused
+Frame = Started | Output | Done | Failed
 
-OUT_OF_MEMORY = "it needs more memory than it may have"
+OUT_OF_MEMORY = "it needs more memory than is allowed"
 
 
 def work(job: Job, show: Callable[[str, str], None]) -> Any:
-    """Do a job. Raises ToolError."""
+    """Run a job. Raises ToolError."""
     match job:
         case ShellJob():
             return asyncio.run(run_shell(job, show))
@@ -87,21 +86,21 @@ def work(job: Job, show: Callable[[str, str], None]) -> Any:
             return describe(job.image)
 
 
-def answer_to(job: Job, show: Callable[[str, str], None]) -> Gave | Refused:
-    """The last frame of a job."""
+def answer_to(job: Job, show: Callable[[str, str], None]) -> Done | Failed:
+    """Run a job and return its last frame."""
     try:
         value = msgspec.msgpack.encode(work(job, show))
-        return Gave(value, _held() > USED_UP)
-    except ToolError as refused:
-        return Refused(refused.message, _held() > USED_UP)
+        return Done(value, _resident_bytes() > USED_UP)
+    except ToolError as error:
+        return Failed(error.message, _resident_bytes() > USED_UP)
     except MemoryError:
-        return Refused(f"It was stopped: {OUT_OF_MEMORY}.", retire=True)
-    except BaseException as error:  # noqa: BLE001 (a panic of the libraries is none of Python's usual exceptions)
-        return Refused(f"It failed: {type(error).__name__}.", retire=True)
+        return Failed(f"It was stopped: {OUT_OF_MEMORY}.", retire=True)
+    except BaseException as error:  # noqa: BLE001 (a panic in a Rust library is not an Exception)
+        return Failed(f"It failed: {type(error).__name__}.", retire=True)
 
 
 def serve(source: IO[bytes], sink: IO[bytes]) -> None:
-    """Take jobs until there are no more."""
+    """Run jobs until the input ends."""
 
     def send(answer: Frame) -> None:
         frame = msgspec.msgpack.encode(answer)
@@ -113,15 +112,15 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
     while header := source.read(HEADER.size):
         (length,) = HEADER.unpack(header)
         job = jobs.decode(source.read(length))
-        send(Begun())
+        send(Started())
         signal.alarm(LONGEST)
-        answer = answer_to(job, lambda stream, text: send(Shown(stream, text)))
+        answer = answer_to(job, lambda stream, text: send(Output(stream, text)))
         signal.alarm(0)
         send(answer)
 
 
 def confine() -> None:
-    """Take the limits on; whatever the system does not know stays as it is."""
+    """Set the resource limits, as far as the operating system supports them."""
     for limit, value in (
         (resource.RLIMIT_AS, MEMORY),
         (resource.RLIMIT_FSIZE, TEMPORARY),
@@ -134,10 +133,10 @@ def confine() -> None:
             resource.setrlimit(limit, (bound, bound))
 
 
-def _held() -> int:
-    """Bytes of memory that this process holds.
+def _resident_bytes() -> int:
+    """Bytes of resident memory of this process.
 
-    Its peak, which is known everywhere, begins with that of the server that made it.
+    `ru_maxrss` is only the fallback: it is a peak, and it starts with that of the server that forked us.
     """
     try:
         return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * resource.getpagesize()
@@ -145,19 +144,19 @@ def _held() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _leave_with_the_server() -> None:
-    """End as soon as the other end of standard input is closed, also in the middle of a job."""
+def _exit_when_orphaned() -> None:
+    """Exit as soon as the server closes its end of standard input, even in the middle of a job."""
     poll = select.poll()
-    poll.register(0, 0)  # no more than the hanging up, which is always told
+    poll.register(0, 0)  # waits for a hang-up only, which is always reported
     poll.poll()
     os._exit(0)
 
 
 def main() -> None:
-    """The process."""
+    """Run the child process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     confine()
-    threading.Thread(target=_leave_with_the_server, daemon=True).start()
+    threading.Thread(target=_exit_when_orphaned, daemon=True).start()
     with contextlib.suppress(BrokenPipeError):
         serve(sys.stdin.buffer, sys.stdout.buffer)
 

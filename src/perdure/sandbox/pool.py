@@ -1,9 +1,9 @@
-"""Work on what a model wrote happens in processes of their own, which may run out of memory, hang or crash.
+"""Runs code written by models in separate processes, which may run out of memory, hang or crash.
 
-That ends one call.
+Such a failure ends one tool call only.
 
-A process does one job at a time and is used again. It has none of our environment, files or connections; what
-it may use is bounded by the system (`sandbox_child.py`), and here by time.
+A process runs one job at a time and is reused. It inherits none of the server's environment, files or
+connections. The operating system limits its resources (`child.py`); this module limits its time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from perdure.domain.errors import ToolError
-from perdure.sandbox.child import HEADER, MODULE, Frame, Gave, Job, Refused, Shown
+from perdure.sandbox.child import HEADER, MODULE, Done, Failed, Frame, Job, Output
 from perdure.sandbox.room import Room
 
 T = TypeVar("T")
@@ -29,145 +29,145 @@ T = TypeVar("T")
 log = logging.getLogger("perdure.sandbox")
 
 AT_ONCE = 32
-"""Jobs that run at the same time; others wait for one of them to end."""
+"""Jobs that run at the same time; others wait for a free slot."""
 
 SHARES = (24, 4)
-"""How many of them may be of one organization, and of one session: a job that does nothing but wait keeps its
-place, too."""
+"""The most slots of one organization, and of one session. A job that only waits occupies its slot as well."""
 
 ROOM = 256 << 20
-"""Bytes of files and databases that are with processes at once, or on their way: the server itself holds them
-up to three times."""
+"""Bytes of files and databases that processes hold at once, or that are in transit: the server itself holds
+them up to three times."""
 
 PIECE = 1 << 20
-"""Bytes that are handed to a pipe, or taken from it, at once: the event loop does nothing else meanwhile."""
+"""Bytes written to or read from a pipe at once: the event loop is blocked meanwhile."""
 
 KEPT = 2
-"""Processes that wait long for work: starting one takes a tenth of a second, and waiting takes 40 MB."""
+"""Idle processes that are kept for IDLE_SECONDS: starting one takes 0.1 s, and keeping one takes 40 MB."""
 
 IDLE_SECONDS, SPARE_SECONDS = 120.0, 5.0
-"""How long they wait, and how long others do: while there is work for more of them, none is started anew for
-each job."""
+"""Seconds until an idle process ends: one of the first KEPT, and any further one. The further ones are kept
+briefly so that a busy server does not start a process for every job."""
 
 GRACE = 5.0
-"""Seconds beyond a job's own limit after which its process is killed."""
+"""Seconds beyond a job's own time limit after which its process is killed."""
 
 _PASSED_ON = ("LD_LIBRARY_PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR")
-"""What a process gets of our environment. There are keys of vendors in it, of the database, and the master
-key."""
+"""The environment variables that a process inherits. The others may hold vendor keys, the database's password
+or the master key."""
 
-_CALM = {"MALLOC_ARENA_MAX": "2", "TOKIO_WORKER_THREADS": "2"}
-"""Threads and their heaps take addresses, which are bounded, one for each of the machine's cores if nobody
-says otherwise."""
+_FEW_THREADS = {"MALLOC_ARENA_MAX": "2", "TOKIO_WORKER_THREADS": "2"}
+"""By default there is one thread and one heap for each core, and all of them take address space, which is
+limited."""
 
-NO_PROCESS = "There is no process to run it in at the moment. Nothing was done: try again later."
-STOPPED = "It was stopped: it took more memory than it may have, was nested too deep, or hung."
+NO_PROCESS = "No process could be started to run it. Nothing was done: try again later."
+STOPPED = "It was stopped: it used more memory than is allowed, was nested too deeply, or hung."
 
 _ANSWER: msgspec.msgpack.Decoder[Frame] = msgspec.msgpack.Decoder(Frame)
 
 
 class Sandbox:
-    """The processes of one server. Nothing runs before the first job."""
+    """The sandbox processes of one server. The first job starts the first process."""
 
     def __init__(self, at_once: int = AT_ONCE) -> None:
-        self._places = asyncio.Semaphore(at_once)
+        self._slots = asyncio.Semaphore(at_once)
         self._room = Room(ROOM)
         self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._idle: list[_Child] = []
         self._closed = False
 
     @contextlib.asynccontextmanager
-    async def place(self, whose: tuple[str, ...], size: int) -> AsyncIterator[None]:
-        """A place for one job after the other, and room for what they work on: get it before you read that.
+    async def slot(self, owners: tuple[str, ...], size: int) -> AsyncIterator[None]:
+        """Hold a slot for jobs that run one after another, and room for their data.
+
+        Acquire it before you load the data, so that waiting jobs hold none.
 
         Args:
-            whose: the organization and the session for which it is; without, it has no share but all.
-            size: bytes that the jobs work on, about.
+            owners: the organization and the session that the jobs belong to; empty for no share limits.
+            size: approximate bytes that the jobs work on.
         """
+        shares = [self._share(owner, count) for owner, count in zip(owners, SHARES, strict=False)]
         async with contextlib.AsyncExitStack() as held:
-            # A session's own first: who waits for those keeps nobody else from a place.
-            for share in [self._share(owner, count) for owner, count in zip(whose, SHARES, strict=False)][
-                ::-1
-            ]:
+            # The session's share comes first: a job that waits for it then blocks no other session.
+            for share in reversed(shares):
                 await held.enter_async_context(share)
-            await held.enter_async_context(self._places)
+            await held.enter_async_context(self._slots)
             await held.enter_async_context(self._room.hold(size))
             yield
 
     async def run(
         self, job: Job, kind: type[T], seconds: float, show: Callable[[str, str], None] | None = None
     ) -> T:
-        """Do a job in a process of its own. The caller has a `place`.
+        """Run a job in a separate process. The caller holds a `slot`.
 
         Args:
-            kind: what comes back.
-            seconds: how long the job takes at most by its own account; it is killed somewhat later.
-            show: gets the output while it comes in, with the stream's name.
+            kind: the type of the result.
+            seconds: the job's own time limit; its process is killed GRACE seconds later.
+            show: receives the stream's name and the output while the job runs.
 
         Raises:
-            ToolError: the job refused, its process did not survive it, or there is none.
+            ToolError: the job failed, its process died or was killed, or no process could be started.
         """
-        gave = None
-        while gave is None:
-            gave = await self._attempt(await self._take(), job, seconds, show)
-        if isinstance(gave, Refused):
-            raise ToolError(gave.message)
-        return msgspec.msgpack.decode(gave.value, type=kind)
+        result = None
+        while result is None:
+            result = await self._attempt(await self._take(), job, seconds, show)
+        if isinstance(result, Failed):
+            raise ToolError(result.message)
+        return msgspec.msgpack.decode(result.value, type=kind)
 
     def _share(self, owner: str, count: int) -> asyncio.Semaphore:
-        """Whose places are counted while somebody has one, or waits."""
+        """The semaphore for an owner's slots. It exists only while a job holds it or waits for it."""
         return self._shares.setdefault(owner, asyncio.Semaphore(count))
 
     async def close(self) -> None:
-        """End every process that waits; one that works is ended when its caller is."""
+        """End every idle process. A busy one ends when its caller is cancelled or done."""
         self._closed = True
         for child in self._idle:
-            child.end()
-        await asyncio.gather(*(child.gone() for child in self._idle))
+            child.kill()
+        await asyncio.gather(*(child.wait() for child in self._idle))
         self._idle.clear()
 
     async def _attempt(
         self, child: _Child, job: Job, seconds: float, show: Callable[[str, str], None] | None
-    ) -> Gave | Refused | None:
-        """Do the job in this process.
+    ) -> Done | Failed | None:
+        """Run the job in this process.
 
-        None when the process was gone before it had the job, though it had waited for one.
+        Returns None if a reused process died before it received the job: the job can then be sent again.
         """
-        fit = False
+        reusable = False
         try:
             async with asyncio.timeout(seconds + GRACE):
-                gave = await child.do(job, show)
-            fit = not gave.retire
-            return gave
+                result = await child.run(job, show)
+            reusable = not result.retire
+            return result
         except (TimeoutError, OSError, asyncio.IncompleteReadError):
-            if child.waited and not child.begun:
+            if child.reused and not child.started:
                 return None
             raise ToolError(STOPPED) from None
         finally:
-            self._give_back(child, fit=fit)
+            self._give_back(child, reusable=reusable)
 
     async def _take(self) -> _Child:
         while self._idle:
             child = self._idle.pop()
-            if child.rouse():
+            if child.wake():
                 return child
         return _Child(await _start())
 
-    def _give_back(self, child: _Child, *, fit: bool) -> None:
-        if not fit or self._closed:
-            child.end()
+    def _give_back(self, child: _Child, *, reusable: bool) -> None:
+        if not reusable or self._closed:
+            child.kill()
             return
         seconds = IDLE_SECONDS if len(self._idle) < KEPT else SPARE_SECONDS
         self._idle.append(child)
-        child.rest(self._idle, seconds)
+        child.idle(self._idle, seconds)
 
 
 async def _start() -> Process:
-    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | _CALM
-    # It finds what we have found, from another folder, however we were told of it.
+    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | _FEW_THREADS
+    # The child imports the same modules as the server, although it runs in another folder.
     environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, sys.path))
     try:
-        # What it complains about may quote what it works on.
+        # Its error output is discarded, because it may quote the user's data.
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",
@@ -181,7 +181,7 @@ async def _start() -> Process:
             start_new_session=True,
         )
     except OSError as error:  # too many processes, or open files
-        log.warning("no process can be started: %s", error.strerror)
+        log.warning("cannot start a sandbox process: %s", error.strerror)
         raise ToolError(NO_PROCESS) from None
 
 
@@ -190,24 +190,24 @@ def _sizes(length: int) -> list[int]:
 
 
 class _Child:
-    """One process, and the two pipes to it.
+    """One process and the two pipes to it.
 
     Attributes:
-        waited: whether it has waited since its last job.
-        begun: whether it has the job that it was given.
+        reused: whether the process has been idle after a job.
+        started: whether the process has received its current job.
     """
 
     def __init__(self, process: Process) -> None:
         self._process = process
-        self.waited = self.begun = False
+        self.reused = self.started = False
         self._timer: asyncio.TimerHandle | None = None
 
-    async def do(self, job: Job, show: Callable[[str, str], None] | None) -> Gave | Refused:
-        """Send a job and read what comes back."""
+    async def run(self, job: Job, show: Callable[[str, str], None] | None) -> Done | Failed:
+        """Send a job and read its output and its result."""
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is None or stdout is None:
             raise AssertionError("a child has pipes")
-        self.begun = False
+        self.started = False
         frame = msgspec.msgpack.encode(job)
         stdin.write(HEADER.pack(len(frame)))
         for at in range(0, len(frame), PIECE):
@@ -217,36 +217,36 @@ class _Child:
         while True:
             (length,) = HEADER.unpack(await stdout.readexactly(HEADER.size))
             answer = _ANSWER.decode(b"".join([await stdout.readexactly(size) for size in _sizes(length)]))
-            self.begun = True
-            if isinstance(answer, Gave | Refused):
+            self.started = True
+            if isinstance(answer, Done | Failed):
                 return answer
-            if isinstance(answer, Shown) and show is not None:
+            if isinstance(answer, Output) and show is not None:
                 show(answer.stream, answer.text)
 
-    def rest(self, among: list[_Child], seconds: float) -> None:
-        """Wait for work, not for ever."""
+    def idle(self, pool: list[_Child], seconds: float) -> None:
+        """Wait for work for some seconds, then leave the pool and end."""
 
-        def leave() -> None:
+        def expire() -> None:
             with contextlib.suppress(ValueError):
-                among.remove(self)
-            self.end()
+                pool.remove(self)
+            self.kill()
 
-        self.waited = True
-        self._timer = asyncio.get_running_loop().call_later(seconds, leave)
+        self.reused = True
+        self._timer = asyncio.get_running_loop().call_later(seconds, expire)
 
-    def rouse(self) -> bool:
-        """Whether it is still there, and may be given work."""
+    def wake(self) -> bool:
+        """Stop the idle timer; returns whether the process is still alive."""
         if self._timer is not None:
             self._timer.cancel()
         return self._process.returncode is None
 
-    def end(self) -> None:
-        """Kill it, whatever it does."""
+    def kill(self) -> None:
+        """Kill the process, whether it is busy or idle."""
         if self._timer is not None:
             self._timer.cancel()
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
-    async def gone(self) -> Any:
-        """Wait for its end."""
+    async def wait(self) -> Any:
+        """Wait until the process has exited."""
         return await self._process.wait()

@@ -1,4 +1,4 @@
-"""How much may be with the sandbox's processes at once: so many bytes, first come, first served."""
+"""Limits the bytes that the sandbox's processes hold at once: first come, first served."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 
 class Room:
-    """Room for so many bytes. What needs more than all of it has all of it."""
+    """A semaphore that counts bytes. A request for more than `size` gets all of it."""
 
     def __init__(self, size: int) -> None:
         self._size = self._free = size
@@ -17,10 +17,7 @@ class Room:
 
     @contextlib.asynccontextmanager
     async def hold(self, size: int) -> AsyncIterator[None]:
-        """Wait for room for so many bytes, and keep it for a while.
-
-        Those that came earlier have it earlier.
-        """
+        """Wait until `size` bytes are free and hold them for the block. Waiters are served in order."""
         size = min(size, self._size)
         await self._take(size)
         try:
@@ -38,9 +35,9 @@ class Room:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._give_back(size)  # it was given the very moment in which it was given up
+                self._give_back(size)  # the room was granted in the moment of the cancellation
             else:
-                self._give_back(0)  # whoever comes next may need less
+                self._give_back(0)  # the next waiter may need less than this one
             raise
 
     def _give_back(self, size: int) -> None:

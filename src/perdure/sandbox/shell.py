@@ -1,10 +1,10 @@
-"""Running bash commands (bashkit): their files are a tree in memory, and there is no host.
+"""Runs bash commands with bashkit: on a file tree in memory, without access to the host.
 
-Runs in the sandbox's processes.
+This code runs in the sandbox's processes.
 
-Every command gets an instance of its own, so none of the limits that an instance counts over its life is ever
-used up. What a shell remembers travels as a bash script that the shell itself writes (`declare -p` and the
-like): it means the same to every version of the sandbox.
+Every command gets a new shell instance, because an instance counts its limits over its whole life. The
+shell's state is carried over as a bash script that the shell itself writes (`declare -p` and similar), which
+every bashkit version understands.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 
 MAX_COMMANDS = 90_000
 MAX_ITERATIONS = 100_000
-"""Commands in one call, and rounds of one loop. The sandbox itself ends at 100,000 commands."""
+"""Commands in one call, and iterations of one loop. bashkit's own limit is 100,000 commands."""
 
 MAX_FILES, MAX_FOLDERS = 10_000, 9_990
-"""Files and folders of a tree: what the sandbox holds, some folders of its own aside."""
+"""Files and folders of a tree: bashkit's limits, less a few folders of its own."""
 
 MAX_STATE = 256 * 1024
-"""Characters of what a shell remembers."""
+"""Characters of the script that restores a shell's state."""
 
 MAX_LIVE = 512 * 1024
-"""Characters of output that followers are shown while a command runs; the result holds more."""
+"""Characters of output that followers see while a command runs; the result may hold more."""
 
 _GATHER = 0.05
-"""Seconds over which output is gathered before followers see it."""
+"""Seconds over which output is batched before followers see it."""
 
 _MAX_OUTPUT = 1024 * 1024
-# What every instance sets by itself, or what is about one command only.
+# Variables that every instance sets itself, or that concern one command only.
 _OWN = frozenset(
     {
         "BASHOPTS", "BASH_VERSINFO", "BASH_VERSION", "EUID", "UID", "PPID", "SHELLOPTS", "HOSTNAME",
@@ -53,22 +53,19 @@ _DECLARATION = re.compile(r"declare -\S+ (\w+)")
 
 
 class Network(Struct, frozen=True):
-    """What a shell may reach: these addresses and all below them.
-
-    Private ones only if they are not blocked.
-    """
+    """The URL prefixes that a shell may reach. `block_private_ips` applies to them as well."""
 
     allow: list[str]
     block_private_ips: bool
 
 
 class ShellJob(Struct, frozen=True, tag="shell"):
-    """A command, and what it is run on.
+    """A command and its input.
 
     Attributes:
-        files, folders: what the workspace holds; each folder after the one that it is in.
-        state: what the shell remembered after the last command.
-        seconds: how long it may run.
+        files, folders: the workspace's content; each folder comes after its parent.
+        state: the script that restores the shell's state after the last command.
+        seconds: the command's time limit.
     """
 
     command: str
@@ -79,12 +76,12 @@ class ShellJob(Struct, frozen=True, tag="shell"):
     seconds: float
 
 
-class Ran(Struct, frozen=True):
-    """What a command came to.
+class CommandResult(Struct, frozen=True):
+    """The result of a command.
 
     Attributes:
-        state: the script that brings the shell back; None when it is too long to be kept.
-        problem: why the sandbox ended it before it was done.
+        state: the script that restores the shell's state; None when it cannot be kept.
+        problem: why the shell stopped the command early.
     """
 
     exit_code: int
@@ -96,12 +93,12 @@ class Ran(Struct, frozen=True):
 
 
 class Differences(Struct, frozen=True):
-    """What is otherwise in the files than it was.
+    """What a command changed in the files.
 
     Attributes:
-        made_folders: those with nothing in them; others come along with their files.
-        unseen: files and folders that the sandbox could not hold.
-        links: links that the command made, which are not kept.
+        made_folders: new empty folders; other folders are implied by their files.
+        unseen: files and folders that the shell could not hold.
+        links: links that the command created, which are not kept.
     """
 
     written: dict[str, bytes]
@@ -113,14 +110,14 @@ class Differences(Struct, frozen=True):
 
 
 class ShellDone(Struct, frozen=True):
-    """What a job came to."""
+    """The result of a shell job."""
 
-    ran: Ran
+    result: CommandResult
     differences: Differences
 
 
 class _Output:
-    """Gathers output from whatever thread the sandbox runs on, and hands it on, on the event loop's."""
+    """Collects output on bashkit's threads and passes it on, in batches, on the event loop's thread."""
 
     def __init__(self, show: Callable[[str, str], None]) -> None:
         self._show = show
@@ -145,17 +142,17 @@ class _Output:
         self._loop.call_soon_threadsafe(self._loop.call_later, _GATHER, self.flush)
 
     def text(self, stream: str) -> str:
-        """All of a stream so far, up to what is kept."""
+        """The stream's output so far, up to the limit."""
         with self._lock:
             return "".join(self._pieces[stream])[:_MAX_OUTPUT]
 
     def close(self) -> None:
-        """Show what is left, and nothing after it."""
+        """Show the rest of the output, and nothing that comes later."""
         self._closed = True
         self.flush()
 
     def flush(self) -> None:
-        """Show what came in since the last time."""
+        """Show the output that came in since the last flush."""
         with self._lock:
             self._scheduled = False
             fresh = {}
@@ -167,25 +164,27 @@ class _Output:
                 self._show(stream, text[: self._budget])
                 self._budget -= len(text)
                 if self._budget <= 0:
-                    self._show("stderr", "\n[more output is not shown live]\n")
+                    self._show("stderr", "\n[further output is not shown live]\n")
 
 
 async def run_shell(job: ShellJob, show: Callable[[str, str], None]) -> ShellDone:
-    """Run a command on files.
+    """Run a command on the job's files.
 
     Args:
-        show: gets the output while it comes in, with the stream's name.
+        show: receives the stream's name and the output while the command runs.
 
     Raises:
-        ToolError: the sandbox failed.
+        ToolError: the shell itself failed.
     """
-    planted = plant(job.files, job.folders)
-    ran = await run_command(job, planted.tree, show)
-    return ShellDone(ran, differences(planted, job))
+    shell_tree = build_tree(job.files, job.folders)
+    result = await run_command(job, shell_tree.tree, show)
+    return ShellDone(result, differences(shell_tree, job))
 
 
-async def run_command(job: ShellJob, tree: bashkit.FileSystem, show: Callable[[str, str], None]) -> Ran:
-    """Run a command on a tree of files, which it may change."""
+async def run_command(
+    job: ShellJob, tree: bashkit.FileSystem, show: Callable[[str, str], None]
+) -> CommandResult:
+    """Run a command on a file tree, which the command may change."""
     from bashkit import Bash
 
     shell = Bash(
@@ -208,11 +207,13 @@ async def run_command(job: ShellJob, tree: bashkit.FileSystem, show: Callable[[s
     truncated = bool(result.stdout_truncated or result.stderr_truncated)
     problem: str | None = result.error
     if problem is None:
-        return Ran(result.exit_code, result.stdout, result.stderr, await _state_of(shell), truncated)
+        return CommandResult(
+            result.exit_code, result.stdout, result.stderr, await _state_of(shell), truncated
+        )
     stderr = output.text("stderr")
     if not stderr.endswith(problem):
         stderr += f"bash: {problem}\n"
-    return Ran(
+    return CommandResult(
         result.exit_code or 1, output.text("stdout"), stderr, await _state_of(shell), truncated, problem
     )
 
@@ -227,15 +228,18 @@ async def _execute(shell: bashkit.Bash, script: str, output: _Output | None = No
 
 
 async def _state_of(shell: bashkit.Bash) -> str | None:
-    """A script that makes another shell like this one: functions, aliases, options, variables, folder."""
+    """The script that restores this shell's functions, aliases, options, variables and current folder.
+
+    None when the state cannot be read, or is too long.
+    """
     functions = await _execute(shell, "builtin declare -f; builtin alias; builtin shopt -p")
     variables = await _execute(shell, "builtin declare -p")
-    if any(each.error or each.stdout_truncated for each in (functions, variables)):
+    if any(result.error or result.stdout_truncated for result in (functions, variables)):
         return None
     if "shopt -" not in functions.stdout or "declare -" not in variables.stdout:
-        # The command has sent all output elsewhere, or put something of its own in the place of `builtin`.
+        # The command has redirected all output, or has redefined `builtin`.
         return None
-    # Variables first: a function may be called `declare`.
+    # Variables come first, because a function may be called `declare`.
     lines = [line for line in variables.stdout.splitlines() if not _is_own(line)]
     lines += [line for line in functions.stdout.splitlines() if not line.startswith("shopt -u ")]
     script = "\n".join([*lines, f"builtin cd -- {shlex.quote(shell.shell_state().cwd)}"])
@@ -243,22 +247,25 @@ async def _state_of(shell: bashkit.Bash) -> str | None:
 
 
 def _is_own(line: str) -> bool:
-    named = _DECLARATION.match(line)
-    return named is not None and named[1] in _OWN
+    declaration = _DECLARATION.match(line)
+    return declaration is not None and declaration[1] in _OWN
 
 
-class Planted(Struct, frozen=True):
-    """A tree for a shell, and the paths of the files and folders that it cannot hold."""
+class ShellTree(Struct, frozen=True):
+    """The file tree of a shell, and the paths of the files and folders that it cannot hold."""
 
     tree: bashkit.FileSystem
     unseen: frozenset[str]
 
 
-def plant(files: Mapping[str, bytes], folders: Sequence[str]) -> Planted:
-    """A tree of these files and folders, as far as the sandbox can hold them.
+def build_tree(files: Mapping[str, bytes], folders: Sequence[str]) -> ShellTree:
+    """Create a tree with these files and folders, as far as bashkit can hold them.
 
-    A folder comes after the one that it is in. The sandbox takes 10,000,000 bytes a file and 100,000,000
-    altogether, and so many files and folders.
+    Args:
+        folders: each folder comes after its parent.
+
+    bashkit holds 10,000,000 bytes in a file and 100,000,000 in total, MAX_FILES files and MAX_FOLDERS
+    folders.
     """
     from bashkit import FileSystem
 
@@ -266,7 +273,7 @@ def plant(files: Mapping[str, bytes], folders: Sequence[str]) -> Planted:
     for entry in tree.read_dir("/"):
         tree.remove(f"/{entry['name']}", recursive=True)
     unseen: set[str] = set()
-    # Beyond its counts every attempt would fail, and only after a look at all that is there.
+    # Over bashkit's counts every attempt fails, and each failure first scans the whole tree.
     unseen.update(folders[MAX_FOLDERS:], list(files)[MAX_FILES:])
     for folder in folders[:MAX_FOLDERS]:
         try:
@@ -277,14 +284,14 @@ def plant(files: Mapping[str, bytes], folders: Sequence[str]) -> Planted:
         try:
             tree.write_file(path, files[path])
             if files[path].startswith(b"#!"):
-                tree.chmod(path, 0o755)  # modes are not kept, and what begins so is meant to be run
+                tree.chmod(path, 0o755)  # modes are not stored, and a script with a shebang is meant to run
         except RuntimeError:
             unseen.add(path)
-    return Planted(tree, frozenset(unseen))
+    return ShellTree(tree, frozenset(unseen))
 
 
-def look(tree: bashkit.FileSystem) -> tuple[list[str], set[str], list[str]]:
-    """The files of a tree, its folders, and its links."""
+def walk(tree: bashkit.FileSystem) -> tuple[list[str], set[str], list[str]]:
+    """List a tree's files, folders and links."""
     files: list[str] = []
     links: list[str] = []
     folders: set[str] = set()
@@ -304,23 +311,23 @@ def look(tree: bashkit.FileSystem) -> tuple[list[str], set[str], list[str]]:
     return files, folders, links
 
 
-def differences(planted: Planted, before: ShellJob) -> Differences:
-    """What is otherwise in the tree than it was in the files.
+def differences(shell_tree: ShellTree, before: ShellJob) -> Differences:
+    """Compare the tree with the files before the command.
 
-    Contents are compared, not sizes and times: a command may set a file's time as it likes.
+    Compares contents, not sizes and times: a command can set a file's time to any value.
     """
-    files, folders, links = look(planted.tree)
+    files, folders, links = walk(shell_tree.tree)
     written: dict[str, bytes] = {}
     for path in files:
-        content = planted.tree.read_file(path)
+        content = shell_tree.tree.read_file(path)
         if content != before.files.get(path):
             written[path] = content
-    there = set(files)
-    removed = tuple(path for path in before.files if path not in there and path not in planted.unseen)
+    present = set(files)
+    removed = tuple(path for path in before.files if path not in present and path not in shell_tree.unseen)
     gone = tuple(
-        folder for folder in before.folders if folder not in folders and folder not in planted.unseen
+        folder for folder in before.folders if folder not in folders and folder not in shell_tree.unseen
     )
     full = {path.rpartition("/")[0] for path in (*files, *folders)}
     known = set(before.folders)
     made = tuple(sorted(folder for folder in folders if folder not in known and folder not in full))
-    return Differences(written, removed, gone, made, tuple(sorted(planted.unseen)), tuple(sorted(links)))
+    return Differences(written, removed, gone, made, tuple(sorted(shell_tree.unseen)), tuple(sorted(links)))

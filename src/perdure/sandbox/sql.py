@@ -1,10 +1,10 @@
-"""Running a model's SQL on an SQLite image in memory: no files, no extensions, no other database.
+"""Runs a model's SQL on an SQLite image in memory: no files, no extensions, no other database.
 
-Bounded in time, size and rows.
+Time, size and rows are limited.
 
-The image comes from the session's row and goes back as a whole, so any worker can open it. Runs in the
-sandbox's processes: what one statement can take of memory, and how long one function can take, is known to
-nobody.
+The image is read from and written to the database as a whole, so any worker can open it. This code runs in
+the sandbox's processes, because the memory of a statement and the time of a single function have no reliable
+bound.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ TIME_LIMIT = 5.0
 """Seconds that one statement may run."""
 
 MAX_ROWS = 1_000
-"""Rows of a query's answer (wire contract)."""
+"""Rows in a query's answer (wire contract)."""
 
 MAX_CELL = 1_000_000
 """Bytes of one value, and of one statement."""
 
 MAX_ANSWER = 4_000_000
-"""Characters of all values of an answer together: far more than a model is shown of it."""
+"""Characters of all values in an answer together: far more than a model is shown."""
 
 MAX_COLUMNS = 500
-"""Of a table and of an answer: all values of a row are in memory at once."""
+"""Columns of a table and of an answer: all values of a row are in memory at once."""
 
 MAX_DEFINITION = 20_000
-"""Characters that are shown of the statement that made a table."""
+"""Characters shown of the statement that created a table."""
 
 PAGE_SIZE = 4096
 STEPS = 1_000
-"""Virtual-machine steps between two looks at the clock: well under a millisecond."""
+"""Steps of SQLite's virtual machine between two checks of the clock: well under a millisecond."""
 
 _SAFE_PRAGMAS = frozenset(
     {
@@ -57,8 +57,8 @@ _TEMPORARY = frozenset(
     }
 )  # fmt: skip
 _UNENFORCED = 0x50464B00
-"""The application id of a database whose foreign keys are not enforced: a pragma would be forgotten with its
-connection."""
+"""The application id that marks a database whose foreign keys are not enforced. The pragma alone would be
+lost with the connection."""
 _BANNED_FUNCTIONS = frozenset(
     {"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit", "sqlite_log"}
 )
@@ -68,7 +68,7 @@ _SAFE_MODULES = frozenset({"fts5", "fts4", "fts3", "rtree", "json_each", "json_t
 class SqlJob(Struct, frozen=True, tag="sql"):
     """A statement to run on an image.
 
-    `parameters` are JSON; `reading` refuses whatever would change the database.
+    `parameters` are JSON; `reading` refuses any change to the database.
     """
 
     image: bytes
@@ -78,13 +78,13 @@ class SqlJob(Struct, frozen=True, tag="sql"):
 
 
 class SchemaJob(Struct, frozen=True, tag="schema"):
-    """An image to describe."""
+    """An image whose tables and views are to be described."""
 
     image: bytes
 
 
 class Answer(Struct, frozen=True):
-    """What a statement gave. `image` is the database afterwards, None if nothing changed."""
+    """A statement's result. `image` is the database afterwards; None if nothing changed."""
 
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[Any, ...], ...] = ()
@@ -99,10 +99,12 @@ def run_sql(image: bytes, sql: str, parameters: Any, *, reading: bool) -> Answer
     """Run one statement.
 
     Args:
-        reading: refuse whatever would change the database.
+        image: the database; empty for a new one.
+        parameters: the values of the placeholders: a list, or None.
+        reading: refuse any change to the database.
 
     Raises:
-        ToolError: the SQL is wrong, is not allowed, or runs out of its bounds.
+        ToolError: the SQL is invalid, not allowed, or over a limit.
     """
     connection = _open(image)
     refusals: list[str] = []
@@ -122,19 +124,19 @@ def run_sql(image: bytes, sql: str, parameters: Any, *, reading: bool) -> Answer
         return _with_image(connection, _counted(connection, answer, before))
     except sqlite3.OperationalError as error:
         if "interrupted" in str(error):
-            raise ToolError(f"the statement ran over {TIME_LIMIT:g} seconds") from None
-        if "disk I/O" in str(error):  # there is no disk but for what is sorted
-            raise ToolError("SQL error: the statement needs more room than it may have") from None
+            raise ToolError(f"the statement took longer than {TIME_LIMIT:g} seconds") from None
+        if "disk I/O" in str(error):  # the disk is used for sorting only
+            raise ToolError("SQL error: the statement needs more temporary space than is allowed") from None
         if "is full" in str(error):
             raise ToolError(
-                f"SQL error: a database may hold {MAX_DATABASE} bytes: delete or drop something first"
+                f"SQL error: a database may hold at most {MAX_DATABASE} bytes: delete or drop something first"
             ) from None
         if "readonly" in str(error):
-            raise ToolError("SQL error: not allowed here: a query changes nothing") from None
+            raise ToolError("SQL error: not allowed here: a query cannot change the database") from None
         raise ToolError(f"SQL error: {error}") from None
     except sqlite3.DatabaseError as error:
         denied = any(
-            words in str(error) for words in ("not authorized", "prohibited", "authorization denied")
+            phrase in str(error) for phrase in ("not authorized", "prohibited", "authorization denied")
         )
         reason = (refusals[0] if refusals else "not allowed here") if denied else str(error)
         raise ToolError(f"SQL error: {reason}") from None
@@ -149,15 +151,14 @@ def _open(image: bytes) -> sqlite3.Connection:
     if image:
         connection.deserialize(image)
     else:
-        connection.execute(
-            "PRAGMA auto_vacuum=FULL"
-        )  # each statement reads and writes the whole: what is deleted should not count
+        # Each statement reads and writes the whole image, so deleted pages should not stay in it.
+        connection.execute("PRAGMA auto_vacuum=FULL")
     connection.execute(f"PRAGMA max_page_count={MAX_DATABASE // PAGE_SIZE}")
     connection.execute("PRAGMA temp_store=FILE")
     connection.execute("PRAGMA cache_size=-4096")
     connection.execute("PRAGMA trusted_schema=OFF")
     if connection.execute("PRAGMA application_id").fetchone()[0] != _UNENFORCED:
-        connection.execute("PRAGMA foreign_keys=ON")  # who declares them means them
+        connection.execute("PRAGMA foreign_keys=ON")  # SQLite's default, off, surprises models
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_CELL)
     connection.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, MAX_CELL)
     connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
@@ -167,7 +168,7 @@ def _open(image: bytes) -> sqlite3.Connection:
 
 
 def _guard(connection: sqlite3.Connection, refusals: list[str], *, reading: bool) -> None:
-    """Refuse what is not allowed; `refusals` gets why, where that can be said."""
+    """Refuse statements that are not allowed; the reasons that a model can act on go to `refusals`."""
     until = time.monotonic() + TIME_LIMIT
     connection.set_progress_handler(lambda: 1 if time.monotonic() > until else 0, STEPS)
 
@@ -178,14 +179,14 @@ def _guard(connection: sqlite3.Connection, refusals: list[str], *, reading: bool
             return sqlite3.SQLITE_DENY
         if action in _TRANSACTIONS:
             refusals.append(
-                "each statement is a transaction of its own: one that fails changes nothing, and there is "
-                "no other"
+                "transactions across statements are not supported: each statement is its own transaction, "
+                "and one that fails changes nothing"
             )
             return sqlite3.SQLITE_DENY
         if action in _TEMPORARY:
             refusals.append(
-                "what is temporary would be gone with this statement: make it without TEMP, and drop it "
-                "afterwards"
+                "temporary objects would be lost after this statement: create them without TEMP, and drop "
+                "them afterwards"
             )
             return sqlite3.SQLITE_DENY
         if action == sqlite3.SQLITE_PRAGMA and not _pragma_allowed(
@@ -222,14 +223,14 @@ def _execute(connection: sqlite3.Connection, sql: str, parameters: Any) -> Answe
         if truncated:
             break
         rows.append(tuple(_cell(value) for value in row))
-    cursor.close()  # a statement that changes and returns rows ends only then
+    cursor.close()  # completes a statement that both changes and returns rows
     return Answer(names, tuple(rows), truncated)
 
 
 def _counted(connection: sqlite3.Connection, answer: Answer, before: int) -> Answer:
-    """The answer with what the statement itself changed.
+    """Add the number of rows that the statement itself changed.
 
-    Not what triggers, and tables behind a virtual one, did besides.
+    Rows changed by triggers, or in the shadow tables of a virtual table, do not count.
     """
     if connection.total_changes == before:
         return answer
@@ -239,9 +240,9 @@ def _counted(connection: sqlite3.Connection, answer: Answer, before: int) -> Ans
 
 def _remember_enforcement(connection: sqlite3.Connection) -> None:
     enforced = connection.execute("PRAGMA foreign_keys").fetchone()[0]
-    wanted = 0 if enforced else _UNENFORCED
-    if connection.execute("PRAGMA application_id").fetchone()[0] != wanted:
-        connection.execute(f"PRAGMA application_id={wanted}")
+    mark = 0 if enforced else _UNENFORCED
+    if connection.execute("PRAGMA application_id").fetchone()[0] != mark:
+        connection.execute(f"PRAGMA application_id={mark}")
 
 
 def _cell(value: Any) -> Any:
@@ -253,7 +254,7 @@ def _cell(value: Any) -> Any:
 
 
 def _schema_version(connection: sqlite3.Connection) -> tuple[int, ...]:
-    """What changes with the database, though no row of it does."""
+    """The header values that show a change of the database in which no row changes."""
     names = ("schema_version", "user_version", "application_id")
     return tuple(connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
 
@@ -261,22 +262,22 @@ def _schema_version(connection: sqlite3.Connection) -> tuple[int, ...]:
 def _with_image(connection: sqlite3.Connection, answer: Answer) -> Answer:
     image = connection.serialize()
     if len(image) > MAX_DATABASE:
-        raise ToolError(f"a database may hold {MAX_DATABASE} bytes")
+        raise ToolError(f"a database may hold at most {MAX_DATABASE} bytes: delete or drop something first")
     return replace(answer, image=image, pages=connection.execute("PRAGMA page_count").fetchone()[0])
 
 
 def describe(image: bytes) -> tuple[dict[str, Any], ...]:
-    """The tables and views with their columns. Raises ToolError."""
+    """List the tables and views with their columns. Raises ToolError."""
     connection = _open(image)
     try:
-        found = connection.execute(
+        entries = connection.execute(
             "SELECT name, type, SUBSTR(sql, 1, ?) FROM sqlite_schema"
             " WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%' ORDER BY name LIMIT 500",
             (MAX_DEFINITION,),
         ).fetchall()
         return tuple(
             {"name": name, "type": kind, "sql": sql, **_columns(connection, name)}
-            for name, kind, sql in found
+            for name, kind, sql in entries
         )
     except sqlite3.Error as error:
         raise ToolError(f"the database cannot be read: {error}") from None
@@ -285,15 +286,16 @@ def describe(image: bytes) -> tuple[dict[str, Any], ...]:
 
 
 def _columns(connection: sqlite3.Connection, name: str) -> dict[str, Any]:
-    """The columns of a table or view, or why nobody can tell: what a view asks for may be gone."""
+    """The columns of a table or view, or an error: a view's tables may have been dropped."""
     try:
-        found = connection.execute("SELECT * FROM pragma_table_info(?)", (name,)).fetchall()
+        columns = connection.execute("SELECT * FROM pragma_table_info(?)", (name,)).fetchall()
     except sqlite3.OperationalError as error:
         if "interrupted" in str(error):
             raise
         return {"columns": [], "error": str(error)}
-    columns = [
-        {"name": each[1], "type": each[2], "not_null": bool(each[3]), "primary_key": bool(each[5])}
-        for each in found
-    ]
-    return {"columns": columns}
+    return {
+        "columns": [
+            {"name": each[1], "type": each[2], "not_null": bool(each[3]), "primary_key": bool(each[5])}
+            for each in columns
+        ]
+    }

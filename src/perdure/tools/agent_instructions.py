@@ -1,6 +1,6 @@
 """`agent_instructions`.
 
-AGENTS.md of the session's files stands in the prompt, as it is at each model call.
+Adds AGENTS.md from the session's files to the prompt, read anew before each model call.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ FILES = ("AGENTS.md",)
 
 MAX_FILES = 10
 MAX_SHOWN = 32 * 1024
-"""Characters of all files together: some 8,000 tokens, which every model call pays for."""
+"""Characters of all files together: about 8,000 tokens, which every model call pays for."""
 READ = 128 * 1024
-"""Bytes read of a file. That it is more than what is shown leaves room for secrets, whose marks are shorter
-than they are."""
+"""Bytes read from each file. More than MAX_SHOWN, because redaction replaces secrets by shorter marks."""
 
 _INTRODUCTION = (
-    "Instructions from the session's files. What the user says comes before them. A folder may have such "
-    "a file of its own: read it "
-    "before you work in there."
+    "Instructions from the session's files. The user's messages take precedence over them. A folder may have "
+    "its own file of this kind: read it before you work in that folder."
 )
 _TAG = re.compile(r"<(?=[\s/]{0,20}instructions\b)", re.IGNORECASE)
 
 
 def agent_instructions(services: Services) -> Capability:
-    """The capability, bound to the services that it reads the files with."""
+    """Create the capability, bound to the services that it reads the files with."""
     return Capability(
         id="agent_instructions",
         name="Instructions from files",
-        description="Puts AGENTS.md of the session's files into the prompt, as it is at each model call.",
+        description=(
+            "Adds AGENTS.md from the session's files to the prompt, read anew before each model call."
+        ),
         category="files",
         dependencies=("session_file_system",),
         config_schema=schema(
@@ -51,7 +51,8 @@ def agent_instructions(services: Services) -> Capability:
                     "maxItems": MAX_FILES,
                     "default": list(FILES),
                     "description": (
-                        "Files to look for, from the top; those that are there are shown in this order."
+                        "Paths to look for, relative to the root. The files that exist are shown in this "
+                        "order."
                     ),
                 }
             }
@@ -61,48 +62,52 @@ def agent_instructions(services: Services) -> Capability:
 
 
 async def _discover(services: Services, config: Any, context: DiscoveryContext) -> Discovered:
-    wanted = list(_places((config or {}).get("files", FILES)))
-    if not wanted:
+    candidates = list(_candidate_paths((config or {}).get("files", FILES)))
+    if not candidates:
         return Discovered()
-    every = [path for places in wanted for path in places]
-    found = await read_beginnings(services, context, context.session_id, every, READ)
-    shown: list[str] = []
+    every_path = [path for paths in candidates for path in paths]
+    files = await read_beginnings(services, context, context.session_id, every_path, READ)
+    sections: list[str] = []
     seen: set[tuple[int, bytes]] = set()
     room = MAX_SHOWN
-    for path in [path for places in wanted for path in [each for each in places if each in found][:1]]:
-        if found[path] in seen:
+    for path in [path for paths in candidates for path in [p for p in paths if p in files][:1]]:
+        if files[path] in seen:
             continue  # the same instructions under another name
-        seen.add(found[path])
-        size, data = found[path]
-        text = _shown(context.redactor.text(data.decode(errors="ignore")), size > len(data), path, room)
+        seen.add(files[path])
+        size, data = files[path]
+        text = _truncate(context.redactor.text(data.decode(errors="ignore")), size > len(data), path, room)
         room = max(0, room - len(text))
-        shown.append(f"<instructions file={quoteattr(path)}>\n{text}\n</instructions>")
-    return Discovered("\n\n".join([_INTRODUCTION, *shown])) if shown else Discovered()
+        sections.append(f"<instructions file={quoteattr(path)}>\n{text}\n</instructions>")
+    return Discovered("\n\n".join([_INTRODUCTION, *sections])) if sections else Discovered()
 
 
-def _places(names: Iterable[str]) -> Iterable[tuple[str, ...]]:
-    """Where each file may be. `/workspace` is another name of the top, as for the file tools."""
+def _candidate_paths(names: Iterable[str]) -> Iterable[tuple[str, ...]]:
+    """The paths of each file. `/workspace` is another name of the root, as for the file tools."""
     seen: set[str] = set()
     for name in names:
         try:
             path = clean_path(name)
         except InvalidInput:
-            continue  # nothing can be there
+            continue  # no file can have this path
         path = path.removeprefix(MOUNT) if path.startswith(f"{MOUNT}/") else path
         if path != "/" and path not in seen:
             seen.add(path)
             yield path, f"{MOUNT}{path}"
 
 
-def _shown(text: str, more: bool, path: str, room: int) -> str:
-    """The text, or whole lines of it as far as there is room, and how to read on."""
+def _truncate(text: str, more: bool, path: str, room: int) -> str:
+    """Cut the text to whole lines that fit into `room` characters, with a note on how to read the rest.
+
+    Args:
+        more: whether the file holds more than `text`.
+    """
     text = text.rstrip()
     if len(text) > room or more:
-        kept = text[:room]
-        kept = kept[: kept.rfind("\n") + 1] or kept
-        lines = kept.count("\n") + 1
+        head = text[:room]
+        head = head[: head.rfind("\n") + 1] or head
+        lines = head.count("\n") + 1
         text = (
-            f"{kept.rstrip()}\n[... this is not all of it: read on with read_file, {path} from offset "
+            f"{head.rstrip()}\n[... truncated: read the rest of {path} with read_file, from offset "
             f"{lines} ...]"
         )
     return _TAG.sub("&lt;", text)

@@ -1,4 +1,4 @@
-"""`bashkit_shell`: bash over the session's files, in a sandbox without a host."""
+"""`bashkit_shell`: bash on the session's files, in a sandbox without access to the host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from perdure.domain.paths import MOUNT
 from perdure.domain.redaction import Redactor
 from perdure.domain.tools import ToolHints
 from perdure.net.addresses import is_refused_host, plain_address
-from perdure.sandbox.shell import Differences, Network, Ran, ShellDone, ShellJob
+from perdure.sandbox.shell import CommandResult, Differences, Network, ShellDone, ShellJob
 
 DEFAULT_TIMEOUT = 30
 MAX_TIMEOUT = 120
@@ -26,11 +26,11 @@ MAX_COMMAND = 100_000
 
 
 MAX_NOTES = 20
-"""Things that could not be done which the model is told one by one."""
+"""Notes about failed changes that the model gets one by one; the rest are only counted."""
 
 
 def bashkit_shell(services: Services) -> Capability:
-    """The capability, with its tool bound to the services."""
+    """Create the capability, with its tool bound to the services."""
     tool = _bash_tool(services)
     return Capability(
         id="bashkit_shell",
@@ -49,29 +49,35 @@ def bashkit_shell(services: Services) -> Capability:
 async def _bash(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     seconds, session_id = float(arguments.get("timeout") or DEFAULT_TIMEOUT), context.session_id
     size = await files_size(services, context, session_id)
-    async with services.sandbox.place((context.org_id, session_id), size):
+    async with services.sandbox.slot((context.org_id, session_id), size):
         held, state = await before_command(services, context, session_id)
         job = ShellJob(
             arguments["command"], held.files, held.folders, state, network_for(context.network), seconds
         )
         done = await services.sandbox.run(job, ShellDone, seconds, context.output)
-        changes, ran = await asyncio.to_thread(_changes, done.differences), done.ran
+        changes, result = await asyncio.to_thread(_changes, done.differences), done.result
         saved = Saved()
-        fresh = ran.state if ran.state is not None and ran.state != state else None
+        fresh = result.state if result.state is not None and result.state != state else None
         if changes or fresh is not None:
             saved = await after_command(services, context, session_id, held, changes, fresh)
-    return ToolOutcome(_answer(ran, saved, done.differences, context.redactor), saved.events)
+    return ToolOutcome(_answer(result, saved, done.differences, context.redactor), saved.events)
 
 
-def _changes(found: Differences) -> Changes:
-    written = {path: content_of(content) for path, content in found.written.items()}
-    return Changes(written, found.removed, found.removed_folders, found.made_folders, frozenset(found.unseen))
+def _changes(changed: Differences) -> Changes:
+    written = {path: content_of(content) for path, content in changed.written.items()}
+    return Changes(
+        written,
+        changed.removed,
+        changed.removed_folders,
+        changed.made_folders,
+        frozenset(changed.unseen),
+    )
 
 
 def network_for(rules: NetworkRules) -> Network | None:
-    """What the sandbox is told of the network: nothing, unless hosts are allowed by name.
+    """The sandbox's network configuration; None unless hosts are allowed by name.
 
-    It knows no patterns.
+    The sandbox does not support patterns, so hosts that are allowed by pattern cannot be passed on.
     """
     names = [
         name
@@ -87,33 +93,32 @@ def network_for(rules: NetworkRules) -> Network | None:
     )
 
 
-def _answer(ran: Ran, saved: Saved, found: Differences, redactor: Redactor) -> JsonObject:
-    stdout, stderr = ran.stdout, ran.stderr
-    if ran.truncated:
+def _answer(result: CommandResult, saved: Saved, changed: Differences, redactor: Redactor) -> JsonObject:
+    stdout, stderr = result.stdout, result.stderr
+    if result.truncated:
         stdout, stderr = redactor.text(stdout, cut=True), redactor.text(stderr, cut=True)
-    answer: JsonObject = {"exit_code": ran.exit_code}
+    answer: JsonObject = {"exit_code": result.exit_code}
     if stderr:
         answer["stderr"] = stderr
     notes = [
         *saved.notes,
         *(
-            f"{MOUNT}{path} is more than the shell can hold, or has a name that it does not take: it "
-            "cannot see it"
-            for path in found.unseen
+            f"the shell cannot see {MOUNT}{path}: it is too large for the shell, or its name is not supported"
+            for path in changed.unseen
         ),
     ]
     notes += [
-        f"{MOUNT}{path} is a link, and gone with this command: make a copy, or go by the file's own path"
-        for path in found.links
+        f"{MOUNT}{path} is a link, and links are not kept after a command: copy the file, or use its own path"
+        for path in changed.links
     ]
     if len(notes) > MAX_NOTES:
-        notes[MAX_NOTES:] = [f"... and the same, or the like, of {len(notes) - MAX_NOTES} more"]
-    if ran.truncated:
-        notes.append("the output was longer than what is kept of it")
-    if ran.state is None:
+        notes[MAX_NOTES:] = [f"... and {len(notes) - MAX_NOTES} more notes like these"]
+    if result.truncated:
+        notes.append("the output was too long and was truncated")
+    if result.state is None:
         notes.append(
-            "variables, functions and the folder are as before this command: what it left of them cannot "
-            "be kept"
+            "the command's changes to variables, functions and the current folder could not be kept: they "
+            "are as before it"
         )
     if notes:
         answer["notes"] = notes
@@ -126,11 +131,10 @@ def _bash_tool(services: Services) -> Tool:
         display_name="Shell",
         description=(
             f"Run a bash command. The session's files are in {MOUNT}: /notes.md of the file tools is "
-            f"{MOUNT}/notes.md here. Changes there, "
-            "the folder, variables and functions last until the next command; all else, /tmp too, goes "
-            "when the command ends. The usual "
-            "text tools are there (grep, sed, awk, jq, sort, find, tar ...), but no other programs, and "
-            "nothing goes on in the background."
+            f"{MOUNT}/notes.md here. Changes there, the current folder, variables and functions are kept for "
+            "the next command; everything else, including /tmp, is lost when the command ends. The usual "
+            "text tools are available (grep, sed, awk, jq, sort, find, tar ...), but no other programs, and "
+            "nothing keeps running in the background."
         ),
         parameters=schema(
             {
@@ -138,13 +142,13 @@ def _bash_tool(services: Services) -> Tool:
                     "type": "string",
                     "minLength": 1,
                     "maxLength": MAX_COMMAND,
-                    "description": "What to run; may be a script.",
+                    "description": "The command to run; may be a script.",
                 },
                 "timeout": {
                     "type": "integer",
                     "minimum": 1,
                     "maximum": MAX_TIMEOUT,
-                    "description": f"Seconds it may take; {DEFAULT_TIMEOUT} if left out.",
+                    "description": f"Seconds the command may take; {DEFAULT_TIMEOUT} if left out.",
                 },
             },
             "command",

@@ -26,7 +26,7 @@ from perdure.tools.web_fetch import WEB_FETCH
 
 
 def built_in(services: Services) -> tuple[Capability, ...]:
-    """The capabilities, their tools bound to the services that their use cases need."""
+    """Create the built-in capabilities, with their tools bound to the services that they call."""
     return (
         agent_instructions(services),
         bashkit_shell(services),
@@ -49,5 +49,5 @@ def built_in(services: Services) -> tuple[Capability, ...]:
 
 
 def catalogue() -> tuple[Capability, ...]:
-    """The same with nothing behind them, for whoever describes them: what they run would fail."""
+    """The built-in capabilities without services, for documentation only: running their tools fails."""
     return built_in(cast("Services", None))

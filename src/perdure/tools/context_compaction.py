@@ -1,6 +1,6 @@
 """`context_compaction`.
 
-A long conversation is summed up when it fills its room, and what it was can still be searched.
+Summarizes the older part of a long conversation; the log keeps every message, and the agent can search it.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ from perdure.store.events import EventFilter
 from perdure.store.rows import to_json
 
 TYPES = ("input.message", "output.message.completed", "tool.completed")
-"""The events that hold what was said and what tools gave."""
+"""The events that hold messages and tool results."""
 
 PAGE = 200
 """Events read at a time."""
 MAX_READ = 5_000
-"""Events that one search looks at; it says where the next one goes on."""
+"""Events that one search reads; the answer says where the next search continues."""
 EXCERPT = 600
-"""Characters of a message shown in a list of what was found."""
+"""Characters shown of each message in a list of search results."""
 WHOLE = 8_000
-"""Characters of each message shown around one place."""
+"""Characters shown of each message when messages around one sequence are read."""
 MAX_AROUND = 10
-"""Messages on each side of a place."""
+"""Messages on each side of that sequence."""
 MAX_FOUND = 50
 FOUND = 10
 """Messages in an answer, unless the call says otherwise."""
 
 
 def context_compaction(services: Services) -> Capability:
-    """The capability, with its tool bound to the services."""
+    """Create the capability, with its tool bound to the services."""
     tool = _history_tool(services)
     return Capability(
         id="context_compaction",
         name="Context compaction",
         description=(
-            "When the conversation fills a share of its room in the model's window, the model sums up the "
-            "older part and goes on from "
-            "the summary. The log keeps every message, and the agent can search them."
+            "When the conversation fills a given share of its space in the context window, the model "
+            "summarizes the older part and continues from the summary. The log keeps every message, and the "
+            "agent can search them."
         ),
         category="behaviour",
         config_schema=schema(
@@ -65,7 +65,8 @@ def context_compaction(services: Services) -> Capability:
                     "maximum": 0.95,
                     "default": AT,
                     "description": (
-                        "Share of the room for the conversation over which its older part is summed up."
+                        "Share of the conversation's space in the context window. When the conversation "
+                        "fills more than this, its older part is summarized."
                     ),
                 },
                 "keep": {
@@ -74,14 +75,14 @@ def context_compaction(services: Services) -> Capability:
                     "maximum": 0.8,
                     "default": KEEP,
                     "description": (
-                        "Share of that room which the newest messages keep, word for word; "
-                        "at most half of `at`."
+                        "Share of that space in which the newest messages are kept word for word; at most "
+                        "half of `at`."
                     ),
                 },
                 "instructions": {
                     "type": "string",
                     "maxLength": MAX_INSTRUCTIONS,
-                    "description": "What else the summary should heed.",
+                    "description": "Additional instructions for the summary.",
                 },
             }
         ),
@@ -90,8 +91,8 @@ def context_compaction(services: Services) -> Capability:
     )
 
 
-class _Said(Struct, frozen=True):
-    """A message of the log, as text."""
+class _Entry(Struct, frozen=True):
+    """A message or tool result of the log, as text."""
 
     sequence: int
     role: str
@@ -99,14 +100,14 @@ class _Said(Struct, frozen=True):
     text: str
 
 
-def _said(event: Event) -> _Said | None:
-    """What an event says; None when that is nothing to remember."""
+def _to_entry(event: Event) -> _Entry | None:
+    """The event as text; None when it is of no use in a search."""
     match event.decoded():
         case ToolCompletedData(tool_name="query_history"):
-            return None  # it would find itself for ever
+            return None  # otherwise every search would find earlier searches
         case ToolCompletedData() as data:
             text = data.error or (text_of(data.result) if data.result else "")
-            return _Said(event.sequence, f"result of {data.tool_name}", event.ts, text)
+            return _Entry(event.sequence, f"result of {data.tool_name}", event.ts, text)
         case OutputMessageCompletedData(error_code=None) as data:
             calls = [
                 f"[calls {call.name} {to_json(call.arguments)}]"
@@ -114,9 +115,9 @@ def _said(event: Event) -> _Said | None:
                 if call.name != "query_history"
             ]
             text = "\n".join([text_of(data.message.content), *calls]).strip()
-            return _Said(event.sequence, "agent", event.ts, text) if text else None
+            return _Entry(event.sequence, "agent", event.ts, text) if text else None
         case InputMessageData(message=message) if not is_cancel_notice(message, event):
-            return _Said(event.sequence, "user", event.ts, text_of(message.content))
+            return _Entry(event.sequence, "user", event.ts, text_of(message.content))
     return None
 
 
@@ -132,57 +133,57 @@ async def _query_history(services: Services, context: ToolContext, arguments: Js
 async def _around(services: Services, context: ToolContext, sequence: int) -> JsonObject:
     want = EventFilter(types=TYPES)
     events = await events_around(services, context, context.session_id, sequence, MAX_AROUND, want)
-    found = [said for event in events if (said := _said(event)) is not None]
-    return {"messages": [_shown(said, said.text[:WHOLE]) for said in found]}
+    entries = [entry for event in events if (entry := _to_entry(event)) is not None]
+    return {"messages": [_as_json(entry, entry.text[:WHOLE]) for entry in entries]}
 
 
 async def _search(
     services: Services, context: ToolContext, words: tuple[str, ...], before: int | None, limit: int
 ) -> JsonObject:
-    """The newest messages in which all words occur.
+    """The newest messages that contain all words.
 
-    A page of the log at a time, so that nobody waits for a long one.
+    Reads the log page by page, and at most MAX_READ events, so that a long log does not block the tool.
     """
-    found: list[JsonObject] = []
+    matches: list[JsonObject] = []
     read, cursor = 0, before
     while read < MAX_READ:
         page = await _page(services, context, words, cursor)
         for event in page:
-            said = _said(event)
-            folded = said.text.casefold() if said is not None else ""
-            if said is None or not all(word in folded for word in words):
+            entry = _to_entry(event)
+            folded = entry.text.casefold() if entry is not None else ""
+            if entry is None or not all(word in folded for word in words):
                 continue
-            found.append(_shown(said, _excerpt(said.text, folded, words)))
-            if len(found) == limit:
-                return {"messages": found, "next_before": event.sequence}
+            matches.append(_as_json(entry, _excerpt(entry.text, folded, words)))
+            if len(matches) == limit:
+                return {"messages": matches, "next_before": event.sequence}
         if len(page) < PAGE:
-            return {"messages": found, "next_before": None}
+            return {"messages": matches, "next_before": None}
         read, cursor = read + len(page), page[-1].sequence
-    return {"messages": found, "next_before": cursor}
+    return {"messages": matches, "next_before": cursor}
 
 
 async def _page(
     services: Services, context: ToolContext, words: tuple[str, ...], before: int | None
 ) -> list[Event]:
-    # The database leaves out what has not that plain word; the rest is compared here.
+    # The database filters by the longest plain word; `_search` compares the others.
     plain = max((word for word in words if word.isascii() and word.isalnum()), key=len, default=None)
     want = EventFilter(types=TYPES, before=before, text=plain)
     return await page_of_events(services, context, context.session_id, want, PAGE, newest_first=True)
 
 
 def _excerpt(text: str, folded: str, words: tuple[str, ...]) -> str:
-    """The part around the first word, or the beginning."""
+    """The text around the first word, or the beginning of the text."""
     if len(text) <= EXCERPT:
         return text
-    # Folding may change lengths: the place is then a little off, which an excerpt bears.
+    # Case folding may change lengths, so the position may be a little off. An excerpt can tolerate that.
     at = folded.find(words[0]) if words else 0
     begin = max(0, min(at - EXCERPT // 3, len(text) - EXCERPT))
     end = begin + EXCERPT
     return f"{'...' if begin else ''}{text[begin:end]}{'...' if end < len(text) else ''}"
 
 
-def _shown(said: _Said, text: str) -> JsonObject:
-    return {"sequence": said.sequence, "role": said.role, "time": to_rfc3339(said.ts), "text": text}
+def _as_json(entry: _Entry, text: str) -> JsonObject:
+    return {"sequence": entry.sequence, "role": entry.role, "time": to_rfc3339(entry.ts), "text": text}
 
 
 def _history_tool(services: Services) -> Tool:
@@ -190,12 +191,10 @@ def _history_tool(services: Services) -> Tool:
         name="query_history",
         display_name="Search the conversation",
         description=(
-            "Find earlier messages, tool calls and results of this conversation, also those that you are "
-            "not shown any more. With "
-            "`query`, the newest ones that contain all of its words; with `around`, the messages at one "
-            "sequence and next to it, at "
-            "greater length; with neither, the newest ones. `next_before` in an answer goes on with older "
-            "ones."
+            "Find earlier messages, tool calls and results of this conversation, including those that are no "
+            "longer in your context. With `query`: the newest ones that contain all of its words. With "
+            "`around`: the messages at and next to one sequence, at greater length. With neither: the newest "
+            "ones. To continue with older ones, pass the answer's `next_before` as `before`."
         ),
         parameters=schema(
             {
@@ -224,6 +223,6 @@ def _history_tool(services: Services) -> Tool:
 
 
 def _behave(config: Any, behaviour: Behaviour) -> Behaviour:
-    given = config or {}
-    rules = Compaction(given.get("at", AT), given.get("keep", KEEP), given.get("instructions"))
+    settings = config or {}
+    rules = Compaction(settings.get("at", AT), settings.get("keep", KEEP), settings.get("instructions"))
     return replace(behaviour, compaction=replace(rules, keep=min(rules.keep, rules.at / 2)))

@@ -1,4 +1,4 @@
-"""`current_time`: what time is it, here or elsewhere?"""
+"""`current_time`: the current date and time, in any time zone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def _get_current_time(context: ToolContext, arguments: JsonObject) -> Tool
 GET_CURRENT_TIME = Tool(
     name="get_current_time",
     display_name="Current time",
-    description="The present date and time, with the day of the week.",
+    description="Get the current date and time, with the day of the week.",
     parameters=schema(
         {"timezone": {"type": "string", "description": "IANA name such as Europe/Paris; UTC if left out."}}
     ),
@@ -41,7 +41,7 @@ GET_CURRENT_TIME = Tool(
 CURRENT_TIME = Capability(
     id="current_time",
     name="Current time",
-    description="Lets the agent ask for the present date and time in any time zone.",
+    description="Lets the agent get the current date and time in any time zone.",
     category="utility",
     tools=lambda config: (GET_CURRENT_TIME,),
 )

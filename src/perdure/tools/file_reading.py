@@ -1,4 +1,4 @@
-"""The file tools that only look: read, list, search, stat."""
+"""The read-only file tools: read, list, search, stat."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from perdure.store.files import FileRow
 Clean = Callable[[str], str]
 
 DEFAULT_LINES = 2_000
-"""Lines that `read_file` gives unless asked: enough for most source files, small enough for a prompt."""
+"""Lines that `read_file` returns by default: enough for most source files, and small enough for a prompt."""
 MAX_LINE = 2_000
-"""Characters of a line that are shown."""
+"""Characters shown of one line."""
 SHOWN = 50_000
-"""Characters of a file that one call shows: with its JSON around it, less than what is kept of a tool's
+"""Characters of a file that one call shows. With the JSON around it, this stays below the limit for a tool's
 output."""
 BINARY_SHOWN = 36_000
 """Bytes of a binary file that one call shows, in base64."""
@@ -34,31 +34,31 @@ MAX_MATCHES = 300
 
 
 async def tool_path(services: Services, context: ToolContext, path: str) -> str:
-    """The clean form of a path that the model wrote.
+    """Normalize a path that the model wrote.
 
-    `/workspace` is the top, unless there is a folder of that name.
+    `/workspace` means the root, unless the session has a folder of that name.
 
     Raises:
-        InvalidInput: it cannot be a path.
+        InvalidInput: the text is not a valid path.
     """
     return await _from_top(services, context, clean_path(path))
 
 
 async def tool_pattern(services: Services, context: ToolContext, pattern: str) -> str:
-    """A glob that the model wrote, where `/workspace` and `.` mean what they mean in a path."""
+    """Normalize a glob that the model wrote: `/workspace` and `./` mean the same as in a path."""
     return pattern[1:] if pattern.startswith("./") else await _from_top(services, context, pattern)
 
 
 async def _from_top(services: Services, context: ToolContext, path: str) -> str:
-    """A path, or a pattern of paths, without the other name of the top."""
+    """Strip `/workspace` from a path or a pattern, unless the session has a folder of that name."""
     if path != MOUNT and not path.startswith(f"{MOUNT}/"):
         return path
-    found = await files.find_entry(services, context, context.session_id, MOUNT)
-    return path if found is not None else path[len(MOUNT) :] or "/"
+    folder = await files.find_entry(services, context, context.session_id, MOUNT)
+    return path if folder is not None else path[len(MOUNT) :] or "/"
 
 
 async def read_file(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    """Lines of a text file, or bytes of any other."""
+    """Read lines of a text file, or bytes of a binary one."""
     path = await tool_path(services, context, arguments["path"])
     row, data = await files.read_file(services, context, context.session_id, path)
     if not row.is_text:
@@ -74,7 +74,9 @@ def _binary(row: FileRow, data: bytes, offset: int) -> JsonObject:
     answer: JsonObject = {"path": row.path, "encoding": "base64", "content": base64.b64encode(piece).decode()}
     answer |= {"size_bytes": len(data), "hash": row.hash}
     if len(piece) < len(data):
-        answer["shown"] = f"bytes {offset} to {end - 1}" if piece else "nothing: the file ends before"
+        answer["shown"] = (
+            f"bytes {offset} to {end - 1}" if piece else f"nothing: the file has {len(data)} bytes"
+        )
     if end < len(data):
         answer["next_byte_offset"] = end
     return answer
@@ -83,16 +85,13 @@ def _binary(row: FileRow, data: bytes, offset: int) -> JsonObject:
 def _lines(
     row: FileRow, data: bytes, first: int, limit: int, numbered: bool, room: int, clean: Clean
 ) -> JsonObject:
-    """The answer for a text file.
-
-    Whole lines, as many as were asked for and there is room for, in characters.
-    """
+    """The answer for a text file: whole lines, at most `limit` of them and `room` characters."""
     lines = data.decode().split("\n")
     if lines[-1] == "":
         lines.pop()
     shown: list[str] = []
     for number, line in enumerate(lines[first - 1 : first - 1 + limit], first):
-        text = _cut(line, clean)
+        text = _shorten(line, clean)
         text = f"{number:>6}\t{text}" if numbered else text
         if shown and len(text) > room:
             break
@@ -109,28 +108,28 @@ def _lines(
     return answer
 
 
-def _cut(line: str, clean: Clean) -> str:
+def _shorten(line: str, clean: Clean) -> str:
     if len(line) <= MAX_LINE:
         return line
     return without_middle(clean(line), MAX_LINE, lambda left: f"[... {left} characters left out ...]")
 
 
 async def read_many_files(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    """Several files, as far as there is room; one that cannot be read does not keep the others back."""
+    """Read several files, up to the limit of one answer. A file that fails does not affect the others."""
     room = SHOWN
-    shown: list[JsonObject] = []
+    answers: list[JsonObject] = []
     for name in dict.fromkeys(arguments["paths"]):
         if room <= 0:
-            shown.append({"path": name, "error": "left out, there was no more room: use read_file"})
+            answers.append({"path": name, "error": "left out because the answer is full: use read_file"})
             continue
         try:
             path = await tool_path(services, context, name)
             row, data = await files.read_file(services, context, context.session_id, path)
         except PerdureError as error:
-            shown.append({"path": name, "error": error.message})
+            answers.append({"path": name, "error": error.message})
             continue
         if not row.is_text:
-            shown.append(
+            answers.append(
                 {
                     "path": row.path,
                     "size_bytes": row.size_bytes,
@@ -139,14 +138,15 @@ async def read_many_files(services: Services, context: ToolContext, arguments: J
                 }
             )
             continue
-        one = await sized(len(data), _lines, row, data, 1, DEFAULT_LINES, False, room, context.redactor.text)
-        room -= len(one["content"])
-        shown.append(one)
-    return ToolOutcome({"files": shown})
+        clean = context.redactor.text
+        file = await sized(len(data), _lines, row, data, 1, DEFAULT_LINES, False, room, clean)
+        room -= len(file["content"])
+        answers.append(file)
+    return ToolOutcome({"files": answers})
 
 
 async def list_directory(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    """What is in a folder."""
+    """List a folder's contents."""
     path = await tool_path(services, context, arguments.get("path") or "/")
     recursive = bool(arguments.get("recursive"))
     rows = await files.list_entries(services, context, context.session_id, path, recursive=recursive)
@@ -164,45 +164,45 @@ def _entry(row: FileRow) -> JsonObject:
 
 
 async def glob(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    """The paths of files that fit a pattern."""
+    """List the paths of files that match a glob."""
     folder = await tool_path(services, context, arguments.get("path") or "/")
     pattern = await tool_pattern(services, context, arguments["pattern"])
     rows, cut = await find(services, context, OfSession(context.session_id), pattern, folder)
     answer: JsonObject = {"paths": [row.path for row in rows[:MAX_LISTED]]}
     if len(rows) > MAX_LISTED:
-        cut = f"{len(rows) - MAX_LISTED} more: narrow the pattern down"
+        cut = f"{len(rows) - MAX_LISTED} more: use a narrower pattern"
     return ToolOutcome(answer | ({"truncated": cut} if cut else {}))
 
 
 async def grep_files(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    """Lines that match a regular expression."""
-    wanted = arguments.get("path_pattern")
+    """Find lines that match a regular expression."""
+    path_glob = arguments.get("path_pattern")
     search = await grep(
         services,
         context,
         OfSession(context.session_id),
         arguments["pattern"],
-        glob=None if wanted is None else await tool_pattern(services, context, wanted),
+        glob=None if path_glob is None else await tool_pattern(services, context, path_glob),
         folder=await tool_path(services, context, arguments.get("path") or "/"),
         ignore_case=bool(arguments.get("ignore_case")),
         limit=MAX_MATCHES,
         clean=context.redactor.text,
     )
     matches: list[JsonObject] = []
-    cut, room = search.cut, SHOWN
-    for file in search.found:
+    cut, room = search.truncated, SHOWN
+    for file in search.files:
         for line in file.lines:
             room -= len(file.path) + len(line.text) + 40
             if room > 0:
                 matches.append({"path": file.path, "line_number": line.number, "line": line.text})
     if room <= 0:
-        cut = "there are more matches: narrow the search down"
+        cut = "there are more matches: narrow the search"
     answer: JsonObject = {"matches": matches, "files_searched": search.searched}
     return ToolOutcome(answer | ({"truncated": cut} if cut else {}))
 
 
 async def stat_file(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    """What is at a path."""
+    """Describe the file or folder at a path."""
     path = await tool_path(services, context, arguments["path"])
     row = await files.read_entry(services, context, context.session_id, path)
     if row.is_directory:

@@ -1,4 +1,4 @@
-"""`loop_detection`: an agent that makes the same calls again and again is told so, and then stopped."""
+"""`loop_detection`: warns an agent that repeats the same tool calls, then fails the turn."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from msgspec.structs import replace
 from perdure.capabilities.port import Behaviour, Capability, schema
 
 LIMIT = 3
-"""Repetitions before the agent is told, unless the configuration says otherwise; after twice as many the turn
-fails."""
+"""Default number of repetitions before the agent is warned; after twice as many, the turn fails."""
 
 
 def _behave(config: Any, behaviour: Behaviour) -> Behaviour:
@@ -21,8 +20,8 @@ LOOP_DETECTION = Capability(
     id="loop_detection",
     name="Loop detection",
     description=(
-        "Notices when the agent repeats the very same tool calls, tells it to try something else, and at "
-        "last stops the turn."
+        "Detects when the agent repeats identical tool calls, tells it to try something else, and finally "
+        "stops the turn."
     ),
     category="behaviour",
     config_schema=schema(
@@ -32,7 +31,7 @@ LOOP_DETECTION = Capability(
                 "minimum": 1,
                 "maximum": 50,
                 "default": LIMIT,
-                "description": "Repetitions before it is told.",
+                "description": "Repetitions before the agent is warned.",
             }
         }
     ),

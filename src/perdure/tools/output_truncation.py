@@ -1,6 +1,6 @@
-"""`output_truncation`: how much of a tool's output the model is shown.
+"""`output_truncation`: limits how much of a tool's output the model sees.
 
-The whole is kept in a file of the session.
+The full output is kept in a file of the session.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from msgspec.structs import replace
 from perdure.capabilities.port import TOOL_OUTPUT, Behaviour, Capability, schema
 
 SHOWN = 16_000
-"""Characters that are shown, unless the configuration says otherwise: some 4,000 tokens."""
+"""Characters shown by default: about 4,000 tokens."""
 HEAD = 0.5
-"""Share of them that comes from the beginning."""
+"""Share of the shown characters that comes from the beginning of the output."""
 
 
 def _behave(config: Any, behaviour: Behaviour) -> Behaviour:
-    given = config or {}
+    settings = config or {}
     return replace(
         behaviour,
-        output_limit=int(given.get("max_characters", SHOWN)),
-        output_head=float(given.get("head", HEAD)),
+        output_limit=int(settings.get("max_characters", SHOWN)),
+        output_head=float(settings.get("head", HEAD)),
     )
 
 
@@ -30,9 +30,8 @@ OUTPUT_TRUNCATION = Capability(
     id="output_truncation",
     name="Output truncation",
     description=(
-        "Shows the model less of long outputs of tools: their beginning and end. The whole goes to a file "
-        "of the session, which the "
-        "agent can read and search."
+        "Shows the model only the beginning and end of a long tool output. The full output goes to a file of "
+        "the session, which the agent can read and search."
     ),
     category="behaviour",
     features=("file_system",),
@@ -44,14 +43,14 @@ OUTPUT_TRUNCATION = Capability(
                 "minimum": 1_000,
                 "maximum": TOOL_OUTPUT,
                 "default": SHOWN,
-                "description": "Characters of an output that are shown.",
+                "description": "Characters shown of an output.",
             },
             "head": {
                 "type": "number",
                 "minimum": 0,
                 "maximum": 1,
                 "default": HEAD,
-                "description": "Share of them that comes from the beginning; the rest comes from the end.",
+                "description": "Share of these characters from the beginning; the rest is from the end.",
             },
         }
     ),

@@ -1,4 +1,4 @@
-"""`parallel_tool_calls`: whether the model may ask for several tools in one answer."""
+"""`parallel_tool_calls`: whether the model may call several tools in one answer."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PARALLEL_TOOL_CALLS = Capability(
     id="parallel_tool_calls",
     name="Parallel tool calls",
     description=(
-        "Lets the model ask for several tools at once, or holds it to one at a time. A session's or "
-        "agent's own setting wins."
+        "Lets the model call several tools at once, or limits it to one at a time. The session's or "
+        "agent's own setting takes precedence."
     ),
     category="behaviour",
     config_schema=schema({"enabled": {"type": "boolean", "default": True}}),

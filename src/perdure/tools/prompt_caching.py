@@ -1,6 +1,6 @@
-"""`prompt_caching`: whether prompts are marked for the vendor's cache.
+"""`prompt_caching`: whether prompts carry cache marks for the vendor's prompt cache.
 
-Without it, vendors that charge less for marks get them.
+Without this capability, marks are sent to the vendors that charge less for marked prompts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _behave(config: Any, behaviour: Behaviour) -> Behaviour:
 PROMPT_CACHING = Capability(
     id="prompt_caching",
     name="Prompt caching",
-    description="Marks the unchanging part of the prompt for the vendor's cache, or keeps it unmarked.",
+    description="Marks the constant part of the prompt for the vendor's prompt cache, or turns marks off.",
     category="behaviour",
     config_schema=schema({"enabled": {"type": "boolean", "default": True}}),
     behave=_behave,

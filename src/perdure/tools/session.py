@@ -1,4 +1,4 @@
-"""`session`: the agent may know, and name, the session it works in."""
+"""`session`: lets the agent read its session's facts and set the title."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from perdure.domain.times import to_rfc3339
 
 
 def session(services: Services) -> Capability:
-    """The capability, with its tools bound to the services."""
+    """Create the capability, with its tools bound to the services."""
     tools = (_info_tool(services), _title_tool(services))
     return Capability(
         id="session",
         name="Session",
-        description="Lets the agent look at the session it works in, and give it a title.",
+        description="Lets the agent read facts about its session, and set the session's title.",
         category="session",
         tools=lambda config: tools,
     )
@@ -57,7 +57,7 @@ def _info_tool(services: Services) -> Tool:
     return Tool(
         name="get_session_info",
         display_name="Session info",
-        description="The present session: its id, title, tags, status, age and length.",
+        description="Get the current session's id, title, tags, status, creation time and number of events.",
         parameters=schema({}),
         run=partial(_get_session_info, services),
         hints=READ_ONLY,
@@ -68,7 +68,7 @@ def _title_tool(services: Services) -> Tool:
     return Tool(
         name="write_session_title",
         display_name="Session title",
-        description="Give the session a short title that says what it is about.",
+        description="Set the session's title: short, and saying what the session is about.",
         parameters=schema({"title": {"type": "string", "minLength": 1, "maxLength": MAX_TITLE}}, "title"),
         run=partial(_write_session_title, services),
         hints=REPEATABLE,

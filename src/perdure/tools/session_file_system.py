@@ -1,6 +1,6 @@
-"""`session_file_system`: files of the session, in the database.
+"""`session_file_system`: the session's files, which are stored in the database.
 
-No path leads out of it, since there is nothing outside.
+No path can reach the host's files: the tools only know the database.
 """
 
 from __future__ import annotations
@@ -34,21 +34,20 @@ from perdure.tools.file_reading import DEFAULT_LINES, tool_path
 
 
 def session_file_system(services: Services) -> Capability:
-    """The capability, with its tools bound to the services."""
-    tools = tuple(make(services) for make in _TOOLS)
+    """Create the capability, with its tools bound to the services."""
+    tools = tuple(create_tool(services) for create_tool in _TOOLS)
     return Capability(
         id="session_file_system",
         name="File system",
         description=(
-            "Gives the session files of its own: the agent reads, writes, edits, searches and deletes them."
+            "Gives the session its own files, which the agent can read, write, edit, search and delete."
         ),
         category="files",
         features=("file_system",),
         tools=lambda config: tools,
         prompt=lambda config: (
-            "You have files of your own that last as long as this session. Paths are absolute and begin "
-            f"with /; {MOUNT} is another name "
-            "of the top."
+            "You have your own files, which last as long as this session. Paths are absolute and begin with "
+            f"/; {MOUNT} is another name of the root."
         ),
     )
 
@@ -58,18 +57,18 @@ def _event(written: Written, operation: str) -> FileWrittenData:
 
 
 def _expected(arguments: JsonObject) -> frozenset[str] | None:
-    wanted = arguments.get("expected_hash")
-    return None if wanted is None else frozenset((wanted,))
+    expected = arguments.get("expected_hash")
+    return None if expected is None else frozenset((expected,))
 
 
 async def _write_file(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     path = await tool_path(services, context, arguments["path"])
     text, encoding = arguments["content"], cast("Encoding", arguments.get("encoding") or "text")
 
-    def make() -> Content:
+    def decode() -> Content:
         return content_of(decoded(text, encoding, services.file_limits.file))
 
-    content = await sized(len(text), make)
+    content = await sized(len(text), decode)
     write = FileWrite(path, content, expected=_expected(arguments))
     written = await files.write_file(services, context, context.session_id, write)
     answer = {
@@ -91,37 +90,41 @@ async def _edit_file(services: Services, context: ToolContext, arguments: JsonOb
 
 
 def _edited(arguments: JsonObject, limit: int, row: FileRow, data: bytes) -> tuple[Content, int]:
-    """The content after an edit, and how many places were changed.
+    """Apply an edit; returns the new content and the number of replacements.
 
-    Raises ToolError, and TooLarge over a limit in bytes.
+    Raises:
+        ToolError: the file is not text, or the old text does not occur as the call needs it.
+        TooLarge: the new content is over `limit` bytes.
     """
     path, old, new = row.path, arguments["old_text"], arguments["new_text"]
     if not row.is_text:
-        raise ToolError(f"{path} is not text: write it anew with write_file")
+        raise ToolError(f"{path} is not text: replace it with write_file")
     if old == new:
-        raise ToolError("the new text is the same as the old one")
+        raise ToolError("new_text is the same as old_text: nothing would change")
     text = data.decode()
     count = text.count(old)
     if count == 0:
-        raise ToolError(f"the old text does not occur in {path}{_line_ends(text, old)}")
+        raise ToolError(f"old_text does not occur in {path}{_line_ending_hint(text, old)}")
     if count > 1 and not arguments.get("replace_all"):
-        raise ToolError(f"the old text occurs {count} times in {path}: give more of it, or set replace_all")
+        raise ToolError(
+            f"old_text occurs {count} times in {path}: include more text around it, or set replace_all"
+        )
     if len(data) + count * (len(new.encode()) - len(old.encode())) > limit:
-        raise too_large(limit)  # before it is made: a short edit of many places may come to any size
+        raise too_large(limit)  # checked first: a short edit with many matches can produce any size
     return content_of(text.replace(old, new).encode()), count
 
 
-def _line_ends(text: str, old: str) -> str:
-    """What to say when all that differs is how lines end, which is easily overlooked."""
+def _line_ending_hint(text: str, old: str) -> str:
+    """A hint for the error message if only the line endings differ, which is easily overlooked."""
     if old.replace("\r\n", "\n") not in text.replace("\r\n", "\n"):
         return ""
     ends = r"\r\n" if "\r\n" in text else r"\n"
-    return f": it would, if its lines ended as those of the file do, in {ends}"
+    return f": only the line endings differ, and the file uses {ends}"
 
 
 async def _delete_file(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     path = await tool_path(services, context, arguments["path"])
-    gone = await files.delete_path(
+    deleted = await files.delete_path(
         services,
         context,
         context.session_id,
@@ -129,9 +132,9 @@ async def _delete_file(services: Services, context: ToolContext, arguments: Json
         recursive=bool(arguments.get("recursive")),
         expected=_expected(arguments),
     )
-    if not gone:
-        return ToolOutcome({"path": path, "deleted": 0, "note": "nothing was there"})
-    return ToolOutcome({"path": path, "deleted": gone}, (FileWrittenData(path, "delete", False, 0),))
+    if not deleted:
+        return ToolOutcome({"path": path, "deleted": 0, "note": "nothing exists at this path"})
+    return ToolOutcome({"path": path, "deleted": deleted}, (FileWrittenData(path, "delete", False, 0),))
 
 
 _PATH = {
@@ -141,12 +144,12 @@ _PATH = {
     "description": "Absolute path, such as /notes/plan.md.",
 }
 _FOLDER = {**_PATH, "description": "The folder; / if left out."}
-_DEEP = {"type": "boolean", "description": "With what is in the folders in it."}
+_RECURSIVE = {"type": "boolean", "description": "Include the contents of all subfolders."}
 _PATTERN = {"type": "string", "minLength": 1, "maxLength": MAX_PATTERN}
 _EXPECTED = {
     "type": "string",
     "pattern": "^[0-9a-f]{64}$",
-    "description": "The hash that was read: a file that has changed since is refused.",
+    "description": "The hash from when you read the file. If the file has changed since, the call fails.",
 }
 _FROM_ONE = {"type": "integer", "minimum": 1}
 
@@ -155,8 +158,8 @@ def _read_file_tool(services: Services) -> Tool:
     return Tool(
         name="read_file",
         description=(
-            "Read a file. Text comes in whole lines, with their number in all and the hash of the "
-            "content; anything else in base64."
+            "Read a file. Text is returned in whole lines, with the file's line count and the hash of its "
+            "content; other files are returned in base64."
         ),
         parameters=schema(
             {
@@ -186,7 +189,7 @@ def _read_file_tool(services: Services) -> Tool:
 def _read_many_files_tool(services: Services) -> Tool:
     return Tool(
         name="read_many_files",
-        description="Read several text files at once, as far as there is room.",
+        description="Read several text files at once, up to the size limit of one answer.",
         parameters=schema(
             {"paths": {"type": "array", "items": _PATH, "minItems": 1, "maxItems": 50}}, "paths"
         ),
@@ -200,8 +203,8 @@ def _read_many_files_tool(services: Services) -> Tool:
 def _list_directory_tool(services: Services) -> Tool:
     return Tool(
         name="list_directory",
-        description="List what is in a folder.",
-        parameters=schema({"path": _FOLDER, "recursive": _DEEP}),
+        description="List a folder's contents.",
+        parameters=schema({"path": _FOLDER, "recursive": _RECURSIVE}),
         run=partial(reading.list_directory, services),
         hints=READ_ONLY,
         spill=False,
@@ -214,8 +217,8 @@ def _glob_tool(services: Services) -> Tool:
         name="glob",
         description=(
             "Find files by their paths: * and ? within a name, ** across folders, [a-z], {a,b}. A pattern "
-            "without a / is for the name "
-            "in any folder; one that begins with / is from the top, any other from the folder on."
+            "without a / matches file names in any folder; one that begins with / is relative to the root, "
+            "any other to the folder."
         ),
         parameters=schema(
             {"pattern": {**_PATTERN, "description": "Such as **/*.md."}, "path": _FOLDER}, "pattern"
@@ -231,15 +234,15 @@ def _grep_files_tool(services: Services) -> Tool:
     return Tool(
         name="grep_files",
         description=(
-            "Search the lines of text files with a regular expression (RE2: no look-around, no references "
-            "back)."
+            "Search the lines of text files with a regular expression (RE2: no look-around, no "
+            "backreferences)."
         ),
         parameters=schema(
             {
                 "pattern": _PATTERN,
                 "path_pattern": {
                     **_PATTERN,
-                    "description": "Only files whose paths fit this glob, such as *.md.",
+                    "description": "Only files whose paths match this glob, such as *.md.",
                 },
                 "path": {**_PATH, "description": "Only this folder or file; / if left out."},
                 "ignore_case": {"type": "boolean"},
@@ -256,7 +259,7 @@ def _grep_files_tool(services: Services) -> Tool:
 def _stat_file_tool(services: Services) -> Tool:
     return Tool(
         name="stat_file",
-        description="Tell what is at a path: type, size, hash, times.",
+        description="Get the type, size, hash and times of the file or folder at a path.",
         parameters=schema({"path": _PATH}, "path"),
         run=partial(reading.stat_file, services),
         hints=READ_ONLY,
@@ -268,7 +271,7 @@ def _stat_file_tool(services: Services) -> Tool:
 def _write_file_tool(services: Services) -> Tool:
     return Tool(
         name="write_file",
-        description="Write a file, replacing what it held. Folders above it are made.",
+        description="Write a file, replacing its content. Missing parent folders are created.",
         parameters=schema(
             {
                 "path": _PATH,
@@ -276,7 +279,7 @@ def _write_file_tool(services: Services) -> Tool:
                 "encoding": {
                     "type": "string",
                     "enum": ["text", "base64"],
-                    "description": "What content is; text if left out.",
+                    "description": "The encoding of content; text if left out.",
                 },
                 "expected_hash": _EXPECTED,
             },
@@ -293,7 +296,7 @@ def _edit_file_tool(services: Services) -> Tool:
     return Tool(
         name="edit_file",
         description=(
-            "Replace an exact piece of text in a file. It must occur once, unless replace_all is set."
+            "Replace an exact piece of text in a file. It must occur exactly once, unless replace_all is set."
         ),
         parameters=schema(
             {
@@ -309,7 +312,7 @@ def _edit_file_tool(services: Services) -> Tool:
         ),
         run=partial(_edit_file, services),
         hints=ONCE,
-        # Several edits of one file in one answer are common, and each needs what the one before left.
+        # Several edits of one file in one answer are common, and each builds on the result of the one before.
         queue="edit",
         display_name="Edit file",
     )
@@ -318,8 +321,8 @@ def _edit_file_tool(services: Services) -> Tool:
 def _delete_file_tool(services: Services) -> Tool:
     return Tool(
         name="delete_file",
-        description="Delete a file, or a folder; one with something in it only with recursive.",
-        parameters=schema({"path": _PATH, "recursive": _DEEP, "expected_hash": _EXPECTED}, "path"),
+        description="Delete a file or a folder. A folder that is not empty needs recursive.",
+        parameters=schema({"path": _PATH, "recursive": _RECURSIVE, "expected_hash": _EXPECTED}, "path"),
         run=partial(_delete_file, services),
         hints=ToolHints(readonly=False, destructive=True, idempotent=True),
         display_name="Delete file",

@@ -1,4 +1,4 @@
-"""`session_schedule`: the agent may have messages sent to its own session later, once or regularly."""
+"""`session_schedule`: lets the agent schedule messages to its own session, once or repeatedly."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from perdure.domain.schedules import MAX_ACTIVE, MAX_INSTRUCTION, CreateSchedule
 
 
 def session_schedule(services: Services) -> Capability:
-    """The capability, with its tools bound to the services."""
+    """Create the capability, with its tools bound to the services."""
     tools = (_create_tool(services), _cancel_tool(services), _list_tool(services))
     return Capability(
         id="session_schedule",
         name="Schedules",
-        description="Lets the agent have messages sent to its session later, once or regularly.",
+        description="Lets the agent schedule messages to its own session, once or repeatedly.",
         category="session",
         features=("schedules",),
         tools=lambda config: tools,
@@ -41,8 +41,8 @@ async def _create_schedule(services: Services, context: ToolContext, arguments: 
         at=arguments.get("at"),
         timezone=arguments.get("timezone") or "UTC",
     )
-    made = await create_schedule(services, context, context.session_id, body)
-    return ToolOutcome({"id": made.id, "next_at": made.next_at})
+    schedule = await create_schedule(services, context, context.session_id, body)
+    return ToolOutcome({"id": schedule.id, "next_at": schedule.next_at})
 
 
 async def _cancel_schedule(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
@@ -51,11 +51,11 @@ async def _cancel_schedule(services: Services, context: ToolContext, arguments: 
 
 
 async def _list_schedules(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
-    found = await all_schedules(services, context, context.session_id)
-    return ToolOutcome({"schedules": [_told(each) for each in found]})
+    schedules = await all_schedules(services, context, context.session_id)
+    return ToolOutcome({"schedules": [_as_json(schedule) for schedule in schedules]})
 
 
-def _told(schedule: Schedule) -> JsonObject:
+def _as_json(schedule: Schedule) -> JsonObject:
     return {
         "id": schedule.id,
         "message": schedule.message,
@@ -72,9 +72,9 @@ def _create_tool(services: Services) -> Tool:
         name="create_schedule",
         display_name="Create schedule",
         description=(
-            "Have a message sent to this session later: once (`at`), or regularly (`cron`, 5 fields). "
-            "When it comes, you work on it "
-            f"as on any message. At most {MAX_ACTIVE} are active at a time."
+            "Schedule a message to this session: once (`at`), or repeatedly (`cron`, 5 fields). When it "
+            "arrives, you work on it as on any other message. At most "
+            f"{MAX_ACTIVE} schedules can be active at a time."
         ),
         parameters=schema(
             {
@@ -82,7 +82,7 @@ def _create_tool(services: Services) -> Tool:
                     "type": "string",
                     "minLength": 1,
                     "maxLength": MAX_INSTRUCTION,
-                    "description": "What you will be asked to do.",
+                    "description": "The message that you will receive: what to do then.",
                 },
                 "cron": {
                     "type": "string",
@@ -122,7 +122,7 @@ def _list_tool(services: Services) -> Tool:
     return Tool(
         name="list_schedules",
         display_name="List schedules",
-        description="This session's schedules, and when each comes next.",
+        description="List this session's schedules, with the time at which each fires next.",
         parameters=schema({}),
         run=partial(_list_schedules, services),
         hints=READ_ONLY,

@@ -1,4 +1,4 @@
-"""`session_sql_database`: SQLite databases of the session."""
+"""`session_sql_database`: the session's own SQLite databases."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from perdure.sandbox.sql import MAX_ROWS, Answer
 DEFAULT = "main"
 
 _QUEUE = "sql"
-"""Statements of one answer are meant in their order: an `insert` after the `create table` before it."""
+"""Statements of one answer run in their order, so that an `insert` can use the `create table` before it."""
 
 
 def session_sql_database(services: Services) -> Capability:
-    """The capability, with its tools bound to the services."""
+    """Create the capability, with its tools bound to the services."""
     tools = (_execute_tool(services), _query_tool(services), _schema_tool(services))
     return Capability(
         id="session_sql_database",
         name="SQL database",
-        description="Gives the session SQLite databases of its own.",
+        description="Gives the session its own SQLite databases.",
         category="storage",
         features=("sql_database",),
         tools=lambda config: tools,
@@ -76,13 +76,13 @@ def _rows_of(answer: Answer) -> JsonObject:
 async def _sql_schema(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     name = arguments.get("database")
     if not name:
-        found = await all_databases(services, context, context.session_id)
-        if len(found) != 1:
-            sizes = [{"name": each.name, "size_bytes": each.size_bytes} for each in found]
+        databases = await all_databases(services, context, context.session_id)
+        if len(databases) != 1:
+            sizes = [{"name": each.name, "size_bytes": each.size_bytes} for each in databases]
             return ToolOutcome({"databases": sizes})
-        name = found[0].name
-    shown = await describe_database(services, context, context.session_id, name)
-    return ToolOutcome({"database": shown.database, "tables": list(shown.tables)})
+        name = databases[0].name
+    description = await describe_database(services, context, context.session_id, name)
+    return ToolOutcome({"database": description.database, "tables": list(description.tables)})
 
 
 _DATABASE = {"type": "string", "maxLength": 63, "description": f"The database's name; {DEFAULT} if left out."}
@@ -90,10 +90,10 @@ _SQL = {
     "type": "string",
     "minLength": 1,
     "maxLength": 100_000,
-    "description": "One SQLite statement. It is a transaction of its own; foreign keys are enforced.",
+    "description": "One SQLite statement. It runs in its own transaction; foreign keys are enforced.",
 }
 _VALUE = {"type": ["string", "number", "boolean", "null"]}
-_PARAMS = {"type": "array", "maxItems": 500, "items": _VALUE, "description": "Values for ? marks."}
+_PARAMS = {"type": "array", "maxItems": 500, "items": _VALUE, "description": "Values for ? placeholders."}
 
 
 def _execute_tool(services: Services) -> Tool:
@@ -101,8 +101,8 @@ def _execute_tool(services: Services) -> Tool:
         name="sql_execute",
         display_name="SQL execute",
         description=(
-            "Run one SQLite statement that changes a database of this session. A database is made when it "
-            "is first written."
+            "Run one SQLite statement that changes a database of this session. The first write creates the "
+            "database."
         ),
         parameters=schema({"sql": _SQL, "params": _PARAMS, "database": _DATABASE}, "sql"),
         run=partial(_sql_execute, services),
@@ -115,7 +115,7 @@ def _query_tool(services: Services) -> Tool:
     return Tool(
         name="sql_query",
         display_name="SQL query",
-        description=f"Run one SQLite query on a database of this session; at most {MAX_ROWS} rows are shown.",
+        description=f"Run one SQLite query on a database of this session. Returns at most {MAX_ROWS} rows.",
         parameters=schema({"sql": _SQL, "params": _PARAMS, "database": _DATABASE}, "sql"),
         run=partial(_sql_query, services),
         hints=READ_ONLY,
@@ -128,8 +128,8 @@ def _schema_tool(services: Services) -> Tool:
         name="sql_schema",
         display_name="SQL schema",
         description=(
-            "The tables, views and columns of a database of this session; without a name, the databases "
-            "there are."
+            "List the tables, views and columns of a database of this session. Without a name: those of the "
+            "session's only database, or a list of its databases."
         ),
         parameters=schema({"database": {**_DATABASE, "description": "The database's name."}}),
         run=partial(_sql_schema, services),

@@ -1,4 +1,4 @@
-"""`session_storage`: key-values and secrets that last as long as the session."""
+"""`session_storage`: key-value pairs and secrets that last as long as the session."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OPERATIONS = ["set", "get", "delete", "list"]
 
 
 def session_storage(services: Services) -> Capability:
-    """The capability, with its tools bound to the services."""
+    """Create the capability, with its tools bound to the services."""
     tools = (_kv_tool(services), _secret_tool(services))
     return Capability(
         id="session_storage",
@@ -39,41 +39,41 @@ def session_storage(services: Services) -> Capability:
     )
 
 
-def _needed(arguments: JsonObject, name: str) -> str:
+def _required(arguments: JsonObject, name: str) -> str:
     value = arguments.get(name)
     if not isinstance(value, str):
-        raise ToolError(f"{arguments['operation']} needs `{name}`")
+        raise ToolError(f"the operation {arguments['operation']} needs `{name}`")
     return value
 
 
 async def _kv_store(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     operation, session_id = arguments["operation"], context.session_id
     if operation == "list":
-        found = await all_values(services, context, session_id)
-        return ToolOutcome({"keys": [each.key for each in found]})
-    key = _needed(arguments, "key")
+        pairs = await all_values(services, context, session_id)
+        return ToolOutcome({"keys": [pair.key for pair in pairs]})
+    key = _required(arguments, "key")
     if operation == "get":
         value = await read_value(services, context, session_id, key)
         return ToolOutcome({"key": key, "found": value is not None, "value": value})
     if operation == "delete":
         return ToolOutcome({"key": key, "deleted": await remove_value(services, context, session_id, key)})
-    await put_value(services, context, session_id, key, _needed(arguments, "value"))
+    await put_value(services, context, session_id, key, _required(arguments, "value"))
     return ToolOutcome({"key": key, "stored": True})
 
 
 async def _secret_store(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     operation, session_id = arguments["operation"], context.session_id
     if operation == "list":
-        found = await all_secrets(services, context, session_id)
-        return ToolOutcome({"names": [each.name for each in found]})
-    name = _needed(arguments, "key")
+        secrets = await all_secrets(services, context, session_id)
+        return ToolOutcome({"names": [secret.name for secret in secrets]})
+    name = _required(arguments, "key")
     if operation == "get":
-        # The model learns that the secret is there, and its name; the value stays with the tools that use it.
-        there = any(each.name == name for each in await all_secrets(services, context, session_id))
-        return ToolOutcome({"key": name, "found": there, "value": mark_of(name) if there else None})
+        # The model learns only whether the secret exists; the value goes to the tools that use it.
+        exists = any(secret.name == name for secret in await all_secrets(services, context, session_id))
+        return ToolOutcome({"key": name, "found": exists, "value": mark_of(name) if exists else None})
     if operation == "delete":
         return ToolOutcome({"key": name, "deleted": await remove_secret(services, context, session_id, name)})
-    await put_secrets(services, context, session_id, SetSecrets({name: _needed(arguments, "value")}))
+    await put_secrets(services, context, session_id, SetSecrets({name: _required(arguments, "value")}))
     return ToolOutcome({"key": name, "stored": True})
 
 
@@ -97,7 +97,7 @@ def _kv_tool(services: Services) -> Tool:
     return Tool(
         name="kv_store",
         display_name="Key-value store",
-        description="Keep small texts under keys for the length of the session: set, get, delete, list.",
+        description="Store small texts under keys while the session exists: set, get, delete, list.",
         parameters=_parameters(MAX_VALUE),
         run=partial(_kv_store, services),
         hints=REPEATABLE,
@@ -109,9 +109,8 @@ def _secret_tool(services: Services) -> Tool:
         name="secret_store",
         display_name="Secret store",
         description=(
-            "Keep secrets under names: set, get (whether there is one), delete, list. A stored value is "
-            "never shown again; "
-            "wherever it would appear stands [secret NAME]."
+            "Store secrets under names: set, get (tells only whether it exists), delete, list. A stored "
+            "value is never shown again; wherever it would appear, you see [secret NAME] instead."
         ),
         parameters=_parameters(MAX_SECRET),
         run=partial(_secret_store, services),

@@ -1,6 +1,6 @@
 """`stateless_todo_list`: a plan that the model rewrites as it works.
 
-The log keeps every version; nothing else does.
+The list is stored only in the log, as the arguments of the calls.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ WRITE_TODOS = Tool(
     name="write_todos",
     display_name="To-do list",
     description=(
-        "Write the whole to-do list, replacing the one before. Use it for work of three steps or more: "
-        "write the plan first, "
-        "mark an item in_progress before you begin it and completed as soon as it is done."
+        "Write the whole to-do list, replacing the previous one. Use it for work of three or more steps: "
+        "write the plan first, mark an item in_progress before you start it and completed as soon as it is "
+        "done."
     ),
     parameters=schema(
         {
@@ -39,13 +39,13 @@ WRITE_TODOS = Tool(
                             "type": "string",
                             "minLength": 1,
                             "maxLength": 1000,
-                            "description": "What is to be done.",
+                            "description": "What to do.",
                         },
                         "status": {"type": "string", "enum": list(_STATES)},
                         "active_form": {
                             "type": "string",
                             "maxLength": 1000,
-                            "description": "How to say it while it is being done.",
+                            "description": "The text to show while the item is in progress.",
                         },
                     },
                     "content",

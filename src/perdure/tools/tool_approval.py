@@ -1,6 +1,6 @@
-"""`tool_approval`: some tool calls wait until a person allows them.
+"""`tool_approval`: some tool calls wait until a person approves them.
 
-The gate is in the loop, before the tool, not in the prompt.
+The engine enforces it before the tool runs; it does not depend on the prompt.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ _MODES = ("off", "normal", "protective")
 
 
 def _gate(config: Any, tool: Tool) -> bool:
-    """Whether a call of this tool has to be allowed first.
+    """Whether a call of this tool needs approval.
 
-    `normal` holds back what may destroy, or change things outside of the session. `protective` lets through
-    only what reads inside of it: what is asked of others, such as an address, tells them something.
+    `normal` asks for tools that may destroy data, or change something outside the session. `protective` lets
+    only reads inside the session pass: even a read outside, such as fetching a URL, can leak data.
     """
     mode = (config or {}).get("mode", "normal")
     hints = tool.hints
@@ -31,8 +31,8 @@ TOOL_APPROVAL = Capability(
     id="tool_approval",
     name="Tool approval",
     description=(
-        "Holds tool calls back until a person allows them: those that may destroy, or all that do more "
-        "than read in the session."
+        "Makes tool calls wait for a person's approval: those that may destroy data or change something "
+        "outside the session, or all except reads inside the session."
     ),
     category="safety",
     config_schema=schema(
@@ -42,9 +42,8 @@ TOOL_APPROVAL = Capability(
                 "enum": list(_MODES),
                 "default": "normal",
                 "description": (
-                    "off: nothing is held back; normal: what may destroy, or change things outside; "
-                    "protective: all but reading "
-                    "in the session."
+                    "off: no call needs approval; normal: calls that may destroy data or change something "
+                    "outside the session; protective: every call except reads inside the session."
                 ),
             }
         }

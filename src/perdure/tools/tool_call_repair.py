@@ -1,4 +1,4 @@
-"""`tool_call_repair`: small slips in a model's tool calls are mended instead of being sent back."""
+"""`tool_call_repair`: repairs small mistakes in a model's tool calls instead of rejecting the calls."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ TOOL_CALL_REPAIR = Capability(
     id="tool_call_repair",
     name="Tool call repair",
     description=(
-        "Mends tool calls whose arguments are not quite JSON, or are in quotes or null where they should "
-        "not be, or whose tool is "
-        "named in another spelling."
+        "Repairs tool calls whose arguments are not quite valid JSON, are quoted or null where they should "
+        "not be, or whose tool name is spelled differently."
     ),
     category="behaviour",
     behave=_behave,
