@@ -368,7 +368,7 @@ async def test_the_sorter_waits_until_there_are_enough(database: Database, count
         looks += 1
         return await database.read(lambda tx: last_segment(tx, ORG))
 
-    running = asyncio.create_task(Sorter(database, look_every=0.01).run())
+    running = asyncio.create_task(Sorter(database, check_every=0.01).run())
     try:
         async with asyncio.timeout(PATIENCE):
             await eventually(segments, lambda last: last == 0 if count == SEGMENT else looks > 20)

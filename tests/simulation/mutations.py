@@ -152,7 +152,7 @@ def the_runner_does_not_look_who_holds_the_session(patch: Patch) -> None:
         self._take_in(events, events)
         self.row = msgspec.structs.replace(row, head=self.state.head)
 
-    patch.setattr(rows, "_why", why)
+    patch.setattr(rows, "_refusal", why)
     patch.setattr(Run, "_catch_up", catch_up)
 
 

@@ -74,7 +74,7 @@ from perdure.store.sessions import (
     set_pin,
     update_session,
 )
-from perdure.store.workspaces import forsaken_workspace, hold_for_writing
+from perdure.store.workspaces import orphaned_workspace, hold_for_writing
 
 
 def to_session(
@@ -376,7 +376,7 @@ async def delete_session(app: App, caller: Caller, session_id: SessionId) -> Non
                 tx, row, cancel_events(app, row, "the session was deleted", now), now=now, fence=True
             )
         await mark_deleted(tx, row, now)
-        space = await forsaken_workspace(tx, row.org_id, row.id, row.workspace())
+        space = await orphaned_workspace(tx, row.org_id, row.id, row.workspace())
         if space is not None:
             await remove_files(tx, space, now)
         return row
