@@ -132,7 +132,7 @@ async def test_a_key_in_the_settings_moves_on_with_both_keys_set(
             assert done.status == 0, done.err
             assert f"Data keys wrapped anew: {rewrapped}" in done.out
             assert "PERDURE_MASTER_KEY_PREVIOUS is not needed any more" in done.out
-        with pytest.raises(RuntimeError, match="which is not here"):
+        with pytest.raises(RuntimeError, match="this process does not have"):
             await server.start()
     assert not (tmp_path / "master.key").exists()
     async with (

@@ -74,7 +74,7 @@ from perdure.store.sessions import (
     set_pin,
     update_session,
 )
-from perdure.store.workspaces import orphaned_workspace, hold_for_writing
+from perdure.store.workspaces import hold_for_writing, orphaned_workspace
 
 
 def to_session(

@@ -73,7 +73,7 @@ async def migrate(database: Database) -> list[str]:
         if done and max(done) > newest:
             raise Unavailable(
                 f"the database is at migration {max(done)}, but this version of Perdure knows only {newest}:"
-                " use the version that migrated it, or a newer one"
+                " use a newer Perdure, at least the one that migrated it"
             )
         applied = []
         for number, name, sql in migrations:

@@ -33,8 +33,8 @@ PURGE_AFTER = 3_600_000_000
 """Microseconds between a session's deletion and the removal of its log."""
 
 PURGE_SECONDS = 1.0
-"""The most seconds per minute for each purge: of deleted sessions' logs, of contents without a file (about 10,000
-small ones, or 300 MB), and of expired answers to requests with an Idempotency-Key."""
+"""The most seconds per minute for each purge: of deleted sessions' logs, of contents without a file (about
+10,000 small ones, or 300 MB), and of expired answers to requests with an Idempotency-Key."""
 
 
 class Sweep:
