@@ -176,7 +176,8 @@ async def change_organization(
             changes["default_model_id"] = body.default_model_id
         if body.default_harness_id is not UNSET and body.default_harness_name is not UNSET:
             raise InvalidInput(
-                "give `default_harness_id` or `default_harness_name`, not both", field="default_harness_id"
+                "set either `default_harness_id` or `default_harness_name`, not both",
+                field="default_harness_id",
             )
         if isinstance(body.default_harness_id, str):
             changes["default_harness_id"] = (
