@@ -1,4 +1,4 @@
-"""Contents of files, on both databases: kept once, shared, and removed when no file names them."""
+"""Contents of files, on both databases: stored once, shared, and removed when no file refers to them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.conformance.places import Place, soon
 
 
 class Fixed(SystemClock):
-    """A clock that stands still."""
+    """A clock that only tests advance."""
 
     def __init__(self, now: int) -> None:
         self._now = now

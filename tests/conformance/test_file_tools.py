@@ -1,4 +1,4 @@
-"""File tools and the shell on both databases: what they cost whoever else is at work."""
+"""File tools and the shell on both databases: how little they delay other work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.conformance.test_workspaces_store import new_session
 
 
 class Watched:
-    """A database that remembers how it was read."""
+    """A database that records its reads."""
 
     def __init__(self, inner: Database) -> None:
         self.inner = inner
@@ -45,7 +45,7 @@ class Watched:
 
 
 async def use(desk: Desk, name: str, database: Database | None = None, **arguments: Any) -> ToolOutcome:
-    """Call a tool of a session that works in the desk's workspace."""
+    """Call a tool in a session that uses the desk's workspace."""
     row = await new_session(desk.database, workspace_id=desk.id)
     services = Services(
         database or desk.database,

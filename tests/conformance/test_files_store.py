@@ -193,7 +193,7 @@ async def test_a_workspace_has_a_limit_of_entries(desk: Desk) -> None:
     await desk.write("/a/b", b"changed")
 
 
-# --- at once ----------------------------------------------------------------
+# --- concurrent changes -------------------------------------------------------
 
 
 async def test_of_many_who_create_a_file_one_does(desk: Desk) -> None:
@@ -249,13 +249,13 @@ async def test_what_a_workspace_is_said_to_hold_is_what_it_holds(desk: Desk) -> 
 
 
 class Model:
-    """What a tree of files should do, in a dict: None stands for a folder."""
+    """A model of a tree of files, as a dict; None stands for a folder."""
 
     def __init__(self) -> None:
         self.held: dict[str, bytes | None] = {}
 
     def ready(self, path: str) -> bool:
-        """Whether all above a path are folders, or can be."""
+        """Return whether each path above this one is a folder or does not exist."""
         above, _, _ = path.rpartition("/")
         return above == "" or (
             self.held.get(above, b"" if above in self.held else None) is None and self.ready(above)

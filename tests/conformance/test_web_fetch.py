@@ -1,4 +1,4 @@
-"""Fetching pages: what comes back, within which bounds, and from which hosts.
+"""Fetching pages: the result, its limits, and the allowed hosts.
 
 Where it may not go is in tests/adversarial/.
 """
@@ -32,7 +32,7 @@ def html(body: str, **headers: str) -> web.Response:
 
 
 async def tool(url: str, rules: NetworkRules = INSIDE, **arguments: object) -> dict[str, object]:
-    """What the tool answers."""
+    """Return the tool's result."""
 
     def nothing(*_: object) -> None: ...
 
@@ -55,7 +55,8 @@ async def tool(url: str, rules: NetworkRules = INSIDE, **arguments: object) -> d
 # --- pages
 # -----------------------------------------------------------------------------------------------------------
 
-PAGE = """<!doctype html><html><head><title>Pears</title><style>p{}</style><script>evil()</script></head><body><h1>Pears &amp; co</h1>
+PAGE = """<!doctype html><html><head><title>Pears</title><style>p{}</style><script>evil()</script></head>\
+<body><h1>Pears &amp; co</h1>
 <p>See <a href="/more">more</a>.<img src="data:image/png;base64,AAAABBBB" alt="a pear"><pre><code>x = 1
 </code></pre><table><tr><th>a<th>b<tr><td>1<td>2</table></body></html>"""
 
@@ -155,7 +156,7 @@ async def test_pages_that_are_nested_without_end_are_converted_or_refused_quickl
                 await tool(site.url(path))
 
 
-# --- bounds
+# --- limits
 # ----------------------------------------------------------------------------------------------------------
 
 

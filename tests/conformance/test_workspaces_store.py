@@ -1,4 +1,4 @@
-"""Workspaces, on both databases: whose they are, and how long they stay."""
+"""Workspaces, on both databases: who owns them, and when they are removed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from perdure.store.file_changes import (
 )
 from perdure.store.sessions import SessionRow, add_session, get_session, mark_deleted, purge_deleted
 from perdure.store.workspaces import (
-    orphaned_workspace,
     get_workspace,
     hold_session_files,
+    orphaned_workspace,
     update_workspace,
 )
 from tests.conformance.desk import NOW, ORG, Desk, count, refused
