@@ -73,9 +73,9 @@ async def test_a_single_write_that_is_more_is_refused_before_it_does_harm(postgr
         await adding("a")(tx)
         await adding("b")(tx)
 
-    with pytest.raises(RuntimeError, match="one `run` or `append`"):
-        await database.write(two, single=True)
     with pytest.raises(RuntimeError, match="after its write"):
+        await database.write(two, single=True)
+    with pytest.raises(RuntimeError, match="one `run` or `append`"):
         await database.write(lambda tx: tx.run_many(INSERT, []), single=True)
     assert await names(database) == {"a"}
 
