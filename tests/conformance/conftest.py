@@ -1,4 +1,4 @@
-"""Fixtures for suites that hold for every implementation of a port: `database` comes in both kinds."""
+"""Fixtures for suites that run on each implementation of a port: `database` is SQLite, then PostgreSQL."""
 
 from __future__ import annotations
 

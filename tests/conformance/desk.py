@@ -1,4 +1,4 @@
-"""A workspace on a database, and short ways to work on it, for the suites about files."""
+"""A workspace on a database, and helpers to work on it, for the suites about files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LIMITS = FileLimits()
 
 
 class Desk:
-    """A workspace, and short ways to work on it."""
+    """A workspace, and helpers to work on it."""
 
     def __init__(self, database: Database, org_id: str = ORG, limits: FileLimits = LIMITS) -> None:
         self.database = database
@@ -88,7 +88,7 @@ class Desk:
         return await self.database.read(body)
 
     async def tree(self, folder: str = "/") -> list[str]:
-        """The paths of what is there, folders with a `/` at the end."""
+        """Return all paths, folders with a `/` at the end."""
         rows = await self.database.read(lambda tx: list_tree(tx, self.org_id, self.id, folder))
         return [row.path + "/" * row.is_directory for row in rows]
 

@@ -27,25 +27,25 @@ from tests.conformance.places import open_database, postgres, soon
 
 
 class Other:
-    """The test's end of it."""
+    """The test's side of the connection to it."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
 
     async def line(self) -> str:
-        """The next thing it says."""
+        """Return the next line that it prints."""
         assert self.process.stdout is not None
         return (await soon(self.process.stdout.readline())).decode().strip()
 
     async def kill(self) -> None:
-        """-9."""
+        """Kill it with SIGKILL."""
         self.process.kill()
         await soon(self.process.wait())
 
 
 @asynccontextmanager
 async def other_process(*arguments: str) -> AsyncIterator[Other]:
-    """Another process, ended at the end of the block if it still runs."""
+    """Start another process; kill it at the end of the block if it still runs."""
     root = Path(__file__).parents[2]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", __name__, *arguments, stdin=PIPE, stdout=PIPE, cwd=root, env=dict(os.environ)
@@ -63,7 +63,7 @@ def say(line: str) -> None:
 
 
 async def hear() -> AsyncIterator[str]:
-    """What the test says, line by line."""
+    """Yield the test's commands, line by line."""
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         yield line.strip()
@@ -78,7 +78,7 @@ async def migrating(url: str) -> None:
 
 
 async def working(url: str) -> None:
-    """Takes jobs and never finishes one."""
+    """Take jobs, and never finish one."""
     database = postgres(await open_database(url))
     notifier = await open_notifier(database)
     queue = await open_postgres_queue(database, notifier)
@@ -97,7 +97,7 @@ async def working(url: str) -> None:
 
 
 async def speaking(url: str, session_id: str) -> None:
-    """Says each line that it hears, as a runner would, and then that the log has grown."""
+    """Publish each line that it reads as live text, like a runner, and then that the log has grown."""
     database = postgres(await open_database(url))
     notifier = await open_notifier(database)
     bus = PostgresBus(database, notifier)

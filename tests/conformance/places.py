@@ -19,17 +19,17 @@ from perdure.store.sqlite import open_sqlite
 T = TypeVar("T")
 
 PATIENCE = 20.0
-"""Seconds after which what was to happen is held not to happen."""
+"""Seconds after which a test gives up waiting for an event."""
 
 
 async def soon(what: Awaitable[T]) -> T:
-    """The result of something that must come about within `PATIENCE`."""
+    """Await a result that must come within `PATIENCE`."""
     async with asyncio.timeout(PATIENCE):
         return await what
 
 
 async def eventually(look: Callable[[], Awaitable[T]], done: Callable[[T], bool] = bool) -> T:
-    """Look again and again until what is seen is `done`."""
+    """Poll until the value is `done`."""
     async with asyncio.timeout(PATIENCE):
         while not done(seen := await look()):
             await asyncio.sleep(0.01)
@@ -37,7 +37,7 @@ async def eventually(look: Callable[[], Awaitable[T]], done: Callable[[T], bool]
 
 
 class Place:
-    """Where a fresh database is. Each `open` is a `Database` of its own, as another process would have it."""
+    """The place of a new database. Each `open` returns a separate `Database`, as in another process."""
 
     def __init__(self, kind: str, url: str) -> None:
         self.kind = kind
@@ -119,7 +119,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @asynccontextmanager
 async def wire_to(url: str) -> AsyncIterator[Wire]:
-    """A whole wire to the server of this URL."""
+    """Open a relay, without faults, to the server of this URL."""
     wire = Wire(url)
     await wire.mend()
     try:

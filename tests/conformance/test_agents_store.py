@@ -390,7 +390,7 @@ async def test_a_locked_row_lets_nobody_else_read_it_to_change_it(database: Data
 
 
 async def keep_sessions_with_turns(database: Database, desk: str) -> None:
-    """Three sessions of the agent's that count, a deleted one, and one without an agent; a turn in each."""
+    """Create three sessions of the agent, a deleted one, and one without an agent; each with a turn."""
     usage = to_json(Usage(100, 20, 10, None, 0.25))
     second = 1_000_000
     sessions = [

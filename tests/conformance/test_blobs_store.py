@@ -1,4 +1,4 @@
-"""Contents of files, on both databases: kept once, shared, and removed when no file names them."""
+"""Contents of files, on both databases: stored once, shared, and removed when no file refers to them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.conformance.places import Place, soon
 
 
 class Fixed(SystemClock):
-    """A clock that stands still."""
+    """A clock that only tests advance."""
 
     def __init__(self, now: int) -> None:
         self._now = now
@@ -46,7 +46,7 @@ async def test_a_content_can_be_read_part_by_part(desk: Desk) -> None:
     row = (await desk.write("/blob", data)).row
     parts = [await desk.database.read(lambda tx, n=n: read_part(tx, ORG, row.hash, n)) for n in range(3)]  # type: ignore[misc]
     assert b"".join(parts) == data
-    with pytest.raises(RuntimeError, match="not whole"):
+    with pytest.raises(RuntimeError, match="is incomplete"):
         await desk.database.read(lambda tx: read_part(tx, ORG, row.hash, 3))
 
 

@@ -26,7 +26,7 @@ CONTEXT = '{"turn_id":"turn_1"}'
 
 
 class Buses:
-    """Makes buses, each as a process of its own would have it."""
+    """Creates buses, each as a separate process would have it."""
 
     def __init__(self, place: Place | None) -> None:
         self.place = place
@@ -50,7 +50,7 @@ class Buses:
 
 @pytest_asyncio.fixture(params=["local", "postgres"])
 async def bus(request: pytest.FixtureRequest) -> AsyncIterator[Bus]:
-    """One bus, as the speaker's own process has it."""
+    """One bus, as the process that runs the session has it."""
     if request.param == "local":
         yield LocalBus()
         return
@@ -60,7 +60,7 @@ async def bus(request: pytest.FixtureRequest) -> AsyncIterator[Bus]:
 
 @pytest_asyncio.fixture(params=["the same process", "another process"])
 async def pair(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Bus, Bus]]:
-    """The bus of who speaks and that of who listens, on PostgreSQL."""
+    """The buses of the sending and of the listening process, on PostgreSQL."""
     async for buses in _on_postgres(request):
         speaker = await buses.open()
         yield speaker, speaker if request.param == "the same process" else await buses.open()
@@ -124,7 +124,7 @@ def event(kind: str, sequence: int) -> Event:
 
 
 class Speaker:
-    """Says a message on a bus, piece by piece, as a runner does."""
+    """Publishes a message on a bus, delta by delta, as a runner does."""
 
     def __init__(self, bus: Bus, *, key: str = "message_1", kind: str = "text") -> None:
         self._bus = bus
@@ -152,7 +152,7 @@ class Speaker:
 
 
 class Listener:
-    """A follower that puts live text together, as the feed does."""
+    """A follower that assembles live text, as the feed does."""
 
     def __init__(self, bus: Bus, session_id: str = "s") -> None:
         self._bus = bus
@@ -169,7 +169,7 @@ class Listener:
         return drafts
 
     async def more(self) -> None:
-        """Wait for signals and take them in."""
+        """Wait for signals and process them."""
         assert await self.ear.wait(20), "nothing came"
         signals, lost = self.ear.drain()
         self.lost |= lost
@@ -430,7 +430,10 @@ async def test_a_listener_whose_connection_is_ended_is_told_and_hears_again(buse
     listener, speaker = Listener(listening), Speaker(speaking)
     speaker.say("Hello, ")
     await listener.until_text("Hello, ")
-    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()"
+    end = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE query LIKE 'LISTEN%' AND datname = current_database()"
+    )
     assert await database.read(lambda tx: tx.all(end))
     while not listener.lost:
         await soon(listener.more())

@@ -1,4 +1,4 @@
-"""The Database port: what holds for both databases, then what each of them does by itself."""
+"""The Database port: first what holds for both databases, then what is specific to each."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ async def store(place: Place) -> Database:
         await tx.run(f"CREATE TABLE things (id TEXT PRIMARY KEY, text TEXT, number BIGINT, data {blob})")
         await tx.run("CREATE TABLE heads (id TEXT PRIMARY KEY, head BIGINT NOT NULL, note TEXT)")
         await tx.run(
-            f"CREATE TABLE log (id TEXT NOT NULL, sequence BIGINT NOT NULL, text TEXT NOT NULL, data {blob}, note TEXT,"
-            " PRIMARY KEY (id, sequence))"
+            f"CREATE TABLE log (id TEXT NOT NULL, sequence BIGINT NOT NULL, text TEXT NOT NULL, data {blob},"
+            " note TEXT, PRIMARY KEY (id, sequence))"
         )
 
     await database.write(body)
@@ -253,7 +253,7 @@ async def test_fifty_writers_at_once_leave_a_log_without_a_gap(store: Database) 
     assert {text for _, text in log} == {
         f"{me}/{t}/{p}" for me in range(50) for t in range(4) for p in range(1 + t % 3)
     }
-    # What one append added stands together, in its own order.
+    # The events of one append are contiguous and in order.
     places = {text: sequence for sequence, text in log}
     assert all(
         places[f"{me}/2/{part}"] == places[f"{me}/2/0"] + part for me in range(50) for part in range(3)
@@ -264,7 +264,7 @@ TEXTS = [
     "",
     "plain",
     'it\'s a "quoted" \\ ? % _ $1 text\r\n\t',
-    "Grüße, 世界, мир, עולם, \N{GRINNING FACE}\N{FAMILY}\N{MUSICAL SYMBOL G CLEF}e\N{COMBINING ACUTE ACCENT}\ufeff",
+    "Grüße, 世界, мир, עולם, \U0001f600\N{FAMILY}\N{MUSICAL SYMBOL G CLEF}e\N{COMBINING ACUTE ACCENT}\ufeff",
     json.dumps({"nul": "a\0b", "escape": "\x1b", "high": "\N{GRINNING FACE}"}),
     "\x01\x1f\x7f\x85\u2028\ufffd\uffff\U0010ffff",
     "x" * 3_000_000,

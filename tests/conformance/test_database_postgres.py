@@ -1,6 +1,6 @@
 """The Database port on PostgreSQL.
 
-Connections that break, statements that take long, rivals, and what others are told.
+Broken connections, slow statements, concurrent transactions, and the errors that callers get.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ async def test_connections_that_the_server_ended_are_replaced_unseen(postgres_pl
     await asyncio.gather(*(database.read(lambda tx: tx.one("SELECT 1")) for _ in range(8)))
     ended = await other.read(
         lambda tx: tx.all(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
     )
     assert ended
@@ -72,9 +73,9 @@ async def test_a_single_write_that_is_more_is_refused_before_it_does_harm(postgr
         await adding("a")(tx)
         await adding("b")(tx)
 
-    with pytest.raises(RuntimeError, match="one statement"):
+    with pytest.raises(RuntimeError, match="after its write"):
         await database.write(two, single=True)
-    with pytest.raises(RuntimeError, match="one statement"):
+    with pytest.raises(RuntimeError, match="one `run` or `append`"):
         await database.write(lambda tx: tx.run_many(INSERT, []), single=True)
     assert await names(database) == {"a"}
 

@@ -45,7 +45,7 @@ def compacted(data: ContextCompactedData) -> NewEvent:
 
 
 async def read_after(database: Database, events: Sequence[NewEvent]) -> tuple[list[str], int]:
-    """The texts of a conversation with these events, read from nothing, and the statements that took."""
+    """Read a conversation with these events from the log; return its texts and the number of statements."""
     row = await new_session(database)
     row, _ = await database.write(lambda tx: append(tx, row, events, now=NOW))
 

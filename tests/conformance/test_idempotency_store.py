@@ -1,4 +1,4 @@
-"""Answers kept under an Idempotency-Key, on both databases: with the work or not at all, and for a day."""
+"""Answers under an Idempotency-Key, on both databases: stored with the work or not at all, and for a day."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NOW = 2_000_000_000_000_000
 
 
 class Fixed(SystemClock):
-    """A clock that stands still."""
+    """A clock that only tests advance."""
 
     def __init__(self, now: int) -> None:
         self._now = now
@@ -125,7 +125,7 @@ async def parts(place: Place, tmp_path: Path) -> AsyncIterator[Parts]:
 
 
 async def test_a_sweep_purges_all_that_is_over_a_day_old(parts: Parts) -> None:
-    # Far enough ahead of whatever else the database holds, at the start of a minute.
+    # Far after the times of all other rows, at the start of a minute.
     now = (time.time_ns() // 60_000_000_000 + 10) * 60_000_000
     for number in range(2):  # more than one batch
         await answered(parts.database, f"old-{number}", now - KEPT - 1 - number, b" " * (PURGED // 2 + 1))

@@ -1,4 +1,4 @@
-"""Migrations: once each, whoever comes first, on both databases."""
+"""Migrations run once each, whichever process starts first, on both databases."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ ALL = [name for _, name, _ in load_migrations()]
 
 
 async def columns_of(database: Database) -> set[tuple[str, str]]:
-    """Every (table, column) that is ours."""
+    """Return each (table, column) of our schema."""
 
     async def body(tx: Tx) -> set[tuple[str, str]]:
         if tx.dialect == "sqlite":
-            sql = "SELECT m.name, c.name FROM sqlite_master m, pragma_table_xinfo(m.name) c WHERE m.type = 'table'"
+            sql = (
+                "SELECT m.name, c.name FROM sqlite_master m, pragma_table_xinfo(m.name) c"
+                " WHERE m.type = 'table'"
+            )
         else:
             sql = (
                 "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'"

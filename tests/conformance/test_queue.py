@@ -1,4 +1,4 @@
-"""The Queue port: what holds in one process and between processes, then what PgQueuer is here for."""
+"""The Queue port: in one process and between processes, then what is specific to PgQueuer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.conformance.places import Place, eventually, postgres, soon, wire_to
 
 
 class Queues:
-    """Makes queues, each as a process of its own would have it; the embedded default has but one."""
+    """Creates queues, each as a separate process would have it; with SQLite there is only one."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -64,7 +64,7 @@ async def postgres_queues(postgres_place: Place) -> AsyncIterator[Queues]:
 
 
 class Desk:
-    """A handler that notes what comes in and holds each job until it is let go."""
+    """A handler that records jobs and holds each until the test releases it."""
 
     def __init__(self, *, hold: bool = False) -> None:
         self.taken: asyncio.Queue[Job] = asyncio.Queue()
@@ -367,7 +367,7 @@ async def test_its_tables_are_made_once_and_brought_up_to_date(postgres_place: P
     triggers = "SELECT tgname, tgenabled::text FROM pg_trigger WHERE tgname LIKE 'perdure_queue%' ORDER BY 1"
     ours = [("perdure_queue_changed", "D"), ("perdure_queue_no_log", "O")]
     assert await rows_of(database, triggers) == ours
-    # As an older version would have left it.
+    # The state that an older version leaves behind.
     await database.write(lambda tx: tx.run("ALTER TABLE perdure_queue DROP COLUMN slot"))
     await database.write(lambda tx: tx.run("DROP TRIGGER perdure_queue_changed ON perdure_queue"))
     queue = await open_postgres_queue(database, notifier)

@@ -1,4 +1,4 @@
-"""Searching sessions by title, tag and agent, through the index and beside it, on both databases."""
+"""Searches of sessions by title, tag and agent, with and without the index, on both databases."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from tests.conformance.places import PATIENCE, eventually, soon
 ORG, OTHER, OWNER, AGENT = new_id("org"), new_id("org"), new_id("user"), new_id("agent")
 NOW = 1_700_000_000_000_000
 WORDS = (
-    "amber", "Birch", "CEDAR", "Ärger", "ΑΣΑ", "straße", "日本語", "東京", "\U0001f469\u200d\U0001f467", "e\u0301te", "שלום", "مرحبا",
-    "50%", "a_b", "!x!", "\U0001d518n", "ﬁn", "\u200b", "İstanbul", "x",
+    "amber", "Birch", "CEDAR", "Ärger", "ΑΣΑ", "straße", "日本語", "東京", "\U0001f469\u200d\U0001f467",
+    "e\u0301te", "שלום", "مرحبا", "50%", "a_b", "!x!", "\U0001d518n", "ﬁn", "\u200b", "İstanbul", "x",
 )  # fmt: skip
 
 
@@ -80,7 +80,7 @@ async def keep(database: Database, rows: Sequence[SessionRow]) -> None:
 
 
 async def found(database: Database, want: SessionFilter, org_id: str = ORG) -> tuple[list[str], int]:
-    """Everything that matches, page by page, and the total that the first page told."""
+    """Read all matches, page by page; return them and the total of the first page."""
 
     async def page(offset: int) -> tuple[list[str], int]:
         rows, total = await database.read(lambda tx: list_sessions(tx, org_id, want, offset, 97))
@@ -96,7 +96,7 @@ async def found(database: Database, want: SessionFilter, org_id: str = ORG) -> t
 
 
 class Oracle:
-    """What a search must find, by looking at each session."""
+    """Return what a search must find, by checking each session."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -104,8 +104,8 @@ class Oracle:
     async def check(self, *wants: SessionFilter) -> None:
         async def look(tx: Tx) -> list[tuple[str, str | None, str, str | None]]:
             rows = await tx.all(
-                "SELECT id, title_folded, tags, agent_id FROM sessions WHERE org_id = ? AND deleted_at IS NULL"
-                " ORDER BY created_at DESC, id DESC",
+                "SELECT id, title_folded, tags, agent_id FROM sessions"
+                " WHERE org_id = ? AND deleted_at IS NULL ORDER BY created_at DESC, id DESC",
                 ORG,
             )
             return [(row[0], row[1], row[2], row[3]) for row in rows]
@@ -368,7 +368,7 @@ async def test_the_sorter_waits_until_there_are_enough(database: Database, count
         looks += 1
         return await database.read(lambda tx: last_segment(tx, ORG))
 
-    running = asyncio.create_task(Sorter(database, look_every=0.01).run())
+    running = asyncio.create_task(Sorter(database, check_every=0.01).run())
     try:
         async with asyncio.timeout(PATIENCE):
             await eventually(segments, lambda last: last == 0 if count == SEGMENT else looks > 20)

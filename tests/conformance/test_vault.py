@@ -71,7 +71,7 @@ async def test_thousands_of_organizations_are_moved_at_once(database: Database) 
             "INSERT INTO org_keys (org_id, master_id, wrapped, created_at) VALUES (?, ?, ?, ?)", rows
         )
     )
-    # Those were bound to another organization: they are no data keys of theirs, and that stops everything.
+    # These keys are bound to another organization, so unwrapping them fails, and the whole rotation with it.
     with pytest.raises(Unreadable):
         await database.write(lambda tx: vault_with(OLD).rewrap(tx, NEW, NOW))
     assert await readable(database, vault_with(OLD), sealed)
@@ -88,8 +88,8 @@ async def test_whoever_has_both_keys_reads_before_and_after_and_writes_under_the
 ) -> None:
     both = vault_with(NEW, OLD)
     before = await organizations(database, vault_with(OLD))
-    # The settings say "go to NEW", the database is still under OLD: so is what is made now, for those who
-    # have only that.
+    # The settings name NEW, but the database still uses OLD, and so do new data keys, because other processes
+    # may have only OLD.
     before |= await organizations(database, both, 1)
     assert await readable(database, vault_with(OLD), before)
     await database.write(lambda tx: both.rewrap(tx, NEW, NOW))

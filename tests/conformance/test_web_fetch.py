@@ -1,4 +1,4 @@
-"""Fetching pages: results, limits, and permitted hosts.
+"""Fetching pages: the result, its limits, and the allowed hosts.
 
 Forbidden addresses are tested in tests/adversarial/.
 """
@@ -32,7 +32,7 @@ def html(body: str, **headers: str) -> web.Response:
 
 
 async def tool(url: str, rules: NetworkRules = INSIDE, **arguments: object) -> dict[str, object]:
-    """The tool's result."""
+    """Return the tool's result."""
 
     def nothing(*_: object) -> None: ...
 
@@ -55,7 +55,7 @@ async def tool(url: str, rules: NetworkRules = INSIDE, **arguments: object) -> d
 # --- pages
 # -----------------------------------------------------------------------------------------------------------
 
-PAGE = """<!doctype html><html><head><title>Pears</title><style>p{}</style><script>evil()</script></head>
+PAGE = """<!doctype html><html><head><title>Pears</title><style>p{}</style><script>evil()</script></head>\
 <body><h1>Pears &amp; co</h1>
 <p>See <a href="/more">more</a>.<img src="data:image/png;base64,AAAABBBB" alt="a pear"><pre><code>x = 1
 </code></pre><table><tr><th>a<th>b<tr><td>1<td>2</table></body></html>"""

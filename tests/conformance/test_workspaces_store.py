@@ -18,9 +18,9 @@ from perdure.store.file_changes import (
 )
 from perdure.store.sessions import SessionRow, add_session, get_session, mark_deleted, purge_deleted
 from perdure.store.workspaces import (
-    forsaken_workspace,
     get_workspace,
     hold_session_files,
+    orphaned_workspace,
     update_workspace,
 )
 from tests.conformance.desk import NOW, ORG, Desk, count, refused
@@ -71,7 +71,7 @@ async def delete_session(database: Database, row: SessionRow) -> None:
     async def body(tx: Tx) -> None:
         await get_session(tx, ORG, row.id, lock=True)
         await mark_deleted(tx, row, NOW)
-        space = await forsaken_workspace(tx, ORG, row.id, row.workspace())
+        space = await orphaned_workspace(tx, ORG, row.id, row.workspace())
         if space is not None:
             await remove_files(tx, space, NOW)
 

@@ -1,4 +1,4 @@
-"""A table of plain things, for tests of the Database port."""
+"""A simple table for tests of the Database port."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ INSERT = "INSERT INTO things (id, text, number, data) VALUES (?, ?, ?, ?)"
 
 
 def adding(name: str, number: int = 0, then: Exception | None = None) -> Callable[[Tx], Awaitable[str]]:
-    """A body that adds a thing and, perhaps, fails."""
+    """Return a body that inserts a row and optionally fails."""
 
     async def body(tx: Tx) -> str:
         await tx.run(INSERT, name, None, number, None)

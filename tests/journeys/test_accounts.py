@@ -1,4 +1,4 @@
-"""Organizations, users and access tokens: who gets in, where to, with what, and how often."""
+"""Organizations, users and access tokens: authentication, access to organizations, and rate limits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.talk import when
 
 
 class Place(NamedTuple):
-    """A server with a login, and its first person's token."""
+    """A server with a login, and its first user's token."""
 
     server: Server
     token: str
@@ -284,7 +284,7 @@ async def test_too_many_requests_are_told_when_to_come_again(tmp_path: Path, dat
 
 
 async def _made(http: httpx.AsyncClient) -> dict[str, str]:
-    """A token, as soon as there may be one."""
+    """Create a token as soon as the server allows it."""
     found: list[httpx.Response] = []
 
     async def made() -> bool:

@@ -1,4 +1,4 @@
-"""Previews of agents, and what an analysis finds in them."""
+"""Previews of agents, and the findings of an analysis."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def test_a_preview_is_what_the_model_gets(api: httpx.AsyncClient) -> None:
         talk = await new_talk(api, agent_id=agent["id"])
         model.will_answer()
         await talk.turn()
-        # There is no AGENTS.md in this session, so nothing stands where a preview says that it will.
+        # This session has no AGENTS.md, so the prompt has no text where the preview has a placeholder.
         unread = f'<capability id="agent_instructions">\n{NOT_READ}\n</capability>\n\n'
         assert unread in preview["system_prompt"]
         expected = (

@@ -1,4 +1,4 @@
-"""Versions of agents: every change leaves one behind.
+"""Versions of agents: each change adds one.
 
 They can be marked, compared, gone back to, branched off and run.
 """

@@ -1,4 +1,4 @@
-"""Agents: made, found, changed, copied, sent to files and back, archived.
+"""Agents: created, found, changed, copied, exported and imported, archived.
 
 And what their sessions get of them.
 """

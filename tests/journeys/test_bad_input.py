@@ -31,22 +31,25 @@ LIMIT = 10_000_000
 
 NUMBER = "0192f0c1b2a37b5c8d4e5f60718293a4"
 NO_IDS = [
-    "not-an-id!", "x", "%00", "..%2f..%2fetc", "a" * 8000, "%ff%fe", "%ed%a0%80", "'%20or%201=1--", "%22", "{0}_", "{0}", NUMBER,
-    "0192f0c1-b2a3-7b5c-8d4e-5f60718293a4", "{0}_" + NUMBER.upper(), "{0}_" + NUMBER + "0", "{0}_" + NUMBER[1:],
-    "{0}_" + NUMBER + "%00", "{0}_" + NUMBER + "%0a", "{0}_" + "g" * 32, "{0}_" + "%D9%A1" * 32, "nothing_" + NUMBER,
-    "%20{0}_" + NUMBER, "{0}-" + NUMBER, "{0}__" + NUMBER, "%F0%9F%98%80",
+    "not-an-id!", "x", "%00", "..%2f..%2fetc", "a" * 8000, "%ff%fe", "%ed%a0%80", "'%20or%201=1--", "%22",
+    "{0}_", "{0}", NUMBER, "0192f0c1-b2a3-7b5c-8d4e-5f60718293a4", "{0}_" + NUMBER.upper(),
+    "{0}_" + NUMBER + "0", "{0}_" + NUMBER[1:], "{0}_" + NUMBER + "%00", "{0}_" + NUMBER + "%0a",
+    "{0}_" + "g" * 32, "{0}_" + "%D9%A1" * 32, "nothing_" + NUMBER, "%20{0}_" + NUMBER, "{0}-" + NUMBER,
+    "{0}__" + NUMBER, "%F0%9F%98%80",
 ]  # fmt: skip
 
 NO_JSON = {
     "empty": b"", "blank": b" \n", "cut off": b'{"a":', "two": b"{}{}", "byte order mark": b"\xef\xbb\xbf{}",
-    "UTF-16": '{"title":"x"}'.encode("utf-16"), "array": b"[]", "string": b'"x"', "null": b"null", "number": b"1", "XML": b"<a/>",
+    "UTF-16": '{"title":"x"}'.encode("utf-16"), "array": b"[]", "string": b'"x"', "null": b"null",
+    "number": b"1", "XML": b"<a/>",
 }  # fmt: skip
 
 NO_VALUES = {
-    "NaN": b"NaN", "Infinity": b"Infinity", "-Infinity": b"-Infinity", "1e400": b"1e400", "400 digits": b"9" * 400,
-    "5000 digits": b"9" * 5000, "NUL": b'"a\\u0000b"', "raw NUL": b'"a\x00b"', "NUL in a key": b'{"\\u0000":1}',
-    "surrogate": b'"a\\ud800b"', "low surrogate": b'"a\\udc00b"', "bad UTF-8": b'"\xff\xfe"', "100 deep": b"[" * 99 + b"]" * 99,
-    "900 deep": b"[" * 900 + b"]" * 900, "100,000 deep": b"[" * 100_000 + b"]" * 100_000, "no end": b'{"a":' * 50_000,
+    "NaN": b"NaN", "Infinity": b"Infinity", "-Infinity": b"-Infinity", "1e400": b"1e400",
+    "400 digits": b"9" * 400, "5000 digits": b"9" * 5000, "NUL": b'"a\\u0000b"', "raw NUL": b'"a\x00b"',
+    "NUL in a key": b'{"\\u0000":1}', "surrogate": b'"a\\ud800b"', "low surrogate": b'"a\\udc00b"',
+    "bad UTF-8": b'"\xff\xfe"', "100 deep": b"[" * 99 + b"]" * 99, "900 deep": b"[" * 900 + b"]" * 900,
+    "100,000 deep": b"[" * 100_000 + b"]" * 100_000, "no end": b'{"a":' * 50_000,
 }  # fmt: skip
 
 NO_JSON_TYPES = [
@@ -58,7 +61,8 @@ NO_JSON_TYPES = [
 ]
 
 ODD_VALUES: list[Any] = [
-    None, True, 0, -1, 1.5, 10**18, -(10**18), "", " ", "x", "x" * 5000, "\u202e\u0007", [], [None], [[]], {}, {"a": {}}, [{}], ["x"] * 200,
+    None, True, 0, -1, 1.5, 10**18, -(10**18), "", " ", "x", "x" * 5000, "\u202e\u0007", [], [None], [[]], {},
+    {"a": {}}, [{}], ["x"] * 200,
 ]  # fmt: skip
 
 ODD_TEXTS = [
@@ -79,7 +83,7 @@ NO_TEXTS = ["%00", "%ff", "%ed%a0%80", "a%00b", "%c0%80"]
 
 @pytest.fixture
 async def world(shared_server: Server, api: httpx.AsyncClient) -> AsyncIterator[World]:
-    """A world on a server that other tests use as well."""
+    """A world on a server that other tests share."""
     async for made in watched(shared_server, api):
         yield made
 
@@ -103,7 +107,7 @@ async def test_no_path_takes_what_is_no_id(world: World) -> None:
     before, wrong = await world.state(), []
     for route in ROUTES:
         for name in re.findall(r"{(\w+)}", route.path):
-            # Nearly anything is the path of a file.
+            # Nearly any text is a valid path of a file.
             for text in NO_IDS if name != route.rest else ():
                 path = world.path(route, **{name: text.format(route.ids.get(name, "nothing"))})
                 request = {"json": route.body_example} if route.body is not None else {}
@@ -154,7 +158,8 @@ async def test_no_free_field_takes_what_cannot_be_stored(world: World) -> None:
         "/v1/sessions": b'{"hints":{"a":@}}',
         f"{session}/messages": b'{"message":{"content":[{"type":"text","text":"x"}]},"metadata":{"a":@}}',
         f"{session}/tool-results": b'{"tool_results":[{"tool_call_id":"a","result":@}]}',
-        "/v1/agents": b'{"name":"x","system_prompt":"x","tools":[{"type":"client_side","name":"x","description":"x","parameters":@}]}',
+        "/v1/agents": b'{"name":"x","system_prompt":"x","tools":[{"type":"client_side","name":"x",'
+        b'"description":"x","parameters":@}]}',
     }
     for path, template in places.items():
         for label, value in NO_VALUES.items():
@@ -188,7 +193,7 @@ async def test_a_body_over_10_mb_is_refused_by_its_length_and_by_what_arrives(wo
         for _ in range(LIMIT // 100_000 + 1):
             yield b" " * 100_000
 
-    # A query that must be there is looked at before the body.
+    # A required query parameter is checked before the body.
     taking = [
         route for route in ROUTES if route.method in ("POST", "PUT", "PATCH") and not needs_query(route)
     ]
@@ -291,9 +296,10 @@ async def test_odd_texts_in_any_parameter_are_refused_or_answered(world: World) 
 
 
 ODD_HEADERS = [
-    {"x-org-id": "x"}, {"x-org-id": "org_"}, {"x-org-id": "\xff"}, {"if-match": "x"}, {"if-match": ""}, {"if-match": '"'},
-    {"if-none-match": "é"}, {"idempotency-key": ""}, {"idempotency-key": "x" * 300}, {"idempotency-key": "\xe9"},
-    {"last-event-id": "x"}, {"host": "example.com"}, {"host": "localhost.example.com"}, {"host": ""},
+    {"x-org-id": "x"}, {"x-org-id": "org_"}, {"x-org-id": "\xff"}, {"if-match": "x"}, {"if-match": ""},
+    {"if-match": '"'}, {"if-none-match": "é"}, {"idempotency-key": ""}, {"idempotency-key": "x" * 300},
+    {"idempotency-key": "\xe9"}, {"last-event-id": "x"}, {"host": "example.com"},
+    {"host": "localhost.example.com"}, {"host": ""},
 ]  # fmt: skip
 
 
@@ -321,9 +327,11 @@ NO_HTTP = {
     "NUL in the path": b"GET /v1/sessions/a\x00b HTTP/1.1\r\nhost: localhost\r\n\r\n",
     "space in the path": b"GET /v1/sessions/a b HTTP/1.1\r\nhost: localhost\r\n\r\n",
     "NUL in a header": b"GET /v1/sessions HTTP/1.1\r\nhost: localhost\r\nx: a\x00b\r\n\r\n",
-    "two lengths": b"POST /v1/sessions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{} ",
+    "two lengths": b"POST /v1/sessions HTTP/1.1\r\nhost: localhost\r\n"
+    b"content-length: 2\r\ncontent-length: 3\r\n\r\n{} ",
     "negative length": b"POST /v1/sessions HTTP/1.1\r\nhost: localhost\r\ncontent-length: -2\r\n\r\n{}",
-    "length and chunks": b"POST /v1/sessions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n{}",
+    "length and chunks": b"POST /v1/sessions HTTP/1.1\r\nhost: localhost\r\n"
+    b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n{}",
     "no method": b"FETCH /v1/sessions HTTP/1.1\r\nhost: localhost\r\n\r\n",
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "TLS": bytes.fromhex("1603010200010001fc0303") + b"\x00" * 200,
@@ -343,7 +351,7 @@ async def test_a_head_without_an_end_is_cut_off(sqlite_server: Server) -> None:
         b"GET / HTTP/1.1\r\nx: " + b"a" * 1_000_000,
         b"GET / HTTP/1.1\r\n" + b"x: a\r\n" * 200_000,
     ):
-        # The answer can be lost when the sender does not stop.
+        # The answer can be lost if the client keeps sending.
         with contextlib.suppress(ConnectionResetError, asyncio.IncompleteReadError):
             assert (await raw_exchange(sqlite_server, data))[0] in (400, 431)
     assert httpx.get(f"{sqlite_server.url}/health").status_code == 200
@@ -379,15 +387,16 @@ async def test_of_a_key_that_is_there_twice_the_last_one_counts(world: World) ->
 
 
 SCRIPTS = (
-    "\U0001f469\u200d\U0001f469\u200d\U0001f467 \u200f\u05e9\u05dc\u05d5\u05dd\u200e \u0645\u0631\u062d\u0628\u0627 e\u0301 "
-    "\u200b\u2060\ufeff \u202eback\u202c \U0001d518\u026a \u65e5\u672c\u8a9e \uff46\uff55 \U0010fffd \U0001f3f3\ufe0f\u200d\U0001f308"
+    "\U0001f469\u200d\U0001f469\u200d\U0001f467 \u200f\u05e9\u05dc\u05d5\u05dd\u200e"
+    " \u0645\u0631\u062d\u0628\u0627 e\u0301 \u200b\u2060\ufeff \u202eback\u202c \U0001d518\u026a"
+    " \u65e5\u672c\u8a9e \uff46\uff55 \U0010fffd \U0001f3f3\ufe0f\u200d\U0001f308"
 )
 """A family and a flag of joined emoji, right-to-left marks and text, combining and zero-width characters, all
 planes."""
 
 
 async def test_text_of_any_script_comes_back_unchanged(world: World) -> None:
-    # All of Unicode but control characters (Cc), which are refused, and surrogates (Cs), which are no text.
+    # All of Unicode except control characters (Cc), which are refused, and surrogates (Cs), which are no text.
     text = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=60)
     path = f"/v1/sessions/{world.ids['session']}"
 

@@ -1,4 +1,4 @@
-"""Harnesses: what lies under agents, inherited from one another; built-in ones stay as they are."""
+"""Harnesses: the layers below agents, which inherit from one another; built-in ones cannot be changed."""
 
 from __future__ import annotations
 

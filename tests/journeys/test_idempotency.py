@@ -1,5 +1,4 @@
-"""The same request again changes nothing (Idempotency-Key), and nobody overwrites what they have not seen
-(ETag)."""
+"""A repeated request changes nothing (Idempotency-Key), and no client overwrites unseen changes (ETag)."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ OF_ITS_OWN: dict[str, Json] = {
     "copy_file": {"src_path": "/kept.txt", "dst_path": "/copied-once.txt"},
     "session_copy_file": {"src_path": "/kept.txt", "dst_path": "/copied-twice.txt"},
 }
-"""Bodies where the document's example would name what is not there."""
+"""Bodies for operations whose example in the document refers to resources that do not exist."""
 
 
 def key(text: str | None = None) -> dict[str, str]:
@@ -72,7 +71,7 @@ def _takes_key(operation: Json) -> bool:
 
 
 async def _twice(http: httpx.AsyncClient, place: Place, operation: Operation) -> list[str]:
-    """What is wrong with two equal requests under one key, and with another one."""
+    """Send two equal requests under one key, and a different one; return what is wrong."""
     body = {"json": OF_ITS_OWN[operation.id]} if operation.id in OF_ITS_OWN else operation.body
     headers = {**body.get("headers", {}), **key()}
     request: Json = {"params": operation.query, **body, "headers": headers}
@@ -202,7 +201,7 @@ async def test_what_has_not_changed_is_not_sent_again(api: httpx.AsyncClient, ki
     changed = await api.patch(path, json=CHANGE[kind])
     assert changed.headers["etag"] != tag
     assert (await api.get(path, headers={"if-none-match": tag})).status_code == 200
-    # What a change answers is a version that was seen, too.
+    # The answer to a change counts as a version that the client has seen.
     assert (
         await api.patch(path, json={"tags": ["x"]}, headers={"if-match": changed.headers["etag"]})
     ).status_code == 200

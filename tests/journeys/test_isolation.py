@@ -23,18 +23,19 @@ from tests.server import Server, post
 from tests.talk import Json, body_of
 
 NEEDS_ADMIN = {
-    "create_harness", "import_harness", "update_harness", "delete_harness", "copy_harness", "create_provider", "update_provider",
-    "delete_provider", "sync_models", "create_model", "update_model", "delete_model", "update_organization",
-    "complete_org_onboarding", "add_user", "create_user_token", "update_user", "remove_user",
+    "create_harness", "import_harness", "update_harness", "delete_harness", "copy_harness", "create_provider",
+    "update_provider", "delete_provider", "sync_models", "create_model", "update_model", "delete_model",
+    "update_organization", "complete_org_onboarding", "add_user", "create_user_token", "update_user",
+    "remove_user",
 }  # fmt: skip
 
 
 NEEDS_OWN_TOKEN = {"create_organization", "update_profile", "export_user_data"}
-"""What reaches beyond one organization: not with a token that an admin made for the member."""
+"""Operations beyond one organization, which a token that an admin created for a member cannot use."""
 
 
 class Scene(NamedTuple):
-    """One server, two organizations that know nothing of each other, and the operations."""
+    """One server, two unrelated organizations, and the operations."""
 
     server: Server
     mine: Place
@@ -42,7 +43,7 @@ class Scene(NamedTuple):
     operations: list[Operation]
 
     async def state(self) -> dict[str, str]:
-        """What the first organization sees of itself."""
+        """Return what the first organization sees of its own resources."""
         found = {}
         for each in self.operations:
             if (
@@ -56,7 +57,7 @@ class Scene(NamedTuple):
 
 @pytest.fixture
 async def scene(any_server: Server) -> AsyncIterator[Scene]:
-    """Two people of two organizations, neither of whom belongs to anything else."""
+    """Two users of two organizations, neither of whom is a member of another one."""
     token = await with_login(any_server)
     async with person(any_server, token) as http:
         first = (await http.get("/v1/orgs")).json()["data"][0]["id"]
@@ -123,8 +124,8 @@ async def test_no_id_of_another_organization_is_known_anywhere_in_a_path(scene: 
         for name in each.names:
             if name in OF_THE_SERVER:
                 continue
-            # This one is theirs, the others are one's own: a parent of one's own does not open a child of
-            # somebody else's.
+            # This id is the other organization's, the others are the caller's own: an own parent must not
+            # give access to a foreign child.
             path_values = scene.other.of(each) | {name: scene.mine.of(each)[name]}
             if name == "path":
                 continue
@@ -146,7 +147,7 @@ async def test_no_list_shows_anything_of_another_organization(scene: Scene) -> N
         told += [f"{each.id} shows {mark}" for mark in scene.mine.marks if mark in answer.text]
         seen |= {mark for mark in scene.other.marks if mark in answer.text}
     assert told == []
-    # The test sees what it looks for: one's own things are all shown somewhere.
+    # Checks the test itself: each of the organization's own resources appears in some answer.
     assert scene.other.marks - seen == set()
 
 
@@ -187,7 +188,7 @@ async def test_no_query_and_no_body_reaches_into_another_organization(scene: Sce
             told.append(f"{method} {path} {body}: {answer.status_code} {answer.text[:120]}")
     assert told == []
     assert (await http.get("/v1/sessions", params={"agent_id": theirs["agent_id"]})).json()["total"] == 0
-    # An event's id is a place in a log, whichever: one's own log is shown.
+    # An event's id is only a position, so with a foreign id the caller sees its own log.
     for cursor in ("around", "since_id"):
         events = (await http.get(f"{session}/events", params={cursor: event})).json()["data"]
         assert {each["session_id"] for each in events} == {own["session_id"]}

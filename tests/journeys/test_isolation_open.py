@@ -15,7 +15,7 @@ from perdure.domain.ids import new_id
 from tests.journeys.world import ROUTES, World, complaint, head, raw_exchange, strictly, watched
 from tests.server import Server, post, use_simulated_model
 
-# The same person works in both organizations: accounts, memberships and tokens are theirs.
+# The same user works in both organizations, so accounts, memberships and tokens are shared.
 PERSONAL = {"org", "user", "token"}
 OWNED = [route for route in ROUTES if route.ids and not PERSONAL & set(route.ids.values())]
 
@@ -41,7 +41,7 @@ async def mine(any_server: Server, http: httpx.AsyncClient) -> Any:
 
 
 def without_names(answer: httpx.Response, path: str) -> Any:
-    """The answer without what repeats the request."""
+    """Return the answer without the parts that repeat the request."""
     return re.sub(r"_[0-9a-f]{32}", "_", answer.text.replace(path, ""))
 
 
@@ -60,7 +60,7 @@ async def test_what_is_somebody_elses_is_as_if_it_had_never_been(
         (theirs, path), (nobodys, missing) = answers
         if (theirs.status_code, complaint(theirs)) != (404, None):
             told.append(f"{route.method} {route.path}: {theirs.status_code} {theirs.text[:100]}")
-        # An upsert makes what never was.
+        # An upsert creates what does not exist.
         elif route.operation_id != "upsert_agent" and without_names(theirs, path) != without_names(
             nobodys, missing
         ):

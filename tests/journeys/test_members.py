@@ -1,4 +1,4 @@
-"""Members of an organization: who changes what they are, who removes them, and what is left then."""
+"""Members of an organization: who may change their roles or remove them, and what remains afterwards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.server import Server, post
 
 
 class Place(NamedTuple):
-    """A server with a login, its first person's token, and a client of theirs: an owner."""
+    """A server with a login, its first user's token, and that user's client; the user is an owner."""
 
     server: Server
     token: str
@@ -75,7 +75,7 @@ async def test_a_role_is_changed_by_admins_within_their_own(
             assert refusal(answer) == expected
         now = role if expected == DONE else target
         assert (await get(http, f"/v1/users/{user['id']}"))["roles"] == [now]
-    async with person(place.server, theirs) as http:  # it holds at once
+    async with person(place.server, theirs) as http:  # takes effect at once
         status = (await http.post("/v1/users", json={"email": "x@example.com", "name": "X"})).status_code
         assert status == (403 if now == "member" else 201)
 
@@ -172,7 +172,7 @@ async def test_a_removed_member_is_out_at_once_and_what_they_made_stays(place: P
         assert (await get(owner, f"/v1/sessions/{session['id']}"))["title"] == "theirs"
         async with person(place.server, there) as still:
             assert [each["id"] for each in (await get(still, "/v1/orgs"))["data"]] == [second]
-        # Let in again they are the same person, with nothing of what they could open before.
+        # A member who is added again is the same user, but has none of the earlier access.
         assert (await post(owner, "/v1/users", {"email": "GONE@example.com", "name": "Gone"}))["id"] == user[
             "id"
         ]

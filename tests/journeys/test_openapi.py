@@ -32,15 +32,15 @@ EXAMPLES = int(os.environ.get("PERDURE_TEST_EXAMPLES", "10"))
 
 LEFT_OUT = {
     "stream_sse": "its answers do not end; the stream has tests of its own",
-    "delete_account": "it may succeed, and then nobody is left to make requests",
-    "sync_models": "it calls the address that the provider has, and passes on what is wrong there; it has tests of its own",
+    "delete_account": "if it succeeds, no user is left to make requests",
+    "sync_models": "it calls the provider's address and passes on its errors; it has tests of its own",
 }
 
 DOCUMENT = build_document(all_routes(Settings(), asyncio.Event(), lambda: 0), __version__)
 
 
 def _tested_document() -> dict[str, Any]:
-    """The document without the header that picks an organization: the tests stay in one.
+    """Return the document without the header that selects an organization: the tests stay in one.
 
     It is a copy in full: walking through chains of requests writes links into it.
     """
@@ -69,7 +69,7 @@ SCHEMA = schemathesis.openapi.from_dict(
         seed=1,
         projects=ProjectsConfig(
             default=ProjectConfig(
-                # Parameters that nobody knows are ignored, so they are no bad input.
+                # Unknown parameters are ignored, so they are not bad input.
                 generation=GenerationConfig(
                     max_examples=EXAMPLES,
                     deterministic=True,
@@ -84,7 +84,7 @@ SCHEMA = schemathesis.openapi.from_dict(
 
 
 class Served(NamedTuple):
-    """A running server that asks for a token, and one that it accepts."""
+    """A running server that requires a token, and a token that it accepts."""
 
     url: str
     headers: dict[str, str]
@@ -105,7 +105,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         runner.run(server.start())
         token = {"Authorization": f"Bearer {made.stdout.strip()}"}
         organizations = httpx.get(f"{server.url}/v1/orgs", headers=token).json()["data"]
-        # Requests make more organizations: from then on it has to be said which.
+        # Requests create more organizations; after that each request must name one.
         yield Served(server.url, {**token, "X-Org-Id": organizations[0]["id"]})
         assert runner.run(server.stop()) == 0
 
@@ -114,7 +114,8 @@ def test_what_is_served_is_what_is_tested(served: Served) -> None:
     assert httpx.get(f"{served.url}/api-doc/openapi.json").json() == DOCUMENT
 
 
-# That two fields exclude each other, say, is beyond these schemas: a good request may break a rule.
+# The schemas cannot express every rule (that two fields exclude each other, for one), so a request that is
+# valid by its schema may still be refused.
 NOT_HELD_AGAINST_IT = [positive_data_acceptance]
 
 
@@ -124,7 +125,7 @@ def test_the_server_does_what_its_document_says(case: schemathesis.Case, served:
 
 
 class Things:
-    """Real resources, one of each kind, made when they are asked for and again once they are deleted."""
+    """Real resources, one of each kind, created on demand and again after they are deleted."""
 
     def __init__(self, served: Served) -> None:
         self._http = httpx.Client(base_url=served.url, headers=served.headers, timeout=30)
@@ -140,7 +141,7 @@ class Things:
         return str(answer.json()["id"])
 
     def id(self, kind: str) -> str | None:
-        """The id of such a resource; None for a kind that this does not know how to make."""
+        """Return the id of a resource of a kind; None for a kind that this class cannot create."""
         if kind not in self._known:
             self._count += 1
             match kind:
@@ -173,7 +174,7 @@ class Things:
         return self._known[kind]
 
     def forget(self, kind: str) -> None:
-        """The resource is gone, and what was in it."""
+        """Forget a deleted resource, and all within it."""
         for gone in ("provider", "model") if kind == "provider" else (kind,):
             self._known.pop(gone, None)
 
@@ -205,7 +206,7 @@ def _kinds(case: schemathesis.Case) -> dict[str, str]:
 def test_and_so_it_does_with_what_there_is(case: schemathesis.Case, served: Served, things: Things) -> None:
     kinds = _kinds(case)
     for name, kind in kinds.items():
-        # What was generated to be no id stays what it is.
+        # A value that was generated as an invalid id stays.
         if re.fullmatch(rf"{kind}_[0-9a-f]{{32}}", str(case.path_parameters[name])) and (
             known := things.id(kind)
         ):

@@ -48,9 +48,8 @@ def test_chains_of_requests_hold_what_the_document_says(served: Served) -> None:
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     for number in range(ROUNDS):
-        # The server remembers: the same request is answered otherwise the second time (a name is taken),
-        # which the engine takes for a test that does not know what it wants. That ends a round, and is no
-        # fault of the answers.
+        # The server has state: the second of two equal requests gets another answer (a name is taken), which
+        # the engine reports as a flaky test. That ends a round, but the answers are correct.
         with contextlib.suppress(FlakyStrategyDefinition):
             hypothesis.seed(number)(Chain).run(settings=settings)
         assert wrong == []

@@ -1,4 +1,4 @@
-"""Lists in slices: each names the ones beside it, and following them shows everything once."""
+"""Paged lists: each page links to its neighbours, and following the links returns each item once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Providers: checked when they are set up, their secrets sealed, their options passed on."""
+"""Providers: checked when they are created, their secrets encrypted, their options passed on."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def patch(http: httpx.AsyncClient, provider: Json, body: Json, status: int
 
 
 async def ask(http: httpx.AsyncClient, model: Json, text: str = "Hi.") -> list[Json]:
-    """One turn with this model; its events."""
+    """Run one turn with this model; return its events."""
     talk = await new_talk(http, model_id=model["id"])
     await talk.say(text)
     return await talk.logged_until("session.idled")
@@ -311,7 +311,7 @@ async def test_another_organizations_providers_are_not_there(api: httpx.AsyncCli
 
 @pytest.mark.parametrize("stored", ["http://169.254.169.254/v1", "nonsense"])
 async def test_settings_that_have_become_unusable_fail_the_turn_in_words(tmp_path: Path, stored: str) -> None:
-    """What is stored was fine once: an older version, or another rule."""
+    """Stored settings may be invalid now: they come from an older version with other rules."""
     async with house_with(Gate(1), tmp_path) as house:
         await house.parts.database.write(
             lambda tx: tx.run("UPDATE providers SET provider_type = 'openai', base_url = ?", stored)

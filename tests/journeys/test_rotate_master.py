@@ -129,7 +129,7 @@ async def test_a_key_in_the_settings_is_rotated_with_both_keys_set(
             assert done.status == 0, done.err
             assert f"Data keys wrapped anew: {rewrapped}" in done.out
             assert "PERDURE_MASTER_KEY_PREVIOUS is no longer needed" in done.out
-        with pytest.raises(RuntimeError, match="which is not here"):
+        with pytest.raises(RuntimeError, match="this process does not have"):
             await server.start()
     assert not (tmp_path / "master.key").exists()
     async with (

@@ -1,4 +1,4 @@
-"""Searching an organization that has sessions enough for an index, over HTTP, on both databases."""
+"""Searches in an organization with enough sessions for the index, over HTTP, on both databases."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.talk import Talk, call, new_talk
 
 
 async def crowd(data: Path, database_url: str, org_id: str, session_id: str) -> None:
-    """Put so many copies of a session beside it that a segment is full, and sort them in."""
+    """Insert enough copies of a session to fill a segment, and index them."""
     async with open_parts(Settings(data=str(data), database_url=database_url)) as parts:
 
         async def fill(tx: Tx) -> None:

@@ -294,7 +294,8 @@ async def test_in_an_archived_workspace_a_command_runs_and_changes_no_file(api: 
     assert (await api.delete(f"/v1/workspaces/{space['id']}")).status_code == 204
     answer = await bash(talk, "cat f; echo two > f; X=1")
     assert answer["stdout"] == "one\n"
-    assert answer["notes"] == ["no file was changed: this workspace is archived: its files can be read only"]
+    archived = "this workspace is archived: its files are read-only until its `status` is `active` again"
+    assert answer["notes"] == [f"no file was changed: {archived}"]
     assert (await bash(talk, "cat f; echo $X"))["stdout"] == "one\n1\n"
 
 

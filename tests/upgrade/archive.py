@@ -1,8 +1,8 @@
-"""Databases as files: packed as a kill left them, and unpacked for the present code.
+"""Databases as files: packed as a kill left them, and unpacked for the current code.
 
-SQLite is kept as it lies in the data folder, its write-ahead log included. PostgreSQL is kept as the SQL
-that `pg_dump` writes, so that any later PostgreSQL takes it. Both come with the master key and with what
-the old server showed of every log.
+An SQLite database is packed as the files in its data folder, including the write-ahead log. A PostgreSQL
+database is packed as the SQL of `pg_dump`, which any later PostgreSQL can load. Both include the master key,
+and every log as the old server returned it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NOT_FOR_ALL = re.compile(r"^(SET transaction_timeout = 0;|\\(un)?restrict \w+)\n
 
 
 def pack(archive: Path, data: Path, database_url: str, logs: dict[str, list[Json]]) -> None:
-    """Keep a database whose server has been killed."""
+    """Pack a database whose server has been killed."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copy(data / KEY, folder)
@@ -44,7 +44,7 @@ def pack(archive: Path, data: Path, database_url: str, logs: dict[str, list[Json
 
 
 def _anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Without whoever packed it, and when."""
+    """Remove the owner and the time from an entry, so that equal databases give equal archives."""
     info.uid = info.gid = info.mtime = 0
     info.uname = info.gname = ""
     return info
@@ -58,11 +58,11 @@ def _dumped(url: str) -> str:
 
 
 async def unpack(archive: Path, data: Path, database_url: str, move: Json) -> dict[str, list[Json]]:
-    """Put a database where the present server finds it; what the old server showed of the logs.
+    """Unpack a database for the current server; return the logs as the old server returned them.
 
     Args:
-        move: `sql` and its `values`: the one change that is made, in the words of the old schema. It moves
-            the providers to the address where the model is now.
+        move: `sql` and its `values`, the only change that is made, for the old schema. It moves the providers
+            to the model's current address.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -93,8 +93,8 @@ async def _restore(url: str, dump: str, move: Json) -> None:
 def _copy_sqlite(folder: Path, data: Path, move: Json) -> None:
     connection = sqlite3.connect(folder / SQLITE)
     try:
-        # The write-ahead log must not be taken into the database: the present server is to do that. So the
-        # files are copied while the connection is open.
+        # The current server must replay the write-ahead log, not this connection. So the files are copied
+        # while the connection is open.
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         assert connection.execute(re.sub(r"\$\d", "?", move["sql"]), move["values"]).rowcount
         connection.commit()

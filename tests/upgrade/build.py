@@ -1,9 +1,9 @@
 """Builds the databases of a release, with that release's own code: `python -m tests.upgrade.build v0.1.0`.
 
-The code comes from the commit that stands in `releases.py` and runs as a real server, on SQLite and on
-PostgreSQL. The states are reached over HTTP; then the server is killed, and what it leaves is kept in
-`databases/`. Run it in the environment of that release (`make install` there) where its dependencies
-differ from today's.
+The code comes from the commit in `releases.py` and runs as a real server, on SQLite and on PostgreSQL. The
+script brings sessions into all states over HTTP, kills the server, and packs the database into `databases/`.
+If the release's dependencies differ from the current ones, run it in that release's environment
+(`make install` there).
 """
 
 from __future__ import annotations
@@ -35,25 +35,24 @@ from tests.upgrade.states import states_of
 ROOT = Path(__file__).parents[2]
 KEY = "played-model-key"
 LONG = "3000000000"
-"""Seconds: what is asked of people stays open for as long as these databases are used."""
+"""Seconds that questions to users stay open: longer than these databases are used."""
 SHORT_SECONDS = 90
-"""How long an impatient server waits for people. The build is done before that, and every test comes
-after it."""
+"""How long an impatient server waits for users: longer than the build takes, and over before any test."""
 RESTARTS = 10
-"""More crashes than a turn is taken up again after."""
+"""More crashes than the number after which a turn is no longer recovered."""
 
 SETTINGS = {"PERDURE_HISTORY_TOKENS": "1500"}
-"""Of both servers, the old and the present one: little room, so that a short conversation has to be
-summed up."""
+"""Settings of both servers, the old and the current one: a small context, so that a short conversation is
+compacted."""
 PATIENT = {"PERDURE_CLIENT_TOOL_TIMEOUT_SECONDS": LONG, "PERDURE_APPROVAL_TIMEOUT_SECONDS": LONG}
 IMPATIENT = dict.fromkeys(PATIENT, str(SHORT_SECONDS))
 
 MOVE = "UPDATE providers SET base_url = $1 WHERE base_url = $2"
-"""Moves the model, in the words of the release's schema."""
+"""Moves the model to another address, for the release's schema."""
 
 
 def extract(release: Release, folder: Path) -> Path:
-    """The release's code; the folder to import it from."""
+    """Extract the release's code; return the folder to import it from."""
     done = subprocess.run(
         ["git", "archive", release.commit, "src"], cwd=ROOT, capture_output=True, check=True
     )
@@ -63,7 +62,7 @@ def extract(release: Release, folder: Path) -> Path:
 
 
 class OldServer:
-    """The release's server on one database, started again and again with the settings of each phase."""
+    """The release's server on one database, restarted with the settings of each phase."""
 
     def __init__(self, source: Path, data: Path, database_url: str) -> None:
         self._source, self.data, self.database_url = source, data, database_url
@@ -76,7 +75,7 @@ class OldServer:
         return self._server.url
 
     async def start(self, **settings: str) -> None:
-        """Start it anew, killing what runs."""
+        """Kill the running server and start a new one."""
         await self.kill()
         environment = {
             "PYTHONPATH": str(self._source),
@@ -91,12 +90,12 @@ class OldServer:
         self._port = int(self.url.rsplit(":", 1)[1])
 
     async def kill(self) -> None:
-        """Kill it with -9."""
+        """Kill it with SIGKILL."""
         if self._server is not None:
             await self._server.kill()
 
     def ask_to_stop(self) -> None:
-        """Let it drain, and take no new work while something is running."""
+        """Let it drain: it takes no new work while something is running."""
         assert self._server is not None
         assert self._server._process is not None
         self._server._process.terminate()
@@ -104,7 +103,7 @@ class OldServer:
 
 @asynccontextmanager
 async def building(source: Path, data: Path, url: str) -> AsyncIterator[tuple[OldServer, PlayedModel]]:
-    """An old server and a model that holds back; both are gone at the end."""
+    """Run an old server and a model that can hold steps back; stop both at the end."""
     old = OldServer(source, data, url)
     async with played_model(holds=True) as model:
         try:
@@ -153,8 +152,8 @@ def _words(state: State) -> str:
 
 
 async def _set_up(http: httpx.AsyncClient, model: PlayedModel) -> dict[str, str]:
-    """Register the model, and make the owner's token; the server asks for it from its next start on. The
-    owner's headers."""
+    """Register the model and create the owner's token, which the server requires after its next start; return
+    the owner's headers."""
     fields = {"name": "Played", "provider_type": "openai_completions", "base_url": model.url, "api_key": KEY}
     provider = await post(http, "/v1/providers", fields)
     await post(
@@ -170,7 +169,7 @@ async def _set_up(http: httpx.AsyncClient, model: PlayedModel) -> dict[str, str]
 async def _reach_all(
     old: OldServer, place: Place, states: list[State]
 ) -> tuple[dict[str, Json], dict[str, list[Json]]]:
-    """Go through the phases; the states' facts, and all logs as they are just before the kill."""
+    """Run all phases; return the states' facts, and all logs just before the kill."""
     facts: dict[str, Json] = {}
     for phase in PHASES:
         if phase in {"impatient", "settled"}:
@@ -190,7 +189,7 @@ async def _reach_all(
 
 
 async def _crash_until_sealed(old: OldServer, place: Place) -> None:
-    """Kill the server while the model is asked, until it gives the turn up."""
+    """Kill the server during the model call again and again, until it abandons the turn."""
     for _ in range(RESTARTS):
         before = len(place.model.asked)
         await old.start(**PATIENT)

@@ -1,4 +1,4 @@
-"""What must hold for every session of an old database, once it has been brought to its end."""
+"""Checks of every session of an old database, after its turn has finished."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ OUTSIDE_TURNS = {"input.message", "session.activated", "session.idled", "session
 
 
 async def check_session(place: Place, name: str, before: list[Json] | None) -> None:
-    """It is as its log says; nothing of it was lost; and it takes another message.
+    """Check that a session matches its log, has lost nothing, and takes another message.
 
     Args:
-        before: its log as the old server showed it; None for a deleted session.
+        before: its log as the old server returned it; None for a deleted session.
     """
     kept, talk = place.sessions[name], place.talk(name)
     if kept.over == "gone":
@@ -41,8 +41,8 @@ async def check_session(place: Place, name: str, before: list[Json] | None) -> N
 
 
 def check_log(events: list[Json]) -> None:
-    """Gapless; every turn that began has one end and nothing after it; what began in a completed turn has
-    one end."""
+    """Check a log: no gaps; each turn that started has one end, its last event; each call of a completed turn
+    has one end."""
     assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
     assert len({event["id"] for event in events}) == len(events)
     turns: dict[str, list[str]] = {}
@@ -54,7 +54,7 @@ def check_log(events: list[Json]) -> None:
         assert kinds[0] == "turn.started", (turn_id, kinds)
         steps = Counter(kinds)
         assert steps["turn.started"] == sum(steps[end] for end in ENDS) == 1, (turn_id, kinds)
-        # A cancelled turn ends with words about it.
+        # A cancelled turn ends with messages about the cancel.
         assert kinds[-1] in ENDS or kinds[-2:] == ["turn.cancelled", "output.message.completed"], (
             turn_id,
             kinds,
@@ -68,8 +68,8 @@ def check_log(events: list[Json]) -> None:
 
 
 def check_messages(acknowledged: list[Json], events: list[Json]) -> None:
-    """Each acknowledged message is in the log once, unchanged, at its place; the model saw it, unless its
-    turn was ended."""
+    """Check that each acknowledged message is in the log once, unchanged and at its sequence, and that the
+    model got it, unless its turn was ended."""
     logged = {event["data"]["message"]["id"]: event for event in events if event["type"] == "input.message"}
     ended = {event["context"]["turn_id"] for event in events if event["type"] in ENDS - {"turn.completed"}}
     generations = [event["data"] for event in events if event["type"] == "llm.generation"]

@@ -1,4 +1,4 @@
-"""States are no test modules, and their assertions should say as much as those of tests."""
+"""Makes pytest rewrite assertions in states too, which are not test modules, for detailed failures."""
 
 import pytest
 

@@ -1,14 +1,13 @@
-"""A model server (Chat Completions) that plays scripts, and at wanted places holds an answer back for a
-kill to hit.
+"""A model server (Chat Completions) that plays scripts, and can hold an answer back so that a kill hits it.
 
-The script travels in a user message, so a database brings its scripts along:
+A script is part of a user message, so a database contains its scripts:
 
     Please. [[play {"name": "killed/1", "steps": [{"calls": [...]}, {"text": "Done."}]}]]
 
-The newest user message with a script counts; its step is the number of the model's messages after it. A
-step has `text`, `thinking`, `calls`, or `status` (an HTTP error). `hold` says where to stop, while the
-database is built only: `silent` (nothing is said), `speaking` (half of the text is), `refused` (503, try
-again later).
+The newest user message with a script counts; the current step is the number of the model's messages after
+it. A step has `text`, `thinking`, `calls`, or `status` (an HTTP error). `hold` says where the model stops
+while the database is built: `silent` (before any text), `speaking` (after half of the text), `refused`
+(503, retry later).
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ OPEN = "[[play "
 
 
 def play(name: str, *steps: Json, ask: str = "Please.") -> str:
-    """A user message with a script."""
+    """Return a user message with a script."""
     return f"{ask} {OPEN}{json.dumps({'name': name, 'steps': steps})}]]"
 
 
@@ -61,18 +60,18 @@ class PlayedModel:
         self._changed = asyncio.Condition()
 
     def calls(self, session: str) -> list[Asked]:
-        """The calls made with the scripts of this session."""
+        """Return the calls made with the scripts of this session."""
         return [each for each in self.asked if each.name.rsplit("/", 1)[0] == session]
 
     async def until_asked(self, name: str, step: int = 0) -> None:
-        """Wait until the model was asked for this step."""
+        """Wait until the server has called the model for this step."""
         async with asyncio.timeout(30), self._changed:
             await self._changed.wait_for(
                 lambda: any((each.name, each.step) == (name, step) for each in self.asked)
             )
 
     async def until_more(self, than: int) -> None:
-        """Wait until the model was asked more often than that."""
+        """Wait until the server has called the model more often than that."""
         async with self._changed:
             await self._changed.wait_for(lambda: len(self.asked) > than)
 
@@ -130,7 +129,7 @@ async def _stream(request: web.Request, step: Json, *, hangs: bool) -> web.Strea
 
 
 def _script_in(messages: list[Json]) -> tuple[Json | None, int]:
-    """The newest script, and which of its steps is next."""
+    """Return the newest script, and its next step."""
     answers = 0
     for message in reversed(messages):
         text = _text_of(message)
@@ -148,7 +147,7 @@ def _text_of(message: Json) -> str:
 
 @asynccontextmanager
 async def played_model(*, holds: bool) -> AsyncIterator[PlayedModel]:
-    """The server, listening on a free port of loopback."""
+    """Run the server on a free port of loopback."""
     model = PlayedModel(holds=holds)
     app = web.Application(client_max_size=1 << 24)
     app.router.add_post("/v1/chat/completions", model.answer)

@@ -1,7 +1,7 @@
-"""Where states are reached and ended: a server, the model that it asks, and the sessions in it, by name.
+"""The place where states are reached and finished: a server, its model, and its sessions by name.
 
-Sessions have names that are the same in every database; `sessions` says which id each has. The old
-server's place fills it, the present one's is given it by the manifest.
+Sessions have the same names in every database; `sessions` maps them to ids. The old server's place fills the
+map, and the current server's place loads it from the manifest.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Kept:
 
     Attributes:
         id: its id.
-        head: how many events its log had when the server was killed.
+        head: the number of events in its log when the server was killed.
         acknowledged: the messages that the server answered with 201.
-        organization: the organization that it is in, when that is not the first.
+        organization: its organization, if that is not the first one.
         over: why it takes no more messages: `gone` for a deleted one, or the code with which its turns fail.
     """
 
@@ -50,24 +50,24 @@ class Place:
         self._clients: dict[str, httpx.AsyncClient] = {}
 
     async def session(self, name: str, organization: str | None = None, **fields: Any) -> Talk:
-        """A fresh session under this name."""
+        """Create a session under this name."""
         http = self.client(organization)
         made = await post(http, "/v1/sessions", {"title": name, **fields})
         return self.adopt(name, made["id"], organization)
 
     def adopt(self, name: str, session_id: str, organization: str | None = None) -> Talk:
-        """Give a session that was made otherwise its name."""
+        """Name a session that was created in another way."""
         assert name not in self.sessions
         self.sessions[name] = Kept(session_id, organization=organization)
         return self.talk(name)
 
     def talk(self, name: str) -> Talk:
-        """The session of this name."""
+        """Return the session of this name."""
         kept = self.sessions[name]
         return Talk(self.client(kept.organization), kept.id)
 
     def client(self, organization: str | None) -> httpx.AsyncClient:
-        """A client in that organization."""
+        """Return a client in this organization."""
         if organization is None:
             return self.http
         if organization not in self._clients:
@@ -85,35 +85,35 @@ class Place:
             await client.aclose()
 
     def script(self, name: str, *steps: Json, ask: str = "Please.") -> str:
-        """A message with a script that counts as this session's."""
+        """Return a message with a script that belongs to this session."""
         self._turns[name] = number = self._turns.get(name, 0) + 1
         kept = self.sessions.get(name)
         prefix = "new" if kept is not None and kept.head else "old"
         return play(f"{name}/{prefix}{number}", *steps, ask=ask)
 
     async def say(self, name: str, *steps: Json, ask: str = "Please.") -> Json:
-        """Post a script; the message as the server acknowledged it."""
+        """Post a script; return the message as the server acknowledged it."""
         return await self.tell(name, self.script(name, *steps, ask=ask) if steps else ask)
 
     async def tell(self, name: str, text: str) -> Json:
-        """Post a text; the message as the server acknowledged it."""
+        """Post a text; return the message as the server acknowledged it."""
         talk = self.talk(name)
         message: Json = await post(talk.http, talk.path("/messages"), body_of(text))
         self.sessions[name].acknowledged.append(message)
         return message
 
     async def turn(self, name: str, *steps: Json, ask: str = "Please.") -> list[Json]:
-        """Post a script and wait until the session is at rest; the events from the message on."""
+        """Post a script and wait until the session is idle; return the events from the message on."""
         message = await self.say(name, *steps, ask=ask)
         return await self.talk(name).logged_until("session.idled", after=message["sequence"] - 1)
 
     async def held(self, name: str, *steps: Json, ask: str = "Please.", at: int = 0) -> Json:
-        """Post a script and wait until the model is asked for the step that it holds back."""
+        """Post a script and wait until the server calls the model for the step that it holds back."""
         text = self.script(name, *steps, ask=ask)
         message = await self.tell(name, text)
         await self.model.until_asked(f"{name}/old{self._turns[name]}", at)
         return message
 
     async def fresh_until(self, name: str, *kinds: str) -> list[Json]:
-        """What the present server has logged, up to the first event of these kinds, waiting for it."""
+        """Return what the current server has logged, up to the first event of these types; wait for it."""
         return await self.talk(name).logged_until(*kinds, after=self.sessions[name].head)

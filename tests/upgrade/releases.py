@@ -1,4 +1,4 @@
-"""The releases whose databases are kept, and where they are. A release adds its line here and the files
+"""The releases whose databases are stored, and their paths. Each release adds a line here, and the files that
 it builds."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent / "databases"
 
 @dataclass(frozen=True)
 class Release:
-    """A version, and the commit that it was cut from: tags may not travel with a copy of the repository."""
+    """A version and its commit, because a copy of the repository may have no tags."""
 
     version: str
     commit: str
@@ -28,15 +28,15 @@ RELEASES = (Release("0.1.0", "d3c9854f5177c87678258bcf3cfa7d6982ea35ce"),)
 
 
 def number_of(version: str) -> tuple[int, ...]:
-    """A version as numbers that can be compared."""
+    """Return a version as numbers that can be compared."""
     return tuple(map(int, version.split(".")))
 
 
 def archive_of(release: Release, engine: Engine) -> Path:
-    """The compressed database."""
+    """Return the path of the compressed database."""
     return FOLDER / f"{release.version}-{engine}.tar.xz"
 
 
 def manifest_of(release: Release, engine: Engine) -> Path:
-    """What is in it, and what must be true at the end."""
+    """Return the path of the manifest: the database's states, and what must be true at the end."""
     return FOLDER / f"{release.version}-{engine}.json"

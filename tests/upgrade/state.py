@@ -1,4 +1,4 @@
-"""What a state is: how a session comes into it, and how it comes to its end."""
+"""States of sessions: how a session gets into one, and how it finishes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from tests.upgrade.place import Place
 
 Phase = Literal["recovered", "impatient", "settled", "held", "draining"]
 PHASES: tuple[Phase, ...] = ("recovered", "impatient", "settled", "held", "draining")
-"""In this order they are reached: after many crashes; on a server that soon stops waiting for people; at
-rest; in the middle, where the kill will hit them; and while the server is already stopping."""
+"""The phases in order: after many crashes; on a server that soon stops waiting for users; idle; in the middle
+of work, where the kill hits; and while the server is already draining."""
 
 
 class State:
-    """One state. Its docstring says what must be true at the end, and stands in the manifest.
+    """One state. Its docstring says what must be true at the end, and is stored in the manifest.
 
     Attributes:
-        since: the first release that can be in it.
+        since: the first release that can reach it.
         phase: when it is reached.
     """
 
@@ -30,42 +30,42 @@ class State:
         return type(self).__name__
 
     async def reach(self, old: Place) -> Json:
-        """Bring sessions of the old server into the state; facts that its end is checked by."""
+        """Bring sessions of the old server into the state; return the facts to check at the end."""
         raise NotImplementedError
 
     async def end(self, new: Place, facts: Json) -> None:
-        """Bring them to their end on the present server."""
+        """Finish the sessions on the current server, and check them."""
         raise NotImplementedError
 
 
 def call(name: str, call_id: str, **arguments: object) -> Json:
-    """A tool call in a step of a script."""
+    """Return a tool call for a step of a script."""
     return {"name": name, "id": call_id, "arguments": arguments}
 
 
 def of_kind(events: list[Json], kind: str) -> list[Json]:
-    """The data of the events of this type."""
+    """Return the data of the events of this type."""
     return [event["data"] for event in events if event["type"] == kind]
 
 
 def outcomes(events: list[Json]) -> dict[str, str]:
-    """The status of each tool call, by its id."""
+    """Return the status of each tool call, by its id."""
     return {each["tool_call_id"]: each["status"] for each in of_kind(events, "tool.completed")}
 
 
 def results(events: list[Json]) -> list[Json]:
-    """What the tools answered, in order."""
+    """Return the tools' results, in order."""
     return [json.loads(each["result"][0]["text"]) for each in of_kind(events, "tool.completed")]
 
 
 def last_text(events: list[Json]) -> str:
-    """What the agent said last."""
+    """Return the agent's last message."""
     message = of_kind(events, "output.message.completed")[-1]["message"]
     return "".join(part["text"] for part in message["content"] if part["type"] == "text")
 
 
 def holds(new: Any, old: Any) -> bool:
-    """Whether the new value says all that the old one said: events may gain fields."""
+    """Return whether the new value contains all of the old one: events may gain fields."""
     if isinstance(old, dict) and isinstance(new, dict):
         return all(key in new and holds(new[key], value) for key, value in old.items())
     if isinstance(old, list) and isinstance(new, list):
@@ -74,7 +74,7 @@ def holds(new: Any, old: Any) -> bool:
 
 
 async def value(talk: Talk, path: str) -> Json:
-    """What a route of the session answers."""
+    """Return the answer of a route of the session."""
     answer = await talk.http.get(talk.path(path))
     assert answer.status_code == 200, answer.text
     found: Json = answer.json()
@@ -82,5 +82,5 @@ async def value(talk: Talk, path: str) -> Json:
 
 
 async def text_at(talk: Talk, path: str) -> str:
-    """What a file of the session holds."""
+    """Return the content of a file of the session."""
     return str((await value(talk, f"/fs{path}"))["content"])

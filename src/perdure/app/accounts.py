@@ -1,4 +1,4 @@
-"""Organizations and their users; and what a fresh installation begins with."""
+"""Organizations, their members, users' own accounts, and the setup of a new installation."""
 
 from __future__ import annotations
 
@@ -58,29 +58,32 @@ from perdure.store.locks import Lock, hold
 
 
 async def bootstrap(app: App) -> Caller:
-    """Make the first organization, its owner and the built-in harnesses, if there is none; the owner.
+    """Create the first organization with an owner and the built-in harnesses, unless one exists.
 
-    The built-in harnesses of all organizations follow the code.
+    Also updates the built-in harnesses of all organizations to those of this version.
+
+    Returns:
+        The owner of the first organization, as a caller.
     """
     now = app.now()
 
     async def work(tx: Tx) -> Caller:
         await hold(tx, Lock.BOOTSTRAP)
-        found = await first_organization(tx)
-        if found is None:
+        first = await first_organization(tx)
+        if first is None:
             user = UserRow(app.new_id("user"), "Owner", "owner@localhost", now)
             await add_user(tx, user)
-            org_id = await _found(app, tx, "Default", user.id, now)
+            org_id = await _add_organization(app, tx, "Default", user.id, now)
             return Caller(org_id, user.id, "owner")
         await follow_built_in_harnesses(tx, now)
-        owners = await owners_of(tx, found.id)
-        return Caller(found.id, owners[0] if owners else UserId(""), "owner")
+        owners = await owners_of(tx, first.id)
+        return Caller(first.id, owners[0] if owners else UserId(""), "owner")
 
     return await app.database.write(work)
 
 
-async def _found(app: App, tx: Tx, name: str, owner_id: UserId, now: Micros) -> OrgId:
-    """Make an organization with its data key and built-in harnesses; its id."""
+async def _add_organization(app: App, tx: Tx, name: str, owner_id: UserId, now: Micros) -> OrgId:
+    """Create an organization with its data key and the built-in harnesses; return its id."""
     org_id = app.new_id("org")
     await add_organization(tx, OrganizationRow(org_id, name, None, None, None, now, now))
     await set_membership(tx, org_id, owner_id, "owner", now)
@@ -90,7 +93,7 @@ async def _found(app: App, tx: Tx, name: str, owner_id: UserId, now: Micros) -> 
 
 
 def to_organization(row: OrganizationRow) -> Organization:
-    """The row as clients see it."""
+    """Convert a row to the resource that clients see."""
     return Organization(
         row.id,
         row.name,
@@ -105,11 +108,11 @@ def to_organization(row: OrganizationRow) -> Organization:
 
 
 async def all_organizations(app: App, caller: Caller) -> list[Organization]:
-    """The caller's organizations."""
+    """List the caller's organizations."""
 
     async def work(tx: Tx) -> list[Organization]:
-        found = [await get_organization(tx, org_id) for org_id, _ in await _memberships(tx, caller)]
-        return [to_organization(row) for row in found if row is not None]
+        rows = [await get_organization(tx, org_id) for org_id, _ in await _memberships(tx, caller)]
+        return [to_organization(row) for row in rows if row is not None]
 
     return await app.database.read(work)
 
@@ -117,25 +120,27 @@ async def all_organizations(app: App, caller: Caller) -> list[Organization]:
 async def create_organization(
     app: App, caller: Caller, body: CreateOrganization, once: Once | None = None
 ) -> Organization:
-    """Make an organization that the caller owns."""
+    """Create an organization that the caller owns."""
     require_own_token(caller)
     now = app.now()
 
     async def work(tx: Tx) -> Organization:
-        org_id = await _found(app, tx, body.name, caller.user_id, now)
+        org_id = await _add_organization(app, tx, body.name, caller.user_id, now)
         return to_organization(OrganizationRow(org_id, body.name, None, None, None, now, now))
 
     return await write_once(app, once, work)
 
 
 async def _memberships(tx: Tx, caller: Caller) -> list[tuple[OrgId, UserRole]]:
-    """The organizations that the caller's token reaches, with the role in each."""
-    found = await memberships_of(tx, caller.user_id)
-    return [each for each in found if each[0] == caller.organization_id] if caller.bound else found
+    """Return the organizations that the caller's token gives access to, with the caller's role in each."""
+    memberships = await memberships_of(tx, caller.user_id)
+    if not caller.bound:
+        return memberships
+    return [(org_id, role) for org_id, role in memberships if org_id == caller.organization_id]
 
 
-async def _own(tx: Tx, caller: Caller, org_id: str) -> tuple[OrganizationRow, UserRole]:
-    """One of the caller's organizations and the caller's role in it. Raises NotFound."""
+async def _own_organization(tx: Tx, caller: Caller, org_id: str) -> tuple[OrganizationRow, UserRole]:
+    """Return one of the caller's organizations and the caller's role in it. Raises NotFound."""
     org_id = check_id(org_id, "org", "org")
     roles = dict(await _memberships(tx, caller))
     row = await get_organization(tx, org_id) if org_id in roles else None
@@ -145,10 +150,10 @@ async def _own(tx: Tx, caller: Caller, org_id: str) -> tuple[OrganizationRow, Us
 
 
 async def read_organization(app: App, caller: Caller, org_id: OrgId) -> Organization:
-    """One of the caller's organizations."""
+    """Read one of the caller's organizations. Raises NotFound."""
 
     async def work(tx: Tx) -> Organization:
-        return to_organization((await _own(tx, caller, org_id))[0])
+        return to_organization((await _own_organization(tx, caller, org_id))[0])
 
     return await app.database.read(work)
 
@@ -156,11 +161,11 @@ async def read_organization(app: App, caller: Caller, org_id: OrgId) -> Organiza
 async def change_organization(
     app: App, caller: Caller, org_id: OrgId, body: UpdateOrganization
 ) -> Organization:
-    """Change what the caller named, and nothing else; admins only."""
+    """Change the fields of an organization that the body contains; admins only."""
     now = app.now()
 
     async def work(tx: Tx) -> Organization:
-        row, role = await _own(tx, caller, org_id)
+        row, role = await _own_organization(tx, caller, org_id)
         require(Caller(org_id, caller.user_id, role), "admin")
         changes: Changes = {}
         if body.name is not UNSET:
@@ -171,7 +176,8 @@ async def change_organization(
             changes["default_model_id"] = body.default_model_id
         if body.default_harness_id is not UNSET and body.default_harness_name is not UNSET:
             raise InvalidInput(
-                "give `default_harness_id` or `default_harness_name`, not both", field="default_harness_id"
+                "set either `default_harness_id` or `default_harness_name`, not both",
+                field="default_harness_id",
             )
         if isinstance(body.default_harness_id, str):
             changes["default_harness_id"] = (
@@ -183,12 +189,12 @@ async def change_organization(
             ).id
         elif body.default_harness_id is None:
             changes["default_harness_id"] = None
-        return await _changed(tx, row, changes, now)
+        return await _apply(tx, row, changes, now)
 
     return await app.database.write(work)
 
 
-async def _changed(tx: Tx, row: OrganizationRow, changes: Changes, now: Micros) -> Organization:
+async def _apply(tx: Tx, row: OrganizationRow, changes: Changes, now: Micros) -> Organization:
     if changes:
         changes["updated_at"] = max(now, row.updated_at + 1)
         await update_organization(tx, row.id, changes)
@@ -196,31 +202,34 @@ async def _changed(tx: Tx, row: OrganizationRow, changes: Changes, now: Micros) 
 
 
 async def complete_onboarding(app: App, caller: Caller, org_id: OrgId) -> Organization:
-    """Remember that the organization has been set up; saying it twice is fine."""
+    """Record that the organization has been set up. Idempotent; admins only."""
     now = app.now()
 
     async def work(tx: Tx) -> Organization:
-        row, role = await _own(tx, caller, org_id)
+        row, role = await _own_organization(tx, caller, org_id)
         require(Caller(org_id, caller.user_id, role), "admin")
         done = row.onboarding_completed_at is not None
-        return await _changed(tx, row, {} if done else {"onboarding_completed_at": now}, now)
+        return await _apply(tx, row, {} if done else {"onboarding_completed_at": now}, now)
 
     return await app.database.write(work)
 
 
 def to_user(row: UserRow, role: UserRole) -> User:
-    """The row as the organization's members see it."""
+    """Convert a row to the user that the organization's members see."""
     return User(row.id, row.name, row.email, (role,), to_rfc3339(row.created_at))
 
 
 async def all_users(app: App, caller: Caller, search: str | None) -> list[User]:
-    """The organization's users."""
-    found = await app.database.read(lambda tx: members_of(tx, caller.organization_id, search))
-    return [to_user(row, role) for row, role in found]
+    """List the organization's members, or those whose name or address contains `search`."""
+    members = await app.database.read(lambda tx: members_of(tx, caller.organization_id, search))
+    return [to_user(row, role) for row, role in members]
 
 
 async def add_member(app: App, caller: Caller, body: AddUser, once: Once | None = None) -> User:
-    """Make a user, or let a known one in; admins only, and nobody grants more than they have."""
+    """Add a member: an existing user with this address, or a new one.
+
+    Admins only. Callers cannot grant a role above their own.
+    """
     require(caller, "admin")
     require(caller, body.role)
     now = app.now()
@@ -231,7 +240,7 @@ async def add_member(app: App, caller: Caller, body: AddUser, once: Once | None 
             row = UserRow(app.new_id("user"), body.name, body.email, now)
             await add_user(tx, row)
         elif any(org_id == caller.organization_id for org_id, _ in await memberships_of(tx, row.id)):
-            raise Conflict("this user is a member already", code="already_member")
+            raise Conflict(f"{body.email} is already a member of the organization", code="already_member")
         await set_membership(tx, caller.organization_id, row.id, body.role, now)
         return to_user(row, body.role)
 
@@ -239,7 +248,7 @@ async def add_member(app: App, caller: Caller, body: AddUser, once: Once | None 
 
 
 async def read_member(app: App, caller: Caller, user_id: UserId) -> User:
-    """One of the organization's users."""
+    """Read one of the organization's members. Raises NotFound."""
 
     async def work(tx: Tx) -> User:
         role = await _role_of(tx, caller, user_id)
@@ -249,7 +258,7 @@ async def read_member(app: App, caller: Caller, user_id: UserId) -> User:
 
 
 async def _role_of(tx: Tx, caller: Caller, user_id: UserId) -> UserRole:
-    """What a member of the caller's organization is there. Raises NotFound."""
+    """Return a member's role in the caller's organization. Raises NotFound."""
     role = dict(await memberships_of(tx, user_id)).get(caller.organization_id)
     if role is None:
         raise NotFound("user")
@@ -257,9 +266,9 @@ async def _role_of(tx: Tx, caller: Caller, user_id: UserId) -> UserRole:
 
 
 async def change_member(app: App, caller: Caller, user_id: UserId, body: UpdateUser) -> User:
-    """Change what a member is.
+    """Change a member's role.
 
-    Admins only, nobody grants more than they have or changes who is above them.
+    Admins only. Callers cannot grant a role above their own, or change members above them.
     """
     now = app.now()
 
@@ -280,9 +289,9 @@ async def change_member(app: App, caller: Caller, user_id: UserId, body: UpdateU
 
 
 async def remove_member(app: App, caller: Caller, user_id: UserId) -> None:
-    """Put a member out of the organization, or leave it.
+    """Remove a member from the organization; callers who remove themselves leave it.
 
-    Admins only, except for leaving, and not who is above them.
+    Admins only, except for leaving. Callers cannot remove members above them.
     """
     now = app.now()
 
@@ -299,32 +308,36 @@ async def remove_member(app: App, caller: Caller, user_id: UserId) -> None:
 
 
 async def _check_not_last(tx: Tx, org_id: OrgId, user_id: UserId, role: UserRole) -> None:
-    """Keep an owner in the organization, whose row the caller has locked.
+    """Refuse to remove the organization's last owner, or the owner's role.
 
-    Of two owners who go at once, one comes second.
+    The caller has locked the organization's row, which serializes concurrent departures.
     """
     if role == "owner" and await owners_of(tx, org_id) == [user_id]:
-        raise Conflict("an organization needs an owner, and this is the last one", code="last_owner")
+        raise Conflict(
+            "an organization needs an owner, and this is its last one: make another member an owner first",
+            code="last_owner",
+        )
 
 
 async def member_caller(app: App, caller: Caller, user_id: UserId) -> Caller:
-    """Act for a member of the organization (to make a token for it).
+    """Return a member of the organization as a caller, to create a token for it.
 
-    Admins only, and not for someone above them.
+    Admins only, and not for members above them.
     """
     require(caller, "admin")
 
     async def work(tx: Tx) -> Caller:
         role = await _role_of(tx, caller, user_id)
         require(caller, role)
-        # Who makes a token knows it: it must not open what else the member belongs to.
+        # The admin who creates the token sees it, so it must not give access to the member's other
+        # organizations.
         return Caller(caller.organization_id, user_id, role, bound=True)
 
     return await app.database.read(work)
 
 
 async def read_profile(app: App, caller: Caller) -> Profile:
-    """The caller's own account."""
+    """Read the caller's own account."""
     row = await app.database.read(lambda tx: get_user(tx, caller.user_id))
     return Profile(row.id, row.name, row.email)
 
@@ -344,7 +357,11 @@ async def change_profile(app: App, caller: Caller, body: UpdateProfile) -> Profi
 
 
 async def delete_account(app: App, caller: Caller) -> DeletedAccount:
-    """Remove the caller's account. The only owner of an organization has to hand it over first."""
+    """Delete the caller's account.
+
+    Raises:
+        Conflict: the caller is the last owner of an organization.
+    """
     require_own_token(caller)
 
     async def work(tx: Tx) -> DeletedAccount:
@@ -359,36 +376,38 @@ async def delete_account(app: App, caller: Caller) -> DeletedAccount:
 
 
 async def export_account(app: App, caller: Caller) -> ExportedUser:
-    """Everything that is kept about the caller's account."""
+    """Export all that is stored about the caller's account."""
     require_own_token(caller)
 
     async def work(tx: Tx) -> ExportedUser:
         row = await get_user(tx, caller.user_id)
         memberships = await memberships_of(tx, row.id)
-        named = [(await get_organization(tx, org_id), role) for org_id, role in memberships]
+        rows = [(await get_organization(tx, org_id), role) for org_id, role in memberships]
         organizations = tuple(
-            ExportedOrganization(each.id, each.name, role) for each, role in named if each is not None
+            ExportedOrganization(organization.id, organization.name, role)
+            for organization, role in rows
+            if organization is not None
         )
-        tokens = tuple(to_token(each) for each in await tokens_of(tx, row.id))
+        tokens = tuple(to_token(token) for token in await tokens_of(tx, row.id))
         return ExportedUser(to_rfc3339(app.now()), to_user(row, caller.role), organizations, tokens)
 
     return await app.database.read(work)
 
 
 async def switch_organization(app: App, caller: Caller, org_id: OrgId) -> SwitchedOrganization:
-    """Say whether the caller may work in an organization.
+    """Check that the caller is a member of an organization. Raises NotFound.
 
-    Requests choose it with `X-Org-Id`, nothing is remembered.
+    Nothing is stored: each request chooses its organization with `X-Org-Id`.
     """
 
     async def work(tx: Tx) -> SwitchedOrganization:
-        return SwitchedOrganization((await _own(tx, caller, org_id))[0].id, True)
+        return SwitchedOrganization((await _own_organization(tx, caller, org_id))[0].id, True)
 
     return await app.database.read(work)
 
 
 async def resolve_organization(app: App, caller: Caller, resource_id: str) -> ResolvedOrganization:
-    """The organization that holds a resource, if it is one of the caller's. Raises NotFound."""
+    """Return the organization that a resource belongs to, if it is one of the caller's. Raises NotFound."""
 
     async def work(tx: Tx) -> ResolvedOrganization:
         org_id = (
@@ -396,7 +415,7 @@ async def resolve_organization(app: App, caller: Caller, resource_id: str) -> Re
         )
         if org_id is None:
             raise NotFound("resource")
-        row, _ = await _own(tx, caller, org_id)
+        row, _ = await _own_organization(tx, caller, org_id)
         return ResolvedOrganization(row.id, row.name)
 
     return await app.database.read(work)

@@ -1,4 +1,4 @@
-"""Snapshots: each change of an agent's configuration adds a version, in the transaction that makes it."""
+"""Snapshots: each change of an agent's configuration adds a version in the same transaction."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from perdure.store.rows import to_json
 
 
 async def resolve_agent(tx: Tx, registry: Registry, row: AgentRow) -> ResolvedConfig:
-    """What an agent comes to over its harness.
+    """Resolve an agent's configuration together with its harness and the harness's parents.
 
     Raises:
         InvalidInput: two tools have the same name.
@@ -51,11 +51,18 @@ async def record_change(
     summary: str | None = None,
     source: AgentVersionId | None = None,
 ) -> AgentVersionRow | None:
-    """Keep the agent as it is now as a version, if its configuration is another than before (or it is new).
+    """Add a version if the agent is new or its configuration has changed.
+
+    Args:
+        before: the agent before the change; None for a new one.
+        row: the agent after the change, its row locked.
+
+    Returns:
+        The new version, or None.
 
     Raises:
         InvalidInput: two of the agent's tools have the same name.
-        TooLarge: the configuration is over the limit.
+        TooLarge: the configuration exceeds the limit.
     """
     parent = None
     if before is not None:
@@ -66,9 +73,9 @@ async def record_change(
 
 
 async def version_of(app: App, tx: Tx, caller: Caller, row: AgentRow) -> AgentVersionRow:
-    """The newest version with the configuration that the agent has now."""
+    """Return the newest version with the agent's current configuration; create it if missing."""
     found = await latest_version(tx, row.org_id, row.id, hash_of_config(authored_of(row)))
-    # Agents from before there were versions have none.
+    # Agents from releases without versions have none.
     return found or await add_snapshot(app, tx, caller, row, None)
 
 
@@ -83,9 +90,9 @@ async def add_snapshot(
     summary: str | None = None,
     source: AgentVersionId | None = None,
 ) -> AgentVersionRow:
-    """Write a version of the agent as it is now, whatever there is already.
+    """Add a version of the agent's current configuration, even if an equal one exists.
 
-    The agent's row must be locked.
+    The caller has locked the agent's row.
     """
     latest = await latest_version(tx, row.org_id, row.id)
     authored = authored_of(row)

@@ -1,4 +1,4 @@
-"""Versions of agents: list, make, choose the default, compare, go back, branch off."""
+"""Agent versions: list, create, set the default, compare, roll restored, fork."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _CONFIGURED = (
 
 
 def to_version(row: AgentVersionRow) -> AgentVersion:
-    """The row as clients see it."""
+    """Convert a row to the resource that clients see."""
     return AgentVersion(
         id=row.id,
         agent_id=row.agent_id,
@@ -67,7 +67,7 @@ def to_version(row: AgentVersionRow) -> AgentVersion:
 async def all_versions(
     app: App, caller: Caller, ref: str, offset: int, limit: int
 ) -> tuple[AgentVersion, ...]:
-    """A page of an agent's versions, newest first."""
+    """List a page of an agent's versions, newest first."""
 
     async def work(tx: Tx) -> list[AgentVersionRow]:
         agent = await find_agent(tx, caller.organization_id, ref)
@@ -77,7 +77,7 @@ async def all_versions(
 
 
 async def create_version(app: App, caller: Caller, ref: str, body: CreateAgentVersion) -> AgentVersion:
-    """Keep the agent as it is now as a version that was made on purpose."""
+    """Create a version of the agent's current configuration at a client's request."""
     require_manager(caller, "agent")
 
     async def work(tx: Tx) -> AgentVersion:
@@ -90,10 +90,7 @@ async def create_version(app: App, caller: Caller, ref: str, body: CreateAgentVe
 
 
 async def set_default_version(app: App, caller: Caller, ref: str, body: SetDefaultAgentVersion) -> Agent:
-    """Let new sessions of the agent run this version, whatever becomes of the agent; None.
-
-    Let them follow it again.
-    """
+    """Pin new sessions of the agent to a version, or let them follow the agent again."""
     require_manager(caller, "agent")
     version_id = None if body.version_id is None else check_id(body.version_id, "agentver", "version_id")
     now = app.now()
@@ -115,7 +112,7 @@ async def set_default_version(app: App, caller: Caller, ref: str, body: SetDefau
 async def diff_versions(
     app: App, caller: Caller, ref: str, from_id: AgentVersionId, to_id: AgentVersionId
 ) -> AgentVersionDiff:
-    """How two versions of an agent differ."""
+    """Compare two versions of an agent."""
 
     async def work(tx: Tx) -> tuple[AgentVersionRow, AgentVersionRow]:
         agent = await find_agent(tx, caller.organization_id, ref)
@@ -135,9 +132,9 @@ async def diff_versions(
 async def roll_back(
     app: App, caller: Caller, ref: str, version_id: AgentVersionId, body: RollbackAgentVersion
 ) -> Agent:
-    """Set the agent's configuration to what it was at a version.
+    """Restore the agent's configuration from a version.
 
-    Unless told otherwise that is a new version.
+    This creates a new version, unless `save_version` is false.
     """
     require_manager(caller, "agent")
     now = app.now()
@@ -145,13 +142,13 @@ async def roll_back(
     async def work(tx: Tx) -> Agent:
         agent = await find_agent(tx, caller.organization_id, ref, lock=True)
         version = await get_version(tx, agent.org_id, agent.id, version_id)
-        back = await _usable(tx, with_authored(agent, version.authored()))
+        restored = await _check_references(tx, with_authored(agent, version.authored()))
         return await apply_changes(
             app,
             tx,
             caller,
             agent,
-            {name: getattr(back, name) for name in _CONFIGURED},
+            {name: getattr(restored, name) for name in _CONFIGURED},
             now,
             kind="rollback",
             summary=body.summary,
@@ -165,20 +162,20 @@ async def roll_back(
 async def fork_version(
     app: App, caller: Caller, ref: str, version_id: AgentVersionId, body: ForkAgentVersion
 ) -> Agent:
-    """A new agent that begins as a version of another, and remembers where it comes from."""
+    """Create an agent from a version of another one, and record its origin."""
     require_manager(caller, "agent")
     now = app.now()
 
     async def work(tx: Tx) -> Agent:
         agent = await find_agent(tx, caller.organization_id, ref)
         version = await get_version(tx, agent.org_id, agent.id, version_id)
-        then = await _usable(tx, with_authored(agent, version.authored()))
+        forked = await _check_references(tx, with_authored(agent, version.authored()))
         row = msgspec.structs.replace(
-            then,
+            forked,
             id=app.new_id("agent"),
             name=body.name,
-            display_name=body.display_name or then.display_name,
-            description=body.description or then.description,
+            display_name=body.display_name or forked.display_name,
+            description=body.description or forked.description,
             status="active",
             created_at=now,
             updated_at=now,
@@ -193,8 +190,8 @@ async def fork_version(
     return await app.database.write(work)
 
 
-async def _usable(tx: Tx, row: AgentRow) -> AgentRow:
-    """Accept a state only if what it stands on is still there. Raises InvalidInput or NotFound."""
+async def _check_references(tx: Tx, row: AgentRow) -> AgentRow:
+    """Check that an agent's harness and default model still exist. Raises InvalidInput or NotFound."""
     await find_harness(tx, row.org_id, row.harness_id, None)
     if row.default_model_id is not None:
         await check_model(tx, row.org_id, row.default_model_id, "default_model_id")

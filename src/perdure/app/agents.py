@@ -54,7 +54,7 @@ from perdure.store.stats import resource_stats, session_counts
 
 
 def to_agent(row: AgentRow, *, sessions: int | None = None) -> Agent:
-    """The row as clients see it; `sessions` is shown where it was counted."""
+    """Convert a row to the resource that clients see; without `sessions` it has no session count."""
     config, url = row.config_struct(), f"/v1/agents/{row.id}"
     actions = [
         AllowedAction("self", "GET", url, "get_agent"),
@@ -106,26 +106,29 @@ async def create_agent(
     kind: ChangeKind = "auto",
     once: Once | None = None,
 ) -> tuple[Agent, bool]:
-    """Make an agent, or replace the one with this id or name; whether it is new."""
+    """Create an agent, or replace the one with this id or name.
+
+    Returns:
+        The agent, and whether it is new.
+    """
     require_manager(caller, "agent")
     tags = clean_tags(body.tags)
     _check_parts(app, body.capabilities, body.tools, body.initial_files)
-    given_id = agent_id or body.id
-    wanted = None if given_id is None else check_id(given_id, "agent", "id")
+    requested_id = agent_id or body.id
+    new_id = None if requested_id is None else check_id(requested_id, "agent", "id")
     now = app.now()
 
     async def work(tx: Tx) -> tuple[Agent, bool]:
         org_id = caller.organization_id
-        await lock_organization(
-            tx, org_id
-        )  # one at a time: whoever comes second under a name finds the first
+        # Serializes upserts, so that the second one under a name finds the first.
+        await lock_organization(tx, org_id)
         harness = await _harness_for(tx, org_id, body.harness_id, body.harness_name)
         model_id: ModelId | None = None
         if body.default_model_id is not None:
             model_id = await check_model(tx, org_id, body.default_model_id, "default_model_id")
-        old = await _existing(tx, org_id, wanted, body.name)
+        old = await _existing(tx, org_id, new_id, body.name)
         row = AgentRow(
-            id=old.id if old is not None else wanted or app.new_id("agent"),
+            id=old.id if old is not None else new_id or app.new_id("agent"),
             org_id=org_id,
             name=body.name,
             display_name=body.display_name,
@@ -141,14 +144,14 @@ async def create_agent(
             archived_at=None,
         )
         if old is not None:
-            given: Changes = {name: getattr(row, name) for name in _GIVEN}
-            return await apply_changes(app, tx, caller, old, given, now, kind=kind), False
+            changes: Changes = {name: getattr(row, name) for name in _REPLACED}
+            return await apply_changes(app, tx, caller, old, changes, now, kind=kind), False
         return await insert_agent(app, tx, caller, row, kind=kind), True
 
-    return await write_once(app, once, work, lambda made: (made[0], 201 if made[1] else 200))
+    return await write_once(app, once, work, lambda result: (result[0], 201 if result[1] else 200))
 
 
-_GIVEN = (
+_REPLACED = (
     "name",
     "display_name",
     "description",
@@ -183,10 +186,10 @@ async def insert_agent(
     kind: ChangeKind = "auto",
     source: AgentVersionId | None = None,
 ) -> Agent:
-    """Add an agent under a name that must be free, and its first version."""
+    """Insert an agent and its first version. Raises Conflict if its name is taken."""
     check_free_word(row.name)
     if await agent_by_name(tx, row.org_id, row.name) is not None:
-        raise _taken(row.name)
+        raise _name_taken(row.name)
     await add_agent(tx, row)
     await record_change(app, tx, caller, None, row, kind=kind, source=source)
     return to_agent(row)
@@ -205,12 +208,12 @@ async def apply_changes(
     source: AgentVersionId | None = None,
     keep: bool = True,
 ) -> Agent:
-    """Change columns of an agent whose row is locked, and unless `keep` is off leave a version behind."""
+    """Change columns of an agent whose row is locked; with `keep`, record the change as a version."""
     new = msgspec.structs.replace(row, **changes)
     if new.status == "active" and (new.name != row.name or row.status != "active"):
         check_free_word(new.name)
         if await agent_by_name(tx, row.org_id, new.name) is not None:
-            raise _taken(new.name)
+            raise _name_taken(new.name)
     changes = {**changes, "updated_at": max(now, row.updated_at + 1)}
     new = msgspec.structs.replace(new, updated_at=changes["updated_at"])
     await update_agent(tx, row.org_id, row.id, changes)
@@ -219,7 +222,7 @@ async def apply_changes(
     return to_agent(new)
 
 
-def _taken(name: str) -> Conflict:
+def _name_taken(name: str) -> Conflict:
     return Conflict(f"another agent is named {name!r}", code="name_taken")
 
 
@@ -238,22 +241,24 @@ def _check_parts(
 
 
 def check_files(files: tuple[InitialFile, ...]) -> None:
-    """Accept only files that a session can begin with.
+    """Check that a session can start with these files.
 
     Raises:
-        InvalidInput: a path or a base64 is not valid, or a path is there twice.
+        InvalidInput: a path or base64 content is not valid, or a path occurs twice.
     """
     seen: set[str] = set()
     for index, file in enumerate(files):
         where = f"initial_files[{index}]"
         path, _ = checked_file(file, where)
         if path in seen:
-            raise InvalidInput(f"`{where}.path`: {path!r} is there twice", field=where)
+            raise InvalidInput(
+                f"`{where}.path`: {path!r} occurs twice; each path must be unique", field=where
+            )
         seen.add(path)
 
 
 async def _existing(tx: Tx, org_id: OrgId, agent_id: AgentId | None, name: str) -> AgentRow | None:
-    """The agent that an upsert replaces, its row locked."""
+    """Return the agent that an upsert replaces, with its row locked; None if the agent is new."""
     if agent_id is None:
         return await agent_by_name(tx, org_id, name, lock=True)
     holder = await holder_of_agent(tx, agent_id)
@@ -267,12 +272,12 @@ async def _existing(tx: Tx, org_id: OrgId, agent_id: AgentId | None, name: str) 
 
 async def _harness_for(tx: Tx, org_id: OrgId, harness_id: str | None, name: str | None) -> HarnessRow:
     if harness_id is not None and name is not None:
-        raise InvalidInput("give `harness_id` or `harness_name`, not both", field="harness_id")
+        raise InvalidInput("set either `harness_id` or `harness_name`, not both", field="harness_id")
     return await find_harness(tx, org_id, harness_id, name)
 
 
 async def find_agent(tx: Tx, org_id: OrgId, ref: str, *, lock: bool = False) -> AgentRow:
-    """The agent of this id or name, archived ones by id only; `lock` holds its row until the commit.
+    """Return an agent by id or name; an archived one only by id. `lock` locks its row until the commit.
 
     Raises NotFound.
     """
@@ -287,7 +292,7 @@ async def find_agent(tx: Tx, org_id: OrgId, ref: str, *, lock: bool = False) -> 
 
 
 async def read_agent(app: App, caller: Caller, ref: str) -> Agent:
-    """One agent, by id or name, with how many sessions it has."""
+    """Read an agent, by id or name, with the number of its sessions."""
 
     async def work(tx: Tx) -> Agent:
         row = await find_agent(tx, caller.organization_id, ref)
@@ -300,7 +305,7 @@ async def read_agent(app: App, caller: Caller, ref: str) -> Agent:
 async def page_of_agents(
     app: App, caller: Caller, search: str | None, archived: bool, offset: int, limit: int
 ) -> Page[Agent]:
-    """A page of agents, newest first."""
+    """List a page of agents, newest first."""
 
     async def work(tx: Tx) -> Page[Agent]:
         rows, total = await list_agents(tx, caller.organization_id, search, archived, offset, limit)
@@ -315,7 +320,7 @@ async def page_of_agents(
 async def change_agent(
     app: App, caller: Caller, ref: str, body: UpdateAgent, if_match: frozenset[str] | None = None
 ) -> Agent:
-    """Change what the caller named, and nothing else."""
+    """Change the fields of an agent that the body contains."""
     require_manager(caller, "agent")
     _check_parts(app, body.capabilities, body.tools, body.initial_files)
     now = app.now()
@@ -330,6 +335,7 @@ async def change_agent(
 
 
 async def _agent_changes(tx: Tx, row: AgentRow, body: UpdateAgent, now: Micros) -> Changes:
+    """Check a change and return the columns that it sets."""
     given = {name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET}
     plain = ("name", "system_prompt", "display_name", "description", "default_model_id")
     changes: Changes = {name: given[name] for name in plain if name in given}
@@ -352,9 +358,9 @@ async def _agent_changes(tx: Tx, row: AgentRow, body: UpdateAgent, now: Micros) 
 
 
 async def archive_agent(app: App, caller: Caller, ref: str) -> None:
-    """Hide an agent from lists and keep it from starting sessions.
+    """Archive an agent: lists hide it, and no session can start with it.
 
-    Those it has stop, in words, at their next step.
+    Its running sessions stop at their next step, with a message that says why.
     """
     require_manager(caller, "agent")
     now = app.now()
@@ -368,14 +374,13 @@ async def archive_agent(app: App, caller: Caller, ref: str) -> None:
 
 
 async def copy_agent(app: App, caller: Caller, ref: str, once: Once | None = None) -> Agent:
-    """A new agent with the same configuration, under the next free name `...-copy`."""
+    """Create an agent with the same configuration, under the next free name `...-copy`."""
     require_manager(caller, "agent")
     now = app.now()
 
     async def work(tx: Tx) -> Agent:
-        await lock_organization(
-            tx, caller.organization_id
-        )  # one at a time: each finds the name that the one before took
+        # Serializes copies, so that each finds the names that earlier ones took.
+        await lock_organization(tx, caller.organization_id)
         source = await find_agent(tx, caller.organization_id, ref)
         taken = await agent_names(tx, source.org_id, copy_stem(source.name))
         row = msgspec.structs.replace(
@@ -397,7 +402,7 @@ async def copy_agent(app: App, caller: Caller, ref: str, once: Once | None = Non
 
 
 async def check_agent_name(app: App, caller: Caller, name: str, exclude_id: AgentId | None) -> NameCheck:
-    """Whether an agent could have this name; the one with `exclude_id` may have it already."""
+    """Check whether a name is free for an agent, or belongs to the agent with `exclude_id`."""
     if is_reserved(name):
         return NameCheck(False)
     row = await app.database.read(lambda tx: agent_by_name(tx, caller.organization_id, name))
@@ -405,7 +410,7 @@ async def check_agent_name(app: App, caller: Caller, name: str, exclude_id: Agen
 
 
 async def agent_stats(app: App, caller: Caller, ref: str) -> ResourceStats:
-    """What an agent's sessions come to."""
+    """Sum up an agent's sessions."""
 
     async def work(tx: Tx) -> ResourceStats:
         row = await find_agent(tx, caller.organization_id, ref)

@@ -1,4 +1,4 @@
-"""What this server's sessions can do."""
+"""The capabilities of this server."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from perdure.domain.paging import AllowedAction, Page
 
 
 def page_of_capabilities(app: App, search: str | None, offset: int, limit: int) -> Page[CapabilityInfo]:
-    """A page of capabilities, by id, whose id, name or description holds a text."""
-    wanted = (search or "").lower()
-    found = [
-        each for each in app.registry.all() if wanted in f"{each.id}\n{each.name}\n{each.description}".lower()
+    """List a page of capabilities, sorted by id.
+
+    Args:
+        search: a text that the id, the name or the description contains.
+    """
+    text = (search or "").lower()
+    matches = [
+        each for each in app.registry.all() if text in f"{each.id}\n{each.name}\n{each.description}".lower()
     ]
-    return Page(tuple(map(to_capability, found[offset : offset + limit])), len(found), offset, limit)
+    return Page(tuple(map(to_capability, matches[offset : offset + limit])), len(matches), offset, limit)
 
 
 def read_capability(app: App, ref: str) -> CapabilityInfo:
-    """One capability, by id or alias. Raises NotFound."""
+    """Read a capability, by id or alias. Raises NotFound."""
     capability = app.registry.get(ref)
     if capability is None:
         raise NotFound("capability")
@@ -27,7 +31,7 @@ def read_capability(app: App, ref: str) -> CapabilityInfo:
 
 
 def to_capability(capability: Capability) -> CapabilityInfo:
-    """The capability as clients see it, with the tools that it has when nothing is configured."""
+    """Convert a capability to the resource that clients see, with the tools of its default configuration."""
     url = f"/v1/capabilities/{capability.id}"
     tools = tuple(
         {

@@ -1,4 +1,4 @@
-"""What the next model call of a session would carry, and who brings it."""
+"""Context reports: the estimated input of a session's next model call, by section and source."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ LABELS = {
     "agent_messages": "Messages of the agent",
     "tool_results": "Results of tools",
 }
-"""The sections, in the order in which a model gets them."""
+"""The sections of a report, in the order in which a model gets them."""
 
 CLIENT_SIDE = "client_side"
-"""The source of tools that callers run."""
+"""The source of tools that clients run."""
 
 LOOK_BACK = 20
-"""Model calls and compactions that are looked at to find where the present context begins."""
+"""The most model calls and compactions that are read to find where the current context begins."""
 
 
-class _Found(Struct, frozen=True):
+class _Context(Struct, frozen=True):
     layers: SessionLayers
     model: UsableModel | None
     messages: list[Message]
@@ -80,20 +80,25 @@ class _Sums:
 
 
 async def context_report(app: App, caller: Caller, session_id: SessionId) -> SessionContextReport:
-    """The report. Tokens are estimated from characters; what a vendor counts is in the usage of each call."""
-    found = await app.database.read(lambda tx: _look(app, tx, caller.organization_id, session_id), long=True)
-    row = found.layers.session
+    """Report the input of the session's next model call.
+
+    Tokens are estimated from characters. The vendor's own counts are in the usage of each call.
+    """
+    context = await app.database.read(
+        lambda tx: _read_context(app, tx, caller.organization_id, session_id), long=True
+    )
+    row = context.layers.session
     agent = await resolve_session(
-        found.layers,
+        context.layers,
         app.registry,
         now=app.now,
-        redactor=found.redactor,
-        model=found.model,
+        redactor=context.redactor,
+        model=context.model,
     )
     sums = _Sums()
     _add_prompt(sums, agent)
     _add_tools(sums, agent)
-    _add_messages(sums, found.messages, found.summary)
+    _add_messages(sums, context.messages, context.summary)
     name, window = "", None
     if agent.model is not None:
         model, provider = agent.model.model, agent.model.provider
@@ -117,19 +122,19 @@ async def context_report(app: App, caller: Caller, session_id: SessionId) -> Ses
     )
 
 
-async def _look(app: App, tx: Tx, org_id: OrgId, session_id: SessionId) -> _Found:
+async def _read_context(app: App, tx: Tx, org_id: OrgId, session_id: SessionId) -> _Context:
     row = await get_session(tx, org_id, session_id)
     layers = await load_layers(tx, row)
     conversation = await conversation_of(tx, row.id, await _present_prompt(tx, row))
     redactor = Redactor(await open_secrets(tx, app.vault, org_id, row.id))
     model = await find_model(tx, layers)
-    return _Found(layers, model, conversation.upcoming(), conversation.summary, redactor)
+    return _Context(layers, model, conversation.upcoming(), conversation.summary, redactor)
 
 
 async def _present_prompt(tx: Tx, row: SessionRow) -> PromptRef:
-    """The part of the log that the next call begins with.
+    """Return the part of the log that the next call starts with.
 
-    That of the last call, or what a compaction has left since.
+    That is the part of the last call, or the part that a compaction has kept since.
     """
     kinds = (LlmGenerationData.kind, ContextCompactedData.kind)
     for event in await events_of_kinds(tx, row.id, kinds, before=row.head, limit=LOOK_BACK):

@@ -1,4 +1,4 @@
-"""Reading logs: lists with filters, counts, and what a model call was shown."""
+"""Reads of logs: filtered lists, counts, and the messages of past model calls."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ NO_LIMIT = 1 << 60
 
 
 class KindCount(Struct, frozen=True):
-    """How many events of a kind there are."""
+    """The number of events of one type."""
 
     event_type: Annotated[str, Meta(description="The type of event.", examples=["turn.started"])]
     count: Annotated[int, Meta(description="The number of events of this type.", examples=[1])]
 
 
 class EventsSummary(Struct, frozen=True, omit_defaults=True):
-    """What a log holds, in numbers."""
+    """Statistics of a log."""
 
     total: Annotated[int, Meta(description="The number of events.", examples=[9])]
     turn_count: Annotated[int, Meta(description="The number of turns that started.", examples=[1])]
@@ -50,34 +50,34 @@ async def page_of_events(
     app: Services,
     scope: Scope,
     session_id: SessionId,
-    want: EventFilter,
+    filters: EventFilter,
     limit: int,
     *,
     newest_first: bool = False,
 ) -> list[Event]:
-    """The events that match, oldest first unless asked otherwise."""
+    """List up to `limit` matching events, oldest first unless `newest_first`. Raises NotFound."""
 
     async def work(tx: Tx) -> list[Event]:
         row = await get_session(tx, scope.organization_id, session_id)
-        events = await list_events(tx, row.id, want, limit, newest_first=newest_first)
+        events = await list_events(tx, row.id, filters, limit, newest_first=newest_first)
         return [await fill_prompt(tx, event) if event.type == "llm.generation" else event for event in events]
 
-    heavy = limit > 100 or want.text is not None or "llm.generation" in want.types or not want.types
+    heavy = limit > 100 or filters.text is not None or "llm.generation" in filters.types or not filters.types
     return await app.database.read(work, long=heavy)
 
 
 async def events_around(
-    app: Services, scope: Scope, session_id: SessionId, sequence: int, window: int, want: EventFilter
+    app: Services, scope: Scope, session_id: SessionId, sequence: int, window: int, filters: EventFilter
 ) -> list[Event]:
-    """`window` events on each side of one, and that one, oldest first."""
+    """List the event with a sequence and up to `window` matching events on each side, oldest first."""
 
     async def work(tx: Tx) -> list[Event]:
         row = await get_session(tx, scope.organization_id, session_id)
         replace = msgspec.structs.replace
         older = await list_events(
-            tx, row.id, replace(want, before=sequence + 1), window + 1, newest_first=True
+            tx, row.id, replace(filters, before=sequence + 1), window + 1, newest_first=True
         )
-        newer = await list_events(tx, row.id, replace(want, after=sequence), window)
+        newer = await list_events(tx, row.id, replace(filters, after=sequence), window)
         return [
             await fill_prompt(tx, event) if event.type == "llm.generation" else event
             for event in [*reversed(older), *newer]
@@ -87,7 +87,7 @@ async def events_around(
 
 
 async def summary_of_events(app: App, caller: Caller, session_id: SessionId) -> EventsSummary:
-    """Counts by kind, and the first and last instant."""
+    """Count a log's events by type, and return the times of the first and the last."""
 
     async def work(tx: Tx) -> EventsSummary:
         row = await get_session(tx, caller.organization_id, session_id)
@@ -106,10 +106,7 @@ async def summary_of_events(app: App, caller: Caller, session_id: SessionId) -> 
 
 
 async def fill_prompt(tx: Tx, event: Event) -> Event:
-    """An `llm.generation` event with the messages that the model was shown.
-
-    They are rebuilt from the log (promise P7).
-    """
+    """Add the messages that the model got to an `llm.generation` event, rebuilt from the log (promise P7)."""
     data = event.read(LlmGenerationData)
     if data.messages is not None:
         return event
@@ -121,7 +118,7 @@ async def fill_prompt(tx: Tx, event: Event) -> Event:
 
 
 async def prompt_messages(tx: Tx, session_id: SessionId, prompt: PromptRef) -> list[Message]:
-    """The messages that a model call was shown."""
+    """Rebuild the messages that a model call got."""
     conversation = await conversation_of(tx, session_id, prompt)
     return (
         conversation.prompt(NO_LIMIT)[0]
@@ -131,7 +128,7 @@ async def prompt_messages(tx: Tx, session_id: SessionId, prompt: PromptRef) -> l
 
 
 async def conversation_of(tx: Tx, session_id: SessionId, prompt: PromptRef) -> Conversation:
-    """The conversation that this part of the log gives."""
+    """Build the conversation from the part of a log that a prompt refers to."""
     conversation = Conversation()
     if prompt.summary is not None:
         for event in await events_after(tx, session_id, prompt.summary - 1, limit=1):

@@ -1,4 +1,4 @@
-"""Following a session: a cursor on its log, and the live text that is being written at its end."""
+"""Followers of sessions: a cursor on the log, and the live text after its end."""
 
 from __future__ import annotations
 
@@ -27,17 +27,16 @@ from perdure.store.rows import to_json
 from perdure.store.sessions import look_session
 
 POLL_EVERY = 5.0
-"""Seconds after which a follower looks at the log although no wake-up came: wake-ups may be lost."""
+"""Seconds after which a follower reads the log without a wake-up, because wake-ups may be lost."""
 
 PAGE = 500
-"""Events read at a time."""
+"""The most events read at a time."""
 
 FILL = 256 * 1024
-"""Bytes after which a batch is full; the rest stays in the log. This bounds what a follower who reads slowly
-holds in memory."""
+"""Bytes after which a batch is full; the rest stays in the log. This bounds the memory of a slow follower."""
 
 _ENDINGS = ("output.message.completed", "reason.completed", "session.idled")
-"""With each of these, what was being said is in the log, or never will be."""
+"""The events that end live text: it is then in the log, or never will be."""
 
 _LIVE_TYPE = {
     "text": "output.message.delta",
@@ -57,7 +56,7 @@ class Frame(Struct, frozen=True):
 
 
 class Want(Struct, frozen=True):
-    """Which kinds of event a follower wants; empty `types` means all."""
+    """The types of event that a follower wants; empty `types` means all."""
 
     types: frozenset[str] = frozenset()
     exclude: frozenset[str] = frozenset()
@@ -67,129 +66,126 @@ class Want(Struct, frozen=True):
 
 
 class Follower:
-    """A cursor: what is in the log after `after`, then what comes, without a gap or a repeat at the seam.
+    """A cursor on a session: the events after `after`, then new ones, without a gap or a repetition.
 
     Args:
-        said: a sequence up to which all that was being said has ended; live text that began before it is
-            stale.
+        after: the sequence of the last event that the client has seen.
+        text_ended: the sequence of the last event that ended live text; live text from before it is stale.
+        want: the types of event that the client wants.
     """
 
-    def __init__(self, app: App, session_id: SessionId, after: int, said: int, want: Want) -> None:
+    def __init__(self, app: App, session_id: SessionId, after: int, text_ended: int, want: Want) -> None:
         self._app = app
         self._session_id = session_id
         self._cursor = after
-        self._said = said
+        self._text_ended = text_ended
         self._want = want
         self._live = any(kind in want for kind in LIVE_TYPES)
         self._sent: dict[str, int] = {}
-        self._ear = app.bus.subscribe(session_id)
-        self._behind = True
+        self._subscription = app.bus.subscribe(session_id)
+        self._must_read = True
         self._joined = False
         self.gone = False
 
     @property
     def behind(self) -> bool:
-        """Whether more is known to have happened than was told."""
-        return self._behind or self._ear.lost or bool(self._ear.signals)
+        """Whether the follower knows of events that it has not returned yet."""
+        return self._must_read or self._subscription.lost or bool(self._subscription.signals)
 
     def hurry(self) -> None:
-        """Look at the log once more, now."""
-        self._ear.lose()
+        """Read the log again at once."""
+        self._subscription.lose()
 
     def close(self) -> None:
-        """Stop listening."""
-        self._app.bus.unsubscribe(self._ear)
+        """End the subscription."""
+        self._app.bus.unsubscribe(self._subscription)
 
     async def frames(self, timeout: float) -> list[Frame]:
-        """The next frames, waiting for at most `timeout` seconds.
-
-        An empty list is a sign that nothing happened.
-        """
-        if self._behind:
-            found = await self._read()
-            return found + await self._join()
-        if not await self._ear.wait(min(timeout, POLL_EVERY)):
-            self._behind = True  # no wake-up came: look at the log all the same, the next time
+        """Return the next frames, after waiting up to `timeout` seconds; an empty list if none came."""
+        if self._must_read:
+            frames = await self._read()
+            return frames + await self._join()
+        if not await self._subscription.wait(min(timeout, POLL_EVERY)):
+            self._must_read = True  # no wake-up came: read the log the next time all the same
             return []
-        signals, self._behind = self._ear.drain()
-        found = []
+        signals, self._must_read = self._subscription.drain()
+        frames = []
         for signal in signals:
-            if self._behind:  # the log tells the rest, and the drafts what is being said at its end
+            if self._must_read:  # signals were lost: read the log, then the live text from the drafts
                 self._joined = False
                 break
-            found += await self._take(signal)
-        return found
+            frames += await self._take(signal)
+        return frames
 
     async def _read(self) -> list[Frame]:
         cursor, session_id = self._cursor, self._session_id
 
         async def body(tx: Tx) -> tuple[bool, list[Event]]:
             events = await events_after(tx, session_id, cursor, limit=PAGE)
-            if (
-                events and events[-1].type != "session.idled"
-            ):  # a session is deleted at rest: its turn is ended first
+            # Deleting a session ends its turn first, so only an idle one can have been deleted.
+            if events and events[-1].type != "session.idled":
                 return True, events
             row = await look_session(tx, session_id)
             return row is not None and row.deleted_at is None, events
 
         alive, events = await self._app.database.read(body)
-        self._behind = len(events) == PAGE
-        found = await self._logged(events)
-        self.gone = not alive and not self._behind
-        return found
+        self._must_read = len(events) == PAGE
+        frames = await self._logged(events)
+        self.gone = not alive and not self._must_read
+        return frames
 
     async def _join(self) -> list[Frame]:
-        """At the end of the log, once unless signals were missed: what is being written right now."""
-        if self._joined or self._behind or not self._live:
+        """Return the live text once the log is read to its end; again only after lost signals."""
+        if self._joined or self._must_read or not self._live:
             return []
         self._joined = True
         drafts = await self._app.bus.drafts(self._session_id)
-        # Whatever was heard up to now is part of the drafts.
-        heard = [
+        # The drafts already contain the deltas that have arrived so far.
+        others = [
             signal
-            for signal in self._ear.signals
+            for signal in self._subscription.signals
             if not (isinstance(signal, Live) and signal.kind in DRAFTED)
         ]
-        self._ear.signals.clear()
-        self._ear.signals.extend(heard)
+        self._subscription.signals.clear()
+        self._subscription.signals.extend(others)
         return [frame for live in drafts for frame in self._delta(live)]
 
     async def _take(self, signal: Appended | Live) -> list[Frame]:
         if isinstance(signal, Live):
             return self._delta(signal) if self._live else []
         if signal.head <= self._cursor:
-            self._behind = self._behind or signal.head == 0  # the session was deleted
+            self._must_read = self._must_read or signal.head == 0  # the session was deleted
             return []
         events = signal.events
         if not events or events[0].sequence > self._cursor + 1:
-            self._behind = True
+            self._must_read = True
             return await self._read()
         return await self._logged([event for event in events if event.sequence > self._cursor])
 
     async def _logged(self, events: list[Event] | tuple[Event, ...]) -> list[Frame]:
-        found: list[Frame] = []
+        frames: list[Frame] = []
         size = 0
         for event in events:
             if size > FILL:
-                self._behind = True
+                self._must_read = True
                 break
             self._cursor = event.sequence
             if event.type in _ENDINGS:
-                self._said = event.sequence
+                self._text_ended = event.sequence
                 self._sent.clear()
             if event.type not in self._want:
                 continue
-            shown = event
+            filled_event = event
             if event.type == "llm.generation":
                 filled = partial(fill_prompt, event=event)
-                shown = await self._app.database.read(filled, long=True)
-            found.append(Frame(shown.id, shown.type, shown.wire()))
-            size += len(found[-1].data)
-        return found
+                filled_event = await self._app.database.read(filled, long=True)
+            frames.append(Frame(filled_event.id, filled_event.type, filled_event.wire()))
+            size += len(frames[-1].data)
+        return frames
 
     def _delta(self, live: Live) -> list[Frame]:
         kind = _LIVE_TYPE[live.kind]
-        if kind not in self._want or (live.sequence < self._said and live.kind in DRAFTED):
+        if kind not in self._want or (live.sequence < self._text_ended and live.kind in DRAFTED):
             return []
         key = f"{live.kind}/{live.key}"
         sent = 0 if live.offset == 0 and len(live.text) == len(live.accumulated) else self._sent.get(key, 0)
@@ -198,7 +194,7 @@ class Follower:
             if whole <= sent:
                 return []
             self._sent[key] = whole
-        # Nearly every follower is where the runner is, so one wire form serves them all.
+        # Nearly all followers have seen the same text, so they share one encoded frame.
         if live.frames is None:
             live.frames = {}
         shared = f"{sent}/{self._cursor}"
@@ -209,7 +205,7 @@ class Follower:
 
 
 def _wire(live: Live, kind: str, sent: int, after: int, now: int) -> bytes:
-    """The wire form; its id is a cursor: that of the last event which the follower has seen."""
+    """Encode a delta. Its id is a cursor for resuming after the last event that the follower has seen."""
     data: msgspec.Struct
     match live.kind:
         case "text":
@@ -231,7 +227,7 @@ def _wire(live: Live, kind: str, sent: int, after: int, now: int) -> bytes:
 
 
 async def open_follower(app: App, org_id: OrgId, session_id: SessionId, after: int, want: Want) -> Follower:
-    """A follower of the organization's session. Raises NotFound."""
+    """Open a follower of the organization's session after a sequence. Raises NotFound."""
 
     async def body(tx: Tx) -> int:
         row = await look_session(tx, session_id)
@@ -240,5 +236,5 @@ async def open_follower(app: App, org_id: OrgId, session_id: SessionId, after: i
         ended = await events_of_kinds(tx, session_id, _ENDINGS, before=after, limit=1) if after else []
         return ended[0].sequence if ended else 0
 
-    said = await app.database.read(body)
-    return Follower(app, session_id, after, said, want)
+    text_ended = await app.database.read(body)
+    return Follower(app, session_id, after, text_ended, want)

@@ -32,15 +32,15 @@ from perdure.store.storage import copy_storage
 from perdure.store.workspaces import get_workspace, hold_workspace
 
 MAX_FORK = 100_000
-"""Events that a fork may copy: bounds the length of its transaction."""
+"""The most events that a fork copies, which bounds the length of its transaction."""
 
 
 async def fork_session(
     app: App, caller: Caller, session_id: SessionId, body: ForkSession, once: Once | None = None
 ) -> Session:
-    """An independent copy of a session up to a point of its log, at rest.
+    """Create an independent, idle copy of a session up to a sequence of its log.
 
-    A turn that the point cuts through is cancelled in the copy; the original goes on.
+    A turn that is incomplete at that sequence is cancelled in the copy; the original continues.
     """
     now = app.now()
 
@@ -55,7 +55,7 @@ async def fork_session(
             )
         row = await _copied_row(app, tx, caller, source, body, through, now)
         if body.agent_id is not None:
-            # Another agent's tools may clash with the session's: refused now rather than at the first turn.
+            # Another agent's tools may have the same names as the session's: fail now, not in the first turn.
             resolve((await load_layers(tx, row)).layers, app.registry)
         await add_session(tx, row)
         await copy_events(tx, source.id, row.id, through)
@@ -76,7 +76,7 @@ async def fork_session(
 
 
 async def _copy_files(tx: Tx, source: SessionRow, row: SessionRow, now: Micros) -> None:
-    """Give the copy a workspace of its own, with the same files: their contents are not copied."""
+    """Create a workspace for the copy with the same files; their contents are shared."""
     if (await get_workspace(tx, source.org_id, source.workspace())).file_count:
         await hold_workspace(tx, row.org_id, row.workspace())
         await copy_tree(tx, row.org_id, source.workspace(), row.workspace(), now)
@@ -130,15 +130,15 @@ async def _copied_row(
 
 
 async def rebuild_projection(tx: Tx, session_id: SessionId, through: int) -> Projection:
-    """The projection of a log up to a sequence, folded from its events."""
+    """Fold the projection of a log up to a sequence from its events."""
     projection = Projection()
     while projection.head < through:
         page = await events_after(tx, session_id, projection.head, limit=1000, until=through)
         if not page:
             break
-        projection = project(projection, [_as_new(event) for event in page])
+        projection = project(projection, [_to_new_event(event) for event in page])
     return projection
 
 
-def _as_new(event: Event) -> NewEvent:
+def _to_new_event(event: Event) -> NewEvent:
     return NewEvent(event.decoded(), event.context_struct(), event.ts)

@@ -1,4 +1,4 @@
-"""Harnesses: create, read, list, change, copy, archive. Built-in ones can be read and copied only."""
+"""Harnesses: create, read, list, change, copy, archive. Built-in ones can only be read and copied."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ log = logging.getLogger("perdure.harnesses")
 
 
 async def add_built_in_harnesses(app: App, tx: Tx, org_id: OrgId, now: Micros) -> None:
-    """Give an organization the built-in harnesses: `base` (nothing) and `generic` (the default)."""
+    """Add the built-in harnesses to a new organization: `base` (empty) and `generic` (the default)."""
     for each in BUILT_IN_HARNESSES:
         row = HarnessRow(
             id=app.new_id("harness"),
@@ -82,15 +82,15 @@ async def add_built_in_harnesses(app: App, tx: Tx, org_id: OrgId, now: Micros) -
 
 
 async def follow_built_in_harnesses(tx: Tx, now: Micros) -> None:
-    """Bring the built-in harnesses of all organizations to what this version has."""
+    """Update the built-in harnesses of all organizations to those of this version."""
     for each in BUILT_IN_HARNESSES:
         changed = await follow_built_in(tx, each, now)
         if changed:
-            log.info("the built-in harness %s is new in %d organizations", each.name, changed)
+            log.info("updated the built-in harness %s in %d organizations", each.name, changed)
 
 
 def to_harness(row: HarnessRow, *, sessions: int | None = None) -> Harness:
-    """The row as clients see it; `sessions` is shown where it was counted."""
+    """Convert a row to the resource that clients see; without `sessions` it has no session count."""
     config, url = row.config_struct(), f"/v1/harnesses/{row.id}"
     actions = [
         AllowedAction("self", "GET", url, "get_harness"),
@@ -129,7 +129,7 @@ def to_harness(row: HarnessRow, *, sessions: int | None = None) -> Harness:
 
 
 async def find_any_harness(tx: Tx, org_id: OrgId, ref: str, *, lock: bool = False) -> HarnessRow:
-    """The harness of this id or name, archived ones by id only; `lock` holds its row until the commit.
+    """Return a harness by id or name; an archived one only by id. `lock` locks its row until the commit.
 
     Raises NotFound.
     """
@@ -142,7 +142,7 @@ async def find_any_harness(tx: Tx, org_id: OrgId, ref: str, *, lock: bool = Fals
 
 
 async def create_harness(app: App, caller: Caller, body: CreateHarness, once: Once | None = None) -> Harness:
-    """Make a harness."""
+    """Create a harness."""
     require_manager(caller, "harness")
     tags = clean_tags(body.tags)
     app.registry.check(body.capabilities)
@@ -180,7 +180,7 @@ async def create_harness(app: App, caller: Caller, body: CreateHarness, once: On
 
 
 async def _insert(tx: Tx, row: HarnessRow, parent: str | None) -> Harness:
-    """Add a harness that inherits from this parent, if its name is free and the parent will do."""
+    """Check a new harness's name, size and parent, then insert it."""
     await _check_name(tx, row)
     check_size(row.config + (row.system_prompt or ""))
     if parent is not None:
@@ -197,12 +197,15 @@ async def _check_name(tx: Tx, row: HarnessRow) -> None:
 
 
 async def _check_parent(tx: Tx, org_id: OrgId, parent: str, child: HarnessRow | None) -> HarnessId:
-    """Accept a parent that leads to no cycle and to no line over the limit.
+    """Check that a parent leads to no cycle and to no chain above `MAX_DEPTH`.
+
+    Args:
+        child: the harness that gets the parent; None for a new one.
 
     Raises InvalidInput or NotFound.
     """
     field = "parent_harness_id"
-    await lock_organization(tx, org_id)  # one change of inheritance at a time: two at once could make a cycle
+    await lock_organization(tx, org_id)  # serializes changes of inheritance: two at once could form a cycle
     parent_id = check_id(parent, "harness", field)
     chain = await harness_chain(tx, org_id, parent_id)
     if chain[-1].status == "deleted":
@@ -212,17 +215,24 @@ async def _check_parent(tx: Tx, org_id: OrgId, parent: str, child: HarnessRow | 
     below = 0
     if child is not None:
         if any(row.id == child.id for row in chain):
-            raise InvalidInput("a harness cannot inherit from itself", code="harness_cycle", field=field)
+            raise InvalidInput(
+                f"`{field}` would form a cycle: {parent_id} is this harness or inherits from it",
+                code="harness_cycle",
+                field=field,
+            )
         below = await levels_below(tx, org_id, child.id)
     if len(chain) + 1 + below > MAX_DEPTH:
         raise InvalidInput(
-            f"a line of inheritance holds {MAX_DEPTH} harnesses at most", code="harness_too_deep", field=field
+            f"a chain of inheritance has at most {MAX_DEPTH} harnesses, this one would have"
+            f" {len(chain) + 1 + below}: choose a parent with fewer ancestors",
+            code="harness_too_deep",
+            field=field,
         )
     return parent_id
 
 
 async def read_harness(app: App, caller: Caller, ref: str) -> Harness:
-    """One harness, by id or name, with how many sessions it has."""
+    """Read a harness, by id or name, with the number of its sessions."""
 
     async def work(tx: Tx) -> Harness:
         row = await find_any_harness(tx, caller.organization_id, ref)
@@ -233,7 +243,7 @@ async def read_harness(app: App, caller: Caller, ref: str) -> Harness:
 
 
 async def all_harnesses(app: App, caller: Caller, search: str | None, archived: bool) -> list[Harness]:
-    """Every harness, built-in ones first."""
+    """List the organization's harnesses, built-in ones first."""
 
     async def work(tx: Tx) -> list[Harness]:
         rows = await list_harnesses(tx, caller.organization_id, search, archived)
@@ -246,7 +256,7 @@ async def all_harnesses(app: App, caller: Caller, search: str | None, archived: 
 async def change_harness(
     app: App, caller: Caller, ref: str, body: UpdateHarness, if_match: frozenset[str] | None = None
 ) -> Harness:
-    """Change what the caller named, and nothing else."""
+    """Change the fields of a harness that the body contains."""
     require_manager(caller, "harness")
     if body.capabilities is not UNSET:
         app.registry.check(body.capabilities)
@@ -270,12 +280,14 @@ async def _changeable(tx: Tx, caller: Caller, ref: str) -> HarnessRow:
     row = await find_any_harness(tx, caller.organization_id, ref, lock=True)
     if row.is_built_in:
         raise Forbidden(
-            f"the harness {row.name!r} is built in and cannot be changed: copy it", code="built_in_read_only"
+            f"the harness {row.name!r} is built in and cannot be changed: copy it, and change the copy",
+            code="built_in_read_only",
         )
     return row
 
 
 async def _changes(tx: Tx, row: HarnessRow, body: UpdateHarness, now: Micros) -> Changes:
+    """Check a change and return the columns that it sets."""
     given = {name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET}
     plain = ("name", "system_prompt", "display_name", "description", "default_model_id", "parent_harness_id")
     changes: Changes = {name: given[name] for name in plain if name in given}
@@ -311,7 +323,7 @@ async def _check_not_default(tx: Tx, row: HarnessRow) -> None:
 
 
 async def archive_harness(app: App, caller: Caller, ref: str) -> None:
-    """Hide a harness from lists and from those who look for one to stand on; what stands on it goes on."""
+    """Archive a harness: lists hide it, and nothing new can use it. Its present users continue to work."""
     require_manager(caller, "harness")
     now = app.now()
 
@@ -328,17 +340,16 @@ async def archive_harness(app: App, caller: Caller, ref: str) -> None:
 
 
 async def copy_harness(app: App, caller: Caller, ref: str, once: Once | None = None) -> Harness:
-    """A new harness with the same configuration, under the next free name `...-copy`.
+    """Create a harness with the same configuration, under the next free name `...-copy`.
 
-    A built-in one's can be changed.
+    The copy of a built-in harness can be changed.
     """
     require_manager(caller, "harness")
     now = app.now()
 
     async def work(tx: Tx) -> Harness:
-        await lock_organization(
-            tx, caller.organization_id
-        )  # one at a time: each finds the name that the one before took
+        # Serializes copies, so that each finds the names that earlier ones took.
+        await lock_organization(tx, caller.organization_id)
         source = await find_any_harness(tx, caller.organization_id, ref)
         taken = await harness_names(tx, source.org_id, copy_stem(source.name))
         row = msgspec.structs.replace(
@@ -357,7 +368,7 @@ async def copy_harness(app: App, caller: Caller, ref: str, once: Once | None = N
 
 
 async def check_harness_name(app: App, caller: Caller, name: str, exclude_id: HarnessId | None) -> NameCheck:
-    """Whether a harness could have this name; the one with `exclude_id` may have it already."""
+    """Check whether a name is free for a harness, or belongs to the harness with `exclude_id`."""
     if is_reserved(name):
         return NameCheck(False)
     row = await app.database.read(lambda tx: harness_by_name(tx, caller.organization_id, name))
@@ -365,7 +376,7 @@ async def check_harness_name(app: App, caller: Caller, name: str, exclude_id: Ha
 
 
 async def harness_stats(app: App, caller: Caller, ref: str) -> ResourceStats:
-    """What a harness's sessions come to."""
+    """Sum up a harness's sessions."""
 
     async def work(tx: Tx) -> ResourceStats:
         row = await find_any_harness(tx, caller.organization_id, ref)
@@ -375,7 +386,7 @@ async def harness_stats(app: App, caller: Caller, ref: str) -> ResourceStats:
 
 
 def harness_examples(app: App) -> list[HarnessExample]:
-    """The examples that this server has the capabilities for."""
+    """List the examples whose capabilities this server has."""
     return [
         each.shown
         for each in HARNESS_EXAMPLES
@@ -384,7 +395,7 @@ def harness_examples(app: App) -> list[HarnessExample]:
 
 
 async def import_harness(app: App, caller: Caller, example: str, once: Once | None = None) -> Harness:
-    """Make the harness of an example. Raises NotFound."""
+    """Create the harness of an example. Raises NotFound."""
     names = {each.name for each in harness_examples(app)}
     found = next((each for each in HARNESS_EXAMPLES if each.shown.name == example and example in names), None)
     if found is None:

@@ -1,7 +1,4 @@
-"""Messages: post one (it starts a turn, or steers the running one), read them.
-
-Answer client-side tool calls.
-"""
+"""Messages: post one (it starts a turn, or steers the running one), list them, submit tool results."""
 
 from __future__ import annotations
 
@@ -35,23 +32,23 @@ from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, append, get_session
 
 MAX_RESULT = 100 * 1024
-"""Bytes of one client-side tool result (wire contract: 100 KB)."""
+"""The most bytes of one client-side tool result (wire contract: 100 KB)."""
 
 MESSAGE_TYPES = ("input.message", "output.message.completed", "tool.completed")
 
 
 def check_message(body: CreateMessage) -> None:
-    """Accept only parts that can be sent to a model.
+    """Check that all parts of a message can be sent to a model.
 
     Raises:
-        InvalidInput: an image without a source or with two, or a text that is blank where there is nothing
-            else.
+        InvalidInput: an image has no source or two of them, or the message contains only blank text.
+        NotFound: the message refers to an uploaded image.
     """
     for index, part in enumerate(body.message.content):
         where = f"message.content[{index}]"
         if isinstance(part, ImagePart):
             if (part.url is None) == (part.base64 is None):
-                raise InvalidInput(f"`{where}` needs either `url` or `base64`", field=where)
+                raise InvalidInput(f"`{where}` must have either `url` or `base64`, not both", field=where)
             if part.base64 is not None and part.media_type is None:
                 raise InvalidInput(f"`{where}.media_type` is required with `base64`", field=where)
             if part.url is not None and not part.url.startswith(("https://", "http://", "data:image/")):
@@ -66,9 +63,9 @@ def check_message(body: CreateMessage) -> None:
 async def post_message(
     app: App, caller: Caller, session_id: SessionId, body: CreateMessage, once: Once | None = None
 ) -> Message:
-    """Write a message into the session.
+    """Append a message to a session, which starts a turn or steers the running one.
 
-    When this returns it is durable, and a runner is on its way (promise P1).
+    When this returns, the message is durable and the session has a job in the queue (promise P1).
     """
     check_message(body)
     now = app.now()
@@ -78,21 +75,19 @@ async def post_message(
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
         if body.controls is not None and body.controls.model_id is not None:
             await check_model(tx, caller.organization_id, body.controls.model_id, "controls.model_id")
-        return await take_in(app, tx, row, _message(body, message_id, now), now)
+        return await append_message(app, tx, row, _message(body, message_id, now), now)
 
     return await write_at_head(app, work, once)
 
 
-async def take_in(app: App, tx: Tx, row: SessionRow, message: Message, now: Micros) -> Message:
-    """Write a user's message into a session whose row is locked.
+async def append_message(app: App, tx: Tx, row: SessionRow, message: Message, now: Micros) -> Message:
+    """Append a user's message to a session whose row is locked.
 
-    It starts a turn, or steers the one that runs or waits.
-
-    The message, the session's new state and its job are one transaction (promise P1).
+    The message starts a turn, or steers the one that runs or waits. The message, the session's new state and
+    its job are part of the caller's transaction (promise P1).
 
     Returns:
-        The message as the log holds it: should somebody have written one of the session's secrets into it,
-        without.
+        The message as stored: with the session's secrets redacted, if it contains any.
     """
     running = row.turn_id if row.status in ("active", "waiting_for_tool_results") else None
     context = message_context(running or app.new_id("turn"), message.id)
@@ -102,8 +97,8 @@ async def take_in(app: App, tx: Tx, row: SessionRow, message: Message, now: Micr
     if row.status != "active":
         await app.queue.enqueue(tx, Job(row.org_id, row.id))
     tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
-    taken = logged.read(InputMessageData).message
-    return msgspec.structs.replace(taken, sequence=after.head, session_id=after.id)
+    redacted = logged.read(InputMessageData).message
+    return msgspec.structs.replace(redacted, sequence=after.head, session_id=after.id)
 
 
 def _message(body: CreateMessage, message_id: MessageId, now: Micros) -> Message:
@@ -121,7 +116,7 @@ def _message(body: CreateMessage, message_id: MessageId, now: Micros) -> Message
 
 
 async def list_messages(app: App, caller: Caller, session_id: SessionId) -> list[Message]:
-    """The session's messages, rebuilt from its log, oldest first."""
+    """Rebuild the session's messages from its log, oldest first."""
 
     async def work(tx: Tx) -> list[Message]:
         row = await get_session(tx, caller.organization_id, session_id)
@@ -129,7 +124,7 @@ async def list_messages(app: App, caller: Caller, session_id: SessionId) -> list
         before = row.head
         while before > 0:
             page = await events_of_kinds(tx, row.id, MESSAGE_TYPES, before=before, limit=1000)
-            messages.extend(_as_message(event) for event in page if not _is_question(event))
+            messages.extend(_to_message(event) for event in page if not _is_approval(event))
             if len(page) < 1000:
                 break
             before = page[-1].sequence - 1
@@ -138,31 +133,32 @@ async def list_messages(app: App, caller: Caller, session_id: SessionId) -> list
     return await app.database.read(work, long=True)
 
 
-def _is_question(event: Event) -> bool:
-    """Whether this is the answer to "may this call run?": the log's matter, not the conversation's."""
+def _is_approval(event: Event) -> bool:
+    """Return whether this is the decision on an approval, which is no part of the conversation."""
     data = event.get(ToolCompletedData)
     return data is not None and data.tool_name == APPROVE
 
 
-def _as_message(event: Event) -> Message:
+def _to_message(event: Event) -> Message:
     match event.decoded():
         case ToolCompletedData() as data:
             message = result_message(data, event.ts, event.id)
         case InputMessageData(message=message) | OutputMessageCompletedData(message=message):
             pass
         case _:
-            raise TypeError(f"a {event.type} event holds no message")
+            raise TypeError(f"a {event.type} event contains no message")
     return msgspec.structs.replace(message, sequence=event.sequence, session_id=event.session_id)
 
 
 async def submit_tool_results(
     app: App, caller: Caller, session_id: SessionId, body: SubmitToolResults
 ) -> SubmittedToolResults:
-    """Take a client's answers to its open calls, all of them at once, and let the turn go on."""
+    """Append a client's results for all of its open calls at once; the turn then continues."""
     for index, result in enumerate(body.tool_results):
         if result.error is None and len(msgspec.json.encode(result.result)) > MAX_RESULT:
             raise TooLarge(
-                f"`tool_results[{index}].result` is over {MAX_RESULT} bytes", code="tool_result_too_large"
+                f"`tool_results[{index}].result` is larger than {MAX_RESULT} bytes: shorten it",
+                code="tool_result_too_large",
             )
     now = app.now()
 
@@ -183,7 +179,7 @@ async def submit_tool_results(
 
 
 async def read_turn(tx: Tx, row: SessionRow) -> TurnState:
-    """The state of the session's present turn, folded from its log."""
+    """Fold the state of the session's current turn from its log."""
     state: TurnState = Idle(head=row.turn_after)
     while state.head < row.head:
         page = await events_after(tx, row.id, state.head, limit=1000, until=row.head)
@@ -196,37 +192,37 @@ async def read_turn(tx: Tx, row: SessionRow) -> TurnState:
 def _matched(
     calls: tuple[CallState, ...], results: tuple[ToolCallResult, ...]
 ) -> list[tuple[CallState, ToolCallResult]]:
-    """Each open call with its answer, in the order of the calls."""
-    given: dict[str, ToolCallResult] = {}
-    wanted = {call.id for call in calls}
+    """Pair each open call with its result, in the order of the calls. Raises InvalidInput."""
+    by_call: dict[str, ToolCallResult] = {}
+    open_ids = {call.id for call in calls}
     for index, result in enumerate(results):
         where = f"tool_results[{index}].tool_call_id"
-        if result.tool_call_id not in wanted:
+        if result.tool_call_id not in open_ids:
             raise InvalidInput(f"`{where}`: no open call has this id", code="unknown_tool_call", field=where)
-        if result.tool_call_id in given:
+        if result.tool_call_id in by_call:
             raise InvalidInput(
                 f"`{where}`: this call is answered twice", code="repeated_tool_call", field=where
             )
-        given[result.tool_call_id] = result
-    missing = [call.id for call in calls if call.id not in given]
+        by_call[result.tool_call_id] = result
+    missing = [call.id for call in calls if call.id not in by_call]
     if missing:
         raise InvalidInput(
             f"`tool_results`: no answer for {', '.join(missing)}",
             code="missing_tool_call",
             field="tool_results",
         )
-    return [(call, given[call.id]) for call in calls]
+    return [(call, by_call[call.id]) for call in calls]
 
 
 def _result_event(state: Calling, call: CallState, result: ToolCallResult, now: Micros) -> NewEvent:
-    good = result.error is None
+    succeeded = result.error is None
     text = result.result if isinstance(result.result, str) else to_json(result.result)
     data = ToolCompletedData(
         call.id,
         call.name,
-        good,
-        "success" if good else "error",
-        (TextPart(text),) if good else None,
+        succeeded,
+        "success" if succeeded else "error",
+        (TextPart(text),) if succeeded else None,
         result.error,
     )
     return NewEvent(data, tool_context(state, call.id), now)

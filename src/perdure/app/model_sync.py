@@ -1,4 +1,4 @@
-"""Models by their provider's own list."""
+"""Synchronization of models with their provider's own list."""
 
 from __future__ import annotations
 
@@ -30,43 +30,42 @@ from perdure.store.providers import (
 from perdure.store.rows import to_json
 
 MAX_MODELS = 2_000
-"""Models taken from one list; the largest gateways name about a thousand."""
+"""The most models taken from one list; the largest gateways list about a thousand."""
 
 MAX_NAME = 200
-"""Characters of a model's name; longer ones are left out."""
+"""The most characters of a model's name; models with longer names are skipped."""
 
-_MENDABLE = {
+_FIXABLE = {
     "provider_auth": ("api_key", "the provider refused the key"),
     "quota_exceeded": ("api_key", "the provider's quota is used up"),
     "invalid_model_request": ("base_url", "the provider refused to list its models"),
 }
-"""What the caller can mend: the field, and words for it."""
+"""Errors that the caller can fix: the code, the field to change, and the message."""
 
 
 async def sync_models(app: App, caller: Caller, provider_id: ProviderId) -> SyncedModels | SyncNotSupported:
-    """Ask a provider for its models: add those that are new, and remember which are gone.
+    """Fetch a provider's list of models: add new models, update known ones, mark missing ones as stale.
 
-    Models that the list does not name are kept, hidden from lists; those that people registered themselves
-    are left alone.
+    Stale models stay, but lists hide them. Models that users registered themselves never become stale.
 
     Raises:
-        InvalidInput: the provider refuses, and the caller can do something about it.
-        ModelError: it cannot be reached, or its answer cannot be read.
+        InvalidInput: the provider refuses, and the caller can fix the reason.
+        ModelError: the provider is unreachable, or its answer cannot be read.
     """
     require(caller, "admin")
 
-    async def look(tx: Tx) -> tuple[ProviderRow, ProviderSecrets]:
+    async def read_provider(tx: Tx) -> tuple[ProviderRow, ProviderSecrets]:
         row = await get_provider(tx, caller.organization_id, provider_id)
         return row, await open_secrets(app.vault, tx, row)
 
-    row, secrets = await app.database.read(look)
+    row, secrets = await app.database.read(read_provider)
     kind = KINDS.get(row.provider_type)
     if kind is None or not kind.lists_models:
         return SyncNotSupported()
     try:
         listed = await app.drivers.driver_for(row, secrets).list_models()
     except ModelError as error:
-        raise _mendable(error) from None
+        raise _fixable(error) from None
     named = {model.model_id: model for model in listed[:MAX_MODELS] if _is_name(model.model_id)}
     now = app.now()
 
@@ -86,15 +85,17 @@ async def sync_models(app: App, caller: Caller, provider_id: ProviderId) -> Sync
     return await app.database.write(work)
 
 
-def _mendable(error: ModelError) -> Exception:
+def _fixable(error: ModelError) -> Exception:
     if error.code == "model_not_found":
         return InvalidInput(
-            f"there is no list of models at this address: {error.message}",
+            f"the provider's address has no list of models: {error.message}",
             code="models_not_listed",
             field="base_url",
         )
-    field, words = _MENDABLE.get(error.code, (None, ""))
-    return error if field is None else InvalidInput(f"{words}: {error.message}", code=error.code, field=field)
+    field, reason = _FIXABLE.get(error.code, (None, ""))
+    return (
+        error if field is None else InvalidInput(f"{reason}: {error.message}", code=error.code, field=field)
+    )
 
 
 def _is_name(name: str) -> bool:
@@ -110,9 +111,14 @@ def _is_text(text: str) -> bool:
 
 
 class _Changes(Struct, frozen=True):
-    """What a list comes to.
+    """The result of comparing the known models with a provider's list.
 
-    `stale` counts all that it does not name, `updated` those that it told something new about.
+    Attributes:
+        new: models to insert.
+        changed: known models to update, with their new values.
+        updated: the number of known models about which the list has new data.
+        stale: the number of discovered models that the list does not contain.
+        default: the model for an organization that has no default.
     """
 
     new: list[ModelRow]
@@ -142,13 +148,13 @@ def _compare(
                 )
     have = {row.model_id for row in known}
     unknown = [model for model in named.values() if model.model_id not in have]
-    # A microsecond apart: lists are by age, and so keep the provider's order.
+    # One microsecond apart, so that our lists, which are sorted by age, keep the provider's order.
     new = [_discovered(app, provider, model, now + index) for index, model in enumerate(unknown)]
     return _Changes(new, changed, updated, stale, _default([*known, *new], named, provider.provider_type))
 
 
 def _refreshed(row: ModelRow, listed: ListedModel, now: Micros) -> ModelRow:
-    """The row with what the list tells; a name that people gave it stays."""
+    """Return the row with the data of the list; a display name that users set stays."""
     untitled = row.source == "discovered" and row.display_name == row.model_id
     title = (
         listed.display_name
@@ -168,20 +174,20 @@ def _refreshed(row: ModelRow, listed: ListedModel, now: Micros) -> ModelRow:
 
 
 def _discovered(app: App, provider: ProviderRow, listed: ListedModel, now: Micros) -> ModelRow:
-    """A new model. One that plainly does something else than converse is there, but switched off."""
+    """Return the row of a new model, disabled if its name says that it is not for conversations."""
     title = listed.display_name if listed.display_name and _is_name(listed.display_name) else listed.model_id
     profile = described(listed.model_id)
     abilities = (
         ()
         if profile is None
         else tuple(
-            word
-            for word, there in (
+            ability
+            for ability, supported in (
                 ("tools", profile.tool_call),
                 ("vision", profile.attachment),
                 ("reasoning", profile.reasoning),
             )
-            if there
+            if supported
         )
     )
     return ModelRow(
@@ -202,10 +208,7 @@ def _discovered(app: App, provider: ProviderRow, listed: ListedModel, now: Micro
 
 
 def _default(rows: list[ModelRow], named: dict[str, ListedModel], provider_type: str) -> ModelId | None:
-    """The model for an organization that has no default.
-
-    The only one there is, or the vendor's that is predefined.
-    """
+    """Return the default model for an organization that has none: the only usable one, or the preferred."""
     usable = [row for row in rows if row.enabled and row.model_id in named]
     if len(usable) == 1:
         return usable[0].id

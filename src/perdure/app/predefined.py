@@ -1,4 +1,4 @@
-"""What the server's environment sets up: a provider for each vendor whose key is in it, with one model."""
+"""Predefined providers: one, with one model, for each vendor whose key is in the server's environment."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from perdure.store.rows import to_json
 
 
 async def add_predefined(app: App, org_id: OrgId) -> list[str]:
-    """Make a provider for each vendor whose key is in the environment. Idempotent.
+    """Add a provider for each vendor whose key is in the environment. Idempotent.
 
-    A type of which the organization has a provider is left alone. The key is not stored: each call takes it
-    from the environment, and it goes to the vendor's own address only.
+    Skips vendors of which the organization already has a provider. The key is not stored: each model call
+    reads it from the environment, and sends it to the vendor's own address only.
 
     Returns:
-        the names of the providers that were made.
+        The names of the providers that were added.
     """
-    wanted = [each for each in VENDORS if app.drivers.environment_key(each.provider_type)]
-    if not wanted:
+    vendors = [vendor for vendor in VENDORS if app.drivers.environment_key(vendor.provider_type)]
+    if not vendors:
         return []
     now = app.now()
 
     async def work(tx: Tx) -> list[str]:
         await hold(tx, Lock.PREDEFINED)
-        there = {row.provider_type for row in await list_providers(tx, org_id)}
-        made = [each for each in wanted if each.provider_type not in there]
-        for index, each in enumerate(made):
-            await _add(app, tx, org_id, each, now + index)  # lists are by age
-        return [each.name for each in made]
+        present = {row.provider_type for row in await list_providers(tx, org_id)}
+        missing = [vendor for vendor in vendors if vendor.provider_type not in present]
+        for index, vendor in enumerate(missing):
+            await _add(app, tx, org_id, vendor, now + index)  # lists are sorted by age: keep this order
+        return [vendor.name for vendor in missing]
 
     return await app.database.write(work)
 
 
-async def _add(app: App, tx: Tx, org_id: OrgId, wanted: Vendor, now: int) -> None:
+async def _add(app: App, tx: Tx, org_id: OrgId, vendor: Vendor, now: int) -> None:
     provider = ProviderRow(
         id=app.new_id("provider"),
         org_id=org_id,
-        name=wanted.name,
-        provider_type=wanted.provider_type,
+        name=vendor.name,
+        provider_type=vendor.provider_type,
         base_url=None,
         secrets=None,
         api_key_set=0,
@@ -60,8 +60,8 @@ async def _add(app: App, tx: Tx, org_id: OrgId, wanted: Vendor, now: int) -> Non
         id=app.new_id("model"),
         org_id=org_id,
         provider_id=provider.id,
-        model_id=wanted.model_id,
-        display_name=wanted.model_name,
+        model_id=vendor.model_id,
+        display_name=vendor.model_name,
         capabilities="[]",
         enabled=1,
         is_favorite=0,

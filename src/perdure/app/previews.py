@@ -1,4 +1,4 @@
-"""What layers would come to, before they are stored, and what is worth a second look in them."""
+"""Previews of agents and harnesses before they are stored, and findings about agents."""
 
 from __future__ import annotations
 
@@ -32,31 +32,32 @@ from perdure.store.harnesses import HarnessRow, harness_chain
 SHORT_PROMPT = 40
 """Characters below which a prompt hardly says what the agent is for."""
 LONG_PROMPT = 32_000
-"""Characters of the assembled prompt, about 8,000 tokens, from which each call's price is worth a look."""
+"""Characters of the assembled prompt, about 8,000 tokens, above which the cost of each call is a finding."""
 MANY_TOOLS = 40
-"""Tools beyond which models choose badly, and every call pays for their descriptions."""
+"""Tools above which models choose badly, and each call pays for many descriptions."""
 
 _PLACEHOLDER = re.compile(r"\{\{[^{}\n]{0,60}\}\}|\[(?:TODO|INSERT|YOUR)[^\]\n]{0,60}\]|\bTODO\b|\bFIXME\b")
 _SECRET = re.compile(
-    r"\b(?:sk-[A-Za-z0-9_-]{20,}|pdr_pat_[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|AKIA[0-9A-Z]{16}|xox[abp]-[A-Za-z0-9-]{20,})"
+    r"\b(?:sk-[A-Za-z0-9_-]{20,}|pdr_pat_[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{30,}"
+    r"|AKIA[0-9A-Z]{16}|xox[abp]-[A-Za-z0-9-]{20,})"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
-"""Keys as well-known vendors form them."""
+"""The formats of well-known vendors' keys."""
 
 
 async def preview_agent(app: App, caller: Caller, body: PreviewAgent) -> AgentPreview:
-    """What the model would get of this agent: the prompt and the tools; and the findings."""
-    agent, findings = await _look_at(app, caller, body)
+    """Return the prompt and the tools that the model would get, and the findings about the agent."""
+    agent, findings = await _resolve_and_check(app, caller, body)
     return AgentPreview(preview_prompt(agent.sections), _tools(agent), findings)
 
 
 async def analyze_agent(app: App, caller: Caller, body: PreviewAgent) -> Analysis:
-    """What is worth a second look in this agent. Fixed rules; no model is asked."""
-    return Analysis((await _look_at(app, caller, body))[1])
+    """Return the findings about an agent. They come from fixed rules, without a model."""
+    return Analysis((await _resolve_and_check(app, caller, body))[1])
 
 
 async def preview_harness(app: App, caller: Caller, body: PreviewHarness) -> HarnessPreview:
-    """What the model would get of this harness and its parents."""
+    """Return the prompt and the tools that the model would get from a harness and its parents."""
     app.registry.check(body.capabilities)
     chain = await _chain(app, caller, body.parent_harness_id, None)
     own = Layer("harness", None, body.system_prompt, body.capabilities)
@@ -64,9 +65,11 @@ async def preview_harness(app: App, caller: Caller, body: PreviewHarness) -> Har
     return HarnessPreview(preview_prompt(agent.sections), _tools(agent))
 
 
-async def _look_at(app: App, caller: Caller, body: PreviewAgent) -> tuple[ResolvedAgent, tuple[Finding, ...]]:
+async def _resolve_and_check(
+    app: App, caller: Caller, body: PreviewAgent
+) -> tuple[ResolvedAgent, tuple[Finding, ...]]:
     if body.harness_id is not None and body.harness_name is not None:
-        raise InvalidInput("give `harness_id` or `harness_name`, not both", field="harness_id")
+        raise InvalidInput("set either `harness_id` or `harness_name`, not both", field="harness_id")
     layers = [harness_layer(row) for row in await _chain(app, caller, body.harness_id, body.harness_name)]
     findings: list[Finding] = []
     capabilities = tuple(_usable_capabilities(app, body.capabilities, findings))
@@ -79,7 +82,7 @@ async def _look_at(app: App, caller: Caller, body: PreviewAgent) -> tuple[Resolv
 
 
 async def _chain(app: App, caller: Caller, harness_id: str | None, name: str | None) -> list[HarnessRow]:
-    """The harness and its parents, the topmost first; nothing when none is named."""
+    """Return the harness and its parents, the topmost first; nothing without an id or a name."""
     if harness_id is None and name is None:
         return []
 
@@ -93,13 +96,13 @@ async def _chain(app: App, caller: Caller, harness_id: str | None, name: str | N
 def _usable_capabilities(
     app: App, refs: tuple[CapabilityRef, ...], findings: list[Finding]
 ) -> Iterator[CapabilityRef]:
-    """Those that could be stored; each of the others is a finding."""
+    """Yield the capabilities that could be stored; add a finding for each of the others."""
     for index, ref in enumerate(refs):
         try:
             app.registry.check((ref,))
         except InvalidInput as error:
             message = error.message.replace("capabilities[0]", f"capabilities[{index}]")
-            findings.append(_refused(error.code, message, f"capabilities[{index}]"))
+            findings.append(_structural_finding(error.code, message, f"capabilities[{index}]"))
         else:
             yield ref
 
@@ -107,9 +110,9 @@ def _usable_capabilities(
 def _usable_tools(
     app: App, below: ResolvedAgent, tools: tuple[ToolDefinition, ...], findings: list[Finding]
 ) -> list[ToolDefinition]:
-    """Those that could be stored.
+    """Return the tools that could be stored.
 
-    Each of the others is a finding, and so is a tool that nothing here runs.
+    Adds a finding for each of the others, and for a built-in tool that this server does not have.
     """
     usable: list[ToolDefinition] = []
     for index, tool in enumerate(tools):
@@ -118,26 +121,24 @@ def _usable_tools(
             check_tools((*usable, tool))
         except InvalidInput as error:
             findings.append(
-                _refused(error.code, error.message.replace(f"tools[{len(usable)}]", where), where)
+                _structural_finding(error.code, error.message.replace(f"tools[{len(usable)}]", where), where)
             )
             continue
         if isinstance(tool, ClientSideTool) and tool.name in below.bound:
-            message = f"`{where}.name`: a capability brings a tool named {tool.name!r} already"
-            findings.append(_refused("duplicate_tool", message, where))
+            message = f"`{where}.name`: a capability already has a tool named {tool.name!r}"
+            findings.append(_structural_finding("duplicate_tool", message, where))
             continue
         usable.append(tool)
         if isinstance(tool, BuiltinTool) and app.registry.tool(tool.name) is None:
-            message = (
-                f"`{where}`: no tool named {tool.name!r} runs on this server, so the model will not get it"
-            )
+            message = f"`{where}`: this server has no tool named {tool.name!r}, so the model will not get it"
             fix = "Make it a client-side tool."
             findings.append(
-                _found("unknown_builtin_tool", "effectiveness", "warning", message, f"{where}.name", fix)
+                _finding("unknown_builtin_tool", "effectiveness", "warning", message, f"{where}.name", fix)
             )
     return usable
 
 
-def _found(
+def _finding(
     rule: str,
     category: Category,
     severity: Severity,
@@ -150,15 +151,15 @@ def _found(
     )
 
 
-def _refused(rule: str, message: str, field: str) -> Finding:
-    return _found(rule, "structure", "warning", message, field)
+def _structural_finding(rule: str, message: str, field: str) -> Finding:
+    return _finding(rule, "structure", "warning", message, field)
 
 
 def _about_prompt(prompt: str) -> Iterator[Finding]:
     field = "system_prompt"
     text = prompt.strip()
     if not text:
-        yield _found(
+        yield _finding(
             "prompt_empty",
             "completeness",
             "warning",
@@ -168,7 +169,7 @@ def _about_prompt(prompt: str) -> Iterator[Finding]:
         )
     elif len(text) < SHORT_PROMPT:
         fix = "Name its task, its limits and the form of its answers."
-        yield _found(
+        yield _finding(
             "prompt_short",
             "completeness",
             "suggestion",
@@ -178,13 +179,15 @@ def _about_prompt(prompt: str) -> Iterator[Finding]:
         )
     secret, gap = _SECRET.search(prompt), _PLACEHOLDER.search(prompt)
     if secret is not None:
-        message = "This looks like a key. Prompts are shown and logged."
-        fix = "Revoke it, and keep its successor in a secret store."
-        yield _at(_found("secret_in_prompt", "safety", "warning", message, field, fix), prompt, secret)
+        message = "The prompt contains what looks like an API key. Prompts are displayed and logged."
+        fix = "Revoke the key, and keep its replacement in a secret store."
+        yield _with_location(
+            _finding("secret_in_prompt", "safety", "warning", message, field, fix), prompt, secret
+        )
     if gap is not None:
-        message = "This looks like something to be filled in."
-        yield _at(
-            _found(
+        message = "The prompt contains what looks like an unfilled placeholder."
+        yield _with_location(
+            _finding(
                 "unfilled_placeholder", "completeness", "warning", message, field, "Fill it in, or remove it."
             ),
             prompt,
@@ -192,8 +195,8 @@ def _about_prompt(prompt: str) -> Iterator[Finding]:
         )
 
 
-def _at(finding: Finding, text: str, match: re.Match[str]) -> Finding:
-    start, end = (len(text[:place].encode()) for place in match.span())
+def _with_location(finding: Finding, text: str, match: re.Match[str]) -> Finding:
+    start, end = (len(text[:index].encode()) for index in match.span())
     return msgspec.structs.replace(finding, location=FindingLocation("system_prompt", start, end))
 
 
@@ -203,12 +206,14 @@ def _about_tools(tools: tuple[ToolDefinition, ...]) -> Iterator[Finding]:
         if not tool.description.strip():
             message = f"The tool {tool.name!r} has no description."
             fix = "Say what it does and when to use it."
-            yield _found("tool_undescribed", "effectiveness", "warning", message, f"{where}.description", fix)
+            yield _finding(
+                "tool_undescribed", "effectiveness", "warning", message, f"{where}.description", fix
+            )
         bare = _undescribed(tool.parameters)
         if bare:
             message = f"Parameters of {tool.name!r} have no description: {', '.join(bare[:5])}."
-            fix = "Say what to put there."
-            yield _found(
+            fix = "Describe the value that each expects."
+            yield _finding(
                 "parameters_undescribed", "effectiveness", "suggestion", message, f"{where}.parameters", fix
             )
         hints = tool.hints
@@ -218,9 +223,9 @@ def _about_tools(tools: tuple[ToolDefinition, ...]) -> Iterator[Finding]:
             and hints.destructive
             and tool.policy == "auto"
         ):
-            message = f"The tool {tool.name!r} destroys, and nobody is asked."
+            message = f"The tool {tool.name!r} is destructive, and runs without approval."
             fix = "Set its policy to `requires_approval`."
-            yield _found(
+            yield _finding(
                 "destructive_without_approval", "safety", "suggestion", message, f"{where}.policy", fix
             )
 
@@ -236,17 +241,17 @@ def _undescribed(parameters: JsonObject) -> list[str]:
 
 def _about_size(agent: ResolvedAgent) -> Iterator[Finding]:
     if len(agent.system) > LONG_PROMPT:
-        message = f"The assembled prompt has {len(agent.system)} characters; each model call pays for it."
-        yield _found("prompt_long", "cost", "info", message)
+        message = f"The assembled prompt has {len(agent.system)} characters, which each model call pays for."
+        yield _finding("prompt_long", "cost", "info", message)
     count = len(agent.bound) + len(agent.client)
     if count > MANY_TOOLS:
-        yield _found(
-            "many_tools", "cost", "info", f"The model gets {count} tools; it chooses better among fewer."
+        yield _finding(
+            "many_tools", "cost", "info", f"The model gets {count} tools, but chooses better from fewer."
         )
 
 
 def _tools(agent: ResolvedAgent) -> tuple[JsonObject, ...]:
-    here = [
+    server_side = [
         {
             "type": "builtin",
             "name": each.tool.name,
@@ -258,7 +263,7 @@ def _tools(agent: ResolvedAgent) -> tuple[JsonObject, ...]:
         }
         for each in agent.bound.values()
     ]
-    there = [
+    client_side = [
         {
             "type": "client_side",
             "name": tool.name,
@@ -268,4 +273,7 @@ def _tools(agent: ResolvedAgent) -> tuple[JsonObject, ...]:
         }
         for tool in agent.client.values()
     ]
-    return tuple({key: value for key, value in each.items() if value is not None} for each in (*here, *there))
+    return tuple(
+        {key: value for key, value in each.items() if value is not None}
+        for each in (*server_side, *client_side)
+    )

@@ -1,7 +1,4 @@
-"""What a provider is set up with: address, key, headers, options.
-
-Checked before it is kept, sealed where it is secret.
-"""
+"""A provider's settings (address, key, headers, options), merged from requests and checked before storing."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ _RESERVED_HEADERS = frozenset(
         "expect", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
     }
 )  # fmt: skip
-"""Headers that say how a request is sent: they are the driver's."""
+"""Headers about the transport of a request, which only the driver sets."""
 
 _SECRET_PARAMETER = re.compile(
     r"key|token|secret|password|passwd|auth|credential|sig$|signature", re.IGNORECASE
@@ -40,7 +37,7 @@ _SECRET_PARAMETER = re.compile(
 
 
 class Settings(Struct, frozen=True):
-    """What a provider's driver is made from, before the environment."""
+    """The settings from which a provider's driver is created, without those from the environment."""
 
     provider_type: str
     base_url: str | None = None
@@ -49,12 +46,12 @@ class Settings(Struct, frozen=True):
 
 
 def settings_of(body: CreateProvider) -> Settings:
-    """The settings of a new provider.
+    """Return the settings of a new provider.
 
     Raises:
-        InvalidInput: they cannot be used; `field` says which.
+        InvalidInput: a setting is not valid; `field` names it.
     """
-    key = _given_key(body.provider_type, body.api_key, body.credentials)
+    key = _requested_key(body.provider_type, body.api_key, body.credentials)
     settings = Settings(
         body.provider_type, body.base_url, ProviderSecrets(key if isinstance(key, str) else None)
     )
@@ -65,17 +62,17 @@ def settings_of(body: CreateProvider) -> Settings:
 
 
 def changed_settings(before: Settings, body: UpdateProvider) -> Settings:
-    """The settings after a change.
+    """Return the settings after a change.
 
     Raises:
-        InvalidInput: they cannot be used, or the change would send a stored secret to another place.
+        InvalidInput: a setting is not valid, or the change would send a stored secret to another address.
     """
     after = before
     if isinstance(body.provider_type, str):
         after = msgspec.structs.replace(after, provider_type=body.provider_type)
     if body.base_url is not UNSET:
         after = msgspec.structs.replace(after, base_url=body.base_url)
-    key = _given_key(after.provider_type, body.api_key, body.credentials)
+    key = _requested_key(after.provider_type, body.api_key, body.credentials)
     if key is not UNSET:
         after = msgspec.structs.replace(after, secrets=msgspec.structs.replace(after.secrets, api_key=key))
     if body.options is None:
@@ -85,16 +82,16 @@ def changed_settings(before: Settings, body: UpdateProvider) -> Settings:
     elif body.options is not UNSET:
         after = _with_options(after, body.options)
     check(after)
-    if _place(before) != _place(after):
-        _keep_in_place(before.secrets, body)
+    if _destination(before) != _destination(after):
+        _refuse_to_move_secrets(before.secrets, body)
     return after
 
 
 def check(settings: Settings) -> None:
-    """Accept only what a driver can be made from.
+    """Check that a driver can be created from these settings.
 
     Raises:
-        InvalidInput: `field` says what cannot be used.
+        InvalidInput: a setting is not valid; `field` names it.
     """
     if settings.base_url is not None:
         _check_address(settings.base_url)
@@ -112,19 +109,19 @@ def _check_address(base_url: str) -> None:
         raise InvalidInput("`base_url` must be an http or https URL", field="base_url") from None
     if "@" in parts.netloc or any(_SECRET_PARAMETER.search(name) for name in names):
         raise InvalidInput(
-            "`base_url` can be read by everybody in the organization:"
-            " put credentials into `api_key` or `options.headers`",
+            "`base_url` contains credentials, and all members of the organization can read it:"
+            " move them to `api_key` or `options.headers`",
             code="secret_in_url",
             field="base_url",
         )
 
 
-def _given_key(
+def _requested_key(
     provider_type: str,
     key: str | None | UnsetType,
     credentials: Credentials | None | UnsetType,
 ) -> str | None | UnsetType:
-    """The key that a request gives: a text, None to remove it, UNSET when it says nothing."""
+    """Return the key in a request: a string, None to remove it, UNSET if the request has none."""
     if isinstance(credentials, dict):
         names = (
             {field.name for field in form_of(KINDS[provider_type]).fields}
@@ -135,59 +132,65 @@ def _given_key(
             if name not in names:
                 known = ", ".join(sorted(names)) or "none"
                 raise InvalidInput(
-                    f"`credentials.{name}` is not asked for; known: {known}",
+                    f"`credentials.{name}` is not a credential of {provider_type!r}; it has: {known}",
                     code="unknown_credential",
                     field=f"credentials.{name}",
                 )
-        found = credentials.get("api_key", key)
-        if isinstance(key, str) and found != key:
+        requested = credentials.get("api_key", key)
+        if isinstance(key, str) and requested != key:
             raise InvalidInput(
-                "`api_key` and `credentials.api_key` differ: give one of them", field="credentials.api_key"
+                "`api_key` and `credentials.api_key` differ: send only one", field="credentials.api_key"
             )
     elif isinstance(key, str):
-        found = key
+        requested = key
     else:
-        found = None if key is None or credentials is None else UNSET
-    if isinstance(found, str):
-        found = found.strip()
-        if not found:
+        requested = None if key is None or credentials is None else UNSET
+    if isinstance(requested, str):
+        requested = requested.strip()
+        if not requested:
             raise InvalidInput(
-                "`api_key` is blank; leave it out, or send null to remove the key", field="api_key"
+                "`api_key` is blank: omit it to keep the key, or send null to remove it", field="api_key"
             )
-    return found
+    return requested
 
 
-def _with_options(settings: Settings, given: SetProviderOptions) -> Settings:
-    told = {
-        name: getattr(given, name)
+def _with_options(settings: Settings, body: SetProviderOptions) -> Settings:
+    """Return the settings with the options and headers that the body contains."""
+    changes = {
+        name: getattr(body, name)
         for name in ProviderOptions.__struct_fields__
-        if getattr(given, name) is not UNSET
+        if getattr(body, name) is not UNSET
     }
-    options = msgspec.structs.replace(settings.options, **told)
+    options = msgspec.structs.replace(settings.options, **changes)
     headers = dict(settings.secrets.headers)
-    if given.headers is None:
+    if body.headers is None:
         headers = {}
-    elif given.headers is not UNSET:
-        for name, value in given.headers.items():
+    elif body.headers is not UNSET:
+        for name, value in body.headers.items():
             headers = {known: text for known, text in headers.items() if known.lower() != name.lower()}
             if value is not None:
                 headers[name] = _checked_header(name, value)
     if len(headers) > MAX_HEADERS:
-        raise InvalidInput(f"a provider may have {MAX_HEADERS} headers", field="options.headers")
+        raise InvalidInput(
+            f"a provider has at most {MAX_HEADERS} headers, not {len(headers)}", field="options.headers"
+        )
     secrets = ProviderSecrets(settings.secrets.api_key, headers)
     return msgspec.structs.replace(settings, options=options, secrets=secrets)
 
 
 def _checked_header(name: str, value: str) -> str:
     if name.lower() in _RESERVED_HEADERS:
-        raise InvalidInput(f"the header {name!r} is set by the driver", field="options.headers")
+        raise InvalidInput(f"the header {name!r} is set by the driver: remove it", field="options.headers")
     if value != value.strip():
-        raise InvalidInput(f"the header {name!r} begins or ends with a space", field="options.headers")
+        raise InvalidInput(
+            f"the value of the header {name!r} starts or ends with white space: remove it",
+            field="options.headers",
+        )
     return value
 
 
-def _place(settings: Settings) -> tuple[str, str]:
-    """Where the secrets go: the origin of the address, or the vendor."""
+def _destination(settings: Settings) -> tuple[str, str]:
+    """Return where the secrets are sent: the origin of the address, or the vendor."""
     if settings.base_url is None:
         kind = KINDS.get(settings.provider_type)
         return "vendor", (kind.environment if kind is not None else None) or settings.provider_type
@@ -195,36 +198,39 @@ def _place(settings: Settings) -> tuple[str, str]:
     return parts.scheme.lower(), parts.netloc.lower()
 
 
-def _keep_in_place(stored: ProviderSecrets, body: UpdateProvider) -> None:
-    """Refuse to send stored secrets to another place: whoever changes the address may not read them."""
-    told = body.options.headers if isinstance(body.options, SetProviderOptions) else UNSET
-    kept = (
+def _refuse_to_move_secrets(stored: ProviderSecrets, body: UpdateProvider) -> None:
+    """Refuse a change that would send stored secrets to another address.
+
+    Otherwise an admin could read them by pointing the provider at a server of their own.
+    """
+    new_headers = body.options.headers if isinstance(body.options, SetProviderOptions) else UNSET
+    keeps_secrets = (
         body.api_key is UNSET
         and (body.credentials is UNSET or body.credentials == {})
         and stored.api_key is not None
     )
-    if stored.headers and body.options is not None and told is not None:
-        given = {name.lower() for name in told} if isinstance(told, dict) else set()
-        kept = kept or any(name.lower() not in given for name in stored.headers)
-    if kept:
+    if stored.headers and body.options is not None and new_headers is not None:
+        replaced = {name.lower() for name in new_headers} if isinstance(new_headers, dict) else set()
+        keeps_secrets = keeps_secrets or any(name.lower() not in replaced for name in stored.headers)
+    if keeps_secrets:
         raise InvalidInput(
-            "the stored key and headers belong to the old address: give them again (or null)"
-            " together with the new one",
+            "the stored key and headers are not sent to another address: send them again, or null to remove"
+            " them, together with the new address",
             code="secret_would_move",
             field="base_url",
         )
 
 
 def form_of(kind: DriverKind, *, in_environment: bool = False) -> CredentialForm:
-    """What a person has to fill in for a type of provider.
+    """Return the form of credentials for a type of provider.
 
-    Less when the server's environment holds the key.
+    The key is optional if the server's environment contains it.
     """
     if kind.environment is None:
         return CredentialForm((), kind.help)
-    words = (
-        f"Kept encrypted, never shown again. Without one, `{kind.environment}`"
-        " of the server's environment is used."
+    help_text = (
+        "Stored encrypted and never shown again. Without a key, the server uses its environment variable"
+        f" `{kind.environment}`."
     )
-    key = FormField("api_key", "API key", "password", kind.key_needed and not in_environment, words)
+    key = FormField("api_key", "API key", "password", kind.key_needed and not in_environment, help_text)
     return CredentialForm((key,), kind.help)

@@ -52,7 +52,7 @@ from perdure.store.rows import to_json
 
 
 def to_provider(row: ProviderRow) -> Provider:
-    """The row as clients see it: of what is secret, only what there is."""
+    """Convert a row to the resource that clients see; of secrets it says only which ones are set."""
     url = f"/v1/providers/{row.id}"
     options = row.option_struct()
     kind = KINDS.get(row.provider_type)
@@ -83,21 +83,18 @@ def to_provider(row: ProviderRow) -> Provider:
     )
 
 
-class Served(Struct, frozen=True):
-    """A model's surroundings.
-
-    Its provider, whether that has the key it needs, and what is known about the model.
-    """
+class ModelDetails(Struct, frozen=True):
+    """A model's provider, whether that has the key that it needs, and the model's profile if known."""
 
     provider: ProviderRow
-    keyed: bool
+    has_key: bool
     profile: ModelProfile | None = None
 
 
-def to_model(row: ModelRow, served: Served | None = None) -> Model:
-    """The row as clients see it; with its provider and its profile where they are at hand."""
+def to_model(row: ModelRow, details: ModelDetails | None = None) -> Model:
+    """Convert a row to the resource that clients see; without `details` some fields are missing."""
     url = f"/v1/models/{row.id}"
-    seen = Model(
+    model = Model(
         id=row.id,
         model_id=row.model_id,
         display_name=row.display_name,
@@ -119,25 +116,25 @@ def to_model(row: ModelRow, served: Served | None = None) -> Model:
             AllowedAction("delete", "DELETE", url, "delete_model"),
         ),
     )
-    if served is None:
-        return seen
-    provider = served.provider
+    if details is None:
+        return model
+    provider = details.provider
     vendor = vendor_of(provider.provider_type, row.model_id)
-    usable = bool(row.enabled) and row.stale_since is None and provider.status == "active" and served.keyed
+    usable = bool(row.enabled) and row.stale_since is None and provider.status == "active" and details.has_key
     return msgspec.structs.replace(
-        seen,
+        model,
         healthy=usable,
         provider_name=provider.name,
         provider_type=provider.provider_type,
         model_vendor=UNSET if vendor is None else vendor,
-        profile=UNSET if served.profile is None else served.profile,
+        profile=UNSET if details.profile is None else details.profile,
     )
 
 
-def _is_keyed(app: App, row: ProviderRow) -> bool:
-    """Whether the provider has the key that it needs.
+def _has_key(app: App, row: ProviderRow) -> bool:
+    """Return whether the provider has the key that it needs.
 
-    A vendor's own address needs one, others may do without.
+    The vendor's own address needs one; a provider with a `base_url` may work without.
     """
     kind = KINDS.get(row.provider_type)
     if row.api_key_set or row.base_url is not None or kind is None or kind.environment is None:
@@ -145,12 +142,14 @@ def _is_keyed(app: App, row: ProviderRow) -> bool:
     return app.drivers.environment_key(row.provider_type)
 
 
-async def _seen(app: App, rows: list[tuple[ModelRow, ProviderRow]]) -> list[Model]:
-    places = [Place(provider.provider_type, provider.base_url, row.model_id) for row, provider in rows]
-    profiles = await app.catalog.profiles(places)
+async def _to_models(app: App, rows: list[tuple[ModelRow, ProviderRow]]) -> list[Model]:
+    catalog_places = [
+        Place(provider.provider_type, provider.base_url, row.model_id) for row, provider in rows
+    ]
+    profiles = await app.catalog.profiles(catalog_places)
     return [
-        to_model(row, Served(provider, _is_keyed(app, provider), profiles[place]))
-        for (row, provider), place in zip(rows, places, strict=True)
+        to_model(row, ModelDetails(provider, _has_key(app, provider), profiles[place]))
+        for (row, provider), place in zip(rows, catalog_places, strict=True)
     ]
 
 
@@ -168,7 +167,7 @@ def _check_type(app: App, provider_type: str) -> None:
 
 
 def providers_config(app: App, caller: Caller) -> ProvidersConfig:
-    """The types of provider that there are, what each needs to know, and what the caller's role allows."""
+    """Return the types of provider, the credentials that each needs, and the caller's permissions."""
     drivers = tuple(
         DriverCredentials(name, form_of(KINDS[name], in_environment=app.drivers.environment_key(name)), False)
         for name in app.drivers.known_types()
@@ -177,14 +176,14 @@ def providers_config(app: App, caller: Caller) -> ProvidersConfig:
 
 
 def policies(caller: Caller, kind: str) -> dict[str, bool]:
-    """What the caller's role allows with providers or models: all of it is for admins."""
+    """Return the caller's permissions for providers or models, which only admins may manage."""
     return {f"{kind}.manage": RANK[caller.role] >= RANK["admin"]}
 
 
 async def create_provider(
     app: App, caller: Caller, body: CreateProvider, once: Once | None = None
 ) -> Provider:
-    """Register a provider; what is secret of it is sealed at once."""
+    """Register a provider; its secrets are stored encrypted."""
     require(caller, "admin")
     _check_type(app, body.provider_type)
     settings = settings_of(body)
@@ -216,14 +215,14 @@ async def create_provider(
 
 
 async def read_provider(app: App, caller: Caller, provider_id: ProviderId) -> Provider:
-    """One provider."""
+    """Read a provider. Raises NotFound."""
     return to_provider(
         await app.database.read(lambda tx: get_provider(tx, caller.organization_id, provider_id))
     )
 
 
 async def all_providers(app: App, caller: Caller) -> list[Provider]:
-    """Every provider, oldest first."""
+    """List the organization's providers, oldest first."""
     return [
         to_provider(row)
         for row in await app.database.read(lambda tx: list_providers(tx, caller.organization_id))
@@ -233,23 +232,23 @@ async def all_providers(app: App, caller: Caller) -> list[Provider]:
 async def change_provider(
     app: App, caller: Caller, provider_id: ProviderId, body: UpdateProvider
 ) -> Provider:
-    """Change what the caller named, and nothing else."""
+    """Change the fields of a provider that the body contains; admins only."""
     require(caller, "admin")
     if isinstance(body.provider_type, str):
         _check_type(app, body.provider_type)
     now = app.now()
-    given = {name for name in body.__struct_fields__ if getattr(body, name) is not UNSET}
+    changed = {name for name in body.__struct_fields__ if getattr(body, name) is not UNSET}
 
     async def work(tx: Tx) -> Provider:
         row = await get_provider(tx, caller.organization_id, provider_id, lock=True)
-        if not given:
+        if not changed:
             return to_provider(row)
         changes: Changes = {
-            name: getattr(body, name) for name in given & {"name", "provider_type", "base_url", "status"}
+            name: getattr(body, name) for name in changed & {"name", "provider_type", "base_url", "status"}
         }
-        if "trace" in given:
+        if "trace" in changed:
             changes["trace"] = None if body.trace is None else to_json(body.trace)
-        if given - {"name", "status", "trace"}:
+        if changed - {"name", "status", "trace"}:
             before = Settings(
                 row.provider_type, row.base_url, await open_secrets(app.vault, tx, row), row.option_struct()
             )
@@ -266,7 +265,7 @@ async def change_provider(
 
 
 async def remove_provider(app: App, caller: Caller, provider_id: ProviderId) -> None:
-    """Delete a provider and its models."""
+    """Delete a provider and its models; admins only."""
     require(caller, "admin")
     now = app.now()
 
@@ -289,7 +288,7 @@ async def _forget_default(tx: Tx, org_id: OrgId, models: set[ModelId], now: int)
 
 
 async def default_if_none(tx: Tx, org_id: OrgId, model_id: ModelId, now: int) -> None:
-    """Make a model the organization's default, if it has none."""
+    """Make a model the organization's default if it has none."""
     organization = await get_organization(tx, org_id)
     if organization is not None and organization.default_model_id is None:
         await set_default_model(tx, org_id, model_id, now)
@@ -298,7 +297,7 @@ async def default_if_none(tx: Tx, org_id: OrgId, model_id: ModelId, now: int) ->
 async def create_model(
     app: App, caller: Caller, provider_id: ProviderId, body: CreateModel, once: Once | None = None
 ) -> Model:
-    """Register a model. The organization's first one becomes its default."""
+    """Register a model, which becomes the organization's default if it has none; admins only."""
     require(caller, "admin")
     now = app.now()
 
@@ -327,13 +326,13 @@ async def create_model(
 
 
 async def read_model(app: App, caller: Caller, model_id: ModelId) -> Model:
-    """One model, with its provider and its profile."""
+    """Read a model, with its provider and its profile. Raises NotFound."""
 
     async def work(tx: Tx) -> tuple[ModelRow, ProviderRow]:
         row = await get_model(tx, caller.organization_id, model_id)
         return row, await get_provider(tx, row.org_id, row.provider_id)
 
-    return (await _seen(app, [await app.database.read(work)]))[0]
+    return (await _to_models(app, [await app.database.read(work)]))[0]
 
 
 async def all_models(
@@ -345,9 +344,13 @@ async def all_models(
     favorites: bool = False,
     stale: bool = False,
 ) -> list[Model]:
-    """Every model (of one provider, if given), oldest first.
+    """List the organization's models, or one provider's, oldest first.
 
-    Those that their provider no longer names only if asked for.
+    Args:
+        provider_id: the provider; None for all.
+        source: only models from this source.
+        favorites: only favorites.
+        stale: whether to include models that their provider no longer lists.
     """
 
     async def work(tx: Tx) -> list[tuple[ModelRow, ProviderRow]]:
@@ -358,18 +361,20 @@ async def all_models(
         rows = await list_models(tx, org_id, provider_id)
         return [(row, providers[row.provider_id]) for row in rows if row.provider_id in providers]
 
-    def wanted(row: ModelRow) -> bool:
+    def matches(row: ModelRow) -> bool:
         return (
             source in (None, row.source)
             and (stale or row.stale_since is None)
             and (not favorites or bool(row.is_favorite))
         )
 
-    return await _seen(app, [pair for pair in await app.database.read(work, long=True) if wanted(pair[0])])
+    return await _to_models(
+        app, [pair for pair in await app.database.read(work, long=True) if matches(pair[0])]
+    )
 
 
 async def change_model(app: App, caller: Caller, model_id: ModelId, body: UpdateModel) -> Model:
-    """Change what the caller named, and nothing else."""
+    """Change the fields of a model that the body contains; admins only."""
     require(caller, "admin")
     now = app.now()
     changes: Changes = {}
@@ -393,19 +398,19 @@ async def change_model(app: App, caller: Caller, model_id: ModelId, body: Update
             return to_model(row)
         if moved_to is not None:
             await get_provider(tx, row.org_id, moved_to, lock=True)
-        made: Changes = {**changes, "updated_at": max(now, row.updated_at + 1)}
-        named = (changes.get("provider_id", row.provider_id), changes.get("model_id", row.model_id))
-        if named != (row.provider_id, row.model_id):
-            # What the provider's list said was about another model.
-            made |= {"context_tokens": None, "stale_since": None}
-        await update_model(tx, row.org_id, row.id, made)
-        return to_model(msgspec.structs.replace(row, **made))
+        sets: Changes = {**changes, "updated_at": max(now, row.updated_at + 1)}
+        identity = (changes.get("provider_id", row.provider_id), changes.get("model_id", row.model_id))
+        if identity != (row.provider_id, row.model_id):
+            # These came from the provider's list, for another model.
+            sets |= {"context_tokens": None, "stale_since": None}
+        await update_model(tx, row.org_id, row.id, sets)
+        return to_model(msgspec.structs.replace(row, **sets))
 
     return await app.database.write(work)
 
 
 async def remove_model(app: App, caller: Caller, model_id: ModelId) -> None:
-    """Delete a model; sessions that name it fall back to the next claim."""
+    """Delete a model; sessions that use it fall back to their agent's or the default model. Admins only."""
     require(caller, "admin")
     now = app.now()
 

@@ -8,7 +8,7 @@ from msgspec import UNSET
 
 from perdure.app.context import App, Scope, Services
 from perdure.app.idempotency import Once, write_once
-from perdure.app.messages import take_in
+from perdure.app.messages import append_message
 from perdure.app.sessions import write_at_head
 from perdure.domain.errors import InvalidInput, NotFound
 from perdure.domain.ids import ScheduleId, SessionId
@@ -226,5 +226,5 @@ async def _fire(app: App, tx: Tx, row: ScheduleRow, now: Micros) -> int:
     message = Message(
         app.new_id("message"), "user", (TextPart(row.message),), to_rfc3339(now), metadata=metadata
     )
-    await take_in(app, tx, session, message, now)
+    await append_message(app, tx, session, message, now)
     return 1

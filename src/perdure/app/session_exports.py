@@ -11,6 +11,6 @@ from perdure.domain.ids import SessionId
 
 
 async def export_session(app: App, caller: Caller, session_id: SessionId) -> bytes:
-    """The session's messages as JSON lines, oldest first."""
+    """Export a session's messages as JSON lines, oldest first."""
     messages = await list_messages(app, caller, session_id)
     return b"".join(msgspec.json.encode(message) + b"\n" for message in messages)

@@ -1,4 +1,4 @@
-"""Lists of sessions, and how many there are."""
+"""Lists and counts of sessions."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from perdure.store.session_lists import SessionFilter, count_by_status, list_ses
 from perdure.store.sessions import pinned_among
 
 FAR = 1000
-"""Sessions that a read may pass over on the event loop: 0.05 ms."""
+"""The largest offset for a read on the event loop: skipping so many sessions takes 0.05 ms."""
 
 
 async def page_of_sessions(
-    app: App, caller: Caller, want: SessionFilter, offset: int, limit: int
+    app: App, caller: Caller, filters: SessionFilter, offset: int, limit: int
 ) -> Page[Session]:
-    """A page of sessions, newest first."""
+    """List a page of sessions, newest first."""
 
     async def work(tx: Tx) -> Page[Session]:
-        rows, total = await list_sessions(tx, caller.organization_id, want, offset, limit)
+        rows, total = await list_sessions(tx, caller.organization_id, filters, offset, limit)
         pinned = await pinned_among(tx, caller.user_id, [row.id for row in rows])
         features = SessionFeatures(app.registry)
         counts = await active_counts(tx, [row.id for row in rows])
-        shown = [
+        sessions = [
             to_session(
                 row,
                 features=await features.of(tx, row),
@@ -36,14 +36,14 @@ async def page_of_sessions(
             )
             for row in rows
         ]
-        return Page(tuple(shown), total, offset, limit)
+        return Page(tuple(sessions), total, offset, limit)
 
-    # The newest sessions are at hand; whatever narrows the list, or lies far back, may have to be looked for.
-    return await app.database.read(work, long=want != SessionFilter() or offset > FAR)
+    # The newest sessions are read at once; a filter or a large offset may have to search many rows.
+    return await app.database.read(work, long=filters != SessionFilter() or offset > FAR)
 
 
 async def session_stats(app: App, caller: Caller) -> SessionStats:
-    """How many sessions there are in each status."""
+    """Count the sessions in each status."""
     counts = await app.database.read(lambda tx: count_by_status(tx, caller.organization_id), long=True)
     return SessionStats(
         total=sum(counts.values()),

@@ -74,13 +74,13 @@ from perdure.store.sessions import (
     set_pin,
     update_session,
 )
-from perdure.store.workspaces import forsaken_workspace, hold_for_writing
+from perdure.store.workspaces import hold_for_writing, orphaned_workspace
 
 
 def to_session(
     row: SessionRow, *, features: tuple[str, ...], pinned: bool | None, schedules: int = 0
 ) -> Session:
-    """The row as clients see it."""
+    """Convert a row to the resource that clients see."""
     config = row.config_struct()
     owner = PrincipalSummary(PrincipalId(f"principal_{row.owner_id[5:]}"), "user", uuid_of(row.owner_id))
     url = f"/v1/sessions/{row.id}"
@@ -127,7 +127,7 @@ def to_session(
     )
 
 
-async def _shown(app: App, tx: Tx, caller: Caller, row: SessionRow) -> Session:
+async def _read_details(app: App, tx: Tx, caller: Caller, row: SessionRow) -> Session:
     pinned = await pinned_among(tx, caller.user_id, (row.id,))
     schedules = await active_counts(tx, (row.id,))
     return to_session(
@@ -139,7 +139,7 @@ async def _shown(app: App, tx: Tx, caller: Caller, row: SessionRow) -> Session:
 
 
 async def create_session(app: App, caller: Caller, body: CreateSession, once: Once | None = None) -> Session:
-    """Make a session; its log begins with `session.started`."""
+    """Create a session; its log begins with `session.started`."""
     tags, title = clean_tags(body.tags), clean_title(body.title)
     app.registry.check(body.capabilities)
     check_tools(body.tools)
@@ -171,7 +171,7 @@ async def create_session(app: App, caller: Caller, body: CreateSession, once: On
         layers = [harness_layer(each) for each in await harness_chain(tx, row.org_id, row.harness_id)]
         layers += [*([] if agent is None else [agent_layer(agent)]), session_layer(row)]
         if body.tools or body.capabilities:
-            resolve(layers, app.registry)  # a name twice is refused now rather than at the first turn
+            resolve(layers, app.registry)  # fails now for a duplicate tool name, not in the first turn
         active = app.registry.resolve(layer.capabilities for layer in layers)
         files = [mounts(active), *(layer.initial_files for layer in layers)]
         await write_initial_files(app, tx, row, files, now)
@@ -240,9 +240,9 @@ def _new_row(
 
 async def _layers_for(tx: Tx, org_id: OrgId, body: CreateSession) -> tuple[AgentRow | None, HarnessRow]:
     if body.agent_id is not None and body.agent_name is not None:
-        raise InvalidInput("give `agent_id` or `agent_name`, not both", field="agent_id")
+        raise InvalidInput("set either `agent_id` or `agent_name`, not both", field="agent_id")
     if body.harness_id is not None and body.harness_name is not None:
-        raise InvalidInput("give `harness_id` or `harness_name`, not both", field="harness_id")
+        raise InvalidInput("set either `harness_id` or `harness_name`, not both", field="harness_id")
     agent: AgentRow | None = None
     if body.agent_id is not None:
         agent = await get_agent(tx, org_id, check_id(body.agent_id, "agent", "agent_id"))
@@ -260,28 +260,37 @@ async def _layers_for(tx: Tx, org_id: OrgId, body: CreateSession) -> tuple[Agent
 
 
 def check_startable(agent: AgentRow) -> None:
-    """Accept only an agent that can begin sessions. Raises NotFound or InvalidInput."""
+    """Check that sessions can start with this agent. Raises NotFound or InvalidInput."""
     if agent.status == "deleted":
         raise NotFound("agent")
     if agent.status != "active":
         raise InvalidInput(
-            "this agent is archived and cannot start sessions", code="agent_archived", field="agent_id"
+            f"the agent {agent.name!r} is archived and cannot start sessions: set its `status` to `active`",
+            code="agent_archived",
+            field="agent_id",
         )
 
 
 async def find_harness(
     tx: Tx, org_id: OrgId, harness_id: str | None, name: str | None, field: str = "harness_id"
 ) -> HarnessRow:
-    """The harness of this id or name; without either the organization's default. Raises NotFound."""
+    """Return the active harness with this id or name, or without either the organization's default.
+
+    Raises NotFound, and InvalidInput if it is archived.
+    """
     if harness_id is not None:
-        found = await get_harness(tx, org_id, check_id(harness_id, "harness", field))
+        harness = await get_harness(tx, org_id, check_id(harness_id, "harness", field))
     else:
-        found = await _named_harness(tx, org_id, name)
-    if found.status == "deleted":
+        harness = await _named_harness(tx, org_id, name)
+    if harness.status == "deleted":
         raise NotFound("harness")
-    if found.status != "active":
-        raise InvalidInput("this harness is archived", code="harness_archived", field=field)
-    return found
+    if harness.status != "active":
+        raise InvalidInput(
+            f"the harness {harness.name!r} is archived: choose another, or set its `status` to `active`",
+            code="harness_archived",
+            field=field,
+        )
+    return harness
 
 
 async def _named_harness(tx: Tx, org_id: OrgId, name: str | None) -> HarnessRow:
@@ -289,24 +298,24 @@ async def _named_harness(tx: Tx, org_id: OrgId, name: str | None) -> HarnessRow:
         organization = await get_organization(tx, org_id)
         if organization is not None and organization.default_harness_id is not None:
             return await get_harness(tx, org_id, organization.default_harness_id)
-    found = await harness_by_name(tx, org_id, DEFAULT_HARNESS if name is None else name)
-    if found is None:
+    harness = await harness_by_name(tx, org_id, DEFAULT_HARNESS if name is None else name)
+    if harness is None:
         raise NotFound("harness")
-    return found
+    return harness
 
 
 async def check_model(tx: Tx, org_id: OrgId, model_id: str, field: str = "model_id") -> ModelId:
-    """Accept only the id of a model of the organization. Raises InvalidId or NotFound."""
+    """Check that an id names a model of the organization. Raises InvalidId or NotFound."""
     checked = check_id(model_id, "model", field)
     await get_model(tx, org_id, checked)
     return checked
 
 
 def check_tools(tools: tuple[ToolDefinition, ...]) -> None:
-    """Accept only tools with distinct names and object schemas.
+    """Check that tools have distinct, unreserved names and object schemas.
 
     Raises:
-        InvalidInput: a name twice, or parameters that are not the JSON Schema of an object.
+        InvalidInput: a name occurs twice or is reserved, or parameters are not the JSON Schema of an object.
     """
     names: set[str] = set()
     for index, tool in enumerate(tools):
@@ -320,15 +329,17 @@ def check_tools(tools: tuple[ToolDefinition, ...]) -> None:
             raise InvalidInput(f"`{where}.parameters` must be the JSON Schema of an object", field=where)
         if tool.name == APPROVE:
             raise InvalidInput(
-                f"`{where}.name`: {APPROVE!r} is reserved", code="reserved_tool_name", field=where
+                f"`{where}.name`: {APPROVE!r} is reserved; choose another name",
+                code="reserved_tool_name",
+                field=where,
             )
 
 
 async def read_session(app: App, caller: Caller, session_id: SessionId) -> Session:
-    """One session."""
+    """Read a session. Raises NotFound."""
 
     async def work(tx: Tx) -> Session:
-        return await _shown(app, tx, caller, await get_session(tx, caller.organization_id, session_id))
+        return await _read_details(app, tx, caller, await get_session(tx, caller.organization_id, session_id))
 
     return await app.database.read(work)
 
@@ -340,7 +351,7 @@ async def change_session(
     body: UpdateSession,
     if_match: frozenset[str] | None = None,
 ) -> Session:
-    """Change what the caller named, and nothing else; a running turn goes on undisturbed."""
+    """Change the fields of a session that the body contains; a running turn is not disturbed."""
     changes: Changes = {}
     if body.title is not UNSET:
         changes["title"] = clean_title(body.title)
@@ -357,16 +368,16 @@ async def change_session(
         if if_match is not None:
             check_match(if_match, editable_fields(row.title, row.tag_list(), row.locale, row.model_id))
         if not changes:
-            return await _shown(app, tx, caller, row)
+            return await _read_details(app, tx, caller, row)
         if isinstance(body.model_id, str):
             await check_model(tx, caller.organization_id, body.model_id)
-        return await _shown(app, tx, caller, await update_session(tx, row, changes, now))
+        return await _read_details(app, tx, caller, await update_session(tx, row, changes, now))
 
     return await (app.database.write(work) if changes else app.database.read(work))
 
 
 async def delete_session(app: App, caller: Caller, session_id: SessionId) -> None:
-    """Delete a session, also in the middle of a turn: its runner is fenced off and stopped."""
+    """Delete a session, even during a turn: its runner is fenced and stopped."""
     now = app.now()
 
     async def work(tx: Tx) -> SessionRow:
@@ -376,7 +387,7 @@ async def delete_session(app: App, caller: Caller, session_id: SessionId) -> Non
                 tx, row, cancel_events(app, row, "the session was deleted", now), now=now, fence=True
             )
         await mark_deleted(tx, row, now)
-        space = await forsaken_workspace(tx, row.org_id, row.id, row.workspace())
+        space = await orphaned_workspace(tx, row.org_id, row.id, row.workspace())
         if space is not None:
             await remove_files(tx, space, now)
         return row
@@ -387,18 +398,18 @@ async def delete_session(app: App, caller: Caller, session_id: SessionId) -> Non
 
 
 def cancel_events(app: App, row: SessionRow, reason: str, now: Micros) -> list[NewEvent]:
-    """What a cancel leaves in the log: the turn's end, a word from each side, and rest."""
+    """Return the events of a cancel: the turn's end, a notice from each side, and `session.idled`."""
     turn_id = row.turn_id or app.new_id("turn")
     context = message_context(turn_id, None)
     notice = {"cancel_notice": True}
-    asked = Message(
+    request = Message(
         app.new_id("message"),
         "user",
         (TextPart("[The user asked to cancel this turn.]"),),
         to_rfc3339(now),
         metadata=notice,
     )
-    said = Message(
+    reply = Message(
         app.new_id("message"),
         "agent",
         (TextPart("The turn was cancelled."),),
@@ -408,14 +419,14 @@ def cancel_events(app: App, row: SessionRow, reason: str, now: Micros) -> list[N
     )
     return [
         NewEvent(TurnCancelledData(turn_id, reason), context, now),
-        NewEvent(InputMessageData(asked), context, now),
-        NewEvent(OutputMessageCompletedData(said), context, now),
+        NewEvent(InputMessageData(request), context, now),
+        NewEvent(OutputMessageCompletedData(reply), context, now),
         NewEvent(SessionIdledData(turn_id), context, now),
     ]
 
 
 async def cancel_turn(app: App, caller: Caller, session_id: SessionId) -> CancelledTurn:
-    """Cancel the running or waiting turn; nothing to do is no error."""
+    """Cancel the running or waiting turn. Idempotent: without a turn, nothing happens."""
     now = app.now()
 
     async def work(tx: Tx) -> tuple[SessionRow, tuple[Event, ...] | None]:
@@ -435,10 +446,7 @@ async def cancel_turn(app: App, caller: Caller, session_id: SessionId) -> Cancel
 
 
 async def write_at_head(app: App, work: Body[T], once: Once | None = None, attempts: int = 20) -> T:
-    """Run a transaction that appends under the row's lock.
-
-    On databases that let it slip between, read and try again.
-    """
+    """Run a transaction that appends at the head of a log, and retry it while it fails with StaleHead."""
     for attempt in range(attempts):
         try:
             return await write_once(app, once, work)
@@ -449,7 +457,7 @@ async def write_at_head(app: App, work: Body[T], once: Once | None = None, attem
 
 
 async def pin_session(app: App, caller: Caller, session_id: SessionId, *, pinned: bool) -> None:
-    """Pin or unpin for the caller; saying it twice is fine."""
+    """Pin or unpin a session for the caller. Idempotent."""
     now = app.now()
 
     async def work(tx: Tx) -> None:

@@ -1,4 +1,4 @@
-"""The only SQL.
+"""The database layer: the only package that contains SQL.
 
-Two dialects meet in `sqlite` and `postgres`; every other statement is written once, for both.
+`sqlite` and `postgres` implement the two dialects; every other statement is written once, for both.
 """

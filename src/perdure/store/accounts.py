@@ -32,7 +32,7 @@ class UserRow(Struct, frozen=True):
 class TokenRow(Struct, frozen=True):
     """An access token: `hash` is the SHA-256 of the secret, `hint` its last four characters.
 
-    With an `org_id` it works in that organization only.
+    A token with an `org_id` is valid in that organization only.
     """
 
     id: TokenId
@@ -62,7 +62,7 @@ async def get_organization(tx: Tx, org_id: OrgId) -> OrganizationRow | None:
 
 
 async def lock_organization(tx: Tx, org_id: OrgId) -> None:
-    """Lock the organization's row until the commit: serializes its rare changes."""
+    """Lock the organization's row until the commit, to serialize its rare changes."""
     await tx.one(f"SELECT id FROM organizations WHERE id = ?{LOCK_ROW[tx.dialect]}", org_id)
 
 
@@ -71,7 +71,7 @@ async def update_organization(tx: Tx, org_id: OrgId, changes: Changes) -> None:
 
 
 async def first_organization(tx: Tx) -> OrganizationRow | None:
-    """The oldest organization: the one that a fresh installation begins with."""
+    """Return the oldest organization, which every installation starts with; None before it exists."""
     found = await tx.one(f"SELECT {_ORGANIZATION} FROM organizations ORDER BY created_at, id LIMIT 1")
     return None if found is None else OrganizationRow(*found)
 
@@ -85,7 +85,7 @@ async def add_user(tx: Tx, row: UserRow) -> None:
 
 
 async def get_user(tx: Tx, user_id: UserId) -> UserRow:
-    """Raises NotFound."""
+    """Return a user. Raises NotFound."""
     found = await tx.one(f"SELECT {_USER} FROM users WHERE id = ?", user_id)
     if found is None:
         raise NotFound("user")
@@ -102,14 +102,14 @@ async def rename_user(tx: Tx, user_id: UserId, name: str) -> None:
 
 
 async def delete_user(tx: Tx, user_id: UserId) -> None:
-    """Remove a user with its memberships, tokens and pins. What it made stays with the organization."""
+    """Delete a user with its memberships, tokens and pins. Its resources stay with the organization."""
     for table in ("memberships", "tokens", "pins"):
         await tx.run(f"DELETE FROM {table} WHERE user_id = ?", user_id)
     await tx.run("DELETE FROM users WHERE id = ?", user_id)
 
 
 async def members_of(tx: Tx, org_id: OrgId, search: str | None) -> list[tuple[UserRow, UserRole]]:
-    """The organization's users and their roles, oldest first."""
+    """Return the organization's users and their roles, oldest first, up to 1,000."""
     narrowed = (
         ""
         if search is None
@@ -126,7 +126,7 @@ async def members_of(tx: Tx, org_id: OrgId, search: str | None) -> list[tuple[Us
 
 
 async def set_membership(tx: Tx, org_id: OrgId, user_id: UserId, role: UserRole, now: Micros) -> None:
-    """Let a user in, or change its role."""
+    """Add a user to the organization, or change its role there."""
     await tx.run(
         "INSERT INTO memberships (org_id, user_id, role, created_at) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (org_id, user_id) DO UPDATE SET role = excluded.role",
@@ -138,13 +138,13 @@ async def set_membership(tx: Tx, org_id: OrgId, user_id: UserId, role: UserRole,
 
 
 async def end_membership(tx: Tx, org_id: OrgId, user_id: UserId, now: Micros) -> None:
-    """Put a user out, with its pins there and the tokens that open nothing else.
+    """Remove a user from the organization, with its pins there and the tokens bound to it.
 
-    The user itself stays, and what it made.
+    The user and the resources that it created stay.
     """
     await tx.run("DELETE FROM memberships WHERE org_id = ? AND user_id = ?", org_id, user_id)
     await tx.run("DELETE FROM pins WHERE org_id = ? AND user_id = ?", org_id, user_id)
-    # A later membership must not bring them back to life.
+    # Revoked, so that a later membership does not reactivate these tokens.
     await tx.run(
         "UPDATE tokens SET revoked_at = COALESCE(revoked_at, ?) WHERE user_id = ? AND org_id = ?",
         now,
@@ -154,7 +154,7 @@ async def end_membership(tx: Tx, org_id: OrgId, user_id: UserId, now: Micros) ->
 
 
 async def memberships_of(tx: Tx, user_id: UserId) -> list[tuple[OrgId, UserRole]]:
-    """The organizations that a user belongs to, oldest membership first, with the role in each."""
+    """Return the user's organizations and its role in each, oldest membership first."""
     rows = await tx.all(
         "SELECT org_id, role FROM memberships WHERE user_id = ? ORDER BY created_at, org_id", user_id
     )
@@ -162,7 +162,7 @@ async def memberships_of(tx: Tx, user_id: UserId) -> list[tuple[OrgId, UserRole]
 
 
 async def owners_of(tx: Tx, org_id: OrgId) -> list[UserId]:
-    """The organization's owners, oldest membership first."""
+    """Return the ids of the organization's owners, oldest membership first."""
     rows = await tx.all(
         "SELECT user_id FROM memberships WHERE org_id = ? AND role = 'owner' ORDER BY created_at, user_id",
         org_id,
@@ -180,7 +180,7 @@ async def token_by_hash(tx: Tx, digest: str) -> TokenRow | None:
 
 
 async def tokens_of(tx: Tx, user_id: UserId, bound_to: OrgId | None = None) -> list[TokenRow]:
-    """A user's tokens, or only those that work in `bound_to` and nowhere else, newest first."""
+    """Return a user's tokens, newest first, up to 1,000; with `bound_to`, only those bound to it."""
     narrowed, args = ("", []) if bound_to is None else (" AND org_id = ?", [bound_to])
     rows = await tx.all(
         f"SELECT {_TOKEN} FROM tokens WHERE user_id = ?{narrowed} ORDER BY created_at DESC, id DESC"
@@ -194,9 +194,10 @@ async def tokens_of(tx: Tx, user_id: UserId, bound_to: OrgId | None = None) -> l
 async def revoke_token(
     tx: Tx, user_id: UserId, token_id: TokenId, now: Micros, bound_to: OrgId | None = None
 ) -> bool:
-    """End a user's token, or only one that works in `bound_to` and nowhere else.
+    """Revoke a user's token; with `bound_to`, only if the token is bound to that organization.
 
-    Whether there is such a one.
+    Returns:
+        Whether such a token exists.
     """
     narrowed, args = ("", []) if bound_to is None else (" AND org_id = ?", [bound_to])
     touched = await tx.run(
@@ -210,16 +211,16 @@ async def revoke_token(
 
 
 async def touch_token(tx: Tx, token_id: TokenId, now: Micros) -> None:
-    """Remember when a token was last used."""
+    """Record when a token was last used."""
     await tx.run("UPDATE tokens SET last_used_at = ? WHERE id = ?", now, token_id)
 
 
 async def any_token(tx: Tx) -> bool:
-    """Whether there is a token at all: from the first one on, requests need credentials."""
+    """Return whether any token exists: from the first one on, requests need credentials."""
     return await tx.one("SELECT 1 FROM tokens LIMIT 1") is not None
 
 
-_HOLDERS = {
+_TABLE_BY_PREFIX = {
     "session": "sessions",
     "agent": "agents",
     "harness": "harnesses",
@@ -229,8 +230,8 @@ _HOLDERS = {
 
 
 async def organization_holding(tx: Tx, resource_id: str) -> OrgId | None:
-    """The organization that a resource belongs to."""
-    table = _HOLDERS.get(resource_id.rsplit("_", 1)[0])
+    """Return the organization that a resource belongs to, by the prefix of its id; None if unknown."""
+    table = _TABLE_BY_PREFIX.get(resource_id.rsplit("_", 1)[0])
     if table is None:
         return None
     found = await tx.one(f"SELECT org_id FROM {table} WHERE id = ?", resource_id)

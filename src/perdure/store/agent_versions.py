@@ -1,4 +1,4 @@
-"""Rows of agents' versions: written once, never changed."""
+"""Rows of agent versions, which are written once and never changed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _COLUMNS = columns(AgentVersionRow)
 
 
 def authored_of(row: AgentRow) -> AuthoredConfig:
-    """What a version keeps of an agent."""
+    """Return the part of an agent that its versions store."""
     config = row.config_struct()
     return AuthoredConfig(
         row.system_prompt,
@@ -64,8 +64,8 @@ def authored_of(row: AgentRow) -> AuthoredConfig:
 
 
 def with_authored(row: AgentRow, config: AuthoredConfig) -> AgentRow:
-    """The agent as it was at a version."""
-    brought = AgentConfig(
+    """Return the agent with the configuration of a version."""
+    restored = AgentConfig(
         config.capabilities,
         config.tools,
         config.initial_files,
@@ -81,7 +81,7 @@ def with_authored(row: AgentRow, config: AuthoredConfig) -> AgentRow:
         description=config.description,
         default_model_id=config.default_model_id,
         tags=to_json(config.tags),
-        config=to_json(brought),
+        config=to_json(restored),
     )
 
 
@@ -92,7 +92,7 @@ async def add_version(tx: Tx, row: AgentVersionRow) -> None:
 async def get_version(
     tx: Tx, org_id: OrgId, agent_id: AgentId, version_id: AgentVersionId
 ) -> AgentVersionRow:
-    """Raises NotFound, also for another agent's version."""
+    """Return an agent's version. Raises NotFound, also for another agent's version."""
     found = await tx.one(
         f"SELECT {_COLUMNS} FROM agent_versions WHERE id = ? AND org_id = ? AND agent_id = ?",
         version_id,
@@ -107,7 +107,7 @@ async def get_version(
 async def latest_version(
     tx: Tx, org_id: OrgId, agent_id: AgentId, config_hash: str | None = None
 ) -> AgentVersionRow | None:
-    """The agent's newest version, or the newest with this configuration."""
+    """Return the agent's newest version; with `config_hash`, the newest with that configuration."""
     where, args = "agent_id = ? AND org_id = ?", [agent_id, org_id]
     if config_hash is not None:
         where, args = f"{where} AND config_hash = ?", [*args, config_hash]
@@ -120,7 +120,7 @@ async def latest_version(
 async def list_versions(
     tx: Tx, org_id: OrgId, agent_id: AgentId, offset: int, limit: int
 ) -> list[AgentVersionRow]:
-    """Newest first."""
+    """Return a page of an agent's versions, newest first."""
     rows = await tx.all(
         f"SELECT {_COLUMNS} FROM agent_versions WHERE agent_id = ? AND org_id = ?"
         " ORDER BY version_number DESC LIMIT ? OFFSET ?",
@@ -135,12 +135,12 @@ async def list_versions(
 async def get_agent_at(
     tx: Tx, org_id: OrgId, agent_id: AgentId, version_id: AgentVersionId | None
 ) -> AgentRow:
-    """The agent as it was at a version, or as it is now.
+    """Return the agent with the configuration of a version, or with its current one for None.
 
-    Name, status and all that is no configuration are of now.
+    The name, the status and everything else outside the configuration are current.
 
     Raises:
-        NotFound: there is no such agent, or it has no such version.
+        NotFound: the agent or the version does not exist.
     """
     row = await get_agent(tx, org_id, agent_id)
     if version_id is None:

@@ -50,7 +50,7 @@ async def add_agent(tx: Tx, row: AgentRow) -> None:
 
 
 async def get_agent(tx: Tx, org_id: OrgId, agent_id: AgentId, *, lock: bool = False) -> AgentRow:
-    """The organization's agent; `lock` holds its row until the commit. Raises NotFound."""
+    """Return the organization's agent; `lock` locks its row until the commit. Raises NotFound."""
     sql = f"SELECT {_COLUMNS} FROM agents WHERE id = ? AND org_id = ?"
     found = await tx.one(sql + (LOCK_ROW[tx.dialect] if lock else ""), agent_id, org_id)
     if found is None:
@@ -59,20 +59,20 @@ async def get_agent(tx: Tx, org_id: OrgId, agent_id: AgentId, *, lock: bool = Fa
 
 
 async def holder_of_agent(tx: Tx, agent_id: AgentId) -> OrgId | None:
-    """The organization that has an agent with this id."""
+    """Return the organization that an agent belongs to; None if no agent has this id."""
     found = await tx.one("SELECT org_id FROM agents WHERE id = ?", agent_id)
     return None if found is None else found[0]
 
 
 async def agent_by_name(tx: Tx, org_id: OrgId, name: str, *, lock: bool = False) -> AgentRow | None:
-    """The live agent of this name."""
+    """Return the active agent of this name; `lock` locks its row until the commit."""
     sql = f"SELECT {_COLUMNS} FROM agents WHERE org_id = ? AND name = ? AND status = 'active'"
     found = await tx.one(sql + (LOCK_ROW[tx.dialect] if lock else ""), org_id, name)
     return None if found is None else AgentRow(*found)
 
 
 async def agent_names(tx: Tx, org_id: OrgId, stem: str) -> set[str]:
-    """The names of live agents that begin with these letters, digits and hyphens."""
+    """Return the names of active agents that begin with `stem` (letters, digits and hyphens only)."""
     sql = "SELECT name FROM agents WHERE org_id = ? AND status = 'active' AND name LIKE ?"
     return {row[0] for row in await tx.all(sql, org_id, f"{stem}%")}
 
@@ -80,7 +80,7 @@ async def agent_names(tx: Tx, org_id: OrgId, stem: str) -> set[str]:
 async def list_agents(
     tx: Tx, org_id: OrgId, search: str | None, archived: bool, offset: int, limit: int
 ) -> tuple[list[AgentRow], int]:
-    """A page, newest first, and how many match in all."""
+    """Return a page of agents, newest first, and the number of all that match."""
     where, args = named(org_id, search, archived)
     rows = await tx.all(
         f"SELECT {_COLUMNS} FROM agents WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?",

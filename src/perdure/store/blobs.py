@@ -1,10 +1,10 @@
-"""Contents of files: kept once for an organization under their SHA-256, in parts, and never changed.
+"""Contents of files, stored once per organization under their SHA-256, in parts, and never changed.
 
-Whoever needs a content names its hash; so copies, forks and files that many sessions begin with cost no
-bytes. A content that may have lost its last file is marked `released_at`; `purge_blobs` looks at marked ones
-an hour later and removes those that no file names. The hour is what makes it safe without counting: every
-transaction that saw a file with a content, and is about to give that content to another file, has long ended
-by then (a statement's limit is 30 seconds).
+Files refer to their content by its hash, so copies, forks and initial files of many sessions take no extra
+space. A content that may have lost its last file is marked with `released_at`. An hour later `purge_blobs`
+checks marked contents and removes those that no file refers to. The delay replaces reference counting: a
+transaction that saw a file with the content, and is about to give it to another file, has long ended by then
+(a statement's limit is 30 seconds).
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ from perdure.store.database import Purged, Tx
 from perdure.store.rows import among
 
 PART = 256 * 1024
-"""Bytes of a part: what a reader holds at once."""
+"""Bytes of a part, which bounds what a streaming reader holds in memory."""
 KEPT = 3_600_000_000
 """Microseconds between a content's last release and its removal."""
 PURGED = 16 * 1024 * 1024
-"""Bytes that one batch removes, if no content is longer: everybody's writes wait for it on SQLite (measured:
-3 ms for each MB)."""
+"""Bytes that one batch removes, unless a single content is larger. On SQLite all writes wait for the batch
+(measured: 3 ms per MB)."""
 
 
 def parts_of(size: int) -> int:
-    """How many parts a content of so many bytes has."""
+    """Return the number of parts of a content of `size` bytes."""
     return -(-size // PART)
 
 
 async def keep_contents(tx: Tx, org_id: OrgId, contents: Iterable[Content], now: Micros) -> None:
-    """Have these contents kept; those that are there already are not sent again."""
-    wanted = {each.hash: each for each in contents}
-    if not wanted:
+    """Store these contents; those that the organization already has are not sent again."""
+    by_hash = {content.hash: content for content in contents}
+    if not by_hash:
         return
-    match, hashes = among(tx.dialect, "hash", "TEXT", sorted(wanted))
+    match, hashes = among(tx.dialect, "hash", "TEXT", sorted(by_hash))
     rows = await tx.all(
         f"SELECT hash, released_at FROM blobs WHERE org_id = ? AND {match} ORDER BY hash", org_id, hashes
     )
-    held = {row[0] for row in rows if row[1] is None}
+    present = {row[0] for row in rows if row[1] is None}
     for row in rows:
-        # Marked: the mark is taken off, unless the content is removed at this very moment.
+        # The content is marked: remove the mark, unless a concurrent purge has just removed the content.
         if row[1] is not None and await _retain(tx, org_id, row[0]):
-            held.add(row[0])
-    for hash_ in sorted(wanted.keys() - held):
-        await _add(tx, org_id, wanted[hash_], now)
+            present.add(row[0])
+    for hash_ in sorted(by_hash.keys() - present):
+        await _add(tx, org_id, by_hash[hash_], now)
 
 
 async def send_ahead(tx: Tx, org_id: OrgId, content: Content, now: Micros) -> None:
-    """Have a long content kept before any row is locked, so that nobody waits while it is on its way."""
+    """Store a long content before the caller locks rows, so that no transaction waits for its upload."""
     if len(content.data) > PART:
         await keep_contents(tx, org_id, (content,), now)
 
@@ -68,7 +68,7 @@ async def _add(tx: Tx, org_id: OrgId, content: Content, now: Micros) -> None:
         " ON CONFLICT DO NOTHING"
     )
     while await tx.run(sql, org_id, content.hash, size, now) == 0:
-        # Somebody else has added it since it was looked for, and may even have let go of it.
+        # Another transaction has added the content since it was looked up, and may have released it again.
         if await _retain(tx, org_id, content.hash):
             return
     rows = [
@@ -80,7 +80,7 @@ async def _add(tx: Tx, org_id: OrgId, content: Content, now: Micros) -> None:
 
 
 async def read_content(tx: Tx, org_id: OrgId, hash_: str, size: int) -> bytes:
-    """A whole content of this size, in bytes."""
+    """Read a whole content of `size` bytes."""
     rows = await tx.all(
         "SELECT content FROM blob_parts WHERE org_id = ? AND hash = ? ORDER BY part", org_id, hash_
     )
@@ -88,7 +88,7 @@ async def read_content(tx: Tx, org_id: OrgId, hash_: str, size: int) -> bytes:
 
 
 async def read_part(tx: Tx, org_id: OrgId, hash_: str, part: int) -> bytes:
-    """One part of a content, counted from 0."""
+    """Read one part of a content, counted from 0."""
     row = await tx.one(
         "SELECT content FROM blob_parts WHERE org_id = ? AND hash = ? AND part = ?", org_id, hash_, part
     )
@@ -96,7 +96,7 @@ async def read_part(tx: Tx, org_id: OrgId, hash_: str, part: int) -> bytes:
 
 
 async def read_contents(tx: Tx, org_id: OrgId, sizes: dict[str, int]) -> dict[str, bytes]:
-    """Several contents by hash, given their sizes in bytes."""
+    """Read several contents, by hash, given their sizes in bytes."""
     parts: dict[str, list[bytes]] = {hash_: [] for hash_ in sizes}
     match, hashes = among(tx.dialect, "hash", "TEXT", list(sizes))
     sql = f"SELECT hash, content FROM blob_parts WHERE org_id = ? AND {match} ORDER BY hash, part"
@@ -108,28 +108,30 @@ async def read_contents(tx: Tx, org_id: OrgId, sizes: dict[str, int]) -> dict[st
 def _joined(hash_: str, size: int | None, parts: Sequence[bytes]) -> bytes:
     data = bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
     if len(data) != size if size is not None else not parts:
-        raise RuntimeError(f"the content {hash_} is not whole")
+        raise RuntimeError(f"the content {hash_} is incomplete in the database")
     return data
 
 
 async def release_contents(tx: Tx, org_id: OrgId, hashes: Iterable[str], now: Micros) -> None:
-    """Mark contents that a file has just let go of."""
+    """Mark contents that a file no longer refers to."""
     released = sorted(set(hashes))
     if released:
-        match, some = among(tx.dialect, "hash", "TEXT", released)
-        await tx.run(f"UPDATE blobs SET released_at = ? WHERE org_id = ? AND {match}", now, org_id, some)
+        match, choices = among(tx.dialect, "hash", "TEXT", released)
+        await tx.run(f"UPDATE blobs SET released_at = ? WHERE org_id = ? AND {match}", now, org_id, choices)
 
 
-_NAMED = (
+_IN_USE = (
     "EXISTS (SELECT 1 FROM files WHERE files.org_id = blobs.org_id AND files.hash = blobs.hash"
     " AND files.is_directory = 0)"
 )
 
 
 async def purge_blobs(tx: Tx, before: Micros, limit: int = 200) -> Purged:
-    """Remove contents that no file names and that were released before an instant.
+    """Remove one batch of contents that were released before an instant and that no file refers to.
 
-    One batch, bounded in number and in bytes.
+    Args:
+        before: an instant in microseconds.
+        limit: the most contents to look at; `PURGED` bounds their bytes.
     """
     rows = await tx.all(
         "SELECT org_id, hash, size_bytes FROM blobs WHERE released_at < ? ORDER BY released_at LIMIT ?",
@@ -145,16 +147,16 @@ async def purge_blobs(tx: Tx, before: Micros, limit: int = 200) -> Purged:
         batch.append((org_id, hash_))
     gone = 0
     for org_id, hash_ in sorted(batch):
-        # Each statement looks at the mark again: a writer that has taken it off meanwhile wins.
+        # Each statement checks the mark again, so that a writer that has removed it meanwhile wins.
         await tx.run(
             "UPDATE blobs SET released_at = NULL WHERE org_id = ? AND hash = ? AND released_at < ?"
-            f" AND {_NAMED}",
+            f" AND {_IN_USE}",
             org_id,
             hash_,
             before,
         )
         removed = await tx.run(
-            f"DELETE FROM blobs WHERE org_id = ? AND hash = ? AND released_at < ? AND NOT {_NAMED}",
+            f"DELETE FROM blobs WHERE org_id = ? AND hash = ? AND released_at < ? AND NOT {_IN_USE}",
             org_id,
             hash_,
             before,

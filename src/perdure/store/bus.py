@@ -1,9 +1,8 @@
 """The bus: wake-ups, live text and stop signals between the processes of one installation.
 
-Nothing on the bus is needed for correctness: a follower that misses a wake-up finds the event at its next
-look at the log, a runner that misses a stop is fenced at its next append. On one machine the bus is this
-module alone; `postgres_bus` carries the same signals between processes and hands them out through a
-`LocalBus` in each.
+Correctness does not depend on the bus: a follower that misses a wake-up finds the event at its next poll of
+the log, and a runner that misses a stop is fenced at its next append. With SQLite this module is the whole
+bus; `postgres.bus` carries the same signals between processes and delivers them through a `LocalBus` in each.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ LiveKind = Literal["text", "thinking", "stdout", "stderr", "progress"]
 
 
 class Appended(Struct, frozen=True):
-    """The log of a session has grown to `head` (0: it was deleted).
+    """The log of a session has grown to `head`; 0 means that the session was deleted.
 
-    `events` are the new ones, where the sender is in this process.
+    `events` are the new events; they are empty if another process sent the signal.
     """
 
     session_id: SessionId
@@ -33,14 +32,14 @@ class Appended(Struct, frozen=True):
 
 
 class Live(Struct):
-    """A piece of live text: a delta of a message, of thinking, of a tool's output.
+    """A delta of live text: of a message, of thinking, or of a tool's output.
 
     Attributes:
         key: the message's id, or the tool call's id.
-        sequence: that of the log's last event when the runner sent it.
-        offset: where `text` begins in the whole, in characters; 0 begins anew.
-        accumulated: the whole so far, `text` included.
-        frames: wire forms that followers have made of it, by name, so that they are made once a process.
+        sequence: the sequence of the log's last event when the runner sent the delta.
+        offset: where `text` begins in the whole text, in characters; 0 starts a new text.
+        accumulated: the whole text so far, `text` included.
+        frames: encoded wire forms by cache key, so that a process encodes each once for all followers.
     """
 
     session_id: SessionId
@@ -57,7 +56,7 @@ class Live(Struct):
 
 
 class Stop(Struct, frozen=True):
-    """Whoever runs this session with an older epoch has lost it: cancelled, deleted, or taken over."""
+    """Runners of this session with an older epoch must stop: it was cancelled, deleted or claimed again."""
 
     session_id: SessionId
     epoch: int
@@ -67,12 +66,12 @@ Signal = Appended | Live | Stop
 
 SUBSCRIPTION_LIMIT = 256
 SUBSCRIPTION_SIZE = 512 * 1024
-"""Signals, and characters in them, that a follower may fall behind before they are dropped (it re-reads the
-log then): bounds memory."""
+"""The most signals, and characters in them, that wait for a follower, to bound memory. Beyond these limits
+signals are dropped, and the follower reads the log again."""
 
 
 class Subscription:
-    """A follower's ear: a bounded queue of signals of one session."""
+    """A follower's bounded queue of the signals of one session."""
 
     __slots__ = ("_ready", "_size", "lost", "session_id", "signals")
 
@@ -80,12 +79,12 @@ class Subscription:
         self.session_id = session_id
         self.signals: deque[Appended | Live] = deque()
         self.lost = False
-        """Whether signals were dropped since the last `drain`: the log has to be read again."""
+        """Whether signals were dropped since the last `drain`, so that the log must be read again."""
         self._size = 0
         self._ready: asyncio.Future[None] | None = None
 
     def push(self, signal: Appended | Live) -> None:
-        """Hand in a signal; wakes the follower."""
+        """Add a signal and wake the follower."""
         size = _size_of(signal)
         if len(self.signals) >= SUBSCRIPTION_LIMIT or (
             self.signals and self._size + size > SUBSCRIPTION_SIZE
@@ -99,13 +98,13 @@ class Subscription:
             self._ready.set_result(None)
 
     def lose(self) -> None:
-        """Say that signals may be missing: the follower wakes and reads the log again."""
+        """Mark signals as possibly lost, and wake the follower, which then reads the log again."""
         self.lost = True
         if self._ready is not None:
             _finish(self._ready)
 
     def drain(self) -> tuple[list[Appended | Live], bool]:
-        """What has come in since the last call, and whether something was dropped."""
+        """Take the signals since the last call, and return whether some were dropped."""
         signals, lost = list(self.signals), self.lost
         self.signals.clear()
         self._size = 0
@@ -113,7 +112,7 @@ class Subscription:
         return signals, lost
 
     async def wait(self, timeout: float) -> bool:
-        """Wait until there is a signal, at most `timeout` seconds; whether there is one."""
+        """Wait for a signal, up to `timeout` seconds; return whether one came or was lost."""
         if self.signals or self.lost:
             return True
         loop = asyncio.get_running_loop()
@@ -141,11 +140,11 @@ def _finish(future: asyncio.Future[None]) -> None:
 
 
 DRAFTED = ("text", "thinking")
-"""The kinds of live text that are kept for who joins in the middle; a tool's output only passes by."""
+"""The kinds of live text that are kept for followers who join later; a tool's output is not kept."""
 
 
 def completes(signal: Appended) -> bool:
-    """Whether what was being said is now in the log (or will never be)."""
+    """Return whether the session's live text has ended: it is now in the log, or never will be."""
     if not signal.events:
         return True
     return any(
@@ -154,26 +153,26 @@ def completes(signal: Appended) -> bool:
 
 
 class Bus(Protocol):
-    """The port."""
+    """The port that runners, followers and use cases see."""
 
     def publish(self, signal: Signal) -> None:
-        """Send to everybody who listens; returns at once, and may be lost."""
+        """Send a signal to all subscribers. Returns at once; the signal may be lost."""
         ...
 
     def subscribe(self, session_id: SessionId) -> Subscription:
-        """Listen to a session, from now on. Give it back with `unsubscribe`."""
+        """Subscribe to a session's signals from now on. End it with `unsubscribe`."""
         ...
 
     def unsubscribe(self, subscription: Subscription) -> None: ...
 
     def on_stop(self, call: Callable[[Stop], None]) -> None:
-        """Have every `Stop` handed to this function (the worker's)."""
+        """Register a function (the worker's) to be called with every `Stop`."""
         ...
 
     async def drafts(self, session_id: SessionId) -> list[Live]:
-        """What is being said right now: one `Live` with the whole text for each message that is not complete.
+        """Return the live text of the session: one `Live` with the whole text for each incomplete message.
 
-        Subscribe first. Signals that come in meanwhile may repeat a part of this: skip a `Live` whose end
+        Subscribe first. Signals that arrive meanwhile may repeat a part of the text: skip a `Live` whose end
         (offset and text) is not beyond the text that you have.
         """
         ...
@@ -182,10 +181,10 @@ class Bus(Protocol):
 
 
 class LocalBus:
-    """The bus within one process; the whole bus of the embedded default."""
+    """The bus within one process; with SQLite, the whole bus."""
 
     def __init__(self) -> None:
-        self._ears: dict[SessionId, set[Subscription]] = {}
+        self._subscriptions: dict[SessionId, set[Subscription]] = {}
         self._drafts: dict[SessionId, dict[str, Live]] = {}
         self._stops: list[Callable[[Stop], None]] = []
 
@@ -202,27 +201,27 @@ class LocalBus:
         self.deliver(signal)
 
     def deliver(self, signal: Appended | Live) -> None:
-        """Hand a signal to the followers in this process, and do nothing else with it."""
-        for ear in self._ears.get(signal.session_id, ()):
-            ear.push(signal)
+        """Deliver a signal to the followers in this process only."""
+        for subscription in self._subscriptions.get(signal.session_id, ()):
+            subscription.push(signal)
 
     def lose(self) -> None:
         """Tell every follower in this process that signals may be missing."""
-        for ears in self._ears.values():
-            for ear in ears:
-                ear.lose()
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                subscription.lose()
 
     def subscribe(self, session_id: SessionId) -> Subscription:
         subscription = Subscription(session_id)
-        self._ears.setdefault(session_id, set()).add(subscription)
+        self._subscriptions.setdefault(session_id, set()).add(subscription)
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        ears = self._ears.get(subscription.session_id)
-        if ears is not None:
-            ears.discard(subscription)
-            if not ears:
-                del self._ears[subscription.session_id]
+        subscriptions = self._subscriptions.get(subscription.session_id)
+        if subscriptions is not None:
+            subscriptions.discard(subscription)
+            if not subscriptions:
+                del self._subscriptions[subscription.session_id]
 
     def on_stop(self, call: Callable[[Stop], None]) -> None:
         self._stops.append(call)
@@ -231,5 +230,5 @@ class LocalBus:
         return list(self._drafts.get(session_id, {}).values())
 
     async def close(self) -> None:
-        self._ears.clear()
+        self._subscriptions.clear()
         self._drafts.clear()

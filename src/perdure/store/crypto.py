@@ -1,8 +1,8 @@
 """Secrets at rest: AES-256-GCM under a data key for each organization, itself wrapped by one master key.
 
-A ciphertext is bound to the place it belongs to (its associated data), so that one row's secret cannot be
-moved into another's. Which master key is in force is written in the database: every process that knows it
-wraps new data keys under that one, so keys can be rotated while servers run.
+A ciphertext is bound to its place, such as its row's id, by associated data, so that a secret cannot be moved
+into another row. The database stores the name of the current master key, and every process wraps new data
+keys under that one, so keys can be rotated while servers run.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from perdure.store.database import LOCK_ROW, Database, Tx
 from perdure.store.master_key import KEY_BYTES, key_id
 
 _NONCE = 12
-"""Bytes: the nonce length that NIST SP 800-38D recommends for GCM."""
+"""The nonce length in bytes that NIST SP 800-38D recommends for GCM."""
 _BATCH = 1000
-"""Rows that one statement changes: far below what a connection gives it time for."""
+"""Rows that one statement updates, few enough to stay far below a statement's timeout."""
 
 
 def _seal(key: bytes, plain: bytes, place: str) -> bytes:
@@ -34,15 +34,17 @@ def _open(key: bytes, sealed: bytes, place: str) -> bytes:
     try:
         return AESGCM(key).decrypt(sealed[:_NONCE], sealed[_NONCE:], place.encode())
     except InvalidTag:
-        raise Unreadable("a secret cannot be opened: is this the master key that sealed it?") from None
+        raise Unreadable(
+            "a secret cannot be decrypted: it was encrypted under another master key, or changed"
+        ) from None
 
 
 class Vault:
-    """Seals and opens secrets. Data keys are unwrapped once a process.
+    """Encrypts and decrypts secrets. Each data key is unwrapped once per process.
 
     Args:
-        load: the master keys that this process has, the one to begin a new database with first. It is asked
-            again when the database is under a key that is not among them: a file may have changed.
+        load: returns the master keys that this process has; a new database uses the first. It is called
+            again when the database uses a key that is not among them, because the key file may have changed.
     """
 
     def __init__(self, load: Callable[[], Sequence[bytes]]) -> None:
@@ -61,14 +63,14 @@ class Vault:
             return self._masters[name]
         except KeyError:
             raise Unreadable(
-                f"secrets are sealed under the master key {name}, which this process does not have"
+                f"secrets are encrypted under the master key {name}, which this process does not have"
             ) from None
 
     async def add_org(self, tx: Tx, org_id: OrgId, now: Micros) -> None:
-        """Make the organization's data key, under the master key in force; part of making the organization.
+        """Create the data key of a new organization, wrapped under the current master key.
 
         Raises:
-            Unreadable: this process does not have that key.
+            Unreadable: this process does not have the current master key.
         """
         name = await self.current(tx, lock=True)
         if name is None:
@@ -84,16 +86,19 @@ class Vault:
         )
 
     async def current(self, tx: Tx, *, lock: bool = False) -> str | None:
-        """The name of the master key in force; None in a database that has sealed nothing yet."""
+        """Return the name of the current master key; None in a database without encrypted secrets."""
         row = await tx.one(
             f"SELECT master_id FROM sealing WHERE one = 1{LOCK_ROW[tx.dialect] if lock else ''}"
         )
         return None if row is None else row[0]
 
     async def rewrap(self, tx: Tx, master: bytes, now: Micros) -> int:
-        """Wrap every data key under this master key, and put it in force; how many data keys that were.
+        """Wrap every data key under this master key, and make it the current one.
 
-        All in one transaction: whoever looks sees all of them under the old key or all under the new one.
+        This is one transaction, so readers see either all data keys under the old key or all under the new.
+
+        Returns:
+            The number of data keys that were wrapped again.
 
         Raises:
             Unreadable: a data key cannot be unwrapped; nothing is changed.
@@ -131,22 +136,25 @@ class Vault:
         return key
 
     async def seal(self, tx: Tx, org_id: OrgId, plain: str, place: str) -> bytes:
-        """Encrypt a secret for the place it will be kept in."""
+        """Encrypt a secret, bound to the place where it will be stored."""
         return _seal(await self._data_key(tx, org_id), plain.encode(), place)
 
     async def open(self, tx: Tx, org_id: OrgId, sealed: bytes, place: str) -> str:
-        """The secret.
+        """Decrypt a secret that is stored at this place.
 
         Raises:
-            Unreadable: another master key sealed it, or it was moved or changed.
+            Unreadable: it was encrypted under another master key, moved or changed.
         """
         return _open(await self._data_key(tx, org_id), bytes(sealed), place).decode()
 
     async def check(self, database: Database) -> str | None:
-        """Fail early without the master key in force; its name, None if nothing is sealed yet.
+        """Check that this process has the current master key, so that a server without it does not start.
+
+        Returns:
+            The key's name; None in a database without encrypted secrets.
 
         Raises:
-            Unavailable: this process does not have it; the message says what to do.
+            Unavailable: this process does not have the key; the message says what to do.
         """
         name = await database.read(self.current)
         try:
@@ -154,14 +162,13 @@ class Vault:
                 self._master(name)
         except Unreadable:
             raise Unavailable(
-                f"this database's secrets are sealed under the master key {name}, which is not"
-                " here: set PERDURE_MASTER_KEY to it "
-                "(or PERDURE_MASTER_KEY_PREVIOUS, while keys are being rotated), or"
-                " put its file back as master.key in the data folder"
+                f"this database's secrets are encrypted under the master key {name}, which this process does"
+                " not have: set PERDURE_MASTER_KEY to it (or PERDURE_MASTER_KEY_PREVIOUS, during a rotation),"
+                " or restore its file as master.key in the data folder"
             ) from None
         return name
 
 
 def _org_place(org_id: OrgId) -> str:
-    """What an organization's data key is bound to."""
+    """Return the associated data of an organization's wrapped data key."""
     return f"org-key/{org_id}"

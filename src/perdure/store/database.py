@@ -1,9 +1,9 @@
 """The port to a database.
 
 A transaction's body is a coroutine function that awaits nothing but its `Tx`. So the same body runs on
-SQLite, where the writer thread drives it without ever suspending, and on PostgreSQL, where each statement is
-a round trip. SQL is written in the subset that both speak, with `?` for parameters: RETURNING, ON CONFLICT,
-JSON as text, integer microseconds. Rows are read by position.
+SQLite, where the writer thread drives it without suspending, and on PostgreSQL, where each statement is a
+round trip. Statements use the subset of SQL that both support, with `?` for parameters: RETURNING, ON
+CONFLICT, JSON as text, integer microseconds. Rows are read by position.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ log = logging.getLogger("perdure.store")
 T = TypeVar("T")
 Row = Sequence[Any]
 Value = str | int | float | bytes | None
-"""What a column holds, on both databases."""
+"""A column's value, on both databases."""
 Param = Value | Sequence[Value]
-"""What a statement is given: a value, or on PostgreSQL an array of them."""
+"""A statement's argument: a value, or on PostgreSQL an array of values."""
 Changes = dict[str, Value]
 """Columns that an UPDATE sets, by name."""
 
 
 class Purged(Struct, frozen=True):
-    """How much one batch of a clean-up removed, and whether there is more to look at."""
+    """The number of rows that one batch of a clean-up removed, and whether another batch may find more."""
 
     gone: int
     more: bool
@@ -37,43 +37,45 @@ class Tx(Protocol):
     """One transaction, or one read."""
 
     dialect: str
-    """`sqlite` or `postgres`, for the few places that must differ."""
+    """`sqlite` or `postgres`, for the few statements that must differ."""
 
     async def all(self, sql: str, *args: Param) -> list[Row]:
-        """Every row of the statement."""
+        """Return all rows of a query."""
         ...
 
     async def one(self, sql: str, *args: Param) -> Row | None:
-        """The first row, or None."""
+        """Return the first row of a query, or None."""
         ...
 
     async def run(self, sql: str, *args: Param) -> int:
-        """Execute; the number of rows touched."""
+        """Execute a statement; return the number of affected rows."""
         ...
 
     async def run_many(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
-        """Execute once for each row of arguments."""
+        """Execute a statement once for each row of arguments."""
         ...
 
     async def append(
         self, update: str, args: Sequence[Value], insert: str, rows: Sequence[Sequence[Value]]
     ) -> bool:
-        """`update` one row and, only if it touched one, `insert` the rows.
+        """Update one row and, only if the update affected one, insert rows; return whether it did.
 
-        One statement where the database can.
+        This is a single statement on PostgreSQL.
 
         Args:
-            update: an UPDATE that touches at most one row.
-            insert: `INSERT INTO table (columns ...)` without its values; all rows have these columns.
+            update: an UPDATE that affects at most one row.
+            args: the arguments of `update`.
+            insert: `INSERT INTO table (columns ...)`, without VALUES.
+            rows: the rows to insert, with these columns.
         """
         ...
 
     async def take_time(self) -> None:
-        """Let the statements of this transaction take as long as they need: it is a migration."""
+        """Lift the time limits for the statements of this transaction, which is a migration."""
         ...
 
     def after_commit(self, call: Callable[[], None]) -> None:
-        """Have this called on the event loop once the transaction is durable; never if it fails."""
+        """Call a function on the event loop once the transaction is durable; never if it fails."""
         ...
 
 
@@ -88,42 +90,44 @@ class Database(Protocol):
     async def write(self, body: Body[T], *, single: bool = False) -> T:
         """Run the body in one transaction.
 
-        When this returns it is durable, when it raises nothing was changed.
+        When this returns, the transaction is durable; when it raises, nothing has changed.
 
-        The body may be run again after a serialization conflict, so it must not change anything but the
-        database.
+        The body may run again after a serialization conflict, so it must change nothing but the database.
 
         Args:
-            single: a promise that one `append` or `run` is all that the body changes, and that nothing comes
-                after it: the database may then do without the round trips that open and close a transaction.
+            single: promises that the body's only write is one `append` or `run`, and its last statement. The
+                database may then skip the round trips that open and close a transaction.
+
+        Raises:
+            Unavailable: the database is closed, unreachable or too busy.
         """
         ...
 
     async def read(self, body: Body[T], *, long: bool = False) -> T:
-        """Run a body that only reads. `long` reads (over about a millisecond) stay off the event loop."""
+        """Run a body that only reads. `long` (over about a millisecond) keeps it off the event loop."""
         ...
 
     async def close(self) -> None:
-        """Finish what was begun, then let go of every connection."""
+        """Finish the transactions in progress, then close all connections."""
         ...
 
 
 LOCK_ROW = {"sqlite": "", "postgres": " FOR UPDATE"}
-"""What a SELECT ends with to hold its rows until the commit. SQLite has one writer: nothing to add."""
+"""The suffix of a SELECT that locks its rows until the commit; empty for SQLite, which has one writer."""
 
 
 async def ping(tx: Tx) -> None:
-    """See whether the database answers. Raises what a request would meet."""
+    """Check that the database answers. Raises Unavailable, as a request would."""
     await tx.one("SELECT 1")
 
 
 def run_callbacks(calls: Sequence[Callable[[], None]]) -> None:
-    """Call what waited for a commit.
+    """Call the functions that waited for a commit.
 
-    One that raises is logged: the commit stands, and the others are called.
+    An exception is logged: the commit stands, and the other functions are still called.
     """
     for call in calls:
         try:
             call()
         except Exception:
-            log.exception("a call after a commit failed")
+            log.exception("a callback after a commit failed")

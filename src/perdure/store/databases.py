@@ -1,6 +1,6 @@
 """Rows of sessions' SQL databases.
 
-Each is one SQLite image, replaced as a whole, by compare and set on its version.
+Each stores one SQLite image, which is replaced as a whole by a compare-and-set on its version.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from perdure.store.rows import columns
 
 
 class DatabaseRow(Struct, frozen=True):
-    """A database without its image."""
+    """A database, without its image."""
 
     name: str
     version: int
@@ -28,7 +28,7 @@ _ROW = columns(DatabaseRow)
 
 
 async def list_databases(tx: Tx, session_id: SessionId) -> list[DatabaseRow]:
-    """A session's databases, by name."""
+    """Return a session's databases, sorted by name."""
     return [
         DatabaseRow(*row)
         for row in await tx.all(
@@ -45,7 +45,7 @@ async def get_database(tx: Tx, session_id: SessionId, name: str) -> DatabaseRow 
 
 
 async def read_image(tx: Tx, session_id: SessionId, name: str) -> tuple[int, bytes] | None:
-    """The version and the image."""
+    """Return a database's version and image; None if it does not exist."""
     found = await tx.one(
         "SELECT version, image FROM sql_databases WHERE session_id = ? AND name = ?", session_id, name
     )
@@ -53,7 +53,7 @@ async def read_image(tx: Tx, session_id: SessionId, name: str) -> tuple[int, byt
 
 
 async def add_database(tx: Tx, org_id: OrgId, session_id: SessionId, name: str, now: Micros) -> bool:
-    """Make an empty database; False when there is one of this name."""
+    """Create an empty database; return False if the name is taken."""
     row = await tx.one(
         "INSERT INTO sql_databases (session_id, name, org_id, version, image, size_bytes, page_count,"
         " created_at, updated_at)"
@@ -71,7 +71,7 @@ async def add_database(tx: Tx, org_id: OrgId, session_id: SessionId, name: str, 
 async def write_image(
     tx: Tx, session_id: SessionId, name: str, version: int, image: bytes, pages: int, now: Micros
 ) -> bool:
-    """Replace the image if it is still this version; whether it was."""
+    """Replace the image if the database still has this version; return whether it did."""
     touched = await tx.run(
         "UPDATE sql_databases SET version = version + 1, image = ?, size_bytes = ?, page_count = ?,"
         " updated_at = ?"
@@ -88,12 +88,12 @@ async def write_image(
 
 
 async def drop_database(tx: Tx, session_id: SessionId, name: str) -> bool:
-    """Whether there was one."""
+    """Delete a database; return whether it existed."""
     return await tx.run("DELETE FROM sql_databases WHERE session_id = ? AND name = ?", session_id, name) == 1
 
 
 async def copy_databases(tx: Tx, source: str, target: str) -> None:
-    """Give a session a copy of another's databases."""
+    """Copy a session's databases to another session."""
     await tx.run(
         "INSERT INTO sql_databases (session_id, name, org_id, version, image, size_bytes, page_count,"
         " created_at, updated_at)"

@@ -1,4 +1,4 @@
-"""Reading logs. Events are written by `sessions.append` only, and never changed."""
+"""Reads of logs. Only `sessions.append` and `copy_events` write events, and nothing changes them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _READ = "id, session_id, sequence, type, ts, context, data, metadata, tags"
 
 
 def noise() -> int:
-    """Random bits for an event's id; ids are names, not secrets."""
+    """Return 40 random bits for an event's id. They need not be unpredictable."""
     return random.getrandbits(40)
 
 
 async def events_after(
     tx: Tx, session_id: SessionId, after: int, *, limit: int = 1000, until: int | None = None
 ) -> list[Event]:
-    """Events with a sequence over `after` (and up to `until`), oldest first."""
+    """Return events with a sequence above `after`, and up to `until`, oldest first."""
     bound = "" if until is None else " AND sequence <= ?"
     args: list[Value] = [session_id, after] if until is None else [session_id, after, until]
     rows = await tx.all(
@@ -42,7 +42,7 @@ async def events_after(
 async def events_of_kinds(
     tx: Tx, session_id: SessionId, kinds: tuple[str, ...], *, before: int, after: int = 0, limit: int = 500
 ) -> list[Event]:
-    """Events of these kinds with after < sequence <= before, NEWEST first."""
+    """Return events of these types with after < sequence <= before, NEWEST first."""
     marks = ", ".join("?" * len(kinds))
     rows = await tx.all(
         f"SELECT {_READ} FROM events WHERE session_id = ? AND sequence > ? AND sequence <= ?"
@@ -58,11 +58,11 @@ async def events_of_kinds(
 
 
 async def last_compaction(tx: Tx, session_id: SessionId, through: int) -> Event | None:
-    """The newest `context.compacted` event up to a sequence that has a summary.
+    """Return the newest `context.compacted` event with a summary, up to a sequence.
 
-    Those that came to nothing are passed over.
+    Compactions that failed have no summary.
     """
-    # Within the JSON of a text, quotes stand behind backslashes: only the field itself is found.
+    # JSON escapes the quotes within a text, so the pattern matches only the field itself.
     row = await tx.one(
         f"SELECT {_READ} FROM events WHERE session_id = ? AND sequence <= ? AND type = 'context.compacted'"
         """ AND data LIKE '%"strategy_used":"summary"%' ORDER BY sequence DESC LIMIT 1""",
@@ -73,9 +73,9 @@ async def last_compaction(tx: Tx, session_id: SessionId, through: int) -> Event 
 
 
 class EventFilter(Struct, frozen=True):
-    """What a list of events is narrowed by; None or empty means any.
+    """The conditions for a list of events; None or empty means any.
 
-    Sequences are exclusive bounds; a trace is a turn.
+    `after` and `before` are exclusive bounds of the sequence; a trace is a turn.
     """
 
     types: tuple[str, ...] = ()
@@ -92,42 +92,42 @@ class EventFilter(Struct, frozen=True):
     text: str | None = None
 
 
-def _where(session_id: SessionId, want: EventFilter) -> tuple[str, list[Value]]:
+def _where(session_id: SessionId, filters: EventFilter) -> tuple[str, list[Value]]:
     parts = ["session_id = ?"]
     args: list[Value] = [session_id]
     plain: list[tuple[str, Value]] = [
-        ("sequence > ?", want.after),
-        ("sequence < ?", want.before),
-        ("ts >= ?", want.from_ts),
-        ("ts <= ?", want.to_ts),
-        ("turn_id = ?", want.turn_id),
-        ("turn_id = ?", want.trace_id),
-        ("exec_id = ?", want.exec_id),
-        ("tool_name = ?", want.tool_name),
+        ("sequence > ?", filters.after),
+        ("sequence < ?", filters.before),
+        ("ts >= ?", filters.from_ts),
+        ("ts <= ?", filters.to_ts),
+        ("turn_id = ?", filters.turn_id),
+        ("turn_id = ?", filters.trace_id),
+        ("exec_id = ?", filters.exec_id),
+        ("tool_name = ?", filters.tool_name),
         (
             "LOWER(data) LIKE LOWER(?) ESCAPE '!'",
-            None if want.text is None else like_pattern(to_json(want.text)[1:-1]),
+            None if filters.text is None else like_pattern(to_json(filters.text)[1:-1]),
         ),
     ]
     for sql, value in plain:
         if value is not None:
             parts.append(sql)
             args.append(value)
-    for names, word in ((want.types, "IN"), (want.exclude, "NOT IN")):
+    for names, word in ((filters.types, "IN"), (filters.exclude, "NOT IN")):
         if names:
             parts.append(f"type {word} ({', '.join('?' * len(names))})")
             args.extend(names)
-    for tag in want.tags:
+    for tag in filters.tags:
         parts.append("tags LIKE ? ESCAPE '!'")
         args.append(like_pattern(to_json(tag)))
     return " AND ".join(parts), args
 
 
 async def list_events(
-    tx: Tx, session_id: SessionId, want: EventFilter, limit: int, *, newest_first: bool = False
+    tx: Tx, session_id: SessionId, filters: EventFilter, limit: int, *, newest_first: bool = False
 ) -> list[Event]:
-    """The events that match, oldest first unless asked otherwise."""
-    where, args = _where(session_id, want)
+    """Return up to `limit` matching events, oldest first unless `newest_first`."""
+    where, args = _where(session_id, filters)
     order = "DESC" if newest_first else "ASC"
     rows = await tx.all(
         f"SELECT {_READ} FROM events WHERE {where} ORDER BY sequence {order} LIMIT ?", *args, limit
@@ -136,7 +136,7 @@ async def list_events(
 
 
 async def copy_events(tx: Tx, source: SessionId, target: SessionId, through: int) -> None:
-    """Copy a log up to a sequence into another session's, with ids of its own."""
+    """Copy a log up to a sequence to another session; the copies get new ids."""
     names = [name for name in EVENT_COLUMNS if name not in ("session_id", "id")]
     cursor = 0
     while cursor < through:
@@ -156,7 +156,7 @@ async def copy_events(tx: Tx, source: SessionId, target: SessionId, through: int
 
 
 async def count_kinds(tx: Tx, session_id: SessionId) -> list[tuple[str, int, Micros, Micros]]:
-    """For each kind of event: its count, and the instants of its first and last."""
+    """Return (type, count, time of the first, time of the last) for each type of event in a log."""
     rows = await tx.all(
         "SELECT type, COUNT(*), MIN(ts), MAX(ts) FROM events WHERE session_id = ? GROUP BY type"
         " ORDER BY type",

@@ -1,6 +1,6 @@
 """Changes of a workspace's files.
 
-Each needs the workspace's row, held for writing; what it looks at then stays as it is.
+Each function takes the workspace's row, locked by the caller, so that its checks stay true until the commit.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from perdure.store.workspaces import WorkspaceRow, count_in_workspace, remove_wo
 
 
 class FileWrite(Struct, frozen=True):
-    """A file to be written.
+    """A file to write, or a folder to create.
 
     Attributes:
-        content: what it shall hold; None for a folder.
-        new: it must not be there yet.
-        old: it must be there already.
-        expected: the hashes of which it must have one; `*` for any. None: it does not matter.
-        readonly: its read-only flag afterwards; None leaves it.
-        force: write it though it is read-only.
+        content: the new content; None for a folder.
+        new: whether the path must not exist yet.
+        old: whether the path must exist already.
+        expected: the hashes of which the file must have one, `*` for any; None skips the check.
+        readonly: the new read-only flag; None keeps the present one.
+        force: whether to overwrite a read-only file.
     """
 
     path: str
@@ -43,7 +43,7 @@ class FileWrite(Struct, frozen=True):
 
 
 class Written(Struct, frozen=True):
-    """A file as it is now, and whether it is new."""
+    """A file after a write, and whether the write created it."""
 
     row: FileRow
     created: bool
@@ -52,53 +52,55 @@ class Written(Struct, frozen=True):
 async def write_file(
     tx: Tx, space: WorkspaceRow, write: FileWrite, limits: FileLimits, now: Micros
 ) -> Written:
-    """`write_files` for one."""
+    """Write one file; see `write_files`."""
     return (await write_files(tx, space, (write,), limits, now))[0]
 
 
 async def write_files(
     tx: Tx, space: WorkspaceRow, writes: Sequence[FileWrite], limits: FileLimits, now: Micros
 ) -> list[Written]:
-    """Write files, each path once, all or none; the folders above them are made.
+    """Write all of these files or none, each path once; create missing folders above them.
 
     Raises:
-        Conflict: one is there that should be new, or a folder above it is a file.
-        NotFound, InvalidInput: it should be there and is not, or is a folder.
-        Forbidden: it is read-only.
-        PreconditionFailed: it has another hash than was expected.
-        TooLarge: over a limit.
+        Conflict: a path that must be new exists, or a folder above it is a file.
+        NotFound: a path that must exist does not.
+        InvalidInput: a file would replace a folder.
+        Forbidden: a file is read-only.
+        PreconditionFailed: a file's hash is not an expected one.
+        TooLarge: a limit is exceeded.
     """
     paths = {path for write in writes for path in (write.path, *folders_above(write.path))}
-    there = await get_entries(tx, space.org_id, space.id, paths)
-    done = [_written(space, write, there.get(write.path), limits, now) for write in writes]
-    now_there = there | {each.row.path: each.row for each in done}
-    folders = _folders_for(space, done, now_there, now)
-    check_room(space, _growth(done, there), len(folders) + sum(each.created for each in done), limits)
+    before = await get_entries(tx, space.org_id, space.id, paths)
+    done = [_written(space, write, before.get(write.path), limits, now) for write in writes]
+    after = before | {written.row.path: written.row for written in done}
+    folders = _folders_for(space, done, after, now)
+    growth, created = _growth(done, before), [written.row for written in done if written.created]
+    check_room(space, growth, len(folders) + len(created), limits)
     await keep_contents(
         tx, space.org_id, [write.content for write in writes if write.content is not None], now
     )
-    added = [*folders, *(each.row for each in done if each.created)]
+    added = [*folders, *created]
     if added:
         await tx.run_many(INSERT, [values(row) for row in added])
-    changed = [each.row for each in done if not each.created]
+    changed = [written.row for written in done if not written.created]
     if changed:
         await _update(tx, changed)
-    let_go = {there[row.path].hash for row in changed} - {row.hash for row in changed}
-    await release_contents(tx, space.org_id, let_go - {""}, now)
-    await count_in_workspace(tx, space, _growth(done, there), len(added))
+    released = {before[row.path].hash for row in changed} - {row.hash for row in changed}
+    await release_contents(tx, space.org_id, released - {""}, now)
+    await count_in_workspace(tx, space, growth, len(added))
     return done
 
 
 def _written(
     space: WorkspaceRow, write: FileWrite, old: FileRow | None, limits: FileLimits, now: Micros
 ) -> Written:
-    """The row after a write, if it may be made."""
+    """Check a write, and return the row as it is afterwards."""
     path, content = write.path, write.content
     if path == "/":
         raise is_a_folder(path) if not write.new else exists(path)
     if old is None and (write.old or write.expected is not None):
         if write.expected is not None and not write.old:
-            raise PreconditionFailed(f"{path} is not there any more")
+            raise PreconditionFailed(f"{path} does not exist any more: write it without an expected hash")
         raise missing(path)
     if old is not None:
         _check_change(write, old)
@@ -142,12 +144,14 @@ def _check_change(write: FileWrite, old: FileRow) -> None:
 
 
 def check_expected(expected: frozenset[str] | None, row: FileRow, becomes: str = "") -> None:
-    """Accept a change only of the content that its writer has seen.
+    """Check that the file still has a content that the writer has read.
 
-    One that changes nothing any more is fine.
+    Args:
+        expected: the accepted hashes, `*` for any; None skips the check.
+        becomes: the hash after the change; a file that already has it passes.
 
     Raises:
-        PreconditionFailed: somebody else has written meanwhile.
+        PreconditionFailed: the file has changed since the writer read it.
     """
     if expected is None or "*" in expected or row.hash in expected or row.hash == becomes:
         return
@@ -155,38 +159,38 @@ def check_expected(expected: frozenset[str] | None, row: FileRow, becomes: str =
 
 
 def _folders_for(
-    space: WorkspaceRow, done: list[Written], there: dict[str, FileRow], now: Micros
+    space: WorkspaceRow, done: list[Written], entries: dict[str, FileRow], now: Micros
 ) -> list[FileRow]:
-    """The folders that have to be made."""
-    made: dict[str, FileRow] = {}
-    for each in done:
-        for folder in folders_above(each.row.path):
-            found = there.get(folder)
-            if found is None:
-                made[folder] = FileRow(
-                    space.id, folder, space.org_id, parent_of(folder), 1, 0, 0, 0, "", now, now
+    """Return the rows of the missing folders above these files. Raises Conflict if one is a file."""
+    folders: dict[str, FileRow] = {}
+    for written in done:
+        for path in folders_above(written.row.path):
+            entry = entries.get(path)
+            if entry is None:
+                folders[path] = FileRow(
+                    space.id, path, space.org_id, parent_of(path), 1, 0, 0, 0, "", now, now
                 )
-            elif not found.is_directory:
-                raise not_a_folder(folder)
-    return list(made.values())
+            elif not entry.is_directory:
+                raise not_a_folder(path)
+    return list(folders.values())
 
 
-def _growth(done: list[Written], there: dict[str, FileRow]) -> int:
-    return sum(
-        each.row.size_bytes - (there[each.row.path].size_bytes if not each.created else 0) for each in done
-    )
+def _growth(done: list[Written], before: dict[str, FileRow]) -> int:
+    """Return the bytes by which these writes enlarge the workspace."""
+    old_size = sum(before[written.row.path].size_bytes for written in done if not written.created)
+    return sum(written.row.size_bytes for written in done) - old_size
 
 
 def check_room(space: WorkspaceRow, size: int, entries: int, limits: FileLimits) -> None:
-    """Accept so many more bytes, and files and folders. Raises TooLarge."""
+    """Check that a workspace has room for more bytes, and for more files and folders. Raises TooLarge."""
     if size > 0 and space.size_bytes + size > limits.workspace:
         left = max(0, limits.workspace - space.size_bytes)
         raise TooLarge(
-            f"a workspace's files may hold {limits.workspace} bytes together; {left} are left",
+            f"a workspace holds at most {limits.workspace} bytes: {left} are free, {size} more are needed",
             code="workspace_full",
         )
     if entries > 0 and space.file_count + entries > MAX_ENTRIES:
-        raise TooLarge(f"a workspace may hold {MAX_ENTRIES} files and folders", code="too_many_files")
+        raise TooLarge(f"a workspace holds at most {MAX_ENTRIES} files and folders", code="too_many_files")
 
 
 async def _update(tx: Tx, rows: Sequence[FileRow]) -> None:
@@ -201,7 +205,7 @@ async def _update(tx: Tx, rows: Sequence[FileRow]) -> None:
 
 
 async def set_readonly(tx: Tx, row: FileRow, readonly: bool, now: Micros) -> FileRow:
-    """Set a file's read-only flag, and nothing else."""
+    """Set only a file's read-only flag."""
     if bool(row.is_readonly) == readonly:
         return row
     new = msgspec.structs.replace(row, is_readonly=int(readonly), updated_at=max(now, row.updated_at + 1))
@@ -210,7 +214,7 @@ async def set_readonly(tx: Tx, row: FileRow, readonly: bool, now: Micros) -> Fil
 
 
 async def _subtree(tx: Tx, space: WorkspaceRow, path: str) -> list[FileRow]:
-    """What is at a path and, when that is a folder, in it; empty when nothing is there."""
+    """Return the entry at a path and everything below it; nothing if the path does not exist."""
     root = (await get_entries(tx, space.org_id, space.id, (path,))).get(path)
     if root is None:
         return []
@@ -226,22 +230,27 @@ async def delete_path(
     expected: frozenset[str] | None = None,
     now: Micros,
 ) -> int:
-    """Remove a file, or a folder; how many files and folders went, 0 when nothing was there.
+    """Delete a file or a folder.
+
+    Returns:
+        The number of files and folders that were deleted; 0 if the path did not exist.
 
     Raises:
-        InvalidInput: it is the top.
-        Conflict: it is a folder with something in it, and `recursive` was not said.
-        Forbidden: it, or something in it, is read-only.
-        PreconditionFailed: it has another hash than was expected.
+        InvalidInput: the path is the root.
+        Conflict: the folder is not empty, and `recursive` is False.
+        Forbidden: the file, or one in the folder, is read-only.
+        PreconditionFailed: the file's hash is not an expected one.
     """
     if path == "/":
-        raise InvalidInput("/ itself cannot be deleted", code="invalid_path", field="path")
+        raise InvalidInput("the root folder / cannot be deleted", code="invalid_path", field="path")
     rows = await _subtree(tx, space, path)
     if not rows:
         return 0
     check_expected(expected, rows[0])
     if len(rows) > 1 and not recursive:
-        raise Conflict(f"{path} is a folder with something in it: say `recursive`", code="folder_not_empty")
+        raise Conflict(
+            f"{path} is a folder that is not empty: set `recursive` to delete it", code="folder_not_empty"
+        )
     _check_writable(rows)
     await tx.run(
         "DELETE FROM files WHERE workspace_id = ? AND org_id = ? AND (path = ? OR (path >= ? AND path < ?))",
@@ -256,7 +265,7 @@ async def delete_path(
 
 
 async def remove_entries(tx: Tx, space: WorkspaceRow, rows: Sequence[FileRow], now: Micros) -> None:
-    """Remove files, and folders that are empty then, which were looked at while the workspace was held."""
+    """Delete files, and folders that this leaves empty, which the caller read under the workspace's lock."""
     match, paths = among(tx.dialect, "path", "TEXT", [row.path for row in rows])
     if rows:
         await tx.run(
@@ -278,44 +287,52 @@ def _check_writable(rows: Sequence[FileRow]) -> None:
 async def _moved_rows(
     tx: Tx, space: WorkspaceRow, source: str, target: str, now: Micros
 ) -> tuple[list[FileRow], list[FileRow], list[FileRow]]:
-    """What is at a path, the same as it would be at another one, and the folders to be made above that."""
+    """Return the rows at a path, the same rows at another path, and the folders to create above that."""
     if source == "/":
-        raise InvalidInput("/ itself cannot be moved or copied", code="invalid_path", field="src_path")
+        raise InvalidInput(
+            "the root folder / cannot be moved or copied", code="invalid_path", field="src_path"
+        )
     if is_below(target, source):
-        raise InvalidInput("a folder cannot go into itself", code="invalid_path", field="dst_path")
+        raise InvalidInput(
+            f"{source} cannot be moved or copied into itself, to {target}",
+            code="invalid_path",
+            field="dst_path",
+        )
     rows = await _subtree(tx, space, source)
     if not rows:
         raise missing(source)
-    there = await get_entries(tx, space.org_id, space.id, (target, *folders_above(target)))
-    if target == "/" or target in there:
+    entries = await get_entries(tx, space.org_id, space.id, (target, *folders_above(target)))
+    if target == "/" or target in entries:
         raise exists(target)
     moved = []
     for row in rows:
         path = clean_path(target + row.path[len(source) :], "dst_path")
         moved.append(msgspec.structs.replace(row, path=path, parent=parent_of(path)))
-    folders = _folders_for(space, [Written(moved[0], created=True)], there, now)
+    folders = _folders_for(space, [Written(moved[0], created=True)], entries, now)
     return rows, moved, folders
 
 
 async def move_path(
     tx: Tx, space: WorkspaceRow, source: str, target: str, limits: FileLimits, now: Micros
 ) -> FileRow:
-    """Give a file or folder another path; folders above it are made.
+    """Move a file or folder to another path; create missing folders above that.
 
     Raises:
-        NotFound: nothing is there.
-        Conflict: something is at the target, or a folder above it is a file.
-        Forbidden: it, or something in it, is read-only.
-        InvalidInput: a folder would go into itself, or a path would become too long.
+        NotFound: nothing exists at the source.
+        Conflict: the target exists, or a folder above it is a file.
+        Forbidden: the file, or one in the folder, is read-only.
+        InvalidInput: the folder would move into itself, or a path would become too long.
     """
     rows, moved, folders = await _moved_rows(tx, space, source, target, now)
     _check_writable(rows)
     check_room(space, 0, len(folders), limits)
     if folders:
         await tx.run_many(INSERT, [values(row) for row in folders])
-    places = [(new.path, new.parent, now, space.id, old.path) for old, new in zip(rows, moved, strict=True)]
+    new_paths = [
+        (new.path, new.parent, now, space.id, old.path) for old, new in zip(rows, moved, strict=True)
+    ]
     await tx.run_many(
-        "UPDATE files SET path = ?, parent = ?, updated_at = ? WHERE workspace_id = ? AND path = ?", places
+        "UPDATE files SET path = ?, parent = ?, updated_at = ? WHERE workspace_id = ? AND path = ?", new_paths
     )
     await count_in_workspace(tx, space, 0, len(folders))
     return msgspec.structs.replace(moved[0], updated_at=now)
@@ -324,9 +341,9 @@ async def move_path(
 async def copy_path(
     tx: Tx, space: WorkspaceRow, source: str, target: str, limits: FileLimits, now: Micros
 ) -> FileRow:
-    """Copy a file or folder, without its content; the copies can be written to.
+    """Copy a file or folder; the copies share the contents and are not read-only.
 
-    Raises what `move_path` does, and TooLarge.
+    Raises TooLarge, and the errors of `move_path` except Forbidden.
     """
     _, copies, folders = await _moved_rows(tx, space, source, target, now)
     copies = [msgspec.structs.replace(row, is_readonly=0, created_at=now, updated_at=now) for row in copies]
@@ -338,7 +355,7 @@ async def copy_path(
 
 
 async def remove_files(tx: Tx, space: WorkspaceRow, now: Micros) -> None:
-    """Remove a workspace with all that it holds."""
+    """Delete a workspace with all its files."""
     rows = await tx.all(
         "SELECT DISTINCT hash FROM files WHERE workspace_id = ? AND org_id = ? AND is_directory = 0",
         space.id,
@@ -350,15 +367,15 @@ async def remove_files(tx: Tx, space: WorkspaceRow, now: Micros) -> None:
 
 
 def exists(path: str) -> Conflict:
-    """The error of a path that is taken."""
-    return Conflict(f"there is something at {path} already", code="file_exists")
+    """Return the error for a path that is taken."""
+    return Conflict(f"{path} already exists", code="file_exists")
 
 
 def not_a_folder(path: str) -> Conflict:
-    """The error of a file where a folder was meant."""
+    """Return the error for a file where a folder is required."""
     return Conflict(f"{path} is a file, not a folder", code="not_a_folder")
 
 
 def read_only(path: str) -> Forbidden:
-    """The error of a file that must not be changed."""
+    """Return the error for a file that must not be changed."""
     return Forbidden(f"{path} is read-only", code="file_read_only")

@@ -1,6 +1,6 @@
-"""Rows of files and folders: a tree for each workspace.
+"""Rows of files and folders, a tree for each workspace.
 
-What they hold is in `blobs`; how they change, in `file_changes`.
+Contents are in `blobs`, changes in `file_changes`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from perdure.store.rows import among, columns, insert
 
 
 class FileRow(Struct, frozen=True):
-    """A file, or a folder, which has no content. The top, `/`, has no row: it is always there."""
+    """A file or a folder; a folder has no content. The root, `/`, always exists and has no row."""
 
     workspace_id: WorkspaceId
     path: str
@@ -40,19 +40,19 @@ _FROM = f"SELECT {COLUMNS} FROM files WHERE workspace_id = ? AND org_id = ?"
 
 
 def top(org_id: OrgId, workspace_id: WorkspaceId, now: Micros) -> FileRow:
-    """What stands for `/`."""
+    """Return a row that stands for the root, `/`."""
     return FileRow(workspace_id, "/", org_id, "/", 1, 0, 0, 0, "", now, now)
 
 
 def below(folder: str) -> tuple[str, str]:
-    """The bounds of the paths that begin with a folder: the first is among them, the second is not."""
-    # The character after "/" is "0".
+    """Return the bounds (inclusive, exclusive) of the paths below a folder."""
+    # "0" is the character after "/".
     prefix = folder.rstrip("/")
     return prefix + "/", prefix + "0"
 
 
 async def get_entry(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, path: str) -> FileRow | None:
-    """What is at a clean path."""
+    """Return the entry at a clean path; None if nothing exists there."""
     if path == "/":
         return top(org_id, workspace_id, 0)
     found = await tx.one(f"{_FROM} AND path = ?", workspace_id, org_id, path)
@@ -60,7 +60,7 @@ async def get_entry(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, path: str)
 
 
 async def need_entry(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, path: str) -> FileRow:
-    """The same. Raises NotFound."""
+    """Return the entry at a clean path. Raises NotFound."""
     found = await get_entry(tx, org_id, workspace_id, path)
     if found is None:
         raise missing(path)
@@ -68,7 +68,7 @@ async def need_entry(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, path: str
 
 
 async def need_file(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, path: str) -> FileRow:
-    """The file at a clean path. Raises NotFound, and InvalidInput for a folder."""
+    """Return the file at a clean path. Raises NotFound, and InvalidInput for a folder."""
     found = await need_entry(tx, org_id, workspace_id, path)
     if found.is_directory:
         raise is_a_folder(path)
@@ -76,39 +76,39 @@ async def need_file(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, path: str)
 
 
 def missing(path: str) -> NotFound:
-    """The error of a path where nothing is."""
+    """Return the error for a path where nothing exists."""
     return NotFound(f"file {path}", code="file_not_found")
 
 
 def is_a_folder(path: str) -> InvalidInput:
-    """The error of a folder where a file was meant."""
-    return InvalidInput(f"{path} is a folder", code="is_a_folder", field="path")
+    """Return the error for a folder where a file is required."""
+    return InvalidInput(f"{path} is a folder, not a file", code="is_a_folder", field="path")
 
 
 async def get_entries(
     tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, paths: Iterable[str]
 ) -> dict[str, FileRow]:
-    """Those of these clean paths that are there."""
-    every = sorted({path for path in paths if path != "/"})
-    if not every:
+    """Return the entries that exist at these clean paths, by path, without the root."""
+    searched = sorted({path for path in paths if path != "/"})
+    if not searched:
         return {}
-    match, wanted = among(tx.dialect, "path", "TEXT", every)
+    match, choices = among(tx.dialect, "path", "TEXT", searched)
     return {
-        row[1]: FileRow(*row) for row in await tx.all(f"{_FROM} AND {match}", workspace_id, org_id, wanted)
+        row[1]: FileRow(*row) for row in await tx.all(f"{_FROM} AND {match}", workspace_id, org_id, choices)
     }
 
 
 async def read_heads(
     tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, paths: Sequence[str], size: int = PART
 ) -> dict[str, tuple[int, bytes]]:
-    """Of those of these text files that are there and hold something: the size and the first bytes, by path.
+    """Return the size and the first bytes of each of these files that is a non-empty text file, by path.
 
-    One statement.
+    Runs a single statement.
 
     Args:
-        size: bytes of each file, up to those of a part.
+        size: the number of first bytes, `PART` at most.
     """
-    match, wanted = among(tx.dialect, "f.path", "TEXT", paths)
+    match, choices = among(tx.dialect, "f.path", "TEXT", paths)
     rows = await tx.all(
         "SELECT f.path, f.size_bytes, substr(p.content, 1, ?) FROM files f"
         " JOIN blob_parts p ON p.org_id = f.org_id AND p.hash = f.hash AND p.part = 0"
@@ -116,13 +116,13 @@ async def read_heads(
         min(size, PART),
         workspace_id,
         org_id,
-        wanted,
+        choices,
     )
     return {row[0]: (row[1], bytes(row[2])) for row in rows}
 
 
 async def list_children(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, folder: str) -> list[FileRow]:
-    """What is in a folder itself, by path."""
+    """Return a folder's direct children, sorted by path."""
     rows = await tx.all(
         f"{_FROM} AND parent = ? ORDER BY path LIMIT ?", workspace_id, org_id, folder, MAX_ENTRIES
     )
@@ -132,25 +132,25 @@ async def list_children(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, folder
 async def children_of(
     tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, folders: Iterable[str]
 ) -> dict[str, list[str]]:
-    """The paths of what is in each of several folders itself."""
-    every = sorted(folders)
-    found: dict[str, list[str]] = {}
-    match, wanted = among(tx.dialect, "parent", "TEXT", every)
+    """Return the paths of the direct children of several folders, by folder."""
+    parents = sorted(folders)
+    children: dict[str, list[str]] = {}
+    match, choices = among(tx.dialect, "parent", "TEXT", parents)
     sql = f"SELECT parent, path FROM files WHERE workspace_id = ? AND org_id = ? AND {match}"
-    for parent, path in await tx.all(sql, workspace_id, org_id, wanted) if every else ():
-        found.setdefault(parent, []).append(path)
-    return found
+    for parent, path in await tx.all(sql, workspace_id, org_id, choices) if parents else ():
+        children.setdefault(parent, []).append(path)
+    return children
 
 
 async def list_tree(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, folder: str = "/") -> list[FileRow]:
-    """What is in a folder and in the folders in it, by path."""
+    """Return everything below a folder at any depth, sorted by path."""
     sql = f"{_FROM} AND path >= ? AND path < ? ORDER BY path LIMIT ?"
     rows = await tx.all(sql, workspace_id, org_id, *below(folder), MAX_ENTRIES)
     return [FileRow(*row) for row in rows]
 
 
 async def copy_tree(tx: Tx, org_id: OrgId, source: str, target: str, now: Micros) -> None:
-    """Give a workspace that holds nothing all that another one holds; no content is copied."""
+    """Copy the rows of all files and folders to an empty workspace; it shares their contents."""
     picked = COLUMNS.replace("workspace_id", "?", 1)
     await tx.run(
         f"INSERT INTO files ({COLUMNS}) SELECT {picked} FROM files WHERE workspace_id = ? AND org_id = ?",

@@ -46,26 +46,27 @@ async def add_harness(tx: Tx, row: HarnessRow) -> None:
     await tx.run(insert("harnesses", HarnessRow), *values(row))
 
 
-async def follow_built_in(tx: Tx, like: BuiltInHarness, now: Micros) -> int:
-    """Make the built-in harness of this name the same in every organization, for those where it is not.
+async def follow_built_in(tx: Tx, built_in: BuiltInHarness, now: Micros) -> int:
+    """Update the built-in harness of this name in every organization where it differs.
 
-    How many those were.
+    Returns:
+        The number of organizations that were updated.
     """
-    what = (like.display_name, like.description, to_json(like.config()))
+    fields = (built_in.display_name, built_in.description, to_json(built_in.config()))
     return await tx.run(
         "UPDATE harnesses SET display_name = ?, description = ?, config = ?,"
         " updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at + 1 END"
         " WHERE is_built_in = 1 AND name = ? AND (display_name <> ? OR description <> ? OR config <> ?)",
-        *what,
+        *fields,
         now,
         now,
-        like.name,
-        *what,
+        built_in.name,
+        *fields,
     )
 
 
 async def get_harness(tx: Tx, org_id: OrgId, harness_id: HarnessId, *, lock: bool = False) -> HarnessRow:
-    """The organization's harness; `lock` holds its row until the commit. Raises NotFound."""
+    """Return the organization's harness; `lock` locks its row until the commit. Raises NotFound."""
     sql = f"SELECT {_COLUMNS} FROM harnesses WHERE id = ? AND org_id = ?"
     found = await tx.one(sql + (LOCK_ROW[tx.dialect] if lock else ""), harness_id, org_id)
     if found is None:
@@ -74,7 +75,7 @@ async def get_harness(tx: Tx, org_id: OrgId, harness_id: HarnessId, *, lock: boo
 
 
 async def harness_by_name(tx: Tx, org_id: OrgId, name: str) -> HarnessRow | None:
-    """The live harness of this name."""
+    """Return the active harness of this name."""
     found = await tx.one(
         f"SELECT {_COLUMNS} FROM harnesses WHERE org_id = ? AND name = ? AND status = 'active'", org_id, name
     )
@@ -82,13 +83,13 @@ async def harness_by_name(tx: Tx, org_id: OrgId, name: str) -> HarnessRow | None
 
 
 async def harness_names(tx: Tx, org_id: OrgId, stem: str) -> set[str]:
-    """The names of live harnesses that begin with these letters, digits and hyphens."""
+    """Return the names of active harnesses that begin with `stem` (letters, digits and hyphens only)."""
     sql = "SELECT name FROM harnesses WHERE org_id = ? AND status = 'active' AND name LIKE ?"
     return {row[0] for row in await tx.all(sql, org_id, f"{stem}%")}
 
 
 async def harness_chain(tx: Tx, org_id: OrgId, harness_id: HarnessId) -> list[HarnessRow]:
-    """The harness and its parents, the topmost parent first, `MAX_DEPTH` of them at most. Raises NotFound."""
+    """Return the harness and its parents, the topmost first, up to `MAX_DEPTH`. Raises NotFound."""
     chain = [await get_harness(tx, org_id, harness_id)]
     while chain[0].parent_harness_id is not None and len(chain) < MAX_DEPTH:
         chain.insert(0, await get_harness(tx, org_id, chain[0].parent_harness_id))
@@ -96,7 +97,7 @@ async def harness_chain(tx: Tx, org_id: OrgId, harness_id: HarnessId) -> list[Ha
 
 
 async def levels_below(tx: Tx, org_id: OrgId, harness_id: HarnessId) -> int:
-    """How many levels of harnesses inherit from this one, `MAX_DEPTH` at most."""
+    """Return the number of levels of harnesses that inherit from this one, up to `MAX_DEPTH`."""
     found = await tx.one(
         "WITH RECURSIVE below (id, level) AS (SELECT id, 0 FROM harnesses WHERE id = ? UNION ALL"
         " SELECT h.id, b.level + 1 FROM harnesses h JOIN below b ON h.parent_harness_id = b.id"
@@ -109,7 +110,7 @@ async def levels_below(tx: Tx, org_id: OrgId, harness_id: HarnessId) -> int:
 
 
 async def list_harnesses(tx: Tx, org_id: OrgId, search: str | None, archived: bool) -> list[HarnessRow]:
-    """Built-in ones first, then by age."""
+    """Return the organization's harnesses: built-in ones first, then the oldest."""
     where, args = named(org_id, search, archived)
     rows = await tx.all(
         f"SELECT {_COLUMNS} FROM harnesses WHERE {where} ORDER BY is_built_in DESC, created_at, id", *args

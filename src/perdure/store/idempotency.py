@@ -1,4 +1,4 @@
-"""Answers to requests that carried an Idempotency-Key, kept for a day."""
+"""Rows of answers to requests with an Idempotency-Key, which are kept for a day."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from perdure.store.database import Purged, Tx
 KEPT = 86_400_000_000
 """Microseconds that an answer is kept: a day (wire contract)."""
 PURGED = 16 * 1024 * 1024
-"""Bytes of answers that one batch removes, if no answer is longer: everybody's writes wait for it on
-SQLite."""
+"""Bytes of answers that one batch removes, unless a single answer is larger. On SQLite all writes wait for
+the batch."""
 
 
 class KeptAnswer(Struct, frozen=True):
@@ -24,7 +24,7 @@ class KeptAnswer(Struct, frozen=True):
 
 
 async def take_key(tx: Tx, org_id: OrgId, key: str, fingerprint: str, now: Micros, before: Micros) -> bool:
-    """Take a key for a request; False where it is taken. One taken before an instant is free again."""
+    """Claim a key for a request; return False if it is taken. A key claimed before `before` is free again."""
     await tx.run(
         "DELETE FROM idempotency WHERE org_id = ? AND key = ? AND created_at < ?", org_id, key, before
     )
@@ -42,14 +42,14 @@ async def take_key(tx: Tx, org_id: OrgId, key: str, fingerprint: str, now: Micro
 
 
 async def keep_answer(tx: Tx, org_id: OrgId, key: str, status: int, body: bytes) -> None:
-    """Keep the answer to the request that has taken the key."""
+    """Store the answer to the request that claimed the key."""
     await tx.run(
         "UPDATE idempotency SET status = ?, body = ? WHERE org_id = ? AND key = ?", status, body, org_id, key
     )
 
 
 async def kept_answer(tx: Tx, org_id: OrgId, key: str) -> KeptAnswer | None:
-    """What is kept under a key."""
+    """Return the answer stored under a key, or None."""
     row = await tx.one(
         "SELECT fingerprint, status, body FROM idempotency WHERE org_id = ? AND key = ?", org_id, key
     )
@@ -57,9 +57,11 @@ async def kept_answer(tx: Tx, org_id: OrgId, key: str) -> KeptAnswer | None:
 
 
 async def purge_answers(tx: Tx, before: Micros, limit: int = 500) -> Purged:
-    """Remove answers kept since before an instant, the oldest first.
+    """Remove one batch of the answers from before an instant, oldest first.
 
-    A batch at a time, bounded in number and in bytes.
+    Args:
+        before: an instant in microseconds.
+        limit: the most answers; `PURGED` bounds their bytes.
     """
     rows = await tx.all(
         "SELECT org_id, key, LENGTH(body) FROM idempotency WHERE created_at < ? ORDER BY created_at LIMIT ?",
@@ -75,7 +77,7 @@ async def purge_answers(tx: Tx, before: Micros, limit: int = 500) -> Purged:
         batch.append((org_id, key))
     gone = 0
     for org_id, key in sorted(batch):
-        # The age is looked at again: the key may have been taken anew meanwhile.
+        # Check the age again: another request may have claimed the key meanwhile.
         gone += await tx.run(
             "DELETE FROM idempotency WHERE org_id = ? AND key = ? AND created_at < ?", org_id, key, before
         )

@@ -1,8 +1,8 @@
-"""Master keys: how they are written, what names them, and the file that holds one.
+"""Master keys: their text format, their names, and the key file in the data folder.
 
-The file is never written in place. A new key is first put beside it (`master.key.next`), whole and on disk;
-then the database is moved to it; then it takes the file's place. Whoever reads looks at both, so that a crash
-between any two steps leaves everything readable.
+The file is never overwritten in place. A rotation first writes the new key to `master.key.next` and flushes
+it to disk, then moves the database to the new key, then renames `master.key.next` to `master.key`. Readers
+try both files, so everything stays readable after a crash between any two steps.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from perdure.domain.errors import Unavailable
 
 KEY_BYTES = 32
-"""The size of every key here: AES-256."""
+"""The size of every key, for AES-256."""
 
 FILE = "master.key"
 NEXT = "master.key.next"
@@ -27,10 +27,10 @@ _DRAFT = "master.key.draft"
 
 
 def parse_master_key(text: str) -> bytes:
-    """A master key from its text: 32 bytes as base64 or as 64 hex digits.
+    """Parse a master key: 32 bytes as base64 or as 64 hex digits.
 
     Raises:
-        Unavailable: it is neither. The text itself is not repeated.
+        Unavailable: the text is neither. The error does not contain the text.
     """
     text = text.strip()
     try:
@@ -38,36 +38,36 @@ def parse_master_key(text: str) -> bytes:
     except (ValueError, binascii.Error):
         key = b""
     if len(key) != KEY_BYTES:
-        raise Unavailable("the master key must be 32 bytes, written as base64 or as 64 hex digits")
+        raise Unavailable("the master key is not valid: it must be 32 bytes, as base64 or as 64 hex digits")
     return key
 
 
 def new_master_key() -> bytes:
-    """A fresh key."""
+    """Generate a random key."""
     return os.urandom(KEY_BYTES)
 
 
 def key_id(key: bytes) -> str:
-    """What a master key is called: 16 hex digits of its SHA-256, which tell nothing about the key itself."""
+    """Return a master key's name: 16 hex digits of its SHA-256, which do not reveal the key."""
     return hashlib.sha256(b"perdure master key " + key).hexdigest()[:16]
 
 
 def read_key_files(folder: Path) -> list[bytes]:
-    """The keys in this folder, the one in force first: none, one, or two while keys are being rotated.
+    """Read the keys in this folder, the current one first: none, one, or two during a rotation.
 
     Raises:
-        Unavailable: a file cannot be read or holds no key.
+        Unavailable: a file cannot be read or contains no valid key.
     """
-    # `next` is looked at first: should it take the other's place between the two looks, it is seen there.
+    # `NEXT` is read first: if it is renamed to `FILE` between the two reads, the second read finds it.
     found = [_read(folder / name) for name in (NEXT, FILE)]
     return [key for key in reversed(found) if key is not None]
 
 
 def make_key_file(folder: Path) -> None:
-    """Make the file (mode 0600) with a fresh key, if there is none.
+    """Create the key file (mode 0600) with a random key, unless it exists.
 
     Raises:
-        Unavailable: it cannot be written.
+        Unavailable: the file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with hold_key_files(folder):
@@ -76,36 +76,36 @@ def make_key_file(folder: Path) -> None:
 
 
 def stage_key(folder: Path, key: bytes) -> None:
-    """Put a key beside the one in force.
+    """Write a key beside the current one.
 
-    Call it while holding the files, and only if the database uses no key that is staged.
+    Call it while holding the files, and only if the database does not already use a staged key.
     """
     _write(folder, NEXT, key)
 
 
 def promote_key(folder: Path, current: str | None) -> None:
-    """Let the staged key take the file's place, if the database has moved to it.
+    """Rename the staged key file to the current one, if the database has moved to the staged key.
 
     Call it while holding the files.
 
     Args:
-        current: the name of the key that the database is under.
+        current: the name of the key that the database uses.
     """
     staged = _read(folder / NEXT)
     if staged is not None and key_id(staged) == current:
-        with _explained(NEXT):
+        with _os_errors_explained(NEXT):
             (folder / NEXT).replace(folder / FILE)
             _flush_folder(folder)
 
 
 @contextmanager
 def hold_key_files(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Be the only one who changes the key files of this folder.
+    """Hold the exclusive right to change this folder's key files.
 
     Raises:
-        Unavailable: not `wait`, and another process holds them.
+        Unavailable: another process holds it, and `wait` is False.
     """
-    with _explained(FILE):
+    with _os_errors_explained(FILE):
         handle = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -118,7 +118,7 @@ def hold_key_files(folder: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def _read(path: Path) -> bytes | None:
-    with _explained(path.name):
+    with _os_errors_explained(path.name):
         try:
             return parse_master_key(path.read_text("ascii"))
         except FileNotFoundError:
@@ -128,8 +128,8 @@ def _read(path: Path) -> bytes | None:
 
 
 def _write(folder: Path, name: str, key: bytes) -> None:
-    """Write a key file whole, or not at all."""
-    with _explained(name):
+    """Write a key file atomically and flush it to disk."""
+    with _os_errors_explained(name):
         (folder / _DRAFT).unlink(missing_ok=True)
         handle = os.open(folder / _DRAFT, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w", encoding="ascii") as file:
@@ -149,7 +149,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def _os_errors_explained(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Migrations: numbered SQL files, forward only, each in one transaction, under a lock.
+"""Migrations: numbered SQL files, forward only, all pending ones in one transaction, under a lock.
 
-A file is written once for both databases; `{{name}}` stands for the few words that differ (`WORDS`).
+Each file serves both databases; `{{name}}` is replaced by the dialect's word for it (`WORDS`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NUMBERED = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 
 
 def load_migrations() -> list[tuple[int, str, str]]:
-    """Every migration as (number, file name, SQL), in order."""
+    """Return all migrations as (number, file name, SQL), in order."""
     found = []
     for entry in files("perdure.store").joinpath("migrations").iterdir():
         match = _NUMBERED.fullmatch(entry.name)
@@ -46,7 +46,7 @@ def load_migrations() -> list[tuple[int, str, str]]:
 
 
 def statements_of(sql: str, dialect: str) -> list[str]:
-    """The file's statements in this dialect. A statement ends with a semicolon at a line's end."""
+    """Split a file into its statements in a dialect. A semicolon at the end of a line ends a statement."""
     for name, word in WORDS[dialect].items():
         sql = sql.replace("{{" + name + "}}", word)
     sql = re.sub(r"--[^\n]*", "", sql)
@@ -54,10 +54,10 @@ def statements_of(sql: str, dialect: str) -> list[str]:
 
 
 async def migrate(database: Database) -> list[str]:
-    """Bring the database up to date; the names of the files that were applied.
+    """Apply the pending migrations; return the names of their files.
 
     Raises:
-        Unavailable: the database was made by a newer version of Perdure.
+        Unavailable: a newer version of Perdure has migrated the database.
     """
     migrations = load_migrations()
 
@@ -72,7 +72,8 @@ async def migrate(database: Database) -> list[str]:
         newest = migrations[-1][0]
         if done and max(done) > newest:
             raise Unavailable(
-                f"the database is at migration {max(done)}, this version knows {newest}: use a newer Perdure"
+                f"the database is at migration {max(done)}, but this version of Perdure knows only {newest}:"
+                " use a newer Perdure, at least the one that migrated it"
             )
         applied = []
         for number, name, sql in migrations:

@@ -21,9 +21,9 @@ from perdure.store.rows import assignments, columns, insert, to_json, values
 
 
 class ProviderRow(Struct, frozen=True):
-    """`secrets` are sealed for the place `provider/<id>`.
+    """A provider. `secrets` are encrypted, bound to the place `provider/<id>`.
 
-    `api_key_set` and `header_names` tell what is in them.
+    `api_key_set` and `header_names` say what `secrets` contain.
     """
 
     id: ProviderId
@@ -52,14 +52,14 @@ class ProviderRow(Struct, frozen=True):
 
 
 class SealedSecrets(Struct, frozen=True):
-    """The columns of a provider that hold its secrets, and tell what is in them."""
+    """The columns of a provider that hold its secrets, and those that say what they contain."""
 
     secrets: bytes | None
     api_key_set: int
     header_names: str
 
     def columns(self) -> Changes:
-        """The columns, for a change."""
+        """Return the columns for an UPDATE."""
         return msgspec.structs.asdict(self)
 
 
@@ -92,7 +92,7 @@ _MODEL = columns(ModelRow)
 
 
 async def open_secrets(vault: Vault, tx: Tx, row: ProviderRow) -> ProviderSecrets:
-    """What is sealed of a provider. Raises Unavailable: another master key sealed it."""
+    """Decrypt a provider's secrets. Raises Unreadable if another master key encrypted them."""
     if row.secrets is None:
         return ProviderSecrets()
     return _SECRETS.decode(await vault.open(tx, row.org_id, row.secrets, f"provider/{row.id}"))
@@ -101,7 +101,7 @@ async def open_secrets(vault: Vault, tx: Tx, row: ProviderRow) -> ProviderSecret
 async def seal_secrets(
     vault: Vault, tx: Tx, org_id: OrgId, provider_id: ProviderId, secrets: ProviderSecrets
 ) -> SealedSecrets:
-    """Seal these secrets of a provider."""
+    """Encrypt a provider's secrets."""
     empty = secrets.api_key is None and not secrets.headers
     return SealedSecrets(
         None if empty else await vault.seal(tx, org_id, to_json(secrets), f"provider/{provider_id}"),
@@ -118,15 +118,15 @@ _USABLE = (
 
 
 async def usable_model(tx: Tx, org_id: OrgId, model_id: str | None) -> tuple[ModelRow, ProviderRow] | None:
-    """A model that may be called now, and its provider; None when one of them is gone or switched off.
+    """Return a model and its provider; None if either is missing or disabled.
 
     Args:
         model_id: None for the organization's default.
     """
-    wanted, key = "?", model_id
+    source, key = "?", model_id
     if key is None:
-        wanted, key = "(SELECT default_model_id FROM organizations WHERE id = ?)", org_id
-    found = await tx.one(f"{_USABLE} AND m.id = {wanted}", org_id, key)
+        source, key = "(SELECT default_model_id FROM organizations WHERE id = ?)", org_id
+    found = await tx.one(f"{_USABLE} AND m.id = {source}", org_id, key)
     if found is None:
         return None
     width = len(ModelRow.__struct_fields__)
@@ -138,10 +138,10 @@ async def add_provider(tx: Tx, row: ProviderRow) -> None:
 
 
 async def get_provider(tx: Tx, org_id: OrgId, provider_id: ProviderId, *, lock: bool = False) -> ProviderRow:
-    """Raises NotFound. With `lock` nobody else changes it until the commit."""
-    held = LOCK_ROW[tx.dialect] if lock else ""
+    """Return a provider; `lock` locks its row until the commit. Raises NotFound."""
+    suffix = LOCK_ROW[tx.dialect] if lock else ""
     found = await tx.one(
-        f"SELECT {_PROVIDER} FROM providers WHERE id = ? AND org_id = ?{held}", provider_id, org_id
+        f"SELECT {_PROVIDER} FROM providers WHERE id = ? AND org_id = ?{suffix}", provider_id, org_id
     )
     if found is None:
         raise NotFound("provider")
@@ -149,7 +149,7 @@ async def get_provider(tx: Tx, org_id: OrgId, provider_id: ProviderId, *, lock: 
 
 
 async def list_providers(tx: Tx, org_id: OrgId) -> list[ProviderRow]:
-    """All of them, oldest first."""
+    """Return the organization's providers, oldest first."""
     rows = await tx.all(f"SELECT {_PROVIDER} FROM providers WHERE org_id = ? ORDER BY created_at, id", org_id)
     return [ProviderRow(*row) for row in rows]
 
@@ -164,7 +164,7 @@ async def update_provider(tx: Tx, org_id: OrgId, provider_id: ProviderId, change
 
 
 async def delete_provider(tx: Tx, org_id: OrgId, provider_id: ProviderId) -> None:
-    """Remove a provider and its models."""
+    """Delete a provider and its models."""
     await tx.run("DELETE FROM models WHERE provider_id = ? AND org_id = ?", provider_id, org_id)
     await tx.run("DELETE FROM providers WHERE id = ? AND org_id = ?", provider_id, org_id)
 
@@ -178,7 +178,7 @@ async def add_models(tx: Tx, rows: list[ModelRow]) -> None:
 
 
 async def refresh_models(tx: Tx, rows: list[ModelRow]) -> None:
-    """Write what a provider's own list tells about models that are known."""
+    """Update known models with the data of the provider's own list."""
     await tx.run_many(
         "UPDATE models SET display_name = ?, context_tokens = ?, stale_since = ?, updated_at = ?"
         " WHERE id = ? AND org_id = ?",
@@ -190,7 +190,7 @@ async def refresh_models(tx: Tx, rows: list[ModelRow]) -> None:
 
 
 async def get_model(tx: Tx, org_id: OrgId, model_id: ModelId) -> ModelRow:
-    """Raises NotFound."""
+    """Return a model. Raises NotFound."""
     found = await tx.one(f"SELECT {_MODEL} FROM models WHERE id = ? AND org_id = ?", model_id, org_id)
     if found is None:
         raise NotFound("model")
@@ -198,7 +198,7 @@ async def get_model(tx: Tx, org_id: OrgId, model_id: ModelId) -> ModelRow:
 
 
 async def list_models(tx: Tx, org_id: OrgId, provider_id: ProviderId | None = None) -> list[ModelRow]:
-    """The organization's models (of one provider, if given), oldest first."""
+    """Return the organization's models, oldest first; with `provider_id`, only that provider's."""
     narrowed = "" if provider_id is None else " AND provider_id = ?"
     args = (org_id,) if provider_id is None else (org_id, provider_id)
     rows = await tx.all(

@@ -1,6 +1,6 @@
 """The queue of sessions that need a runner.
 
-It is a hint: the session's row is the truth, and a sweep finds what a queue lost.
+The queue is a hint: the session's row is authoritative, and the sweep enqueues sessions whose job was lost.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ log = logging.getLogger("perdure.store")
 
 
 CLOSE_SECONDS = 5.0
-"""How long `close` waits for handlers that it has cancelled."""
+"""How long `close` waits for the handlers that it has cancelled."""
 
 
 class Job(Struct, frozen=True):
-    """A session that is to be advanced."""
+    """A session to advance."""
 
     org_id: OrgId
     session_id: SessionId
@@ -34,49 +34,46 @@ Handler = Callable[[Job], Awaitable[None]]
 
 
 class PutBack(Exception):
-    """Raised by a handler that gives its job up (its process stops).
-
-    Another process is to have it, at once.
-    """
+    """Raised by a handler whose process stops, so that another process gets the job at once."""
 
 
 class Queue(Protocol):
-    """The port."""
+    """The port that use cases and the worker see."""
 
     async def enqueue(self, tx: Tx, job: Job) -> None:
-        """Put the job in, as part of the caller's transaction: it exists if and only if that commits."""
+        """Enqueue a job in the caller's transaction: the job exists if and only if that commits."""
         ...
 
     async def start(self, handler: Handler) -> None:
-        """Begin to hand jobs to the handler, many at once.
+        """Start to pass jobs to the handler, many concurrently.
 
-        A job is done when the handler returns or raises, `PutBack` and a cancellation apart: then it goes to
-        another process, if there is one.
+        A job is done when the handler returns or raises. After `PutBack` or a cancellation, another process
+        gets the job, if one is running.
         """
         ...
 
     async def stop(self) -> None:
-        """Hand out no further jobs. What is running goes on."""
+        """Start no more jobs. Running handlers continue."""
         ...
 
     async def close(self) -> None:
-        """Stop, cancel the handlers that still run, put their jobs back, and let go of everything."""
+        """Stop, cancel the running handlers, put their jobs back, and release all resources."""
         ...
 
     async def has_live_job(self, tx: Tx, session_id: SessionId) -> bool:
-        """Whether a job of this session waits, or is with a worker that lives."""
+        """Return whether a job of this session waits or is held by a live worker."""
         ...
 
     def depth(self) -> int:
-        """Jobs that wait here, as far as this process knows."""
+        """Return the number of jobs that wait in this process."""
         ...
 
 
 class LocalQueue:
-    """The queue of the embedded default: in memory, filled when a transaction commits.
+    """The queue of an installation with SQLite: in memory, filled when a transaction commits.
 
-    It needs no table: the one process that could lose it is the one that, at its next start, finds every
-    active session by its row.
+    It needs no table. Only one process uses it, and at its next start that process finds every active session
+    by its row.
     """
 
     def __init__(self, spawn: Callable[[Awaitable[None]], object]) -> None:
@@ -90,11 +87,11 @@ class LocalQueue:
         tx.after_commit(lambda: self.put(job))
 
     def put(self, job: Job) -> None:
-        """Take a job whose transaction has committed."""
+        """Add a job whose transaction has committed."""
         self._known[job.session_id] += 1
-        self._offer(job)
+        self._dispatch(job)
 
-    def _offer(self, job: Job) -> None:
+    def _dispatch(self, job: Job) -> None:
         if self._handler is None:
             self._waiting.append(job)
         else:
@@ -102,14 +99,14 @@ class LocalQueue:
 
     async def _run(self, job: Job, handler: Handler) -> None:
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine that runs has one
+        assert task is not None  # noqa: S101 - a running coroutine has a task
         self._running.add(task)
         try:
             await handler(job)
         except PutBack:
-            pass  # there is no other process; the next one finds the session by its row
+            pass  # no other process exists; the next one finds the session by its row
         except Exception:
-            log.exception("the handler of a job of %s failed", job.session_id)
+            log.exception("the handler of a job for session %s failed", job.session_id)
         finally:
             self._running.discard(task)
             self._known[job.session_id] -= 1
@@ -119,7 +116,7 @@ class LocalQueue:
     async def start(self, handler: Handler) -> None:
         self._handler = handler
         while self._waiting:
-            self._offer(self._waiting.popleft())
+            self._dispatch(self._waiting.popleft())
 
     async def stop(self) -> None:
         self._handler = None

@@ -1,6 +1,6 @@
-"""Rows as frozen structs.
+"""Helpers for rows as frozen structs, and SQL fragments for both dialects.
 
-Each table's columns are spelled out once, here, in the order in which they are selected.
+A row's struct lists the columns of its table once, in the order in which they are selected.
 """
 
 from __future__ import annotations
@@ -16,62 +16,63 @@ from perdure.store.database import Param, Value
 
 
 def columns(row: type[Struct], *, alias: str = "") -> str:
-    """The row's columns for a SELECT, in field order."""
+    """Return the row's columns for a SELECT, in field order."""
     dot = f"{alias}." if alias else ""
     return ", ".join(f"{dot}{name}" for name in row.__struct_fields__)
 
 
 def marks(row: type[Struct]) -> str:
-    """As many `?` as the row has columns."""
+    """Return a `?` for each column of the row."""
     return ", ".join("?" * len(row.__struct_fields__))
 
 
 def insert(table: str, row: type[Struct]) -> str:
-    """An INSERT of one such row."""
+    """Return the INSERT of one such row."""
     return f"INSERT INTO {table} ({columns(row)}) VALUES ({marks(row)})"
 
 
 def values(row: Struct) -> tuple[Value, ...]:
-    """The row's values, in field order."""
+    """Return the row's values, in field order."""
     return msgspec.structs.astuple(row)
 
 
 def assignments(names: Iterable[str]) -> str:
-    """`a = ?, b = ?` for an UPDATE."""
+    """Return `a = ?, b = ?` for an UPDATE."""
     return ", ".join(f"{name} = ?" for name in names)
 
 
 def to_json(value: object) -> str:
-    """A value as JSON text."""
+    """Encode a value as JSON text."""
     return msgspec.json.encode(value).decode()
 
 
 def like_pattern(text: str) -> str:
-    """A LIKE pattern for "contains this text", to be used as `LOWER(column) LIKE LOWER(?) ESCAPE '!'`.
+    """Return a LIKE pattern for "contains this text", for `LOWER(column) LIKE LOWER(?) ESCAPE '!'`.
 
-    The database lowers both sides, so that whatever it takes for the lower case of a letter, a text contains
-    itself.
+    The database converts both sides to lower case, so its rules for letters cannot make a text miss itself.
     """
     escaped = text.replace("!", "!!").replace("%", "!%").replace("_", "!_")
     return f"%{escaped}%"
 
 
 def named(org_id: OrgId, search: str | None, archived: bool) -> tuple[str, list[Value]]:
-    """The WHERE, with its arguments, of an organization's agents or harnesses.
+    """Return the WHERE of an organization's agents or harnesses, and its arguments.
 
-    `search` narrows it to those whose names or descriptions hold a text.
+    Args:
+        search: a text that the name, the display name or the description contains.
+        archived: whether to include archived ones.
     """
     parts = ["org_id = ?"]
     args: list[Value] = [org_id]
     parts.append("status <> 'deleted'" if archived else "status = 'active'")
     if search is not None:
-        looked_at = ("name", "display_name", "description")
+        searched = ("name", "display_name", "description")
         parts.append(
             "("
-            + " OR ".join(f"LOWER(COALESCE({name}, '')) LIKE LOWER(?) ESCAPE '!'" for name in looked_at)
+            + " OR ".join(f"LOWER(COALESCE({name}, '')) LIKE LOWER(?) ESCAPE '!'" for name in searched)
             + ")"
         )
-        args += [like_pattern(search)] * len(looked_at)
+        args += [like_pattern(search)] * len(searched)
     return " AND ".join(parts), args
 
 
@@ -82,14 +83,14 @@ _AMONG = {
 
 
 def among(
-    dialect: str, column: str, kind: Literal["BIGINT", "TEXT"], wanted: Sequence[int] | Sequence[str]
+    dialect: str, column: str, kind: Literal["BIGINT", "TEXT"], choices: Sequence[int] | Sequence[str]
 ) -> tuple[str, Param]:
-    """The condition that a column has one of many values, and its one argument.
+    """Return the condition that a column has one of many values, and its single argument.
 
-    The same statement however many there are.
+    The statement's text does not depend on the number of values.
     """
     condition = _AMONG[dialect].format(column=column, kind=kind)
-    return condition, to_json(wanted) if dialect == "sqlite" else list[Value](wanted)
+    return condition, to_json(choices) if dialect == "sqlite" else list[Value](choices)
 
 
 _JSON_NUMBER = {
@@ -99,5 +100,5 @@ _JSON_NUMBER = {
 
 
 def json_number(dialect: str, column: str, name: str, kind: Literal["BIGINT", "DOUBLE PRECISION"]) -> str:
-    """A number out of a column that holds a JSON object, NULL where it has none of that name."""
+    """Return the expression for a number in a column of JSON objects; NULL where the name is missing."""
     return _JSON_NUMBER[dialect].format(column=column, name=name, kind=kind)

@@ -15,7 +15,7 @@ from perdure.store.rows import assignments, columns, insert, values
 
 
 class ScheduleRow(Struct, frozen=True):
-    """`next_at` is NULL when the schedule is off or over: only rows with one are looked at."""
+    """A schedule. `next_at` is None for one that is disabled or finished; the scheduler reads only others."""
 
     id: ScheduleId
     org_id: OrgId
@@ -42,7 +42,7 @@ async def add_schedule(tx: Tx, row: ScheduleRow) -> None:
 
 
 async def get_schedule(tx: Tx, session_id: SessionId, schedule_id: ScheduleId) -> ScheduleRow:
-    """Raises NotFound."""
+    """Return a session's schedule. Raises NotFound."""
     found = await tx.one(
         f"SELECT {_ROW} FROM schedules WHERE id = ? AND session_id = ?", schedule_id, session_id
     )
@@ -52,7 +52,7 @@ async def get_schedule(tx: Tx, session_id: SessionId, schedule_id: ScheduleId) -
 
 
 async def list_schedules(tx: Tx, session_id: SessionId) -> list[ScheduleRow]:
-    """A session's schedules, oldest first."""
+    """Return a session's schedules, oldest first."""
     rows = await tx.all(
         f"SELECT {_ROW} FROM schedules WHERE session_id = ? ORDER BY created_at, id", session_id
     )
@@ -64,12 +64,12 @@ async def update_schedule(tx: Tx, schedule_id: ScheduleId, changes: Changes) -> 
 
 
 async def delete_schedule(tx: Tx, session_id: SessionId, schedule_id: ScheduleId) -> bool:
-    """Whether there was one."""
+    """Delete a schedule; return whether it existed."""
     return await tx.run("DELETE FROM schedules WHERE id = ? AND session_id = ?", schedule_id, session_id) == 1
 
 
 async def due_schedules(tx: Tx, now: Micros, limit: int = 100) -> list[ScheduleRow]:
-    """Those whose time has come, the longest overdue first."""
+    """Return the schedules that are due, the longest overdue first."""
     rows = await tx.all(
         f"SELECT {_ROW} FROM schedules WHERE next_at IS NOT NULL AND next_at <= ? ORDER BY next_at LIMIT ?",
         now,
@@ -79,7 +79,7 @@ async def due_schedules(tx: Tx, now: Micros, limit: int = 100) -> list[ScheduleR
 
 
 async def take_firing(tx: Tx, row: ScheduleRow, next_at: Micros | None, now: Micros) -> bool:
-    """Claim this firing: whoever moves `next_at` on has it, everybody else finds it moved."""
+    """Claim a firing by a compare-and-set on `next_at`; return False if another process claimed it."""
     touched = await tx.run(
         "UPDATE schedules SET next_at = ?, enabled = ?, last_fired_at = ?, fire_count = fire_count + 1,"
         " updated_at = ?"
@@ -95,7 +95,7 @@ async def take_firing(tx: Tx, row: ScheduleRow, next_at: Micros | None, now: Mic
 
 
 async def active_counts(tx: Tx, session_ids: Sequence[SessionId]) -> dict[SessionId, int]:
-    """How many enabled schedules each of these sessions has; none for those that are missing."""
+    """Return the number of enabled schedules of each of these sessions; sessions without any are missing."""
     if not session_ids:
         return {}
     marks = ", ".join("?" * len(session_ids))

@@ -1,16 +1,15 @@
 """The index that finds sessions by title, tag and agent among very many.
 
-A session has *terms*: every run of one, two or three characters of its folded title, its tags and its agent.
-Sessions are
-sorted into *segments*, some thousand at a time: a row for each term of a segment says, as a set of positions,
-which of its sessions have it. Whoever has all terms of what is searched is a candidate, and is compared with
-it.
+A session's *terms* are every run of one, two or three characters of its folded title, its tags and its agent.
+The index consists of *segments* of `SEGMENT` sessions. For each term of a segment, a row stores the set of
+positions of the sessions that have it. A session that has all terms of a search is a candidate, which the
+search then compares with the filter itself.
 
-A segment never changes. A session's `search_slot` (its segment and position) is where the index has it as it
-is now, or NULL when it is new or was changed since: those are few, and a search compares them all. The worker
-sorts them in when they have become as many as a segment takes, so that writing a title costs nothing. What
-has left a segment stays in its rows as a candidate with nobody behind it, until half of the segment has left
-and the other half is sorted in anew.
+A segment never changes. A session's `search_slot` (its segment and position) says where the index has it; it
+is NULL for a session that is new or has changed since. Those are few, and a search compares them all. The
+worker indexes them once they fill a segment, so that writing a title costs nothing. A session that has left
+its segment stays in the segment's rows as a false candidate. Once half of a segment has left, the segment is
+dropped and the other half is indexed again.
 """
 
 from __future__ import annotations
@@ -27,24 +26,24 @@ from perdure.store.database import Tx
 from perdure.store.rows import among
 
 SEGMENT = 2048
-"""Sessions in a segment: as many as a search may compare one by one."""
+"""Sessions in a segment, and so the most without one that a search compares one by one."""
 
 RUN = 3
-"""Characters in the longest runs that are terms."""
+"""Characters in the longest terms of a title."""
 
 MOST_RUNS = 6
-"""Runs of a long text that are looked up: by then the candidates are few."""
+"""The most terms of a long text that a search looks up; they leave few candidates."""
 
 _BITMAP = SEGMENT // 8
 _TAG, _AGENT = "\x1e", "\x1f"
-"""Begin the terms that are no part of a title: control characters, which no title holds."""
+"""Prefixes of the terms for tags and agents: control characters, which titles do not contain."""
 _TAGS = msgspec.json.Decoder(tuple[str, ...])
 
 
 class Unsorted(Struct, frozen=True):
-    """What the index needs of a session that it does not have.
+    """The fields of a session that the index needs.
 
-    `title` is as the database folds it, `tags` are JSON.
+    `title` has the database's case folding, `tags` are JSON.
     """
 
     id: SessionId
@@ -55,7 +54,7 @@ class Unsorted(Struct, frozen=True):
 
 
 def terms_of(session: Unsorted) -> set[str]:
-    """A session's terms."""
+    """Return a session's terms."""
     title = session.title or ""
     terms = {title[i : i + length] for length in range(1, RUN + 1) for i in range(len(title) - length + 1)}
     if session.tags != "[]":
@@ -66,7 +65,11 @@ def terms_of(session: Unsorted) -> set[str]:
 
 
 def searched_terms(title: str | None, tags: Sequence[str], agent_id: AgentId | None) -> list[str]:
-    """The terms that a session has which holds the text in its title, and has these tags and this agent."""
+    """Return terms of each session with this text in its title, these tags and this agent.
+
+    Args:
+        title: a part of a title, folded by the database.
+    """
     terms = [_TAG + tag for tag in tags]
     if agent_id is not None:
         terms.append(_AGENT + agent_id)
@@ -79,9 +82,9 @@ def searched_terms(title: str | None, tags: Sequence[str], agent_id: AgentId | N
 
 
 def pack(positions: Sequence[int]) -> bytes:
-    """A set of a segment's positions.
+    """Encode a set of positions in a segment.
 
-    Two bytes for each if they are few, else a bit for each that there is.
+    A small set takes two bytes per member, a larger one a bit per position.
     """
     if len(positions) * 2 < _BITMAP:
         return struct.pack(f"<{len(positions)}H", *positions)
@@ -92,7 +95,7 @@ def pack(positions: Sequence[int]) -> bytes:
 
 
 def unpack(members: bytes) -> int:
-    """The set as an integer's bits."""
+    """Decode a set of positions into the bits of an integer."""
     if len(members) == _BITMAP:
         return int.from_bytes(members, "little")
     bits = 0
@@ -102,7 +105,7 @@ def unpack(members: bytes) -> int:
 
 
 def _positions(bits: int) -> Iterator[int]:
-    """The set's members, the highest first: within a segment the youngest session comes last."""
+    """Iterate over the set, highest position first, so that the newest sessions of a segment come first."""
     while bits:
         position = bits.bit_length() - 1
         yield position
@@ -110,7 +113,7 @@ def _positions(bits: int) -> Iterator[int]:
 
 
 def sort_terms(sessions: Sequence[Unsorted]) -> list[tuple[str, bytes]]:
-    """The rows of a segment of these sessions. It takes some 50 ms of computing: not for an event loop."""
+    """Compute a segment's rows for these sessions. Takes about 50 ms of CPU: keep it off the event loop."""
     members: dict[str, list[int]] = {}
     for position, session in enumerate(sessions):
         for term in terms_of(session):
@@ -119,7 +122,7 @@ def sort_terms(sessions: Sequence[Unsorted]) -> list[tuple[str, bytes]]:
 
 
 async def large_organizations(tx: Tx) -> list[OrgId]:
-    """Organizations that have segments, or sessions enough for one."""
+    """Return the organizations that have segments or enough sessions for one."""
     rows = await tx.all(
         "SELECT org_id FROM session_totals GROUP BY org_id HAVING SUM(sessions) >= ?"
         " UNION SELECT org_id FROM search_segments",
@@ -129,19 +132,16 @@ async def large_organizations(tx: Tx) -> list[OrgId]:
 
 
 async def last_segment(tx: Tx, org_id: OrgId) -> int:
-    """The number of the last segment that was made; -1 if there is none."""
-    found = await tx.one("SELECT MAX(segment) FROM search_segments WHERE org_id = ?", org_id)
-    return -1 if found is None or found[0] is None else int(found[0])
+    """Return the number of the organization's newest segment; -1 if it has none."""
+    slots = await tx.one("SELECT MAX(segment) FROM search_segments WHERE org_id = ?", org_id)
+    return -1 if slots is None or slots[0] is None else int(slots[0])
 
 
 _UNSORTED = "org_id = ? AND search_slot IS NULL AND deleted_at IS NULL"
 
 
 async def read_unsorted(tx: Tx, org_id: OrgId) -> list[Unsorted]:
-    """The oldest sessions that the index does not have, as many as make a segment.
-
-    None if there are fewer.
-    """
+    """Return the oldest `SEGMENT` sessions that are not in the index; no sessions if there are fewer."""
     order = "ORDER BY created_at, id LIMIT"
     if (
         await tx.one(f"SELECT 1 FROM sessions WHERE {_UNSORTED} {order} 1 OFFSET {SEGMENT - 1}", org_id)
@@ -159,26 +159,27 @@ async def read_unsorted(tx: Tx, org_id: OrgId) -> list[Unsorted]:
 async def add_segment(
     tx: Tx, org_id: OrgId, segment: int, sessions: Sequence[Unsorted], terms: Sequence[tuple[str, bytes]]
 ) -> bool:
-    """Write a segment, and give those of its sessions that are still as they were read their slots.
+    """Write a segment, and set the slots of those of its sessions that have not changed since the read.
 
     Returns:
-        Whether it was written: another process may have taken the number, and most likely the sessions.
+        Whether the segment was written. If not, another process has used the number, most likely for the
+        same sessions.
     """
     newest = max(session.created_at for session in sessions)
-    made = await tx.run(
+    created = await tx.run(
         "INSERT INTO search_segments (org_id, segment, newest) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
         org_id,
         segment,
         newest,
     )
-    if not made:
+    if not created:
         return False
     await tx.run_many(
         "INSERT INTO search_terms (org_id, segment, term, members) VALUES (?, ?, ?, ?)",
         [(org_id, segment, term, members) for term, members in terms],
     )
     await tx.run_many(
-        # Nothing here may look like the condition of an index: PostgreSQL is to find each row by its id.
+        # No condition here may match an index, so that PostgreSQL finds each row by its id.
         "UPDATE sessions SET search_slot = ? WHERE id = ? AND COALESCE(search_slot, -1) = -1"
         " AND COALESCE(title_folded, '') = ?"
         " AND tags = ?",
@@ -191,7 +192,7 @@ async def add_segment(
 
 
 async def thin_segments(tx: Tx, org_id: OrgId) -> list[int]:
-    """Segments that more than half of their sessions have left."""
+    """Return the segments that more than half of their sessions have left."""
     counted = await tx.all(
         f"SELECT search_slot / {SEGMENT}, COUNT(*) FROM sessions WHERE org_id = ? AND search_slot IS NOT NULL"
         f" AND deleted_at IS NULL GROUP BY search_slot / {SEGMENT}",
@@ -203,7 +204,7 @@ async def thin_segments(tx: Tx, org_id: OrgId) -> list[int]:
 
 
 async def drop_segment(tx: Tx, org_id: OrgId, segment: int) -> None:
-    """Remove a segment; whoever is still in it is to be sorted in anew."""
+    """Remove a segment; the sessions still in it become unsorted, to be indexed again."""
     await tx.run(
         "UPDATE sessions SET search_slot = NULL WHERE org_id = ? AND search_slot >= ? AND search_slot < ?"
         " AND deleted_at IS NULL",
@@ -218,9 +219,10 @@ async def drop_segment(tx: Tx, org_id: OrgId, segment: int) -> None:
 async def segments_by_age(
     tx: Tx, org_id: OrgId, text: str | None
 ) -> tuple[list[tuple[int, Micros]], str | None]:
-    """The organization's segments, the youngest first, with when the youngest session of each was created.
+    """Return the organization's segments, newest first, and the text in the database's case folding.
 
-    If there are any, also the text as the database folds titles.
+    Each segment comes with the time at which its newest session was created. Without segments the text is
+    None.
     """
     rows = await tx.all(
         "SELECT segment, newest, (SELECT LOWER(CAST(? AS TEXT))) FROM search_segments WHERE org_id = ?"
@@ -234,7 +236,10 @@ async def segments_by_age(
 async def candidates(
     tx: Tx, org_id: OrgId, segments: Sequence[int], terms: Sequence[str]
 ) -> dict[int, list[int]]:
-    """The slots, by segment, of the sessions that have all of these terms (or had: some may have left)."""
+    """Return the slots, by segment, of the sessions that have all of these terms.
+
+    Some may be outdated: the session has left the segment since.
+    """
     in_segments, first = among(tx.dialect, "segment", "BIGINT", segments)
     in_terms, second = among(tx.dialect, "term", "TEXT", terms)
     rows = await tx.all(
@@ -243,16 +248,16 @@ async def candidates(
         first,
         second,
     )
-    held: dict[int, list[bytes]] = {}
+    sets_by_segment: dict[int, list[bytes]] = {}
     for segment, members in rows:
-        held.setdefault(segment, []).append(members)
-    found = {}
-    for segment, sets in held.items():
+        sets_by_segment.setdefault(segment, []).append(members)
+    slots = {}
+    for segment, sets in sets_by_segment.items():
         if len(sets) == len(terms):
             bits = -1
             for members in sorted(sets, key=len):
                 bits &= unpack(members)
                 if not bits:
                     break
-            found[segment] = [segment * SEGMENT + position for position in _positions(bits)]
-    return found
+            slots[segment] = [segment * SEGMENT + position for position in _positions(bits)]
+    return slots

@@ -1,4 +1,4 @@
-"""Lists of sessions: filters, pages, and how many there are."""
+"""Lists of sessions: filters, pages and counts."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from perdure.store.search import candidates, searched_terms, segments_by_age
 from perdure.store.sessions import BUSY, BUSY_STATUSES, SessionRow
 
 EXACT = 200
-"""A search counts so many matches; of more it says that there are more."""
+"""Matches of a search that are counted exactly; beyond, the count is a lower bound."""
 
 _COLUMNS = columns(SessionRow)
 _FEW, _MANY = 2, 64
-"""Segments that a search looks up at once: at first and at least, and at most."""
+"""The fewest (also the first) and the most segments that a search looks up at once."""
 FAR = 1000
-"""Rows that are passed over as they are; of further ones, by their ids alone, the fewer: an index has many of
-them on a page."""
+"""The largest offset at which a list reads whole rows. Beyond, it reads ids from the nearer end of the list,
+of which an index has many on a page, then the rows of the page."""
 _COMPARED = 400
-"""Candidates that are compared at once, at least."""
+"""The fewest candidates that are compared at once, except at the end of a step."""
 
 COUNTED = 5_000
-"""What other filters match is counted so far."""
+"""Matches of other filters that are counted exactly; beyond, the count is a lower bound."""
 
 Key = tuple[Micros, SessionId]
-"""What lists are ordered by, the greatest first: when the session was created, and its id."""
+"""The sort key of lists, greatest first: the time of creation, and the id."""
 
 
 class SessionFilter(Struct, frozen=True):
-    """What a list of sessions is narrowed by; None means any."""
+    """The conditions for a list of sessions; None means any."""
 
     agent_id: AgentId | None = None
     search: str | None = None
@@ -45,25 +45,28 @@ class SessionFilter(Struct, frozen=True):
     created_before: Micros | None = None
 
 
-def _where(org_id: OrgId, want: SessionFilter) -> tuple[str, list[Value]]:
+def _where(org_id: OrgId, filters: SessionFilter) -> tuple[str, list[Value]]:
     parts = ["org_id = ? AND deleted_at IS NULL"]
     args: list[Value] = [org_id]
     plain: list[tuple[str, Value]] = [
-        ("agent_id = ?", want.agent_id),
-        (f"{BUSY} AND status = ?" if want.status in BUSY_STATUSES else "status = ?", want.status),
-        ("created_at > ?", want.created_after),
-        ("created_at < ?", want.created_before),
-        ("title_folded LIKE LOWER(?) ESCAPE '!'", None if want.search is None else like_pattern(want.search)),
+        ("agent_id = ?", filters.agent_id),
+        (f"{BUSY} AND status = ?" if filters.status in BUSY_STATUSES else "status = ?", filters.status),
+        ("created_at > ?", filters.created_after),
+        ("created_at < ?", filters.created_before),
+        (
+            "title_folded LIKE LOWER(?) ESCAPE '!'",
+            None if filters.search is None else like_pattern(filters.search),
+        ),
     ]
     for sql, value in plain:
         if value is not None:
             parts.append(sql)
             args.append(value)
-    if want.pinned_by is not None:
+    if filters.pinned_by is not None:
         parts.append("id IN (SELECT session_id FROM pins WHERE user_id = ? AND org_id = ?)")
-        args += [want.pinned_by, org_id]
-    for tag in want.tags:
-        # A tag stands in the JSON array between quotes; its own quotes are escaped there, so this finds whole
+        args += [filters.pinned_by, org_id]
+    for tag in filters.tags:
+        # The JSON array has each tag between quotes and escapes quotes within a tag, so this matches whole
         # tags only.
         parts.append("tags LIKE ? ESCAPE '!'")
         args.append(like_pattern(to_json(tag)))
@@ -71,24 +74,24 @@ def _where(org_id: OrgId, want: SessionFilter) -> tuple[str, list[Value]]:
 
 
 async def list_sessions(
-    tx: Tx, org_id: OrgId, want: SessionFilter, offset: int, limit: int
+    tx: Tx, org_id: OrgId, filters: SessionFilter, offset: int, limit: int
 ) -> tuple[list[SessionRow], int]:
-    """A page, newest first, and how many match in all.
+    """Return a page, newest first, and the number of all matches.
 
-    With a text or tags to search for, the number is exact up to `EXACT`, with other filters up to `COUNTED`;
-    above that, and above the end of the page, it means that there are at least so many.
+    With a text or tags the number is exact up to `EXACT`, with other filters up to `COUNTED`. A larger number
+    that is also beyond the end of the page is a lower bound.
     """
-    if want.search is not None or want.tags:
-        return await _search(tx, org_id, want, offset, limit)
-    where, args = _where(org_id, want)
+    if filters.search is not None or filters.tags:
+        return await _search(tx, org_id, filters, offset, limit)
+    where, args = _where(org_id, filters)
     enough = max(offset + limit, COUNTED) + 1
 
     async def count() -> int:
-        """How many match.
+        """Count the matches, up to `enough`.
 
-        All sessions are counted as they come and go, those of a filter here, no more than are `enough`.
+        Without a filter, the number is the total that every creation and deletion updates.
         """
-        if want == SessionFilter():
+        if filters == SessionFilter():
             found = await tx.one(
                 "SELECT CAST(COALESCE(SUM(sessions), 0) AS BIGINT) FROM session_totals WHERE org_id = ?",
                 org_id,
@@ -103,8 +106,8 @@ async def list_sessions(
 
     if offset > FAR:
         total = await count()
-        behind = total - offset - limit if want == SessionFilter() or total < enough else None
-        return await _rows(tx, org_id, await _far_ids(tx, where, args, offset, limit, behind)), total
+        after_page = total - offset - limit if filters == SessionFilter() or total < enough else None
+        return await _rows(tx, org_id, await _far_ids(tx, where, args, offset, limit, after_page)), total
     rows = await tx.all(
         f"SELECT {_COLUMNS} FROM sessions WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?",
         *args,
@@ -117,7 +120,7 @@ async def list_sessions(
 
 
 async def count_by_status(tx: Tx, org_id: OrgId) -> dict[Status, int]:
-    """How many sessions there are in each status."""
+    """Return the number of the organization's sessions in each status."""
     rows = await tx.all(
         "SELECT status, COUNT(*) FROM sessions WHERE org_id = ? AND deleted_at IS NULL GROUP BY status",
         org_id,
@@ -126,17 +129,17 @@ async def count_by_status(tx: Tx, org_id: OrgId) -> dict[Status, int]:
 
 
 async def _far_ids(
-    tx: Tx, where: str, args: Sequence[Value], offset: int, length: int, behind: int | None
+    tx: Tx, where: str, args: Sequence[Value], offset: int, length: int, after_page: int | None
 ) -> list[SessionId]:
-    """The sessions of a page of so many far from the newest, counted from the oldest if that is nearer.
+    """Return the ids of a page far from the newest session, found from the oldest if that end is nearer.
 
     Args:
-        behind: how many sessions follow the page (less than 0: so many are missing at its end); None if
-            nobody knows.
+        length: the sessions of a full page.
+        after_page: the number of sessions after the page, negative if the page is not full; None if unknown.
     """
     direction, skipped = "DESC", offset
-    if behind is not None and behind < offset:
-        direction, skipped, length = "ASC", max(behind, 0), length + min(behind, 0)
+    if after_page is not None and after_page < offset:
+        direction, skipped, length = "ASC", max(after_page, 0), length + min(after_page, 0)
     if length <= 0:
         return []
     page = (
@@ -147,9 +150,9 @@ async def _far_ids(
 
 
 async def _rows(tx: Tx, org_id: OrgId, session_ids: Sequence[SessionId]) -> list[SessionRow]:
-    """These sessions, the newest first.
+    """Return these sessions, newest first.
 
-    Their ids come by themselves: PostgreSQL would read all sessions for a subquery.
+    The ids are arguments, because PostgreSQL would read all sessions for a subquery.
     """
     chosen, ids = among(tx.dialect, "id", "TEXT", session_ids)
     rows = await tx.all(f"SELECT {_COLUMNS} FROM sessions WHERE {chosen} AND org_id = ?", ids, org_id)
@@ -157,22 +160,21 @@ async def _rows(tx: Tx, org_id: OrgId, session_ids: Sequence[SessionId]) -> list
 
 
 async def _search(
-    tx: Tx, org_id: OrgId, want: SessionFilter, offset: int, limit: int
+    tx: Tx, org_id: OrgId, filters: SessionFilter, offset: int, limit: int
 ) -> tuple[list[SessionRow], int]:
-    where, args = _where(org_id, want)
+    where, args = _where(org_id, filters)
     enough = max(offset + limit, EXACT) + 1
     newest_first = f"ORDER BY created_at DESC, id DESC LIMIT {enough}"
-    if want.pinned_by is not None or want.status in BUSY_STATUSES:
-        # These are few, and indexes of their own lead to them.
+    if filters.pinned_by is not None or filters.status in BUSY_STATUSES:
+        # These sessions are few, and have indexes of their own.
         keys = _keys(await tx.all(f"SELECT created_at, id FROM sessions WHERE {where} {newest_first}", *args))
         total = len(keys)
     else:
-        # First what is not in the index: what is sorted in between the two looks is seen twice then, rather
-        # than not at all.
+        # Unsorted sessions first: one that is indexed between the two reads is then found twice, not missed.
         unsorted = await tx.all(
             f"SELECT created_at, id FROM sessions WHERE {where} AND search_slot IS NULL {newest_first}", *args
         )
-        keys, total = await _sorted_in(tx, org_id, want, _keys(unsorted), offset + limit, enough)
+        keys, total = await _search_index(tx, org_id, filters, _keys(unsorted), offset + limit, enough)
     page = sorted(keys, reverse=True)[offset : offset + limit]
     if not page:
         return [], min(total, enough)
@@ -183,52 +185,51 @@ def _keys(rows: Sequence[Row]) -> set[Key]:
     return {(created_at, session_id) for created_at, session_id in rows}
 
 
-async def _sorted_in(
-    tx: Tx, org_id: OrgId, want: SessionFilter, keys: set[Key], certain: int, enough: int
+async def _search_index(
+    tx: Tx, org_id: OrgId, filters: SessionFilter, keys: set[Key], needed: int, enough: int
 ) -> tuple[set[Key], int]:
-    """Go through the index, the youngest segments first, until the page is certain and there are enough.
+    """Search the segments, newest first, until the page is complete and enough matches are counted.
 
     Args:
-        keys: what matches outside of the index.
-        certain: how many of the first keys the page needs.
+        keys: the matches outside the index.
+        needed: the number of newest keys that the page needs.
+        enough: the number of matches at which to stop counting.
+
+    Returns:
+        The keys found, which include the newest `needed` ones, and the number of matches counted.
     """
-    ages, folded = await segments_by_age(tx, org_id, want.search)
+    ages, folded = await segments_by_age(tx, org_id, filters.search)
     if not ages:
         return keys, len(keys)
-    where, args = _where(org_id, want)
-    terms = searched_terms(folded, want.tags, want.agent_id)
+    where, args = _where(org_id, filters)
+    terms = searched_terms(folded, filters.tags, filters.agent_id)
     total, begin, size = len(keys), 0, _FEW
 
     def settled(newest: Micros) -> bool:
-        """Whether nothing that is as old as this, or older, belongs on the page."""
-        return sum(created_at > newest for created_at, _ in keys) >= certain
+        """Return whether the page needs no session that is as old as this, or older."""
+        return sum(created_at > newest for created_at, _ in keys) >= needed
 
     while begin < len(ages) and not (total >= enough and settled(ages[begin][1])):
         step, begin = ages[begin : begin + size], begin + size
         slots = await candidates(tx, org_id, [segment for segment, _ in step], terms)
         for newest, batch in _batches(step, slots):
             if not settled(newest):
-                match, wanted = among(tx.dialect, "search_slot", "BIGINT", batch)
-                more = (
-                    _keys(
-                        await tx.all(
-                            f"SELECT created_at, id FROM sessions WHERE {where} AND {match}", *args, wanted
-                        )
-                    )
-                    - keys
+                match, chosen = among(tx.dialect, "search_slot", "BIGINT", batch)
+                rows = await tx.all(
+                    f"SELECT created_at, id FROM sessions WHERE {where} AND {match}", *args, chosen
                 )
+                more = _keys(rows) - keys
                 keys, total = keys | more, total + len(more)
                 continue
             left = batch
-            while left and total < enough:  # only their number matters, and not of many more than are needed
+            while left and total < enough:  # the page is complete: count, but hardly more than enough
                 some = (enough - total) * 5 // 4
-                match, wanted = among(tx.dialect, "search_slot", "BIGINT", left[:some])
+                match, chosen = among(tx.dialect, "search_slot", "BIGINT", left[:some])
                 counted = await tx.one(
-                    f"SELECT COUNT(*) FROM sessions WHERE {where} AND {match}", *args, wanted
+                    f"SELECT COUNT(*) FROM sessions WHERE {where} AND {match}", *args, chosen
                 )
                 left, total = left[some:], total + (0 if counted is None else counted[0])
-        # As many more as are likely to hold what is missing, if the older ones are like those that were
-        # looked up.
+        # Next, as many segments as hold the missing matches at the present rate, and half as many again.
         size = min(_MANY, max(_FEW, (enough - total) * begin * 3 // (2 * max(total, 1))))
     return keys, total
 
@@ -236,9 +237,9 @@ async def _sorted_in(
 def _batches(
     step: Sequence[tuple[int, Micros]], slots: dict[int, list[int]]
 ) -> Iterator[tuple[Micros, list[int]]]:
-    """The segments' candidates, some hundred at a time.
+    """Batch the segments' candidates, at least `_COMPARED` to a batch.
 
-    With each batch comes the age of the youngest session that may be in it or after it.
+    Each batch comes with the creation time of the newest session that may be in it or in a later one.
     """
     batch: list[int] = []
     youngest = 0

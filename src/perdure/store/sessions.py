@@ -1,4 +1,4 @@
-"""Sessions' rows, and the append: the one way in which a log grows."""
+"""Rows of sessions, and `append`, the only function that adds events to a log."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from perdure.store.rows import columns, insert, to_json, values
 
 
 class SessionRow(Struct, frozen=True):
-    """A session's row. From `head` on it is the projection of the log."""
+    """A session. The fields from `head` to `finished_at` are the projection of its log."""
 
     id: SessionId
     org_id: OrgId
@@ -64,13 +64,13 @@ class SessionRow(Struct, frozen=True):
     started_at: Micros | None
     finished_at: Micros | None
     agent_version_id: AgentVersionId | None = None
-    """The version of the agent that the session runs; None lets it follow the agent. Not part of the
-    projection."""
+    """The agent version that the session runs; None follows the agent's current configuration. Not part of
+    the projection."""
     workspace_id: WorkspaceId | None = None
-    """The workspace that it shares; None for its own. Not part of the projection."""
+    """The shared workspace; None for the session's own. Not part of the projection."""
 
     def workspace(self) -> WorkspaceId:
-        """The id of the workspace where its files are."""
+        """Return the id of the workspace that holds the session's files."""
         return self.workspace_id or own_workspace(self.id)
 
     def projection(self) -> Projection:
@@ -107,18 +107,18 @@ _GET = f"SELECT {_COLUMNS} FROM sessions WHERE id = ? AND org_id = ? AND deleted
 _LOOK = f"SELECT {_COLUMNS} FROM sessions WHERE id = ?"
 
 SHARDS = 16
-"""Rows that count the sessions of one organization on PostgreSQL, where a row is locked until its transaction
-has committed."""
+"""The number of rows that one organization's session count is split over on PostgreSQL, where an updated row
+stays locked until the commit."""
 
 BUSY_STATUSES = ("active", "waiting_for_tool_results", "paused")
-"""Statuses that few sessions are in at any time."""
+"""Statuses that few sessions have at any time."""
 
 BUSY = "status IN ('active', 'waiting_for_tool_results', 'paused')"
-"""The condition of the index of such sessions: SQLite uses it where a statement has the same condition, in
-the same words."""
+"""The condition of the partial index on such sessions. SQLite uses the index only for a statement that
+contains the same condition verbatim."""
 
 LATER = "updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at + 1 END"
-"""`updated_at` moves on every change and never backwards, whatever the clock does."""
+"""Makes `updated_at` grow strictly with every change, even when the clock goes backwards."""
 
 _APPEND = (
     "UPDATE sessions SET head = ?, epoch = ?, recoveries = ?,"
@@ -136,11 +136,11 @@ async def add_session(tx: Tx, row: SessionRow) -> None:
 
 
 async def count_sessions(tx: Tx, org_id: OrgId, more: int) -> None:
-    """Note that the organization has so many sessions more (or less).
+    """Add `more` (which may be negative) to the organization's session count.
 
-    Counting a hundred thousand for each list takes too long.
+    Lists show the total, and counting 100,000 rows for each of them takes too long.
     """
-    shard = 0 if tx.dialect == "sqlite" else random.randrange(SHARDS)  # noqa: S311 - it only spreads
+    shard = 0 if tx.dialect == "sqlite" else random.randrange(SHARDS)  # noqa: S311 - spreads the load only
     await tx.run(
         "INSERT INTO session_totals (org_id, shard, sessions) VALUES (?, ?, ?) ON CONFLICT (org_id, shard)"
         " DO UPDATE SET sessions = session_totals.sessions + excluded.sessions",
@@ -151,10 +151,10 @@ async def count_sessions(tx: Tx, org_id: OrgId, more: int) -> None:
 
 
 async def get_session(tx: Tx, org_id: OrgId, session_id: SessionId, *, lock: bool = False) -> SessionRow:
-    """The organization's session; `lock` holds its row until the commit.
+    """Return the organization's session; `lock` locks its row until the commit.
 
     Raises:
-        NotFound: it never existed, was deleted, or is another organization's: the same answer.
+        NotFound: it never existed, was deleted, or belongs to another organization; the error does not tell.
     """
     found = await tx.one(_GET + (LOCK_ROW[tx.dialect] if lock else ""), session_id, org_id)
     if found is None:
@@ -163,7 +163,7 @@ async def get_session(tx: Tx, org_id: OrgId, session_id: SessionId, *, lock: boo
 
 
 async def look_session(tx: Tx, session_id: SessionId) -> SessionRow | None:
-    """The row for the server's own use (a runner, a sweep), deleted ones included."""
+    """Return the session of any organization, also a deleted one, for a runner or a sweep."""
     found = await tx.one(_LOOK, session_id)
     return None if found is None else SessionRow(*found)
 
@@ -177,31 +177,31 @@ async def append(
     claim: bool = False,
     fence: bool = False,
 ) -> tuple[SessionRow, tuple[Event, ...]]:
-    """Append events to the session's log, and write the projection with them.
+    """Append events to the session's log, and update the projection in the same statement or transaction.
 
     Args:
-        row: the session as the caller last saw it: its head and its epoch are what the append expects.
-        now: the present, in microseconds.
-        claim: also take the session over (epoch + 1): the first append of a fresh turn.
-        fence: also make every runner of it stop (epoch + 1): a cancel.
+        row: the session as the caller last read it; the append succeeds only at this head and epoch.
+        now: the current time, in microseconds.
+        claim: also claim the session (epoch + 1), in the first append of a new turn.
+        fence: also fence the session's current runner (epoch + 1), for a cancel.
 
     Returns:
-        The row as it is now, and the events as stored.
+        The updated row, and the events as stored.
 
     Raises:
-        StaleHead: the log has grown meanwhile. Read on, decide again.
-        Fenced: the session was claimed, cancelled or deleted meanwhile.
+        StaleHead: the log has grown since `row` was read. Read the new events, then decide again.
+        Fenced: the session was claimed, cancelled or deleted since `row` was read.
     """
-    new = _moved_on(row, project(row.projection(), events), now, fence=claim or fence)
-    stored = tuple(_stored(row, index, event) for index, event in enumerate(events, row.head + 1))
+    new = _row_after(row, project(row.projection(), events), now, fence=claim or fence)
+    stored = tuple(_to_event(row, index, event) for index, event in enumerate(events, row.head + 1))
     rows = [_event_row(row.org_id, event, new_event) for event, new_event in zip(stored, events, strict=True)]
     if not await tx.append(_APPEND, _append_args(row, new, now), _INSERT_EVENTS, rows):
-        raise await _why(tx, row)
+        raise await _refusal(tx, row)
     return new, stored
 
 
-def _moved_on(row: SessionRow, after: Projection, now: Micros, *, fence: bool) -> SessionRow:
-    """The row as an append leaves it."""
+def _row_after(row: SessionRow, after: Projection, now: Micros, *, fence: bool) -> SessionRow:
+    """Return the row as it is after an append."""
     return msgspec.structs.replace(
         row,
         epoch=row.epoch + 1 if fence else row.epoch,
@@ -221,7 +221,7 @@ def _moved_on(row: SessionRow, after: Projection, now: Micros, *, fence: bool) -
 
 
 def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, ...]:
-    """The arguments of `_APPEND`: what it sets, then what it expects."""
+    """Return the arguments of `_APPEND`: the new values, then the expected ones."""
     return (
         new.head,
         new.epoch,
@@ -244,7 +244,8 @@ def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, 
     )
 
 
-async def _why(tx: Tx, row: SessionRow) -> StaleHead | Fenced:
+async def _refusal(tx: Tx, row: SessionRow) -> StaleHead | Fenced:
+    """Return the error for an append or a claim that found another head or epoch."""
     found = await tx.one(
         "SELECT epoch, deleted_at FROM sessions WHERE id = ? AND org_id = ?", row.id, row.org_id
     )
@@ -253,7 +254,7 @@ async def _why(tx: Tx, row: SessionRow) -> StaleHead | Fenced:
     return StaleHead()
 
 
-def _stored(row: SessionRow, sequence: int, event: NewEvent) -> Event:
+def _to_event(row: SessionRow, sequence: int, event: NewEvent) -> Event:
     return Event(
         event_id(sequence, event.ts // 1000, noise()),
         row.id,
@@ -287,12 +288,12 @@ def _event_row(org_id: OrgId, event: Event, new: NewEvent) -> tuple[Value, ...]:
 
 
 async def claim(tx: Tx, row: SessionRow) -> SessionRow:
-    """Take over a session whose turn has begun.
+    """Take over a session whose turn has already started (epoch + 1).
 
-    Epoch + 1, and one more recovery if the log has not moved since the last.
+    A claim counts as one more recovery if the log has not grown since the last claim.
 
     Raises:
-        Fenced: somebody else was quicker.
+        StaleHead, Fenced: another process was faster.
     """
     recoveries = row.recoveries + 1 if row.claimed_head == row.head else 1
     done = await tx.run(
@@ -306,25 +307,25 @@ async def claim(tx: Tx, row: SessionRow) -> SessionRow:
         row.head,
     )
     if done != 1:
-        raise await _why(tx, row)
+        raise await _refusal(tx, row)
     return msgspec.structs.replace(row, epoch=row.epoch + 1, recoveries=recoveries, claimed_head=row.head)
 
 
 async def release(tx: Tx, row: SessionRow) -> None:
-    """Give a claim back in good order (a planned stop): it does not count as a recovery."""
+    """Release a claim at a planned stop, so that the next claim does not count as a recovery."""
     await tx.run(
         "UPDATE sessions SET recoveries = 0, claimed_head = -1 WHERE id = ? AND epoch = ?", row.id, row.epoch
     )
 
 
 async def update_session(tx: Tx, row: SessionRow, changes: Changes, now: Micros) -> SessionRow:
-    """Change columns that are not the log's.
+    """Update columns outside the projection.
 
-    Never touches the head or the epoch, so a running turn is not disturbed.
+    Leaves the head and the epoch alone, so a running turn is not disturbed. Raises NotFound.
     """
     sets = ", ".join(f"{name} = ?" for name in changes)
     if "title" in changes or "tags" in changes:
-        sets += ", search_slot = NULL"  # the index has it as it was
+        sets += ", search_slot = NULL"  # the search index still has the old title and tags
     found = await tx.one(
         f"UPDATE sessions SET {sets}, {LATER} WHERE id = ? AND org_id = ? AND deleted_at IS NULL"
         f" RETURNING {_COLUMNS}",
@@ -340,7 +341,7 @@ async def update_session(tx: Tx, row: SessionRow, changes: Changes, now: Micros)
 
 
 async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
-    """Hide a session from every route and fence its runner; `purge_session` removes what it held."""
+    """Hide a session from every route and fence its runner; `purge_deleted` removes its log later."""
     await tx.run(
         "UPDATE sessions SET deleted_at = ?, epoch = epoch + 1, status = 'idle', wake_at = NULL"
         " WHERE id = ? AND org_id = ?",
@@ -363,7 +364,13 @@ async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
 
 
 async def purge_deleted(tx: Tx, before: Micros, limit: int = 20, batch: int = 500) -> Purged:
-    """Remove the logs of sessions deleted before an instant, a bounded batch of rows at a time."""
+    """Remove one batch of the logs of sessions that were deleted before an instant.
+
+    Args:
+        before: an instant in microseconds.
+        limit: the most sessions to look at.
+        batch: the most events to remove of each.
+    """
     gone = 0
     for (session_id,) in await tx.all("SELECT id FROM sessions WHERE deleted_at < ? LIMIT ?", before, limit):
         found = await tx.one("SELECT MIN(sequence) FROM events WHERE session_id = ?", session_id)
@@ -377,7 +384,7 @@ async def purge_deleted(tx: Tx, before: Micros, limit: int = 20, batch: int = 50
 
 
 async def set_pin(tx: Tx, row: SessionRow, user_id: UserId, now: Micros) -> None:
-    """Pin for a user; once is enough."""
+    """Pin a session for a user. Idempotent."""
     await tx.run(
         "INSERT INTO pins (session_id, user_id, org_id, created_at) VALUES (?, ?, ?, ?)"
         " ON CONFLICT DO NOTHING",
@@ -389,12 +396,12 @@ async def set_pin(tx: Tx, row: SessionRow, user_id: UserId, now: Micros) -> None
 
 
 async def clear_pin(tx: Tx, row: SessionRow, user_id: UserId) -> None:
-    """Unpin for a user."""
+    """Unpin a session for a user. Idempotent."""
     await tx.run("DELETE FROM pins WHERE session_id = ? AND user_id = ?", row.id, user_id)
 
 
 async def pinned_among(tx: Tx, user_id: UserId, session_ids: Sequence[SessionId]) -> set[SessionId]:
-    """Which of these sessions the user has pinned."""
+    """Return those of these sessions that the user has pinned."""
     if not session_ids:
         return set()
     marks = ", ".join("?" * len(session_ids))
@@ -405,13 +412,13 @@ async def pinned_among(tx: Tx, user_id: UserId, session_ids: Sequence[SessionId]
 
 
 async def standing_approvals(tx: Tx, session_id: SessionId) -> dict[str, str]:
-    """Decisions that hold for every call of a tool in the session, by the tool's name."""
+    """Return the session's standing decisions, each for every call of a tool, by the tool's name."""
     rows = await tx.all("SELECT tool_name, decision FROM standing_approvals WHERE session_id = ?", session_id)
     return {row[0]: row[1] for row in rows}
 
 
 async def set_standing_approval(tx: Tx, row: SessionRow, tool_name: str, decision: str) -> None:
-    """Let a decision hold for every later call of a tool; the last one counts."""
+    """Apply a decision to every later call of a tool in the session; replaces an earlier decision."""
     await tx.run(
         "INSERT INTO standing_approvals (session_id, tool_name, org_id, decision) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (session_id, tool_name) DO UPDATE SET decision = excluded.decision",
@@ -423,9 +430,9 @@ async def set_standing_approval(tx: Tx, row: SessionRow, tool_name: str, decisio
 
 
 async def unfinished(tx: Tx, before: Micros, limit: int = 1000) -> list[tuple[OrgId, SessionId]]:
-    """Active sessions whose row has not moved since an instant, as (organization, session).
+    """Return active sessions whose row has not changed since an instant, as (organization, session).
 
-    What a sweep looks at.
+    The sweep enqueues them again.
     """
     rows = await tx.all(
         f"SELECT org_id, id FROM sessions WHERE {BUSY} AND status = 'active' AND deleted_at IS NULL AND"
@@ -438,7 +445,7 @@ async def unfinished(tx: Tx, before: Micros, limit: int = 1000) -> list[tuple[Or
 
 
 async def due(tx: Tx, now: Micros, limit: int = 200) -> list[tuple[OrgId, SessionId]]:
-    """Parked sessions whose time has come, as (organization, session)."""
+    """Return parked sessions whose wake-up time has passed, as (organization, session)."""
     rows = await tx.all(
         "SELECT org_id, id FROM sessions WHERE wake_at IS NOT NULL AND deleted_at IS NULL AND wake_at <= ?"
         " ORDER BY wake_at LIMIT ?",
@@ -449,9 +456,9 @@ async def due(tx: Tx, now: Micros, limit: int = 200) -> list[tuple[OrgId, Sessio
 
 
 async def epochs_of(tx: Tx, session_ids: Sequence[SessionId]) -> dict[SessionId, int]:
-    """The epochs of these sessions: a runner whose own is older has lost its claim.
+    """Return the epochs of these sessions, without deleted ones.
 
-    Deleted ones count as lost.
+    A runner has lost its claim if its own epoch is older or the session is missing here.
     """
     if not session_ids:
         return {}

@@ -1,4 +1,4 @@
-"""Rows of what sessions' shells remember between two commands."""
+"""Rows of the state that sessions' shells keep between commands."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ async def read_shell_state(tx: Tx, org_id: OrgId, session_id: SessionId) -> str 
 
 
 async def write_shell_state(tx: Tx, org_id: OrgId, session_id: SessionId, snapshot: str, now: Micros) -> None:
-    """Keep what a session's shell remembers, unless the session was deleted: nobody would remove it any more.
+    """Store the state of a session's shell, unless the session was deleted: nothing would remove it later.
 
-    Holds the session's row, so it comes before anything that holds its workspace's.
+    Locks the session's row, so call it before anything that locks the workspace's.
     """
     sql = "SELECT id FROM sessions WHERE id = ? AND org_id = ? AND deleted_at IS NULL"
     if await tx.one(sql + LOCK_ROW[tx.dialect], session_id, org_id) is None:
@@ -34,7 +34,7 @@ async def write_shell_state(tx: Tx, org_id: OrgId, session_id: SessionId, snapsh
 
 
 async def copy_shell_state(tx: Tx, source: str, target: str) -> None:
-    """Give a session what another's shell remembers."""
+    """Copy the state of a session's shell to another session."""
     await tx.run(
         "INSERT INTO shell_states (session_id, org_id, snapshot, updated_at)"
         " SELECT ?, org_id, snapshot, updated_at FROM shell_states WHERE session_id = ?",

@@ -1,7 +1,7 @@
 """SQLite: one file, one writer thread that groups commits, reads on the event loop.
 
-Transactions that wait at the same time share one commit, each behind a savepoint: with `synchronous=FULL` a
-commit is a disk flush, and sharing it was measured at five times the throughput of flushing for each.
+Transactions that wait at the same time share one commit, each in a savepoint. With `synchronous=FULL` a
+commit flushes the disk, and sharing it gave five times the throughput of one flush per transaction.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from perdure.domain.errors import Unavailable
 from perdure.store.database import Body, Param, Row, T, Value, run_callbacks
 
 GROUP_LIMIT = 128
-"""The most transactions behind one commit: bounds how long the first of them waits."""
+"""The most transactions in one commit, which bounds the wait of the first of them."""
 
 
 class SqliteTx:
@@ -55,16 +55,16 @@ class SqliteTx:
         return True
 
     async def take_time(self) -> None:
-        pass  # nothing here is cut off
+        pass  # SQLite statements have no time limit
 
     def after_commit(self, call: Callable[[], None]) -> None:
         self.callbacks.append(call)
 
 
 def _drive(body: Body[T], tx: SqliteTx) -> T:
-    """Run a body to its end without an event loop.
+    """Run a body to completion without an event loop.
 
-    It may await only its transaction, which never suspends.
+    The body may await only its transaction, which never suspends.
     """
     coroutine = cast("Coroutine[Any, Any, T]", body(tx))
     try:
@@ -87,7 +87,7 @@ class _Job:
 
 
 class SqliteDatabase:
-    """The embedded default. Make it with `open_sqlite`."""
+    """The embedded database, which is the default. Create it with `open_sqlite`."""
 
     dialect = "sqlite"
 
@@ -159,7 +159,7 @@ class SqliteDatabase:
                 self._attempt(job, alone=len(group) == 1)
             if writer.in_transaction:
                 writer.execute("COMMIT")
-        except BaseException as error:  # noqa: BLE001 (the whole group failed: each of its callers is told)
+        except BaseException as error:  # noqa: BLE001 (the whole group failed: each caller gets the error)
             if writer.in_transaction:
                 writer.execute("ROLLBACK")
             for job in group:
@@ -172,7 +172,7 @@ class SqliteDatabase:
             writer.execute("SAVEPOINT one")
         try:
             job.result = _drive(job.body, job.tx)
-        except BaseException as error:  # noqa: BLE001 (handed to the caller through its future)
+        except BaseException as error:  # noqa: BLE001 (the caller gets it through the future)
             job.error = error
             if alone:
                 writer.execute("ROLLBACK")
@@ -186,7 +186,7 @@ class SqliteDatabase:
     def _report(self, group: list[_Job]) -> None:
         try:
             self._loop.call_soon_threadsafe(_settle, group)
-        except RuntimeError:  # the loop is gone: nobody is waiting any more
+        except RuntimeError:  # the event loop is closed, so no caller waits any more
             return
 
 
@@ -203,9 +203,9 @@ def _settle(group: list[_Job]) -> None:
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
-    """Switch a new file to the write-ahead log.
+    """Switch the file to the write-ahead log.
 
-    If another process is doing just that, wait for it (SQLite does not).
+    Retries for a second while another process does the same, because SQLite's busy timeout does not apply.
     """
     for left in reversed(range(50)):
         try:
@@ -233,7 +233,7 @@ def _connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
     connection.execute("PRAGMA busy_timeout=5000")
     connection.execute("PRAGMA temp_store=MEMORY")
     connection.execute("PRAGMA cache_size=-8192")
-    # SQLite's own LOWER and LIKE know the case of ASCII only, and LIKE never tells it apart.
+    # SQLite's own LOWER handles ASCII only, and its LIKE ignores the case of ASCII letters.
     connection.create_function("lower", 1, _fold, deterministic=True)
     connection.execute("PRAGMA case_sensitive_like=ON")
     if not readonly:
@@ -250,10 +250,10 @@ def _make_file(path: Path) -> None:
 
 
 async def open_sqlite(path: Path) -> SqliteDatabase:
-    """Open the file, making it if need be (mode 0600, since it holds what people said).
+    """Open the database file; create it if missing, with mode 0600 because it contains conversations.
 
     Raises:
-        Unavailable: the file cannot be opened or is no database.
+        Unavailable: the file cannot be opened or is not a database.
     """
     try:
         _make_file(path)

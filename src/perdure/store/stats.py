@@ -1,4 +1,4 @@
-"""Counts over the sessions of agents and harnesses."""
+"""Statistics over the sessions of an agent or a harness."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from perdure.store.database import Row, Tx
 from perdure.store.rows import json_number
 
 Column = Literal["agent_id", "harness_id"]
-"""The column of `sessions` that says whose they are."""
+"""The column of `sessions` that refers to the agent or the harness."""
 
 
 async def session_counts(
     tx: Tx, org_id: OrgId, column: Column, ids: tuple[AgentId, ...] | tuple[HarnessId, ...]
 ) -> dict[str, int]:
-    """How many sessions each of these agents or harnesses has."""
+    """Return the number of sessions of each agent or harness, by id; those without sessions are missing."""
     if not ids:
         return {}
     marks = ", ".join("?" * len(ids))
@@ -30,7 +30,7 @@ async def session_counts(
     return {row[0]: row[1] for row in rows}
 
 
-_MINE = "FROM sessions WHERE org_id = ? AND deleted_at IS NULL AND {column} = ?"
+_OWN_SESSIONS = "FROM sessions WHERE org_id = ? AND deleted_at IS NULL AND {column} = ?"
 _TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_creation_tokens")
 _COSTS = ("estimated_cost_usd", "actual_cost_usd")
 
@@ -38,8 +38,8 @@ _COSTS = ("estimated_cost_usd", "actual_cost_usd")
 async def resource_stats(
     tx: Tx, org_id: OrgId, column: Column, resource_id: AgentId | HarnessId
 ) -> ResourceStats:
-    """What the sessions of one agent or harness come to. The work grows with their number: a long read."""
-    mine = _MINE.format(column=column)
+    """Sum up the sessions of one agent or harness. A long read: it visits each of its sessions."""
+    own_sessions = _OWN_SESSIONS.format(column=column)
     sums = [
         f"CAST(COALESCE(SUM({json_number(tx.dialect, 'usage', name, 'BIGINT')}), 0) AS BIGINT)"
         for name in _TOKENS
@@ -47,21 +47,21 @@ async def resource_stats(
     sums += [
         f"COALESCE(SUM({json_number(tx.dialect, 'usage', name, 'DOUBLE PRECISION')}), 0.0)" for name in _COSTS
     ]
-    # The cost that counts is the actual one where a session has it, else the estimate.
+    # A session's cost is the actual one if known, else the estimate.
     estimated, actual = (json_number(tx.dialect, "usage", name, "DOUBLE PRECISION") for name in _COSTS)
     found = await tx.one(
         "SELECT COUNT(*), MIN(created_at), MAX(created_at), COUNT(started_at),"
         " CAST(COALESCE(SUM(CASE WHEN started_at IS NOT NULL"
         " THEN COALESCE(finished_at, updated_at) - started_at END), 0) AS BIGINT),"
-        f" {', '.join(sums)}, COALESCE(SUM(COALESCE({actual}, {estimated})), 0.0) {mine}",
+        f" {', '.join(sums)}, COALESCE(SUM(COALESCE({actual}, {estimated})), 0.0) {own_sessions}",
         org_id,
         resource_id,
     )
-    by_status = await tx.all(f"SELECT status, COUNT(*) {mine} GROUP BY status", org_id, resource_id)
-    # `ts >= 0` always holds; it leads SQLite to the index of turns, past all other events.
+    by_status = await tx.all(f"SELECT status, COUNT(*) {own_sessions} GROUP BY status", org_id, resource_id)
+    # `ts >= 0` is always true; it makes SQLite use the index on turns instead of reading all events.
     turns = await tx.one(
         "SELECT COUNT(*), MAX(ts) FROM events WHERE type = 'turn.started' AND ts >= 0"
-        f" AND session_id IN (SELECT id {mine})",
+        f" AND session_id IN (SELECT id {own_sessions})",
         org_id,
         resource_id,
     )
@@ -70,10 +70,10 @@ async def resource_stats(
     return _stats(found, {row[0]: row[1] for row in by_status}, turns)
 
 
-def _stats(found: Row, by_status: dict[str, int], turns: Row) -> ResourceStats:
-    total, first, last, begun, duration, *sums = found
-    tokens: list[int] = [int(each) for each in sums[:4]]
-    estimated, actual, cost = (float(each) for each in sums[4:])
+def _stats(sessions: Row, by_status: dict[str, int], turns: Row) -> ResourceStats:
+    total, first, last, started, duration, *sums = sessions
+    tokens: list[int] = [int(number) for number in sums[:4]]
+    estimated, actual, cost = (float(number) for number in sums[4:])
     milliseconds = max(0, int(duration)) // 1000
     states: dict[str, Any] = {f"{name}_session_count": by_status.get(name, 0) for name in _STATES}
     return ResourceStats(
@@ -88,7 +88,7 @@ def _stats(found: Row, by_status: dict[str, int], turns: Row) -> ResourceStats:
         total_estimated_cost_usd=estimated,
         total_actual_cost_usd=actual,
         total_session_duration_ms=milliseconds,
-        avg_session_duration_ms=milliseconds // begun if begun else None,
+        avg_session_duration_ms=milliseconds // started if started else None,
         first_session_at=maybe_rfc3339(first),
         last_session_at=maybe_rfc3339(last),
         last_execution_at=maybe_rfc3339(turns[1]),

@@ -1,4 +1,4 @@
-"""Rows of a session's key-values and secrets."""
+"""Rows of a session's key-value pairs and secrets."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ async def set_value(tx: Tx, org_id: OrgId, session_id: SessionId, key: str, valu
 
 
 async def delete_value(tx: Tx, session_id: SessionId, key: str) -> bool:
-    """Whether there was one."""
+    """Delete a value; return whether it existed."""
     return await tx.run("DELETE FROM key_values WHERE session_id = ? AND key = ?", session_id, key) == 1
 
 
 async def list_values(tx: Tx, session_id: SessionId) -> list[tuple[str, str, Micros, Micros]]:
-    """Key, value, made and changed at, by key."""
+    """Return (key, value, created at, updated at) of each value, sorted by key."""
     rows = await tx.all(
         "SELECT key, value, created_at, updated_at FROM key_values WHERE session_id = ? ORDER BY key",
         session_id,
@@ -48,7 +48,7 @@ async def count_values(tx: Tx, session_id: SessionId) -> int:
 
 
 def place_of(session_id: SessionId, name: str) -> str:
-    """What a session's secret is bound to."""
+    """Return the associated data that a session's secret is encrypted with."""
     return f"secret/{session_id}/{name}"
 
 
@@ -71,12 +71,12 @@ async def set_secret(
 
 
 async def delete_secret(tx: Tx, session_id: SessionId, name: str) -> bool:
-    """Whether there was one."""
+    """Delete a secret; return whether it existed."""
     return await tx.run("DELETE FROM secrets WHERE session_id = ? AND name = ?", session_id, name) == 1
 
 
 async def list_secrets(tx: Tx, session_id: SessionId) -> list[tuple[str, Micros, Micros]]:
-    """Name, made and changed at, by name."""
+    """Return (name, created at, updated at) of each secret, sorted by name."""
     rows = await tx.all(
         "SELECT name, created_at, updated_at FROM secrets WHERE session_id = ? ORDER BY name", session_id
     )
@@ -84,13 +84,13 @@ async def list_secrets(tx: Tx, session_id: SessionId) -> list[tuple[str, Micros,
 
 
 async def secret_sizes(tx: Tx, session_id: SessionId) -> dict[str, int]:
-    """The bytes that each secret takes as it is sealed: a few more than it has."""
+    """Return the encrypted size of each secret in bytes, a few more than the secret itself has."""
     rows = await tx.all("SELECT name, LENGTH(sealed) FROM secrets WHERE session_id = ?", session_id)
     return {row[0]: row[1] for row in rows}
 
 
 async def open_secrets(tx: Tx, vault: Vault, org_id: OrgId, session_id: SessionId) -> dict[str, str]:
-    """Every secret of a session in the clear: to know what must not be shown."""
+    """Decrypt all secrets of a session, by name, so that callers can redact them."""
     rows = await tx.all(
         "SELECT name, sealed FROM secrets WHERE session_id = ? AND org_id = ?", session_id, org_id
     )
@@ -100,7 +100,7 @@ async def open_secrets(tx: Tx, vault: Vault, org_id: OrgId, session_id: SessionI
 async def copy_storage(
     tx: Tx, vault: Vault, org_id: OrgId, source: SessionId, target: SessionId, now: Micros
 ) -> None:
-    """Give a session a copy of another's key-values and secrets."""
+    """Copy a session's key-value pairs and secrets to another session."""
     for key, value, _, _ in await list_values(tx, source):
         await set_value(tx, org_id, target, key, value, now)
     for name, value in (await open_secrets(tx, vault, org_id, source)).items():

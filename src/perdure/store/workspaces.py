@@ -1,8 +1,7 @@
 """Rows of workspaces.
 
-A session's own workspace gets its row when the first file is written; until then it is as if there were an
-empty one. A workspace's row is locked by every change of its files, so that what a change has looked at stays
-as it is.
+A session's own workspace gets its row when the first file is written; until then it counts as empty. Every
+change of files locks the workspace's row, so that the change's checks stay true until the commit.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from perdure.store.sessions import SessionRow, get_session
 
 
 class WorkspaceRow(Struct, frozen=True):
-    """`session_id` is that of the session whose own it is; None for one that was made by itself."""
+    """A workspace. `session_id` names the session that owns it; None for one created on its own."""
 
     id: WorkspaceId
     org_id: OrgId
@@ -42,14 +41,14 @@ async def add_workspace(tx: Tx, row: WorkspaceRow) -> None:
     await tx.run(_INSERT, *values(row))
 
 
-async def _stored(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, *, lock: bool) -> WorkspaceRow | None:
+async def _read_row(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, *, lock: bool) -> WorkspaceRow | None:
     sql = f"SELECT {_COLUMNS} FROM workspaces WHERE id = ? AND org_id = ?"
     found = await tx.one(sql + (LOCK_ROW[tx.dialect] if lock else ""), workspace_id, org_id)
     return None if found is None else WorkspaceRow(*found)
 
 
-async def _of_session(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, *, lock: bool) -> WorkspaceRow:
-    """The row that a session's own workspace would have. Raises NotFound."""
+async def _implied_row(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, *, lock: bool) -> WorkspaceRow:
+    """Return the row that a session's own workspace would have. Raises NotFound."""
     session_id = SessionId(f"session_{workspace_id[-32:]}")
     sql = "SELECT created_at, workspace_id FROM sessions WHERE id = ? AND org_id = ? AND deleted_at IS NULL"
     found = await tx.one(sql + (LOCK_ROW[tx.dialect] if lock else ""), session_id, org_id)
@@ -59,50 +58,54 @@ async def _of_session(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId, *, lock:
 
 
 async def workspace_size(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId) -> int:
-    """Bytes that the workspace's files hold together; 0 if it has no row yet."""
-    row = await _stored(tx, org_id, workspace_id, lock=False)
+    """Return the total bytes of the workspace's files; 0 if it has no row yet."""
+    row = await _read_row(tx, org_id, workspace_id, lock=False)
     return 0 if row is None else row.size_bytes
 
 
 async def get_workspace(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId) -> WorkspaceRow:
-    """The organization's workspace.
+    """Return the organization's workspace.
 
     Raises:
-        NotFound: it never existed, went with its session, or is another organization's: the same answer.
+        NotFound: it never existed, was deleted with its session, or belongs to another organization; callers
+            cannot tell which.
     """
-    row = await _stored(tx, org_id, workspace_id, lock=False)
-    return row or await _of_session(tx, org_id, workspace_id, lock=False)
+    row = await _read_row(tx, org_id, workspace_id, lock=False)
+    return row or await _implied_row(tx, org_id, workspace_id, lock=False)
 
 
 async def hold_workspace(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId) -> WorkspaceRow:
-    """The same, with its row locked until the commit, and made if need be: before every change.
+    """Return the workspace with its row locked until the commit, created if missing; call before changes.
 
     Raises NotFound.
     """
-    row = await _stored(tx, org_id, workspace_id, lock=True)
+    row = await _read_row(tx, org_id, workspace_id, lock=True)
     if row is not None:
         return row
-    # The session's row is held, so that it cannot be deleted while it gets a workspace.
-    made = await _of_session(tx, org_id, workspace_id, lock=True)
-    await tx.run(f"{_INSERT} ON CONFLICT DO NOTHING", *values(made))
-    return await _stored(tx, org_id, workspace_id, lock=True) or made
+    # Lock the session's row, so that the session cannot be deleted while its workspace is created.
+    created = await _implied_row(tx, org_id, workspace_id, lock=True)
+    await tx.run(f"{_INSERT} ON CONFLICT DO NOTHING", *values(created))
+    return await _read_row(tx, org_id, workspace_id, lock=True) or created
 
 
 async def hold_for_writing(tx: Tx, org_id: OrgId, workspace_id: WorkspaceId) -> WorkspaceRow:
-    """`hold_workspace` for a change of its files. Raises NotFound, and Conflict when it is archived."""
+    """Lock a workspace for a change of its files. Raises NotFound, and Conflict if it is archived."""
     row = await hold_workspace(tx, org_id, workspace_id)
     if row.status != "active":
-        raise Conflict("this workspace is archived: its files can be read only", code="workspace_archived")
+        raise Conflict(
+            "this workspace is archived: its files are read-only until its `status` is `active` again",
+            code="workspace_archived",
+        )
     return row
 
 
 async def hold_session_files(tx: Tx, org_id: OrgId, session_id: SessionId) -> tuple[SessionRow, WorkspaceRow]:
-    """A session and the workspace where its files are, both held for a change, the session's row first.
+    """Lock a session and the workspace that holds its files, the session's row first.
 
-    Whoever changes files in a session's name comes through here: nothing is written for one that is deleted.
+    All changes of files on behalf of a session go through here, so that nothing is written for a deleted one.
 
     Raises:
-        NotFound: there is no such session, or not any more.
+        NotFound: the session does not exist or was deleted.
         Conflict: the workspace is archived.
     """
     session = await get_session(tx, org_id, session_id, lock=True)
@@ -110,7 +113,7 @@ async def hold_session_files(tx: Tx, org_id: OrgId, session_id: SessionId) -> tu
 
 
 async def workspace_by_name(tx: Tx, org_id: OrgId, name: str) -> WorkspaceRow | None:
-    """The active workspace of this name, sessions' own ones aside."""
+    """Return the active workspace of this name; sessions' own workspaces have no names."""
     sql = (
         f"SELECT {_COLUMNS} FROM workspaces WHERE org_id = ? AND name = ? AND status = 'active'"
         " AND session_id IS NULL"
@@ -120,7 +123,7 @@ async def workspace_by_name(tx: Tx, org_id: OrgId, name: str) -> WorkspaceRow | 
 
 
 async def list_workspaces(tx: Tx, org_id: OrgId, search: str | None, archived: bool) -> list[WorkspaceRow]:
-    """Those that were made by themselves, newest first."""
+    """Return the workspaces that were created on their own, newest first."""
     where = "org_id = ? AND session_id IS NULL"
     args: list[Value] = [org_id]
     if not archived:
@@ -147,7 +150,7 @@ async def update_workspace(tx: Tx, row: WorkspaceRow, changes: Changes) -> None:
 
 
 async def count_in_workspace(tx: Tx, row: WorkspaceRow, size: int, entries: int) -> None:
-    """Add to what a workspace holds: bytes, and files and folders."""
+    """Add bytes, and a number of files and folders, to a workspace's totals; both may be negative."""
     if size or entries:
         await tx.run(
             "UPDATE workspaces SET size_bytes = size_bytes + ?, file_count = file_count + ?"
@@ -159,16 +162,15 @@ async def count_in_workspace(tx: Tx, row: WorkspaceRow, size: int, entries: int)
         )
 
 
-async def forsaken_workspace(
+async def orphaned_workspace(
     tx: Tx, org_id: OrgId, session_id: SessionId, workspace_id: WorkspaceId
 ) -> WorkspaceRow | None:
-    """The workspace that nobody can reach any more once this session is deleted, its row locked.
+    """Return a session's workspace, its row locked, if no session uses it once this one is deleted.
 
-    None if there is none.
-
-    That is a session's own, when that session and every other one that shares it are deleted.
+    That holds for a session's own workspace after its session and all others that share it are deleted.
+    Otherwise None.
     """
-    row = await _stored(tx, org_id, workspace_id, lock=True)
+    row = await _read_row(tx, org_id, workspace_id, lock=True)
     if row is None or row.session_id is None:
         return None
     left = await tx.one(

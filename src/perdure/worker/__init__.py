@@ -1,1 +1,1 @@
-"""Running sessions: the worker takes jobs and advances them, the sweep finds what was forgotten."""
+"""Background work: the worker advances sessions, the sweep recovers lost ones, schedules fire."""

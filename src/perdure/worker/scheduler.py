@@ -1,6 +1,6 @@
-"""The scheduler: fires what is due.
+"""The scheduler: fires schedules that are due.
 
-Every process may run one: a firing belongs to whoever moves its row on.
+Every process may run one: a compare-and-set on the schedule's row decides which process fires it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from perdure.domain.errors import PerdureError
 
 log = logging.getLogger("perdure.scheduler")
 
-LOOK_EVERY = 1.0
-"""Seconds between two looks: how late a firing may be."""
+CHECK_EVERY = 1.0
+"""Seconds between two checks, and so the delay of a firing at most."""
 
 
 class Scheduler:
@@ -25,7 +25,7 @@ class Scheduler:
         self._app = app
 
     async def run(self) -> None:
-        """Fire for ever."""
+        """Fire due schedules until cancelled."""
         while True:
             try:
                 await fire_due(self._app)
@@ -33,4 +33,4 @@ class Scheduler:
                 log.warning("schedules cannot be fired: %s", error.message)
             except Exception:
                 log.exception("schedules cannot be fired")
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(CHECK_EVERY)

@@ -1,4 +1,4 @@
-"""The sorter: keeps the index by which sessions are searched up with them."""
+"""The sorter: adds new and changed sessions to the search index."""
 
 from __future__ import annotations
 
@@ -24,58 +24,61 @@ from perdure.store.search import (
 
 log = logging.getLogger("perdure.sorter")
 
-LOOK_EVERY = 10.0
-"""Seconds between two looks, give or take a third: two processes seldom make the same segment then, which one
-of them would do in vain."""
+CHECK_EVERY = 10.0
+"""Seconds between two checks, plus or minus a third. The jitter keeps two processes from building the same
+segment, which would be wasted work for one of them."""
 
 THIN_EVERY = 60
-"""Looks between two at what has left its segment: about ten minutes."""
+"""Checks between two clean-ups of segments that most sessions have left, about ten minutes."""
 
 REST = 3
-"""With much to do, the sorter rests so many times as long as it has worked: requests come first."""
+"""Seconds of rest for each second of work while many sessions wait, so that requests come first."""
 
 
 class Sorter:
     """Runs beside a worker, in every process that has one."""
 
-    def __init__(self, database: Database, look_every: float = LOOK_EVERY) -> None:
+    def __init__(self, database: Database, check_every: float = CHECK_EVERY) -> None:
         self._database = database
-        self._look_every = look_every
+        self._check_every = check_every
 
     async def run(self) -> None:
-        """Sort for ever."""
-        for look in itertools.count(1):
-            await asyncio.sleep(self._look_every * random.uniform(0.67, 1.33))  # noqa: S311 - no secret
+        """Index sessions until cancelled."""
+        for check in itertools.count(1):
+            await asyncio.sleep(self._check_every * random.uniform(0.67, 1.33))  # noqa: S311 - no secret
             try:
-                await sort_sessions(self._database, thin=look % THIN_EVERY == 0)
+                await sort_sessions(self._database, thin=check % THIN_EVERY == 0)
             except PerdureError as error:
-                log.warning("sessions cannot be sorted for searches: %s", error.message)
+                log.warning("sessions cannot be added to the search index: %s", error.message)
             except Exception:
-                log.exception("sessions cannot be sorted for searches")
+                log.exception("sessions cannot be added to the search index")
 
 
 async def sort_sessions(database: Database, *, thin: bool = False, rest: float = REST) -> int:
-    """Sort in what makes whole segments, in every organization; how many segments were made.
+    """Add the sessions that fill whole segments to the index, in every organization.
 
     Args:
-        thin: also take segments apart that most of their sessions have left.
-        rest: seconds of rest after a segment, for each second that it took.
+        thin: whether to drop first the segments that most of their sessions have left.
+        rest: seconds of rest after a segment for each second of work on it.
+
+    Returns:
+        The number of segments that were added.
     """
-    made = 0
+    added = 0
     for org_id in await database.read(large_organizations, long=True):
         if thin:
             for segment in await database.read(partial(thin_segments, org_id=org_id), long=True):
                 await database.write(partial(drop_segment, org_id=org_id, segment=segment))
         began = time.perf_counter()
         while await _sort_one(database, org_id):
-            made += 1
+            added += 1
             await asyncio.sleep((time.perf_counter() - began) * rest)
             began = time.perf_counter()
-    return made
+    return added
 
 
 async def _sort_one(database: Database, org_id: OrgId) -> bool:
-    """Make one segment, if there are enough sessions for it."""
+    """Add one segment if enough sessions wait; return whether it was added."""
     last = await database.read(lambda tx: last_segment(tx, org_id))
     sessions = await database.read(lambda tx: read_unsorted(tx, org_id), long=True)
     if not sessions:

@@ -1,7 +1,7 @@
-"""The sweep: finds what was forgotten.
+"""The sweep: recovers lost sessions and removes deleted data.
 
-Sessions that should be running and are not, parked ones whose time has come, and what deleted ones left
-behind. The queue is a hint; the session's row is the truth.
+It enqueues active sessions without a runner and parked sessions that are due, and purges what deleted
+sessions left behind. The queue is a hint; the session's row is authoritative.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ SWEEP_EVERY = 2.0
 """Seconds between two sweeps."""
 
 STALE_AFTER = 10_000_000
-"""Microseconds without a sign of life after which an active session is looked at: longer than a queue takes
-to hand out a job."""
+"""Microseconds without a change after which an active session is checked, longer than a queue takes to hand
+out a job."""
 
 PURGE_AFTER = 3_600_000_000
-"""Microseconds that a deleted session's log is kept before it is removed."""
+"""Microseconds between a session's deletion and the removal of its log."""
 
 PURGE_SECONDS = 1.0
-"""How long, about once a minute, each of these is removed: logs of deleted sessions, contents without a file
-(some ten thousand small ones, or 300 MB), and answers to requests with an Idempotency-Key."""
+"""The most seconds per minute for each purge: of deleted sessions' logs, of contents without a file (about
+10,000 small ones, or 300 MB), and of expired answers to requests with an Idempotency-Key."""
 
 
 class Sweep:
@@ -45,7 +45,7 @@ class Sweep:
         self._worker = worker
 
     async def run(self) -> None:
-        """Sweep for ever."""
+        """Sweep until cancelled."""
         while True:
             await self._engine.clock.sleep(SWEEP_EVERY)
             try:
@@ -56,39 +56,37 @@ class Sweep:
                 log.exception("the sweep failed")
 
     async def once(self, *, stale_after: int = STALE_AFTER) -> int:
-        """One sweep; how many sessions were enqueued.
+        """Sweep once; return the number of sessions without a runner that it found.
 
-        At start `stale_after` is 0: nothing can be running yet.
+        Args:
+            stale_after: microseconds without a change; 0 at start, when nothing can be running yet.
         """
         engine, now = self._engine, self._engine.clock.now()
 
-        async def look(tx: Tx) -> list[tuple[OrgId, SessionId]]:
+        async def candidates(tx: Tx) -> list[tuple[OrgId, SessionId]]:
             return [*await unfinished(tx, now - stale_after), *await due(tx, now)]
 
-        found = [pair for pair in await engine.database.read(look) if not self._worker.runs(pair[1])]
-        if found:
-            await engine.database.write(lambda tx: self._enqueue(tx, found))
+        lost = [pair for pair in await engine.database.read(candidates) if not self._worker.runs(pair[1])]
+        if lost:
+            await engine.database.write(lambda tx: self._enqueue(tx, lost))
         if self._purges(now):
             await self._repeat(lambda tx: purge_deleted(tx, now - PURGE_AFTER))
             await self._repeat(lambda tx: purge_blobs(tx, now - KEPT))
             await self._repeat(lambda tx: purge_answers(tx, now - ANSWERS_KEPT))
-        return len(found)
+        return len(lost)
 
     async def _repeat(self, purge: Callable[[Tx], Awaitable[Purged]]) -> None:
-        """Batch by batch, so that others can write in between.
-
-        As many as come in by far, without keeping the sweep.
-        """
+        """Run a purge batch by batch, so that other writes come in between, for `PURGE_SECONDS` at most."""
         clock, began = self._engine.clock, self._engine.clock.elapsed()
         while (await self._engine.database.write(purge)).more:
             if clock.elapsed() - began > PURGE_SECONDS:
                 return
 
     def _purges(self, now: int) -> bool:
-        """About once a minute is enough."""
+        """Return whether this sweep purges, about once a minute."""
         return now // 1_000_000 % 60 < SWEEP_EVERY
 
-    async def _enqueue(self, tx: Tx, found: list[tuple[OrgId, SessionId]]) -> None:
-        for org_id, session_id in found:
+    async def _enqueue(self, tx: Tx, sessions: list[tuple[OrgId, SessionId]]) -> None:
+        for org_id, session_id in sessions:
             if not await self._engine.queue.has_live_job(tx, session_id):
                 await self._engine.queue.enqueue(tx, Job(org_id, session_id))

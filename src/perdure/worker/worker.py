@@ -1,6 +1,6 @@
-"""The worker: hands sessions to the engine, one runner each.
+"""The worker: runs sessions in the engine, with one runner for each.
 
-It takes them away when they are lost, cancelled or drained.
+It cancels a runner whose session is claimed elsewhere, cancelled or deleted, and all of them after a drain.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from perdure.store.sessions import epochs_of
 log = logging.getLogger("perdure.worker")
 
 WATCH_EVERY = 0.5
-"""Seconds between two looks at the epochs of what runs here: a cancel whose signal was lost still takes
+"""Seconds between two checks of the running sessions' epochs: a cancel whose signal was lost still takes
 effect within a second."""
 
 TRIES = 5
-"""How often a session is tried while the database is unavailable; then the sweep takes it over."""
+"""Attempts to advance a session while the database is unavailable; after that, the sweep recovers it."""
 
 FIRST_PAUSE = 0.2
 MOST_PAUSE = 2.0
-"""Seconds between two tries: doubling, from the first to the most."""
+"""The first and the longest pause between attempts, in seconds; each pause is twice the one before."""
 
 
 class Worker:
@@ -46,26 +46,26 @@ class Worker:
 
     @property
     def running(self) -> int:
-        """How many sessions are being advanced here."""
+        """The number of sessions that this process is running."""
         return len(self._running)
 
     def runs(self, session_id: SessionId) -> bool:
-        """Whether this session is being advanced here."""
+        """Return whether this process is running the session."""
         return session_id in self._running
 
     async def start(self) -> None:
-        """Begin to take jobs."""
+        """Start to take jobs."""
         self._watch = asyncio.create_task(self._watch_epochs())
         await self._engine.queue.start(self.handle)
 
     async def handle(self, job: Job) -> None:
-        """Advance a session; returns when it is idle, parked or lost.
+        """Advance a session; return when it is idle, parked or lost.
 
-        A job for a session that runs here waits for that runner, then looks again: whatever the runner has
-        seen, the log decides.
+        A job for a session that already runs here waits for that runner, then reads the log again, because
+        the runner may have missed the job's event.
 
         Raises:
-            PutBack: this process stops, and the session is not where its log leads.
+            PutBack: this process stops before the session is idle or parked.
         """
         session_id = job.session_id
         while (present := self._running.get(session_id)) is not None:
@@ -92,26 +92,23 @@ class Worker:
                 await advance(self._engine, session_id)
                 return
             except PerdureError as error:
-                log.warning("session %s stopped: %s; it will be taken up again", session_id, error.message)
+                log.warning("session %s stopped: %s; it will be resumed", session_id, error.message)
                 if tries == TRIES or not error.retryable:
                     return
             except Exception:
-                log.exception("session %s stopped; it will be taken up again", session_id)
+                log.exception("session %s stopped; it will be resumed", session_id)
                 return
             pause = backoff(tries, first=FIRST_PAUSE, most=MOST_PAUSE, jitter=self._engine.jitter)
             await self._engine.clock.sleep(pause)
 
     def _on_stop(self, stop: Stop) -> None:
         task, held = self._running.get(stop.session_id), self._engine.claimed_epochs.get(stop.session_id)
-        # A runner without a claim is fenced at its first append; one with a newer claim is not meant.
+        # A runner without a claim is fenced at its first append; the signal does not concern a newer claim.
         if task is not None and held is not None and held < stop.epoch:
             task.cancel()
 
     async def _watch_epochs(self) -> None:
-        """Look at the epochs of what runs here.
-
-        Who cancels or deletes raises the epoch, and its signal may be lost.
-        """
+        """Stop runners whose session has a newer epoch: the signal of a cancel or a delete may be lost."""
         while True:
             await self._engine.clock.sleep(WATCH_EVERY)
             ids = list(self._running)
@@ -120,16 +117,17 @@ class Worker:
             try:
                 epochs = await self._engine.database.read(lambda tx, ids=ids: epochs_of(tx, ids))  # type: ignore[misc]
             except PerdureError as error:
-                log.warning("cannot look at the running sessions: %s", error.message)
+                log.warning("cannot read the epochs of the running sessions: %s", error.message)
                 continue
             for session_id in ids:
                 held = self._engine.claimed_epochs.get(session_id, 0)
                 self._on_stop(Stop(session_id, epochs.get(session_id, held + 1)))
 
     async def drain(self, grace: float) -> int:
-        """Stop: take no more jobs, give what runs `grace` seconds, then leave the rest to be resumed.
+        """Stop taking jobs, wait up to `grace` seconds for running sessions, then cancel the rest.
 
-        How many that were.
+        Returns:
+            The number of cancelled sessions, which another process resumes.
         """
         self._draining.set()
         await self._engine.queue.stop()

@@ -1,1 +1,1 @@
-"""PostgreSQL behind the ports of the store."""
+"""PostgreSQL implementations of the store's ports."""

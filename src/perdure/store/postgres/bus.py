@@ -1,10 +1,10 @@
-"""The bus between processes on one PostgreSQL: a `LocalBus` in each, and a `Notifier` between them.
+"""The bus between processes on one PostgreSQL: a `LocalBus` in each, connected by a `Notifier`.
 
-Live text travels in pieces that name their offset. A process keeps the text of a message only while somebody
-there listens to that session; when a piece does not join on to what it has (it began to listen in the middle,
-or pieces were lost), it asks for what it lacks, and the process whose runner speaks says it again. So that
-whoever joins need not wait for that, the speaker also keeps a row in `drafts` for each message that takes
-longer than a moment.
+Live text travels in deltas with offsets. A process keeps the text of a message only while it has a subscriber
+to that session. If a delta does not continue the text that the process has (it subscribed in the middle, or
+deltas were lost), the process requests the missing text, and the process that runs the session sends it
+again. So that new followers need not wait for this, the running process also maintains a row in `drafts` for
+each message that takes longer than `DRAFT_SECONDS`.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from perdure.store.postgres.database import PostgresDatabase
 from perdure.store.postgres.notify import Frame, Grown, Halt, Missing, Notifier, Said, pieces
 
 ASK_SECONDS = 0.5
-"""How long an answer to `Missing` is waited for before it is asked again."""
+"""How long to wait for an answer to `Missing` before sending it again."""
 DRAFT_SECONDS = 1.0
-"""How often a message's row is brought up to date; a message that is complete sooner never has one."""
+"""How often a message's row is updated; a message that is complete sooner never gets one."""
 FRESH_SECONDS = 5.0
-"""How often the row of a message that does not grow is touched, to show that its speaker lives."""
+"""How often the row of a message that does not grow is updated, to show that its process is alive."""
 STALE_SECONDS = 15.0
-"""The age at which a row is taken for a dead speaker's."""
+"""The age at which a row is ignored, because the process that wrote it must have died."""
 PURGE_SECONDS = 60.0
-"""The age at which a row is removed, whoever wrote it, and how often each process looks for such rows."""
+"""The age at which any process removes a row, and how often each process looks for such rows."""
 
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-_KEEP = (
+_UPSERT_DRAFTS = (
     "INSERT INTO drafts (session_id, org_id, kind, key, turn_id, sequence, start, name, context, text,"
     " updated_at)"
     " SELECT said.session_id, sessions.org_id, kind, key, said.turn_id, sequence, start, name, context, text,"
@@ -62,7 +62,7 @@ _KEEP = (
     " start = excluded.start, name = excluded.name, context = excluded.context, text = excluded.text,"
     " updated_at = excluded.updated_at"
 )
-_READ = (
+_READ_DRAFTS = (
     "SELECT kind, key, drafts.turn_id, sequence, start, name, context, text FROM drafts"
     " JOIN sessions ON sessions.id = drafts.session_id AND sessions.status = 'active'"
     f" WHERE session_id = $1 AND drafts.updated_at > {_NOW} - $2 ORDER BY drafts.updated_at"
@@ -71,8 +71,8 @@ _READ = (
 log = logging.getLogger("perdure.store")
 
 
-class _Heard(Struct):
-    """What is known here of a message that a runner in another process speaks."""
+class _RemoteText(Struct):
+    """The live text, as known here, of a message that another process writes."""
 
     start: int
     turn_id: TurnId
@@ -81,45 +81,45 @@ class _Heard(Struct):
     sequence: int
     text: str = ""
     told: int = 0
-    """How much of the text the followers here have been handed."""
+    """How many characters of the text the followers in this process have received."""
     at: float = 0.0
 
     def live(self, session_id: SessionId, kind: str, key: str, offset: int, text: str) -> Live:
-        """The signal that a piece of it is, for the followers here."""
+        """Return the signal of a delta of this text, for the followers in this process."""
         where = (session_id, self.turn_id, key, cast("LiveKind", kind), self.sequence)
         return Live(*where, offset, text, self.text, self.name, self.context)
 
 
-class _Kept(Struct):
-    """What a message's row holds."""
+class _Draft(Struct):
+    """The state of a message's row: the characters of text in it, and when it was written."""
 
     length: int
     at: float
 
 
 class PostgresBus(LocalBus):
-    """The bus of the scale-out database. The notifier is the caller's: close it after this."""
+    """The bus for PostgreSQL. The caller owns the notifier, and closes it after this bus."""
 
     def __init__(self, database: PostgresDatabase, notifier: Notifier) -> None:
         super().__init__()
         self._database = database
         self._notifier = notifier
-        # Each by session, then by place (see `_place`).
+        # By session, then by message (see `_text_key`).
         self._starts: dict[SessionId, dict[str, int]] = {}
-        self._heard: dict[SessionId, dict[str, _Heard]] = {}
+        self._remote_texts: dict[SessionId, dict[str, _RemoteText]] = {}
         self._asked: dict[SessionId, dict[str, float]] = {}
-        self._kept: dict[SessionId, dict[str, _Kept]] = {}
-        self._numbers = itertools.count(time.time_ns() // 1_000_000)
-        self._over: set[SessionId] = set()
+        self._written_drafts: dict[SessionId, dict[str, _Draft]] = {}
+        self._start_numbers = itertools.count(time.time_ns() // 1_000_000)
+        self._ended: set[SessionId] = set()
         self._purged = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
-        self._keeping: asyncio.Task[None] | None = None
+        self._draft_task: asyncio.Task[None] | None = None
         self._closed = False
         notifier.on_frames(self._receive)
         notifier.on_loss(self.lose)
 
-    # --- what this process says ---------------------------------------------
+    # --- outgoing ------------------------------------------------------------
 
     def publish(self, signal: Signal) -> None:
         super().publish(signal)
@@ -131,29 +131,32 @@ class PostgresBus(LocalBus):
             if done:
                 self._forget(signal.session_id)
         elif signal.kind not in DRAFTED:
-            self._say(signal, signal.offset, signal.text, 0, whole=True)
+            self._send_text(signal, signal.offset, signal.text, 0, whole=True)
         else:
-            starts, place = self._starts.setdefault(signal.session_id, {}), _place(signal.kind, signal.key)
-            first = signal.offset == 0 or place not in starts
+            starts, text_key = (
+                self._starts.setdefault(signal.session_id, {}),
+                _text_key(signal.kind, signal.key),
+            )
+            first = signal.offset == 0 or text_key not in starts
             if first:
-                starts[place] = next(self._numbers)
-            self._say(signal, signal.offset, signal.text, starts[place], whole=first)
+                starts[text_key] = next(self._start_numbers)
+            self._send_text(signal, signal.offset, signal.text, starts[text_key], whole=first)
             self._tick_in(DRAFT_SECONDS)
 
-    def _say(self, live: Live, offset: int, text: str, start: int, *, whole: bool) -> None:
+    def _send_text(self, live: Live, offset: int, text: str, start: int, *, whole: bool) -> None:
         frame = Said(live.session_id, live.kind, live.key, live.sequence, offset, text, start)
         if whole:
             frame = msgspec.structs.replace(frame, turn_id=live.turn_id, name=live.name, context=live.context)
         for piece in pieces(frame):
             self._notifier.send(piece)
 
-    # --- what other processes say -------------------------------------------
+    # --- incoming ------------------------------------------------------------
 
     def _receive(self, frames: list[Frame]) -> None:
         for frame in frames:
             if isinstance(frame, Said):
-                if frame.session_id in self._ears:
-                    self._hear(frame)
+                if frame.session_id in self._subscriptions:
+                    self._receive_text(frame)
             elif isinstance(frame, Grown):
                 if frame.done:
                     self._drafts.pop(frame.session_id, None)
@@ -162,87 +165,90 @@ class PostgresBus(LocalBus):
             elif isinstance(frame, Halt):
                 super().publish(Stop(frame.session_id, frame.epoch))
             elif isinstance(frame, Missing):
-                self._answer(frame)
+                self._resend(frame)
 
-    def _hear(self, frame: Said) -> None:
+    def _receive_text(self, frame: Said) -> None:
         where = (frame.session_id, frame.kind, frame.key)
-        begun = _Heard(frame.start, frame.turn_id, frame.name, frame.context, frame.sequence)
+        begun = _RemoteText(frame.start, frame.turn_id, frame.name, frame.context, frame.sequence)
         if frame.kind not in DRAFTED:
             self.deliver(begun.live(*where, frame.offset, frame.text))
             return
-        texts, place = self._heard.setdefault(frame.session_id, {}), _place(frame.kind, frame.key)
-        heard = texts.get(place)
-        if heard is None or heard.start != frame.start:
+        texts, text_key = (
+            self._remote_texts.setdefault(frame.session_id, {}),
+            _text_key(frame.kind, frame.key),
+        )
+        remote = texts.get(text_key)
+        if remote is None or remote.start != frame.start:
             if frame.offset > 0 or not frame.turn_id:
-                self._ask(frame, 0)
+                self._request(frame, 0)
                 return
-            heard = texts[place] = begun
-        have = len(heard.text)
+            remote = texts[text_key] = begun
+        have = len(remote.text)
         if frame.offset > have:
-            self._ask(frame, have)
+            self._request(frame, have)
             return
-        heard.text += frame.text[have - frame.offset :]
-        heard.sequence, heard.at = frame.sequence, time.monotonic()
-        if heard.told < len(heard.text) and not frame.more:
-            told, heard.told = heard.told, len(heard.text)
-            self.deliver(heard.live(*where, told, heard.text[told:]))
+        remote.text += frame.text[have - frame.offset :]
+        remote.sequence, remote.at = frame.sequence, time.monotonic()
+        if remote.told < len(remote.text) and not frame.more:
+            told, remote.told = remote.told, len(remote.text)
+            self.deliver(remote.live(*where, told, remote.text[told:]))
 
-    def _ask(self, frame: Said, have: int) -> None:
-        asked, place = self._asked.setdefault(frame.session_id, {}), _place(frame.kind, frame.key)
+    def _request(self, frame: Said, have: int) -> None:
+        asked, text_key = self._asked.setdefault(frame.session_id, {}), _text_key(frame.kind, frame.key)
         now = time.monotonic()
-        if now - asked.get(place, -ASK_SECONDS) >= ASK_SECONDS:
-            asked[place] = now
+        if now - asked.get(text_key, -ASK_SECONDS) >= ASK_SECONDS:
+            asked[text_key] = now
             self._notifier.send(Missing(frame.session_id, frame.kind, frame.key, have))
 
-    def _answer(self, frame: Missing) -> None:
-        place = _place(frame.kind, frame.key)
-        live = self._drafts.get(frame.session_id, {}).get(place)
-        start = self._starts.get(frame.session_id, {}).get(place)
+    def _resend(self, frame: Missing) -> None:
+        text_key = _text_key(frame.kind, frame.key)
+        live = self._drafts.get(frame.session_id, {}).get(text_key)
+        start = self._starts.get(frame.session_id, {}).get(text_key)
         if live is not None and start is not None:
-            self._say(live, frame.offset, live.accumulated[frame.offset :], start, whole=True)
+            self._send_text(live, frame.offset, live.accumulated[frame.offset :], start, whole=True)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         super().unsubscribe(subscription)
-        if subscription.session_id not in self._ears:
-            self._heard.pop(subscription.session_id, None)
+        if subscription.session_id not in self._subscriptions:
+            self._remote_texts.pop(subscription.session_id, None)
             self._asked.pop(subscription.session_id, None)
 
     # --- drafts -------------------------------------------------------------
 
     async def drafts(self, session_id: SessionId) -> list[Live]:
-        mine = await super().drafts(session_id)
-        if mine:
-            return mine
+        local = await super().drafts(session_id)
+        if local:
+            return local
         rows: list[Row] = []
-        with contextlib.suppress(Unavailable):  # the log will tell the whole story
+        with contextlib.suppress(Unavailable):  # a follower gets the complete messages from the log
             rows = await self._database.read(
-                lambda tx: tx.all(_READ, session_id, int(STALE_SECONDS * 1_000_000))
+                lambda tx: tx.all(_READ_DRAFTS, session_id, int(STALE_SECONDS * 1_000_000))
             )
         found = {
-            _place(kind, key): _Heard(start, turn_id, name, context, sequence, text, len(text))
+            _text_key(kind, key): _RemoteText(start, turn_id, name, context, sequence, text, len(text))
             for kind, key, turn_id, sequence, start, name, context, text in rows
         }
         silent = time.monotonic() - STALE_SECONDS
-        for place, heard in self._heard.get(session_id, {}).items():
-            row = found.get(place)
+        for text_key, remote in self._remote_texts.get(session_id, {}).items():
+            row = found.get(text_key)
             if (
-                heard.at > silent
+                remote.at > silent
                 if row is None
-                else (row.start, len(row.text)) <= (heard.start, len(heard.text))
+                else (row.start, len(row.text)) <= (remote.start, len(remote.text))
             ):
-                found[place] = heard
-        if found and session_id in self._ears:
-            self._heard[session_id] = found  # the pieces that come next join on to it
-        places = ((place.partition("/"), heard) for place, heard in found.items())
-        return [heard.live(session_id, kind, key, 0, heard.text) for (kind, _, key), heard in places]
+                found[text_key] = remote
+        if found and session_id in self._subscriptions:
+            self._remote_texts[session_id] = found  # later deltas continue these texts
+        texts_by_key = ((text_key.partition("/"), remote) for text_key, remote in found.items())
+        return [remote.live(session_id, kind, key, 0, remote.text) for (kind, _, key), remote in texts_by_key]
 
     def _forget(self, session_id: SessionId) -> None:
-        """Nothing is being said in this session any more."""
+        """Discard a session's live text, which has ended."""
         self._starts.pop(session_id, None)
-        self._heard.pop(session_id, None)
+        self._remote_texts.pop(session_id, None)
         self._asked.pop(session_id, None)
-        if self._kept.pop(session_id, None) is not None:
-            self._over.add(session_id)
+        if self._written_drafts.pop(session_id, None) is not None:
+            self._ended.add(session_id)
             self._tick_in(0.0)
 
     def _tick_in(self, seconds: float) -> None:
@@ -251,7 +257,7 @@ class PostgresBus(LocalBus):
         loop = asyncio.get_running_loop()
         due = loop.time() + seconds
         if self._timer is not None:
-            # Remembered here: a timer of uvloop that is due at once does not tell.
+            # The due time is drafts here because a uvloop timer that is due at once does not report it.
             if self._timer_due <= due:
                 return
             self._timer.cancel()
@@ -259,61 +265,61 @@ class PostgresBus(LocalBus):
 
     def _tick(self) -> None:
         self._timer = None
-        if self._keeping is None or self._keeping.done():
-            self._keeping = asyncio.ensure_future(self._keep())
-        elif self._over:
+        if self._draft_task is None or self._draft_task.done():
+            self._draft_task = asyncio.ensure_future(self._update_drafts())
+        elif self._ended:
             self._tick_in(DRAFT_SECONDS / 10)
 
-    async def _keep(self) -> None:
-        """Bring the rows up to date, in one transaction for all the messages of this process."""
-        over, self._over = list(self._over), set()
+    async def _update_drafts(self) -> None:
+        """Update the rows of all this process's messages in one transaction."""
+        ended, self._ended = list(self._ended), set()
         due = self._due()
         purge = time.monotonic() - self._purged > PURGE_SECONDS
-        if over or due:
+        if ended or due:
             try:
-                await self._database.write(lambda tx: _write(tx, over, due, purge))
+                await self._database.write(lambda tx: _write(tx, ended, due, purge))
             except Unavailable:
-                self._over.update(over)
+                self._ended.update(ended)
             except Exception:
                 log.exception("the drafts of %d sessions could not be written", len(due))
             else:
                 self._purged = time.monotonic() if purge else self._purged
-        if self._drafts or self._over:
+        if self._drafts or self._ended:
             self._tick_in(DRAFT_SECONDS)
 
     def _due(self) -> list[tuple[Live, int]]:
         due: list[tuple[Live, int]] = []
         now = time.monotonic()
         for session_id, lives in self._drafts.items():
-            kept = self._kept.setdefault(session_id, {})
-            for place, live in lives.items():
-                row, length = kept.get(place), len(live.accumulated)
+            drafts = self._written_drafts.setdefault(session_id, {})
+            for text_key, live in lives.items():
+                row, length = drafts.get(text_key), len(live.accumulated)
                 if row is None or row.length != length or now - row.at > FRESH_SECONDS:
-                    kept[place] = _Kept(length, now)
-                    due.append((live, self._starts.get(session_id, {}).get(place, 0)))
+                    drafts[text_key] = _Draft(length, now)
+                    due.append((live, self._starts.get(session_id, {}).get(text_key, 0)))
         return due
 
     async def close(self) -> None:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        if self._keeping is not None:
-            await asyncio.wait({self._keeping})
-        over = [*self._over, *self._kept]
-        if over:
+        if self._draft_task is not None:
+            await asyncio.wait({self._draft_task})
+        ended = [*self._ended, *self._written_drafts]
+        if ended:
             with contextlib.suppress(Unavailable):
-                await self._database.write(lambda tx: _write(tx, over, [], purge=False))
+                await self._database.write(lambda tx: _write(tx, ended, [], purge=False))
         await super().close()
 
 
-def _place(kind: str, key: str) -> str:
-    """Where a `LocalBus` keeps a message's text among its session's."""
+def _text_key(kind: str, key: str) -> str:
+    """Return the key under which a `LocalBus` keeps a message's text."""
     return f"{kind}/{key}"
 
 
-async def _write(tx: Tx, over: list[SessionId], due: list[tuple[Live, int]], purge: bool) -> None:
-    if over:
-        await tx.run("DELETE FROM drafts WHERE session_id = ANY($1::text[])", over)
+async def _write(tx: Tx, ended: list[SessionId], due: list[tuple[Live, int]], purge: bool) -> None:
+    if ended:
+        await tx.run("DELETE FROM drafts WHERE session_id = ANY($1::text[])", ended)
     if due:
         rows = [
             (
@@ -329,11 +335,11 @@ async def _write(tx: Tx, over: list[SessionId], due: list[tuple[Live, int]], pur
             )
             for it, start in due
         ]
-        await tx.run(_KEEP, *map(list, zip(*rows, strict=True)))
+        await tx.run(_UPSERT_DRAFTS, *map(list, zip(*rows, strict=True)))
     if purge:
         await tx.run(f"DELETE FROM drafts WHERE updated_at < {_NOW} - $1", int(PURGE_SECONDS * 1_000_000))
 
 
 def _storable(live: Live) -> str:
-    """The text without what PostgreSQL cannot hold, character for character, so that offsets stay right."""
+    """Replace the characters that PostgreSQL cannot store, one for one, so that offsets stay valid."""
     return live.accumulated.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

@@ -1,8 +1,8 @@
-"""PostgreSQL: a pool of connections, one transaction a body.
+"""PostgreSQL: a pool of connections, one transaction per body.
 
-What was measured decided the shape: the pool's usual reset on every release is left out (nothing here leaves
-state behind in a connection), and an append is one statement. asyncpg and PgQueuer are imported in this
-folder only, and the folder by `wiring` only, once a PostgreSQL is asked for: SQLite needs neither.
+Two choices come from measurements: the pool does not reset a connection on release, because nothing here
+leaves state behind in it, and an append is a single statement. Only this folder imports asyncpg and PgQueuer,
+and only `wiring` imports this folder, when PostgreSQL is configured: SQLite needs neither.
 """
 
 from __future__ import annotations
@@ -25,73 +25,65 @@ from perdure.store.database import Body, Param, Row, T, Value, run_callbacks
 SETTINGS = {
     "application_name": "perdure",
     "default_transaction_isolation": "read committed",
-    # Milliseconds. A statement that takes longer has lost its caller; a lock held for longer is a stuck
-    # holder's.
+    # Milliseconds. By then the caller of a statement has given up, and the holder of a lock is stuck.
     "statement_timeout": "30000",
     "lock_timeout": "10000",
-    # Transactions await nothing but the database: one that idles belongs to a paused or partitioned process.
+    # Transactions await only the database, so an idle one belongs to a paused or partitioned process.
     "idle_in_transaction_session_timeout": "10000",
-    # Every statement here is short: compiling one takes longer than running it.
+    # All statements are short: compiling one takes longer than running it.
     "jit": "off",
-    # They are prepared once; planning them anew for their arguments finds the same plan, for an eighth more
-    # of the server's CPU.
+    # Statements are prepared once. Planning for each set of arguments finds the same plan, but takes an
+    # eighth more of the server's CPU.
     "plan_cache_mode": "force_generic_plan",
 }
-"""Server settings of each connection; the URL's own (`?statement_timeout=...`) win."""
+"""Server settings of each connection; those in the URL (`?statement_timeout=...`) override them."""
 
 CONNECT_SECONDS = 5.0
 ACQUIRE_SECONDS = 10.0
-"""How long a caller waits for a free connection before it is told that the database is busy."""
+"""How long a caller waits for a free connection before it gets an error."""
 COMMAND_SECONDS = 40.0
-"""The client's own limit for a statement, for a server that does not answer at all: over the server's
-limits."""
-PATIENT_SECONDS, PATIENT_LOCK_SECONDS = 3600.0, 60
-"""A migration's limits: for a statement, and for waiting until another process has migrated."""
+"""The client's timeout for a statement, for a server that does not answer at all. It exceeds the server's
+own limits."""
+MIGRATION_SECONDS, MIGRATION_LOCK_SECONDS = 3600.0, 60
+"""The timeouts of a migration: for a statement, and for the wait until another process has migrated."""
 CLOSE_SECONDS = 10.0
 ATTEMPTS = 5
-"""How often a body is run before its conflict or its broken connection is reported."""
+"""The most attempts to run a body before a conflict or a broken connection is reported."""
 OLDEST = 150000
-"""PostgreSQL 15, as `server_version_num` writes it."""
+"""PostgreSQL 15, as a `server_version_num`."""
 
 _PARAMETER = re.compile(r"'(?:[^']|'')*'|\?")
 _INSERT = re.compile(r"\s*INSERT\s+INTO\s+(\w+)\s*\(([^)]*)\)\s*", re.IGNORECASE)
-_CONFLICTS = (
-    "40001",
-    "40P01",
-    "0A000",
-)  # serialization failure, deadlock, a plan that a migration has outdated
+# Prefixes of SQLSTATE codes.
+_CONFLICTS = ("40001", "40P01", "0A000")
+"""A serialization failure, a deadlock, a plan that a migration has invalidated."""
 _TAKEN = "23505"
-"""A rival took the same unique name between a body's look and its insert: run again, the body sees it."""
-_ENDED = (
-    "08",
-    "57P",
-    "25P03",
-    "25P04",
-)  # no connection; shutting down or starting up; idle or open for too long
-_BUSY = (
-    "53",
-    "57014",
-    "55P03",
-)  # no memory, disk or connection left; took too long; waited too long for a lock
+"""Another transaction took the same unique name between the body's check and its insert. When the body runs
+again, its check finds that row."""
+_ENDED = ("08", "57P", "25P03", "25P04")
+"""No connection; the server shuts down or starts up; the transaction was idle or open for too long."""
+_BUSY = ("53", "57014", "55P03")
+"""No memory, disk space or connections left; a statement or a wait for a lock timed out."""
 _UNKNOWN = (
-    "the connection to the database broke while a transaction was being committed:"
-    " it may or may not have happened"
+    "the connection to the database broke during a commit: the transaction may or may not have been committed"
 )
 
 
 @lru_cache(maxsize=2048)
 def numbered(sql: str, first: int = 1) -> str:
-    """The statement with `$1`, `$2` ... for its `?`; those inside quotes stay."""
+    """Replace each `?` outside quotes with `$1`, `$2` and so on."""
     count = itertools.count(first)
     return _PARAMETER.sub(lambda match: f"${next(count)}" if match[0] == "?" else match[0], sql)
 
 
 def append_statement(update: str, args: int, insert: str, types: dict[str, str]) -> str:
-    """One statement: the update and, if it touched a row, an insert of rows given as an array per column.
+    """Build the single statement of an append: an update and, if it affected a row, an insert.
 
     Args:
-        args: the number of the update's parameters; the arrays follow them.
-        types: each column's PostgreSQL type.
+        update: an UPDATE with `?` for its parameters.
+        args: the number of the update's parameters; the inserted rows follow, as one array per column.
+        insert: `INSERT INTO table (columns ...)`, without VALUES.
+        types: the PostgreSQL type of each column.
     """
     match = _INSERT.fullmatch(insert)
     if match is None:
@@ -114,10 +106,10 @@ class PostgresTx:
 
     def __init__(self, connection: Any, appends: dict[tuple[str, str], str]) -> None:
         self.connection = connection
-        """The asyncpg connection, for what belongs to PostgreSQL alone (the queue)."""
+        """The asyncpg connection, for code that is specific to PostgreSQL (the queue)."""
         self.callbacks: list[Callable[[], None]] = []
         self._appends = appends
-        self._seconds: float | None = None
+        self._timeout: float | None = None
 
     async def all(self, sql: str, *args: Param) -> list[Row]:
         return cast("list[Row]", await self.connection.fetch(numbered(sql), *args))
@@ -126,7 +118,7 @@ class PostgresTx:
         return cast("Row | None", await self.connection.fetchrow(numbered(sql), *args))
 
     async def run(self, sql: str, *args: Param) -> int:
-        status = await self.connection.execute(numbered(sql), *args, timeout=self._seconds)
+        status = await self.connection.execute(numbered(sql), *args, timeout=self._timeout)
         count = status.rpartition(" ")[2]  # "UPDATE 3", "INSERT 0 1", "CREATE TABLE"
         return int(count) if count.isdecimal() else 0
 
@@ -156,21 +148,18 @@ class PostgresTx:
         return statement
 
     async def take_time(self) -> None:
-        self._seconds = PATIENT_SECONDS
+        self._timeout = MIGRATION_SECONDS
         await self.run("SET LOCAL statement_timeout = 0")
-        await self.run(f"SET LOCAL lock_timeout = '{PATIENT_LOCK_SECONDS}s'")
+        await self.run(f"SET LOCAL lock_timeout = '{MIGRATION_LOCK_SECONDS}s'")
 
     def after_commit(self, call: Callable[[], None]) -> None:
         self.callbacks.append(call)
 
 
 class _SingleTx(PostgresTx):
-    """A transaction that is one statement, which commits by itself.
+    """A transaction with a single write, which commits by itself. Reads may precede the write, not follow."""
 
-    It can look before it, and nothing comes after it.
-    """
-
-    spent = False
+    written = False
 
     async def all(self, sql: str, *args: Param) -> list[Row]:
         self._check()
@@ -183,26 +172,26 @@ class _SingleTx(PostgresTx):
     async def run(self, sql: str, *args: Param) -> int:
         self._check()
         count = await super().run(sql, *args)
-        self.spent = count > 0
+        self.written = count > 0
         return count
 
     async def run_many(self, sql: str, rows: Sequence[Sequence[Value]]) -> None:
-        raise RuntimeError("a single write is one statement")
+        raise RuntimeError("a body with `single=True` must write with one `run` or `append`, not `run_many`")
 
     async def append(
         self, update: str, args: Sequence[Value], insert: str, rows: Sequence[Sequence[Value]]
     ) -> bool:
         self._check()
-        self.spent = await super().append(update, args, insert, rows)
-        return self.spent
+        self.written = await super().append(update, args, insert, rows)
+        return self.written
 
     def _check(self) -> None:
-        if self.spent:
-            raise RuntimeError("a single write is one statement, and it has been made")
+        if self.written:
+            raise RuntimeError("a body with `single=True` must not run statements after its write")
 
 
 class PostgresDatabase:
-    """The scale-out database. Make it with `open_postgres`."""
+    """The database for several processes. Create it with `open_postgres`."""
 
     dialect = "postgres"
 
@@ -216,8 +205,8 @@ class PostgresDatabase:
     async def write(self, body: Body[T], *, single: bool = False) -> T:
         if self._closed:
             raise Unavailable("the database is closed")
-        # In a task of its own: a cancelled caller leaves its transaction whole, callbacks included, as on
-        # SQLite.
+        # The transaction runs in its own task, so that it completes, callbacks included, even if the caller
+        # is cancelled. SQLite does the same.
         task = asyncio.ensure_future(self._write(body, single))
         self._writes.add(task)
         task.add_done_callback(self._written)
@@ -226,7 +215,7 @@ class PostgresDatabase:
     def _written(self, task: asyncio.Task[Any]) -> None:
         self._writes.discard(task)
         if not task.cancelled():
-            task.exception()  # a caller that was cancelled does not fetch it, and nobody has to hear of it
+            task.exception()  # marks it as retrieved: a cancelled caller does not, and asyncio would log it
 
     async def _write(self, body: Body[T], single: bool) -> T:
         for left in reversed(range(ATTEMPTS)):
@@ -234,8 +223,8 @@ class PostgresDatabase:
             tx = (_SingleTx if single else PostgresTx)(connection, self._appends)
             try:
                 result = await (_do_alone if single else _transact)(connection, tx, body)
-            except Exception as error:  # noqa: BLE001 - raised again unless the body may be repeated
-                _repeat_or_raise(connection, error, left)
+            except Exception as error:  # noqa: BLE001 - raised again unless the body may be retried
+                _check_retry(connection, error, left)
             else:
                 run_callbacks(tx.callbacks)
                 return result
@@ -251,8 +240,8 @@ class PostgresDatabase:
             connection = await self._acquire()
             try:
                 return await body(PostgresTx(connection, self._appends))
-            except Exception as error:  # noqa: BLE001 - raised again unless the body may be repeated
-                _repeat_or_raise(connection, error, left)
+            except Exception as error:  # noqa: BLE001 - raised again unless the body may be retried
+                _check_retry(connection, error, left)
             finally:
                 await self._release(connection)
             await asyncio.sleep(_pause(left))
@@ -267,10 +256,10 @@ class PostgresDatabase:
         await close_pool(self._pool)
 
     async def connect(self, **settings: str) -> Any:
-        """A connection that belongs to the caller, who closes it. `settings` are server settings.
+        """Open a connection outside the pool, which the caller must close. `settings` are server settings.
 
         Raises:
-            Unavailable: there is no server that answers.
+            Unavailable: no server answers.
         """
         try:
             return await asyncpg.connect(self._url, **_options(self._url, settings))
@@ -278,12 +267,14 @@ class PostgresDatabase:
             raise _no_connection(error, self._url) from error
 
     async def open_pool(self, size: int, **settings: str) -> Any:
-        """A pool of its own, for work that must not wait behind that of the callers.
+        """Open a separate pool, for work that must not wait behind the transactions of callers.
 
-        `settings` are server settings.
+        Args:
+            size: the most connections.
+            settings: server settings of each connection.
 
         Raises:
-            Unavailable: there is no server that answers.
+            Unavailable: no server answers.
         """
         return await _open_pool(self._url, 1, size, settings)
 
@@ -333,11 +324,11 @@ async def open_postgres(url: str, *, min_size: int = 2, max_size: int = 10) -> P
     """Connect to the database that a `postgresql://` URL names.
 
     Args:
-        min_size: connections that are kept open.
-        max_size: the most that are open at once; each serves one transaction or read at a time.
+        min_size: connections that stay open.
+        max_size: the most open connections; each serves one transaction or read at a time.
 
     Raises:
-        Unavailable: no server answers, it refuses us, or it is too old.
+        Unavailable: no server answers, it refuses the connection, or it is too old.
     """
     pool = await _open_pool(url, min_size, max_size, {})
     try:
@@ -346,10 +337,10 @@ async def open_postgres(url: str, *, min_size: int = 2, max_size: int = 10) -> P
         )
         if version < OLDEST:
             raise Unavailable(
-                f"this is PostgreSQL {version // 10000}; Perdure needs {OLDEST // 10000} or newer"
+                f"the server is PostgreSQL {version // 10000}, but Perdure needs {OLDEST // 10000} or newer"
             )
         if encoding != "UTF8":
-            raise Unavailable(f"the database's encoding is {encoding}; Perdure needs UTF8")
+            raise Unavailable(f"the database's encoding is {encoding}, but Perdure needs UTF8")
     except BaseException:
         pool.terminate()
         raise
@@ -383,7 +374,7 @@ def _options(url: str, settings: dict[str, str]) -> dict[str, Any]:
 
 
 async def close_pool(pool: Any) -> None:
-    """Close a pool once its connections are back; those that do not come are cut off."""
+    """Close a pool once its connections are released; terminate those that are not within the timeout."""
     try:
         async with asyncio.timeout(CLOSE_SECONDS):
             await pool.close()
@@ -392,20 +383,20 @@ async def close_pool(pool: Any) -> None:
 
 
 async def _no_reset(connection: Any) -> None:
-    """Nothing is left in a connection: no session settings, no listeners, no temporary tables."""
+    """Do nothing: connections keep no session settings, listeners or temporary tables."""
 
 
 def is_connection_error(error: BaseException) -> bool:
-    """Whether the error says that the connection is missing or lost, not that a statement was wrong."""
+    """Return whether the error means that the connection is missing or lost, not that a statement failed."""
     if isinstance(error, asyncpg.PostgresError):
         return (_sqlstate(error) or "").startswith(_ENDED)
-    # An internal error is what a statement meets when the server's farewell has come, but the connection's
-    # end has not.
+    # asyncpg raises an internal error for a statement that runs after the server's shutdown message but
+    # before the connection is closed.
     return isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError)
 
 
 def _is_lost(connection: Any, error: BaseException) -> bool:
-    """Whether the connection broke under this error, so that whatever was not committed is undone."""
+    """Return whether this error means that the connection broke, which undoes all that is uncommitted."""
     if not is_connection_error(error):
         return False
     if isinstance(error, asyncpg.PostgresError | asyncpg.InternalClientError):
@@ -429,8 +420,8 @@ async def _roll_back(connection: Any, error: BaseException) -> None:
             connection.terminate()
 
 
-def _repeat_or_raise(connection: Any, error: Exception, left: int) -> None:
-    """Return when the body may be run again: nothing of it was committed, and there are attempts `left`."""
+def _check_retry(connection: Any, error: Exception, left: int) -> None:
+    """Return if the body may run again: nothing was committed, and attempts are left. Otherwise raise."""
     lost = _is_lost(connection, error)
     state = _sqlstate(error) or ""
     if left and (lost or state in _CONFLICTS or state == _TAKEN):
@@ -438,7 +429,7 @@ def _repeat_or_raise(connection: Any, error: Exception, left: int) -> None:
     if lost:
         raise Unavailable("the connection to the database broke") from error
     if state in _CONFLICTS or state.startswith(_BUSY) or type(error) is TimeoutError:
-        raise Unavailable(f"the database is too busy: {error or 'it does not answer'}") from error
+        raise Unavailable(f"the database is too busy, try again later: {error or 'no answer'}") from error
     raise error
 
 
@@ -452,9 +443,9 @@ def _pause(left: int) -> float:
 
 
 def _no_connection(error: Exception, url: str) -> Exception:
-    """`Unavailable` for a failure to connect; without the URL, which holds a password."""
+    """Return `Unavailable` for a failure to connect, without the URL, which contains a password."""
     if isinstance(error, TimeoutError):
-        return Unavailable("the database has no connection to spare, or does not answer")
+        return Unavailable("the database does not answer, or all connections of this process are in use")
     if isinstance(
         error, OSError | asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError
     ):
@@ -462,13 +453,13 @@ def _no_connection(error: Exception, url: str) -> Exception:
             return Unavailable(
                 f"the database URL must look like postgresql://user:password@host:5432/database ({error})"
             )
-        words = (isinstance(error, OSError) and error.strerror) or str(error)
-        return Unavailable(f"cannot connect to the database{_place_of(url)}: {words}")
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        return Unavailable(f"cannot connect to the database{_at_address(url)}: {reason}")
     return error
 
 
-def _place_of(url: str) -> str:
-    """Where the URL leads, in words; nothing if it names no host."""
+def _at_address(url: str) -> str:
+    """Return ` at host:port` for a message; nothing if the URL names no host."""
     try:
         parts = urlsplit(url)
         return f" at {parts.hostname}:{parts.port or 5432}" if parts.hostname else ""

@@ -1,10 +1,10 @@
-"""The wire between processes on one PostgreSQL.
+"""Messages between the processes on one PostgreSQL, by LISTEN and NOTIFY.
 
-One connection to LISTEN and NOTIFY, and the frames that travel on it.
+Each process has one connection for this, and the messages are called frames.
 
-A NOTIFY inside a transaction that writes makes commits wait for one another, so none is ever sent there: what
-a process has to say is gathered for a moment and sent on this connection. Frames may be lost (a broken
-connection, a full buffer); whoever hears them is told when that may have happened.
+A NOTIFY inside a writing transaction serializes commits, so frames are never sent there: they are collected
+for up to `GATHER_SECONDS` and sent on this connection. Frames may be lost (a broken connection, a full
+buffer); receivers are told when that may have happened.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from perdure.domain.ids import SessionId, TurnId
 from perdure.store.postgres.database import PostgresDatabase, is_connection_error
 
 CHANNEL = "perdure_1"
-"""The number is the format's: processes of another version, mid-upgrade, do not hear what they cannot
-read."""
+"""Ends with the number of the frames' format, so that during an upgrade processes of different versions do
+not receive frames that they cannot decode."""
 PAYLOAD_LIMIT = 7_900
-"""Bytes of one NOTIFY; PostgreSQL allows fewer than 8,000."""
+"""The most bytes of one NOTIFY; PostgreSQL allows fewer than 8,000."""
 TEXT_LIMIT = 1_200
-"""Characters of text in one frame: six bytes each at worst, as JSON."""
+"""The most characters of text in one frame, each at most six bytes as JSON."""
 BATCH = 20
-"""Frames that are worth a NOTIFY of their own."""
+"""Pending frames that are sent at once, without waiting for `GATHER_SECONDS`."""
 GATHER_SECONDS = 0.015
-"""How long frames are gathered after the last NOTIFY; the first after a silence goes out at once."""
+"""How long frames are collected after the last NOTIFY; the first frame after a pause is sent at once."""
 PENDING_LIMIT = 5_000
-"""Frames that wait for the connection; beyond it, live text is dropped (followers ask for what they miss)."""
+"""The most frames that wait for the connection; beyond it, live text is dropped, and followers request it."""
 PING_SECONDS = 15.0
-"""A silent connection is tried this often: a partition breaks it without a word."""
+"""How often an idle connection is checked, because a network partition breaks it without an error."""
 REPLY_SECONDS = 5.0
 FIRST_PAUSE_SECONDS = 0.1
 MOST_PAUSE_SECONDS = 5.0
@@ -47,11 +47,11 @@ MOST_PAUSE_SECONDS = 5.0
 
 
 class Woke(Struct, array_like=True, tag="q", frozen=True):
-    """There is a new job in the queue."""
+    """The queue has a new job."""
 
 
 class Grown(Struct, array_like=True, tag="a", frozen=True):
-    """A log has grown to `head`; `done`: nothing is being said in that session any more."""
+    """A log has grown to `head`; `done` means that the session's live text has ended."""
 
     session_id: SessionId
     head: int
@@ -59,10 +59,12 @@ class Grown(Struct, array_like=True, tag="a", frozen=True):
 
 
 class Said(Struct, array_like=True, tag="l", frozen=True):
-    """A piece of live text.
+    """A delta of live text.
 
-    `start` numbers the text's beginning: another number, another text. `more`: the rest follows at once. The
-    fields after it come with the first piece, and with an answer to `Missing`.
+    Attributes:
+        start: the number of the text; a text that starts anew gets another number.
+        more: whether the rest of a long delta follows at once.
+        turn_id: set, like the fields after it, only in the first delta and in an answer to `Missing`.
     """
 
     session_id: SessionId
@@ -79,7 +81,7 @@ class Said(Struct, array_like=True, tag="l", frozen=True):
 
 
 class Missing(Struct, array_like=True, tag="w", frozen=True):
-    """Somebody lacks the live text from `offset` on: whoever speaks it, say it again."""
+    """A request to the process that runs the session to send the live text from `offset` on again."""
 
     session_id: SessionId
     kind: str
@@ -88,7 +90,7 @@ class Missing(Struct, array_like=True, tag="w", frozen=True):
 
 
 class Halt(Struct, array_like=True, tag="s", frozen=True):
-    """Runners of this session with an older epoch are to stop."""
+    """Runners of this session with an older epoch must stop."""
 
     session_id: SessionId
     epoch: int
@@ -110,7 +112,7 @@ log = logging.getLogger("perdure.store")
 
 
 def pieces(frame: Said) -> Iterable[Said]:
-    """The frame itself, or several with its text in order where it is too long for one."""
+    """Split a frame whose text is too long into several, in order."""
     if len(frame.text) <= TEXT_LIMIT:
         yield frame
         return
@@ -122,7 +124,7 @@ def pieces(frame: Said) -> Iterable[Said]:
 
 
 class Notifier:
-    """This process's ear and voice. Make it with `open_notifier`."""
+    """This process's LISTEN/NOTIFY connection. Create it with `open_notifier`."""
 
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
@@ -131,44 +133,44 @@ class Notifier:
         self._number = 0
         self._pending: deque[Frame] = deque()
         self._resting = False
-        self._due: asyncio.Future[None] | None = None
+        self._wake_up: asyncio.Future[None] | None = None
         self._connected = False
         self._closing = False
-        self._hearers: list[Callable[[list[Frame]], None]] = []
-        self._losers: list[Callable[[], None]] = []
+        self._frame_callbacks: list[Callable[[list[Frame]], None]] = []
+        self._loss_callbacks: list[Callable[[], None]] = []
         self._task: asyncio.Task[None] | None = None
 
     def on_frames(self, call: Callable[[list[Frame]], None]) -> None:
-        """Have the frames of other processes handed to this function, in their order."""
-        self._hearers.append(call)
+        """Register a function to be called with the frames of other processes, in order."""
+        self._frame_callbacks.append(call)
 
     def on_loss(self, call: Callable[[], None]) -> None:
-        """Have this called whenever frames of others may have been missed: after a reconnect."""
-        self._losers.append(call)
+        """Register a function to be called when frames may have been lost, after a reconnect."""
+        self._loss_callbacks.append(call)
 
     def send(self, frame: Frame) -> None:
-        """Send to the other processes; returns at once."""
+        """Queue a frame for the other processes; returns at once."""
         if self._closing:
             return
         self._pending.append(frame)
         if len(self._pending) > PENDING_LIMIT:
-            self._shed()
+            self._drop_live_text()
         if not self._resting or len(self._pending) >= BATCH:
-            self._hurry()
+            self._wake()
 
     async def start(self) -> None:
-        """Connect, then keep the connection until `close`.
+        """Connect, and reconnect whenever the connection is lost, until `close`.
 
         Raises:
-            Unavailable: there is no server that answers.
+            Unavailable: no server answers.
         """
         connection = await self._listen()
         self._task = asyncio.create_task(self._run(connection), name="perdure-notify")
 
     async def close(self) -> None:
-        """Send what waits, if the connection lives, and let go of it."""
+        """Send the pending frames if connected, then close the connection."""
         self._closing = True
-        self._hurry()
+        self._wake()
         if self._task is not None:
             if self._connected:
                 await asyncio.wait({self._task}, timeout=REPLY_SECONDS)
@@ -179,28 +181,28 @@ class Notifier:
         while True:
             self._connected = True
             try:
-                await self._talk(connection)
+                await self._send_until_lost(connection)
             except Exception as error:
                 if not is_connection_error(error) and not isinstance(error, TimeoutError):
-                    log.exception("the notifier's connection is given up")
+                    log.exception("the connection for notifications failed")
             finally:
                 self._connected = False
                 connection.terminate()
             if self._closing:
                 return
-            log.warning("lost the connection for notifications; connecting again")
-            again = await self._reconnect()
-            if again is None:
+            log.warning("lost the connection for notifications; reconnecting")
+            reconnected = await self._reconnect()
+            if reconnected is None:
                 return
-            connection = again
-            for call in self._losers:
+            connection = reconnected
+            for call in self._loss_callbacks:
                 call()
 
     async def _listen(self) -> Any:
         connection = await self._database.connect()
         try:
-            connection.add_termination_listener(lambda _: self._hurry())
-            await connection.add_listener(CHANNEL, self._hear)
+            connection.add_termination_listener(lambda _: self._wake())
+            await connection.add_listener(CHANNEL, self._on_notification)
         except Exception as error:
             connection.terminate()
             raise Unavailable("the connection to the database broke") from error
@@ -215,8 +217,8 @@ class Notifier:
             await asyncio.sleep(backoff(failures, first=FIRST_PAUSE_SECONDS, most=MOST_PAUSE_SECONDS))
         return None
 
-    async def _talk(self, connection: Any) -> None:
-        """Send what comes in, until the connection is lost or the notifier closes."""
+    async def _send_until_lost(self, connection: Any) -> None:
+        """Send pending frames until the connection is lost or the notifier closes."""
         while not connection.is_closed():
             if not self._pending:
                 if self._closing:
@@ -236,36 +238,36 @@ class Notifier:
             await connection.execute(_NOTIFY, self._pack(frames), timeout=REPLY_SECONDS)
         except Exception as error:
             if is_connection_error(error) or isinstance(error, TimeoutError):
-                self._pending.extendleft(reversed(frames))  # to be said on the next connection
+                self._pending.extendleft(reversed(frames))  # sent again on the next connection
             raise
 
     async def _wait(self, seconds: float, done: Callable[[], bool]) -> bool:
-        """Wait until `done`, at most so long; whether it is."""
+        """Wait until `done()` or `_wake`, up to `seconds`; return whether `done()`."""
         if done():
             return True
         loop = asyncio.get_running_loop()
-        self._due = loop.create_future()
-        timer = loop.call_later(seconds, self._hurry)
+        self._wake_up = loop.create_future()
+        timer = loop.call_later(seconds, self._wake)
         try:
-            await self._due
+            await self._wake_up
         finally:
             timer.cancel()
-            self._due = None
+            self._wake_up = None
         return done()
 
-    def _hurry(self) -> None:
-        if self._due is not None and not self._due.done():
-            self._due.set_result(None)
+    def _wake(self) -> None:
+        if self._wake_up is not None and not self._wake_up.done():
+            self._wake_up.set_result(None)
 
     def _pack(self, frames: Iterable[Frame]) -> list[str]:
-        """The frames as payloads within PostgreSQL's limit."""
+        """Encode frames as payloads within PostgreSQL's limit."""
         packets: list[str] = []
         texts: list[str] = []
         size = 0
         for text in map(_encode, frames):
             length = len(text.encode()) + 1
             if length > PAYLOAD_LIMIT - 64:
-                continue  # an absurdly long name or context; what is lost on the bus is found in the log
+                continue  # an extremely long name or context; the log has whatever the bus loses
             if texts and size + length > PAYLOAD_LIMIT - 64:
                 packets.append(self._packet(texts))
                 texts, size = [], 0
@@ -276,12 +278,12 @@ class Notifier:
         return packets
 
     def _packet(self, texts: list[str]) -> str:
-        # The number makes each payload its own: of equal ones in a transaction PostgreSQL delivers one.
+        # The number makes each payload unique: PostgreSQL delivers equal payloads of a transaction once.
         self._number += 1
         return f"{self._own},{self._number},[{','.join(texts)}]]"
 
-    def _shed(self) -> None:
-        """Make room: without live text, and with only the last word on each log."""
+    def _drop_live_text(self) -> None:
+        """Drop pending frames to make room: all live text, and all but the last frame about each log."""
         kept: dict[tuple[str, ...], Frame] = {}
         for frame in self._pending:
             if isinstance(frame, Grown | Halt):
@@ -292,34 +294,34 @@ class Notifier:
         while len(self._pending) > PENDING_LIMIT // 2:
             self._pending.popleft()
 
-    def _hear(self, _connection: Any, _process: int, _channel: str, payload: str) -> None:
+    def _on_notification(self, _connection: Any, _process: int, _channel: str, payload: str) -> None:
         if payload.startswith(self._own):
             return
         try:
             frames = _DECODER.decode(payload).frames
         except msgspec.MsgspecError:
-            log.warning("a notification that this version cannot read was ignored")
+            log.warning("ignored a notification that this version cannot decode")
             return
-        for call in self._hearers:
+        for call in self._frame_callbacks:
             call(frames)
 
 
 def _encode(frame: Frame) -> str:
     try:
         return msgspec.json.encode(frame).decode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which no wire carries
-        halves = {
+    except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 cannot encode
+        texts = {
             name: value for name in frame.__struct_fields__ if isinstance(value := getattr(frame, name), str)
         }
-        whole = {name: value.encode("utf-8", "replace").decode() for name, value in halves.items()}
-        return msgspec.json.encode(msgspec.structs.replace(frame, **whole)).decode()
+        cleaned = {name: value.encode("utf-8", "replace").decode() for name, value in texts.items()}
+        return msgspec.json.encode(msgspec.structs.replace(frame, **cleaned)).decode()
 
 
 async def open_notifier(database: PostgresDatabase) -> Notifier:
-    """A notifier that is connected.
+    """Create a notifier and connect it.
 
     Raises:
-        Unavailable: there is no server that answers.
+        Unavailable: no server answers.
     """
     notifier = Notifier(database)
     await notifier.start()

@@ -1,9 +1,8 @@
-"""The queue on PostgreSQL: PgQueuer, with its jobs put in by the caller's own transaction.
+"""The queue on PostgreSQL: PgQueuer, with jobs enqueued in the caller's own transaction.
 
-PgQueuer wakes workers with a trigger whose NOTIFY is part of the transaction that enqueues, which makes
-commits wait for one another. That trigger is switched off: the wake-up goes through the `Notifier` once the
-transaction has committed, and the poll makes it certain. Its log of finished jobs is switched off too: the
-session's own log is the record.
+PgQueuer wakes workers by a trigger whose NOTIFY is part of the transaction that enqueues, which serializes
+commits. That trigger is disabled: the `Notifier` sends the wake-up after the commit, and polling covers lost
+ones. PgQueuer's log of finished jobs is disabled too, because the session's own log is the record.
 """
 
 from __future__ import annotations
@@ -37,30 +36,30 @@ from perdure.store.queue import CLOSE_SECONDS, Handler, Job, PutBack
 T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 7.0
-"""A picked job whose heartbeat is older goes to another worker; PgQueuer beats at half of it. With the poll,
-a killed worker's job is taken over within `HEARTBEAT_SECONDS + POLL_SECONDS`."""
+"""A picked job with an older heartbeat goes to another worker; PgQueuer sends one every half of this time.
+With polling, a killed worker's job is taken over within `HEARTBEAT_SECONDS + POLL_SECONDS`."""
 POLL_SECONDS = 1.5
-"""How often the queue is looked at although no wake-up came."""
+"""How often the queue is polled without a wake-up."""
 BATCH = 64
-"""Jobs taken by one statement, and the most that one statement marks as done."""
-PATIENCE_SECONDS = 0.5
-"""Pause before a statement of the queue is tried again while the server is away."""
+"""The most jobs that one statement takes, and the most that one statement marks as done."""
+RETRY_SECONDS = 0.5
+"""Pause before a statement of the queue is retried while the server is unavailable."""
 POOL = 3
-"""Connections that the queue uses for itself: to take jobs, to mark them, to beat."""
+"""The queue's own connections: to take jobs, to mark them as done, and for heartbeats."""
 
 _ENTRYPOINT = "advance"
 _QUEUE, _LOG, _TRIGGER = "perdure_queue", "perdure_queue_log", "perdure_queue_changed"
-_OWN_MARK = "perdure_queue_no_log"
-_OURS = f"""
+_NO_LOG = "perdure_queue_no_log"
+_CHANGES = f"""
 ALTER TABLE {_QUEUE} DISABLE TRIGGER {_TRIGGER};
 CREATE INDEX IF NOT EXISTS {_QUEUE}_by_session ON {_QUEUE} (payload);
-CREATE OR REPLACE FUNCTION {_OWN_MARK}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
-CREATE OR REPLACE TRIGGER {_OWN_MARK} BEFORE INSERT ON {_LOG} FOR EACH ROW EXECUTE FUNCTION {_OWN_MARK}();
+CREATE OR REPLACE FUNCTION {_NO_LOG}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE OR REPLACE TRIGGER {_NO_LOG} BEFORE INSERT ON {_LOG} FOR EACH ROW EXECUTE FUNCTION {_NO_LOG}();
 """
-_IS_OURS = (
+_HAS_CHANGES = (
     "SELECT count(*) = 2 FROM pg_trigger WHERE NOT tgisinternal"
     " AND tgrelid IN (to_regclass($1), to_regclass($2))"
-    f" AND (tgname = '{_TRIGGER}' AND tgenabled = 'D' OR tgname = '{_OWN_MARK}' AND tgenabled = 'O')"
+    f" AND (tgname = '{_TRIGGER}' AND tgenabled = 'D' OR tgname = '{_NO_LOG}' AND tgenabled = 'O')"
 )
 _LIVE = (
     f"SELECT 1 FROM {_QUEUE} WHERE payload = ? AND (status = 'queued'"
@@ -75,9 +74,9 @@ log = logging.getLogger("perdure.store")
 
 
 class PostgresQueue:
-    """The queue of the scale-out database.
+    """The queue for PostgreSQL.
 
-    Make it with `open_postgres_queue`; the notifier is the caller's.
+    Create it with `open_postgres_queue`. The caller owns the notifier.
     """
 
     def __init__(self, database: PostgresDatabase, notifier: Notifier, settings: DBSettings) -> None:
@@ -95,7 +94,7 @@ class PostgresQueue:
 
     async def enqueue(self, tx: Tx, job: Job) -> None:
         if not isinstance(tx, PostgresTx):
-            raise TypeError("this queue needs a transaction of its own database")
+            raise TypeError(f"a job must be enqueued in a PostgreSQL transaction, not a {type(tx).__name__}")
         queries = _queries(AsyncpgDriver(tx.connection), self._settings)
         await queries.enqueue(_ENTRYPOINT, job.session_id.encode(), headers={"org_id": job.org_id})
         tx.after_commit(self._announce)
@@ -114,10 +113,10 @@ class PostgresQueue:
 
     async def start(self, handler: Handler) -> None:
         if self._manager is not None:
-            raise RuntimeError("the queue runs already")
+            raise RuntimeError("the queue is already running")
         if self._pool is None:
-            # Losing the last marks in a crash of the server is harmless (jobs are handed out again), waiting
-            # is not.
+            # If the server crashes, the last marks of finished jobs may be lost, and those jobs run again.
+            # That is harmless, but waiting for a disk flush on each mark is slow.
             self._pool = await self._database.open_pool(POOL, synchronous_commit="off")
         self._driver = _WokenDriver(self._pool, self._settings)
         self._manager = self._new_manager(self._driver, handler)
@@ -137,7 +136,7 @@ class PostgresQueue:
         return manager
 
     async def _manage(self, manager: QueueManager) -> None:
-        """Hand out jobs until the manager is told to stop and the handlers have returned."""
+        """Run jobs until the manager is told to stop and the handlers have returned."""
         while True:
             try:
                 await manager.run(
@@ -148,15 +147,15 @@ class PostgresQueue:
                 )
                 return
             except Exception:
-                log.exception("the queue stumbled; it goes on")
+                log.exception("the queue failed; restarting it")
             if manager.shutdown.is_set():
                 return
-            await asyncio.sleep(PATIENCE_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _handle(self, picked: PickedJob, handler: Handler) -> bool:
-        """Run the handler; whether the job is done."""
+        """Run the handler; return whether the job is done."""
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine that runs has one
+        assert task is not None  # noqa: S101 - a running coroutine has a task
         self._running.add(task)
         session_id = SessionId((picked.payload or b"").decode())
         try:
@@ -167,7 +166,7 @@ class PostgresQueue:
             task.uncancel()
             return False
         except Exception:
-            log.exception("the handler of a job of %s failed", session_id)
+            log.exception("the handler of a job for session %s failed", session_id)
         finally:
             self._running.discard(task)
         return True
@@ -193,7 +192,7 @@ class PostgresQueue:
             self._pool = None
 
     async def _give_back(self) -> None:
-        """Whatever is still marked as ours waits for another worker now, not when its heartbeat is missed."""
+        """Put this process's unfinished jobs back at once, instead of after their heartbeats expire."""
         try:
             await self._pool.execute(_GIVE_BACK, self._owners)
         except Exception as error:
@@ -209,12 +208,12 @@ class PostgresQueue:
 
 
 class _WokenDriver(AsyncpgPoolDriver):
-    """PgQueuer's driver over our pool: patient while the server is away, and woken by our notifier."""
+    """PgQueuer's driver over our pool. It retries while the server is unavailable; our notifier wakes it."""
 
     def __init__(self, pool: Any, settings: DBSettings) -> None:
         super().__init__(pool)
         self.closing = False
-        self._hear: Callable[[str], None] | None = None
+        self._on_change: Callable[[str], None] | None = None
         self._woken = False
         self._changed = TableChangedEvent(
             channel=settings.channel,
@@ -225,43 +224,43 @@ class _WokenDriver(AsyncpgPoolDriver):
         ).model_dump_json()
 
     def wake(self) -> None:
-        """Have the queue looked at. Once is enough until that look begins."""
-        if not self._woken and self._hear is not None:
+        """Make PgQueuer fetch jobs. Does nothing if an earlier wake-up is still pending."""
+        if not self._woken and self._on_change is not None:
             self._woken = True
-            self._hear(self._changed)
+            self._on_change(self._changed)
 
     async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
         self._woken = False
         fetch = super().fetch
-        return await self._patiently(lambda: fetch(query, *args))
+        return await self._with_retries(lambda: fetch(query, *args))
 
     async def execute(self, query: str, *args: object) -> str:
         execute = super().execute
-        return await self._patiently(lambda: execute(query, *args))
+        return await self._with_retries(lambda: execute(query, *args))
 
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _with_retries(self, call: Callable[[], Awaitable[T]]) -> T:
         while True:
             try:
                 return await call()
             except Exception as error:
                 if self.closing or not (is_connection_error(error) or isinstance(error, TimeoutError)):
                     raise
-            await asyncio.sleep(PATIENCE_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def notify(self, channel: str, payload: str) -> None:
-        # PgQueuer's probe of its listener: the notifier watches its own connection.
-        if self._hear is not None:
-            self._hear(payload)
+        # PgQueuer probes its listener this way. Answer at once: the notifier checks its own connection.
+        if self._on_change is not None:
+            self._on_change(payload)
 
     async def add_listener(self, channel: str, callback: Callable[[str | bytes | bytearray], None]) -> None:
-        self._hear = callback
+        self._on_change = callback
 
     async def __aexit__(self, *_: object) -> None:
-        self._hear = None
+        self._on_change = None
 
 
 def _queries(driver: Driver, settings: DBSettings) -> Queries:
-    """PgQueuer's statements, about our tables: it takes settings through its three builders only."""
+    """Return PgQueuer's statements for our tables; it accepts settings only through its three builders."""
     return Queries(
         driver,
         QueryBuilderEnvironment(settings),
@@ -271,7 +270,7 @@ def _queries(driver: Driver, settings: DBSettings) -> Queries:
 
 
 async def open_postgres_queue(database: PostgresDatabase, notifier: Notifier) -> PostgresQueue:
-    """The queue, its tables made or brought up to date.
+    """Open the queue; create or upgrade its tables.
 
     Raises:
         Unavailable: no server answers.
@@ -287,7 +286,7 @@ async def open_postgres_queue(database: PostgresDatabase, notifier: Notifier) ->
 
 
 def _settings() -> DBSettings:
-    """PgQueuer's names, every one of them ours: it would take those left out from the environment."""
+    """Return PgQueuer's settings, all of them set here: it would read missing ones from the environment."""
     return DBSettings(
         prefix="",
         db_schema=None,
@@ -305,17 +304,17 @@ def _settings() -> DBSettings:
 
 
 async def _install(connection: Any, settings: DBSettings) -> None:
-    """Make PgQueuer's tables, or bring those of an older version up to date; one process at a time."""
+    """Create or upgrade PgQueuer's tables, with our changes; one process at a time."""
     queries = _queries(AsyncpgDriver(connection), settings)
     async with queries.schema_lock():
         if not await queries.schema_is_installed():
             async with connection.transaction():
                 await queries.install()
                 await queries.optimize_autovacuum()
-                await connection.execute(_OURS)
+                await connection.execute(_CHANGES)
             return
         plan = await queries.plan_upgrade()
         if plan.statements:
             await queries.apply_upgrade()
-        if plan.statements or not await connection.fetchval(_IS_OURS, _QUEUE, _LOG):
-            await connection.execute(_OURS)
+        if plan.statements or not await connection.fetchval(_HAS_CHANGES, _QUEUE, _LOG):
+            await connection.execute(_CHANGES)
