@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from perdure.api.kernel.problems import STATUS
-from perdure.api.openapi.error_codes import ANSWERS, BY_CODE, INSIDE, TURNS
+from perdure.api.openapi.error_codes import RESPONSES, TURNS
 from perdure.capabilities.registry import Registry
 from perdure.domain import errors
 from perdure.domain.events import EVENT_DATA, KNOWN_TYPES
@@ -19,6 +19,7 @@ from perdure.engine.turn_events import ADVICE
 from perdure.settings import Settings
 from perdure.tools.built_in import catalogue
 from perdure.wiring import all_routes
+from tests.error_codes import EXPLAINED, INTERNAL_SIGNALS
 from tools import reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,20 +108,20 @@ def test_every_capability_and_every_tool_is_documented() -> None:
 
 def test_every_error_code_that_the_source_names_is_explained() -> None:
     unexplained = {
-        code: place for place, _, code in codes_in_the_source() if code not in BY_CODE and code not in INSIDE
+        code: place for place, _, code in codes_in_the_source() if code not in EXPLAINED | INTERNAL_SIGNALS
     }
     assert unexplained == {}, "explain them in api/openapi/error_codes.py"
-    assert set(BY_CODE) - words_of("errors.md") == set()
+    assert EXPLAINED - words_of("errors.md") == set()
 
 
 def test_no_error_code_is_explained_that_nothing_emits() -> None:
     named = {code for _, _, code in codes_in_the_source()} | set(ADVICE)
     text = "".join(path.read_text("utf-8") for path in SOURCE.rglob("*.py") if path.name != "error_codes.py")
-    assert {code for code in BY_CODE if code not in named and f'"{code}"' not in text} == set()
+    assert {code for code in EXPLAINED if code not in named and f'"{code}"' not in text} == set()
 
 
 def test_every_error_code_of_an_answer_has_the_status_that_it_is_answered_with() -> None:
-    classes, explained = error_classes(), {error.code: error.status for error in ANSWERS}
+    classes, explained = error_classes(), {error.code: error.status for error in RESPONSES}
     for place, called, code in codes_in_the_source():
         kind = classes.get(called)
         statuses = [STATUS[each][0] for each in kind.__mro__ if each in STATUS] if kind is not None else []

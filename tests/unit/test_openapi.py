@@ -17,9 +17,9 @@ from perdure.api.kernel.problems import Problem, problem_of
 from perdure.api.kernel.route import Route
 from perdure.api.openapi.docs_html import api_page, errors_page
 from perdure.api.openapi.document import build_document
-from perdure.api.openapi.error_codes import ANSWERS
+from perdure.api.openapi.error_codes import RESPONSES
 from perdure.api.openapi.examples import Examples
-from perdure.api.openapi.words import TAGS
+from perdure.api.openapi.tags import TAGS
 from perdure.domain.errors import InvalidInput, NotFound, PerdureError
 from perdure.domain.events import EVENT_DATA
 from perdure.settings import Settings
@@ -97,7 +97,7 @@ def test_every_operation_and_every_parameter_is_described() -> None:
         assert operation.get("description"), f"{name}: describe it in its handler's docstring"
         for parameter in operation.get("parameters", ()):
             assert "$ref" in parameter or parameter.get("description"), (
-                f"{name}: describe {parameter['name']} in api/openapi/words.py"
+                f"{name}: describe {parameter['name']} in api/openapi/document.py"
             )
 
 
@@ -188,7 +188,7 @@ def test_every_answer_has_an_example_that_fits(route: Route) -> None:
 
 
 def test_every_error_has_an_example_that_fits_and_whose_code_is_one_of_its_status() -> None:
-    known = {each.code: each.status for each in ANSWERS}
+    known = {each.code: each.status for each in RESPONSES}
     for name, answer in DOCUMENT["components"]["responses"].items():
         example = answer["content"]["application/problem+json"]["example"]
         assert broken_by({"$ref": "#/components/schemas/ErrorResponse"}, example) == []
@@ -291,7 +291,7 @@ def test_the_page_has_a_place_for_every_operation_and_every_type() -> None:
 
 def test_what_an_error_names_as_its_type_is_a_place_on_the_page_of_errors() -> None:
     ids = set(Anchors(errors_page()).ids)
-    assert {error.code for error in ANSWERS} | {f"status-{error.status}" for error in ANSWERS} <= ids
+    assert {error.code for error in RESPONSES} | {f"status-{error.status}" for error in RESPONSES} <= ids
     for error in (NotFound("session"), InvalidInput("x"), PerdureError("x")):
         assert problem_of(error, "/").type.removeprefix("/docs/errors#") in ids
 

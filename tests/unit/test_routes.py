@@ -137,10 +137,10 @@ def test_a_variable_takes_what_its_type_says_and_nothing_else(
     kind: object, good: list[str], bad: list[str]
 ) -> None:
     found = variable(kind)
-    assert [found.read(text) for text in good] == good
+    assert [found.check(text) for text in good] == good
     for text in bad:
         with pytest.raises((InvalidId, InvalidInput)):
-            found.read(text)
+            found.check(text)
 
 
 class Spoken:
@@ -199,4 +199,4 @@ async def test_a_handler_that_does_not_use_the_key_of_a_request_is_a_mistake_of_
     with caplog.at_level(logging.ERROR):
         spoken = await ask(forget, "/things", b'{"title":"box"}', {b"idempotency-key": b"mine"})
     assert spoken.status == 500
-    assert "forget has not kept its answer" in caplog.text
+    assert "forget did not store its response" in caplog.text
