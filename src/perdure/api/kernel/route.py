@@ -114,14 +114,12 @@ def route(
     content: str = "application/json",
     example: str | None = None,
 ) -> Callable[[Handler], Route]:
-    """Make a handler a route. See the attributes of `Route` for the other arguments.
+    """Make a handler a route. Raises TypeError if its annotations do not fit the path.
 
     Args:
         status: by default 204 if the handler returns None, else 200.
         replayable: False if the response has a secret that is shown only once.
-
-    Raises:
-        TypeError: the handler's annotations do not fit the path.
+            The attributes of `Route` describe the other arguments.
     """
 
     def build(handler: Handler) -> Route:

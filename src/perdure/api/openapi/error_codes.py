@@ -38,11 +38,7 @@ RESPONSES = (
         ("body_timeout", "The body did not arrive within 30 seconds.", "Send the request again."),
         ("duplicate_tool", "Two tools have the same name.", "Rename one of them."),
         ("empty_file", "The body is empty.", "Send an agent file or a prompt."),
-        (
-            "fork_too_long",
-            "The fork would copy more than 100,000 events.",
-            "Fork at a smaller `from_sequence`.",
-        ),
+        ("fork_too_long", "The fork would copy more than 100,000 events.", "Use a smaller `from_sequence`."),
         ("harness_archived", "The harness is archived.", "Use another harness."),
         (
             "harness_cycle",
@@ -116,7 +112,7 @@ RESPONSES = (
         ),
         (
             "invalid_text",
-            "The body is not valid text in UTF-8, or it contains a NUL character.",
+            "The body is not valid UTF-8, or it contains a NUL character.",
             "Send text in UTF-8.",
         ),
         ("is_a_folder", "The path is a folder, but the operation needs a file.", "Name a file."),
@@ -124,7 +120,7 @@ RESPONSES = (
         (
             "missing_tool_call",
             "The results leave out an open tool call.",
-            "Send the results of all open calls in one request.",
+            "Answer all open calls in one request.",
         ),
         (
             "models_not_listed",
@@ -146,11 +142,7 @@ RESPONSES = (
             "The caller belongs to several organizations, and the request does not name one.",
             "Name the organization in the `X-Org-Id` header.",
         ),
-        (
-            "repeated_tool_call",
-            "The request answers the same tool call twice.",
-            "Answer each call once.",
-        ),
+        ("repeated_tool_call", "The request answers the same tool call twice.", "Answer each call once."),
         ("reserved_name", "The name is reserved: it is part of a path of this API.", "Choose another name."),
         ("reserved_tool_name", "The tool's name is reserved.", "Rename the tool."),
         (
@@ -173,31 +165,19 @@ RESPONSES = (
             "The session would exceed its limit of secrets, or of their total size.",
             "Store fewer or shorter secrets.",
         ),
-        (
-            "unknown_capability",
-            "This server has no such capability.",
-            "See `GET /v1/capabilities` for the capabilities.",
-        ),
+        ("unknown_capability", "This server has no such capability.", "See `GET /v1/capabilities`."),
         (
             "unknown_credential",
             "This type of provider does not use such a credential.",
             "See `GET /v1/providers/config` for the credentials of each type.",
         ),
-        (
-            "unknown_event_type",
-            "No event has this type.",
-            "See the reference of events for the types.",
-        ),
+        ("unknown_event_type", "No event has this type.", "See the reference of events for the types."),
         (
             "unknown_provider_type",
             "This server does not support this type of provider.",
             "Use one of the types that the message lists.",
         ),
-        (
-            "unknown_tool_call",
-            "No open tool call has this id.",
-            "Take the ids from the latest `tool.call_requested` event.",
-        ),
+        ("unknown_tool_call", "No open tool call has this id.", "Take the id from `tool.call_requested`."),
     ),
     *_codes(
         401,
@@ -209,21 +189,13 @@ RESPONSES = (
     ),
     *_codes(
         403,
-        (
-            "built_in_read_only",
-            "Built-in resources cannot be changed.",
-            "Copy the resource and change the copy.",
-        ),
+        ("built_in_read_only", "Built-in resources cannot be changed.", "Change a copy instead."),
         (
             "file_read_only",
             "The file, or a file in the folder, is read-only.",
             "`PUT` the file with `is_readonly: false` first.",
         ),
-        (
-            "forbidden",
-            "The caller may not do this.",
-            "Ask an owner of the organization for the permission.",
-        ),
+        ("forbidden", "The caller may not do this.", "Ask an owner of the organization for the permission."),
         (
             "host_not_allowed",
             "A server without a login accepts requests only under `localhost` or a loopback address.",
@@ -247,21 +219,13 @@ RESPONSES = (
     ),
     *_codes(
         404,
-        (
-            "agent_example_not_found",
-            "No example of an agent has this name.",
-            "See the guide to agents for the examples.",
-        ),
+        ("agent_example_not_found", "No example has this name.", "See the guide to agents for the examples."),
         (
             "agent_not_found",
             "The organization has no such agent.",
             "See `GET /v1/agents`. Agents of other organizations are treated as missing.",
         ),
-        (
-            "agent_version_not_found",
-            "The agent has no such version.",
-            "See `GET /v1/agents/{agent_id}/versions`.",
-        ),
+        ("agent_version_not_found", "No such version exists.", "See `GET /v1/agents/{agent_id}/versions`."),
         ("capability_not_found", "This server has no such capability.", "See `GET /v1/capabilities`."),
         (
             "database_not_found",
@@ -269,17 +233,9 @@ RESPONSES = (
             "See `GET /v1/sessions/{session_id}/databases`.",
         ),
         ("file_not_found", "Nothing exists at this path.", "List the folder to see its files."),
-        (
-            "harness_example_not_found",
-            "No example of a harness has this name.",
-            "See `GET /v1/harness-examples`.",
-        ),
+        ("harness_example_not_found", "No example has this name.", "See `GET /v1/harness-examples`."),
         ("harness_not_found", "The organization has no such harness.", "See `GET /v1/harnesses`."),
-        (
-            "image_not_found",
-            "No stored image has this id.",
-            "Send the image itself as base64, or its URL.",
-        ),
+        ("image_not_found", "No stored image has this id.", "Send the image itself as base64, or its URL."),
         ("model_not_found", "The organization has no such model.", "See `GET /v1/models`."),
         ("not_found", "The resource does not exist.", "Check the id."),
         (
@@ -288,11 +244,7 @@ RESPONSES = (
             "See `GET /v1/orgs`.",
         ),
         ("provider_not_found", "The organization has no such provider.", "See `GET /v1/providers`."),
-        (
-            "resource_not_found",
-            "No resource has this id, or the caller may not see it.",
-            "Check the id.",
-        ),
+        ("resource_not_found", "No resource has this id, or the caller may not see it.", "Check the id."),
         ("route_not_found", "The API has no such path.", "See `/docs` for the routes."),
         (
             "schedule_not_found",
@@ -317,21 +269,13 @@ RESPONSES = (
         (
             "method_not_allowed",
             "The path does not accept this method.",
-            "Use one of the methods in the `Allow` header.",
+            "The `Allow` header lists the methods.",
         ),
     ),
     *_codes(
         409,
-        (
-            "already_member",
-            "The user is already a member of the organization.",
-            "Nothing needs to be done.",
-        ),
-        (
-            "conflict",
-            "The resource's current state does not allow this.",
-            "Read the resource again to see its state.",
-        ),
+        ("already_member", "The user is already a member of the organization.", "Nothing needs to be done."),
+        ("conflict", "The resource's current state does not allow this.", "Read the resource again."),
         ("database_exists", "The session already has a database of this name.", "Choose another name."),
         (
             "database_unreadable",
@@ -343,31 +287,15 @@ RESPONSES = (
             "A file or folder already exists at this path.",
             "Use `PUT` to change a file, or choose another path.",
         ),
-        (
-            "folder_not_empty",
-            "The folder is not empty.",
-            "Add `recursive=true` to delete it with its contents.",
-        ),
-        (
-            "harness_in_use",
-            "The harness is the organization's default.",
-            "Set another default harness first.",
-        ),
+        ("folder_not_empty", "The folder is not empty.", "Use `recursive=true` to delete its contents too."),
+        ("harness_in_use", "The harness is the organization's default.", "Set another default first."),
         (
             "idempotency_key_reused",
             "The `Idempotency-Key` was used for a different request.",
             "Use a new key for each new request.",
         ),
-        (
-            "last_owner",
-            "The organization would have no owner.",
-            "Make another member an owner first.",
-        ),
-        (
-            "name_taken",
-            "Another resource of this kind has this name.",
-            "Choose another name.",
-        ),
+        ("last_owner", "The organization would have no owner.", "Make another member an owner first."),
+        ("name_taken", "Another resource of this kind has this name.", "Choose another name."),
         (
             "not_a_folder",
             "The path is a file, but the operation needs a folder.",
@@ -383,21 +311,9 @@ RESPONSES = (
             "The session is not waiting for tool results.",
             "Read the events: another client was faster, the time limit passed, or the turn was cancelled.",
         ),
-        (
-            "too_many_databases",
-            "The session has reached its limit of databases.",
-            "Delete a database.",
-        ),
-        (
-            "workspace_archived",
-            "The workspace is archived.",
-            "Restore it: `PATCH` it with the status `active`.",
-        ),
-        (
-            "workspace_of_session",
-            "A session's own workspace cannot be archived.",
-            "Delete the session instead.",
-        ),
+        ("too_many_databases", "The session has reached its limit of databases.", "Delete a database."),
+        ("workspace_archived", "The workspace is archived.", "Restore it: `PATCH` the status to `active`."),
+        ("workspace_of_session", "A session's own workspace cannot be archived.", "Delete the session."),
     ),
     *_codes(
         412,
@@ -441,12 +357,7 @@ RESPONSES = (
         ),
     ),
     *_codes(
-        429,
-        (
-            "rate_limited",
-            "The caller has sent too many requests.",
-            "Wait for the number of seconds in `Retry-After`.",
-        ),
+        429, ("rate_limited", "The caller has sent too many requests.", "Wait for `Retry-After` seconds.")
     ),
     *_codes(
         431,
@@ -457,19 +368,14 @@ RESPONSES = (
         ),
     ),
     *_codes(
-        500,
-        (
-            "internal",
-            "The server has a bug.",
-            "Please report it. The server's log has the details.",
-        ),
+        500, ("internal", "The server has a bug.", "Please report it. The server's log has the details.")
     ),
     *_codes(
         503,
         (
             "unavailable",
             "The database does not answer, or the server is shutting down.",
-            "Try again in a few seconds.",
+            "Try again shortly.",
         ),
     ),
 )
@@ -477,11 +383,7 @@ RESPONSES = (
 
 TURNS = _codes(
     None,
-    (
-        "agent_archived",
-        "The session's agent is archived.",
-        "Restore the agent, or create a session with another one.",
-    ),
+    ("agent_archived", "The session's agent is archived.", "Restore it, or use a session of another agent."),
     (
         "content_filtered",
         "The provider's content filter refused the conversation or the answer.",
@@ -531,15 +433,11 @@ TURNS = _codes(
     ),
     (
         "provider_rate_limited",
-        "The provider limited requests for longer than the server retries.",
+        "The provider still limits requests after several retries.",
         "Send a message later.",
     ),
     ("provider_timeout", "The model did not answer in time.", "Send a message to try again."),
-    (
-        "provider_unavailable",
-        "The provider could not be reached, or it failed.",
-        "Send a message later.",
-    ),
+    ("provider_unavailable", "The provider could not be reached, or it failed.", "Send a message later."),
     ("quota_exceeded", "The quota at the provider is used up.", "Raise the quota at the provider."),
 )
 """The `error_code` of `turn.failed` events. Listing a provider's models can fail with the same codes: with
@@ -557,11 +455,7 @@ TOOLS = _codes(
         "The model's arguments do not fit the tool's schema.",
         "The model learns what is wrong and can call again.",
     ),
-    (
-        "rejected",
-        "A user did not approve the call.",
-        "The model learns of the rejection.",
-    ),
+    ("rejected", "A user did not approve the call.", "The model learns of the rejection."),
     (
         "repeated_call",
         "`loop_detection` refused the call: the model made the same calls too often in a row.",
@@ -578,26 +472,10 @@ TOOLS = _codes(
 
 PROGRAMS = _codes(
     None,
-    (
-        "bad_answer",
-        "The response does not come from a Perdure server.",
-        "Check the URL.",
-    ),
+    ("bad_answer", "The response does not come from a Perdure server.", "Check the URL."),
     ("command_failed", "A command failed.", "See the message for the reason."),
-    (
-        "invalid_setting",
-        "A setting has an invalid value.",
-        "Correct the setting that the message names.",
-    ),
-    (
-        "local_model_unavailable",
-        "The small local model cannot be started.",
-        "See the message for the reason.",
-    ),
-    (
-        "unreachable",
-        "No server answers at the URL.",
-        "Start the server, or check the URL.",
-    ),
+    ("invalid_setting", "A setting has an invalid value.", "Correct the setting that the message names."),
+    ("local_model_unavailable", "The small local model cannot start.", "See the message for the reason."),
+    ("unreachable", "No server answers at the URL.", "Start the server, or check the URL."),
 )
 """Codes of the `perdure` command and the Python client. Errors of the server keep their own codes."""

@@ -30,7 +30,7 @@ _ERRORS: dict[int, tuple[str, str, JsonObject]] = {
         "`session_id` must be an id of the form session_<32 lower-case hex digits>",
         {"field": "session_id"},
     ),
-    401: ("unauthenticated", "give a valid access token in the Authorization header", {}),
+    401: ("unauthenticated", "send a valid access token: Authorization: Bearer pdr_pat_...", {}),
     403: ("forbidden", "this requires the role admin", {}),
     404: ("session_not_found", "no such session", {}),
     409: ("idempotency_key_reused", "this Idempotency-Key was used for another request: use a new key", {}),

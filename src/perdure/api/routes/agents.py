@@ -105,7 +105,7 @@ async def list_agents(call: Call, query: ListAgents) -> Page[Agent]:
 async def get_agent(call: Call, agent_id: AgentRef) -> Agent:
     """Get an agent.
 
-    By id or by name.
+    `agent_id` may be the agent's id or its name.
     """
     return await use.read_agent(call.app, call.caller, agent_id)
 

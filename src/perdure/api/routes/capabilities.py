@@ -39,7 +39,7 @@ async def list_capabilities(call: Call, query: ListCapabilities) -> Page[Capabil
 async def get_capability(call: Call, capability_id: str) -> CapabilityInfo:
     """Get a capability.
 
-    By id or by alias.
+    `capability_id` may be the capability's id or one of its aliases.
     """
     return use.read_capability(call.app, capability_id)
 

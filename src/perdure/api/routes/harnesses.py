@@ -67,7 +67,7 @@ async def list_harnesses(call: Call, query: ListHarnesses) -> Listing[Harness]:
 async def get_harness(call: Call, harness_id: HarnessRef) -> Harness:
     """Get a harness.
 
-    By id or by name.
+    `harness_id` may be the harness's id or its name.
     """
     return await use.read_harness(call.app, call.caller, harness_id)
 
