@@ -1,4 +1,4 @@
-"""The OpenAPI document: valid, complete, and true to the routes and the types."""
+"""The OpenAPI document is valid, complete, and consistent with the routes and the types."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ ROUTES = every_route()
 DOCUMENT = build_document(ROUTES, "1.2.3")
 SCHEMAS: dict[str, Any] = DOCUMENT["components"]["schemas"]
 WITH_BODY = [route for route in ROUTES if route.body is not None]
-WITH_ANSWER = [route for route in ROUTES if route.returns is not None and route.content == "application/json"]
+WITH_RESPONSE = [
+    route for route in ROUTES if route.returns is not None and route.content == "application/json"
+]
 
 
 def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -51,7 +53,7 @@ def validator_of(schema: dict[str, Any]) -> jsonschema_rs.Validator:
     return jsonschema_rs.Draft202012Validator({**schema, "components": {"schemas": SCHEMAS}})
 
 
-def broken_by(schema: dict[str, Any], value: Any) -> list[str]:
+def violations(schema: dict[str, Any], value: Any) -> list[str]:
     return [f"{error.instance_path}: {error.message}" for error in validator_of(schema).iter_errors(value)]
 
 
@@ -102,7 +104,7 @@ def test_every_operation_and_every_parameter_is_described() -> None:
 
 
 def structs_in(hint: Any) -> Iterator[type[msgspec.Struct]]:
-    """The structs that a type is made of, its own fields not looked into."""
+    """The structs that a type consists of, without those of their fields."""
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         yield hint
     origin = get_origin(hint)
@@ -113,7 +115,7 @@ def structs_in(hint: Any) -> Iterator[type[msgspec.Struct]]:
 
 
 def every_struct() -> dict[str, type[msgspec.Struct]]:
-    """All structs that go in or out over HTTP, by module and name."""
+    """All structs of requests and responses, by module and name."""
     found: dict[str, type[msgspec.Struct]] = {}
     kinds = [kind for route in ROUTES for kind in (route.body, route.returns, route.also, route.query)]
     wanted = [each for kind in (Problem, *EVENT_DATA.values(), *kinds) for each in structs_in(kind)]
@@ -153,7 +155,7 @@ def test_the_document_describes_every_field(name: str) -> None:
 def test_every_example_of_a_field_fits(name: str) -> None:
     for field, schema in SCHEMAS[name].get("properties", {}).items():
         for example in schema.get("examples", ()):
-            assert broken_by(schema, example) == [], f"{name}.{field}"
+            assert violations(schema, example) == [], f"{name}.{field}"
 
 
 def test_every_tag_is_described() -> None:
@@ -162,7 +164,7 @@ def test_every_tag_is_described() -> None:
     }
 
 
-def test_no_words_are_left_over_from_what_is_gone() -> None:
+def test_no_description_is_left_over_from_a_removed_tag() -> None:
     assert set(TAGS) - {route.tag for route in ROUTES} == set()
 
 
@@ -172,32 +174,32 @@ def test_every_body_has_an_example_that_fits(route: Route) -> None:
         "application/json"
     ]
     assert "example" in content, "give the route a body_example"
-    assert broken_by(content["schema"], content["example"]) == []
+    assert violations(content["schema"], content["example"]) == []
     msgspec.convert(content["example"], route.body)
 
 
-@pytest.mark.parametrize("route", WITH_ANSWER, ids=name_of)
-def test_every_answer_has_an_example_that_fits(route: Route) -> None:
+@pytest.mark.parametrize("route", WITH_RESPONSE, ids=name_of)
+def test_every_response_has_an_example_that_fits(route: Route) -> None:
     content = DOCUMENT["paths"][route.path][route.method.lower()]["responses"][str(route.status)]["content"][
         "application/json"
     ]
     if "example" not in content:
         Examples(SCHEMAS).of(content["schema"])  # names the field that has no example
-    assert broken_by(content["schema"], content["example"]) == []
+    assert violations(content["schema"], content["example"]) == []
     msgspec.json.decode(msgspec.json.encode(content["example"]), type=route.returns)
 
 
-def test_every_error_has_an_example_that_fits_and_whose_code_is_one_of_its_status() -> None:
+def test_every_error_has_an_example_that_fits_with_a_code_of_its_status() -> None:
     known = {each.code: each.status for each in RESPONSES}
     for name, answer in DOCUMENT["components"]["responses"].items():
         example = answer["content"]["application/problem+json"]["example"]
-        assert broken_by({"$ref": "#/components/schemas/ErrorResponse"}, example) == []
+        assert violations({"$ref": "#/components/schemas/ErrorResponse"}, example) == []
         problem = msgspec.convert(example, Problem)
         assert f"Error{problem.status}" == name
         assert known.get(problem.code, 502) == problem.status
 
 
-def test_exports_have_examples_too() -> None:
+def test_exports_have_examples() -> None:
     exports = [
         route for route in ROUTES if route.path.endswith("/export") and route.content != "application/json"
     ]
@@ -231,7 +233,7 @@ def test_ids_in_bodies_have_the_pattern_of_their_kind() -> None:
     assert "pattern" not in SCHEMAS["CreateModel"]["properties"]["model_id"]
 
 
-def test_public_operations_ask_for_no_token_and_all_others_may_refuse_one() -> None:
+def test_public_operations_need_no_token_and_all_others_can_answer_401() -> None:
     for _, _, operation in operations():
         if operation.get("security") == []:
             assert "401" not in operation["responses"]
@@ -239,19 +241,19 @@ def test_public_operations_ask_for_no_token_and_all_others_may_refuse_one() -> N
             assert {"400", "401", "403", "503"} <= set(operation["responses"])
 
 
-def test_an_upsert_says_both_of_its_statuses_and_a_creation_only_one() -> None:
+def test_an_upsert_documents_both_of_its_statuses_and_a_creation_only_one() -> None:
     assert {"200", "201"} <= set(DOCUMENT["paths"]["/v1/agents"]["post"]["responses"])
     assert "200" not in DOCUMENT["paths"]["/v1/sessions"]["post"]["responses"]
 
 
-def test_the_data_of_an_event_is_one_of_the_kinds_that_there_are() -> None:
+def test_the_data_of_an_event_is_one_of_the_known_types() -> None:
     kinds = [each["$ref"] for each in SCHEMAS["Event"]["properties"]["data"]["anyOf"]]
     assert "#/components/schemas/TurnCompletedData" in kinds
     assert len(kinds) > 20
 
 
 class Anchors(HTMLParser):
-    """What a page can be linked to, what it links to, and whether its elements are closed in order."""
+    """A page's anchors, its links, and whether its elements are closed in order."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -275,7 +277,7 @@ class Anchors(HTMLParser):
 
 
 @pytest.mark.parametrize("page", [api_page(DOCUMENT), errors_page()], ids=["api", "errors"])
-def test_the_pages_need_nothing_from_elsewhere_and_no_script(page: str) -> None:
+def test_the_pages_load_nothing_from_other_hosts_and_have_no_scripts(page: str) -> None:
     found = Anchors(page)
     assert found.scripts == 0
     assert found.open == []
@@ -284,19 +286,19 @@ def test_the_pages_need_nothing_from_elsewhere_and_no_script(page: str) -> None:
     assert {link[1:] for link in found.links if link.startswith("#")} - set(found.ids) == set()
 
 
-def test_the_page_has_a_place_for_every_operation_and_every_type() -> None:
+def test_the_page_has_an_anchor_for_every_operation_and_every_type() -> None:
     ids = set(Anchors(api_page(DOCUMENT)).ids)
     assert {route.operation_id for route in ROUTES} | {f"type-{name}" for name in SCHEMAS} <= ids
 
 
-def test_what_an_error_names_as_its_type_is_a_place_on_the_page_of_errors() -> None:
+def test_the_type_of_an_error_is_an_anchor_on_the_page_of_errors() -> None:
     ids = set(Anchors(errors_page()).ids)
     assert {error.code for error in RESPONSES} | {f"status-{error.status}" for error in RESPONSES} <= ids
     for error in (NotFound("session"), InvalidInput("x"), PerdureError("x")):
         assert problem_of(error, "/").type.removeprefix("/docs/errors#") in ids
 
 
-def test_text_from_elsewhere_is_text_on_the_page() -> None:
+def test_html_in_a_description_is_escaped_on_the_page() -> None:
     odd = {"Odd": {"description": "<script>alert(1)</script> & `<b>`"}}
     page = api_page({**DOCUMENT, "components": {**DOCUMENT["components"], "schemas": odd}})
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; <code>&lt;b&gt;</code>" in page

@@ -1,6 +1,6 @@
 """No description and no example of release 0.1.0's OpenAPI document is lost.
 
-tests/golden/openapi_0_1_0.json.xz is that document. Words may change; what had some keeps some.
+tests/golden/openapi_0_1_0.json.xz is that document. Texts may change; whatever had one must keep one.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from perdure.wiring import all_routes
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "openapi_0_1_0.json.xz"
 
 
-def words_of(document: dict[str, Any]) -> set[str]:
-    """Every place of the document that has a description or an example."""
+def documented_parts(document: dict[str, Any]) -> set[str]:
+    """List every part of the document that has a description or an example."""
     components = document["components"]
     found = {f"info: {key}" for key in ("summary", "description") if document["info"].get(key)}
     found |= {f"tag {tag['name']}" for tag in document["tags"] if tag["description"]}
@@ -80,7 +80,7 @@ def _contents(place: str, holder: dict[str, Any]) -> Iterator[str]:
 
 
 def test_every_description_and_example_of_the_first_release_is_still_there() -> None:
-    before = words_of(msgspec.json.decode(lzma.decompress(GOLDEN.read_bytes())))
-    now = words_of(build_document(all_routes(Settings(), asyncio.Event(), lambda: 0), "0"))
+    before = documented_parts(msgspec.json.decode(lzma.decompress(GOLDEN.read_bytes())))
+    now = documented_parts(build_document(all_routes(Settings(), asyncio.Event(), lambda: 0), "0"))
     assert len(before) > 1500
     assert sorted(before - now) == []
