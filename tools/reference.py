@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.api.openapi.document import build_document
-from perdure.api.openapi.error_codes import ANSWERS, PROGRAMS, TOOLS, TURNS, ErrorCode
+from perdure.api.openapi.error_codes import PROGRAMS, RESPONSES, TOOLS, TURNS, ErrorCode
 from perdure.capabilities.port import Capability, Tool
 from perdure.capabilities.registry import Registry
 from perdure.domain.events import EVENT_DATA, LIVE_TYPES, RESERVED_TYPES
@@ -297,7 +297,7 @@ def errors_page(schemas: dict[str, Any]) -> str:
         ),
         wrap("A rejected request has changed nothing. 429 and 503 may carry `Retry-After`, in seconds."),
         "## HTTP responses",
-        codes(ANSWERS),
+        codes(RESPONSES),
         "## Failed turns",
         wrap("The `error_code` of a `turn.failed` event. The message before it tells the user the same."),
         codes(TURNS),

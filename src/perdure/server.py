@@ -1,4 +1,4 @@
-"""Starts the server, and drains it: the listening socket, signals, the tasks beside the API."""
+"""Starts the server and drains it: listening socket, signals, worker and background tasks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ log = logging.getLogger("perdure")
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: a stop drains the worker first."""
+    """uvicorn without its signal handlers: on a signal, we drain the worker before uvicorn stops."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -42,25 +42,24 @@ class _Server(uvicorn.Server):
 
 
 async def serve(settings: Settings, announce: Callable[[str], None] | None = None) -> None:
-    """Run the server until it is told to stop (SIGTERM, SIGINT).
+    """Run the server until SIGTERM or SIGINT, then drain it.
 
     Args:
-        announce: gets `listening on http://...` once; prints it if not given.
+        announce: called once with `listening on http://...`; prints it by default.
 
     Raises:
-        Unavailable, Forbidden: it cannot start; the message says what to do.
+        Unavailable, Forbidden: the server cannot start; the message says what to do.
     """
     logging.basicConfig(
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    logging.getLogger("uvicorn").setLevel(
-        max(logging.WARNING, logging.getLogger().level)
-    )  # it says what `listening on` says
+    # uvicorn's messages at start repeat our `listening on`.
+    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
     _raise_file_limit()
     async with open_parts(settings) as parts:
-        authenticate = await _first_steps(settings, parts)
+        authenticate = await _prepare(settings, parts)
         worker = Worker(parts.engine)
         sweep = Sweep(parts.engine, worker)
         closing = asyncio.Event()
@@ -82,11 +81,14 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
             sorting.cancel()
 
 
-async def _first_steps(settings: Settings, parts: Parts) -> Authenticate:
-    """Have an owner and what the environment asks for; how requests are authenticated.
+async def _prepare(settings: Settings, parts: Parts) -> Authenticate:
+    """Create the first owner and the providers that the environment has keys for.
+
+    Returns:
+        The way in which requests are authenticated: by token, or as the owner on loopback without tokens.
 
     Raises:
-        Forbidden: others than this machine could reach a server without a login.
+        Forbidden: a server without a login would be reachable from other machines.
     """
     owner = await bootstrap(parts.app)
     for name in await add_predefined(parts.app, owner.organization_id):
@@ -96,13 +98,13 @@ async def _first_steps(settings: Settings, parts: Parts) -> Authenticate:
     if not settings.is_loopback:
         raise Forbidden(
             f"refusing to listen on {settings.host} without a login: "
-            "run `perdure keys create` first, or listen on 127.0.0.1"
+            "create an access token with `perdure keys create` first, or listen on 127.0.0.1"
         )
     return as_owner(parts.app, owner)
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)  # noqa: T201 (what scripts wait for)
+    print(line, flush=True)  # noqa: T201 (scripts wait for this line)
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -114,7 +116,7 @@ def _listen(settings: Settings) -> socket.socket:
     except OSError as error:
         listener.close()
         advice = (
-            " (is a server running already? --port takes another one)"
+            " (is a server already running? choose another port with --port)"
             if error.errno == errno.EADDRINUSE
             else ""
         )
@@ -155,15 +157,15 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started and not serving.done():  # noqa: ASYNC110 (uvicorn has no event for it)
+    while not server.started and not serving.done():  # noqa: ASYNC110 (uvicorn offers no event to wait for)
         await asyncio.sleep(0.001)
     host, port = listener.getsockname()[:2]
     announce(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}")
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    left = await worker.drain(settings.drain_seconds)
-    if left:
-        log.info("%d running turns are left to be resumed at the next start", left)
+    unfinished = await worker.drain(settings.drain_seconds)
+    if unfinished:
+        log.info("%d running turns did not finish: they resume at the next start", unfinished)
     closing.set()
     server.should_exit = True
     await serving
@@ -172,9 +174,9 @@ async def _run(
 
 
 def _raise_file_limit() -> None:
-    """Every follower is a socket: use as many as the system lets us."""
+    """Raise the limit of open files as far as the system allows: every follower needs a socket."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = hard if hard != resource.RLIM_INFINITY else 65_536
-    if soft < wanted:
+    target = hard if hard != resource.RLIM_INFINITY else 65_536
+    if soft < target:
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))

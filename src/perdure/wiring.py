@@ -1,6 +1,6 @@
-"""Puts the parts together: settings in, database, engine, use cases and routes out.
+"""Assembles the parts: builds the database, engine, use cases and routes from the settings.
 
-With `server`, the only module that knows every ring.
+Only this module and `server` import every ring.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ log = logging.getLogger("perdure")
 
 
 class Parts(Struct, frozen=True):
-    """What `open_parts` opens."""
+    """The parts of a running process."""
 
     database: Database
     bus: Bus
@@ -80,7 +80,7 @@ class Parts(Struct, frozen=True):
 
 
 class _Spawner:
-    """Keeps hold of tasks that nobody awaits."""
+    """Starts background tasks and holds references to them: asyncio itself keeps only weak ones."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Future[None]] = set()
@@ -92,10 +92,13 @@ class _Spawner:
 
 
 def lock_folder(settings: Settings) -> IO[str]:
-    """Hold the data folder for this process: SQLite here has one writer.
+    """Lock the data folder for this process, because only one process may write our SQLite database.
+
+    Returns:
+        The lock file. The lock lasts until it is closed.
 
     Raises:
-        Unavailable: another server has it.
+        Unavailable: another server has locked the folder, or it cannot be used.
     """
     try:
         settings.data_folder.mkdir(parents=True, exist_ok=True)
@@ -108,14 +111,18 @@ def lock_folder(settings: Settings) -> IO[str]:
         handle.close()
         raise Unavailable(
             f"another Perdure server uses the data folder {settings.data!r}: stop it first. "
-            "For several processes set PERDURE_DATABASE_URL to a PostgreSQL database."
+            "To run several processes, set PERDURE_DATABASE_URL to a PostgreSQL database."
         ) from None
     return handle
 
 
 @contextlib.asynccontextmanager
 async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
-    """Open the database, bring it up to date, and put the parts together."""
+    """Open and migrate the database, and assemble the parts. Closes them on exit.
+
+    Raises:
+        Unavailable: the database, the data folder or the master key cannot be used.
+    """
     async with contextlib.AsyncExitStack() as stack:
         database, bus, queue = await _open_store(settings, stack)
         vault = await open_vault(settings, database)
@@ -154,21 +161,22 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
 
 
 def master_keys(settings: Settings) -> list[bytes]:
-    """The master keys that this process has, the one to begin with first.
+    """Return the master keys of this process, the current one first.
 
-    Raises Unavailable: one is not a key.
+    Raises:
+        Unavailable: a key is malformed.
     """
-    given = [parse_master_key(key) for key in (settings.master_key, settings.master_key_previous) if key]
-    return given if settings.master_key else [*read_key_files(settings.data_folder), *given]
+    configured = [parse_master_key(key) for key in (settings.master_key, settings.master_key_previous) if key]
+    return configured if settings.master_key else [*read_key_files(settings.data_folder), *configured]
 
 
 async def open_vault(settings: Settings, database: Database) -> Vault:
-    """The vault of this database.
+    """Open the vault of this database.
 
-    Makes a key file if there is none yet, and brings an interrupted rotation to its end.
+    Creates a key file if none exists, and completes an interrupted rotation.
 
     Raises:
-        Unavailable: the master key in force is not here.
+        Unavailable: this process does not have the database's current master key.
     """
     vault = Vault(lambda: master_keys(settings))
     current = await vault.check(database)
@@ -178,7 +186,7 @@ async def open_vault(settings: Settings, database: Database) -> Vault:
         make_key_file(settings.data_folder)
         return Vault(lambda: master_keys(settings))
     if len(read_key_files(settings.data_folder)) > 1:
-        # Not while another process rotates: it will end that itself.
+        # If another process holds the files, it is rotating the key and completes that itself.
         with contextlib.suppress(Unavailable), hold_key_files(settings.data_folder, wait=False):
             promote_key(settings.data_folder, current)
     return vault
@@ -212,14 +220,19 @@ async def _open_store(settings: Settings, stack: contextlib.AsyncExitStack) -> t
 
 
 def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[], int]) -> tuple[Route, ...]:
-    """Every route of the server."""
-    stream = message_routes.StreamSettings(closing, settings.stream_cycle_seconds, settings.heartbeat_seconds)
-    document: JsonObject = {}
+    """Return all routes of the server.
 
-    def made() -> JsonObject:
-        if not document:
-            document.update(build_document(routes, __version__))
-        return document
+    Args:
+        closing: set when the server shuts down, so that live streams end.
+        running: returns the number of sessions that this process is working on.
+    """
+    stream = message_routes.StreamSettings(closing, settings.stream_cycle_seconds, settings.heartbeat_seconds)
+    cached: JsonObject = {}
+
+    def document() -> JsonObject:
+        if not cached:
+            cached.update(build_document(routes, __version__))
+        return cached
 
     routes: tuple[Route, ...] = (
         *session_routes.ROUTES,
@@ -237,13 +250,16 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *file_routes(settings.max_file_bytes),
         *provider_routes.ROUTES,
         health_route(running),
-        *document_routes(made),
+        *document_routes(document),
     )
     return routes
 
 
 async def create_key(settings: Settings, name: str) -> str:
-    """A new access token of the first organization's owner; from the first one on, requests need a login."""
+    """Create an access token for the owner of the first organization, and return its secret.
+
+    Once a token exists, the server requires a login from its next start.
+    """
     async with open_parts(settings) as parts:
         owner = await bootstrap(parts.app)
         token = await create_token(parts.app, owner, CreateToken(name))
@@ -251,31 +267,37 @@ async def create_key(settings: Settings, name: str) -> str:
 
 
 class Rotation(Struct, frozen=True):
-    """What a rotation of the master key came to."""
+    """The result of a rotation of the master key.
+
+    Attributes:
+        key: the id of the master key that is now current.
+        rewrapped: the number of data keys that were wrapped under it.
+    """
 
     key: str
-    """The name of the master key that is now in force."""
     rewrapped: int
-    """How many data keys were wrapped anew."""
 
 
 async def rotate_master(settings: Settings, new_key: bytes | None) -> Rotation:
     """Wrap every data key under a new master key.
 
-    What they seal stays as it is, so servers may run meanwhile.
+    The data that they encrypt does not change, so servers may run at the same time. If the master key is a
+    setting, the rotation goes from PERDURE_MASTER_KEY_PREVIOUS to PERDURE_MASTER_KEY. Otherwise the key file
+    in the data folder is replaced.
 
-    With the key in the settings: from PERDURE_MASTER_KEY_PREVIOUS to PERDURE_MASTER_KEY. Else the data
-    folder's file gets `new_key`, or a fresh one.
+    Args:
+        new_key: the new key for the key file; a random one if None.
 
     Raises:
-        InvalidInput: the settings name no key to go to, or both they and the caller do.
-        Unavailable: another server has the data folder, or another rotation is under way.
+        InvalidInput: the master key is a setting, and the caller gives a key as well or the settings have no
+            previous key.
+        Unavailable: another server uses the data folder, or another rotation is running.
     """
     folder = settings.data_folder
     if settings.master_key:
         if new_key is not None:
             raise InvalidInput(
-                "the master key is a setting: the new key goes into PERDURE_MASTER_KEY",
+                "the master key is a setting: put the new key into PERDURE_MASTER_KEY instead",
                 code="invalid_setting",
             )
         if not settings.master_key_previous:
@@ -287,9 +309,9 @@ async def rotate_master(settings: Settings, new_key: bytes | None) -> Rotation:
             promote_key(folder, await parts.database.read(parts.app.vault.current))
             key = new_key or new_master_key()
             stage_key(folder, key)
-            done = await _rewrap(parts, key)
-            promote_key(folder, done.key)
-            return done
+            rotation = await _rewrap(parts, key)
+            promote_key(folder, rotation.key)
+            return rotation
 
 
 async def _rewrap(parts: Parts, key: bytes) -> Rotation:
@@ -300,10 +322,9 @@ async def _rewrap(parts: Parts, key: bytes) -> Rotation:
 
 
 ROTATION_STEPS = """\
-the master key is a setting, so the new one has to come from there:
-  1. give every server PERDURE_MASTER_KEY_PREVIOUS (the key it has now) and PERDURE_MASTER_KEY (a new one, \
-32 random bytes
-     as base64 or hex, for example from `openssl rand -base64 32`), and restart them, one after the other \
-if you like;
+the master key is a setting, so the new key must be one too:
+  1. on every server, set PERDURE_MASTER_KEY_PREVIOUS to the current key and PERDURE_MASTER_KEY to a new one
+     (32 random bytes as base64 or hex, for example from `openssl rand -base64 32`), and restart it; servers
+     may restart one after the other;
   2. run this command with the same two settings;
-  3. take PERDURE_MASTER_KEY_PREVIOUS away again."""
+  3. remove PERDURE_MASTER_KEY_PREVIOUS from every server."""

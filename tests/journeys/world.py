@@ -13,10 +13,10 @@ from uuid import uuid4
 import httpx
 
 from perdure.api.kernel.route import Route
-from perdure.api.openapi.error_codes import BY_CODE
 from perdure.domain.ids import new_id
 from perdure.settings import Settings
 from perdure.wiring import all_routes
+from tests.error_codes import EXPLAINED
 from tests.server import Server, post
 
 ROUTES = all_routes(Settings(), asyncio.Event(), lambda: 0)
@@ -45,7 +45,7 @@ def complaint(answer: httpx.Response) -> str | None:
         "message": body["detail"],
     }:
         return f"contradicts itself: {body}"
-    if body["code"] not in BY_CODE or body["type"] != f"/docs/errors#{body['code']}":
+    if body["code"] not in EXPLAINED or body["type"] != f"/docs/errors#{body['code']}":
         return f"unknown code {body['code']}"
     return None if body["title"] and body["detail"] else "no words"
 

@@ -1,4 +1,4 @@
-"""What is let in as a body or a query string, and what is refused, with which words."""
+"""Which bodies and query strings are accepted, which are refused, and with which message."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from perdure.domain.tools import SubmitApprovals
 
 ANYTHING: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
-# What can be stored everywhere: no NUL, no surrogates, 64 bits.
+# Values that both databases can store: no NUL, no surrogates, 64 bits.
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
 JSON = st.recursive(
     st.none()
@@ -61,14 +61,14 @@ def refused(decoder: msgspec.json.Decoder[Any], body: bytes) -> InvalidInput:
 
 
 @given(JSON)
-def test_every_json_value_that_can_be_stored_comes_through_unchanged(value: Any) -> None:
+def test_every_json_value_that_can_be_stored_is_decoded_unchanged(value: Any) -> None:
     assert decode(ANYTHING, json.dumps(value, ensure_ascii=False).encode()) == value
     assert decode(ANYTHING, json.dumps(value, ensure_ascii=True).encode()) == value
 
 
 @given(JSON)
-def test_what_is_ignored_is_let_in_as_well(value: Any) -> None:
-    assert decode(BODY, json.dumps({"nobody_knows": value, "count": 2}).encode()) == Body(count=2)
+def test_unknown_fields_are_ignored(value: Any) -> None:
+    assert decode(BODY, json.dumps({"unknown": value, "count": 2}).encode()) == Body(count=2)
 
 
 BAD = {
@@ -91,7 +91,7 @@ BAD = {
     "a low surrogate alone": b'"\\udc00"',
     "surrogates the wrong way round": b'"\\udc00\\ud800"',
     "a surrogate in a key": b'{"\\ud800": 1}',
-    "bytes that are no UTF-8": b'"\xff\xfe"',
+    "bytes that are not UTF-8": b'"\xff\xfe"',
     "an overlong encoding": b'"\xc0\x80"',
     "an encoded surrogate": b'"\xed\xa0\x80"',
     "nesting of 100": b"[" * (MAX_DEPTH - 1) + b"]" * (MAX_DEPTH - 1),
@@ -107,9 +107,11 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("field", ["free", "nobody_knows"])
+@pytest.mark.parametrize("field", ["free", "unknown"])
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
-def test_what_cannot_be_stored_or_is_no_json_is_refused_wherever_it_stands(bad: bytes, field: str) -> None:
+def test_values_that_cannot_be_stored_and_invalid_json_are_refused_in_known_and_unknown_fields(
+    bad: bytes, field: str
+) -> None:
     error = refused(BODY, b'{"' + field.encode() + b'": ' + bad + b"}")
     assert error.code in ("invalid_json", "nesting_too_deep", "number_out_of_range")
     assert len(error.message) < 400
@@ -118,16 +120,16 @@ def test_what_cannot_be_stored_or_is_no_json_is_refused_wherever_it_stands(bad: 
 @pytest.mark.parametrize(
     "body", [b"", b" ", b"{", b'{"a":', b"{}{}", b"\xef\xbb\xbf{}", '{"title":"x"}'.encode("utf-16")]
 )
-def test_what_is_no_json_at_all_is_refused(body: bytes) -> None:
+def test_a_body_that_is_not_json_is_refused(body: bytes) -> None:
     assert refused(BODY, body).code == "invalid_json"
 
 
 @pytest.mark.parametrize("body", [b"[]", b'"x"', b"null", b"1", b"true"])
-def test_what_is_no_object_is_refused(body: bytes) -> None:
+def test_a_body_that_is_not_an_object_is_refused(body: bytes) -> None:
     assert refused(BODY, body).code == "invalid_request"
 
 
-def test_nesting_up_to_the_limit_is_let_in_and_brackets_in_strings_are_not_counted() -> None:
+def test_nesting_up_to_the_limit_is_accepted_and_brackets_in_strings_do_not_count() -> None:
     deep = b"[" * (MAX_DEPTH - 1) + b"]" * (MAX_DEPTH - 1)
     assert decode(ANYTHING, deep) is not None
     brackets = '[{"\\' * 500
@@ -136,7 +138,7 @@ def test_nesting_up_to_the_limit_is_let_in_and_brackets_in_strings_are_not_count
 
 
 @given(st.lists(st.text('[{"\\ax'), min_size=60), st.integers(0, 2 * MAX_DEPTH))
-def test_depth_is_that_of_the_brackets_outside_strings(strings: list[str], depth: int) -> None:
+def test_only_brackets_outside_strings_count_for_the_depth(strings: list[str], depth: int) -> None:
     value: Any = strings
     for _ in range(depth):
         value = [value, *strings[:2]]
@@ -160,7 +162,7 @@ def test_depth_is_that_of_the_brackets_outside_strings(strings: list[str], depth
     ],
     ids=[
         "escaped quotes",
-        "no end of a string",
+        "an unterminated string",
         "quotes",
         "backslashes",
         "brackets",
@@ -168,7 +170,7 @@ def test_depth_is_that_of_the_brackets_outside_strings(strings: list[str], depth
         "empty lists",
     ],
 )
-def test_a_body_made_to_be_slow_is_refused_in_one_pass(body: bytes) -> None:
+def test_a_body_crafted_to_be_slow_is_refused_in_one_pass(body: bytes) -> None:
     refused(BODY, body)
 
 
@@ -176,12 +178,12 @@ def test_an_escaped_backslash_before_u0000_is_just_text() -> None:
     assert decode(ANYTHING, b'"\\\\u0000"') == "\\u0000"
 
 
-def test_of_a_key_that_is_there_twice_the_last_one_counts() -> None:
+def test_the_last_of_two_equal_keys_counts() -> None:
     assert decode(BODY, b'{"count": 2, "count": 3}').count == 3
 
 
 @pytest.mark.parametrize(
-    ("body", "field", "words"),
+    ("body", "field", "message"),
     [
         (b'{"title": 5}', "title", "`title`: expected `str | null`, got `int`"),
         (b'{"title": "too long"}', "title", "`title`: expected `str` of length <= 5"),
@@ -190,13 +192,13 @@ def test_of_a_key_that_is_there_twice_the_last_one_counts() -> None:
         (b'{"free": 1e999}', "free", "`free`: number out of range"),
     ],
 )
-def test_a_refusal_names_the_place_and_what_would_fit(body: bytes, field: str | None, words: str) -> None:
+def test_an_error_names_the_field_and_what_it_accepts(body: bytes, field: str | None, message: str) -> None:
     error = refused(BODY, body)
-    assert (error.field, error.message) == (field, words)
+    assert (error.field, error.message) == (field, message)
 
 
 class Wire:
-    """Where a body comes from, piece by piece."""
+    """An ASGI `receive` that returns a body in parts."""
 
     def __init__(self, *parts: bytes, cut: bool = False) -> None:
         self._parts = list(parts)
@@ -211,7 +213,7 @@ class Wire:
         return {"type": "http.request", "body": part, "more_body": bool(self._parts) or self._cut}
 
 
-async def test_a_body_comes_together_from_its_pieces() -> None:
+async def test_a_body_is_assembled_from_its_parts() -> None:
     assert await read_body({}, Wire(b"one ", b"", b"two")) == b"one two"
     assert await read_body({}, Wire(b"all")) == b"all"
 
@@ -226,19 +228,19 @@ async def test_a_body_over_the_limit_is_refused_by_its_length_or_as_soon_as_it_p
 
 
 @pytest.mark.parametrize("declared", [b"-1", b"1.5", b"ten", b""])
-async def test_a_length_that_is_no_number_is_refused(declared: bytes) -> None:
+async def test_a_length_that_is_not_a_number_is_refused(declared: bytes) -> None:
     with pytest.raises(InvalidInput):
         await read_body({b"content-length": declared}, Wire(b"{}"))
 
 
 @pytest.mark.parametrize("wire", [Wire(cut=True), Wire(b'{"title":"x"}', cut=True)])
-async def test_a_body_whose_sender_left_is_no_body(wire: Wire) -> None:
+async def test_a_body_is_dropped_if_the_client_disconnects(wire: Wire) -> None:
     with pytest.raises(ClientLeft):
         await read_body({}, wire)
 
 
 @pytest.mark.parametrize("parts", [(), (b"{", b"")])
-async def test_a_body_that_does_not_come_is_not_waited_for_for_ever(
+async def test_reading_a_body_that_never_completes_times_out(
     parts: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoding, "BODY_TIMEOUT", 0.01)
@@ -263,7 +265,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for_for_ever(
         b"application/json; profile=x",
     ],
 )
-async def test_json_goes_by_several_names(media: bytes) -> None:
+async def test_json_may_have_any_of_several_content_types(media: bytes) -> None:
     assert await read_json({b"content-type": media}, Wire(b"{}")) == b"{}"
 
 
@@ -281,12 +283,12 @@ async def test_json_goes_by_several_names(media: bytes) -> None:
         b"application/json; charset=latin-1",
     ],
 )
-async def test_anything_else_is_not_read_as_json(media: bytes | None) -> None:
+async def test_other_content_types_are_refused(media: bytes | None) -> None:
     with pytest.raises(UnsupportedMedia):
         await read_json({} if media is None else {b"content-type": media}, Wire(b"{}"))
 
 
-async def test_an_empty_body_is_missing() -> None:
+async def test_an_empty_body_counts_as_missing() -> None:
     with pytest.raises(InvalidInput) as caught:
         await read_json({b"content-type": b"application/json"}, Wire(b""))
     assert caught.value.code == "missing_body"
@@ -304,6 +306,7 @@ class Query(Struct):
 
 
 QUERY = QueryDecoder(Query)
+BUILT_IN_TOOL = {"type": "builtin", "name": "a", "description": "", "parameters": {}}
 
 
 @pytest.mark.parametrize(
@@ -318,7 +321,7 @@ QUERY = QueryDecoder(Query)
         (b"&&=&text=1", Query(text="1")),
     ],
 )
-def test_a_query_becomes_its_struct(raw: bytes, expected: Query) -> None:
+def test_a_query_string_is_decoded_into_its_struct(raw: bytes, expected: Query) -> None:
     assert QUERY.decode(raw) == expected
 
 
@@ -357,40 +360,44 @@ def test_a_query_becomes_its_struct(raw: bytes, expected: Query) -> None:
         b"&".join(b"a=1" for _ in range(600)),
     ],
 )
-def test_a_query_that_does_not_fit_is_refused(raw: bytes) -> None:
+def test_a_query_string_that_does_not_fit_is_refused(raw: bytes) -> None:
     with pytest.raises(InvalidInput) as caught:
         QUERY.decode(raw)
     assert len(caught.value.message) < 400
 
 
-def test_a_word_that_is_none_of_the_choices_is_answered_with_the_choices() -> None:
+def test_the_error_for_a_wrong_choice_in_a_query_lists_the_choices() -> None:
     with pytest.raises(InvalidInput) as caught:
         QUERY.decode(b"kind=c")
     assert (caught.value.message, caught.value.field) == ("`kind` must be one of a, b", "kind")
 
 
 @pytest.mark.parametrize(
-    ("kind", "body", "place", "choices"),
+    ("kind", "body", "field", "choices"),
     [
         (
-            SubmitApprovals, {"decisions": [{"tool_call_id": "a", "decision": "maybe"}]},
-            "decisions[0].decision", "allow, allow_always, reject, reject_always",
+            SubmitApprovals,
+            {"decisions": [{"tool_call_id": "a", "decision": "maybe"}]},
+            "decisions[0].decision",
+            "allow, allow_always, reject, reject_always",
         ),
         (CreateSession, {"tools": [{"type": "else"}]}, "tools[0].type", "builtin, client_side"),
         (
-            CreateSession, {"tools": [{"type": "builtin", "name": "a", "description": "", "parameters": {}, "policy": "ask"}]},
-            "tools[0].policy", "auto, requires_approval",
+            CreateSession,
+            {"tools": [BUILT_IN_TOOL | {"policy": "ask"}]},
+            "tools[0].policy",
+            "auto, requires_approval",
         ),
     ],
-)  # fmt: skip
-def test_a_word_in_a_body_that_is_none_of_the_choices_too(
-    kind: Any, body: Any, place: str, choices: str
+)
+def test_the_error_for_a_wrong_choice_in_a_body_lists_the_choices(
+    kind: Any, body: Any, field: str, choices: str
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
         decode(msgspec.json.Decoder(kind), json.dumps(body).encode())
-    assert (caught.value.message, caught.value.field) == (f"`{place}` must be one of {choices}", place)
+    assert (caught.value.message, caught.value.field) == (f"`{field}` must be one of {choices}", field)
 
 
 @given(TEXT.filter(lambda text: len(text) <= 10))
-def test_text_in_a_query_comes_through_unchanged(text: str) -> None:
+def test_text_in_a_query_is_decoded_unchanged(text: str) -> None:
     assert QUERY.decode(urlencode({"text": text}).encode()) == Query(text=text)

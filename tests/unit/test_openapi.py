@@ -1,4 +1,4 @@
-"""The OpenAPI document is valid and complete, and matches the routes and the types."""
+"""The OpenAPI document is valid, complete, and consistent with the routes and the types."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from perdure.api.kernel.problems import Problem, problem_of
 from perdure.api.kernel.route import Route
 from perdure.api.openapi.docs_html import api_page, errors_page
 from perdure.api.openapi.document import build_document
-from perdure.api.openapi.error_codes import ANSWERS
+from perdure.api.openapi.error_codes import RESPONSES
 from perdure.api.openapi.examples import Examples
-from perdure.api.openapi.words import TAGS
+from perdure.api.openapi.tags import TAGS
 from perdure.domain.errors import InvalidInput, NotFound, PerdureError
 from perdure.domain.events import EVENT_DATA
 from perdure.settings import Settings
@@ -36,7 +36,9 @@ ROUTES = every_route()
 DOCUMENT = build_document(ROUTES, "1.2.3")
 SCHEMAS: dict[str, Any] = DOCUMENT["components"]["schemas"]
 WITH_BODY = [route for route in ROUTES if route.body is not None]
-WITH_ANSWER = [route for route in ROUTES if route.returns is not None and route.content == "application/json"]
+WITH_RESPONSE = [
+    route for route in ROUTES if route.returns is not None and route.content == "application/json"
+]
 
 
 def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -47,11 +49,11 @@ def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def validator_of(schema: dict[str, Any]) -> jsonschema_rs.Validator:
-    """A validator for a schema of the document."""
+    """A validator of a schema of the document."""
     return jsonschema_rs.Draft202012Validator({**schema, "components": {"schemas": SCHEMAS}})
 
 
-def broken_by(schema: dict[str, Any], value: Any) -> list[str]:
+def violations(schema: dict[str, Any], value: Any) -> list[str]:
     return [f"{error.instance_path}: {error.message}" for error in validator_of(schema).iter_errors(value)]
 
 
@@ -71,7 +73,7 @@ def test_every_schema_is_a_valid_json_schema(name: str) -> None:
     jsonschema_rs.meta.validate({**SCHEMAS[name], "$schema": "https://json-schema.org/draft/2020-12/schema"})
 
 
-def test_every_reference_has_a_target() -> None:
+def test_every_reference_leads_somewhere() -> None:
     text = msgspec.json.encode(DOCUMENT).decode()
     for section, name in set(re.findall(r'"#/components/(\w+)/([^"]+)"', text)):
         assert name in DOCUMENT["components"][section]
@@ -97,12 +99,12 @@ def test_every_operation_and_every_parameter_is_described() -> None:
         assert operation.get("description"), f"{name}: describe it in its handler's docstring"
         for parameter in operation.get("parameters", ()):
             assert "$ref" in parameter or parameter.get("description"), (
-                f"{name}: describe {parameter['name']} in api/openapi/words.py"
+                f"{name}: describe {parameter['name']} in api/openapi/document.py"
             )
 
 
 def structs_in(hint: Any) -> Iterator[type[msgspec.Struct]]:
-    """The structs in a type hint, without those of their fields."""
+    """The structs that a type consists of, without those of their fields."""
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         yield hint
     origin = get_origin(hint)
@@ -113,16 +115,16 @@ def structs_in(hint: Any) -> Iterator[type[msgspec.Struct]]:
 
 
 def every_struct() -> dict[str, type[msgspec.Struct]]:
-    """All structs in requests, responses and events, by module and name."""
+    """All structs of requests and responses, by module and name."""
     found: dict[str, type[msgspec.Struct]] = {}
     kinds = [kind for route in ROUTES for kind in (route.body, route.returns, route.also, route.query)]
-    pending = [each for kind in (Problem, *EVENT_DATA.values(), *kinds) for each in structs_in(kind)]
-    while pending:
-        struct = pending.pop()
+    wanted = [each for kind in (Problem, *EVENT_DATA.values(), *kinds) for each in structs_in(kind)]
+    while wanted:
+        struct = wanted.pop()
         name = f"{struct.__module__}.{struct.__name__}"
         if name not in found:
             found[name] = struct
-            pending += [each for hint in get_type_hints(struct).values() for each in structs_in(hint)]
+            wanted += [each for hint in get_type_hints(struct).values() for each in structs_in(hint)]
     return found
 
 
@@ -150,10 +152,10 @@ def test_the_document_describes_every_field(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_every_example_of_a_field_is_valid(name: str) -> None:
+def test_every_example_of_a_field_fits(name: str) -> None:
     for field, schema in SCHEMAS[name].get("properties", {}).items():
         for example in schema.get("examples", ()):
-            assert broken_by(schema, example) == [], f"{name}.{field}"
+            assert violations(schema, example) == [], f"{name}.{field}"
 
 
 def test_every_tag_is_described() -> None:
@@ -162,36 +164,36 @@ def test_every_tag_is_described() -> None:
     }
 
 
-def test_no_description_is_left_over_for_what_was_removed() -> None:
+def test_no_description_is_left_over_from_a_removed_tag() -> None:
     assert set(TAGS) - {route.tag for route in ROUTES} == set()
 
 
 @pytest.mark.parametrize("route", WITH_BODY, ids=name_of)
-def test_every_body_has_a_valid_example(route: Route) -> None:
+def test_every_body_has_an_example_that_fits(route: Route) -> None:
     content = DOCUMENT["paths"][route.path][route.method.lower()]["requestBody"]["content"][
         "application/json"
     ]
     assert "example" in content, "give the route a body_example"
-    assert broken_by(content["schema"], content["example"]) == []
+    assert violations(content["schema"], content["example"]) == []
     msgspec.convert(content["example"], route.body)
 
 
-@pytest.mark.parametrize("route", WITH_ANSWER, ids=name_of)
-def test_every_response_has_a_valid_example(route: Route) -> None:
+@pytest.mark.parametrize("route", WITH_RESPONSE, ids=name_of)
+def test_every_response_has_an_example_that_fits(route: Route) -> None:
     content = DOCUMENT["paths"][route.path][route.method.lower()]["responses"][str(route.status)]["content"][
         "application/json"
     ]
     if "example" not in content:
         Examples(SCHEMAS).of(content["schema"])  # names the field that has no example
-    assert broken_by(content["schema"], content["example"]) == []
+    assert violations(content["schema"], content["example"]) == []
     msgspec.json.decode(msgspec.json.encode(content["example"]), type=route.returns)
 
 
-def test_every_error_response_has_a_valid_example_with_a_code_of_its_status() -> None:
-    known = {each.code: each.status for each in ANSWERS}
+def test_every_error_has_an_example_that_fits_with_a_code_of_its_status() -> None:
+    known = {each.code: each.status for each in RESPONSES}
     for name, answer in DOCUMENT["components"]["responses"].items():
         example = answer["content"]["application/problem+json"]["example"]
-        assert broken_by({"$ref": "#/components/schemas/ErrorResponse"}, example) == []
+        assert violations({"$ref": "#/components/schemas/ErrorResponse"}, example) == []
         problem = msgspec.convert(example, Problem)
         assert f"Error{problem.status}" == name
         assert known.get(problem.code, 502) == problem.status
@@ -217,8 +219,8 @@ def test_errors_are_problem_documents() -> None:
 
 @pytest.mark.parametrize("route", ROUTES, ids=name_of)
 def test_every_id_in_a_path_has_the_pattern_of_its_kind(route: Route) -> None:
-    declared = DOCUMENT["paths"][route.path][route.method.lower()].get("parameters", ())
-    parameters = {each["name"]: each for each in declared if each.get("in") == "path"}
+    given = DOCUMENT["paths"][route.path][route.method.lower()].get("parameters", ())
+    parameters = {each["name"]: each for each in given if each.get("in") == "path"}
     assert set(parameters) == set(re.findall(r"{(\w+)}", route.path))
     for name, prefix in route.ids.items():
         assert parameters[name]["schema"]["pattern"] == f"^{prefix}_[0-9a-f]{{32}}$"
@@ -231,7 +233,7 @@ def test_ids_in_bodies_have_the_pattern_of_their_kind() -> None:
     assert "pattern" not in SCHEMAS["CreateModel"]["properties"]["model_id"]
 
 
-def test_public_operations_need_no_access_token_and_all_others_can_answer_401() -> None:
+def test_public_operations_need_no_token_and_all_others_can_answer_401() -> None:
     for _, _, operation in operations():
         if operation.get("security") == []:
             assert "401" not in operation["responses"]
@@ -239,19 +241,19 @@ def test_public_operations_need_no_access_token_and_all_others_can_answer_401() 
             assert {"400", "401", "403", "503"} <= set(operation["responses"])
 
 
-def test_an_upsert_has_two_success_statuses_and_a_creation_has_one() -> None:
+def test_an_upsert_documents_both_of_its_statuses_and_a_creation_only_one() -> None:
     assert {"200", "201"} <= set(DOCUMENT["paths"]["/v1/agents"]["post"]["responses"])
     assert "200" not in DOCUMENT["paths"]["/v1/sessions"]["post"]["responses"]
 
 
-def test_the_data_of_an_event_is_one_of_the_known_kinds() -> None:
+def test_the_data_of_an_event_is_one_of_the_known_types() -> None:
     kinds = [each["$ref"] for each in SCHEMAS["Event"]["properties"]["data"]["anyOf"]]
     assert "#/components/schemas/TurnCompletedData" in kinds
     assert len(kinds) > 20
 
 
 class Anchors(HTMLParser):
-    """The anchors, links and scripts of a page; checks that its elements are closed in order."""
+    """A page's anchors, its links, and whether its elements are closed in order."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -262,10 +264,10 @@ class Anchors(HTMLParser):
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        attributes = dict(attrs)
+        given = dict(attrs)
         self.ids += [value for name, value in attrs if name == "id" and value]
         self.links |= {value for name, value in attrs if name in ("href", "src") and value}
-        self.scripts += tag == "script" or any(name.startswith("on") for name in attributes)
+        self.scripts += tag == "script" or any(name.startswith("on") for name in given)
         if tag in ("section", "table", "details", "pre", "a", "code", "h2", "h3", "h4", "p", "nav", "ul"):
             self.open.append(tag)
 
@@ -275,7 +277,7 @@ class Anchors(HTMLParser):
 
 
 @pytest.mark.parametrize("page", [api_page(DOCUMENT), errors_page()], ids=["api", "errors"])
-def test_the_pages_load_nothing_from_other_hosts_and_have_no_script(page: str) -> None:
+def test_the_pages_load_nothing_from_other_hosts_and_have_no_scripts(page: str) -> None:
     found = Anchors(page)
     assert found.scripts == 0
     assert found.open == []
@@ -289,14 +291,14 @@ def test_the_page_has_an_anchor_for_every_operation_and_every_type() -> None:
     assert {route.operation_id for route in ROUTES} | {f"type-{name}" for name in SCHEMAS} <= ids
 
 
-def test_the_type_of_a_problem_is_an_anchor_on_the_page_of_errors() -> None:
+def test_the_type_of_an_error_is_an_anchor_on_the_page_of_errors() -> None:
     ids = set(Anchors(errors_page()).ids)
-    assert {error.code for error in ANSWERS} | {f"status-{error.status}" for error in ANSWERS} <= ids
+    assert {error.code for error in RESPONSES} | {f"status-{error.status}" for error in RESPONSES} <= ids
     for error in (NotFound("session"), InvalidInput("x"), PerdureError("x")):
         assert problem_of(error, "/").type.removeprefix("/docs/errors#") in ids
 
 
-def test_text_in_descriptions_is_escaped_on_the_page() -> None:
+def test_html_in_a_description_is_escaped_on_the_page() -> None:
     odd = {"Odd": {"description": "<script>alert(1)</script> & `<b>`"}}
     page = api_page({**DOCUMENT, "components": {**DOCUMENT["components"], "schemas": odd}})
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; <code>&lt;b&gt;</code>" in page

@@ -1,4 +1,4 @@
-"""A route is what its handler says: path parameters, query, body and answer."""
+"""Routes are built from their handlers: path variables, query, body and response."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Body(Struct):
 
 
 class Thing(Struct):
-    """An answer."""
+    """A response."""
 
     title: str
 
@@ -46,7 +46,7 @@ async def make_thing(call: Call, session_id: SessionId, name: str, query: Query,
     return Thing(f"{name} {body.title} {query.deep}")
 
 
-def test_a_route_has_what_its_handler_says() -> None:
+def test_a_route_is_built_from_its_handler() -> None:
     assert (make_thing.method, make_thing.path, make_thing.tag) == (
         "POST",
         "/things/{session_id}/{name}",
@@ -59,12 +59,13 @@ def test_a_route_has_what_its_handler_says() -> None:
     assert (make_thing.also, make_thing.status, make_thing.ids) == (None, 200, {"session_id": "session"})
 
 
-def answers(handler: Any) -> tuple[Any, Any, int]:
-    made = route("GET", "/", "things")(handler)
-    return made.returns, made.also, made.status
+def response_of(handler: Any) -> tuple[Any, Any, int]:
+    """The types of a handler's response, and its status."""
+    built = route("GET", "/", "things")(handler)
+    return built.returns, built.also, built.status
 
 
-def test_the_types_of_the_answer_are_read_off_the_annotation() -> None:
+def test_the_response_types_come_from_the_return_annotation() -> None:
     async def nothing(call: Call) -> None: ...
     async def plain(call: Call) -> Listing[Thing]: ...  # type: ignore[empty-body]
     async def text(call: Call) -> Reply: ...  # type: ignore[empty-body]
@@ -72,28 +73,28 @@ def test_the_types_of_the_answer_are_read_off_the_annotation() -> None:
     async def either(call: Call) -> Answer[Thing] | Listing[Thing]: ...  # type: ignore[empty-body]
     async def maybe(call: Call) -> Thing | Reply: ...  # type: ignore[empty-body]
 
-    assert answers(nothing) == (None, None, 204)
-    assert answers(plain) == (Listing[Thing], None, 200)
-    assert answers(text) == (None, None, 200)
-    assert answers(encoded) == (Thing, None, 200)
-    assert answers(either) == (Thing, Listing[Thing], 200)
-    assert answers(maybe) == (Thing, None, 200)
+    assert response_of(nothing) == (None, None, 204)
+    assert response_of(plain) == (Listing[Thing], None, 200)
+    assert response_of(text) == (None, None, 200)
+    assert response_of(encoded) == (Thing, None, 200)
+    assert response_of(either) == (Thing, Listing[Thing], 200)
+    assert response_of(maybe) == (Thing, None, 200)
 
 
-def test_a_body_that_is_a_str_is_text() -> None:
+def test_a_body_annotated_as_str_is_text() -> None:
     async def take(call: Call, body: str) -> None: ...
 
-    made = route("POST", "/", "things", body_limit=7)(take)
-    assert (made.body, made.text_limit, made.body_limit) == (None, 7, 0)
+    built = route("POST", "/", "things", body_limit=7)(take)
+    assert (built.body, built.text_limit, built.body_limit) == (None, 7, 0)
 
 
-def test_an_underscore_keeps_a_parameter_from_hiding_a_builtin() -> None:
+def test_a_trailing_underscore_in_a_parameters_name_is_ignored() -> None:
     async def take(call: Call, id_: SessionId) -> None: ...
 
     assert route("GET", "/{id}", "things")(take).ids == {"id": "session"}
 
 
-def test_a_handler_that_does_not_fit_its_path_is_refused_at_once() -> None:
+def test_a_handler_that_does_not_fit_its_path_is_a_type_error() -> None:
     async def missing(call: Call) -> None: ...
     async def swapped(call: Call, name: str, session_id: SessionId) -> None: ...
     async def more(call: Call, session_id: SessionId, name: str, extra: int) -> None: ...
@@ -106,7 +107,7 @@ def test_a_handler_that_does_not_fit_its_path_is_refused_at_once() -> None:
             route("GET", "/{session_id}/{name}", "things")(handler)
 
 
-def test_an_answer_of_too_many_types_is_refused() -> None:
+def test_a_response_of_more_than_two_types_is_a_type_error() -> None:
     async def three(call: Call) -> Answer[Thing] | Answer[Body] | Query: ...  # type: ignore[empty-body]
 
     with pytest.raises(TypeError, match="too many"):
@@ -133,18 +134,16 @@ SESSION, WORKSPACE, AGENT = new_id("session"), new_id("workspace"), new_id("agen
         (RestOfPath, ["a/b", ""], ["a\x00b"]),
     ],
 )
-def test_a_variable_takes_what_its_type_says_and_nothing_else(
-    kind: object, good: list[str], bad: list[str]
-) -> None:
-    found = variable(kind)
-    assert [found.read(text) for text in good] == good
+def test_a_variable_accepts_only_what_its_type_allows(kind: object, good: list[str], bad: list[str]) -> None:
+    built = variable(kind)
+    assert [built.check(text) for text in good] == good
     for text in bad:
         with pytest.raises((InvalidId, InvalidInput)):
-            found.read(text)
+            built.check(text)
 
 
-class Spoken:
-    """What an application answers."""
+class Response:
+    """The response that an application sends."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -155,8 +154,8 @@ class Spoken:
         self.body += message.get("body", b"")
 
 
-async def ask(one: Route, path: str, body: bytes, headers: dict[bytes, bytes] | None = None) -> Spoken:
-    """Send a request to an application of this one route, which has no database."""
+async def request(one: Route, path: str, body: bytes, headers: dict[bytes, bytes] | None = None) -> Response:
+    """Send a request to an application that has only this route, and no database."""
 
     async def anybody(headers: dict[bytes, bytes], anywhere: bool) -> Caller:
         return Caller(OrgId(new_id("org")), UserId(new_id("user")))
@@ -164,7 +163,7 @@ async def ask(one: Route, path: str, body: bytes, headers: dict[bytes, bytes] | 
     async def receive() -> Any:
         return {"type": "http.request", "body": body}
 
-    spoken = Spoken()
+    response = Response()
     scope: Any = {
         "type": "http",
         "method": one.method,
@@ -173,21 +172,21 @@ async def ask(one: Route, path: str, body: bytes, headers: dict[bytes, bytes] | 
         "query_string": b"deep=true",
         "headers": [(b"content-type", b"application/json"), *(headers or {}).items()],
     }
-    await Api(NO_APP, (one,), anybody)(scope, receive, spoken.send)
-    return spoken
+    await Api(NO_APP, (one,), anybody)(scope, receive, response.send)
+    return response
 
 
 NO_APP: Any = None
 
 
-async def test_a_handler_is_called_with_what_the_request_holds() -> None:
-    spoken = await ask(make_thing, f"/things/{SESSION}/red", b'{"title":"box"}')
-    assert (spoken.status, spoken.body) == (200, b'{"title":"red box True"}')
-    refused = await ask(make_thing, f"/things/{AGENT}/red", b'{"title":"box"}')
+async def test_a_handler_is_called_with_the_decoded_request() -> None:
+    response = await request(make_thing, f"/things/{SESSION}/red", b'{"title":"box"}')
+    assert (response.status, response.body) == (200, b'{"title":"red box True"}')
+    refused = await request(make_thing, f"/things/{AGENT}/red", b'{"title":"box"}')
     assert (refused.status, b"invalid_id" in refused.body) == (400, True)
 
 
-async def test_a_handler_that_does_not_use_the_key_of_a_request_is_a_mistake_of_ours(
+async def test_a_handler_that_ignores_the_idempotency_key_is_an_internal_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     @route("POST", "/things", "things", status=201)
@@ -195,8 +194,8 @@ async def test_a_handler_that_does_not_use_the_key_of_a_request_is_a_mistake_of_
         """Make a thing."""
         return Thing(body.title)
 
-    assert (await ask(forget, "/things", b'{"title":"box"}')).status == 201
+    assert (await request(forget, "/things", b'{"title":"box"}')).status == 201
     with caplog.at_level(logging.ERROR):
-        spoken = await ask(forget, "/things", b'{"title":"box"}', {b"idempotency-key": b"mine"})
-    assert spoken.status == 500
-    assert "forget has not kept its answer" in caplog.text
+        response = await request(forget, "/things", b'{"title":"box"}', {b"idempotency-key": b"mine"})
+    assert response.status == 500
+    assert "forget did not store its response" in caplog.text

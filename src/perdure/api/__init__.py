@@ -1,1 +1,1 @@
-"""The wire: HTTP and server-sent events over the use cases. The only place that names the web framework."""
+"""HTTP and server-sent events on top of the use cases."""

@@ -1,4 +1,4 @@
-"""Versions of what clients can change: nobody overwrites what they have not seen."""
+"""Optimistic locking: a client can change a resource only if it has seen the current version."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from perdure.domain.errors import PreconditionFailed
 
 
 def version_of(editable: object) -> str:
-    """The version of what clients can change of a resource: other content, other version."""
+    """Hash the fields of a resource that clients can change."""
     return blake2b(msgspec.json.encode(editable), digest_size=8).hexdigest()
 
 
-def check_match(wanted: frozenset[str] | None, editable: object) -> None:
-    """Accept a change only of what the caller has seen.
+def check_match(if_match: frozenset[str] | None, editable: object) -> None:
+    """Check that the caller has seen the resource's current version.
 
     Args:
-        wanted: entity tags that begin with the version; None, or `*` among them, accepts any.
-        editable: what clients can change of the resource, as it is now.
+        if_match: the entity tags of `If-Match`, which begin with the version. None or `*` accept any version.
+        editable: the resource's fields that clients can change, with their current values.
 
     Raises:
-        PreconditionFailed: the resource has changed since.
+        PreconditionFailed: the resource has changed since the caller read it.
     """
-    if wanted is None or "*" in wanted:
+    if if_match is None or "*" in if_match:
         return
-    if version_of(editable) not in {tag.partition("-")[0] for tag in wanted}:
+    if version_of(editable) not in {tag.partition("-")[0] for tag in if_match}:
         raise PreconditionFailed("the resource has changed since it was read: read it again")

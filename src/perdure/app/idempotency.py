@@ -1,7 +1,6 @@
-"""Idempotency-Key: the same request again gets the first answer again, and changes nothing.
+"""Idempotency-Key: a repeated request gets the first response again and changes nothing.
 
-The answer is kept in the transaction that does the work, so whatever crashes, either both are there or
-neither.
+The response is stored in the transaction that does the work, so a crash cannot leave one without the other.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from perdure.store.sessions import get_session
 
 
 class Replayed(Exception):
-    """The request was answered before, with this status and JSON."""
+    """The request is a repetition: carries the status and the JSON of the first response."""
 
     def __init__(self, status: int, body: bytes) -> None:
         super().__init__(status)
@@ -28,12 +27,14 @@ class Replayed(Exception):
 
 
 class Once:
-    """The key of one request, for the one transaction that does its work.
+    """The Idempotency-Key of one request, for the one transaction that does its work.
 
     Args:
-        key: the caller's own.
-        fingerprint: what must be the same for a request to count as the same.
-        session_id: the session that the request is about: it is answered again only while that is there.
+        org_id: the caller's organization.
+        key: the key, unique to the caller.
+        fingerprint: a hash of the request; a repeated request must have the same.
+        session_id: the session in the request's path. If it has been deleted, the stored response is not
+            returned. None if the request is about no session.
     """
 
     __slots__ = ("fingerprint", "key", "org_id", "session_id", "used")
@@ -44,28 +45,30 @@ class Once:
         self.fingerprint = fingerprint
         self.session_id = session_id
         self.used = False
-        """Whether a transaction with this key has committed."""
+        """Whether a transaction with this key has committed during this request."""
 
 
 def created(value: object) -> tuple[object, int]:
-    """The answer to a request that has made this."""
+    """Return the response to a request that created a resource: the resource, with the status 201."""
     return value, 201
 
 
 def write_once(
     app: Services, once: Once | None, work: Body[T], answer: Callable[[T], tuple[object, int]] = created
 ) -> Awaitable[T]:
-    """Run a use case's transaction, and keep the answer under the request's key if there is one.
+    """Run a use case's transaction and, if the request has a key, store the response under it.
 
     Args:
-        answer: what the request is answered with, and its status, given the transaction's result.
+        once: the request's key; None if it has none.
+        work: the transaction's body.
+        answer: converts the transaction's result into the response's value and status.
 
     Raises:
-        Replayed: the request was answered before; nothing is done.
-        Conflict: the key was used for another request.
-        NotFound: the request was answered before, and its session is gone.
-        RuntimeError: the key has been used in a transaction of this very request: a use case that takes a key
-            has one transaction.
+        Replayed: the request is a repetition; nothing was done.
+        Conflict: the key was used for a different request.
+        NotFound: the request is a repetition, and its session has been deleted.
+        RuntimeError: this request has already used its key in another transaction. A use case that takes a
+            key must do all its work in one transaction.
     """
     return app.database.write(work) if once is None else _write_once(app, once, work, answer)
 
@@ -79,12 +82,14 @@ async def _write_once(
 
     async def guarded(tx: Tx) -> T:
         if not await take_key(tx, once.org_id, once.key, once.fingerprint, now, now - KEPT):
-            if once.session_id is not None:  # what was said in it is gone with it
+            if once.session_id is not None:
+                # Stored responses may quote a session: do not return them after it was deleted.
                 await get_session(tx, once.org_id, once.session_id)
             before = await kept_answer(tx, once.org_id, once.key)
             if before is None or before.fingerprint != once.fingerprint:
                 raise Conflict(
-                    "this Idempotency-Key was used for another request", code="idempotency_key_reused"
+                    "this Idempotency-Key was used for another request: use a new key",
+                    code="idempotency_key_reused",
                 )
             raise Replayed(before.status, before.body)
         result = await work(tx)

@@ -1,4 +1,4 @@
-"""Access tokens, and who a request comes from."""
+"""Access tokens: create, list, revoke, and authenticate requests by them."""
 
 from __future__ import annotations
 
@@ -22,21 +22,25 @@ from perdure.store.accounts import (
 )
 from perdure.store.database import Tx
 
-TOKEN_PREFIX = "pdr_pat_"  # noqa: S105 (how tokens begin, not one)
+TOKEN_PREFIX = "pdr_pat_"  # noqa: S105 (a prefix, not a token)
 
 USED_EVERY = 60_000_000
-"""Microseconds: `last_used_at` is this exact, so that not every request writes."""
+"""The precision of `last_used_at`, in microseconds: a token's use is written at most once in this time."""
 
-_REFUSED = "give a valid access token in the Authorization header"
+_REFUSED = "send a valid access token: Authorization: Bearer pdr_pat_..."
 
 
 def hash_token(token: str) -> str:
-    """What is kept of a token. It has 256 random bits, so a plain hash gives nothing away."""
+    """Hash a token for storage. Tokens have 256 random bits, so a fast hash without salt is safe."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def to_token(row: TokenRow, secret: str | None = None) -> Token:
-    """The row as its owner sees it; the secret only when it has just been made."""
+    """Convert a row to the resource.
+
+    Args:
+        secret: the token itself, known only when it has just been created.
+    """
     return Token(
         row.id,
         row.name,
@@ -51,9 +55,12 @@ def to_token(row: TokenRow, secret: str | None = None) -> Token:
 
 
 async def create_token(app: App, caller: Caller, body: CreateToken) -> Token:
-    """A new access token of the caller, with its secret: it is shown now and never again.
+    """Create an access token of the caller, and return it with its secret. The secret is not stored.
 
-    A bound caller's is bound as well.
+    If the caller's own token is bound to one organization, the new one is bound to it too.
+
+    Raises:
+        InvalidInput: `expires_at` is malformed or in the past.
     """
     expires: Micros | None = None
     if body.expires_at is not None:
@@ -64,7 +71,7 @@ async def create_token(app: App, caller: Caller, body: CreateToken) -> Token:
                 "`expires_at` must be an RFC 3339 time with an offset", field="expires_at"
             ) from None
         if expires <= app.now():
-            raise InvalidInput("`expires_at` lies in the past", field="expires_at")
+            raise InvalidInput("`expires_at` must be in the future", field="expires_at")
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
     row = TokenRow(
         app.new_id("token"),
@@ -83,18 +90,18 @@ async def create_token(app: App, caller: Caller, body: CreateToken) -> Token:
 
 
 async def list_tokens(app: App, caller: Caller) -> list[Token]:
-    """The caller's tokens, newest first, revoked ones included."""
+    """List the caller's tokens, newest first, including revoked ones."""
     rows = await app.database.read(lambda tx: tokens_of(tx, caller.user_id, bound_to(caller)))
     return [to_token(row) for row in rows]
 
 
 def bound_to(caller: Caller) -> OrgId | None:
-    """The only organization that the caller's token opens, if there is only one."""
+    """Return the organization that the caller's token is bound to; None if it works in all of the user's."""
     return caller.organization_id if caller.bound else None
 
 
 async def end_token(app: App, caller: Caller, token_id: TokenId) -> None:
-    """Revoke one of the caller's tokens; it stops working at once."""
+    """Revoke one of the caller's tokens. It stops working at once. Raises NotFound."""
     now = app.now()
     if not await app.database.write(
         lambda tx: revoke_token(tx, caller.user_id, token_id, now, bound_to(caller))
@@ -103,14 +110,14 @@ async def end_token(app: App, caller: Caller, token_id: TokenId) -> None:
 
 
 async def login_required(app: App) -> bool:
-    """Whether requests need credentials: from the first token on."""
+    """Return whether requests need credentials: true as soon as any token exists."""
     return await app.database.read(any_token)
 
 
 def token_in(authorization: str | None) -> str:
-    """What an `Authorization` header says the token is, with or without `Bearer`, in any case.
+    """Return the token in an `Authorization` header, or an empty string if it has none.
 
-    Empty where it is none.
+    The token may come with `Bearer`, in any case, or alone.
     """
     first, *rest = (authorization or "").split() or [""]
     if not rest:
@@ -121,14 +128,16 @@ def token_in(authorization: str | None) -> str:
 async def authenticate(
     app: App, authorization: str | None, organization: str | None, *, anywhere: bool = False
 ) -> Caller:
-    """Who calls with this `Authorization` and `X-Org-Id`.
+    """Return the caller that a request's headers authenticate.
 
     Args:
-        anywhere: it does not matter in which organization.
+        authorization: the `Authorization` header.
+        organization: the `X-Org-Id` header.
+        anywhere: whether any of the user's organizations will do if the header names none.
 
     Raises:
-        Unauthenticated: no token, or one that is unknown, expired or revoked: the same answer for each.
-        InvalidInput: the user belongs to several organizations and the header does not say which.
+        Unauthenticated: the token is missing, unknown, expired or revoked; the message is the same for each.
+        InvalidInput: the user belongs to several organizations and the header names none.
     """
     token = token_in(authorization)
     if not token.startswith(TOKEN_PREFIX) or len(token) > 200:
@@ -152,22 +161,27 @@ async def authenticate(
 
 
 async def owner_in(app: App, owner: Caller, organization: str) -> Caller:
-    """The owner of a server without a login, in another organization. Raises Unauthenticated."""
+    """Return the owner of a server without a login as a caller in another organization.
+
+    Raises:
+        Unauthenticated: the owner does not belong to the organization.
+    """
     return await app.database.read(lambda tx: caller_in(tx, owner.user_id, organization))
 
 
 async def caller_in(
     tx: Tx, user_id: UserId, organization: str | None, only: OrgId | None = None, *, anywhere: bool = False
 ) -> Caller:
-    """The user in the organization that it names, or in its only one.
+    """Return a user as a caller in one of its organizations.
 
     Args:
-        only: the one organization that the user's token opens.
-        anywhere: any of the user's organizations will do.
+        organization: the `X-Org-Id` header; may be left out if the user belongs to only one organization.
+        only: the organization that the user's token is bound to; None if it is not bound.
+        anywhere: whether any of the user's organizations will do if the header names none.
 
     Raises:
-        Unauthenticated: it does not belong there.
-        InvalidInput: it belongs to several and names none.
+        Unauthenticated: the user does not belong to the organization.
+        InvalidInput: the user belongs to several organizations and the header names none.
     """
     memberships = [each for each in await memberships_of(tx, user_id) if only in (None, each[0])]
     if organization is not None:
@@ -175,10 +189,10 @@ async def caller_in(
         memberships = [each for each in memberships if each[0] == organization]
     elif len(memberships) > 1 and not anywhere:
         raise InvalidInput(
-            "you belong to several organizations: say which in the X-Org-Id header",
+            "you belong to several organizations: name one in the X-Org-Id header",
             code="organization_required",
         )
     if not memberships:
-        raise Unauthenticated("you do not belong to that organization")
+        raise Unauthenticated("the token's user does not belong to the organization: check X-Org-Id")
     org_id, role = memberships[0]
     return Caller(org_id, user_id, role, only is not None)

@@ -1,4 +1,4 @@
-"""Names of hosts, as `Host` and `Origin` headers and settings have them."""
+"""Host names in `Host` and `Origin` headers and in settings."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import ipaddress
 from functools import lru_cache
 
 
-@lru_cache(maxsize=64)  # asked for every request, nearly always the same name
+@lru_cache(maxsize=64)  # called for every request, nearly always with the same name
 def is_loopback(host: str) -> bool:
-    """Whether a name or address, in lower case, can only mean this machine."""
+    """Return whether a host name or address, in lower case, always means this machine."""
     if host == "localhost":
         return True
     try:
@@ -18,6 +18,6 @@ def is_loopback(host: str) -> bool:
 
 
 def host_name(host: str) -> str:
-    """The name or address in a `Host` header, in lower case, without the port."""
+    """Return the name or address in a `Host` header, in lower case and without the port."""
     host = host.lower()
     return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]

@@ -1,1 +1,1 @@
-"""HTTP underneath the routes: routing, decoding, problems, entity tags, streams."""
+"""HTTP below the routes: routing, decoding, problem documents, entity tags, streams."""

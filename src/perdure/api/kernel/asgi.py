@@ -11,7 +11,7 @@ Headers = dict[bytes, bytes]
 
 
 class Scope(TypedDict):
-    """What is known of a request before its body."""
+    """What ASGI passes for a request before its body."""
 
     type: str
     method: str
@@ -23,7 +23,7 @@ class Scope(TypedDict):
 
 
 class Message(TypedDict, total=False):
-    """One step of a request's body, or of its answer."""
+    """One ASGI message: a part of a request's body or of its response."""
 
     type: Required[str]
     status: int
@@ -38,6 +38,6 @@ Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def header_text(headers: Headers, name: bytes) -> str | None:
-    """A header's text, or None where it is not sent. Names are in lower case."""
+    """Return a header's value, or None if it was not sent. `name` is in lower case."""
     value = headers.get(name)
     return None if value is None else value.decode("latin-1")

@@ -1,4 +1,4 @@
-"""Who sends a request, and whether it may come from where it comes from."""
+"""Authenticates requests, by access token or, without a login, by the Host and Origin headers."""
 
 from __future__ import annotations
 
@@ -13,24 +13,28 @@ from perdure.domain.errors import Forbidden
 from perdure.domain.hosts import host_name, is_loopback
 
 Authenticate = Callable[[Headers, bool], Awaitable[Caller]]
-"""Who sends these headers; and whether it does not matter in which organization."""
+"""Returns the caller that a request's headers name.
+
+The flag says that the route needs no particular organization.
+"""
 
 
 def by_token(app: App, limit: RateLimit) -> Authenticate:
-    """Let in whoever sends an access token, as often as the limit allows."""
+    """Authenticate callers by their access tokens, and limit each token's rate of requests."""
 
     async def caller_of(headers: Headers, anywhere: bool) -> Caller:
         authorization = header_text(headers, b"authorization")
         organization = header_text(headers, b"x-org-id")
         caller = await authenticate(app, authorization, organization, anywhere=anywhere)
-        limit.take(token_in(authorization))  # and not the header, which can be written in many ways
+        # Count by token: the same token can be written in several forms of the header.
+        limit.take(token_in(authorization))
         return caller
 
     return caller_of
 
 
 def as_owner(app: App, owner: Caller) -> Authenticate:
-    """Let in every program of this machine, as the owner: for a server on loopback that has no login."""
+    """Treat every program on this machine as the owner: for a server on loopback without a login."""
 
     async def caller_of(headers: Headers, _anywhere: bool) -> Caller:
         check_local(headers)
@@ -43,15 +47,24 @@ def as_owner(app: App, owner: Caller) -> Authenticate:
 
 
 def check_local(headers: Headers) -> None:
-    """Keep the web pages in the user's browser out. Raises Forbidden."""
-    # A page that had its own name point to this machine would come under that name.
+    """Refuse requests that web pages from other hosts make in the user's browser.
+
+    Raises:
+        Forbidden: the Host or Origin header names another host.
+    """
+    # DNS rebinding: a page can point its own host name at this machine. Its requests then carry that name.
     if not is_loopback(host_name(header_text(headers, b"host") or "")):
-        raise Forbidden("without a login this server answers only to localhost", code="host_not_allowed")
-    # And a page needs no such name for a request whose answer it does not have to see: browsers say where
-    # such a request comes from.
+        raise Forbidden(
+            "a server without a login accepts requests only under localhost or a loopback address: "
+            "use one, or create an access token with `perdure keys create`",
+            code="host_not_allowed",
+        )
+    # Cross-site request forgery: a page can send a request here without reading the response. Browsers then
+    # send the page's origin.
     origin = header_text(headers, b"origin")
     if origin is not None and not is_loopback(host_name(origin.partition("://")[2])):
         raise Forbidden(
-            "without a login this server takes no requests of web pages from elsewhere",
+            "a server without a login refuses requests from web pages of other hosts: serve the page from "
+            "localhost, or create an access token with `perdure keys create`",
             code="origin_not_allowed",
         )

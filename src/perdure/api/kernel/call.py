@@ -1,4 +1,4 @@
-"""What a handler gets beside its parameters, and what it may answer with."""
+"""The request context that handlers receive, and the types of result that they may return."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ T = TypeVar("T")
 
 
 class Call:
-    """One request.
+    """The context of one request.
 
     Attributes:
-        if_match: the entity tags of an `If-Match` header, on routes that have entity tags.
-        once: the request's Idempotency-Key, on routes that take one: the use case's one transaction runs
-            through `write_once` with it.
+        headers: the request's headers, by name in lower case.
+        if_match: the entity tags of the `If-Match` header, on routes with entity tags; None without one.
+        once: the request's Idempotency-Key, on routes that accept one; None without one. The handler passes
+            it to the use case, which runs its one transaction through `write_once`.
     """
 
     __slots__ = ("app", "caller", "headers", "if_match", "once")
@@ -33,16 +34,16 @@ class Call:
         self.once: Once | None = None
 
     def header(self, name: bytes) -> str | None:
-        """A header's text (names in lower case)."""
+        """Return a header's value, or None if it was not sent. `name` is in lower case."""
         return header_text(self.headers, name)
 
 
 class Answer(Struct, Generic[T], frozen=True):
-    """A value with a status or an entity tag of its own.
+    """A JSON response with its own status or entity tag.
 
     Attributes:
-        status: None for the route's own.
-        etag: without quotes; None for no entity tag.
+        status: the HTTP status; None for the route's status.
+        etag: the entity tag, without quotes; None for no tag.
     """
 
     value: T
@@ -51,13 +52,13 @@ class Answer(Struct, Generic[T], frozen=True):
 
 
 class Encoded(Struct, Generic[T], frozen=True):
-    """JSON of a `T` that is written out already."""
+    """A `T` that is already encoded as JSON."""
 
     body: bytes
 
 
 class Reply(Struct, frozen=True):
-    """An answer that is not JSON, or is not one of the route's answers: an error, a 304."""
+    """A complete response: not JSON, an error, or a 304."""
 
     body: bytes = b""
     status: int = 200
@@ -66,6 +67,6 @@ class Reply(Struct, frozen=True):
 
 
 class Stream(Struct, frozen=True):
-    """An answer that is sent by this ASGI application."""
+    """A response that this ASGI application sends itself."""
 
     run: Asgi

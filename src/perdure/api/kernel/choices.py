@@ -1,4 +1,4 @@
-"""The words that a request may hold at a place where only some are known: for those who wrote another."""
+"""Finds the values that a field accepts, so that an error about a wrong value can list them."""
 
 from __future__ import annotations
 
@@ -11,40 +11,44 @@ from msgspec import inspect
 _STEP = re.compile(r"[^.\[\]]+|\[[^\]]*\]")
 
 
-def words_at(kind: object, place: str) -> list[str]:
-    """The words that may stand at a place (`decisions[0].decision`) in something of this kind.
+def choices_at(kind: object, path: str) -> list[str]:
+    """List the strings that a type accepts at a path such as `decisions[0].decision`.
 
-    None if others may as well.
+    Returns:
+        The choices: values of a Literal, or tags of a tagged union. Empty if the path takes any string.
     """
-    *way, last = _STEP.findall(place) or [""]
-    around = [_known(kind)]
-    for step in way:
-        around = [inner for each in _alternatives(around) for inner in _inside(each, step)]
-    holders = list(_alternatives(around))
-    tags = [each.tag for each in holders if isinstance(each, inspect.StructType) and each.tag_field == last]
-    there = _alternatives(inner for each in holders for inner in _inside(each, last))
-    words = tags or [word for each in there if isinstance(each, inspect.LiteralType) for word in each.values]
-    return [word for word in words if isinstance(word, str)]
+    *steps, last = _STEP.findall(path) or [""]
+    types = [_type_info(kind)]
+    for step in steps:
+        types = [inner for each in _members(types) for inner in _children(each, step)]
+    parents = list(_members(types))
+    tags = [each.tag for each in parents if isinstance(each, inspect.StructType) and each.tag_field == last]
+    fields = _members(inner for each in parents for inner in _children(each, last))
+    values = tags or [
+        value for each in fields if isinstance(each, inspect.LiteralType) for value in each.values
+    ]
+    return [value for value in values if isinstance(value, str)]
 
 
 @lru_cache(maxsize=256)
-def _known(kind: object) -> inspect.Type:
+def _type_info(kind: object) -> inspect.Type:
     return inspect.type_info(kind)
 
 
-def _alternatives(kinds: Iterable[inspect.Type]) -> Iterator[inspect.Type]:
+def _members(kinds: Iterable[inspect.Type]) -> Iterator[inspect.Type]:
+    """Yield the types without their unions and metadata."""
     for kind in kinds:
         match kind:
             case inspect.UnionType():
-                yield from _alternatives(kind.types)
+                yield from _members(kind.types)
             case inspect.Metadata():
-                yield from _alternatives((kind.type,))
+                yield from _members((kind.type,))
             case _:
                 yield kind
 
 
-def _inside(kind: inspect.Type, step: str) -> Iterator[inspect.Type]:
-    """What stands in something of a kind, one step further in."""
+def _children(kind: inspect.Type, step: str) -> Iterator[inspect.Type]:
+    """Yield the type of a struct's field, of a list's items, or of a dict's values."""
     match kind:
         case inspect.StructType():
             yield from (field.type for field in kind.fields if field.encode_name == step)

@@ -1,6 +1,6 @@
-"""Reading requests: bodies and query strings, bounded, checked, and turned into structs.
+"""Reads requests: bounds, checks and decodes bodies and query strings into structs.
 
-What is let in can be stored on every database and given back as strict JSON.
+Every accepted value can be stored in both databases and returned as strict JSON.
 """
 
 from __future__ import annotations
@@ -17,44 +17,45 @@ import msgspec
 from msgspec import Struct
 
 from perdure.api.kernel.asgi import Headers, Receive
-from perdure.api.kernel.choices import words_at
+from perdure.api.kernel.choices import choices_at
 from perdure.domain.errors import InvalidInput, TooLarge, UnsupportedMedia
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Struct)
 
 MAX_BODY = 10 * 1000 * 1000
-"""Bytes of a request's body."""
+"""The maximum size of a request's body, in bytes."""
 MAX_DEPTH = 100
-"""Nesting of JSON in a body: what lies deeper is refused, whether or not anybody would look at it."""
+"""JSON in a body must be nested less deep than this, even in fields that are ignored."""
 BODY_TIMEOUT = 30.0
-"""Seconds that a body may take to arrive."""
+"""The maximum time for a body to arrive, in seconds."""
 MAX_QUERY = 16_384
-"""Bytes of a query string."""
+"""The maximum size of a query string, in bytes."""
 MAX_PARAMETERS = 500
-"""Parameters in a query string."""
+"""The maximum number of parameters in a query string."""
 
 
 class ClientLeft(Exception):
-    """The connection ended before the request was complete: there is nothing to do, and nobody to tell."""
+    """The client closed the connection before the request was complete, so no response can be sent."""
 
 
 async def read_body(headers: Headers, receive: Receive, limit: int = MAX_BODY) -> bytes:
-    """The whole body.
+    """Read the whole body.
 
     Args:
-        limit: bytes; where it is over `MAX_BODY`, the body may take longer in proportion.
+        limit: the maximum size in bytes. Above `MAX_BODY`, the timeout grows in proportion.
 
     Raises:
-        TooLarge: over the limit, by its length header or by what arrives.
-        InvalidInput: it did not arrive in time.
+        TooLarge: the declared or received size is over the limit.
+        InvalidInput: the body did not arrive in time, or its declared length is not a number.
+        ClientLeft: the client closed the connection.
     """
     declared = headers.get(b"content-length", b"0")
     if not declared.isdigit():
-        raise InvalidInput("the Content-Length header is not a number")
-    # A number too long to be read is over the limit as well.
+        raise InvalidInput("the Content-Length header must be a number of bytes")
+    # More than 18 digits are over any limit: do not parse them.
     if len(declared) > 18 or int(declared) > limit:
-        raise TooLarge(f"the body may hold {limit} bytes")
+        raise TooLarge(f"the body may have at most {limit} bytes")
     parts: list[bytes] = []
     size = 0
     try:
@@ -66,35 +67,42 @@ async def read_body(headers: Headers, receive: Receive, limit: int = MAX_BODY) -
                 part = message.get("body", b"")
                 size += len(part)
                 if size > limit:
-                    raise TooLarge(f"the body may hold {limit} bytes")
+                    raise TooLarge(f"the body may have at most {limit} bytes")
                 parts.append(part)
                 if not message.get("more_body"):
                     return parts[0] if len(parts) == 1 else b"".join(parts)
     except TimeoutError:
-        raise InvalidInput("the body did not arrive in time", code="body_timeout") from None
+        raise InvalidInput("the body did not arrive in time: send it again", code="body_timeout") from None
 
 
 async def read_json(headers: Headers, receive: Receive, limit: int = MAX_BODY) -> bytes:
-    """The body of a request that must be JSON, of up to `limit` bytes."""
+    """Read a JSON body of up to `limit` bytes, without decoding it.
+
+    Raises:
+        UnsupportedMedia: the content type is not JSON in UTF-8.
+        InvalidInput: the body is missing or did not arrive in time.
+        TooLarge: the body is over the limit.
+    """
     media, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
     media = media.strip()
     body = await read_body(headers, receive, limit)
     if media != b"application/json" and not media.endswith(b"+json"):
-        raise UnsupportedMedia("send JSON, with the content type application/json")
+        raise UnsupportedMedia("send JSON with the header Content-Type: application/json")
     charset = _CHARSET.search(parameters)
     if charset is not None and charset[1] not in (b"utf-8", b"utf8", b"us-ascii"):
         raise UnsupportedMedia("send JSON in UTF-8")
     if not body:
-        raise InvalidInput("the body is missing", code="missing_body")
+        raise InvalidInput("the body is missing: send JSON, at least {}", code="missing_body")
     return body
 
 
 async def read_text(headers: Headers, receive: Receive, limit: int) -> str:
-    """The body of a request that is text, of up to `limit` bytes.
+    """Read a text body of up to `limit` bytes.
 
     Raises:
-        UnsupportedMedia: it says that it is something else.
-        InvalidInput: it is not UTF-8, or holds NUL characters.
+        UnsupportedMedia: the content type is not text in UTF-8.
+        InvalidInput: the body is not valid UTF-8, or contains NUL characters.
+        TooLarge: the body is over the limit.
     """
     media, _, parameters = headers.get(b"content-type", b"text/plain").lower().partition(b";")
     charset = _CHARSET.search(parameters)
@@ -102,7 +110,7 @@ async def read_text(headers: Headers, receive: Receive, limit: int) -> str:
     if not media.strip().startswith(b"text/") or (
         charset is not None and charset[1] not in (b"utf-8", b"utf8", b"us-ascii")
     ):
-        raise UnsupportedMedia("send text in UTF-8, with the content type text/plain")
+        raise UnsupportedMedia("send text in UTF-8 with the header Content-Type: text/plain")
     try:
         text = body.decode()
     except UnicodeDecodeError:
@@ -114,25 +122,26 @@ async def read_text(headers: Headers, receive: Receive, limit: int) -> str:
 
 _CHARSET = re.compile(rb"charset\s*=\s*\"?([^\s;\"]*)")
 
-# Possessive (`*+`), so that no body, however made, costs more than one pass and a fixed amount of memory.
+# Possessive (`*+`): no body, however crafted, costs more than one pass and a fixed amount of memory.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*+\\u0000")
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _BIG_NUMBER = re.compile(rb"[\[:,\s]-?(?:\d{19}|[\d.]++[eE]\+?\d{3})")
 
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
-"""What a bracket does to the depth, as signed bytes."""
+"""How each bracket changes the depth, as signed bytes."""
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _ANYTHING: msgspec.json.Decoder[object] = msgspec.json.Decoder()
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    """The body as its type.
+    """Decode a JSON body into the decoder's type.
 
-    All of the body is looked at, also what the type does not know and would skip.
+    The whole body is checked, including fields that the type does not have.
 
     Raises:
-        InvalidInput: not JSON, not of the type, or holding what cannot be stored and given back: NUL
-            characters, whole numbers beyond 64 bits, others beyond a double, nesting beyond 99.
+        InvalidInput: the body is not JSON, does not fit the type, or contains something that cannot be stored
+            and returned: NUL characters, integers beyond 64 bits, other numbers beyond a double, or nesting
+            beyond 99.
     """
     if body.count(b"[") + body.count(b"{") >= MAX_DEPTH:
         _check_depth(body)
@@ -149,30 +158,31 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     except UnicodeDecodeError:
         raise InvalidInput("the body is not valid UTF-8", code="invalid_json") from None
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
-        words = str(error).removeprefix("JSON is malformed: ")[:200]
-        raise InvalidInput(f"the body is not valid JSON: {words}", code="invalid_json") from None
+        reason = str(error).removeprefix("JSON is malformed: ")[:200]
+        raise InvalidInput(f"the body is not valid JSON: {reason}", code="invalid_json") from None
     return value
 
 
-_WHOLE = re.compile(r"-?[0-9]{1,18}")
-_PLACE = re.compile(r" - at `(key` in `)?\$\.?([^`]*)`$")
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
+_PATH = re.compile(r" - at `(key` in `)?\$\.?([^`]*)`$")
 
 
 def _refusal(error: msgspec.ValidationError, kind: object) -> InvalidInput:
-    """The decoder's complaint about something that should be of this kind.
+    """Convert msgspec's error into ours, with the path of the invalid field first.
 
-    The place comes first, and is the error's field.
+    Args:
+        kind: the type that the value should have.
     """
     text = str(error)
     code = "number_out_of_range" if "out of range" in text else None
-    place = _PLACE.search(text)
-    if place is None or place[2] in ("", "[...]"):
-        return InvalidInput(_lower(_PLACE.sub("", text)), code=code)
-    field = place[2][:200]
-    if text.startswith(("Invalid enum value", "Invalid value")) and (choices := words_at(kind, place[2])):
+    path = _PATH.search(text)
+    if path is None or path[2] in ("", "[...]"):
+        return InvalidInput(_lower(_PATH.sub("", text)), code=code)
+    field = path[2][:200]
+    if text.startswith(("Invalid enum value", "Invalid value")) and (choices := choices_at(kind, path[2])):
         return InvalidInput(f"`{field}` must be one of {', '.join(choices)}", field=field)
-    words = _lower(text[: place.start()])
-    return InvalidInput(f"`{field}`{' has a key:' if place[1] else ':'} {words}", code=code, field=field)
+    reason = _lower(text[: path.start()])
+    return InvalidInput(f"`{field}`{' has a key:' if path[1] else ':'} {reason}", code=code, field=field)
 
 
 def _lower(text: str) -> str:
@@ -182,7 +192,9 @@ def _lower(text: str) -> str:
 def _check_depth(body: bytes) -> None:
     steps = array("b", _STRING.sub(b"", body).translate(_STEPS, _NO_BRACKETS))
     if max(accumulate(steps), default=0) >= MAX_DEPTH:
-        raise InvalidInput(f"JSON may be nested {MAX_DEPTH - 1} deep", code="nesting_too_deep")
+        raise InvalidInput(
+            f"the body's JSON may be nested at most {MAX_DEPTH - 1} levels deep", code="nesting_too_deep"
+        )
 
 
 def _check_numbers(value: object) -> None:
@@ -194,48 +206,50 @@ def _check_numbers(value: object) -> None:
         elif isinstance(item, list):
             stack.extend(item)
         elif isinstance(item, int) and not -(1 << 63) <= item < 1 << 63:
-            raise InvalidInput("a whole number must fit in 64 bits", code="number_out_of_range")
+            raise InvalidInput(
+                "integers must fit in 64 bits: send a larger number as a string", code="number_out_of_range"
+            )
 
 
 class QueryDecoder(Generic[S]):
-    """Query strings as a struct. Unknown parameters are ignored; tuple fields may be repeated."""
+    """Decodes query strings into a struct. Ignores unknown parameters; tuple fields may be repeated."""
 
     def __init__(self, kind: type[S]) -> None:
         self._kind = kind
-        self._many: set[str] = set()
-        self._readers: dict[str, Callable[[str], object]] = {}
-        on_wire = {each.name: each.encode_name for each in msgspec.structs.fields(kind)}
-        for own_name, hint in get_type_hints(kind).items():
-            name = on_wire[own_name]
-            kinds = set(_kinds_in(hint))
+        self._repeatable: set[str] = set()
+        self._parsers: dict[str, Callable[[str], object]] = {}
+        wire_names = {each.name: each.encode_name for each in msgspec.structs.fields(kind)}
+        for field, hint in get_type_hints(kind).items():
+            name = wire_names[field]
+            kinds = set(_plain_types(hint))
             if tuple in kinds:
-                self._many.add(name)
-            self._readers[name] = _boolean if bool in kinds else _whole if int in kinds else str
+                self._repeatable.add(name)
+            self._parsers[name] = _boolean if bool in kinds else _integer if int in kinds else str
 
     def decode(self, raw: bytes) -> S:
-        """The parameters, checked. Raises InvalidInput."""
-        given: dict[str, object] = {}
+        """Decode and check the parameters. Raises InvalidInput."""
+        single: dict[str, object] = {}
         lists: dict[str, list[str]] = {}
         for name, text in _pairs(raw) if raw else ():
-            reader = self._readers.get(name)
-            if reader is None:
+            parse = self._parsers.get(name)
+            if parse is None:
                 continue
             if "\x00" in text:
-                raise InvalidInput(f"`{name}` must not hold NUL characters", field=name)
-            if name in self._many:
+                raise InvalidInput(f"`{name}` must not contain NUL characters", field=name)
+            if name in self._repeatable:
                 lists.setdefault(name, []).append(text)
-            elif name in given:
-                raise InvalidInput(f"`{name}` is given twice", field=name)
+            elif name in single:
+                raise InvalidInput(f"`{name}` is given twice: give it once", field=name)
             else:
-                given[name] = reader(text)
+                single[name] = parse(text)
         try:
-            return msgspec.convert(given | lists, self._kind)
+            return msgspec.convert(single | lists, self._kind)
         except msgspec.ValidationError as error:
             raise _refusal(error, self._kind) from None
 
 
-def _kinds_in(hint: object) -> Iterator[object]:
-    """The plain types in a hint: `Annotated[int, ...] | None` holds int and NoneType."""
+def _plain_types(hint: object) -> Iterator[object]:
+    """Yield the plain types in a hint: int and NoneType for `Annotated[int, ...] | None`."""
     origin = get_origin(hint)
     if origin is tuple:
         yield tuple
@@ -243,12 +257,12 @@ def _kinds_in(hint: object) -> Iterator[object]:
         yield hint
     else:
         for part in get_args(hint):
-            yield from _kinds_in(part)
+            yield from _plain_types(part)
 
 
-def _whole(text: str) -> int | str:
-    """The number, or the text as it is: whatever is no number is refused where the types are checked."""
-    return int(text) if _WHOLE.fullmatch(text) else text
+def _integer(text: str) -> int | str:
+    """Parse an integer. Other text is returned unchanged: the type check refuses it."""
+    return int(text) if _INTEGER.fullmatch(text) else text
 
 
 def _boolean(text: str) -> bool | str:
@@ -257,7 +271,9 @@ def _boolean(text: str) -> bool | str:
 
 def _pairs(raw: bytes) -> list[tuple[str, str]]:
     if len(raw) > MAX_QUERY or raw.count(b"&") >= MAX_PARAMETERS:
-        raise InvalidInput(f"the query string may hold {MAX_QUERY} bytes and {MAX_PARAMETERS} parameters")
+        raise InvalidInput(
+            f"the query string may have at most {MAX_QUERY} bytes and {MAX_PARAMETERS} parameters"
+        )
     try:
         return parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict")
     except ValueError:

@@ -1,8 +1,8 @@
-"""Entity tags over HTTP, for caches (`If-None-Match`) and for writers who must not overwrite (`If-Match`).
+"""Entity tags: caching with `If-None-Match`, optimistic locking with `If-Match`.
 
-A tag has two parts. The first is the version: it changes with what clients can change. The second changes
-with anything that is shown. A cache needs both; a writer is held up by other writers only, not by a turn that
-runs or by what is counted.
+A tag has two parts. The first is the version: a hash of the fields that clients can change. The second is a
+hash of the whole response. A cache compares both. A writer compares the version only, so that running turns
+and counters do not make its write fail.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ _TAGS = re.compile(r'\s*(?:W/)?"([\x21\x23-\x7e]*)"\s*(?:,|$)')
 
 
 def tag_of(resource: object, body: bytes) -> str:
-    """The tag of a resource with its JSON, without quotes.
+    """Return a resource's entity tag, without quotes.
 
-    What nobody changes as a whole, such as a list, has the second part only: it has no method `editable`.
+    A resource without a method `editable`, such as a list, has no version: its tag is the second part only.
+
+    Args:
+        body: the resource's JSON.
     """
-    shown = blake2b(body, digest_size=12).hexdigest()
+    content_hash = blake2b(body, digest_size=12).hexdigest()
     editable = getattr(resource, "editable", None)
-    return shown if editable is None else f"{version_of(editable())}-{shown}"
+    return content_hash if editable is None else f"{version_of(editable())}-{content_hash}"
 
 
 def parse_tags(header: bytes) -> frozenset[str]:
-    """The tags of an If-Match or If-None-Match header; `*` stands for any.
+    """Parse the tags of an If-Match or If-None-Match header. `*` matches any tag.
 
     Raises:
         InvalidInput: the header is malformed.
@@ -36,23 +39,26 @@ def parse_tags(header: bytes) -> frozenset[str]:
     text = header.decode("latin-1")
     if text.strip() == "*":
         return frozenset("*")
-    found: list[str] = []
+    tags: list[str] = []
     position = 0
-    while position < len(text) or not found:
+    while position < len(text) or not tags:
         match = _TAGS.match(text, position)
         if match is None:
-            raise InvalidInput('an entity tag looks like "0123abcd"', code="invalid_etag")
-        found.append(match[1])
+            raise InvalidInput(
+                'If-Match and If-None-Match take entity tags such as "0123abcd", with their quotes',
+                code="invalid_etag",
+            )
+        tags.append(match[1])
         position = match.end()
-    return frozenset(found)
+    return frozenset(tags)
 
 
 def is_known(headers: Headers, tag: str) -> bool:
-    """Whether the client has this version already, by its If-None-Match. Raises InvalidInput."""
+    """Return whether the request's If-None-Match names this tag. Raises InvalidInput."""
     known = headers.get(b"if-none-match")
     return known is not None and bool({tag, "*"} & parse_tags(known))
 
 
 def etag_header(tag: str | None) -> tuple[Header, ...]:
-    """The ETag header; none without a tag."""
+    """Return the ETag header, or nothing without a tag."""
     return () if tag is None else ((b"etag", f'"{tag}"'.encode()),)

@@ -1,7 +1,7 @@
-"""The ASGI application: finds a request's route, decodes and bounds what it holds, encodes the answer.
+"""The ASGI application: finds a request's route, authenticates, decodes, calls the handler, encodes.
 
-Written on bare ASGI: on the hot routes a web framework's layers cost more than all of ours together (see
-docs/decisions), and one table gives routing, decoding, the OpenAPI document and its tests.
+It uses ASGI directly, because on the hot routes the layers of a web framework cost more than all of our code
+(see docs/decisions). Routing, decoding, the OpenAPI document and its tests all come from one table of routes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from perdure.domain.paging import Page
 
 log = logging.getLogger("perdure.api")
 
-NOBODY = Caller(OrgId(""), UserId(""), "member")
-"""Who calls a public route."""
+ANONYMOUS = Caller(OrgId(""), UserId(""), "member")
+"""The caller of a public route."""
 
 
 class Api:
@@ -44,7 +44,7 @@ class Api:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            raise RuntimeError(f"only HTTP is spoken here, not {scope['type']}")
+            raise RuntimeError(f"this application serves HTTP only, not {scope['type']}")
         path = scope["path"]
         try:
             answer = await self._answer(scope, path, receive)
@@ -67,52 +67,54 @@ class Api:
             path = path[4:]
         found = self._router.find(path)
         if found is None:
-            raise NotFound("route; `/docs` lists those there are", code="route_not_found")
+            raise NotFound("route; see /docs", code="route_not_found")
         methods, values = found
         ready = methods.get(scope["method"])
         headers = dict(scope["headers"])
         if ready is None:
             return _wrong_method(path, methods)
         route = ready.route
-        caller = NOBODY if route.public else await self._authenticate(headers, route.anywhere)
+        caller = ANONYMOUS if route.public else await self._authenticate(headers, route.anywhere)
         if ready.rest:
-            _check_text(scope["raw_path"])
-        given: list[object] = [read(text) for read, text in zip(ready.readers, values, strict=True)]
+            _check_utf8(scope["raw_path"])
+        arguments: list[object] = [check(text) for check, text in zip(ready.checks, values, strict=True)]
         if ready.query is not None:
-            given.append(ready.query.decode(scope["query_string"]))
+            arguments.append(ready.query.decode(scope["query_string"]))
         raw = b""
         if ready.decoder is not None:
             raw = await read_json(headers, receive, route.body_limit or MAX_BODY)
-            given.append(decode(ready.decoder, raw))
+            arguments.append(decode(ready.decoder, raw))
         elif route.text_limit:
             text = await read_text(headers, receive, route.text_limit)
             raw = text.encode()
-            given.append(text)
+            arguments.append(text)
         elif route.method in ("POST", "PUT", "PATCH"):
             raw = await read_body(headers, receive)
         call = Call(self._app, caller, headers)
         if route.takes_key and (key := headers.get(b"idempotency-key")) is not None:
             session_id = None if ready.session_at is None else values[ready.session_at]
             call.once = once_of(key, fingerprint(route.method, path, raw), caller, session_id)
-        if route.etag and (wanted := headers.get(b"if-match")) is not None:
-            call.if_match = parse_tags(wanted)
-        result = await ready.handler(call, *given)
+        if route.etag and (if_match := headers.get(b"if-match")) is not None:
+            call.if_match = parse_tags(if_match)
+        result = await ready.handler(call, *arguments)
         if call.once is not None and not call.once.used:
-            raise RuntimeError(f"{route.operation_id} has not kept its answer under the Idempotency-Key")
+            raise RuntimeError(f"{route.operation_id} did not store its response under the Idempotency-Key")
         if isinstance(result, Page):
             result = linked(result, path, scope["query_string"])
         return _reply(route, headers, result)
 
 
-def _check_text(raw_path: bytes) -> None:
-    """Refuse a path that is not UTF-8 once it is decoded.
+def _check_utf8(raw_path: bytes) -> None:
+    """Refuse a path whose percent-decoded bytes are not UTF-8.
 
-    The server would see marks in place of what was meant.
+    ASGI's decoded `path` has replacement characters instead: it could name another file.
     """
     try:
         urllib.parse.unquote_to_bytes(raw_path).decode()
     except UnicodeDecodeError:
-        raise InvalidInput("the path is not valid UTF-8", code="invalid_path", field="path") from None
+        raise InvalidInput(
+            "the path is not valid UTF-8: percent-encode UTF-8 bytes", code="invalid_path", field="path"
+        ) from None
 
 
 _WRAPPED = (Reply, Stream, Encoded, Answer)
@@ -135,7 +137,7 @@ def _reply(route: Route, headers: Headers, result: object) -> Reply | Stream:
 def _unwrapped(
     route: Route, headers: Headers, result: Reply | Stream | Encoded[object] | Answer[object]
 ) -> Reply | Stream:
-    """What a handler has made more of than a value."""
+    """Build the response of a handler that returned a wrapper instead of a plain value."""
     match result:
         case Encoded(body=body):
             return Reply(body, route.status)
@@ -152,7 +154,7 @@ def _retry(error: PerdureError) -> tuple[Header, ...]:
 
 
 def problem_reply(problem: Problem, headers: tuple[Header, ...] = ()) -> Reply:
-    """An error as an answer."""
+    """Build an error's response."""
     if problem.status == 401:
         headers = (*headers, (b"www-authenticate", b"Bearer"))
     return Reply(encode(problem), problem.status, b"application/problem+json", headers)
@@ -160,7 +162,7 @@ def problem_reply(problem: Problem, headers: tuple[Header, ...] = ()) -> Reply:
 
 def _wrong_method(path: str, methods: dict[str, Ready]) -> Reply:
     allowed = ", ".join(sorted(methods))
-    error = PerdureError(f"this path takes {allowed}", code="method_not_allowed")
+    error = PerdureError(f"this path accepts only {allowed}", code="method_not_allowed")
     problem = msgspec.structs.replace(problem_of(error, path), status=405, title="Method not allowed")
     return problem_reply(problem, ((b"allow", allowed.encode()),))
 

@@ -1,4 +1,4 @@
-"""The Idempotency-Key header, and what makes two requests the same."""
+"""The Idempotency-Key header, and the fingerprint that identifies a repeated request."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import SessionId
 
 MAX_KEY = 255
+"""The maximum length of an Idempotency-Key, in characters."""
 
 
 def once_of(key: bytes, fingerprint: str, caller: Caller, session_id: str | None) -> Once:
-    """The key of a request, about this session if it is about one. Raises InvalidInput."""
+    """Build the idempotency guard of a request.
+
+    Args:
+        key: the Idempotency-Key header.
+        session_id: the session in the request's path, if there is one.
+
+    Raises:
+        InvalidInput: the key is empty, too long or not printable ASCII.
+    """
     return Once(
         caller.organization_id,
-        # One of the caller's own, whatever keys others choose.
+        # Each user has a key space of their own: equal keys of two users do not collide.
         f"{caller.user_id} {_checked(key.decode('latin-1'))}",
         fingerprint,
         None if session_id is None else SessionId(session_id),
@@ -24,7 +33,7 @@ def once_of(key: bytes, fingerprint: str, caller: Caller, session_id: str | None
 
 
 def fingerprint(method: str, path: str, body: bytes) -> str:
-    """What must be the same for a request to count as the same."""
+    """Hash the parts of a request that must be equal for it to count as repeated."""
     return hashlib.sha256(b"\n".join((method.encode(), path.encode(), body))).hexdigest()
 
 

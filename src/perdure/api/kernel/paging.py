@@ -1,4 +1,4 @@
-"""The URLs of the slices beside a page."""
+"""The URLs of the next and the previous page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def linked(page: Page[T], path: str, query: bytes) -> Page[T]:
-    """The page with the URLs of the slices beside it, which keep the conditions of its own query."""
+    """Add the URLs of the next and the previous page. They keep the query's other parameters."""
     rest = [
         pair for pair in parse_qsl(query.decode("latin-1"), keep_blank_values=True) if pair[0] != "offset"
     ]

@@ -1,7 +1,4 @@
-"""Errors on the wire.
-
-`application/problem+json` (RFC 9457), and the one place where errors get HTTP statuses.
-"""
+"""Errors as `application/problem+json` (RFC 9457). The only place that maps errors to HTTP statuses."""
 
 from __future__ import annotations
 
@@ -33,14 +30,14 @@ STATUS: dict[type[errors.PerdureError], tuple[int, str]] = {
 
 
 class ErrorBody(Struct, frozen=True):
-    """The error once more, where some clients look for it."""
+    """The error's code and message, for clients that expect them in an `error` object."""
 
     code: Annotated[str, Meta(description="The same as `code` at the top level.")]
     message: Annotated[str, Meta(description="The same as `detail` at the top level.")]
 
 
 class Problem(Struct, frozen=True, omit_defaults=True):
-    """What went wrong and, where it can be mended, how."""
+    """An error response: what is wrong and how to fix it."""
 
     title: Annotated[str, Meta(description="The HTTP status in words.", examples=["Bad request"])]
     status: Annotated[int, Meta(description="The HTTP status code.", examples=[400])]
@@ -75,12 +72,16 @@ class Problem(Struct, frozen=True, omit_defaults=True):
 
 
 def retry_seconds(error: errors.PerdureError) -> int | None:
-    """Whole seconds after which it may go better: not fewer than are needed."""
+    """Return the error's Retry-After in whole seconds, rounded up, at least 1; None if it has none."""
     return None if error.retry_after is None else max(1, math.ceil(error.retry_after))
 
 
 def problem_of(error: errors.PerdureError, instance: str) -> Problem:
-    """The problem document of an error at a path."""
+    """Build the problem document of an error.
+
+    Args:
+        instance: the path of the request.
+    """
     status, title = next(
         (STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), (500, "Internal server error")
     )
@@ -97,13 +98,16 @@ def problem_of(error: errors.PerdureError, instance: str) -> Problem:
     )
 
 
+_INTERNAL_DETAIL = "internal error: the details are in the server's log"
+
 INTERNAL = Problem(
     title="Internal server error",
     status=500,
     code="internal",
-    detail="The server made a mistake. It has been logged.",
-    error=ErrorBody("internal", "The server made a mistake. It has been logged."),
+    detail=_INTERNAL_DETAIL,
+    error=ErrorBody("internal", _INTERNAL_DETAIL),
     type="/docs/errors#internal",
 )
+"""The response to an unexpected exception. It must not reveal anything about the exception."""
 
 encode = msgspec.json.Encoder().encode

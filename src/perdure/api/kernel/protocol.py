@@ -1,4 +1,4 @@
-"""HTTP/1.1 below the routes: uvicorn's protocol, with what it leaves open."""
+"""HTTP/1.1: uvicorn's protocol with a limit for headers, our error format, and a way to abort connections."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from perdure.api.kernel.sse import EXTENSION
 from perdure.domain.errors import HeadersTooLarge, InvalidInput, PerdureError
 
 MAX_HEAD = 64 * 1024
-"""Bytes of a request's line and headers that may come in without their end, give or take one read of the
-socket."""
+"""The maximum size of a request line with its headers, in bytes. It may be exceeded by one socket read."""
 
 
 class HttpProtocol(HttpToolsProtocol):
     """One connection.
 
-    Heads are bounded, what is not HTTP gets an error in our shape, and a route can give up a connection whose
-    client reads nothing: closing it would wait for the client.
+    It limits the size of headers and answers malformed requests in our error format. A route can abort the
+    connection of a client that does not read; a normal close would wait until the client has read everything.
     """
 
     _head = 0
@@ -30,7 +29,9 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._head += len(data)
         if self._head > MAX_HEAD and not self.transport.is_closing():
-            self._refuse(HeadersTooLarge(f"the request's line and headers may hold {MAX_HEAD} bytes"))
+            self._refuse(
+                HeadersTooLarge(f"the request line and headers may have at most {MAX_HEAD} bytes together")
+            )
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -42,7 +43,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Called for what cannot be read as a request."""
+        """Answer a malformed request. uvicorn calls this."""
         self._refuse(InvalidInput("this is not a valid HTTP/1.1 request", code="invalid_http"))
 
     def _refuse(self, error: PerdureError) -> None:

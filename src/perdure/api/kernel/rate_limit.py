@@ -1,4 +1,4 @@
-"""How many requests a caller may make: a token bucket for each, in memory."""
+"""The rate limit: one token bucket per caller, in memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from collections import OrderedDict
 from perdure.domain.errors import RateLimited
 
 MAX_CALLERS = 100_000
-"""Buckets that are kept; the least recently used goes first, full again if it ever returns."""
+"""The maximum number of buckets. Over it, the least recently used one is dropped, and its caller starts again
+with a full bucket."""
 
 
 class RateLimit:
-    """`rate` requests a second on average for each caller, `burst` at once. A rate of 0 limits nothing."""
+    """Limits each caller to `rate` requests per second on average.
+
+    Args:
+        rate: requests per second; 0 for no limit.
+        burst: requests that may come at once; twice the rate by default, but at least 1.
+    """
 
     def __init__(self, rate: float, burst: float | None = None) -> None:
         self._rate = rate
@@ -20,10 +26,13 @@ class RateLimit:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, caller: str, now: float | None = None) -> None:
-        """Count a request.
+        """Count a request of a caller.
+
+        Args:
+            now: the monotonic time in seconds; read from the clock if not given.
 
         Raises:
-            RateLimited: with the seconds until the next one may come.
+            RateLimited: the caller is over the limit; carries the seconds until its next request is accepted.
         """
         if self._rate <= 0:
             return
@@ -32,7 +41,9 @@ class RateLimit:
         level = min(self._burst, level + (moment - seen) * self._rate)
         if level < 1:
             self._buckets[caller] = (level, moment)
-            raise RateLimited("too many requests: slow down", retry_after=(1 - level) / self._rate)
+            raise RateLimited(
+                "too many requests: wait as long as Retry-After says", retry_after=(1 - level) / self._rate
+            )
         self._buckets[caller] = (level - 1, moment)
         if len(self._buckets) > MAX_CALLERS:
             self._buckets.popitem(last=False)

@@ -1,14 +1,14 @@
-"""A route is its handler: path parameters, query, body and answer are the handler's annotations.
+"""Routes. A handler's annotations declare the path variables, query, body and response.
 
     @route("PATCH", "/v1/sessions/{session_id}", "sessions", errors=(404, 412), etag=True)
     async def update_session(call: Call, session_id: SessionId, body: UpdateSession) -> Session:
-        '''Change a session.
+        '''Update a session.
 
-        What the OpenAPI document says about it.
+        The rest of the docstring is the description in the OpenAPI document.
         '''
 
-The annotations are read once, when the module is loaded. A handler that does not fit its path is a TypeError
-there, and not an error of some request.
+The annotations are read once, when the module is loaded. A handler that does not fit its path raises
+TypeError at that time, not during a request.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ from perdure.api.kernel.variables import Variable, variable_of
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Handler = Callable[..., Awaitable[object]]
-"""Called with the call, the path's variables in their order, the query if it takes one, the body if it takes
-one."""
+"""Called with the Call, the path variables in order, and the query and the body if the handler takes them."""
 Kind = object
-"""A type that msgspec reads and writes, such as `Session` or `Listing[Session]`."""
+"""A type that msgspec encodes and decodes, such as `Session` or `Listing[Session]`."""
 
 
 class Route(Struct, frozen=True, kw_only=True):
-    """One operation. The fields of the first group are read off the handler.
+    """One operation. The first group of fields comes from the handler, the second from the decorator.
 
     Attributes:
         operation_id: the handler's name.
         summary: the first line of the handler's docstring, without the full stop.
         description: the rest of the docstring, as one paragraph.
-        variables: the parameters in the path.
+        variables: the variables in the path.
         query: a struct of the query parameters; tuple fields may be repeated.
-        body: the type of a JSON body.
-        returns: the type of the answer; None for no content, and for an answer that is not JSON.
-        also: another type that the answer may have.
+        body: the type of the JSON body; None without one.
+        returns: the type of the JSON response; None without content, or if the response is not JSON.
+        also: a second type that the JSON response may have.
 
-        status: of a successful answer.
-        other: further statuses with the same answer.
-        errors: statuses of errors beside those that every operation has.
-        body_limit: bytes of the body; where it is 0, as many as for any other operation.
-        text_limit: where it is not 0, the body is text of up to so many bytes instead of JSON.
-        takes_key: requests may carry an Idempotency-Key: they get the first answer again. Whatever is made
-            with a POST, but not where the answer is a secret that is shown once.
-        public: needs no credentials.
-        anywhere: it is about the caller and not about an organization, so one who belongs to several need not
-            choose.
-        etag: answers carry an entity tag, and `If-None-Match` or `If-Match` are honoured.
-        content: the media type of the answer.
-        example: of an answer that is not JSON.
+        status: the status of a successful response.
+        other: further statuses with the same response type.
+        errors: error statuses in addition to those that every operation has.
+        body_limit: the maximum size of the body in bytes; 0 for the general limit.
+        text_limit: if not 0, the body is text, not JSON, of up to this number of bytes.
+        takes_key: whether requests may carry an Idempotency-Key; a repeated request gets the first response
+            again. True for each POST that creates something, unless its response has a secret that is shown
+            only once.
+        public: whether the operation needs no credentials.
+        anywhere: whether the operation concerns the caller and not an organization, so that a member of
+            several organizations need not name one.
+        etag: whether responses carry an entity tag, and `If-None-Match` (GET) or `If-Match` is honoured.
+        content: the media type of the response.
+        example: an example of a response that is not JSON.
     """
 
     handler: Handler
@@ -88,12 +88,12 @@ class Route(Struct, frozen=True, kw_only=True):
 
     @property
     def ids(self) -> dict[str, str]:
-        """The variables that must be an id, with its prefix."""
+        """The variables that must be ids, each with its prefix."""
         return {each.name: each.prefixes[0] for each in self.variables if each.prefixes and not each.named}
 
     @property
     def rest(self) -> str:
-        """The variable that takes the rest of the path; empty where there is none."""
+        """The name of the variable that takes the rest of the path; empty without one."""
         return next((each.name for each in self.variables if each.rest), "")
 
 
@@ -114,19 +114,20 @@ def route(
     content: str = "application/json",
     example: str | None = None,
 ) -> Callable[[Handler], Route]:
-    """Make a handler a route. The attributes of `Route` say what the arguments mean.
+    """Make a handler a route. Raises TypeError if its annotations do not fit the path.
 
     Args:
-        status: if left out, 204 where the handler returns None, and 200 elsewhere.
-        replayable: False where the answer is a secret that is shown once.
+        status: by default 204 if the handler returns None, else 200.
+        replayable: False if the response has a secret that is shown only once.
+            The attributes of `Route` describe the other arguments.
     """
 
     def build(handler: Handler) -> Route:
         hints = get_type_hints(handler)
         summary, _, description = inspect.cleandoc(handler.__doc__ or "").partition("\n")
         body: Kind | None = hints.get("body")
-        answer = hints.pop("return")
-        kinds = _answers(answer)
+        result = hints.pop("return")
+        kinds = _response_types(result)
         return Route(
             handler=handler,
             operation_id=handler.__name__,
@@ -140,7 +141,7 @@ def route(
             method=method,
             path=path,
             tag=tag,
-            status=status or (204 if answer is NoneType else 200),
+            status=status or (204 if result is NoneType else 200),
             other=other,
             errors=errors,
             body_example=body_example,
@@ -158,12 +159,12 @@ def route(
 
 
 def _variables(handler: Handler, path: str, hints: dict[str, Kind]) -> tuple[Variable, ...]:
-    """The path's variables.
+    """Return the path's variables.
 
-    An underscore at the end of a parameter's name does not count: `id_` is the path's `{id}`.
+    A trailing underscore in a parameter's name is ignored: `id_` is the path's `{id}`.
 
     Raises:
-        TypeError: the handler's parameters are not what it will be called with.
+        TypeError: the handler's parameters are not those that it will be called with.
     """
     kinds = {name.removesuffix("_"): kind for name, kind in hints.items()}
     names = re.findall(r"{(\w+)}", path)
@@ -175,8 +176,8 @@ def _variables(handler: Handler, path: str, hints: dict[str, Kind]) -> tuple[Var
     return tuple(variable_of(name, kinds[name]) for name in names)
 
 
-def _answers(hint: Kind) -> list[Kind]:
-    """The JSON types that a handler may answer with, each of which it may give as an Answer or Encoded."""
+def _response_types(hint: Kind) -> list[Kind]:
+    """List the JSON types that a handler returns, without the wrappers Answer and Encoded."""
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     wrapped = [get_args(each)[0] for each in members if get_origin(each) in (Answer, Encoded)]
     plain = [
@@ -187,5 +188,5 @@ def _answers(hint: Kind) -> list[Kind]:
     if len(plain) == len(members):
         return [hint]
     if len(plain) > 1 or len(wrapped) + len(plain) > 2:
-        raise TypeError(f"{hint} has too many types of answers")
+        raise TypeError(f"{hint} has too many response types: at most two")
     return [*wrapped, *plain]

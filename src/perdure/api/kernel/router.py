@@ -1,4 +1,4 @@
-"""Finds the route of a path."""
+"""Finds the route for a path."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from perdure.api.kernel.route import Route
 
 
 class Ready:
-    """A route with what is computed once, at start."""
+    """A route with what is computed once, at start: decoders and the checks of path variables."""
 
-    __slots__ = ("decoder", "handler", "query", "readers", "rest", "route", "session_at")
+    __slots__ = ("checks", "decoder", "handler", "query", "rest", "route", "session_at")
 
     def __init__(self, route: Route) -> None:
         self.route = route
         self.handler = route.handler
-        self.readers = tuple(each.read for each in route.variables)
+        self.checks = tuple(each.check for each in route.variables)
         self.rest = any(each.rest for each in route.variables)
         names = [each.name for each in route.variables]
         self.session_at = names.index("session_id") if "session_id" in names else None
@@ -38,7 +38,10 @@ class _Node:
 
 
 class Router:
-    """A tree of segments: fixed ones before variables, and those before what takes the rest."""
+    """A tree of path segments.
+
+    A fixed segment takes precedence over a variable, and a variable over one that takes the rest of the path.
+    """
 
     def __init__(self, routes: tuple[Route, ...]) -> None:
         self._root = _Node()
@@ -58,26 +61,26 @@ class Router:
             node.routes[route.method] = Ready(route)
 
     def find(self, path: str) -> tuple[dict[str, Ready], list[str]] | None:
-        """The routes at a path by method, and the values of its variables."""
-        found: list[str] = []
-        node = self._find(self._root, path.strip("/").split("/"), 0, found)
-        return None if node is None or not node.routes else (node.routes, found)
+        """Return the routes at a path, by method, and the values of its variables; None without a route."""
+        values: list[str] = []
+        node = self._find(self._root, path.strip("/").split("/"), 0, values)
+        return None if node is None or not node.routes else (node.routes, values)
 
-    def _find(self, node: _Node, segments: list[str], index: int, found: list[str]) -> _Node | None:
+    def _find(self, node: _Node, segments: list[str], index: int, values: list[str]) -> _Node | None:
         if index == len(segments):
             return node
         fixed = node.fixed.get(segments[index])
         if fixed is not None:
-            deeper = self._find(fixed, segments, index + 1, found)
+            deeper = self._find(fixed, segments, index + 1, values)
             if deeper is not None and deeper.routes:
                 return deeper
         if node.variable is not None and segments[index]:
-            found.append(segments[index])
-            deeper = self._find(node.variable, segments, index + 1, found)
+            values.append(segments[index])
+            deeper = self._find(node.variable, segments, index + 1, values)
             if deeper is not None and deeper.routes:
                 return deeper
-            found.pop()
+            values.pop()
         if node.rest is not None:
-            found.append("/".join(segments[index:]))
+            values.append("/".join(segments[index:]))
             return node.rest
         return None

@@ -1,4 +1,4 @@
-"""Server-sent events: frames, heartbeats, cycling, and followers who read too slowly."""
+"""Server-sent events: frames, heartbeats, connection cycling, and cutting off slow consumers."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from perdure.app.feed import Follower, Frame
 from perdure.domain.errors import Unavailable
 
 HEARTBEAT = 30.0
-"""Seconds of silence before a comment keeps the connection alive (wire contract)."""
+"""The time without frames after which a comment keeps the connection alive, in seconds (wire contract)."""
 
 CYCLE = 300.0
-"""Seconds after which a connection is ended, give or take a fifth, so that followers spread over processes
-(wire contract)."""
+"""The time after which the server ends a connection, in seconds, with a jitter of 20%. Followers reconnect,
+which spreads them over the processes (wire contract)."""
 
-PIECE = 64 * 1024
-"""Bytes that are handed to a connection at a time."""
+CHUNK = 64 * 1024
+"""The number of bytes that are handed to a connection at a time."""
 
-SLOW = 10.0
-"""Seconds that a piece may wait until the one before it is taken in: who reads less than 6 KB/s is cut off,
-and resumes by id."""
+SEND_TIMEOUT = 10.0
+"""The maximum time to send a chunk, in seconds. A client that reads less than 6 KB/s is cut off; it can
+resume by the last id."""
 
-LAST_WORDS = 1.0
-"""Seconds that a stream's last frame may wait before the connection is given up without it."""
+END_TIMEOUT = 1.0
+"""The maximum time to send a stream's last frames, in seconds. After it, the connection is aborted."""
 
 EXTENSION = "perdure"
-"""The ASGI extension of our server: `abort` ends the connection at once, whatever it still holds."""
+"""The name of our ASGI extension. Its `abort` closes the connection at once and drops its buffered data."""
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -39,7 +39,7 @@ CONNECTED = b'event: connected\ndata: {"status":"connected"}\n\n'
 
 
 def frame_bytes(frame: Frame) -> bytes:
-    """A frame as it stands on the wire."""
+    """Encode a frame."""
     return b"".join(
         (
             b"id: ",
@@ -54,7 +54,7 @@ def frame_bytes(frame: Frame) -> bytes:
 
 
 def disconnecting(reason: str) -> bytes:
-    """The last frame of a connection that the server ends."""
+    """Encode the last frame of a connection that the server ends."""
     return b'event: disconnecting\ndata: {"reason":"%s","retry_ms":100}\n\n' % reason.encode()
 
 
@@ -73,75 +73,75 @@ class EventStream:
         self._closing = closing
         self._heartbeat = heartbeat
         self._until = time.monotonic() + cycle * random.uniform(0.8, 1.2)  # noqa: S311 (spreads load, guards nothing)
-        self._whole = True
-        """Whether what was sent ends with the end of a frame."""
+        self._at_frame_end = True
+        """Whether the data sent so far ends with a complete frame."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         writer = asyncio.create_task(self._write(send))
-        leaving = asyncio.create_task(_wait_for_end(receive))
+        disconnect = asyncio.create_task(_wait_for_disconnect(receive))
         closing = asyncio.create_task(self._closing.wait())
         try:
-            await asyncio.wait({writer, leaving, closing}, return_when=asyncio.FIRST_COMPLETED)
-            if leaving.done():
+            await asyncio.wait({writer, disconnect, closing}, return_when=asyncio.FIRST_COMPLETED)
+            if disconnect.done():
                 return
             if not writer.done():
                 self._follower.hurry()
-                await asyncio.wait({writer}, timeout=LAST_WORDS)
+                await asyncio.wait({writer}, timeout=END_TIMEOUT)
                 writer.cancel()
                 await asyncio.wait({writer})
             await self._end(scope, send, "shutdown" if writer.cancelled() else writer.result())
         finally:
-            for task in (writer, leaving, closing):
+            for task in (writer, disconnect, closing):
                 task.cancel()
             self._follower.close()
 
     async def _write(self, send: Send) -> str:
-        """Send what happens; why that ended."""
+        """Send the response until it ends; return the reason."""
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         try:
-            return await self._tell(send)
+            return await self._send_events(send)
         except TimeoutError:
             return "slow_consumer"
         except Unavailable:
             return "unavailable"
 
-    async def _tell(self, send: Send) -> str:
-        await self._say(send, CONNECTED)
-        spoke = time.monotonic()
+    async def _send_events(self, send: Send) -> str:
+        await self._send_frames(send, CONNECTED)
+        last_sent = time.monotonic()
         while not self._follower.gone:
-            news = await self._news()
+            frames = await self._next_frames()
             now = time.monotonic()
-            if news:
-                await self._say(send, news)
-                spoke = now
-            elif now - spoke >= self._heartbeat:
-                await self._say(send, b": heartbeat\n\n")
-                spoke = now
+            if frames:
+                await self._send_frames(send, frames)
+                last_sent = now
+            elif now - last_sent >= self._heartbeat:
+                await self._send_frames(send, b": heartbeat\n\n")
+                last_sent = now
             if self._closing.is_set() and not self._follower.behind:
                 return "shutdown"
             if now >= self._until:
                 return "connection_cycle"
         return "session_deleted"
 
-    async def _news(self) -> bytes:
-        """What has come; nothing after a time of silence."""
+    async def _next_frames(self) -> bytes:
+        """Wait for new frames; return empty bytes if none come within a heartbeat."""
         frames = await self._follower.frames(min(self._heartbeat, max(self._until - time.monotonic(), 0.01)))
         return b"".join(map(frame_bytes, frames))
 
-    async def _say(self, send: Send, body: bytes) -> None:
-        """Send whole frames. Raises TimeoutError when the follower does not take them in."""
-        for start in range(0, len(body), PIECE):
-            async with asyncio.timeout(SLOW):
+    async def _send_frames(self, send: Send, body: bytes) -> None:
+        """Send complete frames. Raises TimeoutError if the client does not read them in time."""
+        for start in range(0, len(body), CHUNK):
+            async with asyncio.timeout(SEND_TIMEOUT):
                 await send(
-                    {"type": "http.response.body", "body": body[start : start + PIECE], "more_body": True}
+                    {"type": "http.response.body", "body": body[start : start + CHUNK], "more_body": True}
                 )
-            self._whole = start + PIECE >= len(body)
+            self._at_frame_end = start + CHUNK >= len(body)
 
     async def _end(self, scope: Scope, send: Send, reason: str) -> None:
-        """Say why the stream ends, or give the connection up when that cannot be said."""
-        if self._whole:
+        """Send the reason as the last frame. If that is impossible, abort the connection."""
+        if self._at_frame_end:
             try:
-                async with asyncio.timeout(LAST_WORDS):
+                async with asyncio.timeout(END_TIMEOUT):
                     await send(
                         {"type": "http.response.body", "body": disconnecting(reason), "more_body": False}
                     )
@@ -153,7 +153,7 @@ class EventStream:
             abort()
 
 
-async def _wait_for_end(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":

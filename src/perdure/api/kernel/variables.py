@@ -1,4 +1,4 @@
-"""The variables of a path: ids, ids or names, and plain text."""
+"""The variables of a route's path: ids, ids or names, and plain text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from perdure.domain.errors import InvalidId, InvalidInput
 from perdure.domain.ids import ID_PREFIXES, REFERENCE_PREFIXES, Prefix, is_id
 
 RestOfPath = NewType("RestOfPath", str)
-"""The type of the last variable of a path where it takes all the rest, slashes included."""
+"""The type of a path's last variable if it takes the rest of the path, slashes included."""
 
 _REFERENCE = re.compile(r"[a-z0-9-]{1,64}")
 
@@ -21,9 +21,9 @@ class Variable(Struct, frozen=True):
     """One variable of a path.
 
     Attributes:
-        prefixes: the kinds of id that it may be; none for text that is no id.
-        named: a name will do as well.
-        rest: it takes the rest of the path, slashes included.
+        prefixes: the prefixes of the ids that it accepts; empty for plain text.
+        named: whether it accepts a resource's name as well.
+        rest: whether it takes the rest of the path, slashes included.
     """
 
     name: str
@@ -31,28 +31,28 @@ class Variable(Struct, frozen=True):
     named: bool = False
     rest: bool = False
 
-    def read(self, text: str) -> str:
-        """The text itself, once it is known to be what the variable's type says. Raises InvalidInput."""
+    def check(self, text: str) -> str:
+        """Return the text unchanged if it fits the variable's type. Raises InvalidInput."""
         for prefix in self.prefixes:
             if is_id(text, prefix):
                 return text
         if self.prefixes and not self.named:
             raise InvalidId(self.prefixes[0], self.name)
         if "\x00" in text:
-            raise InvalidInput(f"`{self.name}` must not hold NUL characters", field=self.name)
-        # A text with anything but small letters, digits and hyphens can only be a broken id.
+            raise InvalidInput(f"`{self.name}` must not contain NUL characters", field=self.name)
+        # Names have only lower-case letters, digits and hyphens. Other text is taken for a malformed id.
         if self.named and not _REFERENCE.fullmatch(text):
             raise InvalidId(self.prefixes[0], self.name)
         return text
 
 
 def variable_of(name: str, kind: object) -> Variable:
-    """The variable of this name whose handler takes it as this type. Raises TypeError."""
+    """Return the variable that a handler's parameter declares. Raises TypeError for an unsuitable type."""
     if kind is str or kind is RestOfPath:
         return Variable(name, rest=kind is RestOfPath)
     if kind in REFERENCE_PREFIXES:
         return Variable(name, (REFERENCE_PREFIXES[kind],), named=True)
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     if unknown := [each for each in kinds if each not in ID_PREFIXES]:
-        raise TypeError(f"`{name}`: a variable of a path cannot be of the type {unknown[0]}")
+        raise TypeError(f"`{name}`: a path variable cannot have the type {unknown[0]}")
     return Variable(name, tuple(ID_PREFIXES[each] for each in kinds))

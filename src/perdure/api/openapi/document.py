@@ -1,7 +1,7 @@
-"""The server's own OpenAPI 3.1 document, made from the table of routes and the types of what goes in and out.
+"""Builds the server's OpenAPI 3.1 document from the table of routes and the types of bodies and responses.
 
-What the document says about a field is the field's own `msgspec.Meta`; a schema's description is the
-docstring of its type.
+A field's description and examples come from its `msgspec.Meta`, a schema's description from its type's
+docstring, an operation's summary and description from its handler's docstring.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import inspect
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, get_origin
+from typing import get_origin
 
 import msgspec
 
@@ -18,59 +18,66 @@ from perdure.api.kernel.problems import STATUS, Problem
 from perdure.api.kernel.route import Route
 from perdure.api.kernel.variables import Variable
 from perdure.api.openapi.examples import DOCUMENT, EVENT_STREAM, Examples, NoExample, error_example
-from perdure.api.openapi.words import TAGS
+from perdure.api.openapi.tags import TAGS
 from perdure.domain.events import EVENT_DATA
 from perdure.domain.ids import Prefix
+from perdure.domain.messages import JsonObject
 from perdure.domain.paths import MAX_PATH
 
 _REF = "#/components/schemas/{name}"
 _NAMES = {"Listing": "ListResponse", "Problem": "ErrorResponse", "WireEvent": "Event"}
-"""Names of schemas that differ from those of our types."""
+"""Schemas whose names differ from those of our types."""
 
 _TITLES = dict(STATUS.values()) | {405: "Method not allowed"}
 
-_IN_PATHS = {
+_PATH_PARAMETERS = {
     "capability_id": "The capability's id.",
     "name": "The database's name.",
-    "path": "The path of the file or folder. Slashes in it may be sent as they are.",
+    "path": "The path of the file or folder. Slashes need not be percent-encoded.",
 }
-"""Descriptions of parameters of paths that are no ids."""
+"""Descriptions of path parameters that are not ids."""
 
 _KINDS: dict[Prefix, str] = {"agentver": "version", "org": "organization", "sched": "schedule"}
-"""What people call a kind of id, where its prefix does not say it."""
+"""Names of the kinds of id whose prefix is an abbreviation."""
 
-_HEADERS: dict[str, dict[str, Any]] = {
+_HEADERS: dict[str, JsonObject] = {
     "Organization": {
         "name": "X-Org-Id",
-        "description": "The organization to work in; needed when the caller belongs to several.",
+        "description": "The organization to act in. Required if the caller belongs to several.",
         "schema": {"type": "string", "pattern": "^org_[0-9a-f]{32}$"},
     },
     "IdempotencyKey": {
         "name": "Idempotency-Key",
         "description": (
-            "Any text of your own. The same request with the same key gets the first answer again, and "
-            "changes nothing; another request with that key is refused. Kept for a day."
+            "A text of your choice that identifies the request. If the same request is repeated with the "
+            "same key, the server returns the first response again and changes nothing. A different request "
+            "with that key is refused with 409. Keys are kept for a day."
         ),
         "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"},
     },
     "IfMatch": {
         "name": "If-Match",
         "description": (
-            "The `ETag` that was read: refuses with 412 when somebody has changed the resource since. What "
-            "changes by itself (a turn that runs, a count) does not matter."
+            "The `ETag` of the version that you have read. The request fails with 412 if a client has "
+            "changed the resource since. Changes that the server makes itself, such as to a status or a "
+            "counter, do not count."
         ),
         "schema": {"type": "string", "pattern": r'^(\*|"[!#-~]*")$'},
     },
     "IfNoneMatch": {
         "name": "If-None-Match",
         "description": (
-            "The `ETag` that was read: answers 304, without a body, while the resource is the same."
+            "The `ETag` of the version that you have read. If the resource is unchanged, the response is 304 "
+            "without a body."
         ),
         "schema": {"type": "string", "pattern": r'^(\*|"[!#-~]*")$'},
     },
     "LastEventId": {
         "name": "Last-Event-ID",
-        "description": "As `since_id`; what browsers send when they connect again.",
+        "description": (
+            "The id of the last event received: the stream continues after it. Browsers send it when they "
+            "reconnect. If `since_id` is sent as well, the later of the two counts."
+        ),
         "schema": {"type": "string", "pattern": "^(event_[0-9a-f]{32})?$"},
     },
 }
@@ -80,7 +87,7 @@ _INFO = {
     "title": "Perdure",
     "summary": "A durable harness for LLM agents.",
     "description": (
-        "Every path is served below `/api` as well. Lists, errors and times look the same everywhere."
+        "All paths are also served below `/api`. All lists, errors and times have the same format."
     ),
     "license": {"name": "MIT", "identifier": "MIT"},
 }
@@ -88,25 +95,33 @@ _INFO = {
 _TOKEN = {
     "type": "http",
     "scheme": "bearer",
-    "description": "An access token (`pdr_pat_...`). A server on loopback without any token asks for none.",
+    "description": (
+        "An access token (`pdr_pat_...`). A server that listens on loopback and has no tokens needs none."
+    ),
 }
 
 
-def build_document(routes: tuple[Route, ...], version: str) -> dict[str, Any]:
-    """The document as a JSON value."""
-    types: list[Any] = [Problem, *EVENT_DATA.values()]
+def build_document(routes: tuple[Route, ...], version: str) -> JsonObject:
+    """Build the document.
+
+    Args:
+        version: the server's version, for the document's `info`.
+    """
+    types: list[object] = [Problem, *EVENT_DATA.values()]
     for route in routes:
         types += [kind for kind in (route.body, route.returns, route.also, route.query) if kind is not None]
-    found, components = msgspec.json.schema_components(types, ref_template=_REF)
-    by_type = dict(zip(map(id, types), found, strict=True))
+    type_schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
+    by_type = dict(zip(map(id, types), type_schemas, strict=True))
     queries = {route.query.__name__ for route in routes if route.query is not None}
-    schemas = {_clean(name): _explained(each) for name, each in components.items() if name not in queries}
+    schemas = {
+        _openapi_name(name): _cleaned(each) for name, each in components.items() if name not in queries
+    }
     schemas["Event"]["properties"]["data"]["anyOf"] = [
         {"$ref": _REF.format(name=name)}
         for name in dict.fromkeys(kind.__name__ for kind in EVENT_DATA.values())
     ]
     examples = Examples(components)
-    paths: dict[str, Any] = {}
+    paths: JsonObject = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(
             route, by_type, components, examples
@@ -133,35 +148,36 @@ def build_document(routes: tuple[Route, ...], version: str) -> dict[str, Any]:
             "securitySchemes": {"token": _TOKEN},
         },
     }
-    return msgspec.json.decode(_rename(msgspec.json.encode(document)), type=dict[str, Any])
+    return msgspec.json.decode(_rename_references(msgspec.json.encode(document)), type=JsonObject)
 
 
-def _clean(name: str) -> str:
+def _openapi_name(name: str) -> str:
+    """Convert msgspec's name of a type, such as `Listing[Session]`, into one that OpenAPI allows."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_")
     return "_".join(_NAMES.get(part, part) for part in name.split("_"))
 
 
-def _rename(document: bytes) -> bytes:
-    """References to our types, with names that OpenAPI allows."""
+def _rename_references(document: bytes) -> bytes:
+    """Rename the references to schemas, as the schemas themselves are renamed."""
     return re.sub(
         rb'"#/components/schemas/([^"]+)"',
-        lambda match: b'"#/components/schemas/' + _clean(match[1].decode()).encode() + b'"',
+        lambda match: b'"#/components/schemas/' + _openapi_name(match[1].decode()).encode() + b'"',
         document,
     )
 
 
-def _explained(schema: dict[str, Any]) -> dict[str, Any]:
-    """A component without noise."""
+def _cleaned(schema: JsonObject) -> JsonObject:
+    """Drop a component's title, join its description's lines, and clean its fields."""
     schema.pop("title", None)
     if "description" in schema:
         schema["description"] = " ".join(inspect.cleandoc(schema["description"]).split())
-    for each in schema.get("properties", {}).values():
-        _explain(each)
+    for field in schema.get("properties", {}).values():
+        _clean_field(field)
     return schema
 
 
-def _explain(field: dict[str, Any]) -> None:
-    """Drop `null` as the default of what is optional, and describe the tag that msgspec adds to a kind."""
+def _clean_field(field: JsonObject) -> None:
+    """Drop a default of null, and describe the tag field that msgspec adds to tagged structs."""
     if field.get("default", ...) is None:
         del field["default"]
     if list(field) == ["enum"]:
@@ -169,9 +185,10 @@ def _explain(field: dict[str, Any]) -> None:
 
 
 def _operation(
-    route: Route, by_type: dict[int, Any], components: dict[str, Any], examples: Examples
-) -> dict[str, Any]:
-    operation: dict[str, Any] = {
+    route: Route, by_type: dict[int, JsonObject], components: JsonObject, examples: Examples
+) -> JsonObject:
+    """Describe an operation. `by_type` has the schema of each type, by the type's `id()`."""
+    operation: JsonObject = {
         "operationId": route.operation_id,
         "summary": route.summary,
         "tags": [route.tag],
@@ -185,12 +202,12 @@ def _operation(
     if parameters:
         operation["parameters"] = parameters
     if route.body is not None:
-        content: dict[str, Any] = {"schema": by_type[id(route.body)]}
+        content: JsonObject = {"schema": by_type[id(route.body)]}
         if route.body_example is not None:
             content["example"] = route.body_example
         operation["requestBody"] = {"required": True, "content": {"application/json": content}}
     elif route.text_limit:
-        text: dict[str, Any] = {"schema": {"type": "string"}}
+        text: JsonObject = {"schema": {"type": "string"}}
         if route.body_example is not None:
             text["example"] = route.body_example
         operation["requestBody"] = {"required": True, "content": {"text/plain": text}}
@@ -212,39 +229,40 @@ def _headers_of(route: Route) -> Iterable[str]:
         yield "LastEventId"
 
 
-def _path_parameter(variable: Variable) -> dict[str, Any]:
+def _path_parameter(variable: Variable) -> JsonObject:
     name = variable.name
-    schema: dict[str, Any] = {"type": "string"}
+    schema: JsonObject = {"type": "string"}
     if variable.rest:
         schema |= {"minLength": 1, "maxLength": MAX_PATH}
-    words = _IN_PATHS.get(name, "")
+    description = _PATH_PARAMETERS.get(name, "")
     if variable.prefixes:
         prefix = variable.prefixes[0]
         schema["pattern"] = f"^{prefix}_[0-9a-f]{{32}}$"
-        words = f"The {_KINDS.get(prefix, prefix)}'s id."
+        description = f"The {_KINDS.get(prefix, prefix)}'s id."
         if variable.named:
             schema["pattern"] = f"^({prefix}_[0-9a-f]{{32}}|[a-z0-9-]{{1,64}})$"
-            words = f"The {prefix}'s id or name."
-    return {"name": name, "in": "path", "required": True, "description": words, "schema": schema}
+            description = f"The {prefix}'s id or name."
+    return {"name": name, "in": "path", "required": True, "description": description, "schema": schema}
 
 
-def _query_parameters(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    found = []
-    for name, each in schema["properties"].items():
-        _explain(each)
-        parameter = {"name": name, "in": "query", "required": name in schema.get("required", ())}
-        if "description" in each:
-            parameter["description"] = each["description"]
-        # A parameter that is there has a value: null is said by leaving it out.
-        branches = [branch for branch in each.get("anyOf", ()) if branch != {"type": "null"}]
-        rest = {key: value for key, value in each.items() if key not in ("anyOf", "description")}
-        only = branches[0] if len(branches) == 1 else {"anyOf": branches} if branches else {}
-        found.append({**parameter, "schema": {**only, **rest}})
-    return found
+def _query_parameters(query: JsonObject) -> list[JsonObject]:
+    """Describe the query parameters that are the fields of a struct with this schema."""
+    parameters = []
+    for name, field in query["properties"].items():
+        _clean_field(field)
+        parameter = {"name": name, "in": "query", "required": name in query.get("required", ())}
+        if "description" in field:
+            parameter["description"] = field["description"]
+        # A query string cannot hold null: an optional parameter is left out instead.
+        branches = [branch for branch in field.get("anyOf", ()) if branch != {"type": "null"}]
+        rest = {key: value for key, value in field.items() if key not in ("anyOf", "description")}
+        kind = branches[0] if len(branches) == 1 else {"anyOf": branches} if branches else {}
+        parameters.append({**parameter, "schema": {**kind, **rest}})
+    return parameters
 
 
 def errors_of(route: Route) -> set[int]:
-    """The statuses of errors that an operation can answer with."""
+    """Return the HTTP statuses of the errors that an operation can respond with."""
     if route.public:
         return set(route.errors)
     errors = {400, 401, 403, 429, 503, *route.errors}
@@ -257,44 +275,50 @@ def errors_of(route: Route) -> set[int]:
     return errors
 
 
-def _responses(route: Route, by_type: dict[int, Any], examples: Examples) -> dict[str, Any]:
-    good: dict[str, Any] = {"description": "No content." if route.status == 204 else "Done."}
+def _responses(route: Route, by_type: dict[int, JsonObject], examples: Examples) -> JsonObject:
+    success: JsonObject = {"description": "No content." if route.status == 204 else "Success."}
     if route.content != "application/json":
-        shown = EVENT_STREAM if route.content == "text/event-stream" else route.example
-        good["content"] = {
-            route.content: {"schema": {"type": "string"}, **({} if shown is None else {"example": shown})}
+        text = EVENT_STREAM if route.content == "text/event-stream" else route.example
+        success["content"] = {
+            route.content: {"schema": {"type": "string"}, **({} if text is None else {"example": text})}
         }
     elif route.returns is not None:
         kinds = [by_type[id(kind)] for kind in (route.returns, route.also) if kind is not None]
-        good["content"] = {route.content: {"schema": kinds[0] if len(kinds) == 1 else {"anyOf": kinds}}}
+        success["content"] = {route.content: {"schema": kinds[0] if len(kinds) == 1 else {"anyOf": kinds}}}
         with suppress(NoExample):
             example = DOCUMENT if get_origin(route.returns) is dict else examples.of(kinds[0])
-            good["content"][route.content]["example"] = example
+            success["content"][route.content]["example"] = example
     if route.etag:
-        good["headers"] = {
+        success["headers"] = {
             "ETag": {"description": "The version of the resource.", "schema": {"type": "string"}}
         }
-    responses = {str(status): good for status in (route.status, *route.other)}
+    responses = {str(status): success for status in (route.status, *route.other)}
     if route.etag and route.method == "GET":
-        responses["304"] = {"description": "It is still the same."}
+        responses["304"] = {"description": "Not changed since the version in `If-None-Match`."}
     for status in errors_of(route):
         responses[str(status)] = {"$ref": f"#/components/responses/Error{status}"}
     return dict(sorted(responses.items()))
 
 
-def _error(status: int) -> dict[str, Any]:
+def _error(status: int) -> JsonObject:
     schema = {"$ref": _REF.format(name="Problem")}
     content = {"schema": schema, "example": error_example(status, _TITLES[status])}
-    answer: dict[str, Any] = {
+    response: JsonObject = {
         "description": f"{_TITLES[status]}.",
         "content": {"application/problem+json": content},
     }
     if status in (429, 503):
-        answer["headers"] = {
-            "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}},
+        response["headers"] = {
+            "Retry-After": {
+                "description": "The time to wait before the next attempt, in seconds.",
+                "schema": {"type": "integer"},
+            },
         }
     if status == 401:
-        answer["headers"] = {
-            "WWW-Authenticate": {"description": "How to log in.", "schema": {"type": "string"}}
+        response["headers"] = {
+            "WWW-Authenticate": {
+                "description": "The authentication scheme: `Bearer`.",
+                "schema": {"type": "string"},
+            }
         }
-    return answer
+    return response

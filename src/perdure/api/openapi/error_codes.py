@@ -1,6 +1,6 @@
-"""Every error code: what it means and what to do. The reference page and `/docs/errors` are made from this.
+"""Every error code: what it means and what to do. `/docs/errors` and docs/reference/errors.md come from here.
 
-A test fails while a code that the source can emit is missing here.
+A test fails if a code that the source can emit is missing here.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from msgspec import Struct
 
 
 class ErrorCode(Struct, frozen=True):
-    """A stable word for something that can go wrong.
+    """A stable code of an error.
 
     Attributes:
-        status: of the HTTP answer; None where it is not an answer.
+        status: the HTTP status of a response with this code; None if the code is not one of a response.
+        meaning: what is wrong.
+        remedy: what to do about it.
     """
 
     code: str
@@ -21,467 +23,459 @@ class ErrorCode(Struct, frozen=True):
     remedy: str
 
 
-def _answers(status: int, *rows: tuple[str, str, str]) -> tuple[ErrorCode, ...]:
+def _codes(status: int | None, *rows: tuple[str, str, str]) -> tuple[ErrorCode, ...]:
     return tuple(ErrorCode(code, status, meaning, remedy) for code, meaning, remedy in rows)
 
 
-ANSWERS = (
-    *_answers(
+RESPONSES = (
+    *_codes(
         400,
         (
             "agent_archived",
-            "The agent is archived and starts no sessions.",
-            "Use another, or bring it back with `PATCH` and the status `active`.",
+            "The agent is archived, so no sessions can be created with it.",
+            "Use another agent, or restore this one: `PATCH` it with the status `active`.",
         ),
-        ("body_timeout", "The body did not arrive within 30 seconds.", "Send it again."),
+        ("body_timeout", "The body did not arrive within 30 seconds.", "Send the request again."),
         ("duplicate_tool", "Two tools have the same name.", "Rename one of them."),
-        ("empty_file", "The text that was sent is empty.", "Send an agent's file, or a prompt."),
-        ("harness_archived", "The harness is archived.", "Use another."),
+        ("empty_file", "The body is empty.", "Send an agent file or a prompt."),
+        ("fork_too_long", "The fork would copy more than 100,000 events.", "Use a smaller `from_sequence`."),
+        ("harness_archived", "The harness is archived.", "Use another harness."),
         (
             "harness_cycle",
-            "A harness would inherit from itself, perhaps by way of others.",
+            "The harness would inherit from itself, directly or through its parents.",
             "Choose another parent.",
         ),
         (
             "harness_too_deep",
-            "Over 8 harnesses would inherit from one another in a line.",
-            "Choose a parent nearer to the top.",
-        ),
-        (
-            "invalid_content",
-            "A file's content is not base64, or not text.",
-            "Encode it again; text goes without an encoding.",
+            "The chain of inheritance would have more than 8 harnesses.",
+            "Choose a parent with fewer ancestors.",
         ),
         (
             "invalid_capability_config",
             "A capability's configuration does not fit its schema.",
-            "`GET /v1/capabilities/{capability_id}` shows the schema.",
+            "See the schema at `GET /v1/capabilities/{capability_id}`.",
+        ),
+        (
+            "invalid_content",
+            "The content of a file is not valid base64, or not valid text.",
+            "Send binary content as base64 and text with the encoding `text`.",
+        ),
+        (
+            "invalid_cron",
+            "The cron expression is malformed, or it names a date that does not exist.",
+            "Use five fields: minute, hour, day of the month, month, day of the week.",
         ),
         (
             "invalid_etag",
             "`If-Match` or `If-None-Match` is not a list of entity tags.",
-            "Send the `ETag` as it was given, with its quotes.",
+            "Send the `ETag` exactly as you received it, with its quotes.",
         ),
         (
             "invalid_front_matter",
-            "The front matter is not YAML, or holds what no agent has.",
-            "The message names the line or the field. Anchors, tags and unknown fields are not taken.",
+            "The front matter is not YAML, or it has a field that agents do not have.",
+            "Correct the line or field that the message names. Anchors and tags are not supported.",
         ),
         (
             "invalid_http",
-            "What came in is not an HTTP/1.1 request.",
-            "Use an HTTP client; for HTTPS, a proxy before the server.",
+            "The request is not valid HTTP/1.1.",
+            "Use an HTTP client. The server does not speak HTTPS: put a proxy in front of it for that.",
         ),
         (
             "invalid_id",
-            "What stands in an id's place is not an id of that kind.",
-            "An id is its kind, `_` and 32 lower-case hex digits. Send it as it was given.",
+            "An id is malformed, or it is the id of another kind of resource.",
+            "Send the id exactly as you received it: a prefix, `_` and 32 lower-case hexadecimal digits.",
         ),
         (
             "invalid_idempotency_key",
             "The `Idempotency-Key` is empty, too long or not printable ASCII.",
-            "Use up to 255 printable ASCII characters.",
+            "Use 1 to 255 printable ASCII characters.",
         ),
         (
             "invalid_json",
-            "The body is not JSON in UTF-8, or holds a NUL character.",
-            "The message names the place.",
+            "The body is not valid JSON in UTF-8, or it contains a NUL character.",
+            "Correct the error that the message describes.",
         ),
         (
             "invalid_path",
-            "That cannot be the path of a file, or not of what was asked for.",
-            "The message says why. Names are separated by `/`, without backslashes and invisible characters.",
+            "The path is not a valid path of a file, or it does not suit the operation.",
+            "See the message for the reason. Paths have no backslashes and no invisible characters.",
         ),
         (
             "invalid_pattern",
-            "The pattern is not a regular expression, or not a glob.",
-            "Regular expressions are those of RE2, without look-around and references back.",
+            "The pattern is not a valid regular expression or glob.",
+            "Use the RE2 syntax for regular expressions: it has no look-around and no backreferences.",
         ),
         (
             "invalid_request",
-            "A field or parameter is missing, of the wrong type or against a rule.",
-            "`field` names it, the message says what would fit.",
+            "A field or parameter is missing, has the wrong type or breaks a rule.",
+            "Correct the field that `field` names. The message says what is accepted.",
         ),
-        ("invalid_text", "The body is not text in UTF-8, or holds a NUL character.", "Send text in UTF-8."),
-        ("is_a_folder", "There is a folder where a file was meant.", "Name a file in it."),
-        ("missing_body", "The request needs a body.", "Send JSON, `{}` at least."),
         (
-            "models_not_listed",
-            "There is no list of models at the provider's address.",
-            "Look at `base_url`; or register the models by hand.",
+            "invalid_text",
+            "The body is not valid UTF-8, or it contains a NUL character.",
+            "Send text in UTF-8.",
         ),
+        ("is_a_folder", "The path is a folder, but the operation needs a file.", "Name a file."),
+        ("missing_body", "The request has no body.", "Send JSON, at least `{}`."),
         (
             "missing_tool_call",
-            "An open tool call has no answer among the results.",
-            "Answer all open calls together.",
+            "The results leave out an open tool call.",
+            "Answer all open calls in one request.",
         ),
-        ("nesting_too_deep", "The body's JSON is nested 100 deep or deeper.", "Flatten it."),
+        (
+            "models_not_listed",
+            "The provider has no list of models at its address.",
+            "Check `base_url`, or register the models manually.",
+        ),
+        (
+            "nesting_too_deep",
+            "The body's JSON is nested 100 or more levels deep.",
+            "Reduce the nesting to at most 99 levels.",
+        ),
         (
             "number_out_of_range",
-            "A whole number does not fit in 64 bits, or another one in a double.",
-            "Send it as a string.",
+            "An integer does not fit in 64 bits, or another number does not fit in a double.",
+            "Send the number as a string.",
         ),
         (
             "organization_required",
-            "The token's user belongs to several organizations.",
-            "Name one in the `X-Org-Id` header.",
+            "The caller belongs to several organizations, and the request does not name one.",
+            "Name the organization in the `X-Org-Id` header.",
         ),
-        ("repeated_tool_call", "A call is answered twice in one request.", "Answer each once."),
-        ("reserved_name", "The name is a word of the API's own paths.", "Choose another name."),
-        ("reserved_tool_name", "A tool may not have this name.", "Rename it."),
+        ("repeated_tool_call", "The request answers the same tool call twice.", "Answer each call once."),
+        ("reserved_name", "The name is reserved: it is part of a path of this API.", "Choose another name."),
+        ("reserved_tool_name", "The tool's name is reserved.", "Rename the tool."),
         (
             "secret_in_url",
-            "A URL that others can read holds credentials.",
-            "Put them into `api_key` or `options.headers`.",
+            "`base_url` contains credentials, but all members of the organization can read it.",
+            "Move the credentials to `api_key` or `options.headers`.",
         ),
         (
             "secret_would_move",
             "The change would send the stored key or headers to another address.",
-            "Give them again, or `null`, together with the new address.",
-        ),
-        (
-            "unknown_capability",
-            "There is no such capability on this server.",
-            "`GET /v1/capabilities` lists them.",
-        ),
-        (
-            "unknown_credential",
-            "This type of provider has no such credential.",
-            "`GET /v1/providers/config` lists them.",
-        ),
-        ("unknown_event_type", "There is no such type of event.", "See the list of event types."),
-        (
-            "unknown_provider_type",
-            "This server does not speak that provider's protocol.",
-            "The message lists the types.",
-        ),
-        (
-            "unknown_tool_call",
-            "No open call has this id.",
-            "Take the ids from the last `tool.call_requested` event.",
-        ),
-        ("fork_too_long", "A fork would copy over 100,000 events.", "Fork from an earlier place."),
-        ("too_many_secrets", "The session would hold too many secrets.", "Delete some."),
-        (
-            "invalid_cron",
-            "The cron expression is malformed, or names a day that never comes.",
-            "Five fields: minute, hour, day, month, weekday.",
+            "Send the key and headers again, or `null`, together with the new address.",
         ),
         (
             "too_many_schedules",
-            "The session has as many schedules as it can have.",
-            "Turn one off, or delete one.",
+            "The session has reached its limit of schedules, or of active schedules.",
+            "Disable or delete a schedule.",
         ),
+        (
+            "too_many_secrets",
+            "The session would exceed its limit of secrets, or of their total size.",
+            "Store fewer or shorter secrets.",
+        ),
+        ("unknown_capability", "This server has no such capability.", "See `GET /v1/capabilities`."),
+        (
+            "unknown_credential",
+            "This type of provider does not use such a credential.",
+            "See `GET /v1/providers/config` for the credentials of each type.",
+        ),
+        ("unknown_event_type", "No event has this type.", "See the reference of events for the types."),
+        (
+            "unknown_provider_type",
+            "This server does not support this type of provider.",
+            "Use one of the types that the message lists.",
+        ),
+        ("unknown_tool_call", "No open tool call has this id.", "Take the id from `tool.call_requested`."),
     ),
-    *_answers(
+    *_codes(
         401,
         (
             "unauthenticated",
-            "No token, or one that is unknown, expired or revoked.",
-            "Send `Authorization: Bearer pdr_pat_...`.",
+            "The token is missing, unknown, expired or revoked, or its user is not in the organization.",
+            "Send `Authorization: Bearer pdr_pat_...` with a valid token.",
         ),
     ),
-    *_answers(
+    *_codes(
         403,
-        (
-            "built_in_read_only",
-            "What came with the server cannot be changed.",
-            "Copy it, and change the copy.",
-        ),
+        ("built_in_read_only", "Built-in resources cannot be changed.", "Change a copy instead."),
         (
             "file_read_only",
-            "The file, or one in the folder, is read-only.",
-            "`PUT` it with `is_readonly: false` first.",
+            "The file, or a file in the folder, is read-only.",
+            "`PUT` the file with `is_readonly: false` first.",
         ),
-        ("forbidden", "The caller may not do this.", "Ask an owner of the organization."),
+        ("forbidden", "The caller may not do this.", "Ask an owner of the organization for the permission."),
         (
             "host_not_allowed",
-            "A server without a login answers only to `localhost` and loopback addresses.",
-            "Use one of them, or set up a login with `perdure keys create`.",
+            "A server without a login accepts requests only under `localhost` or a loopback address.",
+            "Use one of these in the URL, or create an access token with `perdure keys create`.",
         ),
         (
             "origin_not_allowed",
-            "A server without a login takes no requests of web pages that come from another machine.",
-            "Serve the page from this machine, or set up a login with `perdure keys create`.",
+            "A server without a login refuses requests from web pages of other hosts.",
+            "Serve the page from `localhost`, or create an access token with `perdure keys create`.",
         ),
         (
             "own_token_required",
-            "Somebody else made this token for the user, so it works in one organization only.",
-            "Use a token that the user made.",
+            "The token was created by another user for this one, so it works in one organization only.",
+            "Use a token that the user has created.",
         ),
-        ("role_required", "The caller's role does not allow this.", "Ask an owner of the organization."),
+        (
+            "role_required",
+            "The caller's role in the organization is too low.",
+            "Ask an owner of the organization for a higher role.",
+        ),
     ),
-    *_answers(
+    *_codes(
         404,
-        ("agent_example_not_found", "There is no such example.", "The guide to agents names them."),
+        ("agent_example_not_found", "No example has this name.", "See the guide to agents for the examples."),
         (
             "agent_not_found",
-            "There is no such agent here.",
-            "It may be another organization's: the answer is the same.",
+            "The organization has no such agent.",
+            "See `GET /v1/agents`. Agents of other organizations are treated as missing.",
         ),
-        (
-            "agent_version_not_found",
-            "The agent has no such version.",
-            "`GET /v1/agents/{agent_id}/versions` lists them.",
-        ),
-        ("capability_not_found", "There is no such capability.", "`GET /v1/capabilities` lists them."),
-        ("file_not_found", "There is nothing at this path.", "List the folder."),
-        ("harness_example_not_found", "There is no such example.", "`GET /v1/harness-examples` lists them."),
-        ("harness_not_found", "There is no such harness here.", "`GET /v1/harnesses` lists them."),
-        ("image_not_found", "There is no such image here.", "Send the image itself, or its URL."),
-        ("model_not_found", "There is no such model here.", "`GET /v1/models` lists them."),
-        ("not_found", "It is not here.", "Look at the id."),
-        ("provider_not_found", "There is no such provider here.", "`GET /v1/providers` lists them."),
-        ("route_not_found", "There is nothing at this path.", "`/docs` lists the routes."),
-        (
-            "session_not_found",
-            "There is no such session here, or it was deleted.",
-            "It may be another organization's: the answer is the same.",
-        ),
+        ("agent_version_not_found", "No such version exists.", "See `GET /v1/agents/{agent_id}/versions`."),
+        ("capability_not_found", "This server has no such capability.", "See `GET /v1/capabilities`."),
         (
             "database_not_found",
             "The session has no such database.",
-            "`GET /v1/sessions/{session_id}/databases` lists them.",
+            "See `GET /v1/sessions/{session_id}/databases`.",
         ),
+        ("file_not_found", "Nothing exists at this path.", "List the folder to see its files."),
+        ("harness_example_not_found", "No example has this name.", "See `GET /v1/harness-examples`."),
+        ("harness_not_found", "The organization has no such harness.", "See `GET /v1/harnesses`."),
+        ("image_not_found", "No stored image has this id.", "Send the image itself as base64, or its URL."),
+        ("model_not_found", "The organization has no such model.", "See `GET /v1/models`."),
+        ("not_found", "The resource does not exist.", "Check the id."),
         (
             "organization_not_found",
-            "There is no such organization, or the caller is no member.",
-            "`GET /v1/orgs` lists them.",
+            "The organization does not exist, or the caller is not a member of it.",
+            "See `GET /v1/orgs`.",
         ),
-        ("resource_not_found", "Nothing has this id, or the caller may not see it.", "Look at the id."),
-        ("token_not_found", "The caller has no such token.", "`GET /v1/users/me/tokens` lists them."),
-        ("user_not_found", "The organization has no such user.", "`GET /v1/users` lists them."),
+        ("provider_not_found", "The organization has no such provider.", "See `GET /v1/providers`."),
+        ("resource_not_found", "No resource has this id, or the caller may not see it.", "Check the id."),
+        ("route_not_found", "The API has no such path.", "See `/docs` for the routes."),
         (
             "schedule_not_found",
             "The session has no such schedule.",
-            "`GET /v1/sessions/{session_id}/schedules` lists them.",
+            "See `GET /v1/sessions/{session_id}/schedules`.",
         ),
+        (
+            "session_not_found",
+            "The organization has no such session, or it has been deleted.",
+            "See `GET /v1/sessions`. Sessions of other organizations are treated as missing.",
+        ),
+        ("token_not_found", "The caller has no such access token.", "See `GET /v1/users/me/tokens`."),
+        ("user_not_found", "The organization has no such user.", "See `GET /v1/users`."),
         (
             "workspace_not_found",
-            "There is no such workspace here, or its session was deleted.",
-            "It may be another organization's: the answer is the same.",
+            "The organization has no such workspace, or its session has been deleted.",
+            "See `GET /v1/workspaces`. Workspaces of other organizations are treated as missing.",
         ),
     ),
-    *_answers(
+    *_codes(
         405,
-        ("method_not_allowed", "The path does not take this method.", "`Allow` lists those that it takes."),
+        (
+            "method_not_allowed",
+            "The path does not accept this method.",
+            "The `Allow` header lists the methods.",
+        ),
     ),
-    *_answers(
+    *_codes(
         409,
-        ("conflict", "The resource's state does not allow this.", "Read it again."),
+        ("already_member", "The user is already a member of the organization.", "Nothing needs to be done."),
+        ("conflict", "The resource's current state does not allow this.", "Read the resource again."),
+        ("database_exists", "The session already has a database of this name.", "Choose another name."),
+        (
+            "database_unreadable",
+            "The server cannot read the database's tables.",
+            "See `detail` for the reason. Try again, or delete the database.",
+        ),
         (
             "file_exists",
-            "There is something at this path already.",
-            "`PUT` changes it; or choose another path.",
+            "A file or folder already exists at this path.",
+            "Use `PUT` to change a file, or choose another path.",
         ),
-        ("folder_not_empty", "The folder has something in it.", "Say `recursive=true` to delete it all."),
-        ("harness_in_use", "The harness is the organization's default.", "Choose another default first."),
+        ("folder_not_empty", "The folder is not empty.", "Use `recursive=true` to delete its contents too."),
+        ("harness_in_use", "The harness is the organization's default.", "Set another default first."),
         (
             "idempotency_key_reused",
-            "The `Idempotency-Key` belongs to another request.",
-            "Use a new key for a new request.",
+            "The `Idempotency-Key` was used for a different request.",
+            "Use a new key for each new request.",
         ),
-        ("name_taken", "Another one has this name.", "Choose another name."),
+        ("last_owner", "The organization would have no owner.", "Make another member an owner first."),
+        ("name_taken", "Another resource of this kind has this name.", "Choose another name."),
         (
             "not_a_folder",
-            "A file stands where a folder was meant.",
+            "The path is a file, but the operation needs a folder.",
             "Choose another path, or delete the file.",
         ),
         (
             "not_waiting_for_approval",
-            "The session does not wait for an approval.",
-            "Somebody was quicker, the time was up, or the turn was cancelled. Read the events.",
+            "The session is not waiting for an approval.",
+            "Read the events: another client was faster, the time limit passed, or the turn was cancelled.",
         ),
         (
             "not_waiting_for_tool_results",
-            "The session does not wait for tool results.",
-            "Somebody was quicker, the time was up, or the turn was cancelled. Read the events.",
+            "The session is not waiting for tool results.",
+            "Read the events: another client was faster, the time limit passed, or the turn was cancelled.",
         ),
-        (
-            "workspace_archived",
-            "The workspace is archived.",
-            "Bring it back with `PATCH` and the status `active`.",
-        ),
-        ("workspace_of_session", "The workspace goes with its session.", "Delete the session."),
-        ("already_member", "The user belongs to the organization already.", "There is nothing to do."),
-        (
-            "database_unreadable",
-            "The tables of a database cannot be looked at.",
-            "`detail` says why; try again, or drop the database.",
-        ),
-        ("database_exists", "The session has a database of this name.", "Choose another name."),
-        (
-            "last_owner",
-            "An organization would be left without an owner.",
-            "Make somebody else an owner first.",
-        ),
-        ("too_many_databases", "The session has as many databases as it can hold.", "Delete one."),
+        ("too_many_databases", "The session has reached its limit of databases.", "Delete a database."),
+        ("workspace_archived", "The workspace is archived.", "Restore it: `PATCH` the status to `active`."),
+        ("workspace_of_session", "A session's own workspace cannot be archived.", "Delete the session."),
     ),
-    *_answers(
+    *_codes(
         412,
         (
             "precondition_failed",
-            "The resource has changed since it was read.",
-            "Read it again and decide anew.",
+            "The resource has changed since you read it.",
+            "Read it again, then decide whether your change still applies.",
         ),
     ),
-    *_answers(
+    *_codes(
         413,
-        ("file_too_large", "The file is over 10 MB, or what the server allows.", "Split it."),
+        (
+            "file_too_large",
+            "The file is larger than 10 MB, or than the limit that the server sets.",
+            "Split the file.",
+        ),
+        ("too_large", "The body is larger than 10 MB.", "Send less data in one request."),
         (
             "too_many_files",
-            "The workspace would hold over 20,000 files and folders.",
-            "Delete some, or pack them.",
+            "The workspace would have more than 20,000 files and folders.",
+            "Delete files, or combine them in archives.",
         ),
-        ("too_large", "The body is over 10 MB.", "Send less."),
-        ("tool_result_too_large", "A tool result is over 100 KB.", "Shorten it, or say where it is."),
+        (
+            "tool_result_too_large",
+            "A tool result is larger than 100 KB.",
+            "Shorten it, or store the data elsewhere and send its location.",
+        ),
         (
             "workspace_full",
-            "The workspace's files would be over 100 MB, or what the server allows.",
-            "Delete some.",
+            "The workspace's files would exceed 100 MB, or the limit that the server sets.",
+            "Delete files.",
         ),
     ),
-    *_answers(
+    *_codes(
         415,
-        ("no_preview", "Only text files can be previewed.", "Download the file."),
+        ("no_preview", "Only text files have a preview.", "Download the file."),
         (
             "unsupported_media_type",
-            "The body is not declared as JSON in UTF-8.",
-            "Send `Content-Type: application/json`.",
+            "The `Content-Type` header does not declare a type that the operation accepts.",
+            "Send JSON in UTF-8 with `Content-Type: application/json`, or text where text is expected.",
         ),
     ),
-    *_answers(429, ("rate_limited", "Too many requests.", "Wait for `Retry-After` seconds.")),
-    *_answers(431, ("headers_too_large", "The request's line and headers are over 64 KB.", "Send less.")),
-    *_answers(
-        500, ("internal", "The server made a mistake.", "It is in the server's log. Please report it.")
+    *_codes(
+        429, ("rate_limited", "The caller has sent too many requests.", "Wait for `Retry-After` seconds.")
     ),
-    *_answers(
+    *_codes(
+        431,
+        (
+            "headers_too_large",
+            "The request line and headers are larger than 64 KB.",
+            "Send shorter headers or a shorter URL.",
+        ),
+    ),
+    *_codes(
+        500, ("internal", "The server has a bug.", "Please report it. The server's log has the details.")
+    ),
+    *_codes(
         503,
-        ("unavailable", "The database does not answer, or the server is stopping.", "Try again in a moment."),
+        (
+            "unavailable",
+            "The database does not answer, or the server is shutting down.",
+            "Try again shortly.",
+        ),
     ),
 )
-"""Codes of answers, by status."""
+"""Codes of HTTP responses, by status."""
 
-TURNS = (
-    ErrorCode(
-        "agent_archived", None, "The session's agent was archived.", "Bring it back, or use a new session."
-    ),
-    ErrorCode(
+TURNS = _codes(
+    None,
+    ("agent_archived", "The session's agent is archived.", "Restore it, or use a session of another agent."),
+    (
         "content_filtered",
-        None,
-        "The vendor's filter refused the conversation or the answer.",
-        "Say it in another way.",
+        "The provider's content filter refused the conversation or the answer.",
+        "Rephrase the message.",
     ),
-    ErrorCode(
+    (
         "context_length_exceeded",
-        None,
-        "The conversation is too long for the model, however much was left out.",
-        "Use a model with a larger window, or a new session.",
+        "The conversation is too long for the model, even without its older parts.",
+        "Use a model with a larger context window, or a new session.",
     ),
-    ErrorCode(
+    (
         "duplicate_tool",
-        None,
         "Two of the session's tools have the same name.",
-        "Rename one of them in the agent.",
+        "Rename one of them, or remove the capability or tool that adds it.",
     ),
-    ErrorCode(
+    (
         "invalid_model_request",
-        None,
-        "The vendor refused the request.",
-        "The error says why; often the model cannot do what was asked of it (tools, images).",
+        "The provider refused the request as invalid.",
+        "See the error for the reason. Often the model does not support tools or images.",
     ),
-    ErrorCode(
+    (
         "loop_detected",
-        None,
-        "The agent kept making the same tool calls, and `loop_detection` stopped the turn.",
-        "Send a message that says what to do differently.",
+        "The agent kept repeating the same tool calls, so `loop_detection` stopped the turn.",
+        "Send a message that tells the agent what to do differently.",
     ),
-    ErrorCode(
+    (
         "max_iterations",
-        None,
         "The turn reached its limit of model calls.",
-        "Send a message to go on, or raise `max_iterations`.",
+        "Send a message to continue, or raise `max_iterations`.",
     ),
-    ErrorCode(
+    (
         "model_not_configured",
-        None,
-        "No model is set up, or all that have a claim are disabled.",
-        "Register a provider and a model.",
+        "No model is configured for the session, or all suitable models are disabled.",
+        "Register a provider and a model, or enable one.",
     ),
-    ErrorCode(
-        "model_not_found", None, "The vendor does not know the model.", "Look at the model's `model_id`."
-    ),
-    ErrorCode("provider_auth", None, "The vendor refused the key.", "Give the provider a valid `api_key`."),
-    ErrorCode(
+    ("model_not_found", "The provider does not have the model.", "Check the model's `model_id`."),
+    ("provider_auth", "The provider refused the API key.", "Set a valid `api_key` for the provider."),
+    (
         "provider_bad_response",
-        None,
-        "What came back is not what the protocol promises.",
-        "Look at `base_url` and `provider_type`.",
+        "The provider's response does not follow its protocol.",
+        "Check the provider's `base_url` and `provider_type`.",
     ),
-    ErrorCode(
+    (
         "provider_misconfigured",
-        None,
-        "No call can be made with the provider's address, key and options.",
-        "The error says why. Change the provider, or the key in the server's environment.",
+        "The provider's address, key or options cannot be used.",
+        "See the error for the reason. Correct the provider, or the key in the server's environment.",
     ),
-    ErrorCode(
+    (
         "provider_rate_limited",
-        None,
-        "The vendor limits requests, and did not recover in time.",
+        "The provider still limits requests after several retries.",
         "Send a message later.",
     ),
-    ErrorCode("provider_timeout", None, "The model took too long.", "Send a message to try again."),
-    ErrorCode(
-        "provider_unavailable", None, "The vendor could not be reached, or failed.", "Send a message later."
-    ),
-    ErrorCode("quota_exceeded", None, "The vendor's quota is used up.", "Raise it with the vendor."),
+    ("provider_timeout", "The model did not answer in time.", "Send a message to try again."),
+    ("provider_unavailable", "The provider could not be reached, or it failed.", "Send a message later."),
+    ("quota_exceeded", "The quota at the provider is used up.", "Raise the quota at the provider."),
 )
-"""The `error_code` of `turn.failed` events. What a provider says while its models are listed has the same
-codes: as an answer with
-status 400 when the caller can mend it, else 502."""
+"""The `error_code` of `turn.failed` events. Listing a provider's models can fail with the same codes: with
+status 400 if the caller can fix the cause, else 502."""
 
-TOOLS = (
-    ErrorCode(
-        "invalid_arguments",
-        None,
-        "The model's arguments do not fit the tool's schema.",
-        "The model is told what is wrong.",
-    ),
-    ErrorCode(
+TOOLS = _codes(
+    None,
+    (
         "interrupted",
-        None,
-        "A crash came in the middle, and the tool must not run twice.",
-        "The model is told.",
+        "The server crashed during the call, and the tool must not run twice.",
+        "The model learns that the outcome is unknown.",
     ),
-    ErrorCode(
+    (
+        "invalid_arguments",
+        "The model's arguments do not fit the tool's schema.",
+        "The model learns what is wrong and can call again.",
+    ),
+    ("rejected", "A user did not approve the call.", "The model learns of the rejection."),
+    (
         "repeated_call",
-        None,
-        "`loop_detection`: the same calls were made too often in a row.",
-        "The model is told.",
+        "`loop_detection` refused the call: the model made the same calls too often in a row.",
+        "The model is asked to try something else.",
     ),
-    ErrorCode("rejected", None, "A person did not allow the call.", "The model is told."),
-    ErrorCode("tool_error", None, "The tool refused or failed.", "The model is told why."),
-    ErrorCode(
+    ("tool_error", "The tool refused the call or failed.", "The model learns the reason."),
+    (
         "unknown_tool",
-        None,
-        "The model asked for a tool that the session does not have.",
-        "The model is told.",
+        "The model called a tool that the session does not have.",
+        "The model learns that the tool does not exist.",
     ),
 )
-"""Why a tool call ends in an error. The model reads the words; the turn goes on."""
+"""Codes of failed tool calls. The model receives the message, and the turn continues."""
 
-PROGRAMS = (
-    ErrorCode("bad_answer", None, "Something answered that is not a Perdure server.", "Look at the URL."),
-    ErrorCode("command_failed", None, "A command could not do its work.", "The message says why."),
-    ErrorCode("invalid_setting", None, "A setting does not fit.", "The message names it."),
-    ErrorCode(
-        "local_model_unavailable", None, "The small local model cannot be started.", "The message says why."
-    ),
-    ErrorCode("unreachable", None, "Nobody answers there.", "Start the server, or look at the URL."),
+PROGRAMS = _codes(
+    None,
+    ("bad_answer", "The response does not come from a Perdure server.", "Check the URL."),
+    ("command_failed", "A command failed.", "See the message for the reason."),
+    ("invalid_setting", "A setting has an invalid value.", "Correct the setting that the message names."),
+    ("local_model_unavailable", "The small local model cannot start.", "See the message for the reason."),
+    ("unreachable", "No server answers at the URL.", "Start the server, or check the URL."),
 )
-"""Codes of the `perdure` command and the Python client; what the server answers has its own code."""
-
-INSIDE = ("fenced", "stale_head")
-"""Codes that never leave the server: signals between its own parts."""
-
-BY_CODE = {error.code: error for error in (*PROGRAMS, *TOOLS, *TURNS, *ANSWERS)}
+"""Codes of the `perdure` command and the Python client. Errors of the server keep their own codes."""

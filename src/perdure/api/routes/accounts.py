@@ -32,7 +32,7 @@ from perdure.domain.paging import Listing
 
 
 class ListUsers(Struct, frozen=True):
-    """Query of the list of users."""
+    """Query parameters of the list of users."""
 
     search: Annotated[
         Annotated[str, Meta(max_length=200)] | None,
@@ -41,7 +41,7 @@ class ListUsers(Struct, frozen=True):
 
 
 class Resolve(Struct, frozen=True):
-    """Query of the look-up of a resource's organization."""
+    """Query parameters of the lookup of a resource's organization."""
 
     id: Annotated[
         str,
@@ -56,7 +56,7 @@ _TOKEN = {"name": "build server", "expires_at": "2030-01-01T00:00:00Z"}
 async def list_organizations(call: Call) -> Listing[Organization]:
     """List the caller's organizations.
 
-    Those that the caller belongs to. For this nobody has to choose one with `X-Org-Id`.
+    Returns the organizations that the caller is a member of. `X-Org-Id` is not needed.
     """
     return Listing(tuple(await use.all_organizations(call.app, call.caller)))
 
@@ -65,7 +65,7 @@ async def list_organizations(call: Call) -> Listing[Organization]:
 async def create_organization(call: Call, body: CreateOrganization) -> Organization:
     """Create an organization.
 
-    The caller becomes its owner. It begins with the built-in harnesses.
+    The caller becomes its owner. The organization starts with the built-in harnesses.
     """
     return await use.create_organization(call.app, call.caller, body, call.once)
 
@@ -74,25 +74,25 @@ async def create_organization(call: Call, body: CreateOrganization) -> Organizat
 async def get_organization(call: Call, org: OrgId) -> Organization:
     """Get an organization.
 
-    With its defaults.
+    Returns its name and its defaults. 404 if the caller is not a member.
     """
     return await use.read_organization(call.app, call.caller, org)
 
 
 @route("PATCH", "/v1/orgs/{org}", "organizations", errors=(403, 404), body_example={"name": "Acme Ltd"})
 async def update_organization(call: Call, org: OrgId, body: UpdateOrganization) -> Organization:
-    """Change an organization.
+    """Update an organization.
 
-    A field that is left out stays; `null` clears a default.
+    Fields that are left out keep their values; `null` clears a default. Requires the role `admin`.
     """
     return await use.change_organization(call.app, call.caller, org, body)
 
 
 @route("POST", "/v1/orgs/{org}/onboarding/complete", "organizations", errors=(403, 404))
 async def complete_org_onboarding(call: Call, org: OrgId) -> Organization:
-    """Mark an organization as set up.
+    """Mark an organization's setup as completed.
 
-    For user interfaces: remembers when. Doing it twice is fine.
+    Stores the time of completion, for user interfaces. Idempotent. Requires the role `admin`.
     """
     return await use.complete_onboarding(call.app, call.caller, org)
 
@@ -101,7 +101,8 @@ async def complete_org_onboarding(call: Call, org: OrgId) -> Organization:
 async def resolve_org(call: Call, query: Resolve) -> ResolvedOrganization:
     """Find the organization of a resource.
 
-    For links that carry only the id of a resource.
+    For links that contain only a resource's id. 404 if the resource does not exist or the caller may not see
+    it.
     """
     return await use.resolve_organization(call.app, call.caller, query.id)
 
@@ -110,7 +111,7 @@ async def resolve_org(call: Call, query: Resolve) -> ResolvedOrganization:
 async def list_users(call: Call, query: ListUsers) -> Listing[User]:
     """List the organization's users.
 
-    The organization's members.
+    Returns the members of the organization, with their roles in it.
     """
     return Listing(tuple(await use.all_users(call.app, call.caller, query.search or None)))
 
@@ -124,39 +125,41 @@ async def list_users(call: Call, query: ListUsers) -> Listing[User]:
     body_example={"email": "ada@example.com", "name": "Ada", "role": "member"},
 )
 async def add_user(call: Call, body: AddUser) -> User:
-    """Make a user, or let a known one into the organization.
+    """Add a user to the organization.
 
-    A person is known by the e-mail address, in any case.
+    Creates the user, unless one with this e-mail address exists (case-insensitive). 409 if that user is
+    already a member. Requires the role `admin`. Callers cannot grant a role higher than their own.
     """
     return await use.add_member(call.app, call.caller, body, call.once)
 
 
 @route("GET", "/v1/users/{user_id}", "users", errors=(404,))
 async def get_user(call: Call, user_id: UserId) -> User:
-    """Get one of the organization's users.
+    """Get a user of the organization.
 
-    `roles` are those in this organization.
+    `roles` are the user's roles in this organization.
     """
     return await use.read_member(call.app, call.caller, user_id)
 
 
 @route("PATCH", "/v1/users/{user_id}", "users", errors=(403, 404, 409), body_example={"role": "admin"})
 async def update_user(call: Call, user_id: UserId, body: UpdateUser) -> User:
-    """Change what a member of the organization is.
+    """Change a member's role.
 
-    For admins. Nobody grants more than they have, nor changes somebody above them; the last owner stays one.
-    It holds from the next request on.
+    Requires the role `admin`. Callers cannot change members with a higher role, or grant a role higher than
+    their own. 409 if the organization would have no owner. The new role applies from the next request.
     """
     return await use.change_member(call.app, call.caller, user_id, body)
 
 
 @route("DELETE", "/v1/users/{user_id}", "users", errors=(403, 404, 409))
 async def remove_user(call: Call, user_id: UserId) -> None:
-    """Remove a member from the organization, or leave it.
+    """Remove a member from the organization.
 
-    For admins, and not for somebody above them; everybody may leave. Their tokens stop working here at once,
-    and those that work nowhere else are revoked; an open stream ends within minutes. Sessions and all else
-    that they made stay. The last owner cannot go.
+    Requires the role `admin`, and at least the member's role. All members may remove themselves. The member's
+    tokens stop working in this organization at once, and those that work in no other organization are
+    revoked. Open streams end within minutes. The member's sessions and other resources stay. 409 if the
+    organization would have no owner.
     """
     await use.remove_member(call.app, call.caller, user_id)
 
@@ -165,16 +168,16 @@ async def remove_user(call: Call, user_id: UserId) -> None:
 async def get_profile(call: Call) -> Profile:
     """Get the caller's account.
 
-    The caller's own account.
+    Returns the caller's id, name and e-mail address.
     """
     return await use.read_profile(call.app, call.caller)
 
 
 @route("PATCH", "/v1/users/me", "users", errors=(404,), body_example={"name": "Ada Lovelace"})
 async def update_profile(call: Call, body: UpdateProfile) -> Profile:
-    """Rename the caller.
+    """Change the caller's name.
 
-    The name that others see.
+    Other users see this name.
     """
     return await use.change_profile(call.app, call.caller, body)
 
@@ -183,16 +186,16 @@ async def update_profile(call: Call, body: UpdateProfile) -> Profile:
 async def delete_account(call: Call) -> DeletedAccount:
     """Delete the caller's account.
 
-    Refused while an organization has no other owner.
+    409 while the caller is the only owner of an organization: make another member an owner first.
     """
     return await use.delete_account(call.app, call.caller)
 
 
 @route("GET", "/v1/users/me/export", "users", errors=(404,))
 async def export_user_data(call: Call) -> ExportedUser:
-    """Export what is kept about the caller.
+    """Export the data that is stored about the caller.
 
-    The account, its organizations and its tokens, without their secrets.
+    Returns the account, its organizations and its access tokens, without the tokens' secrets.
     """
     return await use.export_account(call.app, call.caller)
 
@@ -206,19 +209,19 @@ async def export_user_data(call: Call) -> ExportedUser:
     anywhere=True,
 )
 async def switch_org(call: Call, body: SwitchOrganization) -> SwitchedOrganization:
-    """Check that the caller may work in an organization.
+    """Check that the caller may act in an organization.
 
-    Changes nothing on the server: it says whether `X-Org-Id` may name the organization.
+    Changes nothing on the server. If the call succeeds, `X-Org-Id` may name the organization; 404 if not.
     """
     return await use.switch_organization(call.app, call.caller, body.org_id)
 
 
 @route("POST", "/v1/users/me/tokens", "users", status=201, body_example=_TOKEN, replayable=False)
 async def create_token(call: Call, body: CreateToken) -> Token:
-    """Make an access token; its secret is shown once.
+    """Create an access token for the caller.
 
-    The secret is in this answer and never again. Once there is a token, the server asks for one from its next
-    start on.
+    The response contains the secret, which is never shown again. A server without tokens needs no login: it
+    requires one from its first restart after a token was created.
     """
     return await login.create_token(call.app, call.caller, body)
 
@@ -233,9 +236,10 @@ async def create_token(call: Call, body: CreateToken) -> Token:
     replayable=False,
 )
 async def create_user_token(call: Call, user_id: UserId, body: CreateToken) -> Token:
-    """Make an access token for a member.
+    """Create an access token for a member.
 
-    The secret is in this answer and never again.
+    The token works in this organization only. The response contains the secret, which is never shown again.
+    Requires the role `admin`, and at least the member's role.
     """
     member = await use.member_caller(call.app, call.caller, user_id)
     return await login.create_token(call.app, member, body)
@@ -245,16 +249,16 @@ async def create_user_token(call: Call, user_id: UserId, body: CreateToken) -> T
 async def list_tokens(call: Call) -> Listing[Token]:
     """List the caller's access tokens.
 
-    Without their secrets.
+    Newest first, including revoked tokens. Secrets are never returned.
     """
     return Listing(tuple(await login.list_tokens(call.app, call.caller)))
 
 
 @route("DELETE", "/v1/users/me/tokens/{token_id}", "users", errors=(404,))
 async def revoke_token(call: Call, token_id: TokenId) -> None:
-    """Revoke an access token.
+    """Revoke an access token of the caller.
 
-    Requests with it are refused from now on.
+    Requests with the token are refused from now on.
     """
     await login.end_token(call.app, call.caller, token_id)
 

@@ -1,4 +1,4 @@
-"""Routes of agents' versions."""
+"""Routes of the versions of agents."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from perdure.domain.ids import AgentRef, AgentVersionId
 
 
 class ListAgentVersions(Struct, frozen=True):
-    """Query of the list of versions."""
+    """Query parameters of the list of versions."""
 
     offset: Offset = 0
     limit: Limit = 50
@@ -36,7 +36,7 @@ async def list_agent_versions(
 ) -> tuple[AgentVersion, ...]:
     """List an agent's versions, newest first.
 
-    Every change of an agent's configuration leaves a version behind.
+    Every change to an agent's configuration creates a version.
     """
     return await use.all_versions(call.app, call.caller, agent_id, query.offset, query.limit)
 
@@ -49,10 +49,10 @@ async def list_agent_versions(
     body_example={"change_kind": "minor", "summary": "Knows about refunds"},
 )
 async def create_agent_version(call: Call, agent_id: AgentRef, body: CreateAgentVersion) -> AgentVersion:
-    """Keep the agent as it is now as a version.
+    """Save the agent's current configuration as a version.
 
-    Marks the agent as it is now, with a number and a summary of your own choice: `major` and `minor` move
-    that part of the number, everything else its last part.
+    The version gets your summary and the next version number. `change_kind` sets which part of the number
+    increases: `major`, `minor`, or the last part for all other kinds.
     """
     return await use.create_version(call.app, call.caller, agent_id, body)
 
@@ -65,10 +65,10 @@ async def create_agent_version(call: Call, agent_id: AgentRef, body: CreateAgent
     body_example={"version_id": _VERSION},
 )
 async def set_default_agent_version(call: Call, agent_id: AgentRef, body: SetDefaultAgentVersion) -> Agent:
-    """Choose the version that new sessions run.
+    """Set the version that new sessions use.
 
-    Sessions that are made from now on run this version, whatever becomes of the agent; `null` lets them
-    follow the agent again. Sessions that are there stay as they are.
+    New sessions use this version even if the agent changes later. `null` makes new sessions follow the agent
+    again. Existing sessions do not change.
     """
     return await use.set_default_version(call.app, call.caller, agent_id, body)
 
@@ -79,12 +79,11 @@ async def set_default_agent_version(call: Call, agent_id: AgentRef, body: SetDef
 async def diff_agent_versions(
     call: Call, agent_id: AgentRef, from_version_id: AgentVersionId, to_version_id: AgentVersionId
 ) -> AgentVersionDiff:
-    """Compare two versions.
+    """Compare two versions of an agent.
 
-    JSON Patches (RFC 6902) that turn the first version into the second.
+    Returns JSON Patches (RFC 6902) that convert the first version into the second.
     """
-    pair = from_version_id, to_version_id
-    return await use.diff_versions(call.app, call.caller, agent_id, *pair)
+    return await use.diff_versions(call.app, call.caller, agent_id, from_version_id, to_version_id)
 
 
 @route(
@@ -97,9 +96,9 @@ async def diff_agent_versions(
 async def fork_agent_version(
     call: Call, agent_id: AgentRef, version_id: AgentVersionId, body: ForkAgentVersion
 ) -> Agent:
-    """Make a new agent that begins as this version.
+    """Create an agent from a version of another agent.
 
-    The new agent remembers where it comes from.
+    The new agent starts with the version's configuration and records its origin.
     """
     return await use.fork_version(call.app, call.caller, agent_id, version_id, body)
 
@@ -114,10 +113,10 @@ async def fork_agent_version(
 async def rollback_agent_version(
     call: Call, agent_id: AgentRef, version_id: AgentVersionId, body: RollbackAgentVersion
 ) -> Agent:
-    """Set the agent back to this version.
+    """Restore a version of an agent.
 
-    Sets the configuration back, not the name or the status. The result is a new version, unless
-    `save_version` is false.
+    Restores the configuration, but not the name or the status. Creates a new version, unless `save_version`
+    is false.
     """
     return await use.roll_back(call.app, call.caller, agent_id, version_id, body)
 

@@ -23,7 +23,7 @@ Search = Annotated[str, Meta(max_length=200)]
 
 
 class ListAgents(Struct, frozen=True):
-    """Query of the list of agents."""
+    """Query parameters of the list of agents."""
 
     search: Annotated[
         Search | None,
@@ -35,7 +35,7 @@ class ListAgents(Struct, frozen=True):
 
 
 class CheckName(Struct, frozen=True):
-    """Query of the check of a name."""
+    """Query parameters of the check of a name."""
 
     name: Annotated[Name, Meta(description="The name to check: lower-case letters, digits and hyphens.")]
     exclude_id: Annotated[
@@ -44,7 +44,7 @@ class CheckName(Struct, frozen=True):
 
 
 class FromExample(Struct, frozen=True):
-    """Query of the import of an agent."""
+    """Query parameters of the import of an agent."""
 
     example: Annotated[
         Annotated[str, Meta(max_length=64)] | None,
@@ -52,9 +52,9 @@ class FromExample(Struct, frozen=True):
     ] = field(name="from-example", default=None)
 
 
-def created(made: tuple[Agent, bool]) -> Answer[Agent]:
-    """An agent that was made (201), or was there (200)."""
-    agent, is_new = made
+def created(result: tuple[Agent, bool]) -> Answer[Agent]:
+    """Build the response for an agent that was created (201) or replaced (200)."""
+    agent, is_new = result
     return Answer(agent, 201 if is_new else 200)
 
 
@@ -71,9 +71,10 @@ _SHAPE = {"system_prompt": "You answer questions about orders.", "capabilities":
 
 @route("POST", "/v1/agents", "agents", status=201, other=(200,), errors=(404, 409), body_example=_AGENT)
 async def create_agent(call: Call, body: CreateAgent) -> Answer[Agent]:
-    """Create an agent, or update the one with this id or name.
+    """Create or replace an agent.
 
-    An agent with this `id` or `name` is replaced (200); else a new one is made (201).
+    If an agent with this `id` or `name` exists, it is replaced (200). Otherwise, a new agent is created
+    (201).
     """
     return created(await use.create_agent(call.app, call.caller, body, once=call.once))
 
@@ -84,7 +85,7 @@ async def create_agent(call: Call, body: CreateAgent) -> Answer[Agent]:
 async def upsert_agent(call: Call, agent_id: AgentId, body: CreateAgent) -> Answer[Agent]:
     """Create or replace the agent with this id.
 
-    The agent with this id is replaced (200), or made (201).
+    If the agent exists, it is replaced (200). Otherwise, it is created with this id (201).
     """
     return created(await use.create_agent(call.app, call.caller, body, agent_id))
 
@@ -93,7 +94,7 @@ async def upsert_agent(call: Call, agent_id: AgentId, body: CreateAgent) -> Answ
 async def list_agents(call: Call, query: ListAgents) -> Page[Agent]:
     """List agents, newest first.
 
-    Archived agents are left out unless asked for.
+    Archived agents are included only with `include_archived`.
     """
     return await use.page_of_agents(
         call.app, call.caller, query.search or None, query.include_archived, query.offset, query.limit
@@ -102,9 +103,9 @@ async def list_agents(call: Call, query: ListAgents) -> Page[Agent]:
 
 @route("GET", "/v1/agents/{agent_id}", "agents", errors=(404,), etag=True)
 async def get_agent(call: Call, agent_id: AgentRef) -> Agent:
-    """Get an agent by id or name.
+    """Get an agent.
 
-    By id, or by name.
+    `agent_id` may be the agent's id or its name.
     """
     return await use.read_agent(call.app, call.caller, agent_id)
 
@@ -118,9 +119,9 @@ async def get_agent(call: Call, agent_id: AgentRef) -> Agent:
     etag=True,
 )
 async def update_agent(call: Call, agent_id: AgentRef, body: UpdateAgent) -> Agent:
-    """Change an agent; fields that are left out stay.
+    """Update an agent.
 
-    A field that is left out stays; `null` clears one that can be empty.
+    Fields that are left out keep their values; `null` clears an optional field.
     """
     return await use.change_agent(call.app, call.caller, agent_id, body, call.if_match)
 
@@ -129,8 +130,9 @@ async def update_agent(call: Call, agent_id: AgentRef, body: UpdateAgent) -> Age
 async def delete_agent(call: Call, agent_id: AgentRef) -> None:
     """Archive an agent.
 
-    It is hidden from lists and starts no more sessions. Those that it has stop, with words that a person can
-    read, at their next step. `PATCH` with the status `active` brings it back.
+    The agent disappears from lists, and no sessions can be created with it. Its existing sessions fail at
+    their next step with an error that names the reason. To restore the agent, `PATCH` it with the status
+    `active`.
     """
     await use.archive_agent(call.app, call.caller, agent_id)
 
@@ -139,16 +141,16 @@ async def delete_agent(call: Call, agent_id: AgentRef) -> None:
 async def copy_agent(call: Call, agent_id: AgentRef) -> Agent:
     """Copy an agent.
 
-    The copy gets the next free name that ends in `-copy`, and versions of its own.
+    The copy gets the next free name that ends in `-copy`, and its own versions.
     """
     return await use.copy_agent(call.app, call.caller, agent_id, call.once)
 
 
 @route("GET", "/v1/agents/{agent_id}/export", "agents", errors=(404,), content="text/markdown", example=_FILE)
 async def export_agent(call: Call, agent_id: AgentRef) -> Reply:
-    """Get an agent as Markdown with front matter.
+    """Export an agent as a Markdown file.
 
-    The prompt is the text; everything else is YAML front matter. `import_agent` takes it back.
+    The prompt is the text, and the other fields are YAML front matter. `import_agent` accepts the file.
     """
     name, text = await use_files.export_agent(call.app, call.caller, agent_id)
     disposition = (b"content-disposition", f'attachment; filename="{name}.md"'.encode())
@@ -166,10 +168,11 @@ async def export_agent(call: Call, agent_id: AgentRef) -> Reply:
     body_limit=MAX_FILE,
 )
 async def import_agent(call: Call, query: FromExample, body: str) -> Answer[Agent]:
-    """Make an agent from a file or an example.
+    """Import an agent from a file or an example.
 
-    Markdown with YAML front matter, a YAML or JSON document, or a prompt and nothing else. The agent of that
-    name is replaced (200), or made (201). With `from-example` the body may be empty.
+    The body is Markdown with YAML front matter, a YAML or JSON document, or just a prompt. If an agent of
+    that name exists, it is replaced (200); otherwise, a new one is created (201). With `from-example` the
+    body is ignored.
     """
     if query.example is not None:
         return created(await use_files.import_agent_example(call.app, call.caller, query.example, call.once))
@@ -178,27 +181,27 @@ async def import_agent(call: Call, query: FromExample, body: str) -> Answer[Agen
 
 @route("POST", "/v1/agents/preview", "agents", errors=(404,), body_example=_SHAPE)
 async def preview_agent(call: Call, body: PreviewAgent) -> AgentPreview:
-    """Show what the model would get of an agent.
+    """Preview an agent as the model would see it.
 
-    The prompt put together and the tools, as the model would get them; nothing is stored.
+    Returns the assembled prompt and the tools. Stores nothing.
     """
     return await use_previews.preview_agent(call.app, call.caller, body)
 
 
 @route("POST", "/v1/agents/analyze", "agents", errors=(404,), body_example=_SHAPE)
 async def analyze_agent(call: Call, body: PreviewAgent) -> Analysis:
-    """Say what is worth a second look in an agent.
+    """Check an agent's configuration for problems.
 
-    Fixed rules; no model is asked, nothing is stored.
+    Applies fixed rules. Calls no model and stores nothing.
     """
     return await use_previews.analyze_agent(call.app, call.caller, body)
 
 
 @route("GET", "/v1/agents/check-name", "agents")
 async def check_agent_name(call: Call, query: CheckName) -> NameCheck:
-    """Say whether a name is free.
+    """Check whether an agent's name is free.
 
-    What is malformed as a name is refused; a free name can be taken by somebody else a moment later.
+    400 if the name is malformed. A free name is not reserved: another client can take it at any time.
     """
     exclude_id = None if query.exclude_id is None else check_id(query.exclude_id, "agent", "exclude_id")
     return await use.check_agent_name(call.app, call.caller, query.name, exclude_id)
@@ -206,18 +209,18 @@ async def check_agent_name(call: Call, query: CheckName) -> NameCheck:
 
 @route("GET", "/v1/agents/config", "agents")
 async def agent_config(call: Call) -> ResourceConfig:
-    """Say what the caller may do with agents.
+    """Get what the caller may do with agents.
 
-    By the role that the caller has in the organization.
+    This depends on the caller's role in the organization.
     """
     return policies_of(call.caller.role, "agent")
 
 
 @route("GET", "/v1/agents/{agent_id}/stats", "agents", errors=(404,))
 async def get_agent_stats(call: Call, agent_id: AgentRef) -> ResourceStats:
-    """Count what an agent's sessions come to.
+    """Get usage statistics of an agent.
 
-    Over all its sessions that were not deleted.
+    Covers all its sessions that have not been deleted.
     """
     return await use.agent_stats(call.app, call.caller, agent_id)
 

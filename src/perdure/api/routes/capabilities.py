@@ -16,7 +16,7 @@ from perdure.domain.paging import Page
 
 
 class ListCapabilities(Struct, frozen=True):
-    """Query of the list of capabilities."""
+    """Query parameters of the list of capabilities."""
 
     search: Annotated[
         Search | None,
@@ -30,16 +30,16 @@ class ListCapabilities(Struct, frozen=True):
 async def list_capabilities(call: Call, query: ListCapabilities) -> Page[CapabilityInfo]:
     """List capabilities.
 
-    By id, each with its tools.
+    Sorted by id, each with its tools.
     """
     return use.page_of_capabilities(call.app, query.search, query.offset, query.limit)
 
 
 @route("GET", "/v1/capabilities/{capability_id}", "capabilities", errors=(404,))
 async def get_capability(call: Call, capability_id: str) -> CapabilityInfo:
-    """Get a capability by id or alias.
+    """Get a capability.
 
-    By id, or by another id that means the same.
+    `capability_id` may be the capability's id or one of its aliases.
     """
     return use.read_capability(call.app, capability_id)
 

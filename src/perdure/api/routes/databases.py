@@ -14,7 +14,7 @@ from perdure.domain.paging import Listing
 async def list_databases(call: Call, session_id: SessionId) -> Listing[DatabaseInfo]:
     """List a session's SQL databases.
 
-    By name.
+    Sorted by name.
     """
     return Listing(tuple(await use.all_databases(call.app, call.caller, session_id)))
 
@@ -30,7 +30,8 @@ async def list_databases(call: Call, session_id: SessionId) -> Listing[DatabaseI
 async def create_database(call: Call, session_id: SessionId, body: CreateDatabase) -> DatabaseInfo:
     """Create an empty SQL database.
 
-    The agent's tools make one as well when they first write to it.
+    The agent's tools also create a database when they first write to it. 409 if the name is taken or the
+    session has reached its limit of databases.
     """
     return await use.create_database(call.app, call.caller, session_id, body, call.once)
 
@@ -39,25 +40,25 @@ async def create_database(call: Call, session_id: SessionId, body: CreateDatabas
 async def get_database(call: Call, session_id: SessionId, name: str) -> DatabaseInfo:
     """Get a SQL database.
 
-    With its size.
+    Returns its name and its size.
     """
     return await use.read_database(call.app, call.caller, session_id, name)
 
 
 @route("DELETE", "/v1/sessions/{session_id}/databases/{name}", "session databases", errors=(404,))
 async def delete_database(call: Call, session_id: SessionId, name: str) -> None:
-    """Drop a SQL database.
+    """Delete a SQL database.
 
-    With all that is in it.
+    Deletes the database with all its data.
     """
     await use.remove_database(call.app, call.caller, session_id, name)
 
 
 @route("GET", "/v1/sessions/{session_id}/databases/{name}/schema", "session databases", errors=(404,))
 async def get_schema(call: Call, session_id: SessionId, name: str) -> DatabaseSchema:
-    """Describe a SQL database's tables.
+    """Get a SQL database's schema.
 
-    Tables and views, with their columns.
+    Returns its tables and views with their columns.
     """
     return await use.schema_of(call.app, call.caller, session_id, name)
 

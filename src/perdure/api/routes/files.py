@@ -1,4 +1,4 @@
-"""Routes of files: below a workspace, and the same below a session, whose workspace is meant."""
+"""Routes of files: below a workspace, and the same routes below a session, for the session's workspace."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from perdure.domain.paging import Listing
 from perdure.domain.paths import name_of
 
 Place = SessionId | WorkspaceId
-"""Where the files are. `{place}` in the paths below stands for each of `MOUNTS` in turn."""
+"""The owner of the files. Each route below is mounted once for each of `MOUNTS`, in place of `{place}`."""
 
 
 class ReadPath(Struct, frozen=True):
-    """Query of what is at a path."""
+    """Query parameters of reading a path."""
 
     recursive: Annotated[bool, Meta(description="Whether to list the contents of subfolders as well.")] = (
         False
@@ -48,7 +48,7 @@ class ReadPath(Struct, frozen=True):
 
 
 class DeletePath(Struct, frozen=True):
-    """Query of a deletion."""
+    """Query parameters of a deletion."""
 
     recursive: Annotated[
         bool, Meta(description="Whether to delete a folder together with everything in it.")
@@ -65,9 +65,9 @@ _MOVED = {"src_path": "/drafts/plan.md", "dst_path": "/plan.md"}
 
 @route("GET", "{place}", "", errors=(404,))
 async def get_root(call: Call, place: Place, query: ReadPath) -> Listing[FileInfo]:
-    """List the top folder.
+    """List the root folder.
 
-    What is in it, by path; with `recursive` also what is in the folders in it.
+    Sorted by path. With `recursive`, the contents of all subfolders are included.
     """
     return await use.list_folder(call.app, call.caller, _at(place), "/", recursive=query.recursive)
 
@@ -76,8 +76,8 @@ async def get_root(call: Call, place: Place, query: ReadPath) -> Listing[FileInf
 async def copy_file(call: Call, place: Place, body: CopyFile) -> SessionFile:
     """Copy a file or folder.
 
-    Folders are copied with all that is in them. Nothing may be at the target. Contents are kept once, so a
-    copy is quick.
+    Folders are copied with their contents. 409 if the target exists. Copies share stored content, so copying
+    is fast.
     """
     return await use.copy_path(call.app, call.caller, _at(place), body.src_path, body.dst_path, call.once)
 
@@ -86,8 +86,7 @@ async def copy_file(call: Call, place: Place, body: CopyFile) -> SessionFile:
 async def move_file(call: Call, place: Place, body: MoveFile) -> SessionFile:
     """Move a file or folder.
 
-    Folders are moved with all that is in them. Nothing may be at the target; read-only files stay where they
-    are.
+    Folders are moved with their contents. 409 if the target exists, 403 if a file is read-only.
     """
     return await use.move_path(call.app, call.caller, _at(place), body.src_path, body.dst_path)
 
@@ -100,20 +99,20 @@ async def move_file(call: Call, place: Place, body: MoveFile) -> SessionFile:
     body_example={"pattern": "TODO", "path_pattern": "**/*.md"},
 )
 async def grep_files(call: Call, place: Place, body: GrepFiles) -> GrepResults:
-    """Search files.
+    """Search the contents of text files.
 
-    Looks through the text files, line by line, with a regular expression of RE2, for up to ten seconds and
-    1,000 lines; `truncated` says that there may be more. `path_pattern` is a glob: `*`, `?`, `**`, `[a-z]`,
-    `{a,b}`; one without a `/` is for names in any folder.
+    Searches line by line with an RE2 regular expression, for up to 10 seconds and 1,000 matching lines.
+    `truncated` is true if there may be more matches. `path_pattern` is a glob with `*`, `?`, `**`, `[a-z]`
+    and `{a,b}`; without a `/` it matches file names in all folders.
     """
     return await use.grep_files(call.app, call.caller, _at(place), body)
 
 
 @route("POST", "{place}/_/stat", "", errors=(404,), body_example={"path": "/plan.md"})
 async def stat_file(call: Call, place: Place, body: StatFile) -> FileStat:
-    """Tell what is at a path.
+    """Get the metadata of a file or folder.
 
-    Without the content.
+    Returns the metadata at a path, without the content.
     """
     return await use.stat_path(call.app, call.caller, _at(place), body.path)
 
@@ -124,18 +123,18 @@ async def get_path(
 ) -> Answer[SessionFile] | Listing[FileInfo]:
     """Read a file, or list a folder.
 
-    A file comes with its content: text as it is, anything else in base64. The entity tag is the content's
-    SHA-256. Of a folder comes what is in it.
+    A file is returned with its content: text as is, other content in base64. Its entity tag is the SHA-256 of
+    the content. A folder is returned as a list of what it contains.
     """
-    found = await use.read_path(call.app, call.caller, _at(place), path, recursive=query.recursive)
-    return found if isinstance(found, Listing) else Answer(found, etag=found.hash or None)
+    result = await use.read_path(call.app, call.caller, _at(place), path, recursive=query.recursive)
+    return result if isinstance(result, Listing) else Answer(result, etag=result.hash or None)
 
 
 @route("POST", "{place}/{path}", "", status=201, errors=(404, 409), body_example={"content": "Buy milk.\n"})
 async def create_path(call: Call, place: Place, path: RestOfPath, body: CreateFile) -> SessionFile:
     """Create a file or folder.
 
-    Folders above it are made. What is there already is not changed: the answer is 409.
+    Creates missing parent folders. 409 if the path exists; the existing file is not changed.
     """
     return await use.create_path(call.app, call.caller, _at(place), path, body, call.once)
 
@@ -149,11 +148,11 @@ async def create_path(call: Call, place: Place, path: RestOfPath, body: CreateFi
     etag=True,
 )
 async def update_path(call: Call, place: Place, path: RestOfPath, body: UpdateFile) -> Answer[SessionFile]:
-    """Change a file.
+    """Update a file.
 
-    Sets the content, the read-only flag, or both. With `expected_hash`, or the hash in `If-Match`, a file
-    that somebody else has changed since stays as it is: the answer is 412. A read-only file takes content
-    only together with `is_readonly: false`.
+    Sets the content, the read-only flag or both. With `expected_hash`, or the hash in `If-Match`, the request
+    fails with 412 if the file has changed. The content of a read-only file can be set only together with
+    `is_readonly: false`.
     """
     file = await use.update_path(call.app, call.caller, _at(place), path, body, call.if_match)
     return Answer(file, etag=file.hash or None)
@@ -163,8 +162,8 @@ async def update_path(call: Call, place: Place, path: RestOfPath, body: UpdateFi
 async def delete_path(call: Call, place: Place, path: RestOfPath, query: DeletePath) -> Answer[DeletedFile]:
     """Delete a file or folder.
 
-    A folder with something in it goes only with `recursive`; one with a read-only file in it stays. When
-    nothing was there, `deleted` is false.
+    A folder that is not empty requires `recursive`. A folder that contains a read-only file is not deleted.
+    `deleted` is false if nothing existed at the path.
     """
     return Answer(
         await use.delete_path(
@@ -173,10 +172,10 @@ async def delete_path(call: Call, place: Place, path: RestOfPath, query: DeleteP
     )
 
 
-# --- as they are, and to look at --------------------------------------------
+# --- download and preview ---------------------------------------------------
 
-_INERT = (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; sandbox")
-"""What a browser may do with somebody's file: nothing but show it."""
+_SANDBOXED = (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; sandbox")
+"""Files come from users and models: a browser may show them, but not run or load anything."""
 
 
 @route(
@@ -188,9 +187,9 @@ _INERT = (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-in
     etag=True,
 )
 async def download_path(call: Call, place: Place, path: RestOfPath) -> Reply | Stream:
-    """Download a file as it is.
+    """Download a file.
 
-    The bytes, to be saved under the file's name.
+    Returns the file's bytes, to be saved under its name.
     """
     file = await use.open_file(call.app, call.caller, _at(place), path)
     row = file.row
@@ -201,7 +200,7 @@ async def download_path(call: Call, place: Place, path: RestOfPath) -> Reply | S
         (b"content-length", str(row.size_bytes).encode()),
         (b"content-disposition", disposition(name_of(row.path))),
         (b"x-content-type-options", b"nosniff"),
-        _INERT,
+        _SANDBOXED,
         *etag_header(row.hash),
     ]
 
@@ -215,7 +214,10 @@ async def download_path(call: Call, place: Place, path: RestOfPath) -> Reply | S
 
 
 def disposition(name: str) -> bytes:
-    """A Content-Disposition that saves a file under its name (RFC 6266), and cannot be more than a name."""
+    """Build a Content-Disposition that saves a file under its name (RFC 6266).
+
+    Characters with a meaning in the header are replaced or quoted.
+    """
     plain = "".join(ch if ch.isascii() and ch.isprintable() and ch not in '"\\%;' else "_" for ch in name)
     quoted = urllib.parse.quote(name, safe="")
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quoted}".encode()
@@ -223,9 +225,9 @@ def disposition(name: str) -> bytes:
 
 @route("GET", "{place}/_/preview/{path}", "", errors=(404, 415), content="text/html")
 async def preview_path(call: Call, place: Place, path: RestOfPath) -> Reply:
-    """Show a text file as a page.
+    """Preview a text file as an HTML page.
 
-    The text as it is, up to 1 MB, on a page without scripts. Files that are not text are refused.
+    Shows up to 1 MB of the text on a page without scripts. 415 if the file is not text.
     """
     file = await use.open_file(call.app, call.caller, _at(place), path)
     if not file.row.is_text:
@@ -234,14 +236,14 @@ async def preview_path(call: Call, place: Place, path: RestOfPath) -> Reply:
     for part in range(file.parts):
         if len(data) < use.PREVIEWED:
             data += await file.read(part)
-    left = file.row.size_bytes - use.PREVIEWED
+    hidden = file.row.size_bytes - use.PREVIEWED
     text = data[: use.PREVIEWED].decode("utf-8", "ignore")
     page = _PAGE.format(
         name=html.escape(name_of(file.row.path)),
         text=html.escape(text),
-        rest=f"<p>{left} more bytes are not shown.</p>" if left > 0 else "",
+        rest=f"<p>{hidden} more bytes are not shown.</p>" if hidden > 0 else "",
     )
-    return Reply(page.encode(), content_type=b"text/html; charset=utf-8", headers=(_INERT,))
+    return Reply(page.encode(), content_type=b"text/html; charset=utf-8", headers=(_SANDBOXED,))
 
 
 _PAGE = """<!doctype html>
@@ -255,10 +257,12 @@ pre {{ white-space: pre-wrap; overflow-wrap: anywhere; }}</style>
 
 
 class Mount(Struct, frozen=True):
-    """A place below which there are files.
+    """A path below which the routes of files are mounted.
 
     Attributes:
-        prefix: of the operations' ids.
+        variable: the variable in the path that names the owner of the files.
+        tag: the tag of the mounted operations.
+        prefix: the prefix of the mounted operations' ids.
     """
 
     path: str
@@ -291,18 +295,22 @@ TEMPLATES = (
 
 
 def file_routes(max_file: int) -> tuple[Route, ...]:
-    """The routes of files, below workspaces and below sessions. `max_file`: bytes of a file."""
-    # In base64 a file takes a third more; as text twice as much is enough for nearly everything.
-    room = max(MAX_BODY, 2 * max_file + 65_536)
-    return tuple(_mounted(each, mount, room) for mount in MOUNTS for each in TEMPLATES)
+    """Build the routes of files, below workspaces and below sessions.
+
+    Args:
+        max_file: the maximum size of a file, in bytes.
+    """
+    # Base64 adds a third. Escaping text in JSON rarely doubles it.
+    body_limit = max(MAX_BODY, 2 * max_file + 65_536)
+    return tuple(_mounted(each, mount, body_limit) for mount in MOUNTS for each in TEMPLATES)
 
 
-def _mounted(template: Route, mount: Mount, room: int) -> Route:
+def _mounted(template: Route, mount: Mount, body_limit: int) -> Route:
     return msgspec.structs.replace(
         template,
         path=template.path.replace("{place}", mount.path),
         operation_id=mount.prefix + template.operation_id,
         tag=mount.tag,
         variables=(mount.variable, *template.variables[1:]),
-        body_limit=room if template in (create_path, update_path) else 0,
+        body_limit=body_limit if template in (create_path, update_path) else 0,
     )

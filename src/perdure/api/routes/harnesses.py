@@ -19,7 +19,7 @@ from perdure.domain.resources import NameCheck, ResourceConfig, ResourceStats, p
 
 
 class ListHarnesses(Struct, frozen=True):
-    """Query of the list of harnesses."""
+    """Query parameters of the list of harnesses."""
 
     search: Annotated[
         Search | None,
@@ -29,7 +29,7 @@ class ListHarnesses(Struct, frozen=True):
 
 
 class ImportHarness(Struct, frozen=True):
-    """Query of the import of a harness."""
+    """Query parameters of the import of a harness."""
 
     example: Annotated[
         str, Meta(description="The name of the built-in example to import.", max_length=64)
@@ -47,7 +47,7 @@ _HARNESS = {
 async def create_harness(call: Call, body: CreateHarness) -> Harness:
     """Create a harness.
 
-    A harness inherits from its parent, if it names one.
+    It inherits from its parent, if it names one.
     """
     return await use.create_harness(call.app, call.caller, body, call.once)
 
@@ -56,7 +56,7 @@ async def create_harness(call: Call, body: CreateHarness) -> Harness:
 async def list_harnesses(call: Call, query: ListHarnesses) -> Listing[Harness]:
     """List harnesses.
 
-    The built-in ones come first.
+    Built-in harnesses come first. Archived ones are included only with `include_archived`.
     """
     return Listing(
         tuple(await use.all_harnesses(call.app, call.caller, query.search or None, query.include_archived))
@@ -65,9 +65,9 @@ async def list_harnesses(call: Call, query: ListHarnesses) -> Listing[Harness]:
 
 @route("GET", "/v1/harnesses/{harness_id}", "harnesses", errors=(404,), etag=True)
 async def get_harness(call: Call, harness_id: HarnessRef) -> Harness:
-    """Get a harness by id or name.
+    """Get a harness.
 
-    By id, or by name.
+    `harness_id` may be the harness's id or its name.
     """
     return await use.read_harness(call.app, call.caller, harness_id)
 
@@ -81,10 +81,10 @@ async def get_harness(call: Call, harness_id: HarnessRef) -> Harness:
     etag=True,
 )
 async def update_harness(call: Call, harness_id: HarnessRef, body: UpdateHarness) -> Harness:
-    """Change a harness; fields that are left out stay.
+    """Update a harness.
 
-    Built-in ones cannot be changed, only copied. A harness cannot inherit from itself, also not by way of
-    others.
+    Fields that are left out keep their values. Built-in harnesses cannot be changed: copy them instead. 400
+    if the harness would inherit from itself, directly or through its parents.
     """
     return await use.change_harness(call.app, call.caller, harness_id, body, call.if_match)
 
@@ -93,7 +93,8 @@ async def update_harness(call: Call, harness_id: HarnessRef, body: UpdateHarness
 async def delete_harness(call: Call, harness_id: HarnessRef) -> None:
     """Archive a harness.
 
-    It is hidden from lists, and nothing new can stand on it; what does already goes on. Built-in ones stay.
+    The harness disappears from lists, and no new agent, session or harness can use it. Those that already use
+    it continue to work. Built-in harnesses and the organization's default cannot be archived.
     """
     await use.archive_harness(call.app, call.caller, harness_id)
 
@@ -102,16 +103,16 @@ async def delete_harness(call: Call, harness_id: HarnessRef) -> None:
 async def copy_harness(call: Call, harness_id: HarnessRef) -> Harness:
     """Copy a harness.
 
-    The copy gets the next free name that ends in `-copy`. That of a built-in harness can be changed.
+    The copy gets the next free name that ends in `-copy`. The copy of a built-in harness can be changed.
     """
     return await use.copy_harness(call.app, call.caller, harness_id, call.once)
 
 
 @route("POST", "/v1/harnesses/import", "harnesses", status=201, errors=(404, 409))
 async def import_harness(call: Call, query: ImportHarness) -> Harness:
-    """Make the harness of an example.
+    """Create a harness from an example.
 
-    Under the example's own name, which must be free.
+    It gets the example's name. 409 if that name is taken.
     """
     return await use.import_harness(call.app, call.caller, query.example, call.once)
 
@@ -124,18 +125,18 @@ async def import_harness(call: Call, query: ImportHarness) -> Harness:
     body_example={"system_prompt": "Answer briefly."},
 )
 async def preview_harness(call: Call, body: PreviewHarness) -> HarnessPreview:
-    """Show what the model would get of a harness.
+    """Preview a harness as the model would see it.
 
-    With its parents: the prompt put together and the tools, as the model would get them.
+    Returns the assembled prompt and the tools, including those inherited from its parents. Stores nothing.
     """
     return await use_previews.preview_harness(call.app, call.caller, body)
 
 
 @route("GET", "/v1/harnesses/check-name", "harnesses")
 async def check_harness_name(call: Call, query: CheckName) -> NameCheck:
-    """Say whether a name is free.
+    """Check whether a harness's name is free.
 
-    What is malformed as a name is refused; a free name can be taken by somebody else a moment later.
+    400 if the name is malformed. A free name is not reserved: another client can take it at any time.
     """
     exclude_id = None if query.exclude_id is None else check_id(query.exclude_id, "harness", "exclude_id")
     return await use.check_harness_name(call.app, call.caller, query.name, exclude_id)
@@ -143,27 +144,27 @@ async def check_harness_name(call: Call, query: CheckName) -> NameCheck:
 
 @route("GET", "/v1/harnesses/config", "harnesses")
 async def harness_config(call: Call) -> ResourceConfig:
-    """Say what the caller may do with harnesses.
+    """Get what the caller may do with harnesses.
 
-    By the role that the caller has in the organization.
+    This depends on the caller's role in the organization.
     """
     return policies_of(call.caller.role, "harness")
 
 
 @route("GET", "/v1/harnesses/{harness_id}/stats", "harnesses", errors=(404,))
 async def get_harness_stats(call: Call, harness_id: HarnessRef) -> ResourceStats:
-    """Count what a harness's sessions come to.
+    """Get usage statistics of a harness.
 
-    Over all its sessions that were not deleted.
+    Covers all its sessions that have not been deleted.
     """
     return await use.harness_stats(call.app, call.caller, harness_id)
 
 
 @route("GET", "/v1/harness-examples", "harnesses")
 async def list_examples(call: Call) -> tuple[HarnessExample, ...]:
-    """List harnesses to begin with.
+    """List the examples of harnesses.
 
-    Those that this server has the capabilities for.
+    Returns those whose capabilities this server has.
     """
     return tuple(use.harness_examples(call.app))
 

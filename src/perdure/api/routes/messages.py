@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from perdure.api.kernel.call import Call, Encoded, Stream
 from perdure.api.kernel.route import Route, route
 from perdure.api.kernel.sse import EventStream
-from perdure.api.routes.sessions import moment
+from perdure.api.routes.sessions import parse_time
 from perdure.app import approvals as use_approvals
 from perdure.app import events as use_events
 from perdure.app import messages as use
@@ -24,11 +24,11 @@ from perdure.domain.paging import Listing
 from perdure.domain.tools import SubmitApprovals, SubmittedToolResults, SubmitToolResults
 from perdure.store.events import EventFilter
 
-Kinds = Annotated[tuple[Annotated[str, Meta(max_length=100)], ...], Meta(max_length=40)]
+EventTypes = Annotated[tuple[Annotated[str, Meta(max_length=100)], ...], Meta(max_length=40)]
 Sequence = Annotated[int, Meta(ge=0, le=MAX_SEQUENCE)]
-Short = Annotated[str, Meta(max_length=200)]
+ShortText = Annotated[str, Meta(max_length=200)]
 Cursor = Annotated[str, Meta(extra_json_schema={"pattern": "^(event_[0-9a-f]{32})?$"})]
-"""An event's id, or nothing."""
+"""An event's id, or an empty string."""
 
 
 _SINCE_ID = Meta(description="Return only events after the event with this id.")
@@ -38,11 +38,11 @@ _EXCLUDE = Meta(description="Leave out events of this type. May be repeated.")
 
 
 class ListEvents(Struct, frozen=True):
-    """Query of the list of events."""
+    """Query parameters of the list of events."""
 
     since_id: Annotated[Cursor | None, _SINCE_ID] = None
-    types: Annotated[Kinds, _TYPES] = ()
-    exclude: Annotated[Kinds, _EXCLUDE] = ()
+    types: Annotated[EventTypes, _TYPES] = ()
+    exclude: Annotated[EventTypes, _EXCLUDE] = ()
     limit: Annotated[int, Meta(description="The maximum number of events to return.", ge=1, le=1000)] = 100
     before_sequence: Annotated[
         Sequence | None, Meta(description="Return only events with a smaller sequence number.")
@@ -58,13 +58,14 @@ class ListEvents(Struct, frozen=True):
     from_ts: Annotated[str | None, Meta(description="Return only events at or after this time.")] = None
     to_ts: Annotated[str | None, Meta(description="Return only events at or before this time.")] = None
     turn_id: Annotated[
-        Annotated[Short, id_schema("turn")] | None, Meta(description="Return only events of this turn.")
+        Annotated[ShortText, id_schema("turn")] | None, Meta(description="Return only events of this turn.")
     ] = None
     exec_id: Annotated[
-        Annotated[Short, id_schema("exec")] | None, Meta(description="Return only events of this execution.")
+        Annotated[ShortText, id_schema("exec")] | None,
+        Meta(description="Return only events of this execution."),
     ] = None
     trace_id: Annotated[
-        Annotated[Short, id_schema("turn")] | None, Meta(description="The same as `turn_id`.")
+        Annotated[ShortText, id_schema("turn")] | None, Meta(description="The same as `turn_id`.")
     ] = None
     tags: Annotated[
         tuple[Annotated[str, Meta(max_length=100)], ...],
@@ -75,7 +76,7 @@ class ListEvents(Struct, frozen=True):
             )
         ),
     ] = ()
-    tool_name: Annotated[Short | None, Meta(description="Return only events about this tool.")] = None
+    tool_name: Annotated[ShortText | None, Meta(description="Return only events about this tool.")] = None
     q: Annotated[
         Annotated[str, Meta(max_length=500)] | None,
         Meta(description="Text to find in the event's data, case-insensitive."),
@@ -84,26 +85,32 @@ class ListEvents(Struct, frozen=True):
 
 
 class FollowEvents(Struct, frozen=True):
-    """Query of the live stream."""
+    """Query parameters of the live stream."""
 
     since_id: Annotated[Cursor | None, _SINCE_ID] = None
     after_sequence: Annotated[Sequence | None, _AFTER_SEQUENCE] = None
-    types: Annotated[Kinds, _TYPES] = ()
-    exclude: Annotated[Kinds, _EXCLUDE] = ()
+    types: Annotated[EventTypes, _TYPES] = ()
+    exclude: Annotated[EventTypes, _EXCLUDE] = ()
 
 
-def check_kinds(kinds: tuple[str, ...], field: str) -> tuple[str, ...]:
-    """Accept only kinds of event that exist. Raises InvalidInput."""
-    for kind in kinds:
-        if kind not in KNOWN_TYPES:
+def check_types(types: tuple[str, ...], field: str) -> tuple[str, ...]:
+    """Return the event types unchanged if all of them exist. Raises InvalidInput."""
+    for name in types:
+        if name not in KNOWN_TYPES:
             raise InvalidInput(
-                f"`{field}`: there is no event type {kind[:60]!r}", code="unknown_event_type", field=field
+                f"`{field}`: there is no event type {name[:60]!r}; the reference of events lists the types",
+                code="unknown_event_type",
+                field=field,
             )
-    return kinds
+    return types
 
 
 def cursor_of(since_id: str | None, field: str = "since_id") -> int:
-    """The sequence after which to begin; 0 where there is no id. Raises InvalidId."""
+    """Return the sequence number after which to begin: that of the event with this id, or 0 without an id.
+
+    Raises:
+        InvalidId: the text is not an event's id.
+    """
     return sequence_of(check_id(since_id, "event", field)) if since_id else 0
 
 
@@ -117,11 +124,12 @@ _RESULTS = {"tool_results": [{"tool_call_id": "call_1", "result": {"status": "sh
     "POST", "/v1/sessions/{session_id}/messages", "messages", status=201, errors=(404,), body_example=_MESSAGE
 )
 async def create_message(call: Call, session_id: SessionId, body: CreateMessage) -> Message:
-    """Send a message: it starts a turn, or steers the running one.
+    """Send a message to a session.
 
-    When this is answered, the message is on disk and will be worked on, whatever dies when. Between turns it
-    starts one; in the middle of a turn it steers that turn: the next model call sees it. When the session
-    waits for a client, the open calls count as cancelled and the turn goes on with the message.
+    After the response, the message is stored durably and will be processed, even if the server crashes. If no
+    turn is running, the message starts one. If a turn is running, the message steers it: the next model call
+    sees it. If the session is waiting for tool results or approvals, the open calls are cancelled and the
+    turn continues with the message.
     """
     return await use.post_message(call.app, call.caller, session_id, body, call.once)
 
@@ -130,7 +138,7 @@ async def create_message(call: Call, session_id: SessionId, body: CreateMessage)
 async def list_messages(call: Call, session_id: SessionId) -> Listing[Message]:
     """List a session's messages, oldest first.
 
-    Rebuilt from the log: what users and the agent said, and the results of tools.
+    Rebuilt from the log: messages of users and of the agent, and the results of tools.
     """
     return Listing(tuple(await use.list_messages(call.app, call.caller, session_id)))
 
@@ -139,11 +147,12 @@ async def list_messages(call: Call, session_id: SessionId) -> Listing[Message]:
 async def submit_tool_results(
     call: Call, session_id: SessionId, body: SubmitToolResults
 ) -> SubmittedToolResults:
-    """Answer the open client-side tool calls, all at once.
+    """Submit the results of the open client-side tool calls.
 
-    Answers every open call of the last `tool.call_requested` event, each once. What is not answered within
-    the time that the event names becomes an error that the model sees. A call whose arguments do not fit its
-    tool's schema is not asked: the model is told.
+    The request must answer every open call of the latest `tool.call_requested` event exactly once. Calls
+    without a result at the deadline that the event names fail; the model sees the error. Calls whose
+    arguments do not fit the tool's schema are not requested: they fail at once. 409 if the session is not
+    waiting for tool results.
     """
     return await use.submit_tool_results(call.app, call.caller, session_id, body)
 
@@ -158,10 +167,12 @@ async def submit_tool_results(
 async def submit_tool_approvals(
     call: Call, session_id: SessionId, body: SubmitApprovals
 ) -> SubmittedToolResults:
-    """Allow or reject tool calls that are held back.
+    """Approve or reject tool calls that require approval.
 
-    Decides on some or all of the open questions of the last `tool.call_requested` event; with the last one
-    the turn goes on. `allow` covers this call with exactly these arguments, once.
+    Decides some or all of the open approvals of the latest `tool.call_requested` event. The turn continues
+    after the last decision. `allow` approves one call with exactly these arguments; `allow_always` and
+    `reject_always` also decide later calls of the tool in this session. 409 if the session is not waiting for
+    an approval.
     """
     return await use_approvals.submit_approvals(call.app, call.caller, session_id, body)
 
@@ -172,26 +183,26 @@ def _events_reply(events: list[Event]) -> Encoded[Listing[WireEvent]]:
 
 @route("GET", "/v1/sessions/{session_id}/events", "events", errors=(404,))
 async def list_events(call: Call, session_id: SessionId, query: ListEvents) -> Encoded[Listing[WireEvent]]:
-    """List a session's events, oldest first.
+    """List a session's events.
 
-    `before_sequence`, `after_sequence` and `around` exclude one another. `before_sequence` gives the events
-    just before that place. The order is that of the log unless `order_desc` is set.
+    Oldest first, unless `order_desc` is true. Use only one of `before_sequence`, `after_sequence` and
+    `around`. `before_sequence` returns the events closest before that sequence number.
     """
     bounds = [
         name for name in ("before_sequence", "after_sequence", "around") if getattr(query, name) is not None
     ]
     if len(bounds) > 1:
-        raise InvalidInput(f"give only one of {', '.join(f'`{name}`' for name in bounds)}", field=bounds[1])
+        raise InvalidInput(f"send only one of {', '.join(f'`{name}`' for name in bounds)}", field=bounds[1])
     after = query.after_sequence
     if query.since_id is not None:
         after = max(cursor_of(query.since_id), after or 0)
-    want = EventFilter(
-        types=check_kinds(query.types, "types"),
-        exclude=check_kinds(query.exclude, "exclude"),
+    filters = EventFilter(
+        types=check_types(query.types, "types"),
+        exclude=check_types(query.exclude, "exclude"),
         after=after,
         before=query.before_sequence,
-        from_ts=moment(query.from_ts, "from_ts"),
-        to_ts=moment(query.to_ts, "to_ts"),
+        from_ts=parse_time(query.from_ts, "from_ts"),
+        to_ts=parse_time(query.to_ts, "to_ts"),
         turn_id=None if query.turn_id is None else check_id(query.turn_id, "turn", "turn_id"),
         trace_id=None if query.trace_id is None else check_id(query.trace_id, "turn", "trace_id"),
         exec_id=None if query.exec_id is None else check_id(query.exec_id, "exec", "exec_id"),
@@ -202,27 +213,33 @@ async def list_events(call: Call, session_id: SessionId, query: ListEvents) -> E
     if query.around is not None:
         sequence = sequence_of(check_id(query.around, "event", "around"))
         return _events_reply(
-            await use_events.events_around(call.app, call.caller, session_id, sequence, query.window, want)
+            await use_events.events_around(call.app, call.caller, session_id, sequence, query.window, filters)
         )
-    # Paging back without an anchor gives the events just before it, still oldest first.
-    back = query.before_sequence is not None and not query.order_desc
+    # The events closest before `before_sequence` are read newest first and returned oldest first.
+    backwards = query.before_sequence is not None and not query.order_desc
     events = await use_events.page_of_events(
-        call.app, call.caller, session_id, want, query.limit, newest_first=query.order_desc or back
+        call.app, call.caller, session_id, filters, query.limit, newest_first=query.order_desc or backwards
     )
-    return _events_reply(events[::-1] if back else events)
+    return _events_reply(events[::-1] if backwards else events)
 
 
 @route("GET", "/v1/sessions/{session_id}/events/summary", "events", errors=(404,))
 async def events_summary(call: Call, session_id: SessionId) -> EventsSummary:
-    """Count a session's events.
+    """Count a session's events by type.
 
-    Counts by type, and the times of the first and the last event.
+    Also returns the times of the first and the last event.
     """
     return await use_events.summary_of_events(call.app, call.caller, session_id)
 
 
 class StreamSettings(Struct, frozen=True):
-    """What every live stream of this process shares."""
+    """Settings of all live streams of this process.
+
+    Attributes:
+        closing: set when the server shuts down; streams then end.
+        cycle: the time after which a connection is ended, in seconds, with jitter.
+        heartbeat: the time without frames after which a heartbeat is sent, in seconds.
+    """
 
     closing: asyncio.Event
     cycle: float
@@ -230,21 +247,22 @@ class StreamSettings(Struct, frozen=True):
 
 
 def stream_route(settings: StreamSettings) -> Route:
-    """The route of the live stream."""
+    """Build the route of the live stream."""
 
     @route("GET", "/v1/sessions/{session_id}/sse", "events", errors=(404,), content="text/event-stream")
     async def stream_sse(call: Call, session_id: SessionId, query: FollowEvents) -> Stream:
-        """Follow a session live.
+        """Follow a session's events live.
 
-        Server-sent events: what is in the log after `since_id` (or the `Last-Event-ID` header; with both,
-        whichever is further), then what happens, without a gap or a repeat. Connections are ended now and
-        then with a `disconnecting` frame: resume by the last id.
+        A stream of server-sent events. It sends the events in the log after `since_id` or the `Last-Event-ID`
+        header (the later of the two if both are sent), then new events as they happen, without gaps or
+        repeats. The server ends connections from time to time with a `disconnecting` frame: reconnect with
+        the last id to resume.
         """
         want = Want(
-            frozenset(check_kinds(query.types, "types")), frozenset(check_kinds(query.exclude, "exclude"))
+            frozenset(check_types(query.types, "types")), frozenset(check_types(query.exclude, "exclude"))
         )
-        # A browser that connects again keeps the address and adds the header: whichever is further is what
-        # was seen.
+        # A browser that reconnects keeps the URL, with its old `since_id`, and adds the header. The later of
+        # the two is what it has received.
         after = max(
             cursor_of(query.since_id),
             cursor_of(call.header(b"last-event-id"), "Last-Event-ID"),

@@ -30,17 +30,17 @@ _INCLUDE_STALE = Meta(description="Whether to include models that their provider
 
 
 class ListModels(Struct, frozen=True):
-    """Query of the list of models."""
+    """Query parameters of the list of models."""
 
     source: Annotated[
-        ModelSource | None, Meta(description="Return only models that became known in this way.")
+        ModelSource | None, Meta(description="Return only models that were registered in this way.")
     ] = None
     include_stale: Annotated[bool, _INCLUDE_STALE] = False
     favorites_only: Annotated[bool, Meta(description="Whether to return favorites only.")] = False
 
 
 class ListProviderModels(Struct, frozen=True):
-    """Query of the list of a provider's models."""
+    """Query parameters of the list of a provider's models."""
 
     include_stale: Annotated[bool, _INCLUDE_STALE] = False
 
@@ -56,10 +56,10 @@ _MODEL = {"model_id": "smollm2-135m", "display_name": "SmolLM2 135M"}
 
 @route("POST", "/v1/providers", "providers", status=201, body_example=_PROVIDER)
 async def create_provider(call: Call, body: CreateProvider) -> Provider:
-    """Register a provider of models.
+    """Register a model provider.
 
-    Address, key and options are checked for what can be told without a call. The key and the headers are kept
-    encrypted; no answer shows them again.
+    Checks the address, key and options as far as possible without calling the provider. The key and the
+    headers are stored encrypted and never returned. Requires the role `admin`.
     """
     return await use.create_provider(call.app, call.caller, body, call.once)
 
@@ -68,7 +68,7 @@ async def create_provider(call: Call, body: CreateProvider) -> Provider:
 async def list_providers(call: Call) -> Listing[Provider]:
     """List providers.
 
-    Oldest first.
+    Oldest first, without their keys.
     """
     return Listing(tuple(await use.all_providers(call.app, call.caller)))
 
@@ -77,17 +77,18 @@ async def list_providers(call: Call) -> Listing[Provider]:
 async def get_provider(call: Call, id_: ProviderId) -> Provider:
     """Get a provider.
 
-    Without its key.
+    Its key and headers are never returned.
     """
     return await use.read_provider(call.app, call.caller, id_)
 
 
 @route("PATCH", "/v1/providers/{id}", "providers", errors=(404,), body_example={"status": "disabled"})
 async def update_provider(call: Call, id_: ProviderId, body: UpdateProvider) -> Provider:
-    """Change a provider; fields that are left out stay.
+    """Update a provider.
 
-    A field that is left out stays, in `options` too; `null` clears. With another host in `base_url` the key
-    and the headers have to be given again (or `null`): nobody can have a stored secret sent elsewhere.
+    Fields that are left out keep their values, also inside `options`; `null` clears a field. If `base_url`
+    gets another host, send the key and the headers again, or `null`: a stored secret is never sent to a new
+    host. Requires the role `admin`.
     """
     return await use.change_provider(call.app, call.caller, id_, body)
 
@@ -96,36 +97,38 @@ async def update_provider(call: Call, id_: ProviderId, body: UpdateProvider) -> 
 async def delete_provider(call: Call, id_: ProviderId) -> None:
     """Delete a provider and its models.
 
-    Its models go with it. Sessions that name one of them use the next model that has a claim.
+    Sessions that use one of these models fall back to the next configured one: of the session, the agent, the
+    harness or the organization. Requires the role `admin`.
     """
     await use.remove_provider(call.app, call.caller, id_)
 
 
 @route("GET", "/v1/providers/config", "providers")
 async def provider_config(call: Call) -> ProvidersConfig:
-    """What types of provider need to know, and what the caller may do.
+    """List the types of provider and what the caller may do.
 
-    For each type of provider the form of its credentials; and what the caller's role allows.
+    For each type, the credentials that it takes; and what the caller's role allows.
     """
     return use.providers_config(call.app, call.caller)
 
 
 @route("POST", "/v1/providers/{id}/sync-models", "providers", errors=(404, 502))
 async def sync_models(call: Call, id_: ProviderId) -> SyncedModels | SyncNotSupported:
-    """Read the provider's own list of models.
+    """Import the provider's list of models.
 
-    New models are registered (those that do not converse, switched off), known ones learn their window; those
-    that were found earlier and are named no more become stale: hidden from lists, until they are named again.
-    Nothing is deleted.
+    Registers new models (disabled if they are not chat models) and updates the context window of known ones.
+    Imported models that the provider no longer lists become stale: lists hide them until they are listed
+    again. Deletes nothing. 400 if the provider refuses and the caller can fix the cause, 502 if it cannot be
+    reached. Requires the role `admin`.
     """
     return await model_sync.sync_models(call.app, call.caller, id_)
 
 
 @route("GET", "/v1/models/config", "models")
 async def model_config(call: Call) -> ResourceConfig:
-    """What the caller may do with models.
+    """Get what the caller may do with models.
 
-    By the role that the caller has in the organization.
+    This depends on the caller's role in the organization.
     """
     return ResourceConfig(use.policies(call.caller, "model"))
 
@@ -134,7 +137,7 @@ async def model_config(call: Call) -> ResourceConfig:
 async def create_model(call: Call, provider_id: ProviderId, body: CreateModel) -> Model:
     """Register a model of a provider.
 
-    The first model that is registered becomes the organization's default.
+    The first registered model becomes the organization's default. Requires the role `admin`.
     """
     return await use.create_model(call.app, call.caller, provider_id, body, call.once)
 
@@ -145,37 +148,37 @@ async def list_provider_models(
 ) -> Listing[Model]:
     """List a provider's models.
 
-    Oldest first, with what is known about each.
+    Oldest first, with their known limits, abilities and prices.
     """
     return Listing(tuple(await use.all_models(call.app, call.caller, provider_id, stale=query.include_stale)))
 
 
 @route("GET", "/v1/models", "models")
 async def list_all_models(call: Call, query: ListModels) -> Listing[Model]:
-    """List models.
+    """List the models of all providers.
 
-    Of all providers, oldest first, with what is known about each.
+    Oldest first, with their known limits, abilities and prices.
     """
-    found = await use.all_models(
+    models = await use.all_models(
         call.app, call.caller, source=query.source, favorites=query.favorites_only, stale=query.include_stale
     )
-    return Listing(tuple(found))
+    return Listing(tuple(models))
 
 
 @route("GET", "/v1/models/{id}", "models", errors=(404,))
 async def get_model(call: Call, id_: ModelId) -> Model:
     """Get a model.
 
-    With its provider, and with what is known about it: limits, abilities, prices.
+    Returns its provider and its known limits, abilities and prices.
     """
     return await use.read_model(call.app, call.caller, id_)
 
 
 @route("PATCH", "/v1/models/{id}", "models", errors=(404,), body_example={"is_favorite": True})
 async def update_model(call: Call, id_: ModelId, body: UpdateModel) -> Model:
-    """Change a model; fields that are left out stay.
+    """Update a model.
 
-    A field that is left out stays.
+    Fields that are left out keep their values. Requires the role `admin`.
     """
     return await use.change_model(call.app, call.caller, id_, body)
 
@@ -184,7 +187,8 @@ async def update_model(call: Call, id_: ModelId, body: UpdateModel) -> Model:
 async def delete_model(call: Call, id_: ModelId) -> None:
     """Delete a model.
 
-    Sessions that name it use the next model that has a claim.
+    Sessions that use it fall back to the next configured model: of the session, the agent, the harness or the
+    organization. Requires the role `admin`.
     """
     await use.remove_model(call.app, call.caller, id_)
 

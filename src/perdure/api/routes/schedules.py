@@ -20,7 +20,7 @@ _EXAMPLE = {
 async def list_session_schedules(call: Call, session_id: SessionId) -> Listing[Schedule]:
     """List a session's schedules.
 
-    Those that are off or over are among them.
+    Includes disabled and finished schedules.
     """
     return Listing(tuple(await use.all_schedules(call.app, call.caller, session_id)))
 
@@ -34,9 +34,10 @@ async def list_session_schedules(call: Call, session_id: SessionId) -> Listing[S
     body_example=_EXAMPLE,
 )
 async def create_session_schedule(call: Call, session_id: SessionId, body: CreateSchedule) -> Schedule:
-    """Have a message sent to a session later, once or regularly.
+    """Schedule messages to a session.
 
-    By a cron expression or once; at most 5 of a session's schedules can be on.
+    The message is sent once at a given time, or repeatedly by a cron expression. A session can have 100
+    schedules, of which 5 can be active.
     """
     return await use.create_schedule(call.app, call.caller, session_id, body, call.once)
 
@@ -45,7 +46,7 @@ async def create_session_schedule(call: Call, session_id: SessionId, body: Creat
 async def get_session_schedule(call: Call, session_id: SessionId, schedule_id: ScheduleId) -> Schedule:
     """Get a schedule.
 
-    With the time when it comes next.
+    Includes the time of its next run.
     """
     return await use.read_schedule(call.app, call.caller, session_id, schedule_id)
 
@@ -60,9 +61,9 @@ async def get_session_schedule(call: Call, session_id: SessionId, schedule_id: S
 async def update_session_schedule(
     call: Call, session_id: SessionId, schedule_id: ScheduleId, body: UpdateSchedule
 ) -> Schedule:
-    """Change a schedule, or turn it off and on.
+    """Update, enable or disable a schedule.
 
-    A field that is left out stays.
+    Fields that are left out keep their values.
     """
     return await use.change_schedule(call.app, call.caller, session_id, schedule_id, body)
 
@@ -71,7 +72,7 @@ async def update_session_schedule(
 async def delete_session_schedule(call: Call, session_id: SessionId, schedule_id: ScheduleId) -> None:
     """Delete a schedule.
 
-    What it has sent stays.
+    Messages that it has sent stay in the session.
     """
     await use.remove_schedule(call.app, call.caller, session_id, schedule_id)
 

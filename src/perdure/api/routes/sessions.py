@@ -31,7 +31,7 @@ Limit = Annotated[int, Meta(description="The maximum number of items to return."
 
 
 class ListSessions(Struct, frozen=True):
-    """Query of the list of sessions."""
+    """Query parameters of the list of sessions."""
 
     agent_id: Annotated[AgentIdText | None, Meta(description="Return only sessions of this agent.")] = None
     search: Annotated[
@@ -63,12 +63,12 @@ class ListSessions(Struct, frozen=True):
     limit: Limit = 20
 
 
-def moment(text: str | None, field: str) -> Micros | None:
-    """A time of the query. Raises InvalidInput."""
+def parse_time(text: str | None, field: str) -> Micros | None:
+    """Parse a time in a query parameter. Raises InvalidInput."""
     if text is None:
         return None
     try:
-        # A plus sign in a query string is read as a space.
+        # Decoding a query string turns the plus sign of an offset into a space.
         return from_rfc3339(text.replace(" ", "+"))
     except ValueError:
         raise InvalidInput(f"`{field}` must be an RFC 3339 time with an offset", field=field) from None
@@ -89,8 +89,9 @@ _LINES = (
 async def create_session(call: Call, body: CreateSession) -> Session:
     """Create a session.
 
-    Everything is optional. Without a harness it is the agent's; without an agent either it is the built-in
-    `generic`. The harness and the agent are given by id or by name, not by both.
+    All fields are optional. Without a harness, the session uses the agent's harness; without an agent as
+    well, it uses the built-in harness `generic`. Name the harness and the agent by id or by name, not by
+    both.
     """
     return await use.create_session(call.app, call.caller, body, call.once)
 
@@ -99,27 +100,27 @@ async def create_session(call: Call, body: CreateSession) -> Session:
 async def list_sessions(call: Call, query: ListSessions) -> Page[Session]:
     """List sessions, newest first.
 
-    All filters must match. `total` counts what matches, whatever the page. With `search` or `tags` it is
-    exact up to 200, with any other filter up to 5,000; a greater one means that there are at least so many,
-    and it is always greater than `offset` + `limit` while more follows.
+    A session must match all filters. `total` counts the matching sessions on all pages. It is exact up to 200
+    with `search` or `tags`, and up to 5,000 with other filters. Above that it is a lower bound, and it stays
+    greater than `offset` + `limit` while more sessions follow.
     """
-    want = SessionFilter(
+    filters = SessionFilter(
         agent_id=None if query.agent_id is None else check_id(query.agent_id, "agent", "agent_id"),
         search=query.search or None,
         tags=query.tags,
         status=query.status,
         pinned_by=call.caller.user_id if query.pinned else None,
-        created_after=moment(query.created_after, "created_after"),
-        created_before=moment(query.created_before, "created_before"),
+        created_after=parse_time(query.created_after, "created_after"),
+        created_before=parse_time(query.created_before, "created_before"),
     )
-    return await session_lists.page_of_sessions(call.app, call.caller, want, query.offset, query.limit)
+    return await session_lists.page_of_sessions(call.app, call.caller, filters, query.offset, query.limit)
 
 
 @route("GET", "/v1/sessions/{session_id}", "sessions", errors=(404,), etag=True)
 async def get_session(call: Call, session_id: SessionId) -> Session:
     """Get a session.
 
-    The session as it is now.
+    Returns its settings, its status and its usage so far.
     """
     return await use.read_session(call.app, call.caller, session_id)
 
@@ -133,29 +134,29 @@ async def get_session(call: Call, session_id: SessionId) -> Session:
     etag=True,
 )
 async def update_session(call: Call, session_id: SessionId, body: UpdateSession) -> Session:
-    """Change a session; fields that are left out stay.
+    """Update a session.
 
-    Allowed at any time, also while a turn runs, which it does not disturb. A field that is left out stays,
-    `null` clears it; an empty object changes nothing.
+    Fields that are left out keep their values; `null` clears a field; an empty object changes nothing.
+    Allowed at any time. A running turn is not interrupted.
     """
     return await use.change_session(call.app, call.caller, session_id, body, call.if_match)
 
 
 @route("DELETE", "/v1/sessions/{session_id}", "sessions", errors=(404,))
 async def delete_session(call: Call, session_id: SessionId) -> None:
-    """Delete a session, also in the middle of a turn.
+    """Delete a session.
 
-    A running turn is cancelled first. Afterwards every route of the session answers 404.
+    Cancels a running turn first. Afterwards, all routes of the session answer 404.
     """
     await use.delete_session(call.app, call.caller, session_id)
 
 
 @route("POST", "/v1/sessions/{session_id}/cancel", "sessions", errors=(404,))
 async def cancel_turn(call: Call, session_id: SessionId) -> CancelledTurn:
-    """Cancel the running turn.
+    """Cancel the current turn.
 
-    Ends the running or waiting turn; a model call that is under way is broken off within a second. When
-    nothing runs the answer is `no_op`.
+    Ends a running or waiting turn. A model call in progress is aborted within a second. If no turn is
+    running, the result is `no_op`.
     """
     return await use.cancel_turn(call.app, call.caller, session_id)
 
@@ -164,16 +165,16 @@ async def cancel_turn(call: Call, session_id: SessionId) -> CancelledTurn:
 async def pin_session(call: Call, session_id: SessionId) -> None:
     """Pin a session for the caller.
 
-    Doing it twice is fine.
+    Other users do not see the pin. Idempotent.
     """
     await use.pin_session(call.app, call.caller, session_id, pinned=True)
 
 
 @route("DELETE", "/v1/sessions/{session_id}/pin", "sessions", errors=(404,))
 async def unpin_session(call: Call, session_id: SessionId) -> None:
-    """Unpin a session for the caller.
+    """Remove the caller's pin from a session.
 
-    Doing it twice is fine.
+    Idempotent.
     """
     await use.pin_session(call.app, call.caller, session_id, pinned=False)
 
@@ -187,10 +188,10 @@ async def unpin_session(call: Call, session_id: SessionId) -> None:
     body_example={"title": "Another way", "from_sequence": 12},
 )
 async def fork_session(call: Call, session_id: SessionId, body: ForkSession) -> Session:
-    """Copy a session up to a point of its log.
+    """Fork a session at a point of its log.
 
-    The copy goes its own way: nothing that happens in one reaches the other. What is left out is as in the
-    original.
+    Copies the log up to `from_sequence` into a new session. The two sessions are independent. Fields that are
+    left out are copied from the original. At most 100,000 events can be copied.
     """
     return await forks.fork_session(call.app, call.caller, session_id, body, call.once)
 
@@ -204,9 +205,9 @@ async def fork_session(call: Call, session_id: SessionId, body: ForkSession) -> 
     example=_LINES,
 )
 async def export_session_jsonl(call: Call, session_id: SessionId) -> Reply:
-    """Export a session's messages as JSON lines.
+    """Export a session's messages as JSON Lines.
 
-    One message a line, oldest first.
+    One message per line, oldest first.
     """
     body = await session_exports.export_session(call.app, call.caller, session_id)
     return Reply(body, content_type=b"application/x-ndjson")
@@ -214,10 +215,11 @@ async def export_session_jsonl(call: Call, session_id: SessionId) -> Reply:
 
 @route("GET", "/v1/sessions/{session_id}/context-report", "sessions", errors=(404,))
 async def get_session_context_report(call: Call, session_id: SessionId) -> SessionContextReport:
-    """See what fills a session's context.
+    """Report what fills a session's context.
 
-    What the next model call would carry: the prompt, the tools, the messages, by kind and by whoever brings
-    them. Tokens are estimated from characters; what vendors count is in the usage of each call.
+    Shows what the next model call would send: the prompt, the tools and the messages, by kind and by source.
+    Token counts are estimates from the number of characters; the usage of each model call has the provider's
+    own counts.
     """
     return await context_reports.context_report(call.app, call.caller, session_id)
 
@@ -226,7 +228,7 @@ async def get_session_context_report(call: Call, session_id: SessionId) -> Sessi
 async def get_session_stats(call: Call) -> SessionStats:
     """Count sessions by status.
 
-    Over the whole organization; deleted ones do not count.
+    Counts the organization's sessions that have not been deleted.
     """
     return await session_lists.session_stats(call.app, call.caller)
 

@@ -1,4 +1,4 @@
-"""Routes of a session's key-values and secrets."""
+"""Routes of a session's key-value pairs and secrets."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from perdure.domain.storage import KeyValue, SecretInfo, SecretsSet, SetSecrets
 
 @route("GET", "/v1/sessions/{session_id}/storage/keys", "session storage", errors=(404,))
 async def list_keys(call: Call, session_id: SessionId) -> Listing[KeyValue]:
-    """List a session's key-values.
+    """List a session's key-value pairs.
 
-    With their values, by key.
+    Sorted by key, with their values.
     """
     return Listing(tuple(await use.all_values(call.app, call.caller, session_id)))
 
@@ -23,7 +23,7 @@ async def list_keys(call: Call, session_id: SessionId) -> Listing[KeyValue]:
 async def list_secrets(call: Call, session_id: SessionId) -> Listing[SecretInfo]:
     """List the names of a session's secrets.
 
-    Their values are never shown.
+    Values of secrets are never returned.
     """
     return Listing(tuple(await use.all_secrets(call.app, call.caller, session_id)))
 
@@ -36,9 +36,10 @@ async def list_secrets(call: Call, session_id: SessionId) -> Listing[SecretInfo]
     body_example={"secrets": {"SHOP_TOKEN": "t0k3n-value"}},
 )
 async def batch_set_secrets(call: Call, session_id: SessionId, body: SetSecrets) -> SecretsSet:
-    """Write secrets; their values are never shown again.
+    """Set secrets of a session.
 
-    They are kept encrypted, and blanked wherever they would appear. Secrets that are not named stay.
+    Values are stored encrypted, never returned, and redacted wherever they would appear. Secrets that the
+    request does not name are kept.
     """
     return await use.put_secrets(call.app, call.caller, session_id, body)
 

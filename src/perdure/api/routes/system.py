@@ -1,4 +1,4 @@
-"""Health, the OpenAPI document, and pages to read."""
+"""Routes of the server itself: health, the OpenAPI document, and its HTML pages."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from perdure.store.database import ping
 
 
 class Health(Struct, frozen=True):
-    """Whether the server can work."""
+    """The server's health."""
 
     status: Annotated[
-        str, Meta(description="`ok`, or `degraded` when a part does not work.", examples=["ok"])
+        str, Meta(description="`ok`, or `degraded` if the database does not answer.", examples=["ok"])
     ]
     version: Annotated[str, Meta(description="The server's version.", examples=["0.1.0"])]
     database: Annotated[
-        str, Meta(description="`ok`, or `unavailable` when the database does not answer.", examples=["ok"])
+        str, Meta(description="`ok`, or `unavailable` if the database does not answer.", examples=["ok"])
     ]
     queue: Annotated[str, Meta(description="Always `ok`.", examples=["ok"])]
     running_sessions: Annotated[
@@ -38,55 +38,63 @@ class Health(Struct, frozen=True):
 
 
 def health_route(running: Callable[[], int]) -> Route:
-    """The health check. `running` counts the sessions that run in this process."""
+    """Build the route of the health check.
+
+    Args:
+        running: returns the number of sessions that this process is working on.
+    """
 
     @route("GET", "/health", "system", other=(503,), public=True)
     async def health(call: Call) -> Answer[Health]:
-        """Whether the server can work.
+        """Check whether the server is healthy.
 
-        For load balancers and the like: 200 when the server can work, 503 when it cannot.
+        200 if it is, 503 if the database does not answer. For load balancers and monitoring.
         """
         database = "ok"
         try:
             await call.app.database.read(ping)
         except PerdureError:
             database = "unavailable"
-        good = database == "ok"
-        found = Health(
-            "ok" if good else "degraded", __version__, database, "ok", running(), call.app.queue.depth()
+        healthy = database == "ok"
+        result = Health(
+            "ok" if healthy else "degraded", __version__, database, "ok", running(), call.app.queue.depth()
         )
-        return Answer(found, 200 if good else 503)
+        return Answer(result, 200 if healthy else 503)
 
     return health
 
 
-_NOTHING_FROM_ELSEWHERE = ((b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),)
+STRICT_CSP = ((b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),)
 
 
 def document_routes(document: Callable[[], JsonObject]) -> tuple[Route, ...]:
-    """The document as JSON, and as pages that need nothing from elsewhere."""
+    """Build the routes of the OpenAPI document, as JSON and as HTML pages.
+
+    Args:
+        document: returns the document.
+    """
 
     @route("GET", "/api-doc/openapi.json", "system", public=True)
     async def openapi_document(call: Call) -> Encoded[JsonObject]:
-        """This document.
+        """Get the OpenAPI document.
 
-        OpenAPI 3.1, made from the table of routes that serves the requests.
+        OpenAPI 3.1, generated from the routes and types of this server.
         """
         return Encoded(msgspec.json.encode(document()))
 
     @route("GET", "/docs", "system", public=True, content="text/html")
     async def docs(call: Call) -> Reply:
-        """The API, to read.
+        """Show the API documentation.
 
-        This document as a page, without anything from elsewhere.
+        The OpenAPI document as an HTML page, without scripts or files from other hosts.
         """
         return _html(api_page(document()))
 
     @route("GET", "/docs/errors", "system", public=True, content="text/html")
     async def docs_errors(call: Call) -> Reply:
-        """The error codes, to read.
+        """Show the error codes.
 
-        Every error code, with what to do about it.
+        An HTML page of all error codes: what each one means and what to do.
         """
         return _html(errors_page())
 
@@ -94,4 +102,4 @@ def document_routes(document: Callable[[], JsonObject]) -> tuple[Route, ...]:
 
 
 def _html(page: str) -> Reply:
-    return Reply(page.encode(), content_type=b"text/html; charset=utf-8", headers=_NOTHING_FROM_ELSEWHERE)
+    return Reply(page.encode(), content_type=b"text/html; charset=utf-8", headers=STRICT_CSP)

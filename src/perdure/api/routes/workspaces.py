@@ -1,4 +1,4 @@
-"""Routes of workspaces; those of their files are in `files`."""
+"""Routes of workspaces. The routes of their files are in files.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from perdure.domain.workspaces import CreateWorkspace, UpdateWorkspace, Workspac
 
 
 class ListWorkspaces(Struct, frozen=True):
-    """Query of the list of workspaces."""
+    """Query parameters of the list of workspaces."""
 
     search: Annotated[
         Search | None, Meta(description="Text to find in the name or the description, case-insensitive.")
@@ -26,9 +26,9 @@ class ListWorkspaces(Struct, frozen=True):
 
 @route("GET", "/v1/workspaces", "workspaces")
 async def list_workspaces(call: Call, query: ListWorkspaces) -> Listing[Workspace]:
-    """List workspaces.
+    """List workspaces, newest first.
 
-    Newest first, without those that belong to a session; archived ones only if asked for.
+    Excludes workspaces that belong to a session. Archived ones are included only with `include_archived`.
     """
     return Listing(
         tuple(await use.all_workspaces(call.app, call.caller, query.search or None, query.include_archived))
@@ -46,7 +46,7 @@ async def list_workspaces(call: Call, query: ListWorkspaces) -> Listing[Workspac
 async def create_workspace(call: Call, body: CreateWorkspace) -> Workspace:
     """Create a workspace.
 
-    It belongs to no session. `workspace_id` of a new session makes it work there.
+    It belongs to no session. New sessions use it if their `workspace_id` names it.
     """
     return await use.create_workspace(call.app, call.caller, body, call.once)
 
@@ -55,7 +55,7 @@ async def create_workspace(call: Call, body: CreateWorkspace) -> Workspace:
 async def get_workspace(call: Call, workspace_id: WorkspaceId) -> Workspace:
     """Get a workspace.
 
-    That of a session has the session's hex digits in its id.
+    The id of a session's own workspace has the same hexadecimal digits as the session's id.
     """
     return await use.read_workspace(call.app, call.caller, workspace_id)
 
@@ -68,9 +68,10 @@ async def get_workspace(call: Call, workspace_id: WorkspaceId) -> Workspace:
     body_example={"description": "For the board"},
 )
 async def update_workspace(call: Call, workspace_id: WorkspaceId, body: UpdateWorkspace) -> Workspace:
-    """Change a workspace; fields that are left out stay.
+    """Update a workspace.
 
-    A field that is left out stays; `null` clears the description. The status `active` brings one back.
+    Fields that are left out keep their values; `null` clears the description. The status `active` restores an
+    archived workspace.
     """
     return await use.change_workspace(call.app, call.caller, workspace_id, body)
 
@@ -79,8 +80,8 @@ async def update_workspace(call: Call, workspace_id: WorkspaceId, body: UpdateWo
 async def delete_workspace(call: Call, workspace_id: WorkspaceId) -> None:
     """Archive a workspace.
 
-    It is hidden from lists and takes no new sessions; its files can be read, and no longer changed. A
-    session's own workspace goes with its session.
+    The workspace disappears from lists, and new sessions cannot use it. Its files stay readable but cannot be
+    changed. 409 for a session's own workspace: delete the session instead.
     """
     await use.archive_workspace(call.app, call.caller, workspace_id)
 

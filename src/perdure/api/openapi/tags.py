@@ -1,0 +1,29 @@
+"""Descriptions of the tags, which group operations in the OpenAPI document.
+
+Operations are described by their handlers' docstrings. A test fails if a tag has no description here.
+"""
+
+from __future__ import annotations
+
+TAGS: dict[str, str] = {
+    "workspaces": (
+        "A workspace is a tree of files. Every session has its own workspace, or uses one that was created "
+        "separately and that several sessions can share."
+    ),
+    "workspace files": "The files of a workspace.",
+    "session files": "The files of the session's workspace. The workspace's own routes show the same files.",
+    "sessions": "A session is a conversation with an agent. It is a log of events and never expires.",
+    "session storage": "Key-value pairs and secrets that a session stores for its tools.",
+    "session schedules": "Messages that the server sends to a session at given times.",
+    "session databases": "SQLite databases that belong to a session.",
+    "messages": "Messages of a session, and the clients' answers to its tool calls: results and approvals.",
+    "events": "A session's log of events: read it in pages or follow it live.",
+    "agents": "An agent is a named configuration: a prompt, a model and capabilities.",
+    "harnesses": "A harness is a base for agents: a prompt and capabilities that all agents on it share.",
+    "capabilities": "The capabilities of this server. A capability gives agents tools, instructions or both.",
+    "providers": "Providers are the services that run models: an address, a protocol and a key.",
+    "models": "The models of the providers.",
+    "organizations": "Every resource belongs to one organization. Other organizations cannot see it.",
+    "users": "Users, their roles in organizations, and their access tokens.",
+    "system": "Health of the server, and its documentation.",
+}
