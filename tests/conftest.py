@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from perdure.cli.local_model import LocalModel, start_local_model
+from tests.fork_server import closing_fork_server
 from tests.postgres_server import PostgresServer, postgres_server
 from tests.server import Server, use_simulated_model
 from tests.sites import Site, serving
@@ -23,6 +24,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # A busy machine is no bug, so there is no deadline; a failure prints the line that replays it.
 hypothesis.settings.register_profile("perdure", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("perdure")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fork_server() -> Iterator[None]:
+    with closing_fork_server():
+        yield
 
 
 @pytest.fixture(scope="session", name="postgres_server")
