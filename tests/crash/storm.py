@@ -1,8 +1,7 @@
 """A storm: clients that post, followers that write down what they see, and somebody who kills in the middle
 of it.
 
-Everything random comes from one seed, which is printed. `PERDURE_SEED=n` takes that one, `PERDURE_CRASHES=n`
-crashes as often.
+Everything random comes from one seed, which is printed. `PERDURE_SEED=n` takes that one.
 """
 
 from __future__ import annotations
@@ -36,11 +35,6 @@ def seed() -> int:
     chosen = int(os.environ.get("PERDURE_SEED") or random.randrange(1 << 32))
     print(f"PERDURE_SEED={chosen}")
     return chosen
-
-
-def crashes(usual: int) -> int:
-    """How often to crash."""
-    return int(os.environ.get("PERDURE_CRASHES") or usual)
 
 
 @dataclass

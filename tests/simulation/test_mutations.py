@@ -12,7 +12,7 @@ from tests.simulation.schedule import Violation, drawn
 from tests.simulation.store import Store
 
 SEEDS = 400
-"""Schedules within which a broken server must be found out: a tenth of what `test_drawn` plays."""
+"""Schedules within which a broken server must be found out: fewer than `make test` plays in `test_drawn`."""
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
