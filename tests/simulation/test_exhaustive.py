@@ -53,7 +53,7 @@ def test_whatever_happens_at_whatever_point_the_promises_hold(
             listed(scenario, {point: kind}).play(store)
 
 
-@pytest.mark.parametrize("every", amounts(SAMPLE, 1))
+@pytest.mark.parametrize("every", amounts(SAMPLE * 3, 1))
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_whatever_two_things_happen_at_whatever_points_the_promises_hold(

@@ -15,7 +15,7 @@ import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -74,6 +74,8 @@ class Sandbox:
         self._room = Room(ROOM)
         self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._idle: list[_Child] = []
+        self._leaving: set[asyncio.Future[None]] = set()
+        """The ends of processes that were killed and may not be gone yet."""
         self._closed = False
 
     @contextlib.asynccontextmanager
@@ -119,12 +121,21 @@ class Sandbox:
         return self._shares.setdefault(owner, asyncio.Semaphore(count))
 
     async def close(self) -> None:
-        """End every process that waits; one that works is ended when its caller is."""
+        """End every process that waits, and see out those that were killed.
+
+        One that works is ended when its caller is.
+        """
         self._closed = True
         for child in self._idle:
-            child.end()
-        await asyncio.gather(*(child.gone() for child in self._idle))
+            self._end(child)
         self._idle.clear()
+        await asyncio.gather(*self._leaving)
+
+    def _end(self, child: _Child) -> None:
+        child.end()
+        leaving = asyncio.ensure_future(child.gone())
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
 
     async def _attempt(
         self, child: _Child, job: Job, seconds: float, show: Callable[[str, str], None] | None
@@ -155,11 +166,16 @@ class Sandbox:
 
     def _give_back(self, child: _Child, *, fit: bool) -> None:
         if not fit or self._closed:
-            child.end()
+            self._end(child)
             return
         seconds = IDLE_SECONDS if len(self._idle) < KEPT else SPARE_SECONDS
+
+        def leave() -> None:
+            self._idle.remove(child)
+            self._end(child)
+
         self._idle.append(child)
-        child.rest(self._idle, seconds)
+        child.rest(seconds, leave)
 
 
 async def _start() -> Process:
@@ -223,14 +239,8 @@ class _Child:
             if isinstance(answer, Shown) and show is not None:
                 show(answer.stream, answer.text)
 
-    def rest(self, among: list[_Child], seconds: float) -> None:
-        """Wait for work, not for ever."""
-
-        def leave() -> None:
-            with contextlib.suppress(ValueError):
-                among.remove(self)
-            self.end()
-
+    def rest(self, seconds: float, leave: Callable[[], None]) -> None:
+        """Wait for work, but no longer than this."""
         self.waited = True
         self._timer = asyncio.get_running_loop().call_later(seconds, leave)
 
@@ -247,6 +257,11 @@ class _Child:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
-    async def gone(self) -> Any:
-        """Wait for its end."""
-        return await self._process.wait()
+    async def gone(self) -> None:
+        """Wait for its end, and close the pipes to it."""
+        await self._process.wait()
+        stdin, stdout = self._process.stdin, self._process.stdout
+        if stdin is not None and not stdin.is_closing():
+            stdin.transport.abort()
+        if stdout is not None:
+            await stdout.read()
