@@ -28,6 +28,7 @@ from typing import IO
 ROOT = str(Path(__file__).parents[1])
 _IMPORTED = (
     "uvloop",
+    "perdure.cli.main",
     "perdure.wiring",
     "perdure.store.postgres.bus",
     "perdure.store.postgres.queue",
@@ -224,7 +225,7 @@ def _report(running: dict[int, int]) -> None:
 def _main() -> None:
     import coverage
 
-    from perdure.cli.main import main
+    from perdure.__main__ import main
     from perdure.domain import ids
 
     for name in _IMPORTED:
