@@ -20,7 +20,7 @@ help:
 	@echo 'make install   .venv with the perdure command and all that tests need'
 	@echo 'make demo      kill a session at work and see it resume'
 	@echo 'make test      all checks, and all tests but the longest'
-	@echo 'make soak      the longest tests: exhaustive runs, storms, whole installs'
+	@echo 'make soak      the longest tests: exhaustive runs, storms, whole installs; PERDURE_SOAK=5: more'
 	@echo 'make check     format, lint, types, imports, sizes, unused code'
 	@echo 'make fmt       format the code and fix what the linter can'
 	@echo 'make docs      write the reference pages that are generated from the code'

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from perdure.cli.local_model import LocalModel, start_local_model
+from tests.fork_server import closing_fork_server
 from tests.postgres_server import PostgresServer, postgres_server
 from tests.server import Server, use_simulated_model
 from tests.sites import Site, serving
@@ -25,6 +26,12 @@ hypothesis.settings.register_profile("perdure", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("perdure")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _fork_server() -> Iterator[None]:
+    with closing_fork_server():
+        yield
+
+
 @pytest.fixture(scope="session", name="postgres_server")
 def _postgres_server() -> Iterator[PostgresServer]:
     """A PostgreSQL server: this test process's own, or the one that PERDURE_TEST_DATABASE_URL names."""
@@ -34,10 +41,16 @@ def _postgres_server() -> Iterator[PostgresServer]:
 
 @pytest_asyncio.fixture
 async def postgres_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
-    """The URL of a fresh, empty database, dropped after the test."""
-    url = await postgres_server.create_database()
-    yield url
-    await postgres_server.drop_database(url)
+    """The URL of a migrated database without a row."""
+    async with postgres_server.migrated_database() as url:
+        yield url
+
+
+@pytest_asyncio.fixture
+async def empty_postgres_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
+    """The URL of a fresh database without a table, dropped after the test."""
+    async with postgres_server.empty_database() as url:
+        yield url
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -56,7 +69,7 @@ def llama_url(local_model: LocalModel) -> str:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """Each of the databases in turn, empty.
+    """Each of the databases in turn, without a row.
 
     The URL of a PostgreSQL, or nothing for SQLite in the data folder.
     """

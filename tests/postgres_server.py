@@ -21,13 +21,16 @@ import subprocess
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+
+from perdure.settings import Settings
+from perdure.wiring import open_parts
 
 USER = "perdure"
 ATTEMPTS = 5  # at a free port: another program may take it between our look and the server's start
@@ -36,12 +39,60 @@ STOP_SECONDS = 10
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
-    "fsync": "on",
+    # Tests kill processes, never the machine: what the system has taken over is as good as on the disk.
+    "fsync": "off",
     "max_connections": "200",
     "shared_buffers": "64MB",
     "log_min_messages": "warning",
     "timezone": "UTC",
 }
+
+EMPTY = """
+DO $$
+DECLARE it record;
+BEGIN
+    FOR it IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'migrations' LOOP
+        EXECUTE format('DELETE FROM public.%I', it.tablename);
+    END LOOP;
+    FOR it IN
+        SELECT sequencename FROM pg_sequences WHERE schemaname = 'public' AND last_value IS NOT NULL
+    LOOP
+        EXECUTE format('ALTER SEQUENCE public.%I RESTART', it.sequencename);
+    END LOOP;
+END $$
+"""
+
+CATALOG = """
+SELECT md5(string_agg(line, chr(10) ORDER BY line)) FROM (
+    SELECT concat_ws(' ', 'schema', nspname) FROM pg_namespace WHERE nspname !~ '^pg_'
+    UNION ALL
+    SELECT concat_ws(' ', 'relation', relnamespace, oid, relname, relkind, relpersistence, reloptions)
+    FROM pg_class WHERE relnamespace::regnamespace::text !~ '^pg_|^information_schema'
+    UNION ALL
+    SELECT concat_ws(' ', 'column', attrelid, attnum, attname, atttypid, atttypmod, attnotnull, attisdropped)
+    FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+    WHERE relnamespace::regnamespace::text !~ '^pg_|^information_schema'
+    UNION ALL
+    SELECT concat_ws(' ', 'default', adrelid, adnum, pg_get_expr(adbin, adrelid)) FROM pg_attrdef
+    UNION ALL
+    SELECT concat_ws(' ', 'constraint', conrelid, conname, pg_get_constraintdef(oid)) FROM pg_constraint
+    UNION ALL
+    SELECT concat_ws(' ', 'index', indexrelid, indisvalid, pg_get_indexdef(indexrelid)) FROM pg_index
+    JOIN pg_class ON pg_class.oid = indexrelid
+    WHERE relnamespace::regnamespace::text !~ '^pg_|^information_schema'
+    UNION ALL
+    SELECT concat_ws(' ', 'trigger', tgrelid, tgname, tgenabled, pg_get_triggerdef(oid)) FROM pg_trigger
+    UNION ALL
+    SELECT concat_ws(' ', 'function', proname, md5(prosrc)) FROM pg_proc
+    WHERE pronamespace::regnamespace::text !~ '^pg_|^information_schema'
+    UNION ALL
+    SELECT concat_ws(' ', 'migration', number, name) FROM public.migrations
+    UNION ALL
+    SELECT concat_ws(' ', 'setting', setrole, setconfig) FROM pg_db_role_setting
+    JOIN pg_database ON pg_database.oid = setdatabase WHERE datname = current_database()
+) AS lines(line)
+"""
+"""All that a user of a database can change besides rows, as one text."""
 
 
 class PostgresServer:
@@ -49,6 +100,8 @@ class PostgresServer:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self._spare: dict[str, str] = {}
+        """Migrated databases without a row, and the digest of the catalog of each."""
 
     async def create_database(self, template: str = "template0") -> str:
         """A fresh database's URL."""
@@ -58,8 +111,52 @@ class PostgresServer:
 
     async def drop_database(self, url: str) -> None:
         """Removes it, whoever is still connected."""
-        name = urlsplit(url).path.lstrip("/")
-        await self._execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        await self._execute(f'DROP DATABASE IF EXISTS "{_name(url)}" WITH (FORCE)')
+
+    @asynccontextmanager
+    async def empty_database(self) -> AsyncIterator[str]:
+        """The URL of a fresh database without a table, dropped afterwards."""
+        url = await self.create_database()
+        try:
+            yield url
+        finally:
+            await self.drop_database(url)
+
+    @asynccontextmanager
+    async def migrated_database(self) -> AsyncIterator[str]:
+        """The URL of a database as migrations leave it: without a row, but not always the first user's.
+
+        Making one takes a second. It is emptied afterwards and handed on, unless the user changed more than
+        rows.
+        """
+        url, catalog = self._spare.popitem() if self._spare else await self._make_migrated()
+        try:
+            yield url
+        finally:
+            if await self._emptied(url) == catalog:
+                self._spare[url] = catalog
+            else:
+                await self.drop_database(url)
+
+    async def _make_migrated(self) -> tuple[str, str]:
+        url = await self.create_database()
+        with tempfile.TemporaryDirectory() as data:
+            async with open_parts(Settings(data=data, database_url=url)):
+                pass
+        return url, await self._emptied(url)
+
+    async def _emptied(self, url: str) -> str:
+        """Turn everybody out, remove every row, begin every count anew; a digest of what is left."""
+        await self._execute(
+            f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            f" WHERE datname = '{_name(url)}' AND backend_type = 'client backend'"
+        )
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute(EMPTY)
+            return str(await connection.fetchval(CATALOG))
+        finally:
+            await connection.close()
 
     async def _execute(self, statement: str) -> None:
         connection = await asyncpg.connect(self.url)
@@ -67,6 +164,10 @@ class PostgresServer:
             await connection.execute(statement)
         finally:
             await connection.close()
+
+
+def _name(url: str) -> str:
+    return urlsplit(url).path.lstrip("/")
 
 
 @contextmanager

@@ -11,7 +11,12 @@ from typing import Any, Self
 
 import httpx
 
+from tests.fork_server import ROOT, Forked, fork_server
+
 START_LIMIT = 30.0
+
+PERDURE = ("-m", "perdure")
+"""What the interpreter is given before the arguments of the command."""
 
 NO_KEYS = {"OPENAI_API_KEY": "", "ANTHROPIC_API_KEY": ""}
 """A developer's own keys are no business of the tests: a server would set up the vendors' models."""
@@ -32,10 +37,9 @@ class Server:
         self.url = ""
         self._port = port
         self._environment = {"PERDURE_DATABASE_URL": database_url, **(environment or {})}
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: asyncio.subprocess.Process | Forked | None = None
         self.log = data / "server.log"
-        self.program: tuple[str, ...] = ("-m", "perdure")
-        """What the interpreter is given before the arguments of the command."""
+        self.program = PERDURE
 
     @property
     def pid(self) -> int:
@@ -44,30 +48,27 @@ class Server:
 
     async def start(self) -> None:
         self.data.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *self.program,
-                "serve",
-                "--port",
-                str(self._port),
-                "--data",
-                str(self.data),
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-                env={
-                    **os.environ,
-                    **NO_KEYS,
-                    "PYTHONPATH": str(Path(__file__).parents[1]),
-                    **self._environment,
-                },
-            )
+        self._process = await self._started()
         assert self._process.stdout is not None
         line = (await asyncio.wait_for(self._process.stdout.readline(), START_LIMIT)).decode()
         if not line.startswith("listening on "):
             raise RuntimeError(f"the server did not start: {line!r}\n{self.log.read_text()[-2000:]}")
         self.url = line.split()[-1]
         self._port = int(self.url.rsplit(":", 1)[1])
+
+    async def _started(self) -> asyncio.subprocess.Process | Forked:
+        arguments = ("serve", "--port", str(self._port), "--data", str(self.data))
+        environment = {**os.environ, **NO_KEYS, "PYTHONPATH": ROOT, **self._environment}
+        with self.log.open("ab") as log:
+            if self.program == PERDURE and environment["PYTHONPATH"] == ROOT:
+                return await fork_server().start(arguments, environment, log)
+            return await asyncio.create_subprocess_exec(
+                sys.executable,
+                *(*self.program, *arguments),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env=environment,
+            )
 
     async def kill(self, number: int = signal.SIGKILL) -> None:
         """End the process, at once unless told otherwise, and wait until it is gone."""

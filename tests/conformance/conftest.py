@@ -17,17 +17,18 @@ from tests.postgres_server import PostgresServer
 
 @pytest_asyncio.fixture(params=["sqlite", "postgres"])
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
-    """An empty database, not yet migrated, that a test may open several times."""
+    """An empty database that a test may open several times: migrated if the test takes `database`."""
     if request.param == "sqlite":
         place = Place("sqlite", str(tmp_path / "perdure.db"))
         yield place
         await place.close()
         return
     server: PostgresServer = request.getfixturevalue("postgres_server")
-    place = Place("postgres", await server.create_database())
-    yield place
-    await place.close()
-    await server.drop_database(place.url)
+    migrated = "database" in request.fixturenames
+    async with server.migrated_database() if migrated else server.empty_database() as url:
+        place = Place("postgres", url)
+        yield place
+        await place.close()
 
 
 @pytest_asyncio.fixture
@@ -39,9 +40,9 @@ async def database(place: Place) -> Database:
 
 
 @pytest_asyncio.fixture
-async def postgres_place(postgres_url: str) -> AsyncIterator[Place]:
+async def postgres_place(empty_postgres_url: str) -> AsyncIterator[Place]:
     """An empty PostgreSQL database, for tests of what only it does."""
-    place = Place("postgres", postgres_url)
+    place = Place("postgres", empty_postgres_url)
     yield place
     await place.close()
 

@@ -12,7 +12,6 @@ import pytest_asyncio
 from perdure.domain.events import Event
 from perdure.store.bus import SUBSCRIPTION_LIMIT, Appended, Bus, Live, LocalBus, Stop, Subscription
 from perdure.store.database import Tx
-from perdure.store.migrate import migrate
 from perdure.store.postgres.bus import PostgresBus
 from perdure.store.postgres.database import PostgresDatabase, open_postgres
 from perdure.store.postgres.notify import Notifier, open_notifier
@@ -75,15 +74,14 @@ async def buses(request: pytest.FixtureRequest) -> AsyncIterator[Buses]:
 
 async def _on_postgres(request: pytest.FixtureRequest) -> AsyncIterator[Buses]:
     server: PostgresServer = request.getfixturevalue("postgres_server")
-    place = Place("postgres", await server.create_database())
-    database = await place.open()
-    await migrate(database)
-    await database.write(lambda tx: tx.run(insert("sessions", SessionRow), *values(session("s"))))
-    buses = Buses(place)
-    yield buses
-    await buses.close()
-    await place.close()
-    await server.drop_database(place.url)
+    async with server.migrated_database() as url:
+        place = Place("postgres", url)
+        database = await place.open()
+        await database.write(lambda tx: tx.run(insert("sessions", SessionRow), *values(session("s"))))
+        buses = Buses(place)
+        yield buses
+        await buses.close()
+        await place.close()
 
 
 def session(name: str) -> SessionRow:

@@ -1,7 +1,6 @@
 """A storm: clients post, followers record what they see, and the test crashes servers meanwhile.
 
-Everything random comes from one seed, which is printed. `PERDURE_SEED=n` sets the seed, `PERDURE_CRASHES=n`
-the number of crashes.
+Everything random comes from one seed, which is printed. `PERDURE_SEED=n` sets the seed.
 """
 
 from __future__ import annotations
@@ -34,11 +33,6 @@ def seed() -> int:
     chosen = int(os.environ.get("PERDURE_SEED") or random.randrange(1 << 32))
     print(f"PERDURE_SEED={chosen}")
     return chosen
-
-
-def crashes(usual: int) -> int:
-    """The number of crashes."""
-    return int(os.environ.get("PERDURE_CRASHES") or usual)
 
 
 @dataclass

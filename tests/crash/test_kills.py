@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.crash.checks import check_rows, check_storm
-from tests.crash.storm import Storm, crashes, seed
+from tests.crash.storm import Storm, seed
 from tests.server import Server, use_simulated_model
+from tests.soak import SCALE, amounts
 
 KEY = {"PERDURE_MASTER_KEY": "11" * 32}
 RECOVERIES = 3
@@ -22,11 +24,12 @@ async def prepare(server: Server) -> None:
         await use_simulated_model(http)
 
 
-async def test_a_server_on_sqlite_is_killed_again_and_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("crashes", amounts(2, 12 * SCALE))
+async def test_a_server_on_sqlite_is_killed_again_and_again(tmp_path: Path, crashes: int) -> None:
     chance = random.Random(seed())
     async with Server(tmp_path) as server:
         await prepare(server)
-        storm = Storm([server.url], chance, crashes=crashes(3))
+        storm = Storm([server.url], chance, crashes=crashes)
         began = time.monotonic()
         await storm.run(server.restart)
         print(f"the storm took {time.monotonic() - began:.1f} s")
@@ -34,25 +37,29 @@ async def test_a_server_on_sqlite_is_killed_again_and_again(tmp_path: Path) -> N
     await check_rows(storm, tmp_path, "")
 
 
-async def test_a_server_on_postgresql_is_killed_again_and_again(postgres_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("crashes", amounts(1, 8 * SCALE))
+async def test_a_server_on_postgresql_is_killed_again_and_again(
+    postgres_url: str, tmp_path: Path, crashes: int
+) -> None:
     chance = random.Random(seed())
     async with Server(tmp_path, database_url=postgres_url) as server:
         await prepare(server)
-        storm = Storm([server.url], chance, crashes=crashes(2))
+        storm = Storm([server.url], chance, crashes=crashes)
         await storm.run(server.restart)
         await check_storm(storm, server.url, may_seal=storm.crashes > RECOVERIES)
     await check_rows(storm, tmp_path, postgres_url)
 
 
+@pytest.mark.parametrize("crashes", amounts(2, 12 * SCALE))
 async def test_either_of_two_servers_on_postgresql_is_killed_again_and_again(
-    postgres_url: str, tmp_path: Path
+    postgres_url: str, tmp_path: Path, crashes: int
 ) -> None:
     chance = random.Random(seed())
     left = Server(tmp_path / "left", database_url=postgres_url, environment=KEY)
     right = Server(tmp_path / "right", database_url=postgres_url, environment=KEY)
     async with left, right:
         await prepare(left)
-        storm = Storm([left.url, right.url], chance, crashes=crashes(3))
+        storm = Storm([left.url, right.url], chance, crashes=crashes)
         began = time.monotonic()
         await storm.run(lambda: chance.choice([left, right]).restart())
         print(f"the storm took {time.monotonic() - began:.1f} s")

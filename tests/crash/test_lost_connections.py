@@ -6,11 +6,13 @@ import random
 from pathlib import Path
 
 import asyncpg
+import pytest
 
 from tests.crash.checks import check_rows, check_storm
-from tests.crash.storm import Storm, crashes, seed
+from tests.crash.storm import Storm, seed
 from tests.crash.test_kills import prepare
 from tests.server import Server
+from tests.soak import SCALE, amounts
 
 HANG_UP = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -18,7 +20,8 @@ HANG_UP = (
 )
 
 
-async def test_every_connection_is_cut_again_and_again(postgres_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cuts", amounts(4, 30 * SCALE))
+async def test_every_connection_is_cut_again_and_again(postgres_url: str, tmp_path: Path, cuts: int) -> None:
     chance = random.Random(seed())
 
     async def hang_up() -> None:
@@ -30,7 +33,7 @@ async def test_every_connection_is_cut_again_and_again(postgres_url: str, tmp_pa
 
     async with Server(tmp_path, database_url=postgres_url) as server:
         await prepare(server)
-        storm = Storm([server.url], chance, crashes=crashes(6))
+        storm = Storm([server.url], chance, crashes=cuts)
         await storm.run(hang_up)
         await check_storm(storm, server.url)
         assert "Traceback" not in server.log.read_text()

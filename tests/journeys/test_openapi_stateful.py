@@ -6,23 +6,25 @@ What one answer names is used in the next, over everything there is.
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import Any
 
 import hypothesis
+import pytest
 import schemathesis
 from hypothesis.errors import FlakyStrategyDefinition
 
 from tests.journeys.test_openapi import NOT_HELD_AGAINST_IT, SCHEMA, Served, served
+from tests.soak import SCALE, amounts
 
 __all__ = ["served"]
 
-CHAINS = int(os.environ.get("PERDURE_TEST_CHAINS", "60"))
+CHAINS = 10
+"""In each round."""
 STEPS = 12
-ROUNDS = 6
 
 
-def test_chains_of_requests_hold_what_the_document_says(served: Served) -> None:
+@pytest.mark.parametrize("rounds", amounts(1, 24 * SCALE))
+def test_chains_of_requests_hold_what_the_document_says(served: Served, rounds: int) -> None:
     begun: list[int] = []
     wrong: list[str] = []
 
@@ -41,16 +43,16 @@ def test_chains_of_requests_hold_what_the_document_says(served: Served) -> None:
                 raise
 
     settings = hypothesis.settings(
-        max_examples=CHAINS // ROUNDS,
+        max_examples=CHAINS,
         stateful_step_count=STEPS,
         deadline=None,
         database=None,
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    for number in range(ROUNDS):
+    for number in range(rounds):
         # The server has state: the second of two equal requests gets another answer (a name is taken), which
         # the engine reports as a flaky test. That ends a round, but the answers are correct.
         with contextlib.suppress(FlakyStrategyDefinition):
             hypothesis.seed(number)(Chain).run(settings=settings)
         assert wrong == []
-    assert len(begun) >= CHAINS // 3
+    assert len(begun) >= rounds * CHAINS // 3

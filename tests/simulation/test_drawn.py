@@ -1,7 +1,6 @@
 """Plays schedules that are drawn at random: any scenario, with many injections at any points.
 
-`PERDURE_SIMULATIONS=n` plays the first n seeds; `PERDURE_SIMULATION_SEED=name` plays the one schedule that a
-failure names.
+`PERDURE_SIMULATION_SEED=name` plays the one schedule that a failure names.
 """
 
 from __future__ import annotations
@@ -12,16 +11,27 @@ import pytest
 
 from tests.simulation.schedule import drawn, named
 from tests.simulation.store import Store
+from tests.soak import SCALE
 
-COUNT = int(os.environ.get("PERDURE_SIMULATIONS", "4000"))
+COUNT, SOAK = 1000, 20_000 * SCALE
+"""Seeds that `make test` plays, and those up to which the soak goes on."""
 NAMED = os.environ.get("PERDURE_SIMULATION_SEED")
-PARTS = 8
-BATCHES = [[NAMED]] if NAMED else [[str(seed) for seed in range(part, COUNT, PARTS)] for part in range(PARTS)]
+PARTS = 4
 
 
-@pytest.mark.parametrize(
-    "names", BATCHES, ids=[NAMED] if NAMED else [f"part-{part}" for part in range(PARTS)]
-)
+def _batches() -> list[object]:
+    if NAMED:
+        return [pytest.param([NAMED], id=NAMED)]
+    return [
+        pytest.param(
+            [str(seed) for seed in range(first + part, end, PARTS)], marks=marks, id=f"{name}-{part}"
+        )
+        for name, first, end, marks in (("sample", 0, COUNT, ()), ("soak", COUNT, SOAK, pytest.mark.soak))
+        for part in range(PARTS)
+    ]
+
+
+@pytest.mark.parametrize("names", _batches())
 def test_the_promises_hold_in_every_drawn_schedule(names: list[str], store: Store) -> None:
     for name in names:
         named(name).play(store)

@@ -1,10 +1,12 @@
 """Plays each injection at each point of each scenario; in the small scenarios also pairs of injections.
 
-There is a point before and after every append, model call and tool call, and before every read. Together with
-`test_drawn` these are more than 15,000 schedules.
+There is a point before and after every append, model call and tool call, and before every read. `make test`
+takes a sample; the soak takes all, which together with `test_drawn` are more than 30,000 schedules.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 
@@ -12,6 +14,7 @@ from tests.simulation.injections import KINDS
 from tests.simulation.scenarios import SCENARIOS, Scenario, by_name
 from tests.simulation.schedule import listed
 from tests.simulation.store import Store
+from tests.soak import amounts
 
 SMALL = ("text", "tool")
 PAIRS = (
@@ -29,25 +32,38 @@ PAIRS = (
 )
 
 
+SAMPLE = 7
+"""`make test` plays one point in seven; each kind of injection starts at another one, so all are visited."""
+LONG = 60
+"""A scenario with more points is long: the sample there is five times thinner."""
+
+
+@pytest.mark.parametrize("every", amounts(SAMPLE, 1))
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_the_promises_hold_with_any_injection_at_any_point(scenario: Scenario, store: Store) -> None:
+def test_the_promises_hold_with_any_injection_at_any_point(
+    scenario: Scenario, every: int, store: Store
+) -> None:
     undisturbed = listed(scenario, {})
     undisturbed.play(store)
-    for point in range(undisturbed.points):
-        for kind in KINDS:
+    step = every * 5 if every > 1 and undisturbed.points > LONG else every
+    for number, kind in enumerate(KINDS):
+        for point in range(number % step, undisturbed.points, step):
             listed(scenario, {point: kind}).play(store)
 
 
+@pytest.mark.parametrize("every", amounts(SAMPLE * 3, 1))
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_the_promises_hold_with_any_two_injections_at_any_two_points(
-    name: str, first: str, second: str, store: Store
+    name: str, first: str, second: str, every: int, store: Store
 ) -> None:
     scenario = by_name(name)
     undisturbed = listed(scenario, {})
     undisturbed.play(store)
+    pairs = itertools.count()
     for point in range(undisturbed.points):
         disturbed = listed(scenario, {point: first})
         disturbed.play(store)
         for later in range(point + 1, disturbed.points):
-            listed(scenario, {point: first, later: second}).play(store)
+            if next(pairs) % every == 0:
+                listed(scenario, {point: first, later: second}).play(store)

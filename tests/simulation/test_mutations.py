@@ -12,7 +12,7 @@ from tests.simulation.schedule import Violation, drawn
 from tests.simulation.store import Store
 
 SEEDS = 400
-"""Schedules within which each mutation must be detected: a tenth of what `test_drawn` plays."""
+"""Schedules within which each mutation must be detected: fewer than `make test` plays in `test_drawn`."""
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)

@@ -35,7 +35,7 @@ DATABASES = pytest.mark.parametrize(
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest, engine: Engine) -> str:
     """An empty database of that engine: the URL of a PostgreSQL, or nothing for SQLite in the data folder."""
-    return str(request.getfixturevalue("postgres_url")) if engine == "postgres" else ""
+    return str(request.getfixturevalue("empty_postgres_url")) if engine == "postgres" else ""
 
 
 def read(release: Release, engine: Engine) -> Json:

@@ -15,7 +15,7 @@ import os
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -73,6 +73,8 @@ class Sandbox:
         self._room = Room(ROOM)
         self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._idle: list[_Child] = []
+        self._exiting: set[asyncio.Future[None]] = set()
+        """The ends of processes that were killed and may not be gone yet."""
         self._closed = False
 
     @contextlib.asynccontextmanager
@@ -119,12 +121,21 @@ class Sandbox:
         return self._shares.setdefault(owner, asyncio.Semaphore(count))
 
     async def close(self) -> None:
-        """End every idle process. A busy one ends when its caller is cancelled or done."""
+        """End every idle process, and wait for the exit of those that were killed.
+
+        A busy one ends when its caller is cancelled or done.
+        """
         self._closed = True
         for child in self._idle:
-            child.kill()
-        await asyncio.gather(*(child.wait() for child in self._idle))
+            self._end(child)
         self._idle.clear()
+        await asyncio.gather(*self._exiting)
+
+    def _end(self, child: _Child) -> None:
+        child.kill()
+        exiting = asyncio.ensure_future(child.wait())
+        self._exiting.add(exiting)
+        exiting.add_done_callback(self._exiting.discard)
 
     async def _attempt(
         self, child: _Child, job: Job, seconds: float, show: Callable[[str, str], None] | None
@@ -155,11 +166,16 @@ class Sandbox:
 
     def _give_back(self, child: _Child, *, reusable: bool) -> None:
         if not reusable or self._closed:
-            child.kill()
+            self._end(child)
             return
         seconds = IDLE_SECONDS if len(self._idle) < KEPT else SPARE_SECONDS
+
+        def expire() -> None:
+            self._idle.remove(child)
+            self._end(child)
+
         self._idle.append(child)
-        child.idle(self._idle, seconds)
+        child.idle(seconds, expire)
 
 
 async def _start() -> Process:
@@ -223,14 +239,8 @@ class _Child:
             if isinstance(answer, Output) and show is not None:
                 show(answer.stream, answer.text)
 
-    def idle(self, pool: list[_Child], seconds: float) -> None:
-        """Wait for work for some seconds, then leave the pool and end."""
-
-        def expire() -> None:
-            with contextlib.suppress(ValueError):
-                pool.remove(self)
-            self.kill()
-
+    def idle(self, seconds: float, expire: Callable[[], None]) -> None:
+        """Wait for work; call `expire` after so many seconds without any."""
         self.reused = True
         self._timer = asyncio.get_running_loop().call_later(seconds, expire)
 
@@ -247,6 +257,11 @@ class _Child:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
-    async def wait(self) -> Any:
-        """Wait until the process has exited."""
-        return await self._process.wait()
+    async def wait(self) -> None:
+        """Wait until the process has exited, and close the pipes to it."""
+        await self._process.wait()
+        stdin, stdout = self._process.stdin, self._process.stdout
+        if stdin is not None and not stdin.is_closing():
+            stdin.transport.abort()
+        if stdout is not None:
+            await stdout.read()

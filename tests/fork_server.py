@@ -1,0 +1,249 @@
+"""Starts `perdure` quickly: a process that has imported everything forks one process for each start.
+
+An interpreter's start and its imports cost ten times as much as the server's own start. What is forked is a
+process like any other: it has its own arguments, environment and output, it can be killed, and it ends with
+a status. Each test process has one fork server, started at its first use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import importlib
+import json
+import os
+import selectors
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+ROOT = str(Path(__file__).parents[1])
+_IMPORTED = (
+    "uvloop",
+    "perdure.cli.main",
+    "perdure.wiring",
+    "perdure.store.postgres.bus",
+    "perdure.store.postgres.queue",
+    "asyncpg",
+    "pgqueuer.adapters.drivers.asyncpg",
+    "pgqueuer.adapters.persistence.queries",
+    "pgqueuer.core.qm",
+    "pgqueuer.core.tm",
+)
+"""What a server imports until it listens, on either database."""
+
+_LENGTH = struct.Struct("!I")
+_OURS = ("COVERAGE_", "PERDURE_")
+"""Prefixes of variables that are for the processes that are forked, not for the fork server."""
+
+
+class Forked:
+    """A process that the fork server started; as much of `asyncio.subprocess.Process` as servers need."""
+
+    def __init__(self, pid: int, stdout: _Pipe, status: _Pipe) -> None:
+        self.pid = pid
+        self.stdout = stdout.reader
+        self._pipes = stdout, status
+        self._ended = asyncio.create_task(self._wait(status.reader))
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, minus the signal that ended it, or None while it runs."""
+        return self._ended.result() if self._ended.done() else None
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    async def wait(self) -> int:
+        return await asyncio.shield(self._ended)
+
+    async def _wait(self, status: asyncio.StreamReader) -> int:
+        line = await status.readline()
+        for pipe in self._pipes:
+            pipe.transport.close()
+        return int(line)
+
+
+class _Pipe:
+    """The reading end of a pipe, in the running loop."""
+
+    def __init__(self, reader: asyncio.StreamReader, transport: asyncio.ReadTransport) -> None:
+        self.reader = reader
+        self.transport = transport
+
+    @classmethod
+    async def open(cls, number: int) -> _Pipe:
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(number, "rb")
+        )
+        return cls(reader, transport)
+
+
+class ForkServer:
+    """The test process's side. `process` has imported all that `perdure serve` needs."""
+
+    def __init__(self) -> None:
+        self._control, theirs = socket.socketpair()
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(theirs.fileno())],
+            env={**kept, "PYTHONPATH": ROOT},
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+        )
+        theirs.close()
+
+    async def start(
+        self, arguments: tuple[str, ...], environment: Mapping[str, str], stderr: IO[bytes]
+    ) -> Forked:
+        """Start `perdure` with these arguments, in exactly this environment."""
+        out, out_end = os.pipe()
+        status, status_end = os.pipe()
+        request = json.dumps(
+            {"arguments": arguments, "environment": dict(environment), "folder": str(Path.cwd())}
+        ).encode()
+        socket.send_fds(self._control, [_LENGTH.pack(len(request))], [out_end, stderr.fileno(), status_end])
+        self._control.sendall(request)
+        os.close(out_end)
+        os.close(status_end)
+        pipe = await _Pipe.open(status)
+        line = await pipe.reader.readline()
+        assert line, "the fork server is gone"
+        return Forked(int(line), await _Pipe.open(out), pipe)
+
+    def close(self) -> None:
+        """End the fork server; what it started lives on."""
+        self._control.close()
+        self._process.wait()
+
+
+@functools.cache
+def fork_server() -> ForkServer:
+    """This test process's fork server."""
+    return ForkServer()
+
+
+@contextlib.contextmanager
+def closing_fork_server() -> Iterator[None]:
+    """Ends the fork server, if there is one by then."""
+    yield
+    if fork_server.cache_info().currsize:
+        fork_server().close()
+
+
+class _Job:
+    """A process to be started: its arguments and where its output goes."""
+
+    def __init__(self, control: socket.socket, head: bytes, descriptors: list[int]) -> None:
+        (length,) = _LENGTH.unpack(head)
+        body = b""
+        while len(body) < length:
+            body += control.recv(length - len(body))
+        request = json.loads(body)
+        self._arguments: list[str] = request["arguments"]
+        self._environment: dict[str, str] = request["environment"]
+        self._folder: str = request["folder"]
+        self._stdout, self._stderr, self.status = descriptors
+
+    def close_output(self) -> None:
+        os.close(self._stdout)
+        os.close(self._stderr)
+
+    def become(self) -> None:
+        """In the child: have what a fresh process would have."""
+        os.dup2(self._stdout, 1)
+        os.dup2(self._stderr, 2)
+        self.close_output()
+        os.close(self.status)
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+        os.chdir(self._folder)
+        os.environ.clear()
+        os.environ.update(self._environment)
+        time.tzset()
+        sys.argv[1:] = self._arguments
+
+
+def _serve(control: socket.socket) -> _Job | None:
+    """Fork for every request. Returns the job in each child; nothing once the test process is gone."""
+    woken, wake = socket.socketpair()
+    for end in (woken, wake):
+        end.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+    running: dict[int, int] = {}
+    with selectors.DefaultSelector() as selector, woken, wake, control:
+        selector.register(control, selectors.EVENT_READ)
+        selector.register(woken, selectors.EVENT_READ)
+        while True:
+            ready = {key.fileobj for key, _ in selector.select()}
+            if woken in ready:
+                woken.recv(4096)
+                _report(running)
+            if control not in ready:
+                continue
+            head, descriptors, _, _ = socket.recv_fds(control, _LENGTH.size, 3)
+            if not head:
+                return None
+            job = _Job(control, head, descriptors)
+            if (pid := os.fork()) == 0:
+                signal.set_wakeup_fd(-1)
+                for status in running.values():
+                    os.close(status)
+                return job
+            job.close_output()
+            running[pid] = job.status
+            os.write(job.status, f"{pid}\n".encode())
+
+
+def _report(running: dict[int, int]) -> None:
+    """Tell of every child that has ended how it ended."""
+    while running:
+        pid, waited = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            return
+        status = running.pop(pid)
+        with contextlib.suppress(BrokenPipeError):
+            os.write(status, f"{os.waitstatus_to_exitcode(waited)}\n".encode())
+        os.close(status)
+
+
+def _main() -> None:
+    import coverage
+
+    from perdure.__main__ import main
+    from perdure.domain import ids
+
+    for name in _IMPORTED:
+        importlib.import_module(name)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests to answer
+    gc.collect()
+    gc.freeze()
+    job = _serve(socket.socket(fileno=int(sys.argv[1])))
+    if job is None:
+        return
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    job.become()
+    ids._noise.__self__.seed()  # type: ignore[attr-defined] # else all would make the same ids
+    coverage.process_startup()
+    main()
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,17 @@
+"""How much of what has no end is tried: a sample by `make test`, far more by `make soak`.
+
+`PERDURE_SOAK=n` makes the soak n times as long. What is too slow for every `make test` is marked `soak`.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+SCALE = int(os.environ.get("PERDURE_SOAK") or 1)
+
+
+def amounts(sample: int, soak: int) -> list[object]:
+    """Two values of a parameter: the sample, and what the soak takes."""
+    return [pytest.param(sample, id="sample"), pytest.param(soak, marks=pytest.mark.soak, id="soak")]
