@@ -16,7 +16,7 @@ from perdure.client import Client
 from perdure.domain.messages import Usage
 from perdure.domain.model_profiles import ModelCost, ModelProfile
 from perdure.domain.providers import SyncedModels, SyncNotSupported
-from perdure.llm.catalog import Catalog, Place
+from perdure.llm.catalog import Catalog, ServedModel
 from perdure.store.sessions import look_session
 from tests.conformance.drivers.protocols import Counts
 from tests.conformance.drivers.vendor import Reply, Vendor, open_vendor
@@ -384,17 +384,17 @@ class Priced(Catalog):
 
     def __init__(self) -> None:
         super().__init__()
-        self.known: dict[Place, ModelProfile | None] = {}
+        self.known: dict[ServedModel, ModelProfile | None] = {}
         self.asked = 0
         self.let = asyncio.Event()
 
-    def is_ready(self, place: Place) -> bool:
+    def is_ready(self, place: ServedModel) -> bool:
         return place in self.known
 
-    def at_hand(self, place: Place) -> ModelProfile | None:
+    def at_hand(self, place: ServedModel) -> ModelProfile | None:
         return self.known.get(place)
 
-    async def profile(self, place: Place) -> ModelProfile | None:
+    async def profile(self, place: ServedModel) -> ModelProfile | None:
         self.asked += 1
         await self.let.wait()
         cost = ModelCost(input=10.0, output=100.0, cache_read=1.0)

@@ -26,7 +26,7 @@ from perdure.domain.providers import (
     UpdateProvider,
 )
 from perdure.domain.times import maybe_rfc3339, to_rfc3339
-from perdure.llm.catalog import Place
+from perdure.llm.catalog import ServedModel
 from perdure.llm.registry import KINDS, vendor_of
 from perdure.store.accounts import get_organization, set_default_model
 from perdure.store.database import Changes, Tx
@@ -146,7 +146,7 @@ def _is_keyed(app: App, row: ProviderRow) -> bool:
 
 
 async def _seen(app: App, rows: list[tuple[ModelRow, ProviderRow]]) -> list[Model]:
-    places = [Place(provider.provider_type, provider.base_url, row.model_id) for row, provider in rows]
+    places = [ServedModel(provider.provider_type, provider.base_url, row.model_id) for row, provider in rows]
     profiles = await app.catalog.profiles(places)
     return [
         to_model(row, Served(provider, _is_keyed(app, provider), profiles[place]))

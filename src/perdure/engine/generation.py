@@ -19,7 +19,7 @@ from perdure.domain.events import (
 )
 from perdure.domain.messages import storable
 from perdure.engine.context import Engine
-from perdure.llm.catalog import Place
+from perdure.llm.catalog import ServedModel
 from perdure.llm.driver import ModelResponse
 
 
@@ -40,9 +40,9 @@ class Outcome(msgspec.Struct):
     prompt: PromptRef
 
 
-def place_of(choice: ModelChoice) -> Place:
+def place_of(choice: ModelChoice) -> ServedModel:
     """Where the model is, for its limits and prices."""
-    return Place(choice.provider.provider_type, choice.provider.base_url, choice.model.model_id)
+    return ServedModel(choice.provider.provider_type, choice.provider.base_url, choice.model.model_id)
 
 
 def _pause_after(engine: Engine, attempt: int, error: ModelError) -> float:

@@ -6,12 +6,12 @@ import pytest
 
 from perdure.domain.model_profiles import ModelCost, ModelLimits
 from perdure.llm import catalog as catalog_module
-from perdure.llm.catalog import FRESH, Catalog, Place
+from perdure.llm.catalog import FRESH, Catalog, ServedModel
 from perdure.llm.prices import Listed, Seller
 
-MINI = Place("openai", None, "gpt-5-mini")
-NEW = Place("openai", None, "gpt-99")
-OWN = Place("openai_completions", "http://127.0.0.1:8080/v1", "smollm2-135m")
+MINI = ServedModel("openai", None, "gpt-5-mini")
+NEW = ServedModel("openai", None, "gpt-99")
+OWN = ServedModel("openai_completions", "http://127.0.0.1:8080/v1", "smollm2-135m")
 COST = ModelCost(1.0, 2.0)
 
 
@@ -74,13 +74,16 @@ async def test_nobody_is_asked_for_the_price_of_a_model_of_ones_own() -> None:
         None,
         None,
     )
-    assert await catalog.profile(Place("openai_completions", "http://127.0.0.1:8080/v1", "who-knows")) is None
+    assert (
+        await catalog.profile(ServedModel("openai_completions", "http://127.0.0.1:8080/v1", "who-knows"))
+        is None
+    )
     assert prices.asked == []
 
 
 async def test_the_simulated_model_has_a_profile_and_no_price() -> None:
     prices = PriceList()
-    profile = await prices.catalog().profile(Place("llmsim", None, "anything"))
+    profile = await prices.catalog().profile(ServedModel("llmsim", None, "anything"))
     assert profile is not None
     assert (profile.family, profile.tool_call, profile.cost) == ("llmsim", True, None)
     assert prices.asked == []
@@ -99,7 +102,7 @@ async def test_what_nobody_knows_has_no_profile() -> None:
 
 
 async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog_module, "MAX_KEPT", 10)
+    monkeypatch.setattr(catalog_module, "MAX_CACHED", 10)
     catalog = PriceList().catalog()
-    await catalog.profiles(Place("openai", None, f"gpt-5-{number}") for number in range(25))
-    assert len(catalog._kept) == 10
+    await catalog.profiles(ServedModel("openai", None, f"gpt-5-{number}") for number in range(25))
+    assert len(catalog._cache) == 10

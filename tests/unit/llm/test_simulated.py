@@ -188,7 +188,7 @@ async def test_usage_is_counted_in_words_or_given() -> None:
     ],
 )
 async def test_a_wrong_script_is_told(script: str) -> None:
-    with pytest.raises(ModelError, match="script is wrong") as caught:
+    with pytest.raises(ModelError, match="script is invalid") as caught:
         await play(user(script))
     assert (caught.value.code, caught.value.transient) == ("invalid_model_request", False)
 

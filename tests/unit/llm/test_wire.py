@@ -98,7 +98,7 @@ def test_tools_are_encoded_once() -> None:
     assert len(work) == 1
     for number in range(20):
         cache.encoded((ToolSpec(f"t{number}", "", {}),))
-    assert len(cache._known) == 8
+    assert len(cache._entries) == 8
 
 
 def astuple(tool: ToolSpec) -> Any:
