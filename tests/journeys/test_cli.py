@@ -276,7 +276,7 @@ async def test_a_session_and_a_model_can_be_named(client: Client, server: Server
         assert (done.status, done.out) == (0, "Here.\n")
     assert len(await client.list_messages(session.id)) == 6
     done = await perdure("chat", "--model", "other", url=server.url, given="hi")
-    assert (done.status, done.err) == (1, "error: no model is called 'other' here; known are: simulated\n")
+    assert (done.status, done.err) == (1, "error: this server has no model named 'other'; its models: simulated\n")
     done = await perdure("chat", "--agent", "nobody", url=server.url, given="hi")
     assert (done.status, done.err) == (1, "error: no such agent\n")
 

@@ -131,7 +131,7 @@ def test_text_is_printed_once_however_its_pieces_come() -> None:
 def test_a_text_that_begins_anew_is_printed_anew() -> None:
     assert (
         printed(text("One more"), text("Two"), completed("Two more."))
-        == "One more\n(the model begins anew)\nTwo more.\n"
+        == "One more\n(the model starts over)\nTwo more.\n"
     )
 
 

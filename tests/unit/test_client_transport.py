@@ -267,7 +267,7 @@ async def test_an_answer_that_is_not_perdures_is_an_error_of_its_own(body: bytes
         await reply.send(body)
 
     async with FakeServer(other) as server, Client(server.url) as client:
-        with pytest.raises(BadAnswer, match="not understood"):
+        with pytest.raises(BadAnswer, match="is not valid"):
             await get(client)
 
 
