@@ -131,7 +131,7 @@ async def test_a_key_in_the_settings_moves_on_with_both_keys_set(
             done = await rotate(tmp_path, database_url, **TWO)
             assert done.status == 0, done.err
             assert f"Data keys re-encrypted: {rewrapped}" in done.out
-            assert "PERDURE_MASTER_KEY_PREVIOUS is not needed any more" in done.out
+            assert "PERDURE_MASTER_KEY_PREVIOUS is no longer needed" in done.out
         with pytest.raises(RuntimeError, match="which is not here"):
             await server.start()
     assert not (tmp_path / "master.key").exists()

@@ -128,13 +128,13 @@ def test_an_event_that_never_ends_is_refused_before_it_fills_the_memory(piece: b
     parser = SseParser(max_event=1000)
     for _ in range(8):
         assert parser.feed(piece) == []
-    with pytest.raises(StreamTooLong, match="event is over 1000 bytes"):
+    with pytest.raises(StreamTooLong, match="event is longer than 1000 bytes"):
         parser.feed(piece * 10)
 
 
 @ENDLESS
 def test_the_client_calls_an_event_that_never_ends_a_bad_answer(piece: bytes) -> None:
-    with pytest.raises(BadAnswer, match="over 1000 bytes"):
+    with pytest.raises(BadAnswer, match="longer than 1000 bytes"):
         frames_of(SseParser(max_event=1000), piece * 20)
 
 
@@ -147,5 +147,5 @@ def test_many_events_over_the_limit_together_are_fine() -> None:
 def test_a_stream_over_its_limit_is_refused() -> None:
     parser = SseParser(max_stream=100)
     parser.feed(b"data: a\n\n" * 10)
-    with pytest.raises(StreamTooLong, match="stream is over 100 bytes"):
+    with pytest.raises(StreamTooLong, match="stream is longer than 100 bytes"):
         parser.feed(b"data: a\n\n" * 10)
