@@ -1,4 +1,4 @@
-"""The figures: what each is called, its unit, and the target that it should keep."""
+"""The figures: their names, units and targets."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from msgspec import Struct
 
 Figures = dict[str, float]
 Once = Callable[[], Awaitable[Figures]]
-"""Measures once; a measure is run several times, and the median counts."""
+"""Measures once. A measure runs several times, and the median counts."""
 
 
 class Scale(Struct, frozen=True):
-    """How much of everything is done. The defaults are the full suite; `QUICK` is for a first look."""
+    """How much each measure does. The defaults are the full suite; `QUICK` gives a first impression."""
 
     rounds: int = 3
     starts: int = 5
@@ -38,19 +38,39 @@ class Scale(Struct, frozen=True):
 
 
 QUICK = Scale(
-    rounds=1, starts=2, rest=2.0, turns=60, tool_turns=15, turns_at_once=500, requests=1_500, streams=15, long_streams=8,
-    followers=150, crowd=150, crowd_seconds=3, old_events=1_500, old_messages=200, history_turns=30, many_sessions=10_000, pages=20,
-    memory_requests=6_000, memory_turns=500,
-)  # fmt: skip
+    rounds=1,
+    starts=2,
+    rest=2.0,
+    turns=60,
+    tool_turns=15,
+    turns_at_once=500,
+    requests=1_500,
+    streams=15,
+    long_streams=8,
+    followers=150,
+    crowd=150,
+    crowd_seconds=3,
+    old_events=1_500,
+    old_messages=200,
+    history_turns=30,
+    many_sessions=10_000,
+    pages=20,
+    memory_requests=6_000,
+    memory_turns=500,
+)
 
 
 class Figure(Struct, frozen=True):
     """One row of the table.
 
     Attributes:
-        measure: the measure that gives it.
-        bound: the target: `under` or `over` this, or None where none was set.
-        everywhere: the target is for every database, not for the embedded default only.
+        key: the figure's key in JSON.
+        measure: the measure that produces it.
+        text: its label in the table.
+        unit: its unit.
+        bound: the target, or None for a figure without one.
+        better: whether the value should be `under` or `over` the bound.
+        everywhere: whether the target applies to every database, not only to the embedded default.
     """
 
     key: str
@@ -61,20 +81,21 @@ class Figure(Struct, frozen=True):
     better: Literal["under", "over"] = "under"
     everywhere: bool = False
 
-    def kept(self, value: float) -> bool | None:
-        """Whether the value keeps the target; None where there is no target."""
+    def is_met(self, value: float) -> bool | None:
+        """Whether the value meets the target; None without a target."""
         if self.bound is None:
             return None
         return value < self.bound if self.better == "under" else value >= self.bound
 
     @property
     def target(self) -> str:
-        """The target in words."""
-        return "" if self.bound is None else f"{'<' if self.better == 'under' else '>='} {shown(self.bound)}"
+        """The target, formatted."""
+        sign = "<" if self.better == "under" else ">="
+        return "" if self.bound is None else f"{sign} {formatted(self.bound)}"
 
 
-def shown(value: float) -> str:
-    """A number with as many digits as mean something."""
+def formatted(value: float) -> str:
+    """Format a number with its significant digits."""
     if value != value:  # not a number: nothing was measured  # noqa: PLR0124
         return "-"
     if abs(value) >= 1000:
@@ -83,7 +104,7 @@ def shown(value: float) -> str:
 
 
 def tail(values: Sequence[float], share: float = 0.99) -> float:
-    """The value that this share of all does not exceed."""
+    """Return the quantile: the value that this share of the values does not exceed."""
     return sorted(values)[min(int(len(values) * share), len(values) - 1)]
 
 

@@ -185,7 +185,7 @@ def _entry(message: Message) -> str:
 
 
 def _cut(text: str, limit: int) -> str:
-    return without_middle(text, limit, lambda omitted: " [...] ")
+    return without_middle(text, limit, lambda _omitted: " [...] ")
 
 
 def summary_message(summary: str, sequence: int, ts: Micros) -> Message:
