@@ -1,9 +1,8 @@
-"""The published client of the contract, as it is, against a real server.
+"""The contract's published client, unmodified, against a real server.
 
-Everything it offers for the core areas.
-
-Left out, because they are not in this release: budgets, memories, connections, guardrails, health checks, and
-what only a published agent has (see docs/reference/compatibility.md).
+These tests use everything that it offers for the core areas. They leave out what this release does not have:
+budgets, memories, connections, guardrails, health checks, and what only a published agent has (see
+docs/reference/compatibility.md).
 """
 
 from __future__ import annotations
@@ -70,18 +69,18 @@ async def place(
 
 @pytest.fixture(params=["", "/api"], ids=["root", "api"])
 async def sdk(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[Everruns]:
-    """The client, over each of the bases in turn."""
+    """The client, with each of the base URLs."""
     async with Everruns(api_key=place.token, base_url=place.server.url + request.param) as client:
         yield client
 
 
 async def followed(client: Any, session_id: str, until: str = "session.idled", **options: Any) -> list[Event]:
-    """The events of a session up to the first of a type."""
+    """Return the events of a session up to the first of a type."""
     return await taken(client.events.stream(session_id, **options), until)
 
 
 async def taken(stream: AsyncGenerator[Event, None], until: str) -> list[Event]:
-    """The events of a stream up to the first of a type; the stream is closed."""
+    """Return the events of a stream up to the first of a type; close the stream."""
     seen = []
     async with asyncio.timeout(PATIENCE):
         async for event in stream:
@@ -93,14 +92,14 @@ async def taken(stream: AsyncGenerator[Event, None], until: str) -> list[Event]:
 
 
 async def talked(client: Everruns, *steps: dict[str, Any]) -> str:
-    """A session after one turn; its id."""
+    """Create a session and run one turn; return the session's id."""
     session = await client.sessions.create(title="Talked")
     await client.messages.create(session.id, script(*steps))
     await followed(client, session.id)
     return session.id
 
 
-async def test_agents_are_made_read_listed_replaced_copied_and_archived(sdk: Everruns) -> None:
+async def test_agents_are_created_read_listed_replaced_copied_and_archived(sdk: Everruns) -> None:
     name = fresh("desk")
     agent = await sdk.agents.create(
         name,
@@ -133,7 +132,7 @@ async def test_agents_are_made_read_listed_replaced_copied_and_archived(sdk: Eve
     assert agent.id not in [each.id for each in await sdk.agents.list(search=name)]
 
 
-async def test_an_agent_goes_out_as_text_and_comes_back(sdk: Everruns) -> None:
+async def test_an_agent_is_exported_as_text_and_imported(sdk: Everruns) -> None:
     agent = await sdk.agents.create(fresh("traveller"), "You are here.", tags=["a", "b"])
     text = await sdk.agents.export(agent.id)
     assert text.startswith("---\n")
@@ -165,7 +164,7 @@ async def test_an_agents_versions_are_kept_compared_restored_and_forked(sdk: Eve
     assert chosen.default_version_id == second.id
 
 
-async def test_harnesses_are_made_found_changed_and_archived(sdk: Everruns) -> None:
+async def test_harnesses_are_created_found_changed_and_archived(sdk: Everruns) -> None:
     built_in = {each.name: each for each in await sdk.harnesses.list()}
     assert built_in["generic"].is_built_in
     assert "notebook" in [each.name for each in await sdk.harnesses.list_examples()]
@@ -192,7 +191,7 @@ async def test_capabilities_and_models_are_listed_and_read(sdk: Everruns) -> Non
     assert (await sdk.models.get(model.id)).model_dump() == model.model_dump()
 
 
-async def test_a_session_is_made_read_listed_pinned_and_deleted(sdk: Everruns) -> None:
+async def test_a_session_is_created_read_listed_pinned_and_deleted(sdk: Everruns) -> None:
     agent = await sdk.agents.create(fresh("worker"), "You work.")
     title = fresh("Refund")
     session = await sdk.sessions.create(
@@ -223,7 +222,7 @@ async def test_a_session_is_made_read_listed_pinned_and_deleted(sdk: Everruns) -
         await sdk.sessions.get(session.id)
 
 
-async def test_a_turn_is_said_followed_and_read_back(sdk: Everruns) -> None:
+async def test_a_turn_is_started_followed_and_read_back(sdk: Everruns) -> None:
     session = await sdk.sessions.create()
     model = (await sdk.models.list())[0]
     said = await sdk.messages.create(session.id, script({"text": "Good day."}), Controls(model_id=model.id))
@@ -238,7 +237,7 @@ async def test_a_turn_is_said_followed_and_read_back(sdk: Everruns) -> None:
     assert (read.status, read.output_preview, read.usage is not None) == ("idle", "Good day.", True)
 
 
-async def test_every_filter_of_the_list_of_events_is_understood(sdk: Everruns) -> None:
+async def test_every_filter_of_the_list_of_events_works(sdk: Everruns) -> None:
     session_id = await talked(
         sdk, {"tool_calls": [call("get_current_time")]}, {"text": "Noon, of all times."}
     )
@@ -311,7 +310,7 @@ async def test_a_call_of_the_clients_own_tool_is_answered(sdk: Everruns) -> None
         "tool_result",
         "agent",
     ]
-    # It tries again for a while when a session is not waiting yet, which it tells by these words.
+    # While the session is not waiting yet, the client retries: it recognizes this message.
     with pytest.raises(ApiError, match="not waiting for tool results"):
         await sdk.messages.create_tool_results(session.id, answers)
 
@@ -324,7 +323,7 @@ async def test_a_running_turn_is_cancelled(sdk: Everruns) -> None:
     assert "turn.cancelled" in [each.type for each in await followed(sdk, session.id)]
 
 
-async def test_workspaces_are_made_found_changed_and_archived(sdk: Everruns) -> None:
+async def test_workspaces_are_created_found_changed_and_archived(sdk: Everruns) -> None:
     name = fresh("Quarterly report")
     space = await sdk.workspaces.create(name, description="For all.")
     assert (space.name, space.description, space.status, space.archived_at) == (
@@ -444,7 +443,7 @@ async def test_errors_come_as_the_clients_own_errors(place: Place, sdk: Everruns
             await stranger.agents.list()
 
 
-async def test_a_reason_for_a_change_is_no_obstacle(sdk: Everruns) -> None:
+async def test_a_reason_for_a_change_is_accepted(sdk: Everruns) -> None:
     agent = await sdk.agents.create(fresh("changed"), "One.")
     await sdk.with_reason("a better prompt, für alle").agents.apply(agent.id, agent.name, "Two.")
     assert (await sdk.agents.get(agent.id)).system_prompt == "Two."
@@ -472,7 +471,7 @@ async def test_the_client_of_one_agent_finds_the_routes_of_sessions_below_v1(pla
 
 
 @pytest.mark.parametrize("base", ["/v1", "/api/v1"])
-async def test_the_client_of_one_agent_follows_cancels_and_decides(place: Place, base: str) -> None:
+async def test_the_client_of_one_agent_follows_cancels_and_approves(place: Place, base: str) -> None:
     gated = {"capabilities": [{"ref": "session"}, {"ref": "tool_approval", "config": {"mode": "protective"}}]}
     headers = {"authorization": place.token}
     async with httpx.AsyncClient(base_url=place.server.url, headers=headers) as http:
@@ -502,7 +501,7 @@ async def test_the_client_of_one_agent_follows_cancels_and_decides(place: Place,
 
 
 async def streamed(agent: AgentClient, session_id: str, until: str, **options: Any) -> list[Event]:
-    """The events of a session up to the first of a type, as the client of one agent follows them."""
+    """Return the events of a session up to the first of a type, followed by the client of one agent."""
     return await taken(agent.stream_events(session_id, **options), until)
 
 
@@ -512,10 +511,10 @@ NOT_HERE = {
     *("capabilities.list_guardrail_examples", "capabilities.dry_run_guardrails"),
     *("agent.card", "agent.answer_questions", "agent.runtime_token"),
 }
-"""What the client offers for things that are not in this release."""
+"""The client's methods for features that are not in this release."""
 
 
-def test_everything_that_the_client_offers_for_what_is_here_is_used_above() -> None:
+def test_every_supported_method_of_the_client_is_used_above() -> None:
     source = Path(__file__).read_text()
     parts = {"memories", "connections", "budgets"} ^ {
         name

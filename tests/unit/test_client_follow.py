@@ -1,4 +1,4 @@
-"""Following a session: resume, no repeats, no gaps, patience, and when a turn is over."""
+"""Following a session: it resumes without gaps or repeats, gives up in time, and detects a turn's end."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def frame(sequence: int, kind: str = "turn.started", data: Any = None, **context
 
 
 def delta(after: int, text: str) -> str:
-    """A live piece: its id and sequence are those of the log's end at that moment."""
+    """Build a live event: its id and sequence are those of the log's last event at that moment."""
     return frame(after, "output.message.delta", {"turn_id": TURN, "delta": text, "accumulated": text})
 
 
@@ -80,7 +80,7 @@ async def test_a_cut_connection_is_resumed_after_the_last_event_and_nothing_come
     assert since(server) == [None, IDS[2], IDS[2], IDS[3]]
 
 
-async def test_a_server_that_takes_its_leave_is_asked_again_after_the_time_that_it_names() -> None:
+async def test_a_server_that_announces_its_disconnection_is_reconnected_after_its_delay() -> None:
     goodbye = 'event: disconnecting\ndata: {"reason":"connection_cycle","retry_ms":1}'
     strange = 'event: disconnecting\ndata: {"reason":"slow_consumer","retry_ms":-5}'
     steps = script(streams(frame(1), goodbye), streams(strange), streams(frame(2)))
@@ -89,7 +89,7 @@ async def test_a_server_that_takes_its_leave_is_asked_again_after_the_time_that_
     assert since(server) == [None, IDS[1], IDS[1]]
 
 
-async def test_a_stream_that_just_ends_is_taken_up_again() -> None:
+async def test_a_stream_that_just_ends_is_resumed() -> None:
     async with (
         FakeServer(script(streams(), streams(frame(1)), streams(frame(2)))) as server,
         Client(server.url) as client,
@@ -98,7 +98,7 @@ async def test_a_stream_that_just_ends_is_taken_up_again() -> None:
     assert len(server.requests) == 3
 
 
-async def test_a_follower_may_begin_in_the_middle_and_choose_what_it_sees() -> None:
+async def test_a_follower_may_start_in_the_middle_and_filter_events() -> None:
     async with FakeServer(streams(frame(5), frame(6))) as server, Client(server.url) as client:
         options = {
             "since_id": IDS[5],
@@ -114,7 +114,7 @@ async def test_a_follower_may_begin_in_the_middle_and_choose_what_it_sees() -> N
     assert server.requests[0].headers["accept"] == "text/event-stream"
 
 
-async def test_a_live_piece_moves_no_cursor_even_when_it_runs_ahead_of_the_log() -> None:
+async def test_a_live_event_does_not_move_the_cursor_even_ahead_of_the_log() -> None:
     steps = script(
         cuts(frame(1), delta(3, "He"), delta(3, "Hello")), streams(frame(2), frame(3), delta(3, "Hello you"))
     )
@@ -155,26 +155,26 @@ async def test_heartbeats_keep_a_quiet_connection_alive() -> None:
 
 
 @pytest.mark.parametrize("trouble", [answers(503, {}), answers(429, {}), cuts()], ids=["503", "429", "cut"])
-async def test_a_server_that_is_busy_or_away_for_a_moment_is_waited_for(trouble: Handler) -> None:
+async def test_a_server_that_is_briefly_busy_or_away_is_retried(trouble: Handler) -> None:
     steps = script(trouble, trouble, streams(frame(1)))
     async with FakeServer(steps) as server, Client(server.url) as client:
         assert sequences(await take(client, 1)) == [1]
 
 
-async def test_patience_has_an_end() -> None:
+async def test_patience_is_limited() -> None:
     async with FakeServer(cuts()) as server, Client(server.url) as client:
         with pytest.raises(Unreachable, match="no answer from"):
             await take(client, 1, patience=0.05)
 
 
-async def test_a_session_that_is_gone_ends_the_stream_with_what_the_server_says() -> None:
+async def test_a_deleted_session_ends_the_stream_with_the_servers_error() -> None:
     gone = answers(404, {"detail": "no such session", "code": "session_not_found"})
     async with FakeServer(script(cuts(frame(1)), gone)) as server, Client(server.url) as client:
         with pytest.raises(NotFound, match="no such session"):
             await take(client, 2)
 
 
-async def test_an_answer_that_is_no_event_stream_is_refused() -> None:
+async def test_an_answer_that_is_not_an_event_stream_is_refused() -> None:
     async with FakeServer(answers(200, {"status": "ok"})) as server, Client(server.url) as client:
         with pytest.raises(BadAnswer, match="event stream"):
             await take(client, 1)
@@ -189,7 +189,7 @@ async def test_an_answer_that_is_no_event_stream_is_refused() -> None:
             await take(client, 1)
 
 
-def test_a_cursor_that_is_no_event_id_is_refused_before_anything_is_sent() -> None:
+def test_a_cursor_that_is_not_an_event_id_is_refused_before_the_request() -> None:
     async def main() -> None:
         async with Client("http://127.0.0.1:1") as client:
             await take(client, 1, since_id="session_1")
@@ -219,7 +219,7 @@ DONE = {"turn_id": TURN, "iterations": 1}
 
 
 def session_server(*frames: str) -> Handler:
-    """Answers what `run` asks for: the end of the log, the message, the stream."""
+    """Answer the requests of `run`: the end of the log, the message, the stream."""
 
     async def handle(request: Request, reply: Reply) -> None:
         if request.path.endswith("/events"):
@@ -233,7 +233,7 @@ def session_server(*frames: str) -> Handler:
     return handle
 
 
-async def test_a_run_begins_with_the_message_and_ends_with_its_turn() -> None:
+async def test_a_run_starts_with_the_message_and_ends_with_its_turn() -> None:
     frames = (
         frame(3, "turn.completed", DONE),
         asked(4),
@@ -264,7 +264,7 @@ async def test_a_run_begins_with_the_message_and_ends_with_its_turn() -> None:
         ("turn.sealed", {"turn_id": TURN, "reason": "no_progress"}, "turn_sealed", "sealed: no_progress"),
     ],
 )
-async def test_a_turn_without_an_answer_raises_what_ended_it(
+async def test_a_turn_without_an_answer_raises_its_failure(
     kind: str, data: Any, code: str, words: str
 ) -> None:
     frames = (asked(3), frame(4, input_message_id=MESSAGE_ID), frame(5, kind, data))
@@ -288,7 +288,7 @@ INPUT = {"message": MESSAGE}
 REASON = {"harness_id": "harness_1"}
 
 
-def test_a_turn_that_is_steered_is_over_when_it_ends() -> None:
+def test_a_run_that_steers_a_turn_ends_with_that_turn() -> None:
     assert (
         ends_at(
             event(1, "reason.started", REASON),
@@ -300,7 +300,7 @@ def test_a_turn_that_is_steered_is_over_when_it_ends() -> None:
     )
 
 
-def test_a_turn_that_failed_before_it_saw_the_message_is_not_the_messages_turn() -> None:
+def test_a_turn_that_failed_before_it_saw_the_message_does_not_end_the_run() -> None:
     assert (
         ends_at(
             event(1, "reason.started", REASON),
@@ -313,7 +313,7 @@ def test_a_turn_that_failed_before_it_saw_the_message_is_not_the_messages_turn()
     )
 
 
-def test_a_cancel_covers_messages_that_no_model_call_has_seen() -> None:
+def test_a_cancelled_turn_handles_messages_that_no_model_call_has_seen() -> None:
     assert ends_at(event(1, "input.message", INPUT), event(2, "turn.cancelled", {"turn_id": TURN})) == 2
 
 

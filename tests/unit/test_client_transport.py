@@ -1,4 +1,4 @@
-"""The client's requests: what they carry, which are sent again, and what refusals become."""
+"""The client's requests: their contents, retries and errors."""
 
 from __future__ import annotations
 
@@ -26,10 +26,21 @@ NOW = "2026-03-14T09:26:53.589793Z"
 LINKS = {"self_url": "/v1/x", "view_url": "/x", "ui_link": "/x"}
 SESSION_ID = new_id("session")
 SESSION: dict[str, Any] = {
-    "id": SESSION_ID, "organization_id": new_id("org"), "harness_id": new_id("harness"), "status": "idle",
-    "owner_principal_id": new_id("principal"), "workspace_id": new_id("workspace"), "created_at": NOW,
-    "updated_at": NOW, "tags": [], "capabilities": [], "tools": [], "features": [], "something_newer": True, **LINKS,
-}  # fmt: skip
+    "id": SESSION_ID,
+    "organization_id": new_id("org"),
+    "harness_id": new_id("harness"),
+    "status": "idle",
+    "owner_principal_id": new_id("principal"),
+    "workspace_id": new_id("workspace"),
+    "created_at": NOW,
+    "updated_at": NOW,
+    "tags": [],
+    "capabilities": [],
+    "tools": [],
+    "features": [],
+    "something_newer": True,
+    **LINKS,
+}
 MESSAGE = {
     "id": new_id("message"),
     "role": "user",
@@ -62,7 +73,7 @@ async def pin(client: Client) -> Any:
     return await client.pin_session(SESSION_ID)
 
 
-async def test_credentials_and_organization_go_with_every_request() -> None:
+async def test_credentials_and_organization_are_sent_with_every_request() -> None:
     async with (
         FakeServer(answers(200, {"status": "ok"})) as server,
         Client(f"{server.url}/api/", token="pdr_pat_x", organization="org_1") as client,
@@ -75,9 +86,7 @@ async def test_credentials_and_organization_go_with_every_request() -> None:
     assert request.headers["user-agent"].startswith("perdure-python/")
 
 
-async def test_a_session_is_made_from_the_fields_that_are_given_and_unknown_fields_of_the_answer_are_ignored() -> (
-    None
-):
+async def test_a_session_is_created_from_its_fields_and_unknown_fields_of_the_answer_are_ignored() -> None:
     async with FakeServer(answers(201, SESSION)) as server, Client(server.url) as client:
         session = await client.create_session(agent_name="helper", capabilities=(CapabilityRef("session"),))
     assert (session.id, session.status) == (SESSION_ID, "idle")
@@ -85,7 +94,7 @@ async def test_a_session_is_made_from_the_fields_that_are_given_and_unknown_fiel
     assert server.requests[0].headers["content-type"] == "application/json"
 
 
-async def test_an_update_tells_absent_fields_from_cleared_ones() -> None:
+async def test_an_update_distinguishes_absent_from_cleared_fields() -> None:
     async with FakeServer(answers(200, SESSION)) as server, Client(server.url) as client:
         await client.update_session(SESSION_ID, title=None)
         await client.update_session(SESSION_ID, tags=("a",))
@@ -96,7 +105,7 @@ async def test_an_update_tells_absent_fields_from_cleared_ones() -> None:
     }
 
 
-async def test_filters_of_lists_are_query_parameters_and_unset_ones_are_left_out() -> None:
+async def test_filters_are_query_parameters_and_unset_ones_are_left_out() -> None:
     page = {"data": [SESSION], "total": 1, "offset": 0, "limit": 5}
     async with FakeServer(answers(200, page)) as server, Client(server.url) as client:
         found = await client.list_sessions(tags=("a b", "c&d"), pinned=True, search="é", limit=5)
@@ -110,7 +119,7 @@ async def test_filters_of_lists_are_query_parameters_and_unset_ones_are_left_out
     }
 
 
-async def test_all_pages_are_walked_and_a_session_that_slid_to_the_next_page_comes_once() -> None:
+async def test_all_pages_are_read_and_a_session_that_moved_to_the_next_page_is_returned_once() -> None:
     def page(ids: list[str], offset: int) -> Handler:
         return answers(
             200, {"data": [{**SESSION, "id": one} for one in ids], "total": 5, "offset": offset, "limit": 2}
@@ -132,7 +141,7 @@ async def test_an_id_cannot_change_the_route() -> None:
     assert [request.raw_path for request in server.requests] == ["/v1/sessions/..%2Fagents%3Fx%23y"]
 
 
-async def test_the_same_key_goes_with_every_attempt_to_send_a_message() -> None:
+async def test_every_attempt_to_send_a_message_carries_the_same_key() -> None:
     steps = script(cuts(), answers(503, {}), answers(201, MESSAGE))
     async with FakeServer(steps) as server, Client(server.url) as client:
         message = await send_hi(client)
@@ -156,7 +165,7 @@ async def test_the_same_key_goes_with_every_attempt_to_send_a_message() -> None:
     ids=["GET", "PUT", "a message", "a new session"],
 )
 @pytest.mark.parametrize("trouble", [cuts(), answers(503, {}), answers(429, {})], ids=["cut", "503", "429"])
-async def test_what_may_be_repeated_is_sent_again(
+async def test_idempotent_requests_are_retried(
     call: Callable[[Client], Awaitable[Any]], ok: Handler, trouble: Handler
 ) -> None:
     async with FakeServer(script(trouble, ok)) as server, Client(server.url) as client:
@@ -165,7 +174,7 @@ async def test_what_may_be_repeated_is_sent_again(
 
 
 @pytest.mark.parametrize("call", [cancel, update], ids=["POST", "PATCH"])
-async def test_what_must_not_be_repeated_is_not(call: Callable[[Client], Awaitable[Any]]) -> None:
+async def test_other_requests_are_not_retried(call: Callable[[Client], Awaitable[Any]]) -> None:
     async with FakeServer(cuts()) as server, Client(server.url) as client:
         with pytest.raises(Unreachable):
             await call(client)
@@ -176,7 +185,7 @@ async def test_what_must_not_be_repeated_is_not(call: Callable[[Client], Awaitab
     assert len(server.requests) == 1
 
 
-async def test_anything_is_sent_again_when_it_was_turned_away_for_now() -> None:
+async def test_every_request_is_retried_after_429() -> None:
     async with (
         FakeServer(script(answers(429, {}), answers(200, SESSION))) as server,
         Client(server.url) as client,
@@ -185,7 +194,7 @@ async def test_anything_is_sent_again_when_it_was_turned_away_for_now() -> None:
     assert len(server.requests) == 2
 
 
-async def test_a_deletion_whose_answer_was_lost_is_no_error() -> None:
+async def test_a_deletion_whose_answer_was_lost_is_not_an_error() -> None:
     async with FakeServer(script(cuts(), answers(404, {}))) as server, Client(server.url) as client:
         await client.delete_session(SESSION_ID)
     async with FakeServer(answers(404, {})) as server, Client(server.url) as client:
@@ -204,7 +213,7 @@ async def test_retries_are_bounded() -> None:
     assert len(server.requests) == 3
 
 
-async def test_a_wait_that_the_server_names_is_kept_when_short_and_handed_over_when_long() -> None:
+async def test_a_short_retry_after_is_honoured_and_a_long_one_is_raised() -> None:
     async with (
         FakeServer(
             script(answers(429, {"retry_after_seconds": 0}), answers(429, {}, retry_after="120"))
@@ -220,7 +229,7 @@ async def test_a_wait_that_the_server_names_is_kept_when_short_and_handed_over_w
 @pytest.mark.parametrize(
     ("status", "kind"), [(400, ApiError), (401, ApiError), (404, NotFound), (409, Conflict), (500, ApiError)]
 )
-async def test_a_refusal_carries_what_the_problem_says(status: int, kind: type[ApiError]) -> None:
+async def test_a_refusal_has_the_fields_of_the_problem(status: int, kind: type[ApiError]) -> None:
     problem = {"status": status, "title": "Title", "detail": "what to mend", "code": "some_code", "extra": 1}
     async with FakeServer(answers(status, problem)) as server, Client(server.url) as client:
         with pytest.raises(kind) as caught:
@@ -236,7 +245,7 @@ async def test_a_refusal_carries_what_the_problem_says(status: int, kind: type[A
     assert error.problem == problem
 
 
-async def test_a_refusal_without_a_readable_body_still_says_something() -> None:
+async def test_a_refusal_without_a_readable_body_has_a_message() -> None:
     async def html(_: Request, reply: Reply) -> None:
         await reply.start(400, "text/html")
         await reply.send(b"<h1>\xff no</h1>")
@@ -261,7 +270,7 @@ async def test_the_retry_after_header_is_a_number_or_a_date(header: str, seconds
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"id": 1}', b"\xff"])
-async def test_an_answer_that_is_not_perdures_is_an_error_of_its_own(body: bytes) -> None:
+async def test_an_answer_from_another_program_is_a_distinct_error(body: bytes) -> None:
     async def other(_: Request, reply: Reply) -> None:
         await reply.start(200, "application/json")
         await reply.send(body)
@@ -271,7 +280,7 @@ async def test_an_answer_that_is_not_perdures_is_an_error_of_its_own(body: bytes
             await get(client)
 
 
-async def test_nobody_at_the_address_is_said_in_words() -> None:
+async def test_a_refused_connection_is_reported_with_its_reason() -> None:
     async with FakeServer(answers(200, {})) as server:
         pass
     async with Client(server.url, retries=1) as client:
@@ -280,7 +289,7 @@ async def test_nobody_at_the_address_is_said_in_words() -> None:
 
 
 @pytest.mark.parametrize("url", ["", "localhost:9000", "ftp://x", "http://", "http://x:port", "/v1"])
-def test_a_base_url_that_is_none_is_refused_at_once(url: str) -> None:
+def test_an_invalid_base_url_is_refused_at_once(url: str) -> None:
     with pytest.raises(ValueError, match="not a URL"):
         Client(url)
 

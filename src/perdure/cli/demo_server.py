@@ -104,7 +104,7 @@ class DemoServer:
 
 
 def _send(process: Process, number: int) -> None:
-    """Send a signal with `os.kill`: the process's own methods would race the event loop for its exit status."""
+    """Send a signal with `os.kill`: the process's methods would race the event loop for its exit status."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, number)

@@ -274,11 +274,11 @@ class Client(Caller):
         idle_timeout: float = IDLE_TIMEOUT,
         patience: float = PATIENCE,
     ) -> AsyncGenerator[WireEvent, None]:
-        """Yield the session's events after `since_id` (by default all), then new ones as they happen, endlessly.
+        """Yield the session's events after `since_id` (by default all), then new ones as they happen.
 
-        This reconnects automatically and resumes at its position: no logged event is lost or repeated. Live
-        events (`output.message.delta` ...) may be lost or repeated around a reconnection; each contains the
-        whole text so far.
+        This never ends. It reconnects automatically and resumes at its position: no logged event is lost or
+        repeated. Live events (`output.message.delta` ...) may be lost or repeated around a reconnection; each
+        contains the whole text so far.
 
         Args:
             session_id: the session's id.
@@ -305,7 +305,7 @@ class Client(Caller):
         since = await self.last_event_id(session_id)
         message = await self.send_message(session_id, content, controls=controls)
         watch = TurnWatch(message.id)
-        # The server adds the whole prompt to each `llm.generation` when it is read, which callers rarely need.
+        # The server adds the whole prompt to each `llm.generation` that it sends; callers rarely need it.
         async with aclosing(self.follow(session_id, since, exclude=("llm.generation",))) as events:
             async for event in events:
                 if watch.take(event):
@@ -413,7 +413,7 @@ class Client(Caller):
 
 
 def data_of(event: WireEvent) -> Any:
-    """Decode an event's data into its struct from `perdure.domain.events`, or plain JSON for an unknown type."""
+    """Decode an event's data into its struct from `perdure.domain.events`; plain JSON for an unknown type."""
     raw = bytes(event.data)
     return decode_data(event.type, raw) if event.type in EVENT_DATA else msgspec.json.decode(raw)
 

@@ -26,7 +26,7 @@ MOST_WAIT = 10.0
 """Seconds before a request or a stream is retried: doubles from the first to the most."""
 
 LONGEST_WAIT = 30.0
-"""Longest `Retry-After` that is honoured, in seconds; after a longer one the caller gets the error at once."""
+"""The longest `Retry-After` that is honoured, in seconds. With a longer one the caller gets the error."""
 
 _IDEMPOTENT = frozenset({"GET", "PUT", "DELETE"})
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)

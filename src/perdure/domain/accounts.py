@@ -52,7 +52,7 @@ def require_own_token(caller: Caller) -> None:
     """
     if caller.bound:
         raise Forbidden(
-            "this requires an access token that you created yourself: yours is valid in one organization only",
+            "this requires an access token that you created: yours is valid in one organization only",
             code="own_token_required",
         )
 

@@ -165,7 +165,7 @@ class AgentVersion(Struct, frozen=True, omit_defaults=True):
 
 
 class CreateAgentVersion(Struct, frozen=True):
-    """The body of `POST /v1/agents/{agent_id}/versions`, which saves the agent's present state as a version."""
+    """The body of `POST /v1/agents/{agent_id}/versions`, which saves the agent as a new version."""
 
     change_kind: Annotated[
         PurposeKind | None, Meta(description="Which part of the semantic version to increase.")

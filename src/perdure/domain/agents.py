@@ -44,7 +44,7 @@ _LINK = Meta(examples=["/v1/agents/agent_0192f0c1b2a37b5c8d4e5f60718293a4"])
 
 
 class CreateAgent(Struct, frozen=True, omit_defaults=True):
-    """The body of `POST /v1/agents`. If an agent has this `id` or `name`, it is updated, else one is created."""
+    """The body of `POST /v1/agents`: updates the agent with this `id` or `name`, or creates one."""
 
     name: Annotated[Name, NAME]
     system_prompt: Annotated[Prompt, SYSTEM_PROMPT]

@@ -45,7 +45,7 @@ class CostTier(Struct, frozen=True, omit_defaults=True):
 
 
 class ModelCost(Struct, frozen=True, omit_defaults=True):
-    """Prices in US dollars per million tokens. Cached tokens without their own price cost as much as input."""
+    """Prices in US dollars per million tokens. Cached tokens without a price of their own cost as input."""
 
     input: Annotated[float, _INPUT]
     output: Annotated[float, _OUTPUT]

@@ -83,7 +83,7 @@ _MODEL_PROVIDER_ID = Meta(description="The provider that serves the model.")
 
 
 class ProviderTrace(Struct, frozen=True, omit_defaults=False):
-    """Links to the vendor's own traces of sessions and calls, stored for clients. The server never fetches them."""
+    """Links to the vendor's own traces of sessions and calls. The server stores but never fetches them."""
 
     enabled: Annotated[bool, Meta(description="Whether clients should show the links.")]
     generation_url_template: Annotated[

@@ -1,4 +1,4 @@
-"""Encode messages for Anthropic: content blocks, grouped into strictly alternating user and assistant turns."""
+"""Encode messages for Anthropic: content blocks in strictly alternating user and assistant turns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known about models, looked up once."""
+"""The cache of model profiles and prices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COST = ModelCost(1.0, 2.0)
 
 
 class PriceList:
-    """A price list that knows one price, and counts how often it is asked."""
+    """A price list that knows one price, and counts its lookups."""
 
     def __init__(self, listed: Listed | None = Listed("Mini", "Small.", 400_000, COST)) -> None:  # noqa: B008
         self.listed = listed
@@ -31,7 +31,7 @@ class PriceList:
         return Catalog(self, lambda: self.now)
 
 
-async def test_limits_are_at_hand_before_the_price_is_looked_up() -> None:
+async def test_limits_are_known_before_the_price_lookup() -> None:
     catalog = PriceList().catalog()
     assert not catalog.is_ready(MINI)
     before = catalog.at_hand(MINI)
@@ -62,7 +62,7 @@ async def test_a_price_is_looked_up_once_and_again_when_it_may_have_changed() ->
     assert len(prices.asked) == 2
 
 
-async def test_nobody_is_asked_for_the_price_of_a_model_of_ones_own() -> None:
+async def test_the_price_of_a_private_servers_model_is_not_looked_up() -> None:
     prices = PriceList()
     catalog = prices.catalog()
     assert catalog.is_ready(OWN)
@@ -89,19 +89,19 @@ async def test_the_simulated_model_has_a_profile_and_no_price() -> None:
     assert prices.asked == []
 
 
-async def test_a_model_that_only_the_price_list_knows_is_taken_for_one_like_others() -> None:
+async def test_a_model_that_only_the_price_list_knows_gets_typical_abilities() -> None:
     profile = await PriceList(Listed("GPT-99", None, 2_000_000, COST)).catalog().profile(NEW)
     assert profile is not None
     assert (profile.name, profile.family, profile.tool_call, profile.cost) == ("GPT-99", "gpt", True, COST)
     assert profile.limits == ModelLimits(2_000_000, 2_000_000)
 
 
-async def test_what_nobody_knows_has_no_profile() -> None:
+async def test_an_unknown_model_has_no_profile() -> None:
     assert await PriceList(None).catalog().profile(NEW) is None
     assert await PriceList(Listed("Talker")).catalog().profile(NEW) is None
 
 
-async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog_module, "MAX_CACHED", 10)
     catalog = PriceList().catalog()
     await catalog.profiles(ServedModel("openai", None, f"gpt-5-{number}") for number in range(25))
