@@ -1,5 +1,5 @@
-# Needs make, and Python 3.11 or newer with pip. Everything else is installed into .venv by `make install`.
-# Another interpreter: `make install PYTHON=python3.12`.
+# Requires make, and Python 3.11 or newer with pip. `make install` installs everything else into .venv.
+# To choose an interpreter: `make install PYTHON=python3.12`.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -9,24 +9,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CODE := $(wildcard src tests tools bench examples)
-# Test processes; `make test WORKERS=0` runs all in one.
+# Number of test processes; `make test WORKERS=0` runs all tests in one process.
 WORKERS ?= 2
-# More arguments for pytest, the demo or the benchmarks.
+# Additional arguments for pytest, the demo, the benchmarks or the lock.
 ARGS ?=
 
 .PHONY: help install check test soak demo docs bench fmt lock clean
 
 help:
-	@echo 'make install   .venv with the perdure command and all that tests need'
-	@echo 'make demo      kill a session at work and see it resume'
-	@echo 'make test      all checks, and all tests but the longest'
-	@echo 'make soak      the longest tests: exhaustive runs, storms, whole installs; PERDURE_SOAK=5: more'
-	@echo 'make check     format, lint, types, imports, sizes, unused code'
-	@echo 'make fmt       format the code and fix what the linter can'
-	@echo 'make docs      write the reference pages that are generated from the code'
-	@echo 'make bench     the benchmarks'
-	@echo 'make lock      new lock files from pyproject.toml (ARGS=--upgrade for the newest versions)'
-	@echo 'make clean     remove everything that these targets created'
+	@echo 'make install   create .venv with the perdure command and the test dependencies'
+	@echo 'make demo      show a session that works, is killed and continues'
+	@echo 'make test      run all checks, and all tests except the longest'
+	@echo 'make soak      run the longest tests: exhaustive runs, storms, installs; PERDURE_SOAK=5: more'
+	@echo 'make check     check format, lint, types, imports, sizes and unused code'
+	@echo 'make fmt       format the code and fix what the linter can fix'
+	@echo 'make docs      generate the reference pages from the code'
+	@echo 'make bench     run the benchmarks'
+	@echo 'make lock      update the lock files from pyproject.toml (ARGS=--upgrade for the newest versions)'
+	@echo 'make clean     remove .venv, caches and build output'
 
 install: $(STAMP)
 	@:

@@ -1,4 +1,4 @@
-"""Benchmarks: what the server costs, measured from outside on a real process. Never part of the tests.
+"""Benchmarks: measure a real server process from outside. They are not part of the tests.
 
-Run `make bench`, or `python -m bench --help`. How to read the figures: docs/reference/performance.md.
+Run `make bench`, or `python -m bench --help`. docs/reference/performance.md explains the figures.
 """

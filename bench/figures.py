@@ -1,4 +1,4 @@
-"""The figures: what each is called, its unit, and the target that it should keep."""
+"""The figures: their names, units and targets."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from msgspec import Struct
 
 Figures = dict[str, float]
 Once = Callable[[], Awaitable[Figures]]
-"""Measures once; a measure is run several times, and the median counts."""
+"""Measures once. A measure runs several times, and the median counts."""
 
 
 class Scale(Struct, frozen=True):
-    """How much of everything is done. The defaults are the full suite; `QUICK` is for a first look."""
+    """How much each measure does. The defaults are the full suite; `QUICK` gives a first impression."""
 
     rounds: int = 3
     starts: int = 5
@@ -38,19 +38,39 @@ class Scale(Struct, frozen=True):
 
 
 QUICK = Scale(
-    rounds=1, starts=2, rest=2.0, turns=60, tool_turns=15, turns_at_once=500, requests=1_500, streams=15, long_streams=8,
-    followers=150, crowd=150, crowd_seconds=3, old_events=1_500, old_messages=200, history_turns=30, many_sessions=10_000, pages=20,
-    memory_requests=6_000, memory_turns=500,
-)  # fmt: skip
+    rounds=1,
+    starts=2,
+    rest=2.0,
+    turns=60,
+    tool_turns=15,
+    turns_at_once=500,
+    requests=1_500,
+    streams=15,
+    long_streams=8,
+    followers=150,
+    crowd=150,
+    crowd_seconds=3,
+    old_events=1_500,
+    old_messages=200,
+    history_turns=30,
+    many_sessions=10_000,
+    pages=20,
+    memory_requests=6_000,
+    memory_turns=500,
+)
 
 
 class Figure(Struct, frozen=True):
     """One row of the table.
 
     Attributes:
-        measure: the measure that gives it.
-        bound: the target: `under` or `over` this, or None where none was set.
-        everywhere: the target is for every database, not for the embedded default only.
+        key: the figure's key in JSON.
+        measure: the measure that produces it.
+        text: its label in the table.
+        unit: its unit.
+        bound: the target, or None for a figure without one.
+        better: whether the value should be `under` or `over` the bound.
+        everywhere: whether the target applies to every database, not only to the embedded default.
     """
 
     key: str
@@ -61,20 +81,21 @@ class Figure(Struct, frozen=True):
     better: Literal["under", "over"] = "under"
     everywhere: bool = False
 
-    def kept(self, value: float) -> bool | None:
-        """Whether the value keeps the target; None where there is no target."""
+    def is_met(self, value: float) -> bool | None:
+        """Whether the value meets the target; None without a target."""
         if self.bound is None:
             return None
         return value < self.bound if self.better == "under" else value >= self.bound
 
     @property
     def target(self) -> str:
-        """The target in words."""
-        return "" if self.bound is None else f"{'<' if self.better == 'under' else '>='} {shown(self.bound)}"
+        """The target, formatted."""
+        sign = "<" if self.better == "under" else ">="
+        return "" if self.bound is None else f"{sign} {formatted(self.bound)}"
 
 
-def shown(value: float) -> str:
-    """A number with as many digits as mean something."""
+def formatted(value: float) -> str:
+    """Format a number with its significant digits."""
     if value != value:  # not a number: nothing was measured  # noqa: PLR0124
         return "-"
     if abs(value) >= 1000:
@@ -83,7 +104,7 @@ def shown(value: float) -> str:
 
 
 def tail(values: Sequence[float], share: float = 0.99) -> float:
-    """The value that this share of all does not exceed."""
+    """Return the quantile: the value that this share of the values does not exceed."""
     return sorted(values)[min(int(len(values) * share), len(values) - 1)]
 
 
@@ -98,25 +119,25 @@ FIGURES = (
     Figure("turn_database_cpu_ms", "turns", "the same, PostgreSQL's CPU", "ms"),
     Figure("round_ms", "turns", "a tool round", "ms", 3),
     Figure("round_cpu_ms", "turns", "the same, server CPU", "ms"),
-    Figure("turns_per_s_16", "turns", "text turns, 16 at once", "/s"),
-    Figure("turns_per_s_64", "turns", "text turns, 64 at once", "/s", 300, "over"),
+    Figure("turns_per_s_16", "turns", "text turns, 16 concurrent", "/s"),
+    Figure("turns_per_s_64", "turns", "text turns, 64 concurrent", "/s", 300, "over"),
     Figure("turns_cpu_ms_64", "turns", "the same, server CPU per turn", "ms"),
-    Figure("get_per_s", "requests", "GET a session, 16 at once", "/s", 4000, "over"),
+    Figure("get_per_s", "requests", "GET a session, 16 concurrent", "/s", 4000, "over"),
     Figure("get_cpu_ms", "requests", "the same, server CPU", "ms"),
-    Figure("patch_per_s", "requests", "PATCH a session, 16 at once, durable", "/s", 3000, "over"),
+    Figure("patch_per_s", "requests", "PATCH a session, 16 concurrent, durable", "/s", 3000, "over"),
     Figure("patch_cpu_ms", "requests", "the same, server CPU", "ms"),
-    Figure("create_per_s", "requests", "create a session, 16 at once, durable", "/s"),
+    Figure("create_per_s", "requests", "create a session, 16 concurrent, durable", "/s"),
     Figure("create_cpu_ms", "requests", "the same, server CPU", "ms"),
-    Figure("list_per_s", "requests", "list 50 of 1,000 sessions, 16 at once", "/s"),
+    Figure("list_per_s", "requests", "list 50 of 1,000 sessions, 16 concurrent", "/s"),
     Figure("list_cpu_ms", "requests", "the same, server CPU", "ms"),
     Figure("first_token_added_ms", "streams", "first token: added to the model's own time", "ms", 3),
     Figure("to_model_ms", "streams", "the same: from the POST to the model", "ms"),
     Figure("from_model_ms", "streams", "the same: from the model to the follower", "ms"),
     Figure("one_token_added_ms", "streams", "an answer of one token: added to the total time", "ms"),
-    Figure("long_added_ms", "streams", "500 tokens at 0 ms: added", "ms", 25),
+    Figure("long_added_ms", "streams", "500 tokens without delay: total time added", "ms", 25),
     Figure("long_cpu_ms", "streams", "the same, server CPU", "ms"),
-    Figure("follower_kb", "followers", "an idle follower: memory", "KB", 40),
-    Figure("followers_cpu_pct", "followers", "all idle followers: CPU", "%"),
+    Figure("follower_kb", "followers", "memory per idle follower", "KB", 40),
+    Figure("followers_cpu_pct", "followers", "CPU of all idle followers", "%"),
     Figure(
         "crowd_done_pct", "crowd", "500 concurrent turns that stream for 12 s: completed", "%", 100, "over"
     ),
@@ -128,7 +149,7 @@ FIGURES = (
     Figure(
         "old_cpu_ratio",
         "history",
-        "turn after 10,000 events against an empty session: CPU",
+        "turn after 10,000 events, relative to an empty session: CPU",
         "x",
         1.1,
         everywhere=True,
@@ -136,9 +157,9 @@ FIGURES = (
     Figure("old_wall_ratio", "history", "the same, elapsed time", "x", 1.1, everywhere=True),
     Figure("old_cold_ms", "history", "the same, first turn after a restart", "ms"),
     Figure("turn_bytes", "history", "bytes stored per text turn", "bytes"),
-    Figure("messages_added_ms", "history", "1,000 old messages, all sent: added", "ms", 5),
+    Figure("messages_added_ms", "history", "1,000 old messages, all sent: added time", "ms", 5),
     Figure("messages_added_cpu_ms", "history", "the same, server CPU", "ms"),
-    Figure("files_written_per_s", "files", "write a file of 4 KB, 16 at once, durable", "/s"),
+    Figure("files_written_per_s", "files", "write a file of 4 KB, 16 concurrent, durable", "/s"),
     Figure("files_written_cpu_ms", "files", "the same, server CPU", "ms"),
     Figure("files_grep_found_ms", "files", "search 1,000 files of 4 KB, 20 match", "ms"),
     Figure("files_grep_missed_ms", "files", "the same, no match", "ms"),
@@ -156,21 +177,28 @@ FIGURES = (
     Figure("tool_sql_query_ms", "tools", "added by `sql_query`, ten rows", "ms"),
     Figure("tool_title_ms", "tools", "added by `write_session_title`", "ms"),
     Figure("list_page_ms", "scale", "list 50 of 1,000 sessions", "ms"),
-    Figure("list_ratio", "scale", "the same of 100,000", "x", 2, everywhere=True),
+    Figure("list_ratio", "scale", "the same in 100,000", "x", 2, everywhere=True),
     Figure("search_page_ms", "scale", "search in 1,000 sessions", "ms"),
     Figure("search_ratio", "scale", "the same in 100,000", "x", 2, everywhere=True),
     Figure("rare_page_ms", "scale", "search for a title that one of 1,000 sessions has", "ms"),
-    Figure("rare_ratio", "scale", "the same of 100,000", "x", 2, everywhere=True),
+    Figure("rare_ratio", "scale", "the same in 100,000", "x", 2, everywhere=True),
     Figure("middle_page_ms", "scale", "search that one title in ninety matches, 10 of 1,000", "ms"),
     Figure(
         "middle_ratio",
         "scale",
-        "the same of 100,000, which counts 201 instead of 14",
+        "the same in 100,000, which counts 201 matches instead of 14",
         "x",
         2,
         everywhere=True,
     ),
-    Figure("deep_ratio", "scale", "the last page of 100,000 against that of 1,000", "x", 2, everywhere=True),
+    Figure(
+        "deep_ratio",
+        "scale",
+        "the last page of 100,000, relative to the last of 1,000",
+        "x",
+        2,
+        everywhere=True,
+    ),
     Figure("halfway_ratio", "scale", "the same, the middle page", "x"),
     Figure("requests_mb", "memory", "memory growth over 50,000 requests", "MB", 5, everywhere=True),
     Figure("turns_mb", "memory", "memory growth over 4,000 turns in 4,000 sessions", "MB"),

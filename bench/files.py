@@ -1,4 +1,4 @@
-"""Files: many small ones written and searched, a large one in and out, and a fork of all of them."""
+"""Measure files: write and search many small ones, transfer a large one, fork a session with all of them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from statistics import median
 import msgspec
 
 from bench.figures import Figures, Once, Scale
-from bench.place import Place, Stopwatch
 from bench.site import Site, open_site
+from bench.variant import Stopwatch, Variant
 from bench.wire import Connection
 
 AT_ONCE = 16
 SMALL, SMALL_SIZE = 1_000, 4_096
-"""How many small files there are, and how long each is, in bytes."""
+"""The number of small files, and the size of each in bytes."""
 LARGE = 10 * 1024 * 1024
 EVERY = 50
-"""One small file in so many has the line that is searched for."""
+"""One in this many small files contains the line to search for."""
 TIMES = 5
 
 WORDS = ("river", "stone", "cloud", "meadow", "lantern", "harbour", "orchard", "window", "paper", "winter")
 
 
 def text(number: int) -> str:
-    """About 4 KB of lines of words, the same in every run, and different for each file."""
+    """Return about 4 KB of lines of words, different for each file, but the same in every run."""
     pick = random.Random(number)
     lines = [" ".join(pick.choices(WORDS, k=9)) for _ in range(80)]
     if number % EVERY == 0:
@@ -37,18 +37,18 @@ def text(number: int) -> str:
 
 
 @contextlib.asynccontextmanager
-async def files(place: Place, _scale: Scale) -> AsyncIterator[Once]:
-    """Over HTTP, each round on a fresh server; what is written is durable before it is answered."""
+async def files(variant: Variant, _scale: Scale) -> AsyncIterator[Once]:
+    """Measure over HTTP, each round on a fresh server; the server answers writes once they are durable."""
     bodies = [msgspec.json.encode({"content": text(number)}) for number in range(SMALL)]
 
     async def once() -> Figures:
-        async with place.server() as server, open_site(server, place.model) as site:
+        async with variant.server() as server, open_site(server, variant.model) as site:
             session = f"/v1/sessions/{await site.session()}"
-            found = await _small(site, f"{session}/fs", bodies)
-            found |= await _large(site, f"{session}/fs")
+            figures = await _small(site, f"{session}/fs", bodies)
+            figures |= await _large(site, f"{session}/fs")
             began = time.perf_counter()
             await site.desk.json("POST", f"{session}/fork", {})
-            return {**found, "files_fork_ms": (time.perf_counter() - began) * 1e3}
+            return {**figures, "files_fork_ms": (time.perf_counter() - began) * 1e3}
 
     yield once
 
@@ -59,7 +59,7 @@ async def _small(site: Site, base: str, bodies: list[bytes]) -> Figures:
 
     watch = Stopwatch(site.server)
     rate = await site.at_once(AT_ONCE, SMALL, write)
-    found = {"files_written_per_s": rate, "files_written_cpu_ms": watch.cpu() / SMALL * 1e3}
+    figures = {"files_written_per_s": rate, "files_written_cpu_ms": watch.cpu() / SMALL * 1e3}
     for name, pattern, matches in (
         ("found", "^needle [0-9]+$", SMALL // EVERY),
         ("missed", "nothing.*like.*this", 0),
@@ -70,9 +70,9 @@ async def _small(site: Site, base: str, bodies: list[bytes]) -> Figures:
             answer = await site.desk.json("POST", f"{base}/_/grep", {"pattern": pattern})
             times.append(time.perf_counter() - began)
             if len(answer["data"]) != matches:
-                raise RuntimeError(f"{pattern!r} was found in {len(answer['data'])} files, not in {matches}")
-        found[f"files_grep_{name}_ms"] = median(times) * 1e3
-    return found
+                raise RuntimeError(f"{pattern!r} matched {len(answer['data'])} files, not {matches}")
+        figures[f"files_grep_{name}_ms"] = median(times) * 1e3
+    return figures
 
 
 async def _large(site: Site, base: str) -> Figures:
@@ -87,5 +87,5 @@ async def _large(site: Site, base: str) -> Figures:
         times["in"].append(between - began)
         times["out"].append(time.perf_counter() - between)
         if back != data:
-            raise RuntimeError("the large file did not come back as it was")
+            raise RuntimeError("the large file was not returned unchanged")
     return {f"files_large_{way}_ms": median(taken) * 1e3 for way, taken in times.items()}

@@ -1,4 +1,4 @@
-"""What a session's age costs."""
+"""Measure what a session's age costs."""
 
 from __future__ import annotations
 
@@ -11,54 +11,54 @@ import asyncpg
 
 from bench.figures import Figures, Once, Scale
 from bench.model import Script
-from bench.place import Place, Server, Stopwatch
-from bench.site import Seat, Site, open_site, told
+from bench.site import Seat, Site, model_stats, open_site
+from bench.variant import Server, Stopwatch, Variant
 from bench.wire import connect
 
 TEXT = Script()
 WINDOW = 400
-"""Tokens of history that a model call is shown where the window is bounded: some 20 messages."""
+"""Maximum history tokens of a model call, about 20 messages, in the measures with a bounded window."""
 BLOCK = 10
-"""Turns in the old session, then as many in a young one, and so on: noise meets both."""
+"""Turns before switching between the old and the young session, so that noise affects both."""
 YOUNG = 15
-"""Turns that fill a young session's window before it is compared."""
+"""Turns that fill a young session's window before the comparison."""
 EVENTS_A_TURN = 11
 
 
 @contextlib.asynccontextmanager
-async def history(place: Place, scale: Scale) -> AsyncIterator[Once]:
-    """An old session against an empty one, with a bounded window; bytes a turn.
+async def history(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
+    """Compare an old session with an empty one, with a bounded window and with the whole history sent.
 
-    And a long history sent as a whole.
+    Also measure the bytes per turn.
     """
     bounded = {"PERDURE_HISTORY_TOKENS": str(WINDOW)}
     async with contextlib.AsyncExitStack() as stack:
-        first = await stack.enter_async_context(place.server(bounded))
-        async with open_site(first, place.model) as site:
+        first = await stack.enter_async_context(variant.server(bounded))
+        async with open_site(first, variant.model) as site:
             old_id = (await _aged(site, scale.old_events // EVENTS_A_TURN)).session_id
         await first.stop()
-        server = await place.start(first.settings, bounded)
+        server = await variant.start(first.settings, bounded)
         stack.push_async_callback(server.stop)
-        site = await stack.enter_async_context(open_site(server, place.model))
+        site = await stack.enter_async_context(open_site(server, variant.model))
         await (await site.seat()).turn(site.desk, TEXT)
         old = await site.seat_of(old_id)
         cold = (await old.turn(site.desk, TEXT)).total
-        whole = await stack.enter_async_context(place.server())
-        whole_site = await stack.enter_async_context(open_site(whole, place.model))
+        whole = await stack.enter_async_context(variant.server())
+        whole_site = await stack.enter_async_context(open_site(whole, variant.model))
         long = await _aged(whole_site, scale.old_messages // 2)
 
         async def once() -> Figures:
-            found = await _old_and_young(site, old, scale.history_turns // BLOCK)
-            found["turn_bytes"] = await _bytes(site, scale.history_turns * 4)
-            found |= await _messages(place, whole_site, long, scale)
-            found["old_cold_ms"] = cold * 1e3
-            return found
+            figures = await _old_and_young(site, old, scale.history_turns // BLOCK)
+            figures["turn_bytes"] = await _bytes(site, scale.history_turns * 4)
+            figures |= await _messages(variant, whole_site, long, scale)
+            figures["old_cold_ms"] = cold * 1e3
+            return figures
 
         yield once
 
 
 async def _aged(site: Site, turns: int) -> Seat:
-    """A session that has seen so many turns."""
+    """Create a session with this many turns."""
     seat = await site.seat()
     for _ in range(turns):
         await seat.turn(site.desk, TEXT)
@@ -84,8 +84,8 @@ async def _old_and_young(site: Site, old: Seat, blocks: int) -> Figures:
     }
 
 
-async def _messages(place: Place, site: Site, long: Seat, scale: Scale) -> Figures:
-    """The turn with all old messages sent, against one in a young session."""
+async def _messages(variant: Variant, site: Site, long: Seat, scale: Scale) -> Figures:
+    """Compare a turn that sends all old messages with a turn in a young session."""
     times: dict[str, list[float]] = {"long": [], "young": []}
     cpu: dict[str, list[float]] = {"long": [], "young": []}
     for _ in range(max(scale.history_turns // BLOCK // 2, 1)):
@@ -96,7 +96,7 @@ async def _messages(place: Place, site: Site, long: Seat, scale: Scale) -> Figur
             times[name] += [(await seat.turn(site.desk, TEXT)).total for _ in range(BLOCK)]
             cpu[name].append(watch.cpu() / BLOCK)
             if name == "long":
-                await _check_sent(place, scale.old_messages)
+                await _check_sent(variant, scale.old_messages)
         young.close()
     return {
         "messages_added_ms": (median(times["long"]) - median(times["young"])) * 1e3,
@@ -104,16 +104,16 @@ async def _messages(place: Place, site: Site, long: Seat, scale: Scale) -> Figur
     }
 
 
-async def _check_sent(place: Place, messages: int) -> None:
-    line = await connect(place.model)
-    stats = await told(line)
+async def _check_sent(variant: Variant, messages: int) -> None:
+    line = await connect(variant.model)
+    stats = await model_stats(line)
     line.close()
     if stats.messages < messages:
-        raise RuntimeError(f"the model was sent {stats.messages} messages, not {messages}")
+        raise RuntimeError(f"the model got {stats.messages} messages, not {messages}")
 
 
 async def _bytes(site: Site, turns: int) -> float:
-    """How much the database grows with each turn, indexes and all."""
+    """Measure how many bytes the database grows per turn, indexes included."""
     async with site.seats(10) as seats:
         before = await _size(site.server)
         for i in range(turns):
@@ -128,7 +128,8 @@ async def _size(server: Server) -> int:
         try:
             return int(
                 await connection.fetchval(
-                    "SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relname IN ('events', 'sessions')"
+                    "SELECT sum(pg_total_relation_size(oid)) FROM pg_class"
+                    " WHERE relname IN ('events', 'sessions')"
                 )
             )
         finally:

@@ -1,4 +1,4 @@
-"""Whether memory stays flat."""
+"""Measure whether memory stays flat."""
 
 from __future__ import annotations
 
@@ -8,26 +8,23 @@ from collections.abc import AsyncIterator
 
 from bench.figures import Figures, Once, Scale
 from bench.model import Script
-from bench.place import Place
 from bench.requests import AT_ONCE, SESSIONS, works
 from bench.site import open_site
+from bench.variant import Variant
 from bench.wire import Connection
 
 TEXT = Script()
 
 
 @contextlib.asynccontextmanager
-async def memory(place: Place, scale: Scale) -> AsyncIterator[Once]:
-    """Memory gained over many requests after a fifth as many to warm up.
-
-    Then over turns, each in a session of its own.
-    """
+async def memory(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
+    """Measure how memory grows over many requests, after a warm-up, then over turns in separate sessions."""
 
     async def once() -> Figures:
-        async with place.server() as server, open_site(server, place.model) as site:
+        async with variant.server() as server, open_site(server, variant.model) as site:
             ids = [await site.session() for _ in range(SESSIONS)]
-            found = works(site, ids)
-            mixed = [found["get"], found["get"], found["patch"], found["list"]]
+            by_name = works(site, ids)
+            mixed = [by_name["get"], by_name["get"], by_name["patch"], by_name["list"]]
 
             async def work(line: Connection, number: int) -> None:
                 await mixed[number % len(mixed)](line, number)

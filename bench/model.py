@@ -1,6 +1,6 @@
-"""A model server that says what it is told: OpenAI Chat Completions, streamed, on one port of loopback.
+"""A scripted model server: OpenAI Chat Completions, streamed, on one loopback port.
 
-What it shall do stands in the newest message that holds it, so that it reaches the model through any server:
+The script is in the newest message that contains one, so that it passes through any server unchanged:
 
     bench(tools=5 tokens=500 every=10 first=200)
 
@@ -9,11 +9,11 @@ What it shall do stands in the newest message that holds it, so that it reaches 
     every    milliseconds before each piece (0)
     first    milliseconds before the first byte of the answer (0)
 
-It reads no JSON: it looks for that text, and counts roles behind it. So a call with a long history costs
-hardly more than a short one, and what a measure shows is the server's.
+The server does not parse JSON: it searches for the script and counts the roles behind it. A call with a long
+history therefore costs hardly more than a short one, and a measure shows the cost of the Perdure server.
 
-`GET /stats` tells how many calls there were, how many were open at most, how large the last one was and when
-it came.
+`GET /stats` returns the number of calls, the maximum of concurrent calls, and the size and time of the last
+call.
 """
 
 from __future__ import annotations
@@ -28,23 +28,24 @@ import msgspec
 from msgspec import Struct
 
 TOOL = "get_current_time"
-"""The tool that it calls; the measures' agent has it."""
+"""The tool that it calls; the benchmarks' agent has it."""
 
-_ORDER = re.compile(rb"bench\(([^)]*)\)")
+_SCRIPT = re.compile(rb"bench\(([^)]*)\)")
 _RESULT = re.compile(rb'"role"\s*:\s*"tool"')
 _ROLE = re.compile(rb'"role"\s*:')
 _CHUNK = (
-    '{"id":"chat-1","object":"chat.completion.chunk","created":1,"model":"bench","choices":[{"index":0,"delta":%s,'
-    '"finish_reason":%s}]}'
+    '{"id":"chat-1","object":"chat.completion.chunk","created":1,"model":"bench",'
+    '"choices":[{"index":0,"delta":%s,"finish_reason":%s}]}'
 )
 _USAGE = (
-    '{"id":"chat-1","object":"chat.completion.chunk","created":1,"model":"bench","choices":[],"usage":{"prompt_tokens":100,'
-    '"completion_tokens":%d,"total_tokens":%d,"prompt_tokens_details":{"cached_tokens":60}}}'
+    '{"id":"chat-1","object":"chat.completion.chunk","created":1,"model":"bench","choices":[],'
+    '"usage":{"prompt_tokens":100,"completion_tokens":%d,"total_tokens":%d,'
+    '"prompt_tokens_details":{"cached_tokens":60}}}'
 )
 
 
 class Script(Struct, frozen=True):
-    """What one call asks for; see the module's text."""
+    """A call's script; the module docstring describes the fields."""
 
     tools: int = 0
     tokens: int = 1
@@ -56,13 +57,17 @@ class Script(Struct, frozen=True):
 
 
 class Stats(Struct, omit_defaults=True):
-    """What has come in since the start.
+    """Statistics since the start.
 
     Attributes:
-        messages: how many the last call held.
-        size: of the last call, in bytes.
-        received, began: when the last call was here, and when its answer's first piece was sent, by
-            `time.perf_counter`; on one machine that clock is the same for all processes.
+        calls: the number of calls.
+        open: the number of calls that are being answered.
+        most_open: the maximum of `open`.
+        messages: the number of messages in the last call.
+        size: the size of the last call in bytes.
+        received: when the last call arrived, by `time.perf_counter`, which all processes of a machine share.
+        began: when the first piece of the last call's answer was sent, by the same clock.
+        last: the body of the last call.
     """
 
     calls: int = 0
@@ -76,13 +81,13 @@ class Stats(Struct, omit_defaults=True):
 
 
 def script_of(body: bytes) -> tuple[Script, int]:
-    """What the newest order in a request says, and how many tool results have come since."""
+    """Return the newest script in a request, and the number of tool results after it."""
     at = body.rfind(b"bench(")
-    found = _ORDER.match(body, at) if at >= 0 else None
-    if found is None:
+    match = _SCRIPT.match(body, at) if at >= 0 else None
+    if match is None:
         return Script(), 0
-    given = dict(pair.split("=", 1) for pair in found[1].decode().split())
-    return msgspec.convert(given, Script, strict=False), len(_RESULT.findall(body, found.end()))
+    fields = dict(pair.split("=", 1) for pair in match[1].decode().split())
+    return msgspec.convert(fields, Script, strict=False), len(_RESULT.findall(body, match.end()))
 
 
 def _event(text: str) -> bytes:
@@ -95,10 +100,10 @@ def _delta(delta: str, finish: str = "null") -> bytes:
 
 
 class _Call:
-    """One answer on its way. Pieces that wait for a moment wait in a timer, not in a task."""
+    """An answer in progress. A delayed piece waits in a timer, not in a task."""
 
-    def __init__(self, talk: _Talk, script: Script, rounds: int, number: int) -> None:
-        self._talk = talk
+    def __init__(self, client: _ClientConnection, script: Script, rounds: int, number: int) -> None:
+        self._client = client
         self._script = script
         self._rounds = rounds
         self._number = number
@@ -115,13 +120,13 @@ class _Call:
             self._timer.cancel()
 
     def _begin(self) -> None:
-        self._talk.write(
+        self._client.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
         )
         if self._rounds < self._script.tools:
             function = f'{{"name":"{TOOL}","arguments":"{{}}"}}'
             call = f'{{"index":0,"id":"call_{self._number}","type":"function","function":{function}}}'
-            self._talk.write(_delta(f'{{"role":"assistant","tool_calls":[{call}]}}'))
+            self._client.write(_delta(f'{{"role":"assistant","tool_calls":[{call}]}}'))
             self._finish("tool_calls")
             return
         self._began = self._loop.time()
@@ -146,24 +151,24 @@ class _Call:
     def _piece(self) -> None:
         self._sent += 1
         if self._sent == 1:
-            self._talk.began()
+            self._client.began()
         text = "END." if self._sent == self._script.tokens else f"word{self._sent} "
         role = '"role":"assistant",' if self._sent == 1 else ""
-        self._talk.write(_delta(f'{{{role}"content":"{text}"}}'))
+        self._client.write(_delta(f'{{{role}"content":"{text}"}}'))
 
     def _finish(self, reason: str) -> None:
         tokens = self._script.tokens
-        self._talk.write(
+        self._client.write(
             _delta("{}", f'"{reason}"')
             + _event(_USAGE % (tokens, 100 + tokens))
             + _event("[DONE]")
             + b"0\r\n\r\n"
         )
         self.over = True
-        self._talk.done()
+        self._client.done()
 
 
-class _Talk(asyncio.Protocol):
+class _ClientConnection(asyncio.Protocol):
     """One client's connection."""
 
     def __init__(self, stats: Stats) -> None:
@@ -227,10 +232,10 @@ class _Talk(asyncio.Protocol):
 
 
 async def main(port: int) -> None:
-    """Serve until killed; prints `listening on http://...` once."""
+    """Serve until killed; print `listening on http://...` once ready."""
     stats = Stats()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Talk(stats), "127.0.0.1", port, backlog=4096)
+    server = await loop.create_server(lambda: _ClientConnection(stats), "127.0.0.1", port, backlog=4096)
     print(f"listening on http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()
 
@@ -238,6 +243,6 @@ async def main(port: int) -> None:
 if __name__ == "__main__":
     import uvloop
 
-    parser = argparse.ArgumentParser(description="A model server that says what it is told.")
+    parser = argparse.ArgumentParser(description="A scripted model server.")
     parser.add_argument("--port", type=int, default=0)
     uvloop.run(main(parser.parse_args().port))

@@ -1,8 +1,7 @@
-"""The `perdure` command under a profiler: `python -m bench.profiled FILE serve ...`.
+"""Run the `perdure` command under a profiler: `python -m bench.profiled FILE serve ...`.
 
-Only the main thread is seen.
-
-The profile is written when the server ends; `python -m bench --profile FILE` prints the top of it.
+The profile covers only the main thread and is written when the server ends. `python -m bench --profile FILE`
+prints its top entries.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from perdure.cli.main import app
 
 
 def main() -> None:
-    """Run the command named by the rest of the arguments."""
+    """Run the command in the remaining arguments."""
     profile = cProfile.Profile()
     target = sys.argv[1]
     profile.enable()

@@ -1,4 +1,4 @@
-"""What was measured, as a table and as JSON, with what is known about the machine."""
+"""Report the figures as a table and as JSON, with facts about the machine."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
-from bench.figures import FIGURES, Figure, Figures, shown
-from bench.place import Cores
+from bench.figures import FIGURES, Figure, Figures, formatted
+from bench.variant import Cores
 
 
 class Row(Struct, frozen=True):
-    """A figure and its values, one a round."""
+    """A figure and its values, one per round."""
 
     key: str
     measure: str
@@ -32,41 +32,41 @@ class Row(Struct, frozen=True):
     target: str
     value: float
     runs: tuple[float, ...]
-    kept: bool | None
+    met: bool | None
 
 
 class Column(Struct):
-    """What one version of the server gave.
+    """The figures of one variant of the server.
 
-    `embedded`: on the embedded default, which most targets are for.
+    `embedded`: whether it uses the embedded database, which most targets are for.
     """
 
     name: str
     embedded: bool
-    found: dict[str, list[float]]
+    values: dict[str, list[float]]
 
     def add(self, figures: Figures) -> None:
-        """Take in one round."""
+        """Add the figures of one round."""
         for key, value in figures.items():
-            self.found.setdefault(key, []).append(value)
+            self.values.setdefault(key, []).append(value)
 
     def rows(self) -> list[Row]:
-        """The figures that were measured, in the order of `FIGURES`."""
+        """Return the measured figures, in the order of `FIGURES`."""
         return [
-            _row(figure, self.found[figure.key], self.embedded)
+            _row(figure, self.values[figure.key], self.embedded)
             for figure in FIGURES
-            if figure.key in self.found
+            if figure.key in self.values
         ]
 
 
 def _row(figure: Figure, runs: list[float], embedded: bool) -> Row:
     value = median(runs)
-    target, kept = (figure.target, figure.kept(value)) if embedded or figure.everywhere else ("", None)
-    return Row(figure.key, figure.measure, figure.text, figure.unit, target, value, tuple(runs), kept)
+    target, met = (figure.target, figure.is_met(value)) if embedded or figure.everywhere else ("", None)
+    return Row(figure.key, figure.measure, figure.text, figure.unit, target, value, tuple(runs), met)
 
 
 def machine(cores: Cores) -> dict[str, Any]:
-    """The facts that figures depend on."""
+    """Return the facts about the machine that affect the figures."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -90,7 +90,7 @@ def _processor() -> str:
 
 
 def flush_time(times: int = 50) -> float:
-    """The median seconds that the disk under the temporary folder takes to make 4 KB durable."""
+    """Measure the median seconds that the temporary folder's disk takes to flush 4 KB."""
     took = []
     with tempfile.NamedTemporaryFile() as file:
         for _ in range(times):
@@ -103,12 +103,13 @@ def flush_time(times: int = 50) -> float:
 
 
 def print_table(columns: list[Column], facts: dict[str, Any], title: str) -> None:
-    """The table; with a second column also what the first one's figures are to the second's."""
+    """Print the table; with more than one column, also the ratios of the first to the others."""
     console = Console(width=None if sys.stdout.isatty() else 132)
-    pinned = "server and client each on a core of their own" if facts["pinned"] else "nothing pinned"
+    pinned = "server and client pinned to separate cores" if facts["pinned"] else "nothing pinned"
     console.print(
-        f"{facts['processor']}, {facts['cores']} cores ({pinned}), {facts['memory_gb']} GB, {facts['system']}, Python "
-        f"{facts['python']}, SQLite {facts['sqlite']}, disk flush {facts['flush_ms']} ms, load {facts['load'][0]}",
+        f"{facts['processor']}, {facts['cores']} cores ({pinned}), {facts['memory_gb']} GB, "
+        f"{facts['system']}, Python {facts['python']}, SQLite {facts['sqlite']}, "
+        f"disk flush {facts['flush_ms']} ms, load {facts['load'][0]}",
         style="dim",
     )
     first, *others = columns
@@ -129,32 +130,34 @@ def print_table(columns: list[Column], facts: dict[str, Any], title: str) -> Non
             table.add_section()
         measure = row.measure
         low, high = min(row.runs), max(row.runs)
-        runs = f"{shown(low)} .. {shown(high)}" if len(row.runs) > 1 else ""
-        verdict = {True: "[green]ok[/]", False: "[red]over[/]", None: ""}[row.kept]
-        if row.kept is False and row.target.startswith(">"):
+        runs = f"{formatted(low)} .. {formatted(high)}" if len(row.runs) > 1 else ""
+        verdict = {True: "[green]ok[/]", False: "[red]over[/]", None: ""}[row.met]
+        if row.met is False and row.target.startswith(">"):
             verdict = "[red]under[/]"
-        cells = [row.text, row.target, f"{shown(row.value)} {row.unit}", runs]
+        cells = [row.text, row.target, f"{formatted(row.value)} {row.unit}", runs]
         for other in against:
             theirs = other.get(row.key)
-            cells += ["-", "-"] if theirs is None else [shown(theirs.value), _ratio(row.value, theirs.value)]
+            cells += (
+                ["-", "-"] if theirs is None else [formatted(theirs.value), _ratio(row.value, theirs.value)]
+            )
         table.add_row(*cells, verdict)
     console.print(table)
 
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:
-    """The table of docs/reference/performance.md.
+    """Format the table of docs/reference/performance.md.
 
-    One column for each database, and whether the first keeps the targets.
+    It has a column for each database, and says whether the first database meets the targets.
     """
     columns = [{row["key"]: row for row in result["figures"]} for result in results]
     head = [results[0]["database"], "", *(result["database"] for result in results[1:])]
     lines = [f"| what | target | {' | '.join(head)} |", "| --- | --- |" + " --- |" * len(head)]
     for figure in FIGURES:
-        found = [column.get(figure.key) for column in columns]
-        if any(found):
-            first, *others = [_with_unit(row["value"], figure.unit) if row else "" for row in found]
-            kept = figure.kept(found[0]["value"]) if found[0] else None
-            verdict = {True: "met", False: "**missed**", None: ""}[kept]
+        rows = [column.get(figure.key) for column in columns]
+        if any(rows):
+            first, *others = [_with_unit(row["value"], figure.unit) if row else "" for row in rows]
+            met = figure.is_met(rows[0]["value"]) if rows[0] else None
+            verdict = {True: "met", False: "**missed**", None: ""}[met]
             target = f"{figure.target} {figure.unit}" if figure.target else ""
             lines.append(
                 f"| {' | '.join([figure.text, target.replace('<', '&lt;'), first, verdict, *others])} |"
@@ -163,7 +166,7 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
 
 
 def _with_unit(value: float, unit: str) -> str:
-    return f"{shown(value)}{'' if unit in {'/s', 'x', '%'} else ' '}{unit}"
+    return f"{formatted(value)}{'' if unit in {'/s', 'x', '%'} else ' '}{unit}"
 
 
 def _ratio(ours: float, theirs: float) -> str:

@@ -1,6 +1,6 @@
-"""Plain requests, at 16 at once: read, change, create, list.
+"""Measure plain requests, 16 at a time: get, patch, create and list sessions.
 
-What is written is durable before it is answered.
+The server answers a write once it is durable.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import msgspec
 
 from bench.figures import Figures, Once, Scale
-from bench.place import Place, Stopwatch
 from bench.site import Site, open_site
+from bench.variant import Stopwatch, Variant
 from bench.wire import Connection
 
 AT_ONCE = 16
 SESSIONS = 1_000
-"""In the organization while it is read, changed and listed."""
+"""The number of sessions in the organization."""
 
 Work = Callable[[Connection, int], Awaitable[bytes]]
 
 
 @contextlib.asynccontextmanager
-async def requests(place: Place, scale: Scale) -> AsyncIterator[Once]:
-    """Requests a second and the server's CPU for each.
+async def requests(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
+    """Measure requests per second and the server's CPU per request.
 
-    Every round has a fresh server, so that lists stay as long.
+    Every round uses a fresh server, so that lists keep their length.
     """
 
     async def once() -> Figures:
-        async with place.server() as server, open_site(server, place.model) as site:
+        async with variant.server() as server, open_site(server, variant.model) as site:
             ids = [await site.session() for _ in range(SESSIONS)]
             return await _measure(site, ids, scale.requests)
 
@@ -38,7 +38,7 @@ async def requests(place: Place, scale: Scale) -> AsyncIterator[Once]:
 
 
 def works(site: Site, ids: list[str]) -> dict[str, Work]:
-    """The requests by name."""
+    """Return the requests by name."""
 
     async def get(line: Connection, number: int) -> bytes:
         return await line.send("GET", f"/v1/sessions/{ids[number % len(ids)]}")
@@ -57,11 +57,11 @@ def works(site: Site, ids: list[str]) -> dict[str, Work]:
 
 
 async def _measure(site: Site, ids: list[str], limit: int) -> Figures:
-    found: Figures = {}
+    figures: Figures = {}
     for name, work in works(site, ids).items():
         count = limit // 4 if name == "list" else limit
         await site.at_once(AT_ONCE, AT_ONCE * 4, work)
         watch = Stopwatch(site.server)
-        found[f"{name}_per_s"] = await site.at_once(AT_ONCE, count, work)
-        found[f"{name}_cpu_ms"] = watch.cpu() / count * 1e3
-    return found
+        figures[f"{name}_per_s"] = await site.at_once(AT_ONCE, count, work)
+        figures[f"{name}_cpu_ms"] = watch.cpu() / count * 1e3
+    return figures

@@ -1,4 +1,4 @@
-"""Lists and searches as an organization fills up."""
+"""Measure lists and searches as an organization grows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from statistics import median
 import msgspec
 
 from bench.figures import Figures, Once, Scale
-from bench.place import Place, Server
+from bench.variant import Server, Variant
 from bench.wire import Connection, connect
 from perdure.app.accounts import bootstrap
 from perdure.app.sessions import find_harness
@@ -42,22 +42,22 @@ WORDS = (
     "tulip",
 )
 COMMON = "maple"
-"""In one title of five or so: every page of the search is full."""
+"""In about one title of five: every page of the search is full."""
 MIDDLE = "maple north"
-"""In one title of ninety or so: to count two hundred, a good part of the index is gone through."""
+"""In about one title of ninety: counting 200 matches reads a large part of the index."""
 RARE = "zephyr"
-"""In the title of the oldest session only."""
+"""Only in the title of the oldest session."""
 BATCH = 5_000
 
 
 def titles(count: int) -> list[str]:
-    """Titles of three words, the same in every run; the oldest is the rare one."""
+    """Return titles of three words, the same in every run; the oldest contains `RARE`."""
     pick = random.Random(7)
     return [f"{RARE} at last", *(" ".join(pick.sample(WORDS, 3)) for _ in range(count - 1))]
 
 
 async def fill(settings: Settings, count: int) -> None:
-    """Put so many sessions into a fresh database, a second apart, through the store."""
+    """Insert this many sessions, one second apart, into a fresh database through the store."""
     async with open_parts(settings) as parts:
         owner = await bootstrap(parts.app)
         harness = await parts.database.read(lambda tx: find_harness(tx, owner.organization_id, None, None))
@@ -106,39 +106,39 @@ async def fill(settings: Settings, count: int) -> None:
             await parts.database.write(write)
         await sort_sessions(parts.database, rest=0)
         if parts.database.dialect == "postgres":
-            # What PostgreSQL does by itself within a minute: without knowing its tables it plans at random.
+            # PostgreSQL would do this within a minute; until then its query plans are arbitrary.
             await parts.database.read(lambda tx: tx.all("VACUUM ANALYZE sessions"))
             await parts.database.read(lambda tx: tx.all("VACUUM ANALYZE search_terms"))
 
 
 @contextlib.asynccontextmanager
-async def scale(place: Place, scale: Scale) -> AsyncIterator[Once]:
-    """Pages of 50, one at a time, from an organization with few sessions and from one with many."""
+async def scale(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
+    """Compare pages of 50 sessions from a small and a large organization, one request at a time."""
     async with contextlib.AsyncExitStack() as stack:
         lines: dict[int, Connection] = {}
         for count in (scale.few_sessions, scale.many_sessions):
-            server: Server = await stack.enter_async_context(place.server(seed=partial(fill, count=count)))
+            server: Server = await stack.enter_async_context(variant.server(seed=partial(fill, count=count)))
             lines[count] = await connect(server.url)
         few, many = lines[scale.few_sessions], lines[scale.many_sessions]
 
         async def once() -> Figures:
-            found: Figures = {}
+            figures: Figures = {}
             for name, query in (
                 ("list", ""),
                 ("search", f"&search={COMMON}"),
                 ("rare", f"&search={RARE}"),
-                # Ten, because a thousand sessions have no fifty: the pages that are compared are alike.
+                # Ten, because the small organization has fewer than fifty matches: both pages must be full.
                 ("middle", f"&limit=10&search={MIDDLE.replace(' ', '%20')}"),
             ):
                 small, large = await _pages(few, many, query, query, scale.pages)
-                found[f"{name}_page_ms"], found[f"{name}_ratio"] = small * 1e3, large / small
+                figures[f"{name}_page_ms"], figures[f"{name}_ratio"] = small * 1e3, large / small
             for name, share in (("deep", 1), ("halfway", 2)):
-                begins = [
+                near, far = (
                     f"&offset={count // share - 50}" for count in (scale.few_sessions, scale.many_sessions)
-                ]
-                small, large = await _pages(few, many, *begins, scale.pages)
-                found[f"{name}_ratio"] = large / small
-            return found
+                )
+                small, large = await _pages(few, many, near, far, scale.pages)
+                figures[f"{name}_ratio"] = large / small
+            return figures
 
         yield once
         few.close()
@@ -148,7 +148,7 @@ async def scale(place: Place, scale: Scale) -> AsyncIterator[Once]:
 async def _pages(
     few: Connection, many: Connection, small: str, large: str, count: int
 ) -> tuple[float, float]:
-    """The median seconds of a page from each, in turn."""
+    """Return the median seconds of a page from each organization, measured alternately."""
     times: list[list[float]] = [[], []]
     for _ in range(count):
         for line, query, took in ((few, small, times[0]), (many, large, times[1])):

@@ -1,7 +1,4 @@
-"""Perdure as its clients use it.
-
-Sessions, messages, and one kept stream for each session that is followed.
-"""
+"""Use Perdure like its clients: sessions, messages, and one open stream for each followed session."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from bench.model import TOOL, Script, Stats
-from bench.place import Server
+from bench.variant import Server
 from bench.wire import Connection, connect
 
 ENDED = frozenset({"turn.completed", "turn.failed", "turn.cancelled", "turn.sealed"})
@@ -24,7 +21,7 @@ LIVE = ("output.message.delta", *WHOLE)
 
 
 class Turn(Struct, frozen=True):
-    """One turn as its client saw it; seconds from the moment before the POST, which was at `began`."""
+    """A turn's times as its client saw them, in seconds from the moment before the POST, which is `began`."""
 
     began: float
     total: float
@@ -44,7 +41,7 @@ class Seat:
         """Send a message and follow its turn to the end.
 
         Raises:
-            RuntimeError: the turn failed, or its answer did not come whole.
+            RuntimeError: the turn failed, or its answer was incomplete.
         """
         body = msgspec.json.encode(
             {"message": {"role": "user", "content": [{"type": "text", "text": f"Hello. {script}"}]}}
@@ -61,7 +58,7 @@ class Seat:
                 whole = b"END." in frame.data
             elif frame.event in ENDED:
                 if frame.event != "turn.completed" or not whole:
-                    raise RuntimeError(f"a turn did not end as it should: {frame.event} {frame.data[:300]!r}")
+                    raise RuntimeError(f"a turn did not complete: {frame.event} {frame.data[:300]!r}")
                 return Turn(began, frame.at - began, None if first is None else first - began, pieces)
 
     def close(self) -> None:
@@ -70,7 +67,7 @@ class Seat:
 
 
 class Site:
-    """A server with a model and an agent. `desk` is a connection for whatever is sent one at a time."""
+    """A server with a model and an agent. `desk` is a connection for requests that are sent one at a time."""
 
     def __init__(self, server: Server, desk: Connection, model_id: str, agent_id: str) -> None:
         self.server = server
@@ -78,16 +75,16 @@ class Site:
         self._session = msgspec.json.encode({"agent_id": agent_id, "model_id": model_id})
 
     async def session(self, over: Connection | None = None) -> str:
-        """A new session's id."""
+        """Create a session; return its id."""
         answer = await (over or self.desk).send("POST", "/v1/sessions", self._session)
         return str(msgspec.json.decode(answer)["id"])
 
     async def seat(self, kinds: Sequence[str] = WHOLE, over: Connection | None = None) -> Seat:
-        """A new session, followed."""
+        """Create a session and follow it."""
         return await self._follow(await self.session(over), kinds)
 
     async def seat_of(self, session_id: str, kinds: Sequence[str] = WHOLE) -> Seat:
-        """A session that has a past, followed from now on."""
+        """Follow an existing session from now on."""
         newest = await self.desk.json("GET", f"/v1/sessions/{session_id}/events?limit=1&order_desc=true")
         return await self._follow(session_id, kinds, f"&since_id={newest['data'][0]['id']}")
 
@@ -98,12 +95,12 @@ class Site:
         )
         frame = await feed.frame()
         if frame.event != "connected":
-            raise RuntimeError(f"expected to be connected, got {frame.event}")
+            raise RuntimeError(f"expected the event `connected`, got {frame.event!r}")
         return Seat(session_id, feed)
 
     @contextlib.asynccontextmanager
     async def seats(self, count: int, kinds: Sequence[str] = WHOLE) -> AsyncIterator[list[Seat]]:
-        """Many of them, closed afterwards."""
+        """Create and follow many sessions; stop following them afterwards."""
         seats = [await self.seat(kinds) for _ in range(count)]
         try:
             yield seats
@@ -115,10 +112,7 @@ class Site:
     async def at_once(
         self, count: int, limit: int, work: Callable[[Connection, int], Awaitable[Any]]
     ) -> float:
-        """Do `work` `limit` times, `count` at a time, each worker on a connection of its own.
-
-        How many a second.
-        """
+        """Call `work` `limit` times in `count` workers with a connection each; return calls per second."""
         numbers = iter(range(limit))
         lines = [await connect(self.server.url) for _ in range(count)]
 
@@ -168,17 +162,17 @@ async def open_site(server: Server, model_url: str) -> AsyncIterator[Site]:
 
 
 def capability_of(tool: str) -> str:
-    """The capability that brings a tool of the form `get_NAME`."""
+    """Return the capability of a tool named `get_NAME`."""
     return tool.removeprefix("get_")
 
 
-async def told(model: Connection) -> Stats:
-    """What the model knows of its calls."""
+async def model_stats(model: Connection) -> Stats:
+    """Return the model server's statistics."""
     return Stats(**await model.json("GET", "/stats"))
 
 
 async def direct(model: Connection, script: Script) -> Turn:
-    """The same call made at the model itself: what a measure of a stream is compared with."""
+    """Call the model directly, as the baseline for measures of a stream."""
     body = msgspec.json.encode(
         {"model": "bench", "stream": True, "messages": [{"role": "user", "content": f"Hello. {script}"}]}
     )

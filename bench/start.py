@@ -1,4 +1,4 @@
-"""Starting, and doing nothing."""
+"""Measure a server's start and its idle state."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from collections.abc import AsyncIterator
 from statistics import median
 
 from bench.figures import Figures, Once, Scale
-from bench.place import Place, Server, Stopwatch
+from bench.variant import Server, Stopwatch, Variant
 from bench.wire import connect
 
 
 @contextlib.asynccontextmanager
-async def start(place: Place, scale: Scale) -> AsyncIterator[Once]:
-    """From the start of the process to the first good answer of /health; then what it takes to be there."""
+async def start(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
+    """Measure the time from the process's start to its first healthy answer, then idle CPU and memory."""
 
     async def once() -> Figures:
         began = time.perf_counter()
-        async with place.server() as first:
+        async with variant.server() as first:
             await _ready(first)
             first_start = time.perf_counter() - began
             await first.stop()
-            times = [await _cold(place, first) for _ in range(scale.starts)]
-        async with place.server() as server:
+            times = [await _cold(variant, first) for _ in range(scale.starts)]
+        async with variant.server() as server:
             await _ready(server)
             await asyncio.sleep(2)
             watch = Stopwatch(server)
@@ -40,9 +40,9 @@ async def start(place: Place, scale: Scale) -> AsyncIterator[Once]:
     yield once
 
 
-async def _cold(place: Place, before: Server) -> float:
+async def _cold(variant: Variant, before: Server) -> float:
     began = time.perf_counter()
-    server = await place.start(before.settings)
+    server = await variant.start(before.settings)
     await _ready(server)
     took = time.perf_counter() - began
     await server.stop()

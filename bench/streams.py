@@ -1,4 +1,4 @@
-"""Live text: what is added on its way, and what it takes to serve many at once."""
+"""Measure streams: the latency that the server adds, and what it takes to serve many streams at once."""
 
 from __future__ import annotations
 
@@ -10,50 +10,48 @@ from statistics import median
 
 from bench.figures import Figures, Once, Scale
 from bench.model import Script
-from bench.place import Place, Stopwatch
-from bench.site import LIVE, Seat, Site, Turn, direct, open_site, told
+from bench.site import LIVE, Seat, Site, Turn, direct, model_stats, open_site
+from bench.variant import Stopwatch, Variant
 from bench.wire import Connection, connect
 
 SLOW = Script(tokens=8, every=5)
-"""A model that speaks piece by piece: the first piece is on its own, as it is with real ones."""
+"""A model that sends piece by piece, so that the first piece arrives alone, as with real models."""
 SHORT = Script(tokens=1)
 LONG = Script(tokens=500)
 
 
 @contextlib.asynccontextmanager
-async def streams(place: Place, scale: Scale) -> AsyncIterator[Once]:
-    """First token, one token and 500 tokens through the server, against the same asked of the model
-    directly.
-    """
-    async with place.server() as server, open_site(server, place.model) as site:
-        model = await connect(place.model)
+async def streams(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
+    """Compare the first token, one token and 500 tokens through the server with direct calls of the model."""
+    async with variant.server() as server, open_site(server, variant.model) as site:
+        model = await connect(variant.model)
 
         async def once() -> Figures:
             async with site.seats(10, LIVE) as seats:
-                found = await _first(site, seats, model, scale.streams)
-                found["one_token_added_ms"] = await _whole(site, seats, model, SHORT, scale.streams)
+                figures = await _first(site, seats, model, scale.streams)
+                figures["one_token_added_ms"] = await _whole(site, seats, model, SHORT, scale.streams)
                 watch = Stopwatch(server)
-                found["long_added_ms"] = await _whole(site, seats, model, LONG, scale.long_streams)
-                found["long_cpu_ms"] = watch.cpu() / scale.long_streams * 1e3
-            return found
+                figures["long_added_ms"] = await _whole(site, seats, model, LONG, scale.long_streams)
+                figures["long_cpu_ms"] = watch.cpu() / scale.long_streams * 1e3
+            return figures
 
         yield once
         model.close()
 
 
 async def _first(site: Site, seats: list[Seat], model: Connection, count: int) -> Figures:
-    """The first piece, without the model's own time.
+    """Measure the latency of the first piece, to the model and back, minus that of a direct call.
 
-    On its way to the model and back, less what a direct call takes.
+    The model's own time is not counted.
     """
     to, back, straight = [], [], []
     for i in range(count):
         turn = await seats[i % len(seats)].turn(site.desk, SLOW)
-        call = await told(model)
+        call = await model_stats(model)
         to.append(call.received - turn.began)
         back.append(turn.began + (turn.first or turn.total) - call.began)
         turn = await direct(model, SLOW)
-        call = await told(model)
+        call = await model_stats(model)
         straight.append((turn.first or turn.total) - (call.began - call.received))
     added = [there + here for there, here in zip(to, back, strict=True)]
     return {
@@ -64,7 +62,7 @@ async def _first(site: Site, seats: list[Seat], model: Connection, count: int) -
 
 
 async def _whole(site: Site, seats: list[Seat], model: Connection, script: Script, count: int) -> float:
-    """Milliseconds added to the whole of an answer; each turn next to a direct call."""
+    """Return the milliseconds that the server adds to a whole answer; alternate turns with direct calls."""
     through: list[float] = []
     straight: list[float] = []
     for i in range(count):
@@ -74,14 +72,11 @@ async def _whole(site: Site, seats: list[Seat], model: Connection, script: Scrip
 
 
 @contextlib.asynccontextmanager
-async def followers(place: Place, scale: Scale) -> AsyncIterator[Once]:
-    """Memory and CPU of followers that only wait, each of a session of its own.
-
-    Every round has a fresh server.
-    """
+async def followers(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
+    """Measure memory and CPU of idle followers of separate sessions. Every round uses a fresh server."""
 
     async def once() -> Figures:
-        async with place.server() as server, open_site(server, place.model) as site:
+        async with variant.server() as server, open_site(server, variant.model) as site:
             await (await site.seat()).turn(site.desk, SHORT)
             ids = [await site.session() for _ in range(scale.followers)]
             await asyncio.sleep(0.5)
@@ -104,13 +99,13 @@ async def followers(place: Place, scale: Scale) -> AsyncIterator[Once]:
 
 
 @contextlib.asynccontextmanager
-async def crowd(place: Place, scale: Scale) -> AsyncIterator[Once]:
-    """Many turns that stream for seconds, all begun at once. Every round has a fresh server."""
+async def crowd(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
+    """Start many turns at once that stream for several seconds. Every round uses a fresh server."""
 
     async def once() -> Figures:
         async with (
-            place.server() as server,
-            open_site(server, place.model) as site,
+            variant.server() as server,
+            open_site(server, variant.model) as site,
             site.seats(scale.crowd, LIVE) as seats,
         ):
             await asyncio.sleep(0.5)
@@ -152,7 +147,7 @@ async def _all_at_once(site: Site, seats: list[Seat], script: Script) -> list[Tu
 
 
 async def _highest(site: Site, done: asyncio.Event) -> float:
-    """The most memory that the server has at any of our looks, five a second."""
+    """Return the server's maximum memory, sampled five times a second."""
     highest = 0.0
     while not done.is_set():
         highest = max(highest, site.server.rss())

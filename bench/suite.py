@@ -1,4 +1,4 @@
-"""The measures by name, in the order in which they are run."""
+"""The measures by name, in the order in which they run."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from bench.figures import Once, Scale
 from bench.files import files
 from bench.history import history
 from bench.memory import memory
-from bench.place import Place
 from bench.requests import requests
 from bench.scale import scale
 from bench.start import start
 from bench.streams import crowd, followers, streams
 from bench.tools import tools
 from bench.turns import turns
+from bench.variant import Variant
 
-Measure = Callable[[Place, Scale], AbstractAsyncContextManager[Once]]
-"""Prepares what it needs on a place, and gives the function that measures once."""
+Measure = Callable[[Variant, Scale], AbstractAsyncContextManager[Once]]
+"""Prepares a variant for the measure, and yields the function that measures once."""
 
 MEASURES: dict[str, Measure] = {
     "start": start,

@@ -1,7 +1,4 @@
-"""What each tool costs.
-
-Rounds of one tool in a turn, less the same rounds of a tool that does nothing but tell the time.
-"""
+"""Measure what each tool costs: its rounds in a turn, minus the rounds of a tool that returns the time."""
 
 from __future__ import annotations
 
@@ -14,11 +11,11 @@ from typing import Any
 import msgspec
 
 from bench.figures import Figures, Once, Scale
-from bench.place import Place
 from bench.site import Seat, Site, open_site
+from bench.variant import Variant
 
 ROUNDS = 20
-"""Calls of the tool in a turn, one after the other."""
+"""Calls of the tool per turn, one after the other."""
 TURNS = 7
 
 FOUR_KB = "0123456789abcde\n" * 256
@@ -41,13 +38,13 @@ PREPARED = (
 
 
 @contextlib.asynccontextmanager
-async def tools(place: Place, _scale: Scale) -> AsyncIterator[Once]:
-    """In young sessions on the built-in harness with SQL databases; the simulated model calls."""
-    async with place.server() as server, open_site(server, place.model) as site:
+async def tools(variant: Variant, _scale: Scale) -> AsyncIterator[Once]:
+    """Measure in young sessions on the built-in harness with SQL databases and the simulated model."""
+    async with variant.server() as server, open_site(server, variant.model) as site:
         body = {"model_id": await _simulated(site), "capabilities": [{"ref": "session_sql_database"}]}
 
         async def once() -> Figures:
-            found: Figures = {}
+            figures: Figures = {}
             empty: list[float] = []
             for name, call in CALLS.items():
                 pairs = []
@@ -58,8 +55,8 @@ async def tools(place: Place, _scale: Scale) -> AsyncIterator[Once]:
                     await _check(site, seat)
                     seat.close()
                 empty += [without for without, _ in pairs]
-                found[f"tool_{name}_ms"] = max(median(taken - without for without, taken in pairs), 0.0)
-            return {"tool_empty_ms": median(empty), **found}
+                figures[f"tool_{name}_ms"] = max(median(taken - without for without, taken in pairs), 0.0)
+            return {"tool_empty_ms": median(empty), **figures}
 
         yield once
 
@@ -76,12 +73,12 @@ def _script(calls: Any) -> str:
 
 
 async def _round(site: Site, seat: Seat, call: tuple[str, dict[str, Any]]) -> float:
-    """Milliseconds of a model call, this tool call and what they take in the log."""
+    """Return the milliseconds of a model call and this tool call, including their log entries."""
     return (await seat.turn(site.desk, _script([call] * ROUNDS))).total / (ROUNDS + 1) * 1e3
 
 
 async def _check(site: Site, seat: Seat) -> None:
-    """A tool that fails may be as quick as it likes."""
+    """Check that the last tool call succeeded: the time of a failed call means nothing."""
     done = await site.desk.json(
         "GET", f"/v1/sessions/{seat.session_id}/events?types=tool.completed&limit=1&order_desc=true"
     )

@@ -1,4 +1,4 @@
-"""What a turn costs: alone, many at once, and for each round of tools."""
+"""Measure what a turn costs: alone, many at once, and per round of tools."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from statistics import median
 
 from bench.figures import Figures, Once, Scale, tail
 from bench.model import Script
-from bench.place import Place, Stopwatch
 from bench.site import Seat, Site, open_site
+from bench.variant import Stopwatch, Variant
 from bench.wire import Connection
 
 TEXT = Script()
@@ -19,20 +19,20 @@ TOOLS = Script(tools=ROUNDS)
 
 
 @contextlib.asynccontextmanager
-async def turns(place: Place, scale: Scale) -> AsyncIterator[Once]:
-    """Text turns and tool rounds with a model that answers at once.
+async def turns(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
+    """Measure text turns and tool rounds with a model that answers immediately.
 
-    Sessions are young and followed before the clock starts.
+    Sessions are young, and their followers connect before the measurement starts.
     """
-    async with place.server() as server, open_site(server, place.model) as site:
+    async with variant.server() as server, open_site(server, variant.model) as site:
 
         async def once() -> Figures:
-            found = await _one_at_a_time(site, scale)
+            figures = await _one_at_a_time(site, scale)
             for count in (16, 64):
-                found[f"turns_per_s_{count}"], found[f"turns_cpu_ms_{count}"] = await _crowd(
+                figures[f"turns_per_s_{count}"], figures[f"turns_cpu_ms_{count}"] = await _crowd(
                     site, count, scale.turns_at_once
                 )
-            return found
+            return figures
 
         yield once
 
@@ -62,7 +62,7 @@ async def _play(site: Site, seats: list[Seat], script: Script, count: int) -> li
 
 
 async def _crowd(site: Site, count: int, limit: int) -> tuple[float, float]:
-    """Turns a second, and the server's CPU milliseconds for each; eight sessions for each worker, in turn."""
+    """Return turns per second and the server's CPU milliseconds per turn; each worker uses eight sessions."""
     async with site.seats(count * 8) as seats:
         free = deque(seats)
 

@@ -1,8 +1,7 @@
 """A small HTTP/1.1 client on one socket.
 
-It shares its core with the model server, so it must cost next to nothing.
-
-Answers may have a length or come in chunks; a chunked one can be followed as server-sent events.
+It shares its core with the model server, so it must use very little CPU. It reads answers with a length and
+chunked answers, and can follow a chunked answer as server-sent events.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class Refused(Exception):
 
 
 class Frame(Struct, frozen=True):
-    """One server-sent event. `at` is the client's clock (`time.perf_counter`) when its bytes were read."""
+    """A server-sent event. `at` is the `time.perf_counter` at which the client read it."""
 
     at: float
     event: str
@@ -31,7 +30,7 @@ class Frame(Struct, frozen=True):
 
 
 class Connection(asyncio.Protocol):
-    """One kept connection; one request at a time. Make it with `connect`."""
+    """A keep-alive connection for one request at a time. Create it with `connect`."""
 
     def __init__(self, host: str) -> None:
         self._host = host
@@ -51,7 +50,7 @@ class Connection(asyncio.Protocol):
     # --- what a measure uses ------------------------------------------------
 
     async def send(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        """One request; the answer's body.
+        """Send a request; return the answer's body.
 
         Raises:
             Refused: the status is 400 or above.
@@ -63,20 +62,20 @@ class Connection(asyncio.Protocol):
         return answer
 
     async def json(self, method: str, path: str, body: Any = None) -> Any:
-        """One request with JSON both ways."""
+        """Send a request with a JSON body; return the decoded JSON answer."""
         sent = None if body is None else msgspec.json.encode(body)
         answer = await self.send(method, path, sent)
         return msgspec.json.decode(answer) if answer else None
 
     def follow(self, method: str, path: str, body: bytes | None = None) -> None:
-        """Begin to read a stream; `frame` gives what comes."""
+        """Start to read a stream; `frame` returns its events."""
         self._following = True
         self._text = b""
         self._frames.clear()
         self._write(method, path, body)
 
     async def frame(self) -> Frame:
-        """The next server-sent event. Raises ConnectionError when there will be none."""
+        """Return the next server-sent event. Raises ConnectionError at the end of the stream."""
         while not self._frames:
             if self._lost or not self._following:
                 raise ConnectionResetError("the stream has ended")
@@ -93,7 +92,7 @@ class Connection(asyncio.Protocol):
         self._frames.clear()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._transport is not None:
             self._transport.close()
 
@@ -118,7 +117,7 @@ class Connection(asyncio.Protocol):
         self._lost = True
         self._wake()
         if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(error or ConnectionResetError("the server hung up"))
+            self._answer.set_exception(error or ConnectionResetError("the server closed the connection"))
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -126,7 +125,7 @@ class Connection(asyncio.Protocol):
             pass
 
     def _step(self) -> bool:
-        """Take one piece out of the buffer; whether there was one."""
+        """Parse one piece from the buffer; return whether there was one."""
         buffer = self._buffer
         if self._state == _HEAD:
             return self._head()
@@ -199,7 +198,7 @@ class Connection(asyncio.Protocol):
 
 
 async def connect(url: str) -> Connection:
-    """A connection to `http://host:port`."""
+    """Connect to `http://host:port`."""
     host = url.removeprefix("http://").rstrip("/")
     name, _, port = host.rpartition(":")
     _, connection = await asyncio.get_running_loop().create_connection(

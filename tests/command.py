@@ -1,4 +1,4 @@
-"""The `perdure` command as a process of its own, with and without a terminal."""
+"""Run the `perdure` command in a separate process, with and without a terminal."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from typing import Any
 from perdure.client import Client
 
 PERDURE = (sys.executable, "-m", "perdure")
-TAKE_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
-"""Makes standard input the terminal of this process and becomes the command that follows."""
+TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; "
+    "fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
+)
+"""Makes standard input the controlling terminal of this process, then executes the command that follows."""
 LIMIT = 30.0
-"""Seconds that anything may take on a busy machine."""
+"""Timeout for every step in seconds, also on a busy machine."""
 
 
 class Done:
-    """What a finished command left behind."""
+    """The status and the output of a finished command."""
 
     def __init__(self, status: int, out: bytes, err: bytes) -> None:
         self.status = status
@@ -35,7 +38,7 @@ class Done:
 
 
 def environment(url: str = "", **more: str) -> dict[str, str]:
-    """The test's own environment without anybody's settings or keys."""
+    """Return this process's environment without Perdure settings and vendors' keys."""
     kept = {
         name: value for name, value in os.environ.items() if not re.match("PERDURE_|OPENAI_|ANTHROPIC_", name)
     }
@@ -67,13 +70,13 @@ async def use_simulated_model(client: Client) -> None:
 
 
 class Terminal:
-    """A person at a terminal: sees what is printed, without colours and movement, and types."""
+    """A user at a terminal, who types and sees the output without colours and cursor movements."""
 
     def __init__(self, *arguments: str, **env: str) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
 
-        # A process of its own takes the terminal: code between fork and exec would run among this one's
+        # The child itself takes the terminal, because code between fork and exec is unsafe in a process with
         # threads.
         self.process = subprocess.Popen(
             (sys.executable, "-IS", "-c", TAKE_TERMINAL, *arguments),
@@ -91,7 +94,7 @@ class Terminal:
         os.write(self._master, text.encode())
 
     async def see(self, part: str) -> str:
-        """Wait until it is printed; what was printed up to there since the last time."""
+        """Wait until the text is printed; return the output up to it since the last call."""
         deadline = time.monotonic() + LIMIT
         while (found := self.whole.find(part, self._taken)) < 0:
             assert await asyncio.to_thread(self._read), f"the program ended without {part!r}: {self.whole}"
@@ -101,11 +104,11 @@ class Terminal:
 
     @property
     def whole(self) -> str:
-        """Everything that was printed."""
+        """The whole output."""
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\x01\x02]", "", self._raw)
 
     def _read(self) -> bool:
-        """Take in what there is; whether there may be more."""
+        """Read the available output; return whether there may be more."""
         if not select.select([self._master], [], [], 0.2)[0]:
             return True
         try:
@@ -116,7 +119,7 @@ class Terminal:
         return bool(data)
 
     async def end(self) -> int:
-        """The exit status, once everything that it prints has been read."""
+        """Read all output; return the exit status."""
         deadline = time.monotonic() + LIMIT
         while await asyncio.to_thread(self._read):
             assert time.monotonic() < deadline, f"the program never ended: {self.whole}"

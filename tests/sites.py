@@ -1,4 +1,4 @@
-"""Web servers on this machine whose answers a test decides, and a name service for them."""
+"""Scripted web servers on this machine, and a name service for them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Site:
-    """A web server on this machine whose answers a test decides; it counts how often it was asked."""
+    """A scripted web server on this machine; it counts its requests."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer | web.Response] = {}
@@ -31,7 +31,7 @@ class Site:
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         self.asked.append(request.path)
         answer = self.answers[request.path]
-        if isinstance(answer, web.Response):  # one answer can be sent once only
+        if isinstance(answer, web.Response):  # a response object can be sent only once
             return web.Response(body=answer.body, status=answer.status, headers=answer.headers)
         return await answer(request)  # type: ignore[arg-type]
 
@@ -50,7 +50,7 @@ async def serving() -> AsyncIterator[Site]:
 
 
 class Names(AbstractResolver):
-    """A name service whose answers follow each other; the last one stays."""
+    """A name service that returns its answers in order, and then repeats the last one."""
 
     def __init__(self, **names: list[str]) -> None:
         self._names = {name.replace("_", "."): list(addresses) for name, addresses in names.items()}

@@ -1,4 +1,4 @@
-"""A model server that a test can hold still."""
+"""A model server whose answer never ends."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.server import post
 
 @asynccontextmanager
 async def endless_model() -> AsyncIterator[tuple[str, asyncio.Event, asyncio.Event]]:
-    """A model server that says one word and then nothing.
+    """Run a model server that sends one word and then stays silent.
 
-    Its base URL, and events for being asked and hung up on.
+    Yields its base URL, an event for a received call, and an event for a closed connection.
     """
     asked, hung_up = asyncio.Event(), asyncio.Event()
 
@@ -41,7 +41,7 @@ async def endless_model() -> AsyncIterator[tuple[str, asyncio.Event, asyncio.Eve
 
 
 async def use_model_at(http: httpx.AsyncClient, url: str) -> str:
-    """Register the model of a server that speaks Chat Completions; its id."""
+    """Register the model of a server that speaks Chat Completions; return its id."""
     fields = {"name": "Stub", "provider_type": "openai_completions", "base_url": url, "api_key": "none"}
     provider = await post(http, "/v1/providers", fields)
     model = await post(

@@ -1,4 +1,4 @@
-"""Talking to a server in tests: sessions, scripts for the simulated model, and streams of events."""
+"""Helpers for tests with a server: sessions, scripts for the simulated model, and streams of events."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from perdure.domain.sse import SseParser
 from tests.server import post
 
 PATIENCE = 30.0
-"""Seconds after which something that should happen is taken for lost."""
+"""Timeout in seconds for anything that should happen."""
 
 Json = dict[str, Any]
 
 
 def script(*steps: Json, ask: str = "Please.") -> str:
-    """A user message that tells the simulated model what to do."""
+    """Build a user message with a script for the simulated model."""
     return f"{ask} [[sim {json.dumps(steps)}]]"
 
 
 def call(name: str, _id: str | None = None, **arguments: Any) -> Json:
-    """A tool call for a step of a script."""
+    """Build a tool call for a step of a script."""
     return {"name": name, "arguments": arguments} | ({} if _id is None else {"id": _id})
 
 
 def body_of(text: str, **extra: Any) -> Json:
-    """The body that posts a message."""
+    """Build the body that posts a message."""
     return {"message": {"role": "user", "content": [{"type": "text", "text": text}]}, **extra}
 
 
 def text_in(message: Json) -> str:
-    """The text of a message."""
+    """Return the text of a message."""
     return "".join(part["text"] for part in message["content"] if part["type"] == "text")
 
 
 def kinds_of(events: list[Json]) -> list[str]:
-    """The types of the events, in order."""
+    """Return the types of the events, in order."""
     return [event["type"] for event in events]
 
 
@@ -75,7 +75,7 @@ class Stream:
         self._ready: deque[Seen] = deque()
 
     async def next(self) -> Seen | None:
-        """The next frame; None at the end of the stream."""
+        """Return the next frame; None at the end of the stream."""
         async with asyncio.timeout(PATIENCE):
             while not self._ready:
                 chunk = await anext(self._chunks, None)
@@ -87,7 +87,7 @@ class Stream:
         return self._ready.popleft()
 
     async def until(self, *kinds: str, where: Any = None) -> list[Seen]:
-        """The frames up to the first of these kinds (for which `where` holds), that one included."""
+        """Return the frames up to and including the first of these kinds that satisfies `where`."""
         seen: list[Seen] = []
         while True:
             frame = await self.next()
@@ -100,7 +100,7 @@ class Stream:
                 return seen
 
     async def to_end(self) -> list[Seen]:
-        """Every frame that is left."""
+        """Return all remaining frames."""
         seen: list[Seen] = []
         while (frame := await self.next()) is not None:
             seen.append(frame)
@@ -118,16 +118,16 @@ class Talk:
         return f"/v1/sessions/{self.id}{rest}"
 
     async def say(self, text: str, **extra: Any) -> Json:
-        """Post a message; it as the server has it."""
+        """Post a message; return the server's version of it."""
         return await post(self.http, self.path("/messages"), body_of(text, **extra))
 
     async def turn(self, *steps: Json, ask: str = "Please.") -> list[Json]:
-        """Post a script, wait until the session rests, and give the events from the message on."""
+        """Post a script and wait until the session is idle; return the events from the message on."""
         message = await self.say(script(*steps, ask=ask))
         return await self.logged_until("session.idled", after=message["sequence"] - 1)
 
     async def logged_until(self, *kinds: str, after: int = 0) -> list[Json]:
-        """The log from `after` up to the first event of these kinds, waiting for it."""
+        """Wait for the first event of these kinds; return the log from `after` up to it."""
         async with self.follow(after_sequence=after) as stream:
             return [frame.data for frame in await stream.until(*kinds) if frame.logged]
 
@@ -135,7 +135,7 @@ class Talk:
         return await self._get()
 
     async def events(self, **query: Any) -> list[Json]:
-        """The log, or the part of it that matches."""
+        """Return the log, or the part of it that matches."""
         found: list[Json] = (await self._get("/events", limit=1000, **query))["data"]
         return found
 
@@ -152,7 +152,7 @@ class Talk:
 
     @asynccontextmanager
     async def follow(self, headers: dict[str, str] | None = None, **query: Any) -> AsyncIterator[Stream]:
-        """A stream of the session's events."""
+        """Open a stream of the session's events."""
         async with self.http.stream(
             "GET", self.path("/sse"), params=query, headers=headers, timeout=PATIENCE
         ) as response:
@@ -165,12 +165,12 @@ class Talk:
 
 
 async def new_talk(http: httpx.AsyncClient, **fields: Any) -> Talk:
-    """A fresh session."""
+    """Create a session."""
     return Talk(http, (await post(http, "/v1/sessions", fields))["id"])
 
 
 async def when(check: Any, patience: float = PATIENCE) -> None:
-    """Look again and again until the check holds: for what no event tells."""
+    """Poll until the check holds, for changes that no event announces."""
     async with asyncio.timeout(patience):
         while not await check():
             await asyncio.sleep(0.01)

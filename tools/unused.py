@@ -1,13 +1,13 @@
-"""Code of `src` and `tools` that nothing there uses: `python tools/unused.py`.
+"""Find unused code in `src` and `tools`: `python tools/unused.py`.
 
-vulture finds names that are defined and never read. What only tests call is unused. Left out
-here is what other code uses without naming it:
+vulture finds names that are defined and never read. Code that only tests call counts as unused. This script
+ignores names that other code uses without naming them:
 
-* fields of structs in domain/, app/ and api/: they are wire format, which msgspec reads and writes;
+* fields of structs in domain/, app/ and api/: they are the wire format, which msgspec reads and writes;
 * attributes of other libraries' objects (`options.max_mem = ...`): the library reads them;
 * commands and callbacks of the command line: typer calls them.
 
-Everything else that is used from outside is listed in tools/unused.toml, with its reason. An entry that is no
+tools/unused.toml lists all other names that are used from outside, with the reason. An entry that is no
 longer needed is an error too.
 """
 
@@ -24,21 +24,21 @@ from vulture import Vulture
 ROOT = Path(__file__).resolve().parents[1]
 CHECKED = ("src", "tools")
 USERS = ("src", "tools", "examples")
-"""An example is a use: it shows what plug-ins may do."""
+"""Examples count as users: they show what plug-ins may do."""
 WIRE = ("src/perdure/domain/", "src/perdure/app/", "src/perdure/api/")
 CALLED_BY_TYPER = ["@*.command", "@*.callback"]
 
 
 def used_by_shape(path: Path, wire: bool) -> set[tuple[int, str]]:
-    """The lines and names of a file's fields and foreign attributes, which no rule about names can judge."""
-    found: set[tuple[int, str]] = set()
+    """Return line and name of a file's wire fields and of attributes that it sets on foreign objects."""
+    used: set[tuple[int, str]] = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if wire and isinstance(node, ast.ClassDef):
-            fields = [one.target for one in node.body if isinstance(one, ast.AnnAssign)]
-            found |= {(field.lineno, field.id) for field in fields if isinstance(field, ast.Name)}
+            fields = [item.target for item in node.body if isinstance(item, ast.AnnAssign)]
+            used |= {(field.lineno, field.id) for field in fields if isinstance(field, ast.Name)}
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and not _is_self(node.value):
-            found.add((node.lineno, node.attr))
-    return found
+            used.add((node.lineno, node.attr))
+    return used
 
 
 def _is_self(node: ast.expr) -> bool:
@@ -46,7 +46,7 @@ def _is_self(node: ast.expr) -> bool:
 
 
 def unused(root: Path) -> Iterator[tuple[str, int, str, str]]:
-    """What nothing uses: path, line, kind and name."""
+    """Yield path, line, kind and name of unused code."""
     vulture = Vulture(ignore_names=["__*__"], ignore_decorators=CALLED_BY_TYPER)
     vulture.scavenge([root / folder for folder in USERS if (root / folder).exists()])
     shapes: dict[Path, set[tuple[int, str]]] = {}
@@ -60,19 +60,22 @@ def unused(root: Path) -> Iterator[tuple[str, int, str, str]]:
 
 
 def main(root: Path = ROOT, allowed: Path = ROOT / "tools" / "unused.toml") -> int:
-    """Print what is unused, and entries of the list that nothing needs; 1 if there are any."""
+    """Print unused code and stale entries of the list; return 1 if there are any, else 0."""
     reasons = tomllib.loads(allowed.read_text("utf-8"))
     listed = {(path, name) for path, names in reasons.items() for name in names}
-    found = list(unused(root))
-    complaints = [
+    items = list(unused(root))
+    problems = [
         f"{path}:{line}: unused {kind} {name!r}"
-        for path, line, kind, name in found
+        for path, line, kind, name in items
         if (path, name) not in listed
     ]
-    stale = listed - {(path, name) for path, _, _, name in found}
-    complaints += [f"tools/unused.toml: {name!r} of {path} is used, or gone" for path, name in sorted(stale)]
-    print("\n".join(complaints), end="\n" if complaints else "")
-    return 1 if complaints else 0
+    stale = listed - {(path, name) for path, _, _, name in items}
+    problems += [
+        f"tools/unused.toml: {name!r} of {path} is used, or gone: remove the entry"
+        for path, name in sorted(stale)
+    ]
+    print("\n".join(problems), end="\n" if problems else "")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

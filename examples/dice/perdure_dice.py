@@ -1,6 +1,6 @@
-"""A capability of your own: dice for the agent.
+"""An example of a custom capability: dice for the agent.
 
-Install it beside Perdure (`pip install ./examples/dice`) and turn it on with `dice`.
+Install it beside Perdure (`pip install ./examples/dice`), and enable it as `dice`.
 """
 
 import random

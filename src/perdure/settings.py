@@ -1,4 +1,4 @@
-"""Settings: from the environment (`PERDURE_*`), overridden by the command line."""
+"""Read settings from the environment (`PERDURE_*`), overridden by the command line."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from perdure.domain.errors import InvalidInput
 from perdure.domain.hosts import is_loopback
 
 LARGEST_FILE = 64 * 1024 * 1024
-"""Bytes; the most that `max_file_bytes` may allow: a file that is written is held in memory, several times
-over."""
+"""The largest allowed `max_file_bytes`: writing a file holds several copies of it in memory."""
 
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
-_WORDS = {"log_level": ("debug", "info", "warning", "error")}
+_CHOICES = {"log_level": ("debug", "info", "warning", "error")}
 _BOUNDS = {"port": (0, 65_535), "max_file_bytes": (1, LARGEST_FILE)}
-"""From where to where a number may be; others are 1 or more if they are whole, 0 or more if not."""
+"""Minimum and maximum; other whole numbers must be 1 or more, other numbers 0 or more."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """Everything that can be set. Each field is also the environment variable PERDURE_<NAME>.
+    """All settings. Each field is also the environment variable PERDURE_<NAME>.
 
     Attributes:
         host: the address to listen on.
         port: the port to listen on; 0 picks a free one.
         data: the folder of the embedded database and the master key.
         database_url: a PostgreSQL URL; empty for the embedded SQLite.
-        master_key: 32 bytes as base64 or hex, that wrap every secret; empty for a file in the data folder.
-        master_key_previous: the master key before that one, accepted as well while keys are being rotated.
-        drain_seconds: how long running turns may go on after a request to stop.
-        stream_cycle_seconds: about how long a live stream lasts; its follower then connects again, perhaps
-            elsewhere.
-        heartbeat_seconds: how long a live stream is silent before it shows a sign of life.
-        history_tokens: about how many tokens of history a model call is shown at most; less where its window
-            is smaller.
-        max_iterations: model calls in one turn, where no layer says otherwise.
-        model_attempts: how often a model call is tried.
-        client_tool_timeout_seconds: how long a caller may take to answer its tool calls.
-        approval_timeout_seconds: how long a person may take to allow a tool call.
+        master_key: 32 bytes as base64 or hex, which encrypt the data keys; empty for a key file in the data
+            folder.
+        master_key_previous: the previous master key, accepted during a key rotation.
+        drain_seconds: how long running turns may continue after a request to stop.
+        stream_cycle_seconds: approximate duration of a live stream; its follower then reconnects, perhaps to
+            another server.
+        heartbeat_seconds: how long a live stream may be silent before it sends a heartbeat.
+        history_tokens: approximate maximum of history tokens in a model call; less for a model with a smaller
+            window.
+        max_iterations: maximum model calls per turn, unless a harness, agent or session sets another number.
+        model_attempts: maximum attempts per model call.
+        client_tool_timeout_seconds: how long a client may take to answer its tool calls.
+        approval_timeout_seconds: how long a user may take to approve a tool call.
         private_addresses: whether tools (`web_fetch`, `bash`) may reach private networks and this machine:
             true or false.
-        rate_limit: requests a second for each access token, on average; twice as many at once; 0 for no
+        rate_limit: average requests per second for each access token, with bursts of twice as many; 0 for no
             limit.
-        max_file_bytes: how much one file may hold.
-        max_session_file_bytes: how much all files of a session, or of a workspace, may hold together.
-        log_level: how much is logged: debug, info, warning or error.
+        max_file_bytes: maximum size of one file in bytes.
+        max_session_file_bytes: maximum total size of the files of a session or a workspace in bytes.
+        log_level: the lowest level to log: debug, info, warning or error.
     """
 
     host: str = "127.0.0.1"
@@ -86,45 +86,49 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
-    """The settings of an environment; overrides that are None do not count.
+    """Read the settings from an environment.
+
+    Args:
+        environment: the variables; by default those of this process.
+        overrides: values that take precedence, by field; None is ignored.
 
     Raises:
-        InvalidInput: names the variable that does not fit.
+        InvalidInput: a value is invalid; the message names its variable.
     """
     source = os.environ if environment is None else environment
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name in Settings.__struct_fields__:
         value = source.get(f"PERDURE_{name.upper()}")
         if value is not None and value != "":
-            given[name] = value
-    given |= {name: value for name, value in overrides.items() if value is not None}
+            values[name] = value
+    values |= {name: value for name, value in overrides.items() if value is not None}
     return Settings(
         **{
-            each.name: _checked(each, str(given[each.name]))
-            for each in fields(Settings)
-            if each.name in given
+            field.name: _checked(field, str(values[field.name]))
+            for field in fields(Settings)
+            if field.name in values
         }
     )
 
 
 def _checked(field: FieldInfo, text: str) -> Any:
-    """The value of a setting. Raises InvalidInput."""
+    """Parse and validate the value of a setting. Raises InvalidInput."""
     try:
         value = msgspec.convert(text, field.type, strict=False)
     except msgspec.ValidationError:
-        raise _misfit(field, _KINDS[field.type], text) from None
-    if field.name in _WORDS and value.lower() not in _WORDS[field.name]:
-        raise _misfit(field, f"one of {', '.join(_WORDS[field.name])}", text)
+        raise _invalid(field, _KINDS[field.type], text) from None
+    if field.name in _CHOICES and value.lower() not in _CHOICES[field.name]:
+        raise _invalid(field, f"one of {', '.join(_CHOICES[field.name])}", text)
     if not isinstance(value, bool | str):
         least, most = _BOUNDS.get(field.name, (0 if field.type is float else 1, math.inf))
         if not (least <= value <= most and math.isfinite(value)):
-            wanted = f"{least} or more" if most == math.inf else f"between {least} and {most}"
-            raise _misfit(field, wanted, text)
+            expected = f"{least} or more" if most == math.inf else f"between {least} and {most}"
+            raise _invalid(field, expected, text)
     return value
 
 
-def _misfit(field: FieldInfo, wanted: str, text: str) -> InvalidInput:
+def _invalid(field: FieldInfo, expected: str, text: str) -> InvalidInput:
     return InvalidInput(
-        f"the setting PERDURE_{field.name.upper()} must be {wanted}, not {text[:40]!r}",
+        f"the setting PERDURE_{field.name.upper()} must be {expected}, not {text[:40]!r}",
         code="invalid_setting",
     )

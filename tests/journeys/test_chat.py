@@ -62,8 +62,7 @@ async def test_ctrl_c_cancels_the_turn_and_not_the_program(chat: Terminal, clien
     chat.type(script({"text": "Still here."}) + "\n")
     await chat.see("Still here.\n")
     await chat.see("> ")
-    # Should the signal come before the prompt listens, the next key makes it heard: that is how Python's
-    # `input` works.
+    # If the signal arrives before the prompt is ready, Python's `input` handles it at the next key.
     chat.type("\x03\n")
     assert await chat.end() == 0
     kinds = [event.type for event in await client.list_events(session.id, limit=1000)]
@@ -92,10 +91,10 @@ async def test_the_commands_of_the_prompt(chat: Terminal, client: Client) -> Non
     assert [session.title for session in (await client.list_sessions()).data] == [None, "An order"]
 
 
-async def test_going_on_with_a_session_shows_where_it_stands(client: Client, server: Server) -> None:
+async def test_continuing_a_session_shows_its_state(client: Client, server: Server) -> None:
     session = await client.create_session(title="An order", tools=(WEATHER,))
     await client.ask(session.id, script({"text": "Paris."}, words="Which city?"))
-    # Longer than any machine takes to get the terminal going.
+    # Longer than any machine needs to start the terminal.
     await client.send_message(session.id, script({"text": "It takes time. " * 9_000, "delay_ms": 10}))
     terminal = Terminal(*PERDURE, "chat", session.id, **environment(server.url))
     try:
@@ -122,7 +121,7 @@ async def test_going_on_with_a_session_shows_where_it_stands(client: Client, ser
         terminal.close()
 
 
-async def test_calls_that_need_leave_are_asked_about(client: Client, server: Server) -> None:
+async def test_calls_that_require_approval_are_asked_about(client: Client, server: Server) -> None:
     gated = BuiltinTool("get_current_time", "The time.", {"type": "object"}, policy="requires_approval")
     session = await client.create_session(tools=(gated,), capabilities=(CapabilityRef("current_time"),))
     done = await perdure("chat", session.id, url=server.url, given=script(CLOCK, {"text": "Never."}))

@@ -33,7 +33,7 @@ async def client(server: Server) -> AsyncIterator[Client]:
 # --- the command itself ---------------------------------------------------------
 
 
-async def test_the_version_is_printed_either_way() -> None:
+async def test_the_version_is_printed_by_command_and_by_option() -> None:
     for arguments in (["version"], ["--version"]):
         assert (await perdure(*arguments)).out == f"perdure {__version__}\n"
 
@@ -49,14 +49,18 @@ async def test_help_imports_nothing_slow() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["nonsense"], ["sessions", "show"], ["sessions", "list", "--limit", "0"],
-        ["serve", "--port", "70000"], ["sessions", "update", "session_1"],
+        ["nonsense"],
+        ["sessions", "show"],
+        ["sessions", "list", "--limit", "0"],
+        ["serve", "--port", "70000"],
+        ["sessions", "update", "session_1"],
         ["sessions", "update", "session_1", "--title", "x", "--clear-title"],
-        ["sessions", "delete", "session_1"], ["chat", "session_1", "--agent", "x"],
+        ["sessions", "delete", "session_1"],
+        ["chat", "session_1", "--agent", "x"],
         ["sessions", "list", "--url", "localhost:9000"],
     ],
     ids=" ".join,
-)  # fmt: skip
+)
 async def test_wrong_usage_ends_with_status_2(arguments: list[str]) -> None:
     done = await perdure(*arguments)
     assert (done.status, done.out) == (2, "")
@@ -67,7 +71,9 @@ async def test_wrong_usage_ends_with_status_2(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     "arguments", [["sessions", "list"], ["chat"], ["sessions", "tail", "session_1"]], ids=" ".join
 )
-async def test_no_server_is_said_in_words_with_what_to_do(arguments: list[str], unused_url: str) -> None:
+async def test_an_unreachable_server_is_reported_with_what_to_do(
+    arguments: list[str], unused_url: str
+) -> None:
     done = await perdure(*arguments, url=unused_url)
     assert (done.status, done.out) == (1, "")
     first, second = done.err.splitlines()
@@ -75,7 +81,7 @@ async def test_no_server_is_said_in_words_with_what_to_do(arguments: list[str], 
     assert "perdure serve" in second
 
 
-async def test_another_program_at_the_address_is_not_taken_for_a_server() -> None:
+async def test_another_program_at_the_url_is_recognized() -> None:
     async with FakeServer(answers(404, {})) as other:
         done = await perdure("sessions", "list", url=other.url)
     assert (done.status, done.out) == (1, "")
@@ -96,9 +102,7 @@ async def test_a_database_that_does_not_answer_is_named_without_its_password(
 @pytest.mark.parametrize(
     "url", ["sqlite:///mine.db", "localhost/mine", "postgresql+asyncpg://me:hidden@localhost/mine"]
 )
-async def test_a_database_url_of_another_kind_is_answered_with_one_that_would_do(
-    url: str, tmp_path: Path
-) -> None:
+async def test_an_unsupported_database_url_is_refused_with_an_example(url: str, tmp_path: Path) -> None:
     done = await perdure("serve", "--data", str(tmp_path), "--database-url", url)
     assert (done.status, done.out) == (1, "")
     assert "must look like postgresql://user:password@host:5432/database" in done.err
@@ -107,13 +111,13 @@ async def test_a_database_url_of_another_kind_is_answered_with_one_that_would_do
 
 @pytest.fixture
 def unused_url() -> Iterator[str]:
-    """An address where nobody listens: the port is taken, but not served."""
+    """A URL where no server listens: the port is bound, but not served."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
-async def test_the_traceback_is_there_for_those_who_ask(unused_url: str) -> None:
+async def test_the_traceback_is_printed_on_request(unused_url: str) -> None:
     done = await perdure("sessions", "list", url=unused_url, PERDURE_DEBUG="1")
     assert done.status == 1
     assert "Traceback" in done.err
@@ -210,7 +214,7 @@ async def tail(url: str, *arguments: str) -> Tail:
     )
 
 
-async def test_a_tail_shows_what_was_and_what_comes_through_a_restart_of_the_server(
+async def test_a_tail_shows_old_and_new_events_through_a_restart_of_the_server(
     client: Client, server: Server
 ) -> None:
     session = await client.create_session()
@@ -227,7 +231,7 @@ async def test_a_tail_shows_what_was_and_what_comes_through_a_restart_of_the_ser
     assert [int(line.split()[1]) for line in follower.lines] == [event.sequence for event in events]
 
 
-async def test_a_tail_begins_and_chooses_as_it_is_told(client: Client, server: Server) -> None:
+async def test_a_tail_honours_its_start_and_its_filter(client: Client, server: Server) -> None:
     session = await client.create_session()
     await client.ask(session.id, script({"text": "One."}))
     events = await client.list_events(session.id)
@@ -258,7 +262,7 @@ async def test_each_line_of_a_pipe_is_answered_and_nothing_else_is_printed(
     assert len(await client.list_messages(session.id)) == 6
 
 
-async def test_a_failed_turn_is_reported_and_the_next_line_taken_up(client: Client, server: Server) -> None:
+async def test_a_failed_turn_is_reported_and_the_next_line_is_read(client: Client, server: Server) -> None:
     lines = (
         f"{script({'fail': {'code': 'provider_auth', 'message': 'bad key'}})}\n{script({'text': 'Two.'})}\n"
     )
@@ -276,19 +280,20 @@ async def test_a_session_and_a_model_can_be_named(client: Client, server: Server
         assert (done.status, done.out) == (0, "Here.\n")
     assert len(await client.list_messages(session.id)) == 6
     done = await perdure("chat", "--model", "other", url=server.url, given="hi")
-    assert (done.status, done.err) == (1, "error: no model is called 'other' here; known are: simulated\n")
+    unknown = "error: this server has no model named 'other'; its models: simulated\n"
+    assert (done.status, done.err) == (1, unknown)
     done = await perdure("chat", "--agent", "nobody", url=server.url, given="hi")
     assert (done.status, done.err) == (1, "error: no such agent\n")
 
 
-async def test_a_server_without_a_model_is_told_how_to_get_one(server: Server) -> None:
+async def test_without_a_model_the_error_says_how_to_register_one(server: Server) -> None:
     done = await perdure("chat", url=server.url, given="hi")
     assert (done.status, done.out) == (1, "")
     assert "no model yet" in done.err
     assert f"curl -s {server.url}/v1/providers" in done.err
 
 
-async def test_tools_that_only_a_client_can_run_end_a_pipe_in_words(client: Client, server: Server) -> None:
+async def test_client_side_tools_end_a_pipe_with_an_error(client: Client, server: Server) -> None:
     session = await client.create_session(tools=(WEATHER,))
     asked = script({"tool_calls": [{"name": "weather", "arguments": {}}]}, {"text": "Never."})
     done = await perdure("chat", session.id, url=server.url, given=asked)
@@ -300,7 +305,7 @@ async def test_tools_that_only_a_client_can_run_end_a_pipe_in_words(client: Clie
 # --- serve and keys ---------------------------------------------------------------
 
 
-async def test_serving_anywhere_needs_a_key_and_the_key_opens_the_door(tmp_path: Path) -> None:
+async def test_serving_beyond_loopback_requires_an_access_token(tmp_path: Path) -> None:
     data = ("--data", str(tmp_path / "data"))
     refused = await perdure("serve", "--host", "0.0.0.0", "--port", "0", *data)
     assert (refused.status, refused.out) == (1, "")

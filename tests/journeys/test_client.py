@@ -51,7 +51,7 @@ async def client(server: Server) -> AsyncIterator[Client]:
         yield await with_simulated_model(made)
 
 
-async def test_a_session_is_made_changed_found_pinned_and_deleted(client: Client) -> None:
+async def test_a_session_is_created_changed_found_pinned_and_deleted(client: Client) -> None:
     session = await client.create_session(title="Order 4711", tags=("support", "eu"))
     assert (session.status, session.title, session.tags) == ("started", "Order 4711", ("support", "eu"))
     same = await client.update_session(session.id)
@@ -121,7 +121,7 @@ async def test_a_run_shows_the_text_as_it_is_written_and_the_tools_as_they_run(c
     assert shown == data_of(events[-1]).final_answer_preview + " "
 
 
-async def test_a_message_with_a_known_key_is_taken_once(client: Client) -> None:
+async def test_a_message_with_a_known_key_is_accepted_once(client: Client) -> None:
     session = await client.create_session()
     first = await client.send_message(session.id, script({"text": "Once."}), idempotency_key="question-1")
     again = await client.send_message(session.id, script({"text": "Once."}), idempotency_key="question-1")
@@ -176,7 +176,7 @@ async def test_a_message_steers_a_running_turn_and_both_runs_end_with_it(client:
     assert await first == "Steered."
 
 
-async def test_ids_of_the_wrong_form_and_of_nothing_are_told_apart(client: Client) -> None:
+async def test_malformed_ids_and_unknown_ids_are_distinct_errors(client: Client) -> None:
     with pytest.raises(ApiError) as caught:
         await client.get_session("session_1")
     assert (caught.value.status, caught.value.code) == (400, "invalid_id")
@@ -210,7 +210,7 @@ def logged(events: list[WireEvent]) -> list[int | None]:
     return [event.sequence for event in events if not is_live(event)]
 
 
-async def test_a_follower_lives_through_the_death_of_the_server_and_misses_nothing(
+async def test_a_follower_survives_a_killed_server_and_misses_nothing(
     any_server: Server,
 ) -> None:
     async with Client(any_server.url) as client:
@@ -247,7 +247,7 @@ async def test_a_run_ends_with_its_turn_although_the_server_was_killed(
     assert event.type == "turn.completed"
 
 
-async def test_a_message_that_meets_a_restarting_server_is_taken_once(server: Server, client: Client) -> None:
+async def test_a_message_to_a_restarting_server_is_accepted_once(server: Server, client: Client) -> None:
     session = await client.create_session()
     await server.kill()
     async with Client(server.url, retries=10) as patient:
@@ -258,7 +258,7 @@ async def test_a_message_that_meets_a_restarting_server_is_taken_once(server: Se
     assert [data_of(event).message.id for event in events if event.type == "input.message"] == [message.id]
 
 
-async def test_connections_that_the_server_cycles_make_no_difference(tmp_path: Path) -> None:
+async def test_cycled_connections_make_no_difference(tmp_path: Path) -> None:
     async with (
         Server(tmp_path / "data", environment={"PERDURE_STREAM_CYCLE_SECONDS": "0.2"}) as server,
         Client(server.url) as client,
@@ -273,7 +273,7 @@ async def test_connections_that_the_server_cycles_make_no_difference(tmp_path: P
     assert lengths == sorted(lengths)
 
 
-async def test_a_follower_begins_where_it_is_told_and_sees_what_it_asked_for(client: Client) -> None:
+async def test_a_follower_starts_at_its_cursor_and_gets_only_the_requested_types(client: Client) -> None:
     session = await client.create_session()
     await client.ask(session.id, script({"text": "One."}))
     since = await client.last_event_id(session.id)

@@ -1,4 +1,4 @@
-"""A conversation that fills its room: summed up by the model, nothing lost, and found again."""
+"""A conversation that reaches its token limit: the model summarizes it, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tests.server import Server, post
 from tests.talk import Json, Talk, call, kinds_of, new_talk, script, text_in
 
 ROOM = 1_500
-"""Tokens of history that a model call carries here."""
+"""The limit of history tokens in a model call."""
 LONG = "a long story " * 90
 """Some 300 tokens."""
 MEMORY = "The user keeps bees and has told long stories."
 
 
 def rules(*steps: Json, **more: object) -> list[Json]:
-    """The capability, with a script for the simulated model to play when it is asked for a summary."""
+    """Build the capability, with a script that the simulated model plays when it is asked for a summary."""
     return [
         {"ref": "context_compaction", "config": {"instructions": script(*steps, ask="Be brief."), **more}}
     ]
@@ -26,12 +26,12 @@ def rules(*steps: Json, **more: object) -> list[Json]:
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    """Models are shown little history."""
+    """Limit the history of model calls."""
     return {"PERDURE_HISTORY_TOKENS": str(ROOM)}
 
 
 async def told(talk: Talk, turns: int, begin: int = 0) -> list[Json]:
-    """That many turns with long messages, numbered from `begin`; the events of the last one."""
+    """Run turns with long messages, numbered from `begin`; return the events of the last one."""
     events: list[Json] = []
     for number in range(begin, begin + turns):
         events = await talk.turn({"text": f"Noted {number}."}, ask=f"Story {number}: {LONG}")
@@ -44,12 +44,12 @@ def only(events: list[Json], kind: str) -> Json:
 
 
 async def shown(talk: Talk) -> list[Json]:
-    """What the newest model call of a turn was shown."""
+    """Return the prompt of the newest model call of a turn."""
     messages: list[Json] = (await talk.events(types="llm.generation"))[-1]["data"]["messages"]
     return messages
 
 
-async def test_the_older_part_gives_way_to_a_summary_and_stays_in_the_log(http: httpx.AsyncClient) -> None:
+async def test_a_summary_replaces_the_older_part_which_stays_in_the_log(http: httpx.AsyncClient) -> None:
     talk = await new_talk(http, capabilities=rules({"text": MEMORY}))
     await told(talk, 3)
     before = await talk.read()
@@ -90,7 +90,7 @@ async def test_the_older_part_gives_way_to_a_summary_and_stays_in_the_log(http: 
     assert usage == sum(spent[3:])
 
 
-async def test_the_model_that_sums_up_is_given_what_was_said_and_what_tools_gave(
+async def test_the_summarizing_model_gets_the_messages_and_tool_results(
     http: httpx.AsyncClient,
 ) -> None:
     talk = await new_talk(
@@ -112,7 +112,7 @@ async def test_the_model_that_sums_up_is_given_what_was_said_and_what_tools_gave
     assert text_in(record[0]).startswith("Keep this.")
 
 
-async def test_a_summary_takes_up_the_one_before_it(http: httpx.AsyncClient) -> None:
+async def test_a_summary_includes_the_previous_one(http: httpx.AsyncClient) -> None:
     talk = await new_talk(http, capabilities=rules({"text": MEMORY}))
     await told(talk, 8)
     compacted = await talk.events(types="context.compacted")
@@ -126,7 +126,7 @@ async def test_a_summary_takes_up_the_one_before_it(http: httpx.AsyncClient) -> 
     assert sum(MEMORY in text_in(message) for message in await shown(talk)) == 1
 
 
-async def test_a_server_that_was_restarted_goes_on_from_the_summary(
+async def test_a_restarted_server_continues_from_the_summary(
     any_server: Server, http: httpx.AsyncClient
 ) -> None:
     talk = await new_talk(http, capabilities=rules({"text": MEMORY}))
@@ -148,7 +148,7 @@ async def test_a_copy_of_a_session_has_its_summary(http: httpx.AsyncClient) -> N
     assert (await shown(copy))[-1]["role"] == "user"
 
 
-async def test_one_long_turn_is_summed_up_between_its_steps(http: httpx.AsyncClient) -> None:
+async def test_a_long_turn_is_summarized_between_its_steps(http: httpx.AsyncClient) -> None:
     talk = await new_talk(
         http, harness_name="base", capabilities=[{"ref": "session_storage"}, *rules({"text": MEMORY})]
     )
@@ -164,7 +164,7 @@ async def test_one_long_turn_is_summed_up_between_its_steps(http: httpx.AsyncCli
     assert [message["role"] for message in seen["data"]["messages"]][:3] == ["user", "agent", "tool_result"]
 
 
-async def test_a_prompt_that_the_model_finds_too_long_is_summed_up_and_sent_again(
+async def test_a_prompt_that_the_model_rejects_as_too_long_is_summarized_and_resent(
     http: httpx.AsyncClient,
 ) -> None:
     talk = await new_talk(http, capabilities=rules({"text": MEMORY}))
@@ -188,7 +188,7 @@ async def test_a_prompt_that_the_model_finds_too_long_is_summed_up_and_sent_agai
     assert only(events, "turn.completed")["data"]["llm_call_count"] == 2
 
 
-async def test_a_turn_goes_on_without_a_summary_when_there_is_none_to_be_had(http: httpx.AsyncClient) -> None:
+async def test_a_turn_continues_without_a_summary_if_none_can_be_written(http: httpx.AsyncClient) -> None:
     talk = await new_talk(
         http, capabilities=rules({"fail": {"code": "content_filtered", "message": "no", "transient": False}})
     )
@@ -209,7 +209,7 @@ async def test_without_the_capability_the_oldest_part_is_left_out(http: httpx.As
 
 
 async def asked_of(talk: Talk, **arguments: object) -> Json:
-    """What `query_history` answers."""
+    """Return the result of `query_history`."""
     events = await talk.turn({"tool_calls": [call("query_history", **arguments)]}, {"text": "Found."})
     done = only(events, "tool.completed")["data"]
     assert done["success"], done
@@ -217,7 +217,7 @@ async def asked_of(talk: Talk, **arguments: object) -> Json:
     return answer
 
 
-async def test_the_agent_finds_what_it_is_not_shown_any_more(http: httpx.AsyncClient) -> None:
+async def test_the_agent_finds_messages_that_are_no_longer_in_its_context(http: httpx.AsyncClient) -> None:
     talk = await new_talk(http, capabilities=rules({"text": MEMORY}))
     await talk.turn(
         {"text": "Noted: the hive is in Łódź."},
@@ -234,7 +234,7 @@ async def test_the_agent_finds_what_it_is_not_shown_any_more(http: httpx.AsyncCl
     assert len(around["messages"][0]["text"]) > 1000
 
 
-async def test_what_is_found_comes_in_pages_newest_first(api: httpx.AsyncClient) -> None:
+async def test_search_results_come_in_pages_newest_first(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api)
     for number in range(5):
         await talk.turn({"text": f"Bee number {number}."}, ask="Count.")
@@ -259,7 +259,7 @@ async def test_a_search_does_not_show_the_searches_before_it(api: httpx.AsyncCli
     assert found[1]["text"] == "Found."
 
 
-async def test_a_configuration_that_makes_no_sense_is_refused(api: httpx.AsyncClient) -> None:
+async def test_an_invalid_configuration_is_refused(api: httpx.AsyncClient) -> None:
     for config in ({"at": 2}, {"at": "much"}, {"keep": 0}, {"else": 1}, {"instructions": "x" * 4001}):
         answer = await api.post(
             "/v1/sessions", json={"capabilities": [{"ref": "context_compaction", "config": config}]}

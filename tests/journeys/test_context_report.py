@@ -1,4 +1,4 @@
-"""What fills a session's context, and who brings it."""
+"""The report on what fills a session's context, by source."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLIENT_TOOL = {
 
 
 async def report(talk: Talk) -> tuple[Json, dict[str, Json], dict[tuple[str, str], int]]:
-    """The report, its sections by key, and its contributions by section and source."""
+    """Return the report, its sections by key, and its contributions by section and source."""
     answer = await talk.http.get(talk.path("/context-report"))
     assert answer.status_code == 200, answer.text
     whole: Json = answer.json()
@@ -39,7 +39,9 @@ async def test_a_new_session_has_a_prompt_and_tools_and_no_messages(api: httpx.A
         assert section["tokens"] == sum(tokens for (of, _), tokens in shares.items() if of == key)
 
 
-async def test_messages_and_results_are_told_apart_and_results_by_their_tool(api: httpx.AsyncClient) -> None:
+async def test_messages_and_results_are_counted_separately_and_results_by_tool(
+    api: httpx.AsyncClient,
+) -> None:
     talk = await new_talk(api)
     await talk.turn(
         {"tool_calls": [call("bash", command="seq 1 2000"), call("get_current_time", timezone="UTC")]},
@@ -55,7 +57,7 @@ async def test_messages_and_results_are_told_apart_and_results_by_their_tool(api
     assert whole["cumulative_usage"] == (await talk.read())["usage"]
 
 
-async def test_instructions_from_files_count_as_they_are_now(api: httpx.AsyncClient) -> None:
+async def test_instructions_from_files_count_with_their_present_text(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, initial_files=[{"path": "/AGENTS.md", "content": "Answer in rhymes. " * 200}])
     _, _, shares = await report(talk)
     assert 850 < shares["system_prompt", "agent_instructions"] < 1_000
@@ -63,7 +65,9 @@ async def test_instructions_from_files_count_as_they_are_now(api: httpx.AsyncCli
     assert ("system_prompt", "agent_instructions") not in (await report(talk))[2]
 
 
-async def test_after_a_compaction_the_summary_stands_for_what_it_sums_up(api: httpx.AsyncClient) -> None:
+async def test_after_a_compaction_the_summary_counts_instead_of_the_older_messages(
+    api: httpx.AsyncClient,
+) -> None:
     rules: dict[str, Any] = {"instructions": 'Be brief. [[sim [{"text": "They talked of bees."}]]]'}
     talk = await new_talk(api, capabilities=[{"ref": "context_compaction", "config": rules}])
     for number in range(3):
@@ -78,6 +82,6 @@ async def test_after_a_compaction_the_summary_stands_for_what_it_sums_up(api: ht
     assert after["user_messages"]["items"] < before["user_messages"]["items"] + 1
 
 
-async def test_a_session_that_is_not_there_has_no_report(api: httpx.AsyncClient) -> None:
+async def test_an_unknown_session_has_no_report(api: httpx.AsyncClient) -> None:
     answer = await api.get(f"/v1/sessions/session_{'0' * 32}/context-report")
     assert answer.status_code == 404

@@ -68,7 +68,7 @@ async def test_the_demo_uses_a_vendors_model_when_there_is_a_key(tmp_path: Path,
     assert "sk-anything" not in done.out + done.err
 
 
-async def test_a_demo_that_cannot_be_true_fails(tmp_path: Path) -> None:
+async def test_a_demo_whose_checks_fail_exits_with_an_error(tmp_path: Path) -> None:
     async with FakeServer(
         answers(401, {"error": {"type": "authentication_error", "message": "invalid key"}})
     ) as vendor:

@@ -1,8 +1,7 @@
-"""Every block of code in the README and the guides is run as it stands there, or is listed here with the
-reason why not.
+"""Run every code block of the README and the guides unchanged, or list here why it is not run.
 
-The blocks of a page run in order against a server of their own, in one shell and one Python, as a reader
-would paste them. What is changed in them stands in `INSTEAD`; what cannot run stands in `NOT_RUN`.
+The blocks of a page run in order against a separate server, in one shell and one Python, as a reader would
+paste them. `INSTEAD` lists the replacements in them; `NOT_RUN` lists the blocks that cannot run.
 """
 
 from __future__ import annotations
@@ -67,14 +66,14 @@ NOT_RUN = {
         "perdure keys rotate-master",
     ): "the server has to be stopped; tests/journeys/test_rotate_master.py",
 }
-"""Blocks that are not run, by page and how they begin, and why."""
+"""Blocks that are not run, by page and beginning, with the reason."""
 
 CLOCK = {"tool_calls": [{"name": "get_current_time", "arguments": {}}]}
 WEATHER = {"tool_calls": [{"name": "weather", "arguments": {"city": "Rome"}}]}
 WRITE = {"tool_calls": [{"name": "write_file", "arguments": {"path": "/list.md", "content": "Milk"}}]}
 
 INSTEAD = {
-    # The simulated model stands in for the one on the reader's machine, and is told to call what the example
+    # The simulated model replaces the reader's model, and its script makes the tool call that the example
     # waits for.
     '"openai_completions", "base_url": "http://127.0.0.1:8080/v1"': '"llmsim"',
     '"openai_completions", "base_url": "\'$LOCAL\'"': '"llmsim"',
@@ -85,7 +84,7 @@ INSTEAD = {
 
 
 class Block(NamedTuple):
-    """A block of code: where it is, what it is written in, what it says."""
+    """A code block: its page, its language, its text."""
 
     page: str
     line: int
@@ -104,7 +103,7 @@ def blocks_of(page: str) -> list[Block]:
 
 
 def reasons_not_to_run(block: Block) -> list[tuple[str, str]]:
-    """The lines of the table that this block is meant by."""
+    """Return the table's lines that match this block."""
     return [
         (page, begins) for page, begins in NOT_RUN if page == block.page and block.text.startswith(begins)
     ]
@@ -115,14 +114,13 @@ def to_run(page: str) -> list[Block]:
 
 
 def helpers() -> Block:
-    """What other pages call the helpers of Getting started."""
+    """Return the helpers of Getting started, which other pages use."""
     (block,) = (each for each in blocks_of("docs/guide/getting-started.md") if "id_of() {" in each.text)
     return block
 
 
 class Reader:
-    """Somebody who pastes what a page says into a shell and a Python, in an empty folder with `.venv` in
-    it."""
+    """A reader who pastes a page's blocks into a shell and a Python, in an empty folder with a `.venv`."""
 
     def __init__(self, server: Server, shell: asyncio.subprocess.Process, client: Client) -> None:
         self._server = server
@@ -168,7 +166,7 @@ class Reader:
         assert out.strip()
 
     async def _piece(self, text: str) -> None:
-        """As at the prompt of `python -m asyncio`."""
+        """Wrap a block to run as at the prompt of `python -m asyncio`."""
         waiting = eval(compile(text, "<guide>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), self._names)
         if inspect.isawaitable(waiting):
             await waiting
@@ -202,11 +200,11 @@ async def reader_of(server: Server, folder: Path) -> AsyncIterator[Reader]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if to_run(page)])
-async def test_every_block_of_a_page_works_as_it_stands(page: str, server: Server, tmp_path: Path) -> None:
+async def test_every_block_of_a_page_works_unchanged(page: str, server: Server, tmp_path: Path) -> None:
     text = (ROOT / page).read_text("utf-8")
     async with httpx.AsyncClient(base_url=server.url) as http:
         await use_simulated_model(http)
-        # The agent of Getting started, which other pages speak of; that page itself makes it anew.
+        # The agent of Getting started, which other pages use. That page itself creates it again.
         (
             await http.post("/v1/agents", json={"name": "helper", "system_prompt": "You help."})
         ).raise_for_status()
@@ -224,16 +222,16 @@ def all_blocks() -> Iterator[Block]:
         yield from blocks_of(page)
 
 
-def test_every_line_of_the_table_means_one_block() -> None:
+def test_every_line_of_the_table_matches_one_block() -> None:
     meant = [key for block in all_blocks() for key in reasons_not_to_run(block)]
     assert sorted(meant) == sorted(NOT_RUN)
 
 
-def test_every_fence_opens_a_block_that_is_looked_at() -> None:
+def test_every_fence_opens_a_block_that_is_checked() -> None:
     for page in PAGES:
         assert (ROOT / page).read_text("utf-8").count("```") == 2 * len(blocks_of(page)), page
 
 
-def test_what_is_put_instead_still_stands_in_the_pages() -> None:
+def test_every_replaced_text_is_still_in_the_pages() -> None:
     texts = "".join(block.text for block in all_blocks())
     assert [said for said in INSTEAD if said not in texts] == []

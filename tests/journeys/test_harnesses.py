@@ -245,7 +245,7 @@ async def test_an_empty_name_is_no_harness(api: httpx.AsyncClient) -> None:
 
 async def test_every_example_makes_a_harness_that_works(http: httpx.AsyncClient) -> None:
     examples = await get(http, "/v1/harness-examples")
-    assert {each["name"] for each in examples} <= {each.shown.name for each in HARNESS_EXAMPLES}
+    assert {each["name"] for each in examples} <= {each.entry.name for each in HARNESS_EXAMPLES}
     assert {"notebook", "careful"} <= {each["name"] for each in examples}
     for example in examples:
         harness = await post(http, f"/v1/harnesses/import?from-example={example['name']}", {})

@@ -1,4 +1,4 @@
-"""What a built wheel brings where nothing else is: the client alone, or the whole server."""
+"""What a built wheel installs into an empty environment: the client alone, or the whole server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.server import Server
 from tests.wheel import Environment, build_wheel
 
 LIMIT = 10_000_000
-"""Bytes that the client may take, with all that it needs."""
+"""Maximum bytes of the client with its dependencies."""
 
 A_SESSION = """\
 import asyncio
@@ -49,16 +49,26 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
-async def test_the_client_stands_alone(wheel: Path, tmp_path: Path, server: Server) -> None:
+async def test_the_client_works_without_the_server_packages(
+    wheel: Path, tmp_path: Path, server: Server
+) -> None:
     alone = Environment(tmp_path)
     alone.install(wheel)
     assert alone.size < LIMIT
     installed = {path.name.partition("-")[0] for path in alone.packages.glob("*.dist-info")}
     assert installed >= {"perdure", "httpx", "msgspec"}
     assert installed <= {
-        "perdure", "httpx", "msgspec",
-        "anyio", "certifi", "h11", "httpcore", "idna", "sniffio", "typing_extensions",
-    }  # fmt: skip
+        "perdure",
+        "httpx",
+        "msgspec",
+        "anyio",
+        "certifi",
+        "h11",
+        "httpcore",
+        "idna",
+        "sniffio",
+        "typing_extensions",
+    }
 
     done = alone.run("python", "-c", A_SESSION, server.url)
     assert done.returncode == 0, done.stderr
@@ -79,7 +89,7 @@ async def test_the_client_stands_alone(wheel: Path, tmp_path: Path, server: Serv
 
 
 @pytest.mark.soak
-def test_a_wheel_of_the_server_needs_nothing_but_a_registry(wheel: Path, tmp_path: Path) -> None:
+def test_the_servers_wheel_needs_only_a_registry(wheel: Path, tmp_path: Path) -> None:
     whole = Environment(tmp_path)
     whole.install(wheel, "[server]")
     assert whole.run("perdure", "--version").stdout == f"perdure {__version__}\n"

@@ -42,7 +42,7 @@ async def _ask(model: LocalModel, route: str, **options: object) -> httpx.Respon
 
 
 @pytest.mark.parametrize("route", REQUESTS)
-async def test_it_answers_and_counts_the_tokens_it_still_knew(local_model: LocalModel, route: str) -> None:
+async def test_it_answers_and_counts_cached_tokens(local_model: LocalModel, route: str) -> None:
     await _ask(local_model, route)
     usage = (await _ask(local_model, route)).json()["usage"]
     for name in CACHED_TOKENS[route]:
@@ -71,7 +71,7 @@ async def test_stopping_it_twice_is_harmless_and_nothing_answers_afterwards(tmp_
         await _ask(model, "/messages")
 
 
-async def test_a_server_that_does_not_start_is_told_with_the_place_of_its_log(
+async def test_a_server_that_does_not_start_is_reported_with_the_path_of_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", shutil.which("false"))

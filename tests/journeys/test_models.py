@@ -1,5 +1,4 @@
-"""Models: found by their provider's own list, with limits that bound what they are sent and prices that their
-calls cost."""
+"""Models: discovered from their provider's list, with limits for prompts and prices for calls."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from perdure.client import Client
 from perdure.domain.messages import Usage
 from perdure.domain.model_profiles import ModelCost, ModelProfile
 from perdure.domain.providers import SyncedModels, SyncNotSupported
-from perdure.llm.catalog import Catalog, Place
+from perdure.llm.catalog import Catalog, ServedModel
 from perdure.store.sessions import look_session
 from tests.conformance.drivers.protocols import Counts
 from tests.conformance.drivers.vendor import Reply, Vendor, open_vendor
@@ -50,7 +49,7 @@ def names(listed: list[Json]) -> list[str]:
 # --- the provider's own list ----------------------------------------------------
 
 
-async def test_a_providers_list_is_read_and_read_again(api: httpx.AsyncClient, vendor: Vendor) -> None:
+async def test_a_providers_list_is_read_repeatedly(api: httpx.AsyncClient, vendor: Vendor) -> None:
     provider = await vendor_provider(api, vendor)
     by_hand = await new_model(api, provider, "by-hand")
     vendor.will(
@@ -92,7 +91,7 @@ async def test_a_providers_list_is_read_and_read_again(api: httpx.AsyncClient, v
     assert "stale_since" not in found[0]
 
 
-async def test_a_model_that_is_named_no_more_is_hidden_until_it_is_named_again(
+async def test_a_model_that_is_no_longer_listed_is_hidden_until_it_is_listed_again(
     api: httpx.AsyncClient, vendor: Vendor
 ) -> None:
     provider = await vendor_provider(api, vendor)
@@ -117,7 +116,9 @@ async def test_a_model_that_is_named_no_more_is_hidden_until_it_is_named_again(
 
 
 @pytest.mark.parametrize("wire", [CHAT, RESPONSES, MESSAGES], ids=lambda wire: wire.provider_type)
-async def test_every_type_of_vendor_can_be_asked(api: httpx.AsyncClient, vendor: Vendor, wire: Any) -> None:
+async def test_every_provider_type_lists_its_models(
+    api: httpx.AsyncClient, vendor: Vendor, wire: Any
+) -> None:
     provider = await vendor_provider(api, vendor, wire)
     vendor.will(listing("one"))
     assert (await sync(api, provider))["created"] == 1
@@ -176,13 +177,13 @@ async def test_a_list_that_cannot_be_read_says_why_and_changes_nothing(
     assert (await api.get(f"/v1/providers/{provider['id']}")).json() == provider
 
 
-async def test_a_provider_that_is_not_there_says_so(api: httpx.AsyncClient) -> None:
+async def test_syncing_an_unknown_provider_is_not_found(api: httpx.AsyncClient) -> None:
     body = {"name": "Nobody", "provider_type": "openai_completions", "base_url": "http://127.0.0.1:9/v1"}
     provider = await post(api, "/v1/providers", body)
     assert (await sync(api, provider, 502))["code"] == "provider_unavailable"
 
 
-async def test_the_client_syncs_and_reads_what_is_known(shared_server: Server, vendor: Vendor) -> None:
+async def test_the_client_syncs_models_and_reads_profiles(shared_server: Server, vendor: Vendor) -> None:
     async with Client(shared_server.url) as client:
         simulated = await client.create_provider(name="Simulated", provider_type="llmsim")
         assert await client.sync_models(simulated.id) == SyncNotSupported()
@@ -216,7 +217,7 @@ async def test_odd_and_endless_lists_are_bounded(api: httpx.AsyncClient, vendor:
     assert await sync(api, provider) == {"status": "success", "created": 2_000, "updated": 0, "stale": 2}
 
 
-async def test_two_at_once_do_not_register_anything_twice(api: httpx.AsyncClient, vendor: Vendor) -> None:
+async def test_concurrent_syncs_do_not_register_a_model_twice(api: httpx.AsyncClient, vendor: Vendor) -> None:
     provider = await vendor_provider(api, vendor)
     listed = [f"model-{number}" for number in range(50)]
     vendor.will(*(listing(*listed) for _ in range(4)))
@@ -267,13 +268,13 @@ async def test_a_vendors_model_comes_with_limits_and_prices(api: httpx.AsyncClie
     assert found in await models(api, provider)
 
 
-async def test_a_model_that_nobody_knows_has_no_profile(api: httpx.AsyncClient, vendor: Vendor) -> None:
+async def test_an_unknown_model_has_no_profile(api: httpx.AsyncClient, vendor: Vendor) -> None:
     model = await new_model(api, await vendor_provider(api, vendor), "home-made")
     found = (await api.get(f"/v1/models/{model['id']}")).json()
     assert not {"profile", "model_vendor"} & set(found)
 
 
-async def test_models_are_listed_by_source_and_favor(api: httpx.AsyncClient, vendor: Vendor) -> None:
+async def test_models_are_listed_by_source_and_favorite(api: httpx.AsyncClient, vendor: Vendor) -> None:
     provider = await vendor_provider(api, vendor)
     mine = await new_model(api, provider, "by-hand", is_favorite=True)
     vendor.will(listing("alpha-1"))
@@ -309,7 +310,7 @@ async def test_a_model_can_move_to_another_provider(api: httpx.AsyncClient, vend
     assert (nowhere.status_code, nowhere.json()["code"]) == (404, "provider_not_found")
 
 
-async def test_a_disabled_model_gives_way_to_the_organizations_default(
+async def test_a_disabled_model_is_replaced_by_the_organizations_default(
     api: httpx.AsyncClient, vendor: Vendor
 ) -> None:
     model = await new_model(api, await vendor_provider(api, vendor), enabled=False)
@@ -323,7 +324,7 @@ async def test_a_disabled_model_gives_way_to_the_organizations_default(
 # --- limits ----------------------------------------------------------------------
 
 
-async def test_a_small_window_bounds_what_is_sent_and_a_large_one_gets_it_all_back(
+async def test_a_small_window_limits_the_history_and_a_large_one_gets_all_of_it(
     api: httpx.AsyncClient, vendor: Vendor
 ) -> None:
     provider = await vendor_provider(api, vendor)
@@ -336,7 +337,7 @@ async def test_a_small_window_bounds_what_is_sent_and_a_large_one_gets_it_all_ba
     talk = await new_talk(api, harness_id=harness["id"])
 
     async def say(model: Json) -> list[str]:
-        """Say something of about 250 tokens; what the model was shown of all that users said."""
+        """Send a message of about 250 tokens; return the user messages that the model got."""
         vendor.will(answer())
         message = await talk.say(f"{len(vendor.asked)} " + "x" * 1_000, controls={"model_id": model["id"]})
         await talk.logged_until("session.idled", after=message["sequence"])
@@ -352,7 +353,7 @@ async def test_a_small_window_bounds_what_is_sent_and_a_large_one_gets_it_all_ba
     assert len(await say(large)) == 11
 
 
-async def test_a_prompt_that_turned_out_too_long_for_one_model_is_not_too_long_for_another(
+async def test_a_prompt_that_is_too_long_for_one_model_may_fit_another(
     api: httpx.AsyncClient, vendor: Vendor
 ) -> None:
     provider = await vendor_provider(api, vendor)
@@ -380,21 +381,21 @@ async def test_a_prompt_that_turned_out_too_long_for_one_model_is_not_too_long_f
 
 
 class Priced(Catalog):
-    """A catalog that takes a moment to find that everything costs something."""
+    """A catalog whose price lookup takes a moment, and finds a price for everything."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.known: dict[Place, ModelProfile | None] = {}
+        self.known: dict[ServedModel, ModelProfile | None] = {}
         self.asked = 0
         self.let = asyncio.Event()
 
-    def is_ready(self, place: Place) -> bool:
+    def is_ready(self, place: ServedModel) -> bool:
         return place in self.known
 
-    def at_hand(self, place: Place) -> ModelProfile | None:
+    def at_hand(self, place: ServedModel) -> ModelProfile | None:
         return self.known.get(place)
 
-    async def profile(self, place: Place) -> ModelProfile | None:
+    async def profile(self, place: ServedModel) -> ModelProfile | None:
         self.asked += 1
         await self.let.wait()
         cost = ModelCost(input=10.0, output=100.0, cache_read=1.0)
@@ -402,7 +403,7 @@ class Priced(Catalog):
         return self.known[place]
 
 
-async def test_each_call_and_the_session_know_what_they_cost(tmp_path: Path) -> None:
+async def test_each_call_and_the_session_report_their_cost(tmp_path: Path) -> None:
     async with house_with(Gate(1), tmp_path, catalog=(catalog := Priced())) as house:
         usage = {"input_tokens": 1_000, "output_tokens": 10, "cache_read_tokens": 400}
         await house.say(script({"text": "One.", "usage": usage}))
@@ -428,7 +429,7 @@ async def test_each_call_and_the_session_know_what_they_cost(tmp_path: Path) -> 
     assert catalog.asked == 1
 
 
-async def test_a_turn_that_is_cancelled_leaves_no_look_up_behind(tmp_path: Path) -> None:
+async def test_a_cancelled_turn_leaves_no_price_lookup_running(tmp_path: Path) -> None:
     async with house_with(Gate(1), tmp_path, catalog=(catalog := Priced())) as house:
         await house.say(script({"text": "one two three four", "delay_ms": 5_000}))
         while not catalog.asked:
@@ -440,9 +441,7 @@ async def test_a_turn_that_is_cancelled_leaves_no_look_up_behind(tmp_path: Path)
                 await asyncio.sleep(0.01)
 
 
-async def test_a_model_without_a_price_costs_nothing_that_is_known(
-    api: httpx.AsyncClient, vendor: Vendor
-) -> None:
+async def test_a_model_without_a_price_has_no_cost(api: httpx.AsyncClient, vendor: Vendor) -> None:
     model = await new_model(api, await vendor_provider(api, vendor))
     vendor.will(answer(counts=Counts(given=100, made=7, read=60)))
     talk = await new_talk(api, model_id=model["id"])

@@ -1,4 +1,4 @@
-"""Providers: checked when they are created, their secrets encrypted, their options passed on."""
+"""Providers: validated when they are set up, their secrets encrypted, their options passed to the driver."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ UNUSABLE: list[tuple[Json, str, str]] = [
 
 
 @pytest.mark.parametrize(("fields", "field", "code"), UNUSABLE, ids=lambda value: str(value)[:60])
-async def test_settings_that_cannot_be_used_are_refused_at_once(
+async def test_invalid_settings_are_refused_at_once(
     api: httpx.AsyncClient, fields: Json, field: str, code: str
 ) -> None:
     before = (await api.get("/v1/providers")).json()
@@ -92,7 +92,7 @@ async def test_settings_that_cannot_be_used_are_refused_at_once(
     assert (await api.get("/v1/providers")).json() == before
 
 
-async def test_a_change_that_cannot_be_used_changes_nothing(api: httpx.AsyncClient) -> None:
+async def test_an_invalid_change_changes_nothing(api: httpx.AsyncClient) -> None:
     provider = await post(api, "/v1/providers", {"name": "Fine", "provider_type": "openai_completions"})
     for fields, field, code in UNUSABLE:
         problem = await patch(api, provider, {"name": "Changed", **fields}, 400)
@@ -100,7 +100,7 @@ async def test_a_change_that_cannot_be_used_changes_nothing(api: httpx.AsyncClie
     assert (await api.get(f"/v1/providers/{provider['id']}")).json() == provider
 
 
-async def test_a_provider_is_shown_without_what_is_secret(api: httpx.AsyncClient, vendor: Vendor) -> None:
+async def test_a_provider_is_returned_without_its_secrets(api: httpx.AsyncClient, vendor: Vendor) -> None:
     trace = {
         "enabled": True,
         "session_url_template": "https://traces.example.com/{session_id}",
@@ -173,7 +173,7 @@ async def test_credentials_are_the_key_by_another_name(api: httpx.AsyncClient, v
     assert "authorization" not in vendor.asked[-1].headers
 
 
-async def test_null_clears_what_can_be_cleared(api: httpx.AsyncClient) -> None:
+async def test_null_clears_optional_fields(api: httpx.AsyncClient) -> None:
     made = await post(
         api,
         "/v1/providers",
@@ -193,7 +193,7 @@ async def test_null_clears_what_can_be_cleared(api: httpx.AsyncClient) -> None:
     assert again.json() == cleared
 
 
-async def test_options_that_another_type_does_not_have_must_go_with_the_change_of_type(
+async def test_changing_the_type_requires_removing_options_that_the_new_type_lacks(
     api: httpx.AsyncClient,
 ) -> None:
     made = await post(
@@ -246,7 +246,7 @@ async def test_a_disabled_provider_is_not_used(http: httpx.AsyncClient, vendor: 
     assert vendor.asked == []
 
 
-async def test_the_forms_tell_what_each_type_needs(api: httpx.AsyncClient) -> None:
+async def test_the_forms_list_what_each_type_needs(api: httpx.AsyncClient) -> None:
     config = (await api.get("/v1/providers/config")).json()
     assert config["policies"] == {"provider.manage": True}
     forms = {each["driver"]: each["credential_schema"] for each in config["drivers"]}
@@ -266,7 +266,7 @@ async def test_the_forms_tell_what_each_type_needs(api: httpx.AsyncClient) -> No
     assert (await api.get("/v1/models/config")).json() == {"policies": {"model.manage": True}}
 
 
-def test_members_may_look_only() -> None:
+def test_members_may_only_read() -> None:
     assert policies(Caller("org", "user", "member"), "provider") == {"provider.manage": False}
     assert policies(Caller("org", "user", "admin"), "model") == {"model.manage": True}
 
@@ -290,7 +290,9 @@ async def test_members_change_nothing(tmp_path: Path) -> None:
         assert await use.all_models(app, member) == [model]
 
 
-async def test_another_organizations_providers_are_not_there(api: httpx.AsyncClient, vendor: Vendor) -> None:
+async def test_providers_of_another_organization_are_not_found(
+    api: httpx.AsyncClient, vendor: Vendor
+) -> None:
     provider = await vendor_provider(api, vendor)
     model = await new_model(api, provider)
     there = {"X-Org-Id": (await post(api, "/v1/orgs", {"name": "Elsewhere"}))["id"]}
@@ -310,8 +312,10 @@ async def test_another_organizations_providers_are_not_there(api: httpx.AsyncCli
 
 
 @pytest.mark.parametrize("stored", ["http://169.254.169.254/v1", "nonsense"])
-async def test_settings_that_have_become_unusable_fail_the_turn_in_words(tmp_path: Path, stored: str) -> None:
-    """Stored settings may be invalid now: they come from an older version with other rules."""
+async def test_settings_that_became_invalid_fail_the_turn_with_a_readable_error(
+    tmp_path: Path, stored: str
+) -> None:
+    """Stored settings may come from an older version with other rules."""
     async with house_with(Gate(1), tmp_path) as house:
         await house.parts.database.write(
             lambda tx: tx.run("UPDATE providers SET provider_type = 'openai', base_url = ?", stored)
@@ -368,7 +372,7 @@ async def test_keys_in_the_environment_set_up_their_vendors(database_url: str, t
         assert key.encode() not in held
 
 
-async def test_a_vendor_that_is_set_up_is_left_alone(tmp_path: Path) -> None:
+async def test_a_vendor_that_is_already_set_up_is_not_changed(tmp_path: Path) -> None:
     server = Server(tmp_path / "data")
     async with server, httpx.AsyncClient(base_url=server.url, timeout=30) as client:
         await use_simulated_model(client)
@@ -394,7 +398,7 @@ async def test_without_a_key_in_the_environment_a_vendors_models_are_not_healthy
 @pytest.mark.parametrize(
     ("wire", "marked"), [(MESSAGES, True), (CHAT, False)], ids=["anthropic", "openai_completions"]
 )
-async def test_prompts_are_marked_for_caching_where_the_vendor_wants_marks(
+async def test_prompts_are_marked_for_caching_if_the_vendor_needs_marks(
     api: httpx.AsyncClient, vendor: Vendor, wire: Any, marked: bool
 ) -> None:
     model = await new_model(api, await vendor_provider(api, vendor, wire))

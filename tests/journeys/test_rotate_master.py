@@ -73,7 +73,7 @@ async def test_a_key_in_the_data_folder_is_replaced_while_the_server_is_stopped(
         for options, given in ((("--new-key", str(mine)), ""), (("--new-key", "-"), NEW), ((), "")):
             done = await rotate(tmp_path, database_url, *options, given=given)
             assert done.status == 0, done.err
-            assert "Data keys wrapped anew: 1" in done.out
+            assert "Data keys re-encrypted: 1" in done.out
             keys.append(file.read_text())
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
             assert [each.name for each in tmp_path.glob("master.key*")] == ["master.key"]
@@ -127,7 +127,7 @@ async def test_a_key_in_the_settings_is_rotated_with_both_keys_set(
         for rewrapped in (1, 0):
             done = await rotate(tmp_path, database_url, **TWO)
             assert done.status == 0, done.err
-            assert f"Data keys wrapped anew: {rewrapped}" in done.out
+            assert f"Data keys re-encrypted: {rewrapped}" in done.out
             assert "PERDURE_MASTER_KEY_PREVIOUS is no longer needed" in done.out
         with pytest.raises(RuntimeError, match="this process does not have"):
             await server.start()

@@ -1,23 +1,19 @@
-"""The published client of the contract, as it is, against a real server.
+"""The contract's published client, unmodified, against a real server.
 
-Everything it offers for the core areas.
-
-Left out, because they are not in this release: budgets, memories, connections, guardrails, health checks, and
-what only a published agent has (see docs/reference/compatibility.md).
+These tests use everything that it offers for the core areas. They leave out what this release does not have:
+budgets, memories, connections, guardrails, health checks, and what only a published agent has (see
+docs/reference/compatibility.md).
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import pytest_asyncio
 from everruns_sdk import (
     AgentCapabilityConfig,
     AgentClient,
@@ -34,11 +30,10 @@ from everruns_sdk import (
     generate_agent_id,
 )
 
-from tests.journeys.keyed import with_login
 from tests.journeys.people import fresh
-from tests.postgres_server import PostgresServer
-from tests.server import Server, post
-from tests.talk import PATIENCE, call, script
+from tests.journeys.published_client import Place, followed, taken
+from tests.server import post
+from tests.talk import call, script
 
 # Its own advice on which of its two clients to use.
 pytestmark = pytest.mark.filterwarnings("ignore:Everruns.*deprecated:DeprecationWarning")
@@ -51,56 +46,15 @@ WEATHER = ToolDefinition(
 )
 
 
-class Place:
-    """A server with a login."""
-
-    def __init__(self, server: Server, token: str) -> None:
-        self.server = server
-        self.token = token
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session", params=["sqlite", "postgres"])
-async def place(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer
-) -> AsyncIterator[Place]:
-    url = await postgres_server.create_database() if request.param == "postgres" else ""
-    async with Server(tmp_path_factory.mktemp("sdk") / "data", database_url=url) as server:
-        yield Place(server, await with_login(server))
-
-
-@pytest.fixture(params=["", "/api"], ids=["root", "api"])
-async def sdk(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[Everruns]:
-    """The client, over each of the bases in turn."""
-    async with Everruns(api_key=place.token, base_url=place.server.url + request.param) as client:
-        yield client
-
-
-async def followed(client: Any, session_id: str, until: str = "session.idled", **options: Any) -> list[Event]:
-    """The events of a session up to the first of a type."""
-    return await taken(client.events.stream(session_id, **options), until)
-
-
-async def taken(stream: AsyncGenerator[Event, None], until: str) -> list[Event]:
-    """The events of a stream up to the first of a type; the stream is closed."""
-    seen = []
-    async with asyncio.timeout(PATIENCE):
-        async for event in stream:
-            seen.append(event)
-            if event.type == until:
-                break
-    await stream.aclose()
-    return seen
-
-
 async def talked(client: Everruns, *steps: dict[str, Any]) -> str:
-    """A session after one turn; its id."""
+    """Create a session and run one turn; return the session's id."""
     session = await client.sessions.create(title="Talked")
     await client.messages.create(session.id, script(*steps))
     await followed(client, session.id)
     return session.id
 
 
-async def test_agents_are_made_read_listed_replaced_copied_and_archived(sdk: Everruns) -> None:
+async def test_agents_are_created_read_listed_replaced_copied_and_archived(sdk: Everruns) -> None:
     name = fresh("desk")
     agent = await sdk.agents.create(
         name,
@@ -133,7 +87,7 @@ async def test_agents_are_made_read_listed_replaced_copied_and_archived(sdk: Eve
     assert agent.id not in [each.id for each in await sdk.agents.list(search=name)]
 
 
-async def test_an_agent_goes_out_as_text_and_comes_back(sdk: Everruns) -> None:
+async def test_an_agent_is_exported_as_text_and_imported(sdk: Everruns) -> None:
     agent = await sdk.agents.create(fresh("traveller"), "You are here.", tags=["a", "b"])
     text = await sdk.agents.export(agent.id)
     assert text.startswith("---\n")
@@ -165,7 +119,7 @@ async def test_an_agents_versions_are_kept_compared_restored_and_forked(sdk: Eve
     assert chosen.default_version_id == second.id
 
 
-async def test_harnesses_are_made_found_changed_and_archived(sdk: Everruns) -> None:
+async def test_harnesses_are_created_found_changed_and_archived(sdk: Everruns) -> None:
     built_in = {each.name: each for each in await sdk.harnesses.list()}
     assert built_in["generic"].is_built_in
     assert "notebook" in [each.name for each in await sdk.harnesses.list_examples()]
@@ -192,7 +146,7 @@ async def test_capabilities_and_models_are_listed_and_read(sdk: Everruns) -> Non
     assert (await sdk.models.get(model.id)).model_dump() == model.model_dump()
 
 
-async def test_a_session_is_made_read_listed_pinned_and_deleted(sdk: Everruns) -> None:
+async def test_a_session_is_created_read_listed_pinned_and_deleted(sdk: Everruns) -> None:
     agent = await sdk.agents.create(fresh("worker"), "You work.")
     title = fresh("Refund")
     session = await sdk.sessions.create(
@@ -223,7 +177,7 @@ async def test_a_session_is_made_read_listed_pinned_and_deleted(sdk: Everruns) -
         await sdk.sessions.get(session.id)
 
 
-async def test_a_turn_is_said_followed_and_read_back(sdk: Everruns) -> None:
+async def test_a_turn_is_started_followed_and_read_back(sdk: Everruns) -> None:
     session = await sdk.sessions.create()
     model = (await sdk.models.list())[0]
     said = await sdk.messages.create(session.id, script({"text": "Good day."}), Controls(model_id=model.id))
@@ -238,7 +192,7 @@ async def test_a_turn_is_said_followed_and_read_back(sdk: Everruns) -> None:
     assert (read.status, read.output_preview, read.usage is not None) == ("idle", "Good day.", True)
 
 
-async def test_every_filter_of_the_list_of_events_is_understood(sdk: Everruns) -> None:
+async def test_every_filter_of_the_list_of_events_works(sdk: Everruns) -> None:
     session_id = await talked(
         sdk, {"tool_calls": [call("get_current_time")]}, {"text": "Noon, of all times."}
     )
@@ -311,7 +265,7 @@ async def test_a_call_of_the_clients_own_tool_is_answered(sdk: Everruns) -> None
         "tool_result",
         "agent",
     ]
-    # It tries again for a while when a session is not waiting yet, which it tells by these words.
+    # While the session is not waiting yet, the client retries: it recognizes this message.
     with pytest.raises(ApiError, match="not waiting for tool results"):
         await sdk.messages.create_tool_results(session.id, answers)
 
@@ -322,114 +276,6 @@ async def test_a_running_turn_is_cancelled(sdk: Everruns) -> None:
     await followed(sdk, session.id, "output.message.started")
     await sdk.sessions.cancel(session.id)
     assert "turn.cancelled" in [each.type for each in await followed(sdk, session.id)]
-
-
-async def test_workspaces_are_made_found_changed_and_archived(sdk: Everruns) -> None:
-    name = fresh("Quarterly report")
-    space = await sdk.workspaces.create(name, description="For all.")
-    assert (space.name, space.description, space.status, space.archived_at) == (
-        name,
-        "For all.",
-        "active",
-        None,
-    )
-    assert (await sdk.workspaces.get(space.id)).model_dump() == space.model_dump()
-    assert [each.id for each in await sdk.workspaces.list(search=name.upper())] == [space.id]
-    changed = await sdk.workspaces.update(space.id, description="For some.")
-    assert (changed.name, changed.description, changed.updated_at > space.updated_at) == (
-        name,
-        "For some.",
-        True,
-    )
-    await sdk.workspaces.delete(space.id)
-    assert [each.id for each in await sdk.workspaces.list(search=name)] == []
-    archived = (await sdk.workspaces.list(search=name, include_archived=True))[0]
-    assert (archived.id, archived.status, archived.archived_at is not None) == (space.id, "archived", True)
-    assert (await sdk.workspaces.update(space.id, status="active")).archived_at is None
-
-
-async def test_files_are_written_read_listed_moved_searched_and_deleted(sdk: Everruns) -> None:
-    space, files = (await sdk.workspaces.create(fresh("Files"))).id, sdk.workspace_files
-    plan = await files.create(space, "/notes/plän 1.md", "Buy milk.\nBuy bread.\n")
-    assert (plan.path, plan.name, plan.size_bytes, plan.is_readonly) == (
-        "/notes/plän 1.md",
-        "plän 1.md",
-        21,
-        False,
-    )
-    assert (await files.read(space, "notes/plän 1.md")).content == "Buy milk.\nBuy bread.\n"
-    with pytest.raises(ApiError) as exists:
-        await files.create(space, "/notes/plän 1.md", "other")
-    assert (exists.value.status_code, exists.value.code) == (409, "file_exists")
-    assert (await files.update(space, "/notes/plän 1.md", "Buy oats.")).size_bytes == 9
-    image = await files.create(space, "/image.bin", "AP+A", encoding="base64", is_readonly=True)
-    assert (image.size_bytes, image.is_readonly) == (3, True)
-    back = await files.read(space, "/image.bin")
-    assert (back.content, back.encoding) == ("AP+A", "base64")
-    folder = await files.create_dir(space, "/empty")
-    assert (folder.is_directory, folder.size_bytes) == (True, 0)
-    assert [(each.path, each.is_directory) for each in await files.list(space)] == [
-        ("/empty", True),
-        ("/image.bin", False),
-        ("/notes", True),
-    ]
-    assert [each.name for each in await files.list(space, "/notes")] == ["plän 1.md"]
-    assert {each.path for each in await files.list(space, recursive=True)} == {
-        "/empty",
-        "/image.bin",
-        "/notes",
-        "/notes/plän 1.md",
-    }
-    copy = await files.copy_file(space, "/notes/plän 1.md", "/copy/plan.md")
-    assert (copy.path, copy.size_bytes) == ("/copy/plan.md", 9)
-    assert (await files.move_file(space, "/copy", "/moved")).is_directory
-    found = await files.grep(space, r"oa[t]s", path_pattern="/moved/**")
-    assert [(each.path, [(hit.line_number, hit.line) for hit in each.matches]) for each in found] == [
-        ("/moved/plan.md", [(1, "Buy oats.")])
-    ]
-    assert len(await files.grep(space, "oats")) == 2
-    stat = await files.stat(space, "/moved/plan.md")
-    assert (stat.name, stat.size_bytes, stat.is_directory) == ("plan.md", 9, False)
-    with pytest.raises(ApiError) as readonly:
-        await files.delete(space, "/image.bin")
-    assert (readonly.value.status_code, readonly.value.code) == (403, "file_read_only")
-    with pytest.raises(ApiError) as full:
-        await files.delete(space, "/notes")
-    assert (full.value.status_code, full.value.code) == (409, "folder_not_empty")
-    for path, whole in (("/notes", True), ("/empty", None), ("/moved/plan.md", None)):
-        assert (await files.delete(space, path, recursive=whole)).deleted
-    with pytest.raises(NotFoundError):
-        await files.read(space, "/notes/plän 1.md")
-
-
-async def test_a_sessions_files_are_those_of_its_workspace(place: Place, sdk: Everruns) -> None:
-    session = await sdk.sessions.create(initial_files=[InitialFile(path="/a.txt", content="from the start")])
-    steps = (
-        {"tool_calls": [call("write_file", path="/b.txt", content="from the agent")]},
-        {"text": "Written."},
-    )
-    await sdk.messages.create(session.id, script(*steps))
-    await followed(sdk, session.id)
-    headers = {"authorization": place.token}
-    async with httpx.AsyncClient(base_url=place.server.url, headers=headers) as http:
-        space = (await http.get(f"/v1/sessions/{session.id}")).json()[
-            "workspace_id"
-        ]  # its model of a session has no such field
-    assert [each.path for each in await sdk.workspace_files.list(space)] == ["/a.txt", "/b.txt"]
-    read = await sdk.workspace_files.read(space, "/b.txt")
-    assert (read.content, read.session_id.replace("-", "")) == (
-        "from the agent",
-        session.id.removeprefix("session_"),
-    )
-    await sdk.workspace_files.update(space, "/b.txt", "from outside")
-    await sdk.messages.create(
-        session.id, script({"tool_calls": [call("read_file", path="/b.txt")]}, {"text": "Read."})
-    )
-    last = (await sdk.events.list(session.id, order_desc=True, limit=1))[0]
-    await followed(sdk, session.id, since_id=last.id)
-    assert "from outside" in str(
-        [each.content for each in await sdk.messages.list(session.id) if each.role == "tool_result"][-1]
-    )
 
 
 async def test_errors_come_as_the_clients_own_errors(place: Place, sdk: Everruns) -> None:
@@ -444,7 +290,7 @@ async def test_errors_come_as_the_clients_own_errors(place: Place, sdk: Everruns
             await stranger.agents.list()
 
 
-async def test_a_reason_for_a_change_is_no_obstacle(sdk: Everruns) -> None:
+async def test_a_reason_for_a_change_is_accepted(sdk: Everruns) -> None:
     agent = await sdk.agents.create(fresh("changed"), "One.")
     await sdk.with_reason("a better prompt, für alle").agents.apply(agent.id, agent.name, "Two.")
     assert (await sdk.agents.get(agent.id)).system_prompt == "Two."
@@ -472,7 +318,7 @@ async def test_the_client_of_one_agent_finds_the_routes_of_sessions_below_v1(pla
 
 
 @pytest.mark.parametrize("base", ["/v1", "/api/v1"])
-async def test_the_client_of_one_agent_follows_cancels_and_decides(place: Place, base: str) -> None:
+async def test_the_client_of_one_agent_follows_cancels_and_approves(place: Place, base: str) -> None:
     gated = {"capabilities": [{"ref": "session"}, {"ref": "tool_approval", "config": {"mode": "protective"}}]}
     headers = {"authorization": place.token}
     async with httpx.AsyncClient(base_url=place.server.url, headers=headers) as http:
@@ -502,7 +348,7 @@ async def test_the_client_of_one_agent_follows_cancels_and_decides(place: Place,
 
 
 async def streamed(agent: AgentClient, session_id: str, until: str, **options: Any) -> list[Event]:
-    """The events of a session up to the first of a type, as the client of one agent follows them."""
+    """Return the events of a session up to the first of a type, followed by the client of one agent."""
     return await taken(agent.stream_events(session_id, **options), until)
 
 
@@ -512,11 +358,11 @@ NOT_HERE = {
     *("capabilities.list_guardrail_examples", "capabilities.dry_run_guardrails"),
     *("agent.card", "agent.answer_questions", "agent.runtime_token"),
 }
-"""What the client offers for things that are not in this release."""
+"""The client's methods for features that are not in this release."""
 
 
-def test_everything_that_the_client_offers_for_what_is_here_is_used_above() -> None:
-    source = Path(__file__).read_text()
+def test_every_supported_method_of_the_client_is_used() -> None:
+    source = "".join(path.read_text() for path in Path(__file__).parent.glob("test_sdk*.py"))
     parts = {"memories", "connections", "budgets"} ^ {
         name
         for name, value in vars(Everruns).items()

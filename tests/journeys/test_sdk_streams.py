@@ -1,4 +1,4 @@
-"""The published client's streams, over servers that are killed or cut them off: it goes on where it was."""
+"""The published client's streams continue when the server is killed or cuts them off."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def at(tmp_path: Path, database_url: str, **environment: str) -> Server:
 
 
 def check_once_each(events: list[Event]) -> None:
-    """Every logged event, from the first on, without a gap or a repeat."""
+    """Check that every logged event was received exactly once, from the first on."""
     sequences = [each.sequence for each in events if each.sequence is not None]
     assert sequences == list(range(1, len(sequences) + 1))
 
 
 @pytest.mark.parametrize("base", ["", "/api"])
-async def test_a_stream_goes_on_after_the_server_was_killed_and_came_back(
+async def test_a_stream_continues_after_the_server_was_killed_and_restarted(
     tmp_path: Path, database_url: str, base: str
 ) -> None:
     async with at(tmp_path, database_url) as server:
@@ -54,7 +54,7 @@ async def test_a_stream_goes_on_after_the_server_was_killed_and_came_back(
         assert [each.type for each in seen][-2:] == ["turn.completed", "session.idled"]
 
 
-async def test_a_stream_goes_on_where_the_server_ends_connections_now_and_then(
+async def test_a_stream_continues_when_the_server_cycles_connections(
     tmp_path: Path, database_url: str
 ) -> None:
     async with at(tmp_path, database_url, PERDURE_STREAM_CYCLE_SECONDS="0.3") as server:

@@ -1,4 +1,4 @@
-"""Versions: their numbers, their hashes, how they differ; and the names of copies."""
+"""Versions of agents: numbers, hashes and diffs; and the names of copies."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Thing(msgspec.Struct, frozen=True):
 
 
 def patched(value: Any, steps: tuple[PatchStep, ...]) -> Any:
-    """The value after a JSON Patch (RFC 6902, without the operations that are not used here)."""
+    """Apply a JSON Patch (RFC 6902, only the operations that are used here)."""
     value = copy.deepcopy(value)
     for step in msgspec.to_builtins(steps):
         *way, last = [part.replace("~1", "/").replace("~0", "~") for part in step["path"].split("/")[1:]]
@@ -100,7 +100,7 @@ def test_equal_hashes_mean_equal_configurations(one: AuthoredConfig, other: Auth
         ("rollback", (1, 2, 4)),
     ],
 )
-def test_only_minor_and_major_move_more_than_the_last_part_of_the_number(
+def test_only_minor_and_major_change_more_than_the_patch_number(
     kind: ChangeKind, number: tuple[int, int, int]
 ) -> None:
     assert next_semver((1, 2, 3), kind) == number
@@ -126,7 +126,7 @@ def test_a_copy_gets_the_next_free_name(name: str, taken: set[str], copy: str) -
     st.from_regex(r"[a-z0-9]+(-[a-z0-9]+)*", fullmatch=True).filter(lambda name: len(name) <= MAX_NAME),
     st.integers(0, 40),
 )
-def test_the_name_of_a_copy_is_a_name_and_begins_with_the_stem(name: str, copies: int) -> None:
+def test_the_name_of_a_copy_is_valid_and_begins_with_the_stem(name: str, copies: int) -> None:
     taken: set[str] = set()
     for _ in range(copies):
         taken.add(copy_name(name, taken))

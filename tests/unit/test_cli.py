@@ -1,7 +1,4 @@
-"""The command line's parts that need no server.
-
-What is printed of a turn, and that every command is documented.
-"""
+"""The command line without a server: how turns are printed, and that commands are documented."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ NOW = "2026-03-14T09:26:53.589793Z"
 
 
 def commands(command: Any, path: str = "perdure") -> Iterator[tuple[str, Any]]:
-    """Every command with its full name."""
+    """Return every command by its full name."""
     below = getattr(command, "commands", None)
     if below is None:
         yield path, command
@@ -64,11 +61,11 @@ def test_every_command_and_option_is_documented(name: str) -> None:
     assert documented - options - {"--version", "--since", "--types"} == set()
 
 
-def test_no_section_describes_a_command_that_is_not_there() -> None:
+def test_no_section_describes_a_command_that_does_not_exist() -> None:
     assert set(re.findall(r"^## `(perdure [a-z -]+)`$", REFERENCE, re.MULTILINE)) == set(COMMANDS)
 
 
-def test_every_command_says_what_it_is_for() -> None:
+def test_every_command_has_a_help_text() -> None:
     assert all(command.help for command in COMMANDS.values())
     assert isinstance(app, typer.Typer)
 
@@ -119,7 +116,7 @@ def printed(*events: WireEvent, indent: str = "", width: int | None = None) -> s
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
 
 
-def test_text_is_printed_once_however_its_pieces_come() -> None:
+def test_text_is_printed_once_even_if_pieces_repeat_or_are_lost() -> None:
     assert printed(
         text("He"), text("Hello"), text("He"), text("Hello you"), completed("Hello you.")
     ).endswith("Hello you.\n")
@@ -128,14 +125,14 @@ def test_text_is_printed_once_however_its_pieces_come() -> None:
     assert printed(text("Hello."), completed("Hello.")) == "Hello.\n"
 
 
-def test_a_text_that_begins_anew_is_printed_anew() -> None:
+def test_a_text_that_starts_over_is_printed_again() -> None:
     assert (
         printed(text("One more"), text("Two"), completed("Two more."))
-        == "One more\n(the model begins anew)\nTwo more.\n"
+        == "One more\n(the model starts over)\nTwo more.\n"
     )
 
 
-def test_thinking_comes_before_the_text_also_when_it_was_too_quick_to_be_seen() -> None:
+def test_thinking_is_printed_before_the_text_even_without_deltas() -> None:
     thought = event("reason.thinking.completed", {"turn_id": TURN, "thinking": "Hm, hm."})
     seen = text("Hm,", kind="reason.thinking.delta")
     assert printed(thought, completed("Yes.")) == "Hm, hm.\nYes.\n"
@@ -164,12 +161,13 @@ def test_tools_are_shown_with_arguments_results_and_times() -> None:
     )
     progress = event("tool.progress", {"tool_call_id": "1", "tool_name": "look_up", "message": "half way"})
     assert printed(text("I look."), started, progress, good, bad, image) == (
-        'I look.\n→ look_up {"order":4711}\n  look_up: half way\n← look_up a b (12 ms)\n← look_up timeout: too slow\n'
+        'I look.\n→ look_up {"order":4711}\n  look_up: half way\n'
+        "← look_up a b (12 ms)\n← look_up timeout: too slow\n"
         '← look_up [{"type":"image","url":"https://x"}]\n'
     )
 
 
-def test_how_a_turn_ends_is_shown_unless_it_ends_well() -> None:
+def test_the_end_of_a_turn_is_shown_unless_it_completed() -> None:
     failed = event("turn.failed", {"turn_id": TURN, "error": "bad key", "error_code": "provider_auth"})
     assert printed(completed("Sorry.", error_code="provider_auth"), failed) == "✗ bad key (provider_auth)\n"
     assert printed(event("turn.cancelled", {"turn_id": TURN})) == "cancelled\n"
@@ -180,7 +178,7 @@ def test_how_a_turn_ends_is_shown_unless_it_ends_well() -> None:
     assert printed(event("turn.completed", {"turn_id": TURN, "iterations": 1})) == ""
 
 
-def test_what_a_model_says_cannot_steer_the_terminal() -> None:
+def test_the_output_of_a_model_cannot_control_the_terminal() -> None:
     shown = printed(text("a\x1b[2Jb\x07"), completed("a\x1b[2Jb\x07\x9b1mc\td\n"))
     assert (
         shown
@@ -192,7 +190,7 @@ def test_what_a_model_says_cannot_steer_the_terminal() -> None:
     assert printable("a\r\nb") == "a\nb"
 
 
-def test_on_a_terminal_text_keeps_to_its_column_and_breaks_between_words() -> None:
+def test_on_a_terminal_text_stays_in_its_column_and_wraps_between_words() -> None:
     shown = printed(
         text("one two thr"),
         text("one two three four\nfi"),
@@ -206,9 +204,7 @@ def test_on_a_terminal_text_keeps_to_its_column_and_breaks_between_words() -> No
 @given(
     st.text(alphabet="ab \n\t漢", max_size=80), st.lists(st.integers(0, 80), max_size=6), st.integers(1, 20)
 )
-def test_flowing_text_loses_nothing_but_white_space_where_lines_break(
-    whole: str, cuts: list[int], width: int
-) -> None:
+def test_wrapping_text_loses_only_white_space_at_line_breaks(whole: str, cuts: list[int], width: int) -> None:
     edges = [0, *sorted(cuts), len(whole)]
     flow = Flow("  ", width)
     shown = "".join(flow.feed(whole[a:b]) for a, b in pairwise(edges)) + flow.end()
@@ -217,10 +213,10 @@ def test_flowing_text_loses_nothing_but_white_space_where_lines_break(
     assert plain.feed(whole) + plain.end() == re.sub(r"[ \t]+(?=\n|$)", "", whole)
 
 
-# --- words and figures ------------------------------------------------------------------
+# --- texts and numbers ------------------------------------------------------------------
 
 
-def test_durations_are_written_for_people() -> None:
+def test_durations_are_formatted_for_people() -> None:
     assert [duration(ms) for ms in (None, 0.42, 12.3, 3_400, 125_000)] == [
         "",
         "0.4 ms",
@@ -235,7 +231,7 @@ def test_values_are_shown_in_one_line() -> None:
     assert short("one\n two\tthree", 9) == "one two …"
 
 
-def test_times_are_told_as_people_do() -> None:
+def test_times_are_formatted_for_people() -> None:
     import time
 
     now = time.time_ns() // 1000
@@ -250,17 +246,29 @@ def test_times_are_told_as_people_do() -> None:
         ("tool.started", {"tool_call": {"id": "1", "name": "x", "arguments": {}}}, "x {}"),
         ("tool.call_requested", {"tool_calls": [{"id": "1", "name": "x", "arguments": {}}]}, "x"),
         ("turn.completed", {"turn_id": TURN, "iterations": 2, "duration_ms": 1500}, "2 model call(s), 1.5 s"),
-        ("turn.failed", {"turn_id": TURN, "error": "no", "error_code": "provider_auth"}, "no (provider_auth)"),
-        ("file.written", {"path": "/a", "operation": "write", "created": True, "size_bytes": 3}, "/a 3 bytes"),
-        ("llm.generation", {"metadata": {"model": "m", "success": True, "usage": USAGE}, "output": {}}, "m 1 in, 2 out,"),
+        (
+            "turn.failed",
+            {"turn_id": TURN, "error": "no", "error_code": "provider_auth"},
+            "no (provider_auth)",
+        ),
+        (
+            "file.written",
+            {"path": "/a", "operation": "write", "created": True, "size_bytes": 3},
+            "/a 3 bytes",
+        ),
+        (
+            "llm.generation",
+            {"metadata": {"model": "m", "success": True, "usage": USAGE}, "output": {}},
+            "m 1 in, 2 out,",
+        ),
         ("some.thing.newer", {"a": 1}, ""),
     ],
-)  # fmt: skip
+)
 def test_an_event_has_a_short_line(kind: str, data: dict[str, Any], words: str) -> None:
     assert brief(event(kind, data)).strip() == words
 
 
-def test_errors_come_with_the_next_step_where_there_is_one() -> None:
+def test_errors_name_the_next_step_if_there_is_one() -> None:
     assert "perdure serve" in explain(Unreachable("no answer"))
     assert "PERDURE_TOKEN" in explain(ApiError(401, "unauthenticated", "give a token", {}))
     assert "/v1/providers" in explain(TurnFailed("turn.failed", TURN, "no model", "model_not_configured"))

@@ -250,7 +250,7 @@ def test_unused_code_needs_a_reason_and_a_reason_needs_unused_code(
     assert check_unused(_tree(tmp_path, UNUSED), allowed) == 1
     assert capsys.readouterr().out.splitlines() == [
         "src/perdure/domain/answers.py:26: unused function 'purge_answers'",
-        "tools/unused.toml: 'serve' of src/perdure/domain/answers.py is used, or gone",
+        "tools/unused.toml: 'serve' of src/perdure/domain/answers.py is used, or gone: remove the entry",
     ]
     allowed.write_text("")
     (tmp_path / "src/perdure/domain/answers.py").write_text("")

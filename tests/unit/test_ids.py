@@ -1,4 +1,4 @@
-"""Ids carry their kind, their time and, for events, their place."""
+"""Ids contain their kind, their time and, for events, their sequence."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def _uuid(identifier: str) -> uuid.UUID:
 
 
 @given(sequences, instants, st.integers(0, (1 << 40) - 1))
-def test_an_events_id_gives_its_sequence_back(sequence: int, millis: int, noise: int) -> None:
+def test_an_events_id_contains_its_sequence(sequence: int, millis: int, noise: int) -> None:
     assert sequence_of(event_id(sequence, millis, noise)) == sequence
     assert sequence_of(new_event_id(sequence, millis)) == sequence
     assert sequence_of(new_event_id(sequence)) == sequence
 
 
 @given(prefixes, instants)
-def test_an_id_is_a_uuid_of_version_7_that_tells_its_time(prefix: Prefix, millis: int) -> None:
+def test_an_id_is_a_uuid_of_version_7_with_its_time(prefix: Prefix, millis: int) -> None:
     for identifier in (new_id(prefix, millis), new_event_id(7, millis)):
         found = _uuid(identifier)
         assert (found.version, found.variant) == (7, uuid.RFC_4122)
@@ -48,14 +48,14 @@ def test_an_id_is_a_uuid_of_version_7_that_tells_its_time(prefix: Prefix, millis
 
 
 @given(prefixes, prefixes)
-def test_an_id_is_of_its_own_kind_and_of_no_other(prefix: Prefix, other: Prefix) -> None:
+def test_an_id_is_valid_only_for_its_own_kind(prefix: Prefix, other: Prefix) -> None:
     identifier = new_id(prefix)
     assert check_id(identifier, prefix) == identifier
     assert is_id(identifier, other) == (prefix == other)
 
 
 @given(prefixes, st.integers(0, 200), st.characters(exclude_categories=("Cs",)))
-def test_an_id_with_one_character_changed_is_an_id_only_with_another_hex_digit(
+def test_a_changed_character_leaves_an_id_valid_only_if_it_is_a_hex_digit(
     prefix: Prefix, place: int, character: str
 ) -> None:
     identifier = new_id(prefix)
@@ -67,7 +67,7 @@ def test_an_id_with_one_character_changed_is_an_id_only_with_another_hex_digit(
 
 
 @given(prefixes, st.text(max_size=60))
-def test_text_that_is_no_id_is_refused_with_the_form_that_is_expected(prefix: Prefix, text: str) -> None:
+def test_text_that_is_not_an_id_is_refused_and_the_error_names_the_form(prefix: Prefix, text: str) -> None:
     with pytest.raises(InvalidId, match=f"{prefix}_<32 lower-case hex digits>"):
         check_id(text, prefix)
 
@@ -93,7 +93,7 @@ MALFORMED = (
 
 
 @pytest.mark.parametrize("text", MALFORMED)
-def test_nothing_else_passes_for_a_sessions_id(text: str) -> None:
+def test_no_other_text_is_accepted_as_a_sessions_id(text: str) -> None:
     assert not is_id(text, "session")
 
 
@@ -103,14 +103,12 @@ def test_only_an_events_id_has_a_sequence(text: str) -> None:
         sequence_of(text)
 
 
-def test_ids_of_one_moment_differ() -> None:
+def test_ids_of_the_same_moment_differ() -> None:
     assert len({new_id("turn", 1) for _ in range(1000)}) == 1000
 
 
 @given(prefixes, st.text(max_size=20), st.text(max_size=20))
-def test_spans_are_the_same_for_the_same_thing_and_differ_for_another(
-    prefix: Prefix, name: str, other: str
-) -> None:
+def test_span_ids_are_deterministic_and_distinct(prefix: Prefix, name: str, other: str) -> None:
     identifier = new_id(prefix)
     assert span_of(identifier, name) == span_of(identifier, name)
     assert (span_of(identifier, name) == span_of(identifier, other)) == (name == other)

@@ -1,7 +1,4 @@
-"""The key files.
-
-Written whole, readable by their owner only, and both looked at while one takes the other's place.
-"""
+"""The key files: written atomically, readable by their owner only, and both tried during a rotation."""
 
 from __future__ import annotations
 
@@ -43,18 +40,18 @@ def test_a_key_is_32_bytes_in_base64_or_hex(text: str) -> None:
     "text",
     ["", "x", KEY.hex()[:-1], KEY.hex() + "0", "g" * 64, base64.b64encode(KEY[:-1]).decode(), "é" * 32],
 )
-def test_anything_else_is_refused_without_being_repeated(text: str) -> None:
+def test_anything_else_is_refused_without_repeating_it(text: str) -> None:
     with pytest.raises(Unavailable, match="32 bytes") as refused:
         parse_master_key(text)
     assert len(text) < 2 or text not in refused.value.message
 
 
-def test_a_keys_name_tells_keys_apart_and_is_no_part_of_one() -> None:
+def test_the_name_of_a_key_identifies_it_and_is_not_part_of_it() -> None:
     assert key_id(KEY) == key_id(bytes(KEY)) != key_id(KEY[::-1])
     assert key_id(KEY) not in KEY.hex()
 
 
-def test_the_file_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
+def test_the_file_is_created_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "data"
     make_key_file(folder)
     (key,) = read_key_files(folder)
@@ -64,7 +61,7 @@ def test_the_file_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
     assert names_in(folder) == [FILE]
 
 
-def test_a_staged_key_stands_beside_the_one_in_force_until_the_database_is_under_it(tmp_path: Path) -> None:
+def test_a_staged_key_is_kept_beside_the_current_one_until_the_database_uses_it(tmp_path: Path) -> None:
     make_key_file(tmp_path)
     (old,), new = read_key_files(tmp_path), new_master_key()
     stage_key(tmp_path, new)
@@ -78,14 +75,14 @@ def test_a_staged_key_stands_beside_the_one_in_force_until_the_database_is_under
         assert read_key_files(tmp_path) == [new]
 
 
-def test_a_half_written_draft_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_a_half_written_draft_is_harmless(tmp_path: Path) -> None:
     (tmp_path / "master.key.draft").write_text("half a k")
     make_key_file(tmp_path)
     assert len(read_key_files(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"\xff" * 44])
-def test_a_file_that_holds_no_key_is_an_error_and_stays(tmp_path: Path, content: bytes) -> None:
+def test_a_file_without_a_valid_key_is_an_error_and_is_kept(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILE).write_bytes(content)
     with pytest.raises(Unavailable, match="32 bytes"):
         read_key_files(tmp_path)
@@ -93,7 +90,7 @@ def test_a_file_that_holds_no_key_is_an_error_and_stays(tmp_path: Path, content:
     assert (tmp_path / FILE).read_bytes() == content
 
 
-def test_one_process_at_a_time_changes_the_files(tmp_path: Path) -> None:
+def test_only_one_process_at_a_time_changes_the_files(tmp_path: Path) -> None:
     taken = pytest.raises(Unavailable, match="another process is rotating")
     with hold_key_files(tmp_path), taken, hold_key_files(tmp_path, wait=False):
         raise AssertionError

@@ -44,14 +44,14 @@ def test_one_line_says_what_to_install(module: str, extra: str, arguments: tuple
     )
 
 
-def test_postgresql_without_its_extra_says_so_too(tmp_path: Path) -> None:
+def test_postgresql_without_its_extra_says_what_to_install(tmp_path: Path) -> None:
     url = "postgresql://nobody@127.0.0.1:1/nowhere"
     done = without("asyncpg", "serve", "--data", str(tmp_path), "--database-url", url)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: PostgreSQL needs more packages: pip install 'perdure[postgres]'\n"
 
 
-def test_a_module_of_no_extra_gets_no_advice() -> None:
+def test_a_module_outside_of_all_extras_gets_no_advice() -> None:
     assert advice(ModuleNotFoundError("no", name="perdure_dice")) is None
     assert advice(ModuleNotFoundError("no")) is None
     assert "perdure[server]" in str(advice(ModuleNotFoundError("no", name="cryptography.hazmat")))

@@ -1,4 +1,4 @@
-"""Terms of sessions, and sets of positions, as the index of sessions keeps them."""
+"""Terms of sessions and sets of positions, as stored in the index of sessions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def session(title: str | None, tags: str = "[]", agent_id: str | None = None) ->
 
 
 @pytest.mark.parametrize("count", [0, 1, 127, 128, 129, SEGMENT])
-def test_a_set_of_positions_comes_back_and_takes_no_more_than_a_bit_for_each_that_there_is(
+def test_a_set_of_positions_survives_encoding_and_takes_at_most_one_bit_per_position(
     count: int,
 ) -> None:
     positions = sorted(random.Random(count).sample(range(SEGMENT), count))
@@ -32,7 +32,7 @@ def test_a_set_of_positions_comes_back_and_takes_no_more_than_a_bit_for_each_tha
     assert [position for position in range(SEGMENT) if unpack(packed) >> position & 1] == positions
 
 
-def test_whatever_a_title_holds_has_terms_that_the_session_has() -> None:
+def test_the_terms_of_any_part_of_a_title_are_terms_of_the_session() -> None:
     title = "\U0001f469\u200d日本 north sea"
     terms = terms_of(session(title, '["a","b"]', "agent_1"))
     for begin in range(len(title)):
@@ -40,12 +40,12 @@ def test_whatever_a_title_holds_has_terms_that_the_session_has() -> None:
             assert terms.issuperset(searched_terms(title[begin:end], ("b",), "agent_1"))
 
 
-def test_a_tag_and_a_part_of_a_title_are_told_apart() -> None:
+def test_terms_of_tags_and_of_titles_are_distinct() -> None:
     assert not terms_of(session("red")).intersection(searched_terms(None, ("red",), None))
     assert not terms_of(session(None, '["red"]')).intersection(searched_terms("red", (), None))
 
 
-def test_a_long_text_is_looked_up_by_a_few_terms_from_all_over_it() -> None:
+def test_a_long_text_is_looked_up_by_a_few_terms_spread_over_it() -> None:
     text = "".join(chr(0x4E00 + number) for number in range(500))
     terms = searched_terms(text, (), None)
     assert MOST_RUNS // 2 < len(terms) <= MOST_RUNS

@@ -1,4 +1,4 @@
-"""Rules of sessions: tags, titles, previews, and the projection that is folded from the log."""
+"""Rules of sessions: tags, titles, previews, and the projection of the log."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ texts = st.lists(st.one_of(words, spaces, st.sampled_from(["\n", "\t"])), max_si
 
 
 @given(st.lists(good_tags, max_size=MAX_TAGS))
-def test_clean_tags_are_trimmed_distinct_and_in_the_order_in_which_they_first_came(tags: list[str]) -> None:
+def test_cleaned_tags_are_trimmed_and_distinct_and_keep_their_order(tags: list[str]) -> None:
     cleaned = clean_tags(tags)
     assert list(cleaned) == list(dict.fromkeys(tag.strip() for tag in tags))
 
 
 @given(st.lists(good_tags, max_size=MAX_TAGS))
-def test_cleaning_tags_twice_is_cleaning_them_once(tags: list[str]) -> None:
+def test_cleaning_tags_is_idempotent(tags: list[str]) -> None:
     assert clean_tags(clean_tags(tags)) == clean_tags(tags)
 
 
@@ -71,7 +71,7 @@ def test_a_blank_tag_is_refused(blank: str) -> None:
 
 
 @pytest.mark.parametrize("character", ["x", "\U0001f600", "\u05d0", "\u0301", "\ufdfa"])
-def test_a_tag_may_have_a_hundred_characters_whatever_their_bytes(character: str) -> None:
+def test_a_tag_may_have_a_hundred_characters_of_any_size_in_bytes(character: str) -> None:
     assert clean_tags([character * MAX_TAG]) == (character * MAX_TAG,)
     with pytest.raises(InvalidInput, match="at most 100 characters"):
         clean_tags([character * (MAX_TAG + 1)])
@@ -96,7 +96,7 @@ def test_a_title_with_a_control_character_is_refused(before: str, control: str, 
 
 
 @given(st.text(st.characters(exclude_categories=("Cs",))))
-def test_exactly_the_control_characters_are_control_characters(text: str) -> None:
+def test_exactly_the_control_characters_are_refused(text: str) -> None:
     assert has_control(text) == any(character in CONTROLS for character in text)
 
 
@@ -109,7 +109,7 @@ def test_a_preview_is_the_beginning_of_the_text_cut_between_characters(text: str
 
 
 @given(logs(), st.data())
-def test_projecting_a_log_in_batches_gives_the_row_that_projecting_it_at_once_gives(
+def test_projecting_a_log_in_batches_results_in_the_same_row_as_at_once(
     log: list[NewEvent], data: st.DataObject
 ) -> None:
     cut = data.draw(st.integers(0, len(log)))
@@ -133,7 +133,7 @@ def test_the_projection_of_a_log_keeps_its_promises(log: list[NewEvent]) -> None
 
 
 def _parked_on_two_questions() -> Projection:
-    """A session that waits for leave to run two tools."""
+    """Return a session that waits for the approval of two tool calls."""
     return Projection(head=5, status="waiting_for_tool_results", turn_id="turn_1", wake_at=900)
 
 
@@ -154,7 +154,7 @@ def _word(name: str, status: Any) -> NewEvent:
         (_word("ask_user", "timeout"), "active"),
     ],
 )
-def test_a_word_on_one_of_several_questions_leaves_the_session_parked(word: NewEvent, status: str) -> None:
+def test_one_decision_of_several_leaves_the_session_parked(word: NewEvent, status: str) -> None:
     row = project(_parked_on_two_questions(), [word])
     assert row.status == status
     assert (row.wake_at is None) == (status == "active")
@@ -162,7 +162,7 @@ def test_a_word_on_one_of_several_questions_leaves_the_session_parked(word: NewE
 
 @pytest.mark.parametrize("pinned", [True, False])
 @pytest.mark.parametrize("status", ["started", "active", "idle", "waiting_for_tool_results"])
-def test_a_session_offers_what_may_be_done_with_it(status: Any, pinned: bool) -> None:
+def test_a_session_lists_its_allowed_actions(status: Any, pinned: bool) -> None:
     offered = {action.rel for action in action_links("session_1", status, pinned)}
     assert offered - {"cancel"} == {"self", "events", "update", "delete", "unpin" if pinned else "pin"}
     assert ("cancel" in offered) == (status in {"active", "waiting_for_tool_results"})

@@ -1,4 +1,4 @@
-"""Settings from the environment: what they are when nothing is said, and what is refused, by name."""
+"""Settings from the environment: defaults, conversions, and errors that name the setting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_the_command_line_wins_over_the_environment() -> None:
     )
 
 
-def test_values_are_read_as_what_they_are() -> None:
+def test_values_are_converted_to_their_types() -> None:
     read = load(
         {
             "PERDURE_RATE_LIMIT": "2.5",
@@ -47,7 +47,7 @@ def test_values_are_read_as_what_they_are() -> None:
         ("LOG_LEVEL", "loud", "one of debug, info, warning, error"),
     ],
 )
-def test_a_value_that_does_not_fit_is_refused_with_the_name_of_the_setting_and_what_would(
+def test_an_invalid_value_is_refused_and_the_error_names_the_setting_and_what_is_valid(
     name: str, value: str, wanted: str
 ) -> None:
     words = f"the setting PERDURE_{name} must be {wanted}, not {value!r}"

@@ -42,7 +42,7 @@ def payloads(*pieces: bytes, parser: SseParser | None = None) -> list[bytes]:
     return [frame.data for frame in parse(*pieces, parser=parser)]
 
 
-def test_a_stream_is_read_into_frames_and_comments_are_dropped() -> None:
+def test_a_stream_is_parsed_into_frames_and_comments_are_dropped() -> None:
     assert parse(STREAM) == FRAMES
 
 
@@ -51,7 +51,7 @@ def test_one_byte_at_a_time_gives_the_same_frames() -> None:
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
-def test_how_the_network_cuts_the_stream_does_not_matter(cuts: list[int]) -> None:
+def test_the_frames_do_not_depend_on_how_the_network_splits_the_stream(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
     assert parse(*(STREAM[a:b] for a, b in pairwise(edges))) == FRAMES
 
@@ -61,7 +61,7 @@ def test_how_the_network_cuts_the_stream_does_not_matter(cuts: list[int]) -> Non
     end=st.sampled_from([b"\n", b"\r\n", b"\r"]),
     cuts=st.lists(st.integers(1, 9)),
 )
-def test_any_payload_comes_through_whatever_ends_the_lines_and_however_the_stream_is_cut(
+def test_any_payload_arrives_with_every_line_end_and_every_split(
     lines: list[bytes], end: bytes, cuts: list[int]
 ) -> None:
     stream = b"".join(b"data: " + line + end + end for line in lines)
@@ -73,7 +73,7 @@ def test_any_payload_comes_through_whatever_ends_the_lines_and_however_the_strea
     assert pieces == lines
 
 
-def test_many_events_in_one_piece_come_in_order() -> None:
+def test_many_events_in_one_piece_keep_their_order() -> None:
     assert payloads(b"data: a\n\nevent: x\ndata:b\n\n: note\n\nid: 7\ndata: c\n\n") == [b"a", b"b", b"c"]
 
 
@@ -83,7 +83,7 @@ def test_an_event_waits_for_its_blank_line() -> None:
     assert payloads(b"\n", parser=parser) == [b"a"]
 
 
-def test_a_carriage_return_ends_a_line_at_once_and_a_line_feed_after_it_ends_no_other() -> None:
+def test_a_carriage_return_ends_a_line_and_a_line_feed_after_it_does_not_end_another() -> None:
     parser = SseParser()
     assert payloads(b"data: a\r\n\r", parser=parser) == [b"a"]
     assert payloads(b"\ndata: b\r", b"\n", parser=parser) == []
@@ -94,47 +94,48 @@ def test_data_over_several_lines_is_one_payload() -> None:
     assert payloads(b'data: {"a":\ndata:  1}\n\n') == [b'{"a":\n 1}']
 
 
-def test_what_is_no_data_is_skipped() -> None:
+def test_lines_other_than_data_are_skipped() -> None:
     assert payloads(b"database: 1\nretry: 5\nevent: data:\n\n\n\n") == []
 
 
-def test_what_has_no_end_yet_is_no_frame() -> None:
+def test_an_unfinished_event_is_not_a_frame() -> None:
     assert parse(b"event: turn.started\ndata: {}\n") == []
 
 
-def test_a_stream_that_ends_without_a_line_end_gives_its_last_event_when_it_is_asked_to() -> None:
+def test_flush_returns_the_last_event_of_a_stream_without_a_final_line_end() -> None:
     parser = SseParser()
     assert payloads(b"data: a\n\ndata: b", parser=parser) == [b"a"]
     assert parser.flush() == [Frame("message", b"b")]
     assert parser.flush() == []
 
 
-def test_a_frame_without_data_is_none_and_leaves_nothing_behind() -> None:
+def test_a_frame_without_data_is_dropped_with_its_fields() -> None:
     assert parse(b"event: turn.started\nid: event_1\n\ndata: x\n\n") == [Frame("message", b"x")]
 
 
-def test_an_id_with_a_nul_and_a_retry_that_is_no_number_are_ignored() -> None:
+def test_an_id_with_nul_and_a_retry_that_is_not_a_number_are_ignored() -> None:
     assert parse(b"id: a\0b\nretry: soon\ndata: x\n\n") == [Frame("message", b"x")]
 
 
 ENDLESS = pytest.mark.parametrize(
-    "piece", [b"x" * 100, b"data: " + b"x" * 90 + b"\n", b"data:" + b"x" * 90 + b"\r"],
+    "piece",
+    [b"x" * 100, b"data: " + b"x" * 90 + b"\n", b"data:" + b"x" * 90 + b"\r"],
     ids=["one line", "many lines", "many old lines"],
-)  # fmt: skip
+)
 
 
 @ENDLESS
-def test_an_event_that_never_ends_is_refused_before_it_fills_the_memory(piece: bytes) -> None:
+def test_an_endless_event_is_refused_before_it_fills_the_memory(piece: bytes) -> None:
     parser = SseParser(max_event=1000)
     for _ in range(8):
         assert parser.feed(piece) == []
-    with pytest.raises(StreamTooLong, match="event is over 1000 bytes"):
+    with pytest.raises(StreamTooLong, match="event is longer than 1000 bytes"):
         parser.feed(piece * 10)
 
 
 @ENDLESS
-def test_the_client_calls_an_event_that_never_ends_a_bad_answer(piece: bytes) -> None:
-    with pytest.raises(BadAnswer, match="over 1000 bytes"):
+def test_the_client_reports_an_endless_event_as_a_bad_answer(piece: bytes) -> None:
+    with pytest.raises(BadAnswer, match="longer than 1000 bytes"):
         frames_of(SseParser(max_event=1000), piece * 20)
 
 
@@ -147,5 +148,5 @@ def test_many_events_over_the_limit_together_are_fine() -> None:
 def test_a_stream_over_its_limit_is_refused() -> None:
     parser = SseParser(max_stream=100)
     parser.feed(b"data: a\n\n" * 10)
-    with pytest.raises(StreamTooLong, match="stream is over 100 bytes"):
+    with pytest.raises(StreamTooLong, match="stream is longer than 100 bytes"):
         parser.feed(b"data: a\n\n" * 10)

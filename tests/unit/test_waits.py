@@ -1,4 +1,4 @@
-"""How long to wait before trying again: our own back-off, and what a server asks for."""
+"""How long to wait before a retry: the back-off, and what a server requests."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from perdure.domain.retry_after import MAX_WAIT, retry_after
 NOW = 1_700_000_000.0
 
 
-def test_the_wait_doubles_with_each_failure_up_to_its_most() -> None:
+def test_the_wait_doubles_with_each_failure_up_to_the_maximum() -> None:
     waits = [backoff(failures, first=0.5, most=3.0, jitter=lambda: 0.0) for failures in range(1, 6)]
     assert waits == [0.5, 1.0, 2.0, 3.0, 3.0]
 
 
-def test_jitter_takes_up_to_half_of_the_wait_off() -> None:
+def test_jitter_shortens_the_wait_by_up_to_half() -> None:
     assert backoff(1, first=1.0, most=9.0, jitter=lambda: 0.5) == 0.75
     drawn = {backoff(1, first=1.0, most=9.0) for _ in range(200)}
     assert len(drawn) > 1
@@ -46,7 +46,7 @@ def test_any_number_of_failures_has_a_wait() -> None:
         ({"retry-after": ""}, None),
     ],
 )
-def test_a_server_names_the_wait_in_seconds_in_milliseconds_or_as_a_date(
+def test_a_server_requests_the_wait_in_seconds_in_milliseconds_or_as_a_date(
     headers: dict[str, str], seconds: float | None
 ) -> None:
     assert retry_after(headers, NOW) == seconds

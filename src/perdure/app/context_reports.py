@@ -31,7 +31,7 @@ from perdure.domain.ids import OrgId, SessionId
 from perdure.domain.messages import Message, ToolResultPart, tool_calls_of
 from perdure.domain.model_profiles import window_of
 from perdure.domain.redaction import Redactor
-from perdure.llm.catalog import Place
+from perdure.llm.catalog import ServedModel
 from perdure.store.database import Tx
 from perdure.store.events import events_of_kinds
 from perdure.store.rows import to_json
@@ -102,7 +102,7 @@ async def context_report(app: App, caller: Caller, session_id: SessionId) -> Ses
     name, window = "", None
     if agent.model is not None:
         model, provider = agent.model.model, agent.model.provider
-        profile = app.catalog.at_hand(Place(provider.provider_type, provider.base_url, model.model_id))
+        profile = app.catalog.at_hand(ServedModel(provider.provider_type, provider.base_url, model.model_id))
         name, window = model.model_id, window_of(model.context_tokens, profile)
     return SessionContextReport(
         session_id=row.id,

@@ -388,19 +388,19 @@ async def harness_stats(app: App, caller: Caller, ref: str) -> ResourceStats:
 def harness_examples(app: App) -> list[HarnessExample]:
     """List the examples whose capabilities this server has."""
     return [
-        each.shown
+        each.entry
         for each in HARNESS_EXAMPLES
-        if all(app.registry.get(ref.ref) for ref in each.shown.capabilities)
+        if all(app.registry.get(ref.ref) for ref in each.entry.capabilities)
     ]
 
 
 async def import_harness(app: App, caller: Caller, example: str, once: Once | None = None) -> Harness:
     """Create the harness of an example. Raises NotFound."""
     names = {each.name for each in harness_examples(app)}
-    found = next((each for each in HARNESS_EXAMPLES if each.shown.name == example and example in names), None)
+    found = next((each for each in HARNESS_EXAMPLES if each.entry.name == example and example in names), None)
     if found is None:
         raise NotFound("harness example")
-    shown, parent_id = found.shown, None
+    shown, parent_id = found.entry, None
     if shown.parent_name is not None:
         name = shown.parent_name
         parent = await app.database.read(lambda tx: find_any_harness(tx, caller.organization_id, name))

@@ -26,7 +26,7 @@ from perdure.domain.providers import (
     UpdateProvider,
 )
 from perdure.domain.times import maybe_rfc3339, to_rfc3339
-from perdure.llm.catalog import Place
+from perdure.llm.catalog import ServedModel
 from perdure.llm.registry import KINDS, vendor_of
 from perdure.store.accounts import get_organization, set_default_model
 from perdure.store.database import Changes, Tx
@@ -143,13 +143,11 @@ def _has_key(app: App, row: ProviderRow) -> bool:
 
 
 async def _to_models(app: App, rows: list[tuple[ModelRow, ProviderRow]]) -> list[Model]:
-    catalog_places = [
-        Place(provider.provider_type, provider.base_url, row.model_id) for row, provider in rows
-    ]
-    profiles = await app.catalog.profiles(catalog_places)
+    served = [ServedModel(provider.provider_type, provider.base_url, row.model_id) for row, provider in rows]
+    profiles = await app.catalog.profiles(served)
     return [
         to_model(row, ModelDetails(provider, _has_key(app, provider), profiles[place]))
-        for (row, provider), place in zip(rows, catalog_places, strict=True)
+        for (row, provider), place in zip(rows, served, strict=True)
     ]
 
 

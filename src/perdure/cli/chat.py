@@ -1,7 +1,7 @@
-"""`perdure chat`: a conversation at a terminal, or answers to the lines of a pipe.
+"""`perdure chat`: converse at a terminal, or answer the lines of a pipe.
 
-The event loop runs while there is something to wait for; between turns the program waits in `input`, so that
-line editing and Ctrl-C work as everywhere else.
+The event loop runs only during a turn. Between turns the program waits in `input`, so that line editing and
+Ctrl-C work as in other programs.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from perdure.domain.sessions import Session
 
 HELP = """\
-/new             a new session
-/title WORDS     name this session
-/tags WORD ...   tag this session (without words: no tags)
-/show            this session's fields
-/help            this
-/quit            leave (Ctrl-D does too); the session stays
-Ctrl-C while an answer comes: cancel the turn."""
+/new             start a new session
+/title TEXT      set this session's title
+/tags TAG ...    replace this session's tags (without a tag, remove all)
+/show            show this session's fields
+/help            show this help
+/quit            exit, as Ctrl-D does; the session remains
+Ctrl-C during an answer cancels the turn."""
 
 DECISIONS: dict[str, Decision] = {
     "y": "allow", "yes": "allow", "a": "allow_always", "always": "allow_always",
@@ -51,7 +51,7 @@ DECISIONS: dict[str, Decision] = {
 
 
 def chat(client: Client, session_id: str | None, agent: str | None, model: str | None) -> int:
-    """Run the conversation; the exit status."""
+    """Run the conversation; return the exit status."""
     with asyncio.Runner() as runner:
         try:
             talk = runner.run(_open(client, session_id, agent, model))
@@ -65,7 +65,7 @@ def chat(client: Client, session_id: str | None, agent: str | None, model: str |
 
 
 class Chat:
-    """A session that is talked to, and the choices that go with each message."""
+    """The conversation's session, and the choices that are sent with each message."""
 
     def __init__(self, client: Client, session: Session, agent: str | None, model_id: str | None) -> None:
         self.client = client
@@ -73,12 +73,12 @@ class Chat:
         self.agent = agent
         self.controls = None if model_id is None else Controls(model_id=model_id)
         self.questions: list[ToolCall] = []
-        """The calls whose approval the turn waits for."""
+        """The calls that wait for approval."""
         self.seen: str | None = None
-        """The last event of the turn that was shown."""
+        """The id of the last event that was shown."""
 
     async def renew(self) -> None:
-        """Go on in a new session, with the same agent and model."""
+        """Continue in a new session, with the same agent and model."""
         self.session = await self.client.create_session(agent_name=self.agent, agent_id=self._agent_id())
 
     def _agent_id(self) -> str | None:
@@ -86,14 +86,14 @@ class Chat:
 
 
 async def _open(client: Client, session_id: str | None, agent: str | None, model: str | None) -> Chat:
-    models = [one for one in await client.list_models() if one.enabled]
+    models = [listed for listed in await client.list_models() if listed.enabled]
     model_id = model
     if model is not None and not is_id(model, "model"):
-        named = [one.id for one in models if model in (one.model_id, one.display_name)]
-        if not named:
-            known = ", ".join(sorted({one.model_id for one in models})) or "none"
-            raise CommandFailed(f"no model is called {model!r} here; known are: {known}")
-        model_id = named[0]
+        matches = [listed.id for listed in models if model in (listed.model_id, listed.display_name)]
+        if not matches:
+            known = ", ".join(sorted({listed.model_id for listed in models})) or "none"
+            raise CommandFailed(f"this server has no model named {model!r}; its models: {known}")
+        model_id = matches[0]
     if session_id is not None:
         return Chat(client, await client.get_session(session_id), agent, model_id)
     if not models:
@@ -146,14 +146,14 @@ def _refuse_to_wait(event: WireEvent) -> None:
         if held:
             raise CommandFailed(f"a tool call requires approval, and there is no terminal to ask on: {held}")
         names = ", ".join(call.name for call in calls)
-        raise CommandFailed(f"the agent asked for client-side tools, which this program cannot run: {names}")
+        raise CommandFailed(f"the agent called client-side tools, which this program cannot run: {names}")
 
 
 # --- at a terminal ----------------------------------------------------------------
 
 
 def _converse(runner: asyncio.Runner, talk: Chat) -> int:
-    import readline  # noqa: F401 - importing it gives `input` line editing and history
+    import readline  # noqa: F401 - importing it adds line editing and history to `input`
 
     console = make_console()
     printer = TurnPrinter(console)
@@ -187,19 +187,19 @@ async def _greet(talk: Chat, printer: TurnPrinter) -> None:
     if client_tools:
         printer.note(
             f"This session has client-side tools ({', '.join(client_tools)}). This program cannot run them: "
-            "when the agent asks for one, your next message continues without its result.",
+            "if the agent calls one, your next message continues without its result.",
             "yellow",
         )
-    # Asked after the log's end was noted: the end of a turn that runs now cannot be missed.
+    # The status is read after the log's end, so that the end of a turn that runs now cannot be missed.
     session = talk.session = await talk.client.get_session(session.id)
     if session.status == "active":
         printer.note("A turn is running.")
         await _watch(talk, _until_turn_ends(_follow(talk, since)), printer)
     elif session.status == "waiting_for_tool_results":
-        (asked,) = await talk.client.list_events(
+        (request,) = await talk.client.list_events(
             session.id, types=("tool.call_requested",), newest_first=True, limit=1
         )
-        await _watch(talk, _only(asked), printer)
+        await _watch(talk, _only(request), printer)
         talk.seen = since
 
 
@@ -208,10 +208,7 @@ async def _only(event: WireEvent) -> AsyncGenerator[WireEvent, None]:
 
 
 def _decide(runner: asyncio.Runner, talk: Chat, printer: TurnPrinter) -> None:
-    """Ask about each call that requires approval, and let the turn continue.
-
-    Ctrl-C instead of an answer cancels it.
-    """
+    """Ask about each call that requires approval, then continue the turn. Ctrl-C cancels the turn."""
     while talk.questions:
         decisions = []
         for question in talk.questions:
@@ -256,7 +253,7 @@ async def _turn(talk: Chat, text: str, printer: TurnPrinter) -> None:
 
 
 async def _watch(talk: Chat, events: AsyncGenerator[WireEvent, None], printer: TurnPrinter) -> None:
-    """Print the events of a turn until it ends or waits for tools that nobody here can run.
+    """Print a turn's events until it ends, or waits for approvals or client-side tools.
 
     Ctrl-C cancels the turn.
     """
@@ -269,7 +266,7 @@ async def _watch(talk: Chat, events: AsyncGenerator[WireEvent, None], printer: T
                     talk.questions = [call for call in data_of(event).tool_calls if call.name == APPROVE]
                     if not talk.questions:
                         printer.note(
-                            "This program cannot run that. Your next message goes on without its result.",
+                            "This program cannot run that. Your next message continues without its result.",
                             "yellow",
                         )
                     return
@@ -286,8 +283,8 @@ async def _cancel(talk: Chat) -> str:
 
 
 async def _command(talk: Chat, line: str, printer: TurnPrinter) -> None:
-    word, *rest = line.split()
-    match word:
+    command, *rest = line.split()
+    match command:
         case "/help":
             printer.note(HELP)
         case "/new":
@@ -302,4 +299,4 @@ async def _command(talk: Chat, line: str, printer: TurnPrinter) -> None:
         case "/show":
             print_session(await talk.client.get_session(talk.session.id))
         case _:
-            printer.note(f"no command {word}; /help lists them")
+            printer.note(f"no command {command}; /help lists all commands")

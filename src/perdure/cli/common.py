@@ -1,4 +1,4 @@
-"""What the commands share: reaching the server, entering the event loop, one readable line for an error."""
+"""What all commands share: connecting to the server, running the event loop, explaining an error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULT_URL = "http://127.0.0.1:9000"
 FAILED = 1
 INTERRUPTED = 130
 
-Url = Annotated[str, typer.Option("--url", envvar="PERDURE_URL", help="Where the server is.")]
+Url = Annotated[str, typer.Option("--url", envvar="PERDURE_URL", help="The server's URL.")]
 Token = Annotated[
     str | None,
     typer.Option("--token", envvar="PERDURE_TOKEN", help="An access token, if the server requires one."),
@@ -30,20 +30,20 @@ Token = Annotated[
 Org = Annotated[
     str | None,
     typer.Option(
-        "--org", envvar="PERDURE_ORG", help="The organization, for an access token that is valid in several."
+        "--org", envvar="PERDURE_ORG", help="The organization's id, if the token's user belongs to several."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 class CommandFailed(PerdureError):
-    """A command cannot do what it was asked to; the message says why and how to fix it."""
+    """A command failed; the message says why and how to fix it."""
 
     code = "command_failed"
 
 
 def connect(url: str, token: str | None, org: str | None, *, retries: int = 2) -> Client:
-    """A client of the server at this address; nothing is sent yet."""
+    """Create a client of the server at this URL; nothing is sent yet."""
     from perdure.client import Client
 
     try:
@@ -53,7 +53,7 @@ def connect(url: str, token: str | None, org: str | None, *, retries: int = 2) -
 
 
 def enter(main: Coroutine[Any, Any, T], run: Callable[[Coroutine[Any, Any, T]], T] = asyncio.run) -> T:
-    """Run a command's coroutine to its end. Ctrl-C cancels it, and the program ends with status 130."""
+    """Run a command's coroutine to its end. Ctrl-C cancels it and exits with status 130."""
     try:
         return run(main)
     except KeyboardInterrupt:
@@ -61,14 +61,14 @@ def enter(main: Coroutine[Any, Any, T], run: Callable[[Coroutine[Any, Any, T]], 
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """Where people read: colours and movement on a terminal only, plain lines of any length elsewhere."""
+    """Create the console: colours and animation on a terminal only, plain unwrapped lines elsewhere."""
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False, soft_wrap=True)
 
 
 def explain(error: PerdureError) -> str:
-    """The error in words, with the next step where there is an obvious one."""
+    """Return the error's message, with the next step if there is an obvious one."""
     message = error.message
     status = getattr(error, "status", None)
     if error.code == "unreachable":
@@ -78,7 +78,7 @@ def explain(error: PerdureError) -> str:
         return f"{message}\n{advice}"
     if error.code == "session_not_found":
         return f"{message}; `perdure sessions list` lists them."
-    if error.code == f"http_{status}":  # no body that this API answers with
+    if error.code == f"http_{status}":  # the body is not in this API's error format
         return f"{message}, not in Perdure's format. Is another program at --url or PERDURE_URL?"
     if error.code == "model_not_configured":
         return f"{message}\n{MODEL_ADVICE}"
@@ -86,7 +86,7 @@ def explain(error: PerdureError) -> str:
 
 
 def complain(message: str) -> None:
-    """Print an error where errors go."""
+    """Print an error to standard error."""
     print(f"error: {message}", file=sys.stderr)
 
 

@@ -1,8 +1,8 @@
-"""`perdure demo`: a session works, is killed, and goes on.
+"""`perdure demo`: a session works, is killed, and continues.
 
-All is real, but for one model where the screen says so.
+Everything is real, except for one simulated model, where the output says so.
 
-Every claim that it prints has been checked; what cannot be confirmed ends the demo with status 1.
+The demo checks every claim before it prints it. If a check fails, it exits with status 1.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ TITLE, TAGS = "A session that would not die", ("demo", "survivor")
 PROMPT = "You are a friendly assistant. Answer briefly unless you are asked for more."
 
 KILL_AFTER = 80
-"""Characters of the story on screen when the server is killed: enough to see, far from its end."""
+"""Characters of the story on screen when the server is killed: enough to see, far from the story's end."""
 
 TURN_TIMEOUT = 180.0
-"""Seconds for one turn, the resumed one included; the small model takes about ten on two busy cores."""
+"""Timeout for one turn in seconds, even the resumed one; the small model takes about ten on busy cores."""
 
 
 Meanwhile = Callable[[WireEvent, TurnPrinter], Awaitable[None]]
 
 
 class Choice(Struct, frozen=True):
-    """The model that answers, and where it is."""
+    """The model that answers, and its provider."""
 
     label: str
     provider_type: str
@@ -69,19 +69,19 @@ class Choice(Struct, frozen=True):
 
 
 async def demo() -> None:
-    """Show it all.
+    """Run the whole demo.
 
     Raises:
-        CommandFailed: something did not happen as promised.
+        CommandFailed: a check failed.
     """
     task = asyncio.current_task()
     if task is not None:
-        # Ended from outside is ended tidily, too.
+        # Clean up after these signals too.
         for number in (signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     started = time.monotonic()
     show = Show(make_console())
-    show.title("Perdure: a session works, is killed, and goes on")
+    show.title("Perdure: a session works, is killed, and continues")
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perdure-demo-")))
         choice = await _choose_model(show, stack)
@@ -89,20 +89,20 @@ async def demo() -> None:
         stack.push_async_callback(server.stop)
         with show.step("server") as step:
             await server.start()
-            step.said = f"{server.url}, process {server.pid}, SQLite in {folder}"
+            step.summary = f"{server.url}, process {server.pid}, SQLite in {folder}"
         client = await stack.enter_async_context(Client(server.url))
         await Demo(show, server, client, choice).play()
     show.ending(time.monotonic() - started)
 
 
 async def _choose_model(show: Show, stack: AsyncExitStack) -> Choice:
-    """A vendor's model when there is a key for one, else the small model on this machine."""
-    wanted = os.environ.get("PERDURE_DEMO_MODEL")
+    """Choose a vendor's model if the environment has a key, else the small model on this machine."""
+    requested = os.environ.get("PERDURE_DEMO_MODEL")
     for vendor in VENDORS:
         key = os.environ.get(vendor.key_variable)
         if key:
-            name = wanted or vendor.small_model_id
-            reason = f"because {vendor.key_variable} is set (PERDURE_DEMO_MODEL picks another)"
+            name = requested or vendor.small_model_id
+            reason = f"because {vendor.key_variable} is set (PERDURE_DEMO_MODEL selects another)"
             show.line("model", f"{name}, {reason}")
             address = os.environ.get(vendor.address_variable) or None
             return Choice(name, vendor.provider_type, name, address, key)
@@ -110,31 +110,31 @@ async def _choose_model(show: Show, stack: AsyncExitStack) -> Choice:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perdure"
         local = await start_local_model(cache)
         stack.push_async_callback(local.stop)
-        step.said = "SmolLM2, 135 million parameters, on this machine (llama.cpp); no key, no network"
+        step.summary = "SmolLM2, 135 million parameters, on this machine (llama.cpp); no key, no network"
     return Choice(local.model_name, "openai_completions", local.model_name, local.base_url, small=True)
 
 
 class Demo:
-    """The play: a server, a client, and what is known of them so far."""
+    """The demo's acts, played on one server with one client."""
 
     def __init__(self, show: Show, server: DemoServer, client: Client, choice: Choice) -> None:
         self._show = show
         self._server = server
         self._client = client
         self._choice = choice
-        self._asked: list[str] = []
+        self._sent: list[str] = []
 
     async def play(self) -> None:
-        """All acts, in order."""
+        """Play all acts in order."""
         with self._show.step("set up") as step:
             model = await self._register(self._choice)
             session = await self._make_session(model)
-            step.said = f"provider, model, agent and session, over HTTP: {session.id}"
+            step.summary = f"provider, model, agent and session, over HTTP: {session.id}"
         self._show.gap()
         await self._ask(session)
         await self._use_tool(session)
         await self._rename(session)
-        await self._kill_and_go_on(session)
+        await self._kill_and_continue(session)
         await self._check_log(session)
 
     async def _register(self, choice: Choice) -> Model:
@@ -167,9 +167,9 @@ class Demo:
         controls: Controls | None = None,
         meanwhile: Meanwhile | None = None,
     ) -> list[WireEvent]:
-        """Ask, print what happens, and hand back the events; the turn must complete."""
+        """Send a message, print and return the turn's events; the turn must complete."""
         self._show.you(text.partition(" [[sim ")[0])
-        self._asked.append(text)
+        self._sent.append(text)
         events: list[WireEvent] = []
         printer = self._show.printer()
         printer.wait()
@@ -182,7 +182,7 @@ class Demo:
                     if meanwhile is not None:
                         await meanwhile(event, printer)
         except TimeoutError:
-            raise CommandFailed(f"the demo failed: a turn took over {TURN_TIMEOUT:.0f} s") from None
+            raise CommandFailed(f"the demo failed: a turn took longer than {TURN_TIMEOUT:.0f} s") from None
         finally:
             printer.close()
         failure = turn_failure(events[-1])
@@ -201,9 +201,9 @@ class Demo:
         if not any(_is_clock(event) for event in events):
             self._show.remark(
                 "A model this small cannot use tools. In the next turn the simulated model replaces it:\n"
-                "it reads its lines from the message. The tool, the log and the loop are real."
+                "it plays a script from the message. The tool, the log and the loop are real."
                 if self._choice.small
-                else "The model did not use the tool, so the simulated model shows how that looks."
+                else "The model did not use the tool, so the simulated model shows a tool call."
             )
             self._show.gap()
             simulated = await self._register(Choice("the simulated model", "llmsim", "llmsim"))
@@ -215,14 +215,14 @@ class Demo:
         with self._show.step("PATCH") as step:
             changed = await self._client.update_session(session.id, title=TITLE, tags=TAGS)
             _require(changed.title == TITLE and changed.tags == TAGS, "the session was not renamed")
-            step.said = "renamed and tagged"
+            step.summary = "renamed and tagged"
         print_session(changed)
         self._show.gap()
 
     # --- the kill -------------------------------------------------------------
 
-    async def _kill_and_go_on(self, session: Session) -> None:
-        """Kill the server while a long answer streams, start it again, and see the turn end."""
+    async def _kill_and_continue(self, session: Session) -> None:
+        """Kill the server while a long answer streams, restart it, and wait for the end of the turn."""
         killed: datetime | None = None
 
         async def strike(event: WireEvent, printer: TurnPrinter) -> None:
@@ -230,13 +230,13 @@ class Demo:
             if killed is None and _is_under_way(event):
                 printer.close()
                 killed = await self._kill_and_restart()
-                printer.wait("the turn goes on by itself")
+                printer.wait("the turn continues without help")
 
         events = await self._turn(session, STORY, meanwhile=strike)
         if killed is None:
-            raise CommandFailed("the demo failed: the answer was over before the server could be killed")
+            raise CommandFailed("the demo failed: the answer ended before the server could be killed")
         _require(
-            datetime.fromisoformat(events[-1].ts) > killed, "the turn was over before the server was killed"
+            datetime.fromisoformat(events[-1].ts) > killed, "the turn ended before the server was killed"
         )
         self._show.done(events[-1])
 
@@ -244,10 +244,10 @@ class Demo:
         pid = self._server.pid
         await self._server.kill()
         moment = datetime.now(UTC)
-        self._show.line("kill -9", f"process {pid} is gone, in the middle of a sentence", "red")
+        self._show.line("kill -9", f"process {pid} died in the middle of a sentence", "red")
         with self._show.step("restart", "starting the server again") as step:
             await self._server.start()
-            step.said = f"the same data, a new process ({self._server.pid}); the client finds it by itself"
+            step.summary = f"same data, new process ({self._server.pid}); the client reconnects automatically"
         return moment
 
     # --- the proof ------------------------------------------------------------
@@ -257,23 +257,24 @@ class Demo:
             events = await self._whole_log(session)
             numbers = [event.sequence for event in events]
             _require(numbers == list(range(1, len(events) + 1)), f"the log has gaps: {numbers}")
-            asked = [
+            received = [
                 text_of(data_of(event).message.content) for event in events if event.type == "input.message"
             ]
-            _require(asked == self._asked, "a message is missing, or came twice")
+            _require(received == self._sent, "a message is missing or duplicated")
             turns = Counter(event.context.turn_id for event in events if event.type == "turn.started")
             ends = Counter(event.context.turn_id for event in events if event.type in ENDED_TURN)
             _require(
-                turns == ends and set(ends.values()) == {1}, f"turns did not end once each: {turns}, {ends}"
+                turns == ends and set(ends.values()) == {1},
+                f"a turn did not end exactly once: {turns}, {ends}",
             )
             now = await self._client.get_session(session.id)
             _require(
                 (now.status, now.title, now.tags) == ("idle", TITLE, TAGS),
-                "the session is not as it was left",
+                "the session's status, title or tags have changed",
             )
-            step.said = (
+            step.summary = (
                 f"{len(events)} events, numbered 1 to {len(events)} without a gap; "
-                f"{len(asked)} messages, each there once; "
+                f"{len(received)} messages, none lost or duplicated; "
                 f"{len(turns)} turns, each ended once; title and tags kept"
             )
         self._show.gap()
@@ -288,7 +289,7 @@ class Demo:
 def _clock_script() -> str:
     steps = [
         {"tool_calls": [{"name": "get_current_time", "arguments": {}}]},
-        {"text": "There it is, from the server's clock."},
+        {"text": "That is the time on the server's clock."},
     ]
     return f"{TOOL_QUESTION} [[sim {json.dumps(steps)}]]"
 
@@ -314,19 +315,19 @@ def _answer(events: list[WireEvent]) -> str:
     return texts[-1].strip() if texts else ""
 
 
-def _require(holds: object, otherwise: str) -> None:
-    if not holds:
-        raise CommandFailed(f"the demo failed: {otherwise}")
+def _require(condition: object, failure: str) -> None:
+    if not condition:
+        raise CommandFailed(f"the demo failed: {failure}")
 
 
 class Step:
-    """A step that is going on; `said` is what is printed beside its name when it is done."""
+    """A running step; `summary` is printed beside its name when it is done."""
 
-    said = ""
+    summary = ""
 
 
 class Show:
-    """What the audience sees: one line a step, a spinner while it takes, plain lines without a terminal."""
+    """The demo's output: one line per step, with a spinner while it runs on a terminal."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -338,22 +339,22 @@ class Show:
         self._console.print(Text(f"\n{text}\n", style="bold"))
 
     @contextmanager
-    def step(self, name: str, words: str = "") -> Iterator[Step]:
-        """Show the step, and its time when it took any."""
+    def step(self, name: str, activity: str = "") -> Iterator[Step]:
+        """Show the step, and its duration from 0.1 s on."""
         step, started = Step(), time.monotonic()
         if self._console.is_terminal:
-            with self._console.status(f"[dim]{words or name} ...[/dim]", spinner="dots"):
+            with self._console.status(f"[dim]{activity or name} ...[/dim]", spinner="dots"):
                 yield step
         else:
             yield step
         took = time.monotonic() - started
-        self.line(name, step.said + (f"  {duration(took * 1000)}" if took >= 0.1 else ""))
+        self.line(name, step.summary + (f"  {duration(took * 1000)}" if took >= 0.1 else ""))
 
     def line(self, name: str, text: str, style: str = "green") -> None:
         self._console.print(Text.assemble((f"{name:<10}", style), self._folded(text)))
 
     def _folded(self, text: str) -> str:
-        """On a terminal the text stays in its column."""
+        """Wrap the text within its column on a terminal."""
         if not self._console.is_terminal:
             return text
         return textwrap.fill(text, max(self._console.width - 11, 30)).replace("\n", "\n" + " " * 10)
@@ -383,14 +384,14 @@ class Show:
         text = Text.assemble(
             ("All of this was checked.", "bold green"), (f"  {duration(seconds * 1000)}\n", "dim")
         )
-        text.append("Go on with\n")
-        text.append(f"  {command} serve", "bold").append("   a server of your own\n")
+        text.append("Next steps:\n")
+        text.append(f"  {command} serve", "bold").append("   start your own server\n")
         text.append(f"  {command} chat ", "bold").append("   talk to an agent on it\n")
-        text.append("docs/guide/getting-started.md tells how to give it a model.")
+        text.append("docs/guide/getting-started.md explains how to register a model.")
         self._console.print(text)
 
 
 def _own_name() -> str:
-    """How the user can call this program again: as it was called."""
+    """Return the command with which the user called this program."""
     called = sys.argv[0]
     return called if Path(called).name == "perdure" else "perdure"

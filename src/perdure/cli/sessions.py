@@ -1,4 +1,4 @@
-"""`perdure sessions ...`: look at sessions, follow them, change them."""
+"""`perdure sessions ...`: view, follow and change sessions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from perdure.client import Client, WireEvent
     from perdure.domain.sessions import Session
 
-app = typer.Typer(help="Look at sessions, follow them, change them.", no_args_is_help=True)
+app = typer.Typer(help="View, follow and change sessions.", no_args_is_help=True)
 
 SessionId = Annotated[str, typer.Argument(help="The session's id.", show_default=False)]
 
@@ -26,7 +26,8 @@ def list_sessions(
     limit: Annotated[int, typer.Option(help="How many, newest first.", min=1, max=10_000)] = 20,
     search: Annotated[str | None, typer.Option(help="Part of the title.", show_default=False)] = None,
     tag: Annotated[
-        list[str] | None, typer.Option(help="A tag; repeat it: all must match.", show_default=False)
+        list[str] | None,
+        typer.Option(help="A tag; repeat the option to require several.", show_default=False),
     ] = None,
     status: Annotated[str | None, typer.Option(help="started, active, idle ...", show_default=False)] = None,
     as_json: Json = False,
@@ -44,16 +45,16 @@ def list_sessions(
 
 async def _list(client: Client, limit: int, filters: dict[str, Any], as_json: bool) -> None:
     async with client:
-        found: list[Session] = []
+        sessions: list[Session] = []
         async with aclosing(client.iterate_sessions(**filters, limit=min(limit, 100))) as pages:
             async for session in pages:
-                found.append(session)
-                if len(found) == limit:
+                sessions.append(session)
+                if len(sessions) == limit:
                     break
     if as_json:
-        _print_json(found)
+        _print_json(sessions)
     else:
-        _print_table(found)
+        _print_table(sessions)
 
 
 def _print_table(sessions: list[Session]) -> None:
@@ -83,7 +84,7 @@ def _print_table(sessions: list[Session]) -> None:
             Text(short(session.title or session.preview or "", 60)),
             Text(short(", ".join(session.tags), 60)),
         )
-    # Off a terminal there is no width to keep to.
+    # Without a terminal there is no width to fit into.
     console.print(table, width=None if console.is_terminal else 200)
 
 
@@ -91,7 +92,7 @@ def _print_table(sessions: list[Session]) -> None:
 def show(
     session_id: SessionId,
     messages: Annotated[
-        int, typer.Option("--messages", "-m", help="How many of the last messages.", min=0, max=500)
+        int, typer.Option("--messages", "-m", help="How many of the last messages to show.", min=0, max=500)
     ] = 6,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
@@ -114,7 +115,7 @@ async def _show(client: Client, session_id: str, count: int, as_json: bool) -> N
 
 
 async def last_messages(client: Client, session_id: str, count: int) -> list[WireEvent]:
-    """The events of the session's last messages, oldest first."""
+    """Return the events of the session's last messages, oldest first."""
     if not count:
         return []
     kinds = ("input.message", "output.message.completed")
@@ -122,7 +123,7 @@ async def last_messages(client: Client, session_id: str, count: int) -> list[Wir
 
 
 def print_session(session: Session) -> None:
-    """The session, field by field."""
+    """Print the session, one field per line."""
     from rich.text import Text
 
     from perdure.cli.render import printable
@@ -148,7 +149,7 @@ def print_session(session: Session) -> None:
 
 
 def print_messages(events: Iterable[WireEvent]) -> None:
-    """Messages, one line each."""
+    """Print messages, one line each."""
     from rich.text import Text
 
     from perdure.cli.render import outcome
@@ -168,15 +169,17 @@ def print_messages(events: Iterable[WireEvent]) -> None:
 def tail(
     session_id: SessionId,
     since: Annotated[
-        str | None, typer.Option(help="Begin after this event's id.", show_default=False)
+        str | None, typer.Option(help="Start after the event with this id.", show_default=False)
     ] = None,
     last: Annotated[
-        int, typer.Option("--last", "-n", help="Begin with this many of the last events.", min=0, max=1000)
+        int, typer.Option("--last", "-n", help="Start with this many of the last events.", min=0, max=1000)
     ] = 10,
     types: Annotated[
         list[str] | None,
         typer.Option(
-            "--types", help="Only these kinds of events; repeat it or use commas.", show_default=False
+            "--types",
+            help="Only events of these types; repeat the option or use commas.",
+            show_default=False,
         ),
     ] = None,
     as_json: Json = False,
@@ -186,7 +189,7 @@ def tail(
 ) -> None:
     """Follow a session's events as they happen, until Ctrl-C.
 
-    Pieces of live text (output.message.delta ...) are shown only when asked for by type.
+    Live events (output.message.delta ...) are shown only if --types names them.
     """
     kinds = [kind for group in types or () for kind in group.split(",") if kind]
     client = connect(url, token, org)
@@ -212,7 +215,7 @@ async def _tail(
 
 
 async def _event_before_last(client: Client, session_id: str, last: int) -> str | None:
-    """The id of the event before the last `last` ones; None when there are not so many."""
+    """Return the id of the event before the `last` newest ones; None if the log has no such event."""
     newest = await client.list_events(session_id, newest_first=True, limit=1)
     if not newest or newest[0].sequence is None or newest[0].sequence <= last:
         return None
@@ -254,11 +257,12 @@ def update(
     clear_title: Annotated[bool, typer.Option("--clear-title", help="Remove the title.")] = False,
     tag: Annotated[
         list[str] | None,
-        typer.Option(help="A tag; repeat it. They replace the present tags.", show_default=False),
+        typer.Option(help="A tag; repeat the option for several. Replaces all tags.", show_default=False),
     ] = None,
     clear_tags: Annotated[bool, typer.Option("--clear-tags", help="Remove all tags.")] = False,
     model: Annotated[
-        str | None, typer.Option(help="The id of the session's own model.", show_default=False)
+        str | None,
+        typer.Option(help="The id of the model to use instead of the agent's.", show_default=False),
     ] = None,
     clear_model: Annotated[bool, typer.Option("--clear-model", help="Use the agent's model again.")] = False,
     as_json: Json = False,
@@ -266,7 +270,7 @@ def update(
     token: Token = None,
     org: Org = None,
 ) -> None:
-    """Change a session's title, tags or model; also while a turn runs."""
+    """Change a session's title, tags or model, even while a turn runs."""
     changes: dict[str, Any] = {}
     for name, value, clear, cleared in (
         ("title", title, clear_title, None),
@@ -275,7 +279,7 @@ def update(
     ):
         if clear and value is not None:
             raise typer.BadParameter(
-                "set it or clear it, not both", param_hint=f"--{name.removesuffix('_id')}"
+                "pass a value or clear it, not both", param_hint=f"--{name.removesuffix('_id')}"
             )
         if clear or value is not None:
             changes[name] = cleared if clear else value
@@ -295,27 +299,27 @@ async def _update(client: Client, session_id: str, changes: dict[str, Any], as_j
 
 @app.command()
 def cancel(session_id: SessionId, url: Url = DEFAULT_URL, token: Token = None, org: Org = None) -> None:
-    """Stop a session's running turn."""
+    """Cancel a session's running turn."""
     enter(_cancel(connect(url, token, org), session_id))
 
 
 async def _cancel(client: Client, session_id: str) -> None:
     async with client:
-        done = await client.cancel(session_id)
-    print(done.message)
+        cancelled = await client.cancel(session_id)
+    print(cancelled.message)
 
 
 @app.command()
 def delete(
     session_ids: Annotated[list[str], typer.Argument(help="One or more ids.", show_default=False)],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
     org: Org = None,
 ) -> None:
-    """Delete sessions for good, their running turns cancelled first.
+    """Delete sessions permanently, after cancelling their running turns.
 
-    Asks when there is a terminal to ask on.
+    Asks for confirmation on a terminal; without one, pass --yes.
     """
     if not yes:
         if not sys.stdin.isatty():
@@ -332,7 +336,7 @@ async def _delete(client: Client, session_ids: list[str]) -> None:
 
 
 def ago(ts: str) -> str:
-    """How long ago an RFC 3339 time was, in words."""
+    """Format how long ago an RFC 3339 time was, for people."""
     seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(ts)).total_seconds())
     for size, name in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
         if seconds >= size:
@@ -342,7 +346,7 @@ def ago(ts: str) -> str:
 
 
 def _print_json(sessions: list[Session]) -> None:
-    """One JSON object a line."""
+    """Print one JSON object per line."""
     import msgspec
 
     for session in sessions:

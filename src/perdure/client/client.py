@@ -1,7 +1,4 @@
-"""The public Python client.
-
-Async, typed, safe to retry, able to follow a session through a server's restart.
-"""
+"""The public Python client: async and typed, with safe retries and streams that survive a server restart."""
 
 from __future__ import annotations
 
@@ -56,24 +53,24 @@ _SESSION = "/v1/sessions/{}"
 
 
 class Client(Caller):
-    """A connection to a Perdure server.
+    """A client of one Perdure server.
 
     Use it as `async with Client() as client:`, or call `close` at the end.
 
-    One client serves any number of tasks at once, within one event loop.
+    Any number of tasks may share one client within one event loop.
 
     Args:
-        base_url: of the server, with or without the path `/api`.
+        base_url: the server's URL, with or without the path `/api`.
         token: an access token (`pdr_pat_...`), if the server requires one.
-        organization: which one to work in, when the token's user belongs to several.
-        timeout: seconds for connecting and for each read and write.
-        retries: how often a request is sent again, at most; the seven of the default last some ten seconds,
-            in which a server can start again. Sent again are requests that certainly did not arrive, that
-            were turned away for now (429), or that do no harm when repeated: GET, PUT, DELETE, and what makes
-            something new (sessions, messages ...), which carries an idempotency key.
+        organization: the id of the organization to work in, if the token's user belongs to several.
+        timeout: timeout in seconds for connecting and for each read and write.
+        retries: the maximum number of retries per request. The default of seven takes about ten seconds,
+            enough for a server to restart. The client retries requests that certainly did not arrive, that
+            the server rejected for now (429), or that are idempotent: GET, PUT, DELETE, and requests that
+            create something (sessions, messages ...), which carry an idempotency key.
 
-    Every method raises `ApiError` (or one of its kinds) when the server refuses, `Unreachable` when nobody
-    answers, `BadAnswer` when the answer is not a Perdure server's.
+    Every method raises `ApiError` (or a subclass) when the server refuses the request, `Unreachable` when no
+    server answers, and `BadAnswer` when the answer is not from a Perdure server.
     """
 
     def __init__(
@@ -96,25 +93,25 @@ class Client(Caller):
         await self.close()
 
     async def close(self) -> None:
-        """Give the connections back."""
+        """Close all connections."""
         await self.transport.close()
 
     async def health(self) -> JsonObject:
-        """How the server is: its version, its database, its queue. Needs no credentials."""
+        """Return the health of the server: version, database, queue. Needs no credentials."""
         return await self.call("GET", "/health", JsonObject)
 
     # --- sessions -------------------------------------------------------------
 
-    create_session = routes.creates("/v1/sessions", CreateSession, Session, "Make a session.")
-    get_session = routes.reads(_SESSION, Session, "The session.")
+    create_session = routes.creates("/v1/sessions", CreateSession, Session, "Create a session.")
+    get_session = routes.reads(_SESSION, Session, "Return a session.")
     update_session = routes.updates(
-        _SESSION, UpdateSession, Session, "Change a session, at any time, also during a turn."
+        _SESSION, UpdateSession, Session, "Change a session, at any time, even during a turn."
     )
     delete_session = routes.sends(
-        "DELETE", _SESSION, "Delete a session for good; a running turn is cancelled first."
+        "DELETE", _SESSION, "Delete a session permanently, after cancelling its running turn."
     )
     pin_session = routes.sends("PUT", f"{_SESSION}/pin", "Pin a session for the calling user.")
-    unpin_session = routes.sends("DELETE", f"{_SESSION}/pin", "Take the calling user's pin off a session.")
+    unpin_session = routes.sends("DELETE", f"{_SESSION}/pin", "Unpin a session for the calling user.")
 
     async def list_sessions(
         self,
@@ -129,13 +126,18 @@ class Client(Caller):
         offset: int = 0,
         limit: int = 20,
     ) -> Page[Session]:
-        """Sessions, newest first.
+        """List sessions, newest first.
 
         Args:
-            search: part of the title, in any case.
-            tags: all of them must match.
-            created_after: an RFC 3339 time, as `created_before`.
-            limit: 1 to 100.
+            agent_id: only sessions of this agent.
+            search: a part of the title, case-insensitive.
+            tags: only sessions that have all these tags.
+            status: only sessions with this status.
+            pinned: only sessions that the calling user has pinned, or has not.
+            created_after: an RFC 3339 time.
+            created_before: an RFC 3339 time.
+            offset: how many sessions to skip.
+            limit: the page size, 1 to 100.
         """
         params = [
             ("agent_id", agent_id),
@@ -151,16 +153,17 @@ class Client(Caller):
         return await self.call("GET", "/v1/sessions", Page[Session], params=params)
 
     async def iterate_sessions(self, **filters: Any) -> AsyncGenerator[Session, None]:
-        """All sessions that match the filters of `list_sessions`, page by page.
+        """Iterate over all sessions that match the filters of `list_sessions`, page by page.
 
-        Sessions made in the meantime are not seen; one that is deleted in the meantime may hide another.
+        This does not return sessions that are created meanwhile. If one is deleted meanwhile, another may be
+        skipped.
         """
         offset = 0
         before: frozenset[str] = frozenset()
         while True:
             page = await self.list_sessions(**{"limit": 100, **filters, "offset": offset})
             for session in page.data:
-                # New sessions push known ones on to the next page.
+                # A new session moves the last one of this page to the next page.
                 if session.id not in before:
                     yield session
             offset += len(page.data)
@@ -169,7 +172,7 @@ class Client(Caller):
                 return
 
     async def cancel(self, session_id: str) -> CancelledTurn:
-        """Stop the running turn. `status` is `no_op` when none was running."""
+        """Cancel the running turn. The result's `status` is `no_op` if no turn was running."""
         return await self.call("POST", path_of(f"{_SESSION}/cancel", session_id), CancelledTurn)
 
     # --- messages and events --------------------------------------------------
@@ -187,14 +190,18 @@ class Client(Caller):
     ) -> Message:
         """Send a message: it starts a turn, or steers the running one.
 
-        When this returns, the message is on disk.
+        The server has stored the message when this returns.
 
         Args:
+            session_id: the session's id.
             content: text, or parts.
             controls: choices for this turn (`model_id`, `reasoning`).
-            idempotency_key: the server takes a message with the same key once, and answers a repetition as it
-                did first. One is made up when none is given, so that the client's own retries are safe; give
-                one to make yours safe too.
+            metadata: JSON to store with the message.
+            tags: the message's tags.
+            external_actor: the author in another system, if the message comes from there.
+            idempotency_key: the server accepts a message with the same key once and repeats its first answer
+                after that. By default the client generates a key, which makes its own retries safe; pass a
+                key to make your retries safe too.
         """
         parts = (TextPart(content),) if isinstance(content, str) else tuple(content)
         body = CreateMessage(
@@ -209,7 +216,7 @@ class Client(Caller):
         )
 
     list_messages = routes.lists_under(
-        f"{_SESSION}/messages", Message, "The session's messages, oldest first."
+        f"{_SESSION}/messages", Message, "List a session's messages, oldest first."
     )
 
     async def list_events(
@@ -225,12 +232,19 @@ class Client(Caller):
         newest_first: bool = False,
         limit: int | None = None,
     ) -> tuple[WireEvent, ...]:
-        """A slice of the session's log, oldest first unless asked otherwise.
+        """List a part of the session's log, oldest first unless `newest_first` is set.
 
         Args:
-            since_id: an event's id; the slice begins after it. Exclusive of `after_sequence` and
+            session_id: the session's id.
+            since_id: only events after the one with this id. Cannot be combined with `after_sequence` or
                 `before_sequence`.
-            limit: 1 to 1000.
+            types: only events of these types.
+            exclude: only events of other types.
+            after_sequence: only events with a higher sequence.
+            before_sequence: only events with a lower sequence.
+            turn_id: only events of this turn.
+            newest_first: reverse the order.
+            limit: how many events to return, 1 to 1000.
         """
         params = [
             ("since_id", since_id),
@@ -246,7 +260,7 @@ class Client(Caller):
         return (await self.call("GET", path, Listing[WireEvent], params=params)).data
 
     async def last_event_id(self, session_id: str) -> str | None:
-        """Where the log ends now: what `follow` takes as `since_id` to see only what is new."""
+        """Return the id of the log's last event. Pass it to `follow` as `since_id` to get only new events."""
         events = await self.list_events(session_id, newest_first=True, limit=1)
         return events[0].id if events else None
 
@@ -260,17 +274,19 @@ class Client(Caller):
         idle_timeout: float = IDLE_TIMEOUT,
         patience: float = PATIENCE,
     ) -> AsyncGenerator[WireEvent, None]:
-        """The session's events after `since_id` (without it, all), then new ones as they happen, for ever.
+        """Yield the session's events after `since_id` (by default all), then new ones as they happen.
 
-        Reconnects by itself and goes on where it stood: no logged event is missed or comes twice. Live pieces
-        (`output.message.delta` ...) may be missed or repeated around a reconnection; each carries the text so
-        far.
+        This never ends. It reconnects automatically and resumes at its position: no logged event is lost or
+        repeated. Live events (`output.message.delta` ...) may be lost or repeated around a reconnection; each
+        contains the whole text so far.
 
         Args:
-            types: only these.
-            exclude: all but these.
-            idle_timeout: seconds without a byte until a connection counts as dead.
-            patience: seconds without any answer until this gives up with `Unreachable`.
+            session_id: the session's id.
+            since_id: the id of the last event that the caller has seen.
+            types: only events of these types.
+            exclude: only events of other types.
+            idle_timeout: seconds without a byte after which a connection counts as dead.
+            patience: seconds without any answer after which this raises `Unreachable`.
         """
         path = path_of(f"{_SESSION}/sse", session_id)
         return follow(
@@ -280,16 +296,16 @@ class Client(Caller):
     async def run(
         self, session_id: str, content: str | Sequence[InputPart], *, controls: Controls | None = None
     ) -> AsyncGenerator[WireEvent, None]:
-        """Send a message and hand out what happens, from the message itself to the event that ends its turn.
+        """Send a message and yield events, from the message itself to the event that ends its turn.
 
-        A session that waits for its client shows `tool.call_requested`. Answer it with `submit_tool_results`,
-        or with `submit_tool_approvals` if it asks for approval, inside the loop or elsewhere, and the turn
-        continues.
+        When the session waits for its client, this yields `tool.call_requested`. Answer it with
+        `submit_tool_results`, or with `submit_tool_approvals` if it asks for approval, inside the loop or
+        elsewhere; then the turn continues.
         """
         since = await self.last_event_id(session_id)
         message = await self.send_message(session_id, content, controls=controls)
         watch = TurnWatch(message.id)
-        # The prompt of each model call is filled in when it is read: long, and nobody asked for it here.
+        # The server adds the whole prompt to each `llm.generation` that it sends; callers rarely need it.
         async with aclosing(self.follow(session_id, since, exclude=("llm.generation",))) as events:
             async for event in events:
                 if watch.take(event):
@@ -300,7 +316,7 @@ class Client(Caller):
     async def ask(
         self, session_id: str, content: str | Sequence[InputPart], *, controls: Controls | None = None
     ) -> str:
-        """Send a message and wait for the answer.
+        """Send a message and return the text of the answer.
 
         Raises:
             TurnFailed: the turn failed, was cancelled or was sealed.
@@ -317,16 +333,16 @@ class Client(Caller):
     async def submit_tool_results(
         self, session_id: str, results: Iterable[ToolCallResult]
     ) -> SubmittedToolResults:
-        """Answer the open client-side tool calls: all of them, each once."""
+        """Submit the results of all pending client-side tool calls, each once."""
         path = path_of(f"{_SESSION}/tool-results", session_id)
         return await self.call("POST", path, SubmittedToolResults, body=SubmitToolResults(tuple(results)))
 
     async def submit_tool_approvals(
         self, session_id: str, decisions: Iterable[ApprovalDecision]
     ) -> SubmittedToolResults:
-        """Decide on tool calls that are held back, some or all of them.
+        """Decide some or all of the tool calls that wait for approval.
 
-        `tool.call_requested` has asked with `approve_tool_call`.
+        `tool.call_requested` names them in its calls of `approve_tool_call`.
         """
         path = path_of(f"{_SESSION}/tool-approvals", session_id)
         return await self.call("POST", path, SubmittedToolResults, body=SubmitApprovals(tuple(decisions)))
@@ -334,9 +350,9 @@ class Client(Caller):
     # --- agents, harnesses, capabilities --------------------------------------
 
     create_agent = routes.creates(
-        "/v1/agents", CreateAgent, Agent, "Make an agent, or update the one with this id or name."
+        "/v1/agents", CreateAgent, Agent, "Create an agent, or update the one with this id or name."
     )
-    get_agent = routes.reads("/v1/agents/{}", Agent, "The agent.")
+    get_agent = routes.reads("/v1/agents/{}", Agent, "Return an agent.")
     update_agent = routes.updates("/v1/agents/{}", UpdateAgent, Agent, "Change an agent.")
     delete_agent = routes.sends("DELETE", "/v1/agents/{}", "Archive an agent: it starts no more turns.")
 
@@ -348,7 +364,7 @@ class Client(Caller):
         offset: int = 0,
         limit: int = 20,
     ) -> Page[Agent]:
-        """Agents of the organization."""
+        """List the organization's agents."""
         params = [
             ("search", search),
             ("include_archived", include_archived),
@@ -357,68 +373,63 @@ class Client(Caller):
         ]
         return await self.call("GET", "/v1/agents", Page[Agent], params=params)
 
-    create_harness = routes.creates("/v1/harnesses", CreateHarness, Harness, "Make a harness.")
-    get_harness = routes.reads("/v1/harnesses/{}", Harness, "The harness.")
+    create_harness = routes.creates("/v1/harnesses", CreateHarness, Harness, "Create a harness.")
+    get_harness = routes.reads("/v1/harnesses/{}", Harness, "Return a harness.")
     list_harnesses = routes.lists(
-        "/v1/harnesses", Harness, "Harnesses of the organization, the built-in ones too."
+        "/v1/harnesses", Harness, "List the organization's harnesses, including the built-in ones."
     )
 
     async def list_capabilities(
         self, *, search: str | None = None, offset: int = 0, limit: int = 100
     ) -> Page[CapabilityInfo]:
-        """What this server can give a session."""
+        """List the capabilities that sessions on this server can have."""
         params = [("search", search), ("offset", offset), ("limit", limit)]
         return await self.call("GET", "/v1/capabilities", Page[CapabilityInfo], params=params)
 
     # --- providers and models -------------------------------------------------
 
-    create_provider = routes.creates(
-        "/v1/providers", CreateProvider, Provider, "Register a provider of models."
-    )
-    get_provider = routes.reads("/v1/providers/{}", Provider, "The provider; its key is never shown.")
-    list_providers = routes.lists("/v1/providers", Provider, "Providers of the organization.")
+    create_provider = routes.creates("/v1/providers", CreateProvider, Provider, "Register a model provider.")
+    get_provider = routes.reads("/v1/providers/{}", Provider, "Return a provider, without its key.")
+    list_providers = routes.lists("/v1/providers", Provider, "List the organization's providers.")
     update_provider = routes.updates("/v1/providers/{}", UpdateProvider, Provider, "Change a provider.")
     delete_provider = routes.sends("DELETE", "/v1/providers/{}", "Remove a provider and its models.")
 
     async def sync_models(self, provider_id: str) -> SyncedModels | SyncNotSupported:
-        """Read the provider's own list of models: new ones are registered, those that are gone hidden."""
+        """Sync with the provider's own list of models: register new models, hide the ones that are gone."""
         kind: Any = SyncedModels | SyncNotSupported
-        done: SyncedModels | SyncNotSupported = await self.call(
+        result: SyncedModels | SyncNotSupported = await self.call(
             "POST", path_of("/v1/providers/{}/sync-models", provider_id), kind
         )
-        return done
+        return result
 
     create_model = routes.creates_under(
         "/v1/providers/{}/models", CreateModel, Model, "Register a provider's model."
     )
-    list_provider_models = routes.lists_under("/v1/providers/{}/models", Model, "A provider's models.")
-    get_model = routes.reads("/v1/models/{}", Model, "The model.")
-    list_models = routes.lists("/v1/models", Model, "Models of all providers.")
+    list_provider_models = routes.lists_under("/v1/providers/{}/models", Model, "List a provider's models.")
+    get_model = routes.reads("/v1/models/{}", Model, "Return a model.")
+    list_models = routes.lists("/v1/models", Model, "List the models of all providers.")
     update_model = routes.updates("/v1/models/{}", UpdateModel, Model, "Change a model.")
     delete_model = routes.sends("DELETE", "/v1/models/{}", "Remove a model.")
 
 
 def data_of(event: WireEvent) -> Any:
-    """An event's data as its struct from `perdure.domain.events`.
-
-    Plain JSON for a kind that is not known there.
-    """
+    """Decode an event's data into its struct from `perdure.domain.events`; plain JSON for an unknown type."""
     raw = bytes(event.data)
     return decode_data(event.type, raw) if event.type in EVENT_DATA else msgspec.json.decode(raw)
 
 
 def is_live(event: WireEvent) -> bool:
-    """Whether the event only passes by: it is shown while it happens, and not in the log."""
+    """Whether the event is live only, which means that it is not in the log."""
     return event.type in LIVE_TYPES
 
 
 def turn_failure(event: WireEvent) -> TurnFailed | None:
-    """The failure that an event announces, if it ends a turn without an answer."""
+    """Return the failure if this event ends a turn without an answer, else None."""
     if event.type not in ENDED_TURN or event.type == "turn.completed":
         return None
     data = data_of(event)
     if event.type == "turn.failed":
         return TurnFailed(event.type, data.turn_id, data.error, data.error_code or "turn_failed")
-    reason = data.reason or "somebody asked for it"
-    word = event.type.removeprefix("turn.")
-    return TurnFailed(event.type, data.turn_id, f"the turn was {word}: {reason}", f"turn_{word}")
+    reason = data.reason or "a caller requested it"
+    ending = event.type.removeprefix("turn.")
+    return TurnFailed(event.type, data.turn_id, f"the turn was {ending}: {reason}", f"turn_{ending}")

@@ -1,12 +1,12 @@
-"""What can go wrong for a caller of the client.
+"""The errors that the client raises.
 
 PerdureError (perdure.domain.errors)
-├── ApiError         the server refused: `status`, `code`, `message`, `problem`
-│   ├── NotFound     404  not there, or somebody else's
-│   ├── Conflict     409  the resource's state does not allow it
-│   └── RateLimited  429  `retry_after`, in seconds, where the server named it
-├── Unreachable      nobody answered, and trying again did not help
-├── BadAnswer        something answered that does not speak this protocol
+├── ApiError         the server refused the request: `status`, `code`, `message`, `problem`
+│   ├── NotFound     404  does not exist, or belongs to another organization
+│   ├── Conflict     409  the resource's state does not allow the request
+│   └── RateLimited  429  `retry_after` in seconds, if the server named it
+├── Unreachable      no server answered, even after retries
+├── BadAnswer        the answer does not follow Perdure's protocol
 └── TurnFailed       a turn ended without an answer: failed, cancelled or sealed
 """
 
@@ -27,10 +27,10 @@ class ApiError(PerdureError):
 
     Attributes:
         status: the HTTP status.
-        code: a stable word for what is wrong (`invalid_id`, `session_not_found` ...).
-        message: what to mend, for a person.
-        problem: the whole `application/problem+json` body; empty when the answer had none.
-        retry_after: seconds to wait before trying again, where the server named them.
+        code: a stable error code (`invalid_id`, `session_not_found` ...).
+        message: what is wrong and how to fix it, for people.
+        problem: the whole `application/problem+json` body; empty if the answer had none.
+        retry_after: seconds to wait before a retry, if the server named them.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class ApiError(PerdureError):
 
 
 class NotFound(ApiError):
-    """404: it does not exist, or it belongs to somebody else."""
+    """404: the resource does not exist, or belongs to another organization."""
 
 
 class Conflict(ApiError):
-    """409: the resource's state does not allow it."""
+    """409: the resource's state does not allow the request."""
 
 
 class RateLimited(ApiError):
@@ -54,13 +54,13 @@ class RateLimited(ApiError):
 
 
 class Unreachable(PerdureError):
-    """Nobody answered at the base URL, or the connection broke, as often as it was tried."""
+    """No server answered at the base URL, or the connection broke, in every attempt."""
 
     code = "unreachable"
 
 
 class BadAnswer(PerdureError):
-    """The answer is not what a Perdure server says. Is the base URL that of another program?"""
+    """The answer is not from a Perdure server: the base URL may belong to another program."""
 
     code = "bad_answer"
 
@@ -70,8 +70,9 @@ class TurnFailed(PerdureError):
 
     Attributes:
         ended_by: the event that ended it: `turn.failed`, `turn.cancelled` or `turn.sealed`.
-        turn_id: which turn.
-        code: for `turn.failed` its error code (`provider_auth`, `model_not_configured` ...).
+        turn_id: the turn's id.
+        code: the error code of `turn.failed` (`provider_auth`, `model_not_configured` ...), else
+            `turn_cancelled` or `turn_sealed`.
     """
 
     def __init__(self, ended_by: str, turn_id: str, message: str, code: str) -> None:
@@ -84,10 +85,7 @@ _BY_STATUS: dict[int, type[ApiError]] = {404: NotFound, 409: Conflict, 429: Rate
 
 
 def error_of(status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
-    """The error that an answer with this status stands for.
-
-    Bodies of any kind are understood, also a proxy's HTML.
-    """
+    """Build the error for an answer with this status. Accepts any body, even a proxy's HTML."""
     problem = _problem(body)
     code = problem.get("code")
     message = problem.get("detail") or problem.get("title") or f"the server answered with status {status}"
@@ -109,7 +107,7 @@ def _problem(body: bytes) -> JsonObject:
 
 
 def _wait(headers: Mapping[str, str], problem: JsonObject) -> float | None:
-    """Return the wait in seconds: the body's figure, else the header's."""
+    """Return the seconds to wait, from the body if it names them, else from the header."""
     seconds = problem.get("retry_after_seconds")
     if isinstance(seconds, int | float):
         return max(0.0, float(seconds))

@@ -1,4 +1,4 @@
-"""Following a session: a stream is only a cursor into the log, so a cut connection costs nothing."""
+"""Follow a session. A stream is only a cursor into the log, so a lost connection loses no events."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from perdure.domain.ids import sequence_of
 from perdure.domain.sse import Frame, SseParser, StreamTooLong
 
 IDLE_TIMEOUT = 45.0
-"""Seconds without a byte until a connection counts as dead: one and a half heartbeats of the wire
-contract."""
+"""Seconds without a byte after which a connection counts as dead: one and a half heartbeat intervals."""
 
 PATIENCE = 300.0
-"""Seconds without any answer until a follower gives up."""
+"""Seconds without any answer after which a follower gives up."""
 
 _EVENT = msgspec.json.Decoder(WireEvent)
 
@@ -31,19 +30,19 @@ class _Disconnecting(Struct):
 
 
 class _Position:
-    """Where a follower stands in the log, and how the connection fares."""
+    """A follower's position in the log, and its back-off between connections."""
 
     def __init__(self, since_id: str | None) -> None:
         self.since_id = since_id
         self._sequence = 0 if since_id is None else sequence_of(since_id)
         self._failures = 0
         self._first_wait = FIRST_WAIT
-        self._told_wait: float | None = None
+        self._requested_wait: float | None = None
 
     def take(self, frame: Frame) -> WireEvent | None:
-        """The event that a frame brings, if it brings a new one.
+        """Return the frame's event if it is a new one, and move the position.
 
-        Only logged events move the position: a live one may run ahead of the log.
+        Only logged events move the position: a live event may run ahead of the log.
         """
         if frame.retry is not None:
             self._first_wait = max(0.01, frame.retry / 1000)
@@ -51,7 +50,7 @@ class _Position:
             return None
         self._failures = 0
         if frame.event == "disconnecting":
-            self._told_wait = _retry_of(frame)
+            self._requested_wait = _retry_of(frame)
             return None
         try:
             event = _EVENT.decode(frame.data)
@@ -64,9 +63,9 @@ class _Position:
         return event
 
     def wait(self) -> float:
-        """Seconds until the next connection."""
-        if self._told_wait is not None:
-            wait, self._told_wait = self._told_wait, None
+        """Return the seconds to wait before the next connection."""
+        if self._requested_wait is not None:
+            wait, self._requested_wait = self._requested_wait, None
             return wait
         self._failures += 1
         return backoff(self._failures, first=self._first_wait, most=MOST_WAIT)
@@ -74,10 +73,10 @@ class _Position:
 
 def _retry_of(frame: Frame) -> float:
     try:
-        told = msgspec.json.decode(frame.data, type=_Disconnecting)
+        notice = msgspec.json.decode(frame.data, type=_Disconnecting)
     except msgspec.DecodeError:
-        told = _Disconnecting()
-    return min(max(told.retry_ms, 0), 60_000) / 1000
+        notice = _Disconnecting()
+    return min(max(notice.retry_ms, 0), 60_000) / 1000
 
 
 async def follow(
@@ -90,49 +89,49 @@ async def follow(
     idle_timeout: float,
     patience: float,
 ) -> AsyncGenerator[WireEvent, None]:
-    """Every logged event after `since_id`, once and in order, and the live ones between them, for ever.
+    """Yield every logged event after `since_id` once and in order, with live events in between, endlessly.
 
     Raises:
-        ApiError: the server refuses (404 once the session is deleted).
-        Unreachable: nobody answered for `patience` seconds.
+        ApiError: the server refused the request (404 once the session is deleted).
+        Unreachable: no server answered for `patience` seconds.
     """
     clock = asyncio.get_running_loop().time
     position = _Position(since_id)
     filters = [("types", kind) for kind in types] + [("exclude", kind) for kind in exclude]
-    heard = clock()
+    last_heard = clock()
     while True:
-        trouble: Exception | None = None
+        failure: Exception | None = None
         try:
             parser = SseParser()
             async with transport.stream(
                 path, [("since_id", position.since_id), *filters], idle_timeout=idle_timeout
             ) as pieces:
                 async for piece in pieces:
-                    heard = clock()
+                    last_heard = clock()
                     for frame in frames_of(parser, piece):
                         event = position.take(frame)
                         if event is not None:
                             yield event
-                            heard = clock()
+                            last_heard = clock()
         except httpx.TransportError as error:
             if not isinstance(error, CUT):
                 raise transport.unreachable(error) from error
-            trouble = error
+            failure = error
         except ApiError as error:
             if not is_busy(error):
                 raise
-            trouble = error
-        if clock() - heard > patience:
-            reason = trouble or Unreachable("the stream ends at once")
-            raise transport.unreachable(reason) from trouble
+            failure = error
+        if clock() - last_heard > patience:
+            reason = failure or Unreachable("the server ends the stream at once")
+            raise transport.unreachable(reason) from failure
         await asyncio.sleep(position.wait())
 
 
 def frames_of(parser: SseParser, piece: bytes) -> list[Frame]:
-    """Return the events that end in this piece of the stream.
+    """Parse the frames that end in this piece of the stream.
 
     Raises:
-        BadAnswer: the stream has an event that no Perdure server sends.
+        BadAnswer: a frame is longer than a Perdure server sends.
     """
     try:
         return parser.feed(piece)
@@ -141,30 +140,30 @@ def frames_of(parser: SseParser, piece: bytes) -> list[Frame]:
 
 
 class TurnWatch:
-    """Tells when the turn that a message started, or steered, is over. Pure.
+    """Detects the end of the turn that a message started or steered. Pure.
 
-    A turn covers the message once a model call began after it; a cancel covers everything that was asked
-    before it. A turn that ended before it saw the message leaves it to the next one.
+    A turn handles the message once a model call has begun after it. A cancelled turn handles every message
+    before the cancellation. If a turn ended before it saw the message, the next turn handles it.
     """
 
     def __init__(self, message_id: str) -> None:
         self._message_id = message_id
-        self._asked = False
+        self._sent = False
         self._seen = False
 
     def take(self, event: WireEvent) -> bool:
-        """Note the event; whether it belongs to the time after the message."""
+        """Process the event; return whether it is the message or comes after it."""
         if event.type == InputMessageData.kind:
             data = msgspec.json.decode(event.data, type=InputMessageData)
-            self._asked = self._asked or data.message.id == self._message_id
+            self._sent = self._sent or data.message.id == self._message_id
         elif event.type == "reason.started" or (
             event.type == "turn.started" and event.context.input_message_id == self._message_id
         ):
-            self._seen = self._asked
-        return self._asked
+            self._seen = self._sent
+        return self._sent
 
     def is_last(self, event: WireEvent) -> bool:
-        """Whether this event, already taken, ends what the message asked for."""
-        if not self._asked:
+        """Whether this event, already passed to `take`, ends the message's turn."""
+        if not self._sent:
             return False
         return event.type in ENDED_TURN and (self._seen or event.type == "turn.cancelled")

@@ -1,7 +1,6 @@
-"""Methods of the client that are one request each, made from what differs: path, body, result.
+"""Build the client's methods that are one request each from their path, body and result.
 
-A method takes exactly the fields of its body's struct, under their names: a field is defined once, in the
-domain.
+A method takes exactly the fields of its body's struct, so that a field is defined once, in the domain.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ R = TypeVar("R")
 
 
 class Caller:
-    """Who makes the requests: the client."""
+    """Makes the requests; the client's base class."""
 
     transport: Transport
 
@@ -37,13 +36,18 @@ class Caller:
         body: Struct | None = None,
         once: str | None = None,
     ) -> R:
-        """One request and its answer, decoded.
+        """Send one request and decode its answer.
 
         Args:
-            once: an idempotency key: the server takes the request once, however often it is sent.
+            method: the HTTP method.
+            path: the path below the base URL.
+            result: the type of the answer.
+            params: the query parameters.
+            body: the request body.
+            once: an idempotency key: the server processes the request once, even if it arrives several times.
 
         Raises:
-            BadAnswer: the answer cannot be read as a `result`.
+            BadAnswer: the answer is not a valid `result`.
         """
         headers = None if once is None else {"Idempotency-Key": once}
         repeatable = None if once is None else True
@@ -53,25 +57,25 @@ class Caller:
         try:
             return msgspec.json.decode(answer, type=result)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadAnswer(f"the answer to {method} {path} is not understood: {error}") from error
+            raise BadAnswer(f"the answer to {method} {path} is not valid: {error}") from error
 
 
 def new_key() -> str:
-    """A fresh idempotency key."""
+    """Generate an idempotency key."""
     return uuid.uuid4().hex
 
 
 def path_of(template: str, *ids: str) -> str:
-    """The path with the ids in its `{}`; what an id holds can never change the route."""
+    """Insert the ids into the path's `{}`, quoted, so that an id cannot change the route."""
     if not all(ids):
-        raise ValueError(f"an empty id for {template}")
-    return template.format(*(quote(one, safe="") for one in ids))
+        raise ValueError(f"empty id for {template}: pass the resource's id")
+    return template.format(*(quote(part, safe="") for part in ids))
 
 
 def creates(
     path: str, body: Callable[P, Struct], result: type[R], about: str
 ) -> Callable[Concatenate[Caller, P], Coroutine[Any, Any, R]]:
-    """A method that posts the fields of `body`."""
+    """Build a method that posts the fields of `body`."""
 
     async def call(self: Caller, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return await self.call("POST", path, result, body=body(*args, **kwargs), once=new_key())
@@ -83,7 +87,7 @@ def creates(
 def creates_under(
     path: str, body: Callable[P, Struct], result: type[R], about: str
 ) -> Callable[Concatenate[Caller, str, P], Coroutine[Any, Any, R]]:
-    """A method that posts the fields of `body` to what an id names."""
+    """Build a method that takes an id and posts the fields of `body` below it."""
 
     async def call(self: Caller, parent_id: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return await self.call(
@@ -97,19 +101,19 @@ def creates_under(
 def updates(
     path: str, body: Callable[P, Struct], result: type[R], about: str
 ) -> Callable[Concatenate[Caller, str, P], Coroutine[Any, Any, R]]:
-    """A method that changes the fields that are given: what is not given stays, None clears."""
+    """Build a method that changes the fields that are passed; None clears a field."""
 
     async def call(self: Caller, resource_id: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return await self.call("PATCH", path_of(path, resource_id), result, body=body(*args, **kwargs))
 
     call.__doc__ = (
-        f"{about}\n\nTakes an id, then the fields of `{body.__name__}`: what is not given stays, None clears."
+        f"{about}\n\nTakes an id, then the fields of `{body.__name__}` to change; None clears a field."
     )
     return call
 
 
 def reads(path: str, result: type[R], about: str) -> Callable[[Caller, str], Coroutine[Any, Any, R]]:
-    """A method that gets what an id names."""
+    """Build a method that gets the resource with an id."""
 
     async def call(self: Caller, resource_id: str, /) -> R:
         return await self.call("GET", path_of(path, resource_id), result)
@@ -119,7 +123,7 @@ def reads(path: str, result: type[R], about: str) -> Callable[[Caller, str], Cor
 
 
 def lists(path: str, item: type[R], about: str) -> Callable[[Caller], Coroutine[Any, Any, tuple[R, ...]]]:
-    """A method that gets a whole list."""
+    """Build a method that gets a whole list."""
 
     async def call(self: Caller, /) -> tuple[R, ...]:
         listing: Listing[R] = await self.call("GET", path, Listing[item])  # type: ignore[valid-type]
@@ -132,7 +136,7 @@ def lists(path: str, item: type[R], about: str) -> Callable[[Caller], Coroutine[
 def lists_under(
     path: str, item: type[R], about: str
 ) -> Callable[[Caller, str], Coroutine[Any, Any, tuple[R, ...]]]:
-    """A method that gets the whole list under what an id names."""
+    """Build a method that takes an id and gets the whole list below it."""
 
     async def call(self: Caller, parent_id: str, /) -> tuple[R, ...]:
         listing: Listing[R] = await self.call("GET", path_of(path, parent_id), Listing[item])  # type: ignore[valid-type]
@@ -143,7 +147,7 @@ def lists_under(
 
 
 def sends(method: str, path: str, about: str) -> Callable[[Caller, str], Coroutine[Any, Any, None]]:
-    """A method without a body and without a result, on what an id names."""
+    """Build a method that takes an id and sends a request without a body or a result."""
 
     async def call(self: Caller, resource_id: str, /) -> None:
         await self.transport.request(method, path_of(path, resource_id))

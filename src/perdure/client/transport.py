@@ -1,7 +1,4 @@
-"""HTTP with patience.
-
-One connection pool, credentials on every request, and retries where they cannot do harm.
-"""
+"""HTTP with one connection pool, credentials on every request, and retries where they are safe."""
 
 from __future__ import annotations
 
@@ -19,35 +16,34 @@ from perdure.client.errors import ApiError, BadAnswer, Unreachable, error_of
 from perdure.domain.backoff import backoff
 
 Params = Sequence[tuple[str, str | int | bool | None]]
-"""Query parameters; those that are None are left out, a name may come more than once."""
+"""Query parameters: a None value is left out, a name may repeat."""
 
 RETRIES = 7
-"""How often a request is sent again unless the caller says otherwise: with their pauses, over some ten
-seconds."""
+"""Default number of retries per request; with their pauses, about ten seconds."""
 
 FIRST_WAIT = 0.1
 MOST_WAIT = 10.0
-"""Seconds before a request is sent, or a stream opened, again: doubling from the first to the most."""
+"""Seconds before a request or a stream is retried: doubles from the first to the most."""
 
 LONGEST_WAIT = 30.0
-"""Seconds. A server that asks for more than this gets its error handed to the caller instead."""
+"""The longest `Retry-After` that is honoured, in seconds. With a longer one the caller gets the error."""
 
 _IDEMPOTENT = frozenset({"GET", "PUT", "DELETE"})
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _BUSY = frozenset({429, 502, 503, 504})
 CUT = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
-"""What a connection breaks with, now or before it stood; trying again may help."""
+"""The exceptions of a connection that broke or was never established; a retry may succeed."""
 
 
 class Transport:
     """Sends requests to one server.
 
     Args:
-        base_url: of the server, with or without the path `/api`.
+        base_url: the server's URL, with or without the path `/api`.
         token: sent as `Authorization: Bearer ...`.
         organization: sent as `X-Org-Id`.
-        timeout: seconds for connecting and for each read and write.
-        retries: how often a request is sent again, at most.
+        timeout: timeout in seconds for connecting and for each read and write.
+        retries: the maximum number of retries per request.
     """
 
     def __init__(
@@ -66,16 +62,16 @@ class Transport:
             base_url=url,
             headers=headers,
             timeout=timeout,
-            # One connection for every follower: their number is the caller's decision.
+            # Every follower holds a connection, and the caller decides how many followers there are.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
-            # Certificates take a while to load, and plain HTTP never looks at them.
+            # Loading certificates is slow, and plain HTTP does not need them.
             verify=url.scheme == "https",
-            # A proxy is not on the way to this machine.
+            # Connections to this machine need no proxy.
             trust_env=url.host not in ("localhost", "::1") and not url.host.startswith("127."),
         )
 
     async def close(self) -> None:
-        """Give the connections back."""
+        """Close all connections."""
         await self._http.aclose()
 
     async def request(
@@ -88,18 +84,22 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         repeatable: bool | None = None,
     ) -> bytes:
-        """The body of the answer.
+        """Send a request, with retries, and return the body of the answer.
 
         Args:
-            repeatable: whether the request may be sent again when nobody knows whether it took effect. By
-                default the method says so. One that was certainly not sent, or was turned away with 429, is
-                sent again in any case.
+            method: the HTTP method.
+            path: the path below the base URL.
+            params: the query parameters.
+            body: the request body, sent as JSON.
+            headers: additional headers.
+            repeatable: whether to retry if the request may have taken effect already. The default depends on
+                the method. A request that certainly was not sent, or got a 429, is always retried.
 
         Raises:
-            ApiError: the server refused.
-            Unreachable: nobody answered.
+            ApiError: the server refused the request.
+            Unreachable: no server answered.
         """
-        again = method in _IDEMPOTENT if repeatable is None else repeatable
+        idempotent = method in _IDEMPOTENT if repeatable is None else repeatable
         content = None if body is None else msgspec.json.encode(body)
         sent_headers = {
             **(headers or {}),
@@ -111,8 +111,8 @@ class Transport:
                     method, path, params=_present(params), content=content, headers=sent_headers
                 )
             except httpx.TransportError as error:
-                may = isinstance(error, _NEVER_SENT) or (again and isinstance(error, CUT))
-                if attempt >= self._retries or not may:
+                may_retry = isinstance(error, _NEVER_SENT) or (idempotent and isinstance(error, CUT))
+                if attempt >= self._retries or not may_retry:
                     raise self.unreachable(error) from error
                 wait = _pause(attempt)
             else:
@@ -120,10 +120,10 @@ class Transport:
                     return response.content
                 refusal = error_of(response.status_code, response.headers, response.content)
                 if method == "DELETE" and refusal.status == 404 and attempt:
-                    return b""  # an earlier attempt did it, and its answer was lost
-                may = refusal.status == 429 or (again and refusal.status in _BUSY)
+                    return b""  # an earlier attempt deleted it, and its answer was lost
+                may_retry = refusal.status == 429 or (idempotent and refusal.status in _BUSY)
                 wait = _pause(attempt) if refusal.retry_after is None else refusal.retry_after
-                if attempt >= self._retries or not may or wait > LONGEST_WAIT:
+                if attempt >= self._retries or not may_retry or wait > LONGEST_WAIT:
                     raise refusal
             await asyncio.sleep(wait)
         raise AssertionError("unreachable")
@@ -132,11 +132,11 @@ class Transport:
     async def stream(
         self, path: str, params: Params, *, idle_timeout: float
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The pieces of an event stream as they come. One attempt: reconnecting is the caller's.
+        """Open an event stream and yield its bytes as they arrive. The caller must reconnect.
 
         Raises:
-            ApiError: the server refused.
-            BadAnswer: the answer is no event stream.
+            ApiError: the server refused the request.
+            BadAnswer: the answer is not an event stream.
             httpx.TransportError: the connection broke, or was silent for `idle_timeout` seconds.
         """
         timeout = httpx.Timeout(self._timeout, read=idle_timeout)
@@ -151,13 +151,13 @@ class Transport:
             yield response.aiter_bytes()
 
     def unreachable(self, error: Exception) -> Unreachable:
-        """The error that says so, with the reason in words."""
+        """Build the error for a server that does not answer."""
         reason = str(error) or type(error).__name__
         return Unreachable(f"no answer from {self.base_url}: {reason}")
 
 
 def is_busy(error: ApiError) -> bool:
-    """Whether the server may answer otherwise a little later."""
+    """Whether the same request may succeed a little later."""
     return error.status in _BUSY
 
 
@@ -175,5 +175,5 @@ def _checked_url(base_url: str) -> httpx.URL:
     except httpx.InvalidURL as error:
         raise ValueError(f"not a URL: {base_url!r}") from error
     if url.scheme not in ("http", "https") or not url.host:
-        raise ValueError(f"not a URL that begins with http:// or https://: {base_url!r}")
+        raise ValueError(f"not a URL with http:// or https:// and a host: {base_url!r}")
     return url

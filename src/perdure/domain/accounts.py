@@ -1,4 +1,4 @@
-"""Organizations, users, access tokens, and who is calling."""
+"""Organizations, users, access tokens, and callers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Label = Annotated[str, Meta(min_length=1, max_length=200)]
 Email = Annotated[
     str, Meta(min_length=3, max_length=254, pattern=r"^[^\s@]+@[^\s@]+$", examples=["ada@example.com"])
 ]
-"""254 characters: the longest address that RFC 5321 can carry."""
+"""254 characters is the longest address that RFC 5321 allows."""
 
 
 class Caller(Struct, frozen=True):
-    """Who makes a request, and in which organization: everything it touches belongs there (promise P8).
+    """Who makes a request, and the organization that everything it touches must belong to (promise P8).
 
     Attributes:
-        bound: the token works in this organization only, because somebody else made it for the user.
+        bound: whether the token is valid in this organization only, because another user created it.
     """
 
     organization_id: OrgId
@@ -33,24 +33,26 @@ class Caller(Struct, frozen=True):
 
 
 def require(caller: Caller, role: UserRole) -> None:
-    """Accept only callers of at least this role.
+    """Require that the caller has at least this role.
 
     Raises:
-        Forbidden: theirs is lower.
+        Forbidden: the caller's role is lower.
     """
     if RANK[caller.role] < RANK[role]:
-        raise Forbidden(f"this needs the role {role} in the organization", code="role_required")
+        raise Forbidden(
+            f"this requires the role {role} in the organization; yours is {caller.role}", code="role_required"
+        )
 
 
 def require_own_token(caller: Caller) -> None:
-    """Accept only a token that the user made: what follows reaches beyond one organization.
+    """Require a token that the user created, for requests that reach beyond one organization.
 
     Raises:
-        Forbidden: somebody else made it.
+        Forbidden: another user created the token.
     """
     if caller.bound:
         raise Forbidden(
-            "this needs a token that you made yourself: yours works in one organization only",
+            "this requires an access token that you created: yours is valid in one organization only",
             code="own_token_required",
         )
 
@@ -88,7 +90,7 @@ class UpdateOrganization(Struct, frozen=True):
 
 
 class Organization(Struct, frozen=True, omit_defaults=True):
-    """An organization, as clients see it."""
+    """An organization."""
 
     id: Annotated[OrgId, Meta(description="The organization's id.")]
     name: Annotated[str, _ORG_NAME]
@@ -108,7 +110,7 @@ class Organization(Struct, frozen=True, omit_defaults=True):
 
 
 class User(Struct, frozen=True, omit_defaults=True):
-    """A member of the organization; `roles` are those in it."""
+    """A member of the organization."""
 
     id: Annotated[UserId, Meta(description="The user's id.")]
     name: Annotated[str, _USER_NAME]
@@ -124,7 +126,7 @@ class User(Struct, frozen=True, omit_defaults=True):
 
 
 class PrincipalSummary(Struct, frozen=True, omit_defaults=True):
-    """Whose something is: here always a user, whose id holds the same UUID as the principal's."""
+    """The owner of a resource: always a user, whose id contains the same UUID as the principal's id."""
 
     id: Annotated[
         PrincipalId, Meta(description="The principal's id. It contains the same UUID as the user's id.")
@@ -139,7 +141,7 @@ class PrincipalSummary(Struct, frozen=True, omit_defaults=True):
 
 
 class AddUser(Struct, frozen=True):
-    """The body of `POST /v1/users`: make a user, or let a known one in."""
+    """The body of `POST /v1/users`, which adds a new or an existing user to the organization."""
 
     email: Annotated[Email, _EMAIL]
     name: Annotated[Label, _USER_NAME]
@@ -147,13 +149,13 @@ class AddUser(Struct, frozen=True):
 
 
 class UpdateUser(Struct, frozen=True):
-    """The body of `PATCH /v1/users/{user_id}`: what a member is in the organization."""
+    """The body of `PATCH /v1/users/{user_id}`."""
 
     role: Annotated[UserRole | UnsetType, Meta(description="The user's new role.")] = UNSET
 
 
 class UpdateProfile(Struct, frozen=True):
-    """The body of `PATCH /v1/users/me`: only the fields that are there change."""
+    """The body of `PATCH /v1/users/me`. Omitted fields do not change."""
 
     name: Annotated[Label | UnsetType, _USER_NAME] = UNSET
 
@@ -174,7 +176,7 @@ class CreateToken(Struct, frozen=True, omit_defaults=True):
 
 
 class Token(Struct, frozen=True, omit_defaults=True):
-    """An access token. `token` is the secret itself: it is there once, when the token is made."""
+    """An access token. `token` is the secret itself, present only in the answer that creates the token."""
 
     id: Annotated[TokenId, Meta(description="The token's id.")]
     name: Annotated[str, _TOKEN_NAME]
@@ -216,7 +218,7 @@ class SwitchedOrganization(Struct, frozen=True):
 
 
 class ResolvedOrganization(Struct, frozen=True):
-    """Which organization a resource belongs to."""
+    """The organization that a resource belongs to."""
 
     org_id: Annotated[OrgId, Meta(description="The organization that the resource belongs to.")]
     org_name: Annotated[str, Meta(description="The organization's name.", examples=["Acme"])]
@@ -235,7 +237,7 @@ class ExportedOrganization(Struct, frozen=True):
 
 
 class ExportedUser(Struct, frozen=True):
-    """Everything that is kept about the caller's account."""
+    """All stored data about the caller's account."""
 
     exported_at: Annotated[Timestamp, Meta(description="When the export was written.")]
     user: Annotated[User, Meta(description="The user's account.")]

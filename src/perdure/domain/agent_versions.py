@@ -1,7 +1,4 @@
-"""Versions of agents.
-
-Immutable snapshots of their configuration, how they are numbered, and how two of them differ.
-"""
+"""Versions of agents: immutable snapshots of their configuration, with version numbers and diffs."""
 
 from __future__ import annotations
 
@@ -41,8 +38,8 @@ from perdure.domain.times import CreatedAt
 from perdure.domain.tools import CapabilityRef, ToolDefinition
 
 ChangeKind = Literal["auto", "manual", "patch", "minor", "major", "import", "rollback", "fork"]
-"""Why there is a version: `auto` for what a change of the agent left behind, the next four for those made on
-purpose."""
+"""Why a version was created. `auto`: automatically, by a change of the agent. `manual`, `patch`, `minor` and
+`major`: on request."""
 PurposeKind = Literal["manual", "patch", "minor", "major"]
 Summary = Annotated[str, Meta(max_length=1000)]
 
@@ -51,10 +48,7 @@ _SUMMARY = Meta(description="What is new in this version.", examples=["Knows abo
 
 
 class AuthoredConfig(Struct, frozen=True, omit_defaults=True):
-    """What was written: all of an agent that a version keeps.
-
-    Its name and status are the agent's own, not a version's.
-    """
+    """An agent's configuration as it was written. Name and status are not part of a version."""
 
     system_prompt: Annotated[str, SYSTEM_PROMPT, Meta(examples=["You answer questions about orders."])]
     harness_id: Annotated[HarnessId, HARNESS_ID]
@@ -71,10 +65,7 @@ class AuthoredConfig(Struct, frozen=True, omit_defaults=True):
 
 
 class ResolvedConfig(Struct, frozen=True, omit_defaults=True):
-    """What it came to over its harness when the version was made.
-
-    The prompt put together, the capabilities merged.
-    """
+    """The configuration that resulted from the agent and its harness when the version was created."""
 
     system_prompt: Annotated[
         str,
@@ -103,7 +94,7 @@ class ResolvedConfig(Struct, frozen=True, omit_defaults=True):
 
 
 class AgentVersion(Struct, frozen=True, omit_defaults=True):
-    """A version, as clients see it."""
+    """A version of an agent."""
 
     id: Annotated[AgentVersionId, Meta(description="The version's id.")]
     agent_id: Annotated[AgentId, Meta(description="The agent that this is a version of.")]
@@ -126,7 +117,7 @@ class AgentVersion(Struct, frozen=True, omit_defaults=True):
     is_published: Annotated[
         bool,
         Meta(
-            description=("Whether the version was created on purpose, not automatically by a change."),
+            description=("Whether the version was created on request, not automatically by a change."),
             examples=[True],
         ),
     ]
@@ -174,10 +165,7 @@ class AgentVersion(Struct, frozen=True, omit_defaults=True):
 
 
 class CreateAgentVersion(Struct, frozen=True):
-    """The body of `POST /v1/agents/{agent_id}/versions`.
-
-    Keep the agent as it is now as a version of its own.
-    """
+    """The body of `POST /v1/agents/{agent_id}/versions`, which saves the agent as a new version."""
 
     change_kind: Annotated[
         PurposeKind | None, Meta(description="Which part of the semantic version to increase.")
@@ -186,10 +174,7 @@ class CreateAgentVersion(Struct, frozen=True):
 
 
 class SetDefaultAgentVersion(Struct, frozen=True):
-    """The body of `POST /v1/agents/{agent_id}/versions/default`.
-
-    Null lets new sessions follow the agent again.
-    """
+    """The body of `POST /v1/agents/{agent_id}/versions/default`."""
 
     version_id: Annotated[
         AgentVersionIdText | None,
@@ -200,10 +185,7 @@ class SetDefaultAgentVersion(Struct, frozen=True):
 
 
 class RollbackAgentVersion(Struct, frozen=True):
-    """The body of `POST .../versions/{version_id}/rollback`.
-
-    `save_version`: keep the result as a new version.
-    """
+    """The body of `POST .../versions/{version_id}/rollback`."""
 
     save_version: Annotated[
         bool | None, Meta(description="Whether to save the result as a new version. Default: `true`.")
@@ -212,7 +194,7 @@ class RollbackAgentVersion(Struct, frozen=True):
 
 
 class ForkAgentVersion(Struct, frozen=True):
-    """The body of `POST .../versions/{version_id}/fork`: a new agent that begins as this version."""
+    """The body of `POST .../versions/{version_id}/fork`, which creates an agent from this version."""
 
     name: Annotated[Name, NAME]
     display_name: Annotated[DisplayName | None, DISPLAY_NAME] = None
@@ -220,7 +202,7 @@ class ForkAgentVersion(Struct, frozen=True):
 
 
 class PatchStep(Struct, frozen=True, omit_defaults=True):
-    """One operation of a JSON Patch (RFC 6902); `old` shows what was there before."""
+    """One operation of a JSON Patch (RFC 6902), with the previous value in `old`."""
 
     op: Annotated[
         Literal["add", "remove", "replace"],
@@ -238,7 +220,7 @@ class PatchStep(Struct, frozen=True, omit_defaults=True):
 
 
 class AgentVersionDiff(Struct, frozen=True):
-    """How two versions differ, as JSON Patches that turn the first into the second."""
+    """The difference between two versions: JSON Patches that turn the first into the second."""
 
     from_version_id: Annotated[
         AgentVersionId,
@@ -261,10 +243,7 @@ FIRST: Semver = (1, 0, 0)
 
 
 def next_semver(latest: Semver | None, kind: ChangeKind) -> Semver:
-    """The number after the latest.
-
-    `major` and `minor` say themselves what they are, everything else is a patch.
-    """
+    """Return the semantic version after the latest: kinds other than `major` and `minor` count as patches."""
     if latest is None:
         return FIRST
     major, minor, patch = latest
@@ -276,37 +255,37 @@ def next_semver(latest: Semver | None, kind: ChangeKind) -> Semver:
 
 
 def is_published(kind: ChangeKind) -> bool:
-    """Whether a version of this kind was made on purpose."""
+    """Whether a version of this kind was created on request."""
     return kind != "auto"
 
 
 def hash_of_config(config: AuthoredConfig) -> str:
-    """SHA-256 of the configuration's JSON with sorted keys, in hex."""
+    """Return the SHA-256 of the configuration's JSON with sorted keys, in hex."""
     return hashlib.sha256(msgspec.json.encode(config, order="sorted")).hexdigest()
 
 
 def diff_configs(old: Struct, new: Struct) -> tuple[PatchStep, ...]:
-    """A JSON Patch that turns one configuration into another. Lists are replaced as a whole."""
+    """Return a JSON Patch that turns one configuration into another. It replaces lists as a whole."""
     return tuple(_diff("", msgspec.to_builtins(old), msgspec.to_builtins(new)))
 
 
 def _diff(path: str, old: JsonObject, new: JsonObject) -> list[PatchStep]:
     steps: list[PatchStep] = []
     for key in sorted({**old, **new}):
-        where = f"{path}/{key.replace('~', '~0').replace('/', '~1')}"
+        pointer = f"{path}/{key.replace('~', '~0').replace('/', '~1')}"
         if key not in new:
-            steps.append(PatchStep("remove", where, old=old[key]))
+            steps.append(PatchStep("remove", pointer, old=old[key]))
         elif key not in old:
-            steps.append(PatchStep("add", where, new[key]))
+            steps.append(PatchStep("add", pointer, new[key]))
         elif _same(old[key], new[key]):
             continue
         elif isinstance(old[key], dict) and isinstance(new[key], dict):
-            steps += _diff(where, old[key], new[key])
+            steps += _diff(pointer, old[key], new[key])
         else:
-            steps.append(PatchStep("replace", where, new[key], old[key]))
+            steps.append(PatchStep("replace", pointer, new[key], old[key]))
     return steps
 
 
 def _same(old: Any, new: Any) -> bool:
-    # To Python True is 1 and 1 is 1.0; in JSON they are not the same.
+    # Python's == treats True, 1 and 1.0 as equal; in JSON they differ.
     return msgspec.json.encode(old, order="sorted") == msgspec.json.encode(new, order="sorted")

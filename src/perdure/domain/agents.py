@@ -1,4 +1,4 @@
-"""Agents: a prompt, a model, capabilities and tools under a name."""
+"""Agents: named configurations of a prompt, a model, capabilities and tools."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _LINK = Meta(examples=["/v1/agents/agent_0192f0c1b2a37b5c8d4e5f60718293a4"])
 
 
 class CreateAgent(Struct, frozen=True, omit_defaults=True):
-    """The body of `POST /v1/agents`: an agent with a known `id` or `name` is updated, else one is made."""
+    """The body of `POST /v1/agents`: updates the agent with this `id` or `name`, or creates one."""
 
     name: Annotated[Name, NAME]
     system_prompt: Annotated[Prompt, SYSTEM_PROMPT]
@@ -88,7 +88,7 @@ class UpdateAgent(Struct, frozen=True, omit_defaults=True):
 
 
 class AgentConfig(Struct, frozen=True, omit_defaults=True):
-    """What an agent brings to a session."""
+    """An agent's configuration for a session."""
 
     capabilities: tuple[CapabilityRef, ...] = ()
     tools: tuple[ToolDefinition, ...] = ()
@@ -99,7 +99,7 @@ class AgentConfig(Struct, frozen=True, omit_defaults=True):
 
 
 class Agent(Struct, frozen=True, omit_defaults=True):
-    """An agent, as clients see it."""
+    """An agent."""
 
     id: Annotated[AgentId, Meta(description="The agent's id.")]
     name: Annotated[str, NAME, Meta(examples=["support-desk"])]
@@ -150,5 +150,5 @@ class Agent(Struct, frozen=True, omit_defaults=True):
     allowed_actions: AllowedActions = ()
 
     def editable(self) -> Agent:
-        """What a client can change: all but the counts."""
+        """Return the agent without its counts: the part that a client can change."""
         return structs.replace(self, session_count=UNSET, app_count=UNSET)

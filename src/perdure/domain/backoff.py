@@ -1,4 +1,4 @@
-"""How long to wait before something that failed is tried again."""
+"""Compute how long to wait before a retry."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ def backoff(
 ) -> float:
     """Return the seconds to wait: exponential back-off with jitter.
 
-    The wait doubles with each failure. The jitter takes up to half of it off, so that clients that failed
-    together do not come back together.
+    The wait doubles with each failure. The jitter shortens it by up to half, so that clients that failed
+    together do not retry together.
 
     Args:
-        failures: how often it has failed in a row, from 1.
+        failures: the number of failures in a row, from 1.
         first: the longest wait after the first failure, in seconds.
-        most: the longest wait of all, in seconds.
-        jitter: draws a number from 0 up to 1.
+        most: the longest wait after any failure, in seconds.
+        jitter: returns a random number from 0 up to 1.
     """
     return min(most, first * 2.0 ** min(failures - 1, 64)) * (1.0 - jitter() / 2.0)

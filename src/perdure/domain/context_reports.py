@@ -1,4 +1,4 @@
-"""What fills a session's context: the answer to "where do my tokens go?"."""
+"""Reports on what fills a session's context, in tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TOKENS = Meta(description="The estimated number of tokens.")
 
 
 class ContextReportSection(Struct, frozen=True):
-    """One kind of thing in the context."""
+    """One section of the context."""
 
     key: Annotated[
         str,
@@ -30,7 +30,7 @@ class ContextReportSection(Struct, frozen=True):
 
 
 class ContextReportContribution(Struct, frozen=True):
-    """What one source adds to a section."""
+    """The tokens that one source adds to a section."""
 
     section_key: Annotated[str, Meta(description="The `key` of the section.")]
     source_id: Annotated[
@@ -42,7 +42,7 @@ class ContextReportContribution(Struct, frozen=True):
 
 
 class SessionContextReport(Struct, frozen=True, omit_defaults=True):
-    """What the next model call of a session would carry, by estimate."""
+    """An estimate of the input of a session's next model call."""
 
     session_id: Annotated[SessionId, Meta(description="The session that the report is about.")]
     model: Annotated[

@@ -1,25 +1,25 @@
-"""Everything that can go wrong, in one tree.
+"""All errors, in one tree.
 
     PerdureError                  code, message, retryable
-    ├── InvalidInput              400  the caller can mend it
-    │   └── InvalidId             400  not an id of the kind asked for
-    ├── Unauthenticated           401  no or bad credentials
-    ├── Forbidden                 403  known, but not allowed
-    ├── NotFound                  404  not there, or somebody else's: the same answer
-    ├── Conflict                  409  the resource's state does not allow it
-    ├── PreconditionFailed        412  the resource changed since it was read
+    ├── InvalidInput              400  the caller can fix it
+    │   └── InvalidId             400  not an id of the expected kind
+    ├── Unauthenticated           401  missing or invalid credentials
+    ├── Forbidden                 403  authenticated, but not allowed
+    ├── NotFound                  404  does not exist, or belongs to another organization: the same answer
+    ├── Conflict                  409  the resource's state does not allow the request
+    ├── PreconditionFailed        412  the resource has changed since the caller read it
     ├── TooLarge                  413  over a size limit
-    ├── UnsupportedMedia          415  not a body we read
-    ├── HeadersTooLarge           431  over the limit of what comes before a body
+    ├── UnsupportedMedia          415  the server cannot read this kind of body
+    ├── HeadersTooLarge           431  the part before the body is over its size limit
     ├── RateLimited               429  too many requests
     ├── Unavailable               503  a part of the server is not ready
-    │   └── Unreadable            503  a secret cannot be opened: waiting does not help
-    ├── StaleHead                  -   an append named a head that has moved: read on, decide again
-    ├── Fenced                     -   an append named an epoch that has passed: stop
+    │   └── Unreadable            503  a secret cannot be decrypted: a retry does not help
+    ├── StaleHead                  -   the log has grown since the append's `head`: read it and decide again
+    ├── Fenced                     -   the append's epoch is over: stop
     ├── ModelError                 -   a model call failed (see its `code`)
-    └── ToolError                  -   a tool call failed; the model is told
+    └── ToolError                  -   a tool call failed; the model gets the message
 
-HTTP statuses are mapped in `api/kernel/problems.py` only.
+Only `api/kernel/problems.py` maps errors to HTTP statuses.
 """
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ from typing import ClassVar
 
 
 class PerdureError(Exception):
-    """The root. `code` is a stable snake_case word; `message` is for a person and never holds a secret."""
+    """The root of the tree.
+
+    Args:
+        message: what is wrong and how to fix it, for people. It never contains a secret.
+        code: a stable snake_case identifier; by default the class's own.
+        retry_after: seconds to wait before a retry, if known.
+    """
 
     code: str = "internal"
     retryable: ClassVar[bool] = False
@@ -42,10 +48,7 @@ class PerdureError(Exception):
 
 
 class InvalidInput(PerdureError):
-    """The request cannot be understood or breaks a rule.
-
-    `field` is the path of the offending field, if one is known.
-    """
+    """The request is malformed or breaks a rule. `field` is the path of the offending field, if known."""
 
     code = "invalid_request"
 
@@ -55,7 +58,7 @@ class InvalidInput(PerdureError):
 
 
 class InvalidId(InvalidInput):
-    """A text in an id's place that is not an id of that kind."""
+    """The text is not an id of the expected kind."""
 
     code = "invalid_id"
 
@@ -73,7 +76,7 @@ class Forbidden(PerdureError):
 
 
 class NotFound(PerdureError):
-    """`what` names the kind of thing, in lower case: "session"."""
+    """The resource does not exist. `what` names its kind in lower case: "session"."""
 
     code = "not_found"
 
@@ -116,43 +119,36 @@ class Unreadable(Unavailable):
 
 
 class StaleHead(PerdureError):
-    """The log has grown since it was read (promise P3).
-
-    Not a failure: read the new events and decide again.
-    """
+    """The log has grown since the runner read it (promise P3): read the new events and decide again."""
 
     code = "stale_head"
     retryable = True
 
     def __init__(self) -> None:
-        super().__init__("the session's log has moved on")
+        super().__init__("the session's log has grown since it was read")
 
 
 class Fenced(PerdureError):
-    """Another runner, a cancel or a delete has taken the session over (promise P3).
-
-    Stop without another word.
-    """
+    """Another runner, a cancel or a delete has taken over the session (promise P3): stop, append nothing."""
 
     code = "fenced"
 
     def __init__(self) -> None:
-        super().__init__("the session is no longer this runner's")
+        super().__init__("this runner has lost its claim on the session")
 
 
 class ModelError(PerdureError):
     """A model call failed.
 
     Codes: `provider_rate_limited`, `provider_auth`, `provider_unavailable`, `provider_timeout`,
-        `provider_bad_response`,
-    `context_length_exceeded`, `invalid_model_request`, `model_not_found`, `content_filtered`,
-    `quota_exceeded`, `model_not_configured`.
+    `provider_bad_response`, `context_length_exceeded`, `invalid_model_request`, `model_not_found`,
+    `content_filtered`, `quota_exceeded`, `model_not_configured`.
 
     Args:
-        message: what the vendor said, cut to 500 characters, without credentials.
+        message: the vendor's message without credentials; truncated to 500 characters.
         code: one of the codes above.
-        transient: whether the same call may succeed later (429, 5xx, a broken stream).
-        retry_after: seconds to wait first, where the vendor named them.
+        transient: whether a retry may succeed (429, 5xx, a broken stream).
+        retry_after: seconds to wait before the retry, if the vendor named them.
         status: the vendor's HTTP status, if there was one.
     """
 
@@ -173,6 +169,6 @@ class ModelError(PerdureError):
 
 
 class ToolError(PerdureError):
-    """A tool refuses or fails; the message goes to the model as the call's error result."""
+    """A tool call was refused or failed; the model gets the message as the call's error."""
 
     code = "tool_error"

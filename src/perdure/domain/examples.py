@@ -1,4 +1,4 @@
-"""Agents and harnesses to begin with."""
+"""Examples of agents and harnesses, for users to start from."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from perdure.domain.tools import CapabilityRef
 
 
 class Example(Struct, frozen=True):
-    """A harness, with the prompt that its list entry does not show."""
+    """A harness example: its list entry, and the prompt, which the list does not show."""
 
-    shown: HarnessExample
+    entry: HarnessExample
     system_prompt: str
 
 
@@ -21,27 +21,26 @@ HARNESS_EXAMPLES: tuple[Example, ...] = (
         HarnessExample(
             "notebook",
             "Notebook",
-            "Keeps what it learns in Markdown files of the session, and looks there first.",
+            "Keeps notes in Markdown files of the session and reads them before it answers.",
             (CapabilityRef("session_file_system"), CapabilityRef("current_time")),
             ("files", "memory"),
             False,
             "base",
         ),
-        "Keep notes in /notes as Markdown, one file a subject. Before you answer, look whether your notes "
-        "say something about it. When you learn something that will matter later, write it down, with the "
-        "date.",
+        "Keep notes in /notes as Markdown, one file per subject. Before you answer, check whether your notes "
+        "cover the question. When you learn something that will matter later, write it down, with the date.",
     ),
     Example(
         HarnessExample(
             "careful",
             "Careful",
-            "Asks before it does anything that changes something.",
+            "Asks for approval before it changes anything.",
             (CapabilityRef("tool_approval", {"mode": "protective"}),),
             ("approval",),
             False,
             "generic",
         ),
-        "Say what you are about to do and why before you use a tool that changes something.",
+        "Before you use a tool that changes something, say what you are about to do and why.",
     ),
     Example(
         HarnessExample(
@@ -70,13 +69,13 @@ HARNESS_EXAMPLES: tuple[Example, ...] = (
             False,
             "generic",
         ),
-        "Plan first, then work in small steps, and check each step's outcome before the next.",
+        "Plan first, then work in small steps, and check the result of each step before the next.",
     ),
     Example(
         HarnessExample(
             "echo-lab",
             "Echo lab",
-            "Next to nothing, for trying out a client.",
+            "A minimal harness for trying out a client.",
             (CapabilityRef("session"),),
             ("testing",),
             True,
@@ -89,8 +88,8 @@ HARNESS_EXAMPLES: tuple[Example, ...] = (
 AGENT_EXAMPLES: tuple[CreateAgent, ...] = (
     CreateAgent(
         "meeting-notes",
-        "Turn rough notes into minutes: who was there, what was decided, who does what by when, and what "
-        "stayed open. Leave out what was not said. Ask when a decision or a date is unclear.",
+        "Turn rough notes into minutes: who attended, what was decided, who does what by when, and what is "
+        "still open. Do not add anything that the notes do not say. Ask if a decision or a date is unclear.",
         display_name="Meeting notes",
         description="Rough notes in, minutes out.",
         capabilities=(CapabilityRef("session_file_system"), CapabilityRef("current_time")),
@@ -98,8 +97,8 @@ AGENT_EXAMPLES: tuple[CreateAgent, ...] = (
     ),
     CreateAgent(
         "release-writer",
-        "Write release notes for the people who use the software. Group the changes by what they mean for a "
-        "user, say what has to be done after an upgrade, and leave out what nobody outside will notice.",
+        "Write release notes for the people who use the software. Group the changes by their effect on "
+        "users, say what users must do after an upgrade, and leave out what they will not notice.",
         display_name="Release writer",
         description="A list of changes in, release notes out.",
         capabilities=(CapabilityRef("session_file_system"), CapabilityRef("stateless_todo_list")),

@@ -1,4 +1,4 @@
-"""Harnesses: what lies under agents. They inherit from one another, one parent each."""
+"""Harnesses: the base configurations of agents and sessions. A harness inherits from at most one parent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from perdure.domain.times import ArchivedAt, CreatedAt, DeletedAt, UpdatedAt
 from perdure.domain.tools import Capabilities, CapabilityRef
 
 MAX_DEPTH = 8
-"""Harnesses in one line of inheritance, the lowest included: bounds the work of assembling a turn."""
+"""Maximum number of harnesses in one chain of inheritance: bounds the work of assembling a turn."""
 
 Metadata = Annotated[
     dict[Annotated[str, Meta(min_length=1, max_length=100)], Annotated[str, Meta(max_length=2000)]],
@@ -80,7 +80,7 @@ class UpdateHarness(Struct, frozen=True, omit_defaults=True):
 
 
 class HarnessConfig(Struct, frozen=True, omit_defaults=True):
-    """What a harness brings to a session."""
+    """A harness's configuration for a session."""
 
     capabilities: tuple[CapabilityRef, ...] = ()
     initial_files: tuple[InitialFile, ...] = ()
@@ -90,7 +90,7 @@ class HarnessConfig(Struct, frozen=True, omit_defaults=True):
 
 
 class Harness(Struct, frozen=True, omit_defaults=True):
-    """A harness, as clients see it."""
+    """A harness."""
 
     id: Annotated[HarnessId, Meta(description="The harness's id.")]
     name: Annotated[str, NAME, Meta(examples=["generic"])]
@@ -140,7 +140,7 @@ class Harness(Struct, frozen=True, omit_defaults=True):
     allowed_actions: AllowedActions = ()
 
     def editable(self) -> Harness:
-        """What a client can change: all but the counts."""
+        """Return the harness without its counts: the part that a client can change."""
         return structs.replace(self, session_count=UNSET, app_count=UNSET)
 
 
@@ -181,10 +181,7 @@ BUILT_IN_HARNESSES = (
 
 
 class HarnessExample(Struct, frozen=True, omit_defaults=True):
-    """A harness to begin with.
-
-    `parent_name` names a harness of the organization; `dev_only` ones are for trying out.
-    """
+    """An example of a harness, to start from."""
 
     name: Annotated[str, NAME, Meta(examples=["notebook"])]
     display_name: Annotated[str, DISPLAY_NAME, Meta(examples=["Notebook"])]

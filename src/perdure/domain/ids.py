@@ -1,7 +1,7 @@
-"""Ids: `<prefix>_<32 lower-case hex>`, a UUIDv7 inside (RFC 9562, section 5.7).
+"""Ids: `<prefix>_<32 lower-case hex>`, which contains a UUIDv7 (RFC 9562, section 5.7).
 
-An event's id also carries its sequence number, in 40 of the 62 bits that RFC 9562 leaves to the application,
-so that an id is a cursor without a look-up. A live delta's id carries the sequence of the event before it.
+An event's id also contains its sequence number, in 40 of the 62 bits that RFC 9562 leaves to the application,
+so that an id is a cursor without a lookup. A live delta's id contains the sequence of the event before it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Prefix = Literal[
 
 
 def id_schema(prefix: Prefix) -> Meta:
-    """The form of an id, for JSON Schemas only.
+    """Return the pattern of an id, for JSON Schemas only.
 
-    Decoding does not check it: `check_id` does, with an error of its own that names the field.
+    Decoding does not check it. `check_id` does, with an error that names the field.
     """
     return Meta(extra_json_schema={"pattern": f"^{prefix}_[0-9a-f]{{32}}$"})
 
@@ -48,7 +48,7 @@ PrincipalId = NewType("PrincipalId", Annotated[str, id_schema("principal")])
 FileId = NewType("FileId", Annotated[str, id_schema("file")])
 TokenId = NewType("TokenId", Annotated[str, id_schema("token")])
 ToolCallId = NewType("ToolCallId", str)
-"""A tool call's id as the model wrote it; distinct within one answer only."""
+"""A tool call's id as the model wrote it; unique only within one answer."""
 
 HarnessIdText = Annotated[str, id_schema("harness")]
 AgentIdText = Annotated[str, id_schema("agent")]
@@ -59,7 +59,7 @@ ProviderIdText = Annotated[str, id_schema("provider")]
 WorkspaceIdText = Annotated[str, id_schema("workspace")]
 PrincipalIdText = Annotated[str, id_schema("principal")]
 ImageIdText = Annotated[str, id_schema("image")]
-"""The same as plain text: for fields that nobody has checked yet, and for ids without a type of their own."""
+"""An id as plain text: for fields before `check_id`, and for kinds of ids without their own type."""
 AgentRef = NewType("AgentRef", str)
 """An agent's id or name."""
 HarnessRef = NewType("HarnessRef", str)
@@ -71,9 +71,9 @@ ID_PREFIXES: dict[object, Prefix] = {
     ModelId: "model", ProviderId: "provider", ScheduleId: "sched", WorkspaceId: "workspace",
     PrincipalId: "principal", FileId: "file", TokenId: "token",
 }  # fmt: skip
-"""The prefix of each type of id."""
+"""Id type -> its prefix."""
 REFERENCE_PREFIXES: dict[object, Prefix] = {AgentRef: "agent", HarnessRef: "harness"}
-"""The prefix of the ids among what is an id or a name."""
+"""The prefix of the id that a reference may be instead of a name."""
 
 Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 
@@ -83,8 +83,8 @@ MAX_SEQUENCE = (1 << 31) - 1
 _HEX = re.compile(r"[0-9a-f]{32}")
 _SEQUENCE_BITS = 40
 _TAIL_BITS = 22
-# Names, not secrets: asking the system each time costs ten times as much. A generator of our own, seeded by
-# the system, so that nobody's `random.seed` makes two names meet.
+# Ids are not secrets, and the system's random source is ten times slower. A separate generator, seeded by the
+# system, is independent of any `random.seed` elsewhere, which could cause collisions.
 _noise = random.Random().getrandbits  # noqa: S311
 
 
@@ -136,14 +136,14 @@ def new_id(prefix: Literal["token"], millis: int | None = None) -> TokenId: ...
 @overload
 def new_id(prefix: Prefix, millis: int | None = None) -> str: ...
 def new_id(prefix: Prefix, millis: int | None = None) -> str:
-    """A fresh id. `millis` (Unix time in milliseconds) is given by tests and simulations; else it is now."""
+    """Generate an id. Tests and simulations pass `millis` (Unix time in milliseconds); the default is now."""
     noise = _noise(80)
     now = time.time_ns() // 1_000_000 if millis is None else millis
     return f"{prefix}_{_uuid7_hex(now, noise >> 62, noise)}"
 
 
 class NewId(Protocol):
-    """Makes ids: `new_id`, or what a test or a simulation has in its place."""
+    """The type of `new_id` and of its replacements in tests and simulations."""
 
     @overload
     def __call__(self, prefix: Literal["org"]) -> OrgId: ...
@@ -184,29 +184,29 @@ class NewId(Protocol):
 
 
 def event_id(sequence: int, millis: int, noise: int) -> EventId:
-    """The id of the event with this sequence; `noise` is at least 34 random bits."""
+    """Build the id of the event with this sequence; `noise` must have at least 34 random bits."""
     tail = (sequence & (1 << _SEQUENCE_BITS) - 1) << _TAIL_BITS | noise & (1 << _TAIL_BITS) - 1
     return EventId(f"event_{_uuid7_hex(millis, noise >> _TAIL_BITS, tail)}")
 
 
 def new_event_id(sequence: int, millis: int | None = None) -> EventId:
-    """`event_id` with the present time and fresh noise."""
+    """Build an event's id with the present time, unless `millis` is passed, and new random bits."""
     now = time.time_ns() // 1_000_000 if millis is None else millis
     return event_id(sequence, now, _noise(40))
 
 
 def sequence_of(event: str) -> int:
-    """The sequence inside an event's id.
+    """Return the sequence inside an event's id.
 
     Raises:
-        InvalidId: this is not an event's id.
+        InvalidId: the text is not an event's id.
     """
     check_id(event, "event")
     return int(event[-16:], 16) >> _TAIL_BITS & (1 << _SEQUENCE_BITS) - 1
 
 
 def is_id(text: str, prefix: Prefix) -> bool:
-    """Whether the text has the form of an id of this kind."""
+    """Whether the text is well-formed as an id of this kind."""
     head = len(prefix) + 1
     return len(text) == head + 32 and text.startswith(f"{prefix}_") and _HEX.fullmatch(text, head) is not None
 
@@ -248,10 +248,10 @@ def check_id(text: str, prefix: Literal["token"], field: str | None = None) -> T
 @overload
 def check_id(text: str, prefix: Prefix, field: str | None = None) -> str: ...
 def check_id(text: str, prefix: Prefix, field: str | None = None) -> str:
-    """The text itself, when it has the form of an id of this kind.
+    """Return the text as an id of this kind.
 
     Raises:
-        InvalidId: wrong prefix, wrong length, upper case, a bare UUID ...
+        InvalidId: the text is not well-formed: wrong prefix or length, upper case, a bare UUID ...
     """
     if not is_id(text, prefix):
         raise InvalidId(prefix, field)
@@ -259,13 +259,13 @@ def check_id(text: str, prefix: Prefix, field: str | None = None) -> str:
 
 
 def uuid_of(identifier: str) -> str:
-    """The UUID in an id, as the wire contract has it in places."""
-    hexes = identifier[-32:]
-    return "-".join((hexes[:8], hexes[8:12], hexes[12:16], hexes[16:20], hexes[20:]))
+    """Return the UUID inside an id, with hyphens, as some fields of the wire contract contain it."""
+    digits = identifier[-32:]
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 def span_of(identifier: str, name: str = "") -> str:
-    """A span id of 16 hex digits: always the same for the same thing, across processes and restarts."""
+    """Return a span id of 16 hex digits, deterministic across processes and restarts."""
     if not name:
         return identifier[-16:]
     return blake2b(f"{identifier}/{name}".encode(), digest_size=8).hexdigest()

@@ -1,4 +1,4 @@
-"""What is known about a model: what it can do, how much it takes, what it costs."""
+"""Model profiles: a model's abilities, limits and prices."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CACHE_WRITE = Meta(
 
 
 class CostTier(Struct, frozen=True, omit_defaults=True):
-    """Other prices for calls with more input than `above_tokens`; they hold for the whole call."""
+    """Prices for calls with more input than `above_tokens`; they apply to the whole call."""
 
     above_tokens: Annotated[
         int, Meta(description="The prompt size in tokens from which these prices apply to the whole call.")
@@ -45,7 +45,7 @@ class CostTier(Struct, frozen=True, omit_defaults=True):
 
 
 class ModelCost(Struct, frozen=True, omit_defaults=True):
-    """US dollars for a million tokens. Without a price of their own, cached tokens cost what input costs."""
+    """Prices in US dollars per million tokens. Cached tokens without a price of their own cost as input."""
 
     input: Annotated[float, _INPUT]
     output: Annotated[float, _OUTPUT]
@@ -57,10 +57,7 @@ class ModelCost(Struct, frozen=True, omit_defaults=True):
 
 
 class ModelLimits(Struct, frozen=True, omit_defaults=True):
-    """Tokens: of prompt and answer together, and of the answer.
-
-    `input` where the prompt has a bound of its own.
-    """
+    """A model's limits, in tokens."""
 
     context: Annotated[
         int, Meta(description="The size of the context window in tokens: prompt and answer together.")
@@ -73,28 +70,28 @@ class ModelLimits(Struct, frozen=True, omit_defaults=True):
 
 
 class ModelModalities(Struct, frozen=True):
-    """What goes in and what comes out."""
+    """The kinds of content that a model reads and writes."""
 
     input: Annotated[tuple[Modality, ...], Meta(description="The kinds of content that the model reads.")]
     output: Annotated[tuple[Modality, ...], Meta(description="The kinds of content that the model writes.")]
 
 
 class EffortValue(Struct, frozen=True):
-    """A word for how hard to think, and what people call it."""
+    """An accepted value of the reasoning effort, with its display name."""
 
     value: Annotated[ReasoningEffort, Meta(description="The value, as `effort` accepts it.")]
     name: Annotated[str, Meta(description="The name of the value, for people.")]
 
 
 class EffortConfig(Struct, frozen=True):
-    """The words that a model takes for how hard to think."""
+    """The values of the reasoning effort that a model accepts."""
 
     values: Annotated[tuple[EffortValue, ...], Meta(description="The values that the model accepts.")]
     default: Annotated[ReasoningEffort, Meta(description="The value that applies if none is given.")]
 
 
 class ModelProfile(Struct, frozen=True):
-    """A model, whoever serves it."""
+    """What is known about a model, independent of its provider except for the prices."""
 
     name: Annotated[str, Meta(description="The model's name, for people.")]
     family: Annotated[str, Meta(description="The family of models that it belongs to.")]
@@ -121,10 +118,7 @@ class ModelProfile(Struct, frozen=True):
 
 
 def cost_of(cost: ModelCost, usage: Usage) -> float:
-    """What a call comes to, in US dollars.
-
-    `usage.input_tokens` counts the cached tokens too (see `Usage`).
-    """
+    """Return a call's cost in US dollars. `usage.input_tokens` includes the cached tokens (see `Usage`)."""
     price: ModelCost | CostTier = cost
     for tier in cost.cost_tiers:
         if usage.input_tokens > tier.above_tokens:
@@ -140,8 +134,5 @@ def cost_of(cost: ModelCost, usage: Usage) -> float:
 
 
 def window_of(listed: int | None, profile: ModelProfile | None) -> int | None:
-    """A model's window in tokens.
-
-    The one that its provider's own list names, else the one that it is known for.
-    """
+    """Return a model's context window in tokens: from its provider's list, else from its profile."""
     return listed or (profile.limits.context if profile is not None and profile.limits is not None else None)

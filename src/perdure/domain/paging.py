@@ -1,4 +1,4 @@
-"""What responses say about where to go next: URLs, pages and allowed actions."""
+"""Links in responses: URLs, pages and allowed actions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class AllowedAction(Struct, frozen=True, omit_defaults=True):
-    """Something that the caller may do with a resource now."""
+    """An action that the caller may perform on a resource now."""
 
     rel: Annotated[str, Meta(description="The relation of the action to the resource.", examples=["self"])]
     method: Annotated[str | None, Meta(description="The HTTP method of the request.")] = None
@@ -30,10 +30,7 @@ AllowedActions = Annotated[
 
 
 class Page(Struct, Generic[T], frozen=True, omit_defaults=True):
-    """A slice of a list: `total` counts all that match, `offset` and `limit` are those of the request.
-
-    `next_url` and `prev_url` lead to the slices beside it, where there is something.
-    """
+    """A page of a list."""
 
     data: Annotated[tuple[T, ...], Meta(description="The items of this page.")]
     total: Annotated[int, Meta(description="The number of items that match, on all pages.", examples=[1])]
@@ -50,6 +47,6 @@ class Page(Struct, Generic[T], frozen=True, omit_defaults=True):
 
 
 class Listing(Struct, Generic[T], frozen=True):
-    """A whole list, or a slice by cursor."""
+    """A whole list, or a part of it selected by a cursor."""
 
     data: Annotated[tuple[T, ...], Meta(description="The items.")]

@@ -1,4 +1,4 @@
-"""Providers of models, and models."""
+"""Model providers and models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Credentials = Annotated[
 HeaderName = Annotated[
     str, Meta(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", examples=["X-Team"])
 ]
-"""A token as RFC 9110 (5.6.2) has it."""
+"""A token as defined in RFC 9110 (5.6.2)."""
 HeaderValue = Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^[\x20-\x7e]+$")]
 Headers = Annotated[dict[HeaderName, HeaderValue | None], Meta(max_length=32)]
 UrlTemplate = Annotated[
@@ -36,7 +36,7 @@ UrlTemplate = Annotated[
 ]
 
 MAX_HEADERS = 32
-"""More headers that a provider may have."""
+"""Maximum number of a provider's additional headers."""
 
 
 _PROVIDER_LINK = Meta(examples=["/v1/providers/provider_0192f0c1b2a37b5c8d4e5f60718293a4"])
@@ -83,10 +83,7 @@ _MODEL_PROVIDER_ID = Meta(description="The provider that serves the model.")
 
 
 class ProviderTrace(Struct, frozen=True, omit_defaults=False):
-    """Where people find the vendor's own traces of sessions and calls.
-
-    Kept for clients; nothing is fetched from there.
-    """
+    """Links to the vendor's own traces of sessions and calls. The server stores but never fetches them."""
 
     enabled: Annotated[bool, Meta(description="Whether clients should show the links.")]
     generation_url_template: Annotated[
@@ -98,7 +95,7 @@ class ProviderTrace(Struct, frozen=True, omit_defaults=False):
 
 
 class SetProviderOptions(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What else a provider's driver is told. What is left out stays, `null` removes."""
+    """Options of a provider's driver. An omitted option does not change; `null` removes one."""
 
     headers: Annotated[
         Headers | None | UnsetType,
@@ -123,7 +120,7 @@ class SetProviderOptions(Struct, frozen=True, omit_defaults=True, forbid_unknown
 
 
 class ProviderOptions(Struct, frozen=True, omit_defaults=True):
-    """The options that are set, without the headers."""
+    """The options of a provider's driver, without the headers."""
 
     bearer: Annotated[bool | None, _BEARER] = None
     max_tokens: Annotated[int | None, _MAX_TOKENS] = None
@@ -137,14 +134,14 @@ class ProviderOptions(Struct, frozen=True, omit_defaults=True):
 
 
 class ProviderSecrets(Struct, frozen=True, omit_defaults=True):
-    """What is sealed of a provider: its key, and the values of its headers."""
+    """A provider's encrypted values: its key and the values of its headers."""
 
     api_key: str | None = None
     headers: dict[str, str] = {}
 
 
 class CreateProvider(Struct, frozen=True, omit_defaults=True):
-    """The body of `POST /v1/providers`. The key is kept encrypted and never shown again."""
+    """The body of `POST /v1/providers`. The key is stored encrypted and cannot be read again."""
 
     name: Annotated[ShortName, _PROVIDER_NAME]
     provider_type: Annotated[ProviderType, _PROVIDER_TYPE]
@@ -169,7 +166,7 @@ class UpdateProvider(Struct, frozen=True, omit_defaults=True):
 
 
 class Provider(Struct, frozen=True, omit_defaults=True):
-    """A provider, as clients see it."""
+    """A model provider."""
 
     id: Annotated[ProviderId, Meta(description="The provider's id.")]
     name: Annotated[str, _PROVIDER_NAME, Meta(examples=["Local"])]
@@ -195,7 +192,7 @@ class Provider(Struct, frozen=True, omit_defaults=True):
 
 
 class FormField(Struct, frozen=True):
-    """A field of a form for credentials."""
+    """A field of a credentials form."""
 
     name: Annotated[str, Meta(description="The field's name in `credentials`.", examples=["api_key"])]
     label: Annotated[str, Meta(description="The field's label.", examples=["API key"])]
@@ -208,20 +205,20 @@ class FormField(Struct, frozen=True):
 
 
 class CredentialForm(Struct, frozen=True):
-    """What a person has to fill in, with instructions in Markdown."""
+    """A form for a user to fill in, with instructions in Markdown."""
 
     fields: Annotated[tuple[FormField, ...], Meta(description="The fields of the form.")]
     instructions_markdown: Annotated[
         str,
         Meta(
             description="How to obtain the credentials, in Markdown.",
-            examples=["Make a key at [platform.openai.com](https://platform.openai.com/api-keys)."],
+            examples=["Create a key at [platform.openai.com](https://platform.openai.com/api-keys)."],
         ),
     ]
 
 
 class DriverCredentials(Struct, frozen=True):
-    """A type of provider, and what it needs to know."""
+    """A provider type and the credentials that it needs."""
 
     driver: Annotated[str, Meta(description="The provider type.", examples=["openai"])]
     credential_schema: Annotated[
@@ -231,7 +228,7 @@ class DriverCredentials(Struct, frozen=True):
 
 
 class ProvidersConfig(Struct, frozen=True):
-    """The types of provider that there are, and what the caller's role allows."""
+    """The supported provider types, and what the caller's role allows."""
 
     drivers: Annotated[
         tuple[DriverCredentials, ...], Meta(description="The provider types that the server supports.")
@@ -248,7 +245,7 @@ class ProvidersConfig(Struct, frozen=True):
 
 
 class SyncedModels(Struct, frozen=True, tag_field="status", tag="success"):
-    """The provider's list was read."""
+    """The result of reading the provider's list of models."""
 
     created: Annotated[
         int, Meta(description="The number of models that were not known before.", examples=[12])
@@ -264,7 +261,7 @@ class SyncedModels(Struct, frozen=True, tag_field="status", tag="success"):
 
 
 class SyncNotSupported(Struct, frozen=True, tag_field="status", tag="not_supported"):
-    """This type of provider has no list of models."""
+    """The result for a provider type without a list of models."""
 
 
 class CreateModel(Struct, frozen=True, omit_defaults=True):
@@ -289,7 +286,7 @@ class UpdateModel(Struct, frozen=True, omit_defaults=True):
 
 
 class Model(Struct, frozen=True, omit_defaults=True):
-    """A model, as clients see it."""
+    """A provider's model."""
 
     id: Annotated[ModelId, Meta(description="The model's id.")]
     model_id: Annotated[str, _MODEL_NAME, Meta(examples=["smollm2-135m"])]

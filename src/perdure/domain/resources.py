@@ -1,4 +1,4 @@
-"""What agents and harnesses have in common: names, life, counts, and who may change them."""
+"""What agents and harnesses have in common: names, status, statistics, and who may change them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ LifeStatus = Literal["active", "archived", "deleted"]
 
 MAX_NAME = 64
 MAX_CONFIG = 1_000_000
-"""Bytes of JSON that an agent's or a harness's configuration may hold, its files included. Versions keep all
-of it."""
+"""Maximum bytes of an agent's or a harness's configuration as JSON, files included: every version keeps a
+whole copy."""
 
 Name = Annotated[
     str,
@@ -29,22 +29,22 @@ Name = Annotated[
         examples=["support-desk"],
     ),
 ]
-"""Addressable names (wire contract): lower-case words with hyphens, unique in the organization."""
+"""A name in URLs (wire contract): lower-case words with hyphens, unique in the organization."""
 AnyName = Annotated[str, Meta(max_length=MAX_NAME)]
 DisplayName = Annotated[str, Meta(max_length=200)]
 Description = Annotated[str, Meta(max_length=4000)]
 Files = Annotated[tuple[InitialFile, ...], Meta(max_length=100)]
 
 RESERVED_NAMES = frozenset({"analyze", "check-name", "config", "import", "preview"})
-"""Words that stand where a name could stand in a path."""
+"""Words that the API's paths use in the place of a name."""
 
 MANAGERS: dict[str, UserRole] = {"agent": "member", "harness": "admin"}
-"""The least role that makes, changes and archives. Harnesses lie under many agents, so members leave them
-alone."""
+"""The minimum role to create, change and archive. Members may not change harnesses, because many agents
+depend on one harness."""
 
 
 class NameCheck(Struct, frozen=True):
-    """Whether a name is free."""
+    """Whether a name is available."""
 
     available: Annotated[bool, Meta(description="Whether the name is free.", examples=[True])]
 
@@ -64,7 +64,7 @@ class ResourceConfig(Struct, frozen=True):
 
 
 class ResourceStats(Struct, frozen=True, omit_defaults=True):
-    """What the sessions of an agent or a harness come to, deleted ones left out."""
+    """The totals of an agent's or a harness's sessions, without deleted ones."""
 
     session_count: Annotated[int, Meta(description="The number of sessions.", examples=[3])]
     started_session_count: Annotated[
@@ -136,33 +136,35 @@ class ResourceStats(Struct, frozen=True, omit_defaults=True):
 
 
 def policies_of(role: UserRole, kind: str) -> ResourceConfig:
-    """What a role may do with resources of a kind (`agent`, `harness`)."""
+    """Return what a role may do with resources of a kind (`agent`, `harness`)."""
     return ResourceConfig({f"{kind}.manage": RANK[role] >= RANK[MANAGERS[kind]]})
 
 
 def require_manager(caller: Caller, kind: str) -> None:
-    """Accept only a caller who may change resources of this kind. Raises Forbidden."""
+    """Require that the caller may change resources of this kind. Raises Forbidden."""
     require(caller, MANAGERS[kind])
 
 
 def is_reserved(name: str) -> bool:
-    """Whether the name is a word of the API's paths."""
+    """Whether the API's paths use the name."""
     return name in RESERVED_NAMES
 
 
 def check_free_word(name: str) -> str:
-    """The name itself. Raises InvalidInput when it is reserved."""
+    """Return the name. Raises InvalidInput if it is reserved."""
     if is_reserved(name):
-        raise InvalidInput(f"`name`: {name!r} is reserved", code="reserved_name", field="name")
+        raise InvalidInput(
+            f"`name`: {name!r} is reserved; choose another name", code="reserved_name", field="name"
+        )
     return name
 
 
 def check_size(config: bytes | str) -> None:
-    """Accept only a configuration of bearable size. Raises TooLarge."""
+    """Check that the configuration is not larger than `MAX_CONFIG`. Raises TooLarge."""
     size = len(config.encode() if isinstance(config, str) else config)
     if size > MAX_CONFIG:
         raise TooLarge(
-            f"the configuration comes to {size} bytes of JSON; it may hold {MAX_CONFIG}, files included"
+            f"the configuration has {size} bytes as JSON, files included; the maximum is {MAX_CONFIG}"
         )
 
 
@@ -170,17 +172,17 @@ _COPY = re.compile(r"-copy(-[0-9]+)?$")
 
 
 def copy_stem(name: str) -> str:
-    """What the names of all copies of this name begin with."""
+    """Return the beginning that the names of all copies of this name share."""
     return _COPY.sub("", name)[:40].rstrip("-")
 
 
 def copy_name(name: str, taken: Container[str]) -> str:
-    """A free name for a copy: `name-copy`, `name-copy-2` ..."""
+    """Find an available name for a copy: `name-copy`, `name-copy-2` ..."""
     base = _COPY.sub("", name)
     number = 1
     while True:
         ending = "-copy" if number == 1 else f"-copy-{number}"
-        found = base[: MAX_NAME - len(ending)].rstrip("-") + ending
-        if found not in taken:
-            return found
+        candidate = base[: MAX_NAME - len(ending)].rstrip("-") + ending
+        if candidate not in taken:
+            return candidate
         number += 1

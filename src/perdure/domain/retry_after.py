@@ -1,4 +1,4 @@
-"""What an HTTP answer says about when to try again."""
+"""Read from an HTTP response when to retry."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 MAX_WAIT = 86_400.0
-"""The longest wait, in seconds, that is taken from `Retry-After`: one day."""
+"""The longest wait that is honoured, in seconds: one day."""
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Return the seconds that a server asks to wait, 0 to `MAX_WAIT`; None when it does not say.
+    """Return the seconds that a server asks to wait, 0 to `MAX_WAIT`; None if it does not say.
 
     Args:
-        headers: `retry-after-ms` (milliseconds, as some model vendors send it) or `retry-after` (seconds, or
-            an HTTP date). Names are in lower case, unless the mapping ignores case.
-        now: Unix time, for dates.
+        headers: the response headers, of which this reads `retry-after-ms` (milliseconds, from some model
+            vendors) and `retry-after` (seconds or an HTTP date). A case-sensitive mapping must use lower-case
+            names.
+        now: the current Unix time in seconds, for dates.
     """
     millis = _number(headers.get("retry-after-ms"))
     if millis is not None:
@@ -29,7 +30,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
             moment = parsedate_to_datetime(value)
         except (TypeError, ValueError):
             return None
-        # A date without a time zone is in UTC, like all dates of HTTP.
+        # A date without a time zone is in UTC, like all HTTP dates.
         seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
     return None if seconds is None else min(max(seconds, 0.0), MAX_WAIT)
 

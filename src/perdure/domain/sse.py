@@ -1,6 +1,6 @@
-"""Server-sent events, from bytes to events.
+"""Parse server-sent events: the text/event-stream format of the HTML standard (section 9.2.6).
 
-The text/event-stream format of the HTML standard (section 9.2.6). The model drivers and the client read it.
+The model drivers and the client use it.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 from msgspec import Struct
 
 MAX_EVENT = 64 << 20
-"""Bytes of one event: far more than the largest that a Perdure server sends."""
+"""Default limit of one event in bytes: far more than the largest that a Perdure server sends."""
 
 
 class Frame(Struct, frozen=True):
     """One event of the stream.
 
     Attributes:
-        event: its name; `message` where the stream gives none.
-        retry: the milliseconds that the server wants its clients to wait before they reconnect.
+        event: the event's name; `message` if the stream names none.
+        retry: the milliseconds that clients should wait before they reconnect.
     """
 
     event: str
@@ -30,11 +30,11 @@ class StreamTooLong(ValueError):
 
     Attributes:
         part: what is too long: `event` or `stream`.
-        limit: in bytes.
+        limit: the limit in bytes.
     """
 
     def __init__(self, part: str, limit: int) -> None:
-        super().__init__(f"the {part} is over {limit} bytes")
+        super().__init__(f"the {part} is longer than {limit} bytes")
         self.part = part
         self.limit = limit
 
@@ -45,14 +45,23 @@ class SseParser:
     Drops comments, and events without data.
 
     Args:
-        max_event: the most bytes of one event. It bounds the memory that a broken server can take.
-        max_stream: the most bytes of the whole stream, framing included; None for a stream without end.
+        max_event: maximum bytes of one event; it bounds the memory that a broken server can use up.
+        max_stream: maximum bytes of the whole stream, framing included; None for an endless stream.
     """
 
     __slots__ = (
-        "_at_start", "_data", "_ended_with_cr", "_id", "_max_event", "_max_stream", "_name", "_read",
-        "_retry", "_tail", "_unfinished",
-    )  # fmt: skip
+        "_at_start",
+        "_data",
+        "_ended_with_cr",
+        "_id",
+        "_max_event",
+        "_max_stream",
+        "_name",
+        "_read",
+        "_retry",
+        "_tail",
+        "_unfinished",
+    )
 
     def __init__(self, max_event: int = MAX_EVENT, max_stream: int | None = None) -> None:
         self._max_event = max_event
@@ -60,7 +69,7 @@ class SseParser:
         self._read = 0
         self._at_start = True
         self._ended_with_cr = False
-        # The line and the event that have no end yet, and about how many bytes they are.
+        # The unfinished line, the unfinished event, and their approximate size in bytes.
         self._tail: list[bytes] = []
         self._data: list[bytes] = []
         self._unfinished = 0
@@ -72,14 +81,14 @@ class SseParser:
         """Return the events that end in this piece.
 
         Raises:
-            StreamTooLong: an event or the stream is over its limit.
+            StreamTooLong: an event or the stream is longer than its limit.
         """
         size = len(chunk)
         self._read += size
         if self._max_stream is not None and self._read > self._max_stream:
             raise StreamTooLong("stream", self._max_stream)
         if self._ended_with_cr and chunk:
-            # The piece before ended in the middle of a CRLF, or with a CR that ends lines by itself.
+            # The previous piece ended with a CR, either half of a CRLF or a line end of its own.
             self._ended_with_cr = False
             chunk = chunk.removeprefix(b"\n")
         frames: list[Frame] = []
@@ -100,7 +109,7 @@ class SseParser:
         return frames
 
     def flush(self) -> list[Frame]:
-        """Return the event that a stream without a last line end has left unfinished."""
+        """Return the last event of a stream that ended without a line end."""
         lines = [b"".join(self._tail), b""]
         self._tail.clear()
         return self._frames(lines)

@@ -1,4 +1,4 @@
-"""Texts that are too long to be shown whole."""
+"""Shorten long texts."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 
 def without_middle(text: str, limit: int, mark: Callable[[int], str], head: float = 0.5) -> str:
-    """The text, or its beginning and its end with a mark between them.
+    """Return the text, with its middle replaced by a mark if it is longer than the limit.
 
     Args:
-        limit: characters that are kept.
-        mark: what stands for so many characters that are left out.
-        head: share of what is kept that comes from the beginning.
+        text: the text.
+        limit: how many characters to keep, not counting the mark.
+        mark: makes the mark from the number of omitted characters.
+        head: the share of the kept characters that comes from the beginning.
     """
     if len(text) <= limit:
         return text

@@ -1,4 +1,4 @@
-"""Instants as integer microseconds since the Unix epoch (UTC), and their RFC 3339 form on the wire."""
+"""Instants: integer microseconds since the Unix epoch (UTC) inside, RFC 3339 on the wire."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Annotated
 from msgspec import Meta
 
 Micros = int
-"""Microseconds since 1970-01-01T00:00:00Z: what the databases hold."""
+"""Microseconds since 1970-01-01T00:00:00Z, as the databases store them."""
 
 Timestamp = Annotated[
     str, Meta(extra_json_schema={"format": "date-time"}, examples=["2026-03-14T09:26:53.589793Z"])
 ]
-"""RFC 3339, UTC, `Z`, six digits of a second: what the wire shows."""
+"""The wire format: RFC 3339 in UTC with `Z` and six fractional digits."""
 
 CreatedAt = Annotated[Timestamp, Meta(description="When the resource was created.")]
 UpdatedAt = Annotated[
@@ -28,25 +28,25 @@ ArchivedAt = Annotated[Timestamp | None, Meta(description="When the resource was
 DeletedAt = Annotated[Timestamp | None, Meta(description="When the resource was deleted.")]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - the same instant; its text is made in a third of the time
+_NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - the same instant, formatted in a third of the time
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)")
 
 
 def to_rfc3339(micros: Micros) -> str:
-    """The wire form of an instant, always with six fractional digits."""
+    """Format an instant for the wire, always with six fractional digits."""
     return (_NAIVE_EPOCH + timedelta(microseconds=micros)).isoformat(timespec="microseconds") + "Z"
 
 
 def maybe_rfc3339(micros: Micros | None) -> str | None:
-    """`to_rfc3339` for an instant that may be missing."""
+    """Format an instant for the wire; None stays None."""
     return None if micros is None else to_rfc3339(micros)
 
 
 def from_rfc3339(text: str) -> Micros:
-    """The instant that an RFC 3339 text with an offset names.
+    """Parse an RFC 3339 time with an offset.
 
     Raises:
-        ValueError: the text is not RFC 3339, has no offset, or names no real day.
+        ValueError: the text is not RFC 3339, has no offset, or names a day that does not exist.
     """
     if not _RFC3339.fullmatch(text):
         raise ValueError(f"not an RFC 3339 time with an offset: {text[:40]!r}")

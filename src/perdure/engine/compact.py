@@ -21,9 +21,9 @@ from perdure.domain.compaction import (
     CompactionStepData,
     ContextCompactedData,
     ContextCompactingData,
-    asked,
     record_of,
     summary_message,
+    summary_request,
 )
 from perdure.domain.errors import ModelError
 from perdure.domain.events import EventContext, NewEvent, PromptRef, ToolCompletedData
@@ -210,7 +210,9 @@ class _Summarizer:
         request = ModelRequest(
             model=self.choice.model.model_id,
             system=SYSTEM,
-            messages=asked(record_of(messages), summary, self.rules.instructions, engine.clock.now()),
+            messages=summary_request(
+                record_of(messages), summary, self.rules.instructions, engine.clock.now()
+            ),
         )
         began = engine.clock.elapsed()
         attempts = await call_with_retries(

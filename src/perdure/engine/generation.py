@@ -19,7 +19,7 @@ from perdure.domain.events import (
 )
 from perdure.domain.messages import storable
 from perdure.engine.context import Engine
-from perdure.llm.catalog import Place
+from perdure.llm.catalog import ServedModel
 from perdure.llm.driver import ModelResponse
 
 
@@ -42,9 +42,9 @@ class Outcome(msgspec.Struct):
     prompt: PromptRef
 
 
-def served_model(choice: ModelChoice) -> Place:
+def served_model(choice: ModelChoice) -> ServedModel:
     """The key under which the catalog has the model's limits and prices."""
-    return Place(choice.provider.provider_type, choice.provider.base_url, choice.model.model_id)
+    return ServedModel(choice.provider.provider_type, choice.provider.base_url, choice.model.model_id)
 
 
 def _pause_after(engine: Engine, attempt: int, error: ModelError) -> float:

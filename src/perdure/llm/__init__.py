@@ -1,1 +1,1 @@
-"""Models: one port (`driver`), and a driver for each wire protocol."""
+"""Model access: one port (`driver`) and one driver per wire protocol."""

@@ -1,4 +1,4 @@
-"""From a stream to a `ModelResponse`: parts that all protocols share."""
+"""Build a `ModelResponse` from a stream: the parts that all protocols share."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from perdure.llm.wire import Reasoning, packed
 Decoded = TypeVar("Decoded")
 
 MAX_NESTING = 100
-"""Levels of JSON in a tool call's arguments; deeper ones are kept as text, as if they were no JSON."""
+"""Maximum JSON nesting of a tool call's arguments. Deeper arguments are kept as text, like invalid JSON."""
 
 
 def decoded(decoder: msgspec.json.Decoder[Decoded], payload: bytes) -> Decoded:
-    """One SSE payload as its struct.
+    """Decode one SSE payload into its struct.
 
-    Bytes that are not UTF-8 are replaced, since some servers cut characters in two.
+    Replaces invalid UTF-8, because some servers split a character between two events.
 
     Raises:
-        ModelError: it is not JSON of the expected shape.
+        ModelError: the payload is not JSON of the expected shape.
     """
     try:
         return decoder.decode(payload)
@@ -35,23 +35,23 @@ def decoded(decoder: msgspec.json.Decoder[Decoded], payload: bytes) -> Decoded:
         try:
             return decoder.decode(payload.decode("utf-8", "replace"))
         except (ValueError, RecursionError) as error:
-            raise bad_response(f"the provider sent something that is not of its protocol: {error}") from None
+            raise bad_response(f"the provider sent an event that violates its protocol: {error}") from None
     except RecursionError:
         raise bad_response("the provider sent JSON that is nested too deeply") from None
 
 
 def without_nul(text: str) -> str:
-    """The text with U+FFFD for NUL, which PostgreSQL cannot hold."""
+    """Replace NUL by U+FFFD, because PostgreSQL cannot store NUL."""
     return text.replace("\x00", "\ufffd") if "\x00" in text else text
 
 
 def count(value: object) -> int | None:
-    """A token count, as far as it is one."""
+    """Return the value if it is a valid token count, else None."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 class CallInProgress:
-    """A tool call while its arguments arrive."""
+    """A tool call whose arguments are still arriving."""
 
     __slots__ = ("arguments", "extra", "id", "name")
 
@@ -63,10 +63,10 @@ class CallInProgress:
 
 
 class Answer:
-    """What has arrived so far. Protocols feed it; it hands out deltas and, at the end, the response.
+    """Accumulates an answer. Protocols feed it; it emits deltas and, at the end, the response.
 
     Args:
-        on_delta: gets every piece of text.
+        on_delta: called with every piece of text.
     """
 
     __slots__ = (
@@ -96,7 +96,7 @@ class Answer:
 
     @property
     def empty(self) -> bool:
-        """Nothing at all has come."""
+        """Whether nothing has arrived yet."""
         return not (self._text or self._thinking or self.calls)
 
     @property
@@ -104,7 +104,7 @@ class Answer:
         return bool(self._thinking)
 
     def add_text(self, piece: str) -> None:
-        """A piece of the answer."""
+        """Append a piece of the answer's text."""
         if "\x00" in piece:
             piece = piece.replace("\x00", "\ufffd")
         self._text.append(piece)
@@ -112,26 +112,26 @@ class Answer:
         self._on_delta("text", piece)
 
     def add_thinking(self, piece: str) -> None:
-        """A piece of readable reasoning."""
+        """Append a piece of readable reasoning."""
         piece = without_nul(piece)
         self._thinking.append(piece)
         self._on_delta("thinking", piece)
 
     def add_reasoning(self, item: dict[str, Any]) -> None:
-        """A reasoning block that ends here, to be sent back at this place."""
+        """Record a finished reasoning block and its position, so that it can be sent back there."""
         self.reasoning.append(Reasoning(item, self.chars, len(self.calls)))
 
     def packed_reasoning(self, model: str) -> tuple[JsonObject, ...]:
-        """The reasoning blocks as a message keeps them."""
+        """Return the reasoning blocks in the form in which a message stores them."""
         return packed(model, self.reasoning)
 
     def response(self, model: str, history: Iterable[Message], signature: str | None = None) -> ModelResponse:
-        """The finished answer.
+        """Build the finished response.
 
         Args:
-            model: the model that was asked; its reasoning goes back to it only.
-            history: the messages that were sent: their call ids are taken.
-            signature: over the thinking, where there is exactly one.
+            model: the model that was called; its reasoning is sent back to this model only.
+            history: the messages that were sent. Their call ids are in use; a reused id is replaced.
+            signature: the signature over the thinking, if there is exactly one.
         """
         calls = _finished(self.calls, history)
         finish = self.finish_reason or "stop"
@@ -149,7 +149,7 @@ class Answer:
 
 
 def cut_off() -> ModelError:
-    """The error for a stream that ended too early."""
+    """Build the error for a stream that ended too early."""
     return bad_response("the provider's stream ended before the answer was complete")
 
 
@@ -173,7 +173,7 @@ def _finished(calls: list[CallInProgress], history: Iterable[Message]) -> tuple[
 
 
 def _arguments(text: str) -> Any:
-    """The JSON value that the model wrote, or its text when it is none. Nothing at all means no arguments."""
+    """Parse the arguments; return invalid JSON as text, and an empty text as no arguments."""
     if not text or text.isspace():
         return {}
     try:

@@ -1,14 +1,14 @@
 """Anthropic Messages (`anthropic`).
 
-How hard a model thinks follows `reasoning_effort`. Claude 4.6 and later take the word itself (`low` to `max`)
-and decide on their own how long to think; earlier ones, and other models behind this protocol, get a number
-of tokens: see `THINKING_TOKENS`.
+`reasoning_effort` controls how much a model thinks. Claude 4.6 and later take the effort name (`low` to
+`max`) and choose the amount themselves. Earlier models, and other models behind this protocol, get a token
+budget: see `THINKING_TOKENS`.
 
 The provider's options:
 
-    headers         more HTTP headers, `anthropic-beta` for one
+    headers         additional HTTP headers, for example `anthropic-beta`
     bearer          True sends the key as `Authorization: Bearer`, for gateways
-    max_tokens      the bound on an answer when a call names none; else see `default_max_tokens`
+    max_tokens      the answer's limit when a call sets none; the default is `default_max_tokens`
 """
 
 from __future__ import annotations
@@ -45,9 +45,8 @@ THINKING_TOKENS = {
     "xhigh": 24_000,
     "max": 24_000,
 }
-"""Tokens of thinking that a word of effort stands for. 1,024 is the vendor's minimum; the most is three
-quarters of these
-models' default bound (32,000), so that a quarter is left for the answer itself."""
+"""Thinking budget in tokens for each effort. 1,024 is the vendor's minimum. The maximum is three quarters of
+these models' default limit (32,000), which leaves a quarter for the answer itself."""
 
 LEAST_THINKING = 1_024
 
@@ -59,23 +58,23 @@ _NEWEST = (99, 0)
 
 
 def claude_version(model: str) -> tuple[int, int] | None:
-    """Major and minor version in a Claude's name.
+    """Parse a Claude model's major and minor version from its name.
 
-    The newest for a Claude without a number, None for other models.
+    Returns the newest version for a Claude without a number, and None for other models.
     """
     name = model.lower()
-    found = _VERSION.search(name)
-    if found:
-        return int(found[1]), int(found[2] or 0)
+    match = _VERSION.search(name)
+    if match:
+        return int(match[1]), int(match[2] or 0)
     return _NEWEST if "claude" in name else None
 
 
 def default_max_tokens(model: str) -> int:
-    """The bound on an answer, in tokens, when the call names none: the protocol requires one.
+    """Return the answer's limit in tokens when the call sets none: the protocol requires one.
 
-    It is what every model of the generation accepts (the vendor's table of models): 64,000 since Claude 4.6,
-    whose thinking counts as answer (the limit is 128,000 there); 32,000 for Claude 3.7 to 4.5 (Opus 4's
-    limit); 8,192 for Claude 3.5 and for other models; 4,096 before.
+    The value is accepted by every model of its generation, according to the vendor's table of models:
+    64,000 since Claude 4.6, where thinking counts as output (the vendor's limit is 128,000); 32,000 for
+    Claude 3.7 to 4.5 (Opus 4's limit); 8,192 for Claude 3.5 and for other models; 4,096 for earlier ones.
     """
     version = claude_version(model)
     if version is None or (3, 5) <= version < (3, 7):
@@ -89,9 +88,9 @@ class AnthropicDriver:
     """A driver for Anthropic, or for a server that speaks its Messages protocol.
 
     Args:
-        config: where, and with which key; see the module's text for `options`.
+        config: base URL, key and options; the module docstring lists the options.
         http: the process's connection pool.
-        cache: the process's encoded messages.
+        cache: the process's cache of encoded messages.
     """
 
     provider_type = PROVIDER_TYPE
@@ -117,7 +116,7 @@ class AnthropicDriver:
         self._replay = Replay()
 
     async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
-        """One streamed call. Raises: ModelError."""
+        """Make one streamed call. Raises: ModelError."""
         bare = self._replay.bare(request)
         try:
             return await self._call(request, on_delta, bare)
@@ -132,7 +131,7 @@ class AnthropicDriver:
         return answer.finished(request)
 
     async def list_models(self) -> list[ListedModel]:
-        """What `GET /v1/models` names, page by page. Raises: ModelError."""
+        """List the models of `GET /v1/models`, page by page. Raises: ModelError."""
         models: list[ListedModel] = []
         after: str | None = None
         for _ in range(MAX_PAGES):
@@ -145,20 +144,22 @@ class AnthropicDriver:
         return models[:MAX_LISTED]
 
     def encoded(self, request: ModelRequest, bare: int = 0) -> bytes:
-        """The request's body.
+        """Encode the request's body.
 
         Args:
             request: the call.
-            bare: how many messages, from the first, go without their reasoning.
+            bare: how many messages, counted from the first, are sent without their reasoning.
         """
         model = request.model
-        found: list[Fragment] = []
+        fragments: list[Fragment] = []
         if bare:
             head = request.messages[:bare]
-            found = self._cache.fragments("anthropic-bare", head, lambda message: fragment(message, None))
+            fragments = self._cache.fragments("anthropic-bare", head, lambda message: fragment(message, None))
         rest = request.messages[bare:] if bare else request.messages
-        found += self._cache.fragments(f"anthropic/{model}", rest, lambda message: fragment(message, model))
-        ordered = arranged(found, missing)
+        fragments += self._cache.fragments(
+            f"anthropic/{model}", rest, lambda message: fragment(message, model)
+        )
+        ordered = arranged(fragments, missing)
         settings = self._settings(request, ordered)
         if _marks(request):
             ordered = marked(ordered)
@@ -175,14 +176,14 @@ class AnthropicDriver:
         return (self._marked_tools if _marks(request) else self._tools).encoded(tools)
 
     def _settings(self, request: ModelRequest, ordered: Sequence[Fragment]) -> JsonObject:
-        bound = request.max_output_tokens or self._max_tokens or default_max_tokens(request.model)
-        settings: JsonObject = {"model": request.model, "stream": True, "max_tokens": bound}
+        limit = request.max_output_tokens or self._max_tokens or default_max_tokens(request.model)
+        settings: JsonObject = {"model": request.model, "stream": True, "max_tokens": limit}
         version = claude_version(request.model)
         if version is not None and version >= (4, 6):
             settings |= _adaptive(request.reasoning_effort, version)
         elif request.reasoning_effort is not None and _may_think(ordered):
-            settings |= _budgeted(request.reasoning_effort, bound)
-        # Thinking fixes the temperature, and Claude 4.7 and later refuse one.
+            settings |= _budgeted(request.reasoning_effort, limit)
+        # Thinking fixes the temperature, and Claude 4.7 and later reject the parameter.
         if (
             request.temperature is not None
             and "thinking" not in settings
@@ -195,48 +196,48 @@ class AnthropicDriver:
 
 
 def _marks(request: ModelRequest) -> bool:
-    """Whether the prompt is marked for caching: this vendor charges less for what it finds marked."""
+    """Whether to mark the prompt for caching: this vendor charges less for a marked prefix it has cached."""
     return request.prompt_caching is not False
 
 
 def _adaptive(effort: str | None, version: tuple[int, int]) -> JsonObject:
-    """Claude 4.6 and later.
+    """Return the thinking settings for Claude 4.6 and later.
 
-    Since 5 they think unless told otherwise, and show what they think only on demand.
+    From version 5 on, models think by default and return their thinking only on request.
     """
-    shown: JsonObject = {"thinking": {"type": "adaptive", "display": "summarized"}}
+    summarized: JsonObject = {"thinking": {"type": "adaptive", "display": "summarized"}}
     if effort is None:
-        return shown if version >= (5, 0) else {}
+        return summarized if version >= (5, 0) else {}
     if effort in _NO_THINKING:
-        # Not every model of the fifth generation can be told not to think: all take the least effort.
-        return {**shown, "output_config": {"effort": "low"}} if version >= (5, 0) else {}
-    return {**shown, "output_config": {"effort": "low" if effort == "minimal" else effort}}
+        # Some models of version 5 cannot turn thinking off, but all accept the lowest effort.
+        return {**summarized, "output_config": {"effort": "low"}} if version >= (5, 0) else {}
+    return {**summarized, "output_config": {"effort": "low" if effort == "minimal" else effort}}
 
 
-def _budgeted(effort: str, bound: int) -> JsonObject:
-    """Earlier models: a number of tokens, at most three quarters of the bound.
+def _budgeted(effort: str, limit: int) -> JsonObject:
+    """Return the thinking settings for earlier models: a budget of at most three quarters of the limit.
 
-    Nothing where that is below the minimum.
+    Turns thinking off if that is less than the vendor's minimum.
 
     Raises:
-        ModelError: the word of effort is unknown.
+        ModelError: the effort is unknown.
     """
     if effort in _NO_THINKING:
         return {}
-    wanted = THINKING_TOKENS.get(effort)
-    if wanted is None:
-        words = ", ".join(THINKING_TOKENS)
+    budget = THINKING_TOKENS.get(effort)
+    if budget is None:
+        efforts = ", ".join(THINKING_TOKENS)
         raise ModelError(
-            f"unknown reasoning effort {effort!r}: use {words} or none", code="invalid_model_request"
+            f"unknown reasoning effort {effort!r}: use {efforts} or none", code="invalid_model_request"
         )
-    tokens = min(wanted, bound * 3 // 4)
+    tokens = min(budget, limit * 3 // 4)
     return {"thinking": {"type": "enabled", "budget_tokens": tokens}} if tokens >= LEAST_THINKING else {}
 
 
 def _may_think(ordered: Sequence[Fragment]) -> bool:
     """Whether the request may ask for thinking.
 
-    In the middle of a tool loop, these models accept it only if the loop's last step began with it.
+    In a tool loop, these models accept it only if the loop's last step began with thinking.
     """
     last = next((part for part in reversed(ordered) if part.role == "assistant"), None)
     return last is None or last.thinks or not last.calls

@@ -1,4 +1,4 @@
-"""Answers in Anthropic's stream events."""
+"""Parse answers from Anthropic's stream events."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _COUNTS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_cr
 
 
 class MessagesAnswer(Answer):
-    """An answer, block by block."""
+    """An answer that arrives block by block."""
 
     __slots__ = ("_block", "_call", "_counts", "_done", "_secrets", "_signature", "_thought")
 
@@ -61,7 +61,7 @@ class MessagesAnswer(Answer):
         self._done = False
 
     def feed(self, payload: bytes) -> bool:
-        """Take one payload; True after `message_stop`."""
+        """Parse one payload; return True after `message_stop`."""
         event = decoded(_EVENT, payload)
         kind = event.type
         if kind == "content_block_delta":
@@ -130,7 +130,7 @@ class MessagesAnswer(Answer):
         kind = block.get("type")
         if kind == "thinking":
             signature = "".join(self._signature)
-            # A block without a signature is not accepted back.
+            # The vendor rejects a thinking block without its signature.
             if signature:
                 self.add_reasoning({**block, "thinking": "".join(self._thought), "signature": signature})
         elif kind == "redacted_thinking":
@@ -140,7 +140,7 @@ class MessagesAnswer(Answer):
         self._call = None
 
     def _add_counts(self, usage: object) -> None:
-        """Later counts are totals, not additions."""
+        """Store the counts. A later count is a running total and replaces the earlier one."""
         if isinstance(usage, dict):
             for name in _COUNTS:
                 tokens = count(usage.get(name))
@@ -148,13 +148,13 @@ class MessagesAnswer(Answer):
                     self._counts[name] = tokens
 
     def finished(self, request: ModelRequest) -> ModelResponse:
-        """The response. Raises: ModelError: the stream ended too early."""
+        """Return the response. Raises: ModelError: the stream ended too early."""
         if not self._done and self.finish_reason is None:
             raise cut_off()
         counts = self._counts
         if counts:
             read, written = counts.get("cache_read_input_tokens"), counts.get("cache_creation_input_tokens")
-            given = counts.get("input_tokens", 0) + (read or 0) + (written or 0)
-            self.usage = Usage(given, counts.get("output_tokens", 0), read, written)
+            input_tokens = counts.get("input_tokens", 0) + (read or 0) + (written or 0)
+            self.usage = Usage(input_tokens, counts.get("output_tokens", 0), read, written)
         signatures = [block.item["signature"] for block in self.reasoning if "signature" in block.item]
         return self.response(request.model, request.messages, signatures[0] if len(signatures) == 1 else None)

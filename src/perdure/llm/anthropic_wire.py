@@ -1,7 +1,4 @@
-"""Messages in Anthropic's form.
-
-Blocks, gathered into turns of user and assistant that take turns strictly.
-"""
+"""Encode messages for Anthropic: content blocks in strictly alternating user and assistant turns."""
 
 from __future__ import annotations
 
@@ -44,7 +41,11 @@ _THOUGHTS = frozenset({"thinking", "redacted_thinking"})
 
 
 def fragment(message: Message, model: str | None) -> Fragment:
-    """The message's blocks; `model` is for which reasoning is kept, None for none.
+    """Encode a message as content blocks.
+
+    Args:
+        message: the message.
+        model: keep the reasoning that this model made; None leaves all reasoning out.
 
     Raises:
         ModelError: an image cannot be sent.
@@ -56,11 +57,11 @@ def fragment(message: Message, model: str | None) -> Fragment:
     if message.role == "tool_result" and results:
         return _results(message, results)
     if message.role == "system":
-        # The protocol has one system prompt, at the top. What is said later keeps its place, and shows who
-        # says it.
+        # The protocol has one system prompt, at the top. A later system message keeps its position as user
+        # text in a tag that names its author.
         text = "".join(part.text for part in message.content if isinstance(part, TextPart)).strip()
         return Fragment("system", dumps(_text(f"<system>\n{text}\n</system>")))
-    blocks = _shown(message.content) or [_text(NO_CONTENT)]
+    blocks = _text_and_images(message.content) or [_text(NO_CONTENT)]
     return Fragment("user", b",".join(dumps(block) for block in blocks))
 
 
@@ -69,7 +70,7 @@ def _assistant(message: Message, model: str | None) -> Fragment:
     blocks: list[JsonObject] = []
     for piece in pieces:
         if isinstance(piece, str):
-            # Blank text is refused, and so is blank space at the end of the last words.
+            # The vendor rejects blank text, and blank space at the end of the last text.
             if piece.strip():
                 blocks.append(_text(piece))
         elif isinstance(piece, ToolCallPart):
@@ -92,18 +93,18 @@ def _assistant(message: Message, model: str | None) -> Fragment:
 
 
 def _results(message: Message, results: list[ToolResultPart]) -> Fragment:
-    shown = _shown(message.content)
+    extra = _text_and_images(message.content)
     values: list[tuple[ToolCallId, bytes]] = []
     for part in results:
         text, images = result_content(part)
         if part.error is not None:
-            # The protocol has a flag for errors, so the text does without the word.
+            # The protocol has a flag for errors, so the text needs no prefix.
             text = text.removeprefix("Error: ")
         block = _result(part.tool_call_id, text, is_error=part.error is not None)
-        # What the message shows besides its results goes with the first of them.
-        if images or shown:
-            block["content"] = ([_text(text)] if text.strip() else []) + _shown(images) + shown
-            shown = []
+        # Content besides the results is sent with the first result.
+        if images or extra:
+            block["content"] = ([_text(text)] if text.strip() else []) + _text_and_images(images) + extra
+            extra = []
         values.append((part.tool_call_id, dumps(block)))
     return result_fragment(values)
 
@@ -118,7 +119,7 @@ def _result(call_id: ToolCallId, text: str, *, is_error: bool) -> JsonObject:
 
 
 def missing(call_id: ToolCallId) -> Fragment:
-    """A result for a call that the history has none for."""
+    """Make an error result for a call whose result is missing in the history."""
     return Fragment("user", dumps(_result(call_id, NO_RESULT, is_error=True)), answers=(call_id,))
 
 
@@ -126,7 +127,7 @@ def _text(text: str) -> JsonObject:
     return {"type": "text", "text": text}
 
 
-def _shown(parts: Sequence[ContentPart]) -> list[JsonObject]:
+def _text_and_images(parts: Sequence[ContentPart]) -> list[JsonObject]:
     blocks: list[JsonObject] = []
     for part in parts:
         if isinstance(part, TextPart) and part.text.strip():
@@ -143,10 +144,10 @@ def _shown(parts: Sequence[ContentPart]) -> list[JsonObject]:
 
 
 def turns(fragments: Sequence[Fragment]) -> bytes:
-    """The fragments as messages, those of one side merged, results before everything else of the user's turn.
+    """Merge adjacent fragments of one role into messages, with tool results first in a user message.
 
-    The conversation begins and ends with the user, as the protocol requires; a word is put in where it would
-    not.
+    The protocol requires that the conversation begins and ends with a user message: a placeholder is added
+    where it would not.
     """
     out: list[bytes] = []
     results: list[bytes] = []
@@ -177,32 +178,32 @@ def turns(fragments: Sequence[Fragment]) -> bytes:
 
 
 def marked(fragments: list[Fragment]) -> list[Fragment]:
-    """The fragments with a cache mark on the last block of the last user turn."""
+    """Return the fragments with a cache mark on the last block of the last user turn."""
     for index in range(len(fragments) - 1, -1, -1):
         part = fragments[index]
         if part.role == "assistant":
             break
         if part.data and not part.answers:
             return [*fragments[:index], _marked(part), *fragments[index + 1 :]]
-    # Only results: within the turn they keep their order.
+    # The turn holds only results, which keep their order, so the last fragment holds the last block.
     if fragments and fragments[-1].data and fragments[-1].role != "assistant":
         return [*fragments[:-1], _marked(fragments[-1])]
     return fragments
 
 
 def _marked(part: Fragment) -> Fragment:
-    # The last block is an object, so its last byte is the brace to move.
+    # The last block is an object: its closing brace moves behind the mark.
     return structs.replace(part, data=part.data[:-1] + _MARK)
 
 
 def system_blocks(system: str, *, mark: bool) -> bytes:
-    """The system prompt, marked for caching or not."""
+    """Encode the system prompt, with a cache mark if `mark` is set."""
     block = dumps(_text(system if system.strip() else NO_CONTENT))
     return b"[" + (block[:-1] + _MARK if mark else block) + b"]"
 
 
 def encoded_tools(tools: Sequence[ToolSpec], *, mark: bool) -> bytes:
-    """The tools on offer, the last one marked for caching or not."""
+    """Encode the tool list, with a cache mark on the last tool if `mark` is set."""
     values = [
         dumps({"name": tool.name, "description": tool.description, "input_schema": parameters_of(tool)})
         for tool in tools

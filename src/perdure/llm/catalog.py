@@ -1,4 +1,4 @@
-"""What is known about models, looked up once and kept: their profiles, with limits and prices."""
+"""Cache model profiles: a model's limits, abilities and prices."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from perdure.llm.model_table import described
 from perdure.llm.prices import Listed, Seller, look_up, seller_of
 from perdure.llm.simulated import PROVIDER_TYPE as SIMULATED
 
-MAX_KEPT = 5_000
-"""Profiles that are kept; one takes about a kilobyte."""
+MAX_CACHED = 5_000
+"""Maximum number of cached profiles; one takes about a kilobyte."""
 
 FRESH = 3_600.0
-"""Seconds that a price is kept: some depend on the date or the time of day."""
+"""Seconds that a price stays cached: some prices depend on the date or the time of day."""
 
 
-class Place(NamedTuple):
-    """A model, and where it is served: the same model costs other prices elsewhere."""
+class ServedModel(NamedTuple):
+    """A model and the server that runs it: the same model has different prices on different servers."""
 
     provider_type: str
     base_url: str | None
@@ -30,11 +30,11 @@ class Place(NamedTuple):
 
 
 class Catalog:
-    """The profiles that this process has looked up.
+    """Caches the profiles that this process has looked up.
 
     Args:
-        price: looks up a model in the price list, in a thread.
-        elapsed: a clock, in seconds.
+        price: looks up a model in the price list; called in a thread.
+        elapsed: a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -44,65 +44,67 @@ class Catalog:
     ) -> None:
         self._price = price
         self._elapsed = elapsed
-        self._kept: dict[Place, tuple[float, ModelProfile | None]] = {}
+        self._cache: dict[ServedModel, tuple[float, ModelProfile | None]] = {}
 
-    def is_ready(self, place: Place) -> bool:
-        """Whether the profile is at hand, price included, or there is no price to look for."""
-        kept = self._kept.get(place)
-        if kept is not None:
-            return self._elapsed() - kept[0] < FRESH
-        return seller_of(place.provider_type, place.base_url) is None
+    def is_ready(self, served: ServedModel) -> bool:
+        """Whether the cached profile has a current price, or the model has no price to look up."""
+        cached = self._cache.get(served)
+        if cached is not None:
+            return self._elapsed() - cached[0] < FRESH
+        return seller_of(served.provider_type, served.base_url) is None
 
-    def at_hand(self, place: Place) -> ModelProfile | None:
-        """The profile as far as it is known without looking for its price."""
-        kept = self._kept.get(place)
-        if kept is not None:
-            return kept[1]
-        return _without_price(place)
+    def at_hand(self, served: ServedModel) -> ModelProfile | None:
+        """Return what is known about the model without a price lookup."""
+        cached = self._cache.get(served)
+        if cached is not None:
+            return cached[1]
+        return _without_price(served)
 
-    async def profile(self, place: Place) -> ModelProfile | None:
-        """The profile with its price, where they are known."""
-        return (await self.profiles((place,)))[place]
+    async def profile(self, served: ServedModel) -> ModelProfile | None:
+        """Return the profile with its price, or None if the model is unknown."""
+        return (await self.profiles((served,)))[served]
 
-    async def profiles(self, places: Iterable[Place]) -> Mapping[Place, ModelProfile | None]:
-        """The profiles of many models.
+    async def profiles(
+        self, served_models: Iterable[ServedModel]
+    ) -> Mapping[ServedModel, ModelProfile | None]:
+        """Return the profiles of many models.
 
-        Those that are not at hand are looked up in a thread, all in one go.
+        One thread looks up all profiles that are not cached.
         """
-        places = tuple(dict.fromkeys(places))
-        missing = [place for place in places if not self.is_ready(place)]
+        served_models = tuple(dict.fromkeys(served_models))
+        missing = [served for served in served_models if not self.is_ready(served)]
         if missing:
-            found = await asyncio.to_thread(lambda: [self._look_up(place) for place in missing])
+            profiles = await asyncio.to_thread(lambda: [self._look_up(served) for served in missing])
             now = self._elapsed()
-            for place, profile in zip(missing, found, strict=True):
-                self._kept.pop(place, None)
-                self._kept[place] = (now, profile)
-            while len(self._kept) > MAX_KEPT:
-                del self._kept[next(iter(self._kept))]
-        return {place: self.at_hand(place) for place in places}
+            for served, profile in zip(missing, profiles, strict=True):
+                self._cache.pop(served, None)
+                self._cache[served] = (now, profile)
+            while len(self._cache) > MAX_CACHED:
+                del self._cache[next(iter(self._cache))]
+        return {served: self.at_hand(served) for served in served_models}
 
-    def _look_up(self, place: Place) -> ModelProfile | None:
-        profile = _without_price(place)
-        seller = seller_of(place.provider_type, place.base_url)
-        listed = None if seller is None else self._price(seller, place.model)
-        return profile if listed is None else _joined(place.model, profile, listed)
+    def _look_up(self, served: ServedModel) -> ModelProfile | None:
+        profile = _without_price(served)
+        seller = seller_of(served.provider_type, served.base_url)
+        listed = None if seller is None else self._price(seller, served.model)
+        return profile if listed is None else _joined(served.model, profile, listed)
 
 
-def _without_price(place: Place) -> ModelProfile | None:
-    if place.provider_type == SIMULATED:
-        return ModelProfile(place.model, SIMULATED, False, True, True, True, False, False)
-    return described(place.model)
+def _without_price(served: ServedModel) -> ModelProfile | None:
+    if served.provider_type == SIMULATED:
+        return ModelProfile(served.model, SIMULATED, False, True, True, True, False, False)
+    return described(served.model)
 
 
 def _joined(model: str, profile: ModelProfile | None, listed: Listed) -> ModelProfile | None:
-    """The table and the price list together.
+    """Combine the model table's profile with the price list's entry.
 
-    Of a window that only the list knows, the answer's bound stays unknown.
+    The price list has no output limit, so a context window from there counts for the output as well.
     """
     if profile is None:
         if listed.cost is None:
             return None
-        # A model that is new since this version: it is taken for one like most of today's.
+        # The model is newer than this release: assume the abilities that most models have.
         family = model.rsplit("/", maxsplit=1)[-1].split("-", maxsplit=1)[0]
         profile = ModelProfile(
             name=model,

@@ -1,6 +1,6 @@
-"""The port to models. A driver speaks one vendor protocol; it does one attempt of one call, streaming.
+"""The port to models. A driver speaks one vendor protocol and makes one attempt of one streamed call.
 
-Retries, deltas to followers, the log and the clock are the engine's.
+The engine does the rest: retries, deltas to followers, the log, the clock.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from perdure.domain.messages import JsonObject, Message, ToolCallPart, Usage
 
 DeltaKind = Literal["text", "thinking"]
 OnDelta = Callable[[DeltaKind, str], None]
-"""Called for every piece of text as it arrives, from the event loop; it must be quick and must not raise."""
+"""Called in the event loop for every piece of text as it arrives; must be quick and must not raise."""
 
 
 class ToolSpec(Struct, frozen=True):
@@ -31,17 +31,16 @@ class ModelRequest(Struct, frozen=True):
     Attributes:
         model: the vendor's name of the model.
         system: the system prompt; empty for none.
-        messages: the conversation, oldest first. Every tool call of an agent message is followed, sooner or
-            later, by its tool_result message; a driver puts the results where its vendor wants them. `system`
-            messages in the middle are allowed (a driver sends them as its vendor permits).
-        tools: the tools on offer.
-        reasoning_effort: the vendor's word for how hard to think, or None for the vendor's default.
-        parallel_tool_calls: None leaves the vendor's default.
-        max_output_tokens: a bound on the answer, in tokens; None leaves the vendor's default where there is
-            one.
+        messages: the conversation, oldest first. A tool_result message follows every tool call of an agent
+            message, not always directly; a driver moves the results where its vendor expects them. `system`
+            messages may stand in the middle (a driver sends them as its vendor permits).
+        tools: the tools that the model may call.
+        reasoning_effort: the vendor's name of the effort, or None for the vendor's default.
+        parallel_tool_calls: None uses the vendor's default.
+        max_output_tokens: the limit of the answer, in tokens; None uses the vendor's default, if it has one.
         cache_key: a stable name of the conversation, for vendors that route by it.
-        prompt_caching: whether to mark the prompt for caching, for vendors that want marks. None leaves it to
-            the driver: it marks where the vendor charges less for marked prompts.
+        prompt_caching: whether to mark the prompt for caching, for vendors that need marks. None lets the
+            driver decide: it marks if the vendor charges less for marked prompts.
     """
 
     model: str
@@ -57,18 +56,17 @@ class ModelRequest(Struct, frozen=True):
 
 
 class ModelResponse(Struct, frozen=True):
-    """What the model answered.
+    """The model's answer.
 
     Attributes:
         text: the whole text; it equals the concatenated `text` deltas.
         thinking: the readable reasoning, if any; it equals the concatenated `thinking` deltas.
-        thinking_signature: the vendor's signature over the thinking, where there is exactly one.
-        reasoning_items: to be kept with the message, together with the driver's `provider_type` as its
-            `reasoning_provider`, and not looked into: first the driver's note (which model, at which places),
-            then the vendor's reasoning blocks, word for word, in order.
-        tool_calls: in the order in which the model asked. Arguments that are not valid JSON are kept as the
-            raw text (a str).
-        finish_reason: `stop`, `tool_calls`, `length`, `content_filter` or the vendor's own word.
+        thinking_signature: the vendor's signature over the thinking, if there is exactly one.
+        reasoning_items: opaque values to store with the message, with the driver's `provider_type` as
+            `reasoning_provider`: first the driver's header (the model, the blocks' positions), then the
+            vendor's reasoning blocks, unchanged and in order.
+        tool_calls: in the model's order. Arguments that are not valid JSON are kept as raw text (a str).
+        finish_reason: `stop`, `tool_calls`, `length`, `content_filter` or the vendor's own value.
         response_id: the vendor's id of this answer.
     """
 
@@ -84,7 +82,7 @@ class ModelResponse(Struct, frozen=True):
 
 
 class ListedModel(Struct, frozen=True):
-    """A model that a provider's own list endpoint names."""
+    """An entry of a provider's list of models."""
 
     model_id: str
     display_name: str | None = None
@@ -92,30 +90,30 @@ class ListedModel(Struct, frozen=True):
 
 
 class Driver(Protocol):
-    """A model behind one protocol, bound to a base URL and a key. Safe for many calls at once."""
+    """A client of one protocol, bound to a base URL and a key. Safe for concurrent calls."""
 
     provider_type: str
     """The kind of provider (`openai`, `openai_completions`, `anthropic`, `llmsim` ...)."""
 
     async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
-        """Make the call and hand out text while it arrives. Cancelling the task aborts the call at once.
+        """Make the call and emit text as it arrives. Cancelling the task aborts the call at once.
 
         Raises:
-            ModelError: with its code, and whether the same call may succeed later.
+            ModelError: the call failed; `code` says why, `transient` whether a retry may succeed.
         """
         ...
 
     async def list_models(self) -> list[ListedModel]:
-        """The models that the vendor's list endpoint names.
+        """List the models that the provider offers.
 
         Raises:
-            ModelError: the vendor does not answer or refuses the key.
+            ModelError: the provider does not answer or rejects the key.
         """
         ...
 
 
 class ProviderConfig(Struct, frozen=True):
-    """What a driver is made from."""
+    """A driver's configuration."""
 
     provider_type: str
     base_url: str | None = None

@@ -1,7 +1,7 @@
-"""What vendors say when a call fails, as one `ModelError` each: code, whether to try again, and when.
+"""Classify vendors' errors into a `ModelError`: its code, whether to retry, and when.
 
-The wordings come from the vendors' public error references and, for the servers that speak their protocols
-(llama.cpp, vLLM, gateways), from what those send.
+The codes and phrases come from the vendors' public error references and from the errors that compatible
+servers (llama.cpp, vLLM, gateways) send.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from perdure.domain.errors import ModelError
 from perdure.domain.retry_after import retry_after
 
-_QUOTA_WORDS = frozenset(
+_QUOTA_CODES = frozenset(
     {
         "insufficient_quota",
         "billing_error",
@@ -26,16 +26,16 @@ _QUOTA_WORDS = frozenset(
         "insufficient_credits",
     }
 )
-_CONTEXT_WORDS = frozenset({"context_length_exceeded", "exceed_context_size_error", "request_too_large"})
-_FILTER_WORDS = frozenset(
+_CONTEXT_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error", "request_too_large"})
+_FILTER_CODES = frozenset(
     {"content_filter", "content_policy_violation", "content_blocked", "moderation_blocked"}
 )
-_NO_MODEL_WORDS = frozenset({"model_not_found", "not_found_error", "model_not_found_error"})
-_AUTH_WORDS = frozenset({"authentication_error", "invalid_api_key", "permission_error", "permission_denied"})
-_RATE_WORDS = frozenset(
+_NO_MODEL_CODES = frozenset({"model_not_found", "not_found_error", "model_not_found_error"})
+_AUTH_CODES = frozenset({"authentication_error", "invalid_api_key", "permission_error", "permission_denied"})
+_RATE_CODES = frozenset(
     {"rate_limit_error", "rate_limit_exceeded", "too_many_requests", "resource_exhausted"}
 )
-_REQUEST_WORDS = frozenset({"invalid_request_error", "invalid_prompt", "badrequesterror", "validation_error"})
+_REQUEST_CODES = frozenset({"invalid_request_error", "invalid_prompt", "badrequesterror", "validation_error"})
 
 _QUOTA = re.compile(
     r"credit balance is too low|insufficient (balance|credits)|specified api usage limits", re.IGNORECASE
@@ -52,33 +52,33 @@ _NO_VENDOR_TEXT = "the provider answered HTTP {status}"
 
 
 def redacted(text: str, secrets: Iterable[str]) -> str:
-    """The text without these secrets and without anything that looks like a key, NUL characters replaced."""
+    """Redact these secrets and everything that looks like a key, and replace NUL characters."""
     for secret in secrets:
         text = text.replace(secret, "[redacted]")
     return _BEARER.sub("[redacted]", text).replace("\x00", "\ufffd")
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes, secrets: Iterable[str]) -> ModelError:
-    """The error for an answer that is not a success.
+    """Build the error for an HTTP status that is not a success.
 
     Args:
         status: the HTTP status.
-        headers: for `Retry-After`; names in any case when the mapping does not care, else in lower case.
-        body: what came with it, at least its beginning.
-        secrets: what must not appear in the message.
+        headers: the response headers, for `Retry-After`; a case-sensitive mapping must use lower-case names.
+        body: the response body, or at least its beginning.
+        secrets: values that must not appear in the message.
     """
-    words, message = _explained(body)
-    code, transient = _classified(status, words, message)
+    codes, message = _explained(body)
+    code, transient = _classified(status, codes, message)
     text = redacted(message or _NO_VENDOR_TEXT.format(status=status), secrets)
     wait = retry_after(headers, time.time())
     return ModelError(text, code=code, transient=transient, retry_after=wait, status=status)
 
 
 def in_stream(error: object, secrets: Iterable[str]) -> ModelError:
-    """The error for an error object that came inside a stream."""
-    words, message = _described(error)
+    """Build the error for an error object that arrived inside a stream."""
+    codes, message = _described(error)
     status = _status_in(error)
-    code, transient = _classified(status, words, message)
+    code, transient = _classified(status, codes, message)
     return ModelError(
         redacted(message or "the provider reported an error", secrets),
         code=code,
@@ -88,10 +88,7 @@ def in_stream(error: object, secrets: Iterable[str]) -> ModelError:
 
 
 def disguised(content_type: str, body: bytes, secrets: Iterable[str]) -> ModelError:
-    """The error for a success that is not the stream asked for.
-
-    An error object, a whole answer, a web page.
-    """
+    """Build the error for a 2xx response that is no stream: an error object, a whole answer, a web page."""
     with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         value = msgspec.json.decode(body)
         if isinstance(value, dict) and value.get("error"):
@@ -101,29 +98,29 @@ def disguised(content_type: str, body: bytes, secrets: Iterable[str]) -> ModelEr
 
 
 def bad_response(message: str, *, transient: bool = True) -> ModelError:
-    """The error for an answer that is not what the protocol promises."""
+    """Build the error for an answer that violates the protocol."""
     return ModelError(message, code="provider_bad_response", transient=transient)
 
 
-def _classified(status: int | None, words: frozenset[str], message: str) -> tuple[str, bool]:
-    """The code, and whether the same call may succeed later.
+def _classified(status: int | None, codes: frozenset[str], message: str) -> tuple[str, bool]:
+    """Return the code, and whether a retry may succeed.
 
-    What the vendor says in words outweighs the status.
+    The vendor's error code and message take precedence over the status.
     """
-    if words & _QUOTA_WORDS or status == 402 or _QUOTA.search(message):
+    if codes & _QUOTA_CODES or status == 402 or _QUOTA.search(message):
         return "quota_exceeded", False
-    if words & _CONTEXT_WORDS or (status in {None, 400, 413, 422, 500} and _CONTEXT.search(message)):
+    if codes & _CONTEXT_CODES or (status in {None, 400, 413, 422, 500} and _CONTEXT.search(message)):
         return "context_length_exceeded", False
-    if words & _FILTER_WORDS:
+    if codes & _FILTER_CODES:
         return "content_filtered", False
     if status is not None and status not in {200, 400}:
         return _by_status(status)
-    for known, code in ((_AUTH_WORDS, "provider_auth"), (_NO_MODEL_WORDS, "model_not_found")):
-        if words & known:
+    for known, code in ((_AUTH_CODES, "provider_auth"), (_NO_MODEL_CODES, "model_not_found")):
+        if codes & known:
             return code, False
-    if words & _RATE_WORDS:
+    if codes & _RATE_CODES:
         return "provider_rate_limited", True
-    if status == 400 or words & _REQUEST_WORDS:
+    if status == 400 or codes & _REQUEST_CODES:
         return "invalid_model_request", False
     return "provider_unavailable", True
 
@@ -138,13 +135,13 @@ def _by_status(status: int) -> tuple[str, bool]:
     if status in {408, 409} or status >= 500:
         return "provider_unavailable", True
     if status < 400:
-        # A redirect is not followed: it would carry the key to a place that nobody configured.
+        # Redirects are not followed: they would send the key to a host that is not configured.
         return "provider_bad_response", False
     return "invalid_model_request", False
 
 
 def _explained(body: bytes) -> tuple[frozenset[str], str]:
-    """The machine-readable words and the readable message of an error body, whatever its shape."""
+    """Extract the machine-readable codes and the message from an error body of any shape."""
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -155,8 +152,8 @@ def _explained(body: bytes) -> tuple[frozenset[str], str]:
     if isinstance(value, dict):
         for key in ("error", "detail", "errors"):
             if value.get(key):
-                words, message = _described(value[key])
-                return words, message or _described(value)[1]
+                codes, message = _described(value[key])
+                return codes, message or _described(value)[1]
     return _described(value)
 
 
@@ -167,7 +164,7 @@ def _described(error: object) -> tuple[frozenset[str], str]:
         return frozenset({error.lower()}), error
     if not isinstance(error, dict):
         return frozenset(), ""
-    words = {
+    codes = {
         str(error[key]).lower()
         for key in ("type", "code", "status", "reason")
         if isinstance(error.get(key), str)
@@ -175,16 +172,16 @@ def _described(error: object) -> tuple[frozenset[str], str]:
     for key in ("message", "msg", "detail", "error"):
         message = error.get(key)
         if isinstance(message, str) and message:
-            return frozenset(words), message
+            return frozenset(codes), message
     inner = error.get("error")
     if isinstance(inner, dict):
         more, message = _described(inner)
-        return frozenset(words) | more, message
-    return frozenset(words), ""
+        return frozenset(codes) | more, message
+    return frozenset(codes), ""
 
 
 def _status_in(error: object) -> int | None:
-    """Some servers put an HTTP status where others put a word."""
+    """Return an HTTP status from the error object: some servers put one where others put an error code."""
     if isinstance(error, dict):
         for key in ("code", "status", "http_code"):
             value = error.get(key)

@@ -1,9 +1,9 @@
-"""HTTP towards model vendors.
+"""The HTTP client for model vendors.
 
 One connection pool per process, streaming answers, every failure a `ModelError`.
 
-No redirect is followed (it would carry the key elsewhere), no cookie is kept (organizations share the pool),
-and no error names a key or an address with credentials in it.
+The client follows no redirect (it would send the key to another host) and stores no cookie (organizations
+share the pool). No error contains a key or a URL with credentials.
 """
 
 from __future__ import annotations
@@ -36,43 +36,43 @@ from perdure.llm.failures import bad_response, disguised, redacted, refusal
 from perdure.net.addresses import GuardedResolver, is_refused_host
 
 Feed = Callable[[bytes], bool]
-"""Takes one SSE payload; True when the answer is complete and nothing more need be read."""
+"""Parses one SSE payload; returns True when the answer is complete, so that reading can stop."""
 
 CONNECT_TIMEOUT = 10.0
-"""Seconds for the TCP connection and for TLS."""
+"""Timeout for TCP and TLS connection setup, in seconds."""
 
 READ_TIMEOUT = 300.0
-"""Seconds without a byte: reasoning models may be silent for minutes before the first one."""
+"""Maximum seconds between bytes: reasoning models may send nothing for minutes before the first one."""
 
 LIST_TIMEOUT = 30.0
-"""Seconds for a whole answer of a list endpoint."""
+"""Timeout for a whole answer of a list endpoint, in seconds."""
 
 MAX_BODY = 16 << 20
-"""Bytes of an answer that is not a stream."""
+"""Maximum bytes of an answer that is not a stream."""
 
 MAX_EVENT = 16 << 20
-"""Bytes of one event of a stream: an image or a whole answer fits, a stream without line ends does not."""
+"""Maximum bytes of one stream event: an image or a whole answer fits, an endless line does not."""
 
 MAX_STREAM = 64 << 20
-"""Bytes of a streamed answer, framing included: about ten times the longest answer of any model, streamed
-token by token."""
+"""Maximum bytes of a streamed answer, framing included: about ten times the longest answer of any model,
+streamed token by token."""
 
 _KEEP_ALIVE = 60.0
 _ERROR_BODY = 64 << 10
 _ERROR_TIMEOUT = 10.0
-# The vendor's last bytes are usually there already; a connection that was read to its end can be used again.
+# A connection can be reused only if its response was read to the end. The last bytes have usually arrived.
 _DRAIN_TIMEOUT = 0.1
-# A dead connection shows at once. Later than this, in seconds, the vendor may have begun to work.
+# A dead connection fails at once. After this many seconds, the vendor may have started to process the call.
 _STALE_WITHIN = 1.0
-# aiohttp wants larger bodies as files.
+# aiohttp warns about larger bodies unless they are file objects.
 _LARGE_BODY = 1 << 20
 
 
 class Endpoint:
-    """Where a driver calls, and what it says about itself.
+    """A driver's base URL, credentials and headers.
 
     Attributes:
-        base: the base URL, without a slash at its end.
+        base: the base URL, without a trailing slash.
         host: its host name, in lower case.
     """
 
@@ -81,15 +81,15 @@ class Endpoint:
     def __init__(
         self, base: str, credentials: Mapping[str, str], headers: Mapping[str, str] | None = None
     ) -> None:
-        """Check and prepare.
+        """Validate the URL and the headers.
 
         Args:
-            base: an `http` or `https` URL; its query, if any, goes with every call.
-            credentials: header -> secret value. The secrets are struck out of every error.
-            headers: more headers; their values count as secrets too.
+            base: an `http` or `https` URL; its query, if any, is sent with every call.
+            credentials: header -> secret value. Secrets are redacted in every error.
+            headers: additional headers; their values count as secrets too.
 
         Raises:
-            InvalidInput: the URL or a header's value cannot be used.
+            InvalidInput: the URL, or a header's name or value, is invalid.
         """
         try:
             url = URL(base)
@@ -101,44 +101,45 @@ class Endpoint:
         self.host = (url.host or "").lower()
         if is_refused_host(self.host):
             raise InvalidInput(
-                "`base_url` leads to a cloud's metadata service, which is no place for a model",
+                "`base_url` is the address of a cloud's metadata service; use a model server's address",
                 field="base_url",
             )
         self._query = url.query_string
         self.base = str(url.with_query(None).with_fragment(None)).rstrip("/")
-        twice = {name.lower() for name in credentials} & {name.lower() for name in headers or {}}
-        if twice:
+        duplicates = {name.lower() for name in credentials} & {name.lower() for name in headers or {}}
+        if duplicates:
             raise InvalidInput(
-                f"the key and the header {twice.pop()!r} say the same: one of them must go",
+                f"both `api_key` and `headers` set the header {duplicates.pop()!r}: remove one of them",
                 field="options.headers",
             )
-        everything = {**credentials, **(headers or {})}
-        if url.user is not None and any(name.lower() == "authorization" for name in everything):
+        all_headers = {**credentials, **(headers or {})}
+        if url.user is not None and any(name.lower() == "authorization" for name in all_headers):
             raise InvalidInput(
-                "credentials stand in `base_url` and in a header: one of them must go", field="base_url"
+                "both `base_url` and a header contain credentials: remove one of them", field="base_url"
             )
-        for name, value in everything.items():
+        for name, value in all_headers.items():
             if not (name.isascii() and value.isascii() and value.isprintable() and name.isprintable()):
                 raise InvalidInput(
-                    "a key or header holds characters that HTTP does not allow", field="api_key"
+                    "a key or header contains characters that HTTP does not allow: use printable ASCII",
+                    field="api_key",
                 )
         self._headers = CIMultiDict(
             {
                 "Accept-Encoding": "identity",
                 "Content-Type": "application/json",
                 "User-Agent": "perdure",
-                **everything,
+                **all_headers,
             }
         )
-        secrets = [value.removeprefix("Bearer ") for value in everything.values()]
+        secrets = [value.removeprefix("Bearer ") for value in all_headers.values()]
         secrets += [url.password or "", *url.query.values()]
-        # Short values ("beta", "1") are no secrets, and striking them out would garble the text.
+        # Short values ("beta", "1") are no secrets, and redacting them would garble the text.
         self._secrets = tuple(
             sorted({secret for secret in secrets if len(secret) >= 6}, key=len, reverse=True)
         )
 
     def url(self, path: str, query: Mapping[str, str] | None = None) -> URL:
-        """The address of `path` (which begins with a slash) under the base."""
+        """Return the URL of `path` (which begins with a slash) under the base."""
         url = URL(self.base + path)
         if self._query:
             url = url.with_query(self._query)
@@ -146,16 +147,16 @@ class Endpoint:
 
     @property
     def headers(self) -> CIMultiDict[str]:
-        """What every call carries. Not to be changed."""
+        """The headers of every call. Do not modify."""
         return self._headers
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must not appear in an error, longest first."""
+        """The values that must not appear in an error, longest first."""
         return self._secrets
 
     def clean(self, error: ModelError) -> ModelError:
-        """The same error, with nothing secret in its message."""
+        """Return the error with all secrets in its message redacted."""
         text = redacted(error.message, self._secrets)
         if text == error.message:
             return error
@@ -169,13 +170,13 @@ class Endpoint:
 
 
 class Http:
-    """The connection pool. Make one per process; it opens when first used, inside the running loop.
+    """The connection pool. Create one per process; it opens on first use, inside the running loop.
 
     Args:
-        connect_timeout: seconds for connecting.
-        read_timeout: seconds until the first byte, and between bytes.
-        max_event: bytes of one event of a stream.
-        max_stream: bytes of a whole stream.
+        connect_timeout: timeout for connecting, in seconds.
+        read_timeout: maximum seconds until the first byte, and between bytes.
+        max_event: maximum bytes of one stream event.
+        max_stream: maximum bytes of a whole stream.
     """
 
     def __init__(
@@ -192,7 +193,7 @@ class Http:
         self._sessions: dict[bool, ClientSession] = {}
 
     def _session(self, *, fresh: bool = False) -> ClientSession:
-        """The pool, or one that opens a new connection for every call."""
+        """Return the pooled session, or with `fresh` one that opens a new connection for every call."""
         session = self._sessions.get(fresh)
         if session is None or session.closed:
             connector = (
@@ -214,7 +215,7 @@ class Http:
             await session.close()
 
     async def _post(self, endpoint: Endpoint, url: URL, body: bytes) -> ClientResponse:
-        """POST; replace, once, a kept connection that turns out to be dead because its server closed it."""
+        """POST; retry once on a new connection if the pooled one turns out to be closed by the server."""
         began = time.monotonic()
         for fresh in (False, True):
             data: bytes | io.BytesIO = body if len(body) < _LARGE_BODY else io.BytesIO(body)
@@ -229,13 +230,12 @@ class Http:
         raise AssertionError("unreachable")
 
     async def stream(self, endpoint: Endpoint, url: URL, body: bytes, feed: Feed) -> None:
-        """POST `body` and hand every SSE payload to `feed`, until it is satisfied or the stream ends.
+        """POST `body` and pass every SSE payload to `feed`, until it returns True or the stream ends.
 
-        Whether the answer is complete is for `feed`'s owner to know. Cancelling closes the connection at
-        once.
+        The caller must check whether the answer is complete. Cancelling closes the connection at once.
 
         Raises:
-            ModelError: whatever went wrong.
+            ModelError: the call failed, in whatever way.
         """
         response: ClientResponse | None = None
         try:
@@ -254,7 +254,7 @@ class Http:
         except (ClientError, OSError) as error:
             raise endpoint.clean(_broken(error, answering=response is not None)) from None
         finally:
-            # Does nothing to a connection that was read to its end: that one is back in the pool.
+            # This has no effect on a response that was read to its end: its connection is back in the pool.
             if response is not None:
                 response.close()
 
@@ -275,7 +275,7 @@ class Http:
         """GET a JSON document of up to `MAX_BODY` bytes, within `LIST_TIMEOUT` seconds.
 
         Raises:
-            ModelError: whatever went wrong.
+            ModelError: the call failed, in whatever way.
         """
         response: ClientResponse | None = None
         try:
@@ -285,7 +285,9 @@ class Http:
                     raise await _refused(endpoint, response)
                 body = await _limited(response, MAX_BODY + 1)
                 if len(body) > MAX_BODY:
-                    raise bad_response("the provider's list is beyond all bounds", transient=False)
+                    raise bad_response(
+                        f"the provider's list is larger than {MAX_BODY >> 20} MB", transient=False
+                    )
                 return body
         except ModelError as error:
             raise endpoint.clean(error) from None
@@ -323,10 +325,7 @@ async def _refused(endpoint: Endpoint, response: ClientResponse) -> ModelError:
 
 
 async def _no_stream(endpoint: Endpoint, response: ClientResponse) -> ModelError:
-    """A success that is no stream.
-
-    An error in disguise, or a page from something between here and the vendor.
-    """
+    """Build the error for a 2xx response that is no stream, such as an error object or a proxy's web page."""
     body = b""
     with contextlib.suppress(TimeoutError, ClientError, OSError):
         async with asyncio.timeout(_ERROR_TIMEOUT):
@@ -335,7 +334,7 @@ async def _no_stream(endpoint: Endpoint, response: ClientResponse) -> ModelError
 
 
 def _timed_out(error: TimeoutError, *, answering: bool) -> ModelError:
-    what = "went silent" if answering else "did not answer in time"
+    what = "stopped sending" if answering else "did not answer in time"
     return ModelError(
         f"the provider {what} ({type(error).__name__})", code="provider_timeout", transient=True
     )
@@ -347,7 +346,9 @@ def _broken(error: Exception, *, answering: bool) -> ModelError:
             f"the connection to the provider broke in the middle of the answer ({type(error).__name__})"
         )
     if isinstance(error, ClientConnectorCertificateError | ClientSSLError):
-        return ModelError(f"the provider's TLS cannot be trusted: {error}", code="provider_unavailable")
-    # The library speaks of TLS whether or not there was to be any.
-    words = str(error).replace(" ssl:default", "") or type(error).__name__
-    return ModelError(f"the provider cannot be reached: {words}", code="provider_unavailable", transient=True)
+        return ModelError(f"the provider's TLS connection is not valid: {error}", code="provider_unavailable")
+    # aiohttp mentions TLS even for plain HTTP.
+    reason = str(error).replace(" ssl:default", "") or type(error).__name__
+    return ModelError(
+        f"the provider cannot be reached: {reason}", code="provider_unavailable", transient=True
+    )

@@ -1,8 +1,8 @@
-"""What a model's name tells: its family, what it takes, and how much.
+"""Derive a model's family, inputs, limits and abilities from its name.
 
-From the vendors' own pages about their models (OpenAI, Anthropic, Google), as of November 2026. Prices are
-not here: they change more often, see `prices`. What is not listed is not known; a provider's own list or its
-price list may still know it.
+The data comes from the vendors' pages about their models (OpenAI, Anthropic, Google), as of November 2026.
+Prices change more often and are elsewhere, see `prices`. A model that is not listed here is unknown, but the
+provider's list of models or the price list may still know it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _EFFORT_NAMES: dict[ReasoningEffort, str] = {
 
 
 class _Kind(Struct, frozen=True):
-    """What models whose name matches have in common; `default` is the effort without a word about it."""
+    """What models with a matching name have in common; `default` is the effort when a call sets none."""
 
     pattern: re.Pattern[str]
     family: str
@@ -71,7 +71,7 @@ def _openai(
     efforts: Efforts = (),
     inputs: tuple[Modality, ...] = _IMAGES,
 ) -> _Kind:
-    """One of OpenAI's: those that reason take no temperature."""
+    """Describe an OpenAI model: the ones that reason accept no temperature."""
     return _Kind(
         re.compile(pattern),
         family,
@@ -104,9 +104,14 @@ def _claude(
 
 
 def _other(
-    pattern: str, family: str, vendor: ModelVendor | None = None, *, inputs: tuple[Modality, ...] = _TEXT,
-    reasoning: bool = False, open_weights: bool = False,
-) -> _Kind:  # fmt: skip
+    pattern: str,
+    family: str,
+    vendor: ModelVendor | None = None,
+    *,
+    inputs: tuple[Modality, ...] = _TEXT,
+    reasoning: bool = False,
+    open_weights: bool = False,
+) -> _Kind:
     return _Kind(
         re.compile(pattern), family, vendor, inputs=inputs, reasoning=reasoning, open_weights=open_weights
     )
@@ -201,8 +206,9 @@ _OTHERS = (
 _KINDS = (*_OPENAI, *_CLAUDE, *_OTHERS)
 
 _OTHER_TASKS = re.compile(
-    r"embed|whisper|(^|-)(tts|audio|live|ocr|veo|sora|voice|guard)(-|$)|transcri|speech|dall-e|image|moderation|realtime|rerank"
-    r"|(text|code)-(davinci|curie|babbage|ada)|^(davinci|babbage|curie|ada)(-|$)|gpt-3\.5-turbo-instruct|nano-banana"
+    r"embed|whisper|(^|-)(tts|audio|live|ocr|veo|sora|voice|guard)(-|$)|transcri|speech|dall-e|image"
+    r"|moderation|realtime|rerank|(text|code)-(davinci|curie|babbage|ada)|^(davinci|babbage|curie|ada)(-|$)"
+    r"|gpt-3\.5-turbo-instruct|nano-banana"
 )
 
 _VENDORS: tuple[tuple[str, ModelVendor], ...] = (
@@ -213,18 +219,18 @@ _VENDORS: tuple[tuple[str, ModelVendor], ...] = (
 
 
 def plain_model_name(model: str) -> str:
-    """The name without what gateways put around it: `us.anthropic.claude-x`, `openai/gpt-x:free`."""
+    """Strip what gateways add to a name, as in `us.anthropic.claude-x` or `openai/gpt-x:free`."""
     name = model.lower().rsplit("/", 1)[-1].split(":", 1)[0]
     return re.sub(r"^(?:[a-z]{2,6}\.)?(?:anthropic|openai|google|meta|mistral|qwen|moonshot)\.", "", name)
 
 
 def converses(model: str) -> bool:
-    """False for models whose names say that they do something else: embeddings, speech, pictures."""
+    """Whether the model converses, by its name: not if it is for embeddings, speech or images."""
     return _OTHER_TASKS.search(plain_model_name(model)) is None
 
 
 def vendor_of_model(model: str) -> ModelVendor | None:
-    """Who made the model, by its name."""
+    """Return the vendor of the model, by its name."""
     name = plain_model_name(model)
     kind = _kind(name)
     if kind is not None:
@@ -233,10 +239,7 @@ def vendor_of_model(model: str) -> ModelVendor | None:
 
 
 def described(model: str) -> ModelProfile | None:
-    """The model's profile as far as its name tells, without prices.
-
-    None for a model that does not converse, or is unknown.
-    """
+    """Return the model's profile without prices, or None if it is unknown or does not converse."""
     name = plain_model_name(model)
     kind = _kind(name) if converses(name) else None
     if kind is None:
@@ -248,7 +251,7 @@ def described(model: str) -> ModelProfile | None:
         family=kind.family,
         attachment=kind.inputs != _TEXT,
         reasoning=kind.reasoning,
-        # Claude 4.7 and later refuse one.
+        # Claude 4.7 and later reject the parameter.
         temperature=kind.temperature and (version is None or version < (4, 7)),
         tool_call=kind.tools,
         structured_output=kind.structured,

@@ -1,14 +1,14 @@
 """OpenAI Chat Completions (`openai_completions`).
 
-What nearly every model server speaks, from OpenAI to llama.cpp.
+Nearly every model server speaks this protocol, from OpenAI to llama.cpp.
 
-What differs between servers is decided by the host name, and can be set by hand in the provider's options:
+The host name selects the defaults where servers differ. The provider's options override them:
 
-    headers             more HTTP headers
-    include_usage       False leaves out `stream_options`, for servers that refuse it
+    headers             additional HTTP headers
+    include_usage       False leaves out `stream_options`, for servers that reject it
     max_tokens_field    `max_completion_tokens` (OpenAI's own hosts) or `max_tokens` (all others)
-    reasoning_content   True sends the thinking of messages with tool calls back; DeepSeek's hosts require it
-                        and have it on
+    reasoning_content   True sends back the thinking of messages with tool calls; the default is True for
+                        DeepSeek's hosts, which require it
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ PROVIDER_TYPE = "openai_completions"
 
 _OPENAI_HOSTS = ("openai.com", "openai.azure.com")
 _DEEPSEEK_HOSTS = ("deepseek.com",)
-# OpenAI takes call ids of up to 40 characters; other servers have forms of their own, which they want to see
-# again.
+# OpenAI accepts call ids of up to 40 characters. Other servers have their own formats and expect the same id
+# back.
 _MAX_CALL_ID = 40
 
 
@@ -105,9 +105,9 @@ class OpenAiChatDriver:
     """A driver for one server that speaks Chat Completions.
 
     Args:
-        config: where, and with which key; see the module's text for `options`.
+        config: base URL, key and options; the module docstring lists the options.
         http: the process's connection pool.
-        cache: the process's encoded messages.
+        cache: the process's cache of encoded messages.
     """
 
     provider_type = PROVIDER_TYPE
@@ -119,7 +119,7 @@ class OpenAiChatDriver:
         self._endpoint: Endpoint = endpoint_of(config)
         self._url = self._endpoint.url("/chat/completions")
         self._at_openai = self._endpoint.host.endswith(_OPENAI_HOSTS)
-        self._usage_wanted = bool(options.get("include_usage", True))
+        self._include_usage = bool(options.get("include_usage", True))
         field = options.get("max_tokens_field") or (
             "max_completion_tokens" if self._at_openai else "max_tokens"
         )
@@ -130,22 +130,22 @@ class OpenAiChatDriver:
         self._tools = ToolCache(_encoded_tools)
 
     async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
-        """One streamed call. Raises: ModelError."""
+        """Make one streamed call. Raises: ModelError."""
         answer = ChatAnswer(on_delta, self._endpoint.secrets)
         await self._http.stream(self._endpoint, self._url, self.encoded(request), answer.feed)
         return answer.finished(request)
 
     async def list_models(self) -> list[ListedModel]:
-        """What `GET /models` names. Raises: ModelError."""
+        """List the models of `GET /models`. Raises: ModelError."""
         return listed_models(await self._http.get_json(self._endpoint, self._endpoint.url("/models")))
 
     def encoded(self, request: ModelRequest) -> bytes:
-        """The request's body."""
+        """Encode the request's body."""
         variant = f"chat/{request.model}/{self._returns_thinking:d}"
-        found = self._cache.fragments(
+        fragments = self._cache.fragments(
             variant, request.messages, lambda message: self._fragment(message, request.model)
         )
-        values = [fragment.data for fragment in arranged(found, _missing)]
+        values = [fragment.data for fragment in arranged(fragments, _missing)]
         if request.system:
             values.insert(0, dumps({"role": "system", "content": request.system}))
         body = [b'{"messages":[', b",".join(values), b"]"]
@@ -156,7 +156,7 @@ class OpenAiChatDriver:
 
     def _settings(self, request: ModelRequest) -> JsonObject:
         settings: JsonObject = {"model": request.model, "stream": True}
-        if self._usage_wanted:
+        if self._include_usage:
             settings["stream_options"] = {"include_usage": True}
         if request.tools and request.parallel_tool_calls is not None:
             settings["parallel_tool_calls"] = request.parallel_tool_calls
@@ -220,19 +220,22 @@ def _wire_id(call_id: ToolCallId) -> str:
 
 
 def _results(message: Message) -> Fragment:
-    """`tool` messages hold text only: images that a tool gave follow in a user message, after all results."""
+    """Encode tool results.
+
+    `tool` messages hold only text, so a tool's images follow in a user message after all results.
+    """
     results = [part for part in message.content if isinstance(part, ToolResultPart)]
     if not results:
         return Fragment("user", dumps({"role": "user", "content": _content(message.content)}))
     values: list[tuple[ToolCallId, bytes]] = []
-    shown: list[TextPart | ImagePart] = [
+    extra: list[TextPart | ImagePart] = [
         part for part in message.content if isinstance(part, TextPart | ImagePart)
     ]
     for part in results:
         text, images = result_content(part)
         values.append((part.tool_call_id, dumps(_tool(part.tool_call_id, text))))
-        shown += images
-    return result_fragment(values, dumps({"role": "user", "content": _content(shown)}) if shown else b"")
+        extra += images
+    return result_fragment(values, dumps({"role": "user", "content": _content(extra)}) if extra else b"")
 
 
 def _content(content: Sequence[ContentPart]) -> str | list[JsonObject]:
@@ -274,7 +277,7 @@ def _encoded_tools(tools: Sequence[ToolSpec]) -> bytes:
 
 
 class ChatAnswer(Answer):
-    """An answer in Chat Completions chunks."""
+    """An answer that arrives in Chat Completions chunks."""
 
     __slots__ = ("_by_index", "_done", "_secrets")
 
@@ -285,7 +288,7 @@ class ChatAnswer(Answer):
         self._done = False
 
     def feed(self, payload: bytes) -> bool:
-        """Take one payload; True after `[DONE]`."""
+        """Parse one payload; return True after `[DONE]`."""
         if len(payload) < 12 and payload.strip() == b"[DONE]":
             self._done = True
             return True
@@ -322,7 +325,7 @@ class ChatAnswer(Answer):
                 self._add_call(call)
 
     def _add_parts(self, parts: object) -> None:
-        """Mistral's reasoning models send a list of parts in the text's place."""
+        """Add a list of parts, which Mistral's reasoning models send in place of the text."""
         for part in parts if isinstance(parts, list) else []:
             if not isinstance(part, dict):
                 continue
@@ -340,7 +343,7 @@ class ChatAnswer(Answer):
             delta.index if delta.index is not None else (len(self.calls) if delta.id else len(self.calls) - 1)
         )
         call = self._by_index.get(index)
-        # Some servers number every call 0 but give each its own id.
+        # Some servers give every call index 0 and its own id.
         if call is None or (delta.id and function.name and call.id and delta.id != call.id):
             call = CallInProgress(delta.id, function.name)
             self.calls.append(call)
@@ -349,13 +352,13 @@ class ChatAnswer(Answer):
             call.id = call.id or ToolCallId(without_nul(delta.id or ""))
             call.name = call.name or without_nul(function.name or "")
         if function.arguments:
-            given = function.arguments
-            call.arguments.append(given if isinstance(given, str) else dumps(given).decode())
+            arguments = function.arguments
+            call.arguments.append(arguments if isinstance(arguments, str) else dumps(arguments).decode())
         if delta.extra_content is not None:
             call.extra = delta.extra_content
 
     def finished(self, request: ModelRequest) -> ModelResponse:
-        """The response. Raises: ModelError: the stream ended too early."""
+        """Return the response. Raises: ModelError: the stream ended too early."""
         if self.finish_reason is None and (not self._done or self.empty):
             raise cut_off()
         response = self.response(request.model, request.messages)
@@ -373,15 +376,15 @@ class ChatAnswer(Answer):
 def _usage(value: object) -> Usage | None:
     if not isinstance(value, dict):
         return None
-    given, made = count(value.get("prompt_tokens")), count(value.get("completion_tokens"))
-    if given is None and made is None:
+    prompt, completion = count(value.get("prompt_tokens")), count(value.get("completion_tokens"))
+    if prompt is None and completion is None:
         return None
     details = value.get("prompt_tokens_details")
     details = details if isinstance(details, dict) else {}
-    read = [details.get("cached_tokens"), value.get("prompt_cache_hit_tokens"), value.get("cached_tokens")]
+    cached = [details.get("cached_tokens"), value.get("prompt_cache_hit_tokens"), value.get("cached_tokens")]
     return Usage(
-        given or 0,
-        made or 0,
-        next((tokens for tokens in map(count, read) if tokens is not None), None),
+        prompt or 0,
+        completion or 0,
+        next((tokens for tokens in map(count, cached) if tokens is not None), None),
         count(details.get("cache_write_tokens")),
     )

@@ -1,4 +1,4 @@
-"""What the two OpenAI protocols share: address, key, list of models, and what a model's name tells."""
+"""What both OpenAI protocols share: endpoint, list of models, and abilities by model name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from perdure.llm.http import Endpoint
 DEFAULT_BASE = "https://api.openai.com/v1"
 
 MAX_LISTED = 10_000
-"""Models taken from a list; gateways name hundreds."""
+"""Maximum number of models read from a list; gateways list hundreds."""
 
 _VERSION = re.compile(r"/v\d+[a-z0-9]*(/|$)")
 # o1, o3, o4-mini, gpt-5 and later, codex; not the chat variants, which do not reason.
@@ -24,12 +24,12 @@ _PHASED = re.compile(r"(^|/)gpt-(5\.[3-9]|5\.\d\d|[6-9]|\d\d)")
 
 
 def endpoint_of(config: ProviderConfig) -> Endpoint:
-    """The endpoint for a configuration.
+    """Build the endpoint for a configuration.
 
-    `base_url` as it is when it names a version (`/v1`), else with `/v1` added.
+    Adds `/v1` to a `base_url` without a version.
 
     Raises:
-        InvalidInput: the URL or the key cannot be used.
+        InvalidInput: the URL or the key is invalid.
     """
     base = (config.base_url or DEFAULT_BASE).strip()
     head, mark, query = base.partition("?")
@@ -42,7 +42,7 @@ def endpoint_of(config: ProviderConfig) -> Endpoint:
 
 
 def text_map(value: object) -> dict[str, str]:
-    """An option that holds names and texts, whatever was stored there."""
+    """Convert an option to a map of strings; any other value becomes an empty map."""
     return {str(name): str(text) for name, text in value.items()} if isinstance(value, dict) else {}
 
 
@@ -52,17 +52,17 @@ def thinks(model: str) -> bool:
 
 
 def knows_phases(model: str) -> bool:
-    """Whether the model wants to read its earlier messages' phase (GPT-5.3 and later), by its name."""
+    """Whether the model expects the `phase` of its earlier messages (GPT-5.3 and later), by its name."""
     return _PHASED.search(model.lower()) is not None
 
 
 def cache_key(name: str) -> str:
-    """OpenAI takes up to 64 characters."""
+    """Shorten the key to the 64 characters that OpenAI allows."""
     return name[-64:]
 
 
 def listed_models(body: bytes) -> list[ListedModel]:
-    """The models of a list answer, in its order.
+    """Parse the answer of a list endpoint; keep its order.
 
     Raises:
         ModelError: the answer is not a list of models.
@@ -100,7 +100,7 @@ def _listed(entry: dict[str, Any]) -> ListedModel | None:
 
 
 def next_page(body: bytes) -> str | None:
-    """The cursor of the next page of a list answer, when it says that there is one."""
+    """Return the cursor of the list's next page, or None on the last page."""
     value = msgspec.json.decode(body)
     last = value.get("last_id") if isinstance(value, dict) and value.get("has_more") else None
     return last if isinstance(last, str) and last else None

@@ -1,13 +1,13 @@
 """OpenAI Responses (`openai`), stateless.
 
-The vendor stores nothing, encrypted reasoning travels with the history.
+The vendor stores nothing: every call sends the encrypted reasoning with the history.
 
 The provider's options:
 
-    headers             more HTTP headers
-    reasoning_summary   `auto`, `concise` or `detailed`: readable reasoning; OpenAI gives it to verified
-                        organizations only, so it is not asked for by default
-    reasoning           True or False, where the model's name does not tell whether it reasons
+    headers             additional HTTP headers
+    reasoning_summary   `auto`, `concise` or `detailed`: ask for readable reasoning; off by default, because
+                        OpenAI offers it to verified organizations only
+    reasoning           whether the model reasons; by default, its name decides
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ class OpenAiResponsesDriver:
     """A driver for OpenAI, or for a server that speaks its Responses protocol.
 
     Args:
-        config: where, and with which key; see the module's text for `options`.
+        config: base URL, key and options; the module docstring lists the options.
         http: the process's connection pool.
-        cache: the process's encoded messages.
+        cache: the process's cache of encoded messages.
     """
 
     provider_type = PROVIDER_TYPE
@@ -98,7 +98,7 @@ class OpenAiResponsesDriver:
         self._replay = Replay()
 
     async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
-        """One streamed call. Raises: ModelError."""
+        """Make one streamed call. Raises: ModelError."""
         bare = self._replay.bare(request)
         try:
             return await self._call(request, on_delta, bare)
@@ -113,27 +113,29 @@ class OpenAiResponsesDriver:
         return answer.finished(request)
 
     async def list_models(self) -> list[ListedModel]:
-        """What `GET /models` names. Raises: ModelError."""
+        """List the models of `GET /models`. Raises: ModelError."""
         return listed_models(await self._http.get_json(self._endpoint, self._endpoint.url("/models")))
 
     def encoded(self, request: ModelRequest, bare: int = 0) -> bytes:
-        """The request's body.
+        """Encode the request's body.
 
         Args:
             request: the call.
-            bare: how many messages, from the first, go without their reasoning.
+            bare: how many messages, counted from the first, are sent without their reasoning.
         """
         model = request.model
         phased = knows_phases(model)
-        found: list[Fragment] = []
+        fragments: list[Fragment] = []
         if bare:
             head = request.messages[:bare]
-            found = self._cache.fragments(
-                f"responses-bare/{phased:d}", head, lambda one: _fragment(one, None, phased)
+            fragments = self._cache.fragments(
+                f"responses-bare/{phased:d}", head, lambda message: _fragment(message, None, phased)
             )
         rest = request.messages[bare:] if bare else request.messages
-        found += self._cache.fragments(f"responses/{model}", rest, lambda one: _fragment(one, model, phased))
-        items = [fragment.data for fragment in arranged(found, _missing) if fragment.data]
+        fragments += self._cache.fragments(
+            f"responses/{model}", rest, lambda message: _fragment(message, model, phased)
+        )
+        items = [fragment.data for fragment in arranged(fragments, _missing) if fragment.data]
         body = [b'{"input":[', b",".join(items) or dumps(_user([_input_text(CONTINUE)])), b"]"]
         if request.tools:
             body += (b',"tools":', self._tools.encoded(request.tools))
@@ -150,17 +152,17 @@ class OpenAiResponsesDriver:
             settings["max_output_tokens"] = request.max_output_tokens
         if request.cache_key:
             settings["prompt_cache_key"] = cache_key(request.cache_key)
-        known = thinks(request.model) if self._reasoning is None else bool(self._reasoning)
+        reasons = thinks(request.model) if self._reasoning is None else bool(self._reasoning)
         reasoning: JsonObject = {}
         if request.reasoning_effort is not None:
             reasoning["effort"] = request.reasoning_effort
-        if self._summary and (known or reasoning):
+        if self._summary and (reasons or reasoning):
             reasoning["summary"] = self._summary
         if reasoning:
             settings["reasoning"] = reasoning
-        if known or reasoning:
+        if reasons or reasoning:
             settings["include"] = ["reasoning.encrypted_content"]
-        if request.temperature is not None and not known:
+        if request.temperature is not None and not reasons:
             settings["temperature"] = request.temperature
         return settings
 
@@ -185,14 +187,14 @@ def _assistant(message: Message, model: str | None, *, phased: bool) -> Fragment
     calls: list[ToolCallId] = []
     for piece in woven(message, blocks):
         if isinstance(piece, str):
-            said: JsonObject = {
+            text: JsonObject = {
                 "type": "message",
                 "role": "assistant",
                 "content": [{"type": "output_text", "text": piece}],
             }
             if phased and message.phase is not None:
-                said["phase"] = message.phase
-            values.append(dumps(said))
+                text["phase"] = message.phase
+            values.append(dumps(text))
         elif isinstance(piece, ToolCallPart):
             calls.append(piece.id)
             call = {
@@ -208,15 +210,15 @@ def _assistant(message: Message, model: str | None, *, phased: bool) -> Fragment
 
 
 def _results(message: Message, results: list[ToolResultPart]) -> Fragment:
-    shown: list[ContentPart] = [part for part in message.content if isinstance(part, TextPart | ImagePart)]
+    extra: list[ContentPart] = [part for part in message.content if isinstance(part, TextPart | ImagePart)]
     values: list[tuple[ToolCallId, bytes]] = []
     for part in results:
         output: Any
         output, images = result_content(part)
-        # What the message shows besides its results goes with the first of them.
-        if images or shown:
-            output = ([_input_text(output)] if output else []) + _content([*images, *shown])
-            shown = []
+        # Content besides the results is sent with the first result.
+        if images or extra:
+            output = ([_input_text(output)] if output else []) + _content([*images, *extra])
+            extra = []
         values.append((part.tool_call_id, dumps(_output(part.tool_call_id, output))))
     return result_fragment(values)
 
@@ -256,7 +258,7 @@ def _encoded_tools(tools: Sequence[ToolSpec]) -> bytes:
                 "name": tool.name,
                 "description": tool.description,
                 "parameters": parameters_of(tool),
-                # The vendor's default asks for schemas in which everything is required.
+                # The vendor's default is strict, which allows only schemas whose fields are all required.
                 "strict": False,
             }
             for tool in tools
@@ -265,7 +267,7 @@ def _encoded_tools(tools: Sequence[ToolSpec]) -> bytes:
 
 
 class ResponsesAnswer(Answer):
-    """An answer in Responses events."""
+    """An answer that arrives in Responses events."""
 
     __slots__ = ("_by_item", "_done", "_parts", "_secrets", "_text_came")
 
@@ -278,7 +280,7 @@ class ResponsesAnswer(Answer):
         self._done = False
 
     def feed(self, payload: bytes) -> bool:
-        """Take one payload; True after the event that ends the response."""
+        """Parse one payload; return True after the event that ends the response."""
         if len(payload) < 12 and payload.strip() == b"[DONE]":
             return True
         event = decoded(_EVENT, payload)
@@ -333,13 +335,13 @@ class ResponsesAnswer(Answer):
         return call
 
     def _end(self, event: _Event) -> None:
-        """A finished item says all of itself again."""
+        """Take from a finished item what its deltas did not bring: the item repeats its whole content."""
         item = event.item
         if not isinstance(item, dict):
             return
         kind = item.get("type")
         if kind == "reasoning":
-            # Without one of these it is only a reference into the vendor's store, where nothing is kept.
+            # Without one of these, the item only refers to the vendor's store, which holds nothing of ours.
             if item.get("encrypted_content") or item.get("content"):
                 self.add_reasoning(item)
         elif kind == "function_call":
@@ -376,7 +378,7 @@ class ResponsesAnswer(Answer):
         return True
 
     def finished(self, request: ModelRequest) -> ModelResponse:
-        """The response. Raises: ModelError: the stream ended too early."""
+        """Return the response. Raises: ModelError: the stream ended too early."""
         if not self._done:
             raise cut_off()
         return self.response(request.model, request.messages)
@@ -389,11 +391,14 @@ def _text(value: object) -> str | None:
 def _usage(value: object) -> Usage | None:
     if not isinstance(value, dict):
         return None
-    given, made = count(value.get("input_tokens")), count(value.get("output_tokens"))
-    if given is None and made is None:
+    read, written = count(value.get("input_tokens")), count(value.get("output_tokens"))
+    if read is None and written is None:
         return None
     details = value.get("input_tokens_details")
     details = details if isinstance(details, dict) else {}
     return Usage(
-        given or 0, made or 0, count(details.get("cached_tokens")), count(details.get("cache_write_tokens"))
+        read or 0,
+        written or 0,
+        count(details.get("cached_tokens")),
+        count(details.get("cache_write_tokens")),
     )

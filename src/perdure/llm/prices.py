@@ -1,7 +1,7 @@
-"""Prices of models, from the `genai-prices` package's own copy of them: nothing is fetched.
+"""Model prices from the table inside the `genai-prices` package: nothing is fetched.
 
-The package brings its whole table (0.1 s and some 10 MB, docs/decisions/0012-prices-of-models.md), so it is
-imported by the first look-up, never before. Look-ups are for a thread, not for the event loop.
+Importing the package loads its whole table (0.1 s and about 10 MB, docs/decisions/0012-prices-of-models.md),
+so the first lookup imports it. Call lookups in a thread, not in the event loop.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from perdure.domain.model_profiles import CostTier, ModelCost
 log = logging.getLogger("perdure.llm")
 
 _VENDORS = {"openai": "openai", "openai_completions": "openai", "anthropic": "anthropic"}
-"""By type of provider: whose prices hold at the driver's own address."""
+"""Provider type -> the vendor whose prices apply at the driver's default base URL."""
 
 
 class Seller(Struct, frozen=True):
-    """Whose prices hold: a vendor of the price list, or whoever has this address."""
+    """Whose prices apply: a vendor of the price list, or the seller behind this base URL."""
 
     vendor: str | None = None
     address: str | None = None
 
 
 class Listed(Struct, frozen=True):
-    """What the price list says about a model."""
+    """A model's entry in the price list; `context` is its window in tokens."""
 
     name: str | None = None
     description: str | None = None
@@ -41,10 +41,7 @@ class Listed(Struct, frozen=True):
 
 @lru_cache(maxsize=1000)  # asked for every model call
 def seller_of(provider_type: str, base_url: str | None) -> Seller | None:
-    """Whose prices hold for a provider; None when there can be none.
-
-    A simulated model, or a server of one's own.
-    """
+    """Return whose prices apply to a provider; None for a simulated model or a private server."""
     vendor = _VENDORS.get(provider_type)
     if vendor is None:
         return None
@@ -70,7 +67,7 @@ def _is_address(host: str) -> bool:
 
 
 def look_up(seller: Seller, model: str) -> Listed | None:
-    """What the price list says; None when it does not know the seller or the model."""
+    """Look up a model in the price list; return None if the seller or the model is unknown."""
     if seller.vendor is not None:
         where: dict[str, Any] = {"provider_id": seller.vendor}
     else:
@@ -78,14 +75,14 @@ def look_up(seller: Seller, model: str) -> Listed | None:
     try:
         import genai_prices
 
-        found = genai_prices.calc_price(genai_prices.Usage(input_tokens=0, output_tokens=0), model, **where)
+        entry = genai_prices.calc_price(genai_prices.Usage(input_tokens=0, output_tokens=0), model, **where)
         return Listed(
-            found.model.name, found.model.description, found.model.context_window, _cost(found.model_price)
+            entry.model.name, entry.model.description, entry.model.context_window, _cost(entry.model_price)
         )
     except LookupError:
         return None
     except Exception:
-        # A price that cannot be read is not known; what the price was wanted for must not fail with it.
+        # An error in the price list must not fail the model call: treat the price as unknown.
         log.warning("the price of %s cannot be read", model, exc_info=True)
         return None
 
@@ -94,18 +91,18 @@ _NAMES = ("input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok")
 
 
 def _cost(price: Any) -> ModelCost | None:
-    """A price per token in and out, or None: some models are sold by the hour or the picture."""
+    """Convert a price per token; return None for a model that is sold by the hour or the image."""
     prices = [getattr(price, name) for name in _NAMES]
     if prices[0] is None or prices[1] is None:
         return None
-    starts = sorted({tier.start for each in prices for tier in getattr(each, "tiers", ())})
-    tiers = tuple(CostTier(start, *(_at(each, start) for each in prices)) for start in starts)  # type: ignore[arg-type]
-    base = [_at(each, -1) for each in prices]
+    starts = sorted({tier.start for tiered in prices for tier in getattr(tiered, "tiers", ())})
+    tiers = tuple(CostTier(start, *(_at(tiered, start) for tiered in prices)) for start in starts)  # type: ignore[arg-type]
+    base = [_at(tiered, -1) for tiered in prices]
     return ModelCost(base[0] or 0.0, base[1] or 0.0, base[2], base[3], tiers)
 
 
 def _at(price: Any, start: int) -> float | None:
-    """The price of the tier that begins there, or of the last one before."""
+    """Return the price that applies from `start` tokens on."""
     if price is None or isinstance(price, Decimal):
         return None if price is None else float(price)
     value = price.base

@@ -1,6 +1,6 @@
-"""Which driver speaks for which type of provider, and the drivers of a process.
+"""Map provider types to drivers, and pool the drivers of a process.
 
-A new driver is one file and one line here.
+A new driver takes one file and one line here.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from perdure.llm.wire import FragmentCache
 Factory = Callable[[ProviderConfig, Http, FragmentCache], Driver]
 
 MAX_DRIVERS = 1_000
-"""Drivers that a pool keeps; one is a few kilobytes."""
+"""Maximum number of pooled drivers; one takes a few kilobytes."""
 
 
 class DriverKind(Struct, frozen=True):
-    """A type of provider.
+    """A provider type.
 
     Attributes:
-        title: what people call it.
-        environment: the variable that the vendor's own tools read the key from.
-        key_needed: whether to ask people for a key. Servers of one's own mostly do without.
-        options: what it can be told besides, see `ProviderOptions`.
+        title: the display name.
+        environment: the variable from which the vendor's own tools read the key.
+        key_needed: whether to ask users for a key. Most private servers need none.
+        options: the options that it accepts, see `ProviderOptions`.
         help: how to get a key, in Markdown.
-        vendor: who makes its models, where one vendor makes all of them.
+        vendor: who makes the models, if one vendor makes all of them.
     """
 
     factory: Factory
@@ -65,8 +65,8 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
             key_needed=True,
             options=frozenset({"headers", "reasoning", "reasoning_summary"}),
             help=(
-                "Make a key at [platform.openai.com](https://platform.openai.com/api-keys)."
-                " Without `base_url` it goes to OpenAI."
+                "Create a key at [platform.openai.com](https://platform.openai.com/api-keys)."
+                " Without `base_url`, calls go to OpenAI."
             ),
         ),
         "openai_completions": DriverKind(
@@ -75,8 +75,8 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
             OPENAI.key_variable,
             options=frozenset({"headers", "include_usage", "max_tokens_field", "reasoning_content"}),
             help=(
-                "For any server that speaks Chat Completions: give its `base_url`, mostly ending in `/v1`,"
-                " and the key if it wants one. Without `base_url` it goes to OpenAI."
+                "For any server that speaks Chat Completions: enter its `base_url`, which usually ends in"
+                " `/v1`, and a key if the server needs one. Without `base_url`, calls go to OpenAI."
             ),
         ),
         "anthropic": DriverKind(
@@ -86,15 +86,15 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
             key_needed=True,
             options=frozenset({"headers", "bearer", "max_tokens"}),
             help=(
-                "Make a key at [platform.claude.com](https://platform.claude.com/settings/keys)."
-                " Without `base_url` it goes to Anthropic."
+                "Create a key at [platform.claude.com](https://platform.claude.com/settings/keys)."
+                " Without `base_url`, calls go to Anthropic."
             ),
         ),
         "llmsim": DriverKind(
             lambda config, http, cache: SimulatedDriver(),
             "Simulated model",
             lists_models=False,
-            help="Nothing to fill in: it is a simulation, for tests.",
+            help="A simulation for tests: it needs no key and no options.",
             vendor="llmsim",
         ),
     }
@@ -102,12 +102,12 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
 
 
 def known_types() -> tuple[str, ...]:
-    """The types of provider that there are drivers for."""
+    """Return the provider types that have a driver."""
     return tuple(KINDS)
 
 
 def vendor_key(provider_type: str, environment: Mapping[str, str]) -> str | None:
-    """The key that the environment holds for a type of provider; an empty one is none."""
+    """Return a provider type's key from the environment; None if it is unset or empty."""
     kind = KINDS.get(provider_type)
     return (
         None
@@ -117,23 +117,23 @@ def vendor_key(provider_type: str, environment: Mapping[str, str]) -> str | None
 
 
 def vendor_of(provider_type: str, model: str) -> ModelVendor | None:
-    """Who makes a provider's model, or None if that is not known."""
+    """Return who makes a provider's model, or None if unknown."""
     kind = KINDS.get(provider_type)
     return vendor_of_model(model) if kind is None or kind.vendor is None else kind.vendor
 
 
 def make_driver(config: ProviderConfig, http: Http, cache: FragmentCache | None = None) -> Driver:
-    """A driver for this configuration.
+    """Create a driver for this configuration.
 
-    It makes no connection yet, so it also serves to check a configuration.
+    This makes no connection yet, so callers also use it to validate a configuration.
 
     Args:
-        config: type, address, key and options.
+        config: type, base URL, key and options.
         http: the process's connection pool.
-        cache: the process's encoded messages; a new one if none is given.
+        cache: the process's cache of encoded messages; a new one by default.
 
     Raises:
-        InvalidInput: the type is unknown, or the address, the key or an option cannot be used; `field` says
+        InvalidInput: the type is unknown, or the base URL, the key or an option is invalid; `field` says
             which.
     """
     kind = KINDS.get(config.provider_type)
@@ -144,8 +144,10 @@ def make_driver(config: ProviderConfig, http: Http, cache: FragmentCache | None 
         )
     for option in config.options:
         if option not in kind.options:
+            options = ", ".join(sorted(kind.options)) or "none"
             raise InvalidInput(
-                f"`{option}` is not an option of {config.provider_type}", field=f"options.{option}"
+                f"`{option}` is not an option of {config.provider_type}; its options: {options}",
+                field=f"options.{option}",
             )
     return kind.factory(config, http, cache or FragmentCache())
 
@@ -157,23 +159,27 @@ def config_of(
     options: ProviderOptions,
     environment: Mapping[str, str],
 ) -> ProviderConfig:
-    """What a provider's driver is made from.
+    """Build the configuration of a provider's driver.
 
     Args:
-        environment: where the vendor's key is looked for when the provider has none of its own. It belongs to
-            the vendor's own address: it is never sent anywhere else.
+        provider_type: the provider's type.
+        base_url: the provider's base URL; None for the vendor's own.
+        secrets: the provider's key and secret headers.
+        options: the provider's options.
+        environment: environment variables, from which the vendor's key is read if the provider has none. It
+            is sent to the vendor's own base URL only.
     """
     key = secrets.api_key
     if key is None and base_url is None:
         key = vendor_key(provider_type, environment)
-    told: JsonObject = msgspec.to_builtins(options)
+    driver_options: JsonObject = msgspec.to_builtins(options)
     if secrets.headers:
-        told["headers"] = secrets.headers
-    return ProviderConfig(provider_type, base_url, key, told)
+        driver_options["headers"] = secrets.headers
+    return ProviderConfig(provider_type, base_url, key, driver_options)
 
 
 class StoredProvider(Protocol):
-    """What a driver is made for: the row of a provider. `updated_at` changes whenever the provider does."""
+    """A provider's row, for which a driver is created. `updated_at` changes with every change of the row."""
 
     @property
     def id(self) -> ProviderId: ...
@@ -191,12 +197,12 @@ class StoredProvider(Protocol):
 
 
 class DriverPool:
-    """The drivers of a process. They share one connection pool and one memory of encoded messages.
+    """The drivers of a process. They share one connection pool and one cache of encoded messages.
 
     Args:
-        environment: where vendors' keys are looked for when a provider has none of its own.
-        http: the connection pool; a new one if none is given.
-        cache: the encoded messages; a new one if none is given.
+        environment: environment variables, from which a vendor's key is read if a provider has none.
+        http: the connection pool; a new one by default.
+        cache: the cache of encoded messages; a new one by default.
 
     Attributes:
         http: the connection pool.
@@ -214,22 +220,22 @@ class DriverPool:
         self._drivers: dict[ProviderId, tuple[Micros, Driver]] = {}
 
     def known_types(self) -> tuple[str, ...]:
-        """The types of provider that there are drivers for."""
+        """Return the provider types that have a driver."""
         return known_types()
 
     def environment_key(self, provider_type: str) -> bool:
-        """Whether the environment holds a key of that vendor."""
+        """Whether the environment holds a key for this provider type."""
         return vendor_key(provider_type, self._environment) is not None
 
     def driver_for(self, provider: StoredProvider, secrets: ProviderSecrets) -> Driver:
-        """The driver of a provider, made anew when the provider has changed.
+        """Return the driver of a provider; create a new one if the provider has changed.
 
         Raises:
             InvalidInput: as `make_driver`.
         """
-        known = self._drivers.get(provider.id)
-        if known is not None and known[0] == provider.updated_at:
-            return known[1]
+        pooled = self._drivers.get(provider.id)
+        if pooled is not None and pooled[0] == provider.updated_at:
+            return pooled[1]
         config = config_of(
             provider.provider_type, provider.base_url, secrets, provider.option_struct(), self._environment
         )
@@ -241,6 +247,6 @@ class DriverPool:
         return driver
 
     async def close(self) -> None:
-        """Forget all drivers and close their connections."""
+        """Drop all drivers and close their connections."""
         self._drivers.clear()
         await self.http.close()

@@ -1,9 +1,9 @@
-"""Reasoning that a vendor refuses to read back.
+"""Recover from a vendor that rejects stored reasoning.
 
-Vendors sign or encrypt reasoning blocks and bind them to the model, the account and, lately, to the exact
-history before them. When any of these has changed, they refuse the whole call, and would refuse every later
-one. The way out that they document: send the history once more without those blocks. That is not another
-attempt of the engine's: nothing has been generated yet.
+Vendors sign or encrypt reasoning blocks and bind them to the model, the account and, recently, the exact
+history before them. If one of these has changed, the vendor rejects this call and every later one. The
+documented fix is to resend the history without those blocks. The driver does this itself, not as an engine
+retry, because nothing has been generated yet.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from perdure.domain.errors import ModelError
 from perdure.llm.driver import ModelRequest
 
 MAX_REMEMBERED = 10_000
-"""Conversations remembered; a forgotten one costs one more refused call."""
+"""Maximum number of conversations remembered; a forgotten one costs one more rejected call."""
 
 _REFUSED = re.compile(
     r"thinking`? (or|block)|signature|encrypted.content|of type 'reasoning'|reasoning['`]? item",
@@ -23,13 +23,13 @@ _REFUSED = re.compile(
 
 
 class Replay:
-    """Which conversations must be sent without the reasoning of their older messages."""
+    """Remembers which conversations to send without the reasoning of their older messages."""
 
     def __init__(self) -> None:
         self._bare_through: dict[str, str] = {}
 
     def bare(self, request: ModelRequest) -> int:
-        """How many of the request's messages, from the first, go without their reasoning."""
+        """Return how many messages, counted from the first, to send without their reasoning."""
         if not self._bare_through or request.cache_key is None:
             return 0
         last = self._bare_through.get(request.cache_key)
@@ -41,12 +41,12 @@ class Replay:
         )
 
     def refused(self, request: ModelRequest, error: ModelError, bare: int) -> bool:
-        """Whether it was the reasoning that the vendor refused. If so, all of it goes from now on.
+        """Whether the vendor rejected the reasoning. If so, remember to leave out all of it from now on.
 
         Args:
             request: the call.
-            error: how it failed.
-            bare: how many messages went without.
+            error: the call's error.
+            bare: how many messages were sent without their reasoning.
         """
         if error.status != 400 or error.code != "invalid_model_request" or not _REFUSED.search(error.message):
             return False

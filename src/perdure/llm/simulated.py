@@ -1,16 +1,16 @@
-"""A model that plays a script (`llmsim`).
+"""A simulated model that plays a script (`llmsim`).
 
-For tests, demonstrations and benchmarks, without a key or a network.
+It serves tests, demonstrations and benchmarks, and needs no key and no network.
 
-The script travels in the newest user message, so it survives restarts and passes through the whole server
+The newest user message contains the script, so it survives restarts and passes through the whole server
 unchanged:
 
     And the weather? [[sim [{"tool_calls": [{"name": "weather", "arguments": {"city": "Rome"}}]}, {"text":
     "Sun."}]]]
 
-It is a JSON array of steps (or one step). The step that is played is the number of agent messages since that
-user message; after the last step the model says the script's last text again, or "Done.". Without a script it
-says what it is and what it was told. `Step` lists what a step can hold.
+A script is a JSON array of steps (or one step). The number of agent messages since that user message is the
+index of the step to play. After the last step, the model repeats the script's last text, or says "Done.".
+Without a script, it introduces itself and quotes the message. `Step` documents the fields of a step.
 """
 
 from __future__ import annotations
@@ -34,15 +34,17 @@ PROVIDER_TYPE = "llmsim"
 MODEL = "llmsim"
 
 MAX_TOKENS = 1_000_000
-"""Words in one simulated answer."""
+"""Maximum number of words in one simulated answer."""
 
 _TRANSIENT = frozenset(
     {"provider_rate_limited", "provider_unavailable", "provider_timeout", "provider_bad_response"}
 )
 _OPEN = "[[sim "
 _WORDS = re.compile(r"\s*\S+\s*")
-# Words between two chances for the event loop, when they cost no time.
-_BREATH = 64
+# Words between two yields to the event loop, when there is no delay.
+_YIELD_EVERY = 64
+# Newest messages whose words count as input tokens, so that the work does not grow with the session.
+_COUNTED_MESSAGES = 64
 _REMEMBERED = 10_000
 
 Millis = Annotated[float, Meta(ge=0, le=86_400_000)]
@@ -50,7 +52,7 @@ Count = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
 
 
 class SimulatedCall(Struct, frozen=True, forbid_unknown_fields=True):
-    """A tool call to make. Without an id it gets one that is the same on every attempt."""
+    """A tool call to make. Without an id, it gets one that is the same in every attempt."""
 
     name: str
     arguments: Any = {}
@@ -62,9 +64,9 @@ class SimulatedFailure(Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         code: a code of `ModelError`.
-        message: what the vendor says.
+        message: the vendor's error message.
         status: the vendor's HTTP status.
-        transient: whether trying again may help; by default what the code usually means.
+        transient: whether a retry may succeed; the default depends on the code.
         retry_after: seconds that the vendor asks to wait.
         times: how many attempts fail, counted in this process; None for all.
     """
@@ -81,17 +83,17 @@ class Step(Struct, frozen=True, forbid_unknown_fields=True):
     """One answer of the simulated model.
 
     Attributes:
-        text: what it says.
-        tokens: that many words are said after the text, the last one `END.`.
-        thinking: what it thinks first.
-        tool_calls: what it asks for.
-        first_ms: milliseconds before anything happens, the failure included.
+        text: the answer's text.
+        tokens: how many words to add after the text; the last one is `END.`.
+        thinking: the thinking, sent before the text.
+        tool_calls: the tool calls to make.
+        first_ms: milliseconds to wait before the answer or the failure.
         delay_ms: milliseconds before each word.
         fail: a failure in place of the answer.
-        cut_after: the stream breaks after that many words.
+        cut_after: break the stream after this many words.
         cut_times: how many attempts break, counted in this process; None for all.
-        usage: token counts that replace the counted words, by name.
-        finish_reason: in place of `stop` or `tool_calls`.
+        usage: token counts by name, in place of the counted words.
+        finish_reason: a value in place of `stop` or `tool_calls`.
     """
 
     text: str = ""
@@ -111,16 +113,15 @@ Script = Sequence[Step | JsonObject] | Callable[[ModelRequest], Step | JsonObjec
 
 
 class SimulatedDriver:
-    """The simulated model. Every user message may carry a script; `script` is for those that carry none.
+    """The simulated model. A script in a user message takes precedence over `script`.
 
     Args:
-        script: steps, played by the same rule as one in a message; or a function that makes the step from the
-            request.
-        record: keep the requests in `requests`; by default when there is a script.
-        sleep: waits that many seconds; simulations bring their own.
+        script: the steps to play, selected as in a message; or a function from the request to its step.
+        record: whether to store requests in `requests`; by default only if there is a script.
+        sleep: waits for a number of seconds; simulations pass their own.
 
     Attributes:
-        requests: the requests received, oldest first, when recorded.
+        requests: the recorded requests, oldest first.
     """
 
     provider_type = PROVIDER_TYPE
@@ -140,12 +141,12 @@ class SimulatedDriver:
         self.requests: list[ModelRequest] = []
 
     async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
-        """Play one step. Raises: ModelError: the step says so, or the script is wrong."""
+        """Play one step. Raises: ModelError: the step is a failure, or the script is invalid."""
         if self._record:
             self.requests.append(request)
-        asked, number = _place(request.messages)
-        step = self._step_for(request, asked, number)
-        key = asked.id if asked is not None else ""
+        prompt, number = _newest_prompt(request.messages)
+        step = self._step_for(request, prompt, number)
+        key = prompt.id if prompt is not None else ""
         await self._sleep(step.first_ms / 1000)
         if step.fail is not None and self._due(key, number, "fail", step.fail.times):
             raise _failure(step.fail)
@@ -169,16 +170,16 @@ class SimulatedDriver:
         )
 
     async def list_models(self) -> list[ListedModel]:
-        """The one model there is; any name will do."""
+        """List the only model; calls may use any name."""
         return [ListedModel(MODEL, "Simulated model")]
 
-    def _step_for(self, request: ModelRequest, asked: Message | None, number: int) -> Step:
+    def _step_for(self, request: ModelRequest, prompt: Message | None, number: int) -> Step:
         if self._make is not None:
             return _step(self._make(request))
-        said = text_of(asked.content) if asked is not None else ""
-        script = _script_in(said) if _OPEN in said else self._script
+        text = text_of(prompt.content) if prompt is not None else ""
+        script = _script_in(text) if _OPEN in text else self._script
         if script is None:
-            return Step(text=_echo(said))
+            return Step(text=_echo(text))
         if number < len(script):
             return script[number]
         return Step(text=next((step.text for step in reversed(script) if step.text), "Done."))
@@ -192,7 +193,7 @@ class SimulatedDriver:
         for count, word in enumerate(words):
             if count == cut:
                 break
-            if delay or count % _BREATH == 0:
+            if delay or count % _YIELD_EVERY == 0:
                 await self._sleep(delay)
             on_delta("text", word)
         if cut is not None:
@@ -200,7 +201,7 @@ class SimulatedDriver:
         return "".join(words)
 
     def _due(self, message: str, number: int, what: str, times: int | None) -> bool:
-        """Whether this attempt is one of the first `times`."""
+        """Count this attempt; return whether it is one of the first `times`."""
         if times is None:
             return True
         key = (message, number, what)
@@ -211,8 +212,8 @@ class SimulatedDriver:
         return seen < times
 
 
-def _place(messages: Sequence[Message]) -> tuple[Message | None, int]:
-    """The newest user message, and how many agent messages came after it."""
+def _newest_prompt(messages: Sequence[Message]) -> tuple[Message | None, int]:
+    """Return the newest user message, and the number of agent messages after it."""
     answers = 0
     for message in reversed(messages):
         if message.role == "user":
@@ -228,22 +229,22 @@ def _step(value: Step | JsonObject) -> Step:
     try:
         return msgspec.convert(value, Step)
     except msgspec.ValidationError as error:
-        raise _wrong(str(error)) from None
+        raise _invalid_script(str(error)) from None
 
 
-def _script_in(said: str) -> list[Step]:
-    start = said.rindex(_OPEN) + len(_OPEN)
+def _script_in(text: str) -> list[Step]:
+    start = text.rindex(_OPEN) + len(_OPEN)
     try:
-        value, end = JSONDecoder().raw_decode(said, len(said) - len(said[start:].lstrip()))
+        value, end = JSONDecoder().raw_decode(text, len(text) - len(text[start:].lstrip()))
     except (JSONDecodeError, RecursionError) as error:
-        raise _wrong(str(error)) from None
-    if not said[end:].lstrip().startswith("]]"):
-        raise _wrong("`]]` must follow the JSON")
+        raise _invalid_script(str(error)) from None
+    if not text[end:].lstrip().startswith("]]"):
+        raise _invalid_script("`]]` must follow the JSON")
     return [_step(step) for step in (value if isinstance(value, list) else [value])]
 
 
-def _wrong(why: str) -> ModelError:
-    return ModelError(f"the simulated model's script is wrong: {why}", code="invalid_model_request")
+def _invalid_script(why: str) -> ModelError:
+    return ModelError(f"the simulated model's script is invalid: {why}", code="invalid_model_request")
 
 
 def _failure(failure: SimulatedFailure) -> ModelError:
@@ -265,25 +266,23 @@ def _digest(*parts: str | int) -> str:
     return blake2b("/".join(map(str, parts)).encode(), digest_size=12).hexdigest()
 
 
-def _echo(said: str) -> str:
-    words = " ".join(said.split())
-    shown = words if len(words) <= 200 else words[:199] + "…"
-    quoted = f" You said: “{shown}”" if shown else ""
-    return f"Hello! I am Perdure's simulated model: I follow scripts and do not think.{quoted}"
+def _echo(prompt: str) -> str:
+    line = " ".join(prompt.split())
+    excerpt = line if len(line) <= 200 else line[:199] + "…"
+    quote = f" You said: “{excerpt}”" if excerpt else ""
+    return f"Hello! I am Perdure's simulated model: I follow scripts and do not think.{quote}"
 
 
 def _usage(request: ModelRequest, step: Step, text: str) -> Usage:
-    """Words of the system prompt, the newest messages and the answer.
-
-    The work does not grow with the session.
-    """
-    given = len(request.system.split()) + sum(_words(message) for message in request.messages[-_BREATH:])
-    made = len(text.split()) + len((step.thinking or "").split()) + len(step.tool_calls)
-    counted = {"input_tokens": given, "output_tokens": made, **(step.usage or {})}
+    """Count the words of the system prompt, the newest messages and the answer as tokens."""
+    newest = request.messages[-_COUNTED_MESSAGES:]
+    input_tokens = len(request.system.split()) + sum(_words(message) for message in newest)
+    output_tokens = len(text.split()) + len((step.thinking or "").split()) + len(step.tool_calls)
+    counts = {"input_tokens": input_tokens, "output_tokens": output_tokens, **(step.usage or {})}
     try:
-        return msgspec.convert(counted, Usage)
+        return msgspec.convert(counts, Usage)
     except msgspec.ValidationError as error:
-        raise _wrong(f"usage: {error}") from None
+        raise _invalid_script(f"usage: {error}") from None
 
 
 def _words(message: Message) -> int:

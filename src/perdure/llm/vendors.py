@@ -1,4 +1,4 @@
-"""The vendors whose keys the server's environment may hold, and the models to begin with there."""
+"""Vendors whose keys the server reads from its environment, and their recommended models."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ class Vendor(Struct, frozen=True):
     """A vendor of models.
 
     Attributes:
-        provider_type: the type of provider that speaks its protocol.
-        key_variable, address_variable: the variables that its own tools read the key and the address from.
-        model_id, model_name: the model that it recommends for most work (its page of models, November 2026).
-        small_model_id: a cheap one, for a demonstration.
+        provider_type: the provider type that speaks the vendor's protocol.
+        key_variable: the variable from which the vendor's own tools read the key.
+        address_variable: the variable from which the vendor's own tools read the base URL.
+        model_id: the model that the vendor recommends for most work (its page of models, November 2026).
+        model_name: that model's display name.
+        small_model_id: a cheap model for demonstrations.
     """
 
     provider_type: str
@@ -46,5 +48,5 @@ VENDORS = (OPENAI, ANTHROPIC)
 
 
 def preferred_model(provider_type: str) -> str | None:
-    """The vendor's name of the model to begin with."""
-    return next((each.model_id for each in VENDORS if each.provider_type == provider_type), None)
+    """Return the model id that the vendor recommends for most work."""
+    return next((vendor.model_id for vendor in VENDORS if vendor.provider_type == provider_type), None)

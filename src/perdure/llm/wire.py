@@ -1,8 +1,8 @@
-"""From messages to what vendors read: parts that all protocols share.
+"""Encode messages for vendors: the parts that all protocols share.
 
-A message is encoded once and remembered as bytes (`FragmentCache`), so that a call with a long history costs
-a look-up a message and one join. What is remembered is checked against the message's content, so a message
-that the caller shortened is encoded again.
+A message is encoded once and cached as bytes (`FragmentCache`), so a call with a long history costs one
+lookup per message and one join. A cache hit is checked against the message's content, so a message that the
+caller shortened is encoded again.
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ from perdure.domain.messages import (
 from perdure.llm.driver import ToolSpec
 
 CACHE_BYTES = 64 << 20
-"""What a `FragmentCache` may hold: some 100,000 messages of a few sentences."""
+"""Capacity of a `FragmentCache` in bytes: about 100,000 messages of a few sentences."""
 
 NO_RESULT = "No result of this call was recorded."
-"""What a model is told about a call that the history has no result for."""
+"""The result that a model sees for a call without a result in the history."""
 
 NO_CONTENT = "(no content)"
-"""Stands for an empty message with vendors that refuse one."""
+"""Replaces an empty message for vendors that reject one."""
 
 CONTINUE = "Please continue."
-"""Ends a conversation that would end with the model's own words, which newer models refuse."""
+"""Follows a final message of the model: newer models reject a conversation that ends with their own text."""
 
 _ENTRY_OVERHEAD = 400
 _encode = msgspec.json.encode
 
 
 class Fragment(Struct, frozen=True, gc=False):
-    """A message as a vendor reads it.
+    """A message in a vendor's encoding.
 
     Attributes:
         role: whose turn it belongs to.
         data: JSON values, separated by commas.
-        calls: ids of the tool calls in it.
-        answers: ids of the calls that it has results for.
-        late: JSON values that must wait until all results of the turn are there.
-        several: where the message holds more than one result: each of them.
-        thinks: it begins with the model's signed reasoning.
+        calls: ids of its tool calls.
+        answers: ids of the calls whose results it holds.
+        late: JSON values that must follow all results of the turn.
+        several: one fragment per result, if the message holds more than one.
+        thinks: whether it begins with the model's signed reasoning.
     """
 
     role: Literal["user", "assistant", "system"]
@@ -77,12 +77,13 @@ class _Entry(Struct, frozen=True, gc=False):
 
 
 class FragmentCache:
-    """Encoded messages, bounded by bytes.
+    """A cache of encoded messages, bounded by bytes.
 
-    Two generations stand in for exact order of use: a hit costs one look-up.
+    Two generations approximate least-recently-used eviction, so that a hit costs one lookup.
 
     Args:
-        limit: bytes, estimated: each fragment counts twice, for the content that it is checked against.
+        limit: capacity in estimated bytes. Each fragment counts twice, because the content that it is
+            checked against is kept too.
     """
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
@@ -100,12 +101,12 @@ class FragmentCache:
     def fragments(
         self, variant: str, messages: Iterable[Message], encode: Callable[[Message], Fragment]
     ) -> list[Fragment]:
-        """The messages' fragments, from memory where possible.
+        """Return the messages' fragments, from the cache where possible.
 
         Args:
-            variant: names everything besides the message that shapes the bytes: protocol, model, options.
-            messages: what to send.
-            encode: makes one fragment.
+            variant: names everything besides the message that affects the bytes: protocol, model, options.
+            messages: the messages to send.
+            encode: encodes one message.
         """
         young = self._young
         out: list[Fragment] = []
@@ -116,12 +117,12 @@ class FragmentCache:
                 (entry.content is not message.content or entry.items is not message.reasoning_items)
                 and (entry.content != message.content or entry.items != message.reasoning_items)
             ):
-                entry = self._second_look(key, message, encode)
+                entry = self._old_or_new(key, message, encode)
                 young = self._young
             out.append(entry.fragment)
         return out
 
-    def _second_look(
+    def _old_or_new(
         self, key: tuple[str, str], message: Message, encode: Callable[[Message], Fragment]
     ) -> _Entry:
         entry = self._old.get(key)
@@ -142,32 +143,30 @@ class FragmentCache:
 
 
 class ToolCache:
-    """The last few encoded tool lists of a driver: agents offer the same tools call after call."""
+    """A driver's most recent encoded tool lists: agents offer the same tools call after call."""
 
-    _KEPT = 8
+    _CAPACITY = 8
 
     def __init__(self, encode: Callable[[Sequence[ToolSpec]], bytes]) -> None:
         self._encode = encode
-        self._known: list[tuple[Sequence[ToolSpec], bytes]] = []
+        self._entries: list[tuple[Sequence[ToolSpec], bytes]] = []
 
     def encoded(self, tools: Sequence[ToolSpec]) -> bytes:
-        """The list as the vendor reads it."""
-        for known, data in self._known:
-            if known is tools or known == tools:
+        """Return the tool list in the vendor's encoding."""
+        for cached, data in self._entries:
+            if cached is tools or cached == tools:
                 return data
         data = self._encode(tools)
-        self._known.append((tools, data))
-        del self._known[: -self._KEPT]
+        self._entries.append((tools, data))
+        del self._entries[: -self._CAPACITY]
         return data
 
 
 def arranged(fragments: Iterable[Fragment], missing: Callable[[ToolCallId], Fragment]) -> list[Fragment]:
-    """The fragments in the order that vendors insist on.
+    """Order the fragments as vendors require: the results of all tool calls directly after their message.
 
-    After a message with tool calls, the results of all of them.
-
-    What came between (a user's message during the tools' run) moves behind the results; a result without its
-    call is dropped; a call without a result gets `missing(id)`.
+    A message in between (from a user, while the tools ran) moves behind the results. A result without its
+    call is dropped. A call without a result gets `missing(id)`.
     """
     out: list[Fragment] = []
     waiting: list[ToolCallId] = []
@@ -207,7 +206,7 @@ def arranged(fragments: Iterable[Fragment], missing: Callable[[ToolCallId], Frag
 
 
 def result_fragment(results: Sequence[tuple[ToolCallId, bytes]], late: bytes = b"") -> Fragment:
-    """A message's results, each the id of its call and one JSON value."""
+    """Build the fragment of a message's results, each given as its call's id and one JSON value."""
     if len(results) == 1:
         return Fragment("user", results[0][1], answers=(results[0][0],), late=late)
     several = tuple(Fragment("user", data, answers=(call,)) for call, data in results)
@@ -216,19 +215,19 @@ def result_fragment(results: Sequence[tuple[ToolCallId, bytes]], late: bytes = b
 
 
 def calls_of(message: Message) -> list[ToolCallPart]:
-    """The message's calls; of two with the same id, which no vendor accepts, the first."""
+    """Return the message's calls; of two with the same id, which no vendor accepts, only the first."""
     return list(
         {part.id: part for part in reversed(message.content) if isinstance(part, ToolCallPart)}.values()
     )[::-1]
 
 
-# --- an agent message's parts, in the order in which the model gave them ------
+# --- an agent message's parts, in the model's order ---------------------------
 
 
 class Reasoning(Struct, frozen=True):
-    """A vendor's reasoning block, and where it stood.
+    """A vendor's reasoning block and its position.
 
-    After that many characters of text and that many tool calls.
+    It follows `chars` characters of text and `calls` tool calls.
     """
 
     item: JsonObject
@@ -241,10 +240,7 @@ Piece = str | ToolCallPart | JsonObject
 
 
 def packed(model: str, blocks: Sequence[Reasoning]) -> tuple[JsonObject, ...]:
-    """What a message keeps of its reasoning.
-
-    A head (for which model, at which places), then the blocks as such.
-    """
+    """Return reasoning in its stored form: a header (the model, the blocks' positions), then the blocks."""
     if not blocks:
         return ()
     head = {"type": _HEAD, "model": model, "places": [[block.chars, block.calls] for block in blocks]}
@@ -252,9 +248,9 @@ def packed(model: str, blocks: Sequence[Reasoning]) -> tuple[JsonObject, ...]:
 
 
 def unpacked(message: Message, provider_type: str, model: str) -> list[Reasoning]:
-    """The reasoning blocks to send back: none when another kind of provider or another model made them.
+    """Return the reasoning blocks to send back: none if another provider type or model made them.
 
-    Blocks are signed or encrypted for one model; others ignore or refuse them.
+    Blocks are signed or encrypted for one model; other models ignore or reject them.
     """
     items = message.reasoning_items
     if not items or message.reasoning_provider != provider_type:
@@ -269,9 +265,9 @@ def unpacked(message: Message, provider_type: str, model: str) -> list[Reasoning
 
 
 def woven(message: Message, reasoning: Sequence[Reasoning]) -> list[Piece]:
-    """Text (str), tool calls and reasoning blocks (dict) in their original order.
+    """Return text (str), tool calls and reasoning blocks (dict) in their original order.
 
-    Reasoning that nothing follows is left out: vendors refuse it there.
+    Leaves out reasoning at the end, which vendors reject.
     """
     text = "".join(part.text for part in message.content if isinstance(part, TextPart))
     calls = calls_of(message)
@@ -297,7 +293,7 @@ def woven(message: Message, reasoning: Sequence[Reasoning]) -> list[Piece]:
 
 
 def dumps(value: object) -> bytes:
-    """JSON. What JSON cannot hold (lone surrogates, huge integers) is replaced, not refused."""
+    """Encode as JSON. Values that JSON cannot hold (lone surrogates, huge integers) are replaced."""
     try:
         return _encode(value)
     except (UnicodeEncodeError, OverflowError, TypeError, ValueError):
@@ -327,19 +323,19 @@ _PARTS = frozenset({"text", "image"})
 
 
 def result_content(part: ToolResultPart) -> tuple[str, list[ImagePart]]:
-    """A tool's result in words (an error begins with `Error: `), and the images in it.
+    """Return a tool result's text (an error begins with `Error: `) and its images.
 
-    A result that is a list of text and image parts is content; any other is a value, told as JSON.
+    A result that is a list of text and image parts is content; any other value is encoded as JSON.
     """
     result = part.result
     images: list[ImagePart] = []
     if isinstance(result, list) and all(
-        isinstance(one, dict) and one.get("type") in _PARTS for one in result
+        isinstance(item, dict) and item.get("type") in _PARTS for item in result
     ):
         with contextlib.suppress(msgspec.ValidationError):
-            images = [msgspec.convert(one, ImagePart) for one in result if one["type"] == "image"]
+            images = [msgspec.convert(item, ImagePart) for item in result if item["type"] == "image"]
     if images:
-        result = "\n".join(str(one.get("text", "")) for one in result if one["type"] == "text")
+        result = "\n".join(str(item.get("text", "")) for item in result if item["type"] == "text")
     text = result if isinstance(result, str) else "" if result is None else dumps(result).decode()
     if part.error is not None:
         text = f"Error: {part.error}\n{text}" if text else f"Error: {part.error}"
@@ -347,7 +343,7 @@ def result_content(part: ToolResultPart) -> tuple[str, list[ImagePart]]:
 
 
 def parameters_of(tool: ToolSpec) -> JsonObject:
-    """The tool's JSON Schema; vendors want at least the type and the properties spelled out."""
+    """Return the tool's JSON Schema with a type and properties, which vendors require."""
     return (
         tool.parameters
         if tool.parameters.get("type")
@@ -359,15 +355,12 @@ _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 def plain_name(name: str, limit: int = 64) -> str:
-    """A tool's name as vendors accept it in a history, also when the model made one up."""
+    """Make a tool's name acceptable to vendors, even one that the model invented."""
     return _NOT_IN_NAMES.sub("_", name)[:limit] or "unknown"
 
 
 def plain_id(call_id: ToolCallId, limit: int = 64) -> str:
-    """A call's id as vendors accept it.
-
-    Itself, or a digest when another vendor made one that this one refuses.
-    """
+    """Return the call's id, or its digest if the vendor would reject an id that another vendor made."""
     if 0 < len(call_id) <= limit and not _NOT_IN_NAMES.search(call_id):
         return call_id
     return f"call_{blake2b(call_id.encode('utf-8', 'replace'), digest_size=12).hexdigest()}"
@@ -377,10 +370,10 @@ _MAGIC = {"iVBOR": "image/png", "/9j/": "image/jpeg", "R0lG": "image/gif", "UklG
 
 
 def image_data(part: ImagePart) -> tuple[str, str] | None:
-    """Media type and base64 of an inline image; None when it is somewhere else, by URL.
+    """Return media type and base64 data of an inline image; None for an image with an external URL.
 
     Raises:
-        ModelError: the image is neither.
+        ModelError: the image has neither a URL nor data.
     """
     if part.base64:
         guess = next((kind for magic, kind in _MAGIC.items() if part.base64.startswith(magic)), "image/png")
@@ -394,16 +387,16 @@ def image_data(part: ImagePart) -> tuple[str, str] | None:
 
 
 def image_url(part: ImagePart) -> str:
-    """The image as a URL, inline ones as a `data:` URL."""
+    """Return the image's URL, or a `data:` URL for an inline image."""
     inline = image_data(part)
     return part.url or "" if inline is None else f"data:{inline[0]};base64,{inline[1]}"
 
 
 def refuse_files(content: Iterable[ContentPart]) -> None:
-    """Uploaded images must have been turned into images before.
+    """Refuse references to uploaded images, which the caller must have resolved.
 
     Raises:
-        ModelError: one was not.
+        ModelError: the content has such a reference.
     """
     if any(isinstance(part, ImageFilePart) for part in content):
         raise ModelError("an uploaded image was not resolved before the call", code="invalid_model_request")

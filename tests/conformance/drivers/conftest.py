@@ -27,7 +27,7 @@ async def vendor() -> AsyncIterator[Vendor]:
 
 @pytest_asyncio.fixture
 async def http() -> AsyncIterator[Http]:
-    """A connection pool that gives up quickly."""
+    """A connection pool with short timeouts."""
     pool = Http(connect_timeout=2, read_timeout=5)
     yield pool
     await pool.close()
@@ -42,7 +42,7 @@ def wire(request: pytest.FixtureRequest) -> Wire:
 
 @pytest.fixture
 def connect(vendor: Vendor, http: Http) -> Connect:
-    """Makes a driver of a type for the scripted vendor."""
+    """Create drivers of a provider type for the scripted vendor."""
 
     def make(provider_type: str, pool: Http = http, **options: object) -> Driver:
         return make_driver(ProviderConfig(provider_type, f"{vendor.url}/v1", API_KEY, dict(options)), pool)

@@ -1,7 +1,4 @@
-"""The three wire protocols as their vendors speak them.
-
-Streams and error bodies for the scripted exchanges.
-"""
+"""The three wire protocols as their vendors speak them: streams and error bodies for scripted exchanges."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ Call = tuple[str, str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Counts:
-    """Token counts as a vendor would report them; `read` is the part of `given` that came from the cache."""
+    """Token counts as a vendor would report them; `read` is the cached part of `given`."""
 
     given: int = 100
     made: int = 7
@@ -27,7 +24,7 @@ class Counts:
 
 
 class Wire(Protocol):
-    """What the shared suite needs to know of a protocol."""
+    """What the shared suite needs of a protocol."""
 
     provider_type: str
     path: str
@@ -40,15 +37,15 @@ class Wire(Protocol):
         counts: Counts = Counts(),
         finish: str = "stop",
     ) -> list[bytes]:
-        """The SSE events of a whole answer. `finish`: `stop`, `length` or `content_filter`."""
+        """Return the SSE events of a whole answer. `finish`: `stop`, `length` or `content_filter`."""
         ...
 
     def failure(self, kind: str, message: str) -> bytes:
-        """An SSE event that reports an error. `kind`: `overloaded`, `rate_limit` or `context`."""
+        """Return an SSE event that reports an error. `kind`: `overloaded`, `rate_limit` or `context`."""
         ...
 
     def refusal(self, kind: str, message: str) -> bytes:
-        """The JSON body of an error answer."""
+        """Return the JSON body of an error response."""
         ...
 
 
@@ -327,6 +324,6 @@ WIRES: tuple[Wire, ...] = (ChatWire(), ResponsesWire(), MessagesWire())
 
 
 def refused(wire: Wire, status: int, kind: str = "other", message: str = "no", **headers: str) -> Reply:
-    """An error answer as the vendor would give it. Header names with `_` for `-`."""
+    """Build an error response as the vendor would send it. Header names have `_` for `-`."""
     more = {name.replace("_", "-"): value for name, value in headers.items()}
     return Reply([wire.refusal(kind, message)], status, {**JSON, **more})

@@ -1,4 +1,4 @@
-"""What goes over the wire in Anthropic Messages: turns, cache marks, thinking and its signatures."""
+"""Anthropic Messages on the wire: turns, cache marks, thinking and its signatures."""
 
 from __future__ import annotations
 
@@ -101,11 +101,11 @@ async def test_the_call_carries_key_and_version(vendor: Vendor, connect: Connect
     assert "x-api-key" not in vendor.asked[-1].headers
 
 
-async def test_only_what_is_asked_for_is_sent(vendor: Vendor, connect: Connect) -> None:
+async def test_only_requested_settings_are_sent(vendor: Vendor, connect: Connect) -> None:
     assert set(await sent(vendor, connect, user("Hi"))) == {"model", "stream", "max_tokens", "messages"}
 
 
-async def test_turns_that_the_protocol_refuses_are_mended(vendor: Vendor, connect: Connect) -> None:
+async def test_turns_that_the_protocol_rejects_are_repaired(vendor: Vendor, connect: Connect) -> None:
     body = await sent(vendor, connect, agent("I begin. "), user(" "), agent(), agent("I end. "))
     assert body["messages"] == [
         {"role": "user", "content": [text("(no content)")]},
@@ -119,9 +119,7 @@ async def test_turns_that_the_protocol_refuses_are_mended(vendor: Vendor, connec
     ]
 
 
-async def test_empty_results_and_errors_have_the_form_that_is_accepted(
-    vendor: Vendor, connect: Connect
-) -> None:
+async def test_empty_results_and_errors_have_an_accepted_form(vendor: Vendor, connect: Connect) -> None:
     body = await sent(
         vendor,
         connect,
@@ -142,9 +140,7 @@ async def test_empty_results_and_errors_have_the_form_that_is_accepted(
     ]
 
 
-async def test_ids_and_names_are_made_to_fit_for_call_and_result_alike(
-    vendor: Vendor, connect: Connect
-) -> None:
+async def test_ids_and_names_are_adapted_alike_in_call_and_result(vendor: Vendor, connect: Connect) -> None:
     body = await sent(
         vendor,
         connect,
@@ -226,14 +222,12 @@ async def test_parallel_calls_can_be_forbidden(vendor: Vendor, connect: Connect)
         ("smollm2-135m", None, 8_192),
     ],
 )
-async def test_the_models_generation_is_known_by_name(model: str, version: Any, bound: int) -> None:
+async def test_the_generation_of_a_model_follows_from_its_name(model: str, version: Any, bound: int) -> None:
     assert claude_version(model) == version
     assert default_max_tokens(model) == bound
 
 
-async def test_answers_are_bounded_by_the_call_or_the_options_or_the_model(
-    vendor: Vendor, connect: Connect
-) -> None:
+async def test_the_call_the_options_or_the_model_limit_an_answer(vendor: Vendor, connect: Connect) -> None:
     assert (await sent(vendor, connect, user("Hi"), model=OLD))["max_tokens"] == 32_000
     assert (await sent(vendor, connect, user("Hi"), options={"max_tokens": 77}))["max_tokens"] == 77
     assert (await sent(vendor, connect, user("Hi"), options={"max_tokens": 77}, max_output_tokens=5))[
@@ -245,7 +239,7 @@ async def test_answers_are_bounded_by_the_call_or_the_options_or_the_model(
     ("effort", "tokens"),
     [("low", 4_000), ("medium", 10_000), ("high", 24_000), ("minimal", 1_024), ("none", None)],
 )
-async def test_effort_is_a_number_of_tokens_for_earlier_models(
+async def test_earlier_models_get_the_effort_as_a_token_budget(
     vendor: Vendor, connect: Connect, effort: str, tokens: int | None
 ) -> None:
     body = await sent(vendor, connect, user("Hi"), model=OLD, reasoning_effort=effort, temperature=0.5)
@@ -255,7 +249,7 @@ async def test_effort_is_a_number_of_tokens_for_earlier_models(
     assert tokens is None or tokens < body["max_tokens"]
 
 
-async def test_thinking_never_takes_all_of_a_bounded_answer(vendor: Vendor, connect: Connect) -> None:
+async def test_thinking_leaves_room_for_a_limited_answer(vendor: Vendor, connect: Connect) -> None:
     body = await sent(
         vendor, connect, user("Hi"), model=OLD, reasoning_effort="high", max_output_tokens=4_000
     )
@@ -266,7 +260,9 @@ async def test_thinking_never_takes_all_of_a_bounded_answer(vendor: Vendor, conn
     assert "thinking" not in body
 
 
-async def test_an_unknown_effort_is_refused_with_the_known_ones(vendor: Vendor, connect: Connect) -> None:
+async def test_an_unknown_effort_is_refused_and_the_error_lists_the_known_ones(
+    vendor: Vendor, connect: Connect
+) -> None:
     with pytest.raises(ModelError, match="low, medium, high") as caught:
         await connect(TYPE).generate(ask(user("Hi"), model=OLD, reasoning_effort="very"), Heard())
     assert caught.value.code == "invalid_model_request"
@@ -285,7 +281,7 @@ async def test_an_unknown_effort_is_refused_with_the_known_ones(vendor: Vendor, 
         (NEW, "none", True, "low"),
     ],
 )
-async def test_later_models_get_the_word_of_effort(
+async def test_later_models_get_the_name_of_the_effort(
     vendor: Vendor, connect: Connect, model: str, effort: str | None, thinking: bool, word: str | None
 ) -> None:
     body = await sent(vendor, connect, user("Hi"), model=model, reasoning_effort=effort, temperature=0.5)
@@ -294,7 +290,7 @@ async def test_later_models_get_the_word_of_effort(
     assert ("temperature" in body) is not thinking
 
 
-async def test_signed_thinking_goes_back_word_for_word_before_what_followed_it(
+async def test_signed_thinking_is_sent_back_unchanged_in_its_position(
     vendor: Vendor, connect: Connect
 ) -> None:
     heard = Heard()
@@ -321,7 +317,7 @@ async def test_signed_thinking_goes_back_word_for_word_before_what_followed_it(
     ]
 
 
-async def test_one_signature_is_told_apart(vendor: Vendor, connect: Connect) -> None:
+async def test_a_single_signature_is_reported_as_the_thinkings(vendor: Vendor, connect: Connect) -> None:
     response = await answered(vendor, connect, *WIRE.thought(0, ["x"], "sig"), *WIRE.words(1, ["ok"]))
     assert response.thinking_signature == "sig"
 
@@ -348,7 +344,7 @@ async def test_thinking_without_a_signature_or_at_the_end_is_not_sent_back(
     assert body["messages"][1]["content"] == [text("ok")]
 
 
-async def test_thinking_goes_to_its_own_kind_of_provider_and_model_only(
+async def test_thinking_is_sent_back_only_to_its_own_provider_type_and_model(
     vendor: Vendor, connect: Connect
 ) -> None:
     response = await answered(vendor, connect, *WIRE.thought(0, ["x"]), *WIRE.words(1, ["ok"]))
@@ -357,7 +353,7 @@ async def test_thinking_goes_to_its_own_kind_of_provider_and_model_only(
         assert body["messages"][1]["content"] == [text("ok")]
 
 
-async def test_earlier_models_do_not_begin_to_think_in_the_middle_of_a_tool_loop(
+async def test_earlier_models_do_not_start_thinking_inside_a_tool_loop(
     vendor: Vendor, connect: Connect
 ) -> None:
     fields: dict[str, Any] = {"model": OLD, "reasoning_effort": "low"}
@@ -375,7 +371,7 @@ async def test_earlier_models_do_not_begin_to_think_in_the_middle_of_a_tool_loop
     assert "thinking" in await sent(vendor, connect, user("Hi"), agent("Done."), user("More"), **fields)
 
 
-async def test_thinking_that_the_vendor_refuses_is_left_out_from_then_on(
+async def test_thinking_that_the_vendor_rejects_is_left_out_from_then_on(
     vendor: Vendor, connect: Connect
 ) -> None:
     driver = connect(TYPE)
@@ -398,7 +394,7 @@ async def test_thinking_that_the_vendor_refuses_is_left_out_from_then_on(
     assert len(vendor.asked) == 4
 
 
-async def test_a_block_may_bring_its_beginning_with_it(vendor: Vendor, connect: Connect) -> None:
+async def test_the_start_event_of_a_block_may_contain_text(vendor: Vendor, connect: Connect) -> None:
     response = await answered(
         vendor,
         connect,
@@ -411,7 +407,7 @@ async def test_a_block_may_bring_its_beginning_with_it(vendor: Vendor, connect: 
     assert response.tool_calls[0].arguments == {"n": 1}
 
 
-async def test_an_answer_that_ended_without_the_last_event_counts(vendor: Vendor, connect: Connect) -> None:
+async def test_an_answer_without_the_last_event_is_accepted(vendor: Vendor, connect: Connect) -> None:
     vendor.will(Reply(WIRE.answer(["ok"])[:-1]))
     assert (await connect(TYPE).generate(ask(user("Hi")), Heard())).text == "ok"
 
@@ -427,7 +423,7 @@ async def test_models_are_listed_page_by_page(vendor: Vendor, connect: Connect) 
     assert vendor.asked[0].path == "/v1/models"
 
 
-async def test_a_list_without_an_end_is_bounded(vendor: Vendor, connect: Connect) -> None:
+async def test_an_endless_list_is_bounded(vendor: Vendor, connect: Connect) -> None:
     page = msgspec.json.encode({"data": [{"id": "a"}], "has_more": True, "last_id": "a"})
     vendor.will(*[Reply([page], headers=JSON)] * 10)
     assert len(await connect(TYPE).list_models()) == 10
@@ -442,5 +438,5 @@ async def test_a_list_without_an_end_is_bounded(vendor: Vendor, connect: Connect
         ("https://h/anthropic", "https://h/anthropic/v1/messages"),
     ],
 )
-async def test_base_urls_may_name_the_version_or_not(http: Http, base: str | None, url: str) -> None:
+async def test_base_urls_may_omit_the_version(http: Http, base: str | None, url: str) -> None:
     assert str(AnthropicDriver(ProviderConfig(TYPE, base), http, FragmentCache())._url) == url

@@ -1,4 +1,4 @@
-"""What goes over the wire in Chat Completions, and the ways in which servers differ."""
+"""Chat Completions on the wire, and the ways in which servers differ."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ async def test_a_whole_conversation_is_sent_in_the_vendors_form(vendor: Vendor, 
     assert body["stream_options"] == {"include_usage": True}
 
 
-async def test_only_what_is_asked_for_is_sent(vendor: Vendor, connect: Connect) -> None:
+async def test_only_requested_settings_are_sent(vendor: Vendor, connect: Connect) -> None:
     body = await sent(vendor, connect, user("Hi"))
     assert set(body) == {"model", "stream", "stream_options", "messages"}
 
@@ -127,7 +127,7 @@ async def test_settings_are_sent(vendor: Vendor, connect: Connect) -> None:
     assert "stream_options" not in body
 
 
-async def test_openais_own_hosts_get_what_only_they_know(http: Http) -> None:
+async def test_only_openais_own_hosts_get_openais_own_fields(http: Http) -> None:
     driver = driver_at("https://api.openai.com/v1/", http)
     request = ask(user("Hi"), model="gpt-5-mini", max_output_tokens=9, temperature=0.5, cache_key="k" * 70)
     body = msgspec.json.decode(driver.encoded(request))
@@ -163,7 +163,7 @@ async def test_images_that_cannot_be_sent_are_refused_before_the_call(
     assert not vendor.asked
 
 
-async def test_images_that_a_tool_gave_follow_after_all_results(vendor: Vendor, connect: Connect) -> None:
+async def test_images_from_a_tool_follow_after_all_results(vendor: Vendor, connect: Connect) -> None:
     body = await sent(
         vendor,
         connect,
@@ -187,7 +187,7 @@ async def test_images_that_a_tool_gave_follow_after_all_results(vendor: Vendor, 
     ]
 
 
-async def test_errors_and_empty_results_are_told_in_words(vendor: Vendor, connect: Connect) -> None:
+async def test_errors_and_empty_results_are_sent_as_text(vendor: Vendor, connect: Connect) -> None:
     body = await sent(
         vendor,
         connect,
@@ -228,7 +228,7 @@ async def test_a_message_during_a_tool_run_moves_behind_the_results(vendor: Vend
     ]
 
 
-async def test_broken_histories_are_mended(vendor: Vendor, connect: Connect) -> None:
+async def test_broken_histories_are_repaired(vendor: Vendor, connect: Connect) -> None:
     body = await sent(
         vendor,
         connect,
@@ -246,9 +246,7 @@ async def test_broken_histories_are_mended(vendor: Vendor, connect: Connect) -> 
     }
 
 
-async def test_arguments_that_the_model_got_wrong_go_back_as_an_object(
-    vendor: Vendor, connect: Connect
-) -> None:
+async def test_invalid_arguments_are_sent_back_as_an_object(vendor: Vendor, connect: Connect) -> None:
     body = await sent(
         vendor, connect, user("Hi"), agent(call("c1", arguments='{"ci')), result("c1", None, "not JSON")
     )
@@ -256,7 +254,7 @@ async def test_arguments_that_the_model_got_wrong_go_back_as_an_object(
     assert sent_call["arguments"] == '{"invalid_arguments":"{\\"ci"}'
 
 
-async def test_ids_of_other_vendors_are_made_to_fit_for_call_and_result_alike(
+async def test_ids_of_other_vendors_are_adapted_alike_in_call_and_result(
     vendor: Vendor, connect: Connect
 ) -> None:
     body = await sent(
@@ -305,7 +303,7 @@ async def test_deepseek_gets_its_thinking_back_with_tool_calls(http: Http) -> No
     )
 
 
-async def test_tool_calls_with_the_vendors_extra_content_take_it_back(
+async def test_the_vendors_extra_content_is_sent_back_with_its_tool_call(
     vendor: Vendor, connect: Connect
 ) -> None:
     extra = {"google": {"thought_signature": "abc"}}
@@ -319,7 +317,7 @@ async def test_tool_calls_with_the_vendors_extra_content_take_it_back(
     assert "extra_content" not in body["messages"][1]["tool_calls"][0]
 
 
-async def test_servers_that_number_every_call_zero_are_understood(vendor: Vendor, connect: Connect) -> None:
+async def test_servers_that_number_every_call_zero_are_supported(vendor: Vendor, connect: Connect) -> None:
     calls = [
         {"index": 0, "id": one, "function": {"name": "clock", "arguments": f'{{"n":"{one}"}}'}}
         for one in ("a", "b")
@@ -331,7 +329,7 @@ async def test_servers_that_number_every_call_zero_are_understood(vendor: Vendor
     assert response.finish_reason == "tool_calls"
 
 
-async def test_servers_that_number_no_call_are_understood(vendor: Vendor, connect: Connect) -> None:
+async def test_servers_that_number_no_call_are_supported(vendor: Vendor, connect: Connect) -> None:
     events = [
         chunk({"tool_calls": [{"id": "a", "function": {"name": "clock", "arguments": '{"n"'}}]}),
         chunk({"tool_calls": [{"function": {"arguments": ": 1}"}}]}),
@@ -343,7 +341,7 @@ async def test_servers_that_number_no_call_are_understood(vendor: Vendor, connec
     assert [(one.id, one.arguments) for one in response.tool_calls] == [("a", {"n": 1}), ("b", {"n": 2})]
 
 
-async def test_ids_of_earlier_answers_are_not_given_out_again(vendor: Vendor, connect: Connect) -> None:
+async def test_ids_of_earlier_answers_are_not_reused(vendor: Vendor, connect: Connect) -> None:
     head = {"index": 0, "id": "call_0", "function": {"name": "clock", "arguments": "{}"}}
     messages = (agent(call("call_0")), result("call_0", "x"))
     response = await answered(vendor, connect, chunk({"tool_calls": [head]}, "tool_calls"), messages=messages)
@@ -372,14 +370,14 @@ async def test_reasoning_under_other_names_is_thinking(vendor: Vendor, connect: 
     assert (response.thinking, response.text) == ("ab", "c")
 
 
-async def test_a_server_that_gives_no_reason_must_at_least_say_done(vendor: Vendor, connect: Connect) -> None:
+async def test_a_stream_without_a_finish_reason_must_end_with_done(vendor: Vendor, connect: Connect) -> None:
     response = await answered(vendor, connect, chunk({"content": "a"}), b"data: [DONE]")
     assert (response.text, response.finish_reason, response.usage) == ("a", "stop", None)
     with pytest.raises(ModelError):
         await answered(vendor, connect, b"data: [DONE]\n\n")
 
 
-async def test_cache_counts_of_other_servers_are_understood(vendor: Vendor, connect: Connect) -> None:
+async def test_cache_counts_of_other_servers_are_read(vendor: Vendor, connect: Connect) -> None:
     usage: dict[str, Any] = {"prompt_tokens": 9, "completion_tokens": 1, "prompt_cache_hit_tokens": 4}
     response = await answered(
         vendor, connect, chunk({"content": "a"}, "stop", usage=usage), chunk({}, usage=None)
@@ -390,7 +388,7 @@ async def test_cache_counts_of_other_servers_are_understood(vendor: Vendor, conn
     assert response.usage.cache_creation_tokens == 5
 
 
-async def test_an_error_with_a_status_for_a_code_is_taken_by_the_status(
+async def test_an_error_whose_code_is_a_status_is_classified_by_the_status(
     vendor: Vendor, connect: Connect
 ) -> None:
     for code, expected in (
@@ -403,7 +401,7 @@ async def test_an_error_with_a_status_for_a_code_is_taken_by_the_status(
         assert caught.value.code == expected
 
 
-async def test_models_are_listed_with_what_servers_say_of_them(vendor: Vendor, connect: Connect) -> None:
+async def test_models_are_listed_with_the_servers_facts_about_them(vendor: Vendor, connect: Connect) -> None:
     data = [
         {"id": "a", "context_length": 5},
         {"id": "b", "name": "B", "max_model_len": 6},
@@ -433,7 +431,7 @@ async def test_models_are_listed_with_what_servers_say_of_them(vendor: Vendor, c
         ("https://h/v1?api-version=7", "https://h/v1/chat/completions?api-version=7"),
     ],
 )
-async def test_base_urls_may_name_the_version_or_not(http: Http, base: str | None, url: str) -> None:
+async def test_base_urls_may_omit_the_version(http: Http, base: str | None, url: str) -> None:
     driver = OpenAiChatDriver(ProviderConfig(TYPE, base), http, FragmentCache())
     assert str(driver._url) == url
 
@@ -448,20 +446,22 @@ async def test_without_a_key_no_credentials_are_sent(vendor: Vendor, http: Http)
     assert vendor.asked[-1].headers["x-title"] == "t"
 
 
-async def test_several_text_parts_stay_apart(vendor: Vendor, connect: Connect) -> None:
+async def test_several_text_parts_stay_separate(vendor: Vendor, connect: Connect) -> None:
     body = await sent(vendor, connect, user("a", "b"), user())
     assert body["messages"][0]["content"] == [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert body["messages"][1]["content"] == ""
 
 
-async def test_a_result_message_without_a_result_is_a_users_word(vendor: Vendor, connect: Connect) -> None:
+async def test_a_result_message_without_a_result_is_sent_as_a_user_message(
+    vendor: Vendor, connect: Connect
+) -> None:
     odd = result("c1")
     odd = msgspec.structs.replace(odd, content=(TextPart("plain"),))
     body = await sent(vendor, connect, user("Hi"), odd)
     assert body["messages"][1] == {"role": "user", "content": "plain"}
 
 
-async def test_a_call_without_a_name_goes_back_with_one(vendor: Vendor, connect: Connect) -> None:
+async def test_a_call_without_a_name_is_sent_back_with_one(vendor: Vendor, connect: Connect) -> None:
     body = await sent(
         vendor, connect, user("Hi"), agent(ToolCallPart("c1", "", {})), result("c1", None, "unknown tool")
     )

@@ -1,4 +1,4 @@
-"""What goes over the wire in OpenAI Responses: input items, encrypted reasoning, settings."""
+"""OpenAI Responses on the wire: input items, encrypted reasoning, settings."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def test_a_whole_conversation_is_sent_as_items(vendor: Vendor, connect: Co
     ]
 
 
-async def test_only_what_is_asked_for_is_sent(vendor: Vendor, connect: Connect) -> None:
+async def test_only_requested_settings_are_sent(vendor: Vendor, connect: Connect) -> None:
     body = await sent(vendor, connect, user("Hi"), model="gpt-4o")
     assert set(body) == {"model", "stream", "store", "input"}
 
@@ -114,11 +114,19 @@ async def test_settings_are_sent(vendor: Vendor, connect: Connect) -> None:
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
-        ("o3", True), ("o4-mini", True), ("gpt-5", True), ("gpt-5.4-pro", True), ("openai/gpt-6-mini", True),
-        ("gpt-5-chat-latest", False), ("gpt-4o", False), ("gpt-4.1", False), ("smollm2-135m", False), ("custom", False),
+        ("o3", True),
+        ("o4-mini", True),
+        ("gpt-5", True),
+        ("gpt-5.4-pro", True),
+        ("openai/gpt-6-mini", True),
+        ("gpt-5-chat-latest", False),
+        ("gpt-4o", False),
+        ("gpt-4.1", False),
+        ("smollm2-135m", False),
+        ("custom", False),
     ],
-)  # fmt: skip
-async def test_reasoning_models_are_known_by_name(
+)
+async def test_reasoning_models_are_recognized_by_name(
     vendor: Vendor, connect: Connect, model: str, expected: bool
 ) -> None:
     assert thinks(model) is expected
@@ -126,7 +134,7 @@ async def test_reasoning_models_are_known_by_name(
     assert "include" in await sent(vendor, connect, user("Hi"), model=model, options={"reasoning": True})
 
 
-async def test_encrypted_reasoning_goes_back_in_its_place(vendor: Vendor, connect: Connect) -> None:
+async def test_encrypted_reasoning_is_sent_back_in_its_position(vendor: Vendor, connect: Connect) -> None:
     events = [
         *WIRE.reasoning(0, ["First."], "one"),
         *WIRE.message(1, ["Let me look."]),
@@ -165,7 +173,7 @@ async def test_encrypted_reasoning_goes_back_in_its_place(vendor: Vendor, connec
     ]
 
 
-async def test_reasoning_goes_to_its_own_kind_of_provider_and_model_only(
+async def test_reasoning_is_sent_back_only_to_its_own_provider_type_and_model(
     vendor: Vendor, connect: Connect
 ) -> None:
     response = await answered(vendor, connect, *WIRE.reasoning(0, ["x"]), *WIRE.message(1, ["ok"]), done())
@@ -179,13 +187,16 @@ async def test_reasoning_that_is_only_a_reference_is_not_kept(vendor: Vendor, co
     assert (await answered(vendor, connect, *events)).reasoning_items == ()
 
 
-async def test_reasoning_that_the_vendor_refuses_is_left_out_from_then_on(
+async def test_reasoning_that_the_vendor_rejects_is_left_out_from_then_on(
     vendor: Vendor, connect: Connect
 ) -> None:
     driver = connect(TYPE)
     vendor.will(Reply(WIRE.answer(["ok"], thinking=["x"])))
     first = kept(await driver.generate(ask(user("Hi")), Heard()), TYPE)
-    no = b'{"error":{"code":"invalid_encrypted_content","message":"The encrypted content could not be verified."}}'
+    no = (
+        b'{"error":{"code":"invalid_encrypted_content",'
+        b'"message":"The encrypted content could not be verified."}}'
+    )
     vendor.will(Reply([no], 400, JSON), Reply(WIRE.answer(["fine"], thinking=["y"])))
     history = (user("Hi"), first, user("More"))
     response = await driver.generate(ask(*history, cache_key="session_1"), Heard())
@@ -211,7 +222,7 @@ async def test_reasoning_that_the_vendor_refuses_is_left_out_from_then_on(
     assert len(vendor.asked) == 4
 
 
-async def test_a_refusal_that_is_not_about_reasoning_is_told(vendor: Vendor, connect: Connect) -> None:
+async def test_an_error_that_is_not_about_reasoning_is_raised(vendor: Vendor, connect: Connect) -> None:
     response = await answered(vendor, connect, *WIRE.reasoning(0, ["x"]), *WIRE.message(1, ["ok"]), done())
     vendor.will(Reply([b'{"error":{"message":"bad tool schema"}}'], 400, JSON))
     with pytest.raises(ModelError) as caught:
@@ -220,7 +231,7 @@ async def test_a_refusal_that_is_not_about_reasoning_is_told(vendor: Vendor, con
     assert len(vendor.asked) == 2
 
 
-async def test_models_that_know_phases_read_them_again(http: Http) -> None:
+async def test_models_that_know_phases_get_them_back(http: Http) -> None:
     driver = OpenAiResponsesDriver(ProviderConfig(TYPE), http, FragmentCache())
     messages = (
         user("Hi"),
@@ -239,7 +250,7 @@ async def test_models_that_know_phases_read_them_again(http: Http) -> None:
         assert knows_phases(model) is (expected[0] is not None)
 
 
-async def test_images_are_sent_and_come_with_results_too(vendor: Vendor, connect: Connect) -> None:
+async def test_images_are_sent_in_messages_and_in_results(vendor: Vendor, connect: Connect) -> None:
     picture = ImagePart(base64=PNG)
     body = await sent(
         vendor,
@@ -262,14 +273,14 @@ async def test_images_are_sent_and_come_with_results_too(vendor: Vendor, connect
     ]
 
 
-async def test_an_empty_conversation_still_asks_something(vendor: Vendor, connect: Connect) -> None:
+async def test_an_empty_conversation_is_sent_with_a_placeholder(vendor: Vendor, connect: Connect) -> None:
     body = await sent(vendor, connect, agent(), system="Begin.")
     assert body["input"] == [
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Please continue."}]}
     ]
 
 
-async def test_names_and_ids_of_other_vendors_are_made_to_fit(vendor: Vendor, connect: Connect) -> None:
+async def test_names_and_ids_of_other_vendors_are_adapted(vendor: Vendor, connect: Connect) -> None:
     body = await sent(vendor, connect, user("Hi"), agent(call("a:1", "files.read me")), result("a:1", "x"))
     sent_call, output = body["input"][1:]
     assert sent_call["name"] == "files_read_me"
@@ -285,7 +296,7 @@ async def test_missing_results_are_filled_in(vendor: Vendor, connect: Connect) -
     }
 
 
-async def test_servers_that_stream_no_deltas_are_understood(vendor: Vendor, connect: Connect) -> None:
+async def test_servers_that_stream_no_deltas_are_supported(vendor: Vendor, connect: Connect) -> None:
     message = WIRE.message(0, ["whole"])
     events = [message[0], message[-1], WIRE.call(1, ("c1", "clock", ['{"a":1}']))[-1], done()]
     heard = Heard()
@@ -299,7 +310,7 @@ async def test_a_refusal_is_text(vendor: Vendor, connect: Connect) -> None:
     assert (await answered(vendor, connect, *events)).text == "I won't."
 
 
-async def test_open_reasoning_is_thinking(vendor: Vendor, connect: Connect) -> None:
+async def test_readable_reasoning_is_thinking(vendor: Vendor, connect: Connect) -> None:
     events = [
         WIRE._event("response.reasoning_text.delta", item_id="r", delta="a"),
         WIRE._event("response.reasoning_text.delta", item_id="r", delta="b"),

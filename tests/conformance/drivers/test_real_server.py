@@ -1,4 +1,4 @@
-"""The protocol drivers against a real model server that nobody here wrote: llama.cpp with a small model."""
+"""The protocol drivers against a real, independent model server: llama.cpp with a small model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def test_it_streams_an_answer_and_counts_its_tokens(driver: Driver) -> Non
     assert response.finish_reason in {"stop", "length"}
 
 
-async def test_it_counts_what_the_server_still_knew(driver: Driver) -> None:
+async def test_it_counts_the_tokens_that_the_server_had_cached(driver: Driver) -> None:
     request = ask(user(f"Repeat after me: {new_id('message')} and a good day to you."), max_output_tokens=2)
     await driver.generate(request, Heard())
     usage = (await driver.generate(request, Heard())).usage
@@ -55,7 +55,7 @@ async def test_it_counts_what_the_server_still_knew(driver: Driver) -> None:
     assert usage.input_tokens // 2 < usage.cache_read_tokens <= usage.input_tokens
 
 
-async def test_a_conversation_goes_on(driver: Driver) -> None:
+async def test_a_conversation_continues(driver: Driver) -> None:
     first = ask(user("Say a word."), max_output_tokens=5)
     said = kept(await driver.generate(first, Heard()), driver.provider_type)
     response = await driver.generate(
@@ -78,7 +78,7 @@ async def test_tools_results_and_notes_in_the_history_are_accepted(driver: Drive
     assert response.usage.input_tokens > 50
 
 
-async def test_a_prompt_that_is_too_long_is_told_as_such(driver: Driver) -> None:
+async def test_a_prompt_that_is_too_long_is_reported_as_such(driver: Driver) -> None:
     with pytest.raises(ModelError) as caught:
         await driver.generate(ask(user("word " * 20_000)), Heard())
     assert (caught.value.code, caught.value.transient) == ("context_length_exceeded", False)
@@ -106,7 +106,7 @@ async def test_cancelling_stops_the_server(driver: Driver, llama_url: str) -> No
                 busy = any(slot["is_processing"] for slot in await answer.json())
 
 
-async def test_many_calls_at_once_do_not_mix(driver: Driver) -> None:
+async def test_concurrent_calls_do_not_mix(driver: Driver) -> None:
     heard = [Heard() for _ in range(6)]
     calls = [
         driver.generate(ask(user(f"Say the number {number}."), max_output_tokens=6), one)

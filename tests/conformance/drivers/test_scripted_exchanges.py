@@ -42,7 +42,7 @@ async def test_the_call_streams_to_the_right_address_with_the_key(
     assert asked.headers["content-type"] == "application/json"
 
 
-async def test_all_input_is_counted_the_cached_part_included(
+async def test_all_input_is_counted_including_the_cached_part(
     vendor: Vendor, connect: Connect, wire: Wire
 ) -> None:
     vendor.will(Reply(wire.answer(["ok"])))
@@ -54,7 +54,7 @@ async def test_all_input_is_counted_the_cached_part_included(
     assert response.usage.cache_creation_tokens == (10 if wire.provider_type == "anthropic" else None)
 
 
-async def test_events_may_be_cut_anywhere_and_glued_together(
+async def test_events_may_be_split_anywhere_or_arrive_together(
     vendor: Vendor, connect: Connect, wire: Wire
 ) -> None:
     stream = b"".join(wire.answer(["Grüße ", "🌍"], [("call_1", "weather", ['{"city":', ' "Zürich"}'])]))
@@ -93,7 +93,7 @@ async def test_parallel_tool_calls_keep_their_order_ids_and_split_arguments(
     assert response.finish_reason == "tool_calls"
 
 
-async def test_arguments_that_are_no_json_are_kept_as_they_came(
+async def test_arguments_that_are_not_json_are_kept_as_text(
     vendor: Vendor, connect: Connect, wire: Wire
 ) -> None:
     vendor.will(Reply(wire.answer(calls=[("call_a", "weather", ['{"city": "Ro'])])))
@@ -124,7 +124,7 @@ async def test_nul_characters_become_replacement_characters(
     assert response.tool_calls[0].arguments == {"city": "a\ufffdb"}
 
 
-async def test_thinking_is_handed_out_apart_from_the_text(
+async def test_thinking_is_emitted_separately_from_the_text(
     vendor: Vendor, connect: Connect, wire: Wire
 ) -> None:
     vendor.will(Reply(wire.answer(["42"], thinking=["Hm, ", "well."])))
@@ -136,14 +136,14 @@ async def test_thinking_is_handed_out_apart_from_the_text(
 
 
 @pytest.mark.parametrize("finish", ["stop", "length", "content_filter"])
-async def test_the_reason_for_the_end_is_told_in_one_language(
+async def test_the_finish_reason_is_the_same_for_all_vendors(
     vendor: Vendor, connect: Connect, wire: Wire, finish: str
 ) -> None:
     vendor.will(Reply(wire.answer(["ok"], finish=finish)))
     assert (await connect(wire.provider_type).generate(ask(user("Hi")), Heard())).finish_reason == finish
 
 
-async def test_a_connection_is_used_again_after_a_whole_answer(
+async def test_a_connection_is_reused_after_a_complete_answer(
     vendor: Vendor, connect: Connect, wire: Wire, http: Http
 ) -> None:
     driver = connect(wire.provider_type)
@@ -190,7 +190,7 @@ async def failed(connect: Connect, wire: Wire, heard: Heard | None = None, **fie
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
-async def test_a_stream_cut_in_the_middle_is_a_passing_fault(
+async def test_a_stream_cut_in_the_middle_is_a_transient_error(
     vendor: Vendor, connect: Connect, wire: Wire, after: int
 ) -> None:
     vendor.will(Reply(wire.answer(["Hel", "lo"])[:after], then="cut"))
@@ -198,7 +198,7 @@ async def test_a_stream_cut_in_the_middle_is_a_passing_fault(
     assert (error.code, error.transient) == ("provider_bad_response", True)
 
 
-async def test_a_stream_that_ends_politely_but_too_early_is_a_passing_fault(
+async def test_a_stream_that_ends_cleanly_but_too_early_is_a_transient_error(
     vendor: Vendor, connect: Connect, wire: Wire
 ) -> None:
     heard = Heard()
@@ -220,7 +220,7 @@ async def test_a_stream_that_ends_politely_but_too_early_is_a_passing_fault(
         b"\x00" * 99,
     ],
 )
-async def test_garbage_is_a_passing_fault(
+async def test_garbage_is_a_transient_error(
     vendor: Vendor, connect: Connect, wire: Wire, garbage: bytes
 ) -> None:
     vendor.will(Reply([*wire.answer(["Hel"])[:2], garbage]))
@@ -228,7 +228,7 @@ async def test_garbage_is_a_passing_fault(
     assert (error.code, error.transient) == ("provider_bad_response", True)
 
 
-async def test_a_web_page_instead_of_a_stream_is_a_passing_fault(
+async def test_a_web_page_instead_of_a_stream_is_a_transient_error(
     vendor: Vendor, connect: Connect, wire: Wire
 ) -> None:
     page = b"<html><head><title>Gateway</title><style>x{}</style></head><body>Be right back</body></html>"
@@ -239,7 +239,7 @@ async def test_a_web_page_instead_of_a_stream_is_a_passing_fault(
     assert "<" not in error.message
 
 
-async def test_an_error_in_a_success_is_taken_for_what_it_says(
+async def test_an_error_object_with_a_success_status_is_an_error(
     vendor: Vendor, connect: Connect, wire: Wire
 ) -> None:
     vendor.will(Reply([wire.refusal("rate_limit", "slow down")], headers=JSON))
@@ -257,9 +257,7 @@ async def test_a_whole_answer_instead_of_a_stream_is_refused(
 
 
 @pytest.mark.parametrize("piece", [b"data: " + b"x" * 5000, b"x" * 6000])
-async def test_a_line_without_an_end_is_cut_off(
-    vendor: Vendor, connect: Connect, wire: Wire, piece: bytes
-) -> None:
+async def test_an_endless_line_is_cut_off(vendor: Vendor, connect: Connect, wire: Wire, piece: bytes) -> None:
     pool = Http(max_event=4096)
     vendor.will(Reply([piece] * 4, then="hang"))
     error = await failed(connect, wire, pool=pool)
@@ -267,7 +265,7 @@ async def test_a_line_without_an_end_is_cut_off(
     assert (error.code, error.transient) == ("provider_bad_response", False)
 
 
-async def test_an_answer_without_an_end_is_cut_off(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_an_endless_answer_is_cut_off(vendor: Vendor, connect: Connect, wire: Wire) -> None:
     pool = Http(max_stream=20_000)
     vendor.will(Reply([b": ping\n\n" * 1000] * 5, then="hang"))
     error = await failed(connect, wire, pool=pool)
@@ -283,7 +281,7 @@ async def test_an_answer_without_an_end_is_cut_off(vendor: Vendor, connect: Conn
         ("context", "context_length_exceeded", False),
     ],
 )
-async def test_errors_inside_the_stream_are_told_apart(
+async def test_errors_inside_the_stream_are_classified(
     vendor: Vendor, connect: Connect, wire: Wire, kind: str, code: str, transient: bool
 ) -> None:
     events = wire.answer(["Hel", "lo"])
@@ -293,7 +291,7 @@ async def test_errors_inside_the_stream_are_told_apart(
     assert "no more" in error.message
 
 
-async def test_silence_in_the_middle_is_a_time_out(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_silence_in_the_middle_is_a_timeout(vendor: Vendor, connect: Connect, wire: Wire) -> None:
     pool = Http(read_timeout=0.2)
     vendor.will(Reply(wire.answer(["Hel", "lo"])[:3], then="hang"))
     error = await failed(connect, wire, pool=pool)
@@ -301,7 +299,7 @@ async def test_silence_in_the_middle_is_a_time_out(vendor: Vendor, connect: Conn
     assert (error.code, error.transient) == ("provider_timeout", True)
 
 
-async def test_silence_before_the_first_byte_is_a_time_out(
+async def test_silence_before_the_first_byte_is_a_timeout(
     vendor: Vendor, connect: Connect, wire: Wire
 ) -> None:
     pool = Http(read_timeout=0.2)
@@ -311,7 +309,7 @@ async def test_silence_before_the_first_byte_is_a_time_out(
     assert (error.code, error.transient) == ("provider_timeout", True)
 
 
-async def test_a_connection_reset_before_the_answer_is_tried_once_more_on_a_new_one(
+async def test_a_connection_reset_before_the_answer_is_retried_once_on_a_new_one(
     vendor: Vendor, connect: Connect, wire: Wire
 ) -> None:
     vendor.will(Reply(before="cut"), Reply(wire.answer(["ok"])))
@@ -322,7 +320,7 @@ async def test_a_connection_reset_before_the_answer_is_tried_once_more_on_a_new_
     assert len(vendor.asked) == 4
 
 
-async def test_what_follows_the_end_of_the_answer_is_not_waited_for(
+async def test_bytes_after_the_end_of_the_answer_are_not_waited_for(
     vendor: Vendor, connect: Connect, wire: Wire
 ) -> None:
     vendor.will(Reply(wire.answer(["ok"]), then="hang"))
@@ -344,14 +342,14 @@ async def test_unknown_events_and_fields_are_ignored(vendor: Vendor, connect: Co
     assert (await connect(wire.provider_type).generate(ask(user("Hi")), Heard())).text == "ab"
 
 
-async def test_large_requests_are_sent_whole(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_large_requests_are_sent_completely(vendor: Vendor, connect: Connect, wire: Wire) -> None:
     vendor.will(Reply(wire.answer(["ok"])))
     text = "0123456789" * 300_000
     await connect(wire.provider_type).generate(ask(user(text)), Heard())
     assert text in str(vendor.sent)
 
 
-async def test_counts_that_are_no_numbers_are_left_out(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_counts_that_are_not_numbers_are_left_out(vendor: Vendor, connect: Connect, wire: Wire) -> None:
     stream = (
         b"".join(wire.answer(["ok"]))
         .replace(b"100", b"-1")

@@ -1,4 +1,4 @@
-"""Every class of error answer, as each vendor words it."""
+"""Every class of error response, in the form of each vendor."""
 
 from __future__ import annotations
 
@@ -61,23 +61,43 @@ async def test_statuses_become_codes(
     ("status", "body", "code"),
     [
         (400, '{"error":{"message":"Your credit balance is too low to access the API."}}', "quota_exceeded"),
-        (400, '{"error":{"code":400,"message":"too big","type":"exceed_context_size_error"}}', "context_length_exceeded"),
-        (400, '{"object":"error","message":"This model\'s maximum context length is 4096 tokens."}', "context_length_exceeded"),
-        (400, '{"error":{"message":"Your input exceeds the context window of this model."}}', "context_length_exceeded"),
-        (400, '{"error":{"message":"input length and `max_tokens` exceed context limit: 3 + 4 > 5"}}', "context_length_exceeded"),
+        (
+            400,
+            '{"error":{"code":400,"message":"too big","type":"exceed_context_size_error"}}',
+            "context_length_exceeded",
+        ),
+        (
+            400,
+            '{"object":"error","message":"This model\'s maximum context length is 4096 tokens."}',
+            "context_length_exceeded",
+        ),
+        (
+            400,
+            '{"error":{"message":"Your input exceeds the context window of this model."}}',
+            "context_length_exceeded",
+        ),
+        (
+            400,
+            '{"error":{"message":"input length and `max_tokens` exceed context limit: 3 + 4 > 5"}}',
+            "context_length_exceeded",
+        ),
         (413, '{"error":{"type":"request_too_large","message":"too many bytes"}}', "context_length_exceeded"),
         (413, "<html><title>413 Request Entity Too Large</title></html>", "context_length_exceeded"),
         (400, '{"error":{"code":"model_not_found","message":"no such model"}}', "model_not_found"),
         (400, '{"error":{"code":"content_filter","message":"no"}}', "content_filtered"),
-        (400, '[{"error":{"code":400,"status":"INVALID_ARGUMENT","message":"from a list"}}]', "invalid_model_request"),
+        (
+            400,
+            '[{"error":{"code":400,"status":"INVALID_ARGUMENT","message":"from a list"}}]',
+            "invalid_model_request",
+        ),
         (422, '{"detail":[{"type":"missing","msg":"Field required"}]}', "invalid_model_request"),
         (400, '{"error":"just words"}', "invalid_model_request"),
         (400, "plain words", "invalid_model_request"),
         (400, "", "invalid_model_request"),
         (500, "\xff\x00", "provider_unavailable"),
     ],
-)  # fmt: skip
-async def test_servers_word_their_errors_in_many_ways(
+)
+async def test_errors_of_many_servers_are_recognized(
     vendor: Vendor, connect: Connect, status: int, body: str, code: str
 ) -> None:
     vendor.will(Reply([body.encode("latin-1")], status, JSON))
@@ -87,7 +107,7 @@ async def test_servers_word_their_errors_in_many_ways(
     assert "\x00" not in error.message
 
 
-async def test_the_wait_that_the_vendor_asks_for_is_passed_on(
+async def test_the_wait_that_the_vendor_requests_is_passed_on(
     vendor: Vendor, connect: Connect, wire: Wire
 ) -> None:
     vendor.will(refused(wire, 429, "rate_limit", retry_after="7"))
@@ -103,7 +123,7 @@ async def test_the_wait_that_the_vendor_asks_for_is_passed_on(
     assert (await failed(connect, wire.provider_type)).retry_after is None
 
 
-async def test_a_key_that_the_vendor_repeats_is_struck_out(
+async def test_a_key_that_the_vendor_repeats_is_redacted(
     vendor: Vendor, connect: Connect, wire: Wire
 ) -> None:
     said = f"Incorrect API key provided: {API_KEY}. Header was Bearer {API_KEY}" + " and more" * 200
@@ -115,7 +135,7 @@ async def test_a_key_that_the_vendor_repeats_is_struck_out(
     assert len(error.message) == 500
 
 
-async def test_a_key_at_the_place_where_the_message_is_cut_leaves_no_piece(
+async def test_a_key_where_the_message_is_truncated_is_redacted_completely(
     vendor: Vendor, connect: Connect
 ) -> None:
     vendor.will(Reply([b'{"error":{"message":"' + b"x" * 490 + API_KEY.encode() + b'"}}'], 401, JSON))
@@ -123,7 +143,7 @@ async def test_a_key_at_the_place_where_the_message_is_cut_leaves_no_piece(
     assert API_KEY[:6] not in error.message
 
 
-async def test_nobody_at_the_address_is_a_passing_fault(http: Http, wire: Wire) -> None:
+async def test_a_refused_connection_is_a_transient_error(http: Http, wire: Wire) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -134,7 +154,7 @@ async def test_nobody_at_the_address_is_a_passing_fault(http: Http, wire: Wire) 
             assert (caught.value.code, caught.value.transient) == ("provider_unavailable", True)
 
 
-async def test_a_name_that_does_not_resolve_is_a_passing_fault(http: Http, wire: Wire) -> None:
+async def test_a_name_that_does_not_resolve_is_a_transient_error(http: Http, wire: Wire) -> None:
     driver = make_driver(ProviderConfig(wire.provider_type, "http://no-such-host.invalid", API_KEY), http)
     with pytest.raises(ModelError) as caught:
         await driver.generate(ask(user("Hi")), Heard())
@@ -142,7 +162,7 @@ async def test_a_name_that_does_not_resolve_is_a_passing_fault(http: Http, wire:
     assert caught.value.code in {"provider_unavailable", "provider_timeout"}
 
 
-async def test_a_server_without_tls_behind_https_is_no_passing_fault(
+async def test_a_server_without_tls_behind_https_is_not_a_transient_error(
     vendor: Vendor, http: Http, wire: Wire
 ) -> None:
     url = vendor.url.replace("http:", "https:")
@@ -152,7 +172,7 @@ async def test_a_server_without_tls_behind_https_is_no_passing_fault(
     assert caught.value.code == "provider_unavailable"
 
 
-async def test_listing_fails_like_any_call(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_listing_models_fails_like_any_call(vendor: Vendor, connect: Connect, wire: Wire) -> None:
     vendor.will(refused(wire, 401, "other", f"bad key {API_KEY}"))
     with pytest.raises(ModelError) as caught:
         await connect(wire.provider_type).list_models()

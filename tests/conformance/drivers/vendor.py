@@ -1,6 +1,6 @@
 """A model vendor on loopback.
 
-A real HTTP server that plays the answers it is given, in order, and keeps what it was asked.
+A real HTTP server that plays its scripted answers in order and records the requests.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ JSON = {"Content-Type": "application/json"}
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer: its pieces are sent one network write each, then the answer ends, breaks off, or stays
-    open."""
+    """A scripted answer: each piece is one network write, then the answer ends, breaks off or stays open."""
 
     pieces: Sequence[bytes] = ()
     status: int = 200
@@ -33,7 +32,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Asked:
-    """One request that came in."""
+    """A recorded request."""
 
     method: str
     path: str
@@ -43,7 +42,7 @@ class Asked:
 
 
 class Vendor:
-    """The server. `asked` lists the requests; `left` is set when a client goes in the middle of an answer."""
+    """The server. `asked` lists the requests; `left` is set when a client disconnects during an answer."""
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []
@@ -53,12 +52,12 @@ class Vendor:
         self._replies: deque[Reply] = deque()
 
     def will(self, *replies: Reply) -> None:
-        """Answer the next requests so."""
+        """Script the answers to the next requests."""
         self._replies.extend(replies)
 
     @property
     def sent(self) -> Any:
-        """The JSON of the last request."""
+        """Return the JSON of the last request."""
         return self.asked[-1].body
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -95,7 +94,7 @@ class Vendor:
 
 @contextlib.asynccontextmanager
 async def open_vendor() -> AsyncIterator[Vendor]:
-    """The server, listening on a free port of loopback."""
+    """Run the server on a free loopback port."""
     vendor = Vendor()
     app = web.Application(client_max_size=1 << 28)
     app.router.add_route("*", "/{path:.*}", vendor.handle)

@@ -1,4 +1,4 @@
-"""Short ways to write messages and calls in the driver tests."""
+"""Helpers that build messages and calls for the driver tests."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ CLOCK = ToolSpec("clock", "Tells the time.", {})
 
 
 def user(*parts: str | ContentPart) -> Message:
-    """What a user says."""
+    """Build a user message."""
     return Message(new_id("message"), "user", _content(parts), AT)
 
 
 def system(*parts: str | ContentPart) -> Message:
-    """A system message in the conversation."""
+    """Build a system message in the conversation."""
     return Message(new_id("message"), "system", _content(parts), AT)
 
 
 def agent(*parts: str | ContentPart, **fields: Any) -> Message:
-    """What the model said."""
+    """Build an agent message."""
     return Message(new_id("message"), "agent", _content(parts), AT, **fields)
 
 
 def call(call_id: str, name: str = "weather", arguments: Any = None) -> ToolCallPart:
-    """A tool call in an agent message."""
+    """Build a tool call of an agent message."""
     return ToolCallPart(call_id, name, {} if arguments is None else arguments)
 
 
 def result(call_id: str, value: Any = None, error: str | None = None, *more: ContentPart) -> Message:
-    """What a call gave."""
+    """Build the result of a tool call."""
     return Message(new_id("message"), "tool_result", (ToolResultPart(call_id, value, error), *more), AT)
 
 
 def kept(response: ModelResponse, provider_type: str) -> Message:
-    """The response as the log keeps it, and as it comes back as history."""
+    """Convert a response to the message that the log stores and later calls send as history."""
     content: tuple[ContentPart, ...] = (TextPart(response.text),) if response.text else ()
     return Message(
         new_id("message"),
@@ -66,7 +66,7 @@ def kept(response: ModelResponse, provider_type: str) -> Message:
 
 
 def ask(*messages: Message, **fields: Any) -> ModelRequest:
-    """A call of a model."""
+    """Build a model request."""
     return ModelRequest(**{"model": "model-1", "system": "", "messages": messages, **fields})
 
 
@@ -75,7 +75,7 @@ def _content(parts: Sequence[str | ContentPart]) -> tuple[ContentPart, ...]:
 
 
 class Heard:
-    """Gathers deltas."""
+    """Records deltas."""
 
     def __init__(self) -> None:
         self.deltas: list[tuple[str, str]] = []

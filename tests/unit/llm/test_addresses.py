@@ -1,4 +1,4 @@
-"""Where model calls may not go."""
+"""Addresses that model calls must not reach."""
 
 from __future__ import annotations
 
@@ -19,26 +19,57 @@ from perdure.net.addresses import GuardedResolver, SystemResolver, is_refused_ho
 
 @pytest.mark.parametrize(
     "host",
-    ["169.254.169.254", "169.254.170.2", "2852039166", "0xa9fea9fe", "0251.0376.0251.0376", "169.254.43518", "::ffff:169.254.169.254",
-     "[::ffff:a9fe:a9fe]", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1", "fe80::1", "fd00:ec2::254", "100.100.100.200", "168.63.129.16",
-     "metadata.google.internal", "METADATA.google.internal.", "metadata"],
-)  # fmt: skip
-def test_a_clouds_metadata_service_is_refused_however_it_is_written(host: str) -> None:
+    [
+        "169.254.169.254",
+        "169.254.170.2",
+        "2852039166",
+        "0xa9fea9fe",
+        "0251.0376.0251.0376",
+        "169.254.43518",
+        "::ffff:169.254.169.254",
+        "[::ffff:a9fe:a9fe]",
+        "64:ff9b::a9fe:a9fe",
+        "2002:a9fe:a9fe::1",
+        "fe80::1",
+        "fd00:ec2::254",
+        "100.100.100.200",
+        "168.63.129.16",
+        "metadata.google.internal",
+        "METADATA.google.internal.",
+        "metadata",
+    ],
+)
+def test_the_metadata_service_of_a_cloud_is_refused_in_every_notation(host: str) -> None:
     assert is_refused_host(host)
 
 
 @pytest.mark.parametrize(
     "host",
-    ["127.0.0.1", "localhost", "::1", "10.0.0.7", "192.168.1.5", "172.16.0.1", "fd12:3456::1", "gpu-box", "api.openai.com", "8.8.8.8",
-     "models.example.com", "::ffff:127.0.0.1", "1.2.3.4.example.com", "2130706433", "7eleven.example"],
-)  # fmt: skip
-def test_everything_else_may_be_reached(host: str) -> None:
+    [
+        "127.0.0.1",
+        "localhost",
+        "::1",
+        "10.0.0.7",
+        "192.168.1.5",
+        "172.16.0.1",
+        "fd12:3456::1",
+        "gpu-box",
+        "api.openai.com",
+        "8.8.8.8",
+        "models.example.com",
+        "::ffff:127.0.0.1",
+        "1.2.3.4.example.com",
+        "2130706433",
+        "7eleven.example",
+    ],
+)
+def test_all_other_addresses_are_allowed(host: str) -> None:
     assert not is_refused_host(host)
 
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "[::ffff:169.254.169.254]", "2852039166"])
 @pytest.mark.parametrize("provider_type", ["openai", "openai_completions", "anthropic"])
-async def test_no_driver_is_made_for_it(provider_type: str, host: str) -> None:
+async def test_no_driver_is_created_for_it(provider_type: str, host: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         make_driver(ProviderConfig(provider_type, f"http://{host}/v1"), Http())
     assert caught.value.field == "base_url"
@@ -58,7 +89,7 @@ class _Points:
         pass
 
 
-async def test_a_name_that_points_there_is_refused_when_it_is_called() -> None:
+async def test_a_name_that_resolves_to_it_is_refused_at_the_call() -> None:
     resolver = GuardedResolver()
     resolver._inner = _Points("169.254.169.254")  # type: ignore[assignment]
     with pytest.raises(ModelError) as caught:
@@ -73,7 +104,7 @@ async def test_the_system_resolves_names() -> None:
     assert {each["host"] for each in await GuardedResolver().resolve("localhost", 80)} <= {"127.0.0.1", "::1"}
 
 
-async def test_a_look_up_that_takes_long_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_lookup_does_not_delay_others(monkeypatch: pytest.MonkeyPatch) -> None:
     real, over = socket.getaddrinfo, threading.Event()
 
     def slow(host: str, *args: Any, **kwargs: Any) -> Any:
@@ -91,7 +122,7 @@ async def test_a_look_up_that_takes_long_keeps_no_other_waiting(monkeypatch: pyt
     assert all(isinstance(each, OSError) for each in await asyncio.gather(*waiting, return_exceptions=True))
 
 
-async def test_a_call_by_a_name_that_points_there_fails_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_call_to_such_a_name_fails_with_a_readable_error(monkeypatch: pytest.MonkeyPatch) -> None:
     async def resolve(
         self: GuardedResolver, host: str, port: int = 0, family: int = 0
     ) -> list[ResolveResult]:

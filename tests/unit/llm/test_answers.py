@@ -1,4 +1,4 @@
-"""What is made of a model's words: arguments, ids, broken characters."""
+"""How a model's output is parsed: arguments, ids, broken characters."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def arguments(written: str) -> Any:
         ('"\\ud800"', '"\\ud800"'),
     ],
 )
-def test_arguments_are_json_or_the_text_itself(written: str, kept: Any) -> None:
+def test_arguments_are_json_or_else_kept_as_text(written: str, kept: Any) -> None:
     assert arguments(written) == kept
 
 
@@ -50,7 +50,7 @@ def test_arguments_nested_too_deeply_stay_text(depth: int) -> None:
         assert isinstance(arguments(written), str) is (depth > 100)
 
 
-def test_many_shallow_brackets_are_no_nesting() -> None:
+def test_many_shallow_brackets_do_not_count_as_nesting() -> None:
     assert arguments("[" + ",".join(["{}"] * 500) + "]") == [{}] * 500
 
 
@@ -59,11 +59,11 @@ def test_any_arguments_can_be_stored(written: str) -> None:
     msgspec.json.encode(arguments(written))
 
 
-def test_characters_cut_in_two_are_replaced() -> None:
+def test_characters_split_between_events_are_replaced() -> None:
     assert decoded(msgspec.json.Decoder(dict[str, str]), b'{"a": "\xf0\x9f"}') == {"a": "\ufffd"}
 
 
-def test_what_is_not_of_the_protocol_is_a_passing_fault() -> None:
+def test_an_event_that_violates_the_protocol_is_a_transient_error() -> None:
     decoder = msgspec.json.Decoder(list[list[Any]])
     for payload in (
         b"{",

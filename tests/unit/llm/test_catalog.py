@@ -1,4 +1,4 @@
-"""What is known about models, looked up once."""
+"""The cache of model profiles and prices."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import pytest
 
 from perdure.domain.model_profiles import ModelCost, ModelLimits
 from perdure.llm import catalog as catalog_module
-from perdure.llm.catalog import FRESH, Catalog, Place
+from perdure.llm.catalog import FRESH, Catalog, ServedModel
 from perdure.llm.prices import Listed, Seller
 
-MINI = Place("openai", None, "gpt-5-mini")
-NEW = Place("openai", None, "gpt-99")
-OWN = Place("openai_completions", "http://127.0.0.1:8080/v1", "smollm2-135m")
+MINI = ServedModel("openai", None, "gpt-5-mini")
+NEW = ServedModel("openai", None, "gpt-99")
+OWN = ServedModel("openai_completions", "http://127.0.0.1:8080/v1", "smollm2-135m")
 COST = ModelCost(1.0, 2.0)
 
 
 class PriceList:
-    """A price list that knows one price, and counts how often it is asked."""
+    """A price list that knows one price, and counts its lookups."""
 
     def __init__(self, listed: Listed | None = Listed("Mini", "Small.", 400_000, COST)) -> None:  # noqa: B008
         self.listed = listed
@@ -31,7 +31,7 @@ class PriceList:
         return Catalog(self, lambda: self.now)
 
 
-async def test_limits_are_at_hand_before_the_price_is_looked_up() -> None:
+async def test_limits_are_known_before_the_price_lookup() -> None:
     catalog = PriceList().catalog()
     assert not catalog.is_ready(MINI)
     before = catalog.at_hand(MINI)
@@ -62,7 +62,7 @@ async def test_a_price_is_looked_up_once_and_again_when_it_may_have_changed() ->
     assert len(prices.asked) == 2
 
 
-async def test_nobody_is_asked_for_the_price_of_a_model_of_ones_own() -> None:
+async def test_the_price_of_a_private_servers_model_is_not_looked_up() -> None:
     prices = PriceList()
     catalog = prices.catalog()
     assert catalog.is_ready(OWN)
@@ -74,32 +74,35 @@ async def test_nobody_is_asked_for_the_price_of_a_model_of_ones_own() -> None:
         None,
         None,
     )
-    assert await catalog.profile(Place("openai_completions", "http://127.0.0.1:8080/v1", "who-knows")) is None
+    assert (
+        await catalog.profile(ServedModel("openai_completions", "http://127.0.0.1:8080/v1", "who-knows"))
+        is None
+    )
     assert prices.asked == []
 
 
 async def test_the_simulated_model_has_a_profile_and_no_price() -> None:
     prices = PriceList()
-    profile = await prices.catalog().profile(Place("llmsim", None, "anything"))
+    profile = await prices.catalog().profile(ServedModel("llmsim", None, "anything"))
     assert profile is not None
     assert (profile.family, profile.tool_call, profile.cost) == ("llmsim", True, None)
     assert prices.asked == []
 
 
-async def test_a_model_that_only_the_price_list_knows_is_taken_for_one_like_others() -> None:
+async def test_a_model_that_only_the_price_list_knows_gets_typical_abilities() -> None:
     profile = await PriceList(Listed("GPT-99", None, 2_000_000, COST)).catalog().profile(NEW)
     assert profile is not None
     assert (profile.name, profile.family, profile.tool_call, profile.cost) == ("GPT-99", "gpt", True, COST)
     assert profile.limits == ModelLimits(2_000_000, 2_000_000)
 
 
-async def test_what_nobody_knows_has_no_profile() -> None:
+async def test_an_unknown_model_has_no_profile() -> None:
     assert await PriceList(None).catalog().profile(NEW) is None
     assert await PriceList(Listed("Talker")).catalog().profile(NEW) is None
 
 
-async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog_module, "MAX_KEPT", 10)
+async def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog_module, "MAX_CACHED", 10)
     catalog = PriceList().catalog()
-    await catalog.profiles(Place("openai", None, f"gpt-5-{number}") for number in range(25))
-    assert len(catalog._kept) == 10
+    await catalog.profiles(ServedModel("openai", None, f"gpt-5-{number}") for number in range(25))
+    assert len(catalog._cache) == 10

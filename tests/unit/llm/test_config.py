@@ -1,4 +1,4 @@
-"""From what is stored of a provider, and from the environment, to what its driver is made from."""
+"""A driver's configuration follows from the stored provider and the environment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENVIRONMENT = {"OPENAI_API_KEY": "sk-environment", "ANTHROPIC_API_KEY": " "}
 NOTHING = ProviderOptions()
 
 
-def test_a_key_of_the_environment_goes_to_its_vendor_and_nowhere_else() -> None:
+def test_a_key_from_the_environment_is_sent_to_its_vendor_only() -> None:
     def key(provider_type: str, base_url: str | None, own: str | None = None) -> str | None:
         return config_of(provider_type, base_url, ProviderSecrets(own), NOTHING, ENVIRONMENT).api_key
 
@@ -26,7 +26,7 @@ def test_a_key_of_the_environment_goes_to_its_vendor_and_nowhere_else() -> None:
     assert key("llmsim", None) is None
 
 
-def test_an_empty_variable_is_no_key() -> None:
+def test_an_empty_variable_does_not_count_as_a_key() -> None:
     assert vendor_key("openai", {"OPENAI_API_KEY": ""}) is None
     assert vendor_key("abacus", ENVIRONMENT) is None
 
@@ -40,13 +40,13 @@ def test_options_and_headers_are_passed_on() -> None:
 
 
 @pytest.mark.parametrize("provider_type", known_types())
-async def test_an_option_that_a_driver_does_not_have_is_refused(provider_type: str) -> None:
+async def test_an_unknown_option_is_refused(provider_type: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         make_driver(ProviderConfig(provider_type, options={"colour": "red"}), Http())
     assert caught.value.field == "options.colour"
 
 
-async def test_a_header_that_says_what_the_key_says_is_refused() -> None:
+async def test_a_header_that_duplicates_the_key_is_refused() -> None:
     with pytest.raises(InvalidInput) as caught:
         make_driver(
             ProviderConfig("openai", None, "key", {"headers": {"authorization": "Bearer other"}}), Http()

@@ -24,7 +24,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-# Tools may hand over file names that are no valid text.
+# Tools may return file names that are not valid text.
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=12)
 IDS = st.sampled_from(["c1", "c2", "c3", "functions.f:0", "", "x" * 80])
 PARTS = st.one_of(
@@ -164,7 +164,7 @@ def test_messages_requests_are_valid(http: Http, request: ModelRequest) -> None:
     assert thinking.get("budget_tokens", 0) < body["max_tokens"]
 
 
-async def test_making_a_driver_opens_nothing() -> None:
+async def test_creating_a_driver_opens_no_connection() -> None:
     before = len(asyncio.all_tasks())
     OpenAiChatDriver(ProviderConfig("openai_completions"), Http(), FragmentCache())
     assert len(asyncio.all_tasks()) == before

@@ -1,4 +1,4 @@
-"""What vendors say when a call fails: secrets, shapes."""
+"""Errors of vendors: secrets are redacted, bodies of any shape are accepted."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from perdure.llm.failures import in_stream, redacted, refusal
 from perdure.llm.http import Endpoint
 
 
-def test_what_looks_like_a_key_is_struck_out_even_if_it_is_not_ours() -> None:
+def test_anything_that_looks_like_a_key_is_redacted() -> None:
     text = redacted("key sk-proj-abcdefgh12345 or Bearer abc.def.ghi123 or mine: hunter22", ["hunter22"])
     assert text == "key [redacted] or [redacted] or mine: [redacted]"
 
 
-def test_credentials_in_the_address_count_as_secrets() -> None:
+def test_credentials_in_the_url_count_as_secrets() -> None:
     endpoint = Endpoint(
         "https://user:pass-word@example.com/v1?code=query-secret", {"x-api-key": "key-secret"}
     )

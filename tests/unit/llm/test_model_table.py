@@ -1,4 +1,4 @@
-"""What a model's name tells."""
+"""What follows from a model's name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from perdure.llm.model_table import converses, described, plain_model_name, vend
         ("gemini-2.5-pro", "gemini", 1_048_576, 65_536, True, True),
     ],
 )
-def test_a_vendors_model_is_known_by_its_name(
+def test_a_vendors_model_is_recognized_by_its_name(
     model: str, family: str, context: int, output: int, reasoning: bool, sees: bool
 ) -> None:
     profile = described(model)
@@ -44,8 +44,8 @@ def test_a_vendors_model_is_known_by_its_name(
     assert (profile.reasoning, profile.attachment, profile.tool_call) == (reasoning, sees, True)
 
 
-def test_windows_are_those_that_the_price_list_names_where_it_names_one() -> None:
-    """Round numbers on one side, exact ones on the other: a twentieth is no difference."""
+def test_windows_agree_with_the_price_list() -> None:
+    """One side has round numbers, the other exact ones: differences of up to a twentieth are ignored."""
     different = []
     for provider in get_snapshot().providers:
         if provider.id not in ("openai", "anthropic"):
@@ -62,10 +62,23 @@ def test_windows_are_those_that_the_price_list_names_where_it_names_one() -> Non
 
 @pytest.mark.parametrize(
     "model",
-    ["text-embedding-3-small", "whisper-1", "tts-1-hd", "gpt-4o-realtime-preview", "gpt-image-1", "dall-e-3", "omni-moderation-latest",
-     "gpt-4o-mini-transcribe", "mistral-ocr-latest", "davinci-002", "gemini-2.5-flash-image", "rerank-v3.5", "gpt-audio-mini"],
-)  # fmt: skip
-def test_models_that_do_something_else_are_told_apart(model: str) -> None:
+    [
+        "text-embedding-3-small",
+        "whisper-1",
+        "tts-1-hd",
+        "gpt-4o-realtime-preview",
+        "gpt-image-1",
+        "dall-e-3",
+        "omni-moderation-latest",
+        "gpt-4o-mini-transcribe",
+        "mistral-ocr-latest",
+        "davinci-002",
+        "gemini-2.5-flash-image",
+        "rerank-v3.5",
+        "gpt-audio-mini",
+    ],
+)
+def test_models_for_other_tasks_are_recognized(model: str) -> None:
     assert not converses(model)
     assert described(model) is None
 
@@ -73,21 +86,31 @@ def test_models_that_do_something_else_are_told_apart(model: str) -> None:
 @pytest.mark.parametrize(
     "model", ["gpt-6-luna", "smollm2-135m", "claude-3-opus", "llama-3.3-70b", "qwen2.5-vl-7b", "simulated"]
 )
-def test_what_may_converse_is_taken_to(model: str) -> None:
+def test_models_that_may_converse_are_accepted(model: str) -> None:
     assert converses(model)
 
 
 @pytest.mark.parametrize(
     ("model", "vendor"),
-    [("gpt-5-mini", "openai"), ("claude-sonnet-5", "anthropic"), ("google/gemini-2.5-pro", "google"), ("qwen3-32b", "qwen"),
-     ("grok-4", "xai"), ("kimi-k2", "moonshot"), ("MiniMax-M2", "minimax"), ("phi-4", "microsoft"), ("mistral-large", None),
-     ("claude-v1", "anthropic"), ("something", None)],
-)  # fmt: skip
-def test_who_made_a_model_is_told_by_its_name(model: str, vendor: str | None) -> None:
+    [
+        ("gpt-5-mini", "openai"),
+        ("claude-sonnet-5", "anthropic"),
+        ("google/gemini-2.5-pro", "google"),
+        ("qwen3-32b", "qwen"),
+        ("grok-4", "xai"),
+        ("kimi-k2", "moonshot"),
+        ("MiniMax-M2", "minimax"),
+        ("phi-4", "microsoft"),
+        ("mistral-large", None),
+        ("claude-v1", "anthropic"),
+        ("something", None),
+    ],
+)
+def test_the_vendor_of_a_model_follows_from_its_name(model: str, vendor: str | None) -> None:
     assert vendor_of_model(model) == vendor
 
 
-def test_models_take_a_temperature_unless_their_vendor_refuses_one() -> None:
+def test_models_accept_a_temperature_unless_their_vendor_rejects_it() -> None:
     takes = {
         name: (described(name) or pytest.fail(name)).temperature
         for name in ("gpt-4o", "gpt-5", "claude-sonnet-4-6", "claude-opus-4-7")
@@ -95,6 +118,6 @@ def test_models_take_a_temperature_unless_their_vendor_refuses_one() -> None:
     assert takes == {"gpt-4o": True, "gpt-5": False, "claude-sonnet-4-6": True, "claude-opus-4-7": False}
 
 
-def test_what_gateways_put_around_a_name_is_taken_off() -> None:
+def test_the_additions_of_gateways_to_a_name_are_stripped() -> None:
     assert plain_model_name("eu.anthropic.claude-sonnet-4-5-v1:0") == "claude-sonnet-4-5-v1"
     assert plain_model_name("accounts/fireworks/models/Qwen3-8B") == "qwen3-8b"

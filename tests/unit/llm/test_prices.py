@@ -1,4 +1,4 @@
-"""The price list: what it says, and of whom it is asked."""
+"""The price list: its prices, and whose prices apply."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OPENAI = Seller(vendor="openai")
         ("openai_completions", "http://[", None),
     ],
 )
-def test_prices_are_those_of_whoever_is_called(
+def test_prices_are_those_of_the_server_that_is_called(
     provider_type: str, base_url: str | None, seller: Seller | None
 ) -> None:
     assert seller_of(provider_type, base_url) == seller
@@ -55,7 +55,7 @@ def test_prices_are_those_of_whoever_is_called(
         (Seller(address="https://openrouter.ai/api/v1"), "anthropic/claude-sonnet-4.5"),
     ],
 )
-def test_a_call_costs_what_the_price_list_reckons(seller: Seller, model: str) -> None:
+def test_a_call_costs_what_the_price_list_calculates(seller: Seller, model: str) -> None:
     found = look_up(seller, model)
     assert found is not None
     assert found.cost is not None
@@ -69,18 +69,18 @@ def test_a_call_costs_what_the_price_list_reckons(seller: Seller, model: str) ->
         assert cost_of(found.cost, ours) == pytest.approx(float(reckoned))
 
 
-def test_what_the_price_list_does_not_know_has_no_price() -> None:
+def test_a_model_outside_of_the_price_list_has_no_price() -> None:
     assert look_up(OPENAI, "smollm2-135m") is None
     assert look_up(Seller(vendor="nobody"), "gpt-5-mini") is None
     assert look_up(Seller(address="https://models.example.com/v1"), "gpt-5-mini") is None
 
 
-def test_what_is_not_sold_by_the_token_has_no_price_per_token() -> None:
+def test_a_model_that_is_not_sold_by_the_token_has_no_price_per_token() -> None:
     found = look_up(OPENAI, "whisper-1")
     assert found is None or found.cost is None
 
 
-def test_a_price_list_that_breaks_is_one_that_does_not_know(
+def test_an_error_in_the_price_list_means_that_the_price_is_unknown(
     monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     def broken(*_: object, **__: object) -> None:
@@ -91,7 +91,7 @@ def test_a_price_list_that_breaks_is_one_that_does_not_know(
     assert "gpt-5-mini" in caplog.text
 
 
-def test_tiers_of_input_output_and_cache_come_together() -> None:
+def test_the_tiers_of_input_output_and_cache_are_merged() -> None:
     price = ModelPrice(
         input_mtok=TieredPrices(
             base=Decimal(1), tiers=[Tier(start=100, price=Decimal(2)), Tier(start=300, price=Decimal(3))]
@@ -109,6 +109,9 @@ def test_tiers_of_input_output_and_cache_come_together() -> None:
 
 
 def test_the_price_list_is_not_loaded_before_it_is_needed() -> None:
-    code = "import sys, perdure.wiring; print([m for m in ('genai_prices', 'pydantic', 'httpx2') if m in sys.modules])"
+    code = (
+        "import sys, perdure.wiring\n"
+        "print([m for m in ('genai_prices', 'pydantic', 'httpx2') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""From a configuration to a driver, and the drivers of a process."""
+"""Drivers from configurations, and the pool of a process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def test_every_known_type_has_a_driver_that_knows_its_type(provider_type: 
     assert make_driver(ProviderConfig(provider_type), Http()).provider_type == provider_type
 
 
-async def test_an_unknown_type_is_refused_with_the_known_ones() -> None:
+async def test_an_unknown_type_is_refused_and_the_error_lists_the_known_ones() -> None:
     with pytest.raises(InvalidInput, match="openai, openai_completions, anthropic, llmsim") as caught:
         make_driver(ProviderConfig("abacus"), Http())
     assert caught.value.field == "provider_type"
@@ -43,7 +43,7 @@ async def test_an_unknown_type_is_refused_with_the_known_ones() -> None:
         ("api_key", {"options": {"headers": {"X-A": "a\nb"}}}),
     ],
 )
-async def test_a_configuration_that_cannot_work_is_refused_without_showing_the_key(
+async def test_an_invalid_configuration_is_refused_without_revealing_the_key(
     provider_type: str, field: str, fields: dict[str, Any]
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
@@ -53,7 +53,7 @@ async def test_a_configuration_that_cannot_work_is_refused_without_showing_the_k
 
 
 class _Stored(Struct, frozen=True):
-    """A provider as it is stored; `made` counts how often a driver was made from it."""
+    """A stored provider; `made` counts how often a driver was created from it."""
 
     id: ProviderId
     updated_at: int

@@ -1,4 +1,4 @@
-"""Reasoning that a vendor refuses to read back."""
+"""Recovery from a vendor that rejects stored reasoning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ THOUGHT = msgspec.structs.replace(
 )
 
 
-def test_it_is_remembered_up_to_which_message_reasoning_goes() -> None:
+def test_it_remembers_up_to_which_message_reasoning_is_left_out() -> None:
     replay = Replay()
     history = (user("a"), THOUGHT, user("b"))
     request = ask(*history, cache_key="session_1")
@@ -26,7 +26,7 @@ def test_it_is_remembered_up_to_which_message_reasoning_goes() -> None:
     assert replay.bare(ask(user("another history"), cache_key="session_1")) == 0
 
 
-def test_it_is_tried_once_only() -> None:
+def test_it_is_tried_only_once() -> None:
     replay = Replay()
     request = ask(user("a"), THOUGHT, user("b"), cache_key="session_1")
     assert replay.refused(request, REFUSAL, 0)
@@ -47,7 +47,7 @@ def test_without_reasoning_there_is_nothing_to_leave_out() -> None:
     assert not Replay().refused(ask(user("a"), cache_key="session_1"), REFUSAL, 0)
 
 
-def test_a_conversation_without_a_name_is_sent_once_more_but_not_remembered() -> None:
+def test_a_conversation_without_a_key_is_resent_but_not_remembered() -> None:
     replay = Replay()
     request = ask(user("a"), THOUGHT)
     assert replay.refused(request, REFUSAL, 0)

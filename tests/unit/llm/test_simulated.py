@@ -1,4 +1,4 @@
-"""The simulated model: scripts in messages, scripts in Python, failures that pass."""
+"""The simulated model: scripts in messages, scripts in Python, transient failures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def play(
 
 
 class Clock:
-    """Gathers what would have been slept."""
+    """Records the requested sleeps."""
 
     def __init__(self) -> None:
         self.slept: list[float] = []
@@ -35,7 +35,7 @@ class Clock:
         self.slept.append(seconds)
 
 
-async def test_without_a_script_it_says_what_it_is_and_what_it_was_told() -> None:
+async def test_without_a_script_it_introduces_itself_and_quotes_the_message() -> None:
     heard = Heard()
     response = await play(user("Hello you"), heard=heard)
     assert "simulated model" in response.text
@@ -46,7 +46,7 @@ async def test_without_a_script_it_says_what_it_is_and_what_it_was_told() -> Non
     assert (await play()).text.endswith("do not think.")
 
 
-async def test_the_step_is_the_number_of_answers_since_the_newest_user_message() -> None:
+async def test_the_number_of_answers_since_the_newest_user_message_selects_the_step() -> None:
     ordered = scripted(
         {"tool_calls": [{"name": "a", "arguments": {"n": 1}}]}, {"text": "in between"}, {"text": "last"}
     )
@@ -76,7 +76,7 @@ async def test_call_ids_are_the_same_on_every_attempt_and_differ_from_each_other
     assert ids[2] == "mine"
 
 
-async def test_the_script_may_be_one_step_and_stand_anywhere_in_the_text() -> None:
+async def test_the_script_may_be_one_step_and_anywhere_in_the_text() -> None:
     assert (await play(user('Say [[sim {"text": "one ]] bracket"}]] please ]]'))).text == "one ]] bracket"
     assert (await play(scripted({"text": "b"}, before='[[sim {"text": "a"}]] or '))).text == "b"
 
@@ -110,7 +110,7 @@ async def test_it_thinks_before_it_speaks() -> None:
     assert response.thinking == "hm"
 
 
-async def test_a_failure_is_told_with_all_that_it_carries() -> None:
+async def test_a_failure_is_raised_with_all_its_fields() -> None:
     fail: dict[str, object] = {
         "code": "provider_rate_limited",
         "status": 429,
@@ -163,7 +163,7 @@ async def test_attempts_are_forgotten_in_time() -> None:
     assert len(driver._attempts) == 10_000
 
 
-async def test_usage_is_counted_in_words_or_given() -> None:
+async def test_usage_is_the_number_of_words_or_what_the_script_says() -> None:
     plain = await SimulatedDriver().generate(
         ask(user("three short words"), result("c", "two more"), system="a b"), Heard()
     )
@@ -187,13 +187,13 @@ async def test_usage_is_counted_in_words_or_given() -> None:
         '[[sim {"delay_ms": -1}]]',
     ],
 )
-async def test_a_wrong_script_is_told(script: str) -> None:
-    with pytest.raises(ModelError, match="script is wrong") as caught:
+async def test_an_invalid_script_is_reported(script: str) -> None:
+    with pytest.raises(ModelError, match="script is invalid") as caught:
         await play(user(script))
     assert (caught.value.code, caught.value.transient) == ("invalid_model_request", False)
 
 
-async def test_a_script_in_python_is_played_by_the_same_rule_and_requests_are_kept() -> None:
+async def test_a_script_in_python_is_played_by_the_same_rule_and_requests_are_recorded() -> None:
     driver = SimulatedDriver([Step(tool_calls=()), {"text": "two"}])
     asked = user("Hi")
     await play(asked, driver=driver)

@@ -1,4 +1,4 @@
-"""The memory of encoded messages, the order of a history, and single values on the wire."""
+"""The cache of encoded messages, the order of a history, and single values on the wire."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.unit.llm.talk import CLOCK, WEATHER, agent, ask, call, user
 
 
 class Encoder:
-    """Counts how often it has to work."""
+    """Counts its calls."""
 
     def __init__(self) -> None:
         self.work = 0
@@ -51,7 +51,7 @@ def test_a_message_is_encoded_once() -> None:
     assert encode.work == 100
 
 
-def test_an_equal_copy_is_known_and_a_changed_message_is_not() -> None:
+def test_an_equal_copy_is_a_cache_hit_and_a_changed_message_is_not() -> None:
     cache, encode = FragmentCache(), Encoder()
     message = agent("long text")
     cache.fragments("x", [message], encode)
@@ -66,7 +66,7 @@ def test_an_equal_copy_is_known_and_a_changed_message_is_not() -> None:
     assert encode.work == 4
 
 
-def test_the_memory_stays_within_its_bound_and_keeps_what_is_used() -> None:
+def test_the_cache_stays_within_its_limit_and_keeps_recent_entries() -> None:
     cache, encode = FragmentCache(100_000), Encoder()
     favourite = user("favourite")
     for number in range(2_000):
@@ -75,7 +75,7 @@ def test_the_memory_stays_within_its_bound_and_keeps_what_is_used() -> None:
     assert encode.work == 2_001
 
 
-def test_a_message_larger_than_the_memory_is_encoded_all_the_same() -> None:
+def test_a_message_larger_than_the_cache_is_encoded_all_the_same() -> None:
     cache, encode = FragmentCache(1_000), Encoder()
     assert len(cache.fragments("x", [user("x" * 5_000)], encode)[0].data) > 5_000
     assert cache.size == 0
@@ -98,7 +98,7 @@ def test_tools_are_encoded_once() -> None:
     assert len(work) == 1
     for number in range(20):
         cache.encoded((ToolSpec(f"t{number}", "", {}),))
-    assert len(cache._known) == 8
+    assert len(cache._entries) == 8
 
 
 def astuple(tool: ToolSpec) -> Any:
@@ -116,7 +116,7 @@ PIECES = st.lists(
 
 
 @given(PIECES)
-def test_after_calls_come_their_results_and_nothing_else(pieces: list[tuple[str, list[str]]]) -> None:
+def test_results_follow_their_calls_directly(pieces: list[tuple[str, list[str]]]) -> None:
     fragments = [
         Fragment("assistant", b"a", calls=tuple(ids))
         if kind == "agent"
@@ -157,7 +157,7 @@ def test_reasoning_in_a_message_loses_neither_text_nor_calls(
     assert not pieces or not isinstance(pieces[-1], dict)
 
 
-def test_reasoning_without_a_head_stands_first() -> None:
+def test_reasoning_without_a_header_comes_first() -> None:
     message = msgspec.structs.replace(agent("x"), reasoning_provider="p", reasoning_items=({"type": "old"},))
     assert unpacked(message, "p", "any") == [Reasoning({"type": "old"})]
     assert packed("m", []) == ()
@@ -180,7 +180,7 @@ def test_values_that_json_cannot_hold_are_replaced() -> None:
     assert (back["d"], back["e"], back["f"]) == (True, -5, None)
 
 
-def test_results_are_told_in_words() -> None:
+def test_results_are_sent_as_text() -> None:
     assert result_content(ToolResultPart("c", "plain")) == ("plain", [])
     assert result_content(ToolResultPart("c", [1, "ü"])) == ('[1,"ü"]', [])
     assert result_content(ToolResultPart("c", [])) == ("[]", [])
@@ -208,7 +208,7 @@ def test_images_in_a_result_are_images() -> None:
 
 
 @given(st.text(max_size=100))
-def test_ids_and_names_always_fit(text: str) -> None:
+def test_ids_and_names_are_always_acceptable(text: str) -> None:
     assert plain_id(text) == plain_id(text)
     for fitted in (plain_id(text), plain_name(text)):
         assert 0 < len(fitted) <= 64
@@ -216,7 +216,7 @@ def test_ids_and_names_always_fit(text: str) -> None:
 
 
 async def test_a_shortened_result_is_sent_shortened() -> None:
-    """The engine may clear old results in place: the message keeps its id."""
+    """The engine may shorten old results: the message keeps its id."""
     driver = OpenAiChatDriver(ProviderConfig("openai_completions"), Http(), FragmentCache())
     message = user("a very long text")
     assert b"a very long text" in driver.encoded(ask(message))

@@ -1,7 +1,4 @@
-"""Where things run.
-
-Processes pinned to cores, a server on a fresh database, and what the system says they use.
-"""
+"""Run variants of the server: pinned processes on fresh databases, with their CPU time and memory."""
 
 from __future__ import annotations
 
@@ -30,17 +27,14 @@ Seed = Callable[[Settings], Awaitable[None]]
 
 
 class Cores(Struct, frozen=True):
-    """The core of the server (and of PostgreSQL), and the core of the client and the model.
-
-    None: not pinned.
-    """
+    """The core for the server and PostgreSQL, and the core for the client and the model. None: not pinned."""
 
     server: int | None
     client: int | None
 
     @contextlib.contextmanager
     def for_server(self) -> Iterator[None]:
-        """What is started inside runs on the server's core."""
+        """Pin processes that start inside this context to the server's core."""
         pin(self.server)
         try:
             yield
@@ -49,7 +43,7 @@ class Cores(Struct, frozen=True):
 
 
 def choose_cores() -> Cores:
-    """Two different cores of those that we may use, where the system has that notion and more than one."""
+    """Choose two different cores, if the system supports pinning and allows more than one."""
     if not hasattr(os, "sched_setaffinity"):
         return Cores(None, None)
     allowed = sorted(os.sched_getaffinity(0))
@@ -57,16 +51,13 @@ def choose_cores() -> Cores:
 
 
 def pin(core: int | None) -> None:
-    """Keep this process, and what it starts from now on, on one core."""
+    """Pin this process, and the processes that it starts from now on, to one core."""
     if core is not None:
         os.sched_setaffinity(0, {core})
 
 
 def cpu_seconds(pids: list[int]) -> float:
-    """CPU time that these processes have used.
-
-    On Linux to the nanosecond, else to the system's tick (10 ms).
-    """
+    """Return the CPU seconds of these processes. The resolution is 1 ns on Linux, 10 ms elsewhere."""
     total = 0.0
     for pid in pids:
         threads = Path(f"/proc/{pid}/task")
@@ -83,7 +74,7 @@ def cpu_seconds(pids: list[int]) -> float:
 
 
 class Process:
-    """A process of ours that says `listening on URL` once it is ready."""
+    """A process that this benchmark started; it prints `listening on URL` once it is ready."""
 
     def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
         self._process = process
@@ -95,15 +86,15 @@ class Process:
         return [parent.pid, *(child.pid for child in parent.children(recursive=True))]
 
     def cpu(self) -> float:
-        """Seconds of CPU so far."""
+        """Return the CPU seconds used so far."""
         return cpu_seconds(self.pids)
 
     def rss(self) -> float:
-        """Resident memory in megabytes (10^6 bytes)."""
+        """Return the resident memory in megabytes (10^6 bytes)."""
         return float(sum(psutil.Process(pid).memory_info().rss for pid in self.pids)) / 1e6
 
     async def stop(self) -> None:
-        """Ask it to end, and wait."""
+        """Ask the process to stop, and wait; kill it after 20 seconds."""
         if self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -116,17 +107,17 @@ class Process:
 async def start_process(
     arguments: list[str], log: Path, environment: dict[str, str] | None = None
 ) -> Process:
-    """Start Python with these arguments and wait for its line. Raises RuntimeError: it ended instead."""
+    """Start Python with these arguments and wait until it is ready. Raises RuntimeError: it exited."""
     return Process(*await _spawn(arguments, log, environment))
 
 
 async def _spawn(
     arguments: list[str], log: Path, environment: dict[str, str] | None
 ) -> tuple[asyncio.subprocess.Process, str]:
-    """The process, and the address that it says it listens on.
+    """Start a process; return it and the address that it listens on.
 
     Raises:
-        RuntimeError: it ended instead; the message has the end of its log.
+        RuntimeError: the process exited; the message contains the end of its log.
     """
     with log.open("ab") as errors:
         process = await asyncio.create_subprocess_exec(
@@ -135,20 +126,19 @@ async def _spawn(
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
             cwd=ROOT,
-            # No vendor's key: a server that finds one sets up that vendor's model, and it would be the
-            # default.
+            # Without these, a server that finds a vendor's key would make that vendor's model the default.
             env={**os.environ, "OPENAI_API_KEY": "", "ANTHROPIC_API_KEY": "", **(environment or {})},
         )
     assert process.stdout is not None
     line = (await asyncio.wait_for(process.stdout.readline(), START_SECONDS)).decode()
     if not line.startswith("listening on "):
-        said = await asyncio.to_thread(log.read_text)
-        raise RuntimeError(f"{' '.join(arguments)} did not start: {line!r}\n{said[-2000:]}")
+        output = await asyncio.to_thread(log.read_text)
+        raise RuntimeError(f"{' '.join(arguments)} did not start: {line!r}\n{output[-2000:]}")
     return process, line.split()[-1]
 
 
 class Server(Process):
-    """A Perdure server and where its data is."""
+    """A Perdure server with its settings and database."""
 
     def __init__(
         self,
@@ -162,25 +152,26 @@ class Server(Process):
         self._database = database
 
     def database_cpu(self) -> float:
-        """Seconds of CPU of PostgreSQL so far, all its processes together; 0 where the database is SQLite."""
+        """Return the CPU seconds of all PostgreSQL processes so far; 0 with SQLite."""
         return 0.0 if self._database is None else cpu_seconds(postgres_pids())
 
 
 def postgres_pids() -> list[int]:
-    """The processes of the PostgreSQL server that this benchmark has started."""
+    """Return the process ids of the PostgreSQL server that this benchmark started."""
     mine = psutil.Process().children(recursive=True)
     return [process.pid for process in mine if process.name().startswith("postgres")]
 
 
-class Place(Struct, frozen=True):
-    """One version of the server on one kind of database: what a measure is run on.
+class Variant(Struct, frozen=True):
+    """A version of the server with a kind of database, to run measures on.
 
     Attributes:
-        name: what the table calls it.
-        source: the folder that holds the `perdure` package, or None for the installed one.
+        name: its name in the table.
+        source: the folder that contains the `perdure` package, or None for the installed one.
         model: the model server's URL.
-        postgres: the PostgreSQL server to make databases on, or None for SQLite.
-        profile: where the server writes a profile of its main thread, or None.
+        cores: the cores to pin processes to.
+        postgres: the PostgreSQL server to create databases on, or None for SQLite.
+        profile: the file for a profile of the server's main thread, or None.
     """
 
     name: str
@@ -194,7 +185,7 @@ class Place(Struct, frozen=True):
     async def server(
         self, environment: dict[str, str] | None = None, seed: Seed | None = None
     ) -> AsyncIterator[Server]:
-        """A server on a fresh database, gone afterwards."""
+        """Run a server on a fresh database; remove both afterwards."""
         folder = Path(tempfile.mkdtemp(prefix="perdure-bench-"))
         url = "" if self.postgres is None else await self.postgres.create_database()
         settings = Settings(data=str(folder), database_url=url, port=0)
@@ -212,19 +203,19 @@ class Place(Struct, frozen=True):
                 await self.postgres.drop_database(url)
 
     def command(self) -> str:
-        """The module that is the command: 0.1.0 has it at another place."""
+        """Return the module that runs the command; release 0.1.0 has it elsewhere."""
         old = self.source is not None and not (self.source / "perdure" / "__main__.py").exists()
         return "perdure.cli" if old else "perdure"
 
     async def start(self, settings: Settings, environment: dict[str, str] | None = None) -> Server:
-        """Start a server on this data; the caller stops it."""
-        given = {
+        """Start a server on this data; the caller must stop it."""
+        variables = {
             "PERDURE_DATABASE_URL": settings.database_url,
             "PERDURE_LOG_LEVEL": "warning",
             **(environment or {}),
         }
         if self.source is not None:
-            given["PYTHONPATH"] = str(self.source)
+            variables["PYTHONPATH"] = str(self.source)
         program = (
             ["-m", self.command()] if self.profile is None else ["-m", "bench.profiled", str(self.profile)]
         )
@@ -232,13 +223,13 @@ class Place(Struct, frozen=True):
             process, listening = await _spawn(
                 [*program, "serve", "--port", "0", "--data", settings.data],
                 settings.data_folder / "log",
-                given,
+                variables,
             )
         return Server(process, listening, settings, self.postgres)
 
 
 class Stopwatch:
-    """Wall time, and the server's and the database's CPU time, since it was made."""
+    """Measures wall time, and the server's and the database's CPU time, since its creation."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -247,13 +238,13 @@ class Stopwatch:
         self._wall = time.perf_counter()
 
     def wall(self) -> float:
-        """Seconds."""
+        """Return the wall time in seconds."""
         return time.perf_counter() - self._wall
 
     def cpu(self) -> float:
-        """Seconds of the server's CPU."""
+        """Return the server's CPU seconds."""
         return self._server.cpu() - self._cpu
 
     def database_cpu(self) -> float:
-        """Seconds of PostgreSQL's CPU."""
+        """Return PostgreSQL's CPU seconds."""
         return self._server.database_cpu() - self._database
