@@ -271,10 +271,13 @@ def _input_message(state: TurnState, event: AnyEvent, head: int) -> TurnState:
 
 def _turn_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     data = event.read(TurnStartedData)
+    # The preview of the message itself: the one in `data` has been redacted once more, and the end of the
+    # turn will redact it again. Marks that contain secrets would multiply.
+    content = next((m.preview for m in state.pending if m.message_id == data.input_message_id), None)
     return Ready(
         pending=tuple(m for m in state.pending if m.message_id != data.input_message_id),
         controls=state.controls,
-        turn=Turn(data.turn_id, data.input_message_id, data.input_content, event.ts),
+        turn=Turn(data.turn_id, data.input_message_id, content, event.ts),
     )
 
 
