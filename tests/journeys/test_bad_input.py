@@ -396,7 +396,7 @@ planes."""
 
 
 async def test_text_of_any_script_comes_back_unchanged(world: World) -> None:
-    # All of Unicode except control characters (Cc), which are refused, and surrogates (Cs), which no text has.
+    # All of Unicode except control characters (Cc), which are refused, and surrogates (Cs), which are invalid
     text = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=60)
     path = f"/v1/sessions/{world.ids['session']}"
 
