@@ -336,23 +336,25 @@ async def change_agent(
 
 async def _agent_changes(tx: Tx, row: AgentRow, body: UpdateAgent, now: Micros) -> Changes:
     """Check a change and return the columns that it sets."""
-    given = {name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET}
+    fields = {
+        name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET
+    }
     plain = ("name", "system_prompt", "display_name", "description", "default_model_id")
-    changes: Changes = {name: given[name] for name in plain if name in given}
-    if given.get("default_model_id") is not None:
-        await check_model(tx, row.org_id, given["default_model_id"], "default_model_id")
-    if "harness_id" in given or "harness_name" in given:
-        harness = await _harness_for(tx, row.org_id, given.get("harness_id"), given.get("harness_name"))
+    changes: Changes = {name: fields[name] for name in plain if name in fields}
+    if fields.get("default_model_id") is not None:
+        await check_model(tx, row.org_id, fields["default_model_id"], "default_model_id")
+    if "harness_id" in fields or "harness_name" in fields:
+        harness = await _harness_for(tx, row.org_id, fields.get("harness_id"), fields.get("harness_name"))
         changes["harness_id"] = harness.id
-    if "tags" in given:
-        changes["tags"] = to_json(clean_tags(given["tags"]))
-    parts = {name: given[name] for name in AgentConfig.__struct_fields__ if name in given}
+    if "tags" in fields:
+        changes["tags"] = to_json(clean_tags(fields["tags"]))
+    parts = {name: fields[name] for name in AgentConfig.__struct_fields__ if name in fields}
     if parts:
         changes["config"] = to_json(msgspec.structs.replace(row.config_struct(), **parts))
-    if "status" in given and given["status"] != row.status:
+    if "status" in fields and fields["status"] != row.status:
         changes |= {
-            "status": given["status"],
-            "archived_at": None if given["status"] == "active" else row.archived_at or now,
+            "status": fields["status"],
+            "archived_at": None if fields["status"] == "active" else row.archived_at or now,
         }
     return changes
 

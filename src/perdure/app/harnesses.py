@@ -288,22 +288,24 @@ async def _changeable(tx: Tx, caller: Caller, ref: str) -> HarnessRow:
 
 async def _changes(tx: Tx, row: HarnessRow, body: UpdateHarness, now: Micros) -> Changes:
     """Check a change and return the columns that it sets."""
-    given = {name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET}
+    fields = {
+        name: getattr(body, name) for name in body.__struct_fields__ if getattr(body, name) is not UNSET
+    }
     plain = ("name", "system_prompt", "display_name", "description", "default_model_id", "parent_harness_id")
-    changes: Changes = {name: given[name] for name in plain if name in given}
-    if given.get("default_model_id") is not None:
-        await check_model(tx, row.org_id, given["default_model_id"], "default_model_id")
-    if given.get("parent_harness_id") is not None:
-        await _check_parent(tx, row.org_id, given["parent_harness_id"], row)
-    if "tags" in given:
-        changes["tags"] = to_json(clean_tags(given["tags"]))
-    parts = {name: given[name] for name in HarnessConfig.__struct_fields__ if name in given}
+    changes: Changes = {name: fields[name] for name in plain if name in fields}
+    if fields.get("default_model_id") is not None:
+        await check_model(tx, row.org_id, fields["default_model_id"], "default_model_id")
+    if fields.get("parent_harness_id") is not None:
+        await _check_parent(tx, row.org_id, fields["parent_harness_id"], row)
+    if "tags" in fields:
+        changes["tags"] = to_json(clean_tags(fields["tags"]))
+    parts = {name: fields[name] for name in HarnessConfig.__struct_fields__ if name in fields}
     if parts:
         changes["config"] = to_json(msgspec.structs.replace(row.config_struct(), **parts))
-    if "status" in given and given["status"] != row.status:
+    if "status" in fields and fields["status"] != row.status:
         changes |= {
-            "status": given["status"],
-            "archived_at": None if given["status"] == "active" else row.archived_at or now,
+            "status": fields["status"],
+            "archived_at": None if fields["status"] == "active" else row.archived_at or now,
         }
     new = msgspec.structs.replace(row, **changes)
     check_size(new.config + (new.system_prompt or ""))
@@ -400,19 +402,19 @@ async def import_harness(app: App, caller: Caller, example: str, once: Once | No
     found = next((each for each in HARNESS_EXAMPLES if each.entry.name == example and example in names), None)
     if found is None:
         raise NotFound("harness example")
-    shown, parent_id = found.entry, None
-    if shown.parent_name is not None:
-        name = shown.parent_name
+    listed, parent_id = found.entry, None
+    if listed.parent_name is not None:
+        name = listed.parent_name
         parent = await app.database.read(lambda tx: find_any_harness(tx, caller.organization_id, name))
         parent_id = parent.id
     body = CreateHarness(
-        shown.name,
-        shown.display_name,
-        shown.description,
+        listed.name,
+        listed.display_name,
+        listed.description,
         parent_id,
         found.system_prompt,
         None,
-        shown.capabilities,
-        shown.tags,
+        listed.capabilities,
+        listed.tags,
     )
     return await create_harness(app, caller, body, once)

@@ -25,14 +25,14 @@ _BATCH = 1000
 """Rows that one statement updates, few enough to stay far below a statement's timeout."""
 
 
-def _seal(key: bytes, plain: bytes, place: str) -> bytes:
+def _seal(key: bytes, plain: bytes, binding: str) -> bytes:
     nonce = os.urandom(_NONCE)
-    return nonce + AESGCM(key).encrypt(nonce, plain, place.encode())
+    return nonce + AESGCM(key).encrypt(nonce, plain, binding.encode())
 
 
-def _open(key: bytes, sealed: bytes, place: str) -> bytes:
+def _open(key: bytes, sealed: bytes, binding: str) -> bytes:
     try:
-        return AESGCM(key).decrypt(sealed[:_NONCE], sealed[_NONCE:], place.encode())
+        return AESGCM(key).decrypt(sealed[:_NONCE], sealed[_NONCE:], binding.encode())
     except InvalidTag:
         raise Unreadable(
             "a secret cannot be decrypted: it was encrypted under another master key, or changed"
@@ -76,7 +76,7 @@ class Vault:
         if name is None:
             name = next(iter(self._masters))
             await tx.run("INSERT INTO sealing (one, master_id, changed_at) VALUES (1, ?, ?)", name, now)
-        wrapped = _seal(self._master(name), os.urandom(KEY_BYTES), _org_place(org_id))
+        wrapped = _seal(self._master(name), os.urandom(KEY_BYTES), _org_binding(org_id))
         await tx.run(
             "INSERT INTO org_keys (org_id, master_id, wrapped, created_at) VALUES (?, ?, ?, ?)",
             org_id,
@@ -111,7 +111,9 @@ class Vault:
             (
                 name,
                 _seal(
-                    master, _open(self._master(row[1]), bytes(row[2]), _org_place(row[0])), _org_place(row[0])
+                    master,
+                    _open(self._master(row[1]), bytes(row[2]), _org_binding(row[0])),
+                    _org_binding(row[0]),
                 ),
                 row[0],
             )
@@ -132,20 +134,20 @@ class Vault:
             row = await tx.one("SELECT master_id, wrapped FROM org_keys WHERE org_id = ?", org_id)
             if row is None:
                 raise Unreadable("the organization has no data key")
-            key = self._data_keys[org_id] = _open(self._master(row[0]), bytes(row[1]), _org_place(org_id))
+            key = self._data_keys[org_id] = _open(self._master(row[0]), bytes(row[1]), _org_binding(org_id))
         return key
 
-    async def seal(self, tx: Tx, org_id: OrgId, plain: str, place: str) -> bytes:
+    async def seal(self, tx: Tx, org_id: OrgId, plain: str, binding: str) -> bytes:
         """Encrypt a secret, bound to the place where it will be stored."""
-        return _seal(await self._data_key(tx, org_id), plain.encode(), place)
+        return _seal(await self._data_key(tx, org_id), plain.encode(), binding)
 
-    async def open(self, tx: Tx, org_id: OrgId, sealed: bytes, place: str) -> str:
+    async def open(self, tx: Tx, org_id: OrgId, sealed: bytes, binding: str) -> str:
         """Decrypt a secret that is stored at this place.
 
         Raises:
             Unreadable: it was encrypted under another master key, moved or changed.
         """
-        return _open(await self._data_key(tx, org_id), bytes(sealed), place).decode()
+        return _open(await self._data_key(tx, org_id), bytes(sealed), binding).decode()
 
     async def check(self, database: Database) -> str | None:
         """Check that this process has the current master key, so that a server without it does not start.
@@ -169,6 +171,6 @@ class Vault:
         return name
 
 
-def _org_place(org_id: OrgId) -> str:
+def _org_binding(org_id: OrgId) -> str:
     """Return the associated data of an organization's wrapped data key."""
     return f"org-key/{org_id}"

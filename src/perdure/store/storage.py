@@ -47,7 +47,7 @@ async def count_values(tx: Tx, session_id: SessionId) -> int:
     return 0 if found is None else int(found[0])
 
 
-def place_of(session_id: SessionId, name: str) -> str:
+def secret_binding(session_id: SessionId, name: str) -> str:
     """Return the associated data that a session's secret is encrypted with."""
     return f"secret/{session_id}/{name}"
 
@@ -55,7 +55,7 @@ def place_of(session_id: SessionId, name: str) -> str:
 async def set_secret(
     tx: Tx, vault: Vault, org_id: OrgId, session_id: SessionId, name: str, value: str, now: Micros
 ) -> None:
-    sealed = await vault.seal(tx, org_id, value, place_of(session_id, name))
+    sealed = await vault.seal(tx, org_id, value, secret_binding(session_id, name))
     await tx.run(
         "INSERT INTO secrets (session_id, name, org_id, sealed, created_at, updated_at)"
         " VALUES (?, ?, ?, ?, ?, ?)"
@@ -94,7 +94,7 @@ async def open_secrets(tx: Tx, vault: Vault, org_id: OrgId, session_id: SessionI
     rows = await tx.all(
         "SELECT name, sealed FROM secrets WHERE session_id = ? AND org_id = ?", session_id, org_id
     )
-    return {row[0]: await vault.open(tx, org_id, row[1], place_of(session_id, row[0])) for row in rows}
+    return {row[0]: await vault.open(tx, org_id, row[1], secret_binding(session_id, row[0])) for row in rows}
 
 
 async def copy_storage(

@@ -80,7 +80,7 @@ class _RemoteText(Struct):
     context: str
     sequence: int
     text: str = ""
-    told: int = 0
+    delivered: int = 0
     """How many characters of the text the followers in this process have received."""
     at: float = 0.0
 
@@ -189,9 +189,9 @@ class PostgresBus(LocalBus):
             return
         remote.text += frame.text[have - frame.offset :]
         remote.sequence, remote.at = frame.sequence, time.monotonic()
-        if remote.told < len(remote.text) and not frame.more:
-            told, remote.told = remote.told, len(remote.text)
-            self.deliver(remote.live(*where, told, remote.text[told:]))
+        if remote.delivered < len(remote.text) and not frame.more:
+            delivered, remote.delivered = remote.delivered, len(remote.text)
+            self.deliver(remote.live(*where, delivered, remote.text[delivered:]))
 
     def _request(self, frame: Said, have: int) -> None:
         asked, text_key = self._asked.setdefault(frame.session_id, {}), _text_key(frame.kind, frame.key)

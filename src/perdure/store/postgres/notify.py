@@ -284,13 +284,13 @@ class Notifier:
 
     def _drop_live_text(self) -> None:
         """Drop pending frames to make room: all live text, and all but the last frame about each log."""
-        kept: dict[tuple[str, ...], Frame] = {}
+        latest: dict[tuple[str, ...], Frame] = {}
         for frame in self._pending:
             if isinstance(frame, Grown | Halt):
-                kept[type(frame).__name__, frame.session_id] = frame
+                latest[type(frame).__name__, frame.session_id] = frame
             elif isinstance(frame, Woke):
-                kept["Woke",] = frame
-        self._pending = deque(kept.values())
+                latest["Woke",] = frame
+        self._pending = deque(latest.values())
         while len(self._pending) > PENDING_LIMIT // 2:
             self._pending.popleft()
 
