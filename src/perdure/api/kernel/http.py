@@ -65,10 +65,10 @@ class Api:
     async def _answer(self, scope: Scope, path: str, receive: Receive) -> Reply | Stream:
         if path.startswith("/api/"):
             path = path[4:]
-        found = self._router.find(path)
-        if found is None:
+        match = self._router.find(path)
+        if match is None:
             raise NotFound("route; see /docs", code="route_not_found")
-        methods, values = found
+        methods, values = match
         ready = methods.get(scope["method"])
         headers = dict(scope["headers"])
         if ready is None:
