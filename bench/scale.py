@@ -56,8 +56,12 @@ def titles(count: int) -> list[str]:
     return [f"{RARE} at last", *(" ".join(pick.sample(WORDS, 3)) for _ in range(count - 1))]
 
 
-async def fill(settings: Settings, count: int) -> None:
-    """Insert this many sessions, one second apart, into a fresh database through the store."""
+async def fill(settings: Settings, count: int, newest: int | None = None) -> None:
+    """Insert this many sessions, one second apart, into a fresh database through the store.
+
+    Args:
+        newest: the last migration that the measured server knows: it refuses a database with a later one.
+    """
     async with open_parts(settings) as parts:
         owner = await bootstrap(parts.app)
         harness = await parts.database.read(lambda tx: find_harness(tx, owner.organization_id, None, None))
@@ -105,6 +109,8 @@ async def fill(settings: Settings, count: int) -> None:
 
             await parts.database.write(write)
         await sort_sessions(parts.database, rest=0)
+        if newest is not None:
+            await parts.database.write(lambda tx: tx.run("DELETE FROM migrations WHERE number > ?", newest))
         if parts.database.dialect == "postgres":
             # PostgreSQL would do this within a minute; until then its query plans are arbitrary.
             await parts.database.read(lambda tx: tx.all("VACUUM ANALYZE sessions"))
@@ -117,7 +123,9 @@ async def scale(variant: Variant, scale: Scale) -> AsyncIterator[Once]:
     async with contextlib.AsyncExitStack() as stack:
         lines: dict[int, Connection] = {}
         for count in (scale.few_sessions, scale.many_sessions):
-            server: Server = await stack.enter_async_context(variant.server(seed=partial(fill, count=count)))
+            server: Server = await stack.enter_async_context(
+                variant.server(seed=partial(fill, count=count, newest=variant.newest_migration()))
+            )
             lines[count] = await connect(server.url)
         few, many = lines[scale.few_sessions], lines[scale.many_sessions]
 

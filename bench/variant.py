@@ -202,6 +202,13 @@ class Variant(Struct, frozen=True):
             if self.postgres is not None:
                 await self.postgres.drop_database(url)
 
+    def newest_migration(self) -> int | None:
+        """The number of the last migration of an older source; None for this one."""
+        if self.source is None:
+            return None
+        folder = self.source / "perdure" / "store" / "migrations"
+        return max(int(path.name[:4]) for path in folder.glob("*.sql"))
+
     def command(self) -> str:
         """Return the module that runs the command; release 0.1.0 has it elsewhere."""
         old = self.source is not None and not (self.source / "perdure" / "__main__.py").exists()

@@ -73,6 +73,7 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
         sorting = asyncio.create_task(Sorter(parts.database).run())
         gc.collect()
         gc.freeze()
+        gc.enable()  # the command disables it while it imports
         try:
             await _run(settings, api, listener, worker, closing, announce or _print)
         finally:

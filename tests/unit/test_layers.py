@@ -160,6 +160,14 @@ def test_tools_of_capabilities_and_of_callers_add_up() -> None:
     assert set(agent.client) == {"ask_user"}
 
 
+def test_the_highest_layer_that_sets_parallel_tool_calls_decides() -> None:
+    harness = Layer("harness", "base", None, parallel_tool_calls=False)
+    agent, session = Layer("agent", "helper", None), Layer("session", None, None, parallel_tool_calls=True)
+    assert resolve([agent], REGISTRY).parallel_tool_calls is None
+    assert resolve([harness, agent], REGISTRY).parallel_tool_calls is False
+    assert resolve([harness, agent, session], REGISTRY).parallel_tool_calls is True
+
+
 @pytest.mark.parametrize("kind", ["same layer", "two layers", "a capability's tool"])
 def test_two_tools_of_one_name_are_refused(kind: str) -> None:
     agent = Layer("agent", "helper", None, (), (CLIENT, CLIENT) if kind == "same layer" else (CLIENT,))

@@ -144,6 +144,7 @@ def harness_layer(row: HarnessRow) -> Layer:
         config.capabilities,
         network=config.network_access,
         initial_files=config.initial_files,
+        parallel_tool_calls=config.parallel_tool_calls,
         model_id=row.default_model_id,
     )
 

@@ -73,6 +73,9 @@ def serve(
 
     Other settings are environment variables (docs/reference/settings.md).
     """
+    import gc
+
+    gc.disable()  # imports make no garbage, and a collection in their midst costs a tenth of the start
     import uvloop
 
     from perdure.server import serve as run_server
