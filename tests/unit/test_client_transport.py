@@ -276,7 +276,7 @@ async def test_a_response_that_is_not_from_perdure_is_a_bad_answer(body: bytes) 
         await reply.send(body)
 
     async with FakeServer(other) as server, Client(server.url) as client:
-        with pytest.raises(BadAnswer, match="not understood"):
+        with pytest.raises(BadAnswer, match="is not valid"):
             await get(client)
 
 
