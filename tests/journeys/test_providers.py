@@ -322,7 +322,7 @@ async def test_settings_that_have_become_unusable_fail_the_turn_in_words(tmp_pat
         assert failed.error_code == "provider_misconfigured"
         assert "Simulated" in failed.error
         said = next(event for event in events if event.type == "output.message.completed").decoded().message
-        assert "settings cannot be used" in text_in(
+        assert "settings are not valid" in text_in(
             {"content": [{"type": "text", "text": said.content[0].text}]}
         )
 
