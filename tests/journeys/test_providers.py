@@ -326,7 +326,7 @@ async def test_settings_that_became_invalid_fail_the_turn_with_a_readable_error(
         assert failed.error_code == "provider_misconfigured"
         assert "Simulated" in failed.error
         said = next(event for event in events if event.type == "output.message.completed").decoded().message
-        assert "settings cannot be used" in text_in(
+        assert "settings are not valid" in text_in(
             {"content": [{"type": "text", "text": said.content[0].text}]}
         )
 
