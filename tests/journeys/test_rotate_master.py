@@ -145,9 +145,9 @@ async def test_a_key_in_the_settings_is_not_rotated_without_both_keys_and_the_er
     async with open_parts(load({"PERDURE_MASTER_KEY": OLD}, data=tmp_path)) as parts:
         await bootstrap(parts.app)
     for environment, options, message in (
-        ({"PERDURE_MASTER_KEY": OLD}, (), "PERDURE_MASTER_KEY_PREVIOUS (the key it has now)"),
+        ({"PERDURE_MASTER_KEY": OLD}, (), "PERDURE_MASTER_KEY_PREVIOUS to the current key"),
         (TWO | {"PERDURE_MASTER_KEY_PREVIOUS": "ab" * 32}, (), "which this process does not have"),
-        (TWO, ("--new-key", "-"), "goes into PERDURE_MASTER_KEY"),
+        (TWO, ("--new-key", "-"), "put the new key into PERDURE_MASTER_KEY"),
     ):
         done = await rotate(tmp_path, "", *options, given=OLD, **environment)
         assert (done.status, done.out) == (1, "")
