@@ -32,22 +32,22 @@ class Settings(Struct, frozen=True, kw_only=True):
         host: the address to listen on.
         port: the port to listen on; 0 picks a free one.
         data: the folder of the embedded database and the master key.
-        database_url: a PostgreSQL URL; empty for the embedded SQLite.
-        master_key: 32 bytes as base64 or hex, which encrypt the data keys; empty for a key file in the data
-            folder.
+        database_url: a PostgreSQL URL; if empty, the server uses the embedded SQLite.
+        master_key: the key that encrypts the data keys, 32 bytes as base64 or hex; if empty, the server uses a
+            key file in the data folder.
         master_key_previous: the previous master key, accepted during a key rotation.
-        drain_seconds: how long running turns may continue after a request to stop.
-        stream_cycle_seconds: approximate duration of a live stream; its follower then reconnects, perhaps to
-            another server.
-        heartbeat_seconds: how long a live stream may be silent before it sends a heartbeat.
-        history_tokens: approximate maximum of history tokens in a model call; less for a model with a smaller
-            window.
-        max_iterations: maximum model calls per turn, unless a harness, agent or session sets another number.
-        model_attempts: maximum attempts per model call.
-        client_tool_timeout_seconds: how long a client may take to answer its tool calls.
-        approval_timeout_seconds: how long a user may take to approve a tool call.
-        private_addresses: whether tools (`web_fetch`, `bash`) may reach private networks and this machine:
-            true or false.
+        drain_seconds: how long running turns may continue after a request to stop, in seconds.
+        stream_cycle_seconds: approximate duration of a live stream, in seconds; its follower then reconnects,
+            perhaps to another server.
+        heartbeat_seconds: how long a live stream may be silent before it sends a heartbeat, in seconds.
+        history_tokens: approximate maximum number of history tokens in a model call; lower for a model with a
+            smaller context window.
+        max_iterations: maximum number of model calls per turn, unless a harness, agent or session sets its own.
+        model_attempts: maximum number of attempts per model call.
+        client_tool_timeout_seconds: how long a client may take to submit tool results, in seconds.
+        approval_timeout_seconds: how long a user may take to approve or reject a tool call, in seconds.
+        private_addresses: true or false: whether tools (`web_fetch`, `bash`) may reach private networks and
+            this machine.
         rate_limit: average requests per second for each access token, with bursts of twice as many; 0 for no
             limit.
         max_file_bytes: maximum size of one file in bytes.

@@ -79,7 +79,7 @@ async def test_the_commands_of_the_prompt(chat: Terminal, client: Client) -> Non
         ("/tags a b", "tags: a, b"),
         ("/show", "An order"),
         ("/tags", "tags: none"),
-        ("/nonsense", "no command /nonsense"),
+        ("/nonsense", "unknown command /nonsense"),
         ("/new", " · new"),
         ("/title", "title: none"),
     ):
@@ -110,7 +110,7 @@ async def test_continuing_a_session_shows_its_state(client: Client, server: Serv
             script({"tool_calls": [{"name": "weather", "arguments": {"city": "Rome"}}]}, {"text": "Never."})
             + "\n"
         )
-        await terminal.see('→ for a client to run: weather {"city":"Rome"}')
+        await terminal.see('→ client-side tool: weather {"city":"Rome"}')
         await terminal.see("> ")
         terminal.type(script({"text": "Without it, then."}) + "\n")
         await terminal.see("Without it, then.\n")
@@ -134,7 +134,7 @@ async def test_calls_that_require_approval_are_asked_about(client: Client, serve
             break
     terminal = Terminal(*PERDURE, "chat", session.id, **environment(server.url))
     try:
-        await terminal.see('? may get_current_time run? {"timezone":"UTC"}')
+        await terminal.see('? allow get_current_time to run? {"timezone":"UTC"}')
         await terminal.see("ne[v]er: ")
         terminal.type("perhaps\n")
         await terminal.see("ne[v]er: ")

@@ -30,7 +30,7 @@ async def test_the_demo_shows_what_it_promises_and_leaves_nothing_behind(tmp_pat
         "simulated model",
         "survivor",
         "kill -9",
-        "All of this was checked",
+        "Everything above was verified",
     ):
         assert part in done.out
     assert "\x1b" not in done.out

@@ -213,7 +213,9 @@ def _decide(runner: asyncio.Runner, talk: Chat, printer: TurnPrinter) -> None:
         decisions = []
         for question in talk.questions:
             call = _question(question)
-            printer.note(f"? may {printable(call.tool_name)} run? {short(call.arguments, 400)}", "yellow")
+            printer.note(
+                f"? allow {printable(call.tool_name)} to run? {short(call.arguments, 400)}", "yellow"
+            )
             answer = ""
             while answer not in DECISIONS:
                 try:
@@ -266,7 +268,7 @@ async def _watch(talk: Chat, events: AsyncGenerator[WireEvent, None], printer: T
                     talk.questions = [call for call in data_of(event).tool_calls if call.name == APPROVE]
                     if not talk.questions:
                         printer.note(
-                            "This program cannot run that. Your next message continues without its result.",
+                            "This program cannot run client-side tools. Your next message continues without the result.",
                             "yellow",
                         )
                     return
@@ -299,4 +301,4 @@ async def _command(talk: Chat, line: str, printer: TurnPrinter) -> None:
         case "/show":
             print_session(await talk.client.get_session(talk.session.id))
         case _:
-            printer.note(f"no command {command}; /help lists all commands")
+            printer.note(f"unknown command {command}; /help lists all commands")

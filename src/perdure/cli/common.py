@@ -30,7 +30,9 @@ Token = Annotated[
 Org = Annotated[
     str | None,
     typer.Option(
-        "--org", envvar="PERDURE_ORG", help="The organization's id, if the token's user belongs to several."
+        "--org",
+        envvar="PERDURE_ORG",
+        help="The organization's id, if the access token's user belongs to several.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

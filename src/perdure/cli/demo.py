@@ -81,7 +81,7 @@ async def demo() -> None:
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     started = time.monotonic()
     show = Show(make_console())
-    show.title("Perdure: a session works, is killed, and continues")
+    show.title("Perdure: a session is killed at work, and resumes")
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perdure-demo-")))
         choice = await _choose_model(show, stack)
@@ -110,7 +110,7 @@ async def _choose_model(show: Show, stack: AsyncExitStack) -> Choice:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perdure"
         local = await start_local_model(cache)
         stack.push_async_callback(local.stop)
-        step.summary = "SmolLM2, 135 million parameters, on this machine (llama.cpp); no key, no network"
+        step.summary = "SmolLM2, 135 million parameters, on this machine (llama.cpp); no API key, no network"
     return Choice(local.model_name, "openai_completions", local.model_name, local.base_url, small=True)
 
 
@@ -201,7 +201,7 @@ class Demo:
         if not any(_is_clock(event) for event in events):
             self._show.remark(
                 "A model this small cannot use tools. In the next turn the simulated model replaces it:\n"
-                "it plays a script from the message. The tool, the log and the loop are real."
+                "it follows a script in the message. The tool, the log and the loop are real."
                 if self._choice.small
                 else "The model did not use the tool, so the simulated model shows a tool call."
             )
@@ -230,7 +230,7 @@ class Demo:
             if killed is None and _is_under_way(event):
                 printer.close()
                 killed = await self._kill_and_restart()
-                printer.wait("the turn continues without help")
+                printer.wait("the turn resumes by itself")
 
         events = await self._turn(session, STORY, meanwhile=strike)
         if killed is None:
@@ -382,7 +382,7 @@ class Show:
     def ending(self, seconds: float) -> None:
         command = _own_name()
         text = Text.assemble(
-            ("All of this was checked.", "bold green"), (f"  {duration(seconds * 1000)}\n", "dim")
+            ("Everything above was verified.", "bold green"), (f"  {duration(seconds * 1000)}\n", "dim")
         )
         text.append("Next steps:\n")
         text.append(f"  {command} serve", "bold").append("   start your own server\n")

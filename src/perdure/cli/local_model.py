@@ -1,4 +1,4 @@
-"""Serve a small real model on this machine, without a key.
+"""Serve a small real model on this machine, without an API key.
 
 The llama.cpp server runs the model in a separate process.
 

@@ -87,10 +87,10 @@ def serve(
 @app.command()
 def chat(
     session_id: Annotated[
-        str | None, typer.Argument(help="A session to continue.", show_default=False)
+        str | None, typer.Argument(help="The id of a session to continue.", show_default=False)
     ] = None,
     agent: Annotated[
-        str | None, typer.Option(help="The agent of a new session, by name.", show_default=False)
+        str | None, typer.Option(help="The agent for a new session, by name.", show_default=False)
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="The model to use, by id or name.", show_default="the agent's")
@@ -104,7 +104,7 @@ def chat(
 
     if session_id is not None and agent is not None:
         raise typer.BadParameter(
-            "an existing session keeps its agent: leave --agent out, or leave the session id out",
+            "an existing session keeps its agent: omit either --agent or the session id",
             param_hint="--agent",
         )
     raise typer.Exit(run_chat(connect(url, token, org, retries=4), session_id, agent, model))
@@ -112,7 +112,7 @@ def chat(
 
 @app.command()
 def demo() -> None:
-    """Show a session that works, is killed and continues: a real server and model, nothing to configure."""
+    """Kill a session at work and show it resume: a real server and model, no configuration needed."""
     from perdure.cli.demo import demo as run_demo
 
     enter(run_demo())
@@ -152,8 +152,8 @@ def rotate_master_key(
 ) -> None:
     """Replace the master key. Re-encrypts the data keys; the secrets themselves do not change.
 
-    If PERDURE_MASTER_KEY is set, the command replaces PERDURE_MASTER_KEY_PREVIOUS by it. Otherwise it writes
-    a new key to the file master.key in the data folder. Servers on PostgreSQL may keep running; stop a server
+    If PERDURE_MASTER_KEY is set, the command rotates from PERDURE_MASTER_KEY_PREVIOUS to it. Otherwise it
+    writes a new key to the file master.key in the data folder. Servers on PostgreSQL may keep running; stop a server
     on SQLite first.
     """
     from perdure.settings import load

@@ -194,7 +194,7 @@ class TurnPrinter:
                 for call in data.tool_calls:
                     if call.name != APPROVE:
                         self.note(
-                            f"→ for a client to run: {call.name} {short(call.arguments, self._room)}",
+                            f"→ client-side tool: {call.name} {short(call.arguments, self._room)}",
                             "yellow",
                         )
             case "turn.cancelled":

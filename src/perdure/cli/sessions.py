@@ -23,7 +23,9 @@ SessionId = Annotated[str, typer.Argument(help="The session's id.", show_default
 
 @app.command("list")
 def list_sessions(
-    limit: Annotated[int, typer.Option(help="How many, newest first.", min=1, max=10_000)] = 20,
+    limit: Annotated[
+        int, typer.Option(help="How many sessions to list, newest first.", min=1, max=10_000)
+    ] = 20,
     search: Annotated[str | None, typer.Option(help="Part of the title.", show_default=False)] = None,
     tag: Annotated[
         list[str] | None,
@@ -172,7 +174,7 @@ def tail(
         str | None, typer.Option(help="Start after the event with this id.", show_default=False)
     ] = None,
     last: Annotated[
-        int, typer.Option("--last", "-n", help="Start with this many of the last events.", min=0, max=1000)
+        int, typer.Option("--last", "-n", help="First show this many of the last events.", min=0, max=1000)
     ] = 10,
     types: Annotated[
         list[str] | None,

@@ -12,7 +12,7 @@ class ErrorCode(Struct, frozen=True):
     """A stable code of an error.
 
     Attributes:
-        status: the HTTP status of a response with this code; None if the code is not one of a response.
+        status: the HTTP status of a response with this code; None if no response has this code.
         meaning: what is wrong.
         remedy: what to do about it.
     """
@@ -52,7 +52,7 @@ RESPONSES = (
         ),
         (
             "invalid_capability_config",
-            "A capability's configuration does not fit its schema.",
+            "A capability's configuration does not match its schema.",
             "See the schema at `GET /v1/capabilities/{capability_id}`.",
         ),
         (
@@ -97,8 +97,8 @@ RESPONSES = (
         ),
         (
             "invalid_path",
-            "The path is not a valid path of a file, or it does not suit the operation.",
-            "See the message for the reason. Paths have no backslashes and no invisible characters.",
+            "The path is not a valid file path, or the operation cannot use it.",
+            "See the message for the reason. Paths must not contain backslashes or invisible characters.",
         ),
         (
             "invalid_pattern",
@@ -120,7 +120,7 @@ RESPONSES = (
         (
             "missing_tool_call",
             "The results leave out an open tool call.",
-            "Answer all open calls in one request.",
+            "Submit the results of all open calls in one request.",
         ),
         (
             "models_not_listed",
@@ -142,7 +142,11 @@ RESPONSES = (
             "The caller belongs to several organizations, and the request does not name one.",
             "Name the organization in the `X-Org-Id` header.",
         ),
-        ("repeated_tool_call", "The request answers the same tool call twice.", "Answer each call once."),
+        (
+            "repeated_tool_call",
+            "The request answers the same tool call twice.",
+            "Answer each call only once.",
+        ),
         ("reserved_name", "The name is reserved: it is part of a path of this API.", "Choose another name."),
         ("reserved_tool_name", "The tool's name is reserved.", "Rename the tool."),
         (
@@ -152,8 +156,8 @@ RESPONSES = (
         ),
         (
             "secret_would_move",
-            "The change would send the stored key or headers to another address.",
-            "Send the key and headers again, or `null`, together with the new address.",
+            "The change would send the stored API key or headers to another address.",
+            "Send the API key and headers again, or `null`, together with the new address.",
         ),
         (
             "too_many_schedules",
@@ -183,8 +187,8 @@ RESPONSES = (
         401,
         (
             "unauthenticated",
-            "The token is missing, unknown, expired or revoked, or its user is not in the organization.",
-            "Send `Authorization: Bearer pdr_pat_...` with a valid token.",
+            "The access token is missing or invalid, or its user is not in the organization.",
+            "Send `Authorization: Bearer pdr_pat_...` with a token that has not expired or been revoked.",
         ),
     ),
     *_codes(
@@ -195,7 +199,7 @@ RESPONSES = (
             "The file, or a file in the folder, is read-only.",
             "`PUT` the file with `is_readonly: false` first.",
         ),
-        ("forbidden", "The caller may not do this.", "Ask an owner of the organization for the permission."),
+        ("forbidden", "The caller may not do this.", "Ask an owner of the organization for permission."),
         (
             "host_not_allowed",
             "A server without a login accepts requests only under `localhost` or a loopback address.",
@@ -208,8 +212,8 @@ RESPONSES = (
         ),
         (
             "own_token_required",
-            "The token was created by another user for this one, so it works in one organization only.",
-            "Use a token that the user has created.",
+            "Another user created this access token, so it works in one organization only.",
+            "Use an access token that its user created.",
         ),
         (
             "role_required",
@@ -274,7 +278,7 @@ RESPONSES = (
     ),
     *_codes(
         409,
-        ("already_member", "The user is already a member of the organization.", "Nothing needs to be done."),
+        ("already_member", "The user is already a member of the organization.", "No action is needed."),
         ("conflict", "The resource's current state does not allow this.", "Read the resource again."),
         ("database_exists", "The session already has a database of this name.", "Choose another name."),
         (
@@ -327,7 +331,7 @@ RESPONSES = (
         413,
         (
             "file_too_large",
-            "The file is larger than 10 MB, or than the limit that the server sets.",
+            "The file is larger than 10 MB, or than the limit configured on the server.",
             "Split the file.",
         ),
         ("too_large", "The body is larger than 10 MB.", "Send less data in one request."),
@@ -343,7 +347,7 @@ RESPONSES = (
         ),
         (
             "workspace_full",
-            "The workspace's files would exceed 100 MB, or the limit that the server sets.",
+            "The workspace's files would exceed 100 MB, or the limit configured on the server.",
             "Delete files.",
         ),
     ),
@@ -374,7 +378,7 @@ RESPONSES = (
         503,
         (
             "unavailable",
-            "The database does not answer, or the server is shutting down.",
+            "The database is not responding, or the server is shutting down.",
             "Try again shortly.",
         ),
     ),
@@ -383,7 +387,11 @@ RESPONSES = (
 
 TURNS = _codes(
     None,
-    ("agent_archived", "The session's agent is archived.", "Restore it, or use a session of another agent."),
+    (
+        "agent_archived",
+        "The session's agent is archived.",
+        "Restore the agent, or use a session of another agent.",
+    ),
     (
         "content_filtered",
         "The provider's content filter refused the conversation or the answer.",
@@ -428,17 +436,21 @@ TURNS = _codes(
     ),
     (
         "provider_misconfigured",
-        "The provider's address, key or options cannot be used.",
-        "See the error for the reason. Correct the provider, or the key in the server's environment.",
+        "The provider's address, API key or options cannot be used.",
+        "See the error for the reason. Correct the provider, or the API key in the server's environment.",
     ),
     (
         "provider_rate_limited",
-        "The provider still limits requests after several retries.",
-        "Send a message later.",
+        "The provider was still rate-limiting requests after several retries.",
+        "Send another message later.",
     ),
     ("provider_timeout", "The model did not answer in time.", "Send a message to try again."),
-    ("provider_unavailable", "The provider could not be reached, or it failed.", "Send a message later."),
-    ("quota_exceeded", "The quota at the provider is used up.", "Raise the quota at the provider."),
+    (
+        "provider_unavailable",
+        "The provider could not be reached, or it failed.",
+        "Send another message later.",
+    ),
+    ("quota_exceeded", "The provider's quota is used up.", "Raise the quota at the provider."),
 )
 """The `error_code` of `turn.failed` events. Listing a provider's models can fail with the same codes: with
 status 400 if the caller can fix the cause, else 502."""
@@ -448,24 +460,24 @@ TOOLS = _codes(
     (
         "interrupted",
         "The server crashed during the call, and the tool must not run twice.",
-        "The model learns that the outcome is unknown.",
+        "The model is told that the outcome is unknown.",
     ),
     (
         "invalid_arguments",
-        "The model's arguments do not fit the tool's schema.",
-        "The model learns what is wrong and can call again.",
+        "The model's arguments do not match the tool's schema.",
+        "The model is told what is wrong and can call the tool again.",
     ),
-    ("rejected", "A user did not approve the call.", "The model learns of the rejection."),
+    ("rejected", "A user did not approve the call.", "The model is told so."),
     (
         "repeated_call",
         "`loop_detection` refused the call: the model made the same calls too often in a row.",
         "The model is asked to try something else.",
     ),
-    ("tool_error", "The tool refused the call or failed.", "The model learns the reason."),
+    ("tool_error", "The tool refused the call or failed.", "The model is told the reason."),
     (
         "unknown_tool",
         "The model called a tool that the session does not have.",
-        "The model learns that the tool does not exist.",
+        "The model is told that the tool does not exist.",
     ),
 )
 """Codes of failed tool calls. The model receives the message, and the turn continues."""
@@ -476,6 +488,6 @@ PROGRAMS = _codes(
     ("command_failed", "A command failed.", "See the message for the reason."),
     ("invalid_setting", "A setting has an invalid value.", "Correct the setting that the message names."),
     ("local_model_unavailable", "The small local model cannot start.", "See the message for the reason."),
-    ("unreachable", "No server answers at the URL.", "Start the server, or check the URL."),
+    ("unreachable", "No server is responding at the URL.", "Start the server, or check the URL."),
 )
 """Codes of the `perdure` command and the Python client. Errors of the server keep their own codes."""
