@@ -33,8 +33,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         port: the port to listen on; 0 picks a free one.
         data: the folder of the embedded database and the master key.
         database_url: a PostgreSQL URL; if empty, the server uses the embedded SQLite.
-        master_key: the key that encrypts the data keys, 32 bytes as base64 or hex; if empty, the server uses a
-            key file in the data folder.
+        master_key: the key that encrypts the data keys: 32 bytes as base64 or hex; if empty, the server uses
+            a key file in the data folder.
         master_key_previous: the previous master key, accepted during a key rotation.
         drain_seconds: how long running turns may continue after a request to stop, in seconds.
         stream_cycle_seconds: approximate duration of a live stream, in seconds; its follower then reconnects,
@@ -42,7 +42,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         heartbeat_seconds: how long a live stream may be silent before it sends a heartbeat, in seconds.
         history_tokens: approximate maximum number of history tokens in a model call; lower for a model with a
             smaller context window.
-        max_iterations: maximum number of model calls per turn, unless a harness, agent or session sets its own.
+        max_iterations: maximum number of model calls per turn, unless a harness, agent or session sets its
+            own.
         model_attempts: maximum number of attempts per model call.
         client_tool_timeout_seconds: how long a client may take to submit tool results, in seconds.
         approval_timeout_seconds: how long a user may take to approve or reject a tool call, in seconds.

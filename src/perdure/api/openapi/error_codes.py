@@ -175,7 +175,7 @@ RESPONSES = (
             "This type of provider does not use such a credential.",
             "See `GET /v1/providers/config` for the credentials of each type.",
         ),
-        ("unknown_event_type", "No event has this type.", "See the reference of events for the types."),
+        ("unknown_event_type", "No event has this type.", "See the event reference for the types."),
         (
             "unknown_provider_type",
             "This server does not support this type of provider.",
@@ -187,8 +187,8 @@ RESPONSES = (
         401,
         (
             "unauthenticated",
-            "The access token is missing or invalid, or its user is not in the organization.",
-            "Send `Authorization: Bearer pdr_pat_...` with a token that has not expired or been revoked.",
+            "The access token is missing, unknown, expired or revoked, or its user is not a member.",
+            "Send `Authorization: Bearer pdr_pat_...` with a valid access token.",
         ),
     ),
     *_codes(

@@ -83,7 +83,7 @@ async def get_organization(call: Call, org: OrgId) -> Organization:
 async def update_organization(call: Call, org: OrgId, body: UpdateOrganization) -> Organization:
     """Update an organization.
 
-    Fields that are left out keep their values; `null` clears a default. Requires the role `admin`.
+    Omitted fields keep their values; `null` clears a default. Requires the role `admin`.
     """
     return await use.change_organization(call.app, call.caller, org, body)
 
@@ -157,8 +157,8 @@ async def remove_user(call: Call, user_id: UserId) -> None:
     """Remove a member from the organization.
 
     Requires the role `admin`, and at least the member's role. All members may remove themselves. The member's
-    tokens stop working in this organization at once, and those that work in no other organization are
-    revoked. Open streams end within minutes. The member's sessions and other resources stay. 409 if the
+    access tokens stop working in this organization at once, and those that work in no other organization are
+    revoked. Open streams end within minutes. The member's sessions and other resources remain. 409 if the
     organization would have no owner.
     """
     await use.remove_member(call.app, call.caller, user_id)
@@ -211,7 +211,8 @@ async def export_user_data(call: Call) -> ExportedUser:
 async def switch_org(call: Call, body: SwitchOrganization) -> SwitchedOrganization:
     """Check that the caller may act in an organization.
 
-    Changes nothing on the server. If the call succeeds, `X-Org-Id` may name the organization; 404 if not.
+    Changes nothing on the server. If the call succeeds, the caller may name the organization in `X-Org-Id`.
+    404 if the caller is not a member.
     """
     return await use.switch_organization(call.app, call.caller, body.org_id)
 
@@ -220,8 +221,8 @@ async def switch_org(call: Call, body: SwitchOrganization) -> SwitchedOrganizati
 async def create_token(call: Call, body: CreateToken) -> Token:
     """Create an access token for the caller.
 
-    The response contains the secret, which is never shown again. A server without tokens needs no login: it
-    requires one from its first restart after a token was created.
+    The response contains the secret, which is never shown again. A server without access tokens requires no
+    login. Once one exists, it requires a login from its next restart on.
     """
     return await login.create_token(call.app, call.caller, body)
 
@@ -238,8 +239,8 @@ async def create_token(call: Call, body: CreateToken) -> Token:
 async def create_user_token(call: Call, user_id: UserId, body: CreateToken) -> Token:
     """Create an access token for a member.
 
-    The token works in this organization only. The response contains the secret, which is never shown again.
-    Requires the role `admin`, and at least the member's role.
+    The access token works in this organization only. The response contains the secret, which is never shown
+    again. Requires the role `admin`, and at least the member's role.
     """
     member = await use.member_caller(call.app, call.caller, user_id)
     return await login.create_token(call.app, member, body)
@@ -249,7 +250,7 @@ async def create_user_token(call: Call, user_id: UserId, body: CreateToken) -> T
 async def list_tokens(call: Call) -> Listing[Token]:
     """List the caller's access tokens.
 
-    Newest first, including revoked tokens. Secrets are never returned.
+    Newest first, including revoked ones. Secrets are never returned.
     """
     return Listing(tuple(await login.list_tokens(call.app, call.caller)))
 
@@ -258,7 +259,7 @@ async def list_tokens(call: Call) -> Listing[Token]:
 async def revoke_token(call: Call, token_id: TokenId) -> None:
     """Revoke an access token of the caller.
 
-    Requests with the token are refused from now on.
+    The server rejects requests with this access token from now on.
     """
     await login.end_token(call.app, call.caller, token_id)
 

@@ -121,7 +121,7 @@ async def get_agent(call: Call, agent_id: AgentRef) -> Agent:
 async def update_agent(call: Call, agent_id: AgentRef, body: UpdateAgent) -> Agent:
     """Update an agent.
 
-    Fields that are left out keep their values; `null` clears an optional field.
+    Omitted fields keep their values; `null` clears an optional field.
     """
     return await use.change_agent(call.app, call.caller, agent_id, body, call.if_match)
 
@@ -150,7 +150,7 @@ async def copy_agent(call: Call, agent_id: AgentRef) -> Agent:
 async def export_agent(call: Call, agent_id: AgentRef) -> Reply:
     """Export an agent as a Markdown file.
 
-    The prompt is the text, and the other fields are YAML front matter. `import_agent` accepts the file.
+    The prompt is the body, and the other fields are YAML front matter. `import_agent` accepts the file.
     """
     name, text = await use_files.export_agent(call.app, call.caller, agent_id)
     disposition = (b"content-disposition", f'attachment; filename="{name}.md"'.encode())
@@ -209,7 +209,7 @@ async def check_agent_name(call: Call, query: CheckName) -> NameCheck:
 
 @route("GET", "/v1/agents/config", "agents")
 async def agent_config(call: Call) -> ResourceConfig:
-    """Get what the caller may do with agents.
+    """Get the caller's permissions on agents.
 
     This depends on the caller's role in the organization.
     """

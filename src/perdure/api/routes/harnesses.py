@@ -83,7 +83,7 @@ async def get_harness(call: Call, harness_id: HarnessRef) -> Harness:
 async def update_harness(call: Call, harness_id: HarnessRef, body: UpdateHarness) -> Harness:
     """Update a harness.
 
-    Fields that are left out keep their values. Built-in harnesses cannot be changed: copy them instead. 400
+    Omitted fields keep their values. Built-in harnesses cannot be changed: copy them instead. 400
     if the harness would inherit from itself, directly or through its parents.
     """
     return await use.change_harness(call.app, call.caller, harness_id, body, call.if_match)
@@ -144,7 +144,7 @@ async def check_harness_name(call: Call, query: CheckName) -> NameCheck:
 
 @route("GET", "/v1/harnesses/config", "harnesses")
 async def harness_config(call: Call) -> ResourceConfig:
-    """Get what the caller may do with harnesses.
+    """Get the caller's permissions on harnesses.
 
     This depends on the caller's role in the organization.
     """

@@ -98,7 +98,7 @@ def check_types(types: tuple[str, ...], field: str) -> tuple[str, ...]:
     for name in types:
         if name not in KNOWN_TYPES:
             raise InvalidInput(
-                f"`{field}`: there is no event type {name[:60]!r}; the reference of events lists the types",
+                f"`{field}`: unknown event type {name[:60]!r}; see the event reference",
                 code="unknown_event_type",
                 field=field,
             )
@@ -126,10 +126,10 @@ _RESULTS = {"tool_results": [{"tool_call_id": "call_1", "result": {"status": "sh
 async def create_message(call: Call, session_id: SessionId, body: CreateMessage) -> Message:
     """Send a message to a session.
 
-    After the response, the message is stored durably and will be processed, even if the server crashes. If no
-    turn is running, the message starts one. If a turn is running, the message steers it: the next model call
-    sees it. If the session is waiting for tool results or approvals, the open calls are cancelled and the
-    turn continues with the message.
+    Once the server has responded, the message is stored durably and will be processed, even after a crash. If
+    no turn is running, the message starts one. If a turn is running, the message steers it: the next model
+    call sees it. If the session is waiting for tool results or approvals, the open calls are cancelled and
+    the turn continues with the message.
     """
     return await use.post_message(call.app, call.caller, session_id, body, call.once)
 
@@ -150,8 +150,8 @@ async def submit_tool_results(
     """Submit the results of the open client-side tool calls.
 
     The request must answer every open call of the latest `tool.call_requested` event exactly once. Calls
-    without a result at the deadline that the event names fail; the model sees the error. Calls whose
-    arguments do not fit the tool's schema are not requested: they fail at once. 409 if the session is not
+    that have no result by the deadline in the event fail; the model sees the error. Calls whose arguments do
+    not match the tool's schema are not requested: they fail at once. 409 if the session is not
     waiting for tool results.
     """
     return await use.submit_tool_results(call.app, call.caller, session_id, body)

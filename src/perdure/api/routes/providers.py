@@ -58,8 +58,8 @@ _MODEL = {"model_id": "smollm2-135m", "display_name": "SmolLM2 135M"}
 async def create_provider(call: Call, body: CreateProvider) -> Provider:
     """Register a model provider.
 
-    Checks the address, key and options as far as possible without calling the provider. The key and the
-    headers are stored encrypted and never returned. Requires the role `admin`.
+    Checks the address, API key and options as far as possible without calling the provider. The API key and
+    the headers are stored encrypted and never returned. Requires the role `admin`.
     """
     return await use.create_provider(call.app, call.caller, body, call.once)
 
@@ -68,7 +68,7 @@ async def create_provider(call: Call, body: CreateProvider) -> Provider:
 async def list_providers(call: Call) -> Listing[Provider]:
     """List providers.
 
-    Oldest first, without their keys.
+    Oldest first, without their API keys.
     """
     return Listing(tuple(await use.all_providers(call.app, call.caller)))
 
@@ -77,7 +77,7 @@ async def list_providers(call: Call) -> Listing[Provider]:
 async def get_provider(call: Call, id_: ProviderId) -> Provider:
     """Get a provider.
 
-    Its key and headers are never returned.
+    Its API key and headers are never returned.
     """
     return await use.read_provider(call.app, call.caller, id_)
 
@@ -86,8 +86,8 @@ async def get_provider(call: Call, id_: ProviderId) -> Provider:
 async def update_provider(call: Call, id_: ProviderId, body: UpdateProvider) -> Provider:
     """Update a provider.
 
-    Fields that are left out keep their values, also inside `options`; `null` clears a field. If `base_url`
-    gets another host, send the key and the headers again, or `null`: a stored secret is never sent to a new
+    Omitted fields keep their values, even inside `options`; `null` clears a field. To change the host of
+    `base_url`, send the API key and the headers again, or `null`: a stored secret is never sent to a new
     host. Requires the role `admin`.
     """
     return await use.change_provider(call.app, call.caller, id_, body)
@@ -105,9 +105,9 @@ async def delete_provider(call: Call, id_: ProviderId) -> None:
 
 @route("GET", "/v1/providers/config", "providers")
 async def provider_config(call: Call) -> ProvidersConfig:
-    """List the types of provider and what the caller may do.
+    """List the provider types and the caller's permissions.
 
-    For each type, the credentials that it takes; and what the caller's role allows.
+    Returns the credentials that each type takes, and what the caller's role allows.
     """
     return use.providers_config(call.app, call.caller)
 
@@ -118,15 +118,15 @@ async def sync_models(call: Call, id_: ProviderId) -> SyncedModels | SyncNotSupp
 
     Registers new models (disabled if they are not chat models) and updates the context window of known ones.
     Imported models that the provider no longer lists become stale: lists hide them until they are listed
-    again. Deletes nothing. 400 if the provider refuses and the caller can fix the cause, 502 if it cannot be
-    reached. Requires the role `admin`.
+    again. Deletes nothing. 400 if the provider refuses and the caller can fix the cause, 502 if the
+    provider cannot be reached. Requires the role `admin`.
     """
     return await model_sync.sync_models(call.app, call.caller, id_)
 
 
 @route("GET", "/v1/models/config", "models")
 async def model_config(call: Call) -> ResourceConfig:
-    """Get what the caller may do with models.
+    """Get the caller's permissions on models.
 
     This depends on the caller's role in the organization.
     """
@@ -178,7 +178,7 @@ async def get_model(call: Call, id_: ModelId) -> Model:
 async def update_model(call: Call, id_: ModelId, body: UpdateModel) -> Model:
     """Update a model.
 
-    Fields that are left out keep their values. Requires the role `admin`.
+    Omitted fields keep their values. Requires the role `admin`.
     """
     return await use.change_model(call.app, call.caller, id_, body)
 

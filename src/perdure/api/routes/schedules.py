@@ -63,7 +63,7 @@ async def update_session_schedule(
 ) -> Schedule:
     """Update, enable or disable a schedule.
 
-    Fields that are left out keep their values.
+    Omitted fields keep their values.
     """
     return await use.change_schedule(call.app, call.caller, session_id, schedule_id, body)
 
@@ -72,7 +72,7 @@ async def update_session_schedule(
 async def delete_session_schedule(call: Call, session_id: SessionId, schedule_id: ScheduleId) -> None:
     """Delete a schedule.
 
-    Messages that it has sent stay in the session.
+    Messages that it has already sent stay in the session.
     """
     await use.remove_schedule(call.app, call.caller, session_id, schedule_id)
 

@@ -90,8 +90,8 @@ async def create_session(call: Call, body: CreateSession) -> Session:
     """Create a session.
 
     All fields are optional. Without a harness, the session uses the agent's harness; without an agent as
-    well, it uses the built-in harness `generic`. Name the harness and the agent by id or by name, not by
-    both.
+    well, it uses the built-in harness `generic`. Name the harness and the agent by either id or name,
+    not both.
     """
     return await use.create_session(call.app, call.caller, body, call.once)
 
@@ -136,7 +136,7 @@ async def get_session(call: Call, session_id: SessionId) -> Session:
 async def update_session(call: Call, session_id: SessionId, body: UpdateSession) -> Session:
     """Update a session.
 
-    Fields that are left out keep their values; `null` clears a field; an empty object changes nothing.
+    Omitted fields keep their values; `null` clears a field; an empty object changes nothing.
     Allowed at any time. A running turn is not interrupted.
     """
     return await use.change_session(call.app, call.caller, session_id, body, call.if_match)
@@ -146,7 +146,7 @@ async def update_session(call: Call, session_id: SessionId, body: UpdateSession)
 async def delete_session(call: Call, session_id: SessionId) -> None:
     """Delete a session.
 
-    Cancels a running turn first. Afterwards, all routes of the session answer 404.
+    Cancels a running turn first. Afterwards, all routes of the session return 404.
     """
     await use.delete_session(call.app, call.caller, session_id)
 
@@ -188,10 +188,10 @@ async def unpin_session(call: Call, session_id: SessionId) -> None:
     body_example={"title": "Another way", "from_sequence": 12},
 )
 async def fork_session(call: Call, session_id: SessionId, body: ForkSession) -> Session:
-    """Fork a session at a point of its log.
+    """Fork a session at a point in its log.
 
-    Copies the log up to `from_sequence` into a new session. The two sessions are independent. Fields that are
-    left out are copied from the original. At most 100,000 events can be copied.
+    Copies the log up to `from_sequence` into a new session. The two sessions are independent. Omitted fields
+    are copied from the original. At most 100,000 events can be copied.
     """
     return await forks.fork_session(call.app, call.caller, session_id, body, call.once)
 

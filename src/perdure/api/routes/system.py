@@ -48,7 +48,7 @@ def health_route(running: Callable[[], int]) -> Route:
     async def health(call: Call) -> Answer[Health]:
         """Check whether the server is healthy.
 
-        200 if it is, 503 if the database does not answer. For load balancers and monitoring.
+        200 if it is, 503 if the database is not responding. For load balancers and monitoring.
         """
         database = "ok"
         try:

@@ -70,7 +70,7 @@ async def get_workspace(call: Call, workspace_id: WorkspaceId) -> Workspace:
 async def update_workspace(call: Call, workspace_id: WorkspaceId, body: UpdateWorkspace) -> Workspace:
     """Update a workspace.
 
-    Fields that are left out keep their values; `null` clears the description. The status `active` restores an
+    Omitted fields keep their values; `null` clears the description. The status `active` restores an
     archived workspace.
     """
     return await use.change_workspace(call.app, call.caller, workspace_id, body)
