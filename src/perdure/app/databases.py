@@ -142,7 +142,7 @@ async def execute_statement(
             answer = await app.sandbox.run(statement.job(image, reading=False), Answer, TIME_LIMIT)
             if answer.image is None or await _replace_image(app, session_id, name, version, answer):
                 return answer
-    raise Conflict("the database is being changed by others: try again")
+    raise Conflict("the database is being changed concurrently: try again")
 
 
 async def query_database(

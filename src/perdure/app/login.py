@@ -193,6 +193,6 @@ async def caller_in(
             code="organization_required",
         )
     if not memberships:
-        raise Unauthenticated("the token's user does not belong to the organization: check X-Org-Id")
+        raise Unauthenticated("the access token's user is not a member of the organization: check X-Org-Id")
     org_id, role = memberships[0]
     return Caller(org_id, user_id, role, only is not None)

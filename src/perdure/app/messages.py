@@ -201,13 +201,13 @@ def _matched(
             raise InvalidInput(f"`{where}`: no open call has this id", code="unknown_tool_call", field=where)
         if result.tool_call_id in by_call:
             raise InvalidInput(
-                f"`{where}`: this call is answered twice", code="repeated_tool_call", field=where
+                f"`{where}`: this call has more than one result", code="repeated_tool_call", field=where
             )
         by_call[result.tool_call_id] = result
     missing = [call.id for call in calls if call.id not in by_call]
     if missing:
         raise InvalidInput(
-            f"`tool_results`: no answer for {', '.join(missing)}",
+            f"`tool_results`: no result for {', '.join(missing)}",
             code="missing_tool_call",
             field="tool_results",
         )

@@ -149,7 +149,8 @@ def _requested_key(
         requested = requested.strip()
         if not requested:
             raise InvalidInput(
-                "`api_key` is blank: omit it to keep the key, or send null to remove it", field="api_key"
+                "`api_key` is blank: omit it to keep the stored key, or send null to remove it",
+                field="api_key",
             )
     return requested
 
@@ -214,7 +215,7 @@ def _refuse_to_move_secrets(stored: ProviderSecrets, body: UpdateProvider) -> No
         keeps_secrets = keeps_secrets or any(name.lower() not in replaced for name in stored.headers)
     if keeps_secrets:
         raise InvalidInput(
-            "the stored key and headers are not sent to another address: send them again, or null to remove"
+            "a stored API key or header is never sent to a new address: send them again, or null to remove"
             " them, together with the new address",
             code="secret_would_move",
             field="base_url",

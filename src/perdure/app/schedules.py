@@ -167,7 +167,7 @@ def _changes(row: ScheduleRow, body: UpdateSchedule, now: Micros) -> Changes:
     plain = ("message", "name", "timezone")
     changes: Changes = {name: value for name in plain if (value := getattr(body, name)) is not UNSET}
     if body.cron is not UNSET and body.at is not UNSET:
-        raise InvalidInput("give either `cron` or `at`", field="cron")
+        raise InvalidInput("set only one of `cron` and `at`", field="cron")
     timed = body.cron is not UNSET or body.at is not UNSET
     if timed or body.timezone is not UNSET or body.enabled is not UNSET:
         cron = (None if timed else row.cron) if body.cron is UNSET else body.cron

@@ -268,7 +268,7 @@ async def _watch(talk: Chat, events: AsyncGenerator[WireEvent, None], printer: T
                     talk.questions = [call for call in data_of(event).tool_calls if call.name == APPROVE]
                     if not talk.questions:
                         printer.note(
-                            "This program cannot run client-side tools. Your next message continues without the result.",
+                            "This program cannot run it. Your next message continues without the result.",
                             "yellow",
                         )
                     return

@@ -153,8 +153,8 @@ def rotate_master_key(
     """Replace the master key. Re-encrypts the data keys; the secrets themselves do not change.
 
     If PERDURE_MASTER_KEY is set, the command rotates from PERDURE_MASTER_KEY_PREVIOUS to it. Otherwise it
-    writes a new key to the file master.key in the data folder. Servers on PostgreSQL may keep running; stop a server
-    on SQLite first.
+    writes a new key to the file master.key in the data folder. Servers on PostgreSQL may keep running; stop a
+    server on SQLite first.
     """
     from perdure.settings import load
     from perdure.store.master_key import parse_master_key

@@ -147,7 +147,7 @@ class Transport:
             if not response.is_success:
                 raise error_of(response.status_code, response.headers, await response.aread())
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
-                raise BadAnswer(f"{path} did not answer with an event stream")
+                raise BadAnswer(f"{path} did not return an event stream")
             yield response.aiter_bytes()
 
     def unreachable(self, error: Exception) -> Unreachable:

@@ -46,7 +46,7 @@ def split_front_matter(text: str) -> tuple[str | None, str]:
         if line.rstrip() == "---":
             return "\n".join(lines[:index]) + "\n", "\n".join(lines[index + 1 :])
     raise InvalidInput(
-        "the front matter does not end: end it with a line of three hyphens", code="invalid_front_matter"
+        "the front matter is not closed: end it with a line of three hyphens", code="invalid_front_matter"
     )
 
 

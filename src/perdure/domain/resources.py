@@ -164,7 +164,7 @@ def check_size(config: bytes | str) -> None:
     size = len(config.encode() if isinstance(config, str) else config)
     if size > MAX_CONFIG:
         raise TooLarge(
-            f"the configuration has {size} bytes as JSON, files included; the maximum is {MAX_CONFIG}"
+            f"the configuration takes {size} bytes as JSON, including files; the maximum is {MAX_CONFIG}"
         )
 
 

@@ -139,7 +139,7 @@ def first_firing(cron: str | None, at: str | None, timezone: str, now: Micros) -
         InvalidInput: both or neither of `cron` and `at` are set, one is malformed, or `at` has passed.
     """
     if (cron is None) == (at is None):
-        raise InvalidInput("give either `cron` or `at`", field="cron")
+        raise InvalidInput("set exactly one of `cron` and `at`", field="cron")
     if cron is not None:
         return next_firing(cron, timezone, now)
     zone_of(timezone)

@@ -120,7 +120,7 @@ class Endpoint:
         for name, value in all_headers.items():
             if not (name.isascii() and value.isascii() and value.isprintable() and name.isprintable()):
                 raise InvalidInput(
-                    "a key or header contains characters that HTTP does not allow: use printable ASCII",
+                    "an API key or header contains characters that HTTP does not allow: use printable ASCII",
                     field="api_key",
                 )
         self._headers = CIMultiDict(

@@ -112,7 +112,9 @@ async def fetch(
         ):
             return await _follow(session, url, rules, max_bytes)
     except TimeoutError:
-        raise ToolError(f"{_short(url)} did not answer in full within {TIME_LIMIT:g} seconds") from None
+        raise ToolError(
+            f"{_short(url)} did not send a complete response within {TIME_LIMIT:g} seconds"
+        ) from None
     except ClientError as error:
         raise ToolError(f"{_short(url)} cannot be fetched: {_reason(error)}") from None
     finally:
@@ -146,7 +148,7 @@ def checked_url(text: str, rules: NetworkRules) -> URL:
     except ValueError:
         raise ToolError(f"{_short(text)} is not a URL") from None
     if len(text) > MAX_URL:
-        raise ToolError(f"a URL has at most {MAX_URL} characters")
+        raise ToolError(f"a URL may have at most {MAX_URL} characters")
     if url.scheme not in ("http", "https") or not url.raw_host:
         raise ToolError(f"{_short(text)}: only http and https URLs can be fetched")
     if url.user is not None or url.password is not None:
@@ -155,7 +157,7 @@ def checked_url(text: str, rules: NetworkRules) -> URL:
         raise ToolError(f"port {port} is not allowed: use 80, 443, or a port from {_FIRST_FREE_PORT} upwards")
     host = plain_address(url.raw_host) or plain_host(url.raw_host)
     if not rules.permits(host):
-        raise ToolError(f"{host} is not among the hosts that this session may reach")
+        raise ToolError(f"{host} is not one of the hosts that this session may reach")
     address = plain_address(url.raw_host)
     if is_refused_host(host) or (address is not None and not _reachable(address, rules)):
         raise ToolError(f"{host} is not a public host")

@@ -35,7 +35,7 @@ def _open(key: bytes, sealed: bytes, binding: str) -> bytes:
         return AESGCM(key).decrypt(sealed[:_NONCE], sealed[_NONCE:], binding.encode())
     except InvalidTag:
         raise Unreadable(
-            "a secret cannot be decrypted: it was encrypted under another master key, or changed"
+            "a secret cannot be decrypted: it was encrypted under another master key, or has been altered"
         ) from None
 
 

@@ -100,7 +100,7 @@ def _written(
         raise is_a_folder(path) if not write.new else exists(path)
     if old is None and (write.old or write.expected is not None):
         if write.expected is not None and not write.old:
-            raise PreconditionFailed(f"{path} does not exist any more: write it without an expected hash")
+            raise PreconditionFailed(f"{path} no longer exists: write it without an expected hash")
         raise missing(path)
     if old is not None:
         _check_change(write, old)

@@ -239,7 +239,7 @@ class QueryDecoder(Generic[S]):
             if name in self._repeatable:
                 lists.setdefault(name, []).append(text)
             elif name in single:
-                raise InvalidInput(f"`{name}` is given twice: give it once", field=name)
+                raise InvalidInput(f"`{name}` is given twice: send it once", field=name)
             else:
                 single[name] = parse(text)
         try:

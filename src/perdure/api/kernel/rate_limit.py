@@ -42,7 +42,8 @@ class RateLimit:
         if level < 1:
             self._buckets[caller] = (level, moment)
             raise RateLimited(
-                "too many requests: wait as long as Retry-After says", retry_after=(1 - level) / self._rate
+                "too many requests: retry after the number of seconds in Retry-After",
+                retry_after=(1 - level) / self._rate,
             )
         self._buckets[caller] = (level - 1, moment)
         if len(self._buckets) > MAX_CALLERS:

@@ -64,9 +64,7 @@ _ENDED = ("08", "57P", "25P03", "25P04")
 """No connection; the server shuts down or starts up; the transaction was idle or open for too long."""
 _BUSY = ("53", "57014", "55P03")
 """No memory, disk space or connections left; a statement or a wait for a lock timed out."""
-_UNKNOWN = (
-    "the connection to the database broke during a commit: the transaction may or may not have been committed"
-)
+_UNKNOWN = "the connection to the database was lost during a commit: the transaction may or may not have committed"
 
 
 @lru_cache(maxsize=2048)
@@ -337,7 +335,7 @@ async def open_postgres(url: str, *, min_size: int = 2, max_size: int = 10) -> P
         )
         if version < OLDEST:
             raise Unavailable(
-                f"the server is PostgreSQL {version // 10000}, but Perdure needs {OLDEST // 10000} or newer"
+                f"the server runs PostgreSQL {version // 10000}, but Perdure needs {OLDEST // 10000} or newer"
             )
         if encoding != "UTF8":
             raise Unavailable(f"the database's encoding is {encoding}, but Perdure needs UTF8")
@@ -427,9 +425,9 @@ def _check_retry(connection: Any, error: Exception, left: int) -> None:
     if left and (lost or state in _CONFLICTS or state == _TAKEN):
         return
     if lost:
-        raise Unavailable("the connection to the database broke") from error
+        raise Unavailable("the connection to the database was lost") from error
     if state in _CONFLICTS or state.startswith(_BUSY) or type(error) is TimeoutError:
-        raise Unavailable(f"the database is too busy, try again later: {error or 'no answer'}") from error
+        raise Unavailable(f"the database is too busy, try again later: {error or 'no response'}") from error
     raise error
 
 
@@ -445,7 +443,7 @@ def _pause(left: int) -> float:
 def _no_connection(error: Exception, url: str) -> Exception:
     """Return `Unavailable` for a failure to connect, without the URL, which contains a password."""
     if isinstance(error, TimeoutError):
-        return Unavailable("the database does not answer, or all connections of this process are in use")
+        return Unavailable("the database is not responding, or all of this process's connections are in use")
     if isinstance(
         error, OSError | asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError
     ):

@@ -205,7 +205,7 @@ class Notifier:
             await connection.add_listener(CHANNEL, self._on_notification)
         except Exception as error:
             connection.terminate()
-            raise Unavailable("the connection to the database broke") from error
+            raise Unavailable("the connection to the database was lost") from error
         return connection
 
     async def _reconnect(self) -> Any:
