@@ -134,7 +134,7 @@ class ToolCallRequestedData(EventData, frozen=True, omit_defaults=True):
 
 
 class ToolCallRepairedData(EventData, frozen=True):
-    """The server repaired a mistake in a tool call. `outcome` tells which part."""
+    """The server repaired a mistake in a tool call. `outcome` says which part."""
 
     kind = "tool.call_repaired"
     tool_call_id: Annotated[ToolCallId, _ABOUT]

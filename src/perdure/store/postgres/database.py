@@ -64,7 +64,9 @@ _ENDED = ("08", "57P", "25P03", "25P04")
 """No connection; the server shuts down or starts up; the transaction was idle or open for too long."""
 _BUSY = ("53", "57014", "55P03")
 """No memory, disk space or connections left; a statement or a wait for a lock timed out."""
-_UNKNOWN = "the connection to the database was lost during a commit: the transaction may or may not have committed"
+_UNKNOWN = (
+    "the connection to the database was lost during a commit: the transaction may or may not have committed"
+)
 
 
 @lru_cache(maxsize=2048)
