@@ -44,10 +44,10 @@ check: install
 	@$(BIN)/python tools/unused.py
 
 test: check
-	@$(BIN)/pytest -m 'not soak' --cov -n $(WORKERS) --dist worksteal $(ARGS)
+	@PERDURE_SOAK= $(BIN)/pytest -m 'not soak' --cov -n $(WORKERS) --dist worksteal $(ARGS)
 
 soak: install
-	@$(BIN)/pytest -m soak -n $(WORKERS) --dist worksteal $(ARGS)
+	@PERDURE_SOAK=$${PERDURE_SOAK:-1} $(BIN)/pytest -m soak -n $(WORKERS) --dist worksteal $(ARGS)
 
 demo: install
 	@$(BIN)/perdure demo $(ARGS)

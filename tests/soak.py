@@ -9,6 +9,8 @@ import os
 
 import pytest
 
+SOAKING = bool(os.environ.get("PERDURE_SOAK"))
+"""Whether this is the soak: `make soak` sets the variable, `make test` takes it away."""
 SCALE = int(os.environ.get("PERDURE_SOAK") or 1)
 
 

@@ -1,14 +1,12 @@
 """The server against its own OpenAPI document: generated requests, good and bad, over real HTTP.
 
-What is generated is the same in every run. PERDURE_TEST_EXAMPLES sets how many requests each operation gets
-beyond the systematic ones.
+What is generated is the same in every run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
-import os
 import re
 import subprocess
 import sys
@@ -27,8 +25,13 @@ from perdure.api.openapi.document import build_document
 from perdure.settings import Settings
 from perdure.wiring import all_routes
 from tests.server import Server
+from tests.soak import SCALE, SOAKING
 
-EXAMPLES = int(os.environ.get("PERDURE_TEST_EXAMPLES", "10"))
+# The server is measured; to generate requests under measurement is slow. The soak makes more of them.
+pytestmark = [pytest.mark.no_cover, *([pytest.mark.soak] if SOAKING else [])]
+
+EXAMPLES = 20 * SCALE if SOAKING else 2
+"""How many requests each operation gets beyond the systematic ones."""
 
 LEFT_OUT = {
     "stream_sse": "its answers do not end; the stream has tests of its own",

@@ -18,6 +18,8 @@ from tests.soak import SCALE, amounts
 
 __all__ = ["served"]
 
+pytestmark = pytest.mark.no_cover  # the server is measured
+
 CHAINS = 10
 """In each round."""
 STEPS = 12

@@ -16,6 +16,8 @@ from tests.simulation.schedule import listed
 from tests.simulation.store import Store
 from tests.soak import amounts
 
+pytestmark = pytest.mark.no_cover  # `test_drawn` measures the same code
+
 SMALL = ("text", "tool")
 PAIRS = (
     ("crash", "crash"),

@@ -11,6 +11,8 @@ from tests.simulation.mutations import MUTATIONS
 from tests.simulation.schedule import Violation, drawn
 from tests.simulation.store import Store
 
+pytestmark = pytest.mark.no_cover  # `test_drawn` measures the same code
+
 SEEDS = 400
 """Schedules within which each mutation must be detected: fewer than `make test` plays in `test_drawn`."""
 
