@@ -326,7 +326,8 @@ class _Moving:
 
 async def test_a_models_addresses_are_checked_at_every_resolution() -> None:
     resolver = GuardedResolver()
-    resolver._inner = _Moving("192.0.2.1", "169.254.169.254", "::ffff:169.254.169.254", "192.0.2.1")  # type: ignore[assignment]
+    moving = _Moving("192.0.2.1", "169.254.169.254", "::ffff:169.254.169.254", "192.0.2.1")
+    resolver._inner = moving  # type: ignore[assignment]
     assert (await resolver.resolve("model.test", 80))[0]["host"] == "192.0.2.1"
     for _ in range(2):
         with pytest.raises(ModelError):

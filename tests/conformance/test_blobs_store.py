@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,9 @@ async def test_a_content_comes_back_as_it_was(desk: Desk, size: int) -> None:
 async def test_a_content_can_be_read_part_by_part(desk: Desk) -> None:
     data = os.urandom(2 * PART + 7)
     row = (await desk.write("/blob", data)).row
-    parts = [await desk.database.read(lambda tx, n=n: read_part(tx, ORG, row.hash, n)) for n in range(3)]  # type: ignore[misc]
+    parts = [
+        await desk.database.read(partial(read_part, org_id=ORG, hash_=row.hash, part=n)) for n in range(3)
+    ]
     assert b"".join(parts) == data
     with pytest.raises(RuntimeError, match="is incomplete"):
         await desk.database.read(lambda tx: read_part(tx, ORG, row.hash, 3))
@@ -147,7 +150,8 @@ async def test_removing_contents_and_writing_them_again_at_once_loses_none(desk:
 
     for turn in range(8):
         for content in contents:
-            await desk.database.write(lambda tx, content=content: keep_contents(tx, ORG, (content,), NOW))  # type: ignore[misc]
+            keep = partial(keep_contents, org_id=ORG, contents=(content,), now=NOW)
+            await desk.database.write(keep)
             await release(content)
         writes = [desk.write(f"/{turn}-{index}", content.data) for index, content in enumerate(contents)]
         await soon(asyncio.gather(desk.purge(), *writes, desk.purge()))

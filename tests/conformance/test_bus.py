@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 import msgspec
 import pytest
@@ -475,12 +476,16 @@ async def test_text_that_is_no_text_breaks_nothing(buses: Buses) -> None:
     assert drafts[0].text == "half a pair: ?."
 
 
+async def _notify(tx: Tx, payload: str) -> None:
+    await tx.one("SELECT pg_notify('perdure_1', ?)", payload)
+
+
 async def test_what_another_version_says_is_passed_over(buses: Buses) -> None:
     assert buses.place is not None
     database = postgres(await buses.place.open())
     speaking, listening = await buses.open(), await buses.open()
     listener = Listener(listening)
     for payload in ("", "nonsense", '["x",1,[["unheard-of",1]]]'):
-        await database.read(lambda tx, payload=payload: tx.one("SELECT pg_notify('perdure_1', ?)", payload))  # type: ignore[misc]
+        await database.read(partial(_notify, payload=payload))
     speaking.publish(Appended("s", 2))
     assert [signal.head for signal in await listener.until_head(2)] == [2]

@@ -175,7 +175,8 @@ async def test_a_write_that_fails_after_its_caller_was_cancelled_complains_to_no
     with pytest.raises(asyncio.CancelledError):
         await task
     await soon(ended.wait())
-    if writes := [each for each in asyncio.all_tasks() if each.get_coro().__qualname__.endswith("._write")]:  # type: ignore[union-attr]
+    running = {each: each.get_coro().__qualname__ for each in asyncio.all_tasks()}  # type: ignore[union-attr]
+    if writes := [each for each, name in running.items() if name.endswith("._write")]:
         await asyncio.wait(writes)
     assert not await names(store)
     del writes
@@ -302,7 +303,8 @@ async def test_statements_tell_how_many_rows_they_touched(store: Database) -> No
 
 async def test_a_long_read_sees_the_same(store: Database) -> None:
     await store.write(adding("a"))
-    body: Callable[[Tx], Awaitable[Any]] = lambda tx: tx.one("SELECT id FROM things")  # noqa: E731 - one body, two ways
+    # One body, read in two ways.
+    body: Callable[[Tx], Awaitable[Any]] = lambda tx: tx.one("SELECT id FROM things")  # noqa: E731
     for found in await asyncio.gather(*(store.read(body, long=number % 2 == 0) for number in range(8))):
         assert tuple(found) == ("a",)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable
+from functools import partial
 
 import pytest
 import pytest_asyncio
@@ -319,7 +320,7 @@ async def test_nothing_is_kept_of_jobs_that_are_done(postgres_queues: Queues) ->
         await desk.next()
     for table in ("perdure_queue", "perdure_queue_log", "perdure_queue_statistics"):
         sql = f"SELECT count(*) FROM {table}"
-        await eventually(lambda sql=sql: rows_of(database, sql), lambda rows: rows == [(0,)])  # type: ignore[misc]
+        await eventually(partial(rows_of, database, sql), lambda rows: rows == [(0,)])
 
 
 async def test_the_queue_outlives_a_server_that_is_away(postgres_place: Place) -> None:

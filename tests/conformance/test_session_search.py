@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 from msgspec.structs import replace
@@ -248,7 +249,8 @@ async def test_pages_far_back_hold_what_stands_there_from_whichever_end_they_are
     ids, total = await found(database, want)
     assert (ids, total) == ([row.id for row in reversed(rows)], count)
     for offset in (FAR + 1, count // 2, count - 97, count - 1, count, count + 1, count * 2):
-        page, told = await database.read(lambda tx, offset=offset: list_sessions(tx, ORG, want, offset, 97))  # type: ignore[misc]
+        slice_ = partial(list_sessions, org_id=ORG, filters=want, offset=offset, limit=97)
+        page, told = await database.read(slice_)
         assert ([row.id for row in page], told) == (ids[offset : offset + 97], count)
 
 
@@ -261,7 +263,8 @@ async def test_beyond_what_is_counted_a_total_says_that_there_is_more_and_pages_
     await keep(database, rows)
     ids = [row.id for row in reversed(rows)]
     for offset in (0, FAR + 1, COUNTED - 97, COUNTED, count - 97, count - 1, count + 1):
-        page, told = await database.read(lambda tx, offset=offset: list_sessions(tx, ORG, want, offset, 97))  # type: ignore[misc]
+        slice_ = partial(list_sessions, org_id=ORG, filters=want, offset=offset, limit=97)
+        page, told = await database.read(slice_)
         enough = count if want == SessionFilter() else min(count, max(offset + 97, COUNTED) + 1)
         assert ([row.id for row in page], told) == (ids[offset : offset + 97], enough)
 

@@ -139,7 +139,8 @@ def lists_under(
     """Build a method that takes an id and gets the whole list below it."""
 
     async def call(self: Caller, parent_id: str, /) -> tuple[R, ...]:
-        listing: Listing[R] = await self.call("GET", path_of(path, parent_id), Listing[item])  # type: ignore[valid-type]
+        kind = Listing[item]  # type: ignore[valid-type]
+        listing: Listing[R] = await self.call("GET", path_of(path, parent_id), kind)
         return listing.data
 
     call.__doc__ = about

@@ -96,7 +96,8 @@ def _cost(price: Any) -> ModelCost | None:
     if prices[0] is None or prices[1] is None:
         return None
     starts = sorted({tier.start for tiered in prices for tier in getattr(tiered, "tiers", ())})
-    tiers = tuple(CostTier(start, *(_at(tiered, start) for tiered in prices)) for start in starts)  # type: ignore[arg-type]
+    costs = ((start, (_at(tiered, start) for tiered in prices)) for start in starts)
+    tiers = tuple(CostTier(start, *each) for start, each in costs)  # type: ignore[arg-type]
     base = [_at(tiered, -1) for tiered in prices]
     return ModelCost(base[0] or 0.0, base[1] or 0.0, base[2], base[3], tiers)
 

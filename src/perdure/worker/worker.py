@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from functools import partial
 
 from perdure.domain.backoff import backoff
 from perdure.domain.errors import PerdureError
@@ -115,7 +116,7 @@ class Worker:
             if not ids:
                 continue
             try:
-                epochs = await self._engine.database.read(lambda tx, ids=ids: epochs_of(tx, ids))  # type: ignore[misc]
+                epochs = await self._engine.database.read(partial(epochs_of, session_ids=ids))
             except PerdureError as error:
                 log.warning("cannot read the epochs of the running sessions: %s", error.message)
                 continue

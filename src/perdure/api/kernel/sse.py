@@ -72,7 +72,8 @@ class EventStream:
         self._follower = follower
         self._closing = closing
         self._heartbeat = heartbeat
-        self._until = time.monotonic() + cycle * random.uniform(0.8, 1.2)  # noqa: S311 (spreads load, guards nothing)
+        spread = random.uniform(0.8, 1.2)  # noqa: S311 (spreads load, guards nothing)
+        self._until = time.monotonic() + cycle * spread
         self._at_frame_end = True
         """Whether the data sent so far ends with a complete frame."""
 
