@@ -220,6 +220,27 @@ async def test_idle_processes_end_after_a_timeout(sandbox: Sandbox, monkeypatch:
     assert await echo(sandbox) == "hi\n"
 
 
+async def test_closing_does_not_hang_after_a_job_was_cancelled_in_the_middle_of_its_answer(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = sql("CREATE TABLE t AS SELECT randomblob(900000)")
+    task = asyncio.create_task(sandbox.run(job, Answer, PATIENCE))
+    feed, received = asyncio.StreamReader.feed_data, 0
+
+    def cancel_midway(reader: asyncio.StreamReader, data: bytes) -> None:
+        nonlocal received
+        feed(reader, data)
+        received += len(data)
+        if received > 300_000:  # by now, asyncio has paused the pipe until somebody reads
+            task.cancel()
+
+    monkeypatch.setattr(asyncio.StreamReader, "feed_data", cancel_midway)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with asyncio.timeout(PATIENCE):
+        await sandbox.close()
+
+
 async def test_an_idle_process_that_was_killed_is_replaced(sandbox: Sandbox) -> None:
     await echo(sandbox)
     (waiting,) = _ours()

@@ -41,6 +41,8 @@ def test_any_number_of_failures_has_a_wait() -> None:
         ({"retry-after": "Tue, 14 Nov 2023 22:13:00 GMT"}, 0.0),
         ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, MAX_WAIT),
         ({"retry-after": "soon"}, None),
+        ({"retry-after": "Tue, 14 Nov 99999999999999999999 22:13:30 GMT"}, None),
+        ({"retry-after": "Tue, 14 Nov 2023 22:13:30 +99999999999999999999"}, None),
         ({"retry-after": "nan"}, None),
         ({"retry-after": "inf"}, None),
         ({"retry-after": ""}, None),

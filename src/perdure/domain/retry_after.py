@@ -28,7 +28,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     if seconds is None and value:
         try:
             moment = parsedate_to_datetime(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
         # A date without a time zone is in UTC, like all HTTP dates.
         seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now

@@ -258,10 +258,12 @@ class _Child:
             self._process.kill()
 
     async def wait(self) -> None:
-        """Wait until the process has exited, and close the pipes to it."""
-        await self._process.wait()
+        """Wait until the killed process has exited, and close the pipes to it."""
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is not None and not stdin.is_closing():
             stdin.transport.abort()
-        if stdout is not None:
-            await stdout.read()
+        # Discard unread output before waiting for the exit: asyncio pauses a pipe with too much of it, and
+        # reports the exit only after the pipes have ended.
+        while stdout is not None and await stdout.read(PIECE):
+            pass
+        await self._process.wait()
