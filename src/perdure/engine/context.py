@@ -56,7 +56,7 @@ class Policy(Struct, frozen=True):
 
     Attributes:
         model_attempts: attempts of a model call before the turn fails.
-        backoff: seconds before the second attempt, without jitter; doubles with each further attempt.
+        backoff: the most seconds before the second attempt, the least being half; doubles with each attempt.
         backoff_limit: the maximum of seconds between two attempts, a vendor's Retry-After included.
         delta_interval: seconds for which live text is collected before it is published.
         history_tokens: about how many tokens of history a model call may contain; less if the model's window
@@ -72,7 +72,7 @@ class Policy(Struct, frozen=True):
     """
 
     model_attempts: int = 5
-    backoff: float = 0.5
+    backoff: float = 1.0
     backoff_limit: float = 60.0
     delta_interval: float = 0.05
     history_tokens: int = 100_000
