@@ -62,8 +62,10 @@ async def test_a_database_of_a_newer_version_is_refused(place: Place, database: 
 
 
 async def test_both_databases_end_up_with_the_same_tables(
-    database: Database, tmp_path_factory: pytest.TempPathFactory
+    place: Place, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    database = await place.open()
+    await migrate(database)
     reference = Place("sqlite", str(tmp_path_factory.mktemp("reference") / "perdure.db"))
     await migrate(await reference.open())
     assert await columns_of(database) == await columns_of(await reference.open())

@@ -197,10 +197,11 @@ def summary_message(summary: str, sequence: int, ts: Micros) -> Message:
         ts: the time of that event.
     """
     identity = blake2b(f"{sequence}/{ts}/summary".encode(), digest_size=16).hexdigest()
+    # This text never changes: readers of old events get it from here, as part of what the model received.
     text = (
         "<summary_of_earlier_messages>\n"
         f"{summary}\n"
         "</summary_of_earlier_messages>\n"
-        "This summary replaces the earlier messages. `query_history` finds their exact text."
+        "The messages that this sums up are not shown any more. `query_history` finds them word for word."
     )
     return Message(MessageId(f"message_{identity}"), "user", (TextPart(text),), to_rfc3339(ts))
