@@ -12,11 +12,14 @@ import select
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import time
+from asyncio.subprocess import Process
 from typing import Any
 
 from perdure.client import Client
+from tests.fork_server import ROOT, Forked, fork_server
 
 PERDURE = (sys.executable, "-m", "perdure")
 TAKE_TERMINAL = (
@@ -47,16 +50,28 @@ def environment(url: str = "", **more: str) -> dict[str, str]:
 
 async def perdure(*arguments: str, url: str = "", given: str = "", limit: float = LIMIT, **more: str) -> Done:
     """Run the command to its end, without a terminal."""
-    process = await asyncio.create_subprocess_exec(
-        *PERDURE,
-        *arguments,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(url, **more),
-    )
-    out, err = await asyncio.wait_for(process.communicate(given.encode()), limit)
-    return Done(process.returncode or 0, out, err)
+    stdin, end = os.pipe()
+    with os.fdopen(end, "wb") as typed:
+        typed.write(given.encode())  # less than a pipe holds
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process: Process | Forked
+        if any(name.startswith("PYTHON") for name in more):  # what only an interpreter's start can heed
+            process = await asyncio.create_subprocess_exec(
+                *PERDURE, *arguments, stdin=stdin, stdout=out, stderr=err, env=environment(url, **more)
+            )
+        else:
+            process = await fork_server().start(
+                arguments,
+                {**environment(url, **more), "PYTHONPATH": ROOT},
+                stdin=stdin,
+                stdout=out.fileno(),
+                stderr=err.fileno(),
+            )
+        os.close(stdin)
+        status = await asyncio.wait_for(process.wait(), limit)
+        for stream in (out, err):
+            stream.seek(0)
+        return Done(status, out.read(), err.read())
 
 
 def script(*steps: dict[str, Any], words: str = "Please.") -> str:

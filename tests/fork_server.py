@@ -23,7 +23,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
 
 ROOT = str(Path(__file__).parents[1])
 _IMPORTED = (
@@ -46,12 +45,12 @@ _OURS = ("COVERAGE_", "PERDURE_")
 
 
 class Forked:
-    """A process that the fork server started; as much of `asyncio.subprocess.Process` as servers need."""
+    """A process that the fork server started; as much of `asyncio.subprocess.Process` as tests need."""
 
-    def __init__(self, pid: int, stdout: _Pipe, status: _Pipe) -> None:
+    def __init__(self, pid: int, status: _Pipe, stdout: _Pipe | None) -> None:
         self.pid = pid
-        self.stdout = stdout.reader
-        self._pipes = stdout, status
+        self.stdout = None if stdout is None else stdout.reader
+        self._pipes = [status] if stdout is None else [status, stdout]
         self._ended = asyncio.create_task(self._wait(status.reader))
 
     @property
@@ -108,22 +107,35 @@ class ForkServer:
         theirs.close()
 
     async def start(
-        self, arguments: tuple[str, ...], environment: Mapping[str, str], stderr: IO[bytes]
+        self,
+        arguments: tuple[str, ...],
+        environment: Mapping[str, str],
+        *,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int,
     ) -> Forked:
-        """Start `perdure` with these arguments, in exactly this environment."""
-        out, out_end = os.pipe()
+        """Start `perdure` with these arguments, in exactly this environment.
+
+        Args:
+            stdin: where it reads; without, there is nothing to read.
+            stdout: where it prints; without, into a pipe.
+        """
+        out, out_end = os.pipe() if stdout is None else (-1, os.dup(stdout))
+        in_end = os.open(os.devnull, os.O_RDONLY) if stdin is None else os.dup(stdin)
         status, status_end = os.pipe()
         request = json.dumps(
             {"arguments": arguments, "environment": dict(environment), "folder": str(Path.cwd())}
         ).encode()
-        socket.send_fds(self._control, [_LENGTH.pack(len(request))], [out_end, stderr.fileno(), status_end])
+        ends = [in_end, out_end, stderr, status_end]
+        socket.send_fds(self._control, [_LENGTH.pack(len(request))], ends)
         self._control.sendall(request)
-        os.close(out_end)
-        os.close(status_end)
+        for end in (in_end, out_end, status_end):
+            os.close(end)
         pipe = await _Pipe.open(status)
         line = await pipe.reader.readline()
         assert line, "the fork server is gone"
-        return Forked(int(line), await _Pipe.open(out), pipe)
+        return Forked(int(line), pipe, await _Pipe.open(out) if stdout is None else None)
 
     def close(self) -> None:
         """End the fork server; what it started lives on."""
@@ -157,25 +169,28 @@ class _Job:
         self._arguments: list[str] = request["arguments"]
         self._environment: dict[str, str] = request["environment"]
         self._folder: str = request["folder"]
-        self._stdout, self._stderr, self.status = descriptors
+        *self._standard, self.status = descriptors
 
-    def close_output(self) -> None:
-        os.close(self._stdout)
-        os.close(self._stderr)
+    def close_standard(self) -> None:
+        """Close what is the child's standard input, output and error."""
+        for descriptor in self._standard:
+            os.close(descriptor)
 
     def become(self) -> None:
         """In the child: have what a fresh process would have."""
-        os.dup2(self._stdout, 1)
-        os.dup2(self._stderr, 2)
-        self.close_output()
+        for number, descriptor in enumerate(self._standard):
+            os.dup2(descriptor, number)
+        self.close_standard()
         os.close(self.status)
+        sys.stdin = os.fdopen(0, closefd=False)
         sys.stdout = os.fdopen(1, "w", closefd=False)
         sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
         os.chdir(self._folder)
         os.environ.clear()
         os.environ.update(self._environment)
         time.tzset()
-        sys.argv[1:] = self._arguments
+        program = sys.modules["__main__"] = importlib.import_module("perdure.__main__")
+        sys.argv[:] = [str(program.__file__), *self._arguments]
 
 
 def _serve(control: socket.socket) -> _Job | None:
@@ -196,7 +211,7 @@ def _serve(control: socket.socket) -> _Job | None:
                 _report(running)
             if control not in ready:
                 continue
-            head, descriptors, _, _ = socket.recv_fds(control, _LENGTH.size, 3)
+            head, descriptors, _, _ = socket.recv_fds(control, _LENGTH.size, 4)
             if not head:
                 return None
             job = _Job(control, head, descriptors)
@@ -205,7 +220,7 @@ def _serve(control: socket.socket) -> _Job | None:
                 for status in running.values():
                     os.close(status)
                 return job
-            job.close_output()
+            job.close_standard()
             running[pid] = job.status
             os.write(job.status, f"{pid}\n".encode())
 

@@ -61,7 +61,7 @@ class Server:
         environment = {**os.environ, **NO_KEYS, "PYTHONPATH": ROOT, **self._environment}
         with self.log.open("ab") as log:
             if self.program == PERDURE and environment["PYTHONPATH"] == ROOT:
-                return await fork_server().start(arguments, environment, log)
+                return await fork_server().start(arguments, environment, stderr=log.fileno())
             return await asyncio.create_subprocess_exec(
                 sys.executable,
                 *(*self.program, *arguments),

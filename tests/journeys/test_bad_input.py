@@ -26,6 +26,8 @@ from perdure.domain.ids import new_id
 from tests.journeys.world import ROUTES, World, complaint, head, raw_exchange, strictly, watched
 from tests.server import Server, post
 
+pytestmark = pytest.mark.no_cover  # the server is measured
+
 JSON_HEADERS = {"content-type": "application/json"}
 LIMIT = 10_000_000
 
