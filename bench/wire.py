@@ -52,9 +52,14 @@ class Connection(asyncio.Protocol):
     async def send(self, method: str, path: str, body: bytes | None = None) -> bytes:
         """Send a request; return the answer's body.
 
+        It connects again if the server closed the idle connection: each variant waits while the other one is
+        measured, which may take longer than a server keeps connections.
+
         Raises:
             Refused: the status is 400 or above.
         """
+        if self._lost:
+            await self._reconnect()
         self._write(method, path, body)
         answer = await self._wait()
         if self._status >= 400:
@@ -95,6 +100,12 @@ class Connection(asyncio.Protocol):
         """Close the connection."""
         if self._transport is not None:
             self._transport.close()
+
+    async def _reconnect(self) -> None:
+        name, _, port = self._host.rpartition(":")
+        self._lost, self._state = False, _HEAD
+        self._buffer.clear()
+        await asyncio.get_running_loop().create_connection(lambda: self, name, int(port))
 
     # --- the protocol -------------------------------------------------------
 
