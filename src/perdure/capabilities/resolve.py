@@ -443,8 +443,8 @@ class SessionFeatures:
                 below = []  # a session stays readable after its harness or agent is deleted
             self._shared[key] = (below, self._features(below))
         below, features = self._shared[key]
-        own = session_layer(row)
-        return self._features([*below, own]) if own.capabilities else features
+        # Most sessions of a list have no capabilities of their own: no layer is made of them.
+        return self._features([*below, session_layer(row)]) if row.config_struct().capabilities else features
 
     def _features(self, layers: Iterable[Layer]) -> tuple[str, ...]:
         return features_of(self._registry.resolve(layer.capabilities for layer in layers))
