@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from perdure.domain.files import Content
 from perdure.domain.ids import OrgId
 from perdure.domain.times import Micros
-from perdure.store.database import Purged, Tx
+from perdure.store.database import Purged, Tx, first_within
 from perdure.store.rows import among
 
 PART = 256 * 1024
@@ -138,13 +138,7 @@ async def purge_blobs(tx: Tx, before: Micros, limit: int = 200) -> Purged:
         before,
         limit,
     )
-    batch: list[tuple[str, str]] = []
-    size = 0
-    for org_id, hash_, bytes_ in rows:
-        size += bytes_
-        if batch and size > PURGED:
-            break
-        batch.append((org_id, hash_))
+    batch = first_within(rows, PURGED)
     gone = 0
     for org_id, hash_ in sorted(batch):
         # Each statement checks the mark again, so that a writer that has removed it meanwhile wins.

@@ -131,3 +131,19 @@ def run_callbacks(calls: Sequence[Callable[[], None]]) -> None:
             call()
         except Exception:
             log.exception("a callback after a commit failed")
+
+
+def first_within(rows: Sequence[Row], limit: int) -> list[tuple[str, str]]:
+    """Return the keys of the first rows that hold at most `limit` bytes together, and of one row at least.
+
+    Args:
+        rows: two columns of the key, then the size in bytes.
+    """
+    batch: list[tuple[str, str]] = []
+    size = 0
+    for org_id, key, bytes_ in rows:
+        size += bytes_
+        if batch and size > limit:
+            break
+        batch.append((org_id, key))
+    return batch

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from perdure.domain.ids import OrgId
 from perdure.domain.times import Micros
-from perdure.store.database import Purged, Tx
+from perdure.store.database import Purged, Tx, first_within
 
 KEPT = 86_400_000_000
 """Microseconds that an answer is kept: a day (wire contract)."""
@@ -68,13 +68,7 @@ async def purge_answers(tx: Tx, before: Micros, limit: int = 500) -> Purged:
         before,
         limit,
     )
-    batch: list[tuple[str, str]] = []
-    size = 0
-    for org_id, key, bytes_ in rows:
-        size += bytes_
-        if batch and size > PURGED:
-            break
-        batch.append((org_id, key))
+    batch = first_within(rows, PURGED)
     gone = 0
     for org_id, key in sorted(batch):
         # Check the age again: another request may have claimed the key meanwhile.
