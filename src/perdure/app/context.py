@@ -9,7 +9,7 @@ from msgspec import Struct, field
 
 from perdure.capabilities.registry import Registry
 from perdure.domain.files import FileLimits
-from perdure.domain.ids import NewId, OrgId, new_id
+from perdure.domain.ids import NewId, OrgId, SessionId, WorkspaceId, new_id
 from perdure.domain.providers import ProviderSecrets
 from perdure.domain.times import Micros
 from perdure.llm.catalog import Catalog
@@ -42,6 +42,13 @@ class Scope(Protocol):
 
     @property
     def organization_id(self) -> OrgId: ...
+
+    def own_workspace(self, session_id: SessionId) -> WorkspaceId | None:
+        """The session's workspace if the scope is this session's own tool, else None.
+
+        A tool runs only while its session exists, so its reads need no query that checks this.
+        """
+        ...
 
 
 class Services(Struct, frozen=True):

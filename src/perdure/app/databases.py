@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from perdure.app.context import Scope, Services
 from perdure.app.idempotency import Once, write_once
+from perdure.app.own_session import check_session
 from perdure.domain.databases import (
     MAX_DATABASES,
     CreateDatabase,
@@ -62,8 +63,8 @@ async def all_databases(app: Services, scope: Scope, session_id: SessionId) -> l
     """List the session's databases, sorted by name."""
 
     async def work(tx: Tx) -> list[DatabaseInfo]:
-        row = await get_session(tx, scope.organization_id, session_id)
-        return [to_database(each) for each in await list_databases(tx, row.id)]
+        await check_session(tx, scope, session_id)
+        return [to_database(each) for each in await list_databases(tx, session_id)]
 
     return await app.database.read(work)
 
@@ -97,8 +98,8 @@ async def read_database(app: Services, scope: Scope, session_id: SessionId, name
     """Read the facts about a database. Raises NotFound."""
 
     async def work(tx: Tx) -> DatabaseInfo:
-        row = await get_session(tx, scope.organization_id, session_id)
-        database = await get_database(tx, row.id, name)
+        await check_session(tx, scope, session_id)
+        database = await get_database(tx, session_id, name)
         if database is None:
             raise NotFound("database")
         return to_database(database)
@@ -190,8 +191,8 @@ async def _size(app: Services, scope: Scope, session_id: SessionId, name: str) -
     """Bytes of a database; 0 if it does not exist."""
 
     async def work(tx: Tx) -> int:
-        row = await get_session(tx, scope.organization_id, session_id)
-        database = await get_database(tx, row.id, name)
+        await check_session(tx, scope, session_id)
+        database = await get_database(tx, session_id, name)
         return 0 if database is None else database.size_bytes
 
     return await app.database.read(work)
@@ -201,8 +202,8 @@ async def _image(app: Services, scope: Scope, session_id: SessionId, name: str) 
     """Read a database's image. Raises NotFound."""
 
     async def work(tx: Tx) -> bytes:
-        row = await get_session(tx, scope.organization_id, session_id)
-        image = await read_image(tx, row.id, name)
+        await check_session(tx, scope, session_id)
+        image = await read_image(tx, session_id, name)
         if image is None:
             raise NotFound("database")
         return image[1]

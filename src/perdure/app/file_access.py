@@ -48,7 +48,8 @@ Change = Callable[[Tx, WorkspaceRow, SessionRow | None], Awaitable[T]]
 async def workspace_at(tx: Tx, scope: Scope, at: At) -> WorkspaceId:
     """Find the workspace to read from. Raises NotFound."""
     if isinstance(at, OfSession):
-        return (await get_session(tx, scope.organization_id, at.session_id)).workspace()
+        own = scope.own_workspace(at.session_id)
+        return own or (await get_session(tx, scope.organization_id, at.session_id)).workspace()
     return (await get_workspace(tx, scope.organization_id, at.workspace_id)).id
 
 

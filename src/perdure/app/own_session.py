@@ -1,4 +1,4 @@
-"""A session, as read and named by its own tools."""
+"""A session, as read and named by its own tools; and the check that a session exists."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ from perdure.domain.ids import SessionId
 from perdure.domain.sessions import MAX_TITLE, clean_title
 from perdure.store.database import Tx
 from perdure.store.sessions import SessionRow, get_session, update_session
+
+
+async def check_session(tx: Tx, scope: Scope, session_id: SessionId) -> None:
+    """Check before a read that the session exists. Raises NotFound.
+
+    Costs no query in the session's own tools.
+    """
+    if scope.own_workspace(session_id) is None:
+        await get_session(tx, scope.organization_id, session_id)
 
 
 async def read_own_session(app: Services, scope: Scope, session_id: SessionId) -> SessionRow:

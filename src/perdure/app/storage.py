@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from perdure.app.context import Scope, Services
+from perdure.app.own_session import check_session
 from perdure.domain.errors import InvalidInput
 from perdure.domain.events import NewEvent
 from perdure.domain.ids import SessionId
@@ -48,10 +49,10 @@ async def all_values(app: Services, scope: Scope, session_id: SessionId) -> list
     """List the session's key-value pairs, sorted by key."""
 
     async def work(tx: Tx) -> list[KeyValue]:
-        row = await get_session(tx, scope.organization_id, session_id)
+        await check_session(tx, scope, session_id)
         return [
             KeyValue(key, value, to_rfc3339(created), to_rfc3339(updated))
-            for key, value, created, updated in await list_values(tx, row.id)
+            for key, value, created, updated in await list_values(tx, session_id)
         ]
 
     return await app.database.read(work)
@@ -61,8 +62,8 @@ async def read_value(app: Services, scope: Scope, session_id: SessionId, key: st
     """Read the value of a key; None if the key does not exist."""
 
     async def work(tx: Tx) -> str | None:
-        row = await get_session(tx, scope.organization_id, session_id)
-        return await get_value(tx, row.id, key)
+        await check_session(tx, scope, session_id)
+        return await get_value(tx, session_id, key)
 
     return await app.database.read(work)
 
@@ -99,10 +100,10 @@ async def all_secrets(app: Services, scope: Scope, session_id: SessionId) -> lis
     """List the names of the session's secrets."""
 
     async def work(tx: Tx) -> list[SecretInfo]:
-        row = await get_session(tx, scope.organization_id, session_id)
+        await check_session(tx, scope, session_id)
         return [
             SecretInfo(name, to_rfc3339(created), to_rfc3339(updated))
-            for name, created, updated in await list_secrets(tx, row.id)
+            for name, created, updated in await list_secrets(tx, session_id)
         ]
 
     return await app.database.read(work)

@@ -67,6 +67,10 @@ class ToolContext(Struct, frozen=True):
         """`org_id`, under the name that use cases expect of a `Scope`."""
         return self.org_id
 
+    def own_workspace(self, session_id: SessionId) -> WorkspaceId | None:
+        """The workspace of the context's own session; None for any other session."""
+        return self.workspace_id if session_id == self.session_id else None
+
 
 class ToolOutcome(Struct, frozen=True):
     """A tool's result: a value for the model (text or any JSON value), and the files that it changed."""
@@ -99,6 +103,10 @@ class DiscoveryContext(Struct, frozen=True):
     def organization_id(self) -> OrgId:
         """`org_id`, under the name that use cases expect of a `Scope`."""
         return self.org_id
+
+    def own_workspace(self, session_id: SessionId) -> WorkspaceId | None:
+        """The workspace of the context's own session; None for any other session."""
+        return self.workspace_id if session_id == self.session_id else None
 
 
 DISCOVERY_TIMEOUT = 10.0

@@ -7,7 +7,18 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from perdure.domain.errors import Forbidden
-from perdure.domain.ids import HarnessId, ModelId, ModelIdText, OrgId, PrincipalId, TokenId, UserId, Uuid
+from perdure.domain.ids import (
+    HarnessId,
+    ModelId,
+    ModelIdText,
+    OrgId,
+    PrincipalId,
+    SessionId,
+    TokenId,
+    UserId,
+    Uuid,
+    WorkspaceId,
+)
 from perdure.domain.times import CreatedAt, Timestamp, UpdatedAt
 
 UserRole = Literal["owner", "admin", "member"]
@@ -30,6 +41,10 @@ class Caller(Struct, frozen=True):
     user_id: UserId
     role: UserRole = "owner"
     bound: bool = False
+
+    def own_workspace(self, session_id: SessionId) -> WorkspaceId | None:
+        """None: a caller is not a session's own tool."""
+        return None
 
 
 def require(caller: Caller, role: UserRole) -> None:
