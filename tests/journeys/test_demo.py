@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.command import PERDURE, Terminal, environment, perdure
 from tests.unit.fake_server import FakeServer, answers
@@ -38,6 +39,7 @@ async def test_the_demo_shows_what_it_promises_and_leaves_nothing_behind(tmp_pat
     assert processes_with(str(tmp_path)) == []
 
 
+@pytest.mark.soak
 async def test_ctrl_c_ends_the_demo_tidily(tmp_path: Path) -> None:
     terminal = Terminal(
         *PERDURE, "demo", **environment(TMPDIR=str(tmp_path), XDG_CACHE_HOME=str(tmp_path / "cache"))
@@ -54,6 +56,7 @@ async def test_ctrl_c_ends_the_demo_tidily(tmp_path: Path) -> None:
     assert processes_with(str(tmp_path)) == []
 
 
+@pytest.mark.soak
 async def test_the_demo_uses_a_vendors_model_when_there_is_a_key(tmp_path: Path, llama_url: str) -> None:
     done = await perdure(
         "demo",

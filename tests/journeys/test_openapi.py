@@ -10,7 +10,7 @@ import copy
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import httpx
@@ -18,6 +18,9 @@ import pytest
 import schemathesis
 from schemathesis.checks import load_all_checks
 from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig, SchemathesisConfig
+from schemathesis.generation.feedback import FeedbackSources
+from schemathesis.pytest._test_builder import build_operation_test
+from schemathesis.schemas import APIOperation, BaseSchema
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from perdure import __version__
@@ -86,6 +89,31 @@ SCHEMA = schemathesis.openapi.from_dict(
 ).exclude(operation_id=list(LEFT_OUT))
 
 
+def _operations(schema: BaseSchema) -> list[Any]:
+    """List the operations as parameters of a test."""
+    found = [each.ok() for each in schema.get_all_operations()]
+    return [pytest.param(each, id=each.label) for each in found]
+
+
+def _check_operation(operation: APIOperation, check: Callable[[schemathesis.Case], None]) -> None:
+    """Generate the requests of one operation and check each answer.
+
+    `SCHEMA.parametrize()` generates them when tests are collected, in every worker: for all operations, that
+    takes longer than to send them.
+    """
+
+    def checked(case: schemathesis.Case) -> None:
+        check(case)
+
+    build_operation_test(
+        config=SCHEMA.config,
+        operation=operation,
+        test_func=checked,
+        given_kwargs={},
+        feedback=FeedbackSources(),
+    )()
+
+
 class Served(NamedTuple):
     """A running server that requires a token, and a token that it accepts."""
 
@@ -122,9 +150,14 @@ def test_what_is_served_is_what_is_tested(served: Served) -> None:
 NOT_HELD_AGAINST_IT = [positive_data_acceptance]
 
 
-@SCHEMA.parametrize()
-def test_the_server_does_what_its_document_says(case: schemathesis.Case, served: Served) -> None:
-    case.call_and_validate(base_url=served.url, headers=served.headers, excluded_checks=NOT_HELD_AGAINST_IT)
+@pytest.mark.parametrize("operation", _operations(SCHEMA))
+def test_the_server_does_what_its_document_says(operation: APIOperation, served: Served) -> None:
+    def check(case: schemathesis.Case) -> None:
+        case.call_and_validate(
+            base_url=served.url, headers=served.headers, excluded_checks=NOT_HELD_AGAINST_IT
+        )
+
+    _check_operation(operation, check)
 
 
 class Things:
@@ -205,17 +238,25 @@ def _kinds(case: schemathesis.Case) -> dict[str, str]:
     return found
 
 
-@SCHEMA.include(path_regex="_?id}").exclude(operation_id=["revoke_token", "create_user_token"]).parametrize()
-def test_and_so_it_does_with_what_there_is(case: schemathesis.Case, served: Served, things: Things) -> None:
-    kinds = _kinds(case)
-    for name, kind in kinds.items():
-        # A value that was generated as an invalid id stays.
-        if re.fullmatch(rf"{kind}_[0-9a-f]{{32}}", str(case.path_parameters[name])) and (
-            known := things.id(kind)
-        ):
-            case.path_parameters[name] = known
-    answer = case.call_and_validate(
-        base_url=served.url, headers=served.headers, excluded_checks=NOT_HELD_AGAINST_IT
-    )
-    if case.method == "DELETE" and answer.status_code == 204 and len(kinds) == 1:
-        things.forget(*kinds.values())
+@pytest.mark.parametrize(
+    "operation",
+    _operations(
+        SCHEMA.include(path_regex="_?id}").exclude(operation_id=["revoke_token", "create_user_token"])
+    ),
+)
+def test_and_so_it_does_with_what_there_is(operation: APIOperation, served: Served, things: Things) -> None:
+    def check(case: schemathesis.Case) -> None:
+        kinds = _kinds(case)
+        for name, kind in kinds.items():
+            # A value that was generated as an invalid id stays.
+            if re.fullmatch(rf"{kind}_[0-9a-f]{{32}}", str(case.path_parameters[name])) and (
+                known := things.id(kind)
+            ):
+                case.path_parameters[name] = known
+        answer = case.call_and_validate(
+            base_url=served.url, headers=served.headers, excluded_checks=NOT_HELD_AGAINST_IT
+        )
+        if case.method == "DELETE" and answer.status_code == 204 and len(kinds) == 1:
+            things.forget(*kinds.values())
+
+    _check_operation(operation, check)
