@@ -9,8 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CODE := $(wildcard src tests tools bench examples)
-# Number of test processes: one more than the cores of a small machine, because tests wait for events a quarter of
-# the time. `make test WORKERS=0` runs all tests in one process.
+# Number of test processes: one more than a small machine has cores, because tests wait for events a quarter
+# of the time. `make test WORKERS=0` runs all tests in one process.
 WORKERS ?= 3
 # Additional arguments for pytest, the demo, the benchmarks or the lock.
 ARGS ?=
