@@ -7,54 +7,53 @@ The host name selects the defaults where servers differ. The provider's options 
     headers             additional HTTP headers
     include_usage       False leaves out `stream_options`, for servers that reject it
     max_tokens_field    `max_completion_tokens` (OpenAI's own hosts) or `max_tokens` (all others)
-    reasoning_content   True sends back the thinking of messages with tool calls; the default is True for
-                        DeepSeek's hosts, which require it
+    reasoning_content   True sends back the thinking of messages with tool calls; by default, the host and
+                        the model's name decide: DeepSeek, Moonshot and MiMo require it
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from perdure.domain.ids import ToolCallId
-from perdure.domain.messages import (
-    ContentPart,
-    ImagePart,
-    JsonObject,
-    Message,
-    TextPart,
-    ToolCallPart,
-    ToolResultPart,
-    text_of,
-)
-from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, ProviderConfig, ToolSpec
+from perdure.domain.messages import JsonObject, Message
+from perdure.llm import adaptations
+from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, ProviderConfig
 from perdure.llm.http import Endpoint, Http
 from perdure.llm.openai_chat_answer import ChatAnswer
-from perdure.llm.openai_common import cache_key, endpoint_of, listed_models, thinks
-from perdure.llm.wire import (
-    NO_RESULT,
-    Fragment,
-    FragmentCache,
-    ToolCache,
-    argument_object,
-    arranged,
-    calls_of,
-    dumps,
-    image_url,
-    parameters_of,
-    plain_id,
-    refuse_files,
-    result_content,
-    result_fragment,
-    unpacked,
+from perdure.llm.openai_chat_wire import (
+    KNOWN_REASONING,
+    NO_REASONING,
+    PROVIDER_TYPE,
+    REASONING_ALWAYS,
+    REASONING_WITH_CALLS,
+    Form,
+    encoded_tools,
+    fragment,
+    missing,
+    turns,
+    user_fragment,
 )
-
-PROVIDER_TYPE = "openai_completions"
+from perdure.llm.openai_common import cache_key, endpoint_of, listed_models, thinks
+from perdure.llm.wire import Fragment, FragmentCache, ToolCache, arranged, dumps, reuses_ids, with_distinct_ids
 
 _OPENAI_HOSTS = ("openai.com", "openai.azure.com")
-_DEEPSEEK_HOSTS = ("deepseek.com",)
-# OpenAI accepts call ids of up to 40 characters. Other servers have their own formats and expect the same id
-# back.
-_MAX_CALL_ID = 40
+_MISTRAL_HOSTS = ("mistral.ai",)
+_THINKING_HOSTS = ("deepseek.com", "moonshot.ai", "moonshot.cn", "kimi.com", "xiaomimimo.com")
+# These hosts refuse unknown fields, or have no use for the field.
+_THOUGHTLESS_HOSTS = (*_OPENAI_HOSTS, *_MISTRAL_HOSTS, "groq.com")
+_MISTRAL_MODEL = re.compile(r"mi[sx]tral|ministral|magistral|codestral|pixtral|devstral|voxtral")
+_THINKING_MODEL = re.compile(r"kimi|deepseek|(^|/)mimo")
+
+
+def is_mistral(model: str) -> bool:
+    """Whether Mistral's tokenizer reads this model's messages, by its name: it takes no other call ids."""
+    return _MISTRAL_MODEL.search(model.lower()) is not None
+
+
+def wants_reasoning(model: str) -> bool:
+    """Whether the model wants its reasoning back with its tool calls, by its name."""
+    return _THINKING_MODEL.search(model.lower()) is not None
 
 
 class OpenAiChatDriver:
@@ -80,10 +79,14 @@ class OpenAiChatDriver:
             "max_completion_tokens" if self._at_openai else "max_tokens"
         )
         self._max_tokens_field = str(field)
-        self._returns_thinking = bool(
-            options.get("reasoning_content", self._endpoint.host.endswith(_DEEPSEEK_HOSTS))
-        )
-        self._tools = ToolCache(_encoded_tools)
+        self._at_mistral = self._endpoint.host.endswith(_MISTRAL_HOSTS)
+        # None: the model's name decides.
+        self._returns_thinking: bool | None = options.get("reasoning_content")
+        if self._returns_thinking is None and self._endpoint.host.endswith(_THINKING_HOSTS):
+            self._returns_thinking = True
+        elif self._returns_thinking is None and self._endpoint.host.endswith(_THOUGHTLESS_HOSTS):
+            self._returns_thinking = False
+        self._tools = ToolCache(encoded_tools)
 
     async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
         """Make one streamed call. Raises: ModelError."""
@@ -97,18 +100,48 @@ class OpenAiChatDriver:
 
     def encoded(self, request: ModelRequest) -> bytes:
         """Encode the request's body."""
-        variant = f"chat/{request.model}/{self._returns_thinking:d}"
-        fragments = self._cache.fragments(
-            variant, request.messages, lambda message: self._fragment(message, request.model)
-        )
-        values = [fragment.data for fragment in arranged(fragments, _missing)]
-        if request.system:
-            values.insert(0, dumps({"role": "system", "content": request.system}))
+        form, messages = self._form(request), request.messages
+        fragments = self._fragments(messages, form)
+        if reuses_ids(fragments):
+            fragments = self._fragments(with_distinct_ids(messages), form)
+        ordered = arranged(fragments, lambda call_id: missing(call_id, form))
+        system = request.system if request.system.strip() else ""
+        if system and adaptations.SYSTEM_AS_USER in request.changes:
+            ordered.insert(0, user_fragment(system))
+        values = turns(ordered, form)
+        if system and adaptations.SYSTEM_AS_USER not in request.changes:
+            values.insert(0, dumps({"role": "system", "content": system}))
         body = [b'{"messages":[', b",".join(values), b"]"]
         if request.tools:
             body += (b',"tools":', self._tools.encoded(request.tools))
         body += (b",", dumps(self._settings(request))[1:])
         return b"".join(body)
+
+    def _fragments(self, messages: Sequence[Message], form: Form) -> list[Fragment]:
+        return self._cache.fragments(form.variant(), messages, lambda message: fragment(message, form))
+
+    def _form(self, request: ModelRequest) -> Form:
+        changes, mistral = request.changes, self._at_mistral or is_mistral(request.model)
+        return Form(
+            request.model,
+            takes_turns=mistral or adaptations.ALTERNATING_ROLES in changes,
+            short_ids=mistral or adaptations.SHORT_CALL_IDS in changes,
+            textless_calls=adaptations.CALLS_WITHOUT_TEXT in changes,
+            reasoning=self._reasoning(request),
+            signatures=adaptations.NO_REASONING not in changes,
+            system_role=self._at_openai and adaptations.SYSTEM_AS_USER not in changes,
+        )
+
+    def _reasoning(self, request: ModelRequest) -> int:
+        changes = request.changes
+        if adaptations.NO_REASONING in changes:
+            return NO_REASONING
+        if adaptations.REASONING_ALWAYS in changes:
+            return REASONING_ALWAYS
+        if self._returns_thinking or adaptations.REASONING_WITH_CALLS in changes:
+            return REASONING_WITH_CALLS
+        by_name = self._returns_thinking is None and wants_reasoning(request.model)
+        return KNOWN_REASONING if by_name else NO_REASONING
 
     def _settings(self, request: ModelRequest) -> JsonObject:
         settings: JsonObject = {"model": request.model, "stream": True}
@@ -125,108 +158,3 @@ class OpenAiChatDriver:
         if request.cache_key and self._at_openai:
             settings["prompt_cache_key"] = cache_key(request.cache_key)
         return settings
-
-    def _fragment(self, message: Message, model: str) -> Fragment:
-        refuse_files(message.content)
-        if message.role == "agent":
-            return self._assistant(message, model)
-        if message.role == "tool_result":
-            return _results(message)
-        role = "system" if message.role == "system" else "user"
-        return Fragment(
-            "system" if role == "system" else "user",
-            dumps({"role": role, "content": _content(message.content)}),
-        )
-
-    def _assistant(self, message: Message, model: str) -> Fragment:
-        calls = calls_of(message)
-        extras = {
-            block.item["tool_call_id"]: block.item["extra_content"]
-            for block in unpacked(message, PROVIDER_TYPE, model)
-            if block.item.get("type") == "extra_content"
-        }
-        value: JsonObject = {
-            "role": "assistant",
-            "content": text_of(message.content) or (None if calls else ""),
-        }
-        if calls:
-            value["tool_calls"] = [_call(part, extras) for part in calls]
-            if self._returns_thinking:
-                own = message.reasoning_provider in {None, PROVIDER_TYPE}
-                value["reasoning_content"] = message.thinking or "" if own else ""
-        return Fragment("assistant", dumps(value), calls=tuple(part.id for part in calls))
-
-
-def _call(part: ToolCallPart, extras: JsonObject) -> JsonObject:
-    call: JsonObject = {
-        "id": _wire_id(part.id),
-        "type": "function",
-        "function": {
-            "name": part.name or "unknown",
-            "arguments": dumps(argument_object(part.arguments)).decode(),
-        },
-    }
-    if part.id in extras:
-        call["extra_content"] = extras[part.id]
-    return call
-
-
-def _wire_id(call_id: ToolCallId) -> str:
-    return call_id if 0 < len(call_id) <= _MAX_CALL_ID else plain_id(call_id, _MAX_CALL_ID)
-
-
-def _results(message: Message) -> Fragment:
-    """Encode tool results.
-
-    `tool` messages hold only text, so a tool's images follow in a user message after all results.
-    """
-    results = [part for part in message.content if isinstance(part, ToolResultPart)]
-    if not results:
-        return Fragment("user", dumps({"role": "user", "content": _content(message.content)}))
-    values: list[tuple[ToolCallId, bytes]] = []
-    extra: list[TextPart | ImagePart] = [
-        part for part in message.content if isinstance(part, TextPart | ImagePart)
-    ]
-    for part in results:
-        text, images = result_content(part)
-        values.append((part.tool_call_id, dumps(_tool(part.tool_call_id, text))))
-        extra += images
-    return result_fragment(values, dumps({"role": "user", "content": _content(extra)}) if extra else b"")
-
-
-def _content(content: Sequence[ContentPart]) -> str | list[JsonObject]:
-    parts = [part for part in content if isinstance(part, TextPart | ImagePart)]
-    if not parts:
-        return ""
-    if len(parts) == 1 and isinstance(parts[0], TextPart):
-        return parts[0].text
-    return [
-        {"type": "text", "text": part.text}
-        if isinstance(part, TextPart)
-        else {"type": "image_url", "image_url": {"url": image_url(part)}}
-        for part in parts
-    ]
-
-
-def _missing(call_id: ToolCallId) -> Fragment:
-    return Fragment("user", dumps(_tool(call_id, f"Error: {NO_RESULT}")))
-
-
-def _tool(call_id: ToolCallId, text: str) -> JsonObject:
-    return {"role": "tool", "tool_call_id": _wire_id(call_id), "content": text}
-
-
-def _encoded_tools(tools: Sequence[ToolSpec]) -> bytes:
-    return dumps(
-        [
-            {
-                "type": "function",
-                "function": {
-                    "name": tool.name,
-                    "description": tool.description,
-                    "parameters": parameters_of(tool),
-                },
-            }
-            for tool in tools
-        ]
-    )

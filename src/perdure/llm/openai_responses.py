@@ -33,6 +33,7 @@ from perdure.llm.openai_responses_answer import ResponsesAnswer
 from perdure.llm.replay import Replay
 from perdure.llm.wire import (
     CONTINUE,
+    NO_CONTENT,
     NO_RESULT,
     Fragment,
     FragmentCache,
@@ -47,7 +48,10 @@ from perdure.llm.wire import (
     refuse_files,
     result_content,
     result_fragment,
+    reuses_ids,
     unpacked,
+    with_distinct_ids,
+    without_blanks,
     woven,
 )
 
@@ -101,24 +105,33 @@ class OpenAiResponsesDriver:
             request: the call.
             bare: how many messages, counted from the first, are sent without their reasoning.
         """
-        model = request.model
-        phased = knows_phases(model)
-        fragments: list[Fragment] = []
-        if bare:
-            head = request.messages[:bare]
-            fragments = self._cache.fragments(
-                f"responses-bare/{phased:d}", head, lambda message: _fragment(message, None, phased)
-            )
-        rest = request.messages[bare:] if bare else request.messages
-        fragments += self._cache.fragments(
-            f"responses/{model}", rest, lambda message: _fragment(message, model, phased)
-        )
-        items = [fragment.data for fragment in arranged(fragments, _missing) if fragment.data]
-        body = [b'{"input":[', b",".join(items) or dumps(_user([_input_text(CONTINUE)])), b"]"]
+        fragments = self._fragments(request.model, request.messages, bare)
+        if reuses_ids(fragments):
+            fragments = self._fragments(request.model, with_distinct_ids(request.messages), bare)
+        ordered = [fragment for fragment in arranged(fragments, _missing) if fragment.data]
+        items = [fragment.data for fragment in ordered]
+        if not ordered or ordered[-1].role == "assistant":
+            items.append(dumps(_user([_input_text(CONTINUE)])))
+        body = [b'{"input":[', b",".join(items), b"]"]
         if request.tools:
             body += (b',"tools":', self._tools.encoded(request.tools))
         body += (b",", dumps(self._settings(request))[1:])
         return b"".join(body)
+
+    def _fragments(self, model: str, messages: Sequence[Message], bare: int) -> list[Fragment]:
+        phased = knows_phases(model)
+        fragments: list[Fragment] = []
+        if bare:
+            fragments = self._cache.fragments(
+                f"responses-bare/{phased:d}",
+                messages[:bare],
+                lambda message: _fragment(message, None, phased),
+            )
+        return fragments + self._cache.fragments(
+            f"responses/{model}",
+            messages[bare:] if bare else messages,
+            lambda message: _fragment(message, model, phased),
+        )
 
     def _settings(self, request: ModelRequest) -> JsonObject:
         settings: JsonObject = {"model": request.model, "stream": True, "store": False}
@@ -163,7 +176,7 @@ def _assistant(message: Message, model: str | None, *, phased: bool) -> Fragment
     blocks = [] if model is None else unpacked(message, PROVIDER_TYPE, model)
     values: list[bytes] = []
     calls: list[ToolCallId] = []
-    for piece in woven(message, blocks):
+    for piece in without_blanks(woven(message, blocks)):
         if isinstance(piece, str):
             text: JsonObject = {
                 "type": "message",
@@ -195,8 +208,10 @@ def _results(message: Message, results: list[ToolResultPart]) -> Fragment:
         output, images = result_content(part)
         # Content besides the results is sent with the first result.
         if images or extra:
-            output = ([_input_text(output)] if output else []) + _content([*images, *extra])
+            output = ([_input_text(output)] if output.strip() else []) + _content([*images, *extra])
             extra = []
+        if isinstance(output, str) and not output.strip():
+            output = NO_CONTENT
         values.append((part.tool_call_id, dumps(_output(part.tool_call_id, output))))
     return result_fragment(values)
 
@@ -215,13 +230,13 @@ def _content(parts: Sequence[ContentPart]) -> list[JsonObject]:
         if isinstance(part, TextPart)
         else {"type": "input_image", "image_url": image_url(part), "detail": "auto"}
         for part in parts
-        if isinstance(part, TextPart | ImagePart)
+        if isinstance(part, ImagePart) or (isinstance(part, TextPart) and part.text.strip())
     ]
-    return content or [_input_text("")]
+    return content or [_input_text(NO_CONTENT)]
 
 
 def _missing(call_id: ToolCallId) -> Fragment:
-    return Fragment("user", dumps(_output(call_id, f"Error: {NO_RESULT}")))
+    return Fragment("user", dumps(_output(call_id, f"Error: {NO_RESULT}")), answers=(call_id,))
 
 
 def _output(call_id: ToolCallId, output: object) -> JsonObject:

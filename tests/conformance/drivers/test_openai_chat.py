@@ -9,6 +9,7 @@ import pytest
 
 from perdure.domain.errors import ModelError
 from perdure.domain.messages import ImageFilePart, ImagePart, TextPart, ToolCallPart
+from perdure.llm import adaptations
 from perdure.llm.driver import ListedModel, ProviderConfig
 from perdure.llm.http import Http
 from perdure.llm.openai_chat import OpenAiChatDriver
@@ -75,7 +76,7 @@ async def test_a_whole_conversation_is_sent_in_the_vendors_form(vendor: Vendor, 
         },
         {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
         {"role": "tool", "tool_call_id": "c2", "content": '{"hour":12}'},
-        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "<system>\nBe brief.\n</system>"},
         {"role": "assistant", "content": "Sunny at 12."},
         {"role": "user", "content": "Thanks"},
     ]
@@ -137,17 +138,28 @@ async def test_only_openais_own_hosts_get_openais_own_fields(http: Http) -> None
     assert "temperature" not in body
 
 
+async def test_openai_gets_system_messages_in_the_middle_as_such(http: Http) -> None:
+    driver = driver_at("https://api.openai.com/v1", http)
+    body = msgspec.json.decode(driver.encoded(ask(user("Hi"), system("Be brief."), user("So?"))))
+    assert [message["role"] for message in body["messages"]] == ["user", "system", "user"]
+
+
+async def test_an_images_data_decide_its_media_type(http: Http) -> None:
+    body = driver_at("http://h", http).encoded(ask(user(ImagePart(base64=PNG, media_type="image/jpeg"))))
+    assert b"data:image/png;base64," in body
+
+
 async def test_images_are_sent_by_url_and_inline(vendor: Vendor, connect: Connect) -> None:
     pictures = (
         ImagePart(url="https://example.com/a.png"),
-        ImagePart(base64=PNG, media_type="image/webp"),
+        ImagePart(base64="UklGRg==", media_type="image/webp"),
         ImagePart(base64="/9j/AAAA"),
     )
     body = await sent(vendor, connect, user("See", *pictures))
     assert body["messages"][0]["content"] == [
         {"type": "text", "text": "See"},
         {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
-        {"type": "image_url", "image_url": {"url": f"data:image/webp;base64,{PNG}"}},
+        {"type": "image_url", "image_url": {"url": "data:image/webp;base64,UklGRg=="}},
         {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,/9j/AAAA"}},
     ]
 
@@ -200,7 +212,7 @@ async def test_errors_and_empty_results_are_sent_as_text(vendor: Vendor, connect
     assert [message["content"] for message in body["messages"][2:]] == [
         "Error: no such city",
         'Error: half done\n{"a":1}',
-        "",
+        "(no content)",
     ]
     assert body["messages"][1]["content"] is None
 
@@ -246,6 +258,18 @@ async def test_broken_histories_are_repaired(vendor: Vendor, connect: Connect) -
     }
 
 
+async def test_adjacent_messages_of_one_author_become_one(vendor: Vendor, connect: Connect) -> None:
+    picture = ImagePart(base64=PNG)
+    body = await sent(
+        vendor, connect, user("a"), user("b"), agent("c"), agent("d", call("c1")), result("c1", "x")
+    )
+    assert body["messages"][0] == {"role": "user", "content": "a\n\nb"}
+    assert body["messages"][1]["content"] == "c\n\nd"
+    assert body["messages"][1]["tool_calls"][0]["id"] == "c1"
+    body = await sent(vendor, connect, user("a"), user("b", picture), user("c\u2028\"\\"))
+    assert [part.get("text") for part in body["messages"][0]["content"]] == ["a", "b", None, "c\u2028\"\\"]
+
+
 async def test_invalid_arguments_are_sent_back_as_an_object(vendor: Vendor, connect: Connect) -> None:
     body = await sent(
         vendor, connect, user("Hi"), agent(call("c1", arguments='{"ci')), result("c1", None, "not JSON")
@@ -288,19 +312,81 @@ async def test_thinking_is_not_sent_back_unless_the_server_needs_it(vendor: Vend
         None,
         "hm",
         None,
-        "",
+        "(no reasoning was recorded)",
         None,
         None,
         None,
     ]
 
 
-async def test_deepseek_gets_its_thinking_back_with_tool_calls(http: Http) -> None:
-    driver = driver_at("https://api.deepseek.com", http)
-    assert driver._url.path == "/v1/chat/completions"
-    assert b'"reasoning_content":"hm"' in driver.encoded(
-        ask(user("Hi"), agent(call("c"), thinking="hm"), result("c"))
+@pytest.mark.parametrize(
+    ("base", "model", "returned"),
+    [
+        ("https://api.deepseek.com", "any", True),
+        ("https://api.moonshot.cn/v1", "any", True),
+        ("https://api.moonshot.ai/v1", "any", True),
+        ("https://api.xiaomimimo.com/v1", "any", True),
+        ("http://10.0.0.1:8000", "moonshotai/Kimi-K2-Thinking", True),
+        ("http://10.0.0.1:8000", "deepseek-v3.2", True),
+        ("https://api.groq.com/openai/v1", "moonshotai/kimi-k2-instruct", False),
+        ("https://api.openai.com/v1", "gpt-5", False),
+        ("http://10.0.0.1:8000", "qwen3", False),
+    ],
+)
+async def test_thinking_is_sent_back_to_servers_that_are_known_to_want_it(
+    http: Http, base: str, model: str, returned: bool
+) -> None:
+    history = (user("Hi"), agent(call("c"), thinking="hm"), result("c"))
+    body = driver_at(base, http).encoded(ask(*history, model=model))
+    assert (b'"reasoning_content":"hm"' in body) is returned
+    option = driver_at(base, http, reasoning_content=not returned)
+    assert (b'"reasoning_content":"hm"' in option.encoded(ask(*history, model=model))) is not returned
+
+
+@pytest.mark.parametrize(
+    ("base", "model", "mistral"),
+    [
+        ("https://api.mistral.ai/v1", "any", True),
+        ("http://10.0.0.1:8000", "mistralai/Devstral-Small-2-24B", True),
+        ("http://10.0.0.1:8000", "mixtral-8x7b", True),
+        ("http://10.0.0.1:8000", "magistral-medium", True),
+        ("https://api.openai.com/v1", "gpt-5", False),
+    ],
+)
+async def test_mistral_gets_short_ids_and_an_answer_before_the_next_user_message(
+    http: Http, base: str, model: str, mistral: bool
+) -> None:
+    history = (user("Hi"), agent(call("call_abc")), result("call_abc", "x"), user("hurry"))
+    body = msgspec.json.decode(driver_at(base, http).encoded(ask(*history, model=model)))
+    roles = [message["role"] for message in body["messages"]]
+    assert roles == ["user", "assistant", "tool", *(["assistant"] if mistral else []), "user"]
+    identity = body["messages"][1]["tool_calls"][0]["id"]
+    assert identity == body["messages"][2]["tool_call_id"]
+    assert (identity == "call_abc") is not mistral
+    assert len(identity) == (9 if mistral else 8)
+
+
+async def test_changes_that_a_server_asked_for_are_made(http: Http) -> None:
+    history = (
+        user("Hi"),
+        agent("Look.", call("call_abc"), thinking="hm"),
+        result("call_abc", "x"),
+        agent("So.", thinking="ah"),
+        user("b"),
     )
+
+    def body(*changes: str) -> Any:
+        request = ask(*history, system="S", changes=frozenset(changes))
+        return msgspec.json.decode(driver_at("http://h", http).encoded(request))["messages"]
+
+    assert body(adaptations.SYSTEM_AS_USER)[0] == {"role": "user", "content": "S\n\nHi"}
+    assert body(adaptations.CALLS_WITHOUT_TEXT)[2]["content"] is None
+    assert len(body(adaptations.SHORT_CALL_IDS)[2]["tool_calls"][0]["id"]) == 9
+    reasons = [
+        [message.get("reasoning_content") for message in body(change) if message["role"] == "assistant"]
+        for change in (adaptations.REASONING_WITH_CALLS, adaptations.REASONING_ALWAYS)
+    ]
+    assert reasons == [["hm", None], ["hm", "ah"]]
 
 
 async def test_the_vendors_extra_content_is_sent_back_with_its_tool_call(
@@ -447,9 +533,9 @@ async def test_without_a_key_no_credentials_are_sent(vendor: Vendor, http: Http)
 
 
 async def test_several_text_parts_stay_separate(vendor: Vendor, connect: Connect) -> None:
-    body = await sent(vendor, connect, user("a", "b"), user())
+    body = await sent(vendor, connect, user("a", "b"), agent("c"), user())
     assert body["messages"][0]["content"] == [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert body["messages"][1]["content"] == ""
+    assert body["messages"][2]["content"] == "(no content)"
 
 
 async def test_a_result_message_without_a_result_is_sent_as_a_user_message(
@@ -457,8 +543,8 @@ async def test_a_result_message_without_a_result_is_sent_as_a_user_message(
 ) -> None:
     odd = result("c1")
     odd = msgspec.structs.replace(odd, content=(TextPart("plain"),))
-    body = await sent(vendor, connect, user("Hi"), odd)
-    assert body["messages"][1] == {"role": "user", "content": "plain"}
+    body = await sent(vendor, connect, odd)
+    assert body["messages"] == [{"role": "user", "content": "plain"}]
 
 
 async def test_a_call_without_a_name_is_sent_back_with_one(vendor: Vendor, connect: Connect) -> None:
