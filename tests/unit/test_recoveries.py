@@ -150,6 +150,7 @@ NAMED = [
     ("property 'reasoning_content' is unsupported", "no_reasoning"),
     ("messages.1.assistant.reasoning_content: Extra inputs are not permitted", "no_reasoning"),
     ("Requests which have `tool_use` blocks in messages must define tools.", "tools_as_text"),
+    ("Function call is missing a thought_signature in functionCall parts.", "tools_as_text"),
     ("This model does not support tool messages: role 'tool' is unknown", "tools_as_text"),
 ]
 

@@ -92,8 +92,7 @@ _WITH_REASONING = frozenset({adaptations.REASONING_WITH_CALLS, adaptations.REASO
 
 _IMAGES = re.compile(
     r"image|picture|photo|vision|multi-?modal|mmproj|\b(jpe?g|png|gif|webp|svg|bmp|heic)\b|mime|media|base64"
-    r"|pixel|modalit|must be a (valid )?string|(expected|be|to be) a string|string type|string_type"
-    r"|unknown variant|content (type|part|block|format)|(download|fetch|retriev|access)\w*.{0,60}(url|file)"
+    r"|pixel|modalit|content (type|part|block|format)|(download|fetch|retriev|access)\w*.{0,60}(url|file)"
     r"|(url|file).{0,60}(download|fetch|retriev|access)|invalid url|only https urls",
     re.IGNORECASE,
 )
@@ -146,7 +145,7 @@ _EITHER = re.compile(
 )
 _TOOLS = re.compile(
     r"must (define|include|provide|pass|specify) .{0,20}tools|tools=?.{0,20}(param|field|must|required|missing)"
-    r"|tool_?config|number of (function|tool)|tool_calls?.{0,40}must be followed|unexpected tool"
+    r"|tool_?config|thought.?signature|number of (function|tool)|tool_calls?.{0,40}must be followed|unexpected tool"
     r"|\brole.{0,30}tool|(tool|function).?(messages?|role|call(s|ing)?|results?|use).{0,40}(not|n't|unsupported|"
     r"unknown|invalid)|unsupported.{0,30}(tool|function)",
     re.IGNORECASE,
@@ -209,11 +208,11 @@ def _without_images(
     if there are none since.
     """
     seen = [message for message in messages if has_images(message)]
-    if not seen or not _IMAGES.search(refusal):
+    if not seen:
         return None
     if _BLIND.search(refusal):
         return _with(before, adaptations.NO_IMAGES)
-    if _ABOUT_SETTINGS.search(refusal) and "image" not in refusal.lower():
+    if not _IMAGES.search(refusal) or (_ABOUT_SETTINGS.search(refusal) and "image" not in refusal.lower()):
         return None
     if most := _AT_MOST.search(refusal):
         return _with_images_left_out(before, seen[: -int(most[1])] or seen)
