@@ -16,9 +16,7 @@ from tests.server import Server
 from tests.talk import Json, Talk, kinds_of, new_talk, text_in
 from tests.vendors import CHAT, MESSAGES, answer, new_model, reply, vendor_provider
 
-PNG = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 PICTURE = {"type": "image", "base64": PNG, "media_type": "image/png"}
 SCREENSHOT = {
     "type": "client_side",

@@ -38,7 +38,10 @@ def _part(item: object) -> TextPart | ImagePart | None:
             return TextPart(text)
         case {"type": "image", "data": str(data), "mimeType": str(media_type)} if data:
             return ImagePart(base64=data, media_type=media_type)
-        case {"type": "image", "source": {"type": "base64", "data": str(data), "media_type": str(media_type)}}:
+        case {
+            "type": "image",
+            "source": {"type": "base64", "data": str(data), "media_type": str(media_type)},
+        }:
             return ImagePart(base64=data, media_type=media_type)
         case {"type": "image", "source": {"type": "url", "url": str(url)}} if url:
             return ImagePart(url=url)

@@ -34,7 +34,15 @@ from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta
 from perdure.llm.http import Endpoint, Http
 from perdure.llm.openai_common import MAX_LISTED, listed_models, next_page, text_map
 from perdure.llm.replay import Replay
-from perdure.llm.wire import Fragment, FragmentCache, ToolCache, arranged, dumps, reuses_ids, with_distinct_ids
+from perdure.llm.wire import (
+    Fragment,
+    FragmentCache,
+    ToolCache,
+    arranged,
+    dumps,
+    reuses_ids,
+    with_distinct_ids,
+)
 
 DEFAULT_BASE = "https://api.anthropic.com"
 API_VERSION = "2023-06-01"

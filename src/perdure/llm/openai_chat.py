@@ -35,7 +35,15 @@ from perdure.llm.openai_chat_wire import (
     user_fragment,
 )
 from perdure.llm.openai_common import cache_key, endpoint_of, listed_models, thinks
-from perdure.llm.wire import Fragment, FragmentCache, ToolCache, arranged, dumps, reuses_ids, with_distinct_ids
+from perdure.llm.wire import (
+    Fragment,
+    FragmentCache,
+    ToolCache,
+    arranged,
+    dumps,
+    reuses_ids,
+    with_distinct_ids,
+)
 
 _OPENAI_HOSTS = ("openai.com", "openai.azure.com")
 _MISTRAL_HOSTS = ("mistral.ai",)

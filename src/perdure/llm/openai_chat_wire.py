@@ -85,7 +85,6 @@ class Form(Struct, frozen=True):
         return f"chat/{self.model}/{self.reasoning}" + "".join("-+"[flag] for flag in flags)
 
 
-
 def fragment(message: Message, form: Form) -> Fragment:
     """Encode a message. Raises: ModelError: an image cannot be sent."""
     refuse_files(message.content)

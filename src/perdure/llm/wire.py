@@ -44,7 +44,7 @@ NO_LONGER_OFFERED = "This tool is no longer available: do not call it."
 """Describes a tool that only the history has, for vendors that want each tool of the history described."""
 
 ACKNOWLEDGED = "I have the results."
-"""The model's words between tool results and a user message, for servers where a user must not write there."""
+"""The model's words between tool results and a user message, where a user must not write."""
 
 CONTINUE = "Please continue."
 """Follows a final message of the model: newer models reject a conversation that ends with their own text."""
@@ -341,9 +341,7 @@ def woven(message: Message, reasoning: Sequence[Reasoning]) -> list[Piece]:
 
 def without_blanks(pieces: Iterable[Piece]) -> list[Piece]:
     """Leave out blank texts, and the reasoning that nothing follows then: vendors reject both."""
-    return _without_last_reasoning(
-        [piece for piece in pieces if not isinstance(piece, str) or piece.strip()]
-    )
+    return _without_last_reasoning([piece for piece in pieces if not isinstance(piece, str) or piece.strip()])
 
 
 def _without_last_reasoning(pieces: list[Piece]) -> list[Piece]:

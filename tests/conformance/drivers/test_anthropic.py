@@ -159,7 +159,9 @@ async def test_tools_that_only_the_history_has_are_described(vendor: Vendor, con
     body = await sent(vendor, connect, *history)
     assert [tool["name"] for tool in body["tools"]] == ["gone_tool"]
     assert "no longer" in body["tools"][0]["description"]
-    assert [tool["name"] for tool in (await sent(vendor, connect, *history, tools=(CLOCK,)))["tools"]] == ["clock"]
+    assert [tool["name"] for tool in (await sent(vendor, connect, *history, tools=(CLOCK,)))["tools"]] == [
+        "clock"
+    ]
 
 
 async def test_an_empty_answer_after_a_tool_does_not_allow_thinking(vendor: Vendor, connect: Connect) -> None:

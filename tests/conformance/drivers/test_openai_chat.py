@@ -266,8 +266,8 @@ async def test_adjacent_messages_of_one_author_become_one(vendor: Vendor, connec
     assert body["messages"][0] == {"role": "user", "content": "a\n\nb"}
     assert body["messages"][1]["content"] == "c\n\nd"
     assert body["messages"][1]["tool_calls"][0]["id"] == "c1"
-    body = await sent(vendor, connect, user("a"), user("b", picture), user("c\u2028\"\\"))
-    assert [part.get("text") for part in body["messages"][0]["content"]] == ["a", "b", None, "c\u2028\"\\"]
+    body = await sent(vendor, connect, user("a"), user("b", picture), user('c\u2028"\\'))
+    assert [part.get("text") for part in body["messages"][0]["content"]] == ["a", "b", None, 'c\u2028"\\']
 
 
 async def test_invalid_arguments_are_sent_back_as_an_object(vendor: Vendor, connect: Connect) -> None:

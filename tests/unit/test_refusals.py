@@ -9,7 +9,7 @@ import pytest
 from perdure.domain.errors import ModelError
 from perdure.domain.events import HistoryAdaptation
 from perdure.domain.messages import ImagePart, Message, TextPart, ToolResultPart
-from perdure.engine.recoveries import MAX_LISTED, adapt
+from perdure.engine.refusals import MAX_LISTED, adapt
 from perdure.llm.adaptations import IMAGE_LEFT_OUT, adapted
 from perdure.llm.driver import ModelRequest
 from tests.unit.llm.talk import agent, ask, call, result, user
@@ -46,13 +46,15 @@ BLIND = [
     "this model is missing data required for image input",
     "messages[0].content must be a string",
     "messages.0.content: Input should be a valid string, string_type",
-    "Failed to deserialize the JSON body into the target type: messages[1]: unknown variant `image_url`,"
-    " expected `text` at line 1 column 93",
+    (
+        "Failed to deserialize the JSON body into the target type: messages[1]: unknown variant `image_url`,"
+        " expected `text` at line 1 column 93"
+    ),
     "Image input is not enabled for this model",
     "Image inputs are not supported by this model.",
     "The model doesn't support the image content block that you provided.",
     "The provided model is not a vision model. Please provide a vision model.",
-    "Cannot read \"image.png\" (this model does not support image input).",
+    'Cannot read "image.png" (this model does not support image input).',
     "Model only supports text input",
     "this is a text-only model",
 ]
@@ -62,8 +64,10 @@ BAD_IMAGE = [
     "messages.2.content.0: At least one of the image dimensions exceed max allowed size: 8000 pixels",
     "The image was specified using the image/png media type, but it appears to be an image/jpeg image",
     "Unable to download the file. Please verify the URL and try again.",
-    "You uploaded an unsupported image. Please make sure your image has of one the following formats:"
-    " ['png', 'jpeg', 'gif', 'webp'].",
+    (
+        "You uploaded an unsupported image. Please make sure your image has of one the following formats:"
+        " ['png', 'jpeg', 'gif', 'webp']."
+    ),
     "Invalid MIME type. Only image types are supported.",
     "Error while downloading https://example.com/a.png.",
     "Invalid image data",
@@ -113,9 +117,7 @@ def test_images_in_results_are_left_out_too() -> None:
 
 
 def test_of_more_images_than_a_server_takes_the_newest_stay() -> None:
-    made = adapt(
-        NONE, request(*SEEN), CHAT, refused("At most 1 image(s) may be provided in one request.")
-    )
+    made = adapt(NONE, request(*SEEN), CHAT, refused("At most 1 image(s) may be provided in one request."))
     assert made is not None
     assert made.images_left_out == (SEEN[0].id,)
 
@@ -130,13 +132,18 @@ def test_the_list_of_left_out_images_is_bounded() -> None:
 NAMED = [
     ("Conversation roles must alternate user/assistant/user/assistant/...", "alternating_roles"),
     (
-        "After the optional system message, conversation roles must alternate user and assistant roles except"
-        " for tool calls and results.",
+        (
+            "After the optional system message, roles must alternate user and assistant roles except"
+            " for tool calls and results."
+        ),
         "alternating_roles",
     ),
     ("Unexpected role 'user' after role 'tool'", "alternating_roles"),
     ("Tool call id was call_1 but must be a-z, A-Z, 0-9, with a length of 9.", "short_call_ids"),
-    ("Invalid 'messages[1].tool_calls[0].id': string too long. Expected a maximum length 9", "short_call_ids"),
+    (
+        "Invalid 'messages[1].tool_calls[0].id': string too long. Expected a maximum length 9",
+        "short_call_ids",
+    ),
     ("System role not supported", "system_as_user"),
     ("Developer instruction is not enabled for models/gemma-3-27b-it", "system_as_user"),
     ("Unsupported value: 'messages[0].role' does not support 'system' with this model.", "system_as_user"),
