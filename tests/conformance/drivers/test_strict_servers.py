@@ -161,6 +161,7 @@ def test_drawn_histories_are_accepted(
     drawn = msgspec.structs.replace(
         request_,
         messages=cleaned(request_.messages),
+        tools=request_.tools[:1],
         model="ministral-8b" if mistral else request_.model,
         changes=frozenset(changes),
     )
