@@ -317,7 +317,7 @@ def result_message(data: ToolCompletedData, ts: Micros, event_id: EventId | None
 def _result_value(parts: tuple[ContentPart, ...]) -> object:
     if all(isinstance(part, TextPart) for part in parts):
         return text_of(parts)
-    return msgspec.to_builtins(parts)
+    return list(msgspec.to_builtins(parts))
 
 
 def missing_result(call: ToolCallPart, ts: Micros) -> Message:
