@@ -62,7 +62,7 @@ class Form(Struct, frozen=True):
 
     Attributes:
         model: the model, which gets back its own signatures.
-        takes_turns: a user message must not follow tool results directly, and text is one string.
+        takes_turns: a user message must not follow tool results directly.
         short_ids: call ids have nine letters and digits.
         textless_calls: a message with calls has no text.
         reasoning: which of the model's messages have their reasoning: none, those with calls whose reasoning
@@ -101,7 +101,7 @@ def fragment(message: Message, form: Form) -> Fragment:
         # Most chat templates know one system message, at the top. A later one keeps its position as user text
         # in a tag that names its author.
         return user_fragment(f"<system>\n{text}\n</system>")
-    return user_fragment(_content(message.content, form))
+    return user_fragment(_content(message.content))
 
 
 def user_fragment(content: str | list[JsonObject]) -> Fragment:
@@ -171,10 +171,11 @@ def _results(message: Message, form: Form) -> Fragment:
             text, images = result_content(part)
             values.append((part.tool_call_id, dumps(_tool(part.tool_call_id, text, form))))
             extra += images
-    return result_fragment(values, _user(_content(extra, form)) if extra else b"")
+    return result_fragment(values, _user(_content(extra)) if extra else b"")
 
 
-def _content(content: Sequence[ContentPart], form: Form) -> str | list[JsonObject]:
+def _content(content: Sequence[ContentPart]) -> str | list[JsonObject]:
+    """Encode parts; text alone is one string, because some servers take no list."""
     parts = [
         part
         for part in content
@@ -183,7 +184,7 @@ def _content(content: Sequence[ContentPart], form: Form) -> str | list[JsonObjec
     if not parts:
         return NO_CONTENT
     texts = [part.text for part in parts if isinstance(part, TextPart)]
-    if len(texts) == len(parts) and (len(parts) == 1 or form.takes_turns):
+    if len(texts) == len(parts):
         return "\n\n".join(texts)
     return [
         {"type": "text", "text": part.text}

@@ -97,6 +97,8 @@ def _chat_content(message: Any) -> Iterator[str]:
     elif message["role"] != "user" or not content:
         yield f"content parts of {message['role']}"
     else:
+        if all(part["type"] == "text" for part in content):
+            yield "value must be a string"
         for part in content:
             if part["type"] == "text" and not part["text"].strip():
                 yield "a blank part"

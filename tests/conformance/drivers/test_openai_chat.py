@@ -438,9 +438,9 @@ async def test_without_a_key_no_credentials_are_sent(vendor: Vendor, http: Http)
     assert vendor.asked[-1].headers["x-title"] == "t"
 
 
-async def test_several_text_parts_stay_separate(vendor: Vendor, connect: Connect) -> None:
+async def test_several_text_parts_become_one_text(vendor: Vendor, connect: Connect) -> None:
     body = await sent(vendor, connect, user("a", "b"), agent("c"), user())
-    assert body["messages"][0]["content"] == [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert body["messages"][0]["content"] == "a\n\nb"
     assert body["messages"][2]["content"] == "(no content)"
 
 
