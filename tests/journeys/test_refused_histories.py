@@ -120,6 +120,24 @@ async def test_a_history_that_no_form_helps_fails_after_a_few_calls(
     assert adaptation_in(await turn(talk, "three")) is None
 
 
+async def test_a_chat_template_that_fails_gets_tools_as_text(api: httpx.AsyncClient, vendor: Vendor) -> None:
+    talk, _ = await talk_with(api, vendor)
+    vendor.will(asks_for("no_such_tool"), answer("Done."))
+    await turn(talk, "one")
+    words = "Jinja Exception: Conversation roles must alternate user/assistant/user/assistant/..."
+    vendor.will(refusal(words, 500), refusal(words, 500), answer("Two."))
+    found = adaptation_in(await turn(talk, "two"))
+    assert found is not None
+    assert found["changes"] == ["alternating_roles", "tools_as_text"]
+    assert [message["role"] for message in vendor.sent["messages"]] == [
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+        "user",
+    ]
+
+
 @pytest.mark.parametrize("status", [401, 403])
 async def test_other_refusals_are_not_answered_with_another_history(
     api: httpx.AsyncClient, vendor: Vendor, status: int

@@ -14,9 +14,8 @@ The host name selects the defaults where servers differ. The provider's options 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
-from perdure.domain.messages import JsonObject, Message
+from perdure.domain.messages import JsonObject
 from perdure.llm import adaptations
 from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, ProviderConfig
 from perdure.llm.http import Endpoint, Http
@@ -36,7 +35,6 @@ from perdure.llm.openai_chat_wire import (
 )
 from perdure.llm.openai_common import cache_key, endpoint_of, listed_models, thinks
 from perdure.llm.wire import (
-    Fragment,
     FragmentCache,
     ToolCache,
     arranged,
@@ -50,6 +48,9 @@ _MISTRAL_HOSTS = ("mistral.ai",)
 _THINKING_HOSTS = ("deepseek.com", "moonshot.ai", "moonshot.cn", "kimi.com", "xiaomimimo.com")
 # These hosts refuse unknown fields, or have no use for the field.
 _THOUGHTLESS_HOSTS = (*_OPENAI_HOSTS, *_MISTRAL_HOSTS, "groq.com")
+MAX_FORMS = 100
+"""Maximum number of forms that a driver remembers: one for each model, and for each set of changes."""
+
 _MISTRAL_MODEL = re.compile(r"mi[sx]tral|ministral|magistral|codestral|pixtral|devstral|voxtral")
 _THINKING_MODEL = re.compile(r"kimi|deepseek|(^|/)mimo")
 
@@ -95,6 +96,7 @@ class OpenAiChatDriver:
         elif self._returns_thinking is None and self._endpoint.host.endswith(_THOUGHTLESS_HOSTS):
             self._returns_thinking = False
         self._tools = ToolCache(encoded_tools)
+        self._forms: dict[tuple[str, frozenset[str]], tuple[Form, str]] = {}
 
     async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
         """Make one streamed call. Raises: ModelError."""
@@ -108,10 +110,11 @@ class OpenAiChatDriver:
 
     def encoded(self, request: ModelRequest) -> bytes:
         """Encode the request's body."""
-        form, messages = self._form(request), request.messages
-        fragments = self._fragments(messages, form)
+        form, variant = self._form(request)
+        fragments = self._cache.fragments(variant, request.messages, lambda each: fragment(each, form))
         if reuses_ids(fragments):
-            fragments = self._fragments(with_distinct_ids(messages), form)
+            distinct = with_distinct_ids(request.messages)
+            fragments = self._cache.fragments(variant, distinct, lambda each: fragment(each, form))
         ordered = arranged(fragments, lambda call_id: missing(call_id, form))
         system = request.system if request.system.strip() else ""
         if system and adaptations.SYSTEM_AS_USER in request.changes:
@@ -125,10 +128,18 @@ class OpenAiChatDriver:
         body += (b",", dumps(self._settings(request))[1:])
         return b"".join(body)
 
-    def _fragments(self, messages: Sequence[Message], form: Form) -> list[Fragment]:
-        return self._cache.fragments(form.variant(), messages, lambda message: fragment(message, form))
+    def _form(self, request: ModelRequest) -> tuple[Form, str]:
+        """The form for this model, and its name in the cache of encoded messages."""
+        key = (request.model, request.changes)
+        known = self._forms.get(key)
+        if known is None:
+            if len(self._forms) >= MAX_FORMS:
+                self._forms.clear()
+            form = self._new_form(request)
+            known = self._forms[key] = (form, form.variant())
+        return known
 
-    def _form(self, request: ModelRequest) -> Form:
+    def _new_form(self, request: ModelRequest) -> Form:
         changes, mistral = request.changes, self._at_mistral or is_mistral(request.model)
         return Form(
             request.model,
