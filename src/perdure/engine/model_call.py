@@ -81,15 +81,14 @@ class _Call:
         self.provider_type = choice.driver.provider_type
         self.prompt = PromptRef(0, state.prompt_through)
         """The part of the log that the latest attempt sent."""
-        self.request: ModelRequest
+        self.sent: ModelRequest
 
     def on_delta(self, kind: DeltaKind, text: str) -> None:
         if self.first is None:
             self.first = self.clock.elapsed() - self.started
         self.live.add(kind, storable(text))
 
-    def build_request(self) -> tuple[ModelRequest, PromptRef]:
-        """The request, and the part of the log that it sends."""
+    def request(self) -> tuple[ModelRequest, PromptRef]:
         conversation = self.run.conversation
         messages, after = conversation.prompt(self.budget)
         if conversation.has_files:
@@ -134,16 +133,16 @@ class _Call:
         )
 
     async def _generate(self) -> ModelResponse:
-        self.request, self.prompt = self.build_request()
-        return await self.choice.driver.generate(self.request, self.on_delta)
+        self.sent, self.prompt = self.request()
+        return await self.choice.driver.generate(self.sent, self.on_delta)
 
     async def _recover(self, error: ModelError) -> bool:
         self.live.restart()
         return await recover(self, error)
 
-    async def shorten(self) -> bool:
-        """Shorten the prompt that the model rejected as too long; returns whether that was possible."""
-        if self.shrinks >= MAX_SHRINKS:
+    async def shorten(self, error: ModelError) -> bool:
+        """Shorten the prompt if the model rejected it as too long; returns whether that was possible."""
+        if error.code != "context_length_exceeded" or self.shrinks >= MAX_SHRINKS:
             return False
         self.shrinks += 1
         rejected = self.run.conversation.tokens()

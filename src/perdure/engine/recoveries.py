@@ -24,30 +24,30 @@ class RefusedCall(Protocol):
     """A model call whose request was refused.
 
     Attributes:
-        request: the request.
+        sent: the request.
         adaptation: how its history was changed already.
         provider_type: whose protocol it was made in.
         adapted: how often it has been made again with a changed history.
     """
 
-    request: ModelRequest
+    sent: ModelRequest
     adaptation: HistoryAdaptation
     provider_type: str
     adapted: int
 
-    async def shorten(self) -> bool:
-        """Shorten the prompt; returns whether it is shorter now."""
+    async def shorten(self, error: ModelError) -> bool:
+        """Shorten the prompt if it is too long; returns whether it is shorter now."""
         ...
 
 
 async def _shorter(call: RefusedCall, error: ModelError) -> bool:
-    return error.code == "context_length_exceeded" and await call.shorten()
+    return await call.shorten(error)
 
 
 async def _adapted(call: RefusedCall, error: ModelError) -> bool:
     if call.adapted >= MAX_ADAPTATIONS:
         return False
-    adaptation = adapt(call.adaptation, call.request, call.provider_type, error)
+    adaptation = adapt(call.adaptation, call.sent, call.provider_type, error)
     if adaptation is None:
         return False
     call.adaptation = adaptation
