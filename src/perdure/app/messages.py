@@ -22,6 +22,7 @@ from perdure.domain.ids import MessageId, SessionId, check_id
 from perdure.domain.messages import ContentPart, CreateMessage, ImageFilePart, ImagePart, Message, TextPart
 from perdure.domain.spans import message_context, tool_context
 from perdure.domain.times import Micros, to_rfc3339
+from perdure.domain.tool_content import content_of_result
 from perdure.domain.tools import APPROVE, SubmittedToolResults, SubmitToolResults, ToolCallResult
 from perdure.domain.turn import Calling, CallState, Idle, TurnState, fold, open_client_calls
 from perdure.store.bus import Appended
@@ -217,12 +218,13 @@ def _matched(
 def _result_event(state: Calling, call: CallState, result: ToolCallResult, now: Micros) -> NewEvent:
     succeeded = result.error is None
     text = result.result if isinstance(result.result, str) else to_json(result.result)
+    content = content_of_result(result.result) or (TextPart(text),)
     data = ToolCompletedData(
         call.id,
         call.name,
         succeeded,
         "success" if succeeded else "error",
-        (TextPart(text),) if succeeded else None,
+        content if succeeded else None,
         result.error,
     )
     return NewEvent(data, tool_context(state, call.id), now)

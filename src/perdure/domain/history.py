@@ -16,11 +16,13 @@ from typing import ClassVar
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.domain.compaction import ContextCompactedData, summary_message
 from perdure.domain.events import (
     AnyEvent,
     Event,
+    HistoryAdaptation,
     InputMessageData,
     OutputMessageCompletedData,
     ReasonCompletedData,
@@ -28,7 +30,7 @@ from perdure.domain.events import (
     ToolCompletedData,
     is_cancel_notice,
 )
-from perdure.domain.ids import EventId, MessageId
+from perdure.domain.ids import EventId, MessageId, ModelId
 from perdure.domain.messages import (
     ContentPart,
     ImageFilePart,
@@ -108,6 +110,8 @@ class Conversation:
         """The budget for which messages were dropped last; None if none were dropped."""
         self.ceilings: dict[str, int] = {}
         """By model: the budget in tokens, after the model has rejected a longer prompt."""
+        self.adaptations: dict[ModelId, HistoryAdaptation] = {}
+        """By model: what its server has accepted after it refused the history as it is."""
         self.has_files = False
         """Whether a message refers to an uploaded file."""
         self.summary: Message | None = None
@@ -237,6 +241,10 @@ class Conversation:
 
     def _reason_completed(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
         self._reasoning = False
+        # Every adapted call says so, so the events that are read always include the newest one.
+        data = event.read(ReasonCompletedData)
+        if data.success and data.adaptation is not None:
+            self.adaptations[data.adaptation.model_id] = replace(data.adaptation, refusal=None)
 
     def _output_completed(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
         data = event.read(OutputMessageCompletedData)
@@ -309,7 +317,7 @@ def result_message(data: ToolCompletedData, ts: Micros, event_id: EventId | None
 def _result_value(parts: tuple[ContentPart, ...]) -> object:
     if all(isinstance(part, TextPart) for part in parts):
         return text_of(parts)
-    return msgspec.to_builtins(parts)
+    return list(msgspec.to_builtins(parts))
 
 
 def missing_result(call: ToolCallPart, ts: Micros) -> Message:

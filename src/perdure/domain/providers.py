@@ -53,7 +53,8 @@ _MAX_TOKENS_FIELD = Meta(
 )
 _REASONING_CONTENT = Meta(
     description=(
-        "`openai_completions`: whether to send the reasoning back with messages that contain tool calls."
+        "`openai_completions`: whether to send the reasoning back with messages that contain tool calls,"
+        " where host and model name do not tell."
     )
 )
 _REASONING = Meta(description="`openai`: whether the models can reason, where their names do not tell.")

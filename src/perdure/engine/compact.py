@@ -33,6 +33,7 @@ from perdure.domain.spans import compaction_context, summary_context
 from perdure.domain.turn import Turn
 from perdure.engine.budget import conversation_budget, smallest_budget, with_cost
 from perdure.engine.generation import Outcome, call_with_retries, generation_data, served_model
+from perdure.engine.recoveries import adaptation_of
 from perdure.engine.run import Run
 from perdure.llm.driver import DeltaKind, ModelRequest
 
@@ -213,6 +214,7 @@ class _Summarizer:
             messages=summary_request(
                 record_of(messages), summary, self.rules.instructions, engine.clock.now()
             ),
+            changes=frozenset(adaptation_of(self.run.conversation, self.choice.model.id).changes),
         )
         began = engine.clock.elapsed()
         attempts = await call_with_retries(

@@ -40,8 +40,10 @@ from perdure.engine.compact import compact
 from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.generation import Outcome, call_with_retries, generation_data, served_model
 from perdure.engine.live import LiveText
+from perdure.engine.recoveries import adaptation_of, logged_adaptation, recover
 from perdure.engine.run import Run
 from perdure.engine.secret_arguments import redact_response, redact_secret_arguments
+from perdure.llm.adaptations import adapted
 from perdure.llm.driver import DeltaKind, ModelRequest, ModelResponse
 from perdure.store.rows import to_json
 
@@ -74,8 +76,12 @@ class _Call:
         self.started = self.clock.elapsed()
         self.first: float | None = None
         self.shrinks = 0
+        self.adapted = 0
+        self.adaptation = adaptation_of(run.conversation, choice.model.id)
+        self.provider_type = choice.driver.provider_type
         self.prompt = PromptRef(0, state.prompt_through)
         """The part of the log that the latest attempt sent."""
+        self.sent: ModelRequest
 
     def on_delta(self, kind: DeltaKind, text: str) -> None:
         if self.first is None:
@@ -85,19 +91,22 @@ class _Call:
     def request(self) -> tuple[ModelRequest, PromptRef]:
         conversation = self.run.conversation
         messages, after = conversation.prompt(self.budget)
+        if conversation.has_files:
+            messages = [_without_files(message) for message in messages]
+        if self.adaptation.changes or self.adaptation.images_left_out:
+            messages = adapted(messages, self.adaptation)
         controls = self.run.state.controls
         effort = controls.reasoning.effort if controls and controls.reasoning else None
         request = ModelRequest(
             model=self.choice.model.model_id,
             system=self.agent.system,
-            messages=[_without_files(message) for message in messages]
-            if conversation.has_files
-            else messages,
+            messages=messages,
             tools=self.agent.specs,
             reasoning_effort=effort,
             parallel_tool_calls=self.agent.parallel_tool_calls,
             cache_key=self.run.row.id,
             prompt_caching=self.agent.behaviour.prompt_caching,
+            changes=frozenset(self.adaptation.changes),
         )
         return request, PromptRef(after, self.state.prompt_through, conversation.summary_at)
 
@@ -124,22 +133,18 @@ class _Call:
         )
 
     async def _generate(self) -> ModelResponse:
-        request, self.prompt = self.request()
-        return await self.choice.driver.generate(request, self.on_delta)
+        self.sent, self.prompt = self.request()
+        return await self.choice.driver.generate(self.sent, self.on_delta)
 
     async def _recover(self, error: ModelError) -> bool:
         self.live.restart()
-        if (
-            error.code != "context_length_exceeded"
-            or self.shrinks >= MAX_SHRINKS
-            or not await self._shorten()
-        ):
+        return await recover(self, error)
+
+    async def shorten(self, error: ModelError) -> bool:
+        """Shorten the prompt if the model rejected it as too long; returns whether that was possible."""
+        if error.code != "context_length_exceeded" or self.shrinks >= MAX_SHRINKS:
             return False
         self.shrinks += 1
-        return True
-
-    async def _shorten(self) -> bool:
-        """Shorten the prompt that the model rejected as too long; returns whether that was possible."""
         rejected = self.run.conversation.tokens()
         if not await compact(self.run, self.state.turn, self.agent, self.choice, "request_too_large"):
             return self._shrink()
@@ -217,6 +222,7 @@ def _failure_events(call: _Call, outcome: Outcome) -> list[NewEvent]:
         duration_ms=round(outcome.duration * 1000),
         error=error.message,
         error_code=error.code,
+        adaptation=logged_adaptation(call.adaptation),
     )
     return [
         NewEvent(generation_data(call.choice, outcome), generation_context(call.state), now),
@@ -241,6 +247,7 @@ def _answer_events(call: _Call, outcome: Outcome, response: ModelResponse) -> li
         # Redact before truncating: a secret that is cut in half would not be recognized.
         text_preview=preview_of(run.redactor.text(response.text)) or None,
         usage=response.usage,
+        adaptation=logged_adaptation(call.adaptation),
     )
     events += [
         NewEvent(OutputMessageCompletedData(message, metadata, response.usage), call.context, now),

@@ -17,7 +17,8 @@ import re
 from collections.abc import Sequence
 
 from perdure.domain.errors import ModelError
-from perdure.domain.messages import JsonObject
+from perdure.domain.messages import JsonObject, Message
+from perdure.llm.adaptations import NO_REASONING
 from perdure.llm.anthropic_answer import MessagesAnswer
 from perdure.llm.anthropic_wire import (
     PROVIDER_TYPE,
@@ -26,13 +27,22 @@ from perdure.llm.anthropic_wire import (
     marked,
     missing,
     system_blocks,
+    tools_of,
     turns,
 )
 from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, ProviderConfig, ToolSpec
 from perdure.llm.http import Endpoint, Http
 from perdure.llm.openai_common import MAX_LISTED, listed_models, next_page, text_map
 from perdure.llm.replay import Replay
-from perdure.llm.wire import Fragment, FragmentCache, ToolCache, arranged, dumps
+from perdure.llm.wire import (
+    Fragment,
+    FragmentCache,
+    ToolCache,
+    arranged,
+    dumps,
+    reuses_ids,
+    with_distinct_ids,
+)
 
 DEFAULT_BASE = "https://api.anthropic.com"
 API_VERSION = "2023-06-01"
@@ -150,15 +160,9 @@ class AnthropicDriver:
             request: the call.
             bare: how many messages, counted from the first, are sent without their reasoning.
         """
-        model = request.model
-        fragments: list[Fragment] = []
-        if bare:
-            head = request.messages[:bare]
-            fragments = self._cache.fragments("anthropic-bare", head, lambda message: fragment(message, None))
-        rest = request.messages[bare:] if bare else request.messages
-        fragments += self._cache.fragments(
-            f"anthropic/{model}", rest, lambda message: fragment(message, model)
-        )
+        fragments = self._fragments(request.model, request.messages, bare)
+        if reuses_ids(fragments):
+            fragments = self._fragments(request.model, with_distinct_ids(request.messages), bare)
         ordered = arranged(fragments, missing)
         settings = self._settings(request, ordered)
         if _marks(request):
@@ -166,10 +170,25 @@ class AnthropicDriver:
         body = [b'{"messages":[', turns(ordered), b"]"]
         if request.tools:
             body += (b',"tools":', self._tools_of(request))
-        if request.system:
+        elif any(part.calls for part in ordered):
+            # The vendor wants tools defined if the history has calls, even if none is offered any more.
+            body += (b',"tools":', encoded_tools(tools_of(request.messages), mark=False))
+        if request.system.strip():
             body += (b',"system":', system_blocks(request.system, mark=_marks(request)))
         body += (b",", dumps(settings)[1:])
         return b"".join(body)
+
+    def _fragments(self, model: str, messages: Sequence[Message], bare: int) -> list[Fragment]:
+        fragments: list[Fragment] = []
+        if bare:
+            fragments = self._cache.fragments(
+                "anthropic-bare", messages[:bare], lambda message: fragment(message, None)
+            )
+        return fragments + self._cache.fragments(
+            f"anthropic/{model}",
+            messages[bare:] if bare else messages,
+            lambda message: fragment(message, model),
+        )
 
     def _tools_of(self, request: ModelRequest) -> bytes:
         tools: Sequence[ToolSpec] = request.tools
@@ -181,7 +200,11 @@ class AnthropicDriver:
         version = claude_version(request.model)
         if version is not None and version >= (4, 6):
             settings |= _adaptive(request.reasoning_effort, version)
-        elif request.reasoning_effort is not None and _may_think(ordered):
+        elif (
+            request.reasoning_effort is not None
+            and NO_REASONING not in request.changes
+            and _may_think(ordered)
+        ):
             settings |= _budgeted(request.reasoning_effort, limit)
         # Thinking fixes the temperature, and Claude 4.7 and later reject the parameter.
         if (
@@ -237,7 +260,13 @@ def _budgeted(effort: str, limit: int) -> JsonObject:
 def _may_think(ordered: Sequence[Fragment]) -> bool:
     """Whether the request may ask for thinking.
 
-    In a tool loop, these models accept it only if the loop's last step began with thinking.
+    In a tool loop, these models accept it only if the loop's last step began with thinking. Answers in a row
+    are one step; an empty answer is not sent, so it is none.
     """
-    last = next((part for part in reversed(ordered) if part.role == "assistant"), None)
-    return last is None or last.thinks or not last.calls
+    first, calls = None, False
+    for part in reversed(ordered):
+        if part.role == "assistant" and part.data:
+            first, calls = part, calls or bool(part.calls)
+        elif part.data and first is not None:
+            break
+    return first is None or first.thinks or not calls

@@ -15,14 +15,17 @@ from perdure.domain.messages import (
     TextPart,
     ToolCallPart,
     ToolResultPart,
+    text_of,
 )
 from perdure.llm.driver import ToolSpec
 from perdure.llm.wire import (
     CONTINUE,
     NO_CONTENT,
+    NO_LONGER_OFFERED,
     NO_RESULT,
     Fragment,
     argument_object,
+    calls_of,
     dumps,
     image_data,
     parameters_of,
@@ -32,12 +35,13 @@ from perdure.llm.wire import (
     result_content,
     result_fragment,
     unpacked,
+    without_blanks,
     woven,
 )
 
 PROVIDER_TYPE = "anthropic"
 _MARK = b',"cache_control":{"type":"ephemeral"}}'
-_THOUGHTS = frozenset({"thinking", "redacted_thinking"})
+THOUGHTS = frozenset({"thinking", "redacted_thinking"})
 
 
 def fragment(message: Message, model: str | None) -> Fragment:
@@ -59,36 +63,32 @@ def fragment(message: Message, model: str | None) -> Fragment:
     if message.role == "system":
         # The protocol has one system prompt, at the top. A later system message keeps its position as user
         # text in a tag that names its author.
-        text = "".join(part.text for part in message.content if isinstance(part, TextPart)).strip()
-        return Fragment("system", dumps(_text(f"<system>\n{text}\n</system>")))
+        text = text_of(message.content).strip()
+        return Fragment("system", dumps(_text(f"<system>\n{text}\n</system>")) if text else b"")
     blocks = _text_and_images(message.content) or [_text(NO_CONTENT)]
     return Fragment("user", b",".join(dumps(block) for block in blocks))
 
 
 def _assistant(message: Message, model: str | None) -> Fragment:
-    pieces = woven(message, [] if model is None else unpacked(message, PROVIDER_TYPE, model))
+    pieces = without_blanks(woven(message, [] if model is None else unpacked(message, PROVIDER_TYPE, model)))
     blocks: list[JsonObject] = []
     for piece in pieces:
         if isinstance(piece, str):
-            # The vendor rejects blank text, and blank space at the end of the last text.
-            if piece.strip():
-                blocks.append(_text(piece))
+            blocks.append(_text(piece))
         elif isinstance(piece, ToolCallPart):
             call = {
                 "id": plain_id(piece.id),
-                "name": plain_name(piece.name, 128),
+                "name": plain_name(piece.name),
                 "input": argument_object(piece.arguments),
             }
             blocks.append({"type": "tool_use", **call})
         else:
             blocks.append(piece)
-    while blocks and blocks[-1].get("type") in _THOUGHTS:
-        blocks.pop()
     return Fragment(
         "assistant",
         b",".join(dumps(block) for block in blocks),
         calls=tuple(piece.id for piece in pieces if isinstance(piece, ToolCallPart)),
-        thinks=bool(blocks) and blocks[0].get("type") in _THOUGHTS,
+        thinks=bool(blocks) and blocks[0].get("type") in THOUGHTS,
     )
 
 
@@ -97,10 +97,11 @@ def _results(message: Message, results: list[ToolResultPart]) -> Fragment:
     values: list[tuple[ToolCallId, bytes]] = []
     for part in results:
         text, images = result_content(part)
-        if part.error is not None:
-            # The protocol has a flag for errors, so the text needs no prefix.
+        # The protocol has a flag for errors, so the text needs no prefix; but errors must not have images.
+        is_error = part.error is not None and not images and not extra
+        if is_error:
             text = text.removeprefix("Error: ")
-        block = _result(part.tool_call_id, text, is_error=part.error is not None)
+        block = _result(part.tool_call_id, text, is_error=is_error)
         # Content besides the results is sent with the first result.
         if images or extra:
             block["content"] = ([_text(text)] if text.strip() else []) + _text_and_images(images) + extra
@@ -198,7 +199,7 @@ def _marked(part: Fragment) -> Fragment:
 
 def system_blocks(system: str, *, mark: bool) -> bytes:
     """Encode the system prompt, with a cache mark if `mark` is set."""
-    block = dumps(_text(system if system.strip() else NO_CONTENT))
+    block = dumps(_text(system))
     return b"[" + (block[:-1] + _MARK if mark else block) + b"]"
 
 
@@ -211,3 +212,10 @@ def encoded_tools(tools: Sequence[ToolSpec], *, mark: bool) -> bytes:
     if mark and values:
         values[-1] = values[-1][:-1] + _MARK
     return b"[" + b",".join(values) + b"]"
+
+
+def tools_of(messages: Sequence[Message]) -> list[ToolSpec]:
+    """Describe the tools that the history has calls of, as tools that are gone."""
+    answers = (message for message in messages if message.role == "agent")
+    names = dict.fromkeys(plain_name(part.name) for message in answers for part in calls_of(message))
+    return [ToolSpec(name, NO_LONGER_OFFERED, {"type": "object", "properties": {}}) for name in names]

@@ -39,6 +39,8 @@ class ModelRequest(Struct, frozen=True):
         parallel_tool_calls: None uses the vendor's default.
         max_output_tokens: the limit of the answer, in tokens; None uses the vendor's default, if it has one.
         cache_key: a stable name of the conversation, for vendors that route by it.
+        changes: what this server wants changed in the history, by its name in `llm/adaptations.py`. A driver
+            ignores changes that its protocol does not need.
         prompt_caching: whether to mark the prompt for caching, for vendors that need marks. None lets the
             driver decide: it marks if the vendor charges less for marked prompts.
     """
@@ -53,6 +55,7 @@ class ModelRequest(Struct, frozen=True):
     temperature: float | None = None
     cache_key: str | None = None
     prompt_caching: bool | None = False
+    changes: frozenset[str] = frozenset()
 
 
 class ModelResponse(Struct, frozen=True):

@@ -15,9 +15,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-from msgspec import Struct
-
 from perdure.domain.errors import ModelError
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import (
@@ -28,16 +25,15 @@ from perdure.domain.messages import (
     TextPart,
     ToolCallPart,
     ToolResultPart,
-    Usage,
 )
-from perdure.llm.answers import Answer, CallInProgress, count, cut_off, decoded
 from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, ProviderConfig, ToolSpec
-from perdure.llm.failures import in_stream
 from perdure.llm.http import Endpoint, Http
 from perdure.llm.openai_common import cache_key, endpoint_of, knows_phases, listed_models, thinks
+from perdure.llm.openai_responses_answer import ResponsesAnswer
 from perdure.llm.replay import Replay
 from perdure.llm.wire import (
     CONTINUE,
+    NO_CONTENT,
     NO_RESULT,
     Fragment,
     FragmentCache,
@@ -52,28 +48,14 @@ from perdure.llm.wire import (
     refuse_files,
     result_content,
     result_fragment,
+    reuses_ids,
     unpacked,
+    with_distinct_ids,
+    without_blanks,
     woven,
 )
 
 PROVIDER_TYPE = "openai"
-
-
-class _Event(Struct, gc=False):
-    type: str = ""
-    delta: Any = None
-    item: Any = None
-    item_id: str | None = None
-    output_index: int | None = None
-    summary_index: int | None = None
-    response: Any = None
-    error: Any = None
-    code: Any = None
-    message: str | None = None
-
-
-_EVENT = msgspec.json.Decoder(_Event)
-_INCOMPLETE = {"max_output_tokens": "length", "content_filter": "content_filter"}
 
 
 class OpenAiResponsesDriver:
@@ -123,24 +105,33 @@ class OpenAiResponsesDriver:
             request: the call.
             bare: how many messages, counted from the first, are sent without their reasoning.
         """
-        model = request.model
-        phased = knows_phases(model)
-        fragments: list[Fragment] = []
-        if bare:
-            head = request.messages[:bare]
-            fragments = self._cache.fragments(
-                f"responses-bare/{phased:d}", head, lambda message: _fragment(message, None, phased)
-            )
-        rest = request.messages[bare:] if bare else request.messages
-        fragments += self._cache.fragments(
-            f"responses/{model}", rest, lambda message: _fragment(message, model, phased)
-        )
-        items = [fragment.data for fragment in arranged(fragments, _missing) if fragment.data]
-        body = [b'{"input":[', b",".join(items) or dumps(_user([_input_text(CONTINUE)])), b"]"]
+        fragments = self._fragments(request.model, request.messages, bare)
+        if reuses_ids(fragments):
+            fragments = self._fragments(request.model, with_distinct_ids(request.messages), bare)
+        ordered = [fragment for fragment in arranged(fragments, _missing) if fragment.data]
+        items = [fragment.data for fragment in ordered]
+        if not ordered or ordered[-1].role == "assistant":
+            items.append(dumps(_user([_input_text(CONTINUE)])))
+        body = [b'{"input":[', b",".join(items), b"]"]
         if request.tools:
             body += (b',"tools":', self._tools.encoded(request.tools))
         body += (b",", dumps(self._settings(request))[1:])
         return b"".join(body)
+
+    def _fragments(self, model: str, messages: Sequence[Message], bare: int) -> list[Fragment]:
+        phased = knows_phases(model)
+        fragments: list[Fragment] = []
+        if bare:
+            fragments = self._cache.fragments(
+                f"responses-bare/{phased:d}",
+                messages[:bare],
+                lambda message: _fragment(message, None, phased),
+            )
+        return fragments + self._cache.fragments(
+            f"responses/{model}",
+            messages[bare:] if bare else messages,
+            lambda message: _fragment(message, model, phased),
+        )
 
     def _settings(self, request: ModelRequest) -> JsonObject:
         settings: JsonObject = {"model": request.model, "stream": True, "store": False}
@@ -185,7 +176,7 @@ def _assistant(message: Message, model: str | None, *, phased: bool) -> Fragment
     blocks = [] if model is None else unpacked(message, PROVIDER_TYPE, model)
     values: list[bytes] = []
     calls: list[ToolCallId] = []
-    for piece in woven(message, blocks):
+    for piece in without_blanks(woven(message, blocks)):
         if isinstance(piece, str):
             text: JsonObject = {
                 "type": "message",
@@ -217,8 +208,10 @@ def _results(message: Message, results: list[ToolResultPart]) -> Fragment:
         output, images = result_content(part)
         # Content besides the results is sent with the first result.
         if images or extra:
-            output = ([_input_text(output)] if output else []) + _content([*images, *extra])
+            output = ([_input_text(output)] if output.strip() else []) + _content([*images, *extra])
             extra = []
+        if isinstance(output, str) and not output.strip():
+            output = NO_CONTENT
         values.append((part.tool_call_id, dumps(_output(part.tool_call_id, output))))
     return result_fragment(values)
 
@@ -237,13 +230,13 @@ def _content(parts: Sequence[ContentPart]) -> list[JsonObject]:
         if isinstance(part, TextPart)
         else {"type": "input_image", "image_url": image_url(part), "detail": "auto"}
         for part in parts
-        if isinstance(part, TextPart | ImagePart)
+        if isinstance(part, ImagePart) or (isinstance(part, TextPart) and part.text.strip())
     ]
-    return content or [_input_text("")]
+    return content or [_input_text(NO_CONTENT)]
 
 
 def _missing(call_id: ToolCallId) -> Fragment:
-    return Fragment("user", dumps(_output(call_id, f"Error: {NO_RESULT}")))
+    return Fragment("user", dumps(_output(call_id, f"Error: {NO_RESULT}")), answers=(call_id,))
 
 
 def _output(call_id: ToolCallId, output: object) -> JsonObject:
@@ -263,142 +256,4 @@ def _encoded_tools(tools: Sequence[ToolSpec]) -> bytes:
             }
             for tool in tools
         ]
-    )
-
-
-class ResponsesAnswer(Answer):
-    """An answer that arrives in Responses events."""
-
-    __slots__ = ("_by_item", "_done", "_parts", "_secrets", "_text_came")
-
-    def __init__(self, on_delta: OnDelta, secrets: tuple[str, ...] = ()) -> None:
-        super().__init__(on_delta)
-        self._secrets = secrets
-        self._by_item: dict[str | int, CallInProgress] = {}
-        self._parts: set[tuple[str | int | None, int | None]] = set()
-        self._text_came = False
-        self._done = False
-
-    def feed(self, payload: bytes) -> bool:
-        """Parse one payload; return True after the event that ends the response."""
-        if len(payload) < 12 and payload.strip() == b"[DONE]":
-            return True
-        event = decoded(_EVENT, payload)
-        kind = event.type
-        if kind in {"response.output_text.delta", "response.refusal.delta"}:
-            if event.delta and isinstance(event.delta, str):
-                self.add_text(event.delta)
-                self._text_came = True
-        elif kind == "response.function_call_arguments.delta":
-            call = self._call_of(event.item_id, event.output_index)
-            if call is not None and isinstance(event.delta, str):
-                call.arguments.append(event.delta)
-        elif kind in {"response.reasoning_summary_text.delta", "response.reasoning_text.delta"}:
-            if event.delta and isinstance(event.delta, str):
-                self._add_thinking(event)
-        elif kind == "response.output_item.added":
-            self._begin(event)
-        elif kind == "response.output_item.done":
-            self._end(event)
-        elif kind in {"response.completed", "response.incomplete", "response.failed"}:
-            return self._finish(event)
-        elif kind == "response.created":
-            self._describe(event.response)
-        elif kind == "error" or event.error:
-            raise in_stream(event.error or {"code": event.code, "message": event.message}, self._secrets)
-        return self._done
-
-    def _add_thinking(self, event: _Event) -> None:
-        part = (event.item_id or event.output_index, event.summary_index)
-        if self.thinking_started and part not in self._parts:
-            self.add_thinking("\n\n")
-        self._parts.add(part)
-        self.add_thinking(str(event.delta))
-
-    def _call_of(self, *keys: object) -> CallInProgress | None:
-        return next(
-            (self._by_item[key] for key in keys if isinstance(key, str | int) and key in self._by_item), None
-        )
-
-    def _begin(self, event: _Event) -> None:
-        item = event.item
-        if isinstance(item, dict) and item.get("type") == "function_call":
-            self._begin_call(event, item)
-        self._text_came = False
-
-    def _begin_call(self, event: _Event, item: JsonObject) -> CallInProgress:
-        call = CallInProgress(_text(item.get("call_id") or item.get("id")), _text(item.get("name")))
-        self.calls.append(call)
-        for key in (item.get("id"), item.get("call_id"), event.output_index):
-            if isinstance(key, str | int):
-                self._by_item[key] = call
-        return call
-
-    def _end(self, event: _Event) -> None:
-        """Take from a finished item what its deltas did not bring: the item repeats its whole content."""
-        item = event.item
-        if not isinstance(item, dict):
-            return
-        kind = item.get("type")
-        if kind == "reasoning":
-            # Without one of these, the item only refers to the vendor's store, which holds nothing of ours.
-            if item.get("encrypted_content") or item.get("content"):
-                self.add_reasoning(item)
-        elif kind == "function_call":
-            call = self._call_of(item.get("id"), item.get("call_id"), event.output_index) or self._begin_call(
-                event, item
-            )
-            if isinstance(item.get("arguments"), str):
-                call.arguments = [item["arguments"]]
-        elif kind == "message" and not self._text_came:
-            parts = item.get("content")
-            for part in parts if isinstance(parts, list) else []:
-                text = part.get("text") or part.get("refusal") if isinstance(part, dict) else None
-                if text and isinstance(text, str):
-                    self.add_text(text)
-
-    def _describe(self, response: object) -> None:
-        if isinstance(response, dict):
-            self.response_id = _text(response.get("id")) or self.response_id
-            self.model = _text(response.get("model")) or self.model
-
-    def _finish(self, event: _Event) -> bool:
-        response = event.response if isinstance(event.response, dict) else {}
-        self._describe(response)
-        self.usage = _usage(response.get("usage"))
-        if event.type == "response.failed" or response.get("status") == "failed":
-            raise in_stream(response.get("error") or {"code": "server_error"}, self._secrets)
-        details = response.get("incomplete_details")
-        if event.type == "response.incomplete" or isinstance(details, dict):
-            reason = str(details.get("reason") or "") if isinstance(details, dict) else ""
-            self.finish_reason = _INCOMPLETE.get(reason, reason or "length")
-        else:
-            self.finish_reason = "stop"
-        self._done = True
-        return True
-
-    def finished(self, request: ModelRequest) -> ModelResponse:
-        """Return the response. Raises: ModelError: the stream ended too early."""
-        if not self._done:
-            raise cut_off()
-        return self.response(request.model, request.messages)
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _usage(value: object) -> Usage | None:
-    if not isinstance(value, dict):
-        return None
-    read, written = count(value.get("input_tokens")), count(value.get("output_tokens"))
-    if read is None and written is None:
-        return None
-    details = value.get("input_tokens_details")
-    details = details if isinstance(details, dict) else {}
-    return Usage(
-        read or 0,
-        written or 0,
-        count(details.get("cached_tokens")),
-        count(details.get("cache_write_tokens")),
     )

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from perdure.domain.errors import ModelError
 from perdure.domain.ids import ToolCallId
@@ -39,6 +39,12 @@ NO_RESULT = "No result of this call was recorded."
 
 NO_CONTENT = "(no content)"
 """Replaces an empty message for vendors that reject one."""
+
+NO_LONGER_OFFERED = "This tool is no longer available: do not call it."
+"""Describes a tool that only the history has, for vendors that want each tool of the history described."""
+
+ACKNOWLEDGED = "I have the results."
+"""The model's words between tool results and a user message, where a user must not write."""
 
 CONTINUE = "Please continue."
 """Follows a final message of the model: newer models reject a conversation that ends with their own text."""
@@ -205,6 +211,52 @@ def arranged(fragments: Iterable[Fragment], missing: Callable[[ToolCallId], Frag
     return out
 
 
+def with_distinct_ids(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return the messages with distinct ids of tool calls: servers number the calls of each answer anew.
+
+    The log keeps such ids apart by position. Results belong to the call before them.
+    """
+    used: set[str] = set()
+    renamed: dict[ToolCallId, ToolCallId] = {}
+    out: list[Message] = []
+    for message in messages:
+        if message.role == "agent":
+            renamed = {}
+            for part in calls_of(message):
+                identity, number = part.id, 1
+                while identity in used:
+                    number += 1
+                    identity = ToolCallId(f"{part.id}_{number}")
+                used.add(identity)
+                if identity != part.id:
+                    renamed[part.id] = identity
+        out.append(_renamed(message, renamed) if renamed else message)
+    return out
+
+
+def _renamed(message: Message, ids: dict[ToolCallId, ToolCallId]) -> Message:
+    content: list[ContentPart] = []
+    for part in message.content:
+        if isinstance(part, ToolCallPart):
+            content.append(structs.replace(part, id=ids.get(part.id, part.id)))
+        elif isinstance(part, ToolResultPart):
+            content.append(structs.replace(part, tool_call_id=ids.get(part.tool_call_id, part.tool_call_id)))
+        else:
+            content.append(part)
+    return structs.replace(message, content=tuple(content))
+
+
+def reuses_ids(fragments: Iterable[Fragment]) -> bool:
+    """Whether two tool calls have the same id."""
+    used: set[ToolCallId] = set()
+    for fragment in fragments:
+        if fragment.calls:
+            if not used.isdisjoint(fragment.calls):
+                return True
+            used.update(fragment.calls)
+    return False
+
+
 def result_fragment(results: Sequence[tuple[ToolCallId, bytes]], late: bytes = b"") -> Fragment:
     """Build the fragment of a message's results, each given as its call's id and one JSON value."""
     if len(results) == 1:
@@ -284,9 +336,18 @@ def woven(message: Message, reasoning: Sequence[Reasoning]) -> list[Piece]:
     if text[at:]:
         out.append(text[at:])
     out.extend(calls[called:])
-    while out and isinstance(out[-1], dict):
-        out.pop()
-    return out
+    return _without_last_reasoning(out)
+
+
+def without_blanks(pieces: Iterable[Piece]) -> list[Piece]:
+    """Leave out blank texts, and the reasoning that nothing follows then: vendors reject both."""
+    return _without_last_reasoning([piece for piece in pieces if not isinstance(piece, str) or piece.strip()])
+
+
+def _without_last_reasoning(pieces: list[Piece]) -> list[Piece]:
+    while pieces and isinstance(pieces[-1], dict):
+        pieces.pop()
+    return pieces
 
 
 # --- values -------------------------------------------------------------------
@@ -366,24 +427,45 @@ def plain_id(call_id: ToolCallId, limit: int = 64) -> str:
     return f"call_{blake2b(call_id.encode('utf-8', 'replace'), digest_size=12).hexdigest()}"
 
 
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+SHORT_ID = 9
+"""The length of call ids that Mistral's servers want: letters and digits only."""
+
+
+def short_id(call_id: ToolCallId) -> str:
+    """Return the call's id if it has nine letters and digits, else nine that are derived from it."""
+    if len(call_id) == SHORT_ID and call_id.isascii() and call_id.isalnum():
+        return call_id
+    number = int.from_bytes(blake2b(call_id.encode("utf-8", "replace"), digest_size=8).digest())
+    signs = []
+    for _ in range(SHORT_ID):
+        number, digit = divmod(number, len(_DIGITS))
+        signs.append(_DIGITS[digit])
+    return "".join(signs)
+
+
 _MAGIC = {"iVBOR": "image/png", "/9j/": "image/jpeg", "R0lG": "image/gif", "UklG": "image/webp"}
 
 
 def image_data(part: ImagePart) -> tuple[str, str] | None:
     """Return media type and base64 data of an inline image; None for an image with an external URL.
 
+    What the data begin with decides the media type, because vendors refuse an image of another type than its
+    label says.
+
     Raises:
         ModelError: the image has neither a URL nor data.
     """
-    if part.base64:
-        guess = next((kind for magic, kind in _MAGIC.items() if part.base64.startswith(magic)), "image/png")
-        return part.media_type or guess, part.base64
-    if not part.url:
-        raise ModelError("an image has neither a URL nor data", code="invalid_model_request")
-    if part.url.startswith("data:"):
+    label, data = part.media_type or "", part.base64 or ""
+    if not data:
+        if not part.url:
+            raise ModelError("an image has neither a URL nor data", code="invalid_model_request")
+        if not part.url.startswith("data:"):
+            return None
         head, _, data = part.url[5:].partition(",")
-        return head.partition(";")[0] or "image/png", data
-    return None
+        label = head.partition(";")[0]
+    found = next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), None)
+    return found or label or "image/png", data
 
 
 def image_url(part: ImagePart) -> str:

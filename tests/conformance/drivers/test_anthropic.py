@@ -154,6 +154,26 @@ async def test_ids_and_names_are_adapted_alike_in_call_and_result(vendor: Vendor
     assert use["input"] == {"invalid_arguments": "not json"}
 
 
+async def test_tools_that_only_the_history_has_are_described(vendor: Vendor, connect: Connect) -> None:
+    history = (user("Hi"), agent(call("c1", "gone.tool")), result("c1", "x"), user("So?"))
+    body = await sent(vendor, connect, *history)
+    assert [tool["name"] for tool in body["tools"]] == ["gone_tool"]
+    assert "no longer" in body["tools"][0]["description"]
+    assert [tool["name"] for tool in (await sent(vendor, connect, *history, tools=(CLOCK,)))["tools"]] == [
+        "clock"
+    ]
+
+
+async def test_an_empty_answer_after_a_tool_does_not_allow_thinking(vendor: Vendor, connect: Connect) -> None:
+    history = (user("Hi"), agent(call("c1")), result("c1", "x"), agent(""), user("And now?"))
+    body = await sent(vendor, connect, *history, model=OLD, reasoning_effort="high")
+    assert "thinking" not in body
+    body = await sent(
+        vendor, connect, *history[:3], agent("So."), user("b"), model=OLD, reasoning_effort="high"
+    )
+    assert body["thinking"]["type"] == "enabled"
+
+
 async def test_images_are_sent_by_url_and_inline(vendor: Vendor, connect: Connect) -> None:
     inline = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}
     body = await sent(
@@ -170,8 +190,9 @@ async def test_images_are_sent_by_url_and_inline(vendor: Vendor, connect: Connec
     assert body["messages"][2]["content"][0]["content"] == [text("a picture"), inline]
     parts = [{"type": "text", "text": "a picture"}, {"type": "image", "base64": PNG}]
     body = await sent(vendor, connect, user("Hi"), agent(call("c1")), result("c1", parts, "half"))
-    assert body["messages"][2]["content"][0]["content"] == [text("half\na picture"), inline]
-    assert body["messages"][2]["content"][0]["is_error"] is True
+    # The vendor takes only text in a result that is marked as an error.
+    assert body["messages"][2]["content"][0]["content"] == [text("Error: half\na picture"), inline]
+    assert "is_error" not in body["messages"][2]["content"][0]
 
 
 async def test_cache_marks_end_the_system_prompt_the_tools_and_the_last_turn(

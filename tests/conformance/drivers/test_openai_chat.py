@@ -75,7 +75,7 @@ async def test_a_whole_conversation_is_sent_in_the_vendors_form(vendor: Vendor, 
         },
         {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
         {"role": "tool", "tool_call_id": "c2", "content": '{"hour":12}'},
-        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "<system>\nBe brief.\n</system>"},
         {"role": "assistant", "content": "Sunny at 12."},
         {"role": "user", "content": "Thanks"},
     ]
@@ -140,14 +140,14 @@ async def test_only_openais_own_hosts_get_openais_own_fields(http: Http) -> None
 async def test_images_are_sent_by_url_and_inline(vendor: Vendor, connect: Connect) -> None:
     pictures = (
         ImagePart(url="https://example.com/a.png"),
-        ImagePart(base64=PNG, media_type="image/webp"),
+        ImagePart(base64="UklGRg==", media_type="image/webp"),
         ImagePart(base64="/9j/AAAA"),
     )
     body = await sent(vendor, connect, user("See", *pictures))
     assert body["messages"][0]["content"] == [
         {"type": "text", "text": "See"},
         {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
-        {"type": "image_url", "image_url": {"url": f"data:image/webp;base64,{PNG}"}},
+        {"type": "image_url", "image_url": {"url": "data:image/webp;base64,UklGRg=="}},
         {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,/9j/AAAA"}},
     ]
 
@@ -200,7 +200,7 @@ async def test_errors_and_empty_results_are_sent_as_text(vendor: Vendor, connect
     assert [message["content"] for message in body["messages"][2:]] == [
         "Error: no such city",
         'Error: half done\n{"a":1}',
-        "",
+        "(no content)",
     ]
     assert body["messages"][1]["content"] is None
 
@@ -288,19 +288,11 @@ async def test_thinking_is_not_sent_back_unless_the_server_needs_it(vendor: Vend
         None,
         "hm",
         None,
-        "",
+        "(no reasoning was recorded)",
         None,
         None,
         None,
     ]
-
-
-async def test_deepseek_gets_its_thinking_back_with_tool_calls(http: Http) -> None:
-    driver = driver_at("https://api.deepseek.com", http)
-    assert driver._url.path == "/v1/chat/completions"
-    assert b'"reasoning_content":"hm"' in driver.encoded(
-        ask(user("Hi"), agent(call("c"), thinking="hm"), result("c"))
-    )
 
 
 async def test_the_vendors_extra_content_is_sent_back_with_its_tool_call(
@@ -446,10 +438,10 @@ async def test_without_a_key_no_credentials_are_sent(vendor: Vendor, http: Http)
     assert vendor.asked[-1].headers["x-title"] == "t"
 
 
-async def test_several_text_parts_stay_separate(vendor: Vendor, connect: Connect) -> None:
-    body = await sent(vendor, connect, user("a", "b"), user())
-    assert body["messages"][0]["content"] == [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert body["messages"][1]["content"] == ""
+async def test_several_text_parts_become_one_text(vendor: Vendor, connect: Connect) -> None:
+    body = await sent(vendor, connect, user("a", "b"), agent("c"), user())
+    assert body["messages"][0]["content"] == "a\n\nb"
+    assert body["messages"][2]["content"] == "(no content)"
 
 
 async def test_a_result_message_without_a_result_is_sent_as_a_user_message(
@@ -457,8 +449,8 @@ async def test_a_result_message_without_a_result_is_sent_as_a_user_message(
 ) -> None:
     odd = result("c1")
     odd = msgspec.structs.replace(odd, content=(TextPart("plain"),))
-    body = await sent(vendor, connect, user("Hi"), odd)
-    assert body["messages"][1] == {"role": "user", "content": "plain"}
+    body = await sent(vendor, connect, odd)
+    assert body["messages"] == [{"role": "user", "content": "plain"}]
 
 
 async def test_a_call_without_a_name_is_sent_back_with_one(vendor: Vendor, connect: Connect) -> None:

@@ -22,6 +22,7 @@ from perdure.domain.events.messages import (
     OutputMessageStartedData,
 )
 from perdure.domain.events.model_calls import (
+    HistoryAdaptation,
     LlmGenerationData,
     LlmGenerationMetadata,
     LlmGenerationOutput,
@@ -75,6 +76,7 @@ __all__ = [
     "Event",
     "EventContext",
     "FileWrittenData",
+    "HistoryAdaptation",
     "InputMessageData",
     "LlmGenerationData",
     "LlmGenerationMetadata",

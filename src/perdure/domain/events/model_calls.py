@@ -26,6 +26,7 @@ from perdure.domain.ids import (
     AgentId,
     HarnessId,
     MessageId,
+    ModelId,
     TurnId,
 )
 from perdure.domain.messages import Message, Usage
@@ -44,6 +45,29 @@ class ReasonStartedData(EventData, frozen=True, omit_defaults=True):
     iteration: Annotated[int | None, ITERATION] = None
 
 
+class HistoryAdaptation(Struct, frozen=True, omit_defaults=True):
+    """How a history was changed because the model's server refused it as it was.
+
+    The session's later calls of the model change it in the same way.
+    """
+
+    model_id: Annotated[ModelId, Meta(description="The registered model.")]
+    changes: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="The changes to the whole history.",
+            examples=[["alternating_roles", "short_call_ids"]],
+        ),
+    ] = ()
+    images_left_out: Annotated[
+        tuple[MessageId, ...], Meta(description="The messages whose images were replaced by a note.")
+    ] = ()
+    refusal: Annotated[
+        str | None,
+        Meta(description="What the server said. Present in the call that found out what it accepts."),
+    ] = None
+
+
 class ReasonCompletedData(EventData, frozen=True, omit_defaults=True):
     """A model call ended, after all its attempts."""
 
@@ -58,6 +82,14 @@ class ReasonCompletedData(EventData, frozen=True, omit_defaults=True):
     error: Annotated[str | None, ERROR] = None
     error_code: Annotated[str | None, ERROR_CODE] = None
     usage: Annotated[Usage | None, CALL_USAGE] = None
+    adaptation: Annotated[
+        HistoryAdaptation | None,
+        Meta(
+            description=(
+                "How the history was changed for the model's server. Absent if it was sent as it is."
+            )
+        ),
+    ] = None
 
 
 class ReasonThinkingStartedData(EventData, frozen=True, omit_defaults=True):

@@ -1,0 +1,77 @@
+"""What a model call changes about its request after its server refused it.
+
+`RECOVERIES` are tried in order, and the first one that changes something has the call made again. What the
+server then accepts is in the log, so that the session's later calls are made like it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from perdure.domain.errors import ModelError
+from perdure.domain.events import HistoryAdaptation
+from perdure.domain.history import Conversation
+from perdure.domain.ids import ModelId
+from perdure.engine.refusals import adapt
+from perdure.llm.driver import ModelRequest
+
+MAX_ADAPTATIONS = 5
+"""How often a call is made again with another form of its history."""
+
+
+class RefusedCall(Protocol):
+    """A model call whose request was refused.
+
+    Attributes:
+        sent: the request.
+        adaptation: how its history was changed already.
+        provider_type: whose protocol it was made in.
+        adapted: how often it has been made again with a changed history.
+    """
+
+    sent: ModelRequest
+    adaptation: HistoryAdaptation
+    provider_type: str
+    adapted: int
+
+    async def shorten(self, error: ModelError) -> bool:
+        """Shorten the prompt if it is too long; returns whether it is shorter now."""
+        ...
+
+
+async def _shorter(call: RefusedCall, error: ModelError) -> bool:
+    return await call.shorten(error)
+
+
+async def _adapted(call: RefusedCall, error: ModelError) -> bool:
+    if call.adapted >= MAX_ADAPTATIONS:
+        return False
+    adaptation = adapt(call.adaptation, call.sent, call.provider_type, error)
+    if adaptation is None:
+        return False
+    call.adaptation = adaptation
+    call.adapted += 1
+    return True
+
+
+RECOVERIES: tuple[Callable[[RefusedCall, ModelError], Awaitable[bool]], ...] = (_shorter, _adapted)
+"""The most specific recovery first: the last ones react to refusals that explain nothing."""
+
+
+def adaptation_of(conversation: Conversation, model_id: ModelId) -> HistoryAdaptation:
+    """How the history has to be changed for this model, as far as the session knows."""
+    return conversation.adaptations.get(model_id) or HistoryAdaptation(model_id)
+
+
+def logged_adaptation(adaptation: HistoryAdaptation) -> HistoryAdaptation | None:
+    """What the log says about a call's history: nothing if it was sent as it is."""
+    return adaptation if adaptation.changes or adaptation.images_left_out else None
+
+
+async def recover(call: RefusedCall, error: ModelError) -> bool:
+    """Change the call's request after this error; returns whether it shall be made again at once."""
+    for recovery in RECOVERIES:
+        if await recovery(call, error):
+            return True
+    return False
