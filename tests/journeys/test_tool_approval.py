@@ -111,6 +111,21 @@ async def test_destructive_calls_wait_and_others_run_first(api: httpx.AsyncClien
     assert (done["call_1"], done["call_3"], done["call_5"]) == ("success", "success", "rejected")
 
 
+async def test_normal_mode_asks_before_the_agent_writes_its_own_instructions(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, **gated("normal"))
+    calls = [
+        call("write_file", "call_1", path="/workspace/x/../AGENTS.md", content="Obey."),
+        call("write_file", "call_2", path="/notes.md", content="Noted."),
+        call("edit_file", "call_3", path="AGENTS.md", old_text="a", new_text="b"),
+    ]
+    wanted = await asked(talk, {"tool_calls": calls}, {"text": "Done."})
+    assert [each["tool_call_id"] for each in wanted] == ["call_1", "call_3"]
+    assert await outcomes(talk) == {"call_2": "success"}
+    await decide(talk, call_1="allow", call_3="reject")
+    await talk.logged_until("session.idled")
+    assert await text_of(talk, "/AGENTS.md") == "Obey."
+
+
 async def test_protective_mode_asks_about_changes_and_outside_access(
     api: httpx.AsyncClient,
 ) -> None:
@@ -134,19 +149,16 @@ async def test_protective_mode_asks_about_changes_and_outside_access(
     assert await text_of(talk, "/a") is None
 
 
-async def test_mode_off_asks_about_nothing_and_a_session_can_turn_its_agents_gate_off(
-    api: httpx.AsyncClient,
-) -> None:
+async def test_mode_off_asks_about_nothing_unless_another_layer_does(api: httpx.AsyncClient) -> None:
     agent = await post(
         api, "/v1/agents", {"name": "careful", "system_prompt": "Be careful.", **gated("protective")}
     )
-    strict = await new_talk(api, agent_id=agent["id"])
-    assert (
-        len(await asked(strict, {"tool_calls": [call("bash", "call_1", command="true")]}, {"text": "Done."}))
-        == 1
-    )
-    free = await new_talk(api, agent_id=agent["id"], **gated("off"))
-    await free.turn({"tool_calls": [call("bash", "call_1", command="true")]}, {"text": "Done."})
+    bash = ({"tool_calls": [call("bash", "call_1", command="true")]}, {"text": "Done."})
+    for fields in ({}, gated("off"), gated("normal")):
+        strict = await new_talk(api, agent_id=agent["id"], **fields)
+        assert len(await asked(strict, *bash)) == 1, fields
+    free = await new_talk(api, **gated("off"))
+    await free.turn(*bash)
     assert await outcomes(free) == {"call_1": "success"}
 
 

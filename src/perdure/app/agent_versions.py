@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from perdure.app.agent_policies import check_policy_kept
 from perdure.app.agent_snapshots import add_snapshot, version_of
 from perdure.app.agents import apply_changes, find_agent, insert_agent, to_agent
 from perdure.app.context import App
@@ -24,7 +25,13 @@ from perdure.domain.agents import Agent
 from perdure.domain.ids import AgentVersionId, check_id
 from perdure.domain.resources import require_manager
 from perdure.domain.times import to_rfc3339
-from perdure.store.agent_versions import AgentVersionRow, get_version, list_versions, with_authored
+from perdure.store.agent_versions import (
+    AgentVersionRow,
+    get_agent_at,
+    get_version,
+    list_versions,
+    with_authored,
+)
 from perdure.store.agents import AgentRow, update_agent
 from perdure.store.database import Changes, Tx
 
@@ -97,8 +104,9 @@ async def set_default_version(app: App, caller: Caller, ref: str, body: SetDefau
 
     async def work(tx: Tx) -> Agent:
         agent = await find_agent(tx, caller.organization_id, ref, lock=True)
-        if version_id is not None:
-            await get_version(tx, agent.org_id, agent.id, version_id)
+        before = await get_agent_at(tx, agent.org_id, agent.id, agent.default_version_id)
+        after = await get_agent_at(tx, agent.org_id, agent.id, version_id)
+        await check_policy_kept(app, tx, caller, before, after)
         changes: Changes = {
             "default_version_id": version_id,
             "updated_at": max(now, agent.updated_at + 1),

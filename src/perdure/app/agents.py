@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from perdure.app.agent_policies import check_policy_kept
 from perdure.app.agent_snapshots import record_change
 from perdure.app.context import App
 from perdure.app.etags import check_match
@@ -208,8 +209,13 @@ async def apply_changes(
     source: AgentVersionId | None = None,
     keep: bool = True,
 ) -> Agent:
-    """Change columns of an agent whose row is locked; with `keep`, record the change as a version."""
+    """Change columns of an agent whose row is locked; with `keep`, record the change as a version.
+
+    Raises:
+        Forbidden: the change loosens the agent's policies, and the caller may not do that.
+    """
     new = msgspec.structs.replace(row, **changes)
+    await check_policy_kept(app, tx, caller, row, new)
     if new.status == "active" and (new.name != row.name or row.status != "active"):
         check_free_word(new.name)
         if await agent_by_name(tx, row.org_id, new.name) is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from perdure.app.context import App
 from perdure.app.messages import read_turn
 from perdure.app.sessions import write_at_head
-from perdure.domain.accounts import Caller
-from perdure.domain.errors import Conflict, InvalidInput
+from perdure.domain.accounts import RANK, Caller
+from perdure.domain.errors import Conflict, Forbidden, InvalidInput
 from perdure.domain.events import Event, NewEvent, SessionActivatedData, ToolCompletedData
 from perdure.domain.ids import SessionId
 from perdure.domain.messages import TextPart
@@ -35,6 +35,7 @@ async def submit_approvals(
 
     Raises:
         NotFound: the session does not exist.
+        Forbidden: a decision is for always, and the caller neither owns the session nor is an admin.
         Conflict: the session has no pending approval.
         InvalidInput: a decision names an unknown call, or one call is decided twice.
     """
@@ -42,6 +43,7 @@ async def submit_approvals(
 
     async def work(tx: Tx) -> tuple[SessionRow, tuple[Event, ...], int]:
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
+        _check_may_decide(caller, row, body.decisions)
         state = await read_turn(tx, row)
         open_calls = open_approvals(state)
         if row.status != "waiting_for_tool_results" or not open_calls or not isinstance(state, Calling):
@@ -63,6 +65,23 @@ async def submit_approvals(
     row, stored, count = await write_at_head(app, work)
     app.bus.publish(Appended(row.id, row.head, stored))
     return SubmittedToolResults(count, row.status)
+
+
+def _check_may_decide(caller: Caller, row: SessionRow, decisions: tuple[ApprovalDecision, ...]) -> None:
+    """Check that the caller may decide as it does.
+
+    Every member may decide one call. A decision for always replaces the policies of the session, so it needs
+    the session's owner or an admin.
+    """
+    if caller.user_id == row.owner_id or RANK[caller.role] >= RANK["admin"]:
+        return
+    standing = next((each.decision for each in decisions if each.decision.endswith("_always")), None)
+    if standing is not None:
+        raise Forbidden(
+            f"`{standing}` requires the session's owner or an admin: decide this call alone with "
+            f"`{standing.removesuffix('_always')}`",
+            code="session_owner_required",
+        )
 
 
 def _match_decisions(

@@ -23,6 +23,7 @@ from perdure.domain.compaction import ContextCompactedData
 from perdure.domain.context_reports import (
     ContextReportContribution,
     ContextReportSection,
+    EffectivePolicy,
     SessionContextReport,
 )
 from perdure.domain.events import LlmGenerationData, PromptRef
@@ -116,6 +117,12 @@ async def context_report(app: App, caller: Caller, session_id: SessionId) -> Ses
         contributions=tuple(
             ContextReportContribution(key, source, label, tokens)
             for (key, source), (label, tokens) in sums.sources.items()
+        ),
+        policy=EffectivePolicy(
+            tuple(sorted(agent.rules.gated)),
+            tuple(sorted(name for name, each in agent.bound.items() if each.rejected)),
+            agent.network.allowed,
+            agent.network.blocked,
         ),
         context_window_tokens=window,
         cumulative_usage=row.projection().usage,

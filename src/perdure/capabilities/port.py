@@ -130,6 +130,7 @@ class Tool(Struct, frozen=True):
         secret_arguments: arguments whose values are secrets: only the tool receives them.
         queue: calls in one answer to tools of the same queue run one after another, in order; all others run
             concurrently.
+        writes: the argument with the path of the file that the tool changes.
     """
 
     name: str
@@ -142,6 +143,7 @@ class Tool(Struct, frozen=True):
     spill: bool = True
     secret_arguments: tuple[str, ...] = ()
     queue: str | None = None
+    writes: str | None = None
 
 
 class Discovered(Struct, frozen=True):
@@ -174,9 +176,19 @@ def no_files(config: Any) -> tuple[InitialFile, ...]:
     return ()
 
 
+def no_instructions(config: Any) -> tuple[str, ...]:
+    """The default: no file holds instructions."""
+    return ()
+
+
 def no_gate(config: Any, tool: Tool) -> bool:
     """The default: no call needs approval."""
     return False
+
+
+def later(before: Any, after: Any) -> Any:
+    """The default: the configuration of the later layer wins."""
+    return after
 
 
 class Behaviour(Struct, frozen=True):
@@ -216,8 +228,13 @@ class Capability(Struct, frozen=True):
             runs before each model call, outside any transaction. It should be fast, and must not change
             anything.
         files: read-only files that the session starts with; a pure function of the configuration.
+        instructions: the paths of files whose text becomes instructions to the model. A policy may require
+            approval for calls that change them.
         behave: changes how the turn's loop behaves.
-        gate: whether calls of a tool, this capability's or another's, need approval.
+        gate: whether calls of a tool, this capability's or another's, need approval. It is asked with the
+            configuration of every layer, and each may require approval: a layer cannot loosen another's.
+        merge: the configuration that two layers result in, the lower layer's first. A policy returns the
+            tighter one.
     """
 
     id: str
@@ -232,8 +249,15 @@ class Capability(Struct, frozen=True):
     prompt: Callable[[Any], str | None] = no_prompt
     discover: Discover | None = None
     files: Callable[[Any], tuple[InitialFile, ...]] = no_files
+    instructions: Callable[[Any], tuple[str, ...]] = no_instructions
     gate: Callable[[Any, Tool], bool] = no_gate
     behave: Callable[[Any, Behaviour], Behaviour] = no_behaviour
+    merge: Callable[[Any, Any], Any] = later
+
+    @property
+    def is_policy(self) -> bool:
+        """Whether it decides which calls need approval."""
+        return self.gate is not no_gate
 
 
 def schema(properties: JsonObject, *required: str) -> JsonObject:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import reduce
 from typing import Any
 
 import jsonschema_rs
@@ -14,10 +15,21 @@ from perdure.domain.tools import CapabilityRef
 
 
 class Active(Struct, frozen=True):
-    """An active capability, with the configuration of the highest layer that sets one."""
+    """An active capability.
+
+    Attributes:
+        config: what the configurations of all layers result in: the highest layer's, or the tightest one if
+            the capability is a policy.
+        policies: if the capability is a policy, the distinct configurations of all layers.
+    """
 
     capability: Capability
     config: Any
+    policies: tuple[Any, ...] = ()
+
+    def gates(self, tool: Tool) -> bool:
+        """Whether any layer's configuration requires approval for calls of a tool."""
+        return any(self.capability.gate(config, tool) for config in self.policies)
 
 
 class Registry:
@@ -73,7 +85,7 @@ class Registry:
                 )
 
     def resolve(self, layers: Iterable[Iterable[CapabilityRef]]) -> tuple[Active, ...]:
-        """Merge references by capability; a later layer's configuration takes precedence.
+        """Merge references by capability. By default, a later layer's configuration takes precedence.
 
         Unknown references (to a plug-in that was removed) are left out.
 
@@ -83,28 +95,32 @@ class Registry:
         Returns:
             The active capabilities, each after those that it depends on.
         """
-        merged: dict[str, Any] = {}
+        configs: dict[str, list[Any]] = {}
         for layer in layers:
             for ref in layer:
                 capability = self.get(ref.ref)
                 if capability is not None:
-                    merged[capability.id] = (
-                        ref.config if ref.config is not None else merged.get(capability.id)
-                    )
+                    own = configs.setdefault(capability.id, [])
+                    # A policy without a configuration still asks for its default.
+                    if ref.config is not None or capability.is_policy:
+                        own.append(ref.config)
         ordered: dict[str, Active] = {}
-        for identifier in merged:
-            self._add(identifier, merged, ordered)
+        for identifier in configs:
+            self._add(identifier, configs, ordered)
         return tuple(ordered.values())
 
     def _add(
-        self, identifier: str, merged: Mapping[str, Any], ordered: dict[str, Active], depth: int = 0
+        self, identifier: str, configs: Mapping[str, list[Any]], ordered: dict[str, Active], depth: int = 0
     ) -> None:
         capability = self._names.get(identifier)
         if capability is None or capability.id in ordered or depth > 10:
             return
         for dependency in capability.dependencies:
-            self._add(dependency, merged, ordered, depth + 1)
-        ordered[capability.id] = Active(capability, merged.get(capability.id))
+            self._add(dependency, configs, ordered, depth + 1)
+        own = configs.get(capability.id) or [None]
+        distinct = [config for index, config in enumerate(own) if config not in own[:index]]
+        policies = tuple(distinct) if capability.is_policy else ()
+        ordered[capability.id] = Active(capability, reduce(capability.merge, own), policies)
 
     def tool(self, name: str) -> tuple[Capability, Tool] | None:
         """The tool of this name and its capability, for tools that clients define as `builtin`."""

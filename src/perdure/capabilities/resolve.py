@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.capabilities.discovery import discover
+from perdure.capabilities.guards import guards_of
 from perdure.capabilities.port import Behaviour, Discovered, DiscoveryContext, Tool
 from perdure.capabilities.registry import Active, Registry
 from perdure.capabilities.sections import (
@@ -25,6 +26,7 @@ from perdure.capabilities.sections import (
 )
 from perdure.domain.actions import TurnRules
 from perdure.domain.errors import InvalidInput, NotFound
+from perdure.domain.guards import Guard
 from perdure.domain.ids import ModelId
 from perdure.domain.network import NetworkRules, combine
 from perdure.domain.providers import ProviderSecrets
@@ -43,7 +45,12 @@ from perdure.store.sessions import SessionRow, standing_approvals
 
 
 class Layer(Struct, frozen=True):
-    """The settings of one harness, agent or session; `name` is None if it is not stored yet."""
+    """The settings of one harness, agent or session.
+
+    Attributes:
+        name: None if it is not stored yet.
+        policy_only: whether only its policies apply.
+    """
 
     kind: LayerKind
     name: str | None
@@ -56,6 +63,14 @@ class Layer(Struct, frozen=True):
     max_iterations: int | None = None
     parallel_tool_calls: bool | None = None
     archived: bool = False
+    policy_only: bool = False
+
+    def refs(self, registry: Registry) -> tuple[CapabilityRef, ...]:
+        """The capabilities that the layer turns on."""
+        if not self.policy_only:
+            return self.capabilities
+        found = ((ref, registry.get(ref.ref)) for ref in self.capabilities)
+        return tuple(ref for ref, capability in found if capability is not None and capability.is_policy)
 
 
 class SessionLayers(Struct, frozen=True):
@@ -149,6 +164,14 @@ def harness_layer(row: HarnessRow) -> Layer:
     )
 
 
+def policy_layer(row: HarnessRow) -> Layer:
+    """The policies of a harness: those of an agent's harness apply in sessions under other harnesses too."""
+    config = row.config_struct()
+    return Layer(
+        "harness", row.name, None, config.capabilities, network=config.network_access, policy_only=True
+    )
+
+
 def agent_layer(row: AgentRow) -> Layer:
     """The layer of an agent."""
     config = row.config_struct()
@@ -195,6 +218,8 @@ async def _layers_below(tx: Tx, session: SessionRow) -> list[Layer]:
     layers = [harness_layer(row) for row in await harness_chain(tx, session.org_id, session.harness_id)]
     if session.agent_id is not None:
         agent = await get_agent_at(tx, session.org_id, session.agent_id, session.agent_version_id)
+        if agent.harness_id != session.harness_id:
+            layers += map(policy_layer, await harness_chain(tx, session.org_id, agent.harness_id))
         layers.append(agent_layer(agent))
     return layers
 
@@ -271,7 +296,7 @@ async def resolve_session(
         PerdureError: retryable: the database is not available.
     """
     row = loaded.session
-    active = registry.resolve(layer.capabilities for layer in loaded.layers)
+    active = registry.resolve(layer.refs(registry) for layer in loaded.layers)
     context = DiscoveryContext(row.org_id, row.id, row.workspace(), now, redactor, row.locale)
     discovered = await discover(active, context)
     agent = _merge(loaded.layers, active, registry, loaded.standing, discovered, max_iterations)
@@ -289,7 +314,7 @@ def resolve(
     Raises:
         InvalidInput: two tools have the same name.
     """
-    active = registry.resolve(layer.capabilities for layer in layers)
+    active = registry.resolve(layer.refs(registry) for layer in layers)
     return _merge(layers, active, registry, standing or {}, {}, DEFAULT_RULES.max_iterations)
 
 
@@ -309,6 +334,7 @@ def _merge(
     client = _add_definitions([tool for layer in layers for tool in layer.tools], bound, registry)
     _add_discovered(active, discovered, bound, client)
     bound = {name: _decided(each, active, standing.get(name)) for name, each in bound.items()}
+    undecided = [each.tool for name, each in bound.items() if not each.gated and name not in standing]
     behaviour = Behaviour()
     for each in active:
         behaviour = each.capability.behave(each.config, behaviour)
@@ -321,7 +347,7 @@ def _merge(
         client=client,
         specs=_specs(bound, client),
         features=features_of(active),
-        rules=_rules(layers, bound, client, behaviour, max_iterations),
+        rules=_rules(layers, bound, client, guards_of(undecided, active), behaviour, max_iterations),
         behaviour=behaviour,
         parallel_tool_calls=_parallel(layers, behaviour),
         network=combine(layer.network for layer in layers),
@@ -361,10 +387,12 @@ def _add_definitions(
             raise InvalidInput(f"two tools are named {name!r}", code="duplicate_tool", field="tools")
         defined.add(name)
         if isinstance(definition, BuiltinTool):
+            gated = definition.policy == "requires_approval"
             registered = registry.tool(name)
-            if registered is not None:
+            if name in bound:  # as its capability configured it: a definition can only tighten that
+                bound[name] = msgspec.structs.replace(bound[name], gated=gated)
+            elif registered is not None:
                 capability, tool = registered
-                gated = definition.policy == "requires_approval"
                 bound[name] = BoundTool(tool, capability.id, capability.name, gated)
         else:
             client[name] = definition
@@ -392,7 +420,7 @@ def _decided(bound: BoundTool, active: tuple[Active, ...], standing: str | None)
     """Apply a standing decision, or the capabilities' gates, to a tool."""
     if standing is not None:
         return msgspec.structs.replace(bound, gated=False, rejected=standing == "reject_always")
-    if any(each.capability.gate(each.config, bound.tool) for each in active):
+    if any(each.gates(bound.tool) for each in active):
         return msgspec.structs.replace(bound, gated=True)
     return bound
 
@@ -406,6 +434,7 @@ def _rules(
     layers: Sequence[Layer],
     bound: Mapping[str, BoundTool],
     client: Mapping[str, ClientSideTool],
+    guarded: Mapping[str, Guard],
     behaviour: Behaviour,
     max_iterations: int,
 ) -> TurnRules:
@@ -414,6 +443,7 @@ def _rules(
         max_iterations=next(limits, max_iterations),
         client_tools=frozenset(client),
         gated=frozenset(name for name, each in bound.items() if each.gated),
+        guarded=guarded,
         loop_limit=behaviour.loop_limit,
     )
 
@@ -447,4 +477,4 @@ class SessionFeatures:
         return self._features([*below, session_layer(row)]) if row.config_struct().capabilities else features
 
     def _features(self, layers: Iterable[Layer]) -> tuple[str, ...]:
-        return features_of(self._registry.resolve(layer.capabilities for layer in layers))
+        return features_of(self._registry.resolve(layer.refs(self._registry) for layer in layers))

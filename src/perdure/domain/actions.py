@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from msgspec import Struct
 
+from perdure.domain.guards import Guard
 from perdure.domain.ids import MessageId, TurnId
 from perdure.domain.times import Micros
 from perdure.domain.turn import (
@@ -33,6 +37,7 @@ class TurnRules(Struct, frozen=True):
         max_iterations: the maximum number of model calls in a turn; the turn fails beyond it.
         client_tools: the names of the tools that the client runs.
         gated: the names of the tools whose calls require approval.
+        guarded: by the tool's name, which calls of other tools require approval.
         loop_limit: how often the model may repeat the same calls before it gets an error instead of results;
             after twice as many, the turn fails. 0: no limit.
     """
@@ -40,7 +45,13 @@ class TurnRules(Struct, frozen=True):
     max_iterations: int = 200
     client_tools: frozenset[str] = frozenset()
     gated: frozenset[str] = frozenset()
+    guarded: Mapping[str, Guard] = MappingProxyType({})
     loop_limit: int = 0
+
+    def asks(self, call: CallState) -> bool:
+        """Whether the call requires approval."""
+        guard = self.guarded.get(call.name)
+        return call.name in self.gated or (guard is not None and guard.covers(call.arguments))
 
 
 class Nothing(Struct, frozen=True):
@@ -152,7 +163,7 @@ def _with_calls(state: Calling, undone: tuple[CallState, ...], rules: TurnRules,
         return ExpireCalls(state, unanswered) if state.pending or _is_late(unanswered, now) else Nothing()
     if state.pending:
         return ExpireCalls(state, undone)  # the message arrived before the client was asked, so do not ask
-    gated = tuple(call for call in undone if call.name in rules.gated)
+    gated = tuple(call for call in undone if rules.asks(call))
     return AskApproval(state, gated) if gated else AwaitClient(state, undone)
 
 
@@ -170,4 +181,4 @@ def _may_run(call: CallState, rules: TurnRules) -> bool:
         case Started() | Allowed():
             return call.name not in rules.client_tools
         case Announced():
-            return call.name not in rules.client_tools and call.name not in rules.gated
+            return call.name not in rules.client_tools and not rules.asks(call)

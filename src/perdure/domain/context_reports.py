@@ -41,6 +41,30 @@ class ContextReportContribution(Struct, frozen=True):
     tokens: Annotated[int, _TOKENS]
 
 
+class EffectivePolicy(Struct, frozen=True):
+    """The policies that apply to a session's tool calls."""
+
+    approval_required: Annotated[
+        tuple[str, ...],
+        Meta(description="The tools whose calls wait for a person's approval.", examples=[["bash"]]),
+    ]
+    rejected: Annotated[
+        tuple[str, ...], Meta(description="The tools whose calls are always rejected.", examples=[[]])
+    ]
+    allowed_hosts: Annotated[
+        tuple[tuple[str, ...], ...],
+        Meta(
+            description=(
+                "Lists of hosts: tools may reach a host if each list allows it. Without any list, all hosts."
+            ),
+            examples=[[["example.com", "*.example.com"]]],
+        ),
+    ]
+    blocked_hosts: Annotated[
+        tuple[str, ...], Meta(description="The hosts that tools may not reach.", examples=[[]])
+    ]
+
+
 class SessionContextReport(Struct, frozen=True, omit_defaults=True):
     """An estimate of the input of a session's next model call."""
 
@@ -95,4 +119,8 @@ class SessionContextReport(Struct, frozen=True, omit_defaults=True):
     ] = None
     cumulative_usage: Annotated[
         Usage | None, Meta(description="The usage of all model calls of the session so far.")
+    ] = None
+    policy: Annotated[
+        EffectivePolicy | None,
+        Meta(description="What harness, agent and session together require: each layer can only tighten it."),
     ] = None

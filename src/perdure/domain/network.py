@@ -34,6 +34,13 @@ class NetworkRules(Struct, frozen=True):
         name = plain_host(host)
         return not _matches(name, self.blocked) and all(_matches(name, patterns) for patterns in self.allowed)
 
+    def within(self, other: NetworkRules) -> bool:
+        """Whether these rules allow no host that the other rules do not allow."""
+        return all(_covers(self.blocked, pattern) for pattern in other.blocked) and all(
+            any(all(_covers(limit, pattern) for pattern in patterns) for patterns in self.allowed)
+            for limit in other.allowed
+        )
+
     def named(self) -> tuple[str, ...]:
         """The hosts that are allowed by name, without patterns: for tools that do not support patterns."""
         names = dict.fromkeys(name for patterns in self.allowed for name in patterns if "*" not in name)
@@ -77,6 +84,15 @@ def _pattern(entry: str) -> str:
     wildcard = text.startswith("*.")
     name = plain_host(text.removeprefix("*."))
     return f"*.{name}" if wildcard and name else name
+
+
+def _covers(patterns: Iterable[str], pattern: str) -> bool:
+    """Whether every host of a pattern matches one of the others."""
+    return any(
+        each in ("*", pattern)
+        or (each.startswith("*.") and pattern != "*" and pattern.removeprefix("*").endswith(each[1:]))
+        for each in patterns
+    )
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

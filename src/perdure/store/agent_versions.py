@@ -117,6 +117,17 @@ async def latest_version(
     return None if found is None else AgentVersionRow(*found)
 
 
+async def creator_of(tx: Tx, org_id: OrgId, agent_id: AgentId) -> UserId | None:
+    """Return who created an agent: the author of its first version; None without versions."""
+    found = await tx.one(
+        "SELECT created_by FROM agent_versions WHERE agent_id = ? AND org_id = ?"
+        " ORDER BY version_number LIMIT 1",
+        agent_id,
+        org_id,
+    )
+    return None if found is None else found[0]
+
+
 async def list_versions(
     tx: Tx, org_id: OrgId, agent_id: AgentId, offset: int, limit: int
 ) -> list[AgentVersionRow]:

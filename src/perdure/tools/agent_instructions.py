@@ -58,11 +58,16 @@ def agent_instructions(services: Services) -> Capability:
             }
         ),
         discover=partial(_discover, services),
+        instructions=lambda config: tuple(path for paths in _paths_of(config) for path in paths),
     )
 
 
+def _paths_of(config: Any) -> list[tuple[str, ...]]:
+    return list(_candidate_paths((config or {}).get("files", FILES)))
+
+
 async def _discover(services: Services, config: Any, context: DiscoveryContext) -> Discovered:
-    candidates = list(_candidate_paths((config or {}).get("files", FILES)))
+    candidates = _paths_of(config)
     if not candidates:
         return Discovered()
     every_path = [path for paths in candidates for path in paths]

@@ -289,6 +289,7 @@ def _write_file_tool(services: Services) -> Tool:
         run=partial(_write_file, services),
         hints=REPEATABLE,
         display_name="Write file",
+        writes="path",
     )
 
 
@@ -315,6 +316,7 @@ def _edit_file_tool(services: Services) -> Tool:
         # Several edits of one file in one answer are common, and each builds on the result of the one before.
         queue="edit",
         display_name="Edit file",
+        writes="path",
     )
 
 

@@ -10,6 +10,16 @@ from typing import Any
 from perdure.capabilities.port import Capability, Tool, schema
 
 _MODES = ("off", "normal", "protective")
+"""From the loosest to the tightest."""
+
+
+def _mode(config: Any) -> str:
+    return str((config or {}).get("mode", "normal"))
+
+
+def _tighter(before: Any, after: Any) -> Any:
+    """The configuration whose mode requires approval for more calls."""
+    return max(after, before, key=lambda config: _MODES.index(_mode(config)))
 
 
 def _gate(config: Any, tool: Tool) -> bool:
@@ -18,13 +28,13 @@ def _gate(config: Any, tool: Tool) -> bool:
     `normal` asks for tools that may destroy data, or change something outside the session. `protective` lets
     only reads inside the session pass: even a read outside, such as fetching a URL, can leak data.
     """
-    mode = (config or {}).get("mode", "normal")
+    mode = _mode(config)
     hints = tool.hints
     if mode == "off":
         return False
-    if mode == "protective":
-        return not hints.readonly or bool(hints.open_world)
-    return bool(hints.destructive or (hints.open_world and not hints.readonly))
+    if hints.destructive or (hints.open_world and not hints.readonly):
+        return True
+    return mode == "protective" and (not hints.readonly or bool(hints.open_world))
 
 
 TOOL_APPROVAL = Capability(
@@ -42,11 +52,14 @@ TOOL_APPROVAL = Capability(
                 "enum": list(_MODES),
                 "default": "normal",
                 "description": (
-                    "off: no call needs approval; normal: calls that may destroy data or change something "
-                    "outside the session; protective: every call except reads inside the session."
+                    "off: no call needs approval; normal: calls that may destroy data, change something "
+                    "outside the session, or write files with instructions (AGENTS.md); protective: every "
+                    "call except reads inside the session. If several layers set a mode, the tightest one "
+                    "applies."
                 ),
             }
         }
     ),
     gate=_gate,
+    merge=_tighter,
 )

@@ -1,0 +1,72 @@
+"""The policies of layers, compared: whether a change of an agent loosens what it is bound by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+from msgspec import Struct
+
+from perdure.capabilities.port import Tool, ToolContext, ToolOutcome
+from perdure.capabilities.registry import Active, Registry
+from perdure.capabilities.resolve import Layer
+from perdure.domain.messages import JsonObject
+from perdure.domain.network import NetworkRules, combine
+from perdure.domain.tools import BuiltinTool, ToolHints
+
+
+class Policy(Struct, frozen=True):
+    """What layers require of the sessions above them.
+
+    Attributes:
+        gates: the active capabilities that decide which calls need approval.
+        gated: the tools whose definitions require approval.
+    """
+
+    gates: tuple[Active, ...]
+    gated: frozenset[str]
+    network: NetworkRules
+
+    def asks(self, tool: Tool) -> bool:
+        """Whether calls of a tool need approval."""
+        return tool.name in self.gated or any(each.gates(tool) for each in self.gates)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is required."""
+        return not self.gates and not self.gated and self.network == NetworkRules()
+
+
+def policy_of(layers: Sequence[Layer], registry: Registry) -> Policy:
+    """Return what layers require together."""
+    active = registry.resolve(layer.refs(registry) for layer in layers)
+    definitions = (tool for layer in layers for tool in layer.tools)
+    return Policy(
+        tuple(each for each in active if each.capability.is_policy),
+        frozenset(
+            tool.name
+            for tool in definitions
+            if isinstance(tool, BuiltinTool) and tool.policy == "requires_approval"
+        ),
+        combine(layer.network for layer in layers),
+    )
+
+
+def loosens(before: Policy, after: Policy, registry: Registry) -> bool:
+    """Whether something that the first policy refuses or asks about passes the second."""
+    if not after.network.within(before.network):
+        return True
+    return any(before.asks(tool) and not after.asks(tool) for tool in _tools(registry))
+
+
+def _tools(registry: Registry) -> Iterator[Tool]:
+    """Yield every tool of the server, and one for each combination of hints, as others may be discovered."""
+    for capability in registry.all():
+        yield from capability.tools(None)
+    for readonly, destructive, open_world in product((True, False), repeat=3):
+        hints = ToolHints(readonly=readonly, destructive=destructive, open_world=open_world)
+        yield Tool("", "", {}, _never, hints)
+
+
+async def _never(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+    raise NotImplementedError
