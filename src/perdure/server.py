@@ -92,6 +92,7 @@ async def _prepare(settings: Settings, parts: Parts) -> Authenticate:
         Forbidden: a server without a login would be reachable from other machines.
     """
     owner = await bootstrap(parts.app)
+    parts.app.drivers.lend_environment(owner.organization_id)
     for name in await add_predefined(parts.app, owner.organization_id):
         log.info("%s is set up: its key is in the environment", name)
     if await login_required(parts.app):

@@ -117,8 +117,11 @@ class SimulatedDrivers:
     def known_types(self) -> tuple[str, ...]:
         return ("llmsim",)
 
-    def environment_key(self, provider_type: str) -> bool:
+    def environment_key(self, org_id: str, provider_type: str) -> bool:
         return False
+
+    def lend_environment(self, org_id: str) -> None:
+        raise NotImplementedError
 
     def driver_for(self, row: Any, secrets: Any) -> Any:
         raise NotImplementedError

@@ -27,8 +27,12 @@ class Drivers(Protocol):
 
     def known_types(self) -> tuple[str, ...]: ...
 
-    def environment_key(self, provider_type: str) -> bool:
-        """Whether the server's environment holds an API key of that vendor."""
+    def environment_key(self, org_id: OrgId, provider_type: str) -> bool:
+        """Whether the server's environment holds an API key of that vendor for the organization."""
+        ...
+
+    def lend_environment(self, org_id: OrgId) -> None:
+        """Let the API keys of the server's environment serve this organization, and no other."""
         ...
 
     def driver_for(self, row: ProviderRow, secrets: ProviderSecrets) -> Driver: ...

@@ -22,7 +22,7 @@ async def add_predefined(app: App, org_id: OrgId) -> list[str]:
     Returns:
         The names of the providers that were added.
     """
-    vendors = [vendor for vendor in VENDORS if app.drivers.environment_key(vendor.provider_type)]
+    vendors = [vendor for vendor in VENDORS if app.drivers.environment_key(org_id, vendor.provider_type)]
     if not vendors:
         return []
     now = app.now()

@@ -139,7 +139,7 @@ def _has_key(app: App, row: ProviderRow) -> bool:
     kind = KINDS.get(row.provider_type)
     if row.api_key_set or row.base_url is not None or kind is None or kind.environment is None:
         return True
-    return app.drivers.environment_key(row.provider_type)
+    return app.drivers.environment_key(row.org_id, row.provider_type)
 
 
 async def _to_models(app: App, rows: list[tuple[ModelRow, ProviderRow]]) -> list[Model]:
@@ -166,10 +166,12 @@ def _check_type(app: App, provider_type: str) -> None:
 
 def providers_config(app: App, caller: Caller) -> ProvidersConfig:
     """Return the types of provider, the credentials that each needs, and the caller's permissions."""
-    drivers = tuple(
-        DriverCredentials(name, form_of(KINDS[name], in_environment=app.drivers.environment_key(name)), False)
-        for name in app.drivers.known_types()
-    )
+
+    def credentials(name: str) -> DriverCredentials:
+        present = app.drivers.environment_key(caller.organization_id, name)
+        return DriverCredentials(name, form_of(KINDS[name], in_environment=present), False)
+
+    drivers = tuple(map(credentials, app.drivers.known_types()))
     return ProvidersConfig(drivers, policies(caller, "provider"))
 
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.errors import InvalidInput
-from perdure.domain.ids import ProviderId
+from perdure.domain.ids import OrgId, ProviderId
 from perdure.domain.messages import JsonObject
 from perdure.domain.model_profiles import ModelVendor
 from perdure.domain.providers import ProviderOptions, ProviderSecrets
@@ -167,7 +167,7 @@ def config_of(
         secrets: the provider's key and secret headers.
         options: the provider's options.
         environment: environment variables, from which the vendor's key is read if the provider has none. It
-            is sent to the vendor's own base URL only.
+            is sent to the vendor's own base URL only. Empty for all organizations but the first.
     """
     key = secrets.api_key
     if key is None and base_url is None:
@@ -178,11 +178,28 @@ def config_of(
     return ProviderConfig(provider_type, base_url, key, driver_options)
 
 
+def _check_key(config: ProviderConfig) -> None:
+    """Refuse to call a vendor's own address without a key: the answer would not say what is missing here."""
+    kind = KINDS.get(config.provider_type)
+    headers = config.options.get("headers")
+    if kind is None or kind.environment is None or config.base_url is not None or config.api_key or headers:
+        return
+    raise InvalidInput(
+        f"there is no API key: set the provider's `api_key` (if the server has a {kind.environment}, it "
+        "serves only the organization that the server was set up with)",
+        code="api_key_missing",
+        field="api_key",
+    )
+
+
 class StoredProvider(Protocol):
     """A provider's row, for which a driver is created. `updated_at` changes with every change of the row."""
 
     @property
     def id(self) -> ProviderId: ...
+
+    @property
+    def org_id(self) -> OrgId: ...
 
     @property
     def provider_type(self) -> str: ...
@@ -216,6 +233,7 @@ class DriverPool:
     ) -> None:
         self.http = http or Http()
         self._environment = environment
+        self._environment_for: OrgId | None = None
         self._cache = cache or FragmentCache()
         self._drivers: dict[ProviderId, tuple[Micros, Driver]] = {}
 
@@ -223,22 +241,37 @@ class DriverPool:
         """Return the provider types that have a driver."""
         return known_types()
 
-    def environment_key(self, provider_type: str) -> bool:
-        """Whether the environment holds a key for this provider type."""
-        return vendor_key(provider_type, self._environment) is not None
+    def environment_key(self, org_id: OrgId, provider_type: str) -> bool:
+        """Whether the environment holds a key for this provider type that serves the organization."""
+        return vendor_key(provider_type, self._environment_of(org_id)) is not None
+
+    def _environment_of(self, org_id: OrgId) -> Mapping[str, str]:
+        return self._environment if org_id == self._environment_for else {}
+
+    def lend_environment(self, org_id: OrgId) -> None:
+        """Let the environment's keys serve this organization, and no other.
+
+        It is the first one, which the server was set up with. Others have keys of their own.
+        """
+        self._environment_for = org_id
 
     def driver_for(self, provider: StoredProvider, secrets: ProviderSecrets) -> Driver:
         """Return the driver of a provider; create a new one if the provider has changed.
 
         Raises:
-            InvalidInput: as `make_driver`.
+            InvalidInput: as `make_driver`; also if the vendor needs a key and there is none.
         """
         pooled = self._drivers.get(provider.id)
         if pooled is not None and pooled[0] == provider.updated_at:
             return pooled[1]
         config = config_of(
-            provider.provider_type, provider.base_url, secrets, provider.option_struct(), self._environment
+            provider.provider_type,
+            provider.base_url,
+            secrets,
+            provider.option_struct(),
+            self._environment_of(provider.org_id),
         )
+        _check_key(config)
         driver = make_driver(config, self.http, self._cache)
         self._drivers.pop(provider.id, None)
         self._drivers[provider.id] = (provider.updated_at, driver)

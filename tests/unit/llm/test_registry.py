@@ -8,7 +8,7 @@ import pytest
 from msgspec import Struct
 
 from perdure.domain.errors import InvalidInput
-from perdure.domain.ids import ProviderId
+from perdure.domain.ids import OrgId, ProviderId
 from perdure.domain.providers import ProviderOptions, ProviderSecrets
 from perdure.llm.driver import Driver, ProviderConfig
 from perdure.llm.http import Http
@@ -52,6 +52,9 @@ async def test_an_invalid_configuration_is_refused_without_revealing_the_key(
     assert "two" not in caught.value.message
 
 
+FIRST, SECOND = OrgId("org_1"), OrgId("org_2")
+
+
 class _Stored(Struct, frozen=True):
     """A stored provider; `made` counts how often a driver was created from it."""
 
@@ -59,6 +62,7 @@ class _Stored(Struct, frozen=True):
     updated_at: int
     provider_type: str = "openai"
     base_url: str | None = None
+    org_id: OrgId = FIRST
     made: list[str] = []
 
     def option_struct(self) -> ProviderOptions:
@@ -88,3 +92,23 @@ async def test_a_pool_is_bounded() -> None:
     for number in range(MAX_DRIVERS + 5):
         pool.driver_for(_Stored(ProviderId(f"provider_{number}"), 1, "llmsim"), ProviderSecrets())
     assert len(pool._drivers) == MAX_DRIVERS
+
+
+@pytest.mark.parametrize("provider_type", ["openai", "openai_completions", "anthropic"])
+async def test_a_key_in_the_environment_serves_the_first_organization_only(provider_type: str) -> None:
+    pool = DriverPool({"OPENAI_API_KEY": "key", "ANTHROPIC_API_KEY": "key"})
+    mine = _Stored(ProviderId("provider_1"), 1, provider_type)
+    theirs = _Stored(ProviderId("provider_2"), 1, provider_type, org_id=SECOND)
+    assert not pool.environment_key(FIRST, provider_type)  # until it is known which one that is
+    pool.lend_environment(FIRST)
+    assert pool.environment_key(FIRST, provider_type)
+    assert not pool.environment_key(SECOND, provider_type)
+    pool.driver_for(mine, ProviderSecrets())
+    with pytest.raises(InvalidInput, match="there is no API key") as refused:
+        pool.driver_for(theirs, ProviderSecrets())
+    assert (refused.value.code, refused.value.field) == ("api_key_missing", "api_key")
+    pool.driver_for(theirs, ProviderSecrets("their own"))
+    pool.driver_for(
+        _Stored(ProviderId("provider_3"), 1, provider_type, "http://localhost:1/v1", org_id=SECOND),
+        ProviderSecrets(),
+    )
