@@ -25,6 +25,7 @@ from perdure.api.routes import agents as agent_routes
 from perdure.api.routes import capabilities as capability_routes
 from perdure.api.routes import databases as database_routes
 from perdure.api.routes import harnesses as harness_routes
+from perdure.api.routes import invitations as invitation_routes
 from perdure.api.routes import messages as message_routes
 from perdure.api.routes import providers as provider_routes
 from perdure.api.routes import schedules as schedule_routes
@@ -243,6 +244,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *harness_routes.ROUTES,
         *capability_routes.ROUTES,
         *account_routes.ROUTES,
+        *invitation_routes.ROUTES,
         *storage_routes.ROUTES,
         *schedule_routes.ROUTES,
         *database_routes.ROUTES,

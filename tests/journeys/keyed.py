@@ -35,7 +35,14 @@ async def person(
 
 
 async def add_member(http: httpx.AsyncClient, name: str, role: str = "member") -> tuple[dict[str, Any], str]:
-    """A new user of the client's organization, and a token of theirs."""
-    user = await post(http, "/v1/users", {"email": f"{name}@example.com", "name": name, "role": role})
+    """A new user of the client's organization, and a token of theirs.
+
+    Tokens are made for lower roles only, so the user gets the role afterwards.
+    """
+    user = await post(http, "/v1/users", {"email": f"{name}@example.com", "name": name, "role": "member"})
     token = await post(http, f"/v1/users/{user['id']}/tokens", {"name": name})
+    if role != "member":
+        raised = await http.patch(f"/v1/users/{user['id']}", json={"role": role})
+        assert raised.status_code == 200, raised.text
+        user = raised.json()
     return user, token["token"]

@@ -26,7 +26,7 @@ NEEDS_ADMIN = {
     "create_harness", "import_harness", "update_harness", "delete_harness", "copy_harness", "create_provider",
     "update_provider", "delete_provider", "sync_models", "create_model", "update_model", "delete_model",
     "update_organization", "complete_org_onboarding", "add_user", "create_user_token", "update_user",
-    "remove_user",
+    "remove_user", "list_invitations", "create_invitation", "withdraw_invitation",
 }  # fmt: skip
 
 
@@ -241,29 +241,51 @@ async def test_a_mere_member_is_refused_exactly_what_needs_an_admin(scene: Scene
     assert told == []
 
 
-async def test_an_admin_makes_nobody_an_owner_and_no_token_for_one(scene: Scene) -> None:
+async def _me(scene: Scene, token: str) -> Json:
+    async with person(scene.server, token) as http:
+        found: Json = (await http.get("/v1/users/me")).json()
+        return found
+
+
+async def test_an_admin_makes_nobody_an_owner_and_no_token_for_an_owner_or_another_admin(
+    scene: Scene,
+) -> None:
     _, token = await add_member(scene.mine.http, "erin", "admin")
+    _, peer = await add_member(scene.mine.http, "fred", "admin")
+    peer_id = (await _me(scene, peer))["id"]
     async with person(scene.server, token) as admin:
         owner = await admin.post("/v1/users", json={"email": "o@example.com", "name": "O", "role": "owner"})
         taken = await admin.post(f"/v1/users/{scene.mine.values['user_id']}/tokens", json={"name": "mine"})
-        for answer in (owner, taken):
+        peers = await admin.post(f"/v1/users/{peer_id}/tokens", json={"name": "mine"})
+        for answer in (owner, taken, peers):
             assert (answer.status_code, complaint(answer)) == (403, None), answer.text
         await post(admin, "/v1/users", {"email": "p@example.com", "name": "P", "role": "admin"})
 
 
-async def test_who_lets_a_known_person_in_gets_no_key_to_where_else_they_are(scene: Scene) -> None:
-    them, http = scene.mine.values["user_id"], scene.other.http
-    email = next(
-        each["email"]
-        for each in (await scene.mine.http.get("/v1/users")).json()["data"]
-        if each["id"] == them
-    )
-    known = await http.post("/v1/users", json={"email": email, "name": "Known", "role": "member"})
-    assert known.status_code in (201, 409), known.text
-    made = await http.post(f"/v1/users/{them}/tokens", json={"name": "theirs"})
-    if made.status_code == 201:
-        async with person(scene.server, made.json()["token"]) as caught:
-            assert (
-                await caught.get("/v1/sessions", headers={"x-org-id": scene.mine.values["org"]})
-            ).status_code == 401
+async def test_who_adds_a_person_of_another_organization_learns_nothing_and_reaches_nothing(
+    scene: Scene,
+) -> None:
+    http, their_id = scene.other.http, scene.mine.values["user_id"]
+    person_there = (await scene.mine.http.get(f"/v1/users/{their_id}")).json()
+    before = await scene.state()
+    answers = [
+        await post(http, "/v1/users", {"email": email, "name": "Sent", "role": "member"})
+        for email in (person_there["email"].upper(), "nobody-at-all@example.com")
+    ]
+    for known, unknown in ((answers[0][name], answers[1][name]) for name in ("name", "roles")):
+        assert known == unknown
+    assert answers[0].keys() == answers[1].keys()
+    assert answers[0]["email"] == person_there["email"].upper()
+    assert answers[0]["id"] != their_id
+    assert answers[0]["created_at"] > person_there["created_at"]
+    for each in answers:
+        made = await post(http, f"/v1/users/{each['id']}/tokens", {"name": "theirs"})
+        async with person(scene.server, made["token"]) as caught:
+            elsewhere = {"x-org-id": scene.mine.values["org"]}
+            assert (await caught.get("/v1/sessions", headers=elsewhere)).status_code == 401
             assert scene.mine.values["org"] not in (await caught.get("/v1/orgs")).text
+    assert (await http.post(f"/v1/users/{their_id}/tokens", json={"name": "x"})).status_code == 404
+    # Nothing has changed for the person: they still belong to one organization, so need not name it.
+    del scene.mine.http.headers["x-org-id"]
+    assert (await scene.mine.http.get("/v1/sessions")).status_code == 200
+    assert await scene.state() == before

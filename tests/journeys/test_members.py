@@ -156,8 +156,7 @@ async def test_a_removed_member_is_out_at_once_and_what_they_made_stays(place: P
     user, bound = await add_member(place.owner, "gone", "admin")
     second = (await post(place.owner, "/v1/orgs", {"name": "Second"}))["id"]
     async with person(place.server, place.token, second) as elsewhere:
-        await post(elsewhere, "/v1/users", {"email": "gone@example.com", "name": "Gone", "role": "admin"})
-        there = (await post(elsewhere, f"/v1/users/{user['id']}/tokens", {"name": "there"}))["token"]
+        _, there = await add_member(elsewhere, "gone", "admin")
     async with person(place.server, place.token, first) as owner, person(place.server, bound) as http:
         session = await post(http, "/v1/sessions", {"title": "theirs"})
         assert (await http.put(f"/v1/sessions/{session['id']}/pin")).status_code == 204

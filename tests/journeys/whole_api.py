@@ -106,11 +106,13 @@ class Place:
         await post(http, f"{base}/databases", {"name": database})
         await post(http, f"{base}/fs/kept.txt", {"content": mark})
         await http.put(f"{base}/storage/secrets", json={"secrets": {"KEPT": mark}})
+        invitation = await post(http, "/v1/invitations", {"email": f"{mark}@example.com"})
         token = (await http.get("/v1/users/me/tokens")).json()["data"][-1]
         self.values = {
             "org": organization,
             "user_id": me["id"],
             "token_id": token["id"],
+            "invitation_id": invitation["id"],
             "provider_id": provider["id"],
             "model": model["id"],
             "harness_id": harness["id"],

@@ -8,9 +8,10 @@ from msgspec import UNSET
 from perdure.app.context import App
 from perdure.app.harnesses import add_built_in_harnesses, follow_built_in_harnesses
 from perdure.app.idempotency import Once, write_once
-from perdure.app.login import to_token
+from perdure.app.login import makers_of, to_token
 from perdure.app.sessions import check_model, find_harness
 from perdure.domain.accounts import (
+    RANK,
     AddUser,
     Caller,
     CreateOrganization,
@@ -27,6 +28,7 @@ from perdure.domain.accounts import (
     User,
     UserRole,
     require,
+    require_above,
     require_own_token,
 )
 from perdure.domain.errors import Conflict, InvalidInput, NotFound
@@ -40,20 +42,23 @@ from perdure.store.accounts import (
     delete_user,
     end_membership,
     first_organization,
+    former_member,
     get_organization,
     get_user,
+    has_member,
     lock_organization,
     members_of,
     memberships_of,
     organization_holding,
     owners_of,
     rename_user,
+    revoke_outranked,
     set_membership,
     tokens_of,
     update_organization,
-    user_by_email,
 )
 from perdure.store.database import Changes, Tx
+from perdure.store.invitations import delete_invitations_of
 from perdure.store.locks import Lock, hold
 
 
@@ -226,7 +231,10 @@ async def all_users(app: App, caller: Caller, search: str | None) -> list[User]:
 
 
 async def add_member(app: App, caller: Caller, body: AddUser, once: Once | None = None) -> User:
-    """Add a member: an existing user with this address, or a new one.
+    """Add a member: a new user, or one whom this organization removed earlier.
+
+    The e-mail address is not looked up elsewhere, so that nothing tells whether another organization knows
+    it. Who has an account joins with it by accepting an invitation.
 
     Admins only. Callers cannot grant a role above their own.
     """
@@ -235,12 +243,14 @@ async def add_member(app: App, caller: Caller, body: AddUser, once: Once | None 
     now = app.now()
 
     async def work(tx: Tx) -> User:
-        row = await user_by_email(tx, body.email)
-        if row is None:
-            row = UserRow(app.new_id("user"), body.name, body.email, now)
-            await add_user(tx, row)
-        elif any(org_id == caller.organization_id for org_id, _ in await memberships_of(tx, row.id)):
+        org_id = caller.organization_id
+        await lock_organization(tx, org_id)
+        if await has_member(tx, org_id, body.email):
             raise Conflict(f"{body.email} is already a member of the organization", code="already_member")
+        row = await former_member(tx, org_id, body.email)
+        if row is None:
+            row = UserRow(app.new_id("user"), body.name, body.email, now, org_id)
+            await add_user(tx, row)
         await set_membership(tx, caller.organization_id, row.id, body.role, now)
         return to_user(row, body.role)
 
@@ -266,7 +276,7 @@ async def _role_of(tx: Tx, caller: Caller, user_id: UserId) -> UserRole:
 
 
 async def change_member(app: App, caller: Caller, user_id: UserId, body: UpdateUser) -> User:
-    """Change a member's role.
+    """Change a member's role. Tokens whose makers are below it, or no longer above others, are revoked.
 
     Admins only. Callers cannot grant a role above their own, or change members above them.
     """
@@ -283,6 +293,9 @@ async def change_member(app: App, caller: Caller, user_id: UserId, body: UpdateU
         require(caller, body.role)
         await _check_not_last(tx, caller.organization_id, user_id, role)
         await set_membership(tx, caller.organization_id, user_id, body.role, now)
+        await revoke_outranked(tx, caller.organization_id, user_id, now)
+        if RANK[body.role] < RANK[role]:
+            await delete_invitations_of(tx, caller.organization_id, user_id)
         return to_user(row, body.role)
 
     return await app.database.write(work)
@@ -291,7 +304,8 @@ async def change_member(app: App, caller: Caller, user_id: UserId, body: UpdateU
 async def remove_member(app: App, caller: Caller, user_id: UserId) -> None:
     """Remove a member from the organization; callers who remove themselves leave it.
 
-    Admins only, except for leaving. Callers cannot remove members above them.
+    Admins only, except for leaving. Callers cannot remove members above them. The member's tokens stop
+    working, and so do those that it made for others, except for owners if the member leaves on its own.
     """
     now = app.now()
 
@@ -302,7 +316,9 @@ async def remove_member(app: App, caller: Caller, user_id: UserId) -> None:
             require(caller, "admin")
             require(caller, role)
         await _check_not_last(tx, caller.organization_id, user_id, role)
-        await end_membership(tx, caller.organization_id, user_id, now)
+        handover = user_id == caller.user_id
+        await end_membership(tx, caller.organization_id, user_id, now, handover=handover)
+        await delete_invitations_of(tx, caller.organization_id, user_id)
 
     await app.database.write(work)
 
@@ -322,16 +338,17 @@ async def _check_not_last(tx: Tx, org_id: OrgId, user_id: UserId, role: UserRole
 async def member_caller(app: App, caller: Caller, user_id: UserId) -> Caller:
     """Return a member of the organization as a caller, to create a token for it.
 
-    Admins only, and not for members above them.
+    Admins only, and only for members below them or for themselves: the one who creates a token can use it.
     """
     require(caller, "admin")
 
     async def work(tx: Tx) -> Caller:
         role = await _role_of(tx, caller, user_id)
-        require(caller, role)
+        if user_id != caller.user_id:
+            require_above(caller, role)
         # The admin who creates the token sees it, so it must not give access to the member's other
         # organizations.
-        return Caller(caller.organization_id, user_id, role, bound=True)
+        return Caller(caller.organization_id, user_id, role, bound=True, makers=makers_of(caller))
 
     return await app.database.read(work)
 
@@ -363,13 +380,18 @@ async def delete_account(app: App, caller: Caller) -> DeletedAccount:
         Conflict: the caller is the last owner of an organization.
     """
     require_own_token(caller)
+    now = app.now()
 
     async def work(tx: Tx) -> DeletedAccount:
         for org_id, _ in sorted(await memberships_of(tx, caller.user_id)):
             await lock_organization(tx, org_id)
-        for org_id, role in await memberships_of(tx, caller.user_id):
+        memberships = await memberships_of(tx, caller.user_id)
+        for org_id, role in memberships:
             await _check_not_last(tx, org_id, caller.user_id, role)
         await delete_user(tx, caller.user_id)
+        for org_id, _ in memberships:
+            await revoke_outranked(tx, org_id, caller.user_id, now, handover=True)
+            await delete_invitations_of(tx, org_id, caller.user_id)
         return DeletedAccount(True)
 
     return await app.database.write(work)

@@ -6,14 +6,18 @@ import hashlib
 import secrets
 
 from perdure.app.context import App
-from perdure.domain.accounts import Caller, CreateToken, Token
-from perdure.domain.errors import InvalidInput, NotFound, Unauthenticated
+from perdure.domain.accounts import Caller, CreateToken, Token, UserRole
+from perdure.domain.errors import Conflict, InvalidInput, NotFound, Unauthenticated
 from perdure.domain.ids import OrgId, TokenId, UserId, check_id
 from perdure.domain.times import Micros, from_rfc3339, maybe_rfc3339, to_rfc3339
 from perdure.store.accounts import (
     TokenRow,
     add_token,
     any_token,
+    count_tokens,
+    forget_tokens,
+    is_current,
+    lock_user,
     memberships_of,
     revoke_token,
     token_by_hash,
@@ -26,6 +30,9 @@ TOKEN_PREFIX = "pdr_pat_"  # noqa: S105 (a prefix, not a token)
 
 USED_EVERY = 60_000_000
 """The precision of `last_used_at`, in microseconds: a token's use is written at most once in this time."""
+
+MAX_TOKENS = 100
+"""Working access tokens of a user: its own, and in each organization those that others created for it."""
 
 _REFUSED = "send a valid access token: Authorization: Bearer pdr_pat_..."
 
@@ -51,16 +58,21 @@ def to_token(row: TokenRow, secret: str | None = None) -> Token:
         maybe_rfc3339(row.last_used_at),
         maybe_rfc3339(row.revoked_at),
         row.org_id,
+        row.created_by,
     )
 
 
-async def create_token(app: App, caller: Caller, body: CreateToken) -> Token:
+async def create_token(app: App, caller: Caller, body: CreateToken, creator: UserId | None = None) -> Token:
     """Create an access token of the caller, and return it with its secret. The secret is not stored.
 
     If the caller's own token is bound to one organization, the new one is bound to it too.
 
+    Args:
+        creator: who creates it, if not the caller.
+
     Raises:
         InvalidInput: `expires_at` is malformed or in the past.
+        Conflict: the user has as many tokens as are allowed.
     """
     expires: Micros | None = None
     if body.expires_at is not None:
@@ -72,21 +84,41 @@ async def create_token(app: App, caller: Caller, body: CreateToken) -> Token:
             ) from None
         if expires <= app.now():
             raise InvalidInput("`expires_at` must be in the future", field="expires_at")
-    secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
+    secret, now = TOKEN_PREFIX + secrets.token_urlsafe(32), app.now()
     row = TokenRow(
         app.new_id("token"),
         hash_token(secret),
         caller.user_id,
         body.name,
         secret[-4:],
-        app.now(),
+        now,
         expires,
         None,
         None,
         bound_to(caller),
+        creator or caller.user_id,
+        makers_of(caller) if creator is None else caller.makers,
     )
-    await app.database.write(lambda tx: add_token(tx, row))
+
+    async def work(tx: Tx) -> None:
+        await lock_user(tx, row.user_id)
+        if await count_tokens(tx, row.user_id, row.org_id, now) >= MAX_TOKENS:
+            raise Conflict(
+                f"a user has at most {MAX_TOKENS} access tokens: revoke one first", code="too_many_tokens"
+            )
+        await forget_tokens(tx, row.user_id, row.org_id, now, keep=MAX_TOKENS)
+        await add_token(tx, row)
+
+    await app.database.write(work)
     return to_token(row, secret)
+
+
+def makers_of(caller: Caller) -> str:
+    """Return the ids of all users who may know a token or an invitation that the caller creates.
+
+    Those are the caller and all who may know the caller's own token: they could have created it too.
+    """
+    return " ".join(sorted({caller.user_id, *caller.makers.split()}))
 
 
 async def list_tokens(app: App, caller: Caller) -> list[Token]:
@@ -152,7 +184,9 @@ async def authenticate(
             or (row.expires_at is not None and row.expires_at <= now)
         ):
             raise Unauthenticated(_REFUSED)
-        return await caller_in(tx, row.user_id, organization, only=row.org_id, anywhere=anywhere), row
+        org_id, role = await membership_in(tx, row.user_id, organization, only=row.org_id, anywhere=anywhere)
+        caller = Caller(org_id, row.user_id, role, row.org_id is not None, row.makers or "", row.id)
+        return caller, row
 
     caller, row = await app.database.read(work)
     if row.last_used_at is None or now - row.last_used_at >= USED_EVERY:
@@ -166,13 +200,23 @@ async def owner_in(app: App, owner: Caller, organization: str) -> Caller:
     Raises:
         Unauthenticated: the owner does not belong to the organization.
     """
-    return await app.database.read(lambda tx: caller_in(tx, owner.user_id, organization))
+    org_id, role = await app.database.read(lambda tx: membership_in(tx, owner.user_id, organization))
+    return Caller(org_id, owner.user_id, role)
 
 
-async def caller_in(
+async def may_continue(app: App, caller: Caller) -> bool:
+    """Return whether the caller's token and membership still stand, for answers that take long."""
+    token_id = caller.token_id
+    if token_id is None:
+        return True
+    now = app.now()
+    return await app.database.read(lambda tx: is_current(tx, token_id, caller.organization_id, now))
+
+
+async def membership_in(
     tx: Tx, user_id: UserId, organization: str | None, only: OrgId | None = None, *, anywhere: bool = False
-) -> Caller:
-    """Return a user as a caller in one of its organizations.
+) -> tuple[OrgId, UserRole]:
+    """Return the organization in which a user makes a request, and the user's role there.
 
     Args:
         organization: the `X-Org-Id` header; may be left out if the user belongs to only one organization.
@@ -194,5 +238,4 @@ async def caller_in(
         )
     if not memberships:
         raise Unauthenticated("the access token's user is not a member of the organization: check X-Org-Id")
-    org_id, role = memberships[0]
-    return Caller(org_id, user_id, role, only is not None)
+    return memberships[0]

@@ -9,6 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from perdure.domain.errors import Forbidden
 from perdure.domain.ids import (
     HarnessId,
+    InvitationId,
     ModelId,
     ModelIdText,
     OrgId,
@@ -35,12 +36,16 @@ class Caller(Struct, frozen=True):
 
     Attributes:
         bound: whether the token is valid in this organization only, because another user created it.
+        makers: the ids of all users who may know the token. Who knows it may know the tokens that it creates.
+        token_id: the token; None on a server without a login.
     """
 
     organization_id: OrgId
     user_id: UserId
     role: UserRole = "owner"
     bound: bool = False
+    makers: str = ""
+    token_id: TokenId | None = None
 
     def own_workspace(self, session_id: SessionId) -> WorkspaceId | None:
         """None: a caller is not a session's own tool."""
@@ -56,6 +61,19 @@ def require(caller: Caller, role: UserRole) -> None:
     if RANK[caller.role] < RANK[role]:
         raise Forbidden(
             f"this requires the role {role} in the organization; yours is {caller.role}", code="role_required"
+        )
+
+
+def require_above(caller: Caller, role: UserRole) -> None:
+    """Require that the caller has a higher role than this one.
+
+    Raises:
+        Forbidden: the caller's role is the same or lower.
+    """
+    if RANK[caller.role] <= RANK[role]:
+        raise Forbidden(
+            f"this requires a higher role than the user's, which is {role}; yours is {caller.role}",
+            code="role_required",
         )
 
 
@@ -215,6 +233,59 @@ class Token(Struct, frozen=True, omit_defaults=True):
             )
         ),
     ] = None
+    created_by: Annotated[
+        UserId | None,
+        Meta(
+            description=(
+                "The user who created the token. The token stops working when that user is removed, or gets "
+                "a lower role than the token's user. Missing if unknown."
+            ),
+            examples=["user_01920000000070008000000000000001"],
+        ),
+    ] = None
+
+
+class CreateInvitation(Struct, frozen=True):
+    """The body of `POST /v1/invitations`."""
+
+    email: Annotated[
+        Email | None,
+        Meta(description="A note about who should accept it. Nothing is sent, and nothing is looked up."),
+    ] = None
+    role: Annotated[UserRole, Meta(description="The role to give to the user who accepts.")] = "member"
+
+
+class Invitation(Struct, frozen=True, omit_defaults=True):
+    """An open invitation. `code` is present only in the answer that creates the invitation."""
+
+    id: Annotated[InvitationId, Meta(description="The invitation's id.")]
+    role: Annotated[
+        UserRole, Meta(description="The role that the user who accepts gets.", examples=["member"])
+    ]
+    created_by: Annotated[UserId, Meta(description="The user who created the invitation.")]
+    created_at: CreatedAt
+    expires_at: Annotated[
+        Timestamp, Meta(description="When it expires.", examples=["2026-03-21T09:26:54.731204Z"])
+    ]
+    email: Annotated[str | None, Meta(description="A note about who should accept it.")] = None
+    code: Annotated[
+        str | None,
+        Meta(description="The secret that accepts the invitation. It is returned only once."),
+    ] = None
+
+
+class AcceptInvitation(Struct, frozen=True):
+    """The body of `POST /v1/invitations/{invitation_id}/accept`."""
+
+    code: Annotated[
+        str,
+        Meta(
+            description="The invitation's code.",
+            min_length=1,
+            max_length=200,
+            examples=["pdr_inv_dRTDbMGh0cVvWFmmCkjq9xRkeW6h3rOBVN0y5qXUfBM"],
+        ),
+    ]
 
 
 class SwitchOrganization(Struct, frozen=True):

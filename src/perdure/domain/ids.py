@@ -18,7 +18,7 @@ from perdure.domain.errors import InvalidId
 
 Prefix = Literal[
     "org", "user", "harness", "agent", "session", "message", "event", "turn", "exec", "model", "provider",
-    "sched", "image", "task", "workspace", "principal", "file", "token", "agentver",
+    "sched", "image", "task", "workspace", "principal", "file", "token", "agentver", "invitation",
 ]  # fmt: skip
 
 
@@ -47,6 +47,7 @@ WorkspaceId = NewType("WorkspaceId", Annotated[str, id_schema("workspace")])
 PrincipalId = NewType("PrincipalId", Annotated[str, id_schema("principal")])
 FileId = NewType("FileId", Annotated[str, id_schema("file")])
 TokenId = NewType("TokenId", Annotated[str, id_schema("token")])
+InvitationId = NewType("InvitationId", Annotated[str, id_schema("invitation")])
 ToolCallId = NewType("ToolCallId", str)
 """A tool call's id as the model wrote it; unique only within one answer."""
 
@@ -70,6 +71,7 @@ ID_PREFIXES: dict[object, Prefix] = {
     SessionId: "session", MessageId: "message", EventId: "event", TurnId: "turn", ExecId: "exec",
     ModelId: "model", ProviderId: "provider", ScheduleId: "sched", WorkspaceId: "workspace",
     PrincipalId: "principal", FileId: "file", TokenId: "token",
+    InvitationId: "invitation",
 }  # fmt: skip
 """Id type -> its prefix."""
 REFERENCE_PREFIXES: dict[object, Prefix] = {AgentRef: "agent", HarnessRef: "harness"}
@@ -134,6 +136,8 @@ def new_id(prefix: Literal["file"], millis: int | None = None) -> FileId: ...
 @overload
 def new_id(prefix: Literal["token"], millis: int | None = None) -> TokenId: ...
 @overload
+def new_id(prefix: Literal["invitation"], millis: int | None = None) -> InvitationId: ...
+@overload
 def new_id(prefix: Prefix, millis: int | None = None) -> str: ...
 def new_id(prefix: Prefix, millis: int | None = None) -> str:
     """Generate an id. Tests and simulations pass `millis` (Unix time in milliseconds); the default is now."""
@@ -179,6 +183,8 @@ class NewId(Protocol):
     def __call__(self, prefix: Literal["file"]) -> FileId: ...
     @overload
     def __call__(self, prefix: Literal["token"]) -> TokenId: ...
+    @overload
+    def __call__(self, prefix: Literal["invitation"]) -> InvitationId: ...
     @overload
     def __call__(self, prefix: Prefix) -> str: ...
 
@@ -245,6 +251,8 @@ def check_id(text: str, prefix: Literal["principal"], field: str | None = None) 
 def check_id(text: str, prefix: Literal["file"], field: str | None = None) -> FileId: ...
 @overload
 def check_id(text: str, prefix: Literal["token"], field: str | None = None) -> TokenId: ...
+@overload
+def check_id(text: str, prefix: Literal["invitation"], field: str | None = None) -> InvitationId: ...
 @overload
 def check_id(text: str, prefix: Prefix, field: str | None = None) -> str: ...
 def check_id(text: str, prefix: Prefix, field: str | None = None) -> str:

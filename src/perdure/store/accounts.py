@@ -23,16 +23,20 @@ class OrganizationRow(Struct, frozen=True):
 
 
 class UserRow(Struct, frozen=True):
+    """A user; `org_id` is the organization that added it, None for an account that none added."""
+
     id: UserId
     name: str
     email: str
     created_at: Micros
+    org_id: OrgId | None = None
 
 
 class TokenRow(Struct, frozen=True):
     """An access token: `hash` is the SHA-256 of the secret, `hint` its last four characters.
 
-    A token with an `org_id` is valid in that organization only.
+    A token with an `org_id` is valid in that organization only. `created_by` is the user who made it, and
+    `makers` are the ids of all users who may know it, separated by spaces; None if unknown.
     """
 
     id: TokenId
@@ -45,6 +49,8 @@ class TokenRow(Struct, frozen=True):
     last_used_at: Micros | None
     revoked_at: Micros | None
     org_id: OrgId | None
+    created_by: UserId | None
+    makers: str | None
 
 
 _ORGANIZATION = columns(OrganizationRow)
@@ -92,8 +98,34 @@ async def get_user(tx: Tx, user_id: UserId) -> UserRow:
     return UserRow(*found)
 
 
-async def user_by_email(tx: Tx, email: str) -> UserRow | None:
-    found = await tx.one(f"SELECT {_USER} FROM users WHERE LOWER(email) = LOWER(?)", email)
+async def lock_user(tx: Tx, user_id: UserId) -> None:
+    """Lock the user's row until the commit, to serialize changes of its tokens."""
+    await tx.one(f"SELECT id FROM users WHERE id = ?{LOCK_ROW[tx.dialect]}", user_id)
+
+
+async def has_member(tx: Tx, org_id: OrgId, email: str) -> bool:
+    """Return whether a member of the organization has this e-mail address."""
+    found = await tx.one(
+        "SELECT 1 FROM memberships m JOIN users u ON u.id = m.user_id"
+        " WHERE m.org_id = ? AND LOWER(u.email) = LOWER(?)",
+        org_id,
+        email,
+    )
+    return found is not None
+
+
+async def former_member(tx: Tx, org_id: OrgId, email: str) -> UserRow | None:
+    """Return a user whom the organization added and removed again; None if there is none.
+
+    Accounts that belong to other organizations or to none are never found (promise P8).
+    """
+    found = await tx.one(
+        f"SELECT {_USER} FROM users WHERE org_id = ? AND LOWER(email) = LOWER(?)"
+        " AND NOT EXISTS (SELECT 1 FROM memberships m WHERE m.user_id = users.id)"
+        " ORDER BY created_at, id LIMIT 1",
+        org_id,
+        email,
+    )
     return None if found is None else UserRow(*found)
 
 
@@ -137,10 +169,15 @@ async def set_membership(tx: Tx, org_id: OrgId, user_id: UserId, role: UserRole,
     )
 
 
-async def end_membership(tx: Tx, org_id: OrgId, user_id: UserId, now: Micros) -> None:
-    """Remove a user from the organization, with its pins there and the tokens bound to it.
+async def end_membership(
+    tx: Tx, org_id: OrgId, user_id: UserId, now: Micros, *, handover: bool = False
+) -> None:
+    """Remove a user from the organization, with its pins there, the tokens bound to it, and those it made.
 
     The user and the resources that it created stay.
+
+    Args:
+        handover: as in `revoke_outranked`.
     """
     await tx.run("DELETE FROM memberships WHERE org_id = ? AND user_id = ?", org_id, user_id)
     await tx.run("DELETE FROM pins WHERE org_id = ? AND user_id = ?", org_id, user_id)
@@ -150,6 +187,52 @@ async def end_membership(tx: Tx, org_id: OrgId, user_id: UserId, now: Micros) ->
         now,
         user_id,
         org_id,
+    )
+    await revoke_outranked(tx, org_id, user_id, now, handover=handover)
+
+
+_RANK = "CASE {}.role WHEN 'owner' THEN 2 WHEN 'admin' THEN 1 ELSE 0 END"
+_PAIRS = (
+    "SELECT 1 FROM memberships m JOIN memberships u ON u.org_id = m.org_id AND u.user_id <> m.user_id"
+    " WHERE m.org_id = tokens.org_id AND u.user_id = tokens.user_id"
+)
+_ROLES = f"{_RANK.format('m')} {{}} {_RANK.format('u')}"
+
+
+async def revoke_outranked(
+    tx: Tx, org_id: OrgId, user_id: UserId, now: Micros, *, handover: bool = False
+) -> None:
+    """Revoke the tokens of others that a user may no longer know, and those of the user that others may not.
+
+    Call it after a change of the user's membership. Somebody may know another's token who is a member with at
+    least the other's role.
+
+    Args:
+        handover: whether owners keep theirs, because the user leaves on its own: nobody might be left to make
+            new ones.
+    """
+    kept = (
+        " AND NOT EXISTS (SELECT 1 FROM memberships o WHERE o.org_id = tokens.org_id"
+        " AND o.user_id = tokens.user_id AND o.role = 'owner')"
+        if handover
+        else ""
+    )
+    await tx.run(
+        "UPDATE tokens SET revoked_at = ? WHERE org_id = ? AND revoked_at IS NULL AND user_id <> ?"
+        f" AND makers LIKE ?{kept}"
+        f" AND NOT EXISTS ({_PAIRS} AND m.user_id = ? AND {_ROLES.format('>=')})",
+        now,
+        org_id,
+        user_id,
+        f"%{user_id}%",
+        user_id,
+    )
+    await tx.run(
+        "UPDATE tokens SET revoked_at = ? WHERE org_id = ? AND revoked_at IS NULL AND user_id = ?"
+        f" AND EXISTS ({_PAIRS} AND tokens.makers LIKE '%' || m.user_id || '%' AND {_ROLES.format('<')})",
+        now,
+        org_id,
+        user_id,
     )
 
 
@@ -174,9 +257,56 @@ async def add_token(tx: Tx, row: TokenRow) -> None:
     await tx.run(insert("tokens", TokenRow), *values(row))
 
 
+async def count_tokens(tx: Tx, user_id: UserId, bound_to: OrgId | None, now: Micros) -> int:
+    """Return the number of a user's tokens that work, of those bound to an organization or to none."""
+    narrowed, args = _bound(bound_to)
+    found = await tx.one(
+        f"SELECT COUNT(*) FROM tokens WHERE user_id = ?{narrowed} AND revoked_at IS NULL"
+        " AND (expires_at IS NULL OR expires_at > ?)",
+        user_id,
+        *args,
+        now,
+    )
+    return 0 if found is None else int(found[0])
+
+
+async def forget_tokens(tx: Tx, user_id: UserId, bound_to: OrgId | None, now: Micros, keep: int) -> None:
+    """Delete the oldest of a user's tokens that no longer work, down to `keep` of them."""
+    narrowed, args = _bound(bound_to)
+    dead = (
+        f"user_id = ?{narrowed} AND (revoked_at IS NOT NULL OR (expires_at IS NOT NULL AND expires_at <= ?))"
+    )
+    await tx.run(
+        f"DELETE FROM tokens WHERE {dead} AND id NOT IN (SELECT id FROM tokens WHERE {dead}"
+        f" ORDER BY created_at DESC, id DESC LIMIT {keep})",
+        user_id,
+        *args,
+        now,
+        user_id,
+        *args,
+        now,
+    )
+
+
+def _bound(bound_to: OrgId | None) -> tuple[str, list[OrgId]]:
+    return (" AND org_id IS NULL", []) if bound_to is None else (" AND org_id = ?", [bound_to])
+
+
 async def token_by_hash(tx: Tx, digest: str) -> TokenRow | None:
     found = await tx.one(f"SELECT {_TOKEN} FROM tokens WHERE hash = ?", digest)
     return None if found is None else TokenRow(*found)
+
+
+async def is_current(tx: Tx, token_id: TokenId, org_id: OrgId, now: Micros) -> bool:
+    """Return whether a token works and its user is a member of the organization."""
+    found = await tx.one(
+        "SELECT 1 FROM tokens t JOIN memberships m ON m.user_id = t.user_id AND m.org_id = ?"
+        " WHERE t.id = ? AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > ?)",
+        org_id,
+        token_id,
+        now,
+    )
+    return found is not None
 
 
 async def tokens_of(tx: Tx, user_id: UserId, bound_to: OrgId | None = None) -> list[TokenRow]:

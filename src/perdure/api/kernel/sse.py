@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Awaitable, Callable
 
 from perdure.api.kernel.asgi import Receive, Scope, Send
 from perdure.app.feed import Follower, Frame
@@ -59,7 +60,11 @@ def disconnecting(reason: str) -> bytes:
 
 
 class EventStream:
-    """One follower's connection."""
+    """One follower's connection.
+
+    Args:
+        allowed: returns whether the follower may still read. It is asked once per heartbeat.
+    """
 
     def __init__(
         self,
@@ -68,8 +73,10 @@ class EventStream:
         *,
         cycle: float = CYCLE,
         heartbeat: float = HEARTBEAT,
+        allowed: Callable[[], Awaitable[bool]],
     ) -> None:
         self._follower = follower
+        self._allowed = allowed
         self._closing = closing
         self._heartbeat = heartbeat
         spread = random.uniform(0.8, 1.2)  # noqa: S311 (spreads load, guards nothing)
@@ -108,10 +115,14 @@ class EventStream:
 
     async def _send_events(self, send: Send) -> str:
         await self._send_frames(send, CONNECTED)
-        last_sent = time.monotonic()
+        last_sent = checked = time.monotonic()
         while not self._follower.gone:
             frames = await self._next_frames()
             now = time.monotonic()
+            if now - checked >= self._heartbeat:
+                if not await self._allowed():
+                    return "access_ended"
+                checked = now
             if frames:
                 await self._send_frames(send, frames)
                 last_sent = now

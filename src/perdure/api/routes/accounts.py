@@ -127,8 +127,10 @@ async def list_users(call: Call, query: ListUsers) -> Listing[User]:
 async def add_user(call: Call, body: AddUser) -> User:
     """Add a user to the organization.
 
-    Creates the user, unless one with this e-mail address exists (case-insensitive). 409 if that user is
-    already a member. Requires the role `admin`. Callers cannot grant a role higher than their own.
+    Creates the user, or adds one again whom the organization removed. 409 if a member has this e-mail address
+    (case-insensitive). Whether the address is known elsewhere makes no difference: invite those who have an
+    account with `POST /v1/invitations`. Requires the role `admin`. Callers cannot grant a role higher than
+    their own.
     """
     return await use.add_member(call.app, call.caller, body, call.once)
 
@@ -148,6 +150,7 @@ async def update_user(call: Call, user_id: UserId, body: UpdateUser) -> User:
 
     Requires the role `admin`. Callers cannot change members with a higher role, or grant a role higher than
     their own. 409 if the organization would have no owner. The new role applies from the next request.
+    Access tokens that one member created for another are revoked if the other's role is now higher.
     """
     return await use.change_member(call.app, call.caller, user_id, body)
 
@@ -158,7 +161,8 @@ async def remove_user(call: Call, user_id: UserId) -> None:
 
     Requires the role `admin`, and at least the member's role. All members may remove themselves. The member's
     access tokens stop working in this organization at once, and those that work in no other organization are
-    revoked. Open streams end within minutes. The member's sessions and other resources remain. 409 if the
+    revoked, as are those that the member created for others (except for owners, if the member leaves).
+    Open streams end within a minute. The member's sessions and other resources remain. 409 if the
     organization would have no owner.
     """
     await use.remove_member(call.app, call.caller, user_id)
@@ -217,12 +221,21 @@ async def switch_org(call: Call, body: SwitchOrganization) -> SwitchedOrganizati
     return await use.switch_organization(call.app, call.caller, body.org_id)
 
 
-@route("POST", "/v1/users/me/tokens", "users", status=201, body_example=_TOKEN, replayable=False)
+@route(
+    "POST",
+    "/v1/users/me/tokens",
+    "users",
+    status=201,
+    errors=(409,),
+    body_example=_TOKEN,
+    replayable=False,
+)
 async def create_token(call: Call, body: CreateToken) -> Token:
     """Create an access token for the caller.
 
     The response contains the secret, which is never shown again. A server without access tokens requires no
-    login. Once one exists, it requires a login from its next restart on.
+    login. Once one exists, it requires a login from its next restart on. 409 if the caller has 100 access
+    tokens that work.
     """
     return await login.create_token(call.app, call.caller, body)
 
@@ -232,25 +245,27 @@ async def create_token(call: Call, body: CreateToken) -> Token:
     "/v1/users/{user_id}/tokens",
     "users",
     status=201,
-    errors=(403, 404),
+    errors=(404, 409),
     body_example=_TOKEN,
     replayable=False,
 )
 async def create_user_token(call: Call, user_id: UserId, body: CreateToken) -> Token:
     """Create an access token for a member.
 
-    The access token works in this organization only. The response contains the secret, which is never shown
-    again. Requires the role `admin`, and at least the member's role.
+    The access token works in this organization only, and only while its creator is a member with at least
+    the member's role. The response contains the secret, which is never shown again. Requires the role
+    `admin`, and a higher role than the member's.
     """
     member = await use.member_caller(call.app, call.caller, user_id)
-    return await login.create_token(call.app, member, body)
+    return await login.create_token(call.app, member, body, creator=call.caller.user_id)
 
 
 @route("GET", "/v1/users/me/tokens", "users")
 async def list_tokens(call: Call) -> Listing[Token]:
     """List the caller's access tokens.
 
-    Newest first, including revoked ones. Secrets are never returned.
+    Newest first, including up to 100 revoked or expired ones. `created_by` is the user who created a token.
+    Secrets are never returned.
     """
     return Listing(tuple(await login.list_tokens(call.app, call.caller)))
 

@@ -170,9 +170,10 @@ async def export_agent(call: Call, agent_id: AgentRef) -> Reply:
 async def import_agent(call: Call, query: FromExample, body: str) -> Answer[Agent]:
     """Import an agent from a file or an example.
 
-    The body is Markdown with YAML front matter, a YAML or JSON document, or just a prompt. If an agent of
-    that name exists, it is replaced (200); otherwise, a new one is created (201). With `from-example` the
-    body is ignored.
+    The body is Markdown with YAML front matter, a YAML or JSON document, or just a prompt. Its content type
+    is always `text/markdown`; with an access token, it may also be `text/plain`. If an agent of that name
+    exists, it is replaced (200); otherwise, a new one is created (201). With `from-example` the body is
+    ignored.
     """
     if query.example is not None:
         return created(await use_files.import_agent_example(call.app, call.caller, query.example, call.once))

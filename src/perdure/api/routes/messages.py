@@ -16,6 +16,7 @@ from perdure.app import events as use_events
 from perdure.app import messages as use
 from perdure.app.events import EventsSummary
 from perdure.app.feed import Want, open_follower
+from perdure.app.login import may_continue
 from perdure.domain.errors import InvalidInput
 from perdure.domain.events import KNOWN_TYPES, Event, WireEvent
 from perdure.domain.ids import MAX_SEQUENCE, SessionId, check_id, id_schema, sequence_of
@@ -270,7 +271,13 @@ def stream_route(settings: StreamSettings) -> Route:
         )
         follower = await open_follower(call.app, call.caller.organization_id, session_id, after, want)
         return Stream(
-            EventStream(follower, settings.closing, cycle=settings.cycle, heartbeat=settings.heartbeat)
+            EventStream(
+                follower,
+                settings.closing,
+                cycle=settings.cycle,
+                heartbeat=settings.heartbeat,
+                allowed=lambda: may_continue(call.app, call.caller),
+            )
         )
 
     return stream_sse
