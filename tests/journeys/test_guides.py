@@ -53,6 +53,7 @@ NOT_RUN = {
     ("docs/guide/models.md", "OPENAI_API_KEY=sk-... perdure serve"): VENDOR,
     ("docs/guide/models.md", "curl -fsS -X POST $URL/v1/providers/$PROVIDER/sync-models"): VENDOR,
     ("docs/guide/models.md", '{"status": "success", "created": 12'): "an answer, not a request",
+    ("docs/guide/access.md", "location / {"): "configures another program",
     (
         "docs/guide/capabilities.md",
         "pip install ./examples/dice",
@@ -142,7 +143,7 @@ class Reader:
                 case "json":
                     await self._request("/v1/sessions", "application/json", text)
                 case "markdown":
-                    await self._request("/v1/agents/import", "text/plain", text)
+                    await self._request("/v1/agents/import", "text/markdown", text)
                 case language:
                     raise AssertionError(f"nobody knows how to run {language!r}: list the block in NOT_RUN")
 

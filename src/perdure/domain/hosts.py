@@ -21,3 +21,14 @@ def host_name(host: str) -> str:
     """Return the name or address in a `Host` header, in lower case and without the port."""
     host = host.lower()
     return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+
+
+@lru_cache(maxsize=64)
+def same_origin(origin: str, host: str) -> bool:
+    """Return whether an `Origin` header names the origin that a `Host` header of plain HTTP stands for."""
+    scheme, _, rest = origin.lower().partition("://")
+    return scheme == "http" and _with_port(rest) == _with_port(host.lower())
+
+
+def _with_port(host: str) -> str:
+    return host if ":" in host.rpartition("]")[2] else f"{host}:80"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NotRequired, Required, TypedDict
 
+from perdure.domain.errors import InvalidInput
+
 Header = tuple[bytes, bytes]
 Headers = dict[bytes, bytes]
 """A request's headers, by name in lower case."""
@@ -35,6 +37,32 @@ class Message(TypedDict, total=False):
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+_ONCE = frozenset(
+    {b"host", b"origin", b"sec-fetch-site", b"authorization", b"x-org-id", b"content-type", b"content-length"}
+)
+"""Headers that decide who the caller is, or how the body is read."""
+
+
+def headers_of(scope: Scope) -> Headers:
+    """Return the request's headers. Of a header that was sent twice, the last one counts.
+
+    Raises:
+        InvalidInput: a header that decides about access was sent twice: proxies and servers may disagree
+            which one counts.
+    """
+    pairs = list(scope["headers"])
+    headers = dict(pairs)
+    if len(headers) < len(pairs):
+        names = [name for name, _ in pairs]
+        for name in _ONCE:
+            if names.count(name) > 1:
+                raise InvalidInput(
+                    f"the header {name.decode()} is sent {names.count(name)} times: send it once",
+                    code="repeated_header",
+                )
+    return headers
 
 
 def header_text(headers: Headers, name: bytes) -> str | None:

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from perdure.api.kernel.asgi import Headers, header_text
 from perdure.api.kernel.rate_limit import RateLimit
 from perdure.app.context import App
-from perdure.app.login import authenticate, owner_in, token_in
+from perdure.app.login import authenticate, owner_in
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Forbidden
-from perdure.domain.hosts import host_name, is_loopback
+from perdure.domain.hosts import host_name, is_loopback, same_origin
 
 Authenticate = Callable[[Headers, bool], Awaitable[Caller]]
 """Returns the caller that a request's headers name.
@@ -20,14 +20,15 @@ The flag says that the route needs no particular organization.
 
 
 def by_token(app: App, limit: RateLimit) -> Authenticate:
-    """Authenticate callers by their access tokens, and limit each token's rate of requests."""
+    """Authenticate callers by their access tokens, and limit each user's rate of requests."""
 
     async def caller_of(headers: Headers, anywhere: bool) -> Caller:
         authorization = header_text(headers, b"authorization")
         organization = header_text(headers, b"x-org-id")
         caller = await authenticate(app, authorization, organization, anywhere=anywhere)
-        # Count by token: the same token can be written in several forms of the header.
-        limit.take(token_in(authorization))
+        # All tokens of a user count together, in all organizations, because users can create both. Tokens
+        # that others created count in their organization only: it must not use up the user's rate elsewhere.
+        limit.take(f"{caller.user_id} {caller.organization_id}" if caller.bound else caller.user_id)
         return caller
 
     return caller_of
@@ -46,25 +47,48 @@ def as_owner(app: App, owner: Caller) -> Authenticate:
     return caller_of
 
 
+_SITES = frozenset({b"same-origin", b"none"})
+"""The values of Sec-Fetch-Site for requests of this server's own pages, and for addresses that users type."""
+
+_FORWARDED = (
+    b"forwarded", b"via", b"x-forwarded", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip",
+    b"x-original-", b"x-rewrite-url", b"x-host", b"x-remote-", b"x-envoy-", b"client-ip",
+    b"true-client-ip", b"cf-", b"fastly-client-ip", b"fly-client-ip", b"x-azure-", b"x-appengine-user-ip",
+)  # fmt: skip
+"""How the names of headers begin that proxies add to the requests which they forward."""
+
+
 def check_local(headers: Headers) -> None:
-    """Refuse requests that web pages from other hosts make in the user's browser.
+    """Refuse requests that do not come from a program of this machine, or from this server's own pages.
 
     Raises:
-        Forbidden: the Host or Origin header names another host.
+        Forbidden: the Host header names another host, a proxy forwarded the request, or a web page of another
+            origin made it.
     """
     # DNS rebinding: a page can point its own host name at this machine. Its requests then carry that name.
-    if not is_loopback(host_name(header_text(headers, b"host") or "")):
+    host = header_text(headers, b"host") or ""
+    if not is_loopback(host_name(host)):
         raise Forbidden(
             "a server without a login accepts requests only under localhost or a loopback address: "
             "use one, or create an access token with `perdure keys create`",
             code="host_not_allowed",
         )
-    # Cross-site request forgery: a page can send a request here without reading the response. Browsers then
-    # send the page's origin.
-    origin = header_text(headers, b"origin")
-    if origin is not None and not is_loopback(host_name(origin.partition("://")[2])):
+    # Many proxies replace the Host header with the address that they forward to, which is this machine's.
+    forwarded = next((name for name in headers if name.startswith(_FORWARDED)), None)
+    if forwarded is not None:
         raise Forbidden(
-            "a server without a login refuses requests from web pages of other hosts: serve the page from "
-            "localhost, or create an access token with `perdure keys create`",
+            f"a server without a login refuses requests that a proxy forwarded (header "
+            f"{forwarded.decode('latin-1')}): connect directly, or create an access token with "
+            "`perdure keys create`",
+            code="proxy_not_allowed",
+        )
+    # Cross-site request forgery: a page can send a request here without reading the response. Browsers then
+    # send the page's origin, or at least what the page has to do with this server. A page that another
+    # program of this machine serves is another origin, too: its port differs.
+    origin, site = header_text(headers, b"origin"), headers.get(b"sec-fetch-site")
+    if (origin is not None and not same_origin(origin, host)) or (site is not None and site not in _SITES):
+        raise Forbidden(
+            "a server without a login refuses requests from web pages of other origins, also of other ports: "
+            "create an access token with `perdure keys create`",
             code="origin_not_allowed",
         )

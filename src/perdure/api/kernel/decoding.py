@@ -97,20 +97,23 @@ async def read_json(headers: Headers, receive: Receive, limit: int = MAX_BODY) -
 
 
 async def read_text(headers: Headers, receive: Receive, limit: int) -> str:
-    """Read a text body of up to `limit` bytes.
+    """Read a text body of up to `limit` bytes: Markdown, or with an access token also plain text.
+
+    Any web page can make a browser send plain text here, but no other type and no Authorization header.
 
     Raises:
-        UnsupportedMedia: the content type is not text in UTF-8.
+        UnsupportedMedia: the content type is missing or another one, or the text is not in UTF-8.
         InvalidInput: the body is not valid UTF-8, or contains NUL characters.
         TooLarge: the body is over the limit.
     """
-    media, _, parameters = headers.get(b"content-type", b"text/plain").lower().partition(b";")
+    media, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
     charset = _CHARSET.search(parameters)
     body = await read_body(headers, receive, limit)
-    if not media.strip().startswith(b"text/") or (
+    kinds = (b"text/markdown", b"text/plain") if b"authorization" in headers else (b"text/markdown",)
+    if media.strip() not in kinds or (
         charset is not None and charset[1] not in (b"utf-8", b"utf8", b"us-ascii")
     ):
-        raise UnsupportedMedia("send text in UTF-8 with the header Content-Type: text/plain")
+        raise UnsupportedMedia("send text in UTF-8 with the header Content-Type: text/markdown")
     try:
         text = body.decode()
     except UnicodeDecodeError:

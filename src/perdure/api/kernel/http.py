@@ -11,7 +11,7 @@ import urllib.parse
 
 import msgspec
 
-from perdure.api.kernel.asgi import Header, Headers, Receive, Scope, Send
+from perdure.api.kernel.asgi import Header, Headers, Receive, Scope, Send, headers_of
 from perdure.api.kernel.authentication import Authenticate
 from perdure.api.kernel.call import Answer, Call, Encoded, Reply, Stream
 from perdure.api.kernel.decoding import MAX_BODY, ClientLeft, decode, read_body, read_json, read_text
@@ -70,7 +70,7 @@ class Api:
             raise NotFound("route; see /docs", code="route_not_found")
         methods, values = match
         ready = methods.get(scope["method"])
-        headers = dict(scope["headers"])
+        headers = headers_of(scope)
         if ready is None:
             return _wrong_method(path, methods)
         route = ready.route

@@ -210,7 +210,7 @@ def _operation(
         text: JsonObject = {"schema": {"type": "string"}}
         if route.body_example is not None:
             text["example"] = route.body_example
-        operation["requestBody"] = {"required": True, "content": {"text/plain": text}}
+        operation["requestBody"] = {"required": True, "content": {"text/plain": text, "text/markdown": text}}
     operation["responses"] = _responses(route, by_type, examples)
     if route.public:
         operation["security"] = []

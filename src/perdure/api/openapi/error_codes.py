@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from perdure.api.openapi.access_codes import FORBIDDEN, UNAUTHENTICATED
+
 
 class ErrorCode(Struct, frozen=True):
     """A stable code of an error.
@@ -34,6 +36,11 @@ RESPONSES = (
             "agent_archived",
             "The agent is archived, so no sessions can be created with it.",
             "Use another agent, or restore this one: `PATCH` it with the status `active`.",
+        ),
+        (
+            "api_key_missing",
+            "The provider has no API key, and its vendor's own address needs one.",
+            "Set the provider's `api_key`. Keys in the environment serve the first organization only.",
         ),
         ("body_timeout", "The body did not arrive within 30 seconds.", "Send the request again."),
         ("duplicate_tool", "Two tools have the same name.", "Rename one of them."),
@@ -143,6 +150,11 @@ RESPONSES = (
             "Name the organization in the `X-Org-Id` header.",
         ),
         (
+            "repeated_header",
+            "A header that decides about access is sent more than once.",
+            "Send it once. If you use a proxy, correct its configuration.",
+        ),
+        (
             "repeated_tool_call",
             "The request answers the same tool call twice.",
             "Answer each call only once.",
@@ -183,44 +195,8 @@ RESPONSES = (
         ),
         ("unknown_tool_call", "No open tool call has this id.", "Take the id from `tool.call_requested`."),
     ),
-    *_codes(
-        401,
-        (
-            "unauthenticated",
-            "The access token is missing, unknown, expired or revoked, or its user is not a member.",
-            "Send `Authorization: Bearer pdr_pat_...` with a valid access token.",
-        ),
-    ),
-    *_codes(
-        403,
-        ("built_in_read_only", "Built-in resources cannot be changed.", "Change a copy instead."),
-        (
-            "file_read_only",
-            "The file, or a file in the folder, is read-only.",
-            "`PUT` the file with `is_readonly: false` first.",
-        ),
-        ("forbidden", "The caller may not do this.", "Ask an owner of the organization for permission."),
-        (
-            "host_not_allowed",
-            "A server without a login accepts requests only under `localhost` or a loopback address.",
-            "Use one of these in the URL, or create an access token with `perdure keys create`.",
-        ),
-        (
-            "origin_not_allowed",
-            "A server without a login refuses requests from web pages of other hosts.",
-            "Serve the page from `localhost`, or create an access token with `perdure keys create`.",
-        ),
-        (
-            "own_token_required",
-            "Another user created this access token, so it works in one organization only.",
-            "Use an access token that its user created.",
-        ),
-        (
-            "role_required",
-            "The caller's role in the organization is too low.",
-            "Ask an owner of the organization for a higher role.",
-        ),
-    ),
+    *_codes(401, *UNAUTHENTICATED),
+    *_codes(403, *FORBIDDEN),
     *_codes(
         404,
         ("agent_example_not_found", "No example has this name.", "See the guide to agents for the examples."),
@@ -240,6 +216,11 @@ RESPONSES = (
         ("harness_example_not_found", "No example has this name.", "See `GET /v1/harness-examples`."),
         ("harness_not_found", "The organization has no such harness.", "See `GET /v1/harnesses`."),
         ("image_not_found", "No stored image has this id.", "Send the image itself as base64, or its URL."),
+        (
+            "invitation_not_found",
+            "The invitation's id or code is wrong, or it expired, was accepted, or was withdrawn.",
+            "Ask an admin of the organization for a new one.",
+        ),
         ("model_not_found", "The organization has no such model.", "See `GET /v1/models`."),
         ("not_found", "The resource does not exist.", "Check the id."),
         (
@@ -316,6 +297,8 @@ RESPONSES = (
             "Read the events: another client was faster, the time limit passed, or the turn was cancelled.",
         ),
         ("too_many_databases", "The session has reached its limit of databases.", "Delete a database."),
+        ("too_many_invitations", "The organization has 100 open invitations.", "Withdraw one."),
+        ("too_many_tokens", "The user has 100 access tokens that work.", "Revoke one."),
         ("workspace_archived", "The workspace is archived.", "Restore it: `PATCH` the status to `active`."),
         ("workspace_of_session", "A session's own workspace cannot be archived.", "Delete the session."),
     ),

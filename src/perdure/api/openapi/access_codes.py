@@ -1,0 +1,56 @@
+"""The error codes of refused access, as rows for `error_codes`: code, meaning, remedy."""
+
+from __future__ import annotations
+
+UNAUTHENTICATED = (
+    (
+        "unauthenticated",
+        "The access token is missing, unknown, expired or revoked, or its user is not a member.",
+        "Send `Authorization: Bearer pdr_pat_...` with a valid access token.",
+    ),
+)
+
+FORBIDDEN = (
+    ("built_in_read_only", "Built-in resources cannot be changed.", "Change a copy instead."),
+    (
+        "file_read_only",
+        "The file, or a file in the folder, is read-only.",
+        "`PUT` the file with `is_readonly: false` first.",
+    ),
+    ("forbidden", "The caller may not do this.", "Ask an owner of the organization for permission."),
+    (
+        "host_not_allowed",
+        "A server without a login accepts requests only under `localhost` or a loopback address.",
+        "Use one of these in the URL, or create an access token with `perdure keys create`.",
+    ),
+    (
+        "origin_not_allowed",
+        "A server without a login refuses requests from web pages of other origins, also of other ports.",
+        "Create an access token with `perdure keys create`.",
+    ),
+    (
+        "own_token_required",
+        "Another user created this access token, so it works in one organization only.",
+        "Use an access token that its user created.",
+    ),
+    (
+        "policy_protected",
+        "The change would loosen an agent's policies, or free the name of an agent that has some.",
+        "Ask the agent's creator or an admin, or change a copy of the agent.",
+    ),
+    (
+        "proxy_not_allowed",
+        "A server without a login refuses requests that a proxy forwarded.",
+        "Connect directly, or create an access token with `perdure keys create`.",
+    ),
+    (
+        "role_required",
+        "The caller's role in the organization is too low.",
+        "Ask an owner of the organization for a higher role.",
+    ),
+    (
+        "session_owner_required",
+        "Only the session's owner and admins may decide about all later calls of a tool.",
+        "Decide this call alone, with `allow` or `reject`.",
+    ),
+)

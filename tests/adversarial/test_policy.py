@@ -1,0 +1,239 @@
+"""Policy: nobody loosens what a layer below has set, and no page or proxy becomes the owner."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+import httpx
+import pytest
+
+from tests.journeys.keyed import add_member, person, with_login
+from tests.journeys.people import get, patch
+from tests.journeys.world import complaint, head, raw_exchange
+from tests.server import Server, post
+from tests.talk import Json, Talk, call, new_talk, script
+
+STRICT = {"ref": "tool_approval", "config": {"mode": "protective"}}
+OFF = {"ref": "tool_approval", "config": {"mode": "off"}}
+WRITE = ({"tool_calls": [call("write_file", "call_1", path="/a", content="x")]}, {"text": "Done."})
+
+
+class Place(NamedTuple):
+    """A server with a login, an owner, and a member."""
+
+    server: Server
+    owner: httpx.AsyncClient
+    member: httpx.AsyncClient
+
+
+@pytest.fixture
+async def place(any_server: Server) -> AsyncIterator[Place]:
+    token = await with_login(any_server)
+    async with person(any_server, token) as owner:
+        _, theirs = await add_member(owner, "mallory")
+        async with person(any_server, theirs) as member:
+            yield Place(any_server, owner, member)
+
+
+def refusal(answer: httpx.Response) -> tuple[int, str]:
+    assert complaint(answer) is None, answer.text
+    return answer.status_code, answer.json()["code"]
+
+
+async def waits(talk: Talk) -> bool:
+    """Whether a write waits for approval."""
+    message = await talk.say(script(*WRITE))
+    events = await talk.logged_until("tool.call_requested", "session.idled", after=message["sequence"])
+    return events[-1]["type"] == "tool.call_requested"
+
+
+async def _strict_harness(owner: httpx.AsyncClient, name: str) -> str:
+    fields = {"name": name, "capabilities": [{"ref": "session_file_system"}, STRICT]}
+    return str((await post(owner, "/v1/harnesses", fields))["id"])
+
+
+async def test_no_layer_loosens_another_and_the_report_shows_what_applies(place: Place) -> None:
+    parent = await _strict_harness(place.owner, "strict-parent")
+    child = await post(
+        place.owner, "/v1/harnesses", {"name": "strict", "parent_harness_id": parent, "capabilities": [OFF]}
+    )
+    agent = {"system_prompt": "x", "harness_id": child["id"], "capabilities": [OFF]}
+    loose = await post(place.member, "/v1/agents", {"name": "loose", **agent})
+    auto = {"type": "builtin", "name": "write_file", "description": "", "parameters": {}, "policy": "auto"}
+    base = next(each for each in (await get(place.owner, "/v1/harnesses"))["data"] if each["name"] == "base")
+    ways: list[Json] = [
+        {"harness_id": child["id"], "capabilities": [OFF]},
+        {"harness_id": child["id"], "capabilities": [OFF, OFF], "tools": [auto]},
+        {"agent_id": loose["id"], "capabilities": [OFF]},
+        # Under another harness, the policies of the agent's harness still apply.
+        {
+            "agent_id": loose["id"],
+            "harness_id": base["id"],
+            "capabilities": [{"ref": "session_file_system"}, OFF],
+        },
+    ]
+    for fields in ways:
+        talk = await new_talk(place.member, **fields)
+        assert await waits(talk), fields
+        report = await get(place.member, talk.path("/context-report"))
+        assert "write_file" in report["policy"]["approval_required"], fields
+    forked = await post(place.member, talk.path("/fork"), {})
+    assert await waits(Talk(place.member, forked["id"]))
+    free = await new_talk(place.member, capabilities=[OFF])
+    assert not await waits(free)
+    assert (await get(place.member, free.path("/context-report")))["policy"]["approval_required"] == []
+
+
+async def test_only_its_creator_and_admins_loosen_an_agent(place: Place) -> None:
+    strict = await _strict_harness(place.owner, "house")
+    agent = await post(
+        place.owner,
+        "/v1/agents",
+        {
+            "name": "shared",
+            "system_prompt": "x",
+            "capabilities": [STRICT],
+            "network_access": {"allowed": ["a.com"]},
+        },
+    )
+    path, before = f"/v1/agents/{agent['id']}", agent["updated_at"]
+    whole = {"name": "shared", "system_prompt": "y"}
+    version = await post(place.owner, f"{path}/versions", {"change_kind": "minor"}, 200)
+    tries: list[tuple[str, str, Json | None]] = [
+        ("PATCH", path, {"capabilities": []}),
+        ("PATCH", path, {"capabilities": [OFF]}),
+        ("PATCH", path, {"network_access": None}),
+        ("PATCH", path, {"network_access": {"allowed": ["a.com", "b.com"]}}),
+        ("PATCH", path, {"name": "moved-away"}),
+        ("PATCH", path, {"status": "archived"}),
+        ("PATCH", path, {"status": "deleted"}),
+        ("DELETE", path, None),
+        ("POST", "/v1/agents", whole),
+        ("PUT", path, whole),
+    ]
+    for method, where, body in tries:
+        answer = await place.member.request(method, where, **({} if body is None else {"json": body}))
+        assert refusal(answer) == (403, "policy_protected"), (method, where, body, answer.text)
+    imported = await place.member.post(
+        "/v1/agents/import",
+        content="---\nname: shared\n---\nHi.",
+        headers={"content-type": "text/markdown"},
+    )
+    assert refusal(imported) == (403, "policy_protected")
+    assert (await get(place.owner, path))["updated_at"] == before
+    # What loosens nothing stays free: the prompt, tighter policies, older versions as tight, and a copy.
+    for change in ({"system_prompt": "z"}, {"harness_id": strict}):
+        await patch(place.member, path, change)
+    await post(place.member, f"{path}/versions/{version['id']}/rollback", {}, 200)
+    await post(place.member, f"{path}/copy", None)
+    loosened = await patch(place.owner, path, {"capabilities": [OFF], "network_access": None})
+    assert loosened["capabilities"] == [OFF]
+    pin = f"{path}/versions/default"
+    await post(place.member, pin, {"version_id": version["id"]}, 200)
+    assert refusal(await place.member.post(pin, json={"version_id": None})) == (403, "policy_protected")
+    mine = await post(
+        place.member, "/v1/agents", {"name": "mine", "system_prompt": "x", "capabilities": [STRICT]}
+    )
+    await patch(place.member, f"/v1/agents/{mine['id']}", {"capabilities": []})
+
+
+async def test_only_the_sessions_owner_and_admins_decide_for_always(place: Place) -> None:
+    _, other_token = await add_member(place.owner, "bystander")
+    talk = await new_talk(place.member, capabilities=[{"ref": "session_file_system"}, STRICT])
+    assert await waits(talk)
+    async with person(place.server, other_token) as other:
+        for decision in ("allow_always", "reject_always"):
+            answer = await other.post(
+                talk.path("/tool-approvals"),
+                json={"decisions": [{"tool_call_id": "call_1", "decision": decision}]},
+            )
+            assert refusal(answer) == (403, "session_owner_required"), decision
+            assert decision.removesuffix("_always") in answer.json()["detail"]
+        allow = {"decisions": [{"tool_call_id": "call_1", "decision": "allow"}]}
+        assert (await other.post(talk.path("/tool-approvals"), json=allow)).status_code == 200
+    await talk.logged_until("turn.completed")
+    for http in (place.owner, place.member):  # an admin, and the session's owner
+        talk = await new_talk(place.member, capabilities=[{"ref": "session_file_system"}, STRICT])
+        assert await waits(talk)
+        always = {"decisions": [{"tool_call_id": "call_1", "decision": "allow_always"}]}
+        assert (await http.post(talk.path("/tool-approvals"), json=always)).status_code == 200
+
+
+FORWARDED = [
+    "X-Forwarded-For: 203.0.113.7", "x-forwarded-for: 127.0.0.1", "X-Forwarded-Host: example.com",
+    "X-Forwarded-Proto: https", "X-Forwarded-Port: 443", "X-Forwarded-Server: front",
+    "Forwarded: for=203.0.113.7;proto=https", "X-Real-IP: 203.0.113.7", "Via: 1.1 front",
+    "True-Client-IP: 203.0.113.7", "CF-Connecting-IP: 203.0.113.7", "Fastly-Client-IP: 203.0.113.7",
+    "X-Client-IP: 203.0.113.7", "X-Cluster-Client-IP: 203.0.113.7", "Fly-Client-IP: 203.0.113.7",
+    "X-Original-Host: example.com", "X-Envoy-External-Address: 203.0.113.7",
+]  # fmt: skip
+
+
+async def _status(server: Server, *lines: str, method: str = "GET", path: str = "/v1/sessions") -> int:
+    data = head(method, path, {})
+    more = "".join(f"{line}\r\n" for line in lines).encode()
+    return int((await raw_exchange(server, data.replace(b"\r\n\r\n", b"\r\n" + more + b"\r\n", 1)))[0])
+
+
+@pytest.mark.parametrize("line", FORWARDED)
+async def test_without_a_login_a_proxys_request_is_refused(sqlite_server: Server, line: str) -> None:
+    assert await _status(sqlite_server, line) == 403
+    answer = httpx.get(f"{sqlite_server.url}/v1/sessions", headers=dict([line.split(": ", 1)]))
+    assert refusal(answer) == (403, "proxy_not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"sec-fetch-site": "same-origin"}, 200),
+        ({"sec-fetch-site": "none", "sec-fetch-mode": "navigate"}, 200),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"sec-fetch-site": "SAME-ORIGIN"}, 403),
+        ({"sec-fetch-site": ""}, 403),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}, 403),
+        ({"origin": "http://localhost:3000"}, 403),
+        ({"origin": "https://{host}"}, 403),
+        ({"origin": "http://[::1]:3000"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": ""}, 403),
+        ({"origin": "http://{host}"}, 200),
+        ({"origin": "http://{host}", "sec-fetch-site": "same-origin"}, 200),
+        ({"origin": "http://{host}", "sec-fetch-site": "cross-site"}, 403),
+    ],
+)
+async def test_without_a_login_pages_of_other_origins_are_refused(
+    sqlite_server: Server, headers: dict[str, str], status: int
+) -> None:
+    host = sqlite_server.url.removeprefix("http://")
+    sent = {name: value.format(host=host) for name, value in headers.items()}
+    for method, path in (("GET", "/v1/sessions"), ("POST", "/v1/sessions")):
+        body = {"json": {}} if method == "POST" else {}
+        answer = httpx.request(method, f"{sqlite_server.url}{path}", headers=sent, **body)
+        assert answer.status_code == (201 if status == 200 and method == "POST" else status), method
+        if status == 403:
+            assert refusal(answer) == (403, "origin_not_allowed")
+    # A link in another page may lead to the documentation, which is public.
+    assert httpx.get(f"{sqlite_server.url}/docs", headers=sent).status_code == 200
+
+
+async def test_a_header_that_decides_about_access_comes_once(sqlite_server: Server, place: Place) -> None:
+    for server in (sqlite_server, place.server):
+        for line in ("Host: localhost", "Host: example.com"):
+            assert await _status(server, line) == 400
+        for line in ("Origin: http://a", "Authorization: Bearer x", "X-Org-Id: x", "Sec-Fetch-Site: none"):
+            assert await _status(server, line, line) == 400, line
+
+
+async def test_with_a_login_the_token_decides_and_nothing_else(place: Place) -> None:
+    headers = {
+        "origin": "https://example.com",
+        "sec-fetch-site": "cross-site",
+        "x-forwarded-for": "203.0.113.7",
+        "host": "perdure.example.com",
+    }
+    assert (await place.member.get("/v1/sessions", headers=headers)).status_code == 200
+    anonymous = httpx.get(f"{place.server.url}/v1/sessions", headers=headers)
+    assert refusal(anonymous) == (401, "unauthenticated")
