@@ -156,7 +156,8 @@ def events_page(schemas: dict[str, Any]) -> str:
 DISCONNECTING = (
     "The last frame: reconnect with the last id after `retry_ms` milliseconds. The `reason` is "
     "`connection_cycle` (about every five minutes), `slow_consumer` (too much data was waiting), `shutdown`, "
-    "`unavailable` (the database does not respond) or `session_deleted`."
+    "`unavailable` (the database does not respond), `access_ended` (the access token was revoked or expired, "
+    "or its user was removed) or `session_deleted`."
 )
 
 
@@ -263,7 +264,8 @@ def capabilities_page() -> str:
             "A harness, an agent or a session enables capabilities: "
             '`"capabilities": [{"ref": "current_time"}]`, with `config` for those that take a configuration. '
             "Capabilities of all layers are combined; if two layers configure the same capability, the later "
-            "layer's configuration wins. `GET /v1/capabilities` lists the capabilities of a server."
+            "layer's configuration wins, except for policies, which layers can only tighten. "
+            "`GET /v1/capabilities` lists the capabilities of a server."
         ),
         wrap(
             "Each tool is listed with the description that the model receives. `?` marks optional arguments. "
