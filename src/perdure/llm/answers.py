@@ -1,9 +1,17 @@
-"""Build a `ModelResponse` from a stream: the parts that all protocols share."""
+"""Build a `ModelResponse` from a stream: the parts that all protocols share.
+
+Servers differ in many details from the protocol that they claim to speak. What can be understood is
+understood; what cannot is an error that quotes the server. Nothing is dropped silently.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, TypeVar
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import msgspec
@@ -11,55 +19,80 @@ import msgspec
 from perdure.domain.errors import ModelError
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import JsonObject, Message, ToolCallPart, Usage
-from perdure.llm.driver import ModelResponse, OnDelta
-from perdure.llm.failures import bad_response
+from perdure.llm.answer_values import sound, written
+from perdure.llm.driver import DeltaKind, ModelResponse, OnDelta
+from perdure.llm.failures import bad_response, error_in, in_stream, spoken
 from perdure.llm.wire import Reasoning, packed
-
-Decoded = TypeVar("Decoded")
 
 MAX_NESTING = 100
 """Maximum JSON nesting of a tool call's arguments. Deeper arguments are kept as text, like invalid JSON."""
 
-
-def decoded(decoder: msgspec.json.Decoder[Decoded], payload: bytes) -> Decoded:
-    """Decode one SSE payload into its struct.
-
-    Replaces invalid UTF-8, because some servers split a character between two events.
-
-    Raises:
-        ModelError: the payload is not JSON of the expected shape.
-    """
-    try:
-        return decoder.decode(payload)
-    except ValueError:
-        try:
-            return decoder.decode(payload.decode("utf-8", "replace"))
-        except (ValueError, RecursionError) as error:
-            raise bad_response(f"the provider sent an event that violates its protocol: {error}") from None
-    except RecursionError:
-        raise bad_response("the provider sent JSON that is nested too deeply") from None
-
-
-def without_nul(text: str) -> str:
-    """Replace NUL by U+FFFD, because PostgreSQL cannot store NUL."""
-    return text.replace("\x00", "\ufffd") if "\x00" in text else text
-
-
-def count(value: object) -> int | None:
-    """Return the value if it is a valid token count, else None."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+_DONE = frozenset({"[done]", "done", "[end]", "[finish]"})
+_ALIVE = re.compile(
+    r"\W*(ping|pong|keep.?alive|heart.?beat|processing|waiting|connected|open|start|ok|noop|undefined)\W*",
+    re.IGNORECASE,
+)
+# The escapes of a JSON text: a whole surrogate pair, half of one, or any other escape.
+_ESCAPE = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})|\\."
+)
 
 
 class CallInProgress:
-    """A tool call whose arguments are still arriving."""
+    """A tool call whose arguments are still arriving.
 
-    __slots__ = ("arguments", "extra", "id", "name")
+    Attributes:
+        index: the call's number, if its server numbers calls.
+        initial: arguments that came with the call's beginning.
+        arguments: pieces, in order.
+        final: arguments that came as a whole.
+    """
 
-    def __init__(self, call_id: str | None, name: str | None) -> None:
-        self.id = ToolCallId(without_nul(call_id or ""))
-        self.name = without_nul(name or "")
+    __slots__ = ("arguments", "extra", "final", "id", "index", "initial", "name")
+
+    def __init__(self, call_id: str | None, name: str | None, index: int | None = None) -> None:
+        self.id = ToolCallId(sound(call_id or ""))
+        self.name = sound(name or "")
+        self.index = index
+        self.initial = ""
         self.arguments: list[str] = []
+        self.final = ""
         self.extra: Any = None
+
+    def add(self, piece: object) -> None:
+        """Append a piece of the arguments; an object is the whole of them."""
+        if isinstance(piece, str):
+            self.arguments.append(piece)
+        else:
+            self.complete(piece)
+
+    def complete(self, whole: object) -> None:
+        """Set the arguments as a whole: text, or an object. Nothing, if there is none."""
+        text = written(whole)
+        if text and not text.isspace():
+            self.final = text
+
+    def name_it(self, name: str) -> None:
+        """Set or complete the name, which may arrive in pieces or repeatedly."""
+        if name and name != self.name:
+            self.name = sound(name if name.startswith(self.name) else self.name + name)
+
+    def text(self) -> str:
+        """Return the arguments from wherever they are most complete."""
+        joined = "".join(self.arguments)
+        texts = [self.final, joined, self.initial + joined if joined else "", self.initial]
+        if len(self.arguments) > 1 and all(b.startswith(a) for a, b in pairwise(self.arguments)):
+            texts.append(self.arguments[-1])  # each piece repeats the ones before it
+        texts = [text for text in dict.fromkeys(texts) if text and not text.isspace()]
+        if len(texts) < 2:
+            return texts[0] if texts else ""
+        return min(texts, key=_rank)
+
+
+def _rank(text: str) -> int:
+    """Order candidates: arguments before a text that is not JSON, and that before no arguments."""
+    value = parsed_arguments(text)
+    return 1 if not isinstance(value, dict) else 0 if value else 2
 
 
 class Answer:
@@ -67,32 +100,143 @@ class Answer:
 
     Args:
         on_delta: called with every piece of text.
+        secrets: values that must not appear in an error.
+
+    Attributes:
+        done: whether the server has said that the answer ends here.
     """
 
     __slots__ = (
+        "_held",
         "_on_delta",
+        "_secrets",
         "_text",
         "_thinking",
         "calls",
         "chars",
+        "done",
         "finish_reason",
         "model",
         "reasoning",
         "response_id",
         "usage",
     )
+    decoder: ClassVar[msgspec.json.Decoder[Any]]
 
-    def __init__(self, on_delta: OnDelta) -> None:
+    def __init__(self, on_delta: OnDelta, secrets: tuple[str, ...] = ()) -> None:
         self._on_delta = on_delta
+        self._secrets = secrets
         self._text: list[str] = []
         self._thinking: list[str] = []
+        self._held: dict[DeltaKind, str] = {}
         self.calls: list[CallInProgress] = []
         self.chars = 0
+        self.done = False
         self.reasoning: list[Reasoning] = []
         self.usage: Usage | None = None
         self.finish_reason: str | None = None
         self.response_id: str | None = None
         self.model: str | None = None
+
+    # --- what the server sends -------------------------------------------------
+
+    def feed(self, payload: bytes, name: str = "message") -> bool:
+        """Parse one SSE payload, or a whole JSON body.
+
+        Args:
+            payload: the data of the event.
+            name: the name of the event.
+
+        Returns:
+            Whether the answer is complete, so that reading can stop.
+
+        Raises:
+            ModelError: the server reported an error, or violated its protocol.
+        """
+        try:
+            event = self.decoder.decode(payload)
+        except (ValueError, RecursionError):
+            self._feed_odd(payload, name)
+        else:
+            if not self.take(event, name):
+                self._refuse(payload, name)
+        return self.done
+
+    def take(self, event: Any, name: str) -> bool:
+        """Take one event; returns whether it is one of the protocol's.
+
+        Raises:
+            ModelError: the server reported an error.
+        """
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Take the stream's end mark (`[DONE]`). One that comes before any answer is ignored."""
+        self.done = self.done or self.complete or not self.empty
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole answer has arrived, even if the connection breaks now."""
+        return self.done or self.finish_reason not in {None, "error"}
+
+    def _refuse(self, payload: bytes, name: str) -> None:
+        """Raise if an unknown event reports an error."""
+        with contextlib.suppress(ValueError, RecursionError):  # other unknown events do not matter
+            self._take_unknown(_loaded(payload.decode("utf-8", "replace")), name)
+
+    def _take_unknown(self, value: object, name: str) -> None:
+        error = error_in(value, name)
+        if error is not None:
+            raise in_stream(error, self._secrets)
+        if isinstance(value, dict):
+            self.take_odd(value)
+
+    def take_odd(self, event: JsonObject) -> None:
+        """Take an event that is not one of the protocol's and no error. The default ignores it."""
+
+    def _feed_odd(self, payload: bytes, name: str) -> None:
+        """Take a payload that is not exactly one JSON object."""
+        text = payload.decode("utf-8", "replace").strip()
+        while text.startswith("data:"):  # a proxy has framed the stream twice
+            text = text[5:].lstrip()
+        if not text or (len(text) < 40 and _ALIVE.fullmatch(text)):
+            return
+        try:
+            self._take_value(_loaded(text), text, name)
+        except (ValueError, RecursionError):
+            self._take_lines(text, name)
+
+    def _take_value(self, value: object, text: str, name: str) -> None:
+        if isinstance(value, dict):
+            if not self.take(msgspec.convert(value, self.decoder.type), name):
+                self._take_unknown(value, name)
+        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            for item in value:
+                self._take_value(item, text, name)
+        elif isinstance(value, str) and value.strip().lower() in _DONE:
+            self.end()
+        elif value is not None:
+            raise spoken(text, name, self._secrets)
+
+    def _take_lines(self, text: str, name: str) -> None:
+        """Take several events that no blank line separates, or words in place of an event."""
+        if text.lower() in _DONE:
+            self.end()
+            return
+        lines = [line for line in text.splitlines() if line and not line.isspace()]
+        try:
+            values = [None if line.strip().lower() in _DONE else _loaded(line) for line in lines]
+        except (ValueError, RecursionError):
+            values = []
+        if len(values) < 2:
+            raise spoken(text, name, self._secrets)
+        for value, line in zip(values, lines, strict=True):
+            if line.strip().lower() in _DONE:
+                self.end()
+            else:
+                self._take_value(value, line, name)
+
+    # --- what it makes of it ---------------------------------------------------
 
     @property
     def empty(self) -> bool:
@@ -103,19 +247,32 @@ class Answer:
     def thinking_started(self) -> bool:
         return bool(self._thinking)
 
+    def text(self) -> str:
+        """Return the text so far."""
+        return "".join(self._text)
+
     def add_text(self, piece: str) -> None:
         """Append a piece of the answer's text."""
-        if "\x00" in piece:
-            piece = piece.replace("\x00", "\ufffd")
-        self._text.append(piece)
-        self.chars += len(piece)
-        self._on_delta("text", piece)
+        piece = self._joined("text", piece)
+        if piece:
+            self._text.append(piece)
+            self.chars += len(piece)
+            self._on_delta("text", piece)
 
     def add_thinking(self, piece: str) -> None:
         """Append a piece of readable reasoning."""
-        piece = without_nul(piece)
-        self._thinking.append(piece)
-        self._on_delta("thinking", piece)
+        piece = self._joined("thinking", piece)
+        if piece:
+            self._thinking.append(piece)
+            self._on_delta("thinking", piece)
+
+    def _joined(self, kind: DeltaKind, piece: str) -> str:
+        """Join the halves of a character that two pieces split; hold back a first half at the end."""
+        if kind in self._held:
+            piece = self._held.pop(kind) + piece
+        if "\ud800" <= piece[-1:] <= "\udbff":
+            self._held[kind], piece = piece[-1], piece[:-1]
+        return sound(piece)
 
     def add_reasoning(self, item: dict[str, Any]) -> None:
         """Record a finished reasoning block and its position, so that it can be sent back there."""
@@ -132,11 +289,18 @@ class Answer:
             model: the model that was called; its reasoning is sent back to this model only.
             history: the messages that were sent. Their call ids are in use; a reused id is replaced.
             signature: the signature over the thinking, if there is exactly one.
+
+        Raises:
+            ModelError: the server ended the answer with an error.
         """
-        calls = _finished(self.calls, history)
+        if self.finish_reason == "error":
+            raise in_stream("the provider ended the answer with an error", self._secrets)
+        self.add_text(sound(self._held.pop("text", "")))
+        self.add_thinking(sound(self._held.pop("thinking", "")))
         finish = self.finish_reason or "stop"
+        calls = _finished(self.calls, history, truncated=finish == "length")
         return ModelResponse(
-            text="".join(self._text),
+            text=self.text(),
             tool_calls=calls,
             thinking="".join(self._thinking) if self._thinking else None,
             thinking_signature=signature,
@@ -147,13 +311,32 @@ class Answer:
             model=self.model,
         )
 
+    def order_calls(self) -> None:
+        """Drop calls of which nothing is known, and order the others by their numbers, if all have one."""
+        self.calls = [call for call in self.calls if call.name or call.id or call.text()]
+        numbers = {call.index for call in self.calls}
+        if None not in numbers and len(numbers) == len(self.calls):
+            self.calls.sort(key=lambda call: call.index or 0)
+
+
+def _loaded(text: str) -> object:
+    """Decode JSON leniently: NaN, Infinity and halves of surrogate pairs are accepted.
+
+    Raises:
+        ValueError: the text is not JSON.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text)
+
 
 def cut_off() -> ModelError:
     """Build the error for a stream that ended too early."""
-    return bad_response("the provider's stream ended before the answer was complete")
+    return bad_response("the provider's stream ended before the answer was complete", transient=True)
 
 
-def _finished(calls: list[CallInProgress], history: Iterable[Message]) -> tuple[ToolCallPart, ...]:
+def _finished(
+    calls: list[CallInProgress], history: Iterable[Message], *, truncated: bool
+) -> tuple[ToolCallPart, ...]:
     if not calls:
         return ()
     taken = {
@@ -168,21 +351,32 @@ def _finished(calls: list[CallInProgress], history: Iterable[Message]) -> tuple[
         if not call.id or call.id in taken:
             call.id = ToolCallId(f"call_{uuid4().hex[:24]}")
         taken.add(call.id)
-        out.append(ToolCallPart(call.id, call.name, _arguments("".join(call.arguments))))
+        text = call.text()
+        # A call without arguments in a truncated answer was cut before the first of them.
+        arguments = "" if truncated and not text else parsed_arguments(text)
+        out.append(ToolCallPart(call.id, call.name, arguments))
     return tuple(out)
 
 
-def _arguments(text: str) -> Any:
-    """Parse the arguments; return invalid JSON as text, and an empty text as no arguments."""
+def parsed_arguments(text: str) -> Any:
+    """Parse the arguments; return invalid JSON as text, and an empty text or null as no arguments."""
     if not text or text.isspace():
         return {}
+    text = sound(text)
     try:
-        value = msgspec.json.decode(text)
+        value = msgspec.json.decode(_whole_escapes(text) if "\\u" in text else text)
     except (ValueError, RecursionError):
-        return without_nul(text)
+        return text
+    if value is None:
+        return {}
     if text.count("[") + text.count("{") > MAX_NESTING and not _shallow(value, MAX_NESTING):
-        return without_nul(text)
-    return _deeply_without_nul(value) if "\\u0000" in text else value
+        return text
+    return _deeply(sound, value) if "\\u0000" in text else value
+
+
+def _whole_escapes(text: str) -> str:
+    """Replace escapes that are half of a surrogate pair by U+FFFD."""
+    return _ESCAPE.sub(lambda match: "\\ufffd" if match[1] else match[0], text)
 
 
 def _shallow(value: object, levels: int) -> bool:
@@ -191,11 +385,11 @@ def _shallow(value: object, levels: int) -> bool:
     return not isinstance(value, list) or (levels > 0 and all(_shallow(item, levels - 1) for item in value))
 
 
-def _deeply_without_nul(value: Any) -> Any:
+def _deeply(clean: Callable[[str], str], value: Any) -> Any:
     if isinstance(value, str):
-        return without_nul(value)
+        return clean(value)
     if isinstance(value, list):
-        return [_deeply_without_nul(item) for item in value]
+        return [_deeply(clean, item) for item in value]
     if isinstance(value, dict):
-        return {without_nul(key): _deeply_without_nul(item) for key, item in value.items()}
+        return {clean(key): _deeply(clean, item) for key, item in value.items()}
     return value

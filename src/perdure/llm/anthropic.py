@@ -30,8 +30,10 @@ from perdure.llm.anthropic_wire import (
     tools_of,
     turns,
 )
+from perdure.llm.base_urls import base_urls
 from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, ProviderConfig, ToolSpec
-from perdure.llm.http import Endpoint, Http
+from perdure.llm.endpoint import Endpoint
+from perdure.llm.http import Http
 from perdure.llm.openai_common import MAX_LISTED, listed_models, next_page, text_map
 from perdure.llm.replay import Replay
 from perdure.llm.wire import (
@@ -108,8 +110,7 @@ class AnthropicDriver:
     def __init__(self, config: ProviderConfig, http: Http, cache: FragmentCache) -> None:
         self._http = http
         self._cache = cache
-        base, mark, query = (config.base_url or DEFAULT_BASE).strip().partition("?")
-        base = base.rstrip("/").removesuffix("/v1")
+        base, other = base_urls(config.base_url or DEFAULT_BASE, versioned=True)
         key = (config.api_key or "").strip()
         credentials: dict[str, str] = {}
         if key:
@@ -117,8 +118,7 @@ class AnthropicDriver:
                 {"Authorization": f"Bearer {key}"} if config.options.get("bearer") else {"x-api-key": key}
             )
         headers = {"anthropic-version": API_VERSION, **text_map(config.options.get("headers"))}
-        self._endpoint = Endpoint(base + mark + query, credentials, headers)
-        self._url = self._endpoint.url("/v1/messages")
+        self._endpoint = Endpoint(base, credentials, headers, other)
         limit = config.options.get("max_tokens")
         self._max_tokens = limit if isinstance(limit, int) and limit > 0 else None
         self._tools = ToolCache(lambda tools: encoded_tools(tools, mark=False))
@@ -137,7 +137,7 @@ class AnthropicDriver:
 
     async def _call(self, request: ModelRequest, on_delta: OnDelta, bare: int) -> ModelResponse:
         answer = MessagesAnswer(on_delta, self._endpoint.secrets)
-        await self._http.stream(self._endpoint, self._url, self.encoded(request, bare), answer.feed)
+        await self._http.stream(self._endpoint, "/messages", self.encoded(request, bare), answer)
         return answer.finished(request)
 
     async def list_models(self) -> list[ListedModel]:
@@ -146,7 +146,7 @@ class AnthropicDriver:
         after: str | None = None
         for _ in range(MAX_PAGES):
             query = {"limit": str(_PAGE)} | ({"after_id": after} if after else {})
-            body = await self._http.get_json(self._endpoint, self._endpoint.url("/v1/models", query))
+            body = await self._http.get_json(self._endpoint, "/models", query)
             models += listed_models(body)
             after = next_page(body)
             if after is None:

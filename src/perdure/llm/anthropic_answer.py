@@ -1,4 +1,8 @@
-"""Parse answers from Anthropic's stream events."""
+"""Parse answers from Anthropic's stream events, or from a whole message.
+
+Content blocks are told apart by their index: gateways let blocks alternate, leave out their start, or give
+every block the same index.
+"""
 
 from __future__ import annotations
 
@@ -7,154 +11,216 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import JsonObject, Usage
-from perdure.llm.answers import Answer, CallInProgress, count, cut_off, decoded
+from perdure.llm.answer_values import (
+    count,
+    finish_of,
+    name_in,
+    number_in,
+    sound,
+    text_in,
+    written,
+)
+from perdure.llm.answers import Answer, CallInProgress, cut_off
 from perdure.llm.driver import ModelRequest, ModelResponse, OnDelta
-from perdure.llm.failures import in_stream
-from perdure.llm.wire import dumps
-
-
-class _Delta(Struct, gc=False):
-    type: str | None = None
-    text: str | None = None
-    thinking: str | None = None
-    signature: str | None = None
-    partial_json: str | None = None
-    stop_reason: str | None = None
+from perdure.llm.wire import Reasoning
 
 
 class _Event(Struct, gc=False):
-    type: str = ""
-    index: int | None = None
-    delta: _Delta | None = None
+    type: Any = None
+    index: Any = None
+    delta: Any = None
     content_block: Any = None
     message: Any = None
     usage: Any = None
     error: Any = None
+    stop_reason: Any = None
 
 
-_EVENT = msgspec.json.Decoder(_Event)
-_STOP = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "tool_use": "tool_calls",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "refusal": "content_filter",
-}
-_COUNTS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+_INPUT_COUNTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+
+
+class _Block:
+    """A content block, and the position at which it began."""
+
+    __slots__ = ("call", "calls", "chars", "kind", "signature", "start", "thought")
+
+    def __init__(self, kind: str, chars: int, calls: int) -> None:
+        self.kind = kind
+        self.start: JsonObject | None = None
+        self.call: CallInProgress | None = None
+        self.thought: list[str] = []
+        self.signature: list[str] = []
+        self.chars = chars
+        self.calls = calls
 
 
 class MessagesAnswer(Answer):
     """An answer that arrives block by block."""
 
-    __slots__ = ("_block", "_call", "_counts", "_done", "_secrets", "_signature", "_thought")
+    __slots__ = ("_blocks", "_by_index", "_counts", "_early")
+    decoder = msgspec.json.Decoder(_Event)
 
     def __init__(self, on_delta: OnDelta, secrets: tuple[str, ...] = ()) -> None:
-        super().__init__(on_delta)
-        self._secrets = secrets
-        self._block: JsonObject | None = None
-        self._call: CallInProgress | None = None
-        self._thought: list[str] = []
-        self._signature: list[str] = []
+        super().__init__(on_delta, secrets)
+        self._blocks: list[_Block] = []
+        self._by_index: dict[int, _Block] = {}
         self._counts: dict[str, int] = {}
-        self._done = False
+        self._early: object = None
 
-    def feed(self, payload: bytes) -> bool:
-        """Parse one payload; return True after `message_stop`."""
-        event = decoded(_EVENT, payload)
-        kind = event.type
+    def take(self, event: _Event, name: str) -> bool:
+        """Take one event; returns whether it is one of the protocol's."""
+        kind = event.type if isinstance(event.type, str) and event.type else name
+        if event.error or kind == "error":
+            return False
         if kind == "content_block_delta":
-            if event.delta is not None:
-                self._add(event.delta)
+            self._add(number_in(event.index), event.delta)
         elif kind == "content_block_start":
-            self._begin(event.content_block)
-        elif kind == "content_block_stop":
-            self._end()
+            self._begin(number_in(event.index), event.content_block)
         elif kind == "message_start":
-            self._start(event.message)
+            if isinstance(event.message, dict):
+                self._describe(event.message)
+                self._early = event.message.get("content")
         elif kind == "message_delta":
-            if event.delta is not None and event.delta.stop_reason:
-                self.finish_reason = _STOP.get(event.delta.stop_reason, event.delta.stop_reason)
-            self._add_counts(event.usage)
+            delta = event.delta if isinstance(event.delta, dict) else {}
+            self._stop(delta.get("stop_reason") or event.stop_reason)
+            self._add_counts(event.usage or delta.get("usage"))
         elif kind == "message_stop":
-            self._done = True
-        elif kind == "error" or event.error:
-            raise in_stream(event.error, self._secrets)
-        return self._done
+            self.end()
+        else:
+            return kind in {"content_block_stop", "ping"}
+        return True
 
-    def _add(self, delta: _Delta) -> None:
-        if delta.text:
-            self.add_text(delta.text)
-        elif delta.partial_json:
-            if self._call is not None:
-                self._call.arguments.append(delta.partial_json)
-        elif delta.thinking:
-            self._think(delta.thinking)
-        elif delta.signature:
-            self._signature.append(delta.signature)
+    def take_odd(self, event: JsonObject) -> None:
+        """Take a whole message in place of a stream."""
+        if event.get("type") == "message" or isinstance(event.get("content"), list):
+            self._describe(event)
+            self._add_whole(event.get("content"))
+            self.end()
 
-    def _think(self, piece: str) -> None:
-        if not self._thought and self.thinking_started:
+    # --- blocks ----------------------------------------------------------------
+
+    def _begin(self, index: int | None, start: object) -> None:
+        start = start if isinstance(start, dict) else {}
+        kind = name_in(start.get("type")) or "text"
+        block = self._by_index.get(index) if index is not None else None
+        if block is None or block.start is not None or block.kind != kind:
+            block = self._new(kind, index)
+        block.start = start
+        if kind == "tool_use":
+            call = self._call_in(block, index)
+            call.id = call.id or ToolCallId(sound(name_in(start.get("id"))))
+            call.name = call.name or sound(name_in(start.get("name")))
+            call.initial = written(start["input"]) if start.get("input") else ""
+        elif kind == "text" and start.get("text"):
+            self.add_text(text_in(start["text"]))
+        elif kind == "thinking":
+            self._think(block, text_in(start.get("thinking")))
+            block.signature.append(name_in(start.get("signature")))
+
+    def _new(self, kind: str, index: int | None) -> _Block:
+        block = _Block(kind, self.chars, len(self.calls))
+        self._blocks.append(block)
+        if index is not None:
+            self._by_index[index] = block
+        return block
+
+    def _call_in(self, block: _Block, index: int | None) -> CallInProgress:
+        if block.call is None:
+            block.call = CallInProgress(None, None, index)
+            self.calls.append(block.call)
+        return block.call
+
+    def _add(self, index: int | None, delta: object) -> None:
+        if isinstance(delta, str):
+            delta = {"text": delta}
+        if not isinstance(delta, dict):
+            return
+        if delta.get("text"):
+            self._block_of(index, "text")
+            self.add_text(text_in(delta["text"]))
+        elif delta.get("partial_json"):
+            block = self._block_of(index, "tool_use")
+            if block.kind == "tool_use":
+                self._call_in(block, index).add(delta["partial_json"])
+        elif delta.get("thinking"):
+            self._think(self._block_of(index, "thinking"), text_in(delta["thinking"]))
+        elif delta.get("signature"):
+            self._block_of(index, "thinking").signature.append(name_in(delta["signature"]))
+
+    def _block_of(self, index: int | None, kind: str) -> _Block:
+        """Return the block that a piece belongs to, whose start may be missing or still to come."""
+        block = self._by_index.get(index) if index is not None else None
+        if block is None and index is None and self._blocks:
+            block = self._blocks[-1]
+        # Blocks of the vendor's own tools (`server_tool_use`) get pieces of JSON too.
+        if block is None or not block.kind.endswith(kind):
+            wrong = index is None or block is not None
+            same = next((other for other in reversed(self._blocks) if other.kind == kind and wrong), None)
+            block = same or self._new(kind, index)
+        return block
+
+    def _think(self, block: _Block, piece: str) -> None:
+        if not piece:
+            return
+        if not block.thought and self.thinking_started:
             self.add_thinking("\n\n")
-        self._thought.append(piece)
+        block.thought.append(piece)
         self.add_thinking(piece)
 
-    def _start(self, message: object) -> None:
-        if isinstance(message, dict):
-            self.response_id = message["id"] if isinstance(message.get("id"), str) else None
-            self.model = message["model"] if isinstance(message.get("model"), str) else None
-            self._add_counts(message.get("usage"))
+    # --- the whole -------------------------------------------------------------
 
-    def _begin(self, block: object) -> None:
-        self._block = block if isinstance(block, dict) else {}
-        kind = self._block.get("type")
-        self._call = None
-        self._thought = []
-        self._signature = []
-        if kind == "tool_use":
-            self._call = CallInProgress(str(self._block.get("id") or ""), str(self._block.get("name") or ""))
-            self.calls.append(self._call)
-        elif kind == "text" and isinstance(self._block.get("text"), str) and self._block["text"]:
-            self.add_text(self._block["text"])
-        elif kind == "thinking":
-            if isinstance(self._block.get("thinking"), str) and self._block["thinking"]:
-                self._think(self._block["thinking"])
-            if isinstance(self._block.get("signature"), str):
-                self._signature = [self._block["signature"]]
+    def _describe(self, message: JsonObject) -> None:
+        self.response_id = name_in(message.get("id")) or self.response_id
+        self.model = name_in(message.get("model")) or self.model
+        self._stop(message.get("stop_reason"))
+        self._add_counts(message.get("usage"))
 
-    def _end(self) -> None:
-        block, self._block = self._block, None
-        if block is None:
-            return
-        kind = block.get("type")
-        if kind == "thinking":
-            signature = "".join(self._signature)
-            # The vendor rejects a thinking block without its signature.
-            if signature:
-                self.add_reasoning({**block, "thinking": "".join(self._thought), "signature": signature})
-        elif kind == "redacted_thinking":
-            self.add_reasoning(block)
-        elif self._call is not None and not self._call.arguments and isinstance(block.get("input"), dict):
-            self._call.arguments.append(dumps(block["input"]).decode())
-        self._call = None
+    def _stop(self, reason: object) -> None:
+        self.finish_reason = finish_of(reason) or self.finish_reason
+
+    def _add_whole(self, content: object) -> None:
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
+        for block in content if isinstance(content, list) else []:
+            if isinstance(block, dict):
+                self._begin(None, block)
 
     def _add_counts(self, usage: object) -> None:
-        """Store the counts. A later count is a running total and replaces the earlier one."""
-        if isinstance(usage, dict):
-            for name in _COUNTS:
-                tokens = count(usage.get(name))
-                if tokens is not None:
-                    self._counts[name] = tokens
+        """Store the counts. Later counts are running totals and replace earlier ones, unless they are zero."""
+        if not isinstance(usage, dict):
+            return
+        counts = {name: count(usage.get(name)) for name in (*_INPUT_COUNTS, "output_tokens")}
+        known = any(counts[name] for name in _INPUT_COUNTS)
+        for name, tokens in counts.items():
+            if tokens is not None and (tokens or name not in self._counts or (known and name in _INPUT_COUNTS)):
+                self._counts[name] = tokens
 
     def finished(self, request: ModelRequest) -> ModelResponse:
-        """Return the response. Raises: ModelError: the stream ended too early."""
-        if not self._done and self.finish_reason is None:
+        """Return the response. Raises: ModelError: the stream ended too early, or with an error."""
+        if not self.done and self.finish_reason is None:
             raise cut_off()
+        if not self._blocks:
+            self._add_whole(self._early)
         counts = self._counts
         if counts:
-            read, written = counts.get("cache_read_input_tokens"), counts.get("cache_creation_input_tokens")
-            input_tokens = counts.get("input_tokens", 0) + (read or 0) + (written or 0)
-            self.usage = Usage(input_tokens, counts.get("output_tokens", 0), read, written)
+            read, made = counts.get("cache_read_input_tokens"), counts.get("cache_creation_input_tokens")
+            input_tokens = counts.get("input_tokens", 0) + (read or 0) + (made or 0)
+            self.usage = Usage(input_tokens, counts.get("output_tokens", 0), read, made)
+        self.reasoning = [kept for kept in map(_reasoning, self._blocks) if kept is not None]
+        self.order_calls()
         signatures = [block.item["signature"] for block in self.reasoning if "signature" in block.item]
         return self.response(request.model, request.messages, signatures[0] if len(signatures) == 1 else None)
+
+
+def _reasoning(block: _Block) -> Reasoning | None:
+    """Return the block to send back. The vendor rejects a thinking block without its signature."""
+    if block.kind == "redacted_thinking":
+        return Reasoning(block.start or {}, block.chars, block.calls)
+    signature = "".join(block.signature)
+    if block.kind != "thinking" or not signature:
+        return None
+    start = block.start or {"type": "thinking"}
+    item = {**start, "thinking": "".join(block.thought), "signature": signature}
+    return Reasoning(item, block.chars, block.calls)

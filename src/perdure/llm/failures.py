@@ -6,7 +6,7 @@ servers (llama.cpp, vLLM, gateways) send.
 
 from __future__ import annotations
 
-import contextlib
+import json
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from perdure.domain.errors import ModelError
+from perdure.domain.messages import storable
 from perdure.domain.retry_after import retry_after
 
 _QUOTA_CODES = frozenset(
@@ -36,6 +37,13 @@ _RATE_CODES = frozenset(
     {"rate_limit_error", "rate_limit_exceeded", "too_many_requests", "resource_exhausted"}
 )
 _REQUEST_CODES = frozenset({"invalid_request_error", "invalid_prompt", "badrequesterror", "validation_error"})
+_LATER_CODES = frozenset(
+    "overloaded_error overloaded server_overloaded engine_overloaded engine_overloaded_error"
+    " capacity_exceeded model_loading model_not_ready modelnotreadyexception service_unavailable"
+    " serviceunavailable throttlingexception throttling unavailable temporarily_unavailable"
+    " serviceunavailableexception internalserverexception server_busy".split()
+)
+_LATER_STATUSES = frozenset({408, 409, 424, 425, 499})
 
 _QUOTA = re.compile(
     r"credit balance is too low|insufficient (balance|credits)|specified api usage limits", re.IGNORECASE
@@ -47,21 +55,49 @@ _CONTEXT = re.compile(
     r"|context (length|window) exceeded|reduce the length of the messages|request entity too large",
     re.IGNORECASE,
 )
+# What gateways say when the same request may succeed later, whatever status they put on it.
+_LATER = re.compile(
+    r"overload(?!ed (function|method))|over(ly)? (loaded|capacity)|high (demand|load|traffic)"
+    r"|(try|retry)( your request)?( again)? (later|shortly|soon|in (\d|about|an hour|some (time|minutes)"
+    r"|a (few|moment|minute|second|while|bit)))|please retry(?! with)"
+    r"|model( is|'s)?( still| currently)?( being)? load(ing|ed)\b(?! balanc)|loading (the )?model"
+    r"|(warm|start)ing up|cold start|not (yet )?ready|temporarily|temporary (error|failure|issue)|currently unavailable"
+    r"|(at|no|out of|insufficient|not enough|limited|reached|exceeded) (its |the )?(server |gpu )?capacity\b"
+    r"|capacity (is |was )?(exceeded|reached|constraints?|limit|shortage)|no available (server|worker|capacity)"
+    r"|(server|service|system|engine|queue) is (too )?(busy|full)|upstream (connect|request|timed)",
+    re.IGNORECASE,
+)
+_RATE = re.compile(r"too many requests|rate.?limit(ed)?\b|throttl", re.IGNORECASE)
+# A model that does not exist, as opposed to an address that does not.
+_ABOUT_MODEL = re.compile(r"\b(models?|deployments?|engines?)\b", re.IGNORECASE)
+_ERROR_KIND = re.compile(r"error|exception|^fail", re.IGNORECASE)
+_ERROR_WORDS = re.compile(
+    r"error|fail|exception|unavailable|time(d )?.?out|limit|overload|exceed|denied|unauthori|forbidden"
+    r"|invalid|abort|cancel|quota|busy|retry|try again|not found|refused",
+    re.IGNORECASE,
+)
 _BEARER = re.compile(r"(?i)\b(bearer\s+|sk-|gsk_|xai-)[\w*.~+/=-]{8,}")
 _NO_VENDOR_TEXT = "the provider answered HTTP {status}"
 
 
 def redacted(text: str, secrets: Iterable[str]) -> str:
-    """Redact these secrets and everything that looks like a key, and replace NUL characters."""
+    """Redact these secrets and everything that looks like a key, and replace what cannot be stored."""
     for secret in secrets:
         text = text.replace(secret, "[redacted]")
-    return _BEARER.sub("[redacted]", text).replace("\x00", "\ufffd")
+    return storable(_BEARER.sub("[redacted]", text))
 
 
-def refusal(status: int, headers: Mapping[str, str], body: bytes, secrets: Iterable[str]) -> ModelError:
+WRONG_ADDRESS = "provider_misconfigured"
+"""The code of the error for an address that the provider does not serve."""
+
+
+def refusal(
+    status: int, headers: Mapping[str, str], body: bytes, secrets: Iterable[str], address: str = "the address"
+) -> ModelError:
     """Build the error for an HTTP status that is not a success.
 
     Args:
+        address: the URL that was called, without credentials and query.
         status: the HTTP status.
         headers: the response headers, for `Retry-After`; a case-sensitive mapping must use lower-case names.
         body: the response body, or at least its beginning.
@@ -70,8 +106,53 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, secrets: Itera
     codes, message = _explained(body)
     code, transient = _classified(status, codes, message)
     text = redacted(message or _NO_VENDOR_TEXT.format(status=status), secrets)
+    if status in {404, 405} and code == "model_not_found" and not _names_model(codes, message):
+        code = WRONG_ADDRESS
+        text = f"the provider has no such address: it answered {status} for {address} ({text[:200]})"
+        text = redacted(text, secrets) + ". Check the provider's `base_url`."
     wait = retry_after(headers, time.time())
     return ModelError(text, code=code, transient=transient, retry_after=wait, status=status)
+
+
+def _names_model(codes: frozenset[str], message: str) -> bool:
+    return bool(codes & (_NO_MODEL_CODES - {"not_found_error"})) or _ABOUT_MODEL.search(message) is not None
+
+
+def error_in(event: object, name: str) -> object | None:
+    """Return the error that an unknown stream event reports, wherever its server puts it; None if none.
+
+    Args:
+        event: the decoded event.
+        name: the event's name in the stream.
+    """
+    if not isinstance(event, dict):
+        return event if name == "error" else None
+    for key in ("error", "errors"):
+        if event.get(key) not in (None, False, "", 0, []):
+            inner = event[key]
+            return inner if isinstance(inner, str) or (inner and _described(inner)[1]) else event
+    kinds = (name, event.get("type"), event.get("object"), event.get("status"))
+    if any(isinstance(kind, str) and _ERROR_KIND.search(kind) for kind in kinds):
+        return event
+    if event.get("type") is None and any(_is_text(event.get(key)) for key in _ERROR_TEXTS):
+        return event
+    base = event.get("base_resp")
+    if isinstance(base, dict) and base.get("status_code"):
+        return base
+    return None
+
+
+def _is_text(value: object) -> bool:
+    """Whether a field that may explain an error does: it is a text, or a list of objects."""
+    return bool(value) and isinstance(value, str | list)
+
+
+def spoken(text: str, name: str, secrets: Iterable[str]) -> ModelError:
+    """Build the error for words, or broken JSON, in place of a stream event."""
+    if name == "error" or (text[:1] not in {"{", "["} and _ERROR_WORDS.search(text[:2_000])):
+        return in_stream(text[:2_000], secrets)
+    quoted = redacted(text[:200], secrets)
+    return bad_response(f"the provider sent an event that violates its protocol: {quoted}", transient=False)
 
 
 def in_stream(error: object, secrets: Iterable[str]) -> ModelError:
@@ -79,8 +160,9 @@ def in_stream(error: object, secrets: Iterable[str]) -> ModelError:
     codes, message = _described(error)
     status = _status_in(error)
     code, transient = _classified(status, codes, message)
+    text = message or f"the provider reported an error: {json.dumps(error, default=str)[:300]}"
     return ModelError(
-        redacted(message or "the provider reported an error", secrets),
+        redacted(text, secrets),
         code=code,
         transient=transient,
         status=status,
@@ -88,16 +170,15 @@ def in_stream(error: object, secrets: Iterable[str]) -> ModelError:
 
 
 def disguised(content_type: str, body: bytes, secrets: Iterable[str]) -> ModelError:
-    """Build the error for a 2xx response that is no stream: an error object, a whole answer, a web page."""
-    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        value = msgspec.json.decode(body)
-        if isinstance(value, dict) and value.get("error"):
-            return in_stream(value["error"], secrets)
-    text = redacted(_explained(body)[1], secrets)
-    return bad_response(f"the provider answered with {content_type} instead of a stream. {text}".strip())
+    """Build the error for a 2xx response that is no answer: an error object, a web page, other JSON."""
+    codes, message = _explained(body)
+    text = redacted(message or body[:200].decode("utf-8", "replace"), secrets)
+    transient = bool(codes & _LATER_CODES) or _LATER.search(message[:2_000]) is not None
+    said = f"the provider answered with {content_type} instead of a stream. {text}".strip()
+    return bad_response(said, transient=transient)
 
 
-def bad_response(message: str, *, transient: bool = True) -> ModelError:
+def bad_response(message: str, *, transient: bool) -> ModelError:
     """Build the error for an answer that violates the protocol."""
     return ModelError(message, code="provider_bad_response", transient=transient)
 
@@ -114,26 +195,39 @@ def _classified(status: int | None, codes: frozenset[str], message: str) -> tupl
     if codes & _FILTER_CODES:
         return "content_filtered", False
     if status is not None and status not in {200, 400}:
-        return _by_status(status)
+        return _by_status(status, codes, message)
     for known, code in ((_AUTH_CODES, "provider_auth"), (_NO_MODEL_CODES, "model_not_found")):
         if codes & known:
             return code, False
-    if codes & _RATE_CODES:
-        return "provider_rate_limited", True
+    later = _later(codes, message)
+    if later is not None:
+        return later, True
     if status == 400 or codes & _REQUEST_CODES:
         return "invalid_model_request", False
     return "provider_unavailable", True
 
 
-def _by_status(status: int) -> tuple[str, bool]:
+def _later(codes: frozenset[str], message: str) -> str | None:
+    """Return the code of an error that may pass, by the vendor's words; None for any other error."""
+    if codes & _RATE_CODES or _RATE.search(message[:2_000]):
+        return "provider_rate_limited"
+    if codes & _LATER_CODES or _LATER.search(message[:2_000]):
+        return "provider_unavailable"
+    return None
+
+
+def _by_status(status: int, codes: frozenset[str], message: str) -> tuple[str, bool]:
     if status in {401, 403}:
         return "provider_auth", False
-    if status == 404:
-        return "model_not_found", False
     if status == 429:
         return "provider_rate_limited", True
-    if status in {408, 409} or status >= 500:
+    if status in _LATER_STATUSES or status >= 500:
         return "provider_unavailable", True
+    later = _later(codes, message)
+    if later is not None and 400 <= status:
+        return later, True
+    if status in {404, 405}:
+        return "model_not_found", False
     if status < 400:
         # Redirects are not followed: they would send the key to a host that is not configured.
         return "provider_bad_response", False
@@ -157,33 +251,38 @@ def _explained(body: bytes) -> tuple[frozenset[str], str]:
     return _described(value)
 
 
-def _described(error: object) -> tuple[frozenset[str], str]:
+_MAX_DEPTH = 5
+_ERROR_TEXTS = ("message", "msg", "detail", "error_message", "error_msg", "errorMessage", "status_msg")
+
+
+def _described(error: object, depth: int = 0) -> tuple[frozenset[str], str]:
+    """Return the codes and the message of an error object of any shape."""
     if isinstance(error, list) and error:
         error = error[0]
     if isinstance(error, str):
         return frozenset({error.lower()}), error
     if not isinstance(error, dict):
         return frozenset(), ""
-    codes = {
+    codes = frozenset(
         str(error[key]).lower()
-        for key in ("type", "code", "status", "reason")
+        for key in ("type", "code", "status", "reason", "error_code")
         if isinstance(error.get(key), str)
-    }
-    for key in ("message", "msg", "detail", "error"):
+    )
+    for key in (*_ERROR_TEXTS, "error"):
         message = error.get(key)
         if isinstance(message, str) and message:
-            return frozenset(codes), message
-    inner = error.get("error")
-    if isinstance(inner, dict):
-        more, message = _described(inner)
-        return frozenset(codes) | more, message
-    return frozenset(codes), ""
+            return codes, message
+    for key in ("error", "errors", "detail"):
+        if isinstance(error.get(key), dict | list) and error[key] and depth < _MAX_DEPTH:
+            more, message = _described(error[key], depth + 1)
+            return codes | more, message
+    return codes, ""
 
 
 def _status_in(error: object) -> int | None:
     """Return an HTTP status from the error object: some servers put one where others put an error code."""
     if isinstance(error, dict):
-        for key in ("code", "status", "http_code"):
+        for key in ("code", "status", "http_code", "status_code", "error_code"):
             value = error.get(key)
             number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) == 3 else value
             if isinstance(number, int) and not isinstance(number, bool) and 400 <= number <= 599:

@@ -11,10 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol, TypeVar
 
 from aiohttp import (
+    AddrInfoType,
     ClientConnectorCertificateError,
     ClientConnectorError,
     ClientError,
@@ -23,26 +26,23 @@ from aiohttp import (
     ClientSession,
     ClientSSLError,
     ClientTimeout,
+    ConnectionTimeoutError,
     DummyCookieJar,
     ServerDisconnectedError,
     TCPConnector,
 )
-from multidict import CIMultiDict
 from yarl import URL
 
-from perdure.domain.errors import InvalidInput, ModelError
-from perdure.domain.sse import SseParser, StreamTooLong
-from perdure.llm.failures import bad_response, disguised, redacted, refusal
-from perdure.net.addresses import GuardedResolver, is_refused_host
+from perdure.domain.errors import ModelError
+from perdure.domain.sse import Frame, SseParser, StreamTooLong
+from perdure.llm.endpoint import Endpoint
+from perdure.llm.failures import WRONG_ADDRESS, bad_response, disguised, refusal
+from perdure.net.addresses import GuardedResolver
 
-Feed = Callable[[bytes], bool]
-"""Parses one SSE payload; returns True when the answer is complete, so that reading can stop."""
+Result = TypeVar("Result")
 
 CONNECT_TIMEOUT = 10.0
 """Timeout for TCP and TLS connection setup, in seconds."""
-
-READ_TIMEOUT = 300.0
-"""Maximum seconds between bytes: reasoning models may send nothing for minutes before the first one."""
 
 LIST_TIMEOUT = 30.0
 """Timeout for a whole answer of a list endpoint, in seconds."""
@@ -62,111 +62,40 @@ _ERROR_BODY = 64 << 10
 _ERROR_TIMEOUT = 10.0
 # A connection can be reused only if its response was read to the end. The last bytes have usually arrived.
 _DRAIN_TIMEOUT = 0.1
+# What may follow a complete answer is its usage. A server that keeps the stream open is not waited for.
+_TAIL_TIMEOUT = 10.0
+_BLANK = b" \t\r\n\xef\xbb\xbf"
+# Seconds of silence before TCP asks whether the other side still exists, between questions, and how many: a
+# connection that is gone without a word is noticed within two minutes.
+_PROBES = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+# Answers that show that the server knows the address.
+_KNOWS_ADDRESS = frozenset({400, 401, 402, 403, 422, 429})
 # A dead connection fails at once. After this many seconds, the vendor may have started to process the call.
 _STALE_WITHIN = 1.0
 # aiohttp warns about larger bodies unless they are file objects.
 _LARGE_BODY = 1 << 20
 
 
-class Endpoint:
-    """A driver's base URL, credentials and headers.
-
-    Attributes:
-        base: the base URL, without a trailing slash.
-        host: its host name, in lower case.
-    """
-
-    __slots__ = ("_headers", "_query", "_secrets", "base", "host")
-
-    def __init__(
-        self, base: str, credentials: Mapping[str, str], headers: Mapping[str, str] | None = None
-    ) -> None:
-        """Validate the URL and the headers.
-
-        Args:
-            base: an `http` or `https` URL; its query, if any, is sent with every call.
-            credentials: header -> secret value. Secrets are redacted in every error.
-            headers: additional headers; their values count as secrets too.
-
-        Raises:
-            InvalidInput: the URL, or a header's name or value, is invalid.
-        """
-        try:
-            url = URL(base)
-            usable = url.scheme in {"http", "https"} and bool(url.host)
-        except ValueError:
-            usable, url = False, URL()
-        if not usable:
-            raise InvalidInput("`base_url` must be an http or https URL", field="base_url")
-        self.host = (url.host or "").lower()
-        if is_refused_host(self.host):
-            raise InvalidInput(
-                "`base_url` is the address of a cloud's metadata service; use a model server's address",
-                field="base_url",
-            )
-        self._query = url.query_string
-        self.base = str(url.with_query(None).with_fragment(None)).rstrip("/")
-        duplicates = {name.lower() for name in credentials} & {name.lower() for name in headers or {}}
-        if duplicates:
-            raise InvalidInput(
-                f"both `api_key` and `headers` set the header {duplicates.pop()!r}: remove one of them",
-                field="options.headers",
-            )
-        all_headers = {**credentials, **(headers or {})}
-        if url.user is not None and any(name.lower() == "authorization" for name in all_headers):
-            raise InvalidInput(
-                "both `base_url` and a header contain credentials: remove one of them", field="base_url"
-            )
-        for name, value in all_headers.items():
-            if not (name.isascii() and value.isascii() and value.isprintable() and name.isprintable()):
-                raise InvalidInput(
-                    "an API key or header contains characters that HTTP does not allow: use printable ASCII",
-                    field="api_key",
-                )
-        self._headers = CIMultiDict(
-            {
-                "Accept-Encoding": "identity",
-                "Content-Type": "application/json",
-                "User-Agent": "perdure",
-                **all_headers,
-            }
-        )
-        secrets = [value.removeprefix("Bearer ") for value in all_headers.values()]
-        secrets += [url.password or "", *url.query.values()]
-        # Short values ("beta", "1") are no secrets, and redacting them would garble the text.
-        self._secrets = tuple(
-            sorted({secret for secret in secrets if len(secret) >= 6}, key=len, reverse=True)
-        )
-
-    def url(self, path: str, query: Mapping[str, str] | None = None) -> URL:
-        """Return the URL of `path` (which begins with a slash) under the base."""
-        url = URL(self.base + path)
-        if self._query:
-            url = url.with_query(self._query)
-        return url.update_query(query) if query else url
+class Sink(Protocol):
+    """What receives an answer."""
 
     @property
-    def headers(self) -> CIMultiDict[str]:
-        """The headers of every call. Do not modify."""
-        return self._headers
+    def done(self) -> bool:
+        """Whether the server has said that the answer ends here."""
+        ...
 
     @property
-    def secrets(self) -> tuple[str, ...]:
-        """The values that must not appear in an error, longest first."""
-        return self._secrets
+    def complete(self) -> bool:
+        """Whether the whole answer has arrived, even if the connection breaks now."""
+        ...
 
-    def clean(self, error: ModelError) -> ModelError:
-        """Return the error with all secrets in its message redacted."""
-        text = redacted(error.message, self._secrets)
-        if text == error.message:
-            return error
-        return ModelError(
-            text,
-            code=error.code,
-            transient=error.transient,
-            retry_after=error.retry_after,
-            status=error.status,
-        )
+    def feed(self, payload: bytes, name: str = "message") -> bool:
+        """Parse the data of an event of this name, or a whole JSON body. Raises: ModelError."""
+        ...
+
+    def end(self) -> None:
+        """Take the end of a whole JSON body."""
+        ...
 
 
 class Http:
@@ -174,7 +103,7 @@ class Http:
 
     Args:
         connect_timeout: timeout for connecting, in seconds.
-        read_timeout: maximum seconds until the first byte, and between bytes.
+        read_timeout: maximum seconds until the first byte, and between bytes; by default, the endpoint's.
         max_event: maximum bytes of one stream event.
         max_stream: maximum bytes of a whole stream.
     """
@@ -183,11 +112,12 @@ class Http:
         self,
         *,
         connect_timeout: float = CONNECT_TIMEOUT,
-        read_timeout: float = READ_TIMEOUT,
+        read_timeout: float | None = None,
         max_event: int = MAX_EVENT,
         max_stream: int = MAX_STREAM,
     ) -> None:
-        self._timeout = ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=read_timeout)
+        self._connect_timeout = connect_timeout
+        self._read_timeout = read_timeout
         self._max_event = max_event
         self._max_stream = max_stream
         self._sessions: dict[bool, ClientSession] = {}
@@ -196,14 +126,15 @@ class Http:
         """Return the pooled session, or with `fresh` one that opens a new connection for every call."""
         session = self._sessions.get(fresh)
         if session is None or session.closed:
-            connector = (
-                TCPConnector(limit=0, ttl_dns_cache=60, resolver=GuardedResolver(), force_close=True)
-                if fresh
-                else TCPConnector(
-                    limit=0, ttl_dns_cache=60, resolver=GuardedResolver(), keepalive_timeout=_KEEP_ALIVE
-                )
+            connector = TCPConnector(
+                limit=0,
+                ttl_dns_cache=60,
+                resolver=GuardedResolver(),
+                force_close=fresh,
+                keepalive_timeout=None if fresh else _KEEP_ALIVE,
+                socket_factory=_socket,
             )
-            session = ClientSession(connector=connector, cookie_jar=DummyCookieJar(), timeout=self._timeout)
+            session = ClientSession(connector=connector, cookie_jar=DummyCookieJar())
             self._sessions[fresh] = session
         return session
 
@@ -214,6 +145,10 @@ class Http:
         for session in sessions:
             await session.close()
 
+    def _timeout(self, endpoint: Endpoint) -> ClientTimeout:
+        read = endpoint.timeout if self._read_timeout is None else self._read_timeout
+        return ClientTimeout(total=None, sock_connect=self._connect_timeout, sock_read=read)
+
     async def _post(self, endpoint: Endpoint, url: URL, body: bytes) -> ClientResponse:
         """POST; retry once on a new connection if the pooled one turns out to be closed by the server."""
         began = time.monotonic()
@@ -221,7 +156,11 @@ class Http:
             data: bytes | io.BytesIO = body if len(body) < _LARGE_BODY else io.BytesIO(body)
             try:
                 return await self._session(fresh=fresh).post(
-                    url, data=data, headers=endpoint.headers, allow_redirects=False
+                    url,
+                    data=data,
+                    headers=endpoint.headers,
+                    allow_redirects=False,
+                    timeout=self._timeout(endpoint),
                 )
             except (ServerDisconnectedError, ClientOSError) as error:
                 known = isinstance(error, ClientConnectorError) or time.monotonic() - began > _STALE_WITHIN
@@ -229,54 +168,108 @@ class Http:
                     raise
         raise AssertionError("unreachable")
 
-    async def stream(self, endpoint: Endpoint, url: URL, body: bytes, feed: Feed) -> None:
-        """POST `body` and pass every SSE payload to `feed`, until it returns True or the stream ends.
+    async def _at_either(
+        self,
+        endpoint: Endpoint,
+        path: str,
+        query: Mapping[str, str] | None,
+        call: Callable[[URL], Awaitable[Result]],
+    ) -> Result:
+        """Call the address, and its other form if the server has no such address.
+
+        The form that the server knows is remembered.
+        """
+        base, other = endpoint.base, endpoint.other
+        try:
+            return await call(endpoint.url(path, query, base))
+        except ModelError as error:
+            if other is None or error.code != WRONG_ADDRESS:
+                raise
+            first = error
+        try:
+            result = await call(endpoint.url(path, query, other))
+        except ModelError as error:
+            if error.status not in _KNOWS_ADDRESS:
+                raise first from None
+            endpoint.base, endpoint.other = other, base
+            raise
+        endpoint.base, endpoint.other = other, base
+        return result
+
+    async def stream(self, endpoint: Endpoint, path: str, body: bytes, answer: Sink) -> None:
+        """POST `body`, and pass all that the server answers to `answer`, until it is complete.
 
         The caller must check whether the answer is complete. Cancelling closes the connection at once.
 
         Raises:
             ModelError: the call failed, in whatever way.
         """
+        await self._at_either(endpoint, path, None, lambda url: self._stream(endpoint, url, body, answer))
+
+    async def _stream(self, endpoint: Endpoint, url: URL, body: bytes, answer: Sink) -> None:
         response: ClientResponse | None = None
         try:
             response = await self._post(endpoint, url, body)
             if not 200 <= response.status < 300:
                 raise await _refused(endpoint, response)
-            if response.content_type in {"text/html", "application/json"}:
-                raise await _no_stream(endpoint, response)
-            await self._pump(response, feed)
+            await self._pump(endpoint, response, answer)
         except ModelError as error:
             raise endpoint.clean(error) from None
         except StreamTooLong as error:
             raise bad_response(f"the provider's answer cannot be read: {error}", transient=False) from None
-        except TimeoutError as error:
-            raise _timed_out(error, answering=response is not None) from None
-        except (ClientError, OSError) as error:
-            raise endpoint.clean(_broken(error, answering=response is not None)) from None
+        except (TimeoutError, ClientError, OSError) as error:
+            if not answer.complete:
+                raise _broken(endpoint, error, answering=response is not None) from None
         finally:
             # This has no effect on a response that was read to its end: its connection is back in the pool.
             if response is not None:
                 response.close()
 
-    async def _pump(self, response: ClientResponse, feed: Feed) -> None:
-        parser = SseParser(self._max_event, self._max_stream)
+    async def _pump(self, endpoint: Endpoint, response: ClientResponse, answer: Sink) -> None:
         content = response.content
-        while chunk := await content.readany():
-            for frame in parser.feed(chunk):
-                if feed(frame.data):
+        chunk = await self._first_bytes(response)
+        if chunk.lstrip(_BLANK)[:1] in {b"{", b"[", b"<"}:
+            await _pump_whole(endpoint, response, chunk, answer)
+            return
+        parser = SseParser(self._max_event, self._max_stream)
+        now = asyncio.get_running_loop().time
+        async with asyncio.timeout(None) as tail:
+            while chunk:
+                _feed(answer, parser.feed(chunk))
+                if answer.done:
                     if not content.at_eof():
-                        await _drain(response)
+                        await _drain(response, parser, answer)
                     return
-        for frame in parser.flush():
-            if feed(frame.data):
-                return
+                if answer.complete:
+                    tail.reschedule(now() + _TAIL_TIMEOUT)
+                chunk = await content.readany()
+        try:
+            _feed(answer, parser.flush())
+        except ModelError as error:
+            # The last event is not finished. It would be quoted as a violation of the protocol.
+            if error.code != "provider_bad_response":
+                raise
 
-    async def get_json(self, endpoint: Endpoint, url: URL) -> bytes:
+    async def _first_bytes(self, response: ClientResponse) -> bytes:
+        """Return the first bytes that are not white space, which shows whether the answer is a stream."""
+        size = 0
+        while chunk := await response.content.readany():
+            size += len(chunk)
+            if chunk.lstrip(_BLANK):
+                return chunk
+            if size > self._max_stream:
+                raise StreamTooLong("stream", self._max_stream)
+        return b""
+
+    async def get_json(self, endpoint: Endpoint, path: str, query: Mapping[str, str] | None = None) -> bytes:
         """GET a JSON document of up to `MAX_BODY` bytes, within `LIST_TIMEOUT` seconds.
 
         Raises:
             ModelError: the call failed, in whatever way.
         """
+        return await self._at_either(endpoint, path, query, lambda url: self._get(endpoint, url))
+
+    async def _get(self, endpoint: Endpoint, url: URL) -> bytes:
         response: ClientResponse | None = None
         try:
             async with asyncio.timeout(LIST_TIMEOUT):
@@ -291,20 +284,52 @@ class Http:
                 return body
         except ModelError as error:
             raise endpoint.clean(error) from None
-        except TimeoutError as error:
-            raise _timed_out(error, answering=response is not None) from None
-        except (ClientError, OSError) as error:
-            raise endpoint.clean(_broken(error, answering=response is not None)) from None
+        except (TimeoutError, ClientError, OSError) as error:
+            raise _broken(endpoint, error, answering=response is not None) from None
         finally:
             if response is not None:
                 response.close()
 
 
-async def _drain(response: ClientResponse) -> None:
-    with contextlib.suppress(TimeoutError, ClientError, OSError):
+def _socket(address: AddrInfoType) -> socket.socket:
+    """Open a socket that notices within minutes when the other side is gone without a word."""
+    family, kind, protocol, _, _ = address
+    opened = socket.socket(family, kind, protocol)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _PROBES:
+        if hasattr(socket, name):  # not on every system
+            opened.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return opened
+
+
+def _feed(answer: Sink, frames: list[Frame]) -> None:
+    """Pass events to the answer. An error that follows a complete answer does not spoil it."""
+    for frame in frames:
+        try:
+            answer.feed(frame.data, frame.event)
+        except ModelError:
+            if not answer.complete:
+                raise
+
+
+async def _drain(response: ClientResponse, parser: SseParser, answer: Sink) -> None:
+    """Read what follows the end mark, such as a late usage, if it arrives at once."""
+    with contextlib.suppress(TimeoutError, ClientError, OSError, StreamTooLong):
         async with asyncio.timeout(_DRAIN_TIMEOUT):
-            while await response.content.readany():
-                pass
+            while chunk := await response.content.readany():
+                _feed(answer, parser.feed(chunk))
+
+
+async def _pump_whole(endpoint: Endpoint, response: ClientResponse, head: bytes, answer: Sink) -> None:
+    """Read an answer that is no stream: a whole completion, an error object or a web page."""
+    body = head + await _limited(response, MAX_BODY + 1 - len(head))
+    if len(body) > MAX_BODY:
+        raise bad_response(f"the provider's answer is larger than {MAX_BODY >> 20} MB", transient=False)
+    if not body.lstrip(_BLANK).startswith(b"<"):
+        answer.feed(body)
+        answer.end()
+    if not answer.complete:
+        raise disguised(response.content_type, body, endpoint.secrets)
 
 
 async def _limited(response: ClientResponse, limit: int) -> bytes:
@@ -321,34 +346,23 @@ async def _refused(endpoint: Endpoint, response: ClientResponse) -> ModelError:
     with contextlib.suppress(TimeoutError, ClientError, OSError):
         async with asyncio.timeout(_ERROR_TIMEOUT):
             body = await _limited(response, _ERROR_BODY)
-    return refusal(response.status, response.headers, body, endpoint.secrets)
+    address = str(response.url.with_user(None).with_query(None))
+    return refusal(response.status, response.headers, body, endpoint.secrets, address)
 
 
-async def _no_stream(endpoint: Endpoint, response: ClientResponse) -> ModelError:
-    """Build the error for a 2xx response that is no stream, such as an error object or a proxy's web page."""
-    body = b""
-    with contextlib.suppress(TimeoutError, ClientError, OSError):
-        async with asyncio.timeout(_ERROR_TIMEOUT):
-            body = await _limited(response, _ERROR_BODY)
-    return disguised(response.content_type, body, endpoint.secrets)
-
-
-def _timed_out(error: TimeoutError, *, answering: bool) -> ModelError:
-    what = "stopped sending" if answering else "did not answer in time"
-    return ModelError(
-        f"the provider {what} ({type(error).__name__})", code="provider_timeout", transient=True
-    )
-
-
-def _broken(error: Exception, *, answering: bool) -> ModelError:
+def _broken(endpoint: Endpoint, error: Exception, *, answering: bool) -> ModelError:
+    """Build the error for a call that did not end in an answer or a refusal."""
+    if isinstance(error, TimeoutError) and not isinstance(error, ConnectionTimeoutError):
+        what = "stopped sending" if answering else "did not answer in time"
+        said = f"the provider {what} ({type(error).__name__})"
+        return ModelError(said, code="provider_timeout", transient=True)
     if answering:
-        return bad_response(
-            f"the connection to the provider broke in the middle of the answer ({type(error).__name__})"
-        )
+        said = f"the connection to the provider broke in the middle of the answer ({type(error).__name__})"
+        return bad_response(said, transient=True)
     if isinstance(error, ClientConnectorCertificateError | ClientSSLError):
-        return ModelError(f"the provider's TLS connection is not valid: {error}", code="provider_unavailable")
+        said = f"the provider's TLS connection is not valid: {error}"
+        return endpoint.clean(ModelError(said, code="provider_unavailable"))
     # aiohttp mentions TLS even for plain HTTP.
     reason = str(error).replace(" ssl:default", "") or type(error).__name__
-    return ModelError(
-        f"the provider cannot be reached: {reason}", code="provider_unavailable", transient=True
-    )
+    said = f"the provider cannot be reached: {reason}"
+    return endpoint.clean(ModelError(said, code="provider_unavailable", transient=True))

@@ -18,7 +18,8 @@ import re
 from perdure.domain.messages import JsonObject
 from perdure.llm import adaptations
 from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, ProviderConfig
-from perdure.llm.http import Endpoint, Http
+from perdure.llm.endpoint import Endpoint
+from perdure.llm.http import Http
 from perdure.llm.openai_chat_answer import ChatAnswer
 from perdure.llm.openai_chat_wire import (
     KNOWN_REASONING,
@@ -81,7 +82,6 @@ class OpenAiChatDriver:
         self._http = http
         self._cache = cache
         self._endpoint: Endpoint = endpoint_of(config)
-        self._url = self._endpoint.url("/chat/completions")
         self._at_openai = self._endpoint.host.endswith(_OPENAI_HOSTS)
         self._include_usage = bool(options.get("include_usage", True))
         field = options.get("max_tokens_field") or (
@@ -101,12 +101,12 @@ class OpenAiChatDriver:
     async def generate(self, request: ModelRequest, on_delta: OnDelta) -> ModelResponse:
         """Make one streamed call. Raises: ModelError."""
         answer = ChatAnswer(on_delta, self._endpoint.secrets)
-        await self._http.stream(self._endpoint, self._url, self.encoded(request), answer.feed)
+        await self._http.stream(self._endpoint, "/chat/completions", self.encoded(request), answer)
         return answer.finished(request)
 
     async def list_models(self) -> list[ListedModel]:
         """List the models of `GET /models`. Raises: ModelError."""
-        return listed_models(await self._http.get_json(self._endpoint, self._endpoint.url("/models")))
+        return listed_models(await self._http.get_json(self._endpoint, "/models"))
 
     def encoded(self, request: ModelRequest) -> bytes:
         """Encode the request's body."""

@@ -1,4 +1,7 @@
-"""Parse answers from Chat Completions chunks."""
+"""Parse answers from Chat Completions chunks.
+
+A whole completion instead of a stream is one chunk whose choices have a `message` in place of the `delta`.
+"""
 
 from __future__ import annotations
 
@@ -8,135 +11,215 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.ids import ToolCallId
-from perdure.domain.messages import Usage
-from perdure.llm.answers import Answer, CallInProgress, count, cut_off, decoded, without_nul
+from perdure.domain.messages import JsonObject, Usage
+from perdure.llm.answer_values import (
+    count,
+    finish_of,
+    first_count,
+    merged,
+    name_in,
+    number_in,
+    sound,
+    text_in,
+    written,
+)
+from perdure.llm.answers import Answer, CallInProgress, cut_off
 from perdure.llm.driver import ModelRequest, ModelResponse, OnDelta
-from perdure.llm.failures import in_stream
-from perdure.llm.wire import Reasoning, dumps
-
-
-class _Function(Struct, gc=False):
-    name: str | None = None
-    arguments: Any = None
-
-
-class _CallDelta(Struct, gc=False):
-    index: int | None = None
-    id: str | None = None
-    function: _Function | None = None
-    extra_content: Any = None
-
-
-class _Delta(Struct, gc=False):
-    content: Any = None
-    reasoning_content: Any = None
-    reasoning: Any = None
-    refusal: str | None = None
-    tool_calls: list[_CallDelta] | None = None
-
-
-class _Choice(Struct, gc=False):
-    delta: _Delta | None = None
-    finish_reason: str | None = None
+from perdure.llm.failures import error_in, in_stream
+from perdure.llm.wire import Reasoning
 
 
 class _Chunk(Struct, gc=False):
-    choices: list[_Choice] | None = None
-    id: str | None = None
-    model: str | None = None
+    choices: Any = None
+    id: Any = None
+    model: Any = None
     usage: Any = None
     error: Any = None
+    x_groq: Any = None
 
 
-_CHUNK = msgspec.json.Decoder(_Chunk)
-_FINISH = {"function_call": "tool_calls", "eos": "stop", "max_tokens": "length"}
+class _Piece(Struct, frozen=True, gc=False):
+    """A piece of a tool call, with as much of its identity as the server gives."""
+
+    index: int | None
+    id: str
+    name: str
+    arguments: object
+
+    def text(self) -> str:
+        """Return the arguments as text."""
+        return written(self.arguments)
+
+
+_IN_CALLS = ("function", "name", "id", "arguments")
+_TEXTS = ("content", "text")
+_THINKING = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
 
 
 class ChatAnswer(Answer):
     """An answer that arrives in Chat Completions chunks."""
 
-    __slots__ = ("_by_index", "_done", "_secrets")
+    __slots__ = ("_by_id", "_by_index", "_choice", "_messages")
+    decoder = msgspec.json.Decoder(_Chunk)
 
     def __init__(self, on_delta: OnDelta, secrets: tuple[str, ...] = ()) -> None:
-        super().__init__(on_delta)
-        self._secrets = secrets
+        super().__init__(on_delta, secrets)
         self._by_index: dict[int, CallInProgress] = {}
-        self._done = False
+        self._by_id: dict[str, CallInProgress] = {}
+        # The choice that has content; servers may send others, and leave the first one empty.
+        self._choice: int | None = None
+        self._messages = False
 
-    def feed(self, payload: bytes) -> bool:
-        """Parse one payload; return True after `[DONE]`."""
-        if len(payload) < 12 and payload.strip() == b"[DONE]":
-            self._done = True
-            return True
-        chunk = decoded(_CHUNK, payload)
-        if chunk.error:
-            raise in_stream(chunk.error, self._secrets)
-        if chunk.choices:
-            choice = chunk.choices[0]
-            if choice.delta is not None:
-                self._add(choice.delta)
-            if choice.finish_reason:
-                self.finish_reason = _FINISH.get(choice.finish_reason, choice.finish_reason)
-        if chunk.usage is not None:
-            self.usage = _usage(chunk.usage) or self.usage
-        if self.response_id is None:
-            self.response_id = chunk.id
-            self.model = chunk.model
-        return False
+    def take(self, event: _Chunk, name: str) -> bool:
+        """Take one chunk; returns whether it is one."""
+        if event.error or name == "error":
+            return False
+        choices = [event.choices] if isinstance(event.choices, dict) else event.choices
+        for position, choice in enumerate(choices if isinstance(choices, list) else ()):
+            if isinstance(choice, dict):
+                self._add_choice(choice, position)
+        groq = event.x_groq.get("usage") if isinstance(event.x_groq, dict) else None
+        self._add_usage(event.usage or groq)
+        self.response_id = self.response_id or name_in(event.id) or None
+        self.model = self.model or name_in(event.model) or None
+        return bool(choices) or event.usage is not None
 
-    def _add(self, delta: _Delta) -> None:
-        content = delta.content
-        if content:
-            if type(content) is str:
-                self.add_text(content)
-            else:
-                self._add_parts(content)
-        thinking = delta.reasoning_content or delta.reasoning
-        if thinking and type(thinking) is str:
-            self.add_thinking(thinking)
-        if delta.refusal:
-            self.add_text(delta.refusal)
-        if delta.tool_calls:
-            for call in delta.tool_calls:
+    def _add_choice(self, choice: JsonObject, position: int) -> None:
+        index = number_in(choice.get("index"))
+        index = position if index is None else index
+        if self._choice not in {None, index}:
+            return
+        delta = choice.get("delta")
+        _raise_error(choice, delta, self._secrets)
+        if isinstance(delta, str):
+            self.add_text(delta)
+        elif isinstance(delta, dict) and delta:
+            self._add(delta)
+        message = choice.get("message")
+        if isinstance(message, dict):
+            self._add_message(message)
+        elif not delta:
+            self._add(choice)
+        if self._choice is None and not self.empty:
+            self._choice = index
+        self._add_usage(choice.get("usage"))
+        self.finish_reason = finish_of(choice.get("finish_reason")) or self.finish_reason
+
+    def _add(self, delta: JsonObject) -> None:
+        thinking = next((delta[key] for key in _THINKING if delta.get(key)), None)
+        if thinking:
+            self.add_thinking(text_in(thinking))
+        content = next((delta[key] for key in _TEXTS if delta.get(key)), None)
+        if type(content) is str:
+            self.add_text(content)
+        elif content:
+            self._add_parts(content)
+        if delta.get("refusal"):
+            self.add_text(text_in(delta["refusal"]))
+        # The older field names one call. Servers that send both mean the same call.
+        calls = delta.get("tool_calls") or {"index": 0, "function": delta.get("function_call")}
+        for call in calls if isinstance(calls, list) else [calls]:
+            if isinstance(call, dict) and any(call.get(key) for key in _IN_CALLS):
                 self._add_call(call)
+
+    def _add_message(self, message: JsonObject) -> None:
+        """Add a message that stands in place of a delta, or repeats at the end what the deltas brought.
+
+        Some servers send every piece as a message, others the whole text so far.
+        """
+        content, known = message.get("content"), self.text()
+        text = content if isinstance(content, str) else ""
+        first = self._messages
+        if known and text.startswith(known) and (len(text) > len(known) or len(known) > 8 or not first):
+            message = {**message, "content": text[len(known) :]}
+        elif known and not first:
+            message = {**message, "content": None}
+        if self.thinking_started and not first:
+            message = {key: value for key, value in message.items() if key not in _THINKING}
+        if self.calls and not first:
+            message = {**message, "tool_calls": None, "function_call": None}
+        self._messages = first or self.empty
+        self._add(message)
 
     def _add_parts(self, parts: object) -> None:
         """Add a list of parts, which Mistral's reasoning models send in place of the text."""
-        for part in parts if isinstance(parts, list) else []:
-            if not isinstance(part, dict):
-                continue
-            inner = part.get("thinking")
-            if isinstance(inner, list):
-                inner = "".join(str(piece.get("text") or "") for piece in inner if isinstance(piece, dict))
-            if inner and isinstance(inner, str):
-                self.add_thinking(inner)
-            elif part.get("text") and isinstance(part["text"], str):
-                self.add_text(part["text"])
+        for part in parts if isinstance(parts, list) else [parts]:
+            inner = part.get("thinking") if isinstance(part, dict) else None
+            if inner:
+                self.add_thinking(text_in(inner))
+            else:
+                self.add_text(text_in(part))
 
-    def _add_call(self, delta: _CallDelta) -> None:
-        function = delta.function or _Function()
-        index = (
-            delta.index if delta.index is not None else (len(self.calls) if delta.id else len(self.calls) - 1)
+    def take_odd(self, event: JsonObject) -> None:
+        """Take an event without choices: servers with a protocol of their own put the message there."""
+        if any(isinstance(event.get(key), dict) for key in ("message", "delta")) or any(
+            isinstance(event.get(key), str) for key in _TEXTS
+        ):
+            ended = event.get("done") is True or event.get("stop") is True
+            finish = event.get("finish_reason") or event.get("done_reason") or ("stop" if ended else None)
+            self._add_choice({**event, "finish_reason": finish}, 0)
+
+    # --- tool calls ------------------------------------------------------------
+
+    def _add_call(self, delta: JsonObject) -> None:
+        function = delta.get("function")
+        function = function if isinstance(function, dict) else delta
+        piece = _Piece(
+            number_in(delta.get("index")),
+            sound(name_in(delta.get("id"))),
+            sound(name_in(function.get("name"))),
+            function.get("arguments"),
         )
-        call = self._by_index.get(index)
-        # Some servers give every call index 0 and its own id.
-        if call is None or (delta.id and function.name and call.id and delta.id != call.id):
-            call = CallInProgress(delta.id, function.name)
+        call = self._call_of(piece)
+        if call is None:
+            call = CallInProgress(piece.id, piece.name, piece.index)
             self.calls.append(call)
-            self._by_index[index] = call
+            if piece.id:
+                self._by_id[piece.id] = call
         else:
-            call.id = call.id or ToolCallId(without_nul(delta.id or ""))
-            call.name = call.name or without_nul(function.name or "")
-        if function.arguments:
-            arguments = function.arguments
-            call.arguments.append(arguments if isinstance(arguments, str) else dumps(arguments).decode())
-        if delta.extra_content is not None:
-            call.extra = delta.extra_content
+            call.id = call.id or ToolCallId(piece.id)
+            call.name_it(piece.name)
+        if piece.index is not None:
+            call.index = piece.index if call.index is None else call.index
+            self._by_index[piece.index] = call
+        if piece.id:
+            self._by_id.setdefault(piece.id, call)
+        if piece.arguments:
+            call.add(piece.arguments)
+        if delta.get("extra_content") is not None:
+            call.extra = delta["extra_content"]
+
+    def _call_of(self, piece: _Piece) -> CallInProgress | None:
+        """Return the call that a piece belongs to; None for a new one.
+
+        Servers leave out the index, the id or both, repeat them with every piece, give every call index 0,
+        or every piece an id of its own.
+        """
+        known = self._by_id.get(piece.id) if piece.id else None
+        last = self.calls[-1] if self.calls else None
+        if piece.index is None:
+            call = known or last
+        else:
+            call = self._by_index.get(piece.index)
+            if call is None:
+                if piece.name:
+                    return known if known is not None and known.index is None else None
+                return known or (last if last is not None and last.index is None else None)
+            if known is not None and call.id != piece.id:
+                call = known
+        return None if call is None or _begins(call, piece) else call
+
+    # --- the end ---------------------------------------------------------------
+
+    def _add_usage(self, usage: object) -> None:
+        if isinstance(usage, dict):
+            self.usage = merged(self.usage, _usage(usage))
 
     def finished(self, request: ModelRequest) -> ModelResponse:
-        """Return the response. Raises: ModelError: the stream ended too early."""
-        if self.finish_reason is None and (not self._done or self.empty):
+        """Return the response. Raises: ModelError: the stream ended too early, or with an error."""
+        if self.finish_reason is None and (not self.done or self.empty):
             raise cut_off()
+        self.order_calls()
         response = self.response(request.model, request.messages)
         extras = [
             Reasoning({"type": "extra_content", "tool_call_id": part.id, "extra_content": call.extra})
@@ -149,18 +232,40 @@ class ChatAnswer(Answer):
         return msgspec.structs.replace(response, reasoning_items=self.packed_reasoning(request.model))
 
 
-def _usage(value: object) -> Usage | None:
-    if not isinstance(value, dict):
-        return None
-    prompt, completion = count(value.get("prompt_tokens")), count(value.get("completion_tokens"))
+def _begins(call: CallInProgress, piece: _Piece) -> bool:
+    """Whether a piece begins another call, although its index or its place suggests this one."""
+    if not piece.name:
+        return False
+    new_id = bool(piece.id and call.id and piece.id != call.id)
+    last = call.final or (call.arguments[-1].rstrip() if call.arguments else "")
+    if not last:
+        return new_id or (piece.index is None and not piece.name.startswith(call.name))
+    if piece.name != call.name:
+        return True
+    if not last.endswith("}"):
+        return False
+    return new_id or (piece.text().lstrip().startswith("{") and piece.text() != call.text())
+
+
+def _raise_error(choice: JsonObject, delta: object, secrets: tuple[str, ...]) -> None:
+    """Raise if a choice holds an error in place of an answer."""
+    for place in (choice, delta):
+        if isinstance(place, dict) and (place.get("error") or place.get("code")):
+            error = error_in(place, "")
+            if error is not None:
+                raise in_stream(error, secrets)
+
+
+def _usage(value: JsonObject) -> Usage | None:
+    prompt = first_count(value.get("prompt_tokens"), value.get("input_tokens"))
+    completion = first_count(value.get("completion_tokens"), value.get("output_tokens"))
     if prompt is None and completion is None:
         return None
     details = value.get("prompt_tokens_details")
     details = details if isinstance(details, dict) else {}
-    cached = [details.get("cached_tokens"), value.get("prompt_cache_hit_tokens"), value.get("cached_tokens")]
+    cached = (
+        details.get("cached_tokens"), value.get("prompt_cache_hit_tokens"), value.get("cached_tokens")
+    )  # fmt: skip
     return Usage(
-        prompt or 0,
-        completion or 0,
-        next((tokens for tokens in map(count, cached) if tokens is not None), None),
-        count(details.get("cache_write_tokens")),
+        prompt or 0, completion or 0, first_count(*cached), count(details.get("cache_write_tokens"))
     )

@@ -7,17 +7,17 @@ from typing import Any
 
 import msgspec
 
-from perdure.llm.answers import count
+from perdure.llm.answer_values import count
+from perdure.llm.base_urls import base_urls
 from perdure.llm.driver import ListedModel, ProviderConfig
+from perdure.llm.endpoint import Endpoint
 from perdure.llm.failures import bad_response
-from perdure.llm.http import Endpoint
 
 DEFAULT_BASE = "https://api.openai.com/v1"
 
 MAX_LISTED = 10_000
 """Maximum number of models read from a list; gateways list hundreds."""
 
-_VERSION = re.compile(r"/v\d+[a-z0-9]*(/|$)")
 # o1, o3, o4-mini, gpt-5 and later, codex; not the chat variants, which do not reason.
 _REASONS = re.compile(r"(^|/)(o\d|gpt-([5-9]|\d\d)|codex|computer-use)(?!.*chat)")
 _PHASED = re.compile(r"(^|/)gpt-(5\.[3-9]|5\.\d\d|[6-9]|\d\d)")
@@ -26,19 +26,13 @@ _PHASED = re.compile(r"(^|/)gpt-(5\.[3-9]|5\.\d\d|[6-9]|\d\d)")
 def endpoint_of(config: ProviderConfig) -> Endpoint:
     """Build the endpoint for a configuration.
 
-    Adds `/v1` to a `base_url` without a version.
-
     Raises:
         InvalidInput: the URL or the key is invalid.
     """
-    base = (config.base_url or DEFAULT_BASE).strip()
-    head, mark, query = base.partition("?")
-    head = head.rstrip("/")
-    if not _VERSION.search(head):
-        head += "/v1"
+    base, other = base_urls(config.base_url or DEFAULT_BASE)
     key = (config.api_key or "").strip()
     credentials = {"Authorization": f"Bearer {key}"} if key else {}
-    return Endpoint(head + mark + query, credentials, text_map(config.options.get("headers")))
+    return Endpoint(base, credentials, text_map(config.options.get("headers")), other)
 
 
 def text_map(value: object) -> dict[str, str]:
@@ -70,10 +64,10 @@ def listed_models(body: bytes) -> list[ListedModel]:
     try:
         value = msgspec.json.decode(body)
     except (ValueError, RecursionError):
-        raise bad_response("the provider's list of models is not JSON") from None
+        raise bad_response("the provider's list of models is not JSON", transient=False) from None
     entries = value.get("data", value.get("models")) if isinstance(value, dict) else value
     if not isinstance(entries, list):
-        raise bad_response("the provider's list of models is not a list")
+        raise bad_response("the provider's list of models is not a list", transient=False)
     models = [_listed(entry) for entry in entries[:MAX_LISTED] if isinstance(entry, dict)]
     return [model for model in models if model is not None]
 

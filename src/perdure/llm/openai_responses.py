@@ -27,7 +27,8 @@ from perdure.domain.messages import (
     ToolResultPart,
 )
 from perdure.llm.driver import ListedModel, ModelRequest, ModelResponse, OnDelta, ProviderConfig, ToolSpec
-from perdure.llm.http import Endpoint, Http
+from perdure.llm.endpoint import Endpoint
+from perdure.llm.http import Http
 from perdure.llm.openai_common import cache_key, endpoint_of, knows_phases, listed_models, thinks
 from perdure.llm.openai_responses_answer import ResponsesAnswer
 from perdure.llm.replay import Replay
@@ -73,7 +74,6 @@ class OpenAiResponsesDriver:
         self._http = http
         self._cache = cache
         self._endpoint: Endpoint = endpoint_of(config)
-        self._url = self._endpoint.url("/responses")
         self._summary = config.options.get("reasoning_summary")
         self._reasoning = config.options.get("reasoning")
         self._tools = ToolCache(_encoded_tools)
@@ -91,12 +91,12 @@ class OpenAiResponsesDriver:
 
     async def _call(self, request: ModelRequest, on_delta: OnDelta, bare: int) -> ModelResponse:
         answer = ResponsesAnswer(on_delta, self._endpoint.secrets)
-        await self._http.stream(self._endpoint, self._url, self.encoded(request, bare), answer.feed)
+        await self._http.stream(self._endpoint, "/responses", self.encoded(request, bare), answer)
         return answer.finished(request)
 
     async def list_models(self) -> list[ListedModel]:
         """List the models of `GET /models`. Raises: ModelError."""
-        return listed_models(await self._http.get_json(self._endpoint, self._endpoint.url("/models")))
+        return listed_models(await self._http.get_json(self._endpoint, "/models"))
 
     def encoded(self, request: ModelRequest, bare: int = 0) -> bytes:
         """Encode the request's body.

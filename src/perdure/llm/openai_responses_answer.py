@@ -1,4 +1,9 @@
-"""Parse answers from Responses events."""
+"""Parse answers from Responses events, or from a whole response.
+
+The protocol says everything up to four times: in pieces, at the end of a part, at the end of its item, and in
+the snapshot at the end of the response. Servers leave out some of these, and number or name items in their
+own ways. Each item takes from every source what the earlier ones did not bring.
+"""
 
 from __future__ import annotations
 
@@ -7,162 +12,356 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import JsonObject, Usage
-from perdure.llm.answers import Answer, CallInProgress, count, cut_off, decoded
+from perdure.llm.answer_values import (
+    count,
+    finish_of,
+    merged,
+    name_in,
+    number_in,
+    sound,
+    text_in,
+    written,
+)
+from perdure.llm.answers import Answer, CallInProgress, cut_off, parsed_arguments
 from perdure.llm.driver import ModelRequest, ModelResponse, OnDelta
 from perdure.llm.failures import in_stream
+from perdure.llm.wire import Reasoning
 
 
 class _Event(Struct, gc=False):
-    type: str = ""
+    type: Any = None
     delta: Any = None
     item: Any = None
-    item_id: str | None = None
-    output_index: int | None = None
-    summary_index: int | None = None
+    item_id: Any = None
+    output_index: Any = None
+    content_index: Any = None
+    summary_index: Any = None
     response: Any = None
     error: Any = None
-    code: Any = None
-    message: str | None = None
+    name: Any = None
+    text: Any = None
+    refusal: Any = None
+    arguments: Any = None
+    part: Any = None
 
 
-_EVENT = msgspec.json.Decoder(_Event)
-_INCOMPLETE = {"max_output_tokens": "length", "content_filter": "content_filter"}
+_TEXT_PIECES = frozenset({"response.output_text.delta", "response.refusal.delta", "response.text.delta"})
+_TEXT_ENDS = frozenset({"response.output_text.done", "response.refusal.done", "response.text.done"})
+_THOUGHT_PIECES = frozenset(
+    {
+        "response.reasoning_summary_text.delta",
+        "response.reasoning_text.delta",
+        "response.reasoning_summary.delta",
+        "response.reasoning.delta",
+    }
+)
+_ENDS = frozenset(
+    {
+        "response.completed",
+        "response.done",
+        "response.incomplete",
+        "response.failed",
+        "response.cancelled",
+    }
+)
+_BEGINS = frozenset({"response.created", "response.in_progress", "response.queued"})
+
+
+class _Item:
+    """An item of the output, and the position at which it began."""
+
+    __slots__ = ("call", "calls", "chars", "ended", "ids", "index", "kind", "parts", "reasoning", "text")
+
+    def __init__(self, kind: str, chars: int, calls: int) -> None:
+        self.kind = kind
+        self.index: int | None = None
+        self.ids: set[str] = set()
+        # The numbers of the parts whose text has come.
+        self.parts: set[int | None] = set()
+        self.call: CallInProgress | None = None
+        self.text: list[str] = []
+        self.reasoning: JsonObject | None = None
+        self.ended = False
+        self.chars = chars
+        self.calls = calls
+
+    def whole_text(self) -> str:
+        """Return the text that has come for this item."""
+        return "".join(self.text)
+
+    def is_another_call(self, item: JsonObject) -> bool:
+        """Whether the calls' ids show that this is not the same call."""
+        call_id = name_in(item.get("call_id"))
+        return self.call is not None and bool(call_id and self.call.id) and self.call.id != sound(call_id)
 
 
 class ResponsesAnswer(Answer):
     """An answer that arrives in Responses events."""
 
-    __slots__ = ("_by_item", "_done", "_parts", "_secrets", "_text_came")
+    __slots__ = ("_by_id", "_by_index", "_items", "_parts")
+    decoder = msgspec.json.Decoder(_Event)
 
     def __init__(self, on_delta: OnDelta, secrets: tuple[str, ...] = ()) -> None:
-        super().__init__(on_delta)
-        self._secrets = secrets
-        self._by_item: dict[str | int, CallInProgress] = {}
+        super().__init__(on_delta, secrets)
+        self._items: list[_Item] = []
+        self._by_id: dict[str, _Item] = {}
+        self._by_index: dict[int, _Item] = {}
         self._parts: set[tuple[str | int | None, int | None]] = set()
-        self._text_came = False
-        self._done = False
 
-    def feed(self, payload: bytes) -> bool:
-        """Parse one payload; return True after the event that ends the response."""
-        if len(payload) < 12 and payload.strip() == b"[DONE]":
-            return True
-        event = decoded(_EVENT, payload)
-        kind = event.type
-        if kind in {"response.output_text.delta", "response.refusal.delta"}:
-            if event.delta and isinstance(event.delta, str):
-                self.add_text(event.delta)
-                self._text_came = True
+    def take(self, event: _Event, name: str) -> bool:
+        """Take one event; returns whether it is one of the protocol's."""
+        kind = event.type if isinstance(event.type, str) and event.type else name
+        if kind in _TEXT_PIECES:
+            item = self._item_of(event, "message")
+            item.parts.add(number_in(event.content_index))
+            self._add_text(item, text_in(event.delta))
         elif kind == "response.function_call_arguments.delta":
-            call = self._call_of(event.item_id, event.output_index)
-            if call is not None and isinstance(event.delta, str):
-                call.arguments.append(event.delta)
-        elif kind in {"response.reasoning_summary_text.delta", "response.reasoning_text.delta"}:
-            if event.delta and isinstance(event.delta, str):
-                self._add_thinking(event)
+            self._call_in(self._item_of(event, "function_call")).add(event.delta)
+        elif kind in _THOUGHT_PIECES:
+            self._add_thinking(event, text_in(event.delta))
+        elif kind in _TEXT_ENDS:
+            self._end_part(event, text_in(event.text or event.refusal))
+        elif kind == "response.content_part.done":
+            part = event.part if isinstance(event.part, dict) else {}
+            self._end_part(event, text_in(part.get("text") or part.get("refusal")))
+        elif kind == "response.function_call_arguments.done":
+            call = self._call_in(self._item_of(event, "function_call"))
+            call.name = call.name or sound(name_in(event.name))
+            call.complete(event.arguments)
         elif kind == "response.output_item.added":
-            self._begin(event)
+            self._begin(number_in(event.output_index), event.item)
         elif kind == "response.output_item.done":
-            self._end(event)
-        elif kind in {"response.completed", "response.incomplete", "response.failed"}:
-            return self._finish(event)
-        elif kind == "response.created":
+            self._end(number_in(event.output_index), event.item)
+        elif kind in _ENDS:
+            self._finish(event.response if isinstance(event.response, dict) else {}, kind, event.error)
+        elif kind in _BEGINS:
             self._describe(event.response)
-        elif kind == "error" or event.error:
-            raise in_stream(event.error or {"code": event.code, "message": event.message}, self._secrets)
-        return self._done
+        else:
+            return not event.error and kind.startswith("response.") and kind != "response.error"
+        return True
 
-    def _add_thinking(self, event: _Event) -> None:
-        part = (event.item_id or event.output_index, event.summary_index)
+    def take_odd(self, event: JsonObject) -> None:
+        """Take a whole response in place of a stream."""
+        if event.get("object") == "response" or isinstance(event.get("output"), list):
+            self._finish(event, "", None)
+
+    def end(self) -> None:
+        """Ignore the end mark of another protocol: this one ends with the response's last event."""
+
+    # --- items -----------------------------------------------------------------
+
+    def _new(self, kind: str, index: int | None, *ids: str) -> _Item:
+        item = _Item(kind, self.chars, len(self.calls))
+        self._items.append(item)
+        self._know(item, index, *ids)
+        return item
+
+    def _know(self, item: _Item, index: int | None, *ids: str) -> None:
+        if index is not None:
+            self._by_index[index] = item
+            item.index = index if item.index is None else item.index
+            if item.call is not None and item.call.index is None:
+                item.call.index = index
+        for each in ids:
+            if each:
+                item.ids.add(each)
+                self._by_id.setdefault(each, item)
+
+    def _call_in(self, item: _Item) -> CallInProgress:
+        if item.call is None:
+            item.call = CallInProgress(None, None, item.index)
+            self.calls.append(item.call)
+        return item.call
+
+    def _item_of(self, event: _Event, kind: str) -> _Item:
+        """Return the item that a piece belongs to, whose beginning may be missing or still to come."""
+        identity, index = name_in(event.item_id), number_in(event.output_index)
+        at = self._by_index.get(index) if index is not None else None
+        if at is not None and at.kind == kind and (not identity or identity in at.ids or not at.ids):
+            return at
+        known = self._by_id.get(identity) if identity else None
+        known = known or at
+        if known is not None and known.kind == kind:
+            return known
+        if index is None or at is not None:
+            # A name or a number that no item has: the piece belongs to the item that is being written.
+            last = next((item for item in reversed(self._items) if item.kind == kind), None)
+            if last is not None and not last.ended:
+                return last
+        return self._new(kind, index, identity)
+
+    def _known(self, index: int | None, item: JsonObject, kind: str, *, begins: bool) -> _Item | None:
+        """Return the item that the server describes; None for a new one."""
+        ids = [name_in(item.get("id")), name_in(item.get("call_id"))]
+        for each in ids:
+            known = self._by_id.get(each) if each else None
+            if known is not None and known.kind == kind and not known.is_another_call(item):
+                return known
+        at = self._by_index.get(index) if index is not None else None
+        if at is not None and at.kind == kind and not at.is_another_call(item):
+            named = any(each and each not in at.ids for each in ids)
+            return None if begins and at.ids and named else at
+        if begins or index is not None:
+            return None
+        open_items = [one for one in self._items if one.kind == kind and not one.ended]
+        if len(open_items) == 1 and not open_items[0].is_another_call(item):
+            return open_items[0]
+        return None
+
+    def _begin(self, index: int | None, item: object) -> _Item | None:
+        if not isinstance(item, dict):
+            return None
+        kind = name_in(item.get("type"))
+        known = self._known(index, item, kind, begins=True) or self._new(kind, index)
+        self._identify(known, index, item)
+        if known.call is not None:
+            known.call.initial = known.call.initial or written(item.get("arguments"))
+        return known
+
+    def _identify(self, known: _Item, index: int | None, item: JsonObject) -> None:
+        if known.kind == "function_call":
+            call = self._call_in(known)
+            call.id = call.id or ToolCallId(sound(name_in(item.get("call_id"))))
+            call.name = sound(name_in(item.get("name"))) or call.name
+        self._know(known, index, name_in(item.get("id")), name_in(item.get("call_id")))
+
+    def _end(self, index: int | None, item: object, *, snapshot: bool = False) -> None:
+        """Take from a finished item what its pieces did not bring: the item repeats its whole content.
+
+        Args:
+            snapshot: the item is part of the whole response, where its place may differ from its number.
+        """
+        if not isinstance(item, dict):
+            return
+        kind = name_in(item.get("type"))
+        known = self._known(index, item, kind, begins=False)
+        if known is None and snapshot:
+            known = self._same(item, kind)
+        known = known or self._new(kind, index)
+        self._identify(known, None if snapshot else index, item)
+        known.ended = True
+        if known.call is not None:
+            known.call.complete(item.get("arguments"))
+        elif kind == "message":
+            self._add_missing(known, _content_text(item.get("content")))
+        elif kind == "reasoning":
+            self._end_reasoning(known, item)
+
+    def _same(self, item: JsonObject, kind: str) -> _Item | None:
+        """Return an item of other names that says exactly the same, so that nothing is said or done twice."""
+        if kind == "function_call":
+            name, arguments = sound(name_in(item.get("name"))), parsed_arguments(written(item.get("arguments")))
+            for one in self._items:
+                if one.call is not None and one.call.name == name:
+                    if parsed_arguments(one.call.text()) == arguments:
+                        return one
+        elif kind == "message":
+            text = _content_text(item.get("content"))
+            for one in self._items:
+                if one.kind == kind and (one.whole_text() == text or not text):
+                    return one
+        return None
+
+    # --- their content ---------------------------------------------------------
+
+    def _add_text(self, item: _Item, piece: str) -> None:
+        if piece:
+            item.text.append(piece)
+            self.add_text(piece)
+
+    def _end_part(self, event: _Event, whole: str) -> None:
+        item, part = self._item_of(event, "message"), number_in(event.content_index)
+        known = item.whole_text()
+        if whole.startswith(known):
+            self._add_text(item, whole[len(known) :])
+        elif part not in item.parts:
+            self._add_text(item, whole)
+        item.parts.add(part)
+
+    def _add_missing(self, item: _Item, whole: str) -> None:
+        known = item.whole_text()
+        if whole.startswith(known):
+            self._add_text(item, whole[len(known) :])
+
+    def _add_thinking(self, event: _Event, piece: str) -> None:
+        if not piece:
+            return
+        part = (name_in(event.item_id) or number_in(event.output_index), number_in(event.summary_index))
         if self.thinking_started and part not in self._parts:
             self.add_thinking("\n\n")
         self._parts.add(part)
-        self.add_thinking(str(event.delta))
+        self._item_of(event, "reasoning").text.append(piece)
+        self.add_thinking(piece)
 
-    def _call_of(self, *keys: object) -> CallInProgress | None:
-        return next(
-            (self._by_item[key] for key in keys if isinstance(key, str | int) and key in self._by_item), None
-        )
+    def _end_reasoning(self, known: _Item, item: JsonObject) -> None:
+        # Without one of these, the item only refers to the vendor's store, which holds nothing of ours.
+        if item.get("encrypted_content") or item.get("content"):
+            known.reasoning = item
+        if not known.text:
+            text = "\n\n".join(filter(None, map(text_in, _parts(item.get("summary") or item.get("content")))))
+            if text:
+                known.text.append(text)
+                self.add_thinking(f"\n\n{text}" if self.thinking_started else text)
 
-    def _begin(self, event: _Event) -> None:
-        item = event.item
-        if isinstance(item, dict) and item.get("type") == "function_call":
-            self._begin_call(event, item)
-        self._text_came = False
-
-    def _begin_call(self, event: _Event, item: JsonObject) -> CallInProgress:
-        call = CallInProgress(_text(item.get("call_id") or item.get("id")), _text(item.get("name")))
-        self.calls.append(call)
-        for key in (item.get("id"), item.get("call_id"), event.output_index):
-            if isinstance(key, str | int):
-                self._by_item[key] = call
-        return call
-
-    def _end(self, event: _Event) -> None:
-        """Take from a finished item what its deltas did not bring: the item repeats its whole content."""
-        item = event.item
-        if not isinstance(item, dict):
-            return
-        kind = item.get("type")
-        if kind == "reasoning":
-            # Without one of these, the item only refers to the vendor's store, which holds nothing of ours.
-            if item.get("encrypted_content") or item.get("content"):
-                self.add_reasoning(item)
-        elif kind == "function_call":
-            call = self._call_of(item.get("id"), item.get("call_id"), event.output_index) or self._begin_call(
-                event, item
-            )
-            if isinstance(item.get("arguments"), str):
-                call.arguments = [item["arguments"]]
-        elif kind == "message" and not self._text_came:
-            parts = item.get("content")
-            for part in parts if isinstance(parts, list) else []:
-                text = part.get("text") or part.get("refusal") if isinstance(part, dict) else None
-                if text and isinstance(text, str):
-                    self.add_text(text)
+    # --- the response ----------------------------------------------------------
 
     def _describe(self, response: object) -> None:
         if isinstance(response, dict):
-            self.response_id = _text(response.get("id")) or self.response_id
-            self.model = _text(response.get("model")) or self.model
+            self.response_id = name_in(response.get("id")) or self.response_id
+            self.model = name_in(response.get("model")) or self.model
+            self.usage = merged(self.usage, _usage(response.get("usage")))
 
-    def _finish(self, event: _Event) -> bool:
-        response = event.response if isinstance(event.response, dict) else {}
+    def _finish(self, response: JsonObject, kind: str, error: object) -> None:
         self._describe(response)
-        self.usage = _usage(response.get("usage"))
-        if event.type == "response.failed" or response.get("status") == "failed":
-            raise in_stream(response.get("error") or {"code": "server_error"}, self._secrets)
+        status = response.get("status")
+        if kind in {"response.failed", "response.cancelled"} or status in {"failed", "cancelled"}:
+            raise in_stream(response.get("error") or error or {"code": "server_error"}, self._secrets)
+        for index, item in enumerate(_parts(response.get("output"))):
+            self._end(index, item, snapshot=True)
         details = response.get("incomplete_details")
-        if event.type == "response.incomplete" or isinstance(details, dict):
-            reason = str(details.get("reason") or "") if isinstance(details, dict) else ""
-            self.finish_reason = _INCOMPLETE.get(reason, reason or "length")
+        if kind == "response.incomplete" or status == "incomplete" or (isinstance(details, dict) and details):
+            self.finish_reason = finish_of(details) or "length"
         else:
             self.finish_reason = "stop"
-        self._done = True
-        return True
+        self.done = True
 
     def finished(self, request: ModelRequest) -> ModelResponse:
         """Return the response. Raises: ModelError: the stream ended too early."""
-        if not self._done:
+        if not self.done:
             raise cut_off()
+        for item in self._items:
+            if item.call is not None and not item.call.id and item.ids:
+                item.call.id = ToolCallId(sound(min(item.ids)))
+        self.reasoning = [
+            Reasoning(item.reasoning, item.chars, item.calls) for item in self._items if item.reasoning
+        ]
+        self.order_calls()
         return self.response(request.model, request.messages)
 
 
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+def _parts(value: object) -> list[Any]:
+    return value if isinstance(value, list) else [value] if value else []
+
+
+def _content_text(content: object) -> str:
+    """Return the text of a message's parts, refusals included."""
+    texts = (
+        text_in(part.get("text") or part.get("refusal")) if isinstance(part, dict) else text_in(part)
+        for part in _parts(content)
+    )
+    return "".join(texts)
 
 
 def _usage(value: object) -> Usage | None:
     if not isinstance(value, dict):
         return None
-    read, written = count(value.get("input_tokens")), count(value.get("output_tokens"))
-    if read is None and written is None:
+    read, made = count(value.get("input_tokens")), count(value.get("output_tokens"))
+    if read is None and made is None:
         return None
     details = value.get("input_tokens_details")
     details = details if isinstance(details, dict) else {}
     return Usage(
-        read or 0,
-        written or 0,
-        count(details.get("cached_tokens")),
-        count(details.get("cache_write_tokens")),
+        read or 0, made or 0, count(details.get("cached_tokens")), count(details.get("cache_write_tokens"))
     )

@@ -1,0 +1,103 @@
+"""Read values of answers, in whatever type a server sends them."""
+
+from __future__ import annotations
+
+import re
+
+from perdure.domain.messages import Usage
+from perdure.llm.wire import dumps
+
+MAX_COUNT = 1 << 40
+"""Token counts above this are mistakes."""
+
+_HALF = re.compile("[\ud800-\udfff]")
+
+_REASONS = {
+    "stop": "stop end_turn stop_sequence eos eos_token eos_found endoftext end complete completed finish"
+    " finished done normal",
+    "tool_calls": "tool_calls tool_call tool_use tool function_call function_calls",
+    "length": "length max_tokens max_output_tokens max_completion_tokens max_new_tokens max_length"
+    " model_length model_context_window_exceeded context_length context_window token_limit truncated"
+    " incomplete too_long limit",
+    "content_filter": "content_filter content_filtered content_policy content_policy_violation refusal"
+    " refused safety recitation prohibited prohibited_content blocklist blocked spii moderation sensitive"
+    " guardrail guardrail_intervened image_safety image_recitation image_prohibited_content language",
+    "error": "error failed failure exception network_error insufficient_system_resource abort aborted"
+    " cancelled canceled timeout internal_error server_error unknown_error",
+    "": "null none undefined in_progress",
+}
+_FINISH = {word: reason for reason, words in _REASONS.items() for word in words.split()}
+
+
+def finish_of(value: object) -> str | None:
+    """Return why the model stopped, in our words: `stop`, `tool_calls`, `length`, `content_filter`, `error`.
+
+    A word that is not known stays as it is. None if the value says nothing.
+    """
+    if isinstance(value, dict):
+        value = value.get("type") or value.get("reason")
+    if not isinstance(value, str):
+        return None
+    word = value.strip().lower().replace("-", "_").replace(" ", "_")
+    return _FINISH.get(word, word) or None
+
+
+def sound(text: str) -> str:
+    """Join the halves of surrogate pairs; replace lone halves and NUL, which cannot be stored, by U+FFFD."""
+    if not text.isascii() and _HALF.search(text):
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text.replace("\x00", "\ufffd") if "\x00" in text else text
+
+
+def text_in(value: object) -> str:
+    """Return the text of a value that should be a text: also of a number, a list of parts, or a part."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "".join(map(text_in, value[:10_000]))
+    if isinstance(value, dict):
+        inner = next((value[key] for key in ("text", "content", "summary") if value.get(key)), None)
+        return inner if isinstance(inner, str) else text_in(inner) if isinstance(inner, list) else ""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
+
+
+def name_in(value: object) -> str:
+    """Return an id or a name: some servers number their ids."""
+    return value if isinstance(value, str) else str(value) if type(value) is int else ""
+
+
+def number_in(value: object) -> int | None:
+    """Return an index, which some servers quote or write as a float."""
+    if isinstance(value, str):
+        value = int(value) if value.isdecimal() and len(value) < 10 else None
+    if isinstance(value, float):
+        value = int(value) if value.is_integer() else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def count(value: object) -> int | None:
+    """Return the value if it is a valid token count, else None."""
+    number = number_in(value)
+    return number if number is not None and 0 <= number <= MAX_COUNT else None
+
+
+def first_count(*values: object) -> int | None:
+    """Return the first of the values that is a token count."""
+    return next((tokens for tokens in map(count, values) if tokens is not None), None)
+
+
+def merged(before: Usage | None, after: Usage | None) -> Usage | None:
+    """Combine the usage so far with a later report. Reports are running totals; a later zero means nothing."""
+    if before is None or after is None:
+        return after or before
+    return Usage(
+        after.input_tokens or before.input_tokens,
+        after.output_tokens or before.output_tokens,
+        after.cache_read_tokens or before.cache_read_tokens,
+        after.cache_creation_tokens or before.cache_creation_tokens,
+    )
+
+
+def written(arguments: object) -> str:
+    """Return arguments as JSON text, whether they came as text or as a value."""
+    return arguments if isinstance(arguments, str) else "" if arguments is None else dumps(arguments).decode()

@@ -1,0 +1,46 @@
+"""Base URLs as people have them: with or without a version, with the path of a call, with a query."""
+
+from __future__ import annotations
+
+import re
+
+from perdure.net.addresses import is_public_address, plain_address
+
+_VERSION = re.compile(r"/v\d+[a-z0-9]*(/|$)", re.IGNORECASE)
+_CALLS = re.compile(r"(/chat/completions|/completions|/responses|/messages)$", re.IGNORECASE)
+_VERSIONED_LIST = re.compile(r"(/v\d+[a-z0-9]*)/models$", re.IGNORECASE)
+_NEAR_NAMES = (".local", ".localhost", ".internal", ".lan", ".home.arpa", ".intranet", ".svc")
+
+
+def base_urls(given: str, *, versioned: bool = False) -> tuple[str, str | None]:
+    """Return the base URL to call, and another form of it to try if the server has no such address.
+
+    A path that is given is kept, without the path of a call at its end. `/v1` is added to a bare host.
+
+    Args:
+        given: the provider's base URL.
+        versioned: the protocol's base URLs omit the version by convention, so `/v1` is added to every path
+            without a version.
+    """
+    head, mark, query = given.strip().partition("#")[0].partition("?")
+    scheme, slashes, rest = head.rstrip("/").partition("://")
+    host, slash, path = rest.partition("/")
+    path = _CALLS.sub("", slash + path).rstrip("/")
+    path = _VERSIONED_LIST.sub(r"\1", path)
+
+    def url(path: str) -> str:
+        return scheme + slashes + host + path + mark + query
+
+    if _VERSION.search(path):
+        return url(path), None
+    plain, numbered = url(path), url(f"{path}/v1")
+    return (numbered, plain) if versioned or not path else (plain, numbered)
+
+
+def is_near(host: str) -> bool:
+    """Whether a host, in lower case, is this machine or in a private network, by its address or its name."""
+    host = host.strip("[]").rstrip(".")
+    address = plain_address(host)
+    if address is not None:
+        return not is_public_address(address)
+    return "." not in host or host.endswith(_NEAR_NAMES)

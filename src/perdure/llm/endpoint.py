@@ -1,0 +1,134 @@
+"""A provider's address, credentials and headers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from multidict import CIMultiDict
+from yarl import URL
+
+from perdure.domain.errors import InvalidInput, ModelError
+from perdure.llm.base_urls import is_near
+from perdure.llm.failures import redacted
+from perdure.net.addresses import is_refused_host
+
+READ_TIMEOUT = 600.0
+"""Maximum seconds between bytes of a public server: reasoning models may send nothing for minutes."""
+
+NEAR_READ_TIMEOUT = 1_800.0
+"""Maximum seconds between bytes of a server on this machine or in a private network: slow hardware reads a
+long prompt for many minutes before the first word."""
+
+
+class Endpoint:
+    """A driver's base URL, credentials and headers.
+
+    Attributes:
+        base: the base URL, without a trailing slash.
+        other: another form of it, to try if the server does not have the first, or None.
+        host: its host name, in lower case.
+        timeout: maximum seconds between bytes, unless the process sets one.
+    """
+
+    __slots__ = ("_headers", "_query", "_secrets", "base", "host", "other", "timeout")
+
+    def __init__(
+        self,
+        base: str,
+        credentials: Mapping[str, str],
+        headers: Mapping[str, str] | None = None,
+        other: str | None = None,
+    ) -> None:
+        """Validate the URL and the headers.
+
+        Args:
+            base: an `http` or `https` URL; its query, if any, is sent with every call.
+            credentials: header -> secret value. Secrets are redacted in every error.
+            headers: additional headers; their values count as secrets too.
+            other: another form of `base`, at the same host.
+
+        Raises:
+            InvalidInput: the URL, or a header's name or value, is invalid.
+        """
+        try:
+            url = URL(base)
+            usable = url.scheme in {"http", "https"} and bool(url.host)
+        except ValueError:
+            usable, url = False, URL()
+        if not usable:
+            raise InvalidInput("`base_url` must be an http or https URL", field="base_url")
+        self.host = (url.host or "").lower()
+        if is_refused_host(self.host):
+            raise InvalidInput(
+                "`base_url` is the address of a cloud's metadata service; use a model server's address",
+                field="base_url",
+            )
+        self._query = url.query_string
+        self.base = _without_query(base)
+        self.other = None if other is None else _without_query(other)
+        self.timeout = NEAR_READ_TIMEOUT if is_near(self.host) else READ_TIMEOUT
+        duplicates = {name.lower() for name in credentials} & {name.lower() for name in headers or {}}
+        if duplicates:
+            raise InvalidInput(
+                f"both `api_key` and `headers` set the header {duplicates.pop()!r}: remove one of them",
+                field="options.headers",
+            )
+        all_headers = {**credentials, **(headers or {})}
+        if url.user is not None and any(name.lower() == "authorization" for name in all_headers):
+            raise InvalidInput(
+                "both `base_url` and a header contain credentials: remove one of them", field="base_url"
+            )
+        for name, value in all_headers.items():
+            if not (name.isascii() and value.isascii() and value.isprintable() and name.isprintable()):
+                raise InvalidInput(
+                    "an API key or header contains characters that HTTP does not allow: use printable ASCII",
+                    field="api_key",
+                )
+        self._headers = CIMultiDict(
+            {
+                "Accept-Encoding": "identity",
+                "Content-Type": "application/json",
+                "User-Agent": "perdure",
+                **all_headers,
+            }
+        )
+        secrets = [value.removeprefix("Bearer ") for value in all_headers.values()]
+        secrets += [url.password or "", *url.query.values()]
+        # Short values ("beta", "1") are no secrets, and redacting them would garble the text.
+        self._secrets = tuple(
+            sorted({secret for secret in secrets if len(secret) >= 6}, key=len, reverse=True)
+        )
+
+    def url(self, path: str, query: Mapping[str, str] | None = None, base: str | None = None) -> URL:
+        """Return the URL of `path` (which begins with a slash) under the base, or another base."""
+        url = URL((base or self.base) + path)
+        if self._query:
+            url = url.with_query(self._query)
+        return url.update_query(query) if query else url
+
+    @property
+    def headers(self) -> CIMultiDict[str]:
+        """The headers of every call. Do not modify."""
+        return self._headers
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The values that must not appear in an error, longest first."""
+        return self._secrets
+
+    def clean(self, error: ModelError) -> ModelError:
+        """Return the error with all secrets in its message redacted."""
+        text = redacted(error.message, self._secrets)
+        if text == error.message:
+            return error
+        return ModelError(
+            text,
+            code=error.code,
+            transient=error.transient,
+            retry_after=error.retry_after,
+            status=error.status,
+        )
+
+
+def _without_query(base: str) -> str:
+    return str(URL(base).with_query(None).with_fragment(None)).rstrip("/")
