@@ -45,6 +45,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         max_iterations: maximum number of model calls per turn, unless a harness, agent or session sets its
             own.
         model_attempts: maximum number of attempts per model call.
+        model_timeout_seconds: how long a model may be silent before its first byte and between bytes, in
+            seconds; 0: 600, or 1800 for servers on this machine and in private networks.
         client_tool_timeout_seconds: how long a client may take to submit tool results, in seconds.
         approval_timeout_seconds: how long a user may take to approve or reject a tool call, in seconds.
         private_addresses: true or false: whether tools (`web_fetch`, `bash`) may reach private networks and
@@ -68,6 +70,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     history_tokens: int = 100_000
     max_iterations: int = 200
     model_attempts: int = 5
+    model_timeout_seconds: float = 0.0
     client_tool_timeout_seconds: float = 300.0
     approval_timeout_seconds: float = 900.0
     private_addresses: bool = False

@@ -46,6 +46,7 @@ from perdure.domain.messages import JsonObject
 from perdure.engine.context import Engine, Policy, SystemClock
 from perdure.engine.conversation_cache import ConversationCache
 from perdure.llm.catalog import Catalog
+from perdure.llm.http import Http
 from perdure.llm.registry import DriverPool
 from perdure.sandbox.pool import Sandbox
 from perdure.settings import Settings
@@ -127,7 +128,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
     async with contextlib.AsyncExitStack() as stack:
         database, bus, queue = await _open_store(settings, stack)
         vault = await open_vault(settings, database)
-        drivers = DriverPool(os.environ)
+        drivers = DriverPool(os.environ, Http(read_timeout=settings.model_timeout_seconds or None))
         stack.push_async_callback(drivers.close)
         clock, catalog, sandbox = SystemClock(), Catalog(), Sandbox()
         stack.push_async_callback(sandbox.close)

@@ -58,7 +58,8 @@ class ScriptedDriver:
             for index, (name, arguments) in enumerate(step.calls)
         )
         await process.point("model.after")
-        return ModelResponse(f"{ANSWER} {number}", calls, usage=Usage(10 + number, 2))
+        finish = "length" if step.cut else "stop"
+        return ModelResponse(f"{ANSWER} {number}", calls, usage=Usage(10 + number, 2), finish_reason=finish)
 
     async def _summarize(self, request: ModelRequest) -> ModelResponse:
         process, world = self._process, self._process.world

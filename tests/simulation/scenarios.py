@@ -17,11 +17,13 @@ class Step:
         calls: the tool calls that it requests: names and arguments.
         seconds: how long the model call takes.
         failures: the number of attempts that first fail with a transient error; -1: a permanent error.
+        cut: the answer reaches its limit in the middle of the last call.
     """
 
     calls: tuple[tuple[str, Any], ...] = ()
     seconds: float = 0.0
     failures: int = 0
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ def _calls(*names: str) -> Step:
 
 
 TEXT = Step()
+CUT = Step((("once", {}), ("look", '{"seconds": ')), cut=True)
 ONE_TURN = ("post 0", "rest")
 
 SCENARIOS = (
@@ -100,6 +103,7 @@ SCENARIOS = (
         ),
         ONE_TURN,
     ),
+    Scenario("cut", ((CUT, TEXT), (CUT, CUT, CUT, TEXT)), ("post 0", "rest", "post 1", "rest")),
     Scenario(
         "steering",
         ((Step(seconds=3.0), TEXT), (TEXT,)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -26,8 +27,6 @@ OBJECTS = st.dictionaries(
         ('```json\n{"a": 1}\n```', {"a": 1}),
         ('Here you are: {"a": 1} as asked', {"a": 1}),
         ("{'a': 'b', 'c': True}", {"a": "b", "c": True}),
-        ('{"a": {"b": [1, 2', {"a": {"b": [1, 2]}}),
-        ('{"a": "unfinished', {"a": "unfinished"}),
         ('"{\\"a\\": 1}"', {"a": 1}),
         ("", {}),
     ],
@@ -39,6 +38,21 @@ def test_arguments_that_are_almost_json_are_read_as_they_were_meant(text: str, m
 @pytest.mark.parametrize("text", ["no object here", "[1, 2]", "{1: 2}", "{" * 5000, "__import__('os')"])
 def test_ambiguous_arguments_are_not_repaired(text: str) -> None:
     assert repair_arguments(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"a": {"b": [1, 2', '{"a": "unfinished', '{"a": 1', '{"a": 1,', '{"a": {"b": 1}', "{'a': 'b'", '[{"a": 1}, {"b',
+     '```json\n{"a": 1', '"{\\"a\\": 1', '{"a": 1} {"b": 2', '{"path": "/a", "content": "x\\'],
+)  # fmt: skip
+def test_arguments_whose_end_is_missing_are_not_repaired(text: str) -> None:
+    assert repair_arguments(text) is None
+
+
+@given(OBJECTS, st.integers(1, 200))
+def test_no_beginning_of_an_object_is_taken_for_the_object(value: dict[str, Any], at: int) -> None:
+    text = json.dumps(value)
+    assert at >= len(text) or repair_arguments(text[:-at]) in (None, {})
 
 
 @given(OBJECTS)

@@ -30,6 +30,10 @@ from perdure.domain.turn import (
 )
 
 
+MAX_TRUNCATED = 3
+"""How many answers in a row may end in the middle of a tool call before the turn fails."""
+
+
 class TurnRules(Struct, frozen=True):
     """The agent's rules for a turn.
 
@@ -145,6 +149,12 @@ def next_action(state: TurnState, rules: TurnRules, now: Micros) -> Action:
 
 def _next_model_call(state: RunningTurn, rules: TurnRules) -> Action:
     turn = state.turn
+    if turn.truncated >= MAX_TRUNCATED:
+        message = (
+            f"{turn.truncated} answers in a row reached the model's output limit in the middle of a tool "
+            "call."
+        )
+        return Fail(state, "answer_truncated", message)
     if rules.loop_limit and turn.repeats >= 2 * rules.loop_limit:
         message = f"The same tool calls were made {turn.repeats + 1} times in a row."
         return Fail(state, "loop_detected", message)

@@ -142,7 +142,7 @@ class ModelError(PerdureError):
 
     Codes: `provider_rate_limited`, `provider_auth`, `provider_unavailable`, `provider_timeout`,
     `provider_bad_response`, `context_length_exceeded`, `invalid_model_request`, `model_not_found`,
-    `content_filtered`, `quota_exceeded`, `model_not_configured`.
+    `content_filtered`, `empty_answer`, `quota_exceeded`, `model_not_configured`, `provider_misconfigured`.
 
     Args:
         message: the vendor's message without credentials; truncated to 500 characters.

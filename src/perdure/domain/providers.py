@@ -59,6 +59,12 @@ _REASONING_CONTENT = Meta(
 )
 _REASONING = Meta(description="`openai`: whether the models can reason, where their names do not tell.")
 _REASONING_SUMMARY = Meta(description="`openai`: the kind of readable reasoning summary to request.")
+_TIMEOUT_SECONDS = Meta(
+    description=(
+        "How long a model of this provider may be silent before its first byte and between bytes, in seconds."
+        " Default: the server's setting `PERDURE_MODEL_TIMEOUT_SECONDS`."
+    )
+)
 _PROVIDER_NAME = Meta(description="The provider's name, for people.")
 _PROVIDER_TYPE = Meta(
     description=(
@@ -118,6 +124,9 @@ class SetProviderOptions(Struct, frozen=True, omit_defaults=True, forbid_unknown
     reasoning_summary: Annotated[
         Literal["auto", "concise", "detailed"] | None | UnsetType, _REASONING_SUMMARY
     ] = UNSET
+    timeout_seconds: Annotated[Annotated[int, Meta(ge=1, le=86_400)] | None | UnsetType, _TIMEOUT_SECONDS] = (
+        UNSET
+    )
 
 
 class ProviderOptions(Struct, frozen=True, omit_defaults=True):
@@ -132,6 +141,7 @@ class ProviderOptions(Struct, frozen=True, omit_defaults=True):
     reasoning_content: Annotated[bool | None, _REASONING_CONTENT] = None
     reasoning: Annotated[bool | None, _REASONING] = None
     reasoning_summary: Annotated[Literal["auto", "concise", "detailed"] | None, _REASONING_SUMMARY] = None
+    timeout_seconds: Annotated[int | None, _TIMEOUT_SECONDS] = None
 
 
 class ProviderSecrets(Struct, frozen=True, omit_defaults=True):

@@ -13,20 +13,24 @@ LONGEST = 100_000
 """Characters of arguments that are repaired; longer arguments are not changed."""
 
 _FENCE = re.compile(r"^\s*```[a-zA-Z]*\s*|\s*```\s*$")
+# Around the object, they belong to something larger, of which only a part arrived.
+_BRACKETS = frozenset('[]{}"')
 _TRAILING_COMMA = re.compile(r",\s*([}\]])")
 
 
 def repair_arguments(text: str) -> dict[str, Any] | None:
-    """Repair arguments to the object that they mean; None if that is not certain."""
+    """Repair arguments to the object that they mean; None if that is not certain.
+
+    Arguments whose end is missing are not repaired: what is missing cannot be known, and the tool would run
+    with half of it.
+    """
     if len(text) > LONGEST:
         return None
     trimmed = _FENCE.sub("", text).strip()
     begin, end = trimmed.find("{"), trimmed.rfind("}")
     candidates = [trimmed, _TRAILING_COMMA.sub(r"\1", trimmed)]
-    if begin >= 0 and end > begin:
+    if begin >= 0 and end > begin and not _BRACKETS & {*trimmed[:begin], *trimmed[end + 1 :]}:
         candidates.append(_TRAILING_COMMA.sub(r"\1", trimmed[begin : end + 1]))
-    if begin >= 0:
-        candidates.append(_close_brackets(_TRAILING_COMMA.sub(r"\1", trimmed[begin:])))
     for candidate in candidates:
         for read in (msgspec.json.decode, ast.literal_eval):
             try:
@@ -46,27 +50,6 @@ def _plain(value: dict[str, Any]) -> dict[str, Any] | None:
         return msgspec.json.decode(msgspec.json.encode(value), type=dict[str, Any])
     except (msgspec.EncodeError, msgspec.DecodeError, TypeError, OverflowError, RecursionError, ValueError):
         return None
-
-
-def _close_brackets(text: str) -> str:
-    """Close the quotes and brackets that the text leaves open."""
-    stack: list[str] = []
-    quoted = escaped = False
-    for ch in text:
-        if quoted:
-            if escaped:
-                escaped = False
-            elif ch == "\\":
-                escaped = True
-            elif ch == '"':
-                quoted = False
-        elif ch == '"':
-            quoted = True
-        elif ch in "{[":
-            stack.append("}" if ch == "{" else "]")
-        elif ch in "}]" and stack:
-            stack.pop()
-    return text + ('"' if quoted else "") + "".join(reversed(stack))
 
 
 def repair_name(name: str, known: Collection[str]) -> str | None:

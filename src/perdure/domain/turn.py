@@ -129,6 +129,7 @@ class Turn(Struct, frozen=True):
         message_id: the message that began it; input_content: the start of its text.
         last_calls: the tool calls of the last answer as JSON, to compare with the next ones; repeats: how
             often in a row the calls were the same as before.
+        truncated: how many answers in a row reached their limit in the middle of a tool call.
     """
 
     id: TurnId
@@ -142,6 +143,7 @@ class Turn(Struct, frozen=True):
     time_to_first_token_ms: int | None = None
     last_calls: str = ""
     repeats: int = 0
+    truncated: int = 0
 
 
 class Answer(Struct, frozen=True):
@@ -348,8 +350,17 @@ def _generation(state: TurnState, event: AnyEvent, head: int) -> TurnState:
             llm_calls=turn.llm_calls + 1,
             usage=turn.usage.plus(metadata.usage),
             time_to_first_token_ms=first,
+            truncated=_truncated(state, metadata.finish_reasons or ()),
         ),
     )
+
+
+def _truncated(state: RunningTurn, finish_reasons: tuple[str, ...]) -> int:
+    """Count the answers in a row that were cut in the middle of a tool call, whose arguments are no JSON."""
+    if not isinstance(state, Reasoning) or state.answer is None:
+        return state.turn.truncated  # a call that wrote a summary, or failed
+    cut = "length" in finish_reasons and any(isinstance(call.arguments, str) for call in state.answer.calls)
+    return state.turn.truncated + 1 if cut else 0
 
 
 def _reason_completed(state: TurnState, event: AnyEvent, head: int) -> TurnState:

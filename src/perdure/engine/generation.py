@@ -23,10 +23,17 @@ from perdure.llm.catalog import ServedModel
 from perdure.llm.driver import ModelResponse
 
 
+MAX_SILENCE = 600.0
+"""Seconds that the attempts of a model call may spend on timeouts. After more, a mute server is not asked
+again, so that it does not occupy a turn for hours."""
+
+
 class Outcome(msgspec.Struct):
     """The outcome of a model call, over all its attempts.
 
     Attributes:
+        response: the answer, or None if the call failed.
+        error: why the call failed, or why its answer fails the turn.
         waited: seconds spent waiting between attempts.
         duration: seconds in total.
         first: seconds until the first piece of text, or None.
@@ -79,15 +86,18 @@ async def call_with_retries(
         generate: makes the call once; raises ModelError.
         recover: called after each failure. True: the request was changed, so try again at once.
     """
-    count, waited = 0, 0.0
+    count, waited, silent = 0, 0.0, 0.0
     while True:
         count += 1
+        began = engine.clock.elapsed()
         try:
             return Attempts(storable_response(await generate()), None, count, waited)
         except ModelError as error:
             if await recover(error):
                 continue
-            if not error.transient or count >= engine.policy.model_attempts:
+            if error.code == "provider_timeout":
+                silent += engine.clock.elapsed() - began
+            if not error.transient or count >= engine.policy.model_attempts or silent >= MAX_SILENCE:
                 return Attempts(None, error, count, waited)
             pause = _pause_after(engine, count, error)
         waited += pause
@@ -113,7 +123,7 @@ def generation_data(choice: ModelChoice, outcome: Outcome) -> LlmGenerationData:
     retry = LlmRetryInfo(outcome.attempts, round(outcome.waited * 1000)) if outcome.attempts > 1 else None
     metadata = LlmGenerationMetadata(
         model=choice.model.model_id,
-        success=response is not None,
+        success=response is not None and error is None,
         provider=choice.provider.provider_type,
         duration_ms=round(outcome.duration * 1000),
         time_to_first_token_ms=None if outcome.first is None else round(outcome.first * 1000),

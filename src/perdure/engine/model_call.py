@@ -35,6 +35,7 @@ from perdure.domain.repair import fit_arguments, repair_arguments, repair_name
 from perdure.domain.spans import generation_context, reason_context
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import Reasoning
+from perdure.engine.answers import TRUNCATED, ask, problem_of, refuse_cut_calls
 from perdure.engine.budget import conversation_budget, should_reread, with_cost
 from perdure.engine.compact import compact
 from perdure.engine.conversation_cache import read_conversation
@@ -134,7 +135,7 @@ class _Call:
 
     async def _generate(self) -> ModelResponse:
         self.sent, self.prompt = self.request()
-        return await self.choice.driver.generate(self.sent, self.on_delta)
+        return await ask(self.choice.driver, self.sent, self.on_delta, self.live.restart)
 
     async def _recover(self, error: ModelError) -> bool:
         self.live.restart()
@@ -194,6 +195,9 @@ async def call_model(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> lis
     finally:
         if lookup is not None:
             lookup.cancel()
+    outcome.error = problem_of(outcome.response)
+    if outcome.error is not None:
+        return _unusable_events(call, outcome, outcome.response)
     return _answer_events(call, outcome, outcome.response)
 
 
@@ -212,6 +216,20 @@ def _response_with_cost(response: ModelResponse, profile: ModelProfile | None) -
     return msgspec.structs.replace(response, usage=with_cost(response.usage, profile))
 
 
+def _unusable_events(call: _Call, outcome: Outcome, response: ModelResponse) -> list[NewEvent]:
+    """The events of an answer that fails the turn. Its text is kept; its tool calls are not made."""
+    now, choice = call.clock.now(), call.choice
+    response = msgspec.structs.replace(response, tool_calls=())
+    outcome.response = response
+    events = _thinking_events(call, response, now)
+    if response.text.strip():
+        message = _build_message(call, response, (), now)
+        metadata = ModelMetadata(choice.model.model_id, choice.model.id, choice.provider.id)
+        data = OutputMessageCompletedData(message, metadata, response.usage)
+        events.append(NewEvent(data, call.context, now))
+    return events + _failure_events(call, outcome)
+
+
 def _failure_events(call: _Call, outcome: Outcome) -> list[NewEvent]:
     now = call.clock.now()
     error = outcome.error or ModelError("no answer", code="provider_bad_response")
@@ -222,6 +240,7 @@ def _failure_events(call: _Call, outcome: Outcome) -> list[NewEvent]:
         duration_ms=round(outcome.duration * 1000),
         error=error.message,
         error_code=error.code,
+        usage=outcome.response.usage if outcome.response else None,
         adaptation=logged_adaptation(call.adaptation),
     )
     return [
@@ -233,7 +252,8 @@ def _failure_events(call: _Call, outcome: Outcome) -> list[NewEvent]:
 def _answer_events(call: _Call, outcome: Outcome, response: ModelResponse) -> list[NewEvent]:
     run, choice, now = call.run, call.choice, call.clock.now()
     events = _thinking_events(call, response, now)
-    calls, repairs = _repair_calls(call, _with_distinct_ids(response.tool_calls))
+    truncated = response.finish_reason == TRUNCATED
+    calls, repairs = _repair_calls(call, _with_distinct_ids(response.tool_calls), truncated=truncated)
     events += repairs
     redacted = redact_secret_arguments(run, call.agent, calls)
     outcome = msgspec.structs.replace(outcome, response=redact_response(response, calls, redacted))
@@ -253,6 +273,7 @@ def _answer_events(call: _Call, outcome: Outcome, response: ModelResponse) -> li
         NewEvent(OutputMessageCompletedData(message, metadata, response.usage), call.context, now),
         NewEvent(generation_data(choice, outcome), generation_context(call.state), now),
         NewEvent(completed, call.context, now),
+        *refuse_cut_calls(call.state, response, redacted, now),
     ]
     return events
 
@@ -285,9 +306,12 @@ def _build_message(
 
 
 def _repair_calls(
-    call: _Call, parts: tuple[ToolCallPart, ...]
+    call: _Call, parts: tuple[ToolCallPart, ...], *, truncated: bool
 ) -> tuple[tuple[ToolCallPart, ...], list[NewEvent]]:
-    """Repair small mistakes in the tool calls; returns all calls, and an event for each repaired one."""
+    """Repair small mistakes in the tool calls; returns all calls, and an event for each repaired one.
+
+    The arguments of a truncated answer are not repaired: they are not wrong, but incomplete.
+    """
     agent = call.agent
     if not agent.behaviour.repair_tool_calls:
         return parts, []
@@ -296,7 +320,8 @@ def _repair_calls(
     events: list[NewEvent] = []
     for part in parts:
         name = repair_name(part.name, known)
-        arguments = repair_arguments(part.arguments) if isinstance(part.arguments, str) else None
+        broken = isinstance(part.arguments, str) and not truncated
+        arguments = repair_arguments(part.arguments) if broken else None
         parsed = part.arguments if arguments is None else arguments
         if (
             isinstance(parsed, dict)

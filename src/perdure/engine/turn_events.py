@@ -58,6 +58,12 @@ ADVICE = {
     "context_length_exceeded": (
         "The conversation is too long for this model, even after leaving out its oldest part."
     ),
+    "content_filtered": "The model provider's content filter stopped this. Please rephrase the message.",
+    "empty_answer": "The model gave no answer, although it was asked twice. Please try again.",
+    "answer_truncated": (
+        "I stopped: my answers kept reaching the model's output limit in the middle of a tool call. Ask for "
+        "smaller steps, or choose a model with a higher limit."
+    ),
     "max_iterations": "I stopped: this turn reached its limit of model calls. Send a message to continue.",
     "loop_detected": "I kept repeating the same step without getting any further, so I stopped.",
     "agent_archived": "This session's agent has been archived, so it cannot continue.",

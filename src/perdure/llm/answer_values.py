@@ -87,7 +87,7 @@ def first_count(*values: object) -> int | None:
 
 
 def merged(before: Usage | None, after: Usage | None) -> Usage | None:
-    """Combine the usage so far with a later report. Reports are running totals; a later zero means nothing."""
+    """Combine the usage so far with a later report. Reports are running totals; a zero means nothing."""
     if before is None or after is None:
         return after or before
     return Usage(

@@ -118,7 +118,7 @@ class AnthropicDriver:
                 {"Authorization": f"Bearer {key}"} if config.options.get("bearer") else {"x-api-key": key}
             )
         headers = {"anthropic-version": API_VERSION, **text_map(config.options.get("headers"))}
-        self._endpoint = Endpoint(base, credentials, headers, other)
+        self._endpoint = Endpoint(base, credentials, headers, other, config.options.get("timeout_seconds"))
         limit = config.options.get("max_tokens")
         self._max_tokens = limit if isinstance(limit, int) and limit > 0 else None
         self._tools = ToolCache(lambda tools: encoded_tools(tools, mark=False))

@@ -188,13 +188,14 @@ class MessagesAnswer(Answer):
                 self._begin(None, block)
 
     def _add_counts(self, usage: object) -> None:
-        """Store the counts. Later counts are running totals and replace earlier ones, unless they are zero."""
+        """Store the counts. They are running totals: later ones replace earlier ones, unless they are zero."""
         if not isinstance(usage, dict):
             return
         counts = {name: count(usage.get(name)) for name in (*_INPUT_COUNTS, "output_tokens")}
         known = any(counts[name] for name in _INPUT_COUNTS)
         for name, tokens in counts.items():
-            if tokens is not None and (tokens or name not in self._counts or (known and name in _INPUT_COUNTS)):
+            replaces = tokens or name not in self._counts or (known and name in _INPUT_COUNTS)
+            if tokens is not None and replaces:
                 self._counts[name] = tokens
 
     def finished(self, request: ModelRequest) -> ModelResponse:

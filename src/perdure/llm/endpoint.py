@@ -12,13 +12,6 @@ from perdure.llm.base_urls import is_near
 from perdure.llm.failures import redacted
 from perdure.net.addresses import is_refused_host
 
-READ_TIMEOUT = 600.0
-"""Maximum seconds between bytes of a public server: reasoning models may send nothing for minutes."""
-
-NEAR_READ_TIMEOUT = 1_800.0
-"""Maximum seconds between bytes of a server on this machine or in a private network: slow hardware reads a
-long prompt for many minutes before the first word."""
-
 
 class Endpoint:
     """A driver's base URL, credentials and headers.
@@ -27,10 +20,11 @@ class Endpoint:
         base: the base URL, without a trailing slash.
         other: another form of it, to try if the server does not have the first, or None.
         host: its host name, in lower case.
-        timeout: maximum seconds between bytes, unless the process sets one.
+        near: whether the host is this machine or in a private network.
+        timeout: the provider's own maximum of seconds between bytes, or None.
     """
 
-    __slots__ = ("_headers", "_query", "_secrets", "base", "host", "other", "timeout")
+    __slots__ = ("_headers", "_query", "_secrets", "base", "host", "near", "other", "timeout")
 
     def __init__(
         self,
@@ -38,6 +32,7 @@ class Endpoint:
         credentials: Mapping[str, str],
         headers: Mapping[str, str] | None = None,
         other: str | None = None,
+        timeout: object = None,
     ) -> None:
         """Validate the URL and the headers.
 
@@ -46,6 +41,7 @@ class Endpoint:
             credentials: header -> secret value. Secrets are redacted in every error.
             headers: additional headers; their values count as secrets too.
             other: another form of `base`, at the same host.
+            timeout: maximum seconds between bytes.
 
         Raises:
             InvalidInput: the URL, or a header's name or value, is invalid.
@@ -66,7 +62,8 @@ class Endpoint:
         self._query = url.query_string
         self.base = _without_query(base)
         self.other = None if other is None else _without_query(other)
-        self.timeout = NEAR_READ_TIMEOUT if is_near(self.host) else READ_TIMEOUT
+        self.near = is_near(self.host)
+        self.timeout = float(timeout) if isinstance(timeout, int | float) else None
         duplicates = {name.lower() for name in credentials} & {name.lower() for name in headers or {}}
         if duplicates:
             raise InvalidInput(

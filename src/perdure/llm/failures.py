@@ -16,6 +16,7 @@ import msgspec
 from perdure.domain.errors import ModelError
 from perdure.domain.messages import storable
 from perdure.domain.retry_after import retry_after
+from perdure.llm.transient import STATUSES, passing
 
 _QUOTA_CODES = frozenset(
     {
@@ -33,18 +34,7 @@ _FILTER_CODES = frozenset(
 )
 _NO_MODEL_CODES = frozenset({"model_not_found", "not_found_error", "model_not_found_error"})
 _AUTH_CODES = frozenset({"authentication_error", "invalid_api_key", "permission_error", "permission_denied"})
-_RATE_CODES = frozenset(
-    {"rate_limit_error", "rate_limit_exceeded", "too_many_requests", "resource_exhausted"}
-)
 _REQUEST_CODES = frozenset({"invalid_request_error", "invalid_prompt", "badrequesterror", "validation_error"})
-_LATER_CODES = frozenset(
-    "overloaded_error overloaded server_overloaded engine_overloaded engine_overloaded_error"
-    " capacity_exceeded model_loading model_not_ready modelnotreadyexception service_unavailable"
-    " serviceunavailable throttlingexception throttling unavailable temporarily_unavailable"
-    " serviceunavailableexception internalserverexception server_busy".split()
-)
-_LATER_STATUSES = frozenset({408, 409, 424, 425, 499})
-
 _QUOTA = re.compile(
     r"credit balance is too low|insufficient (balance|credits)|specified api usage limits", re.IGNORECASE
 )
@@ -55,20 +45,8 @@ _CONTEXT = re.compile(
     r"|context (length|window) exceeded|reduce the length of the messages|request entity too large",
     re.IGNORECASE,
 )
-# What gateways say when the same request may succeed later, whatever status they put on it.
-_LATER = re.compile(
-    r"overload(?!ed (function|method))|over(ly)? (loaded|capacity)|high (demand|load|traffic)"
-    r"|(try|retry)( your request)?( again)? (later|shortly|soon|in (\d|about|an hour|some (time|minutes)"
-    r"|a (few|moment|minute|second|while|bit)))|please retry(?! with)"
-    r"|model( is|'s)?( still| currently)?( being)? load(ing|ed)\b(?! balanc)|loading (the )?model"
-    r"|(warm|start)ing up|cold start|not (yet )?ready|temporarily|temporary (error|failure|issue)|currently unavailable"
-    r"|(at|no|out of|insufficient|not enough|limited|reached|exceeded) (its |the )?(server |gpu )?capacity\b"
-    r"|capacity (is |was )?(exceeded|reached|constraints?|limit|shortage)|no available (server|worker|capacity)"
-    r"|(server|service|system|engine|queue) is (too )?(busy|full)|upstream (connect|request|timed)",
-    re.IGNORECASE,
-)
-_RATE = re.compile(r"too many requests|rate.?limit(ed)?\b|throttl", re.IGNORECASE)
 # A model that does not exist, as opposed to an address that does not.
+_PATH = re.compile(r"/\S*")
 _ABOUT_MODEL = re.compile(r"\b(models?|deployments?|engines?)\b", re.IGNORECASE)
 _ERROR_KIND = re.compile(r"error|exception|^fail", re.IGNORECASE)
 _ERROR_WORDS = re.compile(
@@ -115,7 +93,7 @@ def refusal(
 
 
 def _names_model(codes: frozenset[str], message: str) -> bool:
-    return bool(codes & (_NO_MODEL_CODES - {"not_found_error"})) or _ABOUT_MODEL.search(message) is not None
+    return bool(codes & (_NO_MODEL_CODES - {"not_found_error"})) or _ABOUT_MODEL.search(_PATH.sub("", message)) is not None
 
 
 def error_in(event: object, name: str) -> object | None:
@@ -173,9 +151,8 @@ def disguised(content_type: str, body: bytes, secrets: Iterable[str]) -> ModelEr
     """Build the error for a 2xx response that is no answer: an error object, a web page, other JSON."""
     codes, message = _explained(body)
     text = redacted(message or body[:200].decode("utf-8", "replace"), secrets)
-    transient = bool(codes & _LATER_CODES) or _LATER.search(message[:2_000]) is not None
     said = f"the provider answered with {content_type} instead of a stream. {text}".strip()
-    return bad_response(said, transient=transient)
+    return bad_response(said, transient=passing(codes, message) is not None)
 
 
 def bad_response(message: str, *, transient: bool) -> ModelError:
@@ -199,7 +176,7 @@ def _classified(status: int | None, codes: frozenset[str], message: str) -> tupl
     for known, code in ((_AUTH_CODES, "provider_auth"), (_NO_MODEL_CODES, "model_not_found")):
         if codes & known:
             return code, False
-    later = _later(codes, message)
+    later = passing(codes, message)
     if later is not None:
         return later, True
     if status == 400 or codes & _REQUEST_CODES:
@@ -207,23 +184,14 @@ def _classified(status: int | None, codes: frozenset[str], message: str) -> tupl
     return "provider_unavailable", True
 
 
-def _later(codes: frozenset[str], message: str) -> str | None:
-    """Return the code of an error that may pass, by the vendor's words; None for any other error."""
-    if codes & _RATE_CODES or _RATE.search(message[:2_000]):
-        return "provider_rate_limited"
-    if codes & _LATER_CODES or _LATER.search(message[:2_000]):
-        return "provider_unavailable"
-    return None
-
-
 def _by_status(status: int, codes: frozenset[str], message: str) -> tuple[str, bool]:
     if status in {401, 403}:
         return "provider_auth", False
     if status == 429:
         return "provider_rate_limited", True
-    if status in _LATER_STATUSES or status >= 500:
+    if status in STATUSES or status >= 500:
         return "provider_unavailable", True
-    later = _later(codes, message)
+    later = passing(codes, message)
     if later is not None and 400 <= status:
         return later, True
     if status in {404, 405}:
@@ -282,6 +250,8 @@ def _described(error: object, depth: int = 0) -> tuple[frozenset[str], str]:
 def _status_in(error: object) -> int | None:
     """Return an HTTP status from the error object: some servers put one where others put an error code."""
     if isinstance(error, dict):
+        inner = error.get("error")
+        error = {**error, **inner} if isinstance(inner, dict) else error
         for key in ("code", "status", "http_code", "status_code", "error_code"):
             value = error.get(key)
             number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) == 3 else value

@@ -44,6 +44,13 @@ Result = TypeVar("Result")
 CONNECT_TIMEOUT = 10.0
 """Timeout for TCP and TLS connection setup, in seconds."""
 
+READ_TIMEOUT = 600.0
+"""Maximum seconds between bytes of a public server: reasoning models may send nothing for minutes."""
+
+NEAR_READ_TIMEOUT = 1_800.0
+"""Maximum seconds between bytes of a server on this machine or in a private network: slow hardware reads a
+long prompt for many minutes before the first word."""
+
 LIST_TIMEOUT = 30.0
 """Timeout for a whole answer of a list endpoint, in seconds."""
 
@@ -146,7 +153,8 @@ class Http:
             await session.close()
 
     def _timeout(self, endpoint: Endpoint) -> ClientTimeout:
-        read = endpoint.timeout if self._read_timeout is None else self._read_timeout
+        usual = NEAR_READ_TIMEOUT if endpoint.near else READ_TIMEOUT
+        read = endpoint.timeout or self._read_timeout or usual
         return ClientTimeout(total=None, sock_connect=self._connect_timeout, sock_read=read)
 
     async def _post(self, endpoint: Endpoint, url: URL, body: bytes) -> ClientResponse:

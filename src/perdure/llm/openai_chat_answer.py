@@ -234,7 +234,7 @@ class ChatAnswer(Answer):
 
 def _begins(call: CallInProgress, piece: _Piece) -> bool:
     """Whether a piece begins another call, although its index or its place suggests this one."""
-    if not piece.name:
+    if not piece.name or not call.name:
         return False
     new_id = bool(piece.id and call.id and piece.id != call.id)
     last = call.final or (call.arguments[-1].rstrip() if call.arguments else "")

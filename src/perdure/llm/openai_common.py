@@ -32,7 +32,8 @@ def endpoint_of(config: ProviderConfig) -> Endpoint:
     base, other = base_urls(config.base_url or DEFAULT_BASE)
     key = (config.api_key or "").strip()
     credentials = {"Authorization": f"Bearer {key}"} if key else {}
-    return Endpoint(base, credentials, text_map(config.options.get("headers")), other)
+    headers = text_map(config.options.get("headers"))
+    return Endpoint(base, credentials, headers, other, config.options.get("timeout_seconds"))
 
 
 def text_map(value: object) -> dict[str, str]:

@@ -252,11 +252,11 @@ class ResponsesAnswer(Answer):
     def _same(self, item: JsonObject, kind: str) -> _Item | None:
         """Return an item of other names that says exactly the same, so that nothing is said or done twice."""
         if kind == "function_call":
-            name, arguments = sound(name_in(item.get("name"))), parsed_arguments(written(item.get("arguments")))
+            name, arguments = sound(name_in(item.get("name"))), written(item.get("arguments"))
             for one in self._items:
-                if one.call is not None and one.call.name == name:
-                    if parsed_arguments(one.call.text()) == arguments:
-                        return one
+                same_name = one.call is not None and one.call.name == name
+                if same_name and _same_arguments(one.call, arguments):
+                    return one
         elif kind == "message":
             text = _content_text(item.get("content"))
             for one in self._items:
@@ -339,6 +339,10 @@ class ResponsesAnswer(Answer):
         ]
         self.order_calls()
         return self.response(request.model, request.messages)
+
+
+def _same_arguments(call: CallInProgress | None, arguments: str) -> bool:
+    return call is not None and parsed_arguments(call.text()) == parsed_arguments(arguments)
 
 
 def _parts(value: object) -> list[Any]:

@@ -63,7 +63,7 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
             "OpenAI",
             OPENAI.key_variable,
             key_needed=True,
-            options=frozenset({"headers", "reasoning", "reasoning_summary"}),
+            options=frozenset({"headers", "timeout_seconds", "reasoning", "reasoning_summary"}),
             help=(
                 "Create a key at [platform.openai.com](https://platform.openai.com/api-keys)."
                 " Without `base_url`, calls go to OpenAI."
@@ -73,7 +73,9 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
             OpenAiChatDriver,
             "OpenAI Chat Completions",
             OPENAI.key_variable,
-            options=frozenset({"headers", "include_usage", "max_tokens_field", "reasoning_content"}),
+            options=frozenset(
+                {"headers", "timeout_seconds", "include_usage", "max_tokens_field", "reasoning_content"}
+            ),
             help=(
                 "For any server that speaks Chat Completions: enter its `base_url`, which usually ends in"
                 " `/v1`, and a key if the server needs one. Without `base_url`, calls go to OpenAI."
@@ -84,7 +86,7 @@ KINDS: Mapping[str, DriverKind] = MappingProxyType(
             "Anthropic",
             ANTHROPIC.key_variable,
             key_needed=True,
-            options=frozenset({"headers", "bearer", "max_tokens"}),
+            options=frozenset({"headers", "timeout_seconds", "bearer", "max_tokens"}),
             help=(
                 "Create a key at [platform.claude.com](https://platform.claude.com/settings/keys)."
                 " Without `base_url`, calls go to Anthropic."

@@ -40,6 +40,10 @@ class Wire(Protocol):
         """Return the SSE events of a whole answer. `finish`: `stop`, `length` or `content_filter`."""
         ...
 
+    def whole(self, text: str, call: tuple[str, str, dict[str, Any]]) -> bytes:
+        """Return a whole answer with text, a call and a usage of 5 and 2 tokens, as one JSON body."""
+        ...
+
     def failure(self, kind: str, message: str) -> bytes:
         """Return an SSE event that reports an error. `kind`: `overloaded`, `rate_limit` or `context`."""
         ...
@@ -94,6 +98,15 @@ class ChatWire:
             "prompt_tokens_details": {"cached_tokens": counts.read},
         }
         return [*events, sse({"id": "chatcmpl-1", "choices": [], "usage": usage}), b"data: [DONE]\n\n"]
+
+    def whole(self, text: str, call: tuple[str, str, dict[str, Any]]) -> bytes:
+        function = {"name": call[1], "arguments": msgspec.json.encode(call[2]).decode()}
+        calls = [{"id": call[0], "type": "function", "function": function}]
+        message = {"role": "assistant", "content": text, "tool_calls": calls}
+        choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+        usage = {"prompt_tokens": 5, "completion_tokens": 2}
+        value = {"id": "1", "object": "chat.completion", "error": None, "choices": [choice], "usage": usage}
+        return msgspec.json.encode(value)
 
     def failure(self, kind: str, message: str) -> bytes:
         return sse({"error": self._error(kind, message)})
@@ -220,6 +233,16 @@ class ResponsesWire(ChatWire):
             ),
         ]
 
+    def whole(self, text: str, call: tuple[str, str, dict[str, Any]]) -> bytes:
+        parts = [{"type": "output_text", "text": text}]
+        arguments = msgspec.json.encode(call[2]).decode()
+        output = [
+            {"type": "message", "id": "m", "role": "assistant", "content": parts},
+            {"type": "function_call", "id": "f", "call_id": call[0], "name": call[1], "arguments": arguments},
+        ]
+        value = {"id": "r", "object": "response", "status": "completed", "error": None, "output": output}
+        return msgspec.json.encode({**value, "usage": {"input_tokens": 5, "output_tokens": 2}})
+
     def failure(self, kind: str, message: str) -> bytes:
         words = {
             "overloaded": "server_error",
@@ -298,6 +321,12 @@ class MessagesWire:
             index += 1
         stops = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"}
         return self.framed(blocks, counts, "tool_use" if calls else stops[finish])
+
+    def whole(self, text: str, call: tuple[str, str, dict[str, Any]]) -> bytes:
+        use = {"type": "tool_use", "id": call[0], "name": call[1], "input": call[2]}
+        value = {"id": "m", "type": "message", "role": "assistant", "stop_reason": "tool_use"}
+        usage = {"input_tokens": 5, "output_tokens": 2}
+        return msgspec.json.encode({**value, "content": [{"type": "text", "text": text}, use], "usage": usage})
 
     def failure(self, kind: str, message: str) -> bytes:
         return self._event("error", error=self._error(kind, message))

@@ -460,4 +460,5 @@ async def test_an_endless_list_is_bounded(vendor: Vendor, connect: Connect) -> N
     ],
 )
 async def test_base_urls_may_omit_the_version(http: Http, base: str | None, url: str) -> None:
-    assert str(AnthropicDriver(ProviderConfig(TYPE, base), http, FragmentCache())._url) == url
+    driver = AnthropicDriver(ProviderConfig(TYPE, base), http, FragmentCache())
+    assert str(driver._endpoint.url("/messages")) == url

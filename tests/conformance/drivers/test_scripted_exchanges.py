@@ -9,7 +9,9 @@ import pytest
 
 from perdure.domain.errors import ModelError
 from perdure.domain.messages import Usage
+from perdure.llm.driver import ProviderConfig
 from perdure.llm.http import Http
+from perdure.llm.registry import make_driver
 from tests.conformance.drivers.conftest import API_KEY, Connect
 from tests.conformance.drivers.protocols import Wire, sse
 from tests.conformance.drivers.vendor import JSON, SSE, Reply, Vendor
@@ -217,24 +219,31 @@ async def test_a_stream_that_ends_cleanly_but_too_early_is_a_transient_error(
         b'data: {"usage": ' + b"[" * 90000 + b"\n\n",
         b'data: {"usage":' + b"[" * 9000 + b"]" * 9000 + b"}\n\n",
         b"data: " + b"[" * 9000 + b"\n\n",
-        b"\x00" * 99,
     ],
 )
-async def test_garbage_is_a_transient_error(
+async def test_garbage_costs_one_call_and_is_quoted(
     vendor: Vendor, connect: Connect, wire: Wire, garbage: bytes
 ) -> None:
     vendor.will(Reply([*wire.answer(["Hel"])[:2], garbage]))
     error = await failed(connect, wire)
-    assert (error.code, error.transient) == ("provider_bad_response", True)
+    assert (error.code, error.transient) == ("provider_bad_response", False)
+    assert garbage[6:20].decode("utf-8", "replace").strip() in error.message
 
 
-async def test_a_web_page_instead_of_a_stream_is_a_transient_error(
+async def test_an_event_that_is_cut_is_a_transient_error(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+    for rest in (b"\x00" * 99, b'data: {"choices": [{"del', b"da", b"event: error"):
+        vendor.will(Reply([*wire.answer(["Hel"])[:2], rest]))
+        error = await failed(connect, wire)
+        assert (error.code, error.transient) == ("provider_bad_response", True)
+
+
+async def test_a_web_page_instead_of_a_stream_costs_one_call(
     vendor: Vendor, connect: Connect, wire: Wire
 ) -> None:
     page = b"<html><head><title>Gateway</title><style>x{}</style></head><body>Be right back</body></html>"
     vendor.will(Reply([page], headers={"Content-Type": "text/html"}))
     error = await failed(connect, wire)
-    assert (error.code, error.transient) == ("provider_bad_response", True)
+    assert (error.code, error.transient) == ("provider_bad_response", False)
     assert "Be right back" in error.message
     assert "<" not in error.message
 
@@ -247,13 +256,77 @@ async def test_an_error_object_with_a_success_status_is_an_error(
     assert (error.code, error.transient) == ("provider_rate_limited", True)
 
 
-async def test_a_whole_answer_instead_of_a_stream_is_refused(
-    vendor: Vendor, connect: Connect, wire: Wire
-) -> None:
+async def test_json_that_is_no_answer_costs_one_call(vendor: Vendor, connect: Connect, wire: Wire) -> None:
     vendor.will(Reply([b'{"id": "x", "choices": []}'], headers=JSON))
     error = await failed(connect, wire)
-    assert error.code == "provider_bad_response"
+    assert (error.code, error.transient) == ("provider_bad_response", False)
     assert "instead of a stream" in error.message
+    assert "choices" in error.message
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream", "text/plain"])
+async def test_a_whole_answer_instead_of_a_stream_is_understood(
+    vendor: Vendor, connect: Connect, wire: Wire, kind: str
+) -> None:
+    body = wire.whole("Hello", ("c1", "weather", {"city": "Rome"}))
+    vendor.will(Reply([b"\n\n", body[:20], body[20:]], headers={"Content-Type": kind}))
+    heard = Heard()
+    response = await connect(wire.provider_type).generate(ask(user("Hi"), tools=(WEATHER,)), heard)
+    assert response.text == heard.joined("text") == "Hello"
+    assert [(call.id, call.arguments) for call in response.tool_calls] == [("c1", {"city": "Rome"})]
+    assert response.usage is not None
+    assert response.usage.input_tokens == 5
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/html", "application/octet-stream"])
+async def test_a_stream_with_another_label_is_understood(
+    vendor: Vendor, connect: Connect, wire: Wire, kind: str
+) -> None:
+    vendor.will(Reply(wire.answer(["Hel", "lo"]), headers={"Content-Type": kind}))
+    assert (await connect(wire.provider_type).generate(ask(user("Hi")), Heard())).text == "Hello"
+
+
+async def test_a_complete_answer_is_kept_if_the_connection_breaks_after_it(
+    vendor: Vendor, connect: Connect, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All three answers are complete with their last event but one (Responses: with the last).
+    events = wire.answer(["Hel", "lo"])
+    kept = events if wire.provider_type == "openai" else events[:-1]
+    vendor.will(Reply(kept, then="cut"))
+    response = await connect(wire.provider_type).generate(ask(user("Hi")), Heard())
+    assert (response.text, response.finish_reason) == ("Hello", "stop")
+    monkeypatch.setattr("perdure.llm.http._TAIL_TIMEOUT", 0.05)
+    vendor.will(Reply(kept, then="hang"))
+    assert (await connect(wire.provider_type).generate(ask(user("Hi")), Heard())).text == "Hello"
+
+
+async def test_an_address_that_the_server_does_not_have_is_tried_in_its_other_form(
+    vendor: Vendor, http: Http, wire: Wire
+) -> None:
+    driver = make_driver(ProviderConfig(wire.provider_type, f"{vendor.url}/inference", API_KEY), http)
+    unknown = Reply([b'{"detail":"Not Found"}'], 404, JSON)
+    vendor.will(unknown, *[Reply(wire.answer(["ok"]))] * 2)
+    for _ in range(2):
+        assert (await driver.generate(ask(user("Hi")), Heard())).text == "ok"
+    first, second, third = (asked.path for asked in vendor.asked)
+    assert {first, second} == {"/inference" + wire.path, "/inference" + wire.path.removeprefix("/v1")}
+    assert third == second
+    vendor.will(unknown, unknown)
+    with pytest.raises(ModelError) as caught:
+        await driver.generate(ask(user("Hi")), Heard())
+    assert (caught.value.code, caught.value.transient) == ("provider_misconfigured", False)
+    assert f"{vendor.url}{second}" in caught.value.message
+
+
+async def test_a_model_that_the_server_does_not_have_is_told_from_a_wrong_address(
+    vendor: Vendor, connect: Connect, wire: Wire
+) -> None:
+    vendor.will(Reply([b'{"error":{"message":"The model `x` does not exist"}}'], 404, JSON))
+    assert (await failed(connect, wire)).code == "model_not_found"
+    vendor.will(Reply([b"404 page not found"], 404, {"Content-Type": "text/plain"}))
+    error = await failed(connect, wire)
+    assert error.code == "provider_misconfigured"
+    assert f"{vendor.url}{wire.path}" in error.message
 
 
 @pytest.mark.parametrize("piece", [b"data: " + b"x" * 5000, b"x" * 6000])

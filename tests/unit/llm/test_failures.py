@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.domain.errors import ModelError
+from perdure.llm.endpoint import Endpoint
 from perdure.llm.failures import in_stream, redacted, refusal
-from perdure.llm.http import Endpoint
 
 
 def test_anything_that_looks_like_a_key_is_redacted() -> None:
@@ -49,3 +52,70 @@ JSON = st.recursive(
 @given(JSON)
 def test_any_error_object_in_a_stream_becomes_a_model_error(error: object) -> None:
     assert in_stream(error, []).message
+
+
+PASSING = [
+    "Overloaded, please try again later",
+    "The engine is currently overloaded",
+    "Model is loading, retry in 20 s",
+    "The model is currently being loaded",
+    "Loading model",
+    "Model meta/llama is not ready for inference yet",
+    "Please try again.",
+    "The service is temporarily unavailable",
+    "We are experiencing high demand",
+    "No capacity available for this model",
+    "The server is busy",
+    "upstream connect error or disconnect/reset before headers",
+    "Too many requests",
+    "Rate limit reached for requests",
+    "ThrottlingException",
+]
+WRONG = [
+    "Invalid image. Please try again with another one",
+    "`max_tokens` exceeds the model's capacity",
+    "Unknown field `x`",
+    "The temperature must be lower",
+    "Overloaded functions are unsupported: please retry with one function",
+]
+
+
+@pytest.mark.parametrize("words", PASSING)
+@pytest.mark.parametrize("status", [400, 404, 413, 422, 503])
+def test_words_that_mean_later_are_retried_under_any_status(words: str, status: int) -> None:
+    for body in ({"error": {"message": words}}, {"message": words}, {"detail": words}):
+        error = refusal(status, {}, json.dumps(body).encode(), [])
+        assert error.transient, (error.code, words)
+    assert in_stream({"message": words, "type": "invalid_request_error"}, []).transient
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_requests_that_are_wrong_are_not_retried(words: str) -> None:
+    assert not refusal(400, {}, json.dumps({"error": {"message": words}}).encode(), []).transient
+
+
+@pytest.mark.parametrize("status", [408, 409, 424, 425, 429, 499, 500, 502, 503, 504, 520, 524, 529, 599])
+def test_statuses_that_pass_are_retried_whatever_the_body(status: int) -> None:
+    for body in (b"", b"{}", b"<html>no</html>", b'{"message": "model is loading"}'):
+        assert refusal(status, {}, body, []).transient
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ('{"detail":"Not Found"}', "provider_misconfigured"),
+        ("404 page not found", "provider_misconfigured"),
+        ("", "provider_misconfigured"),
+        ("<html><title>404 Not Found</title></html>", "provider_misconfigured"),
+        ('{"error":{"message":"Invalid URL (POST /models/v2)"}}', "provider_misconfigured"),
+        ('{"error":{"type":"not_found_error","message":"Not found"}}', "provider_misconfigured"),
+        ('{"error":{"type":"not_found_error","message":"model: claude-x"}}', "model_not_found"),
+        ('{"error":{"code":"model_not_found","message":"nothing here"}}', "model_not_found"),
+        ('{"error":{"code":"DeploymentNotFound","message":"The deployment does not exist"}}', "model_not_found"),
+        ('{"error":"model \'x\' not found, try pulling it first"}', "model_not_found"),
+    ],
+)
+def test_a_404_tells_a_wrong_address_from_an_unknown_model(body: str, code: str) -> None:
+    error = refusal(404, {}, body.encode(), ["secret-1"], "https://h/secret-1/chat")
+    assert (error.code, error.transient) == (code, False)
+    assert ("https://h/[redacted]/chat" in error.message) is (code == "provider_misconfigured")

@@ -376,6 +376,11 @@ TURNS = _codes(
         "Restore the agent, or use a session of another agent.",
     ),
     (
+        "answer_truncated",
+        "Three answers in a row reached the model's output limit in the middle of a tool call.",
+        "Ask for smaller steps, or use a model with a higher output limit.",
+    ),
+    (
         "content_filtered",
         "The provider's content filter refused the conversation or the answer.",
         "Rephrase the message.",
@@ -389,6 +394,11 @@ TURNS = _codes(
         "duplicate_tool",
         "Two of the session's tools have the same name.",
         "Rename one of them, or remove the capability or tool that adds it.",
+    ),
+    (
+        "empty_answer",
+        "The model answered without text and without tool calls, and did so again when asked once more.",
+        "Send a message to try again. If the answer was only reasoning, lower the reasoning effort.",
     ),
     (
         "invalid_model_request",
@@ -419,7 +429,7 @@ TURNS = _codes(
     ),
     (
         "provider_misconfigured",
-        "The provider's address, API key or options cannot be used.",
+        "The provider's address, API key or options cannot be used, or its server has no such address.",
         "See the error for the reason. Correct the provider, or the API key in the server's environment.",
     ),
     (
