@@ -10,6 +10,7 @@ from perdure.llm.wire import dumps
 MAX_COUNT = 1 << 40
 """Token counts above this are mistakes."""
 
+_MAX_DEPTH = 5
 _HALF = re.compile("[\ud800-\udfff]")
 
 _REASONS = {
@@ -49,15 +50,15 @@ def sound(text: str) -> str:
     return text.replace("\x00", "\ufffd") if "\x00" in text else text
 
 
-def text_in(value: object) -> str:
+def text_in(value: object, depth: int = 0) -> str:
     """Return the text of a value that should be a text: also of a number, a list of parts, or a part."""
     if isinstance(value, str):
         return value
-    if isinstance(value, list):
-        return "".join(map(text_in, value[:10_000]))
-    if isinstance(value, dict):
+    if isinstance(value, list) and depth < _MAX_DEPTH:
+        return "".join(text_in(part, depth + 1) for part in value)
+    if isinstance(value, dict) and depth < _MAX_DEPTH:
         inner = next((value[key] for key in ("text", "content", "summary") if value.get(key)), None)
-        return inner if isinstance(inner, str) else text_in(inner) if isinstance(inner, list) else ""
+        return text_in(inner, depth + 1) if isinstance(inner, str | list) else ""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
 
 

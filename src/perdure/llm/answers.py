@@ -154,11 +154,11 @@ class Answer:
             ModelError: the server reported an error, or violated its protocol.
         """
         try:
-            event = self.decoder.decode(payload)
+            known = self.take(self.decoder.decode(payload), name)
         except (ValueError, RecursionError):
             self._feed_odd(payload, name)
         else:
-            if not self.take(event, name):
+            if not known:
                 self._refuse(payload, name)
         return self.done
 

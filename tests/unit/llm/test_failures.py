@@ -111,7 +111,7 @@ def test_statuses_that_pass_are_retried_whatever_the_body(status: int) -> None:
         ('{"error":{"type":"not_found_error","message":"Not found"}}', "provider_misconfigured"),
         ('{"error":{"type":"not_found_error","message":"model: claude-x"}}', "model_not_found"),
         ('{"error":{"code":"model_not_found","message":"nothing here"}}', "model_not_found"),
-        ('{"error":{"code":"DeploymentNotFound","message":"The deployment does not exist"}}', "model_not_found"),
+        ('{"error":{"code":"DeploymentNotFound","message":"This deployment is unknown"}}', "model_not_found"),
         ('{"error":"model \'x\' not found, try pulling it first"}', "model_not_found"),
     ],
 )

@@ -197,10 +197,12 @@ def test_any_values_in_any_field_are_no_crash(make: Make) -> None:
         "type choices delta item item_id output_index summary_index content_index response error index"
         " content_block message usage stop_reason id model arguments text part name"
     ).split()
-    kinds = ("content_block_start", "content_block_delta", "message_start", "message_delta",
-             "response.completed", "response.output_item.added", "response.output_item.done", "response.output_text.delta",
-             "response.function_call_arguments.delta", "response.function_call_arguments.done",
-             "response.output_text.done", "response.content_part.done")  # fmt: skip
+    kinds = (
+        "content_block_start content_block_delta message_start message_delta response.completed"
+        " response.output_item.added response.output_item.done response.output_text.delta"
+        " response.function_call_arguments.delta response.function_call_arguments.done"
+        " response.output_text.done response.content_part.done"
+    ).split()
     for value in odd:
         for kind in kinds:
             answer = make(Heard())
