@@ -74,10 +74,10 @@ class ChatAnswer(Answer):
         """Take one chunk; returns whether it is one."""
         if event.error or name == "error":
             return False
-        choices = [event.choices] if isinstance(event.choices, dict) else event.choices
-        for position, choice in enumerate(choices if isinstance(choices, list) else ()):
-            if isinstance(choice, dict):
-                self._add_choice(choice, position)
+        choices = event.choices if isinstance(event.choices, list) else [event.choices]
+        choices = [choice for choice in choices if isinstance(choice, dict)]
+        for position, choice in enumerate(choices):
+            self._add_choice(choice, position)
         groq = event.x_groq.get("usage") if isinstance(event.x_groq, dict) else None
         self._add_usage(event.usage or groq)
         self.response_id = self.response_id or name_in(event.id) or None
@@ -88,6 +88,7 @@ class ChatAnswer(Answer):
         index = number_in(choice.get("index"))
         index = position if index is None else index
         if self._choice not in {None, index}:
+            self.finish_reason = self.finish_reason or finish_of(choice.get("finish_reason"))
             return
         delta = choice.get("delta")
         _raise_error(choice, delta, self._secrets)

@@ -197,7 +197,10 @@ class ResponsesAnswer(Answer):
         ids = [name_in(item.get("id")), name_in(item.get("call_id"))]
         for each in ids:
             known = self._by_id.get(each) if each else None
-            if known is not None and known.kind == kind and not known.is_another_call(item):
+            if known is None or known.kind != kind or known.is_another_call(item):
+                continue
+            # Models repeat call ids; the items' own ids and their numbers tell such calls apart.
+            if ids[0] in known.ids or not ids[0] or index is None or known.index in {None, index}:
                 return known
         at = self._by_index.get(index) if index is not None else None
         if at is not None and at.kind == kind and not at.is_another_call(item):

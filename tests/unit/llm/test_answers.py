@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.domain.errors import ModelError
-from perdure.llm.answers import Answer, CallInProgress, decoded
+from perdure.llm.answers import Answer, CallInProgress
+from perdure.llm.openai_chat_answer import ChatAnswer
 from tests.unit.llm.talk import Heard
 
 
@@ -36,7 +37,9 @@ def arguments(written: str) -> Any:
         ('["a\\\\u0000"]', ["a\\u0000"]),
         ('{"n": 1e400}', '{"n": 1e400}'),
         ('{"n": %s}' % ("9" * 5000), '{"n": %s}' % ("9" * 5000)),
-        ('"\\ud800"', '"\\ud800"'),
+        ('"\\ud800"', "\ufffd"),
+        ('["\\ud83d\\ude00", "\\\\ud800"]', ["\U0001f600", "\\ud800"]),
+        ("null", {}),
     ],
 )
 def test_arguments_are_json_or_else_kept_as_text(written: str, kept: Any) -> None:
@@ -60,18 +63,21 @@ def test_any_arguments_can_be_stored(written: str) -> None:
 
 
 def test_characters_split_between_events_are_replaced() -> None:
-    assert decoded(msgspec.json.Decoder(dict[str, str]), b'{"a": "\xf0\x9f"}') == {"a": "\ufffd"}
+    heard = Heard()
+    answer = ChatAnswer(heard)
+    for half in (b"\xf0\x9f", b"\x98\x80"):
+        answer.feed(b'{"choices": [{"delta": {"content": "' + half + b'"}}]}')
+    assert set(heard.joined("text")) == {"\ufffd"}
 
 
-def test_an_event_that_violates_the_protocol_is_a_transient_error() -> None:
-    decoder = msgspec.json.Decoder(list[list[Any]])
+def test_an_event_that_violates_the_protocol_costs_one_call() -> None:
     for payload in (
         b"{",
         b"\xff",
         b"[" * 100_000,
         b"[" * 100_000 + b"]" * 100_000,
-        b"[[" + b"[" * 5000 + b"]" * 5002,
+        b'{"choices": ' + b"[" * 5000 + b"]" * 5000 + b"}",
     ):
         with pytest.raises(ModelError) as caught:
-            decoded(decoder, payload)
-        assert (caught.value.code, caught.value.transient) == ("provider_bad_response", True)
+            ChatAnswer(Heard()).feed(payload)
+        assert (caught.value.code, caught.value.transient) == ("provider_bad_response", False)
