@@ -42,8 +42,9 @@ def test_ambiguous_arguments_are_not_repaired(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ['{"a": {"b": [1, 2', '{"a": "unfinished', '{"a": 1', '{"a": 1,', '{"a": {"b": 1}', "{'a': 'b'", '[{"a": 1}, {"b',
-     '```json\n{"a": 1', '"{\\"a\\": 1', '{"a": 1} {"b": 2', '{"path": "/a", "content": "x\\'],
+    ['{"a": {"b": [1, 2', '{"a": "unfinished', '{"a": 1', '{"a": 1,', '{"a": {"b": 1}', "{'a': 'b'",
+     '[{"a": 1}, {"b', '```json\n{"a": 1', '"{\\"a\\": 1', '{"a": 1} {"b": 2',
+     '{"path": "/a", "content": "x\\'],
 )  # fmt: skip
 def test_arguments_whose_end_is_missing_are_not_repaired(text: str) -> None:
     assert repair_arguments(text) is None

@@ -29,7 +29,6 @@ from perdure.domain.turn import (
     open_client_calls,
 )
 
-
 MAX_TRUNCATED = 3
 """How many answers in a row may end in the middle of a tool call before the turn fails."""
 

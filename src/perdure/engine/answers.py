@@ -26,7 +26,7 @@ _NUDGE = "Your last answer was empty. Answer now, or call a tool."
 _NUDGE_ID = MessageId("message_00000000000000000000000000000000")
 
 
-async def ask(
+async def generate_with_content(
     driver: Driver, request: ModelRequest, on_delta: OnDelta, restart: Callable[[], None]
 ) -> ModelResponse:
     """Make a model call, and once more if the answer has no content.

@@ -22,7 +22,6 @@ from perdure.engine.context import Engine
 from perdure.llm.catalog import ServedModel
 from perdure.llm.driver import ModelResponse
 
-
 MAX_SILENCE = 600.0
 """Seconds that the attempts of a model call may spend on timeouts. After more, a mute server is not asked
 again, so that it does not occupy a turn for hours."""

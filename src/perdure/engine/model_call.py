@@ -35,7 +35,7 @@ from perdure.domain.repair import fit_arguments, repair_arguments, repair_name
 from perdure.domain.spans import generation_context, reason_context
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import Reasoning
-from perdure.engine.answers import TRUNCATED, ask, problem_of, refuse_cut_calls
+from perdure.engine.answers import TRUNCATED, generate_with_content, problem_of, refuse_cut_calls
 from perdure.engine.budget import conversation_budget, should_reread, with_cost
 from perdure.engine.compact import compact
 from perdure.engine.conversation_cache import read_conversation
@@ -135,7 +135,8 @@ class _Call:
 
     async def _generate(self) -> ModelResponse:
         self.sent, self.prompt = self.request()
-        return await ask(self.choice.driver, self.sent, self.on_delta, self.live.restart)
+        driver, restart = self.choice.driver, self.live.restart
+        return await generate_with_content(driver, self.sent, self.on_delta, restart)
 
     async def _recover(self, error: ModelError) -> bool:
         self.live.restart()

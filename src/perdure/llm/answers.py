@@ -274,10 +274,6 @@ class Answer:
             self._held[kind], piece = piece[-1], piece[:-1]
         return sound(piece)
 
-    def add_reasoning(self, item: dict[str, Any]) -> None:
-        """Record a finished reasoning block and its position, so that it can be sent back there."""
-        self.reasoning.append(Reasoning(item, self.chars, len(self.calls)))
-
     def packed_reasoning(self, model: str) -> tuple[JsonObject, ...]:
         """Return the reasoning blocks in the form in which a message stores them."""
         return packed(model, self.reasoning)

@@ -188,7 +188,7 @@ class MessagesAnswer(Answer):
                 self._begin(None, block)
 
     def _add_counts(self, usage: object) -> None:
-        """Store the counts. They are running totals: later ones replace earlier ones, unless they are zero."""
+        """Store the counts, which are running totals: a later one replaces an earlier one unless it is 0."""
         if not isinstance(usage, dict):
             return
         counts = {name: count(usage.get(name)) for name in (*_INPUT_COUNTS, "output_tokens")}

@@ -46,41 +46,14 @@ class Endpoint:
         Raises:
             InvalidInput: the URL, or a header's name or value, is invalid.
         """
-        try:
-            url = URL(base)
-            usable = url.scheme in {"http", "https"} and bool(url.host)
-        except ValueError:
-            usable, url = False, URL()
-        if not usable:
-            raise InvalidInput("`base_url` must be an http or https URL", field="base_url")
+        url = _checked_url(base)
         self.host = (url.host or "").lower()
-        if is_refused_host(self.host):
-            raise InvalidInput(
-                "`base_url` is the address of a cloud's metadata service; use a model server's address",
-                field="base_url",
-            )
         self._query = url.query_string
         self.base = _without_query(base)
         self.other = None if other is None else _without_query(other)
         self.near = is_near(self.host)
         self.timeout = float(timeout) if isinstance(timeout, int | float) else None
-        duplicates = {name.lower() for name in credentials} & {name.lower() for name in headers or {}}
-        if duplicates:
-            raise InvalidInput(
-                f"both `api_key` and `headers` set the header {duplicates.pop()!r}: remove one of them",
-                field="options.headers",
-            )
-        all_headers = {**credentials, **(headers or {})}
-        if url.user is not None and any(name.lower() == "authorization" for name in all_headers):
-            raise InvalidInput(
-                "both `base_url` and a header contain credentials: remove one of them", field="base_url"
-            )
-        for name, value in all_headers.items():
-            if not (name.isascii() and value.isascii() and value.isprintable() and name.isprintable()):
-                raise InvalidInput(
-                    "an API key or header contains characters that HTTP does not allow: use printable ASCII",
-                    field="api_key",
-                )
+        all_headers = _checked_headers(url, credentials, headers or {})
         self._headers = CIMultiDict(
             {
                 "Accept-Encoding": "identity",
@@ -125,6 +98,43 @@ class Endpoint:
             retry_after=error.retry_after,
             status=error.status,
         )
+
+
+def _checked_url(base: str) -> URL:
+    try:
+        url = URL(base)
+        usable = url.scheme in {"http", "https"} and bool(url.host)
+    except ValueError:
+        usable, url = False, URL()
+    if not usable:
+        raise InvalidInput("`base_url` must be an http or https URL", field="base_url")
+    if is_refused_host((url.host or "").lower()):
+        raise InvalidInput(
+            "`base_url` is the address of a cloud's metadata service; use a model server's address",
+            field="base_url",
+        )
+    return url
+
+
+def _checked_headers(url: URL, credentials: Mapping[str, str], headers: Mapping[str, str]) -> dict[str, str]:
+    duplicates = {name.lower() for name in credentials} & {name.lower() for name in headers}
+    if duplicates:
+        raise InvalidInput(
+            f"both `api_key` and `headers` set the header {duplicates.pop()!r}: remove one of them",
+            field="options.headers",
+        )
+    all_headers = {**credentials, **headers}
+    if url.user is not None and any(name.lower() == "authorization" for name in all_headers):
+        raise InvalidInput(
+            "both `base_url` and a header contain credentials: remove one of them", field="base_url"
+        )
+    for name, value in all_headers.items():
+        if not (name.isascii() and value.isascii() and value.isprintable() and name.isprintable()):
+            raise InvalidInput(
+                "an API key or header contains characters that HTTP does not allow: use printable ASCII",
+                field="api_key",
+            )
+    return all_headers
 
 
 def _without_query(base: str) -> str:

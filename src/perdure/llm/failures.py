@@ -93,7 +93,10 @@ def refusal(
 
 
 def _names_model(codes: frozenset[str], message: str) -> bool:
-    return bool(codes & (_NO_MODEL_CODES - {"not_found_error"})) or _ABOUT_MODEL.search(_PATH.sub("", message)) is not None
+    return (
+        bool(codes & (_NO_MODEL_CODES - {"not_found_error"}))
+        or _ABOUT_MODEL.search(_PATH.sub("", message)) is not None
+    )
 
 
 def error_in(event: object, name: str) -> object | None:
@@ -192,7 +195,7 @@ def _by_status(status: int, codes: frozenset[str], message: str) -> tuple[str, b
     if status in STATUSES or status >= 500:
         return "provider_unavailable", True
     later = passing(codes, message)
-    if later is not None and 400 <= status:
+    if later is not None and status >= 400:
         return later, True
     if status in {404, 405}:
         return "model_not_found", False

@@ -267,6 +267,4 @@ def _usage(value: JsonObject) -> Usage | None:
     cached = (
         details.get("cached_tokens"), value.get("prompt_cache_hit_tokens"), value.get("cached_tokens")
     )  # fmt: skip
-    return Usage(
-        prompt or 0, completion or 0, first_count(*cached), count(details.get("cache_write_tokens"))
-    )
+    return Usage(prompt or 0, completion or 0, first_count(*cached), count(details.get("cache_write_tokens")))

@@ -11,9 +11,23 @@ RATE_CODES = frozenset(
     {"rate_limit_error", "rate_limit_exceeded", "too_many_requests", "resource_exhausted", "throttling"}
 )
 _CODES = frozenset(
-    "overloaded_error overloaded server_overloaded engine_overloaded engine_overloaded_error server_busy"
-    " capacity_exceeded model_loading model_not_ready modelnotreadyexception service_unavailable"
-    " serviceunavailable serviceunavailableexception temporarily_unavailable unavailable".split()
+    [
+        "overloaded_error",
+        "overloaded",
+        "server_overloaded",
+        "engine_overloaded",
+        "engine_overloaded_error",
+        "server_busy",
+        "capacity_exceeded",
+        "model_loading",
+        "model_not_ready",
+        "modelnotreadyexception",
+        "service_unavailable",
+        "serviceunavailable",
+        "serviceunavailableexception",
+        "temporarily_unavailable",
+        "unavailable",
+    ]
 )
 _WORDS = re.compile(
     r"overload(?!ed (function|method))|over capacity|high (demand|load|traffic)|please retry(?! with)"

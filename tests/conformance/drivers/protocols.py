@@ -326,7 +326,9 @@ class MessagesWire:
         use = {"type": "tool_use", "id": call[0], "name": call[1], "input": call[2]}
         value = {"id": "m", "type": "message", "role": "assistant", "stop_reason": "tool_use"}
         usage = {"input_tokens": 5, "output_tokens": 2}
-        return msgspec.json.encode({**value, "content": [{"type": "text", "text": text}, use], "usage": usage})
+        return msgspec.json.encode(
+            {**value, "content": [{"type": "text", "text": text}, use], "usage": usage}
+        )
 
     def failure(self, kind: str, message: str) -> bytes:
         return self._event("error", error=self._error(kind, message))

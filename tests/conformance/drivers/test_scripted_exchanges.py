@@ -230,7 +230,9 @@ async def test_garbage_costs_one_call_and_is_quoted(
     assert garbage[6:20].decode("utf-8", "replace").strip() in error.message
 
 
-async def test_an_event_that_is_cut_is_a_transient_error(vendor: Vendor, connect: Connect, wire: Wire) -> None:
+async def test_an_event_that_is_cut_is_a_transient_error(
+    vendor: Vendor, connect: Connect, wire: Wire
+) -> None:
     for rest in (b"\x00" * 99, b'data: {"choices": [{"del', b"da", b"event: error"):
         vendor.will(Reply([*wire.answer(["Hel"])[:2], rest]))
         error = await failed(connect, wire)

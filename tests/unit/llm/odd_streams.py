@@ -9,8 +9,8 @@ from typing import Any
 from msgspec import Struct
 
 from perdure.domain.sse import SseParser
-from perdure.llm.anthropic_answer import MessagesAnswer
 from perdure.llm.answers import Answer
+from perdure.llm.anthropic_answer import MessagesAnswer
 from perdure.llm.driver import ModelResponse
 from perdure.llm.openai_chat_answer import ChatAnswer
 from perdure.llm.openai_responses_answer import ResponsesAnswer
@@ -232,10 +232,7 @@ OTHERS = [
 
 
 def chat() -> list[Odd]:
-    odd = [
-        Odd(name, sse(*values, TOOLS, "[DONE]"), Meaning(calls=calls))
-        for name, values, calls in CALLS
-    ]
+    odd = [Odd(name, sse(*values, TOOLS, "[DONE]"), Meaning(calls=calls)) for name, values, calls in CALLS]
     odd += [Odd(name, sse(*values), meaning) for name, values, meaning in OTHERS]
     nan = b'data: {"choices":[{"index":0,"delta":{"content":"Hello"},"logprobs":NaN,"x":-Infinity}]}\n\n'
     second = HALVES.replace(rb"Hi \ud83d", rb"\ude00!")
@@ -245,8 +242,9 @@ def chat() -> list[Odd]:
         sse(piece(index=0, id="a", function=function("weather", text)))
         for text in ('{"city":"\ud83d', '\ude00"}')
     )
-    escaped = sse(piece(index=0, id="a", function=function("weather",
-    '{"city":"\\ud83d","x":"\\ud83d\\ude00"}')))
+    escaped = sse(
+        piece(index=0, id="a", function=function("weather", '{"city":"\\ud83d","x":"\\ud83d\\ude00"}'))
+    )
     return [
         *odd,
         Odd("NaN", nan + sse(END), HELLO),
@@ -281,8 +279,7 @@ def finishes() -> list[tuple[str, str]]:
     words = {
         "stop": "stop STOP end_turn eos complete",
         "length": "length max_tokens MAX_TOKENS model_length max_output_tokens incomplete",
-
-               "content_filter": "content_filter content-filter refusal SAFETY RECITATION PROHIBITED_CONTENT",
+        "content_filter": "content_filter content-filter refusal SAFETY RECITATION PROHIBITED_CONTENT",
         "own_word": "own_word",
     }
     return [(word, reason) for reason, several in words.items() for word in several.split()]
@@ -403,9 +400,7 @@ RESPONSES = [
 
 def responses() -> list[Odd]:
     odd = [Odd(name, sse(*values), meaning) for name, values, meaning in RESPONSES]
-    named = [{**said("Hello"), "type": None}, {**completed(), "type": None}]
-    named[0].pop("type")
-    named[1].pop("type")
+    named = [{key: each[key] for key in each if key != "type"} for each in (said("Hello"), completed())]
     names = (b"response.output_text.delta", b"response.completed")
     stream = b"".join(
         b"event: " + name + b"\n" + sse(value) for name, value in zip(names, named, strict=True)
@@ -478,8 +473,10 @@ WHOLE_MESSAGE = {
 
 
 def messages() -> list[Odd]:
-    start = {"type": "message_start", "message": {"id": "m", "usage": {"input_tokens": 5,
-    "output_tokens": 1}}}
+    start = {
+        "type": "message_start",
+        "message": {"id": "m", "usage": {"input_tokens": 5, "output_tokens": 1}},
+    }
     odd = [Odd(name, sse(start, *values, *STOP), meaning) for name, values, meaning in MESSAGES]
     both = Meaning("Hello", (ROME,))
     untyped = b"".join(
@@ -493,7 +490,10 @@ def messages() -> list[Odd]:
         Odd("no stop reason", sse(start, grows(0, text="Hello"), STOP[1]), HELLO),
         Odd("an end mark", sse(start, grows(0, text="Hello"), *STOP, "[DONE]"), HELLO),
         Odd("a whole message", json.dumps(WHOLE_MESSAGE).encode(), both),
-        Odd("a whole message in the start", sse({"type": "message_start", "message": WHOLE_MESSAGE},
-            STOP[1]), both),
+        Odd(
+            "a whole message in the start",
+            sse({"type": "message_start", "message": WHOLE_MESSAGE}, STOP[1]),
+            both,
+        ),
         Odd("the type only as the event's name", untyped, HELLO),
     ]

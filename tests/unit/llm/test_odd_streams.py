@@ -10,16 +10,16 @@ import pytest
 
 from perdure.domain.errors import ModelError
 from perdure.domain.messages import Usage
-from perdure.llm.anthropic_answer import MessagesAnswer
 from perdure.llm.answers import Answer
+from perdure.llm.anthropic_answer import MessagesAnswer
 from perdure.llm.driver import OnDelta
 from perdure.llm.openai_chat_answer import ChatAnswer
 from perdure.llm.openai_responses_answer import ResponsesAnswer
 from tests.unit.llm.odd_streams import (
-    A,
-    B,
     END,
     STOP,
+    A,
+    B,
     Odd,
     added,
     arguments,
@@ -62,8 +62,8 @@ def test_a_stream_is_understood_however_it_is_spoken_and_cut(make: Make, odd: Od
         answer = make(heard)
         if whole:
             answer.feed(odd.stream)
-            pieces = []
-        assert meaning_of(read(answer, pieces), heard, odd.meaning.finish is not None) == odd.meaning
+        response = read(answer, [] if whole else pieces)
+        assert meaning_of(response, heard, odd.meaning.finish is not None) == odd.meaning
 
 
 @pytest.mark.parametrize(("word", "reason"), finishes())
@@ -193,16 +193,43 @@ def test_what_is_no_event_is_quoted_and_not_asked_for_again(make: Make, payload:
 @pytest.mark.parametrize("make", [ChatAnswer, ResponsesAnswer, MessagesAnswer])
 def test_any_values_in_any_field_are_no_crash(make: Make) -> None:
     odd: list[Any] = [None, True, 7, 1.5, "x", "", [], [None], [[1]], {}, {"x": 1}, {"type": 3}]
-    fields = (
-        "type choices delta item item_id output_index summary_index content_index response error index"
-        " content_block message usage stop_reason id model arguments text part name"
-    ).split()
-    kinds = (
-        "content_block_start content_block_delta message_start message_delta response.completed"
-        " response.output_item.added response.output_item.done response.output_text.delta"
-        " response.function_call_arguments.delta response.function_call_arguments.done"
-        " response.output_text.done response.content_part.done"
-    ).split()
+    fields = [
+        "type",
+        "choices",
+        "delta",
+        "item",
+        "item_id",
+        "output_index",
+        "summary_index",
+        "content_index",
+        "response",
+        "error",
+        "index",
+        "content_block",
+        "message",
+        "usage",
+        "stop_reason",
+        "id",
+        "model",
+        "arguments",
+        "text",
+        "part",
+        "name",
+    ]
+    kinds = [
+        "content_block_start",
+        "content_block_delta",
+        "message_start",
+        "message_delta",
+        "response.completed",
+        "response.output_item.added",
+        "response.output_item.done",
+        "response.output_text.delta",
+        "response.function_call_arguments.delta",
+        "response.function_call_arguments.done",
+        "response.output_text.done",
+        "response.content_part.done",
+    ]
     for value in odd:
         for kind in kinds:
             answer = make(Heard())

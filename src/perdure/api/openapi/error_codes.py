@@ -375,11 +375,7 @@ TURNS = _codes(
         "The session's agent is archived.",
         "Restore the agent, or use a session of another agent.",
     ),
-    (
-        "answer_truncated",
-        "Three answers in a row reached the model's output limit in the middle of a tool call.",
-        "Ask for smaller steps, or use a model with a higher output limit.",
-    ),
+    ("answer_truncated", "Three answers in a row were cut in a tool call.", "Ask for smaller steps."),
     (
         "content_filtered",
         "The provider's content filter refused the conversation or the answer.",
@@ -395,11 +391,7 @@ TURNS = _codes(
         "Two of the session's tools have the same name.",
         "Rename one of them, or remove the capability or tool that adds it.",
     ),
-    (
-        "empty_answer",
-        "The model answered without text and without tool calls, and did so again when asked once more.",
-        "Send a message to try again. If the answer was only reasoning, lower the reasoning effort.",
-    ),
+    ("empty_answer", "The model was asked twice, and said nothing.", "Lower the effort, or try again."),
     (
         "invalid_model_request",
         "The provider refused the request as invalid.",
