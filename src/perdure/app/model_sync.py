@@ -86,7 +86,7 @@ async def sync_models(app: App, caller: Caller, provider_id: ProviderId) -> Sync
 
 
 def _fixable(error: ModelError) -> Exception:
-    if error.code == "model_not_found":
+    if error.code == "model_not_found" or error.status in {404, 405}:
         return InvalidInput(
             f"the provider's address has no list of models: {error.message}",
             code="models_not_listed",

@@ -253,7 +253,8 @@ class Answer:
 
     def add_text(self, piece: str) -> None:
         """Append a piece of the answer's text."""
-        piece = self._joined("text", piece)
+        if self._held or not piece.isascii() or "\x00" in piece:
+            piece = self._joined("text", piece)
         if piece:
             self._text.append(piece)
             self.chars += len(piece)
@@ -261,7 +262,8 @@ class Answer:
 
     def add_thinking(self, piece: str) -> None:
         """Append a piece of readable reasoning."""
-        piece = self._joined("thinking", piece)
+        if self._held or not piece.isascii() or "\x00" in piece:
+            piece = self._joined("thinking", piece)
         if piece:
             self._thinking.append(piece)
             self._on_delta("thinking", piece)

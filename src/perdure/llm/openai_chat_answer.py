@@ -74,27 +74,34 @@ class ChatAnswer(Answer):
         """Take one chunk; returns whether it is one."""
         if event.error or name == "error":
             return False
-        choices = event.choices if isinstance(event.choices, list) else [event.choices]
-        choices = [choice for choice in choices if isinstance(choice, dict)]
-        for position, choice in enumerate(choices):
-            self._add_choice(choice, position)
-        groq = event.x_groq.get("usage") if isinstance(event.x_groq, dict) else None
-        self._add_usage(event.usage or groq)
-        self.response_id = self.response_id or name_in(event.id) or None
-        self.model = self.model or name_in(event.model) or None
-        return bool(choices) or event.usage is not None
+        choices = event.choices if type(event.choices) is list else [event.choices]
+        position = 0
+        for choice in choices:
+            if type(choice) is dict:
+                self._add_choice(choice, position)
+                position += 1
+        if event.usage or event.x_groq:
+            groq = event.x_groq.get("usage") if isinstance(event.x_groq, dict) else None
+            self._add_usage(event.usage or groq)
+        if self.response_id is None:
+            self.response_id = name_in(event.id) or None
+            self.model = name_in(event.model) or None
+        return position > 0 or event.usage is not None
 
     def _add_choice(self, choice: JsonObject, position: int) -> None:
-        index = number_in(choice.get("index"))
-        index = position if index is None else index
-        if self._choice not in {None, index}:
+        index = choice.get("index")
+        if type(index) is not int:
+            index = number_in(index)
+            index = position if index is None else index
+        if self._choice is not None and self._choice != index:
             self.finish_reason = self.finish_reason or finish_of(choice.get("finish_reason"))
             return
         delta = choice.get("delta")
-        _raise_error(choice, delta, self._secrets)
+        if "error" in choice or "code" in choice:
+            _raise_error(choice, self._secrets)
         if isinstance(delta, str):
             self.add_text(delta)
-        elif isinstance(delta, dict) and delta:
+        elif delta and isinstance(delta, dict):
             self._add(delta)
         message = choice.get("message")
         if isinstance(message, dict):
@@ -103,20 +110,32 @@ class ChatAnswer(Answer):
             self._add(choice)
         if self._choice is None and not self.empty:
             self._choice = index
-        self._add_usage(choice.get("usage"))
-        self.finish_reason = finish_of(choice.get("finish_reason")) or self.finish_reason
+        if choice.get("usage"):
+            self._add_usage(choice["usage"])
+        if choice.get("finish_reason"):
+            self.finish_reason = finish_of(choice["finish_reason"]) or self.finish_reason
 
     def _add(self, delta: JsonObject) -> None:
+        content = delta.get("content")
+        if len(delta) == 1 and type(content) is str:
+            self.add_text(content)  # nearly every chunk
+            return
+        if delta.get("error") or delta.get("code"):
+            _raise_error(delta, self._secrets)
         thinking = next((delta[key] for key in _THINKING if delta.get(key)), None)
         if thinking:
             self.add_thinking(text_in(thinking))
-        content = next((delta[key] for key in _TEXTS if delta.get(key)), None)
+        content = content or delta.get("text")
         if type(content) is str:
             self.add_text(content)
         elif content:
             self._add_parts(content)
         if delta.get("refusal"):
             self.add_text(text_in(delta["refusal"]))
+        if delta.get("tool_calls") or delta.get("function_call"):
+            self._add_calls(delta)
+
+    def _add_calls(self, delta: JsonObject) -> None:
         # The older field names one call. Servers that send both mean the same call.
         calls = delta.get("tool_calls") or {"index": 0, "function": delta.get("function_call")}
         for call in calls if isinstance(calls, list) else [calls]:
@@ -248,13 +267,11 @@ def _begins(call: CallInProgress, piece: _Piece) -> bool:
     return new_id or (piece.text().lstrip().startswith("{") and piece.text() != call.text())
 
 
-def _raise_error(choice: JsonObject, delta: object, secrets: tuple[str, ...]) -> None:
-    """Raise if a choice holds an error in place of an answer."""
-    for place in (choice, delta):
-        if isinstance(place, dict) and (place.get("error") or place.get("code")):
-            error = error_in(place, "")
-            if error is not None:
-                raise in_stream(error, secrets)
+def _raise_error(place: JsonObject, secrets: tuple[str, ...]) -> None:
+    """Raise if a choice or its delta holds an error in place of an answer."""
+    error = error_in(place, "") if place.get("error") or place.get("code") else None
+    if error is not None:
+        raise in_stream(error, secrets)
 
 
 def _usage(value: JsonObject) -> Usage | None:
