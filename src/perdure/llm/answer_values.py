@@ -39,14 +39,20 @@ def finish_of(value: object) -> str | None:
         value = value.get("type") or value.get("reason")
     if not isinstance(value, str):
         return None
-    word = value.strip().lower().replace("-", "_").replace(" ", "_")
+    word = sound(value[:100]).strip().lower().replace("-", "_").replace(" ", "_")
     return _FINISH.get(word, word) or None
 
 
+def paired(text: str) -> str:
+    """Join the halves of surrogate pairs, and replace lone halves by U+FFFD."""
+    if text.isascii() or not _HALF.search(text):
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def sound(text: str) -> str:
-    """Join the halves of surrogate pairs; replace lone halves and NUL, which cannot be stored, by U+FFFD."""
-    if not text.isascii() and _HALF.search(text):
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    """Replace what cannot be stored by U+FFFD: NUL, and halves of surrogate pairs that have no other half."""
+    text = paired(text)
     return text.replace("\x00", "\ufffd") if "\x00" in text else text
 
 
@@ -64,7 +70,7 @@ def text_in(value: object, depth: int = 0) -> str:
 
 def name_in(value: object) -> str:
     """Return an id or a name: some servers number their ids."""
-    return value if isinstance(value, str) else str(value) if type(value) is int else ""
+    return sound(value) if isinstance(value, str) else str(value) if type(value) is int else ""
 
 
 def number_in(value: object) -> int | None:

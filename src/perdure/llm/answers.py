@@ -15,11 +15,12 @@ from typing import Any, ClassVar
 from uuid import uuid4
 
 import msgspec
+from msgspec.structs import replace
 
 from perdure.domain.errors import ModelError
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import JsonObject, Message, ToolCallPart, Usage
-from perdure.llm.answer_values import sound, written
+from perdure.llm.answer_values import paired, sound, written
 from perdure.llm.driver import DeltaKind, ModelResponse, OnDelta
 from perdure.llm.failures import bad_response, error_in, in_stream, spoken
 from perdure.llm.wire import Reasoning, packed
@@ -278,7 +279,8 @@ class Answer:
 
     def packed_reasoning(self, model: str) -> tuple[JsonObject, ...]:
         """Return the reasoning blocks in the form in which a message stores them."""
-        return packed(model, self.reasoning)
+        items = [replace(block, item=_deeply(paired, block.item)) for block in self.reasoning]
+        return packed(model, items)
 
     def response(self, model: str, history: Iterable[Message], signature: str | None = None) -> ModelResponse:
         """Build the finished response.

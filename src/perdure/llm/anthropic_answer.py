@@ -18,7 +18,6 @@ from perdure.llm.answer_values import (
     finish_of,
     name_in,
     number_in,
-    sound,
     text_in,
     written,
 )
@@ -110,8 +109,8 @@ class MessagesAnswer(Answer):
         block.start = start
         if kind == "tool_use":
             call = self._call_in(block, index)
-            call.id = call.id or ToolCallId(sound(name_in(start.get("id"))))
-            call.name = call.name or sound(name_in(start.get("name")))
+            call.id = call.id or ToolCallId(name_in(start.get("id")))
+            call.name = call.name or name_in(start.get("name"))
             call.initial = written(start["input"]) if start.get("input") else ""
         elif kind == "text" and start.get("text"):
             self.add_text(text_in(start["text"]))
@@ -211,7 +210,9 @@ class MessagesAnswer(Answer):
             self.usage = Usage(input_tokens, counts.get("output_tokens", 0), read, made)
         self.reasoning = [kept for kept in map(_reasoning, self._blocks) if kept is not None]
         self.order_calls()
-        signatures = [block.item["signature"] for block in self.reasoning if "signature" in block.item]
+        signatures = [
+            name_in(block.item["signature"]) for block in self.reasoning if "signature" in block.item
+        ]
         return self.response(request.model, request.messages, signatures[0] if len(signatures) == 1 else None)
 
 

@@ -19,7 +19,6 @@ from perdure.llm.answer_values import (
     merged,
     name_in,
     number_in,
-    sound,
     text_in,
     written,
 )
@@ -186,8 +185,8 @@ class ChatAnswer(Answer):
         function = function if isinstance(function, dict) else delta
         piece = _Piece(
             number_in(delta.get("index")),
-            sound(name_in(delta.get("id"))),
-            sound(name_in(function.get("name"))),
+            name_in(delta.get("id")),
+            name_in(function.get("name")),
             function.get("arguments"),
         )
         call = self._call_of(piece)

@@ -20,7 +20,6 @@ from perdure.llm.answer_values import (
     merged,
     name_in,
     number_in,
-    sound,
     text_in,
     written,
 )
@@ -94,7 +93,7 @@ class _Item:
     def is_another_call(self, item: JsonObject) -> bool:
         """Whether the calls' ids show that this is not the same call."""
         call_id = name_in(item.get("call_id"))
-        return self.call is not None and bool(call_id and self.call.id) and self.call.id != sound(call_id)
+        return self.call is not None and bool(call_id and self.call.id) and self.call.id != call_id
 
 
 class ResponsesAnswer(Answer):
@@ -128,7 +127,7 @@ class ResponsesAnswer(Answer):
             self._end_part(event, text_in(part.get("text") or part.get("refusal")))
         elif kind == "response.function_call_arguments.done":
             call = self._call_in(self._item_of(event, "function_call"))
-            call.name = call.name or sound(name_in(event.name))
+            call.name = call.name or name_in(event.name)
             call.complete(event.arguments)
         elif kind == "response.output_item.added":
             self._begin(number_in(event.output_index), event.item)
@@ -226,8 +225,8 @@ class ResponsesAnswer(Answer):
     def _identify(self, known: _Item, index: int | None, item: JsonObject) -> None:
         if known.kind == "function_call":
             call = self._call_in(known)
-            call.id = call.id or ToolCallId(sound(name_in(item.get("call_id"))))
-            call.name = sound(name_in(item.get("name"))) or call.name
+            call.id = call.id or ToolCallId(name_in(item.get("call_id")))
+            call.name = name_in(item.get("name")) or call.name
         self._know(known, index, name_in(item.get("id")), name_in(item.get("call_id")))
 
     def _end(self, index: int | None, item: object, *, snapshot: bool = False) -> None:
@@ -255,7 +254,7 @@ class ResponsesAnswer(Answer):
     def _same(self, item: JsonObject, kind: str) -> _Item | None:
         """Return an item of other names that says exactly the same, so that nothing is said or done twice."""
         if kind == "function_call":
-            name, arguments = sound(name_in(item.get("name"))), written(item.get("arguments"))
+            name, arguments = name_in(item.get("name")), written(item.get("arguments"))
             for one in self._items:
                 same_name = one.call is not None and one.call.name == name
                 if same_name and _same_arguments(one.call, arguments):
@@ -318,7 +317,7 @@ class ResponsesAnswer(Answer):
 
     def _finish(self, response: JsonObject, kind: str, error: object) -> None:
         self._describe(response)
-        status = response.get("status")
+        status = name_in(response.get("status"))
         if kind in {"response.failed", "response.cancelled"} or status in {"failed", "cancelled"}:
             raise in_stream(response.get("error") or error or {"code": "server_error"}, self._secrets)
         for index, item in enumerate(_parts(response.get("output"))):
@@ -336,7 +335,7 @@ class ResponsesAnswer(Answer):
             raise cut_off()
         for item in self._items:
             if item.call is not None and not item.call.id and item.ids:
-                item.call.id = ToolCallId(sound(min(item.ids)))
+                item.call.id = ToolCallId(min(item.ids))
         self.reasoning = [
             Reasoning(item.reasoning, item.chars, item.calls) for item in self._items if item.reasoning
         ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from perdure.domain.errors import ModelError
@@ -22,7 +25,6 @@ from tests.unit.llm.odd_streams import (
     B,
     Odd,
     added,
-    arguments,
     begins,
     call_item,
     chat,
@@ -256,6 +258,35 @@ def test_many_pieces_of_many_calls_take_linear_time() -> None:
     assert len(read(answer, []).tool_calls) == 5_000
 
 
-def test_arguments_helper_of_responses_counts_items() -> None:
-    events = [added(call_item()), arguments(A), arguments(B), completed()]
-    assert read(ResponsesAnswer(Heard()), [sse(*events)]).tool_calls[0].id == "call0"
+VALUES: list[Any] = [
+    None, True, 0, -1, 1.5, float("nan"), 10**30, "", "x", "\ud83d", "[DONE]",
+    [], [None], [[[[]]]], {}, {"a": {}},
+]  # fmt: skip
+
+
+def changed(value: Any, rng: random.Random) -> Any:
+    """Drop fields of a value and replace others, at random."""
+    if isinstance(value, dict):
+        kept = {key: inner for key, inner in value.items() if rng.random() > 0.06}
+        return {
+            key: rng.choice(VALUES) if rng.random() < 0.08 else changed(inner, rng)
+            for key, inner in kept.items()
+        }
+    return [changed(inner, rng) for inner in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize(("make", "odd"), CASES)
+def test_a_stream_that_is_changed_at_random_is_understood_or_refused(make: Make, odd: Odd) -> None:
+    rng = random.Random(odd.name)
+    lines = odd.stream.decode().replace("\r", "\n").split("\n")
+    payloads = [line[5:].strip() for line in lines if line.startswith("data:")]
+    for _ in range(20):
+        answer = make(Heard())
+        with contextlib.suppress(ModelError):
+            for original in payloads:
+                payload = original
+                with contextlib.suppress(ValueError):
+                    payload = json.dumps(changed(json.loads(original), rng))
+                cut = len(payload) if rng.random() < 0.97 else rng.randrange(len(payload) + 1)
+                answer.feed(payload[:cut].encode(), rng.choice(["message"] * 9 + ["error"]))
+            msgspec.json.encode(read(answer, []))
