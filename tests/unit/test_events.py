@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
 import pytest
 
 from perdure.domain.event_data import EventData
@@ -50,3 +54,34 @@ def test_data_can_be_read_as_its_own_class_and_as_no_other(event: Event | NewEve
 def test_data_of_another_class_is_not_decoded() -> None:
     event = Event("event_1", "session_1", 1, "turn.failed", 7, "{}", "not JSON")
     assert event.get(SessionActivatedData) is None
+
+
+def _limits_in(kind: Any, seen: set[Any]) -> Iterator[str]:
+    """The constraints of a type and of the types in it."""
+    if isinstance(kind, msgspec.inspect.StructType):
+        if kind.cls in seen:
+            return
+        seen.add(kind.cls)
+        for field in kind.fields:
+            yield from (
+                f"{kind.cls.__name__}.{field.name}: {limit}" for limit in _limits_in(field.type, seen)
+            )
+        return
+    for name in kind.__struct_fields__:
+        value = getattr(kind, name)
+        if name in ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "pattern"):
+            if value is not None and (name, value) != ("min_length", len(getattr(kind, "item_types", ()))):
+                yield f"{name}={value}"
+        elif isinstance(value, msgspec.inspect.Type):
+            yield from _limits_in(value, seen)
+        elif isinstance(value, tuple):
+            for each in value:
+                if isinstance(each, msgspec.inspect.Type):
+                    yield from _limits_in(each, seen)
+
+
+def test_what_is_in_a_log_can_always_be_read_because_its_types_have_no_limits() -> None:
+    seen: set[Any] = set()
+    for data in (*EVENT_DATA.values(), EventContext):
+        assert list(_limits_in(msgspec.inspect.type_info(data), seen)) == []
+    assert len(seen) > len(EVENT_DATA)

@@ -27,11 +27,12 @@ from perdure.domain.context_reports import (
     SessionContextReport,
 )
 from perdure.domain.events import LlmGenerationData, PromptRef
-from perdure.domain.history import CHARACTERS_PER_TOKEN, estimate_tokens
+from perdure.domain.history import estimate_tokens
 from perdure.domain.ids import OrgId, SessionId
 from perdure.domain.messages import Message, ToolResultPart, tool_calls_of
 from perdure.domain.model_profiles import window_of
 from perdure.domain.redaction import Redactor
+from perdure.domain.tokens import text_tokens
 from perdure.llm.catalog import ServedModel
 from perdure.store.database import Tx
 from perdure.store.events import events_of_kinds
@@ -83,7 +84,8 @@ class _Sums:
 async def context_report(app: App, caller: Caller, session_id: SessionId) -> SessionContextReport:
     """Report the input of the session's next model call.
 
-    Tokens are estimated from characters. The vendor's own counts are in the usage of each call.
+    Tokens are estimated from characters, and tool results count whole. The vendor's own counts are in the
+    usage of each call.
     """
     context = await app.database.read(
         lambda tx: _read_context(app, tx, caller.organization_id, session_id), long=True
@@ -153,14 +155,10 @@ async def _present_prompt(tx: Tx, row: SessionRow) -> PromptRef:
     return PromptRef(0, row.head)
 
 
-def _tokens(text: str) -> int:
-    return len(text) // CHARACTERS_PER_TOKEN
-
-
 def _add_prompt(sums: _Sums, agent: ResolvedAgent) -> None:
     for section in agent.sections:
         if section.text:
-            sums.add("system_prompt", _tokens(section.text), section.source, section.label)
+            sums.add("system_prompt", text_tokens(section.text), section.source, section.label)
 
 
 def _add_tools(sums: _Sums, agent: ResolvedAgent) -> None:
@@ -171,7 +169,8 @@ def _add_tools(sums: _Sums, agent: ResolvedAgent) -> None:
             if bound is None
             else (bound.capability_id, bound.capability_name)
         )
-        sums.add("tools", _tokens(spec.name + spec.description + to_json(spec.parameters)), source, label)
+        text = spec.name + spec.description + to_json(spec.parameters)
+        sums.add("tools", text_tokens(text), source, label)
 
 
 def _add_messages(sums: _Sums, messages: Sequence[Message], summary: Message | None) -> None:

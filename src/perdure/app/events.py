@@ -120,6 +120,8 @@ async def fill_prompt(tx: Tx, event: Event) -> Event:
 async def prompt_messages(tx: Tx, session_id: SessionId, prompt: PromptRef) -> list[Message]:
     """Rebuild the messages that a model call got."""
     conversation = await conversation_of(tx, session_id, prompt)
+    if prompt.results is not None:
+        conversation.fit_results(prompt.results)
     return (
         conversation.prompt(NO_LIMIT)[0]
         if prompt.before is None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
+from perdure.app.content_checks import check_result, checked_content
 from perdure.app.context import App
 from perdure.app.idempotency import Once
 from perdure.app.sessions import check_model, write_at_head
 from perdure.app.storage import without_secrets
 from perdure.domain.accounts import Caller
-from perdure.domain.errors import Conflict, InvalidInput, NotFound, TooLarge
+from perdure.domain.errors import Conflict, InvalidInput
 from perdure.domain.events import (
     Event,
     InputMessageData,
@@ -18,8 +19,8 @@ from perdure.domain.events import (
     ToolCompletedData,
 )
 from perdure.domain.history import result_message
-from perdure.domain.ids import MessageId, SessionId, check_id
-from perdure.domain.messages import ContentPart, CreateMessage, ImageFilePart, ImagePart, Message, TextPart
+from perdure.domain.ids import MessageId, SessionId
+from perdure.domain.messages import ContentPart, CreateMessage, Message, TextPart
 from perdure.domain.spans import message_context, tool_context
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.tool_content import content_of_result
@@ -32,33 +33,7 @@ from perdure.store.queue import Job
 from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, append, get_session
 
-MAX_RESULT = 100 * 1024
-"""The most bytes of one client-side tool result (wire contract: 100 KB)."""
-
 MESSAGE_TYPES = ("input.message", "output.message.completed", "tool.completed")
-
-
-def check_message(body: CreateMessage) -> None:
-    """Check that all parts of a message can be sent to a model.
-
-    Raises:
-        InvalidInput: an image has no source or two of them, or the message contains only blank text.
-        NotFound: the message refers to an uploaded image.
-    """
-    for index, part in enumerate(body.message.content):
-        where = f"message.content[{index}]"
-        if isinstance(part, ImagePart):
-            if (part.url is None) == (part.base64 is None):
-                raise InvalidInput(f"`{where}` must have either `url` or `base64`, not both", field=where)
-            if part.base64 is not None and part.media_type is None:
-                raise InvalidInput(f"`{where}.media_type` is required with `base64`", field=where)
-            if part.url is not None and not part.url.startswith(("https://", "http://", "data:image/")):
-                raise InvalidInput(f"`{where}.url` must be an http(s) or data URL", field=where)
-        if isinstance(part, ImageFilePart):
-            check_id(part.image_id, "image", f"{where}.image_id")
-            raise NotFound("image")
-    if all(isinstance(part, TextPart) and not part.text.strip() for part in body.message.content):
-        raise InvalidInput("`message.content` must not be empty", field="message.content")
 
 
 async def post_message(
@@ -68,7 +43,7 @@ async def post_message(
 
     When this returns, the message is durable and the session has a job in the queue (promise P1).
     """
-    check_message(body)
+    content = checked_content(body)
     now = app.now()
     message_id = app.new_id("message")
 
@@ -76,7 +51,7 @@ async def post_message(
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
         if body.controls is not None and body.controls.model_id is not None:
             await check_model(tx, caller.organization_id, body.controls.model_id, "controls.model_id")
-        return await append_message(app, tx, row, _message(body, message_id, now), now)
+        return await append_message(app, tx, row, _message(body, content, message_id, now), now)
 
     return await write_at_head(app, work, once)
 
@@ -102,8 +77,9 @@ async def append_message(app: App, tx: Tx, row: SessionRow, message: Message, no
     return msgspec.structs.replace(redacted, sequence=after.head, session_id=after.id)
 
 
-def _message(body: CreateMessage, message_id: MessageId, now: Micros) -> Message:
-    content: tuple[ContentPart, ...] = body.message.content
+def _message(
+    body: CreateMessage, content: tuple[ContentPart, ...], message_id: MessageId, now: Micros
+) -> Message:
     return Message(
         message_id,
         "user",
@@ -156,11 +132,7 @@ async def submit_tool_results(
 ) -> SubmittedToolResults:
     """Append a client's results for all of its open calls at once; the turn then continues."""
     for index, result in enumerate(body.tool_results):
-        if result.error is None and len(msgspec.json.encode(result.result)) > MAX_RESULT:
-            raise TooLarge(
-                f"`tool_results[{index}].result` is larger than {MAX_RESULT} bytes: shorten it",
-                code="tool_result_too_large",
-            )
+        check_result(result, f"tool_results[{index}]")
     now = app.now()
 
     async def work(tx: Tx) -> tuple[SessionRow, tuple[Event, ...]]:

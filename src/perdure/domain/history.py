@@ -10,8 +10,9 @@ A `context.compacted` event replaces the older part by a summary; the log keeps 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
+from itertools import groupby
 from typing import ClassVar
 
 import msgspec
@@ -22,6 +23,7 @@ from perdure.domain.compaction import ContextCompactedData, summary_message
 from perdure.domain.events import (
     AnyEvent,
     Event,
+    FileWrittenData,
     HistoryAdaptation,
     InputMessageData,
     OutputMessageCompletedData,
@@ -31,17 +33,29 @@ from perdure.domain.events import (
     is_cancel_notice,
 )
 from perdure.domain.ids import EventId, MessageId, ModelId
+from perdure.domain.media import is_unusable
 from perdure.domain.messages import (
     ContentPart,
-    ImageFilePart,
     Message,
+    Role,
     TextPart,
     ToolCallPart,
     ToolResultPart,
     text_of,
     tool_calls_of,
 )
+from perdure.domain.result_sizes import (
+    LEAST_SHARE,
+    RESULT_FILES,
+    SLACK,
+    cut_result,
+    file_of,
+    limits_of,
+    share_for,
+    text_of_result,
+)
 from perdure.domain.times import Micros, to_rfc3339
+from perdure.domain.tokens import text_tokens
 
 HISTORY_TYPES = (
     InputMessageData.kind,
@@ -50,17 +64,24 @@ HISTORY_TYPES = (
     OutputMessageCompletedData.kind,
     ToolCompletedData.kind,
     ContextCompactedData.kind,
+    FileWrittenData.kind,
 )
 """The kinds of events that the conversation is folded from."""
-
-CHARACTERS_PER_TOKEN = 4
-"""A rule of thumb for English text with the vendors' tokenizers. It only bounds the size of prompts."""
 
 MESSAGE_OVERHEAD = 8
 """Tokens of a message beyond its text: the role and separators."""
 
 IMAGE_TOKENS = 1_000
 """About how many tokens vendors charge for an image of usual size."""
+
+BYTES_PER_TOKEN = 4
+"""About how much memory a token of text takes."""
+
+NO_SHARE = 1 << 60
+"""The tokens of a tool result as long as no budget is known."""
+
+MAX_REST = 64
+"""The most messages for which no summary is tried after some have failed."""
 
 
 class Entry(Struct, frozen=True, gc=False):
@@ -70,33 +91,40 @@ class Entry(Struct, frozen=True, gc=False):
         begin: a conversation folded from the events after this sequence starts with this message. Results
             have the `begin` of the message with their calls. It never decreases from one entry to the next.
         tokens: the estimated number of tokens.
+        whole, hidden: if `message` is a cut tool result, the message as it is in the log, and the tokens that
+            were cut.
     """
 
     message: Message
     begin: int
     tokens: int
+    whole: Message | None = None
+    hidden: int = 0
 
 
 def estimate_tokens(message: Message) -> int:
     """Estimate how many tokens a message takes in a prompt."""
-    size = len(message.thinking or "")
-    images = 0
+    tokens = text_tokens(message.thinking) if message.thinking else 0
     for part in message.content:
         match part:
             case TextPart():
-                size += len(part.text)
+                tokens += text_tokens(part.text)
             case ToolCallPart():
-                size += len(part.name) + len(msgspec.json.encode(part.arguments))
+                tokens += text_tokens(part.name) + _value_tokens(part.arguments)
             case ToolResultPart():
-                size += (
-                    len(part.result)
-                    if isinstance(part.result, str)
-                    else len(msgspec.json.encode(part.result))
-                )
-                size += len(part.error or "")
+                tokens += _value_tokens(part.result) + text_tokens(part.error or "")
             case _:
-                images += 1
-    return size // CHARACTERS_PER_TOKEN + MESSAGE_OVERHEAD + images * IMAGE_TOKENS
+                tokens += IMAGE_TOKENS
+    return tokens + MESSAGE_OVERHEAD
+
+
+def _value_tokens(value: object) -> int:
+    if isinstance(value, str):
+        return text_tokens(value)
+    if isinstance(value, list) and any(isinstance(item, dict) and "base64" in item for item in value):
+        texts = [item.get("text") for item in value if isinstance(item, dict)]
+        return sum(text_tokens(text) for text in texts if isinstance(text, str)) + IMAGE_TOKENS * len(value)
+    return text_tokens(msgspec.json.encode(value).decode())
 
 
 class Conversation:
@@ -112,14 +140,30 @@ class Conversation:
         """By model: the budget in tokens, after the model has rejected a longer prompt."""
         self.adaptations: dict[ModelId, HistoryAdaptation] = {}
         """By model: what its server has accepted after it refused the history as it is."""
+        self.measured: dict[str, tuple[int, int]] = {}
+        """By model: the input tokens of its last answer by the vendor's count, and the estimate of the
+        messages in it; since the last summary."""
+        self.share: int | None = None
+        """The tokens of a tool result in a prompt; None as long as no budget is known. The results of one
+        answer get twice as many together."""
+        self.failures = 0
+        """The attempts to write a summary that failed since the last one that did not."""
+        self.rest = 0
+        """The messages that are still to come before a summary is tried again."""
         self.has_files = False
-        """Whether a message refers to an uploaded file."""
+        """Whether a message has an image that cannot be sent."""
         self.summary: Message | None = None
         """The message that replaces those that were compacted."""
         self.summary_at: int | None = None
         """The sequence of the event with the summary."""
         self._entries: list[Entry] = []
         self._tokens = 0
+        self._files: set[str] = set()
+        """The paths of the files with whole results."""
+        self._hidden = 0
+        """The tokens that were cut from tool results."""
+        self._largest = 0
+        """The share in tokens for which no result is cut."""
         self._waiting: list[tuple[Message, int]] = []
         self._calls: tuple[ToolCallPart, ...] = ()
         self._results: dict[str, Message] = {}
@@ -148,8 +192,33 @@ class Conversation:
         """
         if self._tokens > budget:
             self._drop_oldest(budget)
+            while self._tokens > budget and self.share is not None and self.share > LEAST_SHARE:
+                self.fit_results(self.share // 2)
         after = self._entries[0].begin if (self.cut or self.summary) and self._entries else 0
         return [*self._summary_messages(), *(entry.message for entry in self._entries)], after
+
+    def newest(self, budget: int) -> tuple[list[Message], int] | None:
+        """What `prompt` would return for this budget, without dropping anything; None if that is no less."""
+        begin, _ = self._fitting(budget)
+        entries = self._entries[begin:]
+        messages = [*self._summary_messages(), *(entry.message for entry in entries)]
+        return (messages, entries[0].begin) if begin else None
+
+    def fit_results(self, share: int | None) -> None:
+        """Cut the tool results in prompts to about `share` tokens each; None leaves them whole."""
+        before, self.share = self.share, share
+        if share == before or not (self._hidden or (share is not None and self._largest > share)):
+            return
+        entries, self._entries = self._entries, []
+        self._tokens -= _sum_of(entries)
+        self._hidden = self._largest = 0
+        for (begin, role), step in groupby(entries, key=_step_of):
+            if role == "tool_result":
+                self._add_results([entry.whole or entry.message for entry in step], begin)
+                continue
+            same = list(step)
+            self._entries += same
+            self._tokens += _sum_of(same)
 
     def upcoming(self) -> list[Message]:
         """All messages for the next model call without a budget, with results and messages since the last."""
@@ -170,7 +239,33 @@ class Conversation:
 
     def waiting_tokens(self) -> int:
         """Estimate the tokens that the next model call adds: messages and results since the last call."""
-        return sum(map(estimate_tokens, (*self._waiting_messages(), *self._results.values())))
+        return sum(map(estimate_tokens, self._waiting_messages())) + sum(
+            map(self.result_tokens, self._results.values())
+        )
+
+    def long_results(self, share: int) -> list[tuple[ToolCallPart, Message]]:
+        """The results since the last model call with a longer text that is in no file, and their calls."""
+        return [
+            (call, message)
+            for call in self._calls
+            if (message := self._results.get(call.id)) is not None
+            and text_tokens(text_of_result(message)) > share + SLACK
+            and file_of(message) not in self._files
+        ]
+
+    @property
+    def has_long_results(self) -> bool:
+        """Whether there are results that could be cut."""
+        return self._largest > LEAST_SHARE
+
+    @property
+    def cut_results(self) -> int | None:
+        """The tokens to which each tool result is cut; None if all are whole."""
+        return self.share if self._hidden else None
+
+    def result_tokens(self, message: Message) -> int:
+        """Estimate the tokens of a tool result in a prompt."""
+        return min(estimate_tokens(message), self.share or NO_SHARE)
 
     def count(self) -> int:
         """The number of messages for the next model call, among those that this conversation has."""
@@ -201,13 +296,23 @@ class Conversation:
 
     def weight(self) -> int:
         """Estimate its memory in bytes: as measured, 600 for itself and 450 per message beyond the text."""
-        return 600 + 450 * len(self._entries) + CHARACTERS_PER_TOKEN * self._tokens
+        return 600 + 450 * len(self._entries) + BYTES_PER_TOKEN * self._tokens
 
     def _drop_oldest(self, budget: int) -> None:
         """Drop the oldest messages, up to the first user message that leaves a quarter of the budget free.
 
         The last user message always stays.
         """
+        begin, left = self._fitting(budget)
+        if begin:
+            self._hidden -= _hidden_in(self._entries[:begin])
+            del self._entries[:begin]
+            self._tokens = left
+            self.cut = True
+            self.cut_to = budget
+
+    def _fitting(self, budget: int) -> tuple[int, int]:
+        """The first entry to keep for this budget, and the tokens of what is kept."""
         target = budget - budget // 4
         begin, left, total = 0, self._tokens, self._tokens
         for index, entry in enumerate(self._entries):
@@ -216,22 +321,34 @@ class Conversation:
                 if total <= target:
                     break
             total -= entry.tokens
-        if begin:
-            del self._entries[:begin]
-            self._tokens = left
-            self.cut = True
-            self.cut_to = budget
+        return begin, left
 
     def _add(self, message: Message, begin: int) -> None:
         tokens = estimate_tokens(message)
         self._entries.append(Entry(message, begin, tokens))
         self._tokens += tokens
-        self.has_files = self.has_files or any(isinstance(part, ImageFilePart) for part in message.content)
+        self.has_files = self.has_files or any(map(is_unusable, message.content))
+
+    def _add_results(self, results: list[Message], begin: int) -> None:
+        """Add the results of one answer, cut to their shares."""
+        sizes = [estimate_tokens(message) for message in results]
+        self._largest = max(self._largest, share_for(sizes))
+        limits = sizes if self.share is None else limits_of(sizes, self.share)
+        for message, size, limit in zip(results, sizes, limits, strict=True):
+            cut = cut_result(message, limit, self._files) if size > limit + SLACK else message
+            tokens = size if cut is message else estimate_tokens(cut)
+            self._entries.append(
+                Entry(cut, begin, tokens, None if cut is message else message, size - tokens)
+            )
+            self._tokens += tokens
+            self._hidden += size - tokens
 
     def _input_message(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
         message = event.read(InputMessageData).message
         if is_cancel_notice(message, event):
             self._reasoning = False  # a running model call will never answer
+        else:
+            self.rest = max(self.rest - 1, 0)
         self._waiting.append((message, sequence))
 
     def _reason_started(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
@@ -255,6 +372,8 @@ class Conversation:
                 return  # the call began before the first event of this conversation
             self._flush(event.ts)
             self._begin = sequence - 1
+        elif data.usage is not None and sequence > (self.summary_at or 0) and data.metadata is not None:
+            self.measured[data.metadata.model_id or ""] = (data.usage.input_tokens, self._tokens)
         self._add(data.message, self._begin)
         self._calls = tool_calls_of(data.message)
 
@@ -263,14 +382,30 @@ class Conversation:
         identity = event.id if isinstance(event, Event) else event_id
         self._results[data.tool_call_id] = result_message(data, event.ts, identity)
 
+    def _file_written(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
+        path = event.read(FileWrittenData).path
+        if path.startswith(RESULT_FILES):
+            self._files.add(path)
+
     def _compacted(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
         data = event.read(ContextCompactedData)
-        if data.after is None or data.summary is None or sequence < (self.summary_at or 0):
-            return  # the compaction failed, or a newer summary is known
+        if sequence < (self.summary_at or 0):
+            return  # a newer summary is known
+        if data.after is None or data.summary is None:
+            self.failures += 1
+            self.rest = min(1 << self.failures, MAX_REST)
+            return
+        self.failures = self.rest = 0
+        self.measured.clear()
         after = data.after
         self._entries = [entry for entry in self._entries if entry.begin >= after]
         self.summary, self.summary_at = summary_message(data.summary, sequence, event.ts), sequence
-        self._tokens = estimate_tokens(self.summary) + sum(entry.tokens for entry in self._entries)
+        self._tokens = estimate_tokens(self.summary) + _sum_of(self._entries)
+        self._hidden = _hidden_in(self._entries)
+        steps = groupby(self._entries, key=_step_of)
+        self._largest = max((share_for(_sizes_of(step)) for _, step in steps), default=0)
+        kept = [entry.whole or entry.message for entry in self._entries]
+        self._files &= {file_of(message) for message in (*kept, *self._results.values())}
         self.cut = False
         self.cut_to = None
 
@@ -281,12 +416,13 @@ class Conversation:
         OutputMessageCompletedData.kind: _output_completed,
         ToolCompletedData.kind: _tool_completed,
         ContextCompactedData.kind: _compacted,
+        FileWrittenData.kind: _file_written,
     }
     """By kind: folds an event with its sequence and, if the event is new, the id that it got."""
 
     def _flush(self, now: Micros) -> None:
-        for call in self._calls:
-            self._add(self._results.get(call.id) or missing_result(call, now), self._begin)
+        results = [self._results.get(call.id) or missing_result(call, now) for call in self._calls]
+        self._add_results(results, self._begin)
         self._calls = ()
         self._results.clear()
         for message, sequence in self._waiting:
@@ -298,6 +434,26 @@ class Conversation:
 
     def _waiting_messages(self) -> tuple[Message, ...]:
         return tuple(message for message, _ in self._waiting)
+
+
+def _sum_of(entries: list[Entry]) -> int:
+    """The tokens of these messages."""
+    return sum(entry.tokens for entry in entries)
+
+
+def _step_of(entry: Entry) -> tuple[int, Role]:
+    """What the results of one answer have in common."""
+    return entry.begin, entry.message.role
+
+
+def _sizes_of(step: Iterable[Entry]) -> list[int]:
+    """The sizes of these messages if they are tool results, whole."""
+    return [entry.tokens + entry.hidden for entry in step if entry.message.role == "tool_result"]
+
+
+def _hidden_in(entries: list[Entry]) -> int:
+    """The tokens that were cut from these messages."""
+    return sum(entry.hidden for entry in entries)
 
 
 def result_message(data: ToolCompletedData, ts: Micros, event_id: EventId | None = None) -> Message:

@@ -1,5 +1,8 @@
 """Messages and their parts: one definition for domain, wire and log.
 
+What the log contains must always be readable, so these types have no limits: those in JSON Schemas are for
+clients, and `app/content_checks.py` enforces them. What models and tools write is cut before it is logged.
+
 A process caches hundreds of thousands of messages. They contain no reference cycles, so the garbage collector
 need not track them (`gc=False`): this cuts its longest pause over 20,000 conversations from 37 ms to 9 ms.
 """
@@ -23,10 +26,21 @@ else:
     JsonValue = Any  # msgspec knows no recursive types, and decodes it as just this
 
 MAX_TEXT = 1_000_000
-"""Maximum characters of a text part: about what fits into the largest model windows."""
+"""Maximum characters of a text part in a client's message: about what fits into the largest model windows."""
 
 MAX_PARTS = 100
-"""Maximum number of content parts in a message."""
+"""Maximum number of content parts in a client's message."""
+
+MAX_EFFORT = 40
+MAX_LOCALE = 35
+MAX_ACTOR = 200
+MAX_SOURCE = 100
+"""Maximum characters of fields in a client's message."""
+
+
+def at_most(characters: int) -> Meta:
+    """Return a limit for JSON Schemas only. Decoding does not check it; `app/content_checks.py` does."""
+    return Meta(extra_json_schema={"maxLength": characters})
 
 
 _TOOL_CALL_ID = Meta(description="The tool call's id, as the model wrote it.")
@@ -43,7 +57,11 @@ class TextPart(Struct, frozen=True, gc=False, tag_field="type", tag="text"):
     """Plain text."""
 
     text: Annotated[
-        str, Meta(description="The text.", max_length=MAX_TEXT, examples=["What is the capital of France?"])
+        str,
+        Meta(
+            description=f"The text. A client's message may have {MAX_TEXT} characters in each part.",
+            examples=["What is the capital of France?"],
+        ),
     ]
 
 
@@ -51,12 +69,14 @@ class ImagePart(Struct, frozen=True, gc=False, tag_field="type", tag="image", om
     """An image, either by URL or inline as base64 with its media type."""
 
     url: Annotated[
-        Annotated[str, Meta(max_length=8192)] | None,
+        Annotated[str, at_most(8192)] | None,
         Meta(description="The image's URL: `https:`, `http:` or `data:`. Give this or `base64`, not both."),
     ] = None
-    base64: Annotated[str | None, Meta(description="The image's bytes in base64.")] = None
+    base64: Annotated[
+        str | None, Meta(description="The image's bytes in base64: a PNG, JPEG, GIF or WebP image.")
+    ] = None
     media_type: Annotated[
-        Annotated[str, Meta(max_length=100, examples=["image/png"])] | None,
+        Annotated[str, at_most(100), Meta(examples=["image/png"])] | None,
         Meta(description="The image's media type. Required with `base64`."),
     ] = None
 
@@ -94,7 +114,7 @@ class ReasoningConfig(Struct, frozen=True, omit_defaults=True):
     """How much a reasoning model should think, in the vendor's terms (`low`, `medium`, `high` ...)."""
 
     effort: Annotated[
-        Annotated[str, Meta(max_length=40, examples=["medium"])] | None,
+        Annotated[str, at_most(MAX_EFFORT), Meta(examples=["medium"])] | None,
         Meta(
             description=(
                 "How much the model should reason, in the vendor's terms: `low`, `medium`, `high` and so on."
@@ -116,10 +136,10 @@ class Controls(Struct, frozen=True, omit_defaults=True):
     ] = None
     reasoning: Annotated[ReasoningConfig | None, Meta(description="How much the model should reason.")] = None
     locale: Annotated[
-        Annotated[str, Meta(max_length=35)] | None, Meta(description="The user's language, as a BCP 47 tag.")
+        Annotated[str, at_most(MAX_LOCALE)] | None, Meta(description="The user's language, as a BCP 47 tag.")
     ] = None
     error_disclosure: Annotated[
-        Annotated[str, Meta(max_length=40)] | None, Meta(description="Accepted and ignored.")
+        Annotated[str, at_most(MAX_EFFORT)] | None, Meta(description="Accepted and ignored.")
     ] = None
     hints: Annotated[
         JsonObject | None, Meta(description="What the client tells the server about itself.")
@@ -129,13 +149,14 @@ class Controls(Struct, frozen=True, omit_defaults=True):
 class ExternalActor(Struct, frozen=True, omit_defaults=True):
     """The author of a message from outside of the organization, such as a chat user behind a bot."""
 
-    actor_id: Annotated[str, Meta(description="The author's id in the other system.", max_length=200)]
+    actor_id: Annotated[str, at_most(MAX_ACTOR), Meta(description="The author's id in the other system.")]
     source: Annotated[
         str,
-        Meta(description="The system that the author comes from, such as a chat service.", max_length=100),
+        at_most(MAX_SOURCE),
+        Meta(description="The system that the author comes from, such as a chat service."),
     ]
     actor_name: Annotated[
-        Annotated[str, Meta(max_length=200)] | None, Meta(description="The author's name.")
+        Annotated[str, at_most(MAX_ACTOR)] | None, Meta(description="The author's name.")
     ] = None
     metadata: Annotated[
         dict[str, str] | None, Meta(description="Key-value pairs about the author, for clients.")

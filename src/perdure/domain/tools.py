@@ -90,7 +90,7 @@ class ToolCallResult(Struct, frozen=True, omit_defaults=True):
 
     tool_call_id: Annotated[
         str,
-        Meta(description="The id of the tool call that this is the result of.", min_length=1, max_length=200),
+        Meta(description="The id of the tool call that this is the result of.", min_length=1),
     ]
     result: Annotated[
         Any,
@@ -140,7 +140,6 @@ class ApprovalDecision(Struct, frozen=True):
         Meta(
             description="The id of the tool call, or of the request for its approval.",
             min_length=1,
-            max_length=200,
         ),
     ]
     decision: Annotated[

@@ -35,6 +35,7 @@ from perdure.engine.context import Engine
 from perdure.engine.model_call import call_model
 from perdure.engine.run import Run, open_run
 from perdure.engine.tool_calls import refuse_invalid_calls, run_tools
+from perdure.engine.tool_output import spill_results
 from perdure.engine.turn_events import (
     begin_model_call,
     begin_tools,
@@ -183,7 +184,10 @@ async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval |
     agent, choice = run.prepared
     match action:
         case CallModel(state=state, resumed=resumed):
-            if not resumed and is_full(run, agent, choice):
+            files = [] if resumed else await spill_results(run, agent, choice, state.turn)
+            if files:
+                await run.commit(files)  # the next step calls the model
+            elif not resumed and is_full(run, agent, choice):
                 await compact(run, state.turn, agent, choice, "proactive_budget")
             elif await run.commit([] if resumed else begin_model_call(run, state.turn, choice)):
                 run.unlogged = await call_model(run, agent, choice)

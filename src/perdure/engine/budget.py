@@ -6,9 +6,9 @@ import msgspec
 from msgspec.structs import replace
 
 from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
-from perdure.domain.history import CHARACTERS_PER_TOKEN
 from perdure.domain.messages import Usage
 from perdure.domain.model_profiles import ModelProfile, cost_of, window_of
+from perdure.domain.tokens import text_tokens
 from perdure.engine.generation import served_model
 from perdure.engine.run import Run
 
@@ -22,48 +22,94 @@ COST_DIGITS = 10
 """Decimal places of a cost in US dollars: finer than a token's price, coarser than rounding errors."""
 
 
+MAX_FACTOR = 4.0
+"""How far a vendor's count of tokens may exceed the estimate. A lower count never raises the budget: servers
+that cut a prompt silently count only what they kept."""
+
+STEADY = 500
+"""Tokens added to both counts: what a vendor adds to a short prompt says nothing about a long one."""
+
+
 def history_budget(
-    setting: int, choice: ModelChoice, profile: ModelProfile | None, agent: ResolvedAgent
+    setting: int,
+    choice: ModelChoice,
+    profile: ModelProfile | None,
+    agent: ResolvedAgent,
+    *,
+    learned: int | None = None,
+    factor: float = 1.0,
 ) -> int:
     """Estimate how many tokens of conversation fit into a call.
 
     Args:
         setting: the upper limit, in tokens; what fits into the model's window may be less.
+        learned: the window that the model's errors named, in tokens.
+        factor: the tokens that the vendor counts for each estimated one.
     """
     limits = None if profile is None else profile.limits
-    window = window_of(choice.model.context_tokens, profile)
+    window = _window(choice, profile, learned)
     if window is None:
-        return setting
+        return max(1, int(setting / factor))
     answer = window // ANSWER_SHARE if limits is None else min(window // ANSWER_SHARE, limits.output)
-    free = window - answer - _fixed_tokens(agent)
-    return max(1, min(setting, max(free, window // LEAST_SHARE)))
+    free = window - answer - int(fixed_tokens(agent) * factor)
+    return max(1, int(min(setting, max(free, window // LEAST_SHARE)) / factor))
+
+
+def _window(choice: ModelChoice, profile: ModelProfile | None, learned: int | None) -> int | None:
+    known = window_of(choice.model.context_tokens, profile)
+    return learned if known is None else min(known, learned or known)
 
 
 def conversation_budget(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> int:
     """Estimate how many tokens of conversation fit into the next call.
 
-    Lower if the model has rejected a longer prompt before.
+    Lower if the model has rejected a longer prompt before, or if its vendor counts more than estimated.
     """
-    profile = run.engine.catalog.at_hand(served_model(choice))
-    budget = history_budget(run.engine.policy.history_tokens, choice, profile, agent)
+    served, catalog = served_model(choice), run.engine.catalog
+    budget = history_budget(
+        run.engine.policy.history_tokens,
+        choice,
+        catalog.at_hand(served),
+        agent,
+        learned=catalog.learned(served).window,
+        factor=_factor(run, choice, fixed_tokens(agent)),
+    )
     return min(budget, run.conversation.ceilings.get(choice.model.id, budget))
 
 
 def smallest_budget(run: Run, choice: ModelChoice) -> int:
     """A lower bound of `conversation_budget` that does not measure the prompt and the tools, so is cheap."""
-    profile = run.engine.catalog.at_hand(served_model(choice))
-    window = window_of(choice.model.context_tokens, profile)
+    served, catalog = served_model(choice), run.engine.catalog
+    window = _window(choice, catalog.at_hand(served), catalog.learned(served).window)
     setting = run.engine.policy.history_tokens
     smallest = setting if window is None else min(setting, window // LEAST_SHARE)
+    smallest = int(smallest / _factor(run, choice, 0))
     return min(smallest, run.conversation.ceilings.get(choice.model.id, smallest))
 
 
-def _fixed_tokens(agent: ResolvedAgent) -> int:
+def estimated_input(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> int:
+    """Estimate the input tokens of a call with the whole conversation."""
+    fixed = fixed_tokens(agent)
+    return int((fixed + run.conversation.tokens()) * _factor(run, choice, fixed))
+
+
+def _factor(run: Run, choice: ModelChoice, fixed: int) -> float:
+    """The tokens that the vendor counted for each estimated one, in the last call of the model.
+
+    Args:
+        fixed: the estimated tokens of the system prompt and the tools.
+    """
+    counted, messages = run.conversation.measured.get(choice.model.id, (0, 0))
+    factor = (counted + STEADY) / (messages + fixed + STEADY)
+    return min(max(factor, 1.0), MAX_FACTOR)
+
+
+def fixed_tokens(agent: ResolvedAgent) -> int:
     """Estimate the tokens of the system prompt and the tools."""
-    size = len(agent.system)
+    tokens = text_tokens(agent.system)
     for tool in agent.specs:
-        size += len(tool.name) + len(tool.description) + len(msgspec.json.encode(tool.parameters))
-    return size // CHARACTERS_PER_TOKEN
+        tokens += text_tokens(tool.name + tool.description + msgspec.json.encode(tool.parameters).decode())
+    return tokens
 
 
 def should_reread(run: Run, budget: int) -> bool:

@@ -27,9 +27,11 @@ from perdure.domain.compaction import (
 )
 from perdure.domain.errors import ModelError
 from perdure.domain.events import EventContext, NewEvent, PromptRef, ToolCompletedData
-from perdure.domain.history import CHARACTERS_PER_TOKEN, Entry, estimate_tokens, result_message
+from perdure.domain.history import Entry, result_message
 from perdure.domain.messages import Message
+from perdure.domain.result_sizes import share_of
 from perdure.domain.spans import compaction_context, summary_context
+from perdure.domain.tokens import text_tokens
 from perdure.domain.turn import Turn
 from perdure.engine.budget import conversation_budget, smallest_budget, with_cost
 from perdure.engine.generation import Outcome, call_with_retries, generation_data, served_model
@@ -62,12 +64,13 @@ Reason = Literal["proactive_budget", "request_too_large"]
 def is_full(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> bool:
     """Whether the history is longer than the rules allow, and a part of it can be summarized."""
     rules = agent.behaviour.compaction
-    if rules is None or run.uncompactable:
+    if rules is None or run.uncompactable or run.conversation.rest:
         return False
-    load = run.conversation.tokens() + run.conversation.waiting_tokens() + _unlogged_tokens(run)
-    if load <= rules.at * smallest_budget(run, choice):
+    if _load(run) <= rules.at * smallest_budget(run, choice):
         return False  # true of most sessions, which are so spared the exact computation
     budget = conversation_budget(run, agent, choice)
+    run.conversation.fit_results(share_of(budget))
+    load = _load(run)
     if load <= rules.at * budget:
         return False
     parts = _older_part(run, rules, budget)
@@ -77,9 +80,14 @@ def is_full(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> bool:
     return load > budget or sum(entry.tokens for entry in parts[0]) >= max(MIN_SHARE * budget, MIN_TOKENS)
 
 
-def _unlogged_tokens(run: Run) -> int:
+def _load(run: Run) -> int:
+    """The tokens of the conversation with everything that the next model call adds."""
+    conversation = run.conversation
     results = (fact.get(ToolCompletedData) for fact in run.unlogged)
-    return sum(estimate_tokens(result_message(data, 0)) for data in results if data is not None)
+    unlogged = [result_message(data, 0) for data in results if data is not None]
+    return (
+        conversation.tokens() + conversation.waiting_tokens() + sum(map(conversation.result_tokens, unlogged))
+    )
 
 
 def _older_part(run: Run, rules: Compaction, budget: int) -> tuple[list[Entry], int] | None:
@@ -94,13 +102,15 @@ async def compact(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelChoic
         reason: why the history is compacted, for the log.
 
     Returns:
-        Whether the history is shorter now. If not, this run does not try again.
+        Whether the history is shorter now. If not, this run does not try again, and later ones only after
+        some more messages: 2 at first, twice as many after each further failure. Until then, the oldest part
+        is left out.
 
     Raises:
         Fenced: another runner has claimed the session.
     """
     rules = agent.behaviour.compaction
-    if rules is None or run.uncompactable:
+    if rules is None or run.uncompactable or run.conversation.rest:
         return False
     while run.unlogged:
         await run.commit(())  # the outcome of the last step is part of the history
@@ -218,7 +228,9 @@ class _Summarizer:
         )
         began = engine.clock.elapsed()
         attempts = await call_with_retries(
-            engine, lambda: self.choice.driver.generate(request, _ignore_delta)
+            engine,
+            lambda: self.choice.driver.generate(request, _ignore_delta),
+            redactor=self.run.redactor,
         )
         response = attempts.response
         if response is not None:
@@ -255,7 +267,7 @@ def _end_of_piece(older: Sequence[Entry], begin: int, size: int) -> int:
     for index in range(begin, len(older)):
         if index > begin and older[index].message.role != "tool_result":
             end = index
-        taken += len(record_of((older[index].message,))) // CHARACTERS_PER_TOKEN
+        taken += text_tokens(record_of((older[index].message,)))
         if taken > size and end > begin:
             return end
     return len(older)

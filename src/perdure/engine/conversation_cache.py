@@ -41,6 +41,7 @@ class ConversationCache:
     def put(self, session_id: SessionId, conversation: Conversation) -> None:
         """Store a conversation for the next turn; evicts those used longest ago when over the budget."""
         self.take(session_id)
+        conversation.fit_results(None)  # the next turn may have another model
         weight = conversation.weight()
         self._entries[session_id] = (conversation, weight)
         self._total += weight

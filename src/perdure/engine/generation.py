@@ -17,7 +17,8 @@ from perdure.domain.events import (
     PromptRef,
     ToolCall,
 )
-from perdure.domain.messages import storable
+from perdure.domain.redaction import Redactor
+from perdure.engine.answer_limits import storable_response
 from perdure.engine.context import Engine
 from perdure.llm.catalog import ServedModel
 from perdure.llm.driver import ModelResponse
@@ -78,19 +79,22 @@ async def call_with_retries(
     engine: Engine,
     generate: Callable[[], Awaitable[ModelResponse]],
     recover: Callable[[ModelError], Awaitable[bool]] = no_recovery,
+    *,
+    redactor: Redactor,
 ) -> Attempts:
     """Make a model call, and retry transient errors until the attempts are used up.
 
     Args:
         generate: makes the call once; raises ModelError.
         recover: called after each failure. True: the request was changed, so try again at once.
+        redactor: redacts secrets before a text is cut.
     """
     count, waited, silent = 0, 0.0, 0.0
     while True:
         count += 1
         began = engine.clock.elapsed()
         try:
-            return Attempts(storable_response(await generate()), None, count, waited)
+            return Attempts(storable_response(await generate(), redactor), None, count, waited)
         except ModelError as error:
             if await recover(error):
                 continue
@@ -101,19 +105,6 @@ async def call_with_retries(
             pause = _pause_after(engine, count, error)
         waited += pause
         await engine.clock.sleep(pause)
-
-
-def storable_response(response: ModelResponse) -> ModelResponse:
-    """The response without characters that the database cannot store."""
-    return msgspec.structs.replace(
-        response,
-        text=storable(response.text),
-        thinking=None if response.thinking is None else storable(response.thinking),
-        tool_calls=tuple(
-            msgspec.structs.replace(call, id=storable(call.id), name=storable(call.name))
-            for call in response.tool_calls
-        ),
-    )
 
 
 def generation_data(choice: ModelChoice, outcome: Outcome) -> LlmGenerationData:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from perdure.domain.ids import MessageId, SessionId, TurnId
+from perdure.domain.messages import MAX_TEXT
 from perdure.domain.redaction import Redactor, StreamRedactor
 from perdure.llm.driver import DeltaKind
 from perdure.store.bus import Bus, Live, LiveKind
@@ -90,8 +91,8 @@ class LiveText:
         self._accumulated: dict[DeltaKind, str] = {}
 
     def add(self, kind: DeltaKind, text: str) -> None:
-        """Add a piece, to be published soon."""
-        if not text:
+        """Add a piece, to be published soon. What the log will not contain is not published."""
+        if not text or len(self._accumulated.get(kind, "")) >= MAX_TEXT:
             return
         self._pending.setdefault(kind, []).append(text)
         if self._timer is None:

@@ -20,6 +20,7 @@ from perdure.domain.events import (
     ToolCallRepairedData,
 )
 from perdure.domain.ids import ToolCallId
+from perdure.domain.media import is_unusable
 from perdure.domain.messages import (
     ContentPart,
     ImageFilePart,
@@ -37,19 +38,16 @@ from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import Reasoning
 from perdure.engine.answers import TRUNCATED, generate_with_content, problem_of, refuse_cut_calls
 from perdure.engine.budget import conversation_budget, should_reread, with_cost
-from perdure.engine.compact import compact
 from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.generation import Outcome, call_with_retries, generation_data, served_model
 from perdure.engine.live import LiveText
 from perdure.engine.recoveries import adaptation_of, logged_adaptation, recover
 from perdure.engine.run import Run
 from perdure.engine.secret_arguments import redact_response, redact_secret_arguments
+from perdure.engine.shorten import Room
 from perdure.llm.adaptations import adapted
 from perdure.llm.driver import DeltaKind, ModelRequest, ModelResponse
 from perdure.store.rows import to_json
-
-MAX_SHRINKS = 3
-"""How often a prompt that is too long for the model is shortened and sent again."""
 
 
 class _Call:
@@ -59,7 +57,7 @@ class _Call:
         self, run: Run, state: Reasoning, agent: ResolvedAgent, choice: ModelChoice, budget: int
     ) -> None:
         self.run, self.state, self.agent, self.choice = run, state, agent, choice
-        self.budget = budget
+        self.room = Room(run, state.turn, agent, choice, budget)
         engine = run.engine
         self.engine, self.clock = engine, engine.clock
         self.message_id = state.message_id or engine.new_id("message")
@@ -76,7 +74,6 @@ class _Call:
         )
         self.started = self.clock.elapsed()
         self.first: float | None = None
-        self.shrinks = 0
         self.adapted = 0
         self.adaptation = adaptation_of(run.conversation, choice.model.id)
         self.provider_type = choice.driver.provider_type
@@ -91,7 +88,7 @@ class _Call:
 
     def request(self) -> tuple[ModelRequest, PromptRef]:
         conversation = self.run.conversation
-        messages, after = conversation.prompt(self.budget)
+        messages, after = self.room.prompt()
         if conversation.has_files:
             messages = [_without_files(message) for message in messages]
         if self.adaptation.changes or self.adaptation.images_left_out:
@@ -105,16 +102,21 @@ class _Call:
             tools=self.agent.specs,
             reasoning_effort=effort,
             parallel_tool_calls=self.agent.parallel_tool_calls,
+            max_output_tokens=self.room.max_output,
             cache_key=self.run.row.id,
             prompt_caching=self.agent.behaviour.prompt_caching,
             changes=frozenset(self.adaptation.changes),
         )
-        return request, PromptRef(after, self.state.prompt_through, conversation.summary_at)
+        return request, PromptRef(
+            after, self.state.prompt_through, conversation.summary_at, results=conversation.cut_results
+        )
 
     async def make(self) -> Outcome:
         """Make the call, with retries."""
         try:
-            attempts = await call_with_retries(self.engine, self._generate, self._recover)
+            attempts = await call_with_retries(
+                self.engine, self._generate, self._recover, redactor=self.run.redactor
+            )
         except BaseException:
             self.live.stop()
             raise
@@ -122,6 +124,7 @@ class _Call:
             self.live.stop()
         else:
             self.live.finish()
+            self.room.accepted()
         duration = self.clock.elapsed() - self.started
         return Outcome(
             attempts.response,
@@ -140,42 +143,34 @@ class _Call:
 
     async def _recover(self, error: ModelError) -> bool:
         self.live.restart()
-        return await recover(self, error)
+        changed = await recover(self, error)
+        self.live.sequence = self.run.state.head  # a compaction has appended events
+        return changed
 
     async def shorten(self, error: ModelError) -> bool:
         """Shorten the prompt if the model rejected it as too long; returns whether that was possible."""
-        if error.code != "context_length_exceeded" or self.shrinks >= MAX_SHRINKS:
+        return await self.room.shorten(error)
+
+    def ask_for_less(self, error: ModelError) -> bool:
+        """Try a shorter answer or less of the history; what was changed in vain in its form is undone."""
+        if not self.room.try_less(error):
             return False
-        self.shrinks += 1
-        rejected = self.run.conversation.tokens()
-        if not await compact(self.run, self.state.turn, self.agent, self.choice, "request_too_large"):
-            return self._shrink()
-        self.live.sequence = self.run.state.head
-        self._limit(max(rejected * 9 // 10, 1))
+        self.adaptation = adaptation_of(self.run.conversation, self.choice.model.id)
         return True
-
-    def _limit(self, budget: int) -> None:
-        """Remember that this model accepts at most this many tokens."""
-        self.budget = budget
-        self.run.conversation.ceilings[self.choice.model.id] = budget
-
-    def _shrink(self) -> bool:
-        """Halve the prompt by leaving out its oldest messages; returns whether it is shorter now."""
-        before = self.run.conversation.tokens()
-        self._limit(max(before // 2, 1))
-        self.run.conversation.prompt(self.budget)
-        return self.run.conversation.tokens() < before
 
 
 def _without_files(message: Message) -> Message:
-    """Replace uploaded images, which are not stored yet, by a note, so that they do not fail the turn."""
-    if not any(isinstance(part, ImageFilePart) for part in message.content):
+    """Replace images that cannot be sent by a note, so that they do not fail the turn."""
+    if not any(map(is_unusable, message.content)):
         return message
-    parts: list[ContentPart] = [
-        TextPart(f"[image {part.image_id} is not available]") if isinstance(part, ImageFilePart) else part
-        for part in message.content
-    ]
-    return msgspec.structs.replace(message, content=tuple(parts))
+    parts = tuple(_note_of(part) if is_unusable(part) else part for part in message.content)
+    return msgspec.structs.replace(message, content=parts)
+
+
+def _note_of(part: ContentPart) -> TextPart:
+    if isinstance(part, ImageFilePart):
+        return TextPart(f"[image {part.image_id} is not available]")
+    return TextPart("[image left out: it has no data]")
 
 
 async def call_model(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> list[NewEvent]:

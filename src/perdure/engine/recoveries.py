@@ -39,6 +39,10 @@ class RefusedCall(Protocol):
         """Shorten the prompt if it is too long; returns whether it is shorter now."""
         ...
 
+    def ask_for_less(self, error: ModelError) -> bool:
+        """Try a shorter answer or less of the history, if that may help; returns whether it is tried."""
+        ...
+
 
 async def _shorter(call: RefusedCall, error: ModelError) -> bool:
     return await call.shorten(error)
@@ -55,7 +59,11 @@ async def _adapted(call: RefusedCall, error: ModelError) -> bool:
     return True
 
 
-RECOVERIES: tuple[Callable[[RefusedCall, ModelError], Awaitable[bool]], ...] = (_shorter, _adapted)
+async def _less(call: RefusedCall, error: ModelError) -> bool:
+    return call.ask_for_less(error)
+
+
+RECOVERIES: tuple[Callable[[RefusedCall, ModelError], Awaitable[bool]], ...] = (_shorter, _adapted, _less)
 """The most specific recovery first: the last ones react to refusals that explain nothing."""
 
 

@@ -23,6 +23,7 @@ from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import JsonObject, JsonValue, TextPart, storable
 from perdure.domain.redaction import is_mark
 from perdure.domain.spans import act_context, tool_context
+from perdure.domain.tool_arguments import why_not_an_object
 from perdure.domain.turn import Calling, CallState, Done, Started
 from perdure.engine.live import ToolText
 from perdure.engine.run import Run
@@ -235,7 +236,7 @@ def check_arguments(parameters: JsonObject, arguments: JsonValue) -> JsonObject:
         PerdureError: `invalid_arguments`; the message lists up to five problems, for the model.
     """
     if isinstance(arguments, str):
-        raise PerdureError("The arguments are not valid JSON.", code="invalid_arguments")
+        raise PerdureError(why_not_an_object(arguments), code="invalid_arguments")
     validator = _validator(to_json(parameters))
     try:
         problems = [

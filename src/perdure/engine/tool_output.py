@@ -8,14 +8,18 @@ from hashlib import blake2b
 import msgspec
 from msgspec import Struct
 
-from perdure.capabilities.resolve import BoundTool, ResolvedAgent
+from perdure.capabilities.resolve import BoundTool, ModelChoice, ResolvedAgent
 from perdure.domain.errors import PerdureError
-from perdure.domain.events import FileWrittenData
+from perdure.domain.events import FileWrittenData, NewEvent, ToolCompletedData
 from perdure.domain.files import content_of
 from perdure.domain.ids import TurnId
-from perdure.domain.messages import JsonValue
+from perdure.domain.messages import JsonValue, text_of
+from perdure.domain.result_sizes import LEAST_SHARE, SLACK, file_of, share_of, text_of_result, where_of
+from perdure.domain.spans import turn_context
 from perdure.domain.texts import without_middle
-from perdure.domain.turn import CallState
+from perdure.domain.tokens import text_tokens
+from perdure.domain.turn import CallState, Turn
+from perdure.engine.budget import conversation_budget
 from perdure.engine.run import Run
 from perdure.store.blobs import send_ahead
 from perdure.store.database import Tx
@@ -72,12 +76,10 @@ async def fit_output(
     files: tuple[FileWrittenData, ...] = ()
     where = ""
     if bound is not None and bound.tool.spill and "file_system" in agent.features:
-        files = await _spill(run, turn_id, call, body, "txt" if field or plain else "json")
-        where = (
-            f"; all of it is in {files[0].path}, for read_file with `offset` and `limit`, or grep_files"
-            if files
-            else ""
-        )
+        mark = blake2b(f"{turn_id}/{call.id}".encode(), digest_size=8).hexdigest()
+        suffix = "txt" if field or plain else "json"
+        files = await _spill(run, f"{FOLDER}/{call.name}-{mark}.{suffix}", body)
+        where = where_of(files[0].path) if files else ""
     cut = without_middle(
         body, space, lambda left: f"\n[... {left} characters left out{where} ...]\n", rules.output_head
     )
@@ -102,13 +104,40 @@ def _longest_text(whole: JsonValue, limit: int) -> tuple[str, str]:
     return "", msgspec.json.format(to_json(whole), indent=1)
 
 
-async def _spill(
-    run: Run, turn_id: TurnId, call: CallState, text: str, suffix: str
-) -> tuple[FileWrittenData, ...]:
+async def spill_results(run: Run, agent: ResolvedAgent, choice: ModelChoice, turn: Turn) -> list[NewEvent]:
+    """Write results that are too long for the model's window to files, where the agent can read them.
+
+    The log keeps the results whole, but the model receives only the beginning and the end.
+
+    Returns:
+        The events that record the files; none if nothing is too long, or the session has no file system.
+    """
+    conversation = run.conversation
+    unlogged = [text for text in _unlogged_texts(run) if len(text) > LEAST_SHARE]
+    if "file_system" not in agent.features or not (unlogged or conversation.long_results(LEAST_SHARE)):
+        return []
+    share = conversation.share or share_of(conversation_budget(run, agent, choice))
+    if any(len(text) > share and text_tokens(text) > share + SLACK for text in unlogged):
+        while run.unlogged:
+            await run.commit(())  # the names of the files are derived from the logged results
+    context, events = turn_context(turn), []
+    for call, message in conversation.long_results(share):
+        bound = agent.bound.get(call.name)
+        if bound is None or bound.tool.spill:
+            text = run.redactor.text(text_of_result(message))
+            now = run.engine.clock.now()
+            events += [NewEvent(file, context, now) for file in await _spill(run, file_of(message), text)]
+    return events
+
+
+def _unlogged_texts(run: Run) -> list[str]:
+    results = (event.get(ToolCompletedData) for event in run.unlogged)
+    return [text_of(data.result) for data in results if data is not None and data.result is not None]
+
+
+async def _spill(run: Run, path: str, text: str) -> tuple[FileWrittenData, ...]:
     """Write the whole output to a file; returns nothing if that fails, for example on a full workspace."""
     engine, row = run.engine, run.row
-    mark = blake2b(f"{turn_id}/{call.id}".encode(), digest_size=8).hexdigest()
-    path = f"{FOLDER}/{call.name}-{mark}.{suffix}"
     content = await asyncio.to_thread(lambda: content_of(text.encode(errors="replace")))
 
     async def work(tx: Tx) -> FileWrittenData:

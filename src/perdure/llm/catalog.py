@@ -29,6 +29,13 @@ class ServedModel(NamedTuple):
     model: str
 
 
+class LearnedLimits(NamedTuple):
+    """Limits in tokens that a model named in its errors; None if it never had to."""
+
+    window: int | None = None
+    output: int | None = None
+
+
 class Catalog:
     """Caches the profiles that this process has looked up.
 
@@ -45,6 +52,18 @@ class Catalog:
         self._price = price
         self._elapsed = elapsed
         self._cache: dict[ServedModel, tuple[float, ModelProfile | None]] = {}
+        self._learned: dict[ServedModel, LearnedLimits] = {}
+
+    def learn(self, served: ServedModel, *, window: int | None = None, output: int | None = None) -> None:
+        """Remember the limits that the model named when it refused a request."""
+        known = self._learned.pop(served, LearnedLimits())
+        self._learned[served] = LearnedLimits(window or known.window, output or known.output)
+        while len(self._learned) > MAX_CACHED:
+            del self._learned[next(iter(self._learned))]
+
+    def learned(self, served: ServedModel) -> LearnedLimits:
+        """Return the limits that the model named since this process started."""
+        return self._learned.get(served, LearnedLimits())
 
     def is_ready(self, served: ServedModel) -> bool:
         """Whether the cached profile has a current price, or the model has no price to look up."""

@@ -16,6 +16,7 @@ import msgspec
 from perdure.domain.errors import ModelError
 from perdure.domain.messages import storable
 from perdure.domain.retry_after import retry_after
+from perdure.llm.overflow import overflow
 from perdure.llm.transient import STATUSES, passing
 
 _QUOTA_CODES = frozenset(
@@ -28,7 +29,6 @@ _QUOTA_CODES = frozenset(
         "insufficient_credits",
     }
 )
-_CONTEXT_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error", "request_too_large"})
 _FILTER_CODES = frozenset(
     {"content_filter", "content_policy_violation", "content_blocked", "moderation_blocked"}
 )
@@ -37,13 +37,6 @@ _AUTH_CODES = frozenset({"authentication_error", "invalid_api_key", "permission_
 _REQUEST_CODES = frozenset({"invalid_request_error", "invalid_prompt", "badrequesterror", "validation_error"})
 _QUOTA = re.compile(
     r"credit balance is too low|insufficient (balance|credits)|specified api usage limits", re.IGNORECASE
-)
-_CONTEXT = re.compile(
-    r"prompt is too long|exceeds? (the )?context limit|exceed context limit"
-    r"|(maximum|max|available) (context|prompt) (length|size|window)|exceeds the (available )?context"
-    r"|(input|prompt) token count .{0,40}exceeds|too large for model with|input is too long"
-    r"|context (length|window) exceeded|reduce the length of the messages|request entity too large",
-    re.IGNORECASE,
 )
 # A model that does not exist, as opposed to an address that does not.
 _PATH = re.compile(r"/\S*")
@@ -170,7 +163,7 @@ def _classified(status: int | None, codes: frozenset[str], message: str) -> tupl
     """
     if codes & _QUOTA_CODES or status == 402 or _QUOTA.search(message):
         return "quota_exceeded", False
-    if codes & _CONTEXT_CODES or (status in {None, 400, 413, 422, 500} and _CONTEXT.search(message)):
+    if overflow(status, codes, message) is not None:
         return "context_length_exceeded", False
     if codes & _FILTER_CODES:
         return "content_filtered", False
@@ -242,12 +235,19 @@ def _described(error: object, depth: int = 0) -> tuple[frozenset[str], str]:
     for key in (*_ERROR_TEXTS, "error"):
         message = error.get(key)
         if isinstance(message, str) and message:
-            return codes, message
+            return codes, message + _upstream(error)
     for key in ("error", "errors", "detail"):
         if isinstance(error.get(key), dict | list) and error[key] and depth < _MAX_DEPTH:
             more, message = _described(error[key], depth + 1)
             return codes | more, message
     return codes, ""
+
+
+def _upstream(error: dict[object, object]) -> str:
+    """What the server behind a gateway said, where the gateway passes it on."""
+    metadata = error.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, dict) else None
+    return f": {raw}" if isinstance(raw, str) and raw else ""
 
 
 def _status_in(error: object) -> int | None:

@@ -93,9 +93,9 @@ class Vendor:
 
 
 @contextlib.asynccontextmanager
-async def open_vendor() -> AsyncIterator[Vendor]:
+async def open_vendor(vendor: Vendor | None = None) -> AsyncIterator[Vendor]:
     """Run the server on a free loopback port."""
-    vendor = Vendor()
+    vendor = vendor or Vendor()
     app = web.Application(client_max_size=1 << 28)
     app.router.add_route("*", "/{path:.*}", vendor.handle)
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)

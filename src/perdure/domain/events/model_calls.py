@@ -164,6 +164,10 @@ class PromptRef(Struct, frozen=True, omit_defaults=True):
         int | None,
         Meta(description="The range ends before the message that starts after this sequence number."),
     ] = None
+    results: Annotated[
+        int | None,
+        Meta(description="The tokens to which each tool result was cut. Absent if all were sent whole."),
+    ] = None
 
 
 class LlmGenerationData(EventData, frozen=True, omit_defaults=True):
