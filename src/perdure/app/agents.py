@@ -11,7 +11,8 @@ from perdure.app.context import App
 from perdure.app.etags import check_match
 from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import checked_file
-from perdure.app.sessions import check_model, check_tools, find_harness
+from perdure.app.sessions import check_model, find_harness
+from perdure.app.tool_definitions import check_tools
 from perdure.domain.accounts import Caller
 from perdure.domain.agent_versions import ChangeKind
 from perdure.domain.agents import Agent, AgentConfig, CreateAgent, UpdateAgent

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import msgspec
 
 from perdure.app.context import App
-from perdure.app.sessions import check_tools, find_harness
+from perdure.app.sessions import find_harness
+from perdure.app.tool_definitions import ToolChecks
 from perdure.capabilities.resolve import Layer, ResolvedAgent, harness_layer, resolve
 from perdure.capabilities.sections import preview_prompt
 from perdure.domain.accounts import Caller
@@ -115,14 +116,13 @@ def _usable_tools(
     Adds a finding for each of the others, and for a built-in tool that this server does not have.
     """
     usable: list[ToolDefinition] = []
+    checks = ToolChecks()
     for index, tool in enumerate(tools):
         where = f"tools[{index}]"
         try:
-            check_tools((*usable, tool))
+            checks.check(tool, where)
         except InvalidInput as error:
-            findings.append(
-                _structural_finding(error.code, error.message.replace(f"tools[{len(usable)}]", where), where)
-            )
+            findings.append(_structural_finding(error.code, error.message, where))
             continue
         if isinstance(tool, ClientSideTool) and tool.name in below.bound:
             message = f"`{where}.name`: a capability already has a tool named {tool.name!r}"

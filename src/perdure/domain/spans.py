@@ -52,7 +52,7 @@ def act_context(state: Calling) -> EventContext:
     return _context(state.turn, span_of(state.exec_id, "act"), span_of(state.turn.id), state.exec_id)
 
 
-def tool_context(state: Calling, call_id: ToolCallId) -> EventContext:
+def tool_context(state: Calling | Reasoning, call_id: ToolCallId) -> EventContext:
     """The context of one tool call's start and result, whether the server or a client runs it."""
     exec_id = state.exec_id
     return _context(state.turn, span_of(exec_id, call_id), span_of(exec_id, "act"), exec_id)

@@ -36,6 +36,7 @@ from perdure.domain.spans import generation_context, reason_context
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import Reasoning
 from perdure.engine.budget import conversation_budget, should_reread, with_cost
+from perdure.engine.call_limit import cut_calls, refuse_excess
 from perdure.engine.compact import compact
 from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.generation import Outcome, call_with_retries, generation_data, served_model
@@ -232,6 +233,7 @@ def _failure_events(call: _Call, outcome: Outcome) -> list[NewEvent]:
 
 def _answer_events(call: _Call, outcome: Outcome, response: ModelResponse) -> list[NewEvent]:
     run, choice, now = call.run, call.choice, call.clock.now()
+    made, response = len(response.tool_calls), cut_calls(response)
     events = _thinking_events(call, response, now)
     calls, repairs = _repair_calls(call, _with_distinct_ids(response.tool_calls))
     events += repairs
@@ -253,6 +255,7 @@ def _answer_events(call: _Call, outcome: Outcome, response: ModelResponse) -> li
         NewEvent(OutputMessageCompletedData(message, metadata, response.usage), call.context, now),
         NewEvent(generation_data(choice, outcome), generation_context(call.state), now),
         NewEvent(completed, call.context, now),
+        *refuse_excess(call.state, redacted, made, now),
     ]
     return events
 

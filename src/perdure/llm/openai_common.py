@@ -17,7 +17,7 @@ DEFAULT_BASE = "https://api.openai.com/v1"
 MAX_LISTED = 10_000
 """Maximum number of models read from a list; gateways list hundreds."""
 
-_VERSION = re.compile(r"/v\d+[a-z0-9]*(/|$)")
+_VERSION = re.compile(r"/v\d[a-z0-9]*(/|$)")
 # o1, o3, o4-mini, gpt-5 and later, codex; not the chat variants, which do not reason.
 _REASONS = re.compile(r"(^|/)(o\d|gpt-([5-9]|\d\d)|codex|computer-use)(?!.*chat)")
 _PHASED = re.compile(r"(^|/)gpt-(5\.[3-9]|5\.\d\d|[6-9]|\d\d)")
