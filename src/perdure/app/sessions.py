@@ -142,7 +142,7 @@ async def create_session(app: App, caller: Caller, body: CreateSession, once: On
     """Create a session; its log begins with `session.started`."""
     tags, title = clean_tags(body.tags), clean_title(body.title)
     app.registry.check(body.capabilities)
-    check_tools(body.tools)
+    await check_tools(body.tools)
     now = app.now()
 
     async def work(tx: Tx) -> Session:

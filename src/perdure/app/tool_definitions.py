@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import msgspec
+
 from perdure.domain.errors import InvalidInput
 from perdure.domain.tool_schemas import SchemaBudget, check_schema
 from perdure.domain.tools import APPROVE, ToolDefinition
 
+LARGE = 32 * 1024
+"""Bytes of tools above which checking them takes more than about 10 ms, so that a thread does it."""
 
-def check_tools(tools: tuple[ToolDefinition, ...]) -> None:
+
+def are_large(tools: tuple[ToolDefinition, ...]) -> bool:
+    """Whether a thread should check these tools."""
+    return bool(tools) and len(msgspec.json.encode(tools)) > LARGE
+
+
+async def check_tools(tools: tuple[ToolDefinition, ...]) -> None:
     """Check that tools have distinct, unreserved names, and schemas that model vendors accept.
 
     Raises:
         InvalidInput: names the tool and what is wrong with it.
     """
+    if are_large(tools):
+        await asyncio.to_thread(_check_all, tools)
+    else:
+        _check_all(tools)
+
+
+def _check_all(tools: tuple[ToolDefinition, ...]) -> None:
     checks = ToolChecks()
     for index, tool in enumerate(tools):
         checks.check(tool, f"tools[{index}]")

@@ -14,8 +14,8 @@ Validator = jsonschema_rs.Validator
 MAX_PROBLEMS = 5
 """Problems that one check reports."""
 
-_PROGRAM, _MATCHER = 1 << 20, 256 << 10
-"""Bytes of a compiled pattern, and of the memory that matches it."""
+_PROGRAM, _LARGE_PROGRAM, _MATCHER = 1 << 20, 8 << 20, 256 << 10
+"""Bytes of a compiled pattern, of one in the sandbox, and of the memory that matches it."""
 _BACKTRACKS = 100_000
 """Steps back of a pattern with look-around or back-references before it counts as not matching."""
 
@@ -36,7 +36,7 @@ def compile_schema(schema: Any, *, linear: bool) -> Validator:
         jsonschema_rs.RegexOptions(size_limit=_PROGRAM, dfa_size_limit=_MATCHER)
         if linear
         else jsonschema_rs.FancyRegexOptions(
-            backtrack_limit=_BACKTRACKS, size_limit=_PROGRAM, dfa_size_limit=_MATCHER
+            backtrack_limit=_BACKTRACKS, size_limit=_LARGE_PROGRAM, dfa_size_limit=_MATCHER
         )
     )
     try:

@@ -17,13 +17,18 @@ MAX_STEPS = 20_000
 """Checks of one value, with every reference followed, above which a schema's cost counts as unbounded."""
 MAX_HEIGHT = 64
 """Levels of subschemas and references inside each other; the validator needs stack for each."""
-MAX_AUTOMATON = 20_000
+MAX_AUTOMATON = 25_000
 """States of one pattern above which its cost counts as unbounded."""
 
-CHECKS = 100_000
-"""Checks that the event loop makes for one call: about 30 ms in the worst case."""
-MATCHES = 1_000_000
-"""States times characters that the event loop matches for one call: about 10 ms."""
+MAX_STATES = 200_000
+"""States of all patterns together, each as often as it is used, above which the cost counts as unbounded."""
+UNICODE = 200
+"""States of a class of Unicode characters, such as `\\p{L}`."""
+
+CHECKS = 40_000
+"""Checks that the event loop makes for one call: about 50 ms if each of them fails."""
+MATCHES = 3_000_000
+"""States times characters that the event loop matches for one call: about 30 ms in the worst case."""
 
 Kind = Literal["one", "list", "map"]
 
@@ -260,6 +265,8 @@ class _Counter:
             checked += part.checked + (part.tried if keyword in _TRIED else 0)
             states += 2 * part.states if keyword in _TRIED else part.states
             height = max(height, part.height)
+            if states > MAX_STATES:
+                raise Unbounded("the patterns are too large together", path)
             if checked > MAX_STEPS:
                 raise Unbounded(
                     f"with its references followed, the schema has more than {MAX_STEPS} subschemas", path
@@ -326,11 +333,14 @@ def pattern_states(pattern: str) -> int:
         if ch == ")" and len(groups) > 1:
             states = groups.pop()[0] + 1
         elif ch == "\\":
-            states = 100 if pattern[at + 1 : at + 2] in ("p", "P") else 4
+            states = UNICODE if pattern[at + 1 : at + 2] in ("p", "P") else 2
             at += 1
+            if pattern[at + 1 : at + 2] == "{" and pattern[at] in "pPux":
+                at = max(pattern.find("}", at, at + 60), at)
         elif ch == "[":
-            at = _class_end(pattern, at)
-            states = 8
+            begin, at = at, _class_end(pattern, at)
+            inside = pattern[begin:at]
+            states = UNICODE if "\\p" in inside or "\\P" in inside else 8 if inside[1:2] == "^" else 2
         elif ch in "*+?|^$":
             states = 0
             groups[-1][0] += 1

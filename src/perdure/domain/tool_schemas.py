@@ -1,4 +1,4 @@
-"""Which tool schemas can be stored: those that are JSON Schemas, that model vendors accept, and that are small.
+"""Which tool schemas can be stored: JSON Schemas that model vendors accept, and that are small.
 
 What is refused here would otherwise fail every turn at the vendor, or cost too much at every call.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 import jsonschema_rs
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from perdure.domain.errors import InvalidInput
 from perdure.domain.json_schemas import compile_pattern, declared
@@ -49,11 +49,13 @@ class SchemaBudget(Struct):
         size: bytes of JSON.
         subschemas: subschemas, properties included.
         states: states of the automata of all patterns.
+        patterns: the patterns that were found valid.
     """
 
     size: int = 1 << 20
     subschemas: int = 10_000
-    states: int = 50_000
+    states: int = 60_000
+    patterns: set[str] = field(default_factory=set)
 
 
 def check_schema(schema: dict[str, Any], where: str, budget: SchemaBudget) -> None:
@@ -174,19 +176,22 @@ def _check_part(schema: dict[str, Any], path: str, budget: SchemaBudget) -> None
 def _check_pattern(pattern: str, path: str, budget: SchemaBudget) -> None:
     if len(pattern) > MAX_PATTERN:
         raise refused(path, f"is a pattern of {len(pattern)} characters, and may have at most {MAX_PATTERN}")
+    if pattern in budget.patterns:
+        return
     budget.states -= (states := pattern_states(pattern))
     if states > MAX_AUTOMATON or budget.states < 0:
         raise refused(path, "is too large a pattern: use fewer or smaller repetitions")
     problem = compile_pattern(pattern)
     if problem is not None:
         raise refused(path, f"is not a valid regular expression: {problem}")
+    budget.patterns.add(pattern)
 
 
 def _check_loops(schema: dict[str, Any], where: str) -> None:
     """Refuse a schema that refers to itself without a step into the value: checking it would never end."""
     targets = Targets(schema)
     done: set[int] = set()
-    waiting = [schema]
+    waiting: list[Any] = [schema]
     while waiting:
         part = waiting.pop()
         if not isinstance(part, dict):

@@ -1,7 +1,7 @@
 """Checks the arguments of tool calls against the tools' schemas.
 
-Clients, plug-ins and remote servers write the schemas, and models write the arguments, so a check may cost any
-amount of time and stack. Only what is known to be cheap is checked here. Everything else is checked in a
+Clients, plug-ins and remote servers write the schemas, and models write the arguments, so a check may cost
+any amount of time and stack. Only what is known to be cheap is checked here. Everything else is checked in a
 process of the sandbox, which is killed after a while. That also holds for schemas of older releases that
 would be refused today: a session whose log already has such a call must not hang the server again.
 """

@@ -35,7 +35,7 @@ def refuse_excess(
         made: the number of calls in the model's answer.
     """
     error = (
-        f"This call was not made: at most {MAX_CALLS} calls in one answer are made, and this answer has {made}. "
+        f"This call was not made: at most {MAX_CALLS} calls in one answer are made, and this one has {made}. "
         "Look at the results first, then make further calls in your next answers."
     )
     return [

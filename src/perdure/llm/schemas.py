@@ -72,6 +72,10 @@ def _is_names(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_text, value)) and len(set(value)) == len(value)
 
 
+def _is_boolean(value: object) -> bool:
+    return isinstance(value, bool)
+
+
 def _is_kind(value: object) -> bool:
     kinds = value if isinstance(value, list) else [value]
     return bool(kinds) and all(each in TYPES for each in kinds)
@@ -91,7 +95,7 @@ _FORMS: dict[str, Callable[[object], bool]] = {
         ),
         _is_count,
     ),
-    **dict.fromkeys(("uniqueItems", "readOnly", "writeOnly", "deprecated"), lambda value: value in (True, False)),
+    **dict.fromkeys(("uniqueItems", "readOnly", "writeOnly", "deprecated"), _is_boolean),
     "required": _is_names,
     "type": _is_kind,
     "enum": lambda value: isinstance(value, list) and bool(value),

@@ -1,7 +1,7 @@
 """Logs what blocks the event loop: while it is blocked, nobody is served.
 
-A thread asks the loop for a sign of life four times a second. The first stack of a block names the cause: if C
-code holds the interpreter's lock, the thread gets it in the moment in which that code returns to its caller.
+A thread asks the loop for a sign of life four times a second. The first stack of a block names the cause: if
+C code holds the interpreter's lock, the thread gets it in the moment in which that code returns.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 log = logging.getLogger("perdure.watchdog")
 
 PAUSE, PATIENCE = 0.25, 0.75
-"""Seconds between two signs of life, and to wait for one: together, the shortest block that is always seen."""
+"""Seconds between two signs of life, and to wait for one. A block as long as both is always seen."""
 
 QUIET = 60.0
 """Seconds after a report in which further blocks are only counted."""
@@ -50,18 +50,22 @@ class _Watchdog:
 
     def run(self) -> None:
         """Watch until stopped, or until the loop is closed."""
+        last, used = time.monotonic(), time.process_time()
         while not self.stopped.wait(PAUSE):
+            # If even this thread wakes up late, the interpreter's lock was held.
+            held = time.monotonic() - last >= PAUSE + PATIENCE
             alive = threading.Event()
-            asked, used = time.monotonic(), time.process_time()
             try:
                 self._loop.call_soon_threadsafe(alive.set)
             except RuntimeError:
                 return
-            if not alive.wait(PATIENCE):
-                self._report(alive, asked, used)
+            if held or not alive.wait(PATIENCE):
+                self._report(alive, last, used)
+            last, used = time.monotonic(), time.process_time()
 
-    def _report(self, alive: threading.Event, asked: float, used: float) -> None:
-        loud = asked >= self._silent_until
+    def _report(self, alive: threading.Event, last: float, used: float) -> None:
+        """Log a block that began after `last`, when `used` seconds of processor time had been used."""
+        loud = last >= self._silent_until
         if loud:
             log.warning("the event loop is blocked; its thread is here, innermost last:\n%s", self._stack())
         else:
@@ -73,7 +77,7 @@ class _Watchdog:
             return
         log.warning(
             "the event loop was blocked for about %.1f seconds (%.1f seconds of CPU time)%s",
-            time.monotonic() - asked,
+            time.monotonic() - last,
             time.process_time() - used,
             f"; {self._uncounted} earlier blocks were not logged" if self._uncounted else "",
         )
@@ -81,5 +85,5 @@ class _Watchdog:
         self._silent_until = time.monotonic() + self._quiet
 
     def _stack(self) -> str:
-        frame = sys._current_frames().get(self._thread)
+        frame = sys._current_frames().get(self._thread)  # noqa: SLF001 (there is no public way)
         return "".join(traceback.format_stack(frame)[-FRAMES:]) if frame is not None else "(unknown)"
