@@ -219,6 +219,7 @@ COSTLY: dict[str, Costly] = {
         {"type": "object", "properties": {"x": {"$ref": "http://127.0.0.1:1/schema.json"}}}, SHORT
     ),
     "a file": Costly({"type": "object", "properties": {"x": {"$ref": "file:///etc/passwd"}}}, SHORT),
+    "no schema": Costly({"type": "object", "properties": 5}, SHORT),
     "a schema of schemas elsewhere": Costly(
         {"$schema": "http://127.0.0.1:1/meta.json", "type": "object", "properties": {"x": {"type": "null"}}},
         SHORT,

@@ -112,7 +112,9 @@ async def test_a_database_that_already_has_such_schemas_hangs_no_server(
     async with Server(tmp_path / "data", database_url=database_url) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
             await use_simulated_model(http)
-            ids = {name: (await new_talk(http, harness_name="base", tools=[tool({})])).id for name in COSTLY}
+            # PostgreSQL takes a part of them: the checks are the same, and each costs its time.
+            names = [*COSTLY][::6] if database_url else [*COSTLY]
+            ids = {name: (await new_talk(http, harness_name="base", tools=[tool({})])).id for name in names}
         await server.kill()
         await _store(database_url, tmp_path / "data", ids)
         await server.start()
@@ -123,7 +125,12 @@ async def test_a_database_that_already_has_such_schemas_hangs_no_server(
                     await Talk(http, each).say(script({"tool_calls": [asked]}, {"text": "Done."}))
             await server.restart()  # kill -9 in the midst of it
         async with httpx.AsyncClient(base_url=server.url, timeout=60) as http, healthy(http):
-            await asyncio.gather(*(answered(Talk(http, each)) for each in ids.values()))
+            became = {name: await answered(Talk(http, each)) for name, each in ids.items()}
+    hopeless = became["doubling through anyOf"]
+    assert hopeless["status"] == "error"
+    assert "too complex" in hopeless["error"]
+    if "no schema" in became:
+        assert "tool_calls" in became["no schema"]  # the client has to check the arguments
 
 
 async def _store(database_url: str, data: Path, ids: dict[str, str]) -> None:

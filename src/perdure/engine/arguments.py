@@ -29,6 +29,10 @@ log = logging.getLogger("perdure.arguments")
 KEPT_BYTES = 32 << 20
 """Approximate memory of the compiled schemas that are kept."""
 
+SHARES = (2, 1)
+"""Checks in the sandbox that one organization, and one session, may have at a time: each may use a whole
+processor."""
+
 INVALID_SCHEMA = "invalid_tool_schema"
 """The error code of a call of a tool whose schema is none."""
 
@@ -109,7 +113,8 @@ class ArgumentChecks:
         self, owners: tuple[str, ...], schema: str, arguments: JsonValue
     ) -> list[str] | None:
         job = ArgumentsJob(schema.encode(), _encoded(arguments))
-        async with self._sandbox.slot(owners, len(job.schema) + len(job.value)):
+        names = tuple(f"{owner}/arguments" for owner in owners)
+        async with self._sandbox.slot(names, len(job.schema) + len(job.value), SHARES):
             try:
                 async with asyncio.timeout(SECONDS):
                     return (await self._sandbox.run(job, Checked, SECONDS)).problems

@@ -7,7 +7,7 @@ import signal
 
 from msgspec import Struct
 
-CPU_SECONDS = 1.0
+CPU_SECONDS = 0.5
 """Processor time of one check, in seconds. A check that takes longer ends its process."""
 SECONDS = 15.0
 """The time limit of one check on a busy machine, in seconds; the start of a process is part of it."""
