@@ -28,6 +28,7 @@ from perdure.wiring import Parts, all_routes, open_parts
 from perdure.worker.scheduler import Scheduler
 from perdure.worker.sorter import Sorter
 from perdure.worker.sweep import Sweep
+from perdure.worker.watchdog import watching
 from perdure.worker.worker import Worker
 
 log = logging.getLogger("perdure")
@@ -75,7 +76,8 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
         gc.freeze()
         gc.enable()  # the command disables it while it imports
         try:
-            await _run(settings, api, listener, worker, closing, announce or _print)
+            with watching():
+                await _run(settings, api, listener, worker, closing, announce or _print)
         finally:
             sweeping.cancel()
             scheduling.cancel()

@@ -43,6 +43,7 @@ from perdure.domain.accounts import CreateToken
 from perdure.domain.errors import InvalidInput, Unavailable
 from perdure.domain.files import FileLimits
 from perdure.domain.messages import JsonObject
+from perdure.engine.arguments import ArgumentChecks
 from perdure.engine.context import Engine, Policy, SystemClock
 from perdure.engine.conversation_cache import ConversationCache
 from perdure.llm.catalog import Catalog
@@ -158,6 +159,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             {},
             policy,
             catalog=catalog,
+            arguments=ArgumentChecks(sandbox),
         )
         yield Parts(database, bus, queue, app, engine)
 

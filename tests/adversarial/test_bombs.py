@@ -16,7 +16,7 @@ from perdure.domain.schedules import next_firing
 from tests.adversarial.attack import done, refused, turn, unseen, use, works
 from tests.journeys.world import ROUTES
 from tests.server import Server, post
-from tests.talk import Json, Talk, call, new_talk
+from tests.talk import Json, Talk, call, new_talk, script
 
 QUICK = 5.0
 """Seconds that anything here may take on a busy machine."""
@@ -167,7 +167,7 @@ async def test_nothing_is_stored_with_more_nesting_than_can_be_read(each: httpx.
             "type": "client_side",
             "name": "deep",
             "description": "x",
-            "parameters": {"type": "object", "properties": nested(depth)},
+            "parameters": {"type": "object", "properties": {"a": {"default": nested(depth)}}},
         }
         bodies: list[tuple[str, Json]] = [
             ("/v1/sessions", {"tools": [tool]}),
@@ -213,13 +213,41 @@ def _deep(depth: int) -> str:
     return '{"a":[' * depth + "1" + "]}" * depth
 
 
-async def test_very_many_calls_at_once_are_all_answered(each: httpx.AsyncClient) -> None:
+async def test_very_many_calls_at_once_run_up_to_a_limit(each: httpx.AsyncClient) -> None:
     talk = await new_talk(each)
-    calls = [call("bash", command=f"echo {number}") for number in range(60)] + [
-        call("get_current_time")
-    ] * 200
+    calls = [call("bash", command=f"echo {number}") for number in range(60)]
+    calls += [call("get_current_time")] * 100
     results = await done(talk, *calls)
-    assert [result["success"] for result in results] == [True] * 260
+    assert sorted(result["success"] for result in results) == [False] * 32 + [True] * 128
+    (error,) = {result["error"] for result in results if not result["success"]}
+    assert "at most 128 calls" in error
+    assert "160" in error
+
+
+async def test_thousands_of_calls_in_one_answer_stall_nobody(one: httpx.AsyncClient) -> None:
+    talk = await new_talk(one)
+    with Soon():
+        await talk.say(script({"tool_calls": [{"name": "get_current_time"}] * 14_000}, {"text": "Done."}))
+        events = await talk.logged_until("session.idled")
+    results = [event["data"]["success"] for event in events if event["type"] == "tool.completed"]
+    assert results.count(True) == 128
+    assert len(results) == 256
+    with Soon():
+        assert (await use(talk, "get_current_time"))["success"]
+
+
+async def test_of_too_many_calls_a_client_is_asked_for_the_first_ones(one: httpx.AsyncClient) -> None:
+    tool = {"type": "client_side", "name": "ask", "description": "x", "parameters": {"type": "object"}}
+    talk = await new_talk(one, harness_name="base", tools=[tool])
+    await talk.say(
+        unseen({"tool_calls": [call("ask", f"ask_{number}") for number in range(200)]}, {"text": "So."})
+    )
+    requested = (await talk.logged_until("tool.call_requested"))[-1]["data"]["tool_calls"]
+    assert [each["id"] for each in requested] == [f"ask_{number}" for number in range(128)]
+    await talk.answer(*({"tool_call_id": each["id"], "result": "yes"} for each in requested))
+    events = await talk.logged_until("session.idled")
+    assert events[-2]["type"] == "turn.completed"
+    assert sum(event["type"] == "tool.completed" for event in events) == 200
 
 
 async def test_a_model_that_repeats_itself_forever_is_stopped(one: httpx.AsyncClient) -> None:

@@ -112,17 +112,6 @@ async def test_a_turn_whose_client_calls_are_all_invalid_continues_by_itself(api
     assert (await talk.read())["output_preview"] == "I was wrong."
 
 
-async def test_a_client_tool_with_an_invalid_schema_gets_any_arguments(api: httpx.AsyncClient) -> None:
-    odd = {**WEATHER, "parameters": {"type": "object", "properties": 5}}
-    talk = await new_talk(api, harness_name="base", tools=[odd])
-    await talk.say(script({"tool_calls": [call("weather", "call_1", city=7)]}, {"text": "So."}))
-    assert [
-        each["id"] for each in (await talk.logged_until("tool.call_requested"))[-1]["data"]["tool_calls"]
-    ] == ["call_1"]
-    await talk.answer(answer("call_1"))
-    assert kinds_of(await talk.logged_until("session.idled"))[-1] == "session.idled"
-
-
 async def test_the_servers_own_calls_of_the_same_answer_run_first(api: httpx.AsyncClient) -> None:
     talk = await new_talk(api, tools=[WEATHER])
     await talk.say(

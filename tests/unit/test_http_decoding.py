@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import MutableMapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
@@ -17,13 +18,13 @@ from msgspec import Meta, Struct
 from perdure.api.kernel import decoding
 from perdure.api.kernel.decoding import (
     MAX_BODY,
-    MAX_DEPTH,
     ClientLeft,
     QueryDecoder,
     decode,
     read_body,
     read_json,
 )
+from perdure.api.kernel.json_bounds import MAX_DEPTH
 from perdure.domain.errors import InvalidInput, TooLarge, UnsupportedMedia
 from perdure.domain.sessions import CreateSession
 from perdure.domain.tools import SubmitApprovals
@@ -105,6 +106,30 @@ BAD = {
     "a trailing comma": b"[1,]",
     "a bad escape": b'"\\x41"',
 }
+
+
+MANY: dict[str, tuple[bytes, str]] = {
+    "numbers": (b"[" + b"0," * 1_100_000 + b"0]", "at most 1000000 values"),
+    "empty texts": (b"[" + b'"",' * 1_100_000 + b"0]", "at most 1000000 values"),
+    "empty objects": (b"[" + b"{}," * 1_100_000 + b"{}]", "at most 1000000 values"),
+    "large exponents": (b"[" + b"1e300," * 2000 + b"0]", "exponent of three digits"),
+    "small exponents": (b"[" + b"1.5E-310," * 2000 + b"0]", "exponent of three digits"),
+    "exponents in digits": (b"[" + (b"1" + b"0" * 300 + b".5,") * 2000 + b"0]", "exponent of three digits"),
+}
+
+
+@pytest.mark.parametrize(("value", "problem"), MANY.values(), ids=MANY.keys())
+def test_a_body_that_takes_long_to_decode_is_refused(value: bytes, problem: str) -> None:
+    began = time.process_time()
+    assert problem in refused(BODY, b'{"unknown": ' + value + b"}").message
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    "value", [b"1e300", b'"' + b"1e300," * 1_100_000 + b'"', b"[1e-310, 9000000000000000000]"]
+)
+def test_a_text_that_looks_like_many_values_is_one(value: bytes) -> None:
+    assert decode(BODY, b'{"unknown": ' + value + b', "count": 2}') == Body(count=2)
 
 
 @pytest.mark.parametrize("field", ["free", "unknown"])

@@ -11,7 +11,8 @@ from perdure.app.context import App
 from perdure.app.etags import check_match
 from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import checked_file
-from perdure.app.sessions import check_model, check_tools, find_harness
+from perdure.app.sessions import check_model, find_harness
+from perdure.app.tool_definitions import check_tools
 from perdure.domain.accounts import Caller
 from perdure.domain.agent_versions import ChangeKind
 from perdure.domain.agents import Agent, AgentConfig, CreateAgent, UpdateAgent
@@ -114,7 +115,7 @@ async def create_agent(
     """
     require_manager(caller, "agent")
     tags = clean_tags(body.tags)
-    _check_parts(app, body.capabilities, body.tools, body.initial_files)
+    await _check_parts(app, body.capabilities, body.tools, body.initial_files)
     requested_id = agent_id or body.id
     new_id = None if requested_id is None else check_id(requested_id, "agent", "id")
     now = app.now()
@@ -232,7 +233,7 @@ def _name_taken(name: str) -> Conflict:
     return Conflict(f"another agent is named {name!r}", code="name_taken")
 
 
-def _check_parts(
+async def _check_parts(
     app: App,
     capabilities: Capabilities | UnsetType,
     tools: tuple[ToolDefinition, ...] | UnsetType,
@@ -241,7 +242,7 @@ def _check_parts(
     if capabilities is not UNSET:
         app.registry.check(capabilities)
     if tools is not UNSET:
-        check_tools(tools)
+        await check_tools(tools)
     if files is not UNSET:
         check_files(files)
 
@@ -328,7 +329,7 @@ async def change_agent(
 ) -> Agent:
     """Change the fields of an agent that the body contains."""
     require_manager(caller, "agent")
-    _check_parts(app, body.capabilities, body.tools, body.initial_files)
+    await _check_parts(app, body.capabilities, body.tools, body.initial_files)
     now = app.now()
 
     async def work(tx: Tx) -> Agent:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 
 import msgspec
 
 from perdure.app.context import App
-from perdure.app.sessions import check_tools, find_harness
+from perdure.app.sessions import find_harness
+from perdure.app.tool_definitions import ToolChecks, are_large
 from perdure.capabilities.resolve import Layer, ResolvedAgent, harness_layer, resolve
 from perdure.capabilities.sections import preview_prompt
 from perdure.domain.accounts import Caller
@@ -74,7 +76,10 @@ async def _resolve_and_check(
     findings: list[Finding] = []
     capabilities = tuple(_usable_capabilities(app, body.capabilities, findings))
     below = resolve([*layers, Layer("agent", None, None, capabilities)], app.registry)
-    tools = _usable_tools(app, below, body.tools, findings)
+    if are_large(body.tools):
+        tools = await asyncio.to_thread(_usable_tools, app, below, body.tools, findings)
+    else:
+        tools = _usable_tools(app, below, body.tools, findings)
     own = Layer("agent", None, body.system_prompt, capabilities, tuple(tools))
     agent = resolve([*layers, own], app.registry)
     findings += [*_about_prompt(body.system_prompt), *_about_tools(body.tools), *_about_size(agent)]
@@ -115,14 +120,13 @@ def _usable_tools(
     Adds a finding for each of the others, and for a built-in tool that this server does not have.
     """
     usable: list[ToolDefinition] = []
+    checks = ToolChecks()
     for index, tool in enumerate(tools):
         where = f"tools[{index}]"
         try:
-            check_tools((*usable, tool))
+            checks.check(tool, where)
         except InvalidInput as error:
-            findings.append(
-                _structural_finding(error.code, error.message.replace(f"tools[{len(usable)}]", where), where)
-            )
+            findings.append(_structural_finding(error.code, error.message, where))
             continue
         if isinstance(tool, ClientSideTool) and tool.name in below.bound:
             message = f"`{where}.name`: a capability already has a tool named {tool.name!r}"

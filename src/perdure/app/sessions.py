@@ -8,6 +8,7 @@ from perdure.app.context import App
 from perdure.app.etags import check_match
 from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import mounts, write_initial_files
+from perdure.app.tool_definitions import check_tools
 from perdure.capabilities.resolve import (
     SessionFeatures,
     agent_layer,
@@ -52,7 +53,6 @@ from perdure.domain.sessions import (
 )
 from perdure.domain.spans import message_context
 from perdure.domain.times import Micros, maybe_rfc3339, to_rfc3339
-from perdure.domain.tools import APPROVE, ToolDefinition
 from perdure.store.accounts import get_organization
 from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow, agent_by_name, get_agent
@@ -142,7 +142,7 @@ async def create_session(app: App, caller: Caller, body: CreateSession, once: On
     """Create a session; its log begins with `session.started`."""
     tags, title = clean_tags(body.tags), clean_title(body.title)
     app.registry.check(body.capabilities)
-    check_tools(body.tools)
+    await check_tools(body.tools)
     now = app.now()
 
     async def work(tx: Tx) -> Session:
@@ -309,30 +309,6 @@ async def check_model(tx: Tx, org_id: OrgId, model_id: str, field: str = "model_
     checked = check_id(model_id, "model", field)
     await get_model(tx, org_id, checked)
     return checked
-
-
-def check_tools(tools: tuple[ToolDefinition, ...]) -> None:
-    """Check that tools have distinct, unreserved names and object schemas.
-
-    Raises:
-        InvalidInput: a name occurs twice or is reserved, or parameters are not the JSON Schema of an object.
-    """
-    names: set[str] = set()
-    for index, tool in enumerate(tools):
-        where = f"tools[{index}]"
-        if tool.name in names:
-            raise InvalidInput(
-                f"`{where}.name`: two tools are named {tool.name!r}", code="duplicate_tool", field=where
-            )
-        names.add(tool.name)
-        if tool.parameters.get("type", "object") != "object":
-            raise InvalidInput(f"`{where}.parameters` must be the JSON Schema of an object", field=where)
-        if tool.name == APPROVE:
-            raise InvalidInput(
-                f"`{where}.name`: {APPROVE!r} is reserved; choose another name",
-                code="reserved_tool_name",
-                field=where,
-            )
 
 
 async def read_session(app: App, caller: Caller, session_id: SessionId) -> Session:

@@ -14,6 +14,9 @@ from msgspec import Struct
 
 from perdure.domain.events import NewEvent
 
+MAX_MATCHES = 1_000
+"""Places that look like the beginning of a secret, and are looked at one by one."""
+
 SHORTEST_REDACTED = 4
 """Characters of the shortest secret that is redacted: shorter ones would match anywhere in ordinary text."""
 
@@ -133,7 +136,9 @@ class Redactor:
             self._pattern = _compile_any(self._heads)
         heads = set()
         try:
-            for match in self._pattern.finditer(text):
+            for count, match in enumerate(self._pattern.finditer(text)):
+                if count == MAX_MATCHES:  # crafted: searching for each prefix is faster now
+                    return [head for head in self._heads if head in heads or head in text]
                 begin = match.start()
                 # Further prefixes may begin inside this match; the regular expression does not report them.
                 for at in range(begin, begin + SHORTEST_REDACTED):

@@ -12,7 +12,7 @@ import msgspec
 LONGEST = 100_000
 """Characters of arguments that are repaired; longer arguments are not changed."""
 
-_FENCE = re.compile(r"^\s*```[a-zA-Z]*\s*|\s*```\s*$")
+_FENCE = re.compile(r"```[a-zA-Z]*\s*")
 # Around the object, they belong to something larger, of which only a part arrived.
 _BRACKETS = frozenset('[]{}"')
 _TRAILING_COMMA = re.compile(r",\s*([}\]])")
@@ -26,7 +26,7 @@ def repair_arguments(text: str) -> dict[str, Any] | None:
     """
     if len(text) > LONGEST:
         return None
-    trimmed = _FENCE.sub("", text).strip()
+    trimmed = _without_fences(text)
     begin, end = trimmed.find("{"), trimmed.rfind("}")
     candidates = [trimmed, _TRAILING_COMMA.sub(r"\1", trimmed)]
     if begin >= 0 and end > begin and not _BRACKETS & {*trimmed[:begin], *trimmed[end + 1 :]}:
@@ -42,6 +42,14 @@ def repair_arguments(text: str) -> dict[str, Any] | None:
             if isinstance(value, dict) and all(isinstance(key, str) for key in value):
                 return _plain(value)
     return {} if not trimmed else None
+
+
+def _without_fences(text: str) -> str:
+    """The text without white space and the lines ``` around it."""
+    # No regular expression for the end: it would look for it after each space of a long run.
+    text = text.strip()
+    opening = _FENCE.match(text)
+    return text[opening.end() if opening else 0 :].removesuffix("```").strip()
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any] | None:
@@ -79,6 +87,7 @@ def fit_arguments(arguments: dict[str, Any], schema: dict[str, Any]) -> dict[str
     properties, required = schema.get("properties"), schema.get("required", [])
     if not isinstance(properties, dict) or not isinstance(required, list):
         return arguments
+    needed = {name for name in required if isinstance(name, str)}
     fitted: dict[str, Any] = {}
     for name, value in arguments.items():
         subschema = properties.get(name)
@@ -88,7 +97,7 @@ def fit_arguments(arguments: dict[str, Any], schema: dict[str, Any]) -> dict[str
             fitted[name] = value
         elif value is not None:
             fitted[name] = _fit_text(value, kind, subschema) if isinstance(value, str) else value
-        elif kind == "null" or name in required:
+        elif kind == "null" or name in needed:
             fitted[name] = value
     return fitted
 

@@ -202,7 +202,7 @@ async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval |
         case AskApproval():
             await run.commit(request_approvals(run, agent, action))
         case AwaitClient(state=state, calls=calls):
-            refusals = refuse_invalid_calls(run, agent, state, calls)
+            refusals = await refuse_invalid_calls(run, agent, state, calls)
             await run.commit(refusals or request_results(run, agent, action))
 
 

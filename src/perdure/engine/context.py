@@ -16,8 +16,10 @@ from perdure.capabilities.resolve import DriverSource
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import NewId, SessionId, new_id
 from perdure.domain.times import Micros
+from perdure.engine.arguments import ArgumentChecks
 from perdure.engine.conversation_cache import ConversationCache
 from perdure.llm.catalog import Catalog
+from perdure.sandbox.pool import Sandbox
 from perdure.store.bus import Bus
 from perdure.store.crypto import Vault
 from perdure.store.database import Database
@@ -102,3 +104,4 @@ class Engine(Struct, frozen=True):
     new_id: NewId = new_id
     jitter: Callable[[], float] = random.random
     catalog: Catalog = field(default_factory=Catalog)
+    arguments: ArgumentChecks = field(default_factory=lambda: ArgumentChecks(Sandbox()))

@@ -38,6 +38,7 @@ from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import Reasoning
 from perdure.engine.answers import TRUNCATED, generate_with_content, problem_of, refuse_cut_calls
 from perdure.engine.budget import conversation_budget, should_reread, with_cost
+from perdure.engine.call_limit import MAX_CALLS, cut_calls, refuse_excess
 from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.generation import Outcome, call_with_retries, generation_data, served_model
 from perdure.engine.live import LiveText
@@ -247,6 +248,7 @@ def _failure_events(call: _Call, outcome: Outcome) -> list[NewEvent]:
 
 def _answer_events(call: _Call, outcome: Outcome, response: ModelResponse) -> list[NewEvent]:
     run, choice, now = call.run, call.choice, call.clock.now()
+    made, response = len(response.tool_calls), cut_calls(response)
     events = _thinking_events(call, response, now)
     truncated = response.finish_reason == TRUNCATED
     calls, repairs = _repair_calls(call, _with_distinct_ids(response.tool_calls), truncated=truncated)
@@ -269,7 +271,8 @@ def _answer_events(call: _Call, outcome: Outcome, response: ModelResponse) -> li
         NewEvent(OutputMessageCompletedData(message, metadata, response.usage), call.context, now),
         NewEvent(generation_data(choice, outcome), generation_context(call.state), now),
         NewEvent(completed, call.context, now),
-        *refuse_cut_calls(call.state, response, redacted, now),
+        *refuse_cut_calls(call.state, response, redacted[:MAX_CALLS], now),
+        *refuse_excess(call.state, redacted, made, now),
     ]
     return events
 

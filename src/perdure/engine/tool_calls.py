@@ -10,9 +10,7 @@ import difflib
 import json
 import logging
 import traceback
-from functools import lru_cache
 
-import jsonschema_rs
 import msgspec
 
 from perdure.capabilities.port import ToolContext, ToolOutcome
@@ -20,11 +18,12 @@ from perdure.capabilities.resolve import BoundTool, ResolvedAgent
 from perdure.domain.errors import PerdureError, Unavailable
 from perdure.domain.events import ActCompletedData, NewEvent, ToolCompletedData, ToolStatus
 from perdure.domain.ids import ToolCallId
-from perdure.domain.messages import JsonObject, JsonValue, TextPart, storable
+from perdure.domain.messages import TextPart, storable
 from perdure.domain.redaction import is_mark
 from perdure.domain.spans import act_context, tool_context
-from perdure.domain.tool_arguments import why_not_an_object
+from perdure.domain.tools import ClientSideTool
 from perdure.domain.turn import Calling, CallState, Done, Started
+from perdure.engine.arguments import INVALID_SCHEMA
 from perdure.engine.live import ToolText
 from perdure.engine.run import Run
 from perdure.engine.tool_output import RawOutput, fit_output
@@ -58,8 +57,8 @@ async def run_tools(run: Run, agent: ResolvedAgent, ids: tuple[ToolCallId, ...])
         The events that complete the first call and all done calls that follow it without a gap, so that
         results enter the log in the order of the calls.
     """
-    state = run.phase(Calling)
-    calls = tuple(call for call in state.calls if call.id in ids)
+    state, wanted = run.phase(Calling), set(ids)
+    calls = tuple(call for call in state.calls if call.id in wanted)
     last: dict[str, asyncio.Task[list[NewEvent]]] = {}
     for call in calls:
         bound = agent.bound.get(call.name)
@@ -173,7 +172,8 @@ async def _attempt(
         raise _Interrupted  # before all other checks, because the call may have run
     if bound is None:
         raise PerdureError(_unknown_tool(call.name, agent), code="unknown_tool")
-    arguments = check_arguments(bound.tool.parameters, run.secret_arguments.get(call.id, call.arguments))
+    written = run.secret_arguments.get(call.id, call.arguments)
+    arguments = await run.engine.arguments.check(_owners(run), bound.tool.parameters, written)
     _check_secret_arguments(run, bound, call)
     if bound.rejected:
         raise PerdureError("The user does not allow this tool to be called in this session.", code=REJECTED)
@@ -229,70 +229,43 @@ def _check_secret_arguments(run: Run, bound: BoundTool, call: CallState) -> None
         )
 
 
-def check_arguments(parameters: JsonObject, arguments: JsonValue) -> JsonObject:
-    """Validate a call's arguments against the tool's JSON Schema, `parameters`.
-
-    Raises:
-        PerdureError: `invalid_arguments`; the message lists up to five problems, for the model.
-    """
-    if isinstance(arguments, str):
-        raise PerdureError(why_not_an_object(arguments), code="invalid_arguments")
-    validator = _validator(to_json(parameters))
-    try:
-        problems = [
-            f"{_path_of(error)}: {error.message}"
-            for error, _ in zip(validator.iter_errors(arguments), range(5), strict=False)
-        ]
-    except ValueError:  # some hundred levels of nesting
-        raise PerdureError(
-            "Invalid arguments. They are nested too deeply.", code="invalid_arguments"
-        ) from None
-    if problems:
-        raise PerdureError("Invalid arguments. " + "; ".join(problems), code="invalid_arguments")
-    if not isinstance(arguments, dict):
-        raise PerdureError("The arguments must be a JSON object.", code="invalid_arguments")
-    return arguments
-
-
-def refuse_invalid_calls(
+async def refuse_invalid_calls(
     run: Run, agent: ResolvedAgent, state: Calling, calls: tuple[CallState, ...]
 ) -> list[NewEvent]:
     """The events that fail those client calls whose arguments are invalid.
 
-    The model receives the errors, and the client is not asked to run these calls.
+    The model receives the errors, and the client is not asked to run these calls. If a tool's schema is not
+    valid, the client has to check the arguments.
     """
+    problems = await asyncio.gather(*(_problem_of(run, agent.client[call.name], call) for call in calls))
     now = run.engine.clock.now()
     events = []
-    for call in calls:
-        tool = agent.client[call.name]
-        try:
-            _validator(to_json(tool.parameters))
-        except ValueError:  # not a valid schema, so the client has to check the arguments
+    for call, problem in zip(calls, problems, strict=True):
+        if problem is None:
             continue
-        try:
-            check_arguments(tool.parameters, call.arguments)
-        except PerdureError as invalid:
-            data = ToolCompletedData(
-                call.id,
-                call.name,
-                False,
-                "error",
-                error=_error_text(run, invalid.message),
-                display_name=tool.display_name,
-            )
-            events.append(NewEvent(data, tool_context(state, call.id), now))
+        data = ToolCompletedData(
+            call.id,
+            call.name,
+            False,
+            "error",
+            error=_error_text(run, problem.message),
+            display_name=agent.client[call.name].display_name,
+        )
+        events.append(NewEvent(data, tool_context(state, call.id), now))
     return events
 
 
-@lru_cache(maxsize=512)
-def _validator(schema: str) -> jsonschema_rs.Validator:
-    # `mask`: messages leave out the value, which may be a secret. `offline`: `$ref` to other documents is not
-    # fetched.
-    return jsonschema_rs.validator_for(msgspec.json.decode(schema), mask="the value", offline=True)
+async def _problem_of(run: Run, tool: ClientSideTool, call: CallState) -> PerdureError | None:
+    try:
+        await run.engine.arguments.check(_owners(run), tool.parameters, call.arguments)
+    except PerdureError as problem:
+        return None if problem.code == INVALID_SCHEMA else problem
+    return None
 
 
-def _path_of(error: jsonschema_rs.ValidationError) -> str:
-    return "/".join(str(step) for step in error.instance_path) or "arguments"
+def _owners(run: Run) -> tuple[str, ...]:
+    """Whose share of the sandbox the run's checks take."""
+    return run.row.org_id, run.row.id
 
 
 def _tool_text(run: Run, state: Calling, call: CallState) -> ToolText:

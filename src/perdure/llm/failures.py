@@ -263,6 +263,10 @@ def _status_in(error: object) -> int | None:
     return None
 
 
+MARKUP = 8_000
+"""Characters of a web page that are searched for text: each `<script` may search the rest for its end."""
+_MARKUP = re.compile(r"(?s)<(script|style)\b.*?</\1>|<[^<>]*>")
+
+
 def _without_markup(page: str) -> str:
-    text = re.sub(r"(?s)<(script|style)\b.*?</\1>|<[^>]*>", " ", page[:20_000])
-    return "a web page: " + " ".join(text.split())
+    return "a web page: " + " ".join(_MARKUP.sub(" ", page[:MARKUP]).split())

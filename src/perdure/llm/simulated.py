@@ -40,7 +40,7 @@ _TRANSIENT = frozenset(
     {"provider_rate_limited", "provider_unavailable", "provider_timeout", "provider_bad_response"}
 )
 _OPEN = "[[sim "
-_WORDS = re.compile(r"\s*\S+\s*")
+_WORDS = re.compile(r"\S+\s*")
 # Words between two yields to the event loop, when there is no delay.
 _YIELD_EVERY = 64
 # Newest messages whose words count as input tokens, so that the work does not grow with the session.
@@ -185,7 +185,7 @@ class SimulatedDriver:
         return Step(text=next((step.text for step in reversed(script) if step.text), "Done."))
 
     async def _say(self, step: Step, cut: int | None, on_delta: OnDelta) -> str:
-        words = _WORDS.findall(step.text) or ([step.text] if step.text else [])
+        words = _words_of(step.text)
         if step.tokens:
             gap = [" "] if words and not words[-1][-1].isspace() else []
             words += [*gap, *("word " for _ in range(step.tokens - 1)), "END."]
@@ -210,6 +210,15 @@ class SimulatedDriver:
         if len(self._attempts) > _REMEMBERED:
             del self._attempts[next(iter(self._attempts))]
         return seen < times
+
+
+def _words_of(text: str) -> list[str]:
+    """The words of a text, each with the white space after it; the first one also with that before it."""
+    words: list[str] = _WORDS.findall(text)
+    if not words:
+        return [text] if text else []
+    words[0] = text[: len(text) - len(text.lstrip())] + words[0]
+    return words
 
 
 def _newest_prompt(messages: Sequence[Message]) -> tuple[Message | None, int]:

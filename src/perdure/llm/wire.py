@@ -30,6 +30,7 @@ from perdure.domain.messages import (
     ToolResultPart,
 )
 from perdure.llm.driver import ToolSpec
+from perdure.llm.schemas import acceptable
 
 CACHE_BYTES = 64 << 20
 """Capacity of a `FragmentCache` in bytes: about 100,000 messages of a few sentences."""
@@ -404,12 +405,8 @@ def result_content(part: ToolResultPart) -> tuple[str, list[ImagePart]]:
 
 
 def parameters_of(tool: ToolSpec) -> JsonObject:
-    """Return the tool's JSON Schema with a type and properties, which vendors require."""
-    return (
-        tool.parameters
-        if tool.parameters.get("type")
-        else {"type": "object", "properties": {}, **tool.parameters}
-    )
+    """Return the tool's JSON Schema in the form that vendors require."""
+    return acceptable(tool.parameters)
 
 
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")

@@ -104,12 +104,27 @@ def _embedded_ipv4(address: IPv6Address) -> IPv4Address | None:
     return None
 
 
+MAX_LOOKUPS = 64
+"""Lookups of one resolver that run at the same time, each in a thread."""
+LOOKUP_WAIT = 10.0
+"""Seconds that a further lookup waits for its turn."""
+
+_Name = tuple[str, int, socket.AddressFamily]
+
+
 class SystemResolver(AbstractResolver):
     """Resolves names with the system's resolver, each lookup in its own daemon thread.
 
     A slow lookup therefore blocks neither other lookups nor the process's exit. The event loop's default
     resolver would share a few threads between the tools' fetches and model calls.
+
+    A name server that does not answer holds a thread for up to half a minute, so their number is limited, and
+    concurrent lookups of the same name share one.
     """
+
+    def __init__(self, at_once: int = MAX_LOOKUPS) -> None:
+        self._free = asyncio.Semaphore(at_once)
+        self._running: dict[_Name, asyncio.Future[list[ResolveResult]]] = {}
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -117,20 +132,42 @@ class SystemResolver(AbstractResolver):
         """Resolve a host.
 
         Raises:
-            OSError: the host does not exist.
+            OSError: the host does not exist, or too many lookups wait for an answer.
             UnicodeError: the text cannot be a host name.
         """
+        key = (host, port, family)
+        if key not in self._running:
+            try:
+                async with asyncio.timeout(LOOKUP_WAIT):
+                    await self._free.acquire()
+            except TimeoutError:
+                raise OSError(f"{host} cannot be looked up: the name servers do not answer") from None
+            if key in self._running:
+                self._free.release()
+            else:
+                self._running[key] = self._start(key)
+        return await asyncio.shield(self._running[key])
+
+    def _start(self, key: _Name) -> asyncio.Future[list[ResolveResult]]:
+        """Look a name up in a thread of its own, which occupies one of the places until it ends."""
         answer: Future[list[ResolveResult]] = Future()
         answer.set_running_or_notify_cancel()  # a lookup that has started cannot be cancelled
 
         def work() -> None:
             try:
-                answer.set_result(_look_up(host, port, family))
+                answer.set_result(_look_up(*key))
             except (OSError, UnicodeError) as error:
                 answer.set_exception(error)
 
+        def end(ended: asyncio.Future[list[ResolveResult]]) -> None:
+            ended.exception()  # all who waited for it may have left
+            self._running.pop(key, None)
+            self._free.release()
+
+        running = asyncio.wrap_future(answer)
+        running.add_done_callback(end)
         threading.Thread(target=work, name="lookup", daemon=True).start()
-        return await asyncio.wrap_future(answer)
+        return running
 
     async def close(self) -> None:
         """Do nothing: the resolver holds no resources."""

@@ -23,6 +23,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.domain.errors import ToolError
+from perdure.sandbox.arguments import ArgumentsJob, check_arguments
 from perdure.sandbox.shell import ShellJob, run_shell
 from perdure.sandbox.sql import SchemaJob, SqlJob, describe, run_sql
 
@@ -42,7 +43,7 @@ USED_UP = 300 << 20
 LONGEST = 200
 """Seconds after which SIGALRM ends a job that nothing else has stopped."""
 
-Job = ShellJob | SqlJob | SchemaJob
+Job = ShellJob | SqlJob | SchemaJob | ArgumentsJob
 
 
 class Started(Struct, frozen=True, tag="started"):
@@ -84,6 +85,8 @@ def work(job: Job, show: Callable[[str, str], None]) -> Any:
             return run_sql(job.image, job.sql, msgspec.json.decode(job.parameters), reading=job.reading)
         case SchemaJob():
             return describe(job.image)
+        case ArgumentsJob():
+            return check_arguments(job)
 
 
 def answer_to(job: Job, show: Callable[[str, str], None]) -> Done | Failed:

@@ -78,7 +78,9 @@ class Sandbox:
         self._closed = False
 
     @contextlib.asynccontextmanager
-    async def slot(self, owners: tuple[str, ...], size: int) -> AsyncIterator[None]:
+    async def slot(
+        self, owners: tuple[str, ...], size: int, shares: tuple[int, ...] = SHARES
+    ) -> AsyncIterator[None]:
         """Hold a slot for jobs that run one after another, and room for their data.
 
         Acquire it before you load the data, so that waiting jobs hold none.
@@ -86,11 +88,12 @@ class Sandbox:
         Args:
             owners: the organization and the session that the jobs belong to; empty for no share limits.
             size: approximate bytes that the jobs work on.
+            shares: the most slots of each owner. Jobs with other shares have to name other owners.
         """
-        shares = [self._share(owner, count) for owner, count in zip(owners, SHARES, strict=False)]
+        held_shares = [self._share(owner, count) for owner, count in zip(owners, shares, strict=False)]
         async with contextlib.AsyncExitStack() as held:
             # The session's share comes first: a job that waits for it then blocks no other session.
-            for share in reversed(shares):
+            for share in reversed(held_shares):
                 await held.enter_async_context(share)
             await held.enter_async_context(self._slots)
             await held.enter_async_context(self._room.hold(size))

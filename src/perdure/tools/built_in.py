@@ -22,7 +22,7 @@ from perdure.tools.session_storage import session_storage
 from perdure.tools.stateless_todo_list import STATELESS_TODO_LIST
 from perdure.tools.tool_approval import TOOL_APPROVAL
 from perdure.tools.tool_call_repair import TOOL_CALL_REPAIR
-from perdure.tools.web_fetch import WEB_FETCH
+from perdure.tools.web_fetch import web_fetch
 
 
 def built_in(services: Services) -> tuple[Capability, ...]:
@@ -37,7 +37,7 @@ def built_in(services: Services) -> tuple[Capability, ...]:
         session_sql_database(services),
         session_storage(services),
         STATELESS_TODO_LIST,
-        WEB_FETCH,
+        web_fetch(),
         context_compaction(services),
         LOOP_DETECTION,
         OUTPUT_TRUNCATION,

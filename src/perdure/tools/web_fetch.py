@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import codecs
 import re
+from functools import partial
+
+import msgspec
 
 from perdure.capabilities.port import Capability, Tool, ToolContext, ToolOutcome, schema
 from perdure.domain.errors import ToolError
 from perdure.domain.messages import JsonObject
 from perdure.domain.tools import ToolHints
+from perdure.net.addresses import SystemResolver
 from perdure.net.web_client import MAX_BYTES, MAX_URL, TIME_LIMIT, Page, fetch
 
 _HTML = frozenset({"text/html", "application/xhtml+xml"})
@@ -44,10 +48,14 @@ MAX_DEPTH = 400
 """Nesting levels of elements that a conversion follows; real pages have a few dozen."""
 
 
-async def _web_fetch(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+async def _web_fetch(
+    context: ToolContext, arguments: JsonObject, names: SystemResolver | None = None
+) -> ToolOutcome:
     url = arguments["url"]
     context.progress(f"Fetching {url}")
-    page = await fetch(url, context.network, max_bytes=arguments.get("max_bytes") or MAX_BYTES)
+    page = await fetch(
+        url, context.network, max_bytes=arguments.get("max_bytes") or MAX_BYTES, resolver=names
+    )
     text = _text_of(page)
     output_format = arguments.get("format") or "markdown"
     answer: JsonObject = {
@@ -177,12 +185,16 @@ WEB_FETCH_TOOL = Tool(
     timeout=TIME_LIMIT + 20,
 )
 
-WEB_FETCH = Capability(
-    id="web_fetch",
-    name="Web fetch",
-    description=(
-        "Lets the agent fetch web pages. It cannot reach private networks or the server's own machine."
-    ),
-    category="web",
-    tools=lambda config: (WEB_FETCH_TOOL,),
-)
+
+def web_fetch() -> Capability:
+    """The capability. All its fetches share a resolver, which limits their lookups."""
+    tool = msgspec.structs.replace(WEB_FETCH_TOOL, run=partial(_web_fetch, names=SystemResolver()))
+    return Capability(
+        id="web_fetch",
+        name="Web fetch",
+        description=(
+            "Lets the agent fetch web pages. It cannot reach private networks or the server's own machine."
+        ),
+        category="web",
+        tools=lambda config: (tool,),
+    )

@@ -14,6 +14,7 @@ from perdure.domain.errors import InvalidInput, ModelError
 from perdure.llm.driver import ProviderConfig
 from perdure.llm.http import Http
 from perdure.llm.registry import make_driver
+from perdure.net import addresses
 from perdure.net.addresses import GuardedResolver, SystemResolver, is_refused_host
 
 
@@ -120,6 +121,31 @@ async def test_a_slow_lookup_does_not_delay_others(monkeypatch: pytest.MonkeyPat
     waiting.pop().cancel()
     over.set()
     assert all(isinstance(each, OSError) for each in await asyncio.gather(*waiting, return_exceptions=True))
+
+
+async def test_lookups_are_limited_and_those_of_the_same_name_share_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    over, asked = threading.Event(), list[str]()
+
+    def silent(host: str, *args: Any, **kwargs: Any) -> Any:
+        asked.append(host)
+        over.wait()
+        raise socket.gaierror(socket.EAI_AGAIN, "nobody knows")
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    monkeypatch.setattr(addresses, "LOOKUP_WAIT", 0.05)
+    resolver, before = SystemResolver(), threading.active_count()
+    names = ["same.test"] * 500 + [f"name{number}.test" for number in range(500)]
+    waiting = [asyncio.ensure_future(resolver.resolve(name, 80)) for name in names]
+    with pytest.raises(OSError, match="name servers do not answer"):
+        await waiting[-1]
+    assert threading.active_count() - before <= addresses.MAX_LOOKUPS
+    over.set()
+    assert all(isinstance(each, OSError) for each in await asyncio.gather(*waiting, return_exceptions=True))
+    assert asked.count("same.test") == 1
+    monkeypatch.undo()
+    assert await resolver.resolve("localhost", 80)
 
 
 async def test_a_call_to_such_a_name_fails_with_a_readable_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from msgspec import inspect
 
-_STEP = re.compile(r"[^.\[\]]+|\[[^\]]*\]")
+_STEP = re.compile(r"[^.\[\]]+|\[[^\[\]]*\]")
 
 
 def choices_at(kind: object, path: str) -> list[str]:

@@ -122,6 +122,11 @@ RESPONSES = (
             "The body is not valid UTF-8, or it contains a NUL character.",
             "Send text in UTF-8.",
         ),
+        (
+            "invalid_tool_schema",
+            "The parameters of a tool are no JSON Schema, model vendors refuse them, or they are too large.",
+            "Correct the place that the message names.",
+        ),
         ("is_a_folder", "The path is a folder, but the operation needs a file.", "Name a file."),
         ("missing_body", "The request has no body.", "Send JSON, at least `{}`."),
         (

@@ -1,0 +1,48 @@
+"""Limits the tool calls in one answer: models that degenerate repeat them thousands of times."""
+
+from __future__ import annotations
+
+import msgspec
+
+from perdure.domain.events import NewEvent, ToolCompletedData
+from perdure.domain.messages import ToolCallPart
+from perdure.domain.spans import tool_context
+from perdure.domain.times import Micros
+from perdure.domain.turn import Reasoning
+from perdure.llm.driver import ModelResponse
+
+MAX_CALLS = 128
+"""Calls in one answer that run: the number of results that a client may submit at once."""
+
+MAX_KEPT = 256
+"""Calls in one answer that enter the log: those that do not run get an error each."""
+
+
+def cut_calls(response: ModelResponse) -> ModelResponse:
+    """The response with the calls that enter the log."""
+    if len(response.tool_calls) <= MAX_KEPT:
+        return response
+    return msgspec.structs.replace(response, tool_calls=response.tool_calls[:MAX_KEPT])
+
+
+def refuse_excess(
+    state: Reasoning, calls: tuple[ToolCallPart, ...], made: int, now: Micros
+) -> list[NewEvent]:
+    """The events that fail the calls which do not run. They follow the answer's in the same append.
+
+    Args:
+        calls: the calls that enter the log.
+        made: the number of calls in the model's answer.
+    """
+    error = (
+        f"This call was not made: at most {MAX_CALLS} calls in one answer are made, and this one has {made}. "
+        "Look at the results first, then make further calls in your next answers."
+    )
+    return [
+        NewEvent(
+            ToolCompletedData(call.id, call.name, False, "error", error=error),
+            tool_context(state, call.id),
+            now,
+        )
+        for call in calls[MAX_CALLS:]
+    ]

@@ -1,0 +1,89 @@
+"""Logs what blocks the event loop: while it is blocked, nobody is served.
+
+A thread asks the loop for a sign of life four times a second. The first stack of a block names the cause: if
+C code holds the interpreter's lock, the thread gets it in the moment in which that code returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+
+log = logging.getLogger("perdure.watchdog")
+
+PAUSE, PATIENCE = 0.25, 0.75
+"""Seconds between two signs of life, and to wait for one. A block as long as both is always seen."""
+
+QUIET = 60.0
+"""Seconds after a report in which further blocks are only counted."""
+
+FRAMES = 25
+"""Innermost frames of the stack that are logged."""
+
+
+@contextlib.contextmanager
+def watching(quiet: float = QUIET) -> Iterator[None]:
+    """Watch the running event loop for the block's duration. The caller runs in the loop's thread."""
+    watchdog = _Watchdog(asyncio.get_running_loop(), threading.get_ident(), quiet)
+    thread = threading.Thread(target=watchdog.run, name="watchdog", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        watchdog.stopped.set()
+
+
+class _Watchdog:
+    def __init__(self, loop: asyncio.AbstractEventLoop, thread: int, quiet: float) -> None:
+        self.stopped = threading.Event()
+        self._loop = loop
+        self._thread = thread
+        self._quiet = quiet
+        self._silent_until = 0.0
+        self._uncounted = 0
+
+    def run(self) -> None:
+        """Watch until stopped, or until the loop is closed."""
+        last, used = time.monotonic(), time.process_time()
+        while not self.stopped.wait(PAUSE):
+            # If even this thread wakes up late, the interpreter's lock was held.
+            held = time.monotonic() - last >= PAUSE + PATIENCE
+            alive = threading.Event()
+            try:
+                self._loop.call_soon_threadsafe(alive.set)
+            except RuntimeError:
+                return
+            if held or not alive.wait(PATIENCE):
+                self._report(alive, last, used)
+            last, used = time.monotonic(), time.process_time()
+
+    def _report(self, alive: threading.Event, last: float, used: float) -> None:
+        """Log a block that began after `last`, when `used` seconds of processor time had been used."""
+        loud = last >= self._silent_until
+        if loud:
+            log.warning("the event loop is blocked; its thread is here, innermost last:\n%s", self._stack())
+        else:
+            self._uncounted += 1
+        while not alive.wait(PATIENCE):
+            if self.stopped.is_set():
+                return
+        if not loud:
+            return
+        log.warning(
+            "the event loop was blocked for about %.1f seconds (%.1f seconds of CPU time)%s",
+            time.monotonic() - last,
+            time.process_time() - used,
+            f"; {self._uncounted} earlier blocks were not logged" if self._uncounted else "",
+        )
+        self._uncounted = 0
+        self._silent_until = time.monotonic() + self._quiet
+
+    def _stack(self) -> str:
+        frame = sys._current_frames().get(self._thread)  # noqa: SLF001 (there is no public way)
+        return "".join(traceback.format_stack(frame)[-FRAMES:]) if frame is not None else "(unknown)"

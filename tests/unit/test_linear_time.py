@@ -1,0 +1,142 @@
+"""No text from a client or a model takes more than linear time: regular expressions and string algorithms."""
+
+from __future__ import annotations
+
+import ast
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perdure.api.kernel import decoding
+from perdure.domain import front_matter, redaction, repair, sse
+from perdure.domain.agent_files import read_agent_file
+from perdure.domain.errors import PerdureError
+from perdure.llm import failures, simulated
+
+SOURCE = Path(__file__).parents[2] / "src" / "perdure"
+
+LENGTH = 20_000
+"""Characters of an attack. A quadratic search takes about 0.5 seconds on them, a linear one under 0.01."""
+QUICK = 0.15
+"""Seconds of processor time."""
+
+BOUNDED = {
+    r"\s*INSERT\s+INTO\s+(\w+)\s*\(([^)]*)\)\s*": "our own SQL",
+    r"'(?:[^']|'')*'|\?": "our own SQL",
+    r"--[^\n]*": "our own SQL",
+    r";\s*(?:\n|$)": "our own SQL",
+    r'\s*(?:W/)?"([\x21\x23-\x7e]*)"\s*(?:,|$)': "matched at one place only",
+    r"[a-z_]+:(\s|$)": "matched at one place only",
+    r"(?s)<(script|style)\b.*?</\1>|<[^<>]*>": "of MARKUP characters",
+    r"(^|/)(o\d|gpt-([5-9]|\d\d)|codex|computer-use)(?!.*chat)": "of a model's name",
+}
+"""Regular expressions that are not linear: why that is harmless."""
+
+ATOMS = [
+    " ", "\n", "\t", "a", "A", "0", "1.", "-", "_", ".", ",", ", ", '"', "'", "\\", "\\\\", "<", ">", "<a",
+    "<script", "[", "]", "{", "}", "{{", "(", ")", "/", "//", "|", ":", ";", "=", "`", "```", "*", "#", "$",
+    "@", "é", "\x00", "\u2028", "a ", " a", "a.", "a-", "a,", "a:", "/v1", "/o1", "/gpt-5", "charset",
+    "charset=", "<meta", "<?xml", "bearer ", "sk-", "sk-a", "-----BEGIN ", "[TODO", "claude-", "-copy-1",
+    "data:", "token count ", "input token count ", "\\u0000", '"\\', ",-1", ":1e", "name: ", "a_b:",
+    "declare -a ", "{a,", "[[", " - at `$",
+]  # fmt: skip
+
+
+def attacks() -> Iterator[str]:
+    for atom in ATOMS:
+        many = atom * (LENGTH // len(atom))
+        yield many
+        yield many + "!"
+    for spaces in (" ", "\n"):
+        yield "a" + spaces * LENGTH + "b"
+        yield "," + spaces * LENGTH + "x"
+        yield "charset" + spaces * LENGTH + "x"
+
+
+def regexes() -> Iterator[tuple[str, Any]]:
+    """Every regular expression in the source, with what marks it."""
+    for path in sorted(SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and isinstance(node.func.value, ast.Name)
+                and node.func.value.id == "re"
+                and node.args
+                and isinstance(node.args[0], ast.Constant)
+                and node.func.attr != "escape"
+            ):
+                yield f"{path.relative_to(SOURCE)}:{node.lineno}", node.args[0].value
+
+
+PATTERNS = dict(regexes())
+
+
+def spent(work: Callable[[], object]) -> float:
+    """Processor seconds; the better of two, because the first may include other work."""
+    best = float("inf")
+    for _ in range(2):
+        began = time.process_time()
+        work()
+        best = min(best, time.process_time() - began)
+        if best < QUICK:
+            break
+    return best
+
+
+def test_every_regular_expression_of_the_source_is_found() -> None:
+    assert len(PATTERNS) > 40
+
+
+@pytest.mark.parametrize("place", PATTERNS)
+def test_no_regular_expression_takes_more_than_linear_time(place: str) -> None:
+    pattern = PATTERNS[place]
+    if pattern in BOUNDED:
+        return
+    compiled: Any = re.compile(pattern)
+    for text in attacks():
+        subject: Any = text.encode("utf-8", "replace") if isinstance(pattern, bytes) else text
+        assert spent(lambda subject=subject: compiled.sub(subject[:0], subject)) < QUICK, (pattern, text[:20])
+
+
+def _refusing(work: Callable[[str], object]) -> Callable[[str], object]:
+    def run(text: str) -> object:
+        try:
+            return work(text)
+        except (PerdureError, ValueError):
+            return None
+
+    return run
+
+
+SECRETS = {f"key{number}": f"secret-{number}-{'x' * number}" for number in range(200)}
+REDACTOR = redaction.Redactor(SECRETS)
+
+ALGORITHMS: dict[str, Callable[[str], object]] = {
+    "repair_arguments": repair.repair_arguments,
+    "repair_name": lambda text: repair.repair_name(text, {"read_file", "write_file"}),
+    "fit_arguments": lambda text: repair.fit_arguments(
+        {"a": text, "b": text}, {"properties": {"a": {"type": "integer"}, "b": {"type": "array"}}}
+    ),
+    "words of the simulated model": simulated._words_of,
+    "a refusal's text": lambda text: failures.refusal(400, {}, text.encode("utf-8", "replace"), ["sk-1"]),
+    "a web page as an error": lambda text: failures.refusal(502, {}, f"<html>{text}".encode(), []),
+    "an agent's file": _refusing(read_agent_file),
+    "front matter": _refusing(front_matter.split_front_matter),
+    "yaml": _refusing(front_matter.read_yaml),
+    "json": _refusing(lambda text: decoding.decode(decoding._ANYTHING, text.encode("utf-8", "replace"))),
+    "redaction": REDACTOR.text,
+    "redaction of a cut text": lambda text: REDACTOR.text(text, cut=True),
+    "events of a stream": lambda text: list(sse.SseParser().feed(text.encode("utf-8", "replace"))),
+}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_no_algorithm_over_texts_takes_more_than_linear_time(name: str) -> None:
+    algorithm = ALGORITHMS[name]
+    for text in attacks():
+        assert spent(lambda text=text: algorithm(text)) < 2 * QUICK, text[:20]
