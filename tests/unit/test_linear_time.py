@@ -32,6 +32,9 @@ BOUNDED = {
     r'\s*(?:W/)?"([\x21\x23-\x7e]*)"\s*(?:,|$)': "matched at one place only",
     r"[a-z_]+:(\s|$)": "matched at one place only",
     r"(?s)<(script|style)\b.*?</\1>|<[^<>]*>": "of MARKUP characters",
+    r"\W*(ping|pong|keep.?alive|heart.?beat|processing|waiting|connected|open|start|ok|noop|undefined)\W*": (
+        "of a text of less than 40 characters"
+    ),
     r"(^|/)(o\d|gpt-([5-9]|\d\d)|codex|computer-use)(?!.*chat)": "of a model's name",
 }
 """Regular expressions that are not linear: why that is harmless."""

@@ -198,8 +198,8 @@ class Answer:
     def _feed_odd(self, payload: bytes, name: str) -> None:
         """Take a payload that is not exactly one JSON object."""
         text = payload.decode("utf-8", "replace").strip()
-        while text.startswith("data:"):  # a proxy has framed the stream twice
-            text = text[5:].lstrip()
+        for _ in range(2):  # proxies have framed the stream again
+            text = text.removeprefix("data:").lstrip()
         if not text or (len(text) < 40 and _ALIVE.fullmatch(text)):
             return
         try:

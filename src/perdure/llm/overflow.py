@@ -68,7 +68,7 @@ _BAD_VALUE = re.compile(r"cache_control|\btoo small\b|\binvalid (?:api )?key\b|\
 _STRONG = re.compile(
     r"\bcontexts?\b|context[ _-]?(?:length|len|window|size|limit|overflow)|\bn_ctx|\bnum_ctx\b"
     r"|\bmax_(?:model|seq|sequence|input|context|prompt|total|position)\w*|\bprompts?\b|\bprompt_(?:tokens|len)"
-    r"|\w*prompt_len\b|\btokens\b|\btoken[ _](?:limit|count|length|window|budget|size|number)s?\b"
+    r"|prompt_len\b|\btokens\b|\btoken[ _](?:limit|count|length|window|budget|size|number)s?\b"
     r"|\b\d+ ?tokens?\b|\binputs?`? (?:tokens?|length|size|text|sequence|context|characters)"
     r"|\bsession[ _]length|\bsession_len\b|\bsequence[ _]length|\bkv[ _-]?cache\b"
     r"|\blength of (?:the |your )?(?:messages|input|prompt|conversation|request)"
