@@ -12,6 +12,7 @@ from bench.memory import memory
 from bench.requests import requests
 from bench.scale import scale
 from bench.start import start
+from bench.soak import soak
 from bench.streams import crowd, followers, streams
 from bench.tools import tools
 from bench.turns import turns
@@ -32,4 +33,8 @@ MEASURES: dict[str, Measure] = {
     "tools": tools,
     "scale": scale,
     "memory": memory,
+    "soak": soak,
 }
+
+LONG = ("soak",)
+"""Measures that run only if they are named."""

@@ -366,8 +366,11 @@ RESPONSES = (
         503,
         (
             "unavailable",
-            "The database is not responding, or the server is shutting down.",
-            "Try again shortly.",
+            "The database cannot be used: it is not responding, busy, full, read-only or damaged; or the "
+            "server is shutting down. `outcome` says whether the request was carried out: `unchanged` means "
+            "that it was not, `unknown` that it may or may not have been.",
+            "Try again if `retryable` is true. After `unknown`, repeat a POST with the same Idempotency-Key, "
+            "or look first. `GET /health` names the cause.",
         ),
     ),
 )
