@@ -33,7 +33,9 @@ def arguments() -> argparse.Namespace:
         prog="python -m bench", description="Measure the server, from outside, on a real process."
     )
     parser.add_argument(
-        "measure", nargs="*", help=f"what to measure: {', '.join(MEASURES)}; default: all but {', '.join(LONG)}"
+        "measure",
+        nargs="*",
+        help=f"what to measure: {', '.join(MEASURES)}; default: all but {', '.join(LONG)}",
     )
     parser.add_argument("--minutes", type=float, help="how long the measure `soak` takes; default: 5")
     parser.add_argument("--quick", action="store_true", help="one short round, for a first impression")

@@ -11,8 +11,8 @@ from bench.history import history
 from bench.memory import memory
 from bench.requests import requests
 from bench.scale import scale
-from bench.start import start
 from bench.soak import soak
+from bench.start import start
 from bench.streams import crowd, followers, streams
 from bench.tools import tools
 from bench.turns import turns

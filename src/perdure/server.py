@@ -58,6 +58,8 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
     )
     # uvicorn's messages at start repeat our `listening on`.
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
+    # Its pool logs each failure to connect with a traceback; callers get the error anyway.
+    logging.getLogger("asyncpg").setLevel(logging.ERROR)
     _raise_file_limit()
     stopping = Stopping(settings.drain_seconds)
     with stopping.handled():

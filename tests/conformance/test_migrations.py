@@ -92,7 +92,8 @@ async def test_a_database_without_digests_that_lacks_a_table_is_refused_and_stay
 
     async def old(tx: Tx) -> None:
         await tx.run(
-            "CREATE TABLE migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at BIGINT NOT NULL)"
+            "CREATE TABLE migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL,"
+            " applied_at BIGINT NOT NULL)"
         )
         await tx.run("INSERT INTO migrations VALUES (1, ?, 0)", first[1])
         for statement in statements_of(first[2], tx.dialect):

@@ -178,7 +178,13 @@ async def test_on_a_full_disk_only_what_does_not_fit_fails_whoever_commits_with_
     embedded._writer.execute(f"PRAGMA max_page_count = {pages + 20}")
     bodies = [adding("a"), large("b"), adding("c"), large("d"), adding("e")]
     results = await soon(asyncio.gather(*map(embedded.write, bodies), return_exceptions=True))
-    assert [getattr(result, "cause", result) for result in results] == ["a", "disk_full", "c", "disk_full", "e"]
+    assert [getattr(result, "cause", result) for result in results] == [
+        "a",
+        "disk_full",
+        "c",
+        "disk_full",
+        "e",
+    ]
     assert await names(embedded) == {"a", "c", "e"}
     assert embedded.last_fault is not None
     embedded._writer.execute(f"PRAGMA max_page_count = {pages + 1000}")
@@ -217,7 +223,9 @@ async def test_a_file_that_another_program_locks_is_unavailable_until_it_lets_go
 async def test_a_damaged_page_is_unavailable_for_those_who_need_it(tmp_path: Path) -> None:
     path = tmp_path / "perdure.db"
     database = await open_sqlite(path)
-    await database.write(lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BLOB)"))
+    await database.write(
+        lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BLOB)")
+    )
     await database.write(lambda tx: tx.run("CREATE TABLE others (id TEXT)"))
     await database.write(large("a"))
     root = database._reader.execute("SELECT rootpage FROM sqlite_master WHERE name = 'things'").fetchone()[0]
@@ -234,22 +242,28 @@ async def test_a_damaged_page_is_unavailable_for_those_who_need_it(tmp_path: Pat
 
 
 async def test_a_disk_that_hangs_fails_those_who_wait_and_refuses_others_until_it_goes_on(
-    embedded: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "STALL_SECONDS", 0.1)
-    hangs = threading.Event()
+    monkeypatch.setattr(sqlite, "STALL_SECONDS", 0.2)
+    database = await open_sqlite(tmp_path / "perdure.db")
+    await database.write(
+        lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BLOB)")
+    )
+    goes_on = threading.Event()
 
     async def hanging(tx: Tx) -> None:
-        hangs.wait()
+        goes_on.wait()
         await adding("a")(tx)
 
-    await refused(embedded.write(hanging), "not_responding", unknown=True)
-    await refused(embedded.write(adding("b")), "not_responding")
-    hangs.set()
-    assert await eventually(lambda: names(embedded)) == {"a"}
-    await eventually(lambda: _answers(embedded))
-    await embedded.write(adding("c"))
-    assert await names(embedded) >= {"a", "c"}
+    try:
+        await refused(database.write(hanging), "not_responding", unknown=True)
+        await refused(database.write(adding("b")), "not_responding")
+    finally:
+        goes_on.set()
+    await eventually(lambda: _answers(database))
+    await database.write(adding("c"))
+    assert await names(database) == {"a", "c"}
+    await database.close()
 
 
 async def _answers(database: Database) -> bool:
@@ -269,9 +283,9 @@ async def test_a_full_disk_is_reported_by_health_checks_which_share_one_probe(
     found = await database.read(lambda tx: tx.all("SELECT checked_at FROM probes"))
     assert [tuple(row) for row in found] == [(1,)]
     assert await health.fault(database, 2) is None
-    assert [tuple(row) for row in await database.read(lambda tx: tx.all("SELECT checked_at FROM probes"))] == [
-        (1,)
-    ]
+    assert [
+        tuple(row) for row in await database.read(lambda tx: tx.all("SELECT checked_at FROM probes"))
+    ] == [(1,)]
 
 
 # --- PostgreSQL ---------------------------------------------------------------------------------------
@@ -305,7 +319,7 @@ async def test_a_server_that_is_frozen_is_unavailable_and_closing_does_not_wait_
     monkeypatch.setattr(postgres_database, "ACQUIRE_SECONDS", 0.5)
     monkeypatch.setattr(postgres_database, "CLOSE_SECONDS", 0.5)
     async with wire_to(postgres_place.url) as wire:
-        database = await open_postgres(wire.url, min_size=2, max_size=2)
+        database = await open_postgres(wire.url, min_size=3, max_size=3)
         await database.write(
             lambda tx: tx.run("CREATE TABLE things (id TEXT, text TEXT, number BIGINT, data BYTEA)")
         )

@@ -101,7 +101,8 @@ async def test_on_a_full_disk_a_paid_answer_is_kept_until_it_can_be_logged(small
         sick = await until(http, "/health", lambda answer: answer.status_code == 503)
         assert sick.json()["status"] == "degraded"
         assert (sick.json()["database"], sick.json()["cause"]) == ("unavailable", "disk_full")
-        refusal = await _refused(http, "POST", "/v1/sessions", {"system_prompt": "x" * 500_000})
+        path = f"/v1/sessions/{session['id']}/fs/large.txt"
+        refusal = await _refused(http, "POST", path, {"content": "line\n" * 1_200_000})
         assert (refusal["outcome"], refusal["retryable"]) == ("unchanged", True)
         assert "Nothing was changed" in refusal["detail"]
         await until(http, f"/v1/sessions/{session['id']}", lambda answer: answer.json()["status"] == "active")

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from perdure.app.messages import post_message
 from perdure.app.session_files import write_file
+from perdure.app.sessions import create_session
 from perdure.domain.errors import Unavailable
 from perdure.domain.files import content_of
+from perdure.domain.messages import CreateMessage, InputMessage, TextPart
 from perdure.domain.sessions import CreateSession
 from perdure.domain.tools import CapabilityRef
 from perdure.engine.advance import advance
@@ -86,31 +89,23 @@ ANSWERS: tuple[dict[str, Any], ...] = ({"tool_calls": [call("axe")]}, {"text": "
 async def test_whichever_write_or_read_fails_the_model_is_called_twice_and_the_log_is_the_same(
     kind: str, times: int, database_url: str, tmp_path: Path
 ) -> None:
-    expected: list[str] = []
-    for what in ("none", "write", "read"):
-        for number in range(1, 12):
-            folder = tmp_path / f"{what}{number}"
-            shelf = Shelf("axe")
-            async with inside(database_url, folder, shelf, *ANSWERS, session=with_shelf()) as there:
-                await _ask(there)
-                fails = lambda each, count, n=number, w=what: (  # noqa: E731
-                    kind if each == w and n <= count < n + times else None
-                )
-                types, faults = await advanced(there, fails)
-                calls = len(there.driver.requests)
-            if what == "none":
-                expected = types
-                break
-            if not faults:
-                break
-            assert calls == 2, f"{what} {number}: the model was called {calls} times"
-            assert [each for each in types if each != "turn.resumed"] == expected, f"{what} {number}"
+    async with inside(database_url, tmp_path, Shelf("axe"), *ANSWERS, session=with_shelf()) as there:
+        await _ask(there)
+        expected, _ = await advanced(there, lambda each, count: None)
+        for what, number in [(what, number) for what in ("write", "read") for number in range(1, 12)]:
+            there.driver.requests.clear()
+            case = replace(there, session=await create_session(there.app, there.owner, with_shelf()))
+            await _ask(case)
+            types, _ = await advanced(case, _failing(what, number, times, kind))
+            assert len(there.driver.requests) == 2, f"{what} {number}: the model was called again"
+            assert types == expected, f"{what} {number}"
+
+
+def _failing(what: str, first: int, times: int, kind: str) -> When:
+    return lambda each, count: kind if each == what and first <= count < first + times else None
 
 
 async def _ask(there: Inside) -> None:
-    from perdure.app.messages import post_message
-    from perdure.domain.messages import CreateMessage, InputMessage, TextPart
-
     message = CreateMessage(InputMessage((TextPart("Hello."),)))
     await post_message(there.app, there.owner, there.session.id, message)
 
@@ -124,14 +119,15 @@ async def test_a_slow_database_delays_the_model_call_but_leaves_nothing_out_of_i
         await write_file(there.app, there.owner, there.session.id, write)
         await _ask(there)
         # The instructions are read through a database that fails three times.
-        slow = Faulty(there.app.database, lambda each, count: "before" if each == "read" and count <= 3 else None)
+        slow = Faulty(
+            there.app.database, lambda each, count: "before" if each == "read" and count <= 3 else None
+        )
         capabilities = [
             agent_instructions(replace(there.app, database=slow)) if each.id == "agent_instructions" else each
             for each in there.engine.registry.all()
         ]
         engine = replace(there.engine, registry=type(there.engine.registry)(tuple(capabilities)))
-        there = replace(there, engine=engine)
-        types, _ = await advanced(there, lambda each, count: None)
+        types, _ = await advanced(replace(there, engine=engine), lambda each, count: None)
         assert slow.faults == 3
         assert types.count("turn.completed") == 1
         assert ["Speak in verse." in request.system for request in there.driver.requests] == [True]

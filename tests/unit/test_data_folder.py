@@ -46,7 +46,9 @@ async def test_an_older_data_folder_that_others_could_read_is_closed(
     assert "master.key (mode 0644), now only its owner can" in caplog.text
 
 
-@pytest.mark.parametrize(("bits", "can"), [(0o755, "enter"), (0o750, "enter"), (0o770, "change"), (0o777, "change")])
+@pytest.mark.parametrize(
+    ("bits", "can"), [(0o755, "enter"), (0o750, "enter"), (0o770, "change"), (0o777, "change")]
+)
 def test_a_folder_with_other_files_keeps_its_mode_and_the_log_warns(
     bits: int, can: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -102,8 +104,8 @@ def test_key_files_are_not_read_or_written_through_links(tmp_path: Path) -> None
         read_key_files(tmp_path / "data")
     stage_key(tmp_path / "data", bytes(32))  # replaces the link
     assert not victim.exists()
+    (tmp_path / "data" / "lock").symlink_to(victim)
     with pytest.raises(Unavailable, match="is a link"):
-        (tmp_path / "data" / "lock").symlink_to(victim)
         open_file(tmp_path / "data" / "lock", os.O_RDWR | os.O_CREAT)
 
 

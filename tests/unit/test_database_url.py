@@ -42,7 +42,9 @@ def test_the_option_is_taken_from_the_arguments_with_its_value(arguments: list[s
 
 
 @pytest.mark.parametrize("form", ["two", "one"])
-async def test_a_running_server_does_not_show_the_password_in_its_arguments(form: str, tmp_path: Path) -> None:
+async def test_a_running_server_does_not_show_the_password_in_its_arguments(
+    form: str, tmp_path: Path
+) -> None:
     connected = asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -19,7 +19,7 @@ FRESH = 1.0
 """Seconds for which an answer counts, so that checks cost the same however often they come."""
 PATIENCE = 3.0
 """Seconds to wait for the database."""
-RECENT = 10.0
+RECENT = 5.0
 """Seconds for which a failure of a request counts, because a probe may be too small to meet it."""
 FILE = "perdure.db"
 LEAST_FREE = 1 << 20

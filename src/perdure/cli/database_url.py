@@ -11,7 +11,7 @@ OPTION = "--database-url"
 VARIABLE = "PERDURE_DATABASE_URL"
 
 
-def hide_password(url: str | None) -> str | None:
+def hide_password(url: str | None) -> str | None:  # noqa: RET503 - the last line does not return
     """Start this process again with a URL that holds a password in the environment instead.
 
     Every user of the machine can read the arguments of a process, but only its own user the environment.
@@ -26,7 +26,8 @@ def hide_password(url: str | None) -> str | None:
         f" moment: set {VARIABLE} instead, or leave the password out and use PGPASSWORD or ~/.pgpass",
         file=sys.stderr,
     )
-    os.execve(sys.executable, arguments, {**os.environ, VARIABLE: url})
+    os.environ[VARIABLE] = url
+    os.execv(sys.executable, arguments)  # noqa: S606 - the same program
 
 
 def has_password(url: str) -> bool:

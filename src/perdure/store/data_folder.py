@@ -78,8 +78,8 @@ def check_links(folder: Path, names: Iterable[str]) -> None:
 def linked(name: str) -> Unavailable:
     """Return the error for a file of the data folder that is a link."""
     return Unavailable(
-        f"{name} in the data folder is a link, and links are not followed there: replace it by the file itself"
-        " (the data folder may be a link; a master key may be given as PERDURE_MASTER_KEY)"
+        f"{name} in the data folder is a link, and links are not followed there: replace it by the file"
+        " itself (the data folder may be a link; a master key may be given as PERDURE_MASTER_KEY)"
     )
 
 
@@ -116,7 +116,7 @@ def _close(folder: Path) -> None:
         log.warning("the data folder %s belongs to another user, who can read and replace all data", folder)
     if not about.st_mode & OTHERS:
         return
-    if about.st_uid == me and OURS.issuperset(entry.name for entry in os.scandir(folder)):
+    if about.st_uid == me and OURS.issuperset(path.name for path in folder.iterdir()):
         folder.chmod(0o700)
         return
     can = "change" if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else "enter"

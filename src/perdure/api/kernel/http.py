@@ -18,7 +18,14 @@ from perdure.api.kernel.decoding import MAX_BODY, ClientLeft, decode, read_body,
 from perdure.api.kernel.entity_tags import etag_header, is_known, parse_tags, tag_of
 from perdure.api.kernel.idempotency import fingerprint, once_of
 from perdure.api.kernel.paging import linked
-from perdure.api.kernel.problems import INTERNAL, Problem, encode, problem_of, retry_seconds
+from perdure.api.kernel.problems import (
+    INTERNAL,
+    Problem,
+    encode,
+    explain_outcome,
+    problem_of,
+    retry_seconds,
+)
 from perdure.api.kernel.route import Route
 from perdure.api.kernel.router import Ready, Router
 from perdure.app.context import App

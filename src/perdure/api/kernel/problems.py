@@ -140,8 +140,8 @@ def explain_outcome(problem: Problem, method: str, *, keyed: bool) -> Problem:
         advice = f"The request may or may not have been done: repeat it{key}."
     else:
         advice = (
-            "The request may or may not have been done: look before you repeat it. With an Idempotency-Key it "
-            "could be repeated safely."
+            "The request may or may not have been done: look before you repeat it. With an Idempotency-Key, "
+            "repeating it is safe."
         )
     detail = f"{problem.detail.rstrip('.')}. {advice}"
     return msgspec.structs.replace(problem, detail=detail, error=ErrorBody(problem.code, detail))

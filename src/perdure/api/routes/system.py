@@ -41,8 +41,8 @@ class Health(Struct, frozen=True, omit_defaults=True):
         Meta(
             description=(
                 "Why the database cannot be written, as a stable word: `disk_full`, `disk_error`, "
-                "`read_only`, `corrupt`, `no_connection`, `not_responding`, `busy`, `locked` ...; absent if it "
-                "can."
+                "`read_only`, `corrupt`, `no_connection`, `not_responding`, `busy`, `locked` ...; otherwise "
+                "absent."
             )
         ),
     ] = None

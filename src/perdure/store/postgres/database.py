@@ -64,7 +64,7 @@ again, its check finds that row."""
 _ENDED = ("08", "57P", "25P03", "25P04")
 """No connection; the server shuts down or starts up; the transaction was idle or open for too long."""
 _READ_ONLY = "25006"
-"""The server has become a standby, or was set to read-only: a new connection may find another one."""
+"""The server is a standby now, or was read-only when the connection began: a new one may be writable."""
 _UNKNOWN = "during a commit: the transaction may or may not have committed"
 
 
@@ -224,6 +224,8 @@ class PostgresDatabase:
             try:
                 result = await (_do_alone if single else _transact)(connection, tx, body)
             except Exception as error:  # noqa: BLE001 - raised again unless the body may be retried
+                if _sqlstate(error) == _READ_ONLY:
+                    await self._pool.expire_connections()
                 self._check_retry(connection, error, left)
             else:
                 run_callbacks(tx.callbacks)
@@ -286,6 +288,8 @@ class PostgresDatabase:
         state = _sqlstate(error) or ""
         if left and (lost or state in _CONFLICTS or state == _TAKEN):
             return
+        if state == _READ_ONLY and left == ATTEMPTS - 1:
+            return  # once, on a new connection
         cause = "no_connection" if lost else "busy" if state in _CONFLICTS else sqlstate_cause(state)
         if silent:
             cause = "not_responding"
@@ -336,8 +340,6 @@ async def _do_alone(connection: Any, tx: PostgresTx, body: Body[T]) -> T:
         if _is_lost(connection, error) or type(error) is TimeoutError:
             _drop_silent(connection, error)
             raise _unknown(error) from error
-        if _sqlstate(error) == _READ_ONLY:
-            connection.terminate()
         raise
 
 
@@ -430,7 +432,7 @@ def _is_lost(connection: Any, error: BaseException) -> bool:
 
 async def _roll_back(connection: Any, error: BaseException) -> None:
     try:
-        if _is_lost(connection, error) or _sqlstate(error) == _READ_ONLY:
+        if _is_lost(connection, error):
             connection.terminate()
         elif not _drop_silent(connection, error):
             await connection.execute("ROLLBACK")
