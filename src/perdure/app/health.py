@@ -83,7 +83,7 @@ class DatabaseHealth:
         except FileNotFoundError:
             raise unavailable("moved") from None
         except OSError as error:
-            raise unavailable("unopenable", error.strerror) from error
+            raise unavailable("unopenable", str(error.strerror)) from error
         self._file = self._file or file
         if self._file != file:
             raise unavailable("moved")  # SQLite goes on with the old file, which nobody finds again

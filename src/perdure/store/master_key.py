@@ -76,7 +76,7 @@ def make_key_file(folder: Path) -> None:
     with _os_errors_explained(FILE):
         make_folder(folder)
     with hold_key_files(folder):
-        if _read(folder / FILE) is None:
+        if FILE not in {path.name for path in folder.iterdir()}:
             _write(folder, FILE, new_master_key())
 
 
