@@ -17,6 +17,7 @@ import asyncpg
 import httpx
 import pytest
 
+from perdure.store.locks import Lock
 from tests.conformance.places import wire_to
 from tests.server import Server, post, use_simulated_model
 from tests.stub_model import use_model_at
@@ -189,3 +190,49 @@ async def test_sigterm_ends_a_server_that_waits_for_a_frozen_postgresql_at_its_s
         assert await asyncio.wait_for(server.stop(), 3) == 128 + 15
         with pytest.raises(RuntimeError, match="did not start"):
             await starting
+
+
+STUCK = """
+import time
+from perdure.api.routes import system
+from perdure.cli.main import main
+
+async def stuck(self, *_):
+    while True:
+        {}
+
+system.DatabaseHealth.fault = stuck
+main()
+"""
+
+
+@pytest.mark.parametrize("how", ["pass", pytest.param("time.sleep(600)", marks=pytest.mark.soak)])
+async def test_sigterm_ends_a_server_whose_event_loop_is_blocked(how: str, tmp_path: Path) -> None:
+    server = Server(tmp_path, environment={"PERDURE_DRAIN_SECONDS": "0"})
+    server.program = ("-c", STUCK.format(how))
+    await server.start()
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+        asking = asyncio.create_task(http.get("/health"))
+        done, _ = await asyncio.wait({asking}, timeout=0.5)
+        assert not done
+        assert await asyncio.wait_for(server.stop(), 25) == 1
+        asking.cancel()
+    assert "did not stop within 10 seconds" in server.log.read_text()
+
+
+async def test_sigterm_ends_a_server_that_waits_for_another_ones_migration(
+    empty_postgres_url: str, tmp_path: Path
+) -> None:
+    other = await asyncpg.connect(empty_postgres_url)
+    async with other.transaction():
+        await other.execute(f"SELECT pg_advisory_xact_lock({Lock.MIGRATE:d})")
+        server = Server(tmp_path, database_url=empty_postgres_url)
+        starting = asyncio.create_task(server.start())
+        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        async with asyncio.timeout(PATIENCE):
+            while not await other.fetchval(waiting):
+                await asyncio.sleep(0.01)
+        assert await asyncio.wait_for(server.stop(), 3) == 128 + 15
+        with pytest.raises(RuntimeError, match="did not start"):
+            await starting
+    await other.close()
