@@ -19,7 +19,7 @@ CAUSES: Mapping[str, str] = {
     "busy": "the database is too busy, try again later",
     "closed": "the database is closed",
     "corrupt": "the database is damaged: stop the server, and restore a backup",
-    "disk_error": "the disk of the database failed: check it, and the system's log",
+    "disk_error": "the disk of the database failed, or a quota is used up: check it, and the system's log",
     "disk_full": "the disk of the database is full, or its quota is used up: free some space",
     "locked": "another program has locked the database: stop it",
     "moved": "the database's file was moved, deleted or replaced while the server ran: restart the server",

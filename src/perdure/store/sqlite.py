@@ -27,6 +27,8 @@ GROUP_LIMIT = 128
 """The most transactions in one commit, which bounds the wait of the first of them."""
 STALL_SECONDS = 40.0
 """How long a transaction may take, its wait included, before its caller gives up: the disk hangs."""
+NO_ROOM = ("disk_full", "disk_error")
+"""What SQLite reports when a write does not fit. It tells a used-up quota as an error of the disk."""
 SIDE_FILES = ("", "-wal", "-shm", "-journal")
 """The ends of the names of the files that SQLite opens."""
 
@@ -211,7 +213,7 @@ class SqliteDatabase:
         error = self._transact(group)
         if error is None:
             return
-        if len(group) > 1 and getattr(error, "cause", "") == "disk_full":
+        if len(group) > 1 and isinstance(error, Unavailable) and error.cause in NO_ROOM and not error.unknown:
             # One of them may be too large: the others still fit.
             for job in group:
                 job.error = None
