@@ -19,7 +19,7 @@ import uvloop
 
 from bench.figures import QUICK, Scale
 from bench.report import Column, machine, markdown, print_table
-from bench.suite import MEASURES
+from bench.suite import LONG, MEASURES
 from bench.variant import Cores, Process, Variant, choose_cores, pin, start_process
 from perdure import __version__
 from tests.postgres_server import PostgresServer, postgres_server
@@ -32,7 +32,12 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description="Measure the server, from outside, on a real process."
     )
-    parser.add_argument("measure", nargs="*", help=f"what to measure: {', '.join(MEASURES)}; default: all")
+    parser.add_argument(
+        "measure",
+        nargs="*",
+        help=f"what to measure: {', '.join(MEASURES)}; default: all but {', '.join(LONG)}",
+    )
+    parser.add_argument("--minutes", type=float, help="how long the measure `soak` takes; default: 5")
     parser.add_argument("--quick", action="store_true", help="one short round, for a first impression")
     parser.add_argument("--rounds", type=int, help="how often to run each measure; the median counts")
     parser.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
@@ -78,6 +83,8 @@ def main() -> int:
     scale = QUICK if options.quick else Scale()
     if options.rounds or options.profile:
         scale = msgspec.structs.replace(scale, rounds=options.rounds or 1)
+    if options.minutes:
+        scale = msgspec.structs.replace(scale, soak_minutes=options.minutes)
     cores = choose_cores()
     facts = machine(cores)
     with contextlib.ExitStack() as stack:
@@ -118,7 +125,7 @@ async def measure(
         try:
             variants = make_variants(options, cores, postgres, model)
             columns = [Column(variant.name, postgres is None, {}) for variant in variants]
-            for name in options.measure or MEASURES:
+            for name in options.measure or [name for name in MEASURES if name not in LONG]:
                 began = time.perf_counter()
                 say(f"{name} ...")
                 await run(name, variants, columns, scale)

@@ -35,6 +35,7 @@ class Scale(Struct, frozen=True):
     pages: int = 60
     memory_requests: int = 50_000
     memory_turns: int = 4_000
+    soak_minutes: float = 5.0
 
 
 QUICK = Scale(
@@ -57,6 +58,7 @@ QUICK = Scale(
     pages=20,
     memory_requests=6_000,
     memory_turns=500,
+    soak_minutes=0.5,
 )
 
 
@@ -202,5 +204,8 @@ FIGURES = (
     Figure("halfway_ratio", "scale", "the same, the middle page", "x"),
     Figure("requests_mb", "memory", "memory growth over 50,000 requests", "MB", 5, everywhere=True),
     Figure("turns_mb", "memory", "memory growth over 4,000 turns in 4,000 sessions", "MB"),
+    Figure("soak_growth_mb", "soak", "sessions made, used and deleted: memory growth a minute", "MB", 1),
+    Figure("soak_mb", "soak", "the same, memory at the end", "MB"),
+    Figure("soak_sessions", "soak", "the same, sessions", ""),
 )
 """Targets: the issues "Heart" and "Session API"."""

@@ -11,6 +11,7 @@ from bench.history import history
 from bench.memory import memory
 from bench.requests import requests
 from bench.scale import scale
+from bench.soak import soak
 from bench.start import start
 from bench.streams import crowd, followers, streams
 from bench.tools import tools
@@ -32,4 +33,8 @@ MEASURES: dict[str, Measure] = {
     "tools": tools,
     "scale": scale,
     "memory": memory,
+    "soak": soak,
 }
+
+LONG = ("soak",)
+"""Measures that run only if they are named."""

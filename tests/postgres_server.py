@@ -86,7 +86,7 @@ SELECT md5(string_agg(line, chr(10) ORDER BY line)) FROM (
     SELECT concat_ws(' ', 'function', proname, md5(prosrc)) FROM pg_proc
     WHERE pronamespace::regnamespace::text !~ '^pg_|^information_schema'
     UNION ALL
-    SELECT concat_ws(' ', 'migration', number, name) FROM public.migrations
+    SELECT concat_ws(' ', 'migration', number, name, digest) FROM public.migrations
     UNION ALL
     SELECT concat_ws(' ', 'setting', setrole, setconfig) FROM pg_db_role_setting
     JOIN pg_database ON pg_database.oid = setdatabase WHERE datname = current_database()

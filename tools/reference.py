@@ -297,7 +297,12 @@ def errors_page(schemas: dict[str, Any]) -> str:
             "`detail` is for people and says what to fix. `field` is the path of the invalid field, if there "
             "is exactly one. `error` repeats `code` and `message` for clients that look there."
         ),
-        wrap("A rejected request has changed nothing. 429 and 503 may carry `Retry-After`, in seconds."),
+        wrap(
+            "A rejected request has changed nothing, with one exception: a 503 whose `outcome` is `unknown` "
+            "may or may not have been carried out, because the database did not answer a commit. Repeat it "
+            "with the same `Idempotency-Key`. `retryable` is true if a repetition may succeed. 429 and 503 "
+            "may carry `Retry-After`, in seconds."
+        ),
         "## HTTP responses",
         codes(RESPONSES),
         "## Failed turns",

@@ -8,7 +8,6 @@ import errno
 import gc
 import logging
 import resource
-import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from perdure.app.login import login_required
 from perdure.app.predefined import add_predefined
 from perdure.domain.errors import Forbidden, Unavailable
 from perdure.settings import Settings
+from perdure.stopping import Stopping
 from perdure.wiring import Parts, all_routes, open_parts
 from perdure.worker.scheduler import Scheduler
 from perdure.worker.sorter import Sorter
@@ -58,7 +58,15 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
     )
     # uvicorn's messages at start repeat our `listening on`.
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
+    # Its pool logs each failure to connect with a traceback; callers get the error anyway.
+    logging.getLogger("asyncpg").setLevel(logging.ERROR)
     _raise_file_limit()
+    stopping = Stopping(settings.drain_seconds)
+    with stopping.handled():
+        await _serve(settings, stopping, announce or _print)
+
+
+async def _serve(settings: Settings, stopping: Stopping, announce: Callable[[str], None]) -> None:
     async with open_parts(settings) as parts:
         authenticate = await _prepare(settings, parts)
         worker = Worker(parts.engine)
@@ -77,7 +85,7 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
         gc.enable()  # the command disables it while it imports
         try:
             with watching():
-                await _run(settings, api, listener, worker, closing, announce or _print)
+                await _run(settings, api, listener, worker, closing, stopping, announce)
         finally:
             sweeping.cancel()
             scheduling.cancel()
@@ -138,6 +146,7 @@ async def _run(
     listener: socket.socket,
     worker: Worker,
     closing: asyncio.Event,
+    stopping: Stopping,
     announce: Callable[[str], None],
 ) -> None:
     config = uvicorn.Config(
@@ -156,25 +165,20 @@ async def _run(
         proxy_headers=False,
     )
     server = _Server(config)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started and not serving.done():  # noqa: ASYNC110 (uvicorn offers no event to wait for)
         await asyncio.sleep(0.001)
     host, port = listener.getsockname()[:2]
+    stopping.start()
     announce(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}")
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    asked = asyncio.create_task(stopping.asked.wait())
+    await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
     unfinished = await worker.drain(settings.drain_seconds)
     if unfinished:
         log.info("%d running turns did not finish: they resume at the next start", unfinished)
     closing.set()
     server.should_exit = True
     await serving
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(number)
 
 
 def _raise_file_limit() -> None:

@@ -10,8 +10,7 @@ import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import IO
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 from msgspec import Struct
 from msgspec.structs import astuple
@@ -53,6 +52,7 @@ from perdure.sandbox.pool import Sandbox
 from perdure.settings import Settings
 from perdure.store.bus import Bus, LocalBus
 from perdure.store.crypto import Vault
+from perdure.store.data_folder import LOCK, open_file, prepare_folder
 from perdure.store.database import Database
 from perdure.store.master_key import (
     hold_key_files,
@@ -94,29 +94,29 @@ class _Spawner:
         task.add_done_callback(self._tasks.discard)
 
 
-def lock_folder(settings: Settings) -> IO[str]:
+@contextlib.contextmanager
+def lock_folder(settings: Settings) -> Iterator[None]:
     """Lock the data folder for this process, because only one process may write our SQLite database.
-
-    Returns:
-        The lock file. The lock lasts until it is closed.
 
     Raises:
         Unavailable: another server has locked the folder, or it cannot be used.
     """
+    prepare_folder(settings.data_folder)
     try:
-        settings.data_folder.mkdir(parents=True, exist_ok=True)
-        handle = (settings.data_folder / "lock").open("w")
+        handle = open_file(settings.data_folder / LOCK, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise Unavailable(f"cannot use the data folder {settings.data!r}: {error.strerror}") from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        handle.close()
-        raise Unavailable(
-            f"another Perdure server uses the data folder {settings.data!r}: stop it first. "
-            "To run several processes, set PERDURE_DATABASE_URL to a PostgreSQL database."
-        ) from None
-    return handle
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Unavailable(
+                f"another Perdure server uses the data folder {settings.data!r}: stop it first. "
+                "To run several processes, set PERDURE_DATABASE_URL to a PostgreSQL database."
+            ) from None
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextlib.asynccontextmanager
@@ -161,6 +161,8 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
             catalog=catalog,
             arguments=ArgumentChecks(sandbox),
         )
+        # A deleted session's conversation is not needed again; another one is read again.
+        bus.on_stop(lambda stop: engine.conversations.discard(stop.session_id))
         yield Parts(database, bus, queue, app, engine)
 
 
@@ -182,11 +184,19 @@ async def open_vault(settings: Settings, database: Database) -> Vault:
     Raises:
         Unavailable: this process does not have the database's current master key.
     """
+    if settings.database_url and not settings.master_key:
+        prepare_folder(settings.data_folder)
     vault = Vault(lambda: master_keys(settings))
     current = await vault.check(database)
     if settings.master_key:
         return vault
     if current is None:
+        if read_key_files(settings.data_folder):
+            log.warning(
+                "the database is new and empty, but the data folder %s has a master key: if it should hold"
+                " your sessions, stop the server and check PERDURE_DATA and PERDURE_DATABASE_URL",
+                settings.data_folder,
+            )
         make_key_file(settings.data_folder)
         return Vault(lambda: master_keys(settings))
     if len(read_key_files(settings.data_folder)) > 1:
@@ -254,7 +264,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *workspace_routes.ROUTES,
         *file_routes(settings.max_file_bytes),
         *provider_routes.ROUTES,
-        health_route(running),
+        health_route(running, None if settings.database_url else settings.data_folder),
         *document_routes(document),
     )
     return routes

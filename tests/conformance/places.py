@@ -70,14 +70,17 @@ def postgres(database: Database) -> PostgresDatabase:
 class Wire:
     """A TCP relay before a server.
 
-    `cut` breaks every connection and refuses new ones, `mend` lets them in again.
+    `cut` breaks every connection and refuses new ones, `mend` lets them in again. `freeze` accepts everything
+    and passes nothing on, as a server that is stopped does, until `thaw`.
     """
 
     def __init__(self, url: str) -> None:
         self._target = urlsplit(url)
         self._server: asyncio.Server | None = None
         self._port = 0
-        self._pumps: set[asyncio.Task[None]] = set()
+        self.pumps: set[asyncio.Task[None]] = set()
+        self._flows = asyncio.Event()
+        self._flows.set()
 
     @property
     def url(self) -> str:
@@ -91,15 +94,24 @@ class Wire:
     async def cut(self) -> None:
         if self._server is not None:
             self._server.close()
-        for pump in list(self._pumps):
+        for pump in list(self.pumps):
             pump.cancel()
-        if self._pumps:
-            await asyncio.wait(self._pumps)
+        if self.pumps:
+            await asyncio.wait(self.pumps)
+
+    def freeze(self) -> None:
+        self._flows.clear()
+
+    def thaw(self) -> None:
+        self._flows.set()
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there = await asyncio.open_connection(self._target.hostname, self._target.port)
-        pumps = [asyncio.create_task(_pump(reader, there[1])), asyncio.create_task(_pump(there[0], writer))]
-        self._pumps.update(pumps)
+        pumps = [
+            asyncio.create_task(_pump(reader, there[1], self._flows)),
+            asyncio.create_task(_pump(there[0], writer, self._flows)),
+        ]
+        self.pumps.update(pumps)
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -107,12 +119,13 @@ class Wire:
                 pump.cancel()
             for end in (writer, there[1]):
                 end.transport.abort()
-            self._pumps.difference_update(pumps)
+            self.pumps.difference_update(pumps)
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flows: asyncio.Event) -> None:
     with suppress(OSError):
         while data := await reader.read(65536):
+            await flows.wait()
             writer.write(data)
             await writer.drain()
 

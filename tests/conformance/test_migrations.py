@@ -8,7 +8,7 @@ import pytest
 
 from perdure.domain.errors import Unavailable
 from perdure.store.database import Database, Tx
-from perdure.store.migrate import WORDS, load_migrations, migrate, statements_of
+from perdure.store.migrate import WORDS, digest_of, load_migrations, migrate, statements_of
 from tests.conformance.other_process import other_process
 from tests.conformance.places import Place, soon
 
@@ -56,9 +56,75 @@ async def test_two_processes_at_once_migrate_once(place: Place) -> None:
 
 
 async def test_a_database_of_a_newer_version_is_refused(place: Place, database: Database) -> None:
-    await database.write(lambda tx: tx.run("INSERT INTO migrations VALUES (9999, '9999_future.sql', 0)"))
-    with pytest.raises(Unavailable, match="newer Perdure"):
+    await database.write(
+        lambda tx: tx.run("INSERT INTO migrations (number, name, applied_at) VALUES (9999, '9999_x.sql', 0)")
+    )
+    with pytest.raises(Unavailable, match=r"migration 9999.*newer Perdure"):
         await migrate(await place.open())
+
+
+async def test_each_applied_migration_is_recorded_with_the_digest_of_its_file(
+    place: Place, database: Database
+) -> None:
+    async def recorded() -> dict[int, str | None]:
+        return dict(await database.read(lambda tx: tx.all("SELECT number, digest FROM migrations")))
+
+    expected = {number: digest_of(sql) for number, _, sql in load_migrations()}
+    assert await recorded() == expected
+    # A version without digests has applied it: the next migration records all of them.
+    await database.write(lambda tx: tx.run("UPDATE migrations SET digest = NULL"))
+    assert await migrate(await place.open()) == []
+
+
+async def test_a_migration_that_was_edited_after_it_was_applied_is_refused_by_name(
+    place: Place, database: Database
+) -> None:
+    await database.write(lambda tx: tx.run("UPDATE migrations SET digest = 'ab' WHERE number = 3"))
+    with pytest.raises(Unavailable, match=r"another version of the migration 0003_bound_tokens\.sql"):
+        await migrate(await place.open())
+
+
+async def test_a_database_without_digests_that_lacks_a_table_is_refused_and_stays_as_it_is(
+    place: Place,
+) -> None:
+    database = await place.open()
+    first = load_migrations()[0]
+
+    async def old(tx: Tx) -> None:
+        await tx.run(
+            "CREATE TABLE migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL,"
+            " applied_at BIGINT NOT NULL)"
+        )
+        await tx.run("INSERT INTO migrations VALUES (1, ?, 0)", first[1])
+        for statement in statements_of(first[2], tx.dialect):
+            await tx.run(statement)
+        await tx.run("DROP TABLE sealing")
+
+    await database.write(old)
+    before = await columns_of(database)
+    with pytest.raises(Unavailable, match=r"0001_core\.sql \(the table sealing is missing\)"):
+        await migrate(await place.open())
+    assert await columns_of(database) == before
+
+
+RELEASED = {
+    1: "c12f77d5e86dd0d6b82bd3d5c0b7a70099cbb81954eb3ff62ff6005908cc96e6",
+    2: "67d37b97e24a9e12a4a9ac3d66e470a75c3bf275af627dbb14c7cdd73dfba6f6",
+    3: "4b1d9820a2b5cc4fb9b8c9d8134b77b828e3d04fac6e6c513decf13a2018443a",
+    4: "2a0a034254166a136542ec0761fdf804806652b7e5a90b0411d28ca178ea9bff",
+    5: "c1979d26aedccb66ce8016d7c4b70156b4b655a3850e2702f6da89259b542961",
+    7: "4cd40e2c9190a19a1cda3c7b19e2f77d6c9e2f2c661dfa876d40c7c352f77c98",
+    10: "13f3df6a78a9a449567ede4c4ba3ed46ae68326a38382dc32210c3ee427bd665",
+}
+"""The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets
+its line here."""
+
+
+def test_a_migration_that_landed_is_never_edited() -> None:
+    files = {number: digest_of(sql) for number, _, sql in load_migrations()}
+    added = "".join(f'    {number}: "{files[number]}",\n' for number in files if number not in RELEASED)
+    assert not added, f"add to RELEASED:\n{added}"
+    assert files == RELEASED
 
 
 async def test_both_databases_end_up_with_the_same_tables(

@@ -48,7 +48,7 @@ NOT_RUN = {
     ): "the server has to be stopped; tests/journeys/test_cli.py",
     (
         "docs/guide/getting-started.md",
-        "perdure serve --database-url postgresql://",
+        "export PERDURE_DATABASE_URL=postgresql://",
     ): "needs a database; most journeys have one",
     ("docs/guide/models.md", "OPENAI_API_KEY=sk-... perdure serve"): VENDOR,
     ("docs/guide/models.md", "curl -fsS -X POST $URL/v1/providers/$PROVIDER/sync-models"): VENDOR,

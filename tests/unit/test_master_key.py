@@ -100,7 +100,7 @@ def test_only_one_process_at_a_time_changes_the_files(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / FILE).mkdir()
-    with pytest.raises(Unavailable, match=r"master\.key: Is a directory"):
+    with pytest.raises(Unavailable, match=r"master\.key in the data folder is not a file"):
         read_key_files(tmp_path)
     with pytest.raises(Unavailable, match=r"No such file"), hold_key_files(tmp_path / "missing"):
         raise AssertionError

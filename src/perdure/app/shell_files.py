@@ -233,6 +233,8 @@ async def _write_all(
     try:
         return await write_files(tx, space, writes, limits, now)
     except PerdureError as error:
+        if error.retryable:
+            raise
         if len(writes) == 1:
             notes.append(f"{writes[0].path} was not written: {error.message}")
             return []

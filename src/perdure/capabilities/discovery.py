@@ -43,7 +43,8 @@ async def discover(active: Iterable[Active], context: DiscoveryContext) -> Mappi
 
 async def _discover(active: Active, discover: Discover, context: DiscoveryContext) -> Discovered:
     try:
-        discovered = await asyncio.wait_for(discover(active.config, context), DISCOVERY_TIMEOUT)
+        timeout = None if active.capability.reads_database else DISCOVERY_TIMEOUT
+        discovered = await asyncio.wait_for(discover(active.config, context), timeout)
         prompt = context.redactor.text(discovered.prompt)
     except Exception as failure:
         if isinstance(failure, PerdureError) and failure.retryable:

@@ -110,7 +110,7 @@ class DiscoveryContext(Struct, frozen=True):
 
 
 DISCOVERY_TIMEOUT = 10.0
-"""Timeout of one capability's discovery, in seconds."""
+"""Timeout of one capability's discovery, in seconds, if it reads more than the database."""
 
 DISCOVERED_PROMPT = 64 * 1024
 """Characters of a discovered prompt that are kept; the rest is truncated."""
@@ -227,6 +227,9 @@ class Capability(Struct, frozen=True):
         discover: a coroutine function for a prompt or tools that depend on more than the configuration. It
             runs before each model call, outside any transaction. It should be fast, and must not change
             anything.
+        reads_database: whether `discover` reads nothing but the database, whose own time limits apply then. A
+            discovery that fails for lack of the database interrupts the turn, which is resumed; any other one
+            that fails leaves a note in the prompt.
         files: read-only files that the session starts with; a pure function of the configuration.
         instructions: the paths of files whose text becomes instructions to the model. A policy may require
             approval for calls that change them.
@@ -248,6 +251,7 @@ class Capability(Struct, frozen=True):
     tools: Callable[[Any], tuple[Tool, ...]] = no_tools
     prompt: Callable[[Any], str | None] = no_prompt
     discover: Discover | None = None
+    reads_database: bool = False
     files: Callable[[Any], tuple[InitialFile, ...]] = no_files
     instructions: Callable[[Any], tuple[str, ...]] = no_instructions
     gate: Callable[[Any, Tool], bool] = no_gate

@@ -12,6 +12,7 @@ import typer
 from perdure import __version__
 from perdure.cli import sessions
 from perdure.cli.common import DEFAULT_URL, FAILED, Org, Token, Url, complain, connect, enter, explain
+from perdure.cli.database_url import OPTION, hide_password
 from perdure.cli.parts import MISSING, advice
 from perdure.domain.errors import PerdureError
 
@@ -32,7 +33,10 @@ Data = Annotated[Path | None, typer.Option("--data", help="The data folder.", sh
 DatabaseUrl = Annotated[
     str | None,
     typer.Option(
-        "--database-url", help="A PostgreSQL URL, instead of SQLite in the data folder.", show_default=False
+        OPTION,
+        help="A PostgreSQL URL, instead of SQLite. With a password, use PERDURE_DATABASE_URL instead.",
+        show_default=False,
+        callback=hide_password,
     ),
 ]
 

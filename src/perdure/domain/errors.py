@@ -110,8 +110,29 @@ class RateLimited(PerdureError):
 
 
 class Unavailable(PerdureError):
+    """A part of the server is not ready.
+
+    Args:
+        cause: why, as a stable snake_case word for health checks.
+        unknown: whether the change may have been made nevertheless: the answer to a commit was lost. If not,
+            nothing has changed.
+    """
+
     code = "unavailable"
     retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        retry_after: float | None = None,
+        cause: str = "unavailable",
+        unknown: bool = False,
+    ) -> None:
+        super().__init__(message, code=code, retry_after=retry_after)
+        self.cause = cause
+        self.unknown = unknown
 
 
 class Unreadable(Unavailable):

@@ -33,6 +33,7 @@ from perdure.domain.turn import Answered, Idle, Started, TurnState
 from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
 from perdure.engine.model_call import call_model
+from perdure.engine.outages import outlast
 from perdure.engine.run import Run, open_run
 from perdure.engine.tool_calls import refuse_invalid_calls, run_tools
 from perdure.engine.tool_output import spill_results
@@ -92,7 +93,10 @@ async def _seal_if_stuck(run: Run) -> None:
 async def _step(run: Run) -> bool:
     """Take one action; returns whether there may be another."""
     state = run.ahead
-    problem = None if run.prepared is not None or not _needs_layers(state) else await _prepare(run)
+    problem = None
+    if run.prepared is None and _needs_layers(state):
+        outage = run.unlogged and run.claimed
+        problem = await (outlast(run.engine, run.row.id, lambda: _prepare(run)) if outage else _prepare(run))
     rules = (
         run.prepared[0].rules if run.prepared else TurnRules(max_iterations=run.engine.policy.max_iterations)
     )
@@ -209,7 +213,11 @@ async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval |
 async def _refresh_secrets(run: Run) -> None:
     """Reload the secrets after tools ran: one of them may have written or read a new one."""
     row, vault = run.row, run.engine.vault
-    secrets = await run.engine.database.read(lambda tx: open_secrets(tx, vault, row.org_id, row.id))
+    secrets = await outlast(
+        run.engine,
+        row.id,
+        lambda: run.engine.database.read(lambda tx: open_secrets(tx, vault, row.org_id, row.id)),
+    )
     run.redactor.learn(secrets)
 
 
@@ -225,6 +233,7 @@ async def _end_run(run: Run, finished: bool, interrupted: bool) -> None:
     if finished:
         run.engine.conversations.put(run.row.id, run.conversation)
         return
+    run.engine.bus.discard(run.row.id)
     if run.claimed and interrupted:
         # An interruption does not count as a failed recovery. If this write fails too, the only harm is that
         # the number of recoveries is one too high.

@@ -38,6 +38,10 @@ class ConversationCache:
         self._total -= weight
         return conversation
 
+    def discard(self, session_id: SessionId) -> None:
+        """Remove the session's conversation."""
+        self.take(session_id)
+
     def put(self, session_id: SessionId, conversation: Conversation) -> None:
         """Store a conversation for the next turn; evicts those used longest ago when over the budget."""
         self.take(session_id)

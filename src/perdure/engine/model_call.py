@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 import msgspec
 
 from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
-from perdure.domain.errors import ModelError, PerdureError
+from perdure.domain.errors import ModelError
 from perdure.domain.events import (
     ModelMetadata,
     NewEvent,
@@ -203,10 +202,10 @@ async def _reread_if_cut(run: Run, budget: int) -> None:
     if not should_reread(run, budget):
         return
     row_id, head = run.row.id, run.state.head
-    with contextlib.suppress(PerdureError):  # on failure, the shorter conversation will do
-        wider = await run.engine.database.read(lambda tx: read_conversation(tx, row_id, head, budget))
-        wider.ceilings = run.conversation.ceilings
-        run.conversation = wider
+    # A failure interrupts the run: the model must not get less because the database was slow.
+    wider = await run.engine.database.read(lambda tx: read_conversation(tx, row_id, head, budget))
+    wider.ceilings = run.conversation.ceilings
+    run.conversation = wider
 
 
 def _response_with_cost(response: ModelResponse, profile: ModelProfile | None) -> ModelResponse:

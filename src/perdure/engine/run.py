@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
-from perdure.domain.errors import Fenced, StaleHead
+from perdure.domain.errors import Fenced, StaleHead, Unavailable
 from perdure.domain.events import Event, InputMessageData, NewEvent
 from perdure.domain.history import Conversation
 from perdure.domain.ids import SessionId
@@ -20,6 +20,7 @@ from perdure.domain.times import Micros
 from perdure.domain.turn import Calling, Idle, Reasoning, TurnState, fold
 from perdure.engine.context import Engine
 from perdure.engine.conversation_cache import read_conversation
+from perdure.engine.outages import append_after_outage, outlast
 from perdure.store.bus import Appended
 from perdure.store.database import Tx
 from perdure.store.events import events_after
@@ -86,8 +87,11 @@ class Run:
             False if the log had moved: the run has caught up, `unlogged` is unchanged, and the next action
             has to be decided again.
 
+        While the database is unavailable, a runner that holds the session keeps the events and tries again.
+
         Raises:
             Fenced: another runner has claimed the session.
+            Unavailable: the database is unavailable, and the session is not claimed yet.
         """
         if not self.unlogged and not opening:
             return True
@@ -95,9 +99,14 @@ class Run:
         row, claims = self.row, not self.claimed
         now, began = self.engine.clock.now(), self.engine.clock.elapsed()
         try:
-            self.row, stored = await self.engine.database.write(
-                lambda tx: append(tx, row, batch, now=now, claim=claims), single=True
-            )
+            try:
+                self.row, stored = await self.engine.database.write(
+                    lambda tx: append(tx, row, batch, now=now, claim=claims), single=True
+                )
+            except Unavailable as error:
+                if claims or not error.retryable:
+                    raise  # nothing was paid for yet
+                self.row, stored = await append_after_outage(self.engine, row, batch, now)
         except StaleHead:
             await self._catch_up()
             return False
@@ -135,7 +144,7 @@ class Run:
             until = current.head if current is not None else 0
             return current, await events_after(tx, row.id, after, limit=PAGE, until=until)
 
-        current, events = await self.engine.database.read(body)
+        current, events = await outlast(self.engine, row.id, lambda: self.engine.database.read(body))
         if current is None or current.deleted_at is not None or current.epoch != epoch:
             raise Fenced
         self._apply(events, events)

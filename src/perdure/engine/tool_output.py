@@ -20,6 +20,7 @@ from perdure.domain.texts import without_middle
 from perdure.domain.tokens import text_tokens
 from perdure.domain.turn import CallState, Turn
 from perdure.engine.budget import conversation_budget
+from perdure.engine.outages import outlast
 from perdure.engine.run import Run
 from perdure.store.blobs import send_ahead
 from perdure.store.database import Tx
@@ -149,6 +150,6 @@ async def _spill(run: Run, path: str, text: str) -> tuple[FileWrittenData, ...]:
         return FileWrittenData(path, "write", written.created, written.row.size_bytes)
 
     try:
-        return (await engine.database.write(work),)
+        return (await outlast(engine, row.id, lambda: engine.database.write(work)),)
     except PerdureError:
         return ()  # no space or no workspace; the truncated text says how many characters are missing

@@ -32,8 +32,8 @@ from perdure.domain.messages import (
 from perdure.llm.driver import ToolSpec
 from perdure.llm.schemas import acceptable
 
-CACHE_BYTES = 64 << 20
-"""Capacity of a `FragmentCache` in bytes: about 100,000 messages of a few sentences."""
+CACHE_BYTES = 16 << 20
+"""Capacity of a `FragmentCache` in bytes: about 25,000 messages of a few sentences."""
 
 NO_RESULT = "No result of this call was recorded."
 """The result that a model sees for a call without a result in the history."""

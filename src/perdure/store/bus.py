@@ -169,6 +169,10 @@ class Bus(Protocol):
         """Register a function (the worker's) to be called with every `Stop`."""
         ...
 
+    def discard(self, session_id: SessionId) -> None:
+        """Discard the session's live text: its runner in this process has stopped before the end."""
+        ...
+
     async def drafts(self, session_id: SessionId) -> list[Live]:
         """Return the live text of the session: one `Live` with the whole text for each incomplete message.
 
@@ -225,6 +229,9 @@ class LocalBus:
 
     def on_stop(self, call: Callable[[Stop], None]) -> None:
         self._stops.append(call)
+
+    def discard(self, session_id: SessionId) -> None:
+        self._drafts.pop(session_id, None)
 
     async def drafts(self, session_id: SessionId) -> list[Live]:
         return list(self._drafts.get(session_id, {}).values())

@@ -165,8 +165,9 @@ class Vault:
         except Unreadable:
             raise Unavailable(
                 f"this database's secrets are encrypted under the master key {name}, which this process does"
-                " not have: set PERDURE_MASTER_KEY to it (or PERDURE_MASTER_KEY_PREVIOUS, during a rotation),"
-                " or restore its file as master.key in the data folder"
+                f" not have (it has {', '.join(self._masters) or 'none'}): set PERDURE_MASTER_KEY to that key"
+                " (or PERDURE_MASTER_KEY_PREVIOUS, during a rotation), or restore its file as master.key in"
+                " the data folder"
             ) from None
         return name
 

@@ -14,6 +14,8 @@ from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
+from perdure.store.faults import Fault
+
 log = logging.getLogger("perdure.store")
 
 T = TypeVar("T")
@@ -86,11 +88,14 @@ class Database(Protocol):
     """A pool of connections to one database."""
 
     dialect: str
+    last_fault: Fault | None
+    """The last failure of a kind that lasts, such as a full disk."""
 
     async def write(self, body: Body[T], *, single: bool = False) -> T:
         """Run the body in one transaction.
 
-        When this returns, the transaction is durable; when it raises, nothing has changed.
+        When this returns, the transaction is durable; when it raises, nothing has changed, unless the error
+        is an `Unavailable` with `unknown`.
 
         The body may run again after a serialization conflict, so it must change nothing but the database.
 
@@ -99,7 +104,7 @@ class Database(Protocol):
                 database may then skip the round trips that open and close a transaction.
 
         Raises:
-            Unavailable: the database is closed, unreachable or too busy.
+            Unavailable: the database is closed, unreachable, too busy, read-only, full or damaged.
         """
         ...
 
@@ -114,11 +119,6 @@ class Database(Protocol):
 
 LOCK_ROW = {"sqlite": "", "postgres": " FOR UPDATE"}
 """The suffix of a SELECT that locks its rows until the commit; empty for SQLite, which has one writer."""
-
-
-async def ping(tx: Tx) -> None:
-    """Check that the database answers. Raises Unavailable, as a request would."""
-    await tx.one("SELECT 1")
 
 
 def run_callbacks(calls: Sequence[Callable[[], None]]) -> None:

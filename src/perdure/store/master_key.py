@@ -17,9 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from perdure.domain.errors import Unavailable
+from perdure.store.data_folder import make_folder, open_file
 
 KEY_BYTES = 32
 """The size of every key, for AES-256."""
+
+MAX_FILE = 1000
+"""The most characters of a key file that are read."""
 
 FILE = "master.key"
 NEXT = "master.key.next"
@@ -69,9 +73,10 @@ def make_key_file(folder: Path) -> None:
     Raises:
         Unavailable: the file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with _os_errors_explained(FILE):
+        make_folder(folder)
     with hold_key_files(folder):
-        if not (folder / FILE).exists():
+        if FILE not in {path.name for path in folder.iterdir()}:
             _write(folder, FILE, new_master_key())
 
 
@@ -120,7 +125,8 @@ def hold_key_files(folder: Path, *, wait: bool = True) -> Iterator[None]:
 def _read(path: Path) -> bytes | None:
     with _os_errors_explained(path.name):
         try:
-            return parse_master_key(path.read_text("ascii"))
+            with os.fdopen(open_file(path, os.O_RDONLY), encoding="ascii") as file:
+                return parse_master_key(file.read(MAX_FILE))
         except FileNotFoundError:
             return None
         except UnicodeDecodeError:

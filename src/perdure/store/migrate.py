@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from hashlib import sha256
 from importlib.resources import files
 
 from perdure.domain.errors import Unavailable
@@ -32,6 +33,10 @@ WORDS = {
     },
 }
 
+DIGESTS = 10
+"""The migration since which digests are recorded."""
+
+_CREATE = re.compile(r"^CREATE (?:UNLOGGED )?TABLE (\w+)")
 _NUMBERED = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 
 
@@ -53,11 +58,16 @@ def statements_of(sql: str, dialect: str) -> list[str]:
     return [part.strip() for part in re.split(r";\s*(?:\n|$)", sql) if part.strip()]
 
 
+def digest_of(sql: str) -> str:
+    """Return the digest by which a migration's file is recognized."""
+    return sha256(sql.encode()).hexdigest()
+
+
 async def migrate(database: Database) -> list[str]:
     """Apply the pending migrations; return the names of their files.
 
     Raises:
-        Unavailable: a newer version of Perdure has migrated the database.
+        Unavailable: another version of Perdure has migrated the database, and this one does not know how.
     """
     migrations = load_migrations()
 
@@ -69,20 +79,67 @@ async def migrate(database: Database) -> list[str]:
             " name TEXT NOT NULL, applied_at BIGINT NOT NULL)"
         )
         done = {row[0] for row in await tx.all("SELECT number FROM migrations")}
-        newest = migrations[-1][0]
-        if done and max(done) > newest:
-            raise Unavailable(
-                f"the database is at migration {max(done)}, but this version of Perdure knows only {newest}:"
-                " use a newer Perdure, at least the one that migrated it"
-            )
+        await _check_applied(tx, migrations, done)
         applied = []
         for number, name, sql in migrations:
             if number in done:
                 continue
             for statement in statements_of(sql, tx.dialect):
                 await tx.run(statement)
-            await tx.run("INSERT INTO migrations VALUES (?, ?, ?)", number, name, time.time_ns() // 1000)
+            await tx.run(
+                "INSERT INTO migrations (number, name, applied_at) VALUES (?, ?, ?)",
+                number,
+                name,
+                time.time_ns() // 1000,
+            )
             applied.append(name)
+        if applied:
+            await tx.run_many(
+                "UPDATE migrations SET digest = ? WHERE number = ? AND digest IS NULL",
+                [(digest_of(sql), number) for number, _, sql in migrations],
+            )
         return applied
 
     return await database.write(body)
+
+
+async def _check_applied(tx: Tx, migrations: list[tuple[int, str, str]], done: set[int]) -> None:
+    """Check that this version knows every migration of the database, and knows it as it was applied.
+
+    Raises:
+        Unavailable: it does not; the message says what to do.
+    """
+    known = {number: (name, digest_of(sql)) for number, name, sql in migrations}
+    if unknown := done - known.keys():
+        raise Unavailable(
+            f"the database is at migration {max(unknown)}, which this version of Perdure does not know (its"
+            f" newest is {migrations[-1][0]}): use a newer Perdure, at least the one that migrated it"
+        )
+    if DIGESTS in done:
+        for number, digest in await tx.all("SELECT number, digest FROM migrations WHERE digest IS NOT NULL"):
+            if known[number][1] != digest:
+                raise _edited(known[number][0])
+    elif done:
+        missing = await _missing_tables(tx, [sql for number, _, sql in migrations if number in done])
+        if missing:
+            raise _edited(known[min(done)][0], f" (the table {missing} is missing)")
+
+
+async def _missing_tables(tx: Tx, files: list[str]) -> str | None:
+    """Return a table that these migrations create, but the database does not have."""
+    statements = [statement for sql in files for statement in statements_of(sql, tx.dialect)]
+    tables = [match[1] for match in map(_CREATE.match, statements) if match]
+    names = await tx.all(
+        "SELECT name FROM sqlite_master WHERE type = 'table'"
+        if tx.dialect == "sqlite"
+        else "SELECT tablename FROM pg_tables WHERE schemaname = ANY (current_schemas(false))"
+    )
+    found = {row[0] for row in names}
+    return next((table for table in tables if table not in found), None)
+
+
+def _edited(name: str, reason: str = "") -> Unavailable:
+    return Unavailable(
+        f"the database was made with another version of the migration {name}{reason}: use the Perdure that"
+        " made it, or move the database away and start with a new one"
+    )

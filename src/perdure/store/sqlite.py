@@ -7,6 +7,8 @@ commit flushes the disk, and sharing it gave five times the throughput of one fl
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import queue
 import sqlite3
 import threading
@@ -17,10 +19,18 @@ from pathlib import Path
 from typing import Any, cast
 
 from perdure.domain.errors import Unavailable
+from perdure.store.data_folder import check_links, make_folder
 from perdure.store.database import Body, Param, Row, T, Value, run_callbacks
+from perdure.store.faults import Fault, lasting, sqlite_fault, unavailable
 
 GROUP_LIMIT = 128
 """The most transactions in one commit, which bounds the wait of the first of them."""
+STALL_SECONDS = 40.0
+"""How long a transaction may take, its wait included, before its caller gives up: the disk hangs."""
+NO_ROOM = ("disk_full", "disk_error")
+"""What SQLite reports when a write does not fit. It tells a used-up quota as an error of the disk."""
+SIDE_FILES = ("", "-wal", "-shm", "-journal")
+"""The ends of the names of the files that SQLite opens."""
 
 
 class SqliteTx:
@@ -31,6 +41,7 @@ class SqliteTx:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self.callbacks: list[Callable[[], None]] = []
+        self.patient = False
 
     async def all(self, sql: str, *args: Param) -> list[Row]:
         return self._connection.execute(sql, args).fetchall()
@@ -55,7 +66,7 @@ class SqliteTx:
         return True
 
     async def take_time(self) -> None:
-        pass  # SQLite statements have no time limit
+        self.patient = True
 
     def after_commit(self, call: Callable[[], None]) -> None:
         self.callbacks.append(call)
@@ -85,6 +96,11 @@ class _Job:
         self.error: BaseException | None = None
         self.tx: SqliteTx | None = None
 
+    @property
+    def patient(self) -> bool:
+        """Whether the transaction may take as long as it likes."""
+        return self.tx is not None and self.tx.patient
+
 
 class SqliteDatabase:
     """The embedded database, which is the default. Create it with `open_sqlite`."""
@@ -98,6 +114,11 @@ class SqliteDatabase:
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
+        self.last_fault: Fault | None = None
+        self._waiting: dict[_Job, float] = {}
+        """The transactions that callers wait for, oldest first, with their time limits."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._stalled = False
         self._long = ThreadPoolExecutor(2, thread_name_prefix="perdure-read")
         self._local = threading.local()
         self._opened: list[sqlite3.Connection] = []
@@ -106,17 +127,52 @@ class SqliteDatabase:
 
     async def write(self, body: Body[T], *, single: bool = False) -> T:
         if self._closed:
-            raise Unavailable("the database is closed")
+            raise unavailable("closed")
+        if self._stalled:
+            raise unavailable("not_responding", "its disk hangs")
         future: asyncio.Future[T] = self._loop.create_future()
-        self._jobs.put(_Job(body, future))
+        job = _Job(body, future)
+        self._waiting[job] = self._loop.time() + STALL_SECONDS
+        if self._timer is None:
+            self._timer = self._loop.call_later(STALL_SECONDS, self._give_up)
+        self._jobs.put(job)
         return await future
+
+    def _give_up(self) -> None:
+        """Fail the transactions that have waited too long. They may still commit."""
+        self._timer = None
+        now = self._loop.time()
+        late = [job for job, end in self._waiting.items() if end <= now and not job.patient]
+        for job in late:
+            del self._waiting[job]
+            self._stalled = True
+            if not job.future.done():
+                job.future.set_exception(unavailable("not_responding", "its disk hangs", unknown=True))
+        if self._waiting:
+            first = next(iter(self._waiting.values()))
+            self._timer = self._loop.call_later(max(first - now, 1.0), self._give_up)
 
     async def read(self, body: Body[T], *, long: bool = False) -> T:
         if self._closed:
-            raise Unavailable("the database is closed")
-        if not long:
-            return _drive(body, SqliteTx(self._reader))
-        return await self._loop.run_in_executor(self._long, self._read_long, body)
+            raise unavailable("closed")
+        try:
+            if not long:
+                return _drive(body, SqliteTx(self._reader))
+            return await self._loop.run_in_executor(self._long, self._read_long, body)
+        except sqlite3.Error as error:
+            fault = self._explained(error)
+            if fault is error:
+                raise
+            raise fault from error
+
+    def _explained(self, error: BaseException, *, committing: bool = False) -> BaseException:
+        """Return the error for callers, and remember it if it lasts."""
+        fault = sqlite_fault(error, committing=committing)
+        if fault is None:
+            return error
+        self.last_fault = lasting(fault) or self.last_fault
+        fault.__cause__ = error
+        return fault
 
     async def close(self) -> None:
         if self._closed:
@@ -124,6 +180,8 @@ class SqliteDatabase:
         self._closed = True
         self._jobs.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
+        if self._timer is not None:
+            self._timer.cancel()
         self._long.shutdown(wait=True)
         for connection in (*self._opened, self._reader, self._writer):
             connection.close()
@@ -152,18 +210,36 @@ class SqliteDatabase:
                 return
 
     def _commit(self, group: list[_Job]) -> None:
-        writer = self._writer
+        error = self._transact(group)
+        if error is None:
+            return
+        if len(group) > 1 and isinstance(error, Unavailable) and error.cause in NO_ROOM and not error.unknown:
+            # One of them may be too large: the others still fit.
+            for job in group:
+                job.error = None
+                self._commit([job])
+            return
+        for job in group:
+            job.error = job.error or error
+
+    def _transact(self, group: list[_Job]) -> BaseException | None:
+        """Run the group in one transaction; return the error that undid all of it."""
+        writer, committing = self._writer, False
         try:
+            if writer.in_transaction:  # an earlier attempt to roll back has failed
+                writer.execute("ROLLBACK")
             writer.execute("BEGIN IMMEDIATE")
             for job in group:
                 self._attempt(job, alone=len(group) == 1)
             if writer.in_transaction:
+                committing = True
                 writer.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001 (the whole group failed: each caller gets the error)
-            if writer.in_transaction:
-                writer.execute("ROLLBACK")
-            for job in group:
-                job.error = job.error or error
+            with contextlib.suppress(sqlite3.Error):
+                if writer.in_transaction:
+                    writer.execute("ROLLBACK")
+            return self._explained(error, committing=committing)
+        return None
 
     def _attempt(self, job: _Job, alone: bool) -> None:
         writer = self._writer
@@ -172,8 +248,10 @@ class SqliteDatabase:
             writer.execute("SAVEPOINT one")
         try:
             job.result = _drive(job.body, job.tx)
-        except BaseException as error:  # noqa: BLE001 (the caller gets it through the future)
-            job.error = error
+        except BaseException as error:
+            if not writer.in_transaction:
+                raise  # SQLite has undone the whole transaction, those before this one included
+            job.error = self._explained(error)
             if alone:
                 writer.execute("ROLLBACK")
             else:
@@ -185,21 +263,22 @@ class SqliteDatabase:
 
     def _report(self, group: list[_Job]) -> None:
         try:
-            self._loop.call_soon_threadsafe(_settle, group)
+            self._loop.call_soon_threadsafe(self._settle, group)
         except RuntimeError:  # the event loop is closed, so no caller waits any more
             return
 
-
-def _settle(group: list[_Job]) -> None:
-    for job in group:
-        if job.error is None and job.tx is not None:
-            run_callbacks(job.tx.callbacks)
-        if job.future.done():
-            continue
-        if job.error is not None:
-            job.future.set_exception(job.error)
-        else:
-            job.future.set_result(job.result)
+    def _settle(self, group: list[_Job]) -> None:
+        self._stalled = False
+        for job in group:
+            self._waiting.pop(job, None)
+            if job.error is None and job.tx is not None:
+                run_callbacks(job.tx.callbacks)
+            if job.future.done():
+                continue
+            if job.error is not None:
+                job.future.set_exception(job.error)
+            else:
+                job.future.set_result(job.result)
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
@@ -244,16 +323,18 @@ def _connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
 
 
 def _make_file(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        path.touch(mode=0o600)
+    """Create the file with mode 0600, because it will contain conversations, unless it exists."""
+    make_folder(path.parent)
+    check_links(path.parent, [path.name + end for end in SIDE_FILES])
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
 
 
 async def open_sqlite(path: Path) -> SqliteDatabase:
-    """Open the database file; create it if missing, with mode 0600 because it contains conversations.
+    """Open the database file; create it if missing.
 
     Raises:
-        Unavailable: the file cannot be opened or is not a database.
+        Unavailable: the file cannot be opened, is a link, or is not a database.
     """
     try:
         _make_file(path)
@@ -261,5 +342,8 @@ async def open_sqlite(path: Path) -> SqliteDatabase:
         reader = _connect(path, readonly=True)
         reader.execute("SELECT 1")
     except (OSError, sqlite3.Error) as error:
-        raise Unavailable(f"cannot open the database {path.name}: {error}") from error
+        fault = sqlite_fault(error)
+        raise Unavailable(
+            f"cannot open the database {path.name}: {error}", cause=fault.cause if fault else "unopenable"
+        ) from error
     return SqliteDatabase(path, writer, reader)

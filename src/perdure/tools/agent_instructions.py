@@ -59,6 +59,7 @@ def agent_instructions(services: Services) -> Capability:
         ),
         discover=partial(_discover, services),
         instructions=lambda config: tuple(path for paths in _paths_of(config) for path in paths),
+        reads_database=True,
     )
 
 

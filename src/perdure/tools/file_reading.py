@@ -126,6 +126,8 @@ async def read_many_files(services: Services, context: ToolContext, arguments: J
             path = await tool_path(services, context, name)
             row, data = await files.read_file(services, context, context.session_id, path)
         except PerdureError as error:
+            if error.retryable:
+                raise  # the database is unavailable, which says nothing about the file
             answers.append({"path": name, "error": error.message})
             continue
         if not row.is_text:

@@ -18,15 +18,23 @@ from perdure.api.kernel.decoding import MAX_BODY, ClientLeft, decode, read_body,
 from perdure.api.kernel.entity_tags import etag_header, is_known, parse_tags, tag_of
 from perdure.api.kernel.idempotency import fingerprint, once_of
 from perdure.api.kernel.paging import linked
-from perdure.api.kernel.problems import INTERNAL, Problem, encode, problem_of, retry_seconds
+from perdure.api.kernel.problems import (
+    INTERNAL,
+    Problem,
+    encode,
+    explain_outcome,
+    problem_of,
+    retry_seconds,
+)
 from perdure.api.kernel.route import Route
 from perdure.api.kernel.router import Ready, Router
 from perdure.app.context import App
 from perdure.app.idempotency import Replayed
 from perdure.domain.accounts import Caller
-from perdure.domain.errors import InvalidInput, NotFound, PerdureError
+from perdure.domain.errors import InvalidInput, NotFound, PerdureError, Unavailable
 from perdure.domain.ids import OrgId, UserId
 from perdure.domain.paging import Page
+from perdure.store.faults import system_fault
 
 log = logging.getLogger("perdure.api")
 
@@ -49,14 +57,19 @@ class Api:
         try:
             answer = await self._answer(scope, path, receive)
         except PerdureError as error:
-            answer = problem_reply(problem_of(error, path), _retry(error))
+            answer = _refusal(scope, error)
         except Replayed as before:
             answer = Reply(before.body, before.status, headers=((b"idempotency-replayed", b"true"),))
         except ClientLeft:
             return
-        except Exception:
-            log.exception("%s %r failed", scope["method"], path)
-            answer = problem_reply(msgspec.structs.replace(INTERNAL, instance=path[:200]))
+        except Exception as error:
+            fault = system_fault(error)
+            if fault is None:
+                log.exception("%s %r failed", scope["method"], path)
+                answer = problem_reply(msgspec.structs.replace(INTERNAL, instance=path[:200]))
+            else:
+                log.warning("%s %r failed: %s", scope["method"], path, fault.message)
+                answer = _refusal(scope, fault)
         if isinstance(answer, Stream):
             await answer.run(scope, receive, send)
             return
@@ -146,6 +159,15 @@ def _unwrapped(
                 return Reply(b"", 304, headers=etag_header(tag))
             return Reply(encode(value), status or route.status, headers=etag_header(tag))
     return result
+
+
+def _refusal(scope: Scope, error: PerdureError) -> Reply:
+    """Build the response to a request that failed with this error."""
+    problem = problem_of(error, scope["path"])
+    if isinstance(error, Unavailable):
+        keyed = any(name == b"idempotency-key" for name, _ in scope["headers"])
+        problem = explain_outcome(problem, scope["method"], keyed=keyed)
+    return problem_reply(problem, _retry(error))
 
 
 def _retry(error: PerdureError) -> tuple[Header, ...]:

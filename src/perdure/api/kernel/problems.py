@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -69,6 +69,18 @@ class Problem(Struct, frozen=True, omit_defaults=True):
     retry_after_seconds: Annotated[
         int | None, Meta(description="How long to wait before the next attempt, in seconds.")
     ] = None
+    retryable: Annotated[
+        bool | None, Meta(description="True if the same request may succeed later; otherwise absent.")
+    ] = None
+    outcome: Annotated[
+        Literal["unchanged", "unknown"] | None,
+        Meta(
+            description=(
+                "With status 503: whether the request was carried out. `unchanged`: nothing was changed. "
+                "`unknown`: it may or may not have been done; repeat it with the same Idempotency-Key."
+            )
+        ),
+    ] = None
 
 
 def retry_seconds(error: errors.PerdureError) -> int | None:
@@ -95,7 +107,44 @@ def problem_of(error: errors.PerdureError, instance: str) -> Problem:
         instance=instance[:200],
         field=getattr(error, "field", None),
         retry_after_seconds=retry_seconds(error),
+        retryable=error.retryable or None,
+        outcome=_outcome(error),
     )
+
+
+def _outcome(error: errors.PerdureError) -> Literal["unchanged", "unknown"] | None:
+    if not isinstance(error, errors.Unavailable):
+        return None
+    return "unknown" if error.unknown else "unchanged"
+
+
+SAFE = ("GET", "HEAD", "OPTIONS")
+"""Methods that change nothing."""
+
+
+def explain_outcome(problem: Problem, method: str, *, keyed: bool) -> Problem:
+    """Say in a 503's detail whether the request may have been carried out, and how to repeat it.
+
+    Args:
+        method: the request's method.
+        keyed: whether it has an Idempotency-Key.
+    """
+    if problem.outcome is None or (method in SAFE and not problem.retryable):
+        return problem
+    if method in SAFE:
+        advice = "Try again."
+    elif problem.outcome == "unchanged":
+        advice = "Nothing was changed: try again." if problem.retryable else "Nothing was changed."
+    elif method != "POST" or keyed:
+        key = " with the same Idempotency-Key" if keyed else ""
+        advice = f"The request may or may not have been done: repeat it{key}."
+    else:
+        advice = (
+            "The request may or may not have been done: look before you repeat it. With an Idempotency-Key, "
+            "repeating it is safe."
+        )
+    detail = f"{problem.detail.rstrip('.')}. {advice}"
+    return msgspec.structs.replace(problem, detail=detail, error=ErrorBody(problem.code, detail))
 
 
 _INTERNAL_DETAIL = "internal error: the details are in the server's log"

@@ -366,8 +366,15 @@ RESPONSES = (
         503,
         (
             "unavailable",
-            "The database is not responding, or the server is shutting down.",
-            "Try again shortly.",
+            (
+                "The database cannot be used: it is not responding, busy, full, read-only or damaged; or the "
+                "server is shutting down. `outcome` is `unchanged` if nothing was changed, and `unknown` if "
+                "the request may or may not have been carried out."
+            ),
+            (
+                "Try again if `retryable` is true. After `unknown`, repeat it with the same Idempotency-Key, "
+                "or look first. `GET /health` names the cause."
+            ),
         ),
     ),
 )

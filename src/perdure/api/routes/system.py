@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -12,20 +13,20 @@ from perdure import __version__
 from perdure.api.kernel.call import Answer, Call, Encoded, Reply
 from perdure.api.kernel.route import Route, route
 from perdure.api.openapi.docs_html import api_page, errors_page
-from perdure.domain.errors import PerdureError
+from perdure.app.health import DatabaseHealth
 from perdure.domain.messages import JsonObject
-from perdure.store.database import ping
+from perdure.store.faults import CAUSES
 
 
-class Health(Struct, frozen=True):
+class Health(Struct, frozen=True, omit_defaults=True):
     """The server's health."""
 
     status: Annotated[
-        str, Meta(description="`ok`, or `degraded` if the database does not answer.", examples=["ok"])
+        str, Meta(description="`ok`, or `degraded` if the database cannot be written.", examples=["ok"])
     ]
     version: Annotated[str, Meta(description="The server's version.", examples=["0.1.0"])]
     database: Annotated[
-        str, Meta(description="`ok`, or `unavailable` if the database does not answer.", examples=["ok"])
+        str, Meta(description="`ok`, or `unavailable` if the database cannot be written.", examples=["ok"])
     ]
     queue: Annotated[str, Meta(description="Always `ok`.", examples=["ok"])]
     running_sessions: Annotated[
@@ -35,31 +36,49 @@ class Health(Struct, frozen=True):
         int,
         Meta(description="The number of jobs that wait for this process, as far as it knows.", examples=[0]),
     ]
+    cause: Annotated[
+        str | None,
+        Meta(
+            description=(
+                "Why the database cannot be written, as a stable word: `disk_full`, `disk_error`, "
+                "`read_only`, `corrupt`, `no_connection`, `not_responding`, `busy`, `locked` ...; otherwise "
+                "absent."
+            )
+        ),
+    ] = None
+    detail: Annotated[
+        str | None, Meta(description="The cause for people, with what to do; absent if there is none.")
+    ] = None
 
 
-def health_route(running: Callable[[], int]) -> Route:
+def health_route(running: Callable[[], int], folder: Path | None) -> Route:
     """Build the route of the health check.
 
     Args:
         running: returns the number of sessions that this process is working on.
+        folder: the folder of the embedded database; None for PostgreSQL.
     """
+    database = DatabaseHealth(folder)
 
     @route("GET", "/health", "system", other=(503,), public=True)
     async def health(call: Call) -> Answer[Health]:
         """Check whether the server is healthy.
 
-        200 if it is, 503 if the database is not responding. For load balancers and monitoring.
+        200 if it is, 503 if the database cannot be written: it is not responding, full, read-only or damaged.
+        The check writes to the database, at most once a second. For load balancers and monitoring.
         """
-        database = "ok"
-        try:
-            await call.app.database.read(ping)
-        except PerdureError:
-            database = "unavailable"
-        healthy = database == "ok"
+        fault = await database.fault(call.app.database, call.app.now())
         result = Health(
-            "ok" if healthy else "degraded", __version__, database, "ok", running(), call.app.queue.depth()
+            "ok" if fault is None else "degraded",
+            __version__,
+            "ok" if fault is None else "unavailable",
+            "ok",
+            running(),
+            call.app.queue.depth(),
+            None if fault is None else fault.cause,
+            None if fault is None else CAUSES.get(fault.cause, "the server's log has the details"),
         )
-        return Answer(result, 200 if healthy else 503)
+        return Answer(result, 200 if fault is None else 503)
 
     return health
 

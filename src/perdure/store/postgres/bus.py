@@ -44,6 +44,8 @@ FRESH_SECONDS = 5.0
 """How often the row of a message that does not grow is updated, to show that its process is alive."""
 STALE_SECONDS = 15.0
 """The age at which a row is ignored, because the process that wrote it must have died."""
+CLOSE_SECONDS = 5.0
+"""How long `close` waits for an update of the rows that is in progress."""
 PURGE_SECONDS = 60.0
 """The age at which any process removes a row, and how often each process looks for such rows."""
 
@@ -215,6 +217,10 @@ class PostgresBus(LocalBus):
 
     # --- drafts -------------------------------------------------------------
 
+    def discard(self, session_id: SessionId) -> None:
+        super().discard(session_id)
+        self._forget(session_id)
+
     async def drafts(self, session_id: SessionId) -> list[Live]:
         local = await super().drafts(session_id)
         if local:
@@ -304,7 +310,7 @@ class PostgresBus(LocalBus):
         if self._timer is not None:
             self._timer.cancel()
         if self._draft_task is not None:
-            await asyncio.wait({self._draft_task})
+            await asyncio.wait({self._draft_task}, timeout=CLOSE_SECONDS)
         ended = [*self._ended, *self._written_drafts]
         if ended:
             with contextlib.suppress(Unavailable):

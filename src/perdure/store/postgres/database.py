@@ -21,6 +21,7 @@ import asyncpg
 from perdure.domain.backoff import backoff
 from perdure.domain.errors import Unavailable
 from perdure.store.database import Body, Param, Row, T, Value, run_callbacks
+from perdure.store.faults import Fault, lasting, sqlstate_cause, unavailable
 
 SETTINGS = {
     "application_name": "perdure",
@@ -62,11 +63,9 @@ _TAKEN = "23505"
 again, its check finds that row."""
 _ENDED = ("08", "57P", "25P03", "25P04")
 """No connection; the server shuts down or starts up; the transaction was idle or open for too long."""
-_BUSY = ("53", "57014", "55P03")
-"""No memory, disk space or connections left; a statement or a wait for a lock timed out."""
-_UNKNOWN = (
-    "the connection to the database was lost during a commit: the transaction may or may not have committed"
-)
+_READ_ONLY = "25006"
+"""The server is a standby now, or was read-only when the connection began: a new one may be writable."""
+_UNKNOWN = "during a commit: the transaction may or may not have committed"
 
 
 @lru_cache(maxsize=2048)
@@ -201,10 +200,11 @@ class PostgresDatabase:
         self._appends: dict[tuple[str, str], str] = {}
         self._writes: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self.last_fault: Fault | None = None
 
     async def write(self, body: Body[T], *, single: bool = False) -> T:
         if self._closed:
-            raise Unavailable("the database is closed")
+            raise unavailable("closed")
         # The transaction runs in its own task, so that it completes, callbacks included, even if the caller
         # is cancelled. SQLite does the same.
         task = asyncio.ensure_future(self._write(body, single))
@@ -224,7 +224,9 @@ class PostgresDatabase:
             try:
                 result = await (_do_alone if single else _transact)(connection, tx, body)
             except Exception as error:  # noqa: BLE001 - raised again unless the body may be retried
-                _check_retry(connection, error, left)
+                if _sqlstate(error) == _READ_ONLY:
+                    await self._pool.expire_connections()
+                self._check_retry(connection, error, left)
             else:
                 run_callbacks(tx.callbacks)
                 return result
@@ -235,13 +237,14 @@ class PostgresDatabase:
 
     async def read(self, body: Body[T], *, long: bool = False) -> T:
         if self._closed:
-            raise Unavailable("the database is closed")
+            raise unavailable("closed")
         for left in reversed(range(ATTEMPTS)):
             connection = await self._acquire()
             try:
                 return await body(PostgresTx(connection, self._appends))
             except Exception as error:  # noqa: BLE001 - raised again unless the body may be retried
-                _check_retry(connection, error, left)
+                _drop_silent(connection, error)
+                self._check_retry(connection, error, left)
             finally:
                 await self._release(connection)
             await asyncio.sleep(_pause(left))
@@ -278,6 +281,24 @@ class PostgresDatabase:
         """
         return await _open_pool(self._url, 1, size, settings)
 
+    def _check_retry(self, connection: Any, error: Exception, left: int) -> None:
+        """Return if the body may run again: nothing was committed, and attempts are left. Otherwise raise."""
+        silent = type(error) is TimeoutError
+        lost = not silent and _is_lost(connection, error)
+        state = _sqlstate(error) or ""
+        if left and (lost or state in _CONFLICTS or state == _TAKEN):
+            return
+        if state == _READ_ONLY and left == ATTEMPTS - 1:
+            return  # once, on a new connection
+        cause = "no_connection" if lost else "busy" if state in _CONFLICTS else sqlstate_cause(state)
+        if silent:
+            cause = "not_responding"
+        if cause is None:
+            raise error
+        fault = unavailable(cause, "" if lost or silent else str(error))
+        self.last_fault = lasting(fault) or self.last_fault
+        raise fault from error
+
     async def _acquire(self) -> Any:
         try:
             async with asyncio.timeout(ACQUIRE_SECONDS):
@@ -303,10 +324,11 @@ async def _transact(connection: Any, tx: PostgresTx, body: Body[T]) -> T:
     try:
         await connection.execute("COMMIT")
     except (OSError, TimeoutError) as error:
-        raise Unavailable(_UNKNOWN) from error
+        _drop_silent(connection, error)
+        raise _unknown(error) from error
     except Exception as error:
         if _is_lost(connection, error):
-            raise Unavailable(_UNKNOWN) from error
+            raise _unknown(error) from error
         raise
     return result
 
@@ -316,7 +338,8 @@ async def _do_alone(connection: Any, tx: PostgresTx, body: Body[T]) -> T:
         return await body(tx)
     except Exception as error:
         if _is_lost(connection, error) or type(error) is TimeoutError:
-            raise Unavailable(_UNKNOWN) from error
+            _drop_silent(connection, error)
+            raise _unknown(error) from error
         raise
 
 
@@ -411,7 +434,7 @@ async def _roll_back(connection: Any, error: BaseException) -> None:
     try:
         if _is_lost(connection, error):
             connection.terminate()
-        else:
+        elif not _drop_silent(connection, error):
             await connection.execute("ROLLBACK")
     except Exception as another:
         if not is_connection_error(another):
@@ -420,17 +443,23 @@ async def _roll_back(connection: Any, error: BaseException) -> None:
             connection.terminate()
 
 
-def _check_retry(connection: Any, error: Exception, left: int) -> None:
-    """Return if the body may run again: nothing was committed, and attempts are left. Otherwise raise."""
-    lost = _is_lost(connection, error)
-    state = _sqlstate(error) or ""
-    if left and (lost or state in _CONFLICTS or state == _TAKEN):
-        return
-    if lost:
-        raise Unavailable("the connection to the database was lost") from error
-    if state in _CONFLICTS or state.startswith(_BUSY) or type(error) is TimeoutError:
-        raise Unavailable(f"the database is too busy, try again later: {error or 'no response'}") from error
-    raise error
+def _drop_silent(connection: Any, error: BaseException) -> bool:
+    """Terminate the connection if its server did not answer in time; return whether it was.
+
+    Otherwise asyncpg, before it uses or releases the connection, asks the silent server to cancel the
+    statement, and waits as long again for that.
+    """
+    if type(error) is not TimeoutError:
+        return False
+    with contextlib.suppress(Exception):
+        connection.terminate()
+    return True
+
+
+def _unknown(error: BaseException) -> Unavailable:
+    """Return the error for a commit without an answer."""
+    cause = "not_responding" if type(error) is TimeoutError else "no_connection"
+    return unavailable(cause, _UNKNOWN, unknown=True)
 
 
 def _sqlstate(error: BaseException) -> str | None:
@@ -445,7 +474,7 @@ def _pause(left: int) -> float:
 def _no_connection(error: Exception, url: str) -> Exception:
     """Return `Unavailable` for a failure to connect, without the URL, which contains a password."""
     if isinstance(error, TimeoutError):
-        return Unavailable("the database is not responding, or all of this process's connections are in use")
+        return unavailable("not_responding", "or all of this process's connections are in use")
     if isinstance(
         error, OSError | asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError
     ):
@@ -454,7 +483,9 @@ def _no_connection(error: Exception, url: str) -> Exception:
                 f"the database URL must look like postgresql://user:password@host:5432/database ({error})"
             )
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
-        return Unavailable(f"cannot connect to the database{_at_address(url)}: {reason}")
+        return Unavailable(
+            f"cannot connect to the database{_at_address(url)}: {reason}", cause="no_connection"
+        )
     return error
 
 

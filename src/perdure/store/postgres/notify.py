@@ -175,7 +175,7 @@ class Notifier:
             if self._connected:
                 await asyncio.wait({self._task}, timeout=REPLY_SECONDS)
             self._task.cancel()
-            await asyncio.wait({self._task})
+            await asyncio.wait({self._task}, timeout=REPLY_SECONDS)
 
     async def _run(self, connection: Any) -> None:
         while True:

@@ -29,6 +29,7 @@ from pgqueuer.types import Channel
 
 from perdure.domain.ids import OrgId, SessionId
 from perdure.store.database import Tx
+from perdure.store.faults import CAUSES, sqlstate_cause
 from perdure.store.postgres.database import PostgresDatabase, PostgresTx, close_pool, is_connection_error
 from perdure.store.postgres.notify import Frame, Notifier, Woke
 from perdure.store.queue import CLOSE_SECONDS, Handler, Job, PutBack
@@ -194,7 +195,8 @@ class PostgresQueue:
     async def _give_back(self) -> None:
         """Put this process's unfinished jobs back at once, instead of after their heartbeats expire."""
         try:
-            await self._pool.execute(_GIVE_BACK, self._owners)
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._pool.execute(_GIVE_BACK, self._owners)
         except Exception as error:
             if not is_connection_error(error):
                 raise
@@ -212,6 +214,7 @@ class _WokenDriver(AsyncpgPoolDriver):
 
     def __init__(self, pool: Any, settings: DBSettings) -> None:
         super().__init__(pool)
+        self._jobs_pool = pool
         self.closing = False
         self._on_change: Callable[[str], None] | None = None
         self._woken = False
@@ -243,8 +246,13 @@ class _WokenDriver(AsyncpgPoolDriver):
             try:
                 return await call()
             except Exception as error:
-                if self.closing or not (is_connection_error(error) or isinstance(error, TimeoutError)):
+                cause = sqlstate_cause(getattr(error, "sqlstate", None) or "")
+                if self.closing or not (cause or is_connection_error(error)):
                     raise
+                if cause is not None:
+                    log.warning("no jobs can be taken from the queue: %s", CAUSES[cause])
+                if cause == "read_only":
+                    await self._jobs_pool.expire_connections()  # new ones may find a writable server
             await asyncio.sleep(RETRY_SECONDS)
 
     async def notify(self, channel: str, payload: str) -> None:

@@ -1,0 +1,93 @@
+"""Waits until the database is available again, where giving up would lose what was paid for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from perdure.domain.backoff import backoff
+from perdure.domain.errors import StaleHead, Unavailable
+from perdure.domain.events import Event, NewEvent
+from perdure.domain.ids import SessionId
+from perdure.domain.times import Micros
+from perdure.engine.context import Engine
+from perdure.store.database import Tx
+from perdure.store.events import events_after
+from perdure.store.rows import to_json
+from perdure.store.sessions import SessionRow, append, look_session
+
+T = TypeVar("T")
+
+FIRST_PAUSE = 0.2
+MOST_PAUSE = 5.0
+"""The first and the longest pause between attempts, in seconds."""
+SAY_EVERY = 12
+"""Attempts between two log lines, about a minute."""
+
+log = logging.getLogger("perdure.engine")
+
+
+async def outlast(
+    engine: Engine, session_id: SessionId, attempt: Callable[[], Awaitable[T]], failures: int = 0
+) -> T:
+    """Attempt something until the database is available, for as long as this process lives.
+
+    Use it while the outcome of a model call or a tool call is only in memory: the runner keeps it, and makes
+    no other call, until the log has it.
+
+    Args:
+        failures: how many attempts the caller has made.
+    """
+    while True:
+        if failures:
+            pause = backoff(failures, first=FIRST_PAUSE, most=MOST_PAUSE, jitter=engine.jitter)
+            await engine.clock.sleep(pause)
+        try:
+            return await attempt()
+        except Unavailable as error:
+            if not error.retryable:
+                raise
+            failures += 1
+            if failures % SAY_EVERY == 1:
+                log.warning("session %s waits, with its last step in memory: %s", session_id, error.message)
+
+
+async def append_after_outage(
+    engine: Engine, row: SessionRow, batch: Sequence[NewEvent], now: Micros
+) -> tuple[SessionRow, tuple[Event, ...]]:
+    """Append again what could not be appended, until the database is available.
+
+    The failed attempt may have committed, although its answer was lost: the log tells.
+
+    Raises:
+        StaleHead, Fenced: as `append` does.
+    """
+    log.warning("the last step of session %s cannot be logged yet: it is kept in memory", row.id)
+
+    async def attempt() -> tuple[SessionRow, tuple[Event, ...]]:
+        try:
+            return await engine.database.write(lambda tx: append(tx, row, batch, now=now), single=True)
+        except StaleHead:
+            found = await engine.database.read(lambda tx: _appended(tx, row, batch))
+            if found is None:
+                raise
+            return found
+
+    return await outlast(engine, row.id, attempt, failures=1)
+
+
+async def _appended(
+    tx: Tx, row: SessionRow, batch: Sequence[NewEvent]
+) -> tuple[SessionRow, tuple[Event, ...]] | None:
+    """Return the batch as the log has it, directly after the row's head; None if it does not."""
+    events = await events_after(tx, row.id, row.head, limit=len(batch))
+    written = [(event.type, event.ts, event.data) for event in events]
+    if written != [(event.type, event.ts, to_json(event.data)) for event in batch]:
+        return None
+    current = await look_session(tx, row.id)
+    if current is None or current.deleted_at is not None or current.epoch != row.epoch:
+        return None
+    return msgspec.structs.replace(current, head=events[-1].sequence), tuple(events)
