@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from perdure.domain.errors import ModelError
+from perdure.domain.redaction import Redactor
 from perdure.engine.context import Engine, Policy
 from perdure.engine.generation import call_with_retries
 from perdure.llm.driver import ModelResponse
@@ -42,5 +43,5 @@ async def test_a_mute_server_is_not_asked_for_hours(code: str, seconds: float, a
         clock.time += seconds
         raise ModelError("silence", code=code, transient=True)
 
-    made = await call_with_retries(cast("Engine", engine), generate)
+    made = await call_with_retries(cast("Engine", engine), generate, redactor=Redactor({}))
     assert (made.response, made.count) == (None, attempts)
