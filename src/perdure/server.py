@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import faulthandler
 import gc
 import logging
 import resource
@@ -27,7 +28,7 @@ from perdure.stopping import Stopping
 from perdure.wiring import Parts, all_routes, open_parts
 from perdure.worker.scheduler import Scheduler
 from perdure.worker.sorter import Sorter
-from perdure.worker.sweep import Sweep
+from perdure.worker.sweep import STALE_AFTER, Sweep
 from perdure.worker.watchdog import watching
 from perdure.worker.worker import Worker
 
@@ -61,6 +62,8 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
     # Its pool logs each failure to connect with a traceback; callers get the error anyway.
     logging.getLogger("asyncpg").setLevel(logging.ERROR)
     _raise_file_limit()
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        faulthandler.enable(sys.stderr)  # a process that is aborted leaves at least its stack
     stopping = Stopping(settings.drain_seconds)
     with stopping.handled():
         await _serve(settings, stopping, announce or _print)
@@ -76,7 +79,10 @@ async def _serve(settings: Settings, stopping: Stopping, announce: Callable[[str
         api = Api(parts.app, routes, authenticate)
         listener = _listen(settings)
         await worker.start()
-        await sweep.once(stale_after=0 if parts.database.dialect == "sqlite" else 10_000_000)
+        # On SQLite this is the only process, so nobody can be running what is active now.
+        left = await sweep.once(stale_after=0 if parts.database.dialect == "sqlite" else STALE_AFTER)
+        if left:
+            log.warning("the last server stopped in the middle of %d turns: they are resumed", left)
         sweeping = asyncio.create_task(sweep.run())
         scheduling = asyncio.create_task(Scheduler(parts.app).run())
         sorting = asyncio.create_task(Sorter(parts.database).run())

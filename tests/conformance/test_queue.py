@@ -281,6 +281,30 @@ async def test_a_killed_workers_job_goes_to_one_that_lives(postgres_queues: Queu
         assert (await desk.next()).session_id == "s"
 
 
+@pytest.mark.parametrize("hours", [3, 24 * 3652])
+async def test_a_job_from_before_the_clock_went_back_is_not_live(postgres_queues: Queues, hours: int) -> None:
+    """Its worker may have died since, and nobody takes it before the clock has caught up."""
+    database, queue = await postgres_queues.open()
+    later = f"now() + interval '{hours} hours'"
+    for status, column in (("queued", "execute_after"), ("picked", "heartbeat")):
+        await put(database, queue, status)
+        sql = f"UPDATE perdure_queue SET status = ?, {column} = {later} WHERE payload = ?"
+        await database.write(lambda tx, s=status, sql=sql: tx.run(sql, s, s.encode()))
+        assert not await live(database, queue, status)
+
+
+async def test_a_job_that_is_taken_over_says_that_it_may_have_been_tried(postgres_queues: Queues) -> None:
+    database, queue = await postgres_queues.open()
+    desk = Desk()
+    await put(database, queue, "fresh", "old")
+    sql = "UPDATE perdure_queue SET created = now() - interval '1 minute' WHERE payload = ?"
+    await database.write(lambda tx: tx.run(sql, b"old"))
+    await database.write(lambda tx: queue.enqueue(tx, Job("org_1", "lost", again=True)))
+    await queue.start(desk)
+    jobs = [await desk.next() for _ in range(3)]
+    assert {job.session_id: job.again for job in jobs} == {"fresh": False, "old": True, "lost": True}
+
+
 @pytest.mark.parametrize("how", ["close", "put back"])
 async def test_a_worker_that_ends_gives_its_jobs_to_another_at_once(
     postgres_queues: Queues, how: str

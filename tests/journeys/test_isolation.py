@@ -188,10 +188,10 @@ async def test_no_query_and_no_body_reaches_into_another_organization(scene: Sce
             told.append(f"{method} {path} {body}: {answer.status_code} {answer.text[:120]}")
     assert told == []
     assert (await http.get("/v1/sessions", params={"agent_id": theirs["agent_id"]})).json()["total"] == 0
-    # An event's id is only a position, so with a foreign id the caller sees its own log.
-    for cursor in ("around", "since_id"):
-        events = (await http.get(f"{session}/events", params={cursor: event})).json()["data"]
-        assert {each["session_id"] for each in events} == {own["session_id"]}
+    # A foreign event's id is no cursor in the caller's log: the same answer as for one that never existed.
+    for path, cursor in (("events", "around"), ("events", "since_id"), ("sse", "since_id")):
+        answer = await http.get(f"{session}/{path}", params={cursor: event})
+        assert (answer.status_code, answer.json()["code"]) == (400, "unknown_cursor")
     assert await scene.state() == before
     for name in ("agent_name", "harness_name"):
         answer = await http.post(

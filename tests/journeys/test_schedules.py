@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
+from perdure.app.schedules import all_schedules, create_schedule, fire_due, redate_schedules
 from perdure.domain.errors import InvalidInput
-from perdure.domain.schedules import MAX_ACTIVE, next_firing
+from perdure.domain.schedules import MAX_ACTIVE, CreateSchedule, next_firing
 from perdure.domain.times import from_rfc3339, to_rfc3339
+from tests.inside import Gate, house_with
 from tests.server import Server
-from tests.talk import Json, call, new_talk
+from tests.talk import Json, call, new_talk, script
 
 
 def soon(seconds: float) -> str:
@@ -45,6 +49,69 @@ async def test_a_firing_missed_while_the_server_was_down_happens_once(
     await any_server.restart()
     assert [event["type"] for event in await talk.events()].count("input.message") == 1
     assert [event["type"] for event in events].count("input.message") == 1
+
+
+@pytest.mark.parametrize("question", ["approval", "client tool"])
+async def test_a_schedule_waits_while_a_question_is_open_and_until_the_turn_has_ended(
+    api: httpx.AsyncClient, question: str
+) -> None:
+    gate = {"ref": "tool_approval", "config": {"mode": "protective"}}
+    tool = {"type": "client_side", "name": "ask", "description": "Ask.", "parameters": {"type": "object"}}
+    fields = {"capabilities": [gate]} if question == "approval" else {"tools": [tool]}
+    talk = await new_talk(api, **fields)
+    name = "write_session_title" if question == "approval" else "ask"
+    arguments = {"title": "New"} if question == "approval" else {}
+    step = {"tool_calls": [call(name, "c0", **arguments)]}
+    asked = await talk.say(script(step, {"text": "Done.", "first_ms": 2500}))
+    await talk.logged_until("tool.call_requested", after=asked["sequence"])
+    for message in ("hourly check", "other check"):
+        at = await api.post(talk.path("/schedules"), json={"message": message, "at": soon(0.5)})
+        assert at.status_code == 201
+    other = await new_talk(api)  # a schedule that waits does not hold up others
+    await api.post(other.path("/schedules"), json={"message": "elsewhere", "at": soon(0.6)})
+    await other.logged_until("turn.completed")
+    assert (await talk.read())["status"] == "waiting_for_tool_results"
+    if question == "approval":
+        body = {"decisions": [{"tool_call_id": "c0", "decision": "allow"}]}
+        assert (await api.post(talk.path("/tool-approvals"), json=body)).status_code == 200
+    else:
+        await talk.answer({"tool_call_id": "c0", "result": "yes"})
+    async with talk.follow() as stream:
+        frames = [frame for _ in range(3) for frame in await stream.until("session.idled")]
+    events = [frame.data for frame in frames if frame.logged]
+    assert [each["data"]["success"] for each in events if each["type"] == "tool.completed"][-1]
+    turns = [each["type"] for each in events if each["type"] in ("input.message", "turn.completed")]
+    assert turns == ["input.message", "turn.completed"] * 3
+    assert "user sent a new message" not in str(events)
+
+
+async def test_schedules_whose_next_firing_was_computed_by_a_clock_far_ahead_are_brought_forward(
+    tmp_path: Path,
+) -> None:
+    async with house_with(Gate(parties=1), tmp_path) as house:
+        app, year = house.parts.app, 365 * 86_400_000_000
+        ahead = msgspec.structs.replace(app, now=lambda: app.now() + 10 * year)
+        await create_schedule(ahead, house.owner, house.session_id, CreateSchedule("m", cron="* * * * *"))
+        assert await fire_due(app) == 0
+        assert await redate_schedules(app) == 1
+        (schedule,) = await all_schedules(app, house.owner, house.session_id)
+        assert from_rfc3339(schedule.next_at or "") <= app.now() + 60_000_000
+        assert await redate_schedules(app) == 0
+        later = msgspec.structs.replace(app, now=lambda: app.now() + 61_000_000)
+        assert await fire_due(later) == 1
+
+
+async def test_a_schedule_that_cannot_fire_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    async with house_with(Gate(parties=1), tmp_path) as house:
+        app = house.parts.app
+        for cron in ("* * * * *", "*/2 * * * *"):
+            await create_schedule(app, house.owner, house.session_id, CreateSchedule("m", cron=cron))
+        sql = "UPDATE schedules SET cron = 'nonsense', next_at = 0 WHERE cron = '* * * * *'"
+        await app.database.write(lambda tx: tx.run(sql))
+        later = msgspec.structs.replace(app, now=lambda: app.now() + 121_000_000)
+        assert await fire_due(later) == 1
+        broken, good = await all_schedules(app, house.owner, house.session_id)
+        assert (broken.enabled, broken.fire_count, good.enabled, good.fire_count) == (False, 0, True, 1)
 
 
 async def test_the_agent_makes_lists_and_cancels_its_own_schedules(api: httpx.AsyncClient) -> None:

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from perdure.domain.ids import new_id, sequence_of
+from perdure.domain.ids import new_event_id, new_id, sequence_of
 from perdure.domain.sse import SseParser
 from tests.server import Server, use_simulated_model
 from tests.stub_model import endless_model, use_model_at
@@ -120,6 +120,41 @@ async def test_a_browser_that_reconnects_to_its_old_url_continues_after_its_last
             assert logged(await stream.until("session.idled")) == events[2:]
     refused = await api.get(talk.path("/sse"), headers={"Last-Event-ID": "yesterday"})
     assert (refused.status_code, refused.json()["field"]) == (400, "Last-Event-ID")
+
+
+async def test_a_cursor_that_is_not_of_this_log_is_refused(api: httpx.AsyncClient) -> None:
+    talk, other = await session_with_a_turn(api), await session_with_a_turn(api)
+    events = await talk.events()
+    await other.turn({"text": "More."})
+    foreign = [each["id"] for each in await other.events()]
+    beyond = new_event_id(len(events) + 1)
+    last, made_up = events[-1]["id"], new_event_id(3)
+    for cursor in (foreign[2], foreign[-1], beyond, made_up, last[:-1] + ("0" if last[-1] != "0" else "1")):
+        answers = [
+            await api.get(talk.path("/sse"), params={"since_id": cursor}),
+            await api.get(talk.path("/sse"), headers={"Last-Event-ID": cursor}),
+            await api.get(talk.path("/sse"), params={"since_id": last}, headers={"Last-Event-ID": cursor}),
+            await api.get(talk.path("/events"), params={"since_id": cursor}),
+            await api.get(talk.path("/events"), params={"around": cursor}),
+        ]
+        assert {(each.status_code, each.json()["code"]) for each in answers} == {(400, "unknown_cursor")}
+        assert "from the start" in answers[0].json()["detail"]
+    ahead = await api.get(talk.path("/sse"), params={"after_sequence": len(events) + 1})
+    assert (ahead.status_code, ahead.json()["code"]) == (400, "unknown_cursor")
+    assert await talk.events(after_sequence=len(events) + 1) == []
+    fork = (await api.post(talk.path("/fork"), json={})).json()["id"]
+    copied = await api.get(f"/v1/sessions/{fork}/sse", params={"since_id": last})
+    assert copied.json()["code"] == "unknown_cursor"
+
+
+async def test_a_follower_that_is_at_the_end_of_the_log_waits_there(api: httpx.AsyncClient) -> None:
+    talk = await session_with_a_turn(api)
+    for cursor in ("since_id", "after_sequence"):
+        last = (await talk.events())[-1]
+        query = {cursor: last["id"] if cursor == "since_id" else last["sequence"]}
+        async with talk.follow(**query) as stream:
+            new = await talk.turn({"text": "More."})
+            assert logged(await stream.until("session.idled")) == new
 
 
 async def test_a_follower_resumes_after_a_delta_too(api: httpx.AsyncClient) -> None:

@@ -121,14 +121,14 @@ class _Turns:
             )
         self._need(turn_id not in self._ended, event, "a turn ends twice")
         self._need(
-            self.turn == turn_id or (self.turn is None and event.type == "turn.cancelled"),
+            self.turn == turn_id or (self.turn is None and event.type in {"turn.cancelled", "turn.sealed"}),
             event,
             "the end of another turn",
         )
         self._ended.add(turn_id)
         self._unseen = (
             set()
-            if event.type == "turn.cancelled"
+            if event.type in {"turn.cancelled", "turn.sealed"}
             else self._unseen - {event.context_struct().input_message_id or ""}
         )
         self.turn, self._exec, self._calls, self._acting = None, None, {}, False
@@ -161,11 +161,9 @@ def check_messages(world: World, log: list[Event]) -> None:
 
 
 def _covers(event: Event, message_id: str) -> bool:
-    if event.type in {"reason.started", "turn.cancelled"}:
+    if event.type in {"reason.started", "turn.cancelled", "turn.sealed"}:
         return True
-    return (
-        event.type in {"turn.failed", "turn.sealed"} and event.context_struct().input_message_id == message_id
-    )
+    return event.type == "turn.failed" and event.context_struct().input_message_id == message_id
 
 
 def check_tools(world: World, log: list[Event]) -> None:

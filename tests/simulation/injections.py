@@ -71,6 +71,7 @@ class Injections:
 
     async def _overtake_later(self, process: Process, then: float) -> None:
         other = self._another(process)
+        other.spawn(sweep(other))
         await process.pause(LATE)
         other.spawn(sweep(other))
         await process.pause(then)

@@ -15,9 +15,10 @@ import pytest
 from perdure.app import sessions as use
 from perdure.domain import actions, history, turn
 from perdure.domain.actions import Finish, RunTools
-from perdure.domain.events import ENDED_TURN, InputMessageData, TurnCancelledData
+from perdure.domain.events import ENDED_TURN, InputMessageData, SessionIdledData, TurnCancelledData
 from perdure.domain.turn import Answered, Calling, Idle, TurnState
-from perdure.engine import advance, run, tool_calls, turn_events
+from perdure.engine import advance, attempt, run, tool_calls, turn_events
+from perdure.engine.attempt import Attempt
 from perdure.engine.run import Run
 from perdure.store import sessions as rows
 from perdure.store.queue import LocalQueue
@@ -44,15 +45,19 @@ def appends_number_from_the_log_and_overwrite(patch: Patch) -> None:
 
 
 def a_claim_does_not_raise_the_epoch(patch: Patch) -> None:
-    async def claim(tx: Any, row: Any) -> Any:
+    async def claim(tx: Any, row: Any, **how: bool) -> Any:
         return row
 
-    patch.setattr(run, "claim", claim)
+    patch.setattr(attempt, "claim", claim)
 
 
 def a_first_append_does_not_claim(patch: Patch) -> None:
     real = run.append
-    patch.setattr(run, "append", lambda tx, row, events, *, now, claim: real(tx, row, events, now=now))
+
+    async def append(tx: Any, row: Any, events: Any, *, claim: bool, **how: Any) -> Any:
+        return await real(tx, row, events, **how)
+
+    patch.setattr(run, "append", append)
 
 
 def a_cancel_does_not_fence(patch: Patch) -> None:
@@ -80,15 +85,15 @@ def every_tool_is_treated_as_replayable(patch: Patch) -> None:
 
 
 def every_started_call_is_treated_as_started_by_this_run(patch: Patch) -> None:
-    real = run.open_run
+    real = Attempt.open
 
-    async def open_run(engine: Any, session_id: str) -> Run | None:
-        opened = await real(engine, session_id)
+    async def open_run(self: Attempt) -> Run | None:
+        opened = await real(self)
         if opened is not None and isinstance(opened.state, Calling):
             opened.announced.update(call.id for call in opened.state.calls)
         return opened
 
-    patch.setattr(advance, "open_run", open_run)
+    patch.setattr(Attempt, "open", open_run)
 
 
 def a_finish_forgets_pending_messages(patch: Patch) -> None:
@@ -110,7 +115,8 @@ def a_cancel_leaves_pending_messages(patch: Patch) -> None:
     def ended(state: TurnState, event: Any, head: int) -> TurnState:
         return Idle(pending=state.pending, controls=state.controls)
 
-    patch.setattr(turn, "_HANDLERS", {**turn._HANDLERS, TurnCancelledData.kind: ended})
+    kinds = (TurnCancelledData.kind, SessionIdledData.kind)
+    patch.setattr(turn, "_HANDLERS", {**turn._HANDLERS, **dict.fromkeys(kinds, ended)})
 
 
 def jobs_are_lost(patch: Patch) -> None:
@@ -210,12 +216,12 @@ def an_append_writes_the_title_back(patch: Patch) -> None:
 
 
 def turns_are_sealed_early(patch: Patch) -> None:
-    real = run.claim
+    real = attempt.claim
 
-    async def claim(tx: Any, row: Any) -> Any:
-        return msgspec.structs.replace(await real(tx, row), recoveries=4)
+    async def claim(tx: Any, row: Any, **how: bool) -> Any:
+        return msgspec.structs.replace(await real(tx, row, **how), recoveries=4)
 
-    patch.setattr(run, "claim", claim)
+    patch.setattr(attempt, "claim", claim)
 
 
 MUTATIONS: tuple[Callable[[Patch], None], ...] = (

@@ -158,10 +158,16 @@ class Witness:
             self._blame("an append changed the title")
         if after.head != before.head or after.status != before.status:
             self._read_new_events()
-        if after.head != before.head:
+        if after.head != before.head and self._is_progress(role):
             self._claims = 0
         elif after.epoch != before.epoch:
             self._claims += 1
+
+    def _is_progress(self, role: str) -> bool:
+        """Whether the last append was progress: a message is none, nor the start of a summary."""
+        if role == "app" and self.row.status == "active":
+            return False
+        return self.log[-1].type != "context.compacting"
 
     def _check_epoch(self, before: SessionRow, after: SessionRow, role: str, who: object) -> None:
         step, grown = after.epoch - before.epoch, after.head - before.head

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
+from typing import Any
 
 import pytest
 
+from perdure.engine import attempt
+from perdure.engine.run import OpenedSession
 from perdure.store.bus import Stop
 from perdure.store.queue import Job, PutBack
 from tests.simulation.client import Client
+from tests.simulation.injections import sweep
 from tests.simulation.scenarios import CLIENT_TOOL, Scenario, Step, by_name
-from tests.simulation.schedule import Staged, repeated
+from tests.simulation.schedule import Listed, Schedule, Staged, repeated
 from tests.simulation.store import Store
-from tests.simulation.world import World
+from tests.simulation.world import Crash, World
 
 SLOW = Scenario("slow", ((Step(seconds=60.0),),), ("post 0", "rest"))
 PARKED = Scenario("parked", ((Step(((CLIENT_TOOL, {}),)), Step()),), ("post 0", "rest"))
@@ -34,6 +39,82 @@ def test_a_turn_that_crashes_every_process_is_sealed_after_three_recoveries(
     world = repeated(SLOW, "model.during", "crash").play(store)
     assert len(world.calls) == 1 + 3
     assert _kinds(world)["turn.sealed"] == 1
+
+
+def test_a_session_whose_reading_kills_every_process_is_sealed_without_being_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, reads = attempt.read_session, []
+
+    async def deadly(engine: Any, *args: Any, **how: Any) -> Any:
+        found = await real(engine, *args, **how)
+        if isinstance(found, OpenedSession):
+            reads.append(found.row.recoveries)
+            engine.clock.kill()
+            raise Crash
+        return found
+
+    monkeypatch.setattr(attempt, "read_session", deadly)
+    world = Schedule(SLOW, Listed({}), random.Random(0), "deadly", lossy=False, gentle=False).play(store)
+    assert reads == [0, 1, 2, 3]
+    assert _kinds(world) == {
+        "session.started": 1, "input.message": 1, "output.message.completed": 1, "turn.sealed": 1,
+        "session.idled": 1,
+    }  # fmt: skip
+
+
+def test_messages_do_not_put_off_the_seal(store: Store) -> None:
+    """Somebody writes to the session again and again while each of its processes dies."""
+
+    async def scene(world: World, client: Client) -> None:
+        for _ in range(4):
+            process = world.live()[-1]
+            await client.post(0, process)
+            await asyncio.sleep(5)
+            process.kill()
+            fresh = world.start()
+            fresh.spawn(sweep(fresh, stale_after=0))
+            await asyncio.sleep(1)
+        await world.loop.quiet()
+        assert _kinds(world)["turn.sealed"] == 1
+        assert world.store.row(world.session_id).status == "idle"
+
+    Staged(SLOW, scene).play(store)
+
+
+def test_a_message_to_a_session_whose_runner_is_gone_wakes_it(store: Store) -> None:
+    async def scene(world: World, client: Client) -> None:
+        first = world.live()[0]
+        await client.post(0, first)
+        await asyncio.sleep(1)
+        first.kill()
+        second = world.start()
+        await client.post(0, second)
+        await world.loop.quiet()  # no sweep
+        assert world.store.row(world.session_id).status == "idle"
+
+    Staged(SLOW, scene).play(store)
+
+
+@pytest.mark.parametrize("hours", [-3, 3, 87_660])
+def test_a_clock_that_jumps_strands_no_session(store: Store, hours: int) -> None:
+    async def scene(world: World, client: Client) -> None:
+        first = world.live()[0]
+        await client.post(0, first)
+        await asyncio.sleep(1)
+        first.kill()
+        world.skews = [hours * 3_600_000_000]
+        second = world.start()
+        for _ in range(2):
+            second.spawn(sweep(second))
+            await asyncio.sleep(11)
+        await world.loop.quiet()
+        assert world.store.row(world.session_id).status == "idle"
+        done = [event.decoded() for event in world.log() if event.type == "turn.completed"]
+        assert all(each.duration_ms >= 0 for each in done)
+        assert len(done) == 1
+
+    Staged(SLOW, scene).play(store)
 
 
 def test_planned_stops_never_seal_a_turn(store: Store) -> None:
@@ -86,7 +167,7 @@ def test_a_draining_worker_gives_its_turn_back_without_counting_a_recovery(
         row = world.store.row(world.session_id)
         assert (row.status, row.recoveries, row.claimed_head) == ("active", 0, -1)
         await asyncio.sleep(1)
-        second.spawn(second.sweep.once())
+        second.spawn(second.sweep.once(stale_after=0))
         await world.loop.quiet()
         assert world.store.row(world.session_id).status == "idle"
 
@@ -145,6 +226,7 @@ def test_a_sweep_takes_sessions_abandoned_elsewhere_but_not_those_of_its_own_pro
     async def scene(world: World, client: Client) -> None:
         first, second = world.live()[0], world.start()
         await client.post(0, first)
+        await asyncio.wait([process.spawn(process.sweep.once()) for process in (first, second)])
         await asyncio.sleep(11)
         sweeps = [first.spawn(first.sweep.once()), second.spawn(second.sweep.once())]
         await asyncio.wait(sweeps)

@@ -12,13 +12,13 @@ from typing import Any, Protocol
 from perdure.app.context import App
 from perdure.domain.errors import InvalidInput, ModelError, Unavailable
 from perdure.domain.events import Event
-from perdure.domain.ids import Prefix
+from perdure.domain.ids import Prefix, SessionId
 from perdure.domain.messages import Message
 from perdure.engine.context import Engine, Policy
 from perdure.engine.conversation_cache import ConversationCache
 from perdure.llm.driver import ModelRequest
 from perdure.store.bus import LocalBus, Signal, Stop
-from perdure.store.database import Body, T
+from perdure.store.database import Body, T, Tx
 from perdure.store.queue import LocalQueue
 from perdure.worker.sweep import Sweep
 from perdure.worker.worker import Worker
@@ -165,7 +165,7 @@ class Process:
         self.skew = world.skews.pop() if world.skews else 0
         self.thawed: asyncio.Future[None] | None = None
         self.tasks: dict[asyncio.Task[Any], None] = {}
-        bus, queue, store = _Bus(world), LocalQueue(self.spawn), world.store
+        bus, queue, store = _Bus(world), _Queue(self), world.store
         self.driver = ScriptedDriver(self)
         policy = Policy(history_tokens=world.scenario.window or 100_000)
         self.engine = Engine(
@@ -289,6 +289,18 @@ class _Bus(LocalBus):
     def publish(self, signal: Signal) -> None:
         if not (self._world.lossy and isinstance(signal, Stop)):
             super().publish(signal)
+
+
+class _Queue(LocalQueue):
+    """The real queue; like PostgreSQL's, it knows the jobs that any live process holds."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(process.spawn)
+        self._world = process.world
+
+    async def has_live_job(self, tx: Tx, session_id: SessionId) -> bool:
+        live = (process for process in self._world.processes if process.alive)
+        return any(session_id in process.queue._known for process in live)
 
 
 class _Port:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from perdure.domain.actions import (
+    MAX_INTERRUPTIONS,
     Action,
     AskApproval,
     AwaitClient,
@@ -165,6 +166,25 @@ AFTER_TOOLS = replace(CALLING, calls=(_call("look", status=Done(failed=False)),)
 )
 def test_a_turn_goes_from_message_to_answer(state: TurnState, action: Action) -> None:
     assert next_action(state, TurnRules(), 0) == action
+
+
+@pytest.mark.parametrize(
+    ("before", "status", "fails"),
+    [
+        (MAX_INTERRUPTIONS - 1, Done(failed=True, interrupted=True), True),
+        (MAX_INTERRUPTIONS - 2, Done(failed=True, interrupted=True), False),
+        (MAX_INTERRUPTIONS, Done(failed=True), False),
+        (MAX_INTERRUPTIONS, Done(failed=False), False),
+    ],
+)
+def test_a_turn_fails_whose_tools_are_interrupted_again_and_again(
+    before: int, status: Done, fails: bool
+) -> None:
+    state = replace(CALLING, turn=replace(TURN, interruptions=before), calls=(_call("look", status=status),))
+    action = next_action(state, TurnRules(), 0)
+    assert isinstance(action, Fail) == fails
+    if isinstance(action, Fail):
+        assert action.code == "no_progress"
 
 
 LOOK, ASK, DROP = _call("look"), _call(CLIENT), _call("drop")

@@ -9,15 +9,16 @@ from msgspec import Meta, Struct
 
 from perdure.app.context import App, Scope, Services
 from perdure.domain.accounts import Caller
+from perdure.domain.errors import InvalidInput
 from perdure.domain.events import Event, LlmGenerationData, PromptRef
 from perdure.domain.history import HISTORY_TYPES, Conversation
-from perdure.domain.ids import SessionId
+from perdure.domain.ids import EventId, SessionId, is_live_event_id, sequence_of
 from perdure.domain.messages import Message
 from perdure.domain.times import Timestamp, to_rfc3339
 from perdure.store.database import Tx
-from perdure.store.events import EventFilter, count_kinds, events_after, list_events
+from perdure.store.events import EventFilter, count_kinds, events_after, id_of_event, list_events
 from perdure.store.rows import to_json
-from perdure.store.sessions import get_session
+from perdure.store.sessions import SessionRow, get_session
 
 NO_LIMIT = 1 << 60
 
@@ -46,6 +47,34 @@ class EventsSummary(Struct, frozen=True, omit_defaults=True):
     ] = None
 
 
+class Cursor(Struct, frozen=True):
+    """A place in a log: the id of an event, from this field of a request."""
+
+    event_id: EventId
+    field: str
+
+
+async def sequence_of_cursor(tx: Tx, row: SessionRow, cursor: Cursor) -> int:
+    """Return the sequence of the event that a cursor names.
+
+    Raises:
+        InvalidInput: the session has no such event. The client would wait for ever for a log that it has
+            never seen: the id is another session's, or the log was restored from a backup.
+    """
+    sequence = sequence_of(cursor.event_id)
+    if sequence <= row.head and (
+        is_live_event_id(cursor.event_id, row.id)
+        or await id_of_event(tx, row.id, sequence) == cursor.event_id
+    ):
+        return sequence
+    raise InvalidInput(
+        f"`{cursor.field}`: the session {row.id} has no event {cursor.event_id}. The id is another "
+        "session's, or this one was restored from a backup: read its events from the start, and go on",
+        code="unknown_cursor",
+        field=cursor.field,
+    )
+
+
 async def page_of_events(
     app: Services,
     scope: Scope,
@@ -53,13 +82,23 @@ async def page_of_events(
     filters: EventFilter,
     limit: int,
     *,
+    since: Cursor | None = None,
     newest_first: bool = False,
 ) -> list[Event]:
-    """List up to `limit` matching events, oldest first unless `newest_first`. Raises NotFound."""
+    """List up to `limit` matching events after a cursor, oldest first unless `newest_first`.
+
+    Raises:
+        NotFound: the session does not exist.
+        InvalidInput: the cursor is not of this session's log.
+    """
 
     async def work(tx: Tx) -> list[Event]:
         row = await get_session(tx, scope.organization_id, session_id)
-        events = await list_events(tx, row.id, filters, limit, newest_first=newest_first)
+        wanted = filters
+        if since is not None:
+            after = max(await sequence_of_cursor(tx, row, since), filters.after or 0)
+            wanted = msgspec.structs.replace(filters, after=after)
+        events = await list_events(tx, row.id, wanted, limit, newest_first=newest_first)
         return [await fill_prompt(tx, event) if event.type == "llm.generation" else event for event in events]
 
     heavy = limit > 100 or filters.text is not None or "llm.generation" in filters.types or not filters.types
@@ -67,12 +106,25 @@ async def page_of_events(
 
 
 async def events_around(
-    app: Services, scope: Scope, session_id: SessionId, sequence: int, window: int, filters: EventFilter
+    app: Services,
+    scope: Scope,
+    session_id: SessionId,
+    around: Cursor | int,
+    window: int,
+    filters: EventFilter,
 ) -> list[Event]:
-    """List the event with a sequence and up to `window` matching events on each side, oldest first."""
+    """List an event, by its id or sequence, and up to `window` matching events on each side.
+
+    Oldest first.
+
+    Raises:
+        NotFound: the session does not exist.
+        InvalidInput: the event is not of this session's log.
+    """
 
     async def work(tx: Tx) -> list[Event]:
         row = await get_session(tx, scope.organization_id, session_id)
+        sequence = around if isinstance(around, int) else await sequence_of_cursor(tx, row, around)
         replace = msgspec.structs.replace
         older = await list_events(
             tx, row.id, replace(filters, before=sequence + 1), window + 1, newest_first=True

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import msgspec
 from msgspec import Struct
 
 from perdure.app.context import App
-from perdure.app.events import fill_prompt
-from perdure.domain.errors import NotFound
+from perdure.app.events import Cursor, fill_prompt, sequence_of_cursor
+from perdure.domain.errors import InvalidInput, NotFound
 from perdure.domain.events import (
     LIVE_TYPES,
     Event,
@@ -18,7 +19,7 @@ from perdure.domain.events import (
     ToolOutputDeltaData,
     ToolProgressData,
 )
-from perdure.domain.ids import MessageId, OrgId, SessionId, ToolCallId, new_event_id
+from perdure.domain.ids import MessageId, OrgId, SessionId, ToolCallId, live_event_id
 from perdure.domain.times import to_rfc3339
 from perdure.store.bus import DRAFTED, Appended, Live
 from perdure.store.database import Tx
@@ -220,21 +221,38 @@ def _wire(live: Live, kind: str, sent: int, after: int, now: int) -> bytes:
             data = ToolProgressData(ToolCallId(live.key), live.name, live.text)
         case "stdout" | "stderr":
             data = ToolOutputDeltaData(ToolCallId(live.key), live.name, live.text, live.kind)
+    identity = live_event_id(live.session_id, after, now // 1000)
     return (
-        f'{{"id":"{new_event_id(after, now // 1000)}","type":"{kind}","ts":"{to_rfc3339(now)}",'
+        f'{{"id":"{identity}","type":"{kind}","ts":"{to_rfc3339(now)}",'
         f'"session_id":"{live.session_id}","context":{live.context},"data":{to_json(data)}}}'
     ).encode()
 
 
-async def open_follower(app: App, org_id: OrgId, session_id: SessionId, after: int, want: Want) -> Follower:
-    """Open a follower of the organization's session after a sequence. Raises NotFound."""
+async def open_follower(
+    app: App, org_id: OrgId, session_id: SessionId, after: int, want: Want, cursors: Sequence[Cursor] = ()
+) -> Follower:
+    """Open a follower of the organization's session after a sequence and the latest of these cursors.
 
-    async def body(tx: Tx) -> int:
+    Raises:
+        NotFound: the session does not exist.
+        InvalidInput: a cursor is not of this session's log, or beyond its end.
+    """
+
+    async def body(tx: Tx) -> tuple[int, int]:
         row = await look_session(tx, session_id)
         if row is None or row.org_id != org_id or row.deleted_at is not None:
             raise NotFound("session")
-        ended = await events_of_kinds(tx, session_id, _ENDINGS, before=after, limit=1) if after else []
-        return ended[0].sequence if ended else 0
+        if after > row.head:
+            raise InvalidInput(
+                f"`after_sequence` is {after}, but the session has only {row.head} events: "
+                "follow again from its last event, or from the start",
+                code="unknown_cursor",
+                field="after_sequence",
+            )
+        known = [await sequence_of_cursor(tx, row, cursor) for cursor in cursors]
+        begin = max(after, *known, 0)
+        ended = await events_of_kinds(tx, session_id, _ENDINGS, before=begin, limit=1) if begin else []
+        return begin, ended[0].sequence if ended else 0
 
-    text_ended = await app.database.read(body)
-    return Follower(app, session_id, after, text_ended, want)
+    begin, text_ended = await app.database.read(body)
+    return Follower(app, session_id, begin, text_ended, want)

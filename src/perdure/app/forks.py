@@ -64,12 +64,9 @@ async def fork_session(
         await copy_shell_state(tx, source.id, row.id)
         await copy_storage(tx, app.vault, source.org_id, source.id, row.id, now)
         if row.status in ("active", "waiting_for_tool_results"):
-            row, _ = await append(
-                tx,
-                row,
-                cancel_events(app, row, "the session was forked in the middle of this turn", now),
-                now=now,
-            )
+            reason = "the session was forked in the middle of this turn"
+            notice = "[This session is a copy that was made in the middle of this turn, which ends here.]"
+            row, _ = await append(tx, row, cancel_events(app, row, reason, now, notice), now=now)
         return to_session(row, features=await SessionFeatures(app.registry).of(tx, row), pinned=False)
 
     return await write_once(app, once, work)

@@ -69,9 +69,11 @@ async def append_message(app: App, tx: Tx, row: SessionRow, message: Message, no
     context = message_context(running or app.new_id("turn"), message.id)
     event = NewEvent(InputMessageData(message), context, now, message.metadata, message.tags)
     (logged,) = await without_secrets(app, tx, row, [event])
-    after, stored = await append(tx, row, [logged], now=now)
+    after, stored = await append(tx, row, [logged], now=now, progress=False)
     if row.status != "active":
         await app.queue.enqueue(tx, Job(row.org_id, row.id))
+    elif not await app.queue.has_live_job(tx, row.id):
+        await app.queue.enqueue(tx, Job(row.org_id, row.id, again=True))  # its runner is gone
     tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
     redacted = logged.read(InputMessageData).message
     return msgspec.structs.replace(redacted, sequence=after.head, session_id=after.id)

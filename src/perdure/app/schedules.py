@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from functools import partial
 
 from msgspec import UNSET
@@ -10,7 +12,7 @@ from perdure.app.context import App, Scope, Services
 from perdure.app.idempotency import Once, write_once
 from perdure.app.messages import append_message
 from perdure.app.sessions import write_at_head
-from perdure.domain.errors import InvalidInput, NotFound
+from perdure.domain.errors import InvalidInput, NotFound, Unavailable
 from perdure.domain.ids import ScheduleId, SessionId
 from perdure.domain.messages import Message, TextPart
 from perdure.domain.schedules import (
@@ -24,6 +26,7 @@ from perdure.domain.schedules import (
     zone_of,
 )
 from perdure.domain.times import Micros, from_rfc3339, maybe_rfc3339, to_rfc3339
+from perdure.domain.turn import SCHEDULED
 from perdure.store.database import Changes, Tx
 from perdure.store.schedules import (
     ScheduleRow,
@@ -32,10 +35,17 @@ from perdure.store.schedules import (
     due_schedules,
     get_schedule,
     list_schedules,
+    misdated_schedules,
+    move_firing,
     take_firing,
     update_schedule,
 )
-from perdure.store.sessions import SessionRow, get_session
+from perdure.store.sessions import IN_TURN, SessionRow, get_session
+
+log = logging.getLogger("perdure.scheduler")
+
+CLOCK_TOLERANCE = 60_000_000
+"""Microseconds by which the clocks of two servers may differ."""
 
 
 def to_schedule(row: ScheduleRow) -> Schedule:
@@ -203,12 +213,23 @@ async def remove_schedule(
 async def fire_due(app: App) -> int:
     """Fire every schedule that is due; returns how many fired.
 
-    A schedule that missed several firings while no server ran fires once.
+    A schedule whose session is in a turn waits for its end: its message is a turn of its own, and never
+    withdraws a question that a person or a client is about to answer. A schedule that missed several firings
+    meanwhile, or while no server ran, fires once.
     """
     now = app.now()
     fired = 0
     for row in await app.database.read(lambda tx: due_schedules(tx, now)):
-        fired += await write_at_head(app, partial(_fire, app, row=row, now=now))
+        try:
+            fired += await write_at_head(app, partial(_fire, app, row=row, now=now))
+        except Unavailable:
+            raise
+        except InvalidInput as error:  # its time zone or expression is not known any more
+            log.warning("schedule %s is disabled: %s", row.id, error.message)
+            off: Changes = {"enabled": 0, "next_at": None, "updated_at": max(now, row.updated_at + 1)}
+            await app.database.write(partial(update_schedule, schedule_id=row.id, changes=off))
+        except Exception:  # the others fire all the same
+            log.exception("schedule %s cannot be fired", row.id)
     return fired
 
 
@@ -219,12 +240,32 @@ async def _fire(app: App, tx: Tx, row: ScheduleRow, now: Micros) -> int:
     except NotFound:
         await delete_schedule(tx, row.session_id, row.id)
         return 0
+    if session.status in IN_TURN:
+        return 0
     next_at = None if row.cron is None else next_firing(row.cron, row.timezone, now)
     if not await take_firing(tx, row, next_at, now):
         return 0
-    metadata = {"scheduled": {"schedule_id": row.id, "due_at": to_rfc3339(row.next_at or now)}}
+    metadata = {SCHEDULED: {"schedule_id": row.id, "due_at": to_rfc3339(row.next_at or now)}}
     message = Message(
         app.new_id("message"), "user", (TextPart(row.message),), to_rfc3339(now), metadata=metadata
     )
     await append_message(app, tx, session, message, now)
     return 1
+
+
+async def redate_schedules(app: App) -> int:
+    """Bring forward repeated schedules whose next firing was computed by a clock that has gone back since.
+
+    Without this, a schedule that was set while the clock was years ahead would not fire for years.
+
+    Returns:
+        The number of schedules that were moved.
+    """
+    now = app.now()
+    moved = 0
+    for row in await app.database.read(lambda tx: misdated_schedules(tx, now + CLOCK_TOLERANCE), long=True):
+        with contextlib.suppress(InvalidInput):  # `fire_due` disables it
+            next_at = next_firing(row.cron or "", row.timezone, now)
+            if row.next_at is not None and next_at < row.next_at:
+                moved += await app.database.write(partial(move_firing, row=row, next_at=next_at))
+    return moved

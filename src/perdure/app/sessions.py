@@ -359,9 +359,9 @@ async def delete_session(app: App, caller: Caller, session_id: SessionId) -> Non
     async def work(tx: Tx) -> SessionRow:
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
         if row.status in ("active", "waiting_for_tool_results"):
-            row, _ = await append(
-                tx, row, cancel_events(app, row, "the session was deleted", now), now=now, fence=True
-            )
+            reason = "the session was deleted"
+            events = cancel_events(app, row, reason, now, "[The session was deleted during this turn.]")
+            row, _ = await append(tx, row, events, now=now, fence=True)
         await mark_deleted(tx, row, now)
         space = await orphaned_workspace(tx, row.org_id, row.id, row.workspace())
         if space is not None:
@@ -373,15 +373,25 @@ async def delete_session(app: App, caller: Caller, session_id: SessionId) -> Non
     app.bus.publish(Appended(row.id, 0))
 
 
-def cancel_events(app: App, row: SessionRow, reason: str, now: Micros) -> list[NewEvent]:
-    """Return the events of a cancel: the turn's end, a notice from each side, and `session.idled`."""
+def cancel_events(
+    app: App,
+    row: SessionRow,
+    reason: str,
+    now: Micros,
+    request_text: str = "[The user asked to cancel this turn.]",
+) -> list[NewEvent]:
+    """Return the events of a cancel: the turn's end, a notice from each side, and `session.idled`.
+
+    Args:
+        request_text: the notice from the user's side, for the model: why the turn ends.
+    """
     turn_id = row.turn_id or app.new_id("turn")
     context = message_context(turn_id, None)
     notice = {"cancel_notice": True}
     request = Message(
         app.new_id("message"),
         "user",
-        (TextPart("[The user asked to cancel this turn.]"),),
+        (TextPart(request_text),),
         to_rfc3339(now),
         metadata=notice,
     )

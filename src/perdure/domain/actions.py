@@ -25,12 +25,16 @@ from perdure.domain.turn import (
     RunningTurn,
     Started,
     TurnState,
+    interruptions_of,
     open_approvals,
     open_client_calls,
 )
 
 MAX_TRUNCATED = 3
 """How many answers in a row may end in the middle of a tool call before the turn fails."""
+MAX_INTERRUPTIONS = 5
+"""Answers in a row whose tool calls may be interrupted. Then one of the tools is probably what kills the
+server, and the turn fails."""
 
 
 class TurnRules(Struct, frozen=True):
@@ -154,6 +158,9 @@ def _next_model_call(state: RunningTurn, rules: TurnRules) -> Action:
             "call."
         )
         return Fail(state, "answer_truncated", message)
+    if (times := interruptions_of(state)) >= MAX_INTERRUPTIONS:
+        message = f"Tools of {times} answers in a row were interrupted: the server died while they ran."
+        return Fail(state, "no_progress", message)
     if rules.loop_limit and turn.repeats >= 2 * rules.loop_limit:
         message = f"The same tool calls were made {turn.repeats + 1} times in a row."
         return Fail(state, "loop_detected", message)

@@ -201,6 +201,20 @@ def new_event_id(sequence: int, millis: int | None = None) -> EventId:
     return event_id(sequence, now, _noise(40))
 
 
+def live_event_id(session_id: str, sequence: int, millis: int) -> EventId:
+    """Build the id of a live event, which is not in the log: a cursor after this sequence of the session."""
+    return event_id(sequence, millis, _live_mark(session_id) << _TAIL_BITS | _noise(_TAIL_BITS))
+
+
+def is_live_event_id(event: str, session_id: str) -> bool:
+    """Whether this may be the id of a live event of this session; one id of 4,096 is taken for one."""
+    return int(event[-19:-16], 16) == _live_mark(session_id)
+
+
+def _live_mark(session_id: str) -> int:
+    return int.from_bytes(blake2b(session_id.encode(), digest_size=2).digest()) & 0xFFF
+
+
 def sequence_of(event: str) -> int:
     """Return the sequence inside an event's id.
 

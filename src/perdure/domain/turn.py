@@ -30,6 +30,7 @@ from perdure.domain.events import (
     OutputMessageStartedData,
     ReasonCompletedData,
     ReasonStartedData,
+    SessionIdledData,
     ToolCall,
     ToolCallRequestedData,
     ToolCompletedData,
@@ -47,6 +48,9 @@ from perdure.domain.times import Micros
 from perdure.domain.tools import APPROVAL_PREFIX, APPROVE
 
 NO_USAGE = Usage(0, 0)
+
+SCHEDULED = "scheduled"
+"""The key in a message's metadata that names the schedule which sent it."""
 
 
 # --- tool calls -------------------------------------------------------------
@@ -79,9 +83,13 @@ class Started(Struct, frozen=True):
 
 
 class Done(Struct, frozen=True):
-    """The call has a result or, if it `failed`, an error, which the model receives."""
+    """The call has a result or, if it `failed`, an error, which the model receives.
+
+    `interrupted`: its process died, or lost the database, while it ran.
+    """
 
     failed: bool
+    interrupted: bool = False
 
 
 CallStatus = Announced | ApprovalAsked | Allowed | Requested | Started | Done
@@ -115,11 +123,13 @@ class PendingMessage(Struct, frozen=True):
     Attributes:
         turn_id: the turn that it shall begin or steer; None once that turn has ended.
         preview: the start of its text.
+        scheduled: a schedule sent it, and no person.
     """
 
     message_id: MessageId
     turn_id: TurnId | None
     preview: str
+    scheduled: bool = False
 
 
 class Turn(Struct, frozen=True):
@@ -130,6 +140,7 @@ class Turn(Struct, frozen=True):
         last_calls: the tool calls of the last answer as JSON, to compare with the next ones; repeats: how
             often in a row the calls were the same as before.
         truncated: how many answers in a row reached their limit in the middle of a tool call.
+        interruptions: how many answers in a row, before the last one, had a call that was interrupted.
     """
 
     id: TurnId
@@ -144,6 +155,7 @@ class Turn(Struct, frozen=True):
     last_calls: str = ""
     repeats: int = 0
     truncated: int = 0
+    interruptions: int = 0
 
 
 class Answer(Struct, frozen=True):
@@ -243,6 +255,15 @@ def open_approvals(state: TurnState) -> tuple[CallState, ...]:
     return tuple(call for call in calls if isinstance(call.status, ApprovalAsked))
 
 
+def interruptions_of(state: RunningTurn) -> int:
+    """How many answers in a row, up to the last one, had a tool call that was interrupted."""
+    if not isinstance(state, Calling):
+        return state.turn.interruptions if isinstance(state, Ready) else 0
+    statuses = [call.status for call in state.calls]
+    interrupted = any(isinstance(status, Done) and status.interrupted for status in statuses)
+    return state.turn.interruptions + 1 if interrupted else 0
+
+
 def as_tool_call(call: CallState) -> ToolCall:
     """The call as events contain it."""
     return ToolCall(call.id, call.name, call.arguments)
@@ -267,7 +288,8 @@ def _input_message(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     if is_cancel_notice(message, event):
         return state
     turn_id = event.context_struct().turn_id
-    waiting = PendingMessage(message.id, turn_id, preview_of(text_of(message.content)))
+    scheduled = message.metadata is not None and SCHEDULED in message.metadata
+    waiting = PendingMessage(message.id, turn_id, preview_of(text_of(message.content)), scheduled)
     return replace(state, pending=(*state.pending, waiting), controls=message.controls)
 
 
@@ -288,6 +310,11 @@ def _turn_cancelled(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     return IDLE
 
 
+def _session_idled(state: TurnState, event: AnyEvent, head: int) -> TurnState:
+    """An idle session has no pending messages: a seal covers them all."""
+    return IDLE
+
+
 def _turn_ended(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     """Any other end leaves pending messages to the next turn, also those that were to steer this one."""
     if not state.pending:
@@ -305,7 +332,7 @@ def _reason_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
         raise ValueError(f"event {head} (reason.started) has no exec_id in its context")
     return Reasoning(
         controls=state.controls,
-        turn=replace(state.turn, iterations=state.turn.iterations + 1),
+        turn=replace(state.turn, iterations=state.turn.iterations + 1, interruptions=interruptions_of(state)),
         exec_id=exec_id,
         started_at=event.ts,
         prompt_through=head,
@@ -342,7 +369,7 @@ def _generation(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     metadata, turn = event.read(LlmGenerationData).metadata, state.turn
     first = turn.time_to_first_token_ms
     if first is None and metadata.time_to_first_token_ms is not None and isinstance(state, Reasoning):
-        first = (state.started_at - turn.started_at) // 1000 + metadata.time_to_first_token_ms
+        first = max(0, state.started_at - turn.started_at) // 1000 + metadata.time_to_first_token_ms
     return replace(
         state,
         turn=replace(
@@ -411,7 +438,7 @@ def _tool_completed(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     data = event.read(ToolCompletedData)
     if data.tool_name == APPROVE:
         return _with_status(state, _call_of(data.tool_call_id), ALLOWED if data.success else ANNOUNCED)
-    return _with_status(state, data.tool_call_id, Done(failed=not data.success))
+    return _with_status(state, data.tool_call_id, Done(not data.success, data.status == "interrupted"))
 
 
 def _call_requested(state: TurnState, event: AnyEvent, head: int) -> TurnState:
@@ -449,6 +476,7 @@ _HANDLERS: dict[str, Callable[[TurnState, AnyEvent, int], TurnState]] = {
     TurnFailedData.kind: _turn_ended,
     TurnSealedData.kind: _turn_ended,
     TurnCancelledData.kind: _turn_cancelled,
+    SessionIdledData.kind: _session_idled,
     ReasonStartedData.kind: _reason_started,
     OutputMessageStartedData.kind: _output_started,
     OutputMessageCompletedData.kind: _output_completed,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 
 from perdure.capabilities.resolve import (
@@ -26,15 +24,16 @@ from perdure.domain.actions import (
     TurnRules,
     next_action,
 )
-from perdure.domain.errors import Fenced, PerdureError, Unavailable
+from perdure.domain.errors import Fenced, PerdureError
 from perdure.domain.events import ActCompletedData
 from perdure.domain.ids import SessionId
 from perdure.domain.turn import Answered, Idle, Started, TurnState
+from perdure.engine.attempt import Attempt, is_interruption
 from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
 from perdure.engine.model_call import call_model
 from perdure.engine.outages import outlast
-from perdure.engine.run import Run, open_run
+from perdure.engine.run import Run
 from perdure.engine.tool_calls import refuse_invalid_calls, run_tools
 from perdure.engine.tool_output import spill_results
 from perdure.engine.turn_events import (
@@ -46,48 +45,49 @@ from perdure.engine.turn_events import (
     finish_turn,
     request_approvals,
     request_results,
-    seal_turn,
 )
 from perdure.store.database import Tx
-from perdure.store.sessions import release
 from perdure.store.storage import open_secrets
 
 log = logging.getLogger("perdure.engine")
 
 
-async def advance(engine: Engine, session_id: SessionId) -> None:
+async def advance(
+    engine: Engine, session_id: SessionId, *, again: bool = False, trouble: str | None = None
+) -> None:
     """Run the session until it is idle or parked.
 
     Returns without an error if another runner holds the session, or if there is nothing to do.
 
+    Args:
+        again: whether an earlier attempt may have died or failed, so that this one counts as a recovery.
+        trouble: the kind of error that ended the attempt before, if it is known.
+
     Raises:
         Unavailable: the database cannot be reached; the turn can be continued later.
     """
+    attempt = Attempt(engine, session_id, again=again, trouble=trouble)
     run: Run | None = None
     finished, interrupted = False, False
     try:
-        run = await open_run(engine, session_id)
+        run = await attempt.open()
         if run is None:
             return
-        await _seal_if_stuck(run)
         while await _step(run):
             pass
         finished = True
+        engine.conversations.put(session_id, run.conversation)  # the next turn can use it
     except Fenced:
         log.debug("session %s was taken over", session_id)
-    except (Unavailable, asyncio.CancelledError):
-        interrupted = True
+    except BaseException as error:
+        interrupted = is_interruption(error)
         raise
     finally:
         if run is not None:
-            await _end_run(run, finished, interrupted)
-
-
-async def _seal_if_stuck(run: Run) -> None:
-    """Seal a turn that was recovered too often without progress in its log."""
-    if run.row.recoveries > run.engine.policy.max_recoveries:
-        while not isinstance(run.state, Idle) and not await run.commit(seal_turn(run, run.state)):
-            pass
+            _stop_tools(run)
+            if not finished:
+                engine.bus.discard(session_id)
+        await attempt.close(run, interrupted=interrupted)
 
 
 async def _step(run: Run) -> bool:
@@ -219,27 +219,6 @@ async def _refresh_secrets(run: Run) -> None:
         lambda: run.engine.database.read(lambda tx: open_secrets(tx, vault, row.org_id, row.id)),
     )
     run.redactor.learn(secrets)
-
-
-async def _end_run(run: Run, finished: bool, interrupted: bool) -> None:
-    """Let go of the session.
-
-    Args:
-        finished: the session is idle or parked, so its conversation can be reused by the next turn.
-        interrupted: the run was stopped, or the database became unavailable.
-    """
-    run.engine.claimed_epochs.pop(run.row.id, None)
-    _stop_tools(run)
-    if finished:
-        run.engine.conversations.put(run.row.id, run.conversation)
-        return
-    run.engine.bus.discard(run.row.id)
-    if run.claimed and interrupted:
-        # An interruption does not count as a failed recovery. If this write fails too, the only harm is that
-        # the number of recoveries is one too high.
-        row = run.row
-        with contextlib.suppress(PerdureError, asyncio.CancelledError):
-            await run.engine.database.write(lambda tx: release(tx, row))
 
 
 def _stop_tools(run: Run) -> None:

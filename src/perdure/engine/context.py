@@ -18,6 +18,7 @@ from perdure.domain.ids import NewId, SessionId, new_id
 from perdure.domain.times import Micros
 from perdure.engine.arguments import ArgumentChecks
 from perdure.engine.conversation_cache import ConversationCache
+from perdure.engine.suspects import Suspects
 from perdure.llm.catalog import Catalog
 from perdure.sandbox.pool import Sandbox
 from perdure.store.bus import Bus
@@ -105,3 +106,4 @@ class Engine(Struct, frozen=True):
     jitter: Callable[[], float] = random.random
     catalog: Catalog = field(default_factory=Catalog)
     arguments: ArgumentChecks = field(default_factory=lambda: ArgumentChecks(Sandbox()))
+    suspects: Suspects = field(default_factory=Suspects)

@@ -56,7 +56,7 @@ async def outlast(
 
 
 async def append_after_outage(
-    engine: Engine, row: SessionRow, batch: Sequence[NewEvent], now: Micros
+    engine: Engine, row: SessionRow, batch: Sequence[NewEvent], now: Micros, *, progress: bool
 ) -> tuple[SessionRow, tuple[Event, ...]]:
     """Append again what could not be appended, until the database is available.
 
@@ -69,7 +69,9 @@ async def append_after_outage(
 
     async def attempt() -> tuple[SessionRow, tuple[Event, ...]]:
         try:
-            return await engine.database.write(lambda tx: append(tx, row, batch, now=now), single=True)
+            return await engine.database.write(
+                lambda tx: append(tx, row, batch, now=now, progress=progress), single=True
+            )
         except StaleHead:
             found = await engine.database.read(lambda tx: _appended(tx, row, batch))
             if found is None:

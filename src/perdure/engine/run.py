@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
+from perdure.domain.compaction import ContextCompactingData
 from perdure.domain.errors import Fenced, StaleHead, Unavailable
 from perdure.domain.events import Event, InputMessageData, NewEvent
 from perdure.domain.history import Conversation
@@ -17,14 +18,15 @@ from perdure.domain.ids import SessionId
 from perdure.domain.messages import JsonValue
 from perdure.domain.redaction import Redactor, redact_event
 from perdure.domain.times import Micros
-from perdure.domain.turn import Calling, Idle, Reasoning, TurnState, fold
+from perdure.domain.turn import Calling, Reasoning, TurnState, fold
 from perdure.engine.context import Engine
 from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.outages import append_after_outage, outlast
+from perdure.engine.suspects import Admission
 from perdure.store.bus import Appended
 from perdure.store.database import Tx
 from perdure.store.events import events_after
-from perdure.store.sessions import SessionRow, append, claim, look_session
+from perdure.store.sessions import SessionRow, append, look_session
 
 PAGE = 1000
 """Events to read at a time."""
@@ -60,6 +62,9 @@ class Run:
         self.redactor = Redactor({})
         self.secret_arguments: dict[str, JsonValue] = {}
         """By call id: arguments with their secrets, as the model wrote them. The log has them redacted."""
+        self.admission: Admission | None = None
+        """The time alone of a suspect, which ends with its first append."""
+        self._marks: dict[Micros, float] = {}
         self.uncompactable = False
         """Whether a compaction failed in this run."""
         self.prepared: tuple[ResolvedAgent, ModelChoice] | None = None
@@ -98,15 +103,16 @@ class Run:
         batch = self._redacted([*self.unlogged, *opening])
         row, claims = self.row, not self.claimed
         now, began = self.engine.clock.now(), self.engine.clock.elapsed()
+        progress = batch[-1].type != ContextCompactingData.kind  # each attempt at a summary begins with one
         try:
             try:
                 self.row, stored = await self.engine.database.write(
-                    lambda tx: append(tx, row, batch, now=now, claim=claims), single=True
+                    lambda tx: append(tx, row, batch, now=now, claim=claims, progress=progress), single=True
                 )
             except Unavailable as error:
                 if claims or not error.retryable:
                     raise  # nothing was paid for yet
-                self.row, stored = await append_after_outage(self.engine, row, batch, now)
+                self.row, stored = await append_after_outage(self.engine, row, batch, now, progress=progress)
         except StaleHead:
             await self._catch_up()
             return False
@@ -114,12 +120,26 @@ class Run:
             self.claimed = True
             self.engine.claimed_epochs[self.row.id] = self.row.epoch
         self.unlogged = []
+        if self.admission is not None and progress:
+            self.admission.end()
+            self.admission = None
         self._apply(batch, stored)
         self.engine.bus.publish(Appended(self.row.id, self.row.head, stored))
         if self.engine.clock.elapsed() - began > SLOW_COMMIT:
             # Another runner may have claimed the session meanwhile: raise Fenced before the step is executed.
             await self._catch_up()
         return True
+
+    def mark(self, ts: Micros) -> None:
+        """Remember when this event is made, on the clock that never goes back."""
+        self._marks[ts] = self.engine.clock.elapsed()
+
+    def milliseconds_since(self, ts: Micros) -> int:
+        """How long ago an event was made. Never negative, although the machine's clock may have gone back."""
+        mark = self._marks.get(ts)
+        if mark is not None:
+            return round((self.engine.clock.elapsed() - mark) * 1000)
+        return max(0, (self.engine.clock.now() - ts) // 1000)
 
     def _redacted(self, events: list[NewEvent]) -> list[NewEvent]:
         """The events without secrets, so that secrets cannot leak from the log."""
@@ -151,7 +171,7 @@ class Run:
         self.row = msgspec.structs.replace(current, head=self.state.head)
 
 
-class _OpenedSession(Struct):
+class OpenedSession(Struct):
     """What a run starts from; `events` are those since the turn's first message."""
 
     row: SessionRow
@@ -159,42 +179,28 @@ class _OpenedSession(Struct):
     conversation: Conversation
 
 
-async def open_run(engine: Engine, session_id: SessionId) -> Run | None:
-    """Open a session, or return None if it has nothing to do.
+async def read_session(
+    engine: Engine, session_id: SessionId, *, again: bool, counted: bool
+) -> OpenedSession | SessionRow | None:
+    """Read the session.
 
-    The first append of a turn claims the session. If the turn has begun before, it is claimed here, which
-    fences its previous runner.
+    Args:
+        again: whether an earlier attempt may have died or failed.
+        counted: whether this attempt is counted already.
+
+    Returns:
+        None if the session needs no runner or is deleted; its row alone if this attempt has to be counted
+        before the log is read, because reading it may be what fails.
     """
-    while (opened := await _read_session(engine, session_id)) is not None:
-        row = opened.row
-        state = fold(opened.events, Idle(head=row.turn_after))
-        begun = not isinstance(state, Idle)
-        if begun:
-            try:
-                row = await _take_over(engine, row)
-            except StaleHead:
-                engine.conversations.put(session_id, opened.conversation)
-                continue  # read again: whoever appended in between relies on this runner to see it
-        return Run(engine, row, state, opened.conversation, claimed=begun)
-    return None
-
-
-async def _take_over(engine: Engine, row: SessionRow) -> SessionRow:
-    """Claim a session whose turn has begun."""
-    claimed = await engine.database.write(lambda tx: claim(tx, row))
-    engine.claimed_epochs[claimed.id] = claimed.epoch
-    return claimed
-
-
-async def _read_session(engine: Engine, session_id: SessionId) -> _OpenedSession | None:
-    """Read the session, or None if it needs no runner or is deleted."""
     cached = engine.conversations.take(session_id)
     now = engine.clock.now()
 
-    async def body(tx: Tx) -> _OpenedSession | None:
+    async def body(tx: Tx) -> OpenedSession | SessionRow | None:
         row = await look_session(tx, session_id)
         if row is None or not _needs_runner(row, now):
             return None
+        if not counted and (again or row.recoveries > 0):
+            return row
         events: list[Event] = []
         after = row.turn_after
         while after < row.head:
@@ -207,10 +213,10 @@ async def _read_session(engine: Engine, session_id: SessionId) -> _OpenedSession
         conversation = await read_conversation(
             tx, session_id, row.head, engine.policy.history_tokens, cached or empty, events
         )
-        return _OpenedSession(row, events, conversation)
+        return OpenedSession(row, events, conversation)
 
     opened = await engine.database.read(body)
-    if opened is None and cached is not None:
+    if not isinstance(opened, OpenedSession) and cached is not None:
         engine.conversations.put(session_id, cached)
     return opened
 

@@ -92,7 +92,7 @@ def _act_completed(run: Run, state: Calling, events: list[NewEvent]) -> NewEvent
             for call_id, status in earlier
             if isinstance(status, Done) and call_id in batch.calls
         ]
-    duration = None if batch is None else (now - batch.started_at) // 1000
+    duration = None if batch is None else run.milliseconds_since(batch.started_at)
     data = ActCompletedData(True, outcomes.count(True), outcomes.count(False), duration)
     return NewEvent(data, act_context(state), now)
 

@@ -21,7 +21,6 @@ from perdure.domain.events import (
     ToolStatus,
     TurnCompletedData,
     TurnFailedData,
-    TurnSealedData,
     TurnStartedData,
 )
 from perdure.domain.messages import Message, TextPart
@@ -31,8 +30,8 @@ from perdure.domain.tools import APPROVE
 from perdure.domain.turn import (
     Answered,
     ApprovalAsked,
+    Calling,
     CallState,
-    RunningTurn,
     Started,
     Turn,
     as_tool_call,
@@ -66,17 +65,23 @@ ADVICE = {
     ),
     "max_iterations": "I stopped: this turn reached its limit of model calls. Send a message to continue.",
     "loop_detected": "I kept repeating the same step without getting any further, so I stopped.",
+    "no_progress": (
+        "I stopped: again and again, the server was interrupted while it ran this turn's tools. One of them "
+        "may be the cause. Send a message to continue without it."
+    ),
     "agent_archived": "This session's agent has been archived, so it cannot continue.",
 }
 """By error code: the message for people when a turn fails."""
 
 STEERED = "cancelled: the user sent a new message"
+SUPERSEDED = "cancelled: a scheduled message arrived"
 UNANSWERED = "The client did not answer this call in time."
 
 
 def begin_turn(run: Run, action: StartTurn) -> tuple[Turn, list[NewEvent]]:
     """Begin a turn; returns it with its first events."""
     now = run.engine.clock.now()
+    run.mark(now)
     turn_id = action.turn_id or run.engine.new_id("turn")
     turn = Turn(turn_id, action.message_id, action.input_content or None, now)
     activated = SessionActivatedData(turn.id, turn.message_id)
@@ -110,6 +115,7 @@ def begin_tools(run: Run, agent: ResolvedAgent, action: RunTools) -> list[NewEve
     if not fresh:
         return []
     events: list[NewEvent] = []
+    run.mark(now)
     if state.batch is None:
         started = ActStartedData(tuple(_summary(agent, call) for call in fresh))
         events.append(NewEvent(started, act_context(state), now))
@@ -163,32 +169,38 @@ def request_approvals(run: Run, agent: ResolvedAgent, action: AskApproval) -> li
 def expire_calls(run: Run, action: ExpireCalls) -> list[NewEvent]:
     """Error results for unanswered calls, and an answer to each unanswered request for approval."""
     now, state = run.engine.clock.now(), action.state
-    steered = bool(state.pending)
+    withdrawn = _why_withdrawn(state)
     events: list[NewEvent] = []
     for call in action.calls:
-        ends = [_expired_call(call, steered)]
+        ends = [_expired_call(call, withdrawn)]
         if isinstance(call.status, ApprovalAsked):
-            ends.insert(0, _expired_approval(call, steered))
+            ends.insert(0, _expired_approval(call, withdrawn))
         events += [NewEvent(data, tool_context(state, call.id), now) for data in ends]
-    if not steered and any(isinstance(call.status, ApprovalAsked) for call in action.calls):
+    if withdrawn is None and any(isinstance(call.status, ApprovalAsked) for call in action.calls):
         data = SessionActivatedData(state.turn.id, state.turn.message_id)
         events.append(NewEvent(data, turn_context(state.turn), now))
     return events
 
 
-def _expired_call(call: CallState, steered: bool) -> ToolCompletedData:
-    if steered:
-        return ToolCompletedData(call.id, call.name, False, "cancelled", error=STEERED)
+def _why_withdrawn(state: Calling) -> str | None:
+    """Why a message that arrived withdraws the open calls; None if no message did."""
+    if not state.pending:
+        return None
+    return SUPERSEDED if all(message.scheduled for message in state.pending) else STEERED
+
+
+def _expired_call(call: CallState, withdrawn: str | None) -> ToolCompletedData:
+    if withdrawn is not None:
+        return ToolCompletedData(call.id, call.name, False, "cancelled", error=withdrawn)
     if isinstance(call.status, ApprovalAsked):
         error = "This call was not approved in time, so it was rejected."
         return ToolCompletedData(call.id, call.name, False, "rejected", error=error)
     return ToolCompletedData(call.id, call.name, False, "timeout", error=UNANSWERED)
 
 
-def _expired_approval(call: CallState, steered: bool) -> ToolCompletedData:
-    status: ToolStatus = "cancelled" if steered else "timeout"
-    error = STEERED if steered else UNANSWERED
-    return ToolCompletedData(question_id(call.id), APPROVE, False, status, error=error)
+def _expired_approval(call: CallState, withdrawn: str | None) -> ToolCompletedData:
+    status: ToolStatus = "timeout" if withdrawn is None else "cancelled"
+    return ToolCompletedData(question_id(call.id), APPROVE, False, status, error=withdrawn or UNANSWERED)
 
 
 def finish_turn(run: Run, state: Answered) -> list[NewEvent]:
@@ -198,7 +210,7 @@ def finish_turn(run: Run, state: Answered) -> list[NewEvent]:
         turn_id=turn.id,
         iterations=turn.iterations,
         status="completed",
-        duration_ms=(now - turn.started_at) // 1000,
+        duration_ms=run.milliseconds_since(turn.started_at),
         usage=turn.usage,
         llm_call_count=turn.llm_calls,
         tool_call_count=turn.tool_calls,
@@ -232,12 +244,3 @@ def fail_turn(run: Run, action: Fail) -> list[NewEvent]:
         NewEvent(TurnFailedData(turn.id, action.message, code, usage=turn.usage), context, now),
     ]
     return events if action.state.pending else [*events, _session_idled(turn, now)]
-
-
-def seal_turn(run: Run, state: RunningTurn) -> list[NewEvent]:
-    """Seal a turn that was recovered too often without progress."""
-    now, turn = run.engine.clock.now(), state.turn
-    detail = f"The turn was recovered {run.row.recoveries - 1} times without progress."
-    data = TurnSealedData(turn.id, "no_progress", detail, turn.iterations, turn.usage)
-    events = [NewEvent(data, turn_context(turn), now)]
-    return events if state.pending else [*events, _session_idled(turn, now)]

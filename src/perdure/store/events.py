@@ -7,7 +7,7 @@ import random
 from msgspec import Struct
 
 from perdure.domain.events import Event
-from perdure.domain.ids import SessionId, event_id
+from perdure.domain.ids import SessionId, new_event_id
 from perdure.domain.times import Micros
 from perdure.store.database import Tx, Value
 from perdure.store.rows import like_pattern, to_json
@@ -37,6 +37,12 @@ async def events_after(
         limit,
     )
     return [Event(*row) for row in rows]
+
+
+async def id_of_event(tx: Tx, session_id: SessionId, sequence: int) -> str | None:
+    """Return the id of the event with this sequence, or None."""
+    row = await tx.one("SELECT id FROM events WHERE session_id = ? AND sequence = ?", session_id, sequence)
+    return None if row is None else str(row[0])
 
 
 async def events_of_kinds(
@@ -149,7 +155,7 @@ async def copy_events(tx: Tx, source: SessionId, target: SessionId, through: int
         )
         if not rows:
             return
-        copies = [(target, event_id(row[0], row[3] // 1000, noise()), *row) for row in rows]
+        copies = [(target, new_event_id(row[0], row[3] // 1000), *row) for row in rows]
         marks = ", ".join("?" * (len(names) + 2))
         await tx.run_many(f"INSERT INTO events (session_id, id, {', '.join(names)}) VALUES ({marks})", copies)
         cursor = rows[-1][0]

@@ -24,10 +24,11 @@ CLOSE_SECONDS = 5.0
 
 
 class Job(Struct, frozen=True):
-    """A session to advance."""
+    """A session to advance. `again`: an earlier attempt may have died or failed; it counts as a recovery."""
 
     org_id: OrgId
     session_id: SessionId
+    again: bool = False
 
 
 Handler = Callable[[Job], Awaitable[None]]

@@ -12,6 +12,7 @@ from perdure.domain.schedules import ScheduleKind
 from perdure.domain.times import Micros
 from perdure.store.database import Changes, Tx
 from perdure.store.rows import assignments, columns, insert, values
+from perdure.store.sessions import IN_TURN, LATER
 
 
 class ScheduleRow(Struct, frozen=True):
@@ -69,23 +70,54 @@ async def delete_schedule(tx: Tx, session_id: SessionId, schedule_id: ScheduleId
 
 
 async def due_schedules(tx: Tx, now: Micros, limit: int = 100) -> list[ScheduleRow]:
-    """Return the schedules that are due, the longest overdue first."""
+    """Return the schedules that are due, the longest overdue first.
+
+    Those of a session that is in a turn wait for its end, and are left out: they would fill the list.
+    """
     rows = await tx.all(
-        f"SELECT {_ROW} FROM schedules WHERE next_at IS NOT NULL AND next_at <= ? ORDER BY next_at LIMIT ?",
+        f"SELECT {_ROW} FROM schedules WHERE next_at IS NOT NULL AND next_at <= ? AND NOT EXISTS"
+        " (SELECT 1 FROM sessions WHERE sessions.id = schedules.session_id AND sessions.deleted_at IS NULL"
+        f" AND sessions.status IN ({', '.join('?' * len(IN_TURN))})) ORDER BY next_at LIMIT ?",
         now,
+        *IN_TURN,
         limit,
     )
     return [ScheduleRow(*row) for row in rows]
+
+
+async def misdated_schedules(tx: Tx, after: Micros, limit: int = 1000) -> list[ScheduleRow]:
+    """Return the repeated schedules that were last changed after an instant that is yet to come.
+
+    The clock has gone back since, so their next firing may be far off.
+    """
+    rows = await tx.all(
+        f"SELECT {_ROW} FROM schedules WHERE next_at IS NOT NULL AND cron IS NOT NULL AND updated_at > ?"
+        " ORDER BY next_at DESC LIMIT ?",
+        after,
+        limit,
+    )
+    return [ScheduleRow(*row) for row in rows]
+
+
+async def move_firing(tx: Tx, row: ScheduleRow, next_at: Micros) -> bool:
+    """Move the next firing by a compare-and-set; `updated_at` still grows."""
+    touched = await tx.run(
+        "UPDATE schedules SET next_at = ?, updated_at = updated_at + 1 WHERE id = ? AND next_at = ?",
+        next_at,
+        row.id,
+        row.next_at,
+    )
+    return touched == 1
 
 
 async def take_firing(tx: Tx, row: ScheduleRow, next_at: Micros | None, now: Micros) -> bool:
     """Claim a firing by a compare-and-set on `next_at`; return False if another process claimed it."""
     touched = await tx.run(
         "UPDATE schedules SET next_at = ?, enabled = ?, last_fired_at = ?, fire_count = fire_count + 1,"
-        " updated_at = ?"
-        " WHERE id = ? AND next_at = ?",
+        f" {LATER} WHERE id = ? AND next_at = ?",
         next_at,
         int(next_at is not None),
+        now,
         now,
         now,
         row.id,

@@ -110,6 +110,9 @@ SHARDS = 16
 """The number of rows that one organization's session count is split over on PostgreSQL, where an updated row
 stays locked until the commit."""
 
+IN_TURN = ("active", "waiting_for_tool_results")
+"""Statuses of a session whose turn runs, or waits for a client or a person."""
+
 BUSY_STATUSES = ("active", "waiting_for_tool_results", "paused")
 """Statuses that few sessions have at any time."""
 
@@ -176,6 +179,7 @@ async def append(
     now: Micros,
     claim: bool = False,
     fence: bool = False,
+    progress: bool = True,
 ) -> tuple[SessionRow, tuple[Event, ...]]:
     """Append events to the session's log, and update the projection in the same statement or transaction.
 
@@ -184,6 +188,8 @@ async def append(
         now: the current time, in microseconds.
         claim: also claim the session (epoch + 1), in the first append of a new turn.
         fence: also fence the session's current runner (epoch + 1), for a cancel.
+        progress: whether the events are progress, so that the number of recoveries starts again at 0. A
+            message is none: however often people write, a turn that kills its server has to end.
 
     Returns:
         The updated row, and the events as stored.
@@ -192,7 +198,8 @@ async def append(
         StaleHead: the log has grown since `row` was read. Read the new events, then decide again.
         Fenced: the session was claimed, cancelled or deleted since `row` was read.
     """
-    new = _row_after(row, project(row.projection(), events), now, fence=claim or fence)
+    recoveries = 0 if progress else row.recoveries
+    new = _row_after(row, project(row.projection(), events), now, recoveries, fence=claim or fence)
     stored = tuple(_to_event(row, index, event) for index, event in enumerate(events, row.head + 1))
     rows = [_event_row(row.org_id, event, new_event) for event, new_event in zip(stored, events, strict=True)]
     if not await tx.append(_APPEND, _append_args(row, new, now), _INSERT_EVENTS, rows):
@@ -200,12 +207,14 @@ async def append(
     return new, stored
 
 
-def _row_after(row: SessionRow, after: Projection, now: Micros, *, fence: bool) -> SessionRow:
+def _row_after(
+    row: SessionRow, after: Projection, now: Micros, recoveries: int, *, fence: bool
+) -> SessionRow:
     """Return the row as it is after an append."""
     return msgspec.structs.replace(
         row,
         epoch=row.epoch + 1 if fence else row.epoch,
-        recoveries=0,
+        recoveries=recoveries,
         head=after.head,
         status=after.status,
         turn_id=after.turn_id,
@@ -287,15 +296,19 @@ def _event_row(org_id: OrgId, event: Event, new: NewEvent) -> tuple[Value, ...]:
     )
 
 
-async def claim(tx: Tx, row: SessionRow) -> SessionRow:
-    """Take over a session whose turn has already started (epoch + 1).
+async def claim(tx: Tx, row: SessionRow, *, counts: bool = True) -> SessionRow:
+    """Take over a session that may have had a runner before (epoch + 1).
 
-    A claim counts as one more recovery if the log has not grown since the last claim.
+    A claim counts as one more recovery; a runner's append sets the number to 0. It is counted before the
+    runner starts, because the process may not live to count it.
+
+    Args:
+        counts: False if the last claim was counted and should not have been.
 
     Raises:
         StaleHead, Fenced: another process was faster.
     """
-    recoveries = row.recoveries + 1 if row.claimed_head == row.head else 1
+    recoveries = row.recoveries + counts
     done = await tx.run(
         "UPDATE sessions SET epoch = epoch + 1, recoveries = ?, claimed_head = ?"
         " WHERE id = ? AND epoch = ? AND head = ?"
@@ -312,9 +325,12 @@ async def claim(tx: Tx, row: SessionRow) -> SessionRow:
 
 
 async def release(tx: Tx, row: SessionRow) -> None:
-    """Release a claim at a planned stop, so that the next claim does not count as a recovery."""
+    """Release a claim at a planned stop or an unavailable database, so that it does not count."""
     await tx.run(
-        "UPDATE sessions SET recoveries = 0, claimed_head = -1 WHERE id = ? AND epoch = ?", row.id, row.epoch
+        "UPDATE sessions SET recoveries = CASE WHEN recoveries > 0 THEN recoveries - 1 ELSE 0 END,"
+        " claimed_head = -1 WHERE id = ? AND epoch = ?",
+        row.id,
+        row.epoch,
     )
 
 
@@ -363,16 +379,18 @@ async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
     await count_sessions(tx, row.org_id, -1)
 
 
-async def purge_deleted(tx: Tx, before: Micros, limit: int = 20, batch: int = 500) -> Purged:
+async def purge_deleted(tx: Tx, before: Micros, after: Micros, limit: int = 20, batch: int = 500) -> Purged:
     """Remove one batch of the logs of sessions that were deleted before an instant.
 
     Args:
         before: an instant in microseconds.
+        after: an instant that is yet to come: the clock has gone back since a deletion after it.
         limit: the most sessions to look at.
         batch: the most events to remove of each.
     """
     gone = 0
-    for (session_id,) in await tx.all("SELECT id FROM sessions WHERE deleted_at < ? LIMIT ?", before, limit):
+    deleted = "SELECT id FROM sessions WHERE deleted_at < ? OR deleted_at > ? LIMIT ?"
+    for (session_id,) in await tx.all(deleted, before, after, limit):
         found = await tx.one("SELECT MIN(sequence) FROM events WHERE session_id = ?", session_id)
         if found is None or found[0] is None:
             gone += await tx.run("DELETE FROM sessions WHERE id = ?", session_id)
@@ -429,19 +447,23 @@ async def set_standing_approval(tx: Tx, row: SessionRow, tool_name: str, decisio
     )
 
 
-async def unfinished(tx: Tx, before: Micros, limit: int = 1000) -> list[tuple[OrgId, SessionId]]:
-    """Return active sessions whose row has not changed since an instant, as (organization, session).
+class ActiveSession(Struct, frozen=True):
+    """A session with a turn that runs or should run; whoever works on it changes its epoch or its head."""
 
-    The sweep enqueues them again.
-    """
+    org_id: OrgId
+    id: SessionId
+    epoch: int
+    head: int
+
+
+async def active_sessions(tx: Tx, limit: int = 20_000) -> list[ActiveSession]:
+    """Return the active sessions, for the sweep. No time is compared: clocks go back and jump."""
     rows = await tx.all(
-        f"SELECT org_id, id FROM sessions WHERE {BUSY} AND status = 'active' AND deleted_at IS NULL AND"
-        " updated_at < ?"
-        " ORDER BY updated_at LIMIT ?",
-        before,
+        f"SELECT org_id, id, epoch, head FROM sessions WHERE {BUSY} AND status = 'active'"
+        " AND deleted_at IS NULL ORDER BY org_id, created_at, id LIMIT ?",
         limit,
     )
-    return [(row[0], row[1]) for row in rows]
+    return [ActiveSession(*row) for row in rows]
 
 
 async def due(tx: Tx, now: Micros, limit: int = 200) -> list[tuple[OrgId, SessionId]]:

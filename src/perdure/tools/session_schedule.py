@@ -73,7 +73,8 @@ def _create_tool(services: Services) -> Tool:
         display_name="Create schedule",
         description=(
             "Schedule a message to this session: once (`at`), or repeatedly (`cron`, 5 fields). When it "
-            "arrives, you work on it as on any other message. At most "
+            "arrives, you work on it as on any other message. It never interrupts a turn: it waits for the "
+            "end, and a schedule that was due several times meanwhile sends one message. At most "
             f"{MAX_ACTIVE} schedules can be active at a time."
         ),
         parameters=schema(

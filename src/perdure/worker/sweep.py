@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
+from msgspec import Struct
+
 from perdure.domain.errors import PerdureError
 from perdure.domain.ids import OrgId, SessionId
 from perdure.engine.context import Engine
@@ -17,7 +19,7 @@ from perdure.store.database import Purged, Tx
 from perdure.store.idempotency import KEPT as ANSWERS_KEPT
 from perdure.store.idempotency import purge_answers
 from perdure.store.queue import Job
-from perdure.store.sessions import due, purge_deleted, unfinished
+from perdure.store.sessions import ActiveSession, active_sessions, due, purge_deleted
 from perdure.worker.worker import Worker
 
 log = logging.getLogger("perdure.sweep")
@@ -25,9 +27,10 @@ log = logging.getLogger("perdure.sweep")
 SWEEP_EVERY = 2.0
 """Seconds between two sweeps."""
 
-STALE_AFTER = 10_000_000
-"""Microseconds without a change after which an active session is checked, longer than a queue takes to hand
-out a job."""
+STALE_AFTER = 10.0
+"""Seconds after which an active session that has not changed is checked, longer than a queue takes to hand
+out a job. They are counted from when this process first saw it so: stored times would depend on clocks, which
+go back and jump."""
 
 PURGE_AFTER = 3_600_000_000
 """Microseconds between a session's deletion and the removal of its log."""
@@ -37,12 +40,21 @@ PURGE_SECONDS = 1.0
 10,000 small ones, or 300 MB), and of expired answers to requests with an Idempotency-Key."""
 
 
+class _Sighting(Struct, frozen=True):
+    """An active session as it was first seen, at `since` seconds on this process's monotonic clock."""
+
+    epoch: int
+    head: int
+    since: float
+
+
 class Sweep:
     """Runs beside a worker, in every process that has one."""
 
     def __init__(self, engine: Engine, worker: Worker) -> None:
         self._engine = engine
         self._worker = worker
+        self._seen: dict[SessionId, _Sighting] = {}
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -55,25 +67,44 @@ class Sweep:
             except Exception:
                 log.exception("the sweep failed")
 
-    async def once(self, *, stale_after: int = STALE_AFTER) -> int:
+    async def once(self, *, stale_after: float = STALE_AFTER) -> int:
         """Sweep once; return the number of sessions without a runner that it found.
 
         Args:
-            stale_after: microseconds without a change; 0 at start, when nothing can be running yet.
+            stale_after: seconds without a change; 0 at start, when nothing can be running yet.
         """
         engine, now = self._engine, self._engine.clock.now()
 
-        async def candidates(tx: Tx) -> list[tuple[OrgId, SessionId]]:
-            return [*await unfinished(tx, now - stale_after), *await due(tx, now)]
+        async def candidates(tx: Tx) -> tuple[list[ActiveSession], list[tuple[OrgId, SessionId]]]:
+            return await active_sessions(tx), await due(tx, now)
 
-        lost = [pair for pair in await engine.database.read(candidates) if not self._worker.runs(pair[1])]
-        if lost:
-            await engine.database.write(lambda tx: self._enqueue(tx, lost))
+        active, parked = await engine.database.read(candidates)
+        jobs = [Job(each.org_id, each.id, again=True) for each in self._lost(active, stale_after)]
+        # At start, a parked session may be what the last process died of.
+        again = stale_after == 0
+        jobs += [Job(org_id, id_, again) for org_id, id_ in parked if not self._worker.runs(id_)]
+        if jobs:
+            await engine.database.write(lambda tx: self._enqueue(tx, jobs))
         if self._purges(now):
-            await self._repeat(lambda tx: purge_deleted(tx, now - PURGE_AFTER))
+            await self._repeat(lambda tx: purge_deleted(tx, now - PURGE_AFTER, now + PURGE_AFTER))
             await self._repeat(lambda tx: purge_blobs(tx, now - KEPT))
             await self._repeat(lambda tx: purge_answers(tx, now - ANSWERS_KEPT))
-        return len(lost)
+        return len(jobs)
+
+    def _lost(self, active: list[ActiveSession], stale_after: float) -> list[ActiveSession]:
+        """Return the sessions that nobody has changed for a time, and that this process does not run."""
+        moment, seen, lost = self._engine.clock.elapsed(), {}, []
+        for each in active:
+            if self._worker.runs(each.id):
+                continue
+            before = self._seen.get(each.id)
+            if before is None or (before.epoch, before.head) != (each.epoch, each.head):
+                before = _Sighting(each.epoch, each.head, moment)
+            seen[each.id] = before
+            if moment - before.since >= stale_after:
+                lost.append(each)
+        self._seen = seen
+        return lost
 
     async def _repeat(self, purge: Callable[[Tx], Awaitable[Purged]]) -> None:
         """Run a purge batch by batch, so that other writes come in between, for `PURGE_SECONDS` at most."""
@@ -86,7 +117,7 @@ class Sweep:
         """Return whether this sweep purges, about once a minute."""
         return now // 1_000_000 % 60 < SWEEP_EVERY
 
-    async def _enqueue(self, tx: Tx, sessions: list[tuple[OrgId, SessionId]]) -> None:
-        for org_id, session_id in sessions:
-            if not await self._engine.queue.has_live_job(tx, session_id):
-                await self._engine.queue.enqueue(tx, Job(org_id, session_id))
+    async def _enqueue(self, tx: Tx, jobs: list[Job]) -> None:
+        for job in jobs:
+            if not await self._engine.queue.has_live_job(tx, job.session_id):
+                await self._engine.queue.enqueue(tx, job)

@@ -14,6 +14,7 @@ from perdure.domain.backoff import backoff
 from perdure.domain.errors import PerdureError
 from perdure.domain.ids import SessionId
 from perdure.engine.advance import advance
+from perdure.engine.attempt import is_retryable
 from perdure.engine.context import Engine
 from perdure.store.bus import Stop
 from perdure.store.queue import Job, PutBack
@@ -26,7 +27,8 @@ WATCH_EVERY = 0.5
 effect within a second."""
 
 TRIES = 5
-"""Attempts to advance a session while the database is unavailable; after that, the sweep recovers it."""
+"""Attempts to advance a session that fails, or while the database is unavailable; after that, the sweep
+recovers it."""
 
 FIRST_PAUSE = 0.2
 MOST_PAUSE = 2.0
@@ -73,7 +75,7 @@ class Worker:
             await asyncio.wait([present])
         if self._draining.is_set():
             raise PutBack
-        task = asyncio.create_task(self._advance(session_id))
+        task = asyncio.create_task(self._advance(job))
         self._running[session_id] = task
         self._idle.clear()
         task.add_done_callback(lambda done: self._forget(session_id, done))
@@ -87,20 +89,23 @@ class Worker:
         if not self._running:
             self._idle.set()
 
-    async def _advance(self, session_id: SessionId) -> None:
+    async def _advance(self, job: Job) -> None:
+        session_id, again = job.session_id, job.again
+        trouble: str | None = None
         for tries in range(1, TRIES + 1):
             try:
-                await advance(self._engine, session_id)
+                await advance(self._engine, session_id, again=again, trouble=trouble)
                 return
-            except PerdureError as error:
-                log.warning("session %s stopped: %s; it will be resumed", session_id, error.message)
-                if tries == TRIES or not error.retryable:
-                    return
-            except Exception:
-                log.exception("session %s stopped; it will be resumed", session_id)
-                return
-            pause = backoff(tries, first=FIRST_PAUSE, most=MOST_PAUSE, jitter=self._engine.jitter)
-            await self._engine.clock.sleep(pause)
+            except Exception as error:  # noqa: BLE001 (whatever it is, it is logged and counted)
+                if not is_retryable(error):
+                    # Counted: after `max_recoveries` of these without progress, the session is sealed.
+                    again, trouble = True, type(error).__name__
+                    _log_failure(session_id, error)
+                else:
+                    log.warning("session %s stopped: %s; it will be resumed", session_id, error)
+            if tries < TRIES:
+                pause = backoff(tries, first=FIRST_PAUSE, most=MOST_PAUSE, jitter=self._engine.jitter)
+                await self._engine.clock.sleep(pause)
 
     def _on_stop(self, stop: Stop) -> None:
         task, held = self._running.get(stop.session_id), self._engine.claimed_epochs.get(stop.session_id)
@@ -142,3 +147,10 @@ class Worker:
         if self._watch is not None:
             self._watch.cancel()
         return len(left)
+
+
+def _log_failure(session_id: SessionId, error: Exception) -> None:
+    if isinstance(error, MemoryError):  # there is no memory for a traceback either
+        log.error("session %s failed: out of memory; it will be resumed", session_id)
+    else:
+        log.error("session %s failed; it will be resumed", session_id, exc_info=error)

@@ -192,6 +192,7 @@ RESPONSES = (
             "This type of provider does not use such a credential.",
             "See `GET /v1/providers/config` for the credentials of each type.",
         ),
+        ("unknown_cursor", "The cursor is not in the session's log.", "Read its events from the start."),
         ("unknown_event_type", "No event has this type.", "See the event reference for the types."),
         (
             "unknown_provider_type",
@@ -425,6 +426,7 @@ TURNS = _codes(
         "Register a provider and a model, or enable one.",
     ),
     ("model_not_found", "The provider does not have the model.", "Check the model's `model_id`."),
+    ("no_progress", "The turn failed several times without any progress.", "Send another message."),
     ("provider_auth", "The provider refused the API key.", "Set a valid `api_key` for the provider."),
     (
         "provider_bad_response",

@@ -14,12 +14,13 @@ from perdure.api.routes.sessions import parse_time
 from perdure.app import approvals as use_approvals
 from perdure.app import events as use_events
 from perdure.app import messages as use
+from perdure.app.events import Cursor as EventCursor
 from perdure.app.events import EventsSummary
 from perdure.app.feed import Want, open_follower
 from perdure.app.login import may_continue
 from perdure.domain.errors import InvalidInput
 from perdure.domain.events import KNOWN_TYPES, Event, WireEvent
-from perdure.domain.ids import MAX_SEQUENCE, SessionId, check_id, id_schema, sequence_of
+from perdure.domain.ids import MAX_SEQUENCE, SessionId, check_id, id_schema
 from perdure.domain.messages import CreateMessage, Message
 from perdure.domain.paging import Listing
 from perdure.domain.tools import SubmitApprovals, SubmittedToolResults, SubmitToolResults
@@ -106,13 +107,13 @@ def check_types(types: tuple[str, ...], field: str) -> tuple[str, ...]:
     return types
 
 
-def cursor_of(since_id: str | None, field: str = "since_id") -> int:
-    """Return the sequence number after which to begin: that of the event with this id, or 0 without an id.
+def cursor_of(event_id: str | None, field: str = "since_id") -> EventCursor | None:
+    """Return the cursor at the event with this id; None without an id.
 
     Raises:
         InvalidId: the text is not an event's id.
     """
-    return sequence_of(check_id(since_id, "event", field)) if since_id else 0
+    return EventCursor(check_id(event_id, "event", field), field) if event_id else None
 
 
 _MESSAGE = {
@@ -194,13 +195,10 @@ async def list_events(call: Call, session_id: SessionId, query: ListEvents) -> E
     ]
     if len(bounds) > 1:
         raise InvalidInput(f"send only one of {', '.join(f'`{name}`' for name in bounds)}", field=bounds[1])
-    after = query.after_sequence
-    if query.since_id is not None:
-        after = max(cursor_of(query.since_id), after or 0)
     filters = EventFilter(
         types=check_types(query.types, "types"),
         exclude=check_types(query.exclude, "exclude"),
-        after=after,
+        after=query.after_sequence,
         before=query.before_sequence,
         from_ts=parse_time(query.from_ts, "from_ts"),
         to_ts=parse_time(query.to_ts, "to_ts"),
@@ -212,14 +210,20 @@ async def list_events(call: Call, session_id: SessionId, query: ListEvents) -> E
         text=query.q or None,
     )
     if query.around is not None:
-        sequence = sequence_of(check_id(query.around, "event", "around"))
+        around = EventCursor(check_id(query.around, "event", "around"), "around")
         return _events_reply(
-            await use_events.events_around(call.app, call.caller, session_id, sequence, query.window, filters)
+            await use_events.events_around(call.app, call.caller, session_id, around, query.window, filters)
         )
     # The events closest before `before_sequence` are read newest first and returned oldest first.
     backwards = query.before_sequence is not None and not query.order_desc
     events = await use_events.page_of_events(
-        call.app, call.caller, session_id, filters, query.limit, newest_first=query.order_desc or backwards
+        call.app,
+        call.caller,
+        session_id,
+        filters,
+        query.limit,
+        since=cursor_of(query.since_id),
+        newest_first=query.order_desc or backwards,
     )
     return _events_reply(events[::-1] if backwards else events)
 
@@ -257,19 +261,19 @@ def stream_route(settings: StreamSettings) -> Route:
         A stream of server-sent events. It sends the events in the log after `since_id` or the `Last-Event-ID`
         header (the later of the two if both are sent), then new events as they happen, without gaps or
         repeats. The server ends connections from time to time with a `disconnecting` frame: reconnect with
-        the last id to resume.
+        the last id to resume. An id that is not of this session's log, or a sequence beyond its end, is a 400
+        with the code `unknown_cursor`; the last event itself is a valid cursor.
         """
         want = Want(
             frozenset(check_types(query.types, "types")), frozenset(check_types(query.exclude, "exclude"))
         )
         # A browser that reconnects keeps the URL, with its old `since_id`, and adds the header. The later of
         # the two is what it has received.
-        after = max(
-            cursor_of(query.since_id),
-            cursor_of(call.header(b"last-event-id"), "Last-Event-ID"),
-            query.after_sequence or 0,
-        )
-        follower = await open_follower(call.app, call.caller.organization_id, session_id, after, want)
+        given = (cursor_of(query.since_id), cursor_of(call.header(b"last-event-id"), "Last-Event-ID"))
+        cursors = [cursor for cursor in given if cursor is not None]
+        after = query.after_sequence or 0
+        org_id = call.caller.organization_id
+        follower = await open_follower(call.app, org_id, session_id, after, want, cursors)
         return Stream(
             EventStream(
                 follower,

@@ -36,8 +36,9 @@ async def list_session_schedules(call: Call, session_id: SessionId) -> Listing[S
 async def create_session_schedule(call: Call, session_id: SessionId, body: CreateSchedule) -> Schedule:
     """Schedule messages to a session.
 
-    The message is sent once at a given time, or repeatedly by a cron expression. A session can have 100
-    schedules, of which 5 can be active.
+    The message is sent once at a given time, or repeatedly by a cron expression. It begins a turn of its own:
+    if a turn runs, or waits for a client or an approval, the schedule waits for its end. If it was due
+    several times meanwhile, it sends one message. A session can have 100 schedules, of which 5 can be active.
     """
     return await use.create_schedule(call.app, call.caller, session_id, body, call.once)
 

@@ -48,6 +48,7 @@ RETRY_SECONDS = 0.5
 POOL = 3
 """The queue's own connections: to take jobs, to mark them as done, and for heartbeats."""
 
+_HEARTBEAT = timedelta(seconds=HEARTBEAT_SECONDS)
 _ENTRYPOINT = "advance"
 _QUEUE, _LOG, _TRIGGER = "perdure_queue", "perdure_queue_log", "perdure_queue_changed"
 _NO_LOG = "perdure_queue_no_log"
@@ -62,10 +63,14 @@ _HAS_CHANGES = (
     " AND tgrelid IN (to_regclass($1), to_regclass($2))"
     f" AND (tgname = '{_TRIGGER}' AND tgenabled = 'D' OR tgname = '{_NO_LOG}' AND tgenabled = 'O')"
 )
+_SOON = "clock_timestamp() + make_interval(secs => ?)"
 _LIVE = (
-    f"SELECT 1 FROM {_QUEUE} WHERE payload = ? AND (status = 'queued'"
-    " OR status = 'picked' AND heartbeat > clock_timestamp() - make_interval(secs => ?)) LIMIT 1"
+    f"SELECT 1 FROM {_QUEUE} WHERE payload = ? AND (status = 'queued' AND execute_after < {_SOON}"
+    " OR status = 'picked' AND heartbeat > clock_timestamp() - make_interval(secs => ?)"
+    f" AND heartbeat < {_SOON}) LIMIT 1"
 )
+"""Times that are yet to come are from before the server's clock went back. A live worker's heartbeat follows
+the clock within seconds; a job that waits for such a time must not keep the sweep from enqueuing another."""
 _GIVE_BACK = (
     f"UPDATE {_QUEUE} SET status = 'queued', queue_manager_id = NULL, slot = NULL, updated = now(),"
     " heartbeat = now() WHERE queue_manager_id = ANY($1::uuid[]) AND status = 'picked'"
@@ -97,7 +102,10 @@ class PostgresQueue:
         if not isinstance(tx, PostgresTx):
             raise TypeError(f"a job must be enqueued in a PostgreSQL transaction, not a {type(tx).__name__}")
         queries = _queries(AsyncpgDriver(tx.connection), self._settings)
-        await queries.enqueue(_ENTRYPOINT, job.session_id.encode(), headers={"org_id": job.org_id})
+        headers: dict[str, str] = {"org_id": job.org_id}
+        if job.again:
+            headers["again"] = "yes"
+        await queries.enqueue(_ENTRYPOINT, job.session_id.encode(), headers=headers)
         tx.after_commit(self._announce)
 
     def _announce(self) -> None:
@@ -143,7 +151,7 @@ class PostgresQueue:
                 await manager.run(
                     dequeue_timeout=timedelta(seconds=POLL_SECONDS),
                     batch_size=BATCH,
-                    heartbeat_timeout=timedelta(seconds=HEARTBEAT_SECONDS),
+                    heartbeat_timeout=_HEARTBEAT,
                     log_aggregation_interval=timedelta(0),
                 )
                 return
@@ -160,7 +168,7 @@ class PostgresQueue:
         self._running.add(task)
         session_id = SessionId((picked.payload or b"").decode())
         try:
-            await handler(Job(OrgId(str((picked.headers or {}).get("org_id", ""))), session_id))
+            await handler(_job_of(picked, session_id))
         except PutBack:
             return False
         except asyncio.CancelledError:
@@ -203,10 +211,22 @@ class PostgresQueue:
         self._notifier.send(Woke())
 
     async def has_live_job(self, tx: Tx, session_id: SessionId) -> bool:
-        return await tx.one(_LIVE, session_id.encode(), 2 * HEARTBEAT_SECONDS) is not None
+        seconds = 2 * HEARTBEAT_SECONDS
+        return await tx.one(_LIVE, session_id.encode(), seconds, seconds, seconds) is not None
 
     def depth(self) -> int:
         return 0  # jobs wait in the database, where every process sees them
+
+
+def _job_of(picked: PickedJob, session_id: SessionId) -> Job:
+    """The job as handlers see it.
+
+    PgQueuer does not tell whether it takes a job over from a dead worker. A job that was created longer ago
+    than a heartbeat lasts may be one; if it is not, the first append of its runner corrects the count.
+    """
+    headers = picked.headers or {}
+    again = bool(headers.get("again")) or picked.updated - picked.created > _HEARTBEAT
+    return Job(OrgId(str(headers.get("org_id", ""))), session_id, again)
 
 
 class _WokenDriver(AsyncpgPoolDriver):

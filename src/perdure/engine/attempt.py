@@ -1,0 +1,133 @@
+"""An attempt to advance a session. It is counted before it starts if an earlier one may have died or failed.
+
+So a session that kills its server, or fails before its turn can even be read, comes to an end: after
+`Policy.max_recoveries` recoveries without progress it is sealed, without a look at its log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+
+from perdure.domain.errors import Fenced, PerdureError, StaleHead, Unavailable
+from perdure.domain.ids import SessionId
+from perdure.domain.turn import Idle, fold
+from perdure.engine.context import Engine
+from perdure.engine.run import OpenedSession, Run, read_session
+from perdure.engine.seal import seal
+from perdure.engine.suspects import Admission
+from perdure.store.sessions import SessionRow, claim, release
+
+_MACHINE = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOBUFS}
+)
+"""Errors of the machine: out of descriptors or of space, or a broken disk."""
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Whether the run was stopped by what is no fault of its session, and so does not count as a recovery."""
+    if isinstance(error, OSError):
+        return error.errno in _MACHINE
+    if isinstance(error, Unavailable):
+        return error.retryable
+    return isinstance(error, asyncio.CancelledError)
+
+
+def is_retryable(error: Exception) -> bool:
+    """Whether a later attempt may succeed, and the failure is no fault of the session."""
+    return is_interruption(error) or (isinstance(error, PerdureError) and error.retryable)
+
+
+class Attempt:
+    """One attempt.
+
+    Args:
+        again: whether an earlier attempt may have died or failed.
+        trouble: the kind of error that ended the attempt before, if it is known, for the seal.
+    """
+
+    def __init__(self, engine: Engine, session_id: SessionId, *, again: bool, trouble: str | None) -> None:
+        self._engine = engine
+        self._session_id = session_id
+        self._again = again
+        self._trouble = trouble
+        self._claimed: SessionRow | None = None
+        self._admission: Admission | None = None
+
+    async def open(self) -> Run | None:
+        """Open the session, or return None if it has nothing to do or is now sealed.
+
+        The first append of a turn claims the session. If the turn has begun before, or an earlier attempt may
+        have died, it is claimed here, which fences the previous runner.
+
+        Raises:
+            Fenced: another runner has claimed the session.
+        """
+        while (found := await self._read()) is not None:
+            if isinstance(found, SessionRow):
+                if not await self._begin_again(found):
+                    return None
+                continue
+            row = found.row
+            if self._claimed is not None and row.epoch != self._claimed.epoch:
+                raise Fenced
+            state = fold(found.events, Idle(head=row.turn_after))
+            if self._claimed is None and not isinstance(state, Idle):
+                try:
+                    row = await self._claim(row)
+                except StaleHead:
+                    self._engine.conversations.put(self._session_id, found.conversation)
+                    continue  # read again: whoever appended in between relies on this runner to see it
+            run = Run(self._engine, row, state, found.conversation, claimed=self._claimed is not None)
+            run.admission = self._admission
+            return run
+        return None
+
+    async def _read(self) -> OpenedSession | SessionRow | None:
+        return await read_session(
+            self._engine, self._session_id, again=self._again, counted=self._claimed is not None
+        )
+
+    async def _begin_again(self, row: SessionRow) -> bool:
+        """Count this attempt, or wait for the permission to; returns False once the session is sealed."""
+        most = self._engine.policy.max_recoveries
+        if 0 < row.recoveries < most and self._admission is None:
+            self._admission = await self._engine.suspects.admit(row.recoveries, self._engine.clock)
+            return True  # the wait may have been long: look at the row again
+        with contextlib.suppress(StaleHead):
+            row = await self._claim(row)
+            if row.recoveries > most:
+                await seal(self._engine, row, self._trouble)
+                return False
+        return True
+
+    async def _claim(self, row: SessionRow) -> SessionRow:
+        """Claim the session and count one more recovery. Raises StaleHead and Fenced."""
+        excused = self._engine.suspects.take_excuse(row.id)
+        try:
+            self._claimed = await self._engine.database.write(lambda tx: claim(tx, row, counts=not excused))
+        except BaseException:
+            if excused:
+                self._engine.suspects.excuse(row.id)
+            raise
+        self._engine.claimed_epochs[row.id] = self._claimed.epoch
+        return self._claimed
+
+    async def close(self, run: Run | None, *, interrupted: bool) -> None:
+        """Let go of the session.
+
+        Args:
+            run: the run that the attempt came to, if it did.
+            interrupted: the attempt was stopped, or the database became unavailable: it does not count.
+        """
+        self._engine.claimed_epochs.pop(self._session_id, None)
+        if self._admission is not None:
+            self._admission.end()
+        row = self._claimed if run is None else run.row
+        if row is not None and interrupted and (run is None or run.claimed):
+            try:
+                await self._engine.database.write(lambda tx: release(tx, row))
+            except (PerdureError, OSError, asyncio.CancelledError):
+                if row.recoveries:
+                    self._engine.suspects.excuse(row.id)
