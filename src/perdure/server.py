@@ -12,10 +12,13 @@ import resource
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import cast
 
 import uvicorn
 
 from perdure.api.kernel.authentication import Authenticate, as_owner, by_token
+from perdure.api.kernel.connections import SPARE, ConnectionLimits, Connections
 from perdure.api.kernel.http import Api
 from perdure.api.kernel.protocol import HttpProtocol
 from perdure.api.kernel.rate_limit import RateLimit
@@ -155,16 +158,17 @@ async def _run(
     stopping: Stopping,
     announce: Callable[[str], None],
 ) -> None:
+    connections = Connections(_connection_limits(settings))
     config = uvicorn.Config(
         api,
         lifespan="off",
         log_config=None,
         access_log=False,
-        http=HttpProtocol,
+        http=cast("type[asyncio.Protocol]", partial(HttpProtocol, connections)),
         ws="none",
         server_header=False,
         date_header=False,
-        timeout_keep_alive=75,
+        timeout_keep_alive=cast("int", settings.keep_alive_seconds),
         timeout_graceful_shutdown=5,
         backlog=4096,
         limit_concurrency=None,
@@ -172,6 +176,7 @@ async def _run(
     )
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
+    sweeping = asyncio.create_task(connections.run())
     while not server.started and not serving.done():  # noqa: ASYNC110 (uvicorn offers no event to wait for)
         await asyncio.sleep(0.001)
     host, port = listener.getsockname()[:2]
@@ -185,6 +190,7 @@ async def _run(
     closing.set()
     server.should_exit = True
     await serving
+    sweeping.cancel()
 
 
 def _raise_file_limit() -> None:
@@ -194,3 +200,16 @@ def _raise_file_limit() -> None:
     if soft < target:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+
+
+def _connection_limits(settings: Settings) -> ConnectionLimits:
+    """Return the limits of connections.
+
+    A part of the files that this process may open is kept for the database, the log, tools and calls of
+    models.
+    """
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = settings.max_connections
+    if files != resource.RLIM_INFINITY:
+        most = max(1, min(most, files - min(1_000, max(128, files // 4)) - SPARE))
+    return ConnectionLimits(most, settings.request_timeout_seconds, settings.write_timeout_seconds)

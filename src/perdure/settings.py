@@ -53,6 +53,11 @@ class Settings(Struct, frozen=True, kw_only=True):
             this machine.
         rate_limit: average requests per second for each access token, with bursts of twice as many; 0 for no
             limit.
+        max_connections: maximum number of open client connections; lower if the system's limit of open files
+            leaves less. Over it, only `/health` is answered.
+        request_timeout_seconds: how long a connection may take to send a request's headers, in seconds.
+        write_timeout_seconds: how long a client may read nothing of what is sent to it, in seconds.
+        keep_alive_seconds: how long a connection may be idle between two requests, in seconds.
         max_file_bytes: maximum size of one file in bytes.
         max_session_file_bytes: maximum total size of the files of a session or a workspace in bytes.
         log_level: the lowest level to log: debug, info, warning or error.
@@ -75,6 +80,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     approval_timeout_seconds: float = 900.0
     private_addresses: bool = False
     rate_limit: float = 0.0
+    max_connections: int = 20_000
+    request_timeout_seconds: float = 20.0
+    write_timeout_seconds: float = 30.0
+    keep_alive_seconds: float = 75.0
     max_file_bytes: int = 10_485_760
     max_session_file_bytes: int = 104_857_600
     log_level: str = "info"

@@ -21,7 +21,7 @@ class Scope(TypedDict):
     raw_path: bytes
     query_string: bytes
     headers: Iterable[Header]
-    extensions: NotRequired[dict[str, dict[str, Callable[[], None]]]]
+    extensions: NotRequired[dict[str, dict[str, Callable[[], object]]]]
 
 
 class Message(TypedDict, total=False):

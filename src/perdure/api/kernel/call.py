@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from typing import Generic, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from perdure.api.kernel.asgi import Asgi, Header, Headers, header_text
@@ -12,6 +14,9 @@ from perdure.app.idempotency import Once
 from perdure.domain.accounts import Caller
 
 T = TypeVar("T")
+
+SMALL = 64 * 1024
+"""Bytes of a chunk that are copied rather than sent alone."""
 
 
 class Call:
@@ -57,6 +62,21 @@ class Encoded(Struct, Generic[T], frozen=True):
     body: bytes
 
 
+class Chunked(Struct, Generic[T], frozen=True):
+    """A `T` that is encoded while the client reads it, so that a response of any size takes little memory.
+
+    Attributes:
+        chunks: the body. Nothing is sent until the first ones are there, so they may raise errors.
+        etag: the entity tag, without quotes; None for no tag.
+        headers: further headers.
+    """
+
+    chunks: AsyncIterator[bytes]
+    content_type: bytes = b"application/json"
+    etag: str | None = None
+    headers: tuple[Header, ...] = ()
+
+
 class Reply(Struct, frozen=True):
     """A complete response: not JSON, an error, or a 304."""
 
@@ -70,3 +90,34 @@ class Stream(Struct, frozen=True):
     """A response that this ASGI application sends itself."""
 
     run: Asgi
+
+
+async def json_array(batches: AsyncIterable[Sequence[object]]) -> AsyncIterator[bytes]:
+    """Encode the items of batches as one JSON array, as they come."""
+    yield b"["
+    comma = b""
+    encoder = msgspec.json.Encoder()
+    async for batch in batches:
+        if batch:
+            body = b",".join([encoder.encode(item) for item in batch])
+            if len(body) < SMALL:
+                yield comma + body
+            else:
+                yield comma
+                yield body  # without another copy
+            comma = b","
+    yield b"]"
+
+
+async def json_list(
+    batches: AsyncIterable[Sequence[object]], ending: Callable[[], bytes] = bytes
+) -> AsyncIterator[bytes]:
+    """Encode the items of batches as the JSON of a `Listing`, as they come.
+
+    Args:
+        ending: called at the end; returns the list's further members, each after a comma.
+    """
+    yield b'{"data":'
+    async for chunk in json_array(batches):
+        yield chunk
+    yield ending() + b"}"

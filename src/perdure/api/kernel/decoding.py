@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from perdure.api.kernel.asgi import Headers, Receive
 from perdure.api.kernel.choices import choices_at
+from perdure.api.kernel.intake import Arrival
 from perdure.api.kernel.json_bounds import check_bounds
 from perdure.domain.errors import InvalidInput, TooLarge, UnsupportedMedia
 
@@ -36,20 +37,29 @@ class ClientLeft(Exception):
     """The client closed the connection before the request was complete, so no response can be sent."""
 
 
-async def read_body(headers: Headers, receive: Receive, limit: int = MAX_BODY) -> bytes:
+async def read_body(
+    headers: Headers, receive: Receive, limit: int = MAX_BODY, arrival: Arrival | None = None
+) -> bytes:
     """Read the whole body.
 
     Args:
         limit: the maximum size in bytes. Above `MAX_BODY`, the timeout grows in proportion.
+        arrival: counts the bytes of a body that arrives in parts.
 
     Raises:
         TooLarge: the declared or received size is over the limit.
+        UnsupportedMedia: the body is compressed.
         InvalidInput: the body did not arrive in time, or its declared length is not a number.
+        Unavailable: too many large bodies are arriving.
         ClientLeft: the client closed the connection.
     """
     declared = headers.get(b"content-length", b"0")
     if not declared.isdigit():
         raise InvalidInput("the Content-Length header must be a number of bytes")
+    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if encoding not in (b"", b"identity"):
+        name = encoding[:40].decode("latin-1")
+        raise UnsupportedMedia(f"bodies with Content-Encoding {name!r} are not read: send it uncompressed")
     # More than 18 digits are over any limit: do not parse them.
     if len(declared) > 18 or int(declared) > limit:
         raise TooLarge(f"the body may have at most {limit} bytes")
@@ -68,11 +78,18 @@ async def read_body(headers: Headers, receive: Receive, limit: int = MAX_BODY) -
                 parts.append(part)
                 if not message.get("more_body"):
                     return parts[0] if len(parts) == 1 else b"".join(parts)
+                if arrival is not None:
+                    arrival.add(len(part))
     except TimeoutError:
         raise InvalidInput("the body did not arrive in time: send it again", code="body_timeout") from None
+    finally:
+        if arrival is not None:
+            arrival.close()
 
 
-async def read_json(headers: Headers, receive: Receive, limit: int = MAX_BODY) -> bytes:
+async def read_json(
+    headers: Headers, receive: Receive, limit: int = MAX_BODY, arrival: Arrival | None = None
+) -> bytes:
     """Read a JSON body of up to `limit` bytes, without decoding it.
 
     Raises:
@@ -82,7 +99,7 @@ async def read_json(headers: Headers, receive: Receive, limit: int = MAX_BODY) -
     """
     media, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
     media = media.strip()
-    body = await read_body(headers, receive, limit)
+    body = await read_body(headers, receive, limit, arrival)
     if media != b"application/json" and not media.endswith(b"+json"):
         raise UnsupportedMedia("send JSON with the header Content-Type: application/json")
     charset = _CHARSET.search(parameters)
@@ -93,7 +110,7 @@ async def read_json(headers: Headers, receive: Receive, limit: int = MAX_BODY) -
     return body
 
 
-async def read_text(headers: Headers, receive: Receive, limit: int) -> str:
+async def read_text(headers: Headers, receive: Receive, limit: int, arrival: Arrival | None = None) -> str:
     """Read a text body of up to `limit` bytes: Markdown, or with an access token also plain text.
 
     Any web page can make a browser send plain text here, but no other type and no Authorization header.
@@ -105,7 +122,7 @@ async def read_text(headers: Headers, receive: Receive, limit: int) -> str:
     """
     media, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
     charset = _CHARSET.search(parameters)
-    body = await read_body(headers, receive, limit)
+    body = await read_body(headers, receive, limit, arrival)
     kinds = (b"text/markdown", b"text/plain") if b"authorization" in headers else (b"text/markdown",)
     if media.strip() not in kinds or (
         charset is not None and charset[1] not in (b"utf-8", b"utf8", b"us-ascii")

@@ -13,10 +13,11 @@ import msgspec
 
 from perdure.api.kernel.asgi import Header, Headers, Receive, Scope, Send, headers_of
 from perdure.api.kernel.authentication import Authenticate
-from perdure.api.kernel.call import Answer, Call, Encoded, Reply, Stream
+from perdure.api.kernel.call import Answer, Call, Chunked, Encoded, Reply, Stream
 from perdure.api.kernel.decoding import MAX_BODY, ClientLeft, decode, read_body, read_json, read_text
 from perdure.api.kernel.entity_tags import etag_header, is_known, parse_tags, tag_of
 from perdure.api.kernel.idempotency import fingerprint, once_of
+from perdure.api.kernel.intake import Intake
 from perdure.api.kernel.paging import linked
 from perdure.api.kernel.problems import (
     INTERNAL,
@@ -28,6 +29,7 @@ from perdure.api.kernel.problems import (
 )
 from perdure.api.kernel.route import Route
 from perdure.api.kernel.router import Ready, Router
+from perdure.api.kernel.sending import Begun, begin, send_chunks, send_reply
 from perdure.app.context import App
 from perdure.app.idempotency import Replayed
 from perdure.domain.accounts import Caller
@@ -49,6 +51,7 @@ class Api:
         self._app = app
         self._router = Router(routes)
         self._authenticate = authenticate
+        self._intake = Intake()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,12 +73,15 @@ class Api:
             else:
                 log.warning("%s %r failed: %s", scope["method"], path, fault.message)
                 answer = _refusal(scope, fault)
-        if isinstance(answer, Stream):
-            await answer.run(scope, receive, send)
-            return
-        await _send(send, answer)
+        match answer:
+            case Reply():
+                await send_reply(scope, send, answer)
+            case Begun():
+                await send_chunks(scope, send, answer)
+            case Stream(run=run):
+                await run(scope, receive, send)
 
-    async def _answer(self, scope: Scope, path: str, receive: Receive) -> Reply | Stream:
+    async def _answer(self, scope: Scope, path: str, receive: Receive) -> Reply | Stream | Begun:
         if path.startswith("/api/"):
             path = path[4:]
         match = self._router.find(path)
@@ -95,14 +101,18 @@ class Api:
             arguments.append(ready.query.decode(scope["query_string"]))
         raw = b""
         if ready.decoder is not None:
-            raw = await read_json(headers, receive, route.body_limit or MAX_BODY)
+            raw = await read_json(
+                headers, receive, route.body_limit or MAX_BODY, self._intake.open(caller.organization_id)
+            )
             arguments.append(decode(ready.decoder, raw))
         elif route.text_limit:
-            text = await read_text(headers, receive, route.text_limit)
+            text = await read_text(
+                headers, receive, route.text_limit, self._intake.open(caller.organization_id)
+            )
             raw = text.encode()
             arguments.append(text)
         elif route.method in ("POST", "PUT", "PATCH"):
-            raw = await read_body(headers, receive)
+            raw = await read_body(headers, receive, arrival=self._intake.open(caller.organization_id))
         call = Call(self._app, caller, headers)
         if route.takes_key and (key := headers.get(b"idempotency-key")) is not None:
             session_id = None if ready.session_at is None else values[ready.session_at]
@@ -114,7 +124,8 @@ class Api:
             raise RuntimeError(f"{route.operation_id} did not store its response under the Idempotency-Key")
         if isinstance(result, Page):
             result = linked(result, path, scope["query_string"])
-        return _reply(route, headers, result)
+        reply = _reply(route, headers, result)
+        return await begin(reply, route.status) if isinstance(reply, Chunked) else reply
 
 
 def _check_utf8(raw_path: bytes) -> None:
@@ -130,10 +141,10 @@ def _check_utf8(raw_path: bytes) -> None:
         ) from None
 
 
-_WRAPPED = (Reply, Stream, Encoded, Answer)
+_WRAPPED = (Reply, Stream, Encoded, Answer, Chunked)
 
 
-def _reply(route: Route, headers: Headers, result: object) -> Reply | Stream:
+def _reply(route: Route, headers: Headers, result: object) -> Reply | Stream | Chunked[object]:
     if isinstance(result, _WRAPPED):
         return _unwrapped(route, headers, result)
     if result is None:
@@ -148,8 +159,10 @@ def _reply(route: Route, headers: Headers, result: object) -> Reply | Stream:
 
 
 def _unwrapped(
-    route: Route, headers: Headers, result: Reply | Stream | Encoded[object] | Answer[object]
-) -> Reply | Stream:
+    route: Route,
+    headers: Headers,
+    result: Reply | Stream | Encoded[object] | Answer[object] | Chunked[object],
+) -> Reply | Stream | Chunked[object]:
     """Build the response of a handler that returned a wrapper instead of a plain value."""
     match result:
         case Encoded(body=body):
@@ -158,6 +171,10 @@ def _unwrapped(
             if tag is not None and route.method == "GET" and is_known(headers, tag):
                 return Reply(b"", 304, headers=etag_header(tag))
             return Reply(encode(value), status or route.status, headers=etag_header(tag))
+        case Chunked(etag=str(tag), headers=more):
+            if is_known(headers, tag):
+                return Reply(b"", 304, headers=etag_header(tag))
+            return msgspec.structs.replace(result, headers=(*more, *etag_header(tag)))
     return result
 
 
@@ -175,6 +192,11 @@ def _retry(error: PerdureError) -> tuple[Header, ...]:
     return () if seconds is None else ((b"retry-after", str(seconds).encode()),)
 
 
+def error_reply(error: PerdureError, path: str) -> Reply:
+    """Build the response of an error, for a request with this path."""
+    return problem_reply(problem_of(error, path), _retry(error))
+
+
 def problem_reply(problem: Problem, headers: tuple[Header, ...] = ()) -> Reply:
     """Build an error's response."""
     if problem.status == 401:
@@ -187,16 +209,3 @@ def _wrong_method(path: str, methods: dict[str, Ready]) -> Reply:
     error = PerdureError(f"this path accepts only {allowed}", code="method_not_allowed")
     problem = msgspec.structs.replace(problem_of(error, path), status=405, title="Method not allowed")
     return problem_reply(problem, ((b"allow", allowed.encode()),))
-
-
-async def _send(send: Send, reply: Reply) -> None:
-    headers = [(b"content-type", reply.content_type)] if reply.body or reply.status != 204 else []
-    headers += [
-        (b"content-length", str(len(reply.body)).encode()),
-        (b"x-content-type-options", b"nosniff"),
-        *reply.headers,
-    ]
-    if reply.status in (204, 304):
-        headers = [pair for pair in headers if pair[0] != b"content-length"]
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body})

@@ -1,33 +1,75 @@
-"""HTTP/1.1: uvicorn's protocol with a limit for headers, our error format, and a way to abort connections."""
+"""HTTP/1.1: uvicorn's protocol with limits for headers and for stalled connections, and our error format."""
 
 from __future__ import annotations
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+import asyncio
+from typing import Any, cast
 
-from perdure.api.kernel.http import problem_reply
-from perdure.api.kernel.problems import problem_of
-from perdure.api.kernel.sse import EXTENSION
-from perdure.domain.errors import HeadersTooLarge, InvalidInput, PerdureError
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from perdure.api.kernel.asgi import Receive, Scope, Send
+from perdure.api.kernel.connections import SPARE_SECONDS, WRITTEN, ConnectionLimits, Connections
+from perdure.api.kernel.http import error_reply
+from perdure.api.kernel.sending import EXTENSION, send_reply
+from perdure.domain.errors import HeadersTooLarge, InvalidInput, PerdureError, Unavailable
 
 MAX_HEAD = 64 * 1024
 """The maximum size of a request line with its headers, in bytes. It may be exceeded by one socket read."""
+
+LINGER_BYTES, LINGER_SECONDS = 64 * 1024 * 1024, 10.0
+"""What is read and dropped of a request that was answered before its end. Closing the connection while the
+client still sends would make it lose the answer."""
 
 
 class HttpProtocol(HttpToolsProtocol):
     """One connection.
 
-    It limits the size of headers and answers malformed requests in our error format. A route can abort the
-    connection of a client that does not read; a normal close would wait until the client has read everything.
+    It limits the size of headers and the time of each step, and answers malformed requests in our error
+    format. A route can abort the connection of a client that does not read; a normal close would wait until
+    the client has read everything.
     """
 
+    spare = False
     _head = 0
     _in_head = True
+    _since: float | None
+    """When the wait for a request's headers began. None while a request is at work or the keep-alive timer
+    runs."""
+    _linger_until: float | None = None
+    _linger_left = LINGER_BYTES
+    _unwritten, _written_at = 0, 0.0
+    """The size of the write buffer at the last progress, and the time."""
+
+    def __init__(self, connections: Connections, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._all = connections
+        self._since = self.loop.time()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._closing = _Closing(self, transport)
+        self._extensions = {
+            EXTENSION: {"abort": transport.abort, "closed": transport.is_closing, "unread": self._unread}
+        }
+        self._all.add(self, self.loop.time())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._all.drop(self)
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._linger_until is not None:
+            self._linger_left -= len(data)
+            if self._linger_left < 0:
+                self.transport.abort()
+            return
         super().data_received(data)
         if not self._in_head:
             return
         self._head += len(data)
+        if self._since is None:
+            self._since = self.loop.time()
         if self._head > MAX_HEAD and not self.transport.is_closing():
             self._refuse(
                 HeadersTooLarge(f"the request line and headers may have at most {MAX_HEAD} bytes together")
@@ -36,19 +78,106 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head, self._in_head = 0, True
-        self.scope["extensions"] = {EXTENSION: {"abort": self.transport.abort}}
+        self.scope["extensions"] = self._extensions  # type: ignore[typeddict-item]
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_head, self._since = False, None
+        if self.spare:
+            self._all.promote(self)
+            self.app = self.config.loaded_app if self._may_run() else _no_room
         super().on_headers_complete()
+        self.cycle.transport = cast("asyncio.Transport", self._closing)
+        if self.spare:
+            self.cycle.keep_alive = False
+
+    def on_response_complete(self) -> None:
+        if self._linger_until is None:
+            super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Answer a malformed request. uvicorn calls this."""
         self._refuse(InvalidInput("this is not a valid HTTP/1.1 request", code="invalid_http"))
 
+    # What the sweep of connections asks and does.
+
+    def head_size(self) -> int:
+        return self._head if self._in_head else 0
+
+    def overdue(self, now: float, limits: ConnectionLimits) -> bool:
+        if self._stuck(now, limits.write):
+            return True
+        if self._linger_until is not None:
+            return now > self._linger_until
+        if self._since is not None:
+            return now - self._since > (SPARE_SECONDS if self.spare else limits.head)
+        answered = self._answering is None or self._answering.response_complete
+        if answered and self.timeout_keep_alive_task is None and not self.pipeline:
+            self._since = now  # bytes that are no request, or the rest of a body, have ended the keep-alive
+        return False
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def _stuck(self, now: float, seconds: float) -> bool:
+        """Whether the client has read next to nothing for so long, although there is something to read."""
+        size = self.transport.get_write_buffer_size()
+        if not size or not self._unwritten or size > self._unwritten or self._unwritten - size >= WRITTEN:
+            self._unwritten, self._written_at = size, now
+            return False
+        return now - self._written_at > seconds
+
+    # The end of a connection.
+
+    @property
+    def _answering(self) -> RequestResponseCycle | None:
+        """The newest request; None before the first, although uvicorn declares it otherwise."""
+        return self.cycle
+
+    def _unread(self) -> bool:
+        """Whether a part of the request's body has not arrived yet."""
+        return self._answering is not None and self._answering.more_body
+
+    def finish(self) -> None:
+        """Close the connection after the response."""
+        if self._unread():
+            self._linger()
+        else:
+            self.transport.close()
+
+    def _linger(self) -> None:
+        """End our side of the connection, and drop what the client still sends, until it ends its side."""
+        if self._linger_until is not None or self.transport.is_closing():
+            return
+        self._linger_until = self.loop.time() + LINGER_SECONDS
+        self._unset_keepalive_if_required()
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
     def _refuse(self, error: PerdureError) -> None:
-        reply = problem_reply(problem_of(error, ""))
+        reply = error_reply(error, "")
         head = [STATUS_LINE[reply.status], b"content-type: ", reply.content_type, b"\r\n"]
         head += [b"content-length: ", str(len(reply.body)).encode(), b"\r\nconnection: close\r\n\r\n"]
         self.transport.write(b"".join([*head, reply.body]))
-        self.transport.close()
+        self._linger()
+
+    def _may_run(self) -> bool:
+        return not self.spare or self.url.partition(b"?")[0] in (b"/health", b"/api/health")
+
+
+class _Closing:
+    """The transport as a response sees it: to close it may take a while."""
+
+    def __init__(self, protocol: HttpProtocol, transport: asyncio.Transport) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = protocol.finish
+
+
+async def _no_room(scope: Scope, receive: Receive, send: Send) -> None:
+    error = Unavailable(
+        "all connections of this server are in use: try again later",
+        code="too_many_connections",
+        retry_after=5,
+    )
+    await send_reply(scope, send, error_reply(error, scope["path"]))

@@ -21,12 +21,13 @@ from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from msgspec import Struct
 
-from perdure.api.kernel.call import Answer, Call, Encoded, Reply, Stream
+from perdure.api.kernel.call import Answer, Call, Chunked, Encoded, Reply, Stream
 from perdure.api.kernel.variables import Variable, variable_of
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Handler = Callable[..., Awaitable[object]]
 """Called with the Call, the path variables in order, and the query and the body if the handler takes them."""
+_WRAPPERS = (Answer, Encoded, Chunked)
 Kind = object
 """A type that msgspec encodes and decodes, such as `Session` or `Listing[Session]`."""
 
@@ -177,13 +178,17 @@ def _variables(handler: Handler, path: str, hints: dict[str, Kind]) -> tuple[Var
 
 
 def _response_types(hint: Kind) -> list[Kind]:
-    """List the JSON types that a handler returns, without the wrappers Answer and Encoded."""
+    """List the JSON types that a handler returns, without their wrappers.
+
+    `Chunked[bytes]` is not JSON.
+    """
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    wrapped = [get_args(each)[0] for each in members if get_origin(each) in (Answer, Encoded)]
+    wrapped = [get_args(each)[0] for each in members if get_origin(each) in _WRAPPERS]
+    wrapped = [each for each in dict.fromkeys(wrapped) if each is not bytes]
     plain = [
         each
         for each in members
-        if get_origin(each) not in (Answer, Encoded) and each not in (Reply, Stream, NoneType, None)
+        if get_origin(each) not in _WRAPPERS and each not in (Reply, Stream, NoneType, None)
     ]
     if len(plain) == len(members):
         return [hint]

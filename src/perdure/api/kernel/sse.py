@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from perdure.api.kernel.asgi import Receive, Scope, Send
+from perdure.api.kernel.sending import abort_connection
 from perdure.app.feed import Follower, Frame
 from perdure.domain.errors import Unavailable
 
@@ -28,13 +29,11 @@ resume by the last id."""
 END_TIMEOUT = 1.0
 """The maximum time to send a stream's last frames, in seconds. After it, the connection is aborted."""
 
-EXTENSION = "perdure"
-"""The name of our ASGI extension. Its `abort` closes the connection at once and drops its buffered data."""
-
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
+    (b"x-content-type-options", b"nosniff"),
 ]
 CONNECTED = b'event: connected\ndata: {"status":"connected"}\n\n'
 
@@ -160,9 +159,7 @@ class EventStream:
                 return
             except TimeoutError:
                 pass
-        abort = scope.get("extensions", {}).get(EXTENSION, {}).get("abort")
-        if abort is not None:
-            abort()
+        abort_connection(scope)
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

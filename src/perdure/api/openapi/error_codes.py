@@ -8,6 +8,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from perdure.api.openapi.access_codes import FORBIDDEN, UNAUTHENTICATED
+from perdure.api.openapi.limit_codes import BUSY, TOO_LARGE, TOO_MANY
 
 
 class ErrorCode(Struct, frozen=True):
@@ -278,6 +279,11 @@ RESPONSES = (
             "A file or folder already exists at this path.",
             "Use `PUT` to change a file, or choose another path.",
         ),
+        (
+            "fork_expired",
+            "Copying the session took so long that the copy was given up.",
+            "Fork it again, up to a smaller `from_sequence`.",
+        ),
         ("folder_not_empty", "The folder is not empty.", "Use `recursive=true` to delete its contents too."),
         ("harness_in_use", "The harness is the organization's default.", "Set another default first."),
         (
@@ -316,42 +322,17 @@ RESPONSES = (
             "Read it again, then decide whether your change still applies.",
         ),
     ),
-    *_codes(
-        413,
-        (
-            "file_too_large",
-            "The file is larger than 10 MB, or than the limit configured on the server.",
-            "Split the file.",
-        ),
-        ("too_large", "The body is larger than 10 MB.", "Send less data in one request."),
-        (
-            "too_many_files",
-            "The workspace would have more than 20,000 files and folders.",
-            "Delete files, or combine them in archives.",
-        ),
-        (
-            "tool_result_too_large",
-            "A tool result is larger than 100 KB.",
-            "Shorten it, or store the data elsewhere and send its location.",
-        ),
-        (
-            "workspace_full",
-            "The workspace's files would exceed 100 MB, or the limit configured on the server.",
-            "Delete files.",
-        ),
-    ),
+    *_codes(413, *TOO_LARGE),
     *_codes(
         415,
         ("no_preview", "Only text files have a preview.", "Download the file."),
         (
             "unsupported_media_type",
-            "The `Content-Type` header does not declare a type that the operation accepts.",
+            "The body is compressed, or its `Content-Type` is not one that the operation accepts.",
             "Send JSON in UTF-8 with `Content-Type: application/json`, or text where text is expected.",
         ),
     ),
-    *_codes(
-        429, ("rate_limited", "The caller has sent too many requests.", "Wait for `Retry-After` seconds.")
-    ),
+    *_codes(429, *TOO_MANY),
     *_codes(
         431,
         (
@@ -365,6 +346,7 @@ RESPONSES = (
     ),
     *_codes(
         503,
+        *BUSY,
         (
             "unavailable",
             (

@@ -1,0 +1,103 @@
+"""Sends responses: large ones in pieces, so that what a client does not read stays out of the send buffer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+
+from msgspec import Struct
+
+from perdure.api.kernel.asgi import Header, Scope, Send
+from perdure.api.kernel.call import Chunked, Reply
+from perdure.domain.errors import PerdureError
+
+log = logging.getLogger("perdure.api")
+
+PIECE = 256 * 1024
+"""The most bytes that are handed to a connection at a time. The next piece waits until the client has read
+most of the last one."""
+
+EXTENSION = "perdure"
+"""The name of our ASGI extension. It has three functions: `abort` closes the connection at once and drops its
+buffered data, `closed` tells whether it is closed, and `unread` whether a part of the request's body has not
+arrived."""
+
+
+class Begun(Struct, frozen=True):
+    """A chunked response whose first chunks are there."""
+
+    first: list[bytes]
+    rest: AsyncIterator[bytes]
+    answer: Chunked[object]
+
+
+async def begin(answer: Chunked[object], status: int) -> Reply | Begun:
+    """Take the first chunks of a response. A response of up to about `PIECE` bytes ends as a whole one."""
+    first: list[bytes] = []
+    size = 0
+    async for chunk in answer.chunks:
+        first.append(chunk)
+        size += len(chunk)
+        if size > PIECE:
+            return Begun(first, answer.chunks, answer)
+    return Reply(b"".join(first), status, answer.content_type, answer.headers)
+
+
+def abort_connection(scope: Scope) -> None:
+    """Close the connection at once, so that the client sees that the response is incomplete."""
+    abort = scope.get("extensions", {}).get(EXTENSION, {}).get("abort")
+    if abort is not None:
+        abort()
+
+
+def is_closed(scope: Scope) -> bool:
+    """Whether the client has left."""
+    closed = scope.get("extensions", {}).get(EXTENSION, {}).get("closed")
+    return closed is not None and bool(closed())
+
+
+async def send_reply(scope: Scope, send: Send, reply: Reply) -> None:
+    """Send a whole response."""
+    headers = _headers(scope, reply.headers)
+    if reply.status not in (204, 304):
+        headers.append((b"content-length", str(len(reply.body)).encode()))
+    if reply.body or reply.status != 204:
+        headers.append((b"content-type", reply.content_type))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await _send_body(send, reply.body, last=True)
+
+
+async def send_chunks(scope: Scope, send: Send, begun: Begun) -> None:
+    """Send a response while it is made. If that fails, abort the connection."""
+    answer = begun.answer
+    head = [*_headers(scope, answer.headers), (b"content-type", answer.content_type)]
+    await send({"type": "http.response.start", "status": 200, "headers": head})
+    try:
+        await _send_body(send, b"".join(begun.first))
+        begun.first.clear()
+        async for chunk in begun.rest:
+            if is_closed(scope):
+                return
+            await _send_body(send, chunk)
+        await _send_body(send, b"", last=True)
+    except PerdureError as error:
+        log.warning("%s %r ended early: %s", scope["method"], scope["path"], error.message)
+        abort_connection(scope)
+    except Exception:
+        log.exception("%s %r failed", scope["method"], scope["path"])
+        abort_connection(scope)
+
+
+def _headers(scope: Scope, more: tuple[Header, ...]) -> list[Header]:
+    headers = [(b"x-content-type-options", b"nosniff"), *more]
+    unread = scope.get("extensions", {}).get(EXTENSION, {}).get("unread")
+    if unread is not None and unread():
+        headers.append((b"connection", b"close"))  # what follows on the connection is not a request
+    return headers
+
+
+async def _send_body(send: Send, body: bytes, *, last: bool = False) -> None:
+    for start in range(0, len(body) - PIECE, PIECE):
+        await send({"type": "http.response.body", "body": body[start : start + PIECE], "more_body": True})
+    rest = len(body) % PIECE or min(len(body), PIECE)
+    await send({"type": "http.response.body", "body": body[len(body) - rest :], "more_body": not last})

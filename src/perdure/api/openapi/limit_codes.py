@@ -1,0 +1,58 @@
+"""The error codes of limits of size and load, as rows for `error_codes`: code, meaning, remedy."""
+
+from __future__ import annotations
+
+TOO_LARGE = (
+    (
+        "file_too_large",
+        "The file is larger than 10 MB, or than the limit configured on the server.",
+        "Split the file.",
+    ),
+    (
+        "too_large",
+        "The body is larger than 10 MB, or a configuration is larger than 1 MB.",
+        "Send less data in one request. Put large files into a session with its file routes.",
+    ),
+    (
+        "too_many_files",
+        "The workspace would have more than 20,000 files and folders.",
+        "Delete files, or combine them in archives.",
+    ),
+    (
+        "tool_result_too_large",
+        "A tool result is larger than 100 KB.",
+        "Shorten it, or store the data elsewhere and send its location.",
+    ),
+    (
+        "workspace_full",
+        "The workspace's files would exceed 100 MB, or the limit configured on the server.",
+        "Delete files.",
+    ),
+)
+
+TOO_MANY = (
+    ("rate_limited", "The caller has sent too many requests.", "Wait for `Retry-After` seconds."),
+    (
+        "too_many_searches",
+        "The organization runs as many searches, or forks of long sessions, as it may at a time.",
+        "Wait for `Retry-After` seconds.",
+    ),
+)
+
+BUSY = (
+    (
+        "read_timeout",
+        "The read looked at very much and was stopped at its time limit.",
+        "Ask for less, for example with more filters.",
+    ),
+    (
+        "too_many_uploads",
+        "So many large bodies are arriving at once that this one was refused.",
+        "Send it again after `Retry-After` seconds.",
+    ),
+    (
+        "too_many_connections",
+        "All connections of the server are in use.",
+        "Try again after `Retry-After` seconds. The operator can raise `PERDURE_MAX_CONNECTIONS`.",
+    ),
+)
