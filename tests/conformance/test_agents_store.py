@@ -189,8 +189,8 @@ async def test_nothing_is_found_from_another_organization(database: Database) ->
         assert await harness_by_name(tx, OTHER, "above") is None
         assert await agent_by_name(tx, OTHER, "desk") is None
         assert await latest_version(tx, OTHER, desk.id) is None
-        assert await list_versions(tx, OTHER, desk.id, 0, 10) == []
-        assert await list_harnesses(tx, OTHER, None, True) == []
+        assert await list_versions(tx, OTHER, desk.id, 0, 10) == ([], False)
+        assert await list_harnesses(tx, OTHER, None, True) == ([], False)
         assert await list_agents(tx, OTHER, None, True, 0, 10) == ([], 0)
         assert await agent_names(tx, OTHER, "") == await harness_names(tx, OTHER, "") == set()
         assert await session_counts(tx, OTHER, "agent_id", (desk.id,)) == {}
@@ -332,7 +332,7 @@ async def test_versions_come_newest_first_and_the_newest_with_a_configuration_is
     await keep(database, desk, *rows)
 
     async def body(tx: Tx) -> None:
-        assert [row.version_number for row in await list_versions(tx, ORG, desk.id, 1, 2)] == [3, 2]
+        assert [row.version_number for row in (await list_versions(tx, ORG, desk.id, 1, 2))[0]] == [3, 2]
         assert await latest_version(tx, ORG, desk.id) == rows[3]
         assert await latest_version(tx, ORG, desk.id, rows[0].config_hash) == rows[2]
         assert await latest_version(tx, ORG, desk.id, "none") is None

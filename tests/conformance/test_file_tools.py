@@ -33,7 +33,7 @@ class Watched:
         self.dialect = inner.dialect
         self.reads: list[bool] = []
 
-    async def read(self, body: Body[T], *, long: bool = False) -> T:
+    async def read(self, body: Body[T], *, long: bool = False, seconds: float | None = None) -> T:
         self.reads.append(long)
         return await self.inner.read(body, long=long)
 

@@ -82,7 +82,7 @@ class Store:
             call()
         return result
 
-    async def read(self, body: Body[T], *, long: bool = False) -> T:
+    async def read(self, body: Body[T], *, long: bool = False, seconds: float | None = None) -> T:
         return _drive(body, SqliteTx(self.reader))
 
     async def close(self) -> None:

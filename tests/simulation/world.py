@@ -326,7 +326,7 @@ class _Port:
             call()
         return result
 
-    async def read(self, body: Body[T], *, long: bool = False) -> T:
+    async def read(self, body: Body[T], *, long: bool = False, seconds: float | None = None) -> T:
         await self._process.point(f"{self._role}.read")
         return await self._process.world.store.read(body)
 

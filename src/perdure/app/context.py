@@ -7,6 +7,7 @@ from typing import Protocol
 
 from msgspec import Struct, field
 
+from perdure.app.shares import Shares
 from perdure.capabilities.registry import Registry
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import NewId, OrgId, SessionId, WorkspaceId, new_id
@@ -61,6 +62,7 @@ class Services(Struct, frozen=True):
     Attributes:
         now: the current time, in microseconds.
         sandbox: separate processes for work that may crash, hang or run out of memory.
+        shares: turns for work that may look at very much.
     """
 
     database: Database
@@ -71,6 +73,7 @@ class Services(Struct, frozen=True):
     new_id: NewId = new_id
     file_limits: FileLimits = FileLimits()
     sandbox: Sandbox = field(default_factory=Sandbox)
+    shares: Shares = field(default_factory=Shares)
 
 
 class App(Services, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from perdure.domain.ids import AgentId, AgentVersionId, OrgId, UserId
 from perdure.domain.times import Micros
 from perdure.store.agents import AgentRow, get_agent
 from perdure.store.database import Tx
-from perdure.store.rows import columns, insert, to_json, values
+from perdure.store.rows import LIST_BYTES, columns, insert, listed_columns, to_json, values
 
 
 class AgentVersionRow(Struct, frozen=True):
@@ -130,17 +130,23 @@ async def creator_of(tx: Tx, org_id: OrgId, agent_id: AgentId) -> UserId | None:
 
 async def list_versions(
     tx: Tx, org_id: OrgId, agent_id: AgentId, offset: int, limit: int
-) -> list[AgentVersionRow]:
-    """Return a page of an agent's versions, newest first."""
-    rows = await tx.all(
-        f"SELECT {_COLUMNS} FROM agent_versions WHERE agent_id = ? AND org_id = ?"
+) -> tuple[list[AgentVersionRow], bool]:
+    """Return a part of an agent's versions, newest first, and whether more of the `limit` follow.
+
+    Long configurations come without files. A part ends after `LIST_BYTES`.
+    """
+    listed = listed_columns(AgentVersionRow, tx.dialect, "authored_config", ("initial_files",))
+    rows, more = await tx.within(
+        LIST_BYTES,
+        ("authored_config", "resolved_config"),
+        f"SELECT {listed} FROM agent_versions WHERE agent_id = ? AND org_id = ?"
         " ORDER BY version_number DESC LIMIT ? OFFSET ?",
         agent_id,
         org_id,
         limit,
         offset,
     )
-    return [AgentVersionRow(*row) for row in rows]
+    return [AgentVersionRow(*row) for row in rows], more
 
 
 async def get_agent_at(

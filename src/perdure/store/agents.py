@@ -11,7 +11,7 @@ from perdure.domain.ids import AgentId, AgentVersionId, HarnessId, ModelId, OrgI
 from perdure.domain.resources import LifeStatus
 from perdure.domain.times import Micros
 from perdure.store.database import LOCK_ROW, Changes, Tx
-from perdure.store.rows import assignments, columns, insert, named, values
+from perdure.store.rows import LIST_BYTES, assignments, columns, insert, listed_columns, named, values
 
 
 class AgentRow(Struct, frozen=True):
@@ -80,10 +80,16 @@ async def agent_names(tx: Tx, org_id: OrgId, stem: str) -> set[str]:
 async def list_agents(
     tx: Tx, org_id: OrgId, search: str | None, archived: bool, offset: int, limit: int
 ) -> tuple[list[AgentRow], int]:
-    """Return a page of agents, newest first, and the number of all that match."""
+    """Return a page of agents, newest first, and the number of all that match.
+
+    Long configurations come without files. A page ends after `LIST_BYTES`.
+    """
     where, args = named(org_id, search, archived)
-    rows = await tx.all(
-        f"SELECT {_COLUMNS} FROM agents WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?",
+    listed = listed_columns(AgentRow, tx.dialect, "config", ("initial_files",))
+    rows, _ = await tx.within(
+        LIST_BYTES,
+        ("config", "system_prompt"),
+        f"SELECT {listed} FROM agents WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?",
         *args,
         limit,
         offset,

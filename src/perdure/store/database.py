@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
+from perdure.domain.errors import Unavailable
 from perdure.store.faults import Fault
 
 log = logging.getLogger("perdure.store")
@@ -47,6 +48,19 @@ class Tx(Protocol):
 
     async def one(self, sql: str, *args: Param) -> Row | None:
         """Return the first row of a query, or None."""
+        ...
+
+    async def within(
+        self, limit: int, large: Sequence[str], sql: str, *args: Param
+    ) -> tuple[list[Row], bool]:
+        """Return the first rows of a query that hold at most `limit` bytes, and whether there are more.
+
+        Returns one row at least, if there is one, however large it is. The limit is approximate.
+
+        Args:
+            large: the names of the query's columns that may be large.
+            sql: a query with ORDER BY.
+        """
         ...
 
     async def run(self, sql: str, *args: Param) -> int:
@@ -108,13 +122,31 @@ class Database(Protocol):
         """
         ...
 
-    async def read(self, body: Body[T], *, long: bool = False) -> T:
-        """Run a body that only reads. `long` (over about a millisecond) keeps it off the event loop."""
+    async def read(self, body: Body[T], *, long: bool = False, seconds: float | None = None) -> T:
+        """Run a body that only reads.
+
+        Args:
+            long: keeps a read of over about a millisecond off the event loop.
+            seconds: the time limit of a read that may look at very much, such as a search. Such reads have
+                threads of their own, so that no other read waits for them. The caller takes a turn in
+                `app.shares` for each.
+
+        Raises:
+            Unavailable: the database is closed, unreachable or too busy, or the time is over.
+        """
         ...
 
     async def close(self) -> None:
         """Finish the transactions in progress, then close all connections."""
         ...
+
+
+def out_of_time(seconds: float) -> Unavailable:
+    """Return the error of a read that was stopped at its time limit."""
+    return Unavailable(
+        f"the read was stopped after {seconds:g} seconds: ask for less, for example with more filters",
+        code="read_timeout",
+    )
 
 
 LOCK_ROW = {"sqlite": "", "postgres": " FOR UPDATE"}

@@ -45,6 +45,39 @@ async def id_of_event(tx: Tx, session_id: SessionId, sequence: int) -> str | Non
     return None if row is None else str(row[0])
 
 
+async def events_within(
+    tx: Tx,
+    session_id: SessionId,
+    after: int,
+    *,
+    size: int,
+    limit: int = 500,
+    until: int | None = None,
+    kinds: tuple[str, ...] = (),
+) -> tuple[list[Event], bool]:
+    """Return events of up to about `size` bytes, and whether there are more; one event at least.
+
+    Args:
+        after: the greatest sequence to leave out.
+        limit: the most events.
+        until: the greatest sequence to include.
+        kinds: the types to return; empty for all.
+    """
+    where, args = "session_id = ? AND sequence > ?", list[Value]((session_id, after))
+    if until is not None:
+        where, args = f"{where} AND sequence <= ?", [*args, until]
+    if kinds:
+        where, args = f"{where} AND type IN ({', '.join('?' * len(kinds))})", [*args, *kinds]
+    rows, more = await tx.within(
+        size,
+        ("data",),
+        f"SELECT {_READ} FROM events WHERE {where} ORDER BY sequence LIMIT ?",
+        *args,
+        limit,
+    )
+    return [Event(*row) for row in rows], more or len(rows) == limit
+
+
 async def events_of_kinds(
     tx: Tx, session_id: SessionId, kinds: tuple[str, ...], *, before: int, after: int = 0, limit: int = 500
 ) -> list[Event]:
@@ -130,35 +163,64 @@ def _where(session_id: SessionId, filters: EventFilter) -> tuple[str, list[Value
 
 
 async def list_events(
-    tx: Tx, session_id: SessionId, filters: EventFilter, limit: int, *, newest_first: bool = False
-) -> list[Event]:
-    """Return up to `limit` matching events, oldest first unless `newest_first`."""
+    tx: Tx,
+    session_id: SessionId,
+    filters: EventFilter,
+    limit: int,
+    *,
+    size: int,
+    newest_first: bool = False,
+) -> tuple[list[Event], bool]:
+    """Return up to `limit` matching events, oldest first unless `newest_first`.
+
+    Returns one event at least, if one matches, and no more than `size` bytes. Also returns whether there are
+    more of the `limit` events.
+    """
     where, args = _where(session_id, filters)
     order = "DESC" if newest_first else "ASC"
-    rows = await tx.all(
-        f"SELECT {_READ} FROM events WHERE {where} ORDER BY sequence {order} LIMIT ?", *args, limit
+    rows, more = await tx.within(
+        size,
+        ("data",),
+        f"SELECT {_READ} FROM events WHERE {where} ORDER BY sequence {order} LIMIT ?",
+        *args,
+        limit,
     )
-    return [Event(*row) for row in rows]
+    return [Event(*row) for row in rows], more
 
 
-async def copy_events(tx: Tx, source: SessionId, target: SessionId, through: int) -> None:
-    """Copy a log up to a sequence to another session; the copies get new ids."""
-    names = [name for name in EVENT_COLUMNS if name not in ("session_id", "id")]
-    cursor = 0
-    while cursor < through:
-        rows = await tx.all(
-            f"SELECT {', '.join(names)} FROM events WHERE session_id = ? AND sequence > ? AND sequence <= ?"
-            " ORDER BY sequence LIMIT 500",
-            source,
-            cursor,
-            through,
-        )
-        if not rows:
-            return
-        copies = [(target, new_event_id(row[0], row[3] // 1000), *row) for row in rows]
-        marks = ", ".join("?" * (len(names) + 2))
-        await tx.run_many(f"INSERT INTO events (session_id, id, {', '.join(names)}) VALUES ({marks})", copies)
-        cursor = rows[-1][0]
+_COPIED = tuple(name for name in EVENT_COLUMNS if name not in ("session_id", "id"))
+
+
+async def copy_events(
+    tx: Tx, source: SessionId, target: SessionId, after: int, through: int, size: int
+) -> int:
+    """Copy a part of a log to another session; the copies get new ids.
+
+    Args:
+        after: the sequence up to which events are copied already.
+        through: the last sequence to copy.
+        size: the most bytes to copy, unless a single event is larger.
+
+    Returns:
+        The sequence up to which events are copied now; less than `through` if the rest is missing or did not
+        fit.
+    """
+    names = ", ".join(_COPIED)
+    rows, _ = await tx.within(
+        size,
+        ("data",),
+        f"SELECT {names} FROM events WHERE session_id = ? AND sequence > ? AND sequence <= ?"
+        " ORDER BY sequence LIMIT 500",
+        source,
+        after,
+        through,
+    )
+    copies = [(target, new_event_id(row[0], row[3] // 1000), *row) for row in rows]
+    if not copies:
+        return after
+    marks = ", ".join("?" * (len(_COPIED) + 2))
+    await tx.run_many(f"INSERT INTO events (session_id, id, {names}) VALUES ({marks})", copies)
+    return int(rows[-1][0])
 
 
 async def count_kinds(tx: Tx, session_id: SessionId) -> list[tuple[str, int, Micros, Micros]]:

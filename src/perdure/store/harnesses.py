@@ -11,7 +11,16 @@ from perdure.domain.ids import HarnessId, ModelId, OrgId
 from perdure.domain.resources import LifeStatus
 from perdure.domain.times import Micros
 from perdure.store.database import LOCK_ROW, Changes, Tx
-from perdure.store.rows import assignments, columns, insert, named, to_json, values
+from perdure.store.rows import (
+    LIST_BYTES,
+    assignments,
+    columns,
+    insert,
+    listed_columns,
+    named,
+    to_json,
+    values,
+)
 
 
 class HarnessRow(Struct, frozen=True):
@@ -40,6 +49,8 @@ class HarnessRow(Struct, frozen=True):
 
 _CONFIG = msgspec.json.Decoder(HarnessConfig)
 _COLUMNS = columns(HarnessRow)
+LISTED = 500
+"""The most harnesses that are read at a time."""
 
 
 async def add_harness(tx: Tx, row: HarnessRow) -> None:
@@ -109,13 +120,25 @@ async def levels_below(tx: Tx, org_id: OrgId, harness_id: HarnessId) -> int:
     return 0 if found is None else int(found[0])
 
 
-async def list_harnesses(tx: Tx, org_id: OrgId, search: str | None, archived: bool) -> list[HarnessRow]:
-    """Return the organization's harnesses: built-in ones first, then the oldest."""
+async def list_harnesses(
+    tx: Tx, org_id: OrgId, search: str | None, archived: bool, offset: int = 0
+) -> tuple[list[HarnessRow], bool]:
+    """Return a part of the organization's harnesses, and whether more follow.
+
+    Built-in ones come first, then the oldest. Long configurations come without files. A part ends after
+    `LIST_BYTES`.
+    """
     where, args = named(org_id, search, archived)
-    rows = await tx.all(
-        f"SELECT {_COLUMNS} FROM harnesses WHERE {where} ORDER BY is_built_in DESC, created_at, id", *args
+    listed = listed_columns(HarnessRow, tx.dialect, "config", ("initial_files",))
+    rows, more = await tx.within(
+        LIST_BYTES,
+        ("config", "system_prompt"),
+        f"SELECT {listed} FROM harnesses WHERE {where} ORDER BY is_built_in DESC, created_at, id"
+        f" LIMIT {LISTED} OFFSET ?",
+        *args,
+        offset,
     )
-    return [HarnessRow(*row) for row in rows]
+    return [HarnessRow(*row) for row in rows], more or len(rows) == LISTED
 
 
 async def update_harness(tx: Tx, org_id: OrgId, harness_id: HarnessId, changes: Changes) -> None:

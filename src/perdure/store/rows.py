@@ -102,3 +102,32 @@ _JSON_NUMBER = {
 def json_number(dialect: str, column: str, name: str, kind: Literal["BIGINT", "DOUBLE PRECISION"]) -> str:
     """Return the expression for a number in a column of JSON objects; NULL where the name is missing."""
     return _JSON_NUMBER[dialect].format(column=column, name=name, kind=kind)
+
+
+LONG_JSON = 16 * 1024
+"""Characters of a column of JSON from which lists leave out what only a single resource shows."""
+LIST_BYTES = 4 * 1024 * 1024
+"""Bytes after which a page of a list ends, whatever its limit."""
+_SHORTENED = {
+    "sqlite": "json_remove({column}, {paths})",
+    "postgres": "CAST(CAST({column} AS jsonb) {without} AS TEXT)",
+}
+
+
+def listed_columns(row: type[Struct], dialect: str, column: str, hidden: Sequence[str]) -> str:
+    """Return the row's columns for a list: a long column of JSON objects loses some members.
+
+    Args:
+        hidden: the names of these members. A shorter column may still have them.
+    """
+    shorter = _SHORTENED[dialect].format(
+        column=column,
+        paths=", ".join(f"'$.{name}'" for name in hidden),
+        without=" ".join(f"- '{name}'" for name in hidden),
+    )
+    return columns(row).replace(column, f"{if_long(column, shorter)} AS {column}", 1)
+
+
+def if_long(column: str, instead: str) -> str:
+    """Return the expression for a text column, or for something else where it is long."""
+    return f"CASE WHEN LENGTH({column}) > {LONG_JSON} THEN {instead} ELSE {column} END"

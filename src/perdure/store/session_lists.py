@@ -10,14 +10,25 @@ from perdure.domain.ids import AgentId, OrgId, SessionId, UserId
 from perdure.domain.sessions import Status
 from perdure.domain.times import Micros
 from perdure.store.database import Row, Tx, Value
-from perdure.store.rows import among, columns, like_pattern, to_json
+from perdure.store.rows import (
+    LIST_BYTES,
+    among,
+    columns,
+    if_long,
+    like_pattern,
+    listed_columns,
+    to_json,
+)
 from perdure.store.search import candidates, searched_terms, segments_by_age
 from perdure.store.sessions import BUSY, BUSY_STATUSES, SessionRow
 
 EXACT = 200
 """Matches of a search that are counted exactly; beyond, the count is a lower bound."""
 
-_COLUMNS = columns(SessionRow)
+LONG = ""
+"""What a list has for a long configuration, unless it is asked for it."""
+_IF_SHORT = if_long("config", "''")
+_SHORT_COLUMNS = columns(SessionRow).replace("config", f"{_IF_SHORT} AS config", 1)
 _FEW, _MANY = 2, 64
 """The fewest (also the first) and the most segments that a search looks up at once."""
 FAR = 1000
@@ -73,16 +84,25 @@ def _where(org_id: OrgId, filters: SessionFilter) -> tuple[str, list[Value]]:
     return " AND ".join(parts), args
 
 
+def _columns(tx: Tx, long: bool) -> str:
+    if not long:
+        return _SHORT_COLUMNS
+    return listed_columns(SessionRow, tx.dialect, "config", ("initial_files", "hints"))
+
+
 async def list_sessions(
-    tx: Tx, org_id: OrgId, filters: SessionFilter, offset: int, limit: int
+    tx: Tx, org_id: OrgId, filters: SessionFilter, offset: int, limit: int, *, long: bool = False
 ) -> tuple[list[SessionRow], int]:
     """Return a page, newest first, and the number of all matches.
+
+    A page ends after `LIST_BYTES`. With `long`, long configurations come without files and hints; otherwise
+    there is `LONG` instead, because it takes long to read them.
 
     With a text or tags the number is exact up to `EXACT`, with other filters up to `COUNTED`. A larger number
     that is also beyond the end of the page is a lower bound.
     """
     if filters.search is not None or filters.tags:
-        return await _search(tx, org_id, filters, offset, limit)
+        return await _search(tx, org_id, filters, offset, limit, long)
     where, args = _where(org_id, filters)
     enough = max(offset + limit, COUNTED) + 1
 
@@ -107,15 +127,19 @@ async def list_sessions(
     if offset > FAR:
         total = await count()
         after_page = total - offset - limit if filters == SessionFilter() or total < enough else None
-        return await _rows(tx, org_id, await _far_ids(tx, where, args, offset, limit, after_page)), total
-    rows = await tx.all(
-        f"SELECT {_COLUMNS} FROM sessions WHERE {where} ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?",
+        ids = await _far_ids(tx, where, args, offset, limit, after_page)
+        return await _rows(tx, org_id, ids, long), total
+    rows, cut = await tx.within(
+        LIST_BYTES,
+        ("config",),
+        f"SELECT {_columns(tx, long)} FROM sessions WHERE {where}"
+        " ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?",
         *args,
         limit,
         offset,
     )
     found = [SessionRow(*row) for row in rows]
-    ends = len(found) < limit and (found or not offset)
+    ends = len(found) < limit and not cut and (found or not offset)
     return found, offset + len(found) if ends else await count()
 
 
@@ -149,18 +173,25 @@ async def _far_ids(
     return [row[0] for row in await tx.all(page, *args, length, skipped)]
 
 
-async def _rows(tx: Tx, org_id: OrgId, session_ids: Sequence[SessionId]) -> list[SessionRow]:
-    """Return these sessions, newest first.
+async def _rows(tx: Tx, org_id: OrgId, session_ids: Sequence[SessionId], long: bool) -> list[SessionRow]:
+    """Return the first of these sessions, newest first, up to `LIST_BYTES`.
 
     The ids are arguments, because PostgreSQL would read all sessions for a subquery.
     """
     chosen, ids = among(tx.dialect, "id", "TEXT", session_ids)
-    rows = await tx.all(f"SELECT {_COLUMNS} FROM sessions WHERE {chosen} AND org_id = ?", ids, org_id)
-    return sorted((SessionRow(*row) for row in rows), key=lambda row: (row.created_at, row.id), reverse=True)
+    rows, _ = await tx.within(
+        LIST_BYTES,
+        ("config",),
+        f"SELECT {_columns(tx, long)} FROM sessions WHERE {chosen} AND org_id = ?"
+        " ORDER BY created_at DESC, id DESC",
+        ids,
+        org_id,
+    )
+    return [SessionRow(*row) for row in rows]
 
 
 async def _search(
-    tx: Tx, org_id: OrgId, filters: SessionFilter, offset: int, limit: int
+    tx: Tx, org_id: OrgId, filters: SessionFilter, offset: int, limit: int, long: bool
 ) -> tuple[list[SessionRow], int]:
     where, args = _where(org_id, filters)
     enough = max(offset + limit, EXACT) + 1
@@ -178,7 +209,7 @@ async def _search(
     page = sorted(keys, reverse=True)[offset : offset + limit]
     if not page:
         return [], min(total, enough)
-    return await _rows(tx, org_id, [key[1] for key in page]), min(total, enough)
+    return await _rows(tx, org_id, [key[1] for key in page], long), min(total, enough)
 
 
 def _keys(rows: Sequence[Row]) -> set[Key]:

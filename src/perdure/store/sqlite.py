@@ -22,6 +22,7 @@ from perdure.domain.errors import Unavailable
 from perdure.store.data_folder import check_links, make_folder
 from perdure.store.database import Body, Param, Row, T, Value, run_callbacks
 from perdure.store.faults import Fault, lasting, sqlite_fault, unavailable
+from perdure.store.sqlite_searches import Searches
 
 GROUP_LIMIT = 128
 """The most transactions in one commit, which bounds the wait of the first of them."""
@@ -48,6 +49,18 @@ class SqliteTx:
 
     async def one(self, sql: str, *args: Param) -> Row | None:
         return cast("Row | None", self._connection.execute(sql, args).fetchone())
+
+    async def within(
+        self, limit: int, large: Sequence[str], sql: str, *args: Param
+    ) -> tuple[list[Row], bool]:
+        rows: list[Row] = []
+        size = 0
+        for row in self._connection.execute(sql, args):
+            size += sum([len(value) for value in row if isinstance(value, str | bytes)])
+            if rows and size > limit:
+                return rows, True
+            rows.append(row)
+        return rows, False
 
     async def run(self, sql: str, *args: Param) -> int:
         return self._connection.execute(sql, args).rowcount
@@ -86,6 +99,10 @@ def _drive(body: Body[T], tx: SqliteTx) -> T:
     raise RuntimeError("a transaction's body must await nothing but its transaction")
 
 
+def _read_on(body: Body[T], connection: sqlite3.Connection) -> T:
+    return _drive(body, SqliteTx(connection))
+
+
 class _Job:
     __slots__ = ("body", "error", "future", "result", "tx")
 
@@ -122,6 +139,7 @@ class SqliteDatabase:
         self._long = ThreadPoolExecutor(2, thread_name_prefix="perdure-read")
         self._local = threading.local()
         self._opened: list[sqlite3.Connection] = []
+        self._searches = Searches(lambda: _connect(path, readonly=True, cache_kib=2048))
         self._thread = threading.Thread(target=self._write_forever, name="perdure-write", daemon=True)
         self._thread.start()
 
@@ -152,10 +170,12 @@ class SqliteDatabase:
             first = next(iter(self._waiting.values()))
             self._timer = self._loop.call_later(max(first - now, 1.0), self._give_up)
 
-    async def read(self, body: Body[T], *, long: bool = False) -> T:
+    async def read(self, body: Body[T], *, long: bool = False, seconds: float | None = None) -> T:
         if self._closed:
             raise unavailable("closed")
         try:
+            if seconds is not None:
+                return await self._searches.run(body, seconds, _read_on)
             if not long:
                 return _drive(body, SqliteTx(self._reader))
             return await self._loop.run_in_executor(self._long, self._read_long, body)
@@ -183,6 +203,7 @@ class SqliteDatabase:
         if self._timer is not None:
             self._timer.cancel()
         self._long.shutdown(wait=True)
+        await self._searches.close()
         for connection in (*self._opened, self._reader, self._writer):
             connection.close()
 
@@ -300,7 +321,7 @@ def _fold(text: str | None) -> str | None:
     return None if text is None else text.casefold()
 
 
-def _connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
+def _connect(path: Path, *, readonly: bool = False, cache_kib: int = 8192) -> sqlite3.Connection:
     mode = "ro" if readonly else "rwc"
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
@@ -311,7 +332,7 @@ def _connect(path: Path, *, readonly: bool = False) -> sqlite3.Connection:
     )
     connection.execute("PRAGMA busy_timeout=5000")
     connection.execute("PRAGMA temp_store=MEMORY")
-    connection.execute("PRAGMA cache_size=-8192")
+    connection.execute(f"PRAGMA cache_size=-{cache_kib}")
     # SQLite's own LOWER handles ASCII only, and its LIKE ignores the case of ASCII letters.
     connection.create_function("lower", 1, _fold, deterministic=True)
     connection.execute("PRAGMA case_sensitive_like=ON")

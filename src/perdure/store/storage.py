@@ -7,6 +7,9 @@ from perdure.domain.times import Micros
 from perdure.store.crypto import Vault
 from perdure.store.database import Tx
 
+VALUES_SIZE = 1024 * 1024
+"""Bytes of values that are read at a time."""
+
 
 async def get_value(tx: Tx, session_id: SessionId, key: str) -> str | None:
     found = await tx.one("SELECT value FROM key_values WHERE session_id = ? AND key = ?", session_id, key)
@@ -33,13 +36,24 @@ async def delete_value(tx: Tx, session_id: SessionId, key: str) -> bool:
     return await tx.run("DELETE FROM key_values WHERE session_id = ? AND key = ?", session_id, key) == 1
 
 
-async def list_values(tx: Tx, session_id: SessionId) -> list[tuple[str, str, Micros, Micros]]:
-    """Return (key, value, created at, updated at) of each value, sorted by key."""
-    rows = await tx.all(
-        "SELECT key, value, created_at, updated_at FROM key_values WHERE session_id = ? ORDER BY key",
+async def list_values(
+    tx: Tx, session_id: SessionId, after: str = "", size: int = VALUES_SIZE
+) -> tuple[list[tuple[str, str, Micros, Micros]], bool]:
+    """Return (key, value, created at, updated at) of values, sorted by key, and whether more follow.
+
+    Args:
+        after: the last key to leave out.
+        size: the most bytes to return, unless a single value is larger.
+    """
+    rows, more = await tx.within(
+        size,
+        ("value",),
+        "SELECT key, value, created_at, updated_at FROM key_values WHERE session_id = ? AND key > ?"
+        " ORDER BY key",
         session_id,
+        after,
     )
-    return [(row[0], row[1], row[2], row[3]) for row in rows]
+    return [(row[0], row[1], row[2], row[3]) for row in rows], more
 
 
 async def count_values(tx: Tx, session_id: SessionId) -> int:
@@ -101,7 +115,13 @@ async def copy_storage(
     tx: Tx, vault: Vault, org_id: OrgId, source: SessionId, target: SessionId, now: Micros
 ) -> None:
     """Copy a session's key-value pairs and secrets to another session."""
-    for key, value, _, _ in await list_values(tx, source):
-        await set_value(tx, org_id, target, key, value, now)
+    await tx.run(
+        "INSERT INTO key_values (session_id, key, org_id, value, created_at, updated_at)"
+        " SELECT ?, key, org_id, value, ?, ? FROM key_values WHERE session_id = ?",
+        target,
+        now,
+        now,
+        source,
+    )
     for name, value in (await open_secrets(tx, vault, org_id, source)).items():
         await set_secret(tx, vault, org_id, target, name, value, now)

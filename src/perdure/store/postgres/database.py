@@ -20,7 +20,7 @@ import asyncpg
 
 from perdure.domain.backoff import backoff
 from perdure.domain.errors import Unavailable
-from perdure.store.database import Body, Param, Row, T, Value, run_callbacks
+from perdure.store.database import Body, Param, Row, T, Value, out_of_time, run_callbacks
 from perdure.store.faults import Fault, lasting, sqlstate_cause, unavailable
 
 SETTINGS = {
@@ -42,6 +42,8 @@ SETTINGS = {
 CONNECT_SECONDS = 5.0
 ACQUIRE_SECONDS = 10.0
 """How long a caller waits for a free connection before it gets an error."""
+SEARCHES = 3
+"""The most connections of the pool for reads that may look at very much."""
 COMMAND_SECONDS = 40.0
 """The client's timeout for a statement, for a server that does not answer at all. It exceeds the server's
 own limits."""
@@ -52,6 +54,13 @@ ATTEMPTS = 5
 """The most attempts to run a body before a conflict or a broken connection is reported."""
 OLDEST = 150000
 """PostgreSQL 15, as a `server_version_num`."""
+
+_WITHIN = (
+    "SELECT * FROM (SELECT page.*, SUM({size}) OVER running AS held, COUNT(*) OVER () AS found"
+    " FROM ({sql}) AS page WINDOW running AS (ROWS UNBOUNDED PRECEDING)) AS pages"
+    " WHERE held <= ? OR held = {size}"
+)
+"""The first rows of a query within a number of bytes, with two columns more."""
 
 _PARAMETER = re.compile(r"'(?:[^']|'')*'|\?")
 _INSERT = re.compile(r"\s*INSERT\s+INTO\s+(\w+)\s*\(([^)]*)\)\s*", re.IGNORECASE)
@@ -115,6 +124,14 @@ class PostgresTx:
 
     async def one(self, sql: str, *args: Param) -> Row | None:
         return cast("Row | None", await self.connection.fetchrow(numbered(sql), *args))
+
+    async def within(
+        self, limit: int, large: Sequence[str], sql: str, *args: Param
+    ) -> tuple[list[Row], bool]:
+        # The sizes are known without reading the values. The window takes the rows in the query's order.
+        size = " + ".join(f"COALESCE(octet_length({name}), 0)" for name in large)
+        rows = await self.all(_WITHIN.format(sql=sql, size=size), *args, limit)
+        return [row[:-2] for row in rows], bool(rows) and rows[0][-1] > len(rows)
 
     async def run(self, sql: str, *args: Param) -> int:
         status = await self.connection.execute(numbered(sql), *args, timeout=self._timeout)
@@ -199,6 +216,7 @@ class PostgresDatabase:
         self._pool = pool
         self._appends: dict[tuple[str, str], str] = {}
         self._writes: set[asyncio.Task[Any]] = set()
+        self._searches = asyncio.Semaphore(SEARCHES)
         self._closed = False
         self.last_fault: Fault | None = None
 
@@ -235,9 +253,22 @@ class PostgresDatabase:
             await asyncio.sleep(_pause(left))
         raise AssertionError("the last attempt returns or raises")
 
-    async def read(self, body: Body[T], *, long: bool = False) -> T:
+    async def read(self, body: Body[T], *, long: bool = False, seconds: float | None = None) -> T:
         if self._closed:
             raise unavailable("closed")
+        if seconds is None:
+            return await self._read(body)
+        limit = asyncio.timeout(seconds)
+        async with self._searches:  # the others' connections are for reads and writes that are quick
+            try:
+                async with limit:
+                    return await self._read(body)
+            except TimeoutError:
+                if limit.expired():
+                    raise out_of_time(seconds) from None
+                raise
+
+    async def _read(self, body: Body[T]) -> T:
         for left in reversed(range(ATTEMPTS)):
             connection = await self._acquire()
             try:

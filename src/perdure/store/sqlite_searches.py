@@ -1,0 +1,102 @@
+"""SQLite's threads for reads that may look at very much. Each such read has a time limit."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from perdure.store.database import Body, T, out_of_time
+
+THREADS = 3
+"""Reads at a time. The use cases take turns, so that no organization has all of them (`app/shares.py`)."""
+AGAIN = 0.05
+"""Seconds until a stopped read is interrupted again: an interrupt between two statements has no effect."""
+
+Drive = Callable[[Body[T], sqlite3.Connection], T]
+
+
+class _Search:
+    """A read in one of the threads. It can be interrupted from the event loop, but only while it runs."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.stopped = False
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+
+    def begin(self, connection: sqlite3.Connection) -> None:
+        with self._lock:
+            if self.stopped:
+                raise out_of_time(self.seconds)
+            self._connection = connection
+
+    def end(self) -> None:
+        with self._lock:
+            self._connection = None
+
+    def stop(self) -> None:
+        with self._lock:
+            self.stopped = True
+            if self._connection is not None:
+                self._connection.interrupt()
+
+
+async def _stop_after(seconds: float, search: _Search) -> None:
+    await asyncio.sleep(seconds)
+    while True:
+        search.stop()
+        await asyncio.sleep(AGAIN)
+
+
+class Searches:
+    """The threads, each with a connection of its own, which it opens at its first read."""
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._connect = connect
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="perdure-search")
+        self._local = threading.local()
+        self._opened: list[sqlite3.Connection] = []
+
+    async def run(self, body: Body[T], seconds: float, drive: Drive[T]) -> T:
+        """Run a body in one of the threads.
+
+        Args:
+            drive: runs the body on a connection.
+
+        Raises:
+            Unavailable: the read was stopped at its time limit.
+        """
+        loop = asyncio.get_running_loop()
+        search = _Search(seconds)
+        stopping = asyncio.create_task(_stop_after(seconds, search))
+        try:
+            return await loop.run_in_executor(self._threads, self._read, search, body, drive)
+        except asyncio.CancelledError:
+            search.stop()
+            raise
+        finally:
+            stopping.cancel()
+
+    async def close(self) -> None:
+        """Wait for the reads in progress, then close the connections."""
+        await asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
+        for connection in self._opened:
+            connection.close()
+
+    def _read(self, search: _Search, body: Body[T], drive: Drive[T]) -> T:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = self._connect()
+            self._opened.append(connection)
+        search.begin(connection)
+        try:
+            return drive(body, connection)
+        except sqlite3.OperationalError:
+            if search.stopped:
+                raise out_of_time(search.seconds) from None
+            raise
+        finally:
+            search.end()
