@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import msgspec
 
 from perdure.app.agent_policies import check_policy_kept
@@ -73,14 +75,25 @@ def to_version(row: AgentVersionRow) -> AgentVersion:
 
 async def all_versions(
     app: App, caller: Caller, ref: str, offset: int, limit: int
-) -> tuple[AgentVersion, ...]:
-    """List a page of an agent's versions, newest first."""
+) -> AsyncIterator[list[AgentVersion]]:
+    """List a page of an agent's versions, newest first, in parts, without their initial files."""
+    more = True
+    while more:
 
-    async def work(tx: Tx) -> list[AgentVersionRow]:
-        agent = await find_agent(tx, caller.organization_id, ref)
-        return await list_versions(tx, agent.org_id, agent.id, offset, limit)
+        async def work(
+            tx: Tx, offset: int = offset, limit: int = limit
+        ) -> tuple[list[AgentVersionRow], bool]:
+            agent = await find_agent(tx, caller.organization_id, ref)
+            return await list_versions(tx, agent.org_id, agent.id, offset, limit)
 
-    return tuple(map(to_version, await app.database.read(work, long=True)))
+        rows, more = await app.database.read(work, long=True)
+        yield [_without_files(to_version(row)) for row in rows]
+        offset, limit = offset + len(rows), limit - len(rows)
+
+
+def _without_files(version: AgentVersion) -> AgentVersion:
+    config = msgspec.structs.replace(version.authored_config, initial_files=())
+    return msgspec.structs.replace(version, authored_config=config)
 
 
 async def create_version(app: App, caller: Caller, ref: str, body: CreateAgentVersion) -> AgentVersion:

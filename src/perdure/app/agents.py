@@ -25,7 +25,7 @@ from perdure.domain.ids import (
     check_id,
     is_id,
 )
-from perdure.domain.paging import AllowedAction, Page
+from perdure.domain.paging import AllowedAction, Page, page_of
 from perdure.domain.resources import (
     NameCheck,
     ResourceStats,
@@ -312,14 +312,14 @@ async def read_agent(app: App, caller: Caller, ref: str) -> Agent:
 async def page_of_agents(
     app: App, caller: Caller, search: str | None, archived: bool, offset: int, limit: int
 ) -> Page[Agent]:
-    """List a page of agents, newest first."""
+    """List a page of agents, newest first, without their initial files."""
 
     async def work(tx: Tx) -> Page[Agent]:
         rows, total = await list_agents(tx, caller.organization_id, search, archived, offset, limit)
         counts = await session_counts(tx, caller.organization_id, "agent_id", tuple(row.id for row in rows))
-        return Page(
-            tuple(to_agent(row, sessions=counts.get(row.id, 0)) for row in rows), total, offset, limit
-        )
+        agents = (to_agent(row, sessions=counts.get(row.id, 0)) for row in rows)
+        listed = [msgspec.structs.replace(each, initial_files=()) for each in agents]
+        return page_of(listed, total, offset, limit)
 
     return await app.database.read(work, long=True)
 

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
 
 from perdure.app.context import App, Scope, Services
+from perdure.app.shares import SECONDS
 from perdure.domain.accounts import Caller
-from perdure.domain.errors import InvalidInput
+from perdure.domain.errors import InvalidInput, Unavailable
 from perdure.domain.events import Event, LlmGenerationData, PromptRef
 from perdure.domain.history import HISTORY_TYPES, Conversation
 from perdure.domain.ids import EventId, SessionId, is_live_event_id, sequence_of
 from perdure.domain.messages import Message
 from perdure.domain.times import Timestamp, to_rfc3339
 from perdure.store.database import Tx
-from perdure.store.events import EventFilter, count_kinds, events_after, id_of_event, list_events
+from perdure.store.events import (
+    EventFilter,
+    count_kinds,
+    events_after,
+    events_within,
+    id_of_event,
+    list_events,
+)
 from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, get_session
 
 NO_LIMIT = 1 << 60
+PAGE_BYTES = 16 * 1024 * 1024
+"""Bytes of events after which a page ends. A page of usual events has its limit before."""
+BATCH = 1024 * 1024
+"""Bytes of events that are read at a time, unless a single event is larger."""
 
 
 class KindCount(Struct, frozen=True):
@@ -75,34 +88,95 @@ async def sequence_of_cursor(tx: Tx, row: SessionRow, cursor: Cursor) -> int:
     )
 
 
-async def page_of_events(
-    app: Services,
-    scope: Scope,
-    session_id: SessionId,
-    filters: EventFilter,
-    limit: int,
-    *,
-    since: Cursor | None = None,
-    newest_first: bool = False,
-) -> list[Event]:
-    """List up to `limit` matching events after a cursor, oldest first unless `newest_first`.
+class EventReader:
+    """Reads a page of a log batch by batch, so that a page of any size takes little memory.
 
-    Raises:
-        NotFound: the session does not exist.
-        InvalidInput: the cursor is not of this session's log.
+    Args:
+        since: the place in the log after which to begin.
+        limit: the most events.
+        size: the bytes after which the page ends, whatever its limit.
+
+    Attributes:
+        more: whether the page ended because of its size or the time limit. The next page begins after the
+            last event.
     """
 
-    async def work(tx: Tx) -> list[Event]:
-        row = await get_session(tx, scope.organization_id, session_id)
-        wanted = filters
-        if since is not None:
-            after = max(await sequence_of_cursor(tx, row, since), filters.after or 0)
-            wanted = msgspec.structs.replace(filters, after=after)
-        events = await list_events(tx, row.id, wanted, limit, newest_first=newest_first)
-        return [await fill_prompt(tx, event) if event.type == "llm.generation" else event for event in events]
+    def __init__(
+        self,
+        app: Services,
+        scope: Scope,
+        session_id: SessionId,
+        filters: EventFilter,
+        limit: int,
+        *,
+        since: Cursor | None = None,
+        newest_first: bool = False,
+        size: int = PAGE_BYTES,
+    ) -> None:
+        self._app, self._scope, self._session_id = app, scope, session_id
+        self._filters, self._since, self._newest_first = filters, since, newest_first
+        self._left, self._room = limit, size
+        self.more = False
 
-    heavy = limit > 100 or filters.text is not None or "llm.generation" in filters.types or not filters.types
-    return await app.database.read(work, long=heavy)
+    async def batches(self) -> AsyncIterator[list[Event]]:
+        """Yield the page's events.
+
+        Raises:
+            NotFound: the session does not exist.
+            InvalidInput: the cursor is not of this session's log.
+        """
+        begun = False
+        while self._left:
+            try:
+                batch, more = await self._next()
+            except Unavailable as error:
+                if not begun or error.code != "read_timeout":
+                    raise
+                self.more = True  # what was found is an answer; the client continues after it
+                return
+            if batch:
+                yield batch
+            if not more:
+                return
+            begun = True
+            self._left -= len(batch)
+            self._room -= sum(len(event.data) for event in batch)
+            if self._room <= 0:
+                self.more = True
+                return
+            last = batch[-1].sequence
+            bound = {"before": last} if self._newest_first else {"after": last}
+            self._filters = msgspec.structs.replace(self._filters, **bound)
+
+    async def all(self) -> list[Event]:
+        """Read the whole page. Raises the errors of `batches`."""
+        return [event async for batch in self.batches() for event in batch]
+
+    async def _next(self) -> tuple[list[Event], bool]:
+        filters = self._filters
+        if filters.text is not None or filters.tags:
+            async with self._app.shares.turn(self._scope.organization_id):
+                return await self._app.database.read(self._batch, seconds=SECONDS)
+        heavy = self._left > 100 or "llm.generation" in filters.types or not filters.types
+        return await self._app.database.read(self._batch, long=heavy)
+
+    async def _batch(self, tx: Tx) -> tuple[list[Event], bool]:
+        row = await get_session(tx, self._scope.organization_id, self._session_id)
+        filters = self._filters
+        if self._since is not None:
+            after = max(await sequence_of_cursor(tx, row, self._since), filters.after or 0)
+            filters = msgspec.structs.replace(filters, after=after)
+        events, more = await list_events(
+            tx, row.id, filters, self._left, size=BATCH, newest_first=self._newest_first
+        )
+        batch: list[Event] = []
+        size = 0
+        for event in events:
+            if size > BATCH:
+                return batch, True
+            batch.append(await fill_prompt(tx, event) if event.type == "llm.generation" else event)
+            size += len(batch[-1].data)
+        return batch, more
 
 
 async def events_around(
@@ -115,27 +189,31 @@ async def events_around(
 ) -> list[Event]:
     """List an event, by its id or sequence, and up to `window` matching events on each side.
 
-    Oldest first.
+    Oldest first. Each side ends after `PAGE_BYTES` / 2.
 
     Raises:
         NotFound: the session does not exist.
         InvalidInput: the event is not of this session's log.
     """
 
-    async def work(tx: Tx) -> list[Event]:
+    async def place(tx: Tx) -> int:
         row = await get_session(tx, scope.organization_id, session_id)
-        sequence = around if isinstance(around, int) else await sequence_of_cursor(tx, row, around)
-        replace = msgspec.structs.replace
-        older = await list_events(
-            tx, row.id, replace(filters, before=sequence + 1), window + 1, newest_first=True
-        )
-        newer = await list_events(tx, row.id, replace(filters, after=sequence), window)
-        return [
-            await fill_prompt(tx, event) if event.type == "llm.generation" else event
-            for event in [*reversed(older), *newer]
-        ]
+        return around if isinstance(around, int) else await sequence_of_cursor(tx, row, around)
 
-    return await app.database.read(work, long=True)
+    sequence = await app.database.read(place)
+    older, newer = [
+        EventReader(
+            app,
+            scope,
+            session_id,
+            msgspec.structs.replace(filters, **bound),
+            limit,
+            newest_first="before" in bound,
+            size=PAGE_BYTES // 2,
+        )
+        for bound, limit in (({"before": sequence + 1}, window + 1), ({"after": sequence}, window))
+    ]
+    return [*reversed(await older.all()), *await newer.all()]
 
 
 async def summary_of_events(app: App, caller: Caller, session_id: SessionId) -> EventsSummary:
@@ -189,11 +267,12 @@ async def conversation_of(tx: Tx, session_id: SessionId, prompt: PromptRef) -> C
             conversation.feed(event, event.sequence)
     cursor = prompt.after
     while cursor < prompt.through:
-        page = await events_after(tx, session_id, cursor, limit=1000, until=prompt.through)
-        if not page:
-            break
+        page, more = await events_within(
+            tx, session_id, cursor, size=BATCH, until=prompt.through, kinds=HISTORY_TYPES
+        )
         for event in page:
-            if event.type in HISTORY_TYPES:
-                conversation.feed(event, event.sequence)
-        cursor = page[-1].sequence
+            conversation.feed(event, event.sequence)
+            cursor = event.sequence
+        if not more:
+            break
     return conversation

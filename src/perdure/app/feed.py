@@ -23,7 +23,7 @@ from perdure.domain.ids import MessageId, OrgId, SessionId, ToolCallId, live_eve
 from perdure.domain.times import to_rfc3339
 from perdure.store.bus import DRAFTED, Appended, Live
 from perdure.store.database import Tx
-from perdure.store.events import events_after, events_of_kinds
+from perdure.store.events import events_of_kinds, events_within
 from perdure.store.rows import to_json
 from perdure.store.sessions import look_session
 
@@ -121,16 +121,15 @@ class Follower:
     async def _read(self) -> list[Frame]:
         cursor, session_id = self._cursor, self._session_id
 
-        async def body(tx: Tx) -> tuple[bool, list[Event]]:
-            events = await events_after(tx, session_id, cursor, limit=PAGE)
+        async def body(tx: Tx) -> tuple[bool, list[Event], bool]:
+            events, more = await events_within(tx, session_id, cursor, size=FILL, limit=PAGE)
             # Deleting a session ends its turn first, so only an idle one can have been deleted.
             if events and events[-1].type != "session.idled":
-                return True, events
+                return True, events, more
             row = await look_session(tx, session_id)
-            return row is not None and row.deleted_at is None, events
+            return row is not None and row.deleted_at is None, events, more
 
-        alive, events = await self._app.database.read(body)
-        self._must_read = len(events) == PAGE
+        alive, events, self._must_read = await self._app.database.read(body)
         frames = await self._logged(events)
         self.gone = not alive and not self._must_read
         return frames

@@ -67,7 +67,23 @@ async def grep(
     Raises:
         InvalidInput: a pattern is not valid.
         NotFound: the folder or file does not exist.
+        RateLimited: the organization runs too many searches.
     """
+    async with app.shares.turn(scope.organization_id):
+        return await _grep(app, scope, at, regex, glob, folder, ignore_case, limit, clean)
+
+
+async def _grep(
+    app: Services,
+    scope: Scope,
+    at: At,
+    regex: str,
+    glob: str | None,
+    folder: str,
+    ignore_case: bool,
+    limit: int,
+    clean: Callable[[str], str],
+) -> Search:
     end = time.monotonic() + SECONDS
     pattern = await asyncio.to_thread(compile_regex, regex, ignore_case=ignore_case)
     rows, truncated = await _select_files(app, scope, at, folder, glob, end)
@@ -94,7 +110,8 @@ async def find(
 
     Raises the errors of `grep`.
     """
-    return await _select_files(app, scope, at, folder, glob, time.monotonic() + SECONDS)
+    async with app.shares.turn(scope.organization_id):
+        return await _select_files(app, scope, at, folder, glob, time.monotonic() + SECONDS)
 
 
 async def _select_files(

@@ -39,7 +39,7 @@ from perdure.domain.paging import Listing
 from perdure.domain.paths import clean_path, file_id, name_of
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.store import file_changes as changes
-from perdure.store.blobs import parts_of, read_part
+from perdure.store.blobs import PART, parts_of, read_part
 from perdure.store.bus import Appended
 from perdure.store.database import Tx
 from perdure.store.files import FileRow, list_children, list_tree, need_entry, need_file
@@ -120,6 +120,11 @@ def _info(row: FileRow) -> FileInfo:
     )
 
 
+def describe(row: FileRow) -> SessionFile:
+    """Describe a file without its content."""
+    return _file(row)
+
+
 def _infos(rows: Sequence[FileRow]) -> tuple[FileInfo, ...]:
     return tuple(map(_info, rows))
 
@@ -159,8 +164,8 @@ async def list_folder(
 
 async def read_path(
     app: Services, scope: Scope, at: At, path: str, *, recursive: bool
-) -> SessionFile | Listing[FileInfo]:
-    """Read a file with its content, or list a folder's contents. Raises NotFound."""
+) -> SessionFile | OpenFile | Listing[FileInfo]:
+    """Read a file with its content, open a large one, or list a folder's contents. Raises NotFound."""
     clean = clean_path(path)
 
     async def work(tx: Tx) -> FileRow:
@@ -169,6 +174,8 @@ async def read_path(
     row = await app.database.read(work)
     if row.is_directory:
         return await list_folder(app, scope, at, clean, recursive=recursive)
+    if row.size_bytes > PART:
+        return _open(app, row)
     data = await content_of_row(app, row)
     return _file(row, await sized(len(data), encoded, data, bool(row.is_text)))
 
@@ -192,10 +199,12 @@ async def open_file(app: Services, scope: Scope, at: At, path: str) -> OpenFile:
     async def work(tx: Tx) -> FileRow:
         return await need_file(tx, org_id, await workspace_at(tx, scope, at), clean)
 
-    row = await app.database.read(work)
+    return _open(app, await app.database.read(work))
 
+
+def _open(app: Services, row: FileRow) -> OpenFile:
     async def read(part: int) -> bytes:
-        return await app.database.read(lambda tx: read_part(tx, org_id, row.hash, part), long=True)
+        return await app.database.read(lambda tx: read_part(tx, row.org_id, row.hash, part), long=True)
 
     return OpenFile(row, read)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
+
 import msgspec
 
 from perdure.app.context import App
@@ -9,7 +12,7 @@ from perdure.app.idempotency import Once, write_once
 from perdure.app.sessions import cancel_events, check_model, check_startable, to_session
 from perdure.capabilities.resolve import SessionFeatures, load_layers, resolve
 from perdure.domain.accounts import Caller
-from perdure.domain.errors import InvalidInput
+from perdure.domain.errors import InvalidInput, Unavailable
 from perdure.domain.events import Event, NewEvent
 from perdure.domain.ids import SessionId, check_id
 from perdure.domain.projection import Projection, project
@@ -23,8 +26,10 @@ from perdure.domain.times import Micros
 from perdure.store.agents import get_agent
 from perdure.store.database import Tx
 from perdure.store.databases import copy_databases
-from perdure.store.events import copy_events, events_after
+from perdure.store.events import copy_events, events_within
 from perdure.store.files import copy_tree
+from perdure.store.forks import add_hidden, show
+from perdure.store.idempotency import kept_answer
 from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, add_session, append, get_session
 from perdure.store.shell_states import copy_shell_state
@@ -32,7 +37,11 @@ from perdure.store.storage import copy_storage
 from perdure.store.workspaces import get_workspace, hold_workspace
 
 MAX_FORK = 100_000
-"""The most events that a fork copies, which bounds the length of its transaction."""
+"""The most events that a fork copies."""
+PART = 1024 * 1024
+"""Bytes of events that one transaction copies. A log of up to this size is copied at once."""
+SECONDS = 300.0
+"""The time limit for copying a long log."""
 
 
 async def fork_session(
@@ -43,33 +52,120 @@ async def fork_session(
     A turn that is incomplete at that sequence is cancelled in the copy; the original continues.
     """
     now = app.now()
+    session = app.new_id("session")
 
-    async def work(tx: Tx) -> Session:
+    async def plan(tx: Tx) -> tuple[SessionRow, int, bool]:
         source = await get_session(tx, caller.organization_id, session_id)
-        through = source.head if body.from_sequence is None else body.from_sequence
-        if not 1 <= through <= source.head:
-            raise InvalidInput(f"`from_sequence` must be between 1 and {source.head}", field="from_sequence")
-        if through > MAX_FORK:
-            raise InvalidInput(
-                f"a fork copies at most {MAX_FORK} events", code="fork_too_long", field="from_sequence"
-            )
-        row = await _copied_row(app, tx, caller, source, body, through, now)
-        if body.agent_id is not None:
-            # Another agent's tools may have the same names as the session's: fail now, not in the first turn.
-            resolve((await load_layers(tx, row)).layers, app.registry)
-        await add_session(tx, row)
-        await copy_events(tx, source.id, row.id, through)
-        await _copy_files(tx, source, row, now)
-        await copy_databases(tx, source.id, row.id)
-        await copy_shell_state(tx, source.id, row.id)
-        await copy_storage(tx, app.vault, source.org_id, source.id, row.id, now)
-        if row.status in ("active", "waiting_for_tool_results"):
-            reason = "the session was forked in the middle of this turn"
-            notice = "[This session is a copy that was made in the middle of this turn, which ends here.]"
-            row, _ = await append(tx, row, cancel_events(app, row, reason, now, notice), now=now)
-        return to_session(row, features=await SessionFeatures(app.registry).of(tx, row), pinned=False)
+        through = _last_sequence(source, body)
+        _, more = await events_within(tx, source.id, 0, size=PART, limit=500, until=through)
+        return source, through, more and not await _is_repeated(tx, once)
 
-    return await write_once(app, once, work)
+    source, through, long = await app.database.read(plan, long=True)
+    if not long:
+        return await write_once(
+            app, once, lambda tx: _copy_at_once(app, tx, caller, session_id, session, body, now)
+        )
+    async with app.shares.turn(caller.organization_id):
+        return await _copy_in_parts(app, caller, source, session, body, through, now, once)
+
+
+def _last_sequence(source: SessionRow, body: ForkSession) -> int:
+    """Return the sequence of the last event to copy. Raises InvalidInput."""
+    through = source.head if body.from_sequence is None else body.from_sequence
+    if not 1 <= through <= source.head:
+        raise InvalidInput(f"`from_sequence` must be between 1 and {source.head}", field="from_sequence")
+    if through > MAX_FORK:
+        raise InvalidInput(
+            f"a fork copies at most {MAX_FORK} events", code="fork_too_long", field="from_sequence"
+        )
+    return through
+
+
+async def _is_repeated(tx: Tx, once: Once | None) -> bool:
+    """Whether the request has been answered before: then nothing is copied."""
+    return once is not None and await kept_answer(tx, once.org_id, once.key) is not None
+
+
+async def _copy_at_once(
+    app: App, tx: Tx, caller: Caller, session_id: SessionId, copy: SessionId, body: ForkSession, now: Micros
+) -> Session:
+    source = await get_session(tx, caller.organization_id, session_id)
+    through = _last_sequence(source, body)
+    projection = await rebuild_projection(tx, source, through)
+    row = await _copied_row(tx, caller, source, copy, body, projection, through, now)
+    await add_session(tx, row)
+    done = 0
+    while done < through:
+        done = await _copied(tx, source, row, done, through)
+    return await _complete(app, tx, source, row, body, now)
+
+
+async def _copy_in_parts(
+    app: App,
+    caller: Caller,
+    source: SessionRow,
+    copy: SessionId,
+    body: ForkSession,
+    through: int,
+    now: Micros,
+    once: Once | None,
+) -> Session:
+    """Copy a long log part by part, so that other writers have their turn in between."""
+    limit = asyncio.timeout(SECONDS)
+    try:
+        async with limit:
+            projection, more = Projection(), True
+            while more:
+                projection, more = await app.database.read(
+                    partial(_project_part, source=source, before=projection, through=through), long=True
+                )
+
+            async def begin(tx: Tx) -> SessionRow:
+                row = await _copied_row(tx, caller, source, copy, body, projection, through, now)
+                await add_hidden(tx, row, app.now())
+                return row
+
+            row = await app.database.write(begin)
+            done = 0
+            while done < through:
+                done = await app.database.write(
+                    partial(_copied, source=source, row=row, done=done, through=through)
+                )
+    except TimeoutError:
+        if limit.expired():
+            raise Unavailable("the fork took too long: use a smaller `from_sequence`") from None
+        raise
+
+    async def end(tx: Tx) -> Session:
+        current = await get_session(tx, source.org_id, source.id)
+        await show(tx, row)
+        return await _complete(app, tx, current, row, body, now)
+
+    return await write_once(app, once, end)
+
+
+async def _copied(tx: Tx, source: SessionRow, row: SessionRow, done: int, through: int) -> int:
+    """Copy a part of the log; return the sequence up to which it is copied."""
+    copied = await copy_events(tx, source.id, row.id, done, through, PART)
+    return through if copied == done else copied  # there is no more of a log that was removed meanwhile
+
+
+async def _complete(
+    app: App, tx: Tx, source: SessionRow, row: SessionRow, body: ForkSession, now: Micros
+) -> Session:
+    """Copy all but the log to a session that has the log already."""
+    if body.agent_id is not None:
+        # Another agent's tools may have the same names as the session's: fail now, not in the first turn.
+        resolve((await load_layers(tx, row)).layers, app.registry)
+    await _copy_files(tx, source, row, now)
+    await copy_databases(tx, source.id, row.id)
+    await copy_shell_state(tx, source.id, row.id)
+    await copy_storage(tx, app.vault, source.org_id, source.id, row.id, now)
+    if row.status in ("active", "waiting_for_tool_results"):
+        reason = "the session was forked in the middle of this turn"
+        notice = "[This session is a copy that was made in the middle of this turn, which ends here.]"
+        row, _ = await append(tx, row, cancel_events(app, row, reason, now, notice), now=now)
+    return to_session(row, features=await SessionFeatures(app.registry).of(tx, row), pinned=False)
 
 
 async def _copy_files(tx: Tx, source: SessionRow, row: SessionRow, now: Micros) -> None:
@@ -80,9 +176,15 @@ async def _copy_files(tx: Tx, source: SessionRow, row: SessionRow, now: Micros) 
 
 
 async def _copied_row(
-    app: App, tx: Tx, caller: Caller, source: SessionRow, body: ForkSession, through: int, now: Micros
+    tx: Tx,
+    caller: Caller,
+    source: SessionRow,
+    copy: SessionId,
+    body: ForkSession,
+    projection: Projection,
+    through: int,
+    now: Micros,
 ) -> SessionRow:
-    projection = await rebuild_projection(tx, source.id, through)
     config = source.config_struct()
     if body.system_prompt is not None:
         config = msgspec.structs.replace(config, system_prompt=body.system_prompt)
@@ -96,7 +198,7 @@ async def _copied_row(
     usage = None if projection.usage is None else to_json(projection.usage)
     return msgspec.structs.replace(
         source,
-        id=app.new_id("session"),
+        id=copy,
         owner_id=caller.user_id,
         agent_id=body.agent_id or source.agent_id,
         agent_version_id=version_id,
@@ -126,15 +228,20 @@ async def _copied_row(
     )
 
 
-async def rebuild_projection(tx: Tx, session_id: SessionId, through: int) -> Projection:
+async def rebuild_projection(tx: Tx, source: SessionRow, through: int) -> Projection:
     """Fold the projection of a log up to a sequence from its events."""
-    projection = Projection()
-    while projection.head < through:
-        page = await events_after(tx, session_id, projection.head, limit=1000, until=through)
-        if not page:
-            break
-        projection = project(projection, [_to_new_event(event) for event in page])
+    projection, more = Projection(), True
+    while more:
+        projection, more = await _project_part(tx, source, projection, through)
     return projection
+
+
+async def _project_part(
+    tx: Tx, source: SessionRow, before: Projection, through: int
+) -> tuple[Projection, bool]:
+    """Fold the next part of a log; also return whether there is more of it."""
+    events, more = await events_within(tx, source.id, before.head, size=PART, until=through)
+    return project(before, [_to_new_event(event) for event in events]), more
 
 
 def _to_new_event(event: Event) -> NewEvent:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
 
 import msgspec
 from msgspec import UNSET
@@ -242,15 +243,22 @@ async def read_harness(app: App, caller: Caller, ref: str) -> Harness:
     return await app.database.read(work, long=True)
 
 
-async def all_harnesses(app: App, caller: Caller, search: str | None, archived: bool) -> list[Harness]:
-    """List the organization's harnesses, built-in ones first."""
+async def all_harnesses(
+    app: App, caller: Caller, search: str | None, archived: bool
+) -> AsyncIterator[list[Harness]]:
+    """List the organization's harnesses in parts, built-in ones first, without their initial files."""
+    offset, more = 0, True
+    while more:
 
-    async def work(tx: Tx) -> list[Harness]:
-        rows = await list_harnesses(tx, caller.organization_id, search, archived)
-        counts = await session_counts(tx, caller.organization_id, "harness_id", tuple(row.id for row in rows))
-        return [to_harness(row, sessions=counts.get(row.id, 0)) for row in rows]
+        async def work(tx: Tx, offset: int = offset) -> tuple[list[Harness], bool]:
+            rows, more = await list_harnesses(tx, caller.organization_id, search, archived, offset)
+            ids = tuple(row.id for row in rows)
+            counts = await session_counts(tx, caller.organization_id, "harness_id", ids)
+            return [to_harness(row, sessions=counts.get(row.id, 0)) for row in rows], more
 
-    return await app.database.read(work, long=True)
+        part, more = await app.database.read(work, long=True)
+        yield [msgspec.structs.replace(each, initial_files=()) for each in part]
+        offset += len(part)
 
 
 async def change_harness(

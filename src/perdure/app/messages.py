@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import msgspec
 
 from perdure.app.content_checks import check_result, checked_content
 from perdure.app.context import App
+from perdure.app.events import BATCH
 from perdure.app.idempotency import Once
 from perdure.app.sessions import check_model, write_at_head
 from perdure.app.storage import without_secrets
@@ -19,7 +22,7 @@ from perdure.domain.events import (
     ToolCompletedData,
 )
 from perdure.domain.history import result_message
-from perdure.domain.ids import MessageId, SessionId
+from perdure.domain.ids import MAX_SEQUENCE, MessageId, SessionId
 from perdure.domain.messages import ContentPart, CreateMessage, Message, TextPart
 from perdure.domain.spans import message_context, tool_context
 from perdure.domain.times import Micros, to_rfc3339
@@ -28,7 +31,7 @@ from perdure.domain.tools import APPROVE, SubmittedToolResults, SubmitToolResult
 from perdure.domain.turn import Calling, CallState, Idle, TurnState, fold, open_client_calls
 from perdure.store.bus import Appended
 from perdure.store.database import Tx
-from perdure.store.events import events_after, events_of_kinds
+from perdure.store.events import events_after, events_within
 from perdure.store.queue import Job
 from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, append, get_session
@@ -94,22 +97,26 @@ def _message(
     )
 
 
-async def list_messages(app: App, caller: Caller, session_id: SessionId) -> list[Message]:
-    """Rebuild the session's messages from its log, oldest first."""
+async def list_messages(app: App, caller: Caller, session_id: SessionId) -> AsyncIterator[list[Message]]:
+    """Rebuild the session's messages from its log, oldest first, batch by batch.
 
-    async def work(tx: Tx) -> list[Message]:
-        row = await get_session(tx, caller.organization_id, session_id)
-        messages: list[Message] = []
-        before = row.head
-        while before > 0:
-            page = await events_of_kinds(tx, row.id, MESSAGE_TYPES, before=before, limit=1000)
-            messages.extend(_to_message(event) for event in page if not _is_approval(event))
-            if len(page) < 1000:
-                break
-            before = page[-1].sequence - 1
-        return messages[::-1]
+    Messages that arrive while the batches are read are left out. Raises NotFound at the first batch.
+    """
+    cursor, until = 0, MAX_SEQUENCE
+    more = True
+    while more:
 
-    return await app.database.read(work, long=True)
+        async def work(tx: Tx, after: int = cursor, until: int = until) -> tuple[int, list[Event], bool]:
+            row = await get_session(tx, caller.organization_id, session_id)
+            until = min(until, row.head)
+            return until, *await events_within(
+                tx, row.id, after, size=BATCH, until=until, kinds=MESSAGE_TYPES
+            )
+
+        until, events, more = await app.database.read(work, long=True)
+        if events:
+            cursor = events[-1].sequence
+            yield [_to_message(event) for event in events if not _is_approval(event)]
 
 
 def _is_approval(event: Event) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import msgspec
 
 from perdure.app.context import App
@@ -10,7 +12,8 @@ from perdure.domain.accounts import Caller
 from perdure.domain.ids import SessionId
 
 
-async def export_session(app: App, caller: Caller, session_id: SessionId) -> bytes:
-    """Export a session's messages as JSON lines, oldest first."""
-    messages = await list_messages(app, caller, session_id)
-    return b"".join(msgspec.json.encode(message) + b"\n" for message in messages)
+async def export_session(app: App, caller: Caller, session_id: SessionId) -> AsyncIterator[bytes]:
+    """Export a session's messages as JSON lines, oldest first, a few at a time. Raises NotFound."""
+    encoder = msgspec.json.Encoder()
+    async for messages in list_messages(app, caller, session_id):
+        yield encoder.encode_lines(messages)

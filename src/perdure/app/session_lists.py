@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 from perdure.app.context import App
 from perdure.app.sessions import to_session
+from perdure.app.shares import SECONDS
 from perdure.capabilities.resolve import SessionFeatures
 from perdure.domain.accounts import Caller
-from perdure.domain.paging import Page
+from perdure.domain.paging import Page, page_of
 from perdure.domain.sessions import Session, SessionStats
 from perdure.store.database import Tx
 from perdure.store.schedules import active_counts
-from perdure.store.session_lists import SessionFilter, count_by_status, list_sessions
-from perdure.store.sessions import pinned_among
+from perdure.store.session_lists import LONG, SessionFilter, count_by_status, list_sessions
+from perdure.store.sessions import SessionRow, pinned_among
 
+FEW = 10
+"""Agents and harnesses of a page up to which it is read on the event loop."""
 FAR = 1000
 """The largest offset for a read on the event loop: skipping so many sessions takes 0.05 ms."""
 
@@ -20,26 +26,49 @@ FAR = 1000
 async def page_of_sessions(
     app: App, caller: Caller, filters: SessionFilter, offset: int, limit: int
 ) -> Page[Session]:
-    """List a page of sessions, newest first."""
+    """List a page of sessions, newest first, without their initial files and hints."""
+    read = partial(_read_page, app, caller, filters, offset, limit)
+    if filters.search is not None or filters.tags:
+        async with app.shares.turn(caller.organization_id):
+            page = await app.database.read(partial(read, long=True), seconds=SECONDS)
+    else:
+        # The newest sessions are read at once; a filter or a large offset may have to search many rows.
+        page = await app.database.read(read, long=filters != SessionFilter() or offset > FAR)
+    if page is None:
+        page = await app.database.read(partial(read, long=True), long=True)
+    if page is None:
+        raise AssertionError("a page that is read with `long` is there")
+    return page
 
-    async def work(tx: Tx) -> Page[Session]:
-        rows, total = await list_sessions(tx, caller.organization_id, filters, offset, limit)
-        pinned = await pinned_among(tx, caller.user_id, [row.id for row in rows])
-        features = SessionFeatures(app.registry)
-        counts = await active_counts(tx, [row.id for row in rows])
-        sessions = [
-            to_session(
-                row,
-                features=await features.of(tx, row),
-                pinned=row.id in pinned,
-                schedules=counts.get(row.id, 0),
-            )
-            for row in rows
-        ]
-        return Page(tuple(sessions), total, offset, limit)
 
-    # The newest sessions are read at once; a filter or a large offset may have to search many rows.
-    return await app.database.read(work, long=filters != SessionFilter() or offset > FAR)
+async def _read_page(
+    app: App, caller: Caller, filters: SessionFilter, offset: int, limit: int, tx: Tx, *, long: bool = False
+) -> Page[Session] | None:
+    """Read a page. Without `long`, return None if that would take long on the event loop."""
+    rows, total = await list_sessions(tx, caller.organization_id, filters, offset, limit, long=long)
+    if not long and _is_heavy(rows):
+        return None
+    pinned = await pinned_among(tx, caller.user_id, [row.id for row in rows])
+    features = SessionFeatures(app.registry)
+    counts = await active_counts(tx, [row.id for row in rows])
+    sessions = [
+        to_session(
+            row,
+            features=await features.of(tx, row),
+            pinned=row.id in pinned,
+            schedules=counts.get(row.id, 0),
+            listed=True,
+        )
+        for row in rows
+    ]
+    return page_of(sessions, total, offset, limit)
+
+
+def _is_heavy(rows: Sequence[SessionRow]) -> bool:
+    """Whether these sessions have long configurations, or very many agents, whose capabilities are read."""
+    return any(row.config == LONG for row in rows) or (
+        len({(row.harness_id, row.agent_id, row.agent_version_id) for row in rows}) > FEW
+    )
 
 
 async def session_stats(app: App, caller: Caller) -> SessionStats:

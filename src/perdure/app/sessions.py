@@ -40,6 +40,7 @@ from perdure.domain.ids import (
     uuid_of,
 )
 from perdure.domain.messages import Message, TextPart
+from perdure.domain.resources import check_size
 from perdure.domain.sessions import (
     CancelledTurn,
     CreateSession,
@@ -78,9 +79,14 @@ from perdure.store.workspaces import hold_for_writing, orphaned_workspace
 
 
 def to_session(
-    row: SessionRow, *, features: tuple[str, ...], pinned: bool | None, schedules: int = 0
+    row: SessionRow,
+    *,
+    features: tuple[str, ...],
+    pinned: bool | None,
+    schedules: int = 0,
+    listed: bool = False,
 ) -> Session:
-    """Convert a row to the resource that clients see."""
+    """Convert a row to the resource that clients see. Lists leave out the initial files and the hints."""
     config = row.config_struct()
     owner = PrincipalSummary(PrincipalId(f"principal_{row.owner_id[5:]}"), "user", uuid_of(row.owner_id))
     url = f"/v1/sessions/{row.id}"
@@ -108,9 +114,9 @@ def to_session(
         system_prompt=config.system_prompt,
         max_iterations=config.max_iterations,
         parallel_tool_calls=config.parallel_tool_calls,
-        initial_files=config.initial_files,
+        initial_files=() if listed else config.initial_files,
         network_access=config.network_access,
-        hints=config.hints,
+        hints=None if listed else config.hints,
         is_pinned=pinned,
         active_schedule_count=schedules,
         preview=row.preview,
@@ -167,6 +173,7 @@ async def create_session(app: App, caller: Caller, body: CreateSession, once: On
             now=now,
         )
         started = SessionStartedData(row.harness_id, row.agent_id, row.model_id)
+        check_size(row.config)
         await add_session(tx, row)
         layers = [harness_layer(each) for each in await harness_chain(tx, row.org_id, row.harness_id)]
         layers += [*([] if agent is None else [agent_layer(agent)]), session_layer(row)]

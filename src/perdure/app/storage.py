@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 from perdure.app.context import Scope, Services
 from perdure.app.own_session import check_session
 from perdure.domain.errors import InvalidInput
@@ -45,17 +47,24 @@ async def without_secrets(app: Services, tx: Tx, row: SessionRow, events: list[N
 # --- key-values -------------------------------------------------------------
 
 
-async def all_values(app: Services, scope: Scope, session_id: SessionId) -> list[KeyValue]:
-    """List the session's key-value pairs, sorted by key."""
+async def all_values(app: Services, scope: Scope, session_id: SessionId) -> AsyncIterator[list[KeyValue]]:
+    """List the session's key-value pairs, sorted by key, batch by batch."""
+    last, more = "", True
+    while more:
 
-    async def work(tx: Tx) -> list[KeyValue]:
-        await check_session(tx, scope, session_id)
-        return [
-            KeyValue(key, value, to_rfc3339(created), to_rfc3339(updated))
-            for key, value, created, updated in await list_values(tx, session_id)
-        ]
+        async def work(tx: Tx, after: str = last) -> tuple[list[KeyValue], bool]:
+            await check_session(tx, scope, session_id)
+            values, more = await list_values(tx, session_id, after)
+            pairs = [
+                KeyValue(key, value, to_rfc3339(created), to_rfc3339(updated))
+                for key, value, created, updated in values
+            ]
+            return pairs, more
 
-    return await app.database.read(work)
+        pairs, more = await app.database.read(work)
+        if pairs:
+            last = pairs[-1].key
+            yield pairs
 
 
 async def read_value(app: Services, scope: Scope, session_id: SessionId, key: str) -> str | None:

@@ -11,11 +11,13 @@ import msgspec
 
 from perdure.client import routes
 from perdure.client.errors import TurnFailed
+from perdure.client.event_cursor import EventCursor
 from perdure.client.follow import IDLE_TIMEOUT, PATIENCE, TurnWatch, follow
 from perdure.client.routes import Caller, path_of
 from perdure.client.transport import RETRIES, Transport
 from perdure.domain.agents import Agent, CreateAgent, UpdateAgent
 from perdure.domain.capabilities import CapabilityInfo
+from perdure.domain.event_pages import EventPage
 from perdure.domain.events import ENDED_TURN, EVENT_DATA, LIVE_TYPES, WireEvent, decode_data
 from perdure.domain.harnesses import CreateHarness, Harness
 from perdure.domain.messages import (
@@ -29,7 +31,7 @@ from perdure.domain.messages import (
     TextPart,
     text_of,
 )
-from perdure.domain.paging import Listing, Page
+from perdure.domain.paging import Page
 from perdure.domain.providers import (
     CreateModel,
     CreateProvider,
@@ -246,18 +248,18 @@ class Client(Caller):
             newest_first: reverse the order.
             limit: how many events to return, 1 to 1000.
         """
-        params = [
+        fixed = [
             ("since_id", since_id),
             *(("types", kind) for kind in types),
             *(("exclude", kind) for kind in exclude),
-            ("after_sequence", after_sequence),
-            ("before_sequence", before_sequence),
             ("turn_id", turn_id),
             ("order_desc", "true" if newest_first else None),
-            ("limit", limit),
         ]
         path = path_of(f"{_SESSION}/events", session_id)
-        return (await self.call("GET", path, Listing[WireEvent], params=params)).data
+        cursor = EventCursor(after_sequence, before_sequence, newest_first, limit)
+        while not cursor.done:
+            cursor.add(await self.call("GET", path, EventPage, params=[*fixed, *cursor.params()]))
+        return cursor.events()
 
     async def last_event_id(self, session_id: str) -> str | None:
         """Return the id of the log's last event. Pass it to `follow` as `since_id` to get only new events."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Generic, TypeVar
 
 from msgspec import Meta, Struct
@@ -35,7 +36,16 @@ class Page(Struct, Generic[T], frozen=True, omit_defaults=True):
     data: Annotated[tuple[T, ...], Meta(description="The items of this page.")]
     total: Annotated[int, Meta(description="The number of items that match, on all pages.", examples=[1])]
     offset: Annotated[int, Meta(description="The number of items skipped before this page.", examples=[0])]
-    limit: Annotated[int, Meta(description="The maximum number of items on a page.", examples=[20])]
+    limit: Annotated[
+        int,
+        Meta(
+            description=(
+                "The maximum number of items on this page. It is smaller than the requested one if the page"
+                " ended early because of its size in bytes; the next page begins at `offset` + `limit`."
+            ),
+            examples=[20],
+        ),
+    ]
     next_url: Annotated[
         str | None,
         Meta(description="The URL of the next page, with the same filters. Absent on the last page."),
@@ -44,6 +54,15 @@ class Page(Struct, Generic[T], frozen=True, omit_defaults=True):
         str | None,
         Meta(description="The URL of the previous page, with the same filters. Absent on the first page."),
     ] = None
+
+
+def page_of(items: Sequence[T], total: int, offset: int, limit: int) -> Page[T]:
+    """Build a page. One that ended before its limit, because of its size in bytes, has a smaller `limit`.
+
+    So a client that adds `limit` to `offset`, or follows `next_url`, misses nothing.
+    """
+    short = 0 < len(items) < limit and offset + len(items) < total
+    return Page(tuple(items), total, offset, len(items) if short else limit)
 
 
 class Listing(Struct, Generic[T], frozen=True):

@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.app.context import Services
-from perdure.app.events import events_around, page_of_events
+from perdure.app.events import EventReader, events_around
 from perdure.capabilities.port import READ_ONLY, Behaviour, Capability, Tool, ToolContext, ToolOutcome, schema
 from perdure.domain.compaction import AT, KEEP, MAX_INSTRUCTIONS, Compaction
 from perdure.domain.events import (
@@ -147,7 +147,7 @@ async def _search(
     matches: list[JsonObject] = []
     read, cursor = 0, before
     while read < MAX_READ:
-        page = await _page(services, context, words, cursor)
+        page, more = await _page(services, context, words, cursor)
         for event in page:
             entry = _to_entry(event)
             folded = entry.text.casefold() if entry is not None else ""
@@ -156,7 +156,7 @@ async def _search(
             matches.append(_as_json(entry, _excerpt(entry.text, folded, words)))
             if len(matches) == limit:
                 return {"messages": matches, "next_before": event.sequence}
-        if len(page) < PAGE:
+        if not more:
             return {"messages": matches, "next_before": None}
         read, cursor = read + len(page), page[-1].sequence
     return {"messages": matches, "next_before": cursor}
@@ -164,11 +164,13 @@ async def _search(
 
 async def _page(
     services: Services, context: ToolContext, words: tuple[str, ...], before: int | None
-) -> list[Event]:
+) -> tuple[list[Event], bool]:
     # The database filters by the longest plain word; `_search` compares the others.
     plain = max((word for word in words if word.isascii() and word.isalnum()), key=len, default=None)
     want = EventFilter(types=TYPES, before=before, text=plain)
-    return await page_of_events(services, context, context.session_id, want, PAGE, newest_first=True)
+    reader = EventReader(services, context, context.session_id, want, PAGE, newest_first=True)
+    page = await reader.all()
+    return page, reader.more or len(page) == PAGE
 
 
 def _excerpt(text: str, folded: str, words: tuple[str, ...]) -> str:

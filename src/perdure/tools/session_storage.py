@@ -49,8 +49,8 @@ def _required(arguments: JsonObject, name: str) -> str:
 async def _kv_store(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     operation, session_id = arguments["operation"], context.session_id
     if operation == "list":
-        pairs = await all_values(services, context, session_id)
-        return ToolOutcome({"keys": [pair.key for pair in pairs]})
+        batches = all_values(services, context, session_id)
+        return ToolOutcome({"keys": [pair.key async for batch in batches for pair in batch]})
     key = _required(arguments, "key")
     if operation == "get":
         value = await read_value(services, context, session_id, key)

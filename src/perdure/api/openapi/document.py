@@ -25,7 +25,12 @@ from perdure.domain.messages import JsonObject
 from perdure.domain.paths import MAX_PATH
 
 _REF = "#/components/schemas/{name}"
-_NAMES = {"Listing": "ListResponse", "Problem": "ErrorResponse", "WireEvent": "Event"}
+_NAMES = {
+    "EventPage": "ListResponse_Event",
+    "Listing": "ListResponse",
+    "Problem": "ErrorResponse",
+    "WireEvent": "Event",
+}
 """Schemas whose names differ from those of our types."""
 
 _TITLES = dict(STATUS.values()) | {405: "Method not allowed"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from perdure.api.kernel.call import Call
+from perdure.api.kernel.call import Call, Chunked, json_array
 from perdure.api.kernel.route import route
 from perdure.api.routes.sessions import Limit, Offset
 from perdure.app import agent_versions as use
@@ -33,12 +33,13 @@ _VERSION = "agentver_0192f0c1b2a37b5c8d4e5f60718293a4"
 @route("GET", "/v1/agents/{agent_id}/versions", "agents", errors=(404,))
 async def list_agent_versions(
     call: Call, agent_id: AgentRef, query: ListAgentVersions
-) -> tuple[AgentVersion, ...]:
+) -> Chunked[tuple[AgentVersion, ...]]:
     """List an agent's versions, newest first.
 
-    Every change to an agent's configuration creates a version.
+    Every change to an agent's configuration creates a version. The list leaves out `initial_files`: compare
+    two versions, or fork one, to see them.
     """
-    return await use.all_versions(call.app, call.caller, agent_id, query.offset, query.limit)
+    return Chunked(json_array(use.all_versions(call.app, call.caller, agent_id, query.offset, query.limit)))
 
 
 @route(

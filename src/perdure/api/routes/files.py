@@ -10,11 +10,13 @@ import msgspec
 from msgspec import Meta, Struct
 
 from perdure.api.kernel.asgi import Header, Receive, Scope, Send
-from perdure.api.kernel.call import Answer, Call, Reply, Stream
+from perdure.api.kernel.call import Answer, Call, Chunked, Reply, Stream
 from perdure.api.kernel.decoding import MAX_BODY
 from perdure.api.kernel.entity_tags import etag_header, is_known
 from perdure.api.kernel.route import Route, route
+from perdure.api.kernel.sending import is_closed
 from perdure.api.kernel.variables import RestOfPath, Variable
+from perdure.api.routes.file_json import file_json
 from perdure.app import files as use
 from perdure.app.file_access import At, OfSession, OfWorkspace
 from perdure.domain.errors import UnsupportedMedia
@@ -120,13 +122,15 @@ async def stat_file(call: Call, place: Place, body: StatFile) -> FileStat:
 @route("GET", "{place}/{path}", "", errors=(404,), etag=True)
 async def get_path(
     call: Call, place: Place, path: RestOfPath, query: ReadPath
-) -> Answer[SessionFile] | Listing[FileInfo]:
+) -> Answer[SessionFile] | Chunked[SessionFile] | Listing[FileInfo]:
     """Read a file, or list a folder.
 
     A file is returned with its content: text as is, other content in base64. Its entity tag is the SHA-256 of
     the content. A folder is returned as a list of what it contains.
     """
     result = await use.read_path(call.app, call.caller, _at(place), path, recursive=query.recursive)
+    if isinstance(result, use.OpenFile):
+        return Chunked(file_json(result), etag=result.row.hash)
     return result if isinstance(result, Listing) else Answer(result, etag=result.hash or None)
 
 
@@ -207,6 +211,8 @@ async def download_path(call: Call, place: Place, path: RestOfPath) -> Reply | S
     async def run(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         for part in range(file.parts):
+            if is_closed(scope):
+                return
             await send({"type": "http.response.body", "body": await file.read(part), "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
-from perdure.api.kernel.call import Call
+from perdure.api.kernel.call import Call, Chunked, json_list
 from perdure.api.kernel.route import route
 from perdure.api.routes.agents import CheckName, Search
 from perdure.app import harnesses as use
@@ -53,13 +53,14 @@ async def create_harness(call: Call, body: CreateHarness) -> Harness:
 
 
 @route("GET", "/v1/harnesses", "harnesses")
-async def list_harnesses(call: Call, query: ListHarnesses) -> Listing[Harness]:
+async def list_harnesses(call: Call, query: ListHarnesses) -> Chunked[Listing[Harness]]:
     """List harnesses.
 
-    Built-in harnesses come first. Archived ones are included only with `include_archived`.
+    Built-in harnesses come first. Archived ones are included only with `include_archived`. The list leaves
+    out `initial_files`: get a single harness for them.
     """
-    return Listing(
-        tuple(await use.all_harnesses(call.app, call.caller, query.search or None, query.include_archived))
+    return Chunked(
+        json_list(use.all_harnesses(call.app, call.caller, query.search or None, query.include_archived))
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
-from perdure.api.kernel.call import Call, Encoded, Stream
+from perdure.api.kernel.call import Call, Chunked, Stream, json_list
 from perdure.api.kernel.route import Route, route
 from perdure.api.kernel.sse import EventStream
 from perdure.api.routes.sessions import parse_time
@@ -19,7 +20,8 @@ from perdure.app.events import EventsSummary
 from perdure.app.feed import Want, open_follower
 from perdure.app.login import may_continue
 from perdure.domain.errors import InvalidInput
-from perdure.domain.events import KNOWN_TYPES, Event, WireEvent
+from perdure.domain.event_pages import EventPage
+from perdure.domain.events import KNOWN_TYPES, Event
 from perdure.domain.ids import MAX_SEQUENCE, SessionId, check_id, id_schema
 from perdure.domain.messages import CreateMessage, Message
 from perdure.domain.paging import Listing
@@ -137,12 +139,12 @@ async def create_message(call: Call, session_id: SessionId, body: CreateMessage)
 
 
 @route("GET", "/v1/sessions/{session_id}/messages", "messages", errors=(404,))
-async def list_messages(call: Call, session_id: SessionId) -> Listing[Message]:
+async def list_messages(call: Call, session_id: SessionId) -> Chunked[Listing[Message]]:
     """List a session's messages, oldest first.
 
     Rebuilt from the log: messages of users and of the agent, and the results of tools.
     """
-    return Listing(tuple(await use.list_messages(call.app, call.caller, session_id)))
+    return Chunked(json_list(use.list_messages(call.app, call.caller, session_id)))
 
 
 @route("POST", "/v1/sessions/{session_id}/tool-results", "messages", errors=(404, 409), body_example=_RESULTS)
@@ -179,16 +181,30 @@ async def submit_tool_approvals(
     return await use_approvals.submit_approvals(call.app, call.caller, session_id, body)
 
 
-def _events_reply(events: list[Event]) -> Encoded[Listing[WireEvent]]:
-    return Encoded(b'{"data":[' + b",".join(event.wire() for event in events) + b"]}")
+async def _each(events: list[Event]) -> AsyncIterator[list[Event]]:
+    for event in events:
+        yield [event]
+
+
+def _page(reader: use_events.EventReader | None, batches: AsyncIterator[list[Event]]) -> Chunked[EventPage]:
+    """Build a page of the batches that `reader` yields."""
+
+    async def wire() -> AsyncIterator[list[Raw]]:
+        async for batch in batches:
+            yield [Raw(event.wire()) for event in batch]
+
+    return Chunked(
+        json_list(wire(), lambda: b',"has_more":true' if reader is not None and reader.more else b"")
+    )
 
 
 @route("GET", "/v1/sessions/{session_id}/events", "events", errors=(404,))
-async def list_events(call: Call, session_id: SessionId, query: ListEvents) -> Encoded[Listing[WireEvent]]:
+async def list_events(call: Call, session_id: SessionId, query: ListEvents) -> Chunked[EventPage]:
     """List a session's events.
 
     Oldest first, unless `order_desc` is true. Use only one of `before_sequence`, `after_sequence` and
-    `around`. `before_sequence` returns the events closest before that sequence number.
+    `around`. `before_sequence` returns the events closest before that sequence number. A page ends after
+    16 MB with `has_more`.
     """
     bounds = [
         name for name in ("before_sequence", "after_sequence", "around") if getattr(query, name) is not None
@@ -211,12 +227,13 @@ async def list_events(call: Call, session_id: SessionId, query: ListEvents) -> E
     )
     if query.around is not None:
         around = EventCursor(check_id(query.around, "event", "around"), "around")
-        return _events_reply(
-            await use_events.events_around(call.app, call.caller, session_id, around, query.window, filters)
+        found = await use_events.events_around(
+            call.app, call.caller, session_id, around, query.window, filters
         )
+        return _page(None, _each(found))
     # The events closest before `before_sequence` are read newest first and returned oldest first.
     backwards = query.before_sequence is not None and not query.order_desc
-    events = await use_events.page_of_events(
+    reader = use_events.EventReader(
         call.app,
         call.caller,
         session_id,
@@ -225,7 +242,7 @@ async def list_events(call: Call, session_id: SessionId, query: ListEvents) -> E
         since=cursor_of(query.since_id),
         newest_first=query.order_desc or backwards,
     )
-    return _events_reply(events[::-1] if backwards else events)
+    return _page(reader, _each((await reader.all())[::-1]) if backwards else reader.batches())
 
 
 @route("GET", "/v1/sessions/{session_id}/events/summary", "events", errors=(404,))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from perdure.api.kernel.call import Call, Reply
+from perdure.api.kernel.call import Call, Chunked
 from perdure.api.kernel.route import route
 from perdure.app import context_reports, forks, session_exports, session_lists
 from perdure.app import sessions as use
@@ -102,7 +102,9 @@ async def list_sessions(call: Call, query: ListSessions) -> Page[Session]:
 
     A session must match all filters. `total` counts the matching sessions on all pages. It is exact up to 200
     with `search` or `tags`, and up to 5,000 with other filters. Above that it is a lower bound, and it stays
-    greater than `offset` + `limit` while more sessions follow.
+    greater than `offset` + `limit` while more sessions follow. The list leaves out `initial_files` and
+    `hints`: get a single session for them. A page ends after about 4 MB: its `limit` is then its number of
+    sessions.
     """
     filters = SessionFilter(
         agent_id=None if query.agent_id is None else check_id(query.agent_id, "agent", "agent_id"),
@@ -204,13 +206,15 @@ async def fork_session(call: Call, session_id: SessionId, body: ForkSession) -> 
     content="application/x-ndjson",
     example=_LINES,
 )
-async def export_session_jsonl(call: Call, session_id: SessionId) -> Reply:
+async def export_session_jsonl(call: Call, session_id: SessionId) -> Chunked[bytes]:
     """Export a session's messages as JSON Lines.
 
     One message per line, oldest first.
     """
-    body = await session_exports.export_session(call.app, call.caller, session_id)
-    return Reply(body, content_type=b"application/x-ndjson")
+    return Chunked(
+        session_exports.export_session(call.app, call.caller, session_id),
+        content_type=b"application/x-ndjson",
+    )
 
 
 @route("GET", "/v1/sessions/{session_id}/context-report", "sessions", errors=(404,))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perdure.api.kernel.call import Call
+from perdure.api.kernel.call import Call, Chunked, json_list
 from perdure.api.kernel.route import route
 from perdure.app import storage as use
 from perdure.domain.ids import SessionId
@@ -11,12 +11,12 @@ from perdure.domain.storage import KeyValue, SecretInfo, SecretsSet, SetSecrets
 
 
 @route("GET", "/v1/sessions/{session_id}/storage/keys", "session storage", errors=(404,))
-async def list_keys(call: Call, session_id: SessionId) -> Listing[KeyValue]:
+async def list_keys(call: Call, session_id: SessionId) -> Chunked[Listing[KeyValue]]:
     """List a session's key-value pairs.
 
     Sorted by key, with their values.
     """
-    return Listing(tuple(await use.all_values(call.app, call.caller, session_id)))
+    return Chunked(json_list(use.all_values(call.app, call.caller, session_id)))
 
 
 @route("GET", "/v1/sessions/{session_id}/storage/secrets", "session storage", errors=(404,))
