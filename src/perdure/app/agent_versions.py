@@ -10,6 +10,7 @@ from perdure.app.agent_policies import check_policy_kept
 from perdure.app.agent_snapshots import add_snapshot, version_of
 from perdure.app.agents import apply_changes, find_agent, insert_agent, to_agent
 from perdure.app.context import App
+from perdure.app.searches import search
 from perdure.app.sessions import check_model, find_harness
 from perdure.domain.accounts import Caller
 from perdure.domain.agent_versions import (
@@ -86,7 +87,7 @@ async def all_versions(
             agent = await find_agent(tx, caller.organization_id, ref)
             return await list_versions(tx, agent.org_id, agent.id, offset, limit)
 
-        rows, more = await app.database.read(work, long=True)
+        rows, more = await search(app, caller, work)
         yield [_without_files(to_version(row)) for row in rows]
         offset, limit = offset + len(rows), limit - len(rows)
 

@@ -11,6 +11,7 @@ from perdure.app.context import App
 from perdure.app.etags import check_match
 from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import checked_file
+from perdure.app.searches import search
 from perdure.app.sessions import check_model, find_harness
 from perdure.app.tool_definitions import check_tools
 from perdure.domain.accounts import Caller
@@ -310,18 +311,18 @@ async def read_agent(app: App, caller: Caller, ref: str) -> Agent:
 
 
 async def page_of_agents(
-    app: App, caller: Caller, search: str | None, archived: bool, offset: int, limit: int
+    app: App, caller: Caller, text: str | None, archived: bool, offset: int, limit: int
 ) -> Page[Agent]:
     """List a page of agents, newest first, without their initial files."""
 
     async def work(tx: Tx) -> Page[Agent]:
-        rows, total = await list_agents(tx, caller.organization_id, search, archived, offset, limit)
+        rows, total = await list_agents(tx, caller.organization_id, text, archived, offset, limit)
         counts = await session_counts(tx, caller.organization_id, "agent_id", tuple(row.id for row in rows))
         agents = (to_agent(row, sessions=counts.get(row.id, 0)) for row in rows)
         listed = [msgspec.structs.replace(each, initial_files=()) for each in agents]
         return page_of(listed, total, offset, limit)
 
-    return await app.database.read(work, long=True)
+    return await search(app, caller, work)
 
 
 async def change_agent(

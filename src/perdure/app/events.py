@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from perdure.app.context import App, Scope, Services
-from perdure.app.shares import SECONDS
+from perdure.app.searches import search
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, Unavailable
 from perdure.domain.events import Event, LlmGenerationData, PromptRef
@@ -155,8 +155,7 @@ class EventReader:
     async def _next(self) -> tuple[list[Event], bool]:
         filters = self._filters
         if filters.text is not None or filters.tags:
-            async with self._app.shares.turn(self._scope.organization_id):
-                return await self._app.database.read(self._batch, seconds=SECONDS)
+            return await search(self._app, self._scope, self._batch)
         heavy = self._left > 100 or "llm.generation" in filters.types or not filters.types
         return await self._app.database.read(self._batch, long=heavy)
 

@@ -12,6 +12,7 @@ from perdure.app.agents import check_files
 from perdure.app.context import App
 from perdure.app.etags import check_match
 from perdure.app.idempotency import Once, write_once
+from perdure.app.searches import search
 from perdure.app.sessions import check_model
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
@@ -244,19 +245,19 @@ async def read_harness(app: App, caller: Caller, ref: str) -> Harness:
 
 
 async def all_harnesses(
-    app: App, caller: Caller, search: str | None, archived: bool
+    app: App, caller: Caller, text: str | None, archived: bool
 ) -> AsyncIterator[list[Harness]]:
     """List the organization's harnesses in parts, built-in ones first, without their initial files."""
     offset, more = 0, True
     while more:
 
         async def work(tx: Tx, offset: int = offset) -> tuple[list[Harness], bool]:
-            rows, more = await list_harnesses(tx, caller.organization_id, search, archived, offset)
+            rows, more = await list_harnesses(tx, caller.organization_id, text, archived, offset)
             ids = tuple(row.id for row in rows)
             counts = await session_counts(tx, caller.organization_id, "harness_id", ids)
             return [to_harness(row, sessions=counts.get(row.id, 0)) for row in rows], more
 
-        part, more = await app.database.read(work, long=True)
+        part, more = await search(app, caller, work)
         yield [msgspec.structs.replace(each, initial_files=()) for each in part]
         offset += len(part)
 

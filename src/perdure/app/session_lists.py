@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from perdure.app.context import App
+from perdure.app.searches import search
 from perdure.app.sessions import to_session
-from perdure.app.shares import SECONDS
 from perdure.capabilities.resolve import SessionFeatures
 from perdure.domain.accounts import Caller
 from perdure.domain.paging import Page, page_of
@@ -28,14 +28,12 @@ async def page_of_sessions(
 ) -> Page[Session]:
     """List a page of sessions, newest first, without their initial files and hints."""
     read = partial(_read_page, app, caller, filters, offset, limit)
-    if filters.search is not None or filters.tags:
-        async with app.shares.turn(caller.organization_id):
-            page = await app.database.read(partial(read, long=True), seconds=SECONDS)
-    else:
+    page = None
+    if filters.search is None and not filters.tags:
         # The newest sessions are read at once; a filter or a large offset may have to search many rows.
         page = await app.database.read(read, long=filters != SessionFilter() or offset > FAR)
     if page is None:
-        page = await app.database.read(partial(read, long=True), long=True)
+        page = await search(app, caller, partial(read, long=True))
     if page is None:
         raise AssertionError("a page that is read with `long` is there")
     return page

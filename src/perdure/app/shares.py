@@ -10,8 +10,6 @@ from contextlib import asynccontextmanager
 from perdure.domain.errors import RateLimited
 from perdure.domain.ids import OrgId
 
-SECONDS = 10.0
-"""The time limit of a read in such a turn."""
 SLOTS, EACH = 3, 2
 """Turns at a time in this process, and those of one organization: one is always left for the others."""
 QUEUE = 32
