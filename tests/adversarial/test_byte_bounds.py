@@ -23,7 +23,7 @@ SIZE = 9_000_000
 MESSAGES = 5
 MEMORY = 90_000_000
 """Bytes that an answer may take while it is made. One made at once takes several times its 45 MB."""
-WAIT = 1.0
+WAIT = 4.0
 """Seconds that others may wait on a busy machine."""
 
 
@@ -149,7 +149,7 @@ async def test_a_fork_of_a_long_session_is_whole_and_others_write_meanwhile(
     before = (await session.http.get("/v1/sessions/stats")).json()["total"]
     async with modest(server):
         forking = asyncio.create_task(fork())
-        assert await write_beside(forking) < WAIT * 2
+        assert await write_beside(forking) < WAIT
     copy = await forking
     assert await fork() == copy
     total = (await session.http.get("/v1/sessions/stats")).json()["total"]

@@ -82,13 +82,11 @@ async def test_a_body_of_many_short_statements_is_stopped_too(store: Database) -
 
 
 async def test_searches_keep_no_other_read_or_write_waiting(store: Database) -> None:
-    searches = [asyncio.create_task(store.read(lambda tx: tx.one(FOREVER), seconds=2)) for _ in range(8)]
+    searches = [asyncio.create_task(store.read(lambda tx: tx.one(FOREVER), seconds=60)) for _ in range(8)]
     await asyncio.sleep(0)
-    began = time.monotonic()
     for long in (False, True):
         assert await store.read(lambda tx: tx.one("SELECT 7"), long=long) == (7,)
     await store.write(lambda tx: tx.run("DELETE FROM texts"))
-    assert time.monotonic() - began < 1.5
     assert not any(task.done() for task in searches)
     for task in searches:
         task.cancel()
