@@ -14,7 +14,8 @@ import pytest
 from perdure.domain.errors import Unavailable
 from perdure.settings import Settings
 from perdure.store.database import Tx
-from perdure.store.postgres.database import numbered, open_postgres
+from perdure.store.postgres.database import open_postgres
+from perdure.store.postgres.statements import numbered
 from perdure.wiring import open_parts
 from tests.conformance.places import Place, postgres, soon, wire_to
 from tests.conformance.things import INSERT, adding, names, rows

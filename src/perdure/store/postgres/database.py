@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
@@ -22,6 +19,7 @@ from perdure.domain.backoff import backoff
 from perdure.domain.errors import Unavailable
 from perdure.store.database import Body, Param, Row, T, Value, out_of_time, run_callbacks
 from perdure.store.faults import Fault, lasting, sqlstate_cause, unavailable
+from perdure.store.postgres.statements import INSERT, append_statement, numbered, within_statement
 
 SETTINGS = {
     "application_name": "perdure",
@@ -55,15 +53,6 @@ ATTEMPTS = 5
 OLDEST = 150000
 """PostgreSQL 15, as a `server_version_num`."""
 
-_WITHIN = (
-    "SELECT * FROM (SELECT page.*, SUM({size}) OVER running AS held, COUNT(*) OVER () AS found"
-    " FROM ({sql}) AS page WINDOW running AS (ROWS UNBOUNDED PRECEDING)) AS pages"
-    " WHERE held <= ? OR held = {size}"
-)
-"""The first rows of a query within a number of bytes, with two columns more."""
-
-_PARAMETER = re.compile(r"'(?:[^']|'')*'|\?")
-_INSERT = re.compile(r"\s*INSERT\s+INTO\s+(\w+)\s*\(([^)]*)\)\s*", re.IGNORECASE)
 # Prefixes of SQLSTATE codes.
 _CONFLICTS = ("40001", "40P01", "0A000")
 """A serialization failure, a deadlock, a plan that a migration has invalidated."""
@@ -75,36 +64,6 @@ _ENDED = ("08", "57P", "25P03", "25P04")
 _READ_ONLY = "25006"
 """The server is a standby now, or was read-only when the connection began: a new one may be writable."""
 _UNKNOWN = "during a commit: the transaction may or may not have committed"
-
-
-@lru_cache(maxsize=2048)
-def numbered(sql: str, first: int = 1) -> str:
-    """Replace each `?` outside quotes with `$1`, `$2` and so on."""
-    count = itertools.count(first)
-    return _PARAMETER.sub(lambda match: f"${next(count)}" if match[0] == "?" else match[0], sql)
-
-
-def append_statement(update: str, args: int, insert: str, types: dict[str, str]) -> str:
-    """Build the single statement of an append: an update and, if it affected a row, an insert.
-
-    Args:
-        update: an UPDATE with `?` for its parameters.
-        args: the number of the update's parameters; the inserted rows follow, as one array per column.
-        insert: `INSERT INTO table (columns ...)`, without VALUES.
-        types: the PostgreSQL type of each column.
-    """
-    match = _INSERT.fullmatch(insert)
-    if match is None:
-        raise ValueError(f"not of the form INSERT INTO table (columns): {insert!r}")
-    table, names = match[1], [name.strip() for name in match[2].split(",")]
-    arrays = ", ".join(f"${number}::{types[name]}[]" for number, name in enumerate(names, args + 1))
-    columns = ", ".join(names)
-    picked = ", ".join(f"added.{name}" for name in names)
-    return (
-        f"WITH moved AS ({numbered(update)} RETURNING 1), inserted AS (INSERT INTO {table} ({columns})"
-        f" SELECT {picked} FROM moved, unnest({arrays}) WITH ORDINALITY AS added ({columns}, place)"
-        " ORDER BY added.place) SELECT 1 FROM moved"
-    )
 
 
 class PostgresTx:
@@ -128,9 +87,7 @@ class PostgresTx:
     async def within(
         self, limit: int, large: Sequence[str], sql: str, *args: Param
     ) -> tuple[list[Row], bool]:
-        # The sizes are known without reading the values. The window takes the rows in the query's order.
-        size = " + ".join(f"COALESCE(octet_length({name}), 0)" for name in large)
-        rows = await self.all(_WITHIN.format(sql=sql, size=size), *args, limit)
+        rows = await self.all(within_statement(sql, large), *args, limit)
         return [row[:-2] for row in rows], bool(rows) and rows[0][-1] > len(rows)
 
     async def run(self, sql: str, *args: Param) -> int:
@@ -153,7 +110,7 @@ class PostgresTx:
         return await self.connection.fetchval(statement, *args, *arrays) is not None
 
     async def _prepare_append(self, update: str, args: int, insert: str) -> str:
-        match = _INSERT.fullmatch(insert)
+        match = INSERT.fullmatch(insert)
         columns = await self.connection.fetch(
             "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute"
             " WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped",
