@@ -26,6 +26,7 @@ from perdure.app.accounts import bootstrap
 from perdure.app.login import login_required
 from perdure.app.predefined import add_predefined
 from perdure.domain.errors import Forbidden, Unavailable
+from perdure.domain.log_lines import LogFormatter
 from perdure.settings import Settings
 from perdure.stopping import Stopping
 from perdure.wiring import Parts, all_routes, open_parts
@@ -55,11 +56,9 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
     Raises:
         Unavailable, Forbidden: the server cannot start; the message says what to do.
     """
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
     # uvicorn's messages at start repeat our `listening on`.
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
     # Its pool logs each failure to connect with a traceback; callers get the error anyway.

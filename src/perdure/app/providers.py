@@ -26,6 +26,7 @@ from perdure.domain.providers import (
     UpdateProvider,
 )
 from perdure.domain.times import maybe_rfc3339, to_rfc3339
+from perdure.domain.visible import check_labels
 from perdure.llm.catalog import ServedModel
 from perdure.llm.registry import KINDS, vendor_of
 from perdure.store.accounts import get_organization, set_default_model
@@ -186,6 +187,7 @@ async def create_provider(
     """Register a provider; its secrets are stored encrypted."""
     require(caller, "admin")
     _check_type(app, body.provider_type)
+    check_labels(body, "name", "base_url")
     settings = settings_of(body)
     now, provider_id = app.now(), app.new_id("provider")
 
@@ -238,6 +240,7 @@ async def change_provider(
         _check_type(app, body.provider_type)
     now = app.now()
     changed = {name for name in body.__struct_fields__ if getattr(body, name) is not UNSET}
+    check_labels(body, "name", "base_url")
 
     async def work(tx: Tx) -> Provider:
         row = await get_provider(tx, caller.organization_id, provider_id, lock=True)
@@ -299,6 +302,7 @@ async def create_model(
 ) -> Model:
     """Register a model, which becomes the organization's default if it has none; admins only."""
     require(caller, "admin")
+    check_labels(body, "model_id", "display_name")
     now = app.now()
 
     async def work(tx: Tx) -> Model:
@@ -376,6 +380,7 @@ async def all_models(
 async def change_model(app: App, caller: Caller, model_id: ModelId, body: UpdateModel) -> Model:
     """Change the fields of a model that the body contains; admins only."""
     require(caller, "admin")
+    check_labels(body, "model_id", "display_name")
     now = app.now()
     changes: Changes = {}
     if body.model_id is not UNSET:

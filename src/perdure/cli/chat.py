@@ -12,25 +12,27 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from perdure.cli.common import (
     FAILED,
     INTERRUPTED,
     MODEL_ADVICE,
     CommandFailed,
-    complain,
     explain,
-    make_console,
 )
-from perdure.cli.render import TurnPrinter, printable, short
+from perdure.cli.render import (
+    TurnPrinter,
+    question_of,
+    question_text,
+    short,
+)
 from perdure.cli.sessions import last_messages, print_messages, print_session
+from perdure.cli.terminal import Screen, complain
 from perdure.client import Client, WireEvent, data_of, turn_failure
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import ENDED_TURN, ToolCall
 from perdure.domain.ids import is_id
 from perdure.domain.messages import Controls, text_of
-from perdure.domain.tools import APPROVE, ApprovalDecision, ApprovalQuestion, Decision
+from perdure.domain.tools import APPROVE, ApprovalDecision, Decision
 
 if TYPE_CHECKING:
     from perdure.domain.sessions import Session
@@ -55,8 +57,9 @@ def chat(client: Client, session_id: str | None, agent: str | None, model: str |
     with asyncio.Runner() as runner:
         try:
             talk = runner.run(_open(client, session_id, agent, model))
-            if sys.stdin.isatty():
-                return _converse(runner, talk)
+            screen = Screen()
+            if sys.stdin.isatty() and screen.is_terminal:
+                return _converse(runner, talk, screen)
             return _answer_lines(runner, talk)
         except KeyboardInterrupt:
             return INTERRUPTED
@@ -112,7 +115,7 @@ def _answer_lines(runner: asyncio.Runner, talk: Chat) -> int:
         text = line.strip()
         if text:
             try:
-                print(runner.run(_answer(talk, text)), flush=True)
+                Screen().line(runner.run(_answer(talk, text)))
             except PerdureError as error:
                 complain(explain(error))
                 status = FAILED
@@ -135,14 +138,10 @@ async def _answer(talk: Chat, text: str) -> str:
     return answer
 
 
-def _question(call: ToolCall) -> ApprovalQuestion:
-    return msgspec.convert(call.arguments, ApprovalQuestion)
-
-
 def _refuse_to_wait(event: WireEvent) -> None:
     if event.type == "tool.call_requested":
         calls = data_of(event).tool_calls
-        held = ", ".join(_question(call).tool_name for call in calls if call.name == APPROVE)
+        held = ", ".join(question_of(call).tool_name for call in calls if call.name == APPROVE)
         if held:
             raise CommandFailed(f"a tool call requires approval, and there is no terminal to ask on: {held}")
         names = ", ".join(call.name for call in calls)
@@ -152,19 +151,17 @@ def _refuse_to_wait(event: WireEvent) -> None:
 # --- at a terminal ----------------------------------------------------------------
 
 
-def _converse(runner: asyncio.Runner, talk: Chat) -> int:
+def _converse(runner: asyncio.Runner, talk: Chat, screen: Screen) -> int:
     import readline  # noqa: F401 - importing it adds line editing and history to `input`
 
-    console = make_console()
-    printer = TurnPrinter(console)
+    printer = TurnPrinter(screen)
     runner.run(_greet(talk, printer))
-    _decide(runner, talk, printer)
-    prompt = "\001\033[1;36m\002>\001\033[0m\002 " if console.color_system else "> "
+    _decide(runner, talk, printer, screen)
     while True:
         try:
-            line = input(prompt).strip()
+            line = screen.ask("> ").strip()
         except (EOFError, KeyboardInterrupt):
-            console.print()
+            screen.line()
             return 0
         if line in ("/quit", "/exit"):
             return 0
@@ -173,9 +170,9 @@ def _converse(runner: asyncio.Runner, talk: Chat) -> int:
                 runner.run(
                     _command(talk, line, printer) if line.startswith("/") else _turn(talk, line, printer)
                 )
-                _decide(runner, talk, printer)
+                _decide(runner, talk, printer, screen)
             except PerdureError as error:
-                printer.note(f"error: {printable(explain(error))}", "red")
+                printer.note(f"error: {explain(error)}", "red")
 
 
 async def _greet(talk: Chat, printer: TurnPrinter) -> None:
@@ -207,29 +204,36 @@ async def _only(event: WireEvent) -> AsyncGenerator[WireEvent, None]:
     yield event
 
 
-def _decide(runner: asyncio.Runner, talk: Chat, printer: TurnPrinter) -> None:
+def _decide(runner: asyncio.Runner, talk: Chat, printer: TurnPrinter, screen: Screen) -> None:
     """Ask about each call that requires approval, then continue the turn. Ctrl-C cancels the turn."""
     while talk.questions:
-        decisions = []
-        for question in talk.questions:
-            call = _question(question)
-            printer.note(
-                f"? allow {printable(call.tool_name)} to run? {short(call.arguments, 400)}", "yellow"
-            )
-            answer = ""
-            while answer not in DECISIONS:
-                try:
-                    answer = input("  [y]es, [a]lways, [n]o, ne[v]er: ").strip().lower()
-                except (EOFError, KeyboardInterrupt):
-                    talk.questions = []
-                    printer.note(runner.run(_cancel(talk)), "yellow")
-                    return
-            decisions.append(ApprovalDecision(call.tool_call_id, DECISIONS[answer]))
+        try:
+            decisions = [_decision(question, printer, screen) for question in talk.questions]
+        except (EOFError, KeyboardInterrupt):
+            talk.questions = []
+            printer.note(runner.run(_cancel(talk)), "yellow")
+            return
         talk.questions = []
         try:
             runner.run(_go_on(talk, decisions, printer))
         except PerdureError as error:
-            printer.note(f"error: {printable(explain(error))}", "red")
+            printer.note(f"error: {explain(error)}", "red")
+
+
+def _decision(question: ToolCall, printer: TurnPrinter, screen: Screen) -> ApprovalDecision:
+    """Show a call and ask about it, until the answer is a decision."""
+    shown, whole = question_text(question), question_text(question, None)
+    choices = "  [y]es, [a]lways, [n]o, ne[v]er: "
+    if shown != whole:
+        shown += "; type `s` to see all"
+        choices = "  [y]es, [a]lways, [n]o, ne[v]er, [s]how all: "
+    printer.note(f"? {shown}", "yellow")
+    while True:
+        answer = screen.ask(choices).strip().lower()
+        if answer in DECISIONS:
+            return ApprovalDecision(question_of(question).tool_call_id, DECISIONS[answer])
+        if answer in ("s", "show"):
+            printer.note(f"? {whole}", "yellow")
 
 
 async def _go_on(talk: Chat, decisions: list[ApprovalDecision], printer: TurnPrinter) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from perdure.cli.terminal import log_to_terminal
 from perdure.domain.errors import PerdureError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from perdure.client import Client
 
 T = TypeVar("T")
@@ -48,6 +46,7 @@ def connect(url: str, token: str | None, org: str | None, *, retries: int = 2) -
     """Create a client of the server at this URL; nothing is sent yet."""
     from perdure.client import Client
 
+    log_to_terminal()
     try:
         return Client(url, token, org, retries=retries)
     except ValueError as error:
@@ -60,13 +59,6 @@ def enter(main: Coroutine[Any, Any, T], run: Callable[[Coroutine[Any, Any, T]], 
         return run(main)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
-
-
-def make_console(*, stderr: bool = False) -> Console:
-    """Create the console: colours and animation on a terminal only, plain unwrapped lines elsewhere."""
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
 
 
 def explain(error: PerdureError) -> str:
@@ -85,11 +77,6 @@ def explain(error: PerdureError) -> str:
     if error.code == "model_not_configured":
         return f"{message}\n{MODEL_ADVICE}"
     return message
-
-
-def complain(message: str) -> None:
-    """Print an error to standard error."""
-    print(f"error: {message}", file=sys.stderr)
 
 
 MODEL_ADVICE = """\

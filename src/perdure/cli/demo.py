@@ -17,27 +17,25 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, aclosing, contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
-from rich.text import Text
 
-from perdure.cli.common import CommandFailed, make_console
+from perdure.cli.common import CommandFailed
 from perdure.cli.demo_server import DemoServer
 from perdure.cli.local_model import start_local_model
 from perdure.cli.render import TurnPrinter, duration
 from perdure.cli.sessions import print_session
+from perdure.cli.terminal import Screen
 from perdure.client import CapabilityRef, Client, Controls, WireEvent, data_of, turn_failure
 from perdure.domain.events import ENDED_TURN
 from perdure.domain.messages import text_of
 from perdure.llm.vendors import VENDORS
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from perdure.domain.providers import Model
     from perdure.domain.sessions import Session
 
@@ -80,7 +78,7 @@ async def demo() -> None:
         for number in (signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     started = time.monotonic()
-    show = Show(make_console())
+    show = Show(Screen())
     show.title("Perdure: a session is killed at work, and resumes")
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="perdure-demo-")))
@@ -329,44 +327,42 @@ class Step:
 class Show:
     """The demo's output: one line per step, with a spinner while it runs on a terminal."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
 
     def gap(self) -> None:
-        self._console.print()
+        self._screen.line()
 
     def title(self, text: str) -> None:
-        self._console.print(Text(f"\n{text}\n", style="bold"))
+        self._screen.line((f"\n{text}\n", "bold"))
 
     @contextmanager
     def step(self, name: str, activity: str = "") -> Iterator[Step]:
         """Show the step, and its duration from 0.1 s on."""
         step, started = Step(), time.monotonic()
-        if self._console.is_terminal:
-            with self._console.status(f"[dim]{activity or name} ...[/dim]", spinner="dots"):
-                yield step
-        else:
+        with self._screen.status(f"{activity or name} ...") or nullcontext():
             yield step
         took = time.monotonic() - started
         self.line(name, step.summary + (f"  {duration(took * 1000)}" if took >= 0.1 else ""))
 
     def line(self, name: str, text: str, style: str = "green") -> None:
-        self._console.print(Text.assemble((f"{name:<10}", style), self._folded(text)))
+        self._screen.line((f"{name:<10}", style), self._folded(text))
 
     def _folded(self, text: str) -> str:
         """Wrap the text within its column on a terminal."""
-        if not self._console.is_terminal:
+        width = self._screen.width
+        if width is None:
             return text
-        return textwrap.fill(text, max(self._console.width - 11, 30)).replace("\n", "\n" + " " * 10)
+        return textwrap.fill(text, max(width - 11, 30)).replace("\n", "\n" + " " * 10)
 
     def remark(self, text: str) -> None:
-        self._console.print(Text(text, style="dim"))
+        self._screen.line((text, "dim"))
 
     def you(self, text: str) -> None:
-        self._console.print(Text.assemble(("you       ", "bold cyan"), text))
+        self._screen.line(("you       ", "bold cyan"), text)
 
     def printer(self) -> TurnPrinter:
-        return TurnPrinter(self._console, indent=" " * 10)
+        return TurnPrinter(self._screen, indent=" " * 10)
 
     def done(self, event: WireEvent) -> None:
         """Sum up a completed turn."""
@@ -375,20 +371,18 @@ class Show:
         tokens = f", {usage.output_tokens} tokens" if usage is not None else ""
         first = data.time_to_first_token_ms
         started = f", first word after {duration(first)}" if first is not None else ""
-        self._console.print(
-            Text(f"          turn completed in {duration(data.duration_ms)}{started}{tokens}\n", style="dim")
-        )
+        line = f"          turn completed in {duration(data.duration_ms)}{started}{tokens}\n"
+        self._screen.line((line, "dim"))
 
     def ending(self, seconds: float) -> None:
         command = _own_name()
-        text = Text.assemble(
+        self._screen.line(
             ("Everything above was verified.", "bold green"), (f"  {duration(seconds * 1000)}\n", "dim")
         )
-        text.append("Next steps:\n")
-        text.append(f"  {command} serve", "bold").append("   start your own server\n")
-        text.append(f"  {command} chat ", "bold").append("   talk to an agent on it\n")
-        text.append("docs/guide/getting-started.md explains how to register a model.")
-        self._console.print(text)
+        self._screen.line("Next steps:")
+        self._screen.line((f"  {command} serve", "bold"), "   start your own server")
+        self._screen.line((f"  {command} chat ", "bold"), "   talk to an agent on it")
+        self._screen.line("docs/guide/getting-started.md explains how to register a model.")
 
 
 def _own_name() -> str:

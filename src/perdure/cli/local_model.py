@@ -23,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, cast
 
+from perdure.cli.terminal import Screen, complain
 from perdure.domain.errors import Unavailable
 
 MODEL_NAME = "smollm2-135m"
@@ -183,7 +184,7 @@ def serve(port: int, *, while_stdin_is_open: bool) -> None:
         # Block the signals in the server's threads too, so that `sigwait` receives them.
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
     server = Server(params)
-    print(f"{_READY}{server.listening_address}", flush=True)
+    Screen().line(f"{_READY}{server.listening_address}")
     if while_stdin_is_open:
         sys.stdin.read()
     else:
@@ -204,7 +205,8 @@ def main() -> NoReturn:
         _require_server()
         serve(arguments.port, while_stdin_is_open=arguments.while_stdin_is_open)
     except Unavailable as error:
-        sys.exit(error.message)
+        complain(error.message)
+        sys.exit(1)
     sys.exit(0)
 
 

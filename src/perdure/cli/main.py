@@ -5,16 +5,23 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from perdure import __version__
 from perdure.cli import sessions
-from perdure.cli.common import DEFAULT_URL, FAILED, Org, Token, Url, complain, connect, enter, explain
+from perdure.cli.common import DEFAULT_URL, FAILED, Org, Token, Url, connect, enter, explain
 from perdure.cli.database_url import OPTION, hide_password
 from perdure.cli.parts import MISSING, advice
+from perdure.cli.terminal import Screen, complain, write_traceback
 from perdure.domain.errors import PerdureError
+
+# Typer exports only this subclass. Its other subclasses, for unknown commands and options, look the same.
+UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
+USAGE = 2
+BROKEN_PIPE = 141
+"""Exit statuses."""
 
 app = typer.Typer(
     name="perdure",
@@ -43,7 +50,7 @@ DatabaseUrl = Annotated[
 
 def _print_version(requested: bool) -> None:
     if requested:
-        print(f"perdure {__version__}")
+        Screen().line(f"perdure {__version__}")
         raise typer.Exit
 
 
@@ -59,7 +66,7 @@ def top(
 @app.command()
 def version() -> None:
     """Print the version."""
-    print(f"perdure {__version__}")
+    Screen().line(f"perdure {__version__}")
 
 
 @app.command()
@@ -133,11 +140,10 @@ def create_key(
     from perdure.wiring import create_key as create_token
 
     token = enter(create_token(load(data=data, database_url=database_url), name))
-    print(token)
-    print(
+    Screen().line(token)
+    Screen(stderr=True).line(
         "This access token is not shown again. Clients send it as `Authorization: Bearer ...`; "
-        "the `perdure` command reads it from PERDURE_TOKEN.",
-        file=sys.stderr,
+        "the `perdure` command reads it from PERDURE_TOKEN."
     )
 
 
@@ -167,13 +173,15 @@ def rotate_master_key(
     settings = load(data=data, database_url=database_url)
     key = None if new_key is None else parse_master_key(_read_text(new_key))
     rotation = enter(rotate_master(settings, key))
-    print(f"Data keys re-encrypted: {rotation.rewrapped}. Current master key: {rotation.key}.")
+    screen = Screen()
+    screen.line(f"Data keys re-encrypted: {rotation.rewrapped}. Current master key: {rotation.key}.")
     if settings.master_key:
-        print("PERDURE_MASTER_KEY_PREVIOUS is no longer needed: remove it from the servers' environment.")
-    else:
-        print(
-            f"The key is in {settings.data_folder / 'master.key'}. Older backups still need the previous key."
+        screen.line(
+            "PERDURE_MASTER_KEY_PREVIOUS is no longer needed: remove it from the servers' environment."
         )
+    else:
+        file = settings.data_folder / "master.key"
+        screen.line(f"The key is in {file}. Older backups still need the previous key.")
 
 
 def _read_text(path: Path) -> str:
@@ -187,13 +195,26 @@ def _read_text(path: Path) -> str:
 def main() -> None:
     """Run the command. Every failure prints one readable line and exits with a status.
 
-    The status is 1, or 2 for wrong usage and for a missing package.
+    The status is 1, 2 for wrong usage and for a missing package, 130 after Ctrl-C, or 141 if the reader of
+    the output is gone.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    status: object = None
     try:
-        app()
+        status = app(standalone_mode=False)
+    except UsageError as error:
+        if type(error).__name__ != "NoArgsIsHelpError":  # it has printed the help
+            complain(_usage(error))
+        sys.exit(USAGE)
+    except typer.Abort:
+        complain("aborted")
+        sys.exit(FAILED)
+    except BrokenPipeError:
+        # The interpreter flushes at exit, which would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BROKEN_PIPE)
     except PerdureError as error:
         # The message of an error that a missing package caused already says what to install.
         missing = isinstance(error.__cause__, ModuleNotFoundError)
@@ -202,10 +223,19 @@ def main() -> None:
         if isinstance(error, ModuleNotFoundError) and advice(error) is not None:
             raise  # `perdure.__main__` says what to install
         _fail(error, f"{type(error).__name__}: {error} (set PERDURE_DEBUG=1 to see the traceback)")
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _usage(error: typer.BadParameter) -> str:
+    """Say what is wrong with the command line, what was probably meant, and where help is."""
+    if error.ctx is None:
+        return error.format_message()
+    return f"{error.format_message()}\n`{error.ctx.command_path} --help` shows the usage."
 
 
 def _fail(error: Exception, message: str, status: int = FAILED) -> None:
     if os.environ.get("PERDURE_DEBUG") == "1":
-        raise error
-    complain(message)
+        write_traceback(error)
+    else:
+        complain(message)
     sys.exit(status)

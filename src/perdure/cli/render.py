@@ -7,30 +7,55 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.cells import cell_len
-from rich.text import Text
 
 from perdure.client import data_of, turn_failure
-from perdure.domain.events import WireEvent
+from perdure.domain.events import ToolCall, WireEvent
 from perdure.domain.messages import Message, TextPart, ToolCallPart, text_of
-from perdure.domain.tools import APPROVE
+from perdure.domain.tools import APPROVE, ApprovalQuestion
+from perdure.domain.visible import exact, visible
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.status import Status
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+    from perdure.cli.terminal import Screen
 
+_UNSETTLED = "\r\u200c\u200d"
+"""Characters whose meaning depends on the next one."""
 
-def printable(text: str) -> str:
-    """Replace control characters: a model's or a tool's output must not control the terminal."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
+QUESTION_LIMIT = 2000
+"""Characters of a call that a question shows at first."""
 
 
 def short(value: object, limit: int = 100) -> str:
-    """Format a JSON value or a text as one line of at most `limit` characters."""
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-    line = " ".join(printable(text[: 4 * limit]).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    """Format a JSON value or a text as one line of its first characters; a cut says how many are missing."""
+    text = _text(value)
+    line = " ".join(visible(text[:limit]).split())
+    return line + _cut_mark(len(text) - limit)
+
+
+def exact_value(value: object, limit: int | None = None) -> str:
+    """Format a JSON value so that everything in it can be seen; a cut says how much is missing."""
+    text = _text(value)
+    return exact(text) if limit is None else exact(text[:limit]) + _cut_mark(len(text) - limit)
+
+
+def question_of(call: ToolCall) -> ApprovalQuestion:
+    """Return what an approval request asks about."""
+    return msgspec.convert(call.arguments, ApprovalQuestion)
+
+
+def question_text(call: ToolCall, limit: int | None = QUESTION_LIMIT) -> str:
+    """Format the question whether the held call may run, with exactly what would run."""
+    question = question_of(call)
+    return f"allow {exact(question.tool_name)} to run? {exact_value(question.arguments, limit)}"
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _cut_mark(missing: int) -> str:
+    return f"… {missing:,} more characters" if missing > 0 else ""
 
 
 def duration(millis: float | None) -> str:
@@ -62,12 +87,15 @@ def brief(event: WireEvent) -> str:
         case "output.message.delta" | "reason.thinking.delta" | "tool.output.delta":
             return short(data.delta)
         case "tool.started":
-            return f"{data.tool_call.name} {short(data.tool_call.arguments)}"
+            return f"{exact(data.tool_call.name)} {exact_value(data.tool_call.arguments, 400)}"
         case "tool.completed":
             took = duration(data.duration_ms)
             return f"{data.tool_name} {data.status} {took} {short(data.error or '')}".strip()
         case "tool.call_requested":
-            return ", ".join(call.name for call in data.tool_calls)
+            calls = data.tool_calls
+            return ", ".join(
+                question_text(call) if call.name == APPROVE else exact(call.name) for call in calls
+            )
         case "turn.completed":
             return f"{data.iterations} model call(s), {duration(data.duration_ms)}"
         case "llm.generation":
@@ -134,10 +162,10 @@ class TurnPrinter:
     over (because the model call was retried) starts on a new line.
     """
 
-    def __init__(self, console: Console, *, indent: str = "") -> None:
-        self._console = console
+    def __init__(self, screen: Screen, *, indent: str = "") -> None:
+        self._screen = screen
         self._indent = indent
-        width = console.width if console.is_terminal else None
+        width = screen.width
         self._flow = Flow(indent, width)
         # The columns left for a tool's arguments or result, beside its name and duration.
         self._room = 100 if width is None else max(width - len(indent) - 36, 20)
@@ -150,14 +178,15 @@ class TurnPrinter:
 
     def wait(self, label: str = "thinking") -> None:
         """Show a spinner until there is something to print. Terminals only."""
-        if self._status is None and self._console.is_terminal and not self._line_open:
-            self._status = self._console.status(Text(label, style="dim"), spinner="dots")
-            self._status.start()
+        if self._status is None and not self._line_open:
+            self._status = self._screen.status(label)
+            if self._status is not None:
+                self._status.start()
 
     def note(self, text: str, style: str = "dim") -> None:
         """Print a line of the program's own."""
         self._end_line()
-        self._console.print(Text(f"{self._indent}{text}", style=style))
+        self._screen.line((f"{self._indent}{text}", style))
 
     def close(self) -> None:
         """End the open line; the printer can continue afterwards."""
@@ -176,15 +205,15 @@ class TurnPrinter:
                 self._stream(f"thinking/{data.message_id}", data.accumulated, "dim italic")
             case "reason.thinking.completed":
                 if not self._thought:  # no delta arrived
-                    self._stream("thinking", data.thinking, "dim italic")
+                    self._stream("thinking", data.thinking, "dim italic", settled=True)
             case "output.message.delta":
                 self._stream(data.message_id or data.turn_id, data.accumulated, "")
             case "output.message.completed":
                 if data.error_code is None:
-                    self._stream(data.message.id, text_of(data.message.content), "")
+                    self._stream(data.message.id, text_of(data.message.content), "", settled=True)
                 self.close()
             case "tool.started":
-                self.note(f"→ {data.tool_call.name} {short(data.tool_call.arguments, self._room)}", "cyan")
+                self.note(f"→ {self._call(data.tool_call.name, data.tool_call.arguments)}", "cyan")
                 self.wait(data.tool_call.name)
             case "tool.completed" if data.tool_name != APPROVE:
                 self._tool_completed(data)
@@ -193,16 +222,16 @@ class TurnPrinter:
             case "tool.call_requested":
                 for call in data.tool_calls:
                     if call.name != APPROVE:
-                        self.note(
-                            f"→ client-side tool: {call.name} {short(call.arguments, self._room)}",
-                            "yellow",
-                        )
+                        self.note(f"→ client-side tool: {self._call(call.name, call.arguments)}", "yellow")
             case "turn.cancelled":
                 self.note("cancelled", "yellow")
             case _:
                 failure = turn_failure(event)
                 if failure is not None:
-                    self.note(f"✗ {printable(failure.message)} ({failure.code})", "red")
+                    self.note(f"✗ {failure.message} ({failure.code})", "red")
+
+    def _call(self, name: str, arguments: object) -> str:
+        return f"{exact(name)} {exact_value(arguments, self._room)}"
 
     def _tool_completed(self, data: Any) -> None:
         took = duration(data.duration_ms)
@@ -215,28 +244,32 @@ class TurnPrinter:
         else:
             self.note(f"← {data.tool_name} {data.status}: {short(data.error or '')}", "red")
 
-    def _stream(self, key: str, whole: str, style: str) -> None:
+    def _stream(self, key: str, whole: str, style: str, *, settled: bool = False) -> None:
+        if not settled:
+            whole = whole.rstrip(_UNSETTLED)
         if key != self._key or not whole.startswith(self._text):
             self._end_line()
             if key == self._key:
                 self.note("(the model starts over)")
             self._key, self._text, self._style = key, "", style
-        piece, self._text = whole[len(self._text) :], whole
+        seen = len(self._text)
+        piece, self._text = whole[seen:], whole
         if piece:
             self._stop_waiting()
-            self._write(self._flow.feed(printable(piece)))
+            # The character before decides how the first one is shown.
+            before = whole[seen - 1 : seen] if seen else ""
+            self._write(self._flow.feed(visible(before + piece)[len(visible(before)) :]))
             self._line_open = True
 
     def _write(self, text: str) -> None:
         if text:
-            self._console.print(Text(text, style=self._style), end="")
-            self._console.file.flush()
+            self._screen.line((text, self._style), end="")
 
     def _end_line(self) -> None:
         self._stop_waiting()
         if self._line_open:
             self._write(self._flow.end())
-            self._console.print()
+            self._screen.line()
             self._line_open = False
 
     def _stop_waiting(self) -> None:

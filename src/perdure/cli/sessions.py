@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perdure.cli.common import DEFAULT_URL, Json, Org, Token, Url, connect, enter, make_console
+from perdure.cli.common import DEFAULT_URL, Json, Org, Token, Url, connect, enter
+from perdure.cli.terminal import Screen
 
 if TYPE_CHECKING:
     from perdure.client import Client, WireEvent
@@ -54,40 +55,35 @@ async def _list(client: Client, limit: int, filters: dict[str, Any], as_json: bo
                 if len(sessions) == limit:
                     break
     if as_json:
-        _print_json(sessions)
+        for session in sessions:
+            Screen().json(session)
     else:
         _print_table(sessions)
 
 
 def _print_table(sessions: list[Session]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     from perdure.cli.render import short
 
-    console = make_console()
+    screen = Screen()
     if not sessions:
-        console.print("No sessions.")
+        screen.line("No sessions.")
         return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name, fold in (
-        ("SESSION", False),
-        ("STATUS", False),
-        ("UPDATED", False),
-        ("TITLE", True),
-        ("TAGS", True),
-    ):
-        table.add_column(name, no_wrap=not fold, overflow="fold")
-    for session in sessions:
-        table.add_row(
+    wide = not screen.is_terminal
+    rows = (
+        (
             session.id,
-            Text(session.status, style=_STATUS_STYLES.get(session.status, "")),
-            ago(session.updated_at),
-            Text(short(session.title or session.preview or "", 60)),
-            Text(short(", ".join(session.tags), 60)),
+            (session.status, _STATUS_STYLES.get(session.status, "")),
+            session.updated_at if wide else ago(session.updated_at),
+            _name(session) if wide else short(_name(session), 60),
+            ", ".join(session.tags) if wide else short(", ".join(session.tags), 60),
         )
-    # Without a terminal there is no width to fit into.
-    console.print(table, width=None if console.is_terminal else 200)
+        for session in sessions
+    )
+    screen.table(("SESSION", "STATUS", "UPDATED", "TITLE", "TAGS"), rows)
+
+
+def _name(session: Session) -> str:
+    return session.title or session.preview or ""
 
 
 @app.command()
@@ -109,11 +105,25 @@ async def _show(client: Client, session_id: str, count: int, as_json: bool) -> N
     async with client:
         session = await client.get_session(session_id)
         if as_json:
-            _print_json([session])
+            Screen().json(session)
             return
         events = await last_messages(client, session_id, count)
+        waiting = await waiting_calls(client, session)
     print_session(session)
     print_messages(events)
+    for call in waiting:
+        Screen().line((f"{'':>5}  {call}", "yellow"))
+
+
+async def waiting_calls(client: Client, session: Session) -> list[str]:
+    """Format the calls that wait for this session's client: for approval, or to be run."""
+    from perdure.cli.render import brief
+
+    if session.status != "waiting_for_tool_results":
+        return []
+    kind = ("tool.call_requested",)
+    requests = await client.list_events(session.id, types=kind, newest_first=True, limit=1)
+    return [f"waits: {brief(request)}" for request in requests]
 
 
 async def last_messages(client: Client, session_id: str, count: int) -> list[WireEvent]:
@@ -126,11 +136,9 @@ async def last_messages(client: Client, session_id: str, count: int) -> list[Wir
 
 def print_session(session: Session) -> None:
     """Print the session, one field per line."""
-    from rich.text import Text
+    from perdure.domain.visible import visible_line
 
-    from perdure.cli.render import printable
-
-    console = make_console()
+    screen = Screen()
     usage = session.usage
     rows = {
         "session": session.id,
@@ -147,24 +155,18 @@ def print_session(session: Session) -> None:
     for name, value in rows.items():
         if value:
             style = _STATUS_STYLES.get(session.status, "") if name == "status" else ""
-            console.print(Text.assemble((f"{name:<13}", "dim"), (printable(value), style)))
+            screen.line((f"{name:<13}", "dim"), (visible_line(value), style))
 
 
 def print_messages(events: Iterable[WireEvent]) -> None:
     """Print messages, one line each."""
-    from rich.text import Text
-
     from perdure.cli.render import outcome
     from perdure.client import data_of
 
-    console = make_console()
+    screen = Screen()
     for event in events:
         message = data_of(event).message
-        console.print(
-            Text.assemble(
-                (f"{message.role:>5}  ", "bold" if message.role == "user" else "dim"), outcome(message)
-            )
-        )
+        screen.line((f"{message.role:>5}  ", "bold" if message.role == "user" else "dim"), outcome(message))
 
 
 @app.command()
@@ -210,7 +212,7 @@ async def _tail(
     async with client:
         if since is None:
             since = await _event_before_last(client, session_id, last)
-        print_event = _print_json_line if as_json else _event_printer()
+        print_event = Screen().json if as_json else _event_printer()
         async with aclosing(client.follow(session_id, since, types, exclude)) as events:
             async for event in events:
                 print_event(event)
@@ -227,27 +229,20 @@ async def _event_before_last(client: Client, session_id: str, last: int) -> str 
     return before[0].id
 
 
-def _print_json_line(event: WireEvent) -> None:
-    import msgspec
-
-    sys.stdout.write(msgspec.json.encode(event).decode() + "\n")
-    sys.stdout.flush()
-
-
-def _event_printer() -> Any:
-    from rich.text import Text
-
+def _event_printer() -> Callable[[WireEvent], None]:
     from perdure.cli.render import brief
+    from perdure.domain.visible import visible_line
 
-    console = make_console()
+    screen = Screen()
 
     def print_event(event: WireEvent) -> None:
         style = next((style for end, style in _EVENT_STYLES if event.type.endswith(end)), "")
         when = event.ts[11:23]
-        line = Text.assemble(
-            (f"{when} {event.sequence or '':>6} ", "dim"), (f"{event.type:<26} ", style), brief(event)
+        screen.line(
+            (f"{when} {event.sequence or '':>6} ", "dim"),
+            (f"{event.type:<26} ", style),
+            visible_line(brief(event)),
         )
-        console.print(line)
 
     return print_event
 
@@ -294,7 +289,7 @@ async def _update(client: Client, session_id: str, changes: dict[str, Any], as_j
     async with client:
         session = await client.update_session(session_id, **changes)
     if as_json:
-        _print_json([session])
+        Screen().json(session)
     else:
         print_session(session)
 
@@ -308,7 +303,7 @@ def cancel(session_id: SessionId, url: Url = DEFAULT_URL, token: Token = None, o
 async def _cancel(client: Client, session_id: str) -> None:
     async with client:
         cancelled = await client.cancel(session_id)
-    print(cancelled.message)
+    Screen().line(cancelled.message)
 
 
 @app.command()
@@ -334,7 +329,7 @@ async def _delete(client: Client, session_ids: list[str]) -> None:
     async with client:
         for session_id in session_ids:
             await client.delete_session(session_id)
-            print(f"deleted {session_id}")
+            Screen().line(f"deleted {session_id}")
 
 
 def ago(ts: str) -> str:
@@ -345,14 +340,6 @@ def ago(ts: str) -> str:
             count = int(seconds // size)
             return f"{count} {name}{'s' if count > 1 else ''} ago"
     return "just now"
-
-
-def _print_json(sessions: list[Session]) -> None:
-    """Print one JSON object per line."""
-    import msgspec
-
-    for session in sessions:
-        print(msgspec.json.encode(session).decode())
 
 
 _STATUS_STYLES = {

@@ -10,6 +10,7 @@ from perdure.domain.ids import ModelId, ProviderId, ProviderIdText
 from perdure.domain.model_profiles import ModelProfile, ModelVendor
 from perdure.domain.paging import AllowedActions, SelfUrl, UiLink, ViewUrl
 from perdure.domain.times import CreatedAt, Timestamp, UpdatedAt
+from perdure.domain.visible import LABEL_PATTERN
 
 ProviderStatus = Literal["active", "disabled"]
 ModelSource = Literal["manual", "discovered", "predefined"]
@@ -18,8 +19,10 @@ BaseUrl = Annotated[
 ]
 ApiKey = Annotated[str, Meta(min_length=1, max_length=4096)]
 ProviderType = Annotated[str, Meta(min_length=1, max_length=64, examples=["openai_completions"])]
-ShortName = Annotated[str, Meta(min_length=1, max_length=200)]
-ModelName = Annotated[str, Meta(min_length=1, max_length=200, examples=["gpt-5-mini"])]
+_LABEL = Meta(extra_json_schema={"pattern": LABEL_PATTERN})
+ShortName = Annotated[str, Meta(min_length=1, max_length=200), _LABEL]
+ModelName = Annotated[str, Meta(min_length=1, max_length=200, examples=["gpt-5-mini"]), _LABEL]
+"""`check_labels` rejects other names, with a clearer error than the pattern."""
 Abilities = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...], Meta(max_length=32)]
 Credentials = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=4096)]], Meta(max_length=16)

@@ -1,0 +1,130 @@
+"""The one way in which commands write: no text of others can control the terminal.
+
+Texts of models, tools, vendors and clients are escaped here, whatever they are part of: answers, titles,
+ids, errors, JSON, tracebacks. Only this program's own styles are sent as control sequences, and only to a
+terminal.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from perdure.domain.log_lines import LogFormatter
+from perdure.domain.visible import visible, visible_json, visible_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
+
+Part = str | tuple[str, str]
+"""A text, or a text with its style."""
+
+
+class Screen:
+    """Standard output, or standard error: in colour on a terminal, plain lines in a pipe or a file.
+
+    Args:
+        stderr: write to standard error.
+        console: the terminal to write to, instead of the standard streams.
+    """
+
+    def __init__(self, *, stderr: bool = False, console: Console | None = None) -> None:
+        self._stream = sys.stderr if stderr else sys.stdout
+        if console is None and self._stream.isatty():
+            from rich.console import Console as RichConsole
+
+            console = RichConsole(stderr=stderr, highlight=False, soft_wrap=True)
+        self._console = console
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person watches."""
+        return self._console is not None and self._console.is_terminal
+
+    @property
+    def has_colours(self) -> bool:
+        """Whether colours are shown; not if NO_COLOR is set."""
+        return self.is_terminal and self._console is not None and not self._console.no_color
+
+    @property
+    def width(self) -> int | None:
+        """The terminal's columns; None in a pipe."""
+        return self._console.width if self.is_terminal and self._console is not None else None
+
+    def line(self, *parts: Part, end: str = "\n") -> None:
+        """Write a text, in parts with styles."""
+        cleaned = [
+            (visible(part), "") if isinstance(part, str) else (visible(part[0]), part[1]) for part in parts
+        ]
+        if self._console is None:
+            self._stream.write("".join(text for text, _ in cleaned) + end)
+            self._stream.flush()
+            return
+        from rich.text import Text
+
+        self._console.print(Text.assemble(*cleaned), end=end)
+        self._console.file.flush()
+
+    def json(self, value: object) -> None:
+        """Write a value as one line of JSON. Characters that a terminal must not get are escaped in it."""
+        self._stream.write(visible_json(msgspec.json.encode(value).decode()) + "\n")
+        self._stream.flush()
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Part]]) -> None:
+        """Write a table: in columns on a terminal, else one line for each row, separated by tabs."""
+        if self._console is None:
+            for row in (columns, *rows):
+                texts = (cell if isinstance(cell, str) else cell[0] for cell in row)
+                self.line("\t".join(map(visible_line, texts)))
+            return
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for number, name in enumerate(columns):
+            table.add_column(name, no_wrap=number < len(columns) - 2, overflow="fold")
+        for row in rows:
+            cells = [(cell, "") if isinstance(cell, str) else cell for cell in row]
+            table.add_row(*(Text(visible_line(text), style=style) for text, style in cells))
+        self._console.print(table)
+
+    def status(self, label: str) -> Status | None:
+        """Return a spinner with this label; None without a terminal."""
+        if self._console is None or not self.is_terminal:
+            return None
+        from rich.text import Text
+
+        return self._console.status(Text(visible_line(label), style="dim"), spinner="dots")
+
+    def ask(self, question: str) -> str:
+        """Read a line from the person at the terminal.
+
+        Raises:
+            EOFError, KeyboardInterrupt: Ctrl-D, Ctrl-C.
+        """
+        text = visible(question)
+        # The marks tell line editing that the colour takes no room.
+        return input(f"\001\033[1;36m\002{text}\001\033[0m\002" if self.has_colours else text)
+
+
+def complain(message: str) -> None:
+    """Write an error to standard error."""
+    Screen(stderr=True).line(f"error: {message}")
+
+
+def write_traceback(error: BaseException) -> None:
+    """Write an error's traceback to standard error."""
+    Screen(stderr=True).line("".join(traceback.format_exception(error)), end="")
+
+
+def log_to_terminal() -> None:
+    """Write this process's warnings to standard error, as lines that cannot control the terminal."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -1,0 +1,19 @@
+"""Lines of the server's log: one record is one line, and no text in it can control a terminal."""
+
+from __future__ import annotations
+
+import logging
+
+from perdure.domain.visible import visible, visible_line
+
+
+class LogFormatter(logging.Formatter):
+    """Formats records. Escapes what clients, models and vendors wrote: newlines too, except in tracebacks."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the base class's name)
+        """Format the record without its traceback, in one line."""
+        return visible_line(super().formatMessage(record))
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format the record, with its traceback if it has one."""
+        return visible(super().format(record))

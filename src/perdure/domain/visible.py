@@ -1,0 +1,99 @@
+r"""Make characters visible that control a terminal, reorder text, or cannot be seen.
+
+A text of a model, a tool, a vendor or a client can contain them. Who shows it to a person escapes them, as
+JSON does: `\u202e`.
+"""
+
+from __future__ import annotations
+
+import re
+
+from perdure.domain.errors import InvalidInput
+
+_CONTROLS = (
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without tab and newline, DEL, C1
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f"  # bidirectional marks, embeddings, isolates
+    "\u2028\u2029"  # line and paragraph separator
+    "\ufff9-\ufffb"  # annotations
+    "\ud800-\udfff"  # halves of surrogate pairs
+)
+_INVISIBLE = (
+    "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u2060-\u2065\u3164\ufeff\uffa0"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff"  # tags and supplementary variation selectors, which can carry hidden text
+)
+_VISIBLE = r"[^\x00-\x7f\u200c\u200d]"
+# Joiners belong to emoji and to many scripts: between two letters that are not ASCII they stay.
+_LOOSE_JOINERS = rf"(?<!{_VISIBLE})[\u200c\u200d]|[\u200c\u200d](?!{_VISIBLE})"
+_ODD = re.compile(f"[{_CONTROLS}{_INVISIBLE}]|{_LOOSE_JOINERS}")
+# What else looks like a plain space or like nothing: odd where a text must be shown exactly.
+_INEXACT = re.compile(
+    f"[{_CONTROLS}{_INVISIBLE}\t\n\u200c\u200d\u00a0\u1680\u2000-\u200a\u202f\u205f\u2800\u3000"
+    "\u2420\ufe00-\ufe0f]"
+)
+_BLANKS = re.compile(" {5,}")
+
+LABEL_PATTERN = (
+    r"^[^\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
+    r"\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb]*$(?!\n)"
+)
+"""Names without control, bidirectional and invisible characters, as a JSON Schema says it."""
+_LABEL = re.compile(LABEL_PATTERN)
+
+
+def visible(text: str) -> str:
+    """Escape the characters that control a terminal, reorder text or are invisible. Newline and tab stay."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _ODD.sub(_escaped, text.replace("\r\n", "\n"))
+
+
+def visible_json(text: str) -> str:
+    """Escape the same characters in encoded JSON, which keeps its value."""
+    if text.isascii():
+        return text.replace("\x7f", "\\u007f")
+    return _ODD.sub(_json_escaped, text)
+
+
+def visible_line(text: str) -> str:
+    """Escape the same characters, and newlines and tabs too: the text stays in one line."""
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def exact(text: str) -> str:
+    """Show a text exactly, in one line: odd spaces are escaped too, and runs of spaces are counted."""
+    counted = _BLANKS.sub(lambda run: f"␠\N{MULTIPLICATION SIGN}{len(run[0])}", _INEXACT.sub(_escaped, text))
+    return counted.replace("\\u000a", "\\n").replace("\\u0009", "\\t")
+
+
+def is_label(text: str) -> bool:
+    """Whether a name contains no control, bidirectional or invisible character."""
+    return _LABEL.match(text) is not None
+
+
+def check_labels(body: object, *fields: str) -> None:
+    """Check the names in a request's body; a field that is not a text is not checked.
+
+    Raises:
+        InvalidInput: a name contains control, bidirectional or invisible characters.
+    """
+    for field in fields:
+        text = getattr(body, field)
+        if isinstance(text, str) and not is_label(text):
+            raise InvalidInput(
+                f"`{field}` must not contain control, bidirectional or invisible characters: {exact(text)}",
+                field=field,
+            )
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _json_escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if code < 0x10000:
+        return f"\\u{code:04x}"
+    high, low = divmod(code - 0x10000, 0x400)
+    return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
