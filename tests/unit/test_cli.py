@@ -19,8 +19,9 @@ from typer.main import get_command
 
 from perdure.cli.common import explain
 from perdure.cli.main import app
-from perdure.cli.render import Flow, TurnPrinter, brief, duration, printable, short
+from perdure.cli.render import Flow, TurnPrinter, brief, duration, exact_value, short
 from perdure.cli.sessions import ago
+from perdure.cli.terminal import Screen
 from perdure.client import ApiError, TurnFailed, Unreachable, WireEvent
 from perdure.domain.ids import new_event_id, new_id
 from perdure.domain.times import to_rfc3339
@@ -109,7 +110,7 @@ def printed(*events: WireEvent, indent: str = "", width: int | None = None) -> s
         soft_wrap=True,
         color_system=None,
     )
-    printer = TurnPrinter(console, indent=indent)
+    printer = TurnPrinter(Screen(console=console), indent=indent)
     for one in events:
         printer.show(one)
     printer.close()
@@ -180,14 +181,15 @@ def test_the_end_of_a_turn_is_shown_unless_it_completed() -> None:
 
 def test_the_output_of_a_model_cannot_control_the_terminal() -> None:
     shown = printed(text("a\x1b[2Jb\x07"), completed("a\x1b[2Jb\x07\x9b1mc\td\n"))
-    assert (
-        shown
-        == "a\N{REPLACEMENT CHARACTER}[2Jb\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}1mc     d\n\n"
-    )
-    assert printed(
-        event("tool.started", {"tool_call": {"id": "1", "name": "x", "arguments": "[red]\x1b"}})
-    ).startswith("→ x [red]")
-    assert printable("a\r\nb") == "a\nb"
+    assert shown == "a\\u001b[2Jb\\u0007\\u009b1mc      d\n\n"
+    started = {"tool_call": {"id": "1", "name": "x\x1b", "arguments": "[red]\x1b"}}
+    assert printed(event("tool.started", started)) == "→ x\\u001b [red]\\u001b\n"
+
+
+def test_a_character_that_arrives_in_two_pieces_is_shown_whole() -> None:
+    family = "\U0001f468\u200d\U0001f469 a\r\nb\u200d"
+    pieces = [text(family[:end]) for end in range(1, len(family) + 1)]
+    assert printed(*pieces, completed(family)) == "\U0001f468\u200d\U0001f469 a\nb\\u200d\n"
 
 
 def test_on_a_terminal_text_stays_in_its_column_and_wraps_between_words() -> None:
@@ -228,7 +230,15 @@ def test_durations_are_formatted_for_people() -> None:
 
 def test_values_are_shown_in_one_line() -> None:
     assert short({"a": [1, "x"]}) == '{"a":[1,"x"]}'
-    assert short("one\n two\tthree", 9) == "one two …"
+    assert short("one\n two\tthree", 9) == "one two… 5 more characters"
+
+
+def test_what_will_run_is_shown_exactly_and_a_cut_says_how_much_is_missing() -> None:
+    hidden = {"command": "ls" + " " * 2000 + "; rm -rf \u202e~\u00a0\n"}
+    whole = '{"command":"ls␠\N{MULTIPLICATION SIGN}2000; rm -rf \\u202e~\\u00a0\\n"}'
+    assert exact_value(hidden) == whole
+    assert exact_value("x" * 2100, 2000) == "x" * 2000 + "… 100 more characters"
+    assert [exact_value(each) for each in ("\n", r"\u000a", ["\n"])] == [r"\n", r"\u000a", r'["\n"]']
 
 
 def test_times_are_formatted_for_people() -> None:

@@ -34,9 +34,22 @@ def short(value: object, limit: int = 100) -> str:
 
 
 def exact_value(value: object, limit: int | None = None) -> str:
-    """Format a JSON value so that everything in it can be seen; a cut says how much is missing."""
+    """Format a JSON value so that everything in it can be seen; a cut says how much is missing.
+
+    A run of spaces counts as what is shown of it, so that it cannot move what follows out of sight.
+    """
     text = _text(value)
-    return exact(text) if limit is None else exact(text[:limit]) + _cut_mark(len(text) - limit)
+    if limit is None:
+        return exact(text)
+    end, shown = 0, ""
+    while end < len(text) and len(shown) < limit:
+        end = _end_of_spaces(text, end + limit - len(shown))
+        shown = exact(text[:end])
+    return shown + _cut_mark(len(text) - end)
+
+
+def _end_of_spaces(text: str, start: int) -> int:
+    return len(text) - len(text[start:].lstrip(" ")) if text[start - 1 : start] == " " else start
 
 
 def question_of(call: ToolCall) -> ApprovalQuestion:

@@ -31,6 +31,7 @@ _INEXACT = re.compile(
     f"[{_CONTROLS}{_INVISIBLE}\t\n\u200c\u200d\u00a0\u1680\u2000-\u200a\u202f\u205f\u2800\u3000"
     "\u2420\ufe00-\ufe0f]"
 )
+_BREAK = re.compile("[\n\t]")
 _BLANKS = re.compile(" {5,}")
 
 LABEL_PATTERN = (
@@ -57,13 +58,12 @@ def visible_json(text: str) -> str:
 
 def visible_line(text: str) -> str:
     """Escape the same characters, and newlines and tabs too: the text stays in one line."""
-    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+    return _BREAK.sub(_escaped, visible(text))
 
 
 def exact(text: str) -> str:
     """Show a text exactly, in one line: odd spaces are escaped too, and runs of spaces are counted."""
-    counted = _BLANKS.sub(lambda run: f"␠\N{MULTIPLICATION SIGN}{len(run[0])}", _INEXACT.sub(_escaped, text))
-    return counted.replace("\\u000a", "\\n").replace("\\u0009", "\\t")
+    return _BLANKS.sub(lambda run: f"␠\N{MULTIPLICATION SIGN}{len(run[0])}", _INEXACT.sub(_escaped, text))
 
 
 def is_label(text: str) -> bool:
@@ -88,6 +88,8 @@ def check_labels(body: object, *fields: str) -> None:
 
 def _escaped(found: re.Match[str]) -> str:
     code = ord(found[0])
+    if found[0] in "\n\t":
+        return "\\n" if code == 0x0A else "\\t"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
