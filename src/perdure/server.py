@@ -11,9 +11,10 @@ import logging
 import resource
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import cast
+from urllib.parse import urlsplit
 
 import uvicorn
 
@@ -25,10 +26,13 @@ from perdure.api.kernel.rate_limit import RateLimit
 from perdure.app.accounts import bootstrap
 from perdure.app.login import login_required
 from perdure.app.predefined import add_predefined
+from perdure.domain.accounts import Caller
 from perdure.domain.errors import Forbidden, Unavailable
 from perdure.domain.log_lines import LogFormatter
+from perdure.domain.visible import visible_line
 from perdure.settings import Settings
 from perdure.stopping import Stopping
+from perdure.store.providers import list_models
 from perdure.wiring import Parts, all_routes, open_parts
 from perdure.worker.scheduler import Scheduler
 from perdure.worker.sorter import Sorter
@@ -51,7 +55,8 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
     """Run the server until SIGTERM or SIGINT, then drain it.
 
     Args:
-        announce: called once with `listening on http://...`; prints it by default.
+        announce: called with each line for the person who starts the server, first
+            `listening on http://...`; prints it by default.
 
     Raises:
         Unavailable, Forbidden: the server cannot start; the message says what to do.
@@ -73,7 +78,8 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
 
 async def _serve(settings: Settings, stopping: Stopping, announce: Callable[[str], None]) -> None:
     async with open_parts(settings) as parts:
-        authenticate = await _prepare(settings, parts)
+        owner = await bootstrap(parts.app)
+        authenticate = await _prepare(settings, parts, owner)
         worker = Worker(parts.engine)
         sweep = Sweep(parts.engine, worker)
         closing = asyncio.Event()
@@ -93,15 +99,16 @@ async def _serve(settings: Settings, stopping: Stopping, announce: Callable[[str
         gc.enable()  # the command disables it while it imports
         try:
             with watching():
-                await _run(settings, api, listener, worker, closing, stopping, announce)
+                greet = partial(_greet, settings, parts, owner, announce)
+                await _run(settings, api, listener, worker, closing, stopping, greet)
         finally:
             sweeping.cancel()
             scheduling.cancel()
             sorting.cancel()
 
 
-async def _prepare(settings: Settings, parts: Parts) -> Authenticate:
-    """Create the first owner and the providers that the environment has keys for.
+async def _prepare(settings: Settings, parts: Parts, owner: Caller) -> Authenticate:
+    """Create the providers that the environment has keys for.
 
     Returns:
         The way in which requests are authenticated: by token, or as the owner on loopback without tokens.
@@ -109,7 +116,6 @@ async def _prepare(settings: Settings, parts: Parts) -> Authenticate:
     Raises:
         Forbidden: a server without a login would be reachable from other machines.
     """
-    owner = await bootstrap(parts.app)
     parts.app.drivers.lend_environment(owner.organization_id)
     for name in await add_predefined(parts.app, owner.organization_id):
         log.info("%s is set up: its key is in the environment", name)
@@ -123,8 +129,27 @@ async def _prepare(settings: Settings, parts: Parts) -> Authenticate:
     return as_owner(parts.app, owner)
 
 
+async def _greet(
+    settings: Settings, parts: Parts, owner: Caller, announce: Callable[[str], None], url: str
+) -> None:
+    """Say where the server listens and keeps its data, and what is missing before it can be used."""
+    announce(f"listening on {url}")
+    announce(f"docs: {url}/docs")
+    if settings.database_url:
+        announce(f"data: PostgreSQL at {urlsplit(settings.database_url).hostname}")
+    else:
+        announce(f"data: {settings.data_folder.resolve()}")
+    with contextlib.suppress(Unavailable):  # a hint only
+        models = await parts.app.database.read(lambda tx: list_models(tx, owner.organization_id))
+        if not any(model.enabled for model in models):
+            announce(
+                "no model yet: restart with OPENAI_API_KEY or ANTHROPIC_API_KEY set, "
+                "or register a model as `perdure chat` explains"
+            )
+
+
 def _print(line: str) -> None:
-    print(line, flush=True)  # noqa: T201 (scripts wait for this line)
+    print(visible_line(line), flush=True)  # noqa: T201 (scripts wait for the first line)
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -155,7 +180,7 @@ async def _run(
     worker: Worker,
     closing: asyncio.Event,
     stopping: Stopping,
-    announce: Callable[[str], None],
+    greet: Callable[[str], Awaitable[None]],
 ) -> None:
     connections = Connections(_connection_limits(settings))
     config = uvicorn.Config(
@@ -180,7 +205,7 @@ async def _run(
         await asyncio.sleep(0.001)
     host, port = listener.getsockname()[:2]
     stopping.start()
-    announce(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}")
+    await greet(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     asked = asyncio.create_task(stopping.asked.wait())
     await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
     unfinished = await worker.drain(settings.drain_seconds)

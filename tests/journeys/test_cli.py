@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from perdure import __version__
 from perdure.client import Client, ClientSideTool
-from tests.command import LIMIT, PERDURE, environment, perdure, script, use_simulated_model
+from tests.command import LIMIT, PERDURE, Terminal, environment, perdure, script, use_simulated_model
 from tests.server import Server
 from tests.unit.fake_server import FakeServer, answers
 
@@ -66,6 +67,26 @@ async def test_wrong_usage_ends_with_status_2(arguments: list[str]) -> None:
     assert (done.status, done.out) == (2, "")
     assert done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggestion"),
+    [
+        (["sesions", "list"], "Did you mean 'sessions'"),
+        (["sessions", "lst"], "Did you mean 'list'"),
+        (["chta"], "Did you mean 'chat'"),
+        (["keys", "create", "--nmae", "x"], "--name"),
+        (["serve", "--prot", "1"], "--port"),
+    ],
+    ids=str,
+)
+async def test_a_misspelt_command_or_option_is_answered_with_what_was_meant(
+    arguments: list[str], suggestion: str
+) -> None:
+    done = await perdure(*arguments)
+    assert (done.status, done.out) == (2, "")
+    assert suggestion in done.err
+    assert "--help` shows the usage" in done.err
 
 
 @pytest.mark.parametrize(
@@ -176,6 +197,35 @@ async def test_sessions_are_listed_shown_changed_and_deleted(client: Client, ser
         1,
         "error: no such session; `perdure sessions list` lists them.\n",
     )
+
+
+async def test_a_list_in_a_pipe_has_one_line_for_each_entry_and_cuts_nothing(
+    client: Client, server: Server
+) -> None:
+    title = "A title \N{CJK UNIFIED IDEOGRAPH-6F22} " * 30
+    session = await client.create_session(title=title, tags=("a", "b\u2028c"))
+    done = await perdure("sessions", "list", url=server.url, FORCE_COLOR="1")
+    head, line = done.out.splitlines()
+    assert head.split("\t") == ["SESSION", "STATUS", "UPDATED", "TITLE", "TAGS"]
+    shown = [session.id, "started", session.updated_at, title, "a, b\\u2028c"]
+    assert line.split("\t") == shown
+    terminal = Terminal(*PERDURE, "sessions", "list", **environment(server.url, NO_COLOR="1"))
+    try:
+        assert await terminal.end() == 0
+        assert "\x1b[3" not in terminal._raw
+        assert "more characters" in terminal.whole
+    finally:
+        terminal.close()
+
+
+async def test_a_reader_that_leaves_ends_a_list_quietly(client: Client, server: Server) -> None:
+    await client.create_session()
+    listed = f"{shlex.join(PERDURE)} sessions list; echo status $? >&2"
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-c", f"( {listed} ) | true", stderr=subprocess.PIPE, env=environment(server.url)
+    )
+    _, err = await process.communicate()
+    assert err.decode() == "status 1\n"
 
 
 class Tail:
@@ -303,6 +353,38 @@ async def test_client_side_tools_end_a_pipe_with_an_error(client: Client, server
 
 
 # --- serve and keys ---------------------------------------------------------------
+
+
+async def test_a_new_server_says_where_it_is_and_what_is_missing(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+
+    async def greeting(*missing: str) -> list[str]:
+        process = await asyncio.create_subprocess_exec(
+            *(*PERDURE, "serve", "--port", "0", "--data", str(data)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+        )
+        assert process.stdout is not None
+        lines = [
+            await asyncio.wait_for(process.stdout.readline(), LIMIT)
+            for _ in ("url", "docs", "data", *missing)
+        ]
+        if missing:
+            async with Client(lines[0].decode().split()[-1]) as client:
+                await use_simulated_model(client)
+        process.send_signal(signal.SIGINT)
+        rest, err = await asyncio.wait_for(process.communicate(), LIMIT)
+        assert (process.returncode, rest, err) == (0, b"", b"")
+        return [line.decode().strip() for line in lines]
+
+    url, docs, folder, hint = await greeting("model")
+    assert url.startswith("listening on http://127.0.0.1:")
+    assert docs == f"docs: {url.split()[-1]}/docs"
+    assert folder == f"data: {data}"
+    assert hint.startswith("no model yet: ")
+    assert "OPENAI_API_KEY" in hint
+    assert len(await greeting()) == 3
 
 
 async def test_serving_beyond_loopback_requires_an_access_token(tmp_path: Path) -> None:

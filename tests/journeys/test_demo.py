@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import shlex
+import subprocess
 from pathlib import Path
 
 import psutil
@@ -35,6 +38,13 @@ async def test_the_demo_shows_what_it_promises_and_leaves_nothing_behind(tmp_pat
     ):
         assert part in done.out
     assert "\x1b" not in done.out
+    shown = [line for line in done.out.splitlines() if "  # " in line]
+    assert [shlex.split(line, comments=True)[-1] for line in shown] == ["serve", "chat"]
+    for line in shown:
+        pasted = line.replace("  # ", " --help  # ")
+        process = await asyncio.create_subprocess_exec("sh", "-c", pasted, stdout=subprocess.PIPE)
+        assert (await process.communicate())[0].decode().strip()
+        assert process.returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
     assert processes_with(str(tmp_path)) == []
 

@@ -51,7 +51,10 @@ NOT_RUN = {
         "export PERDURE_DATABASE_URL=postgresql://",
     ): "needs a database; most journeys have one",
     ("docs/guide/models.md", "OPENAI_API_KEY=sk-... perdure serve"): VENDOR,
-    ("docs/guide/models.md", "curl -sS --fail-with-body -X POST $URL/v1/providers/$PROVIDER/sync-models"): VENDOR,
+    (
+        "docs/guide/models.md",
+        "curl -sS --fail-with-body -X POST $URL/v1/providers/$PROVIDER/sync-models",
+    ): VENDOR,
     ("docs/guide/models.md", '{"status": "success", "created": 12'): "an answer, not a request",
     ("docs/guide/access.md", "location / {"): "configures another program",
     (

@@ -75,7 +75,7 @@ def explain(error: PerdureError) -> str:
     if error.code == f"http_{status}":  # the body is not in this API's error format
         return f"{message}, not in Perdure's format. Is another program at --url or PERDURE_URL?"
     if error.code == "model_not_configured":
-        return f"{message}\n{MODEL_ADVICE}"
+        return f"{message}\n{MODEL_ADVICE}\n$URL is the server's address, by default {DEFAULT_URL}."
     return message
 
 
@@ -85,4 +85,4 @@ Register one over HTTP, for example a server that speaks OpenAI's chat protocol:
     -d '{"name": "local", "provider_type": "openai_completions", "base_url": "http://127.0.0.1:8080/v1"}'
   curl -sS --fail-with-body $URL/v1/providers/PROVIDER_ID/models -H 'Content-Type: application/json' \\
     -d '{"model_id": "the-models-name", "display_name": "My model"}'
-docs/guide/getting-started.md shows it step by step."""
+docs/guide/getting-started.md shows it step by step; $URL/docs shows the whole API."""

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from urllib.parse import parse_qs, urlsplit
 
+from perdure.cli.terminal import Screen
+
 OPTION = "--database-url"
 VARIABLE = "PERDURE_DATABASE_URL"
 
@@ -21,10 +23,9 @@ def hide_password(url: str | None) -> str | None:  # noqa: RET503 - the last lin
     arguments = without_option(sys.orig_argv)
     if arguments == sys.orig_argv:
         return url  # this process was started in another way: its arguments do not show the URL
-    print(
+    Screen(stderr=True).line(
         "warning: the database's password was on the command line, where other users could read it for a"
-        f" moment: set {VARIABLE} instead, or leave the password out and use PGPASSWORD or ~/.pgpass",
-        file=sys.stderr,
+        f" moment: set {VARIABLE} instead, or leave the password out and use PGPASSWORD or ~/.pgpass"
     )
     os.environ[VARIABLE] = url
     os.execv(sys.executable, arguments)  # noqa: S606 - the same program

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -379,13 +381,18 @@ class Show:
         self._screen.line(
             ("Everything above was verified.", "bold green"), (f"  {duration(seconds * 1000)}\n", "dim")
         )
-        self._screen.line("Next steps:")
-        self._screen.line((f"  {command} serve", "bold"), "   start your own server")
-        self._screen.line((f"  {command} chat ", "bold"), "   talk to an agent on it")
-        self._screen.line("docs/guide/getting-started.md explains how to register a model.")
+        self._screen.line("Next steps, each in a terminal of its own:")
+        self._screen.line((f"  {command} serve", "bold"), "  # starts your own server")
+        self._screen.line((f"  {command} chat", "bold"), "   # talks to an agent, or says what is missing")
+        self._screen.line("docs/guide/getting-started.md shows everything step by step.")
 
 
 def _own_name() -> str:
-    """Return the command with which the user called this program."""
-    called = sys.argv[0]
-    return called if Path(called).name == "perdure" else "perdure"
+    """Return a command that starts this program from the current folder, also if it is not on PATH."""
+    program = Path(sys.executable).with_name("perdure")
+    found = shutil.which("perdure")
+    if not program.exists() or (found is not None and Path(found).samefile(program)):
+        return "perdure" if found is not None else f"{shlex.quote(sys.executable)} -m perdure"
+    here = Path.cwd()
+    shown = program.relative_to(here) if program.is_relative_to(here) else program
+    return shlex.quote(str(shown))

@@ -20,8 +20,7 @@ from perdure.domain.errors import PerdureError
 # Typer exports only this subclass. Its other subclasses, for unknown commands and options, look the same.
 UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
 USAGE = 2
-BROKEN_PIPE = 141
-"""Exit statuses."""
+"""The exit status for wrong usage."""
 
 app = typer.Typer(
     name="perdure",
@@ -195,8 +194,7 @@ def _read_text(path: Path) -> str:
 def main() -> None:
     """Run the command. Every failure prints one readable line and exits with a status.
 
-    The status is 1, 2 for wrong usage and for a missing package, 130 after Ctrl-C, or 141 if the reader of
-    the output is gone.
+    The status is 1, 2 for wrong usage and for a missing package, or 130 after Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -211,10 +209,6 @@ def main() -> None:
     except typer.Abort:
         complain("aborted")
         sys.exit(FAILED)
-    except BrokenPipeError:
-        # The interpreter flushes at exit, which would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(BROKEN_PIPE)
     except PerdureError as error:
         # The message of an error that a missing package caused already says what to install.
         missing = isinstance(error.__cause__, ModuleNotFoundError)
