@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import UNSET
 
 from perdure.domain.agent_versions import AuthoredConfig, hash_of_config
 from perdure.domain.errors import NotFound
@@ -440,7 +441,7 @@ async def test_the_tokens_turns_and_times_of_an_agents_sessions_add_up(database:
     assert (stats.total_input_tokens, stats.total_output_tokens) == (200, 40)
     assert (stats.total_cache_read_tokens, stats.total_cache_creation_tokens) == (20, 0)
     costs = (stats.total_estimated_cost_usd, stats.total_actual_cost_usd, stats.total_cost_usd)
-    assert costs == (0.5, 0.0, 0.5)
+    assert costs == (0.5, UNSET, 0.5)
     assert (stats.total_session_duration_ms, stats.avg_session_duration_ms) == (4000, 2000)
     between = (stats.first_session_at, stats.last_session_at)
     assert between == ("2023-11-14T22:13:11.000000Z", "2023-11-14T22:13:20.000000Z")
@@ -469,7 +470,7 @@ async def test_what_has_no_sessions_counts_nothing(database: Database) -> None:
         stats.first_session_at,
     ) == (
         0,
-        0.0,
+        UNSET,
         None,
         None,
     )

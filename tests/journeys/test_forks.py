@@ -7,6 +7,7 @@ import json
 
 import httpx
 
+from perdure.domain.sessions import title_of_fork
 from tests.journeys.people import new_agent, patch
 from tests.talk import Talk, call, new_talk
 
@@ -36,6 +37,17 @@ async def test_a_fork_has_the_earlier_conversation_and_continues_independently(
     assert len(await talk.messages()) == 2
     ids = [event["id"] for event in await talk.events()] + [event["id"] for event in await other.events()]
     assert len(set(ids)) == len(ids)
+
+
+async def test_a_fork_of_a_session_with_a_title_is_marked_as_one(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, title="Plan")
+    titles = []
+    for _ in range(3):
+        talk = Talk(api, (await api.post(talk.path("/fork"), json={})).json()["id"])
+        titles.append((await talk.read())["title"])
+    assert titles == ["Plan (fork)", "Plan (fork 2)", "Plan (fork 3)"]
+    assert title_of_fork("x" * 500) == "x" * 493 + " (fork)"
+    assert title_of_fork(None) is None
 
 
 async def test_a_fork_in_the_middle_of_a_turn_is_idle(api: httpx.AsyncClient) -> None:

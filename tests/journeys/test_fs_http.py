@@ -57,7 +57,8 @@ async def test_both_addresses_lead_to_the_same_files(api: httpx.AsyncClient) -> 
     workspace = Tree(talk, f"/v1/workspaces/{(await talk.read())['workspace_id']}")
     made = await session.create("a", content="1")
     assert await workspace.read("a") == await session.read("a")
-    assert made["session_id"].replace("-", "") == talk.id[-32:]
+    assert made["session_id"] == talk.id
+    assert made["id"].startswith("file_")
     await workspace.create("b", content="2")
     assert await session.paths() == await workspace.paths() == ["/a", "/b"]
 

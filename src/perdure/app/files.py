@@ -34,7 +34,7 @@ from perdure.domain.files import (
     decoded,
     encoded,
 )
-from perdure.domain.ids import uuid_of
+from perdure.domain.ids import SessionId
 from perdure.domain.paging import Listing
 from perdure.domain.paths import clean_path, file_id, name_of
 from perdure.domain.times import Micros, to_rfc3339
@@ -108,7 +108,7 @@ def _stat(row: FileRow) -> FileStat:
 def _info(row: FileRow) -> FileInfo:
     return FileInfo(
         file_id(row.workspace_id, row.path),
-        uuid_of(row.workspace_id),
+        SessionId(f"session_{row.workspace_id[-32:]}"),
         row.path,
         name_of(row.path),
         bool(row.is_directory),

@@ -21,6 +21,7 @@ from perdure.domain.sessions import (
     Session,
     clean_tags,
     clean_title,
+    title_of_fork,
 )
 from perdure.domain.times import Micros
 from perdure.store.agents import get_agent
@@ -203,7 +204,7 @@ async def _copied_row(
         agent_id=body.agent_id or source.agent_id,
         agent_version_id=version_id,
         workspace_id=None,
-        title=clean_title(body.title) if body.title is not None else source.title,
+        title=clean_title(body.title) if body.title is not None else title_of_fork(source.title),
         tags=to_json(clean_tags(body.tags)) if body.tags is not None else source.tags,
         locale=body.locale or source.locale,
         model_id=body.model_id or source.model_id,

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from perdure.domain.errors import InvalidInput, TooLarge
-from perdure.domain.ids import Uuid
+from perdure.domain.ids import FileId, SessionId
 from perdure.domain.paths import MAX_PATH
 from perdure.domain.times import CreatedAt, UpdatedAt
 
@@ -38,15 +38,17 @@ _IS_READONLY = Meta(description="Whether the file is protected from changes, mov
 _SIZE = Meta(description="The size in bytes.")
 _HASH = Meta(description="The SHA-256 of the content, in hex. Folders have none.")
 _ENCODING = Meta(description="The encoding of `content`: `text` (UTF-8) or `base64`.")
-_FILE_ID = Meta(description="A UUID that identifies this path in this workspace.")
-_WORKSPACE_UUID = Meta(description="The workspace's UUID. For a session's own workspace, also the session's.")
+_FILE_ID = Meta(description="The id of this path in this workspace.")
+_SESSION_ID = Meta(
+    description="The session that the files belong to. For a shared workspace: its id, with this prefix."
+)
 
 
 class FileInfo(Struct, frozen=True, omit_defaults=True):
     """A file or folder, without its content."""
 
-    id: Annotated[Uuid, _FILE_ID, Meta(examples=["2c8b6a52-6f1c-5c27-9d0b-3f1c0a7a4e11"])]
-    session_id: Annotated[Uuid, _WORKSPACE_UUID, Meta(examples=["0192f0c1-b2a3-7b5c-8d4e-5f60718293a4"])]
+    id: Annotated[FileId, _FILE_ID, Meta(examples=["file_2c8b6a526f1c5c279d0b3f1c0a7a4e11"])]
+    session_id: Annotated[SessionId, _SESSION_ID, Meta(examples=["session_0192f0c1b2a37b5c8d4e5f60718293a4"])]
     path: Annotated[str, _PATH, Meta(examples=["/notes/today.md"])]
     name: Annotated[str, _NAME, Meta(examples=["today.md"])]
     is_directory: Annotated[bool, _IS_DIRECTORY]

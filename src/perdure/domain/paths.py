@@ -10,7 +10,7 @@ import unicodedata
 from uuid import UUID, uuid5
 
 from perdure.domain.errors import InvalidInput
-from perdure.domain.ids import WorkspaceId
+from perdure.domain.ids import FileId, WorkspaceId
 
 MAX_PATH = 1024
 """Bytes of a path in UTF-8: short enough for an index in every database."""
@@ -100,6 +100,6 @@ def is_below(path: str, folder: str) -> bool:
     return path != folder and path.startswith(folder.rstrip("/") + "/")
 
 
-def file_id(workspace_id: WorkspaceId, path: str) -> str:
-    """The id of a path in a workspace: a bare UUID (wire contract). It never changes."""
-    return str(uuid5(UUID(workspace_id[-32:]), path))
+def file_id(workspace_id: WorkspaceId, path: str) -> FileId:
+    """The id of a path in a workspace. It never changes."""
+    return FileId(f"file_{uuid5(UUID(workspace_id[-32:]), path).hex}")

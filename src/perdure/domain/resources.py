@@ -6,7 +6,7 @@ import re
 from collections.abc import Container
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from perdure.domain.accounts import RANK, Caller, UserRole, require
 from perdure.domain.errors import InvalidInput, TooLarge
@@ -90,23 +90,6 @@ class ResourceStats(Struct, frozen=True, omit_defaults=True):
     total_cache_creation_tokens: Annotated[
         int, Meta(description="The number of input tokens written to the vendors' caches.", examples=[0])
     ]
-    total_cost_usd: Annotated[
-        float,
-        Meta(
-            description="The cost in US dollars: the actual cost where it is known, otherwise the estimate.",
-            examples=[0.0121],
-        ),
-    ]
-    total_estimated_cost_usd: Annotated[
-        float,
-        Meta(
-            description="The estimated cost in US dollars, where the model's price is known.",
-            examples=[0.0121],
-        ),
-    ]
-    total_actual_cost_usd: Annotated[
-        float, Meta(description="The cost in US dollars that the vendors reported.", examples=[0.0])
-    ]
     total_session_duration_ms: Annotated[
         int,
         Meta(
@@ -114,6 +97,25 @@ class ResourceStats(Struct, frozen=True, omit_defaults=True):
             examples=[90500],
         ),
     ]
+    total_cost_usd: Annotated[
+        float | UnsetType,
+        Meta(
+            description="The cost in US dollars: the actual cost where it is known, otherwise the estimate."
+            " Absent if no cost is known.",
+            examples=[0.0121],
+        ),
+    ] = UNSET
+    total_estimated_cost_usd: Annotated[
+        float | UnsetType,
+        Meta(
+            description="The estimated cost in US dollars, where the model's price is known, else absent.",
+            examples=[0.0121],
+        ),
+    ] = UNSET
+    total_actual_cost_usd: Annotated[
+        float | UnsetType,
+        Meta(description="The cost in US dollars that the vendors reported. Absent if none did."),
+    ] = UNSET
     avg_session_duration_ms: Annotated[
         int | None,
         Meta(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
@@ -384,6 +385,19 @@ def clean_title(title: str | None) -> str | None:
     if title is not None and has_control(title):
         raise InvalidInput("`title` must not contain control characters", field="title")
     return title
+
+
+_FORK_MARK = re.compile(r"^(.*) \(fork(?: (\d{1,9}))?\)$", re.DOTALL)
+
+
+def title_of_fork(title: str | None) -> str | None:
+    """Mark a title as a fork's: `Plan (fork)`; a fork of that is `Plan (fork 2)`. No title stays none."""
+    if title is None:
+        return None
+    marked = _FORK_MARK.match(title)
+    base, number = (title, 1) if marked is None else (marked[1], int(marked[2] or 1) + 1)
+    mark = " (fork)" if number == 1 else f" (fork {number})"
+    return base[: MAX_TITLE - len(mark)] + mark
 
 
 def has_control(text: str) -> bool:

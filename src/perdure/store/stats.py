@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from msgspec import UNSET
+
 from perdure.domain.ids import AgentId, HarnessId, OrgId
 from perdure.domain.resources import ResourceStats
 from perdure.domain.times import maybe_rfc3339
@@ -44,16 +46,15 @@ async def resource_stats(
         f"CAST(COALESCE(SUM({json_number(tx.dialect, 'usage', name, 'BIGINT')}), 0) AS BIGINT)"
         for name in _TOKENS
     ]
-    sums += [
-        f"COALESCE(SUM({json_number(tx.dialect, 'usage', name, 'DOUBLE PRECISION')}), 0.0)" for name in _COSTS
-    ]
+    # Without a known cost these are NULL: a cost of nothing is something else.
+    sums += [f"SUM({json_number(tx.dialect, 'usage', name, 'DOUBLE PRECISION')})" for name in _COSTS]
     # A session's cost is the actual one if known, else the estimate.
     estimated, actual = (json_number(tx.dialect, "usage", name, "DOUBLE PRECISION") for name in _COSTS)
     found = await tx.one(
         "SELECT COUNT(*), MIN(created_at), MAX(created_at), COUNT(started_at),"
         " CAST(COALESCE(SUM(CASE WHEN started_at IS NOT NULL"
         " THEN COALESCE(finished_at, updated_at) - started_at END), 0) AS BIGINT),"
-        f" {', '.join(sums)}, COALESCE(SUM(COALESCE({actual}, {estimated})), 0.0) {own_sessions}",
+        f" {', '.join(sums)}, SUM(COALESCE({actual}, {estimated})) {own_sessions}",
         org_id,
         resource_id,
     )
@@ -73,7 +74,7 @@ async def resource_stats(
 def _stats(sessions: Row, by_status: dict[str, int], turns: Row) -> ResourceStats:
     total, first, last, started, duration, *sums = sessions
     tokens: list[int] = [int(number) for number in sums[:4]]
-    estimated, actual, cost = (float(number) for number in sums[4:])
+    estimated, actual, cost = (UNSET if number is None else float(number) for number in sums[4:])
     milliseconds = max(0, int(duration)) // 1000
     states: dict[str, Any] = {f"{name}_session_count": by_status.get(name, 0) for name in _STATES}
     return ResourceStats(
