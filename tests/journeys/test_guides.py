@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -65,6 +66,8 @@ NOT_RUN = {
         "docs/guide/tools.md",
         "post /v1/sessions/$SESSION/tool-approvals",
     ): "needs a call that waits; tests/journeys/test_tool_approval.py has some",
+    ("docs/guide/javascript.md", "const events = new EventSource"): "runs in a browser",
+    ("docs/guide/javascript.md", "if (event.type === 'tool.call_requested')"): "a part of the program above",
     (
         "docs/guide/secrets.md",
         "perdure keys rotate-master",
@@ -81,6 +84,7 @@ INSTEAD = {
     # waits for.
     '"openai_completions", "base_url": "http://127.0.0.1:8080/v1"': '"llmsim"',
     '"openai_completions", "base_url": "\'$LOCAL\'"': '"llmsim"',
+    "'Tell me a story'": "String.raw`" + script(CLOCK, {"text": "Once."}) + "`",
     '"Tell me a story"': json.dumps(script(CLOCK, {"text": "Once."})),
     '"Do I need an umbrella in Rome?"': json.dumps(script(WEATHER, {"text": "No."})),
     '"Write a shopping list to /list.md."': json.dumps(script(WRITE, {"text": "Written."})),
@@ -139,6 +143,8 @@ class Reader:
             match block.language:
                 case "bash":
                     await self._paste(text)
+                case "javascript":
+                    await self._script(text)
                 case "python" if "asyncio.run(" in text:
                     await self._program(text)
                 case "python":
@@ -168,6 +174,20 @@ class Reader:
         out, _ = await process.communicate()
         assert process.returncode == 0, out.decode()
         assert out.strip()
+
+    async def _script(self, text: str) -> None:
+        node = shutil.which("node")
+        if node is None:
+            return  # nothing else here needs it
+        process = await asyncio.create_subprocess_exec(
+            *(node, "--input-type=module", "-e", text),
+            env=environment(self._server.url),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        out, _ = await process.communicate()
+        assert process.returncode == 0, out.decode()
+        assert "Once." in out.decode()
 
     async def _piece(self, text: str) -> None:
         """Wrap a block to run as at the prompt of `python -m asyncio`."""
