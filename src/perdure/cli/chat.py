@@ -159,7 +159,7 @@ def _converse(runner: asyncio.Runner, talk: Chat, screen: Screen) -> int:
     _decide(runner, talk, printer, screen)
     while True:
         try:
-            line = screen.ask("> ").strip()
+            line = screen.read_answer("> ").strip()
         except (EOFError, KeyboardInterrupt):
             screen.line()
             return 0
@@ -229,7 +229,7 @@ def _decision(question: ToolCall, printer: TurnPrinter, screen: Screen) -> Appro
         choices = "  [y]es, [a]lways, [n]o, ne[v]er, [s]how all: "
     printer.note(f"? {shown}", "yellow")
     while True:
-        answer = screen.ask(choices).strip().lower()
+        answer = screen.read_answer(choices).strip().lower()
         if answer in DECISIONS:
             return ApprovalDecision(question_of(question).tool_call_id, DECISIONS[answer])
         if answer in ("s", "show"):

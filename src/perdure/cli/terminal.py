@@ -102,7 +102,7 @@ class Screen:
 
         return self._console.status(Text(visible_line(label), style="dim"), spinner="dots")
 
-    def ask(self, question: str) -> str:
+    def read_answer(self, question: str) -> str:
         """Read a line from the person at the terminal.
 
         Raises:
