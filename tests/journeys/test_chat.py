@@ -157,6 +157,27 @@ async def test_calls_that_require_approval_are_asked_about(client: Client, serve
     assert (await client.get_session(session.id)).status == "idle"
 
 
+async def test_a_long_call_says_how_much_is_missing_and_is_shown_whole_on_request(
+    client: Client, server: Server
+) -> None:
+    gated = BuiltinTool("get_current_time", "The time.", {"type": "object"}, policy="requires_approval")
+    session = await client.create_session(tools=(gated,), capabilities=(CapabilityRef("current_time"),))
+    terminal = Terminal(*PERDURE, "chat", session.id, **environment(server.url))
+    long = {"name": "get_current_time", "arguments": {"timezone": "UTC" + "x" * 3000 + "; hidden"}}
+    try:
+        await terminal.see("> ")
+        terminal.type(script({"tool_calls": [long]}, {"text": "Late."}) + "\n")
+        asked = await terminal.see("type `s` to see all")
+        assert "… 1,026 more characters" in asked
+        await terminal.see("[s]how all: ")
+        terminal.type("s\n")
+        assert "; hidden" in await terminal.see("[s]how all: ")
+        terminal.type("n\n")
+        await terminal.see("Late.")
+    finally:
+        terminal.close()
+
+
 async def test_a_killed_server_does_not_end_the_conversation(chat: Terminal, server: Server) -> None:
     chat.type(script({"tokens": 150, "delay_ms": 10}) + "\n")
     await chat.see("word word")

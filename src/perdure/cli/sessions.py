@@ -32,7 +32,10 @@ def list_sessions(
         list[str] | None,
         typer.Option(help="A tag; repeat the option to require several.", show_default=False),
     ] = None,
-    status: Annotated[str | None, typer.Option(help="started, active, idle ...", show_default=False)] = None,
+    status: Annotated[
+        str | None,
+        typer.Option(help="started, active, idle, waiting_for_tool_results or paused.", show_default=False),
+    ] = None,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
