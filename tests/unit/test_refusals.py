@@ -179,6 +179,12 @@ def test_a_template_that_fails_is_understood_though_it_is_called_a_server_error(
     blind = adapt(NONE, request(*SEEN), CHAT, gone)
     assert blind is not None
     assert blind.changes == ("no_images",)
+    roles = refused("Only user and assistant roles are supported!", code="provider_unavailable", status=500)
+    first = adapt(NONE, request(*TOOLS), CHAT, roles)
+    assert first is not None
+    second = adapt(first, request(*TOOLS), CHAT, roles)
+    assert second is not None
+    assert second.changes == ("system_as_user", "tools_as_text")
     busy = refused("the system is not available", code="provider_unavailable", transient=True, status=503)
     assert adapt(NONE, request(*TOOLS), CHAT, busy) is None
 

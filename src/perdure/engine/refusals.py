@@ -92,9 +92,14 @@ _ABOUT_SETTINGS = re.compile(
 # Servers that fail in their chat template, and gateways that route by ability, report other errors.
 _SURELY = re.compile(
     r"jinja|template|roles? must|conversation role|unexpected role|system role|tool.?call.?id"
+    r"|only.{0,40}\b(user|assistant|model)\b.{0,40}\broles?|\broles?\b.{0,40}(not |un)?supported"
     r"|reasoning_content|mmproj|image input|multi-?modal|vision",
     re.IGNORECASE,
 )
+
+
+_ONLY_TWO_ROLES = re.compile(r"only.{0,60}(user|assistant|model).{0,40}roles?", re.IGNORECASE)
+_ROLES_OR_TOOLS = (_TOOLS, _ROLES, _ONLY_TWO_ROLES)
 
 
 def adapt(
@@ -177,7 +182,7 @@ def _named_change(
         *([adaptations.SYSTEM_AS_USER] if _SYSTEM.search(refusal) else ()),
         *([adaptations.SHORT_CALL_IDS] if _IDS.search(refusal) else ()),
         *([adaptations.ALTERNATING_ROLES] if _ROLES.search(refusal) else ()),
-        *([adaptations.TOOLS_AS_TEXT] if _TOOLS.search(refusal) or _ROLES.search(refusal) else ()),
+        *([adaptations.TOOLS_AS_TEXT] if any(word.search(refusal) for word in _ROLES_OR_TOOLS) else ()),
     ]
     return next((each for each in named if each not in before.changes and facts.affected_by(each)), None)
 

@@ -18,21 +18,35 @@ _REASONS = {
     " finished done normal",
     "tool_calls": "tool_calls tool_call tool_use tool function_call function_calls",
     "length": "length max_tokens max_output_tokens max_completion_tokens max_new_tokens max_length"
-    " model_length model_context_window_exceeded context_length context_window token_limit truncated"
-    " incomplete too_long limit",
+    " token_limit truncated incomplete too_long limit repetition",
+    "context_length": "model_length model_context_window_exceeded context_length context_window",
     "content_filter": "content_filter content_filtered content_policy content_policy_violation refusal"
     " refused safety recitation prohibited prohibited_content blocklist blocked spii moderation sensitive"
     " guardrail guardrail_intervened image_safety image_recitation image_prohibited_content language",
     "error": "error failed failure exception network_error insufficient_system_resource abort aborted"
-    " cancelled canceled timeout internal_error server_error unknown_error",
-    "": "null none undefined in_progress",
+    " cancelled canceled timeout internal_error server_error unknown_error malformed_function_call"
+    " malformed_tool_call unexpected_tool_call",
+    "": "null none undefined unspecified in_progress",
 }
 _FINISH = {word: reason for reason, words in _REASONS.items() for word in words.split()}
+# Bridges write the names of another vendor's constants: `FinishReason.SAFETY`, `FINISH_REASON_SAFETY`.
+_PREFIX = re.compile(r"^(finish_?reason|stop_?reason)[_.:]+")
+# Other words mean what they contain: a filtered or truncated answer must not pass for a whole one.
+_MEANINGS = (
+    (
+        "content_filter",
+        re.compile(r"filter|safety|moderat|risk|polic|prohibit|blocked|sensitive|refus|toxic"),
+    ),
+    ("context_length", re.compile(r"context.*(exceed|length|window|limit|full)")),
+    ("length", re.compile(r"length|truncat|max.*token|token.*(limit|max)|(limit|max).*reached")),
+    ("error", re.compile(r"error|fail|exception|malformed|abort|cancel|time_?out|unavailable")),
+)
 
 
 def finish_of(value: object) -> str | None:
-    """Return why the model stopped, in our words: `stop`, `tool_calls`, `length`, `content_filter`, `error`.
+    """Return why the model stopped, in our words.
 
+    They are `stop`, `tool_calls`, `length`, `context_length`, `content_filter` and `error`.
     A word that is not known stays as it is. None if the value says nothing.
     """
     if isinstance(value, dict):
@@ -40,7 +54,11 @@ def finish_of(value: object) -> str | None:
     if not isinstance(value, str):
         return None
     word = sound(value[:100]).strip().lower().replace("-", "_").replace(" ", "_")
-    return _FINISH.get(word, word) or None
+    word = _PREFIX.sub("", word)
+    known = _FINISH.get(word)
+    if known is None:
+        known = next((reason for reason, meaning in _MEANINGS if meaning.search(word)), word)
+    return known or None
 
 
 def paired(text: str) -> str:

@@ -82,6 +82,8 @@ class CallInProgress:
         """Return the arguments from wherever they are most complete."""
         joined = "".join(self.arguments)
         texts = [self.final, joined, self.initial + joined if joined else "", self.initial]
+        if len(self.arguments) > 1 and joined.startswith("{}"):
+            texts.append(joined[2:])  # the first piece said that there are no arguments yet
         if len(self.arguments) > 1 and all(b.startswith(a) for a, b in pairwise(self.arguments)):
             texts.append(self.arguments[-1])  # each piece repeats the ones before it
         texts = [text for text in dict.fromkeys(texts) if text and not text.isspace()]
@@ -111,6 +113,7 @@ class Answer:
         "_held",
         "_on_delta",
         "_secrets",
+        "_strange",
         "_text",
         "_thinking",
         "calls",
@@ -130,6 +133,7 @@ class Answer:
         self._text: list[str] = []
         self._thinking: list[str] = []
         self._held: dict[DeltaKind, str] = {}
+        self._strange = ""
         self.calls: list[CallInProgress] = []
         self.chars = 0
         self.done = False
@@ -191,6 +195,10 @@ class Answer:
             raise in_stream(error, self._secrets)
         if isinstance(value, dict):
             self.take_odd(value)
+            # Signs of life are flat, and a list of choices may be empty: neither is another protocol.
+            speaks = "delta" in value or any(isinstance(part, dict | list) and part for part in value.values())
+            if self.empty and speaks and value.get("choices") != []:
+                self._strange = self._strange or json.dumps(value)[:2_000]
 
     def take_odd(self, event: JsonObject) -> None:
         """Take an event that is not one of the protocol's and no error. The default ignores it."""
@@ -295,6 +303,10 @@ class Answer:
         """
         if self.finish_reason == "error":
             raise in_stream("the provider ended the answer with an error", self._secrets)
+        if self.finish_reason == "context_length":
+            if not self.calls and not self.text().strip():
+                raise ModelError("the conversation fills the model's context", code="context_length_exceeded")
+            self.finish_reason = "length"
         self.add_text(sound(self._held.pop("text", "")))
         self.add_thinking(sound(self._held.pop("thinking", "")))
         finish = self.finish_reason or "stop"
@@ -311,6 +323,12 @@ class Answer:
             model=self.model,
         )
 
+    def cut_off(self) -> ModelError:
+        """Build the error for a stream that ended too early, or that is one of another protocol."""
+        if self.empty and self._strange:
+            return spoken(self._strange, "", self._secrets)
+        return bad_response("the provider's stream ended before the answer was complete", transient=True)
+
     def order_calls(self) -> None:
         """Drop calls of which nothing is known, and order the others by their numbers, if all have one."""
         self.calls = [call for call in self.calls if call.name or call.id or call.text()]
@@ -320,18 +338,13 @@ class Answer:
 
 
 def _loaded(text: str) -> object:
-    """Decode JSON leniently: NaN, Infinity and halves of surrogate pairs are accepted.
+    """Decode JSON leniently: NaN, Infinity, control characters and halves of surrogate pairs are accepted.
 
     Raises:
         ValueError: the text is not JSON.
         RecursionError: it is nested too deeply.
     """
-    return json.loads(text)
-
-
-def cut_off() -> ModelError:
-    """Build the error for a stream that ended too early."""
-    return bad_response("the provider's stream ended before the answer was complete", transient=True)
+    return json.loads(text, strict=False)
 
 
 def _finished(
@@ -365,6 +378,8 @@ def parsed_arguments(text: str) -> Any:
     text = sound(text)
     try:
         value = msgspec.json.decode(_whole_escapes(text) if "\\u" in text else text)
+        if isinstance(value, str) and value.lstrip().startswith("{"):
+            value = msgspec.json.decode(value)  # some servers encode the arguments twice
     except (ValueError, RecursionError):
         return text
     if value is None:

@@ -21,7 +21,7 @@ from perdure.llm.answer_values import (
     text_in,
     written,
 )
-from perdure.llm.answers import Answer, CallInProgress, cut_off
+from perdure.llm.answers import Answer, CallInProgress
 from perdure.llm.driver import ModelRequest, ModelResponse, OnDelta
 from perdure.llm.wire import Reasoning
 
@@ -53,6 +53,12 @@ class _Block:
         self.signature: list[str] = []
         self.chars = chars
         self.calls = calls
+
+    def repeats(self, start: JsonObject) -> bool:
+        """Whether this is the start of the same tool call, sent again before any piece."""
+        return start.get("type") == "tool_use" and start == self.start and not (
+            self.call is None or self.call.arguments
+        )  # fmt: skip
 
 
 class MessagesAnswer(Answer):
@@ -104,7 +110,7 @@ class MessagesAnswer(Answer):
         start = start if isinstance(start, dict) else {}
         kind = name_in(start.get("type")) or "text"
         block = self._by_index.get(index) if index is not None else None
-        if block is None or block.start is not None or block.kind != kind:
+        if block is None or block.kind != kind or not (block.start is None or block.repeats(start)):
             block = self._new(kind, index)
         block.start = start
         if kind == "tool_use":
@@ -200,7 +206,7 @@ class MessagesAnswer(Answer):
     def finished(self, request: ModelRequest) -> ModelResponse:
         """Return the response. Raises: ModelError: the stream ended too early, or with an error."""
         if not self.done and self.finish_reason is None:
-            raise cut_off()
+            raise self.cut_off()
         if not self._blocks:
             self._add_whole(self._early)
         counts = self._counts

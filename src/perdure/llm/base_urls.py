@@ -7,8 +7,9 @@ import re
 from perdure.net.addresses import is_public_address, plain_address
 
 _VERSION = re.compile(r"/v\d+[a-z0-9]*(/|$)", re.IGNORECASE)
-_CALLS = re.compile(r"(/chat/completions|/completions|/responses|/messages)$", re.IGNORECASE)
+_CALLS = re.compile(r"(/chat/completions|/completions|/responses|/messages|(?<=\d)/chat)$", re.IGNORECASE)
 _VERSIONED_LIST = re.compile(r"(/v\d+[a-z0-9]*)/models$", re.IGNORECASE)
+_SLASHES = re.compile(r"/{2,}")
 _NEAR_NAMES = (".local", ".localhost", ".internal", ".lan", ".home.arpa", ".intranet", ".svc")
 
 
@@ -25,7 +26,7 @@ def base_urls(given: str, *, versioned: bool = False) -> tuple[str, str | None]:
     head, mark, query = given.strip().partition("#")[0].partition("?")
     scheme, slashes, rest = head.rstrip("/").partition("://")
     host, slash, path = rest.partition("/")
-    path = _CALLS.sub("", slash + path).rstrip("/")
+    path = _CALLS.sub("", _SLASHES.sub("/", slash + path)).rstrip("/")
     path = _VERSIONED_LIST.sub(r"\1", path)
 
     def url(path: str) -> str:

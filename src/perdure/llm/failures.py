@@ -36,17 +36,29 @@ _NO_MODEL_CODES = frozenset({"model_not_found", "not_found_error", "model_not_fo
 _AUTH_CODES = frozenset({"authentication_error", "invalid_api_key", "permission_error", "permission_denied"})
 _REQUEST_CODES = frozenset({"invalid_request_error", "invalid_prompt", "badrequesterror", "validation_error"})
 _QUOTA = re.compile(
-    r"credit balance is too low|insufficient (balance|credits)|specified api usage limits", re.IGNORECASE
+    r"credit balance is too low|insufficient (balance|credits)|specified api usage limits|余额不足|欠费"
+    r"|余额.{0,6}不足|额度.{0,6}(用尽|不足|用完)|请.{0,4}充值",
+    re.IGNORECASE,
 )
 # A model that does not exist, as opposed to an address that does not.
 _PATH = re.compile(r"/\S*")
-_ABOUT_MODEL = re.compile(r"\b(models?|deployments?|engines?)\b", re.IGNORECASE)
+_ABOUT_MODEL = re.compile(
+    r"\b(models?|deployments?|engines?)\b|no endpoints|no (allowed )?providers|\bimages?\b|vision|tool use",
+    re.IGNORECASE,
+)
+_NO_ADDRESS = re.compile(
+    r"unexpected endpoint|unknown (request )?url|invalid url \(|(endpoint|route|path|page) not found"
+    r"|no (such )?(route|endpoint|path)\b|cannot (post|get) /",
+    re.IGNORECASE,
+)
 _ERROR_KIND = re.compile(r"error|exception|^fail", re.IGNORECASE)
 _ERROR_WORDS = re.compile(
     r"error|fail|exception|unavailable|time(d )?.?out|limit|overload|exceed|denied|unauthori|forbidden"
-    r"|invalid|abort|cancel|quota|busy|retry|try again|not found|refused",
+    r"|invalid|abort|cancel|quota|busy|retry|try again|not found|refused|bad gateway",
     re.IGNORECASE,
 )
+# What may be broken JSON; `[ERROR] ...` is not.
+_JSON = re.compile(r"\{|\[(?![A-Za-z])")
 _BEARER = re.compile(r"(?i)\b(bearer\s+|sk-|gsk_|xai-)[\w*.~+/=-]{8,}")
 _NO_VENDOR_TEXT = "the provider answered HTTP {status}"
 
@@ -77,12 +89,26 @@ def refusal(
     codes, message = _explained(body)
     code, transient = _classified(status, codes, message)
     text = redacted(message or _NO_VENDOR_TEXT.format(status=status), secrets)
+    if 300 <= status < 400:
+        place = _place(headers)
+        text = redacted(f"the provider redirects {address} to {place} (HTTP {status})", secrets)
+        text += ". Redirects are not followed. Correct the provider's `base_url`."
     if status in {404, 405} and code == "model_not_found" and not _names_model(codes, message):
         code = WRONG_ADDRESS
         text = f"the provider has no such address: it answered {status} for {address} ({text[:200]})"
         text = redacted(text, secrets) + ". Check the provider's `base_url`."
     wait = retry_after(headers, time.time())
     return ModelError(text, code=code, transient=transient, retry_after=wait, status=status)
+
+
+def _place(headers: Mapping[str, str]) -> str:
+    """Where a redirect leads, without what may be secret."""
+    return headers.get("location", "another address").partition("?")[0].partition("#")[0][:200]
+
+
+def no_such_address(error: ModelError) -> bool:
+    """Whether an error object with a status of success says that the server has no such address."""
+    return error.status is None and len(error.message) < 300 and bool(_NO_ADDRESS.search(error.message))
 
 
 def _names_model(codes: frozenset[str], message: str) -> bool:
@@ -104,7 +130,7 @@ def error_in(event: object, name: str) -> object | None:
     for key in ("error", "errors"):
         if event.get(key) not in (None, False, "", 0, []):
             inner = event[key]
-            return inner if isinstance(inner, str) or (inner and _described(inner)[1]) else event
+            return inner if inner and not isinstance(inner, str) and _described(inner)[1] else event
     kinds = (name, event.get("type"), event.get("object"), event.get("status"))
     if any(isinstance(kind, str) and _ERROR_KIND.search(kind) for kind in kinds):
         return event
@@ -123,7 +149,7 @@ def _is_text(value: object) -> bool:
 
 def spoken(text: str, name: str, secrets: Iterable[str]) -> ModelError:
     """Build the error for words, or broken JSON, in place of a stream event."""
-    if name == "error" or (text[:1] not in {"{", "["} and _ERROR_WORDS.search(text[:2_000])):
+    if name == "error" or (not _JSON.match(text) and _ERROR_WORDS.search(text[:2_000])):
         return in_stream(text[:2_000], secrets)
     quoted = redacted(text[:200], secrets)
     return bad_response(f"the provider sent an event that violates its protocol: {quoted}", transient=False)
@@ -181,8 +207,6 @@ def _classified(status: int | None, codes: frozenset[str], message: str) -> tupl
 
 
 def _by_status(status: int, codes: frozenset[str], message: str) -> tuple[str, bool]:
-    if status in {401, 403}:
-        return "provider_auth", False
     if status == 429:
         return "provider_rate_limited", True
     if status in STATUSES or status >= 500:
@@ -190,6 +214,8 @@ def _by_status(status: int, codes: frozenset[str], message: str) -> tuple[str, b
     later = passing(codes, message)
     if later is not None and status >= 400:
         return later, True
+    if status in {401, 403}:
+        return "provider_auth", False
     if status in {404, 405}:
         return "model_not_found", False
     if status < 400:
@@ -216,6 +242,7 @@ def _explained(body: bytes) -> tuple[frozenset[str], str]:
 
 
 _MAX_DEPTH = 5
+_LONGEST_CODE = 60
 _ERROR_TEXTS = ("message", "msg", "detail", "error_message", "error_msg", "errorMessage", "status_msg")
 
 
@@ -230,12 +257,14 @@ def _described(error: object, depth: int = 0) -> tuple[frozenset[str], str]:
     codes = frozenset(
         str(error[key]).lower()
         for key in ("type", "code", "status", "reason", "error_code")
-        if isinstance(error.get(key), str)
+        if isinstance(error.get(key), str | int)
     )
     for key in (*_ERROR_TEXTS, "error"):
         message = error.get(key)
         if isinstance(message, str) and message:
-            return codes, message + _upstream(error)
+            known = error.get("error")
+            short = isinstance(known, str) and len(known) <= _LONGEST_CODE
+            return codes | {str(known).lower()} if short else codes, message + _upstream(error)
     for key in ("error", "errors", "detail"):
         if isinstance(error.get(key), dict | list) and error[key] and depth < _MAX_DEPTH:
             more, message = _described(error[key], depth + 1)

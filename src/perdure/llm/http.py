@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -36,7 +37,7 @@ from yarl import URL
 from perdure.domain.errors import ModelError
 from perdure.domain.sse import Frame, SseParser, StreamTooLong
 from perdure.llm.endpoint import Endpoint
-from perdure.llm.failures import WRONG_ADDRESS, bad_response, disguised, refusal
+from perdure.llm.failures import WRONG_ADDRESS, bad_response, disguised, no_such_address, refusal
 from perdure.net.addresses import GuardedResolver
 
 Result = TypeVar("Result")
@@ -72,6 +73,8 @@ _DRAIN_TIMEOUT = 0.1
 # What may follow a complete answer is its usage. A server that keeps the stream open is not waited for.
 _TAIL_TIMEOUT = 10.0
 _BLANK = b" \t\r\n\xef\xbb\xbf"
+# The beginning of a stream's line, or less than that.
+_FIELD = re.compile(rb":|(data|event|id|retry)\b|[a-z]{0,5}$", re.IGNORECASE)
 # Seconds of silence before TCP asks whether the other side still exists, between questions, and how many: a
 # connection that is gone without a word is noticed within two minutes.
 _PROBES = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
@@ -236,7 +239,7 @@ class Http:
     async def _pump(self, endpoint: Endpoint, response: ClientResponse, answer: Sink) -> None:
         content = response.content
         chunk = await self._first_bytes(response)
-        if chunk.lstrip(_BLANK)[:1] in {b"{", b"[", b"<"}:
+        if chunk.lstrip(_BLANK)[:1] in {b"{", b"[", b"<"} or _is_words(response, chunk):
             await _pump_whole(endpoint, response, chunk, answer)
             return
         parser = SseParser(self._max_event, self._max_stream)
@@ -320,6 +323,11 @@ def _feed(answer: Sink, frames: list[Frame]) -> None:
                 raise
 
 
+def _is_words(response: ClientResponse, chunk: bytes) -> bool:
+    """Whether the answer is plain words, which no parser of streams would see."""
+    return response.content_type == "text/plain" and not _FIELD.match(chunk.lstrip(_BLANK))
+
+
 async def _drain(response: ClientResponse, parser: SseParser, answer: Sink) -> None:
     """Read what follows the end mark, such as a late usage, if it arrives at once."""
     with contextlib.suppress(TimeoutError, ClientError, OSError, StreamTooLong):
@@ -334,7 +342,12 @@ async def _pump_whole(endpoint: Endpoint, response: ClientResponse, head: bytes,
     if len(body) > MAX_BODY:
         raise bad_response(f"the provider's answer is larger than {MAX_BODY >> 20} MB", transient=False)
     if not body.lstrip(_BLANK).startswith(b"<"):
-        answer.feed(body)
+        try:
+            answer.feed(body)
+        except ModelError as error:
+            if no_such_address(error):  # LM Studio says so with status 200
+                raise _refusal(endpoint, response, body, 404) from None
+            raise
         answer.end()
     if not answer.complete:
         raise disguised(response.content_type, body, endpoint.secrets)
@@ -354,8 +367,12 @@ async def _refused(endpoint: Endpoint, response: ClientResponse) -> ModelError:
     with contextlib.suppress(TimeoutError, ClientError, OSError):
         async with asyncio.timeout(_ERROR_TIMEOUT):
             body = await _limited(response, _ERROR_BODY)
+    return _refusal(endpoint, response, body, response.status)
+
+
+def _refusal(endpoint: Endpoint, response: ClientResponse, body: bytes, status: int) -> ModelError:
     address = str(response.url.with_user(None).with_query(None))
-    return refusal(response.status, response.headers, body, endpoint.secrets, address)
+    return refusal(status, response.headers, body, endpoint.secrets, address)
 
 
 def _broken(endpoint: Endpoint, error: Exception, *, answering: bool) -> ModelError:

@@ -22,7 +22,7 @@ from perdure.llm.answer_values import (
     text_in,
     written,
 )
-from perdure.llm.answers import Answer, CallInProgress, cut_off
+from perdure.llm.answers import Answer, CallInProgress
 from perdure.llm.driver import ModelRequest, ModelResponse, OnDelta
 from perdure.llm.failures import error_in, in_stream
 from perdure.llm.wire import Reasoning
@@ -237,7 +237,7 @@ class ChatAnswer(Answer):
     def finished(self, request: ModelRequest) -> ModelResponse:
         """Return the response. Raises: ModelError: the stream ended too early, or with an error."""
         if self.finish_reason is None and (not self.done or self.empty):
-            raise cut_off()
+            raise self.cut_off()
         self.order_calls()
         response = self.response(request.model, request.messages)
         extras = [
@@ -261,7 +261,7 @@ def _begins(call: CallInProgress, piece: _Piece) -> bool:
         return new_id or (piece.index is None and not piece.name.startswith(call.name))
     if piece.name != call.name:
         return True
-    if not last.endswith("}"):
+    if not last.endswith("}") or (last == "{}" and piece.id and piece.id == call.id):
         return False
     return new_id or (piece.text().lstrip().startswith("{") and piece.text() != call.text())
 

@@ -23,7 +23,7 @@ from perdure.llm.answer_values import (
     text_in,
     written,
 )
-from perdure.llm.answers import Answer, CallInProgress, cut_off, parsed_arguments
+from perdure.llm.answers import Answer, CallInProgress, parsed_arguments
 from perdure.llm.driver import ModelRequest, ModelResponse, OnDelta
 from perdure.llm.failures import in_stream
 from perdure.llm.wire import Reasoning
@@ -332,7 +332,7 @@ class ResponsesAnswer(Answer):
     def finished(self, request: ModelRequest) -> ModelResponse:
         """Return the response. Raises: ModelError: the stream ended too early."""
         if not self.done:
-            raise cut_off()
+            raise self.cut_off()
         for item in self._items:
             if item.call is not None and not item.call.id and item.ids:
                 item.call.id = ToolCallId(min(item.ids))

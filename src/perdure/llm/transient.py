@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import re
 
-STATUSES = frozenset({408, 409, 424, 425, 499})
+STATUSES = frozenset({408, 409, 423, 424, 425, 460, 499})
 """Statuses below 500 of errors that pass, besides 429: timeouts, conflicts, a model that is being loaded."""
 
 RATE_CODES = frozenset(
-    {"rate_limit_error", "rate_limit_exceeded", "too_many_requests", "resource_exhausted", "throttling"}
+    {
+        "rate_limit_error",
+        "rate_limit_exceeded",
+        "rate_limited",
+        "429",
+        "too_many_requests",
+        "resource_exhausted",
+        "throttling",
+        "throttlingexception",
+    }
 )
 _CODES = frozenset(
     [
@@ -27,6 +36,10 @@ _CODES = frozenset(
         "serviceunavailableexception",
         "temporarily_unavailable",
         "unavailable",
+        "502",
+        "503",
+        "504",
+        "529",
     ]
 )
 _WORDS = re.compile(
@@ -36,7 +49,8 @@ _WORDS = re.compile(
     r"|(model|it)( is|'s)?( still| currently)?( being)? load(ing|ed)\b|loading (the |a )?model"
     r"|(warm|start)ing up|cold start|not (yet )?ready|temporarily|temporary (error|failure|issue)"
     r"|currently unavailable|upstream (connect|request|timed)|no available (server|worker|capacity)"
-    r"|(server|service|system|engine|queue) is (currently )?(too )?(busy|full)",
+    r"|(server|service|system|engine|queue) is (currently )?(too )?(busy|full)"
+    r"|service unavailable|bad gateway|gateway time-?out|稍后|稍候|繁忙|过载|超载|正在加载|暂时",
     re.IGNORECASE,
 )
 # These words are also part of advice about a request that is wrong.
@@ -46,7 +60,9 @@ _WRONG = re.compile(
     r"|exceeds|correct|fix\b",
     re.IGNORECASE,
 )
-_RATE = re.compile(r"too many requests|rate.?limit(ed)?\b|throttl", re.IGNORECASE)
+_RATE = re.compile(
+    r"too many requests|rate.?limit(ed)?\b|throttl|过于频繁|请求频率|频率(限制|过高)|限流|并发", re.IGNORECASE
+)
 _LONGEST = 2_000
 
 
