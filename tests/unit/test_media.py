@@ -15,7 +15,7 @@ def encoded(raw: bytes) -> str:
 
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-JPEG = encoded(b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(40))
+JPEG = encoded(b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(40) + b"\xff\xda")
 GIF = encoded(b"GIF89a\x01\x00\x01\x00\x00\x00\x00!\xf9\x04\x01\x0a\x00\x01\x00," + bytes(9))
 WEBP = encoded(b"RIFF\x1a\x00\x00\x00WEBPVP8L" + bytes(20))
 BMP = encoded(b"BM" + bytes(60))
@@ -55,6 +55,9 @@ def test_images_that_all_vendors_accept_are_taken(part: ImagePart, media_type: s
         (ImagePart(base64="iVBORw0KGgo=", media_type="image/png"), "no complete"),
         (ImagePart(base64=encoded(b"hello " * 9), media_type="image/png"), "no complete"),
         (ImagePart(base64=encoded(bytes(99)), media_type="image/gif"), "no complete"),
+        (ImagePart(base64=JPEG[:40], media_type="image/jpeg"), "no complete"),
+        (ImagePart(base64=GIF[:24], media_type="image/gif"), "no complete"),
+        (ImagePart(base64=encoded(b"GIF89a" + bytes(20) + b","), media_type="image/gif"), "no complete"),
         (ImagePart(base64=PNG, media_type="image/jpeg"), "its data is image/png"),
         (ImagePart(base64=JPEG, media_type="image/png"), "its data is image/jpeg"),
         (ImagePart(base64=BMP, media_type="image/bmp"), "image/bmp"),

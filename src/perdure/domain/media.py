@@ -98,9 +98,9 @@ def _kind_of(raw: bytes) -> str | None:
     if raw.startswith(b"\x89PNG\r\n\x1a\n") and raw[12:16] == b"IHDR":
         return "image/png" if any(raw[16:20]) and any(raw[20:24]) and raw.rfind(b"IEND") > 0 else None
     if raw.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
+        return "image/jpeg" if b"\xff\xda" in raw else None  # where the pixels begin
     if raw.startswith((b"GIF87a", b"GIF89a")):
-        return "image/gif"
+        return "image/gif" if any(raw[6:8]) and any(raw[8:10]) and b"," in raw[13:] else None
     if raw.startswith(b"RIFF") and raw[8:12] == b"WEBP":
         return "image/webp" if int.from_bytes(raw[4:8], "little") + 8 <= len(raw) else None
     return None

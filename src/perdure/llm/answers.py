@@ -196,7 +196,9 @@ class Answer:
         if isinstance(value, dict):
             self.take_odd(value)
             # Signs of life are flat, and a list of choices may be empty: neither is another protocol.
-            speaks = "delta" in value or any(isinstance(part, dict | list) and part for part in value.values())
+            speaks = "delta" in value or any(
+                isinstance(part, dict | list) and part for part in value.values()
+            )
             if self.empty and speaks and value.get("choices") != []:
                 self._strange = self._strange or json.dumps(value)[:2_000]
 

@@ -24,6 +24,7 @@ from aiohttp import (
     ClientError,
     ClientOSError,
     ClientResponse,
+    ClientResponseError,
     ClientSession,
     ClientSSLError,
     ClientTimeout,
@@ -387,6 +388,10 @@ def _broken(endpoint: Endpoint, error: Exception, *, answering: bool) -> ModelEr
     if isinstance(error, ClientConnectorCertificateError | ClientSSLError):
         said = f"the provider's TLS connection is not valid: {error}"
         return endpoint.clean(ModelError(said, code="provider_unavailable"))
+    if isinstance(error, ClientResponseError):
+        # A compression that nobody asked for stays. What follows the sentence is advice to programmers.
+        said = f"the provider's answer is not HTTP as it was asked for: {error.message.partition('. ')[0]}"
+        return endpoint.clean(bad_response(said, transient="encoding" not in error.message))
     # aiohttp mentions TLS even for plain HTTP.
     reason = str(error).replace(" ssl:default", "") or type(error).__name__
     said = f"the provider cannot be reached: {reason}"

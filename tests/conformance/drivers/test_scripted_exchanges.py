@@ -17,6 +17,8 @@ from tests.conformance.drivers.protocols import Wire, sse
 from tests.conformance.drivers.vendor import JSON, SSE, Reply, Vendor
 from tests.unit.llm.talk import CLOCK, WEATHER, Heard, ask, user
 
+PLAIN = {"Content-Type": "text/plain"}
+
 
 async def test_text_arrives_piece_by_piece_and_whole(vendor: Vendor, connect: Connect, wire: Wire) -> None:
     vendor.will(Reply(wire.answer(["Hel", "lo", " there"])))
@@ -325,10 +327,33 @@ async def test_a_model_that_the_server_does_not_have_is_told_from_a_wrong_addres
 ) -> None:
     vendor.will(Reply([b'{"error":{"message":"The model `x` does not exist"}}'], 404, JSON))
     assert (await failed(connect, wire)).code == "model_not_found"
-    vendor.will(Reply([b"404 page not found"], 404, {"Content-Type": "text/plain"}))
+    success = Reply([b'{"error":"Unexpected endpoint or method. (POST /v1/x)"}'], 200, JSON)
+    for reply in (Reply([b"404 page not found"], 404, PLAIN), success):
+        vendor.will(reply)
+        error = await failed(connect, wire)
+        assert (error.code, error.transient) == ("provider_misconfigured", False)
+        assert f"{vendor.url}{wire.path}" in error.message
+
+
+@pytest.mark.parametrize(
+    ("words", "transient"), [(b"no stream here", False), (b"upstream connect error", True)]
+)
+async def test_plain_words_in_place_of_a_stream_are_quoted(
+    vendor: Vendor, connect: Connect, wire: Wire, words: bytes, transient: bool
+) -> None:
+    vendor.will(Reply([words], 200, PLAIN))
     error = await failed(connect, wire)
-    assert error.code == "provider_misconfigured"
-    assert f"{vendor.url}{wire.path}" in error.message
+    assert (words.decode() in error.message, error.transient) == (True, transient)
+
+
+async def test_a_compression_that_nobody_asked_for_is_named(
+    vendor: Vendor, connect: Connect, wire: Wire
+) -> None:
+    vendor.will(Reply([b"\x28\xb5\x2f\xfd"], 200, {**JSON, "Content-Encoding": "zstd"}))
+    error = await failed(connect, wire)
+    assert (error.code, error.transient) == ("provider_bad_response", False)
+    assert "zstd" in error.message
+    assert "install" not in error.message
 
 
 @pytest.mark.parametrize("piece", [b"data: " + b"x" * 5000, b"x" * 6000])
