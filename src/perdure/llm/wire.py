@@ -128,9 +128,7 @@ class FragmentCache:
             out.append(entry.fragment)
         return out
 
-    def _old_or_new(
-        self, variant: str, message: Message, encode: Callable[[Message], Fragment]
-    ) -> _Entry:
+    def _old_or_new(self, variant: str, message: Message, encode: Callable[[Message], Fragment]) -> _Entry:
         key, old, young = message.id, self._old.get(variant), self._young.get(variant)
         entry = None if old is None else old.get(key)
         if entry is None or entry.content != message.content or entry.items != message.reasoning_items:
