@@ -57,6 +57,18 @@ def test_an_invalid_plugin_prevents_the_start_with_a_clear_error(value: str, com
         load_plugins(catalogue(), [EntryPoint("mine", value, "perdure.capabilities")])
 
 
+def test_a_plugin_whose_config_schema_is_not_valid_prevents_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "perdure_odd.py").write_text(
+        "from msgspec.structs import replace\nfrom perdure.tools.built_in import catalogue\n"
+        "ODD = replace(catalogue()[0], id='odd', aliases=(), config_schema={'type': 'odd'})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Unavailable, match="the capability 'odd' is not a valid JSON Schema"):
+        load_plugins(catalogue(), [EntryPoint("odd", "perdure_odd:ODD", "perdure.capabilities")])
+
+
 def test_the_example_says_the_same_as_its_package() -> None:
     assert 'dice = "perdure_dice:DICE"' in (EXAMPLE / "pyproject.toml").read_text()
     assert len((EXAMPLE / "perdure_dice.py").read_text().splitlines()) <= 30

@@ -8,10 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from perdure.capabilities.registry import Registry
-from perdure.capabilities.resolve import ModelChoice, ResolvedAgent, resolve
+from perdure.capabilities.resolve import ModelChoice, resolve
 from perdure.domain.messages import Usage
 from perdure.domain.model_profiles import ModelCost, ModelLimits, ModelProfile
-from perdure.engine.budget import history_budget, with_cost
+from perdure.engine.budget import fixed_tokens, history_budget, with_cost
 from perdure.llm.driver import ToolSpec
 from perdure.store.providers import ModelRow
 
@@ -29,8 +29,9 @@ def profile(context: int | None = None, output: int = 8_000, cost: ModelCost | N
     return ModelProfile("m", "m", False, False, True, True, False, False, limits=limits, cost=cost)
 
 
-def agent(system: str = "", *tools: ToolSpec) -> ResolvedAgent:
-    return replace(resolve((), Registry(())), system=system, specs=tools)
+def fixed(system: str = "", *tools: ToolSpec) -> int:
+    """The tokens of an agent with this prompt and these tools."""
+    return fixed_tokens(replace(resolve((), Registry(())), system=system, specs=tools))
 
 
 @pytest.mark.parametrize(
@@ -57,19 +58,19 @@ def agent(system: str = "", *tools: ToolSpec) -> ResolvedAgent:
     ],
 )
 def test_the_window_bounds_the_history(listed: int | None, known: ModelProfile | None, expected: int) -> None:
-    assert history_budget(SETTING, choice(listed), known, agent()) == expected
+    assert history_budget(SETTING, choice(listed), known, fixed()) == expected
 
 
 def test_the_prompt_and_the_tools_reduce_the_budget() -> None:
     tool = ToolSpec("t" * 100, "d" * 1_900, {"type": "object", "properties": {}})
-    plain = history_budget(SETTING, choice(8_000), None, agent())
-    assert history_budget(SETTING, choice(8_000), None, agent("x" * 4_000)) == plain - 1_000
-    assert plain - 520 < history_budget(SETTING, choice(8_000), None, agent("", tool)) < plain - 500
+    plain = history_budget(SETTING, choice(8_000), None, fixed())
+    assert history_budget(SETTING, choice(8_000), None, fixed("x" * 4_000)) == plain - 1_000
+    assert plain - 520 < history_budget(SETTING, choice(8_000), None, fixed("", tool)) < plain - 500
 
 
 def test_the_conversation_has_a_minimal_budget_however_long_the_prompt_is() -> None:
-    assert history_budget(SETTING, choice(8_000), None, agent("x" * 1_000_000)) == 1_000
-    assert history_budget(SETTING, choice(1), None, agent("x" * 1_000_000)) == 1
+    assert history_budget(SETTING, choice(8_000), None, fixed("x" * 1_000_000)) == 1_000
+    assert history_budget(SETTING, choice(1), None, fixed("x" * 1_000_000)) == 1
 
 
 def test_usage_has_a_cost_if_the_price_is_known() -> None:

@@ -54,4 +54,20 @@ def _load(point: EntryPoint) -> tuple[Capability, ...]:
         raise Unavailable(
             f"the plug-in {point.name!r} ({point.value}) is not a Capability or a tuple of them"
         )
+    for each in values:
+        _check_schema(point, each)
     return tuple(values)
+
+
+def _check_schema(point: EntryPoint, capability: Capability) -> None:
+    if capability.config_schema is None:
+        return
+    import jsonschema_rs  # heavy, and most servers have no plug-ins
+
+    try:
+        jsonschema_rs.validator_for(capability.config_schema)
+    except ValueError as error:
+        raise Unavailable(
+            f"the plug-in {point.name!r}: the `config_schema` of the capability {capability.id!r}"
+            f" is not a valid JSON Schema: {error}"
+        ) from error

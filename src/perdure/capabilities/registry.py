@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jsonschema_rs
 from msgspec import Struct
 
 from perdure.capabilities.port import Capability, Tool
 from perdure.domain.errors import InvalidInput
+from perdure.domain.messages import JsonObject
 from perdure.domain.tools import CapabilityRef
+
+if TYPE_CHECKING:
+    from jsonschema_rs import Validator
 
 
 class Active(Struct, frozen=True):
@@ -40,11 +43,7 @@ class Registry:
         self._names: dict[str, Capability] = dict(self._by_id)
         for capability in self._by_id.values():
             self._names.update(dict.fromkeys(capability.aliases, capability))
-        self._validators: dict[str, jsonschema_rs.Validator] = {
-            capability.id: jsonschema_rs.validator_for(capability.config_schema)
-            for capability in self._by_id.values()
-            if capability.config_schema is not None
-        }
+        self._validators: dict[str, Validator] = {}
 
     def all(self) -> list[Capability]:
         """Every capability, sorted by id."""
@@ -72,9 +71,9 @@ class Registry:
                     code="unknown_capability",
                     field=location,
                 )
-            validator = self._validators.get(capability.id)
-            if ref.config is None or validator is None:
+            if ref.config is None or capability.config_schema is None:
                 continue
+            validator = self._validator(capability.id, capability.config_schema)
             error = next(iter(validator.iter_errors(ref.config)), None)
             if error is not None:
                 path = "".join(f"[{step!r}]" for step in error.instance_path)
@@ -83,6 +82,13 @@ class Registry:
                     code="invalid_capability_config",
                     field=location,
                 )
+
+    def _validator(self, identifier: str, schema: JsonObject) -> Validator:
+        if identifier not in self._validators:
+            import jsonschema_rs  # 4 MB that a server without configurations does not need
+
+            self._validators[identifier] = jsonschema_rs.validator_for(schema)
+        return self._validators[identifier]
 
     def resolve(self, layers: Iterable[Iterable[CapabilityRef]]) -> tuple[Active, ...]:
         """Merge references by capability. By default, a later layer's configuration takes precedence.

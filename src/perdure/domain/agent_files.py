@@ -10,7 +10,6 @@ from msgspec import Struct
 
 from perdure.domain.agents import CreateAgent
 from perdure.domain.errors import InvalidInput
-from perdure.domain.front_matter import join_front_matter, read_yaml, split_front_matter
 from perdure.domain.resources import MAX_NAME
 
 MAX_FILE = 4 * 1024 * 1024
@@ -23,6 +22,8 @@ class AgentFile(CreateAgent, Struct, frozen=True, omit_defaults=True, forbid_unk
 
 def write_agent_file(agent: CreateAgent) -> str:
     """Write an agent to a file; `read_agent_file` restores the same agent."""
+    from perdure.domain.front_matter import join_front_matter  # YAML is heavy, and rarely needed
+
     front = msgspec.to_builtins(agent)
     prompt = front.pop("system_prompt")
     if prompt and prompt == prompt.strip() and "\r" not in prompt:
@@ -37,6 +38,8 @@ def read_agent_file(text: str) -> CreateAgent:
     Raises:
         InvalidInput: the text is malformed, has an unknown field, or has no prompt.
     """
+    from perdure.domain.front_matter import read_yaml, split_front_matter
+
     front, body = split_front_matter(text)
     if front is None:
         return _without_front_matter(body.strip())
@@ -45,6 +48,8 @@ def read_agent_file(text: str) -> CreateAgent:
 
 
 def _without_front_matter(text: str) -> CreateAgent:
+    from perdure.domain.front_matter import read_yaml
+
     if not text:
         raise InvalidInput("the file is empty", code="empty_file")
     if text.startswith("{") or (_FIELD.match(text) and _NAMED.search(text)):

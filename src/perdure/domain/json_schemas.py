@@ -5,11 +5,10 @@ The caller bounds the cost (`schema_cost`), or runs this in a process that it ca
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jsonschema_rs
-
-Validator = jsonschema_rs.Validator
+if TYPE_CHECKING:
+    from jsonschema_rs import ValidationError, Validator
 
 MAX_PROBLEMS = 5
 """Problems that one check reports."""
@@ -32,6 +31,8 @@ def compile_schema(schema: Any, *, linear: bool) -> Validator:
     Raises:
         ValueError: this is not a valid schema, or a pattern is not `linear`.
     """
+    import jsonschema_rs  # heavy: only servers that use tools need it
+
     options = (
         jsonschema_rs.RegexOptions(size_limit=_PROGRAM, dfa_size_limit=_MATCHER)
         if linear
@@ -77,5 +78,5 @@ def compile_pattern(pattern: str) -> str | None:
     return None
 
 
-def _path_of(error: jsonschema_rs.ValidationError) -> str:
+def _path_of(error: ValidationError) -> str:
     return "/".join(str(step) for step in error.instance_path) or "arguments"

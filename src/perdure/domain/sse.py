@@ -10,8 +10,10 @@ from msgspec import Struct
 MAX_EVENT = 64 << 20
 """Default limit of one event in bytes: far more than the largest that a Perdure server sends."""
 
+_CR = ord("\r")  # bytes find a number much faster than bytes
 
-class Frame(Struct, frozen=True):
+
+class Frame(Struct, frozen=True, gc=False):
     """One event of the stream.
 
     Attributes:
@@ -54,9 +56,12 @@ class SseParser:
         "_data",
         "_ended_with_cr",
         "_id",
+        "_last_name",
         "_max_event",
         "_max_stream",
         "_name",
+        "_name_line",
+        "_named",
         "_read",
         "_retry",
         "_tail",
@@ -73,7 +78,10 @@ class SseParser:
         self._tail: list[bytes] = []
         self._data: list[bytes] = []
         self._unfinished = 0
-        self._name = ""
+        self._named = False
+        self._name = "message"
+        # Most events have the same name as the one before.
+        self._name_line, self._last_name = b"event: message", self._name
         self._id: str | None = None
         self._retry: int | None = None
 
@@ -92,17 +100,21 @@ class SseParser:
             self._ended_with_cr = False
             chunk = chunk.removeprefix(b"\n")
         frames: list[Frame] = []
-        if b"\n" in chunk or b"\r" in chunk:
-            if self._tail:
-                chunk = b"".join([*self._tail, chunk])
-                self._tail.clear()
-            lines = chunk.splitlines()
+        if _CR in chunk:
             self._ended_with_cr = chunk.endswith(b"\r")
-            chunk = b"" if self._ended_with_cr or chunk.endswith(b"\n") else lines.pop()
+            lines = chunk.splitlines()
+            rest = b"" if chunk.endswith((b"\r", b"\n")) else lines.pop()
+        else:
+            lines = chunk.split(b"\n")
+            rest = lines.pop()
+        if lines:
+            if self._tail:
+                lines[0] = b"".join([*self._tail, lines[0]])
+                self._tail.clear()
             frames = self._frames(lines)
-        if chunk:
-            self._tail.append(chunk)
-        if chunk or self._data:
+        if rest:
+            self._tail.append(rest)
+        if rest or self._data:
             self._check_event(0 if frames else self._unfinished + size)
         else:
             self._unfinished = 0
@@ -128,21 +140,27 @@ class SseParser:
         for line in lines:
             if line.startswith(b"data: "):
                 data.append(line[6:])
-            elif line:
-                self._field(line)
-            else:
+            elif not line:
                 if data:
-                    payload = data[0] if len(data) == 1 else b"\n".join(data)
-                    frames.append(Frame(self._name or "message", payload, self._id, self._retry))
+                    payload = data.pop() if len(data) == 1 else b"\n".join(data)
+                    frames.append(Frame(self._name, payload, self._id, self._retry))
                     data.clear()
-                self._name, self._id, self._retry = "", None, None
+                if self._named:
+                    self._named, self._name, self._id, self._retry = False, "message", None, None
+            else:
+                self._named = True
+                if line == self._name_line:
+                    self._name = self._last_name
+                else:
+                    self._field(line)
         return frames
 
     def _field(self, line: bytes) -> None:
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"event":
-            self._name = value.decode("utf-8", "replace")
+            self._name = value.decode("utf-8", "replace") or "message"
+            self._name_line, self._last_name = line, self._name
         elif name == b"data":
             self._data.append(value)
         elif name == b"id":

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import jsonschema_rs
 import msgspec
 from msgspec import Struct, field
 
@@ -234,6 +233,8 @@ def _same_value(schema: dict[str, Any], targets: Targets) -> Iterator[Any]:
 
 def _check_keywords(schema: dict[str, Any], where: str) -> None:
     """Check the values of all other keywords by the standard's own schema of schemas."""
+    import jsonschema_rs  # heavy: only servers that are told about tools need it
+
     try:
         jsonschema_rs.meta.validate(declared(schema))
     except jsonschema_rs.ValidationError as error:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
 
 from perdure.domain.errors import PerdureError, ToolError
-from perdure.domain.json_schemas import Validator, compile_schema, problems_of
+from perdure.domain.json_schemas import compile_schema, problems_of
 from perdure.domain.messages import JsonObject, JsonValue
 from perdure.domain.schema_cost import Cost, Unbounded, cost_of
 from perdure.domain.tool_arguments import why_not_an_object
@@ -24,6 +25,9 @@ from perdure.domain.tool_schemas import MAX_SCHEMA
 from perdure.sandbox.arguments import SECONDS, ArgumentsJob, Checked
 from perdure.sandbox.pool import Sandbox
 from perdure.store.rows import to_json
+
+if TYPE_CHECKING:
+    from jsonschema_rs import Validator
 
 log = logging.getLogger("perdure.arguments")
 

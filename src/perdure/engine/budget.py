@@ -34,7 +34,7 @@ def history_budget(
     setting: int,
     choice: ModelChoice,
     profile: ModelProfile | None,
-    agent: ResolvedAgent,
+    fixed: int,
     *,
     learned: int | None = None,
     factor: float = 1.0,
@@ -43,6 +43,7 @@ def history_budget(
 
     Args:
         setting: the upper limit, in tokens; what fits into the model's window may be less.
+        fixed: the tokens of the system prompt and the tools.
         learned: the window that the model's errors named, in tokens.
         factor: the tokens that the vendor counts for each estimated one.
     """
@@ -51,7 +52,7 @@ def history_budget(
     if window is None:
         return max(1, int(setting / factor))
     answer = window // ANSWER_SHARE if limits is None else min(window // ANSWER_SHARE, limits.output)
-    free = window - answer - int(fixed_tokens(agent) * factor)
+    free = window - answer - int(fixed * factor)
     return max(1, int(min(setting, max(free, window // LEAST_SHARE)) / factor))
 
 
@@ -66,13 +67,14 @@ def conversation_budget(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> 
     Lower if the model has rejected a longer prompt before, or if its vendor counts more than estimated.
     """
     served, catalog = served_model(choice), run.engine.catalog
+    fixed = fixed_tokens(agent)
     budget = history_budget(
         run.engine.policy.history_tokens,
         choice,
         catalog.at_hand(served),
-        agent,
+        fixed,
         learned=catalog.learned(served).window,
-        factor=_factor(run, choice, fixed_tokens(agent)),
+        factor=_factor(run, choice, fixed),
     )
     return min(budget, run.conversation.ceilings.get(choice.model.id, budget))
 
@@ -108,7 +110,8 @@ def fixed_tokens(agent: ResolvedAgent) -> int:
     """Estimate the tokens of the system prompt and the tools."""
     tokens = text_tokens(agent.system)
     for tool in agent.specs:
-        tokens += text_tokens(tool.name + tool.description + msgspec.json.encode(tool.parameters).decode())
+        parameters = msgspec.json.encode(tool.parameters).decode()
+        tokens += text_tokens(f"{tool.name}{tool.description}{parameters}")
     return tokens
 
 

@@ -13,7 +13,6 @@ from perdure.domain.errors import ModelError
 from perdure.domain.events import HistoryAdaptation
 from perdure.domain.history import Conversation
 from perdure.domain.ids import ModelId
-from perdure.engine.refusals import adapt
 from perdure.llm.driver import ModelRequest
 
 MAX_ADAPTATIONS = 5
@@ -51,6 +50,8 @@ async def _shorter(call: RefusedCall, error: ModelError) -> bool:
 async def _adapted(call: RefusedCall, error: ModelError) -> bool:
     if call.adapted >= MAX_ADAPTATIONS:
         return False
+    from perdure.engine.refusals import adapt  # has many patterns, and is rarely needed
+
     adaptation = adapt(call.adaptation, call.sent, call.provider_type, error)
     if adaptation is None:
         return False

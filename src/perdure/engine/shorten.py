@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
 from perdure.domain.errors import ModelError
 from perdure.domain.messages import Message
@@ -11,7 +13,9 @@ from perdure.engine.budget import conversation_budget, estimated_input
 from perdure.engine.compact import compact
 from perdure.engine.generation import served_model
 from perdure.engine.run import Run
-from perdure.llm.overflow import Overflow, output_limit, overflow
+
+if TYPE_CHECKING:
+    from perdure.llm.overflow import Overflow
 
 MAX_SHRINKS = 3
 """How often a prompt that is too long for the model is shortened and sent again."""
@@ -65,6 +69,8 @@ class Room:
             return False
         self._trial = None
         self._shrinks += 1
+        from perdure.llm.overflow import Overflow, overflow  # has many patterns, and is rarely needed
+
         told = overflow(error.status, ("context_length_exceeded",), error.message) or Overflow()
         if self._fits_with_a_shorter_answer(told):
             return True
@@ -101,6 +107,8 @@ class Room:
 
     def _shorter_answer(self, error: ModelError) -> int | None:
         """The longest answer that the vendor permits, if the request asked for a longer one."""
+        from perdure.llm.overflow import output_limit
+
         limit = output_limit(error.message) if error.code == "invalid_model_request" else None
         return limit if limit is not None and limit < (self.max_output or limit + 1) else None
 

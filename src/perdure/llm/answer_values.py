@@ -61,9 +61,14 @@ def finish_of(value: object) -> str | None:
     return known or None
 
 
+def has_half(text: str) -> bool:
+    """Whether the text has a half of a surrogate pair."""
+    return _HALF.search(text) is not None
+
+
 def paired(text: str) -> str:
     """Join the halves of surrogate pairs, and replace lone halves by U+FFFD."""
-    if text.isascii() or not _HALF.search(text):
+    if text.isascii() or not has_half(text):
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from perdure.domain.errors import ModelError
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import JsonObject, Message, ToolCallPart, Usage
-from perdure.llm.answer_values import paired, sound, written
+from perdure.llm.answer_values import has_half, paired, sound, written
 from perdure.llm.driver import DeltaKind, ModelResponse, OnDelta
 from perdure.llm.failures import bad_response, error_in, in_stream, spoken
 from perdure.llm.wire import Reasoning, packed
@@ -126,6 +126,7 @@ class Answer:
         "usage",
     )
     decoder: ClassVar[msgspec.json.Decoder[Any]]
+    plain_decoder: ClassVar[msgspec.json.Decoder[Any]]
 
     def __init__(self, on_delta: OnDelta, secrets: tuple[str, ...] = ()) -> None:
         self._on_delta = on_delta
@@ -159,6 +160,15 @@ class Answer:
             ModelError: the server reported an error, or violated its protocol.
         """
         try:
+            plain = self.plain_decoder.decode(payload)
+        except (ValueError, RecursionError):
+            return self._feed_any(payload, name)
+        if name == "error" or not self.take_plain(plain):
+            return self._feed_any(payload, name)
+        return self.done
+
+    def _feed_any(self, payload: bytes, name: str) -> bool:
+        try:
             known = self.take(self.decoder.decode(payload), name)
         except (ValueError, RecursionError):
             self._feed_odd(payload, name)
@@ -166,6 +176,14 @@ class Answer:
             if not known:
                 self._refuse(payload, name)
         return self.done
+
+    def take_plain(self, piece: Any) -> bool:
+        """Take what nearly every event is, in exactly the protocol's types: more of what has begun.
+
+        Returns:
+            Whether it was taken; anything else is left to `take`, which would do the same with this.
+        """
+        raise NotImplementedError
 
     def take(self, event: Any, name: str) -> bool:
         """Take one event; returns whether it is one of the protocol's.
@@ -264,7 +282,7 @@ class Answer:
 
     def add_text(self, piece: str) -> None:
         """Append a piece of the answer's text."""
-        if self._held or not piece.isascii() or "\x00" in piece:
+        if self._held or "\x00" in piece or (not piece.isascii() and has_half(piece)):
             piece = self._joined("text", piece)
         if piece:
             self._text.append(piece)
@@ -273,7 +291,7 @@ class Answer:
 
     def add_thinking(self, piece: str) -> None:
         """Append a piece of readable reasoning."""
-        if self._held or not piece.isascii() or "\x00" in piece:
+        if self._held or "\x00" in piece or (not piece.isascii() and has_half(piece)):
             piece = self._joined("thinking", piece)
         if piece:
             self._thinking.append(piece)

@@ -6,7 +6,7 @@ every block the same index.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -35,6 +35,22 @@ class _Event(Struct, gc=False):
     usage: Any = None
     error: Any = None
     stop_reason: Any = None
+
+
+class _PlainDelta(Struct, gc=False, forbid_unknown_fields=True):
+    type: Any = None
+    text: str = ""
+    partial_json: str = ""
+    thinking: str = ""
+
+
+class _Plain(Struct, gc=False):
+    """What nearly every event is: a piece of a block."""
+
+    type: Literal["content_block_delta"]
+    index: int
+    delta: _PlainDelta
+    error: None = None
 
 
 _INPUT_COUNTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
@@ -66,6 +82,7 @@ class MessagesAnswer(Answer):
 
     __slots__ = ("_blocks", "_by_index", "_counts", "_early")
     decoder = msgspec.json.Decoder(_Event)
+    plain_decoder = msgspec.json.Decoder(_Plain)
 
     def __init__(self, on_delta: OnDelta, secrets: tuple[str, ...] = ()) -> None:
         super().__init__(on_delta, secrets)
@@ -73,6 +90,23 @@ class MessagesAnswer(Answer):
         self._by_index: dict[int, _Block] = {}
         self._counts: dict[str, int] = {}
         self._early: object = None
+
+    def take_plain(self, piece: _Plain) -> bool:
+        """Take a piece of a block of the same kind."""
+        block, delta = self._by_index.get(piece.index), piece.delta
+        if block is None:
+            return False
+        if delta.text and block.kind == "text":
+            self.add_text(delta.text)
+        elif delta.text:
+            return False
+        elif delta.partial_json and block.call is not None:
+            block.call.add(delta.partial_json)
+        elif delta.thinking and not delta.partial_json and block.kind == "thinking":
+            self._think(block, delta.thinking)
+        else:
+            return False
+        return True
 
     def take(self, event: _Event, name: str) -> bool:
         """Take one event; returns whether it is one of the protocol's."""

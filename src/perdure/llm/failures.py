@@ -16,7 +16,6 @@ import msgspec
 from perdure.domain.errors import ModelError
 from perdure.domain.messages import storable
 from perdure.domain.retry_after import retry_after
-from perdure.llm.overflow import overflow
 from perdure.llm.transient import STATUSES, passing
 
 _QUOTA_CODES = frozenset(
@@ -189,6 +188,8 @@ def _classified(status: int | None, codes: frozenset[str], message: str) -> tupl
     """
     if codes & _QUOTA_CODES or status == 402 or _QUOTA.search(message):
         return "quota_exceeded", False
+    from perdure.llm.overflow import overflow  # has many patterns, and is rarely needed
+
     if overflow(status, codes, message) is not None:
         return "context_length_exceeded", False
     if codes & _FILTER_CODES:

@@ -316,9 +316,10 @@ def _socket(address: AddrInfoType) -> socket.socket:
 
 def _feed(answer: Sink, frames: list[Frame]) -> None:
     """Pass events to the answer. An error that follows a complete answer does not spoil it."""
+    feed = answer.feed
     for frame in frames:
         try:
-            answer.feed(frame.data, frame.event)
+            feed(frame.data, frame.event)
         except ModelError:
             if not answer.complete:
                 raise

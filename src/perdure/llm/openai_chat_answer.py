@@ -37,6 +37,45 @@ class _Chunk(Struct, gc=False):
     x_groq: Any = None
 
 
+class _PlainFunction(Struct, gc=False, forbid_unknown_fields=True):
+    arguments: str = ""
+    name: None = None
+
+
+class _PlainCall(Struct, gc=False, forbid_unknown_fields=True):
+    index: int
+    function: _PlainFunction
+    id: None = None
+    type: Any = None
+
+
+class _PlainDelta(Struct, gc=False, forbid_unknown_fields=True):
+    content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: tuple[_PlainCall] | None = None
+    role: Any = None
+    refusal: None = None
+    function_call: None = None
+
+
+class _PlainChoice(Struct, gc=False, forbid_unknown_fields=True):
+    delta: _PlainDelta
+    index: int = 0
+    finish_reason: None = None
+    logprobs: Any = None
+
+
+class _PlainChunk(Struct, gc=False):
+    """What nearly every chunk is: a piece of one choice and nothing else."""
+
+    choices: tuple[_PlainChoice]
+    id: Any = None
+    model: Any = None
+    usage: None = None
+    error: None = None
+    x_groq: None = None
+
+
 class _Piece(Struct, frozen=True, gc=False):
     """A piece of a tool call, with as much of its identity as the server gives."""
 
@@ -60,6 +99,7 @@ class ChatAnswer(Answer):
 
     __slots__ = ("_by_id", "_by_index", "_choice", "_messages")
     decoder = msgspec.json.Decoder(_Chunk)
+    plain_decoder = msgspec.json.Decoder(_PlainChunk)
 
     def __init__(self, on_delta: OnDelta, secrets: tuple[str, ...] = ()) -> None:
         super().__init__(on_delta, secrets)
@@ -68,6 +108,26 @@ class ChatAnswer(Answer):
         # The choice that has content; servers may send others, and leave the first one empty.
         self._choice: int | None = None
         self._messages = False
+
+    def take_plain(self, piece: _PlainChunk) -> bool:
+        """Take a piece of the choice and the calls that are known."""
+        choice = piece.choices[0]
+        if choice.index != self._choice:
+            return False
+        delta = choice.delta
+        if delta.tool_calls is not None:
+            called = delta.tool_calls[0]
+            call = self._by_index.get(called.index)
+            if call is None or delta.content or delta.reasoning_content:
+                return False
+            call.add(called.function.arguments)
+        if delta.reasoning_content:
+            self.add_thinking(delta.reasoning_content)
+        if delta.content:
+            self.add_text(delta.content)
+        if self.response_id is None:
+            self._identify(piece.id, piece.model)
+        return True
 
     def take(self, event: _Chunk, name: str) -> bool:
         """Take one chunk; returns whether it is one."""
@@ -83,9 +143,12 @@ class ChatAnswer(Answer):
             groq = event.x_groq.get("usage") if isinstance(event.x_groq, dict) else None
             self._add_usage(event.usage or groq)
         if self.response_id is None:
-            self.response_id = name_in(event.id) or None
-            self.model = name_in(event.model) or None
+            self._identify(event.id, event.model)
         return position > 0 or event.usage is not None
+
+    def _identify(self, identity: object, model: object) -> None:
+        self.response_id = name_in(identity) or None
+        self.model = name_in(model) or None
 
     def _add_choice(self, choice: JsonObject, position: int) -> None:
         index = choice.get("index")

@@ -176,6 +176,8 @@ def _results(message: Message, form: Form) -> Fragment:
 
 def _content(content: Sequence[ContentPart]) -> str | list[JsonObject]:
     """Encode parts; text alone is one string, because some servers take no list."""
+    if len(content) == 1 and isinstance(content[0], TextPart):
+        return content[0].text if content[0].text.strip() else NO_CONTENT
     parts = [
         part
         for part in content
@@ -216,18 +218,17 @@ def turns(fragments: Iterable[Fragment], form: Form) -> list[bytes]:
         if not data:
             continue
         kind = "tool" if part.answers else part.role
-        if kind == last and kind == "user":
-            out[-1] = _joined_users(out[-1], data)
-            continue
-        if kind == last and kind == "assistant":
-            out[-1] = _joined_answers(out[-1], data)
-            continue
-        if kind == "assistant" and not last:
-            out.append(_user(NO_CONTENT))
-        elif kind == "user" and last == "tool" and form.takes_turns:
-            out.append(dumps({"role": "assistant", "content": ACKNOWLEDGED}))
+        if kind != last:
+            if not last and kind == "assistant":
+                out.append(_user(NO_CONTENT))
+            elif last == "tool" and kind == "user" and form.takes_turns:
+                out.append(dumps({"role": "assistant", "content": ACKNOWLEDGED}))
+            last = kind
+        elif kind == "user":
+            data = _joined_users(out.pop(), data)
+        elif kind == "assistant":
+            data = _joined_answers(out.pop(), data)
         out.append(data)
-        last = kind
     if last == "assistant" or not out:
         out.append(_user(CONTINUE))
     return out

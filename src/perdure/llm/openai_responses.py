@@ -108,8 +108,10 @@ class OpenAiResponsesDriver:
         fragments = self._fragments(request.model, request.messages, bare)
         if reuses_ids(fragments):
             fragments = self._fragments(request.model, with_distinct_ids(request.messages), bare)
-        ordered = [fragment for fragment in arranged(fragments, _missing) if fragment.data]
-        items = [fragment.data for fragment in ordered]
+        ordered = arranged(fragments, _missing)
+        items = [data for fragment in ordered if (data := fragment.data)]
+        while ordered and not ordered[-1].data:
+            ordered.pop()
         if not ordered or ordered[-1].role == "assistant":
             items.append(dumps(_user([_input_text(CONTINUE)])))
         body = [b'{"input":[', b",".join(items), b"]"]

@@ -7,7 +7,7 @@ own ways. Each item takes from every source what the earlier ones did not bring.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -44,6 +44,17 @@ class _Event(Struct, gc=False):
     refusal: Any = None
     arguments: Any = None
     part: Any = None
+
+
+class _Plain(Struct, gc=False):
+    """What nearly every event is: a piece of text, or of a call's arguments."""
+
+    type: Literal["response.output_text.delta", "response.function_call_arguments.delta"]
+    delta: str
+    item_id: str | None = None
+    output_index: int | None = None
+    content_index: int | None = None
+    error: None = None
 
 
 _TEXT_PIECES = frozenset({"response.output_text.delta", "response.refusal.delta", "response.text.delta"})
@@ -99,8 +110,9 @@ class _Item:
 class ResponsesAnswer(Answer):
     """An answer that arrives in Responses events."""
 
-    __slots__ = ("_by_id", "_by_index", "_items", "_parts")
+    __slots__ = ("_by_id", "_by_index", "_items", "_last", "_parts")
     decoder = msgspec.json.Decoder(_Event)
+    plain_decoder = msgspec.json.Decoder(_Plain)
 
     def __init__(self, on_delta: OnDelta, secrets: tuple[str, ...] = ()) -> None:
         super().__init__(on_delta, secrets)
@@ -108,16 +120,33 @@ class ResponsesAnswer(Answer):
         self._by_id: dict[str, _Item] = {}
         self._by_index: dict[int, _Item] = {}
         self._parts: set[tuple[str | int | None, int | None]] = set()
+        # Where the last event belongs, and its item, if it was a piece that more pieces may follow.
+        self._last: tuple[tuple[object, ...], _Item] | None = None
+
+    def take_plain(self, piece: _Plain) -> bool:
+        """Take a piece that belongs where the one before it does."""
+        if self._last is None or self._last[0] != _place(piece):
+            return False
+        item = self._last[1]
+        if item.call is not None:
+            item.call.add(piece.delta)
+        else:
+            self._add_text(item, piece.delta)
+        return True
 
     def take(self, event: _Event, name: str) -> bool:
         """Take one event; returns whether it is one of the protocol's."""
         kind = event.type if isinstance(event.type, str) and event.type else name
+        self._last = None
         if kind in _TEXT_PIECES:
             item = self._item_of(event, "message")
             item.parts.add(number_in(event.content_index))
             self._add_text(item, text_in(event.delta))
+            self._last = _place(event), item
         elif kind == "response.function_call_arguments.delta":
-            self._call_in(self._item_of(event, "function_call")).add(event.delta)
+            item = self._item_of(event, "function_call")
+            self._call_in(item).add(event.delta)
+            self._last = _place(event), item
         elif kind in _THOUGHT_PIECES:
             self._add_thinking(event, text_in(event.delta))
         elif kind in _TEXT_ENDS:
@@ -341,6 +370,10 @@ class ResponsesAnswer(Answer):
         ]
         self.order_calls()
         return self.response(request.model, request.messages)
+
+
+def _place(event: _Event | _Plain) -> tuple[object, ...]:
+    return event.type, event.item_id, event.output_index, event.content_index
 
 
 def _same_arguments(call: CallInProgress | None, arguments: str) -> bool:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jsonschema_rs
-
 from perdure.domain.json_schemas import compile_pattern
 from perdure.domain.messages import JsonObject
 from perdure.domain.schema_cost import MAX_HEIGHT, SUBSCHEMAS, Targets, Unbounded
@@ -30,6 +28,8 @@ def acceptable(schema: JsonObject) -> JsonObject:
 
 
 def _is_valid(schema: JsonObject) -> bool:
+    import jsonschema_rs  # heavy: only sessions with tools need it
+
     try:
         return bool(jsonschema_rs.meta.is_valid(schema))
     except (ValueError, jsonschema_rs.ReferencingError):

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from perdure.domain.errors import ModelError
-from perdure.domain.ids import ToolCallId
+from perdure.domain.ids import MessageId, ToolCallId
 from perdure.domain.messages import (
     ContentPart,
     ImageFilePart,
@@ -95,8 +95,8 @@ class FragmentCache:
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
         self._half = limit // 2
-        self._young: dict[tuple[str, str], _Entry] = {}
-        self._old: dict[tuple[str, str], _Entry] = {}
+        self._young: dict[str, dict[MessageId, _Entry]] = {}
+        self._old: dict[str, dict[MessageId, _Entry]] = {}
         self._young_size = 0
         self._old_size = 0
 
@@ -115,36 +115,36 @@ class FragmentCache:
             messages: the messages to send.
             encode: encodes one message.
         """
-        young = self._young
+        young = self._young.get(variant, {})
         out: list[Fragment] = []
         for message in messages:
-            key = (variant, message.id)
-            entry = young.get(key)
+            entry = young.get(message.id)
             if entry is None or (
                 (entry.content is not message.content or entry.items is not message.reasoning_items)
                 and (entry.content != message.content or entry.items != message.reasoning_items)
             ):
-                entry = self._old_or_new(key, message, encode)
-                young = self._young
+                entry = self._old_or_new(variant, message, encode)
+                young = self._young.get(variant, {})
             out.append(entry.fragment)
         return out
 
-    def _old_or_new(
-        self, key: tuple[str, str], message: Message, encode: Callable[[Message], Fragment]
-    ) -> _Entry:
-        entry = self._old.get(key)
+    def _old_or_new(self, variant: str, message: Message, encode: Callable[[Message], Fragment]) -> _Entry:
+        key, old, young = message.id, self._old.get(variant), self._young.get(variant)
+        entry = None if old is None else old.get(key)
         if entry is None or entry.content != message.content or entry.items != message.reasoning_items:
             fragment = encode(message)
             size = 2 * (len(fragment.data) + len(fragment.late)) + _ENTRY_OVERHEAD
             entry = _Entry(message.content, message.reasoning_items, fragment, size)
-        before = self._young.pop(key, None)
+        before = None if young is None else young.pop(key, None)
         if before is not None:
             self._young_size -= before.size
         if self._young_size + entry.size > self._half:
             self._old, self._old_size = self._young, self._young_size
-            self._young, self._young_size = {}, 0
+            self._young, self._young_size, young = {}, 0, None
         if entry.size <= self._half:
-            self._young[key] = entry
+            if young is None:
+                young = self._young[variant] = {}
+            young[key] = entry
             self._young_size += entry.size
         return entry
 
@@ -192,7 +192,8 @@ def arranged(fragments: Iterable[Fragment], missing: Callable[[ToolCallId], Frag
         if not waiting:
             if not fragment.answers:
                 out.append(fragment)
-                waiting.extend(fragment.calls)
+                if fragment.calls:
+                    waiting.extend(fragment.calls)
         elif fragment.answers:
             for answer in fragment.several or (fragment,):
                 if answer.answers[0] in waiting:
@@ -249,13 +250,8 @@ def _renamed(message: Message, ids: dict[ToolCallId, ToolCallId]) -> Message:
 
 def reuses_ids(fragments: Iterable[Fragment]) -> bool:
     """Whether two tool calls have the same id."""
-    used: set[ToolCallId] = set()
-    for fragment in fragments:
-        if fragment.calls:
-            if not used.isdisjoint(fragment.calls):
-                return True
-            used.update(fragment.calls)
-    return False
+    calls = [call for fragment in fragments if fragment.calls for call in fragment.calls]
+    return len(set(calls)) != len(calls)
 
 
 def result_fragment(results: Sequence[tuple[ToolCallId, bytes]], late: bytes = b"") -> Fragment:

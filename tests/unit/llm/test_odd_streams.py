@@ -68,6 +68,26 @@ def test_a_stream_is_understood_however_it_is_spoken_and_cut(make: Make, odd: Od
         assert meaning_of(response, heard, odd.meaning.finish is not None) == odd.meaning
 
 
+@pytest.mark.parametrize(("make", "odd"), CASES)
+def test_plain_pieces_mean_the_same_when_they_are_parsed_with_care(make: type[Answer], odd: Odd) -> None:
+    careful = type("Careful", (make,), {"__slots__": (), "take_plain": lambda _self, _piece: False})
+    chosen = random.Random(odd.name)
+    events = [part for part in odd.stream.replace(b"\r", b"\n").split(b"\n\n") if part]
+    for _ in range(20):
+        stream = b"".join(b"%b\n\n" % part for part in [*events, *chosen.choices(events, k=2)])
+        assert outcome(make, stream) == outcome(careful, stream)
+
+
+def outcome(make: Make, stream: bytes) -> tuple[Any, list[tuple[str, str]]]:
+    """The tool calls or the error, and the deltas."""
+    heard = Heard()
+    try:
+        calls = read(make(heard), [stream]).tool_calls
+    except ModelError as error:
+        return str(error), heard.deltas
+    return [(call.name, call.arguments) for call in calls], heard.deltas
+
+
 @pytest.mark.parametrize(("word", "reason"), finishes())
 def test_reasons_to_stop_have_one_name_each(word: str, reason: str) -> None:
     answered = read(ChatAnswer(Heard()), [sse(chunk({"content": "a"}), chunk({}, word))])
