@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Generic, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
@@ -132,6 +132,11 @@ async def read_text(headers: Headers, receive: Receive, limit: int, arrival: Arr
         text = body.decode()
     except UnicodeDecodeError:
         raise InvalidInput("the body is not valid UTF-8", code="invalid_text") from None
+    return check_text(text)
+
+
+def check_text(text: str) -> str:
+    """Return a body's text unchanged. Raises InvalidInput if it contains NUL characters."""
     if "\x00" in text:
         raise InvalidInput("NUL characters are not allowed", code="invalid_text")
     return text
@@ -215,6 +220,11 @@ class QueryDecoder(Generic[S]):
                 self._repeatable.add(name)
             self._parsers[name] = _boolean if bool in kinds else _integer if int in kinds else str
 
+    @property
+    def names(self) -> Container[str]:
+        """The names of the parameters."""
+        return self._parsers.keys()
+
     def decode(self, raw: bytes) -> S:
         """Decode and check the parameters. Raises InvalidInput."""
         single: dict[str, object] = {}
@@ -256,6 +266,11 @@ def _integer(text: str) -> int | str:
 
 def _boolean(text: str) -> bool | str:
     return {"true": True, "false": False, "1": True, "0": False}.get(text.lower(), text)
+
+
+def parameter_names(raw: bytes) -> list[str]:
+    """List the names of a query string's parameters. Raises InvalidInput."""
+    return list(dict.fromkeys(name for name, _ in _pairs(raw)))
 
 
 def _pairs(raw: bytes) -> list[tuple[str, str]]:
