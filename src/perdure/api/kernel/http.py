@@ -144,7 +144,9 @@ class Api:
             return with_warnings(answer, call.warnings, ignored, has_field=ready.has_warnings)
         return answer
 
-    async def _run(self, ready: Ready, call: Call, arguments: list[object], asked: Asked) -> Reply | Stream | Begun:
+    async def _run(
+        self, ready: Ready, call: Call, arguments: list[object], asked: Asked
+    ) -> Reply | Stream | Begun:
         """Run a route's handler, and build the response."""
         route, headers = ready.route, call.headers
         if route.takes_key and (key := headers.get(b"idempotency-key")) is not None:
