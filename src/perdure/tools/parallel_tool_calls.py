@@ -8,7 +8,6 @@ from msgspec.structs import replace
 
 from perdure.capabilities.port import Behaviour, Capability, schema
 
-
 MODES = {"auto": None, "prefer": True, "never": False}
 """What each mode asks of the model; `auto` leaves it to the vendor."""
 
