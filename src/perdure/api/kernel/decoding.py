@@ -135,6 +135,12 @@ async def read_text(headers: Headers, receive: Receive, limit: int, arrival: Arr
     return check_text(text)
 
 
+def check_size(body: bytes, limit: int) -> None:
+    """Check that a body has at most `limit` bytes. Raises TooLarge."""
+    if len(body) > limit:
+        raise TooLarge(f"the body may have at most {limit} bytes")
+
+
 def check_text(text: str) -> str:
     """Return a body's text unchanged. Raises InvalidInput if it contains NUL characters."""
     if "\x00" in text:
@@ -244,8 +250,10 @@ class QueryDecoder(Generic[S]):
                 if entry[2] in maps.setdefault(entry[1], {}):
                     raise InvalidInput(f"`{name[:200]}` is given twice: send it once", field=entry[1])
                 maps[entry[1]][entry[2]] = text
-            if parse is None or name in self._maps:
+            if parse is None:
                 continue
+            if name in self._maps:
+                raise InvalidInput(f"`{name}` needs a name in brackets: {name}[...]=...", field=name)
             if "\x00" in text or "\x00" in name:
                 raise InvalidInput(f"`{name}` must not contain NUL characters", field=name)
             if name in self._repeatable:

@@ -25,6 +25,7 @@ from perdure.api.kernel.commands import (
 from perdure.api.kernel.decoding import (
     MAX_BODY,
     ClientLeft,
+    check_size,
     check_text,
     decode,
     read_body,
@@ -180,6 +181,7 @@ class Api:
         if ready.query is not None:
             arguments.append(ready.query.decode(request.query))
         if ready.decoder is not None:
+            check_size(request.body, ready.route.body_limit or MAX_BODY)
             arguments.append(decode(ready.decoder, request.body))
             warnings += body_warnings(ready, headers, request.body)
         elif ready.route.text_limit:
