@@ -7,7 +7,6 @@ ids as well.
 
 from __future__ import annotations
 
-import base64
 import re
 from functools import cached_property
 from importlib.resources import files
@@ -25,6 +24,8 @@ from perdure.domain.errors import InvalidInput, NotFound, TooLarge
 
 CONDITIONS = frozenset((b"if-none-match", b"content-length", b"content-type"))
 """Headers that are about the command's own request and response, not about the route's."""
+STREAMED = ("text/event-stream", "application/octet-stream")
+"""The media types of responses that a command cannot return."""
 MAX_OUTPUT = 10 * 1000 * 1000
 """The maximum size of a command's output, in bytes."""
 
@@ -91,9 +92,9 @@ class Commands:
                 "this release does not have",
                 code="unknown_command",
             )
-        if known.ready.route.content == "text/event-stream":
+        if known.ready.route.content in STREAMED:
             raise InvalidInput(
-                f"{name!r} answers with a stream, which a command cannot return: follow it with "
+                f"{name!r} answers with a stream, which a command cannot return: use "
                 f"{known.method} {known.path}",
                 code="command_not_supported",
                 field="command",
@@ -200,7 +201,7 @@ def _text(raw: Raw, route: Route) -> bytes:
 def command_reply(name: str, answer: Reply | Stream) -> Reply:
     """Wrap a route's response into the response of a command.
 
-    JSON is the output itself, text a string, and other bytes an object with them in base64.
+    JSON is the output itself, text a string.
 
     Raises:
         TooLarge: the output is too large.
@@ -219,12 +220,8 @@ def command_reply(name: str, answer: Reply | Stream) -> Reply:
 
 
 def _output(answer: Reply) -> bytes:
-    media = answer.content_type.partition(b";")[0].decode("latin-1")
     if not answer.body and answer.status == 204:
         return b"null"
-    if media == "application/json":
+    if answer.content_type == b"application/json":
         return answer.body
-    if media.startswith("text/") or media == "application/x-ndjson":
-        return msgspec.json.encode(answer.body.decode("utf-8", "replace"))
-    content = base64.b64encode(answer.body).decode()
-    return msgspec.json.encode({"content_type": media, "encoding": "base64", "content": content})
+    return msgspec.json.encode(answer.body.decode("utf-8", "replace"))

@@ -30,7 +30,7 @@ class Ready:
     def has_warnings(self) -> bool:
         """Whether the response has a field `warnings` of its own."""
         fields: tuple[str, ...] = getattr(self.route.returns, "__struct_fields__", ())
-        return "warnings" in fields
+        return "warnings" in fields and not self.route.command
 
     @cached_property
     def shape(self) -> Shape | None:
