@@ -56,8 +56,8 @@ async def run_command(call: Call, command: str, body: RunCommand) -> CommandResu
     Runs one of this server's routes under a name: its operation id, or the name that command-line clients of
     this API use. `params` has the values of the path's variables; the others go into the query of a GET or
     DELETE, and into the body otherwise. The result, the errors, the limits, the events and the
-    Idempotency-Key are those of the route. The status of a success is always 200. Streams and downloads cannot
-    be returned.
+    Idempotency-Key are those of the route. The status of a success is always 200. Streams and downloads are
+    refused.
     """
     return await call.run_command(call, command, body.params)
 
