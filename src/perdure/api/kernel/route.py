@@ -130,8 +130,7 @@ def route(
         hints = get_type_hints(handler)
         summary, _, description = inspect.cleandoc(handler.__doc__ or "").partition("\n")
         body: Kind | None = hints.get("body")
-        result = hints.pop("return")
-        kinds = _response_types(result)
+        kinds = _response_types(result := hints.pop("return"))
         return Route(
             handler=handler,
             operation_id=handler.__name__,
