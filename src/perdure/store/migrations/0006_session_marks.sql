@@ -1,5 +1,5 @@
--- What clients note about sessions: archived ones are hidden from lists, the source says where a session began,
--- the parent is the session that made it, and the metadata are the client's own.
+-- What clients note about sessions: archived ones are hidden from lists, the source says where one began, the
+-- parent is the session that made it, and the metadata are the client's own.
 ALTER TABLE sessions ADD COLUMN archived_at BIGINT;
 
 ALTER TABLE sessions ADD COLUMN source TEXT NOT NULL DEFAULT 'api';
