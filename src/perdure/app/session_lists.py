@@ -34,7 +34,7 @@ async def page_of_sessions(
     limit: int,
     order: ListOrder = "created_at",
 ) -> Page[Session]:
-    """List a page of sessions, newest or most recently active first, without their initial files and hints."""
+    """List a page of sessions, without their initial files and hints."""
     read = partial(_read_page, app, caller, filters, offset, limit, order)
     page = None
     if order == "created_at" and not filters.slow():
@@ -117,4 +117,4 @@ async def session_facets(app: App, caller: Caller, filters: SessionFilter) -> Se
             archived=sum((await count_by(tx, org_id, archived, "status")).values()),
         )
 
-    return await app.database.read(work, long=True)
+    return await search(app, caller, work)

@@ -16,6 +16,7 @@ from perdure.api.kernel.authentication import Authenticate
 from perdure.api.kernel.call import Answer, Call, Chunked, Encoded, Reply, Stream
 from perdure.api.kernel.commands import (
     CONDITIONS,
+    MAX_OUTPUT,
     Asked,
     Commands,
     command_reply,
@@ -46,7 +47,7 @@ from perdure.api.kernel.problems import (
 )
 from perdure.api.kernel.route import Route
 from perdure.api.kernel.router import Ready, Router
-from perdure.api.kernel.sending import Begun, begin, send_chunks, send_reply
+from perdure.api.kernel.sending import Begun, begin, collect, send_chunks, send_reply
 from perdure.api.kernel.warnings import body_warnings, query_warnings, with_warnings
 from perdure.app.context import App
 from perdure.app.idempotency import Replayed
@@ -141,7 +142,7 @@ class Api:
         elif route.method in ("POST", "PUT", "PATCH"):
             raw = await read_body(headers, receive, arrival=self._intake.open(caller.organization_id))
         answer = await self._run(ready, call, arguments, Asked(path, query, tuple(values), raw))
-        if (call.warnings or ignored) and isinstance(answer, Reply):
+        if (call.warnings or ignored) and not isinstance(answer, Stream):
             return with_warnings(answer, call.warnings, ignored, has_field=ready.has_warnings)
         return answer
 
@@ -190,6 +191,8 @@ class Api:
             answer = await self._run(ready, call, arguments, request)
         except Replayed as before:
             answer = Reply(before.body, before.status, headers=(REPLAYED,))
+        if isinstance(answer, Begun):
+            answer = await collect(answer, MAX_OUTPUT)
         outer.warnings += warnings
         return command_reply(name, answer)
 

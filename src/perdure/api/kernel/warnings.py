@@ -14,6 +14,7 @@ from perdure.api.kernel.asgi import Headers
 from perdure.api.kernel.call import Reply
 from perdure.api.kernel.decoding import parameter_names
 from perdure.api.kernel.router import Ready
+from perdure.api.kernel.sending import Begun
 from perdure.api.kernel.unknown_fields import unknown_fields
 from perdure.domain.errors import InvalidInput
 
@@ -68,20 +69,23 @@ class _Warned(Struct):
     warnings: list[str]
 
 
-def with_warnings(reply: Reply, in_body: list[str], in_query: list[str], *, has_field: bool) -> Reply:
+def with_warnings(
+    reply: Reply | Begun, in_body: list[str], in_query: list[str], *, has_field: bool
+) -> Reply | Begun:
     """Add warnings to a response.
 
     Args:
         has_field: whether the response's type has a field `warnings` of its own.
     """
-    everything = [*in_body, *in_query]
-    if not everything:
-        return reply
+    text = "; ".join([*in_body, *in_query]).encode("ascii", "backslashreplace")[:MAX_HEADER]
+    # No client's text may end the header.
+    header = (HEADER, bytes(byte if 32 <= byte < 127 else 63 for byte in text))
+    if isinstance(reply, Begun):
+        answer = reply.answer
+        answer = msgspec.structs.replace(answer, headers=(*answer.headers, header))
+        return msgspec.structs.replace(reply, answer=answer)
     body = reply.body
     if in_body and not has_field and reply.content_type == b"application/json" and body[:1] == b"{":
         comma = b"" if body == b"{}" else b","
         body = body[:-1] + comma + msgspec.json.encode(_Warned(in_body))[1:]
-    text = "; ".join(everything).encode("ascii", "backslashreplace")[:MAX_HEADER]
-    # No client's text may end the header.
-    line = bytes(byte if 32 <= byte < 127 else 63 for byte in text)
-    return msgspec.structs.replace(reply, body=body, headers=(*reply.headers, (HEADER, line)))
+    return msgspec.structs.replace(reply, body=body, headers=(*reply.headers, header))
