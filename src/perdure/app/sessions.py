@@ -41,7 +41,7 @@ from perdure.domain.ids import (
 )
 from perdure.domain.messages import Message, TextPart
 from perdure.domain.resources import check_size
-from perdure.domain.session_metadata import clean_metadata
+from perdure.domain.session_metadata import clean_metadata, read_metadata
 from perdure.domain.sessions import (
     CancelledTurn,
     CreateSession,
@@ -125,7 +125,7 @@ def to_session(
         forked_from_session_id=row.forked_from_id,
         forked_from_sequence=row.forked_from_sequence,
         parent_session_id=row.parent_session_id,
-        metadata=row.metadata_map(),
+        metadata=read_metadata(row.metadata),
         archived_at=maybe_rfc3339(row.archived_at),
         started_at=maybe_rfc3339(row.started_at),
         finished_at=maybe_rfc3339(row.finished_at),
@@ -360,10 +360,10 @@ async def change_session(
     async def work(tx: Tx) -> Session:
         row = await get_session(tx, caller.organization_id, session_id, lock=if_match is not None or merged)
         if if_match is not None:
-            fields = (row.title, row.tag_list(), row.locale, row.model_id, row.metadata_map())
+            fields = (row.title, row.tag_list(), row.locale, row.model_id, read_metadata(row.metadata))
             check_match(if_match, editable_fields(*fields))
         if body.metadata:
-            changes["metadata"] = to_json(clean_metadata(body.metadata, row.metadata_map()))
+            changes["metadata"] = to_json(clean_metadata(body.metadata, read_metadata(row.metadata)))
         if not changes:
             return await read_details(app, tx, caller, row)
         if isinstance(body.model_id, str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 from perdure.domain.errors import InvalidInput
@@ -12,6 +13,7 @@ from perdure.domain.errors import InvalidInput
 MAX_ENTRIES = 50
 MAX_VALUE = 500
 
+_DECODER = msgspec.json.Decoder(dict[str, str])
 _KEY = re.compile(r"[A-Za-z0-9_.:/-]{1,64}")
 
 MetadataValue = Annotated[str, Meta(max_length=MAX_VALUE)]
@@ -21,6 +23,11 @@ METADATA = Meta(
     ),
     examples=[{"customer": "4711"}],
 )
+
+
+def read_metadata(stored: str) -> dict[str, str]:
+    """Decode metadata as they are stored."""
+    return {} if stored == "{}" else _DECODER.decode(stored)
 
 
 def clean_metadata(changes: dict[str, str] | dict[str, str | None], before: dict[str, str]) -> dict[str, str]:

@@ -102,14 +102,10 @@ class SessionRow(Struct, frozen=True):
     def tag_list(self) -> tuple[str, ...]:
         return () if self.tags == "[]" else _TAGS.decode(self.tags)
 
-    def metadata_map(self) -> dict[str, str]:
-        return {} if self.metadata == "{}" else _METADATA.decode(self.metadata)
-
 
 _USAGE = msgspec.json.Decoder(Usage)
 _CONFIG = msgspec.json.Decoder(SessionConfig)
 _TAGS = msgspec.json.Decoder(tuple[str, ...])
-_METADATA = msgspec.json.Decoder(dict[str, str])
 _COLUMNS = columns(SessionRow)
 _INSERT = insert("sessions", SessionRow)
 _GET = f"SELECT {_COLUMNS} FROM sessions WHERE id = ? AND org_id = ? AND deleted_at IS NULL"
