@@ -132,9 +132,7 @@ def to_session(
         owner=owner,
         effective_owner=owner,
         resolved_owner_user_id=owner.subject_id,
-        allowed_actions=action_links(
-            row.id, row.status, pinned=bool(pinned), archived=row.archived_at is not None
-        ),
+        allowed_actions=action_links(row.id, row.status, bool(pinned)),
     )
 
 

@@ -458,9 +458,7 @@ def has_control(text: str) -> bool:
     return any(ch < " " or "\x7f" <= ch <= "\x9f" for ch in text) if not text.isprintable() else False
 
 
-def action_links(
-    session_id: SessionId, status: Status, *, pinned: bool, archived: bool
-) -> tuple[AllowedAction, ...]:
+def action_links(session_id: SessionId, status: Status, pinned: bool) -> tuple[AllowedAction, ...]:
     """The actions that the caller may take on a session in this status."""
     base = f"/v1/sessions/{session_id}"
     actions = [
@@ -471,9 +469,6 @@ def action_links(
         AllowedAction("unpin", "DELETE", f"{base}/pin", "unpin_session")
         if pinned
         else AllowedAction("pin", "PUT", f"{base}/pin", "pin_session"),
-        AllowedAction("unarchive", "DELETE", f"{base}/archive", "unarchive_session")
-        if archived
-        else AllowedAction("archive", "PUT", f"{base}/archive", "archive_session"),
     ]
     if status in ("active", "waiting_for_tool_results"):
         actions.append(
