@@ -22,6 +22,7 @@ from perdure.api.routes import accounts as account_routes
 from perdure.api.routes import agent_versions as agent_version_routes
 from perdure.api.routes import agents as agent_routes
 from perdure.api.routes import capabilities as capability_routes
+from perdure.api.routes import commands as command_routes
 from perdure.api.routes import databases as database_routes
 from perdure.api.routes import harnesses as harness_routes
 from perdure.api.routes import invitations as invitation_routes
@@ -258,6 +259,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
         *capability_routes.ROUTES,
         *account_routes.ROUTES,
         *invitation_routes.ROUTES,
+        *command_routes.ROUTES,
         *storage_routes.ROUTES,
         *schedule_routes.ROUTES,
         *database_routes.ROUTES,

@@ -113,8 +113,9 @@ RELEASED = {
     3: "4b1d9820a2b5cc4fb9b8c9d8134b77b828e3d04fac6e6c513decf13a2018443a",
     4: "2a0a034254166a136542ec0761fdf804806652b7e5a90b0411d28ca178ea9bff",
     5: "c1979d26aedccb66ce8016d7c4b70156b4b655a3850e2702f6da89259b542961",
+    6: "ffe857bd00826a493a699009ec07e32903292a9370b59c25bfba8712a3fe4ab9",
     7: "4cd40e2c9190a19a1cda3c7b19e2f77d6c9e2f2c661dfa876d40c7c352f77c98",
-    10: "13f3df6a78a9a449567ede4c4ba3ed46ae68326a38382dc32210c3ee427bd665",
+    8: "13f3df6a78a9a449567ede4c4ba3ed46ae68326a38382dc32210c3ee427bd665",
 }
 """The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets
 its line here."""

@@ -290,10 +290,13 @@ async def test_searches_are_narrowed_by_status_pin_and_age_as_well(database: Dat
         await database.write(lambda tx: set_pin(tx, rows[3], OWNER, NOW))
         await database.write(lambda tx: set_pin(tx, rows[4], OWNER, NOW))
         for want, expected in (
-            (SessionFilter(search="north", status="active"), [rows[3].id]),
-            (SessionFilter(search="south", status="active"), []),
-            (SessionFilter(status="waiting_for_tool_results"), [rows[5].id]),
-            (SessionFilter(search="nor", status="idle", created_before=NOW + 8), [rows[7].id, rows[1].id]),
+            (SessionFilter(search="north", statuses=("active",)), [rows[3].id]),
+            (SessionFilter(search="south", statuses=("active",)), []),
+            (SessionFilter(statuses=("waiting_for_tool_results",)), [rows[5].id]),
+            (
+                SessionFilter(search="nor", statuses=("idle",), created_before=NOW + 8),
+                [rows[7].id, rows[1].id],
+            ),
             (SessionFilter(search="th", pinned_by=OWNER), [rows[4].id, rows[3].id]),
             (SessionFilter(search="no", pinned_by=OWNER), [rows[3].id]),
             (SessionFilter(pinned_by=OWNER), [rows[4].id, rows[3].id]),

@@ -6,9 +6,12 @@ in docs/reference/compatibility.md: it has exactly the checks that fail.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +23,17 @@ from tests.journeys.world import ROUTES
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "compatibility.md"
 
 CONTRACT = contract()
+COMMANDS: list[dict[str, Any]] = json.loads(Path(__file__).with_name("commands.json").read_text())
+"""The commands of the contract's newest clients, with the kind of each parameter."""
 DOCUMENT = build_document(ROUTES, "0")
+
+
+def place_of(command: dict[str, Any]) -> str:
+    """The method and the path of a command's route, whatever its variables are called."""
+    return f"{command['method']} {re.sub('{[^}]+}', '{}', command['path'])}"
+
+
+PLACES = {place_of({"method": route.method, "path": route.path}) for route in ROUTES}
 
 
 def compared() -> dict[str, dict[Check, bool]]:
@@ -54,6 +67,7 @@ def listed_differences() -> list[tuple[str, list[str], str]]:
 
 def test_exactly_the_differences_from_the_contract_are_listed() -> None:
     differences = {check for checks in CHECKS.values() for check, good in checks.items() if not good}
+    differences |= {(each["command"], "command") for each in COMMANDS if place_of(each) not in PLACES}
     listed = [(element, what) for what, elements, _ in listed_differences() for element in elements]
     assert sorted(differences - set(listed)) == []
     assert sorted(set(listed) - differences) == []
@@ -88,3 +102,8 @@ def test_the_covered_share_of_the_contract_is_printed_for_each_area(
 def test_every_operation_of_the_contract_belongs_to_one_area() -> None:
     known = {name for name, _ in AREAS}
     assert {area for area, *_ in operations(CONTRACT)} == known
+
+
+def test_the_table_of_commands_has_exactly_the_commands_of_the_contract() -> None:
+    table = files("perdure.api.kernel").joinpath("commands.txt").read_text("utf-8")
+    assert table.splitlines() == [f"{each['command']} {each['method']} {each['path']}" for each in COMMANDS]

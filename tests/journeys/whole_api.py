@@ -15,7 +15,7 @@ from tests.talk import Json, Talk, body_of, script
 ENDLESS = {"stream_sse"}
 """Its answer does not end; a refusal does."""
 
-OF_THE_SERVER = {"capability_id"}
+OF_THE_SERVER = {"capability_id", "command"}
 """Parameters that name what is the same for everybody."""
 
 
@@ -124,6 +124,7 @@ class Place:
             "schedule_id": schedule["id"],
             "name": database,
             "capability_id": "current_time",
+            "command": "get_session_stats",
             "workspace_id": session["workspace_id"],
             "path": "kept.txt",
         }

@@ -18,6 +18,7 @@ from perdure.domain.accounts import (
     DeletedAccount,
     ExportedOrganization,
     ExportedUser,
+    Identity,
     Organization,
     Profile,
     ResolvedOrganization,
@@ -357,6 +358,17 @@ async def read_profile(app: App, caller: Caller) -> Profile:
     """Read the caller's own account."""
     row = await app.database.read(lambda tx: get_user(tx, caller.user_id))
     return Profile(row.id, row.name, row.email)
+
+
+async def read_identity(app: App, caller: Caller) -> Identity:
+    """Return the caller's account, organization and role."""
+    profile = await read_profile(app, caller)
+    organization = await app.database.read(lambda tx: get_organization(tx, caller.organization_id))
+    if organization is None:
+        raise NotFound("organization")
+    return Identity(
+        profile.id, profile.name, profile.email, organization.id, organization.name, caller.role, ("*",)
+    )
 
 
 async def change_profile(app: App, caller: Caller, body: UpdateProfile) -> Profile:

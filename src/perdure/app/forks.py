@@ -204,6 +204,8 @@ async def _copied_row(
         agent_id=body.agent_id or source.agent_id,
         agent_version_id=version_id,
         workspace_id=None,
+        archived_at=None,
+        parent_session_id=None,
         title=clean_title(body.title) if body.title is not None else title_of_fork(source.title),
         tags=to_json(clean_tags(body.tags)) if body.tags is not None else source.tags,
         locale=body.locale or source.locale,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -30,10 +31,12 @@ from perdure.domain.tool_content import content_of_result
 from perdure.domain.tools import APPROVE, SubmittedToolResults, SubmitToolResults, ToolCallResult
 from perdure.domain.turn import Calling, CallState, Idle, TurnState, fold, open_client_calls
 from perdure.store.bus import Appended
+from perdure.store.client_messages import Sent, keep_sent_message, sent_message
 from perdure.store.database import Tx
 from perdure.store.events import events_after, events_within
 from perdure.store.queue import Job
 from perdure.store.rows import to_json
+from perdure.store.session_archive import set_archived
 from perdure.store.sessions import SessionRow, append, get_session
 
 MESSAGE_TYPES = ("input.message", "output.message.completed", "tool.completed")
@@ -49,14 +52,45 @@ async def post_message(
     content = checked_content(body)
     now = app.now()
     message_id = app.new_id("message")
+    client_id = body.client_message_id
+    fingerprint = "" if client_id is None else _fingerprint(body)
 
     async def work(tx: Tx) -> Message:
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
         if body.controls is not None and body.controls.model_id is not None:
             await check_model(tx, caller.organization_id, body.controls.model_id, "controls.model_id")
-        return await append_message(app, tx, row, _message(body, content, message_id, now), now)
+        if client_id is not None and (before := await _sent_before(tx, row, client_id, fingerprint)):
+            return before
+        if row.archived_at is not None:
+            row = await set_archived(tx, row, now, archived=False)
+        message = await append_message(app, tx, row, _message(body, content, message_id, now), now)
+        if client_id is not None and message.sequence is not None:
+            await keep_sent_message(tx, row, client_id, Sent(fingerprint, message.sequence))
+        return message
 
     return await write_at_head(app, work, once)
+
+
+async def _sent_before(tx: Tx, row: SessionRow, client_id: str, fingerprint: str) -> Message | None:
+    """Return the session's message with this `client_message_id`; None without one.
+
+    Raises:
+        Conflict: it is another message.
+    """
+    before = await sent_message(tx, row, client_id)
+    if before is None:
+        return None
+    if before.fingerprint != fingerprint:
+        raise Conflict(
+            f"the session has another message with the `client_message_id` {client_id!r}: use a new id",
+            code="client_message_id_reused",
+        )
+    (event,) = await events_after(tx, row.id, before.sequence - 1, limit=1)
+    return _to_message(event)
+
+
+def _fingerprint(body: CreateMessage) -> str:
+    return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest()
 
 
 async def append_message(app: App, tx: Tx, row: SessionRow, message: Message, now: Micros) -> Message:
@@ -94,6 +128,7 @@ def _message(
         external_actor=body.external_actor,
         metadata=body.metadata,
         tags=body.tags,
+        client_message_id=body.client_message_id,
     )
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+import msgspec
+
 from perdure.app.context import App
 from perdure.app.searches import search
 from perdure.app.sessions import to_session
 from perdure.capabilities.resolve import SessionFeatures
 from perdure.domain.accounts import Caller
+from perdure.domain.ids import AgentId
 from perdure.domain.paging import Page, page_of
-from perdure.domain.sessions import Session, SessionStats
+from perdure.domain.sessions import AgentFacet, ListOrder, Session, SessionFacets, SessionStats
 from perdure.store.database import Tx
 from perdure.store.schedules import active_counts
-from perdure.store.session_lists import LONG, SessionFilter, count_by_status, list_sessions
+from perdure.store.session_lists import LONG, SessionFilter, count_by, count_by_status, list_sessions
 from perdure.store.sessions import SessionRow, pinned_among
 
 FEW = 10
@@ -24,12 +27,17 @@ FAR = 1000
 
 
 async def page_of_sessions(
-    app: App, caller: Caller, filters: SessionFilter, offset: int, limit: int
+    app: App,
+    caller: Caller,
+    filters: SessionFilter,
+    offset: int,
+    limit: int,
+    order: ListOrder = "created_at",
 ) -> Page[Session]:
-    """List a page of sessions, newest first, without their initial files and hints."""
-    read = partial(_read_page, app, caller, filters, offset, limit)
+    """List a page of sessions, without their initial files and hints."""
+    read = partial(_read_page, app, caller, filters, offset, limit, order)
     page = None
-    if filters.search is None and not filters.tags:
+    if order == "created_at" and not filters.slow():
         # The newest sessions are read at once; a filter or a large offset may have to search many rows.
         page = await app.database.read(read, long=filters != SessionFilter() or offset > FAR)
     if page is None:
@@ -40,10 +48,18 @@ async def page_of_sessions(
 
 
 async def _read_page(
-    app: App, caller: Caller, filters: SessionFilter, offset: int, limit: int, tx: Tx, *, long: bool = False
+    app: App,
+    caller: Caller,
+    filters: SessionFilter,
+    offset: int,
+    limit: int,
+    order: ListOrder,
+    tx: Tx,
+    *,
+    long: bool = False,
 ) -> Page[Session] | None:
     """Read a page. Without `long`, return None if that would take long on the event loop."""
-    rows, total = await list_sessions(tx, caller.organization_id, filters, offset, limit, long=long)
+    rows, total = await list_sessions(tx, caller.organization_id, filters, offset, limit, order, long=long)
     if not long and _is_heavy(rows):
         return None
     pinned = await pinned_among(tx, caller.user_id, [row.id for row in rows])
@@ -73,10 +89,32 @@ async def session_stats(app: App, caller: Caller) -> SessionStats:
     """Count the sessions in each status."""
     counts = await app.database.read(lambda tx: count_by_status(tx, caller.organization_id), long=True)
     return SessionStats(
-        total=sum(counts.values()),
+        total=sum(counts.values()) - counts.get("archived", 0),
         started=counts.get("started", 0),
         active=counts.get("active", 0),
         idle=counts.get("idle", 0),
         waiting_for_tool_results=counts.get("waiting_for_tool_results", 0),
         paused=counts.get("paused", 0),
+        archived=counts.get("archived", 0),
     )
+
+
+async def session_facets(app: App, caller: Caller, filters: SessionFilter) -> SessionFacets:
+    """Count the sessions that match the filters, by what a list can be narrowed down to."""
+    org_id = caller.organization_id
+    archived = msgspec.structs.replace(filters, archived="only")
+    mine = msgspec.structs.replace(filters, owner_id=caller.user_id)
+
+    async def work(tx: Tx) -> SessionFacets:
+        statuses = await count_by(tx, org_id, filters, "status")
+        agents = await count_by(tx, org_id, filters, "agent_id")
+        return SessionFacets(
+            total=sum(statuses.values()),
+            statuses=statuses,
+            sources=await count_by(tx, org_id, filters, "source"),
+            agents=tuple(AgentFacet(AgentId(each), count) for each, count in agents.items()),
+            mine=sum((await count_by(tx, org_id, mine, "status")).values()),
+            archived=sum((await count_by(tx, org_id, archived, "status")).values()),
+        )
+
+    return await search(app, caller, work)

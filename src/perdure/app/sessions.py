@@ -41,6 +41,7 @@ from perdure.domain.ids import (
 )
 from perdure.domain.messages import Message, TextPart
 from perdure.domain.resources import check_size
+from perdure.domain.session_metadata import clean_metadata, read_metadata
 from perdure.domain.sessions import (
     CancelledTurn,
     CreateSession,
@@ -68,11 +69,9 @@ from perdure.store.sessions import (
     SessionRow,
     add_session,
     append,
-    clear_pin,
     get_session,
     mark_deleted,
     pinned_among,
-    set_pin,
     update_session,
 )
 from perdure.store.workspaces import hold_for_writing, orphaned_workspace
@@ -105,6 +104,7 @@ def to_session(
         tags=row.tag_list(),
         capabilities=config.capabilities,
         tools=config.tools,
+        source=row.source,
         features=features,
         agent_id=row.agent_id,
         agent_version_id=row.agent_version_id,
@@ -124,6 +124,9 @@ def to_session(
         usage=row.usage_struct(),
         forked_from_session_id=row.forked_from_id,
         forked_from_sequence=row.forked_from_sequence,
+        parent_session_id=row.parent_session_id,
+        metadata=read_metadata(row.metadata),
+        archived_at=maybe_rfc3339(row.archived_at),
         started_at=maybe_rfc3339(row.started_at),
         finished_at=maybe_rfc3339(row.finished_at),
         owner=owner,
@@ -133,7 +136,8 @@ def to_session(
     )
 
 
-async def _read_details(app: App, tx: Tx, caller: Caller, row: SessionRow) -> Session:
+async def read_details(app: App, tx: Tx, caller: Caller, row: SessionRow) -> Session:
+    """Return the resource that the caller sees."""
     pinned = await pinned_among(tx, caller.user_id, (row.id,))
     schedules = await active_counts(tx, (row.id,))
     return to_session(
@@ -242,6 +246,8 @@ def _new_row(
         finished_at=None,
         agent_version_id=agent.default_version_id if agent else None,
         workspace_id=workspace_id,
+        source=body.source or "api",
+        metadata=to_json(clean_metadata(body.metadata, {})),
     )
 
 
@@ -322,7 +328,7 @@ async def read_session(app: App, caller: Caller, session_id: SessionId) -> Sessi
     """Read a session. Raises NotFound."""
 
     async def work(tx: Tx) -> Session:
-        return await _read_details(app, tx, caller, await get_session(tx, caller.organization_id, session_id))
+        return await read_details(app, tx, caller, await get_session(tx, caller.organization_id, session_id))
 
     return await app.database.read(work)
 
@@ -344,19 +350,25 @@ async def change_session(
         changes["locale"] = body.locale
     if body.model_id is not UNSET:
         changes["model_id"] = body.model_id
+    merged = bool(body.metadata)
+    if body.metadata is None:
+        changes["metadata"] = "{}"
     now = app.now()
 
     async def work(tx: Tx) -> Session:
-        row = await get_session(tx, caller.organization_id, session_id, lock=if_match is not None)
+        row = await get_session(tx, caller.organization_id, session_id, lock=if_match is not None or merged)
         if if_match is not None:
-            check_match(if_match, editable_fields(row.title, row.tag_list(), row.locale, row.model_id))
+            fields = (row.title, row.tag_list(), row.locale, row.model_id, read_metadata(row.metadata))
+            check_match(if_match, editable_fields(*fields))
+        if body.metadata:
+            changes["metadata"] = to_json(clean_metadata(body.metadata, read_metadata(row.metadata)))
         if not changes:
-            return await _read_details(app, tx, caller, row)
+            return await read_details(app, tx, caller, row)
         if isinstance(body.model_id, str):
             await check_model(tx, caller.organization_id, body.model_id)
-        return await _read_details(app, tx, caller, await update_session(tx, row, changes, now))
+        return await read_details(app, tx, caller, await update_session(tx, row, changes, now))
 
-    return await (app.database.write(work) if changes else app.database.read(work))
+    return await (app.database.write(work) if changes or body.metadata else app.database.read(work))
 
 
 async def delete_session(app: App, caller: Caller, session_id: SessionId) -> None:
@@ -447,17 +459,3 @@ async def write_at_head(app: App, work: Body[T], once: Once | None = None, attem
             if attempt == attempts - 1:
                 raise
     raise AssertionError("unreachable")
-
-
-async def pin_session(app: App, caller: Caller, session_id: SessionId, *, pinned: bool) -> None:
-    """Pin or unpin a session for the caller. Idempotent."""
-    now = app.now()
-
-    async def work(tx: Tx) -> None:
-        row = await get_session(tx, caller.organization_id, session_id)
-        if pinned:
-            await set_pin(tx, row, caller.user_id, now)
-        else:
-            await clear_pin(tx, row, caller.user_id)
-
-    await app.database.write(work)

@@ -82,7 +82,9 @@ class Chat:
 
     async def renew(self) -> None:
         """Continue in a new session, with the same agent and model."""
-        self.session = await self.client.create_session(agent_name=self.agent, agent_id=self._agent_id())
+        self.session = await self.client.create_session(
+            agent_name=self.agent, agent_id=self._agent_id(), source="chat"
+        )
 
     def _agent_id(self) -> str | None:
         return self.session.agent_id if self.agent is None else None
@@ -103,7 +105,7 @@ async def _open(client: Client, session_id: str | None, agent: str | None, model
         raise CommandFailed(
             "this server has no model yet.\n" + MODEL_ADVICE.replace("$URL", client.transport.base_url)
         )
-    return Chat(client, await client.create_session(agent_name=agent), agent, model_id)
+    return Chat(client, await client.create_session(agent_name=agent, source="chat"), agent, model_id)
 
 
 # --- without a terminal ----------------------------------------------------------

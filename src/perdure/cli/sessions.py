@@ -34,19 +34,47 @@ def list_sessions(
     ] = None,
     status: Annotated[
         str | None,
-        typer.Option(help="started, active, idle, waiting_for_tool_results or paused.", show_default=False),
+        typer.Option(help="started, active, idle ...; several with commas.", show_default=False),
     ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="chat, api ...; several with commas.", show_default=False)
+    ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=TEXT; repeat the option to require several.", show_default=False),
+    ] = None,
+    mine: Annotated[bool, typer.Option("--mine", help="Only your own sessions.")] = False,
+    all_sessions: Annotated[bool, typer.Option("--all", help="Archived sessions as well.")] = False,
+    archived: Annotated[bool, typer.Option("--archived", help="Archived sessions only.")] = False,
+    by_activity: Annotated[
+        bool, typer.Option("--by-activity", help="The last changed first, instead of the newest.")
+    ] = False,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
     org: Org = None,
 ) -> None:
     """List sessions, newest first."""
-    enter(
-        _list(
-            connect(url, token, org), limit, {"search": search, "tags": tag or (), "status": status}, as_json
-        )
-    )
+    filters = {
+        "search": search,
+        "tags": tag or (),
+        "status": status or (),
+        "source": source or (),
+        "metadata": entries(metadata),
+        "mine": mine or None,
+        "include_archived": all_sessions or None,
+        "archived_only": archived or None,
+        "order": "last_activity" if by_activity else None,
+    }
+    enter(_list(connect(url, token, org), limit, filters, as_json))
+
+
+def entries(texts: list[str] | None) -> dict[str, str]:
+    """Parse NAME=TEXT options. Exits with a usage error for other texts."""
+    for text in texts or ():
+        if not text.partition("=")[0] or "=" not in text:
+            raise typer.BadParameter(f"{text!r} is not NAME=TEXT", param_hint="--metadata")
+    return {text.partition("=")[0]: text.partition("=")[2] for text in texts or ()}
 
 
 async def _list(client: Client, limit: int, filters: dict[str, Any], as_json: bool) -> None:
@@ -148,6 +176,8 @@ def print_session(session: Session) -> None:
         "title": session.title,
         "tags": ", ".join(session.tags),
         "status": session.status,
+        "archived": session.archived_at and f"{session.archived_at} ({ago(session.archived_at)})",
+        "metadata": ", ".join(f"{name}={text}" for name, text in session.metadata.items()),
         "agent": session.agent_id,
         "model": session.model_id,
         "capabilities": ", ".join(capability.ref for capability in session.capabilities),
@@ -265,17 +295,31 @@ def update(
         typer.Option(help="The id of the model to use instead of the agent's.", show_default=False),
     ] = None,
     clear_model: Annotated[bool, typer.Option("--clear-model", help="Use the agent's model again.")] = False,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=TEXT; repeat the option for several. An empty TEXT removes the name.",
+            show_default=False,
+        ),
+    ] = None,
+    clear_metadata: Annotated[bool, typer.Option("--clear-metadata", help="Remove all metadata.")] = False,
     as_json: Json = False,
     url: Url = DEFAULT_URL,
     token: Token = None,
     org: Org = None,
 ) -> None:
-    """Change a session's title, tags or model, even while a turn runs."""
+    """Change a session's title, tags, model or metadata, even while a turn runs."""
     changes: dict[str, Any] = {}
     for name, value, clear, cleared in (
         ("title", title, clear_title, None),
         ("tags", tuple(tag) if tag else None, clear_tags, ()),
         ("model_id", model, clear_model, None),
+        (
+            "metadata",
+            {name: text or None for name, text in entries(metadata).items()} or None,
+            clear_metadata,
+            None,
+        ),
     ):
         if clear and value is not None:
             raise typer.BadParameter(
@@ -284,7 +328,9 @@ def update(
         if clear or value is not None:
             changes[name] = cleared if clear else value
     if not changes:
-        raise typer.BadParameter("nothing to change: pass --title, --tag, --model or one of --clear-...")
+        raise typer.BadParameter(
+            "nothing to change: pass --title, --tag, --model, --metadata or one of --clear-..."
+        )
     enter(_update(connect(url, token, org), session_id, changes, as_json))
 
 
@@ -295,6 +341,31 @@ async def _update(client: Client, session_id: str, changes: dict[str, Any], as_j
         Screen().json(session)
     else:
         print_session(session)
+
+
+SessionIds = Annotated[list[str], typer.Argument(help="One or more ids.", show_default=False)]
+
+
+@app.command()
+def archive(session_ids: SessionIds, url: Url = DEFAULT_URL, token: Token = None, org: Org = None) -> None:
+    """Archive sessions: lists leave them out until a message brings them back."""
+    enter(_archive(connect(url, token, org), session_ids, archived=True))
+
+
+@app.command()
+def unarchive(session_ids: SessionIds, url: Url = DEFAULT_URL, token: Token = None, org: Org = None) -> None:
+    """Bring sessions back from the archive."""
+    enter(_archive(connect(url, token, org), session_ids, archived=False))
+
+
+async def _archive(client: Client, session_ids: list[str], *, archived: bool) -> None:
+    async with client:
+        for session_id in session_ids:
+            if archived:
+                await client.archive_session(session_id)
+            else:
+                await client.unarchive_session(session_id)
+            print(f"{'archived' if archived else 'unarchived'} {session_id}")
 
 
 @app.command()
@@ -311,7 +382,7 @@ async def _cancel(client: Client, session_id: str) -> None:
 
 @app.command()
 def delete(
-    session_ids: Annotated[list[str], typer.Argument(help="One or more ids.", show_default=False)],
+    session_ids: SessionIds,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     url: Url = DEFAULT_URL,
     token: Token = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +15,7 @@ from perdure.client.event_cursor import EventCursor
 from perdure.client.follow import IDLE_TIMEOUT, PATIENCE, TurnWatch, follow
 from perdure.client.routes import Caller, path_of
 from perdure.client.transport import RETRIES, Transport
+from perdure.domain.accounts import Identity
 from perdure.domain.agents import Agent, CreateAgent, UpdateAgent
 from perdure.domain.capabilities import CapabilityInfo
 from perdure.domain.event_pages import EventPage
@@ -42,7 +43,14 @@ from perdure.domain.providers import (
     UpdateModel,
     UpdateProvider,
 )
-from perdure.domain.sessions import CancelledTurn, CreateSession, Session, Status, UpdateSession
+from perdure.domain.sessions import (
+    CancelledTurn,
+    CreateSession,
+    ListOrder,
+    Session,
+    Status,
+    UpdateSession,
+)
 from perdure.domain.tools import (
     ApprovalDecision,
     SubmitApprovals,
@@ -52,6 +60,10 @@ from perdure.domain.tools import (
 )
 
 _SESSION = "/v1/sessions/{}"
+
+
+def _several(values: str | Iterable[str]) -> tuple[str, ...]:
+    return (values,) if isinstance(values, str) else tuple(values)
 
 
 class Client(Caller):
@@ -102,6 +114,10 @@ class Client(Caller):
         """Return the health of the server: version, database, queue. Needs no credentials."""
         return await self.call("GET", "/health", JsonObject)
 
+    async def identity(self) -> Identity:
+        """Return who the caller is: user, organization, role and scopes."""
+        return await self.call("GET", "/v1/auth/me", Identity)
+
     # --- sessions -------------------------------------------------------------
 
     create_session = routes.creates("/v1/sessions", CreateSession, Session, "Create a session.")
@@ -115,29 +131,49 @@ class Client(Caller):
     pin_session = routes.sends("PUT", f"{_SESSION}/pin", "Pin a session for the calling user.")
     unpin_session = routes.sends("DELETE", f"{_SESSION}/pin", "Unpin a session for the calling user.")
 
+    async def archive_session(self, session_id: str) -> Session:
+        """Archive a session: lists leave it out until a message brings it back. Idempotent."""
+        return await self.call("PUT", path_of(f"{_SESSION}/archive", session_id), Session)
+
+    async def unarchive_session(self, session_id: str) -> Session:
+        """Bring a session back from the archive. Idempotent."""
+        return await self.call("DELETE", path_of(f"{_SESSION}/archive", session_id), Session)
+
     async def list_sessions(
         self,
         *,
         agent_id: str | None = None,
         search: str | None = None,
         tags: Iterable[str] = (),
-        status: Status | None = None,
+        status: Status | Iterable[Status] = (),
         pinned: bool | None = None,
         created_after: str | None = None,
         created_before: str | None = None,
+        source: str | Iterable[str] = (),
+        metadata: Mapping[str, str] | None = None,
+        mine: bool | None = None,
+        include_archived: bool | None = None,
+        archived_only: bool | None = None,
+        order: ListOrder | None = None,
         offset: int = 0,
         limit: int = 20,
     ) -> Page[Session]:
-        """List sessions, newest first.
+        """List sessions, newest first, without archived ones.
 
         Args:
             agent_id: only sessions of this agent.
             search: a part of the title, case-insensitive.
             tags: only sessions that have all these tags.
-            status: only sessions with this status.
+            status: only sessions with this status, or one of these.
             pinned: only sessions that the calling user has pinned, or has not.
             created_after: an RFC 3339 time.
             created_before: an RFC 3339 time.
+            source: only sessions from this source (`chat`, `api`), or one of these.
+            metadata: only sessions that have all these entries.
+            mine: only sessions that the calling user created.
+            include_archived: archived sessions as well.
+            archived_only: archived sessions only.
+            order: `last_activity` for the last changed first.
             offset: how many sessions to skip.
             limit: the page size, 1 to 100.
         """
@@ -145,7 +181,13 @@ class Client(Caller):
             ("agent_id", agent_id),
             ("search", search),
             *(("tags", tag) for tag in tags),
-            ("status", status),
+            *(("status", each) for each in _several(status)),
+            *(("source", each) for each in _several(source)),
+            *((f"metadata[{name}]", text) for name, text in (metadata or {}).items()),
+            ("mine", mine),
+            ("include_archived", include_archived),
+            ("archived_only", archived_only),
+            ("order", order),
             ("pinned", pinned),
             ("created_after", created_after),
             ("created_before", created_before),
@@ -189,6 +231,7 @@ class Client(Caller):
         tags: Sequence[str] | None = None,
         external_actor: ExternalActor | None = None,
         idempotency_key: str | None = None,
+        client_message_id: str | None = None,
     ) -> Message:
         """Send a message: it starts a turn, or steers the running one.
 
@@ -204,10 +247,17 @@ class Client(Caller):
             idempotency_key: the server accepts a message with the same key once and repeats its first answer
                 after that. By default the client generates a key, which makes its own retries safe; pass a
                 key to make your retries safe too.
+            client_message_id: your own id of the message, which the session remembers for good: sending the
+                same message again returns the first one.
         """
         parts = (TextPart(content),) if isinstance(content, str) else tuple(content)
         body = CreateMessage(
-            InputMessage(parts), controls, metadata, None if tags is None else tuple(tags), external_actor
+            InputMessage(parts),
+            controls,
+            metadata,
+            None if tags is None else tuple(tags),
+            external_actor,
+            client_message_id,
         )
         return await self.call(
             "POST",

@@ -201,6 +201,24 @@ class Profile(Struct, frozen=True):
     email: Annotated[str, _EMAIL]
 
 
+class Identity(Struct, frozen=True):
+    """Who the caller is, and what the caller may do."""
+
+    id: Annotated[UserId, Meta(description="The user's id.")]
+    name: Annotated[str, _USER_NAME]
+    email: Annotated[str, _EMAIL]
+    organization_id: Annotated[OrgId, Meta(description="The organization that the request is about.")]
+    organization_name: Annotated[str, _ORG_NAME]
+    role: Annotated[UserRole, Meta(description="The user's role in the organization.", examples=["owner"])]
+    scopes: Annotated[
+        tuple[str, ...],
+        Meta(
+            description='What the access token allows: always `["*"]`, all that the role allows.',
+            examples=[["*"]],
+        ),
+    ]
+
+
 class CreateToken(Struct, frozen=True, omit_defaults=True):
     """The body of `POST /v1/users/me/tokens`."""
 

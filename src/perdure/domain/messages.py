@@ -208,6 +208,9 @@ class Message(Struct, frozen=True, gc=False, omit_defaults=True):
         int | None,
         Meta(description="The sequence number of the message's event in the session's log.", examples=[2]),
     ] = None
+    client_message_id: Annotated[
+        str | None, Meta(description="The client's own id of the message, if it sent one.")
+    ] = None
     session_id: Annotated[
         SessionId | None,
         Meta(
@@ -239,6 +242,15 @@ class CreateMessage(Struct, frozen=True):
         Meta(description="Tags to store with the message, for filtering events."),
     ] = None
     external_actor: Annotated[ExternalActor | None, _EXTERNAL_ACTOR] = None
+    client_message_id: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=200)] | None,
+        Meta(
+            description=(
+                "The client's own id of the message, unique in the session. Sending the same message again "
+                "returns the first one."
+            )
+        ),
+    ] = None
     addressed_participant_id: Annotated[str | None | UnsetType, Meta(description="Accepted and ignored.")] = (
         UNSET
     )

@@ -36,9 +36,13 @@ from perdure.domain.layer_fields import (
 )
 from perdure.domain.messages import JsonObject, Usage
 from perdure.domain.paging import AllowedAction, AllowedActions, SelfUrl, UiLink, ViewUrl
+from perdure.domain.session_metadata import METADATA, MetadataValue
 from perdure.domain.times import CreatedAt, Timestamp, UpdatedAt
 from perdure.domain.tools import Capabilities, CapabilityRef, ToolDefinition, Tools
 
+Source = Literal["chat", "api"]
+"""Where clients may say that a session began; the server has further sources for sessions that it begins."""
+ListOrder = Literal["created_at", "last_activity"]
 Status = Literal["started", "active", "idle", "waiting_for_tool_results", "paused"]
 
 MAX_TITLE = 500
@@ -72,6 +76,9 @@ _MODEL_ID = Meta(
 _LOCALE = Meta(description="The user's language, as a BCP 47 tag.")
 _SESSION_PROMPT = Meta(
     description="Further instructions for the model, in addition to those of the harness and the agent."
+)
+_SOURCE = Meta(
+    description="Where the session began: `chat` with a person, or `api` with a program. Default: `api`."
 )
 _HINTS = Meta(description="What the client tells the server about itself.")
 
@@ -138,6 +145,8 @@ class CreateSession(Struct, frozen=True, omit_defaults=True):
         WorkspaceIdText | None,
         Meta(description="An existing workspace to work in. Default: a new workspace of the session's own."),
     ] = None
+    source: Annotated[Source | None, _SOURCE] = None
+    metadata: Annotated[dict[str, MetadataValue], METADATA] = {}
 
 
 class UpdateSession(Struct, frozen=True, omit_defaults=True):
@@ -147,6 +156,16 @@ class UpdateSession(Struct, frozen=True, omit_defaults=True):
     tags: Annotated[Tags | UnsetType, TAGS] = UNSET
     locale: Annotated[Locale | None | UnsetType, _LOCALE] = UNSET
     model_id: Annotated[ModelIdText | None | UnsetType, _MODEL_ID] = UNSET
+    metadata: Annotated[
+        dict[str, MetadataValue | None] | None | UnsetType,
+        Meta(
+            description=(
+                "Changes to the client's own names and texts: a text sets a name, `null` removes it, and the "
+                "others stay. `null` for the whole removes them all."
+            ),
+            examples=[{"customer": "4711", "draft": None}],
+        ),
+    ] = UNSET
 
 
 class SessionConfig(Struct, frozen=True, omit_defaults=True):
@@ -192,6 +211,13 @@ class Session(Struct, frozen=True, omit_defaults=True):
         tuple[CapabilityRef, ...], CAPABILITIES, Meta(examples=[[{"ref": "current_time"}]])
     ]
     tools: Annotated[tuple[ToolDefinition, ...], TOOLS, Meta(examples=[[]])]
+    source: Annotated[
+        str,
+        Meta(
+            description="Where the session began: `chat`, `api`, or the part of the server that made it.",
+            examples=["api"],
+        ),
+    ]
     features: Annotated[
         tuple[str, ...],
         Meta(
@@ -244,6 +270,14 @@ class Session(Struct, frozen=True, omit_defaults=True):
     ] = None
     forked_from_sequence: Annotated[
         int | None, Meta(description="The sequence number of the last event that was copied by the fork.")
+    ] = None
+    parent_session_id: Annotated[
+        SessionId | None, Meta(description="The session that made this one, if one did.")
+    ] = None
+    metadata: Annotated[dict[str, str], METADATA] = {}
+    archived_at: Annotated[
+        Timestamp | None,
+        Meta(description="When the session was archived. Lists leave archived sessions out."),
     ] = None
     started_at: Annotated[
         Timestamp | None,
@@ -298,14 +332,18 @@ class Session(Struct, frozen=True, omit_defaults=True):
 
     def editable(self) -> tuple[object, ...]:
         """The values of the fields that clients can change."""
-        return editable_fields(self.title, self.tags, self.locale, self.model_id)
+        return editable_fields(self.title, self.tags, self.locale, self.model_id, self.metadata)
 
 
 def editable_fields(
-    title: str | None, tags: tuple[str, ...], locale: str | None, model_id: str | None
+    title: str | None,
+    tags: tuple[str, ...],
+    locale: str | None,
+    model_id: str | None,
+    metadata: dict[str, str],
 ) -> tuple[object, ...]:
     """The values of the fields of `UpdateSession`, which clients can change."""
-    return title, tags, locale, model_id
+    return title, tags, locale, model_id, metadata
 
 
 class ForkSession(Struct, frozen=True, omit_defaults=True):
@@ -340,6 +378,35 @@ class SessionStats(Struct, frozen=True):
     paused: Annotated[
         int, Meta(description="The number of sessions that a budget has stopped.", examples=[0])
     ]
+    archived: Annotated[
+        int,
+        Meta(description="The number of archived sessions, which the other numbers leave out.", examples=[3]),
+    ]
+
+
+class AgentFacet(Struct, frozen=True):
+    """The number of an agent's sessions."""
+
+    agent_id: Annotated[AgentId, Meta(description="The agent.")]
+    count: Annotated[int, Meta(description="The number of its sessions.", examples=[12])]
+
+
+class SessionFacets(Struct, frozen=True):
+    """What a list of sessions can be narrowed down to, with the number of sessions of each choice."""
+
+    total: Annotated[int, Meta(description="The number of sessions that match the filters.", examples=[44])]
+    statuses: Annotated[
+        dict[str, int], Meta(description="The number in each status.", examples=[{"idle": 44}])
+    ]
+    sources: Annotated[
+        dict[str, int], Meta(description="The number of each source.", examples=[{"api": 32, "chat": 12}])
+    ]
+    agents: Annotated[
+        tuple[AgentFacet, ...],
+        Meta(description="The number of each agent, for the 50 agents with the most sessions."),
+    ]
+    mine: Annotated[int, Meta(description="The number that the caller created.", examples=[7])]
+    archived: Annotated[int, Meta(description="The number that is archived.", examples=[0])]
 
 
 class CancelledTurn(Struct, frozen=True):

@@ -33,7 +33,7 @@ WORDS = {
     },
 }
 
-DIGESTS = 10
+DIGESTS = 8
 """The migration since which digests are recorded."""
 
 _CREATE = re.compile(r"^CREATE (?:UNLOGGED )?TABLE (\w+)")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from msgspec import Struct
 
 from perdure.domain.ids import AgentId, OrgId, SessionId, UserId
-from perdure.domain.sessions import Status
+from perdure.domain.sessions import ListOrder, Status
 from perdure.domain.times import Micros
 from perdure.store.database import Row, Tx, Value
 from perdure.store.rows import (
@@ -37,6 +38,12 @@ of which an index has many on a page, then the rows of the page."""
 _COMPARED = 400
 """The fewest candidates that are compared at once, except at the end of a step."""
 
+_ORDERS: dict[ListOrder, str] = {
+    "created_at": "created_at DESC, id DESC",
+    # No index has this order, because every append would then change the index.
+    "last_activity": "updated_at DESC, id DESC",
+}
+
 COUNTED = 5_000
 """Matches of other filters that are counted exactly; beyond, the count is a lower bound."""
 
@@ -45,15 +52,27 @@ Key = tuple[Micros, SessionId]
 
 
 class SessionFilter(Struct, frozen=True):
-    """The conditions for a list of sessions; None means any."""
+    """The conditions for a list of sessions; None and an empty tuple mean any."""
 
     agent_id: AgentId | None = None
     search: str | None = None
     tags: tuple[str, ...] = ()
-    status: Status | None = None
+    statuses: tuple[Status, ...] = ()
+    sources: tuple[str, ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
+    owner_id: UserId | None = None
     pinned_by: UserId | None = None
     created_after: Micros | None = None
     created_before: Micros | None = None
+    archived: Literal["without", "with", "only"] = "without"
+
+    def slow(self) -> bool:
+        """Whether the conditions are compared with many sessions, because no index has them."""
+        return self.search is not None or bool(self.tags or self.metadata)
+
+    def few(self) -> bool:
+        """Whether an index has only the sessions in these statuses, which are few at any time."""
+        return bool(self.statuses) and set(self.statuses) <= set(BUSY_STATUSES)
 
 
 def _where(org_id: OrgId, filters: SessionFilter) -> tuple[str, list[Value]]:
@@ -61,7 +80,7 @@ def _where(org_id: OrgId, filters: SessionFilter) -> tuple[str, list[Value]]:
     args: list[Value] = [org_id]
     plain: list[tuple[str, Value]] = [
         ("agent_id = ?", filters.agent_id),
-        (f"{BUSY} AND status = ?" if filters.status in BUSY_STATUSES else "status = ?", filters.status),
+        ("owner_id = ?", filters.owner_id),
         ("created_at > ?", filters.created_after),
         ("created_at < ?", filters.created_before),
         (
@@ -73,6 +92,19 @@ def _where(org_id: OrgId, filters: SessionFilter) -> tuple[str, list[Value]]:
         if value is not None:
             parts.append(sql)
             args.append(value)
+    if filters.archived != "with":
+        parts.append("archived_at IS NULL" if filters.archived == "without" else "archived_at IS NOT NULL")
+    if filters.few():
+        parts.append(BUSY)
+    for column, choices in (("status", filters.statuses), ("source", filters.sources)):
+        if choices:
+            parts.append(f"{column} IN ({', '.join('?' * len(choices))})")
+            args += choices
+    for name, text in filters.metadata:
+        # Names have no quotes, and quotes in texts are escaped, so this finds whole entries only. LIKE would
+        # ignore case on SQLite.
+        parts.append("REPLACE(metadata, ?, '') <> metadata")
+        args.append(f"{to_json(name)}:{to_json(text)}")
     if filters.pinned_by is not None:
         parts.append("id IN (SELECT session_id FROM pins WHERE user_id = ? AND org_id = ?)")
         args += [filters.pinned_by, org_id]
@@ -91,9 +123,16 @@ def _columns(tx: Tx, long: bool) -> str:
 
 
 async def list_sessions(
-    tx: Tx, org_id: OrgId, filters: SessionFilter, offset: int, limit: int, *, long: bool = False
+    tx: Tx,
+    org_id: OrgId,
+    filters: SessionFilter,
+    offset: int,
+    limit: int,
+    order: ListOrder = "created_at",
+    *,
+    long: bool = False,
 ) -> tuple[list[SessionRow], int]:
-    """Return a page, newest first, and the number of all matches.
+    """Return a page, newest or most recently active first, and the number of all matches.
 
     A page ends after `LIST_BYTES`. With `long`, long configurations come without files and hints; otherwise
     there is `LONG` instead, because it takes long to read them.
@@ -101,7 +140,8 @@ async def list_sessions(
     With a text or tags the number is exact up to `EXACT`, with other filters up to `COUNTED`. A larger number
     that is also beyond the end of the page is a lower bound.
     """
-    if filters.search is not None or filters.tags:
+    by_age = order == "created_at"
+    if by_age and (filters.search is not None or filters.tags):
         return await _search(tx, org_id, filters, offset, limit, long)
     where, args = _where(org_id, filters)
     enough = max(offset + limit, COUNTED) + 1
@@ -124,7 +164,7 @@ async def list_sessions(
             )
         return 0 if found is None else int(found[0])
 
-    if offset > FAR:
+    if by_age and offset > FAR:
         total = await count()
         after_page = total - offset - limit if filters == SessionFilter() or total < enough else None
         ids = await _far_ids(tx, where, args, offset, limit, after_page)
@@ -132,8 +172,7 @@ async def list_sessions(
     rows, cut = await tx.within(
         LIST_BYTES,
         ("config",),
-        f"SELECT {_columns(tx, long)} FROM sessions WHERE {where}"
-        " ORDER BY created_at DESC, id DESC LIMIT ? OFFSET ?",
+        f"SELECT {_columns(tx, long)} FROM sessions WHERE {where} ORDER BY {_ORDERS[order]} LIMIT ? OFFSET ?",
         *args,
         limit,
         offset,
@@ -143,11 +182,25 @@ async def list_sessions(
     return found, offset + len(found) if ends else await count()
 
 
-async def count_by_status(tx: Tx, org_id: OrgId) -> dict[Status, int]:
-    """Return the number of the organization's sessions in each status."""
+async def count_by_status(tx: Tx, org_id: OrgId) -> dict[str, int]:
+    """Return the number of the organization's sessions in each status, and `archived` for archived ones."""
+    status = "CASE WHEN archived_at IS NULL THEN status ELSE 'archived' END"
     rows = await tx.all(
-        "SELECT status, COUNT(*) FROM sessions WHERE org_id = ? AND deleted_at IS NULL GROUP BY status",
+        f"SELECT {status}, COUNT(*) FROM sessions WHERE org_id = ? AND deleted_at IS NULL GROUP BY {status}",
         org_id,
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+async def count_by(
+    tx: Tx, org_id: OrgId, filters: SessionFilter, column: Literal["status", "source", "agent_id"]
+) -> dict[str, int]:
+    """Return the number of the matching sessions for each value of a column: for the 50 most frequent."""
+    where, args = _where(org_id, filters)
+    rows = await tx.all(
+        f"SELECT {column}, COUNT(*) FROM sessions WHERE {where} AND {column} IS NOT NULL"
+        f" GROUP BY {column} ORDER BY COUNT(*) DESC, {column} LIMIT 50",
+        *args,
     )
     return {row[0]: row[1] for row in rows}
 
@@ -196,7 +249,7 @@ async def _search(
     where, args = _where(org_id, filters)
     enough = max(offset + limit, EXACT) + 1
     newest_first = f"ORDER BY created_at DESC, id DESC LIMIT {enough}"
-    if filters.pinned_by is not None or filters.status in BUSY_STATUSES:
+    if filters.pinned_by is not None or filters.few():
         # These sessions are few, and have indexes of their own.
         keys = _keys(await tx.all(f"SELECT created_at, id FROM sessions WHERE {where} {newest_first}", *args))
         total = len(keys)

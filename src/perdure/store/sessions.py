@@ -69,6 +69,11 @@ class SessionRow(Struct, frozen=True):
     workspace_id: WorkspaceId | None = None
     """The shared workspace; None for the session's own. Not part of the projection."""
 
+    archived_at: Micros | None = None
+    source: str = "api"
+    parent_session_id: SessionId | None = None
+    metadata: str = "{}"
+
     def workspace(self) -> WorkspaceId:
         """Return the id of the workspace that holds the session's files."""
         return self.workspace_id or own_workspace(self.id)
@@ -139,7 +144,7 @@ async def add_session(tx: Tx, row: SessionRow) -> None:
 
 
 async def count_sessions(tx: Tx, org_id: OrgId, more: int) -> None:
-    """Add `more` (which may be negative) to the organization's session count.
+    """Add `more` (which may be negative) to the organization's count of sessions that are not archived.
 
     Lists show the total, and counting 100,000 rows for each of them takes too long.
     """
@@ -374,9 +379,11 @@ async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
         "sql_databases",
         "schedules",
         "shell_states",
+        "client_messages",
     ):
         await tx.run(f"DELETE FROM {table} WHERE session_id = ? AND org_id = ?", row.id, row.org_id)
-    await count_sessions(tx, row.org_id, -1)
+    if row.archived_at is None:
+        await count_sessions(tx, row.org_id, -1)
 
 
 async def purge_deleted(tx: Tx, before: Micros, after: Micros, limit: int = 20, batch: int = 500) -> Purged:

@@ -50,6 +50,7 @@ def context_compaction(services: Services) -> Capability:
     tool = _history_tool(services)
     return Capability(
         id="context_compaction",
+        aliases=("compaction", "infinity_context"),
         name="Context compaction",
         description=(
             "When the conversation fills a given share of its space in the context window, the model "

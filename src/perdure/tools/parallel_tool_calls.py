@@ -8,9 +8,14 @@ from msgspec.structs import replace
 
 from perdure.capabilities.port import Behaviour, Capability, schema
 
+MODES = {"auto": None, "prefer": True, "never": False}
+"""What each mode asks of the model; `auto` leaves it to the vendor."""
+
 
 def _behave(config: Any, behaviour: Behaviour) -> Behaviour:
-    return replace(behaviour, parallel_tool_calls=bool((config or {}).get("enabled", True)))
+    settings = config or {}
+    mode = "prefer" if settings.get("enabled", True) else "never"
+    return replace(behaviour, parallel_tool_calls=MODES[settings.get("mode", mode)])
 
 
 PARALLEL_TOOL_CALLS = Capability(
@@ -21,6 +26,17 @@ PARALLEL_TOOL_CALLS = Capability(
         "agent's own setting takes precedence."
     ),
     category="behaviour",
-    config_schema=schema({"enabled": {"type": "boolean", "default": True}}),
+    config_schema=schema(
+        {
+            "enabled": {"type": "boolean", "default": True},
+            "mode": {
+                "enum": list(MODES),
+                "description": (
+                    "`prefer`: several calls at once; `never`: one at a time; `auto`: the vendor's default. "
+                    "It takes precedence over `enabled`."
+                ),
+            },
+        }
+    ),
     behave=_behave,
 )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from perdure.api.kernel.asgi import Asgi, Header, Headers, header_text
 from perdure.app.context import App
@@ -27,20 +27,27 @@ class Call:
         if_match: the entity tags of the `If-Match` header, on routes with entity tags; None without one.
         once: the request's Idempotency-Key, on routes that accept one; None without one. The handler passes
             it to the use case, which runs its one transaction through `write_once`.
+        warnings: what the response tells the client: the fields and parameters that were ignored.
+        run_command: runs another route with these parameters, for this caller.
     """
 
-    __slots__ = ("app", "caller", "headers", "if_match", "once")
+    __slots__ = ("app", "caller", "headers", "if_match", "once", "run_command", "warnings")
 
-    def __init__(self, app: App, caller: Caller, headers: Headers) -> None:
+    def __init__(self, app: App, caller: Caller, headers: Headers, run_command: RunCommand) -> None:
         self.app = app
         self.caller = caller
         self.headers = headers
         self.if_match: frozenset[str] | None = None
         self.once: Once | None = None
+        self.warnings: list[str] = []
+        self.run_command = run_command
 
     def header(self, name: bytes) -> str | None:
         """Return a header's value, or None if it was not sent. `name` is in lower case."""
         return header_text(self.headers, name)
+
+
+RunCommand = Callable[[Call, str, dict[str, Raw]], Awaitable["Reply"]]
 
 
 class Answer(Struct, Generic[T], frozen=True):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Generic, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
@@ -132,6 +132,17 @@ async def read_text(headers: Headers, receive: Receive, limit: int, arrival: Arr
         text = body.decode()
     except UnicodeDecodeError:
         raise InvalidInput("the body is not valid UTF-8", code="invalid_text") from None
+    return check_text(text)
+
+
+def check_size(body: bytes, limit: int) -> None:
+    """Check that a body has at most `limit` bytes. Raises TooLarge."""
+    if len(body) > limit:
+        raise TooLarge(f"the body may have at most {limit} bytes")
+
+
+def check_text(text: str) -> str:
+    """Return a body's text unchanged. Raises InvalidInput if it contains NUL characters."""
     if "\x00" in text:
         raise InvalidInput("NUL characters are not allowed", code="invalid_text")
     return text
@@ -174,6 +185,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     return value
 
 
+_MAP_ENTRY = re.compile(r"([a-z_]+)\[([^\[\]]+)\]")
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _PATH = re.compile(r" - at `(key` in `)?\$\.?([^`]*)`$")
 
@@ -201,11 +213,15 @@ def _lower(text: str) -> str:
 
 
 class QueryDecoder(Generic[S]):
-    """Decodes query strings into a struct. Ignores unknown parameters; tuple fields may be repeated."""
+    """Decodes query strings into a struct. Ignores unknown parameters; tuple fields may be repeated.
+
+    A dict field has an entry for each parameter such as `metadata[customer]`.
+    """
 
     def __init__(self, kind: type[S]) -> None:
         self._kind = kind
         self._repeatable: set[str] = set()
+        self._maps: set[str] = set()
         self._parsers: dict[str, Callable[[str], object]] = {}
         wire_names = {each.name: each.encode_name for each in msgspec.structs.fields(kind)}
         for field, hint in get_type_hints(kind).items():
@@ -213,26 +229,43 @@ class QueryDecoder(Generic[S]):
             kinds = set(_plain_types(hint))
             if tuple in kinds:
                 self._repeatable.add(name)
+            if dict in kinds:
+                self._maps.add(name)
             self._parsers[name] = _boolean if bool in kinds else _integer if int in kinds else str
+
+    @property
+    def names(self) -> Container[str]:
+        """The names of the parameters."""
+        return self._parsers.keys()
 
     def decode(self, raw: bytes) -> S:
         """Decode and check the parameters. Raises InvalidInput."""
         single: dict[str, object] = {}
         lists: dict[str, list[str]] = {}
+        maps: dict[str, dict[str, str]] = {}
         for name, text in _pairs(raw) if raw else ():
             parse = self._parsers.get(name)
+            if "[" in name and (entry := _MAP_ENTRY.fullmatch(name)) and entry[1] in self._maps:
+                parse = str
+                if entry[2] in maps.setdefault(entry[1], {}):
+                    raise InvalidInput(f"`{name[:200]}` is given twice: send it once", field=entry[1])
+                maps[entry[1]][entry[2]] = text
             if parse is None:
                 continue
-            if "\x00" in text:
+            if name in self._maps:
+                raise InvalidInput(f"`{name}` needs a name in brackets: {name}[...]=...", field=name)
+            if "\x00" in text or "\x00" in name:
                 raise InvalidInput(f"`{name}` must not contain NUL characters", field=name)
             if name in self._repeatable:
                 lists.setdefault(name, []).append(text)
+            elif "[" in name:
+                continue
             elif name in single:
                 raise InvalidInput(f"`{name}` is given twice: send it once", field=name)
             else:
                 single[name] = parse(text)
         try:
-            return msgspec.convert(single | lists, self._kind)
+            return msgspec.convert(single | lists | maps, self._kind)
         except msgspec.ValidationError as error:
             raise _refusal(error, self._kind) from None
 
@@ -240,8 +273,8 @@ class QueryDecoder(Generic[S]):
 def _plain_types(hint: object) -> Iterator[object]:
     """Yield the plain types in a hint: int and NoneType for `Annotated[int, ...] | None`."""
     origin = get_origin(hint)
-    if origin is tuple:
-        yield tuple
+    if origin in (tuple, dict):
+        yield origin
     elif origin is None:
         yield hint
     else:
@@ -256,6 +289,11 @@ def _integer(text: str) -> int | str:
 
 def _boolean(text: str) -> bool | str:
     return {"true": True, "false": False, "1": True, "0": False}.get(text.lower(), text)
+
+
+def parameter_names(raw: bytes) -> list[str]:
+    """List the names of a query string's parameters. Raises InvalidInput."""
+    return list(dict.fromkeys(name for name, _ in _pairs(raw)))
 
 
 def _pairs(raw: bytes) -> list[tuple[str, str]]:

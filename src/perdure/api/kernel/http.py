@@ -14,7 +14,25 @@ import msgspec
 from perdure.api.kernel.asgi import Header, Headers, Receive, Scope, Send, headers_of
 from perdure.api.kernel.authentication import Authenticate
 from perdure.api.kernel.call import Answer, Call, Chunked, Encoded, Reply, Stream
-from perdure.api.kernel.decoding import MAX_BODY, ClientLeft, decode, read_body, read_json, read_text
+from perdure.api.kernel.commands import (
+    CONDITIONS,
+    MAX_OUTPUT,
+    Asked,
+    Commands,
+    command_reply,
+    refuse_command,
+    request_of,
+)
+from perdure.api.kernel.decoding import (
+    MAX_BODY,
+    ClientLeft,
+    check_size,
+    check_text,
+    decode,
+    read_body,
+    read_json,
+    read_text,
+)
 from perdure.api.kernel.entity_tags import etag_header, is_known, parse_tags, tag_of
 from perdure.api.kernel.idempotency import fingerprint, once_of
 from perdure.api.kernel.intake import Intake
@@ -29,7 +47,8 @@ from perdure.api.kernel.problems import (
 )
 from perdure.api.kernel.route import Route
 from perdure.api.kernel.router import Ready, Router
-from perdure.api.kernel.sending import Begun, begin, send_chunks, send_reply
+from perdure.api.kernel.sending import Begun, begin, collect, send_chunks, send_reply
+from perdure.api.kernel.warnings import body_warnings, query_warnings, with_warnings
 from perdure.app.context import App
 from perdure.app.idempotency import Replayed
 from perdure.domain.accounts import Caller
@@ -43,6 +62,9 @@ log = logging.getLogger("perdure.api")
 ANONYMOUS = Caller(OrgId(""), UserId(""), "member")
 """The caller of a public route."""
 
+REPLAYED = (b"idempotency-replayed", b"true")
+"""The header of a response that an earlier request got first."""
+
 
 class Api:
     """The ASGI application."""
@@ -50,6 +72,7 @@ class Api:
     def __init__(self, app: App, routes: tuple[Route, ...], authenticate: Authenticate) -> None:
         self._app = app
         self._router = Router(routes)
+        self._commands = Commands(self._router.ready)
         self._authenticate = authenticate
         self._intake = Intake()
 
@@ -62,7 +85,7 @@ class Api:
         except PerdureError as error:
             answer = _refusal(scope, error)
         except Replayed as before:
-            answer = Reply(before.body, before.status, headers=((b"idempotency-replayed", b"true"),))
+            answer = Reply(before.body, before.status, headers=(REPLAYED,))
         except ClientLeft:
             return
         except Exception as error:
@@ -93,18 +116,23 @@ class Api:
         if ready is None:
             return _wrong_method(path, methods)
         route = ready.route
-        caller = ANONYMOUS if route.public else await self._authenticate(headers, route.anywhere)
+        anywhere = self._commands.anywhere(values[0]) if route.command else route.anywhere
+        caller = ANONYMOUS if route.public else await self._authenticate(headers, anywhere)
         if ready.rest:
             _check_utf8(scope["raw_path"])
         arguments: list[object] = [check(text) for check, text in zip(ready.checks, values, strict=True)]
+        query = scope["query_string"]
+        call = Call(self._app, caller, headers, self._run_command)
+        ignored = query_warnings(ready, headers, query) if query else []
         if ready.query is not None:
-            arguments.append(ready.query.decode(scope["query_string"]))
+            arguments.append(ready.query.decode(query))
         raw = b""
         if ready.decoder is not None:
             raw = await read_json(
                 headers, receive, route.body_limit or MAX_BODY, self._intake.open(caller.organization_id)
             )
             arguments.append(decode(ready.decoder, raw))
+            call.warnings = body_warnings(ready, headers, raw)
         elif route.text_limit:
             text = await read_text(
                 headers, receive, route.text_limit, self._intake.open(caller.organization_id)
@@ -113,19 +141,60 @@ class Api:
             arguments.append(text)
         elif route.method in ("POST", "PUT", "PATCH"):
             raw = await read_body(headers, receive, arrival=self._intake.open(caller.organization_id))
-        call = Call(self._app, caller, headers)
+        answer = await self._run(ready, call, arguments, Asked(path, query, tuple(values), raw))
+        if (call.warnings or ignored) and not isinstance(answer, Stream):
+            return with_warnings(answer, call.warnings, ignored, has_field=ready.has_warnings)
+        return answer
+
+    async def _run(
+        self, ready: Ready, call: Call, arguments: list[object], asked: Asked
+    ) -> Reply | Stream | Begun:
+        """Run a route's handler, and build the response."""
+        route, headers = ready.route, call.headers
         if route.takes_key and (key := headers.get(b"idempotency-key")) is not None:
-            session_id = None if ready.session_at is None else values[ready.session_at]
-            call.once = once_of(key, fingerprint(route.method, path, raw), caller, session_id)
+            session_id = None if ready.session_at is None else asked.values[ready.session_at]
+            call.once = once_of(
+                key, fingerprint(route.method, asked.path, asked.body), call.caller, session_id
+            )
         if route.etag and (if_match := headers.get(b"if-match")) is not None:
             call.if_match = parse_tags(if_match)
         result = await ready.handler(call, *arguments)
         if call.once is not None and not call.once.used:
             raise RuntimeError(f"{route.operation_id} did not store its response under the Idempotency-Key")
         if isinstance(result, Page):
-            result = linked(result, path, scope["query_string"])
+            result = linked(result, asked.path, asked.query)
         reply = _reply(route, headers, result)
         return await begin(reply, route.status) if isinstance(reply, Chunked) else reply
+
+    async def _run_command(self, outer: Call, name: str, params: dict[str, msgspec.Raw]) -> Reply:
+        """Run the route of a command for the caller of another request.
+
+        The route's checks, limits and errors are its own; what differs is only where the values come from.
+        """
+        ready, names = self._commands.find(name)
+        request = request_of(ready, names, params)
+        headers = {each: value for each, value in outer.headers.items() if each not in CONDITIONS}
+        call = Call(self._app, outer.caller, headers, refuse_command)
+        arguments: list[object] = [
+            check(text) for check, text in zip(ready.checks, request.values, strict=True)
+        ]
+        warnings = query_warnings(ready, headers, request.query) if request.query else []
+        if ready.query is not None:
+            arguments.append(ready.query.decode(request.query))
+        if ready.decoder is not None:
+            check_size(request.body, ready.route.body_limit or MAX_BODY)
+            arguments.append(decode(ready.decoder, request.body))
+            warnings += body_warnings(ready, headers, request.body)
+        elif ready.route.text_limit:
+            arguments.append(check_text(request.body.decode()))
+        try:
+            answer = await self._run(ready, call, arguments, request)
+        except Replayed as before:
+            answer = Reply(before.body, before.status, headers=(REPLAYED,))
+        if isinstance(answer, Begun):
+            answer = await collect(answer, MAX_OUTPUT)
+        outer.warnings += warnings
+        return command_reply(name, answer)
 
 
 def _check_utf8(raw_path: bytes) -> None:

@@ -56,6 +56,7 @@ class Route(Struct, frozen=True, kw_only=True):
         public: whether the operation needs no credentials.
         anywhere: whether the operation concerns the caller and not an organization, so that a member of
             several organizations need not name one.
+        command: whether the operation runs another one, which decides whether it concerns an organization.
         etag: whether responses carry an entity tag, and `If-None-Match` (GET) or `If-Match` is honoured.
         content: the media type of the response.
         example: an example of a response that is not JSON.
@@ -82,6 +83,7 @@ class Route(Struct, frozen=True, kw_only=True):
     text_limit: int
     public: bool
     anywhere: bool
+    command: bool
     etag: bool
     takes_key: bool
     content: str
@@ -110,6 +112,7 @@ def route(
     body_limit: int = 0,
     public: bool = False,
     anywhere: bool = False,
+    command: bool = False,
     etag: bool = False,
     replayable: bool = True,
     content: str = "application/json",
@@ -127,8 +130,7 @@ def route(
         hints = get_type_hints(handler)
         summary, _, description = inspect.cleandoc(handler.__doc__ or "").partition("\n")
         body: Kind | None = hints.get("body")
-        result = hints.pop("return")
-        kinds = _response_types(result)
+        kinds = _response_types(result := hints.pop("return"))
         return Route(
             handler=handler,
             operation_id=handler.__name__,
@@ -150,6 +152,7 @@ def route(
             text_limit=body_limit if body is str else 0,
             public=public,
             anywhere=anywhere,
+            command=command,
             etag=etag,
             takes_key=replayable and method == "POST" and status == 201,
             content=content,

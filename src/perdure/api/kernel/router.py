@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import cast
 
 import msgspec
@@ -9,12 +10,11 @@ from msgspec import Struct
 
 from perdure.api.kernel.decoding import QueryDecoder
 from perdure.api.kernel.route import Route
+from perdure.api.kernel.unknown_fields import Shape, shape_of
 
 
 class Ready:
-    """A route with what is computed once, at start: decoders and the checks of path variables."""
-
-    __slots__ = ("checks", "decoder", "handler", "query", "rest", "route", "session_at")
+    """A route with what is computed once: decoders and the checks of path variables."""
 
     def __init__(self, route: Route) -> None:
         self.route = route
@@ -25,6 +25,17 @@ class Ready:
         self.session_at = names.index("session_id") if "session_id" in names else None
         self.decoder = None if route.body is None else msgspec.json.Decoder(cast("type[object]", route.body))
         self.query: QueryDecoder[Struct] | None = None if route.query is None else QueryDecoder(route.query)
+
+    @cached_property
+    def has_warnings(self) -> bool:
+        """Whether the response has a field `warnings` of its own."""
+        fields: tuple[str, ...] = getattr(self.route.returns, "__struct_fields__", ())
+        return "warnings" in fields and not self.route.command
+
+    @cached_property
+    def shape(self) -> Shape | None:
+        """The shape of the body, from the first request on: an idle server does not hold it."""
+        return None if self.route.body is None else shape_of(self.route.body)
 
 
 class _Node:
@@ -45,6 +56,7 @@ class Router:
 
     def __init__(self, routes: tuple[Route, ...]) -> None:
         self._root = _Node()
+        self.ready: list[Ready] = []
         for route in routes:
             node = self._root
             for segment in route.path.strip("/").split("/"):
@@ -59,6 +71,7 @@ class Router:
                 else:
                     node = node.fixed.setdefault(segment, _Node())
             node.routes[route.method] = Ready(route)
+            self.ready.append(node.routes[route.method])
 
     def find(self, path: str) -> tuple[dict[str, Ready], list[str]] | None:
         """Return the routes at a path, by method, and the values of its variables; None without a route."""

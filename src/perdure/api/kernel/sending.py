@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from perdure.api.kernel.asgi import Header, Scope, Send
 from perdure.api.kernel.call import Chunked, Reply
-from perdure.domain.errors import PerdureError
+from perdure.domain.errors import PerdureError, TooLarge
 
 log = logging.getLogger("perdure.api")
 
@@ -41,6 +41,21 @@ async def begin(answer: Chunked[object], status: int) -> Reply | Begun:
         if size > PIECE:
             return Begun(first, answer.chunks, answer)
     return Reply(b"".join(first), status, answer.content_type, answer.headers)
+
+
+async def collect(begun: Begun, limit: int) -> Reply:
+    """Read the whole of a response of up to `limit` bytes.
+
+    Raises:
+        TooLarge: it is larger.
+    """
+    parts, size = begun.first, sum(len(each) for each in begun.first)
+    async for chunk in begun.rest:
+        parts.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            raise TooLarge(f"the response has more than {limit} bytes: use the route itself, or ask for less")
+    return Reply(b"".join(parts), 200, begun.answer.content_type, begun.answer.headers)
 
 
 def abort_connection(scope: Scope) -> None:

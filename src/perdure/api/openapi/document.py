@@ -262,6 +262,8 @@ def _query_parameters(query: JsonObject) -> list[JsonObject]:
         branches = [branch for branch in field.get("anyOf", ()) if branch != {"type": "null"}]
         rest = {key: value for key, value in field.items() if key not in ("anyOf", "description")}
         kind = branches[0] if len(branches) == 1 else {"anyOf": branches} if branches else {}
+        if rest.get("type") == "object":
+            parameter |= {"style": "deepObject", "explode": True}
         parameters.append({**parameter, "schema": {**kind, **rest}})
     return parameters
 

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from perdure.api.openapi.access_codes import FORBIDDEN, UNAUTHENTICATED
 from perdure.api.openapi.limit_codes import BUSY, TOO_LARGE, TOO_MANY
+from perdure.api.openapi.request_codes import CONFLICTS, INVALID, MISSING
 
 
 class ErrorCode(Struct, frozen=True):
@@ -360,6 +361,9 @@ RESPONSES = (
             ),
         ),
     ),
+    *_codes(400, *INVALID),
+    *_codes(404, *MISSING),
+    *_codes(409, *CONFLICTS),
 )
 """Codes of HTTP responses, by status."""
 

@@ -16,6 +16,7 @@ from perdure.domain.accounts import (
     CreateToken,
     DeletedAccount,
     ExportedUser,
+    Identity,
     Organization,
     Profile,
     ResolvedOrganization,
@@ -177,6 +178,16 @@ async def get_profile(call: Call) -> Profile:
     return await use.read_profile(call.app, call.caller)
 
 
+@route("GET", "/v1/auth/me", "users", errors=(404,))
+async def get_identity(call: Call) -> Identity:
+    """Get who the caller is.
+
+    Returns the user, the organization that the request is about, the role in it, and the access token's
+    scopes. On a server without a login, every caller is the owner.
+    """
+    return await use.read_identity(call.app, call.caller)
+
+
 @route("PATCH", "/v1/users/me", "users", errors=(404,), body_example={"name": "Ada Lovelace"})
 async def update_profile(call: Call, body: UpdateProfile) -> Profile:
     """Change the caller's name.
@@ -288,6 +299,7 @@ ROUTES = (
     resolve_org,
     list_users,
     add_user,
+    get_identity,
     get_profile,
     update_profile,
     delete_account,

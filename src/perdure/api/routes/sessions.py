@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 from msgspec import Meta, Struct
 
 from perdure.api.kernel.call import Call, Chunked
 from perdure.api.kernel.route import route
-from perdure.app import context_reports, forks, session_exports, session_lists
+from perdure.app import context_reports, forks, session_exports, session_lists, session_marks
 from perdure.app import sessions as use
+from perdure.domain.accounts import Caller
 from perdure.domain.context_reports import SessionContextReport
 from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import AgentIdText, SessionId, check_id
@@ -18,7 +19,9 @@ from perdure.domain.sessions import (
     CancelledTurn,
     CreateSession,
     ForkSession,
+    ListOrder,
     Session,
+    SessionFacets,
     SessionStats,
     Status,
     UpdateSession,
@@ -27,11 +30,13 @@ from perdure.domain.times import Micros, Timestamp, from_rfc3339
 from perdure.store.session_lists import SessionFilter
 
 Offset = Annotated[int, Meta(description="The number of items to skip.", ge=0, le=10_000_000)]
+Choices = Annotated[tuple[Annotated[str, Meta(max_length=200)], ...], Meta(max_length=20)]
+STATUSES: tuple[Status, ...] = get_args(Status)
 Limit = Annotated[int, Meta(description="The maximum number of items to return.", ge=1, le=100)]
 
 
-class ListSessions(Struct, frozen=True):
-    """Query parameters of the list of sessions."""
+class FilterSessions(Struct, frozen=True):
+    """Query parameters that say which sessions are meant."""
 
     agent_id: Annotated[AgentIdText | None, Meta(description="Return only sessions of this agent.")] = None
     search: Annotated[
@@ -48,19 +53,83 @@ class ListSessions(Struct, frozen=True):
             )
         ),
     ] = ()
-    status: Annotated[Status | None, Meta(description="Return only sessions in this status.")] = None
+    metadata: Annotated[
+        dict[str, str],
+        Meta(
+            description=(
+                "Return only sessions with this text under this name in their metadata, as in "
+                "`metadata[customer]=4711`. Several must all match."
+            )
+        ),
+    ] = {}
+    status: Annotated[
+        Choices,
+        Meta(description="Return only sessions in this status. Several: repeat it, or separate by commas."),
+    ] = ()
+    source: Annotated[
+        Choices,
+        Meta(description="Return only sessions from this source. Several: repeat it, or separate by commas."),
+    ] = ()
+    mine: Annotated[
+        bool | None,
+        Meta(description="`true`: return only sessions that the caller created. `false`: no filter."),
+    ] = None
     pinned: Annotated[
         bool | None,
         Meta(description="`true`: return only sessions that the caller has pinned. `false`: no filter."),
     ] = None
+    include_archived: Annotated[bool, Meta(description="Whether to return archived sessions as well.")] = (
+        False
+    )
+    archived_only: Annotated[bool, Meta(description="Whether to return archived sessions only.")] = False
     created_after: Annotated[
         Timestamp | None, Meta(description="Return only sessions created after this time.")
     ] = None
     created_before: Annotated[
         Timestamp | None, Meta(description="Return only sessions created before this time.")
     ] = None
+
+    def filters(self, caller: Caller) -> SessionFilter:
+        """Check the parameters. Raises InvalidInput."""
+        archived: Literal["without", "with", "only"] = "with" if self.include_archived else "without"
+        return SessionFilter(
+            agent_id=None if self.agent_id is None else check_id(self.agent_id, "agent", "agent_id"),
+            search=self.search or None,
+            tags=self.tags,
+            statuses=tuple(check_status(each) for each in separated(self.status)),
+            sources=separated(self.source),
+            metadata=tuple(self.metadata.items()),
+            owner_id=caller.user_id if self.mine else None,
+            pinned_by=caller.user_id if self.pinned else None,
+            created_after=parse_time(self.created_after, "created_after"),
+            created_before=parse_time(self.created_before, "created_before"),
+            archived="only" if self.archived_only else archived,
+        )
+
+
+class ListSessions(FilterSessions, frozen=True):
+    """Query parameters of the list of sessions."""
+
+    order: Annotated[
+        ListOrder,
+        Meta(description="`created_at`: newest first. `last_activity`: the last changed first, slower."),
+    ] = "created_at"
     offset: Offset = 0
     limit: Limit = 20
+
+
+def separated(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the values of a parameter that may be repeated or separated by commas, without duplicates."""
+    values = (each.strip() for text in texts for each in text.split(","))
+    return tuple(dict.fromkeys(each for each in values if each))
+
+
+def check_status(text: str) -> Status:
+    """Return the status with this name. Raises InvalidInput."""
+    for status in STATUSES:
+        if text == status:
+            return status
+    raise InvalidInput(f"`status` must be one of {', '.join(STATUSES)}, not {text[:40]!r}", field="status")
 
 
 def parse_time(text: str | None, field: str) -> Micros | None:
@@ -100,22 +169,15 @@ async def create_session(call: Call, body: CreateSession) -> Session:
 async def list_sessions(call: Call, query: ListSessions) -> Page[Session]:
     """List sessions, newest first.
 
-    A session must match all filters. `total` counts the matching sessions on all pages. It is exact up to 200
-    with `search` or `tags`, and up to 5,000 with other filters. Above that it is a lower bound, and it stays
-    greater than `offset` + `limit` while more sessions follow. The list leaves out `initial_files` and
-    `hints`: get a single session for them. A page ends after about 4 MB: its `limit` is then its number of
-    sessions.
+    A session must match all filters. Archived sessions are left out, unless a parameter asks for them.
+    `total` counts the matching sessions on all pages. It is exact up to 200 with `search` or `tags`, and up
+    to 5,000 with other filters. Above that it is a lower bound, and it stays greater than `offset` + `limit`
+    while more sessions follow. The list leaves out `initial_files` and `hints`: get a single session for
+    them. A page ends after about 4 MB: its `limit` is then its number of sessions.
     """
-    filters = SessionFilter(
-        agent_id=None if query.agent_id is None else check_id(query.agent_id, "agent", "agent_id"),
-        search=query.search or None,
-        tags=query.tags,
-        status=query.status,
-        pinned_by=call.caller.user_id if query.pinned else None,
-        created_after=parse_time(query.created_after, "created_after"),
-        created_before=parse_time(query.created_before, "created_before"),
+    return await session_lists.page_of_sessions(
+        call.app, call.caller, query.filters(call.caller), query.offset, query.limit, query.order
     )
-    return await session_lists.page_of_sessions(call.app, call.caller, filters, query.offset, query.limit)
 
 
 @route("GET", "/v1/sessions/{session_id}", "sessions", errors=(404,), etag=True)
@@ -169,7 +231,7 @@ async def pin_session(call: Call, session_id: SessionId) -> None:
 
     Other users do not see the pin. Idempotent.
     """
-    await use.pin_session(call.app, call.caller, session_id, pinned=True)
+    await session_marks.pin_session(call.app, call.caller, session_id, pinned=True)
 
 
 @route("DELETE", "/v1/sessions/{session_id}/pin", "sessions", errors=(404,))
@@ -178,7 +240,27 @@ async def unpin_session(call: Call, session_id: SessionId) -> None:
 
     Idempotent.
     """
-    await use.pin_session(call.app, call.caller, session_id, pinned=False)
+    await session_marks.pin_session(call.app, call.caller, session_id, pinned=False)
+
+
+@route("PUT", "/v1/sessions/{session_id}/archive", "sessions", errors=(404,))
+async def archive_session(call: Call, session_id: SessionId) -> Session:
+    """Archive a session.
+
+    Lists leave it out for all users, unless they are asked for archived sessions. It can still be read, and
+    schedules and running turns go on. A message brings it back. Idempotent: `archived_at` keeps its first
+    time.
+    """
+    return await session_marks.archive_session(call.app, call.caller, session_id, archived=True)
+
+
+@route("DELETE", "/v1/sessions/{session_id}/archive", "sessions", errors=(404,))
+async def unarchive_session(call: Call, session_id: SessionId) -> Session:
+    """Bring a session back from the archive.
+
+    Idempotent.
+    """
+    return await session_marks.archive_session(call.app, call.caller, session_id, archived=False)
 
 
 @route(
@@ -232,15 +314,27 @@ async def get_session_context_report(call: Call, session_id: SessionId) -> Sessi
 async def get_session_stats(call: Call) -> SessionStats:
     """Count sessions by status.
 
-    Counts the organization's sessions that have not been deleted.
+    Counts the organization's sessions that have not been deleted. Archived ones are counted apart.
     """
     return await session_lists.session_stats(call.app, call.caller)
+
+
+@route("GET", "/v1/sessions/facets", "sessions")
+async def get_session_facets(call: Call, query: FilterSessions) -> SessionFacets:
+    """Count sessions by status, source and agent.
+
+    Counts the sessions that match the filters, for user interfaces that offer further filters.
+    """
+    return await session_lists.session_facets(call.app, call.caller, query.filters(call.caller))
 
 
 ROUTES = (
     create_session,
     list_sessions,
     get_session_stats,
+    get_session_facets,
+    archive_session,
+    unarchive_session,
     fork_session,
     export_session_jsonl,
     get_session_context_report,

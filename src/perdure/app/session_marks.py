@@ -1,0 +1,40 @@
+"""What people note about sessions: pins and the archive."""
+
+from __future__ import annotations
+
+from perdure.app.context import App
+from perdure.app.sessions import read_details
+from perdure.domain.accounts import Caller
+from perdure.domain.ids import SessionId
+from perdure.domain.sessions import Session
+from perdure.store.database import Tx
+from perdure.store.session_archive import set_archived
+from perdure.store.sessions import clear_pin, get_session, set_pin
+
+
+async def pin_session(app: App, caller: Caller, session_id: SessionId, *, pinned: bool) -> None:
+    """Pin or unpin a session for the caller. Idempotent."""
+    now = app.now()
+
+    async def work(tx: Tx) -> None:
+        row = await get_session(tx, caller.organization_id, session_id)
+        if pinned:
+            await set_pin(tx, row, caller.user_id, now)
+        else:
+            await clear_pin(tx, row, caller.user_id)
+
+    await app.database.write(work)
+
+
+async def archive_session(app: App, caller: Caller, session_id: SessionId, *, archived: bool) -> Session:
+    """Archive a session for the whole organization, or bring it back. Idempotent.
+
+    An archived session works as before; only lists leave it out. A message of a client brings it back.
+    """
+    now = app.now()
+
+    async def work(tx: Tx) -> Session:
+        row = await get_session(tx, caller.organization_id, session_id, lock=True)
+        return await read_details(app, tx, caller, await set_archived(tx, row, now, archived=archived))
+
+    return await app.database.write(work)
