@@ -37,8 +37,8 @@ _RAW = ("script", "style", "template", "svg", "title", "noscript")
 _UNNESTED = frozenset(
     {
         "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source",
-        "track", "wbr", "p", "li", "dt", "dd", "tr", "td", "th", "tbody", "thead", "tfoot", "option", "optgroup",
-        "colgroup", "html", "head", "body",
+        "track", "wbr", "p", "li", "dt", "dd", "tr", "td", "th", "tbody", "thead", "tfoot", "option",
+        "optgroup", "colgroup", "html", "head", "body",
     }
 )  # fmt: skip
 """Elements that never nest: empty ones, and those that the next one closes."""

@@ -105,6 +105,7 @@ async def _read(page: Page, output_format: str) -> _Reading:
 
 
 def read_html(page: Page, html: str, output_format: str) -> _Reading:
+    """Read an HTML page. Raises ToolError: it cannot be converted."""
     scanned = scan(html)
     target = forwards_to(scanned, page.refresh, page.url)
     if output_format == "html":
