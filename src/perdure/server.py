@@ -30,6 +30,7 @@ from perdure.domain.accounts import Caller
 from perdure.domain.errors import Forbidden, Unavailable
 from perdure.domain.log_lines import LogFormatter
 from perdure.domain.visible import visible_line
+from perdure.sandbox.confinement import hide_memory, landlock_version
 from perdure.settings import Settings
 from perdure.stopping import Stopping
 from perdure.store.providers import list_models
@@ -69,6 +70,7 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
     # Its pool logs each failure to connect with a traceback; callers get the error anyway.
     logging.getLogger("asyncpg").setLevel(logging.ERROR)
     _raise_file_limit()
+    _protect(settings)
     with contextlib.suppress(AttributeError, ValueError, OSError):
         faulthandler.enable(sys.stderr)  # a process that is aborted leaves at least its stack
     stopping = Stopping(settings.drain_seconds)
@@ -105,6 +107,19 @@ async def _serve(settings: Settings, stopping: Stopping, announce: Callable[[str
             sweeping.cancel()
             scheduling.cancel()
             sorting.cancel()
+
+
+def _protect(settings: Settings) -> None:
+    """Hide the server's memory and environment from other processes, and log which protections are active."""
+    hidden = not settings.debuggable and hide_memory()
+    version = landlock_version()
+    log.info(
+        "memory and environment: %s; sandbox processes: %s",
+        "hidden from the user's other processes" if hidden else "readable by the user's other processes",
+        f"confined to their own files by Landlock {version}"
+        if version
+        else "not confined to their own files (this system has no Landlock)",
+    )
 
 
 async def _prepare(settings: Settings, parts: Parts, owner: Caller) -> Authenticate:

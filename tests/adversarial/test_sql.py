@@ -274,8 +274,8 @@ async def test_text_that_is_not_utf8_is_shown_replaced_wherever_it_stands(each: 
     rows = ", ".join(f"({at}, CAST({value} AS TEXT))" for at, value in enumerate(ODD_TEXTS))
     insert = f"INSERT INTO t VALUES {rows}, (99, 'good') RETURNING x"
     answers = [await works(talk, "sql_execute", sql=insert)]
-    for shown in ("x", "group_concat(x)", "json_group_array(x)", "upper(x)", "x AS 'a b'"):
-        answers.append(await works(talk, "sql_query", sql=f"SELECT {shown} FROM t"))
+    shown = ("x", "group_concat(x)", "json_group_array(x)", "upper(x)", "x AS 'a b'")
+    answers += [await works(talk, "sql_query", sql=f"SELECT {each} FROM t") for each in shown]
     for answer in answers:
         assert "good" in str(answer["rows"]).lower()
         assert "\ufffd" in str(answer["rows"])

@@ -3,8 +3,8 @@
 Model calls may reach nearly every address, including this machine and private networks: local model servers
 run there, and only admins configure providers. Link-local addresses and cloud metadata services, which
 hand out a machine's own credentials, are refused to everyone under every setting
-(docs/decisions/0013-where-model-calls-may-go.md). Tools connect to addresses that a model chooses, so they are
-restricted to `is_public_address`.
+(docs/decisions/0013-where-model-calls-may-go.md). Tools connect to addresses that a model chooses, so they
+are restricted to `is_public_address`.
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta, tzinfo
 
 _FORMS = (
     "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%m/%d/%Y", "%Y%m%d",
-    "%d %b %Y %H:%M:%S", "%d %b %Y %H:%M", "%b %d %Y %H:%M", "%B %d %Y %H:%M", "%d %b %Y", "%d %B %Y", "%b %d %Y", "%B %d %Y", "%b %d %Y %H:%M:%S",
-    "%B %d %Y %H:%M:%S", "%a %d %b %Y %H:%M:%S", "%a %b %d %H:%M:%S %Y", "%d-%b-%Y", "%Y-%m",
+    "%d %b %Y %H:%M:%S", "%d %b %Y %H:%M", "%d %b %Y", "%d %B %Y", "%b %d %Y %H:%M:%S", "%b %d %Y %H:%M",
+    "%b %d %Y", "%B %d %Y %H:%M:%S", "%B %d %Y %H:%M", "%B %d %Y", "%a %d %b %Y %H:%M:%S",
+    "%a %b %d %H:%M:%S %Y", "%d-%b-%Y", "%Y-%m",
 )  # fmt: skip
 _ITEM = re.compile(
     r"([+-]?\s*\d{1,9}|next|last|this|an?)?\s*"

@@ -99,7 +99,9 @@ async def network_for(rules: NetworkRules, resolver: AbstractResolver) -> Networ
     ]
     private = False
     if rules.private:
-        found = {name: (name,) for name in names if plain_address(name) is not None}
+        found: dict[str, tuple[str, ...]] = {
+            name: (name,) for name in names if plain_address(name) is not None
+        }
         found |= await look_up_all([name for name in names if name not in found], resolver, LOOK_UP)
         names = [
             name
