@@ -213,7 +213,11 @@ async def run_command(
         result = await _execute(shell, job.command, output)
     finally:
         output.close()
-    truncated = bool(result.stdout_truncated or result.stderr_truncated)
+    # bashkit does not say so if one of our own commands has written over the limit.
+    truncated = bool(result.stdout_truncated or result.stderr_truncated) or any(
+        len(text.encode("utf-8", "surrogateescape")) > _MAX_OUTPUT - 4
+        for text in (result.stdout, result.stderr)
+    )
     problem: str | None = result.error
     if problem is None:
         return CommandResult(
