@@ -69,9 +69,7 @@ async def _web_fetch(
     if reading.target is not None:
         context.progress(f"Fetching {reading.target}")
         try:
-            following = await fetch(
-                reading.target, context.network, max_bytes=max_bytes, resolver=names
-            )
+            following = await fetch(reading.target, context.network, max_bytes=max_bytes, resolver=names)
             forwarded, page, reading = page.url, following, await _read(following, output_format)
             # One step is what people's pages need; more of them may go in circles.
             note = None if reading.target is None else f"the page forwards again, to {reading.target}"
