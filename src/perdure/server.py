@@ -70,7 +70,6 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
     # Its pool logs each failure to connect with a traceback; callers get the error anyway.
     logging.getLogger("asyncpg").setLevel(logging.ERROR)
     _raise_file_limit()
-    _protect(settings)
     with contextlib.suppress(AttributeError, ValueError, OSError):
         faulthandler.enable(sys.stderr)  # a process that is aborted leaves at least its stack
     stopping = Stopping(settings.drain_seconds)
@@ -79,7 +78,9 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
 
 
 async def _serve(settings: Settings, stopping: Stopping, announce: Callable[[str], None]) -> None:
+    hidden = not settings.debuggable and hide_memory()
     async with open_parts(settings) as parts:
+        _log_protections(hidden=hidden)
         owner = await bootstrap(parts.app)
         authenticate = await _prepare(settings, parts, owner)
         worker = Worker(parts.engine)
@@ -109,9 +110,7 @@ async def _serve(settings: Settings, stopping: Stopping, announce: Callable[[str
             sorting.cancel()
 
 
-def _protect(settings: Settings) -> None:
-    """Hide the server's memory and environment from other processes, and log which protections are active."""
-    hidden = not settings.debuggable and hide_memory()
+def _log_protections(*, hidden: bool) -> None:
     version = landlock_version()
     log.info(
         "memory and environment: %s; sandbox processes: %s",
