@@ -30,6 +30,7 @@ from perdure.domain.accounts import Caller
 from perdure.domain.errors import Forbidden, Unavailable
 from perdure.domain.log_lines import LogFormatter
 from perdure.domain.visible import visible_line
+from perdure.sandbox.confinement import hide_memory, landlock_version
 from perdure.settings import Settings
 from perdure.stopping import Stopping
 from perdure.store.providers import list_models
@@ -77,7 +78,9 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
 
 
 async def _serve(settings: Settings, stopping: Stopping, announce: Callable[[str], None]) -> None:
+    hidden = not settings.debuggable and hide_memory()
     async with open_parts(settings) as parts:
+        _log_protections(hidden=hidden)
         owner = await bootstrap(parts.app)
         authenticate = await _prepare(settings, parts, owner)
         worker = Worker(parts.engine)
@@ -105,6 +108,17 @@ async def _serve(settings: Settings, stopping: Stopping, announce: Callable[[str
             sweeping.cancel()
             scheduling.cancel()
             sorting.cancel()
+
+
+def _log_protections(*, hidden: bool) -> None:
+    version = landlock_version()
+    log.info(
+        "memory and environment: %s; sandbox processes: %s",
+        "hidden from the user's other processes" if hidden else "readable by the user's other processes",
+        f"confined to their own files by Landlock {version}"
+        if version
+        else "not confined to their own files (this system has no Landlock)",
+    )
 
 
 async def _prepare(settings: Settings, parts: Parts, owner: Caller) -> Authenticate:

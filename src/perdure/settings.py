@@ -51,6 +51,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         approval_timeout_seconds: how long a user may take to approve or reject a tool call, in seconds.
         private_addresses: true or false: whether tools (`web_fetch`, `bash`) may reach private networks and
             this machine.
+        debuggable: true or false: whether debuggers and core dumps may read the server's memory. Otherwise
+            no other process of the same user may read its memory and environment.
         rate_limit: average requests per second for each access token, with bursts of twice as many; 0 for no
             limit.
         max_connections: maximum number of open client connections; lower if the system's limit of open files
@@ -79,6 +81,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     client_tool_timeout_seconds: float = 300.0
     approval_timeout_seconds: float = 900.0
     private_addresses: bool = False
+    debuggable: bool = False
     rate_limit: float = 0.0
     max_connections: int = 20_000
     request_timeout_seconds: float = 20.0

@@ -63,6 +63,16 @@ async def test_no_spelling_of_a_private_address_is_reached(site: Site, host: str
         "metadata.google.internal",
         "168.63.129.16",
         "[::ffff:169.254.169.254]",
+        "[::ffff:0:169.254.169.254]",
+        "[64:ff9b::169.254.169.254]",
+        "[64:ff9b:1:a9fe:a9:fe00::]",
+        "[64:ff9b:1::a9fe:a9fe]",
+        "[2002:a9fe:a9fe::1]",
+        "[fd00:ec2::23]",
+        "[fe80::a9fe:a9fe]",
+        "0251.0376.0251.0376",
+        "2852039166",
+        "169.254.170.2",
     ],
 )
 async def test_metadata_services_are_never_reached_even_if_private_addresses_are_allowed(host: str) -> None:

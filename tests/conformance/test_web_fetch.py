@@ -319,3 +319,45 @@ async def test_no_cookie_and_no_proxy_is_used(site: Site, monkeypatch: pytest.Mo
     site.answers["/second"] = second
     page: Page = await fetch(site.url("/first"), INSIDE)
     assert (page.body, seen) == (b"done", [None])
+
+
+# --- pages that forward, and pages without text
+# -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_page_that_forwards_is_followed_once_to_a_permitted_address(site: Site) -> None:
+    def refresh(url: str) -> web.Response:
+        return html(f'<title>Moved</title><meta http-equiv="refresh" content="0; url={url}">')
+
+    site.answers["/moved"] = refresh("/real")
+    site.answers["/header"] = html("", Refresh=f"1; url={site.url('/real')}")
+    site.answers["/real"] = html("<p>real</p>")
+    site.answers["/twice"] = refresh("/moved")
+    site.answers["/inside"] = refresh("http://169.254.169.254/latest/meta-data/")
+    for path in ("/moved", "/header"):
+        answer = await tool(site.url(path))
+        assert (answer["content"], answer["url"]) == ("real", site.url("/real"))
+        assert answer["forwarded_from"] == site.url(path)
+    twice = await tool(site.url("/twice"))
+    assert (twice["content"], twice["url"]) == ("", site.url("/moved"))
+    assert site.url("/real") in str(twice["note"])
+    inside = await tool(site.url("/inside"))
+    assert "169.254.169.254 is not a public host" in str(inside["note"])
+
+
+async def test_a_response_without_a_body_says_so(site: Site) -> None:
+    site.answers["/empty"] = html("")
+    site.answers["/none"] = web.Response(status=204)
+    site.answers["/missing"] = web.Response(status=404)
+    assert (await tool(site.url("/empty")))["note"] == "the response has an empty body"
+    assert (await tool(site.url("/none")))["note"] == "the response has an empty body"
+    assert "404 (Not Found)" in str((await tool(site.url("/missing")))["note"])
+
+
+async def test_text_with_a_wrong_or_unknown_label_is_read(site: Site) -> None:
+    site.answers["/label"] = web.Response(
+        body="é".encode(), headers={"Content-Type": "text/plain; charset=iso-8859-1"}
+    )
+    site.answers["/file.md"] = web.Response(body=b"# Pears", content_type="application/octet-stream")
+    assert (await tool(site.url("/label")))["content"] == "é"
+    assert (await tool(site.url("/file.md")))["content"] == "# Pears"

@@ -165,7 +165,8 @@ BUILT_IN_HARNESSES = (
     BuiltInHarness(
         DEFAULT_HARNESS,
         "Generic",
-        "Files with their instructions (AGENTS.md), a shell, a to-do list, the time and the session itself.",
+        "Files with their instructions (AGENTS.md), a shell, web pages, schedules, a to-do list, the time "
+        "and the session itself.",
         (
             "session_file_system",
             "bashkit_shell",
@@ -175,6 +176,9 @@ BUILT_IN_HARNESSES = (
             "stateless_todo_list",
             "agent_instructions",
             "context_compaction",
+            "web_fetch",
+            "session_schedule",
+            "loop_detection",
         ),
     ),
 )

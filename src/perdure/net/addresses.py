@@ -1,18 +1,20 @@
 """Which addresses outgoing requests must not reach.
 
 Model calls may reach nearly every address, including this machine and private networks: local model servers
-run there, and only admins configure providers. Only cloud metadata services, which hand out a machine's own
-credentials, are refused (docs/decisions/0013-where-model-calls-may-go.md). Tools connect to addresses that a
-model chooses, so they are restricted to `is_public_address`.
+run there, and only admins configure providers. Link-local addresses and cloud metadata services, which
+hand out a machine's own credentials, are refused to everyone under every setting
+(docs/decisions/0013-where-model-calls-may-go.md). Tools connect to addresses that a model chooses, so they
+are restricted to `is_public_address`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from ipaddress import IPv4Address, IPv6Address
 
@@ -26,11 +28,17 @@ _METADATA_ADDRESSES = frozenset(
         IPv4Address("100.100.100.200"),  # Alibaba Cloud
         IPv4Address("168.63.129.16"),  # Azure
         IPv4Address("192.0.0.192"),  # Oracle Cloud
-        IPv6Address("fd00:ec2::254"),  # AWS
         IPv6Address("fd20:ce::254"),  # Google Cloud
+        IPv6Address("fd00:42::42"),  # Scaleway
     }
 )
-_NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+_METADATA_NETWORK = ipaddress.IPv6Network("fd00:ec2::/32")
+"""AWS: instance metadata (`::254`), credentials of pods (`::23`) and others."""
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
+_TRANSLATED = ipaddress.IPv6Network("::ffff:0:0:0/96")
+_ISATAP = frozenset({0x00005EFE, 0x02005EFE})
 
 
 def is_refused_host(host: str) -> bool:
@@ -48,9 +56,9 @@ def is_refused_address(text: str) -> bool:
     if address is None:
         return False
     if isinstance(address, IPv6Address):
-        embedded = _embedded_ipv4(address)
-        if embedded is not None:
-            address = embedded
+        if address.is_link_local or address in _METADATA_ADDRESSES or address in _METADATA_NETWORK:
+            return True
+        return any(each.is_link_local or each in _METADATA_ADDRESSES for each in _embedded_ipv4(address))
     return address.is_link_local or address in _METADATA_ADDRESSES
 
 
@@ -61,7 +69,9 @@ def plain_address(text: str) -> str | None:
     """
     address = _parsed(text.strip("[]").rstrip("."))
     if isinstance(address, IPv6Address):
-        address = _embedded_ipv4(address) or address
+        embedded = _embedded_ipv4(address)
+        worst = (each for each in embedded if is_refused_address(str(each)))
+        address = next(worst, embedded[0]) if embedded else address
     return None if address is None else str(address)
 
 
@@ -72,10 +82,14 @@ def is_public_address(text: str) -> bool:
     addresses, for cloud metadata services, for IPv6 addresses that embed one of these, and for text that is
     not an address.
     """
-    plain = plain_address(text)
-    if plain is None or is_refused_address(plain):
+    address = _parsed(text.strip("[]").rstrip("."))
+    if address is None or is_refused_address(str(address)):
         return False
-    address = ipaddress.ip_address(plain)
+    embedded = _embedded_ipv4(address) if isinstance(address, IPv6Address) else ()
+    return all(map(_is_global, embedded)) if embedded else _is_global(address)
+
+
+def _is_global(address: IPv4Address | IPv6Address) -> bool:
     if isinstance(address, IPv6Address) and (address.is_site_local or address.teredo is not None):
         return False
     return address.is_global and not address.is_multicast and not address.is_reserved
@@ -93,15 +107,39 @@ def _parsed(text: str) -> IPv4Address | IPv6Address | None:
         return None
 
 
-def _embedded_ipv4(address: IPv6Address) -> IPv4Address | None:
-    """The IPv4 address that an IPv6 address embeds: mapped, 6to4, NAT64 or compatible."""
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
+def _embedded_ipv4(address: IPv6Address) -> tuple[IPv4Address, ...]:
+    """The IPv4 addresses that an IPv6 address may embed, in the forms that routers and translators know.
+
+    These are: mapped, translated, compatible, 6to4, ISATAP and NAT64. A local NAT64 prefix may have one at
+    two places (RFC 6052, section 2.2).
+    """
+    value = int(address)
+    last = IPv4Address(value & 0xFFFFFFFF)
+    if address.ipv4_mapped is not None or address in _NAT64 or address in _TRANSLATED or value >> 32 == 0:
+        return (last,)
     if address.sixtofour is not None:
-        return address.sixtofour
-    if any(address in network for network in _NAT64) or int(address) >> 32 == 0:
-        return IPv4Address(int(address) & 0xFFFFFFFF)
-    return None
+        return (address.sixtofour,)
+    if address in _LOCAL_NAT64:
+        return (last, IPv4Address((value >> 64 & 0xFFFF) << 16 | value >> 40 & 0xFFFF))
+    return (last,) if value >> 32 & 0xFFFFFFFF in _ISATAP else ()
+
+
+async def look_up_all(
+    hosts: Iterable[str], resolver: AbstractResolver, seconds: float
+) -> dict[str, tuple[str, ...]]:
+    """The addresses of the hosts that resolve within so many seconds."""
+    few, found = asyncio.Semaphore(16), dict[str, tuple[str, ...]]()
+
+    async def look_up(host: str) -> None:
+        async with few:
+            with contextlib.suppress(OSError, UnicodeError):
+                answers = await resolver.resolve(host, 0, socket.AF_UNSPEC)
+                found[host] = tuple(answer["host"] for answer in answers)
+
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await asyncio.gather(*map(look_up, hosts))
+    return dict(found)
 
 
 MAX_LOOKUPS = 64

@@ -60,6 +60,7 @@ class Page(Struct, frozen=True):
         content_type: in lower case, without parameters; empty when the server sends none.
         charset: as the server declares it.
         truncated: whether the response was longer than what was read.
+        refresh: the header that forwards a browser to another page, if there is one.
     """
 
     url: str
@@ -68,6 +69,7 @@ class Page(Struct, frozen=True):
     charset: str | None
     body: bytes
     truncated: bool
+    refresh: str = ""
 
 
 class _Refused(OSError):
@@ -183,7 +185,8 @@ async def _page(response: ClientResponse, url: URL, max_bytes: int) -> Page:
         ),
         None,
     )
-    return Page(str(url), response.status, kind.strip().lower(), charset, body, truncated)
+    refresh = storable(response.headers.get("Refresh", ""))
+    return Page(str(url), response.status, kind.strip().lower(), charset, body, truncated, refresh)
 
 
 async def _body(response: ClientResponse, max_bytes: int) -> tuple[bytes, bool]:

@@ -16,7 +16,6 @@ import struct
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, Any
 
 import msgspec
@@ -24,6 +23,7 @@ from msgspec import Struct
 
 from perdure.domain.errors import ToolError
 from perdure.sandbox.arguments import ArgumentsJob, check_arguments
+from perdure.sandbox.confinement import confine
 from perdure.sandbox.shell import ShellJob, run_shell
 from perdure.sandbox.sql import SchemaJob, SqlJob, describe, run_sql
 
@@ -89,20 +89,20 @@ def work(job: Job, show: Callable[[str, str], None]) -> Any:
             return check_arguments(job)
 
 
-def answer_to(job: Job, show: Callable[[str, str], None]) -> Done | Failed:
+def answer_to(job: Job, show: Callable[[str, str], None], statm: int = -1) -> Done | Failed:
     """Run a job and return its last frame."""
     try:
         value = msgspec.msgpack.encode(work(job, show))
-        return Done(value, _resident_bytes() > USED_UP)
+        return Done(value, _resident_bytes(statm) > USED_UP)
     except ToolError as error:
-        return Failed(error.message, _resident_bytes() > USED_UP)
+        return Failed(error.message, _resident_bytes(statm) > USED_UP)
     except MemoryError:
         return Failed(f"It was stopped: {OUT_OF_MEMORY}.", retire=True)
     except BaseException as error:  # noqa: BLE001 (a panic in a Rust library is not an Exception)
         return Failed(f"It failed: {type(error).__name__}.", retire=True)
 
 
-def serve(source: IO[bytes], sink: IO[bytes]) -> None:
+def serve(source: IO[bytes], sink: IO[bytes], statm: int = -1) -> None:
     """Run jobs until the input ends."""
 
     def send(answer: Frame) -> None:
@@ -117,33 +117,36 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
         job = jobs.decode(source.read(length))
         send(Started())
         signal.alarm(LONGEST)
-        answer = answer_to(job, lambda stream, text: send(Output(stream, text)))
+        answer = answer_to(job, lambda stream, text: send(Output(stream, text)), statm)
         signal.alarm(0)
         send(answer)
 
 
-def confine() -> None:
+def limit() -> None:
     """Set the resource limits, as far as the operating system supports them."""
-    for limit, value in (
+    for kind, value in (
         (resource.RLIMIT_AS, MEMORY),
         (resource.RLIMIT_FSIZE, TEMPORARY),
         (resource.RLIMIT_NOFILE, 64),
         (resource.RLIMIT_CORE, 0),
     ):
         with contextlib.suppress(ValueError, OSError):
-            hard = resource.getrlimit(limit)[1]
+            hard = resource.getrlimit(kind)[1]
             bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(limit, (bound, bound))
+            resource.setrlimit(kind, (bound, bound))
 
 
-def _resident_bytes() -> int:
+def _resident_bytes(statm: int) -> int:
     """Bytes of resident memory of this process.
+
+    Args:
+        statm: the open /proc/self/statm, which cannot be opened later; -1 where there is none.
 
     `ru_maxrss` is only the fallback: it is a peak, and it starts with that of the server that forked us.
     """
     try:
-        return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * resource.getpagesize()
-    except OSError:
+        return int(os.pread(statm, 200, 0).split()[1]) * resource.getpagesize()
+    except (OSError, IndexError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -158,10 +161,14 @@ def _exit_when_orphaned() -> None:
 def main() -> None:
     """Run the child process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    limit()
+    statm = -1
+    with contextlib.suppress(OSError):
+        statm = os.open("/proc/self/statm", os.O_RDONLY)
     confine()
     threading.Thread(target=_exit_when_orphaned, daemon=True).start()
     with contextlib.suppress(BrokenPipeError):
-        serve(sys.stdin.buffer, sys.stdout.buffer)
+        serve(sys.stdin.buffer, sys.stdout.buffer, statm)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import msgspec
 
 from perdure.domain.errors import ToolError
 from perdure.sandbox.child import HEADER, MODULE, Done, Failed, Frame, Job, Output
+from perdure.sandbox.confinement import TEMPORARY, temporary_folder
 from perdure.sandbox.room import Room
 
 T = TypeVar("T")
@@ -185,6 +186,8 @@ class Sandbox:
 
 async def _start() -> Process:
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | _FEW_THREADS
+    if (folder := temporary_folder()) is not None:
+        environment[TEMPORARY] = folder
     # The child imports the same modules as the server, although it runs in another folder.
     environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, sys.path))
     try:

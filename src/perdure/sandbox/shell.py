@@ -20,6 +20,7 @@ from msgspec import Struct, to_builtins
 
 from perdure.domain.errors import ToolError
 from perdure.domain.paths import MOUNT
+from perdure.sandbox.commands import register
 
 if TYPE_CHECKING:
     import bashkit
@@ -50,6 +51,13 @@ _OWN = frozenset(
     }
 )  # fmt: skip
 _DECLARATION = re.compile(r"declare -\S+ (\w+)")
+
+
+_READ_LOOP = re.compile(r"\bread\b[^\n]{0,200}?[;\n]\s{0,200}do\b")
+READ_HINT = (
+    "a loop over `read` is slow here, and long ones reach the limits: use `mapfile -t lines < FILE` with a "
+    "`for` loop, or awk"
+)
 
 
 class Network(Struct, frozen=True):
@@ -197,6 +205,7 @@ async def run_command(
         network=None if job.network is None else to_builtins(job.network),
     )
     shell.mount(MOUNT, tree)
+    register(shell)
     if job.state:
         await _execute(shell, job.state)
     output = _Output(show)
@@ -204,7 +213,11 @@ async def run_command(
         result = await _execute(shell, job.command, output)
     finally:
         output.close()
-    truncated = bool(result.stdout_truncated or result.stderr_truncated)
+    # bashkit does not say so if one of our own commands has written over the limit.
+    truncated = bool(result.stdout_truncated or result.stderr_truncated) or any(
+        len(text.encode("utf-8", "surrogateescape")) > _MAX_OUTPUT - 4
+        for text in (result.stdout, result.stderr)
+    )
     problem: str | None = result.error
     if problem is None:
         return CommandResult(
@@ -213,6 +226,8 @@ async def run_command(
     stderr = output.text("stderr")
     if not stderr.endswith(problem):
         stderr += f"bash: {problem}\n"
+    if _READ_LOOP.search(job.command):
+        stderr += f"bash: {READ_HINT}\n"
     return CommandResult(
         result.exit_code or 1, output.text("stdout"), stderr, await _state_of(shell), truncated, problem
     )

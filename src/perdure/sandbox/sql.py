@@ -148,6 +148,8 @@ def run_sql(image: bytes, sql: str, parameters: Any, *, reading: bool) -> Answer
 
 def _open(image: bytes) -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    # SQLite holds any bytes as text. One value that is not UTF-8 must not fail the whole statement.
+    connection.text_factory = _text
     if image:
         connection.deserialize(image)
     else:
@@ -165,6 +167,10 @@ def _open(image: bytes) -> sqlite3.Connection:
     connection.setlimit(sqlite3.SQLITE_LIMIT_EXPR_DEPTH, 200)
     connection.setlimit(sqlite3.SQLITE_LIMIT_COLUMN, MAX_COLUMNS)
     return connection
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
 
 
 def _guard(connection: sqlite3.Connection, refusals: list[str], *, reading: bool) -> None:
