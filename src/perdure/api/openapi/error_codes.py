@@ -275,6 +275,11 @@ RESPONSES = (
             "See `detail` for the reason. Try again, or delete the database.",
         ),
         (
+            "event_unreadable",
+            "An event in the session's log is damaged, and the request needs it.",
+            "Fork the session up to an earlier event: `detail` names the damaged one.",
+        ),
+        (
             "file_exists",
             "A file or folder already exists at this path.",
             "Use `PUT` to change a file, or choose another path.",
