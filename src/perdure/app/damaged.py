@@ -34,7 +34,7 @@ def presentable(event: Event) -> Event:
     )
 
 
-def _is_json(text: str | None) -> bool:
+def _is_json(text: object) -> bool:
     if text is None:
         return True
     if not isinstance(text, str):
