@@ -14,7 +14,7 @@ import pytest
 from perdure.store.postgres.database import open_postgres
 from perdure.store.sqlite import open_sqlite
 from tests.server import Server, use_simulated_model
-from tests.talk import Talk, call, new_talk, script
+from tests.talk import Json, Talk, call, new_talk, script
 
 DAMAGES = {
     "no JSON": "data = '{\"message'",
@@ -26,6 +26,14 @@ DAMAGES = {
     "a time before all times": "ts = -9000000000000000000",
     "a time after all times": "ts = 9000000000000000000",
 }
+ROWS = {
+    "no configuration": "config = '{'",
+    "another configuration": "config = '7'",
+    "no tags": "tags = '{'",
+    "no usage": "usage = '{'",
+    "times before all times": "created_at = -9000000000000000000, started_at = -9000000000000000000",
+}
+"""Damage to the session's own row."""
 TYPES = ("input.message", "output.message.completed", "tool.completed", "llm.generation", "turn.completed")
 READS = ("", "/messages", "/export", "/events?limit=1000", "/events?order=desc", "/events/summary")
 
@@ -40,7 +48,7 @@ async def talks(database_url: str, tmp_path: Path) -> AsyncIterator[dict[tuple[s
                 (name, kind): await new_talk(http, harness_name="generic")
                 for name in DAMAGES
                 for kind in TYPES
-            }
+            } | {(name, "session"): await new_talk(http, harness_name="generic") for name in ROWS}
             said = script({"tool_calls": [call("get_current_time")]}, {"text": "Done."})
             await asyncio.gather(*(talk.say(said) for talk in made.values()))
             await asyncio.gather(*(talk.logged_until("session.idled") for talk in made.values()))
@@ -48,6 +56,10 @@ async def talks(database_url: str, tmp_path: Path) -> AsyncIterator[dict[tuple[s
             database = await place
             try:
                 for (name, kind), talk in made.items():
+                    if kind == "session":
+                        sql = f"UPDATE sessions SET {ROWS[name]} WHERE id = ?"
+                        await database.write(lambda tx, sql=sql, key=talk.id: tx.run(sql, key))
+                        continue
                     sql = f"UPDATE events SET {DAMAGES[name]} WHERE session_id = ? AND type = ?"
                     await database.write(lambda tx, sql=sql, args=(talk.id, kind): tx.run(sql, *args))
             finally:
@@ -65,6 +77,19 @@ async def test_a_damaged_row_leaves_the_rest_of_its_session_readable(
         messages = await talks["no JSON", kind].messages()
         assert {each["role"] for each in messages if "cannot be read" in str(each["content"])} == {role}
     await check_errors(talks["no JSON", "input.message"])
+    for name in ROWS:
+        await check_list(talks[name, "session"], name)
+
+
+async def check_list(talk: Talk, damage: str) -> None:
+    """The list has the session, and its next turn ends, one way or the other."""
+    answer = await talk.http.get("/v1/sessions?limit=100")
+    assert answer.status_code == 200, (damage, answer.text)
+    assert talk.id in answer.text
+    posted = await talk.http.post(talk.path("/messages"), json=text_message("Again?"))
+    assert posted.status_code == 201, (damage, posted.text)
+    events = await talk.logged_until("session.idled", after=posted.json()["sequence"])
+    assert events[-2]["type"] in ("turn.completed", "turn.sealed", "turn.failed"), damage
 
 
 async def check_reads(talk: Talk, damage: tuple[str, str]) -> None:
@@ -79,7 +104,7 @@ async def check_reads(talk: Talk, damage: tuple[str, str]) -> None:
     assert [each["sequence"] for each in streamed] == [each["sequence"] for each in listed]
     for path, body in (("/context-report", None), ("/fork", {})):
         answer = await talk.http.request("GET" if body is None else "POST", talk.path(path), json=body)
-        assert answer.status_code < 300 or answer.json()["code"] == "event_unreadable", (
+        assert answer.status_code < 300 or answer.json()["code"] in ("event_unreadable", "row_damaged"), (
             damage,
             answer.text,
         )
@@ -95,6 +120,10 @@ async def check_errors(talk: Talk) -> None:
     fork = await talk.http.post(talk.path("/fork"), json={"from_sequence": event["sequence"] - 1})
     assert fork.status_code == 201, fork.text
     assert (await Talk(talk.http, fork.json()["id"]).turn({"text": "Fine."}))[-1]["type"] == "session.idled"
+
+
+def text_message(text: str) -> Json:
+    return {"message": {"role": "user", "content": [{"type": "text", "text": text}]}}
 
 
 async def frames(talk: Talk, count: int) -> list[dict[str, object]]:

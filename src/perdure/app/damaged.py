@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import msgspec
 
+from perdure.domain.errors import Damaged
 from perdure.domain.events import Event, InputMessageData, OutputMessageCompletedData
 from perdure.domain.ids import MessageId
 from perdure.domain.messages import Message, Role, TextPart
 from perdure.domain.times import to_rfc3339
+from perdure.store.sessions import SessionRow
 
 _NOTE = "[This part of the log cannot be read: its row in the database is damaged.]"
 _EMPTY = "{}"
@@ -55,3 +57,17 @@ def damaged_message(event: Event) -> Message:
         to_rfc3339(event.ts),
         metadata={"error": True},
     )
+
+
+def without_damage(row: SessionRow) -> SessionRow:
+    """The row with defaults in place of columns that cannot be decoded, to show it.
+
+    Not to run it: its configuration may have had policies.
+    """
+    replaced: dict[str, str] = {}
+    for name, read, default in (("config", row.config_struct, "{}"), ("tags", row.tag_list, "[]")):
+        try:
+            read()
+        except Damaged:
+            replaced[name] = default
+    return msgspec.structs.replace(row, **replaced)

@@ -267,6 +267,11 @@ RESPONSES = (
     *_codes(
         409,
         ("already_member", "The user is already a member of the organization.", "No action is needed."),
+        (
+            "row_damaged",
+            "A row in the database is damaged, and the request needs it.",
+            "`detail` names the resource. Delete it, or restore a backup.",
+        ),
         ("conflict", "The resource's current state does not allow this.", "Read the resource again."),
         ("database_exists", "The session already has a database of this name.", "Choose another name."),
         (
