@@ -52,6 +52,8 @@ async def talks(database_url: str, tmp_path: Path) -> AsyncIterator[dict[tuple[s
             said = script({"tool_calls": [call("get_current_time")]}, {"text": "Done."})
             await asyncio.gather(*(talk.say(said) for talk in made.values()))
             await asyncio.gather(*(talk.logged_until("session.idled") for talk in made.values()))
+            agent = {"name": "damaged", "system_prompt": "Help."}
+            (await http.post("/v1/agents", json=agent)).raise_for_status()
             place = open_postgres(database_url) if database_url else open_sqlite(tmp_path / "perdure.db")
             database = await place
             try:
@@ -62,6 +64,8 @@ async def talks(database_url: str, tmp_path: Path) -> AsyncIterator[dict[tuple[s
                         continue
                     sql = f"UPDATE events SET {DAMAGES[name]} WHERE session_id = ? AND type = ?"
                     await database.write(lambda tx, sql=sql, args=(talk.id, kind): tx.run(sql, *args))
+                await database.write(lambda tx: tx.run("UPDATE agents SET config = '{'"))
+                await database.write(lambda tx: tx.run("UPDATE harnesses SET tags = '{' WHERE name = 'base'"))
             finally:
                 await database.close()
             await server.restart()  # it remembers nothing of them
@@ -77,6 +81,11 @@ async def test_a_damaged_row_leaves_the_rest_of_its_session_readable(
         messages = await talks["no JSON", kind].messages()
         assert {each["role"] for each in messages if "cannot be read" in str(each["content"])} == {role}
     await check_errors(talks["no JSON", "input.message"])
+    http = talks["no JSON", "input.message"].http
+    for path, known in (("/v1/agents", "damaged"), ("/v1/harnesses", "base")):
+        listed = await http.get(path)
+        assert listed.status_code == 200, listed.text
+        assert f'"{known}"' in listed.text
     for name in ROWS:
         await check_list(talks[name, "session"], name)
 

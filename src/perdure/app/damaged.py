@@ -5,6 +5,8 @@ One damaged row must not make the rest of its session unreadable.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
 
 from perdure.domain.errors import Damaged
@@ -12,7 +14,11 @@ from perdure.domain.events import Event, InputMessageData, OutputMessageComplete
 from perdure.domain.ids import MessageId
 from perdure.domain.messages import Message, Role, TextPart
 from perdure.domain.times import to_rfc3339
+from perdure.store.agents import AgentRow
+from perdure.store.harnesses import HarnessRow
 from perdure.store.sessions import SessionRow
+
+Row = TypeVar("Row", SessionRow, AgentRow, HarnessRow)
 
 _NOTE = "[This part of the log cannot be read: its row in the database is damaged.]"
 _EMPTY = "{}"
@@ -59,7 +65,7 @@ def damaged_message(event: Event) -> Message:
     )
 
 
-def without_damage(row: SessionRow) -> SessionRow:
+def without_damage(row: Row) -> Row:
     """The row with defaults in place of columns that cannot be decoded, to show it.
 
     Not to run it: its configuration may have had policies.

@@ -149,7 +149,7 @@ class Damaged(PerdureError):
     def __init__(self, what: str) -> None:
         super().__init__(
             f"{what} cannot be read: its row in the database is damaged. "
-            "Delete it, or tell the server's administrator"
+            "Tell the server's administrator, who can restore a backup"
         )
 
 

@@ -270,7 +270,7 @@ RESPONSES = (
         (
             "row_damaged",
             "A row in the database is damaged, and the request needs it.",
-            "`detail` names the resource. Delete it, or restore a backup.",
+            "`detail` names the resource. Restore a backup, or do without it.",
         ),
         ("conflict", "The resource's current state does not allow this.", "Read the resource again."),
         ("database_exists", "The session already has a database of this name.", "Choose another name."),
