@@ -167,6 +167,8 @@ FORWARDED = [
     "True-Client-IP: 203.0.113.7", "CF-Connecting-IP: 203.0.113.7", "Fastly-Client-IP: 203.0.113.7",
     "X-Client-IP: 203.0.113.7", "X-Cluster-Client-IP: 203.0.113.7", "Fly-Client-IP: 203.0.113.7",
     "X-Original-Host: example.com", "X-Envoy-External-Address: 203.0.113.7",
+    "X_Forwarded_For: 203.0.113.7", "X-Originating-IP: 203.0.113.7", "WL-Proxy-Client-IP: 203.0.113.7",
+    "X-ProxyUser-IP: 203.0.113.7", "DO-Connecting-IP: 203.0.113.7", "Proxy-Client-IP: 203.0.113.7",
 ]  # fmt: skip
 
 

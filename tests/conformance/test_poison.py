@@ -19,7 +19,7 @@ from perdure.capabilities.port import Capability
 from perdure.capabilities.registry import Registry
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Unavailable
-from perdure.domain.events import Event, TurnSealedData
+from perdure.domain.events import Event, TurnFailedData, TurnSealedData
 from perdure.domain.ids import SessionId
 from perdure.domain.messages import CreateMessage, InputMessage, TextPart
 from perdure.domain.providers import CreateModel, CreateProvider
@@ -123,7 +123,6 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 BROKEN = {
     "message": "UPDATE events SET data = '{\"message' WHERE session_id = ? AND type = 'input.message'",
     "number": "UPDATE events SET data = '7' WHERE session_id = ? AND type = 'input.message'",
-    "configuration": "UPDATE sessions SET config = '{' WHERE id = ?",
 }
 
 
@@ -166,6 +165,18 @@ async def test_a_session_whose_rows_cannot_be_decoded_is_sealed(
                     await asyncio.sleep(0.05)
             row = await house.row(session_id)
             assert (row.status, row.recoveries) == ("idle", 0)
+
+
+async def test_a_session_whose_configuration_cannot_be_decoded_fails_each_turn_and_says_so(
+    place: Place, database: Database, tmp_path: Path
+) -> None:
+    async with house_on(place, tmp_path, Raises({})) as house:
+        session_id = await house.session()
+        await house.break_row("UPDATE sessions SET config = '{' WHERE id = ?", session_id)
+        for _ in range(2):
+            await house.say(session_id)
+            failed = (await house.at_rest(session_id))[-2].read(TurnFailedData)
+            assert failed.error_code == "row_damaged"
 
 
 async def test_an_unavailable_database_never_seals(place: Place, database: Database, tmp_path: Path) -> None:

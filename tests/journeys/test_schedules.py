@@ -11,8 +11,12 @@ import msgspec
 import pytest
 
 from perdure.app.schedules import all_schedules, create_schedule, fire_due, redate_schedules
+from perdure.app.sessions import create_session
+from perdure.app.storage import put_secrets
 from perdure.domain.errors import InvalidInput
 from perdure.domain.schedules import MAX_ACTIVE, CreateSchedule, next_firing
+from perdure.domain.sessions import CreateSession
+from perdure.domain.storage import SetSecrets
 from perdure.domain.times import from_rfc3339, to_rfc3339
 from tests.inside import Gate, house_with
 from tests.server import Server
@@ -112,6 +116,23 @@ async def test_a_schedule_that_cannot_fire_does_not_hold_up_the_others(tmp_path:
         assert await fire_due(later) == 1
         broken, good = await all_schedules(app, house.owner, house.session_id)
         assert (broken.enabled, broken.fire_count, good.enabled, good.fire_count) == (False, 0, True, 1)
+
+
+@pytest.mark.parametrize("sealed", [b"", b"short", b"x" * 60])
+async def test_a_session_whose_secrets_are_damaged_holds_up_no_schedule_of_others(
+    tmp_path: Path, sealed: bytes
+) -> None:
+    async with house_with(Gate(parties=1), tmp_path) as house:
+        app = house.parts.app
+        other = (await create_session(app, house.owner, CreateSession())).id
+        await put_secrets(app, house.owner, house.session_id, SetSecrets({"token": "a-long-secret"}))
+        for session_id in (house.session_id, other):  # the damaged one is due first
+            await create_schedule(app, house.owner, session_id, CreateSchedule("m", cron="* * * * *"))
+        await app.database.write(lambda tx: tx.run("UPDATE secrets SET sealed = ?", sealed))
+        later = msgspec.structs.replace(app, now=lambda: app.now() + 121_000_000)
+        assert await fire_due(later) == 1
+        (fired,) = await all_schedules(app, house.owner, other)
+        assert fired.fire_count == 1
 
 
 async def test_the_agent_makes_lists_and_cancels_its_own_schedules(api: httpx.AsyncClient) -> None:

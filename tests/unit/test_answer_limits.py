@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from perdure.domain.messages import MAX_TEXT, ToolCallPart, Usage
 from perdure.domain.redaction import Redactor
 from perdure.domain.repair import repair_arguments
-from perdure.domain.tool_arguments import why_not_an_object
+from perdure.domain.tool_arguments import ArgumentsBudget, why_not_an_object
 from perdure.engine.answer_limits import (
     MAX_ARGUMENTS,
     MAX_COUNT,
@@ -70,6 +70,40 @@ def test_arguments_that_are_too_long_are_left_out_and_never_cut() -> None:
         assert "too long" in why_not_an_object(left_out)
         assert repair_arguments(left_out) is None
     assert why_not_an_object("{") == "The arguments are not valid JSON."
+
+
+COSTLY = {
+    "numbers near the largest": '{"a": [' + ", ".join(["9e307"] * 1_100) + "]}",
+    "numbers near the smallest": '{"a": [' + ",".join(["-4.9E-324"] * 1_100) + "]}",
+    "integers without end": '{"a": [' + ",".join(["1" + "0" * 290] * 1_100) + "]}",
+    "numbers as members": "{" + ",".join(f'"a{i}":1e308' for i in range(1_100)) + "}",
+    "very many values": '{"a": [' + ",".join(["[]"] * 100_002) + "]}",
+    "after a string": '{"s": "' + "x" * 5_000 + '\\"", "a": [' + ",".join(["2e308"] * 1_100) + "]}",
+    "no valid JSON": "{'a': [" + ",".join(["9e307"] * 1_100) + "],}",
+    "four million characters": '{"s": "' + "x" * 4_000_000 + '"}',
+}
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_arguments_that_cost_too_much_to_decode_never_are(name: str) -> None:
+    refusal = ArgumentsBudget().refusal(COSTLY[name])
+    assert refusal is not None
+    assert "too costly" in why_not_an_object(refusal)
+    assert repair_arguments(refusal) is None
+
+
+def test_long_arguments_that_cost_little_are_decoded() -> None:
+    budget = ArgumentsBudget()
+    prose = msgspec.json.encode({"content": '1e300, "9e307", \\' * 50_000}).decode()
+    table = msgspec.json.encode({"rows": [[i, i / 7, str(i)] for i in range(5_000)]}).decode()
+    for text in ("{}", prose, table, prose, '{"limit": 1.7976931348623157e308}'):
+        assert budget.refusal(text) is None
+
+
+def test_the_calls_of_an_answer_share_what_they_may_cost() -> None:
+    budget, text = ArgumentsBudget(), '{"a": [' + ",".join(["9e307"] * 600) + "]}"
+    assert budget.refusal(text) is None
+    assert budget.refusal(text) is not None
 
 
 def test_arguments_that_json_cannot_represent_become_text() -> None:

@@ -12,7 +12,7 @@ from perdure.capabilities.policy import Policy, loosens, policy_of
 from perdure.capabilities.registry import Registry
 from perdure.capabilities.resolve import Layer, ResolvedAgent, resolve
 from perdure.domain.guards import Guard
-from perdure.domain.hosts import same_origin
+from perdure.domain.hosts import host_name, same_origin
 from perdure.domain.messages import JsonObject
 from perdure.domain.network import combine
 from perdure.domain.sessions import NetworkAccess
@@ -234,3 +234,17 @@ def test_an_origin_is_the_servers_own_only_with_scheme_host_and_port(
     origin: str, host: str, same: bool
 ) -> None:
     assert same_origin(origin, host) is same
+
+
+HOSTS = {
+    "localhost": "localhost", "LocalHost:80": "localhost", "localhost:": "localhost",
+    "127.0.0.1:9000": "127.0.0.1",
+    "[::1]": "::1", "[::1]:9000": "::1", "evil.example:80": "evil.example",
+    "127.0.0.1:9000, evil.example": "", "127.0.0.1:80, 127.0.0.1:80": "", "[::1], evil.example": "",
+    "[::1]evil.example": "", "127.0.0.1:evil.example": "", "localhost:80:90": "", "[::1": "", "": "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("header", HOSTS)
+def test_only_a_name_with_at_most_a_port_is_a_host(header: str) -> None:
+    assert host_name(header) == HOSTS[header]

@@ -59,3 +59,8 @@ def test_a_segment_has_a_row_for_each_term_in_order() -> None:
         ("ab", [0]),
         ("b", [0, 1]),
     ]
+
+
+def test_a_session_with_damaged_tags_keeps_no_other_out_of_the_index() -> None:
+    for tags in ("{", "7", '["a"'):
+        assert terms_of(session("red", tags)) == terms_of(session("red"))

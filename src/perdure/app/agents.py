@@ -8,6 +8,7 @@ from msgspec import UNSET, UnsetType
 from perdure.app.agent_policies import check_policy_kept
 from perdure.app.agent_snapshots import record_change
 from perdure.app.context import App
+from perdure.app.damaged import without_damage
 from perdure.app.etags import check_match
 from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import checked_file
@@ -318,7 +319,7 @@ async def page_of_agents(
     async def work(tx: Tx) -> Page[Agent]:
         rows, total = await list_agents(tx, caller.organization_id, text, archived, offset, limit)
         counts = await session_counts(tx, caller.organization_id, "agent_id", tuple(row.id for row in rows))
-        agents = (to_agent(row, sessions=counts.get(row.id, 0)) for row in rows)
+        agents = (to_agent(without_damage(row), sessions=counts.get(row.id, 0)) for row in rows)
         listed = [msgspec.structs.replace(each, initial_files=()) for each in agents]
         return page_of(listed, total, offset, limit)
 

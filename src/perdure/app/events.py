@@ -9,9 +9,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from perdure.app.context import App, Scope, Services
+from perdure.app.damaged import presentable
 from perdure.app.searches import search
 from perdure.domain.accounts import Caller
-from perdure.domain.errors import InvalidInput, Unavailable
+from perdure.domain.errors import InvalidInput, Unavailable, UnreadableEvent
 from perdure.domain.events import Event, LlmGenerationData, PromptRef
 from perdure.domain.history import HISTORY_TYPES, Conversation
 from perdure.domain.ids import EventId, SessionId, is_live_event_id, sequence_of
@@ -170,7 +171,7 @@ class EventReader:
         )
         batch: list[Event] = []
         size = 0
-        for event in events:
+        for event in map(presentable, events):
             if size > BATCH:
                 return batch, True
             batch.append(await fill_prompt(tx, event) if event.type == "llm.generation" else event)
@@ -235,13 +236,19 @@ async def summary_of_events(app: App, caller: Caller, session_id: SessionId) -> 
 
 
 async def fill_prompt(tx: Tx, event: Event) -> Event:
-    """Add the messages that the model got to an `llm.generation` event, rebuilt from the log (promise P7)."""
-    data = event.read(LlmGenerationData)
-    if data.messages is not None:
-        return event
+    """Add the messages that the model got to an `llm.generation` event, rebuilt from the log (promise P7).
+
+    If an event is damaged, there are none.
+    """
     messages: list[Message] = []
-    if data.prompt is not None:
-        messages = await prompt_messages(tx, event.session_id, data.prompt)
+    try:
+        data = event.read(LlmGenerationData)
+        if data.messages is not None:
+            return event
+        if data.prompt is not None:
+            messages = await prompt_messages(tx, event.session_id, data.prompt)
+    except UnreadableEvent:
+        return event
     filled = msgspec.structs.replace(data, prompt=None, messages=tuple(messages))
     return msgspec.structs.replace(event, data=to_json(filled), _wire=None)
 

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.app.context import App
+from perdure.app.damaged import presentable
 from perdure.app.events import Cursor, fill_prompt, sequence_of_cursor
 from perdure.domain.errors import InvalidInput, NotFound
 from perdure.domain.events import (
@@ -130,7 +131,7 @@ class Follower:
             return row is not None and row.deleted_at is None, events, more
 
         alive, events, self._must_read = await self._app.database.read(body)
-        frames = await self._logged(events)
+        frames = await self._logged([presentable(event) for event in events])
         self.gone = not alive and not self._must_read
         return frames
 

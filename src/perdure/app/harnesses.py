@@ -10,6 +10,7 @@ from msgspec import UNSET
 
 from perdure.app.agents import check_files
 from perdure.app.context import App
+from perdure.app.damaged import without_damage
 from perdure.app.etags import check_match
 from perdure.app.idempotency import Once, write_once
 from perdure.app.searches import search
@@ -255,7 +256,7 @@ async def all_harnesses(
             rows, more = await list_harnesses(tx, caller.organization_id, text, archived, offset)
             ids = tuple(row.id for row in rows)
             counts = await session_counts(tx, caller.organization_id, "harness_id", ids)
-            return [to_harness(row, sessions=counts.get(row.id, 0)) for row in rows], more
+            return [to_harness(without_damage(row), sessions=counts.get(row.id, 0)) for row in rows], more
 
         part, more = await search(app, caller, work)
         yield [msgspec.structs.replace(each, initial_files=()) for each in part]

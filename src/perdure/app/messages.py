@@ -9,12 +9,13 @@ import msgspec
 
 from perdure.app.content_checks import check_result, checked_content
 from perdure.app.context import App
+from perdure.app.damaged import damaged_message
 from perdure.app.events import BATCH
 from perdure.app.idempotency import Once
 from perdure.app.sessions import check_model, write_at_head
 from perdure.app.storage import without_secrets
 from perdure.domain.accounts import Caller
-from perdure.domain.errors import Conflict, InvalidInput
+from perdure.domain.errors import Conflict, InvalidInput, UnreadableEvent
 from perdure.domain.events import (
     Event,
     InputMessageData,
@@ -86,7 +87,10 @@ async def _sent_before(tx: Tx, row: SessionRow, client_id: str, fingerprint: str
             code="client_message_id_reused",
         )
     (event,) = await events_after(tx, row.id, before.sequence - 1, limit=1)
-    return _to_message(event)
+    message = _message_of(event)
+    if message is None:
+        raise AssertionError("the event of a client's message is a message")
+    return message
 
 
 def _fingerprint(body: CreateMessage) -> str:
@@ -151,18 +155,21 @@ async def list_messages(app: App, caller: Caller, session_id: SessionId) -> Asyn
         until, events, more = await app.database.read(work, long=True)
         if events:
             cursor = events[-1].sequence
-            yield [_to_message(event) for event in events if not _is_approval(event)]
+            yield [message for event in events if (message := _message_of(event)) is not None]
 
 
-def _is_approval(event: Event) -> bool:
-    """Return whether this is the decision on an approval, which is no part of the conversation."""
-    data = event.get(ToolCompletedData)
-    return data is not None and data.tool_name == APPROVE
-
-
-def _to_message(event: Event) -> Message:
-    match event.decoded():
-        case ToolCompletedData() as data:
+def _message_of(event: Event) -> Message | None:
+    """The event's message; None for the decision on an approval, which is no part of the conversation."""
+    try:
+        data = event.decoded()
+    except UnreadableEvent:
+        data = None
+    match data:
+        case None:
+            message = damaged_message(event)
+        case ToolCompletedData(tool_name=name) if name == APPROVE:
+            return None
+        case ToolCompletedData():
             message = result_message(data, event.ts, event.id)
         case InputMessageData(message=message) | OutputMessageCompletedData(message=message):
             pass

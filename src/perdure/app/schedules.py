@@ -222,8 +222,10 @@ async def fire_due(app: App) -> int:
     for row in await app.database.read(lambda tx: due_schedules(tx, now)):
         try:
             fired += await write_at_head(app, partial(_fire, app, row=row, now=now))
-        except Unavailable:
-            raise
+        except Unavailable as error:
+            if error.retryable:
+                raise
+            log.warning("schedule %s cannot be fired: %s", row.id, error.message)
         except InvalidInput as error:  # its time zone or expression is not known any more
             log.warning("schedule %s is disabled: %s", row.id, error.message)
             off: Changes = {"enabled": 0, "next_at": None, "updated_at": max(now, row.updated_at + 1)}

@@ -9,7 +9,7 @@ import msgspec
 
 from perdure.app.context import App
 from perdure.app.searches import search
-from perdure.app.sessions import to_session
+from perdure.app.sessions import described
 from perdure.capabilities.resolve import SessionFeatures
 from perdure.domain.accounts import Caller
 from perdure.domain.ids import AgentId
@@ -66,12 +66,8 @@ async def _read_page(
     features = SessionFeatures(app.registry)
     counts = await active_counts(tx, [row.id for row in rows])
     sessions = [
-        to_session(
-            row,
-            features=await features.of(tx, row),
-            pinned=row.id in pinned,
-            schedules=counts.get(row.id, 0),
-            listed=True,
+        await described(
+            tx, row, features, pinned=row.id in pinned, schedules=counts.get(row.id, 0), listed=True
         )
         for row in rows
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import UNSET
 
 from perdure.app.context import App
+from perdure.app.damaged import without_damage
 from perdure.app.etags import check_match
 from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import mounts, write_initial_files
@@ -18,7 +19,7 @@ from perdure.capabilities.resolve import (
     session_layer,
 )
 from perdure.domain.accounts import Caller, PrincipalSummary
-from perdure.domain.errors import InvalidInput, NotFound, StaleHead
+from perdure.domain.errors import Damaged, InvalidInput, NotFound, StaleHead
 from perdure.domain.events import (
     Event,
     EventContext,
@@ -140,12 +141,21 @@ async def read_details(app: App, tx: Tx, caller: Caller, row: SessionRow) -> Ses
     """Return the resource that the caller sees."""
     pinned = await pinned_among(tx, caller.user_id, (row.id,))
     schedules = await active_counts(tx, (row.id,))
-    return to_session(
-        row,
-        features=await SessionFeatures(app.registry).of(tx, row),
-        pinned=row.id in pinned,
-        schedules=schedules.get(row.id, 0),
-    )
+    features = SessionFeatures(app.registry)
+    return await described(tx, row, features, pinned=row.id in pinned, schedules=schedules.get(row.id, 0))
+
+
+async def described(
+    tx: Tx, row: SessionRow, features: SessionFeatures, *, pinned: bool, schedules: int, listed: bool = False
+) -> Session:
+    """Read a session's features and describe it. One that is damaged is shown without what is lost."""
+    try:
+        names = await features.of(tx, row)
+        return to_session(row, features=names, pinned=pinned, schedules=schedules, listed=listed)
+    except Damaged:
+        row = without_damage(row)
+        names = await features.of(tx, row)
+        return to_session(row, features=names, pinned=pinned, schedules=schedules, listed=listed)
 
 
 async def create_session(app: App, caller: Caller, body: CreateSession, once: Once | None = None) -> Session:

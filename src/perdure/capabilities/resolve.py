@@ -25,7 +25,7 @@ from perdure.capabilities.sections import (
     system_prompt,
 )
 from perdure.domain.actions import TurnRules
-from perdure.domain.errors import InvalidInput, NotFound
+from perdure.domain.errors import Damaged, InvalidInput, NotFound
 from perdure.domain.guards import Guard
 from perdure.domain.ids import ModelId
 from perdure.domain.network import NetworkRules, combine
@@ -469,7 +469,7 @@ class SessionFeatures:
         if key not in self._shared:
             try:
                 below = await _layers_below(tx, row)
-            except NotFound:
+            except (NotFound, Damaged):
                 below = []  # a session stays readable after its harness or agent is deleted
             self._shared[key] = (below, self._features(below))
         below, features = self._shared[key]

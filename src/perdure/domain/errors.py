@@ -14,6 +14,8 @@
     ├── RateLimited               429  too many requests
     ├── Unavailable               503  a part of the server is not ready
     │   └── Unreadable            503  a secret cannot be decrypted: a retry does not help
+    ├── Damaged                   409  a row in the database cannot be decoded
+    │   └── UnreadableEvent       409  it is an event's
     ├── StaleHead                  -   the log has grown since the append's `head`: read it and decide again
     ├── Fenced                     -   the append's epoch is over: stop
     ├── ModelError                 -   a model call failed (see its `code`)
@@ -137,6 +139,31 @@ class Unavailable(PerdureError):
 
 class Unreadable(Unavailable):
     retryable = False
+
+
+class Damaged(PerdureError):
+    """A row in the database cannot be decoded. `what` it is of names a resource."""
+
+    code = "row_damaged"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} cannot be read: its row in the database is damaged. "
+            "Tell the server's administrator, who can restore a backup"
+        )
+
+
+class UnreadableEvent(Damaged):
+    """A logged event cannot be decoded: its row is damaged, or a newer release wrote it."""
+
+    code = "event_unreadable"
+
+    def __init__(self, session_id: str, sequence: int, kind: str) -> None:
+        PerdureError.__init__(
+            self,
+            f"event {sequence} ({kind[:100]!r}) of the session {session_id} cannot be read: its row in the "
+            "database is damaged. Fork the session from an earlier event, or tell the server's administrator",
+        )
 
 
 class StaleHead(PerdureError):

@@ -18,9 +18,16 @@ def is_loopback(host: str) -> bool:
 
 
 def host_name(host: str) -> str:
-    """Return the name or address in a `Host` header, in lower case and without the port."""
-    host = host.lower()
-    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    """Return the name or address in a `Host` header, in lower case and without the port.
+
+    An empty text if the header is anything else, such as the list to which some proxies join two headers.
+    """
+    name, mark, rest = host.lower().partition("]") if host.startswith("[") else ("", "", host.lower())
+    if not mark:
+        name, mark, rest = rest.partition(":")
+        rest = mark + rest
+    port = rest.removeprefix(":")
+    return name.removeprefix("[") if rest == "" or (rest != port and (port.isdecimal() or not port)) else ""
 
 
 @lru_cache(maxsize=64)

@@ -9,8 +9,12 @@ from typing import Any
 
 import msgspec
 
+from perdure.domain.json_costs import extremes_in
+
 LONGEST = 100_000
-"""Characters of arguments that are repaired; longer arguments are not changed."""
+"""Characters of the arguments of an answer that are repaired. Python needs up to 3 µs for each."""
+MAX_EXTREMES = 20
+"""Numbers with an exponent of three digits in arguments that are repaired."""
 
 _FENCE = re.compile(r"```[a-zA-Z]*\s*")
 # Around the object, they belong to something larger, of which only a part arrived.
@@ -24,7 +28,7 @@ def repair_arguments(text: str) -> dict[str, Any] | None:
     Arguments whose end is missing are not repaired: what is missing cannot be known, and the tool would run
     with half of it.
     """
-    if len(text) > LONGEST:
+    if len(text) > LONGEST or extremes_in(text, MAX_EXTREMES) > MAX_EXTREMES:
         return None
     trimmed = _without_fences(text)
     begin, end = trimmed.find("{"), trimmed.rfind("}")
@@ -108,7 +112,7 @@ def _fit_text(text: str, kind: str, schema: dict[str, Any]) -> Any:
         items = schema.get("items")
         return [text] if isinstance(items, dict) and items.get("type") == "string" else text
     types = {"integer": int, "number": float, "boolean": bool, "array": list, "object": dict}
-    if kind not in types or len(text) > LONGEST:
+    if kind not in types or len(text) > LONGEST or extremes_in(text, MAX_EXTREMES) > MAX_EXTREMES:
         return text
     try:
         return msgspec.json.decode(text.strip(), type=types[kind])

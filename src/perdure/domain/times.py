@@ -34,7 +34,10 @@ _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[
 
 def to_rfc3339(micros: Micros) -> str:
     """Format an instant for the wire, always with six fractional digits."""
-    return (_NAIVE_EPOCH + timedelta(microseconds=micros)).isoformat(timespec="microseconds") + "Z"
+    try:
+        return (_NAIVE_EPOCH + timedelta(microseconds=micros)).isoformat(timespec="microseconds") + "Z"
+    except OverflowError:  # of a damaged row: the nearest time that there is
+        return (datetime.min if micros < 0 else datetime.max).isoformat(timespec="microseconds") + "Z"  # noqa: DTZ901
 
 
 def maybe_rfc3339(micros: Micros | None) -> str | None:

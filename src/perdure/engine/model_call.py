@@ -31,7 +31,7 @@ from perdure.domain.messages import (
     storable,
 )
 from perdure.domain.model_profiles import ModelProfile
-from perdure.domain.repair import fit_arguments, repair_arguments, repair_name
+from perdure.domain.repair import LONGEST, fit_arguments, repair_arguments, repair_name
 from perdure.domain.spans import generation_context, reason_context
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import Reasoning
@@ -314,12 +314,16 @@ def _repair_calls(
     if not agent.behaviour.repair_tool_calls:
         return parts, []
     known = {*agent.bound, *agent.client}
+    left = LONGEST
     calls: list[ToolCallPart] = []
     events: list[NewEvent] = []
     for part in parts:
         name = repair_name(part.name, known)
         broken = isinstance(part.arguments, str) and not truncated
-        arguments = repair_arguments(part.arguments) if broken else None
+        arguments = None
+        if broken and len(part.arguments) <= left:
+            left -= len(part.arguments)
+            arguments = repair_arguments(part.arguments)
         parsed = part.arguments if arguments is None else arguments
         if (
             isinstance(parsed, dict)

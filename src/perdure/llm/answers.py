@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from perdure.domain.errors import ModelError
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import JsonObject, Message, ToolCallPart, Usage
+from perdure.domain.tool_arguments import ArgumentsBudget
 from perdure.llm.answer_values import has_half, paired, sound, written
 from perdure.llm.driver import DeltaKind, ModelResponse, OnDelta
 from perdure.llm.failures import bad_response, error_in, in_stream, spoken
@@ -380,13 +381,14 @@ def _finished(
         if type(part) is ToolCallPart
     }
     out: list[ToolCallPart] = []
+    budget = ArgumentsBudget()
     for call in calls:
         if not call.id or call.id in taken:
             call.id = ToolCallId(f"call_{uuid4().hex[:24]}")
         taken.add(call.id)
         text = call.text()
         # A call without arguments in a truncated answer was cut before the first of them.
-        arguments = "" if truncated and not text else parsed_arguments(text)
+        arguments = "" if truncated and not text else budget.refusal(text) or parsed_arguments(text)
         out.append(ToolCallPart(call.id, call.name, arguments))
     return tuple(out)
 

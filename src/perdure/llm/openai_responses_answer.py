@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import JsonObject, Usage
+from perdure.domain.tool_arguments import ArgumentsBudget
 from perdure.llm.answer_values import (
     count,
     finish_of,
@@ -377,7 +378,12 @@ def _place(event: _Event | _Plain) -> tuple[object, ...]:
 
 
 def _same_arguments(call: CallInProgress | None, arguments: str) -> bool:
-    return call is not None and parsed_arguments(call.text()) == parsed_arguments(arguments)
+    if call is None:
+        return False
+    own, budget = call.text(), ArgumentsBudget()
+    if budget.refusal(own) or budget.refusal(arguments):
+        return own == arguments
+    return bool(parsed_arguments(own) == parsed_arguments(arguments))
 
 
 def _parts(value: object) -> list[Any]:

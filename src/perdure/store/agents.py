@@ -11,7 +11,16 @@ from perdure.domain.ids import AgentId, AgentVersionId, HarnessId, ModelId, OrgI
 from perdure.domain.resources import LifeStatus
 from perdure.domain.times import Micros
 from perdure.store.database import LOCK_ROW, Changes, Tx
-from perdure.store.rows import LIST_BYTES, assignments, columns, insert, listed_columns, named, values
+from perdure.store.rows import (
+    LIST_BYTES,
+    assignments,
+    columns,
+    from_json,
+    insert,
+    listed_columns,
+    named,
+    values,
+)
 
 
 class AgentRow(Struct, frozen=True):
@@ -35,13 +44,14 @@ class AgentRow(Struct, frozen=True):
     root_agent_id: AgentId | None = None
 
     def config_struct(self) -> AgentConfig:
-        return _CONFIG.decode(self.config)
+        return from_json(_CONFIG, self.config, f"the agent {self.id}")
 
     def tag_list(self) -> tuple[str, ...]:
-        return msgspec.json.decode(self.tags, type=tuple[str, ...])
+        return from_json(_TAGS, self.tags, f"the agent {self.id}")
 
 
 _CONFIG = msgspec.json.Decoder(AgentConfig)
+_TAGS = msgspec.json.Decoder(tuple[str, ...])
 _COLUMNS = columns(AgentRow)
 
 

@@ -33,7 +33,7 @@ def _seal(key: bytes, plain: bytes, binding: str) -> bytes:
 def _open(key: bytes, sealed: bytes, binding: str) -> bytes:
     try:
         return AESGCM(key).decrypt(sealed[:_NONCE], sealed[_NONCE:], binding.encode())
-    except InvalidTag:
+    except (InvalidTag, ValueError):  # a ValueError if it is too short
         raise Unreadable(
             "a secret cannot be decrypted: it was encrypted under another master key, or has been altered"
         ) from None

@@ -15,6 +15,7 @@ from perdure.store.rows import (
     LIST_BYTES,
     assignments,
     columns,
+    from_json,
     insert,
     listed_columns,
     named,
@@ -41,13 +42,14 @@ class HarnessRow(Struct, frozen=True):
     archived_at: Micros | None
 
     def config_struct(self) -> HarnessConfig:
-        return _CONFIG.decode(self.config)
+        return from_json(_CONFIG, self.config, f"the harness {self.id}")
 
     def tag_list(self) -> tuple[str, ...]:
-        return msgspec.json.decode(self.tags, type=tuple[str, ...])
+        return from_json(_TAGS, self.tags, f"the harness {self.id}")
 
 
 _CONFIG = msgspec.json.Decoder(HarnessConfig)
+_TAGS = msgspec.json.Decoder(tuple[str, ...])
 _COLUMNS = columns(HarnessRow)
 LISTED = 500
 """The most harnesses that are read at a time."""

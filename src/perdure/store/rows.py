@@ -6,13 +6,16 @@ A row's struct lists the columns of its table once, in the order in which they a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 from msgspec import Struct
 
+from perdure.domain.errors import Damaged
 from perdure.domain.ids import OrgId
 from perdure.store.database import Param, Value
+
+T = TypeVar("T")
 
 
 def columns(row: type[Struct], *, alias: str = "") -> str:
@@ -44,6 +47,14 @@ def assignments(names: Iterable[str]) -> str:
 def to_json(value: object) -> str:
     """Encode a value as JSON text."""
     return msgspec.json.encode(value).decode()
+
+
+def from_json(decoder: msgspec.json.Decoder[T], text: str, what: str) -> T:
+    """Decode a column of JSON. Raises Damaged with the name of the resource, `what`."""
+    try:
+        return decoder.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise Damaged(what) from error
 
 
 def like_pattern(text: str) -> str:

@@ -14,6 +14,7 @@ dropped and the other half is indexed again.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator, Sequence
 
@@ -58,7 +59,8 @@ def terms_of(session: Unsorted) -> set[str]:
     title = session.title or ""
     terms = {title[i : i + length] for length in range(1, RUN + 1) for i in range(len(title) - length + 1)}
     if session.tags != "[]":
-        terms.update(_TAG + tag for tag in _TAGS.decode(session.tags))
+        with contextlib.suppress(msgspec.DecodeError):  # a damaged row must not keep the others out
+            terms.update(_TAG + tag for tag in _TAGS.decode(session.tags))
     if session.agent_id is not None:
         terms.add(_AGENT + session.agent_id)
     return terms

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
-from perdure.domain.errors import Fenced, NotFound, StaleHead
+from perdure.domain.errors import Damaged, Fenced, NotFound, StaleHead
 from perdure.domain.events import Event, NewEvent
 from perdure.domain.ids import (
     AgentId,
@@ -29,7 +29,7 @@ from perdure.domain.times import Micros
 from perdure.domain.workspaces import own_workspace
 from perdure.store.database import LOCK_ROW, Changes, Purged, Tx, Value
 from perdure.store.events import EVENT_COLUMNS, noise
-from perdure.store.rows import columns, insert, to_json, values
+from perdure.store.rows import columns, from_json, insert, to_json, values
 
 
 class SessionRow(Struct, frozen=True):
@@ -79,7 +79,6 @@ class SessionRow(Struct, frozen=True):
         return self.workspace_id or own_workspace(self.id)
 
     def projection(self) -> Projection:
-        usage = None if self.usage is None else _USAGE.decode(self.usage)
         return Projection(
             self.head,
             self.status,
@@ -88,19 +87,23 @@ class SessionRow(Struct, frozen=True):
             self.wake_at,
             self.preview,
             self.output_preview,
-            usage,
+            self.usage_struct(),
             self.started_at,
             self.finished_at,
         )
 
     def usage_struct(self) -> Usage | None:
-        return None if self.usage is None else _USAGE.decode(self.usage)
+        """The usage so far; None if it is damaged, too: a turn must end, whatever was counted before."""
+        try:
+            return None if self.usage is None else from_json(_USAGE, self.usage, "")
+        except Damaged:
+            return None
 
     def config_struct(self) -> SessionConfig:
-        return _CONFIG.decode(self.config)
+        return from_json(_CONFIG, self.config, f"the session {self.id}")
 
     def tag_list(self) -> tuple[str, ...]:
-        return () if self.tags == "[]" else _TAGS.decode(self.tags)
+        return () if self.tags == "[]" else from_json(_TAGS, self.tags, f"the session {self.id}")
 
 
 _USAGE = msgspec.json.Decoder(Usage)

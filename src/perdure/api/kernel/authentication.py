@@ -52,7 +52,8 @@ _SITES = frozenset({b"same-origin", b"none"})
 
 _FORWARDED = (
     b"forwarded", b"via", b"x-forwarded", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip",
-    b"x-original-", b"x-rewrite-url", b"x-host", b"x-remote-", b"x-envoy-", b"client-ip",
+    b"x-original-", b"x-originating-", b"x_forwarded", b"x-proxy", b"proxy-client-ip", b"wl-proxy-",
+    b"do-connecting-ip", b"x-rewrite-url", b"x-host", b"x-remote-", b"x-envoy-", b"client-ip",
     b"true-client-ip", b"cf-", b"fastly-client-ip", b"fly-client-ip", b"x-azure-", b"x-appengine-user-ip",
 )  # fmt: skip
 """How the names of headers begin that proxies add to the requests which they forward."""

@@ -16,7 +16,7 @@ MAX_DEPTH = 100
 MAX_VALUES = 1_000_000
 """Values in a body. Decoding that many takes about 50 ms."""
 MAX_EXTREMES = 1_000
-"""Numbers with an exponent of three digits or more. The decoder takes up to 10 µs for each."""
+"""Numbers with an exponent of three digits or more. The decoder takes up to 40 µs for each."""
 
 # Possessive (`*+`): no body, however crafted, costs more than one pass and a fixed amount of memory.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)

@@ -17,6 +17,7 @@ STATUS: dict[type[errors.PerdureError], tuple[int, str]] = {
     errors.Forbidden: (403, "Forbidden"),
     errors.NotFound: (404, "Not found"),
     errors.Conflict: (409, "Conflict"),
+    errors.Damaged: (409, "Conflict"),
     errors.StaleHead: (409, "Conflict"),
     errors.Fenced: (409, "Conflict"),
     errors.PreconditionFailed: (412, "Precondition failed"),

@@ -268,12 +268,22 @@ RESPONSES = (
     *_codes(
         409,
         ("already_member", "The user is already a member of the organization.", "No action is needed."),
+        (
+            "row_damaged",
+            "A row in the database is damaged, and the request needs it.",
+            "`detail` names the resource. Restore a backup, or do without it.",
+        ),
         ("conflict", "The resource's current state does not allow this.", "Read the resource again."),
         ("database_exists", "The session already has a database of this name.", "Choose another name."),
         (
             "database_unreadable",
             "The server cannot read the database's tables.",
             "See `detail` for the reason. Try again, or delete the database.",
+        ),
+        (
+            "event_unreadable",
+            "An event in the session's log is damaged, and the request needs it.",
+            "Fork the session up to an earlier event: `detail` names the damaged one.",
         ),
         (
             "file_exists",

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from perdure.domain.compaction import ContextCompactedData, ContextCompactingData
+from perdure.domain.errors import UnreadableEvent
 from perdure.domain.event_data import EventData
 from perdure.domain.events.fields import INPUT_MESSAGE_ID, TURN_ID
 from perdure.domain.events.messages import (
@@ -267,12 +268,15 @@ class Event(Struct):
         return self._wire
 
     def decoded(self) -> EventData:
-        """Decode the data."""
-        return decode_data(self.type, self.data)
+        """Decode the data. Raises UnreadableEvent, as the methods below do."""
+        try:
+            return decode_data(self.type, self.data)
+        except _DAMAGES as error:
+            raise self._unreadable() from error
 
     def get(self, kind: DataClass[Data]) -> Data | None:
         """Decode the data if it is of this class, else return None."""
-        return msgspec.json.decode(self.data, type=kind) if self.type == kind.kind else None
+        return self._decoded_as(kind) if self.type == kind.kind else None
 
     def read(self, kind: DataClass[Data]) -> Data:
         """Decode the data, which is of this class.
@@ -282,11 +286,27 @@ class Event(Struct):
         """
         if self.type != kind.kind:
             raise _other_kind(self.type, kind)
-        return msgspec.json.decode(self.data, type=kind)
+        return self._decoded_as(kind)
 
     def context_struct(self) -> EventContext:
         """Decode the context."""
-        return _CONTEXT.decode(self.context)
+        try:
+            return _CONTEXT.decode(self.context)
+        except _DAMAGES as error:
+            raise self._unreadable() from error
+
+    def _decoded_as(self, kind: DataClass[Data]) -> Data:
+        try:
+            return msgspec.json.decode(self.data, type=kind)
+        except _DAMAGES as error:
+            raise self._unreadable() from error
+
+    def _unreadable(self) -> UnreadableEvent:
+        return UnreadableEvent(self.session_id, self.sequence, self.type)
+
+
+_DAMAGES = (msgspec.DecodeError, UnicodeError, RecursionError, KeyError)
+"""What decoding raises if a row is damaged, or its type is unknown."""
 
 
 def _other_kind(actual: str, expected: type[EventData]) -> TypeError:
