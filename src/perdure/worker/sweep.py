@@ -19,7 +19,8 @@ from perdure.store.database import Purged, Tx
 from perdure.store.idempotency import KEPT as ANSWERS_KEPT
 from perdure.store.idempotency import purge_answers
 from perdure.store.queue import Job
-from perdure.store.sessions import ActiveSession, active_sessions, due, purge_deleted
+from perdure.store.sessions import purge_deleted
+from perdure.store.working_sessions import ActiveSession, active_sessions, due
 from perdure.worker.worker import Worker
 
 log = logging.getLogger("perdure.sweep")

@@ -18,7 +18,7 @@ from perdure.engine.attempt import is_retryable
 from perdure.engine.context import Engine
 from perdure.store.bus import Stop
 from perdure.store.queue import Job, PutBack
-from perdure.store.sessions import epochs_of
+from perdure.store.working_sessions import epochs_of
 
 log = logging.getLogger("perdure.worker")
 

@@ -1,0 +1,56 @@
+"""Sessions with work to do, for the worker and the sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from perdure.domain.ids import OrgId, SessionId
+from perdure.domain.times import Micros
+from perdure.store.database import Tx
+from perdure.store.sessions import BUSY
+
+
+class ActiveSession(Struct, frozen=True):
+    """A session with a turn that runs or should run; whoever works on it changes its epoch or its head."""
+
+    org_id: OrgId
+    id: SessionId
+    epoch: int
+    head: int
+
+
+async def active_sessions(tx: Tx, limit: int = 20_000) -> list[ActiveSession]:
+    """Return the active sessions, for the sweep. No time is compared: clocks go back and jump."""
+    rows = await tx.all(
+        f"SELECT org_id, id, epoch, head FROM sessions WHERE {BUSY} AND status = 'active'"
+        " AND deleted_at IS NULL ORDER BY org_id, created_at, id LIMIT ?",
+        limit,
+    )
+    return [ActiveSession(*row) for row in rows]
+
+
+async def due(tx: Tx, now: Micros, limit: int = 200) -> list[tuple[OrgId, SessionId]]:
+    """Return parked sessions whose wake-up time has passed, as (organization, session)."""
+    rows = await tx.all(
+        "SELECT org_id, id FROM sessions WHERE wake_at IS NOT NULL AND deleted_at IS NULL AND wake_at <= ?"
+        " ORDER BY wake_at LIMIT ?",
+        now,
+        limit,
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+async def epochs_of(tx: Tx, session_ids: Sequence[SessionId]) -> dict[SessionId, int]:
+    """Return the epochs of these sessions, without deleted ones.
+
+    A runner has lost its claim if its own epoch is older or the session is missing here.
+    """
+    if not session_ids:
+        return {}
+    marks = ", ".join("?" * len(session_ids))
+    rows = await tx.all(
+        f"SELECT id, epoch FROM sessions WHERE deleted_at IS NULL AND id IN ({marks})", *session_ids
+    )
+    return {row[0]: row[1] for row in rows}
