@@ -361,7 +361,7 @@ async def test_what_is_deleted_and_purged_is_found_no_more_and_leaves_the_rest_f
     for _ in range(2):
         assert await found(database, SessionFilter(search="number 77.")) == ([], 0)
         assert await found(database, SessionFilter(search="number 78.")) == ([rows[78].id], 1)
-        await database.write(lambda tx: purge_deleted(tx, NOW + 1))
+        await database.write(lambda tx: purge_deleted(tx, NOW + 1, NOW + 2))
 
 
 @pytest.mark.parametrize("count", [SEGMENT - 1, SEGMENT])

@@ -174,7 +174,7 @@ async def test_deleted_sessions_are_removed_batch_by_batch_until_none_is_left(da
         await database.write(lambda tx, row=row: mark_deleted(tx, row, NOW))  # type: ignore[misc]
     batches = []
     while True:
-        batches.append(await database.write(lambda tx: purge_deleted(tx, NOW + 1)))
+        batches.append(await database.write(lambda tx: purge_deleted(tx, NOW + 1, NOW + 2)))
         if not batches[-1].more:
             break
     assert sum(batch.gone for batch in batches) >= 25

@@ -7,14 +7,16 @@ from typing import Any
 
 from perdure.app.accounts import bootstrap
 from perdure.app.context_reports import context_report
-from perdure.app.events import page_of_events
+from perdure.app.events import EventReader
 from perdure.app.forks import fork_session
 from perdure.app.messages import list_messages, post_message
 from perdure.app.providers import create_model, create_provider
 from perdure.app.session_exports import export_session
 from perdure.app.sessions import create_session, read_session
+from perdure.domain.accounts import Caller
 from perdure.domain.events import (
     ActStartedData,
+    Event,
     EventContext,
     InputMessageData,
     LlmGenerationData,
@@ -32,6 +34,7 @@ from perdure.domain.events import (
     ToolStartedData,
     TurnStartedData,
 )
+from perdure.domain.ids import SessionId
 from perdure.domain.messages import (
     Controls,
     CreateMessage,
@@ -119,14 +122,24 @@ async def test_a_log_over_all_limits_is_read_copied_and_continued(database_url: 
                 assert (await read_session(app, owner, each)).status == "idle"
             await post_message(app, owner, each, CreateMessage(InputMessage((TextPart("Still there?"),))))
             await advance(parts.engine, each)
-            messages = await list_messages(app, owner, each)
+            messages = [message async for batch in list_messages(app, owner, each) for message in batch]
             assert max(len(text) for text in texts_in(messages)) == len(LONG)
-            assert len(await export_session(app, owner, each)) > len(LONG)
+            assert sum([len(part) async for part in export_session(app, owner, each)]) > len(LONG)
             assert (await context_report(app, owner, each)).estimated_input_tokens > 0
-            page = await page_of_events(app, owner, each, EventFilter(), 1_000)
+            page = await every_event(parts, owner, each)
             assert [event.type for event in page if event.type == "turn.failed"] == []
             assert page[-2].type == "turn.completed"
             assert all(event.decoded() for event in page)
+
+
+async def every_event(parts: Parts, owner: Caller, session_id: SessionId) -> list[Event]:
+    events: list[Event] = []
+    while True:
+        after = EventFilter(after=events[-1].sequence if events else 0)
+        reader = EventReader(parts.app, owner, session_id, after, 1_000)
+        events += await reader.all()
+        if not reader.more:
+            return events
 
 
 def texts_in(messages: list[Message]) -> list[str]:
