@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from perdure.client import ApiError, BuiltinTool, CapabilityRef, Client
+from perdure.domain.ids import is_id
 from perdure.domain.log_lines import LogFormatter
 from perdure.domain.visible import exact, is_label, visible, visible_json, visible_line
 from tests.adversarial.attack import unseen
@@ -142,12 +143,20 @@ async def test_no_command_lets_foreign_text_control_the_terminal(sqlite_server: 
             break
         for json_too in ((), ("--json",)):
             listed = await seen.pipe("sessions", "list", *json_too)
-            assert len(listed.splitlines()) == (1 if json_too else 2)
+            rows = listed.splitlines()[0 if json_too else 1 :]
+            # Other tests' sessions are on this server too; each is one line.
+            ids = [json.loads(row)["id"] if json_too else row.partition("\t")[0] for row in rows]
+            assert ids.count(session.id) == 1
+            assert all(is_id(each, "session") for each in ids)
             await seen.pipe("sessions", "show", session.id, *json_too)
             await seen.pipe("sessions", "update", session.id, "--tag", f"{MARK}\u2066{MARK}", *json_too)
+        for verb in ("archive", "unarchive"):
+            assert await seen.pipe("sessions", verb, session.id) == f"{verb}d {session.id}\n"
         strange = f"{MARK}\u202e{MARK}\x1b]0;t\x07"
         for arguments in (
             ("sessions", "show", strange),
+            ("sessions", "archive", strange),
+            ("sessions", "unarchive", strange),
             ("sessions", strange),
             ("chat", "--model", strange),
             ("sessions", "list", f"--{strange}"),

@@ -93,7 +93,9 @@ class Storm:
 
     async def _create(self, url: str, files: list[Json]) -> str:
         self._http.base_url = httpx.URL(url)
-        return (await new_talk(self._http, initial_files=files)).id
+        # Calls that a kill interrupts are made again and again, which is no loop here.
+        patient = {"ref": "loop_detection", "config": {"limit": 50}}
+        return (await new_talk(self._http, initial_files=files, capabilities=[patient])).id
 
     async def _post(self, client: int, messages: int) -> None:
         """Post messages one after the other, each until it is acknowledged.

@@ -130,6 +130,7 @@ async def test_only_what_is_named_changes_and_null_clears_what_can_be_empty(api:
     assert without(await patch(api, path, {})) == without(agent)
     assert (await patch(api, path, {}))["updated_at"] == agent["updated_at"]
     changed = await patch(api, path, {"description": None, "max_iterations": None, "unknown": 1})
+    assert changed.pop("warnings") == ["unknown field `unknown` was ignored"]
     assert without(changed) == without(agent, "description", "max_iterations")
     assert changed["updated_at"] > agent["updated_at"]
     for name in (

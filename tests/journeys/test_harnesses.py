@@ -66,6 +66,7 @@ async def test_only_what_is_named_changes_and_null_clears_what_can_be_empty(api:
     path = f"/v1/harnesses/{harness['name']}"
     assert (await patch(api, path, {}))["updated_at"] == harness["updated_at"]
     changed = await patch(api, path, {"system_prompt": None, "embedder_metadata": None, "unknown": 1})
+    assert changed.pop("warnings") == ["unknown field `unknown` was ignored"]
     assert without(changed) == without(harness, "system_prompt", "embedder_metadata")
     assert changed["updated_at"] > harness["updated_at"]
     for name in ("name", "capabilities", "tags", "initial_files", "status"):

@@ -120,8 +120,8 @@ def test_without_the_extra_it_says_what_to_install() -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert (
-        done.stderr == "the local model's server is not installed: run `pip install 'perdure[local-model]'`\n"
+    assert done.stderr == (
+        "error: the local model's server is not installed: run `pip install 'perdure[local-model]'`\n"
     )
 
 

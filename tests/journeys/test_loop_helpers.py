@@ -28,7 +28,7 @@ async def test_an_agent_that_repeats_its_calls_gets_errors_and_then_the_turn_fai
 
 
 async def test_without_loop_detection_an_agent_can_repeat_its_calls(api: httpx.AsyncClient) -> None:
-    talk = await new_talk(api)
+    talk = await new_talk(api, harness_name="base", capabilities=[{"ref": "current_time"}])
     events = await talk.turn(*[REPEAT] * 6, {"text": "Enough."})
     assert [result["success"] for result in results_in(events)] == [True] * 6
 

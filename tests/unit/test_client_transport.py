@@ -37,6 +37,7 @@ SESSION: dict[str, Any] = {
     "tags": [],
     "capabilities": [],
     "tools": [],
+    "source": "api",
     "features": [],
     "something_newer": True,
     **LINKS,

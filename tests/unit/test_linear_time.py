@@ -35,6 +35,13 @@ BOUNDED = {
     r"\W*(ping|pong|keep.?alive|heart.?beat|processing|waiting|connected|open|start|ok|noop|undefined)\W*": (
         "of a text of less than 40 characters"
     ),
+    r"([a-z_]+)\[([^\[\]]+)\]": "matched at one place only",
+    r"length|truncat|max.*token|token.*(limit|max)|(limit|max).*reached": "of 100 characters",
+    (
+        r"([+-]?\s*\d{1,9}|next|last|this|an?)?\s*"
+        r"\b(sec(?:ond)?|min(?:ute)?|hour|day|week|fortnight|month|year)s?\b(\s+ago\b)?"
+    ): "of 200 characters",
+    r"\s*(?:(?<=\d)Z|\bUTC|\bGMT|(?<=\d)\s*([+-])(\d\d):?(\d\d))$": "of 200 characters",
     r"(^|/)(o\d|gpt-([5-9]|\d\d)|codex|computer-use)(?!.*chat)": "of a model's name",
 }
 """Regular expressions that are not linear: why that is harmless."""

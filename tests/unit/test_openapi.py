@@ -22,6 +22,7 @@ from perdure.api.openapi.examples import Examples
 from perdure.api.openapi.tags import TAGS
 from perdure.domain.errors import InvalidInput, NotFound, PerdureError
 from perdure.domain.events import EVENT_DATA
+from perdure.domain.visible import LABEL_PATTERN
 from perdure.settings import Settings
 from perdure.wiring import all_routes
 
@@ -230,7 +231,8 @@ def test_ids_in_bodies_have_the_pattern_of_their_kind() -> None:
     pattern = "^agent_[0-9a-f]{32}$"
     assert SCHEMAS["Session"]["properties"]["agent_id"]["anyOf"][0]["pattern"] == pattern
     assert SCHEMAS["Agent"]["properties"]["id"]["pattern"] == pattern
-    assert "pattern" not in SCHEMAS["CreateModel"]["properties"]["model_id"]
+    # The vendor's name of the model, not an id.
+    assert SCHEMAS["CreateModel"]["properties"]["model_id"]["pattern"] == LABEL_PATTERN
 
 
 def test_public_operations_need_no_token_and_all_others_can_answer_401() -> None:

@@ -98,6 +98,10 @@ class Files(State):
 
     async def end(self, new: Place, facts: Json) -> None:
         talk = new.talk("files")
+        for entry in facts["tree"]["data"]:
+            # Up to 0.1.0, these two ids were bare UUIDs.
+            for name, prefix in (("id", "file"), ("session_id", "session")):
+                entry[name] = f"{prefix}_{entry[name].replace('-', '')}"
         assert holds(
             (await talk.http.get(talk.path("/fs"), params={"recursive": True})).json(), facts["tree"]
         )

@@ -365,7 +365,7 @@ async def _archive(client: Client, session_ids: list[str], *, archived: bool) ->
                 await client.archive_session(session_id)
             else:
                 await client.unarchive_session(session_id)
-            print(f"{'archived' if archived else 'unarchived'} {session_id}")
+            Screen().line(f"{'archived' if archived else 'unarchived'} {session_id}")
 
 
 @app.command()

@@ -13,8 +13,6 @@ import traceback
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from perdure.domain.log_lines import LogFormatter
 from perdure.domain.visible import visible, visible_json, visible_line
 
@@ -73,7 +71,9 @@ class Screen:
 
     def json(self, value: object) -> None:
         """Write a value as one line of JSON. Characters that a terminal must not get are escaped in it."""
-        self._stream.write(visible_json(msgspec.json.encode(value).decode()) + "\n")
+        from msgspec import json  # not above: complaints about missing packages need no package
+
+        self._stream.write(visible_json(json.encode(value).decode()) + "\n")
         self._stream.flush()
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Part]]) -> None:

@@ -37,6 +37,7 @@ _TITLES = dict(STATUS.values()) | {405: "Method not allowed"}
 
 _PATH_PARAMETERS = {
     "capability_id": "The capability's id.",
+    "command": "The command's name: an operation id, or the name that command-line clients use.",
     "name": "The database's name.",
     "path": "The path of the file or folder. Slashes need not be percent-encoded.",
 }
