@@ -10,7 +10,7 @@ import pytest
 
 from tests.journeys.keyed import add_member, person, with_login
 from tests.journeys.people import get, patch
-from tests.journeys.world import complaint, head, raw_exchange
+from tests.journeys.world import head, raw_exchange, refusal
 from tests.server import Server, post
 from tests.talk import Json, Talk, call, new_talk, script
 
@@ -34,11 +34,6 @@ async def place(any_server: Server) -> AsyncIterator[Place]:
         _, theirs = await add_member(owner, "mallory")
         async with person(any_server, theirs) as member:
             yield Place(any_server, owner, member)
-
-
-def refusal(answer: httpx.Response) -> tuple[int, str]:
-    assert complaint(answer) is None, answer.text
-    return answer.status_code, answer.json()["code"]
 
 
 async def waits(talk: Talk) -> bool:

@@ -15,7 +15,7 @@ from perdure.domain.ids import new_id
 from tests.command import perdure
 from tests.journeys.keyed import add_member, person, with_login
 from tests.journeys.people import get, patch
-from tests.journeys.world import complaint
+from tests.journeys.world import refusal
 from tests.server import Server, post
 from tests.talk import when
 
@@ -36,12 +36,6 @@ async def place(any_server: Server) -> Place:
 async def owner(place: Place) -> AsyncIterator[httpx.AsyncClient]:
     async with person(*place) as http:
         yield http
-
-
-def refusal(answer: httpx.Response) -> tuple[int, str]:
-    """The status and code of a proper refusal."""
-    assert complaint(answer) is None, answer.text
-    return answer.status_code, answer.json()["code"]
 
 
 def soon(**ahead: float) -> str:

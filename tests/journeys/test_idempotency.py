@@ -11,7 +11,7 @@ import pytest
 from tests.journeys.keyed import add_member, person, with_login
 from tests.journeys.people import fresh, get, new_agent, new_harness
 from tests.journeys.whole_api import Operation, Place, operations_in
-from tests.journeys.world import complaint
+from tests.journeys.world import refusal
 from tests.server import Server
 from tests.talk import Json, body_of, call, new_talk, script
 
@@ -31,11 +31,6 @@ OF_ITS_OWN: dict[str, Json] = {
 
 def key(text: str | None = None) -> dict[str, str]:
     return {"idempotency-key": text or fresh("key")}
-
-
-def refusal(answer: httpx.Response) -> tuple[int, str]:
-    assert complaint(answer) is None, answer.text
-    return answer.status_code, answer.json()["code"]
 
 
 async def count(http: httpx.AsyncClient, path: str) -> int:

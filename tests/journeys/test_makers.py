@@ -12,7 +12,7 @@ from perdure.app.login import MAX_TOKENS
 from perdure.domain.ids import new_id
 from tests.journeys.keyed import add_member, person, with_login
 from tests.journeys.people import get, patch
-from tests.journeys.world import complaint
+from tests.journeys.world import refusal
 from tests.server import Server, post
 from tests.talk import Json, Talk, new_talk
 
@@ -45,12 +45,6 @@ async def place(any_server: Server) -> AsyncIterator[Place]:
     token = await with_login(any_server)
     async with person(any_server, token) as owner:
         yield Place(any_server, token, owner)
-
-
-def refusal(answer: httpx.Response) -> tuple[int, str]:
-    """The status and code of a proper refusal."""
-    assert complaint(answer) is None, answer.text
-    return answer.status_code, answer.json()["code"]
 
 
 async def _made(place: Place, by: str, user: Any) -> str:

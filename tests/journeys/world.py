@@ -50,6 +50,12 @@ def complaint(answer: httpx.Response) -> str | None:
     return None if body["title"] and body["detail"] else "no words"
 
 
+def refusal(answer: httpx.Response) -> tuple[int, str]:
+    """The status and code of a proper refusal."""
+    assert complaint(answer) is None, answer.text
+    return answer.status_code, answer.json()["code"]
+
+
 class World:
     """A server with one resource of each kind, and what it holds."""
 

@@ -101,6 +101,11 @@ def _uuid7_hex(millis: int, random_a: int, random_b: int) -> str:
     return f"{value:032x}"
 
 
+def digest_call_id(call_id: str) -> ToolCallId:
+    """Return a short id of letters and digits for a call id that cannot be kept or sent: always the same."""
+    return ToolCallId(f"call_{blake2b(call_id.encode('utf-8', 'replace'), digest_size=12).hexdigest()}")
+
+
 @overload
 def new_id(prefix: Literal["org"], millis: int | None = None) -> OrgId: ...
 @overload

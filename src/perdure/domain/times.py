@@ -32,12 +32,16 @@ _NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - the same instant, formatte
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?([Zz]|[+-]\d\d:\d\d)")
 
 
+_FIRST, _LAST = "0001-01-01T00:00:00.000000Z", "9999-12-31T23:59:59.999999Z"
+"""The instants at the ends of what can be formatted."""
+
+
 def to_rfc3339(micros: Micros) -> str:
     """Format an instant for the wire, always with six fractional digits."""
     try:
         return (_NAIVE_EPOCH + timedelta(microseconds=micros)).isoformat(timespec="microseconds") + "Z"
     except OverflowError:  # of a damaged row: the nearest time that there is
-        return (datetime.min if micros < 0 else datetime.max).isoformat(timespec="microseconds") + "Z"  # noqa: DTZ901
+        return _FIRST if micros < 0 else _LAST
 
 
 def maybe_rfc3339(micros: Micros | None) -> str | None:

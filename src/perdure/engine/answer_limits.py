@@ -7,12 +7,11 @@ by all readers of the log.
 from __future__ import annotations
 
 import json
-from hashlib import blake2b
 
 import msgspec
 from msgspec.structs import replace
 
-from perdure.domain.ids import ToolCallId
+from perdure.domain.ids import ToolCallId, digest_call_id
 from perdure.domain.messages import MAX_TEXT, JsonValue, ToolCallPart, Usage, storable
 from perdure.domain.redaction import Redactor
 from perdure.domain.tool_arguments import arguments_left_out
@@ -92,7 +91,7 @@ def _limited_id(call_id: ToolCallId) -> ToolCallId:
     plain = storable(call_id)
     if len(plain) <= MAX_ID:
         return ToolCallId(plain)
-    return ToolCallId(f"call_{blake2b(plain.encode(), digest_size=12).hexdigest()}")
+    return digest_call_id(plain)
 
 
 def _limited_usage(usage: Usage) -> Usage:

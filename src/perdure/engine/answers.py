@@ -7,12 +7,12 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from perdure.domain.errors import ModelError
-from perdure.domain.events import NewEvent, ToolCompletedData
+from perdure.domain.events import NewEvent
 from perdure.domain.ids import MessageId
 from perdure.domain.messages import Message, TextPart, ToolCallPart, Usage
-from perdure.domain.spans import tool_context
 from perdure.domain.times import Micros
 from perdure.domain.turn import Reasoning
+from perdure.engine.call_limit import fail_calls
 from perdure.llm.driver import Driver, ModelRequest, ModelResponse, OnDelta
 
 TRUNCATED = "length"
@@ -95,12 +95,4 @@ def refuse_cut_calls(
         f"This call was not made: your answer reached its length limit{limit} before the arguments were "
         "complete. Write less at a time: split the work into several smaller calls, in several answers."
     )
-    return [
-        NewEvent(
-            ToolCompletedData(call.id, call.name, False, "error", error=error),
-            tool_context(state, call.id),
-            now,
-        )
-        for call in calls
-        if isinstance(call.arguments, str)
-    ]
+    return fail_calls(state, [call for call in calls if isinstance(call.arguments, str)], error, now)

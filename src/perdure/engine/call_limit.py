@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from perdure.domain.events import NewEvent, ToolCompletedData
@@ -38,11 +40,16 @@ def refuse_excess(
         f"This call was not made: at most {MAX_CALLS} calls in one answer are made, and this one has {made}. "
         "Look at the results first, then make further calls in your next answers."
     )
+    return fail_calls(state, calls[MAX_CALLS:], error, now)
+
+
+def fail_calls(state: Reasoning, calls: Iterable[ToolCallPart], error: str, now: Micros) -> list[NewEvent]:
+    """The events that fail calls of an answer with this error, for the model."""
     return [
         NewEvent(
             ToolCompletedData(call.id, call.name, False, "error", error=error),
             tool_context(state, call.id),
             now,
         )
-        for call in calls[MAX_CALLS:]
+        for call in calls
     ]

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from perdure.domain.errors import ModelError
-from perdure.domain.ids import MessageId, ToolCallId
+from perdure.domain.ids import MessageId, ToolCallId, digest_call_id
 from perdure.domain.messages import (
     ContentPart,
     ImageFilePart,
@@ -417,7 +417,7 @@ def plain_id(call_id: ToolCallId, limit: int = 64) -> str:
     """Return the call's id, or its digest if the vendor would reject an id that another vendor made."""
     if 0 < len(call_id) <= limit and not _NOT_IN_NAMES.search(call_id):
         return call_id
-    return f"call_{blake2b(call_id.encode('utf-8', 'replace'), digest_size=12).hexdigest()}"
+    return digest_call_id(call_id)
 
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
