@@ -282,9 +282,10 @@ async def test_a_search_meets_no_other_organization(database: Database) -> None:
         )[1] == others  # type: ignore[misc]
 
 
-async def test_searches_are_narrowed_by_status_pin_and_age_as_well(database: Database) -> None:
+async def test_searches_are_narrowed_by_status_pin_age_and_archive_as_well(database: Database) -> None:
     rows = [session(number, "north" if number % 2 else "south") for number in range(SEGMENT + 10)]
     rows[3], rows[5] = replace(rows[3], status="active"), replace(rows[5], status="waiting_for_tool_results")
+    rows[1] = replace(rows[1], title="west", archived_at=NOW)
     await keep(database, rows)
     for _ in range(2):
         await database.write(lambda tx: set_pin(tx, rows[3], OWNER, NOW))
@@ -295,11 +296,15 @@ async def test_searches_are_narrowed_by_status_pin_and_age_as_well(database: Dat
             (SessionFilter(statuses=("waiting_for_tool_results",)), [rows[5].id]),
             (
                 SessionFilter(search="nor", statuses=("idle",), created_before=NOW + 8),
-                [rows[7].id, rows[1].id],
+                [rows[7].id],
             ),
             (SessionFilter(search="th", pinned_by=OWNER), [rows[4].id, rows[3].id]),
             (SessionFilter(search="no", pinned_by=OWNER), [rows[3].id]),
             (SessionFilter(pinned_by=OWNER), [rows[4].id, rows[3].id]),
+            (SessionFilter(search="west"), []),
+            (SessionFilter(search="west", archived="with"), [rows[1].id]),
+            (SessionFilter(search="west", archived="only"), [rows[1].id]),
+            (SessionFilter(search="south", archived="only"), []),
             (SessionFilter(search="north", created_after=NOW + SEGMENT + 5), [rows[-1].id, rows[-3].id]),
         ):
             assert await found(database, want) == (expected, len(expected)), want

@@ -75,7 +75,13 @@ class SessionFilter(Struct, frozen=True):
         return bool(self.statuses) and set(self.statuses) <= set(BUSY_STATUSES)
 
 
-def _where(org_id: OrgId, filters: SessionFilter) -> tuple[str, list[Value]]:
+def _where(org_id: OrgId, filters: SessionFilter, *, indexed: bool = True) -> tuple[str, list[Value]]:
+    """Return the SQL condition and its arguments.
+
+    Args:
+        indexed: whether the index on open or archived sessions may be used. A search reads other indexes, and
+            SQLite would prefer this one, which has all sessions of an organization.
+    """
     parts = ["org_id = ? AND deleted_at IS NULL"]
     args: list[Value] = [org_id]
     plain: list[tuple[str, Value]] = [
@@ -93,7 +99,8 @@ def _where(org_id: OrgId, filters: SessionFilter) -> tuple[str, list[Value]]:
             parts.append(sql)
             args.append(value)
     if filters.archived != "with":
-        parts.append("archived_at IS NULL" if filters.archived == "without" else "archived_at IS NOT NULL")
+        column = "archived_at" if indexed else "COALESCE(archived_at, NULL)"
+        parts.append(f"{column} IS {'NULL' if filters.archived == 'without' else 'NOT NULL'}")
     if filters.few():
         parts.append(BUSY)
     for column, choices in (("status", filters.statuses), ("source", filters.sources)):
@@ -246,7 +253,7 @@ async def _rows(tx: Tx, org_id: OrgId, session_ids: Sequence[SessionId], long: b
 async def _search(
     tx: Tx, org_id: OrgId, filters: SessionFilter, offset: int, limit: int, long: bool
 ) -> tuple[list[SessionRow], int]:
-    where, args = _where(org_id, filters)
+    where, args = _where(org_id, filters, indexed=False)
     enough = max(offset + limit, EXACT) + 1
     newest_first = f"ORDER BY created_at DESC, id DESC LIMIT {enough}"
     if filters.pinned_by is not None or filters.few():
@@ -285,7 +292,7 @@ async def _search_index(
     ages, folded = await segments_by_age(tx, org_id, filters.search)
     if not ages:
         return keys, len(keys)
-    where, args = _where(org_id, filters)
+    where, args = _where(org_id, filters, indexed=False)
     terms = searched_terms(folded, filters.tags, filters.agent_id)
     total, begin, size = len(keys), 0, _FEW
 
