@@ -124,6 +124,8 @@ async def measure(
         model = await start_process(["-m", "bench.model"], Path(folder) / "log")
         try:
             variants = make_variants(options, cores, postgres, model)
+            for variant in variants:
+                variant.compile()
             columns = [Column(variant.name, postgres is None, {}) for variant in variants]
             for name in options.measure or [name for name in MEASURES if name not in LONG]:
                 began = time.perf_counter()

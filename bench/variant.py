@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import compileall
 import contextlib
 import os
 import shutil
@@ -201,6 +202,10 @@ class Variant(Struct, frozen=True):
             shutil.rmtree(folder, ignore_errors=True)
             if self.postgres is not None:
                 await self.postgres.drop_database(url)
+
+    def compile(self) -> None:
+        """Compile the package: a tree without compiled files starts a third of a second later."""
+        compileall.compile_dir(self.source or ROOT / "src", quiet=2)
 
     def newest_migration(self) -> int | None:
         """The number of the last migration of an older source; None for this one."""
