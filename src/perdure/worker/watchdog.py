@@ -1,6 +1,6 @@
 """Logs what blocks the event loop: while it is blocked, nobody is served.
 
-A thread asks the loop for a sign of life four times a second. The first stack of a block names the cause: if
+A thread asks the loop for a sign of life twice a second. The first stack of a block names the cause: if
 C code holds the interpreter's lock, the thread gets it in the moment in which that code returns.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 log = logging.getLogger("perdure.watchdog")
 
-PAUSE, PATIENCE = 0.25, 0.75
+PAUSE, PATIENCE = 0.5, 0.5
 """Seconds between two signs of life, and to wait for one. A block as long as both is always seen."""
 
 QUIET = 60.0
