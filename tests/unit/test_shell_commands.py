@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from bashkit import Bash
 
 from perdure.sandbox.dates import moment
 from perdure.sandbox.listing import human
+from perdure.sandbox.read_loops import rewrite_read_loops
 from perdure.sandbox.shell import CommandResult, ShellJob, run_shell
 
 
@@ -83,9 +85,51 @@ async def test_what_a_command_cannot_do_ends_with_a_message_and_a_code(command: 
 
 
 async def test_a_long_loop_over_read_is_told_a_faster_way() -> None:
-    result = await bash("seq 60000 > f; while read -r l; do echo $l; done < f | wc -l", 5.0)
+    result = await bash("seq 60000 > f; while read -r l; do echo $l | cat; done < f | wc -l", 5.0)
     assert result.exit_code != 0
     assert "use `mapfile -t lines < FILE`" in result.stderr
+
+
+LINES = "seq 30000 | sed 's/.*/ line & of a file  /' > f; printf tail >> f; n=0; "
+LOOPS = [
+    ("while read -r l; do n=$((n+1)); done < f; echo $n \"$l\"", "30000 tail"),
+    ("while IFS= read -r l; do\n n=$((n + ${#l}))\ndone < f\necho $n", "678894"),
+    ("g=f; while read -r l; do n=$((n + ${#l})); done < \"$g\"; echo $n; unset l; echo ${#l}", "588894\n0"),
+    ("while read -r l; do [[ $l == *77* ]] && echo \"$l\"; done < f | wc -l", "840"),
+    ("while read -r l; do if [ \"$l\" = 'line 9 of a file' ]; then break; fi; done < f; echo \"$l\"",
+     "line 9 of a file"),
+    ("if true; then while read -r l; do continue; done < 'f' && echo ok; fi; declare -p | grep -c lines_of",
+     "ok\n0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("loop", "printed"), LOOPS, ids=range(len(LOOPS)))
+async def test_a_loop_over_read_ends_the_same_for_a_long_file_as_for_a_short_one(
+    loop: str, printed: str
+) -> None:
+    result = await bash(LINES + loop, 20.0)
+    assert result.stdout.strip() == printed, result
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "echo 'while read -r l; do n=1; done < f'",
+        'echo "; while read -r l; do n=1; done < f"',
+        "# while read -r l; do n=1; done < f",
+        "cat << E\nwhile read -r l; do n=1; done < f\nE",
+        "while read -r l; do cat; done < f",
+        "while read -r l; do $x; done < f",
+        'while read -r l; do eval "$l"; done < f',
+        "while read -r l; do for i in 1; do n=$i; done; done < f",
+        "while read l; do n=1; done < f",
+        "while read -r a b; do n=1; done < f",
+        "while read -r l; do n=1; done < $(ls)",
+        "f() { cat; }; while read -r l; do f; done < f",
+    ],
+)
+def test_a_loop_over_read_that_may_mean_something_else_stays_as_it_is(script: str) -> None:
+    assert rewrite_read_loops(script, Bash().analyze) == script
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from msgspec import Struct, to_builtins
 from perdure.domain.errors import ToolError
 from perdure.domain.paths import MOUNT
 from perdure.sandbox.commands import register
+from perdure.sandbox.read_loops import rewrite_read_loops
 
 if TYPE_CHECKING:
     import bashkit
@@ -210,7 +211,8 @@ async def run_command(
         await _execute(shell, job.state)
     output = _Output(show)
     try:
-        result = await _execute(shell, job.command, output)
+        script = rewrite_read_loops(job.command, shell.analyze)
+        result = await _execute(shell, script, output)
     finally:
         output.close()
     # bashkit does not say so if one of our own commands has written over the limit.
