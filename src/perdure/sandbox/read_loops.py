@@ -28,8 +28,22 @@ _COMMENT = re.compile(r"(?:^|\s)#")
 _QUOTES = re.compile(r"\\.|'[^']{0,20000}'|\"(?:[^\"\\]|\\.){0,20000}\"", re.DOTALL)
 
 _LEAVES_INPUT = frozenset(
-    ("[", "[[", "test", "echo", "printf", ":", "true", "false", "let", "local", "declare", "export")
-    + ("continue", "break")
+    [
+        "[",
+        "[[",
+        "test",
+        "echo",
+        "printf",
+        ":",
+        "true",
+        "false",
+        "let",
+        "local",
+        "declare",
+        "export",
+        "continue",
+        "break",
+    ],
 )
 """Commands that do not read their standard input, which is the file in the loop as it was written."""
 
