@@ -34,7 +34,7 @@ from perdure.sandbox.confinement import hide_memory, landlock_version
 from perdure.settings import Settings
 from perdure.stopping import Stopping
 from perdure.store.providers import list_models
-from perdure.wiring import Parts, all_routes, open_parts
+from perdure.wiring import Parts, all_routes, load_tools, open_parts
 from perdure.worker.scheduler import Scheduler
 from perdure.worker.sorter import Sorter
 from perdure.worker.sweep import STALE_AFTER, Sweep
@@ -60,7 +60,7 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
             `listening on http://...`; prints it by default.
 
     Raises:
-        Unavailable, Forbidden: the server cannot start; the message says what to do.
+        Unavailable, Forbidden, InvalidInput: the server cannot start; the message says what to do.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -79,7 +79,7 @@ async def serve(settings: Settings, announce: Callable[[str], None] | None = Non
 
 async def _serve(settings: Settings, stopping: Stopping, announce: Callable[[str], None]) -> None:
     hidden = not settings.debuggable and hide_memory()
-    async with open_parts(settings) as parts:
+    async with open_parts(settings, load_tools(settings)) as parts:
         _log_protections(hidden=hidden)
         owner = await bootstrap(parts.app)
         authenticate = await _prepare(settings, parts, owner)

@@ -36,6 +36,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         master_key: the key that encrypts the data keys: 32 bytes as base64 or hex; if empty, the server uses
             a key file in the data folder.
         master_key_previous: the previous master key, accepted during a key rotation.
+        tools: Python files with tools, separated by colons. The server executes them when it starts.
         drain_seconds: how long running turns may continue after a request to stop, in seconds.
         stream_cycle_seconds: approximate duration of a live stream, in seconds; its follower then reconnects,
             perhaps to another server.
@@ -71,6 +72,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     database_url: str = ""
     master_key: str = ""
     master_key_previous: str = ""
+    tools: str = ""
     drain_seconds: float = 10.0
     stream_cycle_seconds: float = 300.0
     heartbeat_seconds: float = 30.0
@@ -94,6 +96,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     @property
     def data_folder(self) -> Path:
         return Path(self.data)
+
+    @property
+    def tool_files(self) -> tuple[Path, ...]:
+        return tuple(Path(path) for path in self.tools.split(":") if path)
 
     @property
     def is_loopback(self) -> bool:

@@ -38,6 +38,7 @@ from perdure.app.accounts import bootstrap
 from perdure.app.context import App, Services
 from perdure.app.login import create_token
 from perdure.capabilities.plugins import load_plugins
+from perdure.capabilities.port import Capability
 from perdure.capabilities.registry import Registry
 from perdure.domain.accounts import CreateToken
 from perdure.domain.errors import InvalidInput, Unavailable
@@ -68,7 +69,7 @@ from perdure.store.master_key import (
 from perdure.store.migrate import migrate
 from perdure.store.queue import LocalQueue, Queue
 from perdure.store.sqlite import open_sqlite
-from perdure.tools.built_in import built_in
+from perdure.tools.built_in import built_in, catalogue
 
 log = logging.getLogger("perdure")
 
@@ -120,9 +121,38 @@ def lock_folder(settings: Settings) -> Iterator[None]:
         os.close(handle)
 
 
+def load_tools(settings: Settings) -> tuple[Capability, ...]:
+    """Execute the files with tools that the settings name.
+
+    Raises:
+        InvalidInput: `invalid_tools`; the message lists all mistakes in them.
+    """
+    if not settings.tools:
+        return ()
+    from perdure.capabilities.tool_files import load_tool_files  # most servers have no such files
+
+    known = catalogue()
+    return load_tool_files(settings.tool_files, (*known, *load_plugins(known)))
+
+
+def _add_custom(
+    services: Services, capabilities: tuple[Capability, ...], custom: tuple[Capability, ...]
+) -> Registry:
+    """All capabilities: the built-in ones, those of plug-ins, and the custom ones of files."""
+    added = (*load_plugins(capabilities), *custom)
+    if not added:
+        return Registry(capabilities)
+    from perdure.tools.own_services import with_own_services  # only for tools of others
+
+    return Registry((*capabilities, *(with_own_services(services, each) for each in added)))
+
+
 @contextlib.asynccontextmanager
-async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
+async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) -> AsyncIterator[Parts]:
     """Open and migrate the database, and assemble the parts. Closes them on exit.
+
+    Args:
+        custom: the capabilities of files with tools (`load_tools`).
 
     Raises:
         Unavailable: the database, the data folder or the master key cannot be used.
@@ -136,8 +166,7 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
         stack.push_async_callback(sandbox.close)
         limits = FileLimits(settings.max_file_bytes, settings.max_session_file_bytes)
         services = Services(database, queue, bus, vault, clock.now, file_limits=limits, sandbox=sandbox)
-        capabilities = built_in(services)
-        registry = Registry((*capabilities, *load_plugins(capabilities)))
+        registry = _add_custom(services, built_in(services), custom)
         app = App(*astuple(services), registry=registry, drivers=drivers, catalog=catalog)
         policy = Policy(
             model_attempts=settings.model_attempts,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from perdure.app.context import Scope, Services
 from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import SessionId
-from perdure.domain.sessions import MAX_TITLE, clean_title
+from perdure.domain.session_metadata import MAX_VALUE, clean_metadata, read_metadata
+from perdure.domain.sessions import MAX_TITLE, clean_tags, clean_title
 from perdure.store.database import Tx
-from perdure.store.sessions import SessionRow, get_session, update_session
+from perdure.store.rows import to_json
+from perdure.store.sessions import Changes, SessionRow, get_session, update_session
 
 
 async def check_session(tx: Tx, scope: Scope, session_id: SessionId) -> None:
@@ -31,9 +33,7 @@ async def name_own_session(app: Services, scope: Scope, session_id: SessionId, t
         InvalidInput: the title is empty or too long, or contains characters that are not allowed.
         NotFound: the session was deleted meanwhile.
     """
-    clean = clean_title(title.strip())
-    if not clean or len(clean) > MAX_TITLE:
-        raise InvalidInput(f"the title must have 1 to {MAX_TITLE} characters", field="title")
+    clean = _clean_title(title)
     now = app.now()
 
     async def work(tx: Tx) -> None:
@@ -41,4 +41,49 @@ async def name_own_session(app: Services, scope: Scope, session_id: SessionId, t
         await update_session(tx, row, {"title": clean}, now)
 
     await app.database.write(work)
+    return clean
+
+
+async def mark_own_session(
+    app: Services,
+    scope: Scope,
+    session_id: SessionId,
+    *,
+    title: str | None,
+    tags: tuple[str, ...] | None,
+    metadata: dict[str, str | None] | None,
+) -> None:
+    """Change the session's title, tags and metadata. What is None stays.
+
+    Args:
+        metadata: the entries to change; one with None is removed.
+
+    Raises:
+        InvalidInput: a value breaks a rule of `UpdateSession`.
+        NotFound: the session was deleted meanwhile.
+    """
+    changes: Changes = {}
+    if title is not None:
+        changes["title"] = _clean_title(title)
+    if tags is not None:
+        changes["tags"] = to_json(clean_tags(tags))
+    for name, value in (metadata or {}).items():
+        if value is not None and not (isinstance(value, str) and len(value) <= MAX_VALUE):
+            raise InvalidInput(f"`metadata.{name}` must be a text of up to {MAX_VALUE} characters")
+    now = app.now()
+
+    async def work(tx: Tx) -> None:
+        row = await get_session(tx, scope.organization_id, session_id, lock=bool(metadata))
+        if metadata:
+            changes["metadata"] = to_json(clean_metadata(metadata, read_metadata(row.metadata)))
+        if changes:
+            await update_session(tx, row, changes, now)
+
+    await app.database.write(work)
+
+
+def _clean_title(title: str) -> str:
+    clean = clean_title(title.strip())
+    if not clean or len(clean) > MAX_TITLE:
+        raise InvalidInput(f"the title must have 1 to {MAX_TITLE} characters", field="title")
     return clean

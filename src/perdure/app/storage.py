@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from perdure.app.context import Scope, Services
 from perdure.app.own_session import check_session
-from perdure.domain.errors import InvalidInput
+from perdure.domain.errors import InvalidInput, ToolError
 from perdure.domain.events import NewEvent
 from perdure.domain.ids import SessionId
 from perdure.domain.redaction import Redactor, redact_event
@@ -31,6 +31,7 @@ from perdure.store.storage import (
     get_value,
     list_secrets,
     list_values,
+    open_secret,
     open_secrets,
     secret_sizes,
     set_secret,
@@ -116,6 +117,24 @@ async def all_secrets(app: Services, scope: Scope, session_id: SessionId) -> lis
         ]
 
     return await app.database.read(work)
+
+
+async def read_secret(app: Services, scope: Scope, session_id: SessionId, name: str) -> str:
+    """Read a secret's value, for the session's own tools; no route of the API returns it.
+
+    Raises:
+        ToolError: the session has no secret of this name.
+    """
+    check_key(name, "name")
+
+    async def work(tx: Tx) -> str | None:
+        await check_session(tx, scope, session_id)
+        return await open_secret(tx, app.vault, scope.organization_id, session_id, name)
+
+    value = await app.database.read(work)
+    if value is None:
+        raise ToolError(f"the session has no secret {name!r}: it has to be stored before the call")
+    return value
 
 
 async def put_secrets(app: Services, scope: Scope, session_id: SessionId, body: SetSecrets) -> SecretsSet:

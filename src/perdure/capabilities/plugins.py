@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 
+from perdure.capabilities.functions import as_tool, capability_of
 from perdure.capabilities.port import Capability
 from perdure.domain.errors import Unavailable
+from perdure.domain.tool_functions import InvalidToolFunction, ToolFunction
 
 GROUP = "perdure.capabilities"
 
@@ -50,13 +52,24 @@ def _load(point: EntryPoint) -> tuple[Capability, ...]:
             f"the plug-in {point.name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {error}"
         ) from error
     values = value if isinstance(value, tuple | list) else (value,)
-    if not all(isinstance(each, Capability) for each in values):
-        raise Unavailable(
-            f"the plug-in {point.name!r} ({point.value}) is not a Capability or a tuple of them"
-        )
-    for each in values:
+    capabilities = tuple(_capability(point, each) for each in values)
+    for each in capabilities:
         _check_schema(point, each)
-    return tuple(values)
+    return capabilities
+
+
+def _capability(point: EntryPoint, value: object) -> Capability:
+    if isinstance(value, ToolFunction):
+        try:
+            return capability_of(as_tool(value))
+        except InvalidToolFunction as error:
+            raise Unavailable(f"the plug-in {point.name!r} ({point.value}) has mistakes: {error}") from error
+    if not isinstance(value, Capability):
+        raise Unavailable(
+            f"the plug-in {point.name!r} ({point.value}) is not a Capability, a function with `@tool`, or a "
+            "tuple of them"
+        )
+    return value
 
 
 def _check_schema(point: EntryPoint, capability: Capability) -> None:

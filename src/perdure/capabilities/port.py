@@ -131,6 +131,7 @@ class Tool(Struct, frozen=True):
         queue: calls in one answer to tools of the same queue run one after another, in order; all others run
             concurrently.
         writes: the argument with the path of the file that the tool changes.
+        approval: whether each call needs approval, whatever the policies say.
     """
 
     name: str
@@ -144,6 +145,7 @@ class Tool(Struct, frozen=True):
     secret_arguments: tuple[str, ...] = ()
     queue: str | None = None
     writes: str | None = None
+    approval: bool = False
 
 
 class Discovered(Struct, frozen=True):

@@ -417,10 +417,10 @@ def _add_discovered(
 
 
 def _decided(bound: BoundTool, active: tuple[Active, ...], standing: str | None) -> BoundTool:
-    """Apply a standing decision, or the capabilities' gates, to a tool."""
+    """Apply a standing decision, or the tool's own wish and the capabilities' gates, to a tool."""
     if standing is not None:
         return msgspec.structs.replace(bound, gated=False, rejected=standing == "reject_always")
-    if any(each.gates(bound.tool) for each in active):
+    if bound.tool.approval or any(each.gates(bound.tool) for each in active):
         return msgspec.structs.replace(bound, gated=True)
     return bound
 

@@ -78,6 +78,13 @@ def serve(
     ] = None,
     data: Data = None,
     database_url: DatabaseUrl = None,
+    tools: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A Python file with tools; repeat it for several (docs/guide/tools-in-a-file.md).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run the server: the API and the worker.
 
@@ -91,7 +98,9 @@ def serve(
     from perdure.server import serve as run_server
     from perdure.settings import load
 
-    enter(run_server(load(host=host, port=port, data=data, database_url=database_url)), uvloop.run)
+    files = ":".join(map(str, tools)) if tools else None
+    settings = load(host=host, port=port, data=data, database_url=database_url, tools=files)
+    enter(run_server(settings), uvloop.run)
 
 
 @app.command()
@@ -212,7 +221,8 @@ def main() -> None:
     except PerdureError as error:
         # The message of an error that a missing package caused already says what to install.
         missing = isinstance(error.__cause__, ModuleNotFoundError)
-        _fail(error, explain(error), MISSING if missing else FAILED)
+        usage = USAGE if error.code == "invalid_tools" else FAILED
+        _fail(error, explain(error), MISSING if missing else usage)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and advice(error) is not None:
             raise  # `perdure.__main__` says what to install

@@ -44,9 +44,9 @@ def schema_of_hint(hint: Any) -> JsonObject:
 
 def _reason(error: Exception) -> str:
     text = str(error).strip()
-    last = text.rpartition("\n")[2]
-    if "custom types" in text or isinstance(error, TypeError) and last.endswith("is not supported"):
-        return f"is not supported: {last.removesuffix(' is not supported')}. Supported are {SUPPORTED}"
+    if "custom types" in text:
+        kind = text.rpartition("\n")[2].removeprefix("type ").removesuffix(" is not supported")
+        return f"is not supported ({kind}). Supported are {SUPPORTED}"
     return f"is not supported: {text.partition(chr(10))[0][:300]}"
 
 

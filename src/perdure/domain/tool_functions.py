@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import types
 import typing
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Annotated, Any, Generic, ParamSpec, TypeVar, overload
@@ -148,8 +149,8 @@ class Signature(Struct, frozen=True):
             PerdureError: `invalid_arguments`; the message is for the model.
         """
         try:
-            values = msgspec.convert(arguments, self.arguments, str_keys=True)
-        except msgspec.ValidationError as error:
+            values = self._values(arguments)
+        except (msgspec.ValidationError, RecursionError) as error:
             raise PerdureError(f"Invalid arguments. {error}", code="invalid_arguments") from error
         given = {
             name: value
@@ -157,6 +158,21 @@ class Signature(Struct, frozen=True):
             if (value := getattr(values, name)) is not UNSET
         }
         return [given.pop(name) for name in self.positional], given
+
+    def _values(self, arguments: JsonObject) -> Struct:
+        try:
+            return msgspec.convert(arguments, self.arguments, str_keys=True)
+        except msgspec.ValidationError:
+            # In JSON, and to the schema, 3.0 is the integer 3.
+            return msgspec.convert(_with_integers(arguments), self.arguments, str_keys=True)
+
+
+def _with_integers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_integers(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_with_integers(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def read_signature(function: ToolFunction[..., Any]) -> Signature:
@@ -347,10 +363,12 @@ def _accepts_none(hint: Any) -> bool:
 
 
 def _annotations(hint: Any) -> Iterator[str]:
-    """The texts in `Annotated[..., "text"]`."""
+    """The texts in `Annotated[..., "text"]` and `Annotated[..., Meta(description="text")]`."""
     if typing.get_origin(hint) is Annotated:
-        yield from (each for each in hint.__metadata__ if isinstance(each, str))
-    else:
+        for each in hint.__metadata__:
+            text = each.description if isinstance(each, msgspec.Meta) else each
+            if isinstance(text, str):
+                yield text
+    elif typing.get_origin(hint) in (typing.Union, types.UnionType):
         for part in typing.get_args(hint):
-            if typing.get_origin(part) is Annotated:
-                yield from _annotations(part)
+            yield from _annotations(part)

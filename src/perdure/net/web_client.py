@@ -49,7 +49,8 @@ _HEADERS = {
     "Accept-Encoding": "gzip, deflate",
 }
 _GZIP = b"\x1f\x8b"
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+"""Statuses that redirect a request to another URL."""
 
 
 class Page(Struct, frozen=True):
@@ -115,10 +116,10 @@ async def fetch(
             return await _follow(session, url, rules, max_bytes)
     except TimeoutError:
         raise ToolError(
-            f"{_short(url)} did not send a complete response within {TIME_LIMIT:g} seconds"
+            f"{short_url(url)} did not send a complete response within {TIME_LIMIT:g} seconds"
         ) from None
     except ClientError as error:
-        raise ToolError(f"{_short(url)} cannot be fetched: {_reason(error)}") from None
+        raise ToolError(f"{short_url(url)} cannot be fetched: {reason_of(error)}") from None
     finally:
         await checked.close()
 
@@ -128,14 +129,14 @@ async def _follow(session: ClientSession, url: str, rules: NetworkRules, max_byt
     for _ in range(MAX_REDIRECTS + 1):
         async with session.get(target, allow_redirects=False) as response:
             location = response.headers.get("Location")
-            if response.status not in _REDIRECTS or location is None:
+            if response.status not in REDIRECTS or location is None:
                 return await _page(response, target, max_bytes)
         try:
             following = target.join(URL(location))
         except ValueError:
-            raise ToolError(f"{_short(str(target))} redirects to an invalid URL") from None
+            raise ToolError(f"{short_url(str(target))} redirects to an invalid URL") from None
         target = checked_url(str(following), rules)
-    raise ToolError(f"{_short(url)} redirects more than {MAX_REDIRECTS} times")
+    raise ToolError(f"{short_url(url)} redirects more than {MAX_REDIRECTS} times")
 
 
 def checked_url(text: str, rules: NetworkRules) -> URL:
@@ -148,11 +149,11 @@ def checked_url(text: str, rules: NetworkRules) -> URL:
         url = URL(text.strip())
         port = url.port
     except ValueError:
-        raise ToolError(f"{_short(text)} is not a URL") from None
+        raise ToolError(f"{short_url(text)} is not a URL") from None
     if len(text) > MAX_URL:
         raise ToolError(f"a URL may have at most {MAX_URL} characters")
     if url.scheme not in ("http", "https") or not url.raw_host:
-        raise ToolError(f"{_short(text)}: only http and https URLs can be fetched")
+        raise ToolError(f"{short_url(text)}: only http and https URLs can be fetched")
     if url.user is not None or url.password is not None:
         raise ToolError("a URL that contains a user name or password cannot be fetched")
     if port not in _PORTS and (port or 0) < _FIRST_FREE_PORT:
@@ -176,7 +177,7 @@ async def _page(response: ClientResponse, url: URL, max_bytes: int) -> Page:
     # Header bytes that are not valid text arrive as lone surrogates.
     header = storable(response.headers.get("Content-Type", ""))
     kind, _, rest = header.partition(";")
-    body, truncated = await _body(response, max_bytes)
+    body, truncated = await read_body(response, max_bytes)
     charset = next(
         (
             value.strip(" \"'")
@@ -189,7 +190,7 @@ async def _page(response: ClientResponse, url: URL, max_bytes: int) -> Page:
     return Page(str(url), response.status, kind.strip().lower(), charset, body, truncated, refresh)
 
 
-async def _body(response: ClientResponse, max_bytes: int) -> tuple[bytes, bool]:
+async def read_body(response: ClientResponse, max_bytes: int) -> tuple[bytes, bool]:
     """The decompressed body, and whether the response is longer."""
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", "", "gzip", "x-gzip", "deflate"):
@@ -242,7 +243,8 @@ class _Inflater:
         return output
 
 
-def _reason(error: ClientError) -> str:
+def reason_of(error: ClientError) -> str:
+    """Say why a request failed."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, _Refused):
@@ -251,5 +253,6 @@ def _reason(error: ClientError) -> str:
     return storable(str(error) or type(error).__name__)
 
 
-def _short(url: str) -> str:
+def short_url(url: str) -> str:
+    """The URL, cut for an error message."""
     return url if len(url) <= MAX_URL else url[:MAX_URL] + "..."

@@ -103,6 +103,14 @@ async def secret_sizes(tx: Tx, session_id: SessionId) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
+async def open_secret(tx: Tx, vault: Vault, org_id: OrgId, session_id: SessionId, name: str) -> str | None:
+    """Decrypt one secret of a session; None if it does not exist."""
+    row = await tx.one(
+        "SELECT sealed FROM secrets WHERE session_id = ? AND org_id = ? AND name = ?", session_id, org_id, name
+    )
+    return None if row is None else await vault.open(tx, org_id, row[0], secret_binding(session_id, name))
+
+
 async def open_secrets(tx: Tx, vault: Vault, org_id: OrgId, session_id: SessionId) -> dict[str, str]:
     """Decrypt all secrets of a session, by name, so that callers can redact them."""
     rows = await tx.all(

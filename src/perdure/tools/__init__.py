@@ -1,1 +1,46 @@
-"""The built-in capabilities and their tools."""
+"""Tools in Python: everything that the author of a tool needs is imported from here.
+
+    from perdure.tools import Context, ToolError, tool
+
+
+    @tool(read_only=True)
+    async def order_status(ctx: Context, order: str) -> dict[str, str]:
+        \"\"\"Look up an order.
+
+        Args:
+            order: The order's number, such as A-1024.
+        \"\"\"
+        token = await ctx.secret("SHOP_TOKEN")
+        ...
+
+`perdure serve --tools my_tools.py` loads such functions from a file (docs/guide/tools-in-a-file.md).
+"""
+
+from perdure.capabilities.functions import as_tool
+from perdure.capabilities.tool_context import (
+    Context,
+    FileFacts,
+    Files,
+    Http,
+    OwnSession,
+    SessionFacts,
+    Storage,
+)
+from perdure.domain.errors import ToolError
+from perdure.domain.http_answers import HttpAnswer
+from perdure.domain.tool_functions import ToolFunction, tool
+
+__all__ = [
+    "Context",
+    "FileFacts",
+    "Files",
+    "Http",
+    "HttpAnswer",
+    "OwnSession",
+    "SessionFacts",
+    "Storage",
+    "ToolError",
+    "ToolFunction",
+    "as_tool",
+    "tool",
+]

@@ -482,6 +482,7 @@ PROGRAMS = _codes(
     ("bad_answer", "The response does not come from a Perdure server.", "Check the URL."),
     ("command_failed", "A command failed.", "See the message for the reason."),
     ("invalid_setting", "A setting has an invalid value.", "Correct the setting that the message names."),
+    ("invalid_tools", "A file with tools has mistakes.", "Correct the lines that the message names."),
     ("local_model_unavailable", "The small local model cannot start.", "See the message for the reason."),
     ("unreachable", "No server is responding at the URL.", "Start the server, or check the URL."),
 )

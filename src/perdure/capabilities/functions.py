@@ -1,0 +1,98 @@
+"""Makes tools and capabilities of Python functions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from perdure.capabilities.port import TOOL_TIMEOUT, Capability, Tool, ToolContext, ToolOutcome
+from perdure.domain.messages import JsonObject
+from perdure.domain.tool_functions import Signature, ToolFunction, read_signature
+from perdure.domain.tools import ToolHints
+
+CATEGORY = "tools"
+"""The category of capabilities that are made of functions."""
+
+NOTHING = "Done."
+"""What the model reads if a function returns None."""
+
+
+def as_tool(function: ToolFunction[..., Any]) -> Tool:
+    """Make the tool of a function.
+
+    Raises:
+        InvalidToolFunction: the function has mistakes.
+    """
+    signature, options = read_signature(function), function.options
+    return Tool(
+        name=signature.name,
+        description=signature.description,
+        parameters=signature.parameters,
+        run=partial(_run, function, signature),
+        hints=ToolHints(
+            readonly=options.read_only,
+            idempotent=options.read_only or options.idempotent,
+            destructive=options.destructive or None,
+        ),
+        display_name=options.display_name or humanized(signature.name),
+        timeout=TOOL_TIMEOUT if options.timeout is None else float(options.timeout),
+        approval=options.approval,
+    )
+
+
+async def _run(
+    function: ToolFunction[..., Any], signature: Signature, context: ToolContext, arguments: JsonObject
+) -> ToolOutcome:
+    """Call the function with converted arguments, and make its result JSON."""
+    positional, named = signature.convert(arguments)
+    first = (context,) if signature.takes_context else ()
+    try:
+        value = await function(*first, *positional, **named)
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # The function cancelled something of its own: the turn must not end for it.
+        raise RuntimeError("the tool's function was cancelled from inside") from error
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise RuntimeError(f"the tool's function raised {type(error).__name__}") from error
+    if isinstance(value, ToolOutcome):
+        return value
+    if value is None:
+        return ToolOutcome(NOTHING)
+    return ToolOutcome(value if isinstance(value, str) else msgspec.to_builtins(value, str_keys=True))
+
+
+def capability_of(tool: Tool) -> Capability:
+    """The capability of one tool, with the tool's name."""
+    return capability_with(
+        tool.name,
+        (tool,),
+        name=tool.display_name or humanized(tool.name),
+        description=tool.description.partition("\n\n")[0],
+    )
+
+
+def capability_with(
+    identifier: str, tools: Sequence[Tool], name: str | None = None, description: str = ""
+) -> Capability:
+    """A capability that consists of these tools."""
+    held = tuple(tools)
+    return Capability(
+        id=identifier,
+        name=name or humanized(identifier),
+        description=description or f"The tools {', '.join(tool.name for tool in held)}.",
+        category=CATEGORY,
+        tools=lambda config: held,
+    )
+
+
+def humanized(name: str) -> str:
+    """A name for people: `get_weather` becomes `Get weather`."""
+    words = name.replace("_", " ").replace("-", " ").split()
+    text = " ".join(words) or name
+    return text[0].upper() + text[1:]

@@ -1,0 +1,155 @@
+"""HTTP requests of tools from files and plug-ins, with the session's network rules.
+
+The addresses are checked as in `web_client`: after resolution, on every redirect, and for the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+from aiohttp.abc import AbstractResolver
+from msgspec import Struct
+from yarl import URL
+
+from perdure.domain.errors import ToolError
+from perdure.domain.http_answers import HttpAnswer
+from perdure.domain.messages import storable
+from perdure.domain.network import NetworkRules
+from perdure.net.addresses import SystemResolver
+from perdure.net.web_client import (
+    MAX_REDIRECTS,
+    REDIRECTS,
+    checked_resolver,
+    checked_url,
+    read_body,
+    reason_of,
+    short_url,
+)
+
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_KEY = "Idempotency-Key"
+_HEADERS = {"User-Agent": "perdure (a tool of an agent)", "Accept-Encoding": "gzip, deflate"}
+
+
+class OwnRequest(Struct, frozen=True):
+    """A request that a tool makes."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    body: bytes | None
+
+    @classmethod
+    def of(
+        cls,
+        method: str,
+        url: str,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+        json: Any,
+        content: str | bytes | None,
+        key: str | None,
+    ) -> OwnRequest:
+        """Make a request of the arguments of `Http.request`.
+
+        Args:
+            key: the call's effect key, for requests that may have an effect.
+
+        Raises:
+            ToolError: the method is unknown, or there are two bodies.
+        """
+        name = method.upper()
+        if name not in METHODS:
+            raise ToolError(f"unknown HTTP method {method[:20]!r}: use one of {', '.join(METHODS)}")
+        if json is not None and content is not None:
+            raise ToolError("a request has either `json` or `content`")
+        sent = dict(headers or {})
+        given = {header.lower() for header in sent}
+        if key and name not in _SAFE and _KEY.lower() not in given:
+            sent[_KEY] = key
+        if json is not None and "content-type" not in given:
+            sent["Content-Type"] = "application/json"
+        body = content.encode() if isinstance(content, str) else content
+        try:
+            target = str(URL(url.strip()).update_query(params)) if params else url
+        except ValueError:
+            target = url  # which is refused when it is sent
+        return cls(name, target, sent, body if json is None else msgspec.json.encode(json))
+
+
+async def send(
+    request: OwnRequest,
+    rules: NetworkRules,
+    *,
+    timeout: float,
+    max_bytes: int,
+    resolver: AbstractResolver | None = None,
+) -> HttpAnswer:
+    """Send a request; GET and HEAD follow redirects.
+
+    Args:
+        timeout: seconds for everything.
+        max_bytes: bytes of the decompressed body.
+        resolver: resolves names; the system's resolver by default.
+
+    Raises:
+        ToolError: the URL is refused or does not answer, or the answer is too long.
+    """
+    checked = checked_resolver(resolver or SystemResolver(), rules)
+    connector = TCPConnector(resolver=checked, use_dns_cache=False, force_close=True)
+    try:
+        async with (
+            asyncio.timeout(timeout),
+            ClientSession(
+                connector=connector,
+                cookie_jar=DummyCookieJar(),
+                auto_decompress=False,
+                headers=_HEADERS,
+                timeout=ClientTimeout(total=timeout),
+            ) as session,
+        ):
+            return await _follow(session, request, rules, max_bytes)
+    except TimeoutError:
+        raise ToolError(f"{short_url(request.url)} did not answer within {timeout:g} seconds") from None
+    except ClientError as error:
+        raise ToolError(f"{short_url(request.url)} cannot be reached: {reason_of(error)}") from None
+    except ValueError as error:  # a header with a line break, for one
+        raise ToolError(f"the request to {short_url(request.url)} is not valid: {error}") from None
+    finally:
+        await checked.close()
+
+
+async def _follow(
+    session: ClientSession, request: OwnRequest, rules: NetworkRules, max_bytes: int
+) -> HttpAnswer:
+    target = checked_url(request.url, rules)
+    headers = request.headers
+    for _ in range(MAX_REDIRECTS + 1):
+        async with session.request(
+            request.method, target, headers=headers, data=request.body, allow_redirects=False
+        ) as answer:
+            location = answer.headers.get("Location")
+            follows = request.method in ("GET", "HEAD") and answer.status in REDIRECTS
+            if not follows or location is None:
+                return await _answer(answer, target, max_bytes)
+        try:
+            following = target.join(URL(location))
+        except ValueError:
+            raise ToolError(f"{short_url(str(target))} redirects to an invalid URL") from None
+        if following.origin() != target.origin():
+            headers = {}  # they may hold credentials
+        target = checked_url(str(following), rules)
+    raise ToolError(f"{short_url(request.url)} redirects more than {MAX_REDIRECTS} times")
+
+
+async def _answer(answer: ClientResponse, url: URL, max_bytes: int) -> HttpAnswer:
+    body, truncated = await read_body(answer, max_bytes)
+    if truncated:
+        raise ToolError(f"{short_url(str(url))} answered with more than {max_bytes} bytes")
+    headers = {name.lower(): storable(value) for name, value in answer.headers.items()}
+    return HttpAnswer(answer.status, str(url), headers, body, answer.charset)

@@ -1,0 +1,229 @@
+"""Tools from files: `perdure serve --tools`, on a real server with each of the databases."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp import web
+
+from tests.command import perdure
+from tests.server import Server
+from tests.sites import Site
+from tests.talk import Json, Talk, call, kinds_of, new_talk, script
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "shop_tools.py"
+ODD = Path(__file__).parent / "odd_tools.py"
+TOKEN = "sesame-4711-open"
+
+
+@pytest.fixture
+def environment(site: Site) -> dict[str, str]:
+    return {
+        "PERDURE_TOOLS": f"{EXAMPLE}:{ODD}",
+        "PERDURE_PRIVATE_ADDRESSES": "true",
+        "SHOP_URL": site.url("", host="127.0.0.1"),
+    }
+
+
+async def results(talk: Talk, *calls: Json) -> list[Any]:
+    """Make these calls in one answer; what the model reads of each: a result, or an error's text."""
+    events = await talk.turn({"tool_calls": list(calls)}, {"text": "Done."})
+    return [outcome(event["data"]) for event in events if event["type"] == "tool.completed"]
+
+
+def outcome(data: Json) -> Any:
+    if not data["success"]:
+        return data["error"]
+    text = data["result"][0]["text"]
+    return json.loads(text) if text[:1] in '{["' or text.isdigit() else text
+
+
+async def with_secret(http: httpx.AsyncClient, ref: str, **secrets: str) -> Talk:
+    talk = await new_talk(http, capabilities=[{"ref": ref}])
+    (await http.put(talk.path("/storage/secrets"), json={"secrets": secrets})).raise_for_status()
+    return talk
+
+
+async def test_the_example_works_with_its_shop(http: httpx.AsyncClient, site: Site) -> None:
+    asked: list[tuple[str, str | None, str]] = []
+
+    async def order(request: web.Request) -> web.Response:
+        asked.append((request.method, request.headers.get("Authorization"), await request.text()))
+        return web.json_response({"status": "paid", "token": TOKEN})
+
+    site.answers = {"/orders/A-1": order, "/orders/A-2": web.Response(status=404), "/refunds": order}
+    talk = await with_secret(http, "shop_tools", SHOP_TOKEN=TOKEN)
+    lines = [{"item": "tea", "pieces": 2}, {"item": "cup"}]
+    assert await results(
+        talk,
+        call("order_status", order="A-1"),
+        call("order_status", order="A-2"),
+        call("write_report", month="2026-05", lines=lines),
+        call("write_report", month="2026-05", lines=[{"pieces": 1}]),
+        call("authorization"),
+    ) == [
+        {"status": "paid", "token": "[secret SHOP_TOKEN]"},
+        "There is no order A-2.",
+        "The report is in /reports/2026-05.csv.",
+        'Invalid arguments. lines/0: "item" is a required property',
+        "There is no tool 'authorization'. There are: order_status, refund, write_report",
+    ]
+    assert asked == [("GET", f"Bearer {TOKEN}", "")]
+    report = (await http.get(talk.path("/fs/reports/2026-05.csv"))).json()
+    assert report["content"] == "item,pieces\ntea,2\ncup,1\n"
+    assert (await talk.read())["tags"] == ["report"]
+
+    refund = call("refund", "c1", order="A-1", cents=250, reason="late")
+    message = await talk.say(script({"tool_calls": [refund]}, {"text": "Refunded."}))
+    events = await talk.logged_until("tool.call_requested", after=message["sequence"])
+    assert len(asked) == 1
+    decision = {"decisions": [{"tool_call_id": "c1", "decision": "allow"}]}
+    (await http.post(talk.path("/tool-approvals"), json=decision)).raise_for_status()
+    events = await talk.logged_until("session.idled", after=events[-1]["sequence"])
+    assert [outcome(each["data"]) for each in events if each["type"] == "tool.completed"][-1] == (
+        "Refunded 2.50."
+    )
+    assert asked[1] == ("POST", f"Bearer {TOKEN}", '{"order":"A-1","cents":250,"reason":"late"}')
+
+
+async def test_a_file_and_each_of_its_functions_are_capabilities(http: httpx.AsyncClient) -> None:
+    file = (await http.get("/v1/capabilities/shop_tools")).json()
+    assert [tool["name"] for tool in file["tool_definitions"]] == ["order_status", "refund", "write_report"]
+    assert file["description"] == "The tools of a shop's support: orders, refunds and reports."
+    one = (await http.get("/v1/capabilities/refund")).json()
+    assert (one["name"], one["category"]) == ("Refund", "tools")
+    (tool,) = one["tool_definitions"]
+    assert tool["parameters"] == {
+        "type": "object",
+        "properties": {
+            "order": {"type": "string", "description": "The order's number."},
+            "cents": {"type": "integer", "description": "The amount."},
+            "reason": {
+                "type": "string",
+                "enum": ["damaged", "late", "other"],
+                "description": "Why the customer gets it back.",
+            },
+        },
+        "required": ["order", "cents", "reason"],
+        "additionalProperties": False,
+    }
+    assert tool["description"] == "Refund an order, in part or in full. A person approves it first."
+    talk = await new_talk(http, capabilities=[{"ref": "echo_types"}])
+    assert await results(talk, call("give", what="text")) == ["There is no tool 'give'. There are: echo_types"]
+
+
+async def test_arguments_and_results_have_the_types_of_the_function(http: httpx.AsyncClient) -> None:
+    talk = await new_talk(http, capabilities=[{"ref": "odd_tools"}])
+    point = {"x": 1.0, "y": 2}
+    assert await results(
+        talk,
+        call("echo_types", number=3, point=point, mood="bad", when="2026-05-01T00:00:00Z"),
+        call("echo_types", number=3, point={"x": 1}),
+        call("echo_types", number=3, point={"x": 1}, when="tomorrow"),
+        *(call("give", what=what) for what in ("text", "nothing", "struct", "time", "number", "set", "object")),
+        call("slow-tool"),
+    ) == [
+        {"number": "int", "point": "Point", "mood": "Mood", "when": "datetime"},
+        {"number": "int", "point": "Point", "mood": "Mood", "when": "NoneType"},
+        "Invalid arguments. Invalid RFC3339 encoded datetime - at `$.when`",
+        "plain",
+        "Done.",
+        {"corners": [{"x": 1, "y": 2.5}], "mood": "bad"},
+        "2026-05-01T00:00:00Z",
+        3,
+        [1],
+        "The tool failed: TypeError.",
+        "The tool did not finish within 0.1 seconds.",
+    ]
+
+
+async def test_what_a_function_raises_ends_the_call_and_nothing_else(
+    http: httpx.AsyncClient, any_server: Server
+) -> None:
+    talk = await new_talk(http, capabilities=[{"ref": "fail"}])
+    assert await results(talk, *(call("fail", how=how) for how in ("refuse", "bug", "exit", "cancel"))) == [
+        "Not today.",
+        "The tool failed: KeyError.",
+        "The tool failed: RuntimeError.",
+        "The tool failed: RuntimeError.",
+    ]
+    log = any_server.log.read_text()
+    assert f'{ODD}", line ' in log
+    assert "KeyError: 'a private detail'" in log
+    message = await talk.say(script({"tool_calls": [call("fail", how="hang")]}))
+    await talk.logged_until("tool.started", after=message["sequence"])
+    await talk.cancel()
+    assert "turn.cancelled" in kinds_of(await talk.logged_until("session.idled", after=message["sequence"]))
+
+
+async def test_a_secret_that_a_tool_reads_is_blanked_in_all_that_it_gives_away(
+    http: httpx.AsyncClient, any_server: Server
+) -> None:
+    talk = await with_secret(http, "odd_tools", PIN=TOKEN)
+    async with talk.follow(after_sequence=0) as stream:
+        message = await talk.say(script({"tool_calls": [call("leak", name="PIN")]}, {"text": "Done."}))
+        frames = await stream.until("session.idled", where=lambda data: data["sequence"] > message["sequence"])
+    (result,) = [frame.data["data"] for frame in frames if frame.kind == "tool.completed"]
+    mark = "[secret PIN]"
+    assert outcome(result) == {"secret": [mark], "inside": f"<{mark}>", mark: 1}
+    assert f"It is {mark}" in [frame.data["data"].get("message") for frame in frames]
+    (await http.put(talk.path("/storage/secrets"), json={"secrets": {"RAISED": "open-4711-too"}}))
+    assert await results(talk, call("leak", name="RAISED"), call("leak", name="NONE")) == [
+        "It is [secret RAISED]",
+        "the session has no secret 'NONE': it has to be stored before the call",
+    ]
+    for path in ("/fs/leak.txt", "/fs/leak.bin", "/storage/keys/leak", "", "/events?limit=1000"):
+        text = (await http.get(talk.path(path))).text
+        assert "[secret " in text, path
+        assert TOKEN not in text
+        assert "open-4711" not in text, path
+    log = any_server.log.read_text()
+    assert "has read the secret PIN" in log
+    assert TOKEN not in log
+
+
+async def test_a_tool_has_the_files_the_storage_and_the_facts_of_its_session(http: httpx.AsyncClient) -> None:
+    talk = await new_talk(http, capabilities=[{"ref": "use_everything"}])
+    assert await results(talk, call("use_everything")) == [
+        {
+            "text": "ä",
+            "bytes": [255, 0],
+            "exists": [True, False],
+            "list": ["/a", "/a/one.txt", "/a/two.bin"],
+            "deleted": [True, False],
+            "values": ["v", None],
+            "keys": ["k", "l"],
+            "removed": [True, False],
+            "session": ["Named", ["x", "y"], {"a": "1"}, True],
+        }
+    ]
+    written = [each["data"] for each in await talk.events(types="file.written")]
+    assert [(each["path"], each["operation"]) for each in written] == [
+        ("/a/one.txt", "write"),
+        ("/a/two.bin", "write"),
+        ("/a/one.txt", "delete"),
+    ]
+
+
+async def test_a_file_with_mistakes_stops_the_start_with_a_line_for_each_of_them(tmp_path: Path) -> None:
+    (tmp_path / "good.py").write_text(EXAMPLE.read_text())
+    (tmp_path / "bad.py").write_text(
+        "from perdure.tools import tool\n\n\n@tool\ndef add(a, b: int) -> int:\n    '''Add.'''\n    return a + b\n"
+    )
+    (tmp_path / "worse.py").write_text("import no_such_module\n")
+    files = [word for name in ("good", "bad", "worse") for word in ("--tools", str(tmp_path / f"{name}.py"))]
+    done = await perdure("serve", "--port", "0", "--data", str(tmp_path / "data"), *files)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.replace(f"{tmp_path}/", "") == (
+        "error: the tools cannot be loaded:\n"
+        "  bad.py:5: add has a parameter `a` without a type hint: write for example `a: str`\n"
+        "  bad.py:5: add is not `async def`; blocking work goes into a thread, with "
+        "`await asyncio.to_thread(...)`\n"
+        "  worse.py:1: ModuleNotFoundError: No module named 'no_such_module'\n"
+    )
+    assert not (tmp_path / "data").exists()
