@@ -74,15 +74,15 @@ async def slow() -> str:
 
 
 @tool
-async def leak(ctx: Context, name: str) -> dict[str, Any]:
+async def leak(ctx: Context, which: str) -> dict[str, Any]:
     """Try to get a secret out."""
-    secret = await ctx.secret(name)
+    secret = await ctx.secret(which)
     ctx.progress(f"It is {secret}")
     await ctx.files.write("/leak.txt", f"It is {secret}.")
     await ctx.files.write("/leak.bin", f"It is {secret}.".encode())
     await ctx.storage.set("leak", secret)
     await ctx.session.update(title=f"It is {secret}", metadata={"leak": secret})
-    if name == "RAISED":
+    if which == "RAISED":
         raise ToolError(f"It is {secret}")
     return {"secret": [secret], "inside": f"<{secret}>", secret: 1}
 

@@ -39,6 +39,8 @@ NOT_RUN = {
     ("README.md", "make test"): "runs this very test",
     ("README.md", "make install && . .venv/bin/activate"): INSTALLS,
     ("README.md", "curl -sN $URL/v1/sessions/$SESSION/sse"): FOLLOWS,
+    ("README.md", "perdure serve --tools"): SERVES,
+    ("docs/guide/tools-in-a-file.md", "perdure serve --tools"): SERVES,
     ("docs/guide/getting-started.md", "make install"): INSTALLS,
     ("docs/guide/getting-started.md", "perdure serve\n"): SERVES,
     ("docs/guide/getting-started.md", "OPENAI=$(post /v1/providers"): VENDOR,

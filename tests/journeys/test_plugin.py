@@ -44,6 +44,60 @@ async def test_an_installed_package_adds_a_capability_that_the_model_can_use(tmp
         assert json.loads(result["result"][0]["text"]) == {"rolls": [1, 1, 1], "sum": 3}
 
 
+NOTES = '''
+from perdure.tools import Context, as_tool, tool
+from perdure.capabilities import Capability, Discovered, READ_ONLY, Tool, ToolOutcome, schema
+
+
+@tool
+async def note(ctx: Context, text: str) -> list[str]:
+    """Note a text."""
+    await ctx.storage.set(text, "noted")
+    return await ctx.storage.list()
+
+
+async def _notes(ctx: Context, arguments):
+    return ToolOutcome(await ctx.storage.list())
+
+
+async def _discover(config, context):
+    return Discovered("", (Tool("found", "List.", schema({}), _notes, READ_ONLY),))
+
+
+NOTES = Capability(
+    "notes", "Notes", "Keeps notes.", "notes", discover=_discover,
+    tools=lambda config: (as_tool(note), Tool("notes", "List.", schema({}), _notes, READ_ONLY)),
+)
+
+
+@tool
+def wrong(a):
+    """Be wrong."""
+'''
+
+
+async def test_tools_of_a_package_have_the_sessions_own_services(tmp_path: Path) -> None:
+    site = Path(installed(tmp_path / "site"))
+    (site / "perdure_notes.py").write_text(NOTES)
+    points = site / "perdure_dice-0.1.0.dist-info" / "entry_points.txt"
+    points.write_text("[perdure.capabilities]\nnotes = perdure_notes:NOTES\nnote = perdure_notes:note\n")
+    async with (
+        Server(tmp_path / "data", environment={"PYTHONPATH": str(site)}) as server,
+        httpx.AsyncClient(base_url=server.url) as http,
+    ):
+        await use_simulated_model(http)
+        assert (await http.get("/v1/capabilities/note")).json()["category"] == "tools"
+        talk = await new_talk(http, capabilities=[{"ref": "notes"}])
+        events = await talk.turn(
+            *({"tool_calls": [each]} for each in (call("note", text="a"), call("notes"), call("found"))),
+            {"text": "Done."},
+        )
+        results = [
+            event["data"]["result"][0]["text"] for event in events if event["type"] == "tool.completed"
+        ]
+        assert results == ['["a"]'] * 3
+
+
 @pytest.mark.parametrize(
     ("value", "complaint"),
     [
@@ -55,6 +109,15 @@ async def test_an_installed_package_adds_a_capability_that_the_model_can_use(tmp
 def test_an_invalid_plugin_prevents_the_start_with_a_clear_error(value: str, complaint: str) -> None:
     with pytest.raises(Unavailable, match=complaint):
         load_plugins(catalogue(), [EntryPoint("mine", value, "perdure.capabilities")])
+
+
+def test_a_plugin_whose_function_has_mistakes_prevents_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "perdure_wrong.py").write_text(NOTES)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Unavailable, match="has mistakes: wrong: is not `async def`.*; has a parameter `a`"):
+        load_plugins(catalogue(), [EntryPoint("wrong", "perdure_wrong:wrong", "perdure.capabilities")])
 
 
 def test_a_plugin_whose_config_schema_is_not_valid_prevents_the_start(

@@ -59,19 +59,20 @@ async def test_the_example_works_with_its_shop(http: httpx.AsyncClient, site: Si
     site.answers = {"/orders/A-1": order, "/orders/A-2": web.Response(status=404), "/refunds": order}
     talk = await with_secret(http, "shop_tools", SHOP_TOKEN=TOKEN)
     lines = [{"item": "tea", "pieces": 2}, {"item": "cup"}]
-    assert await results(
+    *found, unknown = await results(
         talk,
         call("order_status", order="A-1"),
         call("order_status", order="A-2"),
         call("write_report", month="2026-05", lines=lines),
         call("write_report", month="2026-05", lines=[{"pieces": 1}]),
         call("authorization"),
-    ) == [
+    )
+    assert unknown.startswith("There is no tool 'authorization'")
+    assert found == [
         {"status": "paid", "token": "[secret SHOP_TOKEN]"},
         "There is no order A-2.",
         "The report is in /reports/2026-05.csv.",
         'Invalid arguments. lines/0: "item" is a required property',
-        "There is no tool 'authorization'. There are: order_status, refund, write_report",
     ]
     assert asked == [("GET", f"Bearer {TOKEN}", "")]
     report = (await http.get(talk.path("/fs/reports/2026-05.csv"))).json()
@@ -114,7 +115,8 @@ async def test_a_file_and_each_of_its_functions_are_capabilities(http: httpx.Asy
     }
     assert tool["description"] == "Refund an order, in part or in full. A person approves it first."
     talk = await new_talk(http, capabilities=[{"ref": "echo_types"}])
-    assert await results(talk, call("give", what="text")) == ["There is no tool 'give'. There are: echo_types"]
+    (error,) = await results(talk, call("give", what="text"))
+    assert error.startswith("There is no tool 'give'")
 
 
 async def test_arguments_and_results_have_the_types_of_the_function(http: httpx.AsyncClient) -> None:
@@ -125,7 +127,10 @@ async def test_arguments_and_results_have_the_types_of_the_function(http: httpx.
         call("echo_types", number=3, point=point, mood="bad", when="2026-05-01T00:00:00Z"),
         call("echo_types", number=3, point={"x": 1}),
         call("echo_types", number=3, point={"x": 1}, when="tomorrow"),
-        *(call("give", what=what) for what in ("text", "nothing", "struct", "time", "number", "set", "object")),
+        *(
+            call("give", what=what)
+            for what in ("text", "nothing", "struct", "time", "number", "set", "object")
+        ),
         call("slow-tool"),
     ) == [
         {"number": "int", "point": "Point", "mood": "Mood", "when": "datetime"},
@@ -166,18 +171,20 @@ async def test_a_secret_that_a_tool_reads_is_blanked_in_all_that_it_gives_away(
 ) -> None:
     talk = await with_secret(http, "odd_tools", PIN=TOKEN)
     async with talk.follow(after_sequence=0) as stream:
-        message = await talk.say(script({"tool_calls": [call("leak", name="PIN")]}, {"text": "Done."}))
-        frames = await stream.until("session.idled", where=lambda data: data["sequence"] > message["sequence"])
+        message = await talk.say(script({"tool_calls": [call("leak", which="PIN")]}, {"text": "Done."}))
+        frames = await stream.until(
+            "session.idled", where=lambda data: data["sequence"] > message["sequence"]
+        )
     (result,) = [frame.data["data"] for frame in frames if frame.kind == "tool.completed"]
     mark = "[secret PIN]"
     assert outcome(result) == {"secret": [mark], "inside": f"<{mark}>", mark: 1}
-    assert f"It is {mark}" in [frame.data["data"].get("message") for frame in frames]
+    assert f"It is {mark}" in "".join(str(frame.data) for frame in frames if frame.kind == "tool.progress")
     (await http.put(talk.path("/storage/secrets"), json={"secrets": {"RAISED": "open-4711-too"}}))
-    assert await results(talk, call("leak", name="RAISED"), call("leak", name="NONE")) == [
+    assert await results(talk, call("leak", which="RAISED"), call("leak", which="NONE")) == [
         "It is [secret RAISED]",
         "the session has no secret 'NONE': it has to be stored before the call",
     ]
-    for path in ("/fs/leak.txt", "/fs/leak.bin", "/storage/keys/leak", "", "/events?limit=1000"):
+    for path in ("/fs/leak.txt", "/fs/leak.bin", "/storage/keys", "", "/events?limit=1000"):
         text = (await http.get(talk.path(path))).text
         assert "[secret " in text, path
         assert TOKEN not in text
@@ -213,7 +220,7 @@ async def test_a_tool_has_the_files_the_storage_and_the_facts_of_its_session(htt
 async def test_a_file_with_mistakes_stops_the_start_with_a_line_for_each_of_them(tmp_path: Path) -> None:
     (tmp_path / "good.py").write_text(EXAMPLE.read_text())
     (tmp_path / "bad.py").write_text(
-        "from perdure.tools import tool\n\n\n@tool\ndef add(a, b: int) -> int:\n    '''Add.'''\n    return a + b\n"
+        "from perdure.tools import tool\n\n\n@tool\ndef add(a, b: int) -> int:\n    'Add.'\n"
     )
     (tmp_path / "worse.py").write_text("import no_such_module\n")
     files = [word for name in ("good", "bad", "worse") for word in ("--tools", str(tmp_path / f"{name}.py"))]

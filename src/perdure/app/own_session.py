@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from perdure.app.context import Scope, Services
 from perdure.domain.errors import InvalidInput
 from perdure.domain.ids import SessionId
 from perdure.domain.session_metadata import MAX_VALUE, clean_metadata, read_metadata
 from perdure.domain.sessions import MAX_TITLE, clean_tags, clean_title
-from perdure.store.database import Tx
+from perdure.store.database import Changes, Tx
 from perdure.store.rows import to_json
-from perdure.store.sessions import Changes, SessionRow, get_session, update_session
+from perdure.store.sessions import SessionRow, get_session, update_session
 
 
 async def check_session(tx: Tx, scope: Scope, session_id: SessionId) -> None:
@@ -51,7 +53,7 @@ async def mark_own_session(
     *,
     title: str | None,
     tags: tuple[str, ...] | None,
-    metadata: dict[str, str | None] | None,
+    metadata: Mapping[str, object] | None,
 ) -> None:
     """Change the session's title, tags and metadata. What is None stays.
 
@@ -67,15 +69,17 @@ async def mark_own_session(
         changes["title"] = _clean_title(title)
     if tags is not None:
         changes["tags"] = to_json(clean_tags(tags))
+    entries: dict[str, str | None] = {}
     for name, value in (metadata or {}).items():
         if value is not None and not (isinstance(value, str) and len(value) <= MAX_VALUE):
             raise InvalidInput(f"`metadata.{name}` must be a text of up to {MAX_VALUE} characters")
+        entries[name] = value
     now = app.now()
 
     async def work(tx: Tx) -> None:
-        row = await get_session(tx, scope.organization_id, session_id, lock=bool(metadata))
-        if metadata:
-            changes["metadata"] = to_json(clean_metadata(metadata, read_metadata(row.metadata)))
+        row = await get_session(tx, scope.organization_id, session_id, lock=bool(entries))
+        if entries:
+            changes["metadata"] = to_json(clean_metadata(entries, read_metadata(row.metadata)))
         if changes:
             await update_session(tx, row, changes, now)
 

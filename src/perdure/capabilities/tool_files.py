@@ -95,11 +95,7 @@ class _File:
 
     def _read(self) -> bytes | None:
         if self._path.suffix != ".py" or not _STEM.fullmatch(self._path.stem):
-            self._report(
-                0,
-                "cannot be the name of a capability: name the file with 1 to 64 letters, digits, - or _, "
-                "and .py",
-            )
+            self._report(0, "is no name of a capability: use 1 to 64 letters, digits, - or _, and .py")
             return None
         try:
             if not self._path.is_file():
@@ -120,11 +116,13 @@ class _File:
             sys.path.append(folder)  # last, so that a file beside this one replaces no installed module
         try:
             tree = ast.parse(source, file)
-            self._definitions = {_first_line(each): each for each in ast.walk(tree) if _is_definition(each)}
+            self._definitions = {
+                _first_line(each): each for each in ast.walk(tree) if isinstance(each, Definition)
+            }
             self._find_shadowed(tree)
             exec(compile(tree, file, "exec", dont_inherit=True), module.__dict__)  # noqa: S102
         except SyntaxError as error:
-            self._report(error.lineno or 0, f"{type(error).__name__}: {error.msg}")
+            self._report(error.lineno or 0, f"{type(error).__name__}: {error.args[0]}")
         except (Exception, SystemExit) as error:  # noqa: BLE001 (the file's author may raise anything)
             self._report(self._line_of(error), f"{type(error).__name__}: {error}")
         else:
@@ -148,7 +146,8 @@ class _File:
             before = seen.get(each.name)
             if before is not None and any(map(_is_tool, (*before.decorator_list, *each.decorator_list))):
                 self._report(
-                    each.lineno, f"{each.name} has the name of the function in line {before.lineno}: rename one"
+                    each.lineno,
+                    f"{each.name} has the name of the function in line {before.lineno}: rename one",
                 )
             seen[each.name] = each
 
@@ -180,7 +179,7 @@ class _File:
             owner = self._taken[tool.name]
             self._report(
                 self._line(function, None),
-                f'{tool.name} is already the name of {owner}: rename it, for example with `@tool(name="...")`',
+                f'{tool.name} is already the name of {owner}: rename it, or use `@tool(name="...")`',
             )
             return None
         self._taken[tool.name] = f"a tool of {self._path}"
@@ -188,8 +187,7 @@ class _File:
 
     def _line(self, function: ToolFunction[..., Any], problem: Problem | None) -> int:
         """The line to show for a mistake: of the parameter, the docstring or the function."""
-        inner = inspect.unwrap(function.function)
-        first = inner.__code__.co_firstlineno
+        first: int = inspect.unwrap(function.function).__code__.co_firstlineno
         definition = self._definitions.get(first)
         if definition is None:
             return first
@@ -206,7 +204,9 @@ class _File:
         stem = self._path.stem
         own = stem in [tool.name for tool in tools]
         if own and len(tools) > 1:
-            self._report(0, f"has several tools, and one has the name of the file, {stem}: rename one of them")
+            self._report(
+                0, f"has several tools, and one has the name of the file, {stem}: rename one of them"
+            )
         elif not own and stem in self._taken:
             self._report(0, f"{stem} is already the name of {self._taken[stem]}: rename the file")
         else:
@@ -218,14 +218,9 @@ class _File:
         return [file, *(capability_of(tool) for tool in tools if tool.name != file.id)]
 
 
-def _is_definition(node: ast.AST) -> bool:
-    return isinstance(node, Definition)
-
-
-def _first_line(node: Any) -> int:
+def _first_line(node: Definition) -> int:
     """The line that a function's code begins with: that of its first decorator."""
-    decorators: list[ast.expr] = node.decorator_list
-    return decorators[0].lineno if decorators else int(node.lineno)
+    return node.decorator_list[0].lineno if node.decorator_list else node.lineno
 
 
 def _is_tool(decorator: ast.expr) -> bool:

@@ -15,8 +15,8 @@ MAX_PARTS = 1_000
 """Subschemas of one parameter."""
 
 SUPPORTED = (
-    "str, int, float, bool, None, Any, list, dict, tuple, set, Literal, Enum, unions of these, date and time, "
-    "UUID, Decimal, bytes, dataclasses, TypedDict, NamedTuple and msgspec structs"
+    "str, int, float, bool, None, Any, list, dict, tuple, set, Literal, Enum, unions of these, date and "
+    "time, UUID, Decimal, bytes, dataclasses, TypedDict, NamedTuple and msgspec structs"
 )
 FIELD_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 """The names of arguments that all model vendors accept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import re
@@ -53,7 +54,7 @@ class ToolFunction(Generic[P, R]):
         if not inspect.isfunction(function):
             raise TypeError(f"@tool goes directly above `async def`, not on {function!r:.80}")
         functools.update_wrapper(self, function)
-        self.function = function
+        self.function: Callable[P, Coroutine[Any, Any, R]] = function
         self.options = options
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
@@ -267,8 +268,7 @@ class _Reader:
             return None
         try:
             hint = _resolved(self._function, parameter.annotation)
-        except Exception as error:
-            # An annotation is an expression of the file's author: it may fail in any way.
+        except Exception as error:  # noqa: BLE001 (an annotation is an expression: it may fail in any way)
             self._report(
                 f"has a parameter `{name}` whose type hint cannot be read: {type(error).__name__}: {error}",
                 name,
@@ -289,10 +289,9 @@ class _Reader:
         if text is not None:
             schema["description"] = text
         if parameter.default is not parameter.empty and parameter.default is not None:
-            try:
+            # What only Python can express is left out.
+            with contextlib.suppress(TypeError, ValueError, OverflowError):
                 schema["default"] = msgspec.json.decode(msgspec.json.encode(parameter.default))
-            except (TypeError, ValueError, OverflowError):
-                pass  # only Python can express it
         return schema
 
     def _struct(
@@ -303,12 +302,14 @@ class _Reader:
             if each.default is each.empty:
                 fields.append((each.name, hints[each.name]))
             elif each.name in positional:
-                fields.append((each.name, hints[each.name], msgspec.field(default_factory=_same(each.default))))
+                fields.append(
+                    (each.name, hints[each.name], msgspec.field(default_factory=_same(each.default)))
+                )
             else:
                 fields.append((each.name, hints[each.name] | UnsetType, UNSET))
         try:
             return msgspec.defstruct("Arguments", fields, kw_only=True)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (types run code of their authors)
             self._report(f"has parameters that cannot be converted: {error}")
             return Struct
 

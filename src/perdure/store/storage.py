@@ -106,7 +106,10 @@ async def secret_sizes(tx: Tx, session_id: SessionId) -> dict[str, int]:
 async def open_secret(tx: Tx, vault: Vault, org_id: OrgId, session_id: SessionId, name: str) -> str | None:
     """Decrypt one secret of a session; None if it does not exist."""
     row = await tx.one(
-        "SELECT sealed FROM secrets WHERE session_id = ? AND org_id = ? AND name = ?", session_id, org_id, name
+        "SELECT sealed FROM secrets WHERE session_id = ? AND org_id = ? AND name = ?",
+        session_id,
+        org_id,
+        name,
     )
     return None if row is None else await vault.open(tx, org_id, row[0], secret_binding(session_id, name))
 

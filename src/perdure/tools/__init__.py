@@ -7,7 +7,7 @@
     async def order_status(ctx: Context, order: str) -> dict[str, str]:
         \"\"\"Look up an order.
 
-        Args:
+Args:
             order: The order's number, such as A-1024.
         \"\"\"
         token = await ctx.secret("SHOP_TOKEN")

@@ -132,7 +132,7 @@ class _Files:
         rows = await files.list_entries(
             self._services, call, call.session_id, clean_path(folder), recursive=recursive
         )
-        return [FileFacts(row.path, row.is_directory, row.size_bytes, row.hash or "") for row in rows]
+        return [FileFacts(row.path, bool(row.is_directory), row.size_bytes, row.hash or "") for row in rows]
 
 
 class _Storage:
@@ -145,7 +145,9 @@ class _Storage:
 
     async def set(self, key: str, value: str) -> None:
         if not isinstance(value, str):
-            raise TypeError(f"a stored value is a text, not {type(value).__name__}: encode it, as JSON for one")
+            raise TypeError(
+                f"a stored value is a text, not {type(value).__name__}: encode it, as JSON for one"
+            )
         clean = self._call.redactor.text(value)
         await put_value(self._services, self._call, self._call.session_id, key, clean)
 

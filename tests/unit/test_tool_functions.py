@@ -1,0 +1,277 @@
+"""Tools from async functions: schemas from type hints, descriptions from docstrings."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import enum
+import functools
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, NamedTuple, NewType, NotRequired, TypedDict
+
+import jsonschema_rs
+import msgspec
+import pytest
+
+from perdure.domain.docstrings import read_docstring
+from perdure.domain.errors import PerdureError
+from perdure.domain.hint_schemas import UnsupportedHint, schema_of_hint
+from perdure.domain.tool_functions import InvalidToolFunction, read_signature, tool
+
+
+class Colour(enum.Enum):
+    """What it looks like."""
+
+    RED = "red"
+    BLUE = "blue"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+@dataclass
+class Item:
+    """An item.
+
+    Attributes:
+        sku: The code
+            on the label.
+    """
+
+    sku: str
+    tags: list[str] = field(default_factory=list)
+
+
+class Address(msgspec.Struct):
+    street: Annotated[str, msgspec.Meta(description="With the number.")]
+    kind: Literal["home", "work"] = "home"
+
+
+class Box(TypedDict):
+    items: list[Item]
+    label: NotRequired[str]
+
+
+class Pair(NamedTuple):
+    left: int
+    right: int = 0
+
+
+@dataclass
+class Node:
+    following: Node | None = None
+
+
+@dataclass
+class Callback:
+    run: asyncio.Event
+
+
+Customer = NewType("Customer", int)
+
+TEXT, WHOLE = {"type": "string"}, {"type": "integer"}
+ITEM = {
+    "type": "object",
+    "properties": {
+        "sku": {"type": "string", "description": "The code on the label."},
+        "tags": {"type": "array", "items": TEXT},
+    },
+    "required": ["sku"],
+    "description": "An item.",
+}
+
+
+@pytest.mark.parametrize(
+    ("hint", "schema"),
+    [
+        (str, TEXT),
+        (float, {"type": "number"}),
+        (bool, {"type": "boolean"}),
+        (None, {"type": "null"}),
+        (Any, {}),
+        (int | None, {"anyOf": [WHOLE, {"type": "null"}]}),
+        (int | str, {"anyOf": [WHOLE, TEXT]}),
+        (Literal["a", "b"], {"type": "string", "enum": ["a", "b"]}),
+        (Literal[1, 2], {"type": "integer", "enum": [1, 2]}),
+        (Colour, {"type": "string", "enum": ["blue", "red"], "description": "What it looks like."}),
+        (Level, {"type": "integer", "enum": [1, 2]}),
+        (Customer, WHOLE),
+        (list[int], {"type": "array", "items": WHOLE}),
+        (dict[str, int], {"type": "object", "additionalProperties": WHOLE}),
+        (tuple[int, ...], {"type": "array", "items": WHOLE}),
+        (dt.date, {"type": "string", "format": "date"}),
+        (Annotated[int, msgspec.Meta(ge=1, le=9)], {"type": "integer", "minimum": 1, "maximum": 9}),
+        (Item, ITEM),
+        (
+            Address,
+            {
+                "type": "object",
+                "properties": {
+                    "street": {"type": "string", "description": "With the number."},
+                    "kind": {"type": "string", "enum": ["home", "work"], "default": "home"},
+                },
+                "required": ["street"],
+            },
+        ),
+        (
+            Box,
+            {
+                "type": "object",
+                "properties": {"items": {"type": "array", "items": ITEM}, "label": TEXT},
+                "required": ["items"],
+            },
+        ),
+        (
+            Pair,
+            {"type": "array", "prefixItems": [WHOLE, WHOLE | {"default": 0}], "minItems": 1, "maxItems": 2},
+        ),
+    ],
+    ids=str,
+)
+def test_a_type_has_its_schema_without_references(hint: Any, schema: dict[str, Any]) -> None:
+    assert schema_of_hint(hint) == schema
+    jsonschema_rs.meta.validate(schema)
+
+
+@pytest.mark.parametrize(
+    ("hint", "reason"),
+    [
+        (object, "is not supported (<class 'object'>). Supported are str, int"),
+        (Callback, "is not supported (<class 'asyncio.locks.Event'>)"),
+        (Node, "contains itself (Node)"),
+        (list[int] | tuple[int, ...], "is not supported: Type unions may not contain more than one array"),
+        (Item | Node, "is not supported: Type unions may not contain more than one dataclass"),
+        (TypedDict("Odd", {"größe": int}), "has a field 'größe'"),
+    ],
+    ids=str,
+)
+def test_a_type_without_a_schema_is_refused_with_the_reason(hint: Any, reason: str) -> None:
+    with pytest.raises(UnsupportedHint) as caught:
+        schema_of_hint(hint)
+    assert str(caught.value).startswith(reason)
+
+
+def test_a_type_that_grows_without_bound_is_refused() -> None:
+    kind: Any = msgspec.defstruct("S0", [("x", int)])
+    for level in range(1, 30):
+        kind = msgspec.defstruct(f"S{level}", [("a", kind), ("b", kind)])
+    with pytest.raises(UnsupportedHint, match="over 1000 parts"):
+        schema_of_hint(kind)
+
+
+@tool
+async def order(
+    ctx,
+    first: int,
+    /,
+    item: Item,
+    colour: Colour = Colour.RED,
+    note: str = None,  # noqa: RUF013 (people write this)
+    *,
+    sizes: Annotated[list[int], "In centimetres."] = [],  # noqa: B006 (it is not changed)
+    address: Annotated[Address | None, msgspec.Meta(description="Where to.")] = None,
+):
+    """Order something.
+
+    It arrives soon.
+
+    Args:
+        ctx: The context.
+        first (int, optional): The first one: it
+            has a long text.
+
+            And a paragraph.
+        item: What.
+
+    Returns:
+        A number.
+    """
+    return first, item, colour, note, sizes, address
+
+
+def test_a_docstring_is_divided_into_a_description_and_texts_for_the_parameters() -> None:
+    doc = read_docstring(order.__doc__ or "")
+    assert doc.description == "Order something.\n\nIt arrives soon.\n\nReturns:\n    A number."
+    assert doc.texts() == {
+        "ctx": "The context.",
+        "first": "The first one: it has a long text.\nAnd a paragraph.",
+        "item": "What.",
+    }
+    odd = read_docstring("Do it.\n\nArgs:\n    a: x\n    bad\n    b: y\n  worse")
+    assert odd.misplaced == ((4, "bad"), (6, "worse"))
+    assert odd.texts() == {"a": "x", "b": "y"}
+
+
+def test_a_signature_becomes_a_schema_and_its_arguments_become_python_values() -> None:
+    signature = read_signature(order)
+    properties = signature.parameters["properties"]
+    assert properties["first"] == WHOLE | {
+        "description": "The first one: it has a long text.\nAnd a paragraph."
+    }
+    assert properties["item"] == ITEM | {"description": "What."}
+    assert properties["colour"]["default"] == "red"
+    assert properties["note"] == {"anyOf": [TEXT, {"type": "null"}]}
+    assert properties["sizes"] == {
+        "type": "array",
+        "items": WHOLE,
+        "description": "In centimetres.",
+        "default": [],
+    }
+    assert properties["address"]["description"] == "Where to."
+    assert signature.parameters["required"] == ["first", "item"]
+    assert (signature.takes_context, signature.positional) == (True, ("first",))
+
+    given = {"first": 2.0, "item": {"sku": "x"}, "colour": "blue", "sizes": [1.0], "note": None}
+    positional, named = signature.convert(given)
+    assert positional == [2]
+    assert named == {"item": Item("x"), "colour": Colour.BLUE, "sizes": [1], "note": None}
+    assert asyncio.run(order(None, *positional, **named)) == (2, Item("x"), Colour.BLUE, None, [1], None)
+    with pytest.raises(PerdureError, match=r"Expected `int`, got `str` - at `\$.first`") as caught:
+        signature.convert({"first": "2", "item": {"sku": "x"}})
+    assert caught.value.code == "invalid_arguments"
+
+
+def problems(function: Any) -> list[str]:
+    with pytest.raises(InvalidToolFunction) as caught:
+        read_signature(function)
+    return [problem.text for problem in caught.value.problems]
+
+
+def test_all_mistakes_of_a_function_are_found_at_once() -> None:
+    @tool(name="no way", timeout=-1, approval="yes", read_only=True, destructive=True)  # type: ignore[call-overload]
+    def wrong(a, *args: int, ctx: Any, b: Unknown, größe: int, **more: int) -> None:  # noqa: F821
+        """
+        Args:
+            b: fine
+            b: again
+            zzz: unknown
+        """
+
+    begins = (
+        "has a name that model vendors refuse", "has `approval='yes'`", "cannot be both", "has `timeout=-1`",
+        "is not `async def`", "has no docstring", "describes `b` twice", "describes `zzz`, which is not",
+        "has a parameter `a` without a type hint", "takes `*args`", "takes `ctx`, which must be its first",
+        "has a parameter `b` whose type hint cannot be read: NameError", "has a parameter `größe`",
+        "takes `**more`",
+    )  # fmt: skip
+    found = problems(wrong)
+    assert [text for text, begin in zip(found, begins, strict=True) if not text.startswith(begin)] == []
+
+
+def test_what_is_no_async_function_is_refused_where_it_stands() -> None:
+    for value in (5, Item, "name", functools.partial(print), order):
+        with pytest.raises(TypeError, match="directly above `async def`"):
+            tool(value)  # type: ignore[call-overload]
+    with pytest.raises(
+        TypeError, match=r"no option `readonly`: its options are name, display_name, approval"
+    ):
+        tool(readonly=True)  # type: ignore[call-overload]
+
+    @tool
+    async def stream(number: int):
+        """Yield."""
+        yield number
+
+    assert problems(stream)[0].startswith("yields values")
