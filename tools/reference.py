@@ -92,8 +92,8 @@ def settings_page() -> str:
         "Settings",
         wrap(
             "The server reads its settings from environment variables. An empty variable counts as not set. "
-            "Options of `perdure serve` (`--host`, `--port`, `--data`, `--database-url`, `--tools`) override the "
-            "first few. If a value is invalid, the server refuses to start and names the setting."
+            "Options of `perdure serve` (`--host`, `--port`, `--data`, `--database-url`, `--tools`) override "
+            "the first few. If a value is invalid, the server refuses to start and names the setting."
         ),
         items(entries),
         wrap(

@@ -116,7 +116,7 @@ def test_a_plugin_whose_function_has_mistakes_prevents_the_start(
 ) -> None:
     (tmp_path / "perdure_wrong.py").write_text(NOTES)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(Unavailable, match="has mistakes: wrong: is not `async def`.*; has a parameter `a`"):
+    with pytest.raises(Unavailable, match=r"has mistakes: wrong: is not `async def`.*; has a parameter `a`"):
         load_plugins(catalogue(), [EntryPoint("wrong", "perdure_wrong:wrong", "perdure.capabilities")])
 
 
