@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 from aiohttp import web
 
 from tests.command import perdure
-from tests.server import Server
+from tests.postgres_server import PostgresServer
+from tests.server import Server, use_simulated_model
 from tests.sites import Site
+from tests.stub_model import use_model_at
 from tests.talk import Json, Talk, call, kinds_of, new_talk, script
 
 ROOT = Path(__file__).parents[2]
@@ -21,13 +25,34 @@ ODD = Path(__file__).parent / "odd_tools.py"
 TOKEN = "sesame-4711-open"
 
 
+ENVIRONMENT = {"PERDURE_TOOLS": f"{EXAMPLE}:{ODD}", "PERDURE_PRIVATE_ADDRESSES": "true"}
+
+
 @pytest.fixture
 def environment(site: Site) -> dict[str, str]:
-    return {
-        "PERDURE_TOOLS": f"{EXAMPLE}:{ODD}",
-        "PERDURE_PRIVATE_ADDRESSES": "true",
-        "SHOP_URL": site.url("", host="127.0.0.1"),
-    }
+    """The settings of the server that calls the shop."""
+    return {**ENVIRONMENT, "SHOP_URL": site.url("")}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=["sqlite", "postgres"])
+async def tooled(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer
+) -> AsyncIterator[Server]:
+    """A server on each of the databases, for the tests that need no shop."""
+    url = await postgres_server.create_database() if request.param == "postgres" else ""
+    data = tmp_path_factory.mktemp("tooled") / "data"
+    async with (
+        Server(data, database_url=url, environment=ENVIRONMENT) as server,
+        httpx.AsyncClient(base_url=server.url) as http,
+    ):
+        await use_simulated_model(http)
+        yield server
+
+
+@pytest.fixture
+async def api(tooled: Server) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=tooled.url, timeout=30) as client:
+        yield client
 
 
 async def results(talk: Talk, *calls: Json) -> list[Any]:
@@ -44,7 +69,8 @@ def outcome(data: Json) -> Any:
 
 
 async def with_secret(http: httpx.AsyncClient, ref: str, **secrets: str) -> Talk:
-    talk = await new_talk(http, capabilities=[{"ref": ref}])
+    off = {"ref": "tool_approval", "config": {"mode": "off"}}
+    talk = await new_talk(http, capabilities=[{"ref": ref}, off])
     (await http.put(talk.path("/storage/secrets"), json={"secrets": secrets})).raise_for_status()
     return talk
 
@@ -92,11 +118,11 @@ async def test_the_example_works_with_its_shop(http: httpx.AsyncClient, site: Si
     assert asked[1] == ("POST", f"Bearer {TOKEN}", '{"order":"A-1","cents":250,"reason":"late"}')
 
 
-async def test_a_file_and_each_of_its_functions_are_capabilities(http: httpx.AsyncClient) -> None:
-    file = (await http.get("/v1/capabilities/shop_tools")).json()
+async def test_a_file_and_each_of_its_functions_are_capabilities(api: httpx.AsyncClient) -> None:
+    file = (await api.get("/v1/capabilities/shop_tools")).json()
     assert [tool["name"] for tool in file["tool_definitions"]] == ["order_status", "refund", "write_report"]
     assert file["description"] == "The tools of a shop's support: orders, refunds and reports."
-    one = (await http.get("/v1/capabilities/refund")).json()
+    one = (await api.get("/v1/capabilities/refund")).json()
     assert (one["name"], one["category"]) == ("Refund", "tools")
     (tool,) = one["tool_definitions"]
     assert tool["parameters"] == {
@@ -114,13 +140,13 @@ async def test_a_file_and_each_of_its_functions_are_capabilities(http: httpx.Asy
         "additionalProperties": False,
     }
     assert tool["description"] == "Refund an order, in part or in full. A person approves it first."
-    talk = await new_talk(http, capabilities=[{"ref": "echo_types"}])
+    talk = await new_talk(api, capabilities=[{"ref": "echo_types"}])
     (error,) = await results(talk, call("give", what="text"))
     assert error.startswith("There is no tool 'give'")
 
 
-async def test_arguments_and_results_have_the_types_of_the_function(http: httpx.AsyncClient) -> None:
-    talk = await new_talk(http, capabilities=[{"ref": "odd_tools"}])
+async def test_arguments_and_results_have_the_types_of_the_function(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, capabilities=[{"ref": "odd_tools"}])
     point = {"x": 1.0, "y": 2}
     assert await results(
         talk,
@@ -148,16 +174,16 @@ async def test_arguments_and_results_have_the_types_of_the_function(http: httpx.
 
 
 async def test_what_a_function_raises_ends_the_call_and_nothing_else(
-    http: httpx.AsyncClient, any_server: Server
+    api: httpx.AsyncClient, tooled: Server
 ) -> None:
-    talk = await new_talk(http, capabilities=[{"ref": "fail"}])
+    talk = await new_talk(api, capabilities=[{"ref": "fail"}])
     assert await results(talk, *(call("fail", how=how) for how in ("refuse", "bug", "exit", "cancel"))) == [
         "Not today.",
         "The tool failed: KeyError.",
         "The tool failed: RuntimeError.",
         "The tool failed: RuntimeError.",
     ]
-    log = any_server.log.read_text()
+    log = tooled.log.read_text()
     assert f'{ODD}", line ' in log
     assert "KeyError: 'a private detail'" in log
     message = await talk.say(script({"tool_calls": [call("fail", how="hang")]}))
@@ -167,9 +193,9 @@ async def test_what_a_function_raises_ends_the_call_and_nothing_else(
 
 
 async def test_a_secret_that_a_tool_reads_is_blanked_in_all_that_it_gives_away(
-    http: httpx.AsyncClient, any_server: Server
+    api: httpx.AsyncClient, tooled: Server
 ) -> None:
-    talk = await with_secret(http, "odd_tools", PIN=TOKEN)
+    talk = await with_secret(api, "odd_tools", PIN=TOKEN)
     async with talk.follow(after_sequence=0) as stream:
         message = await talk.say(script({"tool_calls": [call("leak", which="PIN")]}, {"text": "Done."}))
         frames = await stream.until(
@@ -179,23 +205,23 @@ async def test_a_secret_that_a_tool_reads_is_blanked_in_all_that_it_gives_away(
     mark = "[secret PIN]"
     assert outcome(result) == {"secret": [mark], "inside": f"<{mark}>", mark: 1}
     assert f"It is {mark}" in "".join(str(frame.data) for frame in frames if frame.kind == "tool.progress")
-    (await http.put(talk.path("/storage/secrets"), json={"secrets": {"RAISED": "open-4711-too"}}))
+    (await api.put(talk.path("/storage/secrets"), json={"secrets": {"RAISED": "open-4711-too"}}))
     assert await results(talk, call("leak", which="RAISED"), call("leak", which="NONE")) == [
         "It is [secret RAISED]",
         "the session has no secret 'NONE': it has to be stored before the call",
     ]
     for path in ("/fs/leak.txt", "/fs/leak.bin", "/storage/keys", "", "/events?limit=1000"):
-        text = (await http.get(talk.path(path))).text
+        text = (await api.get(talk.path(path))).text
         assert "[secret " in text, path
         assert TOKEN not in text
         assert "open-4711" not in text, path
-    log = any_server.log.read_text()
+    log = tooled.log.read_text()
     assert "has read the secret PIN" in log
     assert TOKEN not in log
 
 
-async def test_a_tool_has_the_files_the_storage_and_the_facts_of_its_session(http: httpx.AsyncClient) -> None:
-    talk = await new_talk(http, capabilities=[{"ref": "use_everything"}])
+async def test_a_tool_has_the_files_the_storage_and_the_facts_of_its_session(api: httpx.AsyncClient) -> None:
+    talk = await new_talk(api, capabilities=[{"ref": "use_everything"}])
     assert await results(talk, call("use_everything")) == [
         {
             "text": "ä",
@@ -215,6 +241,19 @@ async def test_a_tool_has_the_files_the_storage_and_the_facts_of_its_session(htt
         ("/a/two.bin", "write"),
         ("/a/one.txt", "delete"),
     ]
+
+
+async def test_a_real_model_server_accepts_the_schemas(tmp_path: Path, llama_url: str) -> None:
+    async with (
+        Server(tmp_path / "data", environment=ENVIRONMENT) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=30) as http,
+    ):
+        refs = [{"ref": ref} for ref in ("shop_tools", "odd_tools")]
+        model = await use_model_at(http, llama_url)
+        talk = await new_talk(http, harness_name="base", capabilities=refs, model_id=model)
+        message = await talk.say("Say hello in one word.")
+        events = await talk.logged_until("session.idled", after=message["sequence"])
+        assert "turn.completed" in kinds_of(events)
 
 
 async def test_a_file_with_mistakes_stops_the_start_with_a_line_for_each_of_them(tmp_path: Path) -> None:

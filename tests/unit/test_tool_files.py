@@ -50,6 +50,10 @@ MISTAKES = {
         "from perdure.tools import nothing\n",
         ["tools.py:1: ImportError: cannot import name 'nothing'{any}"],
     ),
+    "long message": (
+        "raise ValueError('a\\n b' * 200)\n",
+        [f"tools.py:1: ValueError: {('a' + ' ba' * 200)[:300]} ..."],
+    ),
     "at import": (f"{HEAD}\n\nx = {{}}['a']\n", ["tools.py:4: KeyError: 'a'"]),
     "exit": ("import sys\nsys.exit('no')\n", ["tools.py:2: SystemExit: no"]),
     "option": (
@@ -153,6 +157,20 @@ def test_mistakes_of_all_files_are_reported_together(tmp_path: Path) -> None:
         "  same.py: has several tools, and one has the name of the file, same: rename one of them",
         "  web_fetch.py: web_fetch is already the name of the capability `web_fetch`: rename the file",
     ]
+
+
+def test_a_mistake_in_a_file_beside_it_is_reported_where_that_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "beside_broken.py").write_text("\n\n\nx = (\n")
+    source = "print('said at import')\nimport beside_broken\n"
+    (line,) = mistakes(tmp_path, tools=source)
+    assert line.startswith("tools.py:2: SyntaxError: '(' was never closed (beside_broken.py, line 4)")
+
+
+def test_what_a_file_prints_does_not_reach_standard_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load(tmp_path, tools=f"{HEAD}print('hello')\n{function()}")
+    assert capsys.readouterr() == ("", "hello\n")
 
 
 def test_files_with_tools_of_the_same_name_are_refused(tmp_path: Path) -> None:

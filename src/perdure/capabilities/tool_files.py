@@ -7,6 +7,7 @@ mistakes in all files are collected, and reported with file and line.
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import re
 import sys
@@ -23,6 +24,9 @@ from perdure.domain.tool_functions import InvalidToolFunction, Problem, ToolFunc
 from perdure.domain.tool_schemas import SchemaBudget, check_schema
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef
+
+MAX_MESSAGE = 300
+"""Characters of an exception's message that are shown."""
 
 _STEM = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -120,11 +124,14 @@ class _File:
                 _first_line(each): each for each in ast.walk(tree) if isinstance(each, Definition)
             }
             self._find_shadowed(tree)
-            exec(compile(tree, file, "exec", dont_inherit=True), module.__dict__)  # noqa: S102
-        except SyntaxError as error:
-            self._report(error.lineno or 0, f"{type(error).__name__}: {error.args[0]}")
+            # Scripts wait for the first line that the server prints.
+            with contextlib.redirect_stdout(sys.stderr):
+                exec(compile(tree, file, "exec", dont_inherit=True), module.__dict__)  # noqa: S102
         except (Exception, SystemExit) as error:  # noqa: BLE001 (the file's author may raise anything)
-            self._report(self._line_of(error), f"{type(error).__name__}: {error}")
+            if isinstance(error, SyntaxError) and error.filename == file:
+                self._report(error.lineno or 0, f"{type(error).__name__}: {error.args[0]}")
+            else:
+                self._report(self._line_of(error), _explained(error))
         else:
             return module
         del sys.modules[name]
@@ -132,8 +139,6 @@ class _File:
 
     def _line_of(self, error: BaseException) -> int:
         """The line of this file that an exception comes from."""
-        if isinstance(error.__cause__, SyntaxError):
-            return 0
         frames = traceback.extract_tb(error.__traceback__)
         return next((each.lineno or 0 for each in reversed(frames) if each.filename == str(self._path)), 0)
 
@@ -216,6 +221,12 @@ class _File:
         doc = inspect.cleandoc(module.__doc__ or "").partition("\n\n")[0]
         file = capability_with(self._path.stem, tools, description=" ".join(doc.split()))
         return [file, *(capability_of(tool) for tool in tools if tool.name != file.id)]
+
+
+def _explained(error: BaseException) -> str:
+    """The exception in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + ' ...'}"
 
 
 def _first_line(node: Definition) -> int:
