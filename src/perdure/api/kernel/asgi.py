@@ -21,6 +21,7 @@ class Scope(TypedDict):
     raw_path: bytes
     query_string: bytes
     headers: Iterable[Header]
+    http_version: NotRequired[str]
     extensions: NotRequired[dict[str, dict[str, Callable[[], object]]]]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 
-from perdure.api.kernel.asgi import Headers, header_text
+from perdure.api.kernel.asgi import Headers, Scope, header_text
 from perdure.api.kernel.rate_limit import RateLimit
 from perdure.app.context import App
 from perdure.app.login import authenticate, owner_in
@@ -12,8 +14,8 @@ from perdure.domain.accounts import Caller
 from perdure.domain.errors import Forbidden
 from perdure.domain.hosts import host_name, is_loopback, same_origin
 
-Authenticate = Callable[[Headers, bool], Awaitable[Caller]]
-"""Returns the caller that a request's headers name.
+Authenticate = Callable[[Scope, Headers, bool], Awaitable[Caller]]
+"""Returns the caller of a request, which its headers name.
 
 The flag says that the route needs no particular organization.
 """
@@ -22,7 +24,7 @@ The flag says that the route needs no particular organization.
 def by_token(app: App, limit: RateLimit) -> Authenticate:
     """Authenticate callers by their access tokens, and limit each user's rate of requests."""
 
-    async def caller_of(headers: Headers, anywhere: bool) -> Caller:
+    async def caller_of(_scope: Scope, headers: Headers, anywhere: bool) -> Caller:
         authorization = header_text(headers, b"authorization")
         organization = header_text(headers, b"x-org-id")
         caller = await authenticate(app, authorization, organization, anywhere=anywhere)
@@ -37,8 +39,8 @@ def by_token(app: App, limit: RateLimit) -> Authenticate:
 def as_owner(app: App, owner: Caller) -> Authenticate:
     """Treat every program on this machine as the owner: for a server on loopback without a login."""
 
-    async def caller_of(headers: Headers, _anywhere: bool) -> Caller:
-        check_local(headers)
+    async def caller_of(scope: Scope, headers: Headers, _anywhere: bool) -> Caller:
+        check_local(headers, scope.get("http_version"))
         organization = header_text(headers, b"x-org-id")
         if organization is None or organization == owner.organization_id:
             return owner
@@ -50,16 +52,27 @@ def as_owner(app: App, owner: Caller) -> Authenticate:
 _SITES = frozenset({b"same-origin", b"none"})
 """The values of Sec-Fetch-Site for requests of this server's own pages, and for addresses that users type."""
 
-_FORWARDED = (
-    b"forwarded", b"via", b"x-forwarded", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip",
-    b"x-original-", b"x-originating-", b"x_forwarded", b"x-proxy", b"proxy-client-ip", b"wl-proxy-",
-    b"do-connecting-ip", b"x-rewrite-url", b"x-host", b"x-remote-", b"x-envoy-", b"client-ip",
-    b"true-client-ip", b"cf-", b"fastly-client-ip", b"fly-client-ip", b"x-azure-", b"x-appengine-user-ip",
-)  # fmt: skip
-"""How the names of headers begin that proxies add to the requests which they forward."""
+_FORWARDED = re.compile(
+    rb"""
+    # What they say about the client, the connection or the request that they forward, in any spelling
+    (forward | client[-_]?ip | real[-_]?(ip|port) | remote[-_]?(addr|ip|host|user) | ^http[-_]x[-_]
+    | original[-_] | originating | connecting[-_]?ip | ^x[-_](host|scheme|ssl|ip|user[-_]ip|proxy|nginx|cdn)
+    | rewrite[-_]url | ^via$ | bluecoat[-_]via | ^cdn[-_]loop$ | ^max[-_]forwards$ | ^proxy[-_]client)
+    # Those of well-known proxies, clouds and tunnels
+    | ^(cf|fastly|akamai|incap|ali[-_]cdn|tailscale|ngrok|wl[-_]proxy)[-_]
+    | ^x[-_](envoy|azure|appengine|amzn[-_]trace|arr|varnish|squid|traefik|vercel|nf|sucuri)([-_]|$)
+    """,
+    re.VERBOSE,
+)
 
 
-def check_local(headers: Headers) -> None:
+@lru_cache(maxsize=256)  # called for every header, nearly always with the same names
+def is_of_proxy(name: bytes) -> bool:
+    """Return whether proxies add a header of this name to the requests that they forward."""
+    return _FORWARDED.search(name) is not None
+
+
+def check_local(headers: Headers, version: str | None) -> None:
     """Refuse requests that do not come from a program of this machine, or from this server's own pages.
 
     Raises:
@@ -75,12 +88,13 @@ def check_local(headers: Headers) -> None:
             code="host_not_allowed",
         )
     # Many proxies replace the Host header with the address that they forward to, which is this machine's.
-    forwarded = next((name for name in headers if name.startswith(_FORWARDED)), None)
-    if forwarded is not None:
+    # By default, nginx adds nothing else, but speaks HTTP/1.0, which no client of today does.
+    forwarded = next(filter(is_of_proxy, headers), None)
+    if forwarded is not None or version == "1.0":
+        sign = "HTTP/1.0" if forwarded is None else f"the header {forwarded.decode('latin-1')}"
         raise Forbidden(
-            f"a server without a login refuses requests that a proxy forwarded (header "
-            f"{forwarded.decode('latin-1')}): connect directly, or create an access token with "
-            "`perdure keys create`",
+            f"a server without a login refuses requests that a proxy forwarded ({sign} tells): connect "
+            "directly, or create an access token with `perdure keys create`",
             code="proxy_not_allowed",
         )
     # Cross-site request forgery: a page can send a request here without reading the response. Browsers then
