@@ -104,13 +104,22 @@ async def test_a_fork_with_another_agent_keeps_the_policies_that_guard_what_it_c
 def agent_like(agent: Json, name: str) -> Json:
     """The body of an agent with the same policies under another name."""
     network = {"allowed": ["a.com"], "blocked": ["b.com"]}
-    return {"name": name, "system_prompt": "y", "capabilities": agent["capabilities"], "network_access": network}
+    return {
+        "name": name,
+        "system_prompt": "y",
+        "capabilities": agent["capabilities"],
+        "network_access": network,
+    }
 
 
-NO_HOSTS = ["*evil.com", "evil.*", "*.*", "a.com,b.com", "a.com b.com", "10.0.0.*", "10.0.0.1-10.0.0.9",
-            "10.1", "0x7f000001", "a.com:80,b.com", "a.com:x", "..", "-", "a..com"]  # fmt: skip
-HOSTS = ["*", "*.evil.com", "evil.com.", "EVIL.com:8080", "http://u@evil.com:8080/x?y", "evil.com?x",
-         "10.0.0.1", "[::1]", "[::1]:80", "::1", "stra\u00dfe.de", "*.b\u00fccher.de", "evil_1", "x-9"]  # fmt: skip
+NO_HOSTS = (
+    "*evil.com", "evil.*", "*.*", "a.com,b.com", "a.com b.com", "10.0.0.*", "10.0.0.1-10.0.0.9", "10.1",
+    "0x7f000001", "a.com:80,b.com", "a.com:x", "..", "-", "a..com",
+)  # fmt: skip
+HOSTS = (
+    "*", "*.evil.com", "evil.com.", "EVIL.com:8080", "http://u@evil.com:8080/x?y", "evil.com?x", "10.0.0.1",
+    "[::1]", "[::1]:80", "::1", "stra\u00dfe.de", "*.b\u00fccher.de", "evil_1", "x-9",
+)  # fmt: skip
 
 
 async def test_a_list_of_hosts_has_no_entry_that_would_match_nothing(place: Place) -> None:
@@ -131,7 +140,7 @@ async def test_a_list_of_hosts_has_no_entry_that_would_match_nothing(place: Plac
     for entry in NO_HOSTS:
         answer = await place.owner.post("/v1/sessions", json={"network_access": {"blocked": [entry]}})
         assert refusal(answer)[0] == 400, entry
-    await post(place.owner, "/v1/sessions", {"network_access": {"blocked": HOSTS}})
+    await post(place.owner, "/v1/sessions", {"network_access": {"blocked": list(HOSTS)}})
 
 
 async def test_only_its_creator_and_admins_loosen_an_agent(place: Place) -> None:

@@ -60,8 +60,8 @@ async def check_fork_kept(app: App, tx: Tx, caller: Caller, source: SessionRow, 
     old, new = [policy_of((await load_layers(tx, row)).layers, app.registry) for row in (source, copy)]
     if loosens(old, new, app.registry):
         raise Forbidden(
-            "only the session's owner and admins may fork it with this agent, because its policies are looser "
-            "(tool calls that need approval, or hosts that tools may reach): keep the session's agent",
+            "only the session's owner and admins may fork it with this agent, because its policies are "
+            "looser (tool calls that need approval, or hosts that tools may reach): keep the session's agent",
             code="policy_protected",
         )
 
