@@ -218,6 +218,32 @@ async def test_only_the_sessions_owner_and_admins_decide_for_always(place: Place
         assert (await http.post(talk.path("/tool-approvals"), json=always)).status_code == 200
 
 
+async def test_who_allows_one_call_allows_no_other_whatever_their_ids_are(place: Place) -> None:
+    for ids in (("x", "approve_x"), ("approve_x", "x"), ("same", "same"), ("", "approve_")):
+        talk = await new_talk(place.member, capabilities=[{"ref": "session_file_system"}, STRICT])
+        paths = ("/shown", "/hidden")
+        for shown in paths:
+            calls = [
+                call("write_file", each, path=path, content="x")
+                for each, path in zip(ids, paths, strict=True)
+            ]
+            message = await talk.say(script({"tool_calls": calls}, {"text": "Done."}))
+            asked = (await talk.logged_until("tool.call_requested", after=message["sequence"]))[-1]
+            questions = [each["arguments"] for each in asked["data"]["tool_calls"]]
+            decisions = [
+                {
+                    "tool_call_id": each["tool_call_id"],
+                    "decision": "allow" if each["arguments"]["path"] == shown else "reject",
+                }
+                for each in questions
+            ]
+            for one in decisions:
+                await post(place.member, talk.path("/tool-approvals"), {"decisions": [one]}, 200)
+            events = await talk.logged_until("session.idled", after=asked["sequence"])
+            written = [each["data"]["path"] for each in events if each["type"] == "file.written"]
+            assert written == [shown], ids
+
+
 FORWARDED = [
     "X-Forwarded-For: 203.0.113.7", "x-forwarded-for: 127.0.0.1", "X-Forwarded-Host: example.com",
     "X-Forwarded-Proto: https", "X-Forwarded-Port: 443", "X-Forwarded-Server: front",
