@@ -12,7 +12,6 @@ import pytest
 import pytest_asyncio
 from msgspec import Struct
 
-from perdure.api.kernel.asgi import Scope
 from perdure.api.kernel.http import Api
 from perdure.app.accounts import bootstrap
 from perdure.capabilities.port import ToolContext
@@ -119,7 +118,7 @@ async def house(
     async with open_parts(settings) as parts:
         owner = await bootstrap(parts.app)
 
-        async def as_owner(scope: Scope, headers: dict[bytes, bytes], anywhere: bool) -> Caller:
+        async def as_owner(headers: dict[bytes, bytes], anywhere: bool) -> Caller:
             return owner
 
         api = Api(parts.app, all_routes(settings, asyncio.Event(), lambda: 0), as_owner)

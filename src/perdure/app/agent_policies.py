@@ -48,14 +48,13 @@ async def check_fork_kept(app: App, tx: Tx, caller: Caller, source: SessionRow, 
     """Check that the caller may fork a session with the copy's agent.
 
     The copy has the session's files, databases and secrets. Its policies guard them, so only the session's
-    owner and admins may choose an agent with looser ones.
+    owner and admins may choose an agent, or a version of it, with looser ones.
 
     Raises:
         Forbidden: the copy's policies are looser.
     """
-    if copy.agent_id == source.agent_id or caller.user_id == source.owner_id:
-        return
-    if RANK[caller.role] >= RANK["admin"]:
+    same = (copy.agent_id, copy.agent_version_id) == (source.agent_id, source.agent_version_id)
+    if same or caller.user_id == source.owner_id or RANK[caller.role] >= RANK["admin"]:
         return
     old, new = [policy_of((await load_layers(tx, row)).layers, app.registry) for row in (source, copy)]
     if loosens(old, new, app.registry):

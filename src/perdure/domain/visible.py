@@ -36,7 +36,7 @@ _BLANKS = re.compile(" {5,}")
 
 LABEL_PATTERN = (
     r"^[^\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
-    r"\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb]*$(?!\n)"
+    r"\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*$(?!\n)"
 )
 """Names without control, bidirectional and invisible characters, as a JSON Schema says it."""
 _LABEL = re.compile(LABEL_PATTERN)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 
-from perdure.api.kernel.asgi import Headers, Scope, header_text
+from perdure.api.kernel.asgi import OLD_HTTP, Headers, header_text
 from perdure.api.kernel.rate_limit import RateLimit
 from perdure.app.context import App
 from perdure.app.login import authenticate, owner_in
@@ -14,8 +14,8 @@ from perdure.domain.accounts import Caller
 from perdure.domain.errors import Forbidden
 from perdure.domain.hosts import host_name, is_loopback, same_origin
 
-Authenticate = Callable[[Scope, Headers, bool], Awaitable[Caller]]
-"""Returns the caller of a request, which its headers name.
+Authenticate = Callable[[Headers, bool], Awaitable[Caller]]
+"""Returns the caller that a request's headers name.
 
 The flag says that the route needs no particular organization.
 """
@@ -24,7 +24,7 @@ The flag says that the route needs no particular organization.
 def by_token(app: App, limit: RateLimit) -> Authenticate:
     """Authenticate callers by their access tokens, and limit each user's rate of requests."""
 
-    async def caller_of(_scope: Scope, headers: Headers, anywhere: bool) -> Caller:
+    async def caller_of(headers: Headers, anywhere: bool) -> Caller:
         authorization = header_text(headers, b"authorization")
         organization = header_text(headers, b"x-org-id")
         caller = await authenticate(app, authorization, organization, anywhere=anywhere)
@@ -39,8 +39,8 @@ def by_token(app: App, limit: RateLimit) -> Authenticate:
 def as_owner(app: App, owner: Caller) -> Authenticate:
     """Treat every program on this machine as the owner: for a server on loopback without a login."""
 
-    async def caller_of(scope: Scope, headers: Headers, _anywhere: bool) -> Caller:
-        check_local(headers, scope.get("http_version"))
+    async def caller_of(headers: Headers, _anywhere: bool) -> Caller:
+        check_local(headers)
         organization = header_text(headers, b"x-org-id")
         if organization is None or organization == owner.organization_id:
             return owner
@@ -72,7 +72,7 @@ def is_of_proxy(name: bytes) -> bool:
     return _FORWARDED.search(name) is not None
 
 
-def check_local(headers: Headers, version: str | None) -> None:
+def check_local(headers: Headers) -> None:
     """Refuse requests that do not come from a program of this machine, or from this server's own pages.
 
     Raises:
@@ -90,7 +90,7 @@ def check_local(headers: Headers, version: str | None) -> None:
     # Many proxies replace the Host header with the address that they forward to, which is this machine's.
     # By default, nginx adds nothing else, but speaks HTTP/1.0, which no client of today does.
     forwarded = next(filter(is_of_proxy, headers), None)
-    if forwarded is not None or version == "1.0":
+    if forwarded is not None or OLD_HTTP in headers:
         sign = "HTTP/1.0" if forwarded is None else f"the header {forwarded.decode('latin-1')}"
         raise Forbidden(
             f"a server without a login refuses requests that a proxy forwarded ({sign} tells): connect "

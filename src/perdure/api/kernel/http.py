@@ -117,7 +117,7 @@ class Api:
             return _wrong_method(path, methods)
         route = ready.route
         anywhere = self._commands.anywhere(values[0]) if route.command else route.anywhere
-        caller = ANONYMOUS if route.public else await self._authenticate(scope, headers, anywhere)
+        caller = ANONYMOUS if route.public else await self._authenticate(headers, anywhere)
         if ready.rest:
             _check_utf8(scope["raw_path"])
         arguments: list[object] = [check(text) for check, text in zip(ready.checks, values, strict=True)]
