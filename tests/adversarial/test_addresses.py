@@ -10,7 +10,8 @@ from aiohttp import web
 from aiohttp.abc import ResolveResult
 
 from perdure.domain.errors import ModelError, ToolError
-from perdure.domain.network import NetworkRules
+from perdure.domain.network import NetworkRules, combine
+from perdure.domain.sessions import NetworkAccess
 from perdure.net import web_client
 from perdure.net.addresses import GuardedResolver
 from perdure.net.web_client import fetch
@@ -70,6 +71,8 @@ async def test_no_spelling_of_a_private_address_is_reached(site: Site, host: str
         "[2002:a9fe:a9fe::1]",
         "[fd00:ec2::23]",
         "[fe80::a9fe:a9fe]",
+        "[fd00:c1::a9fe:a9fe]",
+        "[2001:db8:64::169.254.169.254]",
         "0251.0376.0251.0376",
         "2852039166",
         "169.254.170.2",
@@ -343,3 +346,25 @@ async def test_a_models_addresses_are_checked_at_every_resolution() -> None:
         with pytest.raises(ModelError):
             await resolver.resolve("model.test", 80)
     assert (await resolver.resolve("model.test", 80))[0]["host"] == "192.0.2.1"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "stra\u00dfe.test",
+        "fa\u00df.STRASSE.test",
+        "\u03a3\u0391\u03a3.test",
+        "\u24d4vil.test",
+        "\uff45\uff56\uff49\uff4c\u3002test",
+    ],
+)
+@pytest.mark.parametrize("below", ["", "*."])
+async def test_a_name_outside_ascii_is_blocked_as_it_is_looked_up(site: Site, name: str, below: str) -> None:
+    site.answers["/"] = web.Response(text="secret")
+    rules = combine([NetworkAccess(blocked=(f"{below}{name}",))])
+    rules = NetworkRules(rules.allowed, rules.blocked, private=True)
+    host = f"a.{name}" if below else name
+    with pytest.raises(ToolError, match="not one of the hosts"):
+        await fetch(site.url("/", host), rules, resolver=Names())
+    with pytest.raises(ToolError, match="cannot be fetched"):
+        await fetch(site.url("/", "other.test"), rules, resolver=Names())

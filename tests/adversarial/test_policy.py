@@ -80,6 +80,69 @@ async def test_no_layer_loosens_another_and_the_report_shows_what_applies(place:
     assert (await get(place.member, free.path("/context-report")))["policy"]["approval_required"] == []
 
 
+async def test_a_fork_with_another_agent_keeps_the_policies_that_guard_what_it_copies(place: Place) -> None:
+    strict = {"name": "strict-agent", "system_prompt": "x", "capabilities": [STRICT]}
+    agent = await post(place.owner, "/v1/agents", strict | {"network_access": {"allowed": ["a.com"]}})
+    talk = await new_talk(place.owner, agent_id=agent["id"])
+    free = {"name": "free-agent", "system_prompt": "x"}
+    agents = {
+        False: await post(place.member, "/v1/agents", free),
+        True: await post(place.member, "/v1/agents", agent_like(agent, "tighter")),
+    }
+    for allowed, other in agents.items():
+        answer = await place.member.post(talk.path("/fork"), json={"agent_id": other["id"]})
+        assert answer.status_code == (201 if allowed else 403), answer.text
+    assert refusal(await place.member.post(talk.path("/fork"), json={"agent_id": agents[False]["id"]})) == (
+        403,
+        "policy_protected",
+    )
+    await post(place.owner, talk.path("/fork"), {"agent_id": agents[False]["id"]})
+    own = await new_talk(place.member, agent_id=agent["id"])
+    await post(place.member, own.path("/fork"), {"agent_id": agents[False]["id"]})
+
+
+def agent_like(agent: Json, name: str) -> Json:
+    """The body of an agent with the same policies under another name."""
+    network = {"allowed": ["a.com"], "blocked": ["b.com"]}
+    return {
+        "name": name,
+        "system_prompt": "y",
+        "capabilities": agent["capabilities"],
+        "network_access": network,
+    }
+
+
+NO_HOSTS = (
+    "*evil.com", "evil.*", "*.*", "a.com,b.com", "a.com b.com", "10.0.0.*", "10.0.0.1-10.0.0.9", "10.1",
+    "0x7f000001", "a.com:80,b.com", "a.com:x", "..", "-", "a..com",
+)  # fmt: skip
+HOSTS = (
+    "*", "*.evil.com", "evil.com.", "EVIL.com:8080", "http://u@evil.com:8080/x?y", "evil.com?x", "10.0.0.1",
+    "[::1]", "[::1]:80", "::1", "stra\u00dfe.de", "*.b\u00fccher.de", "evil_1", "x-9",
+)  # fmt: skip
+
+
+async def test_a_list_of_hosts_has_no_entry_that_would_match_nothing(place: Place) -> None:
+    bodies: list[tuple[str, Json]] = [
+        ("/v1/sessions", {}),
+        ("/v1/agents", {"name": "a", "system_prompt": "x"}),
+        ("/v1/harnesses", {"name": "h"}),
+    ]
+    for path, body in bodies:
+        for kind in ("allowed", "blocked"):
+            answer = await place.owner.post(path, json=body | {"network_access": {kind: ["a.com", "*b"]}})
+            assert refusal(answer) == (400, "invalid_request")
+            assert f"network_access.{kind}[1]" in answer.json()["detail"]
+    agent = await post(place.owner, "/v1/agents", {"name": "hosts", "system_prompt": "x"})
+    harness = await post(place.owner, "/v1/harnesses", {"name": "hosts"})
+    for path in (f"/v1/agents/{agent['id']}", f"/v1/harnesses/{harness['id']}"):
+        assert refusal(await place.owner.patch(path, json={"network_access": {"blocked": ["*b"]}}))[0] == 400
+    for entry in NO_HOSTS:
+        answer = await place.owner.post("/v1/sessions", json={"network_access": {"blocked": [entry]}})
+        assert refusal(answer)[0] == 400, entry
+    await post(place.owner, "/v1/sessions", {"network_access": {"blocked": list(HOSTS)}})
+
+
 async def test_only_its_creator_and_admins_loosen_an_agent(place: Place) -> None:
     strict = await _strict_harness(place.owner, "house")
     agent = await post(
@@ -155,6 +218,32 @@ async def test_only_the_sessions_owner_and_admins_decide_for_always(place: Place
         assert (await http.post(talk.path("/tool-approvals"), json=always)).status_code == 200
 
 
+async def test_who_allows_one_call_allows_no_other_whatever_their_ids_are(place: Place) -> None:
+    for ids in (("x", "approve_x"), ("approve_x", "x"), ("same", "same"), ("", "approve_")):
+        talk = await new_talk(place.member, capabilities=[{"ref": "session_file_system"}, STRICT])
+        paths = ("/shown", "/hidden")
+        for shown in paths:
+            calls = [
+                call("write_file", each, path=path, content="x")
+                for each, path in zip(ids, paths, strict=True)
+            ]
+            message = await talk.say(script({"tool_calls": calls}, {"text": "Done."}))
+            asked = (await talk.logged_until("tool.call_requested", after=message["sequence"]))[-1]
+            questions = [each["arguments"] for each in asked["data"]["tool_calls"]]
+            decisions = [
+                {
+                    "tool_call_id": each["tool_call_id"],
+                    "decision": "allow" if each["arguments"]["path"] == shown else "reject",
+                }
+                for each in questions
+            ]
+            for one in decisions:
+                await post(place.member, talk.path("/tool-approvals"), {"decisions": [one]}, 200)
+            events = await talk.logged_until("session.idled", after=asked["sequence"])
+            written = [each["data"]["path"] for each in events if each["type"] == "file.written"]
+            assert written == [shown], ids
+
+
 FORWARDED = [
     "X-Forwarded-For: 203.0.113.7", "x-forwarded-for: 127.0.0.1", "X-Forwarded-Host: example.com",
     "X-Forwarded-Proto: https", "X-Forwarded-Port: 443", "X-Forwarded-Server: front",
@@ -164,6 +253,11 @@ FORWARDED = [
     "X-Original-Host: example.com", "X-Envoy-External-Address: 203.0.113.7",
     "X_Forwarded_For: 203.0.113.7", "X-Originating-IP: 203.0.113.7", "WL-Proxy-Client-IP: 203.0.113.7",
     "X-ProxyUser-IP: 203.0.113.7", "DO-Connecting-IP: 203.0.113.7", "Proxy-Client-IP: 203.0.113.7",
+    "X-Forwarder-For: 203.0.113.7", "X-HTTP-Forwarded-For: 203.0.113.7", "X-Scheme: https", "X-Real-Port: 1",
+    "HTTP-X-Forwarded-For: 203.0.113.7", "X-Vercel-Forwarded-For: 203.0.113.7", "CDN-Loop: cloudflare",
+    "X-NF-Client-Connection-IP: 203.0.113.7", "X-Sucuri-ClientIP: 203.0.113.7", "Remote-Addr: 203.0.113.7",
+    "Tailscale-User-Login: a@example.com", "Ngrok-Trace-Id: 1", "X-Amzn-Trace-Id: Root=1", "X-ARR-SSL: x",
+    "Ali-CDN-Real-IP: 203.0.113.7", "Incap-Client-IP: 203.0.113.7", "X-Varnish: 1", "Max-Forwards: 9",
 ]  # fmt: skip
 
 
@@ -180,10 +274,46 @@ async def test_without_a_login_a_proxys_request_is_refused(sqlite_server: Server
     assert refusal(answer) == (403, "proxy_not_allowed")
 
 
+async def test_without_a_login_the_default_of_nginx_is_refused(sqlite_server: Server) -> None:
+    """It names this machine as the host and adds no header, but it speaks HTTP/1.0."""
+    host = sqlite_server.url.removeprefix("http://")
+    for version, status in (("1.0", 403), ("1.1", 400)):  # the id of a session is not valid
+        request = f"GET /v1/sessions/x HTTP/{version}\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        assert (await raw_exchange(sqlite_server, request.encode()))[0] == status
+
+
+async def test_a_request_names_one_host(sqlite_server: Server, place: Place) -> None:
+    for server in (sqlite_server, place.server):
+        here = server.url.removeprefix("http://")
+        for url, host, status in (
+            ("http://example.com/nothing", here, 400),
+            (f"{server.url}/nothing", "example.com", 400),
+            ("http://example.com", here, 400),
+            (f"http://{here}@example.com/nothing", here, 400),
+            (f"{server.url}/nothing", here, 404),
+            (f"{server.url.replace('http', 'HTTP')}/nothing?x=//y", here, 404),
+        ):
+            request = f"GET {url} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+            assert (await raw_exchange(server, request.encode()))[0] == status, (url, host)
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
         ({}, 200),
+        (
+            {
+                "user-agent": "x/1",
+                "x-request-id": "1",
+                "x-requested-with": "x",
+                "traceparent": "00-1-1-01",
+                "referer": "http://localhost/",
+                "x-stainless-os": "Linux",
+                "x-client-version": "1",
+                "x-array": "1",
+            },
+            200,
+        ),
         ({"sec-fetch-site": "same-origin"}, 200),
         ({"sec-fetch-site": "none", "sec-fetch-mode": "navigate"}, 200),
         ({"sec-fetch-site": "cross-site"}, 403),

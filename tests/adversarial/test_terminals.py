@@ -25,6 +25,7 @@ CONTROLS = [chr(code) for code in (*range(0x09), *range(0x0B, 0x20), *range(0x7F
 BIDI = list("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u206a\u206f")
 INVISIBLE = list(
     "\u00ad\u034f\u115f\u200b\u2028\u2029\u2060\u2063\u3164\ufeff\ufff9\U000e0001\U000e0041\U000e0101"
+    "\ufff0\U00013430\U00016fe4\U0001d159\U0001d173"
 )
 BAD = [*CONTROLS, *BIDI, *INVISIBLE]
 LOOSE = ["\u200c", "\u200d"]
@@ -46,6 +47,7 @@ def test_every_bad_character_is_escaped_and_json_keeps_its_value() -> None:
     raw = json.dumps(NASTY, ensure_ascii=False)
     assert json.loads(visible_json(raw)) == NASTY
     assert reached(visible_json(raw)) == set()
+    assert [each for each in [*BAD, "\t", "\n"] if is_label(f"a{each}b")] == []
     assert visible("\ud800") == "\\ud800"
     assert visible("a\tb\n") == "a\tb\n"
     assert visible_line("a\tb\n") == "a\\tb\\n"

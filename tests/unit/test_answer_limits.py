@@ -8,10 +8,12 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import MAX_TEXT, ToolCallPart, Usage
 from perdure.domain.redaction import Redactor
 from perdure.domain.repair import repair_arguments
 from perdure.domain.tool_arguments import ArgumentsBudget, why_not_an_object
+from perdure.domain.turn import question_id
 from perdure.engine.answer_limits import (
     MAX_ARGUMENTS,
     MAX_COUNT,
@@ -35,6 +37,14 @@ def limited(redactor: Redactor = NO_SECRETS, **fields: Any) -> ModelResponse:
 def test_an_answer_within_the_limits_is_unchanged() -> None:
     assert storable_response(PLAIN, NO_SECRETS) == PLAIN
     assert limited(text="x" * MAX_TEXT).text == "x" * MAX_TEXT
+
+
+def test_no_call_has_the_id_of_a_question_about_another_one() -> None:
+    ids = ("x", "approve_x", "approve_approve_x", "approve_", "approved", "Approve_x")
+    calls = limited(tool_calls=tuple(ToolCallPart(ToolCallId(each), "look", {}) for each in ids)).tool_calls
+    assert [call.id for call in calls if call.id in ids] == ["x", "approved", "Approve_x"]
+    assert len({call.id for call in calls}) == len(ids)
+    assert not {question_id(call.id) for call in calls} & {call.id for call in calls}
 
 
 @pytest.mark.parametrize("field", ["text", "thinking"])

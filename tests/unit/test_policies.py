@@ -139,7 +139,11 @@ def test_normal_mode_asks_before_instructions_are_written(path: Any, asks: bool)
 def test_other_files_of_instructions_are_guarded_too() -> None:
     refs = (CapabilityRef("agent_instructions", {"files": ["docs/HOUSE.md"]}), approval(None))
     guard = resolve([layer(*refs)], REGISTRY).rules.guarded["write_file"]
-    assert guard == Guard("path", frozenset({"/docs/HOUSE.md", "/workspace/docs/HOUSE.md"}))
+    house = {"/docs/HOUSE.md", "/workspace/docs/HOUSE.md"}
+    # Those of the default stay guarded: another session on the same files may read them.
+    assert guard == Guard("path", frozenset(house | {"/AGENTS.md", "/workspace/AGENTS.md"}))
+    none = layer(CapabilityRef("agent_instructions", {"files": []}))
+    assert resolve([layer(*refs), none], REGISTRY).rules.guarded["write_file"] == guard
 
 
 def _policy(*refs: CapabilityRef, **more: Any) -> Policy:

@@ -277,7 +277,7 @@ async def _role_of(tx: Tx, caller: Caller, user_id: UserId) -> UserRole:
 
 
 async def change_member(app: App, caller: Caller, user_id: UserId, body: UpdateUser) -> User:
-    """Change a member's role. Tokens whose makers are below it, or no longer above others, are revoked.
+    """Change a member's role. Tokens whose makers are below it, or no longer above others', are revoked.
 
     Admins only. Callers cannot grant a role above their own, or change members above them.
     """

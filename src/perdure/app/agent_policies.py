@@ -1,16 +1,17 @@
-"""Who may loosen an agent's policies: which calls need approval, and which hosts tools may reach."""
+"""Who may loosen the policies of an agent or a session's copy: approvals, and hosts that tools may reach."""
 
 from __future__ import annotations
 
 from perdure.app.context import App
 from perdure.capabilities.policy import Policy, loosens, policy_of
-from perdure.capabilities.resolve import agent_layer, harness_layer
+from perdure.capabilities.resolve import agent_layer, harness_layer, load_layers
 from perdure.domain.accounts import RANK, Caller
 from perdure.domain.errors import Forbidden
 from perdure.store.agent_versions import creator_of
 from perdure.store.agents import AgentRow
 from perdure.store.database import Tx
 from perdure.store.harnesses import harness_chain
+from perdure.store.sessions import SessionRow
 
 
 async def check_policy_kept(app: App, tx: Tx, caller: Caller, before: AgentRow, after: AgentRow) -> None:
@@ -41,6 +42,27 @@ async def check_policy_kept(app: App, tx: Tx, caller: Caller, before: AgentRow, 
         "(tool calls that need approval, or hosts that tools may reach): change a copy of it instead",
         code="policy_protected",
     )
+
+
+async def check_fork_kept(app: App, tx: Tx, caller: Caller, source: SessionRow, copy: SessionRow) -> None:
+    """Check that the caller may fork a session with the copy's agent.
+
+    The copy has the session's files, databases and secrets. Its policies guard them, so only the session's
+    owner and admins may choose an agent, or a version of it, with looser ones.
+
+    Raises:
+        Forbidden: the copy's policies are looser.
+    """
+    same = (copy.agent_id, copy.agent_version_id) == (source.agent_id, source.agent_version_id)
+    if same or caller.user_id == source.owner_id or RANK[caller.role] >= RANK["admin"]:
+        return
+    old, new = [policy_of((await load_layers(tx, row)).layers, app.registry) for row in (source, copy)]
+    if loosens(old, new, app.registry):
+        raise Forbidden(
+            "only the session's owner and admins may fork it with this agent, because its policies are "
+            "looser (tool calls that need approval, or hosts that tools may reach): keep the session's agent",
+            code="policy_protected",
+        )
 
 
 async def _policy(app: App, tx: Tx, row: AgentRow) -> Policy:

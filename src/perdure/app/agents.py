@@ -27,6 +27,7 @@ from perdure.domain.ids import (
     check_id,
     is_id,
 )
+from perdure.domain.network import check_network
 from perdure.domain.paging import AllowedAction, Page, page_of
 from perdure.domain.resources import (
     NameCheck,
@@ -118,6 +119,7 @@ async def create_agent(
     require_manager(caller, "agent")
     tags = clean_tags(body.tags)
     await _check_parts(app, body.capabilities, body.tools, body.initial_files)
+    check_network(body.network_access)
     requested_id = agent_id or body.id
     new_id = None if requested_id is None else check_id(requested_id, "agent", "id")
     now = app.now()
@@ -332,6 +334,7 @@ async def change_agent(
     """Change the fields of an agent that the body contains."""
     require_manager(caller, "agent")
     await _check_parts(app, body.capabilities, body.tools, body.initial_files)
+    check_network(body.network_access)
     now = app.now()
 
     async def work(tx: Tx) -> Agent:

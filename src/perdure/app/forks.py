@@ -7,6 +7,7 @@ from functools import partial
 
 import msgspec
 
+from perdure.app.agent_policies import check_fork_kept
 from perdure.app.context import App
 from perdure.app.idempotency import Once, write_once
 from perdure.app.sessions import cancel_events, check_model, check_startable, to_session
@@ -51,6 +52,11 @@ async def fork_session(
     """Create an independent, idle copy of a session up to a sequence of its log.
 
     A turn that is incomplete at that sequence is cancelled in the copy; the original continues.
+
+    Raises:
+        NotFound: the session, or the agent or model of the copy does not exist.
+        InvalidInput: the sequence is not in the log, or the copy's agent cannot be used.
+        Forbidden: the copy's agent has looser policies, and the caller may not loosen the session's.
     """
     now = app.now()
     session = app.new_id("session")
@@ -94,6 +100,7 @@ async def _copy_at_once(
     through = _last_sequence(source, body)
     projection = await rebuild_projection(tx, source, through)
     row = await _copied_row(tx, caller, source, copy, body, projection, through, now)
+    await check_fork_kept(app, tx, caller, source, row)
     await add_session(tx, row)
     done = 0
     while done < through:
@@ -123,6 +130,7 @@ async def _copy_in_parts(
 
             async def begin(tx: Tx) -> SessionRow:
                 row = await _copied_row(tx, caller, source, copy, body, projection, through, now)
+                await check_fork_kept(app, tx, caller, source, row)
                 await add_hidden(tx, row, app.now())
                 return row
 

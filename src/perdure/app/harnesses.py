@@ -28,6 +28,7 @@ from perdure.domain.harnesses import (
     UpdateHarness,
 )
 from perdure.domain.ids import HarnessId, ModelId, OrgId, check_id, is_id
+from perdure.domain.network import check_network
 from perdure.domain.paging import AllowedAction
 from perdure.domain.resources import (
     NameCheck,
@@ -150,6 +151,7 @@ async def create_harness(app: App, caller: Caller, body: CreateHarness, once: On
     tags = clean_tags(body.tags)
     app.registry.check(body.capabilities)
     check_files(body.initial_files)
+    check_network(body.network_access)
     now = app.now()
 
     async def work(tx: Tx) -> Harness:
@@ -272,6 +274,7 @@ async def change_harness(
         app.registry.check(body.capabilities)
     if body.initial_files is not UNSET:
         check_files(body.initial_files)
+    check_network(body.network_access)
     now = app.now()
 
     async def work(tx: Tx) -> Harness:

@@ -41,6 +41,7 @@ from perdure.domain.ids import (
     uuid_of,
 )
 from perdure.domain.messages import Message, TextPart
+from perdure.domain.network import check_network
 from perdure.domain.resources import check_size
 from perdure.domain.session_metadata import clean_metadata, read_metadata
 from perdure.domain.sessions import (
@@ -162,6 +163,7 @@ async def create_session(app: App, caller: Caller, body: CreateSession, once: On
     """Create a session; its log begins with `session.started`."""
     tags, title = clean_tags(body.tags), clean_title(body.title)
     app.registry.check(body.capabilities)
+    check_network(body.network_access)
     await check_tools(body.tools)
     now = app.now()
 

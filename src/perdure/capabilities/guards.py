@@ -17,7 +17,7 @@ def guards_of(tools: Sequence[Tool], active: Sequence[Active]) -> Mapping[str, G
     A change of instructions counts as destructive, even if the tool is not: it decides what the agent does
     from then on, and, in a shared workspace, what the agents of others do.
     """
-    paths = frozenset(path for each in active for path in each.capability.instructions(each.config))
+    paths = frozenset(path for each in active for path in each.instructions())
     if not paths:
         return {}
     writers = ((tool, tool.writes) for tool in tools)

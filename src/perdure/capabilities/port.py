@@ -265,6 +265,11 @@ class Capability(Struct, frozen=True):
         """Whether it decides which calls need approval."""
         return self.gate is not no_gate
 
+    @property
+    def has_instructions(self) -> bool:
+        """Whether files have instructions for it."""
+        return self.instructions is not no_instructions
+
 
 def schema(properties: JsonObject, *required: str) -> JsonObject:
     """Create a JSON Schema of an object with these properties and no others."""

@@ -23,7 +23,8 @@ class Active(Struct, frozen=True):
     Attributes:
         config: what the configurations of all layers result in: the highest layer's, or the tightest one if
             the capability is a policy.
-        policies: if the capability is a policy, the distinct configurations of all layers.
+        policies: if the capability is a policy, or names files with instructions, the distinct configurations
+            of all layers.
     """
 
     capability: Capability
@@ -33,6 +34,14 @@ class Active(Struct, frozen=True):
     def gates(self, tool: Tool) -> bool:
         """Whether any layer's configuration requires approval for calls of a tool."""
         return any(self.capability.gate(config, tool) for config in self.policies)
+
+    def instructions(self) -> frozenset[str]:
+        """The files with instructions in any layer's configuration, and in the default one.
+
+        A layer that names others must not open those of another layer, which another session may read.
+        """
+        named = self.capability.instructions
+        return frozenset(path for config in (None, *self.policies) for path in named(config))
 
 
 class Registry:
@@ -125,7 +134,7 @@ class Registry:
             self._add(dependency, configs, ordered, depth + 1)
         own = configs.get(capability.id) or [None]
         distinct = [config for index, config in enumerate(own) if config not in own[:index]]
-        policies = tuple(distinct) if capability.is_policy else ()
+        policies = tuple(distinct) if capability.is_policy or capability.has_instructions else ()
         ordered[capability.id] = Active(capability, reduce(capability.merge, own), policies)
 
     def tool(self, name: str) -> tuple[Capability, Tool] | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 
-from msgspec import Struct
+from msgspec import Struct, UnsetType
 
+from perdure.domain.errors import InvalidInput
 from perdure.domain.sessions import NetworkAccess
+from perdure.domain.visible import exact
 
 
 class NetworkRules(Struct, frozen=True):
@@ -64,10 +67,56 @@ def plain_host(host: str) -> str:
         pass
     if text.isascii():
         return text
+    from yarl import URL  # as the client of the tools converts names: another way could find another host
+
     try:
-        return text.encode("idna").decode()
-    except UnicodeError:
+        return URL.build(scheme="http", host=text).raw_host or text
+    except ValueError:
         return text
+
+
+def check_network(access: NetworkAccess | UnsetType | None) -> None:
+    """Check that each entry is a host, an address, or `*.` and a host.
+
+    Another entry would match nothing, so that a host which somebody meant to block could be reached.
+
+    Raises:
+        InvalidInput: names the entry.
+    """
+    if not isinstance(access, NetworkAccess):
+        return
+    for field, entries in (("allowed", access.allowed), ("blocked", access.blocked)):
+        for index, entry in enumerate(entries):
+            if not _is_pattern(entry):
+                where = f"network_access.{field}[{index}]"
+                raise InvalidInput(
+                    f"`{where}` must be one host (example.com), all hosts below one (*.example.com), one "
+                    f"address, or *, not {exact(entry)}",
+                    field=where,
+                )
+
+
+_LABEL = r"[a-z0-9_][a-z0-9_-]{0,62}"
+# A name that ends in a number is an address, as browsers read it: here in a spelling that nothing is compared
+# to, or a range.
+_HOST = re.compile(rf"(?!(.*\.)?([0-9]+|0x[0-9a-f]*)$){_LABEL}(\.{_LABEL}){{0,126}}")
+_PORT = re.compile(r"(:[0-9]{1,5})?")
+
+
+def _is_pattern(entry: str) -> bool:
+    text, port = _split(entry)
+    name = plain_host(text.removeprefix("*."))
+    if _PORT.fullmatch(port) is None:
+        return False
+    return text == "*" or _HOST.fullmatch(name) is not None or _is_address(name)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _patterns(entries: Iterable[str]) -> tuple[str, ...]:
@@ -76,14 +125,28 @@ def _patterns(entries: Iterable[str]) -> tuple[str, ...]:
 
 def _pattern(entry: str) -> str:
     """Normalize an entry to a host or `*.` with a host. The entry may be a URL with scheme, port and path."""
-    text = entry.strip().rpartition("://")[2].partition("/")[0].rpartition("@")[2]
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
+    text, _ = _split(entry)
     wildcard = text.startswith("*.")
     name = plain_host(text.removeprefix("*."))
     return f"*.{name}" if wildcard and name else name
+
+
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]{0,20}://")
+_END_OF_HOST = re.compile(r"[/?#\\]")
+
+
+def _split(entry: str) -> tuple[str, str]:
+    """Return an entry's host, and what follows it up to the path: the port."""
+    text = entry.strip()
+    scheme = _SCHEME.match(text)
+    text = _END_OF_HOST.split(text[scheme.end() if scheme else 0 :], maxsplit=1)[0].rpartition("@")[2]
+    if text.startswith("["):
+        host, _, port = text[1:].partition("]")
+        return host, port
+    if text.count(":") == 1:
+        host, mark, port = text.partition(":")
+        return host, mark + port
+    return text, ""
 
 
 def _covers(patterns: Iterable[str], pattern: str) -> bool:

@@ -14,12 +14,12 @@ _CONTROLS = (
     "\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without tab and newline, DEL, C1
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f"  # bidirectional marks, embeddings, isolates
     "\u2028\u2029"  # line and paragraph separator
-    "\ufff9-\ufffb"  # annotations
+    "\ufff0-\ufffb"  # annotations, and reserved for characters that are not shown
     "\ud800-\udfff"  # halves of surrogate pairs
 )
 _INVISIBLE = (
     "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u2060-\u2065\u3164\ufeff\uffa0"
-    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U00013430-\U0001343f\U00016fe4\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a"
     "\U000e0000-\U000e0fff"  # tags and supplementary variation selectors, which can carry hidden text
 )
 _VISIBLE = r"[^\x00-\x7f\u200c\u200d]"
@@ -36,10 +36,12 @@ _BLANKS = re.compile(" {5,}")
 
 LABEL_PATTERN = (
     r"^[^\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
-    r"\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb]*$(?!\n)"
+    r"\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb]*$(?!\n)"
 )
 """Names without control, bidirectional and invisible characters, as a JSON Schema says it."""
 _LABEL = re.compile(LABEL_PATTERN)
+# The dialects of patterns in JSON Schema differ about characters beyond U+FFFF.
+_INVISIBLE_IN_LABEL = re.compile(f"[{_INVISIBLE}]")
 
 
 def visible(text: str) -> str:
@@ -68,7 +70,7 @@ def exact(text: str) -> str:
 
 def is_label(text: str) -> bool:
     """Whether a name contains no control, bidirectional or invisible character."""
-    return _LABEL.match(text) is not None
+    return _LABEL.match(text) is not None and (text.isascii() or not _INVISIBLE_IN_LABEL.search(text))
 
 
 def check_labels(body: object, *fields: str) -> None:

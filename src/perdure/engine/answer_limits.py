@@ -15,6 +15,7 @@ from perdure.domain.ids import ToolCallId, digest_call_id
 from perdure.domain.messages import MAX_TEXT, JsonValue, ToolCallPart, Usage, storable
 from perdure.domain.redaction import Redactor
 from perdure.domain.tool_arguments import arguments_left_out
+from perdure.domain.tools import APPROVAL_PREFIX
 from perdure.llm.driver import ModelResponse
 
 MAX_ARGUMENTS = 1_000_000
@@ -89,7 +90,9 @@ def _measured(arguments: JsonValue) -> tuple[JsonValue, int]:
 
 def _limited_id(call_id: ToolCallId) -> ToolCallId:
     plain = storable(call_id)
-    if len(plain) <= MAX_ID:
+    # A call that is named like the question about another one could pass for it: whoever allows the one would
+    # allow the other.
+    if len(plain) <= MAX_ID and not plain.startswith(APPROVAL_PREFIX):
         return ToolCallId(plain)
     return digest_call_id(plain)
 

@@ -15,6 +15,7 @@ import msgspec
 
 from perdure.domain.errors import ModelError
 from perdure.domain.messages import storable
+from perdure.domain.redaction import forms_of
 from perdure.domain.retry_after import retry_after
 from perdure.llm.transient import STATUSES, passing
 
@@ -63,10 +64,21 @@ _NO_VENDOR_TEXT = "the provider answered HTTP {status}"
 
 
 def redacted(text: str, secrets: Iterable[str]) -> str:
-    """Redact these secrets and everything that looks like a key, and replace what cannot be stored."""
+    """Redact these secrets and everything that looks like a key, and replace what cannot be stored.
+
+    Secrets are also found escaped and encoded, and at the end of a text that was cut in the middle of one.
+    """
     for secret in secrets:
-        text = text.replace(secret, "[redacted]")
+        for form in sorted({secret, *forms_of(secret)}, key=len, reverse=True):
+            text = text.replace(form, "[redacted]")
+            sizes = range(len(form) - 1, _SHORTEST_BEGINNING - 1, -1)
+            cut = next((size for size in sizes if text.endswith(form[:size])), 0)
+            text = f"{text[:-cut]}[redacted]" if cut else text
     return storable(_BEARER.sub("[redacted]", text))
+
+
+_SHORTEST_BEGINNING = 6
+"""Characters of a secret's beginning that are redacted at the end of a text."""
 
 
 WRONG_ADDRESS = "provider_misconfigured"
@@ -89,7 +101,7 @@ def refusal(
     code, transient = _classified(status, codes, message)
     text = redacted(message or _NO_VENDOR_TEXT.format(status=status), secrets)
     if 300 <= status < 400:
-        place = _place(headers)
+        place = redacted(_place(headers), secrets)
         text = redacted(f"the provider redirects {address} to {place} (HTTP {status})", secrets)
         text += ". Redirects are not followed. Correct the provider's `base_url`."
     if status in {404, 405} and code == "model_not_found" and not _names_model(codes, message):

@@ -28,6 +28,8 @@ _METADATA_ADDRESSES = frozenset(
         IPv4Address("100.100.100.200"),  # Alibaba Cloud
         IPv4Address("168.63.129.16"),  # Azure
         IPv4Address("192.0.0.192"),  # Oracle Cloud
+        IPv4Address("169.254.169.254"),  # most clouds
+        IPv4Address("169.254.170.2"),  # AWS: credentials of containers
         IPv6Address("fd20:ce::254"),  # Google Cloud
         IPv6Address("fd00:42::42"),  # Scaleway
     }
@@ -57,6 +59,10 @@ def is_refused_address(text: str) -> bool:
         return False
     if isinstance(address, IPv6Address):
         if address.is_link_local or address in _METADATA_ADDRESSES or address in _METADATA_NETWORK:
+            return True
+        # Networks choose prefixes of their own for translation to IPv4, and clouds spell out the usual
+        # address in their IPv6 ones (Oracle: fd00:c1::a9fe:a9fe).
+        if IPv4Address(int(address) & 0xFFFFFFFF) in _METADATA_ADDRESSES:
             return True
         return any(each.is_link_local or each in _METADATA_ADDRESSES for each in _embedded_ipv4(address))
     return address.is_link_local or address in _METADATA_ADDRESSES

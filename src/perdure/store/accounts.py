@@ -205,7 +205,8 @@ async def revoke_outranked(
     """Revoke the tokens of others that a user may no longer know, and those of the user that others may not.
 
     Call it after a change of the user's membership. Somebody may know another's token who is a member with at
-    least the other's role.
+    least the other's role. After a change of their own role it must be higher than the other's, as if they
+    made the token now.
 
     Args:
         handover: whether owners keep theirs, because the user leaves on its own: nobody might be left to make
@@ -220,7 +221,7 @@ async def revoke_outranked(
     await tx.run(
         "UPDATE tokens SET revoked_at = ? WHERE org_id = ? AND revoked_at IS NULL AND user_id <> ?"
         f" AND makers LIKE ?{kept}"
-        f" AND NOT EXISTS ({_PAIRS} AND m.user_id = ? AND {_ROLES.format('>=')})",
+        f" AND NOT EXISTS ({_PAIRS} AND m.user_id = ? AND {_ROLES.format('>')})",
         now,
         org_id,
         user_id,

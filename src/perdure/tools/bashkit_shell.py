@@ -5,26 +5,17 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from aiohttp.abc import AbstractResolver
-
 from perdure.app.context import Services
 from perdure.app.shell_files import Changes, Saved, after_command, before_command, files_size
 from perdure.capabilities.port import Capability, Tool, ToolContext, ToolOutcome, schema
 from perdure.domain.files import content_of
 from perdure.domain.messages import JsonObject
-from perdure.domain.network import NetworkRules
 from perdure.domain.paths import MOUNT
 from perdure.domain.redaction import Redactor
 from perdure.domain.tools import ToolHints
-from perdure.net.addresses import (
-    SystemResolver,
-    is_public_address,
-    is_refused_address,
-    is_refused_host,
-    look_up_all,
-    plain_address,
-)
-from perdure.sandbox.shell import CommandResult, Differences, Network, ShellDone, ShellJob
+from perdure.net.addresses import SystemResolver
+from perdure.sandbox.shell import CommandResult, Differences, ShellDone, ShellJob
+from perdure.tools.shell_network import network_for
 
 DEFAULT_TIMEOUT = 30
 MAX_TIMEOUT = 120
@@ -32,10 +23,6 @@ MAX_TIMEOUT = 120
 
 MAX_COMMAND = 100_000
 """Characters of one command."""
-
-
-LOOK_UP = 5.0
-"""Seconds for the names of the allowed hosts."""
 
 MAX_NOTES = 20
 """Notes about failed changes that the model gets one by one; the rest are only counted."""
@@ -60,7 +47,7 @@ def bashkit_shell(services: Services) -> Capability:
 
 async def _bash(services: Services, context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     seconds, session_id = float(arguments.get("timeout") or DEFAULT_TIMEOUT), context.session_id
-    network = await network_for(context.network, SystemResolver())
+    network, notes = await network_for(context.network, arguments["command"], SystemResolver())
     size = await files_size(services, context, session_id)
     async with services.sandbox.slot((context.org_id, session_id), size):
         held, state = await before_command(services, context, session_id)
@@ -71,7 +58,8 @@ async def _bash(services: Services, context: ToolContext, arguments: JsonObject)
         fresh = result.state if result.state is not None and result.state != state else None
         if changes or fresh is not None:
             saved = await after_command(services, context, session_id, held, changes, fresh)
-    return ToolOutcome(_answer(result, saved, done.differences, context.redactor), saved.events)
+    answer = _answer(result, [*notes, *saved.notes], done.differences, context.redactor)
+    return ToolOutcome(answer, saved.events)
 
 
 def _changes(changed: Differences) -> Changes:
@@ -85,45 +73,9 @@ def _changes(changed: Differences) -> Changes:
     )
 
 
-async def network_for(rules: NetworkRules, resolver: AbstractResolver) -> Network | None:
-    """The sandbox's network configuration; None unless hosts are allowed by name.
-
-    The sandbox does not support patterns, so hosts that are allowed by pattern cannot be passed on. With
-    private addresses, it checks no addresses at all: so the names are resolved here, and one that has a
-    link-local address or a metadata service's is left out.
-    """
-    names = [
-        name
-        for name in rules.named()
-        if not is_refused_host(name) and (rules.private or plain_address(name) is None)
-    ]
-    private = False
-    if rules.private:
-        found: dict[str, tuple[str, ...]] = {
-            name: (name,) for name in names if plain_address(name) is not None
-        }
-        found |= await look_up_all([name for name in names if name not in found], resolver, LOOK_UP)
-        names = [
-            name
-            for name in names
-            if not any(_is_barred(address, rules) for address in found.get(name, ("",)))
-        ]
-        private = not all(is_public_address(address) for name in names for address in found[name])
-    if not names:
-        return None
-    hosts = [f"[{name}]" if ":" in name else name for name in names]
-    return Network(
-        [f"{scheme}://{host}" for host in hosts for scheme in ("https", "http")],
-        block_private_ips=not private,
-    )
-
-
-def _is_barred(address: str, rules: NetworkRules) -> bool:
-    plain = plain_address(address)
-    return plain is None or is_refused_address(address) or rules.blocks(plain)
-
-
-def _answer(result: CommandResult, saved: Saved, changed: Differences, redactor: Redactor) -> JsonObject:
+def _answer(
+    result: CommandResult, remarks: list[str], changed: Differences, redactor: Redactor
+) -> JsonObject:
     stdout, stderr = result.stdout, result.stderr
     if result.truncated:
         stdout, stderr = redactor.text(stdout, cut=True), redactor.text(stderr, cut=True)
@@ -131,7 +83,7 @@ def _answer(result: CommandResult, saved: Saved, changed: Differences, redactor:
     if stderr:
         answer["stderr"] = stderr
     notes = [
-        *saved.notes,
+        *remarks,
         *(
             f"the shell cannot see {MOUNT}{path}: it is too large for the shell, or its name is not supported"
             for path in changed.unseen

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,27 @@ from hypothesis import strategies as st
 
 from perdure.domain.errors import ModelError
 from perdure.llm.endpoint import Endpoint
-from perdure.llm.failures import in_stream, redacted, refusal
+from perdure.llm.failures import disguised, in_stream, redacted, refusal, spoken
+
+
+def test_a_key_is_redacted_in_every_encoding_and_if_the_text_ends_in_it() -> None:
+    key = "b1c2/d3+e4=f5g6h7i8"
+    encoded = base64.b64encode(key.encode()).decode()
+    basic = base64.b64encode(f"user:{key}".encode()).decode()
+    for form in (key, quote(key, safe=""), encoded, json.dumps(f'"{key}')[3:-1], json.dumps(json.dumps(key))):
+        assert form.strip('\\"') not in redacted(f"you sent {form} to us", [key]), form
+    assert encoded[4:-6] not in redacted(basic, [key])
+    for size in range(6, len(key)):
+        assert redacted(f"you sent {key[:size]}", [key]) == "you sent [redacted]"
+    for failure in (
+        in_stream({"detail": {"sent": "x" * 275 + key}}, [key]),
+        spoken("{" + "x" * 190 + key, "message", [key]),
+        disguised("text/html", b"x" * 190 + key.encode(), [key]),
+        refusal(302, {"location": "/" + "x" * 190 + key}, b"", [key]),
+        refusal(400, {}, b'{"error": {"message": "' + b"x" * 100 + encoded.encode() + b'"}}', [key]),
+    ):
+        assert key[:6] not in failure.message, failure.message
+        assert encoded[:6] not in failure.message, failure.message
 
 
 def test_anything_that_looks_like_a_key_is_redacted() -> None:

@@ -11,6 +11,9 @@ Header = tuple[bytes, bytes]
 Headers = dict[bytes, bytes]
 """A request's headers, by name in lower case."""
 
+OLD_HTTP = b":http-version"
+"""The name under which the headers of a request over HTTP/1.0 have its version. No client can send it."""
+
 
 class Scope(TypedDict):
     """What ASGI passes for a request before its body."""
@@ -21,6 +24,7 @@ class Scope(TypedDict):
     raw_path: bytes
     query_string: bytes
     headers: Iterable[Header]
+    http_version: NotRequired[str]
     extensions: NotRequired[dict[str, dict[str, Callable[[], object]]]]
 
 
@@ -62,6 +66,8 @@ def headers_of(scope: Scope) -> Headers:
                     f"the header {name.decode()} is sent {names.count(name)} times: send it once",
                     code="repeated_header",
                 )
+    if scope.get("http_version") == "1.0":
+        headers[OLD_HTTP] = b"1.0"
     return headers
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 
-from perdure.api.kernel.asgi import Headers, header_text
+from perdure.api.kernel.asgi import OLD_HTTP, Headers, header_text
 from perdure.api.kernel.rate_limit import RateLimit
 from perdure.app.context import App
 from perdure.app.login import authenticate, owner_in
@@ -50,13 +52,24 @@ def as_owner(app: App, owner: Caller) -> Authenticate:
 _SITES = frozenset({b"same-origin", b"none"})
 """The values of Sec-Fetch-Site for requests of this server's own pages, and for addresses that users type."""
 
-_FORWARDED = (
-    b"forwarded", b"via", b"x-forwarded", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip",
-    b"x-original-", b"x-originating-", b"x_forwarded", b"x-proxy", b"proxy-client-ip", b"wl-proxy-",
-    b"do-connecting-ip", b"x-rewrite-url", b"x-host", b"x-remote-", b"x-envoy-", b"client-ip",
-    b"true-client-ip", b"cf-", b"fastly-client-ip", b"fly-client-ip", b"x-azure-", b"x-appengine-user-ip",
-)  # fmt: skip
-"""How the names of headers begin that proxies add to the requests which they forward."""
+_FORWARDED = re.compile(
+    rb"""
+    # What they say about the client, the connection or the request that they forward, in any spelling
+    (forward | client[-_]?ip | real[-_]?(ip|port) | remote[-_]?(addr|ip|host|user) | ^http[-_]x[-_]
+    | original[-_] | originating | connecting[-_]?ip | ^x[-_](host|scheme|ssl|ip|user[-_]ip|proxy|nginx|cdn)
+    | rewrite[-_]url | ^via$ | bluecoat[-_]via | ^cdn[-_]loop$ | ^max[-_]forwards$ | ^proxy[-_]client)
+    # Those of well-known proxies, clouds and tunnels
+    | ^(cf|fastly|akamai|incap|ali[-_]cdn|tailscale|ngrok|wl[-_]proxy)[-_]
+    | ^x[-_](envoy|azure|appengine|amzn[-_]trace|arr|varnish|squid|traefik|vercel|nf|sucuri)([-_]|$)
+    """,
+    re.VERBOSE,
+)
+
+
+@lru_cache(maxsize=256)  # called for every header, nearly always with the same names
+def is_of_proxy(name: bytes) -> bool:
+    """Return whether proxies add a header of this name to the requests that they forward."""
+    return _FORWARDED.search(name) is not None
 
 
 def check_local(headers: Headers) -> None:
@@ -75,12 +88,13 @@ def check_local(headers: Headers) -> None:
             code="host_not_allowed",
         )
     # Many proxies replace the Host header with the address that they forward to, which is this machine's.
-    forwarded = next((name for name in headers if name.startswith(_FORWARDED)), None)
-    if forwarded is not None:
+    # By default, nginx adds nothing else, but speaks HTTP/1.0, which no client of today does.
+    forwarded = next(filter(is_of_proxy, headers), None)
+    if forwarded is not None or OLD_HTTP in headers:
+        sign = "HTTP/1.0" if forwarded is None else f"the header {forwarded.decode('latin-1')}"
         raise Forbidden(
-            f"a server without a login refuses requests that a proxy forwarded (header "
-            f"{forwarded.decode('latin-1')}): connect directly, or create an access token with "
-            "`perdure keys create`",
+            f"a server without a login refuses requests that a proxy forwarded ({sign} tells): connect "
+            "directly, or create an access token with `perdure keys create`",
             code="proxy_not_allowed",
         )
     # Cross-site request forgery: a page can send a request here without reading the response. Browsers then

@@ -85,10 +85,20 @@ class HttpProtocol(HttpToolsProtocol):
         if self.spare:
             self._all.promote(self)
             self.app = self.config.loaded_app if self._may_run() else _no_room
+        if not self.url.startswith((b"/", b"*")) and self._names_two_hosts():
+            self.app = _two_hosts
         super().on_headers_complete()
         self.cycle.transport = cast("asyncio.Transport", self._closing)
-        if self.spare:
+        if self.spare or self.app is _two_hosts:
             self.cycle.keep_alive = False
+
+    def _names_two_hosts(self) -> bool:
+        """Whether the request is for an absolute URL on another host than its Host header names.
+
+        Either of them may be the one by which a proxy in between has decided.
+        """
+        named = self.url.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
+        return named.lower() != dict(self.headers).get(b"host", b"").lower()
 
     def on_response_complete(self) -> None:
         if self._linger_until is None:
@@ -172,6 +182,11 @@ class _Closing:
         self.write = transport.write
         self.is_closing = transport.is_closing
         self.close = protocol.finish
+
+
+async def _two_hosts(scope: Scope, receive: Receive, send: Send) -> None:
+    error = InvalidInput("the request's URL and its Host header name different hosts: send one")
+    await send_reply(scope, send, error_reply(error, scope["path"]))
 
 
 async def _no_room(scope: Scope, receive: Receive, send: Send) -> None:

@@ -35,8 +35,8 @@ FORBIDDEN = (
     ),
     (
         "policy_protected",
-        "The change would loosen an agent's policies, or free the name of an agent that has some.",
-        "Ask the agent's creator or an admin, or change a copy of the agent.",
+        "The change would loosen the policies of an agent or a session's copy, or free the name of an agent.",
+        "Ask the agent's creator, the session's owner or an admin, or change a copy of the agent.",
     ),
     (
         "proxy_not_allowed",

@@ -151,7 +151,8 @@ async def update_user(call: Call, user_id: UserId, body: UpdateUser) -> User:
 
     Requires the role `admin`. Callers cannot change members with a higher role, or grant a role higher than
     their own. 409 if the organization would have no owner. The new role applies from the next request.
-    Access tokens that one member created for another are revoked if the other's role is now higher.
+    Access tokens that others created for the member are revoked if its role is now higher than theirs, and
+    those that it created for others unless its role is still higher.
     """
     return await use.change_member(call.app, call.caller, user_id, body)
 

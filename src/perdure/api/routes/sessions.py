@@ -268,14 +268,15 @@ async def unarchive_session(call: Call, session_id: SessionId) -> Session:
     "/v1/sessions/{session_id}/fork",
     "sessions",
     status=201,
-    errors=(404,),
+    errors=(403, 404),
     body_example={"title": "Another way", "from_sequence": 12},
 )
 async def fork_session(call: Call, session_id: SessionId, body: ForkSession) -> Session:
     """Fork a session at a point in its log.
 
     Copies the log up to `from_sequence` into a new session. The two sessions are independent. Omitted fields
-    are copied from the original. At most 100,000 events can be copied.
+    are copied from the original. At most 100,000 events can be copied. Another agent may have looser policies
+    only if the caller owns the session or is an admin.
     """
     return await forks.fork_session(call.app, call.caller, session_id, body, call.once)
 
