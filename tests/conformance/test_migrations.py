@@ -117,6 +117,7 @@ RELEASED = {
     7: "4cd40e2c9190a19a1cda3c7b19e2f77d6c9e2f2c661dfa876d40c7c352f77c98",
     8: "13f3df6a78a9a449567ede4c4ba3ed46ae68326a38382dc32210c3ee427bd665",
     9: "e79c73ad83bf02d3585cf280f5dd6b999be5e26e0aeebc3edbd6589851f68303",
+    10: "2b6c690a870eb3544e6e72d31324082fab9d3315adf611be679c5998ea137104",
 }
 """The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets
 its line here."""

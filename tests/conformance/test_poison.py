@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from perdure.app.accounts import bootstrap
+from perdure.app.events import fill_prompt
 from perdure.app.messages import post_message
 from perdure.app.providers import create_model, create_provider
 from perdure.app.sessions import create_session
@@ -19,9 +20,15 @@ from perdure.capabilities.port import Capability
 from perdure.capabilities.registry import Registry
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import Unavailable
-from perdure.domain.events import Event, TurnFailedData, TurnSealedData
+from perdure.domain.events import (
+    Event,
+    LlmGenerationData,
+    OutputMessageCompletedData,
+    TurnFailedData,
+    TurnSealedData,
+)
 from perdure.domain.ids import SessionId
-from perdure.domain.messages import CreateMessage, InputMessage, TextPart
+from perdure.domain.messages import CreateMessage, InputMessage, TextPart, text_of
 from perdure.domain.providers import CreateModel, CreateProvider
 from perdure.domain.sessions import CreateSession
 from perdure.domain.tools import CapabilityRef
@@ -145,6 +152,35 @@ async def test_whatever_a_session_fails_with_it_is_sealed_and_says_so(
             assert type(ERRORS[name]()).__name__ in detail, detail
             assert raises.raised[name] == 4
         assert (await house.at_rest(healthy))[-2].type == "turn.completed"
+
+
+async def test_messages_that_waited_for_a_sealed_turn_are_in_the_history_of_the_next_one(
+    place: Place, database: Database, tmp_path: Path
+) -> None:
+    raises = Raises(ERRORS)
+    async with house_on(place, tmp_path, raises) as house:
+        session_id = await house.session(CapabilityRef("raises", {"error": "type"}))
+        raises.begin()
+        await house.say(session_id, "first")
+        await house.say(session_id, "second")
+        sealed = await house.at_rest(session_id)
+        assert sum(event.type == "turn.sealed" for event in sealed) == 1
+        (said,) = [
+            event.read(OutputMessageCompletedData).message for event in sealed if "I stopped" in event.data
+        ]
+        assert "those that waited were not worked on" in text_of(said.content)
+        raises.raised.clear()  # the fault is repaired
+        await house.say(session_id, "third")
+        events = (await house.at_rest(session_id))[len(sealed) :]
+        (called,) = [event for event in events if event.type == "llm.generation"]
+        filled = await house.parts.database.read(lambda tx: fill_prompt(tx, called))
+        prompt = filled.read(LlmGenerationData).messages or ()
+        assert [text_of(each.content) for each in prompt if each.role == "user"] == [
+            "first",
+            "second",
+            "third",
+        ]
+        assert events[-1].type == "session.idled"
 
 
 async def test_a_session_whose_rows_cannot_be_decoded_is_sealed(

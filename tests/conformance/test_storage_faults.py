@@ -13,11 +13,20 @@ from typing import Any
 import asyncpg
 import pytest
 
+from perdure.app import health as app_health
 from perdure.app.health import DatabaseHealth
 from perdure.domain.errors import Unavailable
 from perdure.store import sqlite
 from perdure.store.database import Database, Tx
-from perdure.store.faults import CAUSES, LASTING, sqlite_fault, sqlstate_cause, system_fault
+from perdure.store.faults import (
+    CAUSES,
+    LASTING,
+    lasting,
+    sqlite_fault,
+    sqlstate_cause,
+    system_fault,
+    unavailable,
+)
 from perdure.store.postgres import database as postgres_database
 from perdure.store.postgres.database import open_postgres
 from perdure.store.sqlite import SqliteDatabase, open_sqlite
@@ -286,6 +295,24 @@ async def test_a_full_disk_is_reported_by_health_checks_which_share_one_probe(
     assert [
         tuple(row) for row in await database.read(lambda tx: tx.all("SELECT checked_at FROM probes"))
     ] == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("cause", "recovers"), [("disk_full", True), ("read_only", True), ("corrupt", False)]
+)
+async def test_the_next_probe_tells_that_a_failure_of_writes_is_over(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: str, recovers: bool
+) -> None:
+    monkeypatch.setattr(app_health, "FRESH", 0.0)
+    health = DatabaseHealth(tmp_path if database.dialect == "sqlite" else None)
+    database.last_fault = lasting(unavailable(cause))
+    fault = await health.fault(database, 1)
+    assert (fault is None) == recovers
+    (size,) = (await database.read(lambda tx: tx.all("SELECT LENGTH(filler) FROM probes")))[0]
+    assert size == (app_health.FILLER if recovers else None)
+    assert (await health.fault(database, 2) is None) == recovers
+    (size,) = (await database.read(lambda tx: tx.all("SELECT LENGTH(filler) FROM probes")))[0]
+    assert size is None
 
 
 # --- PostgreSQL ---------------------------------------------------------------------------------------

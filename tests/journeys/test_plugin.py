@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from perdure.capabilities.plugins import load_plugins
-from perdure.domain.errors import Unavailable
+from perdure.capabilities.port import Capability
+from perdure.capabilities.registry import Registry
+from perdure.domain.errors import InvalidInput, Unavailable
+from perdure.domain.tools import CapabilityRef
 from perdure.tools.built_in import catalogue
 from tests.server import Server, use_simulated_model
-from tests.talk import call, new_talk
+from tests.talk import Json, call, new_talk
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "dice"
 
@@ -120,16 +126,38 @@ def test_a_plugin_whose_function_has_mistakes_prevents_the_start(
         load_plugins(catalogue(), [EntryPoint("wrong", "perdure_wrong:wrong", "perdure.capabilities")])
 
 
-def test_a_plugin_whose_config_schema_is_not_valid_prevents_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+DOUBLING = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(30)} | {"d30": {}}
+ODD_SCHEMAS: dict[str, tuple[Json, str]] = {
+    "no schema": ({"type": "odd"}, "is not a valid JSON Schema"),
+    "look-around": ({"type": "string", "pattern": "^(?=a)b"}, "with plain patterns"),
+    "exponential": ({"$ref": "#/$defs/d0", "$defs": DOUBLING}, "is too costly to check"),
+    "recursive": ({"properties": {"a": {"$ref": "#"}}}, "contains itself"),
+}
+
+
+def with_schema(schema: Json) -> Capability:
+    return replace(catalogue()[0], id="odd", aliases=(), config_schema=schema)
+
+
+@pytest.mark.parametrize("name", ODD_SCHEMAS)
+def test_a_plugin_whose_config_schema_cannot_be_checked_prevents_the_start(
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "perdure_odd.py").write_text(
-        "from msgspec.structs import replace\nfrom perdure.tools.built_in import catalogue\n"
-        "ODD = replace(catalogue()[0], id='odd', aliases=(), config_schema={'type': 'odd'})\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(Unavailable, match="the capability 'odd' is not a valid JSON Schema"):
+    schema, complaint = ODD_SCHEMAS[name]
+    module = ModuleType("perdure_odd")
+    module.ODD = with_schema(schema)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "perdure_odd", module)
+    with pytest.raises(Unavailable, match=f"the capability 'odd' .*{complaint}"):
         load_plugins(catalogue(), [EntryPoint("odd", "perdure_odd:ODD", "perdure.capabilities")])
+
+
+def test_configurations_that_cost_too_much_to_check_are_refused_together() -> None:
+    schema: Json = {"type": "array", "items": {"anyOf": [{"minimum": n} for n in range(10)]}}
+    registry = Registry([with_schema(schema)])
+    registry.check([CapabilityRef("odd", [1] * 100)])
+    for configs in ([[1] * 50_000], [[1] * 400] * 100):
+        with pytest.raises(InvalidInput, match="too many values"):
+            registry.check([CapabilityRef("odd", config) for config in configs])
 
 
 def test_the_example_says_the_same_as_its_package() -> None:

@@ -14,10 +14,13 @@ from perdure.app.schedules import all_schedules, create_schedule, fire_due, reda
 from perdure.app.sessions import create_session
 from perdure.app.storage import put_secrets
 from perdure.domain.errors import InvalidInput
+from perdure.domain.ids import new_id
 from perdure.domain.schedules import MAX_ACTIVE, CreateSchedule, next_firing
 from perdure.domain.sessions import CreateSession
 from perdure.domain.storage import SetSecrets
 from perdure.domain.times import from_rfc3339, to_rfc3339
+from perdure.store.database import Tx
+from perdure.store.schedules import DUE, add_schedule, list_schedules
 from tests.inside import Gate, house_with
 from tests.server import Server
 from tests.talk import Json, call, new_talk, script
@@ -133,6 +136,33 @@ async def test_a_session_whose_secrets_are_damaged_holds_up_no_schedule_of_other
         assert await fire_due(later) == 1
         (fired,) = await all_schedules(app, house.owner, other)
         assert fired.fire_count == 1
+
+
+async def test_many_schedules_that_cannot_fire_hold_up_no_other_and_are_tried_again_later(
+    tmp_path: Path,
+) -> None:
+    async with house_with(Gate(parties=1), tmp_path) as house:
+        app = house.parts.app
+        other = (await create_session(app, house.owner, CreateSession())).id
+        await put_secrets(app, house.owner, house.session_id, SetSecrets({"token": "a-long-secret"}))
+        for session_id in (house.session_id, other):
+            await create_schedule(app, house.owner, session_id, CreateSchedule("m", at=soon(60)))
+
+        async def multiply(tx: Tx) -> None:
+            (row,) = await list_schedules(tx, house.session_id)
+            for _ in range(2 * DUE):  # due before the other session's
+                await add_schedule(tx, msgspec.structs.replace(row, id=new_id("sched"), next_at=1))
+            await tx.run("UPDATE secrets SET sealed = ?", b"short")
+
+        await app.database.write(multiply)
+        later = msgspec.structs.replace(app, now=lambda: app.now() + 61_000_000)
+        assert await fire_due(later) == 1
+        (fired,) = await all_schedules(app, house.owner, other)
+        assert fired.fire_count == 1
+        await put_secrets(app, house.owner, house.session_id, SetSecrets({"token": "a-long-secret"}))
+        assert await fire_due(later) == 0
+        much_later = msgspec.structs.replace(app, now=lambda: app.now() + 125_000_000)
+        assert await fire_due(much_later) >= 1
 
 
 async def test_the_agent_makes_lists_and_cancels_its_own_schedules(api: httpx.AsyncClient) -> None:

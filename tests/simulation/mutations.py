@@ -154,7 +154,7 @@ def a_runner_does_not_check_its_claim(patch: Patch) -> None:
 
     async def catch_up(self: Run) -> None:
         row = await self.engine.database.read(lambda tx: rows.look_session(tx, self.row.id))
-        events = await self.engine.database.read(lambda tx: run.events_after(tx, row.id, self.state.head))
+        events, _ = await self.engine.database.read(lambda tx: run.events_within(tx, row.id, self.state.head))
         self._apply(events, events)
         self.row = msgspec.structs.replace(row, head=self.state.head)
 

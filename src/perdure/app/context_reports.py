@@ -146,12 +146,16 @@ async def _present_prompt(tx: Tx, row: SessionRow) -> PromptRef:
     That is the part of the last call, or the part that a compaction has kept since.
     """
     kinds = (LlmGenerationData.kind, ContextCompactedData.kind)
-    for event in await events_of_kinds(tx, row.id, kinds, before=row.head, limit=LOOK_BACK):
-        match event.decoded():
-            case ContextCompactedData(after=int(after)):
-                return PromptRef(after, row.head, event.sequence)
-            case LlmGenerationData(prompt=PromptRef(before=None) as prompt):
-                return msgspec.structs.replace(prompt, through=row.head)
+    before, left, more = row.head, LOOK_BACK, True
+    while more and left > 0:
+        page, more = await events_of_kinds(tx, row.id, kinds, before=before, limit=left)
+        for event in page:
+            match event.decoded():
+                case ContextCompactedData(after=int(after)):
+                    return PromptRef(after, row.head, event.sequence)
+                case LlmGenerationData(prompt=PromptRef(before=None) as prompt):
+                    return msgspec.structs.replace(prompt, through=row.head)
+            before, left = event.sequence - 1, left - 1
     return PromptRef(0, row.head)
 
 

@@ -20,6 +20,7 @@ from perdure.domain.messages import Message
 from perdure.domain.times import Timestamp, to_rfc3339
 from perdure.store.database import Tx
 from perdure.store.events import (
+    BATCH,
     EventFilter,
     count_kinds,
     events_after,
@@ -31,10 +32,10 @@ from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, get_session
 
 NO_LIMIT = 1 << 60
+KEPT = 2 * BATCH
+"""Bytes of a page that is kept in memory while it is read from its other end. A larger one is read twice."""
 PAGE_BYTES = 16 * 1024 * 1024
 """Bytes of events after which a page ends. A page of usual events has its limit before."""
-BATCH = 1024 * 1024
-"""Bytes of events that are read at a time, unless a single event is larger."""
 
 
 class KindCount(Struct, frozen=True):
@@ -135,19 +136,39 @@ class EventReader:
                     raise
                 self.more = True  # what was found is an answer; the client continues after it
                 return
-            if batch:
-                yield batch
+            if not batch:
+                return
+            last, size, count = batch[-1].sequence, sum(len(event.data) for event in batch), len(batch)
+            yield batch
             if not more:
                 return
-            begun = True
-            self._left -= len(batch)
-            self._room -= sum(len(event.data) for event in batch)
+            begun, batch = True, []  # the events may be large, and the next are about to be read
+            self._left -= count
+            self._room -= size
             if self._room <= 0:
                 self.more = True
                 return
-            last = batch[-1].sequence
             bound = {"before": last} if self._newest_first else {"after": last}
             self._filters = msgspec.structs.replace(self._filters, **bound)
+
+    async def oldest_first(self) -> AsyncIterator[list[Event]]:
+        """Yield a page that is read newest first, oldest first. Raises the errors of `batches`."""
+        given, kept, size, first, count = self._filters, list[Event](), 0, 0, 0
+        async for batch in self.batches():
+            first, count = batch[-1].sequence, count + len(batch)
+            size += sum(len(event.data) for event in batch)
+            kept = kept + batch if size <= KEPT else []
+            batch.clear()
+        if size <= KEPT:
+            if kept:
+                yield kept[::-1]
+            return
+        bounded = msgspec.structs.replace(given, after=first - 1)
+        again = EventReader(self._app, self._scope, self._session_id, bounded, count, size=NO_LIMIT)
+        async for batch in again.batches():
+            yield batch
+        if again.more:
+            raise Unavailable("the page could not be read in time: ask for fewer events", code="read_timeout")
 
     async def all(self) -> list[Event]:
         """Read the whole page. Raises the errors of `batches`."""
@@ -186,8 +207,8 @@ async def events_around(
     around: Cursor | int,
     window: int,
     filters: EventFilter,
-) -> list[Event]:
-    """List an event, by its id or sequence, and up to `window` matching events on each side.
+) -> AsyncIterator[list[Event]]:
+    """Yield an event, by its id or sequence, and up to `window` matching events on each side.
 
     Oldest first. Each side ends after `PAGE_BYTES` / 2.
 
@@ -213,7 +234,10 @@ async def events_around(
         )
         for bound, limit in (({"before": sequence + 1}, window + 1), ({"after": sequence}, window))
     ]
-    return [*reversed(await older.all()), *await newer.all()]
+    async for batch in older.oldest_first():
+        yield batch
+    async for batch in newer.batches():
+        yield batch
 
 
 async def summary_of_events(app: App, caller: Caller, session_id: SessionId) -> EventsSummary:
@@ -273,9 +297,7 @@ async def conversation_of(tx: Tx, session_id: SessionId, prompt: PromptRef) -> C
             conversation.feed(event, event.sequence)
     cursor = prompt.after
     while cursor < prompt.through:
-        page, more = await events_within(
-            tx, session_id, cursor, size=BATCH, until=prompt.through, kinds=HISTORY_TYPES
-        )
+        page, more = await events_within(tx, session_id, cursor, until=prompt.through, kinds=HISTORY_TYPES)
         for event in page:
             conversation.feed(event, event.sequence)
             cursor = event.sequence

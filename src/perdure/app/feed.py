@@ -251,7 +251,9 @@ async def open_follower(
             )
         known = [await sequence_of_cursor(tx, row, cursor) for cursor in cursors]
         begin = max(after, *known, 0)
-        ended = await events_of_kinds(tx, session_id, _ENDINGS, before=begin, limit=1) if begin else []
+        ended: list[Event] = []
+        if begin:
+            ended, _ = await events_of_kinds(tx, session_id, _ENDINGS, before=begin, limit=1)
         return begin, ended[0].sequence if ended else 0
 
     begin, text_ended = await app.database.read(body)

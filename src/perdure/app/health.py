@@ -20,7 +20,11 @@ FRESH = 1.0
 PATIENCE = 3.0
 """Seconds to wait for the database."""
 RECENT = 5.0
-"""Seconds for which a failure of a request counts, because a probe may be too small to meet it."""
+"""Seconds for which a failure of a request counts, because a probe may not meet it."""
+WRITABLE = frozenset({"disk_error", "disk_full", "read_only"})
+"""Failures that a large write meets again, so that one which succeeds tells that they are over."""
+FILLER = 1 << 20
+"""Bytes of such a write."""
 FILE = "perdure.db"
 LEAST_FREE = 1 << 20
 """Bytes that must be free on the disk of the embedded database."""
@@ -42,6 +46,8 @@ class DatabaseHealth:
         self._file = 0
         self._probe: asyncio.Task[None] | None = None
         self._at = -FRESH
+        self._proved_at = -FRESH
+        """When the last large write that succeeded began."""
         self._fault: Unavailable | None = None
 
     async def fault(self, database: Database, now: Micros) -> Unavailable | None:
@@ -53,20 +59,26 @@ class DatabaseHealth:
             if not done:
                 return unavailable("not_responding")
         recent = database.last_fault
-        if self._fault is None and recent is not None and time.monotonic() - recent.at < RECENT:
-            return recent.error
-        return self._fault
+        if self._fault is not None or recent is None or recent.at < self._proved_at:
+            return self._fault
+        return recent.error if time.monotonic() - recent.at < RECENT else None
 
     async def _check(self, database: Database, now: Micros) -> None:
+        began, recent = time.monotonic(), database.last_fault
+        doubt = recent is not None and recent.at > self._proved_at and recent.error.cause in WRITABLE
+        filler = secrets.token_hex(FILLER // 2) if doubt else None
+
         async def body(tx: Tx) -> None:
             if not self._purged:
                 await purge_probes(tx, now)
-            await write_probe(tx, self._process, now)
+            await write_probe(tx, self._process, now, filler)
 
         try:
             self._check_disk()
             await database.write(body)
             self._purged, self._fault = True, None
+            if doubt:
+                self._proved_at = began
         except Unavailable as fault:
             self._fault = fault
         except Exception as error:

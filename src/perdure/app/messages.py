@@ -10,7 +10,6 @@ import msgspec
 from perdure.app.content_checks import check_result, checked_content
 from perdure.app.context import App
 from perdure.app.damaged import damaged_message
-from perdure.app.events import BATCH
 from perdure.app.idempotency import Once
 from perdure.app.sessions import check_model, write_at_head
 from perdure.app.storage import without_secrets
@@ -148,14 +147,19 @@ async def list_messages(app: App, caller: Caller, session_id: SessionId) -> Asyn
         async def work(tx: Tx, after: int = cursor, until: int = until) -> tuple[int, list[Event], bool]:
             row = await get_session(tx, caller.organization_id, session_id)
             until = min(until, row.head)
-            return until, *await events_within(
-                tx, row.id, after, size=BATCH, until=until, kinds=MESSAGE_TYPES
-            )
+            return until, *await events_within(tx, row.id, after, until=until, kinds=MESSAGE_TYPES)
 
         until, events, more = await app.database.read(work, long=True)
         if events:
             cursor = events[-1].sequence
-            yield [message for event in events if (message := _message_of(event)) is not None]
+            yield _messages_of(events)
+
+
+def _messages_of(events: list[Event]) -> list[Message]:
+    """Take the messages of events, and let go of the events: they may be large, and more are to come."""
+    messages = [message for event in events if (message := _message_of(event)) is not None]
+    events.clear()
+    return messages
 
 
 def _message_of(event: Event) -> Message | None:
@@ -206,7 +210,7 @@ async def read_turn(tx: Tx, row: SessionRow) -> TurnState:
     """Fold the state of the session's current turn from its log."""
     state: TurnState = Idle(head=row.turn_after)
     while state.head < row.head:
-        page = await events_after(tx, row.id, state.head, limit=1000, until=row.head)
+        page, _ = await events_within(tx, row.id, state.head, until=row.head)
         if not page:
             break
         state = fold(page, state)

@@ -29,6 +29,7 @@ from perdure.domain.times import Micros, from_rfc3339, maybe_rfc3339, to_rfc3339
 from perdure.domain.turn import SCHEDULED
 from perdure.store.database import Changes, Tx
 from perdure.store.schedules import (
+    DUE,
     ScheduleRow,
     add_schedule,
     delete_schedule,
@@ -43,6 +44,12 @@ from perdure.store.schedules import (
 from perdure.store.sessions import IN_TURN, SessionRow, get_session
 
 log = logging.getLogger("perdure.scheduler")
+
+ROUNDS = 100
+"""The most times that `DUE` schedules are fired before the clock is read again."""
+
+FIRE_AGAIN = 60_000_000
+"""Microseconds until a firing that failed is tried again. Until then, it keeps no other schedule waiting."""
 
 CLOCK_TOLERANCE = 60_000_000
 """Microseconds by which the clocks of two servers may differ."""
@@ -215,24 +222,43 @@ async def fire_due(app: App) -> int:
 
     A schedule whose session is in a turn waits for its end: its message is a turn of its own, and never
     withdraws a question that a person or a client is about to answer. A schedule that missed several firings
-    meanwhile, or while no server ran, fires once.
+    meanwhile, or while no server ran, fires once. One that cannot be fired is tried again a minute later.
     """
     now = app.now()
     fired = 0
-    for row in await app.database.read(lambda tx: due_schedules(tx, now)):
-        try:
-            fired += await write_at_head(app, partial(_fire, app, row=row, now=now))
-        except Unavailable as error:
-            if error.retryable:
-                raise
-            log.warning("schedule %s cannot be fired: %s", row.id, error.message)
-        except InvalidInput as error:  # its time zone or expression is not known any more
-            log.warning("schedule %s is disabled: %s", row.id, error.message)
-            off: Changes = {"enabled": 0, "next_at": None, "updated_at": max(now, row.updated_at + 1)}
-            await app.database.write(partial(update_schedule, schedule_id=row.id, changes=off))
-        except Exception:  # the others fire all the same
-            log.exception("schedule %s cannot be fired", row.id)
+    for _ in range(ROUNDS):
+        rows = await app.database.read(lambda tx: due_schedules(tx, now))
+        for row in rows:
+            fired += await _fire_or_put_off(app, row, now)
+        if len(rows) < DUE:  # otherwise there may be more, and these are no longer due
+            break
     return fired
+
+
+async def _fire_or_put_off(app: App, row: ScheduleRow, now: Micros) -> int:
+    """Fire a schedule; one that cannot be fired is put off, because the others fire all the same.
+
+    Returns:
+        1 if it fired, else 0.
+
+    Raises:
+        Unavailable: the database is unavailable.
+    """
+    try:
+        return await write_at_head(app, partial(_fire, app, row=row, now=now))
+    except Unavailable as error:
+        if error.retryable:
+            raise
+        log.warning("schedule %s cannot be fired: %s", row.id, error.message)
+    except InvalidInput as error:  # its time zone or expression is not known any more
+        log.warning("schedule %s is disabled: %s", row.id, error.message)
+        off: Changes = {"enabled": 0, "next_at": None, "updated_at": max(now, row.updated_at + 1)}
+        await app.database.write(partial(update_schedule, schedule_id=row.id, changes=off))
+        return 0
+    except Exception:
+        log.exception("schedule %s cannot be fired", row.id)
+    await app.database.write(partial(move_firing, row=row, next_at=now + FIRE_AGAIN))
+    return 0
 
 
 async def _fire(app: App, tx: Tx, row: ScheduleRow, now: Micros) -> int:
@@ -264,10 +290,14 @@ async def redate_schedules(app: App) -> int:
         The number of schedules that were moved.
     """
     now = app.now()
-    moved = 0
-    for row in await app.database.read(lambda tx: misdated_schedules(tx, now + CLOCK_TOLERANCE), long=True):
-        with contextlib.suppress(InvalidInput):  # `fire_due` disables it
-            next_at = next_firing(row.cron or "", row.timezone, now)
-            if row.next_at is not None and next_at < row.next_at:
-                moved += await app.database.write(partial(move_firing, row=row, next_at=next_at))
+    moved, last, more = 0, None, True
+    while more:
+        part = partial(misdated_schedules, changed=now + CLOCK_TOLERANCE, after=last)
+        rows = await app.database.read(part, long=True)
+        for row in rows:
+            with contextlib.suppress(InvalidInput):  # `fire_due` disables it
+                next_at = next_firing(row.cron or "", row.timezone, now)
+                if row.next_at is not None and next_at < row.next_at:
+                    moved += await app.database.write(partial(move_firing, row=row, next_at=next_at))
+        last, more = rows[-1].id if rows else None, len(rows) == DUE
     return moved

@@ -11,6 +11,8 @@ from importlib.metadata import EntryPoint, entry_points
 from perdure.capabilities.functions import as_tool, capability_of
 from perdure.capabilities.port import Capability
 from perdure.domain.errors import Unavailable
+from perdure.domain.json_schemas import compile_schema
+from perdure.domain.schema_cost import Unbounded, cost_of
 from perdure.domain.tool_functions import InvalidToolFunction, ToolFunction
 
 GROUP = "perdure.capabilities"
@@ -75,12 +77,13 @@ def _capability(point: EntryPoint, value: object) -> Capability:
 def _check_schema(point: EntryPoint, capability: Capability) -> None:
     if capability.config_schema is None:
         return
-    import jsonschema_rs  # heavy, and most servers have no plug-ins
-
+    where = f"the plug-in {point.name!r}: the `config_schema` of the capability {capability.id!r}"
     try:
-        jsonschema_rs.validator_for(capability.config_schema)
+        compile_schema(capability.config_schema, linear=True)
+        recursive = cost_of(capability.config_schema).recursive
     except ValueError as error:
-        raise Unavailable(
-            f"the plug-in {point.name!r}: the `config_schema` of the capability {capability.id!r}"
-            f" is not a valid JSON Schema: {error}"
-        ) from error
+        raise Unavailable(f"{where} is not a valid JSON Schema with plain patterns: {error}") from error
+    except Unbounded as error:
+        raise Unavailable(f"{where} is too costly to check: {error}") from error
+    if recursive:
+        raise Unavailable(f"{where} contains itself, so that its cost has no bound: unroll its references")

@@ -11,6 +11,7 @@ from msgspec import Struct
 from perdure.capabilities.port import Capability, Tool
 from perdure.domain.errors import InvalidInput
 from perdure.domain.messages import JsonObject
+from perdure.domain.schema_cost import Cost, cost_of
 from perdure.domain.tools import CapabilityRef
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Registry:
         self._names: dict[str, Capability] = dict(self._by_id)
         for capability in self._by_id.values():
             self._names.update(dict.fromkeys(capability.aliases, capability))
-        self._validators: dict[str, Validator] = {}
+        self._validators: dict[str, tuple[Validator, Cost]] = {}
 
     def all(self) -> list[Capability]:
         """Every capability, sorted by id."""
@@ -69,8 +70,9 @@ class Registry:
             field: the name of the field that holds the references, for the error.
 
         Raises:
-            InvalidInput: names the invalid reference.
+            InvalidInput: names the invalid reference, or the configurations are too large to be checked.
         """
+        share = 0.0
         for index, ref in enumerate(refs):
             location = f"{field}[{index}]"
             capability = self.get(ref.ref)
@@ -82,7 +84,14 @@ class Registry:
                 )
             if ref.config is None or capability.config_schema is None:
                 continue
-            validator = self._validator(capability.id, capability.config_schema)
+            validator, cost = self._validator(capability.id, capability.config_schema)
+            share += cost.share_of(ref.config)
+            if share > 1:
+                raise InvalidInput(
+                    f"`{location}.config`: has too many values to be checked: send fewer",
+                    code="invalid_capability_config",
+                    field=location,
+                )
             error = next(iter(validator.iter_errors(ref.config)), None)
             if error is not None:
                 path = "".join(f"[{step!r}]" for step in error.instance_path)
@@ -92,11 +101,11 @@ class Registry:
                     field=location,
                 )
 
-    def _validator(self, identifier: str, schema: JsonObject) -> Validator:
+    def _validator(self, identifier: str, schema: JsonObject) -> tuple[Validator, Cost]:
         if identifier not in self._validators:
             import jsonschema_rs  # 4 MB that a server without configurations does not need
 
-            self._validators[identifier] = jsonschema_rs.validator_for(schema)
+            self._validators[identifier] = jsonschema_rs.validator_for(schema, offline=True), cost_of(schema)
         return self._validators[identifier]
 
     def resolve(self, layers: Iterable[Iterable[CapabilityRef]]) -> tuple[Active, ...]:

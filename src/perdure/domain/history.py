@@ -33,7 +33,7 @@ from perdure.domain.events import (
     is_cancel_notice,
 )
 from perdure.domain.ids import EventId, MessageId, ModelId
-from perdure.domain.media import is_unusable
+from perdure.domain.media import image_bytes, is_unusable
 from perdure.domain.messages import (
     ContentPart,
     Message,
@@ -136,7 +136,7 @@ class Conversation:
         """Whether the log has older messages than this conversation."""
         self.cut_to: int | None = None
         """The budget for which messages were dropped last; None if none were dropped."""
-        self.ceilings: dict[str, int] = {}
+        self.ceilings: dict[ModelId, int] = {}
         """By model: the budget in tokens, after the model has rejected a longer prompt."""
         self.adaptations: dict[ModelId, HistoryAdaptation] = {}
         """By model: what its server has accepted after it refused the history as it is."""
@@ -296,7 +296,9 @@ class Conversation:
 
     def weight(self) -> int:
         """Estimate its memory in bytes: as measured, 600 for itself and 450 per message beyond the text."""
-        return 600 + 450 * len(self._entries) + BYTES_PER_TOKEN * self._tokens
+        large = [entry for entry in self._entries if entry.tokens + entry.hidden >= IMAGE_TOKENS]
+        images = sum(image_bytes(entry.whole or entry.message) for entry in large)
+        return 600 + 450 * len(self._entries) + BYTES_PER_TOKEN * (self._tokens + self._hidden) + images
 
     def _drop_oldest(self, budget: int) -> None:
         """Drop the oldest messages, up to the first user message that leaves a quarter of the budget free.
@@ -362,6 +364,8 @@ class Conversation:
         data = event.read(ReasonCompletedData)
         if data.success and data.adaptation is not None:
             self.adaptations[data.adaptation.model_id] = replace(data.adaptation, refusal=None)
+            if data.adaptation.history_tokens is not None:
+                self.ceilings[data.adaptation.model_id] = data.adaptation.history_tokens
 
     def _output_completed(self, event: AnyEvent, sequence: int, event_id: EventId | None) -> None:
         data = event.read(OutputMessageCompletedData)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from perdure.domain.messages import ContentPart, ImageFilePart, ImagePart
+from perdure.domain.messages import ContentPart, ImageFilePart, ImagePart, Message, ToolResultPart
 
 MAX_URL = 8_192
 """Characters of an image's URL."""
@@ -28,6 +28,18 @@ _TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
 _HEAD = 64
 """Characters of base64 that contain the header."""
 _DATA_URL = re.compile(r"data:([a-z0-9.+-]{1,60}/[a-z0-9.+-]{1,60});base64,", re.IGNORECASE)
+
+
+def image_bytes(message: Message) -> int:
+    """Return the size of the message's images, which their tokens do not tell."""
+    size = 0
+    for part in message.content:
+        if isinstance(part, ImagePart):
+            size += len(part.base64 or "")
+        elif isinstance(part, ToolResultPart) and isinstance(part.result, list):
+            items = [item.get("base64") for item in part.result if isinstance(item, dict)]
+            size += sum(len(item) for item in items if isinstance(item, str))
+    return size
 
 
 class BadImage(ValueError):

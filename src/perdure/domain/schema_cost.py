@@ -8,6 +8,7 @@ schemas and values that are cheap together are checked in the server's process.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import inf
 from typing import Any, Literal
 from urllib.parse import unquote
 
@@ -82,11 +83,15 @@ class Cost(Struct, frozen=True):
 
     def is_small(self, value: Any) -> bool:
         """Whether checking this value is cheap enough for the event loop."""
+        return self.share_of(value) <= 1
+
+    def share_of(self, value: Any) -> float:
+        """How much of what the event loop may spend at once this check takes; above 1 is too much."""
         if self.recursive:
-            return False
+            return inf
         limit = CHECKS // self.steps
         parts, characters = size_of(value, limit)
-        return parts <= limit and self.states * characters <= MATCHES
+        return max(parts / limit, self.states * characters / MATCHES)
 
 
 def size_of(value: Any, limit: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import errno
 
 from perdure.domain.errors import Fenced, PerdureError, StaleHead, Unavailable
 from perdure.domain.ids import SessionId
-from perdure.domain.turn import Idle, fold
+from perdure.domain.turn import Idle
 from perdure.engine.context import Engine
 from perdure.engine.run import OpenedSession, Run, read_session
 from perdure.engine.seal import seal
@@ -72,14 +72,13 @@ class Attempt:
             row = found.row
             if self._claimed is not None and row.epoch != self._claimed.epoch:
                 raise Fenced
-            state = fold(found.events, Idle(head=row.turn_after))
-            if self._claimed is None and not isinstance(state, Idle):
+            if self._claimed is None and not isinstance(found.state, Idle):
                 try:
                     row = await self._claim(row)
                 except StaleHead:
                     self._engine.conversations.put(self._session_id, found.conversation)
                     continue  # read again: whoever appended in between relies on this runner to see it
-            run = Run(self._engine, row, state, found.conversation, claimed=self._claimed is not None)
+            run = Run(self._engine, row, found.state, found.conversation, claimed=self._claimed is not None)
             run.admission = self._admission
             return run
         return None

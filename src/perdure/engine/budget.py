@@ -10,7 +10,9 @@ from perdure.domain.messages import Usage
 from perdure.domain.model_profiles import ModelProfile, cost_of, window_of
 from perdure.domain.tokens import text_tokens
 from perdure.engine.generation import served_model
+from perdure.engine.recoveries import adaptation_of
 from perdure.engine.run import Run
+from perdure.llm.catalog import LearnedLimits
 
 ANSWER_SHARE = 4
 """Up to a quarter of the window is reserved for the answer; less if the model's maximum output is lower."""
@@ -61,6 +63,16 @@ def _window(choice: ModelChoice, profile: ModelProfile | None, learned: int | No
     return learned if known is None else min(known, learned or known)
 
 
+def learned_limits(run: Run, choice: ModelChoice) -> LearnedLimits:
+    """Return the limits that the model named when it refused a request.
+
+    This process knows those since its start, and the session's log those from before.
+    """
+    known = run.engine.catalog.learned(served_model(choice))
+    logged = adaptation_of(run.conversation, choice.model.id)
+    return LearnedLimits(known.window or logged.context_tokens, known.output or logged.output_tokens)
+
+
 def conversation_budget(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> int:
     """Estimate how many tokens of conversation fit into the next call.
 
@@ -73,7 +85,7 @@ def conversation_budget(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> 
         choice,
         catalog.at_hand(served),
         fixed,
-        learned=catalog.learned(served).window,
+        learned=learned_limits(run, choice).window,
         factor=_factor(run, choice, fixed),
     )
     return min(budget, run.conversation.ceilings.get(choice.model.id, budget))
@@ -82,7 +94,7 @@ def conversation_budget(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> 
 def smallest_budget(run: Run, choice: ModelChoice) -> int:
     """A lower bound of `conversation_budget` that does not measure the prompt and the tools, so is cheap."""
     served, catalog = served_model(choice), run.engine.catalog
-    window = _window(choice, catalog.at_hand(served), catalog.learned(served).window)
+    window = _window(choice, catalog.at_hand(served), learned_limits(run, choice).window)
     setting = run.engine.policy.history_tokens
     smallest = setting if window is None else min(setting, window // LEAST_SHARE)
     smallest = int(smallest / _factor(run, choice, 0))

@@ -7,17 +7,18 @@ invalidated, and only later events have to be read. Evicting an entry costs a re
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 from perdure.domain.compaction import ContextCompactedData
 from perdure.domain.events import Event
 from perdure.domain.history import HISTORY_TYPES, Conversation
 from perdure.domain.ids import SessionId
 from perdure.store.database import Tx
-from perdure.store.events import events_of_kinds, last_compaction
+from perdure.store.events import events_of_kinds, events_within, last_compaction
 
-PAGE = 500
-"""Events to read at a time."""
+MOST = 64_000_000
+"""Bytes of a conversation that are read, whatever its tokens: an image has few, but may have megabytes."""
+
+_IMAGE = '"base64":"'
 
 
 class ConversationCache:
@@ -60,7 +61,6 @@ async def read_conversation(
     through: int,
     budget: int,
     cached: Conversation | None = None,
-    newest: Sequence[Event] = (),
 ) -> Conversation:
     """Read the conversation up to a sequence.
 
@@ -68,29 +68,22 @@ async def read_conversation(
         through: the sequence of the last event to include.
         budget: about how many tokens of the newest messages to read, if nothing is cached.
         cached: the conversation up to an earlier sequence; it is updated and returned.
-        newest: the events up to `through` that the caller has read already, without gaps.
     """
     if cached is not None and cached.head <= through:
-        missing = (
-            newest
-            if newest and newest[0].sequence <= cached.head + 1
-            else await _events_after(tx, session_id, cached.head, through)
-        )
-        for event in missing:
-            if event.sequence > cached.head:
-                cached.feed(event, event.sequence)
-        cached.head = through
+        await _continue(tx, session_id, cached, through)
         return cached
     descending: list[Event] = []
-    before, size, cut = through, 0, False
+    before, size, held, cut = through, 0, 0, False
     summary, begin = await _last_summary(tx, session_id, through)
     while True:
-        page = await events_of_kinds(tx, session_id, HISTORY_TYPES, before=before, after=begin, limit=PAGE)
+        page, more = await events_of_kinds(tx, session_id, HISTORY_TYPES, before=before, after=begin)
         descending.extend(page)
-        size += sum(len(event.data) for event in page)
-        if len(page) < PAGE:
+        held += sum(len(event.data) for event in page)
+        size += sum(_text_size(event.data) for event in page)
+        if not more:
             break
-        if size > budget * 6:  # 6 characters of JSON per token are ample: a message's text is shorter
+        # 6 characters of JSON per token are ample: a message's text is shorter.
+        if size > budget * 6 or held > MOST:
             cut = True
             break
         before = page[-1].sequence - 1
@@ -105,6 +98,16 @@ async def read_conversation(
     return conversation
 
 
+def _text_size(data: str) -> int:
+    """The characters of an event, without those of images."""
+    size, at = len(data), data.find(_IMAGE)
+    while at >= 0:
+        end = data.find('"', at + len(_IMAGE))
+        size -= max(end, at) - at
+        at = data.find(_IMAGE, max(end, at + 1))
+    return size
+
+
 async def _last_summary(tx: Tx, session_id: SessionId, through: int) -> tuple[Event | None, int]:
     """The event with the last summary, and the sequence after which the conversation continues."""
     compacted = await last_compaction(tx, session_id, through)
@@ -112,14 +115,13 @@ async def _last_summary(tx: Tx, session_id: SessionId, through: int) -> tuple[Ev
     return (None, 0) if data is None or data.after is None else (compacted, data.after)
 
 
-async def _events_after(tx: Tx, session_id: SessionId, after: int, through: int) -> list[Event]:
-    """The events of the conversation after one sequence and up to another, oldest first."""
-    descending: list[Event] = []
-    before = through
-    while before > after:
-        page = await events_of_kinds(tx, session_id, HISTORY_TYPES, before=before, after=after, limit=PAGE)
-        descending.extend(page)
-        if len(page) < PAGE:
-            break
-        before = page[-1].sequence - 1
-    return descending[::-1]
+async def _continue(tx: Tx, session_id: SessionId, conversation: Conversation, through: int) -> None:
+    """Add the events after the conversation and up to a sequence."""
+    more = conversation.head < through
+    while more:
+        page, more = await events_within(
+            tx, session_id, conversation.head, until=through, kinds=HISTORY_TYPES
+        )
+        for event in page:
+            conversation.feed(event, event.sequence)
+    conversation.head = through

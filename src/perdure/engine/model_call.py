@@ -9,6 +9,7 @@ import msgspec
 from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
 from perdure.domain.errors import ModelError
 from perdure.domain.events import (
+    HistoryAdaptation,
     ModelMetadata,
     NewEvent,
     OutputMessageCompletedData,
@@ -36,7 +37,7 @@ from perdure.domain.spans import generation_context, reason_context
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import Reasoning
 from perdure.engine.answers import TRUNCATED, generate_with_content, problem_of, refuse_cut_calls
-from perdure.engine.budget import conversation_budget, should_reread, with_cost
+from perdure.engine.budget import conversation_budget, learned_limits, should_reread, with_cost
 from perdure.engine.call_limit import MAX_CALLS, cut_calls, refuse_excess
 from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.generation import Outcome, call_with_retries, generation_data, served_model
@@ -147,6 +148,11 @@ class _Call:
         self.live.sequence = self.run.state.head  # a compaction has appended events
         return changed
 
+    def logged_adaptation(self) -> HistoryAdaptation | None:
+        """What the log says about the history, so that later calls and other processes know it."""
+        ceiling = self.run.conversation.ceilings.get(self.choice.model.id)
+        return logged_adaptation(self.adaptation, ceiling, learned_limits(self.run, self.choice))
+
     async def shorten(self, error: ModelError) -> bool:
         """Shorten the prompt if the model rejected it as too long; returns whether that was possible."""
         return await self.room.shorten(error)
@@ -237,7 +243,7 @@ def _failure_events(call: _Call, outcome: Outcome) -> list[NewEvent]:
         error=error.message,
         error_code=error.code,
         usage=outcome.response.usage if outcome.response else None,
-        adaptation=logged_adaptation(call.adaptation),
+        adaptation=call.logged_adaptation(),
     )
     return [
         NewEvent(generation_data(call.choice, outcome), generation_context(call.state), now),
@@ -264,7 +270,7 @@ def _answer_events(call: _Call, outcome: Outcome, response: ModelResponse) -> li
         # Redact before truncating: a secret that is cut in half would not be recognized.
         text_preview=preview_of(run.redactor.text(response.text)) or None,
         usage=response.usage,
-        adaptation=logged_adaptation(call.adaptation),
+        adaptation=call.logged_adaptation(),
     )
     events += [
         NewEvent(OutputMessageCompletedData(message, metadata, response.usage), call.context, now),

@@ -85,7 +85,7 @@ async def _appended(
     tx: Tx, row: SessionRow, batch: Sequence[NewEvent]
 ) -> tuple[SessionRow, tuple[Event, ...]] | None:
     """Return the batch as the log has it, directly after the row's head; None if it does not."""
-    events = await events_after(tx, row.id, row.head, limit=len(batch))
+    events = await events_after(tx, row.id, row.head, len(batch))
     written = [(event.type, event.ts, event.data) for event in events]
     if written != [(event.type, event.ts, to_json(event.data)) for event in batch]:
         return None

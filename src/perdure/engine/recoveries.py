@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from perdure.domain.errors import ModelError
 from perdure.domain.events import HistoryAdaptation
 from perdure.domain.history import Conversation
 from perdure.domain.ids import ModelId
+from perdure.llm.catalog import LearnedLimits
 from perdure.llm.driver import ModelRequest
+from perdure.llm.no_tools import accepts_no_tools
 
 MAX_ADAPTATIONS = 5
 """How often a call is made again with another form of its history."""
@@ -73,13 +77,28 @@ def adaptation_of(conversation: Conversation, model_id: ModelId) -> HistoryAdapt
     return conversation.adaptations.get(model_id) or HistoryAdaptation(model_id)
 
 
-def logged_adaptation(adaptation: HistoryAdaptation) -> HistoryAdaptation | None:
-    """What the log says about a call's history: nothing if it was sent as it is."""
-    return adaptation if adaptation.changes or adaptation.images_left_out else None
+def logged_adaptation(
+    adaptation: HistoryAdaptation, ceiling: int | None, limits: LearnedLimits
+) -> HistoryAdaptation | None:
+    """What the log says about a call's history: nothing if it was sent as it is, and no limit is known.
+
+    Args:
+        ceiling: the most tokens of history that the model gets.
+        limits: those that its refusals named.
+    """
+    said = replace(
+        adaptation,
+        history_tokens=ceiling,
+        context_tokens=limits.window,
+        output_tokens=limits.output,
+    )
+    return None if said == HistoryAdaptation(said.model_id) else said
 
 
 async def recover(call: RefusedCall, error: ModelError) -> bool:
     """Change the call's request after this error; returns whether it shall be made again at once."""
+    if call.sent.tools and accepts_no_tools(error.message):
+        return False  # no form of the history helps
     for recovery in RECOVERIES:
         if await recovery(call, error):
             return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -18,18 +19,15 @@ from perdure.domain.ids import SessionId
 from perdure.domain.messages import JsonValue
 from perdure.domain.redaction import Redactor, redact_event
 from perdure.domain.times import Micros
-from perdure.domain.turn import Calling, Reasoning, TurnState, fold
+from perdure.domain.turn import Calling, Idle, Reasoning, TurnState, fold
 from perdure.engine.context import Engine
 from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.outages import append_after_outage, outlast
 from perdure.engine.suspects import Admission
 from perdure.store.bus import Appended
 from perdure.store.database import Tx
-from perdure.store.events import events_after
+from perdure.store.events import events_within
 from perdure.store.sessions import SessionRow, append, look_session
-
-PAGE = 1000
-"""Events to read at a time."""
 
 SLOW_COMMIT = 2.0
 """Seconds. After an append that took longer, the run checks that it still holds its claim.
@@ -157,25 +155,28 @@ class Run:
 
     async def _catch_up(self) -> None:
         """Apply the events that others have appended. Raises Fenced if another runner claimed the session."""
-        row, after, epoch = self.row, self.state.head, self.row.epoch
+        row, epoch = self.row, self.row.epoch
 
-        async def body(tx: Tx) -> tuple[SessionRow | None, list[Event]]:
+        async def body(tx: Tx) -> tuple[SessionRow | None, list[Event], bool]:
             current = await look_session(tx, row.id)
             until = current.head if current is not None else 0
-            return current, await events_after(tx, row.id, after, limit=PAGE, until=until)
+            return current, *await events_within(tx, row.id, self.state.head, until=until)
 
-        current, events = await outlast(self.engine, row.id, lambda: self.engine.database.read(body))
-        if current is None or current.deleted_at is not None or current.epoch != epoch:
-            raise Fenced
-        self._apply(events, events)
-        self.row = msgspec.structs.replace(current, head=self.state.head)
+        more = True
+        while more:
+            read = partial(self.engine.database.read, body)
+            current, events, more = await outlast(self.engine, row.id, read)
+            if current is None or current.deleted_at is not None or current.epoch != epoch:
+                raise Fenced
+            self._apply(events, events)
+            self.row = msgspec.structs.replace(current, head=self.state.head)
 
 
 class OpenedSession(Struct):
-    """What a run starts from; `events` are those since the turn's first message."""
+    """What a run starts from; `state` is that of the log's head."""
 
     row: SessionRow
-    events: list[Event]
+    state: TurnState
     conversation: Conversation
 
 
@@ -201,19 +202,21 @@ async def read_session(
             return None
         if not counted and (again or row.recoveries > 0):
             return row
-        events: list[Event] = []
-        after = row.turn_after
-        while after < row.head:
-            page = await events_after(tx, session_id, after, limit=PAGE, until=row.head)
+        conversation = cached or (Conversation() if row.turn_after == 0 else None)
+        if conversation is None or not row.turn_after <= conversation.head <= row.head:
+            conversation = await read_conversation(
+                tx, session_id, row.head, engine.policy.history_tokens, conversation
+            )
+        state: TurnState = Idle(head=row.turn_after)
+        while state.head < row.head:
+            page, _ = await events_within(tx, session_id, state.head, until=row.head)
             if not page:
                 return None  # the session is deleted and its log is being purged
-            events.extend(page)
-            after = page[-1].sequence
-        empty = Conversation() if row.turn_after == 0 else None  # `events` is the whole log
-        conversation = await read_conversation(
-            tx, session_id, row.head, engine.policy.history_tokens, cached or empty, events
-        )
-        return OpenedSession(row, events, conversation)
+            state = fold(page, state)
+            for event in page:
+                if event.sequence > conversation.head:
+                    conversation.feed(event, event.sequence)
+        return OpenedSession(row, state, conversation)
 
     opened = await engine.database.read(body)
     if not isinstance(opened, OpenedSession) and cached is not None:

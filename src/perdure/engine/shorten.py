@@ -9,7 +9,7 @@ from perdure.domain.errors import ModelError
 from perdure.domain.messages import Message
 from perdure.domain.result_sizes import share_of
 from perdure.domain.turn import Turn
-from perdure.engine.budget import conversation_budget, estimated_input
+from perdure.engine.budget import conversation_budget, estimated_input, learned_limits
 from perdure.engine.compact import compact
 from perdure.engine.generation import served_model
 from perdure.engine.run import Run
@@ -44,7 +44,7 @@ class Room:
     def __init__(self, run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelChoice, budget: int) -> None:
         self.run, self.turn, self.agent, self.choice = run, turn, agent, choice
         self.budget = budget
-        self.max_output = run.engine.catalog.learned(served_model(choice)).output
+        self.max_output = learned_limits(run, choice).output
         self._trial: int | None = None
         self._shrinks = 0
         run.conversation.fit_results(share_of(budget))

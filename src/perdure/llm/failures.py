@@ -17,6 +17,7 @@ from perdure.domain.errors import ModelError
 from perdure.domain.messages import storable
 from perdure.domain.redaction import forms_of
 from perdure.domain.retry_after import retry_after
+from perdure.llm.no_tools import accepts_no_tools, with_advice
 from perdure.llm.transient import STATUSES, passing
 
 _QUOTA_CODES = frozenset(
@@ -108,6 +109,8 @@ def refusal(
         code = WRONG_ADDRESS
         text = f"the provider has no such address: it answered {status} for {address} ({text[:200]})"
         text = redacted(text, secrets) + ". Check the provider's `base_url`."
+    if code == "invalid_model_request" and accepts_no_tools(message):
+        text = with_advice(text)
     wait = retry_after(headers, time.time())
     return ModelError(text, code=code, transient=transient, retry_after=wait, status=status)
 
@@ -206,6 +209,8 @@ def _classified(status: int | None, codes: frozenset[str], message: str) -> tupl
         return "context_length_exceeded", False
     if codes & _FILTER_CODES:
         return "content_filtered", False
+    if (status in {None, 400, 422} or (status or 0) >= 500) and accepts_no_tools(message):
+        return "invalid_model_request", False  # some servers answer 500
     if status is not None and status not in {200, 400}:
         return _by_status(status, codes, message)
     for known, code in ((_AUTH_CODES, "provider_auth"), (_NO_MODEL_CODES, "model_not_found")):

@@ -111,7 +111,7 @@ class _Item:
 class ResponsesAnswer(Answer):
     """An answer that arrives in Responses events."""
 
-    __slots__ = ("_by_id", "_by_index", "_items", "_last", "_parts")
+    __slots__ = ("_by_id", "_by_index", "_items", "_last", "_marked", "_parts")
     decoder = msgspec.json.Decoder(_Event)
     plain_decoder = msgspec.json.Decoder(_Plain)
 
@@ -123,6 +123,7 @@ class ResponsesAnswer(Answer):
         self._parts: set[tuple[str | int | None, int | None]] = set()
         # Where the last event belongs, and its item, if it was a piece that more pieces may follow.
         self._last: tuple[tuple[object, ...], _Item] | None = None
+        self._marked = False
 
     def take_plain(self, piece: _Plain) -> bool:
         """Take a piece that belongs where the one before it does."""
@@ -177,7 +178,17 @@ class ResponsesAnswer(Answer):
             self._finish(event, "", None)
 
     def end(self) -> None:
-        """Ignore the end mark of another protocol: this one ends with the response's last event."""
+        """Take the end mark of another protocol; this one ends with its last event, if that comes."""
+        self._marked = True
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole answer has arrived: also if a server ends its stream, but not the response."""
+        return super().complete or (
+            self._marked
+            and all(item.ended for item in self._items)
+            and any(item.kind in {"message", "function_call"} for item in self._items)
+        )
 
     # --- items -----------------------------------------------------------------
 
@@ -361,7 +372,7 @@ class ResponsesAnswer(Answer):
 
     def finished(self, request: ModelRequest) -> ModelResponse:
         """Return the response. Raises: ModelError: the stream ended too early."""
-        if not self.done:
+        if not self.complete:
             raise self.cut_off()
         for item in self._items:
             if item.call is not None and not item.call.id and item.ids:

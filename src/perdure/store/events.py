@@ -17,6 +17,10 @@ EVENT_COLUMNS = (
     "data", "metadata", "tags",
 )  # fmt: skip
 
+BATCH = 1024 * 1024
+"""Bytes of events that are read at a time, unless a single event is larger. This bounds memory: a log may
+have many events of several megabytes."""
+
 _READ = "id, session_id, sequence, type, ts, context, data, metadata, tags"
 
 
@@ -25,15 +29,12 @@ def noise() -> int:
     return random.getrandbits(40)
 
 
-async def events_after(
-    tx: Tx, session_id: SessionId, after: int, *, limit: int = 1000, until: int | None = None
-) -> list[Event]:
-    """Return events with a sequence above `after`, and up to `until`, oldest first."""
-    bound = "" if until is None else " AND sequence <= ?"
-    args: list[Value] = [session_id, after] if until is None else [session_id, after, until]
+async def events_after(tx: Tx, session_id: SessionId, after: int, limit: int = 1000) -> list[Event]:
+    """Return events with a sequence above `after`, oldest first, whatever their size."""
     rows = await tx.all(
-        f"SELECT {_READ} FROM events WHERE session_id = ? AND sequence > ?{bound} ORDER BY sequence LIMIT ?",
-        *args,
+        f"SELECT {_READ} FROM events WHERE session_id = ? AND sequence > ? ORDER BY sequence LIMIT ?",
+        session_id,
+        after,
         limit,
     )
     return [Event(*row) for row in rows]
@@ -50,7 +51,7 @@ async def events_within(
     session_id: SessionId,
     after: int,
     *,
-    size: int,
+    size: int = BATCH,
     limit: int = 500,
     until: int | None = None,
     kinds: tuple[str, ...] = (),
@@ -80,10 +81,15 @@ async def events_within(
 
 async def events_of_kinds(
     tx: Tx, session_id: SessionId, kinds: tuple[str, ...], *, before: int, after: int = 0, limit: int = 500
-) -> list[Event]:
-    """Return events of these types with after < sequence <= before, NEWEST first."""
+) -> tuple[list[Event], bool]:
+    """Return events of these types with after < sequence <= before, NEWEST first, of up to about `BATCH`.
+
+    Returns one event at least, if there is one, and whether there may be more.
+    """
     marks = ", ".join("?" * len(kinds))
-    rows = await tx.all(
+    rows, more = await tx.within(
+        BATCH,
+        ("data",),
         f"SELECT {_READ} FROM events WHERE session_id = ? AND sequence > ? AND sequence <= ?"
         f" AND type IN ({marks})"
         " ORDER BY sequence DESC LIMIT ?",
@@ -93,7 +99,7 @@ async def events_of_kinds(
         *kinds,
         limit,
     )
-    return [Event(*row) for row in rows]
+    return [Event(*row) for row in rows], more or len(rows) == limit
 
 
 async def last_compaction(tx: Tx, session_id: SessionId, through: int) -> Event | None:
@@ -221,6 +227,26 @@ async def copy_events(
     marks = ", ".join("?" * (len(_COPIED) + 2))
     await tx.run_many(f"INSERT INTO events (session_id, id, {names}) VALUES ({marks})", copies)
     return int(rows[-1][0])
+
+
+async def oldest_events(tx: Tx, session_id: SessionId, size: int, limit: int) -> tuple[int, int] | None:
+    """Return the last sequence and the bytes of the oldest events that hold at most `size` bytes together.
+
+    Of one event at least; None if the log has none. Reads no more than these events.
+    """
+    select = "SELECT sequence, {} FROM events WHERE session_id = ? ORDER BY sequence LIMIT ?"
+    if tx.dialect == "postgres":
+        rows = await tx.all(select.format("octet_length(data)"), session_id, limit)
+        sizes = [(row[0], row[1]) for row in rows]
+    else:  # an older SQLite has to read a text to tell its length, and does so here one by one
+        rows, _ = await tx.within(size, ("data",), select.format("data"), session_id, limit)
+        sizes = [(row[0], len(row[1])) for row in rows]
+    last, held = 0, 0
+    for sequence, length in sizes:
+        if last and held + length > size:
+            break
+        last, held = sequence, held + length
+    return (last, held) if last else None
 
 
 async def count_kinds(tx: Tx, session_id: SessionId) -> list[tuple[str, int, Micros, Micros]]:

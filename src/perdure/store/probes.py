@@ -9,13 +9,18 @@ KEPT = 86_400_000_000
 """Microseconds after which the row of a process that has ended is removed: a day."""
 
 
-async def write_probe(tx: Tx, process: str, now: Micros) -> None:
-    """Write this process's row."""
+async def write_probe(tx: Tx, process: str, now: Micros, filler: str | None = None) -> None:
+    """Write this process's row.
+
+    Args:
+        filler: a text that makes the row large, until the next one is written.
+    """
     await tx.run(
-        "INSERT INTO probes (process, checked_at) VALUES (?, ?)"
-        " ON CONFLICT (process) DO UPDATE SET checked_at = excluded.checked_at",
+        "INSERT INTO probes (process, checked_at, filler) VALUES (?, ?, ?)"
+        " ON CONFLICT (process) DO UPDATE SET checked_at = excluded.checked_at, filler = excluded.filler",
         process,
         now,
+        filler,
     )
 
 

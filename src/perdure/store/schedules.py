@@ -69,8 +69,12 @@ async def delete_schedule(tx: Tx, session_id: SessionId, schedule_id: ScheduleId
     return await tx.run("DELETE FROM schedules WHERE id = ? AND session_id = ?", schedule_id, session_id) == 1
 
 
-async def due_schedules(tx: Tx, now: Micros, limit: int = 100) -> list[ScheduleRow]:
-    """Return the schedules that are due, the longest overdue first.
+DUE = 100
+"""Schedules that are read at a time."""
+
+
+async def due_schedules(tx: Tx, now: Micros) -> list[ScheduleRow]:
+    """Return up to `DUE` schedules that are due, the longest overdue first.
 
     Those of a session that is in a turn wait for its end, and are left out: they would fill the list.
     """
@@ -80,21 +84,26 @@ async def due_schedules(tx: Tx, now: Micros, limit: int = 100) -> list[ScheduleR
         f" AND sessions.status IN ({', '.join('?' * len(IN_TURN))})) ORDER BY next_at LIMIT ?",
         now,
         *IN_TURN,
-        limit,
+        DUE,
     )
     return [ScheduleRow(*row) for row in rows]
 
 
-async def misdated_schedules(tx: Tx, after: Micros, limit: int = 1000) -> list[ScheduleRow]:
-    """Return the repeated schedules that were last changed after an instant that is yet to come.
+async def misdated_schedules(tx: Tx, changed: Micros, after: ScheduleId | None) -> list[ScheduleRow]:
+    """Return up to `DUE` repeated schedules that were last changed after an instant that is yet to come.
 
     The clock has gone back since, so their next firing may be far off.
+
+    Args:
+        changed: the instant.
+        after: the id of the last schedule of the part before this one.
     """
     rows = await tx.all(
         f"SELECT {_ROW} FROM schedules WHERE next_at IS NOT NULL AND cron IS NOT NULL AND updated_at > ?"
-        " ORDER BY next_at DESC LIMIT ?",
-        after,
-        limit,
+        " AND id > ? ORDER BY id LIMIT ?",
+        changed,
+        after or "",
+        DUE,
     )
     return [ScheduleRow(*row) for row in rows]
 

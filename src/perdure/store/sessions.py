@@ -28,7 +28,7 @@ from perdure.domain.sessions import SessionConfig, Status
 from perdure.domain.times import Micros
 from perdure.domain.workspaces import own_workspace
 from perdure.store.database import LOCK_ROW, Changes, Purged, Tx, Value
-from perdure.store.events import EVENT_COLUMNS, noise
+from perdure.store.events import EVENT_COLUMNS, noise, oldest_events
 from perdure.store.rows import columns, from_json, insert, to_json, values
 
 
@@ -389,6 +389,11 @@ async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
         await count_sessions(tx, row.org_id, -1)
 
 
+PURGED = 4 * 1024 * 1024
+"""Bytes of events that one batch removes, unless a single event is larger. On SQLite all writes wait for the
+batch."""
+
+
 async def purge_deleted(tx: Tx, before: Micros, after: Micros, limit: int = 20, batch: int = 500) -> Purged:
     """Remove one batch of the logs of sessions that were deleted before an instant.
 
@@ -396,18 +401,20 @@ async def purge_deleted(tx: Tx, before: Micros, after: Micros, limit: int = 20, 
         before: an instant in microseconds.
         after: an instant that is yet to come: the clock has gone back since a deletion after it.
         limit: the most sessions to look at.
-        batch: the most events to remove of each.
+        batch: the most events to remove of each; `PURGED` bounds their bytes together.
     """
-    gone = 0
+    gone, room = 0, PURGED
     deleted = "SELECT id FROM sessions WHERE deleted_at < ? OR deleted_at > ? LIMIT ?"
     for (session_id,) in await tx.all(deleted, before, after, limit):
-        found = await tx.one("SELECT MIN(sequence) FROM events WHERE session_id = ?", session_id)
-        if found is None or found[0] is None:
+        oldest = await oldest_events(tx, session_id, room, batch)
+        if oldest is None:
             gone += await tx.run("DELETE FROM sessions WHERE id = ?", session_id)
-        else:
-            gone += await tx.run(
-                "DELETE FROM events WHERE session_id = ? AND sequence < ?", session_id, found[0] + batch
-            )
+            continue
+        last, size = oldest
+        gone += await tx.run("DELETE FROM events WHERE session_id = ? AND sequence <= ?", session_id, last)
+        room -= size
+        if room <= 0:
+            break
     return Purged(gone, gone > 0)
 
 

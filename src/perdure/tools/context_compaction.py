@@ -133,8 +133,9 @@ async def _query_history(services: Services, context: ToolContext, arguments: Js
 
 async def _around(services: Services, context: ToolContext, sequence: int) -> JsonObject:
     want = EventFilter(types=TYPES)
-    events = await events_around(services, context, context.session_id, sequence, MAX_AROUND, want)
-    entries = [entry for event in events if (entry := _to_entry(event)) is not None]
+    batches = events_around(services, context, context.session_id, sequence, MAX_AROUND, want)
+    found = [_to_entry(event) async for batch in batches for event in batch]
+    entries = [entry for entry in found if entry is not None]
     return {"messages": [_as_json(entry, entry.text[:WHOLE]) for entry in entries]}
 
 

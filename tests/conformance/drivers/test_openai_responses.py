@@ -330,10 +330,17 @@ async def test_an_error_event_is_an_error_in_either_form(vendor: Vendor, connect
         assert (caught.value.code, caught.value.transient) == ("provider_unavailable", True)
 
 
-async def test_an_answer_without_its_last_event_is_cut_off(vendor: Vendor, connect: Connect) -> None:
-    with pytest.raises(ModelError) as caught:
-        await answered(vendor, connect, *WIRE.answer(["ok"])[:-1], b"data: [DONE]\n\n")
-    assert caught.value.code == "provider_bad_response"
+async def test_an_answer_without_its_last_event_is_complete_only_with_an_end_mark_after_whole_items(
+    vendor: Vendor, connect: Connect
+) -> None:
+    whole, mark = WIRE.answer(["ok"])[:-1], b"data: [DONE]\n\n"
+    assert b"output_item.done" in whole[-1]
+    for events in (whole, [*whole[:-1], mark]):  # more items may follow, or more of this one
+        with pytest.raises(ModelError) as caught:
+            await answered(vendor, connect, *events)
+        assert caught.value.code == "provider_bad_response"
+    response = await answered(vendor, connect, *whole, mark)
+    assert (response.text, response.finish_reason) == ("ok", "stop")
 
 
 async def test_counts_are_totals(vendor: Vendor, connect: Connect) -> None:

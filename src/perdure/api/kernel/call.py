@@ -113,6 +113,7 @@ async def json_array(batches: AsyncIterable[Sequence[object]]) -> AsyncIterator[
                 yield comma
                 yield body  # without another copy
             comma = b","
+        batch, body = (), b""  # noqa: PLW2901 (they may be large, and the next ones are about to be made)
     yield b"]"
 
 

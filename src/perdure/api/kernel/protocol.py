@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
@@ -12,6 +12,10 @@ from perdure.api.kernel.connections import SPARE_SECONDS, WRITTEN, ConnectionLim
 from perdure.api.kernel.http import error_reply
 from perdure.api.kernel.sending import EXTENSION, send_reply
 from perdure.domain.errors import HeadersTooLarge, InvalidInput, PerdureError, Unavailable
+
+if TYPE_CHECKING:
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
 
 MAX_HEAD = 64 * 1024
 """The maximum size of a request line with its headers, in bytes. It may be exceeded by one socket read."""
@@ -40,8 +44,15 @@ class HttpProtocol(HttpToolsProtocol):
     _unwritten, _written_at = 0, 0.0
     """The size of the write buffer at the last progress, and the time."""
 
-    def __init__(self, connections: Connections, **arguments: Any) -> None:
-        super().__init__(**arguments)
+    def __init__(
+        self,
+        connections: Connections,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, object],
+        _loop: asyncio.AbstractEventLoop | None = None,  # uvicorn passes it by this name
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
         self._all = connections
         self._since = self.loop.time()
 

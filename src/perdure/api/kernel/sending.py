@@ -88,12 +88,13 @@ async def send_chunks(scope: Scope, send: Send, begun: Begun) -> None:
     head = [*_headers(scope, answer.headers), (b"content-type", answer.content_type)]
     await send({"type": "http.response.start", "status": 200, "headers": head})
     try:
-        await _send_body(send, b"".join(begun.first))
-        begun.first.clear()
+        while begun.first:
+            await _send_body(send, begun.first.pop(0))
         async for chunk in begun.rest:
             if is_closed(scope):
                 return
             await _send_body(send, chunk)
+            chunk = b""  # noqa: PLW2901 (it may be large, and the next one is about to be made)
         await _send_body(send, b"", last=True)
     except PerdureError as error:
         log.warning("%s %r ended early: %s", scope["method"], scope["path"], error.message)

@@ -181,9 +181,11 @@ async def submit_tool_approvals(
     return await use_approvals.submit_approvals(call.app, call.caller, session_id, body)
 
 
-async def _each(events: list[Event]) -> AsyncIterator[list[Event]]:
-    for event in events:
-        yield [event]
+def _taken(batch: list[Event]) -> list[Raw]:
+    """Encode the events of a batch, and let go of them: they may be large, and the next are about to come."""
+    encoded = [Raw(event.wire()) for event in batch]
+    batch.clear()
+    return encoded
 
 
 def _page(reader: use_events.EventReader | None, batches: AsyncIterator[list[Event]]) -> Chunked[EventPage]:
@@ -191,7 +193,7 @@ def _page(reader: use_events.EventReader | None, batches: AsyncIterator[list[Eve
 
     async def wire() -> AsyncIterator[list[Raw]]:
         async for batch in batches:
-            yield [Raw(event.wire()) for event in batch]
+            yield _taken(batch)
 
     return Chunked(
         json_list(wire(), lambda: b',"has_more":true' if reader is not None and reader.more else b"")
@@ -227,10 +229,8 @@ async def list_events(call: Call, session_id: SessionId, query: ListEvents) -> C
     )
     if query.around is not None:
         around = EventCursor(check_id(query.around, "event", "around"), "around")
-        found = await use_events.events_around(
-            call.app, call.caller, session_id, around, query.window, filters
-        )
-        return _page(None, _each(found))
+        found = use_events.events_around(call.app, call.caller, session_id, around, query.window, filters)
+        return _page(None, found)
     # The events closest before `before_sequence` are read newest first and returned oldest first.
     backwards = query.before_sequence is not None and not query.order_desc
     reader = use_events.EventReader(
@@ -242,7 +242,7 @@ async def list_events(call: Call, session_id: SessionId, query: ListEvents) -> C
         since=cursor_of(query.since_id),
         newest_first=query.order_desc or backwards,
     )
-    return _page(reader, _each((await reader.all())[::-1]) if backwards else reader.batches())
+    return _page(reader, reader.oldest_first() if backwards else reader.batches())
 
 
 @route("GET", "/v1/sessions/{session_id}/events/summary", "events", errors=(404,))

@@ -46,7 +46,7 @@ class ReasonStartedData(EventData, frozen=True, omit_defaults=True):
 
 
 class HistoryAdaptation(Struct, frozen=True, omit_defaults=True):
-    """How a history was changed because the model's server refused it as it was.
+    """How a history was changed because the model's server refused it as it was, and the limits it named.
 
     The session's later calls of the model change it in the same way.
     """
@@ -65,6 +65,18 @@ class HistoryAdaptation(Struct, frozen=True, omit_defaults=True):
     refusal: Annotated[
         str | None,
         Meta(description="What the server said. Present in the call that found out what it accepts."),
+    ] = None
+    history_tokens: Annotated[
+        int | None,
+        Meta(description="The most tokens of history that the model gets, by our estimate.", examples=[9000]),
+    ] = None
+    context_tokens: Annotated[
+        int | None,
+        Meta(description="The tokens of the model's window, as its refusals named it.", examples=[16384]),
+    ] = None
+    output_tokens: Annotated[
+        int | None,
+        Meta(description="The tokens of its longest answer, as its refusals named it.", examples=[4096]),
     ] = None
 
 
