@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -20,6 +21,8 @@ from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, append, look_session
 
 T = TypeVar("T")
+Also = Callable[[Tx], Awaitable[None]]
+"""What a transaction changes besides the log."""
 
 FIRST_PAUSE = 0.2
 MOST_PAUSE = 5.0
@@ -55,8 +58,33 @@ async def outlast(
                 log.warning("session %s waits, with its last step in memory: %s", session_id, error.message)
 
 
+async def append_also(
+    tx: Tx,
+    row: SessionRow,
+    batch: Sequence[NewEvent],
+    also: Also | None,
+    *,
+    now: Micros,
+    claim: bool = False,
+    progress: bool,
+    rests: bool,
+) -> tuple[SessionRow, tuple[Event, ...]]:
+    """Append a batch, as `append` does, and change what `also` changes in the same transaction."""
+    appended = await append(tx, row, batch, now=now, claim=claim, progress=progress, rests=rests)
+    if also is not None:
+        await also(tx)
+    return appended
+
+
 async def append_after_outage(
-    engine: Engine, row: SessionRow, batch: Sequence[NewEvent], now: Micros, *, progress: bool
+    engine: Engine,
+    row: SessionRow,
+    batch: Sequence[NewEvent],
+    now: Micros,
+    *,
+    also: Also | None,
+    progress: bool,
+    rests: bool,
 ) -> tuple[SessionRow, tuple[Event, ...]]:
     """Append again what could not be appended, until the database is available.
 
@@ -70,7 +98,10 @@ async def append_after_outage(
     async def attempt() -> tuple[SessionRow, tuple[Event, ...]]:
         try:
             return await engine.database.write(
-                lambda tx: append(tx, row, batch, now=now, progress=progress), single=True
+                partial(
+                    append_also, row=row, batch=batch, also=also, now=now, progress=progress, rests=rests
+                ),
+                single=also is None,
             )
         except StaleHead:
             found = await engine.database.read(lambda tx: _appended(tx, row, batch))

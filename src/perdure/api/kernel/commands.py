@@ -68,7 +68,7 @@ class Commands:
         known = {
             each.route.operation_id: Known(each.route.method, each.route.path, each)
             for each in self._ready
-            if not each.route.command
+            if not (each.route.command or each.route.raw_limit)
         }
         table = files("perdure.api.kernel").joinpath("commands.txt").read_text("utf-8")
         for line in table.splitlines():

@@ -217,6 +217,12 @@ def _operation(
         if route.body_example is not None:
             text["example"] = route.body_example
         operation["requestBody"] = {"required": True, "content": {"text/plain": text, "text/markdown": text}}
+    elif route.raw_limit:
+        body: JsonObject = {"schema": {}}
+        if route.body_example is not None:
+            body["example"] = route.body_example
+        accepted = {"application/json": body, "text/plain": {"schema": {"type": "string"}}}
+        operation["requestBody"] = {"required": False, "content": accepted}
     operation["responses"] = _responses(route, by_type, examples)
     if route.public:
         operation["security"] = []

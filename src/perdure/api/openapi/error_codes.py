@@ -179,6 +179,11 @@ RESPONSES = (
             "Send the API key and headers again, or `null`, together with the new address.",
         ),
         (
+            "too_many_callbacks",
+            "The session has reached its limit of open callbacks.",
+            "Wait for some of them, or cancel them.",
+        ),
+        (
             "too_many_schedules",
             "The session has reached its limit of schedules, or of active schedules.",
             "Disable or delete a schedule.",
@@ -214,6 +219,11 @@ RESPONSES = (
             "See `GET /v1/agents`. Agents of other organizations are treated as missing.",
         ),
         ("agent_version_not_found", "No such version exists.", "See `GET /v1/agents/{agent_id}/versions`."),
+        (
+            "callback_not_found",
+            "The session has no such open callback.",
+            "See `GET /v1/sessions/{session_id}/callbacks`.",
+        ),
         ("capability_not_found", "This server has no such capability.", "See `GET /v1/capabilities`."),
         (
             "database_not_found",
@@ -324,6 +334,14 @@ RESPONSES = (
         ("too_many_tokens", "The user has 100 access tokens that work.", "Revoke one."),
         ("workspace_archived", "The workspace is archived.", "Restore it: `PATCH` the status to `active`."),
         ("workspace_of_session", "A session's own workspace cannot be archived.", "Delete the session."),
+    ),
+    *_codes(
+        410,
+        (
+            "gone",
+            "The callback was answered or cancelled, its time is over, or it never existed.",
+            "Do not send it again.",
+        ),
     ),
     *_codes(
         412,
