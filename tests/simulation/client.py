@@ -21,7 +21,7 @@ from perdure.domain.tools import (
     SubmitToolResults,
     ToolCallResult,
 )
-from perdure.domain.turn import Idle, fold, open_approvals, open_client_calls
+from perdure.domain.turn import Idle, fold, parked_calls
 from tests.simulation.model import message_text
 from tests.simulation.scenarios import CLIENT_TOOL
 from tests.simulation.store import Witness
@@ -98,7 +98,7 @@ class Client:
         """Send the results, or the decisions on the first `limit` approvals, that the session waits for."""
         row = self.world.store.row(self.world.session_id)
         state = fold(self.world.log()[row.turn_after :], Idle(head=row.turn_after))
-        approvals, calls = open_approvals(state)[:limit], open_client_calls(state)
+        approvals, calls = parked_calls(state, "approval")[:limit], parked_calls(state, "client")
 
         async def call(process: Process) -> None:
             caller, session_id = self.world.store.caller, self.world.session_id

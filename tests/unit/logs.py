@@ -62,7 +62,7 @@ from perdure.domain.turn import (
     TurnState,
     as_tool_call,
     fold,
-    open_client_calls,
+    parked_calls,
 )
 from perdure.store.rows import to_json
 
@@ -89,7 +89,7 @@ class Writer:
             case "cancel" if not isinstance(self.state, Idle) or self.state.pending:
                 self.cancel()
             case "answer":
-                self._complete(open_client_calls(self.state), success=True)
+                self._complete(parked_calls(self.state, "client"), success=True)
             case "wait":
                 self.now += 301_000_000
             case "seal" if not isinstance(self.state, Idle):

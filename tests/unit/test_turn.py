@@ -30,7 +30,7 @@ from perdure.domain.projection import Projection, project
 from perdure.domain.turn import (
     ALLOWED,
     Answered,
-    ApprovalAsked,
+    Parked,
     Calling,
     CallState,
     Done,
@@ -39,7 +39,6 @@ from perdure.domain.turn import (
     PendingMessage,
     Ready,
     Reasoning,
-    Requested,
     RunningTurn,
     Started,
     Turn,
@@ -194,11 +193,11 @@ ALLOWED_DROP = _call("drop", status=ALLOWED)
 
 
 def _asked(until: int) -> CallState:
-    return _call(CLIENT, status=Requested(until))
+    return _call(CLIENT, status=Parked("client", until))
 
 
 def _question(until: int) -> CallState:
-    return _call("drop", status=ApprovalAsked(until))
+    return _call("drop", status=Parked("approval", until))
 
 
 @pytest.mark.parametrize(

@@ -82,9 +82,7 @@ def _gone() -> Gone:
 def _check(result: CallbackResult) -> None:
     """Check the limits of a client's tool result."""
     if result.error is not None and len(result.error.encode()) > MAX_RESULT:
-        raise TooLarge(
-            f"`error` is larger than {MAX_RESULT} bytes: shorten it", code="tool_result_too_large"
-        )
+        raise TooLarge(f"`error` is larger than {MAX_RESULT} bytes: shorten it", code="tool_result_too_large")
     check_result(ToolCallResult("", result.value, result.error), "callback")
 
 
@@ -154,9 +152,7 @@ def _to_open_callback(row: CallbackRow) -> OpenCallback:
     )
 
 
-async def cancel_callback(
-    app: App, caller: Caller, session_id: SessionId, callback_id: CallbackId
-) -> None:
+async def cancel_callback(app: App, caller: Caller, session_id: SessionId, callback_id: CallbackId) -> None:
     """Cancel an open callback. The call fails, unless another callback can still bring its result.
 
     Raises:

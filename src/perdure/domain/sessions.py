@@ -35,8 +35,8 @@ from perdure.domain.layer_fields import (
     TOOLS,
 )
 from perdure.domain.messages import JsonObject, Usage
-from perdure.domain.parked import ParkedOn
 from perdure.domain.paging import AllowedAction, AllowedActions, SelfUrl, UiLink, ViewUrl
+from perdure.domain.parked import ParkedOn
 from perdure.domain.session_metadata import METADATA, MetadataValue
 from perdure.domain.times import CreatedAt, Timestamp, UpdatedAt
 from perdure.domain.tools import Capabilities, CapabilityRef, ToolDefinition, Tools
@@ -196,8 +196,8 @@ class Session(Struct, frozen=True, omit_defaults=True):
         Status,
         Meta(
             description=(
-                "`started`: no turn yet; `active`: a turn runs, or waits for a callback; `idle`: waits for a message; "
-                "`waiting_for_tool_results`: waits for a client or a person (see `parked_on`); `paused`: stopped by a budget."
+                "`started`: no turn yet; `active`: a turn runs, or waits for a callback; `idle`: waits for a "
+                "message; `waiting_for_tool_results`: waits for a client; `paused`: stopped by a budget."
             ),
             examples=["idle"],
         ),

@@ -434,7 +434,9 @@ def _tool_completed(state: TurnState, event: AnyEvent, head: int) -> TurnState:
         return state
     data = event.read(ToolCompletedData)
     if data.tool_name == APPROVE:
-        return _with_status(state, call_of_question(data.tool_call_id), ALLOWED if data.success else ANNOUNCED)
+        return _with_status(
+            state, call_of_question(data.tool_call_id), ALLOWED if data.success else ANNOUNCED
+        )
     return _with_status(state, data.tool_call_id, Done(not data.success, data.status == "interrupted"))
 
 

@@ -125,9 +125,7 @@ def continued(call: CallState) -> ToolCompletedData:
     return ToolCompletedData(call.id, call.name, True, "success", (TextPart(text),))
 
 
-def parked_call(
-    run: Run, bound: BoundTool | None, state: Calling, call: CallState, later: Later
-) -> NewEvent:
+def parked_call(run: Run, bound: BoundTool | None, state: Calling, call: CallState, later: Later) -> NewEvent:
     """The event that parks a call."""
     now = run.engine.clock.now()
     message = None if later.message is None else run.redactor.text(storable(later.message))[:MAX_MESSAGE]

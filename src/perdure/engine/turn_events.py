@@ -77,8 +77,8 @@ STEERED = "cancelled: the user sent a new message"
 SUPERSEDED = "cancelled: a scheduled message arrived"
 OVERTAKEN = "cancelled: the result of an earlier call arrived"
 NO_CALLBACK = (
-    "No result arrived in time. The call may or may not have taken effect; check the current state before you "
-    "try again."
+    "No result arrived in time. The call may or may not have taken effect; check the current state before "
+    "you try again."
 )
 UNANSWERED = "The client did not answer this call in time."
 

@@ -58,7 +58,10 @@ async def callbacks_of_call(
 ) -> list[CallbackRow]:
     """Return the callbacks of a call, the one with the latest deadline first."""
     rows = await tx.all(
-        f"SELECT {_COLUMNS} FROM callbacks WHERE {_OF_CALL} ORDER BY deadline DESC", session_id, exec_id, call_id
+        f"SELECT {_COLUMNS} FROM callbacks WHERE {_OF_CALL} ORDER BY deadline DESC",
+        session_id,
+        exec_id,
+        call_id,
     )
     return [CallbackRow(*row) for row in rows]
 
@@ -80,7 +83,9 @@ async def remove_callbacks_of_turn(tx: Tx, session_id: SessionId, turn_id: TurnI
 async def remove_stale_callbacks(tx: Tx, session_id: SessionId, exec_id: ExecId) -> None:
     """Remove callbacks of calls before this execution that did not wait for them in the end."""
     await tx.run(
-        "DELETE FROM callbacks WHERE session_id = ? AND exec_id <> ? AND in_background = 0", session_id, exec_id
+        "DELETE FROM callbacks WHERE session_id = ? AND exec_id <> ? AND in_background = 0",
+        session_id,
+        exec_id,
     )
 
 
@@ -89,9 +94,7 @@ async def move_to_background(
 ) -> None:
     """Note that a turn goes on without the results of these calls."""
     for call_id in call_ids:
-        await tx.run(
-            f"UPDATE callbacks SET in_background = 1 WHERE {_OF_CALL}", session_id, exec_id, call_id
-        )
+        await tx.run(f"UPDATE callbacks SET in_background = 1 WHERE {_OF_CALL}", session_id, exec_id, call_id)
 
 
 async def purge_callbacks(tx: Tx, before: Micros, batch: int = 500) -> Purged:

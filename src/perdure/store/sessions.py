@@ -406,8 +406,8 @@ async def update_session(tx: Tx, row: SessionRow, changes: Changes, now: Micros)
 async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
     """Hide a session from every route and fence its runner; `purge_deleted` removes its log later."""
     await tx.run(
-        "UPDATE sessions SET deleted_at = ?, epoch = epoch + 1, status = 'idle', wake_at = NULL, parked = NULL,"
-        " resting = 0"
+        "UPDATE sessions SET deleted_at = ?, epoch = epoch + 1, status = 'idle', wake_at = NULL,"
+        " parked = NULL, resting = 0"
         " WHERE id = ? AND org_id = ?",
         now,
         row.id,

@@ -21,7 +21,7 @@ class ActiveSession(Struct, frozen=True):
 
 
 async def active_sessions(tx: Tx, limit: int = 20_000) -> list[ActiveSession]:
-    """Return the active sessions that do not rest, for the sweep. No time is compared: clocks go back and jump."""
+    """Return the active sessions that do not rest. No time is compared: clocks go back and jump."""
     rows = await tx.all(
         "SELECT org_id, id, epoch, head FROM sessions WHERE status = 'active' AND resting = 0"
         " AND deleted_at IS NULL ORDER BY org_id, created_at, id LIMIT ?",

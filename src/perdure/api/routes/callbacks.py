@@ -17,15 +17,13 @@ from perdure.domain.ids import CallbackId, SessionId
 from perdure.domain.messages import JsonValue
 from perdure.domain.paging import Listing
 
-_JSON: msgspec.json.Decoder[object] = msgspec.json.Decoder()
+_JSON: msgspec.json.Decoder[JsonValue] = msgspec.json.Decoder()
 
 
 class AnsweredCallback(Struct, frozen=True):
     """The outcome of an answered callback."""
 
-    status: Annotated[
-        Literal["accepted"], Meta(description="The result is stored.", examples=["accepted"])
-    ]
+    status: Annotated[Literal["accepted"], Meta(description="The result is stored.", examples=["accepted"])]
 
 
 @route(
@@ -41,7 +39,7 @@ async def answer_callback(call: Call, token: str, body: bytes) -> AnsweredCallba
     """Answer a callback.
 
     Gives a tool call its result, for which the call may have been waiting for days. The token in the URL is
-    the credential; it is valid once. The body is the result: JSON, or text of a type `text/...`; up to 100 KB.
+    the credential; it is valid once. The body is the result: JSON, or text of a type `text/*`, up to 100 KB.
     `{"error": "..."}` alone fails the call, and `{"result": ...}` alone is unwrapped. 410 once the callback
     was answered or cancelled, or its time is over, and for unknown tokens.
     """
@@ -56,7 +54,7 @@ def _result(call: Call, body: bytes) -> CallbackResult:
     media = (call.header(b"content-type") or "").lower()
     if not media.startswith("text/"):
         try:
-            return result_of(_value(body))
+            return result_of(decode(_JSON, body))
         except InvalidInput:
             if "json" in media:
                 raise
@@ -66,17 +64,13 @@ def _result(call: Call, body: bytes) -> CallbackResult:
         raise InvalidInput("the body is neither JSON nor text in UTF-8", code="invalid_text") from None
 
 
-def _value(body: bytes) -> JsonValue:
-    return msgspec.convert(decode(_JSON, body), JsonValue)
-
-
 @route("GET", "/v1/sessions/{session_id}/callbacks", "messages", errors=(404,))
 async def list_callbacks(call: Call, session_id: SessionId) -> Listing[OpenCallback]:
     """List a session's open callbacks.
 
     Oldest first, without their URLs: a URL is known only to the tool that made it.
     """
-    return Listing(await use.open_callbacks(call.app, call.caller, session_id))
+    return Listing(tuple(await use.open_callbacks(call.app, call.caller, session_id)))
 
 
 @route("DELETE", "/v1/sessions/{session_id}/callbacks/{callback_id}", "messages", errors=(404,))
