@@ -7,9 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from perdure.app.approvals import submit_approvals
+from perdure.app.callbacks import answer_callback
 from perdure.app.messages import post_message, submit_tool_results
 from perdure.app.sessions import cancel_turn, change_session, create_session, delete_session
-from perdure.domain.errors import Conflict, InvalidInput, NotFound, Unavailable
+from perdure.domain.callbacks import CallbackResult
+from perdure.domain.errors import Conflict, Gone, InvalidInput, NotFound, Unavailable
 from perdure.domain.messages import CreateMessage, InputMessage, TextPart
 from perdure.domain.sessions import CreateSession, UpdateSession
 from perdure.domain.tools import (
@@ -22,6 +24,7 @@ from perdure.domain.tools import (
     ToolCallResult,
 )
 from perdure.domain.turn import Idle, fold, parked_calls
+from tests.simulation.callbacks import SKEW, judge_refusal
 from tests.simulation.model import message_text
 from tests.simulation.scenarios import CLIENT_TOOL
 from tests.simulation.store import Witness
@@ -112,6 +115,29 @@ class Client:
         if approvals or calls:
             await self._ask("answer", call, server)
 
+    async def call_back(self, server: Process | None = None) -> None:
+        """Give one of the known callbacks a value, perhaps a second time."""
+        if not self.world.callbacks:
+            return
+        known = self.world.rng.choice(self.world.callbacks)
+        self.sent += 1
+        value = f"value {self.sent}"
+        known.unknown.append(value)
+
+        async def call(process: Process) -> None:
+            try:
+                await answer_callback(process.app, known.token, CallbackResult(value))
+            except Gone:
+                known.unknown.remove(value)
+                judge_refusal(self.world, known)
+                raise
+            known.unknown.remove(value)
+            known.accepted.append(value)
+            if self.world.now() > known.deadline + SKEW:
+                self.world.blame(f"{value!r} was accepted after the deadline")
+
+        await self._ask("callback", call, server)
+
     async def _ask(
         self, what: str, call: Callable[[Process], Awaitable[Any]], server: Process | None
     ) -> bool:
@@ -131,6 +157,8 @@ class Client:
         allowed: tuple[type[BaseException], ...] = (Crash, Unavailable, asyncio.CancelledError)
         if what == "answer":
             allowed += (Conflict, InvalidInput)  # another request answered first
+        if what == "callback":
+            allowed += (Gone,)
         if self.world.told.deletion_tried:
             allowed += (NotFound,)
         if error is not None and not isinstance(error, allowed):
