@@ -90,7 +90,11 @@ async def test_a_parked_call_gets_its_result_from_its_url(desk: Desk, client: ht
     assert session["status"] == "active"
     assert (parked["kind"], parked["tool_call_id"], parked["tool_name"]) == ("callback", "c1", "order")
     (listed,) = await _open(talk)
-    assert (listed["tool_call_id"], listed["in_background"], listed["expires_at"] >= parked["until"][:19]) == (
+    assert (
+        listed["tool_call_id"],
+        listed["in_background"],
+        listed["expires_at"] >= parked["until"][:19],
+    ) == (
         "c1",
         False,
         True,
@@ -171,7 +175,10 @@ async def test_what_cannot_be_a_result_is_refused_and_the_url_stays_valid(
 async def test_used_late_cancelled_and_unknown_urls_answer_alike(
     desk: Desk, client: httpx.AsyncClient
 ) -> None:
-    gone: list[str] = [f"{desk.server.url}/v1/callbacks/pdr_cb_{'x' * 43}", f"{desk.server.url}/v1/callbacks/é"]
+    gone: list[str] = [
+        f"{desk.server.url}/v1/callbacks/pdr_cb_{'x' * 43}",
+        f"{desk.server.url}/v1/callbacks/é",
+    ]
     used = await _talk(client)
     gone += await desk.order(used)
     assert (await client.post(gone[-1], json=1)).status_code == 200

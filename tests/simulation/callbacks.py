@@ -96,11 +96,18 @@ def _text_of_result(event: Event) -> str:
 def check_callbacks(world: World, log: list[Event]) -> None:
     """Each accepted value is in the log exactly once, in time, and for its own call; no other value is."""
     found: Counter[str] = Counter()
+    cancelled: set[str] = set()
+    turns = {value: each.turn_id for each in world.callbacks for value in each.accepted}
     for event in log:
+        if event.type == "turn.cancelled":
+            cancelled.add(event.context_struct().turn_id or "")
         if event.type == "tool.completed" and _text_of_result(event).startswith("value "):
             found[_text_of_result(event)] += 1
         elif event.type == "input.message" and "callback" in (event.decoded().message.metadata or {}):
-            found[text_of(event.decoded().message.content).rpartition("\n")[2]] += 1
+            value = text_of(event.decoded().message.content).rpartition("\n")[2]
+            found[value] += 1
+            if turns.get(value) in cancelled:
+                world.blame(f"{value!r} was accepted although its turn was cancelled")
     accepted: Counter[str] = Counter()
     by_call: Counter[tuple[str, str]] = Counter()
     possible: set[str] = set()
@@ -124,8 +131,8 @@ def _check_interruptions(world: World, log: list[Event]) -> None:
     """A call whose URL somebody knows waits for its result, also after a crash."""
     deadlines = {_call(callback): callback.deadline for callback in world.callbacks}
     for event in log:
-        if event.type != "tool.completed" or event.decoded().status != "interrupted":
+        if event.type != "tool.completed" or event.decoded().status not in {"interrupted", "cancelled"}:
             continue
         until = deadlines.get((event.context_struct().exec_id or "", event.decoded().tool_call_id), 0)
         if event.ts < until - SKEW:
-            world.blame(f"the call {event.decoded().tool_call_id} was interrupted, and had a callback")
+            world.blame(f"the call {event.decoded().tool_call_id} was given up, and had a callback")

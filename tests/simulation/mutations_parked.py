@@ -11,6 +11,8 @@ import pytest
 from perdure.app import callbacks as use
 from perdure.app import sessions as use_sessions
 from perdure.capabilities.port import Callback
+from perdure.domain import turn
+from perdure.domain.events import ToolParkedData
 from perdure.domain.turn import Parked
 from perdure.engine import advance, deferred, run, tool_calls
 from perdure.engine.run import Run
@@ -106,14 +108,11 @@ def a_crash_forgets_callbacks(patch: Patch) -> None:
 
 
 def a_parked_call_has_no_deadline(patch: Patch) -> None:
-    real = deferred.parked_call
+    def tool_parked(state: Any, event: Any, head: int) -> Any:
+        parked = Parked("callback", 1 << 60)
+        return turn._with_status(state, event.read(ToolParkedData).tool_call_id, parked)
 
-    def parked_call(*about: Any) -> Any:
-        event = real(*about)
-        data = msgspec.structs.replace(event.data, timeout_ms=1 << 40)
-        return msgspec.structs.replace(event, data=data)
-
-    patch.setattr(tool_calls, "parked_call", parked_call)
+    patch.setattr(turn, "_HANDLERS", {**turn._HANDLERS, ToolParkedData.kind: tool_parked})
 
 
 def a_message_ends_the_wait_without_a_result(patch: Patch) -> None:

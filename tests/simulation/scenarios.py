@@ -33,8 +33,8 @@ class Scenario:
     Attributes:
         scripts: the model's answers; each message names the script that it plays.
         actions: the client's actions: `post K` (a message that plays script K), `rest` (wait until the
-            session is at rest), `wait S` (seconds), `answer`, `call_back`, `decide allow`, `decide reject`, `cancel`,
-            `delete`, `patch`.
+            session is at rest), `wait S` (seconds), `answer`, `call_back`, `decide allow`, `decide reject`,
+            `cancel`, `delete`, `patch`.
         repeat_ids: the model uses the same call ids in every answer.
         approvals: calls of tools that change something require approval.
         window: tokens of history in a prompt; None: no limit.
@@ -150,6 +150,11 @@ SCENARIOS = (
         "background",
         ((_calls("later", "later"), TEXT), (TEXT,)),
         ("post 0", "rest", "post 1", "rest", "call_back", "call_back", "rest", "call_back", "rest"),
+    ),
+    Scenario(
+        "abandoned",
+        ((_calls("later"), TEXT), (Step(seconds=20.0),)),
+        ("post 0", "rest", "post 1", "wait 1", "cancel", "call_back", "rest"),
     ),
     Scenario(
         "uncalled",

@@ -136,6 +136,8 @@ class Schedule:
             await self._do(world, client, *action.split())
         await self._rest(world)
         await self._expire(world)
+        if self.gentle and any(event.type == "turn.sealed" for event in world.log()):
+            world.blame("P4: nothing died, failed or stalled, but a turn is sealed")
         world.counting = False
         await check_world(world)
 

@@ -30,12 +30,12 @@ from perdure.domain.projection import Projection, project
 from perdure.domain.turn import (
     ALLOWED,
     Answered,
-    Parked,
     Calling,
     CallState,
     Done,
     Failed,
     Idle,
+    Parked,
     PendingMessage,
     Ready,
     Reasoning,
