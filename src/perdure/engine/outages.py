@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -80,15 +79,17 @@ async def append_after_outage(
     engine: Engine,
     row: SessionRow,
     batch: Sequence[NewEvent],
-    now: Micros,
+    write: Callable[[Tx], Awaitable[tuple[SessionRow, tuple[Event, ...]]]],
     *,
-    also: Also | None,
-    progress: bool,
-    rests: bool,
+    single: bool,
 ) -> tuple[SessionRow, tuple[Event, ...]]:
     """Append again what could not be appended, until the database is available.
 
     The failed attempt may have committed, although its answer was lost: the log tells.
+
+    Args:
+        write: appends the batch.
+        single: as for `Database.write`.
 
     Raises:
         StaleHead, Fenced: as `append` does.
@@ -97,12 +98,7 @@ async def append_after_outage(
 
     async def attempt() -> tuple[SessionRow, tuple[Event, ...]]:
         try:
-            return await engine.database.write(
-                partial(
-                    append_also, row=row, batch=batch, also=also, now=now, progress=progress, rests=rests
-                ),
-                single=also is None,
-            )
+            return await engine.database.write(write, single=single)
         except StaleHead:
             found = await engine.database.read(lambda tx: _appended(tx, row, batch))
             if found is None:

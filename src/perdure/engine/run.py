@@ -109,26 +109,17 @@ class Run:
         row, claims = self.row, not self.claimed
         now, began = self.engine.clock.now(), self.engine.clock.elapsed()
         progress = batch[-1].type != ContextCompactingData.kind  # each attempt at a summary begins with one
+        write = partial(append_also, row=row, batch=batch, also=also, now=now, progress=progress, rests=rests)
         try:
             try:
                 self.row, stored = await self.engine.database.write(
-                    partial(
-                        append_also,
-                        row=row,
-                        batch=batch,
-                        also=also,
-                        now=now,
-                        claim=claims,
-                        progress=progress,
-                        rests=rests,
-                    ),
-                    single=also is None,
+                    partial(write, claim=claims), single=also is None
                 )
             except Unavailable as error:
                 if claims or not error.retryable:
                     raise  # nothing was paid for yet
                 self.row, stored = await append_after_outage(
-                    self.engine, row, batch, now, also=also, progress=progress, rests=rests
+                    self.engine, row, batch, write, single=also is None
                 )
         except StaleHead:
             await self._catch_up()

@@ -124,8 +124,7 @@ def route(
 
     Args:
         status: by default 204 if the handler returns None, else 200.
-        replayable: False if the response has a secret that is shown only once.
-            The attributes of `Route` describe the other arguments.
+        replayable: False if the response has a secret that is shown once. `Route` describes the others.
     """
 
     def build(handler: Handler) -> Route:

@@ -39,6 +39,7 @@ _PATH_PARAMETERS = {
     "capability_id": "The capability's id.",
     "command": "The command's name: an operation id, or the name that command-line clients use.",
     "name": "The database's name.",
+    "token": "The token at the end of the callback's URL.",
     "path": "The path of the file or folder. Slashes need not be percent-encoded.",
 }
 """Descriptions of path parameters that are not ids."""

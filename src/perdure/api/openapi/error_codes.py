@@ -8,7 +8,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from perdure.api.openapi.access_codes import FORBIDDEN, UNAUTHENTICATED
-from perdure.api.openapi.limit_codes import BUSY, TOO_LARGE, TOO_MANY
+from perdure.api.openapi.limit_codes import BUSY, GONE, TOO_LARGE, TOO_MANY, TOO_MANY_CALLBACKS
 from perdure.api.openapi.request_codes import CONFLICTS, INVALID, MISSING
 
 
@@ -178,11 +178,7 @@ RESPONSES = (
             "The change would send the stored API key or headers to another address.",
             "Send the API key and headers again, or `null`, together with the new address.",
         ),
-        (
-            "too_many_callbacks",
-            "The session has reached its limit of open callbacks.",
-            "Wait for some of them, or cancel them.",
-        ),
+        TOO_MANY_CALLBACKS,
         (
             "too_many_schedules",
             "The session has reached its limit of schedules, or of active schedules.",
@@ -335,14 +331,7 @@ RESPONSES = (
         ("workspace_archived", "The workspace is archived.", "Restore it: `PATCH` the status to `active`."),
         ("workspace_of_session", "A session's own workspace cannot be archived.", "Delete the session."),
     ),
-    *_codes(
-        410,
-        (
-            "gone",
-            "The callback was answered or cancelled, its time is over, or it never existed.",
-            "Do not send it again.",
-        ),
-    ),
+    *_codes(410, *GONE),
     *_codes(
         412,
         (

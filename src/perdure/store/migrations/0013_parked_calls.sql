@@ -1,4 +1,5 @@
--- The parked calls of a session, as JSON; and whether nobody works on it, because all that is left are such calls.
+-- The parked calls of a session, as JSON; and whether nobody works on it, because such calls are all that is
+-- left.
 ALTER TABLE sessions ADD COLUMN parked TEXT;
 
 ALTER TABLE sessions ADD COLUMN resting INTEGER NOT NULL DEFAULT 0;
