@@ -12,8 +12,8 @@ from perdure.domain.ids import CallbackId, SessionId, ToolCallId
 from perdure.domain.messages import JsonObject, JsonValue
 from perdure.domain.times import CreatedAt, Timestamp
 
-MAX_SECONDS = 30 * 24 * 3600.0
-"""The longest time that a callback may stay open: 30 days."""
+MAX_SECONDS = 10 * 365 * 24 * 3600.0
+"""The longest time that a callback may stay open: ten years."""
 MAX_OPEN = 100
 """The most callbacks of a session that may be open."""
 MAX_BODY = 1024 * 1024
@@ -68,7 +68,7 @@ def check_seconds(seconds: float) -> float:
     """Return the time that a callback stays open. Raises InvalidInput if it is too short or too long."""
     if not 0 < seconds <= MAX_SECONDS:  # also refuses NaN
         raise InvalidInput(
-            f"a callback stays open for more than 0 and at most {MAX_SECONDS:.0f} seconds (30 days), not "
+            f"a callback stays open for more than 0 and at most {MAX_SECONDS:.0f} seconds (ten years), not "
             f"{seconds!r}"
         )
     return seconds
