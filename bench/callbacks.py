@@ -31,6 +31,7 @@ from perdure.store.database import Tx
 from perdure.store.rows import insert, to_json, values
 from perdure.store.sessions import SessionRow, count_sessions
 from perdure.wiring import open_parts
+from perdure.worker.sorter import sort_sessions
 
 KINDS = ("act.completed", *ENDED)
 REST = 8.0
@@ -163,3 +164,4 @@ async def _park(settings: Settings, count: int) -> None:
             await count_sessions(tx, owner.organization_id, len(rows))
 
         await parts.database.write(write)
+        await sort_sessions(parts.database, rest=0)

@@ -249,6 +249,12 @@ def parked_calls(state: TurnState, *kinds: ParkedKind) -> tuple[CallState, ...]:
     return tuple(call for call in calls if isinstance(call.status, Parked) and call.status.kind in kinds)
 
 
+def only_waits(state: Calling) -> bool:
+    """Whether parked calls are all that is left of the answer's calls."""
+    left = [call.status for call in state.calls if not isinstance(call.status, Done)]
+    return bool(left) and all(isinstance(status, Parked) for status in left)
+
+
 def interruptions_of(state: RunningTurn) -> int:
     """How many answers in a row, up to the last one, had a tool call that was interrupted."""
     if not isinstance(state, Calling):

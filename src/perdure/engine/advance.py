@@ -28,7 +28,7 @@ from perdure.domain.actions import (
 from perdure.domain.errors import Fenced, PerdureError
 from perdure.domain.events import ActCompletedData
 from perdure.domain.ids import SessionId
-from perdure.domain.turn import Answered, Calling, Idle, Started, TurnState
+from perdure.domain.turn import Answered, Calling, Idle, Started, TurnState, only_waits
 from perdure.engine.attempt import Attempt, is_interruption
 from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
@@ -133,6 +133,8 @@ async def _step(run: Run) -> bool:
 
 def _needs_layers(state: TurnState) -> bool:
     """Whether the next action may depend on the agent's layers."""
+    if isinstance(state, Calling):
+        return state.batch is not None or not only_waits(state)
     return bool(state.pending) if isinstance(state, Idle | Answered) else True
 
 

@@ -8,6 +8,7 @@ from perdure.capabilities.port import Callback, Later
 from perdure.capabilities.resolve import BoundTool
 from perdure.domain.callbacks import (
     MAX_MESSAGE,
+    MAX_SECONDS,
     TOKEN_PREFIX,
     check_open,
     check_seconds,
@@ -16,6 +17,7 @@ from perdure.domain.callbacks import (
 from perdure.domain.errors import Fenced, ToolError
 from perdure.domain.events import NewEvent, ToolCompletedData, ToolParkedData
 from perdure.domain.messages import TextPart, storable
+from perdure.domain.parked import ASKED
 from perdure.domain.spans import tool_context
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.turn import Calling, CallState, Parked
@@ -83,6 +85,8 @@ class Callbacks:
 
     def checked(self, later: Later) -> Later:
         """Return what the tool returned. Raises ToolError if nothing could ever give the result."""
+        if later.kind in ASKED:
+            raise ToolError(f"A tool cannot defer its result to the kind {later.kind!r}.")
         if later.kind == "callback" and self._deadline is None:
             raise ToolError("The tool deferred its result without opening a callback.")
         return later
@@ -129,11 +133,12 @@ def parked_call(run: Run, bound: BoundTool | None, state: Calling, call: CallSta
     """The event that parks a call."""
     now = run.engine.clock.now()
     message = None if later.message is None else run.redactor.text(storable(later.message))[:MAX_MESSAGE]
+    left = round(min(max(later.deadline - now, 0), MAX_SECONDS * 1_000_000))
     data = ToolParkedData(
         call.id,
         call.name,
         later.kind,
-        max(0, -(-(later.deadline - now) // 1000)),
+        -(-left // 1000),
         message,
         bound.tool.display_name if bound else None,
     )
