@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 from perdure.capabilities.port import (
     ONCE,
@@ -53,6 +54,25 @@ async def _forget(context: ToolContext, arguments: JsonObject) -> Later:
     return Later("callback", context.now() + 1_000_000_000)
 
 
+async def _odd(context: ToolContext, arguments: JsonObject) -> Later:
+    """Return what no tool should return."""
+    odd: Any = {
+        "a person": lambda: Later("approval", context.now() + 1_000_000_000),
+        "no time": lambda: Later("callback", None),  # type: ignore[arg-type]
+        "long ago": lambda: Later("callback", 7),
+        "a fraction": lambda: Later("callback", context.now() + 60_000_000.25),  # type: ignore[arg-type]
+        "never": lambda: Later("callback", 1 << 80),
+        "much to say": lambda: Later("callback", context.now() + 60_000_000, "\ud800\x00" + "x" * 100_000),
+        "a number to say": lambda: Later("callback", context.now() + 60_000_000, 7),  # type: ignore[arg-type]
+        "no time at all": lambda: context.callback(0),
+        "too much time": lambda: context.callback(float("inf")),
+        "no number": lambda: context.callback(float("nan")),
+    }
+    await context.callback(60)
+    made = odd[arguments["how"]]()
+    return await made if asyncio.iscoroutine(made) else made
+
+
 DEFERRING = Capability(
     id="deferring",
     name="Deferring",
@@ -61,6 +81,7 @@ DEFERRING = Capability(
     tools=lambda config: (
         Tool("order", "Order something.", PARAMETERS, _order, hints=ONCE, display_name="Order"),
         Tool("order_again", "Order something once.", PARAMETERS, _order, hints=REPEATABLE),
+        Tool("odd", "Be odd.", schema({"how": {"type": "string"}}, "how"), _odd),
         Tool("forget", "Wait for nothing.", schema({}), _forget),
     ),
 )

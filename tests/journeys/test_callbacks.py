@@ -308,3 +308,31 @@ async def test_after_a_message_the_call_continues_in_the_background(
     assert message["metadata"]["callback"]["tool_call_id"] == "c1"
     assert text_in(message).endswith("[secret KEY] arrived")
     assert await _open(talk) == []
+
+
+@pytest.mark.parametrize(
+    ("how", "outcome"),
+    [
+        ("a person", "cannot defer its result to the kind"),
+        ("no time", "The tool failed: TypeError"),
+        ("long ago", "No result arrived in time"),
+        ("a fraction", None),
+        ("never", None),
+        ("much to say", None),
+        ("a number to say", "The tool failed"),
+        ("no time at all", "a callback stays open for more than 0"),
+        ("too much time", "at most"),
+        ("no number", "not nan"),
+    ],
+)
+async def test_whatever_a_tool_returns_the_turn_can_go_on(
+    how: str, outcome: str | None, client: httpx.AsyncClient
+) -> None:
+    talk = await _talk(client)
+    await talk.say(script({"tool_calls": [call("odd", _id="c1", how=how)]}, {"text": "So."}))
+    if outcome is None:
+        assert len((await _parked(talk))["parked_on"]) == 1
+        (listed,) = await _open(talk)
+        assert (await client.delete(talk.path(f"/callbacks/{listed['id']}"))).status_code == 204
+        outcome = "cancelled"
+    assert outcome in result_of(await talk.logged_until("session.idled"), "c1")["error"]
