@@ -77,8 +77,7 @@ class SessionRow(Struct, frozen=True):
     parked: str | None = None
     """The parked calls, as JSON; None for none. Part of the projection."""
     resting: int = 0
-    """1 while nobody works on an active session, because all that is left are parked calls. Each append sets
-    it; without it, a sweep takes the session for one whose runner died."""
+    """1 while nobody works on an active session, because all that is left are parked calls."""
 
     def workspace(self) -> WorkspaceId:
         """Return the id of the workspace that holds the session's files."""
@@ -355,11 +354,7 @@ async def claim(tx: Tx, row: SessionRow, *, counts: bool = True) -> SessionRow:
 
 
 async def rest(tx: Tx, row: SessionRow) -> SessionRow:
-    """Note that the session rests: it has parked calls, and nothing else to do.
-
-    Raises:
-        StaleHead, Fenced: somebody has changed the session.
-    """
+    """Note that the session rests, as `append` can do it. Raises StaleHead and Fenced like `append`."""
     done = await tx.run(
         "UPDATE sessions SET resting = 1 WHERE id = ? AND epoch = ? AND head = ? AND deleted_at IS NULL",
         row.id,
@@ -407,8 +402,7 @@ async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
     """Hide a session from every route and fence its runner; `purge_deleted` removes its log later."""
     await tx.run(
         "UPDATE sessions SET deleted_at = ?, epoch = epoch + 1, status = 'idle', wake_at = NULL,"
-        " parked = NULL, resting = 0"
-        " WHERE id = ? AND org_id = ?",
+        " parked = NULL, resting = 0 WHERE id = ? AND org_id = ?",
         now,
         row.id,
         row.org_id,
