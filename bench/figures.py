@@ -33,6 +33,8 @@ class Scale(Struct, frozen=True):
     few_sessions: int = 1_000
     many_sessions: int = 100_000
     pages: int = 60
+    parked_sessions: int = 10_000
+    parked_turns: int = 200
     memory_requests: int = 50_000
     memory_turns: int = 4_000
     soak_minutes: float = 5.0
@@ -56,6 +58,7 @@ QUICK = Scale(
     history_turns=30,
     many_sessions=10_000,
     pages=20,
+    parked_turns=40,
     memory_requests=6_000,
     memory_turns=500,
     soak_minutes=0.5,
@@ -178,6 +181,12 @@ FIGURES = (
     Figure("tool_sql_execute_ms", "tools", "added by `sql_execute`, one row", "ms"),
     Figure("tool_sql_query_ms", "tools", "added by `sql_query`, ten rows", "ms"),
     Figure("tool_title_ms", "tools", "added by `write_session_title`", "ms"),
+    Figure(
+        "callback_ms", "callbacks", "park a call and resume it by its callback: added to a round", "ms", 2.5
+    ),
+    Figure("callback_cpu_ms", "callbacks", "the same, server CPU", "ms"),
+    Figure("parked_mb", "callbacks", "10,000 parked sessions: memory added", "MB", 2, everywhere=True),
+    Figure("parked_cpu_pct", "callbacks", "the same, CPU added", "%", 1, everywhere=True),
     Figure("list_page_ms", "scale", "list 50 of 1,000 sessions", "ms"),
     Figure("list_ratio", "scale", "the same in 100,000", "x", 2, everywhere=True),
     Figure("search_page_ms", "scale", "search in 1,000 sessions", "ms"),

@@ -16,13 +16,14 @@ from bench.variant import Server, Variant
 from bench.wire import Connection, connect
 from perdure.app.accounts import bootstrap
 from perdure.app.sessions import find_harness
+from perdure.domain.accounts import Caller
 from perdure.domain.ids import new_id
 from perdure.domain.sessions import SessionConfig
 from perdure.settings import Settings
 from perdure.store.database import Tx
 from perdure.store.rows import insert, to_json, values
 from perdure.store.sessions import SessionRow, count_sessions
-from perdure.wiring import open_parts
+from perdure.wiring import Parts, open_parts
 from perdure.worker.sorter import sort_sessions
 
 WORDS = (
@@ -56,6 +57,45 @@ def titles(count: int) -> list[str]:
     return [f"{RARE} at last", *(" ".join(pick.sample(WORDS, 3)) for _ in range(count - 1))]
 
 
+async def new_rows(parts: Parts, owner: Caller, count: int) -> list[SessionRow]:
+    """Return rows of this many new sessions, created one second apart."""
+    harness = await parts.database.read(lambda tx: find_harness(tx, owner.organization_id, None, None))
+    config, now = to_json(SessionConfig()), parts.app.now() - count * 1_000_000
+    return [
+        SessionRow(
+            new_id("session"),
+            owner.organization_id,
+            owner.user_id,
+            harness.id,
+            None,
+            title,
+            '["seed"]',
+            None,
+            None,
+            config,
+            None,
+            None,
+            now + i * 1_000_000,
+            now + i * 1_000_000,
+            None,
+            0,
+            0,
+            -1,
+            0,
+            "started",
+            None,
+            0,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
+        for i, title in enumerate(titles(count))
+    ]
+
+
 async def fill(settings: Settings, count: int, newest: int | None = None) -> None:
     """Insert this many sessions, one second apart, into a fresh database through the store.
 
@@ -64,42 +104,7 @@ async def fill(settings: Settings, count: int, newest: int | None = None) -> Non
     """
     async with open_parts(settings) as parts:
         owner = await bootstrap(parts.app)
-        harness = await parts.database.read(lambda tx: find_harness(tx, owner.organization_id, None, None))
-        config, now = to_json(SessionConfig()), parts.app.now() - count * 1_000_000
-        rows = [
-            SessionRow(
-                new_id("session"),
-                owner.organization_id,
-                owner.user_id,
-                harness.id,
-                None,
-                title,
-                '["seed"]',
-                None,
-                None,
-                config,
-                None,
-                None,
-                now + i * 1_000_000,
-                now + i * 1_000_000,
-                None,
-                0,
-                0,
-                -1,
-                0,
-                "started",
-                None,
-                0,
-                None,
-                None,
-                None,
-                None,
-                None,
-                None,
-            )
-            for i, title in enumerate(titles(count))
-        ]
-
+        rows = await new_rows(parts, owner, count)
         for begin in range(0, count, BATCH):
             batch = [values(row) for row in rows[begin : begin + BATCH]]
 

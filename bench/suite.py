@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
+from bench.callbacks import callbacks
 from bench.figures import Once, Scale
 from bench.files import files
 from bench.history import history
@@ -31,6 +32,7 @@ MEASURES: dict[str, Measure] = {
     "history": history,
     "files": files,
     "tools": tools,
+    "callbacks": callbacks,
     "scale": scale,
     "memory": memory,
     "soak": soak,

@@ -89,6 +89,8 @@ async def _serve(settings: Settings, stopping: Stopping, announce: Callable[[str
         routes = all_routes(settings, closing, lambda: worker.running)
         api = Api(parts.app, routes, authenticate)
         listener = _listen(settings)
+        if not parts.engine.public.url:
+            parts.engine.public.url = _url_of(listener)
         await worker.start()
         # On SQLite this is the only process, so nobody can be running what is active now.
         left = await sweep.once(stale_after=0 if parts.database.dialect == "sqlite" else STALE_AFTER)
@@ -187,6 +189,11 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
+def _url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 async def _run(
     settings: Settings,
     api: Api,
@@ -217,9 +224,8 @@ async def _run(
     sweeping = asyncio.create_task(connections.run())
     while not server.started and not serving.done():  # noqa: ASYNC110 (uvicorn offers no event to wait for)
         await asyncio.sleep(0.001)
-    host, port = listener.getsockname()[:2]
     stopping.start()
-    await greet(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    await greet(_url_of(listener))
     asked = asyncio.create_task(stopping.asked.wait())
     await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
     unfinished = await worker.drain(settings.drain_seconds)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -31,6 +32,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     Attributes:
         host: the address to listen on.
         port: the port to listen on; 0 picks a free one.
+        public_url: the URL under which others reach the server, for callbacks: scheme, host, port and perhaps
+            a path; if empty, the address that it listens on.
         data: the folder of the embedded database and the master key.
         database_url: a PostgreSQL URL; if empty, the server uses the embedded SQLite.
         master_key: the key that encrypts the data keys: 32 bytes as base64 or hex; if empty, the server uses
@@ -68,6 +71,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: int = 9000
+    public_url: str = ""
     data: str = "./perdure-data"
     database_url: str = ""
     master_key: str = ""
@@ -139,6 +143,11 @@ def _checked(field: FieldInfo, text: str) -> Any:
         value = msgspec.convert(text, field.type, strict=False)
     except msgspec.ValidationError:
         raise _invalid(field, _KINDS[field.type], text) from None
+    if field.name == "public_url":
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise _invalid(field, "a URL such as https://perdure.example.com", text)
+        return value.rstrip("/")
     if field.name in _CHOICES and value.lower() not in _CHOICES[field.name]:
         raise _invalid(field, f"one of {', '.join(_CHOICES[field.name])}", text)
     if not isinstance(value, bool | str):

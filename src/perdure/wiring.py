@@ -21,6 +21,7 @@ from perdure.api.openapi.document import build_document
 from perdure.api.routes import accounts as account_routes
 from perdure.api.routes import agent_versions as agent_version_routes
 from perdure.api.routes import agents as agent_routes
+from perdure.api.routes import callbacks as callback_routes
 from perdure.api.routes import capabilities as capability_routes
 from perdure.api.routes import commands as command_routes
 from perdure.api.routes import databases as database_routes
@@ -45,7 +46,7 @@ from perdure.domain.errors import InvalidInput, Unavailable
 from perdure.domain.files import FileLimits
 from perdure.domain.messages import JsonObject
 from perdure.engine.arguments import ArgumentChecks
-from perdure.engine.context import Engine, Policy, SystemClock
+from perdure.engine.context import Engine, Policy, PublicUrl, SystemClock
 from perdure.engine.conversation_cache import ConversationCache
 from perdure.llm.catalog import Catalog
 from perdure.llm.http import Http
@@ -190,6 +191,7 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
             policy,
             catalog=catalog,
             arguments=ArgumentChecks(sandbox),
+            public=PublicUrl(settings.public_url),
         )
         # A deleted session's conversation is not needed again; another one is read again.
         bus.on_stop(lambda stop: engine.conversations.discard(stop.session_id))
@@ -281,6 +283,7 @@ def all_routes(settings: Settings, closing: asyncio.Event, running: Callable[[],
     routes: tuple[Route, ...] = (
         *session_routes.ROUTES,
         *message_routes.ROUTES,
+        *callback_routes.ROUTES,
         message_routes.stream_route(stream),
         *agent_routes.ROUTES,
         *agent_version_routes.ROUTES,

@@ -118,6 +118,7 @@ RELEASED = {
     8: "13f3df6a78a9a449567ede4c4ba3ed46ae68326a38382dc32210c3ee427bd665",
     9: "e79c73ad83bf02d3585cf280f5dd6b999be5e26e0aeebc3edbd6589851f68303",
     10: "2b6c690a870eb3544e6e72d31324082fab9d3315adf611be679c5998ea137104",
+    11: "f4bc8a1edf73c2f955c5673b01a8d0e698ad04383e598230cf0beab894b770b8",
 }
 """The digest of each migration that landed. One that landed is never edited: write a new one. A new one gets
 its line here."""

@@ -68,6 +68,10 @@ NOT_RUN = {
         "docs/guide/tools.md",
         "post /v1/sessions/$SESSION/tool-approvals",
     ): "needs a call that waits; tests/journeys/test_tool_approval.py has some",
+    (
+        "docs/guide/deferred.md",
+        'curl -sS "$CALLBACK_URL"',
+    ): "needs a tool that defers its result; tests/journeys/test_callbacks.py has one",
     ("docs/guide/javascript.md", "const events = new EventSource"): "runs in a browser",
     ("docs/guide/javascript.md", "if (event.type === 'tool.call_requested')"): "a part of the program above",
     (

@@ -96,7 +96,7 @@ async def test_without_good_credentials_nothing_but_the_public_operations_answer
                 path = ("/api" if number % 2 else "") + each.at(scene.mine.of(each))
                 body = {**each.body, "headers": {**each.body.get("headers", {}), **headers}}
                 answer = await nobody.request(each.method, path, **body)
-                if each.public and answer.status_code != 200:
+                if each.public and answer.status_code != (410 if each.id == "answer_callback" else 200):
                     told.append(f"{each.id}: {answer.status_code}")
                 elif not each.public and (
                     answer.status_code,
@@ -114,6 +114,7 @@ async def test_without_good_credentials_nothing_but_the_public_operations_answer
         "openapi_document",
         "docs",
         "docs_errors",
+        "answer_callback",
     }
     assert await scene.state() == before
 

@@ -15,8 +15,8 @@ from tests.talk import Json, Talk, body_of, script
 ENDLESS = {"stream_sse"}
 """Its answer does not end; a refusal does."""
 
-OF_THE_SERVER = {"capability_id", "command"}
-"""Parameters that name what is the same for everybody."""
+OF_THE_SERVER = {"capability_id", "command", "token", "callback_id"}
+"""Parameters that name what is the same for everybody, or nothing: only a tool can open a callback."""
 
 
 class Operation(NamedTuple):
@@ -127,6 +127,8 @@ class Place:
             "command": "get_session_stats",
             "workspace_id": session["workspace_id"],
             "path": "kept.txt",
+            "token": "pdr_cb_" + "A" * 43,
+            "callback_id": "callback_" + "0" * 32,
         }
         self.marks = {
             value for name, value in self.values.items() if name not in OF_THE_SERVER and len(value) > 10

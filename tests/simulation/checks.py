@@ -11,6 +11,7 @@ from perdure.domain.messages import text_of, tool_calls_of
 from perdure.domain.tools import APPROVE
 from perdure.domain.turn import Idle, fold
 from perdure.engine.conversation_cache import read_conversation
+from tests.simulation.callbacks import check_callbacks
 from tests.simulation.conversations import Key, disorder, expected_prompt, key_of
 from tests.simulation.model import ANSWER, SUMMARY
 from tests.simulation.tools import REPLAYABLE
@@ -25,6 +26,7 @@ async def check_world(world: World) -> None:
     check_messages(world, log)
     check_tools(world, log)
     check_prompts(world, log)
+    check_callbacks(world, log)
     await check_conversations(world)
     row = world.store.row(world.session_id)
     if world.told.deleted and row.deleted_at is None:
@@ -106,8 +108,13 @@ class _Turns:
                     "a call starts",
                 )
                 self._calls[data.tool_call.id] = "started"
+            case "tool.parked":
+                self._need(self._calls.get(data.tool_call_id) == "started", event, "a call is parked")
+                self._calls[data.tool_call_id] = "parked"
             case "tool.completed" if data.tool_name != APPROVE:
-                self._need(self._calls.get(data.tool_call_id) in {"open", "started"}, event, "a call ends")
+                self._need(
+                    self._calls.get(data.tool_call_id) in {"open", "started", "parked"}, event, "a call ends"
+                )
                 self._calls[data.tool_call_id] = "done"
         if event.type.split(".")[0] in {"turn", "reason", "act", "tool", "llm"}:
             self._need(self.turn is not None and context.turn_id == self.turn, event, "outside its turn")

@@ -7,9 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from perdure.app.approvals import submit_approvals
+from perdure.app.callbacks import answer_callback
 from perdure.app.messages import post_message, submit_tool_results
 from perdure.app.sessions import cancel_turn, change_session, create_session, delete_session
-from perdure.domain.errors import Conflict, InvalidInput, NotFound, Unavailable
+from perdure.domain.callbacks import CallbackResult
+from perdure.domain.errors import Conflict, Gone, InvalidInput, NotFound, Unavailable
 from perdure.domain.messages import CreateMessage, InputMessage, TextPart
 from perdure.domain.sessions import CreateSession, UpdateSession
 from perdure.domain.tools import (
@@ -21,7 +23,8 @@ from perdure.domain.tools import (
     SubmitToolResults,
     ToolCallResult,
 )
-from perdure.domain.turn import Idle, fold, open_approvals, open_client_calls
+from perdure.domain.turn import Idle, fold, parked_calls
+from tests.simulation.callbacks import SKEW, judge_refusal
 from tests.simulation.model import message_text
 from tests.simulation.scenarios import CLIENT_TOOL
 from tests.simulation.store import Witness
@@ -98,7 +101,7 @@ class Client:
         """Send the results, or the decisions on the first `limit` approvals, that the session waits for."""
         row = self.world.store.row(self.world.session_id)
         state = fold(self.world.log()[row.turn_after :], Idle(head=row.turn_after))
-        approvals, calls = open_approvals(state)[:limit], open_client_calls(state)
+        approvals, calls = parked_calls(state, "approval")[:limit], parked_calls(state, "client")
 
         async def call(process: Process) -> None:
             caller, session_id = self.world.store.caller, self.world.session_id
@@ -111,6 +114,29 @@ class Client:
 
         if approvals or calls:
             await self._ask("answer", call, server)
+
+    async def call_back(self, server: Process | None = None) -> None:
+        """Give one of the known callbacks a value, perhaps a second time."""
+        if not self.world.callbacks:
+            return
+        known = self.world.rng.choice(self.world.callbacks)
+        self.sent += 1
+        value = f"value {self.sent}"
+        known.unknown.append(value)
+
+        async def call(process: Process) -> None:
+            try:
+                await answer_callback(process.app, known.token, CallbackResult(value))
+            except Gone:
+                known.unknown.remove(value)
+                judge_refusal(self.world, known)
+                raise
+            known.unknown.remove(value)
+            known.accepted.append(value)
+            if self.world.now() > known.deadline + SKEW:
+                self.world.blame(f"{value!r} was accepted after the deadline")
+
+        await self._ask("callback", call, server)
 
     async def _ask(
         self, what: str, call: Callable[[Process], Awaitable[Any]], server: Process | None
@@ -131,6 +157,8 @@ class Client:
         allowed: tuple[type[BaseException], ...] = (Crash, Unavailable, asyncio.CancelledError)
         if what == "answer":
             allowed += (Conflict, InvalidInput)  # another request answered first
+        if what == "callback":
+            allowed += (Gone,)
         if self.world.told.deletion_tried:
             allowed += (NotFound,)
         if error is not None and not isinstance(error, allowed):

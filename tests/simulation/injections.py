@@ -112,6 +112,13 @@ class Injections:
     async def answer(self, process: Process, where: str) -> None:
         await self._client.answer(server=process)
 
+    async def call_back(self, process: Process, where: str) -> None:
+        """The answer to a callback arrives."""
+        await self._client.call_back(process)
+
+    async def call_back_elsewhere(self, process: Process, where: str) -> None:
+        await self._client.call_back(self._another(process))
+
     async def decide(self, process: Process, where: str) -> None:
         """A person decides on the first of the pending approvals."""
         await self._client.answer(self._world.rng.choice(("allow", "reject", "reject_always")), 1, process)

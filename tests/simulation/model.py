@@ -70,9 +70,10 @@ class ScriptedDriver:
         return ModelResponse(f"{SUMMARY} {number}", usage=Usage(5, 1))
 
     def _step(self, message: Message, position: int) -> Step:
-        name = text_of(message.content).rsplit(" ", 1)[1]
-        # After a compaction, the newest user message can be a summary, which names no script.
-        script = self._process.world.scenario.scripts[int(name)] if name.isdecimal() else ()
+        before, _, name = text_of(message.content).rpartition(" ")
+        # The newest user message can also be a summary or the late result of a callback: neither names one.
+        names = name.isdecimal() and before.endswith("plays")
+        script = self._process.world.scenario.scripts[int(name)] if names else ()
         return script[position] if position < len(script) else Step()
 
     async def list_models(self) -> list[ListedModel]:

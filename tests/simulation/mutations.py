@@ -17,7 +17,7 @@ from perdure.domain import actions, history, turn
 from perdure.domain.actions import Finish, RunTools
 from perdure.domain.events import ENDED_TURN, InputMessageData, SessionIdledData, TurnCancelledData
 from perdure.domain.turn import Answered, Calling, Idle, TurnState
-from perdure.engine import advance, attempt, run, tool_calls, turn_events
+from perdure.engine import advance, attempt, outages, run, tool_calls, turn_events
 from perdure.engine.attempt import Attempt
 from perdure.engine.run import Run
 from perdure.store import sessions as rows
@@ -52,12 +52,12 @@ def a_claim_does_not_raise_the_epoch(patch: Patch) -> None:
 
 
 def a_first_append_does_not_claim(patch: Patch) -> None:
-    real = run.append
+    real = outages.append
 
     async def append(tx: Any, row: Any, events: Any, *, claim: bool, **how: Any) -> Any:
         return await real(tx, row, events, **how)
 
-    patch.setattr(run, "append", append)
+    patch.setattr(outages, "append", append)
 
 
 def a_cancel_does_not_fence(patch: Patch) -> None:
@@ -206,13 +206,13 @@ def the_projection_forgets_usage(patch: Patch) -> None:
 
 
 def an_append_writes_the_title_back(patch: Patch) -> None:
-    real = run.append
+    real = outages.append
 
     async def append(tx: Any, row: Any, events: Any, **how: Any) -> Any:
         await tx.run("UPDATE sessions SET title = ? WHERE id = ?", row.title, row.id)
         return await real(tx, row, events, **how)
 
-    patch.setattr(run, "append", append)
+    patch.setattr(outages, "append", append)
 
 
 def turns_are_sealed_early(patch: Patch) -> None:

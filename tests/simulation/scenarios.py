@@ -33,8 +33,8 @@ class Scenario:
     Attributes:
         scripts: the model's answers; each message names the script that it plays.
         actions: the client's actions: `post K` (a message that plays script K), `rest` (wait until the
-            session is at rest), `wait S` (seconds), `answer`, `decide allow`, `decide reject`, `cancel`,
-            `delete`, `patch`.
+            session is at rest), `wait S` (seconds), `answer`, `call_back`, `decide allow`, `decide reject`,
+            `cancel`, `delete`, `patch`.
         repeat_ids: the model uses the same call ids in every answer.
         approvals: calls of tools that change something require approval.
         window: tokens of history in a prompt; None: no limit.
@@ -129,6 +129,38 @@ SCENARIOS = (
     Scenario(
         "compaction", ((_calls(*["look"] * 6), TEXT),), ("post 0", "rest") * 4, window=260, compaction=True
     ),
+    Scenario("callback", ((_calls("later"), TEXT),), ("post 0", "rest", "call_back", "rest")),
+    Scenario(
+        "callbacks",
+        (
+            (
+                Step((("later", {"slowly": 2.0}), ("once", {"seconds": 3.0}), ("later_again", {}))),
+                _calls("later", CLIENT_TOOL),
+                TEXT,
+            ),
+        ),
+        (
+            *("post 0", "wait 1", "call_back", "call_back", "rest", "call_back", "call_back", "rest"),
+            *("call_back", "call_back", "answer", "call_back", "rest"),
+        ),
+        repeat_ids=True,
+    ),
+    Scenario("late", ((_calls("later"), TEXT),), ("post 0", "rest", "wait 401", "call_back", "rest")),
+    Scenario(
+        "background",
+        ((_calls("later", "later"), TEXT), (TEXT,)),
+        ("post 0", "rest", "post 1", "rest", "call_back", "call_back", "rest", "call_back", "rest"),
+    ),
+    Scenario(
+        "abandoned",
+        ((_calls("later"), TEXT), (Step(seconds=20.0),)),
+        ("post 0", "rest", "post 1", "wait 1", "cancel", "call_back", "rest"),
+    ),
+    Scenario(
+        "uncalled",
+        ((_calls("later", "once"), TEXT), (_calls("later"), TEXT)),
+        ("post 0", "rest", "cancel", "call_back", "post 1", "rest", "call_back", "delete", "call_back"),
+    ),
     Scenario(
         "deleted",
         ((Step((("once", {"seconds": 2.0}),)), TEXT),),
@@ -156,6 +188,8 @@ def draw_scenario(rng: random.Random) -> Scenario:
             actions.append(
                 rng.choice(("answer", "decide allow", "decide reject", "cancel", "patch", "answer"))
             )
+        if rng.random() < 0.4:
+            actions += ["call_back"] * rng.randint(1, 3)
     if rng.random() < 0.05:
         actions.append("delete")
     window = rng.choice((None, None, None, None, 40, 260))
@@ -175,8 +209,8 @@ def _draw_script(rng: random.Random) -> tuple[Step, ...]:
     steps = []
     for _ in range(rng.choice((0, 1, 1, 2, 3))):
         names = rng.choices(
-            ("once", "again", "look", "refuse", "burst", CLIENT_TOOL, "nowhere"),
-            (6, 3, 3, 1, 1, 2, 1),
+            ("once", "again", "look", "refuse", "burst", CLIENT_TOOL, "nowhere", "later", "later_again"),
+            (6, 3, 3, 1, 1, 2, 1, 2, 1),
             k=rng.randint(1, 4),
         )
         calls = tuple(

@@ -136,6 +136,8 @@ class Schedule:
             await self._do(world, client, *action.split())
         await self._rest(world)
         await self._expire(world)
+        if self.gentle and any(event.type == "turn.sealed" for event in world.log()):
+            world.blame("P4: nothing died, failed or stalled, but a turn is sealed")
         world.counting = False
         await check_world(world)
 
@@ -164,7 +166,8 @@ class Schedule:
     async def _rest(self, world: World) -> None:
         """Wait until the session is at rest; run sweeps, and start a process when none lives."""
         await world.loop.quiet()
-        if self.gentle and world.store.row(world.session_id).status == "active":
+        row = world.store.row(world.session_id)
+        if self.gentle and row.status == "active" and not row.resting:
             world.blame("P4: nothing died, failed or stalled, but the session needs a sweep to continue")
         for _ in range(PATIENCE):
             if not world.live():
@@ -184,7 +187,7 @@ class Schedule:
         """Let every deadline pass at which the session is parked, and check that it continues."""
         for _ in range(PATIENCE):
             row = world.store.row(world.session_id)
-            if row.status != "waiting_for_tool_results" or world.violations:
+            if row.deleted_at is not None or row.status in {"idle", "started"} or world.violations:
                 return
             if world.loop.timers() or any(
                 process.worker.running or process.queue.depth() for process in world.live()
@@ -207,7 +210,8 @@ def at_rest(row: SessionRow, now: int) -> bool:
     """Whether the session has nothing to do now."""
     if row.deleted_at is not None or row.status in {"idle", "started"}:
         return True
-    return row.status == "waiting_for_tool_results" and row.wake_at is not None and row.wake_at > now
+    parked = row.status == "waiting_for_tool_results" or (row.status == "active" and row.resting)
+    return parked and row.wake_at is not None and row.wake_at > now
 
 
 class Staged(Schedule):

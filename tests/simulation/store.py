@@ -107,6 +107,7 @@ class Store:
         for table, column in (
             ("events", "session_id"),
             ("standing_approvals", "session_id"),
+            ("callbacks", "session_id"),
             ("sessions", "id"),
         ):
             self.writer.execute(f"DELETE FROM {table} WHERE {column} = ?", (session_id,))

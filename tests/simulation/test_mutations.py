@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.simulation import mutations_parked
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.schedule import Violation, drawn
 from tests.simulation.store import Store
@@ -17,7 +18,9 @@ SEEDS = 400
 """Schedules within which each mutation must be detected: fewer than `make test` plays in `test_drawn`."""
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
+@pytest.mark.parametrize(
+    "mutation", [*MUTATIONS, *mutations_parked.MUTATIONS], ids=lambda mutation: mutation.__name__
+)
 def test_the_simulation_detects_the_mutation(
     mutation: Callable[[pytest.MonkeyPatch], None], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

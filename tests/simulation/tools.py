@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -11,13 +10,16 @@ from perdure.capabilities.port import (
     READ_ONLY,
     REPEATABLE,
     Capability,
+    Later,
     Tool,
     ToolContext,
     ToolOutcome,
+    ToolRun,
     schema,
 )
 from perdure.domain.errors import ToolError
 from perdure.domain.messages import JsonObject
+from tests.simulation.callbacks import OPEN_FOR
 
 TIMEOUT = 5.0
 """The timeout of each of these tools, in seconds."""
@@ -34,6 +36,10 @@ class Hands(Protocol):
 
     def touch_world(self, tool: str, call_id: str) -> str:
         """Have an effect that outlives the process; returns the effect's name."""
+        ...
+
+    def take_url(self, url: str, call_id: str, deadline: int) -> None:
+        """Give the world the URL of a callback."""
         ...
 
 
@@ -73,10 +79,30 @@ async def _burst(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
     raise RuntimeError("burst")
 
 
-PARAMETERS = schema({"seconds": {"type": "number"}})
+async def _defer(context: ToolContext, arguments: JsonObject, tool: str) -> Later:
+    """Send a request with the URL of a callback, and do not wait for the answer."""
+    hands = HANDS.get()
+    callback = await context.callback(OPEN_FOR)
+    await _act(context, arguments, tool)
+    hands.take_url(callback.url, context.tool_call_id, callback.deadline)
+    await hands.point("tool.sent")
+    if seconds := arguments.get("slowly"):
+        await hands.pause(seconds)
+    return Later("callback", callback.deadline, "an answer from the world")
 
 
-def _tool(name: str, run: Callable[[ToolContext, JsonObject], Awaitable[ToolOutcome]], hints: object) -> Tool:
+async def _later(context: ToolContext, arguments: JsonObject) -> Later:
+    return await _defer(context, arguments, "later")
+
+
+async def _later_again(context: ToolContext, arguments: JsonObject) -> Later:
+    return await _defer(context, arguments, "later_again")
+
+
+PARAMETERS = schema({"seconds": {"type": "number"}, "slowly": {"type": "number"}})
+
+
+def _tool(name: str, run: ToolRun, hints: object) -> Tool:
     return Tool(name, f"Simulated: {name}.", PARAMETERS, run, hints=hints, timeout=TIMEOUT)
 
 
@@ -86,8 +112,10 @@ TOOLS = (
     _tool("look", _look, READ_ONLY),
     _tool("refuse", _refuse, ONCE),
     _tool("burst", _burst, ONCE),
+    _tool("later", _later, ONCE),
+    _tool("later_again", _later_again, REPEATABLE),
 )
-REPLAYABLE = frozenset({"again", "look"})
+REPLAYABLE = frozenset({"again", "look", "later_again"})
 
 SIMULATION = Capability(
     id="simulation",

@@ -22,6 +22,7 @@ from perdure.store.database import Body, T, Tx
 from perdure.store.queue import LocalQueue
 from perdure.worker.sweep import Sweep
 from perdure.worker.worker import Worker
+from tests.simulation.callbacks import KnownCallback, learn
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.model import ScriptedDriver
 from tests.simulation.scenarios import Scenario
@@ -94,6 +95,7 @@ class World:
         """The text that the model summarized, for each summary."""
         self.attempts: dict[tuple[str, int], int] = {}
         self.effects: list[Effect] = []
+        self.callbacks: list[KnownCallback] = []
         self.violations: list[str] = []
         self.trace: list[str] = []
         self.passed = 0
@@ -264,6 +266,9 @@ class Process:
         world.effects.append(Effect(call_id, tool, word, head, world.is_current(self)))
         world.note(f"{self.name} effect {word} for {call_id}")
         return word
+
+    def take_url(self, url: str, call_id: str, deadline: int) -> None:
+        learn(self.world, url, call_id, deadline)
 
 
 def _owned_task(

@@ -15,6 +15,7 @@ from perdure.domain.actions import (
     AskApproval,
     AwaitClient,
     CallModel,
+    EndBatch,
     ExpireCalls,
     Fail,
     Finish,
@@ -43,6 +44,7 @@ from perdure.domain.events import (
     ToolCallRequestedData,
     ToolCallSummary,
     ToolCompletedData,
+    ToolParkedData,
     ToolStartedData,
     TurnCancelledData,
     TurnCompletedData,
@@ -62,13 +64,13 @@ from perdure.domain.turn import (
     TurnState,
     as_tool_call,
     fold,
-    open_client_calls,
+    parked_calls,
 )
 from perdure.store.rows import to_json
 
 CLIENT = "ask_user"
 RULES = TurnRules(max_iterations=4, client_tools=frozenset({CLIENT}))
-MOVES = ("step", "step", "step", "step", "message", "cancel", "answer", "wait", "seal")
+MOVES = ("step", "step", "step", "step", "message", "cancel", "answer", "call_back", "wait", "seal")
 HARNESS = "harness_00000000000070008000000000000000"
 
 
@@ -89,7 +91,9 @@ class Writer:
             case "cancel" if not isinstance(self.state, Idle) or self.state.pending:
                 self.cancel()
             case "answer":
-                self._complete(open_client_calls(self.state), success=True)
+                self._complete(parked_calls(self.state, "client"), success=True)
+            case "call_back":
+                self._complete(parked_calls(self.state, "callback")[:1], success=True)
             case "wait":
                 self.now += 301_000_000
             case "seal" if not isinstance(self.state, Idle):
@@ -128,6 +132,8 @@ class Writer:
                 raise AssertionError("no tool of these logs is gated")
             case AwaitClient(calls=calls):
                 self._write(ToolCallRequestedData(tuple(as_tool_call(call) for call in calls)))
+            case EndBatch():
+                self._write(ActCompletedData(True, 0, 0))
             case ExpireCalls(calls=calls):
                 self._complete(calls, success=False)
             case Finish():
@@ -177,7 +183,10 @@ class Writer:
                 self._write(ToolStartedData(as_tool_call(call), replayable=call.name == "look"))
             return
         done = self._choose(st.integers(1, len(calls)))
-        self._complete(calls[:done], success=self._choose(st.booleans()))
+        parked = self._choose(st.integers(0, done))
+        for call in calls[:parked]:
+            self._write(ToolParkedData(call.id, call.name, "callback", 300_000))
+        self._complete(calls[parked:done], success=self._choose(st.booleans()))
         if done == len(calls):
             self._write(ActCompletedData(True, 0, 0))
 

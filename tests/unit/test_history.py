@@ -170,7 +170,7 @@ def test_after_a_cancel_during_a_model_call_the_request_precedes_the_confirmatio
 
 
 def test_results_are_in_the_order_of_their_calls_and_a_missing_one_is_an_error() -> None:
-    writer = _writer(9, ["once", "look"], "call", 1, True)
+    writer = _writer(9, ["once", "look"], "call", 1, 0, True)
     writer.message()
     for _ in range(4):
         writer.move("step")

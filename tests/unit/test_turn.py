@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -30,16 +31,15 @@ from perdure.domain.projection import Projection, project
 from perdure.domain.turn import (
     ALLOWED,
     Answered,
-    ApprovalAsked,
     Calling,
     CallState,
     Done,
     Failed,
     Idle,
+    Parked,
     PendingMessage,
     Ready,
     Reasoning,
-    Requested,
     RunningTurn,
     Started,
     Turn,
@@ -194,11 +194,19 @@ ALLOWED_DROP = _call("drop", status=ALLOWED)
 
 
 def _asked(until: int) -> CallState:
-    return _call(CLIENT, status=Requested(until))
+    return _call(CLIENT, status=Parked("client", until))
 
 
 def _question(until: int) -> CallState:
-    return _call("drop", status=ApprovalAsked(until))
+    return _call("drop", status=Parked("approval", until))
+
+
+def _ordered(until: int) -> CallState:
+    return _call("order", status=Parked("callback", until))
+
+
+LATE = (PendingMessage("message_9", "turn_1", "It is here.", late=True),)
+TimedOut, Withdrawn = partial(ExpireCalls, withdrawn=False), partial(ExpireCalls, withdrawn=True)
 
 
 @pytest.mark.parametrize(
@@ -208,15 +216,25 @@ def _question(until: int) -> CallState:
         ((STARTED,), (), (RunTools, (STARTED,))),
         ((DONE, ASK), (), (AwaitClient, (ASK,))),
         ((_asked(10),), (), None),
-        ((_asked(5),), (), (ExpireCalls, (_asked(5),))),
-        ((_asked(10),), PENDING, (ExpireCalls, (_asked(10),))),
-        ((ASK, DROP), PENDING, (ExpireCalls, (ASK, DROP))),
+        ((_asked(5),), (), (TimedOut, (_asked(5),))),
+        ((_asked(10),), PENDING, (Withdrawn, (_asked(10),))),
+        ((ASK, DROP), PENDING, (Withdrawn, (ASK, DROP))),
         ((LOOK, DROP), (), (RunTools, (LOOK,))),
         ((DROP, ASK), (), (AskApproval, (DROP,))),
         ((_question(10),), (), None),
-        ((_question(5),), (), (ExpireCalls, (_question(5),))),
+        ((_question(5),), (), (TimedOut, (_question(5),))),
         ((ALLOWED_DROP, ASK), (), (RunTools, (ALLOWED_DROP,))),
         ((_call("unknown"),), (), (RunTools, (_call("unknown"),))),
+        ((_ordered(10),), (), None),
+        ((_ordered(10), LOOK), (), (RunTools, (LOOK,))),
+        ((_ordered(10), DROP, ASK), (), (AskApproval, (DROP,))),
+        ((_ordered(10), _question(10), ASK), (), None),
+        ((_ordered(5), _question(10)), (), (TimedOut, (_ordered(5),))),
+        ((_ordered(10), _question(10)), PENDING, (Withdrawn, (_ordered(10), _question(10)))),
+        ((_ordered(10),), LATE, (Withdrawn, (_ordered(10),))),
+        ((_question(10),), LATE, None),
+        ((_question(5),), LATE, (TimedOut, (_question(5),))),
+        ((_question(10),), (*LATE, *PENDING), (Withdrawn, (_question(10),))),
     ],
 )
 def test_server_tools_run_first_then_approvals_are_requested_then_client_calls(

@@ -28,7 +28,7 @@ from tests.talk import Json
 from tests.upgrade.archive import pack
 from tests.upgrade.model import PlayedModel, played_model
 from tests.upgrade.place import Place
-from tests.upgrade.releases import ENGINES, RELEASES, Engine, Release, archive_of, manifest_of
+from tests.upgrade.releases import ENGINES, RELEASES, Engine, Release, archive_of, manifest_of, tools_for
 from tests.upgrade.state import PHASES, State
 from tests.upgrade.states import states_of
 
@@ -64,8 +64,9 @@ def extract(release: Release, folder: Path) -> Path:
 class OldServer:
     """The release's server on one database, restarted with the settings of each phase."""
 
-    def __init__(self, source: Path, data: Path, database_url: str) -> None:
+    def __init__(self, release: Release, source: Path, data: Path, database_url: str) -> None:
         self._source, self.data, self.database_url = source, data, database_url
+        self._tools = tools_for(release, data.parent / "site").get("PYTHONPATH", "")
         self._server: Server | None = None
         self._port = 0
 
@@ -78,7 +79,7 @@ class OldServer:
         """Kill the running server and start a new one."""
         await self.kill()
         environment = {
-            "PYTHONPATH": str(self._source),
+            "PYTHONPATH": f"{self._source}:{self._tools}",
             "PERDURE_DRAIN_SECONDS": "600",
             **SETTINGS,
             **settings,
@@ -102,9 +103,11 @@ class OldServer:
 
 
 @asynccontextmanager
-async def building(source: Path, data: Path, url: str) -> AsyncIterator[tuple[OldServer, PlayedModel]]:
+async def building(
+    release: Release, source: Path, data: Path, url: str
+) -> AsyncIterator[tuple[OldServer, PlayedModel]]:
     """Run an old server and a model that can hold steps back; stop both at the end."""
-    old = OldServer(source, data, url)
+    old = OldServer(release, source, data, url)
     async with played_model(holds=True) as model:
         try:
             yield old, model
@@ -117,7 +120,7 @@ async def build(release: Release, engine: Engine, source: Path, postgres: Postgr
     began = time.monotonic()
     url = await postgres.create_database() if engine == "postgres" else ""
     with tempfile.TemporaryDirectory() as folder:
-        async with building(source, Path(folder) / "data", url) as (old, model):
+        async with building(release, source, Path(folder) / "data", url) as (old, model):
             await old.start(**PATIENT)
             async with httpx.AsyncClient(base_url=old.url, timeout=30) as http:
                 login = await _set_up(http, model)

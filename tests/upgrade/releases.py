@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tests.deferring import installed
+
 Engine = Literal["sqlite", "postgres"]
 ENGINES: tuple[Engine, ...] = ("sqlite", "postgres")
 FOLDER = Path(__file__).parent / "databases"
@@ -25,6 +27,14 @@ class Release:
 
 
 RELEASES = (Release("0.1.0", "d3c9854f5177c87678258bcf3cfa7d6982ea35ce"),)
+
+
+def tools_for(release: Release, folder: Path) -> dict[str, str]:
+    """Install the tools that defer their results; returns the environment of servers on its databases.
+
+    Releases before 0.2.0 know no such tools.
+    """
+    return installed(folder) if release.number >= (0, 2, 0) else {}
 
 
 def number_of(version: str) -> tuple[int, ...]:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import urlsplit
 
+from perdure.domain.callbacks import MAX_SECONDS
+from tests.deferring import urls_on
 from tests.server import post
 from tests.talk import Json, kinds_of, when
 from tests.upgrade.place import Place
@@ -98,6 +104,65 @@ class AClientSteppedOver(State):
             {"tool_call_id": "rome", "result": "sun"}, status=409
         )
         assert late["code"] == "not_waiting_for_tool_results"
+
+
+async def order(old: Place, name: str, **more: float) -> Json:
+    """A session whose tool has opened a callback; returns the callback's path."""
+    with tempfile.TemporaryDirectory() as desk:
+        await old.session(name, harness_name="base", capabilities=[{"ref": "deferring"}])
+        arguments: Json = {"desk": desk, "note": "url", "seconds": MAX_SECONDS, **more}
+        await old.say(name, {"calls": [call("order", "later", **arguments)]}, {"text": "It is here."})
+        (url,) = await urls_on(Path(desk), "url")
+        if not more:
+            await old.talk(name).logged_until("act.completed")
+        return {"path": urlsplit(url).path}
+
+
+class ParkedOnACallback(State):
+    """A call that waits for its callback gets its result from the URL that the old server gave out."""
+
+    since = "0.2.0"
+    session: ClassVar[str] = "waiting for a callback"
+
+    async def reach(self, old: Place) -> Json:
+        return await order(old, self.session)
+
+    async def end(self, new: Place, facts: Json) -> None:
+        talk = new.talk(self.session)
+        if "act.completed" not in kinds_of(await talk.events()):
+            await new.fresh_until(self.session, "act.completed")
+        assert [each["kind"] for each in (await talk.read())["parked_on"]] == ["callback"]
+        await post(new.http, facts["path"], {"result": "here"}, 200)
+        await post(new.http, facts["path"], {"result": "again"}, 410)
+        events = await new.fresh_until(self.session, "session.idled")
+        assert outcomes(events) == {"later": "success"}
+
+
+class StartedWithACallback(ParkedOnACallback):
+    """A tool that was killed after it had opened a callback still gets its result from there."""
+
+    phase = "held"
+    session = "killed before it waited for a callback"
+
+    async def reach(self, old: Place) -> Json:
+        return await order(old, self.session, slow=600)
+
+
+class CallbackInTheBackground(State):
+    """The result of a call that continued in the background arrives as a message."""
+
+    since = "0.2.0"
+
+    async def reach(self, old: Place) -> Json:
+        facts = await order(old, "a callback in the background")
+        await old.turn("a callback in the background", {"text": "Meanwhile."})
+        return facts
+
+    async def end(self, new: Place, facts: Json) -> None:
+        await post(new.http, facts["path"], {"result": "here"}, 200)
+        events = await new.fresh_until("a callback in the background", "session.idled")
+        (message,) = of_kind(events, "input.message")
+        assert message["message"]["metadata"]["callback"]["tool_call_id"] == "later"
 
 
 class CancelledWhileItWaits(State):
@@ -268,4 +333,7 @@ WAITING: tuple[State, ...] = (
     ScheduleDue(),
     ScheduleMissedOften(),
     ScheduleNotDue(),
+    ParkedOnACallback(),
+    StartedWithACallback(),
+    CallbackInTheBackground(),
 )

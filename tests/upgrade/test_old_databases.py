@@ -18,7 +18,7 @@ from tests.upgrade.archive import unpack
 from tests.upgrade.checks import check_session
 from tests.upgrade.model import PlayedModel, played_model
 from tests.upgrade.place import Kept, Place
-from tests.upgrade.releases import ENGINES, RELEASES, Engine, Release, archive_of, manifest_of
+from tests.upgrade.releases import ENGINES, RELEASES, Engine, Release, archive_of, manifest_of, tools_for
 from tests.upgrade.state import State
 from tests.upgrade.states import STATES, states_of
 
@@ -51,9 +51,10 @@ async def test_every_session_that_a_release_left_comes_to_its_end(
     manifest, data = read(release, engine), tmp_path / "data"
     async with played_model(holds=False) as model:
         move = {"sql": manifest["move"]["sql"], "values": [model.url, manifest["move"]["from"]]}
+        settings = {**manifest["settings"], **tools_for(release, tmp_path / "site")}
         logs = await unpack(archive_of(release, engine), data, database_url, move)
         async with (
-            Server(data, database_url=database_url, environment=manifest["settings"]) as server,
+            Server(data, database_url=database_url, environment=settings) as server,
             httpx.AsyncClient(base_url=server.url, timeout=30) as http,
         ):
             http.headers.update(manifest["login"])

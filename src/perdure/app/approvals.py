@@ -18,8 +18,9 @@ from perdure.domain.tools import (
     Decision,
     SubmitApprovals,
     SubmittedToolResults,
+    question_id,
 )
-from perdure.domain.turn import Calling, CallState, open_approvals, question_id
+from perdure.domain.turn import Calling, CallState, parked_calls
 from perdure.store.bus import Appended
 from perdure.store.database import Tx
 from perdure.store.queue import Job
@@ -45,7 +46,7 @@ async def submit_approvals(
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
         _check_may_decide(caller, row, body.decisions)
         state = await read_turn(tx, row)
-        open_calls = open_approvals(state)
+        open_calls = parked_calls(state, "approval")
         if row.status != "waiting_for_tool_results" or not open_calls or not isinstance(state, Calling):
             raise Conflict("the session has no pending approval", code="not_waiting_for_approval")
         decided = _match_decisions(open_calls, body.decisions)

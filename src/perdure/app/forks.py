@@ -236,6 +236,8 @@ async def _copied_row(
         usage=usage,
         started_at=projection.started_at,
         finished_at=None,
+        parked=to_json(projection.parked) if projection.parked else None,
+        resting=0,
     )
 
 

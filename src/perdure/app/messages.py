@@ -29,7 +29,7 @@ from perdure.domain.spans import message_context, tool_context
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.tool_content import content_of_result
 from perdure.domain.tools import APPROVE, SubmittedToolResults, SubmitToolResults, ToolCallResult
-from perdure.domain.turn import Calling, CallState, Idle, TurnState, fold, open_client_calls
+from perdure.domain.turn import Calling, CallState, Idle, TurnState, fold, parked_calls
 from perdure.store.bus import Appended
 from perdure.store.client_messages import Sent, keep_sent_message, sent_message
 from perdure.store.database import Tx
@@ -110,7 +110,7 @@ async def append_message(app: App, tx: Tx, row: SessionRow, message: Message, no
     event = NewEvent(InputMessageData(message), context, now, message.metadata, message.tags)
     (logged,) = await without_secrets(app, tx, row, [event])
     after, stored = await append(tx, row, [logged], now=now, progress=False)
-    if row.status != "active":
+    if row.status != "active" or row.resting:
         await app.queue.enqueue(tx, Job(row.org_id, row.id))
     elif not await app.queue.has_live_job(tx, row.id):
         await app.queue.enqueue(tx, Job(row.org_id, row.id, again=True))  # its runner is gone
@@ -195,8 +195,8 @@ async def submit_tool_results(
         state = await read_turn(tx, row) if row.status == "waiting_for_tool_results" else None
         if not isinstance(state, Calling):
             raise Conflict("the session is not waiting for tool results", code="not_waiting_for_tool_results")
-        calls = _matched(open_client_calls(state), body.tool_results)
-        events = [_result_event(state, call, result, now) for call, result in calls]
+        calls = _matched(parked_calls(state, "client"), body.tool_results)
+        events = [result_event(state, call, result, now) for call, result in calls]
         after, stored = await append(tx, row, await without_secrets(app, tx, row, events), now=now)
         await app.queue.enqueue(tx, Job(row.org_id, row.id))
         return after, stored
@@ -242,7 +242,8 @@ def _matched(
     return [(call, by_call[call.id]) for call in calls]
 
 
-def _result_event(state: Calling, call: CallState, result: ToolCallResult, now: Micros) -> NewEvent:
+def result_event(state: Calling, call: CallState, result: ToolCallResult, now: Micros) -> NewEvent:
+    """The event that ends a call with a result from outside."""
     succeeded = result.error is None
     text = result.result if isinstance(result.result, str) else to_json(result.result)
     content = content_of_result(result.result) or (TextPart(text),)

@@ -61,6 +61,7 @@ from perdure.store.accounts import get_organization
 from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow, agent_by_name, get_agent
 from perdure.store.bus import Appended, Stop
+from perdure.store.callbacks import remove_callbacks_of_turn
 from perdure.store.database import Body, Changes, T, Tx
 from perdure.store.file_changes import remove_files
 from perdure.store.harnesses import HarnessRow, get_harness, harness_by_name, harness_chain
@@ -131,6 +132,7 @@ def to_session(
         archived_at=maybe_rfc3339(row.archived_at),
         started_at=maybe_rfc3339(row.started_at),
         finished_at=maybe_rfc3339(row.finished_at),
+        parked_on=tuple(call.on_wire() for call in row.parked_calls()),
         owner=owner,
         effective_owner=owner,
         resolved_owner_user_id=owner.subject_id,
@@ -450,6 +452,8 @@ async def cancel_turn(app: App, caller: Caller, session_id: SessionId) -> Cancel
         row = await get_session(tx, caller.organization_id, session_id, lock=True)
         if row.status not in ("active", "waiting_for_tool_results"):
             return row, None
+        if row.turn_id is not None:
+            await remove_callbacks_of_turn(tx, row.id, row.turn_id)
         return await append(
             tx, row, cancel_events(app, row, "cancelled by the user", now), now=now, fence=True
         )

@@ -13,10 +13,12 @@ from typing import Any
 from msgspec import Struct
 
 from perdure.domain.compaction import Compaction
+from perdure.domain.errors import ToolError
 from perdure.domain.events import FileWrittenData
 from perdure.domain.ids import OrgId, SessionId, ToolCallId, TurnId, WorkspaceId
 from perdure.domain.messages import JsonObject
 from perdure.domain.network import NetworkRules
+from perdure.domain.parked import ParkedKind
 from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import InitialFile
 from perdure.domain.times import Micros
@@ -34,6 +36,37 @@ TOOL_OUTPUT = 64 * 1024
 """Characters of a tool's output that are kept (wire contract)."""
 
 
+class Callback(Struct, frozen=True):
+    """A URL that is called once with the result of a tool call: `POST`, JSON or text, no login.
+
+    Attributes:
+        url: the URL. Whoever knows it can give the result, so treat it as a secret.
+        deadline: until when it is accepted, in microseconds.
+    """
+
+    url: str
+    deadline: Micros
+
+
+class Later(Struct, frozen=True):
+    """What a tool returns when its result comes later: the call is parked, without a job or a coroutine.
+
+    Attributes:
+        kind: whom the call waits for.
+        deadline: until when, in microseconds. The call then fails.
+        message: what it waits for, for people.
+    """
+
+    kind: ParkedKind
+    deadline: Micros
+    message: str | None = None
+
+
+async def no_callback(seconds: float) -> Callback:
+    """Refuse a callback: the call is not one of a session's turn."""
+    raise ToolError("callbacks are not available here")
+
+
 class ToolContext(Struct, frozen=True):
     """The context of one tool call.
 
@@ -48,6 +81,8 @@ class ToolContext(Struct, frozen=True):
             as a title), and before truncating text: half a secret is not recognized later. The tool's
             result is redacted in any case.
         network: the hosts that the session's tools may reach.
+        callback: opens a callback for a number of seconds. Give its URL to whoever will have the result,
+            then return `Later("callback", callback.deadline)`. The result may come before that.
     """
 
     org_id: OrgId
@@ -61,6 +96,7 @@ class ToolContext(Struct, frozen=True):
     redactor: Redactor
     locale: str | None = None
     network: NetworkRules = NetworkRules()
+    callback: Callable[[float], Awaitable[Callback]] = no_callback
 
     @property
     def organization_id(self) -> OrgId:
@@ -79,7 +115,7 @@ class ToolOutcome(Struct, frozen=True):
     files: tuple[FileWrittenData, ...] = ()
 
 
-ToolRun = Callable[[ToolContext, JsonObject], Awaitable[ToolOutcome]]
+ToolRun = Callable[[ToolContext, JsonObject], Awaitable[ToolOutcome | Later]]
 
 
 class DiscoveryContext(Struct, frozen=True):

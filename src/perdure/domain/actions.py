@@ -9,25 +9,24 @@ from msgspec import Struct
 
 from perdure.domain.guards import Guard
 from perdure.domain.ids import MessageId, TurnId
+from perdure.domain.parked import ASKED
 from perdure.domain.times import Micros
 from perdure.domain.turn import (
     Allowed,
     Announced,
     Answered,
-    ApprovalAsked,
     Calling,
     CallState,
     Done,
     Failed,
     Idle,
+    Parked,
     Reasoning,
-    Requested,
     RunningTurn,
     Started,
     TurnState,
     interruptions_of,
-    open_approvals,
-    open_client_calls,
+    parked_calls,
 )
 
 MAX_TRUNCATED = 3
@@ -87,6 +86,12 @@ class RunTools(Struct, frozen=True):
     calls: tuple[CallState, ...]
 
 
+class EndBatch(Struct, frozen=True):
+    """End the batch, in which nothing runs any more: results came from outside, or the last runner died."""
+
+    state: Calling
+
+
 class AwaitClient(Struct, frozen=True):
     """Ask the client to run these calls, and park."""
 
@@ -102,10 +107,15 @@ class AskApproval(Struct, frozen=True):
 
 
 class ExpireCalls(Struct, frozen=True):
-    """Give these calls error results: they timed out, or a new message replaces them. The turn continues."""
+    """Give these calls results without their answers, so that the turn continues.
+
+    `withdrawn`: a new message withdraws what a client or a person was asked, and has callbacks continue in
+    the background. Otherwise the calls timed out.
+    """
 
     state: Calling
     calls: tuple[CallState, ...]
+    withdrawn: bool
 
 
 class Finish(Struct, frozen=True):
@@ -122,14 +132,25 @@ class Fail(Struct, frozen=True):
     message: str
 
 
-Action = Nothing | StartTurn | CallModel | RunTools | AskApproval | AwaitClient | ExpireCalls | Finish | Fail
+Action = (
+    Nothing
+    | StartTurn
+    | CallModel
+    | RunTools
+    | EndBatch
+    | AskApproval
+    | AwaitClient
+    | ExpireCalls
+    | Finish
+    | Fail
+)
 
 
 def next_action(state: TurnState, rules: TurnRules, now: Micros) -> Action:
     """Decide what a runner of this session does next.
 
     Args:
-        now: only decides whether approvals and client calls have timed out.
+        now: only decides whether parked calls have timed out.
     """
     match state:
         case Idle():
@@ -147,6 +168,8 @@ def next_action(state: TurnState, rules: TurnRules, now: Micros) -> Action:
             undone = tuple(call for call in state.calls if not isinstance(call.status, Done))
             if undone:
                 return _with_calls(state, undone, rules, now)
+            if state.batch is not None:
+                return EndBatch(state)
     return _next_model_call(state, rules)
 
 
@@ -174,25 +197,26 @@ def _with_calls(state: Calling, undone: tuple[CallState, ...], rules: TurnRules,
     runnable = tuple(call for call in undone if _may_run(call, rules))
     if runnable:
         return RunTools(state, runnable)
-    unanswered = open_approvals(state) or open_client_calls(state)
-    if unanswered:
-        return ExpireCalls(state, unanswered) if state.pending or _is_late(unanswered, now) else Nothing()
-    if state.pending:
-        return ExpireCalls(state, undone)  # the message arrived before the client was asked, so do not ask
-    gated = tuple(call for call in undone if rules.asks(call))
-    return AskApproval(state, gated) if gated else AwaitClient(state, undone)
-
-
-def _is_late(calls: tuple[CallState, ...], now: Micros) -> bool:
-    return any(
-        isinstance(call.status, ApprovalAsked | Requested) and now >= call.status.until for call in calls
-    )
+    if state.batch is not None:
+        return EndBatch(state)
+    asked = parked_calls(state, *ASKED)
+    # The late result of a callback is no answer to what a client or a person was asked: it waits.
+    if state.pending and not (asked and all(message.late for message in state.pending)):
+        return ExpireCalls(state, undone, withdrawn=True)
+    overdue = tuple(call for call in undone if isinstance(call.status, Parked) and now >= call.status.until)
+    if overdue:
+        return ExpireCalls(state, overdue, withdrawn=False)
+    unasked = tuple(call for call in undone if not isinstance(call.status, Parked))
+    if asked or not unasked:
+        return Nothing()
+    gated = tuple(call for call in unasked if rules.asks(call))
+    return AskApproval(state, gated) if gated else AwaitClient(state, unasked)
 
 
 def _may_run(call: CallState, rules: TurnRules) -> bool:
     """Whether the server runs this call now: it is not the client's, and needs no approval or has it."""
     match call.status:
-        case ApprovalAsked() | Requested() | Done():
+        case Parked() | Done():
             return False
         case Started() | Allowed():
             return call.name not in rules.client_tools

@@ -8,6 +8,7 @@
     ├── NotFound                  404  does not exist, or belongs to another organization: the same answer
     ├── Conflict                  409  the resource's state does not allow the request
     ├── PreconditionFailed        412  the resource has changed since the caller read it
+    ├── Gone                      410  the resource existed or never did, and is not there any more
     ├── TooLarge                  413  over a size limit
     ├── UnsupportedMedia          415  the server cannot read this kind of body
     ├── HeadersTooLarge           431  the part before the body is over its size limit
@@ -92,6 +93,10 @@ class Conflict(PerdureError):
 
 class PreconditionFailed(PerdureError):
     code = "precondition_failed"
+
+
+class Gone(PerdureError):
+    code = "gone"
 
 
 class TooLarge(PerdureError):

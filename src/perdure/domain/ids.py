@@ -19,6 +19,7 @@ from perdure.domain.errors import InvalidId
 Prefix = Literal[
     "org", "user", "harness", "agent", "session", "message", "event", "turn", "exec", "model", "provider",
     "sched", "image", "task", "workspace", "principal", "file", "token", "agentver", "invitation",
+    "callback",
 ]  # fmt: skip
 
 
@@ -48,6 +49,7 @@ PrincipalId = NewType("PrincipalId", Annotated[str, id_schema("principal")])
 FileId = NewType("FileId", Annotated[str, id_schema("file")])
 TokenId = NewType("TokenId", Annotated[str, id_schema("token")])
 InvitationId = NewType("InvitationId", Annotated[str, id_schema("invitation")])
+CallbackId = NewType("CallbackId", Annotated[str, id_schema("callback")])
 ToolCallId = NewType("ToolCallId", str)
 """A tool call's id as the model wrote it; unique only within one answer."""
 
@@ -71,7 +73,7 @@ ID_PREFIXES: dict[object, Prefix] = {
     SessionId: "session", MessageId: "message", EventId: "event", TurnId: "turn", ExecId: "exec",
     ModelId: "model", ProviderId: "provider", ScheduleId: "sched", WorkspaceId: "workspace",
     PrincipalId: "principal", FileId: "file", TokenId: "token",
-    InvitationId: "invitation",
+    InvitationId: "invitation", CallbackId: "callback",
 }  # fmt: skip
 """Id type -> its prefix."""
 REFERENCE_PREFIXES: dict[object, Prefix] = {AgentRef: "agent", HarnessRef: "harness"}
@@ -143,6 +145,8 @@ def new_id(prefix: Literal["token"], millis: int | None = None) -> TokenId: ...
 @overload
 def new_id(prefix: Literal["invitation"], millis: int | None = None) -> InvitationId: ...
 @overload
+def new_id(prefix: Literal["callback"], millis: int | None = None) -> CallbackId: ...
+@overload
 def new_id(prefix: Prefix, millis: int | None = None) -> str: ...
 def new_id(prefix: Prefix, millis: int | None = None) -> str:
     """Generate an id. Tests and simulations pass `millis` (Unix time in milliseconds); the default is now."""
@@ -190,6 +194,8 @@ class NewId(Protocol):
     def __call__(self, prefix: Literal["token"]) -> TokenId: ...
     @overload
     def __call__(self, prefix: Literal["invitation"]) -> InvitationId: ...
+    @overload
+    def __call__(self, prefix: Literal["callback"]) -> CallbackId: ...
     @overload
     def __call__(self, prefix: Prefix) -> str: ...
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 from msgspec.structs import replace
 
+from perdure.domain.callbacks import is_late_result
 from perdure.domain.events import (
     InputMessageData,
     LlmGenerationData,
@@ -14,8 +15,10 @@ from perdure.domain.events import (
     OutputMessageCompletedData,
     SessionActivatedData,
     SessionIdledData,
+    ToolCall,
     ToolCallRequestedData,
     ToolCompletedData,
+    ToolParkedData,
     TurnCancelledData,
     TurnCompletedData,
     TurnFailedData,
@@ -23,11 +26,12 @@ from perdure.domain.events import (
     TurnStartedData,
     is_cancel_notice,
 )
-from perdure.domain.ids import TurnId
+from perdure.domain.ids import ToolCallId, TurnId
 from perdure.domain.messages import Usage, preview_of, text_of
+from perdure.domain.parked import ASKED, ParkedCall, next_deadline
 from perdure.domain.sessions import Status
 from perdure.domain.times import Micros
-from perdure.domain.tools import APPROVE
+from perdure.domain.tools import APPROVE, call_of_question
 
 
 class Projection(Struct, frozen=True):
@@ -37,7 +41,8 @@ class Projection(Struct, frozen=True):
         head: the sequence of the last event; 0 for an empty log.
         turn_id: the turn that runs or is parked; None between turns.
         turn_after: the sequence before the first event that the current or next turn depends on.
-        wake_at: the deadline of a parked session, or None.
+        wake_at: the next deadline of a parked call, or None.
+        parked: the parked calls.
     """
 
     head: int = 0
@@ -50,6 +55,7 @@ class Projection(Struct, frozen=True):
     usage: Usage | None = None
     started_at: Micros | None = None
     finished_at: Micros | None = None
+    parked: tuple[ParkedCall, ...] = ()
 
 
 def project(projection: Projection, events: Iterable[NewEvent]) -> Projection:
@@ -68,6 +74,8 @@ def _input_message(old: Projection, event: NewEvent, head: int) -> Projection:
     if is_cancel_notice(message, event):
         return old
     preview = old.preview if old.preview is not None else preview_of(text_of(message.content))
+    if is_late_result(message.metadata) and any(call.kind in ASKED for call in old.parked):
+        return old  # it waits until the session's client or person has answered
     if old.status in ("active", "waiting_for_tool_results"):
         return replace(old, status="active", preview=preview, wake_at=None)
     turn_id = event.context.turn_id
@@ -91,35 +99,67 @@ def _generation(old: Projection, event: NewEvent, head: int) -> Projection:
 
 
 def _call_requested(old: Projection, event: NewEvent, head: int) -> Projection:
-    until = event.ts + event.read(ToolCallRequestedData).timeout_ms * 1000
-    return replace(old, status="waiting_for_tool_results", wake_at=until)
+    data = event.read(ToolCallRequestedData)
+    until = event.ts + data.timeout_ms * 1000
+    asked = tuple(_asked(call, until) for call in data.tool_calls)
+    return replace(_with_parked(old, (*old.parked, *asked)), status="waiting_for_tool_results")
+
+
+def _asked(call: ToolCall, until: Micros) -> ParkedCall:
+    if call.name != APPROVE:
+        return ParkedCall("client", call.id, call.name, until)
+    name = call.arguments.get("tool_name") if isinstance(call.arguments, dict) else None
+    return ParkedCall("approval", call_of_question(call.id), str(name), until)
+
+
+def _tool_parked(old: Projection, event: NewEvent, head: int) -> Projection:
+    data = event.read(ToolParkedData)
+    until = event.ts + data.timeout_ms * 1000
+    call = ParkedCall(data.parked_kind, data.tool_call_id, data.tool_name, until)
+    return _with_parked(old, (*old.parked, call))
 
 
 def _tool_completed(old: Projection, event: NewEvent, head: int) -> Projection:
-    if old.status != "waiting_for_tool_results":
+    if not old.parked and old.status != "waiting_for_tool_results":
         return old
-    # A decision about one call, or the rejection that follows from it, may leave other approvals pending. The
-    # last one is followed by `session.activated`.
     data = event.read(ToolCompletedData)
-    if data.tool_name == APPROVE or data.status == "rejected":
-        return old
-    return replace(old, status="active", wake_at=None)
+    call_id = call_of_question(data.tool_call_id) if data.tool_name == APPROVE else data.tool_call_id
+    ended = next((call for call in old.parked if call.tool_call_id == call_id), None)
+    new = _without(old, call_id) if ended is not None else old
+    # A decision about one call, or the rejection that follows from it, may leave other approvals pending. The
+    # last one is followed by `session.activated`. A callback's result leaves the others' calls pending, too.
+    deferred = ended is not None and ended.kind not in ASKED
+    if data.tool_name == APPROVE or data.status == "rejected" or deferred:
+        return new
+    return _active(new)
+
+
+def _without(old: Projection, call_id: ToolCallId) -> Projection:
+    return _with_parked(old, tuple(call for call in old.parked if call.tool_call_id != call_id))
+
+
+def _with_parked(old: Projection, parked: tuple[ParkedCall, ...]) -> Projection:
+    return replace(old, parked=parked, wake_at=next_deadline(parked))
+
+
+def _active(old: Projection) -> Projection:
+    return replace(old, status="active", wake_at=next_deadline(old.parked))
 
 
 def _activated(old: Projection, event: NewEvent, head: int) -> Projection:
-    return replace(old, status="active", wake_at=None)
+    return _active(old)
 
 
 def _turn_sealed(old: Projection, event: NewEvent, head: int) -> Projection:
-    return replace(old, turn_id=None, finished_at=event.ts)
+    return replace(old, turn_id=None, finished_at=event.ts, parked=())
 
 
 def _turn_ended(old: Projection, event: NewEvent, head: int) -> Projection:
-    return replace(old, turn_id=None)
+    return replace(old, turn_id=None, parked=())
 
 
 def _idled(old: Projection, event: NewEvent, head: int) -> Projection:
-    return replace(old, status="idle", turn_id=None, turn_after=head, wake_at=None)
+    return replace(old, status="idle", turn_id=None, turn_after=head, wake_at=None, parked=())
 
 
 _HANDLERS: dict[str, Callable[[Projection, NewEvent, int], Projection]] = {
@@ -128,6 +168,7 @@ _HANDLERS: dict[str, Callable[[Projection, NewEvent, int], Projection]] = {
     OutputMessageCompletedData.kind: _output_completed,
     LlmGenerationData.kind: _generation,
     ToolCallRequestedData.kind: _call_requested,
+    ToolParkedData.kind: _tool_parked,
     ToolCompletedData.kind: _tool_completed,
     SessionActivatedData.kind: _activated,
     TurnSealedData.kind: _turn_sealed,

@@ -36,6 +36,7 @@ from perdure.domain.layer_fields import (
 )
 from perdure.domain.messages import JsonObject, Usage
 from perdure.domain.paging import AllowedAction, AllowedActions, SelfUrl, UiLink, ViewUrl
+from perdure.domain.parked import ParkedOn
 from perdure.domain.session_metadata import METADATA, MetadataValue
 from perdure.domain.times import CreatedAt, Timestamp, UpdatedAt
 from perdure.domain.tools import Capabilities, CapabilityRef, ToolDefinition, Tools
@@ -195,8 +196,8 @@ class Session(Struct, frozen=True, omit_defaults=True):
         Status,
         Meta(
             description=(
-                "`started`: no turn yet; `active`: a turn runs; `idle`: waits for a message; "
-                "`waiting_for_tool_results`: waits for a client; `paused`: stopped by a budget."
+                "`started`: no turn yet; `active`: a turn runs, or waits for a callback; `idle`: waits for a "
+                "message; `waiting_for_tool_results`: waits for a client; `paused`: stopped by a budget."
             ),
             examples=["idle"],
         ),
@@ -284,6 +285,10 @@ class Session(Struct, frozen=True, omit_defaults=True):
         Meta(description="When the first turn started.", examples=["2026-03-14T09:26:53.589793Z"]),
     ] = None
     finished_at: Annotated[Timestamp | None, Meta(description="When the session ended permanently.")] = None
+    parked_on: Annotated[
+        tuple[ParkedOn, ...],
+        Meta(description="The tool calls that the session waits for. Absent without any."),
+    ] = ()
     owner: Annotated[
         PrincipalSummary | None,
         Meta(

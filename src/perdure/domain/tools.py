@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import JsonObject, JsonValue
 
 ToolName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$(?!\n)", examples=["look_up_order"])]
@@ -118,6 +119,16 @@ APPROVE = "approve_tool_call"
 
 APPROVAL_PREFIX = "approve_"
 """The id of a request for approval is this prefix and the id of the tool call."""
+
+
+def question_id(call_id: ToolCallId) -> ToolCallId:
+    """The id of the request for approval of this call."""
+    return ToolCallId(f"{APPROVAL_PREFIX}{call_id}")
+
+
+def call_of_question(question: ToolCallId) -> ToolCallId:
+    """The id of the call that this request for approval is about."""
+    return ToolCallId(question.removeprefix(APPROVAL_PREFIX))
 
 
 class ApprovalQuestion(Struct, frozen=True):

@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from perdure.domain.callbacks import is_late_result
 from perdure.domain.events import (
     ActCompletedData,
     ActStartedData,
@@ -34,6 +35,7 @@ from perdure.domain.events import (
     ToolCall,
     ToolCallRequestedData,
     ToolCompletedData,
+    ToolParkedData,
     ToolStartedData,
     TurnCancelledData,
     TurnCompletedData,
@@ -44,8 +46,9 @@ from perdure.domain.events import (
 )
 from perdure.domain.ids import ExecId, MessageId, ToolCallId, TurnId
 from perdure.domain.messages import Controls, JsonValue, Usage, preview_of, text_of, tool_calls_of
+from perdure.domain.parked import ParkedKind
 from perdure.domain.times import Micros
-from perdure.domain.tools import APPROVAL_PREFIX, APPROVE
+from perdure.domain.tools import APPROVE, call_of_question
 
 NO_USAGE = Usage(0, 0)
 
@@ -60,20 +63,15 @@ class Announced(Struct, frozen=True):
     """The model requested the call; nothing else has happened yet."""
 
 
-class ApprovalAsked(Struct, frozen=True):
-    """The call waits for a person's approval until `until`."""
+class Parked(Struct, frozen=True):
+    """The call waits until `until` for a result, or an approval, from outside."""
 
+    kind: ParkedKind
     until: Micros
 
 
 class Allowed(Struct, frozen=True):
     """A person approved the call."""
-
-
-class Requested(Struct, frozen=True):
-    """A client was asked to run the call, and has time until `until`."""
-
-    until: Micros
 
 
 class Started(Struct, frozen=True):
@@ -92,7 +90,7 @@ class Done(Struct, frozen=True):
     interrupted: bool = False
 
 
-CallStatus = Announced | ApprovalAsked | Allowed | Requested | Started | Done
+CallStatus = Announced | Parked | Allowed | Started | Done
 
 ANNOUNCED = Announced()
 ALLOWED = Allowed()
@@ -124,12 +122,14 @@ class PendingMessage(Struct, frozen=True):
         turn_id: the turn that it shall begin or steer; None once that turn has ended.
         preview: the start of its text.
         scheduled: a schedule sent it, and no person.
+        late: it is the result of a callback whose call continued in the background.
     """
 
     message_id: MessageId
     turn_id: TurnId | None
     preview: str
     scheduled: bool = False
+    late: bool = False
 
 
 class Turn(Struct, frozen=True):
@@ -243,16 +243,16 @@ TurnState = Idle | RunningTurn
 """Everything in the log that the next action depends on."""
 
 
-def open_client_calls(state: TurnState) -> tuple[CallState, ...]:
-    """The calls that wait for a client's results."""
+def parked_calls(state: TurnState, *kinds: ParkedKind) -> tuple[CallState, ...]:
+    """The parked calls of these kinds."""
     calls = state.calls if isinstance(state, Calling) else ()
-    return tuple(call for call in calls if isinstance(call.status, Requested))
+    return tuple(call for call in calls if isinstance(call.status, Parked) and call.status.kind in kinds)
 
 
-def open_approvals(state: TurnState) -> tuple[CallState, ...]:
-    """The calls that wait for approval."""
-    calls = state.calls if isinstance(state, Calling) else ()
-    return tuple(call for call in calls if isinstance(call.status, ApprovalAsked))
+def only_waits(state: Calling) -> bool:
+    """Whether parked calls are all that is left of the answer's calls."""
+    left = [call.status for call in state.calls if not isinstance(call.status, Done)]
+    return bool(left) and all(isinstance(status, Parked) for status in left)
 
 
 def interruptions_of(state: RunningTurn) -> int:
@@ -289,8 +289,11 @@ def _input_message(state: TurnState, event: AnyEvent, head: int) -> TurnState:
         return state
     turn_id = event.context_struct().turn_id
     scheduled = message.metadata is not None and SCHEDULED in message.metadata
-    waiting = PendingMessage(message.id, turn_id, preview_of(text_of(message.content)), scheduled)
-    return replace(state, pending=(*state.pending, waiting), controls=message.controls)
+    preview = preview_of(text_of(message.content))
+    late = is_late_result(message.metadata)
+    waiting = PendingMessage(message.id, turn_id, preview, scheduled, late)
+    controls = state.controls if late else message.controls
+    return replace(state, pending=(*state.pending, waiting), controls=controls)
 
 
 def _turn_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
@@ -437,7 +440,9 @@ def _tool_completed(state: TurnState, event: AnyEvent, head: int) -> TurnState:
         return state
     data = event.read(ToolCompletedData)
     if data.tool_name == APPROVE:
-        return _with_status(state, _call_of(data.tool_call_id), ALLOWED if data.success else ANNOUNCED)
+        return _with_status(
+            state, call_of_question(data.tool_call_id), ALLOWED if data.success else ANNOUNCED
+        )
     return _with_status(state, data.tool_call_id, Done(not data.success, data.status == "interrupted"))
 
 
@@ -448,20 +453,17 @@ def _call_requested(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     until = event.ts + data.timeout_ms * 1000
     for call in data.tool_calls:
         if call.name == APPROVE:
-            state = _with_status(state, _call_of(call.id), ApprovalAsked(until))
+            state = _with_status(state, call_of_question(call.id), Parked("approval", until))
         else:
-            state = _with_status(state, call.id, Requested(until))
+            state = _with_status(state, call.id, Parked("client", until))
     return state
 
 
-def question_id(call_id: ToolCallId) -> ToolCallId:
-    """The id of the request for approval of this call."""
-    return ToolCallId(f"{APPROVAL_PREFIX}{call_id}")
-
-
-def _call_of(approval: ToolCallId) -> ToolCallId:
-    """The id of the call that this request for approval is about."""
-    return ToolCallId(approval.removeprefix(APPROVAL_PREFIX))
+def _tool_parked(state: TurnState, event: AnyEvent, head: int) -> TurnState:
+    if not isinstance(state, Calling):
+        return state
+    data = event.read(ToolParkedData)
+    return _with_status(state, data.tool_call_id, Parked(data.parked_kind, event.ts + data.timeout_ms * 1000))
 
 
 def _with_status(state: Calling, call_id: ToolCallId, status: CallStatus) -> Calling:
@@ -487,6 +489,7 @@ _HANDLERS: dict[str, Callable[[TurnState, AnyEvent, int], TurnState]] = {
     ToolStartedData.kind: _tool_started,
     ToolCompletedData.kind: _tool_completed,
     ToolCallRequestedData.kind: _call_requested,
+    ToolParkedData.kind: _tool_parked,
 }
 """By kind: computes the state after the event with sequence `head`. `fold` sets the state's own `head`.
 

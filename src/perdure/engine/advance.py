@@ -15,6 +15,7 @@ from perdure.domain.actions import (
     AskApproval,
     AwaitClient,
     CallModel,
+    EndBatch,
     ExpireCalls,
     Fail,
     Finish,
@@ -27,14 +28,15 @@ from perdure.domain.actions import (
 from perdure.domain.errors import Fenced, PerdureError
 from perdure.domain.events import ActCompletedData
 from perdure.domain.ids import SessionId
-from perdure.domain.turn import Answered, Idle, Started, TurnState
+from perdure.domain.turn import Answered, Calling, Idle, Started, TurnState, only_waits
 from perdure.engine.attempt import Attempt, is_interruption
 from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
+from perdure.engine.deferred import in_background
 from perdure.engine.model_call import call_model
 from perdure.engine.outages import outlast
 from perdure.engine.run import Run
-from perdure.engine.tool_calls import refuse_invalid_calls, run_tools
+from perdure.engine.tool_calls import end_batch, refuse_invalid_calls, run_tools
 from perdure.engine.tool_output import spill_results
 from perdure.engine.turn_events import (
     begin_model_call,
@@ -105,6 +107,8 @@ async def _step(run: Run) -> bool:
         action = Fail(action.state, *problem)
     match action:
         case Nothing():
+            if isinstance(state, Calling):
+                return not await run.rest()
             return bool(run.unlogged) and not await run.commit(())
         case StartTurn():
             await _start(run, action)
@@ -117,7 +121,11 @@ async def _step(run: Run) -> bool:
                 _stop_tools(run)
             run.prepared = None
         case ExpireCalls():
-            await run.commit(expire_calls(run, action))
+            also = in_background(run, action.state, action.calls) if action.withdrawn else None
+            await run.commit(expire_calls(run, action), also=also)
+        case EndBatch():
+            run.unlogged += await end_batch(run, action.state, [])
+            run.prepared = None  # as after any batch
         case CallModel() | RunTools() | AskApproval() | AwaitClient():
             await _do_with_layers(run, action)
     return True
@@ -125,6 +133,8 @@ async def _step(run: Run) -> bool:
 
 def _needs_layers(state: TurnState) -> bool:
     """Whether the next action may depend on the agent's layers."""
+    if isinstance(state, Calling):
+        return state.batch is not None or not only_waits(state)
     return bool(state.pending) if isinstance(state, Idle | Answered) else True
 
 

@@ -54,6 +54,16 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
+class PublicUrl:
+    """The URL under which others reach this server: a setting, or the address that it listens on.
+
+    `url` is empty until the server listens.
+    """
+
+    def __init__(self, url: str = "") -> None:
+        self.url = url
+
+
 class Policy(Struct, frozen=True):
     """The engine's limits.
 
@@ -107,3 +117,4 @@ class Engine(Struct, frozen=True):
     catalog: Catalog = field(default_factory=Catalog)
     arguments: ArgumentChecks = field(default_factory=lambda: ArgumentChecks(Sandbox()))
     suspects: Suspects = field(default_factory=Suspects)
+    public: PublicUrl = field(default_factory=PublicUrl)

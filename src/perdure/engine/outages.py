@@ -20,6 +20,8 @@ from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, append, look_session
 
 T = TypeVar("T")
+Also = Callable[[Tx], Awaitable[None]]
+"""What a transaction changes besides the log."""
 
 FIRST_PAUSE = 0.2
 MOST_PAUSE = 5.0
@@ -55,12 +57,39 @@ async def outlast(
                 log.warning("session %s waits, with its last step in memory: %s", session_id, error.message)
 
 
+async def append_also(
+    tx: Tx,
+    row: SessionRow,
+    batch: Sequence[NewEvent],
+    also: Also | None,
+    *,
+    now: Micros,
+    claim: bool = False,
+    progress: bool,
+    rests: bool,
+) -> tuple[SessionRow, tuple[Event, ...]]:
+    """Append a batch, as `append` does, and change what `also` changes in the same transaction."""
+    appended = await append(tx, row, batch, now=now, claim=claim, progress=progress, rests=rests)
+    if also is not None:
+        await also(tx)
+    return appended
+
+
 async def append_after_outage(
-    engine: Engine, row: SessionRow, batch: Sequence[NewEvent], now: Micros, *, progress: bool
+    engine: Engine,
+    row: SessionRow,
+    batch: Sequence[NewEvent],
+    write: Callable[[Tx], Awaitable[tuple[SessionRow, tuple[Event, ...]]]],
+    *,
+    single: bool,
 ) -> tuple[SessionRow, tuple[Event, ...]]:
     """Append again what could not be appended, until the database is available.
 
     The failed attempt may have committed, although its answer was lost: the log tells.
+
+    Args:
+        write: appends the batch.
+        single: as for `Database.write`.
 
     Raises:
         StaleHead, Fenced: as `append` does.
@@ -69,9 +98,7 @@ async def append_after_outage(
 
     async def attempt() -> tuple[SessionRow, tuple[Event, ...]]:
         try:
-            return await engine.database.write(
-                lambda tx: append(tx, row, batch, now=now, progress=progress), single=True
-            )
+            return await engine.database.write(write, single=single)
         except StaleHead:
             found = await engine.database.read(lambda tx: _appended(tx, row, batch))
             if found is None:

@@ -22,12 +22,13 @@ from perdure.domain.times import Micros
 from perdure.domain.turn import Calling, Idle, Reasoning, TurnState, fold
 from perdure.engine.context import Engine
 from perdure.engine.conversation_cache import read_conversation
-from perdure.engine.outages import append_after_outage, outlast
+from perdure.engine.outages import Also, append_after_outage, append_also, outlast
+from perdure.engine.overtaken import without_overtaken
 from perdure.engine.suspects import Admission
 from perdure.store.bus import Appended
 from perdure.store.database import Tx
 from perdure.store.events import events_within
-from perdure.store.sessions import SessionRow, append, look_session
+from perdure.store.sessions import IN_TURN, SessionRow, look_session, rest
 
 SLOW_COMMIT = 2.0
 """Seconds. After an append that took longer, the run checks that it still holds its claim.
@@ -83,12 +84,18 @@ class Run:
             raise AssertionError(f"the turn's phase is {actual}, not {kind.__name__}")  # noqa: TRY004
         return self.state
 
-    async def commit(self, opening: Sequence[NewEvent]) -> bool:
+    async def commit(
+        self, opening: Sequence[NewEvent], *, also: Also | None = None, rests: bool = False
+    ) -> bool:
         """Append `unlogged` and the events that begin the next step, in one batch.
 
+        Args:
+            also: what the same transaction changes besides the log.
+            rests: as for `append`.
+
         Returns:
-            False if the log had moved: the run has caught up, `unlogged` is unchanged, and the next action
-            has to be decided again.
+            False if the log had moved: the run has caught up, `unlogged` has what still holds of it, and the
+            next action has to be decided again.
 
         While the database is unavailable, a runner that holds the session keeps the events and tries again.
 
@@ -102,15 +109,18 @@ class Run:
         row, claims = self.row, not self.claimed
         now, began = self.engine.clock.now(), self.engine.clock.elapsed()
         progress = batch[-1].type != ContextCompactingData.kind  # each attempt at a summary begins with one
+        write = partial(append_also, row=row, batch=batch, also=also, now=now, progress=progress, rests=rests)
         try:
             try:
                 self.row, stored = await self.engine.database.write(
-                    lambda tx: append(tx, row, batch, now=now, claim=claims, progress=progress), single=True
+                    partial(write, claim=claims), single=also is None
                 )
             except Unavailable as error:
                 if claims or not error.retryable:
                     raise  # nothing was paid for yet
-                self.row, stored = await append_after_outage(self.engine, row, batch, now, progress=progress)
+                self.row, stored = await append_after_outage(
+                    self.engine, row, batch, write, single=also is None
+                )
         except StaleHead:
             await self._catch_up()
             return False
@@ -126,6 +136,22 @@ class Run:
         if self.engine.clock.elapsed() - began > SLOW_COMMIT:
             # Another runner may have claimed the session meanwhile: raise Fenced before the step is executed.
             await self._catch_up()
+        return True
+
+    async def rest(self) -> bool:
+        """Leave the session to itself: all that is left are parked calls. Returns False as `commit` does."""
+        if self.unlogged:
+            return await self.commit((), rests=True)
+        row = self.row
+        if row.resting or row.status != "active":
+            return True
+        try:
+            self.row = await outlast(
+                self.engine, row.id, lambda: self.engine.database.write(lambda tx: rest(tx, row), single=True)
+            )
+        except StaleHead:
+            await self._catch_up()
+            return False
         return True
 
     def mark(self, ts: Micros) -> None:
@@ -170,6 +196,7 @@ class Run:
                 raise Fenced
             self._apply(events, events)
             self.row = msgspec.structs.replace(current, head=self.state.head)
+        self.unlogged = without_overtaken(self.unlogged, self.state)
 
 
 class OpenedSession(Struct):
@@ -231,6 +258,6 @@ def _needs_runner(row: SessionRow, now: Micros) -> bool:
     """
     if row.deleted_at is not None:
         return False
-    return row.status == "active" or (
-        row.status == "waiting_for_tool_results" and row.wake_at is not None and row.wake_at <= now
-    )
+    if row.status == "active" and not row.resting:
+        return True
+    return row.status in IN_TURN and row.wake_at is not None and row.wake_at <= now

@@ -13,17 +13,25 @@ import traceback
 
 import msgspec
 
-from perdure.capabilities.port import ToolContext, ToolOutcome
+from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.capabilities.resolve import BoundTool, ResolvedAgent
 from perdure.domain.errors import PerdureError, Unavailable
-from perdure.domain.events import ActCompletedData, NewEvent, ToolCompletedData, ToolStatus
+from perdure.domain.events import (
+    ActCompletedData,
+    FileWrittenData,
+    NewEvent,
+    ToolCompletedData,
+    ToolParkedData,
+    ToolStatus,
+)
 from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import TextPart, storable
 from perdure.domain.redaction import is_mark
 from perdure.domain.spans import act_context, tool_context
 from perdure.domain.tools import ClientSideTool
-from perdure.domain.turn import Calling, CallState, Done, Started
+from perdure.domain.turn import Calling, CallState, Done, Parked, Started
 from perdure.engine.arguments import INVALID_SCHEMA
+from perdure.engine.deferred import Callbacks, parked_call, promised
 from perdure.engine.live import ToolText
 from perdure.engine.run import Run
 from perdure.engine.tool_output import RawOutput, fit_output
@@ -54,8 +62,8 @@ async def run_tools(run: Run, agent: ResolvedAgent, ids: tuple[ToolCallId, ...])
     continue, and the loop calls this function again.
 
     Returns:
-        The events that complete the first call and all done calls that follow it without a gap, so that
-        results enter the log in the order of the calls.
+        The events that complete or park the first call and all done calls that follow it without a gap, so
+        that results enter the log in the order of the calls. A parked call does not hold up the others.
     """
     state, wanted = run.phase(Calling), set(ids)
     calls = tuple(call for call in state.calls if call.id in wanted)
@@ -76,24 +84,36 @@ async def run_tools(run: Run, agent: ResolvedAgent, ids: tuple[ToolCallId, ...])
     while done < len(calls) and run.tools[calls[done].id].done():
         events += run.tools[calls[done].id].result()
         done += 1
-    if done == len(calls):
-        events.append(_act_completed(run, state, events))
-        run.tools.clear()
-    return events
+    for call in calls[:done]:
+        run.tools.pop(call.id, None)
+    return events if done < len(calls) else await end_batch(run, state, events)
+
+
+async def end_batch(run: Run, state: Calling, events: list[NewEvent]) -> list[NewEvent]:
+    """The events of the batch's last outcomes, and its end.
+
+    Args:
+        state: the state before `events`.
+
+    A tool may still be running although its call is done, because its result came from outside: the batch
+    ends after it.
+    """
+    for task in run.tools.values():
+        events += [event for event in await asyncio.shield(task) if event.get(FileWrittenData) is not None]
+    run.tools.clear()
+    return [*events, _act_completed(run, state, events)]
 
 
 def _act_completed(run: Run, state: Calling, events: list[NewEvent]) -> NewEvent:
     now, batch = run.engine.clock.now(), state.batch
     outcomes = [event.data.success for event in events if isinstance(event.data, ToolCompletedData)]
+    parked = any(isinstance(event.data, ToolParkedData) for event in events)
     if batch is not None:
-        earlier = ((call.id, call.status) for call in state.calls)
-        outcomes += [
-            not status.failed
-            for call_id, status in earlier
-            if isinstance(status, Done) and call_id in batch.calls
-        ]
+        earlier = [call.status for call in state.calls if call.id in batch.calls]
+        outcomes += [not status.failed for status in earlier if isinstance(status, Done)]
+        parked = parked or any(isinstance(status, Parked) for status in earlier)
     duration = None if batch is None else run.milliseconds_since(batch.started_at)
-    data = ActCompletedData(True, outcomes.count(True), outcomes.count(False), duration)
+    data = ActCompletedData(not parked, outcomes.count(True), outcomes.count(False), duration)
     return NewEvent(data, act_context(state), now)
 
 
@@ -104,7 +124,7 @@ async def _run_call(
     call: CallState,
     after: asyncio.Task[list[NewEvent]] | None,
 ) -> list[NewEvent]:
-    """Run one call, after another one of the same queue; returns the events that complete it.
+    """Run one call, after another one of the same queue; returns the events that complete or park it.
 
     Raises only if the run itself is cancelled.
     """
@@ -116,8 +136,10 @@ async def _run_call(
     status: ToolStatus = "error"
     error = ""
     try:
-        output = await _attempt(run, agent, bound, state, call)
-        status = "success"
+        outcome = await _attempt(run, agent, bound, state, call)
+        if isinstance(outcome, Later):
+            return [parked_call(run, bound, state, call, outcome)]
+        output, status = outcome, "success"
     except TimeoutError:
         seconds = bound.tool.timeout if bound else 0
         status, error = "timeout", f"The tool did not finish within {seconds:g} seconds."
@@ -166,10 +188,14 @@ class _Interrupted(Exception):
 
 async def _attempt(
     run: Run, agent: ResolvedAgent, bound: BoundTool | None, state: Calling, call: CallState
-) -> RawOutput:
+) -> RawOutput | Later:
     """Check the call and run its tool, within the tool's timeout."""
     if call.status == Started(replayable=False) and call.id not in run.announced:
-        raise _Interrupted  # before all other checks, because the call may have run
+        # Before all other checks, because the call may have run.
+        later = await promised(run, state, call)
+        if later is None:
+            raise _Interrupted
+        return later
     if bound is None:
         raise PerdureError(_unknown_tool(call.name, agent), code="unknown_tool")
     written = run.secret_arguments.get(call.id, call.arguments)
@@ -185,9 +211,11 @@ async def _attempt(
             code="repeated_call",
         )
     live = _tool_text(run, state, call)
-    context = _tool_context(run, agent, state, call, live)
+    callbacks = Callbacks(run, state, call)
+    context = _tool_context(run, agent, state, call, live, callbacks)
     try:
-        return _as_raw_output(await asyncio.wait_for(bound.tool.run(context, arguments), bound.tool.timeout))
+        outcome = await asyncio.wait_for(bound.tool.run(context, arguments), bound.tool.timeout)
+        return callbacks.checked(outcome) if isinstance(outcome, Later) else _as_raw_output(outcome)
     finally:
         live.finish()
 
@@ -292,7 +320,7 @@ def _tool_text(run: Run, state: Calling, call: CallState) -> ToolText:
 
 
 def _tool_context(
-    run: Run, agent: ResolvedAgent, state: Calling, call: CallState, live: ToolText
+    run: Run, agent: ResolvedAgent, state: Calling, call: CallState, live: ToolText, callbacks: Callbacks
 ) -> ToolContext:
     engine, row = run.engine, run.row
     return ToolContext(
@@ -307,4 +335,5 @@ def _tool_context(
         redactor=run.redactor,
         locale=row.locale,
         network=msgspec.structs.replace(agent.network, private=engine.policy.private_addresses),
+        callback=callbacks.open,
     )

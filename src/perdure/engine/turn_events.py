@@ -26,17 +26,17 @@ from perdure.domain.events import (
 from perdure.domain.messages import Message, TextPart
 from perdure.domain.spans import act_context, reason_context, tool_context, turn_context
 from perdure.domain.times import Micros, to_rfc3339
-from perdure.domain.tools import APPROVE
+from perdure.domain.tools import APPROVE, question_id
 from perdure.domain.turn import (
     Answered,
-    ApprovalAsked,
     Calling,
     CallState,
+    Parked,
     Started,
     Turn,
     as_tool_call,
-    question_id,
 )
+from perdure.engine.deferred import continued, is_callback
 from perdure.engine.run import Run
 
 ADVICE = {
@@ -75,6 +75,11 @@ ADVICE = {
 
 STEERED = "cancelled: the user sent a new message"
 SUPERSEDED = "cancelled: a scheduled message arrived"
+OVERTAKEN = "cancelled: the result of an earlier call arrived"
+NO_CALLBACK = (
+    "No result arrived in time. The call may or may not have taken effect; check the current state before "
+    "you try again."
+)
 UNANSWERED = "The client did not answer this call in time."
 
 
@@ -167,32 +172,40 @@ def request_approvals(run: Run, agent: ResolvedAgent, action: AskApproval) -> li
 
 
 def expire_calls(run: Run, action: ExpireCalls) -> list[NewEvent]:
-    """Error results for unanswered calls, and an answer to each unanswered request for approval."""
+    """The results of calls without an answer, and an answer to each unanswered request for approval."""
     now, state = run.engine.clock.now(), action.state
-    withdrawn = _why_withdrawn(state)
+    withdrawn = _why_withdrawn(state) if action.withdrawn else None
     events: list[NewEvent] = []
     for call in action.calls:
         ends = [_expired_call(call, withdrawn)]
-        if isinstance(call.status, ApprovalAsked):
+        if _is_approval(call):
             ends.insert(0, _expired_approval(call, withdrawn))
         events += [NewEvent(data, tool_context(state, call.id), now) for data in ends]
-    if withdrawn is None and any(isinstance(call.status, ApprovalAsked) for call in action.calls):
+    if withdrawn is None and any(map(_is_approval, action.calls)):
         data = SessionActivatedData(state.turn.id, state.turn.message_id)
         events.append(NewEvent(data, turn_context(state.turn), now))
     return events
 
 
-def _why_withdrawn(state: Calling) -> str | None:
-    """Why a message that arrived withdraws the open calls; None if no message did."""
-    if not state.pending:
-        return None
-    return SUPERSEDED if all(message.scheduled for message in state.pending) else STEERED
+def _is_approval(call: CallState) -> bool:
+    return isinstance(call.status, Parked) and call.status.kind == "approval"
+
+
+def _why_withdrawn(state: Calling) -> str:
+    """Why the messages that arrived withdraw the open calls."""
+    if all(message.scheduled for message in state.pending):
+        return SUPERSEDED
+    return STEERED if any(not message.late for message in state.pending) else OVERTAKEN
 
 
 def _expired_call(call: CallState, withdrawn: str | None) -> ToolCompletedData:
     if withdrawn is not None:
+        if is_callback(call):
+            return continued(call)
         return ToolCompletedData(call.id, call.name, False, "cancelled", error=withdrawn)
-    if isinstance(call.status, ApprovalAsked):
+    if is_callback(call):
+        return ToolCompletedData(call.id, call.name, False, "timeout", error=NO_CALLBACK)
+    if _is_approval(call):
         error = "This call was not approved in time, so it was rejected."
         return ToolCompletedData(call.id, call.name, False, "rejected", error=error)
     return ToolCompletedData(call.id, call.name, False, "timeout", error=UNANSWERED)

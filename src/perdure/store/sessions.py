@@ -23,6 +23,7 @@ from perdure.domain.ids import (
     event_id,
 )
 from perdure.domain.messages import Usage
+from perdure.domain.parked import ParkedCall
 from perdure.domain.projection import Projection, project
 from perdure.domain.sessions import SessionConfig, Status
 from perdure.domain.times import Micros
@@ -73,6 +74,10 @@ class SessionRow(Struct, frozen=True):
     source: str = "api"
     parent_session_id: SessionId | None = None
     metadata: str = "{}"
+    parked: str | None = None
+    """The parked calls, as JSON; None for none. Part of the projection."""
+    resting: int = 0
+    """1 while nobody works on an active session, because all that is left are parked calls."""
 
     def workspace(self) -> WorkspaceId:
         """Return the id of the workspace that holds the session's files."""
@@ -90,7 +95,15 @@ class SessionRow(Struct, frozen=True):
             self.usage_struct(),
             self.started_at,
             self.finished_at,
+            self.parked_calls(),
         )
+
+    def parked_calls(self) -> tuple[ParkedCall, ...]:
+        """The parked calls; none if they are damaged, as for `usage_struct`."""
+        try:
+            return () if self.parked is None else from_json(_PARKED, self.parked, "")
+        except Damaged:
+            return ()
 
     def usage_struct(self) -> Usage | None:
         """The usage so far; None if it is damaged, too: a turn must end, whatever was counted before."""
@@ -109,6 +122,7 @@ class SessionRow(Struct, frozen=True):
 _USAGE = msgspec.json.Decoder(Usage)
 _CONFIG = msgspec.json.Decoder(SessionConfig)
 _TAGS = msgspec.json.Decoder(tuple[str, ...])
+_PARKED = msgspec.json.Decoder(tuple[ParkedCall, ...])
 _COLUMNS = columns(SessionRow)
 _INSERT = insert("sessions", SessionRow)
 _GET = f"SELECT {_COLUMNS} FROM sessions WHERE id = ? AND org_id = ? AND deleted_at IS NULL"
@@ -134,7 +148,7 @@ LATER = "updated_at = CASE WHEN updated_at < ? THEN ? ELSE updated_at + 1 END"
 _APPEND = (
     "UPDATE sessions SET head = ?, epoch = ?, recoveries = ?,"
     " status = ?, turn_id = ?, turn_after = ?, wake_at = ?, preview = ?,"
-    f" output_preview = ?, usage = ?, started_at = ?, finished_at = ?, {LATER}"
+    f" output_preview = ?, usage = ?, started_at = ?, finished_at = ?, parked = ?, resting = ?, {LATER}"
     " WHERE id = ? AND org_id = ? AND head = ? AND epoch = ? AND deleted_at IS NULL"
 )
 _INSERT_EVENTS = f"INSERT INTO events ({', '.join(EVENT_COLUMNS)})"
@@ -188,6 +202,7 @@ async def append(
     claim: bool = False,
     fence: bool = False,
     progress: bool = True,
+    rests: bool = False,
 ) -> tuple[SessionRow, tuple[Event, ...]]:
     """Append events to the session's log, and update the projection in the same statement or transaction.
 
@@ -198,6 +213,7 @@ async def append(
         fence: also fence the session's current runner (epoch + 1), for a cancel.
         progress: whether the events are progress, so that the number of recoveries starts again at 0. A
             message is none: however often people write, a turn that kills its server has to end.
+        rests: whether the session rests after these events: it has parked calls, and nothing else to do.
 
     Returns:
         The updated row, and the events as stored.
@@ -207,7 +223,8 @@ async def append(
         Fenced: the session was claimed, cancelled or deleted since `row` was read.
     """
     recoveries = 0 if progress else row.recoveries
-    new = _row_after(row, project(row.projection(), events), now, recoveries, fence=claim or fence)
+    after = project(row.projection(), events)
+    new = _row_after(row, after, now, recoveries, fence=claim or fence, rests=rests)
     stored = tuple(_to_event(row, index, event) for index, event in enumerate(events, row.head + 1))
     rows = [_event_row(row.org_id, event, new_event) for event, new_event in zip(stored, events, strict=True)]
     if not await tx.append(_APPEND, _append_args(row, new, now), _INSERT_EVENTS, rows):
@@ -216,7 +233,7 @@ async def append(
 
 
 def _row_after(
-    row: SessionRow, after: Projection, now: Micros, recoveries: int, *, fence: bool
+    row: SessionRow, after: Projection, now: Micros, recoveries: int, *, fence: bool, rests: bool
 ) -> SessionRow:
     """Return the row as it is after an append."""
     return msgspec.structs.replace(
@@ -233,6 +250,8 @@ def _row_after(
         usage=None if after.usage is None else to_json(after.usage),
         started_at=after.started_at,
         finished_at=after.finished_at,
+        parked=to_json(after.parked) if after.parked else None,
+        resting=int(rests),
         updated_at=max(now, row.updated_at + 1),
     )
 
@@ -252,6 +271,8 @@ def _append_args(row: SessionRow, new: SessionRow, now: Micros) -> tuple[Value, 
         new.usage,
         new.started_at,
         new.finished_at,
+        new.parked,
+        new.resting,
         now,
         now,
         row.id,
@@ -332,6 +353,19 @@ async def claim(tx: Tx, row: SessionRow, *, counts: bool = True) -> SessionRow:
     return msgspec.structs.replace(row, epoch=row.epoch + 1, recoveries=recoveries, claimed_head=row.head)
 
 
+async def rest(tx: Tx, row: SessionRow) -> SessionRow:
+    """Note that the session rests, as `append` can do it. Raises StaleHead and Fenced like `append`."""
+    done = await tx.run(
+        "UPDATE sessions SET resting = 1 WHERE id = ? AND epoch = ? AND head = ? AND deleted_at IS NULL",
+        row.id,
+        row.epoch,
+        row.head,
+    )
+    if done != 1:
+        raise await _refusal(tx, row)
+    return msgspec.structs.replace(row, resting=1)
+
+
 async def release(tx: Tx, row: SessionRow) -> None:
     """Release a claim at a planned stop or an unavailable database, so that it does not count."""
     await tx.run(
@@ -367,8 +401,8 @@ async def update_session(tx: Tx, row: SessionRow, changes: Changes, now: Micros)
 async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
     """Hide a session from every route and fence its runner; `purge_deleted` removes its log later."""
     await tx.run(
-        "UPDATE sessions SET deleted_at = ?, epoch = epoch + 1, status = 'idle', wake_at = NULL"
-        " WHERE id = ? AND org_id = ?",
+        "UPDATE sessions SET deleted_at = ?, epoch = epoch + 1, status = 'idle', wake_at = NULL,"
+        " parked = NULL, resting = 0 WHERE id = ? AND org_id = ?",
         now,
         row.id,
         row.org_id,
@@ -383,6 +417,7 @@ async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
         "schedules",
         "shell_states",
         "client_messages",
+        "callbacks",
     ):
         await tx.run(f"DELETE FROM {table} WHERE session_id = ? AND org_id = ?", row.id, row.org_id)
     if row.archived_at is None:

@@ -9,7 +9,6 @@ from msgspec import Struct
 from perdure.domain.ids import OrgId, SessionId
 from perdure.domain.times import Micros
 from perdure.store.database import Tx
-from perdure.store.sessions import BUSY
 
 
 class ActiveSession(Struct, frozen=True):
@@ -22,9 +21,9 @@ class ActiveSession(Struct, frozen=True):
 
 
 async def active_sessions(tx: Tx, limit: int = 20_000) -> list[ActiveSession]:
-    """Return the active sessions, for the sweep. No time is compared: clocks go back and jump."""
+    """Return the active sessions that do not rest. No time is compared: clocks go back and jump."""
     rows = await tx.all(
-        f"SELECT org_id, id, epoch, head FROM sessions WHERE {BUSY} AND status = 'active'"
+        "SELECT org_id, id, epoch, head FROM sessions WHERE status = 'active' AND resting = 0"
         " AND deleted_at IS NULL ORDER BY org_id, created_at, id LIMIT ?",
         limit,
     )

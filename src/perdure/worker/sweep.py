@@ -15,6 +15,7 @@ from perdure.domain.errors import PerdureError
 from perdure.domain.ids import OrgId, SessionId
 from perdure.engine.context import Engine
 from perdure.store.blobs import KEPT, purge_blobs
+from perdure.store.callbacks import purge_callbacks
 from perdure.store.database import Purged, Tx
 from perdure.store.idempotency import KEPT as ANSWERS_KEPT
 from perdure.store.idempotency import purge_answers
@@ -38,7 +39,7 @@ PURGE_AFTER = 3_600_000_000
 
 PURGE_SECONDS = 1.0
 """The most seconds per minute for each purge: of deleted sessions' logs, of contents without a file (about
-10,000 small ones, or 300 MB), and of expired answers to requests with an Idempotency-Key."""
+10,000 small ones, or 300 MB), of expired answers to requests with an Idempotency-Key, and of callbacks."""
 
 
 class _Sighting(Struct, frozen=True):
@@ -90,6 +91,7 @@ class Sweep:
             await self._repeat(lambda tx: purge_deleted(tx, now - PURGE_AFTER, now + PURGE_AFTER))
             await self._repeat(lambda tx: purge_blobs(tx, now - KEPT))
             await self._repeat(lambda tx: purge_answers(tx, now - ANSWERS_KEPT))
+            await self._repeat(lambda tx: purge_callbacks(tx, now - PURGE_AFTER))
         return len(jobs)
 
     def _lost(self, active: list[ActiveSession], stale_after: float) -> list[ActiveSession]:

@@ -81,7 +81,7 @@ class Commands:
 
         Raises:
             NotFound: there is no such command, or none here.
-            InvalidInput: the response is a stream.
+            InvalidInput: the response is a stream, or the body is not JSON or text.
         """
         known = self._known.get(name)
         if known is None:
@@ -92,10 +92,14 @@ class Commands:
                 "this release does not have",
                 code="unknown_command",
             )
-        if known.ready.route.content in STREAMED:
+        if known.ready.route.content in STREAMED or known.ready.route.raw_limit:
+            why = (
+                "takes a body of any type, which a command cannot have"
+                if known.ready.route.raw_limit
+                else "answers with a stream, which a command cannot return"
+            )
             raise InvalidInput(
-                f"{name!r} answers with a stream, which a command cannot return: use "
-                f"{known.method} {known.path}",
+                f"{name!r} {why}: use {known.method} {known.path}",
                 code="command_not_supported",
                 field="command",
             )

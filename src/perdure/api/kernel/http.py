@@ -44,6 +44,7 @@ from perdure.api.kernel.problems import (
     explain_outcome,
     problem_of,
     retry_seconds,
+    shown_path,
 )
 from perdure.api.kernel.route import Route
 from perdure.api.kernel.router import Ready, Router
@@ -91,10 +92,10 @@ class Api:
         except Exception as error:
             fault = system_fault(error)
             if fault is None:
-                log.exception("%s %r failed", scope["method"], path)
-                answer = problem_reply(msgspec.structs.replace(INTERNAL, instance=path[:200]))
+                log.exception("%s %r failed", scope["method"], shown_path(path))
+                answer = problem_reply(msgspec.structs.replace(INTERNAL, instance=shown_path(path)))
             else:
-                log.warning("%s %r failed: %s", scope["method"], path, fault.message)
+                log.warning("%s %r failed: %s", scope["method"], shown_path(path), fault.message)
                 answer = _refusal(scope, fault)
         match answer:
             case Reply():
@@ -139,6 +140,11 @@ class Api:
             )
             raw = text.encode()
             arguments.append(text)
+        elif route.raw_limit:
+            raw = await read_body(
+                headers, receive, route.raw_limit, self._intake.open(caller.organization_id)
+            )
+            arguments.append(raw)
         elif route.method in ("POST", "PUT", "PATCH"):
             raw = await read_body(headers, receive, arrival=self._intake.open(caller.organization_id))
         answer = await self._run(ready, call, arguments, Asked(path, query, tuple(values), raw))

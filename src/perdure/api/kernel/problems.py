@@ -20,6 +20,7 @@ STATUS: dict[type[errors.PerdureError], tuple[int, str]] = {
     errors.Damaged: (409, "Conflict"),
     errors.StaleHead: (409, "Conflict"),
     errors.Fenced: (409, "Conflict"),
+    errors.Gone: (410, "Gone"),
     errors.PreconditionFailed: (412, "Precondition failed"),
     errors.TooLarge: (413, "Content too large"),
     errors.UnsupportedMedia: (415, "Unsupported media type"),
@@ -89,6 +90,15 @@ def retry_seconds(error: errors.PerdureError) -> int | None:
     return None if error.retry_after is None else max(1, math.ceil(error.retry_after))
 
 
+_CALLBACK = "/v1/callbacks/"
+
+
+def shown_path(path: str) -> str:
+    """Shorten a request's path for errors and the server's log, and leave out the token of a callback."""
+    before, found, _ = path.partition(_CALLBACK)
+    return (f"{before}{_CALLBACK}..." if found else path)[:200]
+
+
 def problem_of(error: errors.PerdureError, instance: str) -> Problem:
     """Build the problem document of an error.
 
@@ -105,7 +115,7 @@ def problem_of(error: errors.PerdureError, instance: str) -> Problem:
         detail=error.message,
         error=ErrorBody(error.code, error.message),
         type=f"/docs/errors#{error.code}",
-        instance=instance[:200],
+        instance=shown_path(instance),
         field=getattr(error, "field", None),
         retry_after_seconds=retry_seconds(error),
         retryable=error.retryable or None,

@@ -53,6 +53,7 @@ class Route(Struct, frozen=True, kw_only=True):
         takes_key: whether requests may carry an Idempotency-Key; a repeated request gets the first response
             again. True for each POST that creates something, unless its response has a secret that is shown
             only once.
+        raw_limit: if not 0, the body is of any type, of up to this number of bytes.
         public: whether the operation needs no credentials.
         anywhere: whether the operation concerns the caller and not an organization, so that a member of
             several organizations need not name one.
@@ -81,6 +82,7 @@ class Route(Struct, frozen=True, kw_only=True):
     body_example: object
     body_limit: int
     text_limit: int
+    raw_limit: int
     public: bool
     anywhere: bool
     command: bool
@@ -122,8 +124,7 @@ def route(
 
     Args:
         status: by default 204 if the handler returns None, else 200.
-        replayable: False if the response has a secret that is shown only once.
-            The attributes of `Route` describe the other arguments.
+        replayable: False if the response has a secret that is shown once. `Route` describes the others.
     """
 
     def build(handler: Handler) -> Route:
@@ -138,7 +139,7 @@ def route(
             description=" ".join(description.split()),
             variables=_variables(handler, path, hints),
             query=hints.get("query"),
-            body=None if body is str else body,
+            body=None if body in (str, bytes) else body,
             returns=kinds[0] if kinds else None,
             also=kinds[1] if len(kinds) > 1 else None,
             method=method,
@@ -148,8 +149,9 @@ def route(
             other=other,
             errors=errors,
             body_example=body_example,
-            body_limit=0 if body is str else body_limit,
+            body_limit=0 if body in (str, bytes) else body_limit,
             text_limit=body_limit if body is str else 0,
+            raw_limit=body_limit if body is bytes else 0,
             public=public,
             anywhere=anywhere,
             command=command,

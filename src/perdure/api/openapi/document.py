@@ -39,6 +39,7 @@ _PATH_PARAMETERS = {
     "capability_id": "The capability's id.",
     "command": "The command's name: an operation id, or the name that command-line clients use.",
     "name": "The database's name.",
+    "token": "The token at the end of the callback's URL.",
     "path": "The path of the file or folder. Slashes need not be percent-encoded.",
 }
 """Descriptions of path parameters that are not ids."""
@@ -217,6 +218,12 @@ def _operation(
         if route.body_example is not None:
             text["example"] = route.body_example
         operation["requestBody"] = {"required": True, "content": {"text/plain": text, "text/markdown": text}}
+    elif route.raw_limit:
+        body: JsonObject = {"schema": {}}
+        if route.body_example is not None:
+            body["example"] = route.body_example
+        accepted = {"application/json": body, "text/plain": {"schema": {"type": "string"}}}
+        operation["requestBody"] = {"required": False, "content": accepted}
     operation["responses"] = _responses(route, by_type, examples)
     if route.public:
         operation["security"] = []

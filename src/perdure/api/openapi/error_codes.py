@@ -8,7 +8,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from perdure.api.openapi.access_codes import FORBIDDEN, UNAUTHENTICATED
-from perdure.api.openapi.limit_codes import BUSY, TOO_LARGE, TOO_MANY
+from perdure.api.openapi.limit_codes import BUSY, GONE, TOO_LARGE, TOO_MANY, TOO_MANY_CALLBACKS
 from perdure.api.openapi.request_codes import CONFLICTS, INVALID, MISSING
 
 
@@ -178,6 +178,7 @@ RESPONSES = (
             "The change would send the stored API key or headers to another address.",
             "Send the API key and headers again, or `null`, together with the new address.",
         ),
+        TOO_MANY_CALLBACKS,
         (
             "too_many_schedules",
             "The session has reached its limit of schedules, or of active schedules.",
@@ -214,6 +215,11 @@ RESPONSES = (
             "See `GET /v1/agents`. Agents of other organizations are treated as missing.",
         ),
         ("agent_version_not_found", "No such version exists.", "See `GET /v1/agents/{agent_id}/versions`."),
+        (
+            "callback_not_found",
+            "The session has no such open callback.",
+            "See `GET /v1/sessions/{session_id}/callbacks`.",
+        ),
         ("capability_not_found", "This server has no such capability.", "See `GET /v1/capabilities`."),
         (
             "database_not_found",
@@ -325,6 +331,7 @@ RESPONSES = (
         ("workspace_archived", "The workspace is archived.", "Restore it: `PATCH` the status to `active`."),
         ("workspace_of_session", "A session's own workspace cannot be archived.", "Delete the session."),
     ),
+    *_codes(410, *GONE),
     *_codes(
         412,
         (

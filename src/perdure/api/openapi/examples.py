@@ -34,6 +34,7 @@ _ERRORS: dict[int, tuple[str, str, JsonObject]] = {
     403: ("forbidden", "this requires the role admin", {}),
     404: ("session_not_found", "no such session", {}),
     409: ("idempotency_key_reused", "this Idempotency-Key was used for another request: use a new key", {}),
+    410: ("gone", "this callback is not open: it was answered, cancelled or too late, or never existed", {}),
     412: ("precondition_failed", "the resource has changed since it was read: read it again", {}),
     413: ("too_large", "the body may have at most 10000000 bytes", {}),
     415: ("unsupported_media_type", "send JSON with the header Content-Type: application/json", {}),

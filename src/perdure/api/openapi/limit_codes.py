@@ -1,4 +1,4 @@
-"""The error codes of limits of size and load, as rows for `error_codes`: code, meaning, remedy."""
+"""The error codes of limits of size, load and time, as rows for `error_codes`: code, meaning, remedy."""
 
 from __future__ import annotations
 
@@ -54,5 +54,19 @@ BUSY = (
         "too_many_connections",
         "All connections of the server are in use.",
         "Try again after `Retry-After` seconds. The operator can raise `PERDURE_MAX_CONNECTIONS`.",
+    ),
+)
+
+TOO_MANY_CALLBACKS = (
+    "too_many_callbacks",
+    "The session has reached its limit of open callbacks.",
+    "Wait for some of them, or cancel them.",
+)
+
+GONE = (
+    (
+        "gone",
+        "The callback was answered or cancelled, its time is over, or it never existed.",
+        "Do not send it again.",
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from perdure.domain.event_data import EventData
 from perdure.domain.events.fields import ERROR, TOOL_CALLS, TOOL_DISPLAY_NAME, TOOL_NAME, TURN_ID
@@ -13,6 +13,7 @@ from perdure.domain.ids import (
     TurnId,
 )
 from perdure.domain.messages import ContentPart, JsonValue
+from perdure.domain.parked import PARKED_KIND, ParkedKind
 
 _TOOL_CALL_ID = Meta(description="The tool call's id, as the model wrote it.")
 _ABOUT = Meta(description="The id of the tool call that the event is about.")
@@ -43,10 +44,12 @@ class ActStartedData(EventData, frozen=True, omit_defaults=True):
 
 
 class ActCompletedData(EventData, frozen=True, omit_defaults=True):
-    """All calls of the batch have results."""
+    """The batch is over: each of its calls has a result, or is parked (`tool.parked`)."""
 
     kind = "act.completed"
-    completed: Annotated[bool, Meta(description="Whether every call has a result.")]
+    completed: Annotated[
+        bool, Meta(description="Whether every call has a result. False: the results of parked calls follow.")
+    ]
     success_count: Annotated[int, Meta(description="The number of calls that succeeded.")]
     error_count: Annotated[int, Meta(description="The number of calls that failed.")]
     duration_ms: Annotated[int | None, Meta(description="How long the batch took, in milliseconds.")] = None
@@ -96,6 +99,20 @@ class ToolCompletedData(EventData, frozen=True, omit_defaults=True):
     display_name: Annotated[str | None, TOOL_DISPLAY_NAME] = None
     capability_id: Annotated[str | None, Meta(description="The capability that provides the tool.")] = None
     capability_name: Annotated[str | None, Meta(description="The capability's name, for people.")] = None
+
+
+class ToolParkedData(EventData, frozen=True, omit_defaults=True):
+    """A tool deferred its result, which comes later and from outside. `tool.completed` ends the wait."""
+
+    kind = "tool.parked"
+    tool_call_id: Annotated[ToolCallId, _ABOUT]
+    tool_name: Annotated[str, TOOL_NAME]
+    parked_kind: Annotated[ParkedKind, PARKED_KIND] = field(name="kind")
+    timeout_ms: Annotated[
+        int, Meta(description="How long the session waits for the result, in milliseconds.")
+    ]
+    message: Annotated[str | None, Meta(description="What the call waits for, for people.")] = None
+    display_name: Annotated[str | None, TOOL_DISPLAY_NAME] = None
 
 
 class ToolProgressData(EventData, frozen=True, omit_defaults=True):

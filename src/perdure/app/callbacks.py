@@ -1,0 +1,181 @@
+"""Callbacks: answer one by its token, list a session's open ones, cancel one."""
+
+from __future__ import annotations
+
+from perdure.app.content_checks import MAX_RESULT, check_result
+from perdure.app.context import App
+from perdure.app.messages import append_message, read_turn, result_event
+from perdure.app.sessions import write_at_head
+from perdure.app.storage import without_secrets
+from perdure.domain.accounts import Caller
+from perdure.domain.callbacks import (
+    CallbackResult,
+    OpenCallback,
+    hash_of_token,
+    late_metadata,
+)
+from perdure.domain.errors import Gone, NotFound, TooLarge
+from perdure.domain.events import NewEvent, ToolCompletedData
+from perdure.domain.ids import CallbackId, SessionId
+from perdure.domain.messages import InputPart, Message, TextPart
+from perdure.domain.spans import tool_context
+from perdure.domain.times import Micros, to_rfc3339
+from perdure.domain.tool_content import content_of_result
+from perdure.domain.tools import ToolCallResult
+from perdure.domain.turn import Calling, CallState, Parked, Started, TurnState
+from perdure.store.bus import Appended
+from perdure.store.callbacks import (
+    CallbackRow,
+    callback_by_hash,
+    callbacks_of_call,
+    list_callbacks,
+    remove_callback,
+    remove_callbacks_of_call,
+)
+from perdure.store.database import Tx
+from perdure.store.queue import Job
+from perdure.store.rows import to_json
+from perdure.store.sessions import SessionRow, append, get_session
+
+CANCELLED = "The callback was cancelled before it brought a result."
+
+
+async def answer_callback(app: App, token: str, result: CallbackResult) -> None:
+    """Give a call its result, and let the turn continue; after the turn went on, send it as a message.
+
+    Raises:
+        TooLarge, InvalidInput: the result cannot be accepted; the token stays valid.
+        Gone: the token was never valid or is not valid any more; the error does not tell which.
+    """
+    _check(result)
+    digest, now = hash_of_token(token), app.now()
+    found = await app.database.read(lambda tx: callback_by_hash(tx, digest))
+    if found is None or found.deadline <= now:
+        raise _gone()
+
+    async def work(tx: Tx) -> None:
+        try:
+            row = await get_session(tx, found.org_id, found.session_id, lock=True)
+        except NotFound:
+            raise _gone() from None
+        callback = await callback_by_hash(tx, digest)
+        if callback is None:
+            raise _gone()
+        await remove_callbacks_of_call(tx, callback)
+        if callback.in_background:
+            await append_message(app, tx, row, _late_message(app, callback, result, now), now)
+            return
+        state = await read_turn(tx, row)
+        call = _open_call(state, callback)
+        if call is None or not isinstance(state, Calling):
+            raise _gone()
+        submitted = ToolCallResult(call.id, result.value, result.error)
+        await _complete(app, tx, row, result_event(state, call, submitted, now), now)
+
+    await write_at_head(app, work)
+
+
+def _gone() -> Gone:
+    return Gone("this callback is not open: it was answered, cancelled or too late, or never existed")
+
+
+def _check(result: CallbackResult) -> None:
+    """Check the limits of a client's tool result."""
+    if result.error is not None and len(result.error.encode()) > MAX_RESULT:
+        raise TooLarge(f"`error` is larger than {MAX_RESULT} bytes: shorten it", code="tool_result_too_large")
+    check_result(ToolCallResult("", result.value, result.error), "callback")
+
+
+def _open_call(state: TurnState, callback: CallbackRow) -> CallState | None:
+    """The call that waits for this callback, or still runs; None if nothing does."""
+    if not isinstance(state, Calling) or state.exec_id != callback.exec_id:
+        return None
+    call = next((call for call in state.calls if call.id == callback.tool_call_id), None)
+    if call is None:
+        return None
+    waits = isinstance(call.status, Parked) and call.status.kind == "callback"
+    return call if waits or isinstance(call.status, Started) else None
+
+
+async def _complete(app: App, tx: Tx, row: SessionRow, event: NewEvent, now: Micros) -> None:
+    """End a call, and see to it that somebody continues the turn."""
+    after, stored = await append(tx, row, await without_secrets(app, tx, row, [event]), now=now)
+    if row.resting:
+        await app.queue.enqueue(tx, Job(row.org_id, row.id))
+    elif after.status == "active" and not await app.queue.has_live_job(tx, row.id):
+        await app.queue.enqueue(tx, Job(row.org_id, row.id, again=True))  # its runner is gone
+    tx.after_commit(lambda: app.bus.publish(Appended(after.id, after.head, stored)))
+
+
+def _late_message(app: App, callback: CallbackRow, result: CallbackResult, now: Micros) -> Message:
+    """The message with a result that comes after the turn went on without it."""
+    about = f"the call {callback.tool_call_id} of {callback.tool_name}, which continued in the background"
+    content: tuple[InputPart, ...]
+    if result.error is not None:
+        content = (TextPart(f"[An error ended {about}:]\n{result.error}"),)
+    else:
+        heading = f"[The result of {about}:]\n"
+        parts = content_of_result(result.value)
+        text = result.value if isinstance(result.value, str) else to_json(result.value)
+        content = (TextPart(heading + text),) if parts is None else (TextPart(heading), *parts)
+    metadata = late_metadata(callback.id, callback.tool_call_id, callback.tool_name)
+    return Message(app.new_id("message"), "user", content, to_rfc3339(now), metadata=metadata)
+
+
+async def open_callbacks(app: App, caller: Caller, session_id: SessionId) -> list[OpenCallback]:
+    """List the session's open callbacks, oldest first, without their tokens. Raises NotFound."""
+    now = app.now()
+
+    async def work(tx: Tx) -> list[OpenCallback]:
+        row = await get_session(tx, caller.organization_id, session_id)
+        callbacks = await list_callbacks(tx, row.id, now)
+        waiting = any(not callback.in_background for callback in callbacks)
+        state = await read_turn(tx, row) if waiting else None
+        return [
+            _to_open_callback(callback)
+            for callback in callbacks
+            if callback.in_background or (state is not None and _open_call(state, callback) is not None)
+        ]
+
+    return await app.database.read(work, long=True)
+
+
+def _to_open_callback(row: CallbackRow) -> OpenCallback:
+    return OpenCallback(
+        row.id,
+        row.session_id,
+        row.tool_call_id,
+        row.tool_name,
+        bool(row.in_background),
+        to_rfc3339(row.created_at),
+        to_rfc3339(row.deadline),
+    )
+
+
+async def cancel_callback(app: App, caller: Caller, session_id: SessionId, callback_id: CallbackId) -> None:
+    """Cancel an open callback. The call fails, unless another callback can still bring its result.
+
+    Raises:
+        NotFound: the session does not exist, or has no such open callback.
+    """
+    now = app.now()
+
+    async def work(tx: Tx) -> None:
+        row = await get_session(tx, caller.organization_id, session_id, lock=True)
+        callbacks = await list_callbacks(tx, row.id, now)
+        callback = next((each for each in callbacks if each.id == callback_id), None)
+        if callback is None:
+            raise NotFound("callback")
+        await remove_callback(tx, callback)
+        if callback.in_background:
+            return
+        state = await read_turn(tx, row)
+        call = _open_call(state, callback)
+        if call is None or not isinstance(state, Calling):
+            raise NotFound("callback")
+        if await callbacks_of_call(tx, row.id, callback.exec_id, callback.tool_call_id):
+            return
+        data = ToolCompletedData(call.id, call.name, False, "cancelled", error=CANCELLED)
+        await _complete(app, tx, row, NewEvent(data, tool_context(state, call.id), now), now)
+
+    await write_at_head(app, work)

@@ -1,0 +1,47 @@
+"""Parked calls: tool calls whose results come later, from outside the turn."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from perdure.domain.ids import ToolCallId
+from perdure.domain.times import Micros, Timestamp, to_rfc3339
+
+ParkedKind = Literal["client", "approval", "callback"]
+"""Whom a parked call waits for: a client that runs it, a person who approves it, or a callback's URL."""
+
+ASKED: tuple[ParkedKind, ...] = ("client", "approval")
+"""Kinds that wait for the session's own clients and people, whose next message withdraws such calls."""
+
+PARKED_KIND = Meta(
+    description="`client`: a client runs it; `approval`: a person approves it; `callback`: a URL is called."
+)
+
+
+class ParkedCall(Struct, frozen=True):
+    """A parked call, as the session's row has it; `until` is its deadline."""
+
+    kind: ParkedKind
+    tool_call_id: ToolCallId
+    tool_name: str
+    until: Micros
+
+    def on_wire(self) -> ParkedOn:
+        """The call as clients see it."""
+        return ParkedOn(self.kind, self.tool_call_id, self.tool_name, to_rfc3339(self.until))
+
+
+class ParkedOn(Struct, frozen=True):
+    """A tool call that a session waits for."""
+
+    kind: Annotated[ParkedKind, PARKED_KIND]
+    tool_call_id: Annotated[ToolCallId, Meta(description="The tool call's id, as the model wrote it.")]
+    tool_name: Annotated[str, Meta(description="The name of the tool.")]
+    until: Annotated[Timestamp, Meta(description="The deadline, after which the call fails.")]
+
+
+def next_deadline(calls: tuple[ParkedCall, ...]) -> Micros | None:
+    """The earliest deadline of these calls; None without any."""
+    return min((call.until for call in calls), default=None)

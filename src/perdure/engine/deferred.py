@@ -1,0 +1,145 @@
+"""Tool calls whose results come later: their callbacks, and the events that park them or go on without."""
+
+from __future__ import annotations
+
+import secrets
+
+from perdure.capabilities.port import Callback, Later
+from perdure.capabilities.resolve import BoundTool
+from perdure.domain.callbacks import (
+    MAX_MESSAGE,
+    MAX_SECONDS,
+    TOKEN_PREFIX,
+    check_open,
+    check_seconds,
+    hash_of_token,
+)
+from perdure.domain.errors import Fenced, ToolError
+from perdure.domain.events import NewEvent, ToolCompletedData, ToolParkedData
+from perdure.domain.messages import TextPart, storable
+from perdure.domain.parked import ASKED
+from perdure.domain.spans import tool_context
+from perdure.domain.times import Micros, to_rfc3339
+from perdure.domain.turn import Calling, CallState, Parked
+from perdure.engine.outages import Also
+from perdure.engine.run import Run
+from perdure.store.callbacks import (
+    CallbackRow,
+    add_callback,
+    callbacks_of_call,
+    list_callbacks,
+    move_to_background,
+    remove_stale_callbacks,
+)
+from perdure.store.database import Tx
+from perdure.store.sessions import get_session
+
+
+class Callbacks:
+    """The callbacks of one attempt of a tool call."""
+
+    def __init__(self, run: Run, state: Calling, call: CallState) -> None:
+        self._run = run
+        self._state = state
+        self._call = call
+        self._deadline: Micros | None = None
+
+    async def open(self, seconds: float) -> Callback:
+        """Open a callback. It is stored before its URL is known, so that no answer can come too early.
+
+        Raises:
+            InvalidInput: the time is too short or too long, or the session has too many open callbacks.
+            Fenced, NotFound: the session was cancelled, deleted or claimed by another runner.
+        """
+        run, state, call = self._run, self._state, self._call
+        token = f"{TOKEN_PREFIX}{secrets.token_urlsafe(32)}"
+        now = run.engine.clock.now()
+        row = CallbackRow(
+            id=run.engine.new_id("callback"),
+            org_id=run.row.org_id,
+            session_id=run.row.id,
+            hash=hash_of_token(token),
+            turn_id=state.turn.id,
+            exec_id=state.exec_id,
+            tool_call_id=call.id,
+            tool_name=call.name,
+            in_background=0,
+            created_at=now,
+            deadline=now + round(check_seconds(seconds) * 1_000_000),
+        )
+        epoch = run.row.epoch
+
+        async def work(tx: Tx) -> None:
+            current = await get_session(tx, row.org_id, row.session_id, lock=True)
+            if current.epoch != epoch:
+                raise Fenced
+            await remove_stale_callbacks(tx, row.session_id, row.exec_id)
+            check_open(len(await list_callbacks(tx, row.session_id, now)))
+            await add_callback(tx, row)
+
+        # Whoever has the token can give the result: it must not get into the log, whatever the tool returns.
+        run.redactor.learn({f"callback {row.id}": token})
+        await run.engine.database.write(work)
+        self._deadline = max(self._deadline or 0, row.deadline)
+        return Callback(f"{run.engine.public.url}/v1/callbacks/{token}", row.deadline)
+
+    def checked(self, later: Later) -> Later:
+        """Return what the tool returned. Raises ToolError if nothing could ever give the result."""
+        if later.kind in ASKED:
+            raise ToolError(f"A tool cannot defer its result to the kind {later.kind!r}.")
+        if later.kind == "callback" and self._deadline is None:
+            raise ToolError("The tool deferred its result without opening a callback.")
+        return later
+
+
+async def promised(run: Run, state: Calling, call: CallState) -> Later | None:
+    """Return how to park a call whose runner died after it had opened a callback; None without one.
+
+    Somebody may have the URL, and the result may still come.
+    """
+    session_id, now = run.row.id, run.engine.clock.now()
+    rows = await run.engine.database.read(
+        lambda tx: callbacks_of_call(tx, session_id, state.exec_id, call.id)
+    )
+    return Later("callback", rows[0].deadline) if rows and rows[0].deadline > now else None
+
+
+def in_background(run: Run, state: Calling, calls: tuple[CallState, ...]) -> Also | None:
+    """Return what notes that the turn goes on without these calls; None if none waits for a callback."""
+    ids = tuple(call.id for call in calls if is_callback(call))
+    if not ids:
+        return None
+    session_id, exec_id = run.row.id, state.exec_id
+    return lambda tx: move_to_background(tx, session_id, exec_id, ids)
+
+
+def is_callback(call: CallState) -> bool:
+    """Whether the call is parked until its callback is called."""
+    return isinstance(call.status, Parked) and call.status.kind == "callback"
+
+
+def continued(call: CallState) -> ToolCompletedData:
+    """The result of a call that continues in the background, because a message arrived."""
+    if not isinstance(call.status, Parked):
+        raise TypeError(f"the call {call.id} is not parked")
+    text = (
+        "This call continues in the background, because a message arrived. Its result is not known yet: it "
+        f"comes as a message, at the latest {to_rfc3339(call.status.until)}."
+    )
+    return ToolCompletedData(call.id, call.name, True, "success", (TextPart(text),))
+
+
+def parked_call(run: Run, bound: BoundTool | None, state: Calling, call: CallState, later: Later) -> NewEvent:
+    """The event that parks a call."""
+    now = run.engine.clock.now()
+    message = None if later.message is None else run.redactor.text(storable(later.message))[:MAX_MESSAGE]
+    left = round(min(max(later.deadline - now, 0), MAX_SECONDS * 1_000_000))
+    data = ToolParkedData(
+        call.id,
+        call.name,
+        later.kind,
+        -(-left // 1000),
+        message,
+        bound.tool.display_name if bound else None,
+    )
+    return NewEvent(data, tool_context(state, call.id), now)

@@ -1,0 +1,116 @@
+"""A capability whose tools defer their results, in a package that a test's server finds; see `installed`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from perdure.capabilities.port import (
+    ONCE,
+    REPEATABLE,
+    Capability,
+    Later,
+    Tool,
+    ToolContext,
+    ToolOutcome,
+    schema,
+)
+from perdure.domain.messages import JsonObject
+from tests.fork_server import ROOT
+from tests.talk import PATIENCE, Json
+
+PARAMETERS = schema(
+    {
+        "desk": {"type": "string"},
+        "note": {"type": "string"},
+        "seconds": {"type": "number"},
+        "slow": {"type": "number"},
+        "early": {"type": "string"},
+        "urls": {"type": "integer"},
+    },
+    "desk",
+    "note",
+)
+
+
+async def _order(context: ToolContext, arguments: JsonObject) -> ToolOutcome | Later:
+    """Put the URLs of callbacks into a file on the desk; `slow`: then take so long."""
+    opened = [
+        await context.callback(arguments.get("seconds", 3600.0)) for _ in range(arguments.get("urls", 1))
+    ]
+    path = Path(arguments["desk"]) / arguments["note"]
+    path.with_suffix(".new").write_text(json.dumps([callback.url for callback in opened]))
+    path.with_suffix(".new").rename(path)
+    context.progress(f"The URL is {opened[0].url}")
+    await asyncio.sleep(arguments.get("slow", 0))
+    if early := arguments.get("early"):
+        return ToolOutcome(early)
+    return Later("callback", opened[0].deadline, f"a delivery to {opened[0].url}")
+
+
+async def _forget(context: ToolContext, arguments: JsonObject) -> Later:
+    return Later("callback", context.now() + 1_000_000_000)
+
+
+async def _odd(context: ToolContext, arguments: JsonObject) -> Later:
+    """Return what no tool should return."""
+    odd: Any = {
+        "a person": lambda: Later("approval", context.now() + 1_000_000_000),
+        "no time": lambda: Later("callback", None),  # type: ignore[arg-type]
+        "long ago": lambda: Later("callback", 7),
+        "a fraction": lambda: Later("callback", context.now() + 60_000_000.25),  # type: ignore[arg-type]
+        "never": lambda: Later("callback", 1 << 80),
+        "much to say": lambda: Later("callback", context.now() + 60_000_000, "\ud800\x00" + "x" * 100_000),
+        "a number to say": lambda: Later("callback", context.now() + 60_000_000, 7),  # type: ignore[arg-type]
+        "no time at all": lambda: context.callback(0),
+        "too much time": lambda: context.callback(float("inf")),
+        "no number": lambda: context.callback(float("nan")),
+    }
+    await context.callback(60)
+    made = odd[arguments["how"]]()
+    return await made if asyncio.iscoroutine(made) else made
+
+
+DEFERRING = Capability(
+    id="deferring",
+    name="Deferring",
+    description="For tests.",
+    category="test",
+    tools=lambda config: (
+        Tool("order", "Order something.", PARAMETERS, _order, hints=ONCE, display_name="Order"),
+        Tool("order_again", "Order something once.", PARAMETERS, _order, hints=REPEATABLE),
+        Tool("odd", "Be odd.", schema({"how": {"type": "string"}}, "how"), _odd),
+        Tool("forget", "Wait for nothing.", schema({}), _forget),
+    ),
+)
+
+
+def installed(folder: Path) -> dict[str, str]:
+    """Install the capability for a server; returns the environment that the server needs."""
+    info = folder / "perdure_deferring-0.1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: perdure-deferring\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text("[perdure.capabilities]\ndeferring = tests.deferring:DEFERRING\n")
+    return {"PYTHONPATH": f"{folder}:{ROOT}"}
+
+
+async def urls_on(desk: Path, name: str) -> list[str]:
+    """The URLs of an order, once its tool has put them on the desk."""
+    async with asyncio.timeout(PATIENCE):
+        while not (desk / name).exists():
+            await asyncio.sleep(0.005)
+    found: list[str] = json.loads((desk / name).read_text())
+    return found
+
+
+def result_of(events: list[Json], call_id: str) -> Json:
+    """The only `tool.completed` of a call."""
+    (found,) = [
+        event["data"]
+        for event in events
+        if event["type"] == "tool.completed" and event["data"]["tool_call_id"] == call_id
+    ]
+    data: Json = found
+    return data
