@@ -196,8 +196,9 @@ async def append(
         now: the current time, in microseconds.
         claim: also claim the session (epoch + 1), in the first append of a new turn.
         fence: also fence the session's current runner (epoch + 1), for a cancel.
-        progress: whether the events are progress, so that the number of recoveries starts again at 0. A
-            message is none: however often people write, a turn that kills its server has to end.
+        progress: whether the events are progress, so that the number of recoveries starts again at 0.
+            Messages and files of clients are none: however often people write, a turn that kills its server
+            has to end.
 
     Returns:
         The updated row, and the events as stored.
