@@ -83,6 +83,11 @@ class Server:
         assert self._process.returncode is not None
         return self._process.returncode
 
+    async def ended(self) -> int:
+        """Wait until the process ends by itself; return its exit status."""
+        assert self._process is not None
+        return await self._process.wait()
+
     async def restart(self, number: int = signal.SIGKILL) -> None:
         await self.kill(number)
         await self.start()
