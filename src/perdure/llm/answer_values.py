@@ -11,6 +11,7 @@ MAX_COUNT = 1 << 40
 """Token counts above this are mistakes."""
 
 _MAX_DEPTH = 5
+_TEXT_KEYS = ("text", "content", "summary", "thinking", "value")
 _HALF = re.compile("[\ud800-\udfff]")
 
 _REASONS = {
@@ -86,8 +87,8 @@ def text_in(value: object, depth: int = 0) -> str:
     if isinstance(value, list) and depth < _MAX_DEPTH:
         return "".join(text_in(part, depth + 1) for part in value)
     if isinstance(value, dict) and depth < _MAX_DEPTH:
-        inner = next((value[key] for key in ("text", "content", "summary") if value.get(key)), None)
-        return text_in(inner, depth + 1) if isinstance(inner, str | list) else ""
+        inner = next((value[key] for key in _TEXT_KEYS if value.get(key)), None)
+        return text_in(inner, depth + 1) if isinstance(inner, str | list | dict) else ""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
 
 

@@ -54,7 +54,7 @@ class CallInProgress:
 
     def __init__(self, call_id: str | None, name: str | None, index: int | None = None) -> None:
         self.id = ToolCallId(sound(call_id or ""))
-        self.name = sound(name or "")
+        self.name = sound(name or "").strip()
         self.index = index
         self.initial = ""
         self.arguments: list[str] = []
@@ -76,6 +76,7 @@ class CallInProgress:
 
     def name_it(self, name: str) -> None:
         """Set or complete the name, which may arrive in pieces or repeatedly."""
+        name = name.strip()
         if name and name != self.name:
             self.name = sound(name if name.startswith(self.name) else self.name + name)
 
@@ -394,17 +395,20 @@ def _finished(
 
 
 def parsed_arguments(text: str) -> Any:
-    """Parse the arguments; return invalid JSON as text, and an empty text or null as no arguments."""
+    """Parse the arguments; return invalid JSON as text.
+
+    An empty text, null and an empty list (PHP does not tell it from an empty object) are no arguments.
+    """
     if not text or text.isspace():
         return {}
-    text = sound(text)
+    text = sound(text).removeprefix("\ufeff")
     try:
         value = msgspec.json.decode(_whole_escapes(text) if "\\u" in text else text)
         if isinstance(value, str) and value.lstrip().startswith("{"):
             value = msgspec.json.decode(value)  # some servers encode the arguments twice
     except (ValueError, RecursionError):
         return text
-    if value is None:
+    if value is None or value == []:
         return {}
     if text.count("[") + text.count("{") > MAX_NESTING and not _shallow(value, MAX_NESTING):
         return text

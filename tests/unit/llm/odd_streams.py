@@ -179,6 +179,17 @@ CALLS = [
     ("the older function_call", [
         chunk({"function_call": function("weather", A)}), chunk({"function_call": function(None, B)})],
         (ROME,)),
+    ("calls by their numbers", [
+        chunk({"tool_calls": {"0": {"id": "a", "function": function("weather", A + B)}}})], (ROME,)),
+    ("arguments as `parameters`", [
+        piece(index=0, id="a", function={"name": "weather", "parameters": {"city": "Rome"}})], (ROME,)),
+    ("arguments as `input`", [
+        piece(index=0, id="a", function={"name": "weather", "input": {"city": "Rome"}})], (ROME,)),
+    ("no arguments as an empty list", [piece(index=0, id="a", function=function("clock", "[]"))],
+        (("clock", {}),)),
+    ("a byte order mark before the arguments", [
+        piece(index=0, id="a", function=function("weather", "\ufeff" + A + B))], (ROME,)),
+    ("blanks around the name", [piece(index=0, id="a", function=function(" weather\n", A + B))], (ROME,)),
     ("both forms of a call", [
         chunk({"tool_calls": [{"index": 0, "id": "a", "function": function("weather", A + B)}],
                "function_call": function("weather", A + B)})], (ROME,)),
@@ -219,6 +230,22 @@ OTHERS = [
     ("finish_reason `null`", [chunk({"content": "Hel"}, "null"), chunk({"content": "lo"}, ""), END], HELLO),
     ("finish_reason is an object", [chunk({"content": "Hello"}), chunk({}, {"type": "stop"})], HELLO),
     ("no end mark", [chunk({"content": "Hello"}), END], HELLO),
+    ("the finish reason in the delta", [chunk({"content": "Hello"}), chunk({"finish_reason": "stop"})],
+        HELLO),
+    ("the finish reason beside the choices", [chunk({"content": "Hello"}),
+        {"choices": [], "finish_reason": "stop"}], HELLO),
+    ("the finish reason beside the last piece", [chunk({"content": "Hello"}, finish_reason="stop")], HELLO),
+    ("the finish reason in another spelling", [chunk({"content": "Hello"}),
+        {"choices": [{"index": 0, "delta": {}, "finishReason": "STOP"}]}], HELLO),
+    ("the finish reason of another protocol", [chunk({"content": "Hello"}),
+        {"choices": [{"index": 0, "delta": {}, "stop_reason": "end_turn"}]}], HELLO),
+    ("done", [chunk({"content": "Hello"}), {"done": True}], HELLO),
+    ("an error that is none", [chunk({"content": "Hello"}, error={"code": 0, "message": ""}), END], HELLO),
+    ("text in an object", [chunk({"content": [{"type": "text", "text": {"value": "Hello"}}]}), END], HELLO),
+    ("a thought among the parts", [chunk({"content": [{"type": "reasoning", "text": "hm"}]}),
+        chunk({"content": "Hello"}), END], Meaning("Hello", thinking="hm")),
+    ("thinking blocks", [chunk({"thinking_blocks": [{"type": "thinking", "thinking": "hm"}]}),
+        chunk({"content": "Hello"}), END], Meaning("Hello", thinking="hm")),
     ("the end mark twice", [chunk({"content": "Hello"}), END, "[DONE]", "[DONE]"], HELLO),
     ("the end mark first", ["[DONE]", chunk({"content": "Hello"}), END], HELLO),
     ("the end mark in the middle", [chunk({"content": "Hel"}), "[DONE]", chunk({"content": "lo"}), END],
@@ -393,6 +420,9 @@ RESPONSES = [
     ("a whole response", [{"object": "response", **RESPONSE, "output": [message_item("Hello")]}], HELLO),
     ("unknown events", [{"type": "response.new_thing", "x": 1}, {"type": "codex.rate_limits"}, said("Hello"),
         completed()], HELLO),
+    ("text beside the items", [completed(output_text="Hello")], HELLO),
+    ("text in place of a message", [completed({"type": "output_text", "text": "Hello"})], HELLO),
+    ("errors that are none", [{**said("Hello"), "error": {"code": ""}}, completed(error={})], HELLO),
     ("an end mark", [said("Hello"), "[DONE]", completed(), "[DONE]"], HELLO),
     ("half a character", [said("\ud83d"), said("\ude00"), completed()], Meaning("😀")),
 ]  # fmt: skip
