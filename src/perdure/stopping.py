@@ -60,7 +60,9 @@ class Stopping:
         try:
             yield
         except BaseException:
-            if self._started and self._deadline is None:  # nobody asked, but the process ends: not later than if somebody had
+            if (
+                self._started and self._deadline is None
+            ):  # nobody asked, but the process ends: not later than if somebody had
                 self._set_deadline()
             raise
         finally:

@@ -275,7 +275,7 @@ async def test_a_write_ahead_log_without_its_database_is_kept(tmp_path: Path) ->
         log.write_bytes(b"conversations")
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(Unavailable, match="put the perdure.db back that belongs to it"):
+        with pytest.raises(Unavailable, match=r"put the perdure\.db back that belongs to it"):
             await open_sqlite(path)
         assert log.read_bytes() == b"conversations"
 

@@ -1,4 +1,4 @@
-"""Keep what foreign code does within its call: it may ignore its time limit, cancel itself, or try to exit."""
+"""Keep what foreign code does within its call: it may ignore its time limit, cancel itself or try to exit."""
 
 from __future__ import annotations
 

@@ -234,7 +234,9 @@ class ChatAnswer(Answer):
     def _add_parts(self, parts: object) -> None:
         """Add a list of parts, which Mistral's reasoning models send in place of the text."""
         for part in parts if isinstance(parts, list) else [parts]:
-            thinks = isinstance(part, dict) and (part.get("thinking") or name_in(part.get("type")) in _THOUGHTS)
+            thinks = isinstance(part, dict) and (
+                part.get("thinking") or name_in(part.get("type")) in _THOUGHTS
+            )
             if thinks:
                 self.add_thinking(text_in(part))
             else:

@@ -106,8 +106,8 @@ async def migrate(database: Database) -> list[str]:
         raise
     except Exception as error:
         raise Unavailable(
-            f"the database cannot be migrated: {error}. Something else than Perdure made or changed its tables:"
-            " use another database, or restore a backup of this one"
+            f"the database cannot be migrated: {error}. Something else than Perdure made or changed its"
+            " tables: use another database, or restore a backup of this one"
         ) from error
 
 

@@ -5,7 +5,6 @@ SQLite goes on with the files that it has opened: what it commits then is lost a
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ class Files:
     """The database's file and its write-ahead log, as they were when this process first used them."""
 
     def __init__(self, path: Path) -> None:
-        self._paths = (str(path), f"{path}-wal")
+        self._paths = (path, _log_of(path))
         self._known: tuple[int, ...] = ()
         self._checked = 0.0
 
@@ -47,10 +46,15 @@ class Files:
         self._checked = now
 
 
-def _inode(path: str) -> int:
+def _log_of(path: Path) -> Path:
+    """Return the write-ahead log of a database's file."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def _inode(path: Path) -> int:
     """Return what tells a file from another one at the same place; 0 if there is none."""
     try:
-        return os.stat(path).st_ino
+        return path.stat().st_ino
     except OSError:
         return 0
 
@@ -62,7 +66,7 @@ def check_log_has_database(path: Path) -> None:
         Unavailable: there is one. It may hold all data of a database that is younger than its first
             checkpoint.
     """
-    log = path.with_name(f"{path.name}-wal")
+    log = _log_of(path)
     if _size(log) and not _size(path):
         raise Unavailable(
             f"{path.name} is missing or empty, but its write-ahead log {log.name} is not, and a new database"
