@@ -45,9 +45,9 @@ async def contain(call: Callable[[], Awaitable[T]], seconds: float, name: str, g
     error = task.exception()
     if error is None:
         return task.result()
-    if isinstance(error, Exception):
-        raise error
-    raise Escaped(type(error).__name__) from error
+    if isinstance(error, GeneratorExit | BaseExceptionGroup):
+        raise Escaped(type(error).__name__) from error
+    raise error
 
 
 async def _caught(call: Callable[[], Awaitable[T]]) -> T:

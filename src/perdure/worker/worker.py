@@ -96,9 +96,7 @@ class Worker:
             try:
                 await advance(self._engine, session_id, again=again, trouble=trouble)
                 return
-            except (KeyboardInterrupt, SystemExit, GeneratorExit):
-                raise
-            except BaseException as error:
+            except (Exception, BaseExceptionGroup, asyncio.CancelledError) as error:
                 if isinstance(error, asyncio.CancelledError) and is_cancelled():
                     raise
                 if not is_retryable(error):
