@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 from msgspec import Struct
 
+from perdure.capabilities.agent_cache import AgentCache, Resolved
 from perdure.capabilities.discovery import discover
 from perdure.capabilities.guards import guards_of
 from perdure.capabilities.port import Behaviour, Discovered, DiscoveryContext, Tool
@@ -34,7 +35,7 @@ from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import InitialFile, NetworkAccess
 from perdure.domain.times import Micros
 from perdure.domain.tools import BuiltinTool, CapabilityRef, ClientSideTool, ToolDefinition
-from perdure.llm.driver import Driver, ToolSpec
+from perdure.llm.driver import Driver, ToolSpec, fixed_tokens
 from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow
 from perdure.store.crypto import Vault
@@ -129,6 +130,7 @@ class ResolvedAgent(Struct, frozen=True):
         specs: all tools, as the model receives them.
         features: the union of what the active capabilities declare, sorted.
         network: the hosts that tools may reach.
+        fixed_tokens: the estimated tokens of the system prompt and the tools.
         model: None when none is configured, or when the agent is resolved without a session.
     """
 
@@ -143,6 +145,7 @@ class ResolvedAgent(Struct, frozen=True):
     behaviour: Behaviour
     parallel_tool_calls: bool | None
     network: NetworkRules
+    fixed_tokens: int
     model: UsableModel | None = None
 
 
@@ -286,6 +289,7 @@ async def resolve_session(
     redactor: Redactor,
     model: UsableModel | None,
     max_iterations: int = DEFAULT_RULES.max_iterations,
+    cache: AgentCache | None = None,
 ) -> ResolvedAgent:
     """Resolve a session's current agent: runs discovery, then merges all layers.
 
@@ -296,10 +300,16 @@ async def resolve_session(
         PerdureError: retryable: the database is not available.
     """
     row = loaded.session
-    active = registry.resolve(layer.refs(registry) for layer in loaded.layers)
+    known = cache.get(loaded, max_iterations) if cache is not None else None
+    active = known.active if known else registry.resolve(layer.refs(registry) for layer in loaded.layers)
     context = DiscoveryContext(row.org_id, row.id, row.workspace(), now, redactor, row.locale)
     discovered = await discover(active, context)
-    agent = _merge(loaded.layers, active, registry, loaded.standing, discovered, max_iterations)
+    if known is not None and known.discovered == discovered:
+        agent = known.agent
+    else:
+        agent = _merge(loaded.layers, active, registry, loaded.standing, discovered, max_iterations)
+        if cache is not None:
+            cache.put(Resolved(loaded, max_iterations, active, discovered, agent))
     return msgspec.structs.replace(agent, model=model)
 
 
@@ -339,18 +349,20 @@ def _merge(
     for each in active:
         behaviour = each.capability.behave(each.config, behaviour)
     sections = tuple(_sections(layers, active, discovered))
+    system, specs = system_prompt(sections), _specs(bound, client)
     return ResolvedAgent(
         sections=sections,
-        system=system_prompt(sections),
+        system=system,
         active=active,
         bound=bound,
         client=client,
-        specs=_specs(bound, client),
+        specs=specs,
         features=features_of(active),
         rules=_rules(layers, bound, client, guards_of(undecided, active), behaviour, max_iterations),
         behaviour=behaviour,
         parallel_tool_calls=_parallel(layers, behaviour),
         network=combine(layer.network for layer in layers),
+        fixed_tokens=fixed_tokens(system, specs),
     )
 
 
