@@ -174,7 +174,9 @@ async def _complete(
         reason = "the session was forked in the middle of this turn"
         notice = "[This session is a copy that was made in the middle of this turn, which ends here.]"
         row, _ = await append(tx, row, cancel_events(app, row, reason, now, notice), now=now)
-    return to_session(row, features=await SessionFeatures(app.registry).of(tx, row), pinned=False)
+    features = SessionFeatures(app.registry)
+    await features.read(tx, (row,))
+    return to_session(row, features=features.of(row), pinned=False)
 
 
 async def _copy_files(tx: Tx, source: SessionRow, row: SessionRow, now: Micros) -> None:

@@ -64,11 +64,10 @@ async def _read_page(
         return None
     pinned = await pinned_among(tx, caller.user_id, [row.id for row in rows])
     features = SessionFeatures(app.registry)
+    await features.read(tx, rows)
     counts = await active_counts(tx, [row.id for row in rows])
     sessions = [
-        await described(
-            tx, row, features, pinned=row.id in pinned, schedules=counts.get(row.id, 0), listed=True
-        )
+        described(row, features, pinned=row.id in pinned, schedules=counts.get(row.id, 0), listed=True)
         for row in rows
     ]
     return page_of(sessions, total, offset, limit)

@@ -143,19 +143,20 @@ async def read_details(app: App, tx: Tx, caller: Caller, row: SessionRow) -> Ses
     pinned = await pinned_among(tx, caller.user_id, (row.id,))
     schedules = await active_counts(tx, (row.id,))
     features = SessionFeatures(app.registry)
-    return await described(tx, row, features, pinned=row.id in pinned, schedules=schedules.get(row.id, 0))
+    await features.read(tx, (row,))
+    return described(row, features, pinned=row.id in pinned, schedules=schedules.get(row.id, 0))
 
 
-async def described(
-    tx: Tx, row: SessionRow, features: SessionFeatures, *, pinned: bool, schedules: int, listed: bool = False
+def described(
+    row: SessionRow, features: SessionFeatures, *, pinned: bool, schedules: int, listed: bool = False
 ) -> Session:
-    """Read a session's features and describe it. One that is damaged is shown without what is lost."""
+    """Describe a session whose features are read. One that is damaged is shown without what is lost."""
     try:
-        names = await features.of(tx, row)
+        names = features.of(row)
         return to_session(row, features=names, pinned=pinned, schedules=schedules, listed=listed)
     except Damaged:
         row = without_damage(row)
-        names = await features.of(tx, row)
+        names = features.of(row)
         return to_session(row, features=names, pinned=pinned, schedules=schedules, listed=listed)
 
 

@@ -475,16 +475,20 @@ class SessionFeatures:
         self._registry = registry
         self._shared: dict[tuple[str | None, ...], tuple[list[Layer], tuple[str, ...]]] = {}
 
-    async def of(self, tx: Tx, row: SessionRow) -> tuple[str, ...]:
-        """The features that the session's active capabilities declare."""
-        key = (row.harness_id, row.agent_id, row.agent_version_id)
-        if key not in self._shared:
-            try:
-                below = await _layers_below(tx, row)
-            except (NotFound, Damaged):
-                below = []  # a session stays readable after its harness or agent is deleted
-            self._shared[key] = (below, self._features(below))
-        below, features = self._shared[key]
+    async def read(self, tx: Tx, rows: Iterable[SessionRow]) -> None:
+        """Read the layers below these sessions' own, before `of` is asked about them."""
+        for row in rows:
+            key = (row.harness_id, row.agent_id, row.agent_version_id)
+            if key not in self._shared:
+                try:
+                    below = await _layers_below(tx, row)
+                except (NotFound, Damaged):
+                    below = []  # a session stays readable after its harness or agent is deleted
+                self._shared[key] = (below, self._features(below))
+
+    def of(self, row: SessionRow) -> tuple[str, ...]:
+        """The features that the active capabilities declare, of a session whose layers are read."""
+        below, features = self._shared[row.harness_id, row.agent_id, row.agent_version_id]
         # Most sessions of a list have no capabilities of their own: no layer is made of them.
         return self._features([*below, session_layer(row)]) if row.config_struct().capabilities else features
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Generic, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
@@ -248,12 +248,12 @@ class QueryDecoder(Generic[S]):
         """The names of the parameters."""
         return self._parsers.keys()
 
-    def decode(self, raw: bytes) -> S:
-        """Decode and check the parameters. Raises InvalidInput."""
+    def decode(self, pairs: Sequence[tuple[str, str]]) -> S:
+        """Decode and check the parameters of `parameters_of`. Raises InvalidInput."""
         single: dict[str, object] = {}
         lists: dict[str, list[str]] = {}
         maps: dict[str, dict[str, str]] = {}
-        for name, text in _pairs(raw) if raw else ():
+        for name, text in pairs:
             parse = self._parsers.get(name)
             if "[" in name and (entry := _MAP_ENTRY.fullmatch(name)) and entry[1] in self._maps:
                 parse = str
@@ -301,12 +301,10 @@ def _boolean(text: str) -> bool | str:
     return {"true": True, "false": False, "1": True, "0": False}.get(text.lower(), text)
 
 
-def parameter_names(raw: bytes) -> list[str]:
-    """List the names of a query string's parameters. Raises InvalidInput."""
-    return list(dict.fromkeys(name for name, _ in _pairs(raw)))
-
-
-def _pairs(raw: bytes) -> list[tuple[str, str]]:
+def parameters_of(raw: bytes) -> list[tuple[str, str]]:
+    """Parse a query string into names and values. Raises InvalidInput."""
+    if not raw:
+        return []
     if len(raw) > MAX_QUERY or raw.count(b"&") >= MAX_PARAMETERS:
         raise InvalidInput(
             f"the query string may have at most {MAX_QUERY} bytes and {MAX_PARAMETERS} parameters"

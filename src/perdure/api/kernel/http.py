@@ -29,6 +29,7 @@ from perdure.api.kernel.decoding import (
     check_size,
     check_text,
     decode,
+    parameters_of,
     read_body,
     read_json,
     read_text,
@@ -123,9 +124,10 @@ class Api:
         arguments: list[object] = [check(text) for check, text in zip(ready.checks, values, strict=True)]
         query = scope["query_string"]
         call = Call(self._app, caller, headers, self._run_command)
-        ignored = query_warnings(ready, headers, query) if query else []
+        parameters = parameters_of(query)
+        ignored = query_warnings(ready, headers, parameters)
         if ready.query is not None:
-            arguments.append(ready.query.decode(query))
+            arguments.append(ready.query.decode(parameters))
         raw = b""
         if ready.decoder is not None:
             raw = await read_json(
@@ -180,9 +182,10 @@ class Api:
         arguments: list[object] = [
             check(text) for check, text in zip(ready.checks, request.values, strict=True)
         ]
-        warnings = query_warnings(ready, headers, request.query) if request.query else []
+        parameters = parameters_of(request.query)
+        warnings = query_warnings(ready, headers, parameters)
         if ready.query is not None:
-            arguments.append(ready.query.decode(request.query))
+            arguments.append(ready.query.decode(parameters))
         if ready.decoder is not None:
             check_size(request.body, ready.route.body_limit or MAX_BODY)
             arguments.append(decode(ready.decoder, request.body))
