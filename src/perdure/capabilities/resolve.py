@@ -26,7 +26,7 @@ from perdure.capabilities.sections import (
     system_prompt,
 )
 from perdure.domain.actions import TurnRules
-from perdure.domain.errors import Damaged, InvalidInput, NotFound
+from perdure.domain.errors import InvalidInput
 from perdure.domain.guards import Guard
 from perdure.domain.ids import ModelId
 from perdure.domain.network import NetworkRules, combine
@@ -212,19 +212,34 @@ def session_layer(row: SessionRow) -> Layer:
 
 async def load_layers(tx: Tx, session: SessionRow) -> SessionLayers:
     """Read what the session's agent is resolved from. Raises NotFound if a harness or agent is missing."""
-    layers = (*await _layers_below(tx, session), session_layer(session))
+    below = [each.layer() for each in await rows_below(tx, session)]
+    layers = (*below, session_layer(session))
     return SessionLayers(session, layers, await standing_approvals(tx, session.id))
 
 
-async def _layers_below(tx: Tx, session: SessionRow) -> list[Layer]:
-    """The layers below the session's own: harnesses and agent."""
-    layers = [harness_layer(row) for row in await harness_chain(tx, session.org_id, session.harness_id)]
+class LayerRow(Struct, frozen=True):
+    """A harness or an agent below a session. Of the harness of another harness's agent, only the policies."""
+
+    row: HarnessRow | AgentRow
+    policy_only: bool = False
+
+    def layer(self) -> Layer:
+        """Make the row's layer."""
+        if isinstance(self.row, AgentRow):
+            return agent_layer(self.row)
+        return policy_layer(self.row) if self.policy_only else harness_layer(self.row)
+
+
+async def rows_below(tx: Tx, session: SessionRow) -> list[LayerRow]:
+    """Read the harnesses and the agent below the session's own layer, lowest first. Raises NotFound."""
+    rows = [LayerRow(row) for row in await harness_chain(tx, session.org_id, session.harness_id)]
     if session.agent_id is not None:
         agent = await get_agent_at(tx, session.org_id, session.agent_id, session.agent_version_id)
         if agent.harness_id != session.harness_id:
-            layers += map(policy_layer, await harness_chain(tx, session.org_id, agent.harness_id))
-        layers.append(agent_layer(agent))
-    return layers
+            chain = await harness_chain(tx, session.org_id, agent.harness_id)
+            rows += [LayerRow(row, policy_only=True) for row in chain]
+        rows.append(LayerRow(agent))
+    return rows
 
 
 # --- the model ------------------------------------------------------------------------------------------
@@ -463,34 +478,3 @@ def _rules(
 def _parallel(layers: Sequence[Layer], behaviour: Behaviour) -> bool | None:
     set_by = (layer.parallel_tool_calls for layer in reversed(layers))
     return next((value for value in set_by if value is not None), behaviour.parallel_tool_calls)
-
-
-# --- the features of sessions ---------------------------------------------------------------------------
-
-
-class SessionFeatures:
-    """Computes the features of sessions, for one request: layers that sessions share are read only once."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-        self._shared: dict[tuple[str | None, ...], tuple[list[Layer], tuple[str, ...]]] = {}
-
-    async def read(self, tx: Tx, rows: Iterable[SessionRow]) -> None:
-        """Read the layers below these sessions' own, before `of` is asked about them."""
-        for row in rows:
-            key = (row.harness_id, row.agent_id, row.agent_version_id)
-            if key not in self._shared:
-                try:
-                    below = await _layers_below(tx, row)
-                except (NotFound, Damaged):
-                    below = []  # a session stays readable after its harness or agent is deleted
-                self._shared[key] = (below, self._features(below))
-
-    def of(self, row: SessionRow) -> tuple[str, ...]:
-        """The features that the active capabilities declare, of a session whose layers are read."""
-        below, features = self._shared[row.harness_id, row.agent_id, row.agent_version_id]
-        # Most sessions of a list have no capabilities of their own: no layer is made of them.
-        return self._features([*below, session_layer(row)]) if row.config_struct().capabilities else features
-
-    def _features(self, layers: Iterable[Layer]) -> tuple[str, ...]:
-        return features_of(self._registry.resolve(layer.refs(self._registry) for layer in layers))
