@@ -54,6 +54,8 @@ def finish_of(value: object) -> str | None:
         value = value.get("type") or value.get("reason")
     if not isinstance(value, str):
         return None
+    if (known := _FINISH.get(value)) is not None:
+        return known or None  # nearly always
     word = sound(value[:100]).strip().lower().replace("-", "_").replace(" ", "_")
     word = _PREFIX.sub("", word)
     known = _FINISH.get(word)
@@ -108,13 +110,16 @@ def number_in(value: object) -> int | None:
 
 def count(value: object) -> int | None:
     """Return the value if it is a valid token count, else None."""
-    number = number_in(value)
+    number = value if type(value) is int else number_in(value)
     return number if number is not None and 0 <= number <= MAX_COUNT else None
 
 
 def first_count(*values: object) -> int | None:
     """Return the first of the values that is a token count."""
-    return next((tokens for tokens in map(count, values) if tokens is not None), None)
+    for value in values:
+        if value is not None and (tokens := count(value)) is not None:
+            return tokens
+    return None
 
 
 def merged(before: Usage | None, after: Usage | None) -> Usage | None:

@@ -29,6 +29,7 @@ from perdure.llm.wire import Reasoning, packed
 MAX_NESTING = 100
 """Maximum JSON nesting of a tool call's arguments. Deeper arguments are kept as text, like invalid JSON."""
 
+_END = b"[DONE]"
 _DONE = frozenset({"[done]", "done", "[end]", "[finish]"})
 _ALIVE = re.compile(
     r"\W*(ping|pong|keep.?alive|heart.?beat|processing|waiting|connected|open|start|ok|noop|undefined)\W*",
@@ -161,6 +162,9 @@ class Answer:
         Raises:
             ModelError: the server reported an error, or violated its protocol.
         """
+        if payload == _END:
+            self.end()
+            return self.done
         try:
             plain = self.plain_decoder.decode(payload)
         except (ValueError, RecursionError):

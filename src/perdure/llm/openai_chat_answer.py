@@ -62,17 +62,17 @@ class _PlainDelta(Struct, gc=False, forbid_unknown_fields=True):
 class _PlainChoice(Struct, gc=False, forbid_unknown_fields=True):
     delta: _PlainDelta
     index: int = 0
-    finish_reason: None = None
+    finish_reason: str | None = None
     logprobs: Any = None
 
 
 class _PlainChunk(Struct, gc=False):
-    """What nearly every chunk is: a piece of one choice and nothing else."""
+    """What nearly every chunk is: a piece of one choice, its end, or the usage, and nothing else."""
 
-    choices: tuple[_PlainChoice]
+    choices: list[_PlainChoice]
     id: Any = None
     model: Any = None
-    usage: None = None
+    usage: Any = None
     error: None = None
     x_groq: None = None
     finish_reason: None = None
@@ -115,11 +115,24 @@ class ChatAnswer(Answer):
         self._messages = False
 
     def take_plain(self, piece: _PlainChunk) -> bool:
-        """Take a piece of the choice and the calls that are known."""
-        choice = piece.choices[0]
-        if choice.index != self._choice:
+        """Take a piece of the choice that has content, of a call that is known, or the usage at the end."""
+        choices = piece.choices
+        if len(choices) != 1:
+            if choices or piece.usage is None:
+                return False
+            self._add_usage(piece.usage)
+        elif not self._take_choice(choices[0]):
             return False
+        elif piece.usage:
+            self._add_usage(piece.usage)
+        if self.response_id is None:
+            self._identify(piece.id, piece.model)
+        return True
+
+    def _take_choice(self, choice: _PlainChoice) -> bool:
         delta = choice.delta
+        if choice.index != self._choice and (self._choice is not None or delta.tool_calls is not None):
+            return False
         if delta.tool_calls is not None:
             called = delta.tool_calls[0]
             call = self._by_index.get(called.index)
@@ -130,8 +143,10 @@ class ChatAnswer(Answer):
             self.add_thinking(delta.reasoning_content)
         if delta.content:
             self.add_text(delta.content)
-        if self.response_id is None:
-            self._identify(piece.id, piece.model)
+        if self._choice is None and not self.empty:
+            self._choice = choice.index
+        if choice.finish_reason:
+            self.finish_reason = finish_of(choice.finish_reason) or self.finish_reason
         return True
 
     def take(self, event: _Chunk, name: str) -> bool:

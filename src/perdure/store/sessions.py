@@ -100,6 +100,8 @@ class SessionRow(Struct, frozen=True):
             return None
 
     def config_struct(self) -> SessionConfig:
+        if self.config == "{}":
+            return _NO_CONFIG
         return from_json(_CONFIG, self.config, f"the session {self.id}")
 
     def tag_list(self) -> tuple[str, ...]:
@@ -109,6 +111,7 @@ class SessionRow(Struct, frozen=True):
 _USAGE = msgspec.json.Decoder(Usage)
 _CONFIG = msgspec.json.Decoder(SessionConfig)
 _TAGS = msgspec.json.Decoder(tuple[str, ...])
+_NO_CONFIG = SessionConfig()
 _COLUMNS = columns(SessionRow)
 _INSERT = insert("sessions", SessionRow)
 _GET = f"SELECT {_COLUMNS} FROM sessions WHERE id = ? AND org_id = ? AND deleted_at IS NULL"

@@ -56,8 +56,14 @@ class SqliteTx:
     ) -> tuple[list[Row], bool]:
         rows: list[Row] = []
         size = 0
-        for row in self._connection.execute(sql, args):
-            size += sum([len(value) for value in row if isinstance(value, str | bytes)])
+        cursor = self._connection.execute(sql, args)
+        names = [column[0] for column in cursor.description]
+        places = [names.index(name) for name in large]
+        for row in cursor:
+            for place in places:
+                value = row[place]
+                if value is not None:
+                    size += len(value)
             if rows and size > limit:
                 return rows, True
             rows.append(row)
