@@ -15,9 +15,6 @@ from tests.fork_server import ROOT, Forked, fork_server
 
 START_LIMIT = 30.0
 
-PERDURE = ("-m", "perdure")
-"""What the interpreter is given before the arguments of the command."""
-
 NO_KEYS = {"OPENAI_API_KEY": "", "ANTHROPIC_API_KEY": ""}
 """A developer's own keys are no business of the tests: a server would set up the vendors' models."""
 
@@ -39,7 +36,8 @@ class Server:
         self._environment = {"PERDURE_DATABASE_URL": database_url, **(environment or {})}
         self._process: asyncio.subprocess.Process | Forked | None = None
         self.log = data / "server.log"
-        self.program = PERDURE
+        self.program: tuple[str, ...] = ()
+        """A Python file to start instead of the command, such as one with a fault, and its first arguments."""
 
     @property
     def pid(self) -> int:
@@ -60,11 +58,14 @@ class Server:
         arguments = ("serve", "--port", str(self._port), "--data", str(self.data))
         environment = {**os.environ, **NO_KEYS, "PYTHONPATH": ROOT, **self._environment}
         with self.log.open("ab") as log:
-            if self.program == PERDURE and environment["PYTHONPATH"] == ROOT:
-                return await fork_server().start(arguments, environment, stderr=log.fileno())
+            if environment["PYTHONPATH"] == ROOT:
+                program, *first = self.program or ("",)
+                return await fork_server().start(
+                    (*first, *arguments), environment, program=program, stderr=log.fileno()
+                )
             return await asyncio.create_subprocess_exec(
                 sys.executable,
-                *(*self.program, *arguments),
+                *("-m", "perdure", *arguments),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 env=environment,
