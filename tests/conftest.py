@@ -52,6 +52,17 @@ def pytest_collection(session: pytest.Session) -> Generator[None]:
         controller.resume()
 
 
+SERVERS = {"server", "any_server", "sqlite_server", "postgresql_server", "shared_server"}
+"""Fixtures that start a server. A test with one of them runs the package in the server's process."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Measure coverage where the package runs, not in the tests' clients."""
+    for item in items:
+        if isinstance(item, pytest.Function) and SERVERS.intersection(item.fixturenames):
+            item.add_marker(pytest.mark.no_cover)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _fork_server() -> Iterator[None]:
     with closing_fork_server():

@@ -30,6 +30,7 @@ _IMPORTED = (
     "uvloop",
     "perdure.cli.main",
     "perdure.wiring",
+    "perdure.server",
     "perdure.store.postgres.bus",
     "perdure.store.postgres.queue",
     "asyncpg",
@@ -247,6 +248,15 @@ def _report(running: dict[int, int]) -> None:
         os.close(status)
 
 
+def _compute_types() -> None:
+    """Make the decoders of all routes once: msgspec remembers what it computes about each type."""
+    from perdure.api.kernel.router import Router
+    from perdure.settings import Settings
+    from perdure.wiring import all_routes
+
+    Router(all_routes(Settings(), asyncio.Event(), lambda: 0))
+
+
 def _main() -> None:
     import coverage
 
@@ -254,6 +264,7 @@ def _main() -> None:
 
     for name in _IMPORTED:
         importlib.import_module(name)
+    _compute_types()
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests to answer
     gc.collect()

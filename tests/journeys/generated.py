@@ -79,7 +79,7 @@ def operations(schema: BaseSchema) -> list[APIOperation]:
 
 
 def check_operation(
-    schema: BaseSchema, operation: APIOperation, check: Callable[[schemathesis.Case], None]
+    schema: BaseSchema, operation: APIOperation, check: Callable[[schemathesis.Case], object]
 ) -> None:
     """Generate the requests of one operation and check each answer."""
 
