@@ -209,7 +209,9 @@ main()
 @pytest.mark.parametrize("how", ["pass", pytest.param("time.sleep(600)", marks=pytest.mark.soak)])
 async def test_sigterm_ends_a_server_whose_event_loop_is_blocked(how: str, tmp_path: Path) -> None:
     server = Server(tmp_path, environment={"PERDURE_DRAIN_SECONDS": "0"})
-    server.program = ("-c", STUCK.format(how))
+    program = tmp_path / "stuck.py"
+    program.write_text(STUCK.format(how))
+    server.program = (str(program),)
     await server.start()
     async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
         asking = asyncio.create_task(http.get("/health"))
