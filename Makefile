@@ -4,6 +4,8 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
+# Bytecode is kept, whatever the environment says: else each of the tests' processes compiles everything anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +17,7 @@ WORKERS ?= 3
 # Additional arguments for pytest, the demo, the benchmarks or the lock.
 ARGS ?=
 
-.PHONY: help install check test soak demo docs bench fmt lock clean
+.PHONY: help install check types style test soak demo docs bench fmt lock clean
 
 help:
 	@echo 'make install   create .venv with the perdure command and the test dependencies'
@@ -36,10 +38,16 @@ $(STAMP): pyproject.toml requirements.lock requirements-model.lock tools/install
 	@PYTHON='$(PYTHON)' sh tools/install.sh $(VENV)
 	@touch $@
 
+# The type checker takes as long as the rest, so the two run side by side.
 check: install
+	@$(MAKE) -j 2 types style
+
+types:
+	@$(BIN)/mypy --no-error-summary
+
+style:
 	@$(BIN)/ruff format --quiet --check --output-format concise $(CODE) || { echo 'Run `make fmt`.'; exit 1; }
 	@$(BIN)/ruff check --quiet $(CODE)
-	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/python tools/quietly.py $(BIN)/lint-imports --no-logo
 	@$(BIN)/python tools/sizes.py $(CODE)
 	@$(BIN)/python tools/unused.py

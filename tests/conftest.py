@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import pkgutil
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import httpx
 import hypothesis
 import pytest
 import pytest_asyncio
+from httpx._transports import default as transports
 
+import perdure
 from perdure.cli.local_model import LocalModel, start_local_model
 from tests.fork_server import closing_fork_server
 from tests.postgres_server import PostgresServer, postgres_server
@@ -24,6 +29,38 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # A busy machine is no bug, so there is no deadline; a failure prints the line that replays it.
 hypothesis.settings.register_profile("perdure", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("perdure")
+
+# Each client of httpx would read all certificates anew, which takes 20 ms; tests make thousands of clients.
+transports.create_ssl_context = functools.cache(transports.create_ssl_context)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None]:
+    """Collect without measuring coverage, which would take three times as long.
+
+    What the imports of the package execute is measured before.
+    """
+    controller = getattr(session.config.pluginmanager.getplugin("_cov"), "cov_controller", None)
+    if controller is None:
+        return (yield)
+    for module in pkgutil.walk_packages(perdure.__path__, "perdure."):
+        importlib.import_module(module.name)
+    controller.pause()
+    try:
+        return (yield)
+    finally:
+        controller.resume()
+
+
+SERVERS = {"server", "any_server", "sqlite_server", "postgresql_server", "shared_server"}
+"""Fixtures that start a server. A test with one of them runs the package in the server's process."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Measure coverage where the package runs, not in the tests' clients."""
+    for item in items:
+        if isinstance(item, pytest.Function) and SERVERS.intersection(item.fixturenames):
+            item.add_marker(pytest.mark.no_cover)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,6 +14,7 @@ import gc
 import importlib
 import json
 import os
+import runpy
 import selectors
 import signal
 import socket
@@ -29,6 +30,7 @@ _IMPORTED = (
     "uvloop",
     "perdure.cli.main",
     "perdure.wiring",
+    "perdure.server",
     "perdure.store.postgres.bus",
     "perdure.store.postgres.queue",
     "asyncpg",
@@ -111,6 +113,7 @@ class ForkServer:
         arguments: tuple[str, ...],
         environment: Mapping[str, str],
         *,
+        program: str = "",
         stdin: int | None = None,
         stdout: int | None = None,
         stderr: int,
@@ -118,15 +121,15 @@ class ForkServer:
         """Start `perdure` with these arguments, in exactly this environment.
 
         Args:
+            program: a Python file to run instead, such as one that starts `perdure` with a fault.
             stdin: where it reads; without, there is nothing to read.
             stdout: where it prints; without, into a pipe.
         """
         out, out_end = os.pipe() if stdout is None else (-1, os.dup(stdout))
         in_end = os.open(os.devnull, os.O_RDONLY) if stdin is None else os.dup(stdin)
         status, status_end = os.pipe()
-        request = json.dumps(
-            {"arguments": arguments, "environment": dict(environment), "folder": str(Path.cwd())}
-        ).encode()
+        fields = {"program": program, "arguments": arguments, "environment": dict(environment)}
+        request = json.dumps({**fields, "folder": str(Path.cwd())}).encode()
         ends = [in_end, out_end, stderr, status_end]
         socket.send_fds(self._control, [_LENGTH.pack(len(request))], ends)
         self._control.sendall(request)
@@ -166,6 +169,7 @@ class _Job:
         while len(body) < length:
             body += control.recv(length - len(body))
         request = json.loads(body)
+        self._program: str = request["program"]
         self._arguments: list[str] = request["arguments"]
         self._environment: dict[str, str] = request["environment"]
         self._folder: str = request["folder"]
@@ -189,8 +193,15 @@ class _Job:
         os.environ.clear()
         os.environ.update(self._environment)
         time.tzset()
-        program = sys.modules["__main__"] = importlib.import_module("perdure.__main__")
-        sys.argv[:] = [str(program.__file__), *self._arguments]
+        command = sys.modules["__main__"] = importlib.import_module("perdure.__main__")
+        sys.argv[:] = [self._program or str(command.__file__), *self._arguments]
+
+    def run(self) -> None:
+        """In the child: run the command, or the program instead."""
+        if self._program:
+            runpy.run_path(self._program, run_name="__main__")
+        else:
+            sys.modules["__main__"].main()
 
 
 def _serve(control: socket.socket) -> _Job | None:
@@ -237,14 +248,23 @@ def _report(running: dict[int, int]) -> None:
         os.close(status)
 
 
+def _compute_types() -> None:
+    """Make the decoders of all routes once: msgspec remembers what it computes about each type."""
+    from perdure.api.kernel.router import Router
+    from perdure.settings import Settings
+    from perdure.wiring import all_routes
+
+    Router(all_routes(Settings(), asyncio.Event(), lambda: 0))
+
+
 def _main() -> None:
     import coverage
 
-    from perdure.__main__ import main
     from perdure.domain import ids
 
     for name in _IMPORTED:
         importlib.import_module(name)
+    _compute_types()
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests to answer
     gc.collect()
@@ -257,7 +277,7 @@ def _main() -> None:
     job.become()
     ids._noise.__self__.seed()  # type: ignore[attr-defined] # else all would make the same ids
     coverage.process_startup()
-    main()
+    job.run()
 
 
 if __name__ == "__main__":

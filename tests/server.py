@@ -15,15 +15,19 @@ from tests.fork_server import ROOT, Forked, fork_server
 
 START_LIMIT = 30.0
 
-PERDURE = ("-m", "perdure")
-"""What the interpreter is given before the arguments of the command."""
-
 NO_KEYS = {"OPENAI_API_KEY": "", "ANTHROPIC_API_KEY": ""}
 """A developer's own keys are no business of the tests: a server would set up the vendors' models."""
 
 
+MEASURED = "COVERAGE_PROCESS_CONFIG"
+"""The environment variable that lets a process measure its coverage. That makes it half as fast."""
+
+
 class Server:
     """`perdure serve` on a data folder; it can be killed and started again on the same data.
+
+    Coverage is measured on SQLite only: a server on PostgreSQL runs the same code, and tests/conformance
+    measures what is different.
 
     Attributes:
         url: where it listens; it keeps its port over restarts.
@@ -39,7 +43,8 @@ class Server:
         self._environment = {"PERDURE_DATABASE_URL": database_url, **(environment or {})}
         self._process: asyncio.subprocess.Process | Forked | None = None
         self.log = data / "server.log"
-        self.program = PERDURE
+        self.program: tuple[str, ...] = ()
+        """A Python file to start instead of the command, perhaps with a fault, and its first arguments."""
 
     @property
     def pid(self) -> int:
@@ -59,12 +64,17 @@ class Server:
     async def _started(self) -> asyncio.subprocess.Process | Forked:
         arguments = ("serve", "--port", str(self._port), "--data", str(self.data))
         environment = {**os.environ, **NO_KEYS, "PYTHONPATH": ROOT, **self._environment}
+        if environment["PERDURE_DATABASE_URL"]:
+            environment.pop(MEASURED, None)
         with self.log.open("ab") as log:
-            if self.program == PERDURE and environment["PYTHONPATH"] == ROOT:
-                return await fork_server().start(arguments, environment, stderr=log.fileno())
+            if environment["PYTHONPATH"] == ROOT:
+                program, *first = self.program or ("",)
+                return await fork_server().start(
+                    (*first, *arguments), environment, program=program, stderr=log.fileno()
+                )
             return await asyncio.create_subprocess_exec(
                 sys.executable,
-                *(*self.program, *arguments),
+                *("-m", "perdure", *arguments),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 env=environment,
@@ -82,6 +92,11 @@ class Server:
         assert self._process is not None
         assert self._process.returncode is not None
         return self._process.returncode
+
+    async def ended(self) -> int:
+        """Wait until the process ends by itself; return its exit status."""
+        assert self._process is not None
+        return await self._process.wait()
 
     async def restart(self, number: int = signal.SIGKILL) -> None:
         await self.kill(number)

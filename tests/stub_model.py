@@ -13,8 +13,8 @@ from tests.server import post
 
 
 @asynccontextmanager
-async def endless_model() -> AsyncIterator[tuple[str, asyncio.Event, asyncio.Event]]:
-    """Run a model server that sends one word and then stays silent.
+async def endless_model(*, mute: bool = False) -> AsyncIterator[tuple[str, asyncio.Event, asyncio.Event]]:
+    """Run a model server that sends one word and then stays silent, or with `mute` sends nothing at all.
 
     Yields its base URL, an event for a received call, and an event for a closed connection.
     """
@@ -23,12 +23,10 @@ async def endless_model() -> AsyncIterator[tuple[str, asyncio.Event, asyncio.Eve
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         chunk = {"choices": [{"index": 0, "delta": {"content": "Well"}}]}
-        writer.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: "
-            + json.dumps(chunk).encode()
-            + b"\n\n"
-        )
-        await writer.drain()
+        if not mute:
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+            writer.write(head + b"data: " + json.dumps(chunk).encode() + b"\n\n")
+            await writer.drain()
         asked.set()
         while await reader.read(65536):
             pass

@@ -59,6 +59,12 @@ class Stopping:
         before = {number: signal.signal(number, self._receive) for number in SIGNALS}
         try:
             yield
+        except BaseException:
+            if (
+                self._started and self._deadline is None
+            ):  # nobody asked, but the process ends: not later than if somebody had
+                self._set_deadline()
+            raise
         finally:
             if self._deadline is None:  # otherwise what is left of the process must end too
                 for number, handler in before.items():
@@ -70,12 +76,15 @@ class Stopping:
             os._exit(128 + number)  # a second Ctrl-C means now
         if self._deadline is not None:
             return
+        self._set_deadline()
+        self._loop.call_soon_threadsafe(self.asked.set)
+
+    def _set_deadline(self) -> None:
         self._deadline = threading.Timer(self._limit, self._end)
         self._deadline.daemon = True
         self._deadline.start()
         # This thread needs no lock of Python's, so it ends the process even if the other one cannot.
         faulthandler.dump_traceback_later(self._limit + LAST_SECONDS, exit=True, file=_nowhere())
-        self._loop.call_soon_threadsafe(self.asked.set)
 
     def _end(self) -> None:
         log.error(

@@ -24,6 +24,7 @@ from perdure.store.postgres.notify import open_notifier
 from perdure.store.postgres.queue import open_postgres_queue
 from perdure.store.queue import Job
 from tests.conformance.places import open_database, postgres, soon
+from tests.server import MEASURED
 
 
 class Other:
@@ -47,8 +48,9 @@ class Other:
 async def other_process(*arguments: str) -> AsyncIterator[Other]:
     """Start another process; kill it at the end of the block if it still runs."""
     root = Path(__file__).parents[2]
+    unmeasured = {name: value for name, value in os.environ.items() if name != MEASURED}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", __name__, *arguments, stdin=PIPE, stdout=PIPE, cwd=root, env=dict(os.environ)
+        sys.executable, "-m", __name__, *arguments, stdin=PIPE, stdout=PIPE, cwd=root, env=unmeasured
     )
     try:
         yield Other(process)

@@ -84,6 +84,20 @@ async def test_a_migration_that_was_edited_after_it_was_applied_is_refused_by_na
         await migrate(await place.open())
 
 
+@pytest.mark.parametrize(
+    "change",
+    ["CREATE TABLE sessions (id INTEGER)", "CREATE TABLE migrations (id INTEGER)"],
+    ids=["a table of ours", "migrations of its own"],
+)
+async def test_a_database_of_another_program_is_refused_and_stays_as_it_is(place: Place, change: str) -> None:
+    database = await place.open()
+    await database.write(lambda tx: tx.run(change))
+    before = await columns_of(database)
+    with pytest.raises(Unavailable, match=r"cannot be migrated.*Something else than Perdure"):
+        await migrate(database)
+    assert await columns_of(database) == before
+
+
 async def test_a_database_without_digests_that_lacks_a_table_is_refused_and_stays_as_it_is(
     place: Place,
 ) -> None:

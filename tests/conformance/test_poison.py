@@ -13,6 +13,8 @@ from msgspec.structs import replace
 
 from perdure.app.accounts import bootstrap
 from perdure.app.events import fill_prompt
+from perdure.app.file_access import OfSession
+from perdure.app.files import create_path
 from perdure.app.messages import post_message
 from perdure.app.providers import create_model, create_provider
 from perdure.app.sessions import create_session
@@ -27,11 +29,13 @@ from perdure.domain.events import (
     TurnFailedData,
     TurnSealedData,
 )
+from perdure.domain.files import CreateFile
 from perdure.domain.ids import SessionId
 from perdure.domain.messages import CreateMessage, InputMessage, TextPart, text_of
 from perdure.domain.providers import CreateModel, CreateProvider
 from perdure.domain.sessions import CreateSession
 from perdure.domain.tools import CapabilityRef
+from perdure.engine.advance import advance
 from perdure.settings import Settings
 from perdure.store.database import Database
 from perdure.store.events import events_after
@@ -41,6 +45,7 @@ from perdure.wiring import Parts, open_parts
 from perdure.worker.sweep import Sweep
 from perdure.worker.worker import Worker
 from tests.conformance.places import Place
+from tests.journeys.test_outages import Faulty
 
 PATIENCE = 60.0
 KEY = "11" * 32
@@ -126,6 +131,8 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
     "assertion": AssertionError,
     "type": lambda: TypeError("a fault of the program"),
     "stopped": lambda: StopAsyncIteration("a fault of the program"),
+    "cancelled": asyncio.CancelledError,
+    "several": lambda: BaseExceptionGroup("faults", [KeyboardInterrupt()]),
 }
 BROKEN = {
     "message": "UPDATE events SET data = '{\"message' WHERE session_id = ? AND type = 'input.message'",
@@ -239,6 +246,25 @@ async def test_an_unavailable_database_never_seals(place: Place, database: Datab
             assert (await house.at_rest(session_id))[-2].type == "turn.completed"
 
 
+async def test_a_claim_whose_outcome_is_unknown_counts_once(
+    place: Place, database: Database, tmp_path: Path
+) -> None:
+    """The database commits the claim, then the connection breaks, again and again."""
+    raises = Raises({"once": RuntimeError})
+    async with house_on(place, tmp_path, raises) as house:
+        session_id = await house.session(CapabilityRef("raises", {"error": "once"}))
+        await house.parts.queue.stop()
+        await house.say(session_id)
+        faulty = Faulty(
+            house.parts.database, lambda kind, count: "after" if kind == "write" and count < 8 else None
+        )
+        engine = replace(house.parts.engine, database=faulty)
+        for _ in range(6):
+            with pytest.raises(Unavailable):
+                await advance(engine, session_id, again=True)
+        assert (await house.row(session_id)).recoveries <= 1
+
+
 async def test_a_recovery_is_counted_at_the_claim_and_forgotten_at_progress(
     place: Place, database: Database, tmp_path: Path
 ) -> None:
@@ -251,6 +277,10 @@ async def test_a_recovery_is_counted_at_the_claim_and_forgotten_at_progress(
         uncounted = await database.write(lambda tx: claim(tx, row, counts=False))
         assert uncounted.recoveries == 3
         said, _ = await database.write(lambda tx: append(tx, uncounted, [], now=1, progress=False))
+        assert said.recoveries == 3
+        write = CreateFile("A client's file.")
+        await create_path(house.parts.app, house.owner, OfSession(row.id), "/notes.txt", write)
+        said = await house.row(row.id)
         assert said.recoveries == 3
         worked, _ = await database.write(lambda tx: append(tx, said, [], now=1))
         assert (await house.row(row.id)).recoveries == worked.recoveries == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import shutil
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
@@ -213,6 +214,70 @@ async def test_a_database_that_became_read_only_can_be_read_and_is_written_again
     embedded._writer.execute("PRAGMA query_only = OFF")
     await embedded.write(adding("b"))
     assert await names(embedded) == {"a", "b"}
+
+
+LOST = {
+    "the log is deleted": ("perdure.db-wal",),
+    "the log and its index are deleted": ("perdure.db-wal", "perdure.db-shm"),
+}
+
+
+@pytest.mark.parametrize("gone", LOST.values(), ids=LOST)
+async def test_what_was_acknowledged_outlives_a_write_ahead_log_that_is_deleted(
+    embedded: SqliteDatabase, tmp_path: Path, gone: tuple[str, ...]
+) -> None:
+    await embedded.write(adding("before"))
+    for name in gone:
+        (tmp_path / name).unlink()
+    acknowledged = {"before"}
+
+    async def one_more() -> bool:
+        name = f"after {len(acknowledged)}"
+        try:
+            await embedded.write(adding(name))
+        except Unavailable as error:
+            return error.cause == "moved"
+        acknowledged.add(name)
+        return False
+
+    await eventually(one_more)
+    assert embedded.last_fault is not None
+    # The process dies now: only what is in the files is left.
+    shutil.copy(tmp_path / "perdure.db", tmp_path / "copy.db")
+    found = sqlite3.connect(tmp_path / "copy.db").execute("SELECT id FROM things").fetchall()
+    assert {row[0] for row in found} == acknowledged
+    await refused(embedded.write(adding("later")), "moved")
+
+
+async def test_a_database_that_is_moved_takes_no_writes_until_it_is_back(
+    embedded: SqliteDatabase, tmp_path: Path
+) -> None:
+    await embedded.write(adding("a"))
+    here, away = tmp_path / "perdure.db", tmp_path / "away.db"
+    here.rename(away)
+
+    async def is_refused() -> bool:
+        try:
+            await embedded.write(lambda tx: tx.run("UPDATE things SET number = number + 1"))
+        except Unavailable as error:
+            return error.cause == "moved"
+        return False
+
+    await eventually(is_refused)
+    away.rename(here)
+    await embedded.write(adding("b"))
+    assert await names(embedded) == {"a", "b"}
+
+
+async def test_a_write_ahead_log_without_its_database_is_kept(tmp_path: Path) -> None:
+    path, log = tmp_path / "perdure.db", tmp_path / "perdure.db-wal"
+    for content in (None, b""):
+        log.write_bytes(b"conversations")
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(Unavailable, match=r"put the perdure\.db back that belongs to it"):
+            await open_sqlite(path)
+        assert log.read_bytes() == b"conversations"
 
 
 async def test_a_file_that_another_program_locks_is_unavailable_until_it_lets_go(

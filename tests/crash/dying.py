@@ -9,23 +9,22 @@ import asyncio
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 from tests.command import environment
+from tests.fork_server import ROOT, fork_server
 
 SURVIVED, KILLED = 0, -signal.SIGKILL
 
 
-async def die_at(step: int, *arguments: str) -> int:
-    """Run the command, and kill it at its n-th access to the key files; returns its exit status."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        __file__,
-        str(step),
-        *arguments,
-        stdout=asyncio.subprocess.DEVNULL,
-        env=environment(PYTHONPATH=str(Path(__file__).parents[2])),
+async def die_at(step: int, *arguments: str, **more: str) -> int:
+    """Run the command, and kill it at its n-th access to the key files; returns its exit status.
+
+    Args:
+        more: environment variables.
+    """
+    process = await fork_server().start(
+        (str(step), *arguments), environment(PYTHONPATH=ROOT, **more), program=__file__, stderr=2
     )
     return await asyncio.wait_for(process.wait(), 30)
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from tests.server import PERDURE, Server
+from tests.server import Server
 
 Moment = Literal["before", "after"]
 
@@ -26,7 +26,7 @@ class HangingServer(Server):
         self.program = (__file__, moment, str(self.marks))
 
     async def restart(self, number: int = 9) -> None:
-        self.program = PERDURE
+        self.program = ()
         await super().restart(number)
 
     def hanging(self) -> set[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,9 +16,10 @@ from perdure.store.database import Database
 from perdure.store.master_key import read_key_files
 from perdure.store.migrate import migrate
 from perdure.wiring import open_vault
-from tests.command import PERDURE, environment, perdure
+from tests.command import environment, perdure
 from tests.conformance.places import open_database
 from tests.crash.dying import KILLED, SURVIVED, die_at
+from tests.fork_server import ROOT, fork_server
 from tests.talk import when
 
 ORG, SECRET = "org_of_the_test", "correct-horse-battery-staple"
@@ -33,7 +32,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 
 
 def arguments(settings: Settings) -> tuple[str, ...]:
-    return ("keys", "rotate-master", "--data", settings.data, "--database-url", settings.database_url)
+    return ("keys", "rotate-master", "--data", settings.data)
 
 
 @asynccontextmanager
@@ -63,7 +62,8 @@ async def test_killed_at_any_step_with_the_key_files(settings: Settings) -> None
     step, seen = 0, set()
     while True:
         (before,) = read_key_files(settings.data_folder)[:1]
-        status = await die_at(step := step + 1, *arguments(settings))
+        step += 1
+        status = await die_at(step, *arguments(settings), PERDURE_DATABASE_URL=settings.database_url)
         left = read_key_files(settings.data_folder)
         await check(settings, sealed)
         if status == SURVIVED:
@@ -83,18 +83,18 @@ async def test_killed_in_the_middle_of_its_transaction(postgres_url: str, tmp_pa
     holder, looker = [await asyncpg.connect(postgres_url) for _ in range(2)]
     await holder.execute("BEGIN")
     await holder.execute("SELECT * FROM org_keys FOR UPDATE")
-    process = await asyncio.create_subprocess_exec(
-        *PERDURE, *arguments(settings), env=environment(), stderr=subprocess.PIPE
+    process = await fork_server().start(
+        arguments(settings), environment(PYTHONPATH=ROOT, PERDURE_DATABASE_URL=postgres_url), stderr=2
     )
     await when(lambda: looker.fetchval("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted)"))
     process.send_signal(signal.SIGKILL)
-    _, err = await process.communicate()
+    status = await process.wait()
     for connection in (holder, looker):
         await connection.close()
-    assert process.returncode == KILLED, err
+    assert status == KILLED
     assert len(read_key_files(tmp_path)) == 2
     await check(settings, sealed)
-    done = await perdure(*arguments(settings))
+    done = await perdure(*arguments(settings), PERDURE_DATABASE_URL=postgres_url)
     assert done.status == 0, done.err
     await check(settings, sealed)
     assert len(read_key_files(tmp_path)) == 1

@@ -209,7 +209,9 @@ main()
 @pytest.mark.parametrize("how", ["pass", pytest.param("time.sleep(600)", marks=pytest.mark.soak)])
 async def test_sigterm_ends_a_server_whose_event_loop_is_blocked(how: str, tmp_path: Path) -> None:
     server = Server(tmp_path, environment={"PERDURE_DRAIN_SECONDS": "0"})
-    server.program = ("-c", STUCK.format(how))
+    program = tmp_path / "stuck.py"
+    program.write_text(STUCK.format(how))
+    server.program = (str(program),)
     await server.start()
     async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
         asking = asyncio.create_task(http.get("/health"))
@@ -218,6 +220,47 @@ async def test_sigterm_ends_a_server_whose_event_loop_is_blocked(how: str, tmp_p
         assert await asyncio.wait_for(server.stop(), 25) == 1
         asking.cancel()
     assert "did not stop within 10 seconds" in server.log.read_text()
+
+
+QUITTING = """
+import asyncio
+from perdure import stopping
+from perdure.api.routes import system
+from perdure.cli.main import main
+
+tasks = []
+
+async def stubborn():
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+async def quits():
+    raise SystemExit(3)
+
+async def fault(self, *_):
+    tasks.append(asyncio.create_task(stubborn()))
+    await asyncio.sleep(0)
+    tasks.append(asyncio.create_task(quits()))
+
+stopping.CLOSE_SECONDS = 0.5
+system.DatabaseHealth.fault = fault
+main()
+"""
+
+
+async def test_a_server_whose_event_loop_was_stopped_does_not_live_on(tmp_path: Path) -> None:
+    """Foreign code calls `sys.exit`, and leaves a task that ignores its cancellation."""
+    server = Server(tmp_path, environment={"PERDURE_DRAIN_SECONDS": "0"})
+    server.program = ("-c", QUITTING)
+    await server.start()
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+        with suppress(httpx.HTTPError):
+            await http.get("/health")
+        assert await asyncio.wait_for(server.ended(), 25) == 1
+    assert "did not stop within 0.5 seconds" in server.log.read_text()
 
 
 async def test_sigterm_ends_a_server_that_waits_for_another_ones_migration(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,7 +19,7 @@ async def with_login(server: Server) -> str:
     async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
         await use_simulated_model(http)
         token = await post(http, "/v1/users/me/tokens", {"name": "first"})
-    await server.restart(signal.SIGTERM)
+    await server.restart()
     return str(token["token"])
 
 

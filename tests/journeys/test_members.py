@@ -41,26 +41,32 @@ ABOVE = (403, "role_required")
 DONE = (200, "")
 
 
-@pytest.mark.parametrize(
-    ("caller", "target", "role", "expected"),
-    [
-        ("owner", "member", "owner", DONE),
-        ("owner", "owner", "member", DONE),
-        ("owner", "admin", "member", DONE),
-        ("admin", "member", "admin", DONE),
-        ("admin", "admin", "member", DONE),
-        ("admin", "member", "owner", ABOVE),
-        ("admin", "owner", "member", ABOVE),
-        ("admin", "owner", "owner", ABOVE),
-        ("member", "member", "admin", ABOVE),
-        ("member", "admin", "member", ABOVE),
-    ],
+CHANGES = (
+    ("owner", "member", "owner", DONE),
+    ("owner", "owner", "member", DONE),
+    ("owner", "admin", "member", DONE),
+    ("admin", "member", "admin", DONE),
+    ("admin", "admin", "member", DONE),
+    ("admin", "member", "owner", ABOVE),
+    ("admin", "owner", "member", ABOVE),
+    ("admin", "owner", "owner", ABOVE),
+    ("member", "member", "admin", ABOVE),
+    ("member", "admin", "member", ABOVE),
 )
-async def test_a_role_is_changed_by_admins_within_their_own(
-    place: Place, caller: str, target: str, role: str, expected: tuple[int, str]
+"""Who changes whose role to which, and what comes of it."""
+
+
+async def test_a_role_is_changed_by_admins_within_their_own(place: Place, subtests: pytest.Subtests) -> None:
+    for number, change in enumerate(CHANGES):
+        with subtests.test(change=change):
+            await check_change(place, number, *change)
+
+
+async def check_change(
+    place: Place, number: int, caller: str, target: str, role: str, expected: tuple[int, str]
 ) -> None:
-    _, token = await add_member(place.owner, "caller", caller)
-    user, theirs = await add_member(place.owner, "target", target)
+    _, token = await add_member(place.owner, f"caller{number}", caller)
+    user, theirs = await add_member(place.owner, f"target{number}", target)
     async with person(place.server, token) as http:
         answer = await http.patch(f"/v1/users/{user['id']}", json={"role": role})
         if expected == DONE:
@@ -70,7 +76,8 @@ async def test_a_role_is_changed_by_admins_within_their_own(
         now = role if expected == DONE else target
         assert (await get(http, f"/v1/users/{user['id']}"))["roles"] == [now]
     async with person(place.server, theirs) as http:  # takes effect at once
-        status = (await http.post("/v1/users", json={"email": "x@example.com", "name": "X"})).status_code
+        body = {"email": f"x{number}@example.com", "name": "X"}
+        status = (await http.post("/v1/users", json=body)).status_code
         assert status == (403 if now == "member" else 201)
 
 

@@ -6,158 +6,117 @@ What is generated is the same in every run.
 from __future__ import annotations
 
 import asyncio
-import copy
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import pytest
-import schemathesis
-from schemathesis.checks import load_all_checks
-from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig, SchemathesisConfig
-from schemathesis.generation.feedback import FeedbackSources
-from schemathesis.pytest._test_builder import build_operation_test
-from schemathesis.schemas import APIOperation, BaseSchema
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+import requests
 
 from perdure import __version__
 from perdure.api.openapi.document import build_document
 from perdure.settings import Settings
 from perdure.wiring import all_routes
+from tests.command import perdure
 from tests.server import Server
-from tests.soak import SCALE, SOAKING
+from tests.soak import SOAKING
+
+if TYPE_CHECKING:
+    from schemathesis import Case, Response
+    from schemathesis.schemas import APIOperation, BaseSchema
 
 # The server is measured; to generate requests under measurement is slow. The soak makes more of them.
 pytestmark = [pytest.mark.no_cover, *([pytest.mark.soak] if SOAKING else [])]
 
-EXAMPLES = 20 * SCALE if SOAKING else 2
-"""How many requests each operation gets beyond the systematic ones."""
-
-LEFT_OUT = {
-    "stream_sse": "its answers do not end; the stream has tests of its own",
-    "delete_account": "if it succeeds, no user is left to make requests",
-    "sync_models": "it calls the provider's address and passes on its errors; it has tests of its own",
-}
-
-DOCUMENT = build_document(all_routes(Settings(), asyncio.Event(), lambda: 0), __version__)
-
-
-def _tested_document() -> dict[str, Any]:
-    """Return the document without the header that selects an organization: the tests stay in one.
-
-    It is a copy in full: walking through chains of requests writes links into it.
-    """
-    document = copy.deepcopy(DOCUMENT)
-    paths = {
-        path: {
-            method: {
-                **operation,
-                "parameters": [
-                    each
-                    for each in operation.get("parameters", ())
-                    if each.get("$ref") != "#/components/parameters/Organization"
-                ],
-            }
-            for method, operation in item.items()
-        }
-        for path, item in document["paths"].items()
-    }
-    return {**document, "paths": paths, "servers": [{"url": "/"}]}
-
-
-load_all_checks()
-SCHEMA = schemathesis.openapi.from_dict(
-    _tested_document(),
-    config=SchemathesisConfig(
-        seed=1,
-        projects=ProjectsConfig(
-            default=ProjectConfig(
-                # Unknown parameters are ignored, so they are not bad input.
-                generation=GenerationConfig(
-                    max_examples=EXAMPLES,
-                    deterministic=True,
-                    database="none",
-                    allow_extra_parameters=False,
-                    with_security_parameters=False,
-                )
-            )
-        ),
-    ),
-).exclude(operation_id=list(LEFT_OUT))
-
-
-def _operations(schema: BaseSchema) -> list[Any]:
-    """List the operations as parameters of a test."""
-    found = [each.ok() for each in schema.get_all_operations()]
-    return [pytest.param(each, id=each.label) for each in found]
-
-
-def _check_operation(operation: APIOperation, check: Callable[[schemathesis.Case], None]) -> None:
-    """Generate the requests of one operation and check each answer.
-
-    `SCHEMA.parametrize()` generates them when tests are collected, in every worker: for all operations, that
-    takes longer than to send them.
-    """
-
-    def checked(case: schemathesis.Case) -> None:
-        check(case)
-
-    build_operation_test(
-        config=SCHEMA.config,
-        operation=operation,
-        test_func=checked,
-        given_kwargs={},
-        feedback=FeedbackSources(),
-    )()
+PARTS = 8
+"""Tests among which the operations are divided, so that all workers take some."""
 
 
 class Served(NamedTuple):
-    """A running server that requires a token, and a token that it accepts."""
+    """A running server that requires a token, a token that it accepts, and connections that stay open."""
 
     url: str
     headers: dict[str, str]
+    session: requests.Session
+
+    def check(self, case: Case) -> Response:
+        from tests.journeys.generated import NOT_HELD_AGAINST_IT
+
+        return case.call_and_validate(
+            base_url=self.url,
+            session=self.session,
+            headers=self.headers,
+            excluded_checks=NOT_HELD_AGAINST_IT,
+        )
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server of this module's own."""
     data = tmp_path_factory.mktemp("openapi") / "data"
-    made = subprocess.run(
-        [sys.executable, "-m", "perdure", "keys", "create", "--data", data],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
     server = Server(data)
     with asyncio.Runner() as runner:
+        made = runner.run(perdure("keys", "create", "--data", str(data)))
+        assert made.status == 0, made.err
         runner.run(server.start())
-        token = {"Authorization": f"Bearer {made.stdout.strip()}"}
+        token = {"Authorization": f"Bearer {made.out.strip()}"}
         organizations = httpx.get(f"{server.url}/v1/orgs", headers=token).json()["data"]
         # Requests create more organizations; after that each request must name one.
-        yield Served(server.url, {**token, "X-Org-Id": organizations[0]["id"]})
+        with requests.Session() as session:
+            yield Served(server.url, {**token, "X-Org-Id": organizations[0]["id"]}, session)
         assert runner.run(server.stop()) == 0
 
 
-def test_what_is_served_is_what_is_tested(served: Served) -> None:
-    assert httpx.get(f"{served.url}/api-doc/openapi.json").json() == DOCUMENT
+@pytest.fixture(scope="session")
+def document() -> dict[str, Any]:
+    return build_document(all_routes(Settings(), asyncio.Event(), lambda: 0), __version__)
 
 
-# The schemas cannot express every rule (that two fields exclude each other, for one), so a request that is
-# valid by its schema may still be refused.
-NOT_HELD_AGAINST_IT = [positive_data_acceptance]
+@pytest.fixture(scope="session")
+def schema(document: dict[str, Any]) -> BaseSchema:
+    from tests.journeys.generated import schema_of
+
+    return schema_of(document)
 
 
-@pytest.mark.parametrize("operation", _operations(SCHEMA))
-def test_the_server_does_what_its_document_says(operation: APIOperation, served: Served) -> None:
-    def check(case: schemathesis.Case) -> None:
-        case.call_and_validate(
-            base_url=served.url, headers=served.headers, excluded_checks=NOT_HELD_AGAINST_IT
-        )
+def test_what_is_served_is_what_is_tested(served: Served, document: dict[str, Any]) -> None:
+    assert httpx.get(f"{served.url}/api-doc/openapi.json").json() == document
 
-    _check_operation(operation, check)
+
+def _check_part(
+    operations: list[APIOperation],
+    part: int,
+    schema: BaseSchema,
+    subtests: pytest.Subtests,
+    check: Callable[[Case], object],
+) -> None:
+    """Check one part of the operations; a failure names the operation."""
+    from tests.journeys.generated import check_operation
+
+    for operation in operations[part::PARTS]:
+        with subtests.test(operation.label):
+            check_operation(schema, operation, check)
+
+
+def _with_things(schema: BaseSchema) -> list[APIOperation]:
+    """The operations on a resource that must be there."""
+    from tests.journeys.generated import operations
+
+    found = schema.include(path_regex="_?id}").exclude(operation_id=["revoke_token", "create_user_token"])
+    return operations(found)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_the_server_does_what_its_document_says(
+    part: int, served: Served, schema: BaseSchema, subtests: pytest.Subtests
+) -> None:
+    """The soak also checks operations on resources that are not there; test_bad_input.py has those too."""
+    from tests.journeys.generated import operations
+
+    others = set() if SOAKING else {each.label for each in _with_things(schema)}
+    chosen = [each for each in operations(schema) if each.label not in others]
+    _check_part(chosen, part, schema, subtests, served.check)
 
 
 class Things:
@@ -228,7 +187,7 @@ def things(served: Served) -> Iterator[Things]:
     made.close()
 
 
-def _kinds(case: schemathesis.Case) -> dict[str, str]:
+def _kinds(case: Case) -> dict[str, str]:
     """The kind of each id in the path: `{"session_id": "session"}`."""
     found = {}
     for parameter in case.operation.definition.raw.get("parameters", ()):
@@ -238,14 +197,11 @@ def _kinds(case: schemathesis.Case) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize(
-    "operation",
-    _operations(
-        SCHEMA.include(path_regex="_?id}").exclude(operation_id=["revoke_token", "create_user_token"])
-    ),
-)
-def test_and_so_it_does_with_what_there_is(operation: APIOperation, served: Served, things: Things) -> None:
-    def check(case: schemathesis.Case) -> None:
+@pytest.mark.parametrize("part", range(PARTS))
+def test_and_so_it_does_with_what_there_is(
+    part: int, served: Served, things: Things, schema: BaseSchema, subtests: pytest.Subtests
+) -> None:
+    def check(case: Case) -> None:
         kinds = _kinds(case)
         for name, kind in kinds.items():
             # A value that was generated as an invalid id stays.
@@ -253,10 +209,8 @@ def test_and_so_it_does_with_what_there_is(operation: APIOperation, served: Serv
                 known := things.id(kind)
             ):
                 case.path_parameters[name] = known
-        answer = case.call_and_validate(
-            base_url=served.url, headers=served.headers, excluded_checks=NOT_HELD_AGAINST_IT
-        )
+        answer = served.check(case)
         if case.method == "DELETE" and answer.status_code == 204 and len(kinds) == 1:
             things.forget(*kinds.values())
 
-    _check_operation(operation, check)
+    _check_part(_with_things(schema), part, schema, subtests, check)

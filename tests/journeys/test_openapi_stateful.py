@@ -6,17 +6,20 @@ What one answer names is used in the next, over everything there is.
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
-import schemathesis
 from hypothesis.errors import FlakyStrategyDefinition
 
-from tests.journeys.test_openapi import NOT_HELD_AGAINST_IT, SCHEMA, Served, served
+from tests.journeys.test_openapi import Served, document, schema, served
 from tests.soak import SCALE, amounts
 
-__all__ = ["served"]
+if TYPE_CHECKING:
+    from schemathesis import Case
+    from schemathesis.schemas import BaseSchema
+
+__all__ = ["document", "schema", "served"]
 
 pytestmark = pytest.mark.no_cover  # the server is measured
 
@@ -26,18 +29,22 @@ STEPS = 12
 
 
 @pytest.mark.parametrize("rounds", amounts(1, 24 * SCALE))
-def test_chains_of_requests_hold_what_the_document_says(served: Served, rounds: int) -> None:
+def test_chains_of_requests_hold_what_the_document_says(
+    served: Served, schema: BaseSchema, rounds: int
+) -> None:
+    from tests.journeys.generated import NOT_HELD_AGAINST_IT
+
     begun: list[int] = []
     wrong: list[str] = []
 
-    class Chain(SCHEMA.as_state_machine()):  # type: ignore[misc]
+    class Chain(schema.as_state_machine()):  # type: ignore[misc]
         def setup(self) -> None:
             begun.append(1)
 
-        def get_call_kwargs(self, case: schemathesis.Case) -> dict[str, Any]:
+        def get_call_kwargs(self, case: Case) -> dict[str, Any]:
             return {"base_url": served.url, "headers": served.headers}
 
-        def validate_response(self, response: Any, case: schemathesis.Case, **kwargs: Any) -> None:
+        def validate_response(self, response: Any, case: Case, **kwargs: Any) -> None:
             try:
                 case.validate_response(response, excluded_checks=NOT_HELD_AGAINST_IT)
             except Exception as error:

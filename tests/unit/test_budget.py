@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
-from perdure.capabilities.registry import Registry
-from perdure.capabilities.resolve import ModelChoice, resolve
+from perdure.capabilities.resolve import ModelChoice
 from perdure.domain.messages import Usage
 from perdure.domain.model_profiles import ModelCost, ModelLimits, ModelProfile
-from perdure.engine.budget import fixed_tokens, history_budget, with_cost
-from perdure.llm.driver import ToolSpec
+from perdure.engine.budget import history_budget, with_cost
+from perdure.llm.driver import ToolSpec, fixed_tokens
 from perdure.store.providers import ModelRow
 
 SETTING = 100_000
@@ -31,7 +29,7 @@ def profile(context: int | None = None, output: int = 8_000, cost: ModelCost | N
 
 def fixed(system: str = "", *tools: ToolSpec) -> int:
     """The tokens of an agent with this prompt and these tools."""
-    return fixed_tokens(replace(resolve((), Registry(())), system=system, specs=tools))
+    return fixed_tokens(system, tools)
 
 
 @pytest.mark.parametrize(

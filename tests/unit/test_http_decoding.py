@@ -21,11 +21,14 @@ from perdure.api.kernel.decoding import (
     ClientLeft,
     QueryDecoder,
     decode,
+    parameters_of,
     read_body,
     read_json,
 )
+from perdure.api.kernel.intake import Arrival, Intake
 from perdure.api.kernel.json_bounds import MAX_DEPTH
 from perdure.domain.errors import InvalidInput, TooLarge, UnsupportedMedia
+from perdure.domain.ids import OrgId
 from perdure.domain.sessions import CreateSession
 from perdure.domain.tools import SubmitApprovals
 
@@ -238,30 +241,42 @@ class Wire:
         return {"type": "http.request", "body": part, "more_body": bool(self._parts) or self._cut}
 
 
+def arriving() -> Arrival:
+    return Intake().open(OrgId("org_1"))
+
+
 async def test_a_body_is_assembled_from_its_parts() -> None:
-    assert await read_body({}, Wire(b"one ", b"", b"two")) == b"one two"
-    assert await read_body({}, Wire(b"all")) == b"all"
+    assert await read_body({}, Wire(b"one ", b"", b"two"), arriving()) == b"one two"
+    assert await read_body({}, Wire(b"all"), arriving()) == b"all"
+
+
+async def test_a_body_that_has_arrived_is_bounded_like_any_other() -> None:
+    assert await read_body({}, Wire(b"all"), None) == b"all"
+    with pytest.raises(TooLarge):
+        await read_body({}, Wire(b"x" * (MAX_BODY + 1)), None)
+    with pytest.raises(ClientLeft):
+        await read_body({}, Wire(cut=True), None)
 
 
 async def test_a_body_over_the_limit_is_refused_by_its_length_or_as_soon_as_it_passes_it() -> None:
     for declared in (str(MAX_BODY + 1), "9" * 19, "9" * 5000):
         with pytest.raises(TooLarge):
-            await read_body({b"content-length": declared.encode()}, Wire())
+            await read_body({b"content-length": declared.encode()}, Wire(), arriving())
     with pytest.raises(TooLarge):
-        await read_body({}, Wire(b"x" * MAX_BODY, b"x", b"never read"))
-    assert len(await read_body({}, Wire(b"x" * MAX_BODY))) == MAX_BODY
+        await read_body({}, Wire(b"x" * MAX_BODY, b"x", b"never read"), arriving())
+    assert len(await read_body({}, Wire(b"x" * MAX_BODY), arriving())) == MAX_BODY
 
 
 @pytest.mark.parametrize("declared", [b"-1", b"1.5", b"ten", b""])
 async def test_a_length_that_is_not_a_number_is_refused(declared: bytes) -> None:
     with pytest.raises(InvalidInput):
-        await read_body({b"content-length": declared}, Wire(b"{}"))
+        await read_body({b"content-length": declared}, Wire(b"{}"), arriving())
 
 
 @pytest.mark.parametrize("wire", [Wire(cut=True), Wire(b'{"title":"x"}', cut=True)])
 async def test_a_body_is_dropped_if_the_client_disconnects(wire: Wire) -> None:
     with pytest.raises(ClientLeft):
-        await read_body({}, wire)
+        await read_body({}, wire, arriving())
 
 
 @pytest.mark.parametrize("parts", [(), (b"{", b"")])
@@ -275,7 +290,7 @@ async def test_reading_a_body_that_never_completes_times_out(
         return {**await wire(), "more_body": True}
 
     with pytest.raises(InvalidInput) as caught:
-        await read_body({}, endless)
+        await read_body({}, endless, arriving())
     assert caught.value.code == "body_timeout"
 
 
@@ -291,7 +306,7 @@ async def test_reading_a_body_that_never_completes_times_out(
     ],
 )
 async def test_json_may_have_any_of_several_content_types(media: bytes) -> None:
-    assert await read_json({b"content-type": media}, Wire(b"{}")) == b"{}"
+    assert await read_json({b"content-type": media}, Wire(b"{}"), arriving()) == b"{}"
 
 
 @pytest.mark.parametrize(
@@ -310,12 +325,12 @@ async def test_json_may_have_any_of_several_content_types(media: bytes) -> None:
 )
 async def test_other_content_types_are_refused(media: bytes | None) -> None:
     with pytest.raises(UnsupportedMedia):
-        await read_json({} if media is None else {b"content-type": media}, Wire(b"{}"))
+        await read_json({} if media is None else {b"content-type": media}, Wire(b"{}"), arriving())
 
 
 async def test_an_empty_body_counts_as_missing() -> None:
     with pytest.raises(InvalidInput) as caught:
-        await read_json({b"content-type": b"application/json"}, Wire(b""))
+        await read_json({b"content-type": b"application/json"}, Wire(b""), arriving())
     assert caught.value.code == "missing_body"
 
 
@@ -347,7 +362,7 @@ BUILT_IN_TOOL = {"type": "builtin", "name": "a", "description": "", "parameters"
     ],
 )
 def test_a_query_string_is_decoded_into_its_struct(raw: bytes, expected: Query) -> None:
-    assert QUERY.decode(raw) == expected
+    assert QUERY.decode(parameters_of(raw)) == expected
 
 
 @pytest.mark.parametrize(
@@ -387,13 +402,13 @@ def test_a_query_string_is_decoded_into_its_struct(raw: bytes, expected: Query) 
 )
 def test_a_query_string_that_does_not_fit_is_refused(raw: bytes) -> None:
     with pytest.raises(InvalidInput) as caught:
-        QUERY.decode(raw)
+        QUERY.decode(parameters_of(raw))
     assert len(caught.value.message) < 400
 
 
 def test_the_error_for_a_wrong_choice_in_a_query_lists_the_choices() -> None:
     with pytest.raises(InvalidInput) as caught:
-        QUERY.decode(b"kind=c")
+        QUERY.decode(parameters_of(b"kind=c"))
     assert (caught.value.message, caught.value.field) == ("`kind` must be one of a, b", "kind")
 
 
@@ -425,4 +440,4 @@ def test_the_error_for_a_wrong_choice_in_a_body_lists_the_choices(
 
 @given(TEXT.filter(lambda text: len(text) <= 10))
 def test_text_in_a_query_is_decoded_unchanged(text: str) -> None:
-    assert QUERY.decode(urlencode({"text": text}).encode()) == Query(text=text)
+    assert QUERY.decode(parameters_of(urlencode({"text": text}).encode())) == Query(text=text)

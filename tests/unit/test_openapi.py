@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+from urllib.parse import quote
 
 import jsonschema_rs
 import msgspec
 import pytest
-from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from perdure.api.kernel.problems import Problem, problem_of
 from perdure.api.kernel.route import Route
@@ -49,29 +50,46 @@ def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
             yield method, path, operation
 
 
-def validator_of(schema: dict[str, Any]) -> jsonschema_rs.Validator:
-    """A validator of a schema of the document."""
-    return jsonschema_rs.Draft202012Validator({**schema, "components": {"schemas": SCHEMAS}})
+def at(*place: str) -> Any:
+    """What stands at this place of the document."""
+    return functools.reduce(lambda value, step: value[step], place, DOCUMENT)
 
 
-def violations(schema: dict[str, Any], value: Any) -> list[str]:
-    return [f"{error.instance_path}: {error.message}" for error in validator_of(schema).iter_errors(value)]
+HERE = "urn:document"
+REGISTRY = jsonschema_rs.Registry([(HERE, DOCUMENT)], draft=jsonschema_rs.Draft202012)
 
 
-def name_of(route: Route) -> str:
-    return route.operation_id
+def violations(value: Any, *place: str) -> list[str]:
+    """What the schema at this place of the document has against a value."""
+    pointer = quote("/".join(step.replace("~", "~0").replace("/", "~1") for step in place))
+    validator = jsonschema_rs.Draft202012Validator({"$ref": f"{HERE}#/{pointer}"}, registry=REGISTRY)
+    return [f"{error.instance_path}: {error.message}" for error in validator.iter_errors(value)]
+
+
+def test_a_violation_of_a_schema_and_of_one_that_it_refers_to_is_found() -> None:
+    place = ("components", "schemas", "ErrorResponse")
+    good = DOCUMENT["components"]["responses"]["Error404"]["content"]["application/problem+json"]["example"]
+    assert violations(good, *place) == []
+    assert violations({**good, "status": "404"}, *place) != []
+    assert violations({**good, "error": {**good["error"], "code": 404}}, *place) != []
 
 
 def test_the_document_is_valid_openapi_31() -> None:
+    from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
+
     assert [
         f"{error.instance_path}: {error.message}"[:300]
         for error in OPENAPI_31_VALIDATOR.iter_errors(DOCUMENT)
     ] == []
 
 
-@pytest.mark.parametrize("name", SCHEMAS)
-def test_every_schema_is_a_valid_json_schema(name: str) -> None:
-    jsonschema_rs.meta.validate({**SCHEMAS[name], "$schema": "https://json-schema.org/draft/2020-12/schema"})
+def test_every_schema_is_a_valid_json_schema() -> None:
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    assert [
+        name
+        for name, schema in SCHEMAS.items()
+        if not jsonschema_rs.meta.is_valid({**schema, "$schema": dialect})
+    ] == []
 
 
 def test_every_reference_leads_somewhere() -> None:
@@ -132,31 +150,34 @@ def every_struct() -> dict[str, type[msgspec.Struct]]:
 STRUCTS = every_struct()
 
 
-@pytest.mark.parametrize("name", STRUCTS)
-def test_every_field_is_described_where_it_is_declared(name: str) -> None:
-    struct = STRUCTS[name]
-    hints = get_type_hints(struct, include_extras=True)
+def test_every_field_is_described_where_it_is_declared() -> None:
     assert [
         f"{name}.{field}: give it Meta(description=...)"
-        for field in struct.__struct_fields__
-        if not any(getattr(each, "description", None) for each in getattr(hints[field], "__metadata__", ()))
+        for name, struct in STRUCTS.items()
+        for field, hint in get_type_hints(struct, include_extras=True).items()
+        if field in struct.__struct_fields__
+        and not any(getattr(each, "description", None) for each in getattr(hint, "__metadata__", ()))
     ] == []
 
 
-@pytest.mark.parametrize("name", SCHEMAS)
-def test_the_document_describes_every_field(name: str) -> None:
+def fields() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Every field of every schema: the schema's name, the field's, and the field's schema."""
+    for name, schema in SCHEMAS.items():
+        for field, its_schema in schema.get("properties", {}).items():
+            yield name, field, its_schema
+
+
+def test_the_document_describes_every_field() -> None:
+    assert [f"{name}.{field}" for name, field, schema in fields() if not schema.get("description")] == []
+
+
+def test_every_example_of_a_field_fits() -> None:
     assert [
-        field
-        for field, schema in SCHEMAS[name].get("properties", {}).items()
-        if not schema.get("description")
+        (f"{name}.{field}", example, wrong)
+        for name, field, schema in fields()
+        for example in schema.get("examples", ())
+        if (wrong := violations(example, "components", "schemas", name, "properties", field))
     ] == []
-
-
-@pytest.mark.parametrize("name", SCHEMAS)
-def test_every_example_of_a_field_fits(name: str) -> None:
-    for field, schema in SCHEMAS[name].get("properties", {}).items():
-        for example in schema.get("examples", ()):
-            assert violations(schema, example) == [], f"{name}.{field}"
 
 
 def test_every_tag_is_described() -> None:
@@ -169,32 +190,31 @@ def test_no_description_is_left_over_from_a_removed_tag() -> None:
     assert set(TAGS) - {route.tag for route in ROUTES} == set()
 
 
-@pytest.mark.parametrize("route", WITH_BODY, ids=name_of)
-def test_every_body_has_an_example_that_fits(route: Route) -> None:
-    content = DOCUMENT["paths"][route.path][route.method.lower()]["requestBody"]["content"][
-        "application/json"
-    ]
-    assert "example" in content, "give the route a body_example"
-    assert violations(content["schema"], content["example"]) == []
-    msgspec.convert(content["example"], route.body)
+def test_every_body_has_an_example_that_fits() -> None:
+    for route in WITH_BODY:
+        place = ("paths", route.path, route.method.lower(), "requestBody", "content", "application/json")
+        content = at(*place)
+        assert "example" in content, f"{route.operation_id}: give the route a body_example"
+        assert violations(content["example"], *place, "schema") == [], route.operation_id
+        msgspec.convert(content["example"], route.body)
 
 
-@pytest.mark.parametrize("route", WITH_RESPONSE, ids=name_of)
-def test_every_response_has_an_example_that_fits(route: Route) -> None:
-    content = DOCUMENT["paths"][route.path][route.method.lower()]["responses"][str(route.status)]["content"][
-        "application/json"
-    ]
-    if "example" not in content:
-        Examples(SCHEMAS).of(content["schema"])  # names the field that has no example
-    assert violations(content["schema"], content["example"]) == []
-    msgspec.json.decode(msgspec.json.encode(content["example"]), type=route.returns)
+def test_every_response_has_an_example_that_fits() -> None:
+    for route in WITH_RESPONSE:
+        answers = ("paths", route.path, route.method.lower(), "responses")
+        place = (*answers, str(route.status), "content", "application/json")
+        content = at(*place)
+        if "example" not in content:
+            Examples(SCHEMAS).of(content["schema"])  # names the field that has no example
+        assert violations(content["example"], *place, "schema") == [], route.operation_id
+        msgspec.json.decode(msgspec.json.encode(content["example"]), type=route.returns)
 
 
 def test_every_error_has_an_example_that_fits_with_a_code_of_its_status() -> None:
     known = {each.code: each.status for each in RESPONSES}
     for name, answer in DOCUMENT["components"]["responses"].items():
         example = answer["content"]["application/problem+json"]["example"]
-        assert violations({"$ref": "#/components/schemas/ErrorResponse"}, example) == []
+        assert violations(example, "components", "schemas", "ErrorResponse") == [], name
         problem = msgspec.convert(example, Problem)
         assert f"Error{problem.status}" == name
         assert known.get(problem.code, 502) == problem.status
@@ -218,13 +238,13 @@ def test_errors_are_problem_documents() -> None:
     )
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=name_of)
-def test_every_id_in_a_path_has_the_pattern_of_its_kind(route: Route) -> None:
-    given = DOCUMENT["paths"][route.path][route.method.lower()].get("parameters", ())
-    parameters = {each["name"]: each for each in given if each.get("in") == "path"}
-    assert set(parameters) == set(re.findall(r"{(\w+)}", route.path))
-    for name, prefix in route.ids.items():
-        assert parameters[name]["schema"]["pattern"] == f"^{prefix}_[0-9a-f]{{32}}$"
+def test_every_id_in_a_path_has_the_pattern_of_its_kind() -> None:
+    for route in ROUTES:
+        given = at("paths", route.path, route.method.lower()).get("parameters", ())
+        parameters = {each["name"]: each for each in given if each.get("in") == "path"}
+        assert set(parameters) == set(re.findall(r"{(\w+)}", route.path)), route.operation_id
+        for name, prefix in route.ids.items():
+            assert parameters[name]["schema"]["pattern"] == f"^{prefix}_[0-9a-f]{{32}}$", route.operation_id
 
 
 def test_ids_in_bodies_have_the_pattern_of_their_kind() -> None:

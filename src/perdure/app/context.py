@@ -8,6 +8,7 @@ from typing import Protocol
 from msgspec import Struct, field
 
 from perdure.app.shares import Shares
+from perdure.capabilities.features import FeatureCache
 from perdure.capabilities.registry import Registry
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import NewId, OrgId, SessionId, WorkspaceId, new_id
@@ -82,3 +83,4 @@ class App(Services, frozen=True, kw_only=True):
     registry: Registry
     drivers: Drivers
     catalog: Catalog = field(default_factory=Catalog)
+    features: FeatureCache = field(default_factory=FeatureCache)

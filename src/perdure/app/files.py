@@ -82,7 +82,8 @@ async def _changing(
         result, data = await work(tx, space)
         if data is not None and session is not None:
             events = [NewEvent(data, EventContext(), now)]
-            row, stored = await append(tx, session, await without_secrets(app, tx, session, events), now=now)
+            events = await without_secrets(app, tx, session, events)
+            row, stored = await append(tx, session, events, now=now, progress=False)
             tx.after_commit(lambda: app.bus.publish(Appended(row.id, row.head, stored)))
         return result
 

@@ -11,7 +11,8 @@ from perdure.app.agent_policies import check_fork_kept
 from perdure.app.context import App
 from perdure.app.idempotency import Once, write_once
 from perdure.app.sessions import cancel_events, check_model, check_startable, to_session
-from perdure.capabilities.resolve import SessionFeatures, load_layers, resolve
+from perdure.capabilities.features import SessionFeatures
+from perdure.capabilities.resolve import load_layers, resolve
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, Unavailable
 from perdure.domain.events import Event, NewEvent
@@ -174,7 +175,9 @@ async def _complete(
         reason = "the session was forked in the middle of this turn"
         notice = "[This session is a copy that was made in the middle of this turn, which ends here.]"
         row, _ = await append(tx, row, cancel_events(app, row, reason, now, notice), now=now)
-    return to_session(row, features=await SessionFeatures(app.registry).of(tx, row), pinned=False)
+    features = SessionFeatures(app.registry, app.features)
+    await features.read(tx, (row,))
+    return to_session(row, features=features.of(row), pinned=False)
 
 
 async def _copy_files(tx: Tx, source: SessionRow, row: SessionRow, now: Micros) -> None:

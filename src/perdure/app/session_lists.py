@@ -10,7 +10,7 @@ import msgspec
 from perdure.app.context import App
 from perdure.app.searches import search
 from perdure.app.sessions import described
-from perdure.capabilities.resolve import SessionFeatures
+from perdure.capabilities.features import SessionFeatures
 from perdure.domain.accounts import Caller
 from perdure.domain.ids import AgentId
 from perdure.domain.paging import Page, page_of
@@ -63,12 +63,11 @@ async def _read_page(
     if not long and _is_heavy(rows):
         return None
     pinned = await pinned_among(tx, caller.user_id, [row.id for row in rows])
-    features = SessionFeatures(app.registry)
+    features = SessionFeatures(app.registry, app.features)
+    await features.read(tx, rows)
     counts = await active_counts(tx, [row.id for row in rows])
     sessions = [
-        await described(
-            tx, row, features, pinned=row.id in pinned, schedules=counts.get(row.id, 0), listed=True
-        )
+        described(row, features, pinned=row.id in pinned, schedules=counts.get(row.id, 0), listed=True)
         for row in rows
     ]
     return page_of(sessions, total, offset, limit)
@@ -76,7 +75,7 @@ async def _read_page(
 
 def _is_heavy(rows: Sequence[SessionRow]) -> bool:
     """Whether these sessions have long configurations, or very many agents, whose capabilities are read."""
-    return any(row.config == LONG for row in rows) or (
+    return LONG in [row.config for row in rows] or (
         len({(row.harness_id, row.agent_id, row.agent_version_id) for row in rows}) > FEW
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from msgspec import UNSET
 
 from perdure.app.context import App
@@ -10,8 +12,8 @@ from perdure.app.etags import check_match
 from perdure.app.idempotency import Once, write_once
 from perdure.app.initial_files import mounts, write_initial_files
 from perdure.app.tool_definitions import check_tools
+from perdure.capabilities.features import SessionFeatures
 from perdure.capabilities.resolve import (
-    SessionFeatures,
     agent_layer,
     features_of,
     harness_layer,
@@ -36,6 +38,7 @@ from perdure.domain.ids import (
     OrgId,
     PrincipalId,
     SessionId,
+    UserId,
     WorkspaceId,
     check_id,
     uuid_of,
@@ -90,7 +93,7 @@ def to_session(
 ) -> Session:
     """Convert a row to the resource that clients see. Lists leave out the initial files and the hints."""
     config = row.config_struct()
-    owner = PrincipalSummary(PrincipalId(f"principal_{row.owner_id[5:]}"), "user", uuid_of(row.owner_id))
+    owner = _principal(row.owner_id)
     url = f"/v1/sessions/{row.id}"
     return Session(
         id=row.id,
@@ -140,24 +143,30 @@ def to_session(
     )
 
 
+@lru_cache(maxsize=256)  # the sessions of a list have few owners
+def _principal(user_id: UserId) -> PrincipalSummary:
+    return PrincipalSummary(PrincipalId(f"principal_{user_id[5:]}"), "user", uuid_of(user_id))
+
+
 async def read_details(app: App, tx: Tx, caller: Caller, row: SessionRow) -> Session:
     """Return the resource that the caller sees."""
     pinned = await pinned_among(tx, caller.user_id, (row.id,))
     schedules = await active_counts(tx, (row.id,))
-    features = SessionFeatures(app.registry)
-    return await described(tx, row, features, pinned=row.id in pinned, schedules=schedules.get(row.id, 0))
+    features = SessionFeatures(app.registry, app.features)
+    await features.read(tx, (row,))
+    return described(row, features, pinned=row.id in pinned, schedules=schedules.get(row.id, 0))
 
 
-async def described(
-    tx: Tx, row: SessionRow, features: SessionFeatures, *, pinned: bool, schedules: int, listed: bool = False
+def described(
+    row: SessionRow, features: SessionFeatures, *, pinned: bool, schedules: int, listed: bool = False
 ) -> Session:
-    """Read a session's features and describe it. One that is damaged is shown without what is lost."""
+    """Describe a session whose features are read. One that is damaged is shown without what is lost."""
     try:
-        names = await features.of(tx, row)
+        names = features.of(row)
         return to_session(row, features=names, pinned=pinned, schedules=schedules, listed=listed)
     except Damaged:
         row = without_damage(row)
-        names = await features.of(tx, row)
+        names = features.of(row)
         return to_session(row, features=names, pinned=pinned, schedules=schedules, listed=listed)
 
 

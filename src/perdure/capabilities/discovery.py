@@ -5,12 +5,13 @@ It runs outside any transaction, after the layers are loaded.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 from msgspec.structs import replace
 
+from perdure.capabilities.containment import contain
 from perdure.capabilities.port import (
     DISCOVERED_PROMPT,
     DISCOVERY_TIMEOUT,
@@ -43,8 +44,12 @@ async def discover(active: Iterable[Active], context: DiscoveryContext) -> Mappi
 
 async def _discover(active: Active, discover: Discover, context: DiscoveryContext) -> Discovered:
     try:
-        timeout = None if active.capability.reads_database else DISCOVERY_TIMEOUT
-        discovered = await asyncio.wait_for(discover(active.config, context), timeout)
+        call = partial(discover, active.config, context)
+        if active.capability.reads_database:
+            discovered = await call()
+        else:
+            name = f"the discovery of {active.capability.id}"
+            discovered = await contain(call, DISCOVERY_TIMEOUT, name)
         prompt = context.redactor.text(discovered.prompt)
     except Exception as failure:
         if isinstance(failure, PerdureError) and failure.retryable:

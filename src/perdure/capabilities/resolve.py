@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import msgspec
 from msgspec import Struct
 
+from perdure.capabilities.agent_cache import AgentCache, Resolved
 from perdure.capabilities.discovery import discover
 from perdure.capabilities.guards import guards_of
 from perdure.capabilities.port import Behaviour, Discovered, DiscoveryContext, Tool
@@ -25,7 +26,7 @@ from perdure.capabilities.sections import (
     system_prompt,
 )
 from perdure.domain.actions import TurnRules
-from perdure.domain.errors import Damaged, InvalidInput, NotFound
+from perdure.domain.errors import InvalidInput
 from perdure.domain.guards import Guard
 from perdure.domain.ids import ModelId
 from perdure.domain.network import NetworkRules, combine
@@ -34,7 +35,7 @@ from perdure.domain.redaction import Redactor
 from perdure.domain.sessions import InitialFile, NetworkAccess
 from perdure.domain.times import Micros
 from perdure.domain.tools import BuiltinTool, CapabilityRef, ClientSideTool, ToolDefinition
-from perdure.llm.driver import Driver, ToolSpec
+from perdure.llm.driver import Driver, ToolSpec, fixed_tokens
 from perdure.store.agent_versions import get_agent_at
 from perdure.store.agents import AgentRow
 from perdure.store.crypto import Vault
@@ -129,6 +130,7 @@ class ResolvedAgent(Struct, frozen=True):
         specs: all tools, as the model receives them.
         features: the union of what the active capabilities declare, sorted.
         network: the hosts that tools may reach.
+        fixed_tokens: the estimated tokens of the system prompt and the tools.
         model: None when none is configured, or when the agent is resolved without a session.
     """
 
@@ -143,6 +145,7 @@ class ResolvedAgent(Struct, frozen=True):
     behaviour: Behaviour
     parallel_tool_calls: bool | None
     network: NetworkRules
+    fixed_tokens: int
     model: UsableModel | None = None
 
 
@@ -209,19 +212,34 @@ def session_layer(row: SessionRow) -> Layer:
 
 async def load_layers(tx: Tx, session: SessionRow) -> SessionLayers:
     """Read what the session's agent is resolved from. Raises NotFound if a harness or agent is missing."""
-    layers = (*await _layers_below(tx, session), session_layer(session))
+    below = [each.layer() for each in await rows_below(tx, session)]
+    layers = (*below, session_layer(session))
     return SessionLayers(session, layers, await standing_approvals(tx, session.id))
 
 
-async def _layers_below(tx: Tx, session: SessionRow) -> list[Layer]:
-    """The layers below the session's own: harnesses and agent."""
-    layers = [harness_layer(row) for row in await harness_chain(tx, session.org_id, session.harness_id)]
+class LayerRow(Struct, frozen=True):
+    """A harness or an agent below a session. Of the harness of another harness's agent, only the policies."""
+
+    row: HarnessRow | AgentRow
+    policy_only: bool = False
+
+    def layer(self) -> Layer:
+        """Make the row's layer."""
+        if isinstance(self.row, AgentRow):
+            return agent_layer(self.row)
+        return policy_layer(self.row) if self.policy_only else harness_layer(self.row)
+
+
+async def rows_below(tx: Tx, session: SessionRow) -> list[LayerRow]:
+    """Read the harnesses and the agent below the session's own layer, lowest first. Raises NotFound."""
+    rows = [LayerRow(row) for row in await harness_chain(tx, session.org_id, session.harness_id)]
     if session.agent_id is not None:
         agent = await get_agent_at(tx, session.org_id, session.agent_id, session.agent_version_id)
         if agent.harness_id != session.harness_id:
-            layers += map(policy_layer, await harness_chain(tx, session.org_id, agent.harness_id))
-        layers.append(agent_layer(agent))
-    return layers
+            chain = await harness_chain(tx, session.org_id, agent.harness_id)
+            rows += [LayerRow(row, policy_only=True) for row in chain]
+        rows.append(LayerRow(agent))
+    return rows
 
 
 # --- the model ------------------------------------------------------------------------------------------
@@ -286,6 +304,7 @@ async def resolve_session(
     redactor: Redactor,
     model: UsableModel | None,
     max_iterations: int = DEFAULT_RULES.max_iterations,
+    cache: AgentCache | None = None,
 ) -> ResolvedAgent:
     """Resolve a session's current agent: runs discovery, then merges all layers.
 
@@ -296,10 +315,16 @@ async def resolve_session(
         PerdureError: retryable: the database is not available.
     """
     row = loaded.session
-    active = registry.resolve(layer.refs(registry) for layer in loaded.layers)
+    known = cache.get(loaded, max_iterations) if cache is not None else None
+    active = known.active if known else registry.resolve(layer.refs(registry) for layer in loaded.layers)
     context = DiscoveryContext(row.org_id, row.id, row.workspace(), now, redactor, row.locale)
     discovered = await discover(active, context)
-    agent = _merge(loaded.layers, active, registry, loaded.standing, discovered, max_iterations)
+    if known is not None and known.discovered == discovered:
+        agent = known.agent
+    else:
+        agent = _merge(loaded.layers, active, registry, loaded.standing, discovered, max_iterations)
+        if cache is not None:
+            cache.put(Resolved(loaded, max_iterations, active, discovered, agent))
     return msgspec.structs.replace(agent, model=model)
 
 
@@ -339,18 +364,20 @@ def _merge(
     for each in active:
         behaviour = each.capability.behave(each.config, behaviour)
     sections = tuple(_sections(layers, active, discovered))
+    system, specs = system_prompt(sections), _specs(bound, client)
     return ResolvedAgent(
         sections=sections,
-        system=system_prompt(sections),
+        system=system,
         active=active,
         bound=bound,
         client=client,
-        specs=_specs(bound, client),
+        specs=specs,
         features=features_of(active),
         rules=_rules(layers, bound, client, guards_of(undecided, active), behaviour, max_iterations),
         behaviour=behaviour,
         parallel_tool_calls=_parallel(layers, behaviour),
         network=combine(layer.network for layer in layers),
+        fixed_tokens=fixed_tokens(system, specs),
     )
 
 
@@ -451,30 +478,3 @@ def _rules(
 def _parallel(layers: Sequence[Layer], behaviour: Behaviour) -> bool | None:
     set_by = (layer.parallel_tool_calls for layer in reversed(layers))
     return next((value for value in set_by if value is not None), behaviour.parallel_tool_calls)
-
-
-# --- the features of sessions ---------------------------------------------------------------------------
-
-
-class SessionFeatures:
-    """Computes the features of sessions, for one request: layers that sessions share are read only once."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-        self._shared: dict[tuple[str | None, ...], tuple[list[Layer], tuple[str, ...]]] = {}
-
-    async def of(self, tx: Tx, row: SessionRow) -> tuple[str, ...]:
-        """The features that the session's active capabilities declare."""
-        key = (row.harness_id, row.agent_id, row.agent_version_id)
-        if key not in self._shared:
-            try:
-                below = await _layers_below(tx, row)
-            except (NotFound, Damaged):
-                below = []  # a session stays readable after its harness or agent is deleted
-            self._shared[key] = (below, self._features(below))
-        below, features = self._shared[key]
-        # Most sessions of a list have no capabilities of their own: no layer is made of them.
-        return self._features([*below, session_layer(row)]) if row.config_struct().capabilities else features
-
-    def _features(self, layers: Iterable[Layer]) -> tuple[str, ...]:
-        return features_of(self._registry.resolve(layer.refs(self._registry) for layer in layers))

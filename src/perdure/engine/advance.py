@@ -163,6 +163,7 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
             redactor=run.redactor,
             model=choice,
             max_iterations=engine.policy.max_iterations,
+            cache=engine.agents,
         )
     except PerdureError as error:
         if error.retryable:

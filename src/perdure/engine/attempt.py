@@ -31,10 +31,16 @@ def is_interruption(error: BaseException) -> bool:
         return error.errno in _MACHINE
     if isinstance(error, Unavailable):
         return error.retryable
-    return isinstance(error, asyncio.CancelledError)
+    return isinstance(error, asyncio.CancelledError) and is_cancelled()
 
 
-def is_retryable(error: Exception) -> bool:
+def is_cancelled() -> bool:
+    """Whether this task was asked to stop. Otherwise a `CancelledError` is a failure of what it awaited."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def is_retryable(error: BaseException) -> bool:
     """Whether a later attempt may succeed, and the failure is no fault of the session."""
     return is_interruption(error) or (isinstance(error, PerdureError) and error.retryable)
 
@@ -106,8 +112,9 @@ class Attempt:
         excused = self._engine.suspects.take_excuse(row.id)
         try:
             self._claimed = await self._engine.database.write(lambda tx: claim(tx, row, counts=not excused))
-        except BaseException:
-            if excused:
+        except BaseException as error:
+            # An interrupted claim may have been counted although this is not known.
+            if excused or is_interruption(error):
                 self._engine.suspects.excuse(row.id)
             raise
         self._engine.claimed_epochs[row.id] = self._claimed.epoch

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
 from msgspec.structs import replace
 
 from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
 from perdure.domain.messages import Usage
 from perdure.domain.model_profiles import ModelProfile, cost_of, window_of
-from perdure.domain.tokens import text_tokens
 from perdure.engine.generation import served_model
 from perdure.engine.recoveries import adaptation_of
 from perdure.engine.run import Run
@@ -79,7 +77,7 @@ def conversation_budget(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> 
     Lower if the model has rejected a longer prompt before, or if its vendor counts more than estimated.
     """
     served, catalog = served_model(choice), run.engine.catalog
-    fixed = fixed_tokens(agent)
+    fixed = agent.fixed_tokens
     budget = history_budget(
         run.engine.policy.history_tokens,
         choice,
@@ -103,7 +101,7 @@ def smallest_budget(run: Run, choice: ModelChoice) -> int:
 
 def estimated_input(run: Run, agent: ResolvedAgent, choice: ModelChoice) -> int:
     """Estimate the input tokens of a call with the whole conversation."""
-    fixed = fixed_tokens(agent)
+    fixed = agent.fixed_tokens
     return int((fixed + run.conversation.tokens()) * _factor(run, choice, fixed))
 
 
@@ -116,15 +114,6 @@ def _factor(run: Run, choice: ModelChoice, fixed: int) -> float:
     counted, messages = run.conversation.measured.get(choice.model.id, (0, 0))
     factor = (counted + STEADY) / (messages + fixed + STEADY)
     return min(max(factor, 1.0), MAX_FACTOR)
-
-
-def fixed_tokens(agent: ResolvedAgent) -> int:
-    """Estimate the tokens of the system prompt and the tools."""
-    tokens = text_tokens(agent.system)
-    for tool in agent.specs:
-        parameters = msgspec.json.encode(tool.parameters).decode()
-        tokens += text_tokens(f"{tool.name}{tool.description}{parameters}")
-    return tokens
 
 
 def should_reread(run: Run, budget: int) -> bool:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from msgspec import Struct, field
 
+from perdure.capabilities.agent_cache import AgentCache
 from perdure.capabilities.port import TOOL_OUTPUT
 from perdure.capabilities.registry import Registry
 from perdure.capabilities.resolve import DriverSource
@@ -118,3 +119,4 @@ class Engine(Struct, frozen=True):
     arguments: ArgumentChecks = field(default_factory=lambda: ArgumentChecks(Sandbox()))
     suspects: Suspects = field(default_factory=Suspects)
     public: PublicUrl = field(default_factory=PublicUrl)
+    agents: AgentCache = field(default_factory=AgentCache)

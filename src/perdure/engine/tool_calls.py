@@ -10,9 +10,11 @@ import difflib
 import json
 import logging
 import traceback
+from functools import partial
 
 import msgspec
 
+from perdure.capabilities.containment import Escaped, contain
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.capabilities.resolve import BoundTool, ResolvedAgent
 from perdure.domain.errors import PerdureError, Unavailable
@@ -154,7 +156,7 @@ async def _run_call(
         trace = run.redactor.text(traceback.format_exc())
         # `log.exception` would print the secrets that were just redacted.
         log.error("tool %s failed\n%s", call.name, trace)  # noqa: TRY400
-        error = f"The tool failed: {type(failure).__name__}."
+        error = f"The tool failed: {failure if isinstance(failure, Escaped) else type(failure).__name__}."
     duration = round((run.engine.clock.elapsed() - begun) * 1000)
     now = run.engine.clock.now()
     context = tool_context(state, call.id)
@@ -214,7 +216,8 @@ async def _attempt(
     callbacks = Callbacks(run, state, call)
     context = _tool_context(run, agent, state, call, live, callbacks)
     try:
-        outcome = await asyncio.wait_for(bound.tool.run(context, arguments), bound.tool.timeout)
+        tool = bound.tool
+        outcome = await contain(partial(tool.run, context, arguments), tool.timeout, f"the tool {tool.name}")
         return callbacks.checked(outcome) if isinstance(outcome, Later) else _as_raw_output(outcome)
     finally:
         live.finish()

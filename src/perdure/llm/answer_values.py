@@ -11,6 +11,7 @@ MAX_COUNT = 1 << 40
 """Token counts above this are mistakes."""
 
 _MAX_DEPTH = 5
+_TEXT_KEYS = ("text", "content", "summary", "thinking", "value")
 _HALF = re.compile("[\ud800-\udfff]")
 
 _REASONS = {
@@ -53,6 +54,8 @@ def finish_of(value: object) -> str | None:
         value = value.get("type") or value.get("reason")
     if not isinstance(value, str):
         return None
+    if (known := _FINISH.get(value)) is not None:
+        return known or None  # nearly always
     word = sound(value[:100]).strip().lower().replace("-", "_").replace(" ", "_")
     word = _PREFIX.sub("", word)
     known = _FINISH.get(word)
@@ -86,8 +89,8 @@ def text_in(value: object, depth: int = 0) -> str:
     if isinstance(value, list) and depth < _MAX_DEPTH:
         return "".join(text_in(part, depth + 1) for part in value)
     if isinstance(value, dict) and depth < _MAX_DEPTH:
-        inner = next((value[key] for key in ("text", "content", "summary") if value.get(key)), None)
-        return text_in(inner, depth + 1) if isinstance(inner, str | list) else ""
+        inner = next((value[key] for key in _TEXT_KEYS if value.get(key)), None)
+        return text_in(inner, depth + 1) if isinstance(inner, str | list | dict) else ""
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
 
 
@@ -107,13 +110,16 @@ def number_in(value: object) -> int | None:
 
 def count(value: object) -> int | None:
     """Return the value if it is a valid token count, else None."""
-    number = number_in(value)
+    number = value if type(value) is int else number_in(value)
     return number if number is not None and 0 <= number <= MAX_COUNT else None
 
 
 def first_count(*values: object) -> int | None:
     """Return the first of the values that is a token count."""
-    return next((tokens for tokens in map(count, values) if tokens is not None), None)
+    for value in values:
+        if value is not None and (tokens := count(value)) is not None:
+            return tokens
+    return None
 
 
 def merged(before: Usage | None, after: Usage | None) -> Usage | None:

@@ -29,6 +29,7 @@ from perdure.llm.wire import Reasoning, packed
 MAX_NESTING = 100
 """Maximum JSON nesting of a tool call's arguments. Deeper arguments are kept as text, like invalid JSON."""
 
+_END = b"[DONE]"
 _DONE = frozenset({"[done]", "done", "[end]", "[finish]"})
 _ALIVE = re.compile(
     r"\W*(ping|pong|keep.?alive|heart.?beat|processing|waiting|connected|open|start|ok|noop|undefined)\W*",
@@ -54,7 +55,7 @@ class CallInProgress:
 
     def __init__(self, call_id: str | None, name: str | None, index: int | None = None) -> None:
         self.id = ToolCallId(sound(call_id or ""))
-        self.name = sound(name or "")
+        self.name = sound(name or "").strip()
         self.index = index
         self.initial = ""
         self.arguments: list[str] = []
@@ -76,6 +77,7 @@ class CallInProgress:
 
     def name_it(self, name: str) -> None:
         """Set or complete the name, which may arrive in pieces or repeatedly."""
+        name = name.strip()
         if name and name != self.name:
             self.name = sound(name if name.startswith(self.name) else self.name + name)
 
@@ -160,6 +162,9 @@ class Answer:
         Raises:
             ModelError: the server reported an error, or violated its protocol.
         """
+        if payload == _END:
+            self.end()
+            return self.done
         try:
             plain = self.plain_decoder.decode(payload)
         except (ValueError, RecursionError):
@@ -394,17 +399,20 @@ def _finished(
 
 
 def parsed_arguments(text: str) -> Any:
-    """Parse the arguments; return invalid JSON as text, and an empty text or null as no arguments."""
+    """Parse the arguments; return invalid JSON as text.
+
+    An empty text, null and an empty list (PHP does not tell it from an empty object) are no arguments.
+    """
     if not text or text.isspace():
         return {}
-    text = sound(text)
+    text = sound(text).removeprefix("\ufeff")
     try:
         value = msgspec.json.decode(_whole_escapes(text) if "\\u" in text else text)
         if isinstance(value, str) and value.lstrip().startswith("{"):
             value = msgspec.json.decode(value)  # some servers encode the arguments twice
     except (ValueError, RecursionError):
         return text
-    if value is None:
+    if value is None or value == []:
         return {}
     if text.count("[") + text.count("{") > MAX_NESTING and not _shallow(value, MAX_NESTING):
         return text

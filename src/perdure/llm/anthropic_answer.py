@@ -23,6 +23,7 @@ from perdure.llm.answer_values import (
 )
 from perdure.llm.answers import Answer, CallInProgress
 from perdure.llm.driver import ModelRequest, ModelResponse, OnDelta
+from perdure.llm.failures import is_blank
 from perdure.llm.wire import Reasoning
 
 
@@ -111,7 +112,7 @@ class MessagesAnswer(Answer):
     def take(self, event: _Event, name: str) -> bool:
         """Take one event; returns whether it is one of the protocol's."""
         kind = event.type if isinstance(event.type, str) and event.type else name
-        if event.error or kind == "error":
+        if kind == "error" or not is_blank(event.error):
             return False
         if kind == "content_block_delta":
             self._add(number_in(event.index), event.delta)

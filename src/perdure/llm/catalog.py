@@ -53,6 +53,8 @@ class Catalog:
         self._elapsed = elapsed
         self._cache: dict[ServedModel, tuple[float, ModelProfile | None]] = {}
         self._learned: dict[ServedModel, LearnedLimits] = {}
+        self._plain: dict[ServedModel, ModelProfile | None] = {}
+        """Profiles without prices, which take a while to find."""
 
     def learn(self, served: ServedModel, *, window: int | None = None, output: int | None = None) -> None:
         """Remember the limits that the model named when it refused a request."""
@@ -77,7 +79,11 @@ class Catalog:
         cached = self._cache.get(served)
         if cached is not None:
             return cached[1]
-        return _without_price(served)
+        if served not in self._plain:
+            if len(self._plain) >= MAX_CACHED:
+                self._plain.clear()
+            self._plain[served] = _without_price(served)
+        return self._plain[served]
 
     async def profile(self, served: ServedModel) -> ModelProfile | None:
         """Return the profile with its price, or None if the model is unknown."""

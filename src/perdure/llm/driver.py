@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
+import msgspec
 from msgspec import Struct
 
 from perdure.domain.messages import JsonObject, Message, ToolCallPart, Usage
+from perdure.domain.tokens import text_tokens
 
 DeltaKind = Literal["text", "thinking"]
 OnDelta = Callable[[DeltaKind, str], None]
@@ -23,6 +25,15 @@ class ToolSpec(Struct, frozen=True):
     name: str
     description: str
     parameters: JsonObject
+
+
+def fixed_tokens(system: str, tools: Sequence[ToolSpec]) -> int:
+    """Estimate the tokens of a system prompt and of tools."""
+    tokens = text_tokens(system)
+    for tool in tools:
+        parameters = msgspec.json.encode(tool.parameters).decode()
+        tokens += text_tokens(f"{tool.name}{tool.description}{parameters}")
+    return tokens
 
 
 class ModelRequest(Struct, frozen=True):

@@ -132,6 +132,11 @@ def _names_model(codes: frozenset[str], message: str) -> bool:
     )
 
 
+def is_blank(error: object) -> bool:
+    """Whether an error's field says that there is none: some servers send it with every event."""
+    return not error or (isinstance(error, dict) and not any(error.values()))
+
+
 def error_in(event: object, name: str) -> object | None:
     """Return the error that an unknown stream event reports, wherever its server puts it; None if none.
 
@@ -142,7 +147,7 @@ def error_in(event: object, name: str) -> object | None:
     if not isinstance(event, dict):
         return event if name == "error" else None
     for key in ("error", "errors"):
-        if event.get(key) not in (None, False, "", 0, []):
+        if not is_blank(event.get(key)):
             inner = event[key]
             return inner if inner and not isinstance(inner, str) and _described(inner)[1] else event
     kinds = (name, event.get("type"), event.get("object"), event.get("status"))

@@ -327,7 +327,7 @@ def _feed(answer: Sink, frames: list[Frame]) -> None:
 
 def _is_words(response: ClientResponse, chunk: bytes) -> bool:
     """Whether the answer is plain words, which no parser of streams would see."""
-    return response.content_type == "text/plain" and not _FIELD.match(chunk.lstrip(_BLANK))
+    return not _FIELD.match(chunk.lstrip(_BLANK)) and response.content_type == "text/plain"
 
 
 async def _drain(response: ClientResponse, parser: SseParser, answer: Sink) -> None:

@@ -38,6 +38,7 @@ from perdure.llm.openai_common import cache_key, endpoint_of, listed_models, thi
 from perdure.llm.wire import (
     FragmentCache,
     ToolCache,
+    alternating,
     arranged,
     dumps,
     reuses_ids,
@@ -112,15 +113,18 @@ class OpenAiChatDriver:
         """Encode the request's body."""
         form, variant = self._form(request)
         fragments = self._cache.fragments(variant, request.messages, lambda each: fragment(each, form))
-        if reuses_ids(fragments):
-            distinct = with_distinct_ids(request.messages)
-            fragments = self._cache.fragments(variant, distinct, lambda each: fragment(each, form))
-        ordered = arranged(fragments, lambda call_id: missing(call_id, form))
         system = request.system if request.system.strip() else ""
-        if system and adaptations.SYSTEM_AS_USER in request.changes:
-            ordered.insert(0, user_fragment(system))
-        values = turns(ordered, form)
-        if system and adaptations.SYSTEM_AS_USER not in request.changes:
+        system_as_user = bool(system) and adaptations.SYSTEM_AS_USER in request.changes
+        values = None if system_as_user else alternating(fragments)
+        if values is None:
+            if reuses_ids(fragments):
+                distinct = with_distinct_ids(request.messages)
+                fragments = self._cache.fragments(variant, distinct, lambda each: fragment(each, form))
+            ordered = arranged(fragments, lambda call_id: missing(call_id, form))
+            if system_as_user:
+                ordered.insert(0, user_fragment(system))
+            values = turns(ordered, form)
+        if system and not system_as_user:
             values.insert(0, dumps({"role": "system", "content": system}))
         body = [b'{"messages":[', b",".join(values), b"]"]
         if request.tools:

@@ -24,7 +24,7 @@ from perdure.llm.answer_values import (
 )
 from perdure.llm.answers import Answer, CallInProgress
 from perdure.llm.driver import ModelRequest, ModelResponse, OnDelta
-from perdure.llm.failures import error_in, in_stream
+from perdure.llm.failures import error_in, in_stream, is_blank
 from perdure.llm.wire import Reasoning
 
 
@@ -35,6 +35,7 @@ class _Chunk(Struct, gc=False):
     usage: Any = None
     error: Any = None
     x_groq: Any = None
+    finish_reason: Any = None
 
 
 class _PlainFunction(Struct, gc=False, forbid_unknown_fields=True):
@@ -61,19 +62,20 @@ class _PlainDelta(Struct, gc=False, forbid_unknown_fields=True):
 class _PlainChoice(Struct, gc=False, forbid_unknown_fields=True):
     delta: _PlainDelta
     index: int = 0
-    finish_reason: None = None
+    finish_reason: str | None = None
     logprobs: Any = None
 
 
 class _PlainChunk(Struct, gc=False):
-    """What nearly every chunk is: a piece of one choice and nothing else."""
+    """What nearly every chunk is: a piece of one choice, its end, or the usage, and nothing else."""
 
-    choices: tuple[_PlainChoice]
+    choices: list[_PlainChoice]
     id: Any = None
     model: Any = None
-    usage: None = None
+    usage: Any = None
     error: None = None
     x_groq: None = None
+    finish_reason: None = None
 
 
 class _Piece(Struct, frozen=True, gc=False):
@@ -90,8 +92,11 @@ class _Piece(Struct, frozen=True, gc=False):
 
 
 _IN_CALLS = ("function", "name", "id", "arguments")
+_ARGUMENTS = ("arguments", "parameters", "input")
 _TEXTS = ("content", "text")
-_THINKING = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
+_THINKING = ("reasoning_content", "reasoning", "thinking", "reasoning_details", "thinking_blocks")
+_THOUGHTS = frozenset({"reasoning", "thinking", "reasoning_text", "summary_text"})
+_FINISHES = ("finish_reason", "finishReason", "stop_reason", "stopReason")
 
 
 class ChatAnswer(Answer):
@@ -110,11 +115,24 @@ class ChatAnswer(Answer):
         self._messages = False
 
     def take_plain(self, piece: _PlainChunk) -> bool:
-        """Take a piece of the choice and the calls that are known."""
-        choice = piece.choices[0]
-        if choice.index != self._choice:
+        """Take a piece of the choice that has content, of a call that is known, or the usage at the end."""
+        choices = piece.choices
+        if len(choices) != 1:
+            if choices or piece.usage is None:
+                return False
+            self._add_usage(piece.usage)
+        elif not self._take_choice(choices[0]):
             return False
+        elif piece.usage:
+            self._add_usage(piece.usage)
+        if self.response_id is None:
+            self._identify(piece.id, piece.model)
+        return True
+
+    def _take_choice(self, choice: _PlainChoice) -> bool:
         delta = choice.delta
+        if choice.index != self._choice and (self._choice is not None or delta.tool_calls is not None):
+            return False
         if delta.tool_calls is not None:
             called = delta.tool_calls[0]
             call = self._by_index.get(called.index)
@@ -125,13 +143,15 @@ class ChatAnswer(Answer):
             self.add_thinking(delta.reasoning_content)
         if delta.content:
             self.add_text(delta.content)
-        if self.response_id is None:
-            self._identify(piece.id, piece.model)
+        if self._choice is None and not self.empty:
+            self._choice = choice.index
+        if choice.finish_reason:
+            self.finish_reason = finish_of(choice.finish_reason) or self.finish_reason
         return True
 
     def take(self, event: _Chunk, name: str) -> bool:
         """Take one chunk; returns whether it is one."""
-        if event.error or name == "error":
+        if name == "error" or (event.error and not is_blank(event.error)):
             return False
         choices = event.choices if type(event.choices) is list else [event.choices]
         position = 0
@@ -144,6 +164,8 @@ class ChatAnswer(Answer):
             self._add_usage(event.usage or groq)
         if self.response_id is None:
             self._identify(event.id, event.model)
+        if event.finish_reason:
+            self.finish_reason = self.finish_reason or finish_of(event.finish_reason)
         return position > 0 or event.usage is not None
 
     def _identify(self, identity: object, model: object) -> None:
@@ -174,8 +196,7 @@ class ChatAnswer(Answer):
             self._choice = index
         if choice.get("usage"):
             self._add_usage(choice["usage"])
-        if choice.get("finish_reason"):
-            self.finish_reason = finish_of(choice["finish_reason"]) or self.finish_reason
+        self.finish_reason = _finish_in(choice) or _finish_in(delta) or self.finish_reason
 
     def _add(self, delta: JsonObject) -> None:
         content = delta.get("content")
@@ -200,6 +221,8 @@ class ChatAnswer(Answer):
     def _add_calls(self, delta: JsonObject) -> None:
         # The older field names one call. Servers that send both mean the same call.
         calls = delta.get("tool_calls") or {"index": 0, "function": delta.get("function_call")}
+        if isinstance(calls, dict) and not any(key in calls for key in _IN_CALLS):
+            calls = list(calls.values())  # by their numbers
         for call in calls if isinstance(calls, list) else [calls]:
             if isinstance(call, dict) and any(call.get(key) for key in _IN_CALLS):
                 self._add_call(call)
@@ -226,9 +249,11 @@ class ChatAnswer(Answer):
     def _add_parts(self, parts: object) -> None:
         """Add a list of parts, which Mistral's reasoning models send in place of the text."""
         for part in parts if isinstance(parts, list) else [parts]:
-            inner = part.get("thinking") if isinstance(part, dict) else None
-            if inner:
-                self.add_thinking(text_in(inner))
+            thinks = isinstance(part, dict) and (
+                part.get("thinking") or name_in(part.get("type")) in _THOUGHTS
+            )
+            if thinks:
+                self.add_thinking(text_in(part))
             else:
                 self.add_text(text_in(part))
 
@@ -240,6 +265,8 @@ class ChatAnswer(Answer):
             ended = event.get("done") is True or event.get("stop") is True
             finish = event.get("finish_reason") or event.get("done_reason") or ("stop" if ended else None)
             self._add_choice({**event, "finish_reason": finish}, 0)
+        elif event.get("done") is True:
+            self.end()
 
     # --- tool calls ------------------------------------------------------------
 
@@ -250,7 +277,7 @@ class ChatAnswer(Answer):
             number_in(delta.get("index")),
             name_in(delta.get("id")),
             name_in(function.get("name")),
-            function.get("arguments"),
+            next((function[key] for key in _ARGUMENTS if function.get(key) is not None), None),
         )
         call = self._call_of(piece)
         if call is None:
@@ -312,6 +339,13 @@ class ChatAnswer(Answer):
             return response
         self.reasoning = extras
         return msgspec.structs.replace(response, reasoning_items=self.packed_reasoning(request.model))
+
+
+def _finish_in(place: object) -> str | None:
+    """Return why the model stopped, wherever this choice or delta says it."""
+    if not isinstance(place, dict):
+        return None
+    return next((reason for key in _FINISHES if (reason := finish_of(place.get(key)))), None)
 
 
 def _begins(call: CallInProgress, piece: _Piece) -> bool:

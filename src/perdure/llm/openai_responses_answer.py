@@ -26,7 +26,7 @@ from perdure.llm.answer_values import (
 )
 from perdure.llm.answers import Answer, CallInProgress, parsed_arguments
 from perdure.llm.driver import ModelRequest, ModelResponse, OnDelta
-from perdure.llm.failures import in_stream
+from perdure.llm.failures import in_stream, is_blank
 from perdure.llm.wire import Reasoning
 
 
@@ -169,7 +169,7 @@ class ResponsesAnswer(Answer):
         elif kind in _BEGINS:
             self._describe(event.response)
         else:
-            return not event.error and kind.startswith("response.") and kind != "response.error"
+            return is_blank(event.error) and kind.startswith("response.") and kind != "response.error"
         return True
 
     def take_odd(self, event: JsonObject) -> None:
@@ -291,6 +291,8 @@ class ResponsesAnswer(Answer):
             self._add_missing(known, _content_text(item.get("content")))
         elif kind == "reasoning":
             self._end_reasoning(known, item)
+        elif kind in {"output_text", "text"}:
+            self._add_missing(known, text_in(item))
 
     def _same(self, item: JsonObject, kind: str) -> _Item | None:
         """Return an item of other names that says exactly the same, so that nothing is said or done twice."""
@@ -363,6 +365,8 @@ class ResponsesAnswer(Answer):
             raise in_stream(response.get("error") or error or {"code": "server_error"}, self._secrets)
         for index, item in enumerate(_parts(response.get("output"))):
             self._end(index, item, snapshot=True)
+        if not self.calls and not self.text():  # servers without items put the text beside them
+            self.add_text(text_in(response.get("output_text")))
         details = response.get("incomplete_details")
         if kind == "response.incomplete" or status == "incomplete" or (isinstance(details, dict) and details):
             self.finish_reason = finish_of(details) or "length"

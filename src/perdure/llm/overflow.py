@@ -48,7 +48,8 @@ _OUTPUT = re.compile(
 
 _RATE = re.compile(
     r"\bper[ -]?(?:min|hour|day|sec|month)|/ ?min\b|\b(?:tpm|tpd|rpm|rpd|itpm|otpm)\b|rate[ _-]?limit"
-    r"|too many requests|\bthrottl|\bquota\b|\bconcurren"
+    r"|too many requests|\bthrottl|\bquota\b|\bconcurren|\b(?:hourly|daily|weekly|monthly)\b"
+    r"|\bupgrade your plan\b|\b(?:api|access) (?:token|key)"
 )
 _RATE_LIMIT = re.compile(r"\blimit:? ?(\d[\d,]*)")
 _RATE_REQUESTED = re.compile(r"\brequested:? ?(\d[\d,]*)")
@@ -63,7 +64,10 @@ _FIELD = re.compile(
     r"|\w*_key|key|identifier|schema|enum|parameters|properties|headers?|temperature|top_\w+|logprobs"
     r"|logit_bias|n|seed|cache_control)\b"
 )
-_BAD_VALUE = re.compile(r"cache_control|\btoo small\b|\binvalid (?:api )?key\b|\bflagged\b")
+_BAD_VALUE = re.compile(
+    r"cache_control|\btoo small\b|\binvalid (?:api )?key\b|\bflagged\b"
+    r"|\b(?:at most|up to|maximum of|only) \d{1,3} (?:images?|pictures?|videos?|files?|documents?)\b"
+)
 
 _STRONG = re.compile(
     r"\bcontexts?\b|context[ _-]?(?:length|len|window|size|limit|overflow)|\bn_ctx|\bnum_ctx\b"
@@ -72,7 +76,8 @@ _STRONG = re.compile(
     r"|\b\d+ ?tokens?\b|\binputs?`? (?:tokens?|length|size|text|sequence|context|characters)"
     r"|\bsession[ _]length|\bsession_len\b|\bsequence[ _]length|\bkv[ _-]?cache\b"
     r"|\blength of (?:the |your )?(?:messages|input|prompt|conversation|request)"
-    r"|\bconversation(?: history)?\b|\bchat history\b|上下文|提示词"
+    r"|\bconversation(?: history)?\b|\bchat history\b|\binput_?(?:length|len|tokens)\b|上下文|提示词"
+    r"|kontext|contexto|contexte|コンテキスト|プロンプト|トークン|컨텍스트|프롬프트|토큰|контекст|промпт|токен"
     r"|输入(?:的)?(?:长度|文本|内容|字|过长|token)|tokens?数|token ?长度"
 )
 """Words that name the prompt or the room for it."""
@@ -82,6 +87,8 @@ _EXCESS = re.compile(
     r"|\boverflow|\babove the\b|\bbeyond the\b|\bout ?of ?(?:range|bounds|space|room)\b|\bran out of\b"
     r"|\bat most\b|\bno (?:more|longer|larger) than\b|\bnot enough\b|\bshorten\b|\bnot fit\b|\bfull\b"
     r"|\breduce the length\b|\bsurpass|\b(?:limit|maximum) (?:was )?reached\b|超|过长|过大|太长|太大|上限"
+    r"|\bover the\b|\bexhausted\b|\bzu (?:lang|groß|viele)|überschr|trop long|dépass|\bexced|\bsupera"
+    r"|demasiado|長すぎ|초과|너무 (?:길|긴|많)|превыш|слишком (?:длин|мног|больш)"
 )
 """Words for more than there is room for."""
 
@@ -114,7 +121,7 @@ _NAMES_REQUEST = re.compile(
     r"(?:requested|contains?|has|had|given|got|actual|by|long|resulted in|keep)[: ]*$"
 )
 _NAMES_LIMIT = re.compile(
-    r"(?:limit|max|at most|up to|only|than|<|window|length|size|\[\d{1,3},|allowed|support|限制|最大)"
+    r"(?:limit|max|máx|at most|up to|only|than|<|window|length|size|\[\d{1,3},|allowed|support|限制|最大)"
     r"[^\d]{0,40}$"
 )
 

@@ -169,6 +169,22 @@ class ToolCache:
         return data
 
 
+def alternating(fragments: Sequence[Fragment]) -> list[bytes] | None:
+    """Return the values of a conversation that needs no arranging; None for any other.
+
+    User and assistant take turns in it, the user begins and ends it, and no tool is called.
+    """
+    users, answers = fragments[::2], fragments[1::2]
+    if (
+        len(users) != len(answers) + 1
+        or any(each.role != "user" or each.answers for each in users)
+        or any(each.role != "assistant" or each.calls for each in answers)
+    ):
+        return None
+    values = [each.data for each in fragments]
+    return values if all(values) else None
+
+
 def arranged(fragments: Iterable[Fragment], missing: Callable[[ToolCallId], Fragment]) -> list[Fragment]:
     """Order the fragments as vendors require: the results of all tool calls directly after their message.
 

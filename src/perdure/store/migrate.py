@@ -10,7 +10,7 @@ import time
 from hashlib import sha256
 from importlib.resources import files
 
-from perdure.domain.errors import Unavailable
+from perdure.domain.errors import PerdureError, Unavailable
 from perdure.store.database import Database, Tx
 from perdure.store.locks import Lock, hold
 
@@ -100,7 +100,15 @@ async def migrate(database: Database) -> list[str]:
             )
         return applied
 
-    return await database.write(body)
+    try:
+        return await database.write(body)
+    except PerdureError:
+        raise
+    except Exception as error:
+        raise Unavailable(
+            f"the database cannot be migrated: {error}. Something else than Perdure made or changed its"
+            " tables: use another database, or restore a backup of this one"
+        ) from error
 
 
 async def _check_applied(tx: Tx, migrations: list[tuple[int, str, str]], done: set[int]) -> None:

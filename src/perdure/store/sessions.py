@@ -113,6 +113,8 @@ class SessionRow(Struct, frozen=True):
             return None
 
     def config_struct(self) -> SessionConfig:
+        if self.config == "{}":
+            return _NO_CONFIG
         return from_json(_CONFIG, self.config, f"the session {self.id}")
 
     def tag_list(self) -> tuple[str, ...]:
@@ -123,6 +125,7 @@ _USAGE = msgspec.json.Decoder(Usage)
 _CONFIG = msgspec.json.Decoder(SessionConfig)
 _TAGS = msgspec.json.Decoder(tuple[str, ...])
 _PARKED = msgspec.json.Decoder(tuple[ParkedCall, ...])
+_NO_CONFIG = SessionConfig()
 _COLUMNS = columns(SessionRow)
 _INSERT = insert("sessions", SessionRow)
 _GET = f"SELECT {_COLUMNS} FROM sessions WHERE id = ? AND org_id = ? AND deleted_at IS NULL"
@@ -211,8 +214,9 @@ async def append(
         now: the current time, in microseconds.
         claim: also claim the session (epoch + 1), in the first append of a new turn.
         fence: also fence the session's current runner (epoch + 1), for a cancel.
-        progress: whether the events are progress, so that the number of recoveries starts again at 0. A
-            message is none: however often people write, a turn that kills its server has to end.
+        progress: whether the events are progress, so that the number of recoveries starts again at 0.
+            Messages and files of clients are none: however often people write, a turn that kills its server
+            has to end.
         rests: whether the session rests after these events: it has parked calls, and nothing else to do.
 
     Returns:

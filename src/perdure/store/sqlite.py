@@ -22,6 +22,7 @@ from perdure.domain.errors import Unavailable
 from perdure.store.data_folder import check_links, make_folder
 from perdure.store.database import Body, Param, Row, T, Value, run_callbacks
 from perdure.store.faults import Fault, lasting, sqlite_fault, unavailable
+from perdure.store.sqlite_files import Files, check_log_has_database
 from perdure.store.sqlite_searches import Searches
 
 GROUP_LIMIT = 128
@@ -55,8 +56,14 @@ class SqliteTx:
     ) -> tuple[list[Row], bool]:
         rows: list[Row] = []
         size = 0
-        for row in self._connection.execute(sql, args):
-            size += sum([len(value) for value in row if isinstance(value, str | bytes)])
+        cursor = self._connection.execute(sql, args)
+        names = [column[0] for column in cursor.description]
+        places = [names.index(name) for name in large]
+        for row in cursor:
+            for place in places:
+                value = row[place]
+                if value is not None:
+                    size += len(value)
             if rows and size > limit:
                 return rows, True
             rows.append(row)
@@ -126,6 +133,7 @@ class SqliteDatabase:
 
     def __init__(self, path: Path, writer: sqlite3.Connection, reader: sqlite3.Connection) -> None:
         self._path = path
+        self._files = Files(path)
         self._writer = writer
         self._reader = reader
         self._loop = asyncio.get_running_loop()
@@ -187,11 +195,12 @@ class SqliteDatabase:
 
     def _explained(self, error: BaseException, *, committing: bool = False) -> BaseException:
         """Return the error for callers, and remember it if it lasts."""
-        fault = sqlite_fault(error, committing=committing)
+        fault = error if isinstance(error, Unavailable) else sqlite_fault(error, committing=committing)
         if fault is None:
             return error
         self.last_fault = lasting(fault) or self.last_fault
-        fault.__cause__ = error
+        if fault is not error:
+            fault.__cause__ = error
         return fault
 
     async def close(self) -> None:
@@ -249,6 +258,7 @@ class SqliteDatabase:
         try:
             if writer.in_transaction:  # an earlier attempt to roll back has failed
                 writer.execute("ROLLBACK")
+            self._files.check(writer)
             writer.execute("BEGIN IMMEDIATE")
             for job in group:
                 self._attempt(job, alone=len(group) == 1)
@@ -347,6 +357,7 @@ def _make_file(path: Path) -> None:
     """Create the file with mode 0600, because it will contain conversations, unless it exists."""
     make_folder(path.parent)
     check_links(path.parent, [path.name + end for end in SIDE_FILES])
+    check_log_has_database(path)
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
 

@@ -14,7 +14,7 @@ from perdure.domain.backoff import backoff
 from perdure.domain.errors import PerdureError
 from perdure.domain.ids import SessionId
 from perdure.engine.advance import advance
-from perdure.engine.attempt import is_retryable
+from perdure.engine.attempt import is_cancelled, is_retryable
 from perdure.engine.context import Engine
 from perdure.store.bus import Stop
 from perdure.store.queue import Job, PutBack
@@ -96,7 +96,9 @@ class Worker:
             try:
                 await advance(self._engine, session_id, again=again, trouble=trouble)
                 return
-            except Exception as error:  # noqa: BLE001 (whatever it is, it is logged and counted)
+            except (Exception, BaseExceptionGroup, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                    raise
                 if not is_retryable(error):
                     # Counted: after `max_recoveries` of these without progress, the session is sealed.
                     again, trouble = True, type(error).__name__
@@ -149,7 +151,7 @@ class Worker:
         return len(left)
 
 
-def _log_failure(session_id: SessionId, error: Exception) -> None:
+def _log_failure(session_id: SessionId, error: BaseException) -> None:
     if isinstance(error, MemoryError):  # there is no memory for a traceback either
         log.error("session %s failed: out of memory; it will be resumed", session_id)
     else:

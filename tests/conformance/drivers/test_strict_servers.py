@@ -151,6 +151,7 @@ def fits(role: str, part: object) -> bool:
     )
 
 
+@pytest.mark.no_cover  # the odd histories measure the same code
 @settings(max_examples=150)
 @given(request_=REQUESTS, mistral=st.booleans(), changes=st.sets(st.sampled_from(CHANGES)))
 @pytest.mark.parametrize("provider_type", [wire.provider_type for wire in WIRES])

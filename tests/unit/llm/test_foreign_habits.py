@@ -14,22 +14,19 @@ from perdure.llm.anthropic_answer import MessagesAnswer
 from perdure.llm.failures import refusal
 from perdure.llm.openai_chat_answer import ChatAnswer
 from perdure.llm.openai_responses_answer import ResponsesAnswer
+from tests.unit.llm.odd_messages import STOP, begins, grows, use
 from tests.unit.llm.odd_streams import (
     ROME,
-    STOP,
     TOOLS,
     A,
     B,
-    begins,
     chunk,
     completed,
     function,
-    grows,
     piece,
     read,
     said,
     sse,
-    use,
 )
 from tests.unit.llm.talk import Heard
 

@@ -18,14 +18,13 @@ from perdure.llm.anthropic_answer import MessagesAnswer
 from perdure.llm.driver import OnDelta
 from perdure.llm.openai_chat_answer import ChatAnswer
 from perdure.llm.openai_responses_answer import ResponsesAnswer
+from tests.unit.llm.odd_messages import STOP, begins, grows, messages, use
 from tests.unit.llm.odd_streams import (
     END,
-    STOP,
     A,
     B,
     Odd,
     added,
-    begins,
     call_item,
     chat,
     chunk,
@@ -33,15 +32,12 @@ from tests.unit.llm.odd_streams import (
     event,
     finishes,
     function,
-    grows,
     meaning_of,
-    messages,
     piece,
     read,
     responses,
     said,
     sse,
-    use,
 )
 from tests.unit.llm.talk import Heard
 

@@ -12,11 +12,13 @@ from perdure.domain.messages import ImagePart, Message, TextPart, ToolResultPart
 from perdure.llm.driver import ProviderConfig, ToolSpec
 from perdure.llm.http import Http
 from perdure.llm.openai_chat import OpenAiChatDriver
+from perdure.llm.openai_chat_wire import Form, missing, turns
 from perdure.llm.wire import (
     Fragment,
     FragmentCache,
     Reasoning,
     ToolCache,
+    alternating,
     arranged,
     dumps,
     packed,
@@ -24,6 +26,7 @@ from perdure.llm.wire import (
     plain_name,
     result_content,
     result_fragment,
+    reuses_ids,
     unpacked,
     woven,
 )
@@ -115,9 +118,8 @@ PIECES = st.lists(
 )
 
 
-@given(PIECES)
-def test_results_follow_their_calls_directly(pieces: list[tuple[str, list[str]]]) -> None:
-    fragments = [
+def fragments_of(pieces: list[tuple[str, list[str]]]) -> list[Fragment]:
+    return [
         Fragment("assistant", b"a", calls=tuple(ids))
         if kind == "agent"
         else result_fragment([(one, b"r") for one in ids])
@@ -125,6 +127,27 @@ def test_results_follow_their_calls_directly(pieces: list[tuple[str, list[str]]]
         else Fragment("system" if kind == "system" else "user", b"u")
         for kind, ids in pieces
     ]
+
+
+PLAIN = st.integers(0, 6).map(lambda more: [("user", []), *([("agent", []), ("user", [])] * more)])
+
+
+@given(st.one_of(PIECES, PLAIN))
+def test_a_conversation_that_needs_no_arranging_is_sent_as_it_is(pieces: list[tuple[str, list[str]]]) -> None:
+    fragments = fragments_of(pieces)
+    values = alternating(fragments)
+    if [kind for kind, _ in pieces] == ["user"]:
+        assert values == [b"u"]
+    if values is not None:
+        form = Form("m", takes_turns=True)
+        assert values == turns(arranged(fragments, lambda call_id: missing(call_id, form)), form)
+        assert not reuses_ids(fragments)
+    assert alternating([*fragments, Fragment("user", b"")]) is None
+
+
+@given(PIECES)
+def test_results_follow_their_calls_directly(pieces: list[tuple[str, list[str]]]) -> None:
+    fragments = fragments_of(pieces)
     out = arranged(fragments, lambda missing: Fragment("user", b"m", answers=(missing,)))
     waiting: set[str] = set()
     for fragment in out:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Generic, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
@@ -38,13 +38,13 @@ class ClientLeft(Exception):
 
 
 async def read_body(
-    headers: Headers, receive: Receive, limit: int = MAX_BODY, arrival: Arrival | None = None
+    headers: Headers, receive: Receive, arrival: Arrival | None, limit: int = MAX_BODY
 ) -> bytes:
     """Read the whole body.
 
     Args:
+        arrival: counts the bytes of a body that arrives in parts; None if it has arrived already.
         limit: the maximum size in bytes. Above `MAX_BODY`, the timeout grows in proportion.
-        arrival: counts the bytes of a body that arrives in parts.
 
     Raises:
         TooLarge: the declared or received size is over the limit.
@@ -63,6 +63,18 @@ async def read_body(
     # More than 18 digits are over any limit: do not parse them.
     if len(declared) > 18 or int(declared) > limit:
         raise TooLarge(f"the body may have at most {limit} bytes")
+    if arrival is not None:
+        return await _read_parts(receive, arrival, limit)
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientLeft
+    body = message.get("body", b"")
+    check_size(body, limit)
+    return body
+
+
+async def _read_parts(receive: Receive, arrival: Arrival, limit: int) -> bytes:
+    """Read a body that is still arriving."""
     parts: list[bytes] = []
     size = 0
     try:
@@ -78,17 +90,15 @@ async def read_body(
                 parts.append(part)
                 if not message.get("more_body"):
                     return parts[0] if len(parts) == 1 else b"".join(parts)
-                if arrival is not None:
-                    arrival.add(len(part))
+                arrival.add(len(part))
     except TimeoutError:
         raise InvalidInput("the body did not arrive in time: send it again", code="body_timeout") from None
     finally:
-        if arrival is not None:
-            arrival.close()
+        arrival.close()
 
 
 async def read_json(
-    headers: Headers, receive: Receive, limit: int = MAX_BODY, arrival: Arrival | None = None
+    headers: Headers, receive: Receive, arrival: Arrival | None, limit: int = MAX_BODY
 ) -> bytes:
     """Read a JSON body of up to `limit` bytes, without decoding it.
 
@@ -99,10 +109,10 @@ async def read_json(
     """
     media, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
     media = media.strip()
-    body = await read_body(headers, receive, limit, arrival)
+    body = await read_body(headers, receive, arrival, limit)
     if media != b"application/json" and not media.endswith(b"+json"):
         raise UnsupportedMedia("send JSON with the header Content-Type: application/json")
-    charset = _CHARSET.search(parameters)
+    charset = _CHARSET.search(parameters) if parameters else None
     if charset is not None and charset[1] not in (b"utf-8", b"utf8", b"us-ascii"):
         raise UnsupportedMedia("send JSON in UTF-8")
     if not body:
@@ -110,7 +120,7 @@ async def read_json(
     return body
 
 
-async def read_text(headers: Headers, receive: Receive, limit: int, arrival: Arrival | None = None) -> str:
+async def read_text(headers: Headers, receive: Receive, arrival: Arrival | None, limit: int) -> str:
     """Read a text body of up to `limit` bytes: Markdown, or with an access token also plain text.
 
     Any web page can make a browser send plain text here, but no other type and no Authorization header.
@@ -122,7 +132,7 @@ async def read_text(headers: Headers, receive: Receive, limit: int, arrival: Arr
     """
     media, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
     charset = _CHARSET.search(parameters)
-    body = await read_body(headers, receive, limit, arrival)
+    body = await read_body(headers, receive, arrival, limit)
     kinds = (b"text/markdown", b"text/plain") if b"authorization" in headers else (b"text/markdown",)
     if media.strip() not in kinds or (
         charset is not None and charset[1] not in (b"utf-8", b"utf8", b"us-ascii")
@@ -238,12 +248,12 @@ class QueryDecoder(Generic[S]):
         """The names of the parameters."""
         return self._parsers.keys()
 
-    def decode(self, raw: bytes) -> S:
-        """Decode and check the parameters. Raises InvalidInput."""
+    def decode(self, pairs: Sequence[tuple[str, str]]) -> S:
+        """Decode and check the parameters of `parameters_of`. Raises InvalidInput."""
         single: dict[str, object] = {}
         lists: dict[str, list[str]] = {}
         maps: dict[str, dict[str, str]] = {}
-        for name, text in _pairs(raw) if raw else ():
+        for name, text in pairs:
             parse = self._parsers.get(name)
             if "[" in name and (entry := _MAP_ENTRY.fullmatch(name)) and entry[1] in self._maps:
                 parse = str
@@ -291,12 +301,10 @@ def _boolean(text: str) -> bool | str:
     return {"true": True, "false": False, "1": True, "0": False}.get(text.lower(), text)
 
 
-def parameter_names(raw: bytes) -> list[str]:
-    """List the names of a query string's parameters. Raises InvalidInput."""
-    return list(dict.fromkeys(name for name, _ in _pairs(raw)))
-
-
-def _pairs(raw: bytes) -> list[tuple[str, str]]:
+def parameters_of(raw: bytes) -> list[tuple[str, str]]:
+    """Parse a query string into names and values. Raises InvalidInput."""
+    if not raw:
+        return []
     if len(raw) > MAX_QUERY or raw.count(b"&") >= MAX_PARAMETERS:
         raise InvalidInput(
             f"the query string may have at most {MAX_QUERY} bytes and {MAX_PARAMETERS} parameters"

@@ -29,13 +29,14 @@ from perdure.api.kernel.decoding import (
     check_size,
     check_text,
     decode,
+    parameters_of,
     read_body,
     read_json,
     read_text,
 )
 from perdure.api.kernel.entity_tags import etag_header, is_known, parse_tags, tag_of
 from perdure.api.kernel.idempotency import fingerprint, once_of
-from perdure.api.kernel.intake import Intake
+from perdure.api.kernel.intake import Arrival, Intake
 from perdure.api.kernel.paging import linked
 from perdure.api.kernel.problems import (
     INTERNAL,
@@ -48,7 +49,7 @@ from perdure.api.kernel.problems import (
 )
 from perdure.api.kernel.route import Route
 from perdure.api.kernel.router import Ready, Router
-from perdure.api.kernel.sending import Begun, begin, collect, send_chunks, send_reply
+from perdure.api.kernel.sending import Begun, begin, collect, is_unread, send_chunks, send_reply
 from perdure.api.kernel.warnings import body_warnings, query_warnings, with_warnings
 from perdure.app.context import App
 from perdure.app.idempotency import Replayed
@@ -124,20 +125,19 @@ class Api:
         arguments: list[object] = [check(text) for check, text in zip(ready.checks, values, strict=True)]
         query = scope["query_string"]
         call = Call(self._app, caller, headers, self._run_command)
-        ignored = query_warnings(ready, headers, query) if query else []
+        parameters = parameters_of(query)
+        ignored = query_warnings(ready, headers, parameters)
         if ready.query is not None:
-            arguments.append(ready.query.decode(query))
+            arguments.append(ready.query.decode(parameters))
         raw = b""
         if ready.decoder is not None:
             raw = await read_json(
-                headers, receive, route.body_limit or MAX_BODY, self._intake.open(caller.organization_id)
+                headers, receive, self._arrival(scope, caller), route.body_limit or MAX_BODY
             )
             arguments.append(decode(ready.decoder, raw))
             call.warnings = body_warnings(ready, headers, raw)
         elif route.text_limit:
-            text = await read_text(
-                headers, receive, route.text_limit, self._intake.open(caller.organization_id)
-            )
+            text = await read_text(headers, receive, self._arrival(scope, caller), route.text_limit)
             raw = text.encode()
             arguments.append(text)
         elif route.raw_limit:
@@ -146,11 +146,15 @@ class Api:
             )
             arguments.append(raw)
         elif route.method in ("POST", "PUT", "PATCH"):
-            raw = await read_body(headers, receive, arrival=self._intake.open(caller.organization_id))
+            raw = await read_body(headers, receive, self._arrival(scope, caller))
         answer = await self._run(ready, call, arguments, Asked(path, query, tuple(values), raw))
         if (call.warnings or ignored) and not isinstance(answer, Stream):
             return with_warnings(answer, call.warnings, ignored, has_field=ready.has_warnings)
         return answer
+
+    def _arrival(self, scope: Scope, caller: Caller) -> Arrival | None:
+        """Return the count for a body that is still arriving; None if all of it is here."""
+        return self._intake.open(caller.organization_id) if is_unread(scope, unknown=True) else None
 
     async def _run(
         self, ready: Ready, call: Call, arguments: list[object], asked: Asked
@@ -184,9 +188,10 @@ class Api:
         arguments: list[object] = [
             check(text) for check, text in zip(ready.checks, request.values, strict=True)
         ]
-        warnings = query_warnings(ready, headers, request.query) if request.query else []
+        parameters = parameters_of(request.query)
+        warnings = query_warnings(ready, headers, parameters)
         if ready.query is not None:
-            arguments.append(ready.query.decode(request.query))
+            arguments.append(ready.query.decode(parameters))
         if ready.decoder is not None:
             check_size(request.body, ready.route.body_limit or MAX_BODY)
             arguments.append(decode(ready.decoder, request.body))

@@ -60,7 +60,12 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._closing = _Closing(self, transport)
         self._extensions = {
-            EXTENSION: {"abort": transport.abort, "closed": transport.is_closing, "unread": self._unread}
+            EXTENSION: {
+                "abort": transport.abort,
+                "closed": transport.is_closing,
+                "unread": self._unread,
+                "paused": self._paused,
+            }
         }
         self._all.add(self, self.loop.time())
 
@@ -157,6 +162,10 @@ class HttpProtocol(HttpToolsProtocol):
     def _unread(self) -> bool:
         """Whether a part of the request's body has not arrived yet."""
         return self._answering is not None and self._answering.more_body
+
+    def _paused(self) -> bool:
+        """Whether the write buffer is full."""
+        return self.flow.write_paused
 
     def finish(self) -> None:
         """Close the connection after the response."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
+from types import MappingProxyType
 
 from msgspec import Struct
 
@@ -18,9 +19,9 @@ PIECE = 256 * 1024
 most of the last one."""
 
 EXTENSION = "perdure"
-"""The name of our ASGI extension. It has three functions: `abort` closes the connection at once and drops its
-buffered data, `closed` tells whether it is closed, and `unread` whether a part of the request's body has not
-arrived."""
+"""The name of our ASGI extension. It has four functions: `abort` closes the connection at once and drops its
+buffered data, `closed` tells whether it is closed, `unread` whether a part of the request's body has not
+arrived, and `paused` whether sending has to wait for the client."""
 
 
 class Begun(Struct, frozen=True):
@@ -60,26 +61,49 @@ async def collect(begun: Begun, limit: int) -> Reply:
 
 def abort_connection(scope: Scope) -> None:
     """Close the connection at once, so that the client sees that the response is incomplete."""
-    abort = scope.get("extensions", {}).get(EXTENSION, {}).get("abort")
+    abort = _function(scope, "abort")
     if abort is not None:
         abort()
 
 
 def is_closed(scope: Scope) -> bool:
     """Whether the client has left."""
-    closed = scope.get("extensions", {}).get(EXTENSION, {}).get("closed")
+    closed = _function(scope, "closed")
     return closed is not None and bool(closed())
+
+
+def is_unread(scope: Scope, *, unknown: bool = False) -> bool:
+    """Whether a part of the request's body has not arrived; `unknown` if the connection cannot tell."""
+    unread = _function(scope, "unread")
+    return unknown if unread is None else bool(unread())
+
+
+def is_paused(scope: Scope) -> bool:
+    """Whether sending has to wait for the client, or may have to."""
+    paused = _function(scope, "paused")
+    return paused is None or bool(paused())
+
+
+def _function(scope: Scope, name: str) -> Callable[[], object] | None:
+    extension = scope.get("extensions", _NONE).get(EXTENSION)
+    return None if extension is None else extension[name]
+
+
+_NONE: Mapping[str, dict[str, Callable[[], object]]] = MappingProxyType({})
 
 
 async def send_reply(scope: Scope, send: Send, reply: Reply) -> None:
     """Send a whole response."""
-    headers = _headers(scope, reply.headers)
+    headers, body = _headers(scope, reply.headers), reply.body
     if reply.status not in (204, 304):
-        headers.append((b"content-length", str(len(reply.body)).encode()))
-    if reply.body or reply.status != 204:
+        headers.append((b"content-length", b"%d" % len(body)))
+    if body or reply.status != 204:
         headers.append((b"content-type", reply.content_type))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await _send_body(send, reply.body, last=True)
+    if len(body) <= PIECE:
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+    else:
+        await _send_body(send, body, last=True)
 
 
 async def send_chunks(scope: Scope, send: Send, begun: Begun) -> None:
@@ -106,8 +130,7 @@ async def send_chunks(scope: Scope, send: Send, begun: Begun) -> None:
 
 def _headers(scope: Scope, more: tuple[Header, ...]) -> list[Header]:
     headers = [(b"x-content-type-options", b"nosniff"), *more]
-    unread = scope.get("extensions", {}).get(EXTENSION, {}).get("unread")
-    if unread is not None and unread():
+    if is_unread(scope):
         headers.append((b"connection", b"close"))  # what follows on the connection is not a request
     return headers
 

@@ -7,8 +7,8 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 
-from perdure.api.kernel.asgi import Receive, Scope, Send
-from perdure.api.kernel.sending import abort_connection
+from perdure.api.kernel.asgi import Message, Receive, Scope, Send
+from perdure.api.kernel.sending import abort_connection, is_paused
 from perdure.app.feed import Follower, Frame
 from perdure.domain.errors import Unavailable
 
@@ -84,7 +84,7 @@ class EventStream:
         """Whether the data sent so far ends with a complete frame."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        writer = asyncio.create_task(self._write(send))
+        writer = asyncio.create_task(self._write(scope, send))
         disconnect = asyncio.create_task(_wait_for_disconnect(receive))
         closing = asyncio.create_task(self._closing.wait())
         try:
@@ -102,18 +102,18 @@ class EventStream:
                 task.cancel()
             self._follower.close()
 
-    async def _write(self, send: Send) -> str:
+    async def _write(self, scope: Scope, send: Send) -> str:
         """Send the response until it ends; return the reason."""
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         try:
-            return await self._send_events(send)
+            return await self._send_events(scope, send)
         except TimeoutError:
             return "slow_consumer"
         except Unavailable:
             return "unavailable"
 
-    async def _send_events(self, send: Send) -> str:
-        await self._send_frames(send, CONNECTED)
+    async def _send_events(self, scope: Scope, send: Send) -> str:
+        await self._send_frames(scope, send, CONNECTED)
         last_sent = checked = time.monotonic()
         while not self._follower.gone:
             frames = await self._next_frames()
@@ -123,10 +123,10 @@ class EventStream:
                     return "access_ended"
                 checked = now
             if frames:
-                await self._send_frames(send, frames)
+                await self._send_frames(scope, send, frames)
                 last_sent = now
             elif now - last_sent >= self._heartbeat:
-                await self._send_frames(send, b": heartbeat\n\n")
+                await self._send_frames(scope, send, b": heartbeat\n\n")
                 last_sent = now
             if self._closing.is_set() and not self._follower.behind:
                 return "shutdown"
@@ -139,13 +139,19 @@ class EventStream:
         frames = await self._follower.frames(min(self._heartbeat, max(self._until - time.monotonic(), 0.01)))
         return b"".join(map(frame_bytes, frames))
 
-    async def _send_frames(self, send: Send, body: bytes) -> None:
+    async def _send_frames(self, scope: Scope, send: Send, body: bytes) -> None:
         """Send complete frames. Raises TimeoutError if the client does not read them in time."""
         for start in range(0, len(body), CHUNK):
-            async with asyncio.timeout(SEND_TIMEOUT):
-                await send(
-                    {"type": "http.response.body", "body": body[start : start + CHUNK], "more_body": True}
-                )
+            chunk: Message = {
+                "type": "http.response.body",
+                "body": body[start : start + CHUNK],
+                "more_body": True,
+            }
+            if is_paused(scope):
+                async with asyncio.timeout(SEND_TIMEOUT):
+                    await send(chunk)
+            else:
+                await send(chunk)
             self._at_frame_end = start + CHUNK >= len(body)
 
     async def _end(self, scope: Scope, send: Send, reason: str) -> None:

@@ -125,9 +125,10 @@ def _search(shape: Shape, value: object, path: str, found: list[tuple[str, Field
         return
     if not value.keys() <= fields.keys():
         found += [(before + name, fields) for name in value if name not in fields and name != shape.tag]
-    for name, deeper in fields.items():
-        if deeper is not None and name in value:
-            _search(deeper, value[name], before + name, found)
+    for name, member in value.items():
+        deeper = fields.get(name)
+        if deeper is not None:
+            _search(deeper, member, before + name, found)
 
 
 def _warning(path: str, known: Fields) -> str:

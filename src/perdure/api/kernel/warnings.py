@@ -7,12 +7,13 @@ responses to reads are cached and compared. With `Perdure-Strict: true`, both ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from msgspec import Struct
 
 from perdure.api.kernel.asgi import Headers
 from perdure.api.kernel.call import Reply
-from perdure.api.kernel.decoding import parameter_names
 from perdure.api.kernel.router import Ready
 from perdure.api.kernel.sending import Begun
 from perdure.api.kernel.unknown_fields import unknown_fields
@@ -46,15 +47,21 @@ def body_warnings(ready: Ready, headers: Headers, body: bytes) -> list[str]:
     return _checked(warnings, "unknown_field", strict=strict)
 
 
-def query_warnings(ready: Ready, headers: Headers, query: bytes) -> list[str]:
+def query_warnings(ready: Ready, headers: Headers, pairs: Sequence[tuple[str, str]]) -> list[str]:
     """Return a warning about each query parameter that the route does not know.
+
+    Args:
+        pairs: the parameters' names and values.
 
     Raises:
         InvalidInput: there is one, and the client is strict.
     """
     known = frozenset() if ready.query is None else ready.query.names
-    unknown = [name for name in parameter_names(query) if name.partition("[")[0] not in known]
-    warnings = [f"unknown parameter `{name[:100]}` was ignored" for name in unknown[:20]]
+    unknown = [name for name, _ in pairs if name not in known and name.partition("[")[0] not in known]
+    if not unknown:
+        return []
+    names = list(dict.fromkeys(unknown))
+    warnings = [f"unknown parameter `{name[:100]}` was ignored" for name in names[:20]]
     return _checked(warnings, "unknown_parameter", strict=is_strict(headers))
 
 

@@ -1,0 +1,68 @@
+"""A cache of resolved agents: most turns resolve the same layers as the turn before.
+
+A resolved agent is a pure function of its layers and of what was discovered. Both are compared with what it
+was resolved from, so that an entry can never be stale.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from perdure.capabilities.port import Discovered
+from perdure.capabilities.registry import Active
+
+if TYPE_CHECKING:
+    from perdure.capabilities.resolve import ResolvedAgent, SessionLayers
+
+CAPACITY = 32
+MAX_TOKENS = 30_000
+"""Tokens of the prompt and the tools of an agent that is kept. All entries take a few megabytes at most."""
+
+
+class Resolved(Struct, frozen=True):
+    """An agent, and what it was resolved from; `discovered` and `agent` may be out of date."""
+
+    layers: SessionLayers
+    max_iterations: int
+    active: tuple[Active, ...]
+    discovered: Mapping[str, Discovered]
+    agent: ResolvedAgent
+
+
+class AgentCache:
+    """The agents that a process resolved most recently, one for each combination of harness and agent."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[tuple[str | None, ...], Resolved] = OrderedDict()
+
+    def get(self, loaded: SessionLayers, max_iterations: int) -> Resolved | None:
+        """What was resolved from the same layers and decisions; None if they differ."""
+        entry = self._entries.get(_key(loaded))
+        if (
+            entry is None
+            or entry.max_iterations != max_iterations
+            or entry.layers.layers != loaded.layers
+            or entry.layers.standing != loaded.standing
+        ):
+            return None
+        return entry
+
+    def put(self, entry: Resolved) -> None:
+        """Keep an agent, unless it is large; drops the oldest one over the capacity."""
+        key = _key(entry.layers)
+        self._entries.pop(key, None)
+        if entry.agent.fixed_tokens <= MAX_TOKENS and not any(
+            layer.initial_files for layer in entry.layers.layers
+        ):
+            self._entries[key] = entry
+            if len(self._entries) > CAPACITY:
+                self._entries.popitem(last=False)
+
+
+def _key(loaded: SessionLayers) -> tuple[str | None, ...]:
+    row = loaded.session
+    return row.harness_id, row.agent_id, row.agent_version_id
