@@ -28,6 +28,7 @@ from perdure.domain.actions import (
 )
 from perdure.domain.events import ENDED_TURN, Event, InputMessageData, NewEvent
 from perdure.domain.projection import Projection, project
+from perdure.domain.steps import Started
 from perdure.domain.turn import (
     ALLOWED,
     Answered,
@@ -41,7 +42,6 @@ from perdure.domain.turn import (
     Ready,
     Reasoning,
     RunningTurn,
-    Started,
     Turn,
     TurnState,
     fold,

@@ -10,6 +10,7 @@ from msgspec import Struct
 from perdure.domain.guards import Guard
 from perdure.domain.ids import MessageId, TurnId
 from perdure.domain.parked import ASKED
+from perdure.domain.steps import Started
 from perdure.domain.times import Micros
 from perdure.domain.turn import (
     Allowed,
@@ -23,7 +24,6 @@ from perdure.domain.turn import (
     Parked,
     Reasoning,
     RunningTurn,
-    Started,
     TurnState,
     interruptions_of,
     parked_calls,

@@ -37,6 +37,8 @@ from perdure.domain.events import (
     ToolCompletedData,
     ToolParkedData,
     ToolStartedData,
+    ToolStepData,
+    ToolVerifiedData,
     TurnCancelledData,
     TurnCompletedData,
     TurnFailedData,
@@ -47,6 +49,7 @@ from perdure.domain.events import (
 from perdure.domain.ids import ExecId, MessageId, ToolCallId, TurnId
 from perdure.domain.messages import Controls, JsonValue, Usage, preview_of, text_of, tool_calls_of
 from perdure.domain.parked import ParkedKind
+from perdure.domain.steps import Started, started_after
 from perdure.domain.times import Micros
 from perdure.domain.tools import APPROVE, call_of_question
 
@@ -74,12 +77,6 @@ class Allowed(Struct, frozen=True):
     """A person approved the call."""
 
 
-class Started(Struct, frozen=True):
-    """The server started the call. `replayable`: it may run again after a crash (promise P5)."""
-
-    replayable: bool
-
-
 class Done(Struct, frozen=True):
     """The call has a result or, if it `failed`, an error, which the model receives.
 
@@ -97,12 +94,14 @@ ALLOWED = Allowed()
 
 
 class CallState(Struct, frozen=True):
-    """One tool call of the model's last answer."""
+    """One tool call of the model's last answer, the event `announced_at`; `index` counts its calls from 0."""
 
     id: ToolCallId
     name: str
     arguments: JsonValue
     status: CallStatus = ANNOUNCED
+    announced_at: int = 0
+    index: int = 0
 
 
 class Batch(Struct, frozen=True):
@@ -352,7 +351,10 @@ def _output_completed(state: TurnState, event: AnyEvent, head: int) -> TurnState
     if not isinstance(state, Reasoning):
         return state  # the message about a failure or a cancel
     message, turn = event.read(OutputMessageCompletedData).message, state.turn
-    calls = tuple(CallState(part.id, part.name, part.arguments) for part in tool_calls_of(message))
+    calls = tuple(
+        CallState(part.id, part.name, part.arguments, ANNOUNCED, head, index)
+        for index, part in enumerate(tool_calls_of(message))
+    )
     as_json = msgspec.json.encode([(call.name, call.arguments) for call in calls]).decode() if calls else ""
     return replace(
         state,
@@ -432,7 +434,18 @@ def _tool_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     if not isinstance(state, Calling):
         return state
     data = event.read(ToolStartedData)
-    return _with_status(state, data.tool_call.id, Started(data.replayable))
+    return _with_status(state, data.tool_call.id, Started(data.replayable, data.resumable, event.ts))
+
+
+def _call_went_on(state: TurnState, event: AnyEvent, head: int) -> TurnState:
+    """A started call took a step, or its outcome was looked up."""
+    if not isinstance(state, Calling):
+        return state
+    data = event.get(ToolStepData) or event.read(ToolVerifiedData)
+    status = next((call.status for call in state.calls if call.id == data.tool_call_id), None)
+    if not isinstance(status, Started):
+        return state
+    return _with_status(state, data.tool_call_id, started_after(status, data, event.ts))
 
 
 def _tool_completed(state: TurnState, event: AnyEvent, head: int) -> TurnState:
@@ -487,6 +500,8 @@ _HANDLERS: dict[str, Callable[[TurnState, AnyEvent, int], TurnState]] = {
     ActStartedData.kind: _act_started,
     ActCompletedData.kind: _act_completed,
     ToolStartedData.kind: _tool_started,
+    ToolStepData.kind: _call_went_on,
+    ToolVerifiedData.kind: _call_went_on,
     ToolCompletedData.kind: _tool_completed,
     ToolCallRequestedData.kind: _call_requested,
     ToolParkedData.kind: _tool_parked,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
 from perdure.domain.actions import AskApproval, AwaitClient, ExpireCalls, Fail, RunTools, StartTurn
+from perdure.domain.effects import effect_key
 from perdure.domain.events import (
     ActStartedData,
     ModelMetadata,
@@ -25,6 +28,7 @@ from perdure.domain.events import (
 )
 from perdure.domain.messages import Message, TextPart
 from perdure.domain.spans import act_context, reason_context, tool_context, turn_context
+from perdure.domain.steps import Started
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.tools import APPROVE, question_id
 from perdure.domain.turn import (
@@ -32,7 +36,6 @@ from perdure.domain.turn import (
     Calling,
     CallState,
     Parked,
-    Started,
     Turn,
     as_tool_call,
 )
@@ -128,7 +131,13 @@ def begin_tools(run: Run, agent: ResolvedAgent, action: RunTools) -> list[NewEve
         bound = agent.bound.get(call.name)
         hints = bound.tool.hints if bound else None
         replayable = bool(hints and (hints.readonly or hints.idempotent))
-        data = ToolStartedData(as_tool_call(call), _display_name(agent, call.name), replayable)
+        data = ToolStartedData(
+            as_tool_call(call),
+            _display_name(agent, call.name),
+            replayable,
+            effect_key(run.row.id, call.announced_at, call.index),
+            bool(bound and bound.tool.resumable),
+        )
         events.append(NewEvent(data, tool_context(state, call.id), now))
     return events
 
@@ -147,7 +156,10 @@ def _display_name(agent: ResolvedAgent, name: str) -> str | None:
 
 def request_results(run: Run, agent: ResolvedAgent, action: AwaitClient) -> list[NewEvent]:
     """Ask the client to run its tools, and park the session."""
-    calls = tuple(as_tool_call(call) for call in action.calls)
+    calls = tuple(
+        replace(as_tool_call(call), effect_key=effect_key(run.row.id, call.announced_at, call.index))
+        for call in action.calls
+    )
     summaries = tuple(_summary(agent, call) for call in action.calls)
     data = ToolCallRequestedData(calls, summaries, round(run.engine.policy.client_timeout * 1000))
     return [NewEvent(data, act_context(action.state), run.engine.clock.now())]
