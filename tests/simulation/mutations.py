@@ -81,7 +81,9 @@ def tools_run_before_their_announcement_is_committed(patch: Patch) -> None:
 
 def every_tool_is_treated_as_replayable(patch: Patch) -> None:
     real = turn_events.ToolStartedData
-    patch.setattr(turn_events, "ToolStartedData", lambda call, name, replayable: real(call, name, True))
+    patch.setattr(
+        turn_events, "ToolStartedData", lambda call, name, replayable, **more: real(call, name, True, **more)
+    )
 
 
 def every_started_call_is_treated_as_started_by_this_run(patch: Patch) -> None:

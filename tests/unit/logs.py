@@ -54,8 +54,8 @@ from perdure.domain.events import (
 )
 from perdure.domain.ids import TurnId, event_id
 from perdure.domain.messages import Controls, Message, TextPart, ToolCallPart, Usage
-from perdure.domain.times import to_rfc3339
 from perdure.domain.steps import Started
+from perdure.domain.times import to_rfc3339
 from perdure.domain.turn import (
     Calling,
     CallState,

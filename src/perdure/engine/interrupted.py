@@ -26,6 +26,9 @@ log = logging.getLogger("perdure.act")
 VERIFY_TIMEOUT = 10.0
 """Seconds in which a tool has to say whether a call took effect."""
 
+SKEW = 300.0
+"""Seconds by which the clocks of two machines may differ, or one clock may jump."""
+
 UNCERTAIN = "It may or may not have taken effect; check the current state before you try again."
 INTERRUPTED = f"This call was interrupted: the server stopped while it ran. {UNCERTAIN}"
 
@@ -73,14 +76,17 @@ async def ask_until_late(
 ) -> Verified:
     """Ask whether an effect took place; if it did not yet, ask again once its request has timed out.
 
+    The request was sent by another process: unless that is long ago, its clock is not compared with this one,
+    and the whole timeout is waited for.
+
     Args:
         began_at: when the request was sent at the earliest; timeout: its timeout in seconds.
     """
     found = await _ask(run, name, verify)
-    left = began_at / 1e6 + timeout - run.engine.clock.now() / 1e6
+    left = min(timeout, timeout + SKEW - (run.engine.clock.now() - began_at) / 1e6)
     if found.outcome != "not_done" or left <= 0:
         return found
-    await run.engine.clock.sleep(min(left, timeout))  # the clock may have gone back
+    await run.engine.clock.sleep(left)
     return await _ask(run, name, verify)
 
 

@@ -40,6 +40,7 @@ from perdure.domain.turn import (
     as_tool_call,
 )
 from perdure.engine.deferred import continued, is_callback
+from perdure.engine.interrupted import UNCERTAIN
 from perdure.engine.run import Run
 
 ADVICE = {
@@ -79,10 +80,7 @@ ADVICE = {
 STEERED = "cancelled: the user sent a new message"
 SUPERSEDED = "cancelled: a scheduled message arrived"
 OVERTAKEN = "cancelled: the result of an earlier call arrived"
-NO_CALLBACK = (
-    "No result arrived in time. The call may or may not have taken effect; check the current state before "
-    "you try again."
-)
+NO_CALLBACK = "No result arrived in time."
 UNANSWERED = "The client did not answer this call in time."
 
 
@@ -135,8 +133,8 @@ def begin_tools(run: Run, agent: ResolvedAgent, action: RunTools) -> list[NewEve
             as_tool_call(call),
             _display_name(agent, call.name),
             replayable,
-            effect_key(run.row.id, call.announced_at, call.index),
-            bool(bound and bound.tool.resumable),
+            effect_key=effect_key(run.row.id, call.announced_at, call.index),
+            resumable=bool(bound and bound.tool.resumable),
         )
         events.append(NewEvent(data, tool_context(state, call.id), now))
     return events
@@ -211,16 +209,20 @@ def _why_withdrawn(state: Calling) -> str:
 
 
 def _expired_call(call: CallState, withdrawn: str | None) -> ToolCompletedData:
+    approval = _is_approval(call)
+    sent = isinstance(call.status, Parked) and not approval
     if withdrawn is not None:
         if is_callback(call):
             return continued(call)
-        return ToolCompletedData(call.id, call.name, False, "cancelled", error=withdrawn)
-    if is_callback(call):
-        return ToolCompletedData(call.id, call.name, False, "timeout", error=NO_CALLBACK)
-    if _is_approval(call):
+        # A client that was asked may have run the call.
+        return ToolCompletedData(
+            call.id, call.name, False, "cancelled", error=withdrawn, outcome_unknown=sent
+        )
+    if approval:
         error = "This call was not approved in time, so it was rejected."
         return ToolCompletedData(call.id, call.name, False, "rejected", error=error)
-    return ToolCompletedData(call.id, call.name, False, "timeout", error=UNANSWERED)
+    error = f"{NO_CALLBACK if is_callback(call) else UNANSWERED} {UNCERTAIN}"
+    return ToolCompletedData(call.id, call.name, False, "timeout", error=error, outcome_unknown=sent)
 
 
 def _expired_approval(call: CallState, withdrawn: str | None) -> ToolCompletedData:
