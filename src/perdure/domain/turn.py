@@ -21,6 +21,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.domain.callbacks import is_late_result
+from perdure.domain.calls import ALLOWED, ANNOUNCED, Batch, CallState, CallStatus, Done, Parked
 from perdure.domain.events import (
     ActCompletedData,
     ActStartedData,
@@ -32,7 +33,6 @@ from perdure.domain.events import (
     ReasonCompletedData,
     ReasonStartedData,
     SessionIdledData,
-    ToolCall,
     ToolCallRequestedData,
     ToolCompletedData,
     ToolParkedData,
@@ -47,7 +47,7 @@ from perdure.domain.events import (
     is_cancel_notice,
 )
 from perdure.domain.ids import ExecId, MessageId, ToolCallId, TurnId
-from perdure.domain.messages import Controls, JsonValue, Usage, preview_of, text_of, tool_calls_of
+from perdure.domain.messages import Controls, Usage, preview_of, text_of, tool_calls_of
 from perdure.domain.parked import ParkedKind
 from perdure.domain.steps import Started, started_after
 from perdure.domain.times import Micros
@@ -57,58 +57,6 @@ NO_USAGE = Usage(0, 0)
 
 SCHEDULED = "scheduled"
 """The key in a message's metadata that names the schedule which sent it."""
-
-
-# --- tool calls -------------------------------------------------------------
-
-
-class Announced(Struct, frozen=True):
-    """The model requested the call; nothing else has happened yet."""
-
-
-class Parked(Struct, frozen=True):
-    """The call waits until `until` for a result, or an approval, from outside."""
-
-    kind: ParkedKind
-    until: Micros
-
-
-class Allowed(Struct, frozen=True):
-    """A person approved the call."""
-
-
-class Done(Struct, frozen=True):
-    """The call has a result or, if it `failed`, an error, which the model receives.
-
-    `interrupted`: its process died, or lost the database, while it ran.
-    """
-
-    failed: bool
-    interrupted: bool = False
-
-
-CallStatus = Announced | Parked | Allowed | Started | Done
-
-ANNOUNCED = Announced()
-ALLOWED = Allowed()
-
-
-class CallState(Struct, frozen=True):
-    """One tool call of the model's last answer, the event `announced_at`; `index` counts its calls from 0."""
-
-    id: ToolCallId
-    name: str
-    arguments: JsonValue
-    status: CallStatus = ANNOUNCED
-    announced_at: int = 0
-    index: int = 0
-
-
-class Batch(Struct, frozen=True):
-    """The tool calls that the server runs concurrently."""
-
-    calls: frozenset[ToolCallId]
-    started_at: Micros
 
 
 # --- the phases -------------------------------------------------------------
@@ -261,11 +209,6 @@ def interruptions_of(state: RunningTurn) -> int:
     statuses = [call.status for call in state.calls]
     interrupted = any(isinstance(status, Done) and status.interrupted for status in statuses)
     return state.turn.interruptions + 1 if interrupted else 0
-
-
-def as_tool_call(call: CallState) -> ToolCall:
-    """The call as events contain it."""
-    return ToolCall(call.id, call.name, call.arguments)
 
 
 # --- the fold ---------------------------------------------------------------

@@ -12,13 +12,13 @@ import traceback
 from collections.abc import Awaitable, Callable
 
 from perdure.capabilities.port import Tool, ToolContext
+from perdure.domain.calls import CallState
 from perdure.domain.effects import UNKNOWN, Verified
 from perdure.domain.errors import OutcomeUnknown
 from perdure.domain.events import ToolVerifiedData
 from perdure.domain.messages import JsonObject
 from perdure.domain.steps import Started, Step
 from perdure.domain.times import Micros
-from perdure.domain.turn import CallState
 from perdure.engine.run import Run
 
 log = logging.getLogger("perdure.act")

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
+from perdure.domain.calls import CallStatus
 from perdure.domain.compaction import ContextCompactingData
 from perdure.domain.errors import Fenced, StaleHead, Unavailable
 from perdure.domain.event_data import EventData
@@ -22,7 +23,7 @@ from perdure.domain.redaction import Redactor, redact_event
 from perdure.domain.spans import tool_context
 from perdure.domain.steps import Started
 from perdure.domain.times import Micros
-from perdure.domain.turn import Calling, CallStatus, Idle, Reasoning, TurnState, fold
+from perdure.domain.turn import Calling, Idle, Reasoning, TurnState, fold
 from perdure.engine.context import Engine
 from perdure.engine.conversation_cache import read_conversation
 from perdure.engine.outages import Also, append_after_outage, append_also, outlast

@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from perdure.domain.calls import CallState
 from perdure.domain.effects import Verified, effect_key, part_key
 from perdure.domain.errors import ToolError
 from perdure.domain.events import NewEvent, ToolStepData
@@ -16,7 +17,7 @@ from perdure.domain.messages import JsonValue, storable
 from perdure.domain.redaction import redact_event
 from perdure.domain.spans import tool_context
 from perdure.domain.steps import Started, Step, find_step
-from perdure.domain.turn import Calling, CallState
+from perdure.domain.turn import Calling
 from perdure.engine.interrupted import INTERRUPTED, Interrupted, ask_until_late
 from perdure.engine.run import Run
 from perdure.engine.tool_output import json_of

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.capabilities.resolve import BoundTool, ResolvedAgent
+from perdure.domain.calls import CallState, Done, Parked
 from perdure.domain.effects import effect_key
 from perdure.domain.errors import OutcomeUnknown, PerdureError, Unavailable
 from perdure.domain.events import (
@@ -31,7 +32,7 @@ from perdure.domain.redaction import is_mark
 from perdure.domain.spans import act_context, tool_context
 from perdure.domain.steps import Started
 from perdure.domain.tools import ClientSideTool
-from perdure.domain.turn import Calling, CallState, Done, Parked
+from perdure.domain.turn import Calling
 from perdure.engine.arguments import INVALID_SCHEMA
 from perdure.engine.deferred import Callbacks, parked_call, promised
 from perdure.engine.interrupted import UNCERTAIN, Interrupted, look_up, settle

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.capabilities.resolve import BoundTool, ModelChoice, ResolvedAgent
+from perdure.domain.calls import CallState
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import FileWrittenData, NewEvent, ToolCompletedData
 from perdure.domain.files import content_of
@@ -19,7 +20,7 @@ from perdure.domain.result_sizes import LEAST_SHARE, SLACK, file_of, share_of, t
 from perdure.domain.spans import turn_context
 from perdure.domain.texts import without_middle
 from perdure.domain.tokens import text_tokens
-from perdure.domain.turn import CallState, Turn
+from perdure.domain.turn import Turn
 from perdure.engine.budget import conversation_budget
 from perdure.engine.outages import outlast
 from perdure.engine.run import Run

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
 from perdure.domain.actions import AskApproval, AwaitClient, ExpireCalls, Fail, RunTools, StartTurn
+from perdure.domain.calls import CallState, Parked, as_tool_call
 from perdure.domain.effects import effect_key
 from perdure.domain.events import (
     ActStartedData,
@@ -31,14 +32,7 @@ from perdure.domain.spans import act_context, reason_context, tool_context, turn
 from perdure.domain.steps import Started
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.tools import APPROVE, question_id
-from perdure.domain.turn import (
-    Answered,
-    Calling,
-    CallState,
-    Parked,
-    Turn,
-    as_tool_call,
-)
+from perdure.domain.turn import Answered, Calling, Turn
 from perdure.engine.deferred import continued, is_callback
 from perdure.engine.interrupted import UNCERTAIN
 from perdure.engine.run import Run
