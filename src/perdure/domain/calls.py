@@ -1,9 +1,11 @@
 """The tool calls of the model's last answer, and the status of each.
 
-Announced -> Started -> Done
-|           |-> Parked -> Done        the result comes later, from outside
-|-> Parked (approval) -> Allowed -> Started -> Done
-|-> Parked (client) -> Done
+    Announced -> Started -> Done
+        |           |-> Parked -> Done        the result comes later, from outside
+        |-> Parked (approval) -> Allowed -> Started -> Done
+        |-> Parked (client) -> Done
+
+A call can also be done without having started: it was refused or withdrawn, or its arguments are invalid.
 """
 
 from __future__ import annotations
