@@ -152,6 +152,7 @@ class Run:
                 except StaleHead:
                     await self._catch_up()
                     self._moved = True
+                    await asyncio.sleep(0)  # so that a run that was stopped meanwhile does not try again
                     continue
                 # What others have appended meanwhile, the next action was not decided on either.
                 self._moved = await self._check_claim_after(began) or self._moved
