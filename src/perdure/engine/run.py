@@ -150,12 +150,11 @@ class Run:
                 try:
                     await self._append(batch, progress=progress)
                 except StaleHead:
-                    await self._catch_up()
                     self._moved = True
-                    await asyncio.sleep(0)  # so that a run that was stopped meanwhile does not try again
+                    await self._catch_up()
                     continue
-                # What others have appended meanwhile, the next action was not decided on either.
-                self._moved = await self._check_claim_after(began) or self._moved
+                self._moved = self._moved or self._was_slow(began)
+                await self._check_claim_after(began)
                 return True
             return False
 
@@ -181,21 +180,16 @@ class Run:
         self._apply(batch, stored)
         self.engine.bus.publish(Appended(self.row.id, self.row.head, stored))
 
-    async def _check_claim_after(self, began: float) -> bool:
-        """Check after a slow append whether another runner has claimed the session meanwhile.
+    def _was_slow(self, began: float) -> bool:
+        return self.engine.clock.elapsed() - began > SLOW_COMMIT
+
+    async def _check_claim_after(self, began: float) -> None:
+        """Check after a slow append whether another runner has claimed the session meanwhile: raise Fenced.
 
         What the append announces must not be executed then.
-
-        Returns:
-            Whether the append was slow, so that the run has caught up.
-
-        Raises:
-            Fenced: another runner has claimed the session.
         """
-        slow = self.engine.clock.elapsed() - began > SLOW_COMMIT
-        if slow:
+        if self._was_slow(began):
             await self._catch_up()
-        return slow
 
     async def rest(self) -> bool:
         """Leave the session to itself: all that is left are parked calls. Returns False as `commit` does."""
