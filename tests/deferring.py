@@ -1,4 +1,5 @@
-"""A capability whose tools defer their results, in a package that a test's server finds; see `installed`."""
+"""A capability whose tools defer their results, or have steps, in a package that a test's server finds; see
+`installed`."""
 
 from __future__ import annotations
 
@@ -73,6 +74,25 @@ async def _odd(context: ToolContext, arguments: JsonObject) -> Later:
     return await made if asyncio.iscoroutine(made) else made
 
 
+async def _in_steps(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+    """Two steps. The tool hangs between them, or in the second one, as long as the desk is there."""
+
+    async def hang(where: str) -> None:
+        if arguments["note"] == where and Path(arguments["desk"]).is_dir():
+            await asyncio.Event().wait()
+
+    async def first() -> str:
+        return f"first {context.now()}"
+
+    async def second() -> str:
+        await hang("inside")
+        return "second"
+
+    said = await context.step("first", first)
+    await hang("between")
+    return ToolOutcome([said, await context.step("second", second), context.effect_key])
+
+
 DEFERRING = Capability(
     id="deferring",
     name="Deferring",
@@ -82,6 +102,7 @@ DEFERRING = Capability(
         Tool("order", "Order something.", PARAMETERS, _order, hints=ONCE, display_name="Order"),
         Tool("order_again", "Order something once.", PARAMETERS, _order, hints=REPEATABLE),
         Tool("odd", "Be odd.", schema({"how": {"type": "string"}}, "how"), _odd),
+        Tool("in_steps", "Do two things.", PARAMETERS, _in_steps, timeout=600.0),
         Tool("forget", "Wait for nothing.", schema({}), _forget),
     ),
 )

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec.structs import replace
 
@@ -23,6 +23,7 @@ from perdure.domain.messages import CreateMessage, InputMessage, TextPart
 from perdure.domain.providers import CreateModel, CreateProvider
 from perdure.domain.sessions import CreateSession
 from perdure.domain.tools import CapabilityRef
+from perdure.engine.advance import advance
 from perdure.llm.catalog import Catalog
 from perdure.settings import Settings
 from perdure.store.events import events_after
@@ -30,6 +31,12 @@ from perdure.tools.built_in import built_in
 from perdure.wiring import Parts, open_parts
 from perdure.worker.worker import Worker
 from tests.talk import PATIENCE, Json
+
+
+class Holder(Protocol):
+    """What has the capability `gate`, with the tools of a test."""
+
+    capability: Capability
 
 
 class Gate:
@@ -102,10 +109,16 @@ async def _mumble(context: ToolContext, arguments: Json) -> ToolOutcome:
 class House:
     """Perdure in this process, so that a test can bring its own tools."""
 
-    def __init__(self, parts: Parts, owner: Caller, session_id: str) -> None:
+    def __init__(self, parts: Parts, owner: Caller, session_id: str, worker: Worker) -> None:
         self.parts = parts
         self.owner = owner
         self.session_id = session_id
+        self._worker = worker
+
+    async def recover(self) -> None:
+        """Cut the runner off in the middle of its work, and run the session as another one does."""
+        await self._worker.drain(0)
+        await advance(self.parts.engine, self.session_id, again=True)
 
     async def say(self, text: str) -> None:
         body = CreateMessage(InputMessage((TextPart(text),)))
@@ -127,7 +140,7 @@ class House:
 
 
 @asynccontextmanager
-async def house_with(gate: Gate, folder: Path, catalog: Catalog | None = None) -> AsyncIterator[House]:
+async def house_with(gate: Holder, folder: Path, catalog: Catalog | None = None) -> AsyncIterator[House]:
     async with open_parts(Settings(data=str(folder))) as opened:
         mine: dict[str, Any] = {
             "registry": Registry((*built_in(opened.app), gate.capability)),
@@ -141,7 +154,7 @@ async def house_with(gate: Gate, folder: Path, catalog: Catalog | None = None) -
         session = await create_session(parts.app, owner, CreateSession(capabilities=(CapabilityRef("gate"),)))
         worker = Worker(parts.engine)
         await worker.start()
-        yield House(parts, owner, session.id)
+        yield House(parts, owner, session.id, worker)
         await worker.drain(0)
 
 

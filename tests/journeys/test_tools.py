@@ -154,7 +154,7 @@ async def test_output_that_cannot_be_logged_is_repaired_or_an_error_but_never_fa
         text, inside, thing, error = outcomes(events)
         assert text.result[0].text == "half ?"
         assert json.loads(inside.result[0].text) == {"half ?": ["?"]}
-        assert thing.error == "The tool failed: TypeError."
+        assert thing.error.startswith("The tool failed: TypeError. It may or may not have taken effect")
         assert error.error == "half ?"
         assert events[-2].type == "turn.completed"
 

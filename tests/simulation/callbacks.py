@@ -6,9 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from perdure.domain.calls import Parked
 from perdure.domain.events import Event
 from perdure.domain.messages import text_of
-from perdure.domain.turn import Calling, Idle, Parked, Started, fold
+from perdure.domain.turn import Calling, Idle, Started, fold
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

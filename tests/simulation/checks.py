@@ -12,6 +12,7 @@ from perdure.domain.tools import APPROVE
 from perdure.domain.turn import Idle, fold
 from perdure.engine.conversation_cache import read_conversation
 from tests.simulation.callbacks import check_callbacks
+from tests.simulation.check_effects import check_effects
 from tests.simulation.conversations import Key, disorder, expected_prompt, key_of
 from tests.simulation.model import ANSWER, SUMMARY
 from tests.simulation.tools import REPLAYABLE
@@ -25,6 +26,7 @@ async def check_world(world: World) -> None:
     check_turns(world, log)
     check_messages(world, log)
     check_tools(world, log)
+    check_effects(world, log)
     check_prompts(world, log)
     check_callbacks(world, log)
     await check_conversations(world)
@@ -184,7 +186,7 @@ def check_tools(world: World, log: list[Event]) -> None:
         elif event.type == "tool.completed":
             ends.setdefault(event.decoded().tool_call_id, []).append(event.sequence)
             _check_result(world, event.decoded())
-    done = Counter(effect.call_id for effect in world.effects if effect.tool not in REPLAYABLE)
+    done = Counter(effect.call_id for effect in world.effects if effect.tool not in {*REPLAYABLE, "order"})
     for call_id, times in done.items():
         if times > len(starts.get(call_id, ())):
             world.blame(f"P5: the call {call_id} was made {times} times")

@@ -15,6 +15,7 @@ import pytest
 from perdure.app import sessions as use
 from perdure.domain import actions, history, turn
 from perdure.domain.actions import Finish, RunTools
+from perdure.domain.errors import Fenced
 from perdure.domain.events import ENDED_TURN, InputMessageData, SessionIdledData, TurnCancelledData
 from perdure.domain.turn import Answered, Calling, Idle, TurnState
 from perdure.engine import advance, attempt, outages, run, tool_calls, turn_events
@@ -81,7 +82,9 @@ def tools_run_before_their_announcement_is_committed(patch: Patch) -> None:
 
 def every_tool_is_treated_as_replayable(patch: Patch) -> None:
     real = turn_events.ToolStartedData
-    patch.setattr(turn_events, "ToolStartedData", lambda call, name, replayable: real(call, name, True))
+    patch.setattr(
+        turn_events, "ToolStartedData", lambda call, name, replayable, **more: real(call, name, True, **more)
+    )
 
 
 def every_started_call_is_treated_as_started_by_this_run(patch: Patch) -> None:
@@ -154,6 +157,8 @@ def a_runner_does_not_check_its_claim(patch: Patch) -> None:
 
     async def catch_up(self: Run) -> None:
         row = await self.engine.database.read(lambda tx: rows.look_session(tx, self.row.id))
+        if row.deleted_at is not None:
+            raise Fenced  # or it would try again for ever
         events, _ = await self.engine.database.read(lambda tx: run.events_within(tx, row.id, self.state.head))
         self._apply(events, events)
         self.row = msgspec.structs.replace(row, head=self.state.head)

@@ -12,8 +12,8 @@ from perdure.app import callbacks as use
 from perdure.app import sessions as use_sessions
 from perdure.capabilities.port import Callback
 from perdure.domain import turn
+from perdure.domain.calls import Parked
 from perdure.domain.events import ToolParkedData
-from perdure.domain.turn import Parked
 from perdure.engine import advance, deferred, run, tool_calls
 from perdure.engine.run import Run
 from perdure.store import sessions as rows

@@ -161,6 +161,8 @@ SCENARIOS = (
         ((_calls("later", "once"), TEXT), (_calls("later"), TEXT)),
         ("post 0", "rest", "cancel", "call_back", "post 1", "rest", "call_back", "delete", "call_back"),
     ),
+    Scenario("asked", ((Step((("asked", {}), ("asked", {}))), TEXT),), ONE_TURN, repeat_ids=True),
+    Scenario("steps", ((_calls("order", "once", "order"), TEXT),), ONE_TURN),
     Scenario(
         "deleted",
         ((Step((("once", {"seconds": 2.0}),)), TEXT),),
@@ -209,8 +211,11 @@ def _draw_script(rng: random.Random) -> tuple[Step, ...]:
     steps = []
     for _ in range(rng.choice((0, 1, 1, 2, 3))):
         names = rng.choices(
-            ("once", "again", "look", "refuse", "burst", CLIENT_TOOL, "nowhere", "later", "later_again"),
-            (6, 3, 3, 1, 1, 2, 1, 2, 1),
+            (
+                *("once", "again", "look", "refuse", "burst", CLIENT_TOOL, "nowhere"),
+                *("later", "later_again", "asked", "order"),
+            ),
+            (6, 3, 3, 1, 1, 2, 1, 2, 1, 2, 3),
             k=rng.randint(1, 4),
         )
         calls = tuple(

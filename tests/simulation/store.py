@@ -165,10 +165,12 @@ class Witness:
             self._claims += 1
 
     def _is_progress(self, role: str) -> bool:
-        """Whether the last append was progress: a message is none, nor the start of a summary."""
+        """Whether the last append was progress: a message is none, nor the start of a summary or a step."""
         if role == "app" and self.row.status == "active":
             return False
-        return self.log[-1].type != "context.compacting"
+        last = self.log[-1]
+        started = last.type == "tool.step" and last.decoded().status == "started"  # type: ignore[attr-defined]
+        return not started and last.type not in {"context.compacting", "tool.verified"}
 
     def _check_epoch(self, before: SessionRow, after: SessionRow, role: str, who: object) -> None:
         step, grown = after.epoch - before.epoch, after.head - before.head

@@ -8,8 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from tests.simulation import mutations_parked
+from tests.simulation.effect_mutations import EFFECT_MUTATIONS
 from tests.simulation.mutations import MUTATIONS
-from tests.simulation.schedule import Violation, drawn
+from tests.simulation.scenarios import by_name
+from tests.simulation.schedule import Violation, drawn, listed
 from tests.simulation.store import Store
 
 pytestmark = pytest.mark.no_cover  # `test_drawn` measures the same code
@@ -25,8 +27,20 @@ def test_the_simulation_detects_the_mutation(
     mutation: Callable[[pytest.MonkeyPatch], None], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mutation(monkeypatch)
+    _check_detected(lambda: _play_all(store))
+
+
+@pytest.mark.parametrize("mutation", EFFECT_MUTATIONS, ids=lambda mutation: mutation.__name__)
+def test_the_simulation_detects_the_mutation_of_effects(
+    mutation: Callable[[pytest.MonkeyPatch], None], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutation(monkeypatch)
+    _check_detected(lambda: _crash_everywhere(store))
+
+
+def _check_detected(play: Callable[[], None]) -> None:
     with pytest.raises(Violation) as found:
-        _play_all(store)
+        play()
     assert not re.search("TypeError|AttributeError|NameError", str(found.value)), (
         "the mutation itself is broken"
     )
@@ -35,3 +49,13 @@ def test_the_simulation_detects_the_mutation(
 def _play_all(store: Store) -> None:
     for seed in range(SEEDS):
         drawn(seed).play(store)
+
+
+def _crash_everywhere(store: Store) -> None:
+    """Play the scenarios with effects, with a crash and a fault at each point."""
+    for name in ("asked", "steps", "rounds"):
+        undisturbed = listed(by_name(name), {})
+        undisturbed.play(store)
+        for point in range(undisturbed.points):
+            for kind in ("crash", "fault"):
+                listed(by_name(name), {point: kind}).play(store)

@@ -15,14 +15,19 @@ from perdure.capabilities.port import (
     ToolContext,
     ToolOutcome,
     ToolRun,
+    Verify,
     schema,
 )
+from perdure.domain.effects import NOT_DONE, Verified, done
 from perdure.domain.errors import ToolError
 from perdure.domain.messages import JsonObject
 from tests.simulation.callbacks import OPEN_FOR
 
 TIMEOUT = 5.0
 """The timeout of each of these tools, in seconds."""
+DELAY, PATIENCE = 20.0, 25.0
+"""Seconds from a request to another service to its effect, and the timeout of the tools that send one. A dead
+runner's session is taken over sooner than the effect takes place."""
 
 
 class Hands(Protocol):
@@ -34,12 +39,20 @@ class Hands(Protocol):
         """A point: anything can be injected here, including a crash."""
         ...
 
-    def touch_world(self, tool: str, call_id: str) -> str:
+    def touch_world(self, tool: str, call_id: str, key: str) -> str:
         """Have an effect that outlives the process; returns the effect's name."""
         ...
 
     def take_url(self, url: str, call_id: str, deadline: int) -> None:
         """Give the world the URL of a callback."""
+        ...
+
+    def send(self, tool: str, call_id: str, key: str) -> str:
+        """Have an effect that others see only after `DELAY` seconds, even if the process dies."""
+        ...
+
+    def seen(self, key: str) -> str | None:
+        """The first effect with this key that others see."""
         ...
 
 
@@ -51,7 +64,7 @@ async def _act(context: ToolContext, arguments: JsonObject, tool: str) -> ToolOu
     await hands.point("tool.before")
     if seconds := arguments.get("seconds"):
         await hands.pause(seconds)
-    effect = hands.touch_world(tool, context.tool_call_id)
+    effect = hands.touch_world(tool, context.tool_call_id, context.effect_key)
     context.progress(effect)
     await hands.point("tool.after")
     return ToolOutcome(effect)
@@ -99,11 +112,62 @@ async def _later_again(context: ToolContext, arguments: JsonObject) -> Later:
     return await _defer(context, arguments, "later_again")
 
 
+async def _asked(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+    return ToolOutcome(await _request(context, "asked", context.effect_key))
+
+
+async def _request(context: ToolContext, tool: str, key: str) -> str:
+    """Send a request to another service, and wait for its answer."""
+    hands = HANDS.get()
+    await hands.point("tool.before")
+    effect = hands.send(tool, context.tool_call_id, key)
+    await hands.point("tool.sent")
+    await hands.pause(DELAY + 0.5)
+    await hands.point("tool.after")
+    return effect
+
+
+async def _look_up(context: ToolContext, arguments: JsonObject) -> Verified:
+    return await _found(context.effect_key)
+
+
+async def _found(key: str) -> Verified:
+    hands = HANDS.get()
+    await hands.point("tool.verify")
+    effect = hands.seen(key)
+    return NOT_DONE if effect is None else done(effect)
+
+
+async def _order(context: ToolContext, arguments: JsonObject) -> ToolOutcome:
+    """Two steps: nobody can look the first one up."""
+    hands = HANDS.get()
+    first, second = context.effect("first"), context.effect("second")
+
+    async def reserve() -> str:
+        await hands.point("tool.before")
+        return hands.touch_world("order", context.tool_call_id, first)
+
+    words = [await context.step("first", reserve)]
+    await hands.point("tool.between")
+    words.append(
+        await context.step(
+            "second", lambda: _request(context, "order", second), verify=lambda: _found(second)
+        )
+    )
+    return ToolOutcome(words)
+
+
 PARAMETERS = schema({"seconds": {"type": "number"}, "slowly": {"type": "number"}})
 
 
-def _tool(name: str, run: ToolRun, hints: object) -> Tool:
-    return Tool(name, f"Simulated: {name}.", PARAMETERS, run, hints=hints, timeout=TIMEOUT)
+def _tool(
+    name: str,
+    run: ToolRun,
+    hints: object,
+    verify: Verify | None = None,
+    timeout: float = TIMEOUT,
+) -> Tool:
+    return Tool(name, f"Simulated: {name}.", PARAMETERS, run, hints=hints, timeout=timeout, verify=verify)
 
 
 TOOLS = (
@@ -114,6 +178,8 @@ TOOLS = (
     _tool("burst", _burst, ONCE),
     _tool("later", _later, ONCE),
     _tool("later_again", _later_again, REPEATABLE),
+    _tool("asked", _asked, ONCE, _look_up, PATIENCE),
+    _tool("order", _order, ONCE, timeout=PATIENCE),
 )
 REPLAYABLE = frozenset({"again", "look", "later_again"})
 

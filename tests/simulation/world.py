@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import random
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -27,10 +28,14 @@ from tests.simulation.loop import VirtualLoop
 from tests.simulation.model import ScriptedDriver
 from tests.simulation.scenarios import Scenario
 from tests.simulation.store import SimulatedDrivers, Store, Witness
-from tests.simulation.tools import HANDS
+from tests.simulation.tools import DELAY, HANDS
 
 BEGIN = 1_800_000_000_000_000
 """The time at which every schedule begins, in microseconds since the Unix epoch."""
+
+
+_RUNNER: ContextVar[object] = ContextVar("runner", default=None)
+"""The task of the runner that a task belongs to: the tools of a runner append as that runner."""
 
 
 class Crash(BaseException):
@@ -61,13 +66,14 @@ class ModelCall:
 
 @dataclass
 class Effect:
-    """An effect of a tool; `head` and `current` are as in `ModelCall`."""
+    """An effect of a tool, with its key; `head` and `current` are as in `ModelCall`."""
 
     call_id: str
     tool: str
     word: str
     head: int
     current: bool
+    key: str
 
 
 @dataclass
@@ -96,6 +102,8 @@ class World:
         self.attempts: dict[tuple[str, int], int] = {}
         self.effects: list[Effect] = []
         self.callbacks: list[KnownCallback] = []
+        self.sent: dict[str, tuple[float, str]] = {}
+        """By key: the first effect that others see, and from when on."""
         self.violations: list[str] = []
         self.trace: list[str] = []
         self.passed = 0
@@ -213,6 +221,7 @@ class Process:
         """Run a task in this process."""
         context = contextvars.copy_context()
         context.run(HANDS.set, self)
+        context.run(_RUNNER.set, None)
         return self.world.loop.create_task(work, context=context)
 
     def kill(self) -> None:
@@ -259,16 +268,25 @@ class Process:
             raise InvalidInput("simulated: these settings are invalid")
         return self.driver
 
-    def touch_world(self, tool: str, call_id: str) -> str:
+    def touch_world(self, tool: str, call_id: str, key: str) -> str:
         world = self.world
         word = f"{tool} {len(world.effects)}"
         head = world.store.row(world.session_id).head
-        world.effects.append(Effect(call_id, tool, word, head, world.is_current(self)))
+        world.effects.append(Effect(call_id, tool, word, head, world.is_current(self), key))
         world.note(f"{self.name} effect {word} for {call_id}")
         return word
 
     def take_url(self, url: str, call_id: str, deadline: int) -> None:
         learn(self.world, url, call_id, deadline)
+
+    def send(self, tool: str, call_id: str, key: str) -> str:
+        word = self.touch_world(tool, call_id, key)
+        self.world.sent.setdefault(key, (self.world.loop.now + DELAY, word))
+        return word
+
+    def seen(self, key: str) -> str | None:
+        since, word = self.world.sent.get(key, (0.0, None))
+        return word if since <= self.world.loop.now else None
 
 
 def _owned_task(
@@ -319,7 +337,8 @@ class _Port:
     async def write(self, body: Body[T], *, single: bool = False) -> T:
         process, world = self._process, self._process.world
         await process.point(f"{self._role}.write")
-        who = asyncio.current_task()
+        who = _RUNNER.get() or asyncio.current_task()
+        _RUNNER.set(who)
 
         def look() -> None:
             if world.witness is not None:

@@ -24,6 +24,7 @@ from perdure.domain.actions import (
     TurnRules,
     next_action,
 )
+from perdure.domain.calls import CallState, as_tool_call
 from perdure.domain.event_data import EventData
 from perdure.domain.events import (
     ActCompletedData,
@@ -54,18 +55,9 @@ from perdure.domain.events import (
 )
 from perdure.domain.ids import TurnId, event_id
 from perdure.domain.messages import Controls, Message, TextPart, ToolCallPart, Usage
+from perdure.domain.steps import Started
 from perdure.domain.times import to_rfc3339
-from perdure.domain.turn import (
-    Calling,
-    CallState,
-    Idle,
-    Reasoning,
-    Started,
-    TurnState,
-    as_tool_call,
-    fold,
-    parked_calls,
-)
+from perdure.domain.turn import Calling, Idle, Reasoning, TurnState, fold, parked_calls
 from perdure.store.rows import to_json
 
 CLIENT = "ask_user"

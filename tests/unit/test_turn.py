@@ -26,22 +26,19 @@ from perdure.domain.actions import (
     TurnRules,
     next_action,
 )
+from perdure.domain.calls import ALLOWED, CallState, Done, Parked
 from perdure.domain.events import ENDED_TURN, Event, InputMessageData, NewEvent
 from perdure.domain.projection import Projection, project
+from perdure.domain.steps import Started
 from perdure.domain.turn import (
-    ALLOWED,
     Answered,
     Calling,
-    CallState,
-    Done,
     Failed,
     Idle,
-    Parked,
     PendingMessage,
     Ready,
     Reasoning,
     RunningTurn,
-    Started,
     Turn,
     TurnState,
     fold,

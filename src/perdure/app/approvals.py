@@ -6,6 +6,7 @@ from perdure.app.context import App
 from perdure.app.messages import read_turn
 from perdure.app.sessions import write_at_head
 from perdure.domain.accounts import RANK, Caller
+from perdure.domain.calls import CallState
 from perdure.domain.errors import Conflict, Forbidden, InvalidInput
 from perdure.domain.events import Event, NewEvent, SessionActivatedData, ToolCompletedData
 from perdure.domain.ids import SessionId
@@ -20,7 +21,7 @@ from perdure.domain.tools import (
     SubmittedToolResults,
     question_id,
 )
-from perdure.domain.turn import Calling, CallState, parked_calls
+from perdure.domain.turn import Calling, parked_calls
 from perdure.store.bus import Appended
 from perdure.store.database import Tx
 from perdure.store.queue import Job

@@ -14,15 +14,17 @@ from perdure.domain.callbacks import (
     hash_of_token,
     late_metadata,
 )
+from perdure.domain.calls import CallState, Parked
 from perdure.domain.errors import Gone, NotFound, TooLarge
 from perdure.domain.events import NewEvent, ToolCompletedData
 from perdure.domain.ids import CallbackId, SessionId
 from perdure.domain.messages import InputPart, Message, TextPart
 from perdure.domain.spans import tool_context
+from perdure.domain.steps import Started
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.tool_content import content_of_result
 from perdure.domain.tools import ToolCallResult
-from perdure.domain.turn import Calling, CallState, Parked, Started, TurnState
+from perdure.domain.turn import Calling, TurnState
 from perdure.store.bus import Appended
 from perdure.store.callbacks import (
     CallbackRow,

@@ -14,6 +14,7 @@ from perdure.app.idempotency import Once
 from perdure.app.sessions import check_model, write_at_head
 from perdure.app.storage import without_secrets
 from perdure.domain.accounts import Caller
+from perdure.domain.calls import CallState
 from perdure.domain.errors import Conflict, InvalidInput, UnreadableEvent
 from perdure.domain.events import (
     Event,
@@ -29,7 +30,7 @@ from perdure.domain.spans import message_context, tool_context
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.tool_content import content_of_result
 from perdure.domain.tools import APPROVE, SubmittedToolResults, SubmitToolResults, ToolCallResult
-from perdure.domain.turn import Calling, CallState, Idle, TurnState, fold, parked_calls
+from perdure.domain.turn import Calling, Idle, TurnState, fold, parked_calls
 from perdure.store.bus import Appended
 from perdure.store.client_messages import Sent, keep_sent_message, sent_message
 from perdure.store.database import Tx

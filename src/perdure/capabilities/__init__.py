@@ -18,14 +18,17 @@ from perdure.capabilities.port import (
     ToolOutcome,
     schema,
 )
-from perdure.domain.errors import ToolError
+from perdure.domain.effects import NOT_DONE, UNKNOWN, Verified, done
+from perdure.domain.errors import OutcomeUnknown, ToolError
 from perdure.domain.sessions import InitialFile
 from perdure.domain.tools import ToolHints
 
 __all__ = [
+    "NOT_DONE",
     "ONCE",
     "READ_ONLY",
     "REPEATABLE",
+    "UNKNOWN",
     "Behaviour",
     "Callback",
     "Capability",
@@ -33,10 +36,13 @@ __all__ = [
     "DiscoveryContext",
     "InitialFile",
     "Later",
+    "OutcomeUnknown",
     "Tool",
     "ToolContext",
     "ToolError",
     "ToolHints",
     "ToolOutcome",
+    "Verified",
+    "done",
     "schema",
 ]

@@ -19,12 +19,20 @@ class Escaped(Exception):
     """The call raised what would have stopped its caller or this process; the message names it."""
 
 
-async def contain(call: Callable[[], Awaitable[T]], seconds: float, name: str, grace: float = GRACE) -> T:
+async def contain(
+    call: Callable[[], Awaitable[T]],
+    seconds: float,
+    name: str,
+    grace: float = GRACE,
+    *,
+    limited: Callable[[asyncio.Timeout], None] | None = None,
+) -> T:
     """Run foreign code, in a task of its own.
 
     Args:
         seconds: the time limit.
         name: what runs, for the log.
+        limited: receives the time limit, which it may move, before the call begins.
 
     Raises:
         TimeoutError: the time limit is over. A call that ignores its cancellation goes on, but nobody waits
@@ -33,13 +41,13 @@ async def contain(call: Callable[[], Awaitable[T]], seconds: float, name: str, g
     """
     task = asyncio.create_task(_caught(call))
     try:
-        await asyncio.wait((task,), timeout=seconds)
-    except asyncio.CancelledError:
+        async with asyncio.timeout(seconds) as limit:
+            if limited is not None:
+                limited(limit)
+            await asyncio.wait((task,))
+    except (TimeoutError, asyncio.CancelledError):
         await _stop(task, name, grace)
         raise
-    if not task.done():
-        await _stop(task, name, grace)
-        raise TimeoutError
     if task.cancelled():
         raise Escaped("CancelledError")
     error = task.exception()

@@ -13,6 +13,7 @@ from typing import Any
 from msgspec import Struct
 
 from perdure.domain.compaction import Compaction
+from perdure.domain.effects import IDEMPOTENCY_KEY, StepRunner, Verified, no_steps, part_key
 from perdure.domain.errors import ToolError
 from perdure.domain.events import FileWrittenData
 from perdure.domain.ids import OrgId, SessionId, ToolCallId, TurnId, WorkspaceId
@@ -83,6 +84,10 @@ class ToolContext(Struct, frozen=True):
         network: the hosts that the session's tools may reach.
         callback: opens a callback for a number of seconds. Give its URL to whoever will have the result,
             then return `Later("callback", callback.deadline)`. The result may come before that.
+        effect_key: identifies the call's effect towards other services: it is in the log before the call
+            runs, stays the same if the call runs again after a crash, and no other call has it.
+        step: runs a part of the tool and records its result, so that the part is not repeated after a crash:
+            `await context.step("charge", work)`. See the guide on tools.
     """
 
     org_id: OrgId
@@ -97,6 +102,8 @@ class ToolContext(Struct, frozen=True):
     locale: str | None = None
     network: NetworkRules = NetworkRules()
     callback: Callable[[float], Awaitable[Callback]] = no_callback
+    effect_key: str = ""
+    step: StepRunner = no_steps
 
     @property
     def organization_id(self) -> OrgId:
@@ -107,6 +114,14 @@ class ToolContext(Struct, frozen=True):
         """The workspace of the context's own session; None for any other session."""
         return self.workspace_id if session_id == self.session_id else None
 
+    def effect(self, name: str) -> str:
+        """The key of one of several effects of the call; `name` tells them apart."""
+        return part_key(self.effect_key, name)
+
+    def effect_headers(self, name: str | None = None) -> dict[str, str]:
+        """The header with the key, for a request that has an effect: of the call, or of one of several."""
+        return {IDEMPOTENCY_KEY: self.effect_key if name is None else self.effect(name)}
+
 
 class ToolOutcome(Struct, frozen=True):
     """A tool's result: a value for the model (text or any JSON value), and the files that it changed."""
@@ -116,6 +131,7 @@ class ToolOutcome(Struct, frozen=True):
 
 
 ToolRun = Callable[[ToolContext, JsonObject], Awaitable[ToolOutcome | Later]]
+Verify = Callable[[ToolContext, JsonObject], Awaitable[Verified]]
 
 
 class DiscoveryContext(Struct, frozen=True):
@@ -168,6 +184,10 @@ class Tool(Struct, frozen=True):
             concurrently.
         writes: the argument with the path of the file that the tool changes.
         approval: whether each call needs approval, whatever the policies say.
+        verify: finds out whether a call took effect, by its `effect_key`. It is asked after a crash, if the
+            call must not simply run again, and after a timeout. It changes nothing and has 10 seconds.
+        resumable: all effects of the tool are in its steps, so that it may run again after a crash. A tool is
+            also resumed if it is not, once it has begun a step.
     """
 
     name: str
@@ -182,6 +202,8 @@ class Tool(Struct, frozen=True):
     queue: str | None = None
     writes: str | None = None
     approval: bool = False
+    verify: Verify | None = None
+    resumable: bool = False
 
 
 class Discovered(Struct, frozen=True):

@@ -7,23 +7,19 @@ from types import MappingProxyType
 
 from msgspec import Struct
 
+from perdure.domain.calls import Allowed, Announced, CallState, Done, Parked
 from perdure.domain.guards import Guard
 from perdure.domain.ids import MessageId, TurnId
 from perdure.domain.parked import ASKED
+from perdure.domain.steps import Started
 from perdure.domain.times import Micros
 from perdure.domain.turn import (
-    Allowed,
-    Announced,
     Answered,
     Calling,
-    CallState,
-    Done,
     Failed,
     Idle,
-    Parked,
     Reasoning,
     RunningTurn,
-    Started,
     TurnState,
     interruptions_of,
     parked_calls,

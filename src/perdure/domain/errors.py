@@ -21,6 +21,7 @@
     ├── Fenced                     -   the append's epoch is over: stop
     ├── ModelError                 -   a model call failed (see its `code`)
     └── ToolError                  -   a tool call failed; the model gets the message
+        └── OutcomeUnknown         -   nobody knows whether it took effect
 
 Only `api/kernel/problems.py` maps errors to HTTP statuses.
 """
@@ -225,3 +226,9 @@ class ToolError(PerdureError):
     """A tool call was refused or failed; the model gets the message as the call's error."""
 
     code = "tool_error"
+
+
+class OutcomeUnknown(ToolError):
+    """A tool cannot tell whether its effect took place: the model is told to look before it tries again."""
+
+    code = "outcome_unknown"

@@ -247,7 +247,7 @@ def _base64_forms(raw: bytes) -> Iterator[str]:
                 yield inside
 
 
-_FIXED = ("id", "ts", "sequence", "thinking_signature")
+_FIXED = ("id", "ts", "sequence", "thinking_signature", "effect_key")
 _FIXED_ENDS = ("_id", "_ids", "_at", "_token")
 """Fields that are not free text: ids, times and signatures must stay intact. A secret of four letters or
 digits would occur in many ids by chance."""

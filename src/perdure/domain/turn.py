@@ -21,6 +21,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.domain.callbacks import is_late_result
+from perdure.domain.calls import ALLOWED, ANNOUNCED, Batch, CallState, CallStatus, Done, Parked
 from perdure.domain.events import (
     ActCompletedData,
     ActStartedData,
@@ -32,11 +33,12 @@ from perdure.domain.events import (
     ReasonCompletedData,
     ReasonStartedData,
     SessionIdledData,
-    ToolCall,
     ToolCallRequestedData,
     ToolCompletedData,
     ToolParkedData,
     ToolStartedData,
+    ToolStepData,
+    ToolVerifiedData,
     TurnCancelledData,
     TurnCompletedData,
     TurnFailedData,
@@ -45,8 +47,9 @@ from perdure.domain.events import (
     is_cancel_notice,
 )
 from perdure.domain.ids import ExecId, MessageId, ToolCallId, TurnId
-from perdure.domain.messages import Controls, JsonValue, Usage, preview_of, text_of, tool_calls_of
+from perdure.domain.messages import Controls, Usage, preview_of, text_of, tool_calls_of
 from perdure.domain.parked import ParkedKind
+from perdure.domain.steps import Started, started_after
 from perdure.domain.times import Micros
 from perdure.domain.tools import APPROVE, call_of_question
 
@@ -54,62 +57,6 @@ NO_USAGE = Usage(0, 0)
 
 SCHEDULED = "scheduled"
 """The key in a message's metadata that names the schedule which sent it."""
-
-
-# --- tool calls -------------------------------------------------------------
-
-
-class Announced(Struct, frozen=True):
-    """The model requested the call; nothing else has happened yet."""
-
-
-class Parked(Struct, frozen=True):
-    """The call waits until `until` for a result, or an approval, from outside."""
-
-    kind: ParkedKind
-    until: Micros
-
-
-class Allowed(Struct, frozen=True):
-    """A person approved the call."""
-
-
-class Started(Struct, frozen=True):
-    """The server started the call. `replayable`: it may run again after a crash (promise P5)."""
-
-    replayable: bool
-
-
-class Done(Struct, frozen=True):
-    """The call has a result or, if it `failed`, an error, which the model receives.
-
-    `interrupted`: its process died, or lost the database, while it ran.
-    """
-
-    failed: bool
-    interrupted: bool = False
-
-
-CallStatus = Announced | Parked | Allowed | Started | Done
-
-ANNOUNCED = Announced()
-ALLOWED = Allowed()
-
-
-class CallState(Struct, frozen=True):
-    """One tool call of the model's last answer."""
-
-    id: ToolCallId
-    name: str
-    arguments: JsonValue
-    status: CallStatus = ANNOUNCED
-
-
-class Batch(Struct, frozen=True):
-    """The tool calls that the server runs concurrently."""
-
-    calls: frozenset[ToolCallId]
-    started_at: Micros
 
 
 # --- the phases -------------------------------------------------------------
@@ -264,11 +211,6 @@ def interruptions_of(state: RunningTurn) -> int:
     return state.turn.interruptions + 1 if interrupted else 0
 
 
-def as_tool_call(call: CallState) -> ToolCall:
-    """The call as events contain it."""
-    return ToolCall(call.id, call.name, call.arguments)
-
-
 # --- the fold ---------------------------------------------------------------
 
 
@@ -352,7 +294,10 @@ def _output_completed(state: TurnState, event: AnyEvent, head: int) -> TurnState
     if not isinstance(state, Reasoning):
         return state  # the message about a failure or a cancel
     message, turn = event.read(OutputMessageCompletedData).message, state.turn
-    calls = tuple(CallState(part.id, part.name, part.arguments) for part in tool_calls_of(message))
+    calls = tuple(
+        CallState(part.id, part.name, part.arguments, ANNOUNCED, head, index)
+        for index, part in enumerate(tool_calls_of(message))
+    )
     as_json = msgspec.json.encode([(call.name, call.arguments) for call in calls]).decode() if calls else ""
     return replace(
         state,
@@ -432,7 +377,18 @@ def _tool_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
     if not isinstance(state, Calling):
         return state
     data = event.read(ToolStartedData)
-    return _with_status(state, data.tool_call.id, Started(data.replayable))
+    return _with_status(state, data.tool_call.id, Started(data.replayable, data.resumable, event.ts))
+
+
+def _call_went_on(state: TurnState, event: AnyEvent, head: int) -> TurnState:
+    """A started call took a step, or its outcome was looked up."""
+    if not isinstance(state, Calling):
+        return state
+    data = event.get(ToolStepData) or event.read(ToolVerifiedData)
+    status = next((call.status for call in state.calls if call.id == data.tool_call_id), None)
+    if not isinstance(status, Started):
+        return state
+    return _with_status(state, data.tool_call_id, started_after(status, data, event.ts))
 
 
 def _tool_completed(state: TurnState, event: AnyEvent, head: int) -> TurnState:
@@ -487,6 +443,8 @@ _HANDLERS: dict[str, Callable[[TurnState, AnyEvent, int], TurnState]] = {
     ActStartedData.kind: _act_started,
     ActCompletedData.kind: _act_completed,
     ToolStartedData.kind: _tool_started,
+    ToolStepData.kind: _call_went_on,
+    ToolVerifiedData.kind: _call_went_on,
     ToolCompletedData.kind: _tool_completed,
     ToolCallRequestedData.kind: _call_requested,
     ToolParkedData.kind: _tool_parked,

@@ -28,7 +28,8 @@ from perdure.domain.actions import (
 from perdure.domain.errors import Fenced, PerdureError
 from perdure.domain.events import ActCompletedData
 from perdure.domain.ids import SessionId
-from perdure.domain.turn import Answered, Calling, Idle, Started, TurnState, only_waits
+from perdure.domain.steps import Started
+from perdure.domain.turn import Answered, Calling, Idle, TurnState, only_waits
 from perdure.engine.attempt import Attempt, is_interruption
 from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine

@@ -14,13 +14,14 @@ from perdure.domain.callbacks import (
     check_seconds,
     hash_of_token,
 )
+from perdure.domain.calls import CallState, Parked
 from perdure.domain.errors import Fenced, ToolError
 from perdure.domain.events import NewEvent, ToolCompletedData, ToolParkedData
 from perdure.domain.messages import TextPart, storable
 from perdure.domain.parked import ASKED
 from perdure.domain.spans import tool_context
 from perdure.domain.times import Micros, to_rfc3339
-from perdure.domain.turn import Calling, CallState, Parked
+from perdure.domain.turn import Calling
 from perdure.engine.outages import Also
 from perdure.engine.run import Run
 from perdure.store.callbacks import (

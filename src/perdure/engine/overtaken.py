@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from perdure.domain.calls import Done
 from perdure.domain.events import ActCompletedData, NewEvent, ToolCompletedData, ToolParkedData
-from perdure.domain.turn import Calling, Done, TurnState
+from perdure.domain.turn import Calling, TurnState
 
 
 def without_overtaken(events: list[NewEvent], state: TurnState) -> list[NewEvent]:

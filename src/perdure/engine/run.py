@@ -11,13 +11,17 @@ import msgspec
 from msgspec import Struct
 
 from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
+from perdure.domain.calls import CallStatus
 from perdure.domain.compaction import ContextCompactingData
 from perdure.domain.errors import Fenced, StaleHead, Unavailable
+from perdure.domain.event_data import EventData
 from perdure.domain.events import Event, InputMessageData, NewEvent
 from perdure.domain.history import Conversation
-from perdure.domain.ids import SessionId
+from perdure.domain.ids import SessionId, ToolCallId
 from perdure.domain.messages import JsonValue
 from perdure.domain.redaction import Redactor, redact_event
+from perdure.domain.spans import tool_context
+from perdure.domain.steps import Started
 from perdure.domain.times import Micros
 from perdure.domain.turn import Calling, Idle, Reasoning, TurnState, fold
 from perdure.engine.context import Engine
@@ -68,6 +72,9 @@ class Run:
         """Whether a compaction failed in this run."""
         self.prepared: tuple[ResolvedAgent, ModelChoice] | None = None
         """The agent and model for the next steps; None if they have to be resolved anew."""
+        self._appending = asyncio.Lock()
+        self._moved = False
+        """Whether a tool's append found events of others, which the next action was not decided on."""
 
     @property
     def ahead(self) -> TurnState:
@@ -103,40 +110,86 @@ class Run:
             Fenced: another runner has claimed the session.
             Unavailable: the database is unavailable, and the session is not claimed yet.
         """
-        if not self.unlogged and not opening:
-            return True
-        batch = self._redacted([*self.unlogged, *opening])
-        row, claims = self.row, not self.claimed
-        now, began = self.engine.clock.now(), self.engine.clock.elapsed()
-        progress = batch[-1].type != ContextCompactingData.kind  # each attempt at a summary begins with one
+        async with self._appending:
+            if self._moved:
+                self._moved = False
+                self.unlogged = without_overtaken(self.unlogged, self.state)
+                return False
+            if not self.unlogged and not opening:
+                return True
+            batch = self._redacted([*self.unlogged, *opening])
+            began = self.engine.clock.elapsed()
+            # Each attempt at a summary begins with such an event.
+            progress = batch[-1].type != ContextCompactingData.kind
+            try:
+                await self._append(batch, also=also, progress=progress, rests=rests)
+            except StaleHead:
+                await self._catch_up()
+                return False
+            self.unlogged = []
+            await self._check_claim_after(began)
+        return True
+
+    async def log_at_once(self, call_id: ToolCallId, data: EventData, *, progress: bool) -> bool:
+        """Append an event of a call that runs, while the run waits for the call or makes other appends.
+
+        Args:
+            progress: whether it shows that the turn gets on, so that the number of recoveries starts again.
+
+        Returns:
+            False if the call has ended meanwhile, so that nothing was appended.
+
+        Raises:
+            Fenced: another runner has claimed the session.
+        """
+        async with self._appending:
+            while isinstance(_status_of(self.state, call_id), Started):
+                context = tool_context(self.phase(Calling), call_id)
+                batch = self._redacted([NewEvent(data, context, self.engine.clock.now())])
+                began = self.engine.clock.elapsed()
+                try:
+                    await self._append(batch, progress=progress)
+                except StaleHead:
+                    self._moved = True
+                    await self._catch_up()
+                    continue
+                self._moved = self._moved or self._was_slow(began)
+                await self._check_claim_after(began)
+                return True
+            return False
+
+    async def _append(
+        self, batch: list[NewEvent], *, also: Also | None = None, progress: bool, rests: bool = False
+    ) -> None:
+        """Append these events, and apply them. Raises as `commit` does, and StaleHead."""
+        row, claims, single = self.row, not self.claimed, also is None
+        now = self.engine.clock.now()
         write = partial(append_also, row=row, batch=batch, also=also, now=now, progress=progress, rests=rests)
         try:
-            try:
-                self.row, stored = await self.engine.database.write(
-                    partial(write, claim=claims), single=also is None
-                )
-            except Unavailable as error:
-                if claims or not error.retryable:
-                    raise  # nothing was paid for yet
-                self.row, stored = await append_after_outage(
-                    self.engine, row, batch, write, single=also is None
-                )
-        except StaleHead:
-            await self._catch_up()
-            return False
+            self.row, stored = await self.engine.database.write(partial(write, claim=claims), single=single)
+        except Unavailable as error:
+            if claims or not error.retryable:
+                raise  # nothing was paid for yet
+            self.row, stored = await append_after_outage(self.engine, row, batch, write, single=single)
         if claims:
             self.claimed = True
             self.engine.claimed_epochs[self.row.id] = self.row.epoch
-        self.unlogged = []
         if self.admission is not None and progress:
             self.admission.end()
             self.admission = None
         self._apply(batch, stored)
         self.engine.bus.publish(Appended(self.row.id, self.row.head, stored))
-        if self.engine.clock.elapsed() - began > SLOW_COMMIT:
-            # Another runner may have claimed the session meanwhile: raise Fenced before the step is executed.
+
+    def _was_slow(self, began: float) -> bool:
+        return self.engine.clock.elapsed() - began > SLOW_COMMIT
+
+    async def _check_claim_after(self, began: float) -> None:
+        """Check after a slow append whether another runner has claimed the session meanwhile: raise Fenced.
+
+        What the append announces must not be executed then.
+        """
+        if self._was_slow(began):
             await self._catch_up()
-        return True
 
     async def rest(self) -> bool:
         """Leave the session to itself: all that is left are parked calls. Returns False as `commit` does."""
@@ -197,6 +250,11 @@ class Run:
             self._apply(events, events)
             self.row = msgspec.structs.replace(current, head=self.state.head)
         self.unlogged = without_overtaken(self.unlogged, self.state)
+
+
+def _status_of(state: TurnState, call_id: ToolCallId) -> CallStatus | None:
+    calls = state.calls if isinstance(state, Calling) else ()
+    return next((call.status for call in calls if call.id == call_id), None)
 
 
 class OpenedSession(Struct):

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import json
 import logging
 import traceback
 from functools import partial
 
-import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.capabilities.containment import Escaped, contain
 from perdure.capabilities.port import Later, ToolContext, ToolOutcome
 from perdure.capabilities.resolve import BoundTool, ResolvedAgent
-from perdure.domain.errors import PerdureError, Unavailable
+from perdure.domain.calls import CallState, Done, Parked
+from perdure.domain.effects import effect_key
+from perdure.domain.errors import OutcomeUnknown, PerdureError, Unavailable
 from perdure.domain.events import (
     ActCompletedData,
     FileWrittenData,
@@ -30,13 +32,16 @@ from perdure.domain.ids import ToolCallId
 from perdure.domain.messages import TextPart, storable
 from perdure.domain.redaction import is_mark
 from perdure.domain.spans import act_context, tool_context
+from perdure.domain.steps import Started
 from perdure.domain.tools import ClientSideTool
-from perdure.domain.turn import Calling, CallState, Done, Parked, Started
+from perdure.domain.turn import Calling
 from perdure.engine.arguments import INVALID_SCHEMA
 from perdure.engine.deferred import Callbacks, parked_call, promised
+from perdure.engine.interrupted import UNCERTAIN, Interrupted, look_up, settle
 from perdure.engine.live import ToolText
 from perdure.engine.run import Run
-from perdure.engine.tool_output import RawOutput, fit_output
+from perdure.engine.steps import Steps
+from perdure.engine.tool_output import RawOutput, fit_output, json_of
 from perdure.store.bus import Live, LiveKind
 from perdure.store.rows import to_json
 
@@ -53,8 +58,13 @@ MAX_NAME = 100
 REJECTED = "rejected"
 """The error code of a call of a tool that a person has rejected for the whole session."""
 
-UNCERTAIN = "It may or may not have taken effect; check the current state before you try again."
-INTERRUPTED = f"This call was interrupted: the server stopped while it ran. {UNCERTAIN}"
+
+class _Failure(Struct, frozen=True):
+    """How a call failed. `unknown`: nobody knows whether it took effect."""
+
+    status: ToolStatus
+    error: str
+    unknown: bool = False
 
 
 async def run_tools(run: Run, agent: ResolvedAgent, ids: tuple[ToolCallId, ...]) -> list[NewEvent]:
@@ -135,28 +145,16 @@ async def _run_call(
     bound = agent.bound.get(call.name)
     begun = run.engine.clock.elapsed()
     output: RawOutput | None = None
-    status: ToolStatus = "error"
-    error = ""
+    failure: _Failure | None = None
     try:
         outcome = await _attempt(run, agent, bound, state, call)
         if isinstance(outcome, Later):
             return [parked_call(run, bound, state, call, outcome)]
-        output, status = outcome, "success"
-    except TimeoutError:
-        seconds = bound.tool.timeout if bound else 0
-        status, error = "timeout", f"The tool did not finish within {seconds:g} seconds."
-    except _Interrupted:
-        status, error = "interrupted", INTERRUPTED
-    except PerdureError as failure:
-        status, error = "rejected" if failure.code == REJECTED else "error", _error_text(run, failure.message)
-        if isinstance(failure, Unavailable) and failure.retryable:
-            # The database became unavailable, possibly after the call had taken effect.
-            status, error = "interrupted", f"{error}. {UNCERTAIN}"
-    except Exception as failure:  # noqa: BLE001 (a bug in a tool fails the call, not the turn)
-        trace = run.redactor.text(traceback.format_exc())
-        # `log.exception` would print the secrets that were just redacted.
-        log.error("tool %s failed\n%s", call.name, trace)  # noqa: TRY400
-        error = f"The tool failed: {failure if isinstance(failure, Escaped) else type(failure).__name__}."
+        output = outcome
+    except Exception as error:  # noqa: BLE001 (a bug in a tool fails the call, not the turn)
+        failure = _failure_of(run, bound, call, error)
+        if failure.unknown and not isinstance(error, Interrupted):
+            output = await _looked_up(run, agent, bound, state, call)
     duration = round((run.engine.clock.elapsed() - begun) * 1000)
     now = run.engine.clock.now()
     context = tool_context(state, call.id)
@@ -166,13 +164,14 @@ async def _run_call(
         tool_call_id=call.id,
         tool_name=call.name,
         success=output is not None,
-        status=status,
+        status="success" if failure is None or output is not None else failure.status,
         result=result,
-        error=error or None,
+        error=failure.error if failure is not None and output is None else None,
         duration_ms=duration,
         display_name=bound.tool.display_name if bound else None,
         capability_id=bound.capability_id if bound else None,
         capability_name=bound.capability_name if bound else None,
+        outcome_unknown=failure is not None and output is None and failure.unknown,
     )
     files = [] if fitted is None else [NewEvent(written, context, now) for written in fitted.files]
     return [*files, NewEvent(data, context, now)]
@@ -184,20 +183,66 @@ def _error_text(run: Run, message: str) -> str:
     return text if len(text) <= MAX_ERROR else f"{text[:MAX_ERROR]} ..."
 
 
-class _Interrupted(Exception):
-    """A runner that died had started the call, which must not run twice (promise P5)."""
+def _failure_of(run: Run, bound: BoundTool | None, call: CallState, error: Exception) -> _Failure:
+    """What the model and the log say about a call that raised this.
+
+    Unless the tool says that it failed, a tool that changes something may have done so.
+    """
+    effects = bound is not None and not bound.tool.hints.readonly
+    uncertain = f" {UNCERTAIN}" if effects else ""
+    if isinstance(error, TimeoutError):
+        seconds = bound.tool.timeout if bound else 0
+        text = f"The tool did not finish within {seconds:g} seconds.{uncertain}"
+        return _Failure("timeout", text, effects)
+    if isinstance(error, Interrupted):
+        return _Failure("interrupted", _error_text(run, error.message), True)
+    if isinstance(error, OutcomeUnknown):
+        return _Failure("error", f"{_error_text(run, error.message)} {UNCERTAIN}", True)
+    if isinstance(error, PerdureError):
+        text = _error_text(run, error.message)
+        if isinstance(error, Unavailable) and error.retryable:
+            # The database became unavailable, possibly after the call had taken effect.
+            return _Failure("interrupted", f"{text}. {UNCERTAIN}", effects)
+        return _Failure("rejected" if error.code == REJECTED else "error", text)
+    trace = run.redactor.text("".join(traceback.format_exception(error)))
+    # `log.exception` would print the secrets that were just redacted.
+    log.error("tool %s failed\n%s", call.name, trace)
+    what = str(error) if isinstance(error, Escaped) else type(error).__name__
+    return _Failure("error", f"The tool failed: {what}.{uncertain}", effects)
+
+
+async def _looked_up(
+    run: Run, agent: ResolvedAgent, bound: BoundTool | None, state: Calling, call: CallState
+) -> RawOutput | None:
+    """The result of a call that broke in the middle, if its tool finds that it is done in spite of that."""
+    found = await look_up(run, bound.tool if bound else None, call, _tool_context(run, agent, state, call))
+    return _as_raw_output(ToolOutcome(found.value)) if found.outcome == "done" else None
+
+
+async def _after_crash(
+    run: Run, agent: ResolvedAgent, bound: BoundTool | None, state: Calling, call: CallState
+) -> RawOutput | Later | None:
+    """What is known of a call that a runner that died had started; None if it may run.
+
+    Raises:
+        Interrupted: it must not run, because nobody knows whether it took effect.
+    """
+    later = await promised(run, state, call)
+    if later is not None:
+        return later
+    found = await settle(run, bound.tool if bound else None, call, _tool_context(run, agent, state, call))
+    return None if found is None else _as_raw_output(ToolOutcome(found.value))
 
 
 async def _attempt(
     run: Run, agent: ResolvedAgent, bound: BoundTool | None, state: Calling, call: CallState
 ) -> RawOutput | Later:
     """Check the call and run its tool, within the tool's timeout."""
-    if call.status == Started(replayable=False) and call.id not in run.announced:
+    if isinstance(call.status, Started) and not call.status.replayable and call.id not in run.announced:
         # Before all other checks, because the call may have run.
-        later = await promised(run, state, call)
-        if later is None:
-            raise _Interrupted
-        return later
+        known = await _after_crash(run, agent, bound, state, call)
+        if known is not None:
+            return known
     if bound is None:
         raise PerdureError(_unknown_tool(call.name, agent), code="unknown_tool")
     written = run.secret_arguments.get(call.id, call.arguments)
@@ -212,14 +257,23 @@ async def _attempt(
             "Use the results you have, or try something else.",
             code="repeated_call",
         )
-    live = _tool_text(run, state, call)
-    callbacks = Callbacks(run, state, call)
-    context = _tool_context(run, agent, state, call, live, callbacks)
+    live, callbacks = _tool_text(run, state, call), Callbacks(run, state, call)
+    steps = Steps(run, call, bound.tool.timeout)
+    context = replace(
+        _tool_context(run, agent, state, call),
+        progress=live.progress,
+        output=live.output,
+        callback=callbacks.open,
+        step=steps,
+    )
     try:
         tool = bound.tool
-        outcome = await contain(partial(tool.run, context, arguments), tool.timeout, f"the tool {tool.name}")
+        outcome = await contain(
+            partial(tool.run, context, arguments), tool.timeout, f"the tool {tool.name}", limited=steps.limited
+        )
         return callbacks.checked(outcome) if isinstance(outcome, Later) else _as_raw_output(outcome)
     finally:
+        steps.over = True
         live.finish()
 
 
@@ -233,20 +287,12 @@ def _unknown_tool(name: str, agent: ResolvedAgent) -> str:
 
 
 def _as_raw_output(outcome: ToolOutcome) -> RawOutput:
-    """The outcome with its value as text that the database can store.
-
-    Raises:
-        TypeError: the value cannot be encoded as JSON, which is a bug of the tool.
-    """
+    """The outcome with its value as text that the database can store. Raises TypeError."""
     value = outcome.value
     if isinstance(value, str):
         value = storable(value)
         return RawOutput(value, value, outcome.files)
-    try:
-        return RawOutput(value, to_json(value), outcome.files)
-    except UnicodeEncodeError:  # the value contains unpaired surrogates
-        value = json.loads(storable(json.dumps(value, ensure_ascii=False, default=str)))
-        return RawOutput(value, to_json(value), outcome.files)
+    return RawOutput(value, json_of(value), outcome.files)
 
 
 def _check_secret_arguments(run: Run, bound: BoundTool, call: CallState) -> None:
@@ -322,9 +368,8 @@ def _tool_text(run: Run, state: Calling, call: CallState) -> ToolText:
     return ToolText(run.redactor, publish)
 
 
-def _tool_context(
-    run: Run, agent: ResolvedAgent, state: Calling, call: CallState, live: ToolText, callbacks: Callbacks
-) -> ToolContext:
+def _tool_context(run: Run, agent: ResolvedAgent, state: Calling, call: CallState) -> ToolContext:
+    """The context of a call that does not run: it shows nothing to followers, and takes no steps."""
     engine, row = run.engine, run.row
     return ToolContext(
         org_id=row.org_id,
@@ -333,10 +378,10 @@ def _tool_context(
         turn_id=state.turn.id,
         tool_call_id=call.id,
         now=engine.clock.now,
-        progress=live.progress,
-        output=live.output,
+        progress=lambda line: None,
+        output=lambda stream, text: None,
         redactor=run.redactor,
         locale=row.locale,
-        network=msgspec.structs.replace(agent.network, private=engine.policy.private_addresses),
-        callback=callbacks.open,
+        network=replace(agent.network, private=engine.policy.private_addresses),
+        effect_key=effect_key(row.id, call.announced_at, call.index),
     )

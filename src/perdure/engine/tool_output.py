@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from hashlib import blake2b
 
 import msgspec
 from msgspec import Struct
 
 from perdure.capabilities.resolve import BoundTool, ModelChoice, ResolvedAgent
+from perdure.domain.calls import CallState
 from perdure.domain.errors import PerdureError
 from perdure.domain.events import FileWrittenData, NewEvent, ToolCompletedData
 from perdure.domain.files import content_of
 from perdure.domain.ids import TurnId
-from perdure.domain.messages import JsonValue, text_of
+from perdure.domain.messages import JsonValue, storable, text_of
 from perdure.domain.result_sizes import LEAST_SHARE, SLACK, file_of, share_of, text_of_result, where_of
 from perdure.domain.spans import turn_context
 from perdure.domain.texts import without_middle
 from perdure.domain.tokens import text_tokens
-from perdure.domain.turn import CallState, Turn
+from perdure.domain.turn import Turn
 from perdure.engine.budget import conversation_budget
 from perdure.engine.outages import outlast
 from perdure.engine.run import Run
@@ -41,6 +43,18 @@ class RawOutput(Struct, frozen=True):
     value: JsonValue
     text: str
     files: tuple[FileWrittenData, ...] = ()
+
+
+def json_of(value: object) -> str:
+    """A tool's value as JSON that the database can store.
+
+    Raises:
+        TypeError: the value cannot be encoded as JSON, which is a bug of the tool.
+    """
+    try:
+        return to_json(value)
+    except UnicodeEncodeError:  # the value contains unpaired surrogates
+        return to_json(json.loads(storable(json.dumps(value, ensure_ascii=False, default=str))))
 
 
 class FittedOutput(Struct, frozen=True):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from perdure.capabilities.resolve import ModelChoice, ResolvedAgent
 from perdure.domain.actions import AskApproval, AwaitClient, ExpireCalls, Fail, RunTools, StartTurn
+from perdure.domain.calls import CallState, Parked, as_tool_call
+from perdure.domain.effects import effect_key
 from perdure.domain.events import (
     ActStartedData,
     ModelMetadata,
@@ -25,18 +29,12 @@ from perdure.domain.events import (
 )
 from perdure.domain.messages import Message, TextPart
 from perdure.domain.spans import act_context, reason_context, tool_context, turn_context
+from perdure.domain.steps import Started
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.tools import APPROVE, question_id
-from perdure.domain.turn import (
-    Answered,
-    Calling,
-    CallState,
-    Parked,
-    Started,
-    Turn,
-    as_tool_call,
-)
+from perdure.domain.turn import Answered, Calling, Turn
 from perdure.engine.deferred import continued, is_callback
+from perdure.engine.interrupted import UNCERTAIN
 from perdure.engine.run import Run
 
 ADVICE = {
@@ -76,10 +74,7 @@ ADVICE = {
 STEERED = "cancelled: the user sent a new message"
 SUPERSEDED = "cancelled: a scheduled message arrived"
 OVERTAKEN = "cancelled: the result of an earlier call arrived"
-NO_CALLBACK = (
-    "No result arrived in time. The call may or may not have taken effect; check the current state before "
-    "you try again."
-)
+NO_CALLBACK = "No result arrived in time."
 UNANSWERED = "The client did not answer this call in time."
 
 
@@ -128,7 +123,13 @@ def begin_tools(run: Run, agent: ResolvedAgent, action: RunTools) -> list[NewEve
         bound = agent.bound.get(call.name)
         hints = bound.tool.hints if bound else None
         replayable = bool(hints and (hints.readonly or hints.idempotent))
-        data = ToolStartedData(as_tool_call(call), _display_name(agent, call.name), replayable)
+        data = ToolStartedData(
+            as_tool_call(call),
+            _display_name(agent, call.name),
+            replayable,
+            effect_key=effect_key(run.row.id, call.announced_at, call.index),
+            resumable=bool(bound and bound.tool.resumable),
+        )
         events.append(NewEvent(data, tool_context(state, call.id), now))
     return events
 
@@ -147,7 +148,10 @@ def _display_name(agent: ResolvedAgent, name: str) -> str | None:
 
 def request_results(run: Run, agent: ResolvedAgent, action: AwaitClient) -> list[NewEvent]:
     """Ask the client to run its tools, and park the session."""
-    calls = tuple(as_tool_call(call) for call in action.calls)
+    calls = tuple(
+        replace(as_tool_call(call), effect_key=effect_key(run.row.id, call.announced_at, call.index))
+        for call in action.calls
+    )
     summaries = tuple(_summary(agent, call) for call in action.calls)
     data = ToolCallRequestedData(calls, summaries, round(run.engine.policy.client_timeout * 1000))
     return [NewEvent(data, act_context(action.state), run.engine.clock.now())]
@@ -199,16 +203,20 @@ def _why_withdrawn(state: Calling) -> str:
 
 
 def _expired_call(call: CallState, withdrawn: str | None) -> ToolCompletedData:
+    approval = _is_approval(call)
+    sent = isinstance(call.status, Parked) and not approval
     if withdrawn is not None:
         if is_callback(call):
             return continued(call)
-        return ToolCompletedData(call.id, call.name, False, "cancelled", error=withdrawn)
-    if is_callback(call):
-        return ToolCompletedData(call.id, call.name, False, "timeout", error=NO_CALLBACK)
-    if _is_approval(call):
+        # A client that was asked may have run the call.
+        return ToolCompletedData(
+            call.id, call.name, False, "cancelled", error=withdrawn, outcome_unknown=sent
+        )
+    if approval:
         error = "This call was not approved in time, so it was rejected."
         return ToolCompletedData(call.id, call.name, False, "rejected", error=error)
-    return ToolCompletedData(call.id, call.name, False, "timeout", error=UNANSWERED)
+    error = f"{NO_CALLBACK if is_callback(call) else UNANSWERED} {UNCERTAIN}"
+    return ToolCompletedData(call.id, call.name, False, "timeout", error=error, outcome_unknown=sent)
 
 
 def _expired_approval(call: CallState, withdrawn: str | None) -> ToolCompletedData:

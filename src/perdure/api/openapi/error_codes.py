@@ -475,6 +475,11 @@ TOOLS = _codes(
         "`loop_detection` refused the call: the model made the same calls too often in a row.",
         "The model is asked to try something else.",
     ),
+    (
+        "outcome_unknown",
+        "The tool cannot tell whether its effect took place.",
+        "The model is told to check the current state before it tries again.",
+    ),
     ("tool_error", "The tool refused the call or failed.", "The model is told the reason."),
     (
         "unknown_tool",

@@ -49,6 +49,8 @@ from perdure.domain.events.tools import (
     ToolProgressData,
     ToolStartedData,
     ToolStatus,
+    ToolStepData,
+    ToolVerifiedData,
 )
 from perdure.domain.events.turns import (
     SessionActivatedData,
@@ -108,6 +110,8 @@ __all__ = [
     "ToolProgressData",
     "ToolStartedData",
     "ToolStatus",
+    "ToolStepData",
+    "ToolVerifiedData",
     "TurnCancelledData",
     "TurnCompletedData",
     "TurnFailedData",
@@ -162,6 +166,8 @@ _CLASSES: tuple[type[EventData], ...] = (
     ActCompletedData,
     ToolStartedData,
     ToolParkedData,
+    ToolStepData,
+    ToolVerifiedData,
     ToolCompletedData,
     ToolProgressData,
     ToolOutputDeltaData,

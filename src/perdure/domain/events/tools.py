@@ -17,15 +17,22 @@ from perdure.domain.parked import PARKED_KIND, ParkedKind
 
 _TOOL_CALL_ID = Meta(description="The tool call's id, as the model wrote it.")
 _ABOUT = Meta(description="The id of the tool call that the event is about.")
+_EFFECT_KEY = Meta(
+    description=(
+        "The key of the call's effect: the same after a crash, another one for each call. Pass it on to "
+        "services that recognize repeated requests."
+    )
+)
 
 
-class ToolCall(Struct, frozen=True):
+class ToolCall(Struct, frozen=True, omit_defaults=True):
     id: Annotated[ToolCallId, _TOOL_CALL_ID]
     name: Annotated[str, TOOL_NAME]
     arguments: Annotated[
         JsonValue,
         Meta(description="The arguments that the model wrote: an object, unless the model made a mistake."),
     ]
+    effect_key: Annotated[str | None, _EFFECT_KEY] = None
 
 
 class ToolCallSummary(Struct, frozen=True, omit_defaults=True):
@@ -67,6 +74,11 @@ class ToolStartedData(EventData, frozen=True, omit_defaults=True):
             description="Whether the tool may run again after a crash, because it is read-only or idempotent."
         ),
     ] = False
+    effect_key: Annotated[str | None, _EFFECT_KEY] = None
+    resumable: Annotated[
+        bool,
+        Meta(description="Whether all effects of the tool are in its steps, so that it may continue."),
+    ] = False
 
 
 ToolStatus = Literal["success", "error", "timeout", "cancelled", "interrupted", "rejected"]
@@ -99,6 +111,60 @@ class ToolCompletedData(EventData, frozen=True, omit_defaults=True):
     display_name: Annotated[str | None, TOOL_DISPLAY_NAME] = None
     capability_id: Annotated[str | None, Meta(description="The capability that provides the tool.")] = None
     capability_name: Annotated[str | None, Meta(description="The capability's name, for people.")] = None
+    outcome_unknown: Annotated[
+        bool,
+        Meta(description="Nobody knows whether the call took effect; the error tells the model so."),
+    ] = False
+
+
+class ToolStepData(EventData, frozen=True, omit_defaults=True):
+    """A step of a running tool starts or ends. The start is in the log before the step runs."""
+
+    kind = "tool.step"
+    tool_call_id: Annotated[ToolCallId, _ABOUT]
+    tool_name: Annotated[str, TOOL_NAME]
+    name: Annotated[str, Meta(description="The step's name, unique within the call.")]
+    status: Annotated[
+        Literal["started", "completed", "failed"],
+        Meta(description="`completed`: the step has a result. `failed`: the tool reported an error."),
+    ]
+    effect_key: Annotated[str | None, Meta(description="The key of the step's effect.")] = None
+    repeatable: Annotated[
+        bool,
+        Meta(
+            description=(
+                "Whether the step may start again after a crash in the middle of it, because it is "
+                "idempotent or the tool can find out its outcome."
+            )
+        ),
+    ] = False
+    result: Annotated[JsonValue, Meta(description="The result, which the tool gets again after a crash.")] = (
+        None
+    )
+    error: Annotated[str | None, ERROR] = None
+    redacted: Annotated[
+        bool,
+        Meta(description="The result contained a secret, which is blanked here. It cannot be used again."),
+    ] = False
+    duration_ms: Annotated[int | None, Meta(description="How long the step took, in milliseconds.")] = None
+
+
+class ToolVerifiedData(EventData, frozen=True, omit_defaults=True):
+    """After a crash, the server asked the tool whether the interrupted call had taken effect."""
+
+    kind = "tool.verified"
+    tool_call_id: Annotated[ToolCallId, _ABOUT]
+    tool_name: Annotated[str, TOOL_NAME]
+    outcome: Annotated[
+        Literal["done", "not_done", "unknown"],
+        Meta(
+            description=(
+                "`done`: the result follows. `not_done`: the call is made now, with the same key. `unknown`: "
+                "the model is told so."
+            )
+        ),
+    ]
+    effect_key: Annotated[str, _EFFECT_KEY]
 
 
 class ToolParkedData(EventData, frozen=True, omit_defaults=True):

@@ -1,0 +1,74 @@
+"""The tool calls of the model's last answer, and the status of each.
+
+    Announced -> Started -> Done
+        |           |-> Parked -> Done        the result comes later, from outside
+        |-> Parked (approval) -> Allowed -> Started -> Done
+        |-> Parked (client) -> Done
+
+A call can also be done without having started: it was refused or withdrawn, or its arguments are invalid.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from perdure.domain.events import ToolCall
+from perdure.domain.ids import ToolCallId
+from perdure.domain.messages import JsonValue
+from perdure.domain.parked import ParkedKind
+from perdure.domain.steps import Started
+from perdure.domain.times import Micros
+
+
+class Announced(Struct, frozen=True):
+    """The model requested the call; nothing else has happened yet."""
+
+
+class Parked(Struct, frozen=True):
+    """The call waits until `until` for a result, or an approval, from outside."""
+
+    kind: ParkedKind
+    until: Micros
+
+
+class Allowed(Struct, frozen=True):
+    """A person approved the call."""
+
+
+class Done(Struct, frozen=True):
+    """The call has a result or, if it `failed`, an error, which the model receives.
+
+    `interrupted`: its process died, or lost the database, while it ran.
+    """
+
+    failed: bool
+    interrupted: bool = False
+
+
+CallStatus = Announced | Parked | Allowed | Started | Done
+
+ANNOUNCED = Announced()
+ALLOWED = Allowed()
+
+
+class CallState(Struct, frozen=True):
+    """One tool call of the model's last answer, the event `announced_at`; `index` counts its calls from 0."""
+
+    id: ToolCallId
+    name: str
+    arguments: JsonValue
+    status: CallStatus = ANNOUNCED
+    announced_at: int = 0
+    index: int = 0
+
+
+class Batch(Struct, frozen=True):
+    """The tool calls that the server runs concurrently."""
+
+    calls: frozenset[ToolCallId]
+    started_at: Micros
+
+
+def as_tool_call(call: CallState) -> ToolCall:
+    """The call as events contain it."""
+    return ToolCall(call.id, call.name, call.arguments)
