@@ -1,4 +1,4 @@
-"""The tools of a shop's support: orders, refunds and reports.
+"""The tools of a shop's support: orders, refunds, deliveries and reports.
 
 Start it with `perdure serve --tools examples/shop_tools.py`, and enable it as `shop_tools`. The session needs
 the secret SHOP_TOKEN.
@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-from perdure.tools import Context, ToolError, tool
+from perdure.tools import NOT_DONE, Context, Later, ToolError, Verified, done, tool
 
 SHOP = os.environ.get("SHOP_URL", "https://shop.example.com")
 
@@ -39,7 +39,13 @@ async def order_status(ctx: Context, order: str) -> dict[str, str]:
     return answer.raise_for_status().json()
 
 
-@tool(approval=True)
+async def refunded(ctx: Context) -> Verified:
+    """Ask the shop whether an interrupted refund took place: it knows refunds by their effect keys."""
+    answer = await ctx.http.get(f"{SHOP}/refunds/{ctx.effect_key}", headers=await authorization(ctx))
+    return NOT_DONE if answer.status == 404 else done(answer.raise_for_status().json())
+
+
+@tool(approval=True, verify=refunded)
 async def refund(ctx: Context, order: str, cents: int, reason: Literal["damaged", "late", "other"]) -> str:
     """Refund an order, in part or in full. A person approves it first.
 
@@ -53,6 +59,20 @@ async def refund(ctx: Context, order: str, cents: int, reason: Literal["damaged"
     answer = await ctx.http.post(f"{SHOP}/refunds", json=body, headers=await authorization(ctx))
     answer.raise_for_status()
     return f"Refunded {cents / 100:.2f}."
+
+
+@tool
+async def deliver(ctx: Context, order: str) -> Later:
+    """Hand an order to the carrier, and wait until it is delivered.
+
+    Args:
+        order: The order's number.
+    """
+    callback = await ctx.callback(3 * 24 * 3600)
+    body = {"order": order, "report_to": callback.url}
+    answer = await ctx.http.post(f"{SHOP}/deliveries", json=body, headers=await authorization(ctx))
+    answer.raise_for_status()
+    return Later("callback", callback.deadline, f"{order} is on its way")
 
 
 @tool(idempotent=True)

@@ -77,12 +77,19 @@ async def with_secret(http: httpx.AsyncClient, ref: str, **secrets: str) -> Talk
 
 async def test_the_example_works_with_its_shop(http: httpx.AsyncClient, site: Site) -> None:
     asked: list[tuple[str, str | None, str]] = []
+    keys: list[str | None] = []
 
     async def order(request: web.Request) -> web.Response:
         asked.append((request.method, request.headers.get("Authorization"), await request.text()))
+        keys.append(request.headers.get("Idempotency-Key"))
         return web.json_response({"status": "paid", "token": TOKEN})
 
-    site.answers = {"/orders/A-1": order, "/orders/A-2": web.Response(status=404), "/refunds": order}
+    site.answers = {
+        "/orders/A-1": order,
+        "/orders/A-2": web.Response(status=404),
+        "/refunds": order,
+        "/deliveries": order,
+    }
     talk = await with_secret(http, "shop_tools", SHOP_TOKEN=TOKEN)
     lines = [{"item": "tea", "pieces": 2}, {"item": "cup"}]
     *found, unknown = await results(
@@ -115,13 +122,26 @@ async def test_the_example_works_with_its_shop(http: httpx.AsyncClient, site: Si
     assert [outcome(each["data"]) for each in events if each["type"] == "tool.completed"][-1] == (
         "Refunded 2.50."
     )
+    (started,) = [each["data"] for each in events if each["type"] == "tool.started"]
+    assert keys == [None, started["effect_key"]]
     assert asked[1] == ("POST", f"Bearer {TOKEN}", '{"order":"A-1","cents":250,"reason":"late"}')
+
+    message = await talk.say(script({"tool_calls": [call("deliver", order="A-1")]}, {"text": "Delivered."}))
+    await talk.logged_until("tool.parked", after=message["sequence"])
+    (await http.post(json.loads(asked[2][2])["report_to"], json="at the door")).raise_for_status()
+    events = await talk.logged_until("session.idled", after=message["sequence"])
+    assert [outcome(each["data"]) for each in events if each["type"] == "tool.completed"] == ["at the door"]
 
 
 async def test_a_file_and_each_of_its_functions_are_capabilities(api: httpx.AsyncClient) -> None:
     file = (await api.get("/v1/capabilities/shop_tools")).json()
-    assert [tool["name"] for tool in file["tool_definitions"]] == ["order_status", "refund", "write_report"]
-    assert file["description"] == "The tools of a shop's support: orders, refunds and reports."
+    assert [tool["name"] for tool in file["tool_definitions"]] == [
+        "order_status",
+        "refund",
+        "deliver",
+        "write_report",
+    ]
+    assert file["description"] == "The tools of a shop's support: orders, refunds, deliveries and reports."
     one = (await api.get("/v1/capabilities/refund")).json()
     assert (one["name"], one["category"]) == ("Refund", "tools")
     (tool,) = one["tool_definitions"]

@@ -6,11 +6,13 @@ import re
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from perdure.capabilities.port import Capability
+from perdure.capabilities.port import Capability, Later
 from perdure.capabilities.tool_files import load_tool_files
+from perdure.domain.effects import done
 from perdure.domain.errors import InvalidInput
 from perdure.tools.built_in import catalogue
 
@@ -233,10 +235,42 @@ def test_a_file_and_its_functions_become_capabilities(tmp_path: Path) -> None:
 
 
 def test_the_blocks_of_the_guides_are_files_with_tools(tmp_path: Path) -> None:
-    for page, names in (("README.md", ["price"]), ("docs/guide/tools-in-a-file.md", ["price", "order"])):
-        (block,) = re.findall(r"```python\n(from perdure.tools .*?)```", (ROOT / page).read_text(), re.DOTALL)
-        file, *_ = load(tmp_path, my_tools=block)
-        assert [tool.name for tool in file.tools(None)] == names
+    found = []
+    for page in ("README.md", "docs/guide/tools-in-a-file.md"):
+        for block in re.findall(
+            r"```python\n(from perdure.tools .*?)```", (ROOT / page).read_text(), re.DOTALL
+        ):
+            file, *_ = load(tmp_path, my_tools=block)
+            found.append([tool.name for tool in file.tools(None)])
+    assert found == [["price"], ["price", "order"], ["ask_the_warehouse"]]
+
+
+async def test_a_function_may_return_later_and_may_be_verified(tmp_path: Path) -> None:
+    source = f'''
+    from perdure.tools import Context, Later, Verified, done
+    {HEAD}
+    async def paid(ctx, cents: int) -> Verified:
+        return done({{"ctx": ctx, "cents": cents}})
+
+    @tool(verify=paid, resumable=True)
+    async def pay(ctx: Context, to: str, cents: int = 5) -> Later:
+        """Pay."""
+        return Later("callback", cents)
+
+    @tool(verify=lambda: None)
+    async def other() -> str:
+        """Pay."""
+    '''
+    assert mistakes(tmp_path, tools=source) == [
+        "tools.py:14: other has a `verify` that is not an `async def`"
+    ]
+    file, *_ = load(tmp_path, tools=source.replace("(verify=lambda: None)", ""))
+    tool, _ = file.tools(None)
+    context: Any = "the context"
+    assert tool.resumable
+    assert tool.verify is not None
+    assert await tool.run(context, {"to": "me"}) == Later("callback", 5)  # type: ignore[arg-type]
+    assert await tool.verify(context, {"to": "me", "cents": 7}) == done({"ctx": context, "cents": 7})
 
 
 def test_a_single_function_may_have_the_name_of_its_file(tmp_path: Path) -> None:

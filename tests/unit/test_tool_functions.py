@@ -240,7 +240,11 @@ def problems(function: Any) -> list[str]:
 
 
 def test_all_mistakes_of_a_function_are_found_at_once() -> None:
-    @tool(name="no way", timeout=-1, approval="yes", read_only=True, destructive=True)  # type: ignore[call-overload]
+    async def check(ctx: Any, zzz: str) -> Any: ...
+
+    @tool(  # type: ignore[call-overload]
+        name="no way", timeout=-1, approval="yes", read_only=True, destructive=True, verify=check
+    )
     def wrong(a, *args: int, ctx: Any, b: Unknown, größe: int, **more: int) -> None:  # noqa: F821
         """
         Args:
@@ -254,7 +258,7 @@ def test_all_mistakes_of_a_function_are_found_at_once() -> None:
         "is not `async def`", "has no docstring", "describes `b` twice", "describes `zzz`, which is not",
         "has a parameter `a` without a type hint", "takes `*args`", "takes `ctx`, which must be its first",
         "has a parameter `b` whose type hint cannot be read: NameError", "has a parameter `größe`",
-        "takes `**more`",
+        "takes `**more`", "has a `verify` that takes `zzz`: it may take ctx, a, args, ctx, b",
     )  # fmt: skip
     found = problems(wrong)
     assert [text for text, begin in zip(found, begins, strict=True) if not text.startswith(begin)] == []

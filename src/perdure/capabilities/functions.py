@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from perdure.capabilities.port import TOOL_TIMEOUT, Capability, Tool, ToolContext, ToolOutcome
+from perdure.capabilities.port import TOOL_TIMEOUT, Capability, Later, Tool, ToolContext, ToolOutcome
+from perdure.domain.effects import Verified
 from perdure.domain.messages import JsonObject
-from perdure.domain.tool_functions import Signature, ToolFunction, read_signature
+from perdure.domain.tool_functions import CONTEXT, Signature, ToolFunction, read_signature
 from perdure.domain.tools import ToolHints
 
 CATEGORY = "tools"
@@ -41,12 +44,14 @@ def as_tool(function: ToolFunction[..., Any]) -> Tool:
         display_name=options.display_name or humanized(signature.name),
         timeout=TOOL_TIMEOUT if options.timeout is None else float(options.timeout),
         approval=options.approval,
+        verify=None if options.verify is None else partial(_verify, options.verify, signature),
+        resumable=options.resumable,
     )
 
 
 async def _run(
     function: ToolFunction[..., Any], signature: Signature, context: ToolContext, arguments: JsonObject
-) -> ToolOutcome:
+) -> ToolOutcome | Later:
     """Call the function with converted arguments, and make its result JSON."""
     positional, named = signature.convert(arguments)
     first = (context,) if signature.takes_context else ()
@@ -60,11 +65,28 @@ async def _run(
         raise RuntimeError("the tool's function was cancelled from inside") from error
     except (SystemExit, KeyboardInterrupt) as error:
         raise RuntimeError(f"the tool's function raised {type(error).__name__}") from error
-    if isinstance(value, ToolOutcome):
-        return value
+    return value if isinstance(value, ToolOutcome | Later) else ToolOutcome(_json_of(value))
+
+
+async def _verify(
+    verify: Callable[..., Awaitable[Verified]],
+    signature: Signature,
+    context: ToolContext,
+    arguments: JsonObject,
+) -> Verified:
+    """Ask the tool's author whether the call took effect."""
+    positional, named = signature.convert(arguments)
+    values = {CONTEXT: context, **dict(zip(signature.positional, positional, strict=True)), **named}
+    taken = inspect.signature(verify).parameters
+    verified = await verify(**{name: value for name, value in values.items() if name in taken})
+    return replace(verified, value=_json_of(verified.value)) if verified.outcome == "done" else verified
+
+
+def _json_of(value: Any) -> Any:
+    """A function's result as text, or as a value that JSON can express."""
     if value is None:
-        return ToolOutcome(NOTHING)
-    return ToolOutcome(value if isinstance(value, str) else msgspec.to_builtins(value, str_keys=True))
+        return NOTHING
+    return value if isinstance(value, str) else msgspec.to_builtins(value, str_keys=True)
 
 
 def capability_of(tool: Tool) -> Capability:

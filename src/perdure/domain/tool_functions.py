@@ -15,6 +15,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from perdure.domain.docstrings import Docstring, read_docstring
+from perdure.domain.effects import Verified
 from perdure.domain.errors import PerdureError
 from perdure.domain.hint_schemas import FIELD_NAME, UnsupportedHint, schema_of_hint
 from perdure.domain.messages import JsonObject
@@ -45,6 +46,8 @@ class ToolOptions(Struct, frozen=True, kw_only=True):
     idempotent: bool = False
     destructive: bool = False
     timeout: float | None = None
+    verify: Callable[..., Coroutine[Any, Any, Verified]] | None = None
+    resumable: bool = False
 
 
 class ToolFunction(Generic[P, R]):
@@ -80,6 +83,8 @@ def tool(
     idempotent: bool = False,
     destructive: bool = False,
     timeout: float | None = None,
+    verify: Callable[..., Coroutine[Any, Any, Verified]] | None = None,
+    resumable: bool = False,
 ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], ToolFunction[P, R]]: ...
 
 
@@ -95,7 +100,10 @@ def tool(function: Any = None, /, **options: Any) -> Any:
             people. `approval`: each call waits until a person approves it. `read_only`: the tool changes
             nothing, so a call may run again after a crash. `idempotent`: running a call twice has the same
             effect as once, so it may run again. `destructive`: the tool may delete or overwrite something;
-            `tool_approval` asks about such tools. `timeout`: seconds, 60 by default.
+            `tool_approval` asks about such tools. `timeout`: seconds, 60 by default. `verify`: an async
+            function that finds out, by `ctx.effect_key`, whether an interrupted call took effect; of the
+            tool's arguments, it takes those that it names. `resumable`: all effects of the tool are in its
+            steps (`ctx.step`), so that it may continue after a crash.
     """
     known = ToolOptions.__struct_fields__
     if unknown := [each for each in options if each not in known]:
@@ -217,11 +225,25 @@ class _Reader:
         schema["required"] = [each.name for each in own if each.default is each.empty]
         schema["additionalProperties"] = False
         positional = tuple(each.name for each in own if each.kind is each.POSITIONAL_ONLY)
+        self._check_verify([each.name for each in own])
         arguments = Struct if self.problems else self._struct(own, hints, positional)
         return Signature(self._tool.name, doc.description, schema, takes_context, arguments, positional)
 
     def _report(self, text: str, parameter: str | None = None, doc_line: int | None = None) -> None:
         self.problems.append(Problem(text, parameter, doc_line))
+
+    def _check_verify(self, names: list[str]) -> None:
+        """Check the function that finds out whether a call took effect."""
+        verify: Any = self._tool.options.verify
+        if verify is None:
+            return
+        if not inspect.iscoroutinefunction(verify):
+            self._report("has a `verify` that is not an `async def`")
+            return
+        others = [each for each in inspect.signature(verify).parameters if each not in (CONTEXT, *names)]
+        if others:
+            known = ", ".join((CONTEXT, *names))
+            self._report(f"has a `verify` that takes `{others[0]}`: it may take {known}")
 
     def _check_docstring(self, doc: Docstring, names: list[str]) -> None:
         if not doc.description:
@@ -330,7 +352,7 @@ def _mistaken_options(function: ToolFunction[..., Any]) -> Iterator[str]:
         )
     elif name == APPROVE:
         yield f"is named {APPROVE!r}, which stands for requests for approval"
-    for field in ("approval", "read_only", "idempotent", "destructive"):
+    for field in ("approval", "read_only", "idempotent", "destructive", "resumable"):
         value = getattr(options, field)
         if not isinstance(value, bool):
             yield f"has `{field}={value!r:.40}`: it must be True or False"

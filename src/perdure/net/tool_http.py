@@ -32,7 +32,6 @@ from perdure.net.web_client import (
 
 METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-_KEY = "Idempotency-Key"
 _HEADERS = {"User-Agent": "perdure (a tool of an agent)", "Accept-Encoding": "gzip, deflate"}
 
 
@@ -53,12 +52,12 @@ class OwnRequest(Struct, frozen=True):
         headers: Mapping[str, str] | None,
         json: Any,
         content: str | bytes | None,
-        key: str | None,
+        effect: Mapping[str, str],
     ) -> OwnRequest:
         """Make a request of the arguments of `Http.request`.
 
         Args:
-            key: the call's effect key, for requests that may have an effect.
+            effect: the headers of requests that may have an effect, unless `headers` has them.
 
         Raises:
             ToolError: the method is unknown, or there are two bodies.
@@ -70,8 +69,8 @@ class OwnRequest(Struct, frozen=True):
             raise ToolError("a request has either `json` or `content`")
         sent = dict(headers or {})
         given = {header.lower() for header in sent}
-        if key and name not in _SAFE and _KEY.lower() not in given:
-            sent[_KEY] = key
+        if name not in _SAFE:
+            sent |= {header: value for header, value in effect.items() if header.lower() not in given}
         if json is not None and "content-type" not in given:
             sent["Content-Type"] = "application/json"
         body = content.encode() if isinstance(content, str) else content

@@ -17,6 +17,7 @@ Args:
 """
 
 from perdure.capabilities.functions import as_tool
+from perdure.capabilities.port import Callback, Later
 from perdure.capabilities.tool_context import (
     Context,
     FileFacts,
@@ -26,21 +27,29 @@ from perdure.capabilities.tool_context import (
     SessionFacts,
     Storage,
 )
-from perdure.domain.errors import ToolError
+from perdure.domain.effects import NOT_DONE, UNKNOWN, Verified, done
+from perdure.domain.errors import OutcomeUnknown, ToolError
 from perdure.domain.http_answers import HttpAnswer
 from perdure.domain.tool_functions import ToolFunction, tool
 
 __all__ = [
+    "NOT_DONE",
+    "UNKNOWN",
+    "Callback",
     "Context",
     "FileFacts",
     "Files",
     "Http",
     "HttpAnswer",
+    "Later",
+    "OutcomeUnknown",
     "OwnSession",
     "SessionFacts",
     "Storage",
     "ToolError",
     "ToolFunction",
+    "Verified",
     "as_tool",
+    "done",
     "tool",
 ]

@@ -18,12 +18,15 @@ from perdure.capabilities.port import (
     Capability,
     Discovered,
     DiscoveryContext,
+    Later,
     Tool,
     ToolContext,
     ToolOutcome,
     ToolRun,
+    Verify,
 )
 from perdure.capabilities.tool_context import Context, FileFacts, SessionFacts
+from perdure.domain.effects import Verified
 from perdure.domain.errors import ToolError
 from perdure.domain.events import FileWrittenData
 from perdure.domain.files import Content, content_of
@@ -54,12 +57,27 @@ def with_own_services(services: Services, capability: Capability) -> Capability:
 
 
 def _bound(services: Services, tool: Tool) -> Tool:
-    return replace(tool, run=partial(_run, services, tool.run))
+    verify = None if tool.verify is None else partial(_verify, services, tool.verify)
+    return replace(tool, run=partial(_run, services, tool.run), verify=verify)
 
 
-async def _run(services: Services, run: ToolRun, call: ToolContext, arguments: JsonObject) -> ToolOutcome:
+async def _run(
+    services: Services, run: ToolRun, call: ToolContext, arguments: JsonObject
+) -> ToolOutcome | Later:
     written: list[FileWrittenData] = []
-    context = Context(
+    outcome = await run(_context(services, call, written), arguments)
+    if isinstance(outcome, Later) or not written:
+        return outcome
+    return replace(outcome, files=(*outcome.files, *written))
+
+
+async def _verify(services: Services, verify: Verify, call: ToolContext, arguments: JsonObject) -> Verified:
+    return await verify(_context(services, call, []), arguments)
+
+
+def _context(services: Services, call: ToolContext, written: list[FileWrittenData]) -> Context:
+    """The context that the tool receives; its changes of files are added to `written`."""
+    return Context(
         **{name: getattr(call, name) for name in ToolContext.__struct_fields__},
         secret=partial(_secret, services, call),
         files=_Files(services, call, written),
@@ -67,8 +85,6 @@ async def _run(services: Services, run: ToolRun, call: ToolContext, arguments: J
         session=_Session(services, call),
         http=_Http(call),
     )
-    outcome = await run(context, arguments)
-    return replace(outcome, files=(*outcome.files, *written)) if written else outcome
 
 
 async def _secret(services: Services, call: ToolContext, name: str) -> str:
@@ -204,8 +220,7 @@ class _Http:
     ) -> HttpAnswer:
         from perdure.net.tool_http import OwnRequest, send  # most servers have no such tools
 
-        key = getattr(self._call, "effect_key", None)
-        request = OwnRequest.of(method, url, params, headers, json, content, key)
+        request = OwnRequest.of(method, url, params, headers, json, content, self._call.effect_headers())
         return await send(request, self._call.network, timeout=timeout, max_bytes=max_bytes)
 
     async def get(self, url: str, **options: Any) -> HttpAnswer:
