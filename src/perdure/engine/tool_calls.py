@@ -269,7 +269,10 @@ async def _attempt(
     try:
         tool = bound.tool
         outcome = await contain(
-            partial(tool.run, context, arguments), tool.timeout, f"the tool {tool.name}", limited=steps.limited
+            partial(tool.run, context, arguments),
+            tool.timeout,
+            f"the tool {tool.name}",
+            limited=steps.limited,
         )
         return callbacks.checked(outcome) if isinstance(outcome, Later) else _as_raw_output(outcome)
     finally:

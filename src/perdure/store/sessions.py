@@ -65,11 +65,9 @@ class SessionRow(Struct, frozen=True):
     started_at: Micros | None
     finished_at: Micros | None
     agent_version_id: AgentVersionId | None = None
-    """The agent version that the session runs; None follows the agent's current configuration. Not part of
-    the projection."""
+    """The agent version that the session runs; None follows the agent's current configuration."""
     workspace_id: WorkspaceId | None = None
-    """The shared workspace; None for the session's own. Not part of the projection."""
-
+    """The shared workspace; None for the session's own."""
     archived_at: Micros | None = None
     source: str = "api"
     parent_session_id: SessionId | None = None
@@ -99,7 +97,6 @@ class SessionRow(Struct, frozen=True):
         )
 
     def parked_calls(self) -> tuple[ParkedCall, ...]:
-        """The parked calls; none if they are damaged, as for `usage_struct`."""
         try:
             return () if self.parked is None else from_json(_PARKED, self.parked, "")
         except Damaged:

@@ -141,9 +141,7 @@ class Api:
             raw = text.encode()
             arguments.append(text)
         elif route.raw_limit:
-            raw = await read_body(
-                headers, receive, route.raw_limit, self._intake.open(caller.organization_id)
-            )
+            raw = await read_body(headers, receive, self._arrival(scope, caller), route.raw_limit)
             arguments.append(raw)
         elif route.method in ("POST", "PUT", "PATCH"):
             raw = await read_body(headers, receive, self._arrival(scope, caller))

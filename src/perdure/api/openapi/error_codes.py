@@ -35,11 +35,6 @@ RESPONSES = (
     *_codes(
         400,
         (
-            "agent_archived",
-            "The agent is archived, so no sessions can be created with it.",
-            "Use another agent, or restore this one: `PATCH` it with the status `active`.",
-        ),
-        (
             "api_key_missing",
             "The provider has no API key, and its vendor's own address needs one.",
             "Set the provider's `api_key`. Keys in the environment serve the first organization only.",

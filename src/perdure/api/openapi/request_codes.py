@@ -4,6 +4,11 @@ from __future__ import annotations
 
 INVALID = (
     (
+        "agent_archived",
+        "The agent is archived, so no sessions can be created with it.",
+        "Use another agent, or restore this one: `PATCH` it with the status `active`.",
+    ),
+    (
         "command_not_supported",
         "The route of the command answers with a stream, which a command cannot return.",
         "Call the route itself.",
