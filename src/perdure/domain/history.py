@@ -425,9 +425,10 @@ class Conversation:
     """By kind: folds an event with its sequence and, if the event is new, the id that it got."""
 
     def _flush(self, now: Micros) -> None:
-        results = [self._results.get(call.id) or missing_result(call, now) for call in self._calls]
-        self._add_results(results, self._begin)
-        self._calls = ()
+        if self._calls:
+            results = [self._results.get(call.id) or missing_result(call, now) for call in self._calls]
+            self._add_results(results, self._begin)
+            self._calls = ()
         self._results.clear()
         for message, sequence in self._waiting:
             self._add(message, sequence - 1)

@@ -63,7 +63,7 @@ def project(projection: Projection, events: Iterable[NewEvent]) -> Projection:
     head = projection.head
     for event in events:
         head += 1
-        handler = _HANDLERS.get(event.type)
+        handler = _HANDLERS.get(event.data.kind)
         if handler is not None:
             projection = handler(projection, event, head)
     return replace(projection, head=head)

@@ -86,6 +86,10 @@ def logged_adaptation(
         ceiling: the most tokens of history that the model gets.
         limits: those that its refusals named.
     """
+    if ceiling is None and not any(
+        (*limits, adaptation.changes, adaptation.images_left_out, adaptation.refusal)
+    ):
+        return None  # nearly always
     said = replace(
         adaptation,
         history_tokens=ceiling,

@@ -228,7 +228,7 @@ class Run:
         """Fold events into the conversation and the state; `stored` has their sequences and ids."""
         for event, numbered in zip(events, stored, strict=True):
             self.conversation.feed(event, numbered.sequence, numbered.id)
-            if event.type == InputMessageData.kind:
+            if numbered.type == InputMessageData.kind:
                 self.prepared = None  # the message may choose another model
         self.state = fold(events, self.state)
 

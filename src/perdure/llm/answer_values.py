@@ -78,7 +78,8 @@ def paired(text: str) -> str:
 
 def sound(text: str) -> str:
     """Replace what cannot be stored by U+FFFD: NUL, and halves of surrogate pairs that have no other half."""
-    text = paired(text)
+    if not text.isascii():
+        text = paired(text)
     return text.replace("\x00", "\ufffd") if "\x00" in text else text
 
 
@@ -101,6 +102,8 @@ def name_in(value: object) -> str:
 
 def number_in(value: object) -> int | None:
     """Return an index, which some servers quote or write as a float."""
+    if type(value) is int or value is None:
+        return value
     if isinstance(value, str):
         value = int(value) if value.isdecimal() and len(value) < 10 else None
     if isinstance(value, float):
@@ -110,7 +113,7 @@ def number_in(value: object) -> int | None:
 
 def count(value: object) -> int | None:
     """Return the value if it is a valid token count, else None."""
-    number = value if type(value) is int else number_in(value)
+    number = number_in(value)
     return number if number is not None and 0 <= number <= MAX_COUNT else None
 
 

@@ -244,16 +244,16 @@ class Http:
             await _pump_whole(endpoint, response, chunk, answer)
             return
         parser = SseParser(self._max_event, self._max_stream)
-        now = asyncio.get_running_loop().time
-        async with asyncio.timeout(None) as tail:
-            while chunk:
-                _feed(answer, parser.feed(chunk))
-                if answer.done:
-                    if not content.at_eof():
-                        await _drain(response, parser, answer)
-                    return
-                if answer.complete:
-                    tail.reschedule(now() + _TAIL_TIMEOUT)
+        while chunk:
+            _feed(answer, parser.feed(chunk))
+            if answer.done:
+                if not content.at_eof():
+                    await _drain(response, parser, answer)
+                return
+            if answer.complete:
+                async with asyncio.timeout(_TAIL_TIMEOUT):
+                    chunk = await content.readany()
+            else:
                 chunk = await content.readany()
         try:
             _feed(answer, parser.flush())

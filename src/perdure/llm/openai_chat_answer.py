@@ -205,9 +205,10 @@ class ChatAnswer(Answer):
             return
         if delta.get("error") or delta.get("code"):
             _raise_error(delta, self._secrets)
-        thinking = next((delta[key] for key in _THINKING if delta.get(key)), None)
-        if thinking:
-            self.add_thinking(text_in(thinking))
+        for key in _THINKING:
+            if thinking := delta.get(key):
+                self.add_thinking(text_in(thinking))
+                break
         content = content or delta.get("text")
         if type(content) is str:
             self.add_text(content)

@@ -298,7 +298,7 @@ def _to_event(row: SessionRow, sequence: int, event: NewEvent) -> Event:
         event_id(sequence, event.ts // 1000, noise()),
         row.id,
         sequence,
-        event.type,
+        event.data.kind,
         event.ts,
         to_json(event.context),
         to_json(event.data),
