@@ -10,7 +10,7 @@ from typing import Annotated, cast
 import typer
 
 from perdure import __version__
-from perdure.cli import sessions
+from perdure.cli import answers, files, schedules, sessions, storage
 from perdure.cli.common import DEFAULT_URL, FAILED, Org, Token, Url, connect, enter, explain
 from perdure.cli.database_url import OPTION, hide_password
 from perdure.cli.parts import MISSING, advice
@@ -33,6 +33,11 @@ app = typer.Typer(
 )
 keys = typer.Typer(help="Manage access tokens and the master key.", no_args_is_help=True)
 app.add_typer(sessions.app, name="sessions")
+app.add_typer(files.app, name="files")
+app.add_typer(storage.app, name="storage")
+app.add_typer(storage.secrets, name="secrets")
+app.add_typer(schedules.app, name="schedules")
+app.add_typer(answers.approvals, name="approvals")
 app.add_typer(keys, name="keys")
 
 Data = Annotated[Path | None, typer.Option("--data", help="The data folder.", show_default="./perdure-data")]

@@ -181,6 +181,20 @@ class ConversationMethods(EventMethods):
             events = self.own_calls.answering(waits.session_id, followed, own) if own else followed
             return await self._answer_of(waits.session_id, _until_turn_ends(events), given)
 
+    async def pending(self, session_id: str) -> TurnWaits | None:
+        """Return what the session's turn waits for: client-side tool calls and approvals. None for nothing.
+
+        `resume` takes the result.
+        """
+        newest = await self.list_events(
+            session_id, types=("tool.call_requested",), newest_first=True, limit=100
+        )
+        of_turn = [event for event in newest[::-1] if event.context.turn_id == newest[0].context.turn_id]
+        asked = [
+            (event, call) for event in of_turn for call in await self.own_calls.open_calls(session_id, event)
+        ]
+        return TurnWaits(session_id, asked[0][0], [call for _, call in asked]) if asked else None
+
     async def _waits(self, session_id: str, request: WireEvent, own: Container[str]) -> TurnWaits | None:
         """Return what a request waits for, apart from the program's own tools; None if there is nothing."""
         if all(call.name in own for call in data_of(request).tool_calls):
