@@ -1,4 +1,4 @@
-"""`perdure approvals ...`: answer what a session waits for."""
+"""`perdure approvals ...` and `perdure callbacks ...`: what a session waits for."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from perdure.domain.tools import Decision
 
 approvals = typer.Typer(help="List and decide tool calls that wait for approval.", no_args_is_help=True)
+callbacks = typer.Typer(help="List and cancel a session's open callbacks.", no_args_is_help=True)
 
 CallIds = Annotated[list[str], typer.Argument(help="Ids of tool calls, from the list.", show_default=False)]
 
@@ -83,3 +84,40 @@ async def _decide(client: Client, session_id: str, call_ids: list[str], decision
             session_id, [ApprovalDecision(each, decision) for each in call_ids]
         )
     Screen().line(f"decided {done.accepted} of {len(call_ids)}; the session is now {done.status}")
+
+
+@callbacks.command("list")
+def list_callbacks(
+    session_id: SessionId, as_json: Json = False, url: Url = DEFAULT_URL, token: Token = None, org: Org = None
+) -> None:
+    """List a session's open callbacks, oldest first. Their URLs are not shown."""
+    enter(_list_callbacks(connect(url, token, org), session_id, as_json))
+
+
+async def _list_callbacks(client: Client, session_id: str, as_json: bool) -> None:
+    async with client:
+        found = await client.list_callbacks(session_id)
+    if as_json:
+        for each in found:
+            Screen().json(each)
+        return
+    rows = ((each.id, each.tool_call_id, each.tool_name, each.expires_at) for each in found)
+    Screen().table(("CALLBACK", "CALL", "TOOL", "UNTIL"), rows)
+
+
+@callbacks.command()
+def cancel(
+    session_id: SessionId,
+    callback_id: Annotated[str, typer.Argument(help="The callback's id.", show_default=False)],
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """Cancel a callback: its URL stops working, and the tool call that waits for it fails."""
+    enter(_cancel_callback(connect(url, token, org), session_id, callback_id))
+
+
+async def _cancel_callback(client: Client, session_id: str, callback_id: str) -> None:
+    async with client:
+        await client.cancel_callback(session_id, callback_id)
+    Screen().line(f"cancelled {callback_id}")

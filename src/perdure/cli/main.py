@@ -38,6 +38,7 @@ app.add_typer(storage.app, name="storage")
 app.add_typer(storage.secrets, name="secrets")
 app.add_typer(schedules.app, name="schedules")
 app.add_typer(answers.approvals, name="approvals")
+app.add_typer(answers.callbacks, name="callbacks")
 app.add_typer(keys, name="keys")
 
 Data = Annotated[Path | None, typer.Option("--data", help="The data folder.", show_default="./perdure-data")]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Container, Iterable, Sequence
 from contextlib import aclosing
 
+from msgspec import Struct
+
 from perdure.client import routes
 from perdure.client.errors import TurnFailed, TurnWaits
 from perdure.client.events import EventMethods, data_of
@@ -12,6 +14,7 @@ from perdure.client.follow import TurnWatch
 from perdure.client.own_calls import OwnCalls
 from perdure.client.own_tools import OwnTool, runnable_tools
 from perdure.client.routes import path_of
+from perdure.domain.callbacks import OpenCallback
 from perdure.domain.events import ENDED_TURN, WireEvent
 from perdure.domain.ids import sequence_of
 from perdure.domain.messages import (
@@ -21,6 +24,7 @@ from perdure.domain.messages import (
     InputMessage,
     InputPart,
     JsonObject,
+    JsonValue,
     Message,
     TextPart,
     text_of,
@@ -31,7 +35,7 @@ _MESSAGES = "/v1/sessions/{}/messages"
 
 
 class ConversationMethods(EventMethods):
-    """The client's methods about messages, turns and tool results."""
+    """The client's methods about messages, turns, tool results and callbacks."""
 
     own_calls: OwnCalls
 
@@ -238,6 +242,42 @@ class ConversationMethods(EventMethods):
         """
         path = path_of("/v1/sessions/{}/tool-approvals", session_id)
         return await self.call("POST", path, SubmittedToolResults, body=SubmitApprovals(tuple(decisions)))
+
+    list_callbacks = routes.lists_under(
+        "/v1/sessions/{}/callbacks", OpenCallback, "List a session's open callbacks, oldest first."
+    )
+
+    async def cancel_callback(self, session_id: str, callback_id: str) -> None:
+        """Cancel an open callback: its URL stops working, and the tool call that waits for it fails."""
+        await self.transport.request(
+            "DELETE", path_of("/v1/sessions/{}/callbacks/{}", session_id, callback_id)
+        )
+
+    async def answer_callback(
+        self, token: str, result: JsonValue = None, *, error: str | None = None
+    ) -> None:
+        """Give a tool call the result that it waits for. Works once.
+
+        Args:
+            token: the token of the callback's URL, or the whole URL. The request always goes to this
+                client's server.
+            result: the result: any JSON value, at most 100 KB.
+            error: what went wrong instead, in words for the model.
+
+        Raises:
+            ApiError: status 410: it was answered or cancelled before, or its time is over.
+        """
+        path = path_of("/v1/callbacks/{}", token.rstrip("/").rpartition("/")[2])
+        body = _Answer(result) if error is None else _Failure(error)
+        await self.transport.request("POST", path, body=body)
+
+
+class _Answer(Struct, frozen=True):
+    result: JsonValue
+
+
+class _Failure(Struct, frozen=True):
+    error: str
 
 
 async def _until_turn_ends(events: AsyncGenerator[WireEvent, None]) -> AsyncGenerator[WireEvent, None]:
