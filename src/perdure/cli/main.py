@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
 from perdure import __version__
-from perdure.cli import answers, files, schedules, sessions, storage
+from perdure.cli import sessions
 from perdure.cli.common import DEFAULT_URL, FAILED, Org, Token, Url, connect, enter, explain
 from perdure.cli.database_url import OPTION, hide_password
 from perdure.cli.parts import MISSING, advice
@@ -22,7 +25,41 @@ UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
 USAGE = 2
 """The exit status for wrong usage."""
 
+_GROUPS = {
+    "files": ("files", "app"),
+    "storage": ("storage", "app"),
+    "secrets": ("storage", "secrets"),
+    "schedules": ("schedules", "app"),
+    "approvals": ("answers", "approvals"),
+    "callbacks": ("answers", "callbacks"),
+}
+"""Groups of commands, with the module and the name in it."""
+
+
+class Commands(TyperGroup):
+    """All commands. `_GROUPS` are imported unless another command is run: the server starts without them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all commands."""
+        self._import_groups()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command; None if there is none of this name."""
+        if cmd_name not in self.commands:
+            self._import_groups()
+        return super().get_command(ctx, cmd_name)
+
+    def _import_groups(self) -> None:
+        for command, (module, name) in _GROUPS.items():
+            if command not in self.commands:
+                group = get_group(getattr(import_module(f"perdure.cli.{module}"), name))
+                group.name = command
+                self.commands[command] = group
+
+
 app = typer.Typer(
+    cls=Commands,
     name="perdure",
     help="A durable server for agent sessions.",
     epilog="Start with `perdure demo`, or with `perdure serve` and, in another terminal, `perdure chat`.",
@@ -33,12 +70,6 @@ app = typer.Typer(
 )
 keys = typer.Typer(help="Manage access tokens and the master key.", no_args_is_help=True)
 app.add_typer(sessions.app, name="sessions")
-app.add_typer(files.app, name="files")
-app.add_typer(storage.app, name="storage")
-app.add_typer(storage.secrets, name="secrets")
-app.add_typer(schedules.app, name="schedules")
-app.add_typer(answers.approvals, name="approvals")
-app.add_typer(answers.callbacks, name="callbacks")
 app.add_typer(keys, name="keys")
 
 Data = Annotated[Path | None, typer.Option("--data", help="The data folder.", show_default="./perdure-data")]
