@@ -218,11 +218,13 @@ async def test_a_program_that_starts_again_answers_the_calls_that_are_still_open
 ) -> None:
     begun = asyncio.Event()
     ran: list[str] = []
+    keys: list[str | None] = []
 
     @tool
-    async def slow(word: str) -> str:
+    async def slow(ctx: ToolCallContext, word: str) -> str:
         """Never end, the second time."""
         ran.append(word)
+        keys.append(ctx.tool_call.effect_key)
         if len(ran) == 2:
             begun.set()
             await asyncio.Event().wait()
@@ -239,6 +241,9 @@ async def test_a_program_that_starts_again_answers_the_calls_that_are_still_open
         await asyncio.gather(asking, return_exceptions=True)
     assert await client.ask(session.id, text, tools=[slow], client_message_id="question-1") == "Done."
     assert ran == ["one", "two", "two"]
+    first_call, second_call, repeated = keys
+    assert first_call is not None
+    assert first_call != second_call == repeated
 
 
 async def test_a_call_that_the_server_withdraws_is_cancelled(client: Client) -> None:
