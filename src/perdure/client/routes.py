@@ -55,7 +55,7 @@ class Caller:
         headers = {name: text for name, text in given.items() if text is not None}
         repeatable = None if once is None else True
         answer = await self.transport.request(
-            method, path, params=params, body=body, headers=headers, repeatable=repeatable
+            method, path, params=params, body=body, headers=headers, repeatable=repeatable, has_answer=True
         )
         try:
             return msgspec.json.decode(answer, type=result)

@@ -91,6 +91,7 @@ class Transport:
         body: Struct | None = None,
         headers: Mapping[str, str] | None = None,
         repeatable: bool | None = None,
+        has_answer: bool = False,
     ) -> bytes:
         """Send a request, with retries, and return the body of the answer.
 
@@ -102,6 +103,8 @@ class Transport:
             headers: additional headers.
             repeatable: whether to retry if the request may have taken effect already. The default depends on
                 the method. A request that certainly was not sent, or got a 429, is always retried.
+            has_answer: whether the caller needs the answer. A DELETE without one has succeeded if a retry
+                finds nothing.
 
         Raises:
             ApiError: the server refused the request.
@@ -124,7 +127,7 @@ class Transport:
                 if response.is_success:
                     return response.content
                 refusal = error_of(response.status_code, response.headers, response.content)
-                if method == "DELETE" and refusal.status == 404 and attempt:
+                if method == "DELETE" and refusal.status == 404 and attempt and not has_answer:
                     return b""  # an earlier attempt deleted it, and its answer was lost
                 may_retry = refusal.status == 429 or (idempotent and refusal.status in _BUSY)
                 wait = _pause(attempt) if refusal.retry_after is None else refusal.retry_after
