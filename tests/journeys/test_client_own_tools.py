@@ -24,7 +24,7 @@ from perdure.client import (
     data_of,
     tool,
 )
-from tests.command import use_simulated_model
+from tests.command import LIMIT, use_simulated_model
 from tests.server import Server
 
 ANYTHING = {"type": "object"}
@@ -265,6 +265,34 @@ async def test_a_call_that_the_server_withdraws_is_cancelled(client: Client) -> 
     with pytest.raises(TurnFailed):
         await asking
     await cancelled.wait()
+
+
+async def test_a_call_that_a_message_withdraws_is_cancelled_while_the_turn_goes_on(client: Client) -> None:
+    begun, cancelled = asyncio.Event(), asyncio.Event()
+
+    @tool
+    async def wait() -> None:
+        """Wait for ever."""
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    @tool
+    async def see() -> str:
+        """Wait until the other call is cancelled."""
+        await cancelled.wait()
+        return "seen"
+
+    tools = [wait, see]
+    session = await client.create_session(tools=tuple(client_side_tool(each) for each in tools))
+    asking = asyncio.create_task(client.ask(session.id, script(calls("wait")), tools=tools))
+    await begun.wait()
+    await client.send_message(session.id, script(calls("see")))
+    async with asyncio.timeout(LIMIT):
+        assert await asking == "Done."
+    assert ("see", "seen") in await results_of(client, session.id)
 
 
 async def test_a_turn_that_waits_for_a_client_says_so_at_once_and_is_resumed(client: Client) -> None:

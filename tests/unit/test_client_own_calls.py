@@ -26,6 +26,7 @@ class Scene:
     def __init__(self, *to_results: Handler) -> None:
         self.ran = 0
         self.submitted = asyncio.Event()
+        self.settled = asyncio.Event()
         self._to_results = script(*to_results)
         self._left = len(to_results)
 
@@ -37,6 +38,9 @@ class Scene:
             await reply.json(200, {"data": older})
         elif request.path.endswith("/sse"):
             await self._stream(reply)
+        elif request.path == "/health":
+            self.settled.set()
+            await reply.json(200, {})
         else:
             self._left -= 1
             await self._to_results(request, reply)
@@ -52,7 +56,9 @@ class Scene:
             frame(4, "tool.call_requested", REQUESTED),
         )
         await self.submitted.wait()
-        await reply.frames(frame(5, "turn.completed", {"turn_id": TURN}))
+        await reply.frames(frame(5, "session.updated", {}))
+        await self.settled.wait()
+        await reply.frames(frame(6, "turn.completed", {"turn_id": TURN}))
         await reply.silence()
 
     async def run(self) -> list[Any]:
@@ -63,8 +69,9 @@ class Scene:
             return self.ran
 
         async with FakeServer(self.handle) as server, Client(server.url, retries=0) as client:
-            async for _ in client.run(SESSION_ID, "hi", tools=[count]):
-                pass
+            async for one in client.run(SESSION_ID, "hi", tools=[count]):
+                if one.type == "session.updated":  # a round trip later, an error would have been raised
+                    await client.health()
         sent = [request for request in server.requests if request.path.endswith("/tool-results")]
         return [request.json()["tool_results"] for request in sent]
 
