@@ -5,7 +5,8 @@ ignores names that other code uses without naming them:
 
 * fields of structs in domain/, app/ and api/: they are the wire format, which msgspec reads and writes;
 * attributes of other libraries' objects (`options.max_mem = ...`): the library reads them;
-* commands and callbacks of the command line: typer calls them.
+* commands and callbacks of the command line: typer calls them;
+* public methods of the client, in its classes named `...Methods`: users call them.
 
 tools/unused.toml lists all other names that are used from outside, with the reason. An entry that is no
 longer needed is an error too.
@@ -26,6 +27,7 @@ CHECKED = ("src", "tools")
 USERS = ("src", "tools", "examples")
 """Examples count as users: they show what plug-ins may do."""
 WIRE = ("src/perdure/domain/", "src/perdure/app/", "src/perdure/api/")
+CLIENT = "src/perdure/client/"
 CALLED_BY_TYPER = ["@*.command", "@*.callback"]
 
 
@@ -39,6 +41,20 @@ def used_by_shape(path: Path, wire: bool) -> set[tuple[int, str]]:
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and not _is_self(node.value):
             used.add((node.lineno, node.attr))
     return used
+
+
+def public_methods(path: Path) -> set[tuple[int, str]]:
+    """Return line and name of the methods of a file's classes named `...Methods`."""
+    methods: set[tuple[int, str]] = set()
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Methods"):
+            for item in node.body:
+                if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef):
+                    methods.add((item.lineno, item.name))
+                elif isinstance(item, ast.Assign):
+                    names = [target for target in item.targets if isinstance(target, ast.Name)]
+                    methods |= {(item.lineno, each.id) for each in names}
+    return {(line, name) for line, name in methods if not name.startswith("_")}
 
 
 def _is_self(node: ast.expr) -> bool:
@@ -55,6 +71,8 @@ def unused(root: Path) -> Iterator[tuple[str, int, str, str]]:
         name = path.relative_to(root).as_posix()
         if path not in shapes:
             shapes[path] = used_by_shape(path, name.startswith(WIRE))
+            if name.startswith(CLIENT):
+                shapes[path] |= public_methods(path)
         if name.startswith(CHECKED) and (item.first_lineno, item.name) not in shapes[path]:
             yield name, item.first_lineno, item.typ, item.name
 

@@ -75,6 +75,8 @@ async def test_wrong_usage_ends_with_status_2(arguments: list[str]) -> None:
         (["sesions", "list"], "Did you mean 'sessions'"),
         (["sessions", "lst"], "Did you mean 'list'"),
         (["chta"], "Did you mean 'chat'"),
+        (["fils", "list"], "Did you mean 'files'"),
+        (["approvals", "lst"], "Did you mean 'list'"),
         (["keys", "create", "--nmae", "x"], "--name"),
         (["serve", "--prot", "1"], "--port"),
     ],

@@ -151,7 +151,7 @@ class Reader:
                     await self._paste(text)
                 case "javascript":
                     await self._script(text)
-                case "python" if "asyncio.run(" in text:
+                case "python" if "asyncio.run(" in text or "asyncio.Runner(" in text:
                     await self._program(text)
                 case "python":
                     await self._piece(text)

@@ -15,7 +15,7 @@ from perdure.domain.ids import is_id
 from tests.server import Server
 from tests.wheel import Environment, build_wheel
 
-LIMIT = 11_000_000
+LIMIT = 12_000_000
 """Maximum bytes of the client with its dependencies."""
 
 A_SESSION = """\
@@ -24,18 +24,28 @@ import sys
 import time
 
 began = time.perf_counter()
-from perdure.client import Client, CapabilityRef
+from perdure.client import Client, CapabilityRef, client_side_tool, tool
 
 print(time.perf_counter() - began)
+
+
+@tool
+async def double(number: int) -> int:
+    'Double a number.'
+    return 2 * number
 
 
 async def main():
     async with Client(sys.argv[1]) as client:
         provider = await client.create_provider(name="Simulated", provider_type="llmsim")
         await client.create_model(provider.id, model_id="simulated", display_name="Simulated")
-        session = await client.create_session(title="Alone", capabilities=(CapabilityRef("session"),))
+        session = await client.create_session(
+            title="Alone", capabilities=(CapabilityRef("session"),), tools=(client_side_tool(double),)
+        )
         print(session.id)
-        print(await client.ask(session.id, 'Please. [[sim [{"text": "Hello."}]]]'))
+        call = '{"tool_calls": [{"name": "double", "arguments": {"number": 21}}]}'
+        text = f'Please. [[sim [{call}, {{"text": "Hello."}}]]]'
+        print(await client.ask(session.id, text, tools=[double]))
 
 
 asyncio.run(main())

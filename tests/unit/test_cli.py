@@ -37,12 +37,11 @@ NOW = "2026-03-14T09:26:53.589793Z"
 
 def commands(command: Any, path: str = "perdure") -> Iterator[tuple[str, Any]]:
     """Return every command by its full name."""
-    below = getattr(command, "commands", None)
-    if below is None:
+    if not hasattr(command, "commands"):
         yield path, command
     else:
-        for name, one in below.items():
-            yield from commands(one, f"{path} {name}")
+        for name in command.list_commands(None):
+            yield from commands(command.get_command(None, name), f"{path} {name}")
 
 
 COMMANDS = dict(commands(get_command(app)))

@@ -201,6 +201,10 @@ async def test_a_deletion_whose_response_was_lost_succeeds() -> None:
     async with FakeServer(answers(404, {})) as server, Client(server.url) as client:
         with pytest.raises(NotFound):
             await client.delete_session(SESSION_ID)
+    # There is no answer that could be returned.
+    async with FakeServer(script(cuts(), answers(404, {}))) as server, Client(server.url) as client:
+        with pytest.raises(NotFound):
+            await client.unarchive_session(SESSION_ID)
 
 
 async def test_retries_are_bounded() -> None:

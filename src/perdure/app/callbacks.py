@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perdure.app.content_checks import MAX_RESULT, check_result
+from perdure.app.content_checks import check_result
 from perdure.app.context import App
 from perdure.app.messages import append_message, read_turn, result_event
 from perdure.app.sessions import write_at_head
@@ -23,7 +23,7 @@ from perdure.domain.spans import tool_context
 from perdure.domain.steps import Started
 from perdure.domain.times import Micros, to_rfc3339
 from perdure.domain.tool_content import content_of_result
-from perdure.domain.tools import ToolCallResult
+from perdure.domain.tools import MAX_RESULT, ToolCallResult
 from perdure.domain.turn import Calling, TurnState
 from perdure.store.bus import Appended
 from perdure.store.callbacks import (

@@ -25,10 +25,7 @@ from perdure.domain.messages import (
     JsonObject,
     TextPart,
 )
-from perdure.domain.tools import ToolCallResult
-
-MAX_RESULT = 100 * 1024
-"""The most bytes of one client-side tool result (wire contract: 100 KB)."""
+from perdure.domain.tools import MAX_RESULT, ToolCallResult
 
 _PARTS = ("text", "image")
 

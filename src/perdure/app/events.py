@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from perdure.app.context import App, Scope, Services
 from perdure.app.damaged import presentable
 from perdure.app.searches import search
 from perdure.domain.accounts import Caller
 from perdure.domain.errors import InvalidInput, Unavailable, UnreadableEvent
+from perdure.domain.event_pages import EventsSummary, KindCount
 from perdure.domain.events import Event, LlmGenerationData, PromptRef
 from perdure.domain.history import HISTORY_TYPES, Conversation
 from perdure.domain.ids import EventId, SessionId, is_live_event_id, sequence_of
 from perdure.domain.messages import Message
-from perdure.domain.times import Timestamp, to_rfc3339
+from perdure.domain.times import to_rfc3339
 from perdure.store.database import Tx
 from perdure.store.events import (
     BATCH,
@@ -36,30 +36,6 @@ KEPT = 2 * BATCH
 """Bytes of a page that is kept in memory while it is read from its other end. A larger one is read twice."""
 PAGE_BYTES = 16 * 1024 * 1024
 """Bytes of events after which a page ends. A page of usual events has its limit before."""
-
-
-class KindCount(Struct, frozen=True):
-    """The number of events of one type."""
-
-    event_type: Annotated[str, Meta(description="The type of event.", examples=["turn.started"])]
-    count: Annotated[int, Meta(description="The number of events of this type.", examples=[1])]
-
-
-class EventsSummary(Struct, frozen=True, omit_defaults=True):
-    """Statistics of a log."""
-
-    total: Annotated[int, Meta(description="The number of events.", examples=[9])]
-    turn_count: Annotated[int, Meta(description="The number of turns that started.", examples=[1])]
-    error_count: Annotated[int, Meta(description="The number of turns that failed.", examples=[0])]
-    by_type: Annotated[tuple[KindCount, ...], Meta(description="The number of events of each type.")]
-    first_ts: Annotated[
-        Timestamp | None,
-        Meta(description="The time of the first event.", examples=["2026-03-14T09:26:53.589793Z"]),
-    ] = None
-    last_ts: Annotated[
-        Timestamp | None,
-        Meta(description="The time of the last event.", examples=["2026-03-14T09:26:54.731204Z"]),
-    ] = None
 
 
 class Cursor(Struct, frozen=True):

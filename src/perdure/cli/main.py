@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
 from perdure import __version__
 from perdure.cli import sessions
@@ -22,7 +25,41 @@ UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
 USAGE = 2
 """The exit status for wrong usage."""
 
+_GROUPS = {
+    "files": ("files", "app"),
+    "storage": ("storage", "app"),
+    "secrets": ("storage", "secrets"),
+    "schedules": ("schedules", "app"),
+    "approvals": ("answers", "approvals"),
+    "callbacks": ("answers", "callbacks"),
+}
+"""Groups of commands, with the module and the name in it."""
+
+
+class Commands(TyperGroup):
+    """All commands. `_GROUPS` are imported unless another command is run: the server starts without them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all commands."""
+        self._import_groups()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command; None if there is none of this name."""
+        if cmd_name not in self.commands:
+            self._import_groups()
+        return super().get_command(ctx, cmd_name)
+
+    def _import_groups(self) -> None:
+        for command, (module, name) in _GROUPS.items():
+            if command not in self.commands:
+                group = get_group(getattr(import_module(f"perdure.cli.{module}"), name))
+                group.name = command
+                self.commands[command] = group
+
+
 app = typer.Typer(
+    cls=Commands,
     name="perdure",
     help="A durable server for agent sessions.",
     epilog="Start with `perdure demo`, or with `perdure serve` and, in another terminal, `perdure chat`.",

@@ -406,6 +406,44 @@ async def _delete(client: Client, session_ids: list[str]) -> None:
             Screen().line(f"deleted {session_id}")
 
 
+@app.command()
+def fork(
+    session_id: SessionId,
+    title: Annotated[str | None, typer.Option(help="The fork's title.", show_default=False)] = None,
+    at: Annotated[
+        int | None,
+        typer.Option(help="Copy the log up to this sequence number.", min=1, show_default="all of it"),
+    ] = None,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """Copy a session, to continue it in another way."""
+    enter(_fork(connect(url, token, org), session_id, title, at, as_json))
+
+
+async def _fork(client: Client, session_id: str, title: str | None, at: int | None, as_json: bool) -> None:
+    async with client:
+        made = await client.fork_session(session_id, at, title)
+    if as_json:
+        Screen().json(made)
+    else:
+        print_session(made)
+
+
+@app.command()
+def export(session_id: SessionId, url: Url = DEFAULT_URL, token: Token = None, org: Org = None) -> None:
+    """Print a session's messages, one JSON object per line."""
+    enter(_export(connect(url, token, org), session_id))
+
+
+async def _export(client: Client, session_id: str) -> None:
+    async with client:
+        for message in await client.export_session(session_id):
+            Screen().json(message)
+
+
 def ago(ts: str) -> str:
     """Format how long ago an RFC 3339 time was, for people."""
     seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(ts)).total_seconds())

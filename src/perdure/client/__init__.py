@@ -5,7 +5,8 @@ async with Client() as client:
     print(await client.ask(session.id, "What is the capital of France?"))
 """
 
-from perdure.client.client import Client, data_of, is_live, turn_failure
+from perdure.client.client import Client
+from perdure.client.conversation import turn_failure
 from perdure.client.errors import (
     ApiError,
     BadAnswer,
@@ -13,11 +14,15 @@ from perdure.client.errors import (
     NotFound,
     RateLimited,
     TurnFailed,
+    TurnWaits,
     Unreachable,
 )
-from perdure.domain.errors import PerdureError
+from perdure.client.events import data_of, is_live
+from perdure.client.own_tools import ToolCallContext, client_side_tool
+from perdure.domain.errors import PerdureError, ToolError
 from perdure.domain.events import WireEvent
 from perdure.domain.messages import Controls, ImagePart, Message, ReasoningConfig, TextPart
+from perdure.domain.tool_functions import tool
 from perdure.domain.tools import ApprovalDecision, BuiltinTool, CapabilityRef, ClientSideTool, ToolCallResult
 
 __all__ = [
@@ -37,11 +42,16 @@ __all__ = [
     "RateLimited",
     "ReasoningConfig",
     "TextPart",
+    "ToolCallContext",
     "ToolCallResult",
+    "ToolError",
     "TurnFailed",
+    "TurnWaits",
     "Unreachable",
     "WireEvent",
+    "client_side_tool",
     "data_of",
     "is_live",
+    "tool",
     "turn_failure",
 ]

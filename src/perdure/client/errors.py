@@ -7,19 +7,22 @@ PerdureError (perdure.domain.errors)
 │   └── RateLimited  429  `retry_after` in seconds, if the server named it
 ├── Unreachable      no server answered, even after retries
 ├── BadAnswer        the answer does not follow Perdure's protocol
-└── TurnFailed       a turn ended without an answer: failed, cancelled or sealed
+├── TurnFailed       a turn ended without an answer: failed, cancelled or sealed
+└── TurnWaits        a turn waits for an approval, or for the result of a client-side tool
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from perdure.domain.errors import PerdureError
+from perdure.domain.events import ToolCall, WireEvent
 from perdure.domain.messages import JsonObject
 from perdure.domain.retry_after import retry_after
+from perdure.domain.tools import APPROVE, ApprovalQuestion
 
 
 class ApiError(PerdureError):
@@ -79,6 +82,34 @@ class TurnFailed(PerdureError):
         super().__init__(message, code=code)
         self.ended_by = ended_by
         self.turn_id = turn_id
+
+
+class TurnWaits(PerdureError):
+    """A turn waits for a person or a client, and goes on once somebody answers.
+
+    Attributes:
+        session_id: the session's id.
+        request: the event that asked, `tool.call_requested`.
+        calls: the client-side tool calls that wait for a result, for `submit_tool_results`.
+        approvals: the tool calls that wait for a decision, for `submit_tool_approvals`.
+    """
+
+    code = "turn_waits"
+
+    def __init__(self, session_id: str, request: WireEvent, open_calls: Iterable[ToolCall]) -> None:
+        asked = tuple(open_calls)
+        self.session_id = session_id
+        self.request = request
+        self.calls = tuple(call for call in asked if call.name != APPROVE)
+        self.approvals = tuple(
+            msgspec.convert(call.arguments, ApprovalQuestion) for call in asked if call.name == APPROVE
+        )
+        waits = [f"the result of the client-side tool {call.name}" for call in self.calls]
+        waits += [f"approval of {question.tool_name}" for question in self.approvals]
+        super().__init__(
+            f"the turn waits for {', and for '.join(waits)}: answer with `submit_tool_results` or "
+            "`submit_tool_approvals`, then call `resume`"
+        )
 
 
 _BY_STATUS: dict[int, type[ApiError]] = {404: NotFound, 409: Conflict, 429: RateLimited}

@@ -18,6 +18,14 @@ from perdure.domain.backoff import backoff
 Params = Sequence[tuple[str, str | int | bool | None]]
 """Query parameters: a None value is left out, a name may repeat."""
 
+
+class Text(Struct, frozen=True):
+    """A request body that is text instead of JSON."""
+
+    text: str
+    media_type: str
+
+
 RETRIES = 7
 """Default number of retries per request; with their pauses, about ten seconds."""
 
@@ -83,6 +91,7 @@ class Transport:
         body: Struct | None = None,
         headers: Mapping[str, str] | None = None,
         repeatable: bool | None = None,
+        has_answer: bool = False,
     ) -> bytes:
         """Send a request, with retries, and return the body of the answer.
 
@@ -90,21 +99,20 @@ class Transport:
             method: the HTTP method.
             path: the path below the base URL.
             params: the query parameters.
-            body: the request body, sent as JSON.
+            body: the request body, sent as JSON if it is not `Text`.
             headers: additional headers.
             repeatable: whether to retry if the request may have taken effect already. The default depends on
                 the method. A request that certainly was not sent, or got a 429, is always retried.
+            has_answer: whether the caller needs the answer. A DELETE without one has succeeded if a retry
+                finds nothing.
 
         Raises:
             ApiError: the server refused the request.
             Unreachable: no server answered.
         """
         idempotent = method in _IDEMPOTENT if repeatable is None else repeatable
-        content = None if body is None else msgspec.json.encode(body)
-        sent_headers = {
-            **(headers or {}),
-            **({"Content-Type": "application/json"} if body is not None else {}),
-        }
+        content, media_type = _encoded(body)
+        sent_headers = {**(headers or {}), **media_type}
         for attempt in count():
             try:
                 response = await self._http.request(
@@ -119,7 +127,7 @@ class Transport:
                 if response.is_success:
                     return response.content
                 refusal = error_of(response.status_code, response.headers, response.content)
-                if method == "DELETE" and refusal.status == 404 and attempt:
+                if method == "DELETE" and refusal.status == 404 and attempt and not has_answer:
                     return b""  # an earlier attempt deleted it, and its answer was lost
                 may_retry = refusal.status == 429 or (idempotent and refusal.status in _BUSY)
                 wait = _pause(attempt) if refusal.retry_after is None else refusal.retry_after
@@ -159,6 +167,17 @@ class Transport:
 def is_busy(error: ApiError) -> bool:
     """Whether the same request may succeed a little later."""
     return error.status in _BUSY
+
+
+def _encoded(body: Struct | None) -> tuple[bytes | None, dict[str, str]]:
+    """Encode a body, with the header that names its type."""
+    match body:
+        case None:
+            return None, {}
+        case Text(text, media_type):
+            return text.encode(), {"Content-Type": media_type}
+        case _:
+            return msgspec.json.encode(body), {"Content-Type": "application/json"}
 
 
 def _pause(attempt: int) -> float:

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from cronsim import CronSim, CronSimError
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from perdure.domain.errors import InvalidInput
@@ -121,6 +120,9 @@ def next_firing(cron: str, timezone: str, after: Micros) -> Micros:
             field="cron",
         )
     moment = datetime.fromtimestamp(after / 1_000_000, UTC).astimezone(zone_of(timezone))
+    # Not at the top: the client imports the structs of this module, and is installed without cronsim.
+    from cronsim import CronSim, CronSimError
+
     try:
         firing = next(CronSim(cron, moment))
     except (CronSimError, StopIteration) as error:

@@ -86,6 +86,10 @@ class CapabilityRef(Struct, frozen=True, omit_defaults=True):
 Capabilities = Annotated[tuple[CapabilityRef, ...], Meta(max_length=50)]
 
 
+MAX_RESULT = 100 * 1024
+"""The most bytes of one client-side tool result (wire contract: 100 KB)."""
+
+
 class ToolCallResult(Struct, frozen=True, omit_defaults=True):
     """A client's answer to one client-side call: a result, or an error message."""
 

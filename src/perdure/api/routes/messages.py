@@ -16,11 +16,10 @@ from perdure.app import approvals as use_approvals
 from perdure.app import events as use_events
 from perdure.app import messages as use
 from perdure.app.events import Cursor as EventCursor
-from perdure.app.events import EventsSummary
 from perdure.app.feed import Want, open_follower
 from perdure.app.login import may_continue
 from perdure.domain.errors import InvalidInput
-from perdure.domain.event_pages import EventPage
+from perdure.domain.event_pages import EventPage, EventsSummary
 from perdure.domain.events import KNOWN_TYPES, Event
 from perdure.domain.ids import MAX_SEQUENCE, SessionId, check_id, id_schema
 from perdure.domain.messages import CreateMessage, Message

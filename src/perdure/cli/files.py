@@ -1,0 +1,146 @@
+"""`perdure files ...`: the files of a session or a workspace."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from perdure.cli.common import DEFAULT_URL, CommandFailed, Json, Org, Token, Url, connect, enter
+from perdure.cli.terminal import Screen
+
+if TYPE_CHECKING:
+    from perdure.client import Client
+
+app = typer.Typer(help="List, read and change files of a session or a workspace.", no_args_is_help=True)
+
+Owner = Annotated[str, typer.Argument(help="The id of a session or a workspace.", show_default=False)]
+Path_ = Annotated[str, typer.Argument(metavar="PATH", help="A path, such as /notes.md.", show_default=False)]
+Local = Annotated[Path, typer.Argument(help="A file on this computer; `-` for standard input.")]
+Target = Annotated[str, typer.Argument(help="The new path. Nothing may exist there.", show_default=False)]
+Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="With everything in the folder.")]
+STANDARD = Path("-")
+
+
+@app.command("list")
+def list_files(
+    owner: Owner,
+    path: Path_ = "/",
+    recursive: Recursive = False,
+    as_json: Json = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """List a folder."""
+    enter(_list(connect(url, token, org), owner, path, recursive, as_json))
+
+
+async def _list(client: Client, owner: str, path: str, recursive: bool, as_json: bool) -> None:
+    async with client:
+        found = await client.list_files(owner, path, recursive=recursive)
+    screen = Screen()
+    if as_json:
+        for file in found:
+            screen.json(file)
+        return
+    rows = ((f"{file.size_bytes}", file.updated_at, file.path + "/" * file.is_directory) for file in found)
+    screen.table(("SIZE", "UPDATED", "PATH"), rows)
+
+
+@app.command()
+def get(
+    owner: Owner,
+    path: Path_,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A file to write to.", show_default=False)
+    ] = None,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """Print a file, or save it with `--output`. In a pipe, its bytes are not changed."""
+    content = enter(_get(connect(url, token, org), owner, path))
+    if output is not None:
+        try:
+            output.write_bytes(content)
+        except OSError as error:
+            raise CommandFailed(f"cannot write {output}: {error.strerror}") from error
+    elif sys.stdout.isatty():
+        Screen().line(content.decode(errors="replace"), end="")
+    else:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+
+
+async def _get(client: Client, owner: str, path: str) -> bytes:
+    async with client:
+        return await client.read_file(owner, path)
+
+
+@app.command()
+def put(
+    owner: Owner,
+    path: Path_,
+    source: Local = STANDARD,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """Create a file, or replace its content."""
+    try:
+        content = sys.stdin.buffer.read() if source == STANDARD else source.read_bytes()
+    except OSError as error:
+        raise CommandFailed(f"cannot read {source}: {error.strerror}") from error
+    enter(_put(connect(url, token, org), owner, path, content))
+
+
+async def _put(client: Client, owner: str, path: str, content: bytes) -> None:
+    async with client:
+        file = await client.write_file(owner, path, content)
+    Screen().line(f"wrote {file.path}, {file.size_bytes} bytes")
+
+
+@app.command()
+def move(
+    owner: Owner, path: Path_, target: Target, url: Url = DEFAULT_URL, token: Token = None, org: Org = None
+) -> None:
+    """Move a file or a folder."""
+    enter(_transfer(connect(url, token, org), owner, path, target, move=True))
+
+
+@app.command()
+def copy(
+    owner: Owner, path: Path_, target: Target, url: Url = DEFAULT_URL, token: Token = None, org: Org = None
+) -> None:
+    """Copy a file or a folder."""
+    enter(_transfer(connect(url, token, org), owner, path, target, move=False))
+
+
+async def _transfer(client: Client, owner: str, path: str, target: str, *, move: bool) -> None:
+    async with client:
+        file = await (client.move_file if move else client.copy_file)(owner, path, target)
+    Screen().line(f"{'moved' if move else 'copied'} to {file.path}")
+
+
+@app.command()
+def delete(
+    owner: Owner,
+    path: Path_,
+    recursive: Recursive = False,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    org: Org = None,
+) -> None:
+    """Delete a file or a folder."""
+    enter(_delete(connect(url, token, org), owner, path, recursive))
+
+
+async def _delete(client: Client, owner: str, path: str, recursive: bool) -> None:
+    async with client:
+        deleted = await client.delete_file(owner, path, recursive=recursive)
+    if not deleted:
+        raise CommandFailed(f"nothing exists at {path}")
+    Screen().line(f"deleted {path}")

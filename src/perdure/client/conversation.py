@@ -1,0 +1,300 @@
+"""Talk with a session: send messages, run turns, answer what they ask."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Container, Iterable, Sequence
+from contextlib import aclosing
+
+from msgspec import Struct
+
+from perdure.client import routes
+from perdure.client.errors import TurnFailed, TurnWaits
+from perdure.client.events import EventMethods, data_of
+from perdure.client.follow import TurnWatch
+from perdure.client.own_calls import OwnCalls
+from perdure.client.own_tools import OwnTool, runnable_tools
+from perdure.client.routes import path_of
+from perdure.domain.callbacks import OpenCallback
+from perdure.domain.events import ENDED_TURN, WireEvent
+from perdure.domain.ids import sequence_of
+from perdure.domain.messages import (
+    Controls,
+    CreateMessage,
+    ExternalActor,
+    InputMessage,
+    InputPart,
+    JsonObject,
+    JsonValue,
+    Message,
+    TextPart,
+    text_of,
+)
+from perdure.domain.tools import ApprovalDecision, SubmitApprovals, SubmittedToolResults, ToolCallResult
+
+_MESSAGES = "/v1/sessions/{}/messages"
+
+
+class ConversationMethods(EventMethods):
+    """The client's methods about messages, turns, tool results and callbacks."""
+
+    own_calls: OwnCalls
+
+    async def send_message(
+        self,
+        session_id: str,
+        content: str | Sequence[InputPart],
+        *,
+        controls: Controls | None = None,
+        metadata: JsonObject | None = None,
+        tags: Sequence[str] | None = None,
+        external_actor: ExternalActor | None = None,
+        idempotency_key: str | None = None,
+        client_message_id: str | None = None,
+    ) -> Message:
+        """Send a message: it starts a turn, or steers the running one.
+
+        The server has stored the message when this returns.
+
+        Args:
+            session_id: the session's id.
+            content: text, or parts.
+            controls: choices for this turn (`model_id`, `reasoning`).
+            metadata: JSON to store with the message.
+            tags: the message's tags.
+            external_actor: the author in another system, if the message comes from there.
+            idempotency_key: the server accepts a message with the same key once and repeats its first answer
+                after that. By default the client generates a key, which makes its own retries safe; pass a
+                key to make your retries safe too.
+            client_message_id: your own id of the message, which the session remembers for good: sending the
+                same message again returns the first one.
+        """
+        parts = (TextPart(content),) if isinstance(content, str) else tuple(content)
+        body = CreateMessage(
+            InputMessage(parts),
+            controls,
+            metadata,
+            None if tags is None else tuple(tags),
+            external_actor,
+            client_message_id,
+        )
+        return await self.call(
+            "POST",
+            path_of(_MESSAGES, session_id),
+            Message,
+            body=body,
+            once=idempotency_key or routes.new_key(),
+        )
+
+    list_messages = routes.lists_under(_MESSAGES, Message, "List a session's messages, oldest first.")
+
+    async def run(
+        self,
+        session_id: str,
+        content: str | Sequence[InputPart],
+        *,
+        tools: Iterable[OwnTool] = (),
+        controls: Controls | None = None,
+        idempotency_key: str | None = None,
+        client_message_id: str | None = None,
+    ) -> AsyncGenerator[WireEvent, None]:
+        """Send a message and yield events, from the message itself to the event that ends its turn.
+
+        When the session waits for its client, this yields `tool.call_requested`. Calls of `tools` are
+        answered without your doing. Answer others with `submit_tool_results`, or with
+        `submit_tool_approvals` if they ask for approval, inside the loop or elsewhere; then the turn
+        continues.
+
+        Args:
+            session_id: the session's id.
+            content: text, or parts.
+            tools: client-side tools that this program runs: functions below `@tool`, or pairs of a
+                `ClientSideTool` and an async function that takes the arguments. The session must have their
+                definitions (`client_side_tool`). Calls run concurrently. Errors become results.
+            controls: choices for this turn (`model_id`, `reasoning`).
+            idempotency_key: as for `send_message`. If the message was sent before, this yields the events
+                of its turn from the beginning, and answers only the calls that are still open.
+            client_message_id: as for `send_message`, with the same effect.
+        """
+        own = runnable_tools(tools)
+        since = await self.last_event_id(session_id)
+        message = await self.send_message(
+            session_id,
+            content,
+            controls=controls,
+            idempotency_key=idempotency_key,
+            client_message_id=client_message_id,
+        )
+        if since is not None and message.sequence is not None and message.sequence <= sequence_of(since):
+            since = await self._event_before(session_id, message.sequence)
+        watch = TurnWatch(message.id)
+        # The server adds the whole prompt to each `llm.generation` that it sends; callers rarely need it.
+        followed = self.follow(session_id, since, exclude=("llm.generation",))
+        async with aclosing(followed):
+            answered = self.own_calls.answering(session_id, followed, own) if own else followed
+            async with aclosing(answered) as events:
+                async for event in events:
+                    if watch.take(event):
+                        yield event
+                        if watch.is_last(event):
+                            return
+
+    async def _event_before(self, session_id: str, sequence: int) -> str | None:
+        before = await self.list_events(session_id, before_sequence=sequence, newest_first=True, limit=1)
+        return before[0].id if before else None
+
+    async def ask(
+        self,
+        session_id: str,
+        content: str | Sequence[InputPart],
+        *,
+        tools: Iterable[OwnTool] = (),
+        controls: Controls | None = None,
+        idempotency_key: str | None = None,
+        client_message_id: str | None = None,
+    ) -> str:
+        """Send a message and return the text of the answer. Takes the arguments of `run`.
+
+        Raises:
+            TurnFailed: the turn failed, was cancelled or was sealed.
+            TurnWaits: the turn waits for an approval, or for the result of a tool that is not in `tools`.
+        """
+        own = tuple(tools)
+        events = self.run(
+            session_id,
+            content,
+            tools=own,
+            controls=controls,
+            idempotency_key=idempotency_key,
+            client_message_id=client_message_id,
+        )
+        return await self._answer_of(session_id, events, own)
+
+    async def resume(self, waits: TurnWaits, *, tools: Iterable[OwnTool] = ()) -> str:
+        """Return the text of the answer of a turn that waited, once you have answered what it asked.
+
+        Raises:
+            TurnFailed: the turn failed, was cancelled or was sealed.
+            TurnWaits: it waits again, or still.
+        """
+        given = tuple(tools)
+        own = runnable_tools(given)
+        # From the request itself, because a call of `tools` may be open.
+        since = await self._event_before(waits.session_id, waits.request.sequence or 1)
+        followed = self.follow(waits.session_id, since, exclude=("llm.generation",))
+        async with aclosing(followed):
+            events = self.own_calls.answering(waits.session_id, followed, own) if own else followed
+            return await self._answer_of(waits.session_id, _until_turn_ends(events), given)
+
+    async def pending(self, session_id: str) -> TurnWaits | None:
+        """Return what the session's turn waits for: client-side tool calls and approvals. None for nothing.
+
+        `resume` takes the result.
+        """
+        newest = await self.list_events(
+            session_id, types=("tool.call_requested",), newest_first=True, limit=100
+        )
+        of_turn = [event for event in newest[::-1] if event.context.turn_id == newest[0].context.turn_id]
+        asked = [
+            (event, call) for event in of_turn for call in await self.own_calls.open_calls(session_id, event)
+        ]
+        return TurnWaits(session_id, asked[0][0], [call for _, call in asked]) if asked else None
+
+    async def _waits(self, session_id: str, request: WireEvent, own: Container[str]) -> TurnWaits | None:
+        """Return what a request waits for, apart from the program's own tools; None if there is nothing."""
+        if all(call.name in own for call in data_of(request).tool_calls):
+            return None
+        open_calls = await self.own_calls.open_calls(session_id, request)
+        others = tuple(call for call in open_calls if call.name not in own)
+        return TurnWaits(session_id, request, others) if others else None
+
+    async def _answer_of(
+        self, session_id: str, events: AsyncGenerator[WireEvent, None], tools: Iterable[OwnTool]
+    ) -> str:
+        """Return the last text of a turn's events, which end with it."""
+        names = runnable_tools(tools).keys()
+        answer = ""
+        async with aclosing(events):
+            async for event in events:
+                if event.type == "output.message.completed":
+                    answer = text_of(data_of(event).message.content)
+                elif event.type == "tool.call_requested":
+                    if waits := await self._waits(session_id, event, names):
+                        raise waits
+                elif (failure := turn_failure(event)) is not None:
+                    raise failure
+        return answer
+
+    async def submit_tool_results(
+        self, session_id: str, results: Iterable[ToolCallResult]
+    ) -> SubmittedToolResults:
+        """Submit the results of all pending client-side tool calls, each once.
+
+        Results of calls that `run(tools=...)` runs in this program are added.
+        """
+        return await self.own_calls.submit(session_id, tuple(results))
+
+    async def submit_tool_approvals(
+        self, session_id: str, decisions: Iterable[ApprovalDecision]
+    ) -> SubmittedToolResults:
+        """Decide some or all of the tool calls that wait for approval.
+
+        `tool.call_requested` names them in its calls of `approve_tool_call`.
+        """
+        path = path_of("/v1/sessions/{}/tool-approvals", session_id)
+        return await self.call("POST", path, SubmittedToolResults, body=SubmitApprovals(tuple(decisions)))
+
+    list_callbacks = routes.lists_under(
+        "/v1/sessions/{}/callbacks", OpenCallback, "List a session's open callbacks, oldest first."
+    )
+
+    async def cancel_callback(self, session_id: str, callback_id: str) -> None:
+        """Cancel an open callback: its URL stops working, and the tool call that waits for it fails."""
+        await self.transport.request(
+            "DELETE", path_of("/v1/sessions/{}/callbacks/{}", session_id, callback_id)
+        )
+
+    async def answer_callback(
+        self, token: str, result: JsonValue = None, *, error: str | None = None
+    ) -> None:
+        """Give a tool call the result that it waits for. Works once.
+
+        Args:
+            token: the token of the callback's URL, or the whole URL. The request always goes to this
+                client's server.
+            result: the result: any JSON value, at most 100 KB.
+            error: what went wrong instead, in words for the model.
+
+        Raises:
+            ApiError: status 410: it was answered or cancelled before, or its time is over.
+        """
+        path = path_of("/v1/callbacks/{}", token.rstrip("/").rpartition("/")[2])
+        body = _Answer(result) if error is None else _Failure(error)
+        await self.transport.request("POST", path, body=body)
+
+
+class _Answer(Struct, frozen=True):
+    result: JsonValue
+
+
+class _Failure(Struct, frozen=True):
+    error: str
+
+
+async def _until_turn_ends(events: AsyncGenerator[WireEvent, None]) -> AsyncGenerator[WireEvent, None]:
+    async with aclosing(events):
+        async for event in events:
+            yield event
+            if event.type in ENDED_TURN:
+                return
+
+
+def turn_failure(event: WireEvent) -> TurnFailed | None:
+    """Return the failure if this event ends a turn without an answer, else None."""
+    if event.type not in ENDED_TURN or event.type == "turn.completed":
+        return None
+    data = data_of(event)
+    if event.type == "turn.failed":
+        return TurnFailed(event.type, data.turn_id, data.error, data.error_code or "turn_failed")
+    reason = data.reason or "a caller requested it"
+    ending = event.type.removeprefix("turn.")
+    return TurnFailed(event.type, data.turn_id, f"the turn was {ending}: {reason}", f"turn_{ending}")

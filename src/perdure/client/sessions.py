@@ -1,0 +1,168 @@
+"""Sessions: create, change, find, fork, export."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from perdure.client import routes
+from perdure.client.errors import BadAnswer
+from perdure.client.routes import Caller, every, path_of
+from perdure.domain.context_reports import SessionContextReport
+from perdure.domain.messages import Message
+from perdure.domain.paging import Page
+from perdure.domain.sessions import (
+    CancelledTurn,
+    CreateSession,
+    ForkSession,
+    ListOrder,
+    Session,
+    SessionFacets,
+    SessionStats,
+    Status,
+    UpdateSession,
+)
+
+_SESSION = "/v1/sessions/{}"
+_ARCHIVE = f"{_SESSION}/archive"
+
+
+class SessionMethods(Caller):
+    """The client's methods about sessions."""
+
+    create_session = routes.creates("/v1/sessions", CreateSession, Session, "Create a session.")
+    get_session = routes.reads(_SESSION, Session, "Return a session.")
+    update_session = routes.updates(
+        _SESSION, UpdateSession, Session, "Change a session, at any time, even during a turn."
+    )
+    delete_session = routes.sends(
+        "DELETE", _SESSION, "Delete a session permanently, after cancelling its running turn."
+    )
+    pin_session = routes.sends("PUT", f"{_SESSION}/pin", "Pin a session for the calling user.")
+    unpin_session = routes.sends("DELETE", f"{_SESSION}/pin", "Unpin a session for the calling user.")
+    archive_session = routes.acts(
+        "PUT", _ARCHIVE, Session, "Archive a session: lists leave it out until a message brings it back."
+    )
+    unarchive_session = routes.acts("DELETE", _ARCHIVE, Session, "Bring a session back from the archive.")
+    fork_session = routes.creates_under(
+        f"{_SESSION}/fork", ForkSession, Session, "Copy a session, with its log up to `from_sequence`."
+    )
+    cancel = routes.acts(
+        "POST",
+        f"{_SESSION}/cancel",
+        CancelledTurn,
+        "Cancel the running turn. The result's `status` is `no_op` if no turn was running.",
+    )
+    get_context_report = routes.reads(
+        f"{_SESSION}/context-report", SessionContextReport, "Return what fills the model's context window."
+    )
+    get_session_stats = routes.fetches("/v1/sessions/stats", SessionStats, "Count the sessions by status.")
+
+    async def export_session(self, session_id: str) -> tuple[Message, ...]:
+        """Return all messages of a session, oldest first.
+
+        The route sends one JSON document per line; `msgspec.json.encode_lines` (`msgspec.json.Encoder`)
+        writes this tuple in the same form.
+        """
+        lines = await self.transport.request("GET", path_of(f"{_SESSION}/export", session_id))
+        try:
+            return tuple(msgspec.json.Decoder(Message).decode_lines(lines))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadAnswer(f"the export of {session_id} is not valid: {error}") from error
+
+    async def list_sessions(
+        self,
+        *,
+        agent_id: str | None = None,
+        search: str | None = None,
+        tags: Iterable[str] = (),
+        status: Status | Iterable[Status] = (),
+        pinned: bool | None = None,
+        created_after: str | None = None,
+        created_before: str | None = None,
+        source: str | Iterable[str] = (),
+        metadata: Mapping[str, str] | None = None,
+        mine: bool | None = None,
+        include_archived: bool | None = None,
+        archived_only: bool | None = None,
+        order: ListOrder | None = None,
+        offset: int = 0,
+        limit: int = 20,
+    ) -> Page[Session]:
+        """List sessions, newest first, without archived ones.
+
+        Args:
+            agent_id: only sessions of this agent.
+            search: a part of the title, case-insensitive.
+            tags: only sessions that have all these tags.
+            status: only sessions with this status, or one of these.
+            pinned: only sessions that the calling user has pinned, or has not.
+            created_after: an RFC 3339 time.
+            created_before: an RFC 3339 time.
+            source: only sessions from this source (`chat`, `api`), or one of these.
+            metadata: only sessions that have all these entries.
+            mine: only sessions that the calling user created.
+            include_archived: archived sessions as well.
+            archived_only: archived sessions only.
+            order: `last_activity` for the last changed first.
+            offset: how many sessions to skip.
+            limit: the page size, 1 to 100.
+        """
+        params = _filters(
+            agent_id=agent_id,
+            search=search,
+            tags=tags,
+            status=status,
+            source=source,
+            metadata=metadata,
+            mine=mine,
+            include_archived=include_archived,
+            archived_only=archived_only,
+            order=order,
+            pinned=pinned,
+            created_after=created_after,
+            created_before=created_before,
+            offset=offset,
+            limit=limit,
+        )
+        return await self.call("GET", "/v1/sessions", Page[Session], params=params)
+
+    def iterate_sessions(self, **filters: Any) -> AsyncGenerator[Session, None]:
+        """Iterate over all sessions that match the filters of `list_sessions`, page by page.
+
+        This does not return sessions that are created meanwhile. If one is deleted meanwhile, another may be
+        skipped.
+        """
+
+        def fetch(offset: int) -> Coroutine[Any, Any, Page[Session]]:
+            return self.list_sessions(**{"limit": 100, **filters, "offset": offset})
+
+        return every(fetch, lambda session: session.id)
+
+    async def get_session_facets(self, **filters: Any) -> SessionFacets:
+        """Count the sessions that match the filters of `list_sessions`, by status, source and agent."""
+        return await self.call("GET", "/v1/sessions/facets", SessionFacets, params=_filters(**filters))
+
+
+def _filters(
+    *,
+    tags: Iterable[str] = (),
+    status: Status | Iterable[Status] = (),
+    source: str | Iterable[str] = (),
+    metadata: Mapping[str, str] | None = None,
+    **others: str | int | bool | None,
+) -> list[tuple[str, str | int | bool | None]]:
+    """The query parameters of a list of sessions."""
+    return [
+        *(("tags", tag) for tag in tags),
+        *(("status", each) for each in _several(status)),
+        *(("source", each) for each in _several(source)),
+        *((f"metadata[{name}]", text) for name, text in (metadata or {}).items()),
+        *others.items(),
+    ]
+
+
+def _several(values: str | Iterable[str]) -> tuple[str, ...]:
+    return (values,) if isinstance(values, str) else tuple(values)

@@ -1,0 +1,94 @@
+"""The commands for what belongs to a session: files, storage, schedules, forks, approvals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from perdure.client import CapabilityRef, Client, TurnWaits
+from tests.command import perdure, script, use_simulated_model
+from tests.server import Server
+
+
+@pytest.fixture
+async def client(server: Server) -> AsyncIterator[Client]:
+    async with Client(server.url) as made:
+        await use_simulated_model(made)
+        yield made
+
+
+async def test_files_are_put_listed_read_moved_and_deleted(client: Client, tmp_path: Path) -> None:
+    url = client.transport.base_url
+    session_id = (await client.create_session()).id
+    source, saved = tmp_path / "source", tmp_path / "saved"
+    source.write_bytes(bytes(range(256)))
+
+    async def run(*arguments: str, status: int = 0) -> str:
+        done = await perdure("files", *arguments, url=url)
+        assert done.status == status, done.err
+        return done.out or done.err
+
+    assert await run("put", session_id, "/a/b.bin", str(source)) == "wrote /a/b.bin, 256 bytes\n"
+    assert await run("get", session_id, "/a/b.bin", "-o", str(saved)) == ""
+    assert saved.read_bytes() == source.read_bytes()
+    await client.write_file(session_id, "/note.md", "Milk\n")
+    assert await run("get", session_id, "/note.md") == "Milk\n"
+    await run("move", session_id, "/note.md", "/a/note.md")
+    await run("copy", session_id, "/a/note.md", "/copy.md")
+    listed = [line.split("\t")[-1] for line in (await run("list", session_id, "-r")).splitlines()]
+    assert listed == ["PATH", "/a/", "/a/b.bin", "/a/note.md", "/copy.md"]
+    assert json.loads((await run("list", session_id, "/a", "--json")).splitlines()[0])["path"] == "/a/b.bin"
+    assert await run("delete", session_id, "/a", "-r") == "deleted /a\n"
+    assert "nothing exists" in await run("delete", session_id, "/a", status=1)
+    assert "cannot read" in await run("put", session_id, "/x", str(tmp_path / "none"), status=1)
+
+
+async def test_secrets_schedules_forks_and_exports(client: Client) -> None:
+    url = client.transport.base_url
+    session_id = (await client.create_session(title="Original")).id
+    await client.ask(session_id, script({"text": "Hello."}))
+    done = await perdure("secrets", "set", session_id, "SHOP_TOKEN", url=url, given="t0k3n-value\n")
+    assert done.out == "set SHOP_TOKEN\n"
+    done = await perdure("secrets", "list", session_id, url=url)
+    assert done.out.splitlines()[1].startswith("SHOP_TOKEN\t")
+    assert (await perdure("storage", "list", session_id, url=url)).out == "KEY\tVALUE\n"
+
+    done = await perdure(
+        "schedules", "create", session_id, "Check.", "--cron", "0 9 * * *", "--json", url=url
+    )
+    schedule_id = json.loads(done.out)["id"]
+    await perdure("schedules", "disable", session_id, schedule_id, url=url)
+    done = await perdure("schedules", "list", session_id, url=url)
+    assert done.out.splitlines()[1].split("\t")[:3] == [schedule_id, "disabled", "0 9 * * * (UTC)"]
+    await perdure("schedules", "enable", session_id, schedule_id, url=url)
+    assert (await client.get_schedule(session_id, schedule_id)).enabled
+    await perdure("schedules", "delete", session_id, schedule_id, url=url)
+    assert await client.list_schedules(session_id) == ()
+    assert (await perdure("schedules", "create", session_id, "Check.", url=url)).status == 2
+
+    fork = json.loads((await perdure("sessions", "fork", session_id, "--json", url=url)).out)
+    done = await perdure("sessions", "export", fork["id"], url=url)
+    assert [json.loads(line)["role"] for line in done.out.splitlines()] == ["user", "agent"]
+
+
+async def test_a_call_is_approved(client: Client) -> None:
+    url = client.transport.base_url
+    careful = CapabilityRef("tool_approval", config={"mode": "protective"})
+    session = await client.create_session(capabilities=(CapabilityRef("session_file_system"), careful))
+    assert await client.pending(session.id) is None
+    write = {"name": "write_file", "arguments": {"path": "/list.md", "content": "\u202eMilk"}}
+    with pytest.raises(TurnWaits) as caught:
+        await client.ask(session.id, script({"tool_calls": [write]}, {"text": "Written."}))
+    done = await perdure("approvals", "list", session.id, url=url)
+    call_id, name, arguments = done.out.splitlines()[1].split("\t")
+    assert (call_id, name) == (caught.value.approvals[0].tool_call_id, "write_file")
+    assert "\\u202eMilk" in arguments
+    done = await perdure("approvals", "allow", session.id, call_id, url=url)
+    assert done.out.startswith("decided 1 of 1")
+    waits = caught.value
+    assert await client.resume(waits) == "Written."
+    assert await client.pending(session.id) is None
+    assert (await perdure("approvals", "reject", session.id, call_id, url=url)).status == 1
