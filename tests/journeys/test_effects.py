@@ -12,6 +12,7 @@ import pytest
 
 from perdure.app.storage import put_secrets
 from perdure.capabilities import (
+    NOT_DONE,
     READ_ONLY,
     UNKNOWN,
     Capability,
@@ -64,10 +65,12 @@ class Bench:
             "test",
             tools=lambda config: (
                 *(Tool(name, "Take steps.", schema({}), _run(run)) for name, run in runs.items()),
+                Tool("pair", "Take two steps at once.", schema({}), _run(self._pair), timeout=2.0),
                 Tool("slow", "Hang.", schema({}), _hang, timeout=0.05),
                 Tool("slow_read", "Hang.", schema({}), _hang, timeout=0.05, hints=READ_ONLY),
                 Tool("slow_done", "Hang.", schema({}), _hang, timeout=0.05, verify=_found),
                 Tool("slow_unsure", "Hang.", schema({}), _hang, timeout=0.05, verify=_unsure),
+                Tool("slow_exit", "Hang.", schema({}), _hang, timeout=0.05, verify=_leave),
                 Tool("unsure", "Do not know.", schema({}), _do_not_know),
             ),
         )
@@ -111,6 +114,20 @@ class Bench:
             await self._wait()
             return [error.message, counted]
 
+    async def _pair(self, context: ToolContext) -> Any:
+        async def nothing() -> Verified:
+            return NOT_DONE
+
+        async def work() -> str:
+            if len(self.ran) < 2:  # both are open when the first attempt is cut off
+                self.ran.append("begun")
+                if len(self.ran) == 2:
+                    self.held.set()
+                await self.let_go.wait()
+            return "made again"
+
+        return await asyncio.gather(*(context.step(name, work, verify=nothing) for name in "ab"))
+
     async def _held_up(self, context: ToolContext) -> Any:
         await context.step("before", lambda: _say(1))
         await self._wait()
@@ -152,6 +169,10 @@ async def _found(context: ToolContext, arguments: Json) -> Verified:
 
 async def _unsure(context: ToolContext, arguments: Json) -> Verified:
     return UNKNOWN
+
+
+async def _leave(context: ToolContext, arguments: Json) -> Verified:
+    raise SystemExit(3)
 
 
 async def _do_not_know(context: ToolContext, arguments: Json) -> ToolOutcome:
@@ -208,6 +229,18 @@ async def test_a_tool_that_is_cut_off_goes_on_with_the_results_and_errors_of_its
         assert bench.ran == ["refuse", "count"]
 
 
+async def test_waiting_for_the_requests_of_open_steps_does_not_count_as_the_time_of_the_call(
+    tmp_path: Path,
+) -> None:
+    bench = Bench()
+    async with house_with(bench, tmp_path) as house:
+        await house.say(script({"tool_calls": [call("pair")]}, {"text": "Done."}))
+        await bench.held.wait()
+        await house.recover()
+        (result,) = outcomes(await house.until_idle())
+        assert json.loads(result.result[0].text) == ["made again", "made again"]
+
+
 async def test_a_message_between_two_steps_is_answered_in_the_same_turn(tmp_path: Path) -> None:
     bench = Bench()
     async with house_with(bench, tmp_path) as house:
@@ -232,13 +265,21 @@ async def test_no_step_begins_after_its_call_has_ended(tmp_path: Path) -> None:
 
 async def test_a_call_that_broke_says_whether_its_outcome_is_known(tmp_path: Path) -> None:
     async with house_with(Bench(), tmp_path) as house:
-        ended = await _play(house, "slow", "slow_read", "slow_done", "slow_unsure", "unsure")
+        ended = await _play(house, "slow", "slow_read", "slow_done", "slow_unsure", "slow_exit", "unsure")
         assert [(each.status, each.outcome_unknown) for each in ended] == [
             ("timeout", True),
             ("timeout", False),
             ("success", False),
             ("timeout", True),
+            ("timeout", True),
             ("error", True),
         ]
-        assert ["may or may not" in (each.error or "") for each in ended] == [True, False, False, True, True]
+        assert ["may or may not" in (each.error or "") for each in ended] == [
+            True,
+            False,
+            False,
+            True,
+            True,
+            True,
+        ]
         assert ended[2].result[0].text.startswith("found effect_")

@@ -6,11 +6,11 @@ only once the old request has timed out: until then it may still arrive.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import traceback
 from collections.abc import Awaitable, Callable
 
+from perdure.capabilities.containment import contain
 from perdure.capabilities.port import Tool, ToolContext
 from perdure.domain.calls import CallState
 from perdure.domain.effects import UNKNOWN, Verified
@@ -93,7 +93,7 @@ async def ask_until_late(
 async def _ask(run: Run, name: str, verify: Callable[[], Awaitable[Verified]]) -> Verified:
     """Ask once. A tool that fails or hangs does not know."""
     try:
-        found: object = await asyncio.wait_for(verify(), VERIFY_TIMEOUT)
+        found: object = await contain(verify, VERIFY_TIMEOUT, f"the verification of {name}")
     except TimeoutError:
         log.warning("the tool %s did not verify a call within %g seconds", name, VERIFY_TIMEOUT)
         return UNKNOWN

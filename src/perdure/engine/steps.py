@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import msgspec
@@ -43,6 +44,9 @@ class Steps:
     def __init__(self, run: Run, call: CallState, timeout: float) -> None:
         self.over = False
         self._limit: asyncio.Timeout | None = None
+        self._end_of_limit: float | None = None
+        self._stopped_at = 0.0
+        self._waiting = 0
         self._run, self._call, self._timeout = run, call, timeout
         started = call.status if isinstance(call.status, Started) else None
         self._earlier = started.steps if started else ()
@@ -130,16 +134,24 @@ class Steps:
         return found if found.outcome == "done" else None
 
     async def _ask(self, step: Step, verify: Verify) -> Verified:
-        limit, clock = self._limit, self._run.engine.clock
-        end, began = limit.when() if limit is not None else None, clock.elapsed()
-        if limit is not None:
-            limit.reschedule(None)
         name = f"{self._call.name} ({step.name})"
-        try:
+        with self._unlimited():
             return await ask_until_late(self._run, name, verify, step.began_at, self._timeout)
+
+    @contextmanager
+    def _unlimited(self) -> Iterator[None]:
+        """Stop the attempt's time limit, also if several steps wait at once."""
+        limit, clock = self._limit, self._run.engine.clock
+        if limit is not None and not self._waiting:
+            self._end_of_limit, self._stopped_at = limit.when(), clock.elapsed()
+            limit.reschedule(None)
+        self._waiting += 1
+        try:
+            yield
         finally:
-            if limit is not None and end is not None:
-                limit.reschedule(end + clock.elapsed() - began)
+            self._waiting -= 1
+            if limit is not None and not self._waiting and self._end_of_limit is not None:
+                limit.reschedule(self._end_of_limit + clock.elapsed() - self._stopped_at)
 
     async def _end(self, name: str, value: object, began: float | None = None) -> JsonValue:
         """Record a result, and return it as decoded from JSON."""
