@@ -27,8 +27,8 @@ ELSEWHERE = (
 )  # fmt: skip
 PROGRAMS = (
     "not in this shell. Python runs with the tool run_python, on the same files; if you do not have this "
-    "tool, the session needs the capability code_interpreter. Other languages do not run here: use the shell's own "
-    "tools (awk, jq, sed)"
+    "tool, the session needs the capability code_interpreter. Other languages do not run here: use the "
+    "shell's own tools (awk, jq, sed)"
 )
 PACKAGES = (
     "packages cannot be installed here. Python runs with the tool run_python (capability code_interpreter), "
