@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from functools import partial
 
 from perdure.app.context import Services
@@ -88,7 +87,7 @@ async def _run_python(
             held.files,
             held.folders,
             seconds,
-            _key(context),
+            context.effect_key,
             place.has_network and not restricted,
         )
         result = await place.run(job, context.output)
@@ -97,12 +96,6 @@ async def _run_python(
             saved = await after_command(services, context, session_id, held, changes, None)
     notes += [*saved.notes, *_notes(result, limits, seconds)]
     return ToolOutcome(_answer(result, notes, context.redactor), saved.events)
-
-
-def _key(context: ToolContext) -> str:
-    """Identify this call's run: the same call of the same turn has the same key."""
-    parts = f"{context.session_id}\n{context.turn_id}\n{context.tool_call_id}"
-    return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _changes(result: CodeResult) -> Changes:
