@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import sys
 from collections.abc import AsyncIterator
@@ -84,3 +85,28 @@ async def run(
     live = [] if shown is None else shown
     job = CodeJob(code, files or {}, (), seconds, key)
     return await place.run(job, lambda stream, text: live.append((stream, text)))
+
+
+def descendants(pid: int, name: str = "") -> set[int]:
+    """The processes below a process; only those of this name, and below them."""
+    parents: dict[int, list[tuple[int, str]]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                head, _, tail = (folder / "stat").read_text().rpartition(")")
+                parents.setdefault(int(tail.split()[1]), []).append((int(folder.name), head.split("(", 1)[1]))
+    found: set[int] = set()
+    waiting = [child for child, called in parents.get(pid, ()) if called == name or not name]
+    while waiting:
+        each = waiting.pop()
+        found.add(each)
+        waiting += [child for child, _ in parents.get(each, ())]
+    return found
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

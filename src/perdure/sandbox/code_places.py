@@ -55,10 +55,8 @@ FAILED = (
 )
 LOST = "The code was stopped: it ended the place it ran in, or hung. No file was changed."
 
-_STRANGERS = itertools.count()
-_FIRST_STRANGER = 0x6000_0000
-"""The first of the user ids that programs have on a server that runs as root. Nobody else has them, and each
-program that runs has its own, so that processes can be counted."""
+_FIRST_STRANGER, _STRANGERS = 0x6000_0000, 0x1000_0000
+"""The first and the number of the user ids of programs on a server that runs as root. Nobody else has them."""
 
 
 class Place:
@@ -72,16 +70,19 @@ class Place:
 
     def __init__(self, limits: CodeLimits) -> None:
         self._limits = limits
-        found = shutil.which(self.program)
-        if found is None:
-            raise InvalidInput(
-                f"PERDURE_CODE_INTERPRETER is {self.name}, but the program {self.program} is not installed "
-                "here: install it, or set another back end",
-                code="invalid_setting",
-            )
-        self._program = found
+        self._program = self._installed(self.program)
         # Read once, as it must be that of this version of the server, even if files are replaced meanwhile.
         self._guest = Path(code_guest.__file__).read_text()
+
+    def _installed(self, program: str) -> str:
+        found = shutil.which(program)
+        if found is None:
+            raise InvalidInput(
+                f"PERDURE_CODE_INTERPRETER is {self.name}, but the program {program} is not installed here: "
+                "install it, or set another back end",
+                code="invalid_setting",
+            )
+        return found
 
     @property
     def limits(self) -> CodeLimits:
@@ -95,22 +96,17 @@ class Place:
         """The command that starts a place for one run; `run` names it."""
         raise NotImplementedError
 
-    def user(self) -> int | None:
-        """The user that the command runs as; None for the server's own."""
-        return None
-
     async def remove(self, run: str) -> None:
         """Remove what may be left of a run after its command was killed."""
 
     async def run(self, job: CodeJob, show: Callable[[str, str], None]) -> CodeResult:
         """Run a program; see `CodeBackEnd`."""
-        run, user = f"perdure-{uuid4().hex}", self.user()
-        as_user: dict[str, Any] = {} if user is None else {"user": user, "group": user, "extra_groups": []}
+        run = f"perdure-{uuid4().hex}"
         try:
             process = await asyncio.create_subprocess_exec(
                 *self.command(run, job, self._guest),
                 stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd="/", start_new_session=True,
-                env=self.environment(), **as_user,
+                env=self.environment(),
             )  # fmt: skip
         except OSError as error:
             log.warning("cannot start %s: %s", self.name, error.strerror)
@@ -168,10 +164,18 @@ class Bubblewrap(Place):
                 code="invalid_setting",
             )
         self._python = found
+        # uvloop starts no processes of other users itself.
+        self._change_user = None if os.getuid() else self._installed("setpriv")
+        self._runs = itertools.count()
 
-    def user(self) -> int | None:
-        # The kernel counts no processes of root, and root could undo more than a user without rights.
-        return None if os.getuid() else _FIRST_STRANGER + next(_STRANGERS) % 0x1000_0000
+    def _as_stranger(self) -> Iterator[str]:
+        """The beginning of a command that root starts as a user who has no rights.
+
+        The kernel counts no processes of root, and root could undo more.
+        """
+        if self._change_user is not None:
+            user = str(_FIRST_STRANGER + next(self._runs) % _STRANGERS)
+            yield from (self._change_user, "--reuid", user, "--regid", user, "--clear-groups", "--")
 
     def _is_usable(self, python: Path) -> bool:
         if not os.access(python, os.X_OK):
@@ -182,7 +186,7 @@ class Bubblewrap(Place):
     def command(self, run: str, job: CodeJob, guest: str) -> list[str]:
         spare, files = str(SPARE_BYTES), str(self._limits.total_bytes + SPARE_BYTES)
         return [
-            self._program,
+            *self._as_stranger(), self._program,
             "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session",
             "--cap-drop", "ALL", "--uid", "1000", "--gid", "1000", "--hostname", "code", "--clearenv",
             *self._system(),
