@@ -56,7 +56,7 @@ FAILED = (
 LOST = "The code was stopped: it ended the place it ran in, or hung. No file was changed."
 
 _FIRST_STRANGER, _STRANGERS = 0x6000_0000, 0x1000_0000
-"""The first and the number of the user ids of programs on a server that runs as root. Nobody else has them."""
+"""The first and the number of the user ids of programs on a server that runs as root; nobody else has them."""
 
 
 class Place:
