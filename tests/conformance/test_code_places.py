@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from aiohttp import web
 from perdure.domain.code import CodeBackEnd
 from perdure.domain.errors import InvalidInput, ToolError
 from perdure.net.code_service import CodeService
+from perdure.sandbox.code_places import Bubblewrap, Docker
 from perdure.settings import load
 from perdure.wiring import code_back_end
 from tests import code_places
@@ -103,6 +105,27 @@ async def test_docker_gets_every_option_of_the_isolation(
     assert "--env" not in line
 
 
+async def test_a_place_that_cannot_be_made_fails_the_call_and_the_log_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # below tmp_path, only this user could run it
+        await _fail_to_start(Path(folder), monkeypatch, caplog)
+
+
+async def _fail_to_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.chmod(0o755)
+    for name in ("bwrap", "docker"):
+        (folder / name).write_text("#!/bin/sh\nprintf 'no\\033[31m permission' >&2\nexit 1\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    for place in (Bubblewrap(LIMITS), Docker(LIMITS, "python:test")):
+        with pytest.raises(ToolError, match="does not work"):
+            await run(place, "print(1)")
+        assert f"{place.name} did not run the code: no [31m permission" in caplog.text
+
+
 @ISOLATED
 async def test_a_container_whose_program_hangs_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -131,6 +154,8 @@ async def test_a_service_runs_a_request_that_is_sent_again_only_once() -> None:
         (web.Response(text='{"exit_code": "none"}'), "invalid answer"),
         (web.Response(text='{"exit_code": 0, "files": [{"path": "/a", "content": "!"}]}'), "invalid answer"),
         (web.Response(body=b"\xff\xfe"), "invalid answer"),
+        (web.Response(text='{"exit_code": 0, "stdout": "\\ud800"}'), "invalid answer"),
+        (web.Response(text='{"exit_code": 1e400}'), "invalid answer"),
         (web.Response(body=b"x" * (13 << 20)), "over"),
     ],
 )

@@ -55,24 +55,24 @@ async def test_a_service_gets_the_files_and_its_changes_become_the_sessions(
         seen.append((dict(request.headers), await request.json()))
         changed = await remote.put(talk.path("/fs/others.txt"), json={"content": "of another writer"})
         assert changed.status_code == 200, changed.text
-        names = ("/new/result.txt", "/others.txt", "/../../etc/passwd", "relative", "/_/x", "/a\u202eb")
+        names = ("/new/result.txt", "/others.txt", "/../etc", "relative", "/_/x", "/a\u202eb", "/nul\0", "")
         files = [{"path": name, "content": b64("of the code")} for name in names]
         return web.json_response(
             {
                 "exit_code": 3,
-                "stdout": "out\n",
+                "stdout": "out\n\0",
                 "stderr": "err\n",
                 "files": files,
-                "removed": ["/gone.txt", "/no"],
+                "removed": ["/gone.txt", "/no", "/nul\0", "../x"],
             }
         )
 
     site.answers["/run"] = answer
     data = await use(talk, "run_python", code="print('ö')", timeout=7)
     result = json.loads(data["result"][0]["text"])
-    assert (result["exit_code"], result["stdout"], result["stderr"]) == (3, "out\n", "err\n")
+    assert (result["exit_code"], result["stdout"], result["stderr"]) == (3, "out\n\0", "err\n")
     assert [note for note in result["notes"] if "/others.txt was not written" in note and "meanwhile" in note]
-    assert len([note for note in result["notes"] if "path is not valid" in note]) == 4
+    assert len([note for note in result["notes"] if "path is not valid" in note]) == 6
 
     (headers, body) = seen[0]
     assert headers["Authorization"] == "Bearer sesame"

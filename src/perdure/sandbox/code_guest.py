@@ -98,12 +98,14 @@ def _write_files(source: FileIO, job: Json) -> dict[str, str]:
 
 def _start(job: Json) -> subprocess.Popen[bytes]:
     def limit() -> None:
-        for kind, value in (
-            (resource.RLIMIT_AS, job["memory_bytes"]),
-            (resource.RLIMIT_NPROC, job["processes"] + OWN_PROCESSES),
-            (resource.RLIMIT_NOFILE, 256),
-            (resource.RLIMIT_CORE, 0),
-        ):
+        limits = {
+            resource.RLIMIT_AS: job["memory_bytes"],
+            resource.RLIMIT_NOFILE: 256,
+            resource.RLIMIT_CORE: 0,
+        }
+        if job["processes"] is not None:
+            limits[resource.RLIMIT_NPROC] = job["processes"] + OWN_PROCESSES
+        for kind, value in limits.items():
             with contextlib.suppress(ValueError, OSError):
                 resource.setrlimit(kind, (value, value))
         os.nice(5)

@@ -43,6 +43,9 @@ GRACE = 5.0
 MAX_REPORT = 16 << 20
 """Bytes of a report: the paths of MAX_ENTRIES entries."""
 
+COMPLAINT = 1.0
+"""Seconds to wait for what a command says that has failed."""
+
 MAX_COMPLAINT = 4096
 """Bytes that are read of what a back end itself complains about."""
 
@@ -56,7 +59,8 @@ FAILED = (
 LOST = "The code was stopped: it ended the place it ran in, or hung. No file was changed."
 
 _FIRST_STRANGER, _STRANGERS = 0x6000_0000, 0x1000_0000
-"""The first and the number of the user ids of programs on a server that runs as root; nobody else has them."""
+"""The first and the number of the user ids of programs, on a server that runs as root. Nobody else has them.
+"""
 
 
 class Place:
@@ -67,6 +71,8 @@ class Place:
     """
 
     name, program = "", ""
+    counts_processes = False
+    """Whether the command limits the processes itself."""
 
     def __init__(self, limits: CodeLimits) -> None:
         self._limits = limits
@@ -113,7 +119,8 @@ class Place:
             raise ToolError(FAILED) from None
         finished = False
         try:
-            result = await _Conversation(process, self._limits, show).hold(job, self.name)
+            talk = _Conversation(process, self._limits, show, count=not self.counts_processes)
+            result = await talk.hold(job, self.name)
             finished = True
             return result
         finally:
@@ -222,6 +229,7 @@ class Docker(Place):
     """
 
     name, program = "docker", "docker"
+    counts_processes = True  # all containers share a user, whose processes the kernel would count together
 
     def __init__(self, limits: CodeLimits, image: str, network: str = "none") -> None:
         super().__init__(limits)
@@ -268,10 +276,12 @@ class Docker(Place):
 
 
 class _Conversation:
-    """What is said to a guest and what it answers."""
+    """What is said to a guest and what it answers. `count`: whether the guest limits the processes."""
 
-    def __init__(self, process: Process, limits: CodeLimits, show: Callable[[str, str], None]) -> None:
-        self._process, self._limits, self._show = process, limits, show
+    def __init__(
+        self, process: Process, limits: CodeLimits, show: Callable[[str, str], None], *, count: bool
+    ) -> None:
+        self._process, self._limits, self._show, self._count = process, limits, show, count
         self._streams = {STDOUT: _Stream("stdout"), STDERR: _Stream("stderr")}
         self._written: dict[str, bytes] = {}
         self._room = {STDOUT: limits.output_bytes, FILE: limits.total_bytes + limits.entries * 4096}
@@ -286,6 +296,7 @@ class _Conversation:
         except (OSError, asyncio.IncompleteReadError, _Nonsense, TimeoutError):
             if any(stream.text for stream in self._streams.values()):
                 raise ToolError(LOST) from None
+            await asyncio.wait((complaint,), timeout=COMPLAINT)
             said = complaint.result() if complaint.done() else ""
             if not said:
                 raise ToolError(LOST) from None
@@ -305,7 +316,7 @@ class _Conversation:
                 "code": job.code,
                 "seconds": job.seconds,
                 "memory_bytes": limits.memory_bytes,
-                "processes": limits.processes,
+                "processes": limits.processes if self._count else None,
                 "output_bytes": limits.output_bytes,
                 "file_bytes": limits.file_bytes,
                 "total_bytes": limits.total_bytes,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from msgspec.structs import replace
+
 from perdure.app.context import Services
 from perdure.app.shell_files import Changes, Saved, after_command, before_command, files_size
 from perdure.capabilities.port import Capability, Tool, ToolContext, ToolOutcome, ToolRun, schema
 from perdure.domain.code import CodeJob, CodeLimits, CodeResult
-from perdure.domain.errors import ToolError
+from perdure.domain.errors import InvalidInput, ToolError
 from perdure.domain.files import content_of
 from perdure.domain.messages import JsonObject
-from perdure.domain.paths import MOUNT
+from perdure.domain.paths import MOUNT, clean_path
 from perdure.domain.redaction import Redactor
 from perdure.domain.tools import ToolHints
 from perdure.sandbox.pool import Sandbox
@@ -91,11 +93,36 @@ async def _run_python(
             place.has_network and not restricted,
         )
         result = await place.run(job, context.output)
+        result, invalid = _without_invalid(result)
         changes, saved = await asyncio.to_thread(_changes, result), Saved()
         if changes:
             saved = await after_command(services, context, session_id, held, changes, None)
-    notes += [*saved.notes, *_notes(result, limits, seconds)]
+    notes += [*invalid, *saved.notes, *_notes(result, limits, seconds)]
     return ToolOutcome(_answer(result, notes, context.redactor), saved.events)
+
+
+def _without_invalid(result: CodeResult) -> tuple[CodeResult, list[str]]:
+    """Leave out what no workspace can hold, which not every database can look up; the notes say what."""
+    notes = [
+        f"{path} was not written: its path is not valid in a workspace"
+        for path in (*result.written, *result.made_folders)
+        if not _is_clean(path)
+    ]
+    kept = replace(
+        result,
+        written={path: content for path, content in result.written.items() if _is_clean(path)},
+        removed=tuple(filter(_is_clean, result.removed)),
+        removed_folders=tuple(filter(_is_clean, result.removed_folders)),
+        made_folders=tuple(filter(_is_clean, result.made_folders)),
+    )
+    return kept, notes
+
+
+def _is_clean(path: str) -> bool:
+    try:
+        return clean_path(path) == path
+    except InvalidInput:
+        return False
 
 
 def _changes(result: CodeResult) -> Changes:
