@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import textwrap
 import time
 from pathlib import Path
 
 import pytest
 
-from perdure.domain.code import CodeResult
+from perdure.domain.code import CodeJob, CodeResult
 from perdure.domain.errors import ToolError
+from perdure.sandbox.code_places import Place
 from tests import code_places
 from tests.code_places import LIMITS, needs_bubblewrap
 
@@ -25,6 +27,20 @@ def tries(*attempts):
         except Exception as error:
             print("refused", type(error).__name__)
 """
+
+
+class Forger(Place):
+    """A place whose guest sends these bytes, and then hangs."""
+
+    name, program = "forger", "python3"
+
+    def __init__(self, frames: str) -> None:
+        super().__init__(LIMITS)
+        self._frames = frames
+
+    def command(self, run: str, job: CodeJob, guest: str) -> list[str]:
+        send = f"import struct, sys, time; sys.stdout.buffer.write({self._frames}); sys.stdout.flush()"
+        return [sys.executable, "-I", "-S", "-c", f"{send}; time.sleep(60)"]
 
 
 async def run(code: str, seconds: int = 10, files: dict[str, bytes] | None = None) -> CodeResult:
@@ -168,6 +184,27 @@ async def test_odd_files_are_named_and_never_followed() -> None:
     assert {"/pipe", "/socket", "/bad?"} <= set(result.odd)
     assert result.removed == ()
     assert set(result.written) == {"/new\nline", "/a\u202eb", "/" + "x" * 255}
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        "struct.pack('!BI', 1, 1 << 31)",
+        "struct.pack('!BI', 9, 1) + b'x'",
+        "struct.pack('!BI', 3, 1) + b'x'",
+        "struct.pack('!BI', 4, 2) + b'[]'",
+        "struct.pack('!BI', 4, 200_000) + b'{\"a\":' * 40_000",
+        "struct.pack('!BI', 1, 0) * 100_000",
+        "(struct.pack('!BI', 1, 1) + b'x') * 100_000",
+        "(struct.pack('!BI', 3, 4) + bytes((0, 2)) + b'/x') * 100_000",
+    ],
+)
+async def test_a_program_that_speaks_for_its_guest_only_loses_its_own_result(frames: str) -> None:
+    """A program may get hold of its guest's pipe, so here a process sends what no guest sends."""
+    begun = time.monotonic()
+    with pytest.raises(ToolError, match="ended the place"):
+        await code_places.run(Forger(frames), "")
+    assert time.monotonic() - begun < 10
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,9 @@ GRACE = 5.0
 MAX_REPORT = 16 << 20
 """Bytes of a report: the paths of MAX_ENTRIES entries."""
 
+FRAMES, SPARE_FRAMES = 200, 1000
+"""Frames that a guest may send: for each second, and beyond. The event loop looks at each of them."""
+
 COMPLAINT = 1.0
 """Seconds to wait for what a command says that has failed."""
 
@@ -286,8 +289,11 @@ class _Conversation:
         self._written: dict[str, bytes] = {}
         self._room = {STDOUT: limits.output_bytes, FILE: limits.total_bytes + limits.entries * 4096}
 
+        self._frames = limits.entries + SPARE_FRAMES
+
     async def hold(self, job: CodeJob, name: str) -> CodeResult:
         """Send the job and read what the guest answers. Raises ToolError."""
+        self._frames += FRAMES * job.seconds
         complaint = asyncio.create_task(_complaint(self._process))
         sending = asyncio.create_task(self._send(job))
         try:
@@ -354,12 +360,17 @@ class _Conversation:
     def _check(self, kind: int, length: int) -> None:
         """Raise if a frame is not one of a guest: the program may have written it."""
         limit = STDOUT if kind == STDERR else kind
+        self._frames -= 1
         if kind == DONE and length <= MAX_REPORT:
             return
-        if limit not in self._room or length > self._room[limit] or length < (kind == FILE) * 2:
+        if (
+            limit not in self._room
+            or length > self._room[limit]
+            or length < PATH_LENGTH.size ** (kind == FILE)
+        ):
             raise _Nonsense
         self._room[limit] -= length
-        if len(self._written) > self._limits.entries:
+        if self._frames < 0:
             raise _Nonsense
 
     def _result(self, payload: bytes) -> CodeResult:
