@@ -22,7 +22,13 @@ LARGEST_FILE = 64 * 1024 * 1024
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 _CHOICES = {"log_level": ("debug", "info", "warning", "error")}
-_BOUNDS = {"port": (0, 65_535), "max_file_bytes": (1, LARGEST_FILE)}
+_BOUNDS = {
+    "port": (0, 65_535),
+    "max_file_bytes": (1, LARGEST_FILE),
+    "code_seconds": (1, 3600),
+    "code_memory_bytes": (64 << 20, 1 << 40),
+    "code_output_bytes": (1, 4 << 20),
+}
 """Minimum and maximum; other whole numbers must be 1 or more, other numbers 0 or more."""
 
 
@@ -66,6 +72,16 @@ class Settings(Struct, frozen=True, kw_only=True):
         keep_alive_seconds: how long a connection may be idle between two requests, in seconds.
         max_file_bytes: maximum size of one file in bytes.
         max_session_file_bytes: maximum total size of the files of a session or a workspace in bytes.
+        code_interpreter: where the tool `run_python` runs code: `off`, `bubblewrap`, `docker`, or the URL of
+            a service (see the guide on code).
+        code_token: a bearer token for that service; empty for none.
+        code_python: the Python interpreter for `bubblewrap`; if empty, the server's own or the system's.
+        code_image: the image for `docker`; it has `python3`.
+        code_network: the Docker network that code may use; `none` for no network.
+        code_seconds: how long code may run at most, in seconds.
+        code_memory_bytes: maximum memory of one run in bytes, without its files.
+        code_processes: maximum number of processes and threads of one run.
+        code_output_bytes: maximum output of one run in bytes; the rest is discarded.
         log_level: the lowest level to log: debug, info, warning or error.
     """
 
@@ -95,6 +111,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     keep_alive_seconds: float = 75.0
     max_file_bytes: int = 10_485_760
     max_session_file_bytes: int = 104_857_600
+    code_interpreter: str = "off"
+    code_token: str = ""
+    code_python: str = ""
+    code_image: str = "python:3.13-slim"
+    code_network: str = "none"
+    code_seconds: int = 120
+    code_memory_bytes: int = 536_870_912
+    code_processes: int = 32
+    code_output_bytes: int = 262_144
     log_level: str = "info"
 
     @property

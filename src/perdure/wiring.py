@@ -42,6 +42,7 @@ from perdure.capabilities.plugins import load_plugins
 from perdure.capabilities.port import Capability
 from perdure.capabilities.registry import Registry
 from perdure.domain.accounts import CreateToken
+from perdure.domain.code import CodeBackEnd, CodeLimits
 from perdure.domain.errors import InvalidInput, Unavailable
 from perdure.domain.files import FileLimits
 from perdure.domain.messages import JsonObject
@@ -136,6 +137,46 @@ def load_tools(settings: Settings) -> tuple[Capability, ...]:
     return load_tool_files(settings.tool_files, (*known, *load_plugins(known)))
 
 
+def code_back_end(settings: Settings) -> CodeBackEnd | None:
+    """Where programs of models run; None if that is off.
+
+    Raises:
+        InvalidInput: `invalid_setting`: there is no such back end, or it cannot be used here.
+    """
+    kind = settings.code_interpreter
+    if kind == "off":
+        return None
+    # Most servers have none, so each is imported when it is configured.
+    limits = CodeLimits(
+        seconds=settings.code_seconds,
+        memory_bytes=settings.code_memory_bytes,
+        processes=settings.code_processes,
+        output_bytes=settings.code_output_bytes,
+        file_bytes=settings.max_file_bytes,
+        total_bytes=settings.max_session_file_bytes,
+    )
+    if settings.code_network != "none" and kind != "docker":
+        raise InvalidInput(
+            "PERDURE_CODE_NETWORK names a network of Docker, so it needs PERDURE_CODE_INTERPRETER=docker",
+            code="invalid_setting",
+        )
+    if kind.startswith(("http://", "https://")):
+        from perdure.net.code_service import CodeService
+
+        return CodeService(limits, kind, settings.code_token)
+    from perdure.sandbox.code_places import Bubblewrap, Docker
+
+    match kind:
+        case "bubblewrap":
+            return Bubblewrap(limits, settings.code_python)
+        case "docker":
+            return Docker(limits, settings.code_image, settings.code_network)
+    raise InvalidInput(
+        f"the setting PERDURE_CODE_INTERPRETER must be off, bubblewrap, docker or a URL, not {kind[:40]!r}",
+        code="invalid_setting",
+    )
+
+
 def _add_custom(
     services: Services, capabilities: tuple[Capability, ...], custom: tuple[Capability, ...]
 ) -> Registry:
@@ -166,7 +207,16 @@ async def open_parts(settings: Settings, custom: tuple[Capability, ...] = ()) ->
         clock, catalog, sandbox = SystemClock(), Catalog(), Sandbox()
         stack.push_async_callback(sandbox.close)
         limits = FileLimits(settings.max_file_bytes, settings.max_session_file_bytes)
-        services = Services(database, queue, bus, vault, clock.now, file_limits=limits, sandbox=sandbox)
+        services = Services(
+            database,
+            queue,
+            bus,
+            vault,
+            clock.now,
+            file_limits=limits,
+            sandbox=sandbox,
+            code=code_back_end(settings),
+        )
         registry = _add_custom(services, built_in(services), custom)
         app = App(*astuple(services), registry=registry, drivers=drivers, catalog=catalog)
         policy = Policy(

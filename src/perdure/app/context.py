@@ -10,6 +10,7 @@ from msgspec import Struct, field
 from perdure.app.shares import Shares
 from perdure.capabilities.features import FeatureCache
 from perdure.capabilities.registry import Registry
+from perdure.domain.code import CodeBackEnd
 from perdure.domain.files import FileLimits
 from perdure.domain.ids import NewId, OrgId, SessionId, WorkspaceId, new_id
 from perdure.domain.providers import ProviderSecrets
@@ -64,6 +65,7 @@ class Services(Struct, frozen=True):
         now: the current time, in microseconds.
         sandbox: separate processes for work that may crash, hang or run out of memory.
         shares: turns for work that may look at very much.
+        code: where programs of models run; None if the operator has not turned it on.
     """
 
     database: Database
@@ -75,6 +77,7 @@ class Services(Struct, frozen=True):
     file_limits: FileLimits = FileLimits()
     sandbox: Sandbox = field(default_factory=Sandbox)
     shares: Shares = field(default_factory=Shares)
+    code: CodeBackEnd | None = None
 
 
 class App(Services, frozen=True, kw_only=True):

@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 MAX_ENDLESS = 12 << 20
 """Bytes after which a source without an end stops with an error: more than any file of the shell can hold."""
 
+ELSEWHERE = (
+    "ipython", "node", "nodejs", "npm", "npx", "pip", "pip3", "python", "python2", "python3", "uv",
+)  # fmt: skip
+PROGRAMS = (
+    "not in this shell. Python runs with the tool run_python, on the same files; if you do not have this "
+    "tool, the session needs the capability code_interpreter. Other languages do not run here: use the "
+    "shell's own tools (awk, jq, sed)"
+)
+PACKAGES = (
+    "packages cannot be installed here. Python runs with the tool run_python (capability code_interpreter), "
+    "with the packages that the server's operator has installed"
+)
+
 _PIECE = 32 * 1024
 _DEVICES = ("/dev/zero", "/dev/urandom", "/dev/random")
 
@@ -366,6 +379,15 @@ async def _ls(context: bashkit.CommandContext) -> int:
     return 2 if errors else 0
 
 
+# --- programs that are elsewhere
+# -----------------------------------------------------------------------------------------------------------
+
+
+async def _elsewhere(context: bashkit.CommandContext) -> int:
+    await _say(context, PACKAGES if context.name.startswith(("pip", "npm")) else PROGRAMS)
+    return 127
+
+
 _COMMANDS: dict[str, Run] = {
     "cat": _cat,
     "cp": _copy_or_move,
@@ -375,4 +397,5 @@ _COMMANDS: dict[str, Run] = {
     "mv": _copy_or_move,
     "seq": _seq,
     "yes": _yes,
+    **dict.fromkeys(ELSEWHERE, _elsewhere),
 }

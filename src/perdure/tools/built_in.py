@@ -8,6 +8,7 @@ from perdure.app.context import Services
 from perdure.capabilities.port import Capability
 from perdure.tools.agent_instructions import agent_instructions
 from perdure.tools.bashkit_shell import bashkit_shell
+from perdure.tools.code_interpreter import code_interpreter
 from perdure.tools.context_compaction import context_compaction
 from perdure.tools.current_time import CURRENT_TIME
 from perdure.tools.loop_detection import LOOP_DETECTION
@@ -30,6 +31,7 @@ def built_in(services: Services) -> tuple[Capability, ...]:
     return (
         agent_instructions(services),
         bashkit_shell(services),
+        code_interpreter(services),
         CURRENT_TIME,
         session(services),
         session_file_system(services),
