@@ -13,7 +13,7 @@ from perdure.domain.messages import MAX_TEXT, ToolCallPart, Usage
 from perdure.domain.redaction import Redactor
 from perdure.domain.repair import repair_arguments
 from perdure.domain.tool_arguments import ArgumentsBudget, why_not_an_object
-from perdure.domain.turn import question_id
+from perdure.domain.tools import question_id
 from perdure.engine.answer_limits import (
     MAX_ARGUMENTS,
     MAX_COUNT,

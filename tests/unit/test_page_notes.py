@@ -101,9 +101,9 @@ def test_a_page_names_where_it_forwards_to(html: str, target: str | None) -> Non
 )  # fmt: skip
 def test_a_page_of_any_shape_is_scanned_in_linear_time(piece: str) -> None:
     html = (piece * (1_000_000 // len(piece)))[:1_000_000]
-    began = time.perf_counter()
+    began = time.process_time()
     scanned = scan(html)
     forwards_to(scanned, "", HERE)
     page = Page(HERE, 200, "text/html", None, b"", truncated=False)
     read_html(page, html[:1000], "html")
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
