@@ -8,7 +8,7 @@ import re
 from msgspec import Struct
 
 _HEADER = re.compile(r"(?:Args|Arguments|Parameters|Attributes):")
-_ENTRY = re.compile(r"(\*{0,2}[^\W\d]\w{0,199}) ?(?:\(.{0,500}?\))?:(?: |$)(.*)")
+_ENTRY = re.compile(r"\A(\*{0,2}[^\W\d]\w{0,199}) ?(?:\(.{0,500}?\))?:(?: |$)(.*)")
 
 
 class Entry(Struct, frozen=True):
