@@ -37,6 +37,7 @@ from perdure.store.rows import to_json
 from perdure.store.sessions import SessionRow, add_session, append, get_session
 from perdure.store.shell_states import copy_shell_state
 from perdure.store.storage import copy_storage
+from perdure.store.tool_lists import copy_tool_lists
 from perdure.store.workspaces import get_workspace, hold_workspace
 
 MAX_FORK = 100_000
@@ -170,6 +171,7 @@ async def _complete(
     await _copy_files(tx, source, row, now)
     await copy_databases(tx, source.id, row.id)
     await copy_shell_state(tx, source.id, row.id)
+    await copy_tool_lists(tx, source.id, row.id)
     await copy_storage(tx, app.vault, source.org_id, source.id, row.id, now)
     if row.status in ("active", "waiting_for_tool_results"):
         reason = "the session was forked in the middle of this turn"

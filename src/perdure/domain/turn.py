@@ -150,6 +150,8 @@ class Reasoning(_Running, frozen=True, kw_only=True):
         prompt_through: the sequence of the last event that the call sees.
         message_id: the message that the call writes, once its start is in the log.
         answer: the answer, once it is in the log.
+        discovered_tools: the digest of the tools that capabilities found for the call; None if they find
+            none.
     """
 
     exec_id: ExecId
@@ -157,6 +159,7 @@ class Reasoning(_Running, frozen=True, kw_only=True):
     prompt_through: int
     message_id: MessageId | None = None
     answer: Answer | None = None
+    discovered_tools: str | None = None
 
 
 class Calling(_Running, frozen=True, kw_only=True):
@@ -164,11 +167,13 @@ class Calling(_Running, frozen=True, kw_only=True):
 
     Attributes:
         batch: the calls that the server runs now, or None.
+        discovered_tools: as for the model call that requested them.
     """
 
     exec_id: ExecId
     calls: tuple[CallState, ...]
     batch: Batch | None = None
+    discovered_tools: str | None = None
 
 
 class Answered(_Running, frozen=True, kw_only=True):
@@ -200,6 +205,19 @@ def only_waits(state: Calling) -> bool:
     """Whether parked calls are all that is left of the answer's calls."""
     left = [call.status for call in state.calls if not isinstance(call.status, Done)]
     return bool(left) and all(isinstance(status, Parked) for status in left)
+
+
+def offered_tools(state: TurnState) -> str | None:
+    """The digest of the discovered tools that the next action needs: those that the model was offered.
+
+    None if there are none, or if the next action is a new model call, which is offered the tools of its time.
+    """
+    match state:
+        case Reasoning():
+            return state.discovered_tools
+        case Calling() if any(not isinstance(call.status, Done) for call in state.calls):
+            return state.discovered_tools
+    return None
 
 
 def interruptions_of(state: RunningTurn) -> int:
@@ -281,6 +299,7 @@ def _reason_started(state: TurnState, event: AnyEvent, head: int) -> TurnState:
         exec_id=exec_id,
         started_at=event.ts,
         prompt_through=head,
+        discovered_tools=event.read(ReasonStartedData).discovered_tools,
     )
 
 
@@ -355,7 +374,12 @@ def _reason_completed(state: TurnState, event: AnyEvent, head: int) -> TurnState
         return Ready(pending=pending, controls=controls, turn=turn)
     if answer.calls:
         return Calling(
-            pending=pending, controls=controls, turn=turn, exec_id=state.exec_id, calls=answer.calls
+            pending=pending,
+            controls=controls,
+            turn=turn,
+            exec_id=state.exec_id,
+            calls=answer.calls,
+            discovered_tools=state.discovered_tools,
         )
     return Answered(
         pending=pending, controls=controls, turn=turn, message_id=answer.message_id, preview=answer.preview

@@ -38,6 +38,10 @@ from perdure.engine.interrupted import UNCERTAIN
 from perdure.engine.run import Run
 
 ADVICE = {
+    "discovery_failed": (
+        "I stopped: the tools that I need for this could not be found. Please try again later, or check the "
+        "capability that provides them."
+    ),
     "model_not_configured": (
         "No model is set up for this session yet. Register a provider and a model, or choose one with "
         "`model_id`."
@@ -90,7 +94,7 @@ def begin_turn(run: Run, action: StartTurn) -> tuple[Turn, list[NewEvent]]:
     return turn, [NewEvent(activated, context, now), NewEvent(started, context, now)]
 
 
-def begin_model_call(run: Run, turn: Turn, choice: ModelChoice) -> list[NewEvent]:
+def begin_model_call(run: Run, turn: Turn, agent: ResolvedAgent, choice: ModelChoice) -> list[NewEvent]:
     """The events that start a model call.
 
     They fix the id of the message that the call writes, so that another runner can complete it after a crash.
@@ -99,7 +103,10 @@ def begin_model_call(run: Run, turn: Turn, choice: ModelChoice) -> list[NewEvent
     context = reason_context(turn, run.engine.new_id("exec"))
     metadata = ModelMetadata(choice.model.model_id, choice.model.id, choice.provider.id)
     iteration = turn.iterations + 1
-    started = ReasonStartedData(run.row.harness_id, run.row.agent_id, metadata, iteration)
+    found = agent.found_tools
+    started = ReasonStartedData(
+        run.row.harness_id, run.row.agent_id, metadata, iteration, None if found is None else found.digest
+    )
     message_id = run.engine.new_id("message")
     output = OutputMessageStartedData(turn.id, message_id, choice.model.model_id, iteration)
     return [NewEvent(started, context, now), NewEvent(output, context, now)]
