@@ -28,7 +28,7 @@ log = logging.getLogger("perdure.discovery")
 
 MAX_TOOLS = 500
 """Tools of one capability's discovery that are used, in the order of their names."""
-MAX_DESCRIPTION = 8_000
+MAX_DESCRIPTION = 16_000
 """Characters of a discovered tool's description."""
 MAX_LIST = 512 * 1024
 """Bytes of the descriptions and schemas of one capability's tools as JSON."""
