@@ -80,6 +80,7 @@ from perdure.store.sessions import (
     pinned_among,
     update_session,
 )
+from perdure.store.tool_lists import drop_tool_lists
 from perdure.store.workspaces import hold_for_writing, orphaned_workspace
 
 
@@ -405,6 +406,7 @@ async def delete_session(app: App, caller: Caller, session_id: SessionId) -> Non
             events = cancel_events(app, row, reason, now, "[The session was deleted during this turn.]")
             row, _ = await append(tx, row, events, now=now, fence=True)
         await mark_deleted(tx, row, now)
+        await drop_tool_lists(tx, row.org_id, row.id, now)
         space = await orphaned_workspace(tx, row.org_id, row.id, row.workspace())
         if space is not None:
             await remove_files(tx, space, now)

@@ -31,7 +31,6 @@ from perdure.domain.workspaces import own_workspace
 from perdure.store.database import LOCK_ROW, Changes, Purged, Tx, Value
 from perdure.store.events import EVENT_COLUMNS, noise, oldest_events
 from perdure.store.rows import columns, from_json, insert, to_json, values
-from perdure.store.tool_lists import drop_tool_lists
 
 
 class SessionRow(Struct, frozen=True):
@@ -422,7 +421,6 @@ async def mark_deleted(tx: Tx, row: SessionRow, now: Micros) -> None:
         "callbacks",
     ):
         await tx.run(f"DELETE FROM {table} WHERE session_id = ? AND org_id = ?", row.id, row.org_id)
-    await drop_tool_lists(tx, row.org_id, row.id, now)
     if row.archived_at is None:
         await count_sessions(tx, row.org_id, -1)
 

@@ -361,11 +361,6 @@ RESPONSES = (
         503,
         *BUSY,
         (
-            "discovery_failed",
-            "A capability could not find its tools, and its sessions must not continue without them.",
-            "See `detail` for the reason. Check the capability, or try again later.",
-        ),
-        (
             "unavailable",
             (
                 "The database cannot be used: it is not responding, busy, full, read-only or damaged; or the "
@@ -402,11 +397,7 @@ TURNS = _codes(
         "The conversation is too long for the model, even without its older parts.",
         "Use a model with a larger context window, or a new session.",
     ),
-    (
-        "discovery_failed",
-        "A capability could not find its tools, and its turns must not continue without them.",
-        "See the error for the reason. Send another message later.",
-    ),
+    ("discovery_failed", "A capability could not find the tools that it needs.", "Try again later."),
     (
         "duplicate_tool",
         "Two of the session's tools have the same name.",
