@@ -26,11 +26,13 @@ from perdure.domain.actions import (
     next_action,
 )
 from perdure.domain.errors import Fenced, PerdureError
-from perdure.domain.events import ActCompletedData
+from perdure.domain.events import ActCompletedData, InputMessageData
 from perdure.domain.files import Content
 from perdure.domain.ids import SessionId
+from perdure.domain.messages import Message
+from perdure.domain.pending import steering
 from perdure.domain.steps import Started
-from perdure.domain.turn import Answered, Calling, Idle, TurnState, offered_tools, only_waits
+from perdure.domain.turn import Answered, Calling, Idle, TurnState, next_controls, offered_tools, only_waits
 from perdure.engine.attempt import Attempt, is_interruption
 from perdure.engine.compact import compact, is_full
 from perdure.engine.context import Engine
@@ -52,6 +54,7 @@ from perdure.engine.turn_events import (
     request_results,
 )
 from perdure.store.database import Tx
+from perdure.store.events import events_after
 from perdure.store.storage import open_secrets
 from perdure.store.tool_lists import read_tool_list
 
@@ -141,7 +144,9 @@ def _needs_layers(state: TurnState) -> bool:
     """Whether the next action may depend on the agent's layers."""
     if isinstance(state, Calling):
         return state.batch is not None or not only_waits(state)
-    return bool(state.pending) if isinstance(state, Idle | Answered) else True
+    if isinstance(state, Answered):
+        return bool(steering(state.pending))
+    return bool(state.pending) if isinstance(state, Idle) else True
 
 
 async def _prepare(run: Run) -> tuple[str, str] | None:
@@ -156,7 +161,7 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
         layers = await load_layers(tx, row)
         # In addition to those known so far: earlier tool output may contain a secret that was replaced since.
         run.redactor.learn(await open_secrets(tx, engine.vault, row.org_id, row.id))
-        controls = run.state.controls
+        controls = next_controls(run.state)
         model_id = controls.model_id if controls else None
         choice = await choose_model(tx, layers, model_id, engine.vault, engine.drivers)
         offered = None if digest is None else await read_tool_list(tx, row.org_id, row.id, digest)
@@ -190,7 +195,7 @@ async def _prepare(run: Run) -> tuple[str, str] | None:
 
 async def _start(run: Run, action: StartTurn) -> None:
     """Begin a turn and, in the same append, its first model call."""
-    turn, opening = begin_turn(run, action)
+    turn, opening = begin_turn(run, action, await _queued_message(run, action))
     if run.prepared is None:
         await run.commit(opening)  # the next step fails the turn, with a message for the user
         return
@@ -201,6 +206,15 @@ async def _start(run: Run, action: StartTurn) -> None:
         opening + begin_model_call(run, turn, agent, choice), also=keep_found_tools(run, agent)
     ):
         run.unlogged = await call_model(run, agent, choice)
+
+
+async def _queued_message(run: Run, action: StartTurn) -> Message | None:
+    """The message that waited for this turn; None if the turn's message did not wait."""
+    if action.queued_at is None:
+        return None
+    after = action.queued_at - 1
+    (event,) = await run.engine.database.read(lambda tx: events_after(tx, run.row.id, after, limit=1))
+    return event.read(InputMessageData).message
 
 
 async def _do_with_layers(run: Run, action: CallModel | RunTools | AskApproval | AwaitClient) -> None:
