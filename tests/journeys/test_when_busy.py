@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,8 @@ async def rebuilt(there: Inside) -> list[list[str]]:
     calls = []
     for event in await log_of(there):
         if event.type == LlmGenerationData.kind:
-            filled = await there.app.database.read(lambda tx, event=event: fill_prompt(tx, event))
-            messages = filled.read(LlmGenerationData).messages or ()
-            calls.append(said(messages))
+            filled = await there.app.database.read(partial(fill_prompt, event=event))
+            calls.append(said(filled.read(LlmGenerationData).messages or ()))
     return calls
 
 

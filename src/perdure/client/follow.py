@@ -155,18 +155,22 @@ class TurnWatch:
         """The message's turn, if it waits for it."""
 
     def take(self, event: WireEvent) -> bool:
-        """Process the event; return whether it is the message or comes after it."""
+        """Process the event; return whether it is the message or comes after it.
+
+        The events of the turns that the message waits for do not count.
+        """
+        arrives = False
         if event.type == InputMessageData.kind:
             data = msgspec.json.decode(event.data, type=InputMessageData)
             if data.message.id == self._message_id:
-                self._sent = True
+                self._sent = arrives = True
                 self._own_turn = event.context.turn_id if data.queued else None
         elif (event.type == "reason.started" and self._own_turn is None) or (
             event.type == "turn.started" and event.context.input_message_id == self._message_id
         ):
             self._seen = self._sent
             self._own_turn = None
-        return self._sent
+        return self._sent and (self._own_turn is None or arrives or self.is_last(event))
 
     def is_last(self, event: WireEvent) -> bool:
         """Whether this event, already passed to `take`, ends the message's turn."""
