@@ -1,4 +1,4 @@
--- Which lists of discovered tools the model calls of a session used. The lists themselves are contents: `blobs`.
+-- Which lists of discovered tools the model calls of a session used. The lists themselves are in `blobs`.
 
 CREATE TABLE tool_lists (
     session_id TEXT NOT NULL,
